@@ -1,0 +1,92 @@
+"""`python -m benchmarks`: measure everything, or what is named, and print the table.
+
+Exit status: 0 when every goal is reached, 1 when one is not.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks import bed, report
+from benchmarks.bed import Bed
+from benchmarks.calls import Calls
+from benchmarks.growth import Growth
+from benchmarks.ingest import Ingestions
+from benchmarks.measuring import Plan, Result
+
+GROUPS = (
+    "pipeline",
+    "check-warm",
+    "check-cold",
+    "round-trips",
+    "create",
+    "reads",
+    "ingest",
+    "memory",
+    "growth",
+    "processes",
+)
+_FULL = Plan(rounds=7, seconds=4.0, quick=False)
+_QUICK = Plan(rounds=3, seconds=1.5, quick=True)
+
+
+def main() -> int:
+    """Measure as the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="shorter and smaller: a first look")
+    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each work")
+    parser.add_argument("--seconds", type=float, metavar="S", help="length of a turn")
+    parser.add_argument("--only", metavar="NAME", action="append", help="measure this group only")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything there")
+    parser.add_argument("--list", action="store_true", help="name the groups and measure nothing")
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(GROUPS))
+        return 0
+    names: list[str] = arguments.only or list(GROUPS)
+    unknown = [each for each in names if each not in GROUPS]
+    if unknown:
+        parser.error(f"no such group: {', '.join(unknown)}; there are {', '.join(GROUPS)}")
+    plan = _QUICK if arguments.quick else _FULL
+    plan = replace(
+        plan,
+        rounds=arguments.rounds or plan.rounds,
+        seconds=arguments.seconds or plan.seconds,
+    )
+    results: list[Result] = []
+    with bed.laid() as laid:
+        machine = laid.machine
+        print(f"{machine}\n", flush=True)
+        groups = _groups(laid, plan)
+        for name in names:
+            found = groups[name]()
+            results += found
+            print(report.details(found), flush=True)
+            if arguments.json is not None:
+                report.write_json(arguments.json, machine, results, quick=plan.quick)
+    print(f"\n{report.table(results)}")
+    return 0 if all(each.met is not False for each in results) else 1
+
+
+def _groups(laid: Bed, plan: Plan) -> dict[str, Callable[[], list[Result]]]:
+    """What measures each group, in the order of GROUPS."""
+    calls, ingestions, growth = Calls(laid, plan), Ingestions(laid, plan), Growth(laid, plan)
+    measures = (
+        calls.pipeline,
+        calls.check_warm,
+        calls.check_cold,
+        calls.round_trips,
+        calls.create,
+        calls.reads,
+        ingestions.against_copy,
+        ingestions.memory,
+        growth.measure,
+        calls.processes,
+    )
+    return dict(zip(GROUPS, measures, strict=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

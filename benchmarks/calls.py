@@ -1,0 +1,434 @@
+"""The rows about calls: reads, decisions and bookings against what they cannot be quicker than."""
+
+import random
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from google.type.decimal_pb2 import Decimal
+from google.type.money_pb2 import Money
+
+from benchmarks import bed, load, pgbench
+from benchmarks.bed import Bed, Server
+from benchmarks.load import Order, Outcome
+from benchmarks.measuring import COUNT, RATE, Goal, Plan, Result, Turn, by_turns
+from benchmarks.roundtrips import counted
+from credit_service.v1 import credit_service_pb2 as pb
+
+CALLERS = 32
+CUSTOMERS = 30_000
+HOT_CUSTOMERS = 5
+LISTED_LOANS = 20
+_WARM_CUSTOMERS = 1_000
+_LOANS_EACH = 3
+# Those of the long lists come after the others.
+_FIRST_LISTED = CUSTOMERS + 1
+_LISTED_CUSTOMERS = 300
+# More calls a second than any server here answers, so that the bodies suffice.
+_MOST_CALLS_PER_SECOND = 5_000
+SERVICE = "/credit_service.v1.CreditService/"
+_ROUND_TRIP_CALLS = 50
+
+
+class Calls:
+    """Measures the rows on one database of 30,000 customers, made when it is first needed."""
+
+    def __init__(self, bed_: Bed, plan: Plan) -> None:
+        self._bed = bed_
+        self._plan = plan
+        self._random = random.Random(1)  # noqa: S311 - no secret
+        self._url = ""
+
+    @property
+    def url(self) -> str:
+        """The database."""
+        if not self._url:
+            self._url = self._bed.database("calls")
+            bed.fill(self._url, 1, CUSTOMERS, _LOANS_EACH)
+            last = _FIRST_LISTED + _LISTED_CUSTOMERS - 1
+            bed.fill(self._url, _FIRST_LISTED, last, LISTED_LOANS)
+        return self._url
+
+    # The rows.
+
+    def check_warm(self) -> list[Result]:
+        """CheckEligibility out of the cache, against nothing at all."""
+        with ExitStack() as running:
+            real, empty = self._server(running), self._yardstick(running, "empty")
+            customers = range(1, _WARM_CUSTOMERS + 1)
+            bodies = [check_body(each) for each in customers]
+            self._bed.flush_cache()
+            work = self._loading(real, "CheckEligibility", bodies, _eligible)
+            yardstick = self._loading(empty, "CheckEligibility", [b""])
+            own, others = by_turns(self._plan.rounds, [work, yardstick])
+        return [
+            Result(
+                "check-warm",
+                f"CheckEligibility, warm cache, {CALLERS} callers",
+                "an empty handler in the same server",
+                RATE,
+                Goal("≥", 0.55),
+                own,
+                others,
+            )
+        ]
+
+    def check_cold(self) -> list[Result]:
+        """CheckEligibility of customers that the cache does not have, against a bare read."""
+        with ExitStack() as running:
+            real, read = self._server(running), self._yardstick(running, "read", cache=False)
+            customers = list(range(1, CUSTOMERS + 1))
+            self._random.shuffle(customers)
+            bodies = [check_body(each) for each in customers]
+            ask = self._loading(real, "CheckEligibility", bodies, _eligible, once=True)
+            yardstick = self._loading(read, "CheckEligibility", bodies)
+
+            def work() -> Turn:
+                self._bed.flush_cache()
+                return ask()
+
+            own, others = by_turns(self._plan.rounds, [work, yardstick])
+        return [
+            Result(
+                "check-cold",
+                f"CheckEligibility, cold cache, {CALLERS} callers",
+                "a bare primary-key read by psycopg in the same server",
+                RATE,
+                Goal("≥", 0.60),
+                own,
+                others,
+            )
+        ]
+
+    def create(self) -> list[Result]:
+        """CreateLoan, spread and hot, and RecordPayment; against pgbench and each other."""
+        script = self._bed.folder / "create_loan.sql"
+        script.write_text(pgbench.script(CUSTOMERS))
+        with ExitStack() as running:
+            real = self._server(running)
+            spread = self._writing(real, "CreateLoan", self._create_body(CUSTOMERS), _booked)
+            hot = self._writing(real, "CreateLoan", self._create_body(HOT_CUSTOMERS), _booked)
+            pay = self._writing(real, "RecordPayment", self._payment_body, _says_paid)
+
+            def statements() -> Turn:
+                bed.settle(self.url)
+                return Turn(pgbench.run(self.url, script, self._plan.seconds, CALLERS))
+
+            before = pgbench.loans_booked(self.url)
+            statements()
+            if pgbench.loans_booked(self.url) == before:
+                raise RuntimeError("pgbench booked nothing")
+            turns = by_turns(self._plan.rounds, [spread, statements, hot, pay])
+        return [
+            Result(
+                "create-spread",
+                f"CreateLoan over {CUSTOMERS:,} customers, {CALLERS} callers, durable",
+                "pgbench with the same statements, all processors",
+                RATE,
+                Goal("≥", 0.35),
+                turns[0],
+                turns[1],
+            ),
+            Result(
+                "create-hot",
+                f"CreateLoan on {HOT_CUSTOMERS} customers",
+                "the spread figure",
+                RATE,
+                Goal("≥", 0.25),
+                turns[2],
+                turns[0],
+            ),
+            Result(
+                "payment", "RecordPayment", "CreateLoan", RATE, Goal("≥", 0.90), turns[3], turns[0]
+            ),
+        ]
+
+    def round_trips(self) -> list[Result]:
+        """Round trips to PostgreSQL that a CreateLoan takes."""
+        with ExitStack() as running:
+            folder = self._bed.folder / "counter"
+            folder.mkdir()
+            url, counter = running.enter_context(counted(self.url, folder))
+            real = running.enter_context(
+                # One connection for the calls, for the statements to be prepared on.
+                bed.server(url, self._bed.redis_url, self._bed.serving, pool_size=1)
+            )
+            stub = real.stub(running)
+            body = self._create_body(CUSTOMERS)
+
+            def calls(count: int) -> int:
+                before = counter.round_trips
+                for _ in range(count):
+                    stub.CreateLoan(pb.CreateLoanRequest.FromString(body()), timeout=10)
+                return counter.round_trips - before
+
+            calls(_ROUND_TRIP_CALLS)
+            # The readiness probe asks too, once a second: the quickest series has none of it.
+            figure = min(calls(_ROUND_TRIP_CALLS) / _ROUND_TRIP_CALLS for _ in range(3))
+        return [
+            Result(
+                "round-trips",
+                "Round trips to PostgreSQL of a CreateLoan",
+                "",
+                COUNT,
+                Goal("≤", 2),
+                [Turn(figure)],
+            )
+        ]
+
+    def reads(self) -> list[Result]:
+        """ListLoans and GetLoan against nothing at all."""
+        with ExitStack() as running:
+            real, empty = self._server(running), self._yardstick(running, "empty")
+            listed = range(_FIRST_LISTED, _FIRST_LISTED + _LISTED_CUSTOMERS)
+            lists = [pb.ListLoansRequest(customer_id=each).SerializeToString() for each in listed]
+            gets = [
+                pb.GetLoanRequest(
+                    customer_id=each, loan_id=bed.loan_id(each, 1 + each % LISTED_LOANS)
+                ).SerializeToString()
+                for each in listed
+            ]
+            works = [
+                self._loading(real, "ListLoans", lists, _lists_all),
+                self._loading(real, "GetLoan", gets, _has_loan),
+                self._loading(empty, "CheckEligibility", [b""]),
+            ]
+            list_turns, get_turns, empty_turns = by_turns(self._plan.rounds, works)
+        against = "an empty handler in the same server"
+        return [
+            Result(
+                "list-loans",
+                f"ListLoans, {LISTED_LOANS} loans",
+                against,
+                RATE,
+                Goal("≥", 0.40),
+                list_turns,
+                empty_turns,
+            ),
+            Result("get-loan", "GetLoan", against, RATE, Goal("≥", 0.40), get_turns, empty_turns),
+        ]
+
+    def pipeline(self) -> list[Result]:
+        """What the service's pipeline leaves of a server that has none."""
+        with ExitStack() as running:
+            empty = self._yardstick(running, "empty")
+            bare = self._yardstick(running, "bare")
+            works = [self._loading(each, "CheckEligibility", [b""]) for each in (empty, bare)]
+            own, others = by_turns(self._plan.rounds, works)
+        return [
+            Result(
+                "pipeline",
+                "An empty handler in our server",
+                "an empty handler in grpc's server as it comes",
+                RATE,
+                None,
+                own,
+                others,
+            )
+        ]
+
+    def processes(self) -> list[Result]:
+        """Two serving processes against one, with every processor for everybody."""
+        with ExitStack() as running:
+            works = []
+            for count in (2, 1):
+                supervised = running.enter_context(
+                    bed.server(
+                        self.url,
+                        self._bed.redis_url,
+                        self._bed.all_processors,
+                        module=("credit_service.cli", "serve"),
+                        processes=count,
+                    )
+                )
+                bodies = [check_body(each) for each in range(1, _WARM_CUSTOMERS + 1)]
+                works.append(
+                    self._loading(
+                        supervised,
+                        "CheckEligibility",
+                        bodies,
+                        _eligible,
+                        # So many that the kernel spreads them evenly.
+                        channels=CALLERS,
+                        processors=self._bed.all_processors,
+                    )
+                )
+            own, others = by_turns(self._plan.rounds, works)
+        result = Result(
+            "processes",
+            "CheckEligibility, warm cache, two server processes",
+            "one server process",
+            RATE,
+            Goal("≥", 1.6),
+            own,
+            others,
+        )
+        processors = len(self._bed.all_processors)
+        used = sum(result.busy().values())
+        result.notes.append(
+            f"{used:.2f} of {processors} processors were busy with it: "
+            + ", ".join(f"{name} {part:.2f}" for name, part in result.busy().items())
+        )
+        return [result]
+
+    # What they are made of.
+
+    def _server(self, running: ExitStack) -> Server:
+        return running.enter_context(bed.server(self.url, self._bed.redis_url, self._bed.serving))
+
+    def _yardstick(self, running: ExitStack, which: str, *, cache: bool = True) -> Server:
+        return running.enter_context(
+            bed.server(
+                self.url,
+                self._bed.redis_url if cache else None,
+                self._bed.serving,
+                module=("benchmarks.yardsticks", which),
+            )
+        )
+
+    def _loading(
+        self,
+        server: Server,
+        method: str,
+        bodies: Sequence[bytes],
+        check: Callable[[bytes], bool] | None = None,
+        *,
+        once: bool = False,
+        channels: int = 4,
+        processors: frozenset[int] | None = None,
+    ) -> Callable[[], Turn]:
+        """A turn of the callers calling the method with these bodies."""
+        order = Order(
+            server.port,
+            SERVICE + method,
+            bodies,
+            self._plan.seconds,
+            callers=CALLERS,
+            channels=channels,
+            once=once,
+        )
+        return lambda: loaded(self._bed, server, order, check, processors or self._bed.loading)
+
+    def _writing(
+        self,
+        server: Server,
+        method: str,
+        body: Callable[[], bytes],
+        check: Callable[[bytes], bool],
+    ) -> Callable[[], Turn]:
+        """As `_loading`, with a body of its own for every call."""
+
+        def turn() -> Turn:
+            count = int(self._plan.seconds * _MOST_CALLS_PER_SECOND)
+            bodies = [body() for _ in range(count)]
+            bed.settle(self.url)
+            return self._loading(server, method, bodies, check, once=True)()
+
+        return turn
+
+    def _create_body(self, customers: int) -> Callable[[], bytes]:
+        def body() -> bytes:
+            return create_body(self._random.randint(1, customers))
+
+        return body
+
+    def _payment_body(self) -> bytes:
+        customer_id = self._random.randint(1, CUSTOMERS)
+        return pb.RecordPaymentRequest(
+            request_id=str(uuid.uuid4()),
+            customer_id=customer_id,
+            loan_id=bed.loan_id(customer_id, 1),
+            amount=Money(currency_code="INR", units=100),
+        ).SerializeToString()
+
+
+def loaded(
+    bed_: Bed,
+    server: Server,
+    order: Order,
+    check: Callable[[bytes], bool] | None,
+    processors: frozenset[int],
+) -> Turn:
+    """Load a server from these processors.
+
+    Raises:
+        LoadError: a call failed, or an answer is not what it must be.
+    """
+    server_before = server.cpu_seconds()
+    database_before = bed.cpu_seconds_of_tree(bed_.database_pid)
+    with bed.on(processors):
+        outcome = load.run_apart(order)
+    server_cpu = server.cpu_seconds() - server_before
+    database_cpu = bed.cpu_seconds_of_tree(bed_.database_pid) - database_before
+    _ensure_good(order, outcome, check)
+    return Turn(
+        outcome.calls_per_second,
+        {
+            "server": server_cpu / outcome.seconds,
+            "database": database_cpu / outcome.seconds,
+            "load": outcome.cpu_seconds / outcome.seconds,
+        },
+        outcome.p50_ms,
+        outcome.p99_ms,
+    )
+
+
+def _ensure_good(order: Order, outcome: Outcome, check: Callable[[bytes], bool] | None) -> None:
+    if outcome.failed:
+        raise load.LoadError(
+            f"{order.method}: {outcome.failed} calls failed, {outcome.calls} did not:"
+            f" {outcome.failure}"
+        )
+    if check is not None and not all(map(check, outcome.samples)):
+        raise load.LoadError(f"{order.method}: an answer is not what it must be")
+
+
+# Requests and what must be in their answers.
+
+
+def _ask() -> dict[str, Any]:
+    return {
+        "loan_amount": Money(currency_code="INR", units=100_000),
+        "interest_rate": Decimal(value="12.5"),
+        "tenure_months": 24,
+    }
+
+
+def picked(size: int, count: int) -> list[int]:
+    """So many ids of customers 1 … `size`, by chance."""
+    chance = random.Random(size)  # noqa: S311 - no secret
+    return [chance.randint(1, size) for _ in range(count)]
+
+
+def check_body(customer_id: int) -> bytes:
+    """A CheckEligibility of a loan that this customer gets."""
+    return pb.CheckEligibilityRequest(customer_id=customer_id, **_ask()).SerializeToString()
+
+
+def create_body(customer_id: int) -> bytes:
+    """The same as a CreateLoan, with a request id of its own."""
+    return pb.CreateLoanRequest(
+        request_id=str(uuid.uuid4()), customer_id=customer_id, **_ask()
+    ).SerializeToString()
+
+
+def _eligible(answer: bytes) -> bool:
+    return pb.CheckEligibilityResponse.FromString(answer).approved
+
+
+def _booked(answer: bytes) -> bool:
+    return pb.CreateLoanResponse.FromString(answer).loan.loan_id > 0
+
+
+def _says_paid(answer: bytes) -> bool:
+    paid: int = pb.RecordPaymentResponse.FromString(answer).payment.amount.units
+    return paid == 100
+
+
+def _lists_all(answer: bytes) -> bool:
+    return len(pb.ListLoansResponse.FromString(answer).loans) == LISTED_LOANS
+
+
+def _has_loan(answer: bytes) -> bool:
+    return pb.GetLoanResponse.FromString(answer).loan.loan_id > 0

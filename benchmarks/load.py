@@ -1,0 +1,315 @@
+"""A closed loop of unary gRPC calls, light enough to load a server from what its core leaves over.
+
+A client of grpc's in Python takes as long for a call as the server does, and the generators that
+are written in C send one body again and again. This one speaks as much of HTTP/2 as unary calls
+need: it sends bodies that were made before, each as a HEADERS and a DATA frame, and looks at the
+answers' frame headers. That costs about 15 µs of processor time for each call. It is no client for
+anything else: no TLS, no retries, no streams.
+
+Run as a process of its own, `python -m benchmarks.load`: reads a pickled `Order` from standard
+input, writes a pickled `Outcome` to standard output.
+"""
+
+import pickle
+import selectors
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+_END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
+_WINDOW = 2**31 - 1
+_FIRST_WINDOW = 65_535
+_INITIAL_WINDOW_SIZE = 4
+_RECEIVE_BYTES = 256 * 1024
+_SAMPLES = 50
+_PATIENCE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """`callers` callers over `channels` connections, each with one call at a time under way.
+
+    The bodies are taken in turn by whichever caller is free. Once each with `once`, and running out
+    of them is an error; else from the beginning again.
+    """
+
+    port: int
+    method: str
+    bodies: Sequence[bytes]
+    seconds: float
+    callers: int = 32
+    channels: int = 4
+    once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it. `failed` calls ended with a status other than OK, and are not in `calls`."""
+
+    calls: int
+    failed: int
+    seconds: float
+    cpu_seconds: float
+    p50_ms: float
+    p99_ms: float
+    # Some answers as they came, for whoever knows what they must say.
+    samples: list[bytes]
+    # The legible part of a failure's trailers; empty where none failed.
+    failure: str
+
+    @property
+    def calls_per_second(self) -> float:
+        """Calls that were answered with OK, a second."""
+        return self.calls / self.seconds
+
+
+class LoadError(RuntimeError):
+    """The server cannot be loaded: it went away, or does not speak as expected."""
+
+
+class _Connection:
+    """One HTTP/2 connection and the calls under way on it."""
+
+    def __init__(self, port: int, method: str) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE_SECONDS)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._headers = _request_headers(port, method)
+        self._next_stream = 1
+        self._received = bytearray()
+        self._unacknowledged = 0
+        self._send_window = _FIRST_WINDOW
+        self._begun: dict[int, float] = {}
+        self._answers: dict[int, bytes] = {}
+        self.failure = b""
+        settings = struct.pack(">HI", _INITIAL_WINDOW_SIZE, _WINDOW)
+        self.out = bytearray(
+            _PREFACE
+            + _frame(_SETTINGS, 0, 0, settings)
+            + _frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", _WINDOW - _FIRST_WINDOW))
+        )
+
+    def call(self, body: bytes) -> None:
+        """Begin a call; `flush` sends it."""
+        stream = self._next_stream
+        self._next_stream += 2
+        self._begun[stream] = time.perf_counter()
+        message = b"\0" + struct.pack(">I", len(body)) + body
+        self._send_window -= len(message)
+        if self._send_window < 0:
+            raise LoadError("the server does not let in what it was sent")
+        self.out += _frame(_HEADERS, _END_HEADERS, stream, next(self._headers))
+        self.out += _frame(_DATA, _END_STREAM, stream, message)
+
+    def flush(self) -> None:
+        """Send what has gathered."""
+        if self.out:
+            self.socket.sendall(self.out)
+            self.out.clear()
+
+    def receive(self) -> list[tuple[float, bytes | None]]:
+        """Read what came; of each call that ended its latency in seconds and its answer, None when
+        it failed."""
+        chunk = self.socket.recv(_RECEIVE_BYTES)
+        if not chunk:
+            raise LoadError("the server closed the connection")
+        received = self._received
+        received += chunk
+        ended: list[tuple[float, bytes | None]] = []
+        at, size = 0, len(received)
+        while size - at >= 9:
+            length = int.from_bytes(received[at : at + 3])
+            if size - at < 9 + length:
+                break
+            kind, flags = received[at + 3], received[at + 4]
+            stream = int.from_bytes(received[at + 5 : at + 9])
+            if kind == _DATA:
+                self._unacknowledged += length
+                # A message follows 5 bytes of its own header. Those of more than one frame join.
+                payload = bytes(received[at + 9 : at + 9 + length])
+                self._answers[stream] = self._answers.get(stream, b"") + payload
+            elif kind == _HEADERS:
+                if flags & _END_STREAM:
+                    if stream not in self._answers:
+                        self.failure = bytes(received[at + 9 : at + 9 + length])
+                    ended.append(self._end(stream))
+            elif kind == _RST_STREAM:
+                self._answers.pop(stream, None)
+                ended.append(self._end(stream))
+            else:
+                self._control(kind, flags, stream, bytes(received[at + 9 : at + 9 + length]))
+            at += 9 + length
+        del received[:at]
+        if self._unacknowledged > _WINDOW // 2:
+            increment = struct.pack(">I", self._unacknowledged)
+            self.out += _frame(_WINDOW_UPDATE, 0, 0, increment)
+            self._unacknowledged = 0
+        return ended
+
+    def _end(self, stream: int) -> tuple[float, bytes | None]:
+        # A call that fails has a status and no message.
+        answer = self._answers.pop(stream, None)
+        return time.perf_counter() - self._begun.pop(stream), answer and answer[5:]
+
+    def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind == _SETTINGS and not flags & _ACK:
+            self.out += _frame(_SETTINGS, _ACK, 0, b"")
+        elif kind == _PING and not flags & _ACK:
+            self.out += _frame(_PING, _ACK, 0, payload)
+        elif kind == _WINDOW_UPDATE and stream == 0:
+            self._send_window += int.from_bytes(payload)
+        elif kind == _GOAWAY:
+            raise LoadError("the server ends the connection")
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+def _request_headers(port: int, method: str) -> Iterator[bytes]:
+    """The header blocks of a connection's requests (RFC 7541).
+
+    The first one puts what all have in common into the table, the others name its entries, as a
+    client of grpc's does.
+    """
+    named = (
+        # The index of the name in the static table, or the name; the newest entry becomes 62.
+        (4, method),
+        (1, f"127.0.0.1:{port}"),
+        (31, "application/grpc"),
+        ("te", "trailers"),
+        ("grpc-timeout", "10S"),
+        ("user-agent", "credit-service-benchmarks"),
+    )
+    post, http = b"\x83", b"\x86"
+    first = post + http
+    for name, value in named:
+        first += bytes([0x40 | name]) if isinstance(name, int) else b"\x40" + _text(name)
+        first += _text(value)
+    yield first
+    later = post + http + bytes(0x80 | (62 + place) for place in reversed(range(len(named))))
+    while True:
+        yield later
+
+
+def _text(value: str) -> bytes:
+    if len(value) > 126:
+        raise ValueError(f"too long for this generator: {value}")
+    return bytes([len(value)]) + value.encode("ascii")
+
+
+def _legible(trailers: bytes) -> str:
+    return "".join(
+        char if char.isprintable() else " " for char in trailers.decode("ascii", "replace")
+    )
+
+
+def run(order: Order) -> Outcome:
+    """Load the server.
+
+    Raises:
+        LoadError: the server does not answer, or the bodies ran out.
+    """
+    connections = [_Connection(order.port, order.method) for _ in range(order.channels)]
+    bodies = iter(order.bodies) if order.once else cycle(order.bodies)
+    with selectors.DefaultSelector() as selector:
+        for each in connections:
+            selector.register(each.socket, selectors.EVENT_READ, each)
+        began, cpu_began = time.perf_counter(), time.process_time()
+        try:
+            latencies, samples, failed = _loop(order, connections, bodies, selector)
+        except StopIteration:
+            raise LoadError(f"{len(order.bodies):,} bodies were too few") from None
+        except TimeoutError as error:
+            raise LoadError("the server does not answer") from error
+        finally:
+            for each in connections:
+                each.socket.close()
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+    latencies.sort()
+    count = len(latencies)
+    return Outcome(
+        calls=count - failed,
+        failed=failed,
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+        p50_ms=latencies[count // 2] * 1000 if count else 0.0,
+        p99_ms=latencies[count * 99 // 100] * 1000 if count else 0.0,
+        samples=samples,
+        failure=_legible(b"".join(each.failure for each in connections)),
+    )
+
+
+def _loop(
+    order: Order,
+    connections: Sequence[_Connection],
+    bodies: Iterator[bytes],
+    selector: selectors.BaseSelector,
+) -> tuple[list[float], list[bytes], int]:
+    until = time.perf_counter() + order.seconds
+    under_way = failed = 0
+    latencies: list[float] = []
+    samples: list[bytes] = []
+    for number in range(order.callers):
+        connections[number % len(connections)].call(next(bodies))
+        under_way += 1
+    for each in connections:
+        each.flush()
+    while under_way:
+        ready = selector.select(_PATIENCE_SECONDS)
+        if not ready:
+            raise LoadError("the server does not answer")
+        more = time.perf_counter() < until
+        for key, _ in ready:
+            connection: _Connection = key.data
+            for seconds, answer in connection.receive():
+                latencies.append(seconds)
+                if answer is None:
+                    failed += 1
+                elif len(samples) < _SAMPLES:
+                    samples.append(answer)
+                if more:
+                    connection.call(next(bodies))
+                else:
+                    under_way -= 1
+            connection.flush()
+    return latencies, samples, failed
+
+
+def run_apart(order: Order) -> Outcome:
+    """`run` in a process of its own, on the processors that this one may use. Raises as `run`."""
+    found = subprocess.run(
+        [sys.executable, "-m", "benchmarks.load"],
+        input=pickle.dumps(order),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    outcome = pickle.loads(found.stdout)  # noqa: S301 - written by this module
+    if isinstance(outcome, LoadError):
+        raise outcome
+    assert isinstance(outcome, Outcome)
+    return outcome
+
+
+def main() -> None:
+    """Serve one order of `run_apart`."""
+    order = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by this module
+    result: Outcome | LoadError
+    try:
+        result = run(order)
+    except LoadError as error:
+        result = error
+    pickle.dump(result, sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    # Under its importable name, so that what is pickled can be found again.
+    from benchmarks.load import main as _main
+
+    _main()

@@ -1,0 +1,71 @@
+"""Counting round trips to PostgreSQL: what is asked before an answer is awaited counts once."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
+
+_CHUNK_BYTES = 64 * 1024
+_SOCKET_NAME = ".s.PGSQL.5432"
+
+
+class Counter:
+    """A relay on a Unix socket in front of PostgreSQL's."""
+
+    def __init__(self, folder: Path, target: str) -> None:
+        self.round_trips = 0
+        self._target = target
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(folder / _SOCKET_NAME))
+        self._listener.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more connections; those that are there end with either side."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                server.connect(self._target)
+                talk = _Talk(self)
+                for source, sink, asks in ((client, server, True), (server, client, False)):
+                    threading.Thread(
+                        target=talk.relay, args=(source, sink, asks), daemon=True
+                    ).start()
+
+
+class _Talk:
+    """One connection: a round trip begins whenever the client speaks after the server has."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._asking = False
+
+    def relay(self, source: socket.socket, sink: socket.socket, asks: bool) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := source.recv(_CHUNK_BYTES):
+                if asks and not self._asking:
+                    self._counter.round_trips += 1
+                self._asking = asks
+                sink.sendall(chunk)
+        for each in (source, sink):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def counted(url: str, folder: Path) -> Iterator[tuple[str, Counter]]:
+    """A URL that leads to the same database past a counter, which is for one caller at a time."""
+    parts = urlsplit(url)
+    host = parse_qs(parts.query)["host"][0]
+    counter = Counter(folder, f"{host}/{_SOCKET_NAME}")
+    try:
+        yield parts._replace(query=f"host={quote(str(folder), safe='')}").geturl(), counter
+    finally:
+        counter.close()

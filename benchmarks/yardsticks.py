@@ -1,0 +1,97 @@
+"""Servers to measure against: `python -m benchmarks.yardsticks empty|read|bare`.
+
+empty  the service's own server, its pipeline included, with a handler that does nothing
+read   the same with a handler that reads one row by its primary key, by psycopg alone
+bare   grpc's server as it comes, without the service's pipeline, with a handler that does nothing
+
+The first two answer CheckEligibility, the last one any method.
+"""
+
+import os
+import sys
+import threading
+from concurrent import futures
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import psycopg
+
+from credit_service.rpc import __main__ as serving
+from credit_service.rpc import server
+from credit_service.rpc.credit import CreditServicer
+from credit_service.v1 import credit_service_pb2 as pb
+
+_READ = "SELECT * FROM customers WHERE customer_id = %s"
+
+
+class EmptyServicer(CreditServicer):
+    """Does nothing."""
+
+    def CheckEligibility(  # noqa: N802 - the contract's name
+        self,
+        request: pb.CheckEligibilityRequest,  # noqa: ARG002 - nothing is done with it
+        context: grpc.ServicerContext,  # noqa: ARG002
+    ) -> pb.CheckEligibilityResponse:
+        """An empty answer."""
+        return pb.CheckEligibilityResponse()
+
+
+class ReadServicer(CreditServicer):
+    """Reads a row and drops it, over a connection of each thread's own."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._local = threading.local()
+
+    def CheckEligibility(  # noqa: N802 - the contract's name
+        self,
+        request: pb.CheckEligibilityRequest,
+        context: grpc.ServicerContext,  # noqa: ARG002 - as grpc calls it
+    ) -> pb.CheckEligibilityResponse:
+        """An empty answer, once the customer's row is read."""
+        cursor = getattr(self._local, "cursor", None)
+        if cursor is None:
+            connection = psycopg.connect(
+                os.environ["DATABASE_URL"], autocommit=True, prepare_threshold=2
+            )
+            cursor = self._local.cursor = connection.cursor()
+        if cursor.execute(_READ, (request.customer_id,)).fetchone() is None:
+            raise LookupError("no such customer")
+        return pb.CheckEligibilityResponse()
+
+
+if TYPE_CHECKING:
+    _GenericHandler = grpc.GenericRpcHandler[Any, Any]
+else:
+    # Generic for the type checker only.
+    _GenericHandler = grpc.GenericRpcHandler
+
+
+class _AnyMethod(_GenericHandler):
+    def service(self, _details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any]":
+        return grpc.unary_unary_rpc_method_handler(lambda _request, _context: b"")
+
+
+def _serve_bare() -> int:
+    threads = futures.ThreadPoolExecutor(int(os.environ.get("CREDIT_THREADS", "16")))
+    bare = grpc.server(threads, handlers=[_AnyMethod()])
+    port = bare.add_insecure_port("127.0.0.1:0")
+    bare.start()
+    print(f"Serving on 127.0.0.1:{port}", flush=True)
+    bare.wait_for_termination()
+    return 0
+
+
+def main() -> int:
+    """Serve the yardstick that the command line names, as `python -m credit_service.rpc` would."""
+    which = sys.argv.pop()
+    if which == "bare":
+        return _serve_bare()
+    servicers: dict[str, type[CreditServicer]] = {"empty": EmptyServicer, "read": ReadServicer}
+    # In place of the real one.
+    setattr(server, "CreditServicer", servicers[which])  # noqa: B010 - the module does not export it
+    return serving.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""A gRPC credit decision service: the contract, the rules, and everything between them."""

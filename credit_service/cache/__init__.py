@@ -1,0 +1,1 @@
+"""Positions in Redis: an answer sooner, never another answer. A failure is a miss."""

@@ -1,0 +1,331 @@
+"""The cache of credit positions, keyed by customer.
+
+An entry carries the customer's version, the horizon until which it holds and the scorecard version
+that was active, and is written through a compare that refuses an older version. A reader trusts an
+entry only for a day on which the position holds. Redis slow or gone costs one short timeout, then
+nothing until the breaker tries again. What could not be written or removed meanwhile is removed
+before the first read after Redis is back.
+
+What a reader had to look up is written a moment later, together with what others looked up in it.
+"""
+
+import hashlib
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import redis
+import structlog
+
+from credit_service import metrics
+from credit_service.cache.link import Command, RedisLink
+from credit_service.clock import Moment
+from credit_service.domain.positions import CreditPosition, holds_on
+
+_PREFIX = "credit:position:"
+_MAX_TTL_SECONDS = 24 * 60 * 60
+_BATCH = 1_000
+_MOST_SUSPECTS = 10_000
+_MOST_AGE_SECONDS = 0.5
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 2.0
+_GATHER_SECONDS = 0.005
+_MOST_GATHERED = 10_000
+
+# KEYS[1] the entry; ARGV: version, value, milliseconds to live, '1' to write only over an entry.
+_COMPARE_AND_SET = """
+local current = redis.call('GET', KEYS[1])
+if current then
+    local version = tonumber(string.match(current, '^%[(%d+),'))
+    if version and version > tonumber(ARGV[1]) then return 0 end
+elseif ARGV[4] == '1' then
+    return 0
+end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
+"""
+
+_HIT, _MISS, _UNREAD = (metrics.cache_reads.labels(each) for each in ("hit", "miss", "failure"))
+_WRITTEN, _UNWRITTEN = (metrics.cache_writes.labels(each) for each in ("done", "failure"))
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CachedPosition:
+    """A position and the scorecard version that was active when it was written."""
+
+    position: CreditPosition
+    scorecard_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A position that was looked up, to be written soon. `known_since` as in `put`."""
+
+    position: CreditPosition
+    scorecard_version: str
+    moment: Moment
+    known_since: float
+
+
+class PositionCache:
+    """Safe to share between threads. No method raises for what Redis does or does not do."""
+
+    def __init__(self, url: str, *, timeout_seconds: float = 0.03):
+        self._link = RedisLink(url, timeout_seconds)
+        self._redis = self._link.client
+        self._script = _COMPARE_AND_SET
+        self._script_digest = hashlib.sha1(
+            _COMPARE_AND_SET.encode(), usedforsecurity=False
+        ).hexdigest()
+        self._breaker = _Breaker()
+        self._suspects: set[int] = set()
+        self._suspects_lock = threading.Lock()
+        self._found: queue.SimpleQueue[_Found | None] = queue.SimpleQueue()
+        self._filler = threading.Thread(target=self._fill_in, name="cache-filler", daemon=True)
+        self._filler.start()
+
+    @property
+    def available(self) -> bool:
+        """Whether Redis answered when it was last asked."""
+        return self._breaker.closed
+
+    def close(self) -> None:
+        """Write what was looked up, and give back the connections."""
+        self._found.put(None)
+        self._filler.join()
+        self._link.close()
+
+    def get(self, customer_id: int, today: date) -> CachedPosition | None:
+        """The customer's entry when it holds today; None is a miss, whatever the cause."""
+        found: list[object] = []
+        if not self._usable() or not self._attempt(
+            lambda: found.extend(self._link.ask([("GET", f"{_PREFIX}{customer_id}")]))
+        ):
+            _UNREAD.inc()
+            return None
+        value = found[0]
+        cached = _decode(customer_id, value) if isinstance(value, bytes) else None
+        if cached is None or not holds_on(cached.position, today):
+            _MISS.inc()
+            return None
+        _HIT.inc()
+        return cached
+
+    def put(
+        self,
+        positions: Sequence[CreditPosition],
+        scorecard_version: str,
+        moment: Moment,
+        *,
+        known_since: float,
+        only_over_old: bool = False,
+    ) -> None:
+        """Write entries unless a newer version is there; `only_over_old` adds no new ones.
+
+        `known_since` is the time.monotonic() before the database was asked. What is known for too
+        long is removed instead: a newer entry may have come and been flushed since.
+        """
+        if not only_over_old and time.monotonic() - known_since > _MOST_AGE_SECONDS:
+            self.drop([each.customer_id for each in positions])
+            return
+
+        self._write(
+            [_Found(each, scorecard_version, moment, known_since) for each in positions],
+            only_over_old=only_over_old,
+        )
+
+    def fill(
+        self,
+        position: CreditPosition,
+        scorecard_version: str,
+        moment: Moment,
+        *,
+        known_since: float,
+    ) -> None:
+        """Write an entry that was missing within some milliseconds, or not at all: for what was
+        read, where nobody relies on it being there. `known_since` as in `put`."""
+        if self._found.qsize() < _MOST_GATHERED:
+            self._found.put(_Found(position, scorecard_version, moment, known_since))
+
+    def _fill_in(self) -> None:
+        """Write what `fill` was given, until told to end."""
+        ended = False
+        while not ended and (first := self._found.get()) is not None:
+            time.sleep(_GATHER_SECONDS)
+            gathered = [first]
+            while len(gathered) < _BATCH and not self._found.empty():
+                found = self._found.get()
+                if found is None:
+                    ended = True
+                    break
+                gathered.append(found)
+            oldest = time.monotonic() - _MOST_AGE_SECONDS
+            self._write([each for each in gathered if each.known_since >= oldest])
+
+    def _write(self, entries: Sequence[_Found], *, only_over_old: bool = False) -> None:
+        condition = "1" if only_over_old else "0"
+        commands: list[Command] = [
+            (
+                *("EVALSHA", self._script_digest, 1, f"{_PREFIX}{each.position.customer_id}"),
+                each.position.version,
+                _encode(each.position, each.scorecard_version),
+                _milliseconds_to_live(each.position, each.moment),
+                condition,
+            )
+            for each in entries
+        ]
+
+        def write() -> None:
+            for start in range(0, len(commands), _BATCH):
+                self._evaluate(commands[start : start + _BATCH])
+
+        self._write_or_suspect([each.position.customer_id for each in entries], write)
+
+    def _evaluate(self, commands: Sequence[Command]) -> None:
+        try:
+            self._link.ask(commands)
+        except redis.exceptions.NoScriptError:
+            # A Redis that was started anew. What was written before the script was missed may be
+            # written again.
+            self._link.ask([("SCRIPT LOAD", self._script), *commands])
+
+    def drop(self, customer_ids: Iterable[int]) -> None:
+        """Remove entries."""
+        ids = list(customer_ids)
+        self._write_or_suspect(ids, lambda: self._unlink(ids))
+
+    def _unlink(self, customer_ids: Sequence[int]) -> None:
+        for start in range(0, len(customer_ids), _BATCH):
+            keys = [f"{_PREFIX}{each}" for each in customer_ids[start : start + _BATCH]]
+            self._redis.unlink(*keys)
+
+    def _write_or_suspect(self, customer_ids: list[int], write: Callable[[], None]) -> None:
+        """Write, or remember that these customers' entries may be old."""
+        if not customer_ids:
+            return
+        if self._usable() and self._attempt(write):
+            _WRITTEN.inc(len(customer_ids))
+            return
+        _UNWRITTEN.inc(len(customer_ids))
+        with self._suspects_lock:
+            self._suspects.update(customer_ids)
+
+    def _usable(self) -> bool:
+        """Whether Redis may be asked; clears the suspects first when it is back."""
+        if not self._breaker.allows():
+            return False
+        if not self._suspects:
+            return True
+        with self._suspects_lock:
+            suspects, self._suspects = self._suspects, set()
+        if self._attempt(lambda: self._clear(suspects)):
+            return True
+        with self._suspects_lock:
+            self._suspects |= suspects
+        return False
+
+    def _clear(self, suspects: set[int]) -> None:
+        if len(suspects) <= _MOST_SUSPECTS:
+            self._unlink(sorted(suspects))
+            return
+        for key in self._redis.scan_iter(match=f"{_PREFIX}*", count=_BATCH):
+            self._redis.unlink(key)
+
+    def _attempt(self, call: Callable[[], object]) -> bool:
+        """Whether Redis took the call."""
+        try:
+            call()
+        except (redis.RedisError, OSError) as error:
+            if self._breaker.failed():
+                log.warning("cache_unavailable", error=type(error).__name__)
+            return False
+        if self._breaker.succeeded():
+            log.info("cache_available")
+        return True
+
+
+class _Breaker:
+    """Lets calls through while they succeed; after a failure one probe at a time, ever rarer."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pause_seconds = 0.0
+        self._closed_until = 0.0
+
+    @property
+    def closed(self) -> bool:
+        return not self._pause_seconds
+
+    def allows(self) -> bool:
+        if not self._pause_seconds:
+            return True
+        with self._lock:
+            if time.monotonic() < self._closed_until:
+                return False
+            # This caller probes; the others wait for what becomes of it.
+            self._closed_until = time.monotonic() + self._pause_seconds
+            return True
+
+    def failed(self) -> bool:
+        """Note a failure; True when it is the first one."""
+        with self._lock:
+            first = not self._pause_seconds
+            longer = max(_FIRST_PAUSE_SECONDS, self._pause_seconds * 2)
+            self._pause_seconds = min(longer, _LONGEST_PAUSE_SECONDS)
+            self._closed_until = time.monotonic() + self._pause_seconds
+            return first
+
+    def succeeded(self) -> bool:
+        """Note a success; True when failures went before it."""
+        if not self._pause_seconds:
+            return False
+        with self._lock:
+            recovered = bool(self._pause_seconds)
+            self._pause_seconds = 0.0
+            return recovered
+
+
+def _milliseconds_to_live(position: CreditPosition, moment: Moment) -> int:
+    seconds = min(_MAX_TTL_SECONDS, moment.seconds_until(position.valid_until))
+    return max(1, int(seconds * 1000))
+
+
+def _encode(position: CreditPosition, scorecard_version: str) -> str:
+    """A JSON list that begins with the version, where the compare looks for it."""
+    return json.dumps(
+        [
+            position.version,
+            scorecard_version,
+            position.monthly_income_paise,
+            position.approved_limit_paise,
+            position.current_debt_paise,
+            position.current_installments_paise,
+            position.loan_count,
+            position.total_principal_paise,
+            position.emis_on_time,
+            position.emis_due,
+            position.current_year_loans,
+            position.as_of.isoformat(),
+            position.valid_until.isoformat(),
+        ],
+        separators=(",", ":"),
+    )
+
+
+def _decode(customer_id: int, value: bytes) -> CachedPosition | None:
+    """The entry; None when it is not one of ours, for instance of an earlier release."""
+    try:
+        fields: list[Any] = json.loads(value)
+        version, scorecard_version, *figures = fields
+        figures[-2:] = map(date.fromisoformat, figures[-2:])
+        position = CreditPosition(customer_id, version, *figures)
+    except (ValueError, TypeError):
+        return None
+    return CachedPosition(position, scorecard_version)

@@ -1,0 +1,250 @@
+"""`call`: any RPC of the service from JSON, one message or a stream of them."""
+
+import difflib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2
+from rich.text import Text
+
+from credit_service.cli import ExitCode, Target
+from credit_service.cli.connection import CALL_TIMEOUT_SECONDS, connected
+from credit_service.cli.failures import UsageError
+from credit_service.cli.output import as_dict, out, plain_table, print_json
+from credit_service.client.channel import decoded_errors
+from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
+
+_SERVICES = (
+    credit_service_pb2.DESCRIPTOR.services_by_name["CreditService"],
+    ingestion_service_pb2.DESCRIPTOR.services_by_name["IngestionService"],
+    health_pb2.DESCRIPTOR.services_by_name["Health"],
+)
+METHODS: tuple[MethodDescriptor, ...] = tuple(
+    method for service in _SERVICES for method in service.methods
+)
+"""Every method that can be called."""
+
+# How the values that people most often get wrong are written.
+_EXAMPLES = {
+    "google.type.Money": '{"units": 100000}',
+    "google.type.Decimal": '{"value": "10.5"}',
+    "google.type.Date": '{"year": 2026, "month": 1, "day": 31}',
+}
+_MAX_PROBLEMS = 10
+_MAX_INPUT_CHARACTERS = 256 * 1024 * 1024
+
+
+def list_methods(*, as_json: bool) -> int:
+    """Print every method with its request."""
+    if as_json:
+        print_json(
+            {
+                "methods": [
+                    {
+                        "name": _path(method)[1:],
+                        "request": method.input_type.full_name,
+                        "response": method.output_type.full_name,
+                        "client_streaming": method.client_streaming,
+                        "server_streaming": method.server_streaming,
+                    }
+                    for method in METHODS
+                ]
+            }
+        )
+        return ExitCode.GOOD
+    table = plain_table("method", "fields of its request")
+    for method in METHODS:
+        streams = " (a stream of them)" if method.client_streaming else ""
+        table.add_row(method.name, _field_names(method.input_type) + streams)
+    out.print(table)
+    return ExitCode.GOOD
+
+
+def call(
+    name: str,
+    request: str,
+    target: Target,
+    *,
+    first: int | None,
+    timeout_seconds: float | None,
+    as_json: bool,
+) -> int:
+    """Call a method and print each message of the answer; the exit code.
+
+    `first` ends a stream of answers after so many. Raises UsageError where the method or the
+    request is not one, ServiceError.
+    """
+    method = find_method(name)
+    requests = read_requests(
+        method, sys.stdin.read(_MAX_INPUT_CHARACTERS) if request == "-" else request
+    )
+    if timeout_seconds is None and not (method.client_streaming or method.server_streaming):
+        timeout_seconds = CALL_TIMEOUT_SECONDS
+    with connected(target) as channel, decoded_errors():
+        for response in islice(_answers(channel, method, requests, timeout_seconds), first):
+            _show(response, as_json=as_json)
+    return ExitCode.GOOD
+
+
+def _answers(
+    channel: grpc.Channel,
+    method: MethodDescriptor,
+    requests: Sequence[Message],
+    timeout_seconds: float | None,
+) -> Iterator[Message]:
+    opener = {
+        (False, False): channel.unary_unary,
+        (False, True): channel.unary_stream,
+        (True, False): channel.stream_unary,
+        (True, True): channel.stream_stream,
+    }[(method.client_streaming, method.server_streaming)]
+    response_class = GetMessageClass(method.output_type)
+    serialize: Callable[[Message], bytes] = lambda message: message.SerializeToString()  # noqa: E731 - with its type
+    # The four kinds differ in what they are given and give, which their common type cannot say.
+    invoke: Any = opener(
+        _path(method), request_serializer=serialize, response_deserializer=response_class.FromString
+    )
+    given = iter(requests) if method.client_streaming else requests[0]
+    answer = invoke(given, timeout=timeout_seconds)
+    if not method.server_streaming:
+        yield answer
+        return
+    try:
+        yield from answer
+    finally:
+        answer.cancel()
+
+
+def _show(response: Message, *, as_json: bool) -> None:
+    document = as_dict(response)
+    if as_json:
+        # One message a line, so that a stream can be read as it comes.
+        out.print(Text(json.dumps(document, ensure_ascii=False)), soft_wrap=True)
+    else:
+        print_json(document)
+
+
+# Which method.
+
+
+def find_method(name: str) -> MethodDescriptor:
+    """The method of that name: short, Service/Method or in full. Raises UsageError."""
+    wanted = name.strip("/").replace("/", ".").casefold()
+    for method in METHODS:
+        if f".{method.full_name}".casefold().endswith(f".{wanted}"):
+            return method
+    names = [method.name for method in METHODS]
+    folded = {each.casefold(): each for each in names}
+    close = difflib.get_close_matches(wanted.rpartition(".")[2], folded, n=3, cutoff=0.5)
+    meant = f" Did you mean {' or '.join(folded[each] for each in close)}?" if close else ""
+    raise UsageError(f"There is no method {name}.{meant} The methods are: {', '.join(names)}")
+
+
+def _path(method: MethodDescriptor) -> str:
+    return f"/{method.containing_service.full_name}/{method.name}"
+
+
+def _field_names(descriptor: Descriptor) -> str:
+    return ", ".join(field.name for field in descriptor.fields) or "none"
+
+
+# What is sent.
+
+
+def read_requests(method: MethodDescriptor, text: str) -> list[Message]:
+    """The messages of a JSON text: one, or for a client's stream any number, in a row or a list.
+
+    Raises UsageError, which names each field that the contract does not know.
+    """
+    documents = _documents(text)
+    if method.client_streaming:
+        if len(documents) == 1 and isinstance(documents[0], list):
+            documents = documents[0]
+    elif len(documents) != 1:
+        raise UsageError(f"{method.name} takes one JSON object, found {len(documents)}")
+    return [_message(method, document) for document in documents]
+
+
+def _documents(text: str) -> list[Any]:
+    decoder, found, position = json.JSONDecoder(), [], 0
+    while (position := _next_text(text, position)) < len(text):
+        try:
+            document, position = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            raise UsageError(
+                f"the request is not JSON: {error.msg}, line {error.lineno} column {error.colno}"
+            ) from None
+        except RecursionError:
+            raise UsageError("the request is nested too deep") from None
+        found.append(document)
+    return found
+
+
+def _next_text(text: str, position: int) -> int:
+    while position < len(text) and text[position] in " \t\r\n":
+        position += 1
+    return position
+
+
+def _message(method: MethodDescriptor, document: Any) -> Message:
+    descriptor = method.input_type
+    if not isinstance(document, dict):
+        raise UsageError(
+            f"a request of {method.name} is a JSON object with: {_field_names(descriptor)}"
+        )
+    problems = list(islice(_problems(document, descriptor, ""), _MAX_PROBLEMS))
+    if problems:
+        raise UsageError("\n  ".join([f"the request does not fit {method.name}:", *problems]))
+    try:
+        return ParseDict(document, GetMessageClass(descriptor)())
+    except (ParseError, RecursionError, OverflowError) as error:
+        raise UsageError(f"the request does not fit {method.name}: {error}") from None
+
+
+def _problems(document: dict[str, Any], descriptor: Descriptor, path: str) -> Iterator[str]:
+    """What in the document is no field, or no value of its field's shape."""
+    known = {name: field for field in descriptor.fields for name in (field.name, field.json_name)}
+    for name, value in document.items():
+        field = known.get(name)
+        if field is None:
+            yield f"{path}{name}: no such field;{_meant(name, known)} there are: " + _field_names(
+                descriptor
+            )
+        elif value is not None:
+            yield from _problems_of_values(value, field, f"{path}{field.name}")
+
+
+def _problems_of_values(value: Any, field: FieldDescriptor, path: str) -> Iterator[str]:
+    descriptor = field.message_type
+    if descriptor is None:
+        return
+    # Timestamps and their kind are texts in JSON, which ParseDict judges.
+    if descriptor.full_name.startswith("google.protobuf."):
+        return
+    if field.is_repeated:
+        if not isinstance(value, list):
+            yield f"{path}: a list is wanted"
+            return
+        numbered = [(f"{path}[{number}]", each) for number, each in enumerate(value)]
+    else:
+        numbered = [(path, value)]
+    for where, each in numbered:
+        if isinstance(each, dict):
+            yield from _problems(each, descriptor, f"{where}.")
+        else:
+            example = _EXAMPLES.get(descriptor.full_name)
+            written = f", for example {example}" if example else f" with {_field_names(descriptor)}"
+            yield f"{where}: a JSON object is wanted{written}"
+
+
+def _meant(name: str, known: dict[str, FieldDescriptor]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" did you mean {known[close[0]].name}?" if close else ""

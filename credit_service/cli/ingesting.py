@@ -1,0 +1,218 @@
+"""`ingest`: sends a file, shows how it goes, and tells what became of its rows."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from uuid import UUID, uuid4
+
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from credit_service.cli import ExitCode, Target
+from credit_service.cli.connection import connected
+from credit_service.cli.output import as_dict, err, note, out, plain_table, print_json
+from credit_service.client.channel import ServiceError
+from credit_service.client.ingestion import IngestionClient, Listener, Request
+from credit_service.client.rows import SourceFile, open_source
+from credit_service.domain.money import group_digits
+from credit_service.spreadsheet_columns import Kind
+from credit_service.v1 import ingestion_pb2
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+
+_KINDS: dict[str, Kind] = {"customers": "CUSTOMERS", "loans": "LOANS"}
+_COUNTS = ("inserted", "updated", "unchanged", "skipped", "rejected")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the command line asks for."""
+
+    path: Path
+    kind: Literal["customers", "loans"] | None
+    upload: bool
+    update: bool
+    dry_run: bool
+    errors_shown: int
+    ingestion_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an ingestion ended and the first of its row errors."""
+
+    ingestion: ingestion_pb2.Ingestion
+    row_errors: list[ingestion_pb2.RowError]
+    seconds: float
+
+    @property
+    def exit_code(self) -> ExitCode:
+        ended_well = self.ingestion.state == ingestion_pb2.INGESTION_STATE_SUCCEEDED
+        return ExitCode.GOOD if ended_well and not self.ingestion.rejected else ExitCode.REFUSED
+
+
+def ingest(order: Order, target: Target, *, as_json: bool) -> int:
+    """Send the file and print what became of it; the exit code.
+
+    Raises SourceError, ServiceError.
+    """
+    source = _source(order)
+    request = Request(order.ingestion_id or uuid4(), order.update, order.dry_run)
+    with connected(target) as channel:
+        client = IngestionClient(channel)
+        try:
+            outcome = send(client, source, request, order.errors_shown, upload=order.upload)
+        except KeyboardInterrupt:
+            again = f"--ingestion-id {request.ingestion_id}"
+            note(f"Broken off. To go on, give the same command with {again}")
+            raise
+    if as_json:
+        print_json(
+            {
+                "ingestion": as_dict(outcome.ingestion),
+                "row_errors": [as_dict(each) for each in outcome.row_errors],
+                "seconds": round(outcome.seconds, 3),
+            }
+        )
+    else:
+        show(outcome)
+    return outcome.exit_code
+
+
+def _source(order: Order) -> SourceFile:
+    kind = _KINDS[order.kind] if order.kind else None
+    if order.upload and kind is not None and order.path.is_file():
+        # The service has the last word on a file that nothing needs to be read from here.
+        return SourceFile(order.path, kind, order.path.stat().st_size)
+    return open_source(order.path, kind)
+
+
+def send(
+    client: IngestionClient,
+    source: SourceFile,
+    request: Request,
+    errors_shown: int,
+    *,
+    upload: bool,
+) -> Outcome:
+    """Stream or upload the file, with a progress bar on a terminal. Raises as `ingest`."""
+    started = time.monotonic()
+    with _progress(source, upload=upload) as listener:
+        if upload:
+            kind = ingestion_pb2.IngestionKind.Value(f"INGESTION_KIND_{source.kind}")
+            client.upload(source.path, kind, request, listener)
+            ingestion = client.follow(request.ingestion_id, listener)
+            row_errors: list[ingestion_pb2.RowError] = []
+        else:
+            response = client.stream(source, request, listener)
+            ingestion, row_errors = response.ingestion, list(response.row_errors)
+    seconds = time.monotonic() - started
+    if ingestion.rejected and len(row_errors) < errors_shown:
+        row_errors = client.row_errors(request.ingestion_id, errors_shown)
+    return Outcome(ingestion, row_errors[:errors_shown], seconds)
+
+
+def show(outcome: Outcome) -> None:
+    """Print the counts and the row errors."""
+    ingestion = outcome.ingestion
+    rows = ingestion.rows_read
+    state = ingestion_pb2.IngestionState.Name(ingestion.state).removeprefix("INGESTION_STATE_")
+    style = "bold green" if outcome.exit_code == ExitCode.GOOD else "bold red"
+    dry_run = " (dry run: nothing was stored)" if ingestion.validate_only else ""
+    speed = f", {group_digits(round(rows / outcome.seconds))} a second" if rows >= 1000 else ""
+    out.print(
+        Text.assemble(
+            (state, style),
+            f"{dry_run}  {group_digits(rows)} rows read in {outcome.seconds:.1f} s{speed}",
+        ),
+        soft_wrap=True,
+    )
+    counts = "   ".join(f"{name} {group_digits(getattr(ingestion, name))}" for name in _COUNTS)
+    out.print(f"  {counts}", soft_wrap=True)
+    if ingestion.HasField("error"):
+        out.print(Text(f"  {ingestion.error.message}"), soft_wrap=True)
+    if outcome.row_errors:
+        _show_row_errors(outcome)
+
+
+def _show_row_errors(outcome: Outcome) -> None:
+    table = plain_table("row", "column", "code", "found", "expected")
+    for each in outcome.row_errors:
+        code = ingestion_pb2.RowErrorCode.Name(each.code).removeprefix("ROW_ERROR_CODE_")
+        cells = (str(each.row_number), each.column, code, each.found, each.expected)
+        table.add_row(*(Text(cell) for cell in cells))
+    out.print()
+    out.print(table)
+    rejected = outcome.ingestion.rejected
+    rows_shown = len({each.row_number for each in outcome.row_errors})
+    if rows_shown < rejected:
+        out.print(
+            f"… and {group_digits(rejected - rows_shown)} rejected rows more; "
+            "--errors shows up to 1000, the RPC ListRowErrors all "
+            f"(ingestion {outcome.ingestion.ingestion_id}).",
+            soft_wrap=True,
+        )
+
+
+@contextmanager
+def _progress(source: SourceFile, *, upload: bool) -> Iterator[Listener]:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rows]}"),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        # Without a terminal nothing is drawn; what matters is printed at the end.
+        disable=not err.is_terminal,
+    ) as progress:
+        yield _Bar(progress, source, upload=upload)
+
+
+class _Bar(Listener):
+    """Draws a transfer by the bytes of the file, and then the work on it by its rows."""
+
+    def __init__(self, progress: Progress, source: SourceFile, *, upload: bool) -> None:
+        self._progress = progress
+        what = f"{'Uploading' if upload else 'Streaming'} {source.path.name}"
+        self._task = progress.add_task(what, total=source.size_bytes, rows="")
+        self._following = False
+
+    def sent(self, rows: int, read_bytes: int) -> None:
+        self._progress.update(self._task, completed=read_bytes, rows=_rows(rows))
+
+    def uploaded(self, sent_bytes: int) -> None:
+        self._progress.update(self._task, completed=sent_bytes)
+
+    def advanced(self, ingestion: ingestion_pb2.Ingestion) -> None:
+        if not self._following:
+            self._following = True
+            self._progress.remove_task(self._task)
+            self._task = self._progress.add_task("Ingesting", total=None, rows="")
+        rows = ingestion.committed_offset
+        # None leaves the total as it is.
+        total = ingestion.total_rows if ingestion.HasField("total_rows") else None
+        self._progress.update(self._task, completed=rows, total=total, rows=_rows(rows))
+
+    def resuming(self, error: ServiceError, offset: int, pause_seconds: float) -> None:
+        self._progress.console.print(
+            Text(
+                f"The connection broke ({error.lines()[0]}). "
+                f"Going on from row {group_digits(offset)} in {pause_seconds:.1f} s …"
+            ),
+            soft_wrap=True,
+        )
+
+
+def _rows(count: int) -> str:
+    return f"{group_digits(count)} rows"

@@ -1,0 +1,382 @@
+"""`up`, `serve`, `worker` and `migrate`: running the service's processes."""
+
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from rich.text import Text
+
+from credit_service import embedded, telemetry
+from credit_service.cli import DEFAULT_ADDRESS, ExitCode
+from credit_service.cli.output import (
+    SERVICE,
+    buf_curl,
+    grpcurl,
+    note,
+    out,
+    paste,
+    print_json,
+)
+from credit_service.embedded import EmbeddedStack, StackUrls
+from credit_service.rpc import supervisor
+from credit_service.rpc.address import Address
+from credit_service.rpc.supervisor import ServersFailedError, Supervisor, environment_of
+from credit_service.settings import Settings
+from credit_service.storage import migrate as migrations
+from credit_service.v1 import credit_service_pb2
+
+_LOOK_SECONDS = 0.5
+_QUICK_SECONDS = 30.0
+_MAX_QUICK_DEATHS = 8
+_MAX_PAUSE_SECONDS = 8.0
+_WORKER_STOP_SECONDS = 30.0
+_CONSOLE_START_SECONDS = 20.0
+_MISCONFIGURED = 2
+_WORKER_MODULE = "workers"
+_CONSOLE_MODULE = "credit_service.console"
+# What the console has no business with: it is a client of the service and nothing more.
+_NOT_FOR_THE_CONSOLE = ("DATABASE_URL", "REDIS_URL")
+_PASSWORD = re.compile(r"//([^:/@]*):[^@/]*@")
+
+
+def settings_with(**given: Any) -> Settings:
+    """The settings of the environment, with what the command line names in place of theirs."""
+    # Through the environment, so that the same validation judges both.
+    for name, value in given.items():
+        if value is not None:
+            os.environ[f"CREDIT_{name.upper()}"] = str(value)
+    return Settings()
+
+
+def up(settings: Settings, *, ready_file: Path | None, console: bool) -> int:
+    """Run everything until SIGINT or SIGTERM, then stop it in order: console, server, worker,
+    databases.
+
+    Raises StackError, AddressRefusedError, ServersFailedError.
+    """
+    telemetry.configure_logging(settings)
+    with _stop_signals() as signals, ExitStack() as running:
+        try:
+            everything = _Everything(settings, running, console=console)
+        finally:
+            # From here on a signal waits until what was started is stopped.
+            signals.interrupting = False
+        _say_what_runs(everything)
+        if ready_file is not None:
+            _write_ready_file(ready_file, everything)
+            running.callback(ready_file.unlink, missing_ok=True)
+        while not signals.told.wait(_LOOK_SECONDS):
+            everything.look()
+        note("Stopping …")
+    note("Stopped.")
+    return ExitCode.GOOD
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGINT or SIGTERM. Uses the embedded servers of the data folder as `up` does."""
+    telemetry.configure_logging(settings)
+    with _stop_signals(), embedded.provided(settings, join=True) as provided:
+        supervisor.run(provided, lambda address: out.print(f"Serving on {address}"))
+    return ExitCode.GOOD
+
+
+def worker(settings: Settings) -> int:
+    """Run a worker until SIGINT or SIGTERM; its exit code."""
+    with (
+        _stop_signals() as signals,
+        embedded.provided(settings, join=True) as provided,
+        _running(_Process(_WORKER_MODULE, environment_of(provided))) as process,
+    ):
+        signals.interrupting = False
+        while process.poll() is None and not signals.told.wait(_LOOK_SECONDS):
+            pass
+    # Told to stop is a good end, whatever the signal made of its status.
+    return ExitCode.GOOD if signals.told.is_set() else process.poll() or ExitCode.GOOD
+
+
+def migrate(settings: Settings, *, as_json: bool) -> int:
+    """Bring the database to the newest schema."""
+    with embedded.provided(settings, join=True) as provided:
+        revision = migrations.upgrade(provided.require_database_url())
+    if as_json:
+        print_json({"revision": revision})
+    else:
+        out.print(f"The database has schema revision {revision}.")
+    return ExitCode.GOOD
+
+
+class _Everything:
+    """What `up` runs: databases, worker, server and console, in the order of their starts."""
+
+    def __init__(self, settings: Settings, running: ExitStack, *, console: bool) -> None:
+        """Start it all; `running` stops it."""
+        self.stack: EmbeddedStack | None = None
+        if settings.database_url is None or settings.redis_url is None:
+            note("Starting the embedded servers …")
+            self.stack = running.enter_context(
+                EmbeddedStack(
+                    settings.data_dir,
+                    postgresql=settings.database_url is None,
+                    valkey=settings.redis_url is None,
+                )
+            )
+            settings = self.stack.urls.applied(settings)
+        self.settings = settings
+        migrations.upgrade(settings.require_database_url())
+        self.worker = _Child("The worker", _WORKER_MODULE, environment_of(settings))
+        running.callback(self.worker.stop)
+        self.worker.start()
+        self._servers = Supervisor(settings)
+        running.callback(self._servers.stop)
+        self._servers.start()
+        self.console_url = ""
+        self._console: _Child | None = None
+        if console:
+            self._start_console(running)
+
+    def _start_console(self, running: ExitStack) -> None:
+        """The console, without which the service does all the same."""
+        if self.settings.tls_certificate is not None:
+            note("No console is started: it does not speak TLS with the service.")
+            return
+        settings = self.settings.model_copy(update={"server_address": self._callable_address()})
+        environment = environment_of(settings)
+        for name in _NOT_FOR_THE_CONSOLE:
+            environment.pop(name, None)
+        self._console = _Child("The console", _CONSOLE_MODULE, environment)
+        running.callback(self._console.stop)
+        self._console.start()
+        self.console_url = self._console.await_word(_CONSOLE_START_SECONDS)
+        if self.console_url:
+            # Where it is started again, it is found at the same place.
+            environment["CREDIT_CONSOLE_LISTEN"] = urlsplit(self.console_url).netloc
+        else:
+            self._give_up_console()
+
+    def _callable_address(self) -> str:
+        """The server's address as a client on this machine calls it."""
+        address = self._servers.address
+        anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, not listened on
+        return str(Address(anywhere.get(address.host, address.host), address.port))
+
+    def _give_up_console(self) -> None:
+        if self._console is not None:
+            self._console.stop()
+            self._console = None
+        note(
+            "There is no console, and all else runs. --no-console does without, "
+            "CREDIT_CONSOLE_LISTEN has it listen elsewhere."
+        )
+
+    @property
+    def address(self) -> str:
+        return str(self._servers.address)
+
+    def look(self) -> None:
+        """Start again what died. Raises ServersFailedError, StackError when that does not help."""
+        self._servers.wait(0)
+        self.worker.look()
+        if self._console is not None:
+            try:
+                self._console.look()
+            except ServersFailedError as failure:
+                note(f"{failure}.")
+                self._give_up_console()
+        for name in self.stack.revive() if self.stack is not None else ():
+            note(f"{name} had died and was started again.")
+
+
+def _say_what_runs(everything: _Everything) -> None:
+    settings, address = everything.settings, everything.address
+    own = everything.stack.urls if everything.stack is not None else StackUrls(None, None)
+    out.print("[bold]credit-service is up.[/bold]")
+    for name, where, is_own in (
+        ("gRPC", address, False),
+        ("PostgreSQL", settings.require_database_url(), own.database_url is not None),
+        ("Redis", settings.require_redis_url(), own.redis_url is not None),
+    ):
+        shown = _PASSWORD.sub(r"//\1:***@", where.replace("+psycopg", ""))
+        out.print(Text(f"  {name:11}{shown}{'  (embedded)' if is_own else ''}"), soft_wrap=True)
+    if everything.console_url:
+        out.print(Text(f"  {'Console':11}{everything.console_url}"), soft_wrap=True)
+    if everything.stack is not None:
+        out.print(Text(f"  {'Data':11}{settings.data_dir}"), soft_wrap=True)
+    request = credit_service_pb2.ListCustomersRequest(page_size=3)
+    method = f"{SERVICE}/ListCustomers"
+    option = "" if address == DEFAULT_ADDRESS else f" --address {address}"
+    for line in (
+        "\nA call to paste, for grpcurl or for buf:",
+        paste(f"  {grpcurl(address, method, request)}"),
+        paste(f"  {buf_curl(address, method, request)}"),
+        "\nSomething to feed it:",
+        paste("  credit-service sample-data samples"),
+        paste(f"  credit-service ingest samples/customer_data.xlsx{option}"),
+        paste(f"  credit-service ingest samples/loan_data.xlsx{option}"),
+        "\nCtrl-C stops everything.",
+    ):
+        out.print(line, soft_wrap=True)
+
+
+def _write_ready_file(path: Path, everything: _Everything) -> None:
+    beside = path.with_name(f".{path.name}.new")
+    content = {
+        "address": everything.address,
+        "pid": os.getpid(),
+        "worker_pid": everything.worker.pid,
+        "console_url": everything.console_url,
+    }
+    beside.write_text(json.dumps(content), encoding="utf-8")
+    beside.replace(path)
+
+
+class _StoppedError(BaseException):
+    """A signal came while things were starting."""
+
+
+class _Signals:
+    """`told` is set by SIGINT and SIGTERM, which also break off a start that is under way."""
+
+    def __init__(self) -> None:
+        self.told = threading.Event()
+        self.interrupting = True
+
+    def __call__(self, *_: object) -> None:
+        self.told.set()
+        if self.interrupting:
+            self.interrupting = False
+            raise _StoppedError
+
+
+@contextmanager
+def _stop_signals() -> Iterator[_Signals]:
+    signals = _Signals()
+    previous = {each: signal.signal(each, signals) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    except _StoppedError:
+        pass
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _running(process: "_Process") -> Iterator["_Process"]:
+    """The process, stopped at the end."""
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+class _Child:
+    """A process of `python -m module`, started again when it dies."""
+
+    def __init__(self, name: str, module: str, environment: dict[str, str]) -> None:
+        self._name = name
+        self._module = module
+        self._environment = environment
+        self._process: _Process | None = None
+        self._quick_deaths = 0
+        self._started = self._next_start = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        self._started = time.monotonic()
+        self._process = _Process(self._module, self._environment)
+
+    def await_word(self, timeout_seconds: float) -> str:
+        """The line by which it says that it is ready; empty when it ends or takes too long."""
+        return "" if self._process is None else self._process.await_word(timeout_seconds)
+
+    def look(self) -> None:
+        """Start it again if it died. Raises ServersFailedError when it keeps dying."""
+        if self._process is None:
+            if time.monotonic() >= self._next_start:
+                self.start()
+            return
+        status = self._process.poll()
+        if status is None:
+            return
+        self._process.close()
+        self._process = None
+        if status == _MISCONFIGURED:
+            raise ServersFailedError(f"{self._name} refused its settings; it has said why")
+        quick = time.monotonic() - self._started < _QUICK_SECONDS
+        self._quick_deaths = self._quick_deaths + 1 if quick else 1
+        if self._quick_deaths >= _MAX_QUICK_DEATHS:
+            raise ServersFailedError(f"{self._name} keeps dying; see its log")
+        pause_seconds = min(_MAX_PAUSE_SECONDS, 0.2 * 2 ** (self._quick_deaths - 1))
+        self._next_start = time.monotonic() + pause_seconds
+        note(f"{self._name} ended with status {status}; it starts again in {pause_seconds:g} s.")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+
+class _Process:
+    """A running `python -m module`, which also ends when this process does, however it ends."""
+
+    def __init__(self, module: str, environment: dict[str, str]) -> None:
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, f"--control-fd={theirs.fileno()}"],
+                env=environment,
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                # Ctrl-C is for this process, which stops the others in order.
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Its status once it has ended."""
+        return self._process.poll()
+
+    def await_word(self, timeout_seconds: float) -> str:
+        """The line that it writes to its control; empty when it ends or takes too long."""
+        heard = b""
+        deadline = time.monotonic() + timeout_seconds
+        while not heard.endswith(b"\n"):
+            remaining = max(0.0, deadline - time.monotonic())
+            ready, _, _ = select.select([self._control], [], [], remaining)
+            chunk = self._control.recv(1024) if ready else b""
+            if not chunk:
+                return ""
+            heard += chunk
+        return heard.decode().strip()
+
+    def stop(self) -> None:
+        """End it in order, and by force when that takes too long."""
+        self._process.terminate()
+        try:
+            self._process.wait(_WORKER_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of its control: the sign to end for one that has not."""
+        self._control.close()

@@ -1,0 +1,155 @@
+"""`token`: credentials for trying things out, from a key on this machine.
+
+A service in production takes the tokens of an identity provider. What is made here is of the same
+kind, so that nothing else differs while developing.
+"""
+
+import json
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, OKPKey, RSAKey
+
+from credit_service.cli import ExitCode
+from credit_service.cli.failures import UsageError
+from credit_service.cli.output import note, out
+from credit_service.settings import Settings
+
+PRIVATE_KEY_FILE = "signing-key.private.jwk"
+JWKS_FILE = "jwks.json"
+DEFAULT_FOLDER = Path("dev-keys")
+DEFAULT_ISSUER = "credit-service-dev"
+MAX_MINUTES = 24 * 60
+
+_Scope = Literal["credit.read", "credit.write", "ingest", "admin"]
+_SCOPES: tuple[_Scope, ...] = ("credit.read", "credit.write", "ingest", "admin")
+
+_Key = RSAKey | ECKey | OKPKey
+_KEY_TYPES: dict[str, type[RSAKey] | type[ECKey] | type[OKPKey]] = {
+    "RSA": RSAKey,
+    "EC": ECKey,
+    "OKP": OKPKey,
+}
+
+app = App(name="token", help="Make tokens to try the service with, and keys to sign them.")
+
+
+@app.default
+def mint(
+    *,
+    key: Annotated[
+        Path, Parameter(help="Private key that signs, as `credit-service token key` writes it.")
+    ] = DEFAULT_FOLDER / PRIVATE_KEY_FILE,
+    subject: Annotated[str, Parameter(help="Who the token is for: the principal.")] = "developer",
+    scope: Annotated[
+        tuple[_Scope, ...],
+        Parameter(help="What it allows, one or several.", negative="", consume_multiple=True),
+    ] = _SCOPES,
+    minutes: Annotated[int, Parameter(help=f"How long it holds, 1 to {MAX_MINUTES}.")] = 60,
+    issuer: Annotated[
+        str | None, Parameter(help="Issuer it names. Default: CREDIT_TOKEN_ISSUER.")
+    ] = None,
+    audience: Annotated[
+        str | None, Parameter(help="Audience it names. Default: CREDIT_TOKEN_AUDIENCE.")
+    ] = None,
+) -> int:
+    """Print a token signed by a key of this machine, to be sent as `authorization: Bearer …`."""
+    if not 1 <= minutes <= MAX_MINUTES:
+        raise UsageError(f"--minutes must be from 1 to {MAX_MINUTES}")
+    settings = Settings()
+    signing_key = read_private_key(key)
+    now = int(settings.clock.moment().now.timestamp())
+    claims: dict[str, Any] = {
+        "iss": issuer or settings.token_issuer or DEFAULT_ISSUER,
+        "aud": audience or settings.token_audience,
+        "sub": subject,
+        "scope": " ".join(dict.fromkeys(scope)),
+        "iat": now,
+        "exp": now + minutes * 60,
+        "jti": secrets.token_hex(8),
+    }
+    header = {"alg": signing_key.alg, "kid": signing_key.kid}
+    print_token(jwt.encode(header, claims, signing_key, algorithms=[str(signing_key.alg)]))
+    return ExitCode.GOOD
+
+
+@app.command(name="key")
+def make_key(
+    directory: Annotated[Path, Parameter(help="Folder to write into.")] = DEFAULT_FOLDER,
+    /,
+    *,
+    algorithm: Annotated[Literal["ES256", "RS256"], Parameter(help="What it signs by.")] = "ES256",
+) -> int:
+    """Make a signing key, and add its public half to the key set that the server is given.
+
+    Both files can be read by their owner alone. A key that is there already is kept as *.old and
+    stays in the set, so that its tokens hold until they expire.
+    """
+    key: _Key = (
+        RSAKey.generate_key(3072, auto_kid=True)
+        if algorithm == "RS256"
+        else ECKey.generate_key("P-256", auto_kid=True)
+    )
+    kid = f"dev-{time.strftime('%Y%m%d', time.gmtime())}-{str(key.kid)[:8]}"
+    parameters = {"kid": kid, "alg": algorithm, "use": "sig"}
+    private, public = directory / PRIVATE_KEY_FILE, directory / JWKS_FILE
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keys = _read_key_set(public) if public.exists() else []
+    # The public half first: a server must know the key before it meets a token of it.
+    _write_secret(public, {"keys": [*keys, {**key.as_dict(private=False), **parameters}]})
+    if private.exists():
+        private.replace(private.with_name(private.name + ".old"))
+    _write_secret(private, {**key.as_dict(private=True), **parameters})
+    out.print(f"{private}  the private key {kid}: keep it to yourself", soft_wrap=True)
+    out.print(f"{public}  {len(keys) + 1} public key(s), for the server", soft_wrap=True)
+    note("Start the server with:")
+    note(f"  export CREDIT_TOKEN_KEYS={public} CREDIT_TOKEN_ISSUER={DEFAULT_ISSUER}")
+    note(f"and make tokens with: credit-service token --key {private}")
+    return ExitCode.GOOD
+
+
+def print_token(token: str) -> None:
+    """The token alone on standard output, on one line however long: made for `$(…)`."""
+    out.print(token, soft_wrap=True, markup=False)
+
+
+def read_private_key(path: Path) -> _Key:
+    """The private key of a file, which must name its id and algorithm. Raises UsageError."""
+    try:
+        document = json.loads(path.read_bytes())
+        key = _KEY_TYPES[document["kty"]].import_key(document)
+    except FileNotFoundError:
+        raise UsageError(
+            f"There is no key at {path}. Make one with: credit-service token key"
+        ) from None
+    except (JoseError, ValueError, TypeError, KeyError):
+        raise UsageError(f"{path} is not a private key in JWK form") from None
+    if not (key.is_private and key.kid and key.alg):
+        raise UsageError(f"{path} is not a private key with its kid and alg")
+    return key
+
+
+def _read_key_set(path: Path) -> list[Any]:
+    try:
+        keys = json.loads(path.read_bytes())["keys"]
+    except (ValueError, TypeError, KeyError):
+        keys = None
+    if not isinstance(keys, list):
+        raise UsageError(f"{path} is there and is not a set of keys; name another folder")
+    return keys
+
+
+def _write_secret(path: Path, document: dict[str, Any]) -> None:
+    """A file that its owner alone can read, from its first byte on; replaced as a whole."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(document, file, indent=2)
+        file.write("\n")
+    beside.replace(path)

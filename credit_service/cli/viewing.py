@@ -1,0 +1,662 @@
+"""`score`, `check`, `loans`, `pay` and the other commands that show one answer as a table."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import grpc
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.type.date_pb2 import Date
+from google.type.decimal_pb2 import Decimal as DecimalMessage
+from google.type.money_pb2 import Money
+from rich.table import Table
+from rich.text import Text
+
+from credit_service.cli import ExitCode, Target
+from credit_service.cli.connection import (
+    CALL_TIMEOUT_SECONDS,
+    CONNECT_TIMEOUT_SECONDS,
+    bearer_token,
+    connected,
+)
+from credit_service.cli.failures import UsageError
+from credit_service.cli.output import as_dict, inr, note, out, plain_table, print_json
+from credit_service.client.channel import (
+    ServiceError,
+    decoded_errors,
+    open_channel,
+    require_ready,
+)
+from credit_service.client.ingestion import Patience
+from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import decision_pb2, event_pb2, loan_pb2, score_pb2
+from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from credit_service.v1.customer_pb2 import Customer
+
+_PAGE_SIZE = 1_000
+_BAR_CELLS = 20
+_AMOUNT = re.compile(r"₹?\s*([0-9][0-9,]{0,17})(?:\.([0-9]{1,2}))?")
+_RATE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*%?")
+# A connection that died unnoticed is given up after this time, and the next one goes on.
+_WATCH_SECONDS = 300.0
+
+
+@contextmanager
+def _service(target: Target) -> Iterator[CreditServiceStub]:
+    """The service's methods, whose failures are ServiceError."""
+    with connected(target) as channel, decoded_errors():
+        yield CreditServiceStub(channel)
+
+
+# One customer.
+
+
+def customer(target: Target, customer_id: int | None, phone: str | None, *, as_json: bool) -> int:
+    """Show a customer by id or by phone number. Raises UsageError, ServiceError."""
+    if (customer_id is None) == (phone is None):
+        raise UsageError("name the customer by id or by --phone, one of the two")
+    request = pb.GetCustomerRequest()
+    if customer_id is not None:
+        request.customer_id = customer_id
+    elif phone is not None:
+        request.phone_number = phone
+    with _service(target) as service:
+        response = service.GetCustomer(request, timeout=CALL_TIMEOUT_SECONDS)
+    if as_json:
+        print_json(as_dict(response))
+    else:
+        _show_customer(response.customer)
+    return ExitCode.GOOD
+
+
+def _show_customer(found: Customer) -> None:
+    _print_facts(
+        ("customer", f"{found.customer_id}  {found.first_name} {found.last_name}"),
+        ("age", str(found.age) if found.age else "not known"),
+        ("phone", found.phone_number),
+        ("monthly income", inr(found.monthly_income)),
+        ("approved limit", inr(found.approved_limit)),
+        ("current debt", inr(found.current_debt)),
+        ("installments", f"{inr(found.current_installments)} a month"),
+        ("available", inr(found.available_credit)),
+    )
+
+
+def score(target: Target, customer_id: int, *, as_json: bool) -> int:
+    """Show a customer's score of today, component by component."""
+    request = pb.GetCreditScoreRequest(customer_id=customer_id)
+    with _service(target) as service:
+        response = service.GetCreditScore(request, timeout=CALL_TIMEOUT_SECONDS)
+    if as_json:
+        print_json(as_dict(response))
+    else:
+        out.print(Text(f"Customer {customer_id}"))
+        _show_score(response.credit_score)
+    return ExitCode.GOOD
+
+
+def _show_score(found: score_pb2.CreditScore) -> None:
+    out.print(Text.assemble(("score ", "bold"), (f"{found.score}", "bold"), " of 100"))
+    if found.override:
+        rule = score_pb2.ScoreOverride.Name(found.override).removeprefix("SCORE_OVERRIDE_")
+        out.print(Text(f"  set by the rule {rule}, whatever the components say"))
+    table = _table("component", ("points", "right"), ("of", "right"), "", "why")
+    for each in found.components:
+        name = score_pb2.ScoreComponent.Name(each.component).removeprefix("SCORE_COMPONENT_")
+        points, most = Decimal(each.points.value or "0"), Decimal(each.max_points.value or "0")
+        filled = int(points * _BAR_CELLS / most) if most else 0
+        bar = "█" * filled + "·" * (_BAR_CELLS - filled)
+        table.add_row(
+            name.lower().replace("_", " "), str(points), str(most), bar, Text(each.explanation)
+        )
+    out.print(table)
+    out.print(
+        Text(f"  scorecard {found.scorecard_version}, holds until {_day(found.valid_until)}"),
+        style="dim",
+    )
+
+
+# Asking for a loan.
+
+
+def check(
+    target: Target, customer_id: int, amount: str, rate: str, tenure: int, *, as_json: bool
+) -> int:
+    """Say whether a loan would be approved; a decline is an answer, and ends well too."""
+    request = pb.CheckEligibilityRequest(
+        customer_id=customer_id,
+        loan_amount=read_money(amount),
+        interest_rate=read_rate(rate),
+        tenure_months=tenure,
+    )
+    with _service(target) as service:
+        response = service.CheckEligibility(request, timeout=CALL_TIMEOUT_SECONDS)
+    if as_json:
+        print_json(as_dict(response))
+        return ExitCode.GOOD
+    asked, corrected = response.interest_rate.value, response.corrected_interest_rate.value
+    changed = "" if asked == corrected else f" (asked for at {asked} %)"
+    _print_outcome(approved=response.approved, name="would be approved", other="would be declined")
+    out.print(
+        Text(
+            f"  {inr(request.loan_amount)} over {tenure} months at {corrected} % a year{changed}: "
+            f"{inr(response.monthly_installment)} a month"
+        ),
+        soft_wrap=True,
+    )
+    _show_reasons(response)
+    if response.HasField("counter_offer"):
+        _show_counter_offer(response.counter_offer)
+    _show_score(response.credit_score)
+    return ExitCode.GOOD
+
+
+def _print_outcome(*, approved: bool, name: str, other: str) -> None:
+    out.print(Text(name if approved else other, style="bold green" if approved else "bold red"))
+
+
+def _show_reasons(answer: pb.CheckEligibilityResponse | decision_pb2.Decision) -> None:
+    for reason in answer.reasons:
+        code = decision_pb2.DeclineReasonCode.Name(reason.code)
+        out.print(
+            Text(f"  {code.removeprefix('DECLINE_REASON_CODE_')}: {reason.message}"), soft_wrap=True
+        )
+
+
+def _show_counter_offer(offer: decision_pb2.CounterOffer) -> None:
+    if offer.HasField("max_loan_amount"):
+        out.print(
+            Text(
+                f"  would do: {inr(offer.max_loan_amount)} over the same time, "
+                f"{inr(offer.max_loan_amount_installment)} a month"
+            ),
+            soft_wrap=True,
+        )
+    if offer.min_tenure_months:
+        out.print(
+            Text(
+                f"  would do: the same amount over {offer.min_tenure_months} months, "
+                f"{inr(offer.min_tenure_installment)} a month"
+            ),
+            soft_wrap=True,
+        )
+
+
+# Loans.
+
+
+def loans(target: Target, customer_id: int, limit: int, *, as_json: bool) -> int:
+    """List a customer's loans."""
+    with _service(target) as service:
+        found, more = _pages(
+            lambda size, token: service.ListLoans(
+                pb.ListLoansRequest(customer_id=customer_id, page_size=size, page_token=token),
+                timeout=CALL_TIMEOUT_SECONDS,
+            ),
+            "loans",
+            limit,
+        )
+    if as_json:
+        print_json({"loans": [as_dict(each) for each in found], "more": more})
+        return ExitCode.GOOD
+    table = _table(
+        ("loan", "right"), ("amount", "right"), ("rate", "right"), ("installment", "right"),
+        ("settled", "right"), ("outstanding", "right"), "state", "next due",
+    )  # fmt: skip
+    for each in found:
+        table.add_row(
+            str(each.loan_id),
+            inr(each.loan_amount),
+            f"{each.interest_rate.value} %",
+            inr(each.monthly_installment),
+            f"{each.installments_settled}/{each.tenure_months}",
+            inr(each.outstanding),
+            _loan_state(each),
+            _day(each.next_due_date),
+        )
+    _print_listed(table, len(found), "loans", more=more)
+    return ExitCode.GOOD
+
+
+def loan(target: Target, loan_id: int, customer_id: int | None, *, as_json: bool) -> int:
+    """Show one loan with its customer."""
+    request = pb.GetLoanRequest(loan_id=loan_id, customer_id=customer_id)
+    with _service(target) as service:
+        response = service.GetLoan(request, timeout=CALL_TIMEOUT_SECONDS)
+    if as_json:
+        print_json(as_dict(response))
+        return ExitCode.GOOD
+    _show_loan(response.loan)
+    out.print()
+    _show_customer(response.customer)
+    return ExitCode.GOOD
+
+
+def _show_loan(found: loan_pb2.Loan) -> None:
+    source = loan_pb2.LoanSource.Name(found.source).removeprefix("LOAN_SOURCE_").lower()
+    by = f", by decision {found.decision_id}" if found.decision_id else ""
+    _print_facts(
+        ("loan", f"{found.loan_id}  of customer {found.customer_id}, {source}{by}"),
+        ("state", _loan_state(found)),
+        ("amount", f"{inr(found.loan_amount)} at {found.interest_rate.value} % a year"),
+        ("installment", f"{inr(found.monthly_installment)} a month"),
+        (
+            "installments",
+            (
+                f"{found.installments_settled} of {found.tenure_months} settled, "
+                f"{found.emis_paid_on_time} on time, {found.repayments_left} left"
+            ),
+        ),
+        ("time", f"{_day(found.start_date)} to {_day(found.end_date)}"),
+        ("outstanding", inr(found.outstanding)),
+        ("next due", _day(found.next_due_date) or "nothing"),
+    )
+
+
+def _loan_state(found: loan_pb2.Loan) -> str:
+    state = loan_pb2.LoanState.Name(found.state).removeprefix("LOAN_STATE_").lower()
+    return f"{state} {_day(found.closed_on)}".strip()
+
+
+def schedule(target: Target, customer_id: int, loan_id: int, *, as_json: bool) -> int:
+    """Show all installments of a loan."""
+    request = pb.GetRepaymentScheduleRequest(customer_id=customer_id, loan_id=loan_id)
+    with _service(target) as service:
+        response = service.GetRepaymentSchedule(request, timeout=CALL_TIMEOUT_SECONDS)
+    if as_json:
+        print_json(as_dict(response))
+        return ExitCode.GOOD
+    table = _table(
+        ("no.", "right"), "due", ("payment", "right"), ("principal", "right"),
+        ("interest", "right"), ("balance", "right"), "state",
+    )  # fmt: skip
+    for each in response.installments:
+        table.add_row(
+            str(each.number),
+            _day(each.due_date),
+            inr(each.payment),
+            inr(each.principal),
+            inr(each.interest),
+            inr(each.balance),
+            _installment_state(each),
+        )
+    totals = response.totals
+    table.add_row(
+        "", "sum", inr(totals.payments), inr(totals.principal), inr(totals.interest), "", "",
+        style="bold",
+    )  # fmt: skip
+    out.print(table)
+    out.print(Text(f"Outstanding: {inr(totals.outstanding)}"))
+    return ExitCode.GOOD
+
+
+def _installment_state(each: loan_pb2.Installment) -> str:
+    name = loan_pb2.InstallmentState.Name(each.state).removeprefix("INSTALLMENT_STATE_")
+    state = name.lower().replace("_", " ")
+    if each.state == loan_pb2.INSTALLMENT_STATE_PARTLY_PAID:
+        return f"{state}: {inr(each.paid_amount)}"
+    return f"{state} {_day(each.settled_on)}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """What `pay` is asked for."""
+
+    customer_id: int
+    loan_id: int
+    amount: str
+    paid_on: date | None
+    request_id: UUID | None
+
+
+def pay(target: Target, payment: Payment, *, as_json: bool) -> int:
+    """Record a payment, under a request id of its own unless one is given."""
+    request_id = payment.request_id or uuid4()
+    request = pb.RecordPaymentRequest(
+        request_id=str(request_id),
+        customer_id=payment.customer_id,
+        loan_id=payment.loan_id,
+        amount=read_money(payment.amount),
+    )
+    if payment.paid_on is not None:
+        day = payment.paid_on
+        request.paid_on.CopyFrom(Date(year=day.year, month=day.month, day=day.day))
+    try:
+        with _service(target) as service:
+            response = service.RecordPayment(request, timeout=CALL_TIMEOUT_SECONDS)
+    except (ServiceError, KeyboardInterrupt) as error:
+        if not isinstance(error, ServiceError) or error.unavailable:
+            note(
+                "Whether it was recorded is not known. The same command with "
+                f"--request-id {request_id} records it once, however often it is given."
+            )
+        raise
+    if as_json:
+        print_json(as_dict(response))
+        return ExitCode.GOOD
+    stored = response.payment
+    out.print(
+        Text(f"Payment {stored.payment_id}: {inr(stored.amount)} paid on {_day(stored.paid_on)}")
+    )
+    numbers = ", ".join(str(each.number) for each in response.installments)
+    out.print(Text(f"  settles installment {numbers}" if numbers else "  settles no installment"))
+    out.print(
+        Text(f"  outstanding {inr(response.loan.outstanding)}, loan {_loan_state(response.loan)}")
+    )
+    return ExitCode.GOOD
+
+
+# Decisions.
+
+
+def decisions(target: Target, customer_id: int | None, limit: int, *, as_json: bool) -> int:
+    """List stored decisions, the latest first."""
+    with _service(target) as service:
+        found, more = _pages(
+            lambda size, token: service.ListDecisions(
+                pb.ListDecisionsRequest(customer_id=customer_id, page_size=size, page_token=token),
+                timeout=CALL_TIMEOUT_SECONDS,
+            ),
+            "decisions",
+            limit,
+        )
+    if as_json:
+        print_json({"decisions": [as_dict(each) for each in found], "more": more})
+        return ExitCode.GOOD
+    table = _table(
+        ("decision", "right"), "time", ("customer", "right"), ("asked for", "right"),
+        ("months", "right"), ("rate", "right"), ("score", "right"), "outcome",
+    )  # fmt: skip
+    for each in found:
+        reasons = ", ".join(_codes(reason.code for reason in each.reasons))
+        table.add_row(
+            str(each.decision_id),
+            _instant(each.decided_time),
+            str(each.customer_id),
+            inr(each.ask.loan_amount),
+            str(each.ask.tenure_months),
+            f"{each.corrected_interest_rate.value} %",
+            str(each.credit_score.score),
+            f"approved: loan {each.loan_id}" if each.approved else f"declined: {reasons}",
+        )
+    _print_listed(table, len(found), "decisions", more=more)
+    return ExitCode.GOOD
+
+
+def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
+    """Show a stored decision with what led to it."""
+    request = pb.GetDecisionRequest(decision_id=decision_id)
+    with _service(target) as service:
+        response = service.GetDecision(request, timeout=CALL_TIMEOUT_SECONDS)
+    if as_json:
+        print_json(as_dict(response))
+        return ExitCode.GOOD
+    found = response.decision
+    _print_outcome(
+        approved=found.approved,
+        name=f"Decision {decision_id}: approved, loan {found.loan_id}",
+        other=f"Decision {decision_id}: declined",
+    )
+    _show_reasons(found)
+    if found.HasField("counter_offer"):
+        _show_counter_offer(found.counter_offer)
+    ask, inputs = found.ask, found.inputs
+    _print_facts(
+        ("customer", f"{found.customer_id} at version {inputs.customer_version}"),
+        ("decided", f"{_instant(found.decided_time)} {_by(found.principal)}"),
+        (
+            "asked for",
+            (
+                f"{inr(ask.loan_amount)} at {ask.interest_rate.value} % "
+                f"over {ask.tenure_months} months"
+            ),
+        ),
+        (
+            "decided on",
+            f"{found.corrected_interest_rate.value} %, {inr(found.monthly_installment)} a month",
+        ),
+        ("monthly income", inr(inputs.monthly_income)),
+        ("approved limit", inr(inputs.approved_limit)),
+        ("current debt", inr(inputs.current_debt)),
+        ("installments", f"{inr(inputs.current_installments)} a month"),
+        (
+            "history",
+            (
+                f"{inputs.loan_count} loans, {inputs.emis_on_time} of {inputs.emis_due} "
+                f"installments on time, {inputs.current_year_loans} loans this year"
+            ),
+        ),
+    )
+    _show_score(found.credit_score)
+    return ExitCode.GOOD
+
+
+# Events.
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """What `events` is asked for. Without `follow` it ends once it has caught up."""
+
+    after_event_id: int
+    customer_id: int | None
+    types: tuple[str, ...]
+    follow: bool
+
+
+def events(
+    target: Target, watching: Watching, *, as_json: bool, patience: Patience | None = None
+) -> int:
+    """Print events as they happen. A broken connection is resumed after the last one printed.
+
+    Raises ServiceError for a refusal, and when no server answers for as long as `patience` gives.
+    """
+    patience = patience or Patience()
+    tail = _Tail(watching, as_json=as_json)
+    failures, give_up_at = 0, 0.0
+    with open_channel(target.address, bearer_token(target)) as channel:
+        require_ready(channel, target.address, CONNECT_TIMEOUT_SECONDS)
+        while True:
+            before = tail.messages
+            try:
+                tail.follow(channel)
+            except ServiceError as error:
+                if error.code == grpc.StatusCode.DEADLINE_EXCEEDED and tail.messages > before:
+                    continue
+                if not error.unavailable:
+                    raise
+                if tail.messages > before or not failures:
+                    failures, give_up_at = 0, time.monotonic() + patience.give_up_seconds
+                if time.monotonic() >= give_up_at:
+                    note(f"Go on later with --after {tail.last_event_id}")
+                    raise
+                pause_seconds = patience.pause(failures, error)
+                failures += 1
+                note(
+                    f"The connection broke ({error.lines()[0]}). Going on after event "
+                    f"{tail.last_event_id} in {pause_seconds:.1f} s …"
+                )
+            else:
+                return ExitCode.GOOD
+            time.sleep(pause_seconds)
+            require_ready(channel, target.address, max(0.1, give_up_at - time.monotonic()))
+
+
+class _Tail:
+    """Takes in one stream after the other, each from where the one before ended."""
+
+    def __init__(self, watching: Watching, *, as_json: bool) -> None:
+        self._watching = watching
+        self._as_json = as_json
+        self.last_event_id = watching.after_event_id
+        self.messages = 0
+        values = event_pb2.CreditEventType.Value
+        self._types = [values(f"CREDIT_EVENT_TYPE_{each}") for each in watching.types]
+
+    def follow(self, channel: grpc.Channel) -> None:
+        """Print until all that was asked for has come. Raises ServiceError when the stream ends."""
+        request = pb.WatchCreditEventsRequest(
+            after_event_id=self.last_event_id,
+            customer_id=self._watching.customer_id,
+            event_types=self._types,
+        )
+        stub = CreditServiceStub(channel)
+        with decoded_errors():
+            call: Any = stub.WatchCreditEvents(request, timeout=_WATCH_SECONDS)
+            try:
+                for response in call:
+                    self.messages += 1
+                    if response.HasField("heartbeat"):
+                        reached = response.heartbeat.last_event_id
+                        self.last_event_id = max(self.last_event_id, reached)
+                        if not self._watching.follow:
+                            return
+                    else:
+                        self._show(response.event)
+                        self.last_event_id = response.event.event_id
+            finally:
+                call.cancel()
+        # In order, as a server that stops does.
+        raise ServiceError(grpc.StatusCode.UNAVAILABLE, "The server ended the stream.")
+
+    def _show(self, event: event_pb2.CreditEvent) -> None:
+        if self._as_json:
+            # One event a line, so that a program can read on and on.
+            out.print(Text(json.dumps(as_dict(event), ensure_ascii=False)), soft_wrap=True)
+            return
+        kind = event.WhichOneof("payload") or "unknown"
+        about = f"customer {event.customer_id}" if event.customer_id else ""
+        out.print(
+            Text.assemble(
+                (f"{event.event_id:>8}  ", "dim"),
+                f"{_instant(event.time)}  ",
+                (f"{kind:20}", "bold"),
+                f" {about:16} {_told(event)}",
+            ),
+            soft_wrap=True,
+        )
+
+
+def _told(event: event_pb2.CreditEvent) -> str:
+    """What an event says beyond its type, in a few words."""
+    match event.WhichOneof("payload"):
+        case "customer_registered":
+            return f"limit {inr(event.customer_registered.approved_limit)}"
+        case "loan_created":
+            booked = event.loan_created.loan
+            return (
+                f"loan {booked.loan_id}: {inr(booked.loan_amount)}, {booked.tenure_months} months"
+            )
+        case "loan_declined":
+            declined = event.loan_declined
+            codes = ", ".join(_codes(declined.reason_codes))
+            return f"decision {declined.decision_id}: {inr(declined.ask.loan_amount)}, {codes}"
+        case "payment_recorded":
+            recorded = event.payment_recorded
+            paid = recorded.payment
+            left = inr(recorded.outstanding)
+            return f"{inr(paid.amount)} on loan {paid.loan_id}, {left} outstanding"
+        case "loan_closed":
+            return f"loan {event.loan_closed.loan_id}"
+        case "score_changed":
+            changed = event.score_changed
+            previous = changed.previous_score if changed.HasField("previous_score") else "none"
+            return f"{previous} → {changed.credit_score.score}"
+        case "rows_ingested":
+            rows = event.rows_ingested
+            return f"{rows.inserted} inserted, {rows.updated} updated ({rows.ingestion_id})"
+    return ""
+
+
+# Reading what people write.
+
+
+def read_money(text: str) -> Money:
+    """Rupees as people write them: '100000', '1,00,000.50', '₹500'. Raises UsageError."""
+    match = _AMOUNT.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(
+            f"{text!r} is no amount of rupees: write it as 100000 or 1,00,000.50, two decimals "
+            "at most"
+        )
+    rupees, hundredths = int(match[1].replace(",", "")), int((match[2] or "").ljust(2, "0"))
+    return Money(currency_code="INR", units=rupees, nanos=hundredths * 10_000_000)
+
+
+def read_rate(text: str) -> DecimalMessage:
+    """A yearly rate in percent: '10.5' or '10.5 %'. Raises UsageError."""
+    match = _RATE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{text!r} is no yearly rate in percent: write it as 10.5")
+    return DecimalMessage(value=match[1])
+
+
+# Showing.
+
+
+def _pages(page: Callable[[int, str], Any], name: str, limit: int) -> tuple[list[Any], bool]:
+    """The first `limit` of a list, page by page, and whether there are more."""
+    found: list[Any] = []
+    token = ""
+    while len(found) < limit:
+        response = page(min(limit - len(found), _PAGE_SIZE), token)
+        found += getattr(response, name)
+        token = response.next_page_token
+        if not token:
+            break
+    return found, bool(token)
+
+
+def _print_listed(table: Table, count: int, what: str, *, more: bool) -> None:
+    if not count:
+        note(f"There are no {what}.")
+        return
+    out.print(table)
+    if more:
+        note(f"The first {count} {what} are shown; --limit shows more.")
+
+
+def _table(*columns: str | tuple[str, str]) -> Table:
+    """A plain table; a column of figures is (name, 'right')."""
+    table = plain_table(*(each if isinstance(each, str) else each[0] for each in columns))
+    for column, wanted in zip(table.columns, columns, strict=True):
+        if not isinstance(wanted, str):
+            column.justify = "right"
+            column.no_wrap = True
+    return table
+
+
+def _print_facts(*facts: tuple[str, str]) -> None:
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        out.print(Text.assemble((f"{name:{width}}  ", "bold"), value), soft_wrap=True)
+
+
+def _by(principal: str) -> str:
+    """Who did it, where the service asks callers who they are."""
+    return f"by {principal}" if principal else ""
+
+
+def _codes(codes: Any) -> list[str]:
+    name = decision_pb2.DeclineReasonCode.Name
+    return [name(code).removeprefix("DECLINE_REASON_CODE_") for code in codes]
+
+
+def _day(day: Message) -> str:
+    """A day as 2026-01-31; empty for none."""
+    return (
+        f"{day.year:04}-{day.month:02}-{day.day:02}" if isinstance(day, Date) and day.year else ""
+    )
+
+
+def _instant(moment: Timestamp) -> str:
+    """An instant in UTC, to the second."""
+    return f"{datetime.fromtimestamp(moment.seconds, UTC):%Y-%m-%d %H:%M:%SZ}"

@@ -1,0 +1,1 @@
+"""Client of the service: RPC only, nothing of the server's inside."""

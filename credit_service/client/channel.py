@@ -1,0 +1,248 @@
+"""Channels with the standard retry policy, and errors as something a person can read.
+
+Every failed call becomes a `ServiceError`, which has the status' reason, the bad fields, when to
+come again and what else the standard details tell.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from credit_service.settings import Settings
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+_STATUS_DETAILS_KEY = "grpc-status-details-bin"
+
+SERVICE_CONFIG: Mapping[str, Any] = {
+    "methodConfig": [
+        {
+            "name": [{}],
+            "waitForReady": True,
+            # UNAVAILABLE alone: nothing was decided, and writes carry a request id.
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        },
+        {
+            # A client stream that broke is resumed from what was committed, not sent again.
+            "name": [
+                {"service": "credit_service.v1.IngestionService", "method": "IngestRows"},
+                {"service": "credit_service.v1.IngestionService", "method": "UploadSpreadsheet"},
+            ],
+            "waitForReady": True,
+        },
+    ]
+}
+"""The retry policy that clients of the service use, as a gRPC service config."""
+
+
+def open_channel(address: str, token: str | None = None) -> grpc.Channel:
+    """A channel to `address` (host:port or a gRPC target) with SERVICE_CONFIG.
+
+    It uses TLS where CREDIT_SERVER_CA is set. Each call carries `token`, where given, as
+    `authorization: Bearer …`. Calls wait until the server is there, so give each of them a timeout.
+
+    Raises OSError for a file of CREDIT_SERVER_CA and its like that cannot be read.
+    """
+    options: list[tuple[str, Any]] = [
+        ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+        # A server that comes back is found within a second, not after two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        # A channel of its own connection: nothing is shared with others in this process.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    credentials = _tls(Settings())
+    if credentials is None:
+        channel = grpc.insecure_channel(address, options)
+    else:
+        channel = grpc.secure_channel(address, credentials, options)
+    return channel if token is None else grpc.intercept_channel(channel, _BearerToken(token))
+
+
+def _tls(settings: Settings) -> grpc.ChannelCredentials | None:
+    """Whom to trust, and who to be, as the settings have it; None for no TLS."""
+    if settings.server_ca is None:
+        return None
+    key, certificate = settings.client_private_key, settings.client_certificate
+    return grpc.ssl_channel_credentials(
+        settings.server_ca.read_bytes(),
+        None if key is None else key.read_bytes(),
+        None if certificate is None else certificate.read_bytes(),
+    )
+
+
+class _BearerToken(
+    grpc.UnaryUnaryClientInterceptor,  # type: ignore[type-arg]  # no types at run time
+    grpc.UnaryStreamClientInterceptor,  # type: ignore[type-arg]  # no types at run time
+    grpc.StreamUnaryClientInterceptor,  # type: ignore[type-arg]  # no types at run time
+    grpc.StreamStreamClientInterceptor,  # type: ignore[type-arg]  # no types at run time
+):
+    """Puts the token into the metadata of every call."""
+
+    def __init__(self, token: str) -> None:
+        self._entry = ("authorization", f"Bearer {token}")
+
+    def _with_token(self, details: Any) -> "_CallDetails":
+        return _CallDetails(details, (*(details.metadata or ()), self._entry))
+
+    def intercept_unary_unary(
+        self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
+    ) -> Any:
+        return continuation(self._with_token(client_call_details), request)
+
+    def intercept_unary_stream(
+        self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
+    ) -> Any:
+        return continuation(self._with_token(client_call_details), request)
+
+    def intercept_stream_unary(
+        self,
+        continuation: Callable[[Any, Any], Any],
+        client_call_details: Any,
+        request_iterator: Any,
+    ) -> Any:
+        return continuation(self._with_token(client_call_details), request_iterator)
+
+    def intercept_stream_stream(
+        self,
+        continuation: Callable[[Any, Any], Any],
+        client_call_details: Any,
+        request_iterator: Any,
+    ) -> Any:
+        return continuation(self._with_token(client_call_details), request_iterator)
+
+
+class _CallDetails(grpc.ClientCallDetails):
+    """What a call is made with: grpc wants an object with these attributes."""
+
+    def __init__(self, details: Any, metadata: tuple[tuple[str, str | bytes], ...]) -> None:
+        self.method = details.method
+        self.timeout = details.timeout
+        self.metadata = metadata
+        self.credentials = details.credentials
+        self.wait_for_ready = details.wait_for_ready
+        self.compression = details.compression
+
+
+def require_ready(channel: grpc.Channel, address: str, timeout_seconds: float) -> None:
+    """Wait until the server answers. Raises ServiceError (UNAVAILABLE) when it does not in time."""
+    try:
+        grpc.channel_ready_future(channel).result(timeout=timeout_seconds)
+    except grpc.FutureTimeoutError as error:
+        raise ServiceError(
+            grpc.StatusCode.UNAVAILABLE,
+            f"No credit service answers at {address} (waited {timeout_seconds:g} s). "
+            "Start one with `credit-service up`, or name another by --address.",
+        ) from error
+
+
+@dataclass(eq=False)
+class ServiceError(Exception):
+    """A call that failed, decoded.
+
+    `reason` is a value of the contract's ErrorReason without its prefix, or empty where the failure
+    is not the service's own (no connection, no such method). `violations` are (field, what is
+    wrong with it).
+    """
+
+    code: grpc.StatusCode
+    message: str
+    reason: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    violations: list[tuple[str, str]] = field(default_factory=list)
+    retry_after_seconds: float | None = None
+    resource: str = ""
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    @property
+    def unavailable(self) -> bool:
+        """Whether the service, and not the request, is what was wrong."""
+        return self.code in _NOT_THE_REQUEST
+
+    def lines(self) -> list[str]:
+        """The error for a person: what happened, each bad field, what to do."""
+        title = self.code.name + (f" ({self.reason})" if self.reason else "")
+        lines = [f"{title}: {self.message}"]
+        lines += [f"  {name}: {problem}" for name, problem in self.violations]
+        if self.metadata and not self.violations:
+            lines += [f"  {name} = {value}" for name, value in sorted(self.metadata.items())]
+        if self.retry_after_seconds is not None:
+            lines.append(f"  try again in {self.retry_after_seconds:g} s")
+        return lines
+
+
+_NOT_THE_REQUEST = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
+
+
+def decoded(error: Exception) -> ServiceError:
+    """A grpc.RpcError with its google.rpc details."""
+    if not isinstance(error, grpc.Call):
+        return ServiceError(grpc.StatusCode.UNKNOWN, str(error))
+    result = ServiceError(error.code(), error.details() or "no message")
+    for detail in _details(error):
+        match detail:
+            case error_details_pb2.ErrorInfo():
+                result.reason = detail.reason
+                result.metadata = dict(detail.metadata)
+            case error_details_pb2.BadRequest():
+                result.violations = [(v.field, v.description) for v in detail.field_violations]
+            case error_details_pb2.RetryInfo():
+                delay = detail.retry_delay
+                result.retry_after_seconds = delay.seconds + delay.nanos / 1e9
+            case error_details_pb2.ResourceInfo():
+                result.resource = f"{detail.resource_type} {detail.resource_name}"
+    return result
+
+
+@contextmanager
+def decoded_errors() -> Iterator[None]:
+    """Raise ServiceError where a call inside fails."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise decoded(error) from None
+
+
+_DETAIL_TYPES: tuple[type[Message], ...] = (
+    error_details_pb2.ErrorInfo,
+    error_details_pb2.BadRequest,
+    error_details_pb2.RetryInfo,
+    error_details_pb2.ResourceInfo,
+)
+
+
+def _details(error: grpc.Call) -> Iterator[Message]:
+    for key, value in error.trailing_metadata() or ():
+        if key != _STATUS_DETAILS_KEY:
+            continue
+        for any_detail in status_pb2.Status.FromString(value).details:
+            for kind in _DETAIL_TYPES:
+                if any_detail.Is(kind.DESCRIPTOR):
+                    detail = kind()
+                    any_detail.Unpack(detail)
+                    yield detail

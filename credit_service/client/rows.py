@@ -1,0 +1,371 @@
+"""Files as batches of the contract's rows, typed, and exact.
+
+Nothing is judged here but what the wire cannot hold: a cell that does not fit its field travels as
+an UnreadableCell, so that the service rejects and reports the row like any other. What is a number
+or a date follows the same rules as in an uploaded file.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Context, Decimal, InvalidOperation
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from google.type.date_pb2 import Date
+from google.type.decimal_pb2 import Decimal as WireDecimal
+from google.type.money_pb2 import Money
+
+from credit_service import spreadsheets
+from credit_service.spreadsheet_columns import Kind
+from credit_service.spreadsheets import (
+    ERROR_VALUES,
+    Block,
+    Cell,
+    ErrorValue,
+    Formula,
+    SpreadsheetError,
+)
+from credit_service.v1 import ingestion_pb2, ingestion_service_pb2
+
+BATCH_ROWS = 10_000
+"""Most rows that the contract allows in a batch."""
+
+MAX_BATCH_BYTES = 3 * 1024 * 1024
+"""Batches beyond this are split, to stay below the largest message of 4 MiB."""
+
+_MAX_FOUND_CHARS = 200
+_MAX_TEXT_CHARS = 1_000
+
+
+class SourceError(Exception):
+    """The file cannot be read as rows. The message says why, for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file whose header is understood. Its rows can be read from any offset, any number of times.
+
+    `size_bytes` is what `Progressing.read_bytes` runs up to.
+    """
+
+    path: Path
+    kind: Kind
+    size_bytes: int
+
+    def batches(self, offset: int = 0) -> "Iterator[Progressing]":
+        """The rows that are not blank, from the offset-th on, in batches.
+
+        Raises SourceError where the file turns out to be damaged on the way.
+        """
+        with _explained(self.path), self.path.open("rb") as file:
+            source = spreadsheets.open_source(file, self.path.name, self.kind)
+            for batch in _batches(source, offset):
+                yield Progressing(batch, file.tell())
+
+
+@dataclass(frozen=True, slots=True)
+class Progressing:
+    """A batch, and how far into the file's bytes its reading has come, more or less."""
+
+    batch: ingestion_service_pb2.RowBatch
+    read_bytes: int
+
+
+def open_source(path: Path, kind: Kind | None = None) -> SourceFile:
+    """The file at `path`, .xlsx or CSV, with its header matched.
+
+    The kind is told from the header where it is not given.
+
+    Raises:
+        SourceError: it is absent, of another format, damaged or empty, its kind cannot be told, or
+            a required column is missing.
+    """
+    if not path.is_file():
+        raise SourceError(f"There is no file {path}.")
+    with _explained(path), path.open("rb") as file:
+        kind = spreadsheets.open_source(file, path.name, kind).kind
+    return SourceFile(path, kind, path.stat().st_size)
+
+
+class _explained:  # noqa: N801 - reads as the block it guards
+    """Raises SourceError for what can be wrong with a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, SpreadsheetError):
+            raise SourceError(f"{self._path.name}: {error.message}") from error
+        if isinstance(error, OSError):
+            raise SourceError(f"{self._path} cannot be read: {error.strerror}.") from error
+
+
+def _batches(source: spreadsheets.Source, offset: int) -> Iterator[ingestion_service_pb2.RowBatch]:
+    passed_over = 0
+    batch = ingestion_service_pb2.RowBatch(offset=offset)
+    rows = _rows_of(batch, source.kind)
+    fields = _LOAN_FIELDS if source.kind == "LOANS" else _CUSTOMER_FIELDS
+    for block in source.blocks:
+        count = len(block.row_numbers)
+        first = min(offset - passed_over, count)
+        passed_over += first
+        while first < count:
+            end = min(count, first + BATCH_ROWS - len(rows))
+            _fill(rows, block, range(first, end), fields)
+            first = end
+            if len(rows) == BATCH_ROWS:
+                yield from _within_size(batch, source.kind)
+                batch = ingestion_service_pb2.RowBatch(offset=batch.offset + BATCH_ROWS)
+                rows = _rows_of(batch, source.kind)
+    if rows:
+        yield from _within_size(batch, source.kind)
+
+
+def _rows_of(batch: ingestion_service_pb2.RowBatch, kind: Kind) -> Any:
+    return batch.loans.rows if kind == "LOANS" else batch.customers.rows
+
+
+def _within_size(
+    batch: ingestion_service_pb2.RowBatch, kind: Kind
+) -> Iterator[ingestion_service_pb2.RowBatch]:
+    rows = _rows_of(batch, kind)
+    if batch.ByteSize() <= MAX_BATCH_BYTES or len(rows) == 1:
+        yield batch
+        return
+    half = len(rows) // 2
+    for offset, part in ((batch.offset, rows[:half]), (batch.offset + half, rows[half:])):
+        smaller = ingestion_service_pb2.RowBatch(offset=offset)
+        _rows_of(smaller, kind).extend(part)
+        yield from _within_size(smaller, kind)
+
+
+_Converter = Callable[[Cell], Any]
+
+
+_FILL_ROWS = 128
+"""Rows converted at a time: few enough that their values are still in the processor's cache."""
+
+
+def _fill(messages: Any, block: Block, rows: range, fields: Mapping[str, _Converter]) -> None:
+    """Add a message for each of these rows of the block to `messages`."""
+    names = list(block.columns)
+    for first in rows[::_FILL_ROWS]:
+        part = slice(first, min(first + _FILL_ROWS, rows.stop))
+        unreadable = _overlong(block, part)
+        columns = [
+            _converted(name, block.columns[name][part], fields[name], unreadable) for name in names
+        ]
+        base = len(messages)
+        by_row = zip(*columns, strict=True)
+        for number, values in zip(block.row_numbers[part], by_row, strict=True):
+            messages.add(row_number=number, **dict(zip(names, values, strict=True)))
+        for index, cells in unreadable.items():
+            messages[base + index].unreadable_cells.extend(cells)
+
+
+_Unreadable = dict[int, list[ingestion_pb2.UnreadableCell]]
+
+
+def _overlong(block: Block, part: slice) -> _Unreadable:
+    """Rows with a value beyond the last header, by their place in the part."""
+    return {
+        index - part.start: [
+            ingestion_pb2.UnreadableCell(code=ingestion_pb2.ROW_ERROR_CODE_ROW_TOO_LONG)
+        ]
+        for index in block.overlong
+        if part.start <= index < part.stop
+    }
+
+
+def _converted(
+    name: str, cells: Sequence[Cell], convert: _Converter, unreadable: _Unreadable
+) -> list[Any]:
+    try:
+        return list(map(convert, cells))
+    except _UnreadableError:
+        return _cell_by_cell(name, cells, convert, unreadable)
+
+
+def _cell_by_cell(
+    name: str,
+    cells: Sequence[Cell],
+    convert: _Converter,
+    unreadable: _Unreadable,
+) -> list[Any]:
+    values = []
+    for index, cell in enumerate(cells):
+        try:
+            values.append(convert(cell))
+        except _UnreadableError as error:
+            values.append(None)
+            found = _shown(cell)[:_MAX_FOUND_CHARS]
+            unreadable.setdefault(index, []).append(
+                ingestion_pb2.UnreadableCell(column=name, found=found, code=error.code)
+            )
+    return values
+
+
+class _UnreadableError(Exception):
+    """The cell does not fit the field. `code` is a RowErrorCode."""
+
+    def __init__(self, code: ingestion_pb2.RowErrorCode.ValueType) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+_MOST = 10**15
+# Enough digits that nothing is rounded.
+_EXACT = Context(prec=500)
+_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,200}(?:\.[0-9]{0,200})?|\.[0-9]{1,200})")
+
+
+def _text_of(cell: str) -> str:
+    """The text trimmed; '' is an empty cell. Formulas and error values are no text."""
+    if isinstance(cell, Formula):
+        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_FORMULA)
+    text = cell.strip()
+    if isinstance(cell, ErrorValue) or text in ERROR_VALUES:
+        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_ERROR_VALUE)
+    return text
+
+
+def _number(cell: Cell) -> Decimal | None:
+    """The cell as a number below 10¹⁵; None when it is empty."""
+    if isinstance(cell, str):
+        text = _text_of(cell)
+        if not text:
+            return None
+        if not _NUMBER.fullmatch(text):
+            raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_NOT_A_NUMBER)
+    elif isinstance(cell, float):
+        # A workbook shows 15 digits, and what lies beyond is the float's own.
+        text = format(cell, ".15g")
+    elif isinstance(cell, int) and not isinstance(cell, bool):
+        text = str(cell)
+    else:
+        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_NOT_A_NUMBER)
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        number = Decimal("nan")
+    if not number.is_finite():
+        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_NOT_A_NUMBER)
+    if abs(number) >= _MOST:
+        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_OUT_OF_RANGE)
+    return number
+
+
+def _whole(most: int) -> Callable[[Cell], int | None]:
+    """Converts to a whole number of at most `most`, either way."""
+
+    def convert(cell: Cell) -> int | None:
+        if type(cell) is float and -most <= cell <= most and cell.is_integer():
+            return int(cell)
+        number = _number(cell)
+        if number is None:
+            return None
+        if number != int(number):
+            raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_NOT_A_WHOLE_NUMBER)
+        if not -most <= number <= most:
+            raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_OUT_OF_RANGE)
+        return int(number)
+
+    return convert
+
+
+def _money(cell: Cell) -> Money | None:
+    if type(cell) is float and -_MOST < cell < _MOST and cell.is_integer():
+        return Money(units=int(cell))
+    number = _number(cell)
+    if number is None:
+        return None
+    nanos = number.scaleb(9, _EXACT)
+    if nanos != int(nanos):
+        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_TOO_PRECISE)
+    # Units and nanos have the same sign.
+    units, rest = divmod(abs(int(nanos)), 1_000_000_000)
+    sign = -1 if number < 0 else 1
+    return Money(units=sign * units, nanos=sign * rest)
+
+
+# A file has few rates and few days; whole numbers are as quick to convert as to look up.
+@lru_cache(maxsize=32_768, typed=True)
+def _rate(cell: Cell) -> WireDecimal | None:
+    number = _number(cell)
+    if number is None:
+        return None
+    hundredths = number.scaleb(2, _EXACT)
+    if hundredths != int(hundredths):
+        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_TOO_PRECISE)
+    return WireDecimal(value=format(number, "f"))
+
+
+_ISO_DATE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[ T]00:00(?::00(?:\.0{1,6})?)?)?")
+
+
+@lru_cache(maxsize=32_768, typed=True)
+def _date(cell: Cell) -> Date | None:
+    """The day of a date, or of an ISO text: other orders of day and month are anybody's guess."""
+    day: date | None = None
+    if type(cell) is date:
+        day = cell
+    elif isinstance(cell, str):
+        text = _text_of(cell)
+        if not text:
+            return None
+        if match := _ISO_DATE.fullmatch(text):
+            try:
+                day = date.fromisoformat(match[1])
+            except ValueError:
+                day = None
+    elif isinstance(cell, datetime) and cell.time() == time(0):
+        day = cell.date()
+    if day is None:
+        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_DATE_INVALID)
+    return Date(year=day.year, month=day.month, day=day.day)
+
+
+def _text(cell: Cell) -> str:
+    if not isinstance(cell, str):
+        return _shown(cell)
+    _text_of(cell)
+    if len(cell) > _MAX_TEXT_CHARS:
+        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_TEXT_INVALID)
+    return cell
+
+
+def _shown(cell: Cell) -> str:
+    """The cell as a person sees it."""
+    if isinstance(cell, bool):
+        return str(cell).upper()
+    if isinstance(cell, float):
+        return format(cell, ".15g")
+    return str(cell)
+
+
+_CUSTOMER_FIELDS: Mapping[str, Callable[[Cell], Any]] = {
+    "customer_id": _whole(_MOST - 1),
+    "first_name": _text,
+    "last_name": _text,
+    "age": _whole(2**31 - 1),
+    "phone_number": _text,
+    "monthly_income": _money,
+    "approved_limit": _money,
+}
+_LOAN_FIELDS: Mapping[str, Callable[[Cell], Any]] = {
+    "customer_id": _whole(_MOST - 1),
+    "loan_id": _whole(_MOST - 1),
+    "loan_amount": _money,
+    "tenure_months": _whole(2**31 - 1),
+    "interest_rate": _rate,
+    "monthly_installment": _money,
+    "emis_paid_on_time": _whole(2**31 - 1),
+    "start_date": _date,
+    "end_date": _date,
+}

@@ -1,0 +1,184 @@
+"""Decide on a loan and book it, in one atomic step against the customer's current position."""
+
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from uuid import UUID
+
+from sqlalchemy import Connection, exc
+
+from credit_service import metrics
+from credit_service.cache.positions import PositionCache
+from credit_service.clock import Moment
+from credit_service.commands.idempotency import check_same_request, fingerprint
+from credit_service.domain.decisions import encode_inputs, encode_outcome
+from credit_service.domain.eligibility import Ask, Decision, decide
+from credit_service.domain.errors import NotFound
+from credit_service.domain.loans import Loan, LoanTerms, book
+from credit_service.domain.positions import CreditPosition, with_booking
+from credit_service.storage import bookings, customers, decisions, requests, scorecards
+from credit_service.storage.bookings import BookingRead, BookingWrite
+from credit_service.storage.database import Database, LostRaceError, constraint_of
+from credit_service.storage.decisions import StoredDecision
+
+_METHOD = "CreateLoan"
+_TAKEN_MEANWHILE = frozenset(
+    {
+        "requests_pkey",
+        # An import brought a loan of the id drawn for this one.
+        "loans_pkey",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CreateLoan:
+    """An ask to decide on and, when approved, to book."""
+
+    request_id: UUID | None
+    customer_id: int
+    ask: Ask
+
+
+def create_loan(
+    database: Database,
+    command: CreateLoan,
+    moment: Moment,
+    principal: str,
+    *,
+    cache: PositionCache | None = None,
+) -> StoredDecision:
+    """The stored decision; `loan_id` is set when it was approved and booked.
+
+    Two round trips where nobody else writes to this customer: a read and a write guarded by the
+    version that was read. A lost race begins again, from then on with the customer's row locked, so
+    that rivals queue instead of colliding. Before it returns, the cache has the position after.
+
+    Raises:
+        NotFound: CUSTOMER_NOT_FOUND.
+        RequestIdReused: the id was used for other content.
+        RetryLater: other calls kept the customer busy for too long.
+    """
+    content = fingerprint(command)
+    began = time.monotonic()
+
+    def attempt(number: int) -> tuple[StoredDecision, Decision | None, CreditPosition | None]:
+        session = database.transaction() if number else database.autocommit()
+        with session as connection:
+            return _decide_and_book(
+                connection, command, content, moment, principal, lock=number > 0
+            )
+
+    stored, decision, position_after = database.retry(attempt)
+    if decision is not None:
+        _count(decision)
+    if cache is not None and position_after is not None:
+        cache.put([position_after], stored.scorecard_version, moment, known_since=began)
+    return stored
+
+
+def _count(decision: Decision) -> None:
+    """Add a decision that was stored to the metrics."""
+    if decision.approved:
+        stands = decision.corrected_rate_bps == decision.requested_rate_bps
+        reason = "RATE_STANDS" if stands else "RATE_CORRECTED"
+    else:
+        reason = decision.reasons[0].code
+    outcome = "approved" if decision.approved else "declined"
+    metrics.decisions.labels(outcome, reason, decision.score.scorecard_version).inc()
+    metrics.decision_score.observe(decision.score.score)
+
+
+def _decide_and_book(
+    connection: Connection,
+    command: CreateLoan,
+    content: bytes,
+    moment: Moment,
+    principal: str,
+    *,
+    lock: bool,
+) -> tuple[StoredDecision, Decision | None, CreditPosition | None]:
+    """The stored decision; beside it, when it was made just now, what was decided and, when a loan
+    was booked, the position after."""
+    read = bookings.read(connection, command.customer_id, command.request_id, lock=lock)
+    record = None
+    if read is not None:
+        record = read.request
+    elif command.request_id is not None:
+        record = requests.find(connection, command.request_id)
+    if record is not None and command.request_id is not None:
+        check_same_request(record, command.request_id, _METHOD, content)
+        stored = decisions.get(connection, command.customer_id, record.decision_id or 0)
+        return stored, None, None
+    if read is None:
+        raise NotFound("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
+
+    position = customers.position_on(connection, read.position, moment.today)
+    read = replace(read, position=position)
+    scorecard = scorecards.get(connection, read.scorecard_version)
+    decision = decide(position, command.ask, scorecard, moment.today)
+    loan = position_after = None
+    if decision.approved:
+        loan = _loan(command, decision, read, moment)
+        terms = LoanTerms(loan.principal_paise, loan.annual_rate_bps, loan.tenure_months)
+        position_after = with_booking(position, terms, loan.installment_paise, moment.today)
+    booking = BookingWrite(
+        read=read,
+        request_id=command.request_id,
+        fingerprint=content,
+        inputs_json=encode_inputs(position, command.ask, moment.today, scorecard.version),
+        outcome_json=encode_outcome(decision),
+        event_json=_event(command, decision, read.decision_id, loan),
+        principal=principal,
+        loan=loan,
+        position_after=position_after,
+    )
+    try:
+        written = bookings.write(connection, booking, moment)
+    except exc.IntegrityError as error:
+        if constraint_of(error) in _TAKEN_MEANWHILE:
+            raise LostRaceError(constraint_of(error)) from error
+        raise
+    if not written:
+        raise LostRaceError("version")
+    return _stored(booking, command, moment), decision, position_after
+
+
+def _loan(command: CreateLoan, decision: Decision, read: BookingRead, moment: Moment) -> Loan:
+    ask = command.ask
+    return book(
+        LoanTerms(ask.principal_paise, decision.corrected_rate_bps, ask.tenure_months),
+        decision.installment_paise,
+        loan_id=read.loan_id,
+        customer_id=command.customer_id,
+        day=moment.today,
+        decision_id=read.decision_id,
+    )
+
+
+def _event(command: CreateLoan, decision: Decision, decision_id: int, loan: Loan | None) -> str:
+    """The payload of loan_created or loan_declined."""
+    payload: dict[str, object] = {"decision_id": decision_id}
+    if loan is not None:
+        payload["loan"] = asdict(loan)
+    else:
+        payload["ask"] = asdict(command.ask)
+        payload["reasons"] = [reason.code for reason in decision.reasons]
+    return json.dumps(payload, default=str)
+
+
+def _stored(booking: BookingWrite, command: CreateLoan, moment: Moment) -> StoredDecision:
+    return StoredDecision(
+        customer_id=command.customer_id,
+        decision_id=booking.read.decision_id,
+        request_id=command.request_id,
+        decided_at=moment.now,
+        decided_on=moment.today,
+        approved=booking.loan is not None,
+        loan_id=None if booking.loan is None else booking.loan.loan_id,
+        customer_version=booking.read.position.version,
+        scorecard_version=booking.read.scorecard_version,
+        inputs_json=booking.inputs_json,
+        outcome_json=booking.outcome_json,
+        principal=booking.principal,
+    )

@@ -1,0 +1,109 @@
+"""Compare what is stored with what the facts say, a rolling sample at a time.
+
+Nothing should ever be found: a difference is a defect of ours. It is corrected at once, kept in
+`discrepancies`, and logged.
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+import structlog
+from sqlalchemy import Connection
+
+from credit_service import metrics
+from credit_service.clock import Moment
+from credit_service.commands.recompute_scores import recompute_scores
+from credit_service.domain.loans import Loan
+from credit_service.domain.positions import CreditPosition, position_from_loans
+from credit_service.domain.scorecard import Scorecard
+from credit_service.domain.scoring import score
+from credit_service.storage import positions, reconciliation, scorecards, scores
+from credit_service.storage.database import Database
+from credit_service.storage.reconciliation import PaymentTotals
+from credit_service.storage.scores import Scored
+
+SAMPLE = 500
+"""Customers that one transaction compares."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """What a sample showed; `corrected` are the customers' positions after correction."""
+
+    compared: int
+    discrepancies: int
+    corrected: list[CreditPosition]
+
+
+def reconcile(database: Database, moment: Moment, sample: int = SAMPLE) -> Reconciled:
+    """Compare the next customers in turn with a computation from scratch, and correct them."""
+    corrected: list[CreditPosition] = []
+    with database.transaction() as connection:
+        customer_ids = reconciliation.next_sample(connection, sample)
+        # Locked before the loans are read: no payment comes between the two.
+        found = scores.lock(connection, customer_ids)
+        loans = reconciliation.loans_with_payments(connection, customer_ids)
+        scorecard = scorecards.active(connection)
+        wrong = []
+        for each in found:
+            differences = _differences(each, loans[each.position.customer_id], scorecard)
+            if differences:
+                wrong.append(each.position.customer_id)
+                _report(connection, each.position.customer_id, differences, moment)
+        if wrong:
+            positions.refresh(connection, wrong, moment.today)
+            corrected = recompute_scores(connection, wrong, moment)
+    metrics.reconciled_customers.inc(len(found))
+    metrics.discrepancies.inc(len(wrong))
+    return Reconciled(len(found), len(wrong), corrected)
+
+
+def _differences(
+    stored: Scored, loans: list[tuple[Loan, PaymentTotals]], scorecard: Scorecard
+) -> dict[str, tuple[object, object]]:
+    """What differs, by name: (stored, computed). Empty when all is well."""
+    position = stored.position
+    # As of the stored day: that the day has moved on is no defect.
+    computed = position_from_loans(
+        position.customer_id,
+        position.version,
+        position.monthly_income_paise,
+        position.approved_limit_paise,
+        [loan for loan, _ in loans],
+        position.as_of,
+    )
+    differences: dict[str, tuple[object, object]] = {}
+    if position != computed:
+        differences["position"] = (asdict(position), asdict(computed))
+    for loan, totals in loans:
+        settled = loan.settled_at_import + totals.settled_count
+        if (loan.paid_paise, loan.installments_settled) != (totals.amount_paise, settled):
+            right = replace(loan, paid_paise=totals.amount_paise, installments_settled=settled)
+            differences[f"loan {loan.loan_id}"] = (asdict(loan), asdict(right))
+    line = stored.stored
+    if (
+        line is not None
+        and line.customer_version == position.version
+        and line.scorecard_version == scorecard.version
+    ):
+        right_score = score(computed, scorecard)
+        if (line.score, line.override) != (right_score.score, right_score.override):
+            differences["score"] = (line.score, right_score.score)
+    return differences
+
+
+def _report(
+    connection: Connection,
+    customer_id: int,
+    differences: dict[str, tuple[object, object]],
+    moment: Moment,
+) -> None:
+    reconciliation.note_discrepancy(
+        connection,
+        customer_id,
+        {name: stored for name, (stored, _) in differences.items()},
+        {name: computed for name, (_, computed) in differences.items()},
+        moment,
+    )
+    log.error("discrepancy_found", customer_id=customer_id, differs=sorted(differences))

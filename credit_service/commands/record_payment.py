@@ -1,0 +1,178 @@
+"""Take a payment on a loan: settle installments in order, close the loan with the last of them."""
+
+import time
+from dataclasses import dataclass, replace
+from datetime import date
+from uuid import UUID
+
+from sqlalchemy import Connection, exc
+
+from credit_service.cache.positions import PositionCache
+from credit_service.clock import Moment
+from credit_service.commands.idempotency import check_same_request, fingerprint
+from credit_service.domain.errors import NotFound, PreconditionFailed
+from credit_service.domain.loans import Loan
+from credit_service.domain.payments import apply_payment, outstanding_paise
+from credit_service.domain.positions import CreditPosition, position_from_loans
+from credit_service.storage import loans, payments, requests, scorecards
+from credit_service.storage.database import Database, LostRaceError, constraint_of
+from credit_service.storage.payments import PaymentWrite, StoredPayment
+
+_METHOD = "RecordPayment"
+_TAKEN_MEANWHILE = frozenset({"requests_pkey", "payments_pkey"})
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPayment:
+    """A payment to record; `paid_on` None means today."""
+
+    request_id: UUID | None
+    customer_id: int
+    loan_id: int
+    amount_paise: int
+    paid_on: date | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedPayment:
+    """The payment and the loan as it stood right after it."""
+
+    payment: StoredPayment
+    loan: Loan
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """An answer, with the position after it when the payment was recorded just now."""
+
+    answer: RecordedPayment
+    scorecard_version: str
+    position_after: CreditPosition | None
+
+
+def record_payment(
+    database: Database,
+    command: RecordPayment,
+    moment: Moment,
+    principal: str,
+    *,
+    cache: PositionCache | None = None,
+) -> RecordedPayment:
+    """Store the payment with what it changes, in one atomic step guarded by the customer's version.
+
+    A business refusal is stored under the request id and given again. Before it returns, the cache
+    has the position after the payment.
+
+    Raises:
+        NotFound: LOAN_NOT_FOUND, CUSTOMER_NOT_FOUND.
+        PreconditionFailed: the rules of `domain.payments.apply_payment`.
+        RequestIdReused: the id was used for other content.
+        RetryLater: other calls kept the customer busy for too long.
+    """
+    content = fingerprint(command)
+
+    began = time.monotonic()
+
+    def attempt(number: int) -> _Recorded:
+        session = database.transaction() if number else database.autocommit()
+        with session as connection:
+            return _record(connection, command, content, moment, principal, lock=number > 0)
+
+    try:
+        recorded = database.retry(attempt)
+    except PreconditionFailed as refusal:
+        if command.request_id is not None and refusal.reason != "REQUEST_ID_REUSED":
+            with database.autocommit() as connection:
+                requests.store_refusal(
+                    connection, command.request_id, _METHOD, content, refusal, moment, principal
+                )
+        raise
+    if cache is not None and recorded.position_after is not None:
+        cache.put([recorded.position_after], recorded.scorecard_version, moment, known_since=began)
+    return recorded.answer
+
+
+def _record(
+    connection: Connection,
+    command: RecordPayment,
+    content: bytes,
+    moment: Moment,
+    principal: str,
+    *,
+    lock: bool,
+) -> _Recorded:
+    read = payments.read(connection, command.customer_id, command.request_id, lock=lock)
+    record = None
+    if read is not None:
+        record = read.request
+    elif command.request_id is not None:
+        record = requests.find(connection, command.request_id)
+    if record is not None and command.request_id is not None:
+        check_same_request(record, command.request_id, _METHOD, content)
+        answer = _as_recorded(connection, command, record.payment_number or 0)
+        return _Recorded(answer, "", None)
+    if read is None:
+        raise NotFound("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
+    before = next((each for each in read.loans if each.loan_id == command.loan_id), None)
+    if before is None:
+        raise NotFound(
+            "LOAN_NOT_FOUND", "loan", f"{command.loan_id} of customer {command.customer_id}"
+        )
+
+    scorecard = scorecards.get(connection, read.scorecard_version)
+    paid_on = command.paid_on or moment.today
+    outcome = apply_payment(
+        before, command.amount_paise, paid_on, moment.today, scorecard.grace_days
+    )
+    after = outcome.loan_after
+    position = read.position
+    payment = PaymentWrite(
+        request_id=command.request_id,
+        fingerprint=content,
+        amount_paise=command.amount_paise,
+        paid_on=paid_on,
+        outcome=outcome,
+        outstanding_paise=outstanding_paise(after),
+        read_version=position.version,
+        position_after=position_from_loans(
+            position.customer_id,
+            position.version + 1,
+            position.monthly_income_paise,
+            position.approved_limit_paise,
+            [after if each is before else each for each in read.loans],
+            moment.today,
+        ),
+        principal=principal,
+    )
+    try:
+        stored = payments.write(connection, payment, moment)
+    except exc.IntegrityError as error:
+        if constraint_of(error) in _TAKEN_MEANWHILE:
+            raise LostRaceError(constraint_of(error)) from error
+        raise
+    if stored is None:
+        raise LostRaceError("version")
+    answer = RecordedPayment(stored, after)
+    return _Recorded(answer, scorecard.version, payment.position_after)
+
+
+def _as_recorded(
+    connection: Connection, command: RecordPayment, payment_number: int
+) -> RecordedPayment:
+    """The answer that the payment got, though the loan may have moved on since."""
+    made = payments.of_loan(connection, command.customer_id, command.loan_id)
+    loan = loans.find(connection, command.customer_id, command.loan_id)
+    if loan is None:
+        raise LookupError("a payment's loan is gone")
+    until, later = made[:payment_number], made[payment_number:]
+    payment = until[-1]
+    then = replace(
+        loan,
+        installments_settled=loan.installments_settled
+        - sum(len(each.settled_numbers) for each in later),
+        emis_paid_on_time=loan.emis_paid_on_time - sum(each.on_time_count for each in later),
+        paid_paise=sum(each.amount_paise for each in until),
+        last_paid_on=payment.paid_on,
+        closed_on=payment.paid_on if payment.closed_loan else None,
+    )
+    return RecordedPayment(payment, then)

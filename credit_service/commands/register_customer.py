@@ -1,0 +1,108 @@
+"""Register a customer and the limit approved for the income."""
+
+import json
+from dataclasses import dataclass
+from datetime import date
+from uuid import UUID
+
+from sqlalchemy import exc
+
+from credit_service.clock import Moment
+from credit_service.commands.idempotency import check_same_request, fingerprint
+from credit_service.domain.customers import NewCustomer, approved_limit_paise
+from credit_service.domain.errors import AlreadyExists
+from credit_service.storage import customers, requests
+from credit_service.storage.customers import CustomerView
+from credit_service.storage.database import Database, LostRaceError, constraint_of
+
+_METHOD = "RegisterCustomer"
+_TAKEN_MEANWHILE = frozenset({"customers_pkey", "requests_pkey"})
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterCustomer:
+    """A customer to register; the same request id makes it safe to repeat."""
+
+    request_id: UUID | None
+    customer: NewCustomer
+
+
+def register_customer(
+    database: Database, command: RegisterCustomer, moment: Moment, principal: str
+) -> CustomerView:
+    """Store the customer with the limit of the rule: 36 incomes to the nearest lakh.
+
+    Raises:
+        AlreadyExists: PHONE_NUMBER_TAKEN.
+        RequestIdReused: the id was used for other content.
+    """
+    return database.retry(lambda _attempt: _attempt_once(database, command, moment, principal))
+
+
+def _attempt_once(
+    database: Database, command: RegisterCustomer, moment: Moment, principal: str
+) -> CustomerView:
+    content = fingerprint(command)
+    with database.autocommit() as connection:
+        if command.request_id is not None:
+            record = requests.find(connection, command.request_id)
+            if record is not None:
+                check_same_request(record, command.request_id, _METHOD, content)
+                return _as_registered(customers.find(connection, record.customer_id or 0))
+        try:
+            customer_id = customers.register(
+                connection, _values(command, content, moment, principal)
+            )
+        except exc.IntegrityError as error:
+            constraint = constraint_of(error)
+            if constraint in _TAKEN_MEANWHILE:
+                raise LostRaceError(constraint) from error
+            if constraint != "customers_phone_number_key":
+                raise
+        else:
+            return _as_registered(customers.find(connection, customer_id))
+        refusal = AlreadyExists(
+            "PHONE_NUMBER_TAKEN",
+            "customer",
+            command.customer.phone_number,
+            "A customer with this phone number is registered already.",
+        )
+        # The number may have been taken by this very request, sent twice at once: then the id is
+        # taken too, and the next attempt finds its answer.
+        if command.request_id is not None and not requests.store_refusal(
+            connection, command.request_id, _METHOD, content, refusal, moment, principal
+        ):
+            raise LostRaceError("requests_pkey")
+        raise refusal
+
+
+def _values(
+    command: RegisterCustomer, content: bytes, moment: Moment, principal: str
+) -> dict[str, object]:
+    customer = command.customer
+    limit = approved_limit_paise(customer.monthly_income_paise)
+    event = {
+        "monthly_income_paise": customer.monthly_income_paise,
+        "approved_limit_paise": limit,
+    }
+    return {
+        "first_name": customer.first_name,
+        "last_name": customer.last_name,
+        "age": customer.age,
+        "monthly_income_paise": customer.monthly_income_paise,
+        "phone_number": customer.phone_number,
+        "approved_limit_paise": limit,
+        "today": moment.today,
+        "valid_until": date(moment.today.year + 1, 1, 1),
+        "payload": json.dumps(event),
+        "request_id": command.request_id,
+        "fingerprint": content,
+        "now": moment.now,
+        "principal": principal,
+    }
+
+
+def _as_registered(view: CustomerView | None) -> CustomerView:
+    if view is None:
+        raise LookupError("a registered customer has no row")
+    return view

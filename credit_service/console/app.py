@@ -1,0 +1,342 @@
+"""The console as an ASGI application, and serving it."""
+
+import asyncio
+import hashlib
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import jinja2
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from credit_service.client.channel import open_channel
+from credit_service.console import charts, formats
+from credit_service.console.calls import Snippets
+from credit_service.console.feed import Feeds
+from credit_service.console.page import Console, Page, View, view
+from credit_service.console.security import Guard, Sessions, is_loopback
+from credit_service.console.views import (
+    checks,
+    customers,
+    dashboard,
+    decisions,
+    ingestions,
+    lending,
+    loans,
+    session,
+)
+from credit_service.settings import Settings
+from credit_service.v1 import (
+    decision_pb2,
+    ingestion_pb2,
+    loan_pb2,
+)
+
+_HERE = Path(__file__).parent
+_FORM_BYTES = 1024 * 1024
+"""Room for the fields of a form, beside a file."""
+
+_STOP_SECONDS = 5
+
+_PAGES: tuple[tuple[str, str, View], ...] = (
+    ("GET", "/qa/", dashboard.home),
+    ("GET", "/qa/overview", dashboard.overview),
+    ("GET", "/qa/customers", customers.index),
+    ("GET", "/qa/customers/new", customers.registration),
+    ("POST", "/qa/customers/new", customers.register),
+    ("GET", "/qa/customers/{customer_id}", customers.show),
+    ("GET", "/qa/customers/{customer_id}/loans/{loan_id}", loans.show),
+    ("POST", "/qa/customers/{customer_id}/loans/{loan_id}/pay", loans.pay),
+    ("GET", "/qa/customers/{customer_id}/loans/{loan_id}/schedule.csv", loans.schedule_csv),
+    ("GET", "/qa/loans/{loan_id}", loans.find),
+    ("GET", "/qa/eligibility", lending.simulator),
+    ("GET", "/qa/eligibility/answer", lending.simulate),
+    ("GET", "/qa/apply", lending.application),
+    ("GET", "/qa/apply/review", lending.review),
+    ("POST", "/qa/apply/review", lending.apply),
+    ("GET", "/qa/decisions", decisions.index),
+    ("GET", "/qa/decisions/{decision_id}", decisions.show),
+    ("GET", "/qa/ingestions", ingestions.index),
+    ("POST", "/qa/ingestions", ingestions.upload),
+    ("GET", "/qa/ingestions/{ingestion_id}", ingestions.show),
+    ("GET", "/qa/ingestions/{ingestion_id}/progress", ingestions.progress),
+    ("GET", "/qa/ingestions/{ingestion_id}/errors.csv", ingestions.errors_csv),
+    ("GET", "/qa/ingestions/{ingestion_id}/annotated", ingestions.annotated),
+    ("GET", "/qa/checks", checks.index),
+    ("POST", "/qa/checks/{key}", checks.run),
+    ("GET", "/qa/login", session.form),
+    ("POST", "/qa/login", session.sign_in),
+    ("POST", "/qa/logout", session.sign_out),
+)
+
+
+def build_app(settings: Settings) -> Starlette:
+    """The console for the server at `settings.server_address`.
+
+    Opens a channel, which connects when the first page calls, and closes it when the application's
+    lifespan ends.
+    """
+    channel = open_channel(settings.server_address)
+    console = Console(
+        settings=settings,
+        channel=channel,
+        sessions=Sessions(
+            settings.console_secret.get_secret_value() if settings.console_secret else None
+        ),
+        feeds=Feeds(channel),
+        templates=_templates(settings),
+        snippets=Snippets(settings.server_address),
+        zone=ZoneInfo(settings.time_zone),
+    )
+    console.templates.globals["snippets"] = console.snippets
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        console.feeds.close()
+        channel.close()
+
+    async def events(request: Request) -> Response:
+        return await dashboard.events(request, console)
+
+    hosts = [each.strip().lower() for each in settings.console_hosts.split(",")]
+    limit = settings.upload_max_bytes + _FORM_BYTES
+    app = Starlette(
+        routes=[
+            Route("/", _to_dashboard),
+            Route("/qa", _to_dashboard),
+            Route("/healthz", _alive),
+            Route("/qa/events", events),
+            Mount("/qa/static", _Static(directory=_HERE / "static"), name="static"),
+            *_routes(console),
+        ],
+        middleware=[
+            Middleware(Guard, hosts=[each for each in hosts if each]),
+            Middleware(RequestBodyLimitMiddleware, max_body_size=limit),
+        ],
+        exception_handlers={HTTPException: partial(_refused, console)},
+        lifespan=lifespan,
+    )
+    app.state.feeds = console.feeds
+    return app
+
+
+def _routes(console: Console) -> list[Route]:
+    return [Route(path, view(page, console), methods=[method]) for method, path, page in _PAGES]
+
+
+async def _to_dashboard(_request: Request) -> Response:
+    return RedirectResponse("/qa/", HTTPStatus.TEMPORARY_REDIRECT)
+
+
+async def _alive(_request: Request) -> Response:
+    """That the console itself runs; whether the service does, its own health tells."""
+    return PlainTextResponse("ok\n")
+
+
+async def _refused(console: Console, request: Request, error: Exception) -> Response:
+    """A page for what Starlette and the views refuse: no such page, a form that is not taken."""
+    status = HTTPStatus(error.status_code if isinstance(error, HTTPException) else 500)
+    detail = str(getattr(error, "detail", ""))
+    if status == HTTPStatus.NOT_FOUND and detail in ("", HTTPStatus.NOT_FOUND.phrase):
+        detail = "There is no such page."
+    headers = getattr(error, "headers", None)
+    page = Page(console, request, console.sessions.read(request) or console.sessions.begin())
+    response = page.render("refused.html", status, phrase=status.phrase, detail=detail)
+    response.headers.update(headers or {})
+    return response
+
+
+class _Static(StaticFiles):
+    """Files of ours, kept by browsers for as long as their name with its hash is asked for."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["cache-control"] = "public, max-age=31536000, immutable"
+        return response
+
+
+def _templates(settings: Settings) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    zone = ZoneInfo(settings.time_zone)
+    environment.filters.update(
+        inr=formats.inr,
+        inr_short=formats.inr_short,
+        inr_of_paise=formats.inr_of_paise,
+        plain_amount=formats.plain_amount,
+        civil=formats.civil,
+        iso=formats.iso,
+        instant=partial(formats.instant, zone=zone),
+        clock_time=partial(formats.clock_time, zone=zone),
+        minute=partial(formats.minute, zone=zone),
+        iso_instant=formats.iso_instant,
+        duration=formats.duration,
+        grouped=formats.group_digits,
+        words=formats.words,
+        paise=formats.paise,
+        decline_code=partial(formats.enum_name, enum=decision_pb2.DeclineReasonCode),
+        loan_state=partial(formats.enum_name, enum=loan_pb2.LoanState),
+        loan_source=partial(formats.enum_name, enum=loan_pb2.LoanSource),
+        installment_state=partial(formats.enum_name, enum=loan_pb2.InstallmentState),
+        ingestion_state=partial(formats.enum_name, enum=ingestion_pb2.IngestionState),
+        ingestion_kind=partial(formats.enum_name, enum=ingestion_pb2.IngestionKind),
+        row_error_code=partial(formats.enum_name, enum=ingestion_pb2.RowErrorCode),
+        ingestion_error_code=partial(formats.enum_name, enum=ingestion_pb2.IngestionErrorCode),
+    )
+    environment.globals.update(charts=charts, static=_static_names(_HERE / "static"))
+    return environment
+
+
+def _static_names(folder: Path) -> Callable[[str], str]:
+    """A function from a file's name to its address, which changes when the file does."""
+    hashes = {
+        each.name: hashlib.sha256(each.read_bytes()).hexdigest()[:12]
+        for each in folder.iterdir()
+        if each.is_file()
+    }
+
+    def address(name: str) -> str:
+        return f"/qa/static/{name}?v={hashes[name]}"
+
+    return address
+
+
+class ConsoleAddressError(ValueError):
+    """The address cannot be listened on; the message says why."""
+
+
+def run(
+    settings: Settings,
+    *,
+    announce: Callable[[str], None] | None = None,
+    stop: threading.Event | None = None,
+) -> None:
+    """Serve the console until SIGTERM, SIGINT (in the main thread) or `stop`.
+
+    `announce` is told the console's URL once it listens.
+
+    Raises:
+        ConsoleAddressError: `console_listen` is malformed, taken, or not loopback's although
+            `console_hosts` names nothing that others could come by.
+    """
+    listener = _listener(settings)
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    app = build_app(settings)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        # By a TLS proxy on this machine, or one that FORWARDED_ALLOW_IPS names, cookies are Secure.
+        proxy_headers=True,
+        timeout_graceful_shutdown=_STOP_SECONDS,
+        timeout_keep_alive=30,
+        h11_max_incomplete_event_size=32 * 1024,
+        limit_concurrency=256,
+    )
+    server = _Server(config, app.state.feeds.close, stop)
+    if announce is not None:
+        server.announce = lambda: announce(f"http://{shown}:{port}/qa/")
+    try:
+        asyncio.run(server.serve(sockets=[listener]))
+    finally:
+        listener.close()
+
+
+class _Server(uvicorn.Server):
+    """Tells when it listens, stops when told, and sends away who listens to the feed first: those
+    answers would not end by themselves."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        before_shutdown: Callable[[], Any],
+        stop: threading.Event | None,
+    ) -> None:
+        super().__init__(config)
+        self.announce: Callable[[], None] | None = None
+        self._before_shutdown = before_shutdown
+        self._stop = stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self.announce is not None:
+            self.announce()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._stop is not None and self._stop.is_set():
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # The base class raises the signal once more when all is stopped, and so ends the process
+        # with its status; a stop that was asked for is a good end here.
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {each: signal.signal(each, self.handle_exit) for each in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._before_shutdown()
+        await super().shutdown(sockets)
+
+
+def _listener(settings: Settings) -> socket.socket:
+    host, separator, port_text = settings.console_listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    is_port = port_text.isascii() and port_text.isdigit() and int(port_text[:6]) <= 65_535
+    if not (separator and host and is_port):
+        raise ConsoleAddressError(
+            f"{settings.console_listen!r} is not an address such as 127.0.0.1:8080"
+        )
+    if not (is_loopback(host) or settings.console_hosts.strip()):
+        raise ConsoleAddressError(
+            f"{settings.console_listen!r} can be reached from other machines. Listen on 127.0.0.1, "
+            "or name the hosts that the console is to answer to by CREDIT_CONSOLE_HOSTS."
+        )
+    listener = None
+    try:
+        family, *_, address = socket.getaddrinfo(
+            host, int(port_text), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, OverflowError, UnicodeError) as error:
+        if listener is not None:
+            listener.close()
+        raise ConsoleAddressError(
+            f"{settings.console_listen!r} cannot be listened on: is it taken?"
+        ) from error
+    return listener

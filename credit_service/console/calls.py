@@ -1,0 +1,122 @@
+"""The calls that a page made, written as the commands that make the same call from a terminal."""
+
+import json
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
+
+SERVICES = (
+    credit_service_pb2.DESCRIPTOR.services_by_name["CreditService"],
+    ingestion_service_pb2.DESCRIPTOR.services_by_name["IngestionService"],
+)
+
+_METHODS: dict[str, MethodDescriptor] = {
+    method.input_type.full_name: method for service in SERVICES for method in service.methods
+}
+"""By the full name of the request, which every method has of its own."""
+
+_LARGEST_EXACT = 2**53
+_INT64 = frozenset(
+    {
+        FieldDescriptor.TYPE_INT64,
+        FieldDescriptor.TYPE_UINT64,
+        FieldDescriptor.TYPE_SINT64,
+        FieldDescriptor.TYPE_FIXED64,
+        FieldDescriptor.TYPE_SFIXED64,
+    }
+)
+_CHUNK_CHARACTERS = 1_398_100
+"""Of base64 a line: 1 MiB less a byte, a multiple of 4, so that each line decodes by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call that was made, or that a form will make: `status` is empty then."""
+
+    method: str
+    """package.Service/Method."""
+    request_json: str
+    status: str = ""
+    milliseconds: int = 0
+
+    @property
+    def name(self) -> str:
+        """The method's name alone."""
+        return self.method.rpartition("/")[2]
+
+
+def full_method(request: Message) -> str:
+    """The method that takes such a request, as package.Service/Method."""
+    method = _METHODS[request.DESCRIPTOR.full_name]
+    return f"{method.containing_service.full_name}/{method.name}"
+
+
+def request_json(request: Message) -> str:
+    """A request as the JSON that both tools take, in one line with the contract's field names."""
+    document = MessageToDict(request, preserving_proto_field_name=True)
+    return json.dumps(_with_numbers(document, request.DESCRIPTOR), ensure_ascii=False)
+
+
+def _with_numbers(document: Any, descriptor: Any) -> Any:
+    """64-bit integers as numbers, where JSON readers keep them exact, rather than as text."""
+    if not isinstance(document, dict):
+        return document
+    fields = descriptor.fields_by_name
+    return {
+        name: _number_or_same(value, fields[name]) if name in fields else value
+        for name, value in document.items()
+    }
+
+
+def _number_or_same(value: Any, field: FieldDescriptor) -> Any:
+    if isinstance(value, list):
+        return [_number_or_same(each, field) for each in value]
+    if field.message_type is not None:
+        return _with_numbers(value, field.message_type)
+    if field.type in _INT64 and abs(int(value)) < _LARGEST_EXACT:
+        return int(value)
+    return value
+
+
+class Snippets:
+    """Writes calls as commands for one server."""
+
+    def __init__(self, address: str) -> None:
+        """`address` is host:port as the console itself calls it."""
+        self._address = address
+
+    def grpcurl(self, call: Call, *, with_token: bool) -> str:
+        """The call for grpcurl; `$TOKEN` stands for the bearer token, which is never shown."""
+        feed, data = _data(call)
+        return (
+            f"{feed}grpcurl -plaintext{_header(with_token)} -d {data} {self._address} {call.method}"
+        )
+
+    def buf_curl(self, call: Call, *, with_token: bool) -> str:
+        """The call for buf curl, which asks the server for the schema by reflection."""
+        feed, data = _data(call)
+        data = "@-" if data == "@" else data
+        return (
+            f"{feed}buf curl --protocol grpc --http2-prior-knowledge{_header(with_token)} "
+            f"-d {data} http://{self._address}/{call.method}"
+        )
+
+
+def _header(with_token: bool) -> str:
+    return ' -H "authorization: Bearer $TOKEN"' if with_token else ""
+
+
+def _data(call: Call) -> tuple[str, str]:
+    """What is fed through a pipe, and what follows -d."""
+    if call.name != "UploadSpreadsheet":
+        return "", shlex.quote(call.request_json)
+    filename = json.loads(call.request_json)["header"]["filename"]
+    read = f"base64 -w {_CHUNK_CHARACTERS} {shlex.quote('./' + filename)}"
+    wrap = 'sed \'s/.*/{"chunk":"&"}/\''
+    return f"{{ echo {shlex.quote(call.request_json)}; {read} | {wrap}; }} | ", "@"

@@ -1,0 +1,362 @@
+"""The live feed: one stream of events from the service for all browsers of one person.
+
+A stream holds a thread of the server, which has few. So however many pages are open, one thread
+here follows WatchCreditEvents for each token in use, and hands what comes to every page that
+listens. A page that does not keep up is cut off; its browser comes back and is shown the latest.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import grpc
+import structlog
+
+from credit_service.client.channel import ServiceError
+from credit_service.console import formats
+from credit_service.console.service import Service
+from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import decision_pb2, event_pb2, ingestion_pb2
+
+MAX_FEEDS = 4
+MAX_LISTENERS = 48
+KEPT_EVENTS = 40
+_QUEUE_LENGTH = 200
+_PING_SECONDS = 15.0
+_PROBE_TIMEOUT_SECONDS = 0.5
+_FIRST_PAUSE_SECONDS = 0.5
+_MAX_PAUSE_SECONDS = 5.0
+_SEARCH_EVENTS = 2_048
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EventLine:
+    """An event as a line of the feed."""
+
+    event_id: int
+    time: Any
+    tone: str
+    title: str
+    detail: str
+    href: str
+
+
+def describe(event: event_pb2.CreditEvent) -> EventLine:
+    """What happened, in words."""
+    kind = event.WhichOneof("payload") or ""
+    teller = _TELLERS.get(kind, _tell_other)
+    tone, title, detail, href = teller(event)
+    return EventLine(event.event_id, event.time, tone, title, detail, href)
+
+
+_Told = tuple[str, str, str, str]
+
+
+def _customer_href(event: event_pb2.CreditEvent) -> str:
+    return f"/qa/customers/{event.customer_id}"
+
+
+def _tell_registered(event: event_pb2.CreditEvent) -> _Told:
+    limit = formats.inr_short(event.customer_registered.approved_limit)
+    return (
+        "neutral",
+        f"Customer {event.customer_id} registered",
+        f"limit {limit}",
+        _customer_href(event),
+    )
+
+
+def _tell_created(event: event_pb2.CreditEvent) -> _Told:
+    created = event.loan_created
+    loan = created.loan
+    detail = (
+        f"{formats.inr_short(loan.loan_amount)} over {loan.tenure_months} months "
+        f"at {loan.interest_rate.value} %"
+    )
+    title = f"Loan {loan.loan_id} booked for customer {event.customer_id}"
+    return "approved", title, detail, f"/qa/decisions/{created.decision_id}"
+
+
+def _tell_declined(event: event_pb2.CreditEvent) -> _Told:
+    declined = event.loan_declined
+    reasons = [
+        formats.words(formats.enum_name(code, decision_pb2.DeclineReasonCode))
+        for code in declined.reason_codes
+    ]
+    asked = formats.inr_short(declined.ask.loan_amount)
+    title = f"Customer {event.customer_id} declined"
+    detail = f"{asked}: {', '.join(reasons)}" if reasons else asked
+    return "declined", title, detail, f"/qa/decisions/{declined.decision_id}"
+
+
+def _tell_payment(event: event_pb2.CreditEvent) -> _Told:
+    recorded = event.payment_recorded
+    payment = recorded.payment
+    count = recorded.installments_settled
+    settled = f", {count} installment{'' if count == 1 else 's'} settled" if count else ""
+    title = f"{formats.inr_short(payment.amount)} paid by customer {event.customer_id}"
+    detail = f"loan {payment.loan_id}{settled}"
+    return "neutral", title, detail, f"/qa/customers/{event.customer_id}/loans/{payment.loan_id}"
+
+
+def _tell_closed(event: event_pb2.CreditEvent) -> _Told:
+    loan_id = event.loan_closed.loan_id
+    title = f"Loan {loan_id} of customer {event.customer_id} closed"
+    return "neutral", title, "", f"/qa/customers/{event.customer_id}/loans/{loan_id}"
+
+
+def _tell_score(event: event_pb2.CreditEvent) -> _Told:
+    changed = event.score_changed
+    title = f"Score of customer {event.customer_id}: {changed.credit_score.score}"
+    detail = f"was {changed.previous_score}" if changed.HasField("previous_score") else "first one"
+    return "neutral", title, detail, _customer_href(event)
+
+
+def _tell_rows(event: event_pb2.CreditEvent) -> _Told:
+    rows = event.rows_ingested
+    kind = formats.enum_name(rows.kind, ingestion_pb2.IngestionKind).lower()
+    changed = rows.inserted + rows.updated
+    noun = kind.removesuffix("s") if changed == 1 else kind
+    title = f"{formats.group_digits(changed)} {noun} stored"
+    detail = (
+        f"{formats.group_digits(rows.inserted)} new, {formats.group_digits(rows.updated)} updated"
+    )
+    return "neutral", title, detail, f"/qa/ingestions/{rows.ingestion_id}"
+
+
+def _tell_other(event: event_pb2.CreditEvent) -> _Told:
+    return "neutral", f"Event {event.event_id}", "of a kind this console does not know", ""
+
+
+_TELLERS: dict[str, Callable[[event_pb2.CreditEvent], _Told]] = {
+    "customer_registered": _tell_registered,
+    "loan_created": _tell_created,
+    "loan_declined": _tell_declined,
+    "payment_recorded": _tell_payment,
+    "loan_closed": _tell_closed,
+    "score_changed": _tell_score,
+    "rows_ingested": _tell_rows,
+}
+
+
+class FeedFullError(Exception):
+    """As many pages, or people, listen as the console serves."""
+
+
+Item = EventLine | ServiceError
+"""What a listener is handed: an event, or why there is none just now."""
+
+
+class Feeds:
+    """The feeds of all people. Made once; used from one event loop."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._channel = channel
+        self._feeds: dict[bytes, _Feed] = {}
+        self._listeners = 0
+        self._closed = False
+
+    async def listen(self, token: str) -> AsyncIterator[Item | None]:
+        """The latest events, oldest first, then each as it comes; None from time to time.
+
+        Ends when the service refuses for good, when the listener does not keep up, and when the
+        console stops. Raises FeedFullError.
+        """
+        key = sha256(token.encode()).digest()
+        feed = self._feeds.get(key)
+        if self._closed or self._listeners >= MAX_LISTENERS:
+            raise FeedFullError
+        if feed is None or feed.ended:
+            if feed is None and len(self._feeds) >= MAX_FEEDS:
+                raise FeedFullError
+            feed = self._feeds[key] = _Feed(self._channel, token, asyncio.get_running_loop())
+        queue = feed.join()
+        self._listeners += 1
+        try:
+            while True:
+                try:
+                    item = await asyncio.wait_for(queue.get(), _PING_SECONDS)
+                except TimeoutError:
+                    yield None
+                    continue
+                if isinstance(item, _End):
+                    return
+                yield item
+        finally:
+            self._listeners -= 1
+            if feed.leave(queue) and self._feeds.get(key) is feed:
+                del self._feeds[key]
+
+    def close(self) -> None:
+        """End all feeds and send their listeners away."""
+        self._closed = True
+        for feed in self._feeds.values():
+            feed.close()
+
+
+class _End:
+    """Put last into a listener's queue."""
+
+
+_Queue = asyncio.Queue[Item | _End]
+
+
+class _Feed:
+    """One person's stream and those who listen to it. Its thread talks to the loop alone."""
+
+    def __init__(self, channel: grpc.Channel, token: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._channel = channel
+        self._token = token
+        self._loop = loop
+        self._latest: deque[EventLine] = deque(maxlen=KEPT_EVENTS)
+        self._trouble: ServiceError | None = None
+        self._queues: set[_Queue] = set()
+        self._stopping = threading.Event()
+        self._cancel: Callable[[], object] = lambda: None
+        self.ended = False
+        threading.Thread(target=self._follow, name="event-feed", daemon=True).start()
+
+    def join(self) -> _Queue:
+        queue: _Queue = asyncio.Queue(_QUEUE_LENGTH)
+        for line in self._latest:
+            queue.put_nowait(line)
+        if self._trouble is not None:
+            queue.put_nowait(self._trouble)
+        self._queues.add(queue)
+        return queue
+
+    def leave(self, queue: _Queue) -> bool:
+        """Whether it was the last one, with which the feed ends."""
+        self._queues.discard(queue)
+        if not self._queues:
+            self.close()
+        return not self._queues
+
+    def close(self) -> None:
+        self.ended = True
+        self._stopping.set()
+        self._cancel()
+        self._send_away()
+
+    # On the loop.
+
+    def _take(self, item: Item) -> None:
+        if isinstance(item, EventLine):
+            self._latest.append(item)
+            self._trouble = None
+        else:
+            self._trouble = item
+        for queue in list(self._queues):
+            try:
+                queue.put_nowait(item)
+            except asyncio.QueueFull:
+                self._queues.discard(queue)
+                self._dismiss(queue)
+
+    def _finish(self) -> None:
+        self.ended = True
+        self._send_away()
+
+    def _send_away(self) -> None:
+        for queue in list(self._queues):
+            self._dismiss(queue)
+
+    @staticmethod
+    def _dismiss(queue: _Queue) -> None:
+        while queue.full():
+            queue.get_nowait()
+        queue.put_nowait(_End())
+
+    # On the thread.
+
+    def _follow(self) -> None:
+        after: int | None = None
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        try:
+            while not self._stopping.is_set():
+                try:
+                    if after is None:
+                        after = self._start()
+                    for event_id in self._told_after(after):
+                        after, pause_seconds = event_id, _FIRST_PAUSE_SECONDS
+                except ServiceError as error:
+                    if self._stopping.is_set():
+                        return
+                    self._tell(error)
+                    if not error.unavailable:
+                        return
+                    self._stopping.wait(pause_seconds)
+                    pause_seconds = min(2 * pause_seconds, _MAX_PAUSE_SECONDS)
+        except Exception:  # noqa: BLE001 - a thread must not end without a word
+            _log.exception("event_feed_failed")
+        finally:
+            self._on_loop(self._finish)
+
+    def _told_after(self, after: int) -> Iterator[int]:
+        """Tell the events after an id, of those that lie behind only the latest; each one's id."""
+        request = pb.WatchCreditEventsRequest(after_event_id=after)
+        service = Service(self._channel, self._token)
+        behind: deque[event_pb2.CreditEvent] | None = deque(maxlen=KEPT_EVENTS)
+        with contextlib.closing(service.watch(request, None, self._begun)) as stream:
+            for response in stream:
+                found = [response.event] if response.WhichOneof("message") == "event" else []
+                if behind is not None:
+                    # Until the first heartbeat, which says that the stream has caught up.
+                    behind.extend(found)
+                    if found:
+                        continue
+                    found, behind = list(behind), None
+                for event in found:
+                    self._tell(describe(event))
+                    yield event.event_id
+
+    def _begun(self, cancel: Callable[[], object]) -> None:
+        self._cancel = cancel
+        if self._stopping.is_set():
+            cancel()
+
+    def _start(self) -> int:
+        """An id at most _SEARCH_EVENTS below the newest event's, or 0.
+
+        By halving, for the contract lets a stream begin after an id only: one that begins below
+        the newest id starts with an event, any other with a heartbeat.
+        """
+        low, high = 0, _SEARCH_EVENTS
+        while self._is_below_newest(high):
+            low, high = high, high * 8
+        while high - low > _SEARCH_EVENTS:
+            middle = (low + high) // 2
+            if self._is_below_newest(middle):
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def _is_below_newest(self, event_id: int) -> bool:
+        request = pb.WatchCreditEventsRequest(after_event_id=event_id)
+        service = Service(self._channel, self._token)
+        try:
+            with contextlib.closing(service.watch(request, _PROBE_TIMEOUT_SECONDS)) as stream:
+                return next(stream).WhichOneof("message") == "event"
+        except StopIteration:
+            return False
+        except ServiceError as error:
+            # A server may take its time before it says that there is nothing.
+            if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                return False
+            raise
+
+    def _tell(self, item: Item) -> None:
+        self._on_loop(lambda: self._take(item))
+
+    def _on_loop(self, action: Callable[[], None]) -> None:
+        # The loop may have ended before this thread does.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(action)

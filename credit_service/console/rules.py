@@ -1,0 +1,200 @@
+"""What the rules said about an ask, as lines with the value found and the threshold.
+
+A rule that declined is told by the service's own reason. One that passed is told from the figures
+of the customer's position, which the contract has; what it does not have, a page does not invent.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from credit_service.console import formats
+from credit_service.v1 import decision_pb2, score_pb2
+
+_SCORE_CODES = frozenset(
+    {
+        decision_pb2.DECLINE_REASON_CODE_NO_CREDIT_HISTORY,
+        decision_pb2.DECLINE_REASON_CODE_DEBT_EXCEEDS_APPROVED_LIMIT,
+        decision_pb2.DECLINE_REASON_CODE_CREDIT_SCORE_TOO_LOW,
+    }
+)
+_IN_RUPEES = frozenset(
+    {
+        decision_pb2.DECLINE_REASON_CODE_DEBT_EXCEEDS_APPROVED_LIMIT,
+        decision_pb2.DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH,
+        decision_pb2.DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED,
+    }
+)
+_NAMES: Mapping[int, str] = {
+    decision_pb2.DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH: "Installments fit the income",
+    decision_pb2.DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED: "Debt stays within the limit",
+}
+_SCORE_RULE = "Score allows a loan"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What was asked for and what came of it, in paise and percent as text."""
+
+    principal_paise: int
+    asked_rate: str
+    corrected_rate: str
+    installment_paise: int
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The money of a customer's position, in paise."""
+
+    monthly_income_paise: int
+    approved_limit_paise: int
+    current_debt_paise: int
+    current_installments_paise: int
+
+    @classmethod
+    def of(cls, message: Any) -> "Position":
+        """Of a Customer or of a decision's inputs, which name these fields alike."""
+        return cls(
+            formats.paise(message.monthly_income),
+            formats.paise(message.approved_limit),
+            formats.paise(message.current_debt),
+            formats.paise(message.current_installments),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RuleLine:
+    """One rule: what it found, what it held that against, whether it passed."""
+
+    name: str
+    code: str
+    found: str
+    threshold: str
+    passed: bool
+    decided: bool
+    note: str
+
+
+def rule_lines(ask: Ask, position: Position, score: int, reasons: Sequence[Any]) -> list[RuleLine]:
+    """The three rules in their order, and any that this console does not know. `decided` marks the
+    weightiest of those that declined."""
+    by_code = {reason.code: reason for reason in reasons}
+    weightiest = reasons[0].code if reasons else None
+    score_reason = next((each for each in reasons if each.code in _SCORE_CODES), None)
+    lines = [
+        _declined(_SCORE_RULE, score_reason, weightiest)
+        if score_reason is not None
+        else _score_passed(ask, score)
+    ]
+    burden = by_code.pop(decision_pb2.DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH, None)
+    limit = by_code.pop(decision_pb2.DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED, None)
+    lines.append(
+        _burden_passed(ask, position)
+        if burden is None
+        else _declined(_NAMES[burden.code], burden, weightiest)
+    )
+    lines.append(
+        _limit_passed(ask, position)
+        if limit is None
+        else _declined(_NAMES[limit.code], limit, weightiest)
+    )
+    others = [each for code, each in by_code.items() if code not in _SCORE_CODES]
+    return lines + [_declined("Another rule", each, weightiest) for each in others]
+
+
+def _declined(name: str, reason: Any, weightiest: int | None) -> RuleLine:
+    code = formats.enum_name(reason.code, decision_pb2.DeclineReasonCode)
+    show = formats.figure if reason.code in _IN_RUPEES else str
+    sign = "at most" if reason.code in _IN_RUPEES else "at least"
+    return RuleLine(
+        name,
+        code,
+        show(reason.found),
+        f"{sign} {show(reason.threshold)}",
+        passed=False,
+        decided=reason.code == weightiest,
+        note=reason.message,
+    )
+
+
+def _score_passed(ask: Ask, score: int) -> RuleLine:
+    note = "The rate asked for stands."
+    if formats.to_hundredths(ask.asked_rate) != formats.to_hundredths(ask.corrected_rate):
+        note = f"The rate is corrected from {ask.asked_rate} % to {ask.corrected_rate} %."
+    return RuleLine(_SCORE_RULE, "", str(score), "", passed=True, decided=False, note=note)
+
+
+def _burden_passed(ask: Ask, position: Position) -> RuleLine:
+    burden = position.current_installments_paise + ask.installment_paise
+    note = ""
+    if position.monthly_income_paise:
+        tenths = burden * 1000 // position.monthly_income_paise
+        note = f"{tenths // 10}.{tenths % 10} % of the monthly income."
+    name = _NAMES[decision_pb2.DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH]
+    return RuleLine(
+        name, "", formats.inr_of_paise(burden), "", passed=True, decided=False, note=note
+    )
+
+
+def _limit_passed(ask: Ask, position: Position) -> RuleLine:
+    debt = position.current_debt_paise + ask.principal_paise
+    limit = position.approved_limit_paise
+    return RuleLine(
+        _NAMES[decision_pb2.DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED],
+        "",
+        formats.inr_of_paise(debt),
+        f"at most {formats.inr_of_paise(limit)}",
+        passed=True,
+        decided=False,
+        note=f"{formats.inr_of_paise(limit - debt)} of the limit stay free.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentLine:
+    """A component of a score. Points in hundredths; `start` is the sum of those before it."""
+
+    name: str
+    points: str
+    max_points: str
+    points_hundredths: int
+    max_hundredths: int
+    start_hundredths: int
+    explanation: str
+
+
+def component_lines(score: Any) -> list[ComponentLine]:
+    """The components of a CreditScore, in its order."""
+    lines = []
+    start = 0
+    for each in score.components:
+        points = formats.to_hundredths(each.points.value) or 0
+        name = formats.words(formats.enum_name(each.component, score_pb2.ScoreComponent))
+        lines.append(
+            ComponentLine(
+                name,
+                each.points.value,
+                each.max_points.value,
+                points,
+                formats.to_hundredths(each.max_points.value) or 0,
+                start,
+                each.explanation,
+            )
+        )
+        start += points
+    return lines
+
+
+_OVERRIDES: Mapping[int, str] = {
+    score_pb2.SCORE_OVERRIDE_NO_CREDIT_HISTORY: "No loan was ever taken: the score is 0.",
+    score_pb2.SCORE_OVERRIDE_DEBT_EXCEEDS_APPROVED_LIMIT: (
+        "The debt is more than the approved limit: the score is 0."
+    ),
+}
+
+
+def override_sentence(score: Any) -> str:
+    """What set the score to 0; empty when nothing did."""
+    if score.override == score_pb2.SCORE_OVERRIDE_UNSPECIFIED:
+        return ""
+    return _OVERRIDES.get(score.override, "A rule set the score to 0.")

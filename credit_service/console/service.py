@@ -1,0 +1,280 @@
+"""The service as one person sees it: calls under that person's token, each kept to be shown."""
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from credit_service.client.channel import ServiceError, decoded
+from credit_service.console.calls import Call, full_method, request_json
+from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import event_pb2, ingestion_pb2
+from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
+from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from credit_service.v1.customer_pb2 import Customer
+from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
+
+CALL_TIMEOUT_SECONDS = 10.0
+STREAM_TIMEOUT_SECONDS = 5.0
+UPLOAD_TIMEOUT_SECONDS = 120.0
+CHUNK_BYTES = 1024 * 1024
+MAX_KEPT_CALLS = 40
+MAX_HISTORY_EVENTS = 2_000
+_STREAM_TRIES = 6
+_STREAM_PAUSE_SECONDS = 0.3
+
+_TRequest = TypeVar("_TRequest", bound=Message)
+_TResponse = TypeVar("_TResponse")
+
+ENDED_STATES = frozenset(
+    {
+        ingestion_pb2.INGESTION_STATE_SUCCEEDED,
+        ingestion_pb2.INGESTION_STATE_FAILED,
+        ingestion_pb2.INGESTION_STATE_CANCELLED,
+    }
+)
+"""States that an ingestion does not leave."""
+
+
+class Service:
+    """The service's methods for one page view. Threads may share it; the calls are kept in order.
+
+    Every method raises ServiceError. Nothing waits for a server that is not there: the channel's
+    retries take their second or two, and then the page says so.
+    """
+
+    def __init__(self, channel: grpc.Channel, token: str) -> None:
+        """`token` is the person's bearer token, empty when none was given."""
+        self._credit = CreditServiceStub(channel)
+        self._ingestion = IngestionServiceStub(channel)
+        self._health = health_pb2_grpc.HealthStub(channel)
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._lock = threading.Lock()
+        self.calls: list[Call] = []
+        """The calls made so far, at most MAX_KEPT_CALLS."""
+
+    # One customer.
+
+    def register(self, request: pb.RegisterCustomerRequest) -> Customer:
+        """RegisterCustomer."""
+        return self._unary(self._credit.RegisterCustomer, request).customer
+
+    def customer(self, customer_id: int) -> Customer:
+        """GetCustomer."""
+        request = pb.GetCustomerRequest(customer_id=customer_id)
+        return self._unary(self._credit.GetCustomer, request).customer
+
+    def customers(self, request: pb.ListCustomersRequest) -> pb.ListCustomersResponse:
+        """ListCustomers."""
+        return self._unary(self._credit.ListCustomers, request)
+
+    def score(self, customer_id: int) -> Any:
+        """GetCreditScore."""
+        request = pb.GetCreditScoreRequest(customer_id=customer_id)
+        return self._unary(self._credit.GetCreditScore, request).credit_score
+
+    # Lending.
+
+    def check(self, request: pb.CheckEligibilityRequest) -> pb.CheckEligibilityResponse:
+        """CheckEligibility."""
+        return self._unary(self._credit.CheckEligibility, request)
+
+    def create_loan(self, request: pb.CreateLoanRequest) -> pb.CreateLoanResponse:
+        """CreateLoan."""
+        return self._unary(self._credit.CreateLoan, request)
+
+    def loan(self, loan_id: int, customer_id: int | None = None) -> pb.GetLoanResponse:
+        """GetLoan."""
+        request = pb.GetLoanRequest(loan_id=loan_id, customer_id=customer_id)
+        return self._unary(self._credit.GetLoan, request)
+
+    def loans(self, request: pb.ListLoansRequest) -> pb.ListLoansResponse:
+        """ListLoans."""
+        return self._unary(self._credit.ListLoans, request)
+
+    def schedule(self, customer_id: int, loan_id: int) -> pb.GetRepaymentScheduleResponse:
+        """GetRepaymentSchedule."""
+        request = pb.GetRepaymentScheduleRequest(customer_id=customer_id, loan_id=loan_id)
+        return self._unary(self._credit.GetRepaymentSchedule, request)
+
+    def pay(self, request: pb.RecordPaymentRequest) -> pb.RecordPaymentResponse:
+        """RecordPayment."""
+        return self._unary(self._credit.RecordPayment, request)
+
+    def decision(self, decision_id: int) -> Any:
+        """GetDecision."""
+        request = pb.GetDecisionRequest(decision_id=decision_id)
+        return self._unary(self._credit.GetDecision, request).decision
+
+    def decisions(self, request: pb.ListDecisionsRequest) -> pb.ListDecisionsResponse:
+        """ListDecisions."""
+        return self._unary(self._credit.ListDecisions, request)
+
+    # Ingestion.
+
+    def ingestions(self, request: ingestion_pb.ListIngestionsRequest) -> Any:
+        """ListIngestions."""
+        return self._unary(self._ingestion.ListIngestions, request)
+
+    def ingestion(self, ingestion_id: str) -> ingestion_pb2.Ingestion:
+        """GetIngestion."""
+        request = ingestion_pb.GetIngestionRequest(ingestion_id=ingestion_id)
+        return self._unary(self._ingestion.GetIngestion, request).ingestion
+
+    def row_errors(
+        self, request: ingestion_pb.ListRowErrorsRequest
+    ) -> ingestion_pb.ListRowErrorsResponse:
+        """ListRowErrors."""
+        return self._unary(self._ingestion.ListRowErrors, request)
+
+    def upload(
+        self, header: ingestion_pb.UploadSpreadsheetHeader, chunks: Iterator[bytes]
+    ) -> ingestion_pb2.Ingestion:
+        """UploadSpreadsheet of a file whose bytes come in chunks of at most CHUNK_BYTES."""
+        first = ingestion_pb.UploadSpreadsheetRequest(header=header)
+
+        def requests() -> Iterator[ingestion_pb.UploadSpreadsheetRequest]:
+            yield first
+            for chunk in chunks:
+                yield ingestion_pb.UploadSpreadsheetRequest(chunk=chunk)
+
+        with self._kept(first):
+            return self._ingestion.UploadSpreadsheet(
+                requests(),
+                timeout=UPLOAD_TIMEOUT_SECONDS,
+                metadata=self._metadata,
+                wait_for_ready=False,
+            ).ingestion
+
+    def ingest_rows(
+        self, header: ingestion_pb.IngestRowsHeader, batch: ingestion_pb.RowBatch
+    ) -> ingestion_pb.IngestRowsResponse:
+        """IngestRows of one batch."""
+        requests = [
+            ingestion_pb.IngestRowsRequest(header=header),
+            ingestion_pb.IngestRowsRequest(batch=batch),
+        ]
+        with self._kept(*requests):
+            return self._ingestion.IngestRows(
+                iter(requests),
+                timeout=CALL_TIMEOUT_SECONDS,
+                metadata=self._metadata,
+                wait_for_ready=False,
+            )
+
+    def annotated_workbook(
+        self, ingestion_id: str
+    ) -> tuple[ingestion_pb.AnnotatedWorkbookHeader, Iterator[bytes]]:
+        """DownloadAnnotatedWorkbook: its header, and its bytes as they come."""
+        request = ingestion_pb.DownloadAnnotatedWorkbookRequest(ingestion_id=ingestion_id)
+        stream: Any = self._ingestion.DownloadAnnotatedWorkbook(
+            request, timeout=UPLOAD_TIMEOUT_SECONDS, metadata=self._metadata, wait_for_ready=False
+        )
+        with self._kept(request):
+            first = next(stream, None)
+        if first is None:
+            raise ServiceError(grpc.StatusCode.INTERNAL, "The service sent no workbook.")
+
+        def chunks() -> Iterator[bytes]:
+            try:
+                yield from (each.chunk for each in stream)
+            finally:
+                stream.cancel()
+
+        return first.header, chunks()
+
+    # What happens.
+
+    def history(
+        self, customer_id: int, *types: event_pb2.CreditEventType.ValueType
+    ) -> list[event_pb2.CreditEvent]:
+        """The events of one customer until now, by WatchCreditEvents, the last of them if many."""
+        request = pb.WatchCreditEventsRequest(customer_id=customer_id, event_types=types)
+        found: list[event_pb2.CreditEvent] = []
+        with self._kept(request), closing(self.watch(request, STREAM_TIMEOUT_SECONDS)) as stream:
+            for response in stream:
+                if response.WhichOneof("message") == "heartbeat":
+                    break
+                found.append(response.event)
+                if len(found) > MAX_HISTORY_EVENTS:
+                    del found[0]
+        return found
+
+    def watch(
+        self,
+        request: pb.WatchCreditEventsRequest,
+        timeout_seconds: float | None,
+        begun: Callable[[Callable[[], object]], None] = lambda _cancel: None,
+    ) -> Generator[pb.WatchCreditEventsResponse, None, None]:
+        """WatchCreditEvents, until it is closed. `begun` is told what cancels it.
+
+        A server that has as many streams open as it takes is asked again for a second or two: it
+        finds out with a delay that a stream was left.
+        """
+        for tries_left in reversed(range(_STREAM_TRIES)):
+            stream: Any = self._credit.WatchCreditEvents(
+                request, timeout=timeout_seconds, metadata=self._metadata, wait_for_ready=False
+            )
+            begun(stream.cancel)
+            try:
+                yield from stream
+            except grpc.RpcError as error:
+                failure = decoded(error)
+                # It is refused as a whole, so nothing was told yet that a repeat would tell again.
+                if failure.reason != "TOO_MANY_STREAMS" or not tries_left:
+                    raise failure from None
+            else:
+                return
+            finally:
+                stream.cancel()
+            time.sleep(_STREAM_PAUSE_SECONDS)
+
+    def health(self, service: str = "") -> str:
+        """The health of one service of the server, or of all: SERVING, NOT_SERVING, UNREACHABLE."""
+        request = health_pb2.HealthCheckRequest(service=service)
+        try:
+            answer = self._health.Check(
+                request, timeout=2.0, metadata=self._metadata, wait_for_ready=False
+            )
+        except grpc.RpcError as error:
+            found = decoded(error)
+            return "UNREACHABLE" if found.unavailable else found.code.name
+        name: str = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        return name
+
+    def _unary(
+        self, method: "grpc.UnaryUnaryMultiCallable[_TRequest, _TResponse]", request: _TRequest
+    ) -> _TResponse:
+        with self._kept(request):
+            return method(
+                request,
+                timeout=CALL_TIMEOUT_SECONDS,
+                metadata=self._metadata,
+                wait_for_ready=False,
+            )
+
+    @contextmanager
+    def _kept(self, *requests: Message) -> Iterator[None]:
+        """Keep a call for showing, with how it ended."""
+        began = time.monotonic()
+        status = grpc.StatusCode.OK.name
+        try:
+            yield
+        except grpc.RpcError as error:
+            failure = decoded(error)
+            status = failure.code.name
+            raise failure from None
+        except ServiceError as failure:
+            status = failure.code.name
+            raise
+        finally:
+            spent = round((time.monotonic() - began) * 1000)
+            text = " ".join(request_json(each) for each in requests)
+            with self._lock:
+                if len(self.calls) < MAX_KEPT_CALLS:
+                    self.calls.append(Call(full_method(requests[0]), text, status, spent))

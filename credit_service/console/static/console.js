@@ -1,0 +1,376 @@
+// What pages do beyond links and forms. Every page also works without it, but for the live feed.
+"use strict";
+
+document.documentElement.classList.add("scripted");
+
+const FRAGMENT = { "x-fragment": "yes" };
+const csrfToken = document.querySelector('meta[name="csrf-token"]').content;
+
+function find(selector, root = document) {
+  return root.querySelector(selector);
+}
+
+// Text of ours from the server, which escaped everything in it.
+function elementsOf(html) {
+  const template = document.createElement("template");
+  template.innerHTML = html;
+  return template.content;
+}
+
+function shown(note) {
+  return elementsOf('<p class="box declined" role="alert"><span></span></p>').firstElementChild.firstElementChild
+    .appendChild(document.createTextNode(note)).parentElement.parentElement;
+}
+
+// The menu of narrow screens.
+const menuButton = find(".menu-button");
+menuButton.addEventListener("click", () => {
+  const open = find(".side-body").classList.toggle("open");
+  menuButton.setAttribute("aria-expanded", String(open));
+});
+
+// Copying a command.
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  const code = find("code", button.closest(".snippet"));
+  const before = button.innerHTML;
+  try {
+    await navigator.clipboard.writeText(code.textContent);
+    button.textContent = "Copied";
+  } catch {
+    // Without the right to write to the clipboard the command is at least selected.
+    window.getSelection().selectAllChildren(code);
+    button.textContent = "Selected";
+  }
+  setTimeout(() => { button.innerHTML = before; }, 1500);
+});
+
+// A form that is sent once: the second click of a double click does nothing. The request id inside
+// it is what keeps a repeat harmless; this only keeps it from happening.
+for (const form of document.querySelectorAll("form[data-once]")) {
+  form.addEventListener("submit", (event) => {
+    if (form.dataset.sent) {
+      event.preventDefault();
+      return;
+    }
+    form.dataset.sent = "yes";
+    for (const button of form.querySelectorAll("button")) button.setAttribute("aria-busy", "true");
+  });
+}
+window.addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-once]")) {
+    delete form.dataset.sent;
+    for (const button of form.querySelectorAll("button")) button.removeAttribute("aria-busy");
+  }
+});
+
+// The simulator: answers while somebody types.
+const simulator = find("form[data-simulator]");
+if (simulator) {
+  const answer = find("#answer");
+  let timer = 0;
+  let asking = null;
+  let asked = new URLSearchParams(new FormData(simulator)).toString();
+
+  async function ask() {
+    const query = new URLSearchParams(new FormData(simulator)).toString();
+    if (query === asked) return;
+    asked = query;
+    asking?.abort();
+    asking = new AbortController();
+    try {
+      const response = await fetch(`${simulator.dataset.simulator}?${query}`, { headers: FRAGMENT, signal: asking.signal });
+      answer.replaceChildren(elementsOf(await response.text()));
+      history.replaceState(null, "", `${location.pathname}?${query}`);
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      asked = "";
+      answer.replaceChildren(shown("The console does not answer. Is it still running?"));
+    }
+  }
+
+  simulator.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(ask, 250);
+  });
+  simulator.addEventListener("submit", (event) => {
+    event.preventDefault();
+    clearTimeout(timer);
+    ask();
+  });
+  answer.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-fill]");
+    if (!button) return;
+    const field = simulator.elements[button.dataset.fill];
+    field.value = button.dataset.value;
+    field.focus();
+    ask();
+  });
+}
+
+// The dashboard: the feed, and the figures again when something happened.
+const feed = find("[data-feed]");
+if (feed) {
+  const MOST = 60;
+  const state = find("[data-feed-state]");
+  const note = find("[data-feed-note]");
+  const overview = find("[data-refresh]");
+  const source = new EventSource(feed.dataset.feed);
+  let refreshTimer = 0;
+  let refreshing = false;
+  let settled = false;
+  let firstLine = true;
+
+  function say(word, kind, text) {
+    state.textContent = word;
+    state.className = `live ${kind}`;
+    note.textContent = text;
+    note.hidden = !text;
+  }
+
+  async function refresh() {
+    refreshTimer = 0;
+    if (document.hidden || overview.contains(document.activeElement)) return;
+    if (refreshing) {
+      refreshTimer = setTimeout(refresh, 600);
+      return;
+    }
+    refreshing = true;
+    try {
+      const response = await fetch(overview.dataset.refresh, { headers: FRAGMENT });
+      if (response.ok) overview.replaceChildren(elementsOf(await response.text()));
+    } finally {
+      refreshing = false;
+    }
+  }
+
+  source.addEventListener("open", () => {
+    say("live", "on", feed.children.length ? "" : "Waiting for what happens next.");
+    settled = false;
+    firstLine = true;
+  });
+  source.addEventListener("line", (event) => {
+    say("live", "on", "");
+    if (firstLine) {
+      firstLine = false;
+      setTimeout(() => { settled = true; }, 700);
+    }
+    const line = elementsOf(event.data).firstElementChild;
+    if (find(`[data-event="${line.dataset.event}"]`, feed)) return;
+    // What happened before this page was opened is there without fuss.
+    if (settled) line.classList.add("new");
+    feed.prepend(line);
+    while (feed.children.length > MOST) feed.lastElementChild.remove();
+    if (!refreshTimer) refreshTimer = setTimeout(refresh, 600);
+  });
+  source.addEventListener("trouble", (event) => say("interrupted", "off", event.data));
+  for (const end of ["refused", "login"]) {
+    source.addEventListener(end, (event) => {
+      source.close();
+      say("off", "off", event.data);
+    });
+  }
+  source.addEventListener("error", () => {
+    if (source.readyState !== EventSource.CLOSED) say("connecting", "", "The console does not answer; trying again.");
+  });
+  document.addEventListener("visibilitychange", refresh);
+  window.addEventListener("pagehide", () => source.close());
+}
+
+// Following an ingestion until it ends. `tell` hears how it ended and how many rows it had; where
+// the service does not know yet how many there are, `expected` does, from a dry run of the file.
+function follow(place, address, tell, expected = 0) {
+  const LOOK_MILLISECONDS = 500;
+  const samples = [];
+  let said = "";
+
+  function pace(progress) {
+    if (progress.dataset.ended === "yes") return;
+    const rows = Number(progress.dataset.rows);
+    const total = Number(progress.dataset.total) || expected;
+    if (total && !progress.dataset.total) {
+      const bar = find("progress", progress);
+      bar.max = total;
+      bar.value = Math.min(rows, total);
+    }
+    samples.push([performance.now(), rows]);
+    if (samples.length > 12) samples.shift();
+    const [began, before] = samples[0];
+    const seconds = (performance.now() - began) / 1000;
+    if (seconds >= 0.4 && rows > before) {
+      const rate = (rows - before) / seconds;
+      said = `${new Intl.NumberFormat("en-IN").format(Math.round(rate))} rows a second`;
+      if (total > rows) said += `, about ${Math.max(1, Math.round((total - rows) / rate))} s left`;
+    }
+    find("[data-rate]", progress).textContent = said;
+  }
+
+  async function look() {
+    let progress = null;
+    try {
+      const response = await fetch(address, { headers: FRAGMENT });
+      place.replaceChildren(elementsOf(await response.text()));
+      progress = find(".progress", place);
+    } catch {
+      place.replaceChildren(shown("The console does not answer; trying again."));
+      setTimeout(look, 4 * LOOK_MILLISECONDS);
+      return;
+    }
+    if (!progress) return;
+    pace(progress);
+    if (progress.dataset.ended === "yes") tell(progress.dataset.state, Number(progress.dataset.rows));
+    else setTimeout(look, LOOK_MILLISECONDS);
+  }
+  look();
+}
+
+const running = find("[data-progress]");
+if (running) follow(running, running.dataset.progress, () => location.reload());
+
+// Uploading: a dry run first, then for real with the same file.
+const upload = find("form[data-upload]");
+if (upload) {
+  const drop = find("[data-drop]", upload);
+  const file = find('input[type="file"]', upload);
+  const real = find("[data-real]", upload);
+  const dry = find("button.primary", upload);
+  const hint = find("[data-upload-hint]", upload);
+  const problem = find("[data-upload-problem]");
+  const status = find("[data-upload-status]");
+  const place = find("[data-upload-progress]");
+
+  function newId() {
+    const bytes = crypto.getRandomValues(new Uint8Array(16));
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+    return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-");
+  }
+
+  function dryRunFirst() {
+    real.disabled = true;
+    dry.classList.add("primary");
+    real.classList.remove("primary");
+    hint.textContent = "A dry run reports what a real one would do, and writes nothing.";
+  }
+
+  let triedRows = 0;
+
+  function ended(state, rows, wasDry) {
+    const good = state === "SUCCEEDED";
+    status.textContent = good ? (wasDry ? "The dry run ended." : "The file is loaded.") : `It ended as ${state}.`;
+    dry.disabled = false;
+    if (good && wasDry) {
+      triedRows = rows;
+      real.disabled = false;
+      real.classList.add("primary");
+      dry.classList.remove("primary");
+      hint.textContent = "The dry run is done. Loading for real will do what it reports.";
+    } else {
+      dryRunFirst();
+      if (good) hint.textContent = "The file is loaded.";
+    }
+    relist();
+  }
+
+  async function relist() {
+    const page = await fetch(location.href).then((response) => response.text(), () => "");
+    const list = find("#ingestions", elementsOf(page));
+    if (list) find("#ingestions").replaceWith(list);
+  }
+
+  dryRunFirst();
+  upload.addEventListener("change", dryRunFirst);
+  for (const name of ["dragenter", "dragover"]) {
+    drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
+  }
+  for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
+  drop.addEventListener("drop", (event) => {
+    event.preventDefault();
+    if (!event.dataTransfer.files.length) return;
+    file.files = event.dataTransfer.files;
+    dryRunFirst();
+  });
+
+  upload.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const wasDry = event.submitter !== real;
+    const data = new FormData(upload);
+    data.set("ingestion_id", newId());
+    data.set("validate_only", wasDry ? "yes" : "no");
+    problem.textContent = "";
+    dry.disabled = real.disabled = true;
+    status.textContent = "Sending the file.";
+    let answer;
+    try {
+      const response = await fetch(upload.action, { method: "POST", body: data, headers: { accept: "application/json", ...FRAGMENT } });
+      answer = response.headers.get("content-type")?.startsWith("application/json")
+        ? await response.json()
+        : { problems: [response.status === 413 ? "The file is larger than the service takes." : "The file was not taken. Load this page again."] };
+    } catch {
+      answer = { problems: ["The console does not answer. Is it still running?"] };
+    }
+    if (answer.path) {
+      follow(place, `${answer.path}/progress`, (state, rows) => ended(state, rows, wasDry), wasDry ? 0 : triedRows);
+      return;
+    }
+    problem.textContent = answer.problems.join(" ");
+    dry.disabled = false;
+  });
+}
+
+// The checklist: one item, a flow, or all of them, one after the other.
+async function runCheck(form) {
+  const item = form.closest(".check");
+  const button = find("button", form);
+  button.setAttribute("aria-busy", "true");
+  let line;
+  try {
+    const body = new URLSearchParams({ csrf_token: csrfToken });
+    const response = await fetch(form.action, { method: "POST", body, headers: FRAGMENT });
+    line = find(".check", elementsOf(await response.text()));
+  } catch {
+    line = null;
+  }
+  if (!line) {
+    button.removeAttribute("aria-busy");
+    throw new Error("The console does not answer. Load this page again.");
+  }
+  const hadFocus = item.contains(document.activeElement);
+  item.replaceWith(line);
+  if (hadFocus) find("button", line).focus();
+}
+
+function summarize() {
+  const items = [...document.querySelectorAll(".check")];
+  const passed = items.filter((item) => item.dataset.result === "pass").length;
+  const failed = items.filter((item) => item.dataset.result === "fail").length;
+  find("[data-summary]").textContent = `${passed} of ${items.length} passed${failed ? `, ${failed} failed` : ""}`;
+}
+
+async function runAll(root, trigger) {
+  if (trigger.disabled) return;
+  trigger.disabled = true;
+  try {
+    for (const form of [...root.querySelectorAll("form[data-check]")]) {
+      await runCheck(form);
+      summarize();
+    }
+  } catch (error) {
+    find("[data-summary]").textContent = error.message;
+  } finally {
+    trigger.disabled = false;
+  }
+}
+
+document.addEventListener("submit", (event) => {
+  const form = event.target.closest("form[data-check]");
+  if (!form) return;
+  event.preventDefault();
+  runCheck(form).then(summarize, (error) => { find("[data-summary]").textContent = error.message; });
+});
+find("[data-run-all]")?.addEventListener("click", (event) => runAll(document, event.currentTarget));
+for (const button of document.querySelectorAll("[data-run-flow]")) {
+  button.addEventListener("click", () => runAll(button.closest(".card"), button));
+}

@@ -1,0 +1,1 @@
+"""The console's pages, a module for each area. A view is a function from `Page` to a response."""

@@ -1,0 +1,162 @@
+"""Customers: the list, registering one, and all about one."""
+
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+import grpc
+from starlette.responses import RedirectResponse, Response
+
+from credit_service.client.channel import ServiceError
+from credit_service.console import formats
+from credit_service.console.charts import ScorePoint
+from credit_service.console.formats import Typed
+from credit_service.console.page import Page, Problem, new_request_id
+from credit_service.console.rules import component_lines, override_sentence
+from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import event_pb2
+
+PAGE_SIZE = 50
+SHOWN_LOANS = 100
+SHOWN_DECISIONS = 20
+_MAX_ID_DIGITS = 8
+"""Of what is typed into the search: with more digits it is a phone number."""
+
+_EXAMPLE = pb.RegisterCustomerRequest(
+    first_name="Asha",
+    last_name="Verma",
+    age=34,
+    monthly_income=formats.money_of(6_250_000),
+    phone_number="+91 70000 12345",
+)
+
+
+def index(page: Page) -> Response:
+    """The customers, or those whose name or phone number begins with a text. An id leads on."""
+    query = page.query.get("query", "").strip()
+    if query.isascii() and query.isdigit() and len(query) <= _MAX_ID_DIGITS:
+        return RedirectResponse(f"/qa/customers/{int(query)}", 303)
+    request = pb.ListCustomersRequest(
+        query=query, page_size=PAGE_SIZE, page_token=page.query.get("page_token", "")
+    )
+    found = page.service.customers(request)
+    return page.render(
+        "customers.html",
+        query=query,
+        customers=found.customers,
+        next_href=_next_href(query, found.next_page_token),
+        first_page=not request.page_token,
+    )
+
+
+def _next_href(query: str, token: str) -> str:
+    return "/qa/customers?" + urlencode({"query": query, "page_token": token}) if token else ""
+
+
+def registration(page: Page) -> Response:
+    """The form to register a customer."""
+    return _registration(page, {"request_id": new_request_id()}, {}, None)
+
+
+def register(page: Page) -> Response:
+    """Registers a customer; what was wrong is said beside its field."""
+    typed = Typed(page.form)
+    income = typed.money("monthly_income")
+    request = pb.RegisterCustomerRequest(
+        request_id=typed.text("request_id"),
+        first_name=page.form.get("first_name", ""),
+        last_name=page.form.get("last_name", ""),
+        age=typed.whole("age", formats.MAX_INT32),
+        monthly_income=income,
+        phone_number=typed.text("phone_number"),
+    )
+    try:
+        # Also where a field could not be read: it is missing then, the service refuses, and names
+        # all that is wrong with the others.
+        customer = page.service.register(request)
+    except ServiceError as error:
+        if error.code is grpc.StatusCode.UNAUTHENTICATED:
+            raise
+        problems = {**dict(error.violations), **typed.problems}
+        if error.reason == "PHONE_NUMBER_TAKEN":
+            problems["phone_number"] = error.message
+        return _registration(page, page.form, problems, Problem(error))
+    notice = f"Customer {customer.customer_id} is registered."
+    return page.redirect(f"/qa/customers/{customer.customer_id}", notice)
+
+
+def _registration(
+    page: Page, values: Any, problems: dict[str, str], problem: Problem | None
+) -> Response:
+    status = 200
+    if problems or problem is not None:
+        status = problem.http_status if problem is not None else 400
+    return page.render(
+        "register.html",
+        status,
+        values=values,
+        problems=problems,
+        problem=problem,
+        planned=page.planned(_EXAMPLE),
+    )
+
+
+@dataclass(slots=True)
+class History:
+    """What a customer's events tell: scores over time and payments, the latest payment first."""
+
+    points: list[ScorePoint] = field(default_factory=list)
+    changes: list[event_pb2.CreditEvent] = field(default_factory=list)
+    payments: list[Any] = field(default_factory=list)
+
+
+def show(page: Page) -> Response:
+    """All about one customer."""
+    customer_id = page.path_id("customer_id")
+    customer = page.service.customer(customer_id)
+    score, score_problem = page.attempt(lambda: page.service.score(customer_id))
+    loans_request = pb.ListLoansRequest(
+        customer_id=customer_id,
+        page_size=SHOWN_LOANS,
+        page_token=page.query.get("loans_token", ""),
+    )
+    loans, loans_problem = page.attempt(lambda: page.service.loans(loans_request))
+    decisions_request = pb.ListDecisionsRequest(
+        customer_id=customer_id,
+        page_size=SHOWN_DECISIONS,
+        page_token=page.query.get("decisions_token", ""),
+    )
+    decisions, decisions_problem = page.attempt(lambda: page.service.decisions(decisions_request))
+    history, history_problem = page.attempt(lambda: _history(page, customer_id))
+    return page.render(
+        "customer.html",
+        customer=customer,
+        score=score,
+        score_problem=score_problem,
+        components=component_lines(score) if score else [],
+        override=override_sentence(score) if score else "",
+        loans=loans,
+        loans_problem=loans_problem,
+        decisions=decisions,
+        decisions_problem=decisions_problem,
+        history=history,
+        history_problem=history_problem,
+    )
+
+
+def _history(page: Page, customer_id: int) -> History:
+    history = History()
+    events = page.service.history(
+        customer_id,
+        event_pb2.CREDIT_EVENT_TYPE_SCORE_CHANGED,
+        event_pb2.CREDIT_EVENT_TYPE_PAYMENT_RECORDED,
+    )
+    for event in events:
+        if event.WhichOneof("payload") == "payment_recorded":
+            history.payments.insert(0, event.payment_recorded)
+            continue
+        score = event.score_changed.credit_score.score
+        when = formats.instant(event.time, page.console.zone)
+        history.points.append(ScorePoint(event.time.seconds, score, f"{when}: {score}"))
+        history.changes.insert(0, event)
+    return history

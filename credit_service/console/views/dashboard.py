@@ -1,0 +1,119 @@
+"""The dashboard, and the live feed under it."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import grpc
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from credit_service.client.channel import ServiceError
+from credit_service.console import formats
+from credit_service.console.calls import SERVICES
+from credit_service.console.feed import FeedFullError, Item
+from credit_service.console.page import Console, Page
+from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import decision_pb2
+from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
+
+RATED_DECISIONS = 100
+SHOWN_DECISIONS = 8
+SHOWN_INGESTIONS = 5
+_RETRY_MILLISECONDS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """How the latest decisions went, and which reasons were the weightiest."""
+
+    approved: int
+    total: int
+    reasons: list[tuple[str, int]]
+
+
+def home(page: Page) -> Response:
+    """The dashboard."""
+    return page.render("dashboard.html", **_overview(page))
+
+
+def overview(page: Page) -> Response:
+    """The part of the dashboard that is loaded again when something happened."""
+    return page.render("_overview.html", **_overview(page))
+
+
+def _overview(page: Page) -> dict[str, Any]:
+    names = {"": "Server", **{each.full_name: each.name for each in SERVICES}}
+    decisions_request = pb.ListDecisionsRequest(page_size=RATED_DECISIONS)
+    ingestions_request = ingestion_pb.ListIngestionsRequest(page_size=SHOWN_INGESTIONS)
+    # Together, for a service that is not there keeps each of them waiting.
+    with ThreadPoolExecutor(len(names) + 2) as together:
+        asked = [(name, together.submit(page.service.health, each)) for each, name in names.items()]
+        listed = together.submit(
+            page.attempt, lambda: page.service.decisions(decisions_request).decisions
+        )
+        taken_in = together.submit(
+            page.attempt, lambda: page.service.ingestions(ingestions_request).ingestions
+        )
+    health = [(name, status.result()) for name, status in asked]
+    decisions, decisions_problem = listed.result()
+    ingestions, ingestions_problem = taken_in.result()
+    return {
+        "health": health,
+        "healthy": all(status == "SERVING" for _, status in health),
+        "rating": _rating(decisions or ()),
+        "decisions": list(decisions or ())[:SHOWN_DECISIONS],
+        "decisions_problem": decisions_problem,
+        "ingestions": ingestions or (),
+        "ingestions_problem": ingestions_problem,
+    }
+
+
+def _rating(decisions: Any) -> Rating:
+    reasons = Counter(
+        formats.words(formats.enum_name(each.reasons[0].code, decision_pb2.DeclineReasonCode))
+        for each in decisions
+        if each.reasons
+    )
+    approved = sum(1 for each in decisions if each.approved)
+    return Rating(approved, len(decisions), reasons.most_common(5))
+
+
+async def events(request: Request, console: Console) -> Response:
+    """The live feed as server-sent events: `line`, an event as HTML; `trouble`, why there is none;
+    `login`, when a token is needed."""
+    session = console.sessions.read(request)
+    if session is None:
+        return PlainTextResponse("No session.\n", HTTPStatus.FORBIDDEN)
+    return StreamingResponse(_events(console, session.token), media_type="text/event-stream")
+
+
+async def _events(console: Console, token: str) -> AsyncIterator[str]:
+    yield f"retry: {_RETRY_MILLISECONDS}\n\n"
+    try:
+        async for item in console.feeds.listen(token):
+            yield _message(console, item)
+    except FeedFullError:
+        yield _sse("trouble", "As many pages listen as the console serves. Close some.")
+
+
+def _message(console: Console, item: Item | None) -> str:
+    if item is None:
+        return ": still here\n\n"
+    if isinstance(item, ServiceError):
+        if item.code is grpc.StatusCode.UNAUTHENTICATED:
+            return _sse("login", "Sign in to see what happens.")
+        return _sse(
+            "trouble" if item.unavailable else "refused", f"{item.code.name}: {item.message}"
+        )
+    html = console.templates.get_template("_event.html").render(line=item)
+    return _sse("line", html, item.event_id)
+
+
+def _sse(event: str, data: str, event_id: int | None = None) -> str:
+    number = f"id: {event_id}\n" if event_id is not None else ""
+    body = "".join(f"data: {line}\n" for line in data.splitlines() or [""])
+    return f"{number}event: {event}\n{body}\n"

@@ -1,0 +1,198 @@
+"""The eligibility simulator, and applying for a loan in two steps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+import grpc
+from starlette.responses import RedirectResponse, Response
+
+from credit_service.client.channel import ServiceError
+from credit_service.console import formats
+from credit_service.console.formats import Typed
+from credit_service.console.page import Page, Problem, new_request_id
+from credit_service.console.rules import (
+    Ask,
+    ComponentLine,
+    Position,
+    RuleLine,
+    component_lines,
+    override_sentence,
+    rule_lines,
+)
+from credit_service.v1 import credit_service_pb2 as pb
+
+FIELDS = ("customer_id", "loan_amount", "interest_rate", "tenure_months")
+_EXAMPLE = pb.CheckEligibilityRequest(
+    customer_id=101,
+    loan_amount=formats.money_of(10_000_000),
+    interest_rate={"value": "12"},
+    tenure_months=12,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A check, ready to be shown."""
+
+    check: Any
+    customer: Any
+    rules: list[RuleLine]
+    components: list[ComponentLine]
+    override: str
+    amount: Any
+
+
+def _asked(values: Mapping[str, str]) -> dict[str, str]:
+    return {name: values.get(name, "").strip() for name in FIELDS}
+
+
+def _read(values: Mapping[str, str]) -> tuple[pb.CheckEligibilityRequest, dict[str, str]]:
+    typed = Typed(values)
+    request = pb.CheckEligibilityRequest(
+        customer_id=typed.whole("customer_id"),
+        loan_amount=typed.money("loan_amount"),
+        interest_rate=typed.rate("interest_rate"),
+        tenure_months=typed.whole("tenure_months", formats.MAX_INT32),
+    )
+    return request, typed.problems
+
+
+def _answer(page: Page, request: pb.CheckEligibilityRequest) -> Answer:
+    """Raises ServiceError."""
+    check = page.service.check(request)
+    customer = page.service.customer(request.customer_id)
+    ask = Ask(
+        formats.paise(request.loan_amount),
+        check.interest_rate.value,
+        check.corrected_interest_rate.value,
+        formats.paise(check.monthly_installment),
+    )
+    rules = rule_lines(ask, Position.of(customer), check.credit_score.score, check.reasons)
+    return Answer(
+        check,
+        customer,
+        rules,
+        component_lines(check.credit_score),
+        override_sentence(check.credit_score),
+        request.loan_amount,
+    )
+
+
+def _simulated(page: Page) -> dict[str, Any]:
+    """The answer to what the address asks, or what is missing for one."""
+    values = _asked(page.query)
+    shown: dict[str, Any] = {
+        "values": values,
+        "problems": {},
+        "problem": None,
+        "answer": None,
+        "asked": any(values.values()),
+        "apply_href": "/qa/apply?" + urlencode(values),
+    }
+    if not shown["asked"]:
+        return shown
+    request, problems = _read(values)
+    if problems:
+        return {**shown, "problems": problems}
+    try:
+        return {**shown, "answer": _answer(page, request)}
+    except ServiceError as error:
+        if error.code is grpc.StatusCode.UNAUTHENTICATED:
+            raise
+        return {**shown, "problems": dict(error.violations), "problem": Problem(error)}
+
+
+def simulator(page: Page) -> Response:
+    """The simulator, with its answer when the address asks something."""
+    return page.render("eligibility.html", planned=page.planned(_EXAMPLE), **_simulated(page))
+
+
+def simulate(page: Page) -> Response:
+    """The simulator's answer alone, asked for while somebody types."""
+    return page.render("_answer.html", **_simulated(page))
+
+
+def application(page: Page) -> Response:
+    """The form to apply for a loan."""
+    return _application(page, _asked(page.query), {}, None)
+
+
+def _application(
+    page: Page, values: Mapping[str, str], problems: dict[str, str], problem: Problem | None
+) -> Response:
+    failed = bool(problems) or problem is not None
+    status = (problem.http_status if problem is not None else 400) if failed else 200
+    planned = page.planned(
+        pb.CreateLoanRequest(
+            request_id="0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20",
+            customer_id=_EXAMPLE.customer_id,
+            loan_amount=_EXAMPLE.loan_amount,
+            interest_rate=_EXAMPLE.interest_rate,
+            tenure_months=_EXAMPLE.tenure_months,
+        )
+    )
+    return page.render(
+        "apply.html", status, values=values, problems=problems, problem=problem, planned=planned
+    )
+
+
+def review(page: Page) -> Response:
+    """Step two: the check, and the button that applies.
+
+    The request id is in the address, so that it stays the same when this page is loaded again or
+    come back to: however often it is confirmed, one loan is booked.
+    """
+    values = _asked(page.query)
+    request_id = page.query.get("request_id", "")
+    if not _is_uuid(request_id):
+        address = urlencode({**values, "request_id": new_request_id()})
+        return RedirectResponse(f"/qa/apply/review?{address}", 303)
+    request, problems = _read(values)
+    try:
+        # Also where a field could not be read: the service names all that is wrong with the others.
+        answer = _answer(page, request)
+    except ServiceError as error:
+        if error.code is grpc.StatusCode.UNAUTHENTICATED:
+            raise
+        return _application(page, values, {**dict(error.violations), **problems}, Problem(error))
+    if problems:
+        return _application(page, values, problems, None)
+    planned = page.planned(_create_request(request, request_id))
+    return page.render(
+        "review.html",
+        values=values,
+        answer=answer,
+        request_id=request_id,
+        planned=planned,
+        back_href="/qa/apply?" + urlencode(values),
+    )
+
+
+def apply(page: Page) -> Response:
+    """Applies for the loan and goes on to the decision."""
+    request, problems = _read(page.form)
+    if problems or not _is_uuid(page.form.get("request_id", "")):
+        return _application(page, _asked(page.form), problems, None)
+    created = page.service.create_loan(_create_request(request, page.form["request_id"]))
+    return page.redirect(f"/qa/decisions/{created.decision_id}", created.message)
+
+
+def _create_request(check: pb.CheckEligibilityRequest, request_id: str) -> pb.CreateLoanRequest:
+    return pb.CreateLoanRequest(
+        request_id=request_id,
+        customer_id=check.customer_id,
+        loan_amount=check.loan_amount,
+        interest_rate=check.interest_rate,
+        tenure_months=check.tenure_months,
+    )
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True

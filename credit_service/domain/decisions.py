@@ -1,0 +1,190 @@
+"""Stored decisions: inputs and outcome as canonical JSON, and replay byte for byte.
+
+Canonical: keys sorted, no spaces, integers and strings only (no float has a place in a decision),
+dates as ISO strings, text as UTF-8. Store it as text or json; jsonb would not keep the bytes.
+"""
+
+import json
+from datetime import date
+from typing import Any
+
+from credit_service.domain.eligibility import (
+    Ask,
+    CounterOffer,
+    Decision,
+    Reason,
+    ReasonCode,
+    decide,
+)
+from credit_service.domain.positions import CreditPosition
+from credit_service.domain.scorecard import Component, Scorecard
+from credit_service.domain.scoring import CreditScore, Override, ScoreComponent
+
+FORMAT = 1
+"""Raised when the shape changes; older documents stay readable."""
+
+_encode = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+).encode
+
+
+def encode_inputs(position: CreditPosition, ask: Ask, day: date, scorecard_version: str) -> str:
+    """All that a decision was made from, as canonical JSON."""
+    return _encode(
+        {
+            "format": FORMAT,
+            "ask": {
+                "principal_paise": ask.principal_paise,
+                "annual_rate_bps": ask.annual_rate_bps,
+                "tenure_months": ask.tenure_months,
+            },
+            "day": day.isoformat(),
+            "position": {
+                "customer_id": position.customer_id,
+                "version": position.version,
+                "monthly_income_paise": position.monthly_income_paise,
+                "approved_limit_paise": position.approved_limit_paise,
+                "current_debt_paise": position.current_debt_paise,
+                "current_installments_paise": position.current_installments_paise,
+                "loan_count": position.loan_count,
+                "total_principal_paise": position.total_principal_paise,
+                "emis_on_time": position.emis_on_time,
+                "emis_due": position.emis_due,
+                "current_year_loans": position.current_year_loans,
+                "as_of": position.as_of.isoformat(),
+                "valid_until": position.valid_until.isoformat(),
+            },
+            "scorecard_version": scorecard_version,
+        }
+    )
+
+
+def decode_inputs(text: str) -> tuple[CreditPosition, Ask, date, str]:
+    """(position, ask, day, scorecard version) of `encode_inputs`. Raises ValueError otherwise."""
+    try:
+        document = _decode(text)
+        position = dict(document["position"])
+        position["as_of"] = date.fromisoformat(position["as_of"])
+        position["valid_until"] = date.fromisoformat(position["valid_until"])
+        return (
+            CreditPosition(**position),
+            Ask(**document["ask"]),
+            date.fromisoformat(document["day"]),
+            str(document["scorecard_version"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not the inputs of a decision: {error!r}") from error
+
+
+def encode_outcome(decision: Decision) -> str:
+    """A decision as canonical JSON."""
+    offer = decision.counter_offer
+    return _encode(
+        {
+            "format": FORMAT,
+            "approved": decision.approved,
+            "requested_rate_bps": decision.requested_rate_bps,
+            "corrected_rate_bps": decision.corrected_rate_bps,
+            "installment_paise": decision.installment_paise,
+            "score": score_document(decision.score),
+            "reasons": [
+                {
+                    "code": each.code,
+                    "message": each.message,
+                    "found": each.found,
+                    "threshold": each.threshold,
+                    "components": each.components,
+                }
+                for each in decision.reasons
+            ],
+            "counter_offer": None
+            if offer is None
+            else {
+                "max_principal_paise": offer.max_principal_paise,
+                "max_principal_installment_paise": offer.max_principal_installment_paise,
+                "min_tenure_months": offer.min_tenure_months,
+                "min_tenure_installment_paise": offer.min_tenure_installment_paise,
+            },
+        }
+    )
+
+
+def score_document(score: CreditScore) -> dict[str, Any]:
+    """A score as a JSON-able dict; `score_from_document` gives an equal one back."""
+    return {
+        "score": score.score,
+        "components": [
+            {
+                "component": each.component,
+                "points_hundredths": each.points_hundredths,
+                "max_points_hundredths": each.max_points_hundredths,
+                "found": each.found,
+                "full_at": each.full_at,
+            }
+            for each in score.components
+        ],
+        "override": score.override,
+        "scorecard_version": score.scorecard_version,
+        "customer_version": score.customer_version,
+        "valid_until": score.valid_until.isoformat(),
+    }
+
+
+def decode_outcome(text: str) -> Decision:
+    """The decision of `encode_outcome`. Raises ValueError for anything else."""
+    try:
+        document = _decode(text)
+        offer = document["counter_offer"]
+        return Decision(
+            approved=document["approved"],
+            requested_rate_bps=document["requested_rate_bps"],
+            corrected_rate_bps=document["corrected_rate_bps"],
+            installment_paise=document["installment_paise"],
+            score=score_from_document(document["score"]),
+            reasons=tuple(
+                Reason(
+                    ReasonCode(each["code"]),
+                    each["message"],
+                    each["found"],
+                    each["threshold"],
+                    tuple(Component(name) for name in each["components"]),
+                )
+                for each in document["reasons"]
+            ),
+            counter_offer=None if offer is None else CounterOffer(**offer),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not the outcome of a decision: {error!r}") from error
+
+
+def score_from_document(document: dict[str, Any]) -> CreditScore:
+    """The score of `score_document`. Raises KeyError, TypeError or ValueError for anything else."""
+    override = document["override"]
+    return CreditScore(
+        score=document["score"],
+        components=tuple(
+            ScoreComponent(**{**each, "component": Component(each["component"])})
+            for each in document["components"]
+        ),
+        override=None if override is None else Override(override),
+        scorecard_version=document["scorecard_version"],
+        customer_version=document["customer_version"],
+        valid_until=date.fromisoformat(document["valid_until"]),
+    )
+
+
+def _decode(text: str) -> dict[str, Any]:
+    document = json.loads(text)
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ValueError(f"not a stored decision of format {FORMAT}")
+    return document
+
+
+def replay(inputs_json: str, scorecard: Scorecard) -> str:
+    """The outcome of stored inputs under a scorecard, as canonical JSON.
+
+    Under the scorecard that the inputs name this equals the stored outcome byte for byte. Under
+    another it is what that one would have decided, and names it.
+    """
+    position, ask, day, _ = decode_inputs(inputs_json)
+    return encode_outcome(decide(position, ask, scorecard, day))

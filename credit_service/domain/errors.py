@@ -1,0 +1,245 @@
+"""What the core refuses, and why. The edge maps kinds to statuses; nothing here knows the wire.
+
+Every error carries a `reason` (a name of the contract's ErrorReason), a message a person can act on
+and figures as metadata. A refusal that is stored under a request id is replayed, so each error
+becomes a JSON-able dict and comes back equal.
+"""
+
+# The contract's words are refusals, not faults: NotFound reads better than NotFoundError.
+# ruff: noqa: N818
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+REQUIRED = "REQUIRED"
+"""Field violation: the value is missing or blank."""
+OUT_OF_RANGE = "OUT_OF_RANGE"
+"""Field violation: the value is readable but outside the allowed range."""
+INVALID_FORMAT = "INVALID_FORMAT"
+"""Field violation: the value cannot be read as what the field holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One bad field: its name in the contract, an UPPER_SNAKE reason, a sentence for a person."""
+
+    field: str
+    reason: str
+    message: str
+
+
+_KINDS: dict[str, type["CreditError"]] = {}
+
+
+class CreditError(Exception):
+    """A refusal by the rules. Subclasses say its kind; `reason` says which rule."""
+
+    reason: str
+    message: str
+    metadata: dict[str, str]
+
+    def __init__(
+        self, reason: str, message: str, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+        self.metadata = dict(metadata or {})
+
+    def __init_subclass__(cls) -> None:
+        _KINDS[cls.__name__] = cls
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CreditError) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((type(self).__name__, self.reason, self.message))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (from_dict, (self.to_dict(),))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The error as strings, numbers, lists and dicts; `from_dict` gives an equal error back."""
+        return {
+            "kind": type(self).__name__,
+            "reason": self.reason,
+            "message": self.message,
+            "metadata": dict(self.metadata),
+            **self._details(),
+        }
+
+    @staticmethod
+    def from_dict(document: Mapping[str, Any]) -> "CreditError":
+        """The error that `to_dict` described. Raises ValueError for anything else."""
+        fields = dict(document)
+        kind = str(fields.pop("kind", None))
+        cls = _KINDS.get(kind)
+        if cls is None:
+            raise ValueError(f"unknown kind of error: {kind}")
+        try:
+            return cls._restore(fields)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a stored {kind}: {error!r}") from error
+
+    def _details(self) -> dict[str, Any]:
+        """What the kind has beyond reason, message and metadata, by name of its argument."""
+        return {}
+
+    @classmethod
+    def _restore(cls, document: dict[str, Any]) -> "CreditError":
+        return cls(**document)
+
+
+_KINDS["CreditError"] = CreditError
+from_dict = CreditError.from_dict
+
+
+class InvalidRequest(CreditError):
+    """A request that cannot be taken as it is, for a reason that is not one field's."""
+
+
+class InvalidFields(InvalidRequest):
+    """Malformed or out-of-range fields, all of them at once; the metadata lists their names."""
+
+    violations: tuple[FieldViolation, ...]
+
+    def __init__(
+        self,
+        violations: Sequence[FieldViolation],
+        reason: str = "INVALID_FIELD",
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        if not violations:
+            raise ValueError("InvalidFields needs at least one violation")
+        self.violations = tuple(violations)
+        fields = ",".join(dict.fromkeys(each.field for each in violations))
+        super().__init__(
+            reason,
+            " ".join(each.message for each in violations),
+            {"fields": fields, **(metadata or {})},
+        )
+
+    def _details(self) -> dict[str, Any]:
+        return {
+            "violations": [
+                {"field": each.field, "reason": each.reason, "message": each.message}
+                for each in self.violations
+            ]
+        }
+
+    @classmethod
+    def _restore(cls, document: dict[str, Any]) -> "InvalidFields":
+        violations = [FieldViolation(**each) for each in document["violations"]]
+        return cls(violations, document["reason"], document["metadata"])
+
+
+class _ResourceError(CreditError):
+    """A refusal about one resource."""
+
+    def __init__(
+        self,
+        reason: str,
+        resource_type: str,
+        resource_name: str,
+        message: str,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(reason, message, metadata)
+        self.resource_type = resource_type
+        self.resource_name = resource_name
+
+    def _details(self) -> dict[str, Any]:
+        return {"resource_type": self.resource_type, "resource_name": self.resource_name}
+
+
+class NotFound(_ResourceError):
+    """The resource does not exist. Its name is its id, and the metadata where none is given."""
+
+    def __init__(
+        self,
+        reason: str,
+        resource_type: str,
+        resource_name: str,
+        message: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        message = message or f"There is no {resource_type} {resource_name}."
+        if metadata is None:
+            metadata = {f"{resource_type}_id": resource_name}
+        super().__init__(reason, resource_type, resource_name, message, metadata)
+
+
+class AlreadyExists(_ResourceError):
+    """Something that must be unique is taken."""
+
+    def __init__(
+        self,
+        reason: str,
+        resource_type: str,
+        resource_name: str,
+        message: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        message = message or f"The {resource_type} {resource_name} exists already."
+        super().__init__(reason, resource_type, resource_name, message, metadata)
+
+
+class PreconditionFailed(CreditError):
+    """The state of things forbids it, and trying again alone will not help.
+
+    `subject` names what is in the wrong state, such as 'loans/20/1003'.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        subject: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(reason, message, metadata)
+        self.subject = subject
+
+    def _details(self) -> dict[str, Any]:
+        return {"subject": self.subject}
+
+
+class RequestIdReused(PreconditionFailed):
+    """The request id was used before with other content."""
+
+
+class _Transient(CreditError):
+    """It may work if tried again, not sooner than `retry_after_seconds`."""
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        retry_after_seconds: float,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(reason, message, metadata)
+        self.retry_after_seconds = retry_after_seconds
+
+    def _details(self) -> dict[str, Any]:
+        return {"retry_after_seconds": self.retry_after_seconds}
+
+
+class RetryLater(_Transient):
+    """The same request is still running, or a conflict outlived its retries."""
+
+
+class Unavailable(_Transient):
+    """Something the service stands on is out of reach."""
+
+
+class Overloaded(_Transient):
+    """Too much at once."""
+
+
+class OutOfRange(CreditError):
+    """A position past what may follow, such as a batch beyond the committed offset."""

@@ -1,0 +1,370 @@
+"""Loans: what may be asked for, the installment, the schedule, and how a loan begins."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
+from enum import StrEnum
+from functools import lru_cache
+from math import gcd
+
+from credit_service.domain.calendar import add_months, installments_due_by
+from credit_service.domain.errors import OUT_OF_RANGE, FieldViolation, InvalidFields
+from credit_service.domain.money import CRORE_PAISE, divide_half_up
+
+MAX_PRINCIPAL_PAISE = 100 * CRORE_PAISE
+MIN_TENURE_MONTHS = 1
+MAX_TENURE_MONTHS = 480
+MAX_ANNUAL_RATE_BPS = 10_000
+
+_MONTHLY_BPS = 120_000
+"""A yearly rate of 1 basis point is 1 / 120 000 a month."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a customer asks for, at the rate they ask for."""
+
+    principal_paise: int
+    annual_rate_bps: int
+    tenure_months: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoanTerms:
+    """What a loan is granted at: the rate is the corrected one."""
+
+    principal_paise: int
+    annual_rate_bps: int
+    tenure_months: int
+
+
+class LoanState(StrEnum):
+    """ACTIVE until every installment is settled."""
+
+    ACTIVE = "ACTIVE"
+    CLOSED = "CLOSED"
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """A loan with what its payments have come to.
+
+    `settled_at_import` is how many installments the import took as settled (0 for a loan booked
+    here), `installments_settled` includes them, and `paid_paise` sums the payments recorded here
+    only. `decision_id` is None for an imported loan.
+    """
+
+    customer_id: int
+    loan_id: int
+    principal_paise: int
+    annual_rate_bps: int
+    tenure_months: int
+    installment_paise: int
+    start_date: date
+    end_date: date
+    imported: bool
+    decision_id: int | None
+    settled_at_import: int
+    emis_paid_on_time: int
+    installments_settled: int
+    paid_paise: int
+    last_paid_on: date | None
+    closed_on: date | None
+
+    @property
+    def state(self) -> LoanState:
+        """CLOSED once every installment is settled."""
+        return LoanState.ACTIVE if self.closed_on is None else LoanState.CLOSED
+
+    @property
+    def repayments_left(self) -> int:
+        """Installments not settled yet: 0 … tenure."""
+        return self.tenure_months - self.installments_settled
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledInstallment:
+    """Installment `number` (1 … tenure); `balance_paise` is what is owed after it."""
+
+    number: int
+    due_date: date
+    payment_paise: int
+    principal_paise: int
+    interest_paise: int
+    balance_paise: int
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A loan's installments in order. Payment = principal + interest, line by line and in total."""
+
+    installments: tuple[ScheduledInstallment, ...]
+    total_payment_paise: int
+    total_principal_paise: int
+    total_interest_paise: int
+
+
+def validate_ask(*, principal_paise: int, annual_rate_bps: int, tenure_months: int) -> Ask:
+    """The ask, in range. Raises InvalidFields naming every bad field by its contract name."""
+    violations = []
+    if not 0 < principal_paise <= MAX_PRINCIPAL_PAISE:
+        message = "loan_amount must be more than ₹0 and at most ₹100 crore."
+        violations.append(FieldViolation("loan_amount", OUT_OF_RANGE, message))
+    if not 0 <= annual_rate_bps <= MAX_ANNUAL_RATE_BPS:
+        message = "interest_rate must be 0 to 100 percent a year."
+        violations.append(FieldViolation("interest_rate", OUT_OF_RANGE, message))
+    if not MIN_TENURE_MONTHS <= tenure_months <= MAX_TENURE_MONTHS:
+        message = (
+            f"tenure_months must be {MIN_TENURE_MONTHS} to {MAX_TENURE_MONTHS}, "
+            f"found {tenure_months}."
+        )
+        violations.append(FieldViolation("tenure_months", OUT_OF_RANGE, message))
+    if violations:
+        raise InvalidFields(violations)
+    return Ask(principal_paise, annual_rate_bps, tenure_months)
+
+
+def installment_factor(annual_rate_bps: int, tenure_months: int) -> tuple[int, int]:
+    """The installment per paisa of principal, as an exact fraction (numerator, denominator).
+
+    r(1+r)ⁿ / ((1+r)ⁿ - 1) with r = bps / 120000, or 1 / n when r = 0. With r = a / b in lowest
+    terms this is a(a+b)ⁿ / (b((a+b)ⁿ - bⁿ)).
+    """
+    if annual_rate_bps == 0:
+        return 1, tenure_months
+    common = gcd(annual_rate_bps, _MONTHLY_BPS)
+    a = annual_rate_bps // common
+    b = _MONTHLY_BPS // common
+    growth: int = (a + b) ** tenure_months
+    base: int = b**tenure_months
+    return a * growth, b * (growth - base)
+
+
+def installment_paise(terms: LoanTerms | Ask) -> int:
+    """The EMI on a reducing balance, in paise, rounded half up.
+
+    P·r·(1+r)ⁿ / ((1+r)ⁿ - 1) as one fraction of integers, so that the rounding is of the true
+    value: no precision to choose and no tie that could fall to the wrong side. It grows with the
+    principal and falls with the tenure, never strictly once rounded. 0 for a few paise over many
+    months.
+    """
+    numerator, denominator = installment_factor(terms.annual_rate_bps, terms.tenure_months)
+    return divide_half_up(terms.principal_paise * numerator, denominator)
+
+
+def largest_principal_paise(
+    max_installment_paise: int, annual_rate_bps: int, tenure_months: int
+) -> int:
+    """The largest principal whose installment is at most `max_installment_paise`.
+
+    Exact: one paisa more has a larger installment. Negative when no principal of 0 or more has.
+    """
+    numerator, denominator = installment_factor(annual_rate_bps, tenure_months)
+    # Half up: P·num/den rounds to E or less exactly when P·num/den < E + 1/2.
+    return ((2 * max_installment_paise + 1) * denominator - 1) // (2 * numerator)
+
+
+_RATE_CONTEXT = Context(prec=60, rounding=ROUND_HALF_EVEN)
+_RATE_DENOMINATOR = 10**20
+"""Effective rates are kept to 20 decimals: an error below 1e-9 paisa in an installment's interest
+on the largest loan."""
+_NEWTON_TOLERANCE = Decimal("1e-30")
+_MAX_NEWTON_STEPS = 200
+
+
+def effective_monthly_rate(
+    principal_paise: int, installment_paise: int, tenure_months: int
+) -> tuple[int, int]:
+    """The monthly rate at which n installments of E repay P, as (numerator, denominator).
+
+    Solves P = E·a(i) for i ≥ 0 with a(i) = (1 - (1+i)⁻ⁿ) / i, to 20 decimals; 0 when n·E ≤ P.
+    Newton's method from below: a is convex and falling, so each step stays below the root and
+    comes nearer. Deterministic: Decimal in a fixed context.
+    """
+    p, e, n = principal_paise, installment_paise, tenure_months
+    if e * n <= p:
+        return 0, _RATE_DENOMINATOR
+    with localcontext(_RATE_CONTEXT):
+        target = Decimal(p) / e
+        # Both lie at or below the root: the first Newton step from 0, and n = 1, where i = E/P - 1.
+        rate = max(Decimal(2 * (n * e - p)) / (e * n * (n + 1)), Decimal(e) / p - 1)
+        for _ in range(_MAX_NEWTON_STEPS):
+            growth = 1 + rate
+            discount = growth**-n
+            annuity = (1 - discount) / rate
+            slope = (annuity - n * discount / growth) / rate
+            step = (annuity - target) / slope
+            rate += step
+            if abs(step) < _NEWTON_TOLERANCE:
+                break
+        else:
+            raise ArithmeticError(f"no rate found for P={p}, E={e}, n={n}")
+        return int((rate * _RATE_DENOMINATOR).to_integral_value()), _RATE_DENOMINATOR
+
+
+def _monthly_rate(
+    principal_paise: int, annual_rate_bps: int, tenure_months: int, installment: int
+) -> tuple[int, int]:
+    """The rate that splits a loan's installments, as (numerator, denominator)."""
+    if installment == installment_paise(LoanTerms(principal_paise, annual_rate_bps, tenure_months)):
+        return annual_rate_bps, _MONTHLY_BPS
+    return effective_monthly_rate(principal_paise, installment, tenure_months)
+
+
+def _splits(
+    principal_paise: int, annual_rate_bps: int, tenure_months: int, installment: int
+) -> Iterator[tuple[int, int]]:
+    """(principal, interest) of each installment in order, in paise."""
+    numerator, denominator = _monthly_rate(
+        principal_paise, annual_rate_bps, tenure_months, installment
+    )
+    twice = 2 * numerator
+    divisor = 2 * denominator
+    balance = principal_paise
+    for _ in range(tenure_months - 1):
+        interest = (twice * balance + denominator) // divisor
+        principal = min(installment - interest, balance)
+        balance -= principal
+        yield principal, interest
+    yield balance, (twice * balance + denominator) // divisor
+
+
+@dataclass(frozen=True, slots=True)
+class RepaymentPlan:
+    """What a loan's installments ask for, without their split.
+
+    `full_count` installments of `installment_paise`, then one of `final_paise`, then 0 for any that
+    are left of `tenure_months`.
+    """
+
+    tenure_months: int
+    installment_paise: int
+    full_count: int
+    final_paise: int
+
+    @property
+    def total_paise(self) -> int:
+        """The sum of all payments."""
+        return self.full_count * self.installment_paise + self.final_paise
+
+    def payment_paise(self, number: int) -> int:
+        """What installment `number` (1 … tenure) asks for."""
+        if number <= self.full_count:
+            return self.installment_paise
+        return self.final_paise if number == self.full_count + 1 else 0
+
+    def first_paise(self, count: int) -> int:
+        """The sum of the first `count` installments, 0 … tenure."""
+        if count > self.full_count:
+            return self.total_paise
+        return count * self.installment_paise
+
+    def settled_by(self, paise: int) -> int:
+        """How many installments that sum settles, paid in order: 0 … tenure."""
+        if paise >= self.total_paise:
+            return self.tenure_months
+        if self.installment_paise == 0:
+            return self.full_count
+        return min(paise // self.installment_paise, self.full_count)
+
+
+def repayment_plan(loan: Loan) -> RepaymentPlan:
+    """What the loan's installments ask for, in line with `schedule`."""
+    return _plan(
+        loan.principal_paise, loan.annual_rate_bps, loan.tenure_months, loan.installment_paise
+    )
+
+
+# The plan depends on the terms alone, and a list of loans needs one for each, again and again.
+@lru_cache(maxsize=16_384)
+def _plan(
+    principal_paise: int, annual_rate_bps: int, tenure_months: int, installment: int
+) -> RepaymentPlan:
+    full_count = 0
+    final = 0
+    balance = principal_paise
+    for principal, interest in _splits(
+        principal_paise, annual_rate_bps, tenure_months, installment
+    ):
+        balance -= principal
+        if balance == 0:
+            final = principal + interest
+            break
+        full_count += 1
+    return RepaymentPlan(tenure_months, installment, full_count, final)
+
+
+def schedule(loan: Loan) -> Schedule:
+    """Every installment with its due date, its split and the balance after it.
+
+    interest = half up(balance · rate / 12), principal = E - interest, and the last installment is
+    the balancing figure, so the balance ends at exactly 0. An installment never asks for more than
+    is owed: where E rounded up repays early, which takes an extreme rate and tenure or a principal
+    of a few paise, the installment that ends the debt is smaller and those after it are 0.
+    """
+    lines = []
+    balance = loan.principal_paise
+    total_interest = 0
+    splits = _splits(
+        loan.principal_paise, loan.annual_rate_bps, loan.tenure_months, loan.installment_paise
+    )
+    for number, (principal, interest) in enumerate(splits, start=1):
+        balance -= principal
+        total_interest += interest
+        due_date = add_months(loan.start_date, number)
+        lines.append(
+            ScheduledInstallment(
+                number, due_date, principal + interest, principal, interest, balance
+            )
+        )
+    return Schedule(
+        installments=tuple(lines),
+        total_payment_paise=loan.principal_paise + total_interest,
+        total_principal_paise=loan.principal_paise,
+        total_interest_paise=total_interest,
+    )
+
+
+def imported_settled(
+    emis_paid_on_time: int, start_date: date, tenure_months: int, import_day: date
+) -> tuple[int, date | None]:
+    """(installments settled, closed_on) of a loan imported on `import_day`.
+
+    An import lists no arrears: everything due by then counts as settled, and so does what was paid
+    on time ahead of its due date. With all settled the loan closed on min(end date, import day).
+    """
+    due = installments_due_by(start_date, tenure_months, import_day)
+    settled = min(max(emis_paid_on_time, due), tenure_months)
+    if settled < tenure_months:
+        return settled, None
+    return settled, min(add_months(start_date, tenure_months), import_day)
+
+
+def book(
+    terms: LoanTerms,
+    installment: int,
+    loan_id: int,
+    customer_id: int,
+    day: date,
+    decision_id: int,
+) -> Loan:
+    """The loan that an approval on `day` books: it starts that day with nothing settled."""
+    return Loan(
+        customer_id=customer_id,
+        loan_id=loan_id,
+        principal_paise=terms.principal_paise,
+        annual_rate_bps=terms.annual_rate_bps,
+        tenure_months=terms.tenure_months,
+        installment_paise=installment,
+        start_date=day,
+        end_date=add_months(day, terms.tenure_months),
+        imported=False,
+        decision_id=decision_id,
+        settled_at_import=0,
+        emis_paid_on_time=0,
+        installments_settled=0,
+        paid_paise=0,
+        last_paid_on=None,
+        closed_on=None,
+    )

@@ -1,0 +1,134 @@
+"""The credit position: all that a score or a decision needs to know about a customer's loans."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+
+from credit_service.domain.calendar import add_months, installments_due_by
+from credit_service.domain.loans import Loan, LoanState, LoanTerms
+
+
+@dataclass(frozen=True, slots=True)
+class CreditPosition:
+    """A customer's loans in sum, on every day of [as_of, valid_until).
+
+    `current_debt_paise` (summed principal) and `current_installments_paise` are of ACTIVE loans;
+    `loan_count` and `total_principal_paise` are of all loans ever taken. `emis_due` is Σ d_k with
+    d_k = max(installments due, EMIs paid on time), so `emis_on_time` ≤ `emis_due`.
+    `current_year_loans` counts loans that were opened in or active at any time in the calendar
+    year. `valid_until` is the first day on which some figure may change by itself.
+    """
+
+    customer_id: int
+    version: int
+    monthly_income_paise: int
+    approved_limit_paise: int
+    current_debt_paise: int
+    current_installments_paise: int
+    loan_count: int
+    total_principal_paise: int
+    emis_on_time: int
+    emis_due: int
+    current_year_loans: int
+    as_of: date
+    valid_until: date
+
+
+def position_from_loans(
+    customer_id: int,
+    version: int,
+    monthly_income_paise: int,
+    approved_limit_paise: int,
+    loans: Iterable[Loan],
+    day: date,
+) -> CreditPosition:
+    """The position on `day`, from scratch, from all the customer's loans.
+
+    A loan counts for the year of `day` when its start date's year is that year or earlier and it
+    had not closed before that year began.
+    """
+    debt = installments = count = total = on_time = due = this_year = 0
+    valid_until = date(day.year + 1, 1, 1)
+    for loan in loans:
+        count += 1
+        total += loan.principal_paise
+        if loan.state is LoanState.ACTIVE:
+            debt += loan.principal_paise
+            installments += loan.installment_paise
+        due_by_day = installments_due_by(loan.start_date, loan.tenure_months, day)
+        on_time += loan.emis_paid_on_time
+        due += max(due_by_day, loan.emis_paid_on_time)
+        if loan.start_date.year <= day.year and (
+            loan.closed_on is None or loan.closed_on.year >= day.year
+        ):
+            this_year += 1
+        change = _next_change(loan, due_by_day)
+        if change is not None and change < valid_until:
+            valid_until = change
+    return CreditPosition(
+        customer_id=customer_id,
+        version=version,
+        monthly_income_paise=monthly_income_paise,
+        approved_limit_paise=approved_limit_paise,
+        current_debt_paise=debt,
+        current_installments_paise=installments,
+        loan_count=count,
+        total_principal_paise=total,
+        emis_on_time=on_time,
+        emis_due=due,
+        current_year_loans=this_year,
+        as_of=day,
+        valid_until=valid_until,
+    )
+
+
+def _next_change(loan: Loan, due_by_day: int) -> date | None:
+    """The next due date of the loan that ends a position's validity; None when none is left.
+
+    For an ACTIVE loan every due date does. A CLOSED loan matters only when it was repaid ahead of
+    its schedule after late installments: then its d_k stays at the EMIs paid on time until the
+    installments due outnumber them, and grows with each due date from there.
+    """
+    number = due_by_day + 1
+    if loan.state is LoanState.CLOSED:
+        number = max(number, loan.emis_paid_on_time + 1)
+    return add_months(loan.start_date, number) if number <= loan.tenure_months else None
+
+
+def holds_on(position: CreditPosition, day: date) -> bool:
+    """Whether every figure of the position is right on `day`."""
+    return position.as_of <= day < position.valid_until
+
+
+def with_booking(
+    position: CreditPosition, terms: LoanTerms, installment: int, day: date
+) -> CreditPosition:
+    """The position after a loan is booked on `day`: the next version, equal to one from scratch.
+
+    Raises ValueError when the position does not hold on `day`.
+    """
+    require_holds_on(position, day)
+    return CreditPosition(
+        customer_id=position.customer_id,
+        version=position.version + 1,
+        monthly_income_paise=position.monthly_income_paise,
+        approved_limit_paise=position.approved_limit_paise,
+        current_debt_paise=position.current_debt_paise + terms.principal_paise,
+        current_installments_paise=position.current_installments_paise + installment,
+        loan_count=position.loan_count + 1,
+        total_principal_paise=position.total_principal_paise + terms.principal_paise,
+        emis_on_time=position.emis_on_time,
+        emis_due=position.emis_due,
+        current_year_loans=position.current_year_loans + 1,
+        as_of=day,
+        valid_until=min(position.valid_until, add_months(day, 1)),
+    )
+
+
+def require_holds_on(position: CreditPosition, day: date) -> None:
+    """Raise ValueError when the position does not hold on `day`: the caller must refresh it."""
+    if not holds_on(position, day):
+        raise ValueError(
+            f"position of customer {position.customer_id} holds from {position.as_of} until "
+            f"{position.valid_until}, not on {day}"
+        )

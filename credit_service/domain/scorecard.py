@@ -1,0 +1,276 @@
+"""The scorecard: weights, caps, rate slabs and policy as one versioned, validated document."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from credit_service.domain.errors import (
+    INVALID_FORMAT,
+    OUT_OF_RANGE,
+    REQUIRED,
+    FieldViolation,
+    InvalidFields,
+)
+from credit_service.domain.loans import MAX_ANNUAL_RATE_BPS
+
+MAX_SCORE = 100
+MAX_GRACE_DAYS = 31
+MAX_CAP = 10**15
+"""Largest value of a cap; keeps every product inside 64 bits for whoever computes in SQL."""
+
+
+class Component(StrEnum):
+    """What a credit score is made of."""
+
+    REPAYMENT_HISTORY = "REPAYMENT_HISTORY"
+    LOAN_VOLUME = "LOAN_VOLUME"
+    LOAN_COUNT = "LOAN_COUNT"
+    CURRENT_YEAR_ACTIVITY = "CURRENT_YEAR_ACTIVITY"
+
+
+@dataclass(frozen=True, slots=True)
+class RateSlab:
+    """Scores `min_score` … `max_score`: declined when `min_rate_bps` is None, else at least it."""
+
+    min_score: int
+    max_score: int
+    min_rate_bps: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scorecard:
+    """A validated scorecard. Weights sum to 100; slabs cover 0 … 100 in rising order.
+
+    A component with a cap gives its full weight from the cap on: paise for loan volume, loans for
+    loan count and current-year activity.
+    """
+
+    version: str
+    repayment_weight: int
+    volume_weight: int
+    volume_cap_paise: int
+    count_weight: int
+    count_cap: int
+    activity_weight: int
+    activity_cap: int
+    rate_slabs: tuple[RateSlab, ...]
+    income_share_bps: int
+    grace_days: int
+
+    def slab(self, score: int) -> RateSlab:
+        """The slab of a score of 0 … 100."""
+        for slab in reversed(self.rate_slabs):
+            if score >= slab.min_score:
+                return slab
+        raise ValueError(f"score {score} is below 0")
+
+
+STANDARD_DOCUMENT: Final[dict[str, Any]] = {
+    "version": "standard-1",
+    "components": {
+        "REPAYMENT_HISTORY": {"weight": 35},
+        "LOAN_VOLUME": {"weight": 25, "full_at_paise": 100_000_000},
+        "LOAN_COUNT": {"weight": 20, "full_at_loans": 10},
+        "CURRENT_YEAR_ACTIVITY": {"weight": 20, "full_at_loans": 3},
+    },
+    "rate_slabs": [
+        {"min_score": 0, "max_score": 10, "declined": True},
+        {"min_score": 11, "max_score": 30, "min_rate_bps": 1600},
+        {"min_score": 31, "max_score": 50, "min_rate_bps": 1200},
+        {"min_score": 51, "max_score": 100, "min_rate_bps": 0},
+    ],
+    "income_share_bps": 5000,
+    "grace_days": 0,
+}
+"""The scorecard of docs/rules.md, as a document."""
+
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_CAPS = {
+    Component.REPAYMENT_HISTORY: None,
+    Component.LOAN_VOLUME: "full_at_paise",
+    Component.LOAN_COUNT: "full_at_loans",
+    Component.CURRENT_YEAR_ACTIVITY: "full_at_loans",
+}
+
+
+class _Reader:
+    """Reads a document and gathers every violation with its path."""
+
+    def __init__(self) -> None:
+        self.violations: list[FieldViolation] = []
+
+    def refuse(self, path: str, reason: str, problem: str) -> None:
+        path = path or "scorecard"
+        self.violations.append(FieldViolation(path, reason, f"{path} {problem}."))
+
+    def mapping(self, value: object, path: str, keys: set[str]) -> Mapping[str, Any]:
+        """The value as a mapping; keys beyond `keys` are refused, missing ones are not."""
+        if not isinstance(value, Mapping):
+            self.refuse(path, INVALID_FORMAT, "must be an object")
+            return {}
+        for key in value:
+            if key not in keys:
+                known = ", ".join(sorted(keys))
+                self.refuse(_join(path, str(key)), INVALID_FORMAT, f"is unknown; known are {known}")
+        return value
+
+    def integer(self, parent: Mapping[str, Any], key: str, path: str, low: int, high: int) -> int:
+        """parent[key] as an integer of low … high; `low` stands in for what was refused."""
+        where = _join(path, key)
+        if key not in parent:
+            self.refuse(where, REQUIRED, "is missing")
+            return low
+        value = parent[key]
+        if not isinstance(value, int) or isinstance(value, bool):
+            self.refuse(where, INVALID_FORMAT, "must be a whole number")
+            return low
+        if not low <= value <= high:
+            self.refuse(where, OUT_OF_RANGE, f"must be {low} to {high}, found {value}")
+            return low
+        return value
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def parse_scorecard(document: Mapping[str, Any]) -> Scorecard:
+    """The scorecard of a document shaped like STANDARD_DOCUMENT.
+
+    Raises InvalidFields naming every fault by its path: missing, unknown and out-of-range keys,
+    weights that do not sum to 100, slabs that leave a gap, overlap, or treat a better score worse.
+    """
+    reader = _Reader()
+    keys = {"version", "components", "rate_slabs", "income_share_bps", "grace_days"}
+    document = reader.mapping(document, "", keys)
+    version = document.get("version")
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        reader.refuse("version", INVALID_FORMAT, "must be 1 to 64 letters, digits, '.', '_', '-'")
+        version = ""
+    weights, caps = _read_components(reader, document.get("components"))
+    scorecard = Scorecard(
+        version=version,
+        repayment_weight=weights[Component.REPAYMENT_HISTORY],
+        volume_weight=weights[Component.LOAN_VOLUME],
+        volume_cap_paise=caps[Component.LOAN_VOLUME],
+        count_weight=weights[Component.LOAN_COUNT],
+        count_cap=caps[Component.LOAN_COUNT],
+        activity_weight=weights[Component.CURRENT_YEAR_ACTIVITY],
+        activity_cap=caps[Component.CURRENT_YEAR_ACTIVITY],
+        rate_slabs=_read_slabs(reader, document.get("rate_slabs")),
+        income_share_bps=reader.integer(document, "income_share_bps", "", 0, 10_000),
+        grace_days=reader.integer(document, "grace_days", "", 0, MAX_GRACE_DAYS),
+    )
+    if reader.violations:
+        raise InvalidFields(reader.violations)
+    return scorecard
+
+
+def _read_components(
+    reader: _Reader, value: object
+) -> tuple[dict[Component, int], dict[Component, int]]:
+    """(weights, caps) by component."""
+    faults_before = len(reader.violations)
+    weights = dict.fromkeys(Component, 0)
+    caps = dict.fromkeys(Component, 1)
+    if value is None:
+        reader.refuse("components", REQUIRED, "is missing")
+        return weights, caps
+    components = reader.mapping(value, "components", {str(each) for each in Component})
+    for component, cap in _CAPS.items():
+        path = f"components.{component}"
+        if component not in components:
+            reader.refuse(path, REQUIRED, "is missing")
+            continue
+        keys = {"weight", cap} if cap else {"weight"}
+        fields = reader.mapping(components[component], path, keys)
+        weights[component] = reader.integer(fields, "weight", path, 0, MAX_SCORE)
+        if cap:
+            caps[component] = reader.integer(fields, cap, path, 1, MAX_CAP)
+    total = sum(weights.values())
+    if total != MAX_SCORE and len(reader.violations) == faults_before:
+        reader.refuse("components", OUT_OF_RANGE, f"must have weights that sum to 100, not {total}")
+    return weights, caps
+
+
+def _read_slabs(reader: _Reader, value: object) -> tuple[RateSlab, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        reader.refuse("rate_slabs", REQUIRED, "must be a list of slabs")
+        return ()
+    faults_before = len(reader.violations)
+    slabs = [_read_slab(reader, each, f"rate_slabs[{i}]") for i, each in enumerate(value)]
+    if len(reader.violations) > faults_before:
+        return tuple(slabs)
+    expected = 0
+    ceiling = MAX_ANNUAL_RATE_BPS + 1
+    for index, slab in enumerate(slabs):
+        path = f"rate_slabs[{index}]"
+        if slab.min_score != expected:
+            reader.refuse(
+                f"{path}.min_score", OUT_OF_RANGE, f"must be {expected}, found {slab.min_score}"
+            )
+        if slab.max_score < slab.min_score:
+            reader.refuse(f"{path}.max_score", OUT_OF_RANGE, "must not be below min_score")
+        floor = ceiling if slab.min_rate_bps is None else slab.min_rate_bps
+        if floor > ceiling or (slab.min_rate_bps is None and ceiling <= MAX_ANNUAL_RATE_BPS):
+            reader.refuse(
+                path, OUT_OF_RANGE, "must not treat a better score worse than the one before"
+            )
+        ceiling = floor
+        expected = slab.max_score + 1
+    if expected != MAX_SCORE + 1:
+        reader.refuse("rate_slabs", OUT_OF_RANGE, f"must cover 0 to 100, and end at {expected - 1}")
+    return tuple(slabs)
+
+
+def _read_slab(reader: _Reader, value: object, path: str) -> RateSlab:
+    keys = {"min_score", "max_score", "min_rate_bps", "declined"}
+    fields = reader.mapping(value, path, keys)
+    low = reader.integer(fields, "min_score", path, 0, MAX_SCORE)
+    high = reader.integer(fields, "max_score", path, 0, MAX_SCORE)
+    declined = fields.get("declined", False)
+    if not isinstance(declined, bool):
+        reader.refuse(f"{path}.declined", INVALID_FORMAT, "must be true or false")
+    if declined is True:
+        if "min_rate_bps" in fields:
+            reader.refuse(f"{path}.min_rate_bps", INVALID_FORMAT, "must be left out when declined")
+        return RateSlab(low, high, None)
+    rate = reader.integer(fields, "min_rate_bps", path, 0, MAX_ANNUAL_RATE_BPS)
+    return RateSlab(low, high, rate)
+
+
+def scorecard_document(scorecard: Scorecard) -> dict[str, Any]:
+    """The document that `parse_scorecard` reads back as an equal scorecard."""
+    return {
+        "version": scorecard.version,
+        "components": {
+            "REPAYMENT_HISTORY": {"weight": scorecard.repayment_weight},
+            "LOAN_VOLUME": {
+                "weight": scorecard.volume_weight,
+                "full_at_paise": scorecard.volume_cap_paise,
+            },
+            "LOAN_COUNT": {
+                "weight": scorecard.count_weight,
+                "full_at_loans": scorecard.count_cap,
+            },
+            "CURRENT_YEAR_ACTIVITY": {
+                "weight": scorecard.activity_weight,
+                "full_at_loans": scorecard.activity_cap,
+            },
+        },
+        "rate_slabs": [_slab_document(slab) for slab in scorecard.rate_slabs],
+        "income_share_bps": scorecard.income_share_bps,
+        "grace_days": scorecard.grace_days,
+    }
+
+
+def _slab_document(slab: RateSlab) -> dict[str, Any]:
+    scores = {"min_score": slab.min_score, "max_score": slab.max_score}
+    if slab.min_rate_bps is None:
+        return {**scores, "declined": True}
+    return {**scores, "min_rate_bps": slab.min_rate_bps}
+
+
+STANDARD: Final[Scorecard] = parse_scorecard(STANDARD_DOCUMENT)

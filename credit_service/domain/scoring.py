@@ -1,0 +1,151 @@
+"""The credit score: an integer 0 … 100 with the components that make it up."""
+
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+
+from credit_service.domain.money import divide_half_up, format_inr
+from credit_service.domain.positions import CreditPosition
+from credit_service.domain.scorecard import Component, Scorecard
+
+
+class Override(StrEnum):
+    """What sets the score to 0 whatever the components say."""
+
+    NO_CREDIT_HISTORY = "NO_CREDIT_HISTORY"
+    """No loan ever."""
+    DEBT_EXCEEDS_APPROVED_LIMIT = "DEBT_EXCEEDS_APPROVED_LIMIT"
+    """The summed principal of ACTIVE loans is more than the approved limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreComponent:
+    """One component: its points and the most it can give, in hundredths of a point.
+
+    `found` and `full_at` are the figures it was computed from: EMIs paid on time and EMIs due for
+    repayment history (full marks when they are equal), else the value and the cap from which it
+    gives full marks, in paise for loan volume and in loans otherwise.
+    """
+
+    component: Component
+    points_hundredths: int
+    max_points_hundredths: int
+    found: int
+    full_at: int
+
+    @property
+    def lost_hundredths(self) -> int:
+        """Hundredths of a point short of the most it can give."""
+        return self.max_points_hundredths - self.points_hundredths
+
+    @property
+    def explanation(self) -> str:
+        """A sentence for a person, with the figures."""
+        return _EXPLAIN[self.component](self.found, self.full_at)
+
+
+@dataclass(frozen=True, slots=True)
+class CreditScore:
+    """A score with its components, holding until the day before `valid_until`.
+
+    An override sets the score to 0; the components keep what they would have given.
+    """
+
+    score: int
+    components: tuple[ScoreComponent, ...]
+    override: Override | None
+    scorecard_version: str
+    customer_version: int
+    valid_until: date
+
+
+def score(position: CreditPosition, scorecard: Scorecard) -> CreditScore:
+    """The score of a position, on every day on which the position holds.
+
+    Each component is rounded half up to hundredths of a point and their sum half up to an integer.
+    Integer arithmetic only. Explanations are made when they are read.
+    """
+    components = (
+        _component(
+            Component.REPAYMENT_HISTORY,
+            scorecard.repayment_weight,
+            position.emis_on_time,
+            position.emis_due,
+        ),
+        _component(
+            Component.LOAN_VOLUME,
+            scorecard.volume_weight,
+            position.total_principal_paise,
+            scorecard.volume_cap_paise,
+        ),
+        _component(
+            Component.LOAN_COUNT, scorecard.count_weight, position.loan_count, scorecard.count_cap
+        ),
+        _component(
+            Component.CURRENT_YEAR_ACTIVITY,
+            scorecard.activity_weight,
+            position.current_year_loans,
+            scorecard.activity_cap,
+        ),
+    )
+    override: Override | None = None
+    if position.loan_count == 0:
+        override = Override.NO_CREDIT_HISTORY
+    elif position.current_debt_paise > position.approved_limit_paise:
+        override = Override.DEBT_EXCEEDS_APPROVED_LIMIT
+    total = 0
+    if override is None:
+        total = divide_half_up(sum([each.points_hundredths for each in components]), 100)
+    return CreditScore(
+        total,
+        components,
+        override,
+        scorecard.version,
+        position.version,
+        position.valid_until,
+    )
+
+
+def _component(component: Component, weight: int, found: int, full_at: int) -> ScoreComponent:
+    """min(found / full_at, 1) · weight in hundredths of a point; 0 when full_at is 0."""
+    most = weight * 100
+    if full_at == 0:
+        points = 0
+    elif found >= full_at:
+        points = most
+    else:
+        # Half up for a numerator of 0 or more.
+        points = (2 * found * most + full_at) // (2 * full_at)
+    return ScoreComponent(component, points, most, found, full_at)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _explain_repayment(on_time: int, due: int) -> str:
+    if due == 0:
+        return "No installment has fallen due yet."
+    return f"{on_time} of {_plural(due, 'installment')} due so far were paid on time."
+
+
+def _explain_volume(total_paise: int, cap_paise: int) -> str:
+    return f"{format_inr(total_paise)} borrowed in all; full points from {format_inr(cap_paise)}."
+
+
+def _explain_count(count: int, cap: int) -> str:
+    return f"{_plural(count, 'loan')} taken in all; full points from {cap}."
+
+
+def _explain_activity(count: int, cap: int) -> str:
+    return (
+        f"{_plural(count, 'loan')} opened or active in this calendar year; full points from {cap}."
+    )
+
+
+_EXPLAIN = {
+    Component.REPAYMENT_HISTORY: _explain_repayment,
+    Component.LOAN_VOLUME: _explain_volume,
+    Component.LOAN_COUNT: _explain_count,
+    Component.CURRENT_YEAR_ACTIVITY: _explain_activity,
+}

@@ -1,0 +1,212 @@
+"""One batch is one transaction: its rows, what is wrong with them, and the offset's advance."""
+
+import time
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from credit_service import metrics
+from credit_service.clock import Moment
+from credit_service.domain.errors import NotFound, OutOfRange, PreconditionFailed
+from credit_service.ingestion.frames import Batch, RowError
+from credit_service.ingestion.loader import Outcome, load
+from credit_service.storage import event_stream, ingestions
+from credit_service.storage.database import Database
+from credit_service.storage.ingestions import Header, Ingestion, StoredRowError
+
+OnMoved = Callable[[Sequence[int]], None]
+"""Told of customers whose positions changed, such as the cache that holds them."""
+
+MAX_REPORTED_ROWS = 100_000
+"""Rows of an ingestion whose errors are stored; further ones are counted alone."""
+
+
+def commit_batch(
+    database: Database,
+    ingestion_id: UUID,
+    offset: int,
+    row_count: int,
+    validated: Callable[[Ingestion], Batch],
+    moment: Moment,
+    on_moved: OnMoved | None,
+) -> Ingestion:
+    """Deal with rows `offset` … `offset + row_count - 1` for good, once, however often it is asked.
+
+    Rows below the committed offset are passed over. `validated` gives the batch when it is needed.
+    `on_moved` is told, after the commit, of the customers whose positions it moved.
+
+    Raises:
+        NotFound: INGESTION_NOT_FOUND.
+        OutOfRange: OFFSET_MISMATCH, the batch begins above the committed offset.
+        PreconditionFailed: INGESTION_ENDED, with rows beyond its end.
+        RetryLater: others kept rows of these customers, or the ingestion, busy for too long.
+    """
+    batch: Batch | None = None
+    moved: Sequence[int] = ()
+    began = time.monotonic()
+
+    def attempt(_number: int) -> tuple[Ingestion, Ingestion | None]:
+        nonlocal batch, moved
+        with database.transaction() as connection:
+            ingestion = locked(connection, ingestion_id)
+            committed = ingestion.committed_offset
+            if offset + row_count <= committed:
+                return ingestion, None
+            if ingestion.ended:
+                raise _has_ended(ingestion)
+            if offset > committed:
+                raise _offset_mismatch(ingestion, offset)
+            batch = batch or validated(ingestion)
+            rest = batch.after(committed)
+            outcome = load(connection, ingestion, rest, moment)
+            moved = outcome.moved
+            return _store(connection, ingestion, rest, outcome), ingestion
+
+    ingestion, before = database.retry(attempt)
+    if before is not None:
+        _count(before, ingestion, time.monotonic() - began)
+        if on_moved is not None and moved:
+            on_moved(moved)
+    return ingestion
+
+
+def _count(before: Ingestion, after: Ingestion, seconds: float) -> None:
+    """Add a batch that was committed to the metrics."""
+    kind, source = after.kind.lower(), after.source.lower()
+    metrics.ingestion_batch_seconds.labels(kind, source).observe(seconds)
+    if after.validate_only:
+        return
+    for outcome in metrics.ROW_OUTCOMES:
+        count = getattr(after, outcome) - getattr(before, outcome)
+        metrics.ingested_rows.labels(kind, source, outcome).inc(count)
+
+
+def _store(
+    connection: Connection, ingestion: Ingestion, batch: Batch, outcome: Outcome
+) -> Ingestion:
+    if ingestion.rejected < MAX_REPORTED_ROWS:
+        ingestions.add_errors(connection, ingestion.ingestion_id, _numbered(outcome.errors))
+    return ingestions.advance(connection, ingestion.ingestion_id, outcome.counts, batch.end)
+
+
+def _numbered(errors: Sequence[RowError]) -> list[StoredRowError]:
+    numbered = []
+    last_offset, number = -1, 0
+    for error in errors:
+        number = number + 1 if error.row_offset == last_offset else 1
+        last_offset = error.row_offset
+        numbered.append(
+            StoredRowError(
+                error.row_offset,
+                number,
+                error.row_number,
+                error.column,
+                error.code,
+                error.found,
+                error.expected,
+                error.message,
+            )
+        )
+    return numbered
+
+
+def locked(connection: Connection, ingestion_id: UUID) -> Ingestion:
+    """The ingestion, locked until the transaction ends.
+
+    Raises:
+        NotFound: INGESTION_NOT_FOUND.
+    """
+    ingestion = ingestions.lock(connection, ingestion_id)
+    if ingestion is None:
+        raise not_found(ingestion_id)
+    return ingestion
+
+
+def not_found(ingestion_id: UUID) -> NotFound:
+    """What is raised for an id of no ingestion."""
+    return NotFound("INGESTION_NOT_FOUND", "ingestion", str(ingestion_id))
+
+
+def end(
+    connection: Connection,
+    ingestion: Ingestion,
+    moment: Moment,
+    *,
+    total_rows: int | None = None,
+    error: tuple[str, str] | None = None,
+) -> Ingestion:
+    """End a locked ingestion, with (code, message) where it failed."""
+    announce(connection, ingestion, moment)
+    state = ingestions.SUCCEEDED if error is None else ingestions.FAILED
+    ended = ingestions.end(
+        connection, ingestion.ingestion_id, state, moment, total_rows=total_rows, error=error
+    )
+    metrics.ingestions_ended.labels(
+        ended.kind.lower(), ended.source.lower(), ended.state.lower()
+    ).inc()
+    return ended
+
+
+def announce(connection: Connection, ingestion: Ingestion, moment: Moment) -> None:
+    """Tell of the rows stored so far; the workers recompute scores when they hear of it."""
+    if ingestion.validate_only or not ingestion.inserted + ingestion.updated:
+        return
+    event_stream.append_for_no_customer(
+        connection,
+        "rows_ingested",
+        {
+            "ingestion_id": str(ingestion.ingestion_id),
+            "kind": ingestion.kind,
+            "inserted": ingestion.inserted,
+            "updated": ingestion.updated,
+        },
+        moment,
+    )
+
+
+def check_same_header(ingestion: Ingestion, header: Header, source: str) -> None:
+    """Whether an id that is in use stands for the same.
+
+    Raises:
+        PreconditionFailed: INGESTION_HEADER_MISMATCH, with the fields that differ.
+    """
+    fields = [
+        name
+        for name in ("kind", "on_existing", "validate_only", "filename", "sha256")
+        if getattr(ingestion, name) != getattr(header, name)
+    ]
+    if ingestion.source != source:
+        fields = ["source"]
+    if fields:
+        names = ", ".join(fields)
+        raise PreconditionFailed(
+            "INGESTION_HEADER_MISMATCH",
+            f"The ingestion id {header.ingestion_id} was used before with other content ({names}); "
+            "send a new id with new content.",
+            subject=f"ingestions/{header.ingestion_id}",
+            metadata={"ingestion_id": str(header.ingestion_id), "fields": ",".join(fields)},
+        )
+
+
+def _has_ended(ingestion: Ingestion) -> PreconditionFailed:
+    return PreconditionFailed(
+        "INGESTION_ENDED",
+        f"The ingestion has ended ({ingestion.state}) and takes no more rows; use a new id.",
+        subject=f"ingestions/{ingestion.ingestion_id}",
+        metadata={"ingestion_id": str(ingestion.ingestion_id), "state": ingestion.state},
+    )
+
+
+def _offset_mismatch(ingestion: Ingestion, offset: int) -> OutOfRange:
+    expected = ingestion.committed_offset
+    return OutOfRange(
+        "OFFSET_MISMATCH",
+        f"The batch begins at offset {offset}, and the next row expected is {expected}; send from "
+        "there.",
+        metadata={
+            "ingestion_id": str(ingestion.ingestion_id),
+            "expected_offset": str(expected),
+            "found_offset": str(offset),
+        },
+    )

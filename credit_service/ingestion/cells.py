@@ -1,0 +1,313 @@
+"""Columns of cells decoded into integers and text, whole columns at a time, without guessing.
+
+Amounts become paise, rates basis points, dates days since 1970-01-01. A cell that does not hold
+what its column asks for is marked with what is wrong with it. A workbook's numbers are binary
+floats: the number meant is the shortest decimal within the 15 digits that spreadsheets show, and
+it either has at most two decimals or is refused; nothing is rounded.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal, InvalidOperation
+from itertools import compress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from credit_service.spreadsheets import ERROR_VALUES, Cell, ErrorValue, Formula
+
+OK = 0
+CODES = (
+    "",
+    "MISSING",
+    "NOT_A_NUMBER",
+    "NOT_A_WHOLE_NUMBER",
+    "OUT_OF_RANGE",
+    "TOO_PRECISE",
+    "TEXT_INVALID",
+    "PHONE_INVALID",
+    "PHONE_TAKEN",
+    "DATE_INVALID",
+    "DATE_IN_FUTURE",
+    "END_DATE_MISMATCH",
+    "CURRENCY_UNSUPPORTED",
+    "EMIS_EXCEED_TENURE",
+    "CUSTOMER_UNKNOWN",
+    "DUPLICATE_DIFFERS",
+    "FORMULA",
+    "ERROR_VALUE",
+    "LOAN_BOOKED_HERE",
+    "LOAN_HAS_PAYMENTS",
+    "CUSTOMER_REGISTERED_HERE",
+    "ROW_TOO_LONG",
+)
+"""What can be wrong with a row: names of the contract's RowErrorCode, by their number here."""
+NUMBER_OF = {code: number for number, code in enumerate(CODES)}
+
+MISSING = NUMBER_OF["MISSING"]
+NOT_A_NUMBER = NUMBER_OF["NOT_A_NUMBER"]
+NOT_A_WHOLE_NUMBER = NUMBER_OF["NOT_A_WHOLE_NUMBER"]
+OUT_OF_RANGE = NUMBER_OF["OUT_OF_RANGE"]
+TOO_PRECISE = NUMBER_OF["TOO_PRECISE"]
+TEXT_INVALID = NUMBER_OF["TEXT_INVALID"]
+DATE_INVALID = NUMBER_OF["DATE_INVALID"]
+FORMULA = NUMBER_OF["FORMULA"]
+ERROR_VALUE = NUMBER_OF["ERROR_VALUE"]
+
+MAX_FOUND_CHARS = 200
+"""Of what was found in a cell, this much is reported."""
+
+EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
+
+Ints = NDArray[np.int64]
+Problems = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A decoded column: where `problems` is OK, `values` holds the number, elsewhere anything.
+
+    `found` tells what a row holds, for a person.
+    """
+
+    values: Ints
+    problems: Problems
+    found: Callable[[int], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """A decoded column of text, as Numbers."""
+
+    values: list[str]
+    problems: Problems
+    found: Callable[[int], str]
+
+
+_MOST = 10**15
+"""Numbers beyond this, in their own unit, are out of every range there is."""
+
+
+def numbers(cells: Sequence[Cell], decimals: int) -> Numbers:
+    """Each cell as an integer of 10 ** -decimals; `decimals` is 0 or 2."""
+    kinds = set(map(type, cells))
+    if kinds <= {float}:
+        values, problems = _from_floats(np.array(cells, np.float64), decimals)
+    elif kinds == {str}:
+        values, problems = _from_texts(cells, decimals)  # type: ignore[arg-type] # all are str
+    else:
+        values = np.zeros(len(cells), np.int64)
+        problems = np.zeros(len(cells), np.uint8)
+        is_float = [type(cell) is float for cell in cells]
+        chosen = np.array(is_float, bool)
+        values[chosen], problems[chosen] = _from_floats(
+            np.array(list(compress(cells, is_float)), np.float64), decimals
+        )
+        for index in np.flatnonzero(~chosen).tolist():
+            values[index], problems[index] = _from_cell(cells[index], decimals)
+    return Numbers(values, problems, lambda index: shown(cells[index]))
+
+
+def _from_floats(floats: NDArray[np.float64], decimals: int) -> tuple[Ints, Problems]:
+    scale = 10**decimals
+    with np.errstate(invalid="ignore", over="ignore"):
+        scaled = np.rint(floats * scale)
+        # Dividing gives the float nearest to the decimal: equal means that this decimal is meant.
+        # Beyond 2^52 hundredths floats are too far apart to tell.
+        exact = (scaled / scale == floats) & (np.abs(scaled) < 2**52)
+    values = np.where(exact, scaled, 0).astype(np.int64)
+    problems = np.zeros(len(floats), np.uint8)
+    for index in np.flatnonzero(~exact).tolist():
+        values[index], problems[index] = _from_decimal(format(floats[index], ".15g"), decimals)
+    return values, problems
+
+
+def _from_cell(cell: Cell, decimals: int) -> tuple[int, int]:
+    if isinstance(cell, str):
+        problem = _problem_of_text(cell)
+        if problem:
+            return 0, problem
+        return _from_number_text(cell.strip(), decimals)
+    if isinstance(cell, int) and not isinstance(cell, bool):
+        return _from_decimal(str(cell), decimals) if abs(cell) <= _MOST else (0, OUT_OF_RANGE)
+    return 0, NOT_A_NUMBER
+
+
+def _from_decimal(text: str, decimals: int) -> tuple[int, int]:
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return 0, NOT_A_NUMBER
+    if not number.is_finite():
+        return 0, NOT_A_NUMBER
+    if abs(number) > _MOST:
+        return 0, OUT_OF_RANGE
+    if -number.as_tuple().exponent > decimals + 300:  # type: ignore[operator] # finite: an int
+        return 0, TOO_PRECISE if decimals else NOT_A_WHOLE_NUMBER
+    scaled = number.scaleb(decimals)
+    if scaled != scaled.to_integral_value():
+        return 0, TOO_PRECISE if decimals else NOT_A_WHOLE_NUMBER
+    return int(scaled), OK
+
+
+_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,200}(?:\.[0-9]{0,200})?|\.[0-9]{1,200})")
+
+
+def _from_number_text(text: str, decimals: int) -> tuple[int, int]:
+    """Plain numerals alone: no grouping, which differs by country, and no exponent, which is what
+    is left of a number that a spreadsheet cut short."""
+    if not _NUMBER.fullmatch(text):
+        return 0, NOT_A_NUMBER
+    return _from_decimal(text, decimals)
+
+
+def _problem_of_text(cell: str) -> int:
+    if isinstance(cell, Formula):
+        return FORMULA
+    if isinstance(cell, ErrorValue):
+        return ERROR_VALUE
+    text = cell.strip()
+    if not text:
+        return MISSING
+    return ERROR_VALUE if text in ERROR_VALUES else OK
+
+
+_FAST_WIDTH = 18
+"""Longest text that is decoded a column at a time: 15 digits, a point and two decimals."""
+
+
+def _from_texts(texts: Sequence[str], decimals: int) -> tuple[Ints, Problems]:
+    """Texts of at most 15 digits with at most two decimals at once, the others one by one."""
+    longest = max(map(len, texts), default=0)
+    short = texts if longest <= _FAST_WIDTH else [t if len(t) <= _FAST_WIDTH else "" for t in texts]
+    chars = _characters(short)
+    count = len(texts)
+    hundredths = np.zeros(count, np.int64)
+    digits = np.zeros(count, np.int64)
+    places = np.zeros(count, np.int64)
+    pointed = np.zeros(count, bool)
+    odd = np.zeros(count, bool)
+    for char in chars.T:
+        digit = char.astype(np.int64) - 48
+        is_digit = (digit >= 0) & (digit <= 9)
+        is_point = char == 46
+        odd |= ~(is_digit | is_point | (char == 0)) | (is_point & pointed)
+        hundredths = np.where(is_digit, hundredths * 10 + digit, hundredths)
+        digits += is_digit & ~pointed
+        places += is_digit & pointed
+        pointed |= is_point
+    clean = ~odd & (digits >= 1) & (digits <= 15) & (places <= 2) & (pointed == (places > 0))
+    hundredths *= np.where(places == 0, 100, np.where(places == 1, 10, 1))
+    problems = np.zeros(count, np.uint8)
+    values = hundredths
+    if decimals == 0:
+        values, rest = np.divmod(hundredths, 100)
+        problems[rest != 0] = NOT_A_WHOLE_NUMBER
+    for index in np.flatnonzero(~clean).tolist():
+        values[index], problems[index] = _from_cell(texts[index], decimals)
+    return values, problems
+
+
+def _characters(texts: Sequence[str]) -> NDArray[np.uint32]:
+    """The code points of short texts, a row each, filled up with 0."""
+    array = np.array(texts, np.str_)
+    width = array.dtype.itemsize // 4
+    return array.view(np.uint32).reshape(len(texts), width)
+
+
+def dates(cells: Sequence[Cell]) -> Numbers:
+    """Each cell as days since 1970-01-01. Text must be an ISO date: 2024-03-31.
+
+    Other orders are refused: 03/04/2024 is one day here and another there.
+    """
+    count = len(cells)
+    problems = np.zeros(count, np.uint8)
+    kinds = set(map(type, cells))
+    if kinds <= {date}:
+        values = np.fromiter(map(date.toordinal, cells), np.int64, count)  # type: ignore[arg-type] # all are dates
+        return Numbers(values - EPOCH_ORDINAL, problems, lambda index: shown(cells[index]))
+    values = np.zeros(count, np.int64)
+    slow: Sequence[int] = range(count)
+    if kinds == {str}:
+        values, clean = _from_iso_texts(cells)  # type: ignore[arg-type] # all are str
+        slow = np.flatnonzero(~clean).tolist()
+    for index in slow:
+        values[index], problems[index] = _day(cells[index])
+    return Numbers(values, problems, lambda index: shown(cells[index]))
+
+
+def _from_iso_texts(texts: Sequence[str]) -> tuple[Ints, NDArray[np.bool_]]:
+    chars = _characters([t if len(t) == 10 else "" for t in texts] + ["0000-00-00"])[:-1]
+    digit = chars.astype(np.int64) - 48
+    places = [0, 1, 2, 3, 5, 6, 8, 9]
+    shaped = ((digit[:, places] >= 0) & (digit[:, places] <= 9)).all(axis=1)
+    shaped &= (chars[:, 4] == 45) & (chars[:, 7] == 45)
+    year = digit[:, 0] * 1000 + digit[:, 1] * 100 + digit[:, 2] * 10 + digit[:, 3]
+    month = digit[:, 5] * 10 + digit[:, 6]
+    return civil_days(year, month, digit[:, 8] * 10 + digit[:, 9], shaped)
+
+
+def civil_days(
+    year: Ints, month: Ints, day: Ints, plausible: NDArray[np.bool_] | None = None
+) -> tuple[Ints, NDArray[np.bool_]]:
+    """Days since 1970-01-01, and which of the dates exist."""
+    exists = (year >= 1) & (year <= 9999) & (month >= 1) & (month <= 12) & (day >= 1)
+    if plausible is not None:
+        exists &= plausible
+    months = np.where(exists, (year - 1970) * 12 + month - 1, 0).astype("datetime64[M]")
+    first = months.astype("datetime64[D]").astype(np.int64)
+    length = (months + 1).astype("datetime64[D]").astype(np.int64) - first
+    exists &= day <= length
+    return np.where(exists, first + day - 1, 0), exists
+
+
+_ISO_DATE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[ T]00:00(?::00(?:\.0{1,6})?)?)?")
+
+
+def _day(cell: Cell) -> tuple[int, int]:
+    if isinstance(cell, datetime):
+        if cell.time() != time(0):
+            return 0, DATE_INVALID
+        return cell.toordinal() - EPOCH_ORDINAL, OK
+    if isinstance(cell, date):
+        return cell.toordinal() - EPOCH_ORDINAL, OK
+    if not isinstance(cell, str):
+        return 0, DATE_INVALID
+    problem = _problem_of_text(cell)
+    if problem:
+        return 0, problem
+    match = _ISO_DATE.fullmatch(cell.strip())
+    if match is None:
+        return 0, DATE_INVALID
+    try:
+        return date.fromisoformat(match[1]).toordinal() - EPOCH_ORDINAL, OK
+    except ValueError:
+        return 0, DATE_INVALID
+
+
+def texts(cells: Sequence[Cell]) -> Texts:
+    """Each cell as text, a number as a person sees it."""
+    count = len(cells)
+    problems = np.zeros(count, np.uint8)
+    if set(map(type, cells)) == {str}:
+        values: list[str] = list(cells)  # type: ignore[arg-type] # all are str
+    else:
+        values = [cell if isinstance(cell, str) else shown(cell) for cell in cells]
+    for index, text in enumerate(values):
+        if not text or text[0] <= " " or text[0] in "#=":
+            problems[index] = _problem_of_text(text)
+    return Texts(values, problems, lambda index: shown(cells[index]))
+
+
+def shown(cell: Cell | Any) -> str:
+    """The cell as a person sees it, cut after MAX_FOUND_CHARS."""
+    if isinstance(cell, bool):
+        return str(cell).upper()
+    if isinstance(cell, float):
+        return format(cell, ".15g")
+    if isinstance(cell, datetime | date | time | timedelta):
+        return str(cell)
+    return str(cell)[:MAX_FOUND_CHARS].replace("\x00", "\N{REPLACEMENT CHARACTER}")

@@ -1,0 +1,530 @@
+"""Valid rows against what is stored: each is inserted, updated, unchanged, skipped or rejected.
+
+Everything happens in the caller's transaction. What becomes of a row depends on the rows before it
+in the source and on what was stored, not on where one batch ends and the next begins; and a dry run
+decides by the same code as a real one and differs in the writing alone.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from credit_service.clock import Moment
+from credit_service.domain.customers import approved_limit_paise
+from credit_service.domain.positions import position_from_loans
+from credit_service.ingestion.frames import (
+    NO_DAY,
+    NO_LIMIT,
+    Batch,
+    CustomerFrame,
+    Facts,
+    LoanFrame,
+    RowError,
+)
+from credit_service.storage import imports, ingestions, positions
+from credit_service.storage.database import LostRaceError
+from credit_service.storage.imports import CustomerFacts
+from credit_service.storage.ingestions import Counts, Ingestion
+
+_PHONE_KEY = -1
+_CUSTOMER_KEY = 0
+
+
+@dataclass
+class Outcome:
+    """What became of a batch. `errors` are of rejected rows, in the order of the rows.
+
+    `moved` are the customers whose positions are other than before.
+    """
+
+    counts: Counts
+    errors: Sequence[RowError]
+    moved: Sequence[int]
+
+
+def load(connection: Connection, ingestion: Ingestion, batch: Batch, moment: Moment) -> Outcome:
+    """Store the valid rows of a batch, and remember what later batches must know.
+
+    Nothing but that memory is written when the ingestion only validates.
+
+    Raises:
+        LostRaceError: an id or a phone number was taken by another call meanwhile.
+    """
+    merge = _Merge(connection, ingestion, moment)
+    try:
+        if isinstance(batch.frame, LoanFrame):
+            _load_loans(merge, batch.frame)
+        else:
+            _load_customers(merge, batch.frame)
+    except psycopg.errors.UniqueViolation as error:
+        raise LostRaceError(error.diag.constraint_name or "unique") from error
+    errors = sorted([*batch.errors, *merge.errors], key=lambda error: error.row_offset)
+    rejected = len({error.row_offset for error in errors})
+    return Outcome(
+        Counts(merge.inserted, merge.updated, merge.unchanged, merge.skipped, rejected),
+        errors,
+        merge.moved,
+    )
+
+
+@dataclass
+class _Merge:
+    """One batch on its way into the tables."""
+
+    connection: Connection
+    ingestion: Ingestion
+    moment: Moment
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    skipped: int = 0
+    errors: list[RowError] = field(default_factory=list)
+    moved: Sequence[int] = ()
+
+    @property
+    def writes(self) -> bool:
+        return not self.ingestion.validate_only
+
+    def reject(
+        self, row: tuple[int, int], column: str, code: str, found: str, expected: str, message: str
+    ) -> None:
+        offset, number = row
+        self.errors.append(RowError(offset, number, column, code, found, expected, message))
+
+    def reject_duplicate(self, row: tuple[int, int], key: str, first_row: int) -> None:
+        self.reject(
+            row,
+            "",
+            "DUPLICATE_DIFFERS",
+            key,
+            f"the values of row {first_row}, or another key",
+            f"The row has the key of row {first_row}, {key}, and other values.",
+        )
+
+
+# --- Loans ----------------------------------------------------------------------------------------
+
+_INSERT, _UPDATE, _UNCHANGED, _SKIPPED, _REJECTED = range(5)
+_SOURCE_FACTS = (
+    "principal_paise",
+    "annual_rate_bps",
+    "tenure_months",
+    "installment_paise",
+    "emis_paid_on_time",
+    "start_day",
+)
+
+
+def _load_loans(merge: _Merge, frame: LoanFrame) -> None:
+    facts = _of_known_customers(merge, frame.facts)
+    if not len(facts):
+        return
+    fates = np.full(len(facts), _INSERT, np.int8)
+    _judge_by_stored(merge, facts, fates)
+    _judge_by_memory(merge, facts, fates)
+    _judge_by_batch(merge, facts, fates)
+    _count_loans(merge, fates)
+    if merge.writes:
+        _write_loans(merge, facts[fates == _INSERT], facts[fates == _UPDATE])
+        # A loan that this ingestion wrote knows it; the others are remembered beside.
+        remembered = facts[(fates == _UNCHANGED) | (fates == _SKIPPED)]
+    else:
+        remembered = facts[fates != _REJECTED]
+    _remember_loans(merge, remembered)
+
+
+def _of_known_customers(merge: _Merge, facts: Facts) -> Facts:
+    """The loans whose customers are stored, and locked from now on; the others are rejected."""
+    wanted = np.unique(facts["customer_id"])
+    known = imports.known_customers(merge.connection, wanted, lock=merge.writes)
+    if len(known) == len(wanted):
+        return facts
+    unknown = ~np.isin(facts["customer_id"], known)
+    for row in facts[unknown]:
+        customer_id = str(row["customer_id"])
+        merge.reject(
+            (int(row["offset"]), int(row["row_number"])),
+            "customer_id",
+            "CUSTOMER_UNKNOWN",
+            customer_id,
+            "the id of a customer that is stored",
+            f"There is no customer {customer_id}; import or register the customer first.",
+        )
+    return facts[~unknown]
+
+
+def _judge_by_stored(merge: _Merge, facts: Facts, fates: NDArray[np.int8]) -> None:
+    """Compare with the loans that are stored under the same keys."""
+    stored = imports.stored_loans(
+        merge.connection, facts["customer_id"], facts["loan_id"], merge.ingestion.ingestion_id
+    )
+    places = np.array(stored["place"], np.int64)
+    if not len(places):
+        return
+    equal = np.ones(len(places), bool)
+    for name in _SOURCE_FACTS:
+        equal &= facts[name][places] == np.array(stored[name], np.int64)
+    fates[places[equal]] = _UNCHANGED
+    updates = merge.ingestion.on_existing == "UPDATE"
+    for index in np.flatnonzero(~equal).tolist():
+        place = int(places[index])
+        row, key = _row(facts, place), _loan_key(facts, place)
+        first_row = stored["ingestion_row"][index]
+        fates[place] = _REJECTED
+        if first_row is not None:
+            merge.reject_duplicate(row, key, first_row)
+        elif not updates:
+            fates[place] = _SKIPPED
+        elif not stored["imported"][index]:
+            merge.reject(
+                row,
+                "loan_id",
+                "LOAN_BOOKED_HERE",
+                str(facts["loan_id"][place]),
+                "a loan that an import brought",
+                f"The {key} was booked by this service, and no import changes it.",
+            )
+        elif stored["has_payments"][index]:
+            merge.reject(
+                row,
+                "loan_id",
+                "LOAN_HAS_PAYMENTS",
+                str(facts["loan_id"][place]),
+                "a loan without payments recorded here",
+                f"The {key} has payments recorded here, which other terms would contradict.",
+            )
+        else:
+            fates[place] = _UPDATE
+
+
+def _judge_by_memory(merge: _Merge, facts: Facts, fates: NDArray[np.int8]) -> None:
+    """Compare with rows of earlier batches that left the stored loans as they were."""
+    counts = merge.ingestion
+    if merge.writes and not counts.unchanged and not counts.skipped:
+        return
+    seen = ingestions.seen(
+        merge.connection,
+        merge.ingestion.ingestion_id,
+        facts["customer_id"].tolist(),
+        facts["loan_id"].tolist(),
+    )
+    if not seen:
+        return
+    fingerprints = _fingerprints(facts)
+    keys = zip(facts["customer_id"].tolist(), facts["loan_id"].tolist(), strict=True)
+    for place, key in enumerate(keys):
+        if key not in seen or fates[place] == _REJECTED:
+            continue
+        first_row, fingerprint = seen[key]
+        _judge_repeated(
+            merge, facts, fates, place, first_row, equal=fingerprint == fingerprints[place]
+        )
+
+
+def _judge_by_batch(merge: _Merge, facts: Facts, fates: NDArray[np.int8]) -> None:
+    """Compare rows of the same key in this batch with the first of them that is accepted."""
+    order = np.lexsort((facts["offset"], facts["loan_id"], facts["customer_id"]))
+    ordered = facts[["customer_id", "loan_id"]][order]
+    repeats = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
+    if not len(repeats):
+        return
+    fingerprints = _fingerprints(facts)
+    first: dict[tuple[int, int], int] = {}
+    for index in repeats.tolist():
+        before, place = int(order[index - 1]), int(order[index])
+        key = (int(facts["customer_id"][place]), int(facts["loan_id"][place]))
+        if key not in first and fates[before] != _REJECTED:
+            first[key] = before
+        if key in first and fates[place] != _REJECTED:
+            _judge_repeated(
+                merge,
+                facts,
+                fates,
+                place,
+                int(facts["row_number"][first[key]]),
+                equal=fingerprints[first[key]] == fingerprints[place],
+            )
+
+
+def _judge_repeated(
+    merge: _Merge,
+    facts: Facts,
+    fates: NDArray[np.int8],
+    place: int,
+    first_row: int,
+    *,
+    equal: bool,
+) -> None:
+    """A further row of a key: it changes nothing when it says the same, and is rejected if not."""
+    if equal:
+        fates[place] = _UNCHANGED
+    else:
+        fates[place] = _REJECTED
+        merge.reject_duplicate(_row(facts, place), _loan_key(facts, place), first_row)
+
+
+def _count_loans(merge: _Merge, fates: NDArray[np.int8]) -> None:
+    counts = np.bincount(fates, minlength=5).tolist()
+    merge.inserted, merge.updated, merge.unchanged, merge.skipped = counts[:4]
+
+
+def _write_loans(merge: _Merge, inserts: Facts, updates: Facts) -> None:
+    ingestion_id = merge.ingestion.ingestion_id
+    if len(inserts):
+        imports.reserve_loan_ids(merge.connection, int(inserts["loan_id"].max()))
+        # In the order of the key the index is filled page by page.
+        order = np.lexsort((inserts["loan_id"], inserts["customer_id"]))
+        imports.insert_loans(merge.connection, inserts[order], NO_DAY, ingestion_id)
+    if len(updates):
+        imports.update_loans(merge.connection, updates, NO_DAY, ingestion_id)
+    merge.moved = np.unique(
+        np.concatenate([inserts["customer_id"], updates["customer_id"]])
+    ).tolist()
+    # A position that other facts went into is summed anew; to the others the new loans are added.
+    summed = np.unique(updates["customer_id"])
+    added = inserts[~np.isin(inserts["customer_id"], summed)]
+    day = merge.moment.today
+    if len(summed):
+        positions.refresh_locked(merge.connection, summed, day)
+    if len(added):
+        positions.add_loans(merge.connection, added, NO_DAY, day)
+
+
+def _remember_loans(merge: _Merge, facts: Facts) -> None:
+    """Remember the first row of each key that is not remembered yet."""
+    if not len(facts):
+        return
+    customer_ids, loan_ids = facts["customer_id"].tolist(), facts["loan_id"].tolist()
+    ingestion_id = merge.ingestion.ingestion_id
+    known = ingestions.seen(merge.connection, ingestion_id, customer_ids, loan_ids)
+    keys: dict[tuple[int, int], tuple[int, int, int, int]] = {}
+    for customer_id, loan_id, row_number, fingerprint in zip(
+        customer_ids,
+        loan_ids,
+        facts["row_number"].tolist(),
+        _fingerprints(facts).tolist(),
+        strict=True,
+    ):
+        key = (customer_id, loan_id)
+        if key not in known and key not in keys:
+            keys[key] = (customer_id, loan_id, row_number, fingerprint)
+    ingestions.remember(merge.connection, ingestion_id, list(keys.values()))
+
+
+def _fingerprints(facts: Facts) -> NDArray[np.int64]:
+    """64 bits of a hash of each row's source facts: multiply and shift, as in SplitMix64."""
+    mixed = np.zeros(len(facts), np.uint64)
+    for name in _SOURCE_FACTS:
+        mixed = (mixed ^ facts[name].astype(np.int64).view(np.uint64)) + np.uint64(
+            0x9E3779B97F4A7C15
+        )
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed ^= mixed >> np.uint64(31)
+    return mixed.view(np.int64)
+
+
+def _row(facts: Facts, place: int) -> tuple[int, int]:
+    return int(facts["offset"][place]), int(facts["row_number"][place])
+
+
+def _loan_key(facts: Facts, place: int) -> str:
+    return f"loan {facts['loan_id'][place]} of customer {facts['customer_id'][place]}"
+
+
+# --- Customers ------------------------------------------------------------------------------------
+
+
+def _load_customers(merge: _Merge, frame: CustomerFrame) -> None:
+    """Row by row, in order: whether a phone number is free depends on the rows before."""
+    rows = _customer_rows(frame)
+    if not rows:
+        return
+    known = _KnownCustomers.read(merge, [row[1] for row in rows])
+    inserts: list[CustomerFacts] = []
+    updates: list[CustomerFacts] = []
+    for row, facts in rows:
+        customer_id, phone = facts[0], facts[5]
+        if not known.may_be_stored(merge, row, facts):
+            continue
+        stored = known.stored.get(customer_id)
+        if stored is not None:
+            (*_, old_phone, _), _ = stored
+            updates.append(facts)
+            # Taken until the ingestion ends, so that a dry run need not know who let go of what.
+            known.give(old_phone, customer_id, row, remember=old_phone != phone)
+        else:
+            inserts.append(facts)
+        # What is written tells later batches by itself.
+        known.give(phone, customer_id, row, remember=not merge.writes)
+    merge.inserted, merge.updated = len(inserts), len(updates)
+    if merge.writes:
+        _write_customers(merge, inserts, updates)
+    ingestions.remember(
+        merge.connection, merge.ingestion.ingestion_id, list(known.to_remember.values())
+    )
+
+
+_Row = tuple[int, int]
+
+
+def _customer_rows(frame: CustomerFrame) -> list[tuple[_Row, CustomerFacts]]:
+    facts = frame.facts
+    return [
+        (
+            (offset, number),
+            (customer_id, first, last, age, income, phone, None if limit == NO_LIMIT else limit),
+        )
+        for offset, number, customer_id, age, income, limit, first, last, phone in zip(
+            facts["offset"].tolist(),
+            facts["row_number"].tolist(),
+            facts["customer_id"].tolist(),
+            facts["age"].tolist(),
+            facts["monthly_income_paise"].tolist(),
+            facts["approved_limit_paise"].tolist(),
+            frame.first_names,
+            frame.last_names,
+            frame.phone_numbers,
+            strict=True,
+        )
+    ]
+
+
+@dataclass
+class _KnownCustomers:
+    """What is stored, and what the rows so far did, of the customers and numbers of a batch."""
+
+    stored: dict[int, tuple[CustomerFacts, bool]]
+    # Who has a phone number, or had it when the ingestion began.
+    holders: dict[str, int]
+    # (row number, fingerprint) of the first accepted row of a customer.
+    accepted: dict[int, tuple[int, int]]
+    to_remember: dict[tuple[int, int], tuple[int, int, int, int]] = field(default_factory=dict)
+    _remembered: frozenset[tuple[int, int]] = frozenset()
+
+    @classmethod
+    def read(cls, merge: _Merge, facts: Sequence[CustomerFacts]) -> "_KnownCustomers":
+        ids = sorted({each[0] for each in facts})
+        phones = sorted({each[5] for each in facts})
+        updates = merge.writes and merge.ingestion.on_existing == "UPDATE"
+        stored = imports.stored_customers(merge.connection, ids, lock=updates)
+        holders = imports.phone_holders(merge.connection, phones)
+        # Numbers that customers of this batch may let go of are looked up too.
+        numbers = [_digits(phone) for phone in {*phones, *(s[0][5] for s in stored.values())}]
+        seen = ingestions.seen(
+            merge.connection,
+            merge.ingestion.ingestion_id,
+            [*ids, *numbers],
+            [_CUSTOMER_KEY] * len(ids) + [_PHONE_KEY] * len(numbers),
+        )
+        accepted = {}
+        for (number, which), (row_number, value) in seen.items():
+            if which == _CUSTOMER_KEY:
+                accepted[number] = (row_number, value)
+            else:
+                holders[f"+{number}"] = value
+        return cls(stored, holders, accepted, _remembered=frozenset(seen))
+
+    def may_be_stored(self, merge: _Merge, row: _Row, facts: CustomerFacts) -> bool:
+        """Whether the row is to be inserted or to replace facts; otherwise it is counted."""
+        customer_id, phone = facts[0], facts[5]
+        fingerprint = _customer_fingerprint(facts)
+        if customer_id in self.accepted:
+            first_row, first_fingerprint = self.accepted[customer_id]
+            if first_fingerprint == fingerprint:
+                merge.unchanged += 1
+            else:
+                merge.reject_duplicate(row, f"customer {customer_id}", first_row)
+            return False
+        stored, imported = self.stored.get(customer_id, (None, True))
+        if stored is not None and _same_customer(stored, facts):
+            merge.unchanged += 1
+            self._accept(customer_id, row, fingerprint)
+            return False
+        if stored is not None and merge.ingestion.on_existing == "SKIP":
+            merge.skipped += 1
+            self._accept(customer_id, row, fingerprint)
+            return False
+        if not imported:
+            merge.reject(
+                row,
+                "customer_id",
+                "CUSTOMER_REGISTERED_HERE",
+                str(customer_id),
+                "a customer that an import brought",
+                f"Customer {customer_id} was registered with this service, and no import changes "
+                "that.",
+            )
+            return False
+        if self.holders.get(phone, customer_id) != customer_id:
+            merge.reject(
+                row,
+                "phone_number",
+                "PHONE_TAKEN",
+                phone,
+                "a phone number that no other customer has",
+                f"The phone number {phone} belongs to another customer.",
+            )
+            return False
+        self._accept(customer_id, row, fingerprint)
+        return True
+
+    def give(self, phone: str, customer_id: int, row: _Row, *, remember: bool) -> None:
+        """From now on the number is the customer's."""
+        self.holders[phone] = customer_id
+        if remember:
+            self._remember(_digits(phone), _PHONE_KEY, row, customer_id)
+
+    def _accept(self, customer_id: int, row: _Row, fingerprint: int) -> None:
+        self.accepted[customer_id] = (row[1], fingerprint)
+        self._remember(customer_id, _CUSTOMER_KEY, row, fingerprint)
+
+    def _remember(self, number: int, which: int, row: _Row, value: int) -> None:
+        if (number, which) not in self._remembered:
+            self.to_remember[number, which] = (number, which, row[1], value)
+
+
+def _digits(phone: str) -> int:
+    return int(phone[1:])
+
+
+def _same_customer(stored: CustomerFacts, facts: CustomerFacts) -> bool:
+    """Whether a source says what is stored; one without limits does not speak of them."""
+    return stored[:6] == facts[:6] and facts[6] in (None, stored[6])
+
+
+def _customer_fingerprint(facts: Iterable[object]) -> int:
+    digest = hashlib.blake2b(repr(facts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def _write_customers(
+    merge: _Merge, inserts: list[CustomerFacts], updates: list[CustomerFacts]
+) -> None:
+    merge.moved = [facts[0] for facts in updates]
+    if updates:
+        imports.update_customers(merge.connection, updates)
+    if inserts:
+        imports.reserve_customer_ids(merge.connection, max(facts[0] for facts in inserts))
+        with_limits = [
+            (*facts[:6], approved_limit_paise(facts[4]) if facts[6] is None else facts[6])
+            for facts in inserts
+        ]
+        day = merge.moment.today
+        imports.insert_customers(
+            merge.connection,
+            with_limits,
+            merge.moment.now,
+            day.isoformat(),
+            _empty_position_ends(day).isoformat(),
+        )
+
+
+def _empty_position_ends(day: date) -> date:
+    return position_from_loans(0, 1, 0, 0, (), day).valid_until

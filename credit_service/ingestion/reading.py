@@ -1,0 +1,205 @@
+"""Uploaded files are parsed and validated in a process of its own.
+
+There a hostile file finds no secrets, no connection and little memory, and a crash of the parser is
+one failed file. It also makes the work overlap: the next batch is read while this one is stored.
+What comes back is numbers and JSON, so that nothing in it can be run.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from credit_service.ingestion import frames
+from credit_service.ingestion.frames import Batch
+from credit_service.ingestion.validation import validate_block
+from credit_service.spreadsheet_columns import Kind
+from credit_service.spreadsheets import Block, Cell, SpreadsheetError, open_source
+
+MEMORY_LIMIT_BYTES = 1024**3
+"""Address space of the reading process."""
+CPU_LIMIT_SECONDS = 600
+"""Computing time of the reading process."""
+
+_BATCH, _END, _FAILED = b"B", b"E", b"F"
+_SHARED_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
+# What ends a process that exceeds its limits, or whose parser meets what it cannot bear.
+_DEADLY = frozenset({signal.SIGXCPU, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL})
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingOrder:
+    """What to read a file as.
+
+    The first `skip_rows` rows are passed over; blank rows do not count. `import_day` is as of
+    `validate_block`.
+    """
+
+    kind: Kind
+    filename: str
+    import_day: date
+    batch_rows: int
+    skip_rows: int = 0
+
+
+class Reading:
+    """A file being read. `row_count` is its number of rows once the batches have ended."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", output: IO[bytes]) -> None:
+        self._process = process
+        self._output = output
+        self.row_count: int | None = None
+
+    def batches(self) -> Iterator[Batch]:
+        """The rows in order, `batch_rows` in each batch but the last.
+
+        Raises:
+            SpreadsheetError: the file cannot be read, or asks for more than a file is given.
+            RuntimeError: the reading process was ended, or met a defect of ours.
+        """
+        while True:
+            kind = self._output.read(1)
+            size = int.from_bytes(self._output.read(8), "big")
+            content = self._output.read(size)
+            if len(content) < size or not kind:
+                raise self._ended_early()
+            if kind == _BATCH:
+                yield frames.decoded(content)
+                continue
+            document = json.loads(content)
+            if kind == _FAILED:
+                raise SpreadsheetError(document["code"], document["message"])
+            self.row_count = document["row_count"]
+            return
+
+    def _ended_early(self) -> Exception:
+        status = self._process.wait()
+        if -status in _DEADLY:
+            return SpreadsheetError(
+                "FILE_UNSAFE", "Reading the file takes more memory or time than a file is given."
+            )
+        return RuntimeError(f"the process that reads a file ended with status {status}")
+
+
+@contextmanager
+def reading(file: IO[bytes], order: ReadingOrder) -> Iterator[Reading]:
+    """Read a file, which must be one of the operating system, in a process that ends with this."""
+    environment = {name: os.environ[name] for name in _SHARED_ENVIRONMENT if name in os.environ} | {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        # Threads of libraries would each take their share of the address space.
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    document = json.dumps(asdict(order) | {"import_day": order.import_day.isoformat()})
+    file.seek(0)
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", __name__, document],
+        stdin=file,
+        stdout=subprocess.PIPE,
+        env=environment,
+        close_fds=True,
+    ) as process:
+        if process.stdout is None:
+            raise RuntimeError("the reading process has no output")
+        try:
+            yield Reading(process, process.stdout)
+        finally:
+            process.kill()
+
+
+# --- In the reading process -----------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the file on standard input by the order in the argument; write batches to the output."""
+    _limit_resources()
+    fields = json.loads(arguments[0])
+    order = ReadingOrder(**fields | {"import_day": date.fromisoformat(fields["import_day"])})
+    output = sys.stdout.buffer
+    # The parent ends this process when it needs no more.
+    with suppress(BrokenPipeError):
+        try:
+            row_count = _write_batches(sys.stdin.buffer, order, output)
+            _send(output, _END, json.dumps({"row_count": row_count}).encode())
+        except SpreadsheetError as error:
+            failure = {"code": error.code, "message": error.message}
+            _send(output, _FAILED, json.dumps(failure).encode())
+        except MemoryError:
+            failure = {"code": "FILE_UNSAFE", "message": "Reading the file takes too much memory."}
+            _send(output, _FAILED, json.dumps(failure).encode())
+
+
+def _limit_resources() -> None:
+    for limit, most in (
+        (resource.RLIMIT_AS, MEMORY_LIMIT_BYTES),
+        (resource.RLIMIT_CPU, CPU_LIMIT_SECONDS),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, 64),
+    ):
+        _, hard = resource.getrlimit(limit)
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(limit, (allowed, allowed))
+
+
+def _send(output: IO[bytes], kind: bytes, content: bytes) -> None:
+    output.write(kind + len(content).to_bytes(8, "big"))
+    output.write(content)
+    output.flush()
+
+
+def _write_batches(file: BinaryIO, order: ReadingOrder, output: IO[bytes]) -> int:
+    """Send every batch; the number of rows in the file."""
+    source = open_source(file, order.filename, order.kind)
+    offset = order.skip_rows
+    for block in regrouped(source.blocks, order.skip_rows, order.batch_rows):
+        batch = validate_block(order.kind, block, offset, order.import_day)
+        _send(output, _BATCH, frames.encoded(batch))
+        offset = batch.end
+    if offset == 0:
+        raise SpreadsheetError("FILE_EMPTY", "The file has a header and no row below it.")
+    return offset
+
+
+def regrouped(blocks: Iterator[Block], skip_rows: int, size: int) -> Iterator[Block]:
+    """The same rows without the first `skip_rows`, `size` in each block but the last."""
+    numbers: list[int] = []
+    columns: dict[str, list[Cell]] = {}
+    overlong: list[int] = []
+    for block in blocks:
+        count = len(block.row_numbers)
+        first = min(skip_rows, count)
+        skip_rows -= first
+        overlong += [len(numbers) + row - first for row in block.overlong if row >= first]
+        numbers += block.row_numbers[first:]
+        for name, cells in block.columns.items():
+            columns.setdefault(name, []).extend(cells[first:])
+        while len(numbers) >= size:
+            yield _first(numbers, columns, overlong, size)
+            numbers = numbers[size:]
+            columns = {name: cells[size:] for name, cells in columns.items()}
+            overlong = [row - size for row in overlong if row >= size]
+    if numbers:
+        yield _first(numbers, columns, overlong, len(numbers))
+
+
+def _first(
+    numbers: list[int], columns: dict[str, list[Cell]], overlong: list[int], size: int
+) -> Block:
+    return Block(
+        numbers[:size],
+        {name: cells[:size] for name, cells in columns.items()},
+        [row for row in overlong if row < size],
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,92 @@
+"""Rows that come as a stream: exactly once by their offsets, whatever breaks."""
+
+from uuid import UUID
+
+from credit_service.clock import Moment
+from credit_service.domain.errors import InvalidRequest
+from credit_service.ingestion import batches
+from credit_service.ingestion.batches import OnMoved
+from credit_service.ingestion.frames import Batch
+from credit_service.ingestion.validation import validate_columns
+from credit_service.ingestion.wire import Columns, LoanColumns
+from credit_service.storage import ingestions
+from credit_service.storage.database import Database
+from credit_service.storage.ingestions import Header, Ingestion
+
+
+def begin_stream(database: Database, header: Header, moment: Moment, principal: str) -> Ingestion:
+    """Create the ingestion, or go on with it under the same header; it may have ended.
+
+    Rows are judged by the day on which it was created.
+
+    Raises:
+        PreconditionFailed: INGESTION_HEADER_MISMATCH.
+    """
+    with database.transaction() as connection:
+        created = ingestions.create(connection, header, "STREAM", moment, principal)
+        ingestion = ingestions.find(connection, header.ingestion_id)
+    if ingestion is None:
+        raise LookupError("an ingestion just created is not there")
+    if not created:
+        batches.check_same_header(ingestion, header, "STREAM")
+    return ingestion
+
+
+def ingest_batch(
+    database: Database,
+    ingestion_id: UUID,
+    offset: int,
+    columns: Columns,
+    moment: Moment,
+    *,
+    on_moved: OnMoved | None = None,
+) -> Ingestion:
+    """Take rows in whose first is the `offset`-th of the stream, from 0; in one transaction.
+
+    Rows that were committed before are passed over. `on_moved` is told of the customers whose
+    positions the batch moved, after its commit.
+
+    Raises:
+        NotFound: INGESTION_NOT_FOUND.
+        OutOfRange: OFFSET_MISMATCH, the batch begins above the committed offset.
+        InvalidRequest: STREAM_ORDER_INVALID, the rows are not of the ingestion's kind.
+        PreconditionFailed: INGESTION_ENDED, with rows beyond its end.
+        RetryLater: others kept rows of these customers, or the ingestion, busy for too long.
+    """
+
+    def validated(ingestion: Ingestion) -> Batch:
+        found = "LOANS" if isinstance(columns, LoanColumns) else "CUSTOMERS"
+        if found != ingestion.kind:
+            raise InvalidRequest(
+                "STREAM_ORDER_INVALID",
+                f"The ingestion is of {ingestion.kind.lower()}, and the batch of {found.lower()}.",
+                metadata={"expected": ingestion.kind.lower(), "found": found.lower()},
+            )
+        return validate_columns(columns, offset, ingestion.import_day)
+
+    row_count = len(columns.customer_id)
+    return batches.commit_batch(
+        database, ingestion_id, offset, row_count, validated, moment, on_moved
+    )
+
+
+def finish_stream(database: Database, ingestion_id: UUID, moment: Moment) -> Ingestion:
+    """All rows were sent: end the ingestion. Once it has ended, this changes nothing.
+
+    Raises:
+        NotFound: INGESTION_NOT_FOUND.
+    """
+    with database.transaction() as connection:
+        ingestion = batches.locked(connection, ingestion_id)
+        if ingestion.ended:
+            return ingestion
+        total_rows = ingestion.committed_offset
+        return batches.end(connection, ingestion, moment, total_rows=total_rows)
+
+
+def leave_stream(database: Database, ingestion_id: UUID, moment: Moment) -> None:
+    """A stream broke off and may never be resumed: let the rows that it stored be told of."""
+    with database.transaction() as connection:
+        ingestion = batches.locked(connection, ingestion_id)
+        if not ingestion.ended:
+            batches.announce(connection, ingestion, moment)

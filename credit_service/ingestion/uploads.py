@@ -1,0 +1,237 @@
+"""Files: stored whole where every worker reaches them, and ingested by whichever comes first."""
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import IO, BinaryIO, TypeVar, cast
+from uuid import UUID
+
+from credit_service.clock import Clock, Moment
+from credit_service.domain.errors import InvalidRequest, RetryLater
+from credit_service.ingestion import batches
+from credit_service.ingestion.batches import OnMoved
+from credit_service.ingestion.frames import Batch
+from credit_service.ingestion.reading import ReadingOrder, reading
+from credit_service.spreadsheets import SpreadsheetError, check
+from credit_service.storage import ingestions, tasks
+from credit_service.storage.database import Database
+from credit_service.storage.ingestions import CHUNK_BYTES, Header, Ingestion
+
+BATCH_ROWS = 25_000
+"""Rows that one transaction takes in, unless the caller says otherwise."""
+
+PATIENCE = 20
+"""How often a batch that others keep from its customers is tried again."""
+
+T = TypeVar("T")
+
+_UPLOAD_REASONS = {"FILE_EMPTY": "UPLOAD_EMPTY", "FILE_UNSAFE": "UPLOAD_UNSAFE"}
+
+
+def store_upload(
+    database: Database,
+    header: Header,
+    chunks: Iterable[bytes],
+    moment: Moment,
+    principal: str,
+    max_bytes: int,
+) -> Ingestion:
+    """Store a file and queue it for the workers. The same file under the same id is stored once.
+
+    The file lies on disk until all of it is there and has been looked at; then one transaction
+    stores it and makes the task.
+
+    Raises:
+        InvalidRequest: UPLOAD_EMPTY, UPLOAD_TOO_LARGE, UPLOAD_CHECKSUM_MISMATCH, UPLOAD_UNSUPPORTED
+            or UPLOAD_UNSAFE.
+        PreconditionFailed: INGESTION_HEADER_MISMATCH.
+    """
+    with tempfile.TemporaryFile() as file:
+        size, digest = _spool(file, chunks, max_bytes)
+        _check_upload(file, header, size, digest)
+        stored_header = replace(header, sha256=digest)
+        with database.transaction() as connection:
+            created = ingestions.create(
+                connection, stored_header, "UPLOAD", moment, principal, size_bytes=size
+            )
+            if created:
+                file.seek(0)
+                for number, chunk in enumerate(iter(lambda: file.read(CHUNK_BYTES), b"")):
+                    ingestions.store_chunk(connection, header.ingestion_id, number, chunk)
+                tasks.enqueue(connection, "ingest_upload", str(header.ingestion_id), moment)
+            ingestion = ingestions.find(connection, header.ingestion_id)
+    if ingestion is None:
+        raise LookupError("an ingestion just created is not there")
+    if not created:
+        batches.check_same_header(ingestion, stored_header, "UPLOAD")
+    return ingestion
+
+
+def _spool(file: IO[bytes], chunks: Iterable[bytes], max_bytes: int) -> tuple[int, bytes]:
+    """Write the chunks to the file; its size and SHA-256."""
+    digest = hashlib.sha256()
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > max_bytes:
+            raise InvalidRequest(
+                "UPLOAD_TOO_LARGE",
+                f"The file has more than {max_bytes:,} bytes; split it, or stream its rows.",
+                metadata={"max_bytes": str(max_bytes)},
+            )
+        digest.update(chunk)
+        file.write(chunk)
+    file.flush()
+    return size, digest.digest()
+
+
+def _check_upload(file: IO[bytes], header: Header, size: int, digest: bytes) -> None:
+    if size == 0:
+        raise InvalidRequest(
+            "UPLOAD_EMPTY", "The file has no bytes.", metadata={"filename": header.filename}
+        )
+    if header.sha256 is not None and header.sha256 != digest:
+        raise InvalidRequest(
+            "UPLOAD_CHECKSUM_MISMATCH",
+            "The bytes received do not have the SHA-256 that the header gives; upload again.",
+            metadata={"expected_sha256": header.sha256.hex(), "found_sha256": digest.hex()},
+        )
+    try:
+        check(cast("BinaryIO", file), header.filename)
+    except SpreadsheetError as error:
+        raise InvalidRequest(
+            _UPLOAD_REASONS.get(error.code, "UPLOAD_UNSUPPORTED"),
+            error.message,
+            metadata={"filename": header.filename, "supported": "xlsx,csv"},
+        ) from error
+
+
+def run_upload(
+    database: Database,
+    ingestion_id: UUID,
+    clock: Clock,
+    *,
+    batch_rows: int = BATCH_ROWS,
+    on_progress: Callable[[], None] | None = None,
+    on_moved: OnMoved | None = None,
+) -> Ingestion:
+    """Ingest a stored file from where it stands to its end.
+
+    Killed at any moment, it goes on at the committed offset when it is called again; two at once
+    take each row once between them. `on_progress` is called before each batch, and what it raises
+    ends the run; `on_moved` is told, after each commit, of the customers whose positions it moved.
+    A file that cannot be read ends the ingestion as FAILED, which is no error here.
+
+    Raises:
+        NotFound: INGESTION_NOT_FOUND.
+        RetryLater, Unavailable, RuntimeError: it did not end; call again.
+    """
+    with database.transaction() as connection:
+        ingestion = ingestions.begin(connection, ingestion_id, clock.moment())
+        found = ingestion or ingestions.find(connection, ingestion_id)
+    if found is None:
+        raise batches.not_found(ingestion_id)
+    if ingestion is None:
+        return found
+    with _stored_file(database, ingestion) as file:
+        if file is None:
+            return fail_upload(
+                database,
+                ingestion_id,
+                "FILE_LOST",
+                "The uploaded bytes are not all there any more; upload the file again.",
+                clock.moment(),
+            )
+        try:
+            return _ingest(database, ingestion, file, clock, batch_rows, on_progress, on_moved)
+        except SpreadsheetError as error:
+            return fail_upload(database, ingestion_id, error.code, error.message, clock.moment())
+
+
+@contextmanager
+def _stored_file(database: Database, ingestion: Ingestion) -> Iterator[IO[bytes] | None]:
+    """The uploaded file on disk; None where its bytes are not those that were uploaded."""
+    with tempfile.TemporaryFile() as file:
+        digest = hashlib.sha256()
+        for chunk in ingestions.chunks(database, ingestion.ingestion_id):
+            digest.update(chunk)
+            file.write(chunk)
+        file.flush()
+        yield file if digest.digest() == ingestion.sha256 else None
+
+
+def _ingest(
+    database: Database,
+    ingestion: Ingestion,
+    file: IO[bytes],
+    clock: Clock,
+    batch_rows: int,
+    on_progress: Callable[[], None] | None,
+    on_moved: OnMoved | None,
+) -> Ingestion:
+    ingestion_id = ingestion.ingestion_id
+    order = ReadingOrder(
+        kind=ingestion.kind,
+        filename=ingestion.filename,
+        import_day=ingestion.import_day,
+        batch_rows=batch_rows,
+        skip_rows=ingestion.committed_offset,
+    )
+    with reading(file, order) as source:
+        for batch in source.batches():
+            if on_progress is not None:
+                on_progress()
+            ingestion = _patiently(partial(_commit, database, ingestion_id, batch, clock, on_moved))
+            if ingestion.ended:
+                return ingestion
+        total_rows = source.row_count
+    with database.transaction() as connection:
+        ingestion = batches.locked(connection, ingestion_id)
+        if ingestion.ended:
+            return ingestion
+        return batches.end(connection, ingestion, clock.moment(), total_rows=total_rows)
+
+
+def _commit(
+    database: Database, ingestion_id: UUID, batch: Batch, clock: Clock, on_moved: OnMoved | None
+) -> Ingestion:
+    return batches.commit_batch(
+        database,
+        ingestion_id,
+        batch.offset,
+        batch.row_count,
+        lambda _: batch,
+        clock.moment(),
+        on_moved,
+    )
+
+
+def _patiently(work: Callable[[], T]) -> T:
+    """Others may hold these customers for a while, and there is no caller who could wait for it."""
+    for _ in range(PATIENCE):
+        try:
+            return work()
+        except RetryLater as error:
+            time.sleep(error.retry_after_seconds)
+    return work()
+
+
+def fail_upload(
+    database: Database, ingestion_id: UUID, code: str, message: str, moment: Moment
+) -> Ingestion:
+    """End an ingestion as FAILED; one that has ended stays as it is.
+
+    `code` is a name of IngestionErrorCode. Rows of committed batches stay stored.
+
+    Raises:
+        NotFound: INGESTION_NOT_FOUND.
+    """
+    with database.transaction() as connection:
+        ingestion = batches.locked(connection, ingestion_id)
+        if ingestion.ended:
+            return ingestion
+        return batches.end(connection, ingestion, moment, error=(code, message))

@@ -1,0 +1,444 @@
+"""The rules for rows: columns of a source become the facts of valid rows and errors for the rest.
+
+One set of rules for workbooks, CSV and streams, with the limits of the domain. Every bad column of
+a row is reported, not only the first.
+"""
+
+import calendar
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from itertools import compress
+
+import numpy as np
+from numpy.typing import NDArray
+from phonenumbers import PhoneMetadata
+
+from credit_service.domain import customers as customer_rules
+from credit_service.domain import loans as loan_rules
+from credit_service.domain.customers import clean_name, parse_phone_number
+from credit_service.domain.money import RUPEE_PAISE
+from credit_service.ingestion import cells, wire
+from credit_service.ingestion.cells import CODES, NUMBER_OF, OK, Ints, Numbers, Problems, Texts
+from credit_service.ingestion.frames import (
+    CUSTOMER_FACTS,
+    LOAN_FACTS,
+    NO_DAY,
+    NO_LIMIT,
+    Batch,
+    CustomerFrame,
+    Facts,
+    LoanFrame,
+    RowError,
+)
+from credit_service.ingestion.wire import Columns, LoanColumns
+from credit_service.spreadsheet_columns import Kind
+from credit_service.spreadsheets import Block
+
+MAX_ID = 10**15
+"""Largest customer or loan id that an import may bring, as the tables have it."""
+MAX_INSTALLMENT_PAISE = 2 * loan_rules.MAX_PRINCIPAL_PAISE
+"""A source's installment is taken as it is; beyond this it is a slip of the pen."""
+MAX_LIMIT_PAISE = 1_000 * 10_000_000 * RUPEE_PAISE
+"""Largest approved limit of a source: ₹1,000 crore."""
+FIRST_START_DATE = date(1900, 1, 1)
+
+_AN_ID = "a whole number from 1 to 1,000,000,000,000,000"
+_A_NAME = "1 to 50 characters without control characters"
+_EXPECTED: Mapping[str, str] = {
+    "customer_id": _AN_ID,
+    "loan_id": _AN_ID,
+    "first_name": _A_NAME,
+    "last_name": _A_NAME,
+    "age": "a whole number from 18 to 120",
+    "phone_number": "a valid phone number such as +91 98765 98765",
+    "monthly_income": "rupees, more than 0 and at most 10 crore, with at most two decimals",
+    "approved_limit": "rupees, 0 to 1,000 crore, with at most two decimals, or nothing",
+    "loan_amount": "rupees, more than 0 and at most 100 crore, with at most two decimals",
+    "tenure_months": "a whole number from 1 to 480",
+    "interest_rate": "percent a year, 0 to 100, with at most two decimals",
+    "monthly_installment": "rupees, more than 0 and at most 200 crore, with at most two decimals",
+    "emis_paid_on_time": "a whole number from 0 to the tenure",
+    "start_date": "a date such as 2024-03-31, from 1900 on and not in the future",
+    "end_date": "the start date plus the tenure, such as 2027-03-31, or nothing",
+    "": "as many values as the header has columns",
+}
+_INR_ONLY = "an amount in INR"
+_PLAIN_NUMBER = "12500.50"
+
+
+@dataclass
+class _Rows:
+    """The columns of a batch on their way to facts and errors."""
+
+    offset: int
+    row_numbers: Ints
+    # (row, column) → (code, found) of cells that the source could not put into the column.
+    unreadable: Mapping[tuple[int, str], tuple[int, str]] = field(default_factory=dict)
+    # What a row's error expects, where that is not what the column always expects.
+    expected: dict[tuple[int, str], str] = field(default_factory=dict)
+    _names: list[str] = field(default_factory=list)
+    _problems: list[Problems] = field(default_factory=list)
+    _found: dict[str, Callable[[int], str]] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return len(self.row_numbers)
+
+    def add(self, name: str, problems: Problems, found: Callable[[int], str]) -> None:
+        """Take a column up; what is wrong with it can still be added to `problems`."""
+        for (row, column), (code, _) in self.unreadable.items():
+            if column == name:
+                problems[row] = code
+        self._names.append(name)
+        self._problems.append(problems)
+        self._found[name] = found
+
+    def number(
+        self, name: str, column: Numbers, least: int, most: int, *, optional: bool = False
+    ) -> Ints:
+        """Take a column of numbers up; they must be from `least` to `most`.
+
+        A missing value of an optional column is NO_LIMIT.
+        """
+        self.add(name, column.problems, column.found)
+        problems, values = column.problems, column.values
+        if optional:
+            absent = problems == cells.MISSING
+            values = np.where(absent, NO_LIMIT, values)
+            problems[absent] = OK
+            outside = ~absent & ((values < least) | (values > most))
+        else:
+            outside = (values < least) | (values > most)
+        problems[outside & (problems == OK)] = cells.OUT_OF_RANGE
+        return values
+
+    def valid(self) -> NDArray[np.bool_]:
+        """Which rows have no error."""
+        bad = np.zeros(self.count, bool)
+        for problems in self._problems:
+            bad |= problems != OK
+        return ~bad
+
+    def errors(self) -> list[RowError]:
+        table = np.stack(self._problems, axis=1)
+        errors = []
+        for row, column in np.argwhere(table != OK).tolist():
+            name, code = self._names[column], CODES[table[row, column]]
+            _, found = self.unreadable.get((row, name), (OK, None))
+            if found is None:
+                found = self._found[name](row)
+            expected = self.expected.get((row, name)) or _expected(name, code)
+            errors.append(
+                RowError(
+                    row_offset=self.offset + row,
+                    row_number=int(self.row_numbers[row]),
+                    column=name,
+                    code=code,
+                    found=found,
+                    expected=expected,
+                    message=_message(name, code, found, expected),
+                )
+            )
+        return errors
+
+
+def _expected(name: str, code: str) -> str:
+    if code == "CURRENCY_UNSUPPORTED":
+        return _INR_ONLY
+    if code == "NOT_A_NUMBER":
+        return f"{_EXPECTED[name]}, written like {_PLAIN_NUMBER}"
+    if code == "FORMULA":
+        return f"a value instead of a formula: {_EXPECTED[name]}"
+    return _EXPECTED[name]
+
+
+def _message(name: str, code: str, found: str, expected: str) -> str:
+    if code == "MISSING":
+        return f"{name} is missing; expected {expected}."
+    if code == "ROW_TOO_LONG":
+        return "The row has more values than the header has columns; does one hold a separator?"
+    return f"{name or 'A column'} is {found!r}; expected {expected}."
+
+
+# --- Sources --------------------------------------------------------------------------------------
+
+
+def validate_block(kind: Kind, block: Block, offset: int, import_day: date) -> Batch:
+    """The rows of a file, the first of them the `offset`-th of its rows that are not blank.
+
+    `import_day` is the day whose future a loan must not begin in, and whose due installments count
+    as settled.
+    """
+    columns = block.columns
+    unreadable = {(row, ""): (NUMBER_OF["ROW_TOO_LONG"], "") for row in block.overlong}
+    rows = _Rows(offset, np.array(block.row_numbers, np.int64), unreadable)
+    if kind == "LOANS":
+        numbers = {name: cells.numbers(columns[name], 0) for name in _WHOLE_OF_LOANS}
+        numbers |= {name: cells.numbers(columns[name], 2) for name in _HUNDREDTHS_OF_LOANS}
+        numbers["start_date"] = cells.dates(columns["start_date"])
+        if "end_date" in columns:
+            numbers["end_date"] = cells.dates(columns["end_date"])
+        return _loans(rows, numbers, import_day)
+    numbers = {name: cells.numbers(columns[name], 0) for name in ("customer_id", "age")}
+    for name in ("monthly_income", "approved_limit"):
+        if name in columns:
+            numbers[name] = cells.numbers(columns[name], 2)
+    texts = {name: cells.texts(columns[name]) for name in _TEXTS_OF_CUSTOMERS}
+    return _customers(rows, numbers, texts)
+
+
+_WHOLE_OF_LOANS = ("customer_id", "loan_id", "tenure_months", "emis_paid_on_time")
+_HUNDREDTHS_OF_LOANS = ("loan_amount", "interest_rate", "monthly_installment")
+_TEXTS_OF_CUSTOMERS = ("first_name", "last_name", "phone_number")
+
+
+def validate_columns(columns: Columns, offset: int, import_day: date) -> Batch:
+    """The rows of a stream's batch; arguments as of `validate_block`."""
+    numbers_of_rows = wire.row_numbers(columns, offset)
+    if isinstance(columns, LoanColumns):
+        numbers = {
+            "customer_id": wire.integers(columns.customer_id),
+            "loan_id": wire.integers(columns.loan_id),
+            "loan_amount": wire.money(columns.loan_amount),
+            "tenure_months": wire.integers(columns.tenure_months),
+            "interest_rate": wire.percents(columns.interest_rate),
+            "monthly_installment": wire.money(columns.monthly_installment),
+            "emis_paid_on_time": wire.integers(columns.emis_paid_on_time),
+            "start_date": wire.dates(columns.start_date),
+            "end_date": wire.dates(columns.end_date),
+        }
+        rows = _Rows(offset, numbers_of_rows, _unreadable(columns, numbers))
+        return _loans(rows, numbers, import_day)
+    numbers = {
+        "customer_id": wire.integers(columns.customer_id),
+        "age": wire.integers(columns.age),
+        "monthly_income": wire.money(columns.monthly_income),
+        "approved_limit": wire.money(columns.approved_limit),
+    }
+    texts = {
+        "first_name": wire.texts(columns.first_name),
+        "last_name": wire.texts(columns.last_name),
+        "phone_number": wire.texts(columns.phone_number),
+    }
+    rows = _Rows(offset, numbers_of_rows, _unreadable(columns, {**numbers, **texts}))
+    return _customers(rows, numbers, texts)
+
+
+def _unreadable(
+    columns: Columns, known: Mapping[str, Numbers | Texts]
+) -> dict[tuple[int, str], tuple[int, str]]:
+    """What the client could not put into fields; a column of no name here is the row's fault."""
+    found: dict[tuple[int, str], tuple[int, str]] = {}
+    for cell in columns.unreadable:
+        name = cell.column if cell.column in known else ""
+        code = NUMBER_OF.get(cell.code, OK) or _unreadable_code(name)
+        found[cell.row, name] = (code, cells.shown(cell.found))
+    return found
+
+
+def _unreadable_code(name: str) -> int:
+    if name in ("start_date", "end_date"):
+        return cells.DATE_INVALID
+    if name == "phone_number":
+        return NUMBER_OF["PHONE_INVALID"]
+    return cells.TEXT_INVALID if name in (*_TEXTS_OF_CUSTOMERS, "") else cells.NOT_A_NUMBER
+
+
+# --- Loans ----------------------------------------------------------------------------------------
+
+
+def _loans(rows: _Rows, numbers: Mapping[str, Numbers], import_day: date) -> Batch:
+    facts = np.zeros(rows.count, LOAN_FACTS)
+    for name, fact, least, most in (
+        ("customer_id", "customer_id", 1, MAX_ID),
+        ("loan_id", "loan_id", 1, MAX_ID),
+        ("loan_amount", "principal_paise", 1, loan_rules.MAX_PRINCIPAL_PAISE),
+        (
+            "tenure_months",
+            "tenure_months",
+            loan_rules.MIN_TENURE_MONTHS,
+            loan_rules.MAX_TENURE_MONTHS,
+        ),
+        ("interest_rate", "annual_rate_bps", 0, loan_rules.MAX_ANNUAL_RATE_BPS),
+        ("monthly_installment", "installment_paise", 1, MAX_INSTALLMENT_PAISE),
+        ("emis_paid_on_time", "emis_paid_on_time", 0, 2**31 - 1),
+    ):
+        values = rows.number(name, numbers[name], least, most)
+        # What does not fit is out of range and never stored.
+        facts[fact] = np.where(numbers[name].problems == OK, values, least)
+    tenure_ok = numbers["tenure_months"].problems == OK
+    on_time = numbers["emis_paid_on_time"].problems
+    on_time[tenure_ok & (on_time == OK) & (facts["emis_paid_on_time"] > facts["tenure_months"])] = (
+        NUMBER_OF["EMIS_EXCEED_TENURE"]
+    )
+    _loan_dates(rows, numbers, facts, import_day)
+    rows.add("", np.zeros(rows.count, np.uint8), lambda _: "")
+    facts["offset"] = np.arange(rows.offset, rows.offset + rows.count)
+    facts["row_number"] = rows.row_numbers
+    valid = rows.valid()
+    if valid.all():
+        return Batch(rows.offset, rows.count, LoanFrame(facts), [])
+    return Batch(rows.offset, rows.count, LoanFrame(facts[valid]), rows.errors())
+
+
+def _loan_dates(
+    rows: _Rows, numbers: Mapping[str, Numbers], facts: Facts, import_day: date
+) -> None:
+    """Check the dates of the loans, and fill in those that follow from them."""
+    today = import_day.toordinal() - cells.EPOCH_ORDINAL
+    start = numbers["start_date"]
+    problems = start.problems
+    rows.add("start_date", problems, start.found)
+    days = start.values
+    too_early = days < FIRST_START_DATE.toordinal() - cells.EPOCH_ORDINAL
+    problems[(problems == OK) & too_early] = cells.OUT_OF_RANGE
+    problems[(problems == OK) & (days > today)] = NUMBER_OF["DATE_IN_FUTURE"]
+    start_days = np.where(problems == OK, days, today)
+    ends = end_days(start_days, facts["tenure_months"])
+    end = numbers.get("end_date")
+    if end is not None:
+        given = end.problems != cells.MISSING
+        end.problems[~given] = OK
+        rows.add("end_date", end.problems, end.found)
+        checked = (problems == OK) & (numbers["tenure_months"].problems == OK) & given
+        mismatch = checked & (end.problems == OK) & (end.values != ends)
+        end.problems[mismatch] = NUMBER_OF["END_DATE_MISMATCH"]
+        for row in np.flatnonzero(mismatch).tolist():
+            day = date.fromordinal(int(ends[row]) + cells.EPOCH_ORDINAL)
+            rows.expected[row, "end_date"] = f"{day}, the start date plus the tenure, or nothing"
+    settled = imported_settled(
+        facts["emis_paid_on_time"], start_days, facts["tenure_months"], import_day
+    )
+    facts["start_day"] = start_days
+    facts["end_day"] = ends
+    facts["installments_settled"] = settled
+    facts["closed_day"] = np.where(
+        settled == facts["tenure_months"], np.minimum(ends, today), NO_DAY
+    )
+
+
+def _months(days: Ints) -> tuple[NDArray[np.datetime64], Ints]:
+    """The month of each day, and the day of the month from 1."""
+    dates = days.astype("datetime64[D]")
+    months = dates.astype("datetime64[M]")
+    return months, (dates - months.astype("datetime64[D]")).astype(np.int64) + 1
+
+
+def end_days(start_days: Ints, tenure_months: Ints) -> Ints:
+    """Start plus tenure, clamped to the month's end, as `domain.calendar.add_months`."""
+    months, day_of_month = _months(start_days)
+    last = months + tenure_months.astype(np.int64)
+    first = last.astype("datetime64[D]").astype(np.int64)
+    length = (last + 1).astype("datetime64[D]").astype(np.int64) - first
+    ends: Ints = first + np.minimum(day_of_month, length) - 1
+    return ends
+
+
+def imported_settled(
+    emis_paid_on_time: Ints, start_days: Ints, tenure_months: Ints, import_day: date
+) -> Ints:
+    """Installments that an import takes as settled, as `domain.loans.imported_settled`."""
+    months, day_of_month = _months(start_days)
+    this_month = (import_day.year - 1970) * 12 + import_day.month - 1
+    elapsed = this_month - months.astype(np.int64)
+    # The installment of this month is due once its clamped day has come.
+    length = calendar.monthrange(import_day.year, import_day.month)[1]
+    due = elapsed - (np.minimum(day_of_month, length) > import_day.day)
+    return np.minimum(np.maximum(due, emis_paid_on_time), tenure_months)
+
+
+# --- Customers ------------------------------------------------------------------------------------
+
+
+def _customers(rows: _Rows, numbers: Mapping[str, Numbers], texts: Mapping[str, Texts]) -> Batch:
+    facts = np.zeros(rows.count, CUSTOMER_FACTS)
+    facts["customer_id"] = rows.number("customer_id", numbers["customer_id"], 1, MAX_ID)
+    first_names = _names(rows, "first_name", texts["first_name"])
+    last_names = _names(rows, "last_name", texts["last_name"])
+    ages = rows.number("age", numbers["age"], customer_rules.MIN_AGE, customer_rules.MAX_AGE)
+    facts["age"] = np.where(numbers["age"].problems == OK, ages, 0)
+    phones = _phones(rows, texts["phone_number"])
+    facts["monthly_income_paise"] = rows.number(
+        "monthly_income",
+        numbers["monthly_income"],
+        1,
+        customer_rules.MAX_MONTHLY_INCOME_PAISE,
+    )
+    facts["approved_limit_paise"] = NO_LIMIT
+    if "approved_limit" in numbers:
+        facts["approved_limit_paise"] = rows.number(
+            "approved_limit", numbers["approved_limit"], 0, MAX_LIMIT_PAISE, optional=True
+        )
+    rows.add("", np.zeros(rows.count, np.uint8), lambda _: "")
+    facts["offset"] = np.arange(rows.offset, rows.offset + rows.count)
+    facts["row_number"] = rows.row_numbers
+    valid = rows.valid()
+    if valid.all():
+        return Batch(
+            rows.offset, rows.count, CustomerFrame(facts, first_names, last_names, phones), []
+        )
+    kept = valid.tolist()
+    frame = CustomerFrame(
+        facts[valid],
+        list(compress(first_names, kept)),
+        list(compress(last_names, kept)),
+        list(compress(phones, kept)),
+    )
+    return Batch(rows.offset, rows.count, frame, rows.errors())
+
+
+def _names(rows: _Rows, column: str, texts: Texts) -> list[str]:
+    rows.add(column, texts.problems, texts.found)
+    names = []
+    for row, text in enumerate(texts.values):
+        # Letters of ASCII alone need no look at each character.
+        if text.isascii() and text.isalpha() and len(text) <= customer_rules.MAX_NAME_LENGTH:
+            names.append(text)
+            continue
+        try:
+            names.append(clean_name(text))
+        except ValueError:
+            names.append("")
+            if texts.problems[row] == OK:
+                texts.problems[row] = cells.TEXT_INVALID
+    return names
+
+
+def _phones(rows: _Rows, texts: Texts) -> list[str]:
+    rows.add("phone_number", texts.problems, texts.found)
+    phones = []
+    for row, text in enumerate(texts.values):
+        try:
+            phones.append(phone_number(text))
+        except ValueError:
+            phones.append("")
+            if texts.problems[row] == OK:
+                texts.problems[row] = NUMBER_OF["PHONE_INVALID"]
+    return phones
+
+
+def _indian_pattern(kind: str) -> re.Pattern[str]:
+    """The numbering plan's pattern of Indian national numbers of a kind."""
+    description = getattr(PhoneMetadata.metadata_for_region("IN"), kind)
+    return re.compile(description.national_number_pattern)
+
+
+_USUAL_PHONE = re.compile(r"(?:\+91|0)?[ -]?([6-9][0-9]{4})[ -]?([0-9]{5})")
+_INDIAN = _indian_pattern("general_desc")
+_INDIAN_MOBILE = _indian_pattern("mobile")
+
+
+def phone_number(text: str) -> str:
+    """As `domain.customers.parse_phone_number`, fifty times as fast for Indian mobile numbers.
+
+    A national number of ten digits that is in the numbering plan's pattern, and in its pattern of
+    mobiles, is what the parser's own rules come to for the usual ways of writing one.
+    """
+    match = _USUAL_PHONE.fullmatch(text)
+    if match is not None:
+        national = match[1] + match[2]
+        if _INDIAN.fullmatch(national) and _INDIAN_MOBILE.fullmatch(national):
+            return "+91" + national
+    return parse_phone_number(text)

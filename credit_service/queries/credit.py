@@ -1,0 +1,86 @@
+"""What a customer's credit stands at: position, score, and what an ask would meet."""
+
+import time
+from dataclasses import dataclass
+
+from credit_service.cache.positions import PositionCache
+from credit_service.clock import Moment
+from credit_service.domain.eligibility import Ask, Decision, decide
+from credit_service.domain.errors import NotFound
+from credit_service.domain.positions import CreditPosition
+from credit_service.domain.scorecard import Scorecard
+from credit_service.domain.scoring import CreditScore, score
+from credit_service.storage import customers, scorecards
+from credit_service.storage.database import Database
+
+_ACTIVE_VERSION_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A customer's position on a day and the scorecard that judges it."""
+
+    position: CreditPosition
+    scorecard: Scorecard
+
+
+class CreditDesk:
+    """Answers what credit stands at, from the cache where it can. Safe to share between threads.
+
+    An entry of the cache counts only while the scorecard it names is the active one, which is
+    looked up in PostgreSQL once a second.
+    """
+
+    def __init__(self, database: Database, cache: PositionCache | None = None) -> None:
+        self._database = database
+        self._cache = cache
+        self._active_version = ""
+        self._known_until = 0.0
+
+    def standing(self, customer_id: int, moment: Moment) -> Standing:
+        """The customer's position today and the active scorecard. Never writes to PostgreSQL.
+
+        Raises:
+            NotFound: CUSTOMER_NOT_FOUND.
+        """
+        cache = self._cache
+        if cache is not None and self._knows_active_version():
+            cached = cache.get(customer_id, moment.today)
+            if cached is not None and cached.scorecard_version == self._active_version:
+                scorecard = scorecards.known(cached.scorecard_version)
+                if scorecard is not None:
+                    return Standing(cached.position, scorecard)
+        began = time.monotonic()
+        found = self._read(customer_id, moment)
+        if cache is not None:
+            cache.fill(found.position, found.scorecard.version, moment, known_since=began)
+        return found
+
+    def _read(self, customer_id: int, moment: Moment) -> Standing:
+        with self._database.autocommit() as connection:
+            found = customers.find_position(connection, customer_id)
+            if found is None:
+                raise NotFound("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
+            position, scorecard_version = found
+            self._active_version = scorecard_version
+            self._known_until = time.monotonic() + _ACTIVE_VERSION_SECONDS
+            return Standing(
+                customers.position_on(connection, position, moment.today),
+                scorecards.get(connection, scorecard_version),
+            )
+
+    def _knows_active_version(self) -> bool:
+        """Whether the version known to be active is fresh; when not, the next read tells."""
+        return time.monotonic() < self._known_until
+
+    def check_eligibility(
+        self, customer_id: int, ask: Ask, moment: Moment
+    ) -> tuple[Standing, Decision]:
+        """What CreateLoan would decide now. Raises as `standing`."""
+        found = self.standing(customer_id, moment)
+        return found, decide(found.position, ask, found.scorecard, moment.today)
+
+    def credit_score(self, customer_id: int, moment: Moment) -> tuple[Standing, CreditScore]:
+        """The customer's score today. Raises as `standing`."""
+        found = self.standing(customer_id, moment)
+        return found, score(found.position, found.scorecard)

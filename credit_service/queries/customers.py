@@ -1,0 +1,43 @@
+"""Look customers up."""
+
+from credit_service.domain.errors import NotFound
+from credit_service.storage import customers
+from credit_service.storage.customers import CustomerView
+from credit_service.storage.database import Database
+
+
+def get_customer(
+    database: Database, *, customer_id: int | None = None, phone_number: str | None = None
+) -> CustomerView:
+    """The customer of that id or of that phone number in E.164; exactly one of the two is given.
+
+    Raises:
+        NotFound: CUSTOMER_NOT_FOUND.
+    """
+    with database.autocommit() as connection:
+        if customer_id is not None:
+            view = customers.find(connection, customer_id)
+        elif phone_number is not None:
+            view = customers.find_by_phone(connection, phone_number)
+        else:
+            raise ValueError("neither customer_id nor phone_number is given")
+    if view is None:
+        if customer_id is not None:
+            raise NotFound("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
+        # The number itself is not repeated.
+        found_by = {"lookup": "phone_number"}
+        name = "with this phone number"
+        raise NotFound("CUSTOMER_NOT_FOUND", "customer", name, metadata=found_by)
+    return view
+
+
+def list_customers(
+    database: Database, query: str, after: int | None, limit: int
+) -> list[CustomerView]:
+    """Customers of id above `after`, in order of id, whose name or phone number begins so.
+
+    `query` is a prefix of "first last", of the last name, or of the phone number with or without
+    its country code, +91, case ignored; empty means all.
+    """
+    with database.autocommit() as connection:
+        return customers.search(connection, query, after or 0, limit)

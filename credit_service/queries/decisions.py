@@ -1,0 +1,40 @@
+"""Look stored decisions up."""
+
+from credit_service.domain.errors import NotFound
+from credit_service.storage import customers, decisions
+from credit_service.storage.database import Database
+from credit_service.storage.decisions import StoredDecision
+
+_LAST_ID = 2**63 - 1
+
+
+def get_decision(database: Database, decision_id: int) -> StoredDecision:
+    """The decision of that id.
+
+    Raises:
+        NotFound: DECISION_NOT_FOUND.
+    """
+    with database.autocommit() as connection:
+        found = decisions.find(connection, decision_id)
+    if found is None:
+        raise NotFound("DECISION_NOT_FOUND", "decision", str(decision_id))
+    return found
+
+
+def list_decisions(
+    database: Database, customer_id: int | None, before: int | None, limit: int
+) -> list[StoredDecision]:
+    """Decisions of id below `before`, newest first; without a customer those on every one.
+
+    Raises:
+        NotFound: CUSTOMER_NOT_FOUND.
+    """
+    with database.autocommit() as connection:
+        found = decisions.page(connection, customer_id, before or _LAST_ID, limit)
+        if (
+            not found
+            and customer_id is not None
+            and customers.find(connection, customer_id) is None
+        ):
+            raise NotFound("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
+    return found

@@ -1,0 +1,45 @@
+"""Look ingestions up."""
+
+from datetime import datetime
+from uuid import UUID
+
+from credit_service.domain.errors import NotFound
+from credit_service.storage import ingestions
+from credit_service.storage.database import Database
+from credit_service.storage.ingestions import Ingestion, StoredRowError
+
+
+def get_ingestion(database: Database, ingestion_id: UUID) -> Ingestion:
+    """The ingestion as it stands.
+
+    Raises:
+        NotFound: INGESTION_NOT_FOUND.
+    """
+    with database.autocommit() as connection:
+        ingestion = ingestions.find(connection, ingestion_id)
+    if ingestion is None:
+        raise NotFound("INGESTION_NOT_FOUND", "ingestion", str(ingestion_id))
+    return ingestion
+
+
+def list_ingestions(
+    database: Database, after: tuple[datetime, UUID] | None, limit: int
+) -> list[Ingestion]:
+    """Ingestions, the latest first, after that (created_at, ingestion_id)."""
+    with database.autocommit() as connection:
+        return ingestions.page(connection, after, limit)
+
+
+def list_row_errors(
+    database: Database, ingestion_id: UUID, after: tuple[int, int] | None, limit: int
+) -> list[StoredRowError]:
+    """What was wrong with rows, in their order, after that (row_offset, error_number).
+
+    Raises:
+        NotFound: INGESTION_NOT_FOUND.
+    """
+    with database.autocommit() as connection:
+        found = ingestions.errors_page(connection, ingestion_id, after, limit)
+        if not found and ingestions.find(connection, ingestion_id) is None:
+            raise NotFound("INGESTION_NOT_FOUND", "ingestion", str(ingestion_id))
+    return found

@@ -1,0 +1,93 @@
+"""Look loans and their schedules up."""
+
+from dataclasses import dataclass
+
+from credit_service.clock import Moment
+from credit_service.domain.errors import NotFound, PreconditionFailed
+from credit_service.domain.loans import Loan, LoanState, Schedule, schedule
+from credit_service.domain.payments import InstallmentProgress, installment_states
+from credit_service.storage import customers, loans
+from credit_service.storage.customers import CustomerView
+from credit_service.storage.database import Database
+
+_MOST_HOLDERS_NAMED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class RepaymentSchedule:
+    """A loan, its installments, and how far each has come."""
+
+    loan: Loan
+    schedule: Schedule
+    progress: tuple[InstallmentProgress, ...]
+
+
+def get_loan(
+    database: Database, loan_id: int, customer_id: int | None
+) -> tuple[Loan, CustomerView]:
+    """The loan and its customer; `customer_id` may be left out where one customer has that id.
+
+    Raises:
+        NotFound: LOAN_NOT_FOUND.
+        PreconditionFailed: LOAN_ID_AMBIGUOUS; the metadata names the customers.
+    """
+    with database.autocommit() as connection:
+        found = customers.loans_of_id(connection, loan_id, customer_id, _MOST_HOLDERS_NAMED + 1)
+    if not found:
+        raise _no_loan(loan_id, customer_id)
+    if len(found) > 1:
+        holders = [str(view.customer.customer_id) for _, view in found]
+        raise _ambiguous(loan_id, holders)
+    return found[0]
+
+
+def _ambiguous(loan_id: int, holders: list[str]) -> PreconditionFailed:
+    named = holders[:_MOST_HOLDERS_NAMED]
+    more = " and more" if len(holders) > _MOST_HOLDERS_NAMED else ""
+    return PreconditionFailed(
+        "LOAN_ID_AMBIGUOUS",
+        f"Loan id {loan_id} is shared by customers {', '.join(named)}{more}; send customer_id too.",
+        subject=f"loans/{loan_id}",
+        metadata={"loan_id": str(loan_id), "customer_ids": ",".join(named)},
+    )
+
+
+def _no_loan(loan_id: int, customer_id: int | None) -> NotFound:
+    if customer_id is None:
+        return NotFound("LOAN_NOT_FOUND", "loan", str(loan_id))
+    return NotFound(
+        "LOAN_NOT_FOUND",
+        "loan",
+        f"{loan_id} of customer {customer_id}",
+        metadata={"loan_id": str(loan_id), "customer_id": str(customer_id)},
+    )
+
+
+def list_loans(
+    database: Database, customer_id: int, state: LoanState | None, after: int | None, limit: int
+) -> list[Loan]:
+    """The customer's loans of id above `after`, in order of id.
+
+    Raises:
+        NotFound: CUSTOMER_NOT_FOUND.
+    """
+    with database.autocommit() as connection:
+        found = loans.page(connection, customer_id, state, after or 0, limit)
+        if not found and customers.find(connection, customer_id) is None:
+            raise NotFound("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
+    return found
+
+
+def repayment_schedule(
+    database: Database, customer_id: int, loan_id: int, moment: Moment
+) -> RepaymentSchedule:
+    """The loan's installments and how each stands today.
+
+    Raises:
+        NotFound: LOAN_NOT_FOUND.
+    """
+    with database.autocommit() as connection:
+        loan = loans.find(connection, customer_id, loan_id)
+    if loan is None:
+        raise _no_loan(loan_id, customer_id)
+    return RepaymentSchedule(loan, schedule(loan), installment_states(loan, moment.today))

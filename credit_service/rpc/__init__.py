@@ -1,0 +1,1 @@
+"""The gRPC edge: convert, authorise, call a use case, convert back."""

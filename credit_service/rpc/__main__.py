@@ -1,0 +1,74 @@
+"""One serving process of several: `python -m credit_service.rpc`, settings from the environment.
+
+Exit status: 0 after a clean stop, 2 when the settings do not allow to serve.
+"""
+
+import argparse
+import socket
+import sys
+import threading
+from contextlib import ExitStack, closing
+
+from credit_service.metrics_http import MetricsEndpoint, answer_until_closed
+from credit_service.rpc.address import Address, MisconfiguredError
+from credit_service.rpc.server import serve
+from credit_service.settings import Settings
+from credit_service.telemetry import configure_logging
+
+MISCONFIGURED = 2
+
+
+def main() -> int:
+    """Serve until told to stop. With --control-fd, also until the supervisor is gone."""
+    parser = argparse.ArgumentParser(prog="python -m credit_service.rpc", description=__doc__)
+    parser.add_argument(
+        "--control-fd",
+        type=int,
+        help="socket of the supervisor: told when this process serves, closed to stop it",
+    )
+    control_fd = parser.parse_args().control_fd
+    control = None if control_fd is None else socket.socket(fileno=control_fd)
+    try:
+        settings = Settings()
+        settings.require_database_url()
+    except ValueError as error:  # pydantic's are of this kind
+        return _misconfigured(error)
+    configure_logging(settings)
+    try:
+        stop = threading.Event()
+        if control is not None:
+            threading.Thread(target=_obey, args=(control, stop), daemon=True).start()
+
+        def announce(address: Address) -> None:
+            if control is not None:
+                control.sendall(b"serving\n")
+            else:
+                print(f"Serving on {address}", flush=True)  # noqa: T201 - said to who started it
+
+        with ExitStack() as running:
+            if control is None and settings.metrics_listen is not None:
+                # Else the supervisor shows the metrics of all its processes.
+                running.enter_context(
+                    closing(
+                        MetricsEndpoint(settings.metrics_listen, insecure=settings.metrics_insecure)
+                    )
+                )
+            serve(settings, announce, stop=stop, share_port=control is not None)
+    except MisconfiguredError as error:
+        return _misconfigured(error)
+    return 0
+
+
+def _misconfigured(error: Exception) -> int:
+    print(f"credit-service: {error}", file=sys.stderr)  # noqa: T201 - said to who started it
+    return MISCONFIGURED
+
+
+def _obey(control: socket.socket, stop: threading.Event) -> None:
+    """Tell the supervisor the metrics when it asks; the end of its side is the sign to stop."""
+    answer_until_closed(control)
+    stop.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Where to listen, and where not without credentials. Knows nothing of gRPC: the supervisor, which
+must not, uses it too."""
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+
+from credit_service.settings import Settings
+
+
+class MisconfiguredError(ValueError):
+    """The settings do not allow to serve. The message says which, and what would."""
+
+
+class AddressRefusedError(MisconfiguredError):
+    """The address cannot be served: malformed, taken, or unsafe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A numeric host and a port; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def listening_address(settings: Settings) -> Address:
+    """The address to listen on, as the settings have it.
+
+    Raises:
+        AddressRefusedError: it is malformed, or others than this machine could reach it although
+            the settings do not have both TLS and credentials, nor ask for insecurity by name.
+    """
+    asks = settings.token_keys is not None or settings.client_scopes is not None
+    protected = settings.tls_certificate is not None and asks
+    return parse_address(settings.listen, insecure=protected or settings.insecure)
+
+
+def parse_address(listen: str, *, insecure: bool) -> Address:
+    """The address to listen on, from 'host:port' or '[host]:port'.
+
+    Raises:
+        AddressRefusedError: it is malformed, or others than this machine could reach it and
+            `insecure` is False.
+    """
+    host, separator, port_text = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (separator and host and port_text.isascii() and port_text.isdigit()):
+        raise AddressRefusedError(f"{listen!r} is not an address such as 127.0.0.1:50051")
+    port = int(port_text)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise AddressRefusedError(f"{listen!r} is not an address of this machine") from error
+    hosts = [str(each[4][0]).partition("%")[0] for each in found]
+    if port > 65_535:
+        raise AddressRefusedError(f"{listen!r} has no port from 0 to 65535")
+    if not insecure and not all(ipaddress.ip_address(each).is_loopback for each in hosts):
+        raise AddressRefusedError(
+            f"{listen!r} can be reached from other machines, and the server would not ask for "
+            "credentials over TLS. Listen on 127.0.0.1, configure TLS and credentials (SECURITY.md "
+            "says how), or set CREDIT_INSECURE=true to allow it."
+        )
+    # IPv4 first where a name has both: it is what callers try who take no care.
+    return Address(min(hosts, key=lambda each: ":" in each), port)

@@ -1,0 +1,180 @@
+"""Payments and events on the wire: what `convert` is for everything else."""
+
+from collections.abc import Callable, Iterable
+from datetime import date
+from typing import Any
+
+from credit_service.commands.record_payment import RecordedPayment, RecordPayment
+from credit_service.domain.decisions import score_from_document
+from credit_service.domain.eligibility import ReasonCode
+from credit_service.domain.errors import OUT_OF_RANGE
+from credit_service.domain.loans import Loan, schedule
+from credit_service.domain.payments import installment_states
+from credit_service.rpc import convert
+from credit_service.rpc.convert import Violations
+from credit_service.storage.event_stream import StoredEvent
+from credit_service.storage.payments import StoredPayment
+from credit_service.v1 import (
+    credit_service_pb2,
+    decision_pb2,
+    event_pb2,
+    ingestion_pb2,
+    loan_pb2,
+)
+
+
+def read_record_payment(request: credit_service_pb2.RecordPaymentRequest) -> RecordPayment:
+    """The command of a RecordPayment request. Raises InvalidFields."""
+    violations = Violations()
+    request_id = convert.read_uuid(request.request_id, "request_id", violations)
+    customer_id = convert.read_id(request.customer_id, "customer_id", violations)
+    loan_id = convert.read_id(request.loan_id, "loan_id", violations)
+    amount = convert.read_money(request, "amount", violations)
+    if amount is not None and amount <= 0:
+        violations.add("amount", OUT_OF_RANGE, "must be more than ₹0.")
+    paid_on: date | None = None
+    if request.HasField("paid_on"):
+        paid_on = convert.read_date(request, "paid_on", violations)
+    violations.raise_if_any()
+    return RecordPayment(request_id, customer_id, loan_id, amount or 0, paid_on)
+
+
+def write_recorded_payment(
+    recorded: RecordedPayment, today: date
+) -> credit_service_pb2.RecordPaymentResponse:
+    """The answer of RecordPayment."""
+    settled = recorded.payment.settled_numbers
+    lines = schedule(recorded.loan).installments if settled else ()
+    progress = installment_states(recorded.loan, today) if settled else ()
+    return credit_service_pb2.RecordPaymentResponse(
+        payment=write_payment(recorded.payment),
+        loan=convert.write_loan(recorded.loan),
+        installments=[
+            convert.write_installment(lines[number - 1], progress[number - 1]) for number in settled
+        ],
+    )
+
+
+def write_payment(payment: StoredPayment) -> loan_pb2.Payment:
+    """A payment as stored."""
+    return loan_pb2.Payment(
+        payment_id=payment.payment_id,
+        customer_id=payment.customer_id,
+        loan_id=payment.loan_id,
+        amount=convert.write_money(payment.amount_paise),
+        paid_on=convert.write_date(payment.paid_on),
+        recorded_time=convert.write_time(payment.recorded_at),
+        principal=convert.write_principal(payment.principal),
+        request_id="" if payment.request_id is None else str(payment.request_id),
+    )
+
+
+def read_event_kinds(numbers: Iterable[int], field: str, violations: Violations) -> frozenset[str]:
+    """The kinds that a filter names; none means all."""
+    kinds = set()
+    for number in numbers:
+        kind = _KIND_OF_TYPE.get(number)
+        if kind is None:
+            violations.add(field, OUT_OF_RANGE, f"must name known types of events, found {number}.")
+        else:
+            kinds.add(kind)
+    return frozenset(kinds)
+
+
+def write_event(event: StoredEvent) -> event_pb2.CreditEvent:
+    """An event of the stream."""
+    message = event_pb2.CreditEvent(
+        event_id=event.event_id,
+        time=convert.write_time(event.occurred_at),
+        customer_id=event.customer_id,
+        customer_version=event.customer_version,
+    )
+    _WRITE[event.kind](message, event)
+    return message
+
+
+def _customer_registered(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
+    limit = convert.write_money(event.payload["approved_limit_paise"])
+    message.customer_registered.approved_limit.CopyFrom(limit)
+
+
+def _loan_created(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
+    message.loan_created.decision_id = event.payload["decision_id"]
+    message.loan_created.loan.CopyFrom(convert.write_loan(_loan(event.payload["loan"])))
+
+
+_LOAN_DATES = ("start_date", "end_date", "last_paid_on", "closed_on")
+
+
+def _loan(document: dict[str, Any]) -> Loan:
+    dates = {
+        name: date.fromisoformat(document[name])
+        for name in _LOAN_DATES
+        if document[name] is not None
+    }
+    return Loan(**(document | dates))
+
+
+def _loan_declined(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
+    declined, ask = message.loan_declined, event.payload["ask"]
+    declined.decision_id = event.payload["decision_id"]
+    declined.ask.loan_amount.CopyFrom(convert.write_money(ask["principal_paise"]))
+    declined.ask.interest_rate.CopyFrom(convert.write_hundredths(ask["annual_rate_bps"]))
+    declined.ask.tenure_months = ask["tenure_months"]
+    declined.reason_codes.extend(
+        decision_pb2.DeclineReasonCode.Value(f"DECLINE_REASON_CODE_{ReasonCode(code)}")
+        for code in event.payload["reasons"]
+    )
+
+
+def _payment_recorded(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
+    facts, recorded = event.payload, message.payment_recorded
+    recorded.payment.payment_id = facts["payment_id"]
+    recorded.payment.customer_id = event.customer_id
+    recorded.payment.loan_id = facts["loan_id"]
+    recorded.payment.amount.CopyFrom(convert.write_money(facts["amount_paise"]))
+    paid_on = convert.write_date(date.fromisoformat(facts["paid_on"]))
+    recorded.payment.paid_on.CopyFrom(paid_on)
+    recorded.payment.recorded_time.CopyFrom(message.time)
+    recorded.installments_settled = facts["settled_count"]
+    recorded.installments_on_time = facts["on_time_count"]
+    recorded.outstanding.CopyFrom(convert.write_money(facts["outstanding_paise"]))
+
+
+def _loan_closed(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
+    message.loan_closed.loan_id = event.payload["loan_id"]
+    message.loan_closed.payment_id = event.payload["payment_id"]
+    closed_on = convert.write_date(date.fromisoformat(event.payload["closed_on"]))
+    message.loan_closed.closed_on.CopyFrom(closed_on)
+
+
+def _score_changed(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
+    changed, payload = message.score_changed, event.payload
+    convert.fill_score(
+        changed.credit_score, score_from_document(payload["score"]), event.occurred_at
+    )
+    if payload["previous_score"] is not None:
+        changed.previous_score = payload["previous_score"]
+    changed.cause_event_id = payload["cause_event_id"]
+
+
+def _rows_ingested(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
+    ingested = message.rows_ingested
+    ingested.ingestion_id = event.payload["ingestion_id"]
+    ingested.kind = ingestion_pb2.IngestionKind.Value(f"INGESTION_KIND_{event.payload['kind']}")
+    ingested.inserted = event.payload["inserted"]
+    ingested.updated = event.payload["updated"]
+
+
+_WRITE: dict[str, Callable[[event_pb2.CreditEvent, StoredEvent], None]] = {
+    "customer_registered": _customer_registered,
+    "loan_created": _loan_created,
+    "loan_declined": _loan_declined,
+    "payment_recorded": _payment_recorded,
+    "loan_closed": _loan_closed,
+    "score_changed": _score_changed,
+    "rows_ingested": _rows_ingested,
+}
+_KIND_OF_TYPE: dict[int, str] = {
+    event_pb2.CreditEventType.Value(f"CREDIT_EVENT_TYPE_{kind.upper()}"): kind for kind in _WRITE
+}

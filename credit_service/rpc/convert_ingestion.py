@@ -1,0 +1,318 @@
+"""Wire ↔ core of ingestion: headers and counts one by one, rows by the column.
+
+Rows come by the thousand, so each field of a batch becomes one list; whether a value is fit is said
+row by row further in, where a file's are judged too.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from credit_service.domain.errors import (
+    INVALID_FORMAT,
+    OUT_OF_RANGE,
+    REQUIRED,
+    InvalidRequest,
+)
+from credit_service.ingestion.wire import (
+    Columns,
+    CustomerColumns,
+    DateColumn,
+    LoanColumns,
+    MoneyColumn,
+    UnreadableCell,
+)
+from credit_service.rpc import convert
+from credit_service.rpc.convert import Violations
+from credit_service.storage.ingestions import Header, Ingestion, Kind, OnExisting, StoredRowError
+from credit_service.v1 import ingestion_pb2
+from credit_service.v1 import ingestion_service_pb2 as pb
+
+MAX_BATCH_ROWS = 10_000
+MAX_FILENAME_LENGTH = 255
+
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_FORBIDDEN_IN_FILENAME = re.compile(r"[\x00-\x1f\x7f-\x9f/\\]")
+_ROW_ERROR_PREFIX = "ROW_ERROR_CODE_"
+
+
+def customer_columns(rows: Sequence[ingestion_pb2.CustomerRow]) -> CustomerColumns:
+    """The rows of a batch of customers."""
+    return CustomerColumns(
+        customer_id=_optional(rows, "customer_id"),
+        first_name=[row.first_name for row in rows],
+        last_name=[row.last_name for row in rows],
+        age=_optional(rows, "age"),
+        phone_number=[row.phone_number for row in rows],
+        monthly_income=_money(rows, "monthly_income"),
+        approved_limit=_money(rows, "approved_limit"),
+        row_numbers=_row_numbers(rows),
+        unreadable=_unreadable(rows),
+    )
+
+
+def loan_columns(rows: Sequence[ingestion_pb2.LoanRow]) -> LoanColumns:
+    """The rows of a batch of loans."""
+    return LoanColumns(
+        customer_id=_optional(rows, "customer_id"),
+        loan_id=_optional(rows, "loan_id"),
+        loan_amount=_money(rows, "loan_amount"),
+        tenure_months=_optional(rows, "tenure_months"),
+        interest_rate=[row.interest_rate.value for row in rows],
+        monthly_installment=_money(rows, "monthly_installment"),
+        emis_paid_on_time=_optional(rows, "emis_paid_on_time"),
+        start_date=_dates(rows, "start_date"),
+        end_date=_dates(rows, "end_date"),
+        row_numbers=_row_numbers(rows),
+        unreadable=_unreadable(rows),
+    )
+
+
+def _optional(rows: Sequence[Any], field: str) -> list[int | None]:
+    """A whole number a row; None where it is absent, which 0 is not."""
+    return [getattr(row, field) or (0 if row.HasField(field) else None) for row in rows]
+
+
+def _money(rows: Sequence[Any], field: str) -> MoneyColumn:
+    amounts = [getattr(row, field) for row in rows]
+    units = [amount.units for amount in amounts]
+    nanos = [amount.nanos for amount in amounts]
+    missing = [
+        index
+        for index, (whole, part) in enumerate(zip(units, nanos, strict=True))
+        if not whole and not part and not rows[index].HasField(field)
+    ]
+    return MoneyColumn(units, nanos, [amount.currency_code for amount in amounts], missing)
+
+
+def _dates(rows: Sequence[Any], field: str) -> DateColumn:
+    days = [getattr(row, field) for row in rows]
+    return DateColumn(
+        [day.year for day in days], [day.month for day in days], [day.day for day in days]
+    )
+
+
+def _row_numbers(rows: Sequence[Any]) -> list[int | None]:
+    """Empty when no row says its number."""
+    numbers = [row.row_number if row.HasField("row_number") else None for row in rows]
+    return numbers if any(number is not None for number in numbers) else []
+
+
+def _unreadable(rows: Sequence[Any]) -> list[UnreadableCell]:
+    found = []
+    for index, row in enumerate(rows):
+        for cell in row.unreadable_cells:
+            code = ""
+            if cell.code and cell.code in _ROW_ERROR_NAMES:
+                code = _ROW_ERROR_NAMES[cell.code]
+            found.append(UnreadableCell(index, cell.column, code, cell.found))
+    return found
+
+
+_ROW_ERROR_NAMES = {
+    number: name.removeprefix(_ROW_ERROR_PREFIX)
+    for name, number in ingestion_pb2.RowErrorCode.items()
+}
+_KINDS: dict[int, Kind] = {
+    ingestion_pb2.INGESTION_KIND_CUSTOMERS: "CUSTOMERS",
+    ingestion_pb2.INGESTION_KIND_LOANS: "LOANS",
+}
+_ON_EXISTING: dict[int, OnExisting] = {
+    ingestion_pb2.ON_EXISTING_UNSPECIFIED: "SKIP",
+    ingestion_pb2.ON_EXISTING_SKIP: "SKIP",
+    ingestion_pb2.ON_EXISTING_UPDATE: "UPDATE",
+}
+
+
+def read_stream_header(request: pb.IngestRowsRequest | None) -> Header:
+    """The header of a stream of rows, which is its first message.
+
+    Raises:
+        InvalidRequest: STREAM_ORDER_INVALID, or InvalidFields.
+    """
+    message = _required_header(request)
+    violations = Violations()
+    header = _header(message, violations)
+    violations.raise_if_any()
+    return header
+
+
+def read_upload_header(request: pb.UploadSpreadsheetRequest | None) -> Header:
+    """The header of an upload, which is its first message. Raises as `read_stream_header`."""
+    message = _required_header(request)
+    violations = Violations()
+    header = _header(
+        message,
+        violations,
+        filename=_filename(message.filename, violations),
+        sha256=_sha256(message.sha256, violations),
+    )
+    violations.raise_if_any()
+    return header
+
+
+def _required_header(request: Any) -> Any:
+    found = "nothing" if request is None else request.WhichOneof("payload") or "nothing"
+    if found != "header":
+        raise _out_of_order("header", found)
+    return request.header
+
+
+def _header(message: Any, violations: Violations, **of_upload: Any) -> Header:
+    ingestion_id = convert.read_required_uuid(
+        message.ingestion_id, "header.ingestion_id", violations
+    )
+    kind = _KINDS.get(message.kind)
+    if kind is None:
+        violations.add("header.kind", REQUIRED, "is required: CUSTOMERS or LOANS.")
+    on_existing = _ON_EXISTING.get(message.on_existing)
+    if on_existing is None:
+        violations.add("header.on_existing", OUT_OF_RANGE, "must be SKIP or UPDATE.")
+    return Header(
+        ingestion_id=ingestion_id,
+        # Stand-ins for what could not be read; the caller raises the violations.
+        kind=kind or "CUSTOMERS",
+        on_existing=on_existing or "SKIP",
+        validate_only=message.validate_only,
+        **of_upload,
+    )
+
+
+def _filename(filename: str, violations: Violations) -> str:
+    field = "header.filename"
+    if not filename.strip():
+        violations.add(field, REQUIRED, "is required: the file's name, such as loans.xlsx.")
+    elif len(filename) > MAX_FILENAME_LENGTH:
+        violations.add(
+            field,
+            OUT_OF_RANGE,
+            f"must have at most {MAX_FILENAME_LENGTH} characters, found {len(filename)}.",
+        )
+    elif _FORBIDDEN_IN_FILENAME.search(filename):
+        violations.add(field, INVALID_FORMAT, "must have no folders and no control characters.")
+    return filename
+
+
+def _sha256(text: str, violations: Violations) -> bytes | None:
+    if not text:
+        return None
+    if _SHA256.fullmatch(text) is None:
+        violations.add("header.sha256", INVALID_FORMAT, "must be 64 hexadecimal digits.")
+        return None
+    return bytes.fromhex(text)
+
+
+def read_batch(request: pb.IngestRowsRequest) -> tuple[int, Columns]:
+    """The offset and the rows of a batch. Raises as `read_stream_header`."""
+    found = request.WhichOneof("payload") or "nothing"
+    if found != "batch":
+        raise _out_of_order("batch", found)
+    batch = request.batch
+    violations = Violations()
+    if batch.offset < 0:
+        violations.add("batch.offset", OUT_OF_RANGE, f"must be 0 or more, found {batch.offset}.")
+    kind = batch.WhichOneof("rows")
+    # As a list: the container makes a new object of a row each time it is asked for it.
+    rows: list[Any] = list(getattr(batch, kind).rows) if kind else []
+    if not rows:
+        violations.add("batch.rows", REQUIRED, "is required: at least one row.")
+    elif len(rows) > MAX_BATCH_ROWS:
+        violations.add(
+            "batch.rows", OUT_OF_RANGE, f"must be at most 10,000 rows, found {len(rows):,}."
+        )
+    violations.raise_if_any()
+    if kind == "loans":
+        return batch.offset, loan_columns(rows)
+    return batch.offset, customer_columns(rows)
+
+
+def read_chunk(request: pb.UploadSpreadsheetRequest) -> bytes:
+    """Bytes of a file. Raises InvalidRequest: STREAM_ORDER_INVALID."""
+    found = request.WhichOneof("payload") or "nothing"
+    if found != "chunk":
+        raise _out_of_order("chunk", found)
+    return request.chunk
+
+
+def _out_of_order(expected: str, found: str) -> InvalidRequest:
+    return InvalidRequest(
+        "STREAM_ORDER_INVALID",
+        f"The stream should have gone on with a {expected}, found {found}.",
+        {"expected": expected, "found": found},
+    )
+
+
+def read_ingestion_id(text: str) -> UUID:
+    """The id of a request that has nothing else. Raises InvalidFields."""
+    violations = Violations()
+    ingestion_id = convert.read_required_uuid(text, "ingestion_id", violations)
+    violations.raise_if_any()
+    return ingestion_id
+
+
+_STATES: dict[str, Any] = {
+    name.removeprefix("INGESTION_STATE_"): number
+    for name, number in ingestion_pb2.IngestionState.items()
+}
+_SOURCES: dict[str, Any] = {
+    "STREAM": ingestion_pb2.INGESTION_SOURCE_STREAM,
+    "UPLOAD": ingestion_pb2.INGESTION_SOURCE_UPLOAD,
+}
+_KIND_NUMBERS: dict[str, Any] = {kind: number for number, kind in _KINDS.items()}
+_ON_EXISTING_NUMBERS: dict[str, Any] = {
+    "SKIP": ingestion_pb2.ON_EXISTING_SKIP,
+    "UPDATE": ingestion_pb2.ON_EXISTING_UPDATE,
+}
+_ERROR_CODES = {
+    name.removeprefix("INGESTION_ERROR_CODE_"): number
+    for name, number in ingestion_pb2.IngestionErrorCode.items()
+}
+_ROW_ERROR_NUMBERS = {name: number for number, name in _ROW_ERROR_NAMES.items()}
+
+
+def write_ingestion(ingestion: Ingestion) -> Any:
+    """An ingestion as it stands."""
+    message = ingestion_pb2.Ingestion(
+        ingestion_id=str(ingestion.ingestion_id),
+        kind=_KIND_NUMBERS[ingestion.kind],
+        source=_SOURCES[ingestion.source],
+        filename=ingestion.filename,
+        on_existing=_ON_EXISTING_NUMBERS[ingestion.on_existing],
+        validate_only=ingestion.validate_only,
+        state=_STATES[ingestion.state],
+        rows_read=ingestion.rows_read,
+        inserted=ingestion.inserted,
+        updated=ingestion.updated,
+        unchanged=ingestion.unchanged,
+        skipped=ingestion.skipped,
+        rejected=ingestion.rejected,
+        committed_offset=ingestion.committed_offset,
+        total_rows=ingestion.total_rows,
+        created_time=convert.write_time(ingestion.created_at),
+        started_time=_time(ingestion.started_at),
+        finished_time=_time(ingestion.finished_at),
+        principal=convert.write_principal(ingestion.principal),
+        sha256="" if ingestion.sha256 is None else ingestion.sha256.hex(),
+    )
+    if ingestion.error_code is not None:
+        message.error.code = _ERROR_CODES[ingestion.error_code]
+        message.error.message = ingestion.error_message or ""
+    return message
+
+
+def _time(instant: datetime | None) -> Any:
+    return None if instant is None else convert.write_time(instant)
+
+
+def write_row_error(error: StoredRowError) -> Any:
+    """What was wrong with a row."""
+    return ingestion_pb2.RowError(
+        row_number=error.row_number,
+        column=error.column,
+        code=_ROW_ERROR_NUMBERS[error.code],
+        found=error.found,
+        expected=error.expected,
+        message=error.message,
+    )

@@ -1,0 +1,263 @@
+"""CreditService: each method converts the request, calls its use case, converts the answer."""
+
+# The methods have the contract's names and grpc's arguments.
+# ruff: noqa: N802, ARG002
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import grpc
+
+from credit_service.cache.positions import PositionCache
+from credit_service.clock import Clock
+from credit_service.commands.create_loan import create_loan
+from credit_service.commands.record_payment import record_payment
+from credit_service.commands.register_customer import register_customer
+from credit_service.domain.errors import OUT_OF_RANGE, REQUIRED
+from credit_service.queries.credit import CreditDesk
+from credit_service.queries.customers import get_customer, list_customers
+from credit_service.queries.decisions import get_decision, list_decisions
+from credit_service.queries.loans import get_loan, list_loans, repayment_schedule
+from credit_service.rpc import convert, convert_events
+from credit_service.rpc.convert import PageTokens, Violations
+from credit_service.rpc.pipeline import current_call
+from credit_service.rpc.watch import EventTail
+from credit_service.storage.database import Database
+from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import credit_service_pb2_grpc
+
+_CUSTOMER_PAGES = PageTokens("ListCustomers")
+_LOAN_PAGES = PageTokens("ListLoans")
+_DECISION_PAGES = PageTokens("ListDecisions")
+
+_MAX_PAGE_BYTES = 3 * 1024 * 1024
+"""A page of decisions ends early rather than outgrow a message."""
+
+T = TypeVar("T")
+
+
+class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
+    """Answers CreditService. What each method refuses is said in the contract."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        cache: PositionCache | None,
+        stopping: threading.Event,
+    ) -> None:
+        """Streams of events end when `stopping` is set."""
+        self._database = database
+        self._clock = clock
+        self._cache = cache
+        self._desk = CreditDesk(database, cache)
+        self._tail = EventTail(database, stopping)
+
+    def RegisterCustomer(
+        self, request: pb.RegisterCustomerRequest, context: grpc.ServicerContext
+    ) -> pb.RegisterCustomerResponse:
+        """Stores a customer."""
+        command = convert.read_register_customer(request)
+        view = register_customer(
+            self._database, command, self._clock.moment(), current_call().principal
+        )
+        return pb.RegisterCustomerResponse(customer=convert.write_customer(view))
+
+    def GetCustomer(
+        self, request: pb.GetCustomerRequest, context: grpc.ServicerContext
+    ) -> pb.GetCustomerResponse:
+        """Finds a customer by id or by phone number."""
+        violations = Violations()
+        key = request.WhichOneof("key")
+        if key == "customer_id":
+            customer_id = convert.read_id(request.customer_id, key, violations)
+            violations.raise_if_any()
+            view = get_customer(self._database, customer_id=customer_id)
+        else:
+            if key is None:
+                violations.add("key", REQUIRED, "is required: customer_id or phone_number.")
+                violations.raise_if_any()
+            phone = convert.read_phone_number(request.phone_number, "phone_number", violations)
+            violations.raise_if_any()
+            view = get_customer(self._database, phone_number=phone)
+        return pb.GetCustomerResponse(customer=convert.write_customer(view))
+
+    def ListCustomers(
+        self, request: pb.ListCustomersRequest, context: grpc.ServicerContext
+    ) -> pb.ListCustomersResponse:
+        """Pages through customers by rising id."""
+        violations = Violations()
+        query = convert.read_query(request.query, "query", violations)
+        size = convert.read_page_size(request.page_size, violations)
+        violations.raise_if_any()
+        after = _id_of(_CUSTOMER_PAGES.read(request.page_token, query))
+        found, more = _page(list_customers(self._database, query, after, size + 1), size)
+        response = pb.ListCustomersResponse()
+        for view in found:
+            convert.fill_customer(response.customers.add(), view)
+        if more:
+            key = found[-1].customer.customer_id
+            response.next_page_token = _CUSTOMER_PAGES.write([key], query)
+        return response
+
+    def GetCreditScore(
+        self, request: pb.GetCreditScoreRequest, context: grpc.ServicerContext
+    ) -> pb.GetCreditScoreResponse:
+        """Scores a customer today."""
+        customer_id = convert.read_only_id(request.customer_id, "customer_id")
+        moment = self._clock.moment()
+        _, score = self._desk.credit_score(customer_id, moment)
+        response = pb.GetCreditScoreResponse()
+        convert.fill_score(response.credit_score, score, moment.now)
+        return response
+
+    def CheckEligibility(
+        self, request: pb.CheckEligibilityRequest, context: grpc.ServicerContext
+    ) -> pb.CheckEligibilityResponse:
+        """Says what CreateLoan would decide now."""
+        customer_id, ask = convert.read_check_eligibility(request)
+        moment = self._clock.moment()
+        _, decision = self._desk.check_eligibility(customer_id, ask, moment)
+        return convert.write_eligibility(customer_id, ask, decision, moment)
+
+    def CreateLoan(
+        self, request: pb.CreateLoanRequest, context: grpc.ServicerContext
+    ) -> pb.CreateLoanResponse:
+        """Decides on a loan and books it when approved."""
+        command = convert.read_create_loan(request)
+        stored = create_loan(
+            self._database,
+            command,
+            self._clock.moment(),
+            current_call().principal,
+            cache=self._cache,
+        )
+        return convert.write_created_loan(stored, command.ask)
+
+    def GetLoan(
+        self, request: pb.GetLoanRequest, context: grpc.ServicerContext
+    ) -> pb.GetLoanResponse:
+        """Finds a loan, by its id alone where that is enough."""
+        violations = Violations()
+        loan_id = convert.read_id(request.loan_id, "loan_id", violations)
+        customer_id = _optional_customer_id(request, violations)
+        violations.raise_if_any()
+        loan, view = get_loan(self._database, loan_id, customer_id)
+        response = pb.GetLoanResponse()
+        convert.fill_loan(response.loan, loan)
+        convert.fill_customer(response.customer, view)
+        return response
+
+    def ListLoans(
+        self, request: pb.ListLoansRequest, context: grpc.ServicerContext
+    ) -> pb.ListLoansResponse:
+        """Pages through a customer's loans by rising id."""
+        violations = Violations()
+        customer_id = convert.read_id(request.customer_id, "customer_id", violations)
+        state = convert.read_loan_state(request.state, "state", violations)
+        size = convert.read_page_size(request.page_size, violations)
+        violations.raise_if_any()
+        after = _id_of(_LOAN_PAGES.read(request.page_token, customer_id, state))
+        found, more = _page(list_loans(self._database, customer_id, state, after, size + 1), size)
+        response = pb.ListLoansResponse()
+        for each in found:
+            convert.fill_loan(response.loans.add(), each)
+        if more:
+            key = found[-1].loan_id
+            response.next_page_token = _LOAN_PAGES.write([key], customer_id, state)
+        return response
+
+    def GetRepaymentSchedule(
+        self, request: pb.GetRepaymentScheduleRequest, context: grpc.ServicerContext
+    ) -> pb.GetRepaymentScheduleResponse:
+        """Lists a loan's installments."""
+        violations = Violations()
+        customer_id = convert.read_id(request.customer_id, "customer_id", violations)
+        loan_id = convert.read_id(request.loan_id, "loan_id", violations)
+        violations.raise_if_any()
+        found = repayment_schedule(self._database, customer_id, loan_id, self._clock.moment())
+        return convert.write_schedule(found)
+
+    def RecordPayment(
+        self, request: pb.RecordPaymentRequest, context: grpc.ServicerContext
+    ) -> pb.RecordPaymentResponse:
+        """Takes a payment on a loan."""
+        command = convert_events.read_record_payment(request)
+        moment = self._clock.moment()
+        recorded = record_payment(
+            self._database, command, moment, current_call().principal, cache=self._cache
+        )
+        return convert_events.write_recorded_payment(recorded, moment.today)
+
+    def GetDecision(
+        self, request: pb.GetDecisionRequest, context: grpc.ServicerContext
+    ) -> pb.GetDecisionResponse:
+        """Finds a stored decision."""
+        decision_id = convert.read_only_id(request.decision_id, "decision_id")
+        stored = get_decision(self._database, decision_id)
+        return pb.GetDecisionResponse(decision=convert.write_decision(stored))
+
+    def ListDecisions(
+        self, request: pb.ListDecisionsRequest, context: grpc.ServicerContext
+    ) -> pb.ListDecisionsResponse:
+        """Pages through stored decisions, the latest first."""
+        violations = Violations()
+        customer_id = _optional_customer_id(request, violations)
+        size = convert.read_page_size(request.page_size, violations)
+        violations.raise_if_any()
+        before = _id_of(_DECISION_PAGES.read(request.page_token, customer_id))
+        found, more = _page(list_decisions(self._database, customer_id, before, size + 1), size)
+        response = pb.ListDecisionsResponse()
+        room = _MAX_PAGE_BYTES
+        for stored in found:
+            message = convert.write_decision(stored)
+            room -= message.ByteSize()
+            if room < 0:
+                more = True
+                break
+            response.decisions.append(message)
+        if more:
+            key = response.decisions[-1].decision_id
+            response.next_page_token = _DECISION_PAGES.write([key], customer_id)
+        return response
+
+    def WatchCreditEvents(
+        self, request: pb.WatchCreditEventsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.WatchCreditEventsResponse]:
+        """Follows the events, until the caller goes or the server stops."""
+        violations = Violations()
+        if request.after_event_id < 0:
+            violations.add("after_event_id", OUT_OF_RANGE, "must be 0 or more.")
+        customer_id = _optional_customer_id(request, violations)
+        kinds = convert_events.read_event_kinds(request.event_types, "event_types", violations)
+        violations.raise_if_any()
+        for found in self._tail.follow(request.after_event_id, customer_id, kinds):
+            current_call().ensure_wanted()
+            if isinstance(found, int):
+                now = convert.write_time(self._clock.moment().now)
+                beat = pb.WatchHeartbeat(time=now, last_event_id=found)
+                yield pb.WatchCreditEventsResponse(heartbeat=beat)
+            else:
+                yield pb.WatchCreditEventsResponse(event=convert_events.write_event(found))
+
+
+def _optional_customer_id(
+    request: pb.GetLoanRequest | pb.ListDecisionsRequest | pb.WatchCreditEventsRequest,
+    violations: Violations,
+) -> int | None:
+    """The customer's id where one is given; 0 is one, and a bad one."""
+    if not request.HasField("customer_id"):
+        return None
+    return convert.read_id(request.customer_id, "customer_id", violations)
+
+
+def _id_of(key: list[int] | None) -> int | None:
+    """The id that a page token holds."""
+    return None if key is None else key[0]
+
+
+def _page(found: Sequence[T], size: int) -> tuple[Sequence[T], bool]:
+    """What fits on the page, and whether there is more; one more than `size` was asked for."""
+    return found[:size], len(found) > size

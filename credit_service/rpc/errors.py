@@ -1,0 +1,209 @@
+"""What the core refuses, as statuses with the standard details.
+
+One table says which status a kind of error is. Every status carries `google.rpc.ErrorInfo`, and
+beside it what a program can act on: the bad fields, the resource, when to come again. Whatever is
+not in the table is a defect of ours: the caller is told so, and where in the log to look.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from credit_service.domain.errors import (
+    AlreadyExists,
+    CreditError,
+    InvalidFields,
+    InvalidRequest,
+    NotFound,
+    OutOfRange,
+    Overloaded,
+    PreconditionFailed,
+    RetryLater,
+    Unavailable,
+)
+from credit_service.storage.database import LostRaceError
+from credit_service.v1 import error_reason_pb2
+
+DOMAIN = "credit_service"
+STATUS_DETAILS_KEY = "grpc-status-details-bin"
+
+# Bytes of UTF-8. A client reads 8 KiB of metadata by default, and a status is sent as metadata:
+# the message percent-encoded, the details in base64. The worst of all together stays below.
+_MAX_MESSAGE = 512
+_MAX_DESCRIPTION = 160
+_MAX_VIOLATIONS = 10
+_MAX_METADATA_VALUE = 300
+_PREFIX = "ERROR_REASON_"
+
+_log = structlog.get_logger(__name__)
+
+REASONS = frozenset(name.removeprefix(_PREFIX) for name in error_reason_pb2.ErrorReason.keys()[1:])
+"""Every reason of the contract, as ErrorInfo spells it."""
+
+
+class DeadlineExceeded(CreditError):  # noqa: N818 - named as the other refusals are
+    """The caller's time, or the longest silence of a stream, is over."""
+
+
+class NotImplementedYet(CreditError):  # noqa: N818 - named as the other refusals are
+    """The contract has the method and this server does not answer it."""
+
+
+class QuotaExceeded(Overloaded):
+    """One caller's share of something is used up; `subject` is the caller."""
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        subject: str,
+        retry_after_seconds: float,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(reason, message, retry_after_seconds, metadata)
+        self.subject = subject
+
+    def _details(self) -> dict[str, Any]:
+        return {**super()._details(), "subject": self.subject}
+
+
+class Unauthenticated(CreditError):  # noqa: N818 - named as the other refusals are
+    """No credentials, or none that hold."""
+
+
+class PermissionDenied(CreditError):  # noqa: N818 - named as the other refusals are
+    """Credentials that hold, without the scope that the method needs."""
+
+
+STATUS_OF_KIND: dict[type[CreditError], grpc.StatusCode] = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    PreconditionFailed: grpc.StatusCode.FAILED_PRECONDITION,
+    RetryLater: grpc.StatusCode.ABORTED,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+    OutOfRange: grpc.StatusCode.OUT_OF_RANGE,
+    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    NotImplementedYet: grpc.StatusCode.UNIMPLEMENTED,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+}
+"""The status of each kind; a kind that is not here has that of the nearest one it derives from."""
+
+
+def status_code(error: CreditError) -> grpc.StatusCode | None:
+    """The status of an error's kind; None for a kind nobody has given one, which is a defect."""
+    for kind in type(error).__mro__:
+        code = STATUS_OF_KIND.get(kind)
+        if code is not None:
+            return code
+    return None
+
+
+def to_status(error: Exception, call_id: str, method: str) -> status_pb2.Status:
+    """The google.rpc.Status of any exception that a call can end with.
+
+    A refusal keeps its reason and message. Anything else becomes INTERNAL with a text that tells
+    nothing but `call_id`, under which the exception is logged.
+    """
+    if isinstance(error, LostRaceError):
+        error = RetryLater(
+            "CONFLICT_RETRIES_EXHAUSTED",
+            "Other calls kept changing the same data; send the same request again.",
+            retry_after_seconds=0.2,
+        )
+    if isinstance(error, CreditError):
+        code = status_code(error)
+        if code is not None:
+            if error.reason not in REASONS:
+                _log.error("reason_not_in_contract", reason=error.reason, method=method)
+            return _status(code, error.message, [_info(error), *_details(error)])
+    _log.error("call_failed", method=method, call_id=call_id, exc_info=error)
+    info = error_details_pb2.ErrorInfo(
+        reason="INTERNAL", domain=DOMAIN, metadata={"call_id": call_id}
+    )
+    text = f"The service failed. Its log has the details under call id {call_id}."
+    return _status(grpc.StatusCode.INTERNAL, text, [info])
+
+
+def _status(code: grpc.StatusCode, message: str, details: Sequence[Message]) -> status_pb2.Status:
+    status = status_pb2.Status(code=code.value[0], message=_cut(message, _MAX_MESSAGE))
+    for detail in details:
+        status.details.add().Pack(detail)
+    return status
+
+
+def _info(error: CreditError) -> Any:
+    metadata = {key: _cut(value, _MAX_METADATA_VALUE) for key, value in error.metadata.items()}
+    return error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
+
+
+def _details(error: CreditError) -> list[Message]:
+    """What a kind carries beside its ErrorInfo."""
+    match error:
+        case InvalidFields():
+            return [_bad_request(error)]
+        case NotFound() | AlreadyExists():
+            return [
+                error_details_pb2.ResourceInfo(
+                    resource_type=error.resource_type,
+                    resource_name=error.resource_name,
+                    description=_cut(error.message, _MAX_DESCRIPTION),
+                )
+            ]
+        case PreconditionFailed():
+            failure = error_details_pb2.PreconditionFailure()
+            failure.violations.add(
+                type=error.reason,
+                subject=error.subject,
+                description=_cut(error.message, _MAX_DESCRIPTION),
+            )
+            return [failure]
+        case Overloaded():
+            return [_retry_info(error.retry_after_seconds), *_quota(error)]
+        case RetryLater() | Unavailable():
+            return [_retry_info(error.retry_after_seconds)]
+    return []
+
+
+def _bad_request(error: InvalidFields) -> Any:
+    bad_request = error_details_pb2.BadRequest()
+    for violation in error.violations[:_MAX_VIOLATIONS]:
+        bad_request.field_violations.add(
+            field=violation.field,
+            reason=violation.reason,
+            description=_cut(violation.message, _MAX_DESCRIPTION),
+        )
+    return bad_request
+
+
+def _retry_info(seconds: float) -> Any:
+    milliseconds = round(seconds * 1000)
+    delay = Duration(seconds=milliseconds // 1000, nanos=milliseconds % 1000 * 1_000_000)
+    return error_details_pb2.RetryInfo(retry_delay=delay)
+
+
+def _quota(error: Overloaded) -> list[Message]:
+    """Which quota is used up; OVERLOADED is the server as a whole and no quota."""
+    if error.reason == "OVERLOADED":
+        return []
+    failure = error_details_pb2.QuotaFailure()
+    failure.violations.add(
+        subject=error.subject if isinstance(error, QuotaExceeded) else "server",
+        description=_cut(error.message, _MAX_DESCRIPTION),
+    )
+    return [failure]
+
+
+def _cut(text: str, size: int) -> str:
+    """At most `size` bytes of the text."""
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) <= size:
+        return encoded.decode()
+    return encoded[: size - len("…".encode())].decode("utf-8", "ignore") + "…"

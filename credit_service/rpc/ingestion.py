@@ -1,0 +1,198 @@
+"""IngestionService: streams of rows, files, and how far they have come."""
+
+# The methods have the contract's names and grpc's arguments.
+# ruff: noqa: N802, ARG002
+
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from typing import NoReturn
+from uuid import UUID
+
+import grpc
+import structlog
+
+from credit_service.cache.positions import PositionCache
+from credit_service.clock import Clock
+from credit_service.ingestion.streams import (
+    begin_stream,
+    finish_stream,
+    ingest_batch,
+    leave_stream,
+)
+from credit_service.ingestion.uploads import store_upload
+from credit_service.queries.ingestions import get_ingestion, list_ingestions, list_row_errors
+from credit_service.rpc import convert, convert_ingestion
+from credit_service.rpc.convert import PageTokens, Violations
+from credit_service.rpc.pipeline import current_call, not_implemented
+from credit_service.rpc.streams import shutting_down
+from credit_service.settings import Settings
+from credit_service.storage.database import Database
+from credit_service.storage.work import aftermath
+from credit_service.v1 import ingestion_service_pb2 as pb
+from credit_service.v1 import ingestion_service_pb2_grpc
+
+FIRST_ROW_ERRORS = 100
+"""Row errors that the answer of IngestRows carries."""
+
+_WATCH_SECONDS = 0.2
+_INGESTION_PAGES = PageTokens("ListIngestions")
+_ERROR_PAGES = PageTokens("ListRowErrors")
+
+_log = structlog.get_logger(__name__)
+
+
+class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
+    """Answers IngestionService. What each method refuses is said in the contract."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        settings: Settings,
+        *,
+        cache: PositionCache | None,
+        stopping: threading.Event,
+    ) -> None:
+        """`stopping` tells streams to end because the server does."""
+        self._database = database
+        self._clock = clock
+        self._upload_max_bytes = settings.upload_max_bytes
+        self._stopping = stopping
+        self._forget = None if cache is None else cache.drop
+
+    def IngestRows(
+        self, requests: Iterator[pb.IngestRowsRequest], context: grpc.ServicerContext
+    ) -> pb.IngestRowsResponse:
+        """Takes rows in by batches, each once."""
+        call = current_call()
+        header = convert_ingestion.read_stream_header(next(requests, None))
+        begin_stream(self._database, header, self._clock.moment(), call.principal)
+        try:
+            for request in requests:
+                call.ensure_wanted()
+                offset, columns = convert_ingestion.read_batch(request)
+                ingest_batch(
+                    self._database,
+                    header.ingestion_id,
+                    offset,
+                    columns,
+                    self._clock.moment(),
+                    on_moved=self._forget,
+                )
+        except Exception:
+            self._leave(header.ingestion_id)
+            raise
+        ingestion = finish_stream(self._database, header.ingestion_id, self._clock.moment())
+        errors = list_row_errors(self._database, header.ingestion_id, None, FIRST_ROW_ERRORS)
+        return pb.IngestRowsResponse(
+            ingestion=convert_ingestion.write_ingestion(ingestion),
+            row_errors=[convert_ingestion.write_row_error(each) for each in errors],
+        )
+
+    def _leave(self, ingestion_id: UUID) -> None:
+        """See to the rows of a broken stream; what broke it may stand in the way of that too."""
+        try:
+            with aftermath():
+                leave_stream(self._database, ingestion_id, self._clock.moment())
+        except Exception:  # noqa: BLE001 - logged; what the caller is told is what broke the stream
+            _log.warning("broken_stream_not_announced", ingestion_id=str(ingestion_id))
+
+    def UploadSpreadsheet(
+        self, requests: Iterator[pb.UploadSpreadsheetRequest], context: grpc.ServicerContext
+    ) -> pb.UploadSpreadsheetResponse:
+        """Stores a file for the workers."""
+        call = current_call()
+        header = convert_ingestion.read_upload_header(next(requests, None))
+
+        def chunks() -> Iterator[bytes]:
+            for request in requests:
+                call.ensure_wanted()
+                yield convert_ingestion.read_chunk(request)
+
+        ingestion = store_upload(
+            self._database,
+            header,
+            chunks(),
+            self._clock.moment(),
+            call.principal,
+            self._upload_max_bytes,
+        )
+        return pb.UploadSpreadsheetResponse(ingestion=convert_ingestion.write_ingestion(ingestion))
+
+    def GetIngestion(
+        self, request: pb.GetIngestionRequest, context: grpc.ServicerContext
+    ) -> pb.GetIngestionResponse:
+        """Finds an ingestion."""
+        ingestion_id = convert_ingestion.read_ingestion_id(request.ingestion_id)
+        ingestion = get_ingestion(self._database, ingestion_id)
+        return pb.GetIngestionResponse(ingestion=convert_ingestion.write_ingestion(ingestion))
+
+    def ListIngestions(
+        self, request: pb.ListIngestionsRequest, context: grpc.ServicerContext
+    ) -> pb.ListIngestionsResponse:
+        """Pages through ingestions, the latest first."""
+        violations = Violations()
+        size = convert.read_page_size(request.page_size, violations)
+        violations.raise_if_any()
+        key = _INGESTION_PAGES.read(request.page_token)
+        after = None if key is None else (datetime.fromisoformat(key[0]), UUID(key[1]))
+        found = list_ingestions(self._database, after, size + 1)
+        page = found[:size]
+        response = pb.ListIngestionsResponse(
+            ingestions=[convert_ingestion.write_ingestion(each) for each in page]
+        )
+        if len(found) > size:
+            last = page[-1]
+            response.next_page_token = _INGESTION_PAGES.write(
+                [last.created_at.isoformat(), str(last.ingestion_id)]
+            )
+        return response
+
+    def WatchIngestion(
+        self, request: pb.WatchIngestionRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.WatchIngestionResponse]:
+        """Follows an ingestion by looking at its row, until it has ended."""
+        ingestion_id = convert_ingestion.read_ingestion_id(request.ingestion_id)
+        call = current_call()
+        seen = None
+        while True:
+            ingestion = get_ingestion(self._database, ingestion_id)
+            if ingestion != seen:
+                yield pb.WatchIngestionResponse(
+                    ingestion=convert_ingestion.write_ingestion(ingestion)
+                )
+                seen = ingestion
+            if ingestion.ended:
+                return
+            if self._stopping.wait(_WATCH_SECONDS):
+                raise shutting_down()
+            call.ensure_wanted()
+
+    def ListRowErrors(
+        self, request: pb.ListRowErrorsRequest, context: grpc.ServicerContext
+    ) -> pb.ListRowErrorsResponse:
+        """Pages through what was wrong with rows, in their order."""
+        violations = Violations()
+        ingestion_id = convert.read_required_uuid(request.ingestion_id, "ingestion_id", violations)
+        size = convert.read_page_size(request.page_size, violations)
+        violations.raise_if_any()
+        key = _ERROR_PAGES.read(request.page_token, str(ingestion_id))
+        after = None if key is None else (int(key[0]), int(key[1]))
+        found = list_row_errors(self._database, ingestion_id, after, size + 1)
+        page = found[:size]
+        response = pb.ListRowErrorsResponse(
+            row_errors=[convert_ingestion.write_row_error(each) for each in page]
+        )
+        if len(found) > size:
+            last = page[-1]
+            response.next_page_token = _ERROR_PAGES.write(
+                [last.row_offset, last.error_number], str(ingestion_id)
+            )
+        return response
+
+    def DownloadAnnotatedWorkbook(
+        self, request: pb.DownloadAnnotatedWorkbookRequest, context: grpc.ServicerContext
+    ) -> NoReturn:
+        """Not answered by this server."""
+        raise not_implemented("credit_service.v1.IngestionService/DownloadAnnotatedWorkbook")

@@ -1,0 +1,247 @@
+"""What one caller may take, and an end to what nobody waits for.
+
+All counts are of one server process: a principal that is spread over several has several shares.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import structlog
+
+from credit_service.rpc.errors import QuotaExceeded
+
+BURST_SECONDS = 2.0
+"""A caller that was quiet may make the calls of so many seconds at once."""
+
+_MAX_PRINCIPALS = 10_000
+_LOOK_SECONDS = 0.05
+_STRICT_SECONDS = 1.0
+_LATE_FACTOR = 5
+_MAX_LAGS = 256
+_LONG_LAG_SECONDS = 0.001
+_SHORT_LAG_SECONDS = 0.0003
+_MIN_THREADS = 3
+
+_log = structlog.get_logger(__name__)
+
+
+class RateLimiter:
+    """Calls a second of each principal. Safe to share between threads."""
+
+    def __init__(
+        self, calls_per_second: float, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`clock` tells seconds."""
+        self._calls_per_second = calls_per_second
+        self._clock = clock
+        self._lock = threading.Lock()
+        # A token bucket as one number for each principal: when its bucket will be full again. It
+        # moves on by one call's share with each call, and may be BURST_SECONDS ahead of now.
+        self._full_at: dict[str, float] = {}
+
+    def take(self, principal: str) -> None:
+        """Count one call.
+
+        Raises:
+            QuotaExceeded: RATE_LIMITED, the principal makes more calls than it may; with the time
+                after which the next is admitted.
+        """
+        now = self._clock()
+        with self._lock:
+            full_at = max(self._full_at.pop(principal, now), now)
+            wait_seconds = full_at - now - BURST_SECONDS
+            if wait_seconds <= 0:
+                full_at += 1 / self._calls_per_second
+            # At the end of the dict: whoever is first in it has been quiet for longest.
+            self._full_at[principal] = full_at
+            if len(self._full_at) > _MAX_PRINCIPALS:
+                del self._full_at[next(iter(self._full_at))]
+        if wait_seconds > 0:
+            raise QuotaExceeded(
+                "RATE_LIMITED",
+                f"You make more than {self._calls_per_second:g} calls a second.",
+                subject=principal,
+                retry_after_seconds=wait_seconds,
+                metadata={"max_calls_per_second": f"{self._calls_per_second:g}"},
+            )
+
+
+class StreamLimiter:
+    """Open streams of each principal. Safe to share between threads."""
+
+    def __init__(self, max_streams: int) -> None:
+        self._max_streams = max_streams
+        self._lock = threading.Lock()
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def slot(self, principal: str) -> Iterator[None]:
+        """Room for one stream of the principal.
+
+        Raises:
+            QuotaExceeded: TOO_MANY_STREAMS, it has as many as it may.
+        """
+        with self._lock:
+            if self._open[principal] >= self._max_streams:
+                raise QuotaExceeded(
+                    "TOO_MANY_STREAMS",
+                    f"You have {self._max_streams} streams open here, as many as you may.",
+                    subject=principal,
+                    retry_after_seconds=1.0,
+                    metadata={"max_streams": str(self._max_streams)},
+                )
+            self._open[principal] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open[principal] -= 1
+                if not self._open[principal]:
+                    del self._open[principal]
+
+
+class Servers(Protocol):
+    """The threads that serve calls, and the calls that wait for them."""
+
+    @property
+    def threads(self) -> int:
+        """How many there are."""
+
+    @property
+    def waiting(self) -> int:
+        """Calls that no thread has begun."""
+
+    def longest_wait_seconds(self, now: float) -> float:
+        """How long the next call has waited; `now` in seconds of time.monotonic()."""
+
+    def waited_seconds(self) -> float:
+        """How long the call that the current thread serves waited for it."""
+
+    def limit(self, threads: int) -> None:
+        """Let so many serve at once."""
+
+
+class LoadShedder:
+    """Tells when more calls come than the server can hold.
+
+    A burst may queue, up to `max_waiting`. When even that is too little, a queue helps nobody: all
+    in it wait, and no more are served for it. From then on a call is refused as long as the next
+    in the queue has waited for more than `max_wait_seconds`, until none was refused for a second.
+    (The idea is CoDel's, RFC 8289, with a count where that has a time: callers that each make one
+    call at a time are a queue that stands and does not grow, and are let be.)
+
+    Meanwhile fewer threads serve, where it is the interpreter's lock that they compete for. Then
+    the thread that all calls come in by gets its turn late, `note_lag` is told so, and calls would
+    queue where they cannot even be refused. Where calls wait for the database, all threads serve.
+    """
+
+    def __init__(self, servers: Servers, max_waiting: int, max_wait_seconds: float) -> None:
+        self._servers = servers
+        self._max_waiting = max_waiting
+        self._max_wait_seconds = max_wait_seconds
+        self._limit = servers.threads
+        self._lags: list[float] = []
+        self._strict_until = 0.0
+        self.strict = False
+        """Whether more came than could be held, lately."""
+
+    def sheds(self, now: float) -> bool:
+        """Whether a call that comes now is refused; `now` in seconds of time.monotonic().
+
+        Called by the one thread that calls come in by.
+        """
+        waiting = self._servers.waiting
+        if waiting < self._max_waiting and not self.strict:
+            return False
+        if waiting < self._max_waiting and (
+            self._servers.longest_wait_seconds(now) <= self._max_wait_seconds
+        ):
+            return False
+        self.strict = True
+        self._strict_until = now + _STRICT_SECONDS
+        return True
+
+    def too_late(self) -> bool:
+        """Whether the call that the current thread begins waited too long to be served: it stood in
+        the queue that had grown before calls were refused."""
+        return self.strict and (
+            self._servers.waited_seconds() > _LATE_FACTOR * self._max_wait_seconds
+        )
+
+    def note_lag(self, seconds: float) -> None:
+        """How long a call waited for its message, which as a rule had come with it."""
+        if self.strict and len(self._lags) < _MAX_LAGS:
+            self._lags.append(seconds)
+
+    def adjust(self, now: float) -> None:
+        """Look at how it goes; called many times a second, by one thread."""
+        if self.strict and now >= self._strict_until:
+            self.strict = False
+        lags, self._lags = sorted(self._lags), []
+        limit = self._servers.threads
+        if self.strict:
+            # Of the quicker calls: a slow caller may send its message late.
+            lag_seconds = lags[len(lags) // 4] if lags else 0.0
+            limit = self._limit
+            if lag_seconds > _LONG_LAG_SECONDS:
+                limit = max(min(_MIN_THREADS, limit), limit // 2)
+            elif lag_seconds < _SHORT_LAG_SECONDS:
+                limit = min(limit + 1, self._servers.threads)
+        if limit != self._limit:
+            self._limit = limit
+            self._servers.limit(limit)
+
+
+class Watched(Protocol):
+    """A call at work, as the warden sees it."""
+
+    def unwanted(self, now: float) -> bool:
+        """Whether nobody waits for its result any more; `now` in seconds of time.monotonic()."""
+
+    def stop(self) -> None:
+        """End what it does at this moment. Asked for again until the call has ended."""
+
+
+class Warden:
+    """Stops calls at work whose caller has gone, or whose time is over.
+
+    It looks at all of them many times a second, which costs a call next to nothing. grpc's own
+    callbacks run on the thread that all calls come in by, must not wait, and know nothing of the
+    deadline that the server sets where the caller has none.
+    """
+
+    def __init__(self, also: Callable[[float], None]) -> None:
+        """`also` is called at each look, with the seconds of time.monotonic()."""
+        self._also = also
+        self._calls: dict[int, Watched] = {}
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._look_after_calls, name="warden", daemon=True)
+        self._thread.start()
+
+    def watch(self, call: Watched) -> None:
+        """Look after the call from now on."""
+        self._calls[id(call)] = call
+
+    def release(self, call: Watched) -> None:
+        """The call has ended."""
+        self._calls.pop(id(call), None)
+
+    def close(self) -> None:
+        """Look no more."""
+        self._closed.set()
+        self._thread.join()
+
+    def _look_after_calls(self) -> None:
+        while not self._closed.wait(_LOOK_SECONDS):
+            now = time.monotonic()
+            self._also(now)
+            for call in list(self._calls.values()):
+                try:
+                    if call.unwanted(now):
+                        call.stop()
+                except Exception:  # noqa: BLE001 - logged; the others are looked after all the same
+                    _log.exception("call_not_stopped")

@@ -1,0 +1,656 @@
+"""What surrounds every call, of all four kinds, in one place.
+
+Before the work: an id for the call, its deadline, who makes it and whether it may, room for it.
+While it runs: an end to it when nobody waits any more. After a failure: the status that `errors`
+gives it. Around all: its metrics. The servicers know none of this, and find what they need in
+`current_call()`.
+
+A handler is wrapped once, when its method is called first. To grpc all methods take streams: for
+others it awaits the message before it calls anything of ours, and without a limit, so that callers
+whom nobody knows could hold every thread. Messages are parsed here and not by grpc: it would do so
+on the thread that all calls come in by, and answer INTERNAL to bytes that are no message.
+"""
+
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+from prometheus_client import Counter
+from structlog.contextvars import bind_contextvars
+
+from credit_service import metrics
+from credit_service.domain.errors import InvalidRequest, Overloaded, Unavailable
+from credit_service.metrics import MethodMetrics, method_metrics
+from credit_service.rpc.convert import ANONYMOUS
+from credit_service.rpc.errors import (
+    REASONS,
+    STATUS_DETAILS_KEY,
+    DeadlineExceeded,
+    NotImplementedYet,
+    to_status,
+)
+from credit_service.rpc.identity import Gatekeeper, challenge
+from credit_service.rpc.limits import LoadShedder, RateLimiter, StreamLimiter, Warden
+from credit_service.rpc.pool import InlineExecutor, ServingPool
+from credit_service.rpc.streams import read_ahead
+from credit_service.storage.work import Work, current_work
+from credit_service.tracing import TRACEPARENT_KEY, TRACERESPONSE_KEY, Span
+from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
+
+CALL_ID_KEY = "x-request-id"
+"""Metadata: a caller may name its call; the answer carries that id, or the one made for it."""
+
+CHALLENGE_KEY = "www-authenticate"
+"""Metadata of a refusal for want of credentials: which are wanted (RFC 6750)."""
+
+_CALL_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,64}")
+_HEALTH_PREFIX = "/grpc.health.v1.Health/"
+_HEALTH_THREADS = 8
+# How long a call that takes one message may wait for it, holding a thread. It mostly comes at once.
+_MESSAGE_SECONDS = 5.0
+_HEALTH_MESSAGE_SECONDS = 1.0
+_CONTRACT = (credit_service_pb2.DESCRIPTOR, ingestion_service_pb2.DESCRIPTOR)
+_UNKNOWN_METHOD = method_metrics("/unknown/unknown", client_streaming=False, server_streaming=False)
+_STATUS_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+
+if TYPE_CHECKING:
+    _Interceptor = grpc.ServerInterceptor[Any, Any]
+    _Handler = grpc.RpcMethodHandler[Any, Any]
+else:
+    # Generic for the type checker only.
+    _Interceptor, _Handler = grpc.ServerInterceptor, grpc.RpcMethodHandler
+
+_Behavior = Callable[..., Any]
+_Parse = Callable[[bytes], Any]
+
+
+class Call:
+    """One call: its id, who makes it, and until when its answer is of use.
+
+    As a context it is the current call, and an exception inside ends it with a status.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_metrics",
+        "_warden",
+        "awaits_until",
+        "call_id",
+        "context",
+        "deadline",
+        "method",
+        "principal",
+        "span",
+        "timeout_seconds",
+        "work",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        call_id: str,
+        timeout_seconds: float,
+        context: grpc.ServicerContext,
+        counted_by: MethodMetrics,
+        warden: Warden,
+    ) -> None:
+        counted_by.begin()
+        self._metrics = counted_by
+        self._begun = time.monotonic()
+        self.method = method
+        self.call_id = call_id
+        self.principal = ANONYMOUS
+        self.timeout_seconds = timeout_seconds
+        self.deadline = self._begun + timeout_seconds
+        """In seconds of time.monotonic()."""
+        self.awaits_until: float | None = None
+        """While the call awaits its only message: until when, in seconds of time.monotonic()."""
+        self.context = context
+        self.span: Span | None = None
+        """Where the call stands in the trace that its caller named."""
+        self.work = Work(self.deadline)
+        self._warden = warden
+
+    def __enter__(self) -> Self:
+        # In contextvars of this call alone: grpc runs each call in its own.
+        _current.set(self)
+        current_work.set(self.work)
+        bind_contextvars(call_id=self.call_id)
+        if self.span is not None:
+            bind_contextvars(trace_id=self.span.trace_id, span_id=self.span.span_id)
+        self._warden.watch(self)
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        # Else grpc's context, this call and its contextvars would hold each other until the
+        # garbage collector comes: measured, a fifth of what an empty call costs.
+        _current.set(None)
+        current_work.set(None)
+        self._warden.release(self)
+        if error is None:
+            self._count_end(metrics.OK)
+        elif isinstance(error, Exception):
+            self.fail(error)
+        else:
+            # A stream of answers whose reader has gone is closed from outside.
+            self._count_end(metrics.CANCELED)
+
+    def fail(self, error: Exception) -> NoReturn:
+        """End the call with the status of its failure."""
+        if isinstance(error, grpc.RpcError):
+            self._count_end(metrics.CANCELED)
+            raise error  # the caller has gone, and grpc knows
+        late = isinstance(error, Unavailable) and time.monotonic() >= self.deadline
+        if self.work.stopped or late:
+            error = self._too_late()
+        status = to_status(error, self.call_id, self.method)
+        if self.context.is_active():
+            self._count_end(status.code)
+            metrics.call_failures.labels(_reason(status)).inc()
+        else:
+            self._count_end(metrics.CANCELED)
+        metadata = [*self.signs(), (STATUS_DETAILS_KEY, status.SerializeToString())]
+        asked = challenge(error)
+        if asked is not None:
+            metadata.append((CHALLENGE_KEY, asked))
+        self.context.set_trailing_metadata(tuple(metadata))
+        self.context.abort(_STATUS_BY_NUMBER[status.code], status.message)
+
+    def refuse(self, status: "_Sendable") -> None:
+        """Let the call end, not begun, with a status made before."""
+        self._count_end(status.code.value[0])
+        metrics.call_failures.labels(status.reason).inc()
+        self.context.set_trailing_metadata(
+            ((CALL_ID_KEY, self.call_id), (STATUS_DETAILS_KEY, status.details))
+        )
+        self.context.set_code(status.code)
+        self.context.set_details(status.message)
+
+    def signs(self) -> list[tuple[str, str | bytes]]:
+        """Metadata by which the caller finds the call in the logs."""
+        signs: list[tuple[str, str | bytes]] = [(CALL_ID_KEY, self.call_id)]
+        if self.span is not None:
+            signs.append((TRACERESPONSE_KEY, str(self.span)))
+        return signs
+
+    def _count_end(self, code: int) -> None:
+        seconds = time.monotonic() - self._begun
+        if code in (metrics.OK, metrics.CANCELED) and seconds >= self.timeout_seconds:
+            # Too late, whatever came of it: grpc has told the caller so.
+            code = metrics.DEADLINE_EXCEEDED
+        self._metrics.end(code, seconds)
+
+    def ensure_wanted(self) -> None:
+        """Let work begin, or go on, only while somebody waits for its result.
+
+        Raises:
+            DeadlineExceeded: the deadline has passed, or the caller has gone.
+        """
+        if self.unwanted(time.monotonic()):
+            raise self._too_late()
+
+    def unwanted(self, now: float) -> bool:
+        """Whether nobody waits for the result any more; `now` in seconds of time.monotonic()."""
+        until = self.deadline if self.awaits_until is None else self.awaits_until
+        return now >= until or not self.context.is_active()
+
+    def stop(self) -> None:
+        """Stop the statement under way, and the wait for a message. From any thread."""
+        self.work.stop()
+        if self.awaits_until is not None:
+            self.context.cancel()  # type: ignore[no-untyped-call]  # the stubs leave it out
+
+    def only_message(self, requests: Iterator[bytes]) -> bytes:
+        """The bytes of the one message that the call has, awaited for a few seconds.
+
+        Raises:
+            InvalidRequest: it has none.
+            grpc.RpcError: it did not come in time, or the caller has gone.
+        """
+        self.awaits_until = min(self.deadline, time.monotonic() + _MESSAGE_SECONDS)
+        data = next(requests, None)
+        self.awaits_until = None
+        if data is None:
+            raise InvalidRequest("INVALID_FIELD", "The call has no message.")
+        return data
+
+    def _too_late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            "DEADLINE_EXCEEDED",
+            "The call's time was over before its work was done.",
+            {"timeout_seconds": f"{self.timeout_seconds:.3g}"},
+        )
+
+
+_current: ContextVar[Call | None] = ContextVar("credit_service_call", default=None)
+
+
+def current_call() -> Call:
+    """The call that the current thread serves. Raises LookupError outside of one."""
+    call = _current.get()
+    if call is None:
+        raise LookupError("no call is being served")
+    return call
+
+
+class Pipeline(_Interceptor):
+    """The interceptor. One per server; safe to share between threads."""
+
+    def __init__(
+        self,
+        pool: ServingPool,
+        stream_pool: ServingPool,
+        *,
+        max_waiting: int,
+        max_wait_seconds: float,
+        max_streams: int,
+        max_streams_per_principal: int,
+        max_calls_per_second: float,
+        default_deadline_seconds: float,
+        stream_idle_seconds: float,
+        gatekeeper: Gatekeeper,
+        stopping: threading.Event,
+    ) -> None:
+        """Streams run on `stream_pool`, of which `max_streams` are open at once, and other calls on
+        `pool`, where `max_waiting` queue for a thread, and wait for `max_wait_seconds` when more
+        come than can be served. Streams and calls a second of one principal are limited where the
+        gatekeeper asks for credentials. When `stopping` is set, silent streams end with
+        SHUTTING_DOWN."""
+        self._stream_pool = stream_pool
+        self._shedder = LoadShedder(pool, max_waiting, max_wait_seconds)
+        self.max_waiting = max_waiting
+        self._max_concurrent_calls = max_waiting + pool.threads
+        self.max_streams = max_streams
+        self._open_streams = 0
+        self._streams_lock = threading.Lock()
+        self._default_deadline_seconds = default_deadline_seconds
+        self._stream_idle_seconds = stream_idle_seconds
+        self._gatekeeper = gatekeeper
+        self._rates = RateLimiter(max_calls_per_second)
+        self._streams_by_principal = StreamLimiter(max_streams_per_principal)
+        self._warden = Warden(self._shedder.adjust)
+        self._stopping = stopping
+        # Health checks never wait behind the calls that they are about.
+        self._aside = ServingPool(_HEALTH_THREADS)
+        self._handlers: dict[str, _Known] = {}
+        self._overloads = [
+            _sendable(to_status(overloaded(self._max_concurrent_calls, tenth / 10), "", ""))
+            for tenth in range(1, 6)
+        ]
+        self._metrics = _contract_metrics()
+
+    @property
+    def open_streams(self) -> int:
+        """Streams that are open."""
+        return self._open_streams
+
+    def close(self) -> None:
+        """End the threads for health checks, and the one that looks after calls."""
+        self._aside.shutdown(wait=False)
+        self._warden.close()
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], _Handler | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> _Handler:
+        """The handler of a call. Runs on the thread that all calls come in by: it must be brief."""
+        method = handler_call_details.method
+        known = self._handlers.get(method)
+        if known is None:
+            found = continuation(handler_call_details)
+            if found is None:
+                # Not kept: anyone could fill the table with names that they made up.
+                refusal = not_implemented(method.removeprefix("/"))
+                return self._refusing(method, [_sendable(to_status(refusal, "", method))])
+            known = self._handlers[method] = self._known(method, found)
+        if known.sheds is not None and known.sheds(time.monotonic()):
+            return known.refusing
+        return known.handler
+
+    def _known(self, method: str, handler: _Handler) -> "_Known":
+        """What serves a method, what refuses it when there is too much, and what tells when."""
+        if method.startswith(_HEALTH_PREFIX):
+            return _Known(self._on_aside(handler), handler, None)
+        streaming = handler.request_streaming or handler.response_streaming
+        sheds = self._streams_wait if streaming else self._shedder.sheds
+        refusing = self._refusing(method, self._overloads)
+        return _Known(self._wrapped(method, handler), refusing, sheds)
+
+    def _streams_wait(self, _now: float) -> bool:
+        """Whether more streams wait to be refused than there should be."""
+        return self._stream_pool.waiting >= self.max_waiting
+
+    def _wrapped(self, method: str, handler: _Handler) -> _Handler:
+        kind, behavior = _taken_apart(handler)
+        counted = self._metrics.get(method)
+        if counted is None:  # reflection, which is not of the contract
+            counted = self._metrics[method] = method_metrics(
+                method,
+                client_streaming=handler.request_streaming,
+                server_streaming=handler.response_streaming,
+            )
+        serve: dict[str, _Behavior] = {
+            "unary_unary": self._serve_unary_unary,
+            "unary_stream": self._serve_unary_stream,
+            "stream_unary": self._serve_stream_unary,
+            "stream_stream": self._serve_stream_stream,
+        }
+        parse, serialize = _parser(handler.request_deserializer), handler.response_serializer
+        if handler.request_streaming:
+            parse = _counting(parse, counted.received)
+        if handler.response_streaming and serialize is not None:
+            serialize = _counting(serialize, counted.sent)
+        serving: _Behavior = partial(serve[kind], method, behavior, parse)
+        if kind != "unary_unary":
+            serving = _Elsewhere(serving, self._stream_pool)
+        return _taking_streams(handler)(serving, None, serialize)
+
+    def _serve_unary_unary(
+        self,
+        method: str,
+        behavior: _Behavior,
+        parse: _Parse,
+        requests: Iterator[bytes],
+        context: grpc.ServicerContext,
+    ) -> Any:
+        with self._begin(method, context, self._default_deadline_seconds) as call:
+            if self._shedder.too_late():
+                raise overloaded(self._max_concurrent_calls, random.uniform(0.1, 0.5))  # noqa: S311 - no secret
+            self._admit(call)
+            asked = time.monotonic()
+            data = call.only_message(requests)
+            self._shedder.note_lag(time.monotonic() - asked)
+            return behavior(parse(data), context)
+
+    def _serve_unary_stream(
+        self,
+        method: str,
+        behavior: _Behavior,
+        parse: _Parse,
+        requests: Iterator[bytes],
+        context: grpc.ServicerContext,
+    ) -> Iterator[Any]:
+        with self._begin(method, context, _NO_LIMIT_SECONDS) as call:
+            self._admit(call)
+            with self._stream_slot(call):
+                data = call.only_message(requests)
+                yield from behavior(parse(data), context)
+
+    def _serve_stream_unary(
+        self,
+        method: str,
+        behavior: _Behavior,
+        parse: _Parse,
+        requests: Iterator[bytes],
+        context: grpc.ServicerContext,
+    ) -> Any:
+        with self._begin(method, context, _NO_LIMIT_SECONDS) as call:
+            self._admit(call)
+            with self._stream_slot(call), self._messages(requests, parse) as messages:
+                return behavior(messages, context)
+
+    def _serve_stream_stream(
+        self,
+        method: str,
+        behavior: _Behavior,
+        parse: _Parse,
+        requests: Iterator[bytes],
+        context: grpc.ServicerContext,
+    ) -> Iterator[Any]:
+        with self._begin(method, context, _NO_LIMIT_SECONDS) as call:
+            self._admit(call)
+            with self._stream_slot(call), self._messages(requests, parse) as messages:
+                yield from behavior(messages, context)
+
+    def _begin(self, method: str, context: grpc.ServicerContext, default_seconds: float) -> Call:
+        """The call as it comes in. Never fails."""
+        call_id, caller = "", None
+        for key, value in context.invocation_metadata():
+            if key == CALL_ID_KEY and isinstance(value, str) and _CALL_ID.fullmatch(value):
+                call_id = value
+            elif key == TRACEPARENT_KEY and isinstance(value, str):
+                caller = Span.read(value)
+        if not call_id:
+            call_id = f"{random.getrandbits(64):016x}"
+        # Without a deadline of the caller's grpc tells one of centuries.
+        timeout_seconds = context.time_remaining()
+        if timeout_seconds > _NO_LIMIT_SECONDS:
+            timeout_seconds = default_seconds
+        counted = self._metrics.get(method, _UNKNOWN_METHOD)
+        call = Call(method, call_id, timeout_seconds, context, counted, self._warden)
+        if caller is not None:
+            call.span = caller.child()
+            context.set_trailing_metadata(tuple(call.signs()))
+        else:
+            context.set_trailing_metadata(((CALL_ID_KEY, call_id),))
+        return call
+
+    def _admit(self, call: Call) -> None:
+        """Whether a call may begin: the one gate, passed before any work is done."""
+        call.ensure_wanted()
+        if self._gatekeeper.asks:
+            call.principal = self._gatekeeper.admit(call.method, call.context).name
+            bind_contextvars(principal=call.principal)
+            self._rates.take(call.principal)
+
+    @contextmanager
+    def _stream_slot(self, call: Call) -> Iterator[None]:
+        """Room for a stream, which holds a thread while it is open."""
+        with self._streams_lock:
+            room = self._open_streams < self.max_streams
+            self._open_streams += room
+        if not room:
+            raise Overloaded(
+                "TOO_MANY_STREAMS",
+                f"The server has {self.max_streams} streams open, as many as it takes.",
+                retry_after_seconds=1.0,
+                metadata={"max_streams": str(self.max_streams)},
+            )
+        try:
+            if self._gatekeeper.asks:
+                with self._streams_by_principal.slot(call.principal):
+                    yield
+            else:
+                yield
+        finally:
+            with self._streams_lock:
+                self._open_streams -= 1
+
+    def _messages(
+        self, requests: Iterator[bytes], parse: _Parse
+    ) -> AbstractContextManager[Iterator[Any]]:
+        return read_ahead(requests, parse, self._stream_idle_seconds, self._stopping)
+
+    def _on_aside(self, handler: _Handler) -> _Handler:
+        """The same handler of the health service, on threads that no other call takes.
+
+        Anyone may call it, so it has little patience with callers that do not send their message.
+        """
+        _, behavior = _taken_apart(handler)
+        parse = _parser(handler.request_deserializer)
+
+        def answer(requests: Iterator[bytes], context: grpc.ServicerContext, *send: Any) -> Any:
+            awaited = _Awaited(context, time.monotonic() + _HEALTH_MESSAGE_SECONDS)
+            self._warden.watch(awaited)
+            try:
+                request = parse(next(requests, b""))
+            except InvalidRequest as error:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
+            finally:
+                self._warden.release(awaited)
+            return behavior(request, context, *send)
+
+        # A watch of the health takes no thread: it is called back.
+        not_blocking = getattr(behavior, "experimental_non_blocking", False)
+        answer.experimental_non_blocking = not_blocking  # type: ignore[attr-defined]  # for grpc
+        aside = _Elsewhere(answer, self._aside)
+        return _taking_streams(handler)(aside, None, handler.response_serializer)
+
+    def _refusing(self, method: str, refusals: Sequence["_Sendable"]) -> _Handler:
+        """A handler that refuses with one of some statuses, at once and at next to no cost.
+
+        It runs on the thread that calls come in by, and awaits no message, being of a stream.
+        """
+
+        def refuse(
+            _requests: Iterator[bytes], context: grpc.ServicerContext, send: Callable[[Any], None]
+        ) -> None:
+            self._begin(method, context, _NO_LIMIT_SECONDS).refuse(random.choice(refusals))  # noqa: S311 - no secret
+            send(None)
+
+        refuse.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpc looks for it
+        return grpc.stream_stream_rpc_method_handler(_Elsewhere(refuse, _INLINE))
+
+
+_INLINE = InlineExecutor()
+
+_NO_LIMIT_SECONDS = 365 * 24 * 3600.0
+"""A deadline further away than this is none."""
+
+
+class _Known(NamedTuple):
+    """A method: what serves it, what refuses it, and what tells by the time when to refuse."""
+
+    handler: _Handler
+    refusing: _Handler
+    sheds: Callable[[float], bool] | None
+
+
+class _Sendable(NamedTuple):
+    """A status, made once for many calls."""
+
+    code: grpc.StatusCode
+    message: str
+    reason: str
+    details: bytes
+
+
+def _sendable(status: status_pb2.Status) -> _Sendable:
+    return _Sendable(
+        _STATUS_BY_NUMBER[status.code], status.message, _reason(status), status.SerializeToString()
+    )
+
+
+def overloaded(max_concurrent_calls: int, retry_after_seconds: float) -> Overloaded:
+    """The refusal of a call that the server has no room for. The delays are spread, so that those
+    refused together do not come again together."""
+    return Overloaded(
+        "OVERLOADED",
+        "The server has as many calls as it can hold; come again shortly.",
+        retry_after_seconds=retry_after_seconds,
+        metadata={"max_concurrent_calls": str(max_concurrent_calls)},
+    )
+
+
+class _Elsewhere:
+    """A behavior with the attributes by which grpc chooses the threads that it runs on."""
+
+    def __init__(self, behavior: _Behavior, threads: futures.ThreadPoolExecutor) -> None:
+        self._behavior = behavior
+        self.experimental_thread_pool = threads
+        self.experimental_non_blocking = getattr(behavior, "experimental_non_blocking", False)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._behavior(*arguments)
+
+
+class _Awaited:
+    """A call that has not sent its message yet, as the warden sees it."""
+
+    def __init__(self, context: grpc.ServicerContext, until: float) -> None:
+        self._context = context
+        self._until = until
+
+    def unwanted(self, now: float) -> bool:
+        """Whether it has been awaited for long enough."""
+        return now >= self._until
+
+    def stop(self) -> None:
+        """Wait for it no longer."""
+        self._context.cancel()  # type: ignore[no-untyped-call]  # the stubs leave it out
+
+
+def _taking_streams(handler: _Handler) -> Callable[..., _Handler]:
+    """What makes a handler that answers as the given one does and takes a stream of messages."""
+    if handler.response_streaming:
+        return grpc.stream_stream_rpc_method_handler
+    return grpc.stream_unary_rpc_method_handler
+
+
+def _taken_apart(handler: _Handler) -> tuple[str, Any]:
+    """The name of a handler's kind, and the behavior inside."""
+    if handler.request_streaming and handler.response_streaming:
+        return "stream_stream", handler.stream_stream
+    if handler.request_streaming:
+        return "stream_unary", handler.stream_unary
+    if handler.response_streaming:
+        return "unary_stream", handler.unary_stream
+    return "unary_unary", handler.unary_unary
+
+
+def _parser(deserializer: Callable[[bytes], Any] | None) -> _Parse:
+    if deserializer is None:
+        raise TypeError("a method without a deserializer")
+
+    def parse(data: bytes) -> Any:
+        try:
+            return deserializer(data)
+        except DecodeError as error:
+            raise InvalidRequest(
+                "INVALID_FIELD", "The request's bytes are not a message of the contract."
+            ) from error
+
+    return parse
+
+
+def _counting(convert: Callable[[Any], Any], counter: Counter) -> Callable[[Any], Any]:
+    """The same conversion of a message, counted."""
+
+    def counting(message: Any) -> Any:
+        counter.inc()
+        return convert(message)
+
+    return counting
+
+
+def _contract_metrics() -> dict[str, MethodMetrics]:
+    """The metrics of every method of the contract, by path."""
+    metrics.show_reasons(REASONS)
+    return {
+        path: method_metrics(
+            path,
+            client_streaming=method.client_streaming,
+            server_streaming=method.server_streaming,
+        )
+        for file in _CONTRACT
+        for service in file.services_by_name.values()
+        for method in service.methods
+        for path in (f"/{service.full_name}/{method.name}",)
+    }
+
+
+def _reason(status: status_pb2.Status) -> str:
+    """The reason in a status, which always begins its details."""
+    info = error_details_pb2.ErrorInfo()
+    status.details[0].Unpack(info)
+    return info.reason if info.reason in REASONS else "INTERNAL"
+
+
+def not_implemented(method: str) -> NotImplementedYet:
+    """The refusal of a method that this server does not answer, by its full name."""
+    return NotImplementedYet(
+        "METHOD_NOT_IMPLEMENTED",
+        f"This server does not answer {method}.",
+        {"method": method},
+    )

@@ -1,0 +1,278 @@
+"""One serving process: listens, answers, tells its health, stops without dropping a call."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from credit_service import metrics
+from credit_service.cache.positions import PositionCache
+from credit_service.clock import Clock
+from credit_service.domain.errors import CreditError
+from credit_service.rpc.address import Address, AddressRefusedError, listening_address
+from credit_service.rpc.credit import CreditServicer
+from credit_service.rpc.identity import gatekeeper
+from credit_service.rpc.ingestion import IngestionServicer
+from credit_service.rpc.pipeline import Pipeline
+from credit_service.rpc.pool import ServingPool
+from credit_service.rpc.reflection import REFLECTION_METHODS, Reflection
+from credit_service.rpc.tls import server_credentials
+from credit_service.settings import Settings
+from credit_service.storage.database import Database
+from credit_service.v1 import (
+    credit_service_pb2,
+    credit_service_pb2_grpc,
+    ingestion_service_pb2,
+    ingestion_service_pb2_grpc,
+)
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+MAX_METADATA_BYTES = 8 * 1024
+
+SERVICES = (
+    credit_service_pb2.DESCRIPTOR.services_by_name["CreditService"],
+    ingestion_service_pb2.DESCRIPTOR.services_by_name["IngestionService"],
+)
+SERVICE_NAMES = tuple(service.full_name for service in SERVICES)
+"""What the server is there for, and has a health of its own."""
+
+_PROBE_SECONDS = 1.0
+_LINGER_SECONDS = 0.1
+
+_log = structlog.get_logger(__name__)
+
+
+class CreditServer:
+    """A server in this process. Starts once and stops once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        clock: Clock | None = None,
+        *,
+        share_port: bool = False,
+    ) -> None:
+        """`share_port` lets other processes listen on the same port (SO_REUSEPORT).
+
+        Raises:
+            AddressRefusedError: the address cannot be served.
+            MisconfiguredError: credentials are not configured well.
+        """
+        self._settings = settings
+        self._database = database
+        clock = clock or settings.clock
+        address = listening_address(settings)
+        credentials = server_credentials(settings)
+        caller_check = gatekeeper(settings, SERVICES, REFLECTION_METHODS, clock)
+        self._ready = False
+        self._stopping = threading.Event()
+        self._pool = ServingPool(settings.threads)
+        # Two more than there may be streams: they refuse the others while all of them are open.
+        self._stream_pool = ServingPool(settings.max_streams + 2)
+        self._pipeline = Pipeline(
+            self._pool,
+            self._stream_pool,
+            max_waiting=max(1, settings.max_concurrent_calls - settings.threads),
+            max_wait_seconds=settings.max_wait_seconds,
+            max_streams=settings.max_streams,
+            max_streams_per_principal=settings.max_streams_per_principal,
+            max_calls_per_second=settings.max_calls_per_second,
+            default_deadline_seconds=settings.default_deadline_seconds,
+            stream_idle_seconds=settings.stream_idle_seconds,
+            gatekeeper=caller_check,
+            stopping=self._stopping,
+        )
+        self._health = _Health()
+        self._server = grpc.server(
+            self._pool, interceptors=[self._pipeline], options=_options(share_port)
+        )
+        self._cache = PositionCache(settings.require_redis_url()) if settings.redis_url else None
+        self._add_services(database, clock)
+        self._forget_readings = metrics.server_readings.add(self._read)
+        self._readiness = threading.Thread(
+            target=self._watch_readiness, name="readiness", daemon=True
+        )
+        try:
+            if credentials is None:
+                port = self._server.add_insecure_port(str(address))
+            else:
+                port = self._server.add_secure_port(str(address), credentials)
+        except RuntimeError as error:
+            raise AddressRefusedError(f"{address} cannot be listened on: is it taken?") from error
+        self.address = Address(address.host, port)
+        """Where it listens, with the port that the system chose for port 0."""
+
+    def _add_services(self, database: Database, clock: Clock) -> None:
+        credit_service_pb2_grpc.add_CreditServiceServicer_to_server(
+            CreditServicer(database, clock, cache=self._cache, stopping=self._stopping),
+            self._server,
+        )
+        ingestion_service_pb2_grpc.add_IngestionServiceServicer_to_server(
+            IngestionServicer(
+                database, clock, self._settings, cache=self._cache, stopping=self._stopping
+            ),
+            self._server,
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if self._settings.reflection != "off":
+            Reflection((*SERVICE_NAMES, health.SERVICE_NAME)).add_to(self._server)
+
+    def start(self) -> None:
+        """Listen. Calls are answered from now on; health follows the database."""
+        self._set_health(serving=False)
+        self._server.start()
+        self._readiness.start()
+
+    def stop(self, grace_seconds: float | None = None) -> None:
+        """Tell that it stops, let calls under way end, and close.
+
+        `grace_seconds` (the setting where none is given) bounds the wait; what still runs then is
+        cancelled. Returns when no call runs any more.
+        """
+        grace = self._settings.shutdown_grace_seconds if grace_seconds is None else grace_seconds
+        self._health.enter_graceful_shutdown()
+        self._stopping.set()
+        self._server.stop(grace)  # takes no new calls from here on
+        deadline = time.monotonic() + grace
+        for pool in (self._pool, self._stream_pool):
+            if not pool.wait_until_idle(deadline - time.monotonic()):
+                _log.warning("calls_cancelled_by_stop", grace_seconds=grace)
+        # What is left is watches of the health, which would last for all of the grace, and the
+        # last bytes of answers that are on their way.
+        time.sleep(min(_LINGER_SECONDS, grace))
+        self._server.stop(None).wait()
+        self._pipeline.close()
+        self._pool.shutdown()
+        self._stream_pool.shutdown()
+        if self._cache is not None:
+            self._cache.close()
+        if self._readiness.is_alive():
+            self._readiness.join()
+        self._forget_readings()
+
+    def _read(self) -> Iterable[metrics.Reading]:
+        """What the server is at, for the metrics."""
+        in_use, pool_size = self._database.pool_use()
+        yield "credit_server_ready", (), float(self._ready and not self._stopping.is_set())
+        yield "credit_server_threads", (), self._settings.threads
+        yield "credit_server_threads_busy", (), self._pool.busy
+        yield "credit_server_calls_waiting", (), self._pool.waiting
+        yield "credit_server_calls_waiting_limit", (), self._pipeline.max_waiting
+        yield "credit_server_streams", (), self._pipeline.open_streams
+        yield "credit_server_streams_limit", (), self._pipeline.max_streams
+        yield "credit_database_pool_in_use", (), in_use
+        yield "credit_database_pool_size", (), pool_size
+        if self._cache is not None:
+            yield "credit_cache_available", (), float(self._cache.available)
+
+    def _set_health(self, *, serving: bool) -> None:
+        self._ready = serving
+        statuses = health_pb2.HealthCheckResponse
+        for service in ("", *SERVICE_NAMES):
+            self._health.set(service, statuses.SERVING if serving else statuses.NOT_SERVING)
+
+    def _watch_readiness(self) -> None:
+        """Health follows PostgreSQL, looked at over a connection that no call can be holding."""
+        probe = Database(
+            self._settings.require_database_url(),
+            pool_size=1,
+            statement_timeout_seconds=2.0,
+            application_name="credit-service-probe",
+        )
+        ready: bool | None = None
+        try:
+            while not self._stopping.is_set():
+                was_ready, ready = ready, _answers(probe)
+                if ready is not was_ready:
+                    _log.info("readiness_changed", ready=ready)
+                    self._set_health(serving=ready)
+                self._stopping.wait(_PROBE_SECONDS)
+        finally:
+            probe.dispose()
+
+
+class _Health(health.HealthServicer):
+    """The health service of grpcio-health-checking, with the method that it leaves out."""
+
+    def List(  # noqa: N802 - the protocol's name
+        self, request: health_pb2.HealthListRequest, context: grpc.ServicerContext
+    ) -> health_pb2.HealthListResponse:
+        """The health of every service at once."""
+        del request
+        response = health_pb2.HealthListResponse()
+        for service in ("", *SERVICE_NAMES):
+            answer = self.Check(health_pb2.HealthCheckRequest(service=service), context)
+            response.statuses[service].CopyFrom(answer)
+        return response
+
+
+def _answers(database: Database) -> bool:
+    try:
+        database.ping()
+    except CreditError:
+        return False
+    except Exception:  # noqa: BLE001 - logged
+        # Such as a password that was changed: not ready either, and worth a line in the log.
+        _log.exception("readiness_probe_failed")
+        return False
+    return True
+
+
+def _options(share_port: bool) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", int(share_port)),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+        # A peer that is gone without a word is found within a minute and a half, and a caller may
+        # ping an idle connection every ten seconds.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+def open_database(settings: Settings) -> Database:
+    """The connections of one serving process, as the settings have them."""
+    return Database(
+        settings.require_database_url(),
+        pool_size=settings.pool_size,
+        statement_timeout_seconds=settings.statement_timeout_seconds,
+        lock_timeout_seconds=settings.lock_timeout_seconds,
+        idle_in_transaction_timeout_seconds=settings.idle_in_transaction_timeout_seconds,
+    )
+
+
+def serve(
+    settings: Settings,
+    announce: Callable[[Address], None],
+    *,
+    stop: threading.Event | None = None,
+    share_port: bool = False,
+) -> None:
+    """Serve in this process until SIGTERM, SIGINT or `stop`; call from the main thread.
+
+    `announce` is told the address once calls are answered.
+
+    Raises:
+        AddressRefusedError: the address cannot be served.
+    """
+    stop = stop or threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    database = open_database(settings)
+    try:
+        server = CreditServer(settings, database, share_port=share_port)
+        server.start()
+        announce(server.address)
+        stop.wait()
+        server.stop()
+    finally:
+        database.dispose()

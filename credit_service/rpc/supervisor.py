@@ -1,0 +1,300 @@
+"""Several serving processes on one port, kept alive.
+
+The supervisor never touches gRPC, whose threads do not survive a fork, and starts each server as a
+program of its own. It holds the port from the beginning with a socket that is bound and never
+listens, so that the port (chosen by the system for port 0) stays theirs while processes come and
+go. The kernel spreads connections over them by SO_REUSEPORT.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from credit_service import metrics
+from credit_service.metrics_http import MetricsEndpoint, Processes, ask
+from credit_service.rpc.address import Address, AddressRefusedError, listening_address
+from credit_service.settings import Settings
+
+MAX_QUICK_DEATHS = 8
+"""Deaths in a row, each soon after its start, after which all is given up."""
+
+_QUICK_SECONDS = 30.0
+_MAX_PAUSE_SECONDS = 8.0
+_START_TIMEOUT_SECONDS = 60.0
+_STOP_SLACK_SECONDS = 5.0
+_LOOK_SECONDS = 0.05
+_MISCONFIGURED = 2
+
+_log = structlog.get_logger(__name__)
+
+
+class ServersFailedError(RuntimeError):
+    """The serving processes do not start, or keep dying."""
+
+
+class _Server:
+    """One serving process and what has become of it so far."""
+
+    def __init__(self, number: int, environment: dict[str, str]) -> None:
+        self.number = number
+        self._environment = environment
+        self._quick_deaths = 0
+        self._next_start = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self.serving = False
+
+    def look(self) -> None:
+        """Start it, note that it serves, or note that it died; never waits.
+
+        Raises:
+            ServersFailedError: it is of no use to start it again.
+        """
+        if self._process is None:
+            if time.monotonic() >= self._next_start:
+                self._start()
+            return
+        status = self._process.poll()
+        if status is not None:
+            self._note_death(self._process.pid, status)
+        elif not self.serving and self._control is not None:
+            with suppress(BlockingIOError):
+                self.serving = bool(self._control.recv(64))
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "credit_service.rpc", f"--control-fd={theirs.fileno()}"],
+                env=self._environment,
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                # Ctrl-C is for the supervisor, which stops the servers in order.
+                start_new_session=True,
+            )
+        # Closed when this process ends, however it ends: the sign for the server to stop.
+        ours.settimeout(0)
+        self._control = ours
+        self._started = time.monotonic()
+
+    def exposition(self) -> str | None:
+        """Its metrics; None when it does not serve, or does not answer soon."""
+        control = self._control
+        return ask(control) if control is not None and self.serving else None
+
+    def _note_death(self, pid: int, status: int) -> None:
+        self.forget()
+        metrics.server_deaths.inc()
+        if status == _MISCONFIGURED:
+            raise ServersFailedError("a serving process refused its settings; it has said why")
+        quick = time.monotonic() - self._started < _QUICK_SECONDS
+        self._quick_deaths = self._quick_deaths + 1 if quick else 1
+        if self._quick_deaths >= MAX_QUICK_DEATHS:
+            raise ServersFailedError("a serving process keeps dying; its log says why")
+        # At once after a long life, then ever later.
+        pause = min(_MAX_PAUSE_SECONDS, 0.1 * 2 ** (self._quick_deaths - 1))
+        self._next_start = time.monotonic() + pause
+        _log.error(
+            "server_died", number=self.number, pid=pid, status=status, restart_in_seconds=pause
+        )
+
+    def ask_to_stop(self) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
+
+    def wait(self, deadline: float) -> None:
+        """Wait for its end, and end it by force when the time is over."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            _log.warning("server_killed", number=self.number, pid=self._process.pid)
+            self._process.kill()
+            self._process.wait()
+        self.forget()
+
+    def forget(self) -> None:
+        if self._control is not None:
+            self._control.close()
+        self._process = self._control = None
+        self.serving = False
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+
+class Supervisor:
+    """`settings.processes` servers behind one address."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the port.
+
+        Raises:
+            AddressRefusedError: the address cannot be served.
+        """
+        self._settings = settings
+        self._socket, self.address = _reserve(listening_address(settings))
+        environment = environment_of(
+            settings.model_copy(update={"listen": str(self.address), "processes": 1})
+        )
+        self._servers = [_Server(number, environment) for number in range(settings.processes)]
+        self._stopping = threading.Event()
+        self._failure: ServersFailedError | None = None
+        self._metrics: MetricsEndpoint | None = None
+        self._watch = threading.Thread(target=self._keep_alive, name="supervisor", daemon=True)
+
+    def start(self) -> None:
+        """Start the servers and return when all of them answer calls.
+
+        Raises:
+            AddressRefusedError: the metrics cannot be shown where the settings want them.
+            ServersFailedError: they do not start.
+        """
+        if self._settings.metrics_listen is not None:
+            self._metrics = MetricsEndpoint(
+                self._settings.metrics_listen,
+                self._registry(),
+                insecure=self._settings.metrics_insecure,
+            )
+        self._watch.start()
+        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+        while not all(server.serving for server in self._servers):
+            if self._failure is not None or time.monotonic() > deadline:
+                failure = self._failure or ServersFailedError("the servers take too long to start")
+                self.stop()
+                raise failure
+            time.sleep(_LOOK_SECONDS)
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Let the servers serve for so long.
+
+        Raises:
+            ServersFailedError: they keep dying.
+        """
+        self._stopping.wait(timeout_seconds)
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Let calls under way end, then end the servers. Harmless when done twice."""
+        self._stopping.set()
+        if self._watch.is_alive():
+            self._watch.join()
+        for server in self._servers:
+            server.ask_to_stop()
+        deadline = time.monotonic() + self._settings.shutdown_grace_seconds + _STOP_SLACK_SECONDS
+        for server in self._servers:
+            server.wait(deadline)
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+        self._socket.close()
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes that live."""
+        return [server.pid for server in self._servers if server.pid is not None]
+
+    @property
+    def metrics_address(self) -> Address | None:
+        """Where the metrics of all servers are shown; None where nobody asked for them."""
+        return None if self._metrics is None else self._metrics.address
+
+    def _registry(self) -> CollectorRegistry:
+        """What the endpoint shows: the supervisor's own and, gathered when asked, its servers'."""
+        metrics.server_processes.set_function(
+            lambda: sum(server.serving for server in self._servers)
+        )
+        registry = CollectorRegistry()
+        registry.register(metrics.server_deaths)
+        registry.register(metrics.server_processes)
+        registry.register(Processes(self._expositions))
+        return registry
+
+    def _expositions(self) -> dict[str, str]:
+        asked = ((str(server.number), server.exposition()) for server in self._servers)
+        return {number: text for number, text in asked if text is not None}
+
+    def _keep_alive(self) -> None:
+        while not self._stopping.wait(_LOOK_SECONDS):
+            try:
+                for server in self._servers:
+                    server.look()
+            except ServersFailedError as failure:
+                self._failure = failure
+                self._stopping.set()
+
+
+def run(settings: Settings, announce: Callable[[Address], None]) -> None:
+    """Serve by `settings.processes` processes until SIGTERM or SIGINT; call from the main thread.
+
+    Raises:
+        AddressRefusedError: the address cannot be served.
+        ServersFailedError: the servers do not start, or keep dying.
+    """
+    told = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.set())
+    supervisor = Supervisor(settings)
+    try:
+        supervisor.start()
+        announce(supervisor.address)
+        while not told.is_set():
+            supervisor.wait(0)
+            told.wait(0.2)
+    finally:
+        supervisor.stop()
+
+
+def _reserve(address: Address) -> tuple[socket.socket, Address]:
+    """A bound socket that keeps the port, and the address with the port it got."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    # First without sharing: else a second supervisor would join the first one unnoticed.
+    trial = socket.socket(family, socket.SOCK_STREAM)
+    reserved = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        with trial:
+            # Connections of an earlier server that linger do not matter, one that listens does.
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((address.host, address.port))
+            port = trial.getsockname()[1]
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind((address.host, port))
+    except OSError as error:
+        reserved.close()
+        raise AddressRefusedError(
+            f"{address} cannot be listened on: {os.strerror(error.errno or 0)}"
+        ) from error
+    return reserved, Address(address.host, port)
+
+
+_UNPREFIXED = {"database_url": "DATABASE_URL", "redis_url": "REDIS_URL"}
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """This process's environment with every setting in it, so that a child reads the same."""
+    environment = dict(os.environ)
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        prefixed = f"CREDIT_{name.upper()}"
+        environment.pop(prefixed, None)
+        variable = _UNPREFIXED.get(name, prefixed)
+        environment.pop(variable, None)
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        if value is not None:
+            environment[variable] = str(value)
+    return environment

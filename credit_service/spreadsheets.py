@@ -1,0 +1,881 @@
+"""Read .xlsx workbooks and CSV files as blocks of cells, in bounded memory, trusting neither.
+
+A workbook's sheet is cut into pieces of whole rows, and python-calamine reads each piece as a
+workbook of its own: a sheet of a million rows takes as much memory as one of a few thousand, and
+rows are there before the file is read to its end. The cutting sees what calamine does not tell:
+which cells hold formulas or error values.
+
+One reader for the client, which streams the rows of a file, and for the service, which reads
+uploaded ones. Imports nothing of ours but the list of columns, so that both may use it.
+"""
+
+import csv
+import io
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from itertools import islice
+from typing import BinaryIO, Literal
+from xml.etree import ElementTree as ET
+from xml.sax.saxutils import unescape
+
+from python_calamine import CalamineError, CalamineSheet, CalamineWorkbook
+
+from credit_service import spreadsheet_columns
+from credit_service.spreadsheet_columns import Kind
+
+Cell = int | float | str | bool | date | datetime | time | timedelta
+"""What a cell holds; an empty one holds ''."""
+
+MAX_ENTRIES = 2_000
+"""Most files inside a workbook."""
+MAX_INFLATED_BYTES = 2 * 1024**3
+"""Most bytes that a workbook's parts may inflate to, all together."""
+MAX_RATIO = 200
+"""Most bytes that a byte of a workbook may inflate to, in parts of 1 MiB and more."""
+MAX_COLUMNS = 702
+"""Most columns of a sheet: A to ZZ."""
+MAX_SHEETS = 50
+"""Sheets of a workbook that are looked at for a header."""
+
+_MAX_DIRECTORY_BYTES = 4 * 1024**2
+_MAX_PART_BYTES = 16 * 1024**2
+_MAX_SHARED_STRINGS_BYTES = 192 * 1024**2
+_MAX_HEAD_BYTES = 1024**2
+_MAX_ROW_BYTES = 16 * 1024**2
+_MAX_ROWS = 1_048_576
+_PIECE_BYTES = 2 * 1024**2
+_CSV_BLOCK_ROWS = 5_000
+
+ErrorCode = Literal[
+    "FORMAT_UNSUPPORTED",
+    "FILE_UNREADABLE",
+    "FILE_EMPTY",
+    "FILE_UNSAFE",
+    "COLUMN_MISSING",
+    "COLUMN_AMBIGUOUS",
+]
+
+
+class SpreadsheetError(Exception):
+    """A file that cannot be read as rows: a code of IngestionErrorCode, a sentence for a person."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code: ErrorCode = code
+        self.message = message
+
+
+class Formula(str):
+    """A cell that holds a formula, as its text with the sign '='."""
+
+    __slots__ = ()
+
+
+class ErrorValue(str):
+    """A cell that holds an error value, such as '#N/A'."""
+
+    __slots__ = ()
+
+
+ERROR_VALUES = frozenset(
+    {
+        "#N/A",
+        "#REF!",
+        "#DIV/0!",
+        "#NAME?",
+        "#NULL!",
+        "#NUM!",
+        "#VALUE!",
+        "#SPILL!",
+        "#CALC!",
+        "#GETTING_DATA",
+    }
+)
+"""Error values as text, which is how a CSV file saved from a spreadsheet holds them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive rows, blank ones left out, by column.
+
+    `row_numbers` are those of the sheet, or the line in a CSV file where the row begins; the first
+    row of a file is 1. `columns` maps a field to a cell for each row. `overlong` are the indexes of
+    rows with a value beyond the last header, which tells that a separator stands in some value.
+    """
+
+    row_numbers: Sequence[int]
+    columns: Mapping[str, Sequence[Cell]]
+    overlong: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file whose header is understood: what its rows are, and the rows, which can be read once.
+
+    Reading on may raise SpreadsheetError.
+    """
+
+    kind: Kind
+    fields: frozenset[str]
+    blocks: Iterator[Block]
+
+
+def open_source(file: BinaryIO, filename: str, kind: Kind | None = None) -> Source:
+    """The rows of a seekable file, told by its content; `kind` None is told from the header.
+
+    The header is the first row that is not blank, of the first visible sheet where it fits.
+
+    Raises:
+        SpreadsheetError
+    """
+    if check(file, filename) == "csv":
+        return _open_csv(file, kind)
+    return _open_workbook(file, kind)
+
+
+def check(file: BinaryIO, filename: str) -> Literal["xlsx", "csv"]:
+    """The format of a seekable file, without opening what is in it.
+
+    Raises:
+        SpreadsheetError: it is empty, of another format, not what its name says, damaged, or
+            beyond a limit.
+    """
+    file.seek(0)
+    head = file.read(8192)
+    if not head:
+        raise SpreadsheetError("FILE_EMPTY", "The file is empty.")
+    if head.startswith(b"\xd0\xcf\x11\xe0"):
+        raise SpreadsheetError(
+            "FORMAT_UNSUPPORTED",
+            "The file is an old .xls workbook or one with a password; save it as .xlsx without.",
+        )
+    name = filename.lower()
+    if head.startswith(b"PK"):
+        if name.endswith(".csv"):
+            raise SpreadsheetError(
+                "FILE_UNREADABLE", "The file is named .csv, but its content is no text."
+            )
+        _check_directory(file)
+        return "xlsx"
+    if name.endswith(".xlsx"):
+        raise SpreadsheetError(
+            "FILE_UNREADABLE", "The file is named .xlsx, but its content is no workbook."
+        )
+    if re.search(rb"[\x00-\x08\x0e-\x1f\x7f]", head):
+        raise SpreadsheetError(
+            "FORMAT_UNSUPPORTED", "The file is neither an .xlsx workbook nor CSV text."
+        )
+    return "csv"
+
+
+# --- CSV ------------------------------------------------------------------------------------------
+
+
+def _open_csv(file: BinaryIO, kind: Kind | None) -> Source:
+    file.seek(0)
+    # Not closed here: the file is the caller's.
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    records = _csv_records(text)
+    for _, cells in records:
+        if any(not _is_blank(cell) for cell in cells):
+            header = cells
+            break
+    else:
+        raise SpreadsheetError("FILE_EMPTY", "The file holds no row.")
+    kind, columns = _matched(kind, header)
+    return Source(kind, frozenset(columns), _csv_blocks(records, columns, len(header)))
+
+
+def _csv_records(text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
+    """The line each record begins in, and its cells."""
+    line = 1
+    try:
+        header = text.readline(65_536)
+        text.seek(0)
+        # Comma, unless the header has more of another usual separator.
+        separator = max(",;\t", key=header.count)
+        reader = csv.reader(text, delimiter=separator, strict=True)
+        for cells in reader:
+            yield line, cells
+            line = reader.line_num + 1
+    except UnicodeDecodeError as error:
+        raise SpreadsheetError(
+            "FILE_UNREADABLE",
+            f"The file is not text in UTF-8, from about line {line} on; save it as CSV UTF-8.",
+        ) from error
+    except csv.Error as error:
+        raise SpreadsheetError(
+            "FILE_UNREADABLE", f"The file cannot be read as CSV, line {line}: {error}."
+        ) from error
+    finally:
+        # The caller may have closed the file already.
+        if not text.closed:
+            text.detach()
+
+
+def _csv_blocks(
+    records: Iterator[tuple[int, list[str]]], columns: Mapping[str, int], width: int
+) -> Iterator[Block]:
+    while chunk := list(islice(records, _CSV_BLOCK_ROWS)):
+        rows = [cells for _, cells in chunk]
+        overlong = []
+        if {width} != set(map(len, rows)):
+            for index, cells in enumerate(rows):
+                if len(cells) > width and not all(map(_is_blank, cells[width:])):
+                    overlong.append(index)
+                rows[index] = (cells + [""] * width)[:width]
+        by_column = list(zip(*rows, strict=True))
+        picked = {field: by_column[index] for field, index in columns.items()}
+        yield _without_blank([number for number, _ in chunk], picked, overlong)
+
+
+# --- Workbooks ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Package:
+    """The parts of a workbook that every piece of a sheet is read with."""
+
+    archive: zipfile.ZipFile
+    names: Mapping[str, zipfile.ZipInfo]
+    sheets: Sequence[str]
+    constant_parts: Mapping[str, bytes]
+    shared_strings: str | None
+
+
+def _open_workbook(file: BinaryIO, kind: Kind | None) -> Source:
+    package = _open_package(file)
+    first_error: SpreadsheetError | None = None
+    for sheet in package.sheets:
+        try:
+            return _open_sheet(package, sheet, kind)
+        except SpreadsheetError as error:
+            if error.code not in ("FILE_EMPTY", "COLUMN_MISSING", "COLUMN_AMBIGUOUS"):
+                raise
+            # A sheet with another header says more than one without any.
+            if first_error is None or first_error.code == "FILE_EMPTY":
+                first_error = error
+    raise first_error or SpreadsheetError("FILE_EMPTY", "The workbook has no visible sheet.")
+
+
+def _open_sheet(package: _Package, sheet: str, kind: Kind | None) -> Source:
+    pieces = _pieces(package, sheet)
+    for piece in pieces:
+        for index, cells in enumerate(piece.rows):
+            if any(not _is_blank(cell) for cell in cells):
+                header = [""] * piece.first_column + list(cells)
+                kind, columns = _matched(kind, header)
+                rest = _Piece(piece.row_numbers[index + 1 :], piece.rows[index + 1 :], piece)
+                return Source(kind, frozenset(columns), _sheet_blocks(rest, pieces, columns))
+    raise SpreadsheetError("FILE_EMPTY", "The file holds no row.")
+
+
+def _sheet_blocks(
+    first: "_Piece", rest: Iterator["_Piece"], columns: Mapping[str, int]
+) -> Iterator[Block]:
+    yield first.block(columns)
+    for piece in rest:
+        yield piece.block(columns)
+
+
+class _Piece:
+    """Consecutive rows of a sheet, all as wide, from column `first_column` (0 is A) on."""
+
+    __slots__ = ("first_column", "row_numbers", "rows")
+
+    def __init__(
+        self,
+        row_numbers: Sequence[int],
+        rows: Sequence[Sequence[Cell]],
+        first_column: "int | _Piece",
+    ) -> None:
+        self.row_numbers = row_numbers
+        self.rows = rows
+        self.first_column: int = (
+            first_column.first_column if isinstance(first_column, _Piece) else first_column
+        )
+
+    def block(self, columns: Mapping[str, int]) -> Block:
+        by_column = list(zip(*self.rows, strict=True))
+        empty = ("",) * len(self.rows)
+        picked: dict[str, Sequence[Cell]] = {}
+        for field, index in columns.items():
+            place = index - self.first_column
+            picked[field] = by_column[place] if 0 <= place < len(by_column) else empty
+        return _without_blank(self.row_numbers, picked, ())
+
+
+def _check_directory(file: BinaryIO) -> None:
+    """Refuse an archive by its directory alone, before anything is inflated."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - 65_557))
+    tail = file.read()
+    end = tail.rfind(b"PK\x05\x06")
+    if end < 0 or len(tail) < end + 22:
+        raise _cut_short()
+    entries, directory_bytes = struct.unpack_from("<HL", tail, end + 10)
+    if entries != 0xFFFF and (entries > MAX_ENTRIES or directory_bytes > _MAX_DIRECTORY_BYTES):
+        raise _unsafe(f"has {entries} parts; at most {MAX_ENTRIES} are read")
+    # With 65 535 entries or more, and where a 64-bit record says so, the record itself counts.
+    wide = tail.rfind(b"PK\x06\x06", 0, end)
+    if wide >= 0 and len(tail) >= wide + 48:
+        entries, directory_bytes = struct.unpack_from("<QQ", tail, wide + 32)
+    if entries > MAX_ENTRIES or directory_bytes > _MAX_DIRECTORY_BYTES:
+        raise _unsafe(f"has {entries} parts; at most {MAX_ENTRIES} are read")
+    with _archive(file) as archive:
+        infos = archive.infolist()
+    if len(infos) > MAX_ENTRIES:
+        raise _unsafe(f"has {len(infos)} parts; at most {MAX_ENTRIES} are read")
+    if sum(info.file_size for info in infos) > MAX_INFLATED_BYTES:
+        raise _unsafe(f"inflates to more than {MAX_INFLATED_BYTES:,} bytes")
+    for info in infos:
+        if info.flag_bits & 1:
+            raise SpreadsheetError(
+                "FILE_UNREADABLE", "The workbook has a password; save it without."
+            )
+        if info.file_size > 1024**2 and info.file_size > MAX_RATIO * max(info.compress_size, 1):
+            raise _unsafe(f"inflates more than {MAX_RATIO} times")
+    names = {_part_name(info) for info in infos}
+    if "[content_types].xml" not in names or "_rels/.rels" not in names:
+        raise SpreadsheetError("FORMAT_UNSUPPORTED", "The file is no .xlsx workbook.")
+
+
+def _unsafe(what: str) -> SpreadsheetError:
+    return SpreadsheetError("FILE_UNSAFE", f"The workbook {what}.")
+
+
+def _cut_short() -> SpreadsheetError:
+    return SpreadsheetError("FILE_UNREADABLE", "The workbook is cut short or damaged.")
+
+
+def _archive(file: BinaryIO) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+        raise _cut_short() from error
+
+
+def _part_name(info: zipfile.ZipInfo) -> str:
+    return info.filename.replace("\\", "/").lstrip("/").lower()
+
+
+def _read_part(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, most_bytes: int = _MAX_PART_BYTES
+) -> bytes:
+    if info is None:
+        return b""
+    if info.file_size > most_bytes:
+        raise _unsafe(f"has a part of {info.file_size:,} bytes; at most {most_bytes:,} are read")
+    with _reading():
+        return archive.read(info)
+
+
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    OSError,
+    ValueError,
+)
+"""What a damaged archive makes the library raise."""
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Turns what a damaged archive raises into what a person can read."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise SpreadsheetError("FILE_UNREADABLE", "The workbook is damaged.") from error
+
+
+_MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+_RELATIONS = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+_PACKAGE_RELATIONS = "http://schemas.openxmlformats.org/package/2006/relationships"
+_DECLARATION = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>'
+_PIECE_WORKBOOK = (
+    f'{_DECLARATION}<workbook xmlns="{_MAIN}" xmlns:r="{_RELATIONS}">'
+    '<workbookPr date1904="{date1904}"/>'
+    '<sheets><sheet name="Sheet1" sheetId="1" r:id="rId1"/></sheets></workbook>'
+)
+
+
+def _open_package(file: BinaryIO) -> _Package:
+    archive = _archive(file)
+    names = {_part_name(info): info for info in archive.infolist()}
+
+    def part(name: str) -> zipfile.ZipInfo | None:
+        return names.get(name.lower())
+
+    workbook = _targets(archive, part("_rels/.rels"), "").get("officedocument", [("", "")])[0][1]
+    if part(workbook) is None or not workbook.lower().endswith(".xml"):
+        raise SpreadsheetError("FORMAT_UNSUPPORTED", "The file is no .xlsx workbook.")
+    folder, _, name = workbook.rpartition("/")
+    targets = _targets(archive, part(f"{folder}/_rels/{name}.rels"), folder)
+    by_id = dict(targets.get("worksheet", []))
+    root = _xml(_read_part(archive, part(workbook)))
+    sheets = []
+    for element in root.iterfind(".//{*}sheets/{*}sheet"):
+        identity = next((v for k, v in element.attrib.items() if k.endswith("}id")), "")
+        if element.get("state", "visible") == "visible" and part(by_id.get(identity, "")):
+            sheets.append(by_id[identity])
+    properties = root.find(".//{*}workbookPr")
+    date1904 = properties is not None and properties.get("date1904") in ("1", "true")
+    styles, shared = (targets.get(each, [("", "")])[0][1] for each in ("styles", "sharedstrings"))
+    relations = [("worksheet", "worksheets/sheet1.xml")]
+    constant = {
+        "xl/workbook.xml": _PIECE_WORKBOOK.format(date1904=int(date1904)).encode(),
+        "_rels/.rels": _piece_relations([("officeDocument", "xl/workbook.xml")]),
+    }
+    content = _read_part(archive, part(styles))
+    if content:
+        relations.append(("styles", "styles.xml"))
+        constant["xl/styles.xml"] = content
+    constant["xl/_rels/workbook.xml.rels"] = _piece_relations(relations)
+    strings = shared if part(shared) else None
+    return _Package(archive, names, sheets[:MAX_SHEETS], constant, strings)
+
+
+def _piece_relations(relations: Sequence[tuple[str, str]]) -> bytes:
+    elements = "".join(
+        f'<Relationship Id="rId{number}" Type="{_RELATIONS}/{relation}" Target="{target}"/>'
+        for number, (relation, target) in enumerate(relations, 1)
+    )
+    return (
+        f'{_DECLARATION}<Relationships xmlns="{_PACKAGE_RELATIONS}">{elements}</Relationships>'
+    ).encode()
+
+
+def _targets(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, folder: str
+) -> dict[str, list[tuple[str, str]]]:
+    """(id, part name) of each relation, by the last word of its type in lower case."""
+    content = _read_part(archive, info)
+    found: dict[str, list[tuple[str, str]]] = {}
+    for element in _xml(content).iterfind("{*}Relationship") if content else ():
+        if element.get("TargetMode") == "External":
+            continue
+        target = element.get("Target", "").replace("\\", "/")
+        name = target.lstrip("/") if target.startswith("/") or not folder else f"{folder}/{target}"
+        word = element.get("Type", "").rpartition("/")[2].lower()
+        found.setdefault(word, []).append((element.get("Id", ""), _resolved(name)))
+    return found
+
+
+def _resolved(name: str) -> str:
+    parts: list[str] = []
+    for part in name.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
+
+
+def _xml(content: bytes) -> ET.Element:
+    if b"<!" in content.replace(b"<!--", b""):
+        raise _unsafe("has a document type of its own")
+    try:
+        return ET.fromstring(content)  # noqa: S314 - no document type, so no entities
+    except (ET.ParseError, ValueError, LookupError) as error:
+        raise SpreadsheetError("FILE_UNREADABLE", "The workbook is damaged.") from error
+
+
+# --- Sheets ---------------------------------------------------------------------------------------
+
+_SHARED_MARK = "\ue000"
+"""Stands before the index of a shared string. A workbook that has it elsewhere too names
+another of its own strings with it."""
+
+_ROOT = re.compile(rb"<((?:[A-Za-z_][\w.-]*:)?)worksheet[\s>][^>]*")
+
+
+class _Tags:
+    """The tags of a sheet with the namespace prefix that its writer chose."""
+
+    def __init__(self, prefix: bytes) -> None:
+        escaped = re.escape(prefix)
+        self.row = b"<" + prefix + b"row"
+        self.sheet_data = b"<" + prefix + b"sheetData"
+        self.end = b"</" + prefix + b"sheetData"
+        self.close = b"</%bsheetData></%bworksheet>" % (prefix, prefix)
+        self.usual_row = re.compile(b"<" + escaped + rb'row(?: r="([0-9]{1,9})")?')
+        self.any_row = re.compile(b"<" + escaped + rb"row((?:\s[^>]*)?)>")
+        self.cell = re.compile(
+            b"<%bc((?:\\s[^>]*?)?)(?:/>|>(\\s*<%bf(?:\\s[^>]*?)?(?:/>|>([^<]*)))?)"
+            % (escaped, escaped)
+        )
+        self.value = re.compile(b"<%bv>([^<]*)" % escaped)
+        value = b"<" + prefix + b"v>"
+        self.usual_shared = b't="s">' + value
+        self.marked = b't="str">' + value + _SHARED_MARK.encode()
+        self.any_shared = re.compile(
+            rb"""\bt\s*=\s*["']s["']([^>]*)>\s*<%bv(?:\s[^>]*)?>""" % escaped
+        )
+        self.marked_shared = rb't="str"\1>' + value + _SHARED_MARK.encode()
+        formula = b"<" + prefix + b"f"
+        self.formula = tuple(formula + char for char in (b">", b" ", b"/", b"\n", b"\t", b"\r"))
+
+    def mark_shared(self, chunk: bytes) -> bytes:
+        """The chunk with references to shared strings as texts that begin with _SHARED_MARK."""
+        chunk = chunk.replace(self.usual_shared, self.marked)
+        if b't="s"' in chunk or (b"'" in chunk and b"t='s'" in chunk):
+            chunk = self.any_shared.sub(self.marked_shared, chunk)
+        return chunk
+
+    def has_special(self, chunk: bytes) -> bool:
+        """Whether some cell of the chunk may hold a formula or an error value.
+
+        A single byte is found a hundred times as fast as two, and is rarely there.
+        """
+        if b"f" in chunk and any(each in chunk for each in self.formula):
+            return True
+        return (b"e" in chunk and b't="e"' in chunk) or (b"'" in chunk and b"t='e'" in chunk)
+
+
+_NUMBER_ATTRIBUTE = re.compile(rb"""(?:^|\s)r\s*=\s*["']([0-9]{1,9})["']""")
+_REFERENCE = re.compile(rb"""(?:^|\s)r\s*=\s*["']([A-Za-z]{1,3})([0-9]{1,9})["']""")
+_ERROR_TYPE = re.compile(rb"""(?:^|\s)t\s*=\s*["']e["']""")
+_WIDE_REFERENCE = re.compile(rb'r="[A-Z]{3}')
+
+
+def _pieces(package: _Package, sheet: str) -> Iterator[_Piece]:
+    """The sheet's rows in order, some of them blank."""
+    with ExitStack() as opened:
+        with _reading():
+            stream = opened.enter_context(package.archive.open(package.names[sheet.lower()]))
+
+        def read(size: int) -> bytes:
+            with _reading():
+                return stream.read(size)
+
+        head = b""
+        while (match := _ROOT.search(head)) is None or (b"<" + match[1] + b"sheetData" not in head):
+            data = read(65_536)
+            if not data or len(head) > _MAX_HEAD_BYTES:
+                raise _unusual("has a sheet without rows of cells")
+            head += data
+        tags = _Tags(match[1])
+        start = head.index(tags.sheet_data)
+        while (open_end := head.find(b">", start)) < 0:
+            data = read(65_536)
+            if not data:
+                raise _unusual("ends in the middle of a sheet")
+            head += data
+        if b"<!" in head[: match.start()] or head[match.end() :][:1] != b">":
+            raise _unusual("has a document type of its own or an odd root")
+        if head[open_end - 1 : open_end] == b"/":
+            return
+        reader = _SheetReader(package, tags, head[: match.end() + 1])
+        for chunk in _row_chunks(read, head[open_end + 1 :], tags):
+            yield from reader.pieces(chunk)
+
+
+def _row_chunks(read: Callable[[int], bytes], buffered: bytes, tags: _Tags) -> Iterator[bytes]:
+    """The content of a sheet's data in chunks of whole rows."""
+    searched = 0
+    while True:
+        end = buffered.find(tags.end, searched)
+        if end >= 0:
+            yield buffered[:end]
+            break
+        cut = buffered.rfind(tags.row)
+        if cut > 0 and len(buffered) >= _PIECE_BYTES:
+            yield buffered[:cut]
+            buffered = buffered[cut:]
+        elif len(buffered) > _PIECE_BYTES + _MAX_ROW_BYTES:
+            raise _unsafe(f"has a row of more than {_MAX_ROW_BYTES:,} bytes")
+        searched = max(0, len(buffered) - len(tags.end))
+        data = read(_PIECE_BYTES)
+        if not data:
+            raise _unusual("ends in the middle of a sheet")
+        buffered += data
+    # To the end, where the archive compares the checksum.
+    while read(1024**2):
+        pass
+
+
+def _unusual(what: str) -> SpreadsheetError:
+    return SpreadsheetError(
+        "FILE_UNREADABLE",
+        f"The workbook {what}; open it in a spreadsheet program and save it again as .xlsx.",
+    )
+
+
+def _parsed(parts: Mapping[str, bytes], sheet_xml: bytes) -> tuple[CalamineSheet, list[list[Cell]]]:
+    """A sheet that has the workbook to itself, and its rows."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+        archive.writestr("xl/worksheets/sheet1.xml", sheet_xml)
+    buffer.seek(0)
+    try:
+        with CalamineWorkbook.from_filelike(buffer) as workbook:
+            sheet = workbook.get_sheet_by_index(0)
+            return sheet, sheet.to_python()
+    except BaseException as error:
+        # The parser's own assertions come as a PanicException, which is no Exception.
+        if isinstance(error, CalamineError) or type(error).__name__ == "PanicException":
+            raise SpreadsheetError("FILE_UNREADABLE", "The workbook is damaged.") from error
+        raise
+
+
+_STRINGS_ROOT = re.compile(rb"<((?:[A-Za-z_][\w.-]*:)?)sst[\s>/]")
+_STRINGS_RELATIONS = [
+    ("worksheet", "worksheets/sheet1.xml"),
+    ("sharedStrings", "sharedStrings.xml"),
+]
+
+
+def _shared_strings(package: _Package) -> list[str]:
+    """The texts that cells refer to by their index, read in pieces like a sheet's rows."""
+    if package.shared_strings is None:
+        return []
+    strings: list[str] = []
+    with ExitStack() as opened:
+        with _reading():
+            info = package.names[package.shared_strings.lower()]
+            stream = opened.enter_context(package.archive.open(info))
+        if info.file_size > _MAX_SHARED_STRINGS_BYTES:
+            raise _unsafe(f"has texts of {info.file_size:,} bytes")
+        buffered = b""
+        while True:
+            with _reading():
+                data = stream.read(_PIECE_BYTES)
+            buffered += data
+            root = _STRINGS_ROOT.search(buffered)
+            if root is None:
+                raise _unusual("has no list of texts where it says")
+            item = b"<" + root[1] + b"si"
+            cut = buffered.rfind(item) if data else max(buffered.rfind(b"</" + root[1] + b"sst"), 0)
+            first = buffered.find(item)
+            if 0 <= first < cut:
+                strings += _strings_of(package, root[1], buffered[first:cut])
+                buffered = buffered[: root.end()] + buffered[cut:]
+            elif len(buffered) > _PIECE_BYTES + _MAX_ROW_BYTES:
+                raise _unsafe(f"has a text of more than {_MAX_ROW_BYTES:,} bytes")
+            if not data:
+                return strings
+
+
+def _strings_of(package: _Package, prefix: bytes, items: bytes) -> list[str]:
+    if b"<!" in items:
+        raise _unusual("has comments among its texts")
+    count = items.count(b"<" + prefix + b"si>") + items.count(b"<" + prefix + b"si ")
+    count += items.count(b"<" + prefix + b"si/")
+    namespace = b"xmlns:" + prefix[:-1] if prefix else b"xmlns"
+    parts = dict(package.constant_parts)
+    parts["xl/_rels/workbook.xml.rels"] = _piece_relations(_STRINGS_RELATIONS)
+    parts["xl/sharedStrings.xml"] = b'<%bsst %b="%b">%b</%bsst>' % (
+        prefix,
+        namespace,
+        _MAIN.encode(),
+        items,
+        prefix,
+    )
+    # A number beside each text keeps the rows of empty ones.
+    cells = "".join(
+        f'<row><c><v>0</v></c><c t="s"><v>{index}</v></c></row>' for index in range(count)
+    )
+    sheet = f'<worksheet xmlns="{_MAIN}"><sheetData>{cells}</sheetData></worksheet>'
+    _, rows = _parsed(parts, sheet.encode())
+    return [str(row[1]) if len(row) > 1 else "" for row in rows]
+
+
+class _SheetReader:
+    """Reads chunks of rows of one sheet, in order."""
+
+    def __init__(self, package: _Package, tags: _Tags, head: bytes) -> None:
+        self._package = package
+        self._tags = tags
+        self._strings: Sequence[str] | None = None
+        self._head = head + tags.sheet_data + b">"
+        self._rows_before = 0
+        self._last_number = 0
+
+    def pieces(self, chunk: bytes) -> Iterator[_Piece]:
+        """The rows of the chunk."""
+        if (b"!" in chunk and b"<!" in chunk) or (b"?" in chunk and b"<?" in chunk):
+            raise _unusual("has comments or instructions among its rows")
+        if _WIDE_REFERENCE.search(chunk):
+            raise _unsafe(f"has more than {MAX_COLUMNS} columns")
+        numbers = self._numbers(chunk)
+        if not numbers:
+            return
+        if numbers[0] <= self._last_number or numbers[-1] > _MAX_ROWS or not _ascending(numbers):
+            raise _unusual("has rows out of order")
+        self._last_number = numbers[-1]
+        for part, first, last in self._dense(chunk, numbers):
+            piece = self._piece(part, first, last)
+            if piece is not None:
+                yield piece
+
+    def _numbers(self, chunk: bytes) -> list[int]:
+        """The row numbers; rows that tell none are counted."""
+        found = self._tags.usual_row.findall(chunk)
+        rows = len(found)
+        before, self._rows_before = self._rows_before, self._rows_before + rows
+        if b"" not in found:
+            return list(map(int, found))
+        attributes = self._tags.any_row.findall(chunk)
+        told = [match for text in attributes if (match := _NUMBER_ATTRIBUTE.search(text))]
+        if len(attributes) != rows or len(told) not in (0, rows):
+            raise _unusual("numbers some rows and others not")
+        if told:
+            return [int(match[1]) for match in told]
+        return list(range(before + 1, before + rows + 1))
+
+    def _dense(self, chunk: bytes, numbers: list[int]) -> Iterator[tuple[bytes, int, int]]:
+        """The chunk cut where rows are left out: calamine fills gaps, and they may be wide."""
+        if numbers[-1] - numbers[0] < 2 * len(numbers) + 1_000:
+            yield chunk, numbers[0], numbers[-1]
+            return
+        places = [match.start() for match in re.finditer(re.escape(self._tags.row), chunk)]
+        first = 0
+        for index in range(1, len(numbers) + 1):
+            if index == len(numbers) or numbers[index] - numbers[index - 1] > 100:
+                end = places[index] if index < len(numbers) else len(chunk)
+                yield chunk[places[first] : end], numbers[first], numbers[index - 1]
+                first = index
+
+    def _piece(self, chunk: bytes, first: int, last: int) -> _Piece | None:
+        marked = self._tags.mark_shared(chunk)
+        content = b"".join((self._head, marked, self._tags.close))
+        sheet, rows = _parsed(self._package.constant_parts, content)
+        if marked is not chunk and marked != chunk:
+            self._put_strings_in(rows)
+        special: dict[tuple[int, int], Cell] = {}
+        if self._tags.has_special(chunk):
+            special = self._special_cells(chunk, first)
+        if sheet.start is None or sheet.end is None:
+            return _with_special(_Piece([], [], 0), special)
+        # Rows that tell their number are where they say, the others are counted from the chunk's.
+        told = self._tells_number(chunk)
+        top = sheet.start[0] + (0 if told else first - 1) + 1
+        if top < first or top + len(rows) - 1 > last or sheet.end[1] >= MAX_COLUMNS:
+            raise _unusual("has cells outside of their rows or of the columns A to ZZ")
+        piece = _Piece(range(top, top + len(rows)), rows, sheet.start[1])
+        return _with_special(piece, special)
+
+    def _put_strings_in(self, rows: list[list[Cell]]) -> None:
+        """Replace references to shared strings by the strings."""
+        if self._strings is None:
+            self._strings = _shared_strings(self._package)
+        strings = self._strings
+        try:
+            for row in rows:
+                for column, cell in enumerate(row):
+                    if type(cell) is str and cell[:1] == _SHARED_MARK:
+                        row[column] = strings[int(cell[1:])]
+        except (ValueError, IndexError) as error:
+            raise _unusual("refers to texts that it does not have") from error
+
+    def _tells_number(self, chunk: bytes) -> bool:
+        row = self._tags.any_row.search(chunk)
+        return row is not None and _NUMBER_ATTRIBUTE.search(row[1]) is not None
+
+    def _special_cells(self, chunk: bytes, first: int) -> dict[tuple[int, int], Cell]:
+        """(row number, column from 0) of the cells with a formula or an error value."""
+        found: dict[tuple[int, int], Cell] = {}
+        number = first - 1
+        for text in chunk.split(self._tags.row)[1:]:
+            told = _NUMBER_ATTRIBUTE.search(text[: text.find(b">")])
+            number = int(told[1]) if told else number + 1
+            column = -1
+            for match in self._tags.cell.finditer(text):
+                reference = _REFERENCE.search(match[1])
+                column = _column(reference[1]) if reference else column + 1
+                if match[2] is not None:
+                    found[number, column] = Formula("=" + _text(match[3] or b""))
+                elif _ERROR_TYPE.search(match[1]):
+                    value = self._tags.value.search(text, match.end())
+                    found[number, column] = ErrorValue(_text(value[1]) if value else "#ERROR")
+        return found
+
+
+def _with_special(piece: _Piece, special: Mapping[tuple[int, int], Cell]) -> _Piece | None:
+    """The piece with these cells put in, also where it had no row or column for them."""
+    if not special:
+        return piece if piece.rows else None
+    rows: dict[int, dict[int, Cell]] = {
+        number: dict(enumerate(cells, piece.first_column))
+        for number, cells in zip(piece.row_numbers, piece.rows, strict=True)
+    }
+    for (number, column), cell in special.items():
+        if column >= MAX_COLUMNS:
+            raise _unsafe(f"has more than {MAX_COLUMNS} columns")
+        rows.setdefault(number, {})[column] = cell
+    width = 1 + max(max(cells, default=0) for cells in rows.values())
+    numbers = sorted(rows)
+    filled = [[rows[number].get(column, "") for column in range(width)] for number in numbers]
+    return _Piece(numbers, filled, 0)
+
+
+def _column(letters: bytes) -> int:
+    """The index of a column from 0: A is 0, Z 25, AA 26."""
+    index = 0
+    for letter in letters.upper():
+        index = index * 26 + letter - 64
+    return index - 1
+
+
+def _text(escaped: bytes) -> str:
+    text = escaped.decode("utf-8", "replace")
+    return unescape(text, {"&quot;": '"', "&apos;": "'"})
+
+
+def _ascending(numbers: Sequence[int]) -> bool:
+    return all(map(int.__lt__, numbers, islice(numbers, 1, None)))
+
+
+# --- Both -----------------------------------------------------------------------------------------
+
+
+def _matched(kind: Kind | None, header: Sequence[object]) -> tuple[Kind, dict[str, int]]:
+    kind = kind or spreadsheet_columns.detect(header)
+    if kind is None:
+        raise SpreadsheetError(
+            "COLUMN_MISSING", "The header is neither that of customers nor that of loans."
+        )
+    try:
+        return kind, spreadsheet_columns.match(kind, header)
+    except spreadsheet_columns.MissingColumnError as error:
+        raise SpreadsheetError("COLUMN_MISSING", str(error)) from error
+    except spreadsheet_columns.AmbiguousColumnError as error:
+        raise SpreadsheetError("COLUMN_AMBIGUOUS", str(error)) from error
+
+
+def _is_blank(cell: Cell) -> bool:
+    return isinstance(cell, str) and (not cell or cell.isspace())
+
+
+def _without_blank(
+    row_numbers: Sequence[int], columns: Mapping[str, Sequence[Cell]], overlong: Sequence[int]
+) -> Block:
+    """The rows with a value in any column that is known."""
+    count = len(row_numbers)
+    blank = set(range(count))
+    for cells in columns.values():
+        if not blank:
+            break
+        blank = {index for index in blank if _is_blank(cells[index])}
+    blank.difference_update(overlong)
+    if not blank:
+        return Block(row_numbers, columns, overlong)
+    kept = [index for index in range(count) if index not in blank]
+    places = {index: place for place, index in enumerate(kept)}
+    return Block(
+        [row_numbers[index] for index in kept],
+        {field: [cells[index] for index in kept] for field, cells in columns.items()},
+        [places[index] for index in overlong],
+    )

@@ -1,0 +1,217 @@
+"""The Database: connections, transactions, retries, and what their failures mean.
+
+Use cases never commit. They get a connection inside `transaction()` (one commit at its end) or
+inside `autocommit()` (every statement its own transaction: for reads, and for writes that are one
+statement), and wrap the whole in `retry()` where a lost race is worth another try.
+"""
+
+import queue
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
+
+import psycopg
+from sqlalchemy import Connection, QueuePool, create_engine, exc
+
+from credit_service import metrics
+from credit_service.domain.errors import RetryLater, Unavailable
+from credit_service.storage.work import Work, current_work
+
+T = TypeVar("T")
+
+ATTEMPTS = 10
+"""Tries of one unit of work before the caller is told to come again."""
+
+_LOCK_NOT_AVAILABLE = "55P03"
+_QUERY_CANCELED = "57014"
+_TRANSIENT = frozenset({"40001", "40P01"})  # serialization failure, deadlock detected
+
+
+class LostRaceError(Exception):
+    """Another transaction changed what this one had read. Only `Database.retry` sees it."""
+
+
+class Database:
+    """A pool of connections to PostgreSQL. Safe to share between threads, not between processes."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 12,
+        statement_timeout_seconds: float = 10.0,
+        lock_timeout_seconds: float = 3.0,
+        idle_in_transaction_timeout_seconds: float = 30.0,
+        pool_timeout_seconds: float = 2.0,
+        application_name: str = "credit-service",
+    ) -> None:
+        options = " ".join(
+            f"-c {name}={int(seconds * 1000)}"
+            for name, seconds in (
+                ("statement_timeout", statement_timeout_seconds),
+                ("lock_timeout", lock_timeout_seconds),
+                ("idle_in_transaction_session_timeout", idle_in_transaction_timeout_seconds),
+            )
+        )
+        self._engine = create_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=pool_timeout_seconds,
+            # A connection that died is found by the statement that meets it: see `_translated`.
+            pool_pre_ping=False,
+            # Connections rest in the mode that most calls want, and that needs no tidying up.
+            isolation_level="AUTOCOMMIT",
+            skip_autocommit_rollback=True,
+            # Errors are logged, and a statement's parameters are people's names and numbers.
+            hide_parameters=True,
+            connect_args={
+                "application_name": application_name,
+                "connect_timeout": 3,
+                "options": f"{options} -c timezone=UTC",
+                "prepare_threshold": 2,
+            },
+        )
+        self._pool_size = pool_size
+        self._pool_timeout_seconds = pool_timeout_seconds
+        # One for each connection: the pool's own wait knows no deadline.
+        self._slots: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(pool_size):
+            self._slots.put(None)
+        self._transactional = self._engine.execution_options(isolation_level="READ COMMITTED")
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    def pool_use(self) -> tuple[int, int]:
+        """Connections in use, and how many there may be."""
+        pool = self._engine.pool
+        in_use = pool.checkedout() if isinstance(pool, QueuePool) else 0
+        return in_use, self._pool_size
+
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """A connection in a transaction that commits at the end and rolls back on an exception.
+
+        Raises:
+            Unavailable: the database is out of reach, or no connection became free in time.
+            RetryLater: a row stayed locked by another call for too long.
+            LostRaceError: serialization failure or deadlock.
+            WorkStoppedError: nobody waits for the current work any more.
+        """
+        return self._connection(self._transactional.begin)
+
+    def autocommit(self) -> AbstractContextManager[Connection]:
+        """A connection on which every statement is a transaction of its own. Raises as above."""
+        return self._connection(self._engine.connect)
+
+    @contextmanager
+    def _connection(
+        self, connect: Callable[[], AbstractContextManager[Connection]]
+    ) -> Iterator[Connection]:
+        """A connection for the current work, which may stop what runs on it."""
+        work = current_work.get()
+        with _translated():
+            self._await_slot(work)
+            try:
+                with connect() as connection:
+                    if work is None:
+                        yield connection
+                    else:
+                        with work.using(_driver_connection(connection)):
+                            yield connection
+            finally:
+                self._slots.put(None)
+
+    def _await_slot(self, work: Work | None) -> None:
+        """Wait for a connection to be free, no longer than the work's deadline allows."""
+        timeout_seconds = self._pool_timeout_seconds
+        if work is not None:
+            timeout_seconds = min(timeout_seconds, work.remaining_seconds())
+        try:
+            self._slots.get(timeout=timeout_seconds)
+        except queue.Empty:
+            raise _unavailable("No database connection became free in time.") from None
+
+    def ping(self) -> None:
+        """Ask the database for an answer. Raises Unavailable when it gives none."""
+        with self.autocommit() as connection:
+            connection.exec_driver_sql("SELECT 1")
+
+    def retry(self, work: Callable[[int], T]) -> T:
+        """Run `work(attempt)`, attempt counting from 0, again while it loses races.
+
+        Raises:
+            RetryLater: the race was lost too often.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                return work(attempt)
+            except LostRaceError:
+                metrics.lost_races.inc()
+                # From a few hundred microseconds up, spread so that rivals do not meet again.
+                time.sleep(random.uniform(0, 0.0005 * 2**attempt))  # noqa: S311 - a pause, no secret
+        raise RetryLater(
+            "CONFLICT_RETRIES_EXHAUSTED",
+            "Other calls kept changing this customer; send the same request again.",
+            retry_after_seconds=0.2,
+        )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except exc.TimeoutError as error:
+        raise _unavailable("No database connection became free in time.") from error
+    except exc.DBAPIError as error:
+        raise _meaning(error) from error
+    except psycopg.Error as error:
+        raise _meaning_of_driver_error(error) from error
+
+
+def _meaning(error: exc.DBAPIError) -> Exception:
+    original = error.orig
+    if isinstance(original, psycopg.Error):
+        meaning = _meaning_of_driver_error(original)
+        return error if meaning is original else meaning
+    return error
+
+
+def _meaning_of_driver_error(error: psycopg.Error) -> Exception:
+    state = error.sqlstate
+    if state in _TRANSIENT:
+        return LostRaceError(state)
+    if state == _LOCK_NOT_AVAILABLE:
+        return RetryLater(
+            "REQUEST_IN_PROGRESS",
+            "Another call is still working on this; send the same request again.",
+            retry_after_seconds=0.5,
+        )
+    if state == _QUERY_CANCELED:
+        return _unavailable("The database took too long to answer.")
+    # Class 08 connection, 53 resources, 57P operator intervention; None: the connection broke.
+    broken = state is None or state.startswith(("08", "53", "57P"))
+    if broken and isinstance(error, psycopg.OperationalError):
+        return _unavailable("The database is out of reach.")
+    return error
+
+
+def _unavailable(message: str) -> Unavailable:
+    return Unavailable("DATABASE_UNAVAILABLE", message, retry_after_seconds=1.0)
+
+
+def _driver_connection(connection: Connection) -> psycopg.Connection:
+    driver_connection = connection.connection.driver_connection
+    assert isinstance(driver_connection, psycopg.Connection)  # noqa: S101 - the only driver used
+    return driver_connection
+
+
+def constraint_of(error: exc.IntegrityError) -> str:
+    """Name of the constraint that refused a statement; empty where the database gives none."""
+    original = error.orig
+    if isinstance(original, psycopg.Error):
+        return original.diag.constraint_name or ""
+    return ""

@@ -1,0 +1,134 @@
+"""Decisions as stored: facts that are never changed."""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from credit_service.domain.decisions import decode_inputs, decode_outcome
+from credit_service.domain.loans import Loan, LoanTerms, book
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDecision:
+    """A decision with everything it was made of, as canonical JSON."""
+
+    customer_id: int
+    decision_id: int
+    request_id: UUID | None
+    decided_at: datetime
+    decided_on: date
+    approved: bool
+    loan_id: int | None
+    customer_version: int
+    scorecard_version: str
+    inputs_json: str
+    outcome_json: str
+    principal: str
+
+    def loan_at_birth(self) -> Loan | None:
+        """The loan as the decision booked it, before any payment; None for a decline."""
+        if self.loan_id is None:
+            return None
+        ask = decode_inputs(self.inputs_json)[1]
+        outcome = decode_outcome(self.outcome_json)
+        terms = LoanTerms(ask.principal_paise, outcome.corrected_rate_bps, ask.tenure_months)
+        return book(
+            terms,
+            outcome.installment_paise,
+            loan_id=self.loan_id,
+            customer_id=self.customer_id,
+            day=self.decided_on,
+            decision_id=self.decision_id,
+        )
+
+
+COLUMNS = """d.customer_id, d.decision_id, d.request_id, d.decided_at, d.decided_on, d.approved,
+    d.loan_id, d.customer_version, d.scorecard_version, d.inputs::text, d.outcome::text,
+    d.principal"""
+"""The fields of a StoredDecision, in its order, of a table known as d."""
+
+
+def _decision(row: Any) -> StoredDecision:
+    return StoredDecision(*row)
+
+
+_OF_CUSTOMER = text(
+    f"""SELECT {COLUMNS} FROM decisions d
+    WHERE d.customer_id = :customer_id AND d.decision_id = :decision_id"""
+)
+_BY_ID = text(f"SELECT {COLUMNS} FROM decisions d WHERE d.decision_id = :decision_id")
+_PAGE = text(
+    f"""SELECT {COLUMNS} FROM decisions d
+    WHERE d.customer_id = :customer_id AND d.decision_id < :before
+    ORDER BY d.decision_id DESC LIMIT :limit"""
+)
+_PAGE_OF_ALL = text(
+    f"""SELECT {COLUMNS} FROM decisions d
+    WHERE d.decision_id < :before ORDER BY d.decision_id DESC LIMIT :limit"""
+)
+
+
+def get(connection: Connection, customer_id: int, decision_id: int) -> StoredDecision:
+    """The decision of that key, which exists."""
+    row = connection.execute(
+        _OF_CUSTOMER, {"customer_id": customer_id, "decision_id": decision_id}
+    ).one()
+    return _decision(row)
+
+
+def find(connection: Connection, decision_id: int) -> StoredDecision | None:
+    """The decision of that id; ids are unique across customers."""
+    row = connection.execute(_BY_ID, {"decision_id": decision_id}).one_or_none()
+    return None if row is None else _decision(row)
+
+
+def page(
+    connection: Connection, customer_id: int | None, before: int, limit: int
+) -> list[StoredDecision]:
+    """Decisions of id below `before`, newest first, at most `limit`; None: on every customer."""
+    statement = _PAGE_OF_ALL if customer_id is None else _PAGE
+    rows = connection.execute(
+        statement, {"customer_id": customer_id, "before": before, "limit": limit}
+    )
+    return [_decision(row) for row in rows]
+
+
+_EVERY = text(
+    f"""SELECT {COLUMNS} FROM decisions d
+    WHERE d.decision_id > :after ORDER BY d.decision_id LIMIT :limit"""
+)
+_SHADOW = text(
+    """INSERT INTO shadow_decisions (customer_id, decision_id, scorecard_version, approved, outcome)
+    VALUES (:customer_id, :decision_id, :scorecard_version, :approved, CAST(:outcome AS json))
+    ON CONFLICT DO NOTHING"""
+)
+
+
+def batch_after(connection: Connection, after: int, limit: int) -> list[StoredDecision]:
+    """Decisions of id above `after`, in order of id, at most `limit`."""
+    rows = connection.execute(_EVERY, {"after": after, "limit": limit})
+    return [_decision(row) for row in rows]
+
+
+def store_shadow(
+    connection: Connection,
+    decision: StoredDecision,
+    scorecard_version: str,
+    outcome_json: str,
+    *,
+    approved: bool,
+) -> None:
+    """Keep what a scorecard under trial would have decided; a second time changes nothing."""
+    connection.execute(
+        _SHADOW,
+        {
+            "customer_id": decision.customer_id,
+            "decision_id": decision.decision_id,
+            "scorecard_version": scorecard_version,
+            "approved": approved,
+            "outcome": outcome_json,
+        },
+    )

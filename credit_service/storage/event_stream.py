@@ -1,0 +1,152 @@
+"""Events: written with the facts they tell of, numbered afterwards for those who follow.
+
+A fact's transaction writes its event with the customer's next `event_seq` and no `event_id`. One
+sequencer numbers committed events in the order it finds them. A sequence drawn inside the fact's
+transaction would not do: the lower number can commit later, and a watcher past it would miss it.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from credit_service.clock import Moment
+
+_SEQUENCER_LOCK = 0x6372656469740002
+
+MOVES_SCORE = frozenset({"customer_registered", "loan_created", "payment_recorded", "loan_closed"})
+"""Kinds after which the customer's score is computed again."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event in the stream. `customer_id` is 0 for what concerns no single customer."""
+
+    event_id: int
+    customer_id: int
+    event_seq: int
+    kind: str
+    customer_version: int
+    occurred_at: datetime
+    payload: dict[str, Any]
+
+
+_LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
+# Within a customer by event_seq: those commit in that order, so what is found is never ahead of a
+# gap. Between customers any order is right.
+_PUBLISH = text(
+    """
+    WITH waiting AS (
+        SELECT customer_id, event_seq, row_number() OVER (ORDER BY customer_id, event_seq) AS place
+        FROM (
+            SELECT customer_id, event_seq FROM events WHERE event_id IS NULL
+            ORDER BY customer_id, event_seq LIMIT :limit
+        ) AS first_ones
+    ), last AS (
+        SELECT coalesce(max(event_id), 0) AS event_id FROM events
+    ), published AS (
+        UPDATE events SET event_id = last.event_id + waiting.place
+        FROM waiting, last
+        WHERE events.customer_id = waiting.customer_id
+            AND events.event_seq = waiting.event_seq
+        RETURNING events.event_id, events.customer_id, events.kind,
+            CAST(events.payload ->> 'decision_id' AS bigint) AS decision_id
+    )
+    SELECT event_id, customer_id, kind, decision_id FROM published ORDER BY event_id
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedEvent:
+    """What the relay needs to know of an event that it numbered."""
+
+    event_id: int
+    customer_id: int
+    kind: str
+    # Of loan_created and loan_declined.
+    decision_id: int | None
+
+
+def publish(connection: Connection, limit: int) -> list[PublishedEvent]:
+    """Number the events that wait, at most `limit`, and return them in order.
+
+    Ids have no gaps. Empty when nothing waits or another sequencer is at it.
+    """
+    if not connection.execute(_LOCK, {"key": _SEQUENCER_LOCK}).scalar_one():
+        return []
+    rows = connection.execute(_PUBLISH, {"limit": limit})
+    return [PublishedEvent(*row) for row in rows]
+
+
+_COLUMNS = """event_id, customer_id, event_seq, kind, customer_version, occurred_at,
+    payload::text"""
+_AFTER = f"SELECT {_COLUMNS} FROM events WHERE event_id > :after AND event_id <= :until"
+_ORDERED = " ORDER BY event_id LIMIT :limit"
+_READS = {
+    (of_customer, of_kinds): text(
+        _AFTER
+        + (" AND customer_id = :customer_id" if of_customer else "")
+        + (" AND kind = ANY(:kinds)" if of_kinds else "")
+        + _ORDERED
+    )
+    for of_customer in (False, True)
+    for of_kinds in (False, True)
+}
+_LAST = text("SELECT coalesce(max(event_id), 0) FROM events")
+
+
+def last_event_id(connection: Connection) -> int:
+    """Id of the newest published event; 0 before the first."""
+    return int(connection.execute(_LAST).scalar_one())
+
+
+def read(
+    connection: Connection,
+    *,
+    after: int,
+    until: int,
+    limit: int,
+    customer_id: int | None = None,
+    kinds: frozenset[str] = frozenset(),
+) -> list[StoredEvent]:
+    """Published events of ids after … until, in order, at most `limit`; no kinds means all."""
+    rows = connection.execute(
+        _READS[customer_id is not None, bool(kinds)],
+        {
+            "after": after,
+            "until": until,
+            "limit": limit,
+            "customer_id": customer_id,
+            "kinds": sorted(kinds),
+        },
+    )
+    return [
+        StoredEvent(
+            row.event_id,
+            row.customer_id,
+            row.event_seq,
+            row.kind,
+            row.customer_version,
+            row.occurred_at,
+            json.loads(row.payload),
+        )
+        for row in rows
+    ]
+
+
+_APPEND_SYSTEM = text(
+    """INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload)
+    VALUES (0, nextval('ingestion_event_seqs'), :kind, 0, :now, CAST(:payload AS json))"""
+)
+
+
+def append_for_no_customer(
+    connection: Connection, kind: str, payload: dict[str, Any], moment: Moment
+) -> None:
+    """Write an event that concerns no single customer, such as rows_ingested."""
+    connection.execute(
+        _APPEND_SYSTEM, {"kind": kind, "now": moment.now, "payload": json.dumps(payload)}
+    )

@@ -1,0 +1,423 @@
+"""Ingestions: how far each is, the uploaded bytes, what later batches must know, the row errors."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import numpy as np
+import psycopg
+from sqlalchemy import Connection, exc, text
+
+from credit_service.clock import Moment
+from credit_service.domain.errors import RetryLater
+from credit_service.storage.arrays import Bigints, driver_cursor
+from credit_service.storage.database import Database
+
+State = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
+Kind = Literal["CUSTOMERS", "LOANS"]
+OnExisting = Literal["SKIP", "UPDATE"]
+SourceKind = Literal["STREAM", "UPLOAD"]
+
+SUCCEEDED: State = "SUCCEEDED"
+FAILED: State = "FAILED"
+
+CHUNK_BYTES = 1024**2
+"""Uploaded files are stored in pieces of this size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a client asks for under an id of its own choice.
+
+    `filename` is empty for a stream. `sha256` is what the file's bytes must have, where it is
+    given.
+    """
+
+    ingestion_id: UUID
+    kind: Kind
+    on_existing: OnExisting = "SKIP"
+    validate_only: bool = False
+    filename: str = ""
+    sha256: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of rows. Each is one of the five."""
+
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    skipped: int = 0
+    rejected: int = 0
+
+    @property
+    def rows_read(self) -> int:
+        """All of them."""
+        return self.inserted + self.updated + self.unchanged + self.skipped + self.rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Ingestion:
+    """An ingestion as it stands. `import_day` is the day its rows are judged by."""
+
+    ingestion_id: UUID
+    kind: Kind
+    source: SourceKind
+    filename: str
+    on_existing: OnExisting
+    validate_only: bool
+    state: State
+    import_day: date
+    rows_read: int
+    inserted: int
+    updated: int
+    unchanged: int
+    skipped: int
+    rejected: int
+    committed_offset: int
+    total_rows: int | None
+    size_bytes: int | None
+    sha256: bytes | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error_code: str | None
+    error_message: str | None
+    principal: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether it takes no more rows."""
+        return self.state not in ("QUEUED", "RUNNING")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRowError:
+    """One thing wrong with one row; `error_number` counts from 1 within the row."""
+
+    row_offset: int
+    error_number: int
+    row_number: int
+    column: str
+    code: str
+    found: str
+    expected: str
+    message: str
+
+
+_COLUMNS = ", ".join(Ingestion.__slots__)
+
+_CREATE = text(
+    """
+    INSERT INTO ingestions (ingestion_id, kind, source, filename, on_existing, validate_only, state,
+        import_day, size_bytes, sha256, created_at, started_at, principal)
+    VALUES (:ingestion_id, :kind, :source, :filename, :on_existing, :validate_only, :state,
+        :import_day, :size_bytes, :sha256, :now, :started_at, :principal)
+    ON CONFLICT (ingestion_id) DO NOTHING
+    """
+)
+_FIND = text(f"SELECT {_COLUMNS} FROM ingestions WHERE ingestion_id = :ingestion_id")
+_LOCK = text(f"SELECT {_COLUMNS} FROM ingestions WHERE ingestion_id = :ingestion_id FOR UPDATE")
+_PAGE = text(
+    f"""SELECT {_COLUMNS} FROM ingestions
+    WHERE CAST(:ingestion_id AS uuid) IS NULL
+        OR (created_at, ingestion_id) < (CAST(:created_at AS timestamptz), :ingestion_id)
+    ORDER BY created_at DESC, ingestion_id DESC LIMIT :limit"""
+)
+_BEGIN = text(
+    f"""UPDATE ingestions SET state = 'RUNNING', started_at = coalesce(started_at, :now)
+    WHERE ingestion_id = :ingestion_id AND state IN ('QUEUED', 'RUNNING')
+    RETURNING {_COLUMNS}"""
+)
+_ADVANCE = text(
+    f"""
+    UPDATE ingestions SET
+        rows_read = rows_read + :rows_read,
+        inserted = inserted + :inserted,
+        updated = updated + :updated,
+        unchanged = unchanged + :unchanged,
+        skipped = skipped + :skipped,
+        rejected = rejected + :rejected,
+        committed_offset = :committed_offset
+    WHERE ingestion_id = :ingestion_id
+    RETURNING {_COLUMNS}
+    """
+)
+_END = text(
+    f"""
+    UPDATE ingestions SET state = :state, finished_at = :now, total_rows = :total_rows,
+        error_code = :error_code, error_message = :error_message
+    WHERE ingestion_id = :ingestion_id
+    RETURNING {_COLUMNS}
+    """
+)
+_FORGET = text("DELETE FROM ingestion_keys WHERE ingestion_id = :ingestion_id")
+
+
+def create(
+    connection: Connection,
+    header: Header,
+    source: SourceKind,
+    moment: Moment,
+    principal: str,
+    *,
+    size_bytes: int | None = None,
+) -> bool:
+    """Begin a stream's ingestion, or queue an upload's; False when the id is taken.
+
+    A call that creates the same id at once is waited for.
+    """
+    streamed = source == "STREAM"
+    result = connection.execute(
+        _CREATE,
+        {
+            "ingestion_id": header.ingestion_id,
+            "kind": header.kind,
+            "source": source,
+            "filename": header.filename,
+            "on_existing": header.on_existing,
+            "validate_only": header.validate_only,
+            "state": "RUNNING" if streamed else "QUEUED",
+            "import_day": moment.today,
+            "size_bytes": size_bytes,
+            "sha256": header.sha256,
+            "now": moment.now,
+            "started_at": moment.now if streamed else None,
+            "principal": principal,
+        },
+    )
+    return result.rowcount == 1
+
+
+def find(connection: Connection, ingestion_id: UUID) -> Ingestion | None:
+    """The ingestion of that id."""
+    return _one(connection, _FIND, {"ingestion_id": ingestion_id})
+
+
+def lock(connection: Connection, ingestion_id: UUID) -> Ingestion | None:
+    """The ingestion of that id, which nobody else advances until the transaction ends.
+
+    Raises:
+        RetryLater: INGESTION_IN_PROGRESS, another call holds on to it.
+    """
+    try:
+        return _one(connection, _LOCK, {"ingestion_id": ingestion_id})
+    except exc.OperationalError as error:
+        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            raise RetryLater(
+                "INGESTION_IN_PROGRESS",
+                "Another call is storing rows of this ingestion; go on when it has.",
+                retry_after_seconds=0.5,
+                metadata={"ingestion_id": str(ingestion_id)},
+            ) from error
+        raise
+
+
+def page(
+    connection: Connection, after: tuple[datetime, UUID] | None, limit: int
+) -> list[Ingestion]:
+    """Ingestions, the latest first, after that (created_at, ingestion_id)."""
+    created_at, ingestion_id = after or (None, None)
+    rows = connection.execute(
+        _PAGE, {"created_at": created_at, "ingestion_id": ingestion_id, "limit": limit}
+    )
+    return [_ingestion(row) for row in rows]
+
+
+def begin(connection: Connection, ingestion_id: UUID, moment: Moment) -> Ingestion | None:
+    """Take a queued ingestion up, or go on with a running one; None where it has ended."""
+    return _one(connection, _BEGIN, {"ingestion_id": ingestion_id, "now": moment.now})
+
+
+def advance(
+    connection: Connection, ingestion_id: UUID, counts: Counts, committed_offset: int
+) -> Ingestion:
+    """Count rows that are dealt with for good."""
+    values = {name: getattr(counts, name) for name in Counts.__slots__}
+    return _exactly_one(
+        connection,
+        _ADVANCE,
+        values
+        | {
+            "ingestion_id": ingestion_id,
+            "rows_read": counts.rows_read,
+            "committed_offset": committed_offset,
+        },
+    )
+
+
+def end(
+    connection: Connection,
+    ingestion_id: UUID,
+    state: State,
+    moment: Moment,
+    *,
+    total_rows: int | None,
+    error: tuple[str, str] | None = None,
+) -> Ingestion:
+    """Close an ingestion, with (code, message) where it failed, and forget its keys."""
+    code, message = error or (None, None)
+    connection.execute(_FORGET, {"ingestion_id": ingestion_id})
+    return _exactly_one(
+        connection,
+        _END,
+        {
+            "ingestion_id": ingestion_id,
+            "state": state,
+            "now": moment.now,
+            "total_rows": total_rows,
+            "error_code": code,
+            "error_message": message,
+        },
+    )
+
+
+def _one(connection: Connection, statement: Any, values: dict[str, Any]) -> Ingestion | None:
+    row = connection.execute(statement, values).one_or_none()
+    return None if row is None else _ingestion(row)
+
+
+def _exactly_one(connection: Connection, statement: Any, values: dict[str, Any]) -> Ingestion:
+    return _ingestion(connection.execute(statement, values).one())
+
+
+def _ingestion(row: Any) -> Ingestion:
+    return Ingestion(*row)
+
+
+# --- Uploaded bytes -------------------------------------------------------------------------------
+
+_STORE_CHUNK = text(
+    """INSERT INTO ingestion_chunks (ingestion_id, chunk_number, content)
+    VALUES (:ingestion_id, :chunk_number, :content)"""
+)
+_READ_CHUNK = text(
+    """SELECT content FROM ingestion_chunks
+    WHERE ingestion_id = :ingestion_id AND chunk_number = :chunk_number"""
+)
+
+
+def store_chunk(
+    connection: Connection, ingestion_id: UUID, chunk_number: int, content: bytes
+) -> None:
+    """Store a piece of an upload; pieces are numbered from 0."""
+    connection.execute(
+        _STORE_CHUNK,
+        {"ingestion_id": ingestion_id, "chunk_number": chunk_number, "content": content},
+    )
+
+
+def chunks(database: Database, ingestion_id: UUID) -> Iterator[bytes]:
+    """The pieces of an upload in order, one in memory at a time."""
+    number = 0
+    while True:
+        with database.autocommit() as connection:
+            content = connection.execute(
+                _READ_CHUNK, {"ingestion_id": ingestion_id, "chunk_number": number}
+            ).scalar_one_or_none()
+        if content is None:
+            return
+        yield content
+        number += 1
+
+
+# --- What later batches must know -----------------------------------------------------------------
+
+_SEEN = """
+    SELECT k.customer_id, k.loan_id, k.row_number, k.fingerprint
+    FROM unnest(%s, %s) AS wanted (customer_id, loan_id)
+    JOIN ingestion_keys k ON k.ingestion_id = %s
+        AND k.customer_id = wanted.customer_id AND k.loan_id = wanted.loan_id
+"""
+_REMEMBER = """COPY ingestion_keys (ingestion_id, customer_id, loan_id, row_number, fingerprint)
+    FROM STDIN"""
+
+Key = tuple[int, int]
+"""(customer_id, loan_id) as `ingestion_keys` has it."""
+
+
+def seen(
+    connection: Connection,
+    ingestion_id: UUID,
+    customer_ids: Sequence[int],
+    loan_ids: Sequence[int],
+) -> dict[Key, tuple[int, int]]:
+    """(row number, fingerprint) of those of these keys that earlier batches remembered."""
+    cursor = driver_cursor(connection)
+    rows = cursor.execute(
+        _SEEN,
+        (Bigints(np.array(customer_ids)), Bigints(np.array(loan_ids)), ingestion_id),
+        binary=True,
+    )
+    return {(row[0], row[1]): (row[2], row[3]) for row in rows}
+
+
+def remember(
+    connection: Connection, ingestion_id: UUID, keys: Sequence[tuple[int, int, int, int]]
+) -> None:
+    """Remember (customer_id, loan_id, row number, fingerprint) until the ingestion ends.
+
+    Raises psycopg's UniqueViolation for a key that is remembered already.
+    """
+    if not keys:
+        return
+    prefix = f"{ingestion_id}\t"
+    lines = "".join(f"{prefix}{a}\t{b}\t{c}\t{d}\n" for a, b, c, d in sorted(keys))
+    with driver_cursor(connection).copy(_REMEMBER) as copy:
+        copy.write(lines)
+
+
+# --- Row errors -----------------------------------------------------------------------------------
+
+_ADD_ERRORS = """COPY row_errors (ingestion_id, row_offset, error_number, row_number, column_name,
+    code, found, expected, message) FROM STDIN"""
+_ERRORS_PAGE = text(
+    """SELECT row_offset, error_number, row_number, column_name, code, found, expected, message
+    FROM row_errors
+    WHERE ingestion_id = :ingestion_id
+        AND (row_offset, error_number) > (:row_offset, :error_number)
+    ORDER BY row_offset, error_number LIMIT :limit"""
+)
+
+
+def add_errors(
+    connection: Connection, ingestion_id: UUID, errors: Sequence[StoredRowError]
+) -> None:
+    """Store what is wrong with rows."""
+    if not errors:
+        return
+    with driver_cursor(connection).copy(_ADD_ERRORS) as copy:
+        for error in errors:
+            copy.write_row(
+                (
+                    ingestion_id,
+                    error.row_offset,
+                    error.error_number,
+                    error.row_number,
+                    error.column,
+                    error.code,
+                    error.found,
+                    error.expected,
+                    error.message,
+                )
+            )
+
+
+def errors_page(
+    connection: Connection, ingestion_id: UUID, after: tuple[int, int] | None, limit: int
+) -> list[StoredRowError]:
+    """Row errors in the order of the rows, after that (row_offset, error_number)."""
+    row_offset, error_number = after or (-1, 0)
+    rows = connection.execute(
+        _ERRORS_PAGE,
+        {
+            "ingestion_id": ingestion_id,
+            "row_offset": row_offset,
+            "error_number": error_number,
+            "limit": limit,
+        },
+    )
+    return [StoredRowError(*row) for row in rows]

@@ -1,0 +1,74 @@
+"""Bring a database to the newest schema, tell what it has, and compare it with the tables."""
+
+from pathlib import Path
+
+from alembic import autogenerate, command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, pool, text
+
+from credit_service.domain.scorecard import STANDARD
+from credit_service.storage import scorecards
+from credit_service.storage.tables import metadata
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_LOCK = 0x6372656469740001  # "credit", 1: one migration at a time, whoever starts it
+
+
+def _config(connection: Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def upgrade(url: str) -> str:
+    """Apply every migration that the database lacks and return the revision it then has.
+
+    A database without an active scorecard gets the standard one.
+
+    Two at once are safe: the second waits for the first and finds nothing to do.
+    """
+    engine = create_engine(url, poolclass=pool.NullPool)
+    with engine.connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
+        connection.commit()
+        try:
+            command.upgrade(_config(connection), "head")
+            scorecards.seed(connection, STANDARD)
+            connection.commit()
+        finally:
+            connection.rollback()
+            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
+            connection.commit()
+    return head_revision()
+
+
+def head_revision() -> str:
+    """The newest revision there is."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    if head is None:
+        raise RuntimeError("the package ships no migration")
+    return head
+
+
+def current_revision(connection: Connection) -> str | None:
+    """The revision the database has; None before the first migration."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def drift(url: str) -> list[object]:
+    """Differences between the database and the tables; empty when the migrations are complete."""
+    engine = create_engine(url, poolclass=pool.NullPool)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return list(autogenerate.compare_metadata(context, metadata))
+
+
+def new_revision(url: str, message: str) -> None:
+    """Write a migration that brings the database at `url` to what the tables say."""
+    engine = create_engine(url, poolclass=pool.NullPool)
+    with engine.connect() as connection:
+        command.revision(_config(connection), message=message, autogenerate=True)

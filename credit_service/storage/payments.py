@@ -1,0 +1,253 @@
+"""The two statements of RecordPayment, and payments as stored: facts that are never changed."""
+
+import json
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from credit_service.clock import Moment
+from credit_service.domain.loans import Loan
+from credit_service.domain.payments import PaymentOutcome
+from credit_service.domain.positions import CreditPosition
+from credit_service.storage import customers, loans, requests
+from credit_service.storage.statements import Statement
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPayment:
+    """A payment and what it settled."""
+
+    customer_id: int
+    loan_id: int
+    payment_number: int
+    payment_id: int
+    request_id: UUID | None
+    amount_paise: int
+    paid_on: date
+    recorded_at: datetime
+    # Numbers of the installments that it settled; empty for a payment in part.
+    settled_numbers: range
+    on_time_count: int
+    closed_loan: bool
+    principal: str
+
+
+COLUMNS = """p.customer_id, p.loan_id, p.payment_number, p.payment_id, p.request_id,
+    p.amount_paise, p.paid_on, p.recorded_at, p.first_settled, p.settled_count, p.on_time_count,
+    p.closed_loan, p.principal"""
+"""The columns that `_payment` reads, in its order, of a table known as p."""
+
+
+def _payment(row: Any) -> StoredPayment:
+    first = row.first_settled or 0
+    return StoredPayment(
+        customer_id=row.customer_id,
+        loan_id=row.loan_id,
+        payment_number=row.payment_number,
+        payment_id=row.payment_id,
+        request_id=row.request_id,
+        amount_paise=row.amount_paise,
+        paid_on=row.paid_on,
+        recorded_at=row.recorded_at,
+        settled_numbers=range(first, first + row.settled_count),
+        on_time_count=row.on_time_count,
+        closed_loan=row.closed_loan,
+        principal=row.principal,
+    )
+
+
+_READ = Statement(
+    f"""
+    SELECT {customers.POSITION_COLUMNS}, {requests.COLUMNS}, s.version, {loans.COLUMNS}
+    FROM customers c
+    LEFT JOIN scorecards s ON s.state = 'ACTIVE'
+    LEFT JOIN requests r ON r.request_id = :request_id
+    LEFT JOIN loans l ON l.customer_id = c.customer_id
+    WHERE c.customer_id = :customer_id
+"""
+)
+_REQUESTS_AT = customers.POSITION_COLUMN_COUNT
+_SCORECARD_AT = _REQUESTS_AT + 7
+_LOANS_AT = _SCORECARD_AT + 1
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentRead:
+    """What a payment starts from, of one instant: position, loans, and the request's record."""
+
+    position: CreditPosition
+    request: requests.RequestRecord | None
+    scorecard_version: str
+    loans: list[Loan]
+
+
+def read(
+    connection: Connection, customer_id: int, request_id: UUID | None, *, lock: bool
+) -> PaymentRead | None:
+    """All of it in one statement; None for an unknown customer.
+
+    With `lock`, other writers of this customer wait until the transaction ends.
+    """
+    if lock:
+        customers.lock(connection, customer_id)
+    rows = _READ.rows(connection, {"customer_id": customer_id, "request_id": request_id})
+    if not rows:
+        return None
+    return PaymentRead(
+        customers.position(rows[0]),
+        requests.record(rows[0][_REQUESTS_AT:_SCORECARD_AT]),
+        rows[0][_SCORECARD_AT],
+        [loans.loan(row[_LOANS_AT:]) for row in rows if row[_LOANS_AT] is not None],
+    )
+
+
+_WRITE = Statement(
+    """
+    WITH c AS (
+        UPDATE customers SET
+            version = version + 1,
+            event_seq = event_seq + :event_count,
+            current_debt_paise = :current_debt_paise,
+            current_installments_paise = :current_installments_paise,
+            emis_on_time = :emis_on_time,
+            emis_due = :emis_due,
+            current_year_loans = :current_year_loans,
+            position_as_of = :today,
+            position_valid_until = :valid_until
+        WHERE customer_id = :customer_id AND version = :read_version
+        RETURNING customer_id, version, event_seq
+    ), l AS (
+        UPDATE loans SET emis_paid_on_time = :loan_on_time,
+            installments_settled = :loan_settled, paid_paise = paid_paise + :amount_paise,
+            last_paid_on = :paid_on, closed_on = :closed_on
+        FROM c
+        WHERE loans.customer_id = c.customer_id AND loans.loan_id = :loan_id
+    ), p AS (
+        INSERT INTO payments (customer_id, loan_id, payment_number, payment_id, request_id,
+            amount_paise, paid_on, recorded_at, first_settled, settled_count, on_time_count,
+            closed_loan, principal)
+        SELECT c.customer_id, :loan_id,
+            (SELECT coalesce(max(payment_number), 0) + 1 FROM payments
+             WHERE customer_id = :customer_id AND loan_id = :loan_id),
+            nextval('payment_ids'), :request_id, :amount_paise, :paid_on, :now, :first_settled,
+            :settled_count, :on_time_count, :closed_on IS NOT NULL, :principal
+        FROM c
+        RETURNING payment_number, payment_id
+    ), e AS (
+        INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload)
+        SELECT c.customer_id, c.event_seq - :event_count + 1, 'payment_recorded', c.version, :now,
+            (CAST(:facts AS jsonb) || jsonb_build_object('payment_id', p.payment_id,
+                'payment_number', p.payment_number, 'loan_id', :loan_id))::json
+        FROM c, p
+        UNION ALL
+        SELECT c.customer_id, c.event_seq, 'loan_closed', c.version, :now,
+            json_build_object('payment_id', p.payment_id, 'loan_id', :loan_id,
+                'closed_on', :closed_on)
+        FROM c, p WHERE :closed_on IS NOT NULL
+    ), r AS (
+        INSERT INTO requests (request_id, method, fingerprint, customer_id, loan_id,
+            payment_number, created_at, principal)
+        SELECT :request_id, 'RecordPayment', :fingerprint, c.customer_id, :loan_id,
+            p.payment_number, :now, :principal
+        FROM c, p WHERE :request_id IS NOT NULL
+    )
+    SELECT payment_number, payment_id FROM p
+    """.replace(":request_id", "CAST(:request_id AS uuid)")
+    .replace(":closed_on", "CAST(:closed_on AS date)")
+    .replace(":loan_id", "CAST(:loan_id AS bigint)")
+    .replace(":event_count", "CAST(:event_count AS bigint)")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentWrite:
+    """A payment to be stored with what it changes."""
+
+    request_id: UUID | None
+    fingerprint: bytes
+    amount_paise: int
+    paid_on: date
+    outcome: PaymentOutcome
+    outstanding_paise: int
+    read_version: int
+    position_after: CreditPosition
+    principal: str
+
+
+def write(connection: Connection, payment: PaymentWrite, moment: Moment) -> StoredPayment | None:
+    """Store the payment; None when the customer's version is no longer the one that was read.
+
+    Raises IntegrityError when the request id was taken meanwhile.
+    """
+    loan, settled = payment.outcome.loan_after, payment.outcome.settled_numbers
+    after = payment.position_after
+    first = settled[0] if settled else None
+    facts = {
+        "amount_paise": payment.amount_paise,
+        "paid_on": payment.paid_on.isoformat(),
+        "first_settled": first,
+        "settled_count": len(settled),
+        "on_time_count": len(payment.outcome.on_time_numbers),
+        "outstanding_paise": payment.outstanding_paise,
+    }
+    row = _WRITE.row(
+        connection,
+        {
+            "customer_id": loan.customer_id,
+            "loan_id": loan.loan_id,
+            "read_version": payment.read_version,
+            "event_count": 2 if payment.outcome.closed else 1,
+            "current_debt_paise": after.current_debt_paise,
+            "current_installments_paise": after.current_installments_paise,
+            "emis_on_time": after.emis_on_time,
+            "emis_due": after.emis_due,
+            "current_year_loans": after.current_year_loans,
+            "valid_until": after.valid_until,
+            "loan_on_time": loan.emis_paid_on_time,
+            "loan_settled": loan.installments_settled,
+            "closed_on": loan.closed_on,
+            "amount_paise": payment.amount_paise,
+            "paid_on": payment.paid_on,
+            "first_settled": first,
+            "settled_count": len(settled),
+            "on_time_count": len(payment.outcome.on_time_numbers),
+            "facts": json.dumps(facts),
+            "request_id": payment.request_id,
+            "fingerprint": payment.fingerprint,
+            "principal": payment.principal,
+            "now": moment.now,
+            "today": moment.today,
+        },
+    )
+    if row is None:
+        return None
+    return StoredPayment(
+        customer_id=loan.customer_id,
+        loan_id=loan.loan_id,
+        payment_number=row[0],
+        payment_id=row[1],
+        request_id=payment.request_id,
+        amount_paise=payment.amount_paise,
+        paid_on=payment.paid_on,
+        recorded_at=moment.now,
+        settled_numbers=range(first or 0, (first or 0) + len(settled)),
+        on_time_count=len(payment.outcome.on_time_numbers),
+        closed_loan=payment.outcome.closed,
+        principal=payment.principal,
+    )
+
+
+_OF_LOAN = text(
+    f"""SELECT {COLUMNS} FROM payments p
+    WHERE p.customer_id = :customer_id AND p.loan_id = :loan_id
+    ORDER BY p.payment_number"""
+)
+
+
+def of_loan(connection: Connection, customer_id: int, loan_id: int) -> list[StoredPayment]:
+    """Every payment recorded on the loan, in order."""
+    rows = connection.execute(_OF_LOAN, {"customer_id": customer_id, "loan_id": loan_id})
+    return [_payment(row) for row in rows]

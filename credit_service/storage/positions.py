@@ -1,0 +1,155 @@
+"""The credit positions that customers' rows carry, computed from their loans set by set.
+
+The rules are those of `domain.positions.position_from_loans`, written once here and used in two
+ways: to sum all loans of a customer, and to add new ones to a position that holds.
+"""
+
+import calendar
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection
+
+from credit_service.storage.arrays import Bigints, Dates, Integers, driver_cursor
+
+# Over loans known as l. An installment of the month of %(day)s is due once its day, clamped to the
+# month's end, has come: start_date's day of the month tells, unless %(day)s is the last of its
+# month. Most loans of an import have run their course, and their end tells at once.
+_SUMS = """
+    count(*)::int AS loan_count,
+    coalesce(sum(l.principal_paise), 0)::bigint AS total_principal_paise,
+    coalesce(sum(l.principal_paise) FILTER (WHERE l.closed_on IS NULL), 0)::bigint
+        AS current_debt_paise,
+    coalesce(sum(l.installment_paise) FILTER (WHERE l.closed_on IS NULL), 0)::bigint
+        AS current_installments_paise,
+    coalesce(sum(l.emis_paid_on_time), 0)::int AS emis_on_time,
+    coalesce(sum(greatest(d.due, l.emis_paid_on_time)), 0)::int AS emis_due,
+    (count(*) FILTER (
+        WHERE l.start_date < %(next_year)s
+            AND (l.closed_on IS NULL OR l.closed_on >= %(this_year)s)
+    ))::int AS current_year_loans,
+    min((l.start_date + make_interval(months => n.number))::date)
+        FILTER (WHERE n.number <= l.tenure_months) AS next_change"""
+_OF_EACH = """
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN l.end_date <= %(day)s THEN l.tenure_months::int ELSE greatest(0, least(
+            l.tenure_months::int,
+            %(months)s::int - (12 * date_part('year', l.start_date)
+                + date_part('month', l.start_date))::int
+                - (date_part('day', l.start_date) > %(last_due_day)s::int)::int
+        )) END AS due
+    ) d
+    CROSS JOIN LATERAL (
+        SELECT 1 + CASE WHEN l.closed_on IS NULL THEN d.due
+            ELSE greatest(d.due, l.emis_paid_on_time::int) END AS number
+    ) n"""
+# Lateral, so that each customer's loans are found by the index however little the planner knows of
+# a table just filled.
+_REFRESH = f"""
+    UPDATE customers c SET
+        version = c.version + 1,
+        current_debt_paise = p.current_debt_paise,
+        current_installments_paise = p.current_installments_paise,
+        loan_count = p.loan_count,
+        total_principal_paise = p.total_principal_paise,
+        emis_on_time = p.emis_on_time,
+        emis_due = p.emis_due,
+        current_year_loans = p.current_year_loans,
+        position_as_of = %(day)s,
+        position_valid_until = least(p.next_change, %(next_year)s::date)
+    FROM unnest(%(customer_ids)s) AS t (customer_id)
+    CROSS JOIN LATERAL (
+        SELECT {_SUMS} FROM loans l {_OF_EACH} WHERE l.customer_id = t.customer_id
+    ) p
+    WHERE c.customer_id = t.customer_id"""
+_HOLDS = "c.position_as_of <= %(day)s AND c.position_valid_until > %(day)s"
+_ADD = f"""
+    UPDATE customers c SET
+        version = c.version + 1,
+        current_debt_paise = c.current_debt_paise + p.current_debt_paise,
+        current_installments_paise = c.current_installments_paise + p.current_installments_paise,
+        loan_count = c.loan_count + p.loan_count,
+        total_principal_paise = c.total_principal_paise + p.total_principal_paise,
+        emis_on_time = c.emis_on_time + p.emis_on_time,
+        emis_due = c.emis_due + p.emis_due,
+        current_year_loans = c.current_year_loans + p.current_year_loans,
+        position_as_of = %(day)s,
+        position_valid_until = least(c.position_valid_until, p.next_change)
+    FROM (
+        SELECT l.customer_id, {_SUMS}
+        FROM (
+            SELECT customer_id, principal_paise, installment_paise, tenure_months,
+                emis_paid_on_time, start_date, end_date,
+                nullif(closed_on, '-infinity') AS closed_on
+            FROM unnest(%(customer_ids)s, %(principal_paise)s, %(installment_paise)s,
+                %(tenure_months)s, %(emis_paid_on_time)s, %(start_day)s, %(end_day)s,
+                %(closed_day)s) AS u (customer_id, principal_paise, installment_paise,
+                tenure_months, emis_paid_on_time, start_date, end_date, closed_on)
+        ) l {_OF_EACH}
+        GROUP BY l.customer_id
+    ) p
+    WHERE c.customer_id = p.customer_id AND {_HOLDS}"""
+_EXPIRED = f"""
+    SELECT c.customer_id FROM customers c
+    WHERE c.customer_id = ANY(%(customer_ids)s) AND NOT ({_HOLDS})"""
+_LOCK = """SELECT customer_id FROM customers WHERE customer_id = ANY(%(customer_ids)s)
+    ORDER BY customer_id FOR NO KEY UPDATE"""
+
+
+def refresh(connection: Connection, customer_ids: Sequence[int], day: date) -> None:
+    """Compute these customers' positions on `day` from their loans, and raise their versions.
+
+    Locks the customers first, in order of id: whoever books a loan meanwhile has either committed
+    it before it is summed here, or loses its race on the version. Ids of no customer are passed
+    over; no id twice.
+    """
+    ids = np.array(list(customer_ids), np.int64)
+    driver_cursor(connection).execute(_LOCK, {"customer_ids": Bigints(ids)})
+    refresh_locked(connection, ids, day)
+
+
+def refresh_locked(connection: Connection, customer_ids: Any, day: date) -> None:
+    """As `refresh`, of an array of customers that this transaction has locked already."""
+    values = _day_values(day) | {"customer_ids": Bigints(customer_ids)}
+    driver_cursor(connection).execute(_REFRESH, values)
+
+
+def add_loans(connection: Connection, facts: Any, no_day: int, day: date) -> None:
+    """Add loans just inserted to the positions on `day` of their customers, and raise the versions.
+
+    The same as a refresh, at a cost that does not grow with the loans that the customers had. Their
+    customers are locked by this transaction. `facts` is a structured array of the loans, with days
+    since 1970-01-01 and `no_day` for the closing of one that is not closed.
+    """
+    cursor = driver_cursor(connection)
+    values = _day_values(day) | {
+        "customer_ids": Bigints(facts["customer_id"]),
+        "principal_paise": Bigints(facts["principal_paise"]),
+        "installment_paise": Bigints(facts["installment_paise"]),
+        "tenure_months": Integers(facts["tenure_months"]),
+        "emis_paid_on_time": Integers(facts["emis_paid_on_time"]),
+        "start_day": Dates(facts["start_day"]),
+        "end_day": Dates(facts["end_day"]),
+        "closed_day": Dates(facts["closed_day"], no_day),
+    }
+    touched = np.unique(facts["customer_id"])
+    if cursor.execute(_ADD, values).rowcount == len(touched):
+        return
+    # Where the day has outdated a position there is nothing to add to.
+    expired = cursor.execute(
+        _EXPIRED, {"customer_ids": Bigints(touched), "day": day}, binary=True
+    ).fetchall()
+    refresh_locked(connection, np.array([row[0] for row in expired], np.int64), day)
+
+
+def _day_values(day: date) -> dict[str, Any]:
+    last_of_month = calendar.monthrange(day.year, day.month)[1]
+    return {
+        "day": day,
+        "this_year": date(day.year, 1, 1),
+        "next_year": date(day.year + 1, 1, 1),
+        "months": 12 * day.year + day.month,
+        "last_due_day": 31 if day.day == last_of_month else day.day,
+    }

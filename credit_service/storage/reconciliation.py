@@ -1,0 +1,84 @@
+"""What the reconciliation reads, and where it notes how far it is and what it found."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from credit_service.clock import Moment
+from credit_service.domain.loans import Loan
+from credit_service.storage import loans
+
+_NAME = "reconcile"
+
+_TAKE_BOOKMARK = text(
+    """INSERT INTO bookmarks (name, position) VALUES (:name, 0)
+    ON CONFLICT (name) DO UPDATE SET position = bookmarks.position RETURNING position"""
+)
+_MOVE_BOOKMARK = text("UPDATE bookmarks SET position = :position WHERE name = :name")
+_NEXT_IDS = text(
+    "SELECT customer_id FROM customers WHERE customer_id > :after ORDER BY customer_id LIMIT :limit"
+)
+_LOANS = text(
+    f"""SELECT {loans.COLUMNS}, coalesce(p.amount_paise, 0), coalesce(p.settled, 0)
+    FROM loans l LEFT JOIN LATERAL (
+        SELECT sum(amount_paise)::bigint AS amount_paise, sum(settled_count)::bigint AS settled
+        FROM payments p WHERE p.customer_id = l.customer_id AND p.loan_id = l.loan_id
+    ) p ON true
+    WHERE l.customer_id = ANY(:customer_ids)"""
+)
+_NOTE = text(
+    """INSERT INTO discrepancies (customer_id, found_at, stored, computed)
+    VALUES (:customer_id, :now, CAST(:stored AS json), CAST(:computed AS json))"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentTotals:
+    """What a loan's payments come to."""
+
+    amount_paise: int
+    settled_count: int
+
+
+def next_sample(connection: Connection, limit: int) -> list[int]:
+    """The ids after the last sample's, wrapping round at the end; moves the bookmark.
+
+    Two at once wait for each other, so that none is sampled twice.
+    """
+    after = connection.execute(_TAKE_BOOKMARK, {"name": _NAME}).scalar_one()
+    ids = list(connection.execute(_NEXT_IDS, {"after": after, "limit": limit}).scalars())
+    reached = ids[-1] if len(ids) == limit else 0
+    connection.execute(_MOVE_BOOKMARK, {"name": _NAME, "position": reached})
+    return ids
+
+
+def loans_with_payments(
+    connection: Connection, customer_ids: list[int]
+) -> dict[int, list[tuple[Loan, PaymentTotals]]]:
+    """Every loan of these customers with what its payments come to, by customer."""
+    found: dict[int, list[tuple[Loan, PaymentTotals]]] = {each: [] for each in customer_ids}
+    for row in connection.execute(_LOANS, {"customer_ids": customer_ids}):
+        totals = PaymentTotals(row[loans.COLUMN_COUNT], row[loans.COLUMN_COUNT + 1])
+        found[row.customer_id].append((loans.loan(row), totals))
+    return found
+
+
+def note_discrepancy(
+    connection: Connection,
+    customer_id: int,
+    stored: dict[str, Any],
+    computed: dict[str, Any],
+    moment: Moment,
+) -> None:
+    """Keep what was stored and what it should have been."""
+    connection.execute(
+        _NOTE,
+        {
+            "customer_id": customer_id,
+            "now": moment.now,
+            "stored": json.dumps(stored, default=str),
+            "computed": json.dumps(computed, default=str),
+        },
+    )

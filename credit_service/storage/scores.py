@@ -1,0 +1,216 @@
+"""Scores as last computed, their history, and the search for those that lag behind."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from credit_service.clock import Moment
+from credit_service.domain.decisions import score_document
+from credit_service.domain.positions import CreditPosition
+from credit_service.domain.scoring import CreditScore
+from credit_service.storage import customers
+
+
+@dataclass(frozen=True, slots=True)
+class StoredScore:
+    """A customer's score as last computed."""
+
+    customer_id: int
+    score: int
+    override: str | None
+    customer_version: int
+    scorecard_version: str
+    computed_at: datetime
+    valid_until: date
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A locked customer: position, number of the newest event, and the score there is."""
+
+    position: CreditPosition
+    event_seq: int
+    # The same event's id in the stream; None before it is published, and without any event.
+    event_id: int | None
+    stored: StoredScore | None
+
+
+_LOCKED = text(
+    f"""SELECT {customers.POSITION_COLUMNS}, c.event_seq, e.event_id, s.customer_id, s.score,
+        s.override,
+        s.customer_version, s.scorecard_version, s.computed_at, s.valid_until
+    FROM customers c LEFT JOIN credit_scores s ON s.customer_id = c.customer_id
+        LEFT JOIN events e ON e.customer_id = c.customer_id AND e.event_seq = c.event_seq
+    WHERE c.customer_id = ANY(:customer_ids)
+    ORDER BY c.customer_id"""
+)
+_LOCK = text(
+    """SELECT FROM customers WHERE customer_id = ANY(:customer_ids)
+    ORDER BY customer_id FOR NO KEY UPDATE"""
+)
+_STORED_AT = customers.POSITION_COLUMN_COUNT + 2
+
+
+def lock(connection: Connection, customer_ids: Sequence[int]) -> list[Scored]:
+    """These customers with their stored scores, locked in order of id until the transaction ends.
+
+    Ids of no customer are passed over.
+    """
+    # Two statements, as for one customer: see `customers.lock`.
+    connection.execute(_LOCK, {"customer_ids": list(customer_ids)})
+    rows = connection.execute(_LOCKED, {"customer_ids": list(customer_ids)}).all()
+    return [
+        Scored(
+            customers.position(row),
+            row[customers.POSITION_COLUMN_COUNT],
+            row[customers.POSITION_COLUMN_COUNT + 1],
+            None if row[_STORED_AT] is None else StoredScore(*row[_STORED_AT:]),
+        )
+        for row in rows
+    ]
+
+
+_LAGGING = text(
+    """SELECT c.customer_id
+    FROM customers c LEFT JOIN credit_scores s ON s.customer_id = c.customer_id
+    WHERE c.customer_id > :after AND (
+        s.customer_id IS NULL
+        OR s.customer_version <> c.version
+        OR s.scorecard_version <> :scorecard_version
+        OR s.valid_until <= :today
+        OR c.position_as_of > :today
+    )
+    ORDER BY c.customer_id LIMIT :limit"""
+)
+_DUE = text(
+    """SELECT customer_id FROM credit_scores WHERE valid_until <= :today
+    ORDER BY valid_until, customer_id LIMIT :limit"""
+)
+
+
+def lagging(
+    connection: Connection, *, after: int, today: date, scorecard_version: str, limit: int
+) -> list[int]:
+    """Customers of id above `after`, in order, whose stored score is not today's.
+
+    It is of another version of the customer or of the scorecard, past its horizon, or missing.
+    """
+    rows = connection.execute(
+        _LAGGING,
+        {
+            "after": after,
+            "today": today,
+            "scorecard_version": scorecard_version,
+            "limit": limit,
+        },
+    )
+    return list(rows.scalars())
+
+
+def past_horizon(connection: Connection, *, today: date, limit: int) -> list[int]:
+    """Customers whose stored score holds no longer today, the longest past first."""
+    return list(connection.execute(_DUE, {"today": today, "limit": limit}).scalars())
+
+
+@dataclass(frozen=True, slots=True)
+class NewScore:
+    """A computed score to store; `event_seq` is its score_changed event's, None for no change."""
+
+    score: CreditScore
+    customer_id: int
+    previous_score: int | None
+    event_seq: int | None
+    # What moved it: 'event:12' (the customer's event of that number), 'day:2027-01-01',
+    # 'scorecard:standard-2'.
+    cause: str
+    # The event's id where an event did and is published; 0 otherwise.
+    cause_event_id: int
+
+
+_UPSERT = text(
+    """
+    INSERT INTO credit_scores (customer_id, score, override, customer_version, scorecard_version,
+        computed_at, valid_until)
+    SELECT customer_id, score, override, version, :scorecard_version, :now, valid_until
+    FROM unnest(CAST(:customer_ids AS bigint[]), CAST(:scores AS smallint[]),
+        CAST(:overrides AS text[]), CAST(:versions AS bigint[]), CAST(:valid_untils AS date[]))
+        AS computed (customer_id, score, override, version, valid_until)
+    ON CONFLICT (customer_id) DO UPDATE SET score = EXCLUDED.score, override = EXCLUDED.override,
+        customer_version = EXCLUDED.customer_version,
+        scorecard_version = EXCLUDED.scorecard_version, computed_at = EXCLUDED.computed_at,
+        valid_until = EXCLUDED.valid_until
+    """
+)
+_CHANGED = text(
+    """
+    WITH changed AS (
+        SELECT * FROM unnest(CAST(:customer_ids AS bigint[]), CAST(:event_seqs AS bigint[]),
+            CAST(:versions AS bigint[]), CAST(:scores AS smallint[]),
+            CAST(:previous AS smallint[]), CAST(:overrides AS text[]), CAST(:causes AS text[]),
+            CAST(:payloads AS text[]))
+            AS c (customer_id, event_seq, version, score, previous, override, cause, payload)
+    ), c AS (
+        UPDATE customers SET event_seq = changed.event_seq
+        FROM changed WHERE customers.customer_id = changed.customer_id
+    ), e AS (
+        INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload)
+        SELECT customer_id, event_seq, 'score_changed', version, :now, payload::json FROM changed
+    )
+    INSERT INTO score_history (customer_id, event_seq, score, previous_score, override,
+        customer_version, scorecard_version, computed_at, computed_on, cause)
+    SELECT customer_id, event_seq, score, previous, override, version, :scorecard_version, :now,
+        :today, cause
+    FROM changed
+    """
+)
+
+
+def store(
+    connection: Connection, computed: Sequence[NewScore], scorecard_version: str, moment: Moment
+) -> None:
+    """Store scores of locked customers; of those that changed also history and event."""
+    if not computed:
+        return
+    when = {"scorecard_version": scorecard_version, "now": moment.now, "today": moment.today}
+    connection.execute(
+        _UPSERT,
+        when | _columns(computed) | {"valid_untils": [n.score.valid_until for n in computed]},
+    )
+    changed = [each for each in computed if each.event_seq is not None]
+    if changed:
+        connection.execute(
+            _CHANGED,
+            when
+            | _columns(changed)
+            | {
+                "event_seqs": [each.event_seq for each in changed],
+                "previous": [each.previous_score for each in changed],
+                "causes": [each.cause for each in changed],
+                "payloads": [_payload(each) for each in changed],
+            },
+        )
+
+
+def _columns(computed: Sequence[NewScore]) -> dict[str, list[Any]]:
+    return {
+        "customer_ids": [each.customer_id for each in computed],
+        "scores": [each.score.score for each in computed],
+        "overrides": [each.score.override for each in computed],
+        "versions": [each.score.customer_version for each in computed],
+    }
+
+
+def _payload(new: NewScore) -> str:
+    """The payload of score_changed."""
+    return json.dumps(
+        {
+            "score": score_document(new.score),
+            "previous_score": new.previous_score,
+            "cause": new.cause,
+            "cause_event_id": new.cause_event_id,
+        }
+    )

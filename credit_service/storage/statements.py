@@ -1,0 +1,59 @@
+"""Statements of the paths that every call takes, sent to the driver without a detour.
+
+SQLAlchemy's own execution of a text takes several times as long as psycopg's: docs/performance.md
+has the figures. Connections, transactions and the pool stay SQLAlchemy's.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, exc
+
+Row = tuple[Any, ...]
+
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
+
+
+class Statement:
+    """A statement with parameters written `:name`, prepared by the driver once it is used often.
+
+    Errors are those of `Connection.execute`, or of psycopg: `Database` knows both.
+    """
+
+    __slots__ = ("_driver_text", "text")
+
+    def __init__(self, text: str) -> None:
+        """No colon may stand in a literal before a small letter."""
+        self.text = text
+        self._driver_text = _PARAMETER.sub(r"%(\1)s", text.replace("%", "%%")).encode()
+
+    def __str__(self) -> str:
+        return self.text
+
+    def row(self, connection: Connection, values: Mapping[str, Any]) -> Row | None:
+        """The first row; None when there is none."""
+        return self._executed(connection, values).fetchone()
+
+    def rows(self, connection: Connection, values: Mapping[str, Any]) -> list[Row]:
+        """All rows."""
+        return self._executed(connection, values).fetchall()
+
+    def run(self, connection: Connection, values: Mapping[str, Any]) -> int:
+        """How many rows it touched."""
+        return self._executed(connection, values).rowcount
+
+    def _executed(self, connection: Connection, values: Mapping[str, Any]) -> psycopg.Cursor[Row]:
+        driver_connection: psycopg.Connection[Row] = connection.connection.driver_connection  # type: ignore[assignment]  # the only driver used
+        try:
+            return driver_connection.execute(self._driver_text, values)
+        except psycopg.IntegrityError as error:
+            raise exc.IntegrityError(self.text, None, error, hide_parameters=True) from error
+        except psycopg.OperationalError as error:
+            if driver_connection.closed:
+                # What broke it broke the others as well. SQLAlchemy does this by itself where it
+                # meets the error itself.
+                connection.invalidate(error)
+                connection.engine.dispose()
+            raise

@@ -1,0 +1,484 @@
+"""The tables. Everything about a customer has customer_id first in its key.
+
+Money is in paise, rates in basis points a year. What a state must never be is a constraint here, so
+that a defect elsewhere becomes a refused commit instead of a wrong fact.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Sequence,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    false,
+    literal_column,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSON
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+
+MAX_IMPORTED_ID = 10**15
+"""Largest customer or loan id an import may bring; keeps ids exact in JSON and the sequences far
+from their end."""
+
+customer_ids = Sequence("customer_ids", metadata=metadata)
+loan_ids = Sequence("loan_ids", metadata=metadata)
+decision_ids = Sequence("decision_ids", metadata=metadata)
+payment_ids = Sequence("payment_ids", metadata=metadata)
+event_ids = Sequence("event_ids", metadata=metadata)
+ingestion_event_seqs = Sequence("ingestion_event_seqs", metadata=metadata)
+
+
+def _timestamp(name: str, *, nullable: bool = False) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+customers = Table(
+    "customers",
+    metadata,
+    Column("customer_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("first_name", Text, nullable=False),
+    Column("last_name", Text, nullable=False),
+    Column("age", SmallInteger, nullable=False),
+    Column("monthly_income_paise", BigInteger, nullable=False),
+    Column("phone_number", Text, nullable=False),
+    Column("approved_limit_paise", BigInteger, nullable=False),
+    Column("imported", Boolean, nullable=False),
+    _timestamp("created_at"),
+    # Raised by every change of what a decision depends on; every writer of such a change names the
+    # version it read.
+    Column("version", BigInteger, nullable=False, server_default=text("1")),
+    # The number of the customer's newest event.
+    Column("event_seq", BigInteger, nullable=False, server_default=text("0")),
+    # The credit position. Debt, installments, counts and totals hold always; the installments due
+    # and this year's loans hold from position_as_of until the day before position_valid_until.
+    Column("current_debt_paise", BigInteger, nullable=False, server_default=text("0")),
+    Column("current_installments_paise", BigInteger, nullable=False, server_default=text("0")),
+    Column("loan_count", Integer, nullable=False, server_default=text("0")),
+    Column("total_principal_paise", BigInteger, nullable=False, server_default=text("0")),
+    Column("emis_on_time", Integer, nullable=False, server_default=text("0")),
+    Column("emis_due", Integer, nullable=False, server_default=text("0")),
+    Column("current_year_loans", Integer, nullable=False, server_default=text("0")),
+    Column("position_as_of", Date, nullable=False),
+    Column("position_valid_until", Date, nullable=False),
+    UniqueConstraint("phone_number"),
+    CheckConstraint("customer_id > 0", "customer_id_positive"),
+    CheckConstraint("char_length(first_name) BETWEEN 1 AND 50", "first_name_length"),
+    CheckConstraint("char_length(last_name) BETWEEN 1 AND 50", "last_name_length"),
+    CheckConstraint("age BETWEEN 18 AND 120", "age_range"),
+    CheckConstraint(
+        "monthly_income_paise > 0 AND monthly_income_paise <= 10000000000", "monthly_income_range"
+    ),
+    CheckConstraint(r"phone_number ~ '^\+[1-9][0-9]{6,14}$'", "phone_number_e164"),
+    CheckConstraint("approved_limit_paise >= 0", "approved_limit_not_negative"),
+    CheckConstraint("version > 0 AND event_seq >= 0", "version_positive"),
+    CheckConstraint(
+        "current_debt_paise >= 0 AND current_debt_paise <= total_principal_paise", "debt_range"
+    ),
+    CheckConstraint("current_installments_paise >= 0", "installments_not_negative"),
+    CheckConstraint("emis_on_time >= 0 AND emis_on_time <= emis_due", "emis_on_time_range"),
+    CheckConstraint(
+        "current_year_loans >= 0 AND current_year_loans <= loan_count", "current_year_loans_range"
+    ),
+    CheckConstraint("position_as_of < position_valid_until", "position_period"),
+    # Room in the page lets an update of the position stay on it and leave the indexes alone.
+    postgresql_with={"fillfactor": "80"},
+)
+Index(
+    "customers_name_idx",
+    literal_column("lower((first_name || ' '::text) || last_name)").label("full_name"),
+    customers.c.customer_id,
+    postgresql_ops={"full_name": "text_pattern_ops"},
+)
+Index(
+    "customers_phone_prefix_idx",
+    customers.c.phone_number,
+    postgresql_ops={"phone_number": "text_pattern_ops"},
+)
+
+scorecards = Table(
+    "scorecards",
+    metadata,
+    Column("version", Text, primary_key=True),
+    Column("document", JSON, nullable=False),
+    Column("state", Text, nullable=False),
+    _timestamp("added_at"),
+    _timestamp("activated_at", nullable=True),
+    CheckConstraint("state IN ('ACTIVE', 'SHADOW', 'INACTIVE')", "state_known"),
+)
+Index(
+    "scorecards_one_active_idx",
+    scorecards.c.state,
+    unique=True,
+    postgresql_where=scorecards.c.state == text("'ACTIVE'"),
+)
+Index(
+    "scorecards_one_shadow_idx",
+    scorecards.c.state,
+    unique=True,
+    postgresql_where=scorecards.c.state == text("'SHADOW'"),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("customer_id", BigInteger, nullable=False),
+    Column("decision_id", BigInteger, nullable=False),
+    Column("request_id", Uuid, nullable=True),
+    _timestamp("decided_at"),
+    Column("decided_on", Date, nullable=False),
+    Column("approved", Boolean, nullable=False),
+    # The loan that an approval booked.
+    Column("loan_id", BigInteger, nullable=True),
+    # Version of the customer's position the decision was made on.
+    Column("customer_version", BigInteger, nullable=False),
+    Column("scorecard_version", Text, ForeignKey("scorecards.version"), nullable=False),
+    # json, not jsonb: it keeps the bytes as they were written, and a replay compares bytes.
+    Column("inputs", JSON, nullable=False),
+    Column("outcome", JSON, nullable=False),
+    Column("principal", Text, nullable=False),
+    PrimaryKeyConstraint("customer_id", "decision_id"),
+    CheckConstraint("approved = (loan_id IS NOT NULL)", "approval_has_loan"),
+    Index(None, "decision_id"),
+)
+
+# What a scorecard under trial would have decided; without effect.
+shadow_decisions = Table(
+    "shadow_decisions",
+    metadata,
+    Column("customer_id", BigInteger, nullable=False),
+    Column("decision_id", BigInteger, nullable=False),
+    Column("scorecard_version", Text, ForeignKey("scorecards.version"), nullable=False),
+    Column("approved", Boolean, nullable=False),
+    Column("outcome", JSON, nullable=False),
+    PrimaryKeyConstraint("customer_id", "decision_id", "scorecard_version"),
+    ForeignKeyConstraint(
+        ["customer_id", "decision_id"], ["decisions.customer_id", "decisions.decision_id"]
+    ),
+)
+
+loans = Table(
+    "loans",
+    metadata,
+    Column("customer_id", BigInteger, ForeignKey("customers.customer_id"), nullable=False),
+    Column("loan_id", BigInteger, nullable=False),
+    Column("principal_paise", BigInteger, nullable=False),
+    Column("annual_rate_bps", Integer, nullable=False),
+    Column("tenure_months", SmallInteger, nullable=False),
+    Column("installment_paise", BigInteger, nullable=False),
+    Column("start_date", Date, nullable=False),
+    Column("end_date", Date, nullable=False),
+    Column("imported", Boolean, nullable=False),
+    Column("decision_id", BigInteger, nullable=True),
+    # Taken from the customer's row in the statement that booked the loan.
+    Column("debt_at_booking_paise", BigInteger, nullable=True),
+    Column("limit_at_booking_paise", BigInteger, nullable=True),
+    # Installments that the import took as settled; payments recorded here settle those after them.
+    Column("settled_at_import", SmallInteger, nullable=False, server_default=text("0")),
+    Column("emis_paid_on_time", SmallInteger, nullable=False, server_default=text("0")),
+    Column("installments_settled", SmallInteger, nullable=False, server_default=text("0")),
+    # Sum of the payments recorded here.
+    Column("paid_paise", BigInteger, nullable=False, server_default=text("0")),
+    Column("last_paid_on", Date, nullable=True),
+    Column("closed_on", Date, nullable=True),
+    # The ingestion that brought or last updated it, and the row's number in that source. A second
+    # row of the key in the same ingestion is known by it.
+    Column("ingestion_id", Uuid, nullable=True),
+    Column("ingestion_row", BigInteger, nullable=True),
+    PrimaryKeyConstraint("customer_id", "loan_id"),
+    CheckConstraint("loan_id > 0", "loan_id_positive"),
+    CheckConstraint("principal_paise > 0 AND principal_paise <= 100000000000", "principal_range"),
+    CheckConstraint("annual_rate_bps BETWEEN 0 AND 10000", "rate_range"),
+    CheckConstraint("tenure_months BETWEEN 1 AND 480", "tenure_range"),
+    CheckConstraint("installment_paise >= 0", "installment_not_negative"),
+    CheckConstraint(
+        "end_date = (start_date + tenure_months * interval '1 month')::date", "end_date_follows"
+    ),
+    CheckConstraint(
+        "settled_at_import >= 0 AND settled_at_import <= installments_settled"
+        " AND installments_settled <= tenure_months",
+        "settled_range",
+    ),
+    CheckConstraint(
+        "emis_paid_on_time >= 0 AND emis_paid_on_time <= installments_settled",
+        "paid_on_time_range",
+    ),
+    CheckConstraint(
+        "(closed_on IS NOT NULL) = (installments_settled = tenure_months)", "closed_when_settled"
+    ),
+    CheckConstraint("paid_paise >= 0", "paid_not_negative"),
+    CheckConstraint("closed_on IS NULL OR closed_on >= start_date", "closed_after_start"),
+    # The last guard against lending past the limit, should every other one fail.
+    CheckConstraint(
+        "imported OR (debt_at_booking_paise IS NOT NULL AND limit_at_booking_paise IS NOT NULL"
+        " AND debt_at_booking_paise <= limit_at_booking_paise)",
+        "booked_within_limit",
+    ),
+    CheckConstraint("imported OR decision_id IS NOT NULL", "booked_by_decision"),
+    CheckConstraint("imported OR settled_at_import = 0", "booked_starts_unsettled"),
+    CheckConstraint(
+        "(ingestion_id IS NULL) = (ingestion_row IS NULL) AND (imported OR ingestion_id IS NULL)",
+        "ingestion_of_imported",
+    ),
+    Index(None, "loan_id"),
+    postgresql_with={"fillfactor": "90"},
+)
+
+payments = Table(
+    "payments",
+    metadata,
+    Column("customer_id", BigInteger, nullable=False),
+    Column("loan_id", BigInteger, nullable=False),
+    # 1, 2, 3 … in the order in which the loan's payments were recorded.
+    Column("payment_number", Integer, nullable=False),
+    Column("payment_id", BigInteger, nullable=False),
+    Column("request_id", Uuid, nullable=True),
+    Column("amount_paise", BigInteger, nullable=False),
+    Column("paid_on", Date, nullable=False),
+    _timestamp("recorded_at"),
+    # The installments that this payment settled: the first and how many.
+    Column("first_settled", SmallInteger, nullable=True),
+    Column("settled_count", SmallInteger, nullable=False),
+    Column("on_time_count", SmallInteger, nullable=False),
+    Column("closed_loan", Boolean, nullable=False),
+    Column("principal", Text, nullable=False),
+    PrimaryKeyConstraint("customer_id", "loan_id", "payment_number"),
+    ForeignKeyConstraint(["customer_id", "loan_id"], ["loans.customer_id", "loans.loan_id"]),
+    CheckConstraint("amount_paise > 0", "amount_positive"),
+    CheckConstraint("settled_count >= 0 AND on_time_count BETWEEN 0 AND settled_count", "counts"),
+    Index(None, "payment_id"),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    # One effect per id, whoever sends it and whatever it asks.
+    Column("request_id", Uuid, primary_key=True),
+    Column("method", Text, nullable=False),
+    # SHA-256 of the request's content.
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("customer_id", BigInteger, nullable=True),
+    Column("decision_id", BigInteger, nullable=True),
+    Column("loan_id", BigInteger, nullable=True),
+    Column("payment_number", Integer, nullable=True),
+    # A business refusal, to be given again.
+    Column("refusal", JSON, nullable=True),
+    _timestamp("created_at"),
+    Column("principal", Text, nullable=False),
+    CheckConstraint("octet_length(fingerprint) = 32", "fingerprint_length"),
+    CheckConstraint("customer_id IS NOT NULL OR refusal IS NOT NULL", "answer_present"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    # 0 for what concerns no single customer.
+    Column("customer_id", BigInteger, nullable=False),
+    Column("event_seq", BigInteger, nullable=False),
+    # Position in the stream that watchers follow, given by the relay after the commit; until then
+    # the row waits in the outbox.
+    Column("event_id", BigInteger, nullable=True),
+    Column("kind", Text, nullable=False),
+    Column("customer_version", BigInteger, nullable=False),
+    _timestamp("occurred_at"),
+    Column("payload", JSON, nullable=False),
+    PrimaryKeyConstraint("customer_id", "event_seq"),
+    UniqueConstraint("event_id"),
+    CheckConstraint(
+        "kind IN ('customer_registered', 'loan_created', 'loan_declined', 'payment_recorded',"
+        " 'loan_closed', 'score_changed', 'rows_ingested')",
+        "kind_known",
+    ),
+)
+Index(
+    "events_unpublished_idx",
+    events.c.customer_id,
+    events.c.event_seq,
+    postgresql_where=events.c.event_id.is_(None),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("task_id", BigInteger, primary_key=True, autoincrement=True),
+    # Name of the actor and the one argument it gets.
+    Column("actor", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default=text("'PENDING'")),
+    Column("attempts", SmallInteger, nullable=False, server_default=text("0")),
+    # Not to be sent, or to be sent again by the sweeper, before this instant.
+    _timestamp("due_at"),
+    _timestamp("created_at"),
+    Column("last_error", Text, nullable=True),
+    CheckConstraint("state IN ('PENDING', 'SENT', 'RUNNING', 'PARKED')", "state_known"),
+    CheckConstraint("attempts >= 0", "attempts_not_negative"),
+    Index(None, "state", "due_at"),
+)
+# Work that has not begun absorbs a second wish for the same.
+Index(
+    "tasks_one_pending_idx",
+    tasks.c.actor,
+    tasks.c.subject,
+    unique=True,
+    postgresql_where=tasks.c.state == text("'PENDING'"),
+)
+
+credit_scores = Table(
+    "credit_scores",
+    metadata,
+    Column("customer_id", BigInteger, ForeignKey("customers.customer_id"), primary_key=True),
+    Column("score", SmallInteger, nullable=False),
+    Column("override", Text, nullable=True),
+    Column("customer_version", BigInteger, nullable=False),
+    Column("scorecard_version", Text, nullable=False),
+    _timestamp("computed_at"),
+    Column("valid_until", Date, nullable=False),
+    CheckConstraint("score BETWEEN 0 AND 100", "score_range"),
+    Index(None, "valid_until"),
+)
+
+score_history = Table(
+    "score_history",
+    metadata,
+    Column("customer_id", BigInteger, ForeignKey("customers.customer_id"), nullable=False),
+    # The number of the customer's score_changed event.
+    Column("event_seq", BigInteger, nullable=False),
+    Column("score", SmallInteger, nullable=False),
+    Column("previous_score", SmallInteger, nullable=True),
+    Column("override", Text, nullable=True),
+    Column("customer_version", BigInteger, nullable=False),
+    Column("scorecard_version", Text, nullable=False),
+    _timestamp("computed_at"),
+    Column("computed_on", Date, nullable=False),
+    # What moved it: an event's number, or a day, an ingestion, a scorecard.
+    Column("cause", Text, nullable=False),
+    PrimaryKeyConstraint("customer_id", "event_seq"),
+    CheckConstraint("score BETWEEN 0 AND 100", "score_range"),
+)
+
+# How far a rolling job has come.
+bookmarks = Table(
+    "bookmarks",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+)
+
+# Differences that the reconciliation found and corrected; each one is a defect of ours.
+discrepancies = Table(
+    "discrepancies",
+    metadata,
+    Column("discrepancy_id", BigInteger, primary_key=True, autoincrement=True),
+    Column("customer_id", BigInteger, nullable=False),
+    _timestamp("found_at"),
+    Column("stored", JSON, nullable=False),
+    Column("computed", JSON, nullable=False),
+)
+
+ingestions = Table(
+    "ingestions",
+    metadata,
+    Column("ingestion_id", Uuid, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("filename", Text, nullable=False, server_default=text("''")),
+    Column("on_existing", Text, nullable=False),
+    Column("validate_only", Boolean, nullable=False, server_default=false()),
+    Column("state", Text, nullable=False),
+    # The day whose arrears and futures the rows are judged by: that of the ingestion's beginning.
+    Column("import_day", Date, nullable=False),
+    Column("rows_read", BigInteger, nullable=False, server_default=text("0")),
+    Column("inserted", BigInteger, nullable=False, server_default=text("0")),
+    Column("updated", BigInteger, nullable=False, server_default=text("0")),
+    Column("unchanged", BigInteger, nullable=False, server_default=text("0")),
+    Column("skipped", BigInteger, nullable=False, server_default=text("0")),
+    Column("rejected", BigInteger, nullable=False, server_default=text("0")),
+    # Rows of the source that are dealt with for good; the next batch begins here.
+    Column("committed_offset", BigInteger, nullable=False, server_default=text("0")),
+    Column("total_rows", BigInteger, nullable=True),
+    Column("size_bytes", BigInteger, nullable=True),
+    Column("sha256", LargeBinary, nullable=True),
+    _timestamp("created_at"),
+    _timestamp("started_at", nullable=True),
+    _timestamp("finished_at", nullable=True),
+    Column("error_code", Text, nullable=True),
+    Column("error_message", Text, nullable=True),
+    Column("principal", Text, nullable=False),
+    CheckConstraint("kind IN ('CUSTOMERS', 'LOANS')", "kind_known"),
+    CheckConstraint("source IN ('STREAM', 'UPLOAD')", "source_known"),
+    CheckConstraint("on_existing IN ('SKIP', 'UPDATE')", "on_existing_known"),
+    CheckConstraint(
+        "state IN ('QUEUED', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED')", "state_known"
+    ),
+    CheckConstraint(
+        "rows_read = inserted + updated + unchanged + skipped + rejected", "every_row_accounted"
+    ),
+    CheckConstraint("committed_offset >= 0", "offset_not_negative"),
+    Index(None, "created_at", "ingestion_id"),
+)
+
+ingestion_chunks = Table(
+    "ingestion_chunks",
+    metadata,
+    Column("ingestion_id", Uuid, ForeignKey("ingestions.ingestion_id"), nullable=False),
+    Column("chunk_number", Integer, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("ingestion_id", "chunk_number"),
+)
+
+# What later batches of a running ingestion must know of the rows before them, so that a second row
+# of a key is found; emptied when the ingestion ends. Loans that it stored know it themselves.
+ingestion_keys = Table(
+    "ingestion_keys",
+    metadata,
+    Column("ingestion_id", Uuid, nullable=False),
+    Column("customer_id", BigInteger, nullable=False),
+    # 0 where the rows are customers. -1 for a phone number that the ingestion gave to a customer or
+    # took from one: customer_id is its digits then, and fingerprint the customer's id.
+    Column("loan_id", BigInteger, nullable=False),
+    Column("row_number", BigInteger, nullable=False),
+    # 64 bits of a hash of the row's facts.
+    Column("fingerprint", BigInteger, nullable=False),
+    PrimaryKeyConstraint("ingestion_id", "customer_id", "loan_id"),
+)
+
+row_errors = Table(
+    "row_errors",
+    metadata,
+    Column("ingestion_id", Uuid, ForeignKey("ingestions.ingestion_id"), nullable=False),
+    # Place of the row among the rows of the source, from 0. A streamed row's number is the
+    # client's word and need not be unique.
+    Column("row_offset", BigInteger, nullable=False),
+    # 1, 2 … within the row.
+    Column("error_number", SmallInteger, nullable=False),
+    Column("row_number", BigInteger, nullable=False),
+    Column("column_name", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("found", Text, nullable=False),
+    Column("expected", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    PrimaryKeyConstraint("ingestion_id", "row_offset", "error_number"),
+)

@@ -1,0 +1,400 @@
+"""The outbox of work: what must be done, by which actor, and how often it has been tried.
+
+A task is a row written in the transaction that makes it necessary. Its life:
+
+    PENDING ─ claim ─► SENT ─ begin ─► RUNNING ─ finish ─► gone
+       ▲                 │                │ │
+       └──── sweep ──────┴── sweep, fail ─┘ └─ fail ─► PARKED after MAX_ATTEMPTS, for people to see
+
+Every step is one statement, so a process may die between any two. What was sent and not begun, or
+begun and not finished, is given up at `due_at` and sent again: work runs at least once, and the
+count of attempts is raised before it starts, so work that kills its worker is counted too. All
+times are the database's own: the service's clock may be set to another day for trying out.
+
+Work whose last attempt was silent, because it kills its worker, is begun once more, for giving up:
+the actor says so to whoever waits for the work, and the task is parked. Only if that goes silent
+too does the sweeper park it.
+
+A row of `tasks` holds an actor's name and one subject, an id, so that a second wish for the same
+work is absorbed by one that has not begun. The absorbing row stays locked until the wish's
+transaction ends, and a locked row is not claimed: else the work could run, and be done, without
+having seen what the absorbed wish was about.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+from credit_service.clock import Moment
+
+MAX_ATTEMPTS = 5
+"""Attempts after which a task that never succeeded is parked."""
+
+MAX_ERROR_CHARACTERS = 2_000
+
+_RETRY_SECONDS = (2.0, 8.0, 32.0, 128.0)
+
+
+def retry_seconds(attempt: int) -> float:
+    """Pause after failed attempt 1, 2, …; the attempts of a task span about three minutes."""
+    return _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS)) - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task that was claimed for sending."""
+
+    task_id: int
+    actor: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One attempt at a task, from 1. Its holder is the only one to work on the task until the
+    lease ends."""
+
+    task_id: int
+    actor: str
+    subject: str
+    attempt: int
+
+    @property
+    def last(self) -> bool:
+        """Whether there is no attempt after this one."""
+        return self.attempt >= MAX_ATTEMPTS
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether this run is for giving up: the last attempt was before it."""
+        return self.attempt > MAX_ATTEMPTS
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedTask:
+    """A task that is not tried any more, until somebody says so."""
+
+    task_id: int
+    actor: str
+    subject: str
+    attempts: int
+    created_at: datetime
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How many tasks of an actor are in a state, and for how long the oldest has been due."""
+
+    actor: str
+    state: str
+    count: int
+    oldest_seconds: float
+
+
+# Puts rows back to PENDING: those that `gone` deletes. A wish that came meanwhile takes them over,
+# with the attempts there were, so that no work is counted anew. In order of the unique key, as all
+# that lock several of its rows do.
+_TO_PENDING = """
+    INSERT INTO tasks (task_id, actor, subject, attempts, due_at, created_at, last_error)
+    SELECT DISTINCT ON (actor, subject) task_id, actor, subject, {attempts}, {due_at}, created_at,
+        {last_error}
+    FROM gone ORDER BY actor, subject, attempts DESC, task_id
+    ON CONFLICT (actor, subject) WHERE state = 'PENDING' DO UPDATE SET
+        attempts = GREATEST(tasks.attempts, EXCLUDED.attempts),
+        last_error = COALESCE(EXCLUDED.last_error, tasks.last_error)
+"""
+
+
+def _to_pending(
+    gone: str, *, attempts: str = "attempts", due_at: str = "now()", last_error: str = "last_error"
+) -> str:
+    back = _TO_PENDING.format(attempts=attempts, due_at=due_at, last_error=last_error)
+    return f"WITH gone AS (DELETE FROM tasks WHERE {gone} RETURNING *) {back}"
+
+
+_ENQUEUE = text(
+    """
+    INSERT INTO tasks (actor, subject, due_at, created_at)
+    SELECT :actor, subject, now(), :now
+    FROM unnest(CAST(:subjects AS text[])) AS subject ORDER BY subject
+    ON CONFLICT (actor, subject) WHERE state = 'PENDING' DO UPDATE SET due_at = tasks.due_at
+    """
+)
+
+
+def enqueue(connection: Connection, actor: str, subject: str, moment: Moment) -> None:
+    """Wish for this work, from the commit on; absorbed by an equal wish that has not begun."""
+    enqueue_all(connection, actor, [subject], moment)
+
+
+def enqueue_all(
+    connection: Connection, actor: str, subjects: Sequence[str], moment: Moment
+) -> None:
+    """Wish for the actor's work on each of these subjects."""
+    if subjects:
+        distinct = sorted(set(subjects))
+        connection.execute(_ENQUEUE, {"actor": actor, "subjects": distinct, "now": moment.now})
+
+
+_WAITING = text(
+    """
+    SELECT actor FROM unnest(CAST(:actors AS text[])) AS actor WHERE EXISTS (
+        SELECT FROM tasks
+        WHERE tasks.actor = actor.actor AND state = 'PENDING' AND due_at <= now()
+    )
+    """
+)
+
+
+def waiting(connection: Connection, actors: Sequence[str]) -> set[str]:
+    """Those of these actors that have tasks to be sent now."""
+    return set(connection.execute(_WAITING, {"actors": list(actors)}).scalars())
+
+
+_CLAIM = text(
+    """
+    WITH chosen AS (
+        SELECT task_id FROM tasks
+        WHERE state = 'PENDING' AND due_at <= now() AND actor = ANY(:actors)
+        ORDER BY due_at
+        LIMIT (
+            SELECT GREATEST(0, LEAST(:limit, :window - count(*))) FROM (
+                SELECT FROM tasks WHERE state = 'SENT' AND actor = ANY(:actors) LIMIT :window
+            ) AS sent
+        )
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE tasks SET state = 'SENT', due_at = now() + make_interval(secs => :timeout_seconds)
+    FROM chosen WHERE tasks.task_id = chosen.task_id
+    RETURNING tasks.task_id, actor, subject
+    """
+)
+
+
+def claim(
+    connection: Connection,
+    actors: Sequence[str],
+    *,
+    limit: int,
+    window: int,
+    timeout_seconds: float,
+) -> list[Task]:
+    """Mark at most `limit` tasks of these actors as sent, the longest due first.
+
+    No more than about `window` are sent and not begun at a time: the rest waits here, not in the
+    broker. Whoever claims sends them after the commit; if it cannot, `unsend` gives them back, and
+    if it dies, the sweeper does when `timeout_seconds` have passed.
+    """
+    rows = connection.execute(
+        _CLAIM,
+        {
+            "actors": list(actors),
+            "limit": limit,
+            "window": window,
+            "timeout_seconds": timeout_seconds,
+        },
+    )
+    return sorted((Task(*row) for row in rows), key=lambda task: task.task_id)
+
+
+_UNSEND = text(_to_pending("task_id = ANY(:task_ids) AND state = 'SENT'"))
+
+
+def unsend(connection: Connection, tasks: Sequence[Task]) -> None:
+    """Give back what was claimed and could not be sent."""
+    connection.execute(_UNSEND, {"task_ids": [task.task_id for task in tasks]})
+
+
+_RECALL = text("UPDATE tasks SET due_at = now() WHERE state = 'SENT' AND due_at > now()")
+
+
+def recall_sent(connection: Connection) -> int:
+    """Let the sweeper send everything again that was sent and not begun; how many there are.
+
+    For when the broker lost what it held.
+    """
+    return connection.execute(_RECALL).rowcount
+
+
+_BEGIN = text(
+    """
+    UPDATE tasks SET state = 'RUNNING', attempts = attempts + 1,
+        due_at = now() + make_interval(secs => :lease_seconds)
+    WHERE task_id = :task_id AND attempts <= :max_attempts
+        AND (state = 'SENT' OR state IN ('PENDING', 'RUNNING') AND due_at <= now())
+    RETURNING task_id, actor, subject, attempts
+    """
+)
+
+
+def begin(connection: Connection, task_id: int, *, lease_seconds: float) -> Run | None:
+    """Take the task for one attempt, for `lease_seconds` unless extended.
+
+    In a transaction of its own that commits before the work starts. None when there is nothing to
+    do: the task is done, parked, waiting for its next attempt, or held by another run.
+    """
+    row = connection.execute(
+        _BEGIN,
+        {"task_id": task_id, "lease_seconds": lease_seconds, "max_attempts": MAX_ATTEMPTS},
+    ).one_or_none()
+    return None if row is None else Run(*row)
+
+
+_EXTEND = text(
+    """
+    UPDATE tasks SET due_at = now() + make_interval(secs => :lease_seconds)
+    FROM unnest(CAST(:task_ids AS bigint[]), CAST(:attempts AS smallint[])) AS run (id, attempt)
+    WHERE task_id = run.id AND attempts = run.attempt AND state = 'RUNNING'
+    RETURNING task_id
+    """
+)
+
+
+def extend(connection: Connection, runs: Sequence[Run], *, lease_seconds: float) -> set[int]:
+    """Hold these runs' tasks for `lease_seconds` from now; the ids of those still held."""
+    rows = connection.execute(
+        _EXTEND,
+        {
+            "task_ids": [run.task_id for run in runs],
+            "attempts": [run.attempt for run in runs],
+            "lease_seconds": lease_seconds,
+        },
+    )
+    return set(rows.scalars())
+
+
+_HELD = "task_id = :task_id AND attempts = :attempt AND state = 'RUNNING'"
+_FINISH = text(f"DELETE FROM tasks WHERE {_HELD}")
+
+
+def finish(connection: Connection, run: Run) -> bool:
+    """The work is done. False when the run no longer holds the task: it will be done again."""
+    done = connection.execute(_FINISH, {"task_id": run.task_id, "attempt": run.attempt})
+    return done.rowcount == 1
+
+
+_RETRY = text(
+    _to_pending(
+        _HELD,
+        due_at="now() + make_interval(secs => :retry_seconds)",
+        last_error="COALESCE(CAST(:error AS text), last_error)",
+    )
+)
+# One parked row says enough of a subject that fails again and again.
+_PARK = """
+    WITH parked AS (
+        UPDATE tasks SET state = 'PARKED', due_at = now(), last_error = {last_error}
+        WHERE {which} RETURNING task_id, actor, subject
+    ), older AS (
+        DELETE FROM tasks USING parked
+        WHERE tasks.state = 'PARKED' AND tasks.actor = parked.actor
+            AND tasks.subject = parked.subject AND tasks.task_id <> parked.task_id
+    )
+    SELECT task_id, actor, subject FROM parked
+"""
+_PARK_FAILED = text(
+    _PARK.format(which=_HELD, last_error="COALESCE(CAST(:error AS text), last_error)")
+)
+
+
+def fail(connection: Connection, run: Run, error: str | None) -> bool:
+    """The attempt failed: the task waits for the next, or is parked after the last.
+
+    True when it was parked. Does nothing when the run no longer holds the task. No `error` keeps
+    that of the attempt before.
+    """
+    held = {
+        "task_id": run.task_id,
+        "attempt": run.attempt,
+        "error": None if error is None else error[:MAX_ERROR_CHARACTERS],
+    }
+    if run.last:
+        return bool(connection.execute(_PARK_FAILED, held).all())
+    connection.execute(_RETRY, held | {"retry_seconds": retry_seconds(run.attempt)})
+    return False
+
+
+_RELEASE = text(_to_pending(_HELD, attempts="attempts - 1"))
+
+
+def release(connection: Connection, run: Run) -> None:
+    """Give the task back unfinished, at once and uncounted: its worker stops in good order."""
+    connection.execute(_RELEASE, {"task_id": run.task_id, "attempt": run.attempt})
+
+
+_GONE_SILENT = """task_id IN (
+    SELECT task_id FROM tasks
+    WHERE state IN ('SENT', 'RUNNING') AND due_at <= now() AND {attempts}
+    ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
+)"""
+_SILENT = (
+    "'attempt ' || attempts || ' ended without a word: its worker was killed, hung, or lost the"
+    " database'"
+)
+_SWEEP = text(
+    _to_pending(
+        _GONE_SILENT.format(attempts="attempts <= :max_attempts"),
+        last_error=f"CASE WHEN state = 'RUNNING' THEN {_SILENT} ELSE last_error END",
+    )
+)
+_PARK_SILENT = text(
+    _PARK.format(
+        which=_GONE_SILENT.format(attempts="attempts > :max_attempts"), last_error="last_error"
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep did."""
+
+    resent: int
+    parked: list[Task]
+
+
+def sweep(connection: Connection, limit: int) -> Swept:
+    """See to what was sent or begun and went silent: at most `limit` go back to be sent again,
+    and as many are parked of which even the giving up went silent. Several at once are safe.
+    """
+    bounds = {"limit": limit, "max_attempts": MAX_ATTEMPTS}
+    parked = [Task(*row) for row in connection.execute(_PARK_SILENT, bounds)]
+    return Swept(connection.execute(_SWEEP, bounds).rowcount, parked)
+
+
+_PARKED = text(
+    """
+    SELECT task_id, actor, subject, attempts, created_at, last_error FROM tasks
+    WHERE state = 'PARKED' AND task_id > :after ORDER BY task_id LIMIT :limit
+    """
+)
+
+
+def list_parked(connection: Connection, *, after: int = 0, limit: int) -> list[ParkedTask]:
+    """Parked tasks of ids above `after`, in order."""
+    rows = connection.execute(_PARKED, {"after": after, "limit": limit})
+    return [ParkedTask(*row) for row in rows]
+
+
+_UNPARK = text(_to_pending("task_id = :task_id AND state = 'PARKED'", attempts="0"))
+
+
+def unpark(connection: Connection, task_id: int) -> bool:
+    """Try a parked task again, counting anew. False when no such task is parked."""
+    return connection.execute(_UNPARK, {"task_id": task_id}).rowcount == 1
+
+
+_BACKLOG = text(
+    """
+    SELECT actor, state, count(*),
+        GREATEST(0, extract(epoch FROM now() - min(due_at)))::double precision
+    FROM tasks GROUP BY actor, state ORDER BY actor, state
+    """
+)
+
+
+def backlog(connection: Connection) -> list[Backlog]:
+    """What there is to do, by actor and state."""
+    return [Backlog(*row) for row in connection.execute(_BACKLOG)]

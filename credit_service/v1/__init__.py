@@ -1,0 +1,1 @@
+"""Generated from protos/credit_service/v1 by scripts/contract.py. Not edited by hand."""

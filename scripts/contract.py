@@ -1,0 +1,200 @@
+"""Generates, checks, lints and releases the protobuf contract, offline.
+
+    python scripts/contract.py generate   write credit_service/v1 from protos/
+    python scripts/contract.py check      fail if credit_service/v1 is not what generate would write
+    python scripts/contract.py lint       buf lint and buf format
+    python scripts/contract.py breaking   compare with the contract last released
+    python scripts/contract.py release    keep the contract of today as the one last released
+    python scripts/contract.py imports    lay the google/type protos into .build/googleapis
+
+Exit status 0: all is well; 1: it is not, and standard error says why. Needs the development
+dependencies grpcio-tools, mypy-protobuf, googleapis-common-protos and buf-bin.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PROTOS = ROOT / "protos"
+PACKAGE = Path("credit_service") / "v1"
+GENERATED = ROOT / PACKAGE
+RELEASED = PROTOS / "released" / "credit_service_v1.binpb"
+GOOGLEAPIS = ROOT / ".build" / "googleapis"
+
+DESCRIPTORS = "descriptors.binpb"
+INIT = '"""Generated from protos/credit_service/v1 by scripts/contract.py. Not edited by hand."""\n'
+TIMEOUT_SECONDS = 120
+
+
+class ContractError(Exception):
+    """The contract, or what was made from it, is not as it should be."""
+
+
+def package_folder(module: str) -> Path:
+    """The folder an installed module lies in. Raises ContractError if it is not installed."""
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or spec.origin is None:
+        raise ContractError(f"{module} is not installed: install the development dependencies")
+    return Path(spec.origin).parent
+
+
+def include_folders() -> list[Path]:
+    """Where protoc resolves imports: ours, googleapis-common-protos, protobuf's own."""
+    google_type = package_folder("google.type.money_pb2")
+    return [PROTOS, google_type.parent.parent, package_folder("grpc_tools.protoc") / "_proto"]
+
+
+def run(*command: str | Path) -> None:
+    """Runs a command in the project's root. Raises ContractError with its output if it fails."""
+    # protoc finds its plugins, and this script finds buf, beside the interpreter that runs it.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    program = shutil.which(str(command[0]), path=path)
+    if program is None:
+        raise ContractError(f"{command[0]} is not installed: install the development dependencies")
+    result = subprocess.run(
+        [program, *map(str, command[1:])],
+        cwd=ROOT,
+        env={**os.environ, "PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise ContractError(result.stdout.strip() or f"{command[0]} failed")
+
+
+def write_package(folder: Path) -> None:
+    """Writes the whole generated package into an empty folder.
+
+    Modules and type stubs, gRPC modules for the files that hold a service, and the descriptor set
+    with the comments, which reflection serves. The same input gives the same bytes.
+    """
+    protos = sorted((PROTOS / PACKAGE).glob("*.proto"))
+    services = [proto for proto in protos if proto.stem.endswith("_service")]
+    includes = [f"-I{path}" for path in include_folders()]
+    protoc = [sys.executable, "-m", "grpc_tools.protoc", *includes]
+    with tempfile.TemporaryDirectory() as scratch:
+        run(
+            *protoc,
+            f"--python_out={scratch}",
+            f"--mypy_out=quiet,readable_stubs:{scratch}",
+            "--include_imports",
+            "--include_source_info",
+            f"--descriptor_set_out={scratch}/{DESCRIPTORS}",
+            *protos,
+        )
+        run(
+            *protoc,
+            f"--grpc_python_out={scratch}",
+            f"--mypy_grpc_out=quiet,readable_stubs,only_sync:{scratch}",
+            *services,
+        )
+        for made in (Path(scratch) / PACKAGE).iterdir():
+            shutil.copyfile(made, folder / made.name)
+        shutil.copyfile(Path(scratch) / DESCRIPTORS, folder / DESCRIPTORS)
+    (folder / "__init__.py").write_text(INIT, encoding="utf-8")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a folder by name, without what Python itself caches there."""
+    return {path.name: path.read_bytes() for path in folder.glob("*") if path.is_file()}
+
+
+def generate() -> None:
+    """Makes credit_service/v1 what the protos say, and removes files that no proto makes."""
+    with tempfile.TemporaryDirectory() as scratch:
+        write_package(Path(scratch))
+        wanted = contents(Path(scratch))
+    GENERATED.mkdir(parents=True, exist_ok=True)
+    current = contents(GENERATED)
+    for name in current.keys() - wanted.keys():
+        (GENERATED / name).unlink()
+    for name, data in wanted.items():
+        if current.get(name) != data:
+            (GENERATED / name).write_bytes(data)
+
+
+def check() -> None:
+    """Raises ContractError if credit_service/v1 differs from what generate would write."""
+    with tempfile.TemporaryDirectory() as scratch:
+        write_package(Path(scratch))
+        wanted = contents(Path(scratch))
+    current = contents(GENERATED)
+    differing = sorted(
+        name for name in wanted.keys() | current.keys() if wanted.get(name) != current.get(name)
+    )
+    if differing:
+        names = ", ".join(differing)
+        raise ContractError(f"{PACKAGE} is not what protos/ says ({names}): run generate")
+
+
+def imports() -> None:
+    """Lays the google/type protos where buf, and clients that load .proto files, find them."""
+    for proto in package_folder("google.type.money_pb2").glob("*.proto"):
+        target = GOOGLEAPIS / "google" / "type" / proto.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists() or target.read_bytes() != proto.read_bytes():
+            shutil.copyfile(proto, target)
+
+
+def lint() -> None:
+    """Raises ContractError if the protos break a lint rule or are not formatted."""
+    imports()
+    run("buf", "lint", "protos")
+    run("buf", "format", "protos", "--diff", "--exit-code")
+
+
+def breaking() -> None:
+    """Raises ContractError if the protos break callers of the contract last released."""
+    imports()
+    run("buf", "breaking", "protos", "--against", RELEASED)
+
+
+def release() -> None:
+    """Keeps the contract of today as the one last released. Refuses one that breaks callers."""
+    lint()
+    if RELEASED.exists():
+        breaking()
+    RELEASED.parent.mkdir(parents=True, exist_ok=True)
+    run("buf", "build", "protos", "--as-file-descriptor-set", "--exclude-source-info",
+        "--output", RELEASED)  # fmt: skip
+
+
+COMMANDS: dict[str, Callable[[], None]] = {
+    "generate": generate,
+    "check": check,
+    "lint": lint,
+    "breaking": breaking,
+    "release": release,
+    "imports": imports,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=COMMANDS)
+    command = parser.parse_args().command
+    try:
+        COMMANDS[command]()
+    except ContractError as error:
+        print(f"contract {command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,485 @@
+"""Every page of the console and the whole checklist, as a person goes through them."""
+
+import csv
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from google.type.decimal_pb2 import Decimal as DecimalMessage
+from google.type.money_pb2 import Money
+from playwright.sync_api import Page, expect
+
+from credit_service import samples
+from credit_service.v1 import credit_service_pb2 as pb
+from tests.browser.conftest import OpenTab, Place
+
+
+def soon(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Asks again until it holds."""
+    give_up = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < give_up, "it never came to hold"
+        time.sleep(0.1)
+
+
+def loans_of(place: Place, customer_id: int) -> list[int]:
+    request = pb.ListLoansRequest(customer_id=customer_id, page_size=1000)
+    return [each.loan_id for each in place.credit.ListLoans(request, timeout=10).loans]
+
+
+def registered(place: Place, phone_number: str, income: int = 100_000) -> int:
+    request = pb.RegisterCustomerRequest(
+        request_id=str(uuid4()),
+        first_name="Meera",
+        last_name="Iyer",
+        age=41,
+        monthly_income=Money(units=income),
+        phone_number=phone_number,
+    )
+    return place.credit.RegisterCustomer(request, timeout=10).customer.customer_id
+
+
+def fill_ask(page: Page, customer_id: int, amount: str, rate: str, months: str) -> None:
+    page.get_by_label("Customer id").fill(str(customer_id))
+    page.get_by_label("Loan amount").fill(amount)
+    page.get_by_label("Yearly rate").fill(rate)
+    page.get_by_label("Months").fill(months)
+
+
+def test_the_front_door_leads_to_the_dashboard_which_is_alive(place: Place, page: Page) -> None:
+    page.goto("/")
+    expect(page).to_have_url(f"{place.url}/qa/")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Dashboard")
+    health = page.get_by_label("Health")
+    expect(health.get_by_text("Serving", exact=True)).to_have_count(3)
+    expect(page.get_by_label("Recent ingestions")).to_contain_text("customer_data.xlsx")
+    feed = page.get_by_label("Live events")
+    expect(feed.get_by_text("live", exact=True)).to_be_visible()
+    customer_id = registered(place, "+917300000001")
+    expect(feed.get_by_text(f"Customer {customer_id} registered")).to_be_visible()
+    request = pb.CreateLoanRequest(
+        customer_id=customer_id,
+        loan_amount=Money(units=77_777),
+        interest_rate=DecimalMessage(value="12"),
+        tenure_months=12,
+    )
+    decision_id = place.credit.CreateLoan(request, timeout=10).decision_id
+    expect(feed.get_by_text("₹77,777: No credit history")).to_be_visible()
+    # The figures beside the feed follow what happened.
+    recent = page.get_by_label("Recent decisions")
+    expect(recent.get_by_role("link", name=str(decision_id), exact=True)).to_be_visible()
+    expect(page.get_by_label("Why declined")).to_contain_text("No credit history")
+
+
+def test_two_tabs_share_one_stream_and_hear_the_same(place: Place, open_tab: OpenTab) -> None:
+    first, second = open_tab().page, open_tab().page
+    for page in (first, second):
+        page.goto("/qa/")
+        expect(page.get_by_text("live", exact=True)).to_be_visible()
+    customer_id = registered(place, "+917300000002")
+    for page in (first, second):
+        expect(page.get_by_text(f"Customer {customer_id} registered")).to_be_visible()
+
+
+def test_registering_says_all_that_is_wrong_and_then_registers_once(open_tab: OpenTab) -> None:
+    tab = open_tab()
+    tab.expected.append("400")
+    page = tab.page
+    page.goto("/qa/customers/new")
+    page.get_by_label("Age").fill("17")
+    page.get_by_label("Monthly income").fill("0")
+    page.get_by_label("Phone number").fill("12")
+    page.get_by_role("button", name="Register").click()
+    expect(page.locator("[aria-invalid=true]")).to_have_count(5)
+    expect(page.get_by_role("alert")).to_contain_text("5 fields need another look.")
+    page.get_by_label("First name").fill("  Asha ")
+    page.get_by_label("Last name").fill("<b>Rao</b>")
+    page.get_by_label("Age").fill("34")
+    page.get_by_label("Monthly income").fill("₹62,500")
+    page.get_by_label("Phone number").fill("073000 00003")
+    page.get_by_role("button", name="Register").dblclick()
+    expect(page.get_by_role("status")).to_contain_text("is registered.")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Asha <b>Rao</b>")
+    expect(page.locator("main")).to_contain_text("+917300000003")
+    expect(page.locator("main")).to_contain_text("₹23,00,000")
+    page.get_by_text(re.compile(r"calls? behind this page")).click()
+    expect(page.locator(".call").first).to_contain_text("RegisterCustomer")
+    page.goto("/qa/customers?query=Asha")
+    expect(page.get_by_role("link", name="Asha <b>Rao</b>")).to_have_count(1)
+
+
+def test_a_phone_number_that_is_taken_is_said_beside_its_field(
+    place: Place, open_tab: OpenTab
+) -> None:
+    tab = open_tab()
+    tab.expected.append("409")
+    registered(place, "+917300000004")
+    page = tab.page
+    page.goto("/qa/customers/new")
+    for label, value in (
+        ("First name", "A"),
+        ("Last name", "B"),
+        ("Age", "30"),
+        ("Monthly income", "10000"),
+        ("Phone number", "+91 73000 00004"),
+    ):
+        page.get_by_label(label).fill(value)
+    page.get_by_role("button", name="Register").click()
+    field = page.get_by_label("Phone number")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(field).to_have_accessible_description(re.compile("phone number", re.IGNORECASE))
+
+
+def test_customers_are_found_by_id_name_and_phone_and_paged(place: Place, page: Page) -> None:
+    page.goto("/qa/")
+    search = page.get_by_role("search").get_by_role("searchbox")
+    search.fill(str(samples.GOOD_CUSTOMER_ID))
+    search.press("Enter")
+    expect(page).to_have_url(f"{place.url}/qa/customers/{samples.GOOD_CUSTOMER_ID}")
+    name = page.get_by_role("heading", level=1).inner_text()
+    page.goto(f"/qa/customers?query={name.split()[0]}")
+    expect(page.get_by_role("link", name=name).first).to_be_visible()
+    for number in range(12):
+        registered(place, f"+9173111000{number:02d}")
+    page.goto("/qa/customers?query=zzz")
+    expect(page.locator("main")).to_contain_text("name or phone number begins so.")
+    page.goto("/qa/customers")
+    rows = page.locator("tbody tr")
+    expect(rows).to_have_count(50)
+    page.get_by_role("link", name="Next page").click()
+    assert rows.count() >= 1
+    page.get_by_role("link", name="First page").click()
+    expect(rows).to_have_count(50)
+
+
+@pytest.mark.parametrize(
+    ("customer_id", "asked", "outcome", "rule"),
+    [
+        (samples.GOOD_CUSTOMER_ID, "8", "Would be approved", "The rate asked for stands."),
+        (samples.MIDDLE_BAND_CUSTOMER_ID, "8", "Would be approved", "corrected from 8 % to 12 %"),
+        (samples.LOW_BAND_CUSTOMER_ID, "8", "Would be approved", "corrected from 8 % to 16 %"),
+        (samples.BAD_CUSTOMER_ID, "8", "Would be declined", "CREDIT_SCORE_TOO_LOW"),
+        (samples.OVER_LIMIT_CUSTOMER_ID, "8", "Would be declined", "DEBT_EXCEEDS_APPROVED_LIMIT"),
+        (samples.NO_HISTORY_CUSTOMER_ID, "8", "Would be declined", "NO_CREDIT_HISTORY"),
+    ],
+)
+def test_the_simulator_tells_the_rule_that_decided(
+    page: Page, customer_id: int, asked: str, outcome: str, rule: str
+) -> None:
+    page.goto("/qa/eligibility")
+    fill_ask(page, customer_id, "5,000", asked, "12")
+    expect(page.get_by_role("heading", name=outcome)).to_be_visible()
+    expect(page.get_by_role("table")).to_contain_text(rule)
+    expect(page.locator(".bars .bar")).to_have_count(4)
+
+
+def test_the_simulator_answers_while_one_types_and_takes_the_counter_offer(
+    place: Place, page: Page
+) -> None:
+    page.goto("/qa/eligibility")
+    expect(page.locator("#answer")).to_contain_text("Type a customer")
+    page.get_by_label("Customer id").press_sequentially(str(samples.GOOD_CUSTOMER_ID))
+    expect(page.locator("#answer")).to_contain_text("Not an answer yet")
+    fill_ask(page, samples.GOOD_CUSTOMER_ID, "50,00,000", "12", "6")
+    expect(page.get_by_role("heading", name="Would be declined")).to_be_visible()
+    expect(page.locator("tr.decided")).to_contain_text("EMI_BURDEN_TOO_HIGH")
+    page.get_by_role("button", name="Take this amount").click()
+    expect(page.get_by_role("heading", name="Would be approved")).to_be_visible()
+    amount = page.get_by_label("Loan amount").input_value()
+    page.get_by_label("Loan amount").fill(str(int(amount) + 1))
+    expect(page.get_by_role("heading", name="Would be declined")).to_be_visible()
+    # The address holds what was asked, and the page works without the script too.
+    page.reload()
+    expect(page.get_by_role("heading", name="Would be declined")).to_be_visible()
+    page.get_by_label("Months").fill("nonsense")
+    expect(page.locator("#answer")).to_contain_text("Type a whole number.")
+    page.get_by_label("Months").fill("481")
+    expect(page.locator("#answer")).to_contain_text("480")
+    page.get_by_label("Customer id").fill("999999999")
+    page.get_by_label("Months").fill("12")
+    expect(page.locator("#answer")).to_contain_text("CUSTOMER_NOT_FOUND")
+
+
+def test_applying_takes_two_steps_and_books_once_whatever_is_pressed(
+    place: Place, page: Page
+) -> None:
+    customer_id = samples.GOOD_CUSTOMER_ID
+    before = loans_of(place, customer_id)
+    page.goto(f"/qa/apply?customer_id={customer_id}")
+    fill_ask(page, customer_id, "25,000", "11.5", "18")
+    page.get_by_role("button", name="Check").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Confirm the application")
+    request_id = page.locator("input[name=request_id]").input_value()
+    page.reload()
+    assert page.locator("input[name=request_id]").input_value() == request_id
+    assert loans_of(place, customer_id) == before
+    review = page.url
+    page.get_by_role("button", name="Confirm and book").dblclick()
+    expect(page.get_by_role("status")).to_contain_text("Approved: ₹25,000.00 over 18 months")
+    decision = page.url
+    page.reload()
+    assert len(loans_of(place, customer_id)) == len(before) + 1
+    # Back to the form, and once more: the same decision, no second loan.
+    page.goto(review)
+    page.get_by_role("button", name="Confirm and book").click()
+    expect(page).to_have_url(decision)
+    assert len(loans_of(place, customer_id)) == len(before) + 1
+
+
+def test_a_form_sent_twice_at_once_books_once(place: Place, page: Page) -> None:
+    customer_id = samples.GOOD_CUSTOMER_ID
+    before = len(loans_of(place, customer_id))
+    page.goto(
+        f"/qa/apply/review?customer_id={customer_id}&loan_amount=10000&interest_rate=12"
+        "&tenure_months=12"
+    )
+    sent = page.evaluate(
+        """async () => {
+            const form = document.querySelector("form.confirm");
+            const once = () => fetch(form.action, {method: "POST", body: new FormData(form)});
+            const answers = await Promise.all([once(), once(), once()]);
+            return answers.map((answer) => answer.url);
+        }"""
+    )
+    assert len(set(sent)) == 1
+    assert len(loans_of(place, customer_id)) == before + 1
+
+
+def test_the_decision_page_tells_inputs_score_and_rules(place: Place, page: Page) -> None:
+    page.goto(
+        f"/qa/apply/review?customer_id={samples.BAD_CUSTOMER_ID}&loan_amount=50000"
+        "&interest_rate=9&tenure_months=24"
+    )
+    page.get_by_role("button", name="Apply all the same").click()
+    expect(page.get_by_role("heading", name="Declined", exact=True)).to_be_visible()
+    expect(page.locator("tr.decided")).to_contain_text("CREDIT_SCORE_TOO_LOW")
+    waterfall = page.locator("table.waterfall")
+    expect(waterfall.locator("tbody tr")).to_have_count(4)
+    expect(waterfall.locator("tfoot")).to_contain_text("Score")
+    expect(page.get_by_label("What it was decided on")).to_contain_text("Monthly income")
+    page.get_by_text("The stored inputs, byte for byte").click()
+    stored = json.loads(page.get_by_label("Stored inputs").inner_text())
+    assert stored["ask"]["principal_paise"] == 5_000_000
+    page.goto("/qa/decisions")
+    expect(page.locator("tbody tr").first).to_contain_text("₹50,000")
+
+
+def test_a_loan_is_paid_and_its_schedule_taken_along(place: Place, open_tab: OpenTab) -> None:
+    tab = open_tab()
+    tab.expected += ["409", "400"]
+    page = tab.page
+    customer_id = samples.GOOD_CUSTOMER_ID
+    request = pb.CreateLoanRequest(
+        customer_id=customer_id,
+        loan_amount=Money(units=12_000),
+        interest_rate=DecimalMessage(value="12"),
+        tenure_months=3,
+    )
+    loan = place.credit.CreateLoan(request, timeout=10).loan
+    page.goto(f"/qa/loans/{loan.loan_id}")
+    expect(page).to_have_url(f"{place.url}/qa/customers/{customer_id}/loans/{loan.loan_id}")
+    expect(page.get_by_role("img", name=re.compile("Balance falling"))).to_be_visible()
+    expect(page.get_by_label("Schedule").locator("tbody tr")).to_have_count(3)
+
+    page.get_by_label("Amount").fill("99,999")
+    page.get_by_role("button", name="Record the payment").click()
+    expect(page.get_by_role("alert")).to_contain_text("PAYMENT_EXCEEDS_OUTSTANDING")
+    page.get_by_label("Amount").fill("many")
+    page.get_by_role("button", name="Record the payment").click()
+    expect(page.get_by_label("Amount")).to_have_attribute("aria-invalid", "true")
+
+    page.goto(page.url.removesuffix("/pay"))
+    page.get_by_role("button", name="Record the payment").dblclick()
+    expect(page.get_by_role("status")).to_contain_text("It settled one installment.")
+    expect(page.get_by_label("Terms and standing")).to_contain_text("1 of 3")
+    page.reload()
+    expect(page.get_by_label("Terms and standing")).to_contain_text("1 of 3")
+
+    with page.expect_download() as taken:
+        page.get_by_role("link", name="Schedule as CSV").click()
+    assert taken.value.suggested_filename == f"loan-{customer_id}-{loan.loan_id}-schedule.csv"
+    text = Path(taken.value.path()).read_text(encoding="utf-8")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["state"] for row in rows] == ["SETTLED", "UPCOMING", "UPCOMING"]
+    assert rows[-1]["balance"] == "0.00"
+
+    outstanding = page.locator("dt:has-text('Outstanding') + dd").inner_text()
+    page.get_by_label("Amount").fill(outstanding)
+    page.get_by_role("button", name="Record the payment").click()
+    expect(page.get_by_role("status")).to_contain_text("The loan is closed.")
+    expect(page.locator("main")).to_contain_text("takes no payment any more")
+
+    # The events that tell of the payments follow within moments.
+    def shown() -> bool:
+        page.goto(f"/qa/customers/{customer_id}")
+        return page.get_by_label("Payments", exact=True).locator("tbody tr").count() >= 2
+
+    soon(shown)
+    expect(page.get_by_role("img", name=re.compile("Score history"))).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("^Debt "))).to_be_visible()
+
+
+def test_a_loan_id_that_customers_share_is_a_choice(place: Place, page: Page) -> None:
+    response = page.goto(f"/qa/loans/{samples.SHARED_LOAN_ID}")
+    assert response is not None
+    assert response.status == 300
+    page.get_by_role("link", name=f"customer {samples.MIDDLE_BAND_CUSTOMER_ID}").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text(str(samples.SHARED_LOAN_ID))
+    expect(page.locator(".sub")).to_contain_text(f"customer {samples.MIDDLE_BAND_CUSTOMER_ID}")
+
+
+def rows_file(folder: Path, bad_rows: int) -> Path:
+    """Loans of a customer, of whom `bad_rows` have a tenure that is a formula's text."""
+    header = (
+        "Customer ID,Loan ID,Loan Amount,Tenure,Interest Rate,Monthly payment,"
+        "EMIs paid on Time,Date of Approval,End Date"
+    )
+    lines = [header]
+    for number in range(1, 41):
+        tenure = f"=cmd|'{number}'!A1" if number <= bad_rows else "12"
+        lines.append(f"1,{7_000_000 + number},50000,{tenure},12,4500,12,2015-01-05,2016-01-05")
+    path = folder / "loans with faults.csv"
+    path.write_text("\r\n".join(lines) + "\r\n", encoding="utf-8")
+    return path
+
+
+def test_a_file_is_tried_then_loaded_and_its_bad_rows_told(
+    place: Place, page: Page, tmp_path: Path
+) -> None:
+    page.goto("/qa/ingestions")
+    real = page.get_by_role("button", name="Load for real")
+    expect(real).to_be_disabled()
+    page.get_by_label("Drop a .xlsx").set_input_files(rows_file(tmp_path, bad_rows=30))
+    page.get_by_label("loans", exact=True).check()
+    page.get_by_role("button", name="Dry run").click()
+    progress = page.locator(".progress")
+    expect(progress).to_have_attribute("data-ended", "yes")
+    expect(progress).to_contain_text("Dry run")
+    counts = progress.locator(".counts")
+    expect(counts).to_have_text(re.compile(r"Read\s*40\s*Inserted\s*10.*Rejected\s*30", re.DOTALL))
+
+    expect(real).to_be_enabled()
+    real.click()
+    expect(page.get_by_text("The file is loaded.").last).to_be_visible()
+    expect(counts).to_have_text(re.compile(r"Read\s*40\s*Inserted\s*10.*Rejected\s*30", re.DOTALL))
+    expect(page.get_by_label("Ingestions so far")).to_contain_text("loans with faults.csv")
+    # Another file has to be tried first again.
+    expect(real).to_be_disabled()
+
+    progress.get_by_role("link", name="See what was wrong").click()
+    errors = page.get_by_label("Row errors", exact=True).locator("tbody tr")
+    expect(errors).to_have_count(25)
+    expect(errors.first).to_contain_text("NOT_A")
+    expect(errors.first).to_contain_text("=cmd|'1'!A1")
+    page.get_by_role("link", name="Next page").click()
+    expect(errors).to_have_count(5)
+    with page.expect_download() as taken:
+        page.get_by_role("link", name="Row errors as CSV").click()
+    rows = list(csv.DictReader(Path(taken.value.path()).read_text(encoding="utf-8").splitlines()))
+    assert len(rows) == 30
+    assert rows[0]["found"] == "'=cmd|'1'!A1"
+
+
+def test_a_file_is_dropped_onto_its_place(page: Page) -> None:
+    page.goto("/qa/ingestions")
+    dropped = page.evaluate_handle(
+        """() => {
+            const data = new DataTransfer();
+            data.items.add(new File(["x"], "dropped.csv", {type: "text/csv"}));
+            return data;
+        }"""
+    )
+    page.dispatch_event("[data-drop]", "drop", {"dataTransfer": dropped})
+    assert page.get_by_label("Drop a .xlsx").input_value().endswith("dropped.csv")
+    page.get_by_role("button", name="Dry run").click()
+    expect(page.locator(".progress, [data-upload-problem]:not(:empty)").first).to_be_visible()
+    expect(page.locator(".progress .box, [data-upload-problem]:not(:empty)").first).to_be_visible()
+
+
+def test_the_whole_checklist_passes(page: Page) -> None:
+    page.goto("/qa/checks")
+    items = page.locator(".check").count()
+    page.get_by_role("button", name="Run all").click()
+    page.locator("[data-run-all][disabled]").wait_for(state="detached", timeout=60_000)
+    failed = page.locator(".check[data-result=fail]").all_inner_texts()
+    assert not failed, "\n\n".join(failed)
+    expect(page.locator(".check[data-result=pass]")).to_have_count(items)
+    expect(page.get_by_role("status")).to_have_text(f"{items} of {items} passed")
+
+
+def test_an_item_that_fails_says_expected_and_found(place: Place, open_tab: OpenTab) -> None:
+    """A check that cannot fail is a defect: this one asks a service that is not there."""
+    tab = open_tab()
+    page = tab.page
+    page.goto("/qa/checks")
+    page.route(
+        "**/qa/checks/no-history",
+        lambda route: route.continue_(url=f"{place.url}/qa/checks/unknown-item"),
+    )
+    tab.expected.append("404")
+    item = page.locator("#check-no-history")
+    item.get_by_role("button").click()
+    expect(page.get_by_role("status")).to_contain_text("does not answer")
+    expect(item).to_have_attribute("data-result", "none")
+
+
+def test_a_call_shown_for_buf_is_the_call(place: Place, page: Page) -> None:
+    page.goto(f"/qa/customers/{samples.GOOD_CUSTOMER_ID}")
+    page.get_by_text(re.compile(r"calls? behind this page")).click()
+    command = page.locator(".call").first.locator("code", has_text="buf curl").inner_text()
+    words = shlex.split(command)
+    words[0] = str(Path(sys.executable).parent / "buf")
+    answered = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
+    customer = json.loads(answered.stdout)["customer"]
+    assert customer["customerId"] == str(samples.GOOD_CUSTOMER_ID)
+
+
+def test_the_console_is_used_by_keyboard_alone(page: Page) -> None:
+    page.goto("/qa/eligibility")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Customer id")).to_be_focused()
+    page.keyboard.type(str(samples.GOOD_CUSTOMER_ID))
+    for value in ("5000", "12", "12"):
+        page.keyboard.press("Tab")
+        page.keyboard.type(value)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Would be approved")).to_be_visible()
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline != "none"
+
+
+def test_a_phone_has_the_menu_behind_a_button(open_tab: OpenTab) -> None:
+    page = open_tab(narrow=True).page
+    page.goto("/qa/")
+    link = page.get_by_role("link", name="Simulator")
+    expect(link).to_be_hidden()
+    menu = page.get_by_role("button", name="Menu")
+    expect(menu).to_have_attribute("aria-expanded", "false")
+    menu.click()
+    expect(menu).to_have_attribute("aria-expanded", "true")
+    link.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Eligibility simulator")
+
+
+def test_pages_work_without_scripts(place: Place, browser: object) -> None:
+    context = browser.new_context(base_url=place.url, java_script_enabled=False)  # type: ignore[attr-defined]
+    page = context.new_page()
+    page.goto("/qa/eligibility")
+    fill_ask(page, samples.GOOD_CUSTOMER_ID, "5000", "12", "12")
+    page.get_by_role("button", name="Check").click()
+    expect(page.get_by_role("heading", name="Would be approved")).to_be_visible()
+    page.goto("/qa/checks")
+    page.locator("#check-no-history").get_by_role("button").click()
+    expect(page.locator("#check-no-history")).to_have_attribute("data-result", "pass")
+    context.close()

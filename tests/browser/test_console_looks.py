@@ -1,0 +1,258 @@
+"""How every page looks and reads: accessible by axe's rules in light and dark, whole on a phone,
+and pictured for the documentation.
+
+`SCREENSHOTS=docs/images pytest tests/browser` writes the pictures there; otherwise they are made
+and measured only.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from google.type.money_pb2 import Money
+from playwright.sync_api import Browser, Page, expect
+
+from credit_service import samples
+from credit_service.console.checklist import Bench, loan_row
+from credit_service.console.service import Service
+from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import event_pb2, ingestion_pb2
+from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
+from tests.browser.conftest import OpenTab, Place, Tab, new_context
+
+MAX_PICTURE_BYTES = 300 * 1024
+_DAY_SECONDS = 86_400
+
+
+@pytest.fixture(scope="module")
+def story(place: Place) -> dict[str, str]:
+    """Addresses of pages with a life behind them: a customer of a year's loans and payments."""
+    bench = Bench(Service(place.channel, ""))
+    service = bench.service
+    days_ago = 330
+
+    def at(days: int) -> None:
+        place.clock_file.write_text(str(-days * _DAY_SECONDS), encoding="ascii")
+
+    def told(count: int) -> None:
+        """Wait until so many loans and payments were told of, and a moment for their scores."""
+        kinds = (
+            event_pb2.CREDIT_EVENT_TYPE_LOAN_CREATED,
+            event_pb2.CREDIT_EVENT_TYPE_PAYMENT_RECORDED,
+        )
+        give_up = time.monotonic() + 10
+        while len(service.history(customer_id, *kinds)) < count and time.monotonic() < give_up:
+            time.sleep(0.05)
+        time.sleep(0.15)
+
+    try:
+        at(days_ago)
+        customer = service.register(
+            pb.RegisterCustomerRequest(
+                request_id=str(uuid4()),
+                first_name="Ananya",
+                last_name="Krishnan",
+                age=36,
+                monthly_income=Money(units=85_000),
+                phone_number="+917300500001",
+            )
+        )
+        customer_id = customer.customer_id
+        bench.ingest([loan_row(customer_id, number, 60_000, 10) for number in (1, 2, 3)])
+        loan = bench.apply(customer_id, 480_000, "11.5", 36).loan
+        told(1)
+        for month in range(1, 11):
+            at(days_ago - 30 * month)
+            service.pay(
+                pb.RecordPaymentRequest(
+                    request_id=str(uuid4()),
+                    customer_id=customer_id,
+                    loan_id=loan.loan_id,
+                    amount=loan.monthly_installment,
+                )
+            )
+            if month == 6:
+                bench.apply(customer_id, 90_000, "13", 12)
+            told(1 + month)
+    finally:
+        at(0)
+    declined = bench.apply(customer_id, 2_400_000, "12", 48)
+    rejected = place.samples.loan_path.parent / "rejected.csv"
+    rejected.write_text(
+        "Customer ID,Loan ID,Loan Amount,Tenure,Interest Rate,Monthly payment,EMIs paid on Time,"
+        "Date of Approval,End Date\r\n"
+        "1,881,50000,12,12,4500,12,2015-01-05,2016-01-05\r\n"
+        "1,882,50000,twelve,12,4500,12,2015-01-05,2016-01-05\r\n"
+        "99999,1,50000,12,12,4500,12,2015-01-05,2016-01-05\r\n"
+        "2,883,50000,12,120,4500,12,2015-13-05,2016-01-05\r\n",
+        encoding="utf-8",
+    )
+    ask = f"customer_id={customer_id}&loan_amount=900000&interest_rate=12&tenure_months=18"
+    return {
+        "dashboard": "/qa/",
+        "customers": "/qa/customers?query=A",
+        "register": "/qa/customers/new",
+        "customer": f"/qa/customers/{customer_id}",
+        "loan": f"/qa/customers/{customer_id}/loans/{loan.loan_id}",
+        "shared-loan": f"/qa/loans/{samples.SHARED_LOAN_ID}",
+        "simulator": f"/qa/eligibility?{ask}",
+        "apply": "/qa/apply",
+        "review": f"/qa/apply/review?{ask}",
+        "decisions": "/qa/decisions",
+        "decision": f"/qa/decisions/{declined.decision_id}",
+        "ingestions": "/qa/ingestions",
+        "ingestion": _uploaded(service, rejected),
+        "checks": "/qa/checks",
+        "login": "/qa/login",
+        "not-found": "/qa/customers/999999",
+    }
+
+
+def _uploaded(service: Service, path: Path) -> str:
+    header = ingestion_pb.UploadSpreadsheetHeader(
+        ingestion_id=str(uuid4()),
+        kind=ingestion_pb2.INGESTION_KIND_LOANS,
+        filename=path.name,
+    )
+    service.upload(header, iter([path.read_bytes()]))
+    return f"/qa/ingestions/{header.ingestion_id}"
+
+
+PAGES = (
+    "dashboard",
+    "customers",
+    "register",
+    "customer",
+    "loan",
+    "shared-loan",
+    "simulator",
+    "apply",
+    "review",
+    "decisions",
+    "decision",
+    "ingestions",
+    "ingestion",
+    "checks",
+    "login",
+    "not-found",
+)
+
+
+def go(page: Page, path: str) -> None:
+    """To a page, and until what loads later is there."""
+    page.goto(path)
+    if path == "/qa/":
+        expect(page.locator(".event").first).to_be_visible()
+    if re.fullmatch(r"/qa/ingestions/.+", path):
+        expect(page.locator(".progress")).to_have_attribute("data-ended", "yes")
+
+
+def faults(page: Page, axe: str, rules: dict[str, Any]) -> list[str]:
+    """What axe finds, a line each."""
+    # Evaluated and not added as a script, which the page's policy would rightly refuse.
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(axe)
+    options = {"resultTypes": ["violations"], "preload": False, **rules}
+    found = page.evaluate(
+        "async (options) => (await axe.run(document, options)).violations", options
+    )
+    return [
+        f"{fault['impact']}: {fault['id']}: {node['html'][:160]} ({node['failureSummary']})"
+        for fault in found
+        for node in fault["nodes"]
+    ]
+
+
+@pytest.fixture(scope="module")
+def tab(browser: Browser, place: Place) -> Iterator[Tab]:
+    """One tab for all pages, for a browser that has the console's files already is quicker."""
+    context = new_context(browser, place.url)
+    yield Tab(context.new_page())
+    context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_accessible_in_light_and_dark_and_whole_on_a_phone(
+    story: dict[str, str], tab: Tab, axe: str, name: str
+) -> None:
+    page = tab.page
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size({"width": 1360, "height": 900})
+    go(page, story[name])
+    # Calls are folded away; what is in them is to be looked at too.
+    for summary in page.locator("main > .terminal > summary").all():
+        summary.click()
+    assert faults(page, axe, {}) == []
+    page.emulate_media(color_scheme="dark")
+    assert faults(page, axe, {"runOnly": ["color-contrast"]}) == []
+    page.set_viewport_size({"width": 320, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320, "wider than a phone"
+    if name in ("customer", "simulator", "ingestions"):
+        assert faults(page, axe, {}) == []
+    tab.expected = ["404", "300"] if name in ("shared-loan", "not-found") else []
+    tab.check()
+
+
+def test_a_failed_item_and_a_bad_form_are_accessible_too(open_tab: OpenTab, axe: str) -> None:
+    tab = open_tab()
+    tab.expected.append("400")
+    page = tab.page
+    page.goto("/qa/customers/new")
+    page.get_by_role("button", name="Register").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    assert faults(page, axe, {}) == []
+    page.goto("/qa/checks")
+    item = page.locator("#check-no-history")
+    item.get_by_role("button").click()
+    expect(item).to_have_attribute("data-result", "pass")
+    item.locator("summary").click()
+    assert faults(page, axe, {}) == []
+
+
+Picture = tuple[str, str, dict[str, bool]]
+
+PICTURES: tuple[Picture, ...] = (
+    ("dashboard", "dashboard", {}),
+    ("simulator", "simulator", {}),
+    ("simulator-dark", "simulator", {"dark": True}),
+    ("customer", "customer", {}),
+    ("loan-dark", "loan", {"dark": True}),
+    ("decision", "decision", {}),
+    ("ingestion", "ingestion", {}),
+    ("checklist", "checks", {}),
+    ("simulator-phone", "simulator", {"narrow": True}),
+    ("customer-phone-dark", "customer", {"narrow": True, "dark": True}),
+)
+
+
+def _before_the_picture(page: Page, name: str) -> None:
+    if name == "checks":
+        page.locator("[data-run-flow]").nth(1).click()
+        page.locator("[data-run-flow][disabled]").wait_for(state="detached", timeout=30_000)
+    page.evaluate("window.scrollTo(0, 0); document.activeElement.blur()")
+    # Dots, fades and late fonts come to rest.
+    page.wait_for_timeout(150)
+
+
+@pytest.mark.parametrize(("picture", "name", "kind"), PICTURES, ids=[each[0] for each in PICTURES])
+def test_a_picture_is_taken(
+    story: dict[str, str],
+    open_tab: Callable[..., Any],
+    tmp_path: Path,
+    picture: str,
+    name: str,
+    kind: dict[str, bool],
+) -> None:
+    page = open_tab(**kind).page
+    go(page, story[name])
+    _before_the_picture(page, name)
+    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"console-{picture}.png"
+    page.screenshot(path=path)
+    assert 10 * 1024 < path.stat().st_size <= MAX_PICTURE_BYTES

@@ -1,0 +1,355 @@
+"""What the console refuses, and what it says when the service does."""
+
+import http.client
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from urllib.parse import urlencode, urlsplit
+
+import pytest
+from joserfc import jwt
+from joserfc.jwk import ECKey
+from playwright.sync_api import Page, expect
+
+from credit_service import samples
+from credit_service.console import app
+from credit_service.console.security import HEADERS
+from credit_service.settings import Settings
+from tests.browser.conftest import OpenTab, Place, process
+
+
+class Visitor:
+    """Speaks HTTP to the console without a browser's good manners."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname or "", parts.port or 0
+        self.cookie = ""
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: str | bytes | None = None,
+        **headers: str,
+    ) -> tuple[int, dict[str, str], str]:
+        """Status, headers and text of the answer."""
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if self.cookie:
+            sent["cookie"] = self.cookie
+        if isinstance(body, str):
+            sent.setdefault("content-type", "application/x-www-form-urlencoded")
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=15)
+        try:
+            connection.request(method, path, body, sent)
+            response = connection.getresponse()
+            answered = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, answered, response.read().decode(errors="replace")
+        finally:
+            connection.close()
+
+    def enter(self) -> str:
+        """Take up a session; the token of its forms."""
+        _, headers, text = self.ask("GET", "/qa/customers/new")
+        self.cookie = headers["set-cookie"].partition(";")[0]
+        match = re.search(r'name="csrf_token" value="([0-9a-f]+)"', text)
+        assert match is not None
+        return match.group(1)
+
+
+@pytest.fixture
+def visitor(place: Place) -> Visitor:
+    return Visitor(place.url)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/qa/",
+        "/qa/checks",
+        "/qa/nowhere",
+        "/qa/static/console.css",
+        "/healthz",
+        "/",
+        "/qa/customers/x",
+    ],
+)
+def test_every_answer_carries_the_policies(visitor: Visitor, path: str) -> None:
+    _, headers, _ = visitor.ask("GET", path)
+    assert {name: headers.get(name) for name in HEADERS} == dict(HEADERS)
+    assert "unsafe" not in headers["content-security-policy"]
+    assert "server" not in headers
+    expected = "immutable" if "static" in path else "no-store"
+    assert expected in headers["cache-control"]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("127.0.0.1:80", 200),
+        ("[::1]:8080", 200),
+        ("evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("evil.example:127", 421),
+        ("[", 421),
+        ("", 421),
+    ],
+)
+def test_only_names_of_this_machine_are_answered_to(
+    visitor: Visitor, host: str, status: int
+) -> None:
+    assert visitor.ask("GET", "/qa/login", host=host)[0] == status
+
+
+FORM = urlencode({"first_name": "A", "last_name": "B", "age": "1"})
+
+
+def test_a_form_needs_its_sessions_token(visitor: Visitor) -> None:
+    token = visitor.enter()
+    good = f"{FORM}&csrf_token={token}"
+    assert visitor.ask("POST", "/qa/customers/new", FORM)[0] == 403
+    assert visitor.ask("POST", "/qa/customers/new", f"{FORM}&csrf_token={'0' * 64}")[0] == 403
+    assert visitor.ask("POST", "/qa/customers/new", good)[0] == 400  # taken, and its fields judged
+    for name, value in (
+        ("origin", "http://evil.example"),
+        ("origin", "null"),
+        ("sec_fetch_site", "cross-site"),
+        ("sec_fetch_site", "same-site"),
+    ):
+        assert visitor.ask("POST", "/qa/customers/new", good, **{name: value})[0] == 403
+    other = Visitor(f"http://{visitor._host}:{visitor._port}")
+    other.enter()
+    assert other.ask("POST", "/qa/customers/new", good)[0] == 403
+    other.cookie = ""
+    assert other.ask("POST", "/qa/customers/new", good)[0] == 403
+
+
+def test_every_address_that_writes_asks_for_the_token(visitor: Visitor) -> None:
+    visitor.enter()
+    for method, path, _ in app._PAGES:
+        if method == "POST":
+            concrete = re.sub(r"\{[a-z_]+\}", "1", path)
+            assert visitor.ask("POST", concrete, "x=y")[0] == 403, concrete
+            assert visitor.ask("PUT", concrete, "x=y")[0] == 405, concrete
+
+
+def test_a_cookie_that_was_changed_is_a_strangers(visitor: Visitor) -> None:
+    token = visitor.enter()
+    visitor.cookie = visitor.cookie[:-2]
+    assert visitor.ask("POST", "/qa/customers/new", f"{FORM}&csrf_token={token}")[0] == 403
+
+
+def test_a_link_from_elsewhere_does_not_sign_anybody_out(visitor: Visitor) -> None:
+    status, headers, text = visitor.ask(
+        "GET", "/qa/customers?query=%3Cx%3E", sec_fetch_site="cross-site"
+    )
+    assert status == 200
+    assert "set-cookie" not in headers
+    assert headers["refresh"] == "0; url=/qa/customers?query=%3Cx%3E"
+    assert "<x>" not in text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/qa/customers/0",
+        "/qa/customers/-1",
+        "/qa/customers/99999999999999999999999",
+        "/qa/customers/%F0%9F%92%A9",
+        "/qa/customers/1%00",
+        "/qa/customers/..%2f..%2fetc",
+        "/qa/customers/1/loans/x",
+        "/qa/decisions/999999",
+        "/qa/ingestions/not-a-uuid",
+        "/qa/static/../app.py",
+        "/qa/static/..%2fapp.py",
+        "/qa/templates/base.html",
+    ],
+)
+def test_what_is_not_there_is_said_so(visitor: Visitor, path: str) -> None:
+    status, _, text = visitor.ask("GET", path)
+    assert status == 404
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/qa/customers?query=" + "x" * 101,
+        "/qa/customers?page_token=nonsense",
+        "/qa/decisions?page_token=%00",
+        "/qa/apply/review?customer_id=1",
+        "/qa/apply/review?request_id=" + "0" * 36,
+        "/qa/eligibility?customer_id=%00&loan_amount=%F0%9F%92%A9",
+        "/qa/eligibility/answer?customer_id=1&loan_amount=1&interest_rate=1e999999&tenure_months=1",
+    ],
+)
+def test_nonsense_in_an_address_breaks_no_page(visitor: Visitor, path: str) -> None:
+    status, _, text = visitor.ask("GET", path)
+    assert status in (200, 303, 400)
+    assert "has a defect" not in text
+
+
+def test_what_is_typed_is_shown_as_text(visitor: Visitor) -> None:
+    attack = '"><script>alert(1)</script>'
+    for path in (
+        f"/qa/customers?{urlencode({'query': attack})}",
+        f"/qa/eligibility?{urlencode({'customer_id': attack, 'loan_amount': attack})}",
+        f"/qa/apply?{urlencode({'interest_rate': attack})}",
+        f"/qa/login?{urlencode({'next': attack, 'reason': attack})}",
+        f"/qa/{urlencode({'x': attack})}",
+    ):
+        assert "<script>alert" not in visitor.ask("GET", path)[2], path
+
+
+def test_a_form_is_bounded(visitor: Visitor) -> None:
+    token = visitor.enter()
+    many = "&".join(f"f{n}=x" for n in range(60))
+    assert visitor.ask("POST", "/qa/customers/new", f"{many}&csrf_token={token}")[0] in (400, 403)
+    too_long = f"csrf_token={token}&first_name={'x' * 200_000}"
+    assert visitor.ask("POST", "/qa/customers/new", too_long)[0] in (400, 413)
+    status, _, _ = visitor.ask("POST", "/qa/ingestions", b"", content_length=str(80 * 1024 * 1024))
+    assert status == 413
+
+
+def test_a_text_where_a_file_belongs_is_refused_in_words(visitor: Visitor) -> None:
+    token = visitor.enter()
+    body = urlencode({"csrf_token": token, "kind": "loans", "on_existing": "skip", "file": "text"})
+    status, _, text = visitor.ask("POST", "/qa/ingestions", body)
+    assert status == 400
+    assert "Choose a file." in text
+
+
+@contextmanager
+def console_for(address: str) -> Iterator[str]:
+    """A console of its own for another server; its URL."""
+    settings = Settings(server_address=address, console_listen="127.0.0.1:0")
+    stop = threading.Event()
+    told: SimpleQueue[str] = SimpleQueue()
+    thread = threading.Thread(
+        target=app.run, args=(settings,), kwargs={"announce": told.put, "stop": stop}
+    )
+    thread.start()
+    try:
+        yield told.get(timeout=20).removesuffix("/qa/")
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_without_a_service_every_page_says_so_and_stays_whole(
+    open_tab: OpenTab,
+) -> None:
+    with socket.socket() as taken:  # bound and not listening: nobody answers there
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with console_for(address) as url:
+            tab = open_tab(url=url)
+            tab.expected += ["503", "504"]
+            page = tab.page
+            page.goto("/qa/")
+            expect(page.get_by_label("Health").get_by_text("Unreachable")).to_have_count(3)
+            expect(page.get_by_label("Recent decisions")).to_contain_text("cannot be shown")
+            expect(page.get_by_label("Live events")).to_contain_text("UNAVAILABLE")
+            response = page.goto("/qa/customers/1")
+            assert response is not None
+            assert response.status == 503
+            expect(page.get_by_role("alert")).to_contain_text("credit-service up")
+            page.goto("/qa/checks")
+            item = page.locator("#check-no-history")
+            item.get_by_role("button").click()
+            expect(item).to_have_attribute("data-result", "fail", timeout=20_000)
+            expect(item).to_contain_text("UNAVAILABLE")
+
+
+ISSUER = "https://issuer.example"
+
+
+def minted(key: ECKey, subject: str, *scopes: str, seconds: int = 600) -> str:
+    now = int(time.time())
+    claims = {
+        "iss": ISSUER,
+        "aud": "credit-service",
+        "sub": subject,
+        "scope": " ".join(scopes),
+        "iat": now,
+        "nbf": now - 1,
+        "exp": now + seconds,
+    }
+    return jwt.encode({"alg": "ES256", "kid": key.kid or ""}, claims, key)
+
+
+def sign_in(page: Page, token: str) -> None:
+    page.get_by_label("Token", exact=True).fill(token)
+    page.get_by_role("button", name="Sign in").click()
+
+
+def test_with_authentication_the_persons_token_is_what_calls(
+    place: Place, open_tab: OpenTab, tmp_path: Path
+) -> None:
+    key = ECKey.generate_key("P-256", {"kid": "one", "use": "sig", "alg": "ES256"})
+    keys = tmp_path / "jwks.json"
+    keys.write_text(json.dumps({"keys": [key.as_dict(private=False)]}), encoding="utf-8")
+    environment = {
+        **place.environment,
+        "CREDIT_TOKEN_KEYS": str(keys),
+        "CREDIT_TOKEN_ISSUER": ISSUER,
+    }
+    log = tmp_path / "server.log"
+    with (
+        process("credit_service.rpc", environment, r"Serving on (\S+)", log) as address,
+        console_for(address) as url,
+    ):
+        tab = open_tab(url=url)
+        tab.expected += ["400", "403"]
+        page = tab.page
+        page.goto("/qa/decisions")
+        expect(page).to_have_url(re.compile("/qa/login"))
+        expect(page.locator("main")).to_contain_text("The service asks who you are.")
+        sign_in(page, "not-a-token")
+        expect(page.get_by_role("alert")).to_contain_text("does not take this token")
+
+        reader = minted(key, "reader@example", "credit.read")
+        sign_in(page, reader)
+        expect(page).to_have_url(f"{url}/qa/decisions")
+        assert reader not in page.content()
+        cookies = {each["name"]: each for each in page.context.cookies()}
+        session = cookies["credit_console"]
+        assert session["httpOnly"] is True
+        assert session["sameSite"] == "Strict"
+        assert page.evaluate("document.cookie") == ""
+
+        page.goto("/qa/")
+        expect(page.get_by_label("Live events").get_by_text("live", exact=True)).to_be_visible()
+        expect(page.get_by_label("Recent ingestions")).to_contain_text("PERMISSION_DENIED")
+        page.goto(f"/qa/customers/{samples.GOOD_CUSTOMER_ID}")
+        page.get_by_text(re.compile("calls behind this page")).click()
+        expect(page.locator(".call").first).to_contain_text("Bearer $TOKEN")
+        page.goto(
+            f"/qa/apply/review?customer_id={samples.GOOD_CUSTOMER_ID}&loan_amount=5000"
+            "&interest_rate=12&tenure_months=12"
+        )
+        page.get_by_role("button", name="Confirm").click()
+        expect(page.get_by_role("alert")).to_contain_text("credit.write")
+
+        page.get_by_role("button", name="Sign out").click()
+        page.goto("/qa/checks")
+        item = page.locator("#check-no-history")
+        item.get_by_role("button").click()
+        expect(page.get_by_role("status")).not_to_be_empty()
+        page.goto(f"/qa/login?next={url}/qa/")
+        sign_in(page, minted(key, "writer@example", "credit.read", "credit.write"))
+        expect(page).to_have_url(f"{url}/qa/")  # its own dashboard, not where `next` points
+        page.goto(
+            f"/qa/apply/review?customer_id={samples.GOOD_CUSTOMER_ID}&loan_amount=5000"
+            "&interest_rate=12&tenure_months=12"
+        )
+        page.get_by_role("button", name="Confirm").click()
+        expect(page.get_by_label("Record")).to_contain_text("writer@example")

@@ -1,0 +1,116 @@
+"""The real PostgreSQL and Valkey for every test that asks: `database`, `database_url`, `redis_url`.
+
+Both servers start once per test session, in a folder of their own, unless TEST_DATABASE_URL
+(postgresql://…, of a user who may create databases) and TEST_REDIS_URL name others to test against.
+The schema is migrated once into a template, from which every test that asks gets a database of its
+own, so tests that commit do not meet. Redis is emptied before every test that asks for it: name the
+database 0 of one that holds nothing else.
+"""
+
+import contextlib
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+from sqlalchemy import make_url
+
+from credit_service.embedded import EmbeddedStack, StackError, StackUrls
+from credit_service.storage import migrate
+from credit_service.storage.database import Database
+
+_TEMPLATE = f"credit_service_tests_{os.getpid()}"
+_PREFIX = "credit-service-tests-"
+_numbers = itertools.count(1)
+
+
+def _remove_leftovers() -> None:
+    """Stop and remove what earlier sessions left behind that were killed."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/lock"):
+        # A session that runs keeps its folder, and so does another user.
+        with contextlib.suppress(StackError, PermissionError):
+            EmbeddedStack(lock.parent).stop_leftovers()
+            shutil.rmtree(lock.parent)
+
+
+@contextlib.contextmanager
+def _servers() -> Iterator[tuple[str, str]]:
+    """The addresses of PostgreSQL and Redis, embedded where none is named."""
+    named = StackUrls(os.environ.get("TEST_DATABASE_URL"), os.environ.get("TEST_REDIS_URL"))
+    if named.database_url is not None and named.redis_url is not None:
+        yield named.database_url, named.redis_url
+        return
+    _remove_leftovers()
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    # As root the servers run as another user, who passes through here.
+    folder.chmod(0o711)
+    with EmbeddedStack(
+        folder,
+        durable=False,
+        postgresql=named.database_url is None,
+        valkey=named.redis_url is None,
+    ) as running:
+        yield (
+            named.database_url or running.database_url,
+            named.redis_url or running.redis_url,
+        )
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[tuple[str, str]]:
+    """PostgreSQL, with the template migrated, and Redis for the whole session. Tests that kill
+    servers start a stack of their own."""
+    with _servers() as urls, _scratch_database(urls[0], _TEMPLATE) as template_url:
+        migrate.upgrade(_sqlalchemy(template_url))
+        yield urls
+
+
+@contextlib.contextmanager
+def _scratch_database(server_url: str, name: str, template: str = "template1") -> Iterator[str]:
+    """The URL of a database made from `template`, dropped at the end."""
+    create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+        sql.Identifier(name), sql.Identifier(template)
+    )
+    with psycopg.connect(_of_database(server_url, "postgres"), autocommit=True) as connection:
+        connection.execute(create)
+        yield _of_database(server_url, name)
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _of_database(server_url: str, name: str) -> str:
+    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+def _sqlalchemy(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+@pytest.fixture
+def database_url(servers: tuple[str, str]) -> Iterator[str]:
+    """SQLAlchemy's URL of a fresh, migrated database, dropped after the test."""
+    with _scratch_database(servers[0], f"{_TEMPLATE}_{next(_numbers)}", _TEMPLATE) as url:
+        yield _sqlalchemy(url)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A Database on `database_url`, its connections closed after the test."""
+    opened = Database(database_url)
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def redis_url(servers: tuple[str, str]) -> str:
+    """The URL of Redis, emptied."""
+    client = redis.Redis.from_url(servers[1])
+    client.flushall()
+    client.close()
+    return servers[1]

@@ -1,0 +1,1 @@
+"""The fault campaign: load, faults, and an account of everything afterwards."""

@@ -1,0 +1,66 @@
+"""Customers and loans to try the use cases on."""
+
+import itertools
+from datetime import UTC, date, datetime, time
+
+from sqlalchemy import text
+
+from credit_service.clock import Moment
+from credit_service.commands.register_customer import RegisterCustomer, register_customer
+from credit_service.domain.calendar import add_months
+from credit_service.domain.customers import NewCustomer
+from credit_service.storage import positions
+from credit_service.storage.database import Database
+
+LAKH = 10_000_000
+"""In paise."""
+
+_phone_numbers = itertools.count(9_000_000_000)
+_loan_ids = itertools.count(900_000)
+
+
+def on(day: date) -> Moment:
+    """Noon of that day, in UTC and so also in India."""
+    return Moment(datetime.combine(day, time(6, 30), UTC), day)
+
+
+def a_customer(database: Database, moment: Moment, monthly_income_paise: int = LAKH) -> int:
+    """A registered customer without loans; the id."""
+    customer = NewCustomer("Asha", "Rao", 30, monthly_income_paise, f"+91{next(_phone_numbers)}")
+    command = RegisterCustomer(None, customer)
+    return register_customer(database, command, moment, "tests").customer.customer_id
+
+
+def a_repaid_loan(
+    database: Database, customer_id: int, start: date, moment: Moment, principal_paise: int = LAKH
+) -> None:
+    """An imported loan over twelve months, every installment paid on time, closed since."""
+    end = add_months(start, 12)
+    with database.transaction() as connection:
+        connection.execute(
+            text(
+                """INSERT INTO loans (customer_id, loan_id, principal_paise, annual_rate_bps,
+                    tenure_months, installment_paise, start_date, end_date, imported,
+                    settled_at_import, emis_paid_on_time, installments_settled, closed_on)
+                VALUES (:customer_id, :loan_id, :principal, 1000, 12, :installment, :start, :end,
+                    true, 12, 12, 12, :end)"""
+            ),
+            {
+                "customer_id": customer_id,
+                "loan_id": next(_loan_ids),
+                "principal": principal_paise,
+                "installment": principal_paise // 11,
+                "start": start,
+                "end": end,
+            },
+        )
+        positions.refresh(connection, [customer_id], moment.today)
+
+
+def a_good_customer(database: Database, moment: Moment, monthly_income_paise: int = LAKH) -> int:
+    """A customer whose asks are approved at the requested rate while they are affordable."""
+    customer_id = a_customer(database, moment, monthly_income_paise)
+    for years in (3, 4, 5):
+        start = date(moment.today.year - years, 1, 15)
+        a_repaid_loan(database, customer_id, start, moment, 5 * LAKH)
+    return customer_id

@@ -1,0 +1,259 @@
+"""The command line as a user runs it: a process, its output, its exit code."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from credit_service import samples
+from credit_service.client.channel import ServiceError, decoded_errors, open_channel
+from credit_service.v1 import credit_service_pb2
+from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from tests.integration.cli_service import Up, credit_service, environment, up
+
+CUSTOMERS = 120
+LOANS = 300
+DEMO_SECONDS = 90
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Up]:
+    with up() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def sample_files(tmp_path_factory: pytest.TempPathFactory) -> samples.Samples:
+    folder = tmp_path_factory.mktemp("samples")
+    done = credit_service(
+        "sample-data", str(folder), f"--customers={CUSTOMERS}", f"--loans={LOANS}", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["loans"]["rows"] == LOANS
+    return samples.Samples(
+        Path(document["customers"]["path"]), Path(document["loans"]["path"]), CUSTOMERS, LOANS
+    )
+
+
+def _counts(output: str) -> dict[str, int]:
+    ingestion = json.loads(output)["ingestion"]
+    names = ("rows_read", "inserted", "updated", "unchanged", "skipped", "rejected")
+    return {name: int(ingestion.get(name, 0)) for name in names if int(ingestion.get(name, 0))}
+
+
+def _wait_until(holds: Callable[[], bool], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_ingesting_both_ways_again_and_with_faults(
+    service: Up, sample_files: samples.Samples, tmp_path: Path
+) -> None:
+    address = f"--address={service.address}"
+    customers, loans = str(sample_files.customer_path), str(sample_files.loan_path)
+
+    done = credit_service("ingest", customers, address, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert _counts(done.stdout) == {"rows_read": CUSTOMERS, "inserted": CUSTOMERS}
+
+    done = credit_service("ingest", customers, address, "--upload", "--json")
+    assert done.returncode == 0, done.stderr
+    assert _counts(done.stdout) == {"rows_read": CUSTOMERS, "inserted": CUSTOMERS}
+
+    done = credit_service("ingest", loans, address, "--json")
+    assert done.returncode == 0, done.stderr
+    assert _counts(done.stdout) == {"rows_read": LOANS, "inserted": LOANS}
+
+    for option in ("--upload", "--update"):
+        done = credit_service("ingest", loans, address, "--json", option)
+        assert done.returncode == 0, done.stderr
+        assert _counts(done.stdout) == {"rows_read": LOANS, "unchanged": LOANS}
+
+    faulty = tmp_path / "faulty.csv"
+    header = ",".join(samples.LOAN_HEADERS)
+    faulty.write_text(
+        f"{header}\n1,900001,100000,two,12,5000,0,2024-01-31,\n\n"
+        "1,900002,100000,24,12,5000,0,2024-01-31,2026-01-31\n999999,900003,1,24,12,5000,0,2024-01-31,\n"
+    )
+    for option in ("--upload", "--kind=loans"):
+        done = credit_service("ingest", str(faulty), address, option)
+        assert done.returncode == 1, done.stderr
+        lines = [line.split() for line in done.stdout.splitlines()]
+        assert ["2", "tenure_months", "NOT_A_NUMBER", "two"] in [line[:4] for line in lines]
+        assert ["5", "customer_id", "CUSTOMER_UNKNOWN", "999999"] in [line[:4] for line in lines]
+        assert "rejected 2" in done.stdout
+        assert not done.stderr
+
+
+def test_what_was_ingested_answers(service: Up, sample_files: samples.Samples) -> None:
+    """Runs after the test above."""
+    with open_channel(service.address) as channel:
+        stub = CreditServiceStub(channel)
+        request = credit_service_pb2.GetCreditScoreRequest
+        good = stub.GetCreditScore(request(customer_id=101), timeout=10).credit_score
+        bad = stub.GetCreditScore(request(customer_id=102), timeout=10).credit_score
+        assert good.score > 50
+        assert bad.score == 6
+        with pytest.raises(ServiceError) as raised, decoded_errors():
+            stub.GetLoan(credit_service_pb2.GetLoanRequest(loan_id=1003), timeout=10)
+        assert raised.value.reason == "LOAN_ID_AMBIGUOUS"
+        assert raised.value.metadata["customer_ids"] == "101,105"
+        with pytest.raises(ServiceError) as raised, decoded_errors():
+            stub.CheckEligibility(
+                credit_service_pb2.CheckEligibilityRequest(customer_id=-1), timeout=10
+            )
+        fields = {name for name, _ in raised.value.violations}
+        assert {"customer_id", "loan_amount", "tenure_months"} <= fields
+        assert not raised.value.unavailable
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["ingest", "absent.xlsx"], 1, "There is no file absent.xlsx"),
+        (["ingest", "absent.xlsx", "--kind=houses"], 2, "customers"),
+        (["ingest"], 2, "FILE"),
+        (["no-such-command"], 2, "no-such-command"),
+        (["sample-data", "x", "--customers=3"], 2, "customers must be 10 to 1,000,000, found 3"),
+        (["sample-data", "/proc/self/x"], 1, "/proc/self/x: No such file or directory"),
+        (["serve", "--listen=nowhere"], 2, "'nowhere' is not an address"),
+        (["serve", "--listen=0.0.0.0:0"], 2, "can be reached from other machines"),
+        (["up", "--processes=0"], 2, "processes: Input should be greater than or equal to 1"),
+        (["migrate"], 3, "the database is out of reach"),
+    ],
+)
+def test_what_goes_wrong_is_told_in_a_few_lines(
+    arguments: list[str], code: int, message: str
+) -> None:
+    nowhere = environment(
+        DATABASE_URL="postgresql://nobody@127.0.0.1:1/none", REDIS_URL="redis://127.0.0.1:1/0"
+    )
+    done = credit_service(*arguments, env=nowhere)
+    assert (done.returncode, message in " ".join(done.stderr.split())) == (code, True), done
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) < 8
+
+
+def test_no_service_is_another_exit_code(sample_files: samples.Samples) -> None:
+    done = credit_service("ingest", str(sample_files.loan_path), "--address=127.0.0.1:1")
+    assert done.returncode == 3
+    assert "No credit service answers at 127.0.0.1:1" in done.stderr
+
+
+def test_help_is_light_and_complete() -> None:
+    """What makes help slow is what it imports."""
+    program = (
+        "import sys; from credit_service.cli import run; code = run(['--help']);"
+        "loaded = {name.partition('.')[0] for name in sys.modules};"
+        "print(*loaded & {'grpc', 'sqlalchemy', 'pandas', 'dramatiq'}, file=sys.stderr);"
+        "sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.split()) == (0, [])
+    for command in (
+        *("up", "serve", "worker", "migrate", "ingest", "sample-data", "demo", "call", "customer"),
+        *("score", "check", "loans", "loan", "schedule", "pay", "decisions", "decision", "events"),
+        *("doctor", "completion", "token", "scorecard", "backtest", "replay"),
+    ):
+        assert f"│ {command} " in done.stdout
+    assert "Exit codes" in done.stdout
+
+
+def test_up_serves_restarts_what_dies_and_stops_clean() -> None:
+    with up("--processes=2") as running:
+        assert len(running.running("credit_service.rpc")) == 2
+        children = psutil.Process(running.process.pid).children(recursive=True)
+        assert f"grpcurl -plaintext -d '{{\"page_size\": 3}}' {running.address}" in running.log
+        assert "buf curl" in running.log
+
+        os.kill(running.worker_pid, signal.SIGKILL)
+        running.running("credit_service.rpc")[0].kill()
+        _wait_until(lambda: "it starts again" in running.log)
+        _wait_until(lambda: len(running.running("credit_service.rpc")) == 2)
+        _wait_until(lambda: len(running.running("workers")) == 1)
+        children += psutil.Process(running.process.pid).children(recursive=True)
+
+        assert running.stop() == 0
+        assert running.log.endswith("Stopping …\nStopped.\n")
+        _, alive = psutil.wait_procs(children, timeout=5)
+        assert not alive
+        assert not (running.folder / "ready.json").exists()
+
+
+def test_up_can_be_broken_off_while_it_starts() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="cli-"))
+    folder.chmod(0o711)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "credit_service.cli", "up"],
+        env=environment(CREDIT_DATA_DIR=str(folder / "data"), CREDIT_LISTEN="127.0.0.1:0"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert "Starting" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert not _processes_of(folder)
+    shutil.rmtree(folder)
+
+
+def test_two_stacks_side_by_side_and_one_folder_twice(service: Up) -> None:
+    with up() as other:
+        assert other.address != service.address
+        done = credit_service(
+            "up",
+            "--listen=127.0.0.1:0",
+            env=environment(CREDIT_DATA_DIR=str(other.folder / "data")),
+        )
+        assert done.returncode == 3
+        assert "are running already" in done.stderr
+
+
+def test_migrate_joins_what_runs(service: Up) -> None:
+    env = environment(CREDIT_DATA_DIR=str(service.folder / "data"))
+    done = credit_service("migrate", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["revision"]
+
+
+def test_the_demonstration() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="cli-"))
+    folder.chmod(0o711)
+    try:
+        started = time.monotonic()
+        done = credit_service("demo", env=environment(TMPDIR=str(folder)), timeout_seconds=110)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert time.monotonic() - started < DEMO_SECONDS
+        assert "answers in" in done.stdout
+        assert "WRONG" not in done.stdout
+        assert not _processes_of(folder)
+        assert not list(folder.iterdir())
+    finally:
+        shutil.rmtree(folder)
+
+
+def _processes_of(folder: Path) -> list[psutil.Process]:
+    """The processes that were started with this folder in their arguments."""
+    return [p for p in psutil.process_iter(["cmdline"]) if str(folder) in str(p.info["cmdline"])]

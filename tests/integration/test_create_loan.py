@@ -1,0 +1,283 @@
+"""Booking against the real database: atomic, guarded, idempotent."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import exc, text
+
+from credit_service.commands.create_loan import CreateLoan, create_loan
+from credit_service.commands.record_payment import RecordPayment, record_payment
+from credit_service.commands.register_customer import RegisterCustomer, register_customer
+from credit_service.domain.customers import NewCustomer
+from credit_service.domain.decisions import decode_outcome, replay
+from credit_service.domain.eligibility import Ask
+from credit_service.domain.errors import AlreadyExists, NotFound, RequestIdReused
+from credit_service.domain.positions import position_from_loans
+from credit_service.domain.scorecard import STANDARD
+from credit_service.queries.credit import CreditDesk
+from credit_service.queries.customers import get_customer
+from credit_service.queries.loans import list_loans
+from credit_service.storage import bookings
+from credit_service.storage.database import Database
+from credit_service.storage.decisions import StoredDecision
+from credit_service.storage.statements import Statement
+from tests.integration.portfolio import LAKH, a_customer, a_good_customer, on
+
+TODAY = on(date(2026, 6, 10))
+
+
+def ask(rupees: int, percent: int = 12, months: int = 24) -> Ask:
+    return Ask(rupees * 100, percent * 100, months)
+
+
+def book(database: Database, customer_id: int, request: Ask, key: UUID | None = None) -> Any:
+    return create_loan(database, CreateLoan(key, customer_id, request), TODAY, "tests")
+
+
+def in_parallel(work: Callable[[], Any], times: int) -> list[Any]:
+    """What `work` gives or raises, called by so many threads at once."""
+    results: list[Any] = []
+    start = threading.Barrier(times)
+
+    def run() -> None:
+        start.wait()
+        try:
+            results.append(work())
+        except Exception as error:  # noqa: BLE001 - the test looks at what came
+            results.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(times)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def from_scratch(database: Database, customer_id: int) -> None:
+    """Assert that the stored position is the one that the loans give."""
+    position = get_customer(database, customer_id=customer_id).position
+    loans = list_loans(database, customer_id, None, None, 1000)
+    assert position == position_from_loans(
+        position.customer_id,
+        position.version,
+        position.monthly_income_paise,
+        position.approved_limit_paise,
+        loans,
+        position.as_of,
+    )
+
+
+def test_an_approval_books_loan_decision_event_and_position_at_once(database: Database) -> None:
+    customer_id = a_good_customer(database, TODAY)
+    decision = book(database, customer_id, ask(1_00_000))
+    assert decision.approved
+    loan = decision.loan_at_birth()
+    assert loan in list_loans(database, customer_id, None, None, 50)
+    from_scratch(database, customer_id)
+    with database.autocommit() as connection:
+        events = connection.execute(
+            text("SELECT kind, event_seq, event_id FROM events WHERE customer_id = :id ORDER BY 2"),
+            {"id": customer_id},
+        ).all()
+    assert [tuple(event) for event in events] == [
+        ("customer_registered", 1, None),
+        ("loan_created", 2, None),
+    ]
+
+
+def test_the_stored_inputs_replay_to_the_stored_outcome(database: Database) -> None:
+    customer_id = a_good_customer(database, TODAY)
+    for request in (ask(1_00_000), ask(90_00_000)):
+        decision: StoredDecision = book(database, customer_id, request)
+        assert replay(decision.inputs_json, STANDARD) == decision.outcome_json
+
+
+def test_a_decline_is_stored_and_books_nothing(database: Database) -> None:
+    customer_id = a_customer(database, TODAY)
+    decision = book(database, customer_id, ask(10_000))
+    assert not decision.approved
+    assert [r.code for r in decode_outcome(decision.outcome_json).reasons] == ["NO_CREDIT_HISTORY"]
+    assert list_loans(database, customer_id, None, None, 50) == []
+    from_scratch(database, customer_id)
+
+
+def test_a_decision_after_the_horizon_is_made_on_the_day_and_refreshes_the_row(
+    database: Database,
+) -> None:
+    customer_id = a_good_customer(database, TODAY)
+    book(database, customer_id, ask(1_00_000))
+    later = on(date(2027, 2, 3))
+    decision = create_loan(database, CreateLoan(None, customer_id, ask(50_000)), later, "tests")
+    assert decision.approved
+    position = get_customer(database, customer_id=customer_id).position
+    assert (position.as_of, position.valid_until) == (later.today, date(2027, 2, 10))
+    assert position.emis_due == 36 + 7
+    from_scratch(database, customer_id)
+
+
+def test_unknown_customer(database: Database) -> None:
+    with pytest.raises(NotFound, match="CUSTOMER_NOT_FOUND"):
+        book(database, 4711, ask(10_000))
+
+
+def test_the_same_request_twenty_times_at_once_books_once(database: Database) -> None:
+    customer_id, key = a_good_customer(database, TODAY), uuid4()
+    answers = in_parallel(lambda: book(database, customer_id, ask(1_00_000), key), 20)
+    assert {repr(answer.loan_at_birth()) for answer in answers} == {
+        repr(answers[0].loan_at_birth())
+    }
+    assert len({(answer.decision_id, answer.outcome_json) for answer in answers}) == 1
+    assert len(list_loans(database, customer_id, None, None, 50)) == 4
+
+
+def test_a_repeat_gets_the_first_answer_after_the_position_has_changed(database: Database) -> None:
+    customer_id, approved, declined = a_good_customer(database, TODAY), uuid4(), uuid4()
+    first = book(database, customer_id, ask(1_00_000), approved)
+    refused = book(database, customer_id, ask(9_00_00_000), declined)
+    record_payment(
+        database, RecordPayment(None, customer_id, first.loan_id, 10_000_00, None), TODAY, "tests"
+    )
+    again = book(database, customer_id, ask(1_00_000), approved)
+    assert (again, again.loan_at_birth()) == (first, first.loan_at_birth())
+    assert book(database, customer_id, ask(9_00_00_000), declined) == refused
+
+
+def test_the_same_id_with_other_content_is_refused(database: Database) -> None:
+    customer_id, other, key = a_good_customer(database, TODAY), 0, uuid4()
+    other = a_good_customer(database, TODAY)
+    book(database, customer_id, ask(1_00_000), key)
+    for changed in (
+        CreateLoan(key, customer_id, ask(1_00_001)),
+        CreateLoan(key, other, ask(1_00_000)),
+        CreateLoan(key, 4711, ask(1_00_000)),
+    ):
+        with pytest.raises(RequestIdReused):
+            create_loan(database, changed, TODAY, "tests")
+
+
+def test_fifty_at_once_never_pass_the_limit_or_half_the_income(
+    database: Database, database_url: str
+) -> None:
+    customer_id = a_good_customer(database, TODAY, monthly_income_paise=2 * LAKH)
+    wide = Database(database_url, pool_size=50)
+    try:
+        answers = in_parallel(lambda: book(wide, customer_id, ask(5_00_000)), 50)
+    finally:
+        wide.dispose()
+    assert not [answer for answer in answers if isinstance(answer, AssertionError)]
+    position = get_customer(database, customer_id=customer_id).position
+    booked = [a for a in answers if isinstance(a, StoredDecision) and a.approved]
+    assert 0 < len(booked) < 50
+    assert position.current_debt_paise == len(booked) * 5 * LAKH
+    assert position.current_debt_paise <= position.approved_limit_paise
+    assert position.current_installments_paise * 2 <= position.monthly_income_paise
+    # What is left is less than one more such loan: nobody was turned away for a lost race.
+    assert not book(database, customer_id, ask(5_00_000)).approved
+    from_scratch(database, customer_id)
+
+
+@contextmanager
+def without(guard: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The booking statement with a guard taken out."""
+    with monkeypatch.context() as patch:
+        statement = bookings.WRITE_APPROVED.text
+        assert guard in statement
+        patch.setattr(bookings, "WRITE_APPROVED", Statement(statement.replace(guard, "")))
+        yield
+
+
+def book_overtaken(database: Database, customer_id: int, request: Ask) -> None:
+    """Book, while the same is booked between this booking's read and its write."""
+    read = bookings.read
+    overtaken = threading.Event()
+
+    def read_and_be_overtaken(*args: Any, **kwargs: Any) -> Any:
+        found = read(*args, **kwargs)
+        if not overtaken.is_set():
+            overtaken.set()
+            book(database, customer_id, request)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bookings, "read", read_and_be_overtaken)
+        book(database, customer_id, request)
+
+
+def test_a_booking_that_is_overtaken_decides_again(database: Database) -> None:
+    customer_id = a_good_customer(database, TODAY)
+    book_overtaken(database, customer_id, ask(6_00_000))
+    position = get_customer(database, customer_id=customer_id).position
+    assert position.current_debt_paise == 6 * LAKH
+    from_scratch(database, customer_id)
+
+
+def test_without_the_version_guard_half_the_income_would_be_passed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer_id = a_good_customer(database, TODAY)
+    with without("AND version = :read_version", monkeypatch):
+        book_overtaken(database, customer_id, ask(6_00_000))
+    position = get_customer(database, customer_id=customer_id).position
+    assert position.current_installments_paise * 2 > position.monthly_income_paise
+
+
+def test_without_the_version_guard_the_database_still_keeps_the_limit(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer_id = a_good_customer(database, TODAY)
+    with (
+        without("AND version = :read_version", monkeypatch),
+        pytest.raises(exc.IntegrityError, match="loans_booked_within_limit_check"),
+    ):
+        book_overtaken(database, customer_id, Ask(20 * LAKH, 0, 480))
+
+
+def test_facts_cannot_be_changed(database: Database) -> None:
+    customer_id = a_good_customer(database, TODAY)
+    decision = book(database, customer_id, ask(1_00_000))
+    record_payment(
+        database, RecordPayment(None, customer_id, decision.loan_id, 100, None), TODAY, "tests"
+    )
+    for statement in (
+        "UPDATE decisions SET approved = false, loan_id = NULL",
+        "DELETE FROM decisions",
+        "UPDATE payments SET amount_paise = 1",
+        "DELETE FROM payments",
+    ):
+        with (
+            pytest.raises(exc.IntegrityError, match="never change"),
+            database.transaction() as connection,
+        ):
+            connection.execute(text(statement))
+
+
+def test_registering_is_idempotent_and_phone_numbers_are_unique(database: Database) -> None:
+    key = uuid4()
+    command = RegisterCustomer(key, NewCustomer("A", "B", 30, LAKH, "+919812345678"))
+    views = in_parallel(lambda: register_customer(database, command, TODAY, "tests"), 20)
+    assert len({view.customer.customer_id for view in views}) == 1
+    refused = RegisterCustomer(uuid4(), NewCustomer("C", "D", 40, LAKH, "+919812345678"))
+    for _ in range(2):
+        with pytest.raises(AlreadyExists, match="PHONE_NUMBER_TAKEN"):
+            register_customer(database, refused, TODAY, "tests")
+    with pytest.raises(RequestIdReused):
+        register_customer(
+            database,
+            RegisterCustomer(key, NewCustomer("A", "B", 31, LAKH, "+919812345678")),
+            TODAY,
+            "tests",
+        )
+
+
+def test_a_check_says_what_booking_then_does(database: Database) -> None:
+    customer_id = a_good_customer(database, TODAY)
+    for rupees in (1_00_000, 50_00_000, 1_00_000):
+        _, checked = CreditDesk(database).check_eligibility(customer_id, ask(rupees), TODAY)
+        booked = book(database, customer_id, ask(rupees))
+        assert decode_outcome(booked.outcome_json) == checked

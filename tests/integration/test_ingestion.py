@@ -1,0 +1,859 @@
+"""Rows against what is stored: what becomes of them, exactly once, whatever happens."""
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from credit_service.commands.create_loan import CreateLoan, create_loan
+from credit_service.commands.register_customer import RegisterCustomer, register_customer
+from credit_service.domain.calendar import add_months, installments_due_by
+from credit_service.domain.customers import NewCustomer
+from credit_service.domain.eligibility import Ask
+from credit_service.domain.errors import (
+    InvalidRequest,
+    NotFound,
+    OutOfRange,
+    PreconditionFailed,
+    RetryLater,
+)
+from credit_service.ingestion import batches, loader
+from credit_service.ingestion.streams import (
+    begin_stream,
+    finish_stream,
+    ingest_batch,
+    leave_stream,
+)
+from credit_service.queries.ingestions import get_ingestion, list_ingestions, list_row_errors
+from credit_service.storage import bookings, imports, ingestions, positions
+from credit_service.storage.database import Database
+from tests.integration.imported import (
+    PRINCIPAL,
+    CustomerRow,
+    LoanRow,
+    Row,
+    assert_positions_are_right,
+    columns_of,
+    counts,
+    errors,
+    execute,
+    header_of,
+    ingest,
+    scalar,
+    snapshot,
+)
+from tests.integration.portfolio import LAKH, a_customer, a_good_customer, on
+
+TODAY = on(date(2025, 6, 15))
+C1, C2, C3 = (CustomerRow(n) for n in (1, 2, 3))
+
+
+@pytest.fixture
+def three_customers(database: Database) -> Database:
+    """Customers 1, 2 and 3, imported."""
+    assert counts(ingest(database, [C1, C2, C3], TODAY)) == {"inserted": 3}
+    return database
+
+
+def test_customers_and_their_loans_are_stored(three_customers: Database) -> None:
+    loan = LoanRow(1, 1003, emis_paid_on_time=3)
+    assert counts(ingest(three_customers, [loan, LoanRow(2, 1003)], TODAY)) == {"inserted": 2}
+    stored = snapshot(three_customers)
+    assert stored["customers"][0][:8] == (
+        1,
+        "Asha",
+        "Rao",
+        30,
+        5_000_000,
+        "+919100000001",
+        18 * LAKH,
+        True,
+    )
+    assert stored["loans"][0] == (
+        1,
+        1003,
+        LAKH,
+        1200,
+        12,
+        888_500,
+        date(2024, 1, 31),
+        date(2025, 1, 31),
+        True,
+        12,
+        3,
+        12,
+        0,
+        date(2025, 1, 31),
+        1,
+    )
+    assert_positions_are_right(three_customers, (1, 2, 3), TODAY.today)
+
+
+def test_the_limit_of_the_source_is_kept(database: Database) -> None:
+    rows = [CustomerRow(1, limit_rupees=0), CustomerRow(2, limit_rupees=1_234_567)]
+    ingest(database, rows, TODAY)
+    assert [row[6] for row in snapshot(database)["customers"]] == [0, 123_456_700]
+
+
+def test_the_same_rows_again_change_nothing(three_customers: Database) -> None:
+    rows = [LoanRow(1, n) for n in range(1, 30)]
+    ingest(three_customers, rows, TODAY)
+    before = snapshot(three_customers)
+    versions = scalar(three_customers, "SELECT sum(version) FROM customers")
+    for mode in ("SKIP", "UPDATE"):
+        for day in (TODAY, on(date(2026, 3, 1))):
+            assert counts(ingest(three_customers, rows, day, on_existing=mode, batch_rows=10)) == {
+                "unchanged": 29
+            }
+            assert counts(ingest(three_customers, [C1, C2, C3], day, on_existing=mode)) == {
+                "unchanged": 3
+            }
+    assert snapshot(three_customers) == before
+    assert scalar(three_customers, "SELECT sum(version) FROM customers") == versions
+    assert scalar(three_customers, "SELECT count(*) FROM ingestion_keys") == 0
+
+
+def test_a_loan_of_an_unknown_customer_is_rejected_and_the_rest_goes_on(
+    three_customers: Database,
+) -> None:
+    rows = [LoanRow(1, 1), LoanRow(99, 1), LoanRow(2, 1), LoanRow(99, 2)]
+    ingestion = ingest(three_customers, rows, TODAY)
+    assert counts(ingestion) == {"inserted": 2, "rejected": 2}
+    assert errors(three_customers, ingestion.ingestion_id) == [
+        (2, "customer_id", "CUSTOMER_UNKNOWN"),
+        (4, "customer_id", "CUSTOMER_UNKNOWN"),
+    ]
+
+
+@pytest.mark.parametrize("batch_rows", [1, 2, 3, 100])
+@pytest.mark.parametrize("mode", ["SKIP", "UPDATE"])
+def test_existing_loans_are_kept_or_updated(
+    three_customers: Database, mode: str, batch_rows: int
+) -> None:
+    ingest(three_customers, [LoanRow(1, 1), LoanRow(1, 2), LoanRow(2, 1)], TODAY)
+    changed = LoanRow(1, 1, rupees=200_000, tenure_months=48, start=date(2025, 3, 31))
+    rows = [changed, LoanRow(1, 2), LoanRow(1, 3)]
+    later = on(date(2025, 7, 1))
+    ingestion = ingest(three_customers, rows, later, on_existing=mode, batch_rows=batch_rows)
+    if mode == "SKIP":
+        assert counts(ingestion) == {"inserted": 1, "unchanged": 1, "skipped": 1}
+        assert snapshot(three_customers)["loans"][0][2] == LAKH
+    else:
+        assert counts(ingestion) == {"inserted": 1, "unchanged": 1, "updated": 1}
+        assert snapshot(three_customers)["loans"][0] == (
+            1,
+            1,
+            2 * LAKH,
+            1200,
+            48,
+            888_500,
+            date(2025, 3, 31),
+            date(2029, 3, 31),
+            True,
+            3,
+            0,
+            3,
+            0,
+            None,
+            1,
+        )
+    # Only customer 1 was touched, and so stands as of the later day.
+    assert_positions_are_right(three_customers, [1], later.today)
+    assert_positions_are_right(three_customers, [2, 3], TODAY.today)
+
+
+def test_loans_that_live_here_are_never_replaced(three_customers: Database) -> None:
+    customer_id = a_good_customer(three_customers, TODAY)
+    decision = create_loan(
+        three_customers, CreateLoan(None, customer_id, Ask(LAKH, 1200, 12)), TODAY, PRINCIPAL
+    )
+    assert decision.loan_id is not None
+    ingest(three_customers, [LoanRow(1, 1, emis_paid_on_time=2, tenure_months=60)], TODAY)
+    _record_payment(three_customers, 1, 1)
+    rows = [
+        LoanRow(customer_id, decision.loan_id, rupees=1),
+        LoanRow(1, 1, rupees=7, tenure_months=60),
+        # The same facts as before: EMIs paid here on time are none of the source's.
+        LoanRow(1, 1, emis_paid_on_time=2, tenure_months=60),
+    ]
+    before = snapshot(three_customers)
+    kept = ingest(three_customers, rows, TODAY)
+    assert counts(kept) == {"skipped": 2, "rejected": 1}
+    refused = ingest(three_customers, rows, TODAY, on_existing="UPDATE")
+    assert counts(refused) == {"rejected": 2, "unchanged": 1}
+    assert errors(three_customers, refused.ingestion_id) == [
+        (1, "loan_id", "LOAN_BOOKED_HERE"),
+        (2, "loan_id", "LOAN_HAS_PAYMENTS"),
+    ]
+    assert snapshot(three_customers) == before
+
+
+def _record_payment(database: Database, customer_id: int, loan_id: int) -> None:
+    """One installment paid on time, as RecordPayment leaves it."""
+    key = {"customer_id": customer_id, "loan_id": loan_id}
+    with database.transaction() as connection:
+        for statement in (
+            """INSERT INTO payments (customer_id, loan_id, payment_number, payment_id,
+                amount_paise, paid_on, recorded_at, first_settled, settled_count, on_time_count,
+                closed_loan, principal)
+            SELECT customer_id, loan_id, 1, 1, installment_paise, '2025-06-15', now(),
+                installments_settled + 1, 1, 1, false, 'tests'
+            FROM loans WHERE customer_id = :customer_id AND loan_id = :loan_id""",
+            """UPDATE loans SET installments_settled = installments_settled + 1,
+                emis_paid_on_time = emis_paid_on_time + 1, paid_paise = installment_paise,
+                last_paid_on = '2025-06-15'
+            WHERE customer_id = :customer_id AND loan_id = :loan_id""",
+        ):
+            connection.execute(text(statement), key)
+
+
+def test_a_registered_customer_is_never_replaced(database: Database) -> None:
+    customer_id = a_customer(database, TODAY)
+    row = CustomerRow(customer_id, phone="9123456781")
+    assert counts(ingest(database, [row], TODAY)) == {"skipped": 1}
+    refused = ingest(database, [row], TODAY, on_existing="UPDATE")
+    assert errors(database, refused.ingestion_id) == [
+        (1, "customer_id", "CUSTOMER_REGISTERED_HERE")
+    ]
+
+
+def test_customers_are_updated_and_keep_a_limit_that_is_not_given(database: Database) -> None:
+    ingest(database, [CustomerRow(1, limit_rupees=700_000), C2], TODAY)
+    rows = [CustomerRow(1, income_rupees=90_000), CustomerRow(2, limit_rupees=5)]
+    ingestion = ingest(database, rows, TODAY, on_existing="UPDATE")
+    assert counts(ingestion) == {"updated": 2}
+    found = [(row[4], row[6]) for row in snapshot(database)["customers"]]
+    assert found == [(9_000_000, 70_000_000), (5_000_000, 500)]
+    assert scalar(database, "SELECT min(version) FROM customers") == 2
+
+
+@pytest.mark.parametrize("batch_rows", [1, 2, 100])
+@pytest.mark.parametrize("dry", [False, True])
+def test_one_key_twice_in_a_source(three_customers: Database, batch_rows: int, dry: bool) -> None:
+    first, other = LoanRow(1, 1), LoanRow(1, 1, rupees=5)
+    rows: list[Row] = [LoanRow(2, 2), first, first, other, first, LoanRow(2, 3), other]
+    ingestion = ingest(three_customers, rows, TODAY, batch_rows=batch_rows, validate_only=dry)
+    assert counts(ingestion) == {"inserted": 3, "unchanged": 2, "rejected": 2}
+    found = list_row_errors(three_customers, ingestion.ingestion_id, None, 10)
+    assert [(e.row_number, e.code) for e in found] == [
+        (4, "DUPLICATE_DIFFERS"),
+        (7, "DUPLICATE_DIFFERS"),
+    ]
+    assert all("row 2" in error.expected for error in found)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 2, 100])
+@pytest.mark.parametrize("dry", [False, True])
+def test_one_customer_or_phone_number_twice_in_a_source(
+    database: Database, batch_rows: int, dry: bool
+) -> None:
+    rows = [
+        C1,
+        CustomerRow(2, phone=C1.phone_number),
+        C1,
+        CustomerRow(1, age=31),
+        CustomerRow(2),
+        CustomerRow(3, phone="09100000002"),
+    ]
+    ingestion = ingest(database, rows, TODAY, batch_rows=batch_rows, validate_only=dry)
+    assert counts(ingestion) == {"inserted": 2, "unchanged": 1, "rejected": 3}
+    assert errors(database, ingestion.ingestion_id) == [
+        (2, "phone_number", "PHONE_TAKEN"),
+        (4, "", "DUPLICATE_DIFFERS"),
+        (6, "phone_number", "PHONE_TAKEN"),
+    ]
+
+
+@pytest.mark.parametrize("batch_rows", [1, 2, 100])
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_phone_number_that_is_let_go_of_is_free_in_the_next_ingestion(
+    three_customers: Database, batch_rows: int, dry: bool
+) -> None:
+    rows = [CustomerRow(1, phone="9123456789"), CustomerRow(2, phone=C1.phone_number)]
+    options: dict[str, Any] = {"on_existing": "UPDATE", "batch_rows": batch_rows}
+    ingestion = ingest(three_customers, rows, TODAY, validate_only=dry, **options)
+    assert counts(ingestion) == {"updated": 1, "rejected": 1}
+    if not dry:
+        again = ingest(three_customers, rows, TODAY, **options)
+        assert counts(again) == {"unchanged": 1, "updated": 1}
+
+
+def _random_rows(chance: random.Random, count: int) -> list[Row]:
+    """Loans, or customers, with repeated keys, unknown customers, taken numbers and bad values."""
+    if chance.random() < 0.5:
+        return [
+            LoanRow(
+                chance.randint(1, 9),
+                chance.randint(1, 6),
+                rupees=chance.choice([100_000, 100_000, 200_000, -1]),
+                emis_paid_on_time=chance.choice([0, 0, 1, 13]),
+                start=chance.choice([date(2024, 1, 31), date(2024, 2, 29), date(2030, 1, 1)]),
+            )
+            for _ in range(count)
+        ]
+    return [
+        CustomerRow(
+            chance.randint(1, 9),
+            phone=chance.choice(["", f"91000000{chance.randint(1, 12):02d}", "12"]),
+            age=chance.choice([30, 30, 30, 31, 17]),
+            limit_rupees=chance.choice([None, None, 100_000]),
+        )
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_dry_run_tells_what_a_real_one_does_wherever_batches_are_cut(
+    database: Database, seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311 - made-up rows, no secret
+    # Customers registered here have ids too, so some rows meet those.
+    a_customer(database, TODAY)
+    ingest(database, [CustomerRow(n) for n in range(2, 7)], TODAY)
+    for _ in range(4):
+        rows = _random_rows(chance, 25)
+        mode = chance.choice(["SKIP", "UPDATE"])
+        before = snapshot(database)
+        reports = []
+        for batch_rows in (1, 4, 100):
+            dry = ingest(
+                database,
+                rows,
+                TODAY,
+                batch_rows=batch_rows,
+                on_existing=mode,
+                validate_only=True,
+            )
+            reports.append((counts(dry), errors(database, dry.ingestion_id)))
+        assert snapshot(database) == before
+        assert scalar(database, "SELECT count(*) FROM ingestion_keys") == 0
+        real = ingest(
+            database, rows, TODAY, batch_rows=chance.choice([1, 3, 100]), on_existing=mode
+        )
+        reports.append((counts(real), errors(database, real.ingestion_id)))
+        assert all(report == reports[0] for report in reports)
+        ids = [row[0] for row in snapshot(database)["customers"]]
+        assert_positions_are_right(database, ids, TODAY.today)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_where_batches_are_cut_makes_no_difference(database: Database, seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 - made-up rows, no secret
+    ingest(database, [CustomerRow(n) for n in range(2, 7)], TODAY)
+    rows = _random_rows(chance, 40)
+    found = []
+    for batch_rows in (1, 7, 100):
+        with database.autocommit() as connection:
+            connection.execute(text("DELETE FROM loans"))
+            connection.execute(text("DELETE FROM customers"))
+        ingest(database, [CustomerRow(n) for n in range(2, 7)], TODAY)
+        ingestion = ingest(database, rows, TODAY, batch_rows=batch_rows, on_existing="UPDATE")
+        found.append(
+            (counts(ingestion), errors(database, ingestion.ingestion_id), snapshot(database))
+        )
+    assert found[0] == found[1] == found[2]
+
+
+# --- Offsets --------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_stored_once_whatever_is_sent_again(three_customers: Database) -> None:
+    rows = [LoanRow(1, n) for n in range(1, 21)]
+    header = header_of(rows)
+    begin_stream(three_customers, header, TODAY, PRINCIPAL)
+
+    def send(first: int, last: int) -> int:
+        columns = columns_of(rows[first:last])
+        return ingest_batch(
+            three_customers, header.ingestion_id, first, columns, TODAY
+        ).committed_offset
+
+    assert send(0, 5) == 5
+    assert send(0, 5) == 5
+    assert send(2, 4) == 5
+    with pytest.raises(OutOfRange) as refused:
+        send(6, 10)
+    assert refused.value.reason == "OFFSET_MISMATCH"
+    assert refused.value.metadata["expected_offset"] == "5"
+    # Cut otherwise than before: what lies above the offset is taken.
+    assert send(3, 9) == 9
+    resumed = begin_stream(three_customers, header, TODAY, PRINCIPAL)
+    assert resumed.committed_offset == 9
+    assert send(0, 20) == 20
+    ended = finish_stream(three_customers, header.ingestion_id, TODAY)
+    assert counts(ended) == {"inserted": 20}
+    assert ended.total_rows == 20
+    assert [row[14] for row in snapshot(three_customers)["loans"]] == list(range(1, 21))
+    # All of it once more, as a client does that did not hear the answer.
+    assert send(0, 20) == 20
+    assert finish_stream(three_customers, header.ingestion_id, TODAY) == ended
+    with pytest.raises(PreconditionFailed, match="INGESTION_ENDED"):
+        ingest_batch(three_customers, header.ingestion_id, 20, columns_of([LoanRow(1, 99)]), TODAY)
+
+
+def test_an_id_stands_for_one_header(three_customers: Database) -> None:
+    header = header_of([LoanRow(1, 1)])
+    begin_stream(three_customers, header, TODAY, PRINCIPAL)
+    for change in ({"kind": "CUSTOMERS"}, {"on_existing": "UPDATE"}, {"validate_only": True}):
+        other = header_of([LoanRow(1, 1)], ingestion_id=header.ingestion_id, **change)
+        with pytest.raises(PreconditionFailed) as refused:
+            begin_stream(three_customers, other, TODAY, PRINCIPAL)
+        assert refused.value.reason == "INGESTION_HEADER_MISMATCH"
+        assert refused.value.metadata["fields"] == next(iter(change))
+
+
+def test_rows_of_the_other_kind_are_refused(three_customers: Database) -> None:
+    header = header_of([LoanRow(1, 1)])
+    begin_stream(three_customers, header, TODAY, PRINCIPAL)
+    with pytest.raises(InvalidRequest, match="STREAM_ORDER_INVALID"):
+        ingest_batch(three_customers, header.ingestion_id, 0, columns_of([C1]), TODAY)
+
+
+def test_an_unknown_ingestion_is_not_found(database: Database) -> None:
+    header = header_of([C1])
+    with pytest.raises(NotFound):
+        ingest_batch(database, header.ingestion_id, 0, columns_of([C1]), TODAY)
+    with pytest.raises(NotFound):
+        get_ingestion(database, header.ingestion_id)
+    with pytest.raises(NotFound):
+        list_row_errors(database, header.ingestion_id, None, 10)
+
+
+def test_an_ingestion_that_another_call_holds_is_in_progress(database_url: str) -> None:
+    database = Database(database_url, lock_timeout_seconds=0.1)
+    header = header_of([C1])
+    begin_stream(database, header, TODAY, PRINCIPAL)
+    with database.transaction() as connection:
+        ingestions.lock(connection, header.ingestion_id)
+        with pytest.raises(RetryLater, match="INGESTION_IN_PROGRESS"):
+            ingest_batch(database, header.ingestion_id, 0, columns_of([C1]), TODAY)
+    database.dispose()
+
+
+def test_ingestions_and_row_errors_come_in_pages(three_customers: Database) -> None:
+    rows = [LoanRow(99, n, rupees=-1, rate="x") for n in range(7)]
+    first = ingest(three_customers, rows, TODAY)
+    second = ingest(three_customers, [C1], on(date(2025, 6, 16)))
+    listed = list_ingestions(three_customers, None, 2)
+    assert listed[0].ingestion_id == second.ingestion_id
+    after = (listed[-1].created_at, listed[-1].ingestion_id)
+    rest = list_ingestions(three_customers, after, 10)
+    assert len(listed) + len(rest) == 3
+    found, page = [], list_row_errors(three_customers, first.ingestion_id, None, 4)
+    while page:
+        found += page
+        key = (page[-1].row_offset, page[-1].error_number)
+        page = list_row_errors(three_customers, first.ingestion_id, key, 4)
+    # Row 1 has a loan id of 0 besides.
+    assert len(found) == 15
+    assert [e.error_number for e in found[:5]] == [1, 2, 3, 1, 2]
+
+
+def test_the_errors_of_boundlessly_many_rows_are_counted_and_not_all_kept(
+    three_customers: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MAX_REPORTED_ROWS", 3)
+    rows = [LoanRow(99, n) for n in range(1, 10)]
+    ingestion = ingest(three_customers, rows, TODAY, batch_rows=2)
+    assert counts(ingestion) == {"rejected": 9}
+    assert len(errors(three_customers, ingestion.ingestion_id)) == 4
+
+
+# --- Crashes --------------------------------------------------------------------------------------
+
+_STEPS: list[tuple[Any, str]] = [
+    (ingestions, "lock"),
+    (imports, "known_customers"),
+    (imports, "stored_loans"),
+    (ingestions, "seen"),
+    (imports, "reserve_loan_ids"),
+    (imports, "insert_loans"),
+    (imports, "update_loans"),
+    (positions, "refresh_locked"),
+    (positions, "add_loans"),
+    (ingestions, "remember"),
+    (ingestions, "add_errors"),
+    (ingestions, "advance"),
+    (imports, "stored_customers"),
+    (imports, "phone_holders"),
+    (imports, "update_customers"),
+    (imports, "reserve_customer_ids"),
+    (imports, "insert_customers"),
+    (ingestions, "end"),
+]
+
+
+class _Crashed(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_crashes_between_statements_lose_nothing_and_double_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """The same rows twice over: once undisturbed, once by a process that dies all the time."""
+    customers: list[Row] = [CustomerRow(n, age=30 + n % 2) for n in range(1, 9)]
+    customers += [CustomerRow(3, age=99), CustomerRow(9, phone=C1.phone_number)]
+    loans: list[Row] = [LoanRow(n % 9 + 1, n // 4, rupees=1000 * (n % 5)) for n in range(4, 40)]
+    found = []
+    for dies in (False, True):
+        execute(database, "DELETE FROM loans")
+        execute(database, "DELETE FROM customers")
+        ingest(database, [CustomerRow(n) for n in (1, 2, 4)], TODAY)
+        ingest(database, [LoanRow(1, 1), LoanRow(2, 2), LoanRow(2, 3)], TODAY)
+        crashes = 0
+        with monkeypatch.context() as patch:
+            if dies:
+                _crash_at_random(patch, seed)
+            ingestions_of = [_ingest_though_crashing(database, rows) for rows in (customers, loans)]
+        crashes = sum(times for _, times in ingestions_of)
+        assert (crashes > 5) == dies
+        found.append(
+            (
+                [counts(ingestion) for ingestion, _ in ingestions_of],
+                [errors(database, ingestion.ingestion_id) for ingestion, _ in ingestions_of],
+                snapshot(database),
+            )
+        )
+    assert found[0] == found[1]
+    assert_positions_are_right(database, range(1, 9), TODAY.today)
+    assert scalar(database, "SELECT count(*) FROM ingestion_keys") == 0
+
+
+def _crash_at_random(patch: pytest.MonkeyPatch, seed: int) -> None:
+    """Die at one step in twelve, a step being the moment before or after a statement."""
+    chance = random.Random(seed)  # noqa: S311 - moments of a test, no secret
+
+    def step() -> None:
+        if chance.randrange(12) == 0:
+            raise _Crashed
+
+    for module, name in _STEPS:
+        patch.setattr(module, name, _dying(getattr(module, name), step))
+
+
+def _dying(function: Callable[..., Any], step: Callable[[], None]) -> Callable[..., Any]:
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        step()
+        result = function(*arguments, **named)
+        step()
+        return result
+
+    return wrapped
+
+
+def _ingest_though_crashing(database: Database, rows: Sequence[Row]) -> tuple[Any, int]:
+    header = header_of(rows, on_existing="UPDATE")
+    crashes = 0
+    for _ in range(500):
+        try:
+            offset = begin_stream(database, header, TODAY, PRINCIPAL).committed_offset
+            while offset < len(rows):
+                columns = columns_of(rows[offset : offset + 9])
+                offset = ingest_batch(
+                    database, header.ingestion_id, offset, columns, TODAY
+                ).committed_offset
+            return finish_stream(database, header.ingestion_id, TODAY), crashes
+        except _Crashed:
+            crashes += 1
+    raise AssertionError("it never ended")
+
+
+def test_without_the_offset_in_the_transaction_rows_would_be_doubled(
+    three_customers: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the crash test guards: an offset that lags behind its rows counts them twice."""
+    rows = [LoanRow(1, 1), LoanRow(1, 2)]
+    header = header_of(rows)
+    begin_stream(three_customers, header, TODAY, PRINCIPAL)
+    ingest_batch(three_customers, header.ingestion_id, 0, columns_of(rows), TODAY)
+    execute(three_customers, "UPDATE ingestions SET committed_offset = 0")
+    ingest_batch(three_customers, header.ingestion_id, 0, columns_of(rows), TODAY)
+    assert finish_stream(three_customers, header.ingestion_id, TODAY).rows_read == 4
+
+
+# --- Others at work -------------------------------------------------------------------------------
+
+
+def test_a_booking_that_read_before_an_import_loses_its_race(database: Database) -> None:
+    customer_id = a_good_customer(database, TODAY)
+    with database.autocommit() as connection:
+        read = bookings.read(connection, customer_id, None, lock=False)
+    assert read is not None
+    ingest(database, [LoanRow(customer_id, 1, rupees=1_000_000, tenure_months=60)], TODAY)
+    with database.autocommit() as connection:
+        now = bookings.read(connection, customer_id, None, lock=False)
+    assert now is not None
+    assert now.position.version > read.position.version
+    assert now.position.current_debt_paise == 10 * LAKH
+
+
+def test_bookings_and_imports_at_once_leave_a_right_position(database: Database) -> None:
+    customer_id = a_good_customer(database, TODAY, monthly_income_paise=100 * LAKH)
+    failures: list[BaseException] = []
+
+    def guarded(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - told by the main thread
+            failures.append(error)
+
+    def book() -> None:
+        for _ in range(15):
+            create_loan(
+                database, CreateLoan(None, customer_id, Ask(LAKH, 1200, 12)), TODAY, PRINCIPAL
+            )
+
+    def bring(first: int) -> None:
+        for n in range(first, first - 15, -1):  # so that no id issued meanwhile is met
+            ingest(database, [LoanRow(customer_id, n, tenure_months=60)], TODAY)
+
+    works: list[Callable[[], None]] = [
+        book,
+        book,
+        lambda: bring(3_000_000),
+        lambda: bring(2_000_000),
+    ]
+    threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert scalar(database, "SELECT count(*) FROM loans WHERE imported") == 3 + 30
+    assert scalar(database, "SELECT count(*) FROM loans WHERE NOT imported") == 30
+    assert_positions_are_right(database, [customer_id], TODAY.today)
+
+
+def test_without_the_lock_a_booking_would_be_lost_from_the_position(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A booking that commits between the sum and the update must be in the sum: the lock sees to
+    it by making one wait for the other."""
+    customer_id = a_good_customer(database, TODAY)
+    booked = threading.Event()
+    reached = threading.Event()
+    real = imports.stored_loans
+
+    def slow(*arguments: Any) -> Any:
+        reached.set()
+        # With the lock the booking cannot end before the import does.
+        assert not booked.wait(0.4)
+        return real(*arguments)
+
+    monkeypatch.setattr(imports, "stored_loans", slow)
+    importing = threading.Thread(
+        target=ingest, args=(database, [LoanRow(customer_id, 1, tenure_months=60)], TODAY)
+    )
+    importing.start()
+    reached.wait(5)
+    create_loan(database, CreateLoan(None, customer_id, Ask(LAKH, 1200, 12)), TODAY, PRINCIPAL)
+    booked.set()
+    importing.join()
+    assert_positions_are_right(database, [customer_id], TODAY.today)
+
+
+def test_a_phone_number_taken_meanwhile_rejects_the_row(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = imports.phone_holders
+    taken: list[object] = []
+
+    def late(*arguments: Any) -> Any:
+        found = real(*arguments)
+        if not taken:
+            taken.append(
+                register_customer(
+                    database,
+                    RegisterCustomer(None, NewCustomer("A", "B", 30, LAKH, C1.phone_number)),
+                    TODAY,
+                    PRINCIPAL,
+                )
+            )
+        return found
+
+    monkeypatch.setattr(imports, "phone_holders", late)
+    ingestion = ingest(database, [CustomerRow(77, phone=C1.phone_number), C2], TODAY)
+    assert counts(ingestion) == {"inserted": 1, "rejected": 1}
+    assert errors(database, ingestion.ingestion_id) == [(1, "phone_number", "PHONE_TAKEN")]
+
+
+def test_ids_issued_after_an_import_are_new(database: Database) -> None:
+    assert counts(ingest(database, [C1], TODAY)) == {"inserted": 1}
+    second = a_customer(database, TODAY)
+    assert second == 2
+    ingest(database, [CustomerRow(300), CustomerRow(50)], TODAY)
+    assert a_customer(database, TODAY) == 301
+    customer_id = a_good_customer(database, TODAY)
+    ingest(database, [LoanRow(300, 9_996), LoanRow(1, 5)], TODAY)
+    decision = create_loan(
+        database, CreateLoan(None, customer_id, Ask(LAKH, 1200, 12)), TODAY, PRINCIPAL
+    )
+    assert decision.loan_id is not None
+    assert decision.loan_id > 9_996
+    # A sequence that is ahead is never set back.
+    ingest(database, [LoanRow(300, 2)], TODAY)
+    again = create_loan(
+        database, CreateLoan(None, customer_id, Ask(LAKH, 1200, 12)), TODAY, PRINCIPAL
+    )
+    assert again.loan_id is not None
+    assert again.loan_id > decision.loan_id
+
+
+def test_a_dry_run_leaves_the_sequences_alone(database: Database) -> None:
+    ingest(database, [CustomerRow(500)], TODAY, validate_only=True)
+    assert a_customer(database, TODAY) == 1
+
+
+# --- What an ingestion leaves behind --------------------------------------------------------------
+
+
+def test_the_end_of_an_ingestion_is_told_once(three_customers: Database) -> None:
+    query = "SELECT count(*) FROM events WHERE kind = 'rows_ingested'"
+    assert scalar(three_customers, query) == 1
+    header = header_of([LoanRow(1, 1)])
+    begin_stream(three_customers, header, TODAY, PRINCIPAL)
+    ingest_batch(three_customers, header.ingestion_id, 0, columns_of([LoanRow(1, 1)]), TODAY)
+    finish_stream(three_customers, header.ingestion_id, TODAY)
+    finish_stream(three_customers, header.ingestion_id, TODAY)
+    leave_stream(three_customers, header.ingestion_id, TODAY)
+    assert scalar(three_customers, query) == 2
+    payload = "SELECT payload FROM events WHERE kind = 'rows_ingested' ORDER BY event_seq DESC"
+    assert scalar(three_customers, f"{payload} LIMIT 1") == {
+        "ingestion_id": str(header.ingestion_id),
+        "kind": "LOANS",
+        "inserted": 1,
+        "updated": 0,
+    }
+    # Nothing stored, nothing told.
+    ingest(three_customers, [LoanRow(1, 1)], TODAY)
+    ingest(three_customers, [LoanRow(1, 2)], TODAY, validate_only=True)
+    assert scalar(three_customers, query) == 2
+
+
+def test_a_stream_that_breaks_off_is_told_of(three_customers: Database) -> None:
+    header = header_of([LoanRow(1, 1)])
+    begin_stream(three_customers, header, TODAY, PRINCIPAL)
+    ingest_batch(three_customers, header.ingestion_id, 0, columns_of([LoanRow(1, 1)]), TODAY)
+    leave_stream(three_customers, header.ingestion_id, TODAY)
+    assert scalar(three_customers, "SELECT count(*) FROM events WHERE kind = 'rows_ingested'") == 2
+    assert get_ingestion(three_customers, header.ingestion_id).state == "RUNNING"
+
+
+# --- Positions ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_positions_are_those_of_the_domain(database: Database, seed: int) -> None:
+    """Random loans in any state, on days on which months, years and February end."""
+    chance = random.Random(seed)  # noqa: S311 - made-up rows, no secret
+    ingest(database, [CustomerRow(n) for n in range(1, 41)], TODAY)
+    values = []
+    for customer_id in range(1, 39):
+        for loan_id in range(1, chance.randint(1, 8)):
+            start = date(2018, 1, 1) + timedelta(days=chance.randint(0, 3000))
+            tenure = chance.choice([1, 2, 12, 36, 480])
+            on_day = start + timedelta(days=chance.randint(0, 900))
+            due = installments_due_by(start, tenure, on_day)
+            settled = chance.choice([0, due, tenure, chance.randint(0, tenure)])
+            values.append(
+                {
+                    "customer_id": customer_id,
+                    "loan_id": loan_id,
+                    "principal": chance.randint(1, 10**11),
+                    "tenure": tenure,
+                    "installment": chance.randint(1, 10**9),
+                    "start": start,
+                    "end": add_months(start, tenure),
+                    "settled": settled,
+                    "on_time": chance.randint(0, settled),
+                    "closed_on": on_day if settled == tenure else None,
+                }
+            )
+    with database.transaction() as connection:
+        connection.execute(
+            text(
+                """INSERT INTO loans (customer_id, loan_id, principal_paise, annual_rate_bps,
+                    tenure_months, installment_paise, start_date, end_date, imported,
+                    settled_at_import, emis_paid_on_time, installments_settled, closed_on)
+                VALUES (:customer_id, :loan_id, :principal, 1000, :tenure, :installment, :start,
+                    :end, true, :settled, :on_time, :settled, :closed_on)"""
+            ),
+            values,
+        )
+    days = [
+        date(2024, 2, 28),
+        date(2024, 2, 29),
+        date(2025, 2, 28),
+        date(2025, 1, 1),
+        date(2025, 4, 30),
+        date(2025, 12, 31),
+        date(2019, 6, 15),
+        *(date(2018, 1, 1) + timedelta(days=chance.randint(0, 4000)) for _ in range(5)),
+    ]
+    for day in days:
+        with database.transaction() as connection:
+            positions.refresh(connection, range(1, 45), day)
+        assert_positions_are_right(database, range(1, 41), day)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_loans_added_to_positions_leave_those_of_the_domain(database: Database, seed: int) -> None:
+    """Import after import, on days between which positions hold or have run out."""
+    chance = random.Random(seed)  # noqa: S311 - made-up rows, no secret
+    day = date(2024, 1, 28)
+    ingest(database, [CustomerRow(n) for n in range(1, 21)], on(day))
+    for round_number in range(8):
+        rows: list[Row] = []
+        for loan_id in range(25):
+            tenure = chance.choice([1, 2, 12, 36, 480])
+            start = day - timedelta(days=chance.choice([0, 1, 30, chance.randint(0, 3000)]))
+            rows.append(
+                LoanRow(
+                    chance.randint(1, 20),
+                    100 * round_number + loan_id + 1,
+                    rupees=chance.randint(1, 1_000_000_000),
+                    tenure_months=tenure,
+                    emis_paid_on_time=chance.choice([0, tenure, chance.randint(0, tenure)]),
+                    start=start,
+                )
+            )
+        ingestion = ingest(database, rows, on(day), batch_rows=chance.choice([3, 25]))
+        assert counts(ingestion) == {"inserted": 25}
+        touched = {row.customer_id for row in rows}
+        assert_positions_are_right(database, touched, day)
+        day += timedelta(days=chance.choice([0, 0, 1, 2, 15, 31, 400]))
+
+
+def test_a_refresh_raises_the_version_of_these_customers_alone(three_customers: Database) -> None:
+    with three_customers.transaction() as connection:
+        positions.refresh(connection, [1, 3], TODAY.today)
+    with three_customers.autocommit() as connection:
+        versions = connection.execute(
+            text("SELECT version FROM customers ORDER BY customer_id")
+        ).scalars()
+        assert list(versions) == [2, 1, 2]
+
+
+def test_fingerprints_tell_each_fact_apart() -> None:
+    from credit_service.ingestion.validation import validate_columns
+
+    rows = [
+        LoanRow(1, 1),
+        LoanRow(1, 1, rupees=100_001),
+        LoanRow(1, 1, tenure_months=13),
+        LoanRow(1, 1, rate="12.01"),
+        LoanRow(1, 1, installment_rupees=8_886),
+        LoanRow(1, 1, emis_paid_on_time=1),
+        LoanRow(1, 1, start=date(2024, 1, 30)),
+        LoanRow(2, 9),
+    ]
+    facts = validate_columns(columns_of(rows), 0, TODAY.today).frame.facts
+    prints = loader._fingerprints(facts).tolist()
+    assert len(set(prints[:7])) == 7
+    # Of the facts, not of the key.
+    assert prints[7] == prints[0]

@@ -1,0 +1,220 @@
+"""The cache against a real Valkey: newer wins, a failure is a miss, nothing old is ever served."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
+
+import pytest
+import redis
+
+from credit_service.cache import positions as cache_module
+from credit_service.cache.positions import PositionCache
+from credit_service.commands.create_loan import CreateLoan, create_loan
+from credit_service.domain.eligibility import Ask
+from credit_service.domain.positions import CreditPosition
+from credit_service.queries.credit import CreditDesk
+from credit_service.storage.database import Database
+from tests.integration.portfolio import LAKH, a_good_customer, on
+
+TODAY = on(date(2026, 6, 10))
+POSITION = CreditPosition(
+    7, 5, LAKH, 36 * LAKH, LAKH, 100, 2, 2 * LAKH, 3, 4, 1, TODAY.today, date(2026, 7, 1)
+)
+
+
+@pytest.fixture
+def cache(redis_url: str) -> Iterator[PositionCache]:
+    opened = PositionCache(redis_url, timeout_seconds=1.0)
+    yield opened
+    opened.close()
+
+
+def put(cache: PositionCache, position: CreditPosition, *, only_over_old: bool = False) -> None:
+    cache.put(
+        [position],
+        "standard-1",
+        TODAY,
+        known_since=time.monotonic(),
+        only_over_old=only_over_old,
+    )
+
+
+def held(cache: PositionCache, day: date = TODAY.today) -> CreditPosition | None:
+    cached = cache.get(POSITION.customer_id, day)
+    return None if cached is None else cached.position
+
+
+def test_an_entry_comes_back_equal(cache: PositionCache) -> None:
+    assert held(cache) is None
+    put(cache, POSITION)
+    assert held(cache) == POSITION
+
+
+def test_an_older_version_is_refused(cache: PositionCache) -> None:
+    put(cache, POSITION)
+    put(cache, replace(POSITION, version=4, current_debt_paise=0))
+    assert held(cache) == POSITION
+    newer = replace(POSITION, version=10, current_debt_paise=0)
+    put(cache, newer)
+    assert held(cache) == newer
+
+
+def test_without_the_compare_an_older_version_would_win(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = cache_module._COMPARE_AND_SET
+    guard = "version > tonumber(ARGV[1])"
+    assert guard in script
+    monkeypatch.setattr(cache_module, "_COMPARE_AND_SET", script.replace(guard, "false"))
+    unguarded = PositionCache(redis_url, timeout_seconds=1.0)
+    put(unguarded, POSITION)
+    put(unguarded, replace(POSITION, version=4))
+    found = held(unguarded)
+    assert found is not None
+    assert found.version == 4
+    unguarded.close()
+
+
+def test_an_entry_is_not_served_outside_its_days(cache: PositionCache) -> None:
+    put(cache, POSITION)
+    assert held(cache, date(2026, 6, 30)) == POSITION
+    assert held(cache, date(2026, 7, 1)) is None
+    assert held(cache, date(2026, 6, 9)) is None
+
+
+def test_an_entry_lives_a_day_or_until_its_horizon(cache: PositionCache, redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    put(cache, POSITION)
+    assert 86_390 <= client.ttl("credit:position:7") <= 86_400
+    tomorrow = replace(POSITION, version=6, valid_until=date(2026, 6, 11))
+    put(cache, tomorrow)
+    # Noon until midnight in India.
+    assert 43_190 <= client.ttl("credit:position:7") <= 43_200
+    client.close()
+
+
+def test_writing_over_only_adds_nothing_and_dropping_removes(cache: PositionCache) -> None:
+    put(cache, POSITION, only_over_old=True)
+    assert held(cache) is None
+    put(cache, POSITION)
+    newer = replace(POSITION, version=6)
+    put(cache, newer, only_over_old=True)
+    assert held(cache) == newer
+    cache.drop([POSITION.customer_id])
+    assert held(cache) is None
+
+
+def test_what_was_known_for_too_long_is_removed_instead(cache: PositionCache) -> None:
+    put(cache, POSITION)
+    cache.put([replace(POSITION, version=6)], "x", TODAY, known_since=time.monotonic() - 1)
+    assert held(cache) is None
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b"[1]", b"[1,2,3]", b"\xff", b"null", b'["x"]'])
+def test_an_entry_of_another_form_is_a_miss(
+    cache: PositionCache, redis_url: str, value: bytes
+) -> None:
+    client = redis.Redis.from_url(redis_url)
+    client.set("credit:position:7", value)
+    client.close()
+    assert held(cache) is None
+
+
+class SlowRedis:
+    """A port that takes connections and says nothing, then passes everything on."""
+
+    def __init__(self, redis_url: str) -> None:
+        self.answers = threading.Event()
+        self._target = redis.Redis.from_url(redis_url).connection_pool.connection_kwargs
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        self.answers.wait()
+        with client, self._connected() as server:
+            back = threading.Thread(target=_pump, args=(server, client), daemon=True)
+            back.start()
+            _pump(client, server)
+
+    def _connected(self) -> socket.socket:
+        if "path" not in self._target:
+            return socket.create_connection((self._target["host"], self._target["port"]))
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(self._target["path"])
+        return server
+
+    def close(self) -> None:
+        self.answers.set()
+        self._listener.close()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        return
+
+
+def test_silence_costs_one_short_wait_and_then_nothing_until_it_heals(
+    database: Database, redis_url: str
+) -> None:
+    slow = SlowRedis(redis_url)
+    cache = PositionCache(f"redis://127.0.0.1:{slow.port}", timeout_seconds=0.03)
+    desk = CreditDesk(database, cache)
+    customer_id = a_good_customer(database, TODAY)
+    direct = PositionCache(redis_url, timeout_seconds=1.0)
+    asked = Ask(LAKH, 1200, 24)
+    # An entry of before; what comes while Redis is silent makes it old.
+    put(direct, desk.standing(customer_id, TODAY).position)
+    decision = create_loan(database, CreateLoan(None, customer_id, asked), TODAY, "tests")
+    assert decision.approved
+    fresh = CreditDesk(database).standing(customer_id, TODAY)
+    cache.put([fresh.position], "standard-1", TODAY, known_since=time.monotonic())
+
+    waits = []
+    for _ in range(20):
+        began = time.monotonic()
+        assert desk.standing(customer_id, TODAY) == fresh
+        waits.append(time.monotonic() - began)
+    assert sum(wait > 0.02 for wait in waits) <= 4, waits
+
+    slow.answers.set()
+    deadline = time.monotonic() + 10
+    while held_by(direct, customer_id) != fresh.position:
+        assert time.monotonic() < deadline, "the cache did not heal"
+        # Never the entry of before, though it still lies in Redis.
+        assert desk.standing(customer_id, TODAY) == fresh
+        time.sleep(0.05)
+    cache.close()
+    direct.close()
+    slow.close()
+
+
+def held_by(cache: PositionCache, customer_id: int) -> CreditPosition | None:
+    cached = cache.get(customer_id, TODAY.today)
+    return None if cached is None else cached.position
+
+
+def test_checks_follow_a_booking_at_once(database: Database, cache: PositionCache) -> None:
+    desk = CreditDesk(database, cache)
+    customer_id = a_good_customer(database, TODAY)
+    asked = Ask(LAKH, 1200, 24)
+    desk.check_eligibility(customer_id, asked, TODAY)
+    for _ in range(3):
+        create_loan(database, CreateLoan(None, customer_id, asked), TODAY, "tests", cache=cache)
+        standing, _ = desk.check_eligibility(customer_id, asked, TODAY)
+        assert standing == CreditDesk(database).standing(customer_id, TODAY)

@@ -1,0 +1,130 @@
+"""Payments against the real database: settle in order, once, and move the position with them."""
+
+from datetime import date
+from uuid import UUID, uuid4
+
+import pytest
+
+from credit_service.commands.create_loan import CreateLoan, create_loan
+from credit_service.commands.record_payment import RecordedPayment, RecordPayment, record_payment
+from credit_service.domain.eligibility import Ask
+from credit_service.domain.errors import NotFound, PreconditionFailed, RequestIdReused
+from credit_service.domain.loans import Loan, LoanState, schedule
+from credit_service.domain.payments import outstanding_paise
+from credit_service.queries.customers import get_customer
+from credit_service.queries.loans import list_loans, repayment_schedule
+from credit_service.storage.database import Database
+from tests.integration.portfolio import LAKH, a_good_customer, on
+from tests.integration.test_create_loan import from_scratch, in_parallel
+
+START = on(date(2026, 1, 31))
+
+
+def a_loan(database: Database, months: int = 3) -> Loan:
+    customer_id = a_good_customer(database, START)
+    command = CreateLoan(None, customer_id, Ask(LAKH, 1200, months))
+    loan = create_loan(database, command, START, "tests").loan_at_birth()
+    assert loan is not None
+    return loan
+
+
+def pay(
+    database: Database, loan: Loan, amount_paise: int, day: date, key: UUID | None = None
+) -> RecordedPayment:
+    command = RecordPayment(key, loan.customer_id, loan.loan_id, amount_paise, None)
+    return record_payment(database, command, on(day), "tests")
+
+
+def test_the_whole_life_of_a_loan(database: Database) -> None:
+    loan = a_loan(database)
+    first, second, third = schedule(loan).installments
+    assert [first.due_date, second.due_date, third.due_date] == [
+        date(2026, 2, 28),
+        date(2026, 3, 31),
+        date(2026, 4, 30),
+    ]
+    on_time = pay(database, loan, first.payment_paise, date(2026, 2, 28))
+    assert (list(on_time.payment.settled_numbers), on_time.payment.on_time_count) == ([1], 1)
+    in_part = pay(database, loan, 100, date(2026, 3, 30))
+    assert list(in_part.payment.settled_numbers) == []
+    late = pay(database, loan, second.payment_paise - 100, date(2026, 4, 1))
+    assert (list(late.payment.settled_numbers), late.payment.on_time_count) == ([2], 0)
+    position = get_customer(database, customer_id=loan.customer_id).position
+    assert (position.emis_on_time, position.emis_due) == (36 + 1, 36 + 2)
+    from_scratch(database, loan.customer_id)
+
+    last = pay(database, loan, third.payment_paise, date(2026, 4, 2))
+    assert last.payment.closed_loan
+    assert last.loan.state is LoanState.CLOSED
+    assert last.loan.closed_on == date(2026, 4, 2)
+    position = get_customer(database, customer_id=loan.customer_id).position
+    assert (position.current_debt_paise, position.current_installments_paise) == (0, 0)
+    from_scratch(database, loan.customer_id)
+    stored = next(
+        each
+        for each in list_loans(database, loan.customer_id, None, None, 50)
+        if each.loan_id == loan.loan_id
+    )
+    assert stored == last.loan
+    states = repayment_schedule(database, loan.customer_id, loan.loan_id, on(date(2026, 5, 1)))
+    assert {each.state for each in states.progress} == {"SETTLED"}
+
+
+def test_refusals_and_that_they_change_nothing(database: Database) -> None:
+    loan = a_loan(database)
+    pay(database, loan, 100, date(2026, 2, 10))
+    for amount, paid_on, reason in (
+        (outstanding_paise(loan) - 99, date(2026, 2, 10), "PAYMENT_EXCEEDS_OUTSTANDING"),
+        (100, date(2026, 2, 12), "PAYMENT_IN_FUTURE"),
+        (100, date(2026, 1, 30), "PAYMENT_BEFORE_LOAN_START"),
+        (100, date(2026, 2, 9), "PAYMENT_BEFORE_PREVIOUS"),
+    ):
+        command = RecordPayment(None, loan.customer_id, loan.loan_id, amount, paid_on)
+        with pytest.raises(PreconditionFailed) as refused:
+            record_payment(database, command, on(date(2026, 2, 11)), "tests")
+        assert refused.value.reason == reason
+    pay(database, loan, outstanding_paise(loan) - 100, date(2026, 2, 11))
+    with pytest.raises(PreconditionFailed, match="LOAN_CLOSED"):
+        pay(database, loan, 100, date(2026, 2, 11))
+    with pytest.raises(NotFound, match="LOAN_NOT_FOUND"):
+        record_payment(
+            database, RecordPayment(None, loan.customer_id, 4711, 100, None), START, "tests"
+        )
+    from_scratch(database, loan.customer_id)
+
+
+def test_the_same_payment_sent_twenty_times_counts_once(database: Database) -> None:
+    loan, key = a_loan(database), uuid4()
+    answers = in_parallel(lambda: pay(database, loan, 1_000_00, date(2026, 2, 1), key), 20)
+    assert len({repr(answer) for answer in answers}) == 1
+    again = pay(database, loan, 500_00, date(2026, 2, 2))
+    assert again.loan.paid_paise == 1_500_00
+    # The first answer is given again, though the loan has moved on.
+    assert pay(database, loan, 1_000_00, date(2026, 2, 3), key) == answers[0]
+    with pytest.raises(RequestIdReused):
+        pay(database, loan, 1_000_01, date(2026, 2, 3), key)
+
+
+def test_a_refusal_is_repeated_even_when_it_would_now_be_accepted(database: Database) -> None:
+    loan, key = a_loan(database), uuid4()
+    command = RecordPayment(key, loan.customer_id, loan.loan_id, 100, date(2026, 3, 1))
+    for today in (date(2026, 2, 1), date(2026, 4, 1)):
+        with pytest.raises(PreconditionFailed, match="PAYMENT_IN_FUTURE"):
+            record_payment(database, command, on(today), "tests")
+
+
+def test_payments_at_once_are_all_counted_and_never_too_much(database: Database) -> None:
+    loan = a_loan(database)
+    fifth = outstanding_paise(loan) // 5
+    answers = in_parallel(lambda: pay(database, loan, fifth, date(2026, 2, 1)), 12)
+    taken = [answer for answer in answers if isinstance(answer, RecordedPayment)]
+    refused = [answer for answer in answers if isinstance(answer, PreconditionFailed)]
+    assert (len(taken), len(refused)) == (5, 7)
+    assert sorted(answer.payment.payment_number for answer in taken) == [1, 2, 3, 4, 5]
+    stored = next(
+        each
+        for each in list_loans(database, loan.customer_id, LoanState.ACTIVE, None, 50)
+        if each.loan_id == loan.loan_id
+    )
+    assert stored.paid_paise == 5 * fifth
+    from_scratch(database, loan.customer_id)

@@ -1,0 +1,210 @@
+"""Wire ↔ core: what is read is what was written, and nothing is guessed."""
+
+import string
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from google.protobuf import timestamp_pb2
+from google.type.date_pb2 import Date
+from google.type.decimal_pb2 import Decimal
+from google.type.money_pb2 import Money
+from hypothesis import given
+from hypothesis import strategies as st
+
+from credit_service.domain.errors import InvalidFields
+from credit_service.rpc import convert
+from credit_service.rpc.convert import PageTokens, Violations
+from credit_service.v1 import credit_service_pb2 as pb
+
+
+def read_money(money: Money) -> tuple[int | None, Violations]:
+    violations = Violations()
+    request = pb.CheckEligibilityRequest(loan_amount=money)
+    return convert.read_money(request, "loan_amount", violations), violations
+
+
+def read_rate(text: str) -> tuple[int | None, Violations]:
+    violations = Violations()
+    request = pb.CheckEligibilityRequest(interest_rate=Decimal(value=text))
+    return convert.read_rate_bps(request, "interest_rate", violations), violations
+
+
+@given(st.integers(-(2**62), 2**62))
+def test_money_comes_back_as_it_was(paise: int) -> None:
+    money = convert.write_money(paise)
+    assert money.currency_code == "INR"
+    assert money.units == 0 or money.nanos == 0 or (money.units < 0) == (money.nanos < 0)
+    assert read_money(money)[0] == paise
+
+
+@given(
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(-(2**31), 2**31 - 1),
+    st.sampled_from(["", "INR", "USD", "inr", "₹", "\x00"]),
+)
+def test_any_money_is_read_exactly_or_refused(units: int, nanos: int, currency: str) -> None:
+    money = Money(units=units, nanos=nanos, currency_code=currency)
+    paise, violations = read_money(money)
+    assert (paise is None) == bool(violations.found)
+    if paise is not None:
+        assert paise * 10_000_000 == units * 10**9 + nanos
+        assert currency in ("", "INR")
+
+
+@given(st.integers(0, 10_000))
+def test_a_rate_comes_back_as_it_was(bps: int) -> None:
+    assert read_rate(convert.write_hundredths(bps).value)[0] == bps
+
+
+@pytest.mark.parametrize(
+    ("text", "bps"),
+    [
+        ("12", 1200),
+        ("12.5", 1250),
+        ("12.50", 1250),
+        ("12.5000", 1250),
+        ("1.25e1", 1250),
+        ("125E-1", 1250),
+        ("+7", 700),
+        (".5", 50),
+        ("5.", 500),
+        ("007", 700),
+        ("-0", 0),
+        ("0e999", 0),
+        ("0.00000000000000000000", 0),
+    ],
+)
+def test_plain_and_exponent_forms_of_a_rate_are_read(text: str, bps: int) -> None:
+    found, violations = read_rate(text)
+    assert found == bps
+    assert not violations.found
+
+
+@given(st.text(alphabet=string.digits + "+-.eE nNaAiIfF_,", max_size=60) | st.text(max_size=60))
+def test_any_text_is_a_rate_or_refused(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return  # no message can hold it
+    bps, violations = read_rate(text)
+    assert (bps is None) == bool(violations.found)
+    for violation in violations.found:
+        assert violation.message.isprintable()
+        assert len(violation.message) < 200
+
+
+def test_dates_are_days_of_the_calendar() -> None:
+    violations = Violations()
+    request = pb.RecordPaymentRequest(paid_on=Date(year=2024, month=2, day=29))
+    assert convert.read_date(request, "paid_on", violations) == date(2024, 2, 29)
+    assert convert.read_date(pb.RecordPaymentRequest(), "paid_on", violations) is None
+    assert not violations.found
+    for year, month, day in [(2023, 2, 29), (2024, 0, 1), (2024, 1, 0), (0, 1, 1), (10_000, 1, 1)]:
+        request = pb.RecordPaymentRequest(paid_on=Date(year=year, month=month, day=day))
+        assert convert.read_date(request, "paid_on", violations) is None
+    assert len(violations.found) == 5
+
+
+@given(
+    st.datetimes(
+        min_value=datetime(1, 1, 1),  # noqa: DTZ001 - hypothesis wants it naive
+        max_value=datetime(9999, 12, 31),  # noqa: DTZ001 - as above
+        timezones=st.just(UTC),
+    )
+)
+def test_instants_are_exact(instant: datetime) -> None:
+    expected = timestamp_pb2.Timestamp()
+    expected.FromDatetime(instant)
+    assert convert.write_time(instant) == expected
+    kolkata = instant + timedelta(0)
+    assert convert.write_time(kolkata) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1",
+        "0d6f1c1e8a0b4f0e9d513c9a6a1f7b20",
+        "{0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20}",
+        "urn:uuid:0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20",
+        "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b2g",
+        "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20\n",
+    ],
+)
+def test_only_the_usual_form_of_a_uuid_is_one(text: str) -> None:
+    violations = Violations()
+    assert convert.read_uuid(text, "request_id", violations) is None
+    assert [each.field for each in violations.found] == ["request_id"]
+
+
+def test_a_uuid_is_read_in_either_case() -> None:
+    known = uuid4()
+    violations = Violations()
+    assert convert.read_uuid(str(known).upper(), "request_id", violations) == known
+    assert convert.read_uuid("", "request_id", violations) is None
+    assert not violations.found
+
+
+_key_parts = st.integers(-(2**63), 2**63 - 1) | st.text(
+    alphabet=string.ascii_letters + string.digits + ":.+-", max_size=40
+)
+
+
+@given(st.lists(_key_parts, min_size=1, max_size=2), st.lists(_key_parts, max_size=3))
+def test_page_tokens_give_their_key_back_for_the_same_filters_alone(
+    key: list[int | str], filters: list[int | str]
+) -> None:
+    tokens = PageTokens("ListThings")
+    token = tokens.write(key, *filters)
+    assert token.isascii()
+    assert tokens.read(token, *filters) == key
+    for method, sent, sent_filters in (
+        ("ListThings", token, [*filters, 0]),
+        ("ListOthers", token, filters),
+        ("ListThings", token + "A", filters),
+        ("ListThings", "A" + token, filters),
+    ):
+        with pytest.raises(InvalidFields) as caught:
+            PageTokens(method).read(sent, *sent_filters)
+        assert caught.value.reason == "PAGE_TOKEN_INVALID"
+
+
+@given(st.text(max_size=400))
+def test_any_other_text_is_no_page_token(text: str) -> None:
+    tokens = PageTokens("ListThings")
+    if text:
+        with pytest.raises(InvalidFields):
+            tokens.read(text)
+    else:
+        assert tokens.read(text) is None
+
+
+def test_page_sizes() -> None:
+    violations = Violations()
+    assert [convert.read_page_size(size, violations) for size in (0, 1, 1000)] == [50, 1, 1000]
+    assert not violations.found
+    for size in (-1, 1001, 2**31 - 1):
+        convert.read_page_size(size, violations)
+    assert len(violations.found) == 3
+
+
+def test_what_a_caller_sent_is_told_back_short_and_harmless() -> None:
+    for text in ("\x1b[31mred", "x" * 10_000, "a\nb", "\u202eabc"):
+        _, violations = read_rate(text)
+        (found,) = violations.found
+        assert found.message.isprintable()
+        assert len(found.message) < 200
+
+
+def test_a_field_that_cannot_be_read_is_not_judged_by_its_stand_in() -> None:
+    request: Any = pb.CreateLoanRequest(
+        customer_id=1,
+        loan_amount=Money(currency_code="USD", units=5),
+        interest_rate=Decimal(value="12"),
+        tenure_months=0,
+    )
+    with pytest.raises(InvalidFields) as caught:
+        convert.read_create_loan(request)
+    assert [each.field for each in caught.value.violations] == ["loan_amount", "tenure_months"]

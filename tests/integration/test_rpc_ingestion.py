@@ -1,0 +1,508 @@
+"""IngestionService as callers see it: rows taken in once, files stored, all accounted for."""
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+from uuid import UUID, uuid4
+
+import grpc
+import pytest
+from google.type.date_pb2 import Date
+from google.type.decimal_pb2 import Decimal
+from google.type.money_pb2 import Money
+from pydantic import SecretStr
+
+from credit_service.clock import Clock
+from credit_service.ingestion.uploads import run_upload
+from credit_service.settings import Settings
+from credit_service.storage.database import Database
+from credit_service.v1 import credit_service_pb2, ingestion_pb2
+from credit_service.v1 import ingestion_service_pb2 as pb
+from tests.integration.conftest import Edge, Refusal, refusal_of
+
+TODAY = Clock().moment().today
+START = date(TODAY.year - 2, 3, 5)
+CUSTOMERS = ingestion_pb2.INGESTION_KIND_CUSTOMERS
+LOANS = ingestion_pb2.INGESTION_KIND_LOANS
+
+
+def customer_row(number: int, /, **other: Any) -> ingestion_pb2.CustomerRow:
+    values: dict[str, Any] = {
+        "customer_id": number,
+        "first_name": f"First {number}",
+        "last_name": "Last",
+        "age": 40,
+        "phone_number": f"98{number:08d}",
+        "monthly_income": Money(units=50_000),
+    }
+    return ingestion_pb2.CustomerRow(**{**values, **other})
+
+
+def loan_row(customer_id: int, loan_id: int, /, **other: Any) -> ingestion_pb2.LoanRow:
+    values: dict[str, Any] = {
+        "customer_id": customer_id,
+        "loan_id": loan_id,
+        "loan_amount": Money(units=1_00_000),
+        "tenure_months": 12,
+        "interest_rate": Decimal(value="12.5"),
+        "monthly_installment": Money(units=9_000),
+        "emis_paid_on_time": 12,
+        "start_date": Date(year=START.year, month=START.month, day=START.day),
+        "end_date": Date(year=START.year + 1, month=START.month, day=START.day),
+    }
+    return ingestion_pb2.LoanRow(**{**values, **other})
+
+
+def header(ingestion_id: str, kind: int = CUSTOMERS, **other: Any) -> pb.IngestRowsRequest:
+    message: Any = pb.IngestRowsHeader(ingestion_id=ingestion_id, **other)
+    message.kind = kind
+    return pb.IngestRowsRequest(header=message)
+
+
+def batch(offset: int, rows: list[Any]) -> pb.IngestRowsRequest:
+    message = pb.RowBatch(offset=offset)
+    if rows and isinstance(rows[0], ingestion_pb2.LoanRow):
+        message.loans.rows.extend(rows)
+    else:
+        message.customers.rows.extend(rows)
+    return pb.IngestRowsRequest(batch=message)
+
+
+def ingest(server: Edge, *messages: pb.IngestRowsRequest) -> pb.IngestRowsResponse:
+    return server.ingestion.IngestRows(iter(messages))
+
+
+def customers(server: Edge, count: int) -> pb.IngestRowsResponse:
+    rows = [customer_row(number) for number in range(1, count + 1)]
+    return ingest(server, header(str(uuid4())), batch(0, rows))
+
+
+def refused(server: Edge, *messages: pb.IngestRowsRequest) -> Refusal:
+    with pytest.raises(grpc.RpcError) as caught:
+        ingest(server, *messages)
+    return refusal_of(caught.value)
+
+
+def get(server: Edge, ingestion_id: str) -> ingestion_pb2.Ingestion:
+    return server.ingestion.GetIngestion(
+        pb.GetIngestionRequest(ingestion_id=ingestion_id)
+    ).ingestion
+
+
+def accounted(ingestion: ingestion_pb2.Ingestion) -> dict[str, int]:
+    """The counts that are not 0, which add up."""
+    names = ("inserted", "updated", "unchanged", "skipped", "rejected")
+    counts = {name: int(getattr(ingestion, name)) for name in names}
+    assert sum(counts.values()) == ingestion.rows_read
+    return {name: count for name, count in counts.items() if count}
+
+
+# Streams of rows.
+
+
+def test_rows_are_stored_and_scored_and_the_rest_is_reported(server: Edge) -> None:
+    assert accounted(customers(server, 3).ingestion) == {"inserted": 3}
+    rows = [
+        loan_row(1, 1003),
+        loan_row(2, 1003, end_date=None),
+        loan_row(1, 1004, loan_amount=Money(units=5, currency_code="USD"), tenure_months=481),
+        loan_row(77, 1005),
+        loan_row(1, 1003),
+        loan_row(1, 1006, start_date=None, emis_paid_on_time=None, row_number=99),
+        loan_row(
+            1,
+            1007,
+            unreadable_cells=[ingestion_pb2.UnreadableCell(column="tenure_months", found="ten")],
+        ),
+    ]
+    ingestion_id = str(uuid4())
+    answer = ingest(server, header(ingestion_id, LOANS), batch(0, rows[:4]), batch(4, rows[4:]))
+    assert accounted(answer.ingestion) == {"inserted": 2, "unchanged": 1, "rejected": 4}
+    assert answer.ingestion.state == ingestion_pb2.INGESTION_STATE_SUCCEEDED
+    assert answer.ingestion.committed_offset == answer.ingestion.total_rows == 7
+    assert answer.ingestion.finished_time.seconds > 0
+    found = {(error.row_number, error.column): error for error in answer.row_errors}
+    codes = {key: ingestion_pb2.RowErrorCode.Name(error.code) for key, error in found.items()}
+    assert codes == {
+        (3, "loan_amount"): "ROW_ERROR_CODE_CURRENCY_UNSUPPORTED",
+        (3, "tenure_months"): "ROW_ERROR_CODE_OUT_OF_RANGE",
+        (4, "customer_id"): "ROW_ERROR_CODE_CUSTOMER_UNKNOWN",
+        (99, "start_date"): "ROW_ERROR_CODE_MISSING",
+        (99, "emis_paid_on_time"): "ROW_ERROR_CODE_MISSING",
+        (7, "tenure_months"): "ROW_ERROR_CODE_NOT_A_NUMBER",
+    }
+    assert all(error.found or "MISSING" in codes[key] for key, error in found.items())
+    assert all(error.expected and error.message for error in found.values())
+    ambiguous = credit_service_pb2.GetLoanRequest(loan_id=1003)
+    with pytest.raises(grpc.RpcError) as caught:
+        server.credit.GetLoan(ambiguous)
+    assert refusal_of(caught.value).metadata["customer_ids"] == "1,2"
+
+    request = pb.ListRowErrorsRequest(ingestion_id=ingestion_id, page_size=4)
+    listed = []
+    while True:
+        page = server.ingestion.ListRowErrors(request)
+        listed += list(page.row_errors)
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    assert listed == list(answer.row_errors)
+
+
+def test_registration_goes_on_after_an_import(server: Edge) -> None:
+    customers(server, 5)
+    made = server.credit.RegisterCustomer(
+        credit_service_pb2.RegisterCustomerRequest(
+            first_name="A", last_name="B", age=30, monthly_income=Money(units=1),
+            phone_number="9123456780",
+        )
+    ).customer  # fmt: skip
+    assert made.customer_id > 5
+
+
+def test_the_same_rows_again_change_nothing(server: Edge) -> None:
+    customers(server, 4)
+    again = customers(server, 4).ingestion
+    assert accounted(again) == {"unchanged": 4}
+    changed = [customer_row(1, age=41), customer_row(2)]
+    kept = ingest(server, header(str(uuid4())), batch(0, changed)).ingestion
+    assert accounted(kept) == {"skipped": 1, "unchanged": 1}
+    update = ingestion_pb2.ON_EXISTING_UPDATE
+    taken = ingest(server, header(str(uuid4()), on_existing=update), batch(0, changed)).ingestion
+    assert accounted(taken) == {"updated": 1, "unchanged": 1}
+
+
+def test_a_dry_run_reports_and_writes_nothing(server: Edge) -> None:
+    rows = [customer_row(1), customer_row(2, age=7)]
+    dry = ingest(server, header(str(uuid4()), validate_only=True), batch(0, rows))
+    assert accounted(dry.ingestion) == {"inserted": 1, "rejected": 1}
+    assert dry.ingestion.validate_only
+    listed = server.credit.ListCustomers(credit_service_pb2.ListCustomersRequest())
+    assert not listed.customers
+    real = ingest(server, header(str(uuid4())), batch(0, rows))
+    assert accounted(real.ingestion) == accounted(dry.ingestion)
+    assert list(real.row_errors) == list(dry.row_errors)
+
+
+def test_a_stream_resumes_and_no_row_counts_twice(server: Edge) -> None:
+    rows = [customer_row(number) for number in range(1, 11)]
+    ingestion_id = str(uuid4())
+    gap = refused(server, header(ingestion_id), batch(0, rows[:4]), batch(5, rows[5:]))
+    assert (gap.code, gap.reason) == (grpc.StatusCode.OUT_OF_RANGE, "OFFSET_MISMATCH")
+    assert gap.metadata["expected_offset"] == "4"
+    running = get(server, ingestion_id)
+    assert running.state == ingestion_pb2.INGESTION_STATE_RUNNING
+    assert running.committed_offset == 4
+    # From any offset that is not above it.
+    done = ingest(server, header(ingestion_id), batch(2, rows[2:6]), batch(6, rows[6:]))
+    assert accounted(done.ingestion) == {"inserted": 10}
+    # And the whole of it again.
+    again = ingest(server, header(ingestion_id), batch(0, rows))
+    assert again.ingestion == done.ingestion
+    beyond = refused(server, header(ingestion_id), batch(10, rows[:1]))
+    assert (beyond.code, beyond.reason) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "INGESTION_ENDED",
+    )
+    other = refused(server, header(ingestion_id, LOANS))
+    assert other.reason == "INGESTION_HEADER_MISMATCH"
+    assert other.metadata["fields"] == "kind"
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason", "fields"),
+    [
+        ([], "STREAM_ORDER_INVALID", set()),
+        ([pb.IngestRowsRequest()], "STREAM_ORDER_INVALID", set()),
+        ([batch(0, [customer_row(1)])], "STREAM_ORDER_INVALID", set()),
+        ([header(str(uuid4())), header(str(uuid4()))], "STREAM_ORDER_INVALID", set()),
+        ([header(str(uuid4())), batch(0, [loan_row(1, 1)])], "STREAM_ORDER_INVALID", set()),
+        ([header("")], "INVALID_FIELD", {"header.ingestion_id"}),
+        (
+            [header("7", 0, on_existing=9)],
+            "INVALID_FIELD",
+            {"header.ingestion_id", "header.kind", "header.on_existing"},
+        ),
+        (
+            [header(str(uuid4())), batch(-1, [])],
+            "INVALID_FIELD",
+            {"batch.offset", "batch.rows"},
+        ),
+        (
+            [header(str(uuid4())), batch(0, [customer_row(1)] * 10_001)],
+            "INVALID_FIELD",
+            {"batch.rows"},
+        ),
+    ],
+)
+def test_a_stream_out_of_order_is_refused(
+    server: Edge, messages: list[pb.IngestRowsRequest], reason: str, fields: set[str]
+) -> None:
+    found = refused(server, *messages)
+    assert (found.code, found.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+    if fields:
+        assert found.fields == fields
+
+
+NASTY = [
+    {"first_name": "\x00"},
+    {"first_name": "a\x00b"},
+    {"first_name": "x" * 5000},
+    {"phone_number": "\x00" * 100},
+    {"monthly_income": Money(units=2**63 - 1, nanos=999_999_999)},
+    {"monthly_income": Money(units=-(2**63), nanos=-999_999_999)},
+    {"monthly_income": Money(nanos=2**31 - 1)},
+    {"monthly_income": Money(units=1, currency_code="\x00")},
+    {"approved_limit": Money(units=2**62)},
+    {"approved_limit": Money(units=-1)},
+    {"age": -(2**31)},
+    {"customer_id": -(2**63)},
+    {"customer_id": 2**63 - 1, "age": 0},
+    {"row_number": -(2**63), "age": 0},
+    {"unreadable_cells": [ingestion_pb2.UnreadableCell(column="\x00", found="\x00" * 9000)]},
+    {"unreadable_cells": [ingestion_pb2.UnreadableCell()] * 300},
+]
+NASTY_LOANS: list[dict[str, Any]] = [
+    {"interest_rate": Decimal(value=text)}
+    for text in ("NaN", "1e400", "-1", "12.345", "\x00", "9" * 9000, "1_0", "")
+] + [
+    {"start_date": Date(year=2**31 - 1, month=-5, day=99)},
+    {"start_date": Date(year=2023, month=2, day=29)},
+    {"start_date": Date(year=9999, month=12, day=31), "end_date": None},
+    {"start_date": Date(year=1, month=1, day=1), "end_date": None},
+    {"end_date": Date(year=2024)},
+    {"tenure_months": 2**31 - 1},
+    {"emis_paid_on_time": -1},
+    {"loan_id": 0},
+    {"monthly_installment": Money(units=0)},
+]
+
+
+def test_no_row_however_nasty_fails_the_stream(server: Edge) -> None:
+    rows = [customer_row(100 + index, **values) for index, values in enumerate(NASTY)]
+    answer = ingest(server, header(str(uuid4())), batch(0, [*rows, customer_row(1)]))
+    assert accounted(answer.ingestion) == {"inserted": 1, "rejected": len(NASTY)}
+    loans = [loan_row(1, 100 + index, **values) for index, values in enumerate(NASTY_LOANS)]
+    answer = ingest(server, header(str(uuid4()), LOANS), batch(0, [*loans, loan_row(1, 1)]))
+    counts = accounted(answer.ingestion)
+    assert counts["rejected"] >= len(NASTY_LOANS) - 1
+    assert sum(counts.values()) == len(NASTY_LOANS) + 1
+    for error in answer.row_errors:
+        assert len(error.found) <= 201
+
+
+def test_a_stream_that_breaks_is_never_taken_for_a_complete_one(server: Edge) -> None:
+    """grpc's iterator ends alike for both, now and then."""
+    for number in range(80):
+        ingestion_id = str(uuid4())
+        release = threading.Event()
+
+        def messages(
+            ingestion_id: str = ingestion_id, release: threading.Event = release
+        ) -> Iterator[pb.IngestRowsRequest]:
+            yield header(ingestion_id)
+            yield batch(0, [customer_row(1)])
+            # The break must meet a server that waits for the next message.
+            release.wait(20)
+
+        call: Any = server.ingestion.IngestRows.future(messages())
+        time.sleep(0.02 + 0.001 * (number % 10))
+        call.cancel()
+        release.set()
+    deadline = time.monotonic() + 15
+    while server.server._pipeline.open_streams:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    listed = server.ingestion.ListIngestions(pb.ListIngestionsRequest(page_size=1000))
+    assert {each.state for each in listed.ingestions} <= {ingestion_pb2.INGESTION_STATE_RUNNING}
+    assert listed.ingestions
+
+
+# Files.
+
+CSV = (
+    b"Customer ID,First Name,Last Name,Age,Phone Number,Monthly Salary,Approved Limit\n"
+    b"1,Asha,Rao,30,9876500001,50000,1800000\n"
+    b"2,Bela,Rao,17,9876500002,50000,1800000\n"
+    b"3,Chand,Rao,50,9876500003,50000,1800000\n"
+)
+
+
+def upload_messages(
+    ingestion_id: str, content: bytes = CSV, /, **other: Any
+) -> Iterator[pb.UploadSpreadsheetRequest]:
+    values: dict[str, Any] = {
+        "ingestion_id": ingestion_id,
+        "kind": CUSTOMERS,
+        "filename": "customers.csv",
+    }
+    yield pb.UploadSpreadsheetRequest(header=pb.UploadSpreadsheetHeader(**{**values, **other}))
+    for start in range(0, len(content), 64):
+        yield pb.UploadSpreadsheetRequest(chunk=content[start : start + 64])
+
+
+def upload_refused(server: Edge, messages: Iterator[pb.UploadSpreadsheetRequest]) -> Refusal:
+    with pytest.raises(grpc.RpcError) as caught:
+        server.ingestion.UploadSpreadsheet(messages)
+    return refusal_of(caught.value)
+
+
+def test_a_file_is_stored_once_and_followed_to_its_end(server: Edge, database: Database) -> None:
+    ingestion_id = str(uuid4())
+    digest = hashlib.sha256(CSV).hexdigest()
+    answer = server.ingestion.UploadSpreadsheet(upload_messages(ingestion_id, sha256=digest))
+    queued = answer.ingestion
+    assert queued.state == ingestion_pb2.INGESTION_STATE_QUEUED
+    assert (queued.source, queued.sha256) == (ingestion_pb2.INGESTION_SOURCE_UPLOAD, digest)
+    assert queued.principal == ""
+    again = server.ingestion.UploadSpreadsheet(upload_messages(ingestion_id))
+    assert again.ingestion == queued
+    changed = upload_refused(server, upload_messages(ingestion_id, CSV + b"4,,,,,,\n"))
+    assert changed.reason == "INGESTION_HEADER_MISMATCH"
+
+    seen: list[ingestion_pb2.Ingestion] = []
+    watch = server.ingestion.WatchIngestion(pb.WatchIngestionRequest(ingestion_id=ingestion_id))
+    reader = threading.Thread(target=lambda: seen.extend(each.ingestion for each in watch))
+    reader.start()
+    while not seen:
+        time.sleep(0.01)
+    run_upload(database, UUID(ingestion_id), Clock())
+    reader.join(timeout=10)
+    assert not reader.is_alive()
+    assert seen[0] == queued
+    assert seen[-1].state == ingestion_pb2.INGESTION_STATE_SUCCEEDED
+    assert accounted(seen[-1]) == {"inserted": 2, "rejected": 1}
+    assert seen[-1] == get(server, ingestion_id)
+    errors = server.ingestion.ListRowErrors(pb.ListRowErrorsRequest(ingestion_id=ingestion_id))
+    assert [(each.row_number, each.column) for each in errors.row_errors] == [(3, "age")]
+
+
+def test_a_file_that_cannot_be_is_refused(server: Edge) -> None:
+    def header_only(**other: Any) -> Iterator[pb.UploadSpreadsheetRequest]:
+        return upload_messages(str(uuid4()), b"", **other)
+
+    assert upload_refused(server, header_only()).reason == "UPLOAD_EMPTY"
+    text_as_workbook = upload_messages(str(uuid4()), CSV, filename="customers.xlsx")
+    assert upload_refused(server, text_as_workbook).reason == "UPLOAD_UNSUPPORTED"
+    mismatch = upload_refused(server, upload_messages(str(uuid4()), sha256="0" * 64))
+    assert (mismatch.code, mismatch.reason) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "UPLOAD_CHECKSUM_MISMATCH",
+    )
+    wrong = upload_refused(
+        server,
+        header_only(ingestion_id="x", kind=0, filename="../a", on_existing=7, sha256="zz"),
+    )
+    assert wrong.fields == {
+        "header.ingestion_id",
+        "header.kind",
+        "header.filename",
+        "header.on_existing",
+        "header.sha256",
+    }
+    for filename in ("", " ", "x" * 256, "a\x00.csv", "a/b.csv"):
+        assert upload_refused(server, header_only(filename=filename)).fields == {"header.filename"}
+    for messages in (
+        [],
+        [pb.UploadSpreadsheetRequest(chunk=b"x")],
+        [*upload_messages(str(uuid4())), *upload_messages(str(uuid4()))],
+    ):
+        found = upload_refused(server, iter(messages))
+        assert found.reason == "STREAM_ORDER_INVALID"
+
+
+class TestSmallUploads:
+    """A server that takes no large files and waits for no silent caller."""
+
+    @pytest.fixture
+    def settings(self, database_url: str) -> Settings:
+        return Settings(
+            database_url=SecretStr(database_url),
+            redis_url=None,
+            listen="127.0.0.1:0",
+            upload_max_bytes=100,
+            stream_idle_seconds=0.4,
+        )
+
+    def test_a_file_too_large_is_refused(self, server: Edge) -> None:
+        found = upload_refused(server, upload_messages(str(uuid4())))
+        assert found.reason == "UPLOAD_TOO_LARGE"
+        assert found.metadata == {"max_bytes": "100"}
+
+    def test_a_silent_stream_is_ended_and_can_be_resumed(self, server: Edge) -> None:
+        ingestion_id = str(uuid4())
+        release = threading.Event()
+
+        def silent() -> Iterator[pb.IngestRowsRequest]:
+            yield header(ingestion_id)
+            yield batch(0, [customer_row(1)])
+            release.wait(20)
+
+        with pytest.raises(grpc.RpcError) as caught:
+            server.ingestion.IngestRows(silent())
+        release.set()
+        found = refusal_of(caught.value)
+        assert (found.code, found.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "STREAM_IDLE")
+        assert get(server, ingestion_id).committed_offset == 1
+        done = ingest(server, header(ingestion_id), batch(1, [customer_row(2)]))
+        assert accounted(done.ingestion) == {"inserted": 2}
+
+
+# Looking.
+
+
+def test_ingestions_are_listed_latest_first_in_pages(server: Edge) -> None:
+    ids = []
+    for _ in range(5):
+        ids.append(str(uuid4()))
+        ingest(server, header(ids[-1]))
+    request = pb.ListIngestionsRequest(page_size=2)
+    listed = []
+    while True:
+        page = server.ingestion.ListIngestions(request)
+        listed += [each.ingestion_id for each in page.ingestions]
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    assert listed == ids[::-1]
+
+
+def test_unknown_and_malformed_ingestions(server: Edge) -> None:
+    def answer(method: str, request: Any) -> None:
+        answered = getattr(server.ingestion, method)(request)
+        if method == "WatchIngestion":
+            next(answered)
+
+    def of(method: str, request: Any) -> Refusal:
+        with pytest.raises(grpc.RpcError) as caught:
+            answer(method, request)
+        return refusal_of(caught.value)
+
+    known = str(uuid4())
+    requests = (
+        ("GetIngestion", pb.GetIngestionRequest),
+        ("WatchIngestion", pb.WatchIngestionRequest),
+        ("ListRowErrors", pb.ListRowErrorsRequest),
+    )
+    for method, request in requests:
+        found = of(method, request(ingestion_id=known))
+        assert (found.code, found.reason) == (grpc.StatusCode.NOT_FOUND, "INGESTION_NOT_FOUND")
+        assert found.details["ResourceInfo"].resource_name == known
+        assert of(method, request(ingestion_id="7")).fields == {"ingestion_id"}
+        assert of(method, request()).fields == {"ingestion_id"}
+    both = of("ListRowErrors", pb.ListRowErrorsRequest(ingestion_id="7", page_size=-1))
+    assert both.fields == {"ingestion_id", "page_size"}
+
+
+def test_the_annotated_workbook_is_not_there_yet(server: Edge) -> None:
+    request = pb.DownloadAnnotatedWorkbookRequest(ingestion_id=str(uuid4()))
+    with pytest.raises(grpc.RpcError) as caught:
+        list(server.ingestion.DownloadAnnotatedWorkbook(request))
+    found = refusal_of(caught.value)
+    assert (found.code, found.reason) == (
+        grpc.StatusCode.UNIMPLEMENTED,
+        "METHOD_NOT_IMPLEMENTED",
+    )

@@ -1,0 +1,460 @@
+"""Worker processes against the real PostgreSQL and Valkey, and what becomes of work when any of
+them is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from credit_service.cache.positions import PositionCache
+from credit_service.clock import Clock
+from credit_service.domain.errors import Unavailable
+from credit_service.embedded import EmbeddedStack
+from credit_service.settings import Settings
+from credit_service.storage import event_stream, migrate, tasks
+from credit_service.storage.database import Database
+from credit_service.storage.tasks import MAX_ATTEMPTS
+from tests.integration.worker_under_test import ACTORS as ACTORS_UNDER_TEST
+from tests.integration.worker_under_test import make_tables, worker
+from workers.actors import ACTORS, Timetable, follow
+from workers.process import WorkerProcess
+from workers.relay import Channel, Loop, Publisher, Sender, Sweeper
+from workers.runner import (
+    Actor,
+    Queue,
+    Resources,
+    Runner,
+    StoppingError,
+    Work,
+    nobody_waits,
+)
+
+CLOCK = Clock()
+LEASE_SECONDS = 2
+GRACE_SECONDS = 2
+
+
+class Lab:
+    """A database with work to do in it, and the environment of its workers."""
+
+    def __init__(self, database: Database, database_url: str, redis_url: str) -> None:
+        self.database = database
+        self.settings = Settings(
+            database_url=SecretStr(database_url),
+            redis_url=SecretStr(redis_url),
+            task_timeout_seconds=LEASE_SECONDS,
+            shutdown_grace_seconds=GRACE_SECONDS,
+        )
+        self.environment = {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "CREDIT_TASK_TIMEOUT_SECONDS": str(LEASE_SECONDS),
+            "CREDIT_SHUTDOWN_GRACE_SECONDS": str(GRACE_SECONDS),
+        }
+        make_tables(database)
+
+    def wish(self, actor: str, *subjects: str) -> None:
+        with self.database.transaction() as connection:
+            tasks.enqueue_all(connection, actor, subjects, CLOCK.moment())
+
+    def done(self) -> list[str]:
+        """Subjects in the order in which they were worked on, repeats included."""
+        with self.database.autocommit() as connection:
+            found = connection.execute(text("SELECT subject FROM work_done ORDER BY at"))
+            return list(found.scalars())
+
+    def rows(self) -> list[tuple[str, str, str, int]]:
+        with self.database.autocommit() as connection:
+            found = connection.execute(
+                text("SELECT actor, subject, state, attempts FROM tasks ORDER BY actor, subject")
+            )
+            return [(row.actor, row.subject, row.state, row.attempts) for row in found]
+
+    def open_gate(self) -> bool:
+        """Let the gated work go on; done once it returns."""
+        with self.database.autocommit() as connection:
+            return connection.execute(text("UPDATE work_gate SET open = true")).rowcount == 1
+
+    def running(self) -> set[str]:
+        return {subject for _, subject, state, _ in self.rows() if state == "RUNNING"}
+
+    def left(self) -> list[tuple[str, str, str, int]]:
+        return [row for row in self.rows() if row[2] != "PARKED"]
+
+    def wait_until_all_done(self, *, seconds: float = 60) -> None:
+        try:
+            wait_until(lambda: not self.left(), seconds)
+        except AssertionError:
+            left = self.left()
+            raise AssertionError(f"{len(left)} tasks are left, such as {left[:5]}") from None
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            if holds():
+                return
+        except Unavailable:
+            # The database was killed and is not back yet.
+            pass
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def lab(database: Database, database_url: str, redis_url: str) -> Lab:
+    return Lab(database, database_url, redis_url)
+
+
+@contextmanager
+def threads(lab: Lab, *, relay: bool = True, act: bool = True) -> Iterator[WorkerProcess]:
+    """What a worker process runs, in this one."""
+    made = WorkerProcess(
+        lab.settings, relay=relay, act=act, actors=ACTORS_UNDER_TEST, timetable=False
+    )
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def test_committed_work_starts_within_a_moment(lab: Lab) -> None:
+    with threads(lab):
+        lab.wish("quick", "warm")
+        lab.wait_until_all_done()
+        wished = {}
+        for number in range(30):
+            lab.wish("quick", str(number))
+            wished[str(number)] = time.time()
+            time.sleep(0.05)
+        lab.wait_until_all_done()
+    with lab.database.autocommit() as connection:
+        found = connection.execute(
+            text("SELECT subject, extract(epoch FROM at) FROM work_done WHERE subject <> 'warm'")
+        ).all()
+    latencies = sorted(float(at) - wished[subject] for subject, at in found)
+    assert len(latencies) == 30
+    # 0.04 s on an idle machine.
+    assert latencies[15] < 1
+
+
+def test_relay_and_actors_may_be_apart_and_several(lab: Lab) -> None:
+    subjects = [str(number) for number in range(300)]
+    with (
+        threads(lab, act=False),
+        threads(lab, act=False),
+        threads(lab, relay=False),
+        threads(lab, relay=False),
+    ):
+        lab.wish("quick", *subjects)
+        lab.wait_until_all_done()
+    assert sorted(lab.done()) == sorted(subjects)
+
+
+def test_a_killed_worker_loses_nothing(lab: Lab) -> None:
+    subjects = [str(number) for number in range(500)]
+    with worker(lab.environment) as first:
+        lab.wish("gated", "a", "b")
+        lab.wish("quick", *subjects)
+        wait_until(lambda: lab.running() >= {"a", "b"} and len(lab.done()) > 50)
+        first.kill()
+        first.wait()
+        lab.open_gate()
+    with threads(lab):
+        lab.wait_until_all_done()
+    assert set(lab.done()) == {*subjects, "a", "b"}
+    # What the first one had begun counts as an attempt; all else was done once.
+    assert len(lab.done()) < len(subjects) + 2 + 20
+
+
+def test_a_suspended_worker_loses_its_work_to_another(lab: Lab) -> None:
+    with worker(lab.environment) as first:
+        lab.wish("gated", "a")
+        wait_until(lambda: lab.running() == {"a"})
+        first.send_signal(signal.SIGSTOP)
+        lab.open_gate()
+        with threads(lab):
+            wait_until(lambda: lab.done() == ["a"])
+            lab.wait_until_all_done()
+        first.send_signal(signal.SIGCONT)
+        lab.wish("quick", "after")
+        lab.wait_until_all_done()
+        # It comes back too late to hold the task, and goes on with other work.
+        wait_until(lambda: set(lab.done()) == {"a", "after"})
+
+
+def test_long_work_keeps_its_lease(lab: Lab) -> None:
+    with threads(lab), threads(lab):
+        lab.wish("deaf", f"{1.75 * LEASE_SECONDS} s")
+        lab.wait_until_all_done()
+    assert len(lab.done()) == 1
+
+
+def test_an_emptied_redis_is_noticed(lab: Lab) -> None:
+    subjects = [str(number) for number in range(400)]
+    client = redis.Redis.from_url(lab.settings.require_redis_url())
+    with threads(lab, act=False):
+        lab.wish("quick", *subjects)
+        wait_until(lambda: {row[2] for row in lab.rows()} == {"SENT", "PENDING"})
+        client.flushall()
+        client.close()
+        with threads(lab, relay=False):
+            lab.wait_until_all_done()
+    assert set(lab.done()) == set(subjects)
+
+
+def test_work_that_kills_its_worker_is_given_up_and_parked(lab: Lab) -> None:
+    lab.wish("deadly", "poison")
+    # The first attempt and, as if three more had gone the same way, the last.
+    for attempt in (1, MAX_ATTEMPTS):
+        with worker(lab.environment) as victim:
+            assert victim.wait(60) == -signal.SIGKILL
+        assert lab.rows() == [("deadly", "poison", "RUNNING", attempt)]
+        with lab.database.autocommit() as connection:
+            connection.execute(
+                text("UPDATE tasks SET due_at = now(), attempts = greatest(attempts, :before)"),
+                {"before": MAX_ATTEMPTS - 1},
+            )
+    with threads(lab):
+        wait_until(lambda: lab.rows() == [("deadly", "poison", "PARKED", MAX_ATTEMPTS + 1)])
+        # And the worker lives.
+        lab.wish("quick", "1")
+        wait_until(lambda: lab.done() == ["gave up poison", "1"])
+
+
+def test_failures_are_told_without_phone_numbers(lab: Lab) -> None:
+    with threads(lab):
+        lab.wish("failing", "1")
+        wait_until(lambda: lab.rows() == [("failing", "1", "PENDING", 1)])
+    with lab.database.autocommit() as connection:
+        error = connection.execute(text("SELECT last_error FROM tasks")).scalar_one()
+    assert error == "ValueError: cannot reach +91**********65"
+
+
+def test_a_worker_told_to_stop_gives_its_work_back(lab: Lab) -> None:
+    with worker(lab.environment) as first:
+        lab.wish("gated", "a")
+        lab.wish("deaf", "20 b")
+        wait_until(lambda: lab.running() == {"a", "20 b"})
+        began = time.monotonic()
+        first.terminate()
+        assert first.wait(20) == 0
+    # The work that listens did not wait for the grace of 2 s; the work that is deaf did.
+    assert 1.5 < time.monotonic() - began < 15
+    assert lab.rows() == [("deaf", "20 b", "PENDING", 0), ("gated", "a", "PENDING", 0)]
+    assert lab.done() == []
+
+
+def test_work_that_ends_in_time_is_waited_for(lab: Lab) -> None:
+    with threads(lab) as running:
+        lab.wish("deaf", "1 a")
+        wait_until(lambda: lab.running() == {"1 a"})
+        assert running.stop()
+    assert lab.done() == ["1 a"]
+    assert lab.rows() == []
+
+
+@pytest.fixture
+def own_stack() -> Iterator[EmbeddedStack]:
+    """Servers of the test's own, to be killed."""
+    with tempfile.TemporaryDirectory(prefix="credit-service-killed-") as folder:
+        Path(folder).chmod(0o711)
+        with EmbeddedStack(Path(folder), durable=False) as stack:
+            yield stack
+
+
+@pytest.mark.parametrize("victim", ["Valkey", "PostgreSQL"])
+def test_a_killed_server_loses_nothing(own_stack: EmbeddedStack, victim: str) -> None:
+    url = own_stack.database_url.replace("postgresql://", "postgresql+psycopg://", 1)
+    migrate.upgrade(url)
+    database = Database(url)
+    lab = Lab(database, url, own_stack.redis_url)
+    subjects = [str(number) for number in range(600)]
+    with threads(lab):
+        lab.wish("gated", "a")
+        lab.wish("quick", *subjects)
+        wait_until(lambda: "a" in lab.running() and len(lab.done()) > 50)
+        os.kill(own_stack.pids[victim], signal.SIGKILL)
+        wait_until(lambda: victim not in own_stack.pids)
+        time.sleep(0.5)
+        assert own_stack.revive() == [victim]
+        wait_until(lab.open_gate)
+        lab.wait_until_all_done()
+    assert set(lab.done()) == {*subjects, "a"}
+    database.dispose()
+
+
+# The parts, one at a time.
+
+
+@pytest.fixture
+def runner(database: Database, redis_url: str) -> Iterator[Runner]:
+    cache = PositionCache(redis_url)
+    resources = Resources(database, cache, CLOCK, threading.Event(), ingestion_batch_rows=1000)
+    made = Runner(resources, lease_seconds=30)
+    yield made
+    cache.close()
+
+
+def claimed(lab: Lab, actor: str = "any", subject: str = "1") -> int:
+    lab.wish(actor, subject)
+    with lab.database.autocommit() as connection:
+        (task,) = tasks.claim(connection, [actor], limit=1, window=10, timeout_seconds=30)
+    return task.task_id
+
+
+def an_actor(work: Work, give_up: Work = nobody_waits) -> Actor:
+    return Actor("any", Queue("any", share=1, window=10), work, 10, give_up)
+
+
+def test_a_message_that_comes_twice_is_passed_over(lab: Lab, runner: Runner) -> None:
+    seen: list[str] = []
+    task_id = claimed(lab)
+    for _ in range(2):
+        runner.run(an_actor(lambda _, subject: seen.append(subject)), task_id)
+    assert seen == ["1"]
+    assert lab.rows() == []
+
+
+def test_the_attempt_is_committed_before_the_work_starts(lab: Lab, runner: Runner) -> None:
+    seen: list[tuple[str, str, str, int]] = []
+    runner.run(an_actor(lambda *_: seen.extend(lab.rows())), claimed(lab))
+    assert seen == [("any", "1", "RUNNING", 1)]
+
+
+def test_work_that_is_told_to_stop_is_given_back(lab: Lab, runner: Runner) -> None:
+    def stop(*_: object) -> None:
+        raise StoppingError
+
+    runner.run(an_actor(stop), claimed(lab))
+    assert lab.rows() == [("any", "1", "PENDING", 0)]
+
+
+def test_work_is_given_up_before_it_is_parked(lab: Lab, runner: Runner) -> None:
+    given_up: list[tuple[str, str]] = []
+
+    def fail(*_: object) -> None:
+        raise ValueError("no luck")
+
+    def give_up(_resources: Resources, subject: str) -> None:
+        given_up.append((subject, lab.rows()[0][2]))
+
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        with lab.database.autocommit() as connection:
+            connection.execute(text("UPDATE tasks SET due_at = now()"))
+        runner.run(an_actor(fail, give_up), claimed(lab))
+        assert len(given_up) == (attempt == MAX_ATTEMPTS)
+    assert given_up == [("1", "RUNNING")]
+    assert lab.rows() == [("any", "1", "PARKED", MAX_ATTEMPTS)]
+
+
+def test_what_redis_refuses_is_given_back(lab: Lab) -> None:
+    sent: list[str] = []
+
+    def send(task: tasks.Task) -> None:
+        if len(sent) == 2:
+            raise redis.ConnectionError("gone")
+        sent.append(task.subject)
+
+    lab.wish("any", "1", "2", "3", "4")
+    sender = Sender(lab.database, [Channel(("any",), 10, send)], timeout_seconds=30)
+    with pytest.raises(redis.ConnectionError):
+        sender.step()
+    assert sent == ["1", "2"]
+    assert [row[2] for row in lab.rows()] == ["SENT", "SENT", "PENDING", "PENDING"]
+
+
+def test_what_an_emptied_redis_had_is_sent_again_at_once(lab: Lab) -> None:
+    claimed(lab)
+    answers: Iterator[bool | None] = iter([None, True, False])
+
+    def lost_everything() -> bool:
+        answer = next(answers)
+        if answer is None:
+            raise redis.ConnectionError("gone")
+        return answer
+
+    sweeper = Sweeper(lab.database, lost_everything)
+    assert not sweeper.step()
+    assert sweeper.step()
+    assert lab.rows() == [("any", "1", "PENDING", 0)]
+    assert not sweeper.step()
+
+
+def test_a_loop_outlives_trouble_and_does_not_spin() -> None:
+    calls: list[float] = []
+
+    def step() -> bool:
+        calls.append(time.monotonic())
+        raise Unavailable("DATABASE_UNAVAILABLE", "gone", retry_after_seconds=1)
+
+    loop = Loop("test", step, 0.05)
+    loop.start()
+    time.sleep(1)
+    loop.stop()
+    loop.join(5)
+    assert 3 <= len(calls) <= 10
+
+
+def test_published_events_entail_work(lab: Lab) -> None:
+    with lab.database.transaction() as connection:
+        event_stream.append_for_no_customer(connection, "rows_ingested", {}, CLOCK.moment())
+        for seq, kind in ((1, "customer_registered"), (2, "loan_created"), (3, "score_changed")):
+            connection.execute(
+                text(
+                    "INSERT INTO events (customer_id, event_seq, kind, customer_version,"
+                    " occurred_at, payload) VALUES (101, :seq, :kind, 1, now(), '{}')"
+                ),
+                {"seq": seq, "kind": kind},
+            )
+    publisher = Publisher(lab.database, CLOCK, follow)
+    assert publisher.step()
+    assert not publisher.step()
+    assert [row[:2] for row in lab.rows()] == [
+        ("recompute_score", "101"),
+        ("recompute_scores", "all"),
+    ]
+    with lab.database.autocommit() as connection:
+        assert event_stream.last_event_id(connection) == 4
+
+
+def test_time_entails_work(lab: Lab) -> None:
+    now = [0.0]
+    timetable = Timetable(lab.database, CLOCK, lambda: now[0])
+    timetable.step()
+    assert lab.rows() == []
+    now[0] = 11.0
+    timetable.step()
+    timetable.step()
+    assert [row[:2] for row in lab.rows()] == [("reconcile", "sample")]
+
+
+def test_every_actor_has_a_name_of_its_own() -> None:
+    assert len({actor.name for actor in ACTORS}) == len(ACTORS)
+
+
+def test_a_misconfigured_worker_says_so() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "workers"],
+        env={**os.environ, "CREDIT_WORKER_THREADS": "many"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "worker_threads" in done.stderr or "WORKER_THREADS" in done.stderr
+    assert "Traceback" not in done.stderr

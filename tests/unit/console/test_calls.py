@@ -1,0 +1,77 @@
+"""Calls as commands: exact, safe in a shell, and without secrets."""
+
+import json
+import shlex
+
+import pytest
+
+from credit_service.console import formats
+from credit_service.console.calls import SERVICES, Call, Snippets, full_method, request_json
+from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import ingestion_pb2
+from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
+
+SNIPPETS = Snippets("127.0.0.1:50051")
+
+
+def call_of(request: pb.GetCustomerRequest | pb.RegisterCustomerRequest) -> Call:
+    return Call(full_method(request), request_json(request))
+
+
+def test_every_method_is_known_by_its_request() -> None:
+    requests = [method.input_type.full_name for each in SERVICES for method in each.methods]
+    assert len(requests) == len(set(requests)) == 20
+
+
+def test_a_call_reads_as_the_documentation_has_it() -> None:
+    call = call_of(pb.GetCustomerRequest(customer_id=101))
+    assert SNIPPETS.grpcurl(call, with_token=False) == (
+        "grpcurl -plaintext -d '{\"customer_id\": 101}' 127.0.0.1:50051 "
+        "credit_service.v1.CreditService/GetCustomer"
+    )
+    assert SNIPPETS.buf_curl(call, with_token=False) == (
+        "buf curl --protocol grpc --http2-prior-knowledge -d '{\"customer_id\": 101}' "
+        "http://127.0.0.1:50051/credit_service.v1.CreditService/GetCustomer"
+    )
+
+
+def test_the_token_is_named_and_never_shown() -> None:
+    call = call_of(pb.GetCustomerRequest(customer_id=1))
+    assert '-H "authorization: Bearer $TOKEN"' in SNIPPETS.grpcurl(call, with_token=True)
+    assert '-H "authorization: Bearer $TOKEN"' in SNIPPETS.buf_curl(call, with_token=True)
+
+
+@pytest.mark.parametrize("name", ["O'Brien", "$(reboot)", '"; rm -rf /; "', "`id`", "नाम\n"])
+def test_whatever_is_typed_is_one_word_of_the_shell(name: str) -> None:
+    request = pb.RegisterCustomerRequest(first_name=name, monthly_income=formats.money_of(100))
+    words = shlex.split(SNIPPETS.grpcurl(call_of(request), with_token=False))
+    assert json.loads(words[words.index("-d") + 1])["first_name"] == name
+    assert len(words) == 6
+
+
+def test_numbers_are_numbers_also_inside_and_in_lists() -> None:
+    request = pb.CreateLoanRequest(customer_id=7, loan_amount=formats.money_of(10_000_050))
+    assert json.loads(request_json(request)) == {
+        "customer_id": 7,
+        "loan_amount": {"currency_code": "INR", "units": 100_000, "nanos": 500_000_000},
+    }
+    batch = ingestion_pb.RowBatch(
+        loans=ingestion_pb.LoanRows(rows=[ingestion_pb2.LoanRow(loan_id=5)])
+    )
+    found = json.loads(request_json(ingestion_pb.IngestRowsRequest(batch=batch)))
+    assert found["batch"]["loans"]["rows"] == [{"loan_id": 5}]
+
+
+def test_a_number_that_json_readers_would_round_stays_text() -> None:
+    request = pb.GetCustomerRequest(customer_id=formats.MAX_INT64)
+    assert json.loads(request_json(request)) == {"customer_id": str(formats.MAX_INT64)}
+
+
+def test_an_upload_is_fed_from_its_file() -> None:
+    header = ingestion_pb.UploadSpreadsheetHeader(filename="my loans.csv", validate_only=True)
+    request = ingestion_pb.UploadSpreadsheetRequest(header=header)
+    text = SNIPPETS.grpcurl(Call(full_method(request), request_json(request)), with_token=False)
+    assert "base64 -w 1398100 './my loans.csv'" in text
+    assert text.endswith(
+        "-d @ 127.0.0.1:50051 credit_service.v1.IngestionService/UploadSpreadsheet"
+    )

@@ -1,0 +1,151 @@
+"""Sessions, the tokens of forms, and where requests may come from."""
+
+import secrets
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from credit_service.console.security import (
+    MAX_TOKEN_CHARACTERS,
+    SESSION_COOKIE,
+    Session,
+    Sessions,
+    is_from_elsewhere,
+    is_loopback,
+    is_page_of_ours,
+)
+
+
+def request_with(cookie: str = "", **headers: str) -> Request:
+    values = {"host": "127.0.0.1:8080", **{k.replace("_", "-"): v for k, v in headers.items()}}
+    if cookie:
+        values["cookie"] = f"{SESSION_COOKIE}={cookie}"
+    raw = [(name.encode(), value.encode()) for name, value in values.items()]
+    return Request({"type": "http", "method": "GET", "path": "/qa/", "headers": raw})
+
+
+def cookie_of(sessions: Sessions, session: Session, *, secure: bool = False) -> str:
+    response = Response()
+    sessions.write(response, session, secure=secure)
+    return response.headers["set-cookie"]
+
+
+def value_of(cookie: str) -> str:
+    return cookie.partition("=")[2].partition(";")[0]
+
+
+def test_a_session_comes_back_from_its_cookie() -> None:
+    sessions = Sessions("k" * 32)
+    session = sessions.begin("a.token.here")
+    assert sessions.read(request_with(value_of(cookie_of(sessions, session)))) == session
+
+
+def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites() -> None:
+    sessions = Sessions(None)
+    plain = cookie_of(sessions, sessions.begin())
+    assert "HttpOnly" in plain
+    assert "SameSite=strict" in plain
+    assert "Path=/qa" in plain
+    assert "Secure" not in plain
+    assert "Secure" in cookie_of(sessions, sessions.begin(), secure=True)
+
+
+def test_a_changed_or_foreign_cookie_is_none() -> None:
+    sessions, others = Sessions("k" * 32), Sessions("o" * 32)
+    value = value_of(cookie_of(sessions, sessions.begin("token")))
+    assert sessions.read(request_with("x" + value)) is None
+    assert sessions.read(request_with(value[:-1])) is None
+    assert others.read(request_with(value)) is None
+    assert sessions.read(request_with()) is None
+
+
+def test_an_old_cookie_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = Sessions("k" * 32)
+    value = value_of(cookie_of(sessions, sessions.begin()))
+    later = SimpleNamespace(time=lambda: time.time() + 13 * 3600)
+    monkeypatch.setattr("itsdangerous.timed.time", later)
+    assert sessions.read(request_with(value)) is None
+
+
+def test_the_longest_token_fits_into_a_cookie() -> None:
+    sessions = Sessions(None)
+    token = secrets.token_urlsafe(MAX_TOKEN_CHARACTERS)[:MAX_TOKEN_CHARACTERS]
+    assert len(cookie_of(sessions, sessions.begin(token))) < 4096
+
+
+def test_a_forms_token_is_its_sessions_own() -> None:
+    sessions = Sessions("k" * 32)
+    mine, other = sessions.begin(), sessions.begin()
+    token = sessions.csrf_token(mine)
+    assert sessions.is_csrf_token(mine, token)
+    assert not sessions.is_csrf_token(other, token)
+    assert not sessions.is_csrf_token(None, token)
+    assert not sessions.is_csrf_token(mine, "")
+    assert not sessions.is_csrf_token(mine, "ü")
+    assert not Sessions("o" * 32).is_csrf_token(mine, token)
+
+
+def test_what_is_handed_to_the_next_page_is_cut_to_what_a_cookie_holds() -> None:
+    sessions = Sessions(None)
+    response = Response()
+    calls = [{"request_json": secrets.token_hex(4000)}]
+    sessions.write_flash(response, {"notice": "done", "calls": calls}, secure=False)
+    value = response.headers["set-cookie"].partition("=")[2].partition(";")[0]
+    flash = Request(
+        {"type": "http", "headers": [(b"cookie", f"credit_console_flash={value}".encode())]}
+    )
+    assert sessions.read_flash(flash) == {"notice": "done", "calls": []}
+
+
+@pytest.mark.parametrize(
+    ("headers", "elsewhere"),
+    [
+        ({}, False),
+        ({"origin": "http://127.0.0.1:8080"}, False),
+        ({"origin": "http://127.0.0.1:9999"}, True),
+        ({"origin": "http://evil.example"}, True),
+        ({"origin": "null"}, True),
+        ({"sec_fetch_site": "same-origin"}, False),
+        ({"sec_fetch_site": "none"}, False),
+        ({"sec_fetch_site": "cross-site"}, True),
+        ({"sec_fetch_site": "same-site"}, True),
+    ],
+)
+def test_forms_of_other_origins_are_known(headers: dict[str, str], elsewhere: bool) -> None:
+    assert is_from_elsewhere(request_with(**cast("Any", headers))) is elsewhere
+
+
+@pytest.mark.parametrize(
+    ("path", "ours"),
+    [
+        ("/qa/customers/1?x=y", True),
+        ("//evil.example/qa/", False),
+        ("https://evil.example/qa/", False),
+        ("/qa/\\evil", False),
+        ("/qa/\r\nset-cookie: x=y", False),
+        ("/other", False),
+        ("", False),
+    ],
+)
+def test_signing_in_leads_to_pages_of_ours_only(path: str, ours: bool) -> None:
+    assert is_page_of_ours(path) is ours
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("10.0.0.1", False),
+        ("localhost.evil.example", False),
+        ("", False),
+    ],
+)
+def test_loopback_is_known_by_name_and_number(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback

@@ -1,0 +1,180 @@
+"""Serving the console, and what it does where the service is not as it should be."""
+
+import contextlib
+import http.client
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2, status_pb2
+
+from credit_service.client.channel import ServiceError, open_channel
+from credit_service.console import app
+from credit_service.console.calls import SERVICES
+from credit_service.console.service import Service
+from credit_service.settings import Settings
+from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
+from credit_service.v1.event_pb2 import CreditEvent
+
+INGESTION_ID = "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"
+CHUNKS = [b"PK" + bytes(1000), b"x" * 70_000, b"end"]
+
+
+Stream = Callable[[Any, grpc.ServicerContext], Iterator[Any]]
+
+
+def downloads(_request: Any, _context: grpc.ServicerContext) -> Iterator[Any]:
+    """DownloadAnnotatedWorkbook, as the contract says."""
+    header = ingestion_pb.AnnotatedWorkbookHeader(
+        filename='loans é "x"\r\n.xlsx', size_bytes=sum(map(len, CHUNKS))
+    )
+    yield ingestion_pb.DownloadAnnotatedWorkbookResponse(header=header)
+    for chunk in CHUNKS:
+        yield ingestion_pb.DownloadAnnotatedWorkbookResponse(chunk=chunk)
+
+
+def full_at_first(refusals: int) -> Stream:
+    """WatchCreditEvents of a server that has no room for so many streams."""
+    left = [refusals]
+
+    def watch(_request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        if left[0]:
+            left[0] -= 1
+            _refuse_for_streams(context)
+        yield pb.WatchCreditEventsResponse(event=CreditEvent(event_id=3))
+        yield pb.WatchCreditEventsResponse(heartbeat=pb.WatchHeartbeat(last_event_id=3))
+        time.sleep(0.5)
+
+    return watch
+
+
+def _refuse_for_streams(context: grpc.ServicerContext) -> None:
+    detail = AnyMessage()
+    detail.Pack(error_details_pb2.ErrorInfo(reason="TOO_MANY_STREAMS", domain="credit_service"))
+    status = status_pb2.Status(code=8, message="full", details=[detail])
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+
+
+@contextlib.contextmanager
+def serving(**streams: Stream) -> Iterator[str]:
+    """A gRPC server that answers these methods and no other; its address."""
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    for service in SERVICES:
+        handlers = {
+            method.name: grpc.unary_stream_rpc_method_handler(
+                streams[method.name],
+                GetMessageClass(method.input_type).FromString,
+                GetMessageClass(method.output_type).SerializeToString,
+            )
+            for method in service.methods
+            if method.name in streams
+        }
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service.full_name, handlers),)
+        )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+@contextlib.contextmanager
+def console(address: str) -> Iterator[str]:
+    """The console for a server, in a thread; its host and port."""
+    settings = Settings(server_address=address, console_listen="127.0.0.1:0")
+    stop, told = threading.Event(), threading.Event()
+    urls: list[str] = []
+
+    def announce(url: str) -> None:
+        urls.append(url)
+        told.set()
+
+    thread = threading.Thread(
+        target=app.run, args=(settings,), kwargs={"announce": announce, "stop": stop}
+    )
+    thread.start()
+    try:
+        assert told.wait(10)
+        yield urlsplit(urls[0]).netloc
+    finally:
+        stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def ask(place: str, path: str) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection(place, timeout=10)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return response.status, headers, response.read()
+    finally:
+        connection.close()
+
+
+def test_an_annotated_workbook_passes_through_as_it_is() -> None:
+    with serving(DownloadAnnotatedWorkbook=downloads) as address, console(address) as place:
+        status, headers, body = ask(place, f"/qa/ingestions/{INGESTION_ID}/annotated")
+    assert status == 200
+    assert body == b"".join(CHUNKS)
+    disposition = headers["content-disposition"]
+    assert disposition == ("attachment; filename*=UTF-8''loans%20%C3%A9%20%22x%22%0D%0A.xlsx")
+    assert headers["content-type"].endswith("spreadsheetml.sheet")
+
+
+def test_what_a_server_does_not_answer_is_said_readably() -> None:
+    with serving() as address, console(address) as place:
+        status, _, body = ask(place, f"/qa/ingestions/{INGESTION_ID}/annotated")
+        home_status, _, home = ask(place, "/qa/")
+    assert status == 501
+    assert b"UNIMPLEMENTED" in body
+    assert b"older than this console" in body
+    assert home_status == 200
+    assert b"cannot be shown" in home
+
+
+def test_a_stream_is_asked_for_again_where_the_server_had_no_room() -> None:
+    with serving(WatchCreditEvents=full_at_first(2)) as address, open_channel(address) as channel:
+        service = Service(channel, "")
+        assert [each.event_id for each in service.history(1)] == [3]
+        assert [call.status for call in service.calls] == ["OK"]
+
+
+def test_a_server_that_stays_full_is_told_of() -> None:
+    with serving(WatchCreditEvents=full_at_first(99)) as address, open_channel(address) as channel:
+        service = Service(channel, "")
+        with pytest.raises(ServiceError, match="full"):
+            service.history(1)
+        assert [call.status for call in service.calls] == ["RESOURCE_EXHAUSTED"]
+
+
+def test_the_console_stops_although_a_page_listens() -> None:
+    with serving(WatchCreditEvents=full_at_first(0)) as address:
+        with console(address) as place:
+            _, headers, _ = ask(place, "/qa/login")
+            cookie = headers["set-cookie"].partition(";")[0]
+            listening = http.client.HTTPConnection(place, timeout=10)
+            listening.request("GET", "/qa/events", headers={"cookie": cookie})
+            response = listening.getresponse()
+            assert response.getheader("content-type", "").startswith("text/event-stream")
+            assert response.readline().startswith(b"retry:")
+            began = time.monotonic()
+        assert time.monotonic() - began < 4
+        listening.close()
+
+
+def test_the_feed_is_for_those_who_opened_a_page() -> None:
+    with serving() as address, console(address) as place:
+        assert ask(place, "/qa/events")[0] == 403

@@ -1,0 +1,132 @@
+"""Hypothesis strategies for the domain's values."""
+
+from datetime import date
+
+from hypothesis import strategies as st
+
+from credit_service.domain.calendar import installments_due_by
+from credit_service.domain.loans import (
+    MAX_ANNUAL_RATE_BPS,
+    MAX_PRINCIPAL_PAISE,
+    MAX_TENURE_MONTHS,
+    Ask,
+    Loan,
+    LoanTerms,
+    book,
+    imported_settled,
+    installment_paise,
+)
+from credit_service.domain.payments import apply_payment, outstanding_paise
+from credit_service.domain.positions import CreditPosition, position_from_loans
+
+days = st.dates(date(2000, 1, 1), date(2060, 12, 31))
+principals = st.one_of(
+    st.integers(1, MAX_PRINCIPAL_PAISE), st.integers(1, 10_000), st.integers(1, 50_000_000)
+)
+rates = st.one_of(
+    st.integers(0, MAX_ANNUAL_RATE_BPS),
+    st.sampled_from([0, 1, 900, 999, 1200, 1254, 1600, MAX_ANNUAL_RATE_BPS]),
+)
+tenures = st.one_of(
+    st.integers(1, 60), st.integers(1, MAX_TENURE_MONTHS), st.sampled_from([1, 2, 480])
+)
+terms = st.builds(LoanTerms, principals, rates, tenures)
+asks = st.builds(Ask, principals, rates, tenures)
+
+
+@st.composite
+def booked_loans(draw: st.DrawFn, start_dates: st.SearchStrategy[date] = days) -> Loan:
+    """A loan just booked."""
+    chosen = draw(terms)
+    return book(chosen, installment_paise(chosen), 1, 1, draw(start_dates), 1)
+
+
+@st.composite
+def imported_loans(draw: st.DrawFn, import_day: date) -> Loan:
+    """A loan as an import on `import_day` brings it, its installment not the formula's."""
+    principal = draw(st.integers(100, 10**9))
+    tenure = draw(st.integers(1, 120))
+    installment = draw(st.integers(1, max(1, 3 * principal // tenure)))
+    start = draw(st.dates(date(2000, 1, 1), import_day))
+    on_time = draw(st.integers(0, tenure))
+    settled, closed_on = imported_settled(on_time, start, tenure, import_day)
+    base = book(LoanTerms(principal, draw(rates), tenure), installment, 1, 1, start, 1)
+    return Loan(
+        customer_id=1,
+        loan_id=1,
+        principal_paise=principal,
+        annual_rate_bps=base.annual_rate_bps,
+        tenure_months=tenure,
+        installment_paise=installment,
+        start_date=start,
+        end_date=base.end_date,
+        imported=True,
+        decision_id=None,
+        settled_at_import=settled,
+        emis_paid_on_time=on_time,
+        installments_settled=settled,
+        paid_paise=0,
+        last_paid_on=None,
+        closed_on=closed_on,
+    )
+
+
+@st.composite
+def loans_with_payments(draw: st.DrawFn, day: date) -> Loan:
+    """A loan booked on or before `day`, paid on some days up to `day`, maybe closed."""
+    chosen = LoanTerms(
+        draw(st.integers(1_000, 10**8)), draw(st.integers(0, 4000)), draw(st.integers(1, 24))
+    )
+    start = draw(st.dates(date(2000, 1, 1), day))
+    loan = book(chosen, installment_paise(chosen), 1, 1, start, 1)
+    for _ in range(draw(st.integers(0, 4))):
+        outstanding = outstanding_paise(loan)
+        if outstanding == 0:
+            break
+        amount = draw(st.one_of(st.integers(1, outstanding), st.just(outstanding)))
+        paid_on = draw(st.dates(loan.last_paid_on or start, day))
+        loan = apply_payment(loan, amount, paid_on, day, 0).loan_after
+    return loan
+
+
+def portfolios(day: date) -> st.SearchStrategy[list[Loan]]:
+    """All loans of a customer on `day`."""
+    return st.lists(st.one_of(loans_with_payments(day), imported_loans(day)), max_size=5)
+
+
+@st.composite
+def positions(draw: st.DrawFn) -> CreditPosition:
+    """A position that real loans could have come to."""
+    day = draw(st.dates(date(2010, 1, 1), date(2040, 12, 31)))
+    income = draw(st.integers(1, 10**9))
+    limit = draw(st.one_of(st.integers(0, 10**10), st.integers(0, 10**12)))
+    return position_from_loans(1, 1, income, limit, draw(portfolios(day)), day)
+
+
+@st.composite
+def free_positions(draw: st.DrawFn) -> CreditPosition:
+    """Any figures that are consistent with each other, good credit among them."""
+    count = draw(st.integers(0, 15))
+    total = draw(st.integers(count, 3 * 10**8)) if count else 0
+    due = draw(st.integers(0, 400)) if count else 0
+    return CreditPosition(
+        customer_id=1,
+        version=draw(st.integers(1, 10**6)),
+        monthly_income_paise=draw(st.integers(1, 10**9)),
+        approved_limit_paise=draw(st.integers(0, 10**10)),
+        current_debt_paise=draw(st.integers(0, total)),
+        current_installments_paise=draw(st.integers(0, 10**7)) if count else 0,
+        loan_count=count,
+        total_principal_paise=total,
+        emis_on_time=draw(st.integers(0, due)),
+        emis_due=due,
+        current_year_loans=draw(st.integers(0, count)),
+        as_of=date(2024, 5, 5),
+        valid_until=date(2024, 6, 1),
+    )
+
+
+def due_count(loan: Loan, day: date) -> int:
+    """d of one loan, as docs/rules.md writes it."""
+    due = installments_due_by(loan.start_date, loan.tenure_months, day)
+    return max(due, loan.emis_paid_on_time)

@@ -1,0 +1,190 @@
+"""What may be registered."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from credit_service.domain.customers import (
+    MAX_MONTHLY_INCOME_PAISE,
+    NewCustomer,
+    approved_limit_paise,
+    clean_name,
+    parse_phone_number,
+    validate_new_customer,
+)
+from credit_service.domain.errors import InvalidFields
+from credit_service.domain.money import LAKH_PAISE
+
+
+@pytest.mark.parametrize(
+    ("income_rupees", "limit_rupees"),
+    [
+        (12_500, 500_000),
+        (62_500, 2_300_000),
+        (1_388, 0),
+        (1_389, 100_000),
+        (50_000, 1_800_000),
+        (100_000_000, 3_600_000_000),
+    ],
+)
+def test_approved_limits_are_half_up(income_rupees: int, limit_rupees: int) -> None:
+    assert approved_limit_paise(income_rupees * 100) == limit_rupees * 100
+
+
+@given(st.integers(1, MAX_MONTHLY_INCOME_PAISE))
+def test_a_limit_is_the_nearest_lakh(income: int) -> None:
+    limit = approved_limit_paise(income)
+    assert limit % LAKH_PAISE == 0
+    assert -LAKH_PAISE < 2 * (limit - 36 * income) <= LAKH_PAISE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9876598765",
+        "+91 98765 98765",
+        "098765 98765",
+        "+91-98765-98765",
+        "(098765) 98765",
+        "९८७६५९८७६५",
+    ],
+)
+def test_one_number_in_many_forms(text: str) -> None:
+    assert parse_phone_number(text) == "+919876598765"
+
+
+def test_foreign_numbers_are_numbers_too() -> None:
+    assert parse_phone_number("+44 20 7946 0958") == "+442079460958"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "12345",
+        "call me 9876598765",
+        "9876598765 ext 5",
+        "9876598765x5",
+        "9876598765#5",
+        "9876598765;ext=5",
+        "tel:+919876598765",
+        "98765987659876598765",
+        "+",
+        "+91",
+        "9" * 5000,
+        "98765\x0098765\x00\x00abc",
+        "+999 98765 98765",
+    ],
+)
+def test_what_is_no_phone_number(text: str) -> None:
+    with pytest.raises(ValueError, match="phone number"):
+        parse_phone_number(text)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_number_or_refused(text: str) -> None:
+    try:
+        number = parse_phone_number(text)
+    except ValueError:
+        return
+    assert number.startswith("+")
+    assert number[1:].isdigit()
+    assert parse_phone_number(number) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("  Asha ", "Asha"),
+        ("ஆஷா", "ஆஷா"),
+        ("क्‍ष", "क्‍ष"),
+        ("O'Neil-Smith Jr.", "O'Neil-Smith Jr."),
+        ("x" * 50, "x" * 50),
+        ("李", "李"),
+        (" " + "x" * 50 + "\u00a0", "x" * 50),
+    ],
+)
+def test_names_of_any_script(text: str, name: str) -> None:
+    assert clean_name(text) == name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "\u200b",
+        "\u200d \u200d",
+        "x" * 51,
+        "a\nb",
+        "a\x00b",
+        "a\x7fb",
+        "a\u2028b",
+        "a\u202eb",
+        "a\ud800b",
+        "a\x85b",
+    ],
+)
+def test_names_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must"):
+        clean_name(text)
+
+
+def valid(**changes: object) -> NewCustomer:
+    values: dict[str, object] = {
+        "first_name": " Asha ",
+        "last_name": "Rao",
+        "age": 30,
+        "monthly_income_paise": 5_000_000,
+        "phone_number": "098765 98765",
+        **changes,
+    }
+    return validate_new_customer(**values)  # type: ignore[arg-type]  # values by name, of any type
+
+
+def test_a_customer_is_cleaned() -> None:
+    assert valid() == NewCustomer("Asha", "Rao", 30, 5_000_000, "+919876598765")
+
+
+def test_every_bad_field_is_named_at_once() -> None:
+    with pytest.raises(InvalidFields) as caught:
+        valid(
+            first_name=" ",
+            last_name="a\tb",
+            age=17,
+            monthly_income_paise=0,
+            phone_number="123",
+        )
+    assert [(each.field, each.reason) for each in caught.value.violations] == [
+        ("first_name", "REQUIRED"),
+        ("last_name", "INVALID_FORMAT"),
+        ("age", "OUT_OF_RANGE"),
+        ("monthly_income", "OUT_OF_RANGE"),
+        ("phone_number", "INVALID_FORMAT"),
+    ]
+    assert caught.value.metadata["fields"] == (
+        "first_name,last_name,age,monthly_income,phone_number"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "fits"),
+    [
+        ("age", 18, True),
+        ("age", 120, True),
+        ("age", 121, False),
+        ("age", -1, False),
+        ("monthly_income_paise", 1, True),
+        ("monthly_income_paise", 10_000_000_000, True),
+        ("monthly_income_paise", 10_000_000_001, False),
+        ("monthly_income_paise", -5, False),
+        ("phone_number", "", False),
+    ],
+)
+def test_bounds(field: str, value: object, fits: bool) -> None:
+    if fits:
+        valid(**{field: value})
+    else:
+        with pytest.raises(InvalidFields):
+            valid(**{field: value})

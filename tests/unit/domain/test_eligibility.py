@@ -1,0 +1,410 @@
+"""Decisions and counter-offers."""
+
+from dataclasses import replace
+from datetime import date
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from credit_service.domain.eligibility import (
+    Ask,
+    CounterOffer,
+    Decision,
+    Reason,
+    ReasonCode,
+    decide,
+)
+from credit_service.domain.loans import (
+    MAX_PRINCIPAL_PAISE,
+    MAX_TENURE_MONTHS,
+    LoanTerms,
+    installment_paise,
+)
+from credit_service.domain.positions import CreditPosition
+from credit_service.domain.scorecard import (
+    STANDARD,
+    STANDARD_DOCUMENT,
+    Component,
+    parse_scorecard,
+)
+from credit_service.domain.scoring import score
+from tests.unit.domain.strategies import asks, free_positions, positions
+
+DAY = date(2024, 5, 5)
+RUPEE = 100
+
+# Income ₹1,00,000, limit ₹36,00,000, good credit (score 84), ₹5,00,000 owed, ₹16,000 a month.
+GOOD = CreditPosition(
+    customer_id=101,
+    version=7,
+    monthly_income_paise=10_000_000,
+    approved_limit_paise=360_000_000,
+    current_debt_paise=50_000_000,
+    current_installments_paise=1_600_000,
+    loan_count=6,
+    total_principal_paise=90_000_000,
+    emis_on_time=48,
+    emis_due=50,
+    current_year_loans=3,
+    as_of=DAY,
+    valid_until=date(2024, 6, 1),
+)
+# 7.00 + 0.50 + 2.00 + 6.67 = 16; 35 + 1.25 + 2 + 0 = 38.
+LOW = replace(
+    GOOD,
+    emis_on_time=10,
+    loan_count=1,
+    total_principal_paise=2_000_000,
+    current_debt_paise=0,
+    current_installments_paise=0,
+    current_year_loans=1,
+)
+MIDDLE = replace(
+    LOW, emis_on_time=12, emis_due=12, total_principal_paise=5_000_000, current_year_loans=0
+)
+# 0 + 0.50 + 2.00 + 6.67 = 9.
+BAD = replace(LOW, emis_on_time=0)
+
+
+def ask(rupees: int, bps: int, tenure: int) -> Ask:
+    return Ask(rupees * RUPEE, bps, tenure)
+
+
+def answer(position: CreditPosition, asked: Ask) -> Decision:
+    return decide(position, asked, STANDARD, position.as_of)
+
+
+def codes(decision: Decision) -> list[ReasonCode]:
+    return [each.code for each in decision.reasons]
+
+
+def test_the_requested_rate_stands_for_a_good_score() -> None:
+    decision = answer(GOOD, ask(100_000, 999, 36))
+    assert decision.approved
+    assert decision.score.score == 88
+    assert (decision.requested_rate_bps, decision.corrected_rate_bps) == (999, 999)
+    assert decision.installment_paise == 322_625
+    assert decision.reasons == ()
+    assert decision.counter_offer is None
+
+
+@pytest.mark.parametrize(
+    ("position", "score_found", "requested", "corrected"),
+    [
+        (LOW, 16, 1000, 1600),
+        (LOW, 16, 1599, 1600),
+        (LOW, 16, 1601, 1601),
+        (MIDDLE, 38, 1000, 1200),
+        (MIDDLE, 38, 1200, 1200),
+        (MIDDLE, 38, 1254, 1254),
+        (GOOD, 88, 0, 0),
+    ],
+)
+def test_rates_are_corrected_to_the_slab(
+    position: CreditPosition, score_found: int, requested: int, corrected: int
+) -> None:
+    decision = answer(position, ask(100_000, requested, 12))
+    assert decision.approved
+    assert decision.score.score == score_found
+    assert decision.requested_rate_bps == requested
+    assert decision.corrected_rate_bps == corrected
+    assert decision.installment_paise == installment_paise(LoanTerms(10_000_000, corrected, 12))
+
+
+# count and activity give whole points, repayment the rest: scores at the edges of the slabs.
+@pytest.mark.parametrize(
+    ("on_time", "expected_score", "corrected"),
+    [(6, 10, None), (7, 11, 1600), (26, 30, 1600), (27, 31, 1200)],
+)
+def test_edges_of_the_slabs(on_time: int, expected_score: int, corrected: int | None) -> None:
+    # 35 installments due make each of them worth a point; 2 loans are worth 4.
+    position = replace(
+        GOOD,
+        emis_on_time=on_time,
+        emis_due=35,
+        loan_count=2,
+        total_principal_paise=2,
+        current_debt_paise=0,
+        current_year_loans=0,
+    )
+    decision = answer(position, ask(1_000, 100, 12))
+    assert decision.score.score == expected_score
+    assert decision.approved == (corrected is not None)
+    assert decision.corrected_rate_bps == (corrected or 100)
+
+
+@pytest.mark.parametrize(("on_time", "expected_score", "corrected"), [(28, 50, 1200), (29, 51, 0)])
+def test_edge_of_the_best_slab(on_time: int, expected_score: int, corrected: int) -> None:
+    position = replace(
+        GOOD,
+        emis_on_time=on_time,
+        emis_due=35,
+        loan_count=11,
+        total_principal_paise=8_000_000,
+        current_debt_paise=0,
+        current_year_loans=0,
+    )
+    decision = answer(position, ask(1_000, 0, 12))
+    assert (decision.score.score, decision.corrected_rate_bps) == (expected_score, corrected)
+
+
+def test_a_low_score_declines_and_names_what_cost_most() -> None:
+    decision = answer(BAD, ask(100_000, 1254, 12))
+    assert not decision.approved
+    assert decision.reasons == (
+        Reason(
+            ReasonCode.CREDIT_SCORE_TOO_LOW,
+            "The credit score of 9 is below 11; what cost most: repayment history (0 of 35 points) "
+            "and loan volume (0.5 of 25 points).",
+            "9",
+            "11",
+            (Component.REPAYMENT_HISTORY, Component.LOAN_VOLUME),
+        ),
+    )
+    assert decision.corrected_rate_bps == 1254
+    assert decision.installment_paise == installment_paise(LoanTerms(10_000_000, 1254, 12))
+    assert decision.counter_offer is None
+
+
+def test_no_history_declines() -> None:
+    empty = replace(
+        GOOD,
+        loan_count=0,
+        total_principal_paise=0,
+        current_debt_paise=0,
+        current_installments_paise=0,
+        emis_on_time=0,
+        emis_due=0,
+        current_year_loans=0,
+    )
+    decision = answer(empty, ask(100_000, 1200, 12))
+    assert decision.reasons == (
+        Reason(ReasonCode.NO_CREDIT_HISTORY, "There is no loan on record to judge by.", "0", "1"),
+    )
+
+
+def test_debt_beyond_the_limit_declines_in_place_of_the_score() -> None:
+    deep = replace(GOOD, approved_limit_paise=40_000_000)
+    decision = answer(deep, ask(100_000, 1200, 12))
+    assert codes(decision) == [
+        ReasonCode.DEBT_EXCEEDS_APPROVED_LIMIT,
+        ReasonCode.APPROVED_LIMIT_EXCEEDED,
+    ]
+    assert (decision.reasons[0].found, decision.reasons[0].threshold) == ("500000.00", "400000.00")
+    assert (decision.reasons[1].found, decision.reasons[1].threshold) == ("600000.00", "400000.00")
+    assert decision.counter_offer is None
+
+
+def test_all_reasons_are_listed_by_weight() -> None:
+    decision = answer(BAD, ask(100_000_000, 1200, 12))
+    assert codes(decision) == [
+        ReasonCode.CREDIT_SCORE_TOO_LOW,
+        ReasonCode.EMI_BURDEN_TOO_HIGH,
+        ReasonCode.APPROVED_LIMIT_EXCEEDED,
+    ]
+
+
+def test_the_burden_may_reach_half_of_the_income_and_no_paisa_more() -> None:
+    # 12 installments of ₹34,000 without interest on top of ₹16,000.
+    fits = answer(GOOD, Ask(12 * 3_400_000, 0, 12))
+    assert fits.approved
+    decision = answer(GOOD, Ask(12 * 3_400_000 + 6, 0, 12))
+    assert decision.reasons == (
+        Reason(
+            ReasonCode.EMI_BURDEN_TOO_HIGH,
+            "Current installments of ₹16,000.00 and the new one of ₹34,000.01 come to ₹50,000.01 "
+            "a month, more than 50 % of the monthly income of ₹1,00,000.00.",
+            "50000.01",
+            "50000.00",
+        ),
+    )
+    assert decision.counter_offer == CounterOffer(12 * 3_400_000, 3_400_000, 13, 3_138_462)
+
+
+def test_half_of_an_odd_income_is_not_rounded_up() -> None:
+    position = replace(GOOD, monthly_income_paise=10_000_001)
+    assert answer(position, Ask(12 * 3_400_000, 0, 12)).approved
+    assert not answer(position, Ask(12 * 3_400_001, 0, 12)).approved
+
+
+def test_the_debt_may_reach_the_limit_and_no_paisa_more() -> None:
+    wealthy = replace(GOOD, monthly_income_paise=1_000_000_000)
+    assert answer(wealthy, Ask(310_000_000, 1200, 60)).approved
+    decision = answer(wealthy, Ask(310_000_001, 1200, 60))
+    assert decision.reasons == (
+        Reason(
+            ReasonCode.APPROVED_LIMIT_EXCEEDED,
+            "The current debt of ₹5,00,000.00 and the loan of ₹31,00,000.01 come to "
+            "₹36,00,000.01, more than the approved limit of ₹36,00,000.00.",
+            "3600000.01",
+            "3600000.00",
+        ),
+    )
+    offer = decision.counter_offer
+    assert offer is not None
+    assert offer.max_principal_paise == 310_000_000
+    assert offer.min_tenure_months is None
+    assert offer.min_tenure_installment_paise is None
+
+
+def test_a_counter_offer_is_at_the_corrected_rate() -> None:
+    decision = answer(LOW, ask(3_000_000, 500, 36))
+    assert codes(decision) == [ReasonCode.EMI_BURDEN_TOO_HIGH]
+    assert decision.corrected_rate_bps == 1600
+    offer = decision.counter_offer
+    assert offer is not None
+    assert offer.max_principal_paise is not None
+    assert offer.max_principal_installment_paise == installment_paise(
+        LoanTerms(offer.max_principal_paise, 1600, 36)
+    )
+    assert offer.min_tenure_months is not None
+    assert offer.min_tenure_installment_paise == installment_paise(
+        LoanTerms(300_000_000, 1600, offer.min_tenure_months)
+    )
+
+
+def test_no_counter_offer_where_nothing_would_do() -> None:
+    spent = replace(GOOD, current_installments_paise=5_000_001)
+    decision = answer(spent, ask(100_000, 1200, 12))
+    assert codes(decision) == [ReasonCode.EMI_BURDEN_TOO_HIGH]
+    assert decision.counter_offer is None
+    # Interest alone is more than what is left: no tenure would do, a smaller loan would.
+    tight = replace(GOOD, current_installments_paise=4_950_000)
+    offer = answer(tight, ask(1_000_000, 1200, 480)).counter_offer
+    assert offer is not None
+    assert offer.min_tenure_months is None
+    assert offer.max_principal_paise is not None
+
+
+def test_headroom_of_less_than_a_rupee_is_no_offer() -> None:
+    wealthy = replace(GOOD, monthly_income_paise=1_000_000_000, current_debt_paise=359_999_901)
+    assert answer(wealthy, ask(1, 1200, 12)).counter_offer is None
+    one_left = replace(wealthy, current_debt_paise=359_999_900)
+    offer = answer(one_left, ask(2, 1200, 12)).counter_offer
+    assert offer is not None
+    assert offer.max_principal_paise == RUPEE
+
+
+def test_a_position_that_does_not_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match="not on 2024-06-01"):
+        decide(GOOD, ask(1_000, 1200, 12), STANDARD, date(2024, 6, 1))
+    with pytest.raises(ValueError, match="not on 2024-05-04"):
+        decide(GOOD, ask(1_000, 1200, 12), STANDARD, date(2024, 5, 4))
+
+
+def test_a_scorecard_that_declines_nobody_judges_by_the_rules_alone() -> None:
+    document = {
+        **STANDARD_DOCUMENT,
+        "version": "open",
+        "rate_slabs": [{"min_score": 0, "max_score": 100, "min_rate_bps": 2000}],
+    }
+    decision = decide(BAD, ask(100_000, 1200, 12), parse_scorecard(document), DAY)
+    assert decision.approved
+    assert decision.corrected_rate_bps == 2000
+
+
+any_position = st.one_of(free_positions(), positions())
+small_asks = st.builds(
+    Ask, st.integers(1, 10**9), st.integers(0, 4000), st.integers(1, MAX_TENURE_MONTHS)
+)
+any_ask = st.one_of(asks, small_asks)
+
+
+@given(any_position, any_ask)
+@settings(max_examples=300)
+def test_an_approval_is_what_the_rules_say(position: CreditPosition, asked: Ask) -> None:
+    decision = answer(position, asked)
+    result = score(position, STANDARD)
+    floor = next(
+        rate
+        for least, rate in ((51, 0), (31, 1200), (11, 1600), (0, None))
+        if result.score >= least
+    )
+    rate = max(asked.annual_rate_bps, floor or 0)
+    installment = installment_paise(LoanTerms(asked.principal_paise, rate, asked.tenure_months))
+    affordable = 2 * (position.current_installments_paise + installment) <= (
+        position.monthly_income_paise
+    )
+    within_limit = (
+        position.current_debt_paise + asked.principal_paise <= position.approved_limit_paise
+    )
+    assert decision.score == result
+    assert decision.corrected_rate_bps == rate
+    assert decision.installment_paise == installment
+    assert decision.approved == (floor is not None and affordable and within_limit)
+    assert (decision.reasons == ()) == decision.approved
+    found = codes(decision)
+    assert found == [code for code in ReasonCode if code in found]
+    assert len(found) <= 4
+    assert (ReasonCode.EMI_BURDEN_TOO_HIGH in found) == (not affordable)
+    assert (ReasonCode.APPROVED_LIMIT_EXCEEDED in found) == (not within_limit)
+    by_score = [
+        code
+        for code in found
+        if code not in (ReasonCode.EMI_BURDEN_TOO_HIGH, ReasonCode.APPROVED_LIMIT_EXCEEDED)
+    ]
+    if floor is not None:
+        assert by_score == []
+    else:
+        assert by_score == [result.override or ReasonCode.CREDIT_SCORE_TOO_LOW]
+        assert decision.counter_offer is None
+
+
+@given(any_position, any_ask, st.data())
+def test_approval_is_monotone_in_the_amount(
+    position: CreditPosition, asked: Ask, data: st.DataObject
+) -> None:
+    if answer(position, asked).approved:
+        less = data.draw(st.integers(1, asked.principal_paise))
+        assert answer(position, replace(asked, principal_paise=less)).approved
+    elif asked.principal_paise < MAX_PRINCIPAL_PAISE:
+        more = data.draw(st.integers(asked.principal_paise, MAX_PRINCIPAL_PAISE))
+        assert not answer(position, replace(asked, principal_paise=more)).approved
+
+
+@st.composite
+def declined_by_rules(draw: st.DrawFn) -> tuple[CreditPosition, Ask]:
+    """A fair or good score, and an ask that the burden or the limit declines."""
+    position = replace(
+        draw(st.sampled_from([GOOD, MIDDLE, LOW])),
+        monthly_income_paise=draw(st.integers(1, 10**9)),
+        approved_limit_paise=draw(st.integers(50_000_000, 10**11)),
+        current_installments_paise=draw(st.integers(0, 10**7)),
+    )
+    asked = draw(any_ask)
+    return position, asked
+
+
+@given(declined_by_rules())
+@settings(max_examples=400)
+def test_a_counter_offer_is_exact(case: tuple[CreditPosition, Ask]) -> None:
+    position, asked = case
+    decision = answer(position, asked)
+    assume(not decision.approved)
+
+    def at(principal_paise: int, tenure_months: int) -> Decision:
+        return answer(position, Ask(principal_paise, asked.annual_rate_bps, tenure_months))
+
+    offer = decision.counter_offer
+    principal = offer.max_principal_paise if offer else None
+    tenure = offer.min_tenure_months if offer else None
+    if principal is None:
+        assert not at(RUPEE, asked.tenure_months).approved
+    else:
+        assert offer is not None
+        assert principal % RUPEE == 0
+        assert RUPEE <= principal < asked.principal_paise
+        best = at(principal, asked.tenure_months)
+        assert best.approved
+        assert best.installment_paise == offer.max_principal_installment_paise
+        assert not at(principal + RUPEE, asked.tenure_months).approved
+    if tenure is None:
+        assert not at(asked.principal_paise, MAX_TENURE_MONTHS).approved
+    else:
+        assert offer is not None
+        assert asked.tenure_months < tenure <= MAX_TENURE_MONTHS
+        best = at(asked.principal_paise, tenure)
+        assert best.approved
+        assert best.installment_paise == offer.min_tenure_installment_paise
+        assert not at(asked.principal_paise, tenure - 1).approved

@@ -1,0 +1,73 @@
+"""`python -m workers`: the relay and the actors, until SIGTERM.
+
+Configured by the environment as everything else (credit_service/settings.py). Without DATABASE_URL
+and REDIS_URL it joins the embedded servers that `credit-service up` runs, or starts them. Exit
+status: 0 after a stop, 2 when the settings do not allow to work.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from contextlib import AbstractContextManager, closing, nullcontext
+
+from credit_service import embedded
+from credit_service.metrics_http import MetricsEndpoint
+from credit_service.settings import Settings
+from credit_service.telemetry import configure_logging
+from workers.process import WorkerProcess, run
+
+MISCONFIGURED = 2
+
+
+def main() -> int:
+    """Run a worker process as the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
+    parser.add_argument(
+        "--control-fd",
+        type=int,
+        help="socket of the process that started this one: closed, also by its death, to stop it",
+    )
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--relay-only", action="store_true", help="run no actors")
+    part.add_argument("--actors-only", action="store_true", help="run no relay")
+    arguments = parser.parse_args()
+    if arguments.control_fd is not None:
+        control = socket.socket(fileno=arguments.control_fd)
+        threading.Thread(target=_obey, args=(control,), daemon=True).start()
+    try:
+        settings = Settings()
+        configure_logging(settings, component="worker")
+        with _metrics_shown(settings), embedded.provided(settings, join=True) as provided:
+            run(
+                WorkerProcess(
+                    provided, relay=not arguments.actors_only, act=not arguments.relay_only
+                )
+            )
+    except (ValueError, embedded.StackError) as error:  # pydantic's errors are ValueErrors
+        print(f"python -m workers: {error}", file=sys.stderr)  # noqa: T201 - said to who started it
+        return MISCONFIGURED
+    return 0
+
+
+def _obey(control: socket.socket) -> None:
+    """Stop this process, as SIGTERM does, once the other side is gone."""
+    with contextlib.suppress(OSError):
+        while control.recv(64):
+            pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _metrics_shown(settings: Settings) -> AbstractContextManager[object]:
+    """While open, the metrics can be read where the settings want them."""
+    if settings.worker_metrics_listen is None:
+        return nullcontext()
+    listen, insecure = settings.worker_metrics_listen, settings.metrics_insecure
+    return closing(MetricsEndpoint(listen, insecure=insecure))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""The actors: what is done, with what priority over what else, and what makes it necessary.
+
+Each is a function of one subject, an id, that may run twice and at the same time as itself.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from credit_service.clock import Clock, Moment
+from credit_service.commands.recompute_scores import (
+    recompute_lagging,
+    recompute_past_horizon,
+    recompute_scores,
+)
+from credit_service.commands.reconcile import reconcile
+from credit_service.commands.scorecards import decide_in_shadow
+from credit_service.domain.positions import CreditPosition
+from credit_service.ingestion.uploads import fail_upload, run_upload
+from credit_service.storage import event_stream, scorecards, scores, tasks
+from credit_service.storage.database import Database
+from credit_service.storage.event_stream import PublishedEvent
+from workers.runner import Actor, Queue, Resources
+
+RECONCILE_SECONDS = 10.0
+"""Pause between two samples of the reconciliation."""
+
+
+UPLOADS = Queue("uploads", share=0.5, window=16)
+BATCHES = Queue("batches", share=0.25, window=16)
+CUSTOMERS = Queue("customers", share=1.0, window=500, prefetch=4, look_seconds=0.025)
+
+
+def _ingest_upload(resources: Resources, subject: str) -> None:
+    """Ingest an uploaded file from where it stands. Subject: the ingestion's id."""
+    run_upload(
+        resources.database,
+        UUID(subject),
+        resources.clock,
+        batch_rows=resources.ingestion_batch_rows,
+        on_progress=resources.checkpoint,
+        on_moved=resources.cache.drop,
+    )
+
+
+def _give_up_upload(resources: Resources, subject: str) -> None:
+    """Tell those who follow the ingestion that it will not end by itself."""
+    fail_upload(
+        resources.database,
+        UUID(subject),
+        "ATTEMPTS_EXHAUSTED",
+        f"The file was tried {tasks.MAX_ATTEMPTS} times and did not come to its end.",
+        resources.clock.moment(),
+    )
+
+
+def _recompute_score(resources: Resources, subject: str) -> None:
+    """Bring a customer's stored score up to date. Subject: the customer's id."""
+    moment, began = resources.clock.moment(), time.monotonic()
+
+    def attempt(_number: int) -> tuple[list[CreditPosition], str]:
+        with resources.database.transaction() as connection:
+            positions = recompute_scores(connection, [int(subject)], moment)
+            return positions, scorecards.active(connection).version
+
+    positions, version = resources.database.retry(attempt)
+    resources.cache.put(positions, version, moment, known_since=began)
+
+
+def _recompute_scores(resources: Resources, _subject: str) -> None:
+    """Bring every stored score up to date that is not. Subject: anything."""
+    after: int | None = 0
+    while after is not None:
+        resources.checkpoint()
+        moment, last = resources.clock.moment(), after
+
+        def attempt(
+            _number: int, moment: Moment = moment, last: int = last
+        ) -> tuple[list[CreditPosition], int | None]:
+            return recompute_lagging(resources.database, moment, last)
+
+        positions, after = resources.database.retry(attempt)
+        _renew_cached(resources, positions, moment)
+
+
+def _refresh_due_scores(resources: Resources, _subject: str) -> None:
+    """Recompute the scores that a due date or a new year has outdated. Subject: the day."""
+    while True:
+        resources.checkpoint()
+        moment = resources.clock.moment()
+
+        def attempt(_number: int, moment: Moment = moment) -> list[CreditPosition]:
+            return recompute_past_horizon(resources.database, moment)
+
+        positions = resources.database.retry(attempt)
+        if not positions:
+            return
+        _renew_cached(resources, positions, moment)
+
+
+def _reconcile(resources: Resources, _subject: str) -> None:
+    """Compare the next sample of customers with a computation from scratch. Subject: anything."""
+    moment = resources.clock.moment()
+    found = resources.database.retry(lambda _number: reconcile(resources.database, moment))
+    _renew_cached(resources, found.corrected, moment)
+
+
+def _decide_in_shadow(resources: Resources, subject: str) -> None:
+    """Store what the scorecard on trial would have decided. Subject: the decision's id."""
+    resources.database.retry(lambda _number: decide_in_shadow(resources.database, int(subject)))
+
+
+def _renew_cached(
+    resources: Resources, positions: Sequence[CreditPosition], moment: Moment
+) -> None:
+    """Replace what the cache holds of these customers, without filling it with the others."""
+    if positions:
+        began = time.monotonic()
+        with resources.database.autocommit() as connection:
+            version = scorecards.active(connection).version
+        resources.cache.put(positions, version, moment, known_since=began, only_over_old=True)
+
+
+ACTORS = (
+    Actor(
+        "ingest_upload",
+        UPLOADS,
+        _ingest_upload,
+        time_limit_seconds=3600,
+        give_up=_give_up_upload,
+    ),
+    Actor("recompute_scores", BATCHES, _recompute_scores, time_limit_seconds=3600),
+    Actor("refresh_due_scores", BATCHES, _refresh_due_scores, time_limit_seconds=3600),
+    Actor("reconcile", BATCHES, _reconcile, time_limit_seconds=300),
+    Actor("recompute_score", CUSTOMERS, _recompute_score, time_limit_seconds=60),
+    Actor("decide_in_shadow", CUSTOMERS, _decide_in_shadow, time_limit_seconds=60),
+)
+
+
+# What makes work necessary, besides those who wish for it themselves.
+
+
+def follow(connection: Connection, published: Sequence[PublishedEvent], moment: Moment) -> None:
+    """Wish for the work that these events entail, in the transaction that publishes them."""
+    moved = [
+        str(event.customer_id) for event in published if event.kind in event_stream.MOVES_SCORE
+    ]
+    tasks.enqueue_all(connection, "recompute_score", moved, moment)
+    if any(event.kind == "rows_ingested" for event in published):
+        tasks.enqueue(connection, "recompute_scores", "all", moment)
+    decided = [str(event.decision_id) for event in published if event.decision_id is not None]
+    if decided and scorecards.shadow(connection) is not None:
+        tasks.enqueue_all(connection, "decide_in_shadow", decided, moment)
+
+
+class Timetable:
+    """Wishes for what time alone makes necessary."""
+
+    def __init__(
+        self, database: Database, clock: Clock, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._monotonic = monotonic
+        self._next_reconciliation = monotonic() + RECONCILE_SECONDS
+
+    def step(self) -> bool:
+        """Wish for scores to be refreshed when some are outdated, and for samples in turn."""
+        moment = self._clock.moment()
+        with self._database.autocommit() as connection:
+            if scores.past_horizon(connection, today=moment.today, limit=1):
+                tasks.enqueue(connection, "refresh_due_scores", str(moment.today), moment)
+            if self._monotonic() >= self._next_reconciliation:
+                self._next_reconciliation = self._monotonic() + RECONCILE_SECONDS
+                tasks.enqueue(connection, "reconcile", "sample", moment)
+        return False

@@ -1,0 +1,91 @@
+"""Tasks that were given up after five attempts: see why, and try them again.
+
+    python -m workers.parked list
+    python -m workers.parked retry TASK_ID [TASK_ID ...]
+    python -m workers.parked retry all
+
+Configured by the environment as the worker. Exit status: 0; 1 when a task named is not parked;
+2 when the settings do not allow to look.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+
+from credit_service import embedded
+from credit_service.settings import Settings
+from credit_service.storage import tasks
+from credit_service.storage.database import Database
+from credit_service.storage.tasks import ParkedTask
+
+_PAGE = 500
+
+
+def parked(database: Database) -> Iterator[ParkedTask]:
+    """Every parked task, by rising id."""
+    after = 0
+    while True:
+        with database.autocommit() as connection:
+            page = tasks.list_parked(connection, after=after, limit=_PAGE)
+        yield from page
+        if len(page) < _PAGE:
+            return
+        after = page[-1].task_id
+
+
+def retry(database: Database, task_ids: Sequence[int]) -> list[int]:
+    """Let these tasks be tried anew; the ids of those that are not parked."""
+    with database.autocommit() as connection:
+        return [each for each in task_ids if not tasks.unpark(connection, each)]
+
+
+def _list(database: Database) -> int:
+    for task in parked(database):
+        _say(
+            f"{task.task_id}\t{task.actor}\t{task.subject}\tsince {task.created_at:%Y-%m-%d %H:%M}"
+            f"\t{task.last_error or 'no word'}"
+        )
+    return 0
+
+
+def _retry(database: Database, wanted: Sequence[str]) -> int:
+    ids = (
+        [task.task_id for task in parked(database)]
+        if list(wanted) == ["all"]
+        else [int(each) for each in wanted]
+    )
+    missing = retry(database, ids)
+    _say(f"{len(ids) - len(missing)} tasks are tried again.")
+    for each in missing:
+        _say(f"{each} is not parked.")
+    return 1 if missing else 0
+
+
+def _say(line: str) -> None:
+    print(line)  # noqa: T201 - said to who asked
+
+
+def main() -> int:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m workers.parked", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="show what is parked and the last error of each")
+    trying = commands.add_parser("retry", help="try parked tasks again, counting anew")
+    trying.add_argument("task_id", nargs="+", help="an id of `list`, or: all")
+    arguments = parser.parse_args()
+    try:
+        with embedded.provided(Settings(), join=True) as settings:
+            database = Database(settings.require_database_url(), pool_size=1)
+            try:
+                if arguments.command == "list":
+                    return _list(database)
+                return _retry(database, arguments.task_id)
+            finally:
+                database.dispose()
+    except (ValueError, embedded.StackError) as error:
+        print(f"python -m workers.parked: {error}", file=sys.stderr)  # noqa: T201 - said to who asked
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

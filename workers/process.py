@@ -1,0 +1,223 @@
+"""A worker process: relay loops, heart and actor threads, started together and stopped in order."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import dramatiq
+import structlog
+from dramatiq.worker import Worker
+
+from credit_service import metrics
+from credit_service.cache.positions import PositionCache
+from credit_service.settings import Settings
+from credit_service.storage.database import Database
+from credit_service.storage.tasks import Task
+from workers.actors import ACTORS, Timetable, follow
+from workers.backlog import READ_SECONDS, BacklogReader
+from workers.broker import CarrierBroker, make_broker
+from workers.relay import SWEEP_SECONDS, Channel, Loop, Publisher, Sender, Sweeper
+from workers.runner import Actor, Queue, Resources, Runner
+
+# After which an idle thread looks whether it should end.
+_IDLE_THREAD_MS = 250
+_STATEMENT_TIMEOUT_SECONDS = 120.0
+# Batches of a thousand entries take longer than the answer that a call would wait for.
+_CACHE_TIMEOUT_SECONDS = 2.0
+_TIMETABLE_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class WorkerProcess:
+    """What one process runs: the relay, the actors, or both."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        relay: bool = True,
+        act: bool = True,
+        actors: Sequence[Actor] = ACTORS,
+        timetable: bool = True,
+    ) -> None:
+        """Connects to nothing yet. `timetable`: the relay wishes for what time makes necessary.
+
+        Raises ValueError when no database or Redis is configured.
+        """
+        self._grace_seconds = settings.shutdown_grace_seconds
+        redis_url = settings.require_redis_url()
+        threads = {
+            queue: max(1, int(settings.worker_threads * queue.share))
+            for queue in dict.fromkeys(actor.queue for actor in actors)
+        }
+        database = Database(
+            settings.require_database_url(),
+            # A connection per thread that can want one: actors, heart, loops, and two to spare.
+            pool_size=(sum(threads.values()) + 1 if act else 0) + 6,
+            statement_timeout_seconds=_STATEMENT_TIMEOUT_SECONDS,
+            lock_timeout_seconds=settings.lock_timeout_seconds,
+            idle_in_transaction_timeout_seconds=settings.idle_in_transaction_timeout_seconds,
+            application_name="credit-service worker",
+        )
+        self._resources = Resources(
+            database,
+            PositionCache(redis_url, timeout_seconds=_CACHE_TIMEOUT_SECONDS),
+            settings.clock,
+            threading.Event(),
+            settings.ingestion_batch_rows,
+        )
+        self._runner = Runner(self._resources, lease_seconds=settings.task_timeout_seconds)
+        self._pools = [
+            _Pool(queue, count, [a for a in actors if a.queue == queue], redis_url, self._runner)
+            for queue, count in threads.items()
+        ]
+        self._act = act
+        metrics.show_actors(actor.name for actor in actors)
+        self._backlog = BacklogReader(database, settings.clock)
+        self._forget_readings = metrics.server_readings.add(self._read)
+        self._loops = self._make_loops(settings, timetable=timetable) if relay else []
+
+    def _make_loops(self, settings: Settings, *, timetable: bool) -> list[Loop]:
+        database, clock = self._resources.database, self._resources.clock
+        sender = Sender(
+            database,
+            [pool.channel for pool in self._pools],
+            timeout_seconds=settings.task_timeout_seconds,
+        )
+        broker = self._pools[0].broker
+        interval_seconds = settings.relay_interval_seconds
+        send = Loop("send", sender.step, interval_seconds)
+        publisher = Publisher(database, clock, follow)
+        sweeper = Sweeper(database, broker.lost_everything)
+        loops = [
+            send,
+            Loop("publish", publisher.step, interval_seconds, wakes=send),
+            Loop("sweep", sweeper.step, SWEEP_SECONDS, wakes=send),
+            Loop("backlog", self._backlog.step, READ_SECONDS),
+        ]
+        if timetable:
+            loops.append(Loop("timetable", Timetable(database, clock).step, _TIMETABLE_SECONDS))
+        return loops
+
+    def start(self) -> None:
+        """Start every thread. Neither database nor Redis need to be there yet."""
+        if self._act:
+            self._runner.start()
+            for pool in self._pools:
+                pool.start()
+        for loop in self._loops:
+            loop.start()
+        log.info("worker_started", relay=bool(self._loops), actors=self._act)
+
+    def _read(self) -> list[metrics.Reading]:
+        """What the process is at, for the metrics."""
+        in_use, pool_size = self._resources.database.pool_use()
+        return [
+            ("credit_database_pool_in_use", (), in_use),
+            ("credit_database_pool_size", (), pool_size),
+            ("credit_cache_available", (), float(self._resources.cache.available)),
+        ]
+
+    def stop(self) -> bool:
+        """Send no more, let the attempts under way end, and give back those that do not in time.
+
+        Takes the configured grace at most, give or take. False when threads are left behind that
+        still work: the process should then end at once.
+        """
+        until = time.monotonic() + self._grace_seconds
+        self._resources.stopping.set()
+        for loop in self._loops:
+            loop.stop()
+        for loop in self._loops:
+            loop.join(max(0.1, until - time.monotonic()))
+        left = 0
+        if self._act:
+            _all_at_once([partial(pool.stop, until) for pool in self._pools])
+            left = len(self._runner.stop())
+        self._backlog.close()
+        self._forget_readings()
+        self._resources.cache.close()
+        self._resources.database.dispose()
+        log.info("worker_stopped", attempts_given_back=left)
+        return left == 0
+
+
+class _Pool:
+    """The threads of one queue, with a broker of their own: Dramatiq has one pool per broker."""
+
+    def __init__(
+        self, queue: Queue, threads: int, actors: Sequence[Actor], redis_url: str, runner: Runner
+    ) -> None:
+        self._threads = threads
+        self._prefetch = queue.prefetch
+        self.broker: CarrierBroker = make_broker(
+            redis_url,
+            look_seconds=queue.look_seconds,
+            time_limit_seconds=max(actor.time_limit_seconds for actor in actors),
+        )
+        declared = {actor.name: _declared(actor, self.broker, runner) for actor in actors}
+
+        def send(task: Task) -> None:
+            declared[task.actor].send(task.task_id)
+
+        self.channel = Channel(tuple(declared), queue.window, send)
+        self._worker: Worker | None = None
+
+    def start(self) -> None:
+        self.broker.emit_after("process_boot")
+        self._worker = Worker(
+            self.broker, worker_timeout=_IDLE_THREAD_MS, worker_threads=self._threads
+        )
+        self._worker.queue_prefetch = self._threads * self._prefetch
+        self._worker.start()
+
+    def stop(self, until: float) -> None:
+        """Stop taking messages and wait for those in work until time.monotonic() is `until`."""
+        if self._worker is not None:
+            self._worker.stop(timeout=max(100, int((until - time.monotonic()) * 1000)))
+        self.broker.close()
+
+
+def _declared(actor: Actor, broker: CarrierBroker, runner: Runner) -> "dramatiq.Actor[[int], None]":
+    def attempt(task_id: int) -> None:
+        runner.run(actor, task_id)
+
+    return dramatiq.Actor(
+        attempt,
+        broker=broker,
+        actor_name=actor.name,
+        queue_name=actor.queue.name,
+        priority=0,
+        options={"time_limit": actor.time_limit_seconds * 1000},
+    )
+
+
+def _all_at_once(calls: Sequence[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=call, daemon=True) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def run(process: WorkerProcess) -> None:
+    """Run until SIGTERM or SIGINT, then stop in order. A second signal ends the process at once."""
+    told = threading.Event()
+
+    def stop(number: int, _frame: object) -> None:
+        told.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    process.start()
+    # In slices: a wait without end hides a signal that arrives just before it.
+    while not told.wait(1.0):
+        pass
+    if not process.stop():
+        # Threads still at work would make the interpreter's own end wait or crash.
+        os._exit(0)

@@ -1,0 +1,211 @@
+"""One attempt at a task: begin, work, finish or fail, and hold on to it in between.
+
+The only place that knows how an actor's work and the task's row hang together, so an actor is a
+function of its subject and nothing else.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+from dramatiq.middleware.threading import Interrupt
+from sqlalchemy import Connection
+from structlog.contextvars import bound_contextvars
+
+from credit_service import metrics
+from credit_service.cache.positions import PositionCache
+from credit_service.clock import Clock
+from credit_service.domain.errors import CreditError
+from credit_service.storage import tasks
+from credit_service.storage.database import Database, LostRaceError
+from credit_service.storage.tasks import Run
+from credit_service.telemetry import masked_text
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue with threads of its own, so that short work never waits behind long work."""
+
+    name: str
+    # Its part of the worker's threads, at least one.
+    share: float
+    # Tasks that may be on their way to it at a time.
+    window: int
+    # Messages per thread that a process holds, those in work included. With 1 none waits in a busy
+    # process while another one is idle; more keeps the threads busy where the work is short.
+    prefetch: int = 1
+    # Longest pause between two looks at the queue when it is empty.
+    look_seconds: float = 0.1
+
+
+class StoppingError(Exception):
+    """The worker stops; the task goes back at once and its attempt does not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What actors work with."""
+
+    database: Database
+    cache: PositionCache
+    clock: Clock
+    stopping: threading.Event
+    ingestion_batch_rows: int
+
+    def checkpoint(self) -> None:
+        """For long work to call where it could stop. Raises StoppingError when it should."""
+        if self.stopping.is_set():
+            raise StoppingError
+
+
+Work = Callable[[Resources, str], None]
+"""What an actor does with a subject. It must be idempotent, and safe to run twice at once."""
+
+
+def nobody_waits(_resources: Resources, _subject: str) -> None:
+    """What there is to give up where nobody waits for the work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """An actor by the name that its tasks carry, and the queue it is sent them on."""
+
+    name: str
+    queue: Queue
+    work: Work
+    time_limit_seconds: float
+    # Done once, when every attempt at the work has failed.
+    give_up: Work = nobody_waits
+
+
+class Runner:
+    """Runs attempts, and extends the leases of those under way from a thread of its own.
+
+    A lease is extended while the process lives, at most for the actor's time limit: a killed,
+    stopped or hung worker loses its tasks to another after `lease_seconds` of silence.
+    """
+
+    def __init__(self, resources: Resources, *, lease_seconds: float) -> None:
+        self._resources = resources
+        self._lease_seconds = lease_seconds
+        # The runs under way and the time.monotonic() after which they are held no longer.
+        self._held: dict[Run, float] = {}
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heart", daemon=True)
+
+    def start(self) -> None:
+        """Start to extend leases."""
+        self._heart.start()
+
+    def stop(self) -> list[Run]:
+        """Give back the tasks of the runs still under way, and return those runs.
+
+        Their threads may go on; what they do is harmless, for another run may always be at work.
+        """
+        self._stopped.set()
+        self._heart.join()
+        with self._lock:
+            left = list(self._held)
+            self._held.clear()
+        for run in left:
+            self._settle(run, StoppingError())
+        return left
+
+    def run(self, actor: Actor, task_id: int) -> None:
+        """Attempt the task, if it is there to be done.
+
+        Whatever happens is in the task's row, or the sweeper will find it there.
+        """
+        run = self._persistently(
+            lambda connection: tasks.begin(connection, task_id, lease_seconds=self._lease_seconds)
+        )
+        if run is None:
+            return
+        with bound_contextvars(
+            actor=run.actor, subject=run.subject, task_id=run.task_id, attempt=run.attempt
+        ):
+            with self._lock:
+                self._held[run] = time.monotonic() + actor.time_limit_seconds
+            began = time.monotonic()
+            failure = None if run.exhausted else self._attempted(actor.work, run)
+            metrics.task_seconds.labels(run.actor).observe(time.monotonic() - began)
+            stopping = isinstance(failure, StoppingError)
+            if run.exhausted or (run.last and failure is not None and not stopping):
+                # Before the task is parked: dying here leaves it to be given up again.
+                failure = self._attempted(actor.give_up, run) or failure
+            with self._lock:
+                mine = self._held.pop(run, None) is not None
+            if mine:
+                self._settle(run, failure)
+
+    def _attempted(self, work: Work, run: Run) -> BaseException | None:
+        """What the work raised."""
+        try:
+            work(self._resources, run.subject)
+        except (Exception, Interrupt) as error:  # noqa: BLE001 - recorded in the task's row
+            return error
+        return None
+
+    def _settle(self, run: Run, failure: BaseException | None) -> None:
+        """Write down how the run ended."""
+        outcome = "failed"
+        if failure is None and not run.exhausted:
+            outcome = "done"
+            if self._persistently(lambda connection: tasks.finish(connection, run)) is False:
+                log.warning("task_finished_late")
+        elif isinstance(failure, StoppingError):
+            outcome = "given_back"
+            self._persistently(lambda connection: tasks.release(connection, run))
+            log.info("task_given_back")
+        else:
+            error = masked_text(f"{type(failure).__name__}: {failure}") if failure else None
+            parked = self._persistently(lambda connection: tasks.fail(connection, run, error))
+            # What the service itself refuses is told by its words; all else needs a trace.
+            trace = None if isinstance(failure, CreditError) else failure
+            if parked:
+                outcome = "parked"
+                log.error("task_parked", error=error, exc_info=trace)
+            else:
+                log.warning("task_failed", error=error, exc_info=trace)
+        metrics.tasks_ended.labels(run.actor, outcome).inc()
+
+    def _persistently(self, statement: Callable[[Connection], T]) -> T | None:
+        """The statement's result. A database that is away is asked again until a lease would have
+        ended, or the worker stops; then None, and the sweeper sees to what is left undone."""
+        until = time.monotonic() + self._lease_seconds
+        pause_seconds = 0.05
+        while True:
+            try:
+                with self._resources.database.autocommit() as connection:
+                    return statement(connection)
+            except (CreditError, LostRaceError) as error:
+                stopping = self._resources.stopping.wait(pause_seconds)
+                if stopping or time.monotonic() > until:
+                    log.warning("task_left_to_sweeper", error=str(error))
+                    return None
+                pause_seconds = min(pause_seconds * 2, 2.0)
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(self._lease_seconds / 3):
+            now = time.monotonic()
+            with self._lock:
+                runs = [run for run, until in self._held.items() if now < until]
+            if not runs:
+                continue
+            try:
+                with self._resources.database.autocommit() as connection:
+                    held = tasks.extend(connection, runs, lease_seconds=self._lease_seconds)
+            except (CreditError, LostRaceError) as error:
+                log.warning("leases_not_extended", error=str(error))
+                continue
+            for run in runs:
+                if run.task_id not in held and run in self._held:
+                    log.warning("lease_lost", task_id=run.task_id, attempt=run.attempt)
