@@ -5,6 +5,9 @@ Both servers start once per test session, in a folder of their own, unless TEST_
 The schema is migrated once into a template, from which every test that asks gets a database of its
 own, so tests that commit do not meet. Redis is emptied before every test that asks for it: name the
 database 0 of one that holds nothing else.
+
+Where there is room, all temporary files lie in memory: a database is made from the template in 15 ms
+there, and in 200 ms on a disk.
 """
 
 import contextlib
@@ -28,6 +31,21 @@ from credit_service.storage.database import Database
 _TEMPLATE = f"credit_service_tests_{os.getpid()}"
 _PREFIX = "credit-service-tests-"
 _numbers = itertools.count(1)
+_MEMORY = Path("/dev/shm")  # noqa: S108 - only the parent of folders with random names
+_ROOM_BYTES = 4 * 1024**3
+
+
+def _keep_temporary_files_in_memory() -> None:
+    """For this process and those it starts, unless TMPDIR names another place."""
+    if "TMPDIR" in os.environ or not _MEMORY.is_dir():
+        return
+    room = os.statvfs(_MEMORY)
+    # Servers are copied to where their data lies, and run from there.
+    if room.f_bavail * room.f_frsize >= _ROOM_BYTES and not room.f_flag & os.ST_NOEXEC:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
+
+
+_keep_temporary_files_in_memory()
 
 
 def _remove_leftovers() -> None:
