@@ -97,6 +97,7 @@ def variables() -> dict[str, str]:
         "event": event,
         "event_kind": "loan_created",
         "principal": "anonymous",
+        "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         "approved": "true",
         "now": datetime.now(UTC).isoformat(),
         "today": TODAY.isoformat(),

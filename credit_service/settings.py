@@ -207,6 +207,17 @@ class Settings(BaseSettings):
         description="allow to show metrics at an address other than loopback, to whoever asks",
     )
 
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description="URL of an OpenTelemetry collector, OTLP over HTTP; set: spans are recorded",
+    )
+    trace_sample_ratio: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="part of the traces that begin here that is recorded; a caller's own decides",
+    )
+
     log_format: Literal["json", "console"] = Field(default="console", description="form of logs")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe lines that are logged"

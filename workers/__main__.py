@@ -14,7 +14,7 @@ import sys
 import threading
 from contextlib import AbstractContextManager, closing, nullcontext
 
-from credit_service import embedded
+from credit_service import embedded, tracing
 from credit_service.metrics_http import MetricsEndpoint
 from credit_service.settings import Settings
 from credit_service.telemetry import configure_logging
@@ -41,7 +41,11 @@ def main() -> int:
     try:
         settings = Settings()
         configure_logging(settings, component="worker")
-        with _metrics_shown(settings), embedded.provided(settings, join=True) as provided:
+        with (
+            _metrics_shown(settings),
+            tracing.recorded_as_configured(settings, "credit-service-worker"),
+            embedded.provided(settings, join=True) as provided,
+        ):
             run(
                 WorkerProcess(
                     provided, relay=not arguments.actors_only, act=not arguments.relay_only

@@ -4,7 +4,7 @@ Each is a function of one subject, an id, that may run twice and at the same tim
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -144,15 +144,31 @@ ACTORS = (
 
 def follow(connection: Connection, published: Sequence[PublishedEvent], moment: Moment) -> None:
     """Wish for the work that these events entail, in the transaction that publishes them."""
-    moved = [
-        str(event.customer_id) for event in published if event.kind in event_stream.MOVES_SCORE
-    ]
-    tasks.enqueue_all(connection, "recompute_score", moved, moment)
-    if any(event.kind == "rows_ingested" for event in published):
-        tasks.enqueue(connection, "recompute_scores", "all", moment)
-    decided = [str(event.decision_id) for event in published if event.decision_id is not None]
+    moved = _first_traces(
+        (event.customer_id, event.traceparent)
+        for event in published
+        if event.kind in event_stream.MOVES_SCORE
+    )
+    tasks.enqueue_for(connection, "recompute_score", moved, moment)
+    ingested = _first_traces(
+        ("all", event.traceparent) for event in published if event.kind == "rows_ingested"
+    )
+    tasks.enqueue_for(connection, "recompute_scores", ingested, moment)
+    decided = _first_traces(
+        (event.decision_id, event.traceparent)
+        for event in published
+        if event.decision_id is not None
+    )
     if decided and scorecards.shadow(connection) is not None:
-        tasks.enqueue_all(connection, "decide_in_shadow", decided, moment)
+        tasks.enqueue_for(connection, "decide_in_shadow", decided, moment)
+
+
+def _first_traces(wishes: Iterable[tuple[object, str | None]]) -> dict[str, str | None]:
+    """Each subject with the first traceparent that somebody wishes for it by."""
+    first: dict[str, str | None] = {}
+    for subject, traceparent in wishes:
+        first[str(subject)] = first.get(str(subject)) or traceparent
+    return first
 
 
 class Timetable:

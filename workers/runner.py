@@ -6,7 +6,8 @@ function of its subject and nothing else.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from dramatiq.middleware.threading import Interrupt
 from sqlalchemy import Connection
 from structlog.contextvars import bound_contextvars
 
-from credit_service import metrics
+from credit_service import metrics, tracing
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
 from credit_service.domain.errors import CreditError
@@ -23,6 +24,7 @@ from credit_service.storage import tasks
 from credit_service.storage.database import Database, LostRaceError
 from credit_service.storage.tasks import Run
 from credit_service.telemetry import masked_text
+from credit_service.tracing import Activity, Span
 
 T = TypeVar("T")
 
@@ -85,6 +87,33 @@ class Actor:
     give_up: Work = nobody_waits
 
 
+@contextmanager
+def _traced(run: Run) -> Iterator[Activity | None]:
+    """The run as a part of the trace of whoever wished for it; None where it is of no trace."""
+    caller = None if run.traceparent is None else Span.read(run.traceparent)
+    activity = tracing.begin(run.actor, "consumer", caller, _span_attributes(run))
+    if activity is None:
+        yield None
+        return
+    token = tracing.current.set(activity)
+    try:
+        with bound_contextvars(trace_id=activity.span.trace_id, span_id=activity.span.span_id):
+            yield activity
+    finally:
+        tracing.current.reset(token)
+
+
+def _span_attributes(run: Run) -> tracing.Attributes:
+    """What a span says of the run. Its subject is an id, but may be a person's."""
+    return {
+        "messaging.system": "dramatiq",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": run.actor,
+        "credit.task_id": run.task_id,
+        "credit.attempt": run.attempt,
+    }
+
+
 class Runner:
     """Runs attempts, and extends the leases of those under way from a thread of its own.
 
@@ -129,8 +158,11 @@ class Runner:
         )
         if run is None:
             return
-        with bound_contextvars(
-            actor=run.actor, subject=run.subject, task_id=run.task_id, attempt=run.attempt
+        with (
+            bound_contextvars(
+                actor=run.actor, subject=run.subject, task_id=run.task_id, attempt=run.attempt
+            ),
+            _traced(run) as activity,
         ):
             with self._lock:
                 self._held[run] = time.monotonic() + actor.time_limit_seconds
@@ -145,6 +177,10 @@ class Runner:
                 mine = self._held.pop(run, None) is not None
             if mine:
                 self._settle(run, failure)
+            if activity is not None:
+                # The kind alone: a message may tell whom it is about.
+                failed = failure is not None and not stopping
+                activity.end(error=type(failure).__name__ if failed else "")
 
     def _attempted(self, work: Work, run: Run) -> BaseException | None:
         """What the work raised."""

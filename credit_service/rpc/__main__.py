@@ -9,11 +9,13 @@ import sys
 import threading
 from contextlib import ExitStack, closing
 
+from credit_service import tracing
 from credit_service.metrics_http import MetricsEndpoint, answer_until_closed
 from credit_service.rpc.address import Address, MisconfiguredError
 from credit_service.rpc.server import serve
 from credit_service.settings import Settings
 from credit_service.telemetry import configure_logging
+from credit_service.tracing import TracingRefusedError
 
 MISCONFIGURED = 2
 
@@ -53,8 +55,9 @@ def main() -> int:
                         MetricsEndpoint(settings.metrics_listen, insecure=settings.metrics_insecure)
                     )
                 )
+            running.enter_context(tracing.recorded_as_configured(settings, "credit-service"))
             serve(settings, announce, stop=stop, share_port=control is not None)
-    except MisconfiguredError as error:
+    except (MisconfiguredError, TracingRefusedError) as error:
         return _misconfigured(error)
     return 0
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 import grpc
@@ -28,7 +28,7 @@ from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import Counter
 from structlog.contextvars import bind_contextvars
 
-from credit_service import metrics
+from credit_service import metrics, tracing
 from credit_service.domain.errors import InvalidRequest, Overloaded, Unavailable
 from credit_service.metrics import MethodMetrics, method_metrics
 from credit_service.rpc.convert import ANONYMOUS
@@ -44,7 +44,7 @@ from credit_service.rpc.limits import LoadShedder, RateLimiter, StreamLimiter, W
 from credit_service.rpc.pool import InlineExecutor, ServingPool
 from credit_service.rpc.streams import read_ahead
 from credit_service.storage.work import Work, current_work
-from credit_service.tracing import TRACEPARENT_KEY, TRACERESPONSE_KEY, Span
+from credit_service.tracing import TRACEPARENT_KEY, TRACERESPONSE_KEY, Activity, Span
 from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
 
 CALL_ID_KEY = "x-request-id"
@@ -62,6 +62,16 @@ _HEALTH_MESSAGE_SECONDS = 1.0
 _CONTRACT = (credit_service_pb2.DESCRIPTOR, ingestion_service_pb2.DESCRIPTOR)
 _UNKNOWN_METHOD = method_metrics("/unknown/unknown", client_streaming=False, server_streaming=False)
 _STATUS_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+_OWN_FAILURES = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
 
 if TYPE_CHECKING:
     _Interceptor = grpc.ServerInterceptor[Any, Any]
@@ -82,15 +92,16 @@ class Call:
 
     __slots__ = (
         "_begun",
+        "_caller",
         "_metrics",
         "_warden",
+        "activity",
         "awaits_until",
         "call_id",
         "context",
         "deadline",
         "method",
         "principal",
-        "span",
         "timeout_seconds",
         "work",
     )
@@ -103,7 +114,9 @@ class Call:
         context: grpc.ServicerContext,
         counted_by: MethodMetrics,
         warden: Warden,
+        caller: Span | None,
     ) -> None:
+        """`caller` is the span that the caller named."""
         counted_by.begin()
         self._metrics = counted_by
         self._begun = time.monotonic()
@@ -116,8 +129,9 @@ class Call:
         self.awaits_until: float | None = None
         """While the call awaits its only message: until when, in seconds of time.monotonic()."""
         self.context = context
-        self.span: Span | None = None
-        """Where the call stands in the trace that its caller named."""
+        self.activity: Activity | None = None
+        """Where the call stands in its trace; None while it has not begun, or belongs to none."""
+        self._caller = caller
         self.work = Work(self.deadline)
         self._warden = warden
 
@@ -126,8 +140,13 @@ class Call:
         _current.set(self)
         current_work.set(self.work)
         bind_contextvars(call_id=self.call_id)
-        if self.span is not None:
-            bind_contextvars(trace_id=self.span.trace_id, span_id=self.span.span_id)
+        self.activity = activity = tracing.begin(
+            self.method[1:], "server", self._caller, _span_attributes(self.method)
+        )
+        if activity is not None:
+            tracing.current.set(activity)
+            bind_contextvars(trace_id=activity.span.trace_id, span_id=activity.span.span_id)
+        self.context.set_trailing_metadata(tuple(self.signs()))
         self._warden.watch(self)
         return self
 
@@ -136,6 +155,7 @@ class Call:
         # garbage collector comes: measured, a fifth of what an empty call costs.
         _current.set(None)
         current_work.set(None)
+        tracing.current.set(None)
         self._warden.release(self)
         if error is None:
             self._count_end(metrics.OK)
@@ -155,8 +175,9 @@ class Call:
             error = self._too_late()
         status = to_status(error, self.call_id, self.method)
         if self.context.is_active():
-            self._count_end(status.code)
-            metrics.call_failures.labels(_reason(status)).inc()
+            reason = _reason(status)
+            self._count_end(status.code, reason)
+            metrics.call_failures.labels(reason).inc()
         else:
             self._count_end(metrics.CANCELED)
         metadata = [*self.signs(), (STATUS_DETAILS_KEY, status.SerializeToString())]
@@ -179,16 +200,30 @@ class Call:
     def signs(self) -> list[tuple[str, str | bytes]]:
         """Metadata by which the caller finds the call in the logs."""
         signs: list[tuple[str, str | bytes]] = [(CALL_ID_KEY, self.call_id)]
-        if self.span is not None:
-            signs.append((TRACERESPONSE_KEY, str(self.span)))
+        if self.activity is not None:
+            signs.append((TRACERESPONSE_KEY, str(self.activity.span)))
         return signs
 
-    def _count_end(self, code: int) -> None:
+    def _count_end(self, code: int, reason: str = "") -> None:
         seconds = time.monotonic() - self._begun
         if code in (metrics.OK, metrics.CANCELED) and seconds >= self.timeout_seconds:
             # Too late, whatever came of it: grpc has told the caller so.
             code = metrics.DEADLINE_EXCEEDED
         self._metrics.end(code, seconds)
+        if self.activity is not None:
+            self._end_span(self.activity, code, reason)
+
+    def _end_span(self, activity: Activity, code: int, reason: str) -> None:
+        attributes: dict[str, str | int] = {
+            "rpc.grpc.status_code": code,
+            "credit.call_id": self.call_id,
+        }
+        if reason:
+            attributes["error.type"] = reason
+        # What a caller did wrong is no error of the server's span: so the convention has it.
+        failed = _STATUS_BY_NUMBER[code] in _OWN_FAILURES
+        error = (reason or _STATUS_BY_NUMBER[code].name) if failed else ""
+        activity.end(error=error, attributes=attributes)
 
     def ensure_wanted(self) -> None:
         """Let work begin, or go on, only while somebody waits for its result.
@@ -428,13 +463,7 @@ class Pipeline(_Interceptor):
         if timeout_seconds > _NO_LIMIT_SECONDS:
             timeout_seconds = default_seconds
         counted = self._metrics.get(method, _UNKNOWN_METHOD)
-        call = Call(method, call_id, timeout_seconds, context, counted, self._warden)
-        if caller is not None:
-            call.span = caller.child()
-            context.set_trailing_metadata(tuple(call.signs()))
-        else:
-            context.set_trailing_metadata(((CALL_ID_KEY, call_id),))
-        return call
+        return Call(method, call_id, timeout_seconds, context, counted, self._warden, caller)
 
     def _admit(self, call: Call) -> None:
         """Whether a call may begin: the one gate, passed before any work is done."""
@@ -622,6 +651,13 @@ def _counting(convert: Callable[[Any], Any], counter: Counter) -> Callable[[Any]
         return convert(message)
 
     return counting
+
+
+@lru_cache(maxsize=128)
+def _span_attributes(method: str) -> tracing.Attributes:
+    """What a span says of the method, by the semantic conventions of OpenTelemetry."""
+    service, _, name = method.removeprefix("/").rpartition("/")
+    return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
 
 
 def _contract_metrics() -> dict[str, MethodMetrics]:

@@ -173,7 +173,8 @@ class CreditServer:
     def _set_health(self, *, serving: bool) -> None:
         self._ready = serving
         statuses = health_pb2.HealthCheckResponse
-        for service in ("", *SERVICE_NAMES):
+        # The whole last: whoever sees it serve finds that its parts do.
+        for service in (*SERVICE_NAMES, ""):
             self._health.set(service, statuses.SERVING if serving else statuses.NOT_SERVING)
 
     def _watch_readiness(self) -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from credit_service import tracing
 from credit_service.clock import Moment
 from credit_service.domain.loans import Loan
 from credit_service.domain.positions import CreditPosition
@@ -73,8 +74,11 @@ _WRITE_COMMON = """
             :principal
         FROM c
     ), e AS (
-        INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload)
-        SELECT customer_id, event_seq, :event_kind, version, :now, CAST(:event AS json) FROM c
+        INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload,
+            traceparent)
+        SELECT customer_id, event_seq, :event_kind, version, :now, CAST(:event AS json),
+            CAST(:traceparent AS text)
+        FROM c
     ), r AS (
         INSERT INTO requests (request_id, method, fingerprint, customer_id, decision_id,
             created_at, principal)
@@ -157,6 +161,7 @@ def write(connection: Connection, booking: BookingWrite, moment: Moment) -> bool
         "outcome": booking.outcome_json,
         "event": booking.event_json,
         "principal": booking.principal,
+        "traceparent": tracing.traceparent(),
         "now": moment.now,
         "today": moment.today,
     }

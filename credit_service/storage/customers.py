@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from credit_service import tracing
 from credit_service.domain.customers import Customer
 from credit_service.domain.loans import Loan
 from credit_service.domain.positions import CreditPosition, holds_on, position_from_loans
@@ -171,8 +172,11 @@ _INSERT = text(
             :phone_number, :approved_limit_paise, false, :now, 1, :today, :valid_until)
         RETURNING customer_id, version
     ), e AS (
-        INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload)
-        SELECT customer_id, 1, 'customer_registered', version, :now, CAST(:payload AS json) FROM c
+        INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload,
+            traceparent)
+        SELECT customer_id, 1, 'customer_registered', version, :now, CAST(:payload AS json),
+            CAST(:traceparent AS text)
+        FROM c
     ), r AS (
         INSERT INTO requests (request_id, method, fingerprint, customer_id, created_at, principal)
         SELECT :request_id, 'RegisterCustomer', :fingerprint, customer_id, :now, :principal FROM c
@@ -186,10 +190,12 @@ _INSERT = text(
 def register(connection: Connection, values: dict[str, Any]) -> int:
     """Insert a customer with its first event and request record, in one statement; its id.
 
-    `values` names every bind of the statement. Raises IntegrityError when the phone number, the
-    request id or, after an import, the next id is taken.
+    `values` names every bind of the statement but the trace. Raises IntegrityError when the phone
+    number, the request id or, after an import, the next id is taken.
     """
-    return int(connection.execute(_INSERT, values).scalar_one())
+    return int(
+        connection.execute(_INSERT, values | {"traceparent": tracing.traceparent()}).scalar_one()
+    )
 
 
 _LOANS_WITH_CUSTOMERS = f"""

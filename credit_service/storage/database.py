@@ -15,7 +15,7 @@ from typing import TypeVar
 import psycopg
 from sqlalchemy import Connection, QueuePool, create_engine, exc
 
-from credit_service import metrics
+from credit_service import metrics, tracing
 from credit_service.domain.errors import RetryLater, Unavailable
 from credit_service.storage.work import Work, current_work
 
@@ -24,6 +24,7 @@ T = TypeVar("T")
 ATTEMPTS = 10
 """Tries of one unit of work before the caller is told to come again."""
 
+_SPAN_ATTRIBUTES: tracing.Attributes = {"db.system.name": "postgresql"}
 _LOCK_NOT_AVAILABLE = "55P03"
 _QUERY_CANCELED = "57014"
 _TRANSIENT = frozenset({"40001", "40P01"})  # serialization failure, deadlock detected
@@ -101,11 +102,15 @@ class Database:
             LostRaceError: serialization failure or deadlock.
             WorkStoppedError: nobody waits for the current work any more.
         """
-        return self._connection(self._transactional.begin)
+        return tracing.as_part(
+            "transaction", _SPAN_ATTRIBUTES, self._connection(self._transactional.begin)
+        )
 
     def autocommit(self) -> AbstractContextManager[Connection]:
         """A connection on which every statement is a transaction of its own. Raises as above."""
-        return self._connection(self._engine.connect)
+        return tracing.as_part(
+            "autocommit", _SPAN_ATTRIBUTES, self._connection(self._engine.connect)
+        )
 
     @contextmanager
     def _connection(

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from credit_service import tracing
 from credit_service.clock import Moment
 
 _SEQUENCER_LOCK = 0x6372656469740002
@@ -52,9 +53,9 @@ _PUBLISH = text(
         WHERE events.customer_id = waiting.customer_id
             AND events.event_seq = waiting.event_seq
         RETURNING events.event_id, events.customer_id, events.kind,
-            CAST(events.payload ->> 'decision_id' AS bigint) AS decision_id
+            CAST(events.payload ->> 'decision_id' AS bigint) AS decision_id, events.traceparent
     )
-    SELECT event_id, customer_id, kind, decision_id FROM published ORDER BY event_id
+    SELECT event_id, customer_id, kind, decision_id, traceparent FROM published ORDER BY event_id
     """
 )
 
@@ -68,6 +69,8 @@ class PublishedEvent:
     kind: str
     # Of loan_created and loan_declined.
     decision_id: int | None
+    # Of the work that it came from.
+    traceparent: str | None
 
 
 def publish(connection: Connection, limit: int) -> list[PublishedEvent]:
@@ -138,8 +141,10 @@ def read(
 
 
 _APPEND_SYSTEM = text(
-    """INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload)
-    VALUES (0, nextval('ingestion_event_seqs'), :kind, 0, :now, CAST(:payload AS json))"""
+    """INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload,
+        traceparent)
+    VALUES (0, nextval('ingestion_event_seqs'), :kind, 0, :now, CAST(:payload AS json),
+        :traceparent)"""
 )
 
 
@@ -148,5 +153,11 @@ def append_for_no_customer(
 ) -> None:
     """Write an event that concerns no single customer, such as rows_ingested."""
     connection.execute(
-        _APPEND_SYSTEM, {"kind": kind, "now": moment.now, "payload": json.dumps(payload)}
+        _APPEND_SYSTEM,
+        {
+            "kind": kind,
+            "now": moment.now,
+            "payload": json.dumps(payload),
+            "traceparent": tracing.traceparent(),
+        },
     )

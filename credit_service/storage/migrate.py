@@ -71,4 +71,5 @@ def new_revision(url: str, message: str) -> None:
     """Write a migration that brings the database at `url` to what the tables say."""
     engine = create_engine(url, poolclass=pool.NullPool)
     with engine.connect() as connection:
-        command.revision(_config(connection), message=message, autogenerate=True)
+        following = f"{int(head_revision()) + 1:04d}"
+        command.revision(_config(connection), message=message, rev_id=following, autogenerate=True)

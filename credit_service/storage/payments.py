@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from credit_service import tracing
 from credit_service.clock import Moment
 from credit_service.domain.loans import Loan
 from credit_service.domain.payments import PaymentOutcome
@@ -137,15 +138,17 @@ _WRITE = Statement(
         FROM c
         RETURNING payment_number, payment_id
     ), e AS (
-        INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload)
+        INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload,
+            traceparent)
         SELECT c.customer_id, c.event_seq - :event_count + 1, 'payment_recorded', c.version, :now,
             (CAST(:facts AS jsonb) || jsonb_build_object('payment_id', p.payment_id,
-                'payment_number', p.payment_number, 'loan_id', :loan_id))::json
+                'payment_number', p.payment_number, 'loan_id', :loan_id))::json,
+            CAST(:traceparent AS text)
         FROM c, p
         UNION ALL
         SELECT c.customer_id, c.event_seq, 'loan_closed', c.version, :now,
             json_build_object('payment_id', p.payment_id, 'loan_id', :loan_id,
-                'closed_on', :closed_on)
+                'closed_on', :closed_on), CAST(:traceparent AS text)
         FROM c, p WHERE :closed_on IS NOT NULL
     ), r AS (
         INSERT INTO requests (request_id, method, fingerprint, customer_id, loan_id,
@@ -218,6 +221,7 @@ def write(connection: Connection, payment: PaymentWrite, moment: Moment) -> Stor
             "request_id": payment.request_id,
             "fingerprint": payment.fingerprint,
             "principal": payment.principal,
+            "traceparent": tracing.traceparent(),
             "now": moment.now,
             "today": moment.today,
         },

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from credit_service import tracing
 from credit_service.clock import Moment
 from credit_service.domain.decisions import score_document
 from credit_service.domain.positions import CreditPosition
@@ -157,8 +158,11 @@ _CHANGED = text(
         UPDATE customers SET event_seq = changed.event_seq
         FROM changed WHERE customers.customer_id = changed.customer_id
     ), e AS (
-        INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload)
-        SELECT customer_id, event_seq, 'score_changed', version, :now, payload::json FROM changed
+        INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload,
+            traceparent)
+        SELECT customer_id, event_seq, 'score_changed', version, :now, payload::json,
+            CAST(:traceparent AS text)
+        FROM changed
     )
     INSERT INTO score_history (customer_id, event_seq, score, previous_score, override,
         customer_version, scorecard_version, computed_at, computed_on, cause)
@@ -191,6 +195,7 @@ def store(
                 "previous": [each.previous_score for each in changed],
                 "causes": [each.cause for each in changed],
                 "payloads": [_payload(each) for each in changed],
+                "traceparent": tracing.traceparent(),
             },
         )
 

@@ -305,6 +305,8 @@ events = Table(
     Column("customer_version", BigInteger, nullable=False),
     _timestamp("occurred_at"),
     Column("payload", JSON, nullable=False),
+    # Of the work that the event came from, by W3C trace context: what follows is of its trace.
+    Column("traceparent", Text, nullable=True),
     PrimaryKeyConstraint("customer_id", "event_seq"),
     UniqueConstraint("event_id"),
     CheckConstraint(
@@ -333,6 +335,8 @@ tasks = Table(
     _timestamp("due_at"),
     _timestamp("created_at"),
     Column("last_error", Text, nullable=True),
+    # Of the first of those that wished for it and belong to a trace.
+    Column("traceparent", Text, nullable=True),
     CheckConstraint("state IN ('PENDING', 'SENT', 'RUNNING', 'PARKED')", "state_known"),
     CheckConstraint("attempts >= 0", "attempts_not_negative"),
     Index(None, "state", "due_at"),

@@ -21,12 +21,13 @@ transaction ends, and a locked row is not claimed: else the work could run, and 
 having seen what the absorbed wish was about.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, text
 
+from credit_service import tracing
 from credit_service.clock import Moment
 
 MAX_ATTEMPTS = 5
@@ -60,6 +61,8 @@ class Run:
     actor: str
     subject: str
     attempt: int
+    # Of the work that wished for it.
+    traceparent: str | None = None
 
     @property
     def last(self) -> bool:
@@ -98,13 +101,15 @@ class Backlog:
 # with the attempts there were, so that no work is counted anew. In order of the unique key, as all
 # that lock several of its rows do.
 _TO_PENDING = """
-    INSERT INTO tasks (task_id, actor, subject, attempts, due_at, created_at, last_error)
+    INSERT INTO tasks (task_id, actor, subject, attempts, due_at, created_at, last_error,
+        traceparent)
     SELECT DISTINCT ON (actor, subject) task_id, actor, subject, {attempts}, {due_at}, created_at,
-        {last_error}
+        {last_error}, traceparent
     FROM gone ORDER BY actor, subject, attempts DESC, task_id
     ON CONFLICT (actor, subject) WHERE state = 'PENDING' DO UPDATE SET
         attempts = GREATEST(tasks.attempts, EXCLUDED.attempts),
-        last_error = COALESCE(EXCLUDED.last_error, tasks.last_error)
+        last_error = COALESCE(EXCLUDED.last_error, tasks.last_error),
+        traceparent = COALESCE(EXCLUDED.traceparent, tasks.traceparent)
 """
 
 
@@ -117,10 +122,13 @@ def _to_pending(
 
 _ENQUEUE = text(
     """
-    INSERT INTO tasks (actor, subject, due_at, created_at)
-    SELECT :actor, subject, now(), :now
-    FROM unnest(CAST(:subjects AS text[])) AS subject ORDER BY subject
-    ON CONFLICT (actor, subject) WHERE state = 'PENDING' DO UPDATE SET due_at = tasks.due_at
+    INSERT INTO tasks (actor, subject, due_at, created_at, traceparent)
+    SELECT :actor, subject, now(), :now, traceparent
+    FROM unnest(CAST(:subjects AS text[]), CAST(:traceparents AS text[]))
+        AS wished (subject, traceparent)
+    ORDER BY subject
+    ON CONFLICT (actor, subject) WHERE state = 'PENDING' DO UPDATE SET
+        traceparent = COALESCE(tasks.traceparent, EXCLUDED.traceparent)
     """
 )
 
@@ -133,10 +141,24 @@ def enqueue(connection: Connection, actor: str, subject: str, moment: Moment) ->
 def enqueue_all(
     connection: Connection, actor: str, subjects: Sequence[str], moment: Moment
 ) -> None:
-    """Wish for the actor's work on each of these subjects."""
-    if subjects:
-        distinct = sorted(set(subjects))
-        connection.execute(_ENQUEUE, {"actor": actor, "subjects": distinct, "now": moment.now})
+    """Wish for the actor's work on each of these subjects, on behalf of what goes on now."""
+    enqueue_for(connection, actor, dict.fromkeys(subjects, tracing.traceparent()), moment)
+
+
+def enqueue_for(
+    connection: Connection, actor: str, wishes: Mapping[str, str | None], moment: Moment
+) -> None:
+    """Wish for the actor's work on each of these subjects, by the traceparent of what wishes."""
+    if wishes:
+        connection.execute(
+            _ENQUEUE,
+            {
+                "actor": actor,
+                "subjects": list(wishes),
+                "traceparents": list(wishes.values()),
+                "now": moment.now,
+            },
+        )
 
 
 _WAITING = text(
@@ -225,7 +247,7 @@ _BEGIN = text(
         due_at = now() + make_interval(secs => :lease_seconds)
     WHERE task_id = :task_id AND attempts <= :max_attempts
         AND (state = 'SENT' OR state IN ('PENDING', 'RUNNING') AND due_at <= now())
-    RETURNING task_id, actor, subject, attempts
+    RETURNING task_id, actor, subject, attempts, traceparent
     """
 )
 

@@ -1,0 +1,313 @@
+"""One trace from a caller through the server and the outbox to the actor that reacts."""
+
+import io
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import pytest
+from google.type.decimal_pb2 import Decimal
+from google.type.money_pb2 import Money
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from credit_service import tracing
+from credit_service.clock import Clock
+from credit_service.otlp import OtlpRecorder
+from credit_service.settings import Settings
+from credit_service.storage import event_stream, tasks
+from credit_service.storage.database import Database
+from credit_service.telemetry import configure_logging
+from credit_service.tracing import Span
+from credit_service.v1 import credit_service_pb2 as pb
+from tests.integration import portfolio
+from tests.integration.conftest import Edge
+from workers.process import WorkerProcess
+
+TRACE, CALLERS_SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+CALLER = (("traceparent", f"00-{TRACE}-{CALLERS_SPAN}-01"),)
+MOMENT = Clock().moment()
+
+
+@pytest.fixture
+def spans() -> Iterator[InMemorySpanExporter]:
+    """What this process records, as soon as it has ended."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with tracing.recorded_by(OtlpRecorder(provider)):
+        yield exporter
+
+
+@contextmanager
+def logged() -> Iterator[io.StringIO]:
+    """All log lines, as JSON."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    stream = io.StringIO()
+    configure_logging(Settings(log_format="json"), component="worker", stream=stream)
+    try:
+        yield stream
+    finally:
+        root.handlers, root.level = handlers, level
+
+
+def named(spans: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
+    return [span for span in spans.get_finished_spans() if span.name == name]
+
+
+def awaited(spans: InMemorySpanExporter, name: str) -> ReadableSpan:
+    """The one span of that name, which may end a little after the answer is out."""
+    until = time.monotonic() + 20
+    while not named(spans, name):
+        assert time.monotonic() < until, [span.name for span in spans.get_finished_spans()]
+        time.sleep(0.02)
+    (span,) = named(spans, name)
+    return span
+
+
+def place(span: ReadableSpan) -> tuple[str, str]:
+    assert span.context is not None
+    return f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}"
+
+
+def parent(span: ReadableSpan) -> str:
+    assert span.parent is not None
+    return f"{span.parent.span_id:016x}"
+
+
+def a_loan(customer_id: int) -> pb.CreateLoanRequest:
+    return pb.CreateLoanRequest(
+        request_id="0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b21",
+        customer_id=customer_id,
+        loan_amount=Money(units=50_000),
+        interest_rate=Decimal(value="16"),
+        tenure_months=12,
+    )
+
+
+def worker(database_url: str, redis_url: str) -> WorkerProcess:
+    settings = Settings(
+        database_url=SecretStr(database_url),
+        redis_url=SecretStr(redis_url),
+        shutdown_grace_seconds=5,
+    )
+    return WorkerProcess(settings, timetable=False)
+
+
+def finish_registration(database: Database) -> None:
+    """Forget the events of making the customer, which belong to no trace."""
+    with database.autocommit() as connection:
+        connection.execute(text("UPDATE events SET event_id = 1 WHERE event_id IS NULL"))
+
+
+def test_a_booking_is_one_trace_from_its_caller_to_the_actor(
+    server: Edge,
+    database: Database,
+    database_url: str,
+    redis_url: str,
+    spans: InMemorySpanExporter,
+) -> None:
+    customer_id = portfolio.a_good_customer(database, MOMENT)
+    finish_registration(database)
+    spans.clear()
+    response, call = server.credit.CreateLoan.with_call(
+        a_loan(customer_id), timeout=10, metadata=CALLER
+    )
+    assert response.approved
+    told = Span.read(str(dict(call.trailing_metadata())["traceresponse"]))
+    assert told is not None
+
+    of_call = awaited(spans, "credit_service.v1.CreditService/CreateLoan")
+    assert of_call.kind is SpanKind.SERVER
+    assert place(of_call) == (TRACE, told.span_id)
+    assert parent(of_call) == CALLERS_SPAN
+    attributes = dict(of_call.attributes or {})
+    assert attributes.pop("credit.call_id") == dict(call.trailing_metadata())["x-request-id"]
+    assert attributes == {
+        "rpc.system": "grpc",
+        "rpc.service": "credit_service.v1.CreditService",
+        "rpc.method": "CreateLoan",
+        "rpc.grpc.status_code": 0,
+    }
+    parts = named(spans, "autocommit") + named(spans, "transaction")
+    assert {(parent(part), place(part)[0]) for part in parts} == {(told.span_id, TRACE)}
+    assert all(part.kind is SpanKind.CLIENT for part in parts)
+
+    process = worker(database_url, redis_url)
+    spans.clear()
+    with logged() as log:
+        process.start()
+        of_task = awaited(spans, "recompute_score")
+        process.stop()
+    assert of_task.kind is SpanKind.CONSUMER
+    assert place(of_task)[0] == TRACE
+    assert parent(of_task) == told.span_id
+    inside = named(spans, "transaction")
+    assert place(of_task)[1] in {parent(part) for part in inside if part.parent is not None}
+    assert log.getvalue()
+
+    with database.autocommit() as connection:
+        (of_score,) = connection.execute(
+            text("SELECT traceparent FROM events WHERE kind = 'score_changed'")
+        ).scalars()
+    assert Span.read(of_score) == Span(*place(of_task), of_score[-2:])
+
+
+def test_a_failed_call_says_why_and_never_whom_it_is_about(
+    server: Edge, database: Database, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("Asha Rao, +91 98765 43210")
+
+    with pytest.raises(grpc.RpcError):
+        server.credit.GetCustomer(pb.GetCustomerRequest(customer_id=4_000_000), timeout=10)
+    refused = awaited(spans, "credit_service.v1.CreditService/GetCustomer")
+    assert dict(refused.attributes or {})["error.type"] == "CUSTOMER_NOT_FOUND"
+    assert dict(refused.attributes or {})["rpc.grpc.status_code"] == 5
+    assert refused.status.status_code is StatusCode.UNSET  # the caller's mistake, not ours
+
+    spans.clear()
+    monkeypatch.setattr("credit_service.rpc.credit.get_customer", fail)
+    with pytest.raises(grpc.RpcError):
+        server.credit.GetCustomer(pb.GetCustomerRequest(customer_id=1), timeout=10)
+    failed = awaited(spans, "credit_service.v1.CreditService/GetCustomer")
+    assert (failed.status.status_code, failed.status.description) == (StatusCode.ERROR, "INTERNAL")
+    everything = " ".join(span.to_json() for span in spans.get_finished_spans())
+    assert "Asha" not in everything
+    assert "98765" not in everything
+
+
+def test_a_stream_is_a_span_of_bounded_parts(server: Edge, spans: InMemorySpanExporter) -> None:
+    stream: Any = server.credit.WatchCreditEvents(pb.WatchCreditEventsRequest(), metadata=CALLER)
+    next(iter(stream))
+    stream.cancel()
+    ended = awaited(spans, "credit_service.v1.CreditService/WatchCreditEvents")
+    assert dict(ended.attributes or {})["rpc.grpc.status_code"] == 1
+    assert place(ended)[0] == TRACE
+
+
+def test_work_in_the_background_begins_no_traces(
+    server: Edge, database_url: str, redis_url: str, spans: InMemorySpanExporter
+) -> None:
+    """Probes, relay and metrics ask the database over and over, for no caller."""
+    process = worker(database_url, redis_url)
+    process.start()
+    time.sleep(1.2)
+    process.stop()
+    assert spans.get_finished_spans() == ()
+
+
+def test_log_lines_of_a_task_name_its_trace_also_where_no_spans_are_recorded(
+    server: Edge,
+    database: Database,
+    database_url: str,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    customer_id = portfolio.a_good_customer(database, MOMENT)
+    finish_registration(database)
+    monkeypatch.setattr("workers.actors.recompute_scores", fail)
+    server.credit.CreateLoan(a_loan(customer_id), timeout=10, metadata=CALLER)
+    process = worker(database_url, redis_url)
+    with logged() as log:
+        process.start()
+        until = time.monotonic() + 20
+        while "task_failed" not in log.getvalue() and time.monotonic() < until:
+            time.sleep(0.02)
+        process.stop()
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    (failed,) = [line for line in lines if line["event"] == "task_failed"]
+    assert failed["subject"] == str(customer_id)
+    assert failed["trace_id"] == TRACE
+    assert failed["span_id"] not in (CALLERS_SPAN, "")
+
+
+def test_a_task_keeps_the_first_trace_it_was_wished_for_by(database: Database) -> None:
+    first, second = (f"00-{TRACE}-{number:016x}-01" for number in (1, 2))
+
+    def wish(traceparent: str | None) -> None:
+        with database.transaction() as connection:
+            tasks.enqueue_for(connection, "act", {"7": traceparent}, MOMENT)
+
+    for each in (None, first, second, None):
+        wish(each)
+    with database.transaction() as connection:
+        (task,) = tasks.claim(connection, ["act"], limit=9, window=9, timeout_seconds=0)
+        run = tasks.begin(connection, task.task_id, lease_seconds=9)
+    assert run is not None
+    assert run.traceparent == first
+    # Also when it fails, over a wish that came meanwhile.
+    wish(second)
+    with database.transaction() as connection:
+        tasks.fail(connection, run, "no luck")
+        (kept,) = connection.execute(text("SELECT traceparent FROM tasks")).scalars()
+    assert kept == first
+
+
+def test_every_event_keeps_the_trace_of_its_call(server: Edge, database: Database) -> None:
+    customer_id = portfolio.a_good_customer(database, MOMENT)
+    finish_registration(database)
+    server.credit.RegisterCustomer(
+        pb.RegisterCustomerRequest(
+            first_name="Asha",
+            last_name="Rao",
+            age=40,
+            monthly_income=Money(units=90_000),
+            phone_number="9876543210",
+        ),
+        timeout=10,
+        metadata=CALLER,
+    )
+    request = a_loan(customer_id)
+    request.tenure_months, request.loan_amount.units = 1, 20_000
+    booked = server.credit.CreateLoan(request, timeout=10, metadata=CALLER).loan
+    declined = a_loan(customer_id)
+    declined.request_id, declined.loan_amount.units = "", 90_000_000
+    assert not server.credit.CreateLoan(declined, timeout=10, metadata=CALLER).approved
+    server.credit.RecordPayment(
+        pb.RecordPaymentRequest(
+            customer_id=customer_id,
+            loan_id=booked.loan_id,
+            amount=booked.monthly_installment,
+        ),
+        timeout=10,
+        metadata=CALLER,
+    )
+    with database.autocommit() as connection:
+        rows = connection.execute(
+            text("SELECT kind, traceparent FROM events WHERE event_id IS NULL")
+        ).all()
+    traces = {kind: Span.read(traceparent or "") for kind, traceparent in rows}
+    assert set(traces) == {
+        "customer_registered",
+        "loan_created",
+        "loan_declined",
+        "payment_recorded",
+        "loan_closed",
+    }
+    assert {span and span.trace_id for span in traces.values()} == {TRACE}
+
+
+def test_what_concerns_no_customer_keeps_its_trace_too(database: Database) -> None:
+    wish = tracing.Activity(Span(TRACE, CALLERS_SPAN, "01"))
+    for activity, expected in ((None, None), (wish, str(wish.span))):
+        token = tracing.current.set(activity)
+        try:
+            with database.transaction() as connection:
+                event_stream.append_for_no_customer(connection, "rows_ingested", {}, MOMENT)
+                (published,) = event_stream.publish(connection, 10)
+        finally:
+            tracing.current.reset(token)
+        assert published.traceparent == expected
