@@ -78,9 +78,10 @@ up: $(VENV)/installed-run ## run everything until Ctrl-C: databases, worker, ser
 ##
 # Developing
 
+# Much of a test is waiting for servers to start, so there are more at a time than processors.
 .PHONY: test
 test: $(VENV)/installed-dev ## run all tests, against the real PostgreSQL and Valkey
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses 4 --dist loadfile
 
 .PHONY: check
 check: $(VENV)/installed-dev ## check style, types, imports, generated code, migrations, contract
