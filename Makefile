@@ -94,6 +94,10 @@ check: $(VENV)/installed-dev ## check style, types, imports, generated code, mig
 	$(RUN) scripts/contract.py breaking
 	$(RUN) scripts/migrations.py check
 
+.PHONY: golden
+golden: $(VENV)/installed-dev ## write the golden transcripts anew; read their diff before keeping it
+	UPDATE_GOLDEN=1 $(RUN) -m pytest tests/golden
+
 .PHONY: chaos
 chaos: $(VENV)/installed-dev ## the fault campaign, about 12 minutes: load, kills, then an account
 	$(RUN) -m tests.faults --seconds 600 --callers 40 --pause 6

@@ -1,0 +1,124 @@
+"""Where a transcript is played: a real server, its workers driven by hand, and a clock that is set.
+
+Nothing runs by itself here: the relay publishes and the actors work when a transcript says so, and
+time passes when it says so. So the same transcript gives the same answers, to the letter.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import grpc
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from credit_service.cache.positions import PositionCache
+from credit_service.clock import Clock, Moment
+from credit_service.rpc.server import CreditServer
+from credit_service.settings import Settings
+from credit_service.storage import event_stream, tasks
+from credit_service.storage.database import Database
+from workers.actors import ACTORS, Timetable, follow
+from workers.relay import Publisher
+from workers.runner import Resources, Runner
+
+_INDIA = ZoneInfo("Asia/Kolkata")
+_ACTORS = {actor.name: actor for actor in ACTORS}
+_MOST_ROUNDS = 100
+
+# Ids that the service gives out begin far from each other and from what a transcript imports, so
+# that one is recognised wherever it stands, in a sentence too.
+_FIRST_IDS = {
+    "customer_ids": 5_000_001,
+    "loan_ids": 6_000_001,
+    "decision_ids": 7_000_001,
+    "payment_ids": 8_000_001,
+}
+
+
+class SetClock(Clock):
+    """Stands still where it is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = datetime(2026, 1, 15, 12, tzinfo=_INDIA)
+
+    def set(self, india: datetime) -> None:
+        """Turn to a date and time in India."""
+        self._now = india.replace(tzinfo=_INDIA)
+
+    def moment(self) -> Moment:
+        """Where it is set."""
+        return Moment(self._now, self._now.date(), _INDIA)
+
+
+@dataclass(slots=True)
+class Stage:
+    """A server to call, and what moves only when told."""
+
+    channel: grpc.Channel
+    clock: SetClock
+    database: Database
+    _publisher: Publisher
+    _timetable: Timetable
+    _runner: Runner
+    _names: list[str] = field(default_factory=lambda: list(_ACTORS))
+
+    def let_workers_work(self) -> None:
+        """Publish all events and do all that they and the day entail, until nothing is left.
+
+        Raises AssertionError when a task fails.
+        """
+        for _ in range(_MOST_ROUNDS):
+            self._timetable.step()
+            published = self._publisher.step()
+            with self.database.autocommit() as connection:
+                claimed = tasks.claim(
+                    connection, self._names, limit=100, window=1_000, timeout_seconds=600
+                )
+            for task in claimed:
+                self._runner.run(_ACTORS[task.actor], task.task_id)
+            if not published and not claimed:
+                break
+        with self.database.autocommit() as connection:
+            left = connection.execute(text("SELECT actor, subject, last_error FROM tasks")).all()
+        assert not left, left
+
+    def last_event_id(self) -> int:
+        """Id of the newest published event."""
+        with self.database.autocommit() as connection:
+            return event_stream.last_event_id(connection)
+
+
+@contextmanager
+def stage(database: Database, database_url: str, redis_url: str) -> Iterator[Stage]:
+    """A stage on a fresh database and an empty Redis."""
+    with database.transaction() as connection:
+        for name, first in _FIRST_IDS.items():
+            connection.execute(text(f"ALTER SEQUENCE {name} RESTART WITH {first}"))
+    settings = Settings(
+        database_url=SecretStr(database_url),
+        redis_url=SecretStr(redis_url),
+        listen="127.0.0.1:0",
+        threads=4,
+    )
+    clock = SetClock()
+    # A generous wait for Redis: a transcript is about answers, not about a busy machine.
+    cache = PositionCache(redis_url, timeout_seconds=5.0)
+    resources = Resources(database, cache, clock, threading.Event(), settings.ingestion_batch_rows)
+    server = CreditServer(settings, database, clock)
+    server.start()
+    with grpc.insecure_channel(str(server.address)) as channel:
+        yield Stage(
+            channel,
+            clock,
+            database,
+            Publisher(database, clock, follow),
+            Timetable(database, clock, monotonic=lambda: 0.0),
+            Runner(resources, lease_seconds=600),
+        )
+    server.stop(grace_seconds=5)
+    cache.close()
