@@ -152,7 +152,7 @@ _CHANGED = text(
         SELECT * FROM unnest(CAST(:customer_ids AS bigint[]), CAST(:event_seqs AS bigint[]),
             CAST(:versions AS bigint[]), CAST(:scores AS smallint[]),
             CAST(:previous AS smallint[]), CAST(:overrides AS text[]), CAST(:causes AS text[]),
-            CAST(:payloads AS text[]))
+            string_to_array(:payloads, chr(10)))
             AS c (customer_id, event_seq, version, score, previous, override, cause, payload)
     ), c AS (
         UPDATE customers SET event_seq = changed.event_seq
@@ -194,7 +194,8 @@ def store(
                 "event_seqs": [each.event_seq for each in changed],
                 "previous": [each.previous_score for each in changed],
                 "causes": [each.cause for each in changed],
-                "payloads": [_payload(each) for each in changed],
+                # JSON has no line ends. In an array the driver would escape its every quote.
+                "payloads": "\n".join(_payload(each) for each in changed),
                 "traceparent": tracing.traceparent(),
             },
         )
