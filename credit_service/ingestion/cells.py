@@ -199,6 +199,9 @@ def _from_texts(texts: Sequence[str], decimals: int) -> tuple[Ints, Problems]:
         digits += is_digit & ~pointed
         places += is_digit & pointed
         pointed |= is_point
+    # What fills short texts up is no part of them; a text that holds it itself is none of these.
+    lengths = np.fromiter(map(len, short), np.int64, count)
+    odd |= np.count_nonzero(chars, axis=1) != lengths
     clean = ~odd & (digits >= 1) & (digits <= 15) & (places <= 2) & (pointed == (places > 0))
     hundredths *= np.where(places == 0, 100, np.where(places == 1, 10, 1))
     problems = np.zeros(count, np.uint8)

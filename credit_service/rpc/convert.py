@@ -9,6 +9,8 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Context, Decimal
 from functools import lru_cache
@@ -347,11 +349,15 @@ class PageTokens:
     """Tokens of one list: where the next page begins, bound to the request's filters.
 
     A token is opaque, not secret: it tells nothing that the page before did not, and gives access
-    to nothing. The digest finds out tokens of another list, of other filters, and damaged ones.
+    to nothing. The digest finds out tokens of another list, of other filters, and damaged ones; one
+    that somebody made with the digest's key, which is no secret, is read as carefully as a field.
     """
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, *parts: Callable[[Any], Any]) -> None:
+        """`parts` read the values of a key, such as `key_id`: each raises ValueError or TypeError
+        for what is none."""
         self._method = method
+        self._parts = parts
 
     def write(self, key: list[int | str], *filters: object) -> str:
         """The token of the page that begins after `key`."""
@@ -367,20 +373,41 @@ class PageTokens:
         if not token:
             return None
         data = _decode_token(token)
-        if data[:8] != self._digest(data[8:], filters):
-            violations = Violations()
-            violations.add(
-                "page_token",
-                INVALID_FORMAT,
-                "must be the next_page_token of the page before, with all else unchanged.",
-            )
-            raise InvalidFields(violations.found, "PAGE_TOKEN_INVALID")
-        key: list[Any] = json.loads(data[8:])
-        return key
+        if data[:8] == self._digest(data[8:], filters):
+            with suppress(ValueError, TypeError):
+                values = zip(self._parts, json.loads(data[8:]), strict=True)
+                return [part(value) for part, value in values]
+        violations = Violations()
+        violations.add(
+            "page_token",
+            INVALID_FORMAT,
+            "must be the next_page_token of the page before, with all else unchanged.",
+        )
+        raise InvalidFields(violations.found, "PAGE_TOKEN_INVALID")
 
     def _digest(self, text: bytes, filters: tuple[object, ...]) -> bytes:
         bound = f"{self._method}\n{filters!r}\n".encode()
         return hashlib.blake2b(bound + text, digest_size=8, key=_TOKEN_KEY).digest()
+
+
+def key_id(value: object) -> int:
+    """An id in the key of a page token. Raises ValueError for what cannot be one."""
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError("not an id")
+    return value
+
+
+def key_instant(value: str) -> datetime:
+    """An instant in the key of a page token. Raises ValueError or TypeError for what is none."""
+    instant = datetime.fromisoformat(value)
+    if instant.tzinfo is None:
+        raise ValueError("an instant without a time zone")
+    return instant
+
+
+def key_uuid(value: object) -> UUID:
+    """A UUID in the key of a page token. Raises ValueError for what is none."""
+    return UUID(str(value))
 
 
 def _decode_token(token: str) -> bytes:

@@ -1,6 +1,6 @@
 """Payments and events on the wire: what `convert` is for everything else."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Any
 
@@ -21,6 +21,8 @@ from credit_service.v1 import (
     ingestion_pb2,
     loan_pb2,
 )
+
+MAX_EVENT_TYPES = 100
 
 
 def read_record_payment(request: credit_service_pb2.RecordPaymentRequest) -> RecordPayment:
@@ -69,8 +71,16 @@ def write_payment(payment: StoredPayment) -> loan_pb2.Payment:
     )
 
 
-def read_event_kinds(numbers: Iterable[int], field: str, violations: Violations) -> frozenset[str]:
+def read_event_kinds(numbers: Sequence[int], field: str, violations: Violations) -> frozenset[str]:
     """The kinds that a filter names; none means all."""
+    if len(numbers) > MAX_EVENT_TYPES:
+        # Not looked at one by one: a message has room for millions.
+        violations.add(
+            field,
+            OUT_OF_RANGE,
+            f"must have at most {MAX_EVENT_TYPES} entries, found {len(numbers):,}.",
+        )
+        return frozenset()
     kinds = set()
     for number in numbers:
         kind = _KIND_OF_TYPE.get(number)

@@ -32,6 +32,9 @@ from credit_service.v1 import ingestion_service_pb2 as pb
 
 MAX_BATCH_ROWS = 10_000
 MAX_FILENAME_LENGTH = 255
+MAX_UNREADABLE_CELLS = 20
+"""Unreadable cells of a row that are looked at: more than a row has fields. One alone rejects the
+row, and an empty one takes two bytes of a message."""
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _FORBIDDEN_IN_FILENAME = re.compile(r"[\x00-\x1f\x7f-\x9f/\\]")
@@ -103,7 +106,7 @@ def _row_numbers(rows: Sequence[Any]) -> list[int | None]:
 def _unreadable(rows: Sequence[Any]) -> list[UnreadableCell]:
     found = []
     for index, row in enumerate(rows):
-        for cell in row.unreadable_cells:
+        for cell in row.unreadable_cells[:MAX_UNREADABLE_CELLS]:
             code = ""
             if cell.code and cell.code in _ROW_ERROR_NAMES:
                 code = _ROW_ERROR_NAMES[cell.code]
@@ -214,15 +217,17 @@ def read_batch(request: pb.IngestRowsRequest) -> tuple[int, Columns]:
     if batch.offset < 0:
         violations.add("batch.offset", OUT_OF_RANGE, f"must be 0 or more, found {batch.offset}.")
     kind = batch.WhichOneof("rows")
-    # As a list: the container makes a new object of a row each time it is asked for it.
-    rows: list[Any] = list(getattr(batch, kind).rows) if kind else []
-    if not rows:
+    # Counted before an object is made of each: an empty row takes two bytes of a message.
+    found_rows: Any = getattr(batch, kind).rows if kind else ()
+    if not found_rows:
         violations.add("batch.rows", REQUIRED, "is required: at least one row.")
-    elif len(rows) > MAX_BATCH_ROWS:
+    elif len(found_rows) > MAX_BATCH_ROWS:
         violations.add(
-            "batch.rows", OUT_OF_RANGE, f"must be at most 10,000 rows, found {len(rows):,}."
+            "batch.rows", OUT_OF_RANGE, f"must be at most 10,000 rows, found {len(found_rows):,}."
         )
     violations.raise_if_any()
+    # As a list: the container makes a new object of a row each time it is asked for it.
+    rows: list[Any] = list(found_rows)
     if kind == "loans":
         return batch.offset, loan_columns(rows)
     return batch.offset, customer_columns(rows)

@@ -27,9 +27,9 @@ from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import credit_service_pb2_grpc
 
-_CUSTOMER_PAGES = PageTokens("ListCustomers")
-_LOAN_PAGES = PageTokens("ListLoans")
-_DECISION_PAGES = PageTokens("ListDecisions")
+_CUSTOMER_PAGES = PageTokens("ListCustomers", convert.key_id)
+_LOAN_PAGES = PageTokens("ListLoans", convert.key_id)
+_DECISION_PAGES = PageTokens("ListDecisions", convert.key_id)
 
 _MAX_PAGE_BYTES = 3 * 1024 * 1024
 """A page of decisions ends early rather than outgrow a message."""

@@ -5,7 +5,6 @@
 
 import threading
 from collections.abc import Iterator
-from datetime import datetime
 from typing import NoReturn
 from uuid import UUID
 
@@ -36,8 +35,8 @@ FIRST_ROW_ERRORS = 100
 """Row errors that the answer of IngestRows carries."""
 
 _WATCH_SECONDS = 0.2
-_INGESTION_PAGES = PageTokens("ListIngestions")
-_ERROR_PAGES = PageTokens("ListRowErrors")
+_INGESTION_PAGES = PageTokens("ListIngestions", convert.key_instant, convert.key_uuid)
+_ERROR_PAGES = PageTokens("ListRowErrors", convert.key_id, convert.key_id)
 
 _log = structlog.get_logger(__name__)
 
@@ -136,7 +135,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         size = convert.read_page_size(request.page_size, violations)
         violations.raise_if_any()
         key = _INGESTION_PAGES.read(request.page_token)
-        after = None if key is None else (datetime.fromisoformat(key[0]), UUID(key[1]))
+        after = None if key is None else (key[0], key[1])
         found = list_ingestions(self._database, after, size + 1)
         page = found[:size]
         response = pb.ListIngestionsResponse(
@@ -178,7 +177,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         size = convert.read_page_size(request.page_size, violations)
         violations.raise_if_any()
         key = _ERROR_PAGES.read(request.page_token, str(ingestion_id))
-        after = None if key is None else (int(key[0]), int(key[1]))
+        after = None if key is None else (key[0], key[1])
         found = list_row_errors(self._database, ingestion_id, after, size + 1)
         page = found[:size]
         response = pb.ListRowErrorsResponse(

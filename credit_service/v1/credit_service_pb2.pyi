@@ -800,7 +800,7 @@ class WatchCreditEventsRequest(message.Message):
     """Optional. Only events about this customer, 1 or more. Default: events about every customer."""
     @builtins.property
     def event_types(self) -> containers.RepeatedScalarFieldContainer[event_pb2.CreditEventType.ValueType]:
-        """Optional. Only events of these types. Default: events of every type."""
+        """Optional. Only events of these types, at most 100 entries. Default: events of every type."""
 
     def __init__(
         self,

@@ -539,7 +539,9 @@ class CustomerRow(message.Message):
 
     @builtins.property
     def unreadable_cells(self) -> containers.RepeatedCompositeFieldContainer[UnreadableCell]:
-        """Optional. Cells that could not be put into the fields above. Any such cell rejects the row."""
+        """Optional. Cells that could not be put into the fields above. Any such cell rejects the row; the
+        first 20 of a row are looked at.
+        """
 
     def __init__(
         self,
@@ -622,7 +624,9 @@ class LoanRow(message.Message):
 
     @builtins.property
     def unreadable_cells(self) -> containers.RepeatedCompositeFieldContainer[UnreadableCell]:
-        """Optional. Cells that could not be put into the fields above. Any such cell rejects the row."""
+        """Optional. Cells that could not be put into the fields above. Any such cell rejects the row; the
+        first 20 of a row are looked at.
+        """
 
     def __init__(
         self,

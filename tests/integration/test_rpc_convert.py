@@ -1,9 +1,10 @@
 """Wire ↔ core: what is read is what was written, and nothing is guessed."""
 
 import string
+import tracemalloc
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from google.protobuf import timestamp_pb2
@@ -16,7 +17,10 @@ from hypothesis import strategies as st
 from credit_service.domain.errors import InvalidFields
 from credit_service.rpc import convert
 from credit_service.rpc.convert import PageTokens, Violations
+from credit_service.rpc.convert_events import MAX_EVENT_TYPES, read_event_kinds
+from credit_service.rpc.convert_ingestion import read_batch
 from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 
 
 def read_money(money: Money) -> tuple[int | None, Violations]:
@@ -147,19 +151,21 @@ def test_a_uuid_is_read_in_either_case() -> None:
     assert not violations.found
 
 
-_key_parts = st.integers(-(2**63), 2**63 - 1) | st.text(
+_filters = st.integers(-(2**63), 2**63 - 1) | st.text(
     alphabet=string.ascii_letters + string.digits + ":.+-", max_size=40
 )
+_ids = st.integers(0, 2**63 - 1)
 
 
-@given(st.lists(_key_parts, min_size=1, max_size=2), st.lists(_key_parts, max_size=3))
+@given(_ids, st.datetimes(timezones=st.just(UTC)), st.uuids(), st.lists(_filters, max_size=3))
 def test_page_tokens_give_their_key_back_for_the_same_filters_alone(
-    key: list[int | str], filters: list[int | str]
+    number: int, instant: datetime, known: UUID, filters: list[int | str]
 ) -> None:
-    tokens = PageTokens("ListThings")
-    token = tokens.write(key, *filters)
+    parts = (convert.key_id, convert.key_instant, convert.key_uuid)
+    tokens = PageTokens("ListThings", *parts)
+    token = tokens.write([number, instant.isoformat(), str(known)], *filters)
     assert token.isascii()
-    assert tokens.read(token, *filters) == key
+    assert tokens.read(token, *filters) == [number, instant, known]
     for method, sent, sent_filters in (
         ("ListThings", token, [*filters, 0]),
         ("ListOthers", token, filters),
@@ -167,13 +173,30 @@ def test_page_tokens_give_their_key_back_for_the_same_filters_alone(
         ("ListThings", "A" + token, filters),
     ):
         with pytest.raises(InvalidFields) as caught:
-            PageTokens(method).read(sent, *sent_filters)
+            PageTokens(method, *parts).read(sent, *sent_filters)
+        assert caught.value.reason == "PAGE_TOKEN_INVALID"
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        *((convert.key_id, value) for value in (-1, 2**63, "7", True, None, 1.0, [1])),
+        *((convert.key_instant, value) for value in (7, "x", None, "2024-01-31", ["2024"])),
+        *((convert.key_uuid, value) for value in (7, "x", None, [1])),
+    ],
+)
+def test_a_token_made_elsewhere_is_read_as_carefully_as_a_field(part: Any, value: Any) -> None:
+    """The key of the digest is no secret: whoever has it can put anything into a token."""
+    tokens = PageTokens("ListThings", part)
+    for key in ([value], [], [value, value]):
+        with pytest.raises(InvalidFields) as caught:
+            tokens.read(tokens.write(key))
         assert caught.value.reason == "PAGE_TOKEN_INVALID"
 
 
 @given(st.text(max_size=400))
 def test_any_other_text_is_no_page_token(text: str) -> None:
-    tokens = PageTokens("ListThings")
+    tokens = PageTokens("ListThings", convert.key_id)
     if text:
         with pytest.raises(InvalidFields):
             tokens.read(text)
@@ -188,6 +211,41 @@ def test_page_sizes() -> None:
     for size in (-1, 1001, 2**31 - 1):
         convert.read_page_size(size, violations)
     assert len(violations.found) == 3
+
+
+def test_a_filter_of_millions_of_types_is_refused_without_a_look_at_each() -> None:
+    violations = Violations()
+    assert read_event_kinds([99] * 1_900_000, "event_types", violations) == frozenset()
+    (found,) = violations.found
+    assert found.message == "event_types must have at most 100 entries, found 1,900,000."
+    violations = Violations()
+    read_event_kinds([99] * MAX_EVENT_TYPES, "event_types", violations)
+    assert len(violations.found) == MAX_EVENT_TYPES
+
+
+@pytest.mark.parametrize(
+    ("rows", "fields"),
+    [
+        # Two bytes each: what a message of 4 MiB has room for.
+        (b"\x0a\x00" * 1_900_000, ["batch.rows"]),
+        (b"\x0a\xe0\xab\xea\x01" + b"\x5a\x00" * 1_919_728, []),
+    ],
+    ids=["rows", "unreadable cells"],
+)
+def test_a_batch_takes_little_more_memory_than_its_bytes(rows: bytes, fields: list[str]) -> None:
+    request = ingestion_pb.IngestRowsRequest()
+    request.batch.loans.MergeFromString(rows)
+    tracemalloc.start()
+    try:
+        read_batch(request)
+        found = []
+    except InvalidFields as error:
+        found = [each.field for each in error.violations]
+    finally:
+        _, most_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert found == fields
+    assert most_bytes < 1024**2
 
 
 def test_what_a_caller_sent_is_told_back_short_and_harmless() -> None:

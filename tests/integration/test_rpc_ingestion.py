@@ -263,11 +263,11 @@ NASTY = [
     {"customer_id": 2**63 - 1, "age": 0},
     {"row_number": -(2**63), "age": 0},
     {"unreadable_cells": [ingestion_pb2.UnreadableCell(column="\x00", found="\x00" * 9000)]},
-    {"unreadable_cells": [ingestion_pb2.UnreadableCell()] * 300},
+    {"unreadable_cells": [ingestion_pb2.UnreadableCell()] * 300_000},
 ]
 NASTY_LOANS: list[dict[str, Any]] = [
     {"interest_rate": Decimal(value=text)}
-    for text in ("NaN", "1e400", "-1", "12.345", "\x00", "9" * 9000, "1_0", "")
+    for text in ("NaN", "1e400", "-1", "12.345", "\x00", "9" * 9000, "1_0", "", "12\x00", "1\x002")
 ] + [
     {"start_date": Date(year=2**31 - 1, month=-5, day=99)},
     {"start_date": Date(year=2023, month=2, day=29)},

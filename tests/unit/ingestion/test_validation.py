@@ -440,6 +440,8 @@ MIN_INT64, MAX_INT64 = -(2**63), 2**63 - 1
         ({"interest_rate": [""]}, "interest_rate", "MISSING", ""),
         ({"interest_rate": ["abc"]}, "interest_rate", "NOT_A_NUMBER", "abc"),
         ({"interest_rate": ["12.345"]}, "interest_rate", "TOO_PRECISE", "12.345"),
+        ({"interest_rate": ["12\x00"]}, "interest_rate", "NOT_A_NUMBER", "12\ufffd"),
+        ({"interest_rate": ["1\x002"]}, "interest_rate", "NOT_A_NUMBER", "1\ufffd2"),
         (
             {"loan_amount": MoneyColumn([0], [0], [""], [0])},
             "loan_amount",
