@@ -1,7 +1,7 @@
 """Generates, checks, lints and releases the protobuf contract, offline.
 
-    python scripts/contract.py generate   write credit_service/v1 from protos/
-    python scripts/contract.py check      fail if credit_service/v1 is not what generate would write
+    python scripts/contract.py generate   write credit_service/v1 and docs/reference from protos/
+    python scripts/contract.py check      fail if either is not what generate would write
     python scripts/contract.py lint       buf lint and buf format
     python scripts/contract.py breaking   compare with the contract last released
     python scripts/contract.py release    keep the contract of today as the one last released
@@ -21,10 +21,13 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import reference
+
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 PACKAGE = Path("credit_service") / "v1"
 GENERATED = ROOT / PACKAGE
+REFERENCE = ROOT / "docs" / "reference"
 RELEASED = PROTOS / "released" / "credit_service_v1.binpb"
 GOOGLEAPIS = ROOT / ".build" / "googleapis"
 
@@ -112,32 +115,39 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*") if path.is_file()}
 
 
-def generate() -> None:
-    """Makes credit_service/v1 what the protos say, and removes files that no proto makes."""
+def wanted() -> dict[Path, dict[str, bytes]]:
+    """All that is made from the protos: the files of each folder by name."""
     with tempfile.TemporaryDirectory() as scratch:
         write_package(Path(scratch))
-        wanted = contents(Path(scratch))
-    GENERATED.mkdir(parents=True, exist_ok=True)
-    current = contents(GENERATED)
-    for name in current.keys() - wanted.keys():
-        (GENERATED / name).unlink()
-    for name, data in wanted.items():
-        if current.get(name) != data:
-            (GENERATED / name).write_bytes(data)
+        package = contents(Path(scratch))
+    return {GENERATED: package, REFERENCE: reference.render(package[DESCRIPTORS])}
+
+
+def generate() -> None:
+    """Makes the package and the reference what the protos say, and removes what no proto makes."""
+    for folder, files in wanted().items():
+        folder.mkdir(parents=True, exist_ok=True)
+        current = contents(folder)
+        for name in current.keys() - files.keys():
+            (folder / name).unlink()
+        for name, data in files.items():
+            if current.get(name) != data:
+                (folder / name).write_bytes(data)
 
 
 def check() -> None:
-    """Raises ContractError if credit_service/v1 differs from what generate would write."""
-    with tempfile.TemporaryDirectory() as scratch:
-        write_package(Path(scratch))
-        wanted = contents(Path(scratch))
-    current = contents(GENERATED)
-    differing = sorted(
-        name for name in wanted.keys() | current.keys() if wanted.get(name) != current.get(name)
-    )
-    if differing:
-        names = ", ".join(differing)
-        raise ContractError(f"{PACKAGE} is not what protos/ says ({names}): run generate")
+    """Raises ContractError if the package or the reference is not what generate would write."""
+    complaints = []
+    for folder, files in wanted().items():
+        current = contents(folder)
+        differing = sorted(
+            name for name in files.keys() | current.keys() if files.get(name) != current.get(name)
+        )
+        if differing:
+            names = ", ".join(differing)
+            complaints.append(f"{folder.relative_to(ROOT)} is not what protos/ says ({names})")
+    if complaints:
+        raise ContractError("; ".join(complaints) + ": run generate")
 
 
 def imports() -> None:

@@ -11,7 +11,7 @@ from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
 from credit_service.commands.idempotency import check_same_request, fingerprint
 from credit_service.domain.errors import NotFound, PreconditionFailed
-from credit_service.domain.loans import Loan
+from credit_service.domain.loans import Loan, unknown_loan
 from credit_service.domain.payments import apply_payment, outstanding_paise
 from credit_service.domain.positions import CreditPosition, position_from_loans
 from credit_service.storage import loans, payments, requests, scorecards
@@ -115,9 +115,7 @@ def _record(
         raise NotFound("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
     before = next((each for each in read.loans if each.loan_id == command.loan_id), None)
     if before is None:
-        raise NotFound(
-            "LOAN_NOT_FOUND", "loan", f"{command.loan_id} of customer {command.customer_id}"
-        )
+        raise unknown_loan(command.customer_id, command.loan_id)
 
     scorecard = scorecards.get(connection, read.scorecard_version)
     paid_on = command.paid_on or moment.today

@@ -66,6 +66,7 @@ def _attempt_once(
             "customer",
             command.customer.phone_number,
             "A customer with this phone number is registered already.",
+            {"field": "phone_number"},
         )
         # The number may have been taken by this very request, sent twice at once: then the id is
         # taken too, and the next attempt finds its answer.

@@ -9,7 +9,7 @@ from functools import lru_cache
 from math import gcd
 
 from credit_service.domain.calendar import add_months, installments_due_by
-from credit_service.domain.errors import OUT_OF_RANGE, FieldViolation, InvalidFields
+from credit_service.domain.errors import OUT_OF_RANGE, FieldViolation, InvalidFields, NotFound
 from credit_service.domain.money import CRORE_PAISE, divide_half_up
 
 MAX_PRINCIPAL_PAISE = 100 * CRORE_PAISE
@@ -81,6 +81,17 @@ class Loan:
     def repayments_left(self) -> int:
         """Installments not settled yet: 0 … tenure."""
         return self.tenure_months - self.installments_settled
+
+
+def unknown_loan(customer_id: int, loan_id: int) -> NotFound:
+    """LOAN_NOT_FOUND: the customer has no loan of that id."""
+    return NotFound(
+        "LOAN_NOT_FOUND",
+        "loan",
+        f"customers/{customer_id}/loans/{loan_id}",
+        f"There is no loan {loan_id} of customer {customer_id}.",
+        {"loan_id": str(loan_id), "customer_id": str(customer_id)},
+    )
 
 
 @dataclass(frozen=True, slots=True)

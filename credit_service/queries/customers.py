@@ -25,9 +25,9 @@ def get_customer(
         if customer_id is not None:
             raise NotFound("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
         # The number itself is not repeated.
+        message = "There is no customer with this phone number."
         found_by = {"lookup": "phone_number"}
-        name = "with this phone number"
-        raise NotFound("CUSTOMER_NOT_FOUND", "customer", name, metadata=found_by)
+        raise NotFound("CUSTOMER_NOT_FOUND", "customer", "", message, found_by)
     return view
 
 

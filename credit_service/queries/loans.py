@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from credit_service.clock import Moment
 from credit_service.domain.errors import NotFound, PreconditionFailed
-from credit_service.domain.loans import Loan, LoanState, Schedule, schedule
+from credit_service.domain.loans import Loan, LoanState, Schedule, schedule, unknown_loan
 from credit_service.domain.payments import InstallmentProgress, installment_states
 from credit_service.storage import customers, loans
 from credit_service.storage.customers import CustomerView
@@ -55,12 +55,7 @@ def _ambiguous(loan_id: int, holders: list[str]) -> PreconditionFailed:
 def _no_loan(loan_id: int, customer_id: int | None) -> NotFound:
     if customer_id is None:
         return NotFound("LOAN_NOT_FOUND", "loan", str(loan_id))
-    return NotFound(
-        "LOAN_NOT_FOUND",
-        "loan",
-        f"{loan_id} of customer {customer_id}",
-        metadata={"loan_id": str(loan_id), "customer_id": str(customer_id)},
-    )
+    return unknown_loan(customer_id, loan_id)
 
 
 def list_loans(

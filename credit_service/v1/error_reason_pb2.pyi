@@ -25,15 +25,15 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT. One or more fields are missing, malformed or out of range.
-    google.rpc.BadRequest names every one of them and what is expected. Mend them; a repeat as it
-    is fails again.
+    """INVALID_ARGUMENT, with google.rpc.BadRequest. One or more fields are missing, malformed or out
+    of range. BadRequest names every one of them and what is expected. Mend them; a repeat as it is
+    fails again. Neither BadRequest nor metadata where the request is no message of the contract.
 
-    Example metadata: {"fields": "age,phone_number"}
+    Example metadata: {"fields": "age,phone_number"} or {}
     """
     ERROR_REASON_PAGE_TOKEN_INVALID: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT. The page token is not one that this list gave out, or was given out for other
-    filters. Start again from the first page.
+    """INVALID_ARGUMENT, with google.rpc.BadRequest. The page token is not one that this list gave
+    out, or was given out for other filters. Start again from the first page.
 
     Example metadata: {"fields": "page_token"}
     """
@@ -73,9 +73,10 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     Example metadata: {"filename": "loans.xls", "supported": "xlsx,csv"}
     """
     ERROR_REASON_UPLOAD_UNSAFE: _ErrorReason.ValueType  # 9
-    """INVALID_ARGUMENT. The workbook is beyond a safety limit and was not opened.
+    """INVALID_ARGUMENT. The workbook is beyond a safety limit, which the message names, and was not
+    opened.
 
-    Example metadata: {"check": "inflated_bytes", "found": "4294967296", "limit": "1073741824"}
+    Example metadata: {"filename": "loans.xlsx", "supported": "xlsx,csv"}
     """
     ERROR_REASON_CUSTOMER_NOT_FOUND: _ErrorReason.ValueType  # 10
     """NOT_FOUND, with google.rpc.ResourceInfo. No such customer. A phone number that was looked up is
@@ -87,7 +88,7 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """NOT_FOUND, with google.rpc.ResourceInfo. No such loan, or none of that id with the customer
     given.
 
-    Example metadata: {"loan_id": "1003", "customer_id": "7"}
+    Example metadata: {"loan_id": "1003", "customer_id": "7"} or {"loan_id": "1003"}
     """
     ERROR_REASON_DECISION_NOT_FOUND: _ErrorReason.ValueType  # 12
     """NOT_FOUND, with google.rpc.ResourceInfo. No such decision.
@@ -106,8 +107,8 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     Example metadata: {"field": "phone_number"}
     """
     ERROR_REASON_LOAN_ID_AMBIGUOUS: _ErrorReason.ValueType  # 15
-    """FAILED_PRECONDITION. Several customers have an imported loan of this id. Ask again with
-    customer_id. At most 20 customers are named.
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. Several customers have an imported
+    loan of this id. Ask again with customer_id. At most 20 customers are named.
 
     Example metadata: {"loan_id": "1003", "customer_ids": "20,240"}
     """
@@ -127,60 +128,67 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     ERROR_REASON_PAYMENT_IN_FUTURE: _ErrorReason.ValueType  # 18
     """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The payment is dated after today.
 
-    Example metadata: {"paid_on": "2024-06-01", "today": "2024-05-05"}
+    Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-06-01", "today":
+    "2024-05-05"}
     """
     ERROR_REASON_PAYMENT_BEFORE_LOAN_START: _ErrorReason.ValueType  # 19
     """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The payment is dated before the
     loan's start.
 
-    Example metadata: {"paid_on": "2024-01-01", "start_date": "2024-02-05"}
+    Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-01-01",
+    "start_date": "2024-02-05"}
     """
     ERROR_REASON_PAYMENT_BEFORE_PREVIOUS: _ErrorReason.ValueType  # 20
     """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The payment is dated before the
     loan's previous payment.
 
-    Example metadata: {"paid_on": "2024-03-01", "previous_paid_on": "2024-04-05"}
+    Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-03-01",
+    "previous_paid_on": "2024-04-05"}
     """
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 21
-    """FAILED_PRECONDITION. The request id was used before with other content. Use a new id for
-    another intent.
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The request id was used before with
+    other content. Use a new id for another intent.
 
     Example metadata: {"request_id": "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20"}
     """
     ERROR_REASON_INGESTION_HEADER_MISMATCH: _ErrorReason.ValueType  # 22
-    """FAILED_PRECONDITION. The ingestion id was used before with another header or file. Use a new
-    id, or the same header.
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion id was used before with
+    another header or file. Use a new id, or the same header.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f",
     "fields": "kind,on_existing"}
     """
     ERROR_REASON_INGESTION_ENDED: _ErrorReason.ValueType  # 23
-    """FAILED_PRECONDITION. The ingestion has ended and takes no more rows. Use a new id.
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has ended and takes no
+    more rows. Use a new id.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state":
     "SUCCEEDED"}
     """
     ERROR_REASON_INGESTION_NOT_ENDED: _ErrorReason.ValueType  # 24
-    """FAILED_PRECONDITION. The ingestion has not ended yet. WatchIngestion tells when it does.
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has not ended yet.
+    WatchIngestion tells when it does.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state": "RUNNING"}
     """
     ERROR_REASON_INGESTION_NOT_UPLOADED: _ErrorReason.ValueType  # 25
-    """FAILED_PRECONDITION. The rows came by IngestRows: there is no workbook to give back.
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The rows came by IngestRows: there is
+    no workbook to give back.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
     """
     ERROR_REASON_REQUEST_IN_PROGRESS: _ErrorReason.ValueType  # 26
-    """ABORTED, with google.rpc.RetryInfo. A call with the same request id is still running. Repeat it
-    later with the same id and content.
+    """ABORTED, with google.rpc.RetryInfo. A call with the same request id, or another one that writes
+    to the same customer, is still running. Nothing was stored by this one. Repeat it later with
+    the same id and content.
 
-    Example metadata: {"request_id": "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20"}
+    Example metadata: {}
     """
     ERROR_REASON_CONFLICT_RETRIES_EXHAUSTED: _ErrorReason.ValueType  # 27
     """ABORTED, with google.rpc.RetryInfo. Others kept changing the same data, and the server has used
     up its own retries. Nothing was stored. Repeat the call.
 
-    Example metadata: {"attempts": "5"}
+    Example metadata: {}
     """
     ERROR_REASON_INGESTION_IN_PROGRESS: _ErrorReason.ValueType  # 28
     """ABORTED, with google.rpc.RetryInfo. Another stream is sending under the same ingestion id. Let
@@ -190,9 +198,10 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 29
     """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo. The server has as many calls at work as it
-    takes, and has not begun this one.
+    takes, and has not begun this one; or it has no room on disk for an upload, and then no
+    metadata.
 
-    Example metadata: {"max_concurrent_calls": "64"}
+    Example metadata: {"max_concurrent_calls": "64"} or {}
     """
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 30
     """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and google.rpc.QuotaFailure. The caller is above
@@ -225,9 +234,10 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     Example metadata: {"problem": "expired"}
     """
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 35
-    """PERMISSION_DENIED. The credentials hold, and do not carry the scope that the method needs.
+    """PERMISSION_DENIED. The credentials hold, and do not carry the scope that the method needs; or
+    it is a method that nobody may call, and then no metadata.
 
-    Example metadata: {"required_scope": "credit.write"}
+    Example metadata: {"required_scope": "credit.write"} or {}
     """
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 36
     """DEADLINE_EXCEEDED. The caller's deadline, or the server's default where none was set, has
@@ -263,15 +273,15 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT. One or more fields are missing, malformed or out of range.
-google.rpc.BadRequest names every one of them and what is expected. Mend them; a repeat as it
-is fails again.
+"""INVALID_ARGUMENT, with google.rpc.BadRequest. One or more fields are missing, malformed or out
+of range. BadRequest names every one of them and what is expected. Mend them; a repeat as it is
+fails again. Neither BadRequest nor metadata where the request is no message of the contract.
 
-Example metadata: {"fields": "age,phone_number"}
+Example metadata: {"fields": "age,phone_number"} or {}
 """
 ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT. The page token is not one that this list gave out, or was given out for other
-filters. Start again from the first page.
+"""INVALID_ARGUMENT, with google.rpc.BadRequest. The page token is not one that this list gave
+out, or was given out for other filters. Start again from the first page.
 
 Example metadata: {"fields": "page_token"}
 """
@@ -311,9 +321,10 @@ name says.
 Example metadata: {"filename": "loans.xls", "supported": "xlsx,csv"}
 """
 ERROR_REASON_UPLOAD_UNSAFE: ErrorReason.ValueType  # 9
-"""INVALID_ARGUMENT. The workbook is beyond a safety limit and was not opened.
+"""INVALID_ARGUMENT. The workbook is beyond a safety limit, which the message names, and was not
+opened.
 
-Example metadata: {"check": "inflated_bytes", "found": "4294967296", "limit": "1073741824"}
+Example metadata: {"filename": "loans.xlsx", "supported": "xlsx,csv"}
 """
 ERROR_REASON_CUSTOMER_NOT_FOUND: ErrorReason.ValueType  # 10
 """NOT_FOUND, with google.rpc.ResourceInfo. No such customer. A phone number that was looked up is
@@ -325,7 +336,7 @@ ERROR_REASON_LOAN_NOT_FOUND: ErrorReason.ValueType  # 11
 """NOT_FOUND, with google.rpc.ResourceInfo. No such loan, or none of that id with the customer
 given.
 
-Example metadata: {"loan_id": "1003", "customer_id": "7"}
+Example metadata: {"loan_id": "1003", "customer_id": "7"} or {"loan_id": "1003"}
 """
 ERROR_REASON_DECISION_NOT_FOUND: ErrorReason.ValueType  # 12
 """NOT_FOUND, with google.rpc.ResourceInfo. No such decision.
@@ -344,8 +355,8 @@ is not told.
 Example metadata: {"field": "phone_number"}
 """
 ERROR_REASON_LOAN_ID_AMBIGUOUS: ErrorReason.ValueType  # 15
-"""FAILED_PRECONDITION. Several customers have an imported loan of this id. Ask again with
-customer_id. At most 20 customers are named.
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. Several customers have an imported
+loan of this id. Ask again with customer_id. At most 20 customers are named.
 
 Example metadata: {"loan_id": "1003", "customer_ids": "20,240"}
 """
@@ -365,60 +376,67 @@ Example metadata: {"customer_id": "101", "loan_id": "7001", "amount": "9000.00",
 ERROR_REASON_PAYMENT_IN_FUTURE: ErrorReason.ValueType  # 18
 """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The payment is dated after today.
 
-Example metadata: {"paid_on": "2024-06-01", "today": "2024-05-05"}
+Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-06-01", "today":
+"2024-05-05"}
 """
 ERROR_REASON_PAYMENT_BEFORE_LOAN_START: ErrorReason.ValueType  # 19
 """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The payment is dated before the
 loan's start.
 
-Example metadata: {"paid_on": "2024-01-01", "start_date": "2024-02-05"}
+Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-01-01",
+"start_date": "2024-02-05"}
 """
 ERROR_REASON_PAYMENT_BEFORE_PREVIOUS: ErrorReason.ValueType  # 20
 """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The payment is dated before the
 loan's previous payment.
 
-Example metadata: {"paid_on": "2024-03-01", "previous_paid_on": "2024-04-05"}
+Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-03-01",
+"previous_paid_on": "2024-04-05"}
 """
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 21
-"""FAILED_PRECONDITION. The request id was used before with other content. Use a new id for
-another intent.
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The request id was used before with
+other content. Use a new id for another intent.
 
 Example metadata: {"request_id": "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20"}
 """
 ERROR_REASON_INGESTION_HEADER_MISMATCH: ErrorReason.ValueType  # 22
-"""FAILED_PRECONDITION. The ingestion id was used before with another header or file. Use a new
-id, or the same header.
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion id was used before with
+another header or file. Use a new id, or the same header.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f",
 "fields": "kind,on_existing"}
 """
 ERROR_REASON_INGESTION_ENDED: ErrorReason.ValueType  # 23
-"""FAILED_PRECONDITION. The ingestion has ended and takes no more rows. Use a new id.
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has ended and takes no
+more rows. Use a new id.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state":
 "SUCCEEDED"}
 """
 ERROR_REASON_INGESTION_NOT_ENDED: ErrorReason.ValueType  # 24
-"""FAILED_PRECONDITION. The ingestion has not ended yet. WatchIngestion tells when it does.
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has not ended yet.
+WatchIngestion tells when it does.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state": "RUNNING"}
 """
 ERROR_REASON_INGESTION_NOT_UPLOADED: ErrorReason.ValueType  # 25
-"""FAILED_PRECONDITION. The rows came by IngestRows: there is no workbook to give back.
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The rows came by IngestRows: there is
+no workbook to give back.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
 """
 ERROR_REASON_REQUEST_IN_PROGRESS: ErrorReason.ValueType  # 26
-"""ABORTED, with google.rpc.RetryInfo. A call with the same request id is still running. Repeat it
-later with the same id and content.
+"""ABORTED, with google.rpc.RetryInfo. A call with the same request id, or another one that writes
+to the same customer, is still running. Nothing was stored by this one. Repeat it later with
+the same id and content.
 
-Example metadata: {"request_id": "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20"}
+Example metadata: {}
 """
 ERROR_REASON_CONFLICT_RETRIES_EXHAUSTED: ErrorReason.ValueType  # 27
 """ABORTED, with google.rpc.RetryInfo. Others kept changing the same data, and the server has used
 up its own retries. Nothing was stored. Repeat the call.
 
-Example metadata: {"attempts": "5"}
+Example metadata: {}
 """
 ERROR_REASON_INGESTION_IN_PROGRESS: ErrorReason.ValueType  # 28
 """ABORTED, with google.rpc.RetryInfo. Another stream is sending under the same ingestion id. Let
@@ -428,9 +446,10 @@ Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 29
 """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo. The server has as many calls at work as it
-takes, and has not begun this one.
+takes, and has not begun this one; or it has no room on disk for an upload, and then no
+metadata.
 
-Example metadata: {"max_concurrent_calls": "64"}
+Example metadata: {"max_concurrent_calls": "64"} or {}
 """
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 30
 """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and google.rpc.QuotaFailure. The caller is above
@@ -463,9 +482,10 @@ never repeated.
 Example metadata: {"problem": "expired"}
 """
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 35
-"""PERMISSION_DENIED. The credentials hold, and do not carry the scope that the method needs.
+"""PERMISSION_DENIED. The credentials hold, and do not carry the scope that the method needs; or
+it is a method that nobody may call, and then no metadata.
 
-Example metadata: {"required_scope": "credit.write"}
+Example metadata: {"required_scope": "credit.write"} or {}
 """
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 36
 """DEADLINE_EXCEEDED. The caller's deadline, or the server's default where none was set, has
