@@ -1,8 +1,9 @@
 """The cache of credit positions, keyed by customer.
 
 An entry carries the customer's version, the horizon until which it holds and the scorecard version
-that was active, and is written through a compare that refuses an older version. A reader trusts an
-entry only for a day on which the position holds. Redis slow or gone costs one short timeout, then
+that was active, and is written through a compare that refuses an older version, and half a second
+after it was read at the latest, however long the write was on its way. A reader trusts an entry
+only for a day on which the position holds. Redis slow or gone costs one short timeout, then
 nothing until the breaker tries again. What could not be written or removed meanwhile is removed
 before the first read after Redis is back.
 
@@ -22,7 +23,7 @@ from typing import Any
 import redis
 import structlog
 
-from credit_service import metrics
+from credit_service import failpoints, metrics
 from credit_service.cache.link import Command, RedisLink
 from credit_service.clock import Moment
 from credit_service.domain.positions import CreditPosition, holds_on
@@ -32,13 +33,21 @@ _MAX_TTL_SECONDS = 24 * 60 * 60
 _BATCH = 1_000
 _MOST_SUSPECTS = 10_000
 _MOST_AGE_SECONDS = 0.5
+_NEVER_MS = 2**53
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 2.0
 _GATHER_SECONDS = 0.005
 _MOST_GATHERED = 10_000
 
-# KEYS[1] the entry; ARGV: version, value, milliseconds to live, '1' to write only over an entry.
+# KEYS[1] the entry; ARGV: version, value, milliseconds to live, '1' to write only over an entry,
+# and when it is too late to write it, in milliseconds of Redis' own clock: what comes later was on
+# its way while a newer entry may have come and gone, and takes away what there is.
 _COMPARE_AND_SET = """
+local clock = redis.call('TIME')
+if clock[1] * 1000 + clock[2] / 1000 > tonumber(ARGV[5]) then
+    redis.call('UNLINK', KEYS[1])
+    return 0
+end
 local current = redis.call('GET', KEYS[1])
 if current then
     local version = tonumber(string.match(current, '^%[(%d+),'))
@@ -84,6 +93,8 @@ class PositionCache:
         self._script_digest = hashlib.sha1(
             _COMPARE_AND_SET.encode(), usedforsecurity=False
         ).hexdigest()
+        # What Redis' clock shows at time.monotonic() 0, or less: told with every answer to a write.
+        self._redis_epoch_ms: float | None = None
         self._breaker = _Breaker()
         self._suspects: set[int] = set()
         self._suspects_lock = threading.Lock()
@@ -170,31 +181,47 @@ class PositionCache:
             self._write([each for each in gathered if each.known_since >= oldest])
 
     def _write(self, entries: Sequence[_Found], *, only_over_old: bool = False) -> None:
-        condition = "1" if only_over_old else "0"
-        commands: list[Command] = [
-            (
-                *("EVALSHA", self._script_digest, 1, f"{_PREFIX}{each.position.customer_id}"),
-                each.position.version,
-                _encode(each.position, each.scorecard_version),
-                _milliseconds_to_live(each.position, each.moment),
-                condition,
-            )
-            for each in entries
-        ]
+        failpoints.reach("cache.before_write")
 
         def write() -> None:
-            for start in range(0, len(commands), _BATCH):
-                self._evaluate(commands[start : start + _BATCH])
+            for start in range(0, len(entries), _BATCH):
+                self._evaluate(entries[start : start + _BATCH], only_over_old=only_over_old)
 
         self._write_or_suspect([each.position.customer_id for each in entries], write)
 
-    def _evaluate(self, commands: Sequence[Command]) -> None:
+    def _evaluate(self, entries: Sequence[_Found], *, only_over_old: bool) -> None:
+        epoch_ms = self._redis_epoch_ms
+        if epoch_ms is None:
+            epoch_ms = self._note_clock(self._link.ask([("TIME",)])[0])
+        commands = [self._command(each, epoch_ms, only_over_old=only_over_old) for each in entries]
+        commands.append(("TIME",))
         try:
-            self._link.ask(commands)
+            answers = self._link.ask(commands)
         except redis.exceptions.NoScriptError:
             # A Redis that was started anew. What was written before the script was missed may be
             # written again.
-            self._link.ask([("SCRIPT LOAD", self._script), *commands])
+            answers = self._link.ask([("SCRIPT LOAD", self._script), *commands])
+        self._note_clock(answers[-1])
+
+    def _command(self, entry: _Found, epoch_ms: float, *, only_over_old: bool) -> Command:
+        position = entry.position
+        # Late or not, over an older entry a newer one is right.
+        end_ms = epoch_ms + (entry.known_since + _MOST_AGE_SECONDS) * 1000
+        return (
+            *("EVALSHA", self._script_digest, 1, f"{_PREFIX}{position.customer_id}"),
+            position.version,
+            _encode(position, entry.scorecard_version),
+            _milliseconds_to_live(position, entry.moment),
+            "1" if only_over_old else "0",
+            _NEVER_MS if only_over_old else int(end_ms),
+        )
+
+    def _note_clock(self, answer: Sequence[bytes]) -> float:
+        """Keep what Redis' clock shows; taken as told just now, so that no write has too long."""
+        now_ms = time.monotonic() * 1000
+        epoch_ms = int(answer[0]) * 1000 + int(answer[1]) / 1000 - now_ms
+        self._redis_epoch_ms = epoch_ms
+        return epoch_ms
 
     def drop(self, customer_ids: Iterable[int]) -> None:
         """Remove entries."""

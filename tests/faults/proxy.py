@@ -1,0 +1,164 @@
+"""The network between the parts, and what can be done to it: `python -m tests.faults.proxy`.
+
+A process of its own, so that what it forwards costs the callers nothing. It listens on 127.0.0.1,
+once per link, and tells the ports as a line of JSON. Orders come as lines of JSON on its standard
+input, whose end is the sign to stop:
+
+    {"link": "callers", "targets": [["127.0.0.1", 4711]]}   where connections go from now on
+    {"link": "server-redis", "delay_seconds": 2.0}           bytes arrive so much later
+    {"link": "server-database", "cut": "there"}              "there", "back" or "": held back
+    {"link": "callers", "reset": true}                       every connection ends with a reset
+
+What is delayed or held back arrives in order once it may, also when its sender is gone by then: as
+on a network, a message that nobody waits for any more can still have its effect.
+"""
+
+import asyncio
+import json
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import IO, Any
+
+INNER = ("server-database", "server-redis", "worker-database", "worker-redis")
+LINKS = ("callers", *INNER)
+
+Target = Sequence[Any]
+"""(host, port), or (path of a Unix socket,)."""
+
+_CHUNK_BYTES = 256 * 1024
+_RESET = struct.pack("ii", 1, 0)
+
+
+class _Link:
+    """One port, and the connections through it."""
+
+    def __init__(self) -> None:
+        self._targets: list[Target] = []
+        self._next = 0
+        self._delay_seconds = 0.0
+        self._cut = ""
+        self._healed = asyncio.Event()
+        self._healed.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def obey(self, order: dict[str, Any]) -> None:
+        self._targets = order.get("targets", self._targets)
+        self._delay_seconds = order.get("delay_seconds", self._delay_seconds)
+        self._cut = order.get("cut", self._cut)
+        if self._cut:
+            self._healed.clear()
+        else:
+            self._healed.set()
+        if order.get("reset"):
+            for writer in list(self._writers):
+                _reset(writer)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry one connection to its end."""
+        self._writers.add(writer)
+        far_writer: asyncio.StreamWriter | None = None
+        try:
+            far_reader, far_writer = await self._connected()
+            self._writers.add(far_writer)
+            await asyncio.gather(
+                self._pump(reader, far_writer, "there"), self._pump(far_reader, writer, "back")
+            )
+        except OSError:
+            pass
+        finally:
+            for each in (writer, far_writer):
+                if each is not None:
+                    self._writers.discard(each)
+                    each.close()
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to a target: to each in turn, and past those that do not answer."""
+        for _ in self._targets:
+            target = self._targets[self._next % len(self._targets)]
+            self._next += 1
+            with suppress(OSError):
+                if len(target) == 1:
+                    return await asyncio.open_unix_connection(target[0], limit=_CHUNK_BYTES)
+                return await asyncio.open_connection(target[0], target[1], limit=_CHUNK_BYTES)
+        raise ConnectionRefusedError
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: str
+    ) -> None:
+        try:
+            while chunk := await reader.read(_CHUNK_BYTES):
+                if self._delay_seconds:
+                    await asyncio.sleep(self._delay_seconds)
+                while self._cut == direction:
+                    await self._healed.wait()
+                writer.write(chunk)
+                await writer.drain()
+        finally:
+            with suppress(OSError, RuntimeError):
+                writer.write_eof()
+            if direction == "back":
+                writer.close()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    connection = writer.get_extra_info("socket")
+    if connection is not None and connection.family != socket.AF_UNIX:
+        with suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    writer.transport.abort()
+
+
+async def _main() -> None:
+    links = {name: _Link() for name in LINKS}
+    ports = {}
+    for name, link in links.items():
+        server = await asyncio.start_server(link.serve, "127.0.0.1", 0, limit=_CHUNK_BYTES)
+        ports[name] = server.sockets[0].getsockname()[1]
+    sys.stdout.write(json.dumps(ports) + "\n")
+    sys.stdout.flush()
+    orders = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    while line := await orders.readline():
+        order = json.loads(line)
+        links[order.pop("link")].obey(order)
+
+
+class Proxy:
+    """The running proxy. Its orders may be given from any thread."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.proxy"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+        )
+        self._orders: IO[bytes] = self._pipe(self.process.stdin)
+        self.ports: dict[str, int] = json.loads(self._pipe(self.process.stdout).readline())
+
+    def order(self, link: str, **what: object) -> None:
+        """One order, as the module says."""
+        self._orders.write((json.dumps({"link": link, **what}) + "\n").encode())
+
+    def stop(self) -> None:
+        """Let go of every connection."""
+        self._orders.close()
+        self.process.wait(10)
+        self._pipe(self.process.stdout).close()
+
+    @staticmethod
+    def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+        if pipe is None:
+            raise RuntimeError("the proxy has no pipe")
+        return pipe
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_main())

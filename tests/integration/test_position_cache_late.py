@@ -1,0 +1,86 @@
+"""A write to the cache that lay on the network for too long: its sender has given up long ago."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import redis
+
+from credit_service.cache.positions import PositionCache
+from tests.faults.proxy import Proxy
+from tests.integration.cli_service import environment
+from tests.integration.test_position_cache import POSITION, TODAY, held, put
+
+LINK = "server-redis"
+
+
+@pytest.fixture
+def network(redis_url: str) -> Iterator[Proxy]:
+    proxy = Proxy(environment())
+    options = redis.Redis.from_url(redis_url).connection_pool.connection_kwargs
+    target = [options["path"]] if "path" in options else [options["host"], options["port"]]
+    proxy.order(LINK, targets=[target])
+    yield proxy
+    proxy.stop()
+
+
+@pytest.fixture
+def far(network: Proxy) -> Iterator[PositionCache]:
+    """A cache behind the network, with a connection that is up."""
+    url = f"redis://127.0.0.1:{network.ports[LINK]}"
+    opened = PositionCache(url, timeout_seconds=0.5)
+    put(opened, replace(POSITION, version=3))
+    assert held(opened) is not None
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def near(redis_url: str) -> Iterator[PositionCache]:
+    opened = PositionCache(redis_url, timeout_seconds=1.0)
+    yield opened
+    opened.close()
+
+
+def test_a_late_write_does_not_come_back_after_a_newer_one_was_flushed(
+    network: Proxy, far: PositionCache, near: PositionCache
+) -> None:
+    network.order(LINK, cut="there")
+    time.sleep(0.1)
+    put(far, replace(POSITION, version=4))
+    assert not far.available
+    # Meanwhile a newer entry comes and goes, and with it what the older one is compared with.
+    put(near, POSITION)
+    near.drop([POSITION.customer_id])
+    network.order(LINK, cut="")
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        assert held(near) is None
+        time.sleep(0.02)
+
+
+def test_a_late_write_over_an_old_entry_takes_it_away(
+    network: Proxy, far: PositionCache, near: PositionCache
+) -> None:
+    assert held(near) is not None
+    network.order(LINK, cut="there")
+    time.sleep(0.1)
+    put(far, POSITION)
+    network.order(LINK, cut="")
+    until = time.monotonic() + 5.0
+    while held(near) is not None and time.monotonic() < until:
+        time.sleep(0.02)
+    assert held(near) is None
+
+
+def test_a_write_over_an_old_entry_alone_may_take_its_time(near: PositionCache) -> None:
+    put(near, replace(POSITION, version=4))
+    near.put(
+        [POSITION],
+        "standard-1",
+        TODAY,
+        known_since=time.monotonic() - 60.0,
+        only_over_old=True,
+    )
+    assert held(near) == POSITION
