@@ -17,7 +17,7 @@ import redis
 import structlog
 from sqlalchemy import Connection
 
-from credit_service import metrics
+from credit_service import failpoints, metrics
 from credit_service.clock import Clock, Moment
 from credit_service.storage import event_stream, tasks
 from credit_service.storage.database import Database
@@ -150,6 +150,7 @@ class Sender:
 
     def _send(self, channel: Channel, claimed: Sequence[Task]) -> None:
         for place, task in enumerate(claimed):
+            failpoints.reach("relay.before_send")
             try:
                 channel.send(task)
             except redis.RedisError:
@@ -160,6 +161,7 @@ class Sender:
                     tasks.unsend(connection, claimed[place:])
                 raise
             self._limit = SEND_LIMIT
+            failpoints.reach("relay.after_send")
 
 
 class Publisher:
@@ -176,6 +178,7 @@ class Publisher:
             published = event_stream.publish(connection, PUBLISH_LIMIT)
             if published:
                 self._follow(connection, published, self._clock.moment())
+                failpoints.reach("relay.before_publish_commit")
         metrics.events_published.inc(len(published))
         return bool(published)
 

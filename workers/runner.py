@@ -16,7 +16,7 @@ from dramatiq.middleware.threading import Interrupt
 from sqlalchemy import Connection
 from structlog.contextvars import bound_contextvars
 
-from credit_service import metrics, tracing
+from credit_service import failpoints, metrics, tracing
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
 from credit_service.domain.errors import CreditError
@@ -195,6 +195,7 @@ class Runner:
         outcome = "failed"
         if failure is None and not run.exhausted:
             outcome = "done"
+            failpoints.reach("task.before_finish")
             if self._persistently(lambda connection: tasks.finish(connection, run)) is False:
                 log.warning("task_finished_late")
         elif isinstance(failure, StoppingError):

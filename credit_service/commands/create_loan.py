@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, exc
 
-from credit_service import metrics
+from credit_service import failpoints, metrics
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
 from credit_service.commands.idempotency import check_same_request, fingerprint
@@ -70,6 +70,7 @@ def create_loan(
             )
 
     stored, decision, position_after = database.retry(attempt)
+    failpoints.reach("create_loan.after_commit")
     if decision is not None:
         _count(decision)
     if cache is not None and position_after is not None:
@@ -133,6 +134,7 @@ def _decide_and_book(
         loan=loan,
         position_after=position_after,
     )
+    failpoints.reach("create_loan.before_write")
     try:
         written = bookings.write(connection, booking, moment)
     except exc.IntegrityError as error:
@@ -141,6 +143,8 @@ def _decide_and_book(
         raise
     if not written:
         raise LostRaceError("version")
+    if lock:
+        failpoints.reach("create_loan.before_commit")
     return _stored(booking, command, moment), decision, position_after
 
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, exc
 
+from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
 from credit_service.commands.idempotency import check_same_request, fingerprint
@@ -87,6 +88,7 @@ def record_payment(
                     connection, command.request_id, _METHOD, content, refusal, moment, principal
                 )
         raise
+    failpoints.reach("record_payment.after_commit")
     if cache is not None and recorded.position_after is not None:
         cache.put([recorded.position_after], recorded.scorecard_version, moment, known_since=began)
     return recorded.answer
@@ -142,6 +144,7 @@ def _record(
         ),
         principal=principal,
     )
+    failpoints.reach("record_payment.before_write")
     try:
         stored = payments.write(connection, payment, moment)
     except exc.IntegrityError as error:
@@ -150,6 +153,8 @@ def _record(
         raise
     if stored is None:
         raise LostRaceError("version")
+    if lock:
+        failpoints.reach("record_payment.before_commit")
     answer = RecordedPayment(stored, after)
     return _Recorded(answer, scorecard.version, payment.position_after)
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from credit_service import metrics
+from credit_service import failpoints, metrics
 from credit_service.clock import Moment
 from credit_service.domain.errors import NotFound, OutOfRange, PreconditionFailed
 from credit_service.ingestion.frames import Batch, RowError
@@ -61,9 +61,12 @@ def commit_batch(
             rest = batch.after(committed)
             outcome = load(connection, ingestion, rest, moment)
             moved = outcome.moved
-            return _store(connection, ingestion, rest, outcome), ingestion
+            advanced = _store(connection, ingestion, rest, outcome)
+            failpoints.reach("ingestion.before_commit")
+            return advanced, ingestion
 
     ingestion, before = database.retry(attempt)
+    failpoints.reach("ingestion.after_commit")
     if before is not None:
         _count(before, ingestion, time.monotonic() - began)
         if on_moved is not None and moved:

@@ -1,5 +1,6 @@
 """Files: stored whole where every worker reaches them, and ingested by whichever comes first."""
 
+import errno
 import hashlib
 import tempfile
 import time
@@ -10,8 +11,9 @@ from functools import partial
 from typing import IO, BinaryIO, TypeVar, cast
 from uuid import UUID
 
+from credit_service import failpoints
 from credit_service.clock import Clock, Moment
-from credit_service.domain.errors import InvalidRequest, RetryLater
+from credit_service.domain.errors import InvalidRequest, Overloaded, RetryLater
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import OnMoved
 from credit_service.ingestion.frames import Batch
@@ -49,8 +51,9 @@ def store_upload(
         InvalidRequest: UPLOAD_EMPTY, UPLOAD_TOO_LARGE, UPLOAD_CHECKSUM_MISMATCH, UPLOAD_UNSUPPORTED
             or UPLOAD_UNSAFE.
         PreconditionFailed: INGESTION_HEADER_MISMATCH.
+        Overloaded: the disk has no room for the file.
     """
-    with tempfile.TemporaryFile() as file:
+    with _room_on_disk(), tempfile.TemporaryFile() as file:
         size, digest = _spool(file, chunks, max_bytes)
         _check_upload(file, header, size, digest)
         stored_header = replace(header, sha256=digest)
@@ -71,6 +74,19 @@ def store_upload(
     return ingestion
 
 
+@contextmanager
+def _room_on_disk() -> Iterator[None]:
+    """Raise Overloaded where a temporary file meets a full disk, also when it is closed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Overloaded(
+            "OVERLOADED", "There is no room on disk for the file now.", retry_after_seconds=2.0
+        ) from error
+
+
 def _spool(file: IO[bytes], chunks: Iterable[bytes], max_bytes: int) -> tuple[int, bytes]:
     """Write the chunks to the file; its size and SHA-256."""
     digest = hashlib.sha256()
@@ -84,6 +100,7 @@ def _spool(file: IO[bytes], chunks: Iterable[bytes], max_bytes: int) -> tuple[in
                 metadata={"max_bytes": str(max_bytes)},
             )
         digest.update(chunk)
+        failpoints.reach("upload.spool")
         file.write(chunk)
     file.flush()
     return size, digest.digest()
@@ -128,7 +145,7 @@ def run_upload(
 
     Raises:
         NotFound: INGESTION_NOT_FOUND.
-        RetryLater, Unavailable, RuntimeError: it did not end; call again.
+        RetryLater, Unavailable, Overloaded, RuntimeError: it did not end; call again.
     """
     with database.transaction() as connection:
         ingestion = ingestions.begin(connection, ingestion_id, clock.moment())
@@ -137,7 +154,7 @@ def run_upload(
         raise batches.not_found(ingestion_id)
     if ingestion is None:
         return found
-    with _stored_file(database, ingestion) as file:
+    with stored_file(database, ingestion) as file:
         if file is None:
             return fail_upload(
                 database,
@@ -153,12 +170,13 @@ def run_upload(
 
 
 @contextmanager
-def _stored_file(database: Database, ingestion: Ingestion) -> Iterator[IO[bytes] | None]:
+def stored_file(database: Database, ingestion: Ingestion) -> Iterator[IO[bytes] | None]:
     """The uploaded file on disk; None where its bytes are not those that were uploaded."""
-    with tempfile.TemporaryFile() as file:
+    with _room_on_disk(), tempfile.TemporaryFile() as file:
         digest = hashlib.sha256()
         for chunk in ingestions.chunks(database, ingestion.ingestion_id):
             digest.update(chunk)
+            failpoints.reach("upload.restore")
             file.write(chunk)
         file.flush()
         yield file if digest.digest() == ingestion.sha256 else None

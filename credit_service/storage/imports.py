@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, text
 
+from credit_service import failpoints
 from credit_service.storage.arrays import POSTGRES_EPOCH_DAY, Bigints, driver_cursor
 from credit_service.storage.tables import customer_ids as customer_id_sequence
 from credit_service.storage.tables import loan_ids as loan_id_sequence
@@ -215,6 +216,7 @@ def insert_loans(connection: Connection, facts: Array, no_day: int, ingestion_id
     with driver_cursor(connection).copy(_INSERT_LOANS) as copy:
         copy.write(_COPY_HEAD)
         copy.write(_binary_rows(facts[closed], ingestion_id, closed=True))
+        failpoints.reach("ingestion.mid_copy")
         copy.write(_binary_rows(facts[~closed], ingestion_id, closed=False))
         copy.write(_COPY_END)
 
