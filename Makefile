@@ -99,12 +99,16 @@ golden: $(VENV)/installed-dev ## write the golden transcripts anew; read their d
 	UPDATE_GOLDEN=1 $(RUN) -m pytest tests/golden
 
 .PHONY: chaos
-chaos: $(VENV)/installed-dev ## the fault campaign, about 12 minutes: load, kills, then an account
-	$(RUN) -m tests.faults --seconds 600 --callers 40 --pause 6
+chaos: $(VENV)/installed-dev ## the fault campaign, about 12 minutes: SEED=N replays one
+	$(RUN) -m tests.faults $(if $(SEED),--seed $(SEED))
 
 .PHONY: chaos-short
-chaos-short: $(VENV)/installed-dev ## the fault campaign, about 2 minutes
-	$(RUN) -m tests.faults --seconds 60 --callers 16 --pause 4
+chaos-short: $(VENV)/installed-dev ## the fault campaign, about 2 minutes, every kind of fault once
+	$(RUN) -m tests.faults --short $(if $(SEED),--seed $(SEED))
+
+.PHONY: chaos-controls
+chaos-controls: $(VENV)/installed-dev ## take each guard out in turn: the campaign must turn red
+	$(RUN) -m tests.faults.controls $(if $(SEED),--seed $(SEED))
 
 .PHONY: format
 format: $(VENV)/installed-dev ## put the code into form and mend what can be mended by itself

@@ -4,20 +4,31 @@ import argparse
 import random
 import sys
 
-from tests.faults.campaign import Campaign, Plan
+from tests.faults import campaign
+from tests.faults.plan import FULL, SHORT, Plan
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=90.0, help="how long the load lasts")
+    parser.add_argument("--short", action="store_true", help="about two minutes, all kinds once")
+    parser.add_argument("--seconds", type=float, help="how long the load lasts")
     parser.add_argument("--callers", type=int, default=40, help="closed-loop callers")
-    parser.add_argument("--pause", type=float, default=3.0, help="seconds between two faults")
-    parser.add_argument("--seed", type=int, default=None, help="of the faults and the load")
+    parser.add_argument("--seed", type=int, help="of the faults and the load")
+    parser.add_argument("--plan", action="store_true", help="only say what would happen when")
     given = parser.parse_args()
-    seed = random.randrange(2**32) if given.seed is None else given.seed  # noqa: S311
+    seed = random.randrange(2**32) if given.seed is None else given.seed  # noqa: S311 - no secret
+    plan = Plan(
+        seconds=given.seconds or (60.0 if given.short else 600.0),
+        callers=given.callers,
+        seed=seed,
+        counts=SHORT if given.short else FULL,
+    )
     print(f"seed {seed}")  # noqa: T201 - a command line
-    plan = Plan(given.seconds, given.callers, given.pause, seed)
-    report = Campaign(plan).run()
+    if given.plan:
+        for fault in plan.faults():
+            print(f"{fault.at_seconds:7.1f} s  {fault}")  # noqa: T201
+        return 0
+    report = campaign.run(plan)
     print(report)  # noqa: T201
     return 1 if report.findings else 0
 

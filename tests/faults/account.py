@@ -1,0 +1,302 @@
+"""The final account: what the callers were told against what is stored, and that against itself."""
+
+import time
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from credit_service.cache.positions import PositionCache
+from credit_service.clock import Clock, Moment
+from credit_service.domain.positions import CreditPosition
+from credit_service.domain.scoring import score
+from credit_service.storage import customers, scorecards
+from credit_service.storage.database import Database
+from credit_service.v1 import credit_service_pb2 as pb
+from tests.faults import portfolio
+from tests.faults.history import History
+from tests.faults.load import Load
+from tests.faults.replay import Replay
+from tests.faults.stack import SERVERS, Stack
+
+_LEFT = text(
+    # Reconciliation comes again and again; it is nobody's debt.
+    """SELECT (SELECT count(*) FROM tasks WHERE actor <> 'reconcile')
+        + (SELECT count(*) FROM events WHERE event_id IS NULL)
+        + (SELECT count(*) FROM credit_scores WHERE valid_until <= :today)
+        + (SELECT count(*) FROM ingestions WHERE state IN ('QUEUED', 'RUNNING'))"""
+)
+_TASKS = text("SELECT actor, state, count(*), max(last_error) FROM tasks GROUP BY 1, 2")
+_EVENT_KINDS = text(
+    """SELECT
+        (SELECT count(*) FROM events WHERE kind = 'loan_created')
+            - (SELECT count(*) FROM loans WHERE NOT imported) AS loan_created,
+        (SELECT count(*) FROM events WHERE kind = 'loan_declined')
+            - (SELECT count(*) FROM decisions WHERE NOT approved) AS loan_declined,
+        (SELECT count(*) FROM events WHERE kind = 'payment_recorded')
+            - (SELECT count(*) FROM payments) AS payment_recorded,
+        (SELECT count(*) FROM events WHERE kind = 'loan_closed')
+            - (SELECT count(*) FROM payments WHERE closed_loan) AS loan_closed,
+        (SELECT count(*) FROM events WHERE kind = 'score_changed')
+            - (SELECT count(*) FROM score_history) AS score_changed"""
+)
+_EVENT_GAPS = text(
+    """SELECT count(*) FILTER (WHERE step <> 1), count(*) FILTER (WHERE advance < 1) FROM (
+        SELECT event_seq - lag(event_seq, 1, 0::bigint) OVER w AS step,
+            event_id - lag(event_id, 1, 0::bigint) OVER w AS advance
+        FROM events WHERE customer_id > 0
+        WINDOW w AS (PARTITION BY customer_id ORDER BY event_seq)
+    ) AS e"""
+)
+_SESSIONS = text(
+    """SELECT application_name, state, count(*),
+        coalesce(max(extract(epoch FROM now() - state_change)), 0)::float
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name LIKE 'credit-service%'
+    GROUP BY 1, 2"""
+)
+# What the settings allow: the pool of each process.
+_MOST_SESSIONS = {
+    "credit-service": 12 * SERVERS,
+    "credit-service-probe": SERVERS,
+    "credit-service worker": 20,
+}
+
+
+class Account:
+    """Checks one campaign after its load. What is not right goes into the history's findings."""
+
+    def __init__(self, stack: Stack, load: Load, past: History, drain_seconds: float) -> None:
+        self._stack = stack
+        self._load = load
+        self._history = past
+        self._drain_seconds = drain_seconds
+        self.checked: dict[str, int] = {}
+
+    def draw(self) -> None:
+        """All checks, the last of them after servers and worker were stopped."""
+        database = Database(
+            self._stack.sqlalchemy_url,
+            pool_size=2,
+            statement_timeout_seconds=60.0,
+            application_name="account",
+        )
+        try:
+            self._check_outbox(database)
+            with database.transaction() as connection:
+                self._check_loans_and_payments(connection)
+                self._check_request_ids(connection)
+                self._check_ingestions(connection)
+                self._check_customers(connection)
+                self._check_events(connection)
+            with database.autocommit() as connection:
+                self._check_sessions(connection)
+                for failure in self._stack.stop_parts():
+                    self._find("process", failure)
+                self._check_end(connection)
+        finally:
+            database.dispose()
+        self._check_log()
+
+    def _find(self, kind: str, text_: str) -> None:
+        self._history.find(kind, text_)
+
+    @property
+    def _moment(self) -> Moment:
+        return Clock(offset_file=self._stack.clock_file).moment()
+
+    def _check_outbox(self, database: Database) -> None:
+        """Wait until nothing is left to do."""
+        until = time.monotonic() + self._drain_seconds
+        left = -1
+        while time.monotonic() < until:
+            with suppress(Exception), database.autocommit() as connection:
+                left = connection.execute(_LEFT, {"today": self._moment.today}).scalar_one()
+                if not left:
+                    return
+            time.sleep(0.2)
+        with database.autocommit() as connection:
+            rows = [tuple(row) for row in connection.execute(_TASKS)]
+        self._find("outbox", f"{left} things are left to do; tasks: {rows}")
+
+    def _check_loans_and_payments(self, connection: Connection) -> None:
+        """Every one that was acknowledged is there, and none else."""
+        told: dict[str, set[Any]] = {"loans": set(), "payments": set()}
+        for asked in self._history.asked.values():
+            for answer in asked.answers[:1]:
+                # A refusal's words parse as no message with an id.
+                with suppress(Exception):
+                    if asked.method == "CreateLoan":
+                        made = pb.CreateLoanResponse.FromString(answer)
+                        if made.approved:
+                            told["loans"].add((made.loan.customer_id, made.loan.loan_id))
+                    else:
+                        paid = pb.RecordPaymentResponse.FromString(answer).payment
+                        if paid.payment_id:
+                            told["payments"].add(paid.payment_id)
+        stored: dict[str, set[Any]] = {
+            "loans": {
+                (row[0], row[1])
+                for row in connection.execute(
+                    text("SELECT customer_id, loan_id FROM loans WHERE NOT imported")
+                )
+            },
+            "payments": set(connection.execute(text("SELECT payment_id FROM payments")).scalars()),
+        }
+        for name, ids in stored.items():
+            self.checked[name] = len(ids)
+            lost, untold = told[name] - ids, ids - told[name]
+            if lost or untold:
+                self._find(name, f"{len(lost)} lost, {len(untold)} that nobody was told of")
+
+    def _check_request_ids(self, connection: Connection) -> None:
+        """One effect and one answer each."""
+        for request_id, asked in self._history.asked.items():
+            different = len(set(asked.answers))
+            if different > 1:
+                self._find("reply", f"{asked.method} {request_id}: {different} different answers")
+        self.checked["repeats"] = sum(
+            max(0, len(asked.answers) - 1) for asked in self._history.asked.values()
+        )
+        for table in ("decisions", "payments"):
+            doubled = connection.execute(
+                text(
+                    f"""SELECT count(*) FROM (SELECT request_id FROM {table}
+                    GROUP BY request_id HAVING count(*) > 1) AS doubled"""  # noqa: S608 - two names of ours
+                )
+            ).scalar_one()
+            if doubled:
+                self._find("effect", f"{doubled} request ids have several {table}")
+        answered = set(
+            connection.execute(text("SELECT CAST(request_id AS text) FROM requests")).scalars()
+        )
+        forgotten = sum(
+            asked.answers != [] and request_id not in answered
+            for request_id, asked in self._history.asked.items()
+        )
+        if forgotten:
+            self._find("effect", f"{forgotten} answered requests left no record")
+
+    def _check_ingestions(self, connection: Connection) -> None:
+        """Ingested and rejected are what was sent, and the loans are there."""
+        rows = {
+            str(row.ingestion_id): row
+            for row in connection.execute(
+                text(
+                    """SELECT i.ingestion_id, i.state, i.rows_read, i.inserted, i.rejected,
+                        i.committed_offset, (SELECT count(*) FROM loans l
+                        WHERE l.ingestion_id = i.ingestion_id) AS loans
+                    FROM ingestions i"""
+                )
+            )
+        }
+        for sent in self._history.sent:
+            row = rows.get(sent.ingestion_id)
+            if row is None:
+                if sent.acknowledged:
+                    self._find("rows", f"{sent.ingestion_id} was acknowledged and is not there")
+                continue
+            bad = sent.rows - sent.good
+            right = ("SUCCEEDED", sent.rows, sent.good, bad, sent.rows, sent.good)
+            if tuple(row)[1:] != right:
+                self._find("rows", f"{sent.ingestion_id}: {tuple(row)[1:]} should be {right}")
+        self.checked["ingestions"] = len(self._history.sent)
+
+    def _check_customers(self, connection: Connection) -> None:
+        """Everything derived equals the computation from scratch; the cache equals it or is not."""
+        scorecard = scorecards.active(connection)
+        replay = Replay(connection, scorecard, self._find)
+        replay.run(portfolio.INGESTED)
+        scores = {
+            row[0]: (row[1], row[2])
+            for row in connection.execute(
+                text("SELECT customer_id, score, override FROM credit_scores")
+            )
+        }
+        today = self._moment.today
+        cache = PositionCache(self._stack.databases.redis_url, timeout_seconds=5.0)
+        cached = 0
+        for customer_id, life in replay.lives.items():
+            stored, _ = customers.position_with_loans(connection, customer_id)
+            if stored != replay.position(life, stored.as_of):
+                self._find("position", f"{stored} is {replay.position(life, stored.as_of)}")
+            fresh = replay.position(life, today)
+            right = score(fresh, scorecard)
+            if scores.get(customer_id) != (right.score, right.override):
+                self._find("score", f"of {customer_id}: {scores.get(customer_id)} is {right.score}")
+            if (life.last_score, life.last_override) != scores.get(customer_id):
+                self._find("score", f"of {customer_id}: the history ends with {life.last_score}")
+            entry = cache.get(customer_id, today)
+            if entry is not None:
+                cached += 1
+                if _timeless(entry.position) != _timeless(fresh):
+                    self._find("cache", f"{entry.position} is {fresh}")
+        cache.close()
+        wrong = connection.execute(text("SELECT count(*) FROM discrepancies")).scalar_one()
+        if wrong:
+            self._find("position", f"the service itself found and mended {wrong} customers")
+        self.checked |= {
+            "customers": len(replay.lives),
+            "decisions": replay.decisions_checked,
+            "scores": replay.scores_checked,
+            "cached": cached,
+        }
+
+    def _check_events(self, connection: Connection) -> None:
+        """One for each fact, in order per customer, and each once at the watcher."""
+        for kind, surplus in connection.execute(_EVENT_KINDS).mappings().one().items():
+            if surplus:
+                self._find("event", f"{surplus:+d} {kind} events beside what they tell of")
+        gaps, turns = connection.execute(_EVENT_GAPS).one()
+        if gaps or turns:
+            self._find("event", f"{gaps} are missing and {turns} out of order")
+        stored = {
+            row[0]: row[1]
+            for row in connection.execute(text("SELECT event_id, customer_id FROM events"))
+        }
+        last = max((each for each in stored if each is not None), default=0)
+        until = time.monotonic() + self._drain_seconds
+        seen = self._history.events
+        while (not seen or seen[-1][0] < last) and time.monotonic() < until:
+            time.sleep(0.1)
+        # More may have come meanwhile, by a reconciliation that had something to mend.
+        heard = [event for event in seen if event[0] <= last]
+        if heard != sorted(stored.items()):
+            missed = len(stored.items() - set(heard))
+            self._find("event", f"the watcher missed {missed}, or saw some twice or out of order")
+        if not self._load.watching:
+            self._find("event", "the watcher ended")
+        self.checked["events"] = len(stored)
+
+    def _check_sessions(self, connection: Connection) -> None:
+        """No transaction lies open, and no process has more connections than its pool."""
+        counts = dict.fromkeys(_MOST_SESSIONS, 0)
+        for name, state, count, seconds in connection.execute(_SESSIONS):
+            counts[name] = counts.get(name, 0) + count
+            if (state or "").startswith("idle in transaction") and seconds > 5.0:
+                self._find("session", f"{name}: a transaction has lain open for {seconds:.0f} s")
+        for name, count in counts.items():
+            if count > _MOST_SESSIONS.get(name, 0):
+                self._find("session", f"{name} has {count} connections")
+
+    def _check_end(self, connection: Connection) -> None:
+        """Nothing is left of what was stopped."""
+        until = time.monotonic() + 10.0
+        while (left := connection.execute(_SESSIONS).all()) and time.monotonic() < until:
+            time.sleep(0.1)
+        if left:
+            self._find("session", f"left behind: {[tuple(row) for row in left]}")
+        if strays := self._stack.strays():
+            self._find("process", f"left behind: {strays}")
+
+    def _check_log(self) -> None:
+        """No defect shows in the log."""
+        for line in self._stack.log.splitlines():
+            if "Traceback" in line or "discrepancy_found" in line:
+                self._find("log", line[:600])
+
+
+def _timeless(position: CreditPosition) -> CreditPosition:
+    """The figures; on which of its days a position was computed does not matter."""
+    return replace(position, version=0, as_of=position.valid_until)

@@ -1,0 +1,62 @@
+"""`python -m tests.faults.controls`: take each guard out in turn; the campaign has to turn red.
+
+And it has to be green with all of them in place, and red for the reason that the guard is there
+for. Exits 1 when either is not so.
+"""
+
+import argparse
+import random
+import sys
+from collections import Counter
+from collections.abc import Mapping
+
+from tests.faults import campaign
+from tests.faults.plan import Counts, Plan
+
+NONE = "none"
+"""The campaign with every guard in place."""
+
+EXPECTED: Mapping[str, str] = {
+    NONE: "",
+    "version-guard": "decision",
+    "request-key": "effect",
+    "outbox": "event",
+    "offset-check": "rows",
+    "cache-compare": "cache",
+}
+"""By what is taken out, the kind of finding that has to be there."""
+
+_COUNTS = Counts(kills={"server": 1, "worker": 1}, crashes=1, flushes=1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.controls", description=__doc__)
+    parser.add_argument("--only", choices=list(EXPECTED), help="one of them")
+    parser.add_argument("--seconds", type=float, default=30.0, help="how long each load lasts")
+    parser.add_argument("--seed", type=int, help="of the faults and the load")
+    given = parser.parse_args()
+    seed = random.randrange(2**32) if given.seed is None else given.seed  # noqa: S311 - no secret
+    plan = Plan(given.seconds, callers=24, seed=seed, counts=_COUNTS, drain_seconds=20.0)
+    print(f"seed {seed}")  # noqa: T201 - a command line
+    missed = 0
+    for guard, expected in EXPECTED.items():
+        if given.only not in (None, guard):
+            continue
+        report = campaign.run(plan, "" if guard == NONE else guard)
+        kinds = Counter(finding.kind for finding in report.findings)
+        right = expected in kinds if expected else not kinds
+        missed += not right
+        example = next((each for each in report.findings if each.kind == expected), "")
+        if not right:
+            print(report)  # noqa: T201
+        print(  # noqa: T201
+            f"{guard:14} {'as it should be' if right else 'NOT as it should be':20}"
+            f" {sum(report.calls.values())} calls, found {dict(kinds) or 'nothing'}"
+            f"{f'; {example}' if example else ''}",
+            flush=True,
+        )
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Inflicts what the plan says, when it says so."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import date, datetime
+from zoneinfo import ZoneInfo
+
+import psutil
+import psycopg
+import redis
+
+from credit_service.clock import Clock
+from tests.faults import portfolio
+from tests.faults.history import History
+from tests.faults.plan import Fault
+from tests.faults.stack import Stack
+
+_DELAY_SECONDS = 2.0
+_BEFORE_MIDNIGHT_SECONDS = 2
+_CRASH_SECONDS = 20.0
+_INDIA = ZoneInfo("Asia/Kolkata")
+
+
+class Inflictor:
+    """Lets the faults of one campaign happen, each in a thread of its own."""
+
+    def __init__(self, stack: Stack, past: History) -> None:
+        self._stack = stack
+        self._history = past
+        self._link_locks = {name: threading.Lock() for name in stack.proxy.ports}
+        self._disk = threading.Lock()
+        self._ways: dict[str, Callable[[Fault], bool]] = {
+            "kill": self._kill,
+            "stop": self._suspend,
+            "link": self._trouble_link,
+            "crash": self._crash,
+            "hold": self._hold,
+            "flush": self._flush,
+            "full redis": self._fill_redis,
+            "full disk": self._fill_disk,
+            "clock": self._step_clock,
+        }
+
+    def inflict(self, faults: list[Fault], seconds: float) -> None:
+        """All of them at their times; returns when the last has passed and `seconds` are over."""
+        began = time.monotonic()
+        threads = []
+        for fault in faults:
+            time.sleep(max(0.0, began + fault.at_seconds - time.monotonic()))
+            thread = threading.Thread(target=self._one, args=(fault,), daemon=True)
+            thread.start()
+            threads.append(thread)
+        time.sleep(max(0.0, began + seconds - time.monotonic()))
+        for thread in threads:
+            thread.join()
+
+    def _one(self, fault: Fault) -> None:
+        try:
+            happened = self._ways[fault.kind](fault)
+        except (psutil.NoSuchProcess, redis.RedisError, psycopg.OperationalError):
+            # What it was meant for was away just then.
+            happened = False
+        name = f"{fault.kind} {fault.target}".strip() if fault.kind != "link" else fault.how
+        self._history.count(self._history.faults, name if happened else "missed")
+
+    def _kill(self, fault: Fault) -> bool:
+        pids = self._stack.databases.pids
+        match fault.target:
+            case "server":
+                self._stack.servers[int(fault.at_seconds * 10) % 2].kill()
+            case "worker":
+                self._stack.worker.kill()
+            case "redis":
+                psutil.Process(pids["Valkey"]).kill()
+            case _:
+                # What `pg_ctl stop -m immediate` does: no goodbye, recovery at the next start.
+                psutil.Process(pids["PostgreSQL"]).send_signal(signal.SIGQUIT)
+        return True
+
+    def _suspend(self, fault: Fault) -> bool:
+        if fault.target == "redis":
+            process = psutil.Process(self._stack.databases.pids["Valkey"])
+            process.suspend()
+            time.sleep(fault.lasts_seconds)
+            process.resume()
+        else:
+            part = self._stack.worker if fault.target == "worker" else self._stack.servers[0]
+            part.suspended(fault.lasts_seconds)
+        return True
+
+    def _trouble_link(self, fault: Fault) -> bool:
+        proxy, link = self._stack.proxy, fault.target
+        with self._link_locks[link]:
+            if fault.how == "reset":
+                proxy.order(link, reset=True)
+            elif fault.how == "delay":
+                proxy.order(link, delay_seconds=_DELAY_SECONDS)
+                time.sleep(fault.lasts_seconds)
+                proxy.order(link, delay_seconds=0.0)
+            else:
+                proxy.order(link, cut=fault.how.removeprefix("cut "))
+                time.sleep(fault.lasts_seconds)
+                proxy.order(link, cut="")
+        return True
+
+    def _crash(self, fault: Fault) -> bool:
+        """Arm a failpoint, and wait until somebody has died there."""
+        order = self._stack.failpoints / fault.target
+        order.write_text("crash", encoding="ascii")
+        until = time.monotonic() + _CRASH_SECONDS
+        while order.exists():
+            if time.monotonic() > until:
+                order.unlink(missing_ok=True)
+                return False
+            time.sleep(0.05)
+        return True
+
+    def _hold(self, fault: Fault) -> bool:
+        """A transaction that somebody leaves open on a hot customer."""
+        with psycopg.connect(self._stack.databases.database_url) as connection:
+            connection.execute(
+                "SELECT FROM customers WHERE customer_id = %s FOR UPDATE", (portfolio.HOT[0],)
+            )
+            time.sleep(fault.lasts_seconds)
+            connection.rollback()
+        return True
+
+    def _flush(self, _fault: Fault) -> bool:
+        self._in_redis(lambda client: client.flushall())
+        return True
+
+    def _fill_redis(self, fault: Fault) -> bool:
+        """No room for anything more, and nothing may go."""
+        before: dict[str, str] = {}
+
+        def fill(client: "redis.Redis") -> None:
+            found = client.config_get("maxmemory", "maxmemory-policy")
+            before.update({str(name): str(value) for name, value in found.items()})
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("maxmemory", "1")
+
+        def restore(client: "redis.Redis") -> None:
+            for name, value in before.items():
+                client.config_set(name, value)
+
+        self._in_redis(fill)
+        try:
+            time.sleep(fault.lasts_seconds)
+        finally:
+            # One that was started anew meanwhile has room again.
+            with suppress(redis.RedisError):
+                self._in_redis(restore)
+        return True
+
+    def _in_redis(self, work: "Callable[[redis.Redis], object]") -> None:
+        with redis.Redis.from_url(
+            self._stack.databases.redis_url, decode_responses=True, socket_timeout=10.0
+        ) as client:
+            work(client)
+
+    def _fill_disk(self, fault: Fault) -> bool:
+        """Uploads find no room, on servers and on workers."""
+        with self._disk:
+            orders = [self._stack.failpoints / f"upload.{part}" for part in ("spool", "restore")]
+            for order in orders:
+                order.write_text("full", encoding="ascii")
+            time.sleep(fault.lasts_seconds)
+            for order in orders:
+                order.unlink()
+        return True
+
+    def _step_clock(self, fault: Fault) -> bool:
+        """Set the service's clock to just before the day turns; the turn comes by itself."""
+        moment = Clock(offset_file=self._stack.clock_file).moment()
+        today = moment.today
+        first_of_next = date(today.year + today.month // 12, today.month % 12 + 1, 1)
+        turn = {
+            "midnight": date.fromordinal(today.toordinal() + 1),
+            "month end": first_of_next,
+            "year end": date(today.year + 1, 1, 1),
+        }[fault.target]
+        midnight = datetime(turn.year, turn.month, turn.day, tzinfo=_INDIA)
+        offset = (midnight - datetime.now(_INDIA)).total_seconds() - _BEFORE_MIDNIGHT_SECONDS
+        beside = self._stack.clock_file.with_name("clock.new")
+        beside.write_text(str(int(offset)), encoding="ascii")
+        beside.replace(self._stack.clock_file)
+        return True

@@ -1,0 +1,109 @@
+"""What the callers asked and what they were told: the account is held against it."""
+
+import random
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from credit_service.v1 import credit_service_pb2 as pb
+
+_MOST_FINDINGS = 5_000
+
+
+@dataclass
+class Asked:
+    """A mutation under a request id, and every answer it got, refusals among them."""
+
+    method: str
+    request: Any
+    answers: list[bytes] = field(default_factory=list)
+
+
+@dataclass
+class Sent:
+    """An ingestion: how many rows were sent, how many of them are good, and how it was told to
+    have ended."""
+
+    ingestion_id: str
+    rows: int
+    good: int
+    uploaded: bool
+    # At once by two clients, under the same id.
+    twice: bool
+    acknowledged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it should be. `kind` names the promise that was broken."""
+
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
+
+
+class History:
+    """Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.calls: Counter[str] = Counter()
+        self.statuses: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.asked: dict[str, Asked] = {}
+        self.sent: list[Sent] = []
+        self.events: list[tuple[int, int]] = []
+        self.findings: list[Finding] = []
+        self._booked: list[tuple[int, int]] = []
+
+    def find(self, kind: str, text: str) -> None:
+        """Note something that is not as it should be."""
+        with self._lock:
+            if len(self.findings) < _MOST_FINDINGS:
+                self.findings.append(Finding(kind, text))
+
+    def count(self, counter: Counter[str], name: str) -> None:
+        """One more."""
+        with self._lock:
+            counter[name] += 1
+
+    def asks(self, method: str, request: Any) -> Asked:
+        """The mutation, noted before it is sent."""
+        with self._lock:
+            return self.asked.setdefault(request.request_id, Asked(method, request))
+
+    def answered(self, asked: Asked, answer: Any) -> None:
+        """An answer came."""
+        with self._lock:
+            asked.answers.append(answer.SerializeToString(deterministic=True))
+            if isinstance(answer, pb.CreateLoanResponse) and answer.approved:
+                self._booked.append((answer.loan.customer_id, answer.loan.loan_id))
+
+    def refused(self, request: Any, details: str) -> None:
+        """The rules refused it: an answer like any other."""
+        with self._lock:
+            self.asked[request.request_id].answers.append(details.encode())
+
+    def sends(self, sent: Sent) -> None:
+        """An ingestion begins."""
+        with self._lock:
+            self.sent.append(sent)
+
+    def recent(self, pick: random.Random) -> Asked | None:
+        """One of the latest mutations."""
+        with self._lock:
+            latest = list(self.asked.values())[-200:] if self.asked else []
+        return pick.choice(latest) if latest else None
+
+    def loan(self, pick: random.Random) -> tuple[int, int] | None:
+        """(customer, loan) that the service has booked, rather a late one."""
+        with self._lock:
+            return pick.choice(self._booked[-2000:]) if self._booked else None
+
+    def unanswered(self) -> list[Asked]:
+        """Mutations nobody has answered yet."""
+        with self._lock:
+            return [asked for asked in self.asked.values() if not asked.answers]

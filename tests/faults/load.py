@@ -1,0 +1,326 @@
+"""The callers: closed loops that write down what they ask and what they are told.
+
+60 % reads, 25 % CreateLoan (half of it on five hot customers), 10 % the same request id again,
+often twice at once, and 5 % payments and ingestions. Some calls have next to no time, some are
+given up on the way. What nobody answered is asked again at the end, under the same request id.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import grpc
+from google.type.decimal_pb2 import Decimal
+from google.type.money_pb2 import Money
+
+from credit_service.client import channel, ingestion, rows
+from credit_service.client.channel import ServiceError
+from credit_service.client.ingestion import IngestionClient, Patience
+from credit_service.client.rows import Progressing, SourceFile
+from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import credit_service_pb2_grpc, ingestion_pb2, ingestion_service_pb2
+from tests.faults import portfolio
+from tests.faults.history import Asked, History, Sent
+
+_TRY_AGAIN = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+_CALL_SECONDS = 5.0
+_STREAM_ROWS = 120
+_BATCH_ROWS = 20
+_MOST_INGESTIONS = 8
+_PATIENCE = Patience(
+    give_up_seconds=60.0, longest_pause_seconds=1.0, stall_seconds=15.0, call_timeout_seconds=5.0
+)
+_LOANS = ingestion_pb2.INGESTION_KIND_LOANS
+
+
+class _InSmallBatches(SourceFile):
+    """A file whose rows travel a few at a time, so that a stream can break between them."""
+
+    def batches(self, offset: int = 0) -> Iterator[Progressing]:
+        for each in super().batches(offset):
+            for begin in range(0, len(each.batch.loans.rows), _BATCH_ROWS):
+                part = ingestion_service_pb2.RowBatch(offset=each.batch.offset + begin)
+                part.loans.rows.extend(each.batch.loans.rows[begin : begin + _BATCH_ROWS])
+                yield Progressing(part, each.read_bytes)
+
+
+class Load:
+    """The callers of one campaign."""
+
+    def __init__(self, address: str, callers: int, seed: int, folder: Path, past: History) -> None:
+        self._address = address
+        self._seed = seed
+        self._folder = folder
+        self._history = past
+        self._stop = threading.Event()
+        # More than so many at once would find no stream free.
+        self._streams = threading.Semaphore(_MOST_INGESTIONS)
+        self._numbers = iter(range(1, 1_000_000))
+        self._numbers_lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._call, args=(number,), daemon=True)
+            for number in range(callers)
+        ]
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def prepare(self) -> None:
+        """Bring the customers and their past loans in."""
+        for name, kind, write in (
+            ("customers.csv", "CUSTOMERS", portfolio.write_customers),
+            ("loans.csv", "LOANS", portfolio.write_past_loans),
+        ):
+            path = self._folder / name
+            count = write(path)
+            with channel.open_channel(self._address) as opened:
+                request = ingestion.Request(portfolio.request_id(random.Random(name)))  # noqa: S311 - no secret
+                source = rows.open_source(path, "LOANS" if kind == "LOANS" else "CUSTOMERS")
+                ended = IngestionClient(opened, _PATIENCE).stream(source, request).ingestion
+            if ended.inserted != count:
+                raise RuntimeError(f"{name}: {ended.inserted} of {count} rows were inserted")
+
+    def start(self) -> None:
+        """Let everybody call."""
+        for thread in (self._watcher, *self._threads):
+            thread.start()
+
+    def stop(self) -> None:
+        """Let the calls under way be the last."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def settle(self, timeout_seconds: float) -> None:
+        """Ask again what nobody answered, until all of it has an answer."""
+        pick = random.Random(self._seed)  # noqa: S311 - repeatable load
+        until = time.monotonic() + timeout_seconds
+        with self._stub() as stub:
+            while unanswered := self._history.unanswered():
+                if time.monotonic() > until:
+                    self._history.find("answer", f"{len(unanswered)} requests never had one")
+                    return
+                for asked in unanswered:
+                    self._mutate(stub, pick, asked)
+                time.sleep(0.1)
+
+    @property
+    def watching(self) -> bool:
+        """Whether the watcher still follows the events."""
+        return self._watcher.is_alive()
+
+    # One caller.
+
+    def _call(self, number: int) -> None:
+        pick = random.Random(self._seed * 1000 + number)  # noqa: S311 - repeatable load
+        with self._stub() as stub:
+            while not self._stop.is_set():
+                lot = pick.random()
+                if lot < 0.60:
+                    self._read(stub, pick)
+                elif lot < 0.85:
+                    self._create(stub, pick)
+                elif lot < 0.95:
+                    self._repeat(stub, pick)
+                elif lot < 0.985:
+                    self._pay(stub, pick)
+                elif self._streams.acquire(blocking=False):
+                    try:
+                        self._ingest(pick)
+                    finally:
+                        self._streams.release()
+
+    @contextmanager
+    def _stub(self) -> Iterator[Any]:
+        options = [
+            ("grpc.initial_reconnect_backoff_ms", 50),
+            ("grpc.max_reconnect_backoff_ms", 500),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        with grpc.insecure_channel(self._address, options) as opened:
+            yield credit_service_pb2_grpc.CreditServiceStub(opened)
+
+    def _read(self, stub: Any, pick: random.Random) -> None:
+        customer_id = pick.choice(portfolio.HOT if pick.random() < 0.3 else portfolio.ORDINARY)
+        ask = {
+            "loan_amount": Money(units=5000),
+            "interest_rate": Decimal(value="16"),
+            "tenure_months": 12,
+        }
+        method, request = pick.choice(
+            [
+                ("GetCreditScore", pb.GetCreditScoreRequest(customer_id=customer_id)),
+                ("GetCustomer", pb.GetCustomerRequest(customer_id=customer_id)),
+                ("ListLoans", pb.ListLoansRequest(customer_id=customer_id, page_size=20)),
+                (
+                    "CheckEligibility",
+                    pb.CheckEligibilityRequest(customer_id=customer_id, **ask),
+                ),
+            ]
+        )
+        self._ask(stub, pick, method, request)
+
+    def _create(self, stub: Any, pick: random.Random) -> None:
+        hot = pick.random() < 0.5
+        # One in six asks for more than anybody gets: a decline, which leaves the position alone.
+        units = 5_000_000 if pick.random() < 0.17 else pick.randint(1, 20) * 100
+        request = pb.CreateLoanRequest(
+            request_id=str(portfolio.request_id(pick)),
+            customer_id=pick.choice(portfolio.HOT if hot else portfolio.ORDINARY),
+            loan_amount=Money(units=units),
+            interest_rate=Decimal(value="16"),
+            tenure_months=pick.choice([1, 12, 60]),
+        )
+        asked = self._history.asks("CreateLoan", request)
+        if pick.random() < 0.1:
+            self._mutate_twice(stub, asked)
+        else:
+            self._mutate(stub, pick, asked)
+
+    def _repeat(self, stub: Any, pick: random.Random) -> None:
+        asked = self._history.recent(pick)
+        if asked is None:
+            return
+        if pick.random() < 0.5:
+            self._mutate_twice(stub, asked)
+        else:
+            self._mutate(stub, pick, asked)
+
+    def _pay(self, stub: Any, pick: random.Random) -> None:
+        booked = self._history.loan(pick)
+        if booked is None:
+            return
+        request = pb.RecordPaymentRequest(
+            request_id=str(portfolio.request_id(pick)),
+            customer_id=booked[0],
+            loan_id=booked[1],
+            amount=Money(units=pick.randint(1, 1_000)),
+        )
+        asked = self._history.asks("RecordPayment", request)
+        self._mutate(stub, pick, asked)
+
+    def _mutate(self, stub: Any, pick: random.Random, asked: Asked) -> None:
+        answer = self._ask(stub, pick, asked.method, asked.request)
+        if answer is not None:
+            self._history.answered(asked, answer)
+
+    def _mutate_twice(self, stub: Any, asked: Asked) -> None:
+        """The same request in the same instant, as an impatient client sends it."""
+        calls = []
+        for _ in range(2):
+            self._history.count(self._history.calls, asked.method)
+            calls.append(getattr(stub, asked.method).future(asked.request, timeout=_CALL_SECONDS))
+        for call in calls:
+            try:
+                answer = call.result()
+            except (grpc.RpcError, grpc.FutureCancelledError):
+                self._failed(asked.method, asked.request, call)
+            else:
+                self._history.count(self._history.statuses, "OK")
+                self._history.answered(asked, answer)
+
+    def _ask(self, stub: Any, pick: random.Random, method: str, request: Any) -> Any:
+        """The answer; None when there was none. Now and then in next to no time, or given up."""
+        lot = pick.random()
+        self._history.count(self._history.calls, method)
+        timeout_seconds = 0.004 if lot < 0.02 else _CALL_SECONDS
+        call = getattr(stub, method).future(request, timeout=timeout_seconds)
+        if lot > 0.98:
+            time.sleep(pick.uniform(0, 0.02))
+            call.cancel()
+        try:
+            answer = call.result()
+        except (grpc.RpcError, grpc.FutureCancelledError):
+            self._failed(method, request, call)
+            return None
+        self._history.count(self._history.statuses, "OK")
+        return answer
+
+    def _failed(self, method: str, request: Any, call: Any) -> None:
+        """A payment may be refused by the rules; else only what is worth another try may be."""
+        code, details = call.code(), call.details() or ""
+        self._history.count(self._history.statuses, code.name)
+        if code in _TRY_AGAIN:
+            # Not all at once on what has just come back.
+            time.sleep(random.uniform(0.01, 0.2))  # noqa: S311 - a pause, no secret
+        elif method == "RecordPayment" and code is grpc.StatusCode.FAILED_PRECONDITION:
+            self._history.refused(request, details)
+        else:
+            self._history.find("status", f"{method}: {code.name} {details}")
+
+    # Ingestions.
+
+    def _ingest(self, pick: random.Random) -> None:
+        with self._numbers_lock:
+            number = next(self._numbers)
+        path = self._folder / f"rows-{number}.csv"
+        good = portfolio.write_rows(path, number, _STREAM_ROWS, pick)
+        identity = portfolio.request_id(pick)
+        lot = pick.random()
+        sent = Sent(str(identity), _STREAM_ROWS, good, uploaded=lot < 0.25, twice=lot > 0.7)
+        self._history.sends(sent)
+        if sent.uploaded:
+            self._upload(path, identity, sent)
+        elif sent.twice:
+            both = [
+                threading.Thread(target=self._stream, args=(path, identity, sent)) for _ in range(2)
+            ]
+            for thread in both:
+                thread.start()
+            for thread in both:
+                thread.join()
+        else:
+            self._stream(path, identity, sent)
+        path.unlink()
+
+    def _stream(self, path: Path, identity: UUID, sent: Sent) -> None:
+        self._history.count(self._history.calls, "IngestRows")
+        found = rows.open_source(path, "LOANS")
+        source = _InSmallBatches(found.path, found.kind, found.size_bytes)
+        with channel.open_channel(self._address) as opened:
+            try:
+                answer = IngestionClient(opened, _PATIENCE).stream(
+                    source, ingestion.Request(identity)
+                )
+            except ServiceError as error:
+                self._history.find("status", f"IngestRows: {error.code.name} {error}")
+                return
+        sent.acknowledged = True
+        counts = answer.ingestion
+        if counts.rows_read != sent.rows:
+            self._history.find(
+                "rows", f"{identity} told of {counts.rows_read} rows and {sent.rows} were sent"
+            )
+
+    def _upload(self, path: Path, identity: UUID, sent: Sent) -> None:
+        self._history.count(self._history.calls, "UploadSpreadsheet")
+        with channel.open_channel(self._address) as opened:
+            try:
+                IngestionClient(opened, _PATIENCE).upload(path, _LOANS, ingestion.Request(identity))
+            except ServiceError as error:
+                self._history.find("status", f"UploadSpreadsheet: {error.code.name} {error}")
+                return
+        sent.acknowledged = True
+
+    # Events.
+
+    def _watch(self) -> None:
+        """Follow the events over every break, noting their ids and customers."""
+        after = 0
+        while True:
+            with self._stub() as stub, suppress(grpc.RpcError):
+                request = pb.WatchCreditEventsRequest(after_event_id=after)
+                for response in stub.WatchCreditEvents(request):
+                    if response.HasField("event"):
+                        after = response.event.event_id
+                        self._history.events.append((after, response.event.customer_id))
+            time.sleep(0.1)

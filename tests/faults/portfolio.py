@@ -1,0 +1,77 @@
+"""The customers that a campaign lends to, and the rows that its ingestions bring."""
+
+import random
+from pathlib import Path
+from uuid import UUID
+
+ORDINARY = range(1, 201)
+"""Customers that calls are spread over."""
+
+HOT = range(201, 206)
+"""Customers that half of all CreateLoan calls go to."""
+
+INGESTED = range(301, 401)
+"""Customers whose loans ingestions bring; nobody else changes them."""
+
+_CUSTOMER_HEADER = "Customer ID,First Name,Last Name,Age,Phone Number,Monthly Salary,Approved Limit"
+_LOAN_HEADER = (
+    "Customer ID,Loan ID,Loan Amount,Tenure,Interest Rate,Monthly payment,EMIs paid on Time,"
+    "Date of Approval,End Date"
+)
+_UNKNOWN_CUSTOMER = 999_999
+
+
+def write_customers(path: Path) -> int:
+    """Everybody, as CSV; how many."""
+    lines = [_CUSTOMER_HEADER]
+    for customer_id in (*ORDINARY, *HOT, *INGESTED):
+        # Limits that a long campaign reaches, on some customers early and on some late.
+        limit = 200_000 if customer_id in HOT else 30_000 + 1_000 * (customer_id % 100)
+        income = 2_000_000 if customer_id in HOT else 40_000
+        lines.append(
+            f"{customer_id},Asha,Rao,{21 + customer_id % 40},{9_000_000_000 + customer_id},"
+            f"{income},{limit}"
+        )
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return len(lines) - 1
+
+
+def write_past_loans(path: Path) -> int:
+    """Loans of everybody that were paid back on time, so that most are given more; how many."""
+    lines = [_LOAN_HEADER]
+    for customer_id in (*ORDINARY, *HOT, *INGESTED):
+        lines += [
+            _loan(customer_id, customer_id * 10 + number, 240_000)
+            for number in range(1, 4 + customer_id % 3)
+        ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return len(lines) - 1
+
+
+def _loan(customer_id: int, loan_id: int, amount: int, tenure: int = 12) -> str:
+    return f"{customer_id},{loan_id},{amount},{tenure},12,{amount // 11},12,2023-03-15,2024-03-15"
+
+
+def write_rows(path: Path, number: int, rows: int, pick: random.Random) -> int:
+    """The loans of the `number`-th ingestion of a campaign as CSV; how many of them are good.
+
+    Every tenth row is one that has to be rejected.
+    """
+    lines, good = [_LOAN_HEADER], 0
+    for place in range(rows):
+        customer_id = pick.choice(INGESTED)
+        loan_id = 1_000_000 + number * 10_000 + place
+        if place % 10 == 3:
+            lines.append(_loan(customer_id, loan_id, 5_000, tenure=481))
+        elif place % 10 == 7:
+            lines.append(_loan(_UNKNOWN_CUSTOMER, loan_id, 5_000))
+        else:
+            good += 1
+            lines.append(_loan(customer_id, loan_id, pick.randint(1, 40) * 1_000))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return good
+
+
+def request_id(pick: random.Random) -> UUID:
+    """A UUID by the lot of the caller."""
+    return UUID(int=pick.getrandbits(128), version=4)

@@ -1,0 +1,247 @@
+"""A customer's whole life from scratch: every booking, payment and score in the order of events.
+
+Nothing of what the service derived is taken over. Loans are built from their terms and the payments
+made on them, positions and scores from the loans, and each decision is held against the position as
+it was when the decision was written.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import date
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from credit_service.domain.decisions import decode_inputs
+from credit_service.domain.errors import CreditError
+from credit_service.domain.loans import Loan, LoanState
+from credit_service.domain.payments import apply_payment
+from credit_service.domain.positions import CreditPosition, position_from_loans
+from credit_service.domain.scorecard import Scorecard
+from credit_service.domain.scoring import score
+from credit_service.storage import loans as stored_loans
+
+Find = Callable[[str, str], None]
+"""Notes a finding: its kind, and what was found."""
+
+_EVENTS = text(
+    """SELECT e.customer_id, e.event_seq, e.kind, e.customer_version,
+        CAST(e.payload ->> 'decision_id' AS bigint) AS decision_id,
+        CAST(e.payload ->> 'payment_id' AS bigint) AS payment_id
+    FROM events e WHERE e.customer_id > 0 ORDER BY e.customer_id, e.event_seq"""
+)
+_DECISIONS = text(
+    """SELECT decision_id, approved, loan_id, customer_version, inputs::text AS inputs
+    FROM decisions"""
+)
+_PAYMENTS = text(
+    """SELECT payment_id, loan_id, amount_paise, paid_on, settled_count, on_time_count, closed_loan
+    FROM payments"""
+)
+_HISTORY = text(
+    """SELECT customer_id, event_seq, score, previous_score, override, computed_on, customer_version
+    FROM score_history ORDER BY customer_id, event_seq"""
+)
+_CUSTOMERS = text(
+    """SELECT customer_id, version, monthly_income_paise, approved_limit_paise FROM customers"""
+)
+_LOANS = text(f"SELECT {stored_loans.COLUMNS} FROM loans l")  # noqa: S608 - columns of our own
+
+
+@dataclass
+class _Figures:
+    """The sums that a decision looks at, kept up as loans come and close."""
+
+    debt: int = 0
+    installments: int = 0
+    count: int = 0
+    total: int = 0
+    on_time: int = 0
+
+    def add(self, loan: Loan) -> None:
+        self.count += 1
+        self.total += loan.principal_paise
+        self.on_time += loan.emis_paid_on_time
+        if loan.state is LoanState.ACTIVE:
+            self.debt += loan.principal_paise
+            self.installments += loan.installment_paise
+
+    def paid(self, before: Loan, after: Loan) -> None:
+        self.on_time += after.emis_paid_on_time - before.emis_paid_on_time
+        if after.state is LoanState.CLOSED:
+            self.debt -= after.principal_paise
+            self.installments -= after.installment_paise
+
+
+@dataclass
+class Life:
+    """One customer: what is stored, and what the replay has come to."""
+
+    customer_id: int
+    version: int
+    income: int
+    limit: int
+    stored: dict[int, Loan] = field(default_factory=dict)
+    loans: dict[int, Loan] = field(default_factory=dict)
+    figures: _Figures = field(default_factory=_Figures)
+    last_score: int | None = None
+    last_override: str | None = None
+
+
+class Replay:
+    """Everything that happened, read at once and gone through in order."""
+
+    def __init__(self, connection: Connection, scorecard: Scorecard, find: Find) -> None:
+        self._scorecard = scorecard
+        self._find = find
+        self.lives = {row[0]: Life(*row) for row in connection.execute(_CUSTOMERS)}
+        for row in connection.execute(_LOANS):
+            loan = stored_loans.loan(row)
+            life = self.lives[loan.customer_id]
+            life.stored[loan.loan_id] = loan
+            if loan.imported:
+                # The campaign pays back nothing that was imported.
+                life.loans[loan.loan_id] = loan
+                life.figures.add(loan)
+        self._events = connection.execute(_EVENTS).all()
+        self._decisions = {row.decision_id: row for row in connection.execute(_DECISIONS)}
+        self._payments = {row.payment_id: row for row in connection.execute(_PAYMENTS)}
+        self._scores = {
+            (row.customer_id, row.event_seq): row for row in connection.execute(_HISTORY)
+        }
+        self.scores_checked = self.decisions_checked = 0
+
+    def run(self, moved_by_ingestions: range) -> None:
+        """Go through all events. Customers whose loans ingestions bring at times that no event of
+        theirs tells of are judged by their end alone."""
+        for event in self._events:
+            life = self.lives[event.customer_id]
+            whole = life.customer_id not in moved_by_ingestions
+            match event.kind:
+                case "loan_created" | "loan_declined":
+                    self._decide(life, event)
+                case "payment_recorded":
+                    self._pay(life, event)
+                case "score_changed":
+                    self._score(life, event, whole=whole)
+        for life in self.lives.values():
+            for loan_id, loan in life.stored.items():
+                if life.loans.get(loan_id) != loan:
+                    self._find("position", f"{loan} replayed is {life.loans.get(loan_id)}")
+
+    def _decide(self, life: Life, event: Any) -> None:
+        decision = self._decisions.get(event.decision_id)
+        if decision is None:
+            self._find("event", f"customer {life.customer_id}: no decision {event.decision_id}")
+            return
+        self.decisions_checked += 1
+        position, _, _, _ = decode_inputs(decision.inputs)
+        now = life.figures
+        decided_on = (
+            position.current_debt_paise,
+            position.current_installments_paise,
+            position.loan_count,
+            position.total_principal_paise,
+            position.emis_on_time,
+        )
+        if decided_on != (now.debt, now.installments, now.count, now.total, now.on_time):
+            self._find(
+                "decision",
+                f"{event.decision_id} of customer {life.customer_id} was made on {decided_on} when"
+                f" the position was {now}",
+            )
+        version = decision.customer_version + (1 if decision.approved else 0)
+        if event.customer_version != version:
+            self._find(
+                "decision",
+                f"{event.decision_id} of customer {life.customer_id}, made on version"
+                f" {decision.customer_version}, led to version {event.customer_version}",
+            )
+        if decision.approved:
+            self._book(life, decision.loan_id)
+
+    def _book(self, life: Life, loan_id: int) -> None:
+        stored = life.stored.get(loan_id)
+        if stored is None:
+            self._find("loan", f"{loan_id} of customer {life.customer_id} is not there")
+            return
+        loan = replace(
+            stored,
+            emis_paid_on_time=0,
+            installments_settled=0,
+            paid_paise=0,
+            last_paid_on=None,
+            closed_on=None,
+        )
+        life.loans[loan_id] = loan
+        life.figures.add(loan)
+        if life.figures.debt > life.limit:
+            self._find(
+                "limit",
+                f"loan {loan_id} took customer {life.customer_id} to {life.figures.debt} of"
+                f" {life.limit} paise",
+            )
+        if 2 * life.figures.installments > life.income:
+            self._find(
+                "limit",
+                f"loan {loan_id} took customer {life.customer_id} to {life.figures.installments}"
+                f" paise a month of an income of {life.income}",
+            )
+
+    def _pay(self, life: Life, event: Any) -> None:
+        payment = self._payments.get(event.payment_id)
+        before = None if payment is None else life.loans.get(payment.loan_id)
+        if payment is None or before is None:
+            self._find("payment", f"{event.payment_id} of customer {life.customer_id} hangs loose")
+            return
+        try:
+            outcome = apply_payment(
+                before,
+                payment.amount_paise,
+                payment.paid_on,
+                payment.paid_on,
+                self._scorecard.grace_days,
+            )
+        except CreditError as refusal:
+            self._find("payment", f"{event.payment_id} should have been refused: {refusal}")
+            return
+        told = (payment.settled_count, payment.on_time_count, payment.closed_loan)
+        right = (len(outcome.settled_numbers), len(outcome.on_time_numbers), outcome.closed)
+        if told != right:
+            self._find("payment", f"{event.payment_id} says {told} and came to {right}")
+        life.loans[payment.loan_id] = outcome.loan_after
+        life.figures.paid(before, outcome.loan_after)
+
+    def _score(self, life: Life, event: Any, *, whole: bool) -> None:
+        line = self._scores.get((life.customer_id, event.event_seq))
+        if line is None:
+            self._find("score", f"event {event.event_seq} of {life.customer_id} has no history")
+            return
+        if line.previous_score != life.last_score:
+            self._find(
+                "score",
+                f"of {life.customer_id}: {line.previous_score} before, {life.last_score} in fact",
+            )
+        life.last_score, life.last_override = line.score, line.override
+        if not whole:
+            return
+        self.scores_checked += 1
+        # Customers come first and their past loans as their second version.
+        loans = life.loans.values() if line.customer_version > 1 else ()
+        right = score(self._position(life, loans, line.computed_on), self._scorecard)
+        if (line.score, line.override) != (right.score, right.override):
+            self._find(
+                "score",
+                f"of {life.customer_id} on {line.computed_on}: {line.score} {line.override} is"
+                f" {right.score} {right.override}",
+            )
+
+    def position(self, life: Life, day: date) -> CreditPosition:
+        """The position of that day from the loans as replayed so far."""
+        return self._position(life, life.loans.values(), day)
+
+    @staticmethod
+    def _position(life: Life, loans: Iterable[Loan], day: date) -> CreditPosition:
+        return position_from_loans(
+            life.customer_id, life.version, life.income, life.limit, loans, day
+        )

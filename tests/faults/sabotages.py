@@ -1,0 +1,153 @@
+"""Guards taken out one at a time, to see that the campaign notices: tests/faults/controls.py.
+
+The processes under test load this through PYTHONPATH and sabotage/sitecustomize.py, before anything
+of the service. Nothing of it is in the product.
+"""
+
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from sqlalchemy import Connection, text
+
+from credit_service.cache import positions as cache
+from credit_service.clock import Moment
+from credit_service.commands import create_loan as booking_command
+from credit_service.ingestion import batches
+from credit_service.ingestion.batches import OnMoved
+from credit_service.ingestion.frames import Batch
+from credit_service.storage import bookings, payments, requests
+from credit_service.storage.bookings import BookingWrite
+from credit_service.storage.database import Database
+from credit_service.storage.ingestions import Ingestion
+from credit_service.storage.statements import Statement
+
+_here = threading.local()
+
+
+def _without(statement: Statement, part: str, instead: str = "") -> Statement:
+    if part not in statement.text:
+        raise ValueError(f"the statement has no {part!r}")
+    return Statement(statement.text.replace(part, instead))
+
+
+def _version_guard() -> None:
+    """Writes no longer look whether the position is the one that was decided on."""
+    guard = " AND version = :read_version"
+    bookings.WRITE_APPROVED = _without(bookings.WRITE_APPROVED, guard)
+    bookings._WRITE_DECLINED = _without(bookings._WRITE_DECLINED, guard)
+    payments._WRITE = _without(payments._WRITE, guard)
+
+
+def _request_key() -> None:
+    """Request ids are no longer unique; `prepare` drops the key."""
+    requests._REFUSE = text(
+        str(requests._REFUSE).replace("ON CONFLICT (request_id) DO NOTHING", "")
+    )
+
+
+_LATE_EVENT = text(
+    """WITH c AS (
+        UPDATE customers SET event_seq = event_seq + 1 WHERE customer_id = :customer_id
+        RETURNING event_seq
+    )
+    INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload)
+    SELECT :customer_id, event_seq, :kind, :version, :now, CAST(:payload AS json) FROM c"""
+)
+
+
+def _outbox() -> None:
+    """The event of a booking is written after the booking's transaction, in one of its own."""
+
+    def unannounced(statement: Statement, step: str, instead: str) -> Statement:
+        silent = _without(statement, step, instead).text
+        return Statement(re.sub(r"\), e AS \(.*?\), r AS \(", "), r AS (", silent, flags=re.DOTALL))
+
+    bookings.WRITE_APPROVED = unannounced(bookings.WRITE_APPROVED, "event_seq = event_seq + 1,", "")
+    bookings._WRITE_DECLINED = unannounced(
+        bookings._WRITE_DECLINED, "event_seq = event_seq + 1", "event_seq = event_seq"
+    )
+    write, create = bookings.write, booking_command.create_loan
+
+    def remembering(connection: Connection, booking: BookingWrite, moment: Moment) -> bool:
+        written = write(connection, booking, moment)
+        _here.booking = (booking, moment) if written else None
+        return written
+
+    def announcing(database: Database, *arguments: Any, **options: Any) -> Any:
+        _here.booking = None
+        stored = create(database, *arguments, **options)
+        if _here.booking is not None:
+            booking, moment = _here.booking
+            approved = booking.loan is not None
+            values = {
+                "customer_id": booking.read.position.customer_id,
+                "kind": "loan_created" if approved else "loan_declined",
+                "version": booking.read.position.version + (1 if approved else 0),
+                "now": moment.now,
+                "payload": booking.event_json,
+            }
+            with database.transaction() as connection:
+                connection.execute(_LATE_EVENT, values)
+        return stored
+
+    bookings.write = remembering
+    booking_command.create_loan = announcing
+
+
+def _offset_check() -> None:
+    """Every batch is taken in, whatever the committed offset says."""
+    commit, locked = batches.commit_batch, batches.locked
+
+    def unchecked(
+        database: Database,
+        ingestion_id: UUID,
+        offset: int,
+        row_count: int,
+        validated: Callable[[Ingestion], Batch],
+        moment: Moment,
+        on_moved: OnMoved | None,
+    ) -> Ingestion:
+        _here.offset = offset
+        try:
+            return commit(database, ingestion_id, offset, row_count, validated, moment, on_moved)
+        finally:
+            _here.offset = None
+
+    def as_expected(connection: Connection, ingestion_id: UUID) -> Ingestion:
+        ingestion = locked(connection, ingestion_id)
+        offset = getattr(_here, "offset", None)
+        return ingestion if offset is None else replace(ingestion, committed_offset=offset)
+
+    batches.commit_batch = unchecked
+    batches.locked = as_expected
+
+
+def _cache_compare() -> None:
+    """The cache takes what comes last, of whatever version."""
+    guard = "version > tonumber(ARGV[1])"
+    if guard not in cache._COMPARE_AND_SET:
+        raise ValueError(f"the script has no {guard!r}")
+    cache._COMPARE_AND_SET = cache._COMPARE_AND_SET.replace(guard, "false")
+
+
+SABOTAGES: Mapping[str, Callable[[], None]] = {
+    "version-guard": _version_guard,
+    "request-key": _request_key,
+    "outbox": _outbox,
+    "offset-check": _offset_check,
+    "cache-compare": _cache_compare,
+}
+"""Each takes a guard out of the process that calls it."""
+
+
+def prepare(sabotage: str, database_url: str) -> None:
+    """What has to be taken out of the database beforehand."""
+    if sabotage == "request-key":
+        with psycopg.connect(database_url) as connection:
+            connection.execute("ALTER TABLE requests DROP CONSTRAINT requests_pkey")
+            connection.execute("CREATE INDEX requests_request_id_idx ON requests (request_id)")

@@ -1,0 +1,271 @@
+"""Everything a campaign torments: databases, proxy, two servers, a worker, and who restarts them.
+
+The parts are the real programs, started as `credit-service up` starts them but for the proxy that
+stands between any two. A part that dies is started again at once, as a service manager would.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Self
+
+import psutil
+import redis
+from sqlalchemy import make_url
+
+from credit_service.embedded import EmbeddedStack
+from credit_service.failpoints import VARIABLE
+from credit_service.storage import migrate
+from tests.faults import sabotages
+from tests.faults.proxy import INNER, Proxy
+from tests.integration.cli_service import environment
+
+SERVERS = 2
+_LOOK_SECONDS = 0.05
+_START_SECONDS = 60.0
+_STOP_SECONDS = 40.0
+_SERVING = re.compile(rb"Serving on 127\.0\.0\.1:(\d+)")
+_SABOTAGE = Path(__file__).parent / "sabotage"
+_ROOT = Path(__file__).parents[2]
+
+
+class Part:
+    """A program that is started again whenever it dies."""
+
+    def __init__(self, name: str, module: str, settings: dict[str, str], log: IO[bytes]) -> None:
+        self.name = name
+        self.port: int | None = None
+        self.deaths = 0
+        self._module = module
+        self._settings = settings
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reader: threading.Thread | None = None
+
+    def start(self) -> None:
+        self.port = None
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", self._module],
+            env=self._settings,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+        )
+        self._reader = threading.Thread(
+            target=self._read, args=(self._process.stdout,), daemon=True
+        )
+        self._reader.start()
+
+    def _read(self, output: IO[bytes] | None) -> None:
+        """Learn the port from what it says, and keep the rest."""
+        for line in output or ():
+            if serving := _SERVING.match(line):
+                self.port = int(serving[1])
+            self._log.write(line)
+            self._log.flush()
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def look(self) -> bool:
+        """Start it again if it died; whether it had."""
+        if self._process is None or self._process.poll() is None:
+            return False
+        self._log.write(f"{self.name} ended with {self._process.returncode}\n".encode())
+        self._log.flush()
+        self.deaths += 1
+        self.start()
+        return True
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+
+    def suspended(self, seconds: float) -> None:
+        """Stop it by SIGSTOP for so long."""
+        if self._process is None:
+            return
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self._process.pid)
+            process.suspend()
+            time.sleep(seconds)
+            process.resume()
+
+    def stop(self) -> None:
+        """End it in order. Raises subprocess.TimeoutExpired where that takes too long."""
+        if self._process is None:
+            return
+        try:
+            self._process.terminate()
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+        finally:
+            if self._reader is not None:
+                self._reader.join(5.0)
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+            self._process = None
+
+
+class Stack:
+    """Running from `running` until its end."""
+
+    def __init__(self, folder: Path, databases: EmbeddedStack, sabotage: str) -> None:
+        self.folder = folder
+        self.databases = databases
+        self.failpoints = folder / "failpoints"
+        self.failpoints.mkdir()
+        self.clock_file = folder / "clock"
+        self.proxy = Proxy(environment())
+        self.deaths: Counter[str] = Counter()
+        self._log = (folder / "log").open("ab")
+        self._sabotage = sabotage
+        self._ending = threading.Event()
+        self._lock = threading.Lock()
+        self.servers = [
+            self._part(f"server {number}", "credit_service.rpc", "server")
+            for number in range(SERVERS)
+        ]
+        self.worker = self._part("worker", "workers", "worker")
+        self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+        self._failure: Exception | None = None
+
+    def _part(self, name: str, module: str, side: str) -> Part:
+        ports = self.proxy.ports
+        database = make_url(self.databases.database_url).database
+        settings = {
+            "DATABASE_URL": f"postgresql://postgres@127.0.0.1:{ports[f'{side}-database']}/"
+            f"{database}?sslmode=disable&gssencmode=disable",
+            "REDIS_URL": f"redis://127.0.0.1:{ports[f'{side}-redis']}/0",
+            "CREDIT_LISTEN": "127.0.0.1:0",
+            "CREDIT_DATA_DIR": str(self.folder),
+            "CREDIT_CLOCK_OFFSET_FILE": str(self.clock_file),
+            "CREDIT_TASK_TIMEOUT_SECONDS": "5",
+            "CREDIT_MAX_STREAMS_PER_PRINCIPAL": "8",
+            "CREDIT_LOG_FORMAT": "json",
+            VARIABLE: str(self.failpoints),
+        }
+        if self._sabotage:
+            path = f"{_SABOTAGE}{os.pathsep}{_ROOT}"
+            settings |= {"PYTHONPATH": path, "FAULTS_SABOTAGE": self._sabotage}
+        return Part(name, module, environment(**settings), self._log)
+
+    def start(self) -> Self:
+        migrate.upgrade(self.sqlalchemy_url)
+        if self._sabotage:
+            sabotages.prepare(self._sabotage, self.databases.database_url)
+        database_url, redis_url = self.databases.database_url, self.databases.redis_url
+        database_socket = f"{make_url(database_url).query['host']}/.s.PGSQL.5432"
+        redis_socket = redis.Redis.from_url(redis_url).connection_pool.connection_kwargs["path"]
+        for link in INNER:
+            socket = database_socket if link.endswith("database") else redis_socket
+            self.proxy.order(link, targets=[[socket]])
+        for part in self.parts:
+            part.start()
+        self._keeper.start()
+        deadline = time.monotonic() + _START_SECONDS
+        while not all(server.port for server in self.servers):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the servers do not start:\n{self.log[-4000:]}")
+            time.sleep(0.05)
+        return self
+
+    @property
+    def parts(self) -> list[Part]:
+        return [self.worker, *self.servers]
+
+    @property
+    def address(self) -> str:
+        """Where callers call."""
+        return f"127.0.0.1:{self.proxy.ports['callers']}"
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database without the proxy, for the campaign itself."""
+        return self.databases.database_url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text(encoding="utf-8", errors="replace")
+
+    def _keep(self) -> None:
+        """Start again what died, and tell the proxy where the servers are."""
+        told: list[int | None] = []
+        while not self._ending.wait(_LOOK_SECONDS):
+            with self._lock:
+                if self._ending.is_set():
+                    return
+                for part in self.parts:
+                    if part.look():
+                        self.deaths[part.name.split()[0]] += 1
+                try:
+                    for name in self.databases.revive():
+                        self.deaths[name] += 1
+                except Exception as failure:  # noqa: BLE001 - raised to the campaign
+                    self._failure = failure
+                    return
+            ports = [server.port for server in self.servers]
+            if ports != told:
+                targets = [["127.0.0.1", port] for port in ports if port is not None]
+                self.proxy.order("callers", targets=targets)
+                told = ports
+
+    def stop_parts(self) -> list[str]:
+        """End servers and worker in order; what did not go as it should."""
+        with self._lock:
+            self._ending.set()
+        if self._keeper.ident is not None:
+            self._keeper.join()
+        found = [] if self._failure is None else [f"a database did not start: {self._failure}"]
+        for part in reversed(self.parts):
+            try:
+                part.stop()
+            except subprocess.TimeoutExpired:
+                found.append(f"{part.name} did not stop in {_STOP_SECONDS:g} s")
+        return found
+
+    def strays(self) -> list[str]:
+        """What still runs of servers, worker and their children."""
+        home = str(self.folder)
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("CREDIT_DATA_DIR") == home:
+                    found.append(" ".join(process.cmdline())[:100])
+        return found
+
+    def close(self) -> None:
+        self.proxy.stop()
+        self._log.close()
+
+
+@contextmanager
+def running(sabotage: str = "") -> Iterator[Stack]:
+    """A stack in a folder of its own, which is removed afterwards unless FAULTS_KEEP is set."""
+    folder = Path(tempfile.mkdtemp(prefix="credit-service-faults-"))
+    # As root the databases run as another user, who passes through here.
+    folder.chmod(0o711)
+    try:
+        with EmbeddedStack(folder / "data") as databases:
+            stack = Stack(folder, databases, sabotage)
+            try:
+                yield stack.start()
+            finally:
+                stack.stop_parts()
+                stack.close()
+    finally:
+        if "FAULTS_KEEP" not in os.environ:
+            shutil.rmtree(folder, ignore_errors=True)

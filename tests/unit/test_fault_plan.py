@@ -1,0 +1,58 @@
+"""The campaign's plan: the same from the same seed, everything in it, all of it in time."""
+
+from collections import Counter
+
+from credit_service.failpoints import POINTS
+from tests.faults.controls import EXPECTED, NONE
+from tests.faults.plan import CRASHES, FULL, SHORT, Plan
+from tests.faults.sabotages import SABOTAGES
+
+
+def plan(seed: int, *, full: bool = True) -> Plan:
+    return Plan(600.0 if full else 60.0, 40, seed, FULL if full else SHORT)
+
+
+def test_the_same_seed_gives_the_same_faults_at_the_same_times() -> None:
+    assert plan(7).faults() == plan(7).faults()
+    assert plan(7).faults() != plan(8).faults()
+
+
+def test_a_full_campaign_has_every_fault_it_promises() -> None:
+    faults = plan(1).faults()
+    kinds = Counter(fault.kind for fault in faults)
+    kills = Counter(fault.target for fault in faults if fault.kind == "kill")
+    assert kills == {"server": 10, "worker": 10, "redis": 10, "postgresql": 5}
+    assert Counter(fault.target for fault in faults if fault.kind == "crash") == dict.fromkeys(
+        CRASHES, 5
+    )
+    assert kinds["stop"] == 5
+    assert kinds["link"] == 12
+    assert kinds["flush"] == 2
+    assert kinds["clock"] == 3
+    assert kinds["hold"] == kinds["full redis"] == kinds["full disk"] == 1
+    assert {fault.how for fault in faults if fault.kind == "link"} == {
+        "reset",
+        "delay",
+        "cut there",
+        "cut back",
+    }
+
+
+def test_a_short_campaign_has_every_kind() -> None:
+    def kinds(faults: Plan) -> set[str]:
+        return {each.kind for each in faults.faults()}
+
+    assert kinds(plan(1, full=False)) == kinds(plan(1))
+
+
+def test_all_of_it_falls_into_the_load_and_in_order() -> None:
+    for seed in range(50):
+        times = [fault.at_seconds for fault in plan(seed, full=False).faults()]
+        assert times == sorted(times)
+        assert times[0] > 0
+        assert times[-1] < 60.0
+
+
+def test_crashes_are_at_failpoints_and_every_guard_has_its_control() -> None:
+    assert set(CRASHES) <= POINTS
+    assert set(SABOTAGES) == set(EXPECTED) - {NONE}
