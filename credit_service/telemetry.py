@@ -82,6 +82,13 @@ def configure_logging(
     # These tell of every statement, message or step at INFO.
     for name in ("sqlalchemy", "alembic", "dramatiq", "grpc"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    # Of metadata that is no text it logs all, a token too, with a traceback, before anybody knows
+    # who calls. Filters are compared: adding this one again changes nothing.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_tells_no_metadata)
+
+
+def _tells_no_metadata(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Invalid encoding on")
 
 
 def mask(

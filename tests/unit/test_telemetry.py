@@ -132,6 +132,15 @@ def test_what_is_no_phone_number(text: str) -> None:
     assert masked_text(text) == text
 
 
+def test_metadata_that_is_no_text_is_not_told() -> None:
+    """As grpc logs it: 'authorization' with a byte of no UTF-8 in it."""
+    log = Log()
+    grpc_logger = logging.getLogger("grpc._cython.cygrpc")
+    grpc_logger.exception("Invalid encoding on %s", b"Bearer secret\xff")
+    grpc_logger.exception("Something else")
+    assert [line["event"] for line in log.lines()] == ["Something else"]
+
+
 def test_endless_texts_are_cut() -> None:
     assert len(masked_text("x" * 1_000_000)) < 25_000
 
