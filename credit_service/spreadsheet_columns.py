@@ -60,6 +60,14 @@ COLUMNS: Mapping[Kind, tuple[Column, ...]] = {
 }
 
 
+SUMMARY_TITLE = "Ingestion summary"
+"""What the summary sheet of an annotated workbook begins with. A sheet whose first row holds this
+and nothing else is no rows: it is passed over, so that the corrected workbook can be sent again."""
+REASONS_HEADER = "Rejected because"
+"""The header of the column of reasons in an annotated workbook. As it stands for no field, it is
+passed over like any other column that is not known."""
+
+
 class ColumnsError(ValueError):
     """The headers of a file do not tell which column is which. The message says what to mend."""
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
-from itertools import islice
+from itertools import chain, islice
 from typing import BinaryIO, Literal
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import unescape
@@ -139,6 +139,34 @@ def open_source(file: BinaryIO, filename: str, kind: Kind | None = None) -> Sour
     return _open_workbook(file, kind)
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of a file as they stand, all columns of them, for giving them back.
+
+    `columns` maps a field to the index of its column, and is empty where the header does not fit.
+    `rows` are those below the header with their numbers, cells from the first column on, some of
+    them blank; they can be read once. `sheet_name` is empty for CSV.
+    """
+
+    sheet_name: str
+    header_row: int
+    header: Sequence[Cell]
+    columns: Mapping[str, int]
+    rows: Iterator[tuple[int, Sequence[Cell]]]
+
+
+def open_table(file: BinaryIO, filename: str, kind: Kind) -> Table:
+    """The same rows as `open_source` finds, with what it passes over; of a file whose header fits
+    nowhere, those of the first sheet that has any.
+
+    Raises:
+        SpreadsheetError: the file cannot be read at all.
+    """
+    if check(file, filename) == "csv":
+        return _csv_table(file, kind)
+    return _workbook_table(file, kind)
+
+
 def check(file: BinaryIO, filename: str) -> Literal["xlsx", "csv"]:
     """The format of a seekable file, without opening what is in it.
 
@@ -178,18 +206,26 @@ def check(file: BinaryIO, filename: str) -> Literal["xlsx", "csv"]:
 
 
 def _open_csv(file: BinaryIO, kind: Kind | None) -> Source:
+    _, header, records = _headed_csv(file)
+    kind, columns = _matched(kind, header)
+    return Source(kind, frozenset(columns), _csv_blocks(records, columns, len(header)))
+
+
+def _csv_table(file: BinaryIO, kind: Kind) -> Table:
+    line, header, records = _headed_csv(file)
+    return Table("", line, header, _columns_if_matched(kind, header), records)
+
+
+def _headed_csv(file: BinaryIO) -> tuple[int, list[str], Iterator[tuple[int, list[str]]]]:
+    """The line and the cells of the header, and the records below it."""
     file.seek(0)
     # Not closed here: the file is the caller's.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     records = _csv_records(text)
-    for _, cells in records:
+    for line, cells in records:
         if any(not _is_blank(cell) for cell in cells):
-            header = cells
-            break
-    else:
-        raise SpreadsheetError("FILE_EMPTY", "The file holds no row.")
-    kind, columns = _matched(kind, header)
-    return Source(kind, frozenset(columns), _csv_blocks(records, columns, len(header)))
+            return line, cells, records
+    raise SpreadsheetError("FILE_EMPTY", "The file holds no row.")
 
 
 def _csv_records(text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
@@ -244,7 +280,8 @@ class _Package:
 
     archive: zipfile.ZipFile
     names: Mapping[str, zipfile.ZipInfo]
-    sheets: Sequence[str]
+    # (name, part) of the visible ones, in their order.
+    sheets: Sequence[tuple[str, str]]
     constant_parts: Mapping[str, bytes]
     shared_strings: str | None
 
@@ -252,28 +289,83 @@ class _Package:
 def _open_workbook(file: BinaryIO, kind: Kind | None) -> Source:
     package = _open_package(file)
     first_error: SpreadsheetError | None = None
-    for sheet in package.sheets:
+    for _, part in package.sheets:
         try:
-            return _open_sheet(package, sheet, kind)
+            sheet = _headed_sheet(package, part)
+            kind_found, columns = _matched(kind, sheet.header)
         except SpreadsheetError as error:
-            if error.code not in ("FILE_EMPTY", "COLUMN_MISSING", "COLUMN_AMBIGUOUS"):
-                raise
-            # A sheet with another header says more than one without any.
-            if first_error is None or first_error.code == "FILE_EMPTY":
-                first_error = error
-    raise first_error or SpreadsheetError("FILE_EMPTY", "The workbook has no visible sheet.")
+            first_error = _worth_telling(first_error, error)
+        else:
+            blocks = _sheet_blocks(sheet.rest, sheet.pieces, columns)
+            return Source(kind_found, frozenset(columns), blocks)
+    raise first_error or _no_sheet()
 
 
-def _open_sheet(package: _Package, sheet: str, kind: Kind | None) -> Source:
-    pieces = _pieces(package, sheet)
+def _workbook_table(file: BinaryIO, kind: Kind) -> Table:
+    package = _open_package(file)
+    first_table: Table | None = None
+    first_error: SpreadsheetError | None = None
+    for name, part in package.sheets:
+        try:
+            sheet = _headed_sheet(package, part)
+        except SpreadsheetError as error:
+            first_error = _worth_telling(first_error, error)
+            continue
+        columns = _columns_if_matched(kind, sheet.header)
+        rows = _sheet_rows(sheet.rest, sheet.pieces)
+        table = Table(name, sheet.header_row, sheet.header, columns, rows)
+        if columns:
+            return table
+        first_table = first_table or table
+    if first_table is None:
+        raise first_error or _no_sheet()
+    return first_table
+
+
+def _worth_telling(first: SpreadsheetError | None, error: SpreadsheetError) -> SpreadsheetError:
+    """Of what is wrong with two sheets in order, what to tell; raises what ends the search."""
+    if error.code not in ("FILE_EMPTY", "COLUMN_MISSING", "COLUMN_AMBIGUOUS"):
+        raise error
+    # A sheet with another header says more than one without any.
+    return error if first is None or first.code == "FILE_EMPTY" else first
+
+
+def _no_sheet() -> SpreadsheetError:
+    return SpreadsheetError("FILE_EMPTY", "The workbook has no visible sheet.")
+
+
+@dataclass(frozen=True, slots=True)
+class _HeadedSheet:
+    """A sheet whose first row that is not blank is found; what follows is in `rest`, `pieces`."""
+
+    header_row: int
+    header: Sequence[Cell]
+    rest: "_Piece"
+    pieces: Iterator["_Piece"]
+
+
+def _headed_sheet(package: _Package, part: str) -> _HeadedSheet:
+    pieces = _pieces(package, part)
     for piece in pieces:
         for index, cells in enumerate(piece.rows):
-            if any(not _is_blank(cell) for cell in cells):
-                header = [""] * piece.first_column + list(cells)
-                kind, columns = _matched(kind, header)
-                rest = _Piece(piece.row_numbers[index + 1 :], piece.rows[index + 1 :], piece)
-                return Source(kind, frozenset(columns), _sheet_blocks(rest, pieces, columns))
+            told = [cell for cell in cells if not _is_blank(cell)]
+            if not told:
+                continue
+            if told == [spreadsheet_columns.SUMMARY_TITLE]:
+                raise SpreadsheetError(
+                    "FILE_EMPTY", "The workbook holds the summary of an ingestion and no rows."
+                )
+            header = [""] * piece.first_column + list(cells)
+            rest = _Piece(piece.row_numbers[index + 1 :], piece.rows[index + 1 :], piece)
+            return _HeadedSheet(piece.row_numbers[index], header, rest, pieces)
     raise SpreadsheetError("FILE_EMPTY", "The file holds no row.")
+
+
+def _sheet_rows(first: "_Piece", rest: Iterator["_Piece"]) -> Iterator[tuple[int, Sequence[Cell]]]:
+    for piece in chain([first], rest):
+        before = [""] * piece.first_column
+        for number, cells in zip(piece.row_numbers, piece.rows, strict=True):
+            yield number, before + list(cells)
 
 
 def _sheet_blocks(
@@ -427,7 +519,7 @@ def _open_package(file: BinaryIO) -> _Package:
     for element in root.iterfind(".//{*}sheets/{*}sheet"):
         identity = next((v for k, v in element.attrib.items() if k.endswith("}id")), "")
         if element.get("state", "visible") == "visible" and part(by_id.get(identity, "")):
-            sheets.append(by_id[identity])
+            sheets.append((element.get("name") or "Sheet", by_id[identity]))
     properties = root.find(".//{*}workbookPr")
     date1904 = properties is not None and properties.get("date1904") in ("1", "true")
     styles, shared = (targets.get(each, [("", "")])[0][1] for each in ("styles", "sharedstrings"))
@@ -514,6 +606,7 @@ class _Tags:
             b"<%bc((?:\\s[^>]*?)?)(?:/>|>(\\s*<%bf(?:\\s[^>]*?)?(?:/>|>([^<]*)))?)"
             % (escaped, escaped)
         )
+        self.error_cell = re.compile(rb"""(<%bc\s(?:[^>]*\s)?t\s*=\s*)["']e["']""" % escaped)
         self.value = re.compile(b"<%bv>([^<]*)" % escaped)
         value = b"<" + prefix + b"v>"
         self.usual_shared = b't="s">' + value
@@ -750,13 +843,16 @@ class _SheetReader:
 
     def _piece(self, chunk: bytes, first: int, last: int) -> _Piece | None:
         marked = self._tags.mark_shared(chunk)
-        content = b"".join((self._head, marked, self._tags.close))
-        sheet, rows = _parsed(self._package.constant_parts, content)
-        if marked is not chunk and marked != chunk:
-            self._put_strings_in(rows)
+        has_strings = marked is not chunk and marked != chunk
         special: dict[tuple[int, int], Cell] = {}
         if self._tags.has_special(chunk):
             special = self._special_cells(chunk, first)
+            # One error value that calamine does not know would cost all rows.
+            marked = self._tags.error_cell.sub(rb'\1"str"', marked)
+        content = b"".join((self._head, marked, self._tags.close))
+        sheet, rows = _parsed(self._package.constant_parts, content)
+        if has_strings:
+            self._put_strings_in(rows)
         if sheet.start is None or sheet.end is None:
             return _with_special(_Piece([], [], 0), special)
         # Rows that tell their number are where they say, the others are counted from the chunk's.
@@ -853,6 +949,13 @@ def _matched(kind: Kind | None, header: Sequence[object]) -> tuple[Kind, dict[st
         raise SpreadsheetError("COLUMN_MISSING", str(error)) from error
     except spreadsheet_columns.AmbiguousColumnError as error:
         raise SpreadsheetError("COLUMN_AMBIGUOUS", str(error)) from error
+
+
+def _columns_if_matched(kind: Kind, header: Sequence[object]) -> Mapping[str, int]:
+    try:
+        return spreadsheet_columns.match(kind, header)
+    except spreadsheet_columns.ColumnsError:
+        return {}
 
 
 def _is_blank(cell: Cell) -> bool:

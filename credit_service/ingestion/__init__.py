@@ -5,4 +5,5 @@ validation         columns → the facts of the valid rows, and the errors of th
 loader             facts → inserted, updated, unchanged, skipped or rejected, in one transaction
 streams, uploads   the use cases: batches of a stream, and files that workers read
 reading            an uploaded file is parsed and validated in a process of its own
+downloads          the use case: an uploaded file comes back, annotated in a process of its own
 """

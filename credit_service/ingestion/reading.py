@@ -1,24 +1,19 @@
 """Uploaded files are parsed and validated in a process of its own.
 
-There a hostile file finds no secrets, no connection and little memory, and a crash of the parser is
-one failed file. It also makes the work overlap: the next batch is read while this one is stored.
-What comes back is numbers and JSON, so that nothing in it can be run.
+It also makes the work overlap: the next batch is read while this one is stored. What comes back is
+numbers and JSON, so that nothing in it can be run.
 """
 
 import json
-import os
-import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import date
-from pathlib import Path
 from typing import IO, BinaryIO
 
-from credit_service.ingestion import frames
+from credit_service.ingestion import confinement, frames
 from credit_service.ingestion.frames import Batch
 from credit_service.ingestion.validation import validate_block
 from credit_service.spreadsheet_columns import Kind
@@ -30,9 +25,6 @@ CPU_LIMIT_SECONDS = 600
 """Computing time of the reading process."""
 
 _BATCH, _END, _FAILED = b"B", b"E", b"F"
-_SHARED_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
-# What ends a process that exceeds its limits, or whose parser meets what it cannot bear.
-_DEADLY = frozenset({signal.SIGXCPU, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +62,7 @@ class Reading:
             size = int.from_bytes(self._output.read(8), "big")
             content = self._output.read(size)
             if len(content) < size or not kind:
-                raise self._ended_early()
+                raise confinement.ended_early(self._process.wait())
             if kind == _BATCH:
                 yield frames.decoded(content)
                 continue
@@ -80,31 +72,17 @@ class Reading:
             self.row_count = document["row_count"]
             return
 
-    def _ended_early(self) -> Exception:
-        status = self._process.wait()
-        if -status in _DEADLY:
-            return SpreadsheetError(
-                "FILE_UNSAFE", "Reading the file takes more memory or time than a file is given."
-            )
-        return RuntimeError(f"the process that reads a file ended with status {status}")
-
 
 @contextmanager
 def reading(file: IO[bytes], order: ReadingOrder) -> Iterator[Reading]:
     """Read a file, which must be one of the operating system, in a process that ends with this."""
-    environment = {name: os.environ[name] for name in _SHARED_ENVIRONMENT if name in os.environ} | {
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        # Threads of libraries would each take their share of the address space.
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-    }
     document = json.dumps(asdict(order) | {"import_day": order.import_day.isoformat()})
     file.seek(0)
     with subprocess.Popen(
         [sys.executable, "-P", "-m", __name__, document],
         stdin=file,
         stdout=subprocess.PIPE,
-        env=environment,
+        env=confinement.environment(),
         close_fds=True,
     ) as process:
         if process.stdout is None:
@@ -120,7 +98,7 @@ def reading(file: IO[bytes], order: ReadingOrder) -> Iterator[Reading]:
 
 def main(arguments: Sequence[str]) -> None:
     """Read the file on standard input by the order in the argument; write batches to the output."""
-    _limit_resources()
+    confinement.limit_resources(memory_bytes=MEMORY_LIMIT_BYTES, cpu_seconds=CPU_LIMIT_SECONDS)
     fields = json.loads(arguments[0])
     order = ReadingOrder(**fields | {"import_day": date.fromisoformat(fields["import_day"])})
     output = sys.stdout.buffer
@@ -135,19 +113,6 @@ def main(arguments: Sequence[str]) -> None:
         except MemoryError:
             failure = {"code": "FILE_UNSAFE", "message": "Reading the file takes too much memory."}
             _send(output, _FAILED, json.dumps(failure).encode())
-
-
-def _limit_resources() -> None:
-    for limit, most in (
-        (resource.RLIMIT_AS, MEMORY_LIMIT_BYTES),
-        (resource.RLIMIT_CPU, CPU_LIMIT_SECONDS),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 64),
-    ):
-        _, hard = resource.getrlimit(limit)
-        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(limit, (allowed, allowed))
 
 
 def _send(output: IO[bytes], kind: bytes, content: bytes) -> None:

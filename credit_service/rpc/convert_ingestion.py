@@ -16,6 +16,7 @@ from credit_service.domain.errors import (
     REQUIRED,
     InvalidRequest,
 )
+from credit_service.ingestion.downloads import CONTENT_TYPE, AnnotatedWorkbook
 from credit_service.ingestion.wire import (
     Columns,
     CustomerColumns,
@@ -321,3 +322,11 @@ def write_row_error(error: StoredRowError) -> Any:
         expected=error.expected,
         message=error.message,
     )
+
+
+def write_workbook_header(workbook: AnnotatedWorkbook) -> pb.DownloadAnnotatedWorkbookResponse:
+    """What a download begins with."""
+    header = pb.AnnotatedWorkbookHeader(
+        filename=workbook.filename, content_type=CONTENT_TYPE, size_bytes=workbook.size_bytes
+    )
+    return pb.DownloadAnnotatedWorkbookResponse(header=header)

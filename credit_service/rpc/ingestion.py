@@ -5,7 +5,6 @@
 
 import threading
 from collections.abc import Iterator
-from typing import NoReturn
 from uuid import UUID
 
 import grpc
@@ -13,6 +12,7 @@ import structlog
 
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
+from credit_service.ingestion.downloads import Annotator
 from credit_service.ingestion.streams import (
     begin_stream,
     finish_stream,
@@ -23,7 +23,7 @@ from credit_service.ingestion.uploads import store_upload
 from credit_service.queries.ingestions import get_ingestion, list_ingestions, list_row_errors
 from credit_service.rpc import convert, convert_ingestion
 from credit_service.rpc.convert import PageTokens, Violations
-from credit_service.rpc.pipeline import current_call, not_implemented
+from credit_service.rpc.pipeline import current_call
 from credit_service.rpc.streams import shutting_down
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
@@ -33,6 +33,9 @@ from credit_service.v1 import ingestion_service_pb2_grpc
 
 FIRST_ROW_ERRORS = 100
 """Row errors that the answer of IngestRows carries."""
+
+CHUNK_BYTES = 1024**2
+"""Most bytes of a workbook in a message."""
 
 _WATCH_SECONDS = 0.2
 _INGESTION_PAGES = PageTokens("ListIngestions", convert.key_instant, convert.key_uuid)
@@ -58,6 +61,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         self._clock = clock
         self._upload_max_bytes = settings.upload_max_bytes
         self._stopping = stopping
+        self._annotator = Annotator(database)
         self._forget = None if cache is None else cache.drop
 
     def IngestRows(
@@ -192,6 +196,18 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
 
     def DownloadAnnotatedWorkbook(
         self, request: pb.DownloadAnnotatedWorkbookRequest, context: grpc.ServicerContext
-    ) -> NoReturn:
-        """Not answered by this server."""
-        raise not_implemented("credit_service.v1.IngestionService/DownloadAnnotatedWorkbook")
+    ) -> Iterator[pb.DownloadAnnotatedWorkbookResponse]:
+        """Sends an uploaded file back with its rejected rows marked."""
+        ingestion_id = convert_ingestion.read_ingestion_id(request.ingestion_id)
+        call = current_call()
+
+        def ensure_wanted() -> None:
+            if self._stopping.is_set():
+                raise shutting_down()
+            call.ensure_wanted()
+
+        with self._annotator.workbook(ingestion_id, ensure_wanted) as workbook:
+            yield convert_ingestion.write_workbook_header(workbook)
+            while chunk := workbook.file.read(CHUNK_BYTES):
+                ensure_wanted()
+                yield pb.DownloadAnnotatedWorkbookResponse(chunk=chunk)

@@ -262,6 +262,14 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
 
     Example metadata: {"call_id": "b3f6c9e2d41a4c0e"}
     """
+    ERROR_REASON_WORKBOOK_UNAVAILABLE: _ErrorReason.ValueType  # 40
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The uploaded file cannot come back as
+    a workbook. The problem is the IngestionErrorCode of a file that cannot be read or is lost, or
+    TOO_LARGE_FOR_A_SHEET. ListRowErrors tells what was wrong with rows all the same.
+
+    Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "problem":
+    "FILE_UNREADABLE"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the reason of the google.rpc.ErrorInfo that every error carries, with domain
@@ -509,4 +517,12 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 39
 """INTERNAL. A defect of the service. Its log has the details under the call id.
 
 Example metadata: {"call_id": "b3f6c9e2d41a4c0e"}
+"""
+ERROR_REASON_WORKBOOK_UNAVAILABLE: ErrorReason.ValueType  # 40
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The uploaded file cannot come back as
+a workbook. The problem is the IngestionErrorCode of a file that cannot be read or is lost, or
+TOO_LARGE_FOR_A_SHEET. ListRowErrors tells what was wrong with rows all the same.
+
+Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "problem":
+"FILE_UNREADABLE"}
 """

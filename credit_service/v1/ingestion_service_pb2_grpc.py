@@ -192,14 +192,30 @@ class IngestionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DownloadAnnotatedWorkbook(self, request, context):
-        """Returns the uploaded workbook with its rejected rows marked and commented and a summary sheet
-        in front: a header first, then the bytes in order.
+        """Returns an uploaded file as an .xlsx workbook in which a person finds what to correct: a header
+        first, then the bytes in order. A .csv file comes back as a workbook too.
+
+        Two sheets. In front is a summary: the counts, the most frequent errors, how to go on. Behind it
+        is the sheet that was read, with every row at its own row number (a CSV file's line number) and
+        all of its columns: rejected cells are filled, the first 5,000 of them have a comment, and a
+        column "Rejected because" behind the others tells the reasons of each rejected row. Values come
+        back exactly, dates as dates, and text as text also where it begins like a formula. Formats,
+        other sheets and formulas do not come back: a formula is text that nothing evaluates. A file
+        whose header was refused has its header marked. Reasons are kept for 100,000 rejected rows, more
+        or less; the summary says when there were more.
+
+        The workbook can be sent again as it is. A sheet whose first row holds "Ingestion summary" and
+        nothing else is passed over, and so are the column "Rejected because", fills and comments. What
+        was not corrected is rejected again.
+
+        The first message takes as long as making the workbook, some seconds for 100,000 rows.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD).
         NOT_FOUND (INGESTION_NOT_FOUND).
         FAILED_PRECONDITION (INGESTION_NOT_UPLOADED): its rows came by IngestRows.
         (INGESTION_NOT_ENDED): it is still QUEUED or RUNNING.
+        (WORKBOOK_UNAVAILABLE): the file cannot be read as rows, is lost, or does not fit a sheet.
         RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -1,6 +1,9 @@
 """IngestionService as callers see it: rows taken in once, files stored, all accounted for."""
 
+import contextlib
 import hashlib
+import io
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -9,13 +12,17 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
+import openpyxl
+import psutil
 import pytest
 from google.type.date_pb2 import Date
 from google.type.decimal_pb2 import Decimal
 from google.type.money_pb2 import Money
 from pydantic import SecretStr
+from sqlalchemy import text
 
 from credit_service.clock import Clock
+from credit_service.ingestion.downloads import AT_ONCE
 from credit_service.ingestion.uploads import run_upload
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
@@ -473,7 +480,7 @@ def test_ingestions_are_listed_latest_first_in_pages(server: Edge) -> None:
 def test_unknown_and_malformed_ingestions(server: Edge) -> None:
     def answer(method: str, request: Any) -> None:
         answered = getattr(server.ingestion, method)(request)
-        if method == "WatchIngestion":
+        if method in ("WatchIngestion", "DownloadAnnotatedWorkbook"):
             next(answered)
 
     def of(method: str, request: Any) -> Refusal:
@@ -486,6 +493,7 @@ def test_unknown_and_malformed_ingestions(server: Edge) -> None:
         ("GetIngestion", pb.GetIngestionRequest),
         ("WatchIngestion", pb.WatchIngestionRequest),
         ("ListRowErrors", pb.ListRowErrorsRequest),
+        ("DownloadAnnotatedWorkbook", pb.DownloadAnnotatedWorkbookRequest),
     )
     for method, request in requests:
         found = of(method, request(ingestion_id=known))
@@ -497,12 +505,179 @@ def test_unknown_and_malformed_ingestions(server: Edge) -> None:
     assert both.fields == {"ingestion_id", "page_size"}
 
 
-def test_the_annotated_workbook_is_not_there_yet(server: Edge) -> None:
-    request = pb.DownloadAnnotatedWorkbookRequest(ingestion_id=str(uuid4()))
-    with pytest.raises(grpc.RpcError) as caught:
-        list(server.ingestion.DownloadAnnotatedWorkbook(request))
-    found = refusal_of(caught.value)
-    assert (found.code, found.reason) == (
-        grpc.StatusCode.UNIMPLEMENTED,
-        "METHOD_NOT_IMPLEMENTED",
+# Annotated workbooks.
+
+
+def download(
+    server: Edge, ingestion_id: str
+) -> tuple[pb.AnnotatedWorkbookHeader, bytes, list[int]]:
+    """The header, the bytes, and the size of each chunk."""
+    request = pb.DownloadAnnotatedWorkbookRequest(ingestion_id=ingestion_id)
+    first, *others = server.ingestion.DownloadAnnotatedWorkbook(request)
+    assert first.WhichOneof("payload") == "header"
+    chunks = [each.chunk for each in others]
+    content = b"".join(chunks)
+    assert first.header.size_bytes == len(content)
+    return first.header, content, [len(chunk) for chunk in chunks]
+
+
+def uploaded(server: Edge, database: Database, content: bytes, /, **other: Any) -> str:
+    """The id of an ingestion of a file, at its end."""
+    ingestion_id = str(uuid4())
+    server.ingestion.UploadSpreadsheet(upload_messages(ingestion_id, content, **other))
+    run_upload(database, UUID(ingestion_id), Clock())
+    return ingestion_id
+
+
+def upload_in_large_chunks(server: Edge, content: bytes) -> str:
+    ingestion_id = str(uuid4())
+    messages = [next(upload_messages(ingestion_id))]
+    messages += [
+        pb.UploadSpreadsheetRequest(chunk=content[at : at + 2**20])
+        for at in range(0, len(content), 2**20)
+    ]
+    server.ingestion.UploadSpreadsheet(iter(messages))
+    return ingestion_id
+
+
+def test_a_file_comes_back_annotated_and_corrected_is_taken_in(
+    server: Edge, database: Database
+) -> None:
+    again = CSV + b"1,Asha,Roy,30,9876500001,50000,1800000\n4,Dev,Rao,30,9876500001,1,\n"
+    ingestion_id = uploaded(server, database, again)
+    before = get(server, ingestion_id)
+    assert accounted(before) == {"inserted": 2, "rejected": 3}
+    header, content, _ = download(server, ingestion_id)
+    assert header.filename == "customers-annotated.xlsx"
+    assert header.content_type.endswith("spreadsheetml.sheet")
+    book = openpyxl.load_workbook(io.BytesIO(content))
+    assert book.sheetnames == ["Ingestion summary", "Rows"]
+    facts = {row[0].value: row[1].value for row in book.worksheets[0].iter_rows()}
+    assert (facts["Rows read"], facts["Inserted"], facts["Rejected"]) == (5, 2, 3)
+    sheet = book["Rows"]
+    assert sheet["D3"].comment.text.startswith("OUT_OF_RANGE\nFound: 17\n")
+    reasons = {number: sheet[f"H{number}"].value for number in range(2, 7)}
+    assert reasons[2] is reasons[4] is None
+    assert "DUPLICATE_DIFFERS: The row has the key of row 2" in reasons[5]
+    assert "PHONE_TAKEN" in reasons[6]
+    assert sheet["E6"].comment is not None
+
+    # As it is, it says the same; corrected in a spreadsheet program, all of it is taken in.
+    same = uploaded(server, database, content, filename=header.filename)
+    assert accounted(get(server, same)) == {"unchanged": 2, "rejected": 3}
+    sheet["D3"] = 18
+    sheet["C5"] = "Rao"
+    sheet["E6"] = "+91 98765 00004"
+    buffer = io.BytesIO()
+    book.save(buffer)
+    mended = uploaded(server, database, buffer.getvalue(), filename=header.filename)
+    assert accounted(get(server, mended)) == {"inserted": 2, "unchanged": 3}
+    _, content, _ = download(server, mended)
+    clean = openpyxl.load_workbook(io.BytesIO(content))
+    assert clean.worksheets[0]["A2"].value == "No row was rejected."
+
+
+def test_a_dry_run_comes_back_annotated_too(server: Edge, database: Database) -> None:
+    ingestion_id = uploaded(server, database, CSV, validate_only=True)
+    _, content, _ = download(server, ingestion_id)
+    book = openpyxl.load_workbook(io.BytesIO(content))
+    facts = {row[0].value: row[1].value for row in book.worksheets[0].iter_rows()}
+    assert facts["State"] == "SUCCEEDED (dry run: nothing was stored)"
+    assert book["Rows"]["D3"].comment is not None
+
+
+def test_a_large_workbook_comes_in_chunks(server: Edge, database: Database) -> None:
+    noise = random.Random(5)  # noqa: S311 - made up, and not to be compressed
+    rows = b"".join(
+        b"%d,A,B,7,%d,%d,,%s\n" % (n, n, n, noise.randbytes(1_000).hex().encode())
+        for n in range(1, 1_300)
     )
+    head = CSV.splitlines()[0] + b",Remarks\n"
+    ingestion_id = upload_in_large_chunks(server, head + rows)
+    run_upload(database, UUID(ingestion_id), Clock())
+    _, _, sizes = download(server, ingestion_id)
+    assert len(sizes) > 1
+    assert sizes[:-1] == [1024**2] * (len(sizes) - 1)
+    assert 0 < sizes[-1] <= 1024**2
+
+
+def test_what_cannot_come_back_says_why(server: Edge, database: Database) -> None:
+    def refused_download(ingestion_id: str) -> Refusal:
+        with pytest.raises(grpc.RpcError) as caught:
+            download(server, ingestion_id)
+        return refusal_of(caught.value)
+
+    assert refused_download("7").fields == {"ingestion_id"}
+    assert refused_download(str(uuid4())).reason == "INGESTION_NOT_FOUND"
+    streamed = customers(server, 1).ingestion.ingestion_id
+    found = refused_download(streamed)
+    assert (found.code, found.reason, found.metadata) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "INGESTION_NOT_UPLOADED",
+        {"ingestion_id": streamed},
+    )
+    queued = str(uuid4())
+    server.ingestion.UploadSpreadsheet(upload_messages(queued))
+    found = refused_download(queued)
+    assert found.reason == "INGESTION_NOT_ENDED"
+    assert found.metadata == {"ingestion_id": queued, "state": "QUEUED"}
+    damaged = uploaded(server, database, CSV + b'4,"never closed,1\n')
+    found = refused_download(damaged)
+    assert (found.code, found.reason) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "WORKBOOK_UNAVAILABLE",
+    )
+    assert found.metadata == {"ingestion_id": damaged, "problem": "FILE_UNREADABLE"}
+    lost = uploaded(server, database, CSV)
+    with database.transaction() as connection:
+        connection.execute(
+            text("DELETE FROM ingestion_chunks WHERE ingestion_id = :id"), {"id": lost}
+        )
+    assert refused_download(lost).metadata["problem"] == "FILE_LOST"
+
+
+def test_a_refused_header_is_marked(server: Edge, database: Database) -> None:
+    ingestion_id = uploaded(server, database, CSV.replace(b"Age", b"Years"))
+    failed = get(server, ingestion_id)
+    assert failed.state == ingestion_pb2.INGESTION_STATE_FAILED
+    _, content, _ = download(server, ingestion_id)
+    book = openpyxl.load_workbook(io.BytesIO(content))
+    assert "needs the column 'Age'" in book.worksheets[0]["A2"].value
+    sheet = book["Rows"]
+    assert "needs the column 'Age'" in sheet["A1"].comment.text
+    sheet["D1"] = "Age"
+    buffer = io.BytesIO()
+    book.save(buffer)
+    mended = uploaded(server, database, buffer.getvalue(), filename="c.xlsx")
+    assert accounted(get(server, mended)) == {"inserted": 2, "rejected": 1}
+
+
+def annotating_processes() -> list[psutil.Process]:
+    """The processes that annotate for the server of this test."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if "credit_service.ingestion.annotating" in child.cmdline():
+                found.append(child)
+    return found
+
+
+def test_a_download_that_nobody_wants_ends(server: Edge, database: Database) -> None:
+    rows = b"".join(b"%d,A,B,30,%d,1,\n" % (n, 9_800_000_000 + n) for n in range(150_000))
+    ingestion_id = upload_in_large_chunks(server, CSV.splitlines()[0] + b"\n" + rows)
+    with database.transaction() as connection:
+        connection.execute(text("UPDATE ingestions SET state = 'CANCELLED', finished_at = now()"))
+    request = pb.DownloadAnnotatedWorkbookRequest(ingestion_id=ingestion_id)
+    calls: list[Any] = [server.ingestion.DownloadAnnotatedWorkbook(request) for _ in range(4)]
+    deadline = time.monotonic() + 60
+    while not annotating_processes():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    # Two at a time: further ones wait for their turn, and meanwhile others are served.
+    assert get(server, ingestion_id).ingestion_id == ingestion_id
+    assert len(annotating_processes()) <= AT_ONCE
+    for call in calls:
+        call.cancel()
+    while server.server._pipeline.open_streams or annotating_processes():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

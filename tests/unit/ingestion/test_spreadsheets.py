@@ -435,3 +435,19 @@ def test_every_flipped_byte_of_a_workbook_is_read_or_refused_cleanly() -> None:
             read(bytes(damaged))
         except SpreadsheetError:
             continue
+
+
+@pytest.mark.parametrize("dress", [str, prefixed], ids=["plain", "prefixed"])
+@pytest.mark.parametrize("value", ["#SPILL!", "#GETTING_DATA", "#NEW?", ""])
+def test_an_error_value_of_any_name_is_one_cell_and_not_the_whole_file(
+    value: str, dress: type
+) -> None:
+    cell = Xml(f'<c t="e" r="{{r}}"><v>{value}</v></c>')
+    text = 'like <c t="e"> in a text'
+    content = workbook(
+        dress(sheet_xml([(*LOAN_HEADERS, "Notes"), (*A_LOAN[:8], cell, text), A_LOAN]))
+    )
+    numbers, columns, _ = read(content)
+    assert numbers == [2, 3]
+    assert columns["end_date"] == [value, date(2025, 1, 31)]
+    assert isinstance(columns["end_date"][0], ErrorValue)

@@ -1,0 +1,157 @@
+"""Uploaded files come back annotated: what was wrong with which cell, and how to go on."""
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import IO
+from uuid import UUID
+
+from credit_service.domain.errors import PreconditionFailed
+from credit_service.ingestion import batches
+from credit_service.ingestion.annotating import (
+    AnnotationError,
+    AnnotationOrder,
+    Mark,
+    annotate,
+    write_marks,
+)
+from credit_service.ingestion.uploads import stored_file
+from credit_service.storage import ingestions
+from credit_service.storage.database import Database
+from credit_service.storage.ingestions import Ingestion
+
+AT_ONCE = 2
+"""Workbooks that one server process annotates at a time; further ones wait for their turn."""
+
+CONTENT_TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+
+_MAX_FILENAME_CHARS = 255
+_SUFFIX = "-annotated"
+_MARKS_PAGE = 5_000
+_LOOK_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedWorkbook:
+    """A workbook to send: the name to save it under, and its bytes in a file at its beginning."""
+
+    filename: str
+    size_bytes: int
+    file: IO[bytes]
+
+
+class Annotator:
+    """Makes annotated workbooks of what was uploaded. Safe to share between threads.
+
+    The work is done beside the process, in files and in a child with limits: here it takes some
+    pages of row errors and chunks of bytes, one after the other.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._turns = threading.BoundedSemaphore(AT_ONCE)
+
+    @contextmanager
+    def workbook(
+        self, ingestion_id: UUID, ensure_wanted: Callable[[], None]
+    ) -> Iterator[AnnotatedWorkbook]:
+        """The annotated workbook of an upload, there until the context ends.
+
+        `ensure_wanted` is called many times a second, and what it raises ends the work.
+
+        Raises:
+            NotFound: INGESTION_NOT_FOUND.
+            PreconditionFailed: INGESTION_NOT_UPLOADED, INGESTION_NOT_ENDED, or
+                WORKBOOK_UNAVAILABLE where the file cannot come back as a workbook.
+        """
+        with self._database.autocommit() as connection:
+            ingestion = ingestions.find(connection, ingestion_id)
+        if ingestion is None:
+            raise batches.not_found(ingestion_id)
+        _check(ingestion)
+        with tempfile.TemporaryFile() as output:
+            while not self._turns.acquire(timeout=_LOOK_SECONDS):
+                ensure_wanted()
+            try:
+                self._annotate(ingestion, output, ensure_wanted)
+            except AnnotationError as error:
+                raise _unavailable(ingestion, error.code, error.message) from error
+            finally:
+                self._turns.release()
+            size_bytes = output.seek(0, 2)
+            output.seek(0)
+            yield AnnotatedWorkbook(annotated_filename(ingestion.filename), size_bytes, output)
+
+    def _annotate(
+        self, ingestion: Ingestion, output: IO[bytes], ensure_wanted: Callable[[], None]
+    ) -> None:
+        with tempfile.TemporaryFile() as marks, stored_file(self._database, ingestion) as source:
+            if source is None:
+                raise AnnotationError("FILE_LOST", "The uploaded bytes are not all there any more.")
+            write_marks(marks, _order(ingestion), self._marks(ingestion, ensure_wanted))
+            annotate(source, marks, output, ensure_wanted)
+
+    def _marks(self, ingestion: Ingestion, ensure_wanted: Callable[[], None]) -> Iterator[Mark]:
+        after: tuple[int, int] | None = None
+        while ingestion.rejected:
+            ensure_wanted()
+            with self._database.autocommit() as connection:
+                page = ingestions.errors_page(
+                    connection, ingestion.ingestion_id, after, _MARKS_PAGE
+                )
+            for error in page:
+                yield Mark(*(getattr(error, name) for name in Mark.__slots__))
+            if len(page) < _MARKS_PAGE:
+                return
+            after = page[-1].row_offset, page[-1].error_number
+
+
+def annotated_filename(filename: str) -> str:
+    """The name to save the annotated workbook of a file under: loans.csv → loans-annotated.xlsx."""
+    path = PurePath(filename)
+    stem = path.stem if path.suffix.lower() in (".xlsx", ".csv") else path.name
+    ending = f"{_SUFFIX}.xlsx"
+    return stem.removesuffix(_SUFFIX)[: _MAX_FILENAME_CHARS - len(ending)] + ending
+
+
+def _check(ingestion: Ingestion) -> None:
+    ingestion_id = str(ingestion.ingestion_id)
+    subject = f"ingestions/{ingestion_id}"
+    if ingestion.source != "UPLOAD":
+        raise PreconditionFailed(
+            "INGESTION_NOT_UPLOADED",
+            "The rows of this ingestion were streamed: there is no workbook to give back; "
+            "ListRowErrors tells what was wrong with them.",
+            subject=subject,
+            metadata={"ingestion_id": ingestion_id},
+        )
+    if not ingestion.ended:
+        raise PreconditionFailed(
+            "INGESTION_NOT_ENDED",
+            f"The ingestion has not ended yet ({ingestion.state}); WatchIngestion tells when.",
+            subject=subject,
+            metadata={"ingestion_id": ingestion_id, "state": ingestion.state},
+        )
+
+
+def _unavailable(ingestion: Ingestion, code: str, message: str) -> PreconditionFailed:
+    return PreconditionFailed(
+        "WORKBOOK_UNAVAILABLE",
+        f"The file cannot come back as a workbook: {message}",
+        subject=f"ingestions/{ingestion.ingestion_id}",
+        metadata={"ingestion_id": str(ingestion.ingestion_id), "problem": code},
+    )
+
+
+def _order(ingestion: Ingestion) -> AnnotationOrder:
+    return AnnotationOrder(
+        ingestion_id=str(ingestion.ingestion_id),
+        **{
+            name: getattr(ingestion, name)
+            for name in AnnotationOrder.__slots__
+            if name != "ingestion_id"
+        },
+    )

@@ -1,0 +1,518 @@
+"""Annotated workbooks: what a person sees in them, and what the reader makes of them again."""
+
+import io
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date, datetime, time, timedelta
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import openpyxl
+import pytest
+
+from credit_service.ingestion import annotating, confinement
+from credit_service.ingestion.annotating import (
+    AnnotationError,
+    AnnotationOrder,
+    Mark,
+    annotate,
+    write_annotated,
+    write_marks,
+)
+from credit_service.ingestion.downloads import annotated_filename
+from credit_service.ingestion.validation import validate_block
+from credit_service.ingestion.workbook_parts import Look, Sheet, WorkbookWriter
+from credit_service.spreadsheet_columns import REASONS_HEADER, SUMMARY_TITLE, Kind
+from credit_service.spreadsheets import Cell, SpreadsheetError, open_source, open_table
+from tests.unit.ingestion.workbooks import (
+    A_LOAN,
+    CUSTOMER_HEADERS,
+    LOAN_HEADERS,
+    Xml,
+    csv_of,
+    customers_workbook,
+    loans_workbook,
+    sheet_xml,
+    workbook,
+)
+
+ORDER = AnnotationOrder(
+    ingestion_id="5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f",
+    kind="LOANS",
+    filename="loans.xlsx",
+    state="SUCCEEDED",
+    validate_only=False,
+    rows_read=3,
+    inserted=0,
+    updated=0,
+    unchanged=0,
+    skipped=0,
+    rejected=0,
+    error_code=None,
+    error_message=None,
+)
+TODAY = date(2026, 1, 31)
+
+
+def marks_of(content: bytes, name: str, kind: Kind) -> list[Mark]:
+    """What the validation finds wrong with a file."""
+    marks = []
+    for block in open_source(io.BytesIO(content), name, kind).blocks:
+        errors = validate_block(kind, block, 0, TODAY).errors
+        marks += [Mark(*(getattr(error, field) for field in Mark.__slots__)) for error in errors]
+    return marks
+
+
+def annotated(
+    content: bytes,
+    name: str = "loans.xlsx",
+    kind: Kind = "LOANS",
+    marks: Sequence[Mark] | None = None,
+    **other: Any,
+) -> bytes:
+    """The annotated workbook of a file, by default with what the validation finds."""
+    found = marks_of(content, name, kind) if marks is None else marks
+    rejected = len({mark.row_number for mark in found})
+    order = replace(ORDER, **{"filename": name, "kind": kind, "rejected": rejected, **other})
+    told, output = io.BytesIO(), io.BytesIO()
+    write_marks(told, order, iter(found))
+    told.seek(0)
+    write_annotated(io.BytesIO(content), told, output)
+    return output.getvalue()
+
+
+def opened(content: bytes) -> Any:
+    return openpyxl.load_workbook(io.BytesIO(content))
+
+
+def cells_of(content: bytes, name: str, kind: Kind) -> list[tuple[int, dict[str, Cell]]]:
+    """(row number, cell by field) of every row that the reader finds."""
+    found = []
+    for block in open_source(io.BytesIO(content), name, kind).blocks:
+        for index, number in enumerate(block.row_numbers):
+            found.append((number, {name: of[index] for name, of in block.columns.items()}))
+    return found
+
+
+WRONG_LOAN = (7, 1002, 100_000, 481, 12.345, 8_884.88, 3, date(2024, 1, 31), date(2025, 1, 31))
+
+
+def test_a_person_finds_what_is_wrong_and_where() -> None:
+    content = loans_workbook(A_LOAN, WRONG_LOAN, (), (*A_LOAN[:2], None, *A_LOAN[3:]))
+    book = opened(annotated(content))
+    assert book.sheetnames == [SUMMARY_TITLE, "S1"]
+    sheet = book["S1"]
+    assert [cell.value for cell in sheet[1]] == [*LOAN_HEADERS, REASONS_HEADER]
+    assert [cell.value for cell in sheet[2]][:7] == list(A_LOAN[:7])
+    assert sheet["H2"].value == datetime(2024, 1, 31)  # noqa: DTZ001 - cells have no zone
+    filled = {
+        cell.coordinate
+        for row in sheet.iter_rows()
+        for cell in row
+        if cell.fill.fgColor.rgb == "FFFFB3B3"
+    }
+    assert filled == {"D3", "E3", "C5"}
+    noted = {cell.coordinate: cell.comment.text for row in sheet for cell in row if cell.comment}
+    assert set(noted) == filled
+    assert noted["D3"] == "OUT_OF_RANGE\nFound: 481\nExpected: a whole number from 1 to 480"
+    reasons = {number: sheet[f"J{number}"].value for number in range(2, 6)}
+    assert reasons[2] is reasons[4] is None
+    assert "Tenure (OUT_OF_RANGE): found '481', expected a whole number" in reasons[3]
+    assert "Interest Rate (TOO_PRECISE): found '12.345'" in reasons[3]
+    assert "Loan Amount (MISSING): expected rupees" in reasons[5]
+    assert sheet.auto_filter.ref == "A1:J5"
+    assert sheet.freeze_panes == "A2"
+
+
+def test_the_summary_tells_counts_errors_and_how_to_go_on() -> None:
+    content = loans_workbook(*[WRONG_LOAN] * 3, (*A_LOAN[:3], 0, *A_LOAN[4:]))
+    book = opened(annotated(content, rows_read=4, validate_only=True))
+    sheet = book.worksheets[0]
+    values = [[cell.value for cell in row] for row in sheet.iter_rows()]
+    assert values[0][0] == SUMMARY_TITLE
+    assert values[1][0] == "4 of 4 rows were rejected. They are marked in the sheet 'S1'."
+    facts = {row[0]: row[1] for row in values}
+    assert facts["File"] == "loans.xlsx"
+    assert facts["State"] == "SUCCEEDED (dry run: nothing was stored)"
+    assert facts["Rejected"] == 4
+    errors = [row for row in values if isinstance(row[2], int)]
+    assert [row[:4] for row in errors] == [
+        ["Tenure", "OUT_OF_RANGE", 4, "D2"],
+        ["Interest Rate", "TOO_PRECISE", 3, "E2"],
+    ]
+    links = {cell.hyperlink.location for row in sheet for cell in row if cell.hyperlink}
+    assert links == {"'S1'!D2", "'S1'!E2"}
+    assert any("Send it again as it is" in str(row[0]) for row in values)
+
+
+def test_nothing_rejected_leaves_the_rows_as_they_are() -> None:
+    book = opened(annotated(loans_workbook(A_LOAN)))
+    assert book.worksheets[0]["A2"].value == "No row was rejected."
+    assert [cell.value for cell in book["S1"][1]] == list(LOAN_HEADERS)
+
+
+VALUES: list[Cell] = [
+    0.30000000000000004,
+    1e300,
+    123_456_789_012_345.67,
+    -0.01,
+    5.0,
+    True,
+    "=cmd|' /C calc'!A0",
+    "+91 98765 98765",
+    "-5",
+    "@SUM(A1)",
+    "\ttab",
+    "\rreturn",
+    "'quoted",
+    " blanks ",
+    "two\r\nlines",
+    "\x01\x0b",
+    "_x0041_ _x000D_",
+    "<&>\"'",
+    "नमस्ते 😀",
+    "#N/A is text here",
+    "2024-01-31",
+    "00912345",
+    date(1900, 1, 1),
+    date(1900, 2, 28),
+    date(1900, 3, 1),
+    date(2024, 2, 29),
+    date(9999, 12, 31),
+    datetime(2024, 1, 31, 23, 59, 59),  # noqa: DTZ001 - cells have no zone
+    time(10, 30),
+    timedelta(hours=31),
+]
+
+
+def test_every_value_comes_back_equal() -> None:
+    """By way of a column that the reader knows, and one that it does not."""
+    headers = (*CUSTOMER_HEADERS[:-1], "Remarks")
+    texts = [value for value in VALUES if isinstance(value, str)]
+    # The beginning of a file must look like text; what comes later is taken as it is.
+    content = csv_of(headers) + b"\r\n" * 5_000
+    for number, text in enumerate(texts):
+        quoted = '"' + text.replace('"', '""') + '"'
+        content += f"{number},{quoted},Rao,30,,1,{quoted}\r\n".encode()
+    once = annotated(content, "c.csv", "CUSTOMERS", marks=[])
+    assert [cells["first_name"] for _, cells in cells_of(once, "c.xlsx", "CUSTOMERS")] == texts
+    table = open_table(io.BytesIO(once), "c.xlsx", "CUSTOMERS")
+    assert [row[6] for _, row in table.rows if row[0]] == texts
+
+
+def test_numbers_days_and_times_come_back_equal_and_of_their_kind() -> None:
+    values = [value for value in VALUES if not isinstance(value, str)]
+    output = io.BytesIO()
+    with WorkbookWriter(output) as writer:
+        with writer.rows(Sheet("Rows", (9, 9))) as sheet:
+            for number, value in enumerate(values, 1):
+                look = Look.WRONG
+                sheet.row(number, [(0, 1, Look.PLAIN), (1, value, look)])
+        writer.finish(Sheet(SUMMARY_TITLE, (9,)), [], {})
+    table = open_table(io.BytesIO(output.getvalue()), "x.xlsx", "LOANS")
+    found = [table.header[1], *(row[1] for _, row in table.rows)]
+    assert found == values
+    assert [type(cell) for cell in found] == [type(value) for value in values]
+
+
+def test_text_that_looks_like_a_formula_is_told_to_be_text() -> None:
+    content = csv_of(CUSTOMER_HEADERS, (1, "=1+1", "-x", 30, "+91 98765 98765", 1, ""))
+    sheet = opened(annotated(content, "c.csv", "CUSTOMERS", marks=[]))["Rows"]
+    for place in ("B2", "C2", "E2"):
+        assert sheet[place].data_type == "s"
+        assert sheet[place].quotePrefix
+    assert not sheet["A2"].quotePrefix
+
+
+def test_a_formula_comes_back_as_text_and_is_rejected_again() -> None:
+    formula = Xml('<c r="{r}"><f>A1&amp;B1</f><v>x</v></c>')
+    customer = (7, formula, "Rao", formula, 9_876_598_765, 50_000, formula)
+    content = customers_workbook(customer)
+    assert {mark.code for mark in marks_of(content, "c.xlsx", "CUSTOMERS")} == {"FORMULA"}
+    back = annotated(content, "c.xlsx", "CUSTOMERS")
+    sheet = opened(back)["S1"]
+    assert sheet["D2"].value == "=A1&B1"
+    assert sheet["D2"].data_type == "s"
+    again = {mark.column: mark.code for mark in marks_of(back, "c.xlsx", "CUSTOMERS")}
+    assert again == {
+        "first_name": "MISSING",
+        "age": "NOT_A_NUMBER",
+        "approved_limit": "NOT_A_NUMBER",
+    }
+
+
+def test_what_was_not_mended_is_rejected_again_and_annotated_anew() -> None:
+    """Whatever is wrong with a row: sent again as it came back, it is no valid row."""
+    error = Xml('<c r="{r}" t="e"><v>#REF!</v></c>')
+    odd_error = Xml('<c r="{r}" t="e"><v>#SPILL!</v></c>')
+    bad: list[tuple[object, ...]] = [
+        WRONG_LOAN,
+        (*A_LOAN[:2], "text", *A_LOAN[3:]),
+        (*A_LOAN[:3], 12.5, *A_LOAN[4:]),
+        (*A_LOAN[:4], error, *A_LOAN[5:]),
+        (*A_LOAN[:8], odd_error),
+        (*A_LOAN[:7], date(2027, 1, 1), None),
+        (*A_LOAN[:8], date(2025, 1, 30)),
+        (*A_LOAN[:7], True, None),
+        (None, *A_LOAN[1:]),
+    ]
+    content = loans_workbook(A_LOAN, *bad)
+    once = annotated(content)
+    rows = set(range(3, 3 + len(bad)))
+    assert {mark.row_number for mark in marks_of(once, "loans.xlsx", "LOANS")} == rows
+    twice = annotated(once)
+    assert opened(twice).sheetnames == [SUMMARY_TITLE, "S1"]
+    assert [cell.value for cell in opened(twice)["S1"][1]] == [*LOAN_HEADERS, REASONS_HEADER]
+    assert cells_of(twice, "x.xlsx", "LOANS") == cells_of(once, "x.xlsx", "LOANS")
+
+
+def test_a_line_with_too_many_values_is_never_taken_for_another_row() -> None:
+    """50,000 written with a separator would shift into an income of 50 and a limit of 0."""
+    content = csv_of(
+        ("Notes", *CUSTOMER_HEADERS),
+        ("", 1, "Asha", "Rao", 30, "9876598765", "50,000"),
+        ("", 2, "Asha", "Rao", 30, "9876598766", "50,000", 1_800_000),
+    )
+    marks = marks_of(content, "c.csv", "CUSTOMERS")
+    assert {(mark.row_number, mark.code) for mark in marks} == {(3, "ROW_TOO_LONG")}
+    back = annotated(content, "c.csv", "CUSTOMERS")
+    sheet = opened(back)["Rows"]
+    assert sheet["B3"].value == ",2,Asha,Rao,30,9876598766,50,000,1800000"
+    assert "ROW_TOO_LONG" in sheet["B3"].comment.text
+    again = marks_of(back, "c.xlsx", "CUSTOMERS")
+    assert {mark.row_number for mark in again} == {3}
+
+
+def test_rows_keep_their_numbers_and_columns_whatever_lies_between() -> None:
+    sheet = {
+        3: (None, None, *LOAN_HEADERS, "Remarks"),
+        7: (None, None, *WRONG_LOAN, "see", "beyond the header"),
+        9: (None, "left of the table"),
+        1_048_576: (None, None, *WRONG_LOAN),
+    }
+    back = annotated(workbook(sheet_xml(sheet)))
+    assert [number for number, _ in cells_of(back, "x.xlsx", "LOANS")] == [7, 1_048_576]
+    table = open_table(io.BytesIO(back), "x.xlsx", "LOANS")
+    assert table.header_row == 3
+    rows = dict(table.rows)
+    assert rows[7][11] == "see"
+    assert str(rows[7][12]).startswith("Tenure (OUT_OF_RANGE)")
+    assert rows[7][13] == "beyond the header"
+    assert rows[9][1] == "left of the table"
+
+
+def test_lines_of_csv_keep_their_numbers() -> None:
+    content = (
+        b"Customer ID,First Name,Last Name,Age,Phone Number,Monthly Salary\r\n"
+        b'1,"As\r\nha",Rao,30,9876598765,5\r\n\r\n2,B,Rao,7,9876598766,5\r\n'
+    )
+    marks = marks_of(content, "c.csv", "CUSTOMERS")
+    assert [mark.row_number for mark in marks] == [2, 5]
+    sheet = opened(annotated(content, "c.csv", "CUSTOMERS"))["Rows"]
+    assert sheet["D5"].value == "7"
+    assert sheet["D5"].comment is not None
+
+
+def test_a_header_that_was_refused_is_marked() -> None:
+    content = csv_of(("Customer ID", "Amount"), (1, 2))
+    with pytest.raises(SpreadsheetError) as caught:
+        open_source(io.BytesIO(content), "l.csv", "LOANS")
+    back = annotated(
+        content,
+        "l.csv",
+        marks=[],
+        state="FAILED",
+        rows_read=0,
+        error_code=caught.value.code,
+        error_message=caught.value.message,
+    )
+    book = opened(back)
+    assert "needs the columns 'Loan ID'" in book.worksheets[0]["A2"].value
+    sheet = book["Rows"]
+    assert sheet["A1"].fill.fgColor.rgb == sheet["B1"].fill.fgColor.rgb == "FFFFB3B3"
+    assert "'Loan ID'" in sheet["A1"].comment.text
+    assert [cell.value for cell in sheet[2]] == ["1", "2"]
+
+
+def test_a_sheet_is_known_for_a_summary_by_its_first_row_alone() -> None:
+    header = (SUMMARY_TITLE, *LOAN_HEADERS)
+    content = workbook(sheet_xml([header, ("x", *A_LOAN)]))
+    assert cells_of(content, "x.xlsx", "LOANS")[0][1]["loan_id"] == 1001.0
+    # It says nothing of rows, so that what is wrong with the other sheet is told.
+    alone = workbook(sheet_xml([(SUMMARY_TITLE,), LOAN_HEADERS, A_LOAN]))
+    with pytest.raises(SpreadsheetError) as caught:
+        open_source(io.BytesIO(alone), "x.xlsx", "LOANS")
+    assert caught.value.code == "FILE_EMPTY"
+    both = workbook(sheet_xml([(SUMMARY_TITLE,)]), sheet_xml([("Loan ID", "x"), (1, 2)]))
+    with pytest.raises(SpreadsheetError) as caught:
+        open_source(io.BytesIO(both), "x.xlsx", "LOANS")
+    assert "'Loan ID', 'x'" in caught.value.message
+
+
+def test_what_a_sheet_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = csv_of((*LOAN_HEADERS, *(f"C{number}" for number in range(700))), A_LOAN)
+    with pytest.raises(AnnotationError) as caught:
+        annotated(wide, "l.csv", marks=[])
+    assert caught.value.code == "TOO_LARGE_FOR_A_SHEET"
+    monkeypatch.setattr(annotating, "MAX_ROWS", 2)
+    with pytest.raises(AnnotationError) as caught:
+        annotated(csv_of(LOAN_HEADERS, A_LOAN, A_LOAN), "l.csv", marks=[])
+    assert caught.value.code == "TOO_LARGE_FOR_A_SHEET"
+
+
+def test_a_long_text_is_cut_to_what_a_cell_holds() -> None:
+    content = csv_of((*LOAN_HEADERS, "Notes"), (*A_LOAN, "x" * 100_000))
+    sheet = opened(annotated(content, "l.csv", marks=[]))["Rows"]
+    assert len(sheet["J2"].value) == 32_767
+
+
+def test_notes_have_a_limit_and_reasons_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(annotating, "MAX_NOTES", 3)
+    sheet = opened(annotated(loans_workbook(*[WRONG_LOAN] * 5)))["S1"]
+    assert sum(cell.comment is not None for row in sheet for cell in row) == 3
+    assert all(sheet[f"J{number}"].value for number in range(2, 7))
+
+
+def test_many_notes_are_read_by_others() -> None:
+    sheet = opened(annotated(loans_workbook(*[WRONG_LOAN] * 1_500)))["S1"]
+    assert sheet["E1501"].comment.text.startswith("TOO_PRECISE")
+
+
+def test_errors_that_were_not_kept_and_rows_not_reached_are_told() -> None:
+    back = annotated(
+        loans_workbook(WRONG_LOAN, A_LOAN, A_LOAN), rejected=7, rows_read=9, state="CANCELLED"
+    )
+    texts = [str(row[0].value) for row in opened(back).worksheets[0].iter_rows()]
+    assert "Marked are 1 of the rejected rows: of the others no reasons are kept." in texts
+    assert "The rows after the first 9 were not looked at." in texts
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ("loans.xlsx", "loans-annotated.xlsx"),
+        ("loans.CSV", "loans-annotated.xlsx"),
+        ("loans-annotated.xlsx", "loans-annotated.xlsx"),
+        ("loans", "loans-annotated.xlsx"),
+        ("my.loans", "my.loans-annotated.xlsx"),
+        ("x" * 255, "x" * 240 + "-annotated.xlsx"),
+    ],
+)
+def test_the_name_tells_what_it_is(given: str, made: str) -> None:
+    assert annotated_filename(given) == made
+
+
+@pytest.mark.parametrize(
+    "name", ["", "[a]:*?/\\b", "Ingestion Summary", "'", "x" * 40, "History", "a'b<&>"]
+)
+def test_any_name_of_a_sheet_comes_back_as_one_that_is_allowed(name: str) -> None:
+    content = loans_workbook(WRONG_LOAN)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        part = archive.read("xl/workbook.xml").decode()
+    named = part.replace('name="S1"', f"name={quoteattr(name)}")
+    back = opened(
+        annotated(workbook(sheet_xml([LOAN_HEADERS, WRONG_LOAN]), extra={"xl/workbook.xml": named}))
+    )
+    cleaned = back.sheetnames[1]
+    assert 1 <= len(cleaned) <= 31
+    assert cleaned.casefold() != SUMMARY_TITLE.casefold()
+    assert not set(cleaned) & set("[]:*?/\\")
+    link = next(cell.hyperlink for row in back.worksheets[0] for cell in row if cell.hyperlink)
+    assert link.location == "'" + cleaned.replace("'", "''") + "'!D2"
+
+
+def in_a_process(content: bytes, order: AnnotationOrder, wanted: Any = lambda: None) -> bytes:
+    with (
+        tempfile.TemporaryFile() as source,
+        tempfile.TemporaryFile() as marks,
+        tempfile.TemporaryFile() as output,
+    ):
+        source.write(content)
+        source.flush()
+        write_marks(marks, order, iter(()))
+        annotate(source, marks, output, wanted)
+        output.seek(0)
+        return output.read()
+
+
+def test_a_process_of_its_own_does_the_same() -> None:
+    content = loans_workbook(A_LOAN)
+    assert opened(in_a_process(content, ORDER)).sheetnames == [SUMMARY_TITLE, "S1"]
+    with pytest.raises(AnnotationError) as caught:
+        in_a_process(content[:-40], ORDER)
+    assert caught.value.code == "FILE_UNREADABLE"
+
+
+def test_what_is_not_wanted_any_more_ends_at_once() -> None:
+    def wanted() -> None:
+        raise InterruptedError
+
+    rows = b"".join(b"%d,1,1,1,1,1,1,2024-01-31,\r\n" % number for number in range(200_000))
+    with pytest.raises(InterruptedError):
+        in_a_process(csv_of(LOAN_HEADERS) + rows, replace(ORDER, filename="l.csv"), wanted)
+
+
+@pytest.mark.parametrize(
+    ("greed", "limits"),
+    [
+        ("bytearray(2 * 1024**3)", {"memory_bytes": 1024**3, "cpu_seconds": 60}),
+        ("while True: pass", {"memory_bytes": 1024**3, "cpu_seconds": 1}),
+        (
+            "import sys; sys.stdout.buffer.write(bytes(99)); sys.stdout.flush()",
+            {"memory_bytes": 1024**3, "cpu_seconds": 60, "file_bytes": 9},
+        ),
+    ],
+    ids=["memory", "time", "disk"],
+)
+def test_a_process_that_opens_files_is_held_to_its_limits(
+    greed: str, limits: dict[str, int]
+) -> None:
+    program = (
+        "from credit_service.ingestion import confinement\n"
+        f"confinement.limit_resources(**{limits})\n{greed}"
+    )
+    with tempfile.TemporaryFile() as output:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", program],
+            env=confinement.environment(),
+            stdout=output,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    errors = done.stderr.decode()
+    assert done.returncode == -signal.SIGXCPU or "MemoryError" in errors or "[Errno 27]" in errors
+
+
+def test_what_ends_such_a_process_tells_a_greedy_file_from_a_defect() -> None:
+    for number in (signal.SIGXCPU, signal.SIGSEGV, signal.SIGABRT):
+        ended = confinement.ended_early(-number)
+        assert isinstance(ended, SpreadsheetError)
+        assert ended.code == "FILE_UNSAFE"
+    for status in (0, 1, -signal.SIGKILL):
+        assert isinstance(confinement.ended_early(status), RuntimeError)
+
+
+def test_no_secret_reaches_such_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://user:secret@127.0.0.1/x")
+    assert "DATABASE_URL" not in confinement.environment()
+
+
+def test_random_bytes_in_a_workbook_are_annotated_or_refused_cleanly() -> None:
+    content = loans_workbook(A_LOAN, WRONG_LOAN)
+    chance = random.Random(7)  # noqa: S311 - a test's choice
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(3):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        try:
+            back = annotated(bytes(damaged), marks=[])
+        except (SpreadsheetError, AnnotationError):
+            continue
+        opened(back)
