@@ -110,6 +110,10 @@ chaos-short: $(VENV)/installed-dev ## the fault campaign, about 2 minutes, every
 chaos-controls: $(VENV)/installed-dev ## take each guard out in turn: the campaign must turn red
 	$(RUN) -m tests.faults.controls $(if $(SEED),--seed $(SEED))
 
+.PHONY: load
+load: $(VENV)/installed-dev ## the load campaign, about 10 minutes: overload, outage, restarts: PART=name
+	$(RUN) -m tests.load $(PART)
+
 .PHONY: format
 format: $(VENV)/installed-dev ## put the code into form and mend what can be mended by itself
 	$(RUN) -m ruff check --fix --quiet .

@@ -141,7 +141,9 @@ class _Connection:
                     ended.append(self._end(stream))
             elif kind == _RST_STREAM:
                 self._answers.pop(stream, None)
-                ended.append(self._end(stream))
+                # Of a call that was refused before its message was read, it follows the trailers.
+                if stream in self._begun:
+                    ended.append(self._end(stream))
             else:
                 self._control(kind, flags, stream, bytes(received[at + 9 : at + 9 + length]))
             at += 9 + length

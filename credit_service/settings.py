@@ -135,6 +135,12 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: float = Field(
         default=10.0, ge=0, le=300, description="time for calls under way to end when stopping"
     )
+    shutdown_delay_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=60,
+        description="time between NOT_SERVING and the stop, for balancers to send calls elsewhere",
+    )
     default_deadline_seconds: float = Field(
         default=15.0, gt=0, le=600, description="deadline of a unary call that sets none"
     )

@@ -24,13 +24,15 @@ SERVICE_CONFIG: Mapping[str, Any] = {
         {
             "name": [{}],
             "waitForReady": True,
-            # UNAVAILABLE alone: nothing was decided, and writes carry a request id.
+            # UNAVAILABLE: nothing was decided. CANCELLED: so ends, in grpc and before the service
+            # sees it, a call that reaches a server in the instant in which it stops. Writes carry
+            # a request id, so that either may be sent again whatever came of it.
             "retryPolicy": {
                 "maxAttempts": 5,
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         },
         {

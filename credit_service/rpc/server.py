@@ -129,13 +129,15 @@ class CreditServer:
         self._readiness.start()
 
     def stop(self, grace_seconds: float | None = None) -> None:
-        """Tell that it stops, let calls under way end, and close.
+        """Tell that it stops, wait as the settings say, let calls under way end, and close.
 
         `grace_seconds` (the setting where none is given) bounds the wait; what still runs then is
         cancelled. Returns when no call runs any more.
         """
         grace = self._settings.shutdown_grace_seconds if grace_seconds is None else grace_seconds
         self._health.enter_graceful_shutdown()
+        # Calls are answered as before until balancers have seen it.
+        time.sleep(self._settings.shutdown_delay_seconds)
         self._stopping.set()
         self._server.stop(grace)  # takes no new calls from here on
         deadline = time.monotonic() + grace

@@ -195,7 +195,9 @@ class Supervisor:
             self._watch.join()
         for server in self._servers:
             server.ask_to_stop()
-        deadline = time.monotonic() + self._settings.shutdown_grace_seconds + _STOP_SLACK_SECONDS
+        settings = self._settings
+        seconds = settings.shutdown_delay_seconds + settings.shutdown_grace_seconds
+        deadline = time.monotonic() + seconds + _STOP_SLACK_SECONDS
         for server in self._servers:
             server.wait(deadline)
         if self._metrics is not None:

@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from pydantic import SecretStr
 
+from credit_service.client.channel import open_channel
 from credit_service.clock import Clock
 from credit_service.domain.errors import Unavailable
 from credit_service.rpc.address import AddressRefusedError, parse_address
@@ -475,6 +476,65 @@ def test_a_stop_lets_calls_under_way_end_and_takes_no_new_ones(
         # The watch of the health, which would last for ever, did not hold it up.
         assert time.monotonic() - began < 5
     assert not [each for each in threading.enumerate() if each.name.startswith("call-")]
+
+
+def test_a_stop_waits_until_balancers_have_seen_it(settings: Settings, database: Database) -> None:
+    running = CreditServer(settings.model_copy(update={"shutdown_delay_seconds": 2.0}), database)
+    running.start()
+    with grpc.insecure_channel(str(running.address)) as channel:
+        stub, health = CreditServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+
+        def status() -> int:
+            found: int = health.Check(health_pb2.HealthCheckRequest(), timeout=5).status
+            return found
+
+        eventually(lambda: status() == SERVING)
+        stopped = threading.Thread(target=running.stop)
+        stopped.start()
+        eventually(lambda: status() == NOT_SERVING)
+        with grpc.insecure_channel(str(running.address)) as another:
+            CreditServiceStub(another).ListCustomers(pb.ListCustomersRequest(), timeout=5)
+        stub.ListCustomers(pb.ListCustomersRequest(), timeout=5)
+        stopped.join(timeout=20)
+        with pytest.raises(grpc.RpcError):
+            stub.ListCustomers(pb.ListCustomersRequest(), timeout=2)
+
+
+def test_no_call_of_a_client_with_the_retry_policy_fails_over_restarts(
+    settings: Settings, database: Database
+) -> None:
+    """Those too that reach the server in the very instant in which it begins to stop."""
+    failures: list[object] = []
+    answered: list[None] = []
+    done = threading.Event()
+
+    def call(target: str) -> None:
+        with open_channel(target) as channel:
+            stub = CreditServiceStub(channel)
+            while not done.is_set():
+                try:
+                    stub.ListCustomers(pb.ListCustomersRequest(), timeout=20)
+                    answered.append(None)
+                except grpc.RpcError as error:
+                    failures.append(error)
+
+    running = CreditServer(settings, database)
+    running.start()
+    listen = str(running.address)
+    callers = [threading.Thread(target=call, args=(f"ipv4:{listen}",)) for _ in range(12)]
+    for caller in callers:
+        caller.start()
+    for _ in range(8):
+        time.sleep(0.3)
+        running.stop(grace_seconds=10)
+        running = CreditServer(settings.model_copy(update={"listen": listen}), database)
+        running.start()
+    done.set()
+    for caller in callers:
+        caller.join()
+    running.stop(grace_seconds=5)
+    assert failures == []
+    assert len(answered) > 100
 
 
 def test_a_stop_ends_what_outlasts_the_grace(

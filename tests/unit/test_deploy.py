@@ -19,6 +19,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from credit_service import metrics, probe
+from credit_service.client.channel import SERVICE_CONFIG
 from credit_service.domain.eligibility import ReasonCode
 from credit_service.rpc.errors import REASONS
 from credit_service.settings import Settings
@@ -355,7 +356,8 @@ def test_containers_are_given_settings_that_there_are(composition: dict[str, Any
             )
             grace_seconds = int(service.get("stop_grace_period", "10s").removesuffix("s"))
             if "command" in service and service["command"] in (["serve"], ["worker"]):
-                assert grace_seconds > settings.shutdown_grace_seconds, name
+                longest = settings.shutdown_delay_seconds + settings.shutdown_grace_seconds
+                assert grace_seconds > longest, name
 
 
 def test_secrets_are_files_and_stay_out_of_the_repository(composition: dict[str, Any]) -> None:
@@ -453,3 +455,10 @@ def test_the_probe_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> Non
     assert probe.main(["http://127.0.0.1:1/metrics"]) == 1
     assert "does not answer" in capsys.readouterr().err
     assert probe.main([]) == 2
+
+
+def test_the_documented_retry_policy_is_the_one_that_is_used() -> None:
+    section = OPERATIONS.read_text(encoding="utf-8").partition("\n## Clients\n")[2]
+    found = re.search(r"```json\n(.*?)```", section, re.DOTALL)
+    assert found is not None
+    assert json.loads(found[1]) == SERVICE_CONFIG

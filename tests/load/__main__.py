@@ -1,0 +1,47 @@
+"""`python -m tests.load [PART …]`: put a real stack under load and say what was found.
+
+Exit status: 0 when all is as it must be, 1 when anything is not.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from benchmarks import bed
+from benchmarks.bed import Bed
+from tests.load import cancelled, freshness, outage, overload, recompute, rolling, slow_cache
+from tests.load.report import Report
+
+PARTS: dict[str, Callable[[Bed], Report]] = {
+    "overload": overload.run,
+    "cancelled": cancelled.run,
+    "outage": outage.run,
+    "rolling": rolling.run,
+    "freshness": freshness.run,
+    "slow-cache": slow_cache.run,
+    "recompute": recompute.run,
+}
+
+
+def main() -> int:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
+    parser.add_argument("part", nargs="*", help=f"of {', '.join(PARTS)}; none: all of them")
+    names: list[str] = parser.parse_args().part or list(PARTS)
+    unknown = [each for each in names if each not in PARTS]
+    if unknown:
+        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    missed: list[str] = []
+    for name in names:
+        # Each on servers of its own: some are stopped.
+        with bed.laid() as laid:
+            report = PARTS[name](laid)
+        report.note(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+        missed += report.missed
+    print("\n".join(["", *missed, "all as it must be" if not missed else "NOT as it must be"]))  # noqa: T201
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""200 events a second: how soon after its commit a loan or payment is in table and cache."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from typing import Any
+
+import grpc
+import psycopg
+
+from benchmarks import bed
+from benchmarks.bed import TODAY, Bed
+from credit_service.cache.positions import PositionCache
+from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from tests.load.callers import booking, drained, payment
+from tests.load.report import Report, ms, percentile
+
+_EVENTS_PER_SECOND = 200
+_SECONDS = 20
+_CUSTOMERS = _EVENTS_PER_SECOND * (_SECONDS + 3)
+_LIMIT_SECONDS = 1.0
+_LOOK_SECONDS = 0.02
+
+
+def run(laid: Bed) -> Report:
+    """The campaign on a database of its own, with a server and a worker.
+
+    Each customer has one event, so the version that its score is computed for tells when.
+    """
+    report = Report("freshness")
+    url = laid.database("freshness")
+    bed.fill(url, 1, _CUSTOMERS, 3)
+    with ExitStack() as running:
+        server = running.enter_context(bed.server(url, laid.redis_url, laid.all_processors))
+        worker = running.enter_context(bed.worker(url, laid.redis_url))
+        channel = running.enter_context(grpc.insecure_channel(f"127.0.0.1:{server.port}"))
+        cache = running.enter_context(closing(PositionCache(laid.redis_url, timeout_seconds=1.0)))
+        observer = _Observer(url, cache)
+        observer.start()
+        sent, answered = _load(CreditServiceStub(channel), report)
+        report.expect(not drained(url), "all is done in the end")
+        observer.stop()
+        used = worker.cpu_times()
+        report.note(
+            f"of a processor each event took {server.cpu_seconds() / _CUSTOMERS * 1000:.1f} ms in"
+            f" the server, {(used.user + used.system) / _CUSTOMERS * 1000:.1f} ms in the worker"
+        )
+    # Commits lie between the two: so do the delays.
+    measured = [each for each in answered if each > 3 * _EVENTS_PER_SECOND]
+    from_sending = [observer.seen[each] - sent[each] for each in measured]
+    from_answer = [max(0.0, observer.seen[each] - answered[each]) for each in measured]
+    report.note(
+        f"{len(measured):,} events; from the answer p50 {ms(percentile(from_answer, 0.5))},"
+        f" p99 {ms(percentile(from_answer, 0.99))}"
+    )
+    worst_p99 = percentile(from_sending, 0.99)
+    report.expect(
+        worst_p99 < _LIMIT_SECONDS,
+        f"from the call's sending, before the commit: p50 {ms(percentile(from_sending, 0.5))}, p99"
+        f" {ms(worst_p99)}, at most 1 s",
+    )
+    report.expect(
+        observer.cache_behind == 0 and observer.cache_absent <= len(measured) // 100,
+        f"cache: {observer.cache_behind} entries behind the table, {observer.cache_absent} absent",
+    )
+    return report
+
+
+def _load(stub: CreditServiceStub, report: Report) -> tuple[dict[int, float], dict[int, float]]:
+    """Loans and payments by turns, at a steady rate; when each was sent and answered."""
+    sent: dict[int, float] = {}
+    answered: dict[int, float] = {}
+    calls: list[Any] = []
+
+    def answer_to(customer_id: int) -> Callable[[object], None]:
+        return lambda _: answered.__setitem__(customer_id, time.monotonic())
+
+    began = time.monotonic()
+    for customer_id in range(1, _CUSTOMERS + 1):
+        pause = began + customer_id / _EVENTS_PER_SECOND - time.monotonic()
+        if pause > 0:
+            time.sleep(pause)
+        sent[customer_id] = time.monotonic()
+        call: Any
+        if customer_id % 2:
+            call = stub.CreateLoan.future(booking(customer_id), timeout=20)
+        else:
+            call = stub.RecordPayment.future(payment(customer_id), timeout=20)
+        call.add_done_callback(answer_to(customer_id))
+        calls.append(call)
+    for call in calls:
+        call.result()
+    seconds = time.monotonic() - began
+    report.note(f"{_CUSTOMERS / seconds:,.0f} events a second for {seconds:.0f} s")
+    return sent, answered
+
+
+class _Observer(threading.Thread):
+    """Sees when each customer's score is computed for the version that its event made."""
+
+    def __init__(self, url: str, cache: PositionCache) -> None:
+        super().__init__(daemon=True)
+        self.seen: dict[int, float] = {}
+        self.cache_behind = self.cache_absent = 0
+        self._url, self._cache = url, cache
+        self._done = threading.Event()
+
+    def stop(self) -> None:
+        """Look once more, and end."""
+        time.sleep(0.5)
+        self._done.set()
+        self.join()
+
+    def run(self) -> None:
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            while not self._done.wait(_LOOK_SECONDS):
+                rows = connection.execute(
+                    """SELECT s.customer_id, s.customer_version
+                    FROM credit_scores s JOIN customers c ON c.customer_id = s.customer_id
+                    WHERE s.customer_version = c.version AND NOT s.customer_id = ANY(%s)""",
+                    (list(self.seen),),
+                ).fetchall()
+                now = time.monotonic()
+                for customer_id, version in rows:
+                    self.seen[customer_id] = now
+                    entry = self._cache.get(customer_id, TODAY)
+                    self.cache_absent += entry is None
+                    self.cache_behind += entry is not None and entry.position.version < version

@@ -1,0 +1,132 @@
+"""Twice the load that the server can hold: who is let in is served soon, the others are told so at
+once, and afterwards it is as before."""
+
+import random
+import threading
+from collections import Counter
+from contextlib import ExitStack
+from typing import Self
+
+import grpc
+
+from benchmarks import bed, load
+from benchmarks.bed import Bed, Server
+from benchmarks.calls import SERVICE, check_body
+from credit_service.settings import Settings
+from credit_service.v1 import credit_service_pb2 as pb
+from tests.load import open_loop
+from tests.load.callers import ended
+from tests.load.report import Report, ms, percentile
+
+_CUSTOMERS = 200
+_SECONDS = 10.0
+_UNLOADED_SHARE = 0.25
+_MOST_GROWTH_BYTES = 24 * 2**20
+
+
+def run(laid: Bed) -> Report:
+    """The campaign on a database of its own."""
+    report = Report("overload")
+    url = laid.database("overload")
+    bed.fill(url, 1, _CUSTOMERS, 3)
+    bodies = [check_body(each) for each in range(1, _CUSTOMERS + 1)]
+    limit = Settings.model_fields["max_wait_seconds"].default
+    with ExitStack() as running:
+        server = running.enter_context(
+            bed.server(url, laid.redis_url, laid.serving, max_wait_seconds=limit)
+        )
+        _measure(report, laid, server, bodies)
+    return report
+
+
+def _measure(report: Report, laid: Bed, server: Server, bodies: list[bytes]) -> None:
+    method = f"{SERVICE}CheckEligibility"
+
+    def at(rate: float, seconds: float = _SECONDS) -> open_loop.Outcome:
+        with bed.on(laid.loading):
+            return open_loop.run_apart(open_loop.Order(server.port, method, bodies, rate, seconds))
+
+    with bed.on(laid.loading):
+        warm = load.Order(server.port, method, bodies, 4.0, callers=32)
+        load.run_apart(warm)
+        held = load.run_apart(warm).calls_per_second
+    unloaded = at(held * _UNLOADED_SHARE)
+    p99 = percentile(unloaded.accepted, 0.99)
+    report.note(
+        f"holds {held:,.0f} calls a second; at a quarter of that p99 {ms(p99)},"
+        f" {len(unloaded.refused)} refused"
+    )
+    at(2 * held, 3.0)  # so that memory has grown to what a full queue takes
+    before = server.process.memory_info().rss
+    with _Probe(server) as probe:
+        loaded = at(2 * held)
+    grown = server.process.memory_info().rss - before
+    after = at(held * _UNLOADED_SHARE, 5.0)
+
+    accepted_p99 = percentile(loaded.accepted, 0.99)
+    refused_p99 = percentile(loaded.refused, 0.99)
+    total = len(loaded.accepted) + len(loaded.refused)
+    report.note(
+        f"at twice that, {total / _SECONDS:,.0f} a second: {len(loaded.accepted):,} served (p50"
+        f" {ms(percentile(loaded.accepted, 0.5))}), {len(loaded.refused):,} refused (p50"
+        f" {ms(percentile(loaded.refused, 0.5))}); the generator was {ms(loaded.late_seconds)}"
+        " late at worst"
+    )
+    report.expect(
+        accepted_p99 <= 3 * p99, f"served p99 {ms(accepted_p99)}, at most 3 times {ms(p99)}"
+    )
+    report.expect(
+        refused_p99 <= max(accepted_p99, 3 * p99), f"refused p99 {ms(refused_p99)}, at once"
+    )
+    report.expect(
+        all(map(_right, loaded.answers)), f"no wrong answer among {len(loaded.accepted):,}"
+    )
+    report.expect(
+        set(probe.found) <= {"OK", "OVERLOADED with RetryInfo"}, f"statuses {dict(probe.found)}"
+    )
+    report.expect(grown <= _MOST_GROWTH_BYTES, f"memory grew by {grown / 2**20:.1f} MiB")
+    after_p99 = percentile(after.accepted, 0.99)
+    report.expect(
+        after_p99 <= 3 * p99 and after.last_refusal_at <= 1.5,
+        f"right afterwards p99 {ms(after_p99)}, {len(after.refused)} refused,"
+        f" the last after {after.last_refusal_at:.1f} s",
+    )
+
+
+def _right(answer: bytes) -> bool:
+    """Whether it is what these customers are told, who are all alike."""
+    told = pb.CheckEligibilityResponse.FromString(answer)
+    return (
+        told.approved
+        and told.interest_rate.value == "12.5"
+        and told.monthly_installment.units == 4730
+    )
+
+
+class _Probe:
+    """An ordinary client that looks at how calls end meanwhile."""
+
+    def __init__(self, server: Server) -> None:
+        self.found: Counter[str] = Counter()
+        self._server = server
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        with ExitStack() as running:
+            stub = self._server.stub(running)
+            while not self._done.wait(random.uniform(0.01, 0.03)):  # noqa: S311 - no secret
+                request = pb.CheckEligibilityRequest.FromString(check_body(7))
+                try:
+                    stub.CheckEligibility(request, timeout=10)
+                    self.found["OK"] += 1
+                except grpc.RpcError as error:
+                    self.found[ended(error)] += 1
