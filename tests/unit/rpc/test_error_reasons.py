@@ -102,7 +102,7 @@ def _metadata(call: ast.Call, kind: type[CreditError]) -> frozenset[str] | None:
     if not given:
         # A resource that is not found is named by its id.
         resource = call.args[1] if kind.__name__ == "NotFound" else None
-        return frozenset({f"{resource.value}_id"} if isinstance(resource, ast.Constant) else ())
+        return frozenset({f"{resource.value!s}_id"} if isinstance(resource, ast.Constant) else ())
     keys = given[0].keys if isinstance(given[0], ast.Dict) else None
     if keys is None:
         return None

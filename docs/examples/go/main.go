@@ -1,0 +1,350 @@
+// A client of the credit service: connect, lend once, read errors, stream rows, follow events.
+//
+//	CREDIT_ADDRESS=127.0.0.1:50051 go run .
+//
+// CREDIT_SERVER_CA names a PEM file of the authorities to trust, CREDIT_TOKEN a bearer token. The
+// package creditpb is made from the contract, as buf.gen.yaml says.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/rand"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/genproto/googleapis/type/date"
+	"google.golang.org/genproto/googleapis/type/decimal"
+	"google.golang.org/genproto/googleapis/type/money"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"example.com/credit/creditpb"
+)
+
+const (
+	deadline      = 5 * time.Second
+	patience      = 60 * time.Second
+	batchRows     = 1000
+	serviceConfig = "../service-config.json"
+)
+
+// Connect.
+
+// bearer sends a token with each call; by TLS only.
+type bearer string
+
+func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(b)}, nil
+}
+
+func (bearer) RequireTransportSecurity() bool { return true }
+
+// connect makes a channel with the standard retry policy.
+func connect(address, ca, token string) (*grpc.ClientConn, error) {
+	config, err := os.ReadFile(serviceConfig)
+	if err != nil {
+		return nil, err
+	}
+	options := []grpc.DialOption{grpc.WithDefaultServiceConfig(string(config))}
+	if ca == "" {
+		options = append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		return grpc.NewClient(address, options...)
+	}
+	tls, err := credentials.NewClientTLSFromFile(ca, "")
+	if err != nil {
+		return nil, err
+	}
+	options = append(options, grpc.WithTransportCredentials(tls))
+	if token != "" {
+		options = append(options, grpc.WithPerRPCCredentials(bearer(token)))
+	}
+	return grpc.NewClient(address, options...)
+}
+
+// Read errors.
+
+// refused is a failed call: what a program decides by, and what a person should be told.
+type refused struct {
+	code       codes.Code
+	reason     string
+	message    string
+	fields     map[string]string
+	retryAfter time.Duration
+}
+
+func (r *refused) Error() string { return fmt.Sprintf("%v (%s): %s", r.code, r.reason, r.message) }
+
+func refusal(err error) *refused {
+	s := status.Convert(err)
+	found := &refused{code: s.Code(), message: s.Message(), fields: map[string]string{}}
+	for _, detail := range s.Details() {
+		switch detail := detail.(type) {
+		case *errdetails.ErrorInfo:
+			found.reason = detail.Reason
+		case *errdetails.BadRequest:
+			for _, each := range detail.FieldViolations {
+				found.fields[each.Field] = each.Description
+			}
+		case *errdetails.RetryInfo:
+			found.retryAfter = detail.RetryDelay.AsDuration()
+		}
+	}
+	return found
+}
+
+// Call until there is an answer.
+
+// worthRepeating: the call may have taken effect and the answer have been lost; the same request_id
+// finds out.
+func worthRepeating(code codes.Code) bool {
+	switch code {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Aborted, codes.ResourceExhausted:
+		return true
+	}
+	return false
+}
+
+// untilAnswered repeats a call that is safe to repeat: one that reads, or that has a request_id.
+func untilAnswered(ctx context.Context, call func(context.Context) error) error {
+	giveUpAt := time.Now().Add(patience)
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		limited, cancel := context.WithTimeout(ctx, deadline)
+		err := call(limited)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		found := refusal(err)
+		if !worthRepeating(found.code) || ctx.Err() != nil || time.Now().After(giveUpAt) {
+			return found
+		}
+		spread := pause/2 + time.Duration(rand.Int63n(int64(pause/2)))
+		time.Sleep(max(found.retryAfter, spread))
+	}
+}
+
+// Stream rows, each exactly once.
+
+// ingest sends loans under an id that was kept before the first one was sent. Whatever breaks, it
+// goes on from the service's committed_offset: no row is lost or stored twice.
+func ingest(
+	ctx context.Context, service creditpb.IngestionServiceClient, id string, rows []*creditpb.LoanRow,
+) (*creditpb.IngestRowsResponse, error) {
+	giveUpAt := time.Now().Add(patience)
+	for {
+		offset, err := committedOffset(ctx, service, id)
+		if err != nil {
+			return nil, err
+		}
+		response, err := send(ctx, service, id, rows, offset)
+		if err == nil {
+			return response, nil
+		}
+		found := refusal(err)
+		again := worthRepeating(found.code) || found.code == codes.OutOfRange
+		if !again || ctx.Err() != nil || time.Now().After(giveUpAt) {
+			return nil, found
+		}
+		time.Sleep(max(found.retryAfter, 300*time.Millisecond))
+	}
+}
+
+func committedOffset(
+	ctx context.Context, service creditpb.IngestionServiceClient, id string,
+) (int, error) {
+	var offset int
+	err := untilAnswered(ctx, func(ctx context.Context) error {
+		found, err := service.GetIngestion(ctx, &creditpb.GetIngestionRequest{IngestionId: id})
+		offset = int(found.GetIngestion().GetCommittedOffset())
+		return err
+	})
+	var unknown *refused
+	if errors.As(err, &unknown) && unknown.reason == "INGESTION_NOT_FOUND" {
+		return 0, nil
+	}
+	return offset, err
+}
+
+func send(
+	ctx context.Context, service creditpb.IngestionServiceClient, id string,
+	rows []*creditpb.LoanRow, offset int,
+) (*creditpb.IngestRowsResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	stream, err := service.IngestRows(ctx)
+	if err != nil {
+		return nil, err
+	}
+	header := &creditpb.IngestRowsHeader{
+		IngestionId: id, Kind: creditpb.IngestionKind_INGESTION_KIND_LOANS,
+	}
+	messages := []*creditpb.IngestRowsRequest{
+		{Payload: &creditpb.IngestRowsRequest_Header{Header: header}},
+	}
+	for first := offset; first < len(rows); first += batchRows {
+		some := rows[first:min(first+batchRows, len(rows))]
+		batch := &creditpb.RowBatch{
+			Offset: int64(first), Rows: &creditpb.RowBatch_Loans{Loans: &creditpb.LoanRows{Rows: some}},
+		}
+		messages = append(messages, &creditpb.IngestRowsRequest{
+			Payload: &creditpb.IngestRowsRequest_Batch{Batch: batch},
+		})
+	}
+	for _, message := range messages {
+		// io.EOF: the service has ended the stream, and CloseAndRecv says why.
+		if err := stream.Send(message); err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+	}
+	return stream.CloseAndRecv()
+}
+
+// Follow events.
+
+// follow calls use with a customer's events until it says that it has enough: each once, in order,
+// over breaks and restarts of the service. Store the event's id together with what it made you do.
+func follow(
+	ctx context.Context, service creditpb.CreditServiceClient, after, customer int64,
+	use func(*creditpb.CreditEvent) bool,
+) error {
+	for ctx.Err() == nil {
+		err := func() error {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			stream, err := service.WatchCreditEvents(ctx, &creditpb.WatchCreditEventsRequest{
+				AfterEventId: after, CustomerId: proto.Int64(customer),
+			})
+			for err == nil {
+				var response *creditpb.WatchCreditEventsResponse
+				if response, err = stream.Recv(); err != nil {
+					break
+				}
+				if event := response.GetEvent(); event != nil {
+					after = event.EventId
+					if use(event) {
+						return nil
+					}
+				} else {
+					// What the filter left out need not be looked at again.
+					after = response.GetHeartbeat().GetLastEventId()
+				}
+			}
+			return err
+		}()
+		if err == nil {
+			return nil
+		}
+		if found := refusal(err); !errors.Is(err, io.EOF) && !worthRepeating(found.code) {
+			return found
+		}
+		time.Sleep(time.Duration(100+rand.Intn(900)) * time.Millisecond)
+	}
+	return ctx.Err()
+}
+
+// What one does with all that.
+
+func rupees(units int64) *money.Money {
+	return &money.Money{CurrencyCode: "INR", Units: units}
+}
+
+func run(ctx context.Context) error {
+	address := os.Getenv("CREDIT_ADDRESS")
+	if address == "" {
+		address = "127.0.0.1:50051"
+	}
+	connection, err := connect(address, os.Getenv("CREDIT_SERVER_CA"), os.Getenv("CREDIT_TOKEN"))
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	credit := creditpb.NewCreditServiceClient(connection)
+	ingestion := creditpb.NewIngestionServiceClient(connection)
+
+	// Ids of your own making; keep them with what they stand for until you have the answer.
+	registration := &creditpb.RegisterCustomerRequest{
+		RequestId:     uuid.NewString(),
+		FirstName:     "Kavya",
+		LastName:      "Shah",
+		Age:           29,
+		MonthlyIncome: rupees(80000),
+		PhoneNumber:   "9876598803",
+	}
+	var customer int64
+	err = untilAnswered(ctx, func(ctx context.Context) error {
+		answer, err := credit.RegisterCustomer(ctx, registration)
+		customer = answer.GetCustomer().GetCustomerId()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	loan := &creditpb.LoanRow{
+		CustomerId:         proto.Int64(customer),
+		LoanId:             proto.Int64(1),
+		LoanAmount:         rupees(800000),
+		TenureMonths:       proto.Int32(12),
+		InterestRate:       &decimal.Decimal{Value: "10"},
+		MonthlyInstallment: rupees(70333),
+		EmisPaidOnTime:     proto.Int32(12),
+		StartDate:          &date.Date{Year: 2022, Month: 5, Day: 31},
+	}
+	done, err := ingest(ctx, ingestion, uuid.NewString(), []*creditpb.LoanRow{loan})
+	if err != nil {
+		return err
+	}
+	fmt.Println("rows read:", done.Ingestion.RowsRead, "rejected:", done.Ingestion.Rejected)
+
+	ask := &creditpb.CreateLoanRequest{
+		RequestId:    uuid.NewString(),
+		CustomerId:   customer,
+		LoanAmount:   rupees(50000),
+		InterestRate: &decimal.Decimal{Value: "12.5"},
+		TenureMonths: 12,
+	}
+	var booked *creditpb.CreateLoanResponse
+	err = untilAnswered(ctx, func(ctx context.Context) (err error) {
+		booked, err = credit.CreateLoan(ctx, ask)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	// A decline is an answer too; its reasons and counter-offer say what would do.
+	fmt.Println(booked.Message)
+
+	err = untilAnswered(ctx, func(ctx context.Context) error {
+		_, err := credit.CheckEligibility(ctx, &creditpb.CheckEligibilityRequest{
+			CustomerId: customer, TenureMonths: 481,
+		})
+		return err
+	})
+	var wrong *refused
+	if errors.As(err, &wrong) {
+		fmt.Printf("%v (%s)\n", wrong.code, wrong.reason)
+		for field, problem := range wrong.fields {
+			fmt.Printf("  %s: %s\n", field, problem)
+		}
+	}
+
+	return follow(ctx, credit, 0, customer, func(event *creditpb.CreditEvent) bool {
+		fmt.Printf("event: %T\n", event.Payload)
+		return event.GetLoanCreated().GetDecisionId() == booked.DecisionId
+	})
+}
+
+func main() {
+	if err := run(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+}

@@ -1,0 +1,133 @@
+"""The documents speak of what is there: links, files, commands, settings, methods and reasons."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from google.protobuf.descriptor import Descriptor
+
+from credit_service.rpc.errors import REASONS
+from credit_service.settings import Settings
+from credit_service.v1 import credit_service_pb2, event_pb2, ingestion_service_pb2
+from credit_service.v1.options_pb2 import scope
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted({ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")})
+REFERENCE = ROOT / "docs" / "reference"
+SERVICES = [
+    service
+    for file in (credit_service_pb2, ingestion_service_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+]
+
+# Of the command line and of examples, read from the environment by themselves.
+_OTHER_VARIABLES = {
+    "CREDIT_ADDRESS",
+    "CREDIT_TOKEN",
+    "CREDIT_TOKEN_FILE",
+    "CREDIT_SECRETS_DIR",
+    "CREDIT_NODE_MODULES",
+}
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def prose(path: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if target.startswith(("http://", "https://", "mailto:")):
+            continue
+        name, _, anchor = unquote(target).partition("#")
+        there = (page.parent / name).resolve() if name else page
+        assert there.exists(), target
+        assert there.is_relative_to(ROOT), target
+        assert not anchor or anchor in anchors(there), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    tops = {each.name for each in ROOT.iterdir()} - {".build", ".venv"}
+    for text in re.findall(r"`([\w./-]+)`", prose(page)):
+        if text.startswith("deploy/secrets/"):  # made by deploy/make-secrets.sh
+            continue
+        if text.partition("/")[0] in tops and "/" in text:
+            assert (ROOT / text).exists(), text
+        elif re.fullmatch(r"(domain|storage|ingestion|rpc|cache|commands|console)/\w+\.py", text):
+            assert (ROOT / "credit_service" / text).exists(), text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_targets_and_settings_that_are_named_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)) <= targets
+    settings = {f"CREDIT_{name.upper()}" for name in Settings.model_fields} | _OTHER_VARIABLES
+    # Names of the contract begin so too.
+    assert set(re.findall(r"\bCREDIT_(?!EVENT_|SCORE_)[A-Z_]+[A-Z]\b", text)) <= settings
+
+
+def test_commands_that_are_named_exist() -> None:
+    helped = subprocess.run(
+        [sys.executable, "-m", "credit_service.cli", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    commands = set(re.findall(r"^│ ([a-z-]+) ", helped.stdout, re.MULTILINE))
+    assert {"up", "call", "sample-data"} <= commands
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        found = set(re.findall(r"(?:`|^|bin/)credit-service ([a-z-]+)", text, re.MULTILINE))
+        assert {name for name in found if not name.startswith("-")} <= commands, named(page)
+
+
+def messages(message: Descriptor, seen: set[str]) -> Iterator[Descriptor]:
+    """A message and all of ours that it is made of."""
+    if message.full_name in seen or message.file.package != "credit_service.v1":
+        return
+    seen.add(message.full_name)
+    yield message
+    for each in message.fields:
+        if each.message_type is not None:
+            yield from messages(each.message_type, seen)
+
+
+def test_the_reference_has_every_method_field_and_value() -> None:
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in REFERENCE.glob("*.md"))
+    seen: set[str] = set()
+    for service in SERVICES:
+        for method in service.methods:
+            assert f"\n## {method.name}\n" in pages
+            assert f"scope `{method.GetOptions().Extensions[scope]}`" in pages
+            for side in (method.input_type, method.output_type):
+                for message in messages(side, seen):
+                    for each in message.fields:
+                        assert f"| `{each.name}`" in pages, each.full_name
+                        for value in each.enum_type.values if each.enum_type else ():
+                            assert f"| `{value.name}` | {value.number} |" in pages
+    assert event_pb2.ScoreChanged.DESCRIPTOR.full_name in seen
+
+
+def test_the_reference_explains_every_reason() -> None:
+    errors = (REFERENCE / "errors.md").read_text(encoding="utf-8")
+    sections = set(re.findall(r"^## ([A-Z_]+)$", errors, re.MULTILINE))
+    assert sections == set(REASONS)
+    assert errors.count("\nMetadata: `{") == len(REASONS)
