@@ -73,6 +73,8 @@ class Inflictor:
                 self._stack.servers[int(fault.at_seconds * 10) % 2].kill()
             case "worker":
                 self._stack.worker.kill()
+            case "relay":
+                self._stack.relay.kill()
             case "redis":
                 psutil.Process(pids["Valkey"]).kill()
             case _:
@@ -87,8 +89,8 @@ class Inflictor:
             time.sleep(fault.lasts_seconds)
             process.resume()
         else:
-            part = self._stack.worker if fault.target == "worker" else self._stack.servers[0]
-            part.suspended(fault.lasts_seconds)
+            parts = {"worker": self._stack.worker, "relay": self._stack.relay}
+            parts.get(fault.target, self._stack.servers[0]).suspended(fault.lasts_seconds)
         return True
 
     def _trouble_link(self, fault: Fault) -> bool:

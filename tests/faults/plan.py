@@ -64,7 +64,7 @@ class Counts:
 
 
 FULL = Counts(
-    kills={"server": 10, "worker": 10, "redis": 10, "postgresql": 5},
+    kills={"server": 10, "worker": 10, "relay": 5, "redis": 10, "postgresql": 5},
     stops=5,
     links=12,
     crashes=5,
@@ -75,7 +75,7 @@ FULL = Counts(
     clock_steps=3,
 )
 SHORT = Counts(
-    kills={"server": 1, "worker": 1, "redis": 1, "postgresql": 1},
+    kills={"server": 1, "worker": 1, "relay": 1, "redis": 1, "postgresql": 1},
     stops=1,
     links=3,
     crashes=1,
@@ -132,7 +132,7 @@ def _drawn(counts: Counts, pick: random.Random) -> list[_Make]:
         for _ in range(count):
             add("kill", part)
     for number in range(counts.stops):
-        add("stop", ("server", "worker", "redis")[number % 3], pick.uniform(1.0, 4.0))
+        add("stop", ("server", "redis", "worker", "relay")[number % 4], pick.uniform(1.0, 4.0))
     hows = ("reset", "delay", "cut there", "cut back")
     for number in range(counts.links):
         # Each link and each way in turn; the callers' among them.

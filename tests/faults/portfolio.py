@@ -26,8 +26,10 @@ def write_customers(path: Path) -> int:
     lines = [_CUSTOMER_HEADER]
     for customer_id in (*ORDINARY, *HOT, *INGESTED):
         # Limits that a long campaign reaches, on some customers early and on some late.
-        limit = 200_000 if customer_id in HOT else 30_000 + 1_000 * (customer_id % 100)
-        income = 2_000_000 if customer_id in HOT else 40_000
+        if customer_id in HOT:
+            income, limit = 4_000_000, 150_000 * 3 ** HOT.index(customer_id)
+        else:
+            income, limit = 40_000, 30_000 + 1_000 * (customer_id % 100)
         lines.append(
             f"{customer_id},Asha,Rao,{21 + customer_id % 40},{9_000_000_000 + customer_id},"
             f"{income},{limit}"
@@ -55,15 +57,16 @@ def _loan(customer_id: int, loan_id: int, amount: int, tenure: int = 12) -> str:
 def write_rows(path: Path, number: int, rows: int, pick: random.Random) -> int:
     """The loans of the `number`-th ingestion of a campaign as CSV; how many of them are good.
 
-    Every tenth row is one that has to be rejected.
+    In every other file two rows in ten have to be rejected. In the rest a batch that is taken twice
+    meets no row error that is there already: the count of rows alone can tell.
     """
     lines, good = [_LOAN_HEADER], 0
     for place in range(rows):
         customer_id = pick.choice(INGESTED)
         loan_id = 1_000_000 + number * 10_000 + place
-        if place % 10 == 3:
+        if number % 2 and place % 10 == 3:
             lines.append(_loan(customer_id, loan_id, 5_000, tenure=481))
-        elif place % 10 == 7:
+        elif number % 2 and place % 10 == 7:
             lines.append(_loan(_UNKNOWN_CUSTOMER, loan_id, 5_000))
         else:
             good += 1

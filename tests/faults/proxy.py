@@ -6,6 +6,7 @@ input, whose end is the sign to stop:
 
     {"link": "callers", "targets": [["127.0.0.1", 4711]]}   where connections go from now on
     {"link": "server-redis", "delay_seconds": 2.0}           bytes arrive so much later
+    {"link": "worker-redis", "jitter_seconds": 0.01}         up to so much later, by chance
     {"link": "server-database", "cut": "there"}              "there", "back" or "": held back
     {"link": "callers", "reset": true}                       every connection ends with a reset
 
@@ -15,6 +16,8 @@ on a network, a message that nobody waits for any more can still have its effect
 
 import asyncio
 import json
+import os
+import random
 import socket
 import struct
 import subprocess
@@ -40,6 +43,7 @@ class _Link:
         self._targets: list[Target] = []
         self._next = 0
         self._delay_seconds = 0.0
+        self._jitter_seconds = 0.0
         self._cut = ""
         self._healed = asyncio.Event()
         self._healed.set()
@@ -48,6 +52,7 @@ class _Link:
     def obey(self, order: dict[str, Any]) -> None:
         self._targets = order.get("targets", self._targets)
         self._delay_seconds = order.get("delay_seconds", self._delay_seconds)
+        self._jitter_seconds = order.get("jitter_seconds", self._jitter_seconds)
         self._cut = order.get("cut", self._cut)
         if self._cut:
             self._healed.clear()
@@ -91,8 +96,9 @@ class _Link:
     ) -> None:
         try:
             while chunk := await reader.read(_CHUNK_BYTES):
-                if self._delay_seconds:
-                    await asyncio.sleep(self._delay_seconds)
+                if self._delay_seconds or self._jitter_seconds:
+                    jitter = random.uniform(0, self._jitter_seconds)  # noqa: S311 - a pause
+                    await asyncio.sleep(self._delay_seconds + jitter)
                 while self._cut == direction:
                     await self._healed.wait()
                 writer.write(chunk)
@@ -126,6 +132,8 @@ async def _main() -> None:
     while line := await orders.readline():
         order = json.loads(line)
         links[order.pop("link")].obey(order)
+    # What is still carried ends with the process.
+    os._exit(0)
 
 
 class Proxy:

@@ -1,4 +1,4 @@
-"""Everything a campaign torments: databases, proxy, two servers, a worker, and who restarts them.
+"""Everything a campaign torments: databases, two servers, a worker, a relay, and the network.
 
 The parts are the real programs, started as `credit-service up` starts them but for the proxy that
 stands between any two. A part that dies is started again at once, as a service manager would.
@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Self
@@ -33,6 +33,7 @@ SERVERS = 2
 _LOOK_SECONDS = 0.05
 _START_SECONDS = 60.0
 _STOP_SECONDS = 40.0
+_JITTER_SECONDS = 0.008
 _SERVING = re.compile(rb"Serving on 127\.0\.0\.1:(\d+)")
 _SABOTAGE = Path(__file__).parent / "sabotage"
 _ROOT = Path(__file__).parents[2]
@@ -41,11 +42,13 @@ _ROOT = Path(__file__).parents[2]
 class Part:
     """A program that is started again whenever it dies."""
 
-    def __init__(self, name: str, module: str, settings: dict[str, str], log: IO[bytes]) -> None:
+    def __init__(
+        self, name: str, program: Sequence[str], settings: dict[str, str], log: IO[bytes]
+    ) -> None:
         self.name = name
         self.port: int | None = None
         self.deaths = 0
-        self._module = module
+        self._program = program
         self._settings = settings
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -54,7 +57,7 @@ class Part:
     def start(self) -> None:
         self.port = None
         self._process = subprocess.Popen(
-            [sys.executable, "-m", self._module],
+            [sys.executable, "-m", *self._program],
             env=self._settings,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -136,14 +139,15 @@ class Stack:
         self._ending = threading.Event()
         self._lock = threading.Lock()
         self.servers = [
-            self._part(f"server {number}", "credit_service.rpc", "server")
+            self._part(f"server {number}", ["credit_service.rpc"], "server")
             for number in range(SERVERS)
         ]
-        self.worker = self._part("worker", "workers", "worker")
+        self.worker = self._part("worker", ["workers", "--actors-only"], "worker")
+        self.relay = self._part("relay", ["workers", "--relay-only"], "worker")
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
         self._failure: Exception | None = None
 
-    def _part(self, name: str, module: str, side: str) -> Part:
+    def _part(self, name: str, program: Sequence[str], side: str) -> Part:
         ports = self.proxy.ports
         database = make_url(self.databases.database_url).database
         settings = {
@@ -161,7 +165,7 @@ class Stack:
         if self._sabotage:
             path = f"{_SABOTAGE}{os.pathsep}{_ROOT}"
             settings |= {"PYTHONPATH": path, "FAULTS_SABOTAGE": self._sabotage}
-        return Part(name, module, environment(**settings), self._log)
+        return Part(name, program, environment(**settings), self._log)
 
     def start(self) -> Self:
         migrate.upgrade(self.sqlalchemy_url)
@@ -172,7 +176,9 @@ class Stack:
         redis_socket = redis.Redis.from_url(redis_url).connection_pool.connection_kwargs["path"]
         for link in INNER:
             socket = database_socket if link.endswith("database") else redis_socket
-            self.proxy.order(link, targets=[[socket]])
+            # What different threads and processes tell Redis does not come in the order of telling.
+            jitter = _JITTER_SECONDS if link.endswith("redis") else 0.0
+            self.proxy.order(link, targets=[[socket]], jitter_seconds=jitter)
         for part in self.parts:
             part.start()
         self._keeper.start()
@@ -185,7 +191,7 @@ class Stack:
 
     @property
     def parts(self) -> list[Part]:
-        return [self.worker, *self.servers]
+        return [self.relay, self.worker, *self.servers]
 
     @property
     def address(self) -> str:
@@ -224,7 +230,7 @@ class Stack:
                 told = ports
 
     def stop_parts(self) -> list[str]:
-        """End servers and worker in order; what did not go as it should."""
+        """End servers, worker and relay in order; what did not go as it should."""
         with self._lock:
             self._ending.set()
         if self._keeper.ident is not None:
@@ -238,7 +244,7 @@ class Stack:
         return found
 
     def strays(self) -> list[str]:
-        """What still runs of servers, worker and their children."""
+        """What still runs of all these and of their children."""
         home = str(self.folder)
         found = []
         for process in psutil.process_iter():

@@ -21,7 +21,7 @@ def test_a_full_campaign_has_every_fault_it_promises() -> None:
     faults = plan(1).faults()
     kinds = Counter(fault.kind for fault in faults)
     kills = Counter(fault.target for fault in faults if fault.kind == "kill")
-    assert kills == {"server": 10, "worker": 10, "redis": 10, "postgresql": 5}
+    assert kills == {"server": 10, "worker": 10, "relay": 5, "redis": 10, "postgresql": 5}
     assert Counter(fault.target for fault in faults if fault.kind == "crash") == dict.fromkeys(
         CRASHES, 5
     )

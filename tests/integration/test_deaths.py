@@ -1,0 +1,116 @@
+"""A process that dies at a failpoint of a booking or a payment: all of it is there, or nothing."""
+
+from collections.abc import Callable
+from datetime import date
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+
+from credit_service import failpoints
+from credit_service.commands.create_loan import CreateLoan, create_loan
+from credit_service.commands.record_payment import RecordPayment, record_payment
+from credit_service.domain.eligibility import Ask
+from credit_service.storage.database import Database
+from tests.integration.portfolio import LAKH, a_good_customer, on
+
+TODAY = on(date(2026, 6, 10))
+ASK = Ask(LAKH, 1200, 24)
+
+FACTS = text(
+    """SELECT
+        (SELECT count(*) FROM loans WHERE NOT imported),
+        (SELECT count(*) FROM decisions),
+        (SELECT count(*) FROM payments),
+        (SELECT count(*) FROM requests),
+        (SELECT count(*) FROM events WHERE kind IN ('loan_created', 'payment_recorded'))"""
+)
+
+
+class DeathError(BaseException):
+    """Stands for the end of the process: nothing in the service catches it."""
+
+
+def die_at(
+    point: str,
+    work: Callable[[], object],
+    rival: Callable[[], object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Let the work die at the failpoint; where that is one of a lost race, the rival comes first."""
+    rivals = [rival] if point.endswith("before_commit") else []
+
+    def reach(reached: str) -> None:
+        if reached == point:
+            raise DeathError
+        if reached.endswith("before_write") and rivals:
+            rivals.pop()()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(failpoints, "reach", reach)
+        with pytest.raises(DeathError):
+            work()
+    assert not rivals
+
+
+def book(database: Database, customer_id: int, request_id: UUID) -> int:
+    stored = create_loan(database, CreateLoan(request_id, customer_id, ASK), TODAY, "tests")
+    assert stored.loan_id is not None
+    return stored.loan_id
+
+
+def facts(database: Database) -> tuple[int, ...]:
+    with database.autocommit() as connection:
+        return tuple(connection.execute(FACTS).one())
+
+
+@pytest.mark.parametrize(
+    ("point", "stored"),
+    [
+        ("create_loan.before_write", (0, 0, 0, 0, 0)),
+        # The rival's loan alone.
+        ("create_loan.before_commit", (1, 1, 0, 1, 1)),
+        ("create_loan.after_commit", (1, 1, 0, 1, 1)),
+    ],
+)
+def test_a_booking_is_whole_or_not_at_all(
+    database: Database, point: str, stored: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer_id = a_good_customer(database, TODAY)
+    request_id = uuid4()
+    die_at(
+        point,
+        lambda: book(database, customer_id, request_id),
+        lambda: book(database, customer_id, uuid4()),
+        monkeypatch,
+    )
+    assert facts(database) == stored
+    assert book(database, customer_id, request_id) == book(database, customer_id, request_id)
+    rivals = 1 if point == "create_loan.before_commit" else 0
+    assert facts(database) == (1 + rivals, 1 + rivals, 0, 1 + rivals, 1 + rivals)
+
+
+@pytest.mark.parametrize(
+    ("point", "stored"),
+    [
+        ("record_payment.before_write", (1, 1, 0, 1, 1)),
+        ("record_payment.before_commit", (2, 2, 0, 2, 2)),
+        ("record_payment.after_commit", (1, 1, 1, 2, 2)),
+    ],
+)
+def test_a_payment_is_whole_or_not_at_all(
+    database: Database, point: str, stored: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer_id = a_good_customer(database, TODAY)
+    loan_id = book(database, customer_id, uuid4())
+    command = RecordPayment(uuid4(), customer_id, loan_id, 1_000, None)
+    die_at(
+        point,
+        lambda: record_payment(database, command, TODAY, "tests"),
+        lambda: book(database, customer_id, uuid4()),
+        monkeypatch,
+    )
+    assert facts(database) == stored
+    first = record_payment(database, command, TODAY, "tests")
+    assert record_payment(database, command, TODAY, "tests") == first
+    assert facts(database)[2] == 1
