@@ -205,6 +205,30 @@ def ingest(
 
 
 @app.command(group=_USE)
+def annotated(
+    ingestion_id: Annotated[UUID, Parameter(help="Id of the ingestion of an uploaded file.")],
+    /,
+    *,
+    output: Annotated[
+        Path | None,
+        Parameter(
+            name=("--output", "-o"),
+            help="File to save it as. Default: the service's name for it, in this folder.",
+        ),
+    ] = None,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Save an uploaded file as a workbook with its rejected rows marked, to correct and send again.
+
+    Never writes over a file.
+    """
+    from credit_service.cli import ingesting
+
+    return ingesting.annotated(ingestion_id, output, target, as_json=json)
+
+
+@app.command(group=_USE)
 def call(
     method: Annotated[
         str | None,

@@ -1,10 +1,14 @@
-"""`ingest`: sends a file, shows how it goes, and tells what became of its rows."""
+"""`ingest` sends a file, shows how it goes, and tells what became of its rows; `annotated` brings
+the file back with what was wrong marked in it."""
 
+import errno
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 from uuid import UUID, uuid4
 
@@ -19,7 +23,7 @@ from rich.text import Text
 
 from credit_service.cli import ExitCode, Target
 from credit_service.cli.connection import connected
-from credit_service.cli.output import as_dict, err, note, out, plain_table, print_json
+from credit_service.cli.output import as_dict, err, note, out, paste, plain_table, print_json
 from credit_service.client.channel import ServiceError
 from credit_service.client.ingestion import IngestionClient, Listener, Request
 from credit_service.client.rows import SourceFile, open_source
@@ -85,7 +89,49 @@ def ingest(order: Order, target: Target, *, as_json: bool) -> int:
         )
     else:
         show(outcome)
+        if order.upload:
+            _offer_annotated(outcome)
     return outcome.exit_code
+
+
+def _offer_annotated(outcome: Outcome) -> None:
+    """Say how to get the file back with what was wrong marked in it."""
+    ingestion = outcome.ingestion
+    header_refused = ingestion.error.code in (
+        ingestion_pb2.INGESTION_ERROR_CODE_COLUMN_MISSING,
+        ingestion_pb2.INGESTION_ERROR_CODE_COLUMN_AMBIGUOUS,
+    )
+    if ingestion.rejected or header_refused:
+        out.print()
+        out.print("The file with what is wrong marked in it, to correct and send again:")
+        out.print(Text("  ").append(paste(f"credit-service annotated {ingestion.ingestion_id}")))
+
+
+def annotated(ingestion_id: UUID, output: Path | None, target: Target, *, as_json: bool) -> int:
+    """Save the annotated workbook of an upload; never over another file.
+
+    Raises ServiceError, FileExistsError.
+    """
+    if output is not None:
+        _ensure_free(output)
+    with connected(target) as channel, tempfile.TemporaryFile() as file:
+        header = IngestionClient(channel).annotated_workbook(ingestion_id, file)
+        # A name from elsewhere is taken without its folders.
+        path = output or Path(PurePath(header.filename.replace("\\", "/")).name)
+        _ensure_free(path)
+        file.seek(0)
+        with path.open("xb") as saved:
+            shutil.copyfileobj(file, saved)
+    if as_json:
+        print_json({"path": str(path), "size_bytes": header.size_bytes})
+    else:
+        out.print(Text(f"Saved {path} ({group_digits(header.size_bytes)} bytes)."), soft_wrap=True)
+    return ExitCode.GOOD
+
+
+def _ensure_free(path: Path) -> None:
+    if path.exists():
+        raise FileExistsError(errno.EEXIST, "is there already; name another by --output", str(path))
 
 
 def _source(order: Order) -> SourceFile:

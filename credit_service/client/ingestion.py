@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from uuid import UUID
 
 import grpc
@@ -55,7 +55,8 @@ class Patience:
 
     It gives up `give_up_seconds` after the first failure that no committed row followed, and pauses
     between tries, from `first_pause_seconds` doubling to `longest_pause_seconds`. A stream that
-    takes nothing for `stall_seconds` counts as broken; a unary call has `call_timeout_seconds`.
+    takes nothing for `stall_seconds` counts as broken; a unary call has `call_timeout_seconds`, a
+    download `download_timeout_seconds`.
     """
 
     give_up_seconds: float = 60.0
@@ -63,6 +64,7 @@ class Patience:
     longest_pause_seconds: float = 5.0
     stall_seconds: float = 60.0
     call_timeout_seconds: float = 10.0
+    download_timeout_seconds: float = 600.0
 
     def pause(self, attempt: int, error: ServiceError) -> float:
         """Seconds to wait after the attempt-th failure in a row, from 0."""
@@ -214,6 +216,45 @@ class IngestionClient:
             if not token:
                 break
         return found
+
+    def annotated_workbook(
+        self, ingestion_id: UUID, file: IO[bytes]
+    ) -> ingestion_service_pb2.AnnotatedWorkbookHeader:
+        """Write the annotated workbook of an upload into an empty file; the name it should have.
+
+        After a break begins again. Raises ServiceError.
+        """
+        transfer = _Transfer(self._patience, Listener())
+        while True:
+            file.seek(0)
+            file.truncate()
+            try:
+                with decoded_errors():
+                    return self._download(ingestion_id, file)
+            except ServiceError as error:
+                transfer.failed(error)
+            transfer.wait(0)
+
+    def _download(
+        self, ingestion_id: UUID, file: IO[bytes]
+    ) -> ingestion_service_pb2.AnnotatedWorkbookHeader:
+        request = ingestion_service_pb2.DownloadAnnotatedWorkbookRequest(
+            ingestion_id=str(ingestion_id)
+        )
+        stream: Any = self._stub.DownloadAnnotatedWorkbook(
+            request, timeout=self._patience.download_timeout_seconds
+        )
+        try:
+            header: ingestion_service_pb2.AnnotatedWorkbookHeader = next(stream).header
+            for message in stream:
+                file.write(message.chunk)
+        except StopIteration:
+            header = ingestion_service_pb2.AnnotatedWorkbookHeader()
+        finally:
+            stream.cancel()
+        if not header.filename or file.tell() != header.size_bytes:
+            raise ServiceError(grpc.StatusCode.UNAVAILABLE, "The download ended early.")
+        return header
 
     def _committed(self, ingestion_id: UUID) -> int:
         try:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
+import openpyxl
 import pytest
 from google.type.decimal_pb2 import Decimal as DecimalMessage
 from google.type.money_pb2 import Money
@@ -386,6 +387,44 @@ def test_a_file_is_tried_then_loaded_and_its_bad_rows_told(
     rows = list(csv.DictReader(Path(taken.value.path()).read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 30
     assert rows[0]["found"] == "'=cmd|'1'!A1"
+
+
+def test_a_file_comes_back_marked_and_corrected_is_taken_in(page: Page, tmp_path: Path) -> None:
+    def load(path: Path) -> None:
+        page.goto("/qa/ingestions")
+        page.get_by_label("Drop a .xlsx").set_input_files(path)
+        page.get_by_label("loans", exact=True).check()
+        page.get_by_role("button", name="Dry run").click()
+        page.get_by_role("button", name="Load for real").click()
+        expect(page.get_by_text("The file is loaded.").last).to_be_visible()
+
+    header = "Customer ID,Loan ID,Loan Amount,Tenure,Interest Rate,Monthly payment,"
+    header += "EMIs paid on Time,Date of Approval,End Date"
+    good = "1,7100001,50000,12,12,4500,12,2015-01-05,2016-01-05"
+    bad = "1,7100002,50000,twelve,12,4500,12,2015-01-05,2016-01-05"
+    file = tmp_path / "to correct.csv"
+    file.write_text(f"{header}\r\n{good}\r\n{bad}\r\n", encoding="utf-8")
+    load(file)
+    counts = page.locator(".progress .counts")
+    expect(counts).to_have_text(re.compile(r"Read\s*2\s*Inserted\s*1.*Rejected\s*1", re.DOTALL))
+    page.locator(".progress").get_by_role("link", name="to correct.csv").click()
+    with page.expect_download() as taken:
+        page.get_by_role("link", name="Annotated workbook").click()
+    assert taken.value.suggested_filename == "to correct-annotated.xlsx"
+    marked = tmp_path / taken.value.suggested_filename
+    taken.value.save_as(marked)
+
+    book = openpyxl.load_workbook(marked)
+    sheet = book.worksheets[1]
+    assert sheet["D3"].value == "twelve"
+    assert sheet["D3"].comment.text.startswith("NOT_A_NUMBER")
+    sheet["D3"] = 12
+    book.save(marked)
+    load(marked)
+    expect(counts).to_have_text(
+        re.compile(r"Read\s*2\s*Inserted\s*1.*Unchanged\s*1.*Rejected\s*0", re.DOTALL)
+    )
+    expect(page.locator(".progress").get_by_role("link", name="Download")).to_have_count(0)
 
 
 def test_a_file_is_dropped_onto_its_place(page: Page) -> None:

@@ -10,7 +10,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
+import openpyxl
 import psutil
 import pytest
 
@@ -95,6 +97,34 @@ def test_ingesting_both_ways_again_and_with_faults(
         assert ["5", "customer_id", "CUSTOMER_UNKNOWN", "999999"] in [line[:4] for line in lines]
         assert "rejected 2" in done.stdout
         assert not done.stderr
+
+
+def test_a_file_with_faults_comes_back_to_be_corrected(
+    service: Up, sample_files: samples.Samples, tmp_path: Path
+) -> None:
+    address = f"--address={service.address}"
+    faulty = tmp_path / "faults.csv"
+    faulty.write_text(f"{','.join(samples.LOAN_HEADERS)}\n7,8,100000,two,12,5000,0,2024-01-31,\n")
+    done = credit_service("ingest", str(faulty), address, "--upload", "--dry-run")
+    assert done.returncode == 1, done.stderr
+    offered = done.stdout.splitlines()[-1].split()
+    assert offered[:2] == ["credit-service", "annotated"]
+    path = tmp_path / "marked.xlsx"
+    command = ("annotated", offered[2], address, f"--output={path}")
+    done = credit_service(*command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"Saved {path} (")
+    assert openpyxl.load_workbook(path).worksheets[1]["D2"].comment is not None
+    before = path.read_bytes()
+    again = credit_service(*command)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "is there already" in again.stderr
+    assert path.read_bytes() == before
+    for option in ("--upload", "--kind=loans"):
+        done = credit_service("ingest", str(path), address, "--dry-run", option)
+        assert "rejected 1" in done.stdout
+    done = credit_service("annotated", str(uuid4()), address)
+    assert (done.returncode, "INGESTION_NOT_FOUND" in done.stderr) == (1, True)
 
 
 def test_what_was_ingested_answers(service: Up, sample_files: samples.Samples) -> None:

@@ -125,7 +125,9 @@ def test_every_method_has_a_recipe_that_says_the_same_three_times() -> None:
         assert grpcurl[grpcurl.index("-d") + 1] == buf[buf.index("-d") + 1] == request
 
 
-def test_every_recipe_of_the_command_line(run: Run) -> None:
+def test_every_recipe_of_the_command_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for recipe in _recipes():
         done = run(*recipe.line("credit-service")[1:])
         assert done.code == (1 if recipe.refusal else 0), (recipe, done)
@@ -133,6 +135,11 @@ def test_every_recipe_of_the_command_line(run: Run) -> None:
             assert f"({recipe.refusal})" in done.errors, done
         else:
             assert done.output.startswith("{"), done
+    text = RECIPES.read_text(encoding="utf-8")
+    (line,) = [each for each in text.splitlines() if each.startswith("credit-service annotated ")]
+    monkeypatch.chdir(tmp_path)
+    assert run(*shlex.split(line)[1:]).code == 0
+    assert (tmp_path / "customers-annotated.xlsx").read_bytes().startswith(b"PK")
 
 
 def test_every_recipe_of_buf_curl(service: Up, run: Run) -> None:

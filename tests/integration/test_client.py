@@ -243,6 +243,25 @@ def test_a_stream_and_an_upload_report_the_same(
         second = client.follow(uploaded.ingestion_id)
         assert first.rejected == second.rejected == len(rows)
         assert _faults(client, streamed) == _faults(client, uploaded)
+        _unmended_is_rejected_again(client, path, uploaded, tmp_path)
+
+
+def _unmended_is_rejected_again(
+    client: IngestionClient, path: Path, uploaded: Request, folder: Path
+) -> None:
+    """The file comes back with all of its faults, and has them still, either way it is sent."""
+    before = _faults(client, uploaded)
+    with (folder / "back.xlsx").open("w+b") as file:
+        name = client.annotated_workbook(uploaded.ingestion_id, file).filename
+    assert name == f"{path.stem}-annotated.xlsx"
+    kind = client.get(uploaded.ingestion_id).kind
+    streamed, again = (Request(uuid4(), validate_only=True) for _ in range(2))
+    client.stream(open_source(folder / "back.xlsx"), streamed)
+    client.upload(folder / "back.xlsx", kind, again)
+    client.follow(again.ingestion_id)
+    assert _faults(client, streamed) == _faults(client, again)
+    rejected = {row: found for row, _, _, found in before}
+    assert {row: found for row, _, _, found in _faults(client, again)}.keys() == rejected.keys()
 
 
 def test_formulas_are_reported_by_both(service: Up, files: samples.Samples, tmp_path: Path) -> None:

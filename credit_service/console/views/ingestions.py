@@ -149,7 +149,7 @@ def show(page: Page) -> Response:
         errors_problem=errors_problem,
         next_href=f"{path}?{urlencode({'page_token': token})}#errors" if token else "",
         first_page=not request.page_token,
-        is_workbook=ingestion.filename.lower().endswith(".xlsx"),
+        comes_back=_comes_back(ingestion),
     )
 
 
@@ -162,7 +162,24 @@ def progress(page: Page) -> Response:
         ended=ingestion.state in ENDED_STATES,
         took=_took(ingestion),
         counts=_counts(ingestion),
+        comes_back=_comes_back(ingestion),
     )
+
+
+# With these the file was understood so far that the service can mark what is wrong in it.
+_MARKED = (
+    ingestion_pb2.INGESTION_ERROR_CODE_UNSPECIFIED,
+    ingestion_pb2.INGESTION_ERROR_CODE_COLUMN_MISSING,
+    ingestion_pb2.INGESTION_ERROR_CODE_COLUMN_AMBIGUOUS,
+)
+
+
+def _comes_back(ingestion: ingestion_pb2.Ingestion) -> bool:
+    """Whether the file can be had back with what is wrong marked."""
+    uploaded = ingestion.source == ingestion_pb2.INGESTION_SOURCE_UPLOAD
+    ended = ingestion.state in ENDED_STATES
+    wrong = ingestion.rejected > 0 or ingestion.HasField("error")
+    return uploaded and ended and wrong and ingestion.error.code in _MARKED
 
 
 def _counts(ingestion: ingestion_pb2.Ingestion) -> dict[str, int]:
