@@ -16,6 +16,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the faults and the load")
     parser.add_argument("--plan", action="store_true", help="only say what would happen when")
     given = parser.parse_args()
+    campaign.end_in_order_when_told()
     seed = random.randrange(2**32) if given.seed is None else given.seed  # noqa: S311 - no secret
     plan = Plan(
         seconds=given.seconds or (60.0 if given.short else 600.0),

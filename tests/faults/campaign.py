@@ -1,5 +1,7 @@
 """One campaign: a stack, a load, faults, and an account of everything afterwards."""
 
+import signal
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -47,6 +49,13 @@ class Report:
                 f"seed {self.plan.seed}: {passed}",
             ]
         )
+
+
+def end_in_order_when_told() -> None:
+    """Let SIGTERM and SIGINT end this process through its `finally`s, so that nothing it started is
+    left behind. Call from the main thread."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def run(plan: Plan, sabotage: str = "") -> Report:

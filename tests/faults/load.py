@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ _CALL_SECONDS = 5.0
 _STREAM_ROWS = 120
 _BATCH_ROWS = 20
 _MOST_INGESTIONS = 8
+_SETTLING_CALLERS = 16
 _PATIENCE = Patience(
     give_up_seconds=60.0, longest_pause_seconds=1.0, stall_seconds=15.0, call_timeout_seconds=5.0
 )
@@ -104,13 +106,12 @@ class Load:
         """Ask again what nobody answered, until all of it has an answer."""
         pick = random.Random(self._seed)  # noqa: S311 - repeatable load
         until = time.monotonic() + timeout_seconds
-        with self._stub() as stub:
+        with self._stub() as stub, ThreadPoolExecutor(_SETTLING_CALLERS) as callers:
             while unanswered := self._history.unanswered():
                 if time.monotonic() > until:
                     self._history.find("answer", f"{len(unanswered)} requests never had one")
                     return
-                for asked in unanswered:
-                    self._mutate(stub, pick, asked)
+                list(callers.map(lambda asked: self._mutate(stub, pick, asked), unanswered))
                 time.sleep(0.1)
 
     @property

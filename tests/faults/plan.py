@@ -96,7 +96,7 @@ class Plan:
     seed: int
     counts: Counts
     # How long at most the account waits for what is still under way.
-    drain_seconds: float = 90.0
+    drain_seconds: float = 180.0
 
     def faults(self) -> list[Fault]:
         """Every fault in order of time."""

@@ -37,7 +37,7 @@ def die_at(
     rival: Callable[[], object],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Let the work die at the failpoint; where that is one of a lost race, the rival comes first."""
+    """Let the work die at the failpoint; where that is one of a lost race, a rival comes first."""
     rivals = [rival] if point.endswith("before_commit") else []
 
     def reach(reached: str) -> None:
