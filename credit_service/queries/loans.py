@@ -1,12 +1,14 @@
 """Look loans and their schedules up."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 
 from credit_service.clock import Moment
 from credit_service.domain.errors import NotFound, PreconditionFailed
 from credit_service.domain.loans import Loan, LoanState, Schedule, schedule, unknown_loan
 from credit_service.domain.payments import InstallmentProgress, installment_states
-from credit_service.storage import customers, loans
+from credit_service.storage import customers, loans, payments
 from credit_service.storage.customers import CustomerView
 from credit_service.storage.database import Database
 
@@ -15,11 +17,15 @@ _MOST_HOLDERS_NAMED = 20
 
 @dataclass(frozen=True, slots=True)
 class RepaymentSchedule:
-    """A loan, its installments, and how far each has come."""
+    """A loan, its installments, and how far each has come.
+
+    `settled_on` is the day of each installment that was settled by payments, by its number.
+    """
 
     loan: Loan
     schedule: Schedule
     progress: tuple[InstallmentProgress, ...]
+    settled_on: Mapping[int, date]
 
 
 def get_loan(
@@ -83,6 +89,11 @@ def repayment_schedule(
     """
     with database.autocommit() as connection:
         loan = loans.find(connection, customer_id, loan_id)
-    if loan is None:
-        raise _no_loan(loan_id, customer_id)
-    return RepaymentSchedule(loan, schedule(loan), installment_states(loan, moment.today))
+        if loan is None:
+            raise _no_loan(loan_id, customer_id)
+        # Read after the loan: a payment in between adds a day that nothing asks for.
+        settled_on = (
+            payments.settlement_days(connection, customer_id, loan_id) if loan.paid_paise else {}
+        )
+    progress = installment_states(loan, moment.today)
+    return RepaymentSchedule(loan, schedule(loan), progress, settled_on)

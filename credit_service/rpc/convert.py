@@ -684,7 +684,7 @@ def write_schedule(
     outstanding = paid_and_outstanding_paise(found.loan)[1]
     return credit_service_pb2.GetRepaymentScheduleResponse(
         installments=[
-            write_installment(line, progress)
+            write_installment(line, progress, found.settled_on.get(line.number))
             for line, progress in zip(schedule.installments, found.progress, strict=True)
         ],
         totals=loan_pb2.ScheduleTotals(
@@ -697,9 +697,14 @@ def write_schedule(
 
 
 def write_installment(
-    line: ScheduledInstallment, progress: InstallmentProgress
+    line: ScheduledInstallment, progress: InstallmentProgress, settled_on: date | None
 ) -> loan_pb2.Installment:
-    """An installment and how far it has come."""
+    """An installment and how far it has come.
+
+    `settled_on`: the day on which a payment settled it; looked at where it is settled.
+    """
+    if progress.state is not InstallmentState.SETTLED:
+        settled_on = None
     return loan_pb2.Installment(
         number=line.number,
         due_date=write_date(line.due_date),
@@ -708,6 +713,7 @@ def write_installment(
         interest=write_money(line.interest_paise),
         balance=write_money(line.balance_paise),
         state=_INSTALLMENT_STATES[progress.state],
+        settled_on=None if settled_on is None else write_date(settled_on),
         paid_amount=write_money(progress.paid_paise),
     )
 

@@ -52,7 +52,10 @@ def write_recorded_payment(
         payment=write_payment(recorded.payment),
         loan=convert.write_loan(recorded.loan),
         installments=[
-            convert.write_installment(lines[number - 1], progress[number - 1]) for number in settled
+            convert.write_installment(
+                lines[number - 1], progress[number - 1], recorded.payment.paid_on
+            )
+            for number in settled
         ],
     )
 

@@ -105,6 +105,24 @@ def read(
     )
 
 
+_SETTLEMENTS = text(
+    """
+    SELECT paid_on, first_settled, settled_count FROM payments
+    WHERE customer_id = :customer_id AND loan_id = :loan_id AND settled_count > 0
+    """
+)
+
+
+def settlement_days(connection: Connection, customer_id: int, loan_id: int) -> dict[int, date]:
+    """The day on which each installment that payments have settled was settled, by its number."""
+    rows = connection.execute(_SETTLEMENTS, {"customer_id": customer_id, "loan_id": loan_id})
+    return {
+        number: row.paid_on
+        for row in rows
+        for number in range(row.first_settled, row.first_settled + row.settled_count)
+    }
+
+
 _WRITE = Statement(
     """
     WITH c AS (

@@ -245,7 +245,7 @@ class PaymentRecorded(message.Message):
     """How many of those were on time."""
     @builtins.property
     def payment(self) -> loan_pb2.Payment:
-        """The payment."""
+        """The payment, without its principal and request_id."""
 
     @builtins.property
     def outstanding(self) -> money_pb2.Money:
