@@ -17,7 +17,7 @@ CONDITIONAL_PINS := async-timeout
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ##
 # Installing
@@ -82,6 +82,10 @@ up: $(VENV)/installed-run ## run everything until Ctrl-C: databases, worker, ser
 .PHONY: test
 test: $(VENV)/installed-dev ## run all tests, against the real PostgreSQL and Valkey
 	$(RUN) -m pytest --numprocesses 4 --dist loadfile
+
+.PHONY: test-debian
+test-debian: $(VENV)/installed-dev ## the tests of storage and edge on the system's own PostgreSQL and Redis
+	$(RUN) scripts/debian.py $(or $(TESTS),tests/integration)
 
 .PHONY: check
 check: $(VENV)/installed-dev ## check style, types, imports, generated code, migrations, contract

@@ -148,8 +148,8 @@ class _Everything:
 
     def _start_console(self, running: ExitStack) -> None:
         """The console, without which the service does all the same."""
-        if self.settings.tls_certificate is not None:
-            note("No console is started: it does not speak TLS with the service.")
+        if self.settings.tls_certificate is not None and self.settings.server_ca is None:
+            note("No console is started: CREDIT_SERVER_CA does not say whom it should trust.")
             return
         settings = self.settings.model_copy(update={"server_address": self._callable_address()})
         environment = environment_of(settings)

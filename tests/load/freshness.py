@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -36,9 +36,12 @@ def run(laid: Bed) -> Report:
         worker = running.enter_context(bed.worker(url, laid.redis_url))
         channel = running.enter_context(grpc.insecure_channel(f"127.0.0.1:{server.port}"))
         cache = running.enter_context(closing(PositionCache(laid.redis_url, timeout_seconds=1.0)))
-        observer = _Observer(url, cache)
+        sent: dict[int, float] = {}
+        answered: dict[int, float] = {}
+        observer = _Observer(url, cache, sent)
         observer.start()
-        sent, answered = _load(CreditServiceStub(channel), report)
+        observer.ready.wait(10)
+        _load(CreditServiceStub(channel), report, sent, answered)
         report.expect(not drained(url), "all is done in the end")
         observer.stop()
         used = worker.cpu_times()
@@ -47,7 +50,7 @@ def run(laid: Bed) -> Report:
             f" the server, {(used.user + used.system) / _CUSTOMERS * 1000:.1f} ms in the worker"
         )
     # Commits lie between the two: so do the delays.
-    measured = [each for each in answered if each > 3 * _EVENTS_PER_SECOND]
+    measured = [each for each in observer.seen if each > 3 * _EVENTS_PER_SECOND]
     from_sending = [observer.seen[each] - sent[each] for each in measured]
     from_answer = [max(0.0, observer.seen[each] - answered[each]) for each in measured]
     report.note(
@@ -67,10 +70,10 @@ def run(laid: Bed) -> Report:
     return report
 
 
-def _load(stub: CreditServiceStub, report: Report) -> tuple[dict[int, float], dict[int, float]]:
-    """Loans and payments by turns, at a steady rate; when each was sent and answered."""
-    sent: dict[int, float] = {}
-    answered: dict[int, float] = {}
+def _load(
+    stub: CreditServiceStub, report: Report, sent: dict[int, float], answered: dict[int, float]
+) -> None:
+    """Loans and payments by turns, at a steady rate; notes when each was sent and answered."""
     calls: list[Any] = []
 
     def answer_to(customer_id: int) -> Callable[[object], None]:
@@ -89,22 +92,22 @@ def _load(stub: CreditServiceStub, report: Report) -> tuple[dict[int, float], di
             call = stub.RecordPayment.future(payment(customer_id), timeout=20)
         call.add_done_callback(answer_to(customer_id))
         calls.append(call)
-    for call in calls:
-        call.result()
+    refused = sum(call.exception() is not None for call in calls)
     seconds = time.monotonic() - began
+    report.expect(not refused, f"{refused} calls refused")
     report.note(f"{_CUSTOMERS / seconds:,.0f} events a second for {seconds:.0f} s")
-    return sent, answered
 
 
 class _Observer(threading.Thread):
     """Sees when each customer's score is computed for the version that its event made."""
 
-    def __init__(self, url: str, cache: PositionCache) -> None:
+    def __init__(self, url: str, cache: PositionCache, sent: Mapping[int, float]) -> None:
+        """`sent` has the customers to look at; it grows meanwhile."""
         super().__init__(daemon=True)
         self.seen: dict[int, float] = {}
         self.cache_behind = self.cache_absent = 0
-        self._url, self._cache = url, cache
-        self._done = threading.Event()
+        self._url, self._cache, self._sent = url, cache, sent
+        self.ready, self._done = threading.Event(), threading.Event()
 
     def stop(self) -> None:
         """Look once more, and end."""
@@ -114,12 +117,19 @@ class _Observer(threading.Thread):
 
     def run(self) -> None:
         with psycopg.connect(self._url, autocommit=True) as connection:
+            # Of customers to whom nothing has happened yet.
+            (before,) = connection.execute("SELECT max(version) FROM customers").fetchone() or (0,)
+            self.ready.set()
             while not self._done.wait(_LOOK_SECONDS):
                 rows = connection.execute(
                     """SELECT s.customer_id, s.customer_version
                     FROM credit_scores s JOIN customers c ON c.customer_id = s.customer_id
-                    WHERE s.customer_version = c.version AND NOT s.customer_id = ANY(%s)""",
-                    (list(self.seen),),
+                    WHERE s.customer_version = c.version AND c.version > %s
+                        AND s.customer_id = ANY(%s)""",
+                    (
+                        before,
+                        [each for each in list(self._sent) if each not in self.seen],
+                    ),
                 ).fetchall()
                 now = time.monotonic()
                 for customer_id, version in rows:

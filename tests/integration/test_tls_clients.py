@@ -1,0 +1,166 @@
+"""Command line and console against a server that wants TLS, a client's certificate and a token."""
+
+import http.client
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlencode, urlsplit
+
+import pytest
+import trustme
+from pydantic import SecretStr
+
+from credit_service import cli
+from credit_service.console import app
+from credit_service.rpc.server import CreditServer
+from credit_service.settings import Settings
+from credit_service.storage.database import Database
+
+GOOD, REFUSED, OUT_OF_REACH = 0, 1, 3
+CUSTOMERS = "customer_id,first_name,last_name,age,monthly_salary,phone_number\n" + "".join(
+    f"{number},Asha,Rao,30,50000,98765432{number:02}\n" for number in range(1, 4)
+)
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name, issued in (
+        ("server", authority.issue_cert("127.0.0.1")),
+        ("client", authority.issue_cert("teller.example")),
+    ):
+        issued.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+        issued.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
+    assert cli.run(["token", "key", str(tmp_path)]) == GOOD
+    return Settings(
+        database_url=SecretStr(database_url),
+        redis_url=None,
+        listen="127.0.0.1:0",
+        threads=4,
+        tls_certificate=tmp_path / "server.pem",
+        tls_private_key=tmp_path / "server.key",
+        tls_client_ca=tmp_path / "ca.pem",
+        token_keys=tmp_path / "jwks.json",
+        token_issuer="credit-service-dev",
+    )
+
+
+@pytest.fixture
+def token(tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert cli.run(["token", f"--key={tmp_path / 'signing-key.private.jwk'}"]) == GOOD
+    return capsys.readouterr().out.strip()
+
+
+@pytest.fixture
+def address(
+    settings: Settings,
+    database: Database,
+    token: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[str]:
+    """Of a server; the environment is that of a client that it lets in."""
+    for name, value in {
+        "CREDIT_SERVER_CA": str(tmp_path / "ca.pem"),
+        "CREDIT_CLIENT_CERTIFICATE": str(tmp_path / "client.pem"),
+        "CREDIT_CLIENT_PRIVATE_KEY": str(tmp_path / "client.key"),
+        "CREDIT_TOKEN": token,
+    }.items():
+        monkeypatch.setenv(name, value)
+    server = CreditServer(settings, database)
+    server.start()
+    monkeypatch.setenv("CREDIT_ADDRESS", str(server.address))
+    yield str(server.address)
+    server.stop(grace_seconds=2)
+
+
+def test_commands(
+    address: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = tmp_path / "customers.csv"
+    rows.write_text(CUSTOMERS)
+    assert cli.run(["ingest", str(rows)]) == GOOD
+    assert cli.run(["call", "ListCustomers", "{}"]) == GOOD
+    assert capsys.readouterr().out.count("Asha") == 3
+    assert cli.run(["events", "--after=0", "--no-follow"]) == GOOD
+    monkeypatch.delenv("CREDIT_TOKEN")
+    assert cli.run(["call", "ListCustomers", "{}"]) == REFUSED
+    assert "UNAUTHENTICATED" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lacking", ["CREDIT_SERVER_CA", "CREDIT_CLIENT_CERTIFICATE"])
+def test_without_trust_or_certificate_there_is_no_service(
+    address: str, lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(lacking)
+    monkeypatch.delenv("CREDIT_CLIENT_PRIVATE_KEY")
+    assert cli.run(["call", "ListCustomers", "{}"]) == OUT_OF_REACH
+
+
+def test_the_console(address: str, token: str, tmp_path: Path) -> None:
+    rows = tmp_path / "customers.csv"
+    rows.write_text(CUSTOMERS)
+    assert cli.run(["ingest", str(rows)]) == GOOD
+    urls: list[str] = []
+    listening, stop = threading.Event(), threading.Event()
+
+    def announce(url: str) -> None:
+        urls.append(url)
+        listening.set()
+
+    thread = threading.Thread(
+        target=app.run,
+        args=(Settings(server_address=address, console_listen="127.0.0.1:0"),),
+        kwargs={"announce": announce, "stop": stop},
+    )
+    thread.start()
+    try:
+        assert listening.wait(30)
+        browser = Browser(urls[0])
+        assert 'name="token"' in browser.get("/qa/login")
+        assert browser.post("/qa/login", {"token": token, "next": "/qa/"}) == 303
+        assert browser.get("/qa/customers").count("Asha") == 3
+    finally:
+        stop.set()
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+class Browser:
+    """As much of one as it takes to sign in."""
+
+    def __init__(self, url: str) -> None:
+        self._host = urlsplit(url).netloc
+        self._cookies: dict[str, str] = {}
+        self._form_token = ""
+
+    def get(self, path: str) -> str:
+        _, page = self._ask("GET", path, None)
+        found = re.search(r'name="csrf_token" value="(\w+)"', page)
+        self._form_token = found[1] if found else self._form_token
+        return page
+
+    def post(self, path: str, values: dict[str, str]) -> int:
+        status, _ = self._ask("POST", path, {**values, "csrf_token": self._form_token})
+        return status
+
+    def _ask(self, method: str, path: str, form: dict[str, str] | None) -> tuple[int, str]:
+        headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in self._cookies.items())}
+        if form is not None:
+            headers["Origin"] = f"http://{self._host}"
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+        connection = http.client.HTTPConnection(self._host, timeout=20)
+        connection.request(method, path, None if form is None else urlencode(form), headers)
+        answer = connection.getresponse()
+        page = answer.read().decode()
+        for cookie in answer.headers.get_all("Set-Cookie", []):
+            name, _, value = cookie.partition(";")[0].partition("=")
+            self._cookies[name] = value
+        connection.close()
+        return answer.status, page
