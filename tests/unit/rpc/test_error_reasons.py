@@ -119,8 +119,6 @@ def test_the_sources_are_read() -> None:
         *NOT_RAISED,
         "UNAUTHENTICATED",
         "UPLOAD_UNSAFE",
-        "INGESTION_NOT_ENDED",
-        "INGESTION_NOT_UPLOADED",
     }
 
 
