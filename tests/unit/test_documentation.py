@@ -24,13 +24,12 @@ SERVICES = [
     for service in file.DESCRIPTOR.services_by_name.values()
 ]
 
-# Of the command line and of examples, read from the environment by themselves.
-_OTHER_VARIABLES = {
-    "CREDIT_ADDRESS",
-    "CREDIT_TOKEN",
-    "CREDIT_TOKEN_FILE",
-    "CREDIT_SECRETS_DIR",
-    "CREDIT_NODE_MODULES",
+VARIABLES = {f"CREDIT_{name.upper()}" for name in Settings.model_fields} | {
+    # And those that are read from the environment by themselves.
+    name
+    for folder in ("credit_service", "workers", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+    for name in re.findall(r"\"(CREDIT_[A-Z_]+)\"", path.read_text(encoding="utf-8"))
 }
 
 
@@ -78,9 +77,8 @@ def test_targets_and_settings_that_are_named_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)) <= targets
-    settings = {f"CREDIT_{name.upper()}" for name in Settings.model_fields} | _OTHER_VARIABLES
     # Names of the contract begin so too.
-    assert set(re.findall(r"\bCREDIT_(?!EVENT_|SCORE_)[A-Z_]+[A-Z]\b", text)) <= settings
+    assert set(re.findall(r"\bCREDIT_(?!EVENT_|SCORE_)[A-Z_]+[A-Z]\b", text)) <= VARIABLES
 
 
 def test_commands_that_are_named_exist() -> None:
