@@ -12,7 +12,7 @@ from credit_service.clock import Moment
 from credit_service.domain.positions import CreditPosition, holds_on
 from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import score
-from credit_service.storage import positions, scorecards, scores
+from credit_service.storage import positions, scorecards, scores, tasks
 from credit_service.storage.database import Database
 from credit_service.storage.scores import NewScore, Scored
 
@@ -22,21 +22,26 @@ a booking for more than a moment."""
 
 
 def recompute_scores(
-    connection: Connection, customer_ids: Sequence[int], moment: Moment
+    connection: Connection,
+    customer_ids: Sequence[int],
+    moment: Moment,
+    *,
+    pass_over_busy: bool = False,
 ) -> list[CreditPosition]:
     """Compute the scores of these customers and store those that are not stored so already.
 
     A score that moved gets a line in the history and a score_changed event. Returns the customers'
-    positions as they stand today, for the cache; the caller commits first.
+    positions as they stand today, for the cache; the caller commits first. With `pass_over_busy`
+    those that others have locked are left as they are, and out of the answer.
     """
     scorecard = scorecards.active(connection)
-    found = scores.lock(connection, customer_ids)
+    found = scores.lock(connection, customer_ids, pass_over_busy=pass_over_busy)
     expired = [
         each.position.customer_id for each in found if not holds_on(each.position, moment.today)
     ]
     if expired:
         positions.refresh(connection, expired, moment.today)
-        found = scores.lock(connection, customer_ids)
+        found = scores.lock(connection, [each.position.customer_id for each in found])
     outdated = frozenset(expired)
     computed = [
         _computed(each, scorecard, moment, by_day=each.position.customer_id in outdated)
@@ -78,7 +83,8 @@ def recompute_lagging(
 ) -> tuple[list[CreditPosition], int | None]:
     """One batch of the customers whose stored score is not today's, from id `after` up.
 
-    Returns their positions and the id to go on after; None when there are no more.
+    For each of those that others have locked a task of its own is left. Returns the positions of the
+    rest and the id to go on after; None when there are no more.
     """
     with database.transaction() as connection:
         customer_ids = scores.lagging(
@@ -90,14 +96,19 @@ def recompute_lagging(
         )
         if not customer_ids:
             return [], None
-        return recompute_scores(connection, customer_ids, moment), customer_ids[-1]
+        found = recompute_scores(connection, customer_ids, moment, pass_over_busy=True)
+        busy = set(customer_ids) - {each.customer_id for each in found}
+        tasks.enqueue_all(
+            connection, "recompute_score", [str(each) for each in sorted(busy)], moment
+        )
+        return found, customer_ids[-1]
 
 
 def recompute_past_horizon(database: Database, moment: Moment) -> list[CreditPosition]:
     """One batch of the customers whose score a due date or a new year has outdated.
 
-    Empty when there are no more.
+    Empty when there are no more but those that others have locked.
     """
     with database.transaction() as connection:
         customer_ids = scores.past_horizon(connection, today=moment.today, limit=BATCH)
-        return recompute_scores(connection, customer_ids, moment) if customer_ids else []
+        return recompute_scores(connection, customer_ids, moment, pass_over_busy=True)

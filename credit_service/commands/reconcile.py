@@ -37,12 +37,15 @@ class Reconciled:
 
 
 def reconcile(database: Database, moment: Moment, sample: int = SAMPLE) -> Reconciled:
-    """Compare the next customers in turn with a computation from scratch, and correct them."""
+    """Compare the next customers in turn with a computation from scratch, and correct them.
+
+    Those that others have locked are passed over: their turn comes again.
+    """
     corrected: list[CreditPosition] = []
     with database.transaction() as connection:
         customer_ids = reconciliation.next_sample(connection, sample)
         # Locked before the loans are read: no payment comes between the two.
-        found = scores.lock(connection, customer_ids)
+        found = scores.lock(connection, customer_ids, pass_over_busy=True)
         loans = reconciliation.loans_with_payments(connection, customer_ids)
         scorecard = scorecards.active(connection)
         wrong = []

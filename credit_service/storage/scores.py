@@ -49,21 +49,25 @@ _LOCKED = text(
     WHERE c.customer_id = ANY(:customer_ids)
     ORDER BY c.customer_id"""
 )
-_LOCK = text(
-    """SELECT FROM customers WHERE customer_id = ANY(:customer_ids)
+_LOCK = """SELECT customer_id FROM customers WHERE customer_id = ANY(:customer_ids)
     ORDER BY customer_id FOR NO KEY UPDATE"""
-)
+_LOCK_ALL = text(_LOCK)
+_LOCK_FREE = text(f"{_LOCK} SKIP LOCKED")
 _STORED_AT = customers.POSITION_COLUMN_COUNT + 2
 
 
-def lock(connection: Connection, customer_ids: Sequence[int]) -> list[Scored]:
+def lock(
+    connection: Connection, customer_ids: Sequence[int], *, pass_over_busy: bool = False
+) -> list[Scored]:
     """These customers with their stored scores, locked in order of id until the transaction ends.
 
-    Ids of no customer are passed over.
+    Ids of no customer are passed over, and with `pass_over_busy` customers that others have locked:
+    whoever locks many must not keep all of them from everybody while it waits for one.
     """
     # Two statements, as for one customer: see `customers.lock`.
-    connection.execute(_LOCK, {"customer_ids": list(customer_ids)})
-    rows = connection.execute(_LOCKED, {"customer_ids": list(customer_ids)}).all()
+    statement = _LOCK_FREE if pass_over_busy else _LOCK_ALL
+    locked = connection.execute(statement, {"customer_ids": list(customer_ids)}).scalars()
+    rows = connection.execute(_LOCKED, {"customer_ids": list(locked)}).all()
     return [
         Scored(
             customers.position(row),
