@@ -83,8 +83,8 @@ def recompute_lagging(
 ) -> tuple[list[CreditPosition], int | None]:
     """One batch of the customers whose stored score is not today's, from id `after` up.
 
-    For each of those that others have locked a task of its own is left. Returns the positions of the
-    rest and the id to go on after; None when there are no more.
+    For each of those that others have locked a task of its own is left. Returns the positions of
+    the rest and the id to go on after; None when there are no more.
     """
     with database.transaction() as connection:
         customer_ids = scores.lagging(
