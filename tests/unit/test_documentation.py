@@ -1,6 +1,7 @@
 """The documents speak of what is there: links, files, commands, settings, methods and reasons."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -129,3 +130,21 @@ def test_the_reference_explains_every_reason() -> None:
     sections = set(re.findall(r"^## ([A-Z_]+)$", errors, re.MULTILINE))
     assert sections == set(REASONS)
     assert errors.count("\nMetadata: `{") == len(REASONS)
+
+
+def test_a_reference_that_is_behind_the_contract_is_noticed(tmp_path: Path) -> None:
+    for name in ("scripts", "protos", "credit_service/v1", "docs/reference"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    errors = tmp_path / "docs/reference/errors.md"
+    errors.write_text(errors.read_text("utf-8").replace("Mend them", "Mind them"), "utf-8")
+    (tmp_path / "docs/reference/left-over.md").write_text("", "utf-8")
+
+    def contract(command: str) -> subprocess.CompletedProcess[str]:
+        script = [sys.executable, str(tmp_path / "scripts/contract.py"), command]
+        return subprocess.run(script, capture_output=True, text=True, timeout=90, check=False)
+
+    done = contract("check")
+    assert done.returncode == 1
+    assert "docs/reference is not what protos/ says (errors.md, left-over.md)" in done.stderr
+    assert contract("generate").returncode == 0
+    assert contract("check").returncode == 0
