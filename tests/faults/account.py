@@ -182,7 +182,7 @@ class Account:
     def _check_ingestions(self, connection: Connection) -> None:
         """Ingested and rejected are what was sent, and the loans are there."""
         rows = {
-            str(row.ingestion_id): row
+            row.ingestion_id: row
             for row in connection.execute(
                 text(
                     """SELECT i.ingestion_id, i.state, i.rows_read, i.inserted, i.rejected,

@@ -4,7 +4,9 @@ import random
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from credit_service.v1 import credit_service_pb2 as pb
 
@@ -25,7 +27,8 @@ class Sent:
     """An ingestion: how many rows were sent, how many of them are good, and how it was told to
     have ended."""
 
-    ingestion_id: str
+    ingestion_id: UUID
+    path: Path
     rows: int
     good: int
     uploaded: bool
@@ -107,3 +110,8 @@ class History:
         """Mutations nobody has answered yet."""
         with self._lock:
             return [asked for asked in self.asked.values() if not asked.answers]
+
+    def unfinished(self) -> list[Sent]:
+        """Ingestions nobody has acknowledged yet."""
+        with self._lock:
+            return [sent for sent in self.sent if not sent.acknowledged]

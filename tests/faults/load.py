@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import grpc
 from google.type.decimal_pb2 import Decimal
@@ -107,11 +106,16 @@ class Load:
         pick = random.Random(self._seed)  # noqa: S311 - repeatable load
         until = time.monotonic() + timeout_seconds
         with self._stub() as stub, ThreadPoolExecutor(_SETTLING_CALLERS) as callers:
-            while unanswered := self._history.unanswered():
+            while True:
+                unanswered, unfinished = self._history.unanswered(), self._history.unfinished()
+                if not unanswered and not unfinished:
+                    return
                 if time.monotonic() > until:
-                    self._history.find("answer", f"{len(unanswered)} requests never had one")
+                    left = f"{len(unanswered)} requests and {len(unfinished)} ingestions"
+                    self._history.find("answer", f"{left} never had one")
                     return
                 list(callers.map(lambda asked: self._mutate(stub, pick, asked), unanswered))
+                list(callers.map(self._transfer, unfinished[:_MOST_INGESTIONS]))
                 time.sleep(0.1)
 
     @property
@@ -265,52 +269,65 @@ class Load:
             number = next(self._numbers)
         path = self._folder / f"rows-{number}.csv"
         good = portfolio.write_rows(path, number, _STREAM_ROWS, pick)
-        identity = portfolio.request_id(pick)
         lot = pick.random()
-        sent = Sent(str(identity), _STREAM_ROWS, good, uploaded=lot < 0.25, twice=lot > 0.7)
+        sent = Sent(
+            portfolio.request_id(pick),
+            path,
+            _STREAM_ROWS,
+            good,
+            uploaded=lot < 0.25,
+            twice=lot > 0.7,
+        )
         self._history.sends(sent)
+        self._transfer(sent)
+
+    def _transfer(self, sent: Sent) -> None:
+        """Send it, for as long as the client has patience; the settling goes on where that ends."""
         if sent.uploaded:
-            self._upload(path, identity, sent)
+            self._upload(sent)
         elif sent.twice:
-            both = [
-                threading.Thread(target=self._stream, args=(path, identity, sent)) for _ in range(2)
-            ]
+            both = [threading.Thread(target=self._stream, args=(sent,)) for _ in range(2)]
             for thread in both:
                 thread.start()
             for thread in both:
                 thread.join()
         else:
-            self._stream(path, identity, sent)
-        path.unlink()
+            self._stream(sent)
 
-    def _stream(self, path: Path, identity: UUID, sent: Sent) -> None:
+    def _stream(self, sent: Sent) -> None:
         self._history.count(self._history.calls, "IngestRows")
-        found = rows.open_source(path, "LOANS")
+        found = rows.open_source(sent.path, "LOANS")
         source = _InSmallBatches(found.path, found.kind, found.size_bytes)
+        request = ingestion.Request(sent.ingestion_id)
         with channel.open_channel(self._address) as opened:
             try:
-                answer = IngestionClient(opened, _PATIENCE).stream(
-                    source, ingestion.Request(identity)
-                )
+                counts = IngestionClient(opened, _PATIENCE).stream(source, request).ingestion
             except ServiceError as error:
-                self._history.find("status", f"IngestRows: {error.code.name} {error}")
+                self._broken("IngestRows", error)
                 return
         sent.acknowledged = True
-        counts = answer.ingestion
         if counts.rows_read != sent.rows:
             self._history.find(
-                "rows", f"{identity} told of {counts.rows_read} rows and {sent.rows} were sent"
+                "rows",
+                f"{sent.ingestion_id} told of {counts.rows_read} rows and {sent.rows} were sent",
             )
 
-    def _upload(self, path: Path, identity: UUID, sent: Sent) -> None:
+    def _upload(self, sent: Sent) -> None:
         self._history.count(self._history.calls, "UploadSpreadsheet")
+        request = ingestion.Request(sent.ingestion_id)
         with channel.open_channel(self._address) as opened:
             try:
-                IngestionClient(opened, _PATIENCE).upload(path, _LOANS, ingestion.Request(identity))
+                IngestionClient(opened, _PATIENCE).upload(sent.path, _LOANS, request)
             except ServiceError as error:
-                self._history.find("status", f"UploadSpreadsheet: {error.code.name} {error}")
+                self._broken("UploadSpreadsheet", error)
                 return
         sent.acknowledged = True
+
+    def _broken(self, method: str, error: ServiceError) -> None:
+        """The client's patience ended, or the service refused it, which it may not."""
+        self._history.count(self._history.statuses, error.code.name)
+        if error.code not in _TRY_AGAIN:
+            self._history.find("status", f"{method}: {error.code.name} {error}")
 
     # Events.
 
