@@ -166,6 +166,19 @@ def test_every_recipe_of_buf_curl(service: Up, run: Run) -> None:
         assert recipe.refusal or done.stdout.startswith("{"), done
 
 
+def test_the_readme_shows_what_is_answered(run: Run) -> None:
+    text = (RECIPES.parents[1] / "README.md").read_text(encoding="utf-8")
+    (call,) = re.findall(
+        r"^\.venv/bin/(credit-service call .*?\}')$", text, re.DOTALL | re.MULTILINE
+    )
+    (shown,) = re.findall(r"The answer begins\n\n```json\n(.*?),\n```", text, re.DOTALL)
+    answer = run(*shlex.split(call)[1:]).document
+    begun = json.loads(shown + "}")
+    assert list(answer.items())[: len(begun)] == list(begun.items())
+    for customer in ("102", "103", "106"):
+        assert "would be declined" in run("check", customer, "100000", "10.5", "24").output
+
+
 # `call`.
 
 

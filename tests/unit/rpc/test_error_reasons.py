@@ -122,7 +122,9 @@ def test_the_sources_are_read() -> None:
     }
 
 
-@pytest.mark.parametrize("raised", RAISED, ids=lambda each: f"{each.reason} {each.place}")
+@pytest.mark.parametrize(
+    "raised", RAISED, ids=lambda each: f"{each.reason} {each.place.partition(':')[0]}"
+)
 def test_what_is_raised_is_what_the_contract_says(raised: Raised) -> None:
     documented = DOCUMENTED[raised.reason]
     code = errors.status_code(raised.kind.__new__(raised.kind))
