@@ -110,6 +110,15 @@ chaos: $(VENV)/installed-dev ## the fault campaign, about 12 minutes: SEED=N rep
 chaos-short: $(VENV)/installed-dev ## the fault campaign, about 2 minutes, every kind of fault once
 	$(RUN) -m tests.faults --short $(if $(SEED),--seed $(SEED))
 
+.PHONY: fuzz
+fuzz: $(VENV)/installed-dev ## bad inputs by the thousand against a real stack, about 8 minutes: SEED=7 ONLY=files:12
+	$(RUN) -m tests.fuzz $(if $(SEED),--seed $(SEED)) $(addprefix --only ,$(ONLY))
+
+.PHONY: model
+model: $(VENV)/installed-dev ## 300 runs of 40 steps beside a model in plain Python, about 4 minutes
+	MODEL_RUNS=300 MODEL_STEPS=40 $(RUN) -m pytest tests/model --timeout 3600 -p no:xdist \
+	  $(if $(SEED),--hypothesis-seed $(SEED))
+
 .PHONY: chaos-controls
 chaos-controls: $(VENV)/installed-dev ## take each guard out in turn: the campaign must turn red
 	$(RUN) -m tests.faults.controls $(if $(SEED),--seed $(SEED))

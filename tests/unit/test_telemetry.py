@@ -136,8 +136,8 @@ def test_metadata_that_is_no_text_is_not_told() -> None:
     """As grpc logs it: 'authorization' with a byte of no UTF-8 in it."""
     log = Log()
     grpc_logger = logging.getLogger("grpc._cython.cygrpc")
-    grpc_logger.exception("Invalid encoding on %s", b"Bearer secret\xff")
-    grpc_logger.exception("Something else")
+    grpc_logger.error("Invalid encoding on %s", b"Bearer secret\xff")
+    grpc_logger.error("Something else")
     assert [line["event"] for line in log.lines()] == ["Something else"]
 
 

@@ -1,0 +1,125 @@
+"""What an answer must be like, whatever was asked."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from credit_service.v1 import ingestion_pb2
+from tests.fuzz.contract import reasons_of, status_of_reason
+
+_LEAKS = re.compile(
+    r"Traceback|psycopg|sqlalchemy|SELECT |INSERT |site-packages|\.py\b|0x[0-9a-f]{8}"
+)
+_NEVER = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a call ended: its responses, or its error."""
+
+    responses: tuple[Message, ...]
+    error: Any = None
+    given_up: bool = False
+    """The caller ended a stream that would stay open."""
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """The status; OK for a stream that was left open."""
+        if self.error is None or self.given_up:
+            return grpc.StatusCode.OK
+        code: grpc.StatusCode = self.error.code()
+        return code
+
+    @property
+    def reason(self) -> str:
+        """The ErrorInfo's reason; empty where there is none."""
+        status = None if self.error is None else rpc_status.from_call(self.error)
+        infos = [] if status is None else _infos(status)
+        return infos[0].reason if infos else ""
+
+
+def faults(method: str, answer: Answer, *, oversized: bool = False) -> list[str]:
+    """What is wrong with an answer; empty when it is as the contract says.
+
+    `oversized` is a call beyond the limits of message or metadata, which the library refuses before
+    the service sees it, without details.
+    """
+    if answer.code is grpc.StatusCode.OK:
+        return [fault for response in answer.responses for fault in unaccounted_in(response)]
+    if answer.code in _NEVER:
+        return [f"{answer.code.name}: {answer.error.details()}"]
+    if oversized and answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return []
+    status = rpc_status.from_call(answer.error)
+    if status is None:
+        return [f"{answer.code.name} without details: {answer.error.details()}"]
+    return list(_faults_of_status(method, answer.code, status))
+
+
+def _faults_of_status(
+    method: str, code: grpc.StatusCode, status: status_pb2.Status
+) -> Iterator[str]:
+    infos = _infos(status)
+    if len(infos) != 1 or infos[0].domain != "credit_service":
+        yield f"{code.name} with {len(infos)} ErrorInfo"
+        return
+    reason = infos[0].reason
+    documented = status_of_reason().get(reason)
+    if documented != code.name:
+        yield f"{reason} came as {code.name}, documented as {documented}"
+    if reason not in reasons_of(method):
+        yield f"{reason} is not documented at {method}"
+    if _LEAKS.search(status.message):
+        yield f"the message tells of the inside: {status.message}"
+    if reason in ("INVALID_FIELD", "PAGE_TOKEN_INVALID") and "fields" in infos[0].metadata:
+        named = {each.field for each in _details(status, error_details_pb2.BadRequest)}
+        if not named:
+            yield f"{reason} names no field"
+
+
+def _infos(status: status_pb2.Status) -> list[Any]:
+    infos = []
+    for packed in status.details:
+        if packed.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+            info = error_details_pb2.ErrorInfo()
+            packed.Unpack(info)
+            infos.append(info)
+    return infos
+
+
+def _details(status: status_pb2.Status, kind: Any) -> list[Any]:
+    for packed in status.details:
+        if packed.Is(kind.DESCRIPTOR):
+            message = kind()
+            packed.Unpack(message)
+            return list(message.field_violations)
+    return []
+
+
+def unaccounted_in(response: Message) -> list[str]:
+    """What is wrong with the counts of the ingestions in a response."""
+    return [fault for each in ingestions_in(response) for fault in unaccounted(each)]
+
+
+def unaccounted(ingestion: ingestion_pb2.Ingestion) -> list[str]:
+    """Whether the outcomes of an ingestion's rows add up to those read."""
+    outcomes = (
+        *(ingestion.inserted, ingestion.updated, ingestion.unchanged),
+        *(ingestion.skipped, ingestion.rejected),
+    )
+    if ingestion.rows_read == sum(outcomes):
+        return []
+    return [f"{ingestion.rows_read} rows read, outcomes {outcomes}"]
+
+
+def ingestions_in(response: Message) -> list[ingestion_pb2.Ingestion]:
+    """The ingestions that a response holds."""
+    one = getattr(response, "ingestion", None)
+    many = list(getattr(response, "ingestions", ()))
+    return many if one is None else [one, *many]

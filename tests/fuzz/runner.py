@@ -1,0 +1,158 @@
+"""Each kind of mutant against a server, one by its number: what is wrong with the answer."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from joserfc.jwk import ECKey
+
+from credit_service.v1 import ingestion_pb2
+from tests.fuzz import calls, credentials, judge
+from tests.fuzz.credentials import BareMutants, CredentialMutants
+from tests.fuzz.fields import FieldMutants, Mutant
+from tests.fuzz.files import FileMutants
+from tests.fuzz.judge import Answer
+from tests.fuzz.rows import RowMutants
+from tests.fuzz.wire import WireMutants
+from tests.fuzz.world import World
+
+KINDS = ("fields", "wire", "rows", "files", "credentials", "bare")
+
+_NO_FAULT_OF_THE_FILE = frozenset(
+    {
+        ingestion_pb2.INGESTION_ERROR_CODE_ATTEMPTS_EXHAUSTED,
+        ingestion_pb2.INGESTION_ERROR_CODE_FILE_LOST,
+        ingestion_pb2.INGESTION_ERROR_CODE_INTERNAL,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Where mutants are sent. `guarded` asks for the tokens of `key`, made `now` (since 1970);
+    `finish` waits for an upload to be ingested, or ingests it."""
+
+    channel: grpc.Channel
+    guarded: grpc.Channel
+    guarded_address: str
+    key: ECKey
+    now: int
+    finish: Callable[[str], ingestion_pb2.Ingestion]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a mutant was, the status it got, and what is wrong with that."""
+
+    what: str
+    status: str
+    faults: tuple[str, ...]
+
+
+class Fuzzer:
+    """All kinds of mutants of one seed against one pair of servers. Safe to share by threads."""
+
+    def __init__(self, seed: int, world: World, targets: Targets) -> None:
+        self._targets = targets
+        self.fields = FieldMutants(seed, world)
+        self._wire = WireMutants(self.fields)
+        self._rows = RowMutants(seed, world)
+        self._files = FileMutants(seed)
+        self._credentials = CredentialMutants(self.fields, targets.key, targets.now)
+        self._bare = BareMutants(self.fields, self._credentials.token({}))
+
+    def attempt(self, kind: str, number: int) -> Outcome:
+        """Send the mutant of that kind and number."""
+        match kind:
+            case "bare":
+                what, sent = self._bare.make(number)
+                faults = credentials.send_bare(self._targets.guarded_address, sent)
+                return Outcome(what, "ended", tuple(faults))
+            case "credentials":
+                return self._guarded(self._credentials.make(number))
+            case "fields":
+                return self._open(self.fields.make(number))
+            case "wire":
+                return self._open(self._wire.make(number))
+            case "rows":
+                return self._ingested(self._rows.make(number))
+            case "files":
+                return self._ingested(self._files.make(number))
+        raise ValueError(f"no kind of mutants: {kind}")
+
+    def _open(self, mutant: Mutant) -> Outcome:
+        answer = calls.send(self._targets.channel, mutant)
+        faults = judge.faults(mutant.method, answer, oversized=calls.oversized(mutant))
+        return _outcome(mutant, answer, faults)
+
+    def _guarded(self, mutant: Mutant) -> Outcome:
+        answer = calls.send(self._targets.guarded, mutant)
+        large = credentials.oversized(mutant)
+        faults = judge.faults(mutant.method, answer, oversized=large)
+        if mutant.refused and credentials.may_pass(answer.code) and not large:
+            faults.append(f"let in: {answer.code.name}")
+        return _outcome(mutant, answer, faults, judge_taken=False)
+
+    def _ingested(self, mutant: Mutant) -> Outcome:
+        answer = calls.send(self._targets.channel, mutant)
+        faults = judge.faults(mutant.method, answer, oversized=calls.oversized(mutant))
+        uploaded = mutant.method == "UploadSpreadsheet" and answer.code is grpc.StatusCode.OK
+        if not uploaded:
+            return _outcome(mutant, answer, faults)
+        (stored,) = judge.ingestions_in(answer.responses[0])
+        ended = self._targets.finish(stored.ingestion_id)
+        state = ingestion_pb2.IngestionState.Name(ended.state)
+        if ended.state not in (
+            ingestion_pb2.INGESTION_STATE_SUCCEEDED,
+            ingestion_pb2.INGESTION_STATE_FAILED,
+        ):
+            faults.append(f"did not end: {state}")
+        if ended.error.code in _NO_FAULT_OF_THE_FILE:
+            faults.append(f"failed, and not by the file: {ended.error.message}")
+        faults += judge.unaccounted(ended)
+        return _outcome(mutant, answer, faults)
+
+
+def _outcome(
+    mutant: Mutant, answer: Answer, faults: list[str], *, judge_taken: bool = True
+) -> Outcome:
+    if judge_taken and answer.code is grpc.StatusCode.OK:
+        rejected = sum(
+            each.rejected for response in answer.responses for each in judge.ingestions_in(response)
+        )
+        if mutant.refused:
+            faults.append("taken, and must not be")
+        elif rejected < mutant.rejected:
+            faults.append(f"{rejected} rows rejected, {mutant.rejected} are bad")
+    status = answer.code.name if not answer.reason else f"{answer.code.name}/{answer.reason}"
+    return Outcome(f"{mutant.method} {mutant.what}", status, tuple(faults))
+
+
+def write_keys(folder: Path) -> tuple[ECKey, Path]:
+    """A new key that signs tokens, and the file of public keys for a server."""
+    key = ECKey.generate_key("P-256")
+    path = folder / "jwks.json"
+    public = {**key.as_dict(private=False), "kid": credentials.KID}
+    path.write_text(json.dumps({"keys": [public]}), encoding="utf-8")
+    return key, path
+
+
+@contextmanager
+def channel_to(address: str) -> Iterator[grpc.Channel]:
+    """A connection of its own, with room for any message."""
+    options = (
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+    )
+    with grpc.insecure_channel(address, options=options) as channel:
+        yield channel
+
+
+def now_in_seconds() -> int:
+    """Since 1970."""
+    return int(time.time())

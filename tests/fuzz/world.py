@@ -1,0 +1,290 @@
+"""What the fuzzers find on the server: a few customers, loans, decisions, files, and their ids."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from google.type.date_pb2 import Date
+from google.type.decimal_pb2 import Decimal
+from google.type.money_pb2 import Money
+
+from credit_service.v1 import credit_service_pb2 as credit
+from credit_service.v1 import ingestion_pb2
+from credit_service.v1 import ingestion_service_pb2 as ingestion
+from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
+from tests.fuzz.values import numbered_uuid
+
+CUSTOMERS = range(1, 13)
+SHARED_LOAN = 77
+"""A loan id of two customers."""
+OWN_LOAN = 78
+CUSTOMERS_CSV = (
+    "customer_id,first_name,last_name,age,phone_number,monthly_income\n"
+    "1,Asha,Rao,30,9876500001,50000\n"
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """Ids and tokens that this server knows."""
+
+    loan_id: int
+    decision_id: int
+    ingestion_ids: tuple[str, ...]
+    request_ids: tuple[str, ...]
+    page_tokens: tuple[str, ...]
+
+    def bases(self, method: str, fresh: str) -> list[list[Message]]:
+        """Calls of a method that are good, every field of them set; `fresh` is an unused UUID."""
+        made: list[list[Message]] = _BASES[method](self, fresh)
+        return made
+
+
+def money(units: int, nanos: int = 0) -> Money:
+    return Money(currency_code="INR", units=units, nanos=nanos)
+
+
+def day(of: date) -> Date:
+    return Date(year=of.year, month=of.month, day=of.day)
+
+
+def customer_row(customer_id: int) -> ingestion_pb2.CustomerRow:
+    """A customer that may be stored."""
+    return ingestion_pb2.CustomerRow(
+        customer_id=customer_id,
+        first_name="Asha",
+        last_name="Rao",
+        age=30,
+        phone_number=f"+91{9_876_500_000 + customer_id}",
+        monthly_income=money(90_000),
+        approved_limit=money(3_200_000),
+        row_number=customer_id,
+    )
+
+
+def loan_row(customer_id: int, loan_id: int) -> ingestion_pb2.LoanRow:
+    """A loan, all of it paid, of a customer."""
+    return ingestion_pb2.LoanRow(
+        customer_id=customer_id,
+        loan_id=loan_id,
+        loan_amount=money(400_000),
+        tenure_months=12,
+        interest_rate=Decimal(value="12"),
+        monthly_installment=money(35_539, 520_000_000),
+        emis_paid_on_time=12,
+        start_date=day(date(2020, 1, 31)),
+        end_date=day(date(2021, 1, 31)),
+        row_number=1,
+    )
+
+
+def make(channel: grpc.Channel) -> World:
+    """Fill an empty server and look around."""
+    stubs = CreditServiceStub(channel), IngestionServiceStub(channel)
+    calls, rows = stubs
+    ids = [numbered_uuid("world", name) for name in ("customers", "loans", "file", "open")]
+    customers = ingestion.RowBatch(
+        customers=ingestion.CustomerRows(rows=map(customer_row, CUSTOMERS))
+    )
+    loans = [loan_row(each, SHARED_LOAN) for each in CUSTOMERS[:2]]
+    loans += [loan_row(each, 80 + number) for each in CUSTOMERS for number in range(3)]
+    loans += [loan_row(1, 0), loan_row(1, -1), loan_row(1, 0)]
+    ingest(rows, ids[0], ingestion_pb2.INGESTION_KIND_CUSTOMERS, customers)
+    ingest(
+        rows,
+        ids[1],
+        ingestion_pb2.INGESTION_KIND_LOANS,
+        ingestion.RowBatch(loans=ingestion.LoanRows(rows=loans)),
+    )
+    rows.UploadSpreadsheet(iter(_upload(ids[2])), timeout=20)
+    asks = [numbered_uuid("world", "ask", number) for number in range(2)]
+    answers = [calls.CreateLoan(_ask(each), timeout=20) for each in asks]
+    paid = numbered_uuid("world", "payment")
+    calls.RecordPayment(_payment(paid, answers[0].loan.loan_id), timeout=20)
+    return World(
+        loan_id=answers[0].loan.loan_id,
+        decision_id=answers[0].decision_id,
+        ingestion_ids=tuple(ids[:3]),
+        request_ids=(*asks, paid),
+        page_tokens=tuple(_tokens(*stubs, ids[1])),
+    )
+
+
+def ingest(
+    stub: IngestionServiceStub, ingestion_id: str, kind: Any, batch: ingestion.RowBatch
+) -> None:
+    """Stream a batch."""
+    header = ingestion.IngestRowsHeader(ingestion_id=ingestion_id, kind=kind)
+    messages = [
+        ingestion.IngestRowsRequest(header=header),
+        ingestion.IngestRowsRequest(batch=batch),
+    ]
+    stub.IngestRows(iter(messages), timeout=30)
+
+
+def good_batch(count: int) -> ingestion.RowBatch:
+    """Customers of whom none is stored, for they are too young: reported, and forgotten."""
+    rows = [customer_row(1_000_000 + number) for number in range(count)]
+    for row in rows:
+        row.age = 17
+    return ingestion.RowBatch(customers=ingestion.CustomerRows(rows=rows))
+
+
+def _tokens(
+    calls: CreditServiceStub, ingest: IngestionServiceStub, ingestion_id: str
+) -> Iterator[str]:
+    """A token of each list."""
+    yield calls.ListCustomers(credit.ListCustomersRequest(page_size=1)).next_page_token
+    yield calls.ListLoans(credit.ListLoansRequest(customer_id=1, page_size=1)).next_page_token
+    yield calls.ListDecisions(credit.ListDecisionsRequest(page_size=1)).next_page_token
+    yield ingest.ListIngestions(ingestion.ListIngestionsRequest(page_size=1)).next_page_token
+    yield ingest.ListRowErrors(
+        ingestion.ListRowErrorsRequest(ingestion_id=ingestion_id, page_size=1)
+    ).next_page_token
+
+
+def _ask(request_id: str) -> credit.CreateLoanRequest:
+    return credit.CreateLoanRequest(
+        request_id=request_id,
+        customer_id=1,
+        loan_amount=money(1_000, 500_000_000),
+        interest_rate=Decimal(value="16.5"),
+        tenure_months=12,
+    )
+
+
+def _payment(request_id: str, loan_id: int) -> credit.RecordPaymentRequest:
+    return credit.RecordPaymentRequest(
+        request_id=request_id, customer_id=1, loan_id=loan_id, amount=money(0, 10_000_000)
+    )
+
+
+def _upload(ingestion_id: str, content: bytes = CUSTOMERS_CSV.encode()) -> list[Any]:
+    header = ingestion.UploadSpreadsheetHeader(
+        ingestion_id=ingestion_id,
+        kind=ingestion_pb2.INGESTION_KIND_CUSTOMERS,
+        filename="customers.csv",
+    )
+    return [
+        ingestion.UploadSpreadsheetRequest(header=header),
+        ingestion.UploadSpreadsheetRequest(chunk=content),
+    ]
+
+
+def _stream(ingestion_id: str, kind: Any, **rows: Any) -> list[Any]:
+    header = ingestion.IngestRowsHeader(
+        ingestion_id=ingestion_id,
+        kind=kind,
+        on_existing=ingestion_pb2.ON_EXISTING_UPDATE,
+        validate_only=True,
+    )
+    return [
+        ingestion.IngestRowsRequest(header=header),
+        ingestion.IngestRowsRequest(batch=ingestion.RowBatch(offset=0, **rows)),
+    ]
+
+
+def _streams(_world: World, fresh: str) -> list[list[Any]]:
+    loan = loan_row(3, 80)
+    odd = loan_row(3, 80)
+    odd.unreadable_cells.add(
+        column="loan_amount", found="a lot", code=ingestion_pb2.ROW_ERROR_CODE_NOT_A_NUMBER
+    )
+    loans, customers = ingestion_pb2.INGESTION_KIND_LOANS, ingestion_pb2.INGESTION_KIND_CUSTOMERS
+    return [
+        _stream(fresh, customers, customers=ingestion.CustomerRows(rows=[customer_row(4)])),
+        _stream(fresh, loans, loans=ingestion.LoanRows(rows=[loan])),
+        _stream(fresh, loans, loans=ingestion.LoanRows(rows=[odd])),
+    ]
+
+
+_BASES: Mapping[str, Any] = {
+    "RegisterCustomer": lambda _, fresh: [
+        [
+            credit.RegisterCustomerRequest(
+                request_id=fresh,
+                first_name="Asha",
+                last_name="Rao",
+                age=30,
+                monthly_income=money(50_000),
+                phone_number=f"+91{7_000_000_000 + int(fresh[:7] or '0', 16)}",
+            )
+        ]
+    ],
+    "GetCustomer": lambda _, __: [
+        [credit.GetCustomerRequest(customer_id=1)],
+        [credit.GetCustomerRequest(phone_number="9876500001")],
+    ],
+    "ListCustomers": lambda world, _: [
+        [credit.ListCustomersRequest(page_size=1, page_token=world.page_tokens[0])],
+        [credit.ListCustomersRequest(query="a", page_size=3)],
+    ],
+    "GetCreditScore": lambda _, __: [[credit.GetCreditScoreRequest(customer_id=1)]],
+    "CheckEligibility": lambda _, __: [
+        [
+            credit.CheckEligibilityRequest(
+                customer_id=2,
+                loan_amount=money(100_000, 500_000_000),
+                interest_rate=Decimal(value="12.5"),
+                tenure_months=24,
+            )
+        ]
+    ],
+    "CreateLoan": lambda _, fresh: [[_ask(fresh)]],
+    "GetLoan": lambda _, __: [
+        [credit.GetLoanRequest(loan_id=80, customer_id=1)],
+        [credit.GetLoanRequest(loan_id=SHARED_LOAN)],
+    ],
+    "ListLoans": lambda world, _: [
+        [credit.ListLoansRequest(customer_id=1, page_size=1, page_token=world.page_tokens[1])],
+        [credit.ListLoansRequest(customer_id=1, state=2, page_size=3)],  # type: ignore[arg-type]  # a number is one
+    ],
+    "GetRepaymentSchedule": lambda world, _: [
+        [credit.GetRepaymentScheduleRequest(customer_id=1, loan_id=world.loan_id)]
+    ],
+    "RecordPayment": lambda world, fresh: [
+        [_payment(fresh, world.loan_id)],
+        [
+            credit.RecordPaymentRequest(
+                request_id=fresh,
+                customer_id=1,
+                loan_id=world.loan_id,
+                amount=money(0, 10_000_000),
+                paid_on=day(date(2021, 1, 1)),
+            )
+        ],
+    ],
+    "GetDecision": lambda world, _: [[credit.GetDecisionRequest(decision_id=world.decision_id)]],
+    "ListDecisions": lambda world, _: [
+        [credit.ListDecisionsRequest(page_size=1, page_token=world.page_tokens[2])],
+        [credit.ListDecisionsRequest(customer_id=1, page_size=3)],
+    ],
+    "WatchCreditEvents": lambda _, __: [
+        [credit.WatchCreditEventsRequest(customer_id=1, event_types=[1, 2])]  # type: ignore[list-item]  # numbers are some
+    ],
+    "IngestRows": _streams,
+    "UploadSpreadsheet": lambda _, fresh: [_upload(fresh)],
+    "GetIngestion": lambda world, _: [
+        [ingestion.GetIngestionRequest(ingestion_id=world.ingestion_ids[0])]
+    ],
+    "ListIngestions": lambda world, _: [
+        [ingestion.ListIngestionsRequest(page_size=1, page_token=world.page_tokens[3])]
+    ],
+    "WatchIngestion": lambda world, _: [
+        [ingestion.WatchIngestionRequest(ingestion_id=world.ingestion_ids[0])]
+    ],
+    "ListRowErrors": lambda world, _: [
+        [
+            ingestion.ListRowErrorsRequest(
+                ingestion_id=world.ingestion_ids[1], page_size=1, page_token=world.page_tokens[4]
+            )
+        ]
+    ],
+    "DownloadAnnotatedWorkbook": lambda world, _: [
+        [ingestion.DownloadAnnotatedWorkbookRequest(ingestion_id=world.ingestion_ids[0])]
+    ],
+}

@@ -1,0 +1,361 @@
+"""The rules in plain dicts and fractions, written from the rules' text and from nothing of ours.
+
+Money is paise, rates are basis points a year. What is asked is assumed to be well-formed. Slow and
+plain on purpose: it is there to be read.
+"""
+
+import calendar
+from collections.abc import Sequence
+from datetime import date
+from decimal import Decimal, localcontext
+from fractions import Fraction
+from typing import Any
+
+RUPEE = 100
+LAKH = 100_000 * RUPEE
+
+Facts = dict[str, Any]
+
+
+class Refused(Exception):  # noqa: N818 - what the rules say no to
+    """A refusal, by its reason."""
+
+
+def half_up(value: Fraction) -> int:
+    """To the nearest whole number, ties up; for values of 0 or more."""
+    return (2 * value.numerator + value.denominator) // (2 * value.denominator)
+
+
+def due_date(start: date, number: int) -> date:
+    """`number` months after the start, clamped to the month's end."""
+    year, month = divmod(start.year * 12 + start.month - 1 + number, 12)
+    return date(year, month + 1, min(start.day, calendar.monthrange(year, month + 1)[1]))
+
+
+def due_by(start: date, tenure: int, day: date) -> int:
+    """How many installments fall due until a day, that day included."""
+    return sum(due_date(start, number) <= day for number in range(1, tenure + 1))
+
+
+def emi(principal: int, bps: int, tenure: int) -> int:
+    """The installment of the formula."""
+    rate = Fraction(bps, 120_000)
+    if not rate:
+        return half_up(Fraction(principal, tenure))
+    growth = (1 + rate) ** tenure
+    return half_up(principal * rate * growth / (growth - 1))
+
+
+def split_rate(principal: int, bps: int, tenure: int, installment: int) -> Fraction:
+    """The monthly rate that a loan's installments are split by: the loan's own where the
+    installment is the formula's, else the one that P, E and n imply, found by halving."""
+    if installment == emi(principal, bps, tenure):
+        return Fraction(bps, 120_000)
+    if installment * tenure <= principal:
+        return Fraction(0)
+    with localcontext() as context:
+        context.prec = 60
+        low, high = Decimal(0), Decimal(1)
+        owed = Decimal(principal)
+
+        def worth(rate: Decimal) -> Decimal:
+            return installment * (1 - (1 + rate) ** -tenure) / rate
+
+        while worth(high) > owed:
+            high *= 2
+        for _ in range(150):
+            middle = (low + high) / 2
+            low, high = (middle, high) if worth(middle) > owed else (low, middle)
+        return Fraction(high)
+
+
+def schedule(loan: Facts) -> list[tuple[date, int, int, int]]:
+    """(due date, principal, interest, balance after) of each installment."""
+    balance, tenure = loan["principal"], loan["tenure"]
+    rate = split_rate(balance, loan["bps"], tenure, loan["installment"])
+    lines = []
+    for number in range(1, tenure + 1):
+        interest = half_up(balance * rate)
+        principal = min(loan["installment"] - interest, balance) if number < tenure else balance
+        balance -= principal
+        lines.append((due_date(loan["start"], number), principal, interest, balance))
+    return lines
+
+
+def payments_of(loan: Facts) -> list[int]:
+    """What each installment asks for."""
+    return [principal + interest for _, principal, interest, _ in schedule(loan)]
+
+
+class Bank:
+    """Customers and loans, and the day. Methods that change something raise Refused or change it
+    all."""
+
+    def __init__(self, today: date) -> None:
+        self.today = today
+        self.customers: dict[int, Facts] = {}
+        self.loans: dict[tuple[int, int], Facts] = {}
+
+    # Looking.
+
+    def loans_of(self, customer_id: int) -> list[Facts]:
+        """By rising id."""
+        keys = sorted(key for key in self.loans if key[0] == customer_id)
+        return [self.loans[key] for key in keys]
+
+    def active(self, customer_id: int) -> list[Facts]:
+        """Loans with an installment that is not settled."""
+        return [loan for loan in self.loans_of(customer_id) if loan["closed_on"] is None]
+
+    def debt(self, customer_id: int) -> int:
+        return sum(loan["principal"] for loan in self.active(customer_id))
+
+    def installments(self, customer_id: int) -> int:
+        return sum(loan["installment"] for loan in self.active(customer_id))
+
+    def score(self, customer_id: int) -> tuple[int, list[int], str]:
+        """(score, hundredths of a point by component, override)."""
+        loans = self.loans_of(customer_id)
+        year = self.today.year
+        on_time = sum(loan["on_time"] for loan in loans)
+        due = sum(
+            max(due_by(loan["start"], loan["tenure"], self.today), loan["on_time"])
+            for loan in loans
+        )
+        volume = Fraction(sum(loan["principal"] for loan in loans), 10 * LAKH)
+        this_year = [
+            loan
+            for loan in loans
+            if loan["start"].year <= year
+            and (loan["closed_on"] is None or loan["closed_on"].year >= year)
+        ]
+        points = [
+            half_up(Fraction(3500 * on_time, due)) if due else 0,
+            half_up(2500 * min(volume, Fraction(1))),
+            half_up(2000 * min(Fraction(len(loans), 10), Fraction(1))),
+            half_up(2000 * min(Fraction(len(this_year), 3), Fraction(1))),
+        ]
+        if not loans:
+            return 0, points, "NO_CREDIT_HISTORY"
+        if self.debt(customer_id) > self.customers[customer_id]["limit"]:
+            return 0, points, "DEBT_EXCEEDS_APPROVED_LIMIT"
+        return half_up(Fraction(sum(points), 100)), points, ""
+
+    def judge(self, customer_id: int, principal: int, bps: int, tenure: int) -> Facts:
+        """Whether a loan is approved, at which rate and installment, and why not."""
+        score, _, override = self.score(customer_id)
+        customer = self.customers[customer_id]
+        floor = 0 if score > 50 else 1200 if score > 30 else 1600 if score > 10 else None
+        rate = bps if floor is None else max(bps, floor)
+        installment = emi(principal, rate, tenure)
+        reasons = []
+        if floor is None:
+            reasons.append(override or "CREDIT_SCORE_TOO_LOW")
+        burden = self.installments(customer_id) + installment
+        if 2 * burden > customer["income"]:
+            reasons.append("EMI_BURDEN_TOO_HIGH")
+        if self.debt(customer_id) + principal > customer["limit"]:
+            reasons.append("APPROVED_LIMIT_EXCEEDED")
+        return {
+            "approved": not reasons,
+            "rate": rate,
+            "installment": installment,
+            "reasons": reasons,
+            "by_score": floor is None,
+        }
+
+    # Changing.
+
+    def register(self, customer_id: int, phone: str, age: int, income: int) -> None:
+        """A customer under the id that the service issued."""
+        self.refuse_registration(phone)
+        limit = half_up(Fraction(36 * income, LAKH)) * LAKH
+        self.customers[customer_id] = {
+            "phone": phone,
+            "age": age,
+            "income": income,
+            "limit": limit,
+            "imported": False,
+        }
+
+    def refuse_registration(self, phone: str) -> None:
+        """Raise Refused where the phone number is another's."""
+        if any(each["phone"] == phone for each in self.customers.values()):
+            raise Refused("PHONE_NUMBER_TAKEN")
+
+    def book(self, customer_id: int, loan_id: int, asked: tuple[int, int, int]) -> None:
+        """A loan that was approved, under the id that the service issued."""
+        judged = self.judge(customer_id, *asked)
+        principal, _, tenure = asked
+        self.loans[customer_id, loan_id] = {
+            "principal": principal,
+            "bps": judged["rate"],
+            "tenure": tenure,
+            "installment": judged["installment"],
+            "start": self.today,
+            "source_on_time": 0,
+            "on_time": 0,
+            "settled_before": 0,
+            "settled": 0,
+            "paid": 0,
+            "paid_on": None,
+            "closed_on": None,
+            "imported": False,
+        }
+
+    def outstanding(self, loan: Facts) -> int:
+        """What is left to pay."""
+        asked = payments_of(loan)
+        return sum(asked[loan["settled_before"] :]) - int(loan["paid"])
+
+    def pay(self, key: tuple[int, int], amount: int, day: date) -> list[int]:
+        """The numbers of the installments that a payment settles."""
+        loan = self.loans[key]
+        if loan["closed_on"] is not None:
+            raise Refused("LOAN_CLOSED")
+        if day > self.today:
+            raise Refused("PAYMENT_IN_FUTURE")
+        if day < loan["start"]:
+            raise Refused("PAYMENT_BEFORE_LOAN_START")
+        if loan["paid_on"] is not None and day < loan["paid_on"]:
+            raise Refused("PAYMENT_BEFORE_PREVIOUS")
+        if amount > self.outstanding(loan):
+            raise Refused("PAYMENT_EXCEEDS_OUTSTANDING")
+        loan["paid"] += amount
+        loan["paid_on"] = day
+        asked = payments_of(loan)
+        settled = []
+        while (
+            loan["settled"] < loan["tenure"]
+            and sum(asked[loan["settled_before"] : loan["settled"] + 1]) <= loan["paid"]
+        ):
+            loan["settled"] += 1
+            settled.append(loan["settled"])
+            loan["on_time"] += day <= due_date(loan["start"], loan["settled"])
+        if loan["settled"] == loan["tenure"]:
+            loan["closed_on"] = day
+        return settled
+
+    def import_customers(
+        self, rows: Sequence[Facts], *, update: bool, writes: bool
+    ) -> dict[str, int]:
+        """What becomes of the rows, each counted once."""
+        counts = dict.fromkeys(OUTCOMES, 0)
+        customers = {number: dict(facts) for number, facts in self.customers.items()}
+        # A number is taken until the file ends, also when its owner got another.
+        holders = {facts["phone"]: number for number, facts in customers.items()}
+        first: dict[int, Facts] = {}
+        for row in rows:
+            fate = _fate_of_customer(row, customers, holders, first, update=update)
+            counts[fate] += 1
+            if fate in ("inserted", "updated"):
+                number = row["customer_id"]
+                limit = row["limit"]
+                if limit is None and fate == "updated":
+                    limit = customers[number]["limit"]
+                if limit is None:
+                    limit = half_up(Fraction(36 * row["income"], LAKH)) * LAKH
+                customers[number] = {
+                    **{name: row[name] for name in ("phone", "age", "income")},
+                    "limit": limit,
+                    "imported": True,
+                }
+                holders[row["phone"]] = number
+        if writes:
+            self.customers = customers
+        return counts
+
+    def import_loans(self, rows: Sequence[Facts], *, update: bool, writes: bool) -> dict[str, int]:
+        """What becomes of the rows, each counted once."""
+        counts = dict.fromkeys(OUTCOMES, 0)
+        loans = {key: dict(facts) for key, facts in self.loans.items()}
+        first: dict[tuple[int, int], Facts] = {}
+        for row in rows:
+            fate = self._fate_of_loan(row, loans, first, update=update)
+            counts[fate] += 1
+            if fate in ("inserted", "updated"):
+                loans[row["customer_id"], row["loan_id"]] = self._imported(row)
+        if writes:
+            self.loans = loans
+        return counts
+
+    def _fate_of_loan(
+        self,
+        row: Facts,
+        loans: dict[tuple[int, int], Facts],
+        first: dict[tuple[int, int], Facts],
+        *,
+        update: bool,
+    ) -> str:
+        key = (row["customer_id"], row["loan_id"])
+        if row["start"] > self.today or row["source_on_time"] > row["tenure"]:
+            return "rejected"
+        if row["customer_id"] not in self.customers:
+            return "rejected"
+        if key in first:
+            return "unchanged" if _same(first[key], row) else "rejected"
+        stored = loans.get(key)
+        fate = "inserted"
+        if stored is not None and _same(stored, row):
+            fate = "unchanged"
+        elif stored is not None and not update:
+            fate = "skipped"
+        elif stored is not None:
+            if not stored["imported"] or stored["paid"]:
+                return "rejected"
+            fate = "updated"
+        first[key] = row
+        return fate
+
+    def _imported(self, row: Facts) -> Facts:
+        due = due_by(row["start"], row["tenure"], self.today)
+        settled = min(max(due, row["source_on_time"]), row["tenure"])
+        end = due_date(row["start"], row["tenure"])
+        return {
+            **{name: row[name] for name in _LOAN_FACTS},
+            "on_time": row["source_on_time"],
+            "settled_before": settled,
+            "settled": settled,
+            "paid": 0,
+            "paid_on": None,
+            "closed_on": min(end, self.today) if settled == row["tenure"] else None,
+            "imported": True,
+        }
+
+
+OUTCOMES = ("inserted", "updated", "unchanged", "skipped", "rejected")
+_LOAN_FACTS = ("principal", "bps", "tenure", "installment", "start", "source_on_time")
+
+
+def _same(one: Facts, other: Facts) -> bool:
+    return all(one[name] == other[name] for name in _LOAN_FACTS)
+
+
+def _fate_of_customer(
+    row: Facts,
+    customers: dict[int, Facts],
+    holders: dict[str, int],
+    first: dict[int, Facts],
+    *,
+    update: bool,
+) -> str:
+    number = row["customer_id"]
+    if row["age"] < 18:
+        return "rejected"
+    if number in first:
+        return "unchanged" if first[number] == row else "rejected"
+    stored = customers.get(number)
+    fate = "inserted"
+    if stored is not None:
+        same = all(stored[name] == row[name] for name in ("phone", "age", "income"))
+        if same and row["limit"] in (None, stored["limit"]):
+            fate = "unchanged"
+        else:
+            fate = "updated" if update else "skipped"
+    if fate in ("inserted", "updated"):
+        if stored is not None and not stored["imported"]:
+            return "rejected"
+        if holders.get(row["phone"], number) != number:
+            return "rejected"
+    first[number] = row
+    return fate

@@ -1,0 +1,595 @@
+"""Asks the service and the model the same, in any order that hypothesis thinks of."""
+
+import itertools
+import os
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+from zoneinfo import ZoneInfo
+
+import grpc
+from google.type.date_pb2 import Date
+from google.type.decimal_pb2 import Decimal
+from google.type.money_pb2 import Money
+from hypothesis import assume
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from credit_service.v1 import (
+    credit_service_pb2,
+    decision_pb2,
+    ingestion_pb2,
+    loan_pb2,
+    score_pb2,
+)
+from credit_service.v1 import ingestion_service_pb2 as ingestion
+from tests.integration.conftest import Edge, refusal_of
+from tests.model.bank import (
+    LAKH,
+    OUTCOMES,
+    RUPEE,
+    Bank,
+    Facts,
+    Refused,
+    due_date,
+    emi,
+    payments_of,
+    schedule,
+)
+
+T = TypeVar("T")
+
+_INDIA = ZoneInfo("Asia/Kolkata")
+_runs = itertools.count(1)
+_START_DAYS = [date(2024, 1, 30), date(2023, 12, 30), date(2024, 2, 28), date(2025, 6, 15)]
+
+_customer = st.integers(0, 5)
+_loan = st.integers(0, 3)
+_amount = st.sampled_from([1, 100, 33_333, 1 * LAKH, 5 * LAKH, 12 * LAKH]) | st.integers(
+    1, 20 * LAKH
+)
+_rate = st.sampled_from([0, 1, 899, 1199, 1200, 1201, 1600, 3650, 10_000])
+_tenure = st.sampled_from([1, 2, 3, 12, 13, 60, 480])
+_income = st.sampled_from([138_800, 138_900, 1_250_000, 6_250_000, 50_000_00, 200_000_00])
+
+
+def money_of(paise: int) -> Money:
+    return Money(currency_code="INR", units=paise // 100, nanos=paise % 100 * 10_000_000)
+
+
+def paise_of(money: Any) -> int:
+    units: int = money.units
+    assert money.nanos % 10_000_000 == 0
+    return units * 100 + int(money.nanos) // 10_000_000
+
+
+def day_of(message: Any) -> date:
+    return date(message.year, message.month, message.day)
+
+
+def to_day(day: date) -> Date:
+    return Date(year=day.year, month=day.month, day=day.day)
+
+
+def to_rate(bps: int) -> Decimal:
+    return Decimal(value=f"{bps // 100}.{bps % 100:02d}")
+
+
+def rate_of(message: Any) -> int:
+    whole, _, rest = str(message.value).partition(".")
+    return int(whole) * 100 + int(rest.ljust(2, "0"))
+
+
+def hundredths_of(message: Any) -> int:
+    return rate_of(message)
+
+
+def outcome_of(work: Callable[..., T], *arguments: Any) -> T | str:
+    """What the model says, or the reason for which it refuses."""
+    try:
+        return work(*arguments)
+    except Refused as refused:
+        return str(refused)
+
+
+class ServiceAndModel(RuleBasedStateMachine):
+    """One run. Its customers and loans have ids of their own, so runs do not meet."""
+
+    edge: ClassVar[Edge]
+    clock_file: ClassVar[Path]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = next(_runs) * 1_000
+        self.bank = Bank(_START_DAYS[0])
+        self.asked: list[tuple[Callable[..., Any], Any, bytes | str]] = []
+        self.loan_rows: list[Facts] = []
+        self.request_numbers = itertools.count()
+
+    # The clock.
+
+    @initialize(day=st.sampled_from(_START_DAYS))
+    def begin(self, day: date) -> None:
+        self._set_day(day)
+        for place in range(3):
+            row = {
+                "customer_id": self.base + place,
+                "phone": self._phone(place),
+                "age": 30,
+                "income": 100_000_00,
+                "limit": 36 * LAKH,
+            }
+            self._import_customers([row], update=False, validate_only=False, split=0)
+
+    @rule(days=st.sampled_from([1, 2, 27, 30, 31, 90, 366]))
+    def days_go_by(self, days: int) -> None:
+        self._set_day(self.bank.today + timedelta(days=days))
+
+    @rule()
+    def the_year_turns(self) -> None:
+        self._set_day(date(self.bank.today.year + 1, 1, 1))
+
+    @rule()
+    def the_month_ends(self) -> None:
+        first = due_date(self.bank.today.replace(day=1), 1)
+        last = first - timedelta(days=1)
+        self._set_day(last if last > self.bank.today else first)
+
+    def _set_day(self, day: date) -> None:
+        """Noon of that day, for this run and the service alike."""
+        assume(day.year < 2060)
+        self.bank.today = day
+        noon = datetime.combine(day, time(12), _INDIA)
+        offset = int((noon - datetime.now(UTC)).total_seconds())
+        beside = self.clock_file.with_suffix(".new")
+        beside.write_text(str(offset), encoding="ascii")
+        os.replace(beside, self.clock_file)  # noqa: PTH105 - in one step, as the server reads it
+
+    # Who and what.
+
+    def _phone(self, place: int) -> str:
+        return f"+91{9_000_000_000 + self.base + place}"
+
+    def _a_customer(self, place: int) -> int:
+        known = sorted(self.bank.customers)
+        assume(known)
+        return known[place % len(known)]
+
+    def _a_loan(self, place: int) -> tuple[tuple[int, int], Facts]:
+        known = sorted(self.bank.loans)
+        assume(known)
+        key = known[place % len(known)]
+        return key, self.bank.loans[key]
+
+    def _request_id(self) -> str:
+        return f"00000000-0000-4000-8000-{self.base:06d}{next(self.request_numbers):06d}"
+
+    def _ask(self, method: Callable[..., Any], request: Any) -> Any:
+        """The answer, or the reason of a refusal; kept, to ask again."""
+        try:
+            answer = method(request, timeout=30)
+            kept: bytes | str = answer.SerializeToString(deterministic=True)
+        except grpc.RpcError as error:
+            answer = kept = refusal_of(error).reason
+        if getattr(request, "request_id", ""):
+            self.asked.append((method, request, kept))
+        return answer
+
+    # Customers.
+
+    @rule(place=_customer, income=_income, age=st.sampled_from([17, 18, 60, 121]))
+    def register(self, place: int, income: int, age: int) -> None:
+        phone = self._phone(place)
+        request = credit_service_pb2.RegisterCustomerRequest(
+            request_id=self._request_id(),
+            first_name="Asha",
+            last_name="Rao",
+            age=age,
+            monthly_income=money_of(income),
+            phone_number=phone,
+        )
+        answer = self._ask(self.edge.credit.RegisterCustomer, request)
+        if not 18 <= age <= 120:
+            assert answer == "INVALID_FIELD"
+            self.asked.pop()  # refused before anything is stored
+            return
+        refusal = outcome_of(self.bank.refuse_registration, phone)
+        if isinstance(refusal, str):
+            assert answer == refusal
+            return
+        assert not isinstance(answer, str), answer
+        number = answer.customer.customer_id
+        assert number not in self.bank.customers
+        self.bank.register(number, phone, age, income)
+        self._same_customer(answer.customer)
+
+    @rule(place=_customer)
+    def look_at_a_customer(self, place: int) -> None:
+        number = self._a_customer(place)
+        request = credit_service_pb2.GetCustomerRequest(customer_id=number)
+        self._same_customer(self.edge.credit.GetCustomer(request, timeout=30).customer)
+
+    def _same_customer(self, message: Any) -> None:
+        number = message.customer_id
+        known = self.bank.customers[number]
+        assert message.phone_number == known["phone"]
+        assert message.age == known["age"]
+        assert paise_of(message.monthly_income) == known["income"]
+        assert paise_of(message.approved_limit) == known["limit"]
+        debt = self.bank.debt(number)
+        assert paise_of(message.current_debt) == debt
+        assert paise_of(message.current_installments) == self.bank.installments(number)
+        assert paise_of(message.available_credit) == max(0, known["limit"] - debt)
+
+    # Imports.
+
+    @rule(
+        rows=st.lists(
+            st.fixed_dictionaries(
+                {
+                    "place": _customer,
+                    "phone": _customer,
+                    "age": st.sampled_from([17, 30, 30, 31]),
+                    "income": st.sampled_from([50_000_00, 100_000_00]),
+                    "limit": st.sampled_from([None, 0, 18 * LAKH, 36 * LAKH]),
+                }
+            ),
+            min_size=1,
+            max_size=6,
+        ),
+        update=st.booleans(),
+        validate_only=st.booleans(),
+        split=st.integers(0, 5),
+    )
+    def import_customers(
+        self, rows: list[Facts], *, update: bool, validate_only: bool, split: int
+    ) -> None:
+        made = [
+            {
+                **{name: row[name] for name in ("age", "income", "limit")},
+                "customer_id": self.base + row["place"],
+                "phone": self._phone(row["phone"]),
+            }
+            for row in rows
+        ]
+        self._import_customers(made, update=update, validate_only=validate_only, split=split)
+
+    def _import_customers(
+        self, rows: list[Facts], *, update: bool, validate_only: bool, split: int
+    ) -> None:
+        messages = []
+        for row in rows:
+            message = ingestion_pb2.CustomerRow(
+                customer_id=row["customer_id"],
+                first_name="Asha",
+                last_name="Rao",
+                age=row["age"],
+                phone_number=row["phone"],
+                monthly_income=money_of(row["income"]),
+            )
+            if row["limit"] is not None:
+                message.approved_limit.CopyFrom(money_of(row["limit"]))
+            messages.append(message)
+        parts = [part for part in (messages[:split], messages[split:]) if part]
+        offsets = itertools.accumulate([0, *map(len, parts)])
+        batches = [
+            ingestion.RowBatch(offset=offset, customers=ingestion.CustomerRows(rows=part))
+            for offset, part in zip(offsets, parts, strict=False)
+        ]
+        counts = self._stream("CUSTOMERS", batches, update=update, validate_only=validate_only)
+        assert counts == self.bank.import_customers(rows, update=update, writes=not validate_only)
+
+    @rule(
+        rows=st.lists(
+            st.fixed_dictionaries(
+                {
+                    "place": _customer,
+                    "loan": _loan,
+                    "principal": _amount,
+                    "bps": _rate,
+                    "tenure": st.sampled_from([1, 2, 12, 24]),
+                    "installment": st.sampled_from(["formula", "round", "low", "high"]),
+                    "months_ago": st.integers(-1, 26),
+                    "days": st.integers(0, 30),
+                    "on_time": st.integers(0, 13),
+                }
+            ),
+            min_size=1,
+            max_size=6,
+        ),
+        repeat=st.booleans(),
+        earlier=st.booleans(),
+        update=st.booleans(),
+        validate_only=st.booleans(),
+        split=st.integers(0, 5),
+    )
+    def import_loans(
+        self,
+        rows: list[Facts],
+        *,
+        repeat: bool,
+        earlier: bool,
+        update: bool,
+        validate_only: bool,
+        split: int,
+    ) -> None:
+        made = [self._loan_row(row) for row in rows]
+        if repeat:
+            made.append(made[0])
+        if earlier:
+            made += self.loan_rows[-2:]
+        self.loan_rows += made
+        messages = [
+            ingestion_pb2.LoanRow(
+                customer_id=row["customer_id"],
+                loan_id=row["loan_id"],
+                loan_amount=money_of(row["principal"]),
+                tenure_months=row["tenure"],
+                interest_rate=to_rate(row["bps"]),
+                monthly_installment=money_of(row["installment"]),
+                emis_paid_on_time=row["source_on_time"],
+                start_date=to_day(row["start"]),
+            )
+            for row in made
+        ]
+        parts = [part for part in (messages[:split], messages[split:]) if part]
+        offsets = itertools.accumulate([0, *map(len, parts)])
+        batches = [
+            ingestion.RowBatch(offset=offset, loans=ingestion.LoanRows(rows=part))
+            for offset, part in zip(offsets, parts, strict=False)
+        ]
+        counts = self._stream("LOANS", batches, update=update, validate_only=validate_only)
+        assert counts == self.bank.import_loans(made, update=update, writes=not validate_only)
+
+    def _loan_row(self, row: Facts) -> Facts:
+        principal, bps, tenure = row["principal"], row["bps"], row["tenure"]
+        formula = max(1, emi(principal, bps, tenure))
+        installment = {
+            "formula": formula,
+            "round": max(RUPEE, formula - formula % RUPEE),
+            "low": max(1, principal // tenure - 1),
+            "high": formula + formula // 3 + 1,
+        }[row["installment"]]
+        start = due_date(self.bank.today, -row["months_ago"]) - timedelta(days=row["days"])
+        if row["months_ago"] < 0:
+            start = self.bank.today + timedelta(days=1)
+        return {
+            "customer_id": self.base + row["place"],
+            "loan_id": self.base + row["loan"],
+            "principal": principal,
+            "bps": bps,
+            "tenure": tenure,
+            "installment": installment,
+            "start": start,
+            "source_on_time": row["on_time"],
+        }
+
+    def _stream(
+        self, kind: str, batches: list[Any], *, update: bool, validate_only: bool
+    ) -> dict[str, int]:
+        header = ingestion.IngestRowsHeader(
+            ingestion_id=self._request_id(),
+            kind=ingestion_pb2.IngestionKind.Value(f"INGESTION_KIND_{kind}"),
+            on_existing=(
+                ingestion_pb2.ON_EXISTING_UPDATE if update else ingestion_pb2.ON_EXISTING_SKIP
+            ),
+            validate_only=validate_only,
+        )
+        messages = [ingestion.IngestRowsRequest(header=header)]
+        messages += [ingestion.IngestRowsRequest(batch=batch) for batch in batches]
+        answer = self.edge.ingestion.IngestRows(iter(messages), timeout=30).ingestion
+        counts = {name: getattr(answer, name) for name in OUTCOMES}
+        assert answer.rows_read == sum(counts.values())
+        return counts
+
+    # Asking for loans.
+
+    @rule(place=_customer, principal=_amount, bps=_rate, tenure=_tenure)
+    def check(self, place: int, principal: int, bps: int, tenure: int) -> None:
+        number = self._a_customer(place)
+        request = credit_service_pb2.CheckEligibilityRequest(
+            customer_id=number,
+            loan_amount=money_of(principal),
+            interest_rate=to_rate(bps),
+            tenure_months=tenure,
+        )
+        answer = self.edge.credit.CheckEligibility(request, timeout=30)
+        self._same_decision(answer, number, (principal, bps, tenure))
+        self._same_score(answer.credit_score, number)
+
+    @rule(place=_customer, principal=_amount, bps=_rate, tenure=_tenure)
+    def apply(self, place: int, principal: int, bps: int, tenure: int) -> None:
+        number = self._a_customer(place)
+        asked = (principal, bps, tenure)
+        request = credit_service_pb2.CreateLoanRequest(
+            request_id=self._request_id(),
+            customer_id=number,
+            loan_amount=money_of(principal),
+            interest_rate=to_rate(bps),
+            tenure_months=tenure,
+        )
+        answer = self._ask(self.edge.credit.CreateLoan, request)
+        assert not isinstance(answer, str), answer
+        self._same_decision(answer, number, asked)
+        if answer.approved:
+            key = (number, answer.loan.loan_id)
+            assert all(loan_id != key[1] for _, loan_id in self.bank.loans)
+            self.bank.book(*key, asked)
+            self._same_loan(answer.loan)
+            assert self.bank.debt(number) <= self.bank.customers[number]["limit"]
+
+    def _same_decision(self, answer: Any, number: int, asked: tuple[int, int, int]) -> None:
+        judged = self.bank.judge(number, *asked)
+        assert answer.approved == judged["approved"]
+        assert rate_of(answer.corrected_interest_rate) == judged["rate"]
+        assert paise_of(answer.monthly_installment) == judged["installment"]
+        names = [decision_pb2.DeclineReasonCode.Name(each.code) for each in answer.reasons]
+        assert names == [f"DECLINE_REASON_CODE_{each}" for each in judged["reasons"]]
+        self._same_offer(answer, number, asked, by_score=judged["by_score"])
+
+    def _same_offer(
+        self, answer: Any, number: int, asked: tuple[int, int, int], *, by_score: bool
+    ) -> None:
+        """The offer is approved; one rupee more, or one month less, is not."""
+        principal, bps, tenure = asked
+        offer = answer.counter_offer
+        if answer.approved or by_score:
+            assert not answer.HasField("counter_offer")
+            return
+
+        def fits(amount: int, months: int) -> bool:
+            approved: bool = self.bank.judge(number, amount, bps, months)["approved"]
+            return approved
+
+        if offer.HasField("max_loan_amount"):
+            most = paise_of(offer.max_loan_amount)
+            assert most % RUPEE == 0
+            assert fits(most, tenure)
+            assert not fits(most + RUPEE, tenure)
+        else:
+            assert not fits(RUPEE, tenure)
+        if offer.min_tenure_months:
+            assert fits(principal, offer.min_tenure_months)
+            assert not fits(principal, offer.min_tenure_months - 1)
+        else:
+            assert not fits(principal, 480)
+
+    @rule(place=_customer)
+    def look_at_a_score(self, place: int) -> None:
+        number = self._a_customer(place)
+        request = credit_service_pb2.GetCreditScoreRequest(customer_id=number)
+        answer = self.edge.credit.GetCreditScore(request, timeout=30)
+        self._same_score(answer.credit_score, number)
+
+    def _same_score(self, message: Any, number: int) -> None:
+        score, points, override = self.bank.score(number)
+        assert message.score == score
+        assert [hundredths_of(each.points) for each in message.components] == points
+        name = score_pb2.ScoreOverride.Name(message.override)
+        assert name == f"SCORE_OVERRIDE_{override or 'UNSPECIFIED'}"
+
+    # Loans and payments.
+
+    @rule(place=_customer)
+    def list_loans(self, place: int) -> None:
+        number = self._a_customer(place)
+        request = credit_service_pb2.ListLoansRequest(customer_id=number, page_size=1000)
+        answer = self.edge.credit.ListLoans(request, timeout=30)
+        assert len(answer.loans) == len(self.bank.loans_of(number))
+        for message in answer.loans:
+            self._same_loan(message)
+
+    def _same_loan(self, message: Any) -> None:
+        loan = self.bank.loans[message.customer_id, message.loan_id]
+        assert paise_of(message.loan_amount) == loan["principal"]
+        assert rate_of(message.interest_rate) == loan["bps"]
+        assert message.tenure_months == loan["tenure"]
+        assert paise_of(message.monthly_installment) == loan["installment"]
+        assert message.emis_paid_on_time == loan["on_time"]
+        assert message.installments_settled == loan["settled"]
+        assert message.repayments_left == loan["tenure"] - loan["settled"]
+        assert day_of(message.start_date) == loan["start"]
+        assert day_of(message.end_date) == due_date(loan["start"], loan["tenure"])
+        closed = day_of(message.closed_on) if message.HasField("closed_on") else None
+        assert closed == loan["closed_on"]
+        is_closed = message.state == loan_pb2.LOAN_STATE_CLOSED
+        assert is_closed == message.HasField("closed_on")
+        assert paise_of(message.outstanding) == self.bank.outstanding(loan)
+
+    @precondition(lambda self: self.bank.loans)
+    @rule(place=_loan)
+    def look_at_a_schedule(self, place: int) -> None:
+        (number, loan_id), loan = self._a_loan(place)
+        request = credit_service_pb2.GetRepaymentScheduleRequest(
+            customer_id=number, loan_id=loan_id
+        )
+        answer = self.edge.credit.GetRepaymentSchedule(request, timeout=30)
+        lines = [
+            (
+                day_of(each.due_date),
+                paise_of(each.principal),
+                paise_of(each.interest),
+                paise_of(each.balance),
+            )
+            for each in answer.installments
+        ]
+        assert lines == schedule(loan)
+        assert sum(principal for _, principal, _, _ in lines) == loan["principal"]
+        assert lines[-1][3] == 0
+        assert paise_of(answer.totals.payments) == sum(payments_of(loan))
+        assert paise_of(answer.totals.outstanding) == self.bank.outstanding(loan)
+
+    @precondition(lambda self: self.bank.loans)
+    @rule(
+        place=_loan,
+        share=st.sampled_from(["part", "one", "one and a part", "three", "all", "too much"]),
+        days_ago=st.sampled_from([0, 0, 0, 1, 40, -1, 5_000]),
+    )
+    def pay(self, place: int, share: str, days_ago: int) -> None:
+        key, loan = self._a_loan(place)
+        one = loan["installment"]
+        left = self.bank.outstanding(loan)
+        amount = {
+            "part": max(1, one // 3),
+            "one": one,
+            "one and a part": one + max(1, one // 2),
+            "three": 3 * one,
+            "all": max(1, left),
+            "too much": left + 1,
+        }[share]
+        self._pay(key, amount, self.bank.today - timedelta(days=days_ago))
+
+    def _pay(self, key: tuple[int, int], amount: int, day: date) -> None:
+        request = credit_service_pb2.RecordPaymentRequest(
+            request_id=self._request_id(),
+            customer_id=key[0],
+            loan_id=key[1],
+            amount=money_of(amount),
+            paid_on=to_day(day),
+        )
+        answer = self._ask(self.edge.credit.RecordPayment, request)
+        settled = outcome_of(self.bank.pay, key, amount, day)
+        if isinstance(settled, str):
+            assert answer == settled
+            return
+        assert not isinstance(answer, str), answer
+        assert [each.number for each in answer.installments] == settled
+        self._same_loan(answer.loan)
+
+    @precondition(lambda self: self.bank.loans)
+    @rule(place=_loan, late=st.sampled_from([0, -1, 0, 1]), short=st.sampled_from([0, 0, 0, 1]))
+    def pay_about_the_due_date(self, place: int, late: int, short: int) -> None:
+        """What the next installment asks for, or a paisa less; a day early, in time or late."""
+        key, loan = self._a_loan(place)
+        assume(loan["closed_on"] is None)
+        number = loan["settled"] + 1
+        day = due_date(loan["start"], number) + timedelta(days=late)
+        if day > self.bank.today:
+            self._set_day(day)
+        asked = sum(payments_of(loan)[loan["settled_before"] : number]) - loan["paid"] - short
+        assume(asked > 0)
+        self._pay(key, asked, day)
+
+    # Asking again.
+
+    @precondition(lambda self: self.asked)
+    @rule(which=st.integers(0, 40), other=st.booleans())
+    def ask_again(self, which: int, *, other: bool) -> None:
+        """The answer of then; with other content, none."""
+        method, request, kept = self.asked[which % len(self.asked)]
+        again = type(request)()
+        again.CopyFrom(request)
+        if other:
+            field = next(
+                name
+                for name in ("loan_amount", "amount", "monthly_income")
+                if name in request.DESCRIPTOR.fields_by_name
+            )
+            money = getattr(again, field)
+            money.units += 1
+        try:
+            found: bytes | str = method(again, timeout=30).SerializeToString(deterministic=True)
+        except grpc.RpcError as error:
+            found = refusal_of(error).reason
+        assert found == ("REQUEST_ID_REUSED" if other else kept)

@@ -1,0 +1,52 @@
+"""The service and a model of it in plain Python give the same answers, whatever is asked of them.
+
+A few runs as an ordinary test, always the same; `make model` sets MODEL_RUNS and MODEL_STEPS.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase
+from hypothesis import settings as profile
+from hypothesis.stateful import run_state_machine_as_test
+from pydantic import SecretStr
+
+from credit_service.settings import Settings
+from tests.integration.conftest import Edge
+from tests.integration.conftest import server as server  # noqa: PLC0414 - a fixture
+from tests.model.machine import ServiceAndModel
+
+_RUNS = int(os.environ.get("MODEL_RUNS", "0"))
+_STEPS = int(os.environ.get("MODEL_STEPS", "40"))
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    return Settings(
+        database_url=SecretStr(database_url),
+        redis_url=None,
+        listen="127.0.0.1:0",
+        threads=12,
+        clock_offset_file=tmp_path / "offset",
+    )
+
+
+def test_the_service_and_the_model_agree(server: Edge, settings: Settings) -> None:
+    assert settings.clock_offset_file is not None
+    ServiceAndModel.edge = server
+    ServiceAndModel.clock_file = settings.clock_offset_file
+    run_state_machine_as_test(
+        ServiceAndModel,
+        settings=profile(
+            max_examples=_RUNS or 15,
+            stateful_step_count=_STEPS if _RUNS else 25,
+            derandomize=not _RUNS,
+            database=None,
+            deadline=None,
+            print_blob=bool(_RUNS),
+            # A short run tells that something is wrong; `make model` finds the shortest way to it.
+            phases=[Phase.generate, *([Phase.shrink] if _RUNS else [])],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
