@@ -27,6 +27,7 @@ class Report:
     statuses: Counter[str]
     faults: Counter[str]
     deaths: Counter[str]
+    most_memory_mib: int
     checked: dict[str, int]
     findings: list[Finding]
 
@@ -44,6 +45,7 @@ class Report:
                 f"statuses: {listed(self.statuses)}",
                 f"faults:   {happened} ({listed(self.faults)})",
                 f"deaths:   {listed(self.deaths)}",
+                f"memory:   {self.most_memory_mib} MiB at most, of all processes together",
                 f"checked:  {listed(self.checked)}",
                 *(f"FOUND     {each}" for each in self.findings[:_SHOWN_FINDINGS]),
                 f"seed {self.plan.seed}: {passed}",
@@ -81,6 +83,7 @@ def run(plan: Plan, sabotage: str = "") -> Report:
             statuses=past.statuses,
             faults=past.faults,
             deaths=running.deaths,
+            most_memory_mib=running.most_memory_mib,
             checked=account.checked,
             findings=past.findings,
         )

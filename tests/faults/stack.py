@@ -31,6 +31,7 @@ from tests.integration.cli_service import environment
 
 SERVERS = 2
 _LOOK_SECONDS = 0.05
+_WEIGH_SECONDS = 5.0
 _START_SECONDS = 60.0
 _STOP_SECONDS = 40.0
 _JITTER_SECONDS = 0.008
@@ -145,6 +146,8 @@ class Stack:
         self.worker = self._part("worker", ["workers", "--actors-only"], "worker")
         self.relay = self._part("relay", ["workers", "--relay-only"], "worker")
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+        self._scales = threading.Thread(target=self._weigh, name="scales", daemon=True)
+        self.most_memory_mib = 0
         self._failure: Exception | None = None
 
     def _part(self, name: str, program: Sequence[str], side: str) -> Part:
@@ -182,6 +185,7 @@ class Stack:
         for part in self.parts:
             part.start()
         self._keeper.start()
+        self._scales.start()
         deadline = time.monotonic() + _START_SECONDS
         while not all(server.port for server in self.servers):
             if time.monotonic() > deadline:
@@ -228,6 +232,17 @@ class Stack:
                 targets = [["127.0.0.1", port] for port in ports if port is not None]
                 self.proxy.order("callers", targets=targets)
                 told = ports
+
+    def _weigh(self) -> None:
+        """Note the most memory that the campaign and all it started had at a time."""
+        while not self._ending.wait(_WEIGH_SECONDS):
+            own = psutil.Process()
+            weight_bytes = 0
+            for process in (own, *own.children(recursive=True)):
+                with suppress(psutil.Error):
+                    # Pages that several share are counted once between them.
+                    weight_bytes += process.memory_full_info().pss
+            self.most_memory_mib = max(self.most_memory_mib, weight_bytes // 1024**2)
 
     def stop_parts(self) -> list[str]:
         """End servers, worker and relay in order; what did not go as it should."""
