@@ -6,8 +6,8 @@ The schema is migrated once into a template, from which every test that asks get
 own, so tests that commit do not meet. Redis is emptied before every test that asks for it: name the
 database 0 of one that holds nothing else.
 
-Where there is room, all temporary files lie in memory: a database is made from the template in 15 ms
-there, and in 200 ms on a disk.
+Where there is room, all temporary files lie in memory: a database is made from the template in
+15 ms there, and in 200 ms on a disk.
 """
 
 import contextlib
