@@ -43,7 +43,7 @@ MAX_COLUMNS = 702
 MAX_SHEETS = 50
 """Sheets of a workbook that are looked at for a header."""
 
-_MAX_DIRECTORY_BYTES = 4 * 1024**2
+_MAX_DIRECTORY_BYTES = 1024**2
 _MAX_PART_BYTES = 16 * 1024**2
 _MAX_SHARED_STRINGS_BYTES = 192 * 1024**2
 _MAX_HEAD_BYTES = 1024**2
@@ -412,30 +412,45 @@ def _check_directory(file: BinaryIO) -> None:
     if end < 0 or len(tail) < end + 22:
         raise _cut_short()
     entries, directory_bytes = struct.unpack_from("<HL", tail, end + 10)
-    if entries != 0xFFFF and (entries > MAX_ENTRIES or directory_bytes > _MAX_DIRECTORY_BYTES):
-        raise _unsafe(f"has {entries} parts; at most {MAX_ENTRIES} are read")
-    # With 65 535 entries or more, and where a 64-bit record says so, the record itself counts.
-    wide = tail.rfind(b"PK\x06\x06", 0, end)
-    if wide >= 0 and len(tail) >= wide + 48:
-        entries, directory_bytes = struct.unpack_from("<QQ", tail, wide + 32)
+    if tail[max(end - 20, 0) : end].startswith(b"PK\x06\x07"):
+        # Another record tells the numbers then, in a place that readers do not agree about.
+        raise _unsafe("is an archive of 64 bits, which none of a workbook's size needs to be")
+    # The number may lie, and is not what the library goes by: the bytes bound what there can be.
     if entries > MAX_ENTRIES or directory_bytes > _MAX_DIRECTORY_BYTES:
         raise _unsafe(f"has {entries} parts; at most {MAX_ENTRIES} are read")
     with _archive(file) as archive:
         infos = archive.infolist()
+    _check_parts(infos, size)
+    names = {_part_name(info) for info in infos}
+    if "[content_types].xml" not in names or "_rels/.rels" not in names:
+        raise SpreadsheetError("FORMAT_UNSUPPORTED", "The file is no .xlsx workbook.")
+    if any(name.endswith(("/vbaproject.bin", "/workbook.bin")) for name in names):
+        raise SpreadsheetError(
+            "FORMAT_UNSUPPORTED",
+            "The file is an .xlsm or .xlsb workbook; save it as .xlsx, without macros.",
+        )
+
+
+def _check_parts(infos: Sequence[zipfile.ZipInfo], archive_bytes: int) -> None:
+    """Refuse an archive by what its directory says of its parts."""
     if len(infos) > MAX_ENTRIES:
         raise _unsafe(f"has {len(infos)} parts; at most {MAX_ENTRIES} are read")
     if sum(info.file_size for info in infos) > MAX_INFLATED_BYTES:
         raise _unsafe(f"inflates to more than {MAX_INFLATED_BYTES:,} bytes")
+    # Parts that share their bytes make much of little, each at a ratio that looks harmless.
+    if sum(info.compress_size for info in infos) > archive_bytes:
+        raise _unsafe("has parts that are larger than the file, or that overlap")
     for info in infos:
         if info.flag_bits & 1:
             raise SpreadsheetError(
                 "FILE_UNREADABLE", "The workbook has a password; save it without."
             )
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise SpreadsheetError(
+                "FILE_UNREADABLE", "The workbook is compressed in a way that workbooks are not."
+            )
         if info.file_size > 1024**2 and info.file_size > MAX_RATIO * max(info.compress_size, 1):
             raise _unsafe(f"inflates more than {MAX_RATIO} times")
-    names = {_part_name(info) for info in infos}
-    if "[content_types].xml" not in names or "_rels/.rels" not in names:
-        raise SpreadsheetError("FORMAT_UNSUPPORTED", "The file is no .xlsx workbook.")
 
 
 def _unsafe(what: str) -> SpreadsheetError:
@@ -515,6 +530,8 @@ def _open_package(file: BinaryIO) -> _Package:
     targets = _targets(archive, part(f"{folder}/_rels/{name}.rels"), folder)
     by_id = dict(targets.get("worksheet", []))
     root = _xml(_read_part(archive, part(workbook)))
+    if root.tag.rpartition("}")[2] != "workbook":
+        raise SpreadsheetError("FORMAT_UNSUPPORTED", "The file is no .xlsx workbook.")
     sheets = []
     for element in root.iterfind(".//{*}sheets/{*}sheet"):
         identity = next((v for k, v in element.attrib.items() if k.endswith("}id")), "")
@@ -574,6 +591,9 @@ def _resolved(name: str) -> str:
 
 
 def _xml(content: bytes) -> ET.Element:
+    if b"\x00" in content:
+        # UTF-16, in which the next look would see nothing.
+        raise _unusual("is not written in UTF-8")
     if b"<!" in content.replace(b"<!--", b""):
         raise _unsafe("has a document type of its own")
     try:
@@ -749,6 +769,8 @@ def _shared_strings(package: _Package) -> list[str]:
             root = _STRINGS_ROOT.search(buffered)
             if root is None:
                 raise _unusual("has no list of texts where it says")
+            if b"<!" in buffered[: root.start()]:
+                raise _unsafe("has a document type of its own")
             item = b"<" + root[1] + b"si"
             cut = buffered.rfind(item) if data else max(buffered.rfind(b"</" + root[1] + b"sst"), 0)
             first = buffered.find(item)

@@ -266,10 +266,22 @@ def test_what_was_not_mended_is_rejected_again_and_annotated_anew() -> None:
     once = annotated(content)
     rows = set(range(3, 3 + len(bad)))
     assert {mark.row_number for mark in marks_of(once, "loans.xlsx", "LOANS")} == rows
+    assert opened(once)["S1"]["I7"].value == "#VALUE!"
     twice = annotated(once)
     assert opened(twice).sheetnames == [SUMMARY_TITLE, "S1"]
     assert [cell.value for cell in opened(twice)["S1"][1]] == [*LOAN_HEADERS, REASONS_HEADER]
     assert cells_of(twice, "x.xlsx", "LOANS") == cells_of(once, "x.xlsx", "LOANS")
+
+
+def test_the_reasons_of_a_row_that_was_mended_are_gone() -> None:
+    book = opened(annotated(loans_workbook(WRONG_LOAN, WRONG_LOAN)))
+    for place, value in (("D2", 12), ("E2", 12.5)):
+        book["S1"][place] = value
+    buffer = io.BytesIO()
+    book.save(buffer)
+    sheet = opened(annotated(buffer.getvalue()))["S1"]
+    assert [sheet[f"J{number}"].value is None for number in (1, 2, 3)] == [False, True, False]
+    assert sheet["D2"].fill.fgColor.rgb != sheet["D3"].fill.fgColor.rgb
 
 
 def test_a_line_with_too_many_values_is_never_taken_for_another_row() -> None:

@@ -1,9 +1,13 @@
 """Reading workbooks and CSV files, right ones and wrong ones."""
 
 import io
+import random
+import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
+from itertools import pairwise
 from xml.sax.saxutils import escape
 
 import openpyxl
@@ -451,3 +455,236 @@ def test_an_error_value_of_any_name_is_one_cell_and_not_the_whole_file(
     assert numbers == [2, 3]
     assert columns["end_date"] == [value, date(2025, 1, 31)]
     assert isinstance(columns["end_date"][0], ErrorValue)
+
+
+# Hostile workbooks: what the directory tells is refused by it, and the rest by what it asks for.
+
+
+def refused_by_directory(content: bytes, name: str = "loans.xlsx") -> str:
+    """The code it is refused with; nothing of it is inflated, and little memory taken."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zipfile.ZipFile, "open", _never)
+        tracemalloc.start()
+        try:
+            with pytest.raises(SpreadsheetError) as caught:
+                check(io.BytesIO(content), name)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 32 * 1024**2
+    return caught.value.code
+
+
+def _never(*_arguments: object, **_options: object) -> None:
+    raise AssertionError("something of the archive was opened")
+
+
+def archive_of(entries: int, name_bytes: int = 1) -> bytes:
+    """An archive of empty parts, written by hand since the library takes long for many."""
+    local, directory = bytearray(), bytearray()
+    for number in range(entries):
+        name = f"{number:x}".encode().rjust(name_bytes, b"x")
+        at = len(local)
+        local += struct.pack("<4sHHHHHLLLHH", b"PK\x03\x04", 20, 0, 0, 0, 33, 0, 0, 0, len(name), 0)
+        local += name
+        directory += struct.pack(
+            "<4sHHHHHHLLLHHHHHLL",
+            b"PK\x01\x02", 20, 20, 0, 0, 0, 33, 0, 0, 0, len(name), 0, 0, 0, 0, 0, at,
+        )  # fmt: skip
+        directory += name
+    end = struct.pack("<4sHHHHLLH", b"PK\x05\x06", 0, 0, 7, 7, len(directory), len(local), 0)
+    return bytes(local + directory + end)
+
+
+def test_a_million_parts_are_refused_whatever_number_the_archive_tells() -> None:
+    """It tells seven: the library would make an object of each before anybody could count."""
+    assert refused_by_directory(archive_of(90_000)) == "FILE_UNSAFE"
+    assert refused_by_directory(archive_of(spreadsheets.MAX_ENTRIES + 1)) == "FILE_UNSAFE"
+
+
+def test_the_second_record_of_large_archives_is_not_believed() -> None:
+    """A record of 64 bits may say other numbers than those that are looked at."""
+    content = archive_of(10)
+    end = content.index(b"PK\x05\x06")
+    at = content.index(b"PK\x01\x02")
+    wide = struct.pack(
+        "<4sQHHLLQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 10, 10, end - at, at
+    ) + struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
+    assert refused_by_directory(content[:end] + wide + content[end:]) == "FILE_UNSAFE"
+
+
+def with_told_sizes(content: bytes, part: str, file_size: int, compress_size: int) -> bytes:
+    """The workbook, whose directory tells other sizes of a part than are true."""
+    told = bytearray(content)
+    at = content.rindex(part.encode()) - 46
+    assert told[at : at + 4] == b"PK\x01\x02"
+    told[at + 20 : at + 28] = struct.pack("<LL", compress_size, file_size)
+    return bytes(told)
+
+
+SHEET = "xl/worksheets/sheet1.xml"
+
+
+def test_sizes_that_lie_are_no_way_around_the_limits() -> None:
+    content = loans_workbook(*[A_LOAN] * 2_000)
+    two_gib = 2 * 1024**3
+    for sizes in ((two_gib, 11 * 1024**2), (two_gib - 1, two_gib // 100), (10**6, 10**6)):
+        assert refused_by_directory(with_told_sizes(content, SHEET, *sizes)) == "FILE_UNSAFE"
+    # Smaller than it is: no more is inflated than was told, and that is no whole sheet.
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        compressed = archive.getinfo(SHEET).compress_size
+    told = with_told_sizes(content, SHEET, 5_000, compressed)
+    assert refusal(told).code == "FILE_UNREADABLE"
+
+
+def test_what_parts_inflate_to_is_bounded_all_together() -> None:
+    parts = []
+    for number in range(4):
+        parts.append(zipfile.ZipInfo(f"{number}.xml"))
+        parts[-1].file_size = spreadsheets.MAX_INFLATED_BYTES // 4
+        parts[-1].compress_size = parts[-1].file_size // 100
+    archive_bytes = sum(part.compress_size for part in parts)
+    spreadsheets._check_parts(parts, archive_bytes)
+    parts[0].file_size += 1
+    with pytest.raises(SpreadsheetError):
+        spreadsheets._check_parts(parts, archive_bytes)
+
+
+def test_parts_that_overlap_are_refused() -> None:
+    content = loans_workbook(*[A_LOAN] * 3_000)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        info = archive.getinfo(SHEET)
+    at = content.rindex(SHEET.encode()) - 46
+    entry = content[at : at + 46 + len(SHEET)]
+    end = content.rindex(b"PK\x05\x06")
+    copies = b"".join(entry[:-5] + f"{n}.xml".encode() for n in range(2, 10))
+    fields = list(struct.unpack("<4sHHHHLLH", content[end:]))
+    fields[5] += len(copies)
+    told = content[:end] + copies + struct.pack("<4sHHHHLLH", *fields)
+    assert info.file_size < spreadsheets.MAX_RATIO * info.compress_size
+    assert refused_by_directory(told) == "FILE_UNSAFE"
+
+
+def recompressed(content: bytes, method: int) -> bytes:
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as archive,
+        zipfile.ZipFile(buffer, "w", method) as other,
+    ):
+        for name in archive.namelist():
+            other.writestr(name, archive.read(name))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressions_that_workbooks_do_not_have_are_refused(method: int) -> None:
+    """They may ask for gigabytes to inflate a kilobyte."""
+    content = recompressed(loans_workbook(A_LOAN), method)
+    assert refused_by_directory(content) == "FILE_UNREADABLE"
+    assert read(recompressed(loans_workbook(A_LOAN), zipfile.ZIP_STORED))[0] == [2]
+
+
+@pytest.mark.parametrize("part", ["xl/vbaProject.bin", "xl/workbook.bin"])
+def test_workbooks_with_macros_and_binary_ones_are_refused_by_their_directory(part: str) -> None:
+    content = workbook(sheet_xml([LOAN_HEADERS, A_LOAN]), extra={part: b"x"})
+    for name in ("loans.xlsm", "loans.xlsx"):
+        assert refused_by_directory(content, name) == "FORMAT_UNSUPPORTED"
+
+
+def test_other_office_documents_are_refused() -> None:
+    opendocument = io.BytesIO()
+    with zipfile.ZipFile(opendocument, "w") as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        archive.writestr("content.xml", "<office:document-content/>")
+    assert refused_by_directory(opendocument.getvalue(), "loans.ods") == "FORMAT_UNSUPPORTED"
+    main = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
+    text = workbook(
+        sheet_xml([]),
+        extra={"xl/workbook.xml": f'<w:document xmlns:w="{main}"><w:body/></w:document>'},
+    )
+    assert refusal(text).code == "FORMAT_UNSUPPORTED"
+
+
+LAUGHS = (
+    '<!DOCTYPE lolz [<!ENTITY a "ha">'
+    + "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in pairwise("abcdefghij"))
+    + "]>"
+)
+OUTSIDE = '<!DOCTYPE r [<!ENTITY a SYSTEM "file:///etc/hostname">]>'
+
+
+@pytest.mark.parametrize("tricks", [LAUGHS, OUTSIDE], ids=["laughs", "outside"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize(
+    "part",
+    ["xl/workbook.xml", "xl/_rels/workbook.xml.rels", "_rels/.rels", SHEET, "xl/sharedStrings.xml"],
+)
+def test_entities_are_refused_in_every_part_and_encoding(
+    tricks: str, encoding: str, part: str
+) -> None:
+    entity = "&j;" if tricks is LAUGHS else "&a;"
+    plain = with_shared_strings(str, "Asha")
+    with zipfile.ZipFile(io.BytesIO(plain)) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    xml = parts[part].decode()
+    place = xml.index(">") if xml.startswith("<Rel") else xml.index("<", 1) - 1
+    spoilt = f"{tricks}{xml[: place + 1]}{entity}{xml[place + 1 :]}"
+    parts[part] = f'<?xml version="1.0" encoding="{encoding}"?>{spoilt}'.encode(encoding)
+    content = workbook(extra=parts)
+    with pytest.raises(SpreadsheetError) as caught:
+        read(content, kind="CUSTOMERS")
+    assert caught.value.code in ("FILE_UNSAFE", "FILE_UNREADABLE")
+    # By a look at the bytes, before a parser sees them; rows and texts are cut out beforehand.
+    if part not in (SHEET, "xl/sharedStrings.xml"):
+        expected = "a document type" if encoding == "utf-8" else "not written in UTF-8"
+        assert expected in caught.value.message
+
+
+def test_links_to_the_outside_lead_nowhere() -> None:
+    relations = _relations("worksheet", "styles").replace(
+        'Target="/xl/worksheets/sheet1.xml"',
+        'Target="/xl/worksheets/sheet1.xml" TargetMode="External"',
+    )
+    content = workbook(
+        sheet_xml([LOAN_HEADERS, A_LOAN]), extra={"xl/_rels/workbook.xml.rels": relations}
+    )
+    assert refusal(content).code == "FILE_EMPTY"
+    outside = relations.replace('"/xl/worksheets/sheet1.xml"', '"http://127.0.0.1:1/sheet.xml"')
+    outside = outside.replace(' TargetMode="External"', "")
+    content = workbook(
+        sheet_xml([LOAN_HEADERS, A_LOAN]), extra={"xl/_rels/workbook.xml.rels": outside}
+    )
+    assert refusal(content).code == "FILE_EMPTY"
+
+
+def test_of_thousands_of_sheets_the_first_few_are_looked_at() -> None:
+    sheets = "".join(f'<sheet name="S{n}" sheetId="{n}" r:id="rId1"/>' for n in range(20_000))
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    content = workbook(
+        sheet_xml([("nothing", "here")]),
+        extra={
+            "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}">'
+            f"<sheets>{sheets}</sheets></workbook>"
+        },
+    )
+    assert refusal(content).code in ("COLUMN_MISSING", "FILE_UNSAFE")
+
+
+def test_wide_rows_and_large_cells_are_read_or_refused_and_never_harm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wide = (*LOAN_HEADERS, *(f"C{number}" for number in range(300)))
+    assert read(workbook(sheet_xml([wide, (*A_LOAN, *range(300))])))[1]["loan_id"] == [1001.0]
+    noise = random.Random(3)  # noqa: S311 - made up, and not to be compressed
+    large = noise.randbytes(1024**2 // 2).hex()
+    numbers, columns, _ = read(
+        customers_workbook((7, large, "Rao", 30, 9_876_598_765, 1, None)), kind="CUSTOMERS"
+    )
+    assert (numbers, columns["first_name"]) == ([2], [large])
+    monkeypatch.setattr(spreadsheets, "_MAX_ROW_BYTES", 1024**2)
+    monstrous = noise.randbytes(4 * 1024**2).hex()
+    content = customers_workbook((7, monstrous, "Rao", 30, 9_876_598_765, 1, None))
+    with pytest.raises(SpreadsheetError) as caught:
+        read(content, kind="CUSTOMERS")
+    assert caught.value.code == "FILE_UNSAFE"
