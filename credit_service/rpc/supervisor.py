@@ -62,7 +62,12 @@ class _Server:
         """
         if self._process is None:
             if time.monotonic() >= self._next_start:
-                self._start()
+                try:
+                    self._start()
+                except OSError as error:
+                    # Such as no memory, or too many processes, at this moment.
+                    _log.exception("server_not_started", number=self.number)
+                    self._note_death(0, error.errno or 0)
             return
         status = self._process.poll()
         if status is not None:
@@ -72,7 +77,11 @@ class _Server:
                 self.serving = bool(self._control.recv(64))
 
     def _start(self) -> None:
+        self._started = time.monotonic()
         ours, theirs = socket.socketpair()
+        # Closed when this process ends, however it ends: the sign for the server to stop.
+        ours.settimeout(0)
+        self._control = ours
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "credit_service.rpc", f"--control-fd={theirs.fileno()}"],
@@ -82,10 +91,6 @@ class _Server:
                 # Ctrl-C is for the supervisor, which stops the servers in order.
                 start_new_session=True,
             )
-        # Closed when this process ends, however it ends: the sign for the server to stop.
-        ours.settimeout(0)
-        self._control = ours
-        self._started = time.monotonic()
 
     def exposition(self) -> str | None:
         """Its metrics; None when it does not serve, or does not answer soon."""
@@ -95,7 +100,7 @@ class _Server:
     def _note_death(self, pid: int, status: int) -> None:
         self.forget()
         metrics.server_deaths.inc()
-        if status == _MISCONFIGURED:
+        if pid and status == _MISCONFIGURED:
             raise ServersFailedError("a serving process refused its settings; it has said why")
         quick = time.monotonic() - self._started < _QUICK_SECONDS
         self._quick_deaths = self._quick_deaths + 1 if quick else 1

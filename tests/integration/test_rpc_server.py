@@ -699,6 +699,26 @@ def test_fifty_loans_over_two_processes_pass_no_limit(
     assert sum(approved) == 7
 
 
+def test_a_process_that_cannot_be_started_now_is_started_later(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, refusals = subprocess.Popen, [OSError(12, "Cannot allocate memory")]
+
+    def popen(*arguments: Any, **options: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return start(*arguments, **options)
+
+    monkeypatch.setattr("credit_service.rpc.supervisor.subprocess.Popen", popen)
+    running = Supervisor(settings)
+    try:
+        running.start()
+        assert not refusals
+        assert len(running.pids) == settings.processes
+    finally:
+        running.stop()
+
+
 def test_a_process_that_cannot_start_is_told(settings: Settings) -> None:
     # The children read no such setting: it is refused by them alone.
     wrong = settings.model_copy(update={"threads": 1})
