@@ -39,7 +39,7 @@ def test_the_service_and_the_model_agree(server: Edge, settings: Settings) -> No
     run_state_machine_as_test(
         ServiceAndModel,
         settings=profile(
-            max_examples=_RUNS or 15,
+            max_examples=_RUNS or 25,
             stateful_step_count=_STEPS if _RUNS else 25,
             derandomize=not _RUNS,
             database=None,
