@@ -19,7 +19,6 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from credit_service import metrics, probe
-from credit_service.client.channel import SERVICE_CONFIG
 from credit_service.domain.eligibility import ReasonCode
 from credit_service.rpc.errors import REASONS
 from credit_service.settings import Settings
@@ -455,10 +454,3 @@ def test_the_probe_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> Non
     assert probe.main(["http://127.0.0.1:1/metrics"]) == 1
     assert "does not answer" in capsys.readouterr().err
     assert probe.main([]) == 2
-
-
-def test_the_documented_retry_policy_is_the_one_that_is_used() -> None:
-    section = OPERATIONS.read_text(encoding="utf-8").partition("\n## Clients\n")[2]
-    found = re.search(r"```json\n(.*?)```", section, re.DOTALL)
-    assert found is not None
-    assert json.loads(found[1]) == SERVICE_CONFIG
