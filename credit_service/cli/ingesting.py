@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from credit_service.cli import ExitCode, Target
+from credit_service.cli import DEFAULT_ADDRESS, ExitCode, Target
 from credit_service.cli.connection import connected
 from credit_service.cli.output import as_dict, err, note, out, paste, plain_table, print_json
 from credit_service.client.channel import ServiceError
@@ -90,11 +90,11 @@ def ingest(order: Order, target: Target, *, as_json: bool) -> int:
     else:
         show(outcome)
         if order.upload:
-            _offer_annotated(outcome)
+            _offer_annotated(outcome, target)
     return outcome.exit_code
 
 
-def _offer_annotated(outcome: Outcome) -> None:
+def _offer_annotated(outcome: Outcome, target: Target) -> None:
     """Say how to get the file back with what was wrong marked in it."""
     ingestion = outcome.ingestion
     header_refused = ingestion.error.code in (
@@ -104,7 +104,10 @@ def _offer_annotated(outcome: Outcome) -> None:
     if ingestion.rejected or header_refused:
         out.print()
         out.print("The file with what is wrong marked in it, to correct and send again:")
-        out.print(Text("  ").append(paste(f"credit-service annotated {ingestion.ingestion_id}")))
+        call = f"credit-service annotated {ingestion.ingestion_id}"
+        if target.address != DEFAULT_ADDRESS:
+            call += f" --address {target.address}"
+        out.print(Text("  ").append(paste(call)))
 
 
 def annotated(ingestion_id: UUID, output: Path | None, target: Target, *, as_json: bool) -> int:

@@ -204,6 +204,8 @@ def column_name(index: int) -> str:
 
 
 _FORMATS = len(_Format)
+# Whole numbers below are written without a point, as spreadsheet programs do.
+_MOST_SHOWN = 10**15
 _SERIAL_OF_ORDINAL_0 = date(1899, 12, 30).toordinal()
 _FIRST_USUAL_DAY = date(1900, 3, 1)
 _DAY_SECONDS = 86_400
@@ -221,6 +223,8 @@ def _cell(reference: str, value: Cell, look: Look) -> str:
     if isinstance(value, int | float):
         if isinstance(value, float) and not math.isfinite(value):
             return _text_cell(reference, str(value), look)
+        if isinstance(value, float) and value.is_integer() and abs(value) < _MOST_SHOWN:
+            value = int(value)
         dressed = f' s="{style}"' if style else ""
         return f'<c r="{reference}"{dressed}><v>{value!r}</v></c>'
     serial, kind = _serial(value)
