@@ -232,7 +232,7 @@ def _change_parts(rng: Rng, data: bytes) -> tuple[bytes, str]:
             del parts[name]
             done.append(f"no {name}")
         elif what < 0.08:
-            odd = rng.choice(["../", "/", "\\", "A" * 300 + "/", "\x00"]) + name
+            odd = rng.choice(["../", "/", "\\", "A" * 300 + "/", "a\x00"]) + name
             parts[odd] = parts.pop(name) if rng.random() < 0.5 else parts[name]
             done.append(f"{name} as {odd[:20]!r}")
         elif what < 0.11:
