@@ -416,7 +416,9 @@ def _check_directory(file: BinaryIO) -> None:
         # Another record tells the numbers then, in a place that readers do not agree about.
         raise _unsafe("is an archive of 64 bits, which none of a workbook's size needs to be")
     # The number may lie, and is not what the library goes by: the bytes bound what there can be.
-    if entries > MAX_ENTRIES or directory_bytes > _MAX_DIRECTORY_BYTES:
+    if directory_bytes > _MAX_DIRECTORY_BYTES:
+        raise _unsafe(f"has a directory of {directory_bytes:,} bytes")
+    if entries > MAX_ENTRIES:
         raise _unsafe(f"has {entries} parts; at most {MAX_ENTRIES} are read")
     with _archive(file) as archive:
         infos = archive.infolist()
