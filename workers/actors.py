@@ -30,7 +30,7 @@ RECONCILE_SECONDS = 10.0
 
 UPLOADS = Queue("uploads", share=0.5, window=16)
 BATCHES = Queue("batches", share=0.25, window=16)
-CUSTOMERS = Queue("customers", share=1.0, window=500, prefetch=4, look_seconds=0.025)
+CUSTOMERS = Queue("customers", share=1.0, window=500, prefetch=4, look_seconds=0.025, bundle=50)
 
 
 def _ingest_upload(resources: Resources, subject: str) -> None:
@@ -58,15 +58,34 @@ def _give_up_upload(resources: Resources, subject: str) -> None:
 
 def _recompute_score(resources: Resources, subject: str) -> None:
     """Bring a customer's stored score up to date. Subject: the customer's id."""
+    _recompute(resources, [int(subject)], pass_over_busy=False)
+
+
+def _recompute_together(resources: Resources, subjects: Sequence[str]) -> None:
+    """The same for several customers in one transaction, which waits for none of them."""
+    customer_ids = [int(subject) for subject in subjects]
+    done = _recompute(resources, customer_ids, pass_over_busy=True)
+    for customer_id in customer_ids:
+        if customer_id not in done:
+            _recompute(resources, [customer_id], pass_over_busy=False)
+
+
+def _recompute(
+    resources: Resources, customer_ids: Sequence[int], *, pass_over_busy: bool
+) -> set[int]:
+    """Recompute and cache; the ids of those that were not passed over."""
     moment, began = resources.clock.moment(), time.monotonic()
 
     def attempt(_number: int) -> tuple[list[CreditPosition], str]:
         with resources.database.transaction() as connection:
-            positions = recompute_scores(connection, [int(subject)], moment)
+            positions = recompute_scores(
+                connection, customer_ids, moment, pass_over_busy=pass_over_busy
+            )
             return positions, scorecards.active(connection).version
 
     positions, version = resources.database.retry(attempt)
     resources.cache.put(positions, version, moment, known_since=began)
+    return {each.customer_id for each in positions}
 
 
 def _recompute_scores(resources: Resources, _subject: str) -> None:
@@ -134,7 +153,13 @@ ACTORS = (
     Actor("recompute_scores", BATCHES, _recompute_scores, time_limit_seconds=3600),
     Actor("refresh_due_scores", BATCHES, _refresh_due_scores, time_limit_seconds=3600),
     Actor("reconcile", BATCHES, _reconcile, time_limit_seconds=300),
-    Actor("recompute_score", CUSTOMERS, _recompute_score, time_limit_seconds=60),
+    Actor(
+        "recompute_score",
+        CUSTOMERS,
+        _recompute_score,
+        work_together=_recompute_together,
+        time_limit_seconds=60,
+    ),
     Actor("decide_in_shadow", CUSTOMERS, _decide_in_shadow, time_limit_seconds=60),
 )
 

@@ -161,10 +161,10 @@ class _Pool:
         )
         declared = {actor.name: _declared(actor, self.broker, runner) for actor in actors}
 
-        def send(task: Task) -> None:
-            declared[task.actor].send(task.task_id)
+        def send(bundle: Sequence[Task]) -> None:
+            declared[bundle[0].actor].send([task.task_id for task in bundle])
 
-        self.channel = Channel(tuple(declared), queue.window, send)
+        self.channel = Channel(tuple(declared), queue.window, send, queue.bundle)
         self._worker: Worker | None = None
 
     def start(self) -> None:
@@ -182,9 +182,11 @@ class _Pool:
         self.broker.close()
 
 
-def _declared(actor: Actor, broker: CarrierBroker, runner: Runner) -> "dramatiq.Actor[[int], None]":
-    def attempt(task_id: int) -> None:
-        runner.run(actor, task_id)
+def _declared(
+    actor: Actor, broker: CarrierBroker, runner: Runner
+) -> "dramatiq.Actor[[list[int]], None]":
+    def attempt(task_ids: list[int]) -> None:
+        runner.run(actor, task_ids)
 
     return dramatiq.Actor(
         attempt,

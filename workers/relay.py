@@ -111,8 +111,9 @@ class Channel:
     actors: tuple[str, ...]
     # Tasks that may be sent and not begun at a time; the rest waits in PostgreSQL.
     window: int
-    # Raises redis.RedisError.
-    send: Callable[[Task], None]
+    # Sends tasks of one actor in one message, at most `bundle`. Raises redis.RedisError.
+    send: Callable[[Sequence[Task]], None]
+    bundle: int = 1
 
 
 class Sender:
@@ -149,19 +150,33 @@ class Sender:
         return sent
 
     def _send(self, channel: Channel, claimed: Sequence[Task]) -> None:
-        for place, task in enumerate(claimed):
+        bundles = _bundles(claimed, channel.bundle)
+        for place, bundle in enumerate(bundles):
             failpoints.reach("relay.before_send")
             try:
-                channel.send(task)
+                channel.send(bundle)
             except redis.RedisError:
                 # One at a time feels whether Redis is back, instead of claiming and giving back
                 # batch after batch.
                 self._limit = 1
+                unsent = [task for each in bundles[place:] for task in each]
                 with self._database.autocommit() as connection:
-                    tasks.unsend(connection, claimed[place:])
+                    tasks.unsend(connection, unsent)
                 raise
             self._limit = SEND_LIMIT
             failpoints.reach("relay.after_send")
+
+
+def _bundles(claimed: Sequence[Task], most: int) -> list[list[Task]]:
+    """The same tasks, at most so many of one actor in each list."""
+    by_actor: dict[str, list[Task]] = {}
+    for task in claimed:
+        by_actor.setdefault(task.actor, []).append(task)
+    return [
+        together[first : first + most]
+        for together in by_actor.values()
+        for first in range(0, len(together), most)
+    ]
 
 
 class Publisher:

@@ -6,8 +6,8 @@ function of its subject and nothing else.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -45,6 +45,8 @@ class Queue:
     prefetch: int = 1
     # Longest pause between two looks at the queue when it is empty.
     look_seconds: float = 0.1
+    # Tasks of one actor that one message may carry.
+    bundle: int = 1
 
 
 class StoppingError(Exception):
@@ -70,6 +72,9 @@ class Resources:
 Work = Callable[[Resources, str], None]
 """What an actor does with a subject. It must be idempotent, and safe to run twice at once."""
 
+WorkTogether = Callable[[Resources, Sequence[str]], None]
+"""The same for several subjects, for less than each of them alone takes."""
+
 
 def nobody_waits(_resources: Resources, _subject: str) -> None:
     """What there is to give up where nobody waits for the work."""
@@ -83,6 +88,8 @@ class Actor:
     queue: Queue
     work: Work
     time_limit_seconds: float
+    # For first attempts that came in one message. When it fails, each is attempted alone.
+    work_together: WorkTogether | None = None
     # Done once, when every attempt at the work has failed.
     give_up: Work = nobody_waits
 
@@ -101,6 +108,17 @@ def _traced(run: Run) -> Iterator[Activity | None]:
             yield activity
     finally:
         tracing.current.reset(token)
+
+
+def _span_begun(run: Run) -> Callable[[], None]:
+    """A span of a run that is done together with others; what ends it."""
+    caller = None if run.traceparent is None else Span.read(run.traceparent)
+    activity = tracing.begin(run.actor, "consumer", caller, _span_attributes(run))
+    return _nothing if activity is None else activity.end
+
+
+def _nothing() -> None:
+    """There is no span to end."""
 
 
 def _span_attributes(run: Run) -> tracing.Attributes:
@@ -148,24 +166,61 @@ class Runner:
             self._settle(run, StoppingError())
         return left
 
-    def run(self, actor: Actor, task_id: int) -> None:
-        """Attempt the task, if it is there to be done.
+    def run(self, actor: Actor, task_ids: Sequence[int]) -> None:
+        """Attempt these tasks of one actor, those that are there to be done.
 
-        Whatever happens is in the task's row, or the sweeper will find it there.
+        Whatever happens is in the tasks' rows, or the sweeper will find it there.
         """
-        run = self._persistently(
-            lambda connection: tasks.begin(connection, task_id, lease_seconds=self._lease_seconds)
+        runs = self._persistently(
+            lambda connection: tasks.begin(connection, task_ids, lease_seconds=self._lease_seconds)
         )
-        if run is None:
+        if not runs:
             return
+        with self._lock:
+            self._held |= dict.fromkeys(runs, time.monotonic() + actor.time_limit_seconds)
+        # What failed before is attempted alone: it must not fail the others again.
+        first = [run for run in runs if run.attempt == 1]
+        done: set[Run] = set()
+        if actor.work_together is not None and len(first) > 1:
+            done = self._run_together(actor, actor.work_together, first)
+        for run in runs:
+            if run not in done:
+                self._run_alone(actor, run)
+
+    def _run_together(self, actor: Actor, work: WorkTogether, runs: Sequence[Run]) -> set[Run]:
+        """Attempt these runs in one go; those that need no attempt of their own any more."""
+        with ExitStack() as activities, bound_contextvars(actor=actor.name, task_count=len(runs)):
+            for run in runs:
+                activities.callback(_span_begun(run))
+            began = time.monotonic()
+            try:
+                work(self._resources, [run.subject for run in runs])
+            except StoppingError:
+                return set()
+            except (Exception, Interrupt) as error:  # noqa: BLE001 - recorded by those that fail alone
+                log.warning(
+                    "tasks_tried_alone", error=masked_text(f"{type(error).__name__}: {error}")
+                )
+                return set()
+            seconds = (time.monotonic() - began) / len(runs)
+            failpoints.reach("task.before_finish")
+            with self._lock:
+                mine = [run for run in runs if self._held.pop(run, None) is not None]
+            finished = self._persistently(lambda connection: tasks.finish(connection, mine))
+            if finished is not None and len(finished) < len(mine):
+                log.warning("task_finished_late", count=len(mine) - len(finished))
+            for _ in mine:
+                metrics.task_seconds.labels(actor.name).observe(seconds)
+            metrics.tasks_ended.labels(actor.name, "done").inc(len(mine))
+        return set(runs)
+
+    def _run_alone(self, actor: Actor, run: Run) -> None:
         with (
             bound_contextvars(
                 actor=run.actor, subject=run.subject, task_id=run.task_id, attempt=run.attempt
             ),
             _traced(run) as activity,
         ):
-            with self._lock:
-                self._held[run] = time.monotonic() + actor.time_limit_seconds
             began = time.monotonic()
             failure = None if run.exhausted else self._attempted(actor.work, run)
             metrics.task_seconds.labels(run.actor).observe(time.monotonic() - began)
@@ -196,7 +251,7 @@ class Runner:
         if failure is None and not run.exhausted:
             outcome = "done"
             failpoints.reach("task.before_finish")
-            if self._persistently(lambda connection: tasks.finish(connection, run)) is False:
+            if self._persistently(lambda connection: tasks.finish(connection, [run])) == set():
                 log.warning("task_finished_late")
         elif isinstance(failure, StoppingError):
             outcome = "given_back"

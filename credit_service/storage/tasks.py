@@ -243,61 +243,71 @@ def recall_sent(connection: Connection) -> int:
 
 _BEGIN = text(
     """
+    WITH due AS (
+        SELECT task_id FROM tasks
+        WHERE task_id = ANY(:task_ids) AND attempts <= :max_attempts
+            AND (state = 'SENT' OR state IN ('PENDING', 'RUNNING') AND due_at <= now())
+        ORDER BY actor, subject, task_id FOR UPDATE
+    )
     UPDATE tasks SET state = 'RUNNING', attempts = attempts + 1,
         due_at = now() + make_interval(secs => :lease_seconds)
-    WHERE task_id = :task_id AND attempts <= :max_attempts
-        AND (state = 'SENT' OR state IN ('PENDING', 'RUNNING') AND due_at <= now())
-    RETURNING task_id, actor, subject, attempts, traceparent
+    FROM due WHERE tasks.task_id = due.task_id
+    RETURNING tasks.task_id, actor, subject, attempts, traceparent
     """
 )
 
 
-def begin(connection: Connection, task_id: int, *, lease_seconds: float) -> Run | None:
-    """Take the task for one attempt, for `lease_seconds` unless extended.
+def begin(connection: Connection, task_ids: Sequence[int], *, lease_seconds: float) -> list[Run]:
+    """Take those of the tasks that are to be done for one attempt each, for `lease_seconds` unless
+    extended.
 
-    In a transaction of its own that commits before the work starts. None when there is nothing to
-    do: the task is done, parked, waiting for its next attempt, or held by another run.
+    In a transaction of its own that commits before the work starts. Left out are those that are
+    done, parked, waiting for their next attempt, or held by another run.
     """
-    row = connection.execute(
+    rows = connection.execute(
         _BEGIN,
-        {"task_id": task_id, "lease_seconds": lease_seconds, "max_attempts": MAX_ATTEMPTS},
-    ).one_or_none()
-    return None if row is None else Run(*row)
+        {
+            "task_ids": list(task_ids),
+            "lease_seconds": lease_seconds,
+            "max_attempts": MAX_ATTEMPTS,
+        },
+    )
+    return sorted((Run(*row) for row in rows), key=lambda run: run.task_id)
 
 
-_EXTEND = text(
-    """
-    UPDATE tasks SET due_at = now() + make_interval(secs => :lease_seconds)
-    FROM unnest(CAST(:task_ids AS bigint[]), CAST(:attempts AS smallint[])) AS run (id, attempt)
+_RUNS_HELD = """unnest(CAST(:task_ids AS bigint[]), CAST(:attempts AS smallint[]))
+        AS run (id, attempt)
     WHERE task_id = run.id AND attempts = run.attempt AND state = 'RUNNING'
-    RETURNING task_id
+    RETURNING task_id"""
+_EXTEND = text(
+    f"""
+    UPDATE tasks SET due_at = now() + make_interval(secs => :lease_seconds)
+    FROM {_RUNS_HELD}
     """
 )
+_FINISH = text(f"DELETE FROM tasks USING {_RUNS_HELD}")
 
 
 def extend(connection: Connection, runs: Sequence[Run], *, lease_seconds: float) -> set[int]:
     """Hold these runs' tasks for `lease_seconds` from now; the ids of those still held."""
-    rows = connection.execute(
-        _EXTEND,
-        {
-            "task_ids": [run.task_id for run in runs],
-            "attempts": [run.attempt for run in runs],
-            "lease_seconds": lease_seconds,
-        },
-    )
+    rows = connection.execute(_EXTEND, _ids(runs) | {"lease_seconds": lease_seconds})
     return set(rows.scalars())
 
 
+def finish(connection: Connection, runs: Sequence[Run]) -> set[int]:
+    """Their work is done. The ids of those that held their tasks until now: the work of the others
+    will be done again."""
+    return set(connection.execute(_FINISH, _ids(runs)).scalars())
+
+
+def _ids(runs: Sequence[Run]) -> dict[str, object]:
+    return {
+        "task_ids": [run.task_id for run in runs],
+        "attempts": [run.attempt for run in runs],
+    }
+
+
 _HELD = "task_id = :task_id AND attempts = :attempt AND state = 'RUNNING'"
-_FINISH = text(f"DELETE FROM tasks WHERE {_HELD}")
-
-
-def finish(connection: Connection, run: Run) -> bool:
-    """The work is done. False when the run no longer holds the task: it will be done again."""
-    done = connection.execute(_FINISH, {"task_id": run.task_id, "attempt": run.attempt})
-    return done.rowcount == 1
-
-
 _RETRY = text(
     _to_pending(
         _HELD,

@@ -80,7 +80,7 @@ class Stage:
                     connection, self._names, limit=100, window=1_000, timeout_seconds=600
                 )
             for task in claimed:
-                self._runner.run(_ACTORS[task.actor], task.task_id)
+                self._runner.run(_ACTORS[task.actor], [task.task_id])
             if not published and not claimed:
                 break
         with self.database.autocommit() as connection:

@@ -245,8 +245,7 @@ def test_a_task_keeps_the_first_trace_it_was_wished_for_by(database: Database) -
         wish(each)
     with database.transaction() as connection:
         (task,) = tasks.claim(connection, ["act"], limit=9, window=9, timeout_seconds=0)
-        run = tasks.begin(connection, task.task_id, lease_seconds=9)
-    assert run is not None
+        (run,) = tasks.begin(connection, [task.task_id], lease_seconds=9)
     assert run.traceparent == first
     # Also when it fails, over a wish that came meanwhile.
     wish(second)

@@ -8,8 +8,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -316,22 +317,29 @@ def claimed(lab: Lab, actor: str = "any", subject: str = "1") -> int:
     return task.task_id
 
 
+def claimed_all(lab: Lab, actor: str, *subjects: str) -> list[int]:
+    lab.wish(actor, *subjects)
+    with lab.database.autocommit() as connection:
+        found = tasks.claim(connection, [actor], limit=10, window=10, timeout_seconds=30)
+    return [task.task_id for task in found]
+
+
 def an_actor(work: Work, give_up: Work = nobody_waits) -> Actor:
-    return Actor("any", Queue("any", share=1, window=10), work, 10, give_up)
+    return Actor("any", Queue("any", share=1, window=10), work, 10, give_up=give_up)
 
 
 def test_a_message_that_comes_twice_is_passed_over(lab: Lab, runner: Runner) -> None:
     seen: list[str] = []
     task_id = claimed(lab)
     for _ in range(2):
-        runner.run(an_actor(lambda _, subject: seen.append(subject)), task_id)
+        runner.run(an_actor(lambda _, subject: seen.append(subject)), [task_id])
     assert seen == ["1"]
     assert lab.rows() == []
 
 
 def test_the_attempt_is_committed_before_the_work_starts(lab: Lab, runner: Runner) -> None:
     seen: list[tuple[str, str, str, int]] = []
-    runner.run(an_actor(lambda *_: seen.extend(lab.rows())), claimed(lab))
+    runner.run(an_actor(lambda *_: seen.extend(lab.rows())), [claimed(lab)])
     assert seen == [("any", "1", "RUNNING", 1)]
 
 
@@ -339,7 +347,7 @@ def test_work_that_is_told_to_stop_is_given_back(lab: Lab, runner: Runner) -> No
     def stop(*_: object) -> None:
         raise StoppingError
 
-    runner.run(an_actor(stop), claimed(lab))
+    runner.run(an_actor(stop), [claimed(lab)])
     assert lab.rows() == [("any", "1", "PENDING", 0)]
 
 
@@ -355,7 +363,7 @@ def test_work_is_given_up_before_it_is_parked(lab: Lab, runner: Runner) -> None:
     for attempt in range(1, MAX_ATTEMPTS + 1):
         with lab.database.autocommit() as connection:
             connection.execute(text("UPDATE tasks SET due_at = now()"))
-        runner.run(an_actor(fail, give_up), claimed(lab))
+        runner.run(an_actor(fail, give_up), [claimed(lab)])
         assert len(given_up) == (attempt == MAX_ATTEMPTS)
     assert given_up == [("1", "RUNNING")]
     assert lab.rows() == [("any", "1", "PARKED", MAX_ATTEMPTS)]
@@ -364,10 +372,10 @@ def test_work_is_given_up_before_it_is_parked(lab: Lab, runner: Runner) -> None:
 def test_what_redis_refuses_is_given_back(lab: Lab) -> None:
     sent: list[str] = []
 
-    def send(task: tasks.Task) -> None:
+    def send(bundle: Sequence[tasks.Task]) -> None:
         if len(sent) == 2:
             raise redis.ConnectionError("gone")
-        sent.append(task.subject)
+        sent.extend(task.subject for task in bundle)
 
     lab.wish("any", "1", "2", "3", "4")
     sender = Sender(lab.database, [Channel(("any",), 10, send)], timeout_seconds=30)
@@ -375,6 +383,52 @@ def test_what_redis_refuses_is_given_back(lab: Lab) -> None:
         sender.step()
     assert sent == ["1", "2"]
     assert [row[2] for row in lab.rows()] == ["SENT", "SENT", "PENDING", "PENDING"]
+
+
+def test_a_message_carries_tasks_of_one_actor(lab: Lab) -> None:
+    sent: list[tuple[str, int]] = []
+
+    def send(bundle: Sequence[tasks.Task]) -> None:
+        (actor,) = {task.actor for task in bundle}
+        sent.append((actor, len(bundle)))
+
+    lab.wish("any", "1", "2", "3")
+    lab.wish("other", "1", "2")
+    channel = Channel(("any", "other"), 10, send, bundle=2)
+    assert Sender(lab.database, [channel], timeout_seconds=30).step()
+    assert sorted(sent) == [("any", 1), ("any", 2), ("other", 2)]
+
+
+def test_first_attempts_are_made_together_and_what_fails_is_found_alone(
+    lab: Lab, runner: Runner
+) -> None:
+    seen: list[str | tuple[str, ...]] = []
+
+    def alone(_resources: Resources, subject: str) -> None:
+        seen.append(subject)
+        if subject == "2":
+            raise ValueError("no luck")
+
+    def together(_resources: Resources, subjects: Sequence[str]) -> None:
+        seen.append(tuple(subjects))
+        if "2" in subjects:
+            raise ValueError("no luck")
+
+    actor = replace(an_actor(alone), work_together=together)
+    runner.run(actor, claimed_all(lab, "any", "1", "3"))
+    assert seen == [("1", "3")]
+    assert lab.rows() == []
+    seen.clear()
+    task_ids = claimed_all(lab, "any", "1", "2", "3")
+    runner.run(actor, task_ids)
+    assert seen == [("1", "2", "3"), "1", "2", "3"]
+    assert lab.rows() == [("any", "2", "PENDING", 1)]
+    # The one that failed is kept out of the others' way.
+    seen.clear()
+    with lab.database.autocommit() as connection:
+        connection.execute(text("UPDATE tasks SET due_at = now()"))
+    runner.run(actor, claimed_all(lab, "any", "1", "2", "3"))
+    assert seen == [("1", "3"), "2"]
 
 
 def test_what_an_emptied_redis_had_is_sent_again_at_once(lab: Lab) -> None:

@@ -32,7 +32,8 @@ def claim(connection: Connection, limit: int = 100, window: int = 1000) -> list[
 
 
 def begin(connection: Connection, task_id: int) -> Run | None:
-    return tasks.begin(connection, task_id, lease_seconds=60)
+    runs = tasks.begin(connection, [task_id], lease_seconds=60)
+    return runs[0] if runs else None
 
 
 def begun(connection: Connection, subject: str = "1") -> Run:
@@ -71,7 +72,7 @@ def test_life_of_a_task(connection: Connection) -> None:
     run = begin(connection, task.task_id)
     assert run == Run(task.task_id, "act", "7", attempt=1)
     assert rows(connection) == [("7", "RUNNING", 1)]
-    assert tasks.finish(connection, run)
+    assert tasks.finish(connection, [run]) == {run.task_id}
     assert rows(connection) == []
     # A message that is delivered once more.
     assert begin(connection, task.task_id) is None
@@ -168,12 +169,12 @@ def test_only_one_run_at_a_time_holds_a_task(connection: Connection) -> None:
     assert later is not None
     assert later.attempt == 2
     # The first one comes back from where it hung.
-    assert not tasks.finish(connection, run)
+    assert tasks.finish(connection, [run]) == set()
     assert not tasks.fail(connection, run, "late")
     tasks.release(connection, run)
     assert rows(connection) == [("1", "RUNNING", 2)]
     assert tasks.extend(connection, [run, later], lease_seconds=60) == {later.task_id}
-    assert tasks.finish(connection, later)
+    assert tasks.finish(connection, [run, later]) == {later.task_id}
 
 
 def test_the_attempt_counts_although_the_work_rolls_back(database: Database) -> None:
