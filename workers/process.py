@@ -1,7 +1,6 @@
 """A worker process: relay loops, heart and actor threads, started together and stopped in order."""
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from credit_service.cache.positions import PositionCache
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
 from credit_service.storage.tasks import Task
+from credit_service.termination import Termination
 from workers.actors import ACTORS, Timetable, follow
 from workers.backlog import READ_SECONDS, BacklogReader
 from workers.broker import CarrierBroker, make_broker
@@ -208,18 +208,9 @@ def _all_at_once(calls: Sequence[Callable[[], None]]) -> None:
 
 def run(process: WorkerProcess) -> None:
     """Run until SIGTERM or SIGINT, then stop in order. A second signal ends the process at once."""
-    told = threading.Event()
-
-    def stop(number: int, _frame: object) -> None:
-        told.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    termination = Termination(second_kills=True)
     process.start()
-    # In slices: a wait without end hides a signal that arrives just before it.
-    while not told.wait(1.0):
-        pass
+    termination.wait()
     if not process.stop():
         # Threads still at work would make the interpreter's own end wait or crash.
         os._exit(0)

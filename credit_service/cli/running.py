@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -37,7 +36,7 @@ from credit_service.settings import Settings
 from credit_service.storage import migrate as migrations
 from credit_service.v1 import credit_service_pb2
 
-_LOOK_SECONDS = 0.5
+_LOOK_SECONDS = 0.2
 _QUICK_SECONDS = 30.0
 _MAX_QUICK_DEATHS = 8
 _MAX_PAUSE_SECONDS = 8.0
@@ -77,8 +76,9 @@ def up(settings: Settings, *, ready_file: Path | None, console: bool) -> int:
         if ready_file is not None:
             _write_ready_file(ready_file, everything)
             running.callback(ready_file.unlink, missing_ok=True)
-        while not signals.told.wait(_LOOK_SECONDS):
+        while not signals.told:
             everything.look()
+            time.sleep(_LOOK_SECONDS)
         note("Stopping …")
     note("Stopped.")
     return ExitCode.GOOD
@@ -100,10 +100,10 @@ def worker(settings: Settings) -> int:
         _running(_Process(_WORKER_MODULE, environment_of(provided))) as process,
     ):
         signals.interrupting = False
-        while process.poll() is None and not signals.told.wait(_LOOK_SECONDS):
-            pass
+        while process.poll() is None and not signals.told:
+            time.sleep(_LOOK_SECONDS)
     # Told to stop is a good end, whatever the signal made of its status.
-    return ExitCode.GOOD if signals.told.is_set() else process.poll() or ExitCode.GOOD
+    return ExitCode.GOOD if signals.told else process.poll() or ExitCode.GOOD
 
 
 def migrate(settings: Settings, *, as_json: bool) -> int:
@@ -246,14 +246,17 @@ class _StoppedError(BaseException):
 
 
 class _Signals:
-    """`told` is set by SIGINT and SIGTERM, which also break off a start that is under way."""
+    """`told` is set by SIGINT and SIGTERM, which also break off a start that is under way.
+
+    A flag, as in `credit_service.termination`, which says why.
+    """
 
     def __init__(self) -> None:
-        self.told = threading.Event()
+        self.told = False
         self.interrupting = True
 
     def __call__(self, *_: object) -> None:
-        self.told.set()
+        self.told = True
         if self.interrupting:
             self.interrupting = False
             raise _StoppedError

@@ -1,6 +1,5 @@
 """One serving process: listens, answers, tells its health, stops without dropping a call."""
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -23,6 +22,7 @@ from credit_service.rpc.reflection import REFLECTION_METHODS, Reflection
 from credit_service.rpc.tls import server_credentials
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
+from credit_service.termination import Termination
 from credit_service.v1 import (
     credit_service_pb2,
     credit_service_pb2_grpc,
@@ -267,15 +267,13 @@ def serve(
     Raises:
         AddressRefusedError: the address cannot be served.
     """
-    stop = stop or threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    termination = Termination()
     database = open_database(settings)
     try:
         server = CreditServer(settings, database, share_port=share_port)
         server.start()
         announce(server.address)
-        stop.wait()
+        termination.wait(stop)
         server.stop()
     finally:
         database.dispose()

@@ -24,6 +24,7 @@ from credit_service import metrics
 from credit_service.metrics_http import MetricsEndpoint, Processes, ask
 from credit_service.rpc.address import Address, AddressRefusedError, listening_address
 from credit_service.settings import Settings
+from credit_service.termination import LOOK_SECONDS, Termination
 
 MAX_QUICK_DEATHS = 8
 """Deaths in a row, each soon after its start, after which all is given up."""
@@ -252,16 +253,14 @@ def run(settings: Settings, announce: Callable[[Address], None]) -> None:
         AddressRefusedError: the address cannot be served.
         ServersFailedError: the servers do not start, or keep dying.
     """
-    told = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told.set())
+    termination = Termination()
     supervisor = Supervisor(settings)
     try:
         supervisor.start()
         announce(supervisor.address)
-        while not told.is_set():
+        while not termination.told:
             supervisor.wait(0)
-            told.wait(0.2)
+            time.sleep(LOOK_SECONDS)
     finally:
         supervisor.stop()
 
