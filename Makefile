@@ -78,10 +78,11 @@ up: $(VENV)/installed-run ## run everything until Ctrl-C: databases, worker, ser
 ##
 # Developing
 
-# Much of a test is waiting for servers to start, so there are more at a time than processors.
+# Much of a test is waiting for servers to start, so there are more at a time than processors. In
+# order of their names: files of few long tests come before those of many short ones.
 .PHONY: test
 test: $(VENV)/installed-dev ## run all tests, against the real PostgreSQL and Valkey
-	$(RUN) -m pytest --numprocesses 3 --dist loadfile
+	$(RUN) -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-debian
 test-debian: $(VENV)/installed-dev ## the tests of storage and edge on the system's own PostgreSQL and Redis

@@ -320,6 +320,18 @@ def _present(url: str | None, name: str) -> str:
 # The user that runs the servers, and folders it can use.
 
 
+# Becomes another user, then the program that follows. Popen could do so by itself, in a copy of
+# this process with all that grpc has in it, whose threads do not always survive being copied.
+_SWITCH = """
+import os, sys
+uid, gid, *command = sys.argv[1:]
+os.setgroups([])
+os.setgid(int(gid))
+os.setuid(int(uid))
+os.execv(command[0], command)
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class _Account:
     """The user a server runs as; `switch` tells whether that takes leaving root."""
@@ -338,6 +350,8 @@ class _Account:
         self, command: Sequence[str], cwd: Path, log: Path | None = None
     ) -> "subprocess.Popen[bytes]":
         """Run a program as the account, in a session of its own, output to `log`."""
+        if self.switch:
+            command = [sys.executable, "-ISc", _SWITCH, str(self.uid), str(self.gid), *command]
         output = subprocess.DEVNULL if log is None else os.open(log, os.O_WRONLY | os.O_APPEND)
         try:
             return subprocess.Popen(
@@ -349,9 +363,6 @@ class _Account:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                user=self.uid if self.switch else None,
-                group=self.gid if self.switch else None,
-                extra_groups=[] if self.switch else None,
             )
         finally:
             if log is not None:
