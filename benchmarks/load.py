@@ -17,9 +17,10 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
@@ -286,25 +287,35 @@ def _loop(
 
 def run_apart(order: Order) -> Outcome:
     """`run` in a process of its own, on the processors that this one may use. Raises as `run`."""
-    found = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load"],
-        input=pickle.dumps(order),
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    outcome = pickle.loads(found.stdout)  # noqa: S301 - written by this module
-    if isinstance(outcome, LoadError):
-        raise outcome
+    outcome = ordered("benchmarks.load", order)
     assert isinstance(outcome, Outcome)
     return outcome
 
 
-def main() -> None:
-    """Serve one order of `run_apart`."""
-    order = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by this module
-    result: Outcome | LoadError
+def ordered(module: str, order: object) -> object:
+    """What a module whose main is `serve_one` makes of the order, in a process of its own.
+
+    Raises:
+        LoadError: as the module met it.
+    """
+    found = subprocess.run(
+        [sys.executable, "-m", module],
+        input=pickle.dumps(order),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    outcome = pickle.loads(found.stdout)  # noqa: S301 - written by `serve_one`
+    if isinstance(outcome, LoadError):
+        raise outcome
+    return outcome
+
+
+def serve_one(run_order: Callable[[Any], object]) -> None:
+    """Serve one order of `ordered`: from standard input, the outcome to standard output."""
+    order = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by `ordered`
+    result: object
     try:
-        result = run(order)
+        result = run_order(order)
     except LoadError as error:
         result = error
     pickle.dump(result, sys.stdout.buffer)
@@ -312,6 +323,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     # Under its importable name, so that what is pickled can be found again.
-    from benchmarks.load import main as _main
+    from benchmarks.load import run as _run
+    from benchmarks.load import serve_one as _serve_one
 
-    _main()
+    _serve_one(_run)

@@ -137,6 +137,18 @@ def database(database_url: str) -> Iterator[Database]:
     opened.dispose()
 
 
+@pytest.fixture(scope="session")
+def public_workbooks() -> Path:
+    """The folder of the public workbooks, which lies beside the project and is no part of it."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not (folder / "loan_data.xlsx").exists():
+        reason = f"the public workbooks are not at {folder}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
 @pytest.fixture
 def redis_url(servers: tuple[str, str]) -> str:
     """The URL of Redis, emptied."""

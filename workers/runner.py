@@ -97,8 +97,7 @@ class Actor:
 @contextmanager
 def _traced(run: Run) -> Iterator[Activity | None]:
     """The run as a part of the trace of whoever wished for it; None where it is of no trace."""
-    caller = None if run.traceparent is None else Span.read(run.traceparent)
-    activity = tracing.begin(run.actor, "consumer", caller, _span_attributes(run))
+    activity = _activity(run)
     if activity is None:
         yield None
         return
@@ -110,15 +109,10 @@ def _traced(run: Run) -> Iterator[Activity | None]:
         tracing.current.reset(token)
 
 
-def _span_begun(run: Run) -> Callable[[], None]:
-    """A span of a run that is done together with others; what ends it."""
+def _activity(run: Run) -> Activity | None:
+    """The run, which begins now, in the trace of whoever wished for it."""
     caller = None if run.traceparent is None else Span.read(run.traceparent)
-    activity = tracing.begin(run.actor, "consumer", caller, _span_attributes(run))
-    return _nothing if activity is None else activity.end
-
-
-def _nothing() -> None:
-    """There is no span to end."""
+    return tracing.begin(run.actor, "consumer", caller, _span_attributes(run))
 
 
 def _span_attributes(run: Run) -> tracing.Attributes:
@@ -190,8 +184,8 @@ class Runner:
     def _run_together(self, actor: Actor, work: WorkTogether, runs: Sequence[Run]) -> set[Run]:
         """Attempt these runs in one go; those that need no attempt of their own any more."""
         with ExitStack() as activities, bound_contextvars(actor=actor.name, task_count=len(runs)):
-            for run in runs:
-                activities.callback(_span_begun(run))
+            for activity in filter(None, map(_activity, runs)):
+                activities.callback(activity.end)
             began = time.monotonic()
             try:
                 work(self._resources, [run.subject for run in runs])

@@ -453,9 +453,5 @@ def _fill_loan(
 
 
 def _fill_money(message: Any, amount: _Amount) -> None:
-    message.units, nanos = amount
-    if nanos:
-        message.nanos = nanos
-    elif not message.units:
-        # 0 is an amount; a message that nothing was put into would be a missing one.
-        message.SetInParent()
+    # Also where both are 0, which is an amount: what nothing is put into is missing.
+    message.units, message.nanos = amount

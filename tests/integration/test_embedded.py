@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import stat
@@ -305,9 +306,19 @@ def test_as_root_a_folder_out_of_reach_is_refused_and_left_alone(folder: Path) -
 
 @AS_ROOT
 def test_as_root_the_servers_run_as_another_user(data: Path) -> None:
-    with a_stack(data) as stack:
-        for pid in stack.pids.values():
-            assert psutil.Process(pid).uids().effective != 0
+    before = os.getgroups()
+    os.setgroups([*before, 0])
+    try:
+        with a_stack(data) as stack:
+            for pid in stack.pids.values():
+                process = psutil.Process(pid)
+                assert process.uids().effective != 0
+                assert process.gids().effective != 0
+                # No group of root's is left, which could open what root's can.
+                status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+                assert re.findall(r"^Groups:[ \t]*(.*?)[ \t]*$", status, re.MULTILINE) == [""]
+    finally:
+        os.setgroups(before)
 
 
 @AS_ROOT

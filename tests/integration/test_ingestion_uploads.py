@@ -52,7 +52,6 @@ from tests.unit.ingestion.workbooks import (
 
 CLOCK = Clock()
 MAX_BYTES = 64 * 1024**2
-PUBLIC = Path(__file__).parents[3] / "shared" / "data"
 
 
 def store(
@@ -84,13 +83,6 @@ def codes(database: Database, ingestion: Ingestion) -> set[tuple[str, str]]:
 
 
 @pytest.fixture
-def public_workbooks() -> Path:
-    if not (PUBLIC / "loan_data.xlsx").exists():
-        pytest.skip(f"the public workbooks are not at {PUBLIC}")
-    return PUBLIC
-
-
-@pytest.fixture
 def public(database: Database, public_workbooks: Path) -> Database:
     """A database with both public workbooks in it."""
     for kind, name, rows in (("CUSTOMERS", "customer_data", 300), ("LOANS", "loan_data", 782)):
@@ -101,16 +93,18 @@ def public(database: Database, public_workbooks: Path) -> Database:
     return database
 
 
-def test_every_row_of_the_public_workbooks_is_stored_as_it_is(public: Database) -> None:
+def test_every_row_of_the_public_workbooks_is_stored_as_it_is(
+    public: Database, public_workbooks: Path
+) -> None:
     today = CLOCK.moment().today
-    customers = pd.read_excel(PUBLIC / "customer_data.xlsx", engine="calamine").dropna()
+    customers = pd.read_excel(public_workbooks / "customer_data.xlsx", engine="calamine").dropna()
     for row in customers.itertuples(index=False):
         found = get_customer(public, customer_id=int(row[0])).customer
         assert (found.first_name, found.last_name, found.age) == (row[1], row[2], int(row[3]))
         assert found.phone_number == f"+91{int(row[4])}"
         assert found.monthly_income_paise == int(row[5]) * 100
         assert found.approved_limit_paise == int(row[6]) * 100
-    loans = pd.read_excel(PUBLIC / "loan_data.xlsx", engine="calamine")
+    loans = pd.read_excel(public_workbooks / "loan_data.xlsx", engine="calamine")
     for row in loans.itertuples(index=False):
         loan, _ = get_loan(public, int(row[1]), int(row[0]))
         start = row[7].date()
@@ -129,15 +123,17 @@ def test_every_row_of_the_public_workbooks_is_stored_as_it_is(public: Database) 
     assert_positions_are_right(public, range(1, 301), today)
 
 
-def test_the_public_workbooks_again_change_nothing(public: Database) -> None:
+def test_the_public_workbooks_again_change_nothing(
+    public: Database, public_workbooks: Path
+) -> None:
     before = snapshot(public)
     for mode in ("SKIP", "UPDATE"):
         for dry in (False, True):
             options: dict[str, Any] = {"on_existing": mode, "validate_only": dry}
-            content = (PUBLIC / "loan_data.xlsx").read_bytes()
+            content = (public_workbooks / "loan_data.xlsx").read_bytes()
             again = upload(public, "LOANS", content, batch_rows=100, **options)
             assert counts(again) == {"unchanged": 782}
-            content = (PUBLIC / "customer_data.xlsx").read_bytes()
+            content = (public_workbooks / "customer_data.xlsx").read_bytes()
             assert counts(upload(public, "CUSTOMERS", content, **options)) == {"unchanged": 300}
     assert snapshot(public) == before
 

@@ -4,16 +4,13 @@ Run as a process of its own, `python -m tests.load.open_loop`: reads a pickled `
 input, writes a pickled `Outcome` to standard output.
 """
 
-import pickle
 import selectors
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
-from benchmarks.load import LoadError, _Connection
+from benchmarks.load import LoadError, _Connection, ordered, serve_one
 
 _PATIENCE_SECONDS = 15.0
 
@@ -95,32 +92,13 @@ def _note(outcome: Outcome, seconds: float, answer: bytes | None, at_seconds: fl
 
 def run_apart(order: Order) -> Outcome:
     """`run` in a process of its own, on the processors that this one may use. Raises as `run`."""
-    found = subprocess.run(
-        [sys.executable, "-m", "tests.load.open_loop"],
-        input=pickle.dumps(order),
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    outcome = pickle.loads(found.stdout)  # noqa: S301 - written by this module
-    if isinstance(outcome, LoadError):
-        raise outcome
+    outcome = ordered("tests.load.open_loop", order)
     assert isinstance(outcome, Outcome)
     return outcome
 
 
-def main() -> None:
-    """Serve one order of `run_apart`."""
-    order = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by this module
-    result: Outcome | LoadError
-    try:
-        result = run(order)
-    except LoadError as error:
-        result = error
-    pickle.dump(result, sys.stdout.buffer)
-
-
 if __name__ == "__main__":
     # Under its importable name, so that what is pickled can be found again.
-    from tests.load.open_loop import main as _main
+    from tests.load import open_loop
 
-    _main()
+    serve_one(open_loop.run)

@@ -16,16 +16,12 @@ from tests.integration.test_ingestion_uploads import upload
 from tests.model.bank import Bank
 from tests.model.machine import hundredths_of, paise_of
 
-PUBLIC = Path(__file__).parents[3] / "shared" / "data"
-
 
 @pytest.fixture
-def bank() -> Bank:
+def bank(public_workbooks: Path) -> Bank:
     """The model with every row of both workbooks."""
-    if not (PUBLIC / "loan_data.xlsx").exists():
-        pytest.skip(f"the public workbooks are not at {PUBLIC}")
     model = Bank(Clock().moment().today)
-    customers = pd.read_excel(PUBLIC / "customer_data.xlsx", engine="calamine").dropna()
+    customers = pd.read_excel(public_workbooks / "customer_data.xlsx", engine="calamine").dropna()
     rows = [
         {
             "customer_id": int(row[0]),
@@ -37,7 +33,7 @@ def bank() -> Bank:
         for row in customers.itertuples(index=False)
     ]
     assert model.import_customers(rows, update=False, writes=True)["inserted"] == 300
-    loans = pd.read_excel(PUBLIC / "loan_data.xlsx", engine="calamine")
+    loans = pd.read_excel(public_workbooks / "loan_data.xlsx", engine="calamine")
     rows = [
         {
             "customer_id": int(row[0]),
@@ -56,10 +52,10 @@ def bank() -> Bank:
 
 
 def test_every_score_and_debt_is_what_the_model_says(
-    server: Edge, database: Database, bank: Bank
+    server: Edge, database: Database, bank: Bank, public_workbooks: Path
 ) -> None:
     for kind, name in (("CUSTOMERS", "customer_data"), ("LOANS", "loan_data")):
-        content = (PUBLIC / f"{name}.xlsx").read_bytes()
+        content = (public_workbooks / f"{name}.xlsx").read_bytes()
         upload(database, kind, content, f"{name}.xlsx")  # type: ignore[arg-type]  # one of two
     seen = set()
     for number in bank.customers:

@@ -108,6 +108,7 @@ def test_empty_cells_are_absent_and_blank_rows_passed_over(tmp_path: Path) -> No
 def test_money_is_exact(tmp_path: Path, cell: Any, units: int, nanos: int) -> None:
     loan = [*LOAN[:2], cell, *LOAN[3:]]
     (row,) = _loans(tmp_path / "loans.xlsx", loan)
+    assert row.HasField("loan_amount")
     assert (row.loan_amount.units, row.loan_amount.nanos) == (units, nanos)
 
 
