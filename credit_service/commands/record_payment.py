@@ -15,7 +15,7 @@ from credit_service.domain.errors import NotFound, PreconditionFailed
 from credit_service.domain.loans import Loan, unknown_loan
 from credit_service.domain.payments import apply_payment, outstanding_paise
 from credit_service.domain.positions import CreditPosition, position_from_loans
-from credit_service.storage import loans, payments, requests, scorecards
+from credit_service.storage import payments, requests, scorecards
 from credit_service.storage.database import Database, LostRaceError, constraint_of
 from credit_service.storage.payments import PaymentWrite, StoredPayment
 
@@ -74,20 +74,14 @@ def record_payment(
 
     began = time.monotonic()
 
-    def attempt(number: int) -> _Recorded:
+    def attempt(number: int) -> _Recorded | PreconditionFailed:
         session = database.transaction() if number else database.autocommit()
         with session as connection:
             return _record(connection, command, content, moment, principal, lock=number > 0)
 
-    try:
-        recorded = database.retry(attempt)
-    except PreconditionFailed as refusal:
-        if command.request_id is not None and refusal.reason != "REQUEST_ID_REUSED":
-            with database.autocommit() as connection:
-                requests.store_refusal(
-                    connection, command.request_id, _METHOD, content, refusal, moment, principal
-                )
-        raise
+    recorded = database.retry(attempt)
+    if isinstance(recorded, PreconditionFailed):
+        raise recorded
     failpoints.reach("record_payment.after_commit")
     if cache is not None and recorded.position_after is not None:
         cache.put([recorded.position_after], recorded.scorecard_version, moment, known_since=began)
@@ -102,7 +96,8 @@ def _record(
     principal: str,
     *,
     lock: bool,
-) -> _Recorded:
+) -> _Recorded | PreconditionFailed:
+    """What was recorded, or why it was refused just now: both are stored by then."""
     read = payments.read(connection, command.customer_id, command.request_id, lock=lock)
     record = None
     if read is not None:
@@ -121,9 +116,17 @@ def _record(
 
     scorecard = scorecards.get(connection, read.scorecard_version)
     paid_on = command.paid_on or moment.today
-    outcome = apply_payment(
-        before, command.amount_paise, paid_on, moment.today, scorecard.grace_days
-    )
+    try:
+        outcome = apply_payment(
+            before, command.amount_paise, paid_on, moment.today, scorecard.grace_days
+        )
+    except PreconditionFailed as refusal:
+        # The same request, sent twice at once, may have been answered otherwise meanwhile.
+        if command.request_id is not None and not requests.store_refusal(
+            connection, command.request_id, _METHOD, content, refusal, moment, principal
+        ):
+            raise LostRaceError("requests_pkey") from refusal
+        return refusal
     after = outcome.loan_after
     position = read.position
     payment = PaymentWrite(
@@ -163,10 +166,7 @@ def _as_recorded(
     connection: Connection, command: RecordPayment, payment_number: int
 ) -> RecordedPayment:
     """The answer that the payment got, though the loan may have moved on since."""
-    made = payments.of_loan(connection, command.customer_id, command.loan_id)
-    loan = loans.find(connection, command.customer_id, command.loan_id)
-    if loan is None:
-        raise LookupError("a payment's loan is gone")
+    loan, made = payments.with_loan(connection, command.customer_id, command.loan_id)
     until, later = made[:payment_number], made[payment_number:]
     payment = until[-1]
     then = replace(

@@ -5,17 +5,19 @@ from dataclasses import dataclass
 from datetime import date
 from uuid import UUID
 
-from sqlalchemy import exc
+from sqlalchemy import Connection, exc
 
 from credit_service.clock import Moment
 from credit_service.commands.idempotency import check_same_request, fingerprint
-from credit_service.domain.customers import NewCustomer, approved_limit_paise
+from credit_service.domain.customers import Customer, NewCustomer, approved_limit_paise
 from credit_service.domain.errors import AlreadyExists
+from credit_service.domain.positions import position_from_loans
 from credit_service.storage import customers, requests
 from credit_service.storage.customers import CustomerView
 from credit_service.storage.database import Database, LostRaceError, constraint_of
 
 _METHOD = "RegisterCustomer"
+_FIRST_VERSION = 1
 _TAKEN_MEANWHILE = frozenset({"customers_pkey", "requests_pkey"})
 
 
@@ -48,7 +50,7 @@ def _attempt_once(
             record = requests.find(connection, command.request_id)
             if record is not None:
                 check_same_request(record, command.request_id, _METHOD, content)
-                return _as_registered(customers.find(connection, record.customer_id or 0))
+                return _as_registered(connection, record.customer_id or 0, command, moment)
         try:
             customer_id = customers.register(
                 connection, _values(command, content, moment, principal)
@@ -60,7 +62,7 @@ def _attempt_once(
             if constraint != "customers_phone_number_key":
                 raise
         else:
-            return _as_registered(customers.find(connection, customer_id))
+            return _as_registered(connection, customer_id, command, moment)
         refusal = AlreadyExists(
             "PHONE_NUMBER_TAKEN",
             "customer",
@@ -103,7 +105,25 @@ def _values(
     }
 
 
-def _as_registered(view: CustomerView | None) -> CustomerView:
+def _as_registered(
+    connection: Connection, customer_id: int, command: RegisterCustomer, moment: Moment
+) -> CustomerView:
+    """The customer as the first answer told of it, whatever has changed since."""
+    view = customers.find(connection, customer_id)
     if view is None:
         raise LookupError("a registered customer has no row")
-    return view
+    new = command.customer
+    income, limit = new.monthly_income_paise, approved_limit_paise(new.monthly_income_paise)
+    customer = Customer(
+        customer_id,
+        new.first_name,
+        new.last_name,
+        new.age,
+        income,
+        new.phone_number,
+        limit,
+        _FIRST_VERSION,
+        view.customer.created_at,
+    )
+    position = position_from_loans(customer_id, _FIRST_VERSION, income, limit, (), moment.today)
+    return CustomerView(customer, position)

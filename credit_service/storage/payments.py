@@ -43,21 +43,8 @@ COLUMNS = """p.customer_id, p.loan_id, p.payment_number, p.payment_id, p.request
 
 
 def _payment(row: Any) -> StoredPayment:
-    first = row.first_settled or 0
-    return StoredPayment(
-        customer_id=row.customer_id,
-        loan_id=row.loan_id,
-        payment_number=row.payment_number,
-        payment_id=row.payment_id,
-        request_id=row.request_id,
-        amount_paise=row.amount_paise,
-        paid_on=row.paid_on,
-        recorded_at=row.recorded_at,
-        settled_numbers=range(first, first + row.settled_count),
-        on_time_count=row.on_time_count,
-        closed_loan=row.closed_loan,
-        principal=row.principal,
-    )
+    first = row[8] or 0
+    return StoredPayment(*[*row[:8], range(first, first + row[9]), *row[10:]])
 
 
 _READ = Statement(
@@ -262,14 +249,23 @@ def write(connection: Connection, payment: PaymentWrite, moment: Moment) -> Stor
     )
 
 
-_OF_LOAN = text(
-    f"""SELECT {COLUMNS} FROM payments p
-    WHERE p.customer_id = :customer_id AND p.loan_id = :loan_id
+_WITH_LOAN = Statement(
+    f"""SELECT {loans.COLUMNS}, {COLUMNS}
+    FROM loans l JOIN payments p USING (customer_id, loan_id)
+    WHERE l.customer_id = :customer_id AND l.loan_id = :loan_id
     ORDER BY p.payment_number"""
 )
 
 
-def of_loan(connection: Connection, customer_id: int, loan_id: int) -> list[StoredPayment]:
-    """Every payment recorded on the loan, in order."""
-    rows = connection.execute(_OF_LOAN, {"customer_id": customer_id, "loan_id": loan_id})
-    return [_payment(row) for row in rows]
+def with_loan(
+    connection: Connection, customer_id: int, loan_id: int
+) -> tuple[Loan, list[StoredPayment]]:
+    """A loan and every payment recorded on it, in order, of one instant.
+
+    Raises:
+        LookupError: nothing was paid on it.
+    """
+    rows = _WITH_LOAN.rows(connection, {"customer_id": customer_id, "loan_id": loan_id})
+    if not rows:
+        raise LookupError("nothing was paid on this loan")
+    return loans.loan(rows[0]), [_payment(row[loans.COLUMN_COUNT :]) for row in rows]

@@ -154,9 +154,11 @@ class Account:
     def _check_request_ids(self, connection: Connection) -> None:
         """One effect and one answer each."""
         for request_id, asked in self._history.asked.items():
-            different = len(set(asked.answers))
-            if different > 1:
-                self._find("reply", f"{asked.method} {request_id}: {different} different answers")
+            different = list(dict.fromkeys(asked.answers))
+            if len(different) > 1:
+                self._find(
+                    "reply", f"{asked.method} {request_id} got different answers: {different}"
+                )
         self.checked["repeats"] = sum(
             max(0, len(asked.answers) - 1) for asked in self._history.asked.values()
         )

@@ -1,8 +1,12 @@
 """Payments against the real database: settle in order, once, and move the position with them."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date
+from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from credit_service.commands.create_loan import CreateLoan, create_loan
@@ -128,3 +132,68 @@ def test_payments_at_once_are_all_counted_and_never_too_much(database: Database)
     )
     assert stored.paid_paise == 5 * fifth
     from_scratch(database, loan.customer_id)
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_repeat_says_the_same_whatever_is_paid_between_its_statements(
+    database: Database, monkeypatch: pytest.MonkeyPatch, *, accepted: bool
+) -> None:
+    loan, key = a_loan(database, 12), uuid4()
+    amount = 100 if accepted else LAKH * 2
+    installment = schedule(loan).installments[0].payment_paise
+    first = _answer(database, loan, amount, key)
+
+    def rival() -> None:
+        pay(database, loan, installment, date(2026, 2, 10))
+
+    with _after_every_statement(monkeypatch, rival) as times:
+        again = _answer(database, loan, amount, key)
+    assert times() > 0
+    assert again == first
+
+
+def test_two_refusals_at_once_of_one_request_say_the_same(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loan, key, told = a_loan(database), uuid4(), []
+
+    def rival() -> None:
+        pay(database, loan, 100, date(2026, 2, 10))
+        told.append(_answer(database, loan, LAKH * 2, key))
+
+    with _after_every_statement(monkeypatch, rival, most=1):
+        answer = _answer(database, loan, LAKH * 2, key)
+    assert isinstance(answer, str)
+    assert {answer} == set(told)
+
+
+def _answer(database: Database, loan: Loan, amount_paise: int, key: UUID) -> RecordedPayment | str:
+    try:
+        return pay(database, loan, amount_paise, date(2026, 2, 10), key)
+    except PreconditionFailed as refusal:
+        return str(refusal)
+
+
+@contextmanager
+def _after_every_statement(
+    monkeypatch: pytest.MonkeyPatch, rival: Callable[[], None], most: int = 10
+) -> Iterator[Callable[[], int]]:
+    """Let the rival come in after each of the first `most` statements, its own left out.
+
+    Yields how often it came in.
+    """
+    execute = psycopg.Cursor.execute
+    busy, times = False, 0
+
+    def and_the_rival(self: psycopg.Cursor, *args: Any, **options: Any) -> psycopg.Cursor:
+        nonlocal busy, times
+        result = execute(self, *args, **options)
+        if not busy and times < most:
+            busy = True
+            rival()
+            busy, times = False, times + 1
+        return result
+
+    with monkeypatch.context() as patched:
+        patched.setattr(psycopg.Cursor, "execute", and_the_rival)
+        yield lambda: times
