@@ -93,7 +93,6 @@ class CreditServer:
         )
         self._cache = PositionCache(settings.require_redis_url()) if settings.redis_url else None
         self._add_services(database, clock)
-        self._forget_readings = metrics.server_readings.add(self._read)
         self._readiness = threading.Thread(
             target=self._watch_readiness, name="readiness", daemon=True
         )
@@ -103,9 +102,11 @@ class CreditServer:
             else:
                 port = self._server.add_secure_port(str(address), credentials)
         except RuntimeError as error:
+            self._close()
             raise AddressRefusedError(f"{address} cannot be listened on: is it taken?") from error
         self.address = Address(address.host, port)
         """Where it listens, with the port that the system chose for port 0."""
+        self._forget_readings = metrics.server_readings.add(self._read)
 
     def _add_services(self, database: Database, clock: Clock) -> None:
         credit_service_pb2_grpc.add_CreditServiceServicer_to_server(
@@ -148,14 +149,18 @@ class CreditServer:
         # last bytes of answers that are on their way.
         time.sleep(min(_LINGER_SECONDS, grace))
         self._server.stop(None).wait()
+        if self._readiness.is_alive():
+            self._readiness.join()
+        self._close()
+        self._forget_readings()
+
+    def _close(self) -> None:
+        """End the threads that serve, and what they use."""
         self._pipeline.close()
         self._pool.shutdown()
         self._stream_pool.shutdown()
         if self._cache is not None:
             self._cache.close()
-        if self._readiness.is_alive():
-            self._readiness.join()
-        self._forget_readings()
 
     def _read(self) -> Iterable[metrics.Reading]:
         """What the server is at, for the metrics."""

@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from pydantic import SecretStr
 
+from credit_service import metrics
 from credit_service.client.channel import open_channel
 from credit_service.clock import Clock
 from credit_service.domain.errors import Unavailable
@@ -593,8 +594,11 @@ def test_a_taken_port_is_refused(settings: Settings, database: Database) -> None
         taken.listen()
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         own = settings.model_copy(update={"listen": listen})
+        threads = threading.active_count()
         with pytest.raises(AddressRefusedError):
             CreditServer(own, database)
+        assert threading.active_count() <= threads
+        assert metrics.REGISTRY.get_sample_value("credit_server_threads") is None
         with pytest.raises(AddressRefusedError):
             Supervisor(own)
 
