@@ -118,7 +118,7 @@ class Settings(BaseSettings):
         description="calls per server process at work or waiting for a thread; more are refused",
     )
     max_wait_seconds: float = Field(
-        default=0.5,
+        default=0.003,
         gt=0,
         le=60,
         description="longest wait for a thread once more calls came than `max_concurrent_calls`",

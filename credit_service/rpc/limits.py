@@ -24,7 +24,7 @@ _LATE_FACTOR = 5
 _MAX_LAGS = 256
 _LONG_LAG_SECONDS = 0.001
 _SHORT_LAG_SECONDS = 0.0003
-_MIN_THREADS = 3
+_MIN_THREADS = 2
 
 _log = structlog.get_logger(__name__)
 
@@ -118,6 +118,10 @@ class Servers(Protocol):
     def longest_wait_seconds(self, now: float) -> float:
         """How long the next call has waited; `now` in seconds of time.monotonic()."""
 
+    @property
+    def pace_seconds(self) -> float:
+        """The time from one call's begin to the next one's, lately, while calls wait."""
+
     def waited_seconds(self) -> float:
         """How long the call that the current thread serves waited for it."""
 
@@ -129,10 +133,11 @@ class LoadShedder:
     """Tells when more calls come than the server can hold.
 
     A burst may queue, up to `max_waiting`. When even that is too little, a queue helps nobody: all
-    in it wait, and no more are served for it. From then on a call is refused as long as the next
-    in the queue has waited for more than `max_wait_seconds`, until none was refused for a second.
-    (The idea is CoDel's, RFC 8289, with a count where that has a time: callers that each make one
-    call at a time are a queue that stands and does not grow, and are let be.)
+    in it wait, and no more are served for it. From then on a call is refused when it would wait for
+    more than `max_wait_seconds`, by how quickly calls are begun and by how long the next in the
+    queue has waited, until none was refused for a second. (The idea is CoDel's, RFC 8289, with a
+    count where that has a time: callers that each make one call at a time are a queue that stands
+    and does not grow, and are let be up to that count.)
 
     Meanwhile fewer threads serve, where it is the interpreter's lock that they compete for. Then
     the thread that all calls come in by gets its turn late, `note_lag` is told so, and calls would
@@ -154,13 +159,14 @@ class LoadShedder:
 
         Called by the one thread that calls come in by.
         """
-        waiting = self._servers.waiting
-        if waiting < self._max_waiting and not self.strict:
-            return False
-        if waiting < self._max_waiting and (
-            self._servers.longest_wait_seconds(now) <= self._max_wait_seconds
-        ):
-            return False
+        servers = self._servers
+        waiting = servers.waiting
+        if waiting < self._max_waiting:
+            if not self.strict:
+                return False
+            wait_seconds = max(waiting * servers.pace_seconds, servers.longest_wait_seconds(now))
+            if wait_seconds <= self._max_wait_seconds:
+                return False
         self.strict = True
         self._strict_until = now + _STRICT_SECONDS
         return True

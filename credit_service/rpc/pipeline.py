@@ -187,16 +187,6 @@ class Call:
         self.context.set_trailing_metadata(tuple(metadata))
         self.context.abort(_STATUS_BY_NUMBER[status.code], status.message)
 
-    def refuse(self, status: "_Sendable") -> None:
-        """Let the call end, not begun, with a status made before."""
-        self._count_end(status.code.value[0])
-        metrics.call_failures.labels(status.reason).inc()
-        self.context.set_trailing_metadata(
-            ((CALL_ID_KEY, self.call_id), (STATUS_DETAILS_KEY, status.details))
-        )
-        self.context.set_code(status.code)
-        self.context.set_details(status.message)
-
     def signs(self) -> list[tuple[str, str | bytes]]:
         """Metadata by which the caller finds the call in the logs."""
         signs: list[tuple[str, str | bytes]] = [(CALL_ID_KEY, self.call_id)]
@@ -450,14 +440,7 @@ class Pipeline(_Interceptor):
 
     def _begin(self, method: str, context: grpc.ServicerContext, default_seconds: float) -> Call:
         """The call as it comes in. Never fails."""
-        call_id, caller = "", None
-        for key, value in context.invocation_metadata():
-            if key == CALL_ID_KEY and isinstance(value, str) and _CALL_ID.fullmatch(value):
-                call_id = value
-            elif key == TRACEPARENT_KEY and isinstance(value, str):
-                caller = Span.read(value)
-        if not call_id:
-            call_id = f"{random.getrandbits(64):016x}"
+        call_id, caller = _named(context)
         # Without a deadline of the caller's grpc tells one of centuries.
         timeout_seconds = context.time_remaining()
         if timeout_seconds > _NO_LIMIT_SECONDS:
@@ -532,11 +515,22 @@ class Pipeline(_Interceptor):
         It runs on the thread that calls come in by, and awaits no message, being of a stream.
         """
 
+        counted = self._metrics.get(method, _UNKNOWN_METHOD)
+
         def refuse(
             _requests: Iterator[bytes], context: grpc.ServicerContext, send: Callable[[Any], None]
         ) -> None:
-            self._begin(method, context, _NO_LIMIT_SECONDS).refuse(random.choice(refusals))  # noqa: S311 - no secret
+            refusal = random.choice(refusals)  # noqa: S311 - no secret
+            call_id, _ = _named(context)
+            counted.begin()
+            context.set_trailing_metadata(
+                ((CALL_ID_KEY, call_id), (STATUS_DETAILS_KEY, refusal.details))
+            )
+            context.set_code(refusal.code)
+            context.set_details(refusal.message)
             send(None)
+            counted.end(refusal.code.value[0], 0.0)
+            refusal.failures.inc()
 
         refuse.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpc looks for it
         return grpc.stream_stream_rpc_method_handler(_Elsewhere(refuse, _INLINE))
@@ -546,6 +540,17 @@ _INLINE = InlineExecutor()
 
 _NO_LIMIT_SECONDS = 365 * 24 * 3600.0
 """A deadline further away than this is none."""
+
+
+def _named(context: grpc.ServicerContext) -> tuple[str, Span | None]:
+    """The call's id, the caller's or one made for it, and the span that the caller named."""
+    call_id, caller = "", None
+    for key, value in context.invocation_metadata():
+        if key == CALL_ID_KEY and isinstance(value, str) and _CALL_ID.fullmatch(value):
+            call_id = value
+        elif key == TRACEPARENT_KEY and isinstance(value, str):
+            caller = Span.read(value)
+    return call_id or f"{random.getrandbits(64):016x}", caller
 
 
 class _Known(NamedTuple):
@@ -561,13 +566,17 @@ class _Sendable(NamedTuple):
 
     code: grpc.StatusCode
     message: str
-    reason: str
     details: bytes
+    failures: Counter
+    """Counts the calls that it ended."""
 
 
 def _sendable(status: status_pb2.Status) -> _Sendable:
     return _Sendable(
-        _STATUS_BY_NUMBER[status.code], status.message, _reason(status), status.SerializeToString()
+        _STATUS_BY_NUMBER[status.code],
+        status.message,
+        status.SerializeToString(),
+        metrics.call_failures.labels(_reason(status)),
     )
 
 

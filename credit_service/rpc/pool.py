@@ -17,6 +17,9 @@ import structlog
 
 _log = structlog.get_logger(__name__)
 
+_PACE_WEIGHT = 0.05
+"""How much the newest sample counts: the pace is about that of the last twenty."""
+
 _Task = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
@@ -52,6 +55,8 @@ class ServingPool(futures.ThreadPoolExecutor):
         super().__init__(max_workers=1)  # of its own it never starts one: `submit` is replaced
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._arrivals: deque[float] = deque()  # of the tasks, in seconds of time.monotonic()
+        self._begun_at = 0.0  # when the last call was begun, in seconds of time.monotonic()
+        self._pace_seconds = 0.0
         self._busy = [False] * threads
         self._current = threading.local()
         self._limit_lock = threading.Lock()
@@ -81,6 +86,11 @@ class ServingPool(futures.ThreadPoolExecutor):
             return now - self._arrivals[0]
         except IndexError:
             return 0.0
+
+    @property
+    def pace_seconds(self) -> float:
+        """The time from one call's begin to the next one's, lately, while calls wait."""
+        return self._pace_seconds
 
     def waited_seconds(self) -> float:
         """How long the call that the current thread serves waited for it."""
@@ -139,7 +149,7 @@ class ServingPool(futures.ThreadPoolExecutor):
         busy = self._busy
         while (task := self._tasks.get()) is not None:
             busy[number] = True
-            self._current.waited_seconds = time.monotonic() - self._arrivals.popleft()
+            self._note_begin(time.monotonic(), self._arrivals.popleft())
             try:
                 task[0](*task[1])
             except Exception:  # noqa: BLE001 - logged
@@ -150,6 +160,14 @@ class ServingPool(futures.ThreadPoolExecutor):
             busy[number] = False
             if self._to_park:
                 self._rest()
+
+    def _note_begin(self, now: float, arrived_at: float) -> None:
+        self._current.waited_seconds = now - arrived_at
+        if arrived_at < self._begun_at:
+            # It was there when the one before it was begun: no thread was free. Several threads
+            # that write this at once lose a sample, no more.
+            self._pace_seconds += _PACE_WEIGHT * (now - self._begun_at - self._pace_seconds)
+        self._begun_at = now
 
     def _rest(self) -> None:
         """Wait until the limit is raised, where it is still too low for this thread."""

@@ -88,9 +88,8 @@ class CreditServer:
             stopping=self._stopping,
         )
         self._health = _Health()
-        self._server = grpc.server(
-            self._pool, interceptors=[self._pipeline], options=_options(share_port)
-        )
+        options = _options(settings.max_concurrent_calls, share_port=share_port)
+        self._server = grpc.server(self._pool, interceptors=[self._pipeline], options=options)
         self._cache = PositionCache(settings.require_redis_url()) if settings.redis_url else None
         self._add_services(database, clock)
         self._readiness = threading.Thread(
@@ -231,9 +230,14 @@ def _answers(database: Database) -> bool:
     return True
 
 
-def _options(share_port: bool) -> list[tuple[str, int]]:
+def _options(max_concurrent_calls: int, *, share_port: bool) -> list[tuple[str, int]]:
     return [
         ("grpc.so_reuseport", int(share_port)),
+        # Calls that grpc holds and the thread that takes calls in has not come to. Where even that
+        # thread falls behind, grpc ends them itself, with CANCELLED and no more said: at random
+        # above the first number, always above the second.
+        ("grpc.server.max_pending_requests", max_concurrent_calls),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * max_concurrent_calls),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),

@@ -4,8 +4,10 @@ once, and afterwards it is as before."""
 import random
 import threading
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 import grpc
 
@@ -19,9 +21,20 @@ from tests.load.callers import ended
 from tests.load.report import Report, ms, percentile
 
 _CUSTOMERS = 200
+_LOANS = 20
 _SECONDS = 10.0
 _UNLOADED_SHARE = 0.25
 _MOST_GROWTH_BYTES = 24 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A method, what it is asked, and whether an answer is right."""
+
+    method: str
+    request: type[Any]
+    bodies: list[bytes]
+    right: Callable[[bytes], bool]
 
 
 def run(laid: Bed) -> Report:
@@ -29,18 +42,35 @@ def run(laid: Bed) -> Report:
     report = Report("overload")
     url = laid.database("overload")
     bed.fill(url, 1, _CUSTOMERS, 3)
-    bodies = [check_body(each) for each in range(1, _CUSTOMERS + 1)]
+    bed.fill(url, _CUSTOMERS + 1, 2 * _CUSTOMERS, _LOANS)
+    listed = range(_CUSTOMERS + 1, 2 * _CUSTOMERS + 1)
+    works = (
+        _Work(
+            "ListLoans",
+            pb.ListLoansRequest,
+            [pb.ListLoansRequest(customer_id=each).SerializeToString() for each in listed],
+            _listed,
+        ),
+        # The cheapest of all: refusing it costs almost half of what serving it does.
+        _Work(
+            "CheckEligibility",
+            pb.CheckEligibilityRequest,
+            [check_body(each) for each in range(1, _CUSTOMERS + 1)],
+            _eligible,
+        ),
+    )
     limit = Settings.model_fields["max_wait_seconds"].default
-    with ExitStack() as running:
-        server = running.enter_context(
-            bed.server(url, laid.redis_url, laid.serving, max_wait_seconds=limit)
-        )
-        _measure(report, laid, server, bodies)
+    for work in works:
+        with ExitStack() as running:
+            server = running.enter_context(
+                bed.server(url, laid.redis_url, laid.serving, max_wait_seconds=limit)
+            )
+            _measure(report, laid, server, work)
     return report
 
 
-def _measure(report: Report, laid: Bed, server: Server, bodies: list[bytes]) -> None:
-    method = f"{SERVICE}CheckEligibility"
+def _measure(report: Report, laid: Bed, server: Server, work: _Work) -> None:
+    method, bodies = f"{SERVICE}{work.method}", work.bodies
 
     def at(rate: float, seconds: float = _SECONDS) -> open_loop.Outcome:
         with bed.on(laid.loading):
@@ -53,12 +83,12 @@ def _measure(report: Report, laid: Bed, server: Server, bodies: list[bytes]) -> 
     unloaded = at(held * _UNLOADED_SHARE)
     p99 = percentile(unloaded.accepted, 0.99)
     report.note(
-        f"holds {held:,.0f} calls a second; at a quarter of that p99 {ms(p99)},"
+        f"{work.method}: holds {held:,.0f} calls a second; at a quarter of that p99 {ms(p99)},"
         f" {len(unloaded.refused)} refused"
     )
     at(2 * held, 3.0)  # so that memory has grown to what a full queue takes
     before = server.process.memory_info().rss
-    with _Probe(server) as probe:
+    with _Probe(server, work) as probe:
         loaded = at(2 * held)
     grown = server.process.memory_info().rss - before
     after = at(held * _UNLOADED_SHARE, 5.0)
@@ -79,10 +109,11 @@ def _measure(report: Report, laid: Bed, server: Server, bodies: list[bytes]) -> 
         refused_p99 <= max(accepted_p99, 3 * p99), f"refused p99 {ms(refused_p99)}, at once"
     )
     report.expect(
-        all(map(_right, loaded.answers)), f"no wrong answer among {len(loaded.accepted):,}"
+        all(map(work.right, loaded.answers)), f"no wrong answer among {len(loaded.accepted):,}"
     )
     report.expect(
-        set(probe.found) <= {"OK", "OVERLOADED with RetryInfo"}, f"statuses {dict(probe.found)}"
+        set(probe.found) <= {"OK", "RESOURCE_EXHAUSTED OVERLOADED with RetryInfo"},
+        f"statuses {dict(probe.found)}",
     )
     report.expect(grown <= _MOST_GROWTH_BYTES, f"memory grew by {grown / 2**20:.1f} MiB")
     after_p99 = percentile(after.accepted, 0.99)
@@ -93,7 +124,12 @@ def _measure(report: Report, laid: Bed, server: Server, bodies: list[bytes]) -> 
     )
 
 
-def _right(answer: bytes) -> bool:
+def _listed(answer: bytes) -> bool:
+    """Whether it holds all the loans of one of these customers."""
+    return len({loan.loan_id for loan in pb.ListLoansResponse.FromString(answer).loans}) == _LOANS
+
+
+def _eligible(answer: bytes) -> bool:
     """Whether it is what these customers are told, who are all alike."""
     told = pb.CheckEligibilityResponse.FromString(answer)
     return (
@@ -106,8 +142,9 @@ def _right(answer: bytes) -> bool:
 class _Probe:
     """An ordinary client that looks at how calls end meanwhile."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, work: _Work) -> None:
         self.found: Counter[str] = Counter()
+        self._work = work
         self._server = server
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._ask)
@@ -124,9 +161,9 @@ class _Probe:
         with ExitStack() as running:
             stub = self._server.stub(running)
             while not self._done.wait(random.uniform(0.01, 0.03)):  # noqa: S311 - no secret
-                request = pb.CheckEligibilityRequest.FromString(check_body(7))
+                request = self._work.request.FromString(self._work.bodies[6])
                 try:
-                    stub.CheckEligibility(request, timeout=10)
+                    getattr(stub, self._work.method)(request, timeout=10)
                     self.found["OK"] += 1
                 except grpc.RpcError as error:
                     self.found[ended(error)] += 1

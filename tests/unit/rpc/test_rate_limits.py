@@ -175,6 +175,7 @@ class Servers:
     def __init__(self) -> None:
         self.waiting = 0
         self.wait_seconds = 0.0
+        self.pace_seconds = 0.0
         self.waited = 0.0
         self.limits: list[int] = []
 
@@ -213,12 +214,17 @@ def test_a_queue_that_outgrew_its_place_is_kept_short() -> None:
     assert not shedder.too_late()
     servers.wait_seconds = 0.001
     assert not shedder.sheds(1000.2)
+    # The next one has not waited long, and a new one would, so many as there are.
+    servers.pace_seconds = 0.0001
+    assert shedder.sheds(1000.3)
+    servers.waiting = 20
+    assert not shedder.sheds(1000.3)
     # A second without refusals, and all is as before.
     servers.wait_seconds = 0.05
-    shedder.adjust(1001.05)
-    assert shedder.sheds(1001.06)
-    shedder.adjust(1002.07)
-    assert not shedder.sheds(1002.08)
+    shedder.adjust(1001.25)
+    assert shedder.sheds(1001.26)
+    shedder.adjust(1002.27)
+    assert not shedder.sheds(1002.28)
 
 
 def test_fewer_threads_serve_while_calls_come_in_late() -> None:
@@ -232,12 +238,12 @@ def test_fewer_threads_serve_while_calls_come_in_late() -> None:
         for lag in (0.004, 0.003, 0.002, 9.0):
             shedder.note_lag(lag)
         shedder.adjust(1000.1)
-    assert servers.limits == [8, 4, 3]
+    assert servers.limits == [8, 4, 2]
     # Most callers send their message late: that is no lag of ours.
     for lag in (0.0001, 9.0, 9.0, 9.0, 0.0001):
         shedder.note_lag(lag)
     shedder.adjust(1000.2)
-    assert servers.limits[-1] == 4
+    assert servers.limits[-1] == 3
     shedder.adjust(1001.5)
     assert servers.limits[-1] == 16
 
@@ -253,6 +259,20 @@ def test_lags_are_bounded() -> None:
 
 
 # The threads
+
+
+def test_the_pace_is_that_of_calls_that_waited() -> None:
+    pool = ServingPool(1)
+    for _ in range(3):
+        pool.submit(lambda: None)
+        assert pool.wait_until_idle(5)
+    assert pool.pace_seconds == 0.0  # a thread was free for each
+    for _ in range(40):
+        pool.submit(time.sleep, 0.005)
+    assert pool.wait_until_idle(20)
+    # Four fifths of the way to what it is, or further.
+    assert pool.pace_seconds > 0.8 * 0.005
+    pool.shutdown()
 
 
 def test_threads_rest_and_resume() -> None:
