@@ -102,6 +102,10 @@ check: $(VENV)/installed-dev ## check style, types, imports, generated code, mig
 golden: $(VENV)/installed-dev ## write the golden transcripts anew; read their diff before keeping it
 	UPDATE_GOLDEN=1 $(RUN) -m pytest tests/golden
 
+.PHONY: pictures
+pictures: $(VENV)/installed-dev ## take the pictures of the console for docs/images anew
+	SCREENSHOTS=docs/images $(RUN) -m pytest tests/browser -m pictures
+
 .PHONY: chaos
 chaos: $(VENV)/installed-dev ## the fault campaign, about 12 minutes: SEED=N replays one
 	$(RUN) -m tests.faults $(if $(SEED),--seed $(SEED))

@@ -1,8 +1,7 @@
 """How every page looks and reads: accessible by axe's rules in light and dark, whole on a phone,
 and pictured for the documentation.
 
-`SCREENSHOTS=docs/images pytest tests/browser` writes the pictures there; otherwise they are made
-and measured only.
+The pictures are taken by `make pictures` alone, into the folder that SCREENSHOTS names.
 """
 
 import os
@@ -239,11 +238,11 @@ def _before_the_picture(page: Page, name: str) -> None:
     page.wait_for_timeout(150)
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize(("picture", "name", "kind"), PICTURES, ids=[each[0] for each in PICTURES])
 def test_a_picture_is_taken(
     story: dict[str, str],
     open_tab: Callable[..., Any],
-    tmp_path: Path,
     picture: str,
     name: str,
     kind: dict[str, bool],
@@ -251,7 +250,7 @@ def test_a_picture_is_taken(
     page = open_tab(**kind).page
     go(page, story[name])
     _before_the_picture(page, name)
-    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path)
+    folder = Path(os.environ["SCREENSHOTS"])
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"console-{picture}.png"
     page.screenshot(path=path)
