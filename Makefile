@@ -81,7 +81,7 @@ up: $(VENV)/installed-run ## run everything until Ctrl-C: databases, worker, ser
 # Much of a test is waiting for servers to start, so there are more at a time than processors.
 .PHONY: test
 test: $(VENV)/installed-dev ## run all tests, against the real PostgreSQL and Valkey
-	$(RUN) -m pytest --numprocesses 3 --dist loadfile
+	$(RUN) -m pytest --numprocesses 4 --dist loadfile
 
 .PHONY: test-debian
 test-debian: $(VENV)/installed-dev ## the tests of storage and edge on the system's own PostgreSQL and Redis

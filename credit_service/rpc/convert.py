@@ -52,7 +52,7 @@ from credit_service.domain.payments import (
     paid_and_outstanding_paise,
 )
 from credit_service.domain.scorecard import Component
-from credit_service.domain.scoring import CreditScore, Override
+from credit_service.domain.scoring import CreditScore, Override, ScoreComponent
 from credit_service.queries.loans import RepaymentSchedule
 from credit_service.storage.customers import CustomerView
 from credit_service.storage.decisions import StoredDecision
@@ -454,6 +454,7 @@ def write_hundredths(hundredths: int) -> Any:
 
 
 _decimal_text = lru_cache(maxsize=16_384)(format_hundredths)
+_REMEMBERED_COMPONENTS = 4_096
 
 
 def write_date(day: date) -> Any:
@@ -537,18 +538,24 @@ def fill_customer(message: customer_pb2.Customer, view: CustomerView) -> None:
     fill_time(message.created_time, customer.created_at)
 
 
+@lru_cache(maxsize=_REMEMBERED_COMPONENTS)
+def _component(component: ScoreComponent) -> score_pb2.CreditScoreComponent:
+    """A component, which many customers have alike. The message is never to be changed."""
+    return score_pb2.CreditScoreComponent(
+        component=_COMPONENTS[component.component],
+        points=write_hundredths(component.points_hundredths),
+        max_points=write_hundredths(component.max_points_hundredths),
+        explanation=component.explanation,
+    )
+
+
 def fill_score(message: score_pb2.CreditScore, score: CreditScore, computed_at: datetime) -> None:
     """Put a score with its components, computed at that instant, into an empty message."""
     message.score = score.score
     message.override = _OVERRIDES[score.override]
     message.scorecard_version = score.scorecard_version
     message.customer_version = score.customer_version
-    for each in score.components:
-        component = message.components.add(
-            component=_COMPONENTS[each.component], explanation=each.explanation
-        )
-        component.points.value = _decimal_text(each.points_hundredths)
-        component.max_points.value = _decimal_text(each.max_points_hundredths)
+    message.components.extend(map(_component, score.components))
     fill_time(message.computed_time, computed_at)
     fill_date(message.valid_until, score.valid_until)
 

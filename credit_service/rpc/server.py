@@ -40,6 +40,7 @@ SERVICES = (
 SERVICE_NAMES = tuple(service.full_name for service in SERVICES)
 """What the server is there for, and has a health of its own."""
 
+_MIN_HELD_CALLS = 128
 _PROBE_SECONDS = 1.0
 _LINGER_SECONDS = 0.1
 
@@ -231,13 +232,14 @@ def _answers(database: Database) -> bool:
 
 
 def _options(max_concurrent_calls: int, *, share_port: bool) -> list[tuple[str, int]]:
+    max_held = max(_MIN_HELD_CALLS, max_concurrent_calls)
     return [
         ("grpc.so_reuseport", int(share_port)),
         # Calls that grpc holds and the thread that takes calls in has not come to. Where even that
         # thread falls behind, grpc ends them itself, with CANCELLED and no more said: at random
         # above the first number, always above the second.
-        ("grpc.server.max_pending_requests", max_concurrent_calls),
-        ("grpc.server.max_pending_requests_hard_limit", 2 * max_concurrent_calls),
+        ("grpc.server.max_pending_requests", max_held),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * max_held),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
