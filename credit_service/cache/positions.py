@@ -43,22 +43,23 @@ _REMEMBERED = 4_096
 
 # KEYS[1] the entry; ARGV: version, value, milliseconds to live, '1' to write only over an entry,
 # and when it is too late to write it, in milliseconds of Redis' own clock: what comes later was on
-# its way while a newer entry may have come and gone, and takes away what there is.
+# its way while a newer entry may have come and gone, and takes away what there is. Returns that
+# clock.
 _COMPARE_AND_SET = """
 local clock = redis.call('TIME')
 if clock[1] * 1000 + clock[2] / 1000 > tonumber(ARGV[5]) then
     redis.call('UNLINK', KEYS[1])
-    return 0
+    return clock
 end
 local current = redis.call('GET', KEYS[1])
 if current then
     local version = tonumber(string.match(current, '^%[(%d+),'))
-    if version and version > tonumber(ARGV[1]) then return 0 end
+    if version and version > tonumber(ARGV[1]) then return clock end
 elseif ARGV[4] == '1' then
-    return 0
+    return clock
 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return 1
+return clock
 """
 
 _HIT, _MISS, _UNREAD = (metrics.cache_reads.labels(each) for each in ("hit", "miss", "failure"))
@@ -196,7 +197,6 @@ class PositionCache:
         if epoch_ms is None:
             epoch_ms = self._note_clock(self._link.ask([("TIME",)])[0])
         commands = [self._command(each, epoch_ms, only_over_old=only_over_old) for each in entries]
-        commands.append(("TIME",))
         try:
             answers = self._link.ask(commands)
         except redis.exceptions.NoScriptError:

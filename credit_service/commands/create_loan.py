@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from uuid import UUID
 
 from sqlalchemy import Connection, exc
@@ -145,7 +145,7 @@ def _decide_and_book(
         raise LostRaceError("version")
     if lock:
         failpoints.reach("create_loan.before_commit")
-    return _stored(booking, command, moment), decision, position_after
+    return _stored(booking, command, moment, decision), decision, position_after
 
 
 def _loan(command: CreateLoan, decision: Decision, read: BookingRead, moment: Moment) -> Loan:
@@ -164,14 +164,21 @@ def _event(command: CreateLoan, decision: Decision, decision_id: int, loan: Loan
     """The payload of loan_created or loan_declined."""
     payload: dict[str, object] = {"decision_id": decision_id}
     if loan is not None:
-        payload["loan"] = asdict(loan)
+        payload["loan"] = _fields(loan)
     else:
-        payload["ask"] = asdict(command.ask)
+        payload["ask"] = _fields(command.ask)
         payload["reasons"] = [reason.code for reason in decision.reasons]
     return json.dumps(payload, default=str)
 
 
-def _stored(booking: BookingWrite, command: CreateLoan, moment: Moment) -> StoredDecision:
+def _fields(value: Loan | Ask) -> dict[str, object]:
+    """The fields by name. (dataclasses.asdict copies each, which takes ten times as long.)"""
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+def _stored(
+    booking: BookingWrite, command: CreateLoan, moment: Moment, decision: Decision
+) -> StoredDecision:
     return StoredDecision(
         customer_id=command.customer_id,
         decision_id=booking.read.decision_id,
@@ -185,4 +192,5 @@ def _stored(booking: BookingWrite, command: CreateLoan, moment: Moment) -> Store
         inputs_json=booking.inputs_json,
         outcome_json=booking.outcome_json,
         principal=booking.principal,
+        decided=decision,
     )

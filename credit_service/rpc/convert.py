@@ -26,7 +26,7 @@ from credit_service.clock import Moment
 from credit_service.commands.create_loan import CreateLoan
 from credit_service.commands.register_customer import RegisterCustomer
 from credit_service.domain.customers import parse_phone_number, validate_new_customer
-from credit_service.domain.decisions import decode_inputs, decode_outcome
+from credit_service.domain.decisions import decode_inputs
 from credit_service.domain.eligibility import CounterOffer, Decision, Reason, ReasonCode
 from credit_service.domain.errors import (
     INVALID_FORMAT,
@@ -609,7 +609,7 @@ def write_eligibility(
 
 def write_created_loan(stored: StoredDecision, ask: Ask) -> credit_service_pb2.CreateLoanResponse:
     """The answer of CreateLoan, from what is stored: the same on every repeat."""
-    decision = decode_outcome(stored.outcome_json)
+    decision = stored.outcome
     response = credit_service_pb2.CreateLoanResponse(
         decision_id=stored.decision_id,
         approved=stored.approved,
@@ -728,7 +728,7 @@ def write_installment(
 def write_decision(stored: StoredDecision) -> decision_pb2.Decision:
     """A stored decision with all that led to it."""
     position, ask, day, _ = decode_inputs(stored.inputs_json)
-    decision = decode_outcome(stored.outcome_json)
+    decision = stored.outcome
     message = decision_pb2.Decision(
         decision_id=stored.decision_id,
         customer_id=stored.customer_id,

@@ -162,7 +162,7 @@ class LoadShedder:
         servers = self._servers
         waiting = servers.waiting
         if waiting < self._max_waiting:
-            if not self.strict:
+            if not self.strict or not waiting:
                 return False
             wait_seconds = max(waiting * servers.pace_seconds, servers.longest_wait_seconds(now))
             if wait_seconds <= self._max_wait_seconds:

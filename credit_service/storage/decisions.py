@@ -1,6 +1,6 @@
 """Decisions as stored: facts that are never changed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID
@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from credit_service.domain.decisions import decode_inputs, decode_outcome
+from credit_service.domain.eligibility import Decision
 from credit_service.domain.loans import Loan, LoanTerms, book
 
 
@@ -27,13 +28,20 @@ class StoredDecision:
     inputs_json: str
     outcome_json: str
     principal: str
+    # What outcome_json says, where that is at hand: when it was decided just now.
+    decided: Decision | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def outcome(self) -> Decision:
+        """The decision itself."""
+        return decode_outcome(self.outcome_json) if self.decided is None else self.decided
 
     def loan_at_birth(self) -> Loan | None:
         """The loan as the decision booked it, before any payment; None for a decline."""
         if self.loan_id is None:
             return None
         ask = decode_inputs(self.inputs_json)[1]
-        outcome = decode_outcome(self.outcome_json)
+        outcome = self.outcome
         terms = LoanTerms(ask.principal_paise, outcome.corrected_rate_bps, ask.tenure_months)
         return book(
             terms,
