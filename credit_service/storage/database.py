@@ -118,8 +118,13 @@ class Database:
             with suppress(IndexError):
                 # The pool needs room for it.
                 self._kept.pop().close()
-            with self._transactional.begin() as connection, _used_by(work, connection):
-                yield connection
+            with self._transactional.begin() as connection:
+                try:
+                    with _used_by(work, connection):
+                        yield connection
+                except BaseException:
+                    self._note_broken(connection)
+                    raise
 
     # As above, and not made of the same parts: a third of what a short read costs was theirs.
     @contextmanager
@@ -140,7 +145,9 @@ class Database:
                 with work.using(_driver_connection(connection)):
                     yield connection
         except BaseException as error:
-            self._give_back(connection)
+            if connection is not None:
+                self._note_broken(connection)
+                connection.close()
             meaning = _meaning(error)
             if meaning is error:
                 raise
@@ -154,13 +161,10 @@ class Database:
         finally:
             self._slots.put(None)
 
-    def _give_back(self, connection: Connection | None) -> None:
-        """Give back a connection that met a failure. What broke it broke the kept ones as well."""
-        if connection is None:
-            return
+    def _note_broken(self, connection: Connection) -> None:
+        """What broke a connection broke the kept ones as well."""
         if connection.invalidated:
             self._close_kept()
-        connection.close()
 
     def _close_kept(self) -> None:
         with suppress(IndexError):
