@@ -10,6 +10,7 @@ from credit_service.domain.errors import Unavailable
 from credit_service.storage.database import Database
 from credit_service.storage.statements import Statement
 from credit_service.storage.work import Work, WorkStoppedError, current_work
+from tests.integration.test_create_loan import in_parallel
 
 BACKEND = Statement("SELECT pg_backend_pid()")
 SLEEP = Statement("SELECT pg_sleep(20)")
@@ -37,23 +38,17 @@ def in_transaction(database: Database) -> None:
 
 def several(database: Database) -> list[int]:
     """Backends of as many connections as there may be, all in use at once."""
-    found: list[int] = []
     met = threading.Barrier(SIZE, timeout=20)
 
-    def ask() -> None:
+    def ask() -> int:
         with database.autocommit() as connection:
             met.wait()
             row = BACKEND.row(connection, {})
             assert row is not None
-            found.append(int(row[0]))
             met.wait()
+            return int(row[0])
 
-    threads = [threading.Thread(target=ask) for _ in range(SIZE)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
+    return in_parallel(ask, SIZE)
 
 
 def test_one_call_after_the_other_has_the_same_connection(small: Database) -> None:

@@ -219,6 +219,10 @@ def test_a_queue_that_outgrew_its_place_is_kept_short() -> None:
     assert shedder.sheds(1000.3)
     servers.waiting = 20
     assert not shedder.sheds(1000.3)
+    # Nobody waits; the one that did is just being begun.
+    servers.waiting, servers.wait_seconds = 0, 0.05
+    assert not shedder.sheds(1000.3)
+    servers.waiting = 20
     # A second without refusals, and all is as before.
     servers.wait_seconds = 0.05
     shedder.adjust(1001.25)
