@@ -102,6 +102,12 @@ def test_a_failed_statement_leaves_a_connection_that_works(small: Database) -> N
     assert small.pool_use() == (0, SIZE)
 
 
+def test_a_connection_is_lent_as_new(small: Database) -> None:
+    small.ping()
+    with small.autocommit() as connection:
+        assert not connection.in_transaction()
+
+
 def test_settings_of_a_transaction_do_not_outlast_it(small: Database) -> None:
     with small.transaction() as connection:
         connection.exec_driver_sql("SET LOCAL statement_timeout = 1")
