@@ -78,19 +78,23 @@ class EventTail:
         has been looked at: a safe place to resume from. Raises Unavailable when the database is
         out of reach.
         """
-        last_sign = 0.0
+        newest = self.newest()
+        last_sign: float | None = None
         while not self._stopping.is_set() and is_wanted():
-            newest = self.wait_beyond(after, timeout_seconds=1.0)
             page: list[StoredEvent] = []
             if newest > after:
                 page = self._read(after, newest, customer_id, kinds)
                 yield from page
                 after = page[-1].event_id if len(page) == _PAGE else newest
-            if page and last_sign:
+            caught_up = len(page) < _PAGE
+            if page and last_sign is not None:
                 last_sign = time.monotonic()
-            elif len(page) < _PAGE and time.monotonic() - last_sign >= _HEARTBEAT_SECONDS:
+            elif caught_up and (
+                last_sign is None or time.monotonic() - last_sign >= _HEARTBEAT_SECONDS
+            ):
                 yield after
                 last_sign = time.monotonic()
+            newest = self.wait_beyond(after, timeout_seconds=1.0)
 
     def _read(
         self, after: int, until: int, customer_id: int | None, kinds: frozenset[str]

@@ -216,11 +216,12 @@ def test_every_method_lets_the_right_token_in(server: Edge) -> None:
     refused = {UNAUTHENTICATED, PERMISSION_DENIED, grpc.StatusCode.DEADLINE_EXCEEDED}
     assert not [name for name, code in found.items() if code in refused], found
     assert found["ListCustomers"] is grpc.StatusCode.OK
-    stream = server.credit.WatchCreditEvents(
+    stream: Any = server.credit.WatchCreditEvents(
         pb.WatchCreditEventsRequest(), timeout=1.0, metadata=bearing(token(scope="credit.read"))
     )
+    assert next(stream).HasField("heartbeat")
     with pytest.raises(grpc.RpcError) as caught:
-        next(iter(stream))
+        next(stream)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
