@@ -321,7 +321,7 @@ class Pipeline(_Interceptor):
 
     def close(self) -> None:
         """End the threads for health checks, and the one that looks after calls."""
-        self._aside.shutdown(wait=False)
+        self._aside.shutdown()
         self._warden.close()
 
     def intercept_service(
