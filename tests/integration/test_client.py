@@ -54,7 +54,11 @@ def files(service: Up, tmp_path_factory: pytest.TempPathFactory) -> samples.Samp
 @contextmanager
 def _client(service: Up, patience: Patience = PATIENCE) -> Iterator[IngestionClient]:
     with open_channel(service.address) as channel:
-        require_ready(channel, service.address, 10)
+        try:
+            require_ready(channel, service.address, 30)
+        except ServiceError as error:
+            error.add_note(service.log)
+            raise
         yield IngestionClient(channel, patience)
 
 
