@@ -11,6 +11,8 @@ comma := ,
 RUN := $(VENV)/bin/python
 # Needed by some of the Pythons that are supported, and perhaps not by this one.
 CONDITIONAL_PINS := async-timeout
+# Tests and demonstrations start hundreds of processes: each would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

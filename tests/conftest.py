@@ -22,6 +22,7 @@ import psycopg
 import pytest
 import redis
 import structlog
+from hypothesis import settings
 from psycopg import sql
 from sqlalchemy import make_url
 
@@ -47,6 +48,9 @@ def _keep_temporary_files_in_memory() -> None:
 
 
 _keep_temporary_files_in_memory()
+# The speed of a machine decides over no test.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 # What tests log from within this process is for reading when one fails. As it comes, structlog
 # draws every traceback with all variables, which takes seconds.
 structlog.configure(
