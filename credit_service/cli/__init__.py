@@ -29,6 +29,10 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+class UsageError(Exception):
+    """The command was asked for what cannot be. The message says what can."""
+
+
 _EPILOGUE = """\
 Exit codes: 0 done · 1 refused, rows were rejected, or something is bad · 2 wrong usage or \
 settings · \

@@ -15,9 +15,8 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from rich.text import Text
 
-from credit_service.cli import ExitCode, Target
+from credit_service.cli import ExitCode, Target, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS, connected
-from credit_service.cli.failures import UsageError
 from credit_service.cli.output import as_dict, out, plain_table, print_json
 from credit_service.client.channel import decoded_errors
 from credit_service.v1 import credit_service_pb2, ingestion_service_pb2

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import grpc
 
-from credit_service.cli import Target
-from credit_service.cli.failures import UsageError
+from credit_service.cli import Target, UsageError
 from credit_service.client.channel import open_channel, require_ready
 
 CONNECT_TIMEOUT_SECONDS = 5.0

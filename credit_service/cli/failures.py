@@ -1,23 +1,17 @@
 """Failures that a person can foresee, as a few lines and an exit code; no traceback.
 
-Imported when something failed, so its imports cost nothing before.
+Imported when something failed, so its imports cost nothing before; and those of the commands that
+run servers only when it was nothing that every command can meet.
 """
 
-import psycopg
-import pydantic
-import sqlalchemy.exc
+# ruff: noqa: PLC0415 - see above
 
-from credit_service.cli import ExitCode
+import pydantic
+
+from credit_service.cli import ExitCode, UsageError
 from credit_service.cli.output import print_failure
 from credit_service.client.channel import ServiceError
 from credit_service.client.rows import SourceError
-from credit_service.embedded import StackError
-from credit_service.rpc.address import AddressRefusedError
-from credit_service.rpc.supervisor import ServersFailedError
-
-
-class UsageError(Exception):
-    """The command was asked for what cannot be. The message says what can."""
 
 
 def tell(error: Exception) -> int:
@@ -42,7 +36,21 @@ def _explained(error: Exception) -> tuple[list[str], ExitCode]:
                 for each in error.errors(include_url=False, include_input=False)
             ]
             return ["the settings are wrong:", *wrong], ExitCode.USAGE
-        case UsageError() | AddressRefusedError():
+        case UsageError():
+            return [str(error)], ExitCode.USAGE
+    return _explained_for_servers(error)
+
+
+def _explained_for_servers(error: Exception) -> tuple[list[str], ExitCode]:
+    import psycopg
+    import sqlalchemy.exc
+
+    from credit_service.embedded import StackError
+    from credit_service.rpc.address import AddressRefusedError
+    from credit_service.rpc.supervisor import ServersFailedError
+
+    match error:
+        case AddressRefusedError():
             return [str(error)], ExitCode.USAGE
         case StackError() | ServersFailedError():
             return [str(error)], ExitCode.UNAVAILABLE

@@ -10,8 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from credit_service import embedded
-from credit_service.cli import ExitCode
-from credit_service.cli.failures import UsageError
+from credit_service.cli import ExitCode, UsageError
 from credit_service.cli.output import note, out, plain_table, print_failure, print_json
 from credit_service.commands.scorecards import activate_scorecard, try_scorecard
 from credit_service.domain.errors import CreditError, InvalidFields

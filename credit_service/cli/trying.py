@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from credit_service import samples
-from credit_service.cli import ExitCode
-from credit_service.cli.failures import UsageError
+from credit_service.cli import ExitCode, UsageError
 from credit_service.cli.output import out, paste, print_json
 from credit_service.domain.money import group_digits
 from credit_service.settings import Settings

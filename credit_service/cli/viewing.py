@@ -20,14 +20,13 @@ from google.type.money_pb2 import Money
 from rich.table import Table
 from rich.text import Text
 
-from credit_service.cli import ExitCode, Target
+from credit_service.cli import ExitCode, Target, UsageError
 from credit_service.cli.connection import (
     CALL_TIMEOUT_SECONDS,
     CONNECT_TIMEOUT_SECONDS,
     bearer_token,
     connected,
 )
-from credit_service.cli.failures import UsageError
 from credit_service.cli.output import as_dict, inr, note, out, plain_table, print_json
 from credit_service.client.channel import (
     ServiceError,

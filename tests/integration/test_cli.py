@@ -182,23 +182,29 @@ def test_no_service_is_another_exit_code(sample_files: samples.Samples) -> None:
     assert "No credit service answers at 127.0.0.1:1" in done.stderr
 
 
-def test_help_is_light_and_complete() -> None:
-    """What makes help slow is what it imports."""
+def _loaded(heavy: str, *arguments: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+    """A command, and which of the packages `heavy` it had imported at its end."""
     program = (
-        "import sys; from credit_service.cli import run; code = run(['--help']);"
+        "import sys; from credit_service.cli import run; code = run(sys.argv[2:]);"
         "loaded = {name.partition('.')[0] for name in sys.modules};"
-        "print(*loaded & {'grpc', 'sqlalchemy', 'pandas', 'dramatiq'}, file=sys.stderr);"
+        "print(*loaded & set(sys.argv[1].split()));"
         "sys.exit(code)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", program, heavy, *arguments],
         env=environment(),
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stderr.split()) == (0, [])
+    return done, set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_is_light_and_complete() -> None:
+    """What makes help slow is what it imports."""
+    done, loaded = _loaded("grpc sqlalchemy pandas dramatiq", "--help")
+    assert (done.returncode, done.stderr, loaded) == (0, "", set())
     for command in (
         *("up", "serve", "worker", "migrate", "ingest", "sample-data", "demo", "call", "customer"),
         *("score", "check", "loans", "loan", "schedule", "pay", "decisions", "decision", "events"),
@@ -206,6 +212,19 @@ def test_help_is_light_and_complete() -> None:
     ):
         assert f"│ {command} " in done.stdout
     assert "Exit codes" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["customer", "1"], 0), (["customer", "999999"], 1), (["check", "1"], 2), (["nothing"], 2)],
+)
+def test_who_calls_loads_nothing_of_the_server(
+    service: Up, sample_files: samples.Samples, arguments: list[str], code: int
+) -> None:
+    done, loaded = _loaded(
+        "grpc sqlalchemy psycopg redis pandas dramatiq", *arguments, f"--address={service.address}"
+    )
+    assert (done.returncode, loaded - {"grpc"}) == (code, set()), done.stderr
 
 
 def test_up_serves_restarts_what_dies_and_stops_clean() -> None:
