@@ -81,9 +81,10 @@ up: $(VENV)/installed-run ## run everything until Ctrl-C: databases, worker, ser
 # Developing
 
 # Much of a test is waiting for servers to start, so there are more at a time than processors.
+# Files go out in their order, the many quick ones of tests/unit last: what is left then is short.
 .PHONY: test
 test: $(VENV)/installed-dev ## run all tests, against the real PostgreSQL and Valkey
-	$(RUN) -m pytest --numprocesses 4 --dist loadfile
+	$(RUN) -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-debian
 test-debian: $(VENV)/installed-dev ## the tests of storage and edge on the system's own PostgreSQL and Redis
