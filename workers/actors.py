@@ -4,14 +4,18 @@ Each is a function of one subject, an id, that may run twice and at the same tim
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from uuid import UUID
 
 from sqlalchemy import Connection
 
 from credit_service.clock import Clock, Moment
 from credit_service.commands.recompute_scores import (
-    recompute_lagging,
+    lagging,
+    recompute_batch,
     recompute_past_horizon,
     recompute_scores,
 )
@@ -28,8 +32,11 @@ RECONCILE_SECONDS = 10.0
 """Pause between two samples of the reconciliation."""
 
 
+_LANES = 2
+"""Batches of customers that are recomputed at the same time."""
+
 UPLOADS = Queue("uploads", share=0.5, window=16)
-BATCHES = Queue("batches", share=0.25, window=16)
+BATCHES = Queue("batches", share=0.25, window=16, connections=_LANES + 1)
 CUSTOMERS = Queue("customers", share=1.0, window=500, prefetch=4, look_seconds=0.025, bundle=50)
 
 
@@ -89,19 +96,39 @@ def _recompute(
 
 
 def _recompute_scores(resources: Resources, _subject: str) -> None:
-    """Bring every stored score up to date that is not. Subject: anything."""
-    after: int | None = 0
-    while after is not None:
-        resources.checkpoint()
-        moment, last = resources.clock.moment(), after
+    """Bring every stored score up to date that is not. Subject: anything.
 
-        def attempt(
-            _number: int, moment: Moment = moment, last: int = last
-        ) -> tuple[list[CreditPosition], int | None]:
-            return recompute_lagging(resources.database, moment, last)
+    Two batches at a time: PostgreSQL stores one while the other is computed.
+    """
+    with ThreadPoolExecutor(_LANES, thread_name_prefix="recompute") as lanes:
+        under_way: deque[Future[None]] = deque()
+        last = 0
+        while True:
+            resources.checkpoint()
+            moment = resources.clock.moment()
 
-        positions, after = resources.database.retry(attempt)
-        _renew_cached(resources, positions, moment)
+            def attempt(_number: int, moment: Moment = moment, last: int = last) -> list[int]:
+                return lagging(resources.database, moment, last)
+
+            customer_ids = resources.database.retry(attempt)
+            if not customer_ids:
+                break
+            last = customer_ids[-1]
+            if len(under_way) == _LANES:
+                under_way.popleft().result()
+            in_context = copy_context().run
+            under_way.append(
+                lanes.submit(in_context, _recompute_batch, resources, customer_ids, moment)
+            )
+        for each in under_way:
+            each.result()
+
+
+def _recompute_batch(resources: Resources, customer_ids: Sequence[int], moment: Moment) -> None:
+    positions = resources.database.retry(
+        lambda _number: recompute_batch(resources.database, moment, customer_ids)
+    )
+    _renew_cached(resources, positions, moment)
 
 
 def _refresh_due_scores(resources: Resources, _subject: str) -> None:

@@ -56,8 +56,11 @@ class WorkerProcess:
         }
         database = Database(
             settings.require_database_url(),
-            # A connection per thread that can want one: actors, heart, loops, and two to spare.
-            pool_size=(sum(threads.values()) + 1 if act else 0) + 6,
+            # What actors, heart and loops can want at once, and two to spare.
+            pool_size=(
+                sum(count * queue.connections for queue, count in threads.items()) + 1 if act else 0
+            )
+            + 6,
             statement_timeout_seconds=_STATEMENT_TIMEOUT_SECONDS,
             lock_timeout_seconds=settings.lock_timeout_seconds,
             idle_in_transaction_timeout_seconds=settings.idle_in_transaction_timeout_seconds,

@@ -47,6 +47,8 @@ class Queue:
     look_seconds: float = 0.1
     # Tasks of one actor that one message may carry.
     bundle: int = 1
+    # Database connections that the work of one thread wants at once, at most.
+    connections: int = 1
 
 
 class StoppingError(Exception):

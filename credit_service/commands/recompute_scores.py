@@ -78,30 +78,33 @@ def _computed(scored: Scored, scorecard: Scorecard, moment: Moment, *, by_day: b
     )
 
 
-def recompute_lagging(
-    database: Database, moment: Moment, after: int
-) -> tuple[list[CreditPosition], int | None]:
-    """One batch of the customers whose stored score is not today's, from id `after` up.
-
-    For each of those that others have locked a task of its own is left. Returns the positions of
-    the rest and the id to go on after; None when there are no more.
-    """
-    with database.transaction() as connection:
-        customer_ids = scores.lagging(
+def lagging(database: Database, moment: Moment, after: int) -> list[int]:
+    """One batch of the customers whose stored score is not today's, in order from id `after` up."""
+    with database.autocommit() as connection:
+        return scores.lagging(
             connection,
             after=after,
             today=moment.today,
             scorecard_version=scorecards.active(connection).version,
             limit=BATCH,
         )
-        if not customer_ids:
-            return [], None
+
+
+def recompute_batch(
+    database: Database, moment: Moment, customer_ids: Sequence[int]
+) -> list[CreditPosition]:
+    """Recompute the scores of many customers, who wait for nobody.
+
+    For each of those that others have locked a task of its own is left. Returns the positions of
+    the rest.
+    """
+    with database.transaction() as connection:
         found = recompute_scores(connection, customer_ids, moment, pass_over_busy=True)
         busy = set(customer_ids) - {each.customer_id for each in found}
         tasks.enqueue_all(
             connection, "recompute_score", [str(each) for each in sorted(busy)], moment
         )
-        return found, customer_ids[-1]
+        return found
 
 
 def recompute_past_horizon(database: Database, moment: Moment) -> list[CreditPosition]:

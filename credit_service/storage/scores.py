@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Connection, text
 
 from credit_service import tracing
@@ -14,6 +15,9 @@ from credit_service.domain.decisions import score_document
 from credit_service.domain.positions import CreditPosition
 from credit_service.domain.scoring import CreditScore
 from credit_service.storage import customers
+from credit_service.storage.arrays import Bigints, Dates, Integers, driver_cursor
+
+_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +44,16 @@ class Scored:
     stored: StoredScore | None
 
 
-_LOCKED = text(
-    f"""SELECT {customers.POSITION_COLUMNS}, c.event_seq, e.event_id, s.customer_id, s.score,
+_LOCKED = f"""SELECT {customers.POSITION_COLUMNS}, c.event_seq, e.event_id, s.customer_id, s.score,
         s.override,
         s.customer_version, s.scorecard_version, s.computed_at, s.valid_until
     FROM customers c LEFT JOIN credit_scores s ON s.customer_id = c.customer_id
         LEFT JOIN events e ON e.customer_id = c.customer_id AND e.event_seq = c.event_seq
-    WHERE c.customer_id = ANY(:customer_ids)
+    WHERE c.customer_id = ANY(%(customer_ids)s)
     ORDER BY c.customer_id"""
-)
-_LOCK = """SELECT customer_id FROM customers WHERE customer_id = ANY(:customer_ids)
+_LOCK_ALL = """SELECT customer_id FROM customers WHERE customer_id = ANY(%(customer_ids)s)
     ORDER BY customer_id FOR NO KEY UPDATE"""
-_LOCK_ALL = text(_LOCK)
-_LOCK_FREE = text(f"{_LOCK} SKIP LOCKED")
+_LOCK_FREE = f"{_LOCK_ALL} SKIP LOCKED"
 _STORED_AT = customers.POSITION_COLUMN_COUNT + 2
 
 
@@ -66,8 +67,11 @@ def lock(
     """
     # Two statements, as for one customer: see `customers.lock`.
     statement = _LOCK_FREE if pass_over_busy else _LOCK_ALL
-    locked = connection.execute(statement, {"customer_ids": list(customer_ids)}).scalars()
-    rows = connection.execute(_LOCKED, {"customer_ids": list(locked)}).all()
+    cursor = driver_cursor(connection)
+    wanted = {"customer_ids": Bigints(np.array(customer_ids, np.int64))}
+    locked = [row[0] for row in cursor.execute(statement, wanted, binary=True)]
+    found = {"customer_ids": Bigints(np.array(locked, np.int64))}
+    rows = cursor.execute(_LOCKED, found, binary=True).fetchall()
     return [
         Scored(
             customers.position(row),
@@ -136,27 +140,23 @@ class NewScore:
     cause_event_id: int
 
 
-_UPSERT = text(
-    """
+_UPSERT = """
     INSERT INTO credit_scores (customer_id, score, override, customer_version, scorecard_version,
         computed_at, valid_until)
-    SELECT customer_id, score, override, version, :scorecard_version, :now, valid_until
-    FROM unnest(CAST(:customer_ids AS bigint[]), CAST(:scores AS smallint[]),
-        CAST(:overrides AS text[]), CAST(:versions AS bigint[]), CAST(:valid_untils AS date[]))
+    SELECT customer_id, score, override, version, %(scorecard_version)s, %(now)s, valid_until
+    FROM unnest(%(customer_ids)s, %(scores)s, string_to_array(%(overrides)s, chr(10), ''),
+        %(versions)s, %(valid_untils)s)
         AS computed (customer_id, score, override, version, valid_until)
     ON CONFLICT (customer_id) DO UPDATE SET score = EXCLUDED.score, override = EXCLUDED.override,
         customer_version = EXCLUDED.customer_version,
         scorecard_version = EXCLUDED.scorecard_version, computed_at = EXCLUDED.computed_at,
         valid_until = EXCLUDED.valid_until
     """
-)
-_CHANGED = text(
-    """
+_CHANGED = """
     WITH changed AS (
-        SELECT * FROM unnest(CAST(:customer_ids AS bigint[]), CAST(:event_seqs AS bigint[]),
-            CAST(:versions AS bigint[]), CAST(:scores AS smallint[]),
-            CAST(:previous AS smallint[]), CAST(:overrides AS text[]), CAST(:causes AS text[]),
-            string_to_array(:payloads, chr(10)))
+        SELECT * FROM unnest(%(customer_ids)s, %(event_seqs)s, %(versions)s, %(scores)s,
+            %(previous)s, string_to_array(%(overrides)s, chr(10), ''),
+            string_to_array(%(causes)s, chr(10)), string_to_array(%(payloads)s, chr(10)))
             AS c (customer_id, event_seq, version, score, previous, override, cause, payload)
     ), c AS (
         UPDATE customers SET event_seq = changed.event_seq
@@ -164,17 +164,17 @@ _CHANGED = text(
     ), e AS (
         INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload,
             traceparent)
-        SELECT customer_id, event_seq, 'score_changed', version, :now, payload::json,
-            CAST(:traceparent AS text)
+        SELECT customer_id, event_seq, 'score_changed', version, %(now)s, payload::json,
+            %(traceparent)s::text
         FROM changed
     )
     INSERT INTO score_history (customer_id, event_seq, score, previous_score, override,
         customer_version, scorecard_version, computed_at, computed_on, cause)
-    SELECT customer_id, event_seq, score, previous, override, version, :scorecard_version, :now,
-        :today, cause
+    SELECT customer_id, event_seq, score, nullif(previous, %(no_score)s), override, version,
+        %(scorecard_version)s, %(now)s, %(today)s, cause
     FROM changed
     """
-)
+_NO_SCORE = -1
 
 
 def store(
@@ -183,34 +183,40 @@ def store(
     """Store scores of locked customers; of those that changed also history and event."""
     if not computed:
         return
+    cursor = driver_cursor(connection)
     when = {"scorecard_version": scorecard_version, "now": moment.now, "today": moment.today}
-    connection.execute(
-        _UPSERT,
-        when | _columns(computed) | {"valid_untils": [n.score.valid_until for n in computed]},
+    valid_untils = [each.score.valid_until.toordinal() - _EPOCH_ORDINAL for each in computed]
+    cursor.execute(
+        _UPSERT, when | _columns(computed) | {"valid_untils": Dates(np.array(valid_untils))}
     )
     changed = [each for each in computed if each.event_seq is not None]
     if changed:
-        connection.execute(
+        previous = [
+            _NO_SCORE if each.previous_score is None else each.previous_score for each in changed
+        ]
+        cursor.execute(
             _CHANGED,
             when
             | _columns(changed)
             | {
-                "event_seqs": [each.event_seq for each in changed],
-                "previous": [each.previous_score for each in changed],
-                "causes": [each.cause for each in changed],
-                # JSON has no line ends. In an array the driver would escape its every quote.
+                "event_seqs": Bigints(np.array([each.event_seq for each in changed])),
+                "previous": Integers(np.array(previous)),
+                "no_score": _NO_SCORE,
+                "causes": "\n".join(each.cause for each in changed),
                 "payloads": "\n".join(_payload(each) for each in changed),
                 "traceparent": tracing.traceparent(),
             },
         )
 
 
-def _columns(computed: Sequence[NewScore]) -> dict[str, list[Any]]:
+def _columns(computed: Sequence[NewScore]) -> dict[str, Any]:
+    """As arrays, and texts as lines of one text: in an array the driver would escape every quote
+    of JSON, and look for some in every other text."""
     return {
-        "customer_ids": [each.customer_id for each in computed],
-        "scores": [each.score.score for each in computed],
-        "overrides": [each.score.override for each in computed],
-        "versions": [each.score.customer_version for each in computed],
+        "customer_ids": Bigints(np.array([each.customer_id for each in computed])),
+        "scores": Integers(np.array([each.score.score for each in computed])),
+        "overrides": "\n".join(each.score.override or "" for each in computed),
+        "versions": Bigints(np.array([each.score.customer_version for each in computed])),
     }
 
 

@@ -6,9 +6,11 @@ from datetime import UTC, date, datetime, time
 from sqlalchemy import text
 
 from credit_service.clock import Moment
+from credit_service.commands.recompute_scores import lagging, recompute_batch
 from credit_service.commands.register_customer import RegisterCustomer, register_customer
 from credit_service.domain.calendar import add_months
 from credit_service.domain.customers import NewCustomer
+from credit_service.domain.positions import CreditPosition
 from credit_service.storage import positions
 from credit_service.storage.database import Database
 
@@ -64,3 +66,8 @@ def a_good_customer(database: Database, moment: Moment, monthly_income_paise: in
         start = date(moment.today.year - years, 1, 15)
         a_repaid_loan(database, customer_id, start, moment, 5 * LAKH)
     return customer_id
+
+
+def recompute_lagging(database: Database, moment: Moment) -> list[CreditPosition]:
+    """What a worker does about scores that lag behind, of a batch of customers at most."""
+    return recompute_batch(database, moment, lagging(database, moment, after=0))

@@ -8,11 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from credit_service.commands.create_loan import CreateLoan, create_loan
-from credit_service.commands.recompute_scores import (
-    recompute_lagging,
-    recompute_past_horizon,
-    recompute_scores,
-)
+from credit_service.commands.recompute_scores import recompute_past_horizon, recompute_scores
 from credit_service.commands.reconcile import reconcile
 from credit_service.commands.scorecards import (
     activate_scorecard,
@@ -29,7 +25,13 @@ from credit_service.queries.backtest import backtest, replay_decision
 from credit_service.queries.credit import CreditDesk
 from credit_service.storage import customers, event_stream, loans, positions
 from credit_service.storage.database import Database
-from tests.integration.portfolio import LAKH, a_customer, a_good_customer, on
+from tests.integration.portfolio import (
+    LAKH,
+    a_customer,
+    a_good_customer,
+    on,
+    recompute_lagging,
+)
 
 TODAY = on(date(2026, 6, 10))
 
@@ -109,9 +111,8 @@ def test_the_statement_for_many_gives_what_the_rules_give_for_one(database: Data
 def test_a_score_is_stored_once_with_history_and_event(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     for _ in range(2):
-        positions_then, after = recompute_lagging(database, TODAY, after=0)
-        assert len(positions_then) in (0, 1)
-    assert after is None
+        assert len(recompute_lagging(database, TODAY)) in (0, 1)
+    assert recompute_lagging(database, TODAY) == []
     _, expected = CreditDesk(database).credit_score(customer_id, TODAY)
     assert stored_scores(database)[customer_id][0] == expected.score
     assert history(database, customer_id) == [(None, expected.score, "event:1")]
@@ -119,7 +120,7 @@ def test_a_score_is_stored_once_with_history_and_event(database: Database) -> No
 
 def test_a_booked_loan_moves_the_score_and_says_so(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
-    recompute_lagging(database, TODAY, after=0)
+    recompute_lagging(database, TODAY)
     create_loan(database, CreateLoan(None, customer_id, Ask(LAKH, 1200, 24)), TODAY, "tests")
     with database.transaction() as connection:
         recompute_scores(connection, [customer_id], TODAY)
@@ -131,7 +132,7 @@ def test_a_booked_loan_moves_the_score_and_says_so(database: Database) -> None:
 def test_due_dates_and_the_new_year_move_scores_without_a_call(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     create_loan(database, CreateLoan(None, customer_id, Ask(LAKH, 1200, 24)), TODAY, "tests")
-    recompute_lagging(database, TODAY, after=0)
+    recompute_lagging(database, TODAY)
     seen = []
     day = TODAY.today
     # Some days in a row are left out, as when nothing ran.
@@ -170,10 +171,10 @@ OTHER = replace(STANDARD, version="strict-1", income_share_bps=2_000, count_cap=
 
 def test_a_new_scorecard_moves_every_score_and_is_named(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
-    recompute_lagging(database, TODAY, after=0)
+    recompute_lagging(database, TODAY)
     activate_scorecard(database, OTHER, TODAY)
     activate_scorecard(database, OTHER, TODAY)
-    recompute_lagging(database, TODAY, after=0)
+    recompute_lagging(database, TODAY)
     assert stored_scores(database)[customer_id][1] == "strict-1"
     assert history(database, customer_id)[-1][2] == "scorecard:strict-1"
     with pytest.raises(AlreadyExists, match="SCORECARD_VERSION_TAKEN"):
@@ -216,7 +217,7 @@ def test_a_backtest_names_the_decisions_that_flip(database: Database) -> None:
 
 def test_the_reconciliation_finds_and_corrects_what_is_wrong(database: Database) -> None:
     ids = [a_good_customer(database, TODAY) for _ in range(5)]
-    recompute_lagging(database, TODAY, after=0)
+    recompute_lagging(database, TODAY)
     assert reconcile(database, TODAY).discrepancies == 0
     with database.transaction() as connection:
         connection.execute(

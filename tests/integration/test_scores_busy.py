@@ -1,22 +1,27 @@
-"""Work on many customers of whom somebody keeps one: it neither waits nor keeps the others."""
+"""Work on many customers at once: it neither waits for one whom somebody keeps nor keeps others."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, timedelta
 
 import pytest
 from sqlalchemy import text
 
-from credit_service.commands.recompute_scores import (
-    recompute_lagging,
-    recompute_past_horizon,
-)
+from credit_service.cache.positions import PositionCache
+from credit_service.clock import Clock, Moment
+from credit_service.commands import recompute_scores as commands
+from credit_service.commands.recompute_scores import lagging, recompute_past_horizon
 from credit_service.commands.reconcile import reconcile
+from credit_service.domain.positions import CreditPosition
 from credit_service.storage import customers, tasks
 from credit_service.storage.database import Database
-from tests.integration.portfolio import a_good_customer, on
+from tests.integration.portfolio import a_good_customer, on, recompute_lagging
+from workers.actors import ACTORS
+from workers.runner import Resources
 
 TODAY = on(date(2026, 6, 10))
+NOW = Clock().moment()
 
 
 @pytest.fixture
@@ -45,9 +50,10 @@ def test_a_batch_leaves_a_task_for_a_customer_whom_somebody_keeps(
 ) -> None:
     ids = [a_good_customer(database, TODAY) for _ in range(3)]
     with kept(database, ids[1]):
-        found, last = recompute_lagging(impatient, TODAY, after=0)
+        found = recompute_lagging(impatient, TODAY)
     assert {each.customer_id for each in found} == scored(database) == {ids[0], ids[2]}
-    assert last == ids[2]
+    assert lagging(database, TODAY, ids[0]) == [ids[1]]
+    assert lagging(database, TODAY, ids[1]) == []
     with database.transaction() as connection:
         claimed = tasks.claim(
             connection, ["recompute_score"], limit=9, window=9, timeout_seconds=1.0
@@ -57,7 +63,7 @@ def test_a_batch_leaves_a_task_for_a_customer_whom_somebody_keeps(
 
 def test_days_that_pass_do_not_wait_either(database: Database, impatient: Database) -> None:
     ids = [a_good_customer(database, TODAY) for _ in range(3)]
-    recompute_lagging(database, TODAY, after=0)
+    recompute_lagging(database, TODAY)
     later = on(TODAY.today + timedelta(days=365))
     with kept(database, ids[1]):
         found = recompute_past_horizon(impatient, later)
@@ -73,3 +79,50 @@ def test_a_reconciliation_takes_its_turn_with_the_others(
     with kept(database, ids[1]):
         assert reconcile(impatient, TODAY).compared == 2
     assert reconcile(impatient, TODAY).compared == 3
+
+
+@pytest.fixture
+def resources(database: Database, redis_url: str) -> Iterator[Resources]:
+    cache = PositionCache(redis_url)
+    yield Resources(database, cache, Clock(), threading.Event(), ingestion_batch_rows=1000)
+    cache.close()
+
+
+def recompute_all(resources: Resources) -> None:
+    (actor,) = (each for each in ACTORS if each.name == "recompute_scores")
+    actor.work(resources, "all")
+
+
+def test_all_are_recomputed_in_batches_at_the_same_time(
+    database: Database, resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "BATCH", 3)
+    ids = [a_good_customer(database, NOW) for _ in range(20)]
+    recompute_all(resources)
+    assert scored(database) == set(ids)
+    recompute_all(resources)
+    with database.autocommit() as connection:
+        assert connection.execute(text("SELECT count(*) FROM score_history")).scalar_one() == 20
+
+
+def test_a_batch_that_fails_fails_the_whole(
+    database: Database, resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task is tried again, and the others are done by then."""
+    monkeypatch.setattr(commands, "BATCH", 3)
+    ids = [a_good_customer(database, NOW) for _ in range(20)]
+
+    def failing(
+        database: Database, moment: Moment, customer_ids: Sequence[int]
+    ) -> list[CreditPosition]:
+        if ids[4] in customer_ids:
+            raise RuntimeError("of this batch")
+        return commands.recompute_batch(database, moment, customer_ids)
+
+    with monkeypatch.context() as broken:
+        broken.setattr("workers.actors.recompute_batch", failing)
+        with pytest.raises(RuntimeError, match="of this batch"):
+            recompute_all(resources)
+    assert set(ids[3:6]).isdisjoint(scored(database))
+    recompute_all(resources)
+    assert scored(database) == set(ids)
