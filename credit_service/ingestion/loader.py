@@ -27,6 +27,7 @@ from credit_service.ingestion.frames import (
     LoanFrame,
     RowError,
 )
+from credit_service.ingestion.position_sums import sums
 from credit_service.storage import imports, ingestions, positions
 from credit_service.storage.database import LostRaceError
 from credit_service.storage.imports import CustomerFacts
@@ -293,7 +294,7 @@ def _write_loans(merge: _Merge, inserts: Facts, updates: Facts) -> None:
     if len(summed):
         positions.refresh_locked(merge.connection, summed, day)
     if len(added):
-        positions.add_loans(merge.connection, added, NO_DAY, day)
+        positions.add_loans(merge.connection, sums(added, day), day)
 
 
 def _remember_loans(merge: _Merge, facts: Facts) -> None:

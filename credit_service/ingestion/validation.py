@@ -4,7 +4,6 @@ One set of rules for workbooks, CSV and streams, with the limits of the domain. 
 a row is reported, not only the first.
 """
 
-import calendar
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from credit_service.ingestion.frames import (
     LoanFrame,
     RowError,
 )
+from credit_service.ingestion.loan_days import add_months, imported_settled
 from credit_service.ingestion.wire import Columns, LoanColumns
 from credit_service.spreadsheet_columns import Kind
 from credit_service.spreadsheets import Block
@@ -296,7 +296,7 @@ def _loan_dates(
     problems[(problems == OK) & too_early] = cells.OUT_OF_RANGE
     problems[(problems == OK) & (days > today)] = NUMBER_OF["DATE_IN_FUTURE"]
     start_days = np.where(problems == OK, days, today)
-    ends = end_days(start_days, facts["tenure_months"])
+    ends = add_months(start_days, facts["tenure_months"])
     end = numbers.get("end_date")
     if end is not None:
         given = end.problems != cells.MISSING
@@ -317,36 +317,6 @@ def _loan_dates(
     facts["closed_day"] = np.where(
         settled == facts["tenure_months"], np.minimum(ends, today), NO_DAY
     )
-
-
-def _months(days: Ints) -> tuple[NDArray[np.datetime64], Ints]:
-    """The month of each day, and the day of the month from 1."""
-    dates = days.astype("datetime64[D]")
-    months = dates.astype("datetime64[M]")
-    return months, (dates - months.astype("datetime64[D]")).astype(np.int64) + 1
-
-
-def end_days(start_days: Ints, tenure_months: Ints) -> Ints:
-    """Start plus tenure, clamped to the month's end, as `domain.calendar.add_months`."""
-    months, day_of_month = _months(start_days)
-    last = months + tenure_months.astype(np.int64)
-    first = last.astype("datetime64[D]").astype(np.int64)
-    length = (last + 1).astype("datetime64[D]").astype(np.int64) - first
-    ends: Ints = first + np.minimum(day_of_month, length) - 1
-    return ends
-
-
-def imported_settled(
-    emis_paid_on_time: Ints, start_days: Ints, tenure_months: Ints, import_day: date
-) -> Ints:
-    """Installments that an import takes as settled, as `domain.loans.imported_settled`."""
-    months, day_of_month = _months(start_days)
-    this_month = (import_day.year - 1970) * 12 + import_day.month - 1
-    elapsed = this_month - months.astype(np.int64)
-    # The installment of this month is due once its clamped day has come.
-    length = calendar.monthrange(import_day.year, import_day.month)[1]
-    due = elapsed - (np.minimum(day_of_month, length) > import_day.day)
-    return np.minimum(np.maximum(due, emis_paid_on_time), tenure_months)
 
 
 # --- Customers ------------------------------------------------------------------------------------

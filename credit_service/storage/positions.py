@@ -1,15 +1,16 @@
 """The credit positions that customers' rows carry, computed from their loans set by set.
 
-The rules are those of `domain.positions.position_from_loans`, written once here and used in two
-ways: to sum all loans of a customer, and to add new ones to a position that holds.
+The rules are those of `domain.positions.position_from_loans`.
 """
 
 import calendar
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from credit_service.storage.arrays import Bigints, Dates, Integers, driver_cursor
@@ -77,19 +78,11 @@ _ADD = f"""
         current_year_loans = c.current_year_loans + p.current_year_loans,
         position_as_of = %(day)s,
         position_valid_until = least(c.position_valid_until, p.next_change)
-    FROM (
-        SELECT l.customer_id, {_SUMS}
-        FROM (
-            SELECT customer_id, principal_paise, installment_paise, tenure_months,
-                emis_paid_on_time, start_date, end_date,
-                nullif(closed_on, '-infinity') AS closed_on
-            FROM unnest(%(customer_ids)s, %(principal_paise)s, %(installment_paise)s,
-                %(tenure_months)s, %(emis_paid_on_time)s, %(start_day)s, %(end_day)s,
-                %(closed_day)s) AS u (customer_id, principal_paise, installment_paise,
-                tenure_months, emis_paid_on_time, start_date, end_date, closed_on)
-        ) l {_OF_EACH}
-        GROUP BY l.customer_id
-    ) p
+    FROM unnest(%(customer_id)s, %(loan_count)s, %(total_principal_paise)s,
+        %(current_debt_paise)s, %(current_installments_paise)s, %(emis_on_time)s, %(emis_due)s,
+        %(current_year_loans)s, %(next_change)s) AS p (customer_id, loan_count,
+        total_principal_paise, current_debt_paise, current_installments_paise, emis_on_time,
+        emis_due, current_year_loans, next_change)
     WHERE c.customer_id = p.customer_id AND {_HOLDS}"""
 _EXPIRED = f"""
     SELECT c.customer_id FROM customers c
@@ -116,30 +109,49 @@ def refresh_locked(connection: Connection, customer_ids: Any, day: date) -> None
     driver_cursor(connection).execute(_REFRESH, values)
 
 
-def add_loans(connection: Connection, facts: Any, no_day: int, day: date) -> None:
+@dataclass(frozen=True, slots=True)
+class LoanSums:
+    """What new loans add to positions: a column each, of integers, and a row for each customer.
+
+    Named as in CreditPosition; `next_change_day` is the first day after which the loans' figures
+    change, at most the next year's first, in days since 1970-01-01.
+    """
+
+    customer_id: NDArray[Any]
+    loan_count: NDArray[Any]
+    total_principal_paise: NDArray[Any]
+    current_debt_paise: NDArray[Any]
+    current_installments_paise: NDArray[Any]
+    emis_on_time: NDArray[Any]
+    emis_due: NDArray[Any]
+    current_year_loans: NDArray[Any]
+    next_change_day: NDArray[Any]
+
+
+def add_loans(connection: Connection, sums: LoanSums, day: date) -> None:
     """Add loans just inserted to the positions on `day` of their customers, and raise the versions.
 
     The same as a refresh, at a cost that does not grow with the loans that the customers had. Their
-    customers are locked by this transaction. `facts` is a structured array of the loans, with days
-    since 1970-01-01 and `no_day` for the closing of one that is not closed.
+    customers are locked by this transaction.
     """
     cursor = driver_cursor(connection)
-    values = _day_values(day) | {
-        "customer_ids": Bigints(facts["customer_id"]),
-        "principal_paise": Bigints(facts["principal_paise"]),
-        "installment_paise": Bigints(facts["installment_paise"]),
-        "tenure_months": Integers(facts["tenure_months"]),
-        "emis_paid_on_time": Integers(facts["emis_paid_on_time"]),
-        "start_day": Dates(facts["start_day"]),
-        "end_day": Dates(facts["end_day"]),
-        "closed_day": Dates(facts["closed_day"], no_day),
+    values = {
+        "day": day,
+        "customer_id": Bigints(sums.customer_id),
+        "loan_count": Integers(sums.loan_count),
+        "total_principal_paise": Bigints(sums.total_principal_paise),
+        "current_debt_paise": Bigints(sums.current_debt_paise),
+        "current_installments_paise": Bigints(sums.current_installments_paise),
+        "emis_on_time": Integers(sums.emis_on_time),
+        "emis_due": Integers(sums.emis_due),
+        "current_year_loans": Integers(sums.current_year_loans),
+        "next_change": Dates(sums.next_change_day),
     }
-    touched = np.unique(facts["customer_id"])
-    if cursor.execute(_ADD, values).rowcount == len(touched):
+    if cursor.execute(_ADD, values).rowcount == len(sums.customer_id):
         return
     # Where the day has outdated a position there is nothing to add to.
     expired = cursor.execute(
-        _EXPIRED, {"customer_ids": Bigints(touched), "day": day}, binary=True
+        _EXPIRED, {"customer_ids": values["customer_id"], "day": day}, binary=True
     ).fetchall()
     refresh_locked(connection, np.array([row[0] for row in expired], np.int64), day)
 

@@ -12,13 +12,11 @@ from hypothesis import strategies as st
 from credit_service.domain import loans as loan_rules
 from credit_service.domain.calendar import add_months
 from credit_service.domain.customers import clean_name, parse_phone_number
-from credit_service.ingestion import cells, frames, validation
+from credit_service.ingestion import cells, frames, loan_days, validation
 from credit_service.ingestion.cells import CODES, EPOCH_ORDINAL
 from credit_service.ingestion.frames import NO_DAY, NO_LIMIT, Batch, CustomerFrame, LoanFrame
 from credit_service.ingestion.reading import regrouped
 from credit_service.ingestion.validation import (
-    end_days,
-    imported_settled,
     phone_number,
     validate_block,
     validate_columns,
@@ -328,8 +326,8 @@ def test_dates_and_settled_installments_are_those_of_the_domain(
     starts = np.array([start.toordinal() - EPOCH_ORDINAL for start, _, _ in loans])
     tenures = np.array([tenure for _, tenure, _ in loans])
     on_time = np.array([min(paid, tenure) for _, tenure, paid in loans])
-    ends = end_days(starts, tenures)
-    settled = imported_settled(on_time, starts, tenures, import_day)
+    ends = loan_days.add_months(starts, tenures)
+    settled = loan_days.imported_settled(on_time, starts, tenures, import_day)
     for index, (start, tenure, _) in enumerate(loans):
         assert ends[index] + EPOCH_ORDINAL == add_months(start, tenure).toordinal()
         expected, _ = loan_rules.imported_settled(int(on_time[index]), start, tenure, import_day)
