@@ -132,6 +132,23 @@ class Batch:
         )
 
 
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Batches of one kind, each of which goes on where the one before it ends, as one."""
+    first, frames = batches[0], [batch.frame for batch in batches]
+    facts = np.concatenate([frame.facts for frame in frames])
+    frame: Frame = LoanFrame(facts)
+    if isinstance(first.frame, CustomerFrame):
+        customers = [frame for frame in frames if isinstance(frame, CustomerFrame)]
+        frame = CustomerFrame(
+            facts,
+            [name for each in customers for name in each.first_names],
+            [name for each in customers for name in each.last_names],
+            [number for each in customers for number in each.phone_numbers],
+        )
+    errors = [error for batch in batches for error in batch.errors]
+    return Batch(first.offset, sum(batch.row_count for batch in batches), frame, errors)
+
+
 def encoded(batch: Batch) -> bytes:
     """The batch as bytes, in which nothing can be run: numbers as they lie, the rest as JSON."""
     frame = batch.frame

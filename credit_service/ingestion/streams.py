@@ -1,14 +1,15 @@
 """Rows that come as a stream: exactly once by their offsets, whatever breaks."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from credit_service.clock import Moment
 from credit_service.domain.errors import InvalidRequest
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import OnMoved
-from credit_service.ingestion.frames import Batch
+from credit_service.ingestion.frames import Batch, joined
 from credit_service.ingestion.validation import validate_columns
-from credit_service.ingestion.wire import Columns, LoanColumns
+from credit_service.ingestion.wire import LoanColumns, RowBatch
 from credit_service.storage import ingestions
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Header, Ingestion
@@ -32,41 +33,42 @@ def begin_stream(database: Database, header: Header, moment: Moment, principal: 
     return ingestion
 
 
-def ingest_batch(
+def ingest_rows(
     database: Database,
     ingestion_id: UUID,
-    offset: int,
-    columns: Columns,
+    rows: Sequence[RowBatch],
     moment: Moment,
     *,
     on_moved: OnMoved | None = None,
 ) -> Ingestion:
-    """Take rows in whose first is the `offset`-th of the stream, from 0; in one transaction.
+    """Take rows in, in one transaction; each batch of them goes on where the one before it ends.
 
     Rows that were committed before are passed over. `on_moved` is told of the customers whose
-    positions the batch moved, after its commit.
+    positions the rows moved, after the commit.
 
     Raises:
         NotFound: INGESTION_NOT_FOUND.
-        OutOfRange: OFFSET_MISMATCH, the batch begins above the committed offset.
+        OutOfRange: OFFSET_MISMATCH, the first row is above the committed offset.
         InvalidRequest: STREAM_ORDER_INVALID, the rows are not of the ingestion's kind.
         PreconditionFailed: INGESTION_ENDED, with rows beyond its end.
         RetryLater: others kept rows of these customers, or the ingestion, busy for too long.
     """
+    offset = rows[0].offset
 
     def validated(ingestion: Ingestion) -> Batch:
-        found = "LOANS" if isinstance(columns, LoanColumns) else "CUSTOMERS"
+        found = "LOANS" if isinstance(rows[0].columns, LoanColumns) else "CUSTOMERS"
         if found != ingestion.kind:
             raise InvalidRequest(
                 "STREAM_ORDER_INVALID",
                 f"The ingestion is of {ingestion.kind.lower()}, and the batch of {found.lower()}.",
                 metadata={"expected": ingestion.kind.lower(), "found": found.lower()},
             )
-        return validate_columns(columns, offset, ingestion.import_day)
+        return joined(
+            [validate_columns(each.columns, each.offset, ingestion.import_day) for each in rows]
+        )
 
-    row_count = len(columns.customer_id)
     return batches.commit_batch(
-        database, ingestion_id, offset, row_count, validated, moment, on_moved
+        database, ingestion_id, offset, rows[-1].end - offset, validated, moment, on_moved
     )
 
 

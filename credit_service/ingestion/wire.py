@@ -84,6 +84,29 @@ class LoanColumns:
 
 Columns = CustomerColumns | LoanColumns
 
+
+@dataclass(frozen=True, slots=True)
+class RowBatch:
+    """Rows of a stream, the first of them the `offset`-th."""
+
+    offset: int
+    columns: Columns
+
+    @property
+    def row_count(self) -> int:
+        """How many rows there are."""
+        return len(self.columns.customer_id)
+
+    @property
+    def end(self) -> int:
+        """The offset of the row after the last."""
+        return self.offset + self.row_count
+
+    def goes_on(self, before: "RowBatch") -> bool:
+        """Whether its rows are of the kind of another batch's, and come next after them."""
+        return self.offset == before.end and type(self.columns) is type(before.columns)
+
+
 _NANOS_IN_PAISA = 10_000_000
 _MOST_UNITS = 10**13
 

@@ -5,8 +5,9 @@ row by row further in, where a file's are judged too.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -18,11 +19,11 @@ from credit_service.domain.errors import (
 )
 from credit_service.ingestion.downloads import CONTENT_TYPE, AnnotatedWorkbook
 from credit_service.ingestion.wire import (
-    Columns,
     CustomerColumns,
     DateColumn,
     LoanColumns,
     MoneyColumn,
+    RowBatch,
     UnreadableCell,
 )
 from credit_service.rpc import convert
@@ -46,10 +47,10 @@ def customer_columns(rows: Sequence[ingestion_pb2.CustomerRow]) -> CustomerColum
     """The rows of a batch of customers."""
     return CustomerColumns(
         customer_id=_optional(rows, "customer_id"),
-        first_name=[row.first_name for row in rows],
-        last_name=[row.last_name for row in rows],
+        first_name=_all(rows, "first_name"),
+        last_name=_all(rows, "last_name"),
         age=_optional(rows, "age"),
-        phone_number=[row.phone_number for row in rows],
+        phone_number=_all(rows, "phone_number"),
         monthly_income=_money(rows, "monthly_income"),
         approved_limit=_money(rows, "approved_limit"),
         row_numbers=_row_numbers(rows),
@@ -64,7 +65,7 @@ def loan_columns(rows: Sequence[ingestion_pb2.LoanRow]) -> LoanColumns:
         loan_id=_optional(rows, "loan_id"),
         loan_amount=_money(rows, "loan_amount"),
         tenure_months=_optional(rows, "tenure_months"),
-        interest_rate=[row.interest_rate.value for row in rows],
+        interest_rate=_all(rows, "interest_rate.value"),
         monthly_installment=_money(rows, "monthly_installment"),
         emis_paid_on_time=_optional(rows, "emis_paid_on_time"),
         start_date=_dates(rows, "start_date"),
@@ -76,37 +77,48 @@ def loan_columns(rows: Sequence[ingestion_pb2.LoanRow]) -> LoanColumns:
 
 def _optional(rows: Sequence[Any], field: str) -> list[int | None]:
     """A whole number a row; None where it is absent, which 0 is not."""
-    return [getattr(row, field) or (0 if row.HasField(field) else None) for row in rows]
+    values: list[int | None] = _all(rows, field)
+    if 0 in values:
+        for index, value in enumerate(values):
+            if not value and not rows[index].HasField(field):
+                values[index] = None
+    return values
 
 
 def _money(rows: Sequence[Any], field: str) -> MoneyColumn:
-    amounts = [getattr(row, field) for row in rows]
-    units = [amount.units for amount in amounts]
-    nanos = [amount.nanos for amount in amounts]
-    missing = [
-        index
-        for index, (whole, part) in enumerate(zip(units, nanos, strict=True))
-        if not whole and not part and not rows[index].HasField(field)
-    ]
-    return MoneyColumn(units, nanos, [amount.currency_code for amount in amounts], missing)
+    amounts = _all(rows, field)
+    units, nanos = _all(amounts, "units"), _all(amounts, "nanos")
+    missing = []
+    if 0 in units:
+        missing = [
+            index
+            for index, (whole, part) in enumerate(zip(units, nanos, strict=True))
+            if not whole and not part and not rows[index].HasField(field)
+        ]
+    return MoneyColumn(units, nanos, _all(amounts, "currency_code"), missing)
 
 
 def _dates(rows: Sequence[Any], field: str) -> DateColumn:
-    days = [getattr(row, field) for row in rows]
-    return DateColumn(
-        [day.year for day in days], [day.month for day in days], [day.day for day in days]
-    )
+    days = _all(rows, field)
+    return DateColumn(_all(days, "year"), _all(days, "month"), _all(days, "day"))
 
 
 def _row_numbers(rows: Sequence[Any]) -> list[int | None]:
     """Empty when no row says its number."""
-    numbers = [row.row_number if row.HasField("row_number") else None for row in rows]
+    numbers = _optional(rows, "row_number")
     return numbers if any(number is not None for number in numbers) else []
+
+
+def _all(messages: Iterable[Any], field: str) -> list[Any]:
+    """A field of each."""
+    return list(map(attrgetter(field), messages))
 
 
 def _unreadable(rows: Sequence[Any]) -> list[UnreadableCell]:
     found = []
     for index, row in enumerate(rows):
+        if not row.unreadable_cells:
+            continue
         for cell in row.unreadable_cells[:MAX_UNREADABLE_CELLS]:
             code = ""
             if cell.code and cell.code in _ROW_ERROR_NAMES:
@@ -130,7 +142,7 @@ _ON_EXISTING: dict[int, OnExisting] = {
 }
 
 
-def read_stream_header(request: pb.IngestRowsRequest | None) -> Header:
+def read_stream_header(request: pb.IngestRowsRequest | RowBatch | None) -> Header:
     """The header of a stream of rows, which is its first message.
 
     Raises:
@@ -158,6 +170,8 @@ def read_upload_header(request: pb.UploadSpreadsheetRequest | None) -> Header:
 
 
 def _required_header(request: Any) -> Any:
+    if isinstance(request, RowBatch):
+        raise _out_of_order("header", "batch")
     found = "nothing" if request is None else request.WhichOneof("payload") or "nothing"
     if found != "header":
         raise _out_of_order("header", found)
@@ -208,12 +222,19 @@ def _sha256(text: str, violations: Violations) -> bytes | None:
     return bytes.fromhex(text)
 
 
-def read_batch(request: pb.IngestRowsRequest) -> tuple[int, Columns]:
-    """The offset and the rows of a batch. Raises as `read_stream_header`."""
-    found = request.WhichOneof("payload") or "nothing"
-    if found != "batch":
-        raise _out_of_order("batch", found)
-    batch = request.batch
+def read_stream_message(request: pb.IngestRowsRequest) -> pb.IngestRowsRequest | RowBatch:
+    """What is done with a message before its turn comes: a batch is read. Raises InvalidFields."""
+    return _read_batch(request.batch) if request.HasField("batch") else request
+
+
+def read_batch(message: pb.IngestRowsRequest | RowBatch) -> RowBatch:
+    """The batch that a message is. Raises InvalidRequest: STREAM_ORDER_INVALID."""
+    if not isinstance(message, RowBatch):
+        raise _out_of_order("batch", message.WhichOneof("payload") or "nothing")
+    return message
+
+
+def _read_batch(batch: pb.RowBatch) -> RowBatch:
     violations = Violations()
     if batch.offset < 0:
         violations.add("batch.offset", OUT_OF_RANGE, f"must be 0 or more, found {batch.offset}.")
@@ -230,8 +251,8 @@ def read_batch(request: pb.IngestRowsRequest) -> tuple[int, Columns]:
     # As a list: the container makes a new object of a row each time it is asked for it.
     rows: list[Any] = list(found_rows)
     if kind == "loans":
-        return batch.offset, loan_columns(rows)
-    return batch.offset, customer_columns(rows)
+        return RowBatch(batch.offset, loan_columns(rows))
+    return RowBatch(batch.offset, customer_columns(rows))
 
 
 def read_chunk(request: pb.UploadSpreadsheetRequest) -> bytes:

@@ -16,15 +16,16 @@ from credit_service.ingestion.downloads import Annotator
 from credit_service.ingestion.streams import (
     begin_stream,
     finish_stream,
-    ingest_batch,
+    ingest_rows,
     leave_stream,
 )
 from credit_service.ingestion.uploads import store_upload
+from credit_service.ingestion.wire import RowBatch
 from credit_service.queries.ingestions import get_ingestion, list_ingestions, list_row_errors
 from credit_service.rpc import convert, convert_ingestion
 from credit_service.rpc.convert import PageTokens, Violations
 from credit_service.rpc.pipeline import current_call
-from credit_service.rpc.streams import shutting_down
+from credit_service.rpc.streams import Messages, messages_through, shutting_down
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
 from credit_service.storage.work import aftermath
@@ -60,26 +61,26 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         self._database = database
         self._clock = clock
         self._upload_max_bytes = settings.upload_max_bytes
+        self._batch_rows = settings.ingestion_batch_rows
         self._stopping = stopping
         self._annotator = Annotator(database)
         self._forget = None if cache is None else cache.drop
 
-    def IngestRows(
-        self, requests: Iterator[pb.IngestRowsRequest], context: grpc.ServicerContext
+    @messages_through(convert_ingestion.read_stream_message)
+    def IngestRows(  # type: ignore[override]  # what `messages_through` makes of its messages
+        self, requests: Messages[pb.IngestRowsRequest | RowBatch], context: grpc.ServicerContext
     ) -> pb.IngestRowsResponse:
-        """Takes rows in by batches, each once."""
+        """Takes rows in by batches, each once; those that wait together in one transaction."""
         call = current_call()
         header = convert_ingestion.read_stream_header(next(requests, None))
         begin_stream(self._database, header, self._clock.moment(), call.principal)
         try:
             for request in requests:
                 call.ensure_wanted()
-                offset, columns = convert_ingestion.read_batch(request)
-                ingest_batch(
+                ingest_rows(
                     self._database,
                     header.ingestion_id,
-                    offset,
-                    columns,
+                    self._with_waiting(convert_ingestion.read_batch(request), requests),
                     self._clock.moment(),
                     on_moved=self._forget,
                 )
@@ -92,6 +93,26 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
             ingestion=convert_ingestion.write_ingestion(ingestion),
             row_errors=[convert_ingestion.write_row_error(each) for each in errors],
         )
+
+    def _with_waiting(
+        self, first: RowBatch, requests: Messages[pb.IngestRowsRequest | RowBatch]
+    ) -> list[RowBatch]:
+        """A batch and those behind it that are here and go on with it, as many as one transaction
+        takes. The more rows, the fewer times is a customer with several of them written."""
+        found = [first]
+        room = self._batch_rows - first.row_count
+
+        def fits(request: pb.IngestRowsRequest | RowBatch) -> bool:
+            return (
+                isinstance(request, RowBatch)
+                and request.goes_on(found[-1])
+                and request.row_count <= room
+            )
+
+        while (request := requests.next_if(fits)) is not None:
+            found.append(convert_ingestion.read_batch(request))
+            room -= found[-1].row_count
+        return found
 
     def _leave(self, ingestion_id: UUID) -> None:
         """See to the rows of a broken stream; what broke it may stand in the way of that too."""

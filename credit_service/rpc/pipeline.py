@@ -42,7 +42,7 @@ from credit_service.rpc.errors import (
 from credit_service.rpc.identity import Gatekeeper, challenge
 from credit_service.rpc.limits import LoadShedder, RateLimiter, StreamLimiter, Warden
 from credit_service.rpc.pool import InlineExecutor, ServingPool
-from credit_service.rpc.streams import read_ahead
+from credit_service.rpc.streams import Messages, read_ahead, reader_of
 from credit_service.storage.work import Work, current_work
 from credit_service.tracing import TRACEPARENT_KEY, TRACERESPONSE_KEY, Activity, Span
 from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
@@ -373,7 +373,7 @@ class Pipeline(_Interceptor):
         }
         parse, serialize = _parser(handler.request_deserializer), handler.response_serializer
         if handler.request_streaming:
-            parse = _counting(parse, counted.received)
+            parse = reader_of(behavior, _counting(parse, counted.received))
         if handler.response_streaming and serialize is not None:
             serialize = _counting(serialize, counted.sent)
         serving: _Behavior = partial(serve[kind], method, behavior, parse)
@@ -481,7 +481,7 @@ class Pipeline(_Interceptor):
 
     def _messages(
         self, requests: Iterator[bytes], parse: _Parse
-    ) -> AbstractContextManager[Iterator[Any]]:
+    ) -> AbstractContextManager[Messages[Any]]:
         return read_ahead(requests, parse, self._stream_idle_seconds, self._stopping)
 
     def _on_aside(self, handler: _Handler) -> _Handler:

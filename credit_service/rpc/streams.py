@@ -5,13 +5,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from credit_service.domain.errors import Unavailable
 from credit_service.rpc.errors import DeadlineExceeded
 
 T = TypeVar("T")
+Method = TypeVar("Method", bound=Callable[..., object])
 
+_PREPARE = "prepare_message"
+_WAITING = 4
 _CLOSE_LOOKS = 3
 _LOOK_SECONDS = 0.25
 """How often a silent stream looks whether the server is stopping."""
@@ -24,24 +27,100 @@ class _End:
         self.error = error
 
 
+class Messages(Iterator[T]):
+    """The messages of a stream, waited for one by one, and those that are here already."""
+
+    def __init__(
+        self, inbox: "queue.Queue[T | _End]", idle_seconds: float, stopping: threading.Event
+    ) -> None:
+        self._inbox = inbox
+        self._idle_seconds = idle_seconds
+        self._stopping = stopping
+        # Taken from the inbox before its turn.
+        self._next: list[T | _End] = []
+
+    def __next__(self) -> T:
+        message = self._next.pop() if self._next else self._awaited()
+        if isinstance(message, _End):
+            self._next.append(message)
+            if message.error is not None:
+                raise message.error
+            raise StopIteration
+        if self._stopping.is_set():
+            raise shutting_down()
+        return message
+
+    def _awaited(self) -> "T | _End":
+        silent_since = time.monotonic()
+        while True:
+            try:
+                return self._inbox.get(timeout=min(_LOOK_SECONDS, self._idle_seconds))
+            except queue.Empty:
+                if self._stopping.is_set():
+                    raise shutting_down() from None
+                if time.monotonic() - silent_since >= self._idle_seconds:
+                    raise DeadlineExceeded(
+                        "STREAM_IDLE",
+                        f"No message came for {self._idle_seconds:g} seconds; resume where you "
+                        "were.",
+                        {"idle_seconds": f"{self._idle_seconds:g}"},
+                    ) from None
+
+    def next_if(self, wanted: Callable[[T], bool]) -> T | None:
+        """The next message where it is here already and wanted; None where it is not."""
+        if not self._next:
+            try:
+                self._next.append(self._inbox.get_nowait())
+            except queue.Empty:
+                return None
+        message = self._next[-1]
+        if isinstance(message, _End) or not wanted(message):
+            return None
+        self._next.pop()
+        return message
+
+
+def messages_through(prepare: Callable[[T], object]) -> Callable[[Method], Method]:
+    """Marks a method that takes a stream: it is given what `prepare` makes of each message.
+
+    That is done where messages are read ahead, while the method still works on the one before.
+    What `prepare` raises is raised where the method comes to that message.
+    """
+
+    def mark(method: Method) -> Method:
+        vars(method)[_PREPARE] = prepare
+        return method
+
+    return mark
+
+
+def reader_of(behavior: object, parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """What makes of a message's bytes what the behavior is to be given."""
+    prepare = getattr(behavior, _PREPARE, None)
+    if prepare is None:
+        return parse
+    return lambda data: prepare(parse(data))
+
+
 @contextmanager
 def read_ahead(
     requests: Iterator[bytes],
     parse: Callable[[bytes], T],
     idle_seconds: float,
     stopping: threading.Event,
-) -> Iterator[Iterator[T]]:
-    """The messages of a client stream, the next one read and parsed while this one is worked on.
+) -> Iterator[Messages[T]]:
+    """The messages of a client stream, the next ones read and parsed while this one is worked on.
 
     grpc offers no way to wait for a message for a while only, so a thread does the waiting. It ends
-    with the call. At most three messages are in memory: one worked on, one waiting, one being read.
+    with the call. Beside those that are worked on, at most five messages are in memory: four that
+    wait, and one being read.
 
     The iterator raises:
         DeadlineExceeded: STREAM_IDLE, no message came for `idle_seconds`.
         Unavailable: SHUTTING_DOWN, `stopping` was set before all messages were here.
         grpc.RpcError: the caller has gone.
     """
-    inbox: queue.Queue[T | _End] = queue.Queue(maxsize=1)
+    inbox: queue.Queue[T | _End] = queue.Queue(maxsize=_WAITING)
     closed = threading.Event()
 
     def pump() -> None:
@@ -58,7 +137,7 @@ def read_ahead(
 
     threading.Thread(target=pump, name="stream-reader", daemon=True).start()
     try:
-        yield _messages(inbox, idle_seconds, stopping)
+        yield Messages(inbox, idle_seconds, stopping)
     finally:
         closed.set()
         _make_room(inbox)
@@ -79,37 +158,11 @@ def _ensure_closed_by_caller(requests: Iterator[bytes]) -> None:
         time.sleep(0.001)
 
 
-def _messages(
-    inbox: "queue.Queue[T | _End]", idle_seconds: float, stopping: threading.Event
-) -> Iterator[T]:
-    silent_since = time.monotonic()
-    while True:
-        try:
-            message = inbox.get(timeout=min(_LOOK_SECONDS, idle_seconds))
-        except queue.Empty:
-            if stopping.is_set():
-                raise shutting_down() from None
-            if time.monotonic() - silent_since >= idle_seconds:
-                raise DeadlineExceeded(
-                    "STREAM_IDLE",
-                    f"No message came for {idle_seconds:g} seconds; resume where you were.",
-                    {"idle_seconds": f"{idle_seconds:g}"},
-                ) from None
-            continue
-        if isinstance(message, _End):
-            if message.error is not None:
-                raise message.error
-            return
-        if stopping.is_set():
-            raise shutting_down()
-        yield message
-        silent_since = time.monotonic()
-
-
 def _make_room(inbox: "queue.Queue[T | _End]") -> None:
     """Let a reader that waits to hand its message over go on, and so end."""
     try:
-        inbox.get_nowait()
+        while True:
+            inbox.get_nowait()
     except queue.Empty:
         return
 

@@ -11,13 +11,14 @@ from sqlalchemy import text
 from credit_service.clock import Moment
 from credit_service.domain.calendar import add_months
 from credit_service.domain.positions import position_from_loans
-from credit_service.ingestion.streams import begin_stream, finish_stream, ingest_batch
+from credit_service.ingestion.streams import begin_stream, finish_stream, ingest_rows
 from credit_service.ingestion.wire import (
     Columns,
     CustomerColumns,
     DateColumn,
     LoanColumns,
     MoneyColumn,
+    RowBatch,
 )
 from credit_service.queries.ingestions import list_row_errors
 from credit_service.storage import customers, loans
@@ -118,7 +119,7 @@ def ingest(
     begin_stream(database, header, moment, PRINCIPAL)
     for offset in range(0, len(rows), batch_rows):
         columns = columns_of(rows[offset : offset + batch_rows])
-        ingest_batch(database, header.ingestion_id, offset, columns, moment)
+        ingest_rows(database, header.ingestion_id, [RowBatch(offset, columns)], moment)
     return finish_stream(database, header.ingestion_id, moment)
 
 

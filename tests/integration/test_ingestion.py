@@ -25,9 +25,10 @@ from credit_service.ingestion import batches, loader
 from credit_service.ingestion.streams import (
     begin_stream,
     finish_stream,
-    ingest_batch,
+    ingest_rows,
     leave_stream,
 )
+from credit_service.ingestion.wire import RowBatch
 from credit_service.queries.ingestions import get_ingestion, list_ingestions, list_row_errors
 from credit_service.storage import bookings, imports, ingestions, positions
 from credit_service.storage.database import Database
@@ -368,8 +369,8 @@ def test_a_batch_is_stored_once_whatever_is_sent_again(three_customers: Database
 
     def send(first: int, last: int) -> int:
         columns = columns_of(rows[first:last])
-        return ingest_batch(
-            three_customers, header.ingestion_id, first, columns, TODAY
+        return ingest_rows(
+            three_customers, header.ingestion_id, [RowBatch(first, columns)], TODAY
         ).committed_offset
 
     assert send(0, 5) == 5
@@ -392,7 +393,45 @@ def test_a_batch_is_stored_once_whatever_is_sent_again(three_customers: Database
     assert send(0, 20) == 20
     assert finish_stream(three_customers, header.ingestion_id, TODAY) == ended
     with pytest.raises(PreconditionFailed, match="INGESTION_ENDED"):
-        ingest_batch(three_customers, header.ingestion_id, 20, columns_of([LoanRow(1, 99)]), TODAY)
+        ingest_rows(
+            three_customers,
+            header.ingestion_id,
+            [RowBatch(20, columns_of([LoanRow(1, 99)]))],
+            TODAY,
+        )
+
+
+LOANS_WITH_FAULTS = [
+    *(LoanRow(1 + n % 3, n) for n in range(1, 30)),
+    LoanRow(99, 30),
+    LoanRow(2, 4, tenure_months=13),
+    LoanRow(1, 31, rupees=-5),
+]
+# Every seventh of them has the phone number of one before.
+CUSTOMERS_WITH_FAULTS = [CustomerRow(n, f"+91{9_200_000_000 + n % 7}") for n in range(4, 16)]
+
+
+@pytest.mark.parametrize(
+    "rows", [LOANS_WITH_FAULTS, CUSTOMERS_WITH_FAULTS], ids=["loans", "people"]
+)
+def test_batches_are_stored_together_as_they_are_one_by_one(
+    three_customers: Database, rows: Sequence[Row]
+) -> None:
+    parts = [RowBatch(n, columns_of(rows[n : n + 3])) for n in range(0, len(rows), 3)]
+    found = []
+    for validate_only, at_a_time in ((True, 1), (True, 4), (False, 4)):
+        header = header_of(rows, validate_only=validate_only)
+        begin_stream(three_customers, header, TODAY, PRINCIPAL)
+        # Some were committed before the stream broke.
+        ingest_rows(three_customers, header.ingestion_id, parts[:2], TODAY)
+        for n in range(0, len(parts), at_a_time):
+            ingest_rows(three_customers, header.ingestion_id, parts[n : n + at_a_time], TODAY)
+        ended = finish_stream(three_customers, header.ingestion_id, TODAY)
+        found.append((counts(ended), errors(three_customers, header.ingestion_id)))
+    assert found[0] == found[1] == found[2]
+    assert found[0][0]["rejected"] > 2
+    assert found[0][0]["inserted"] > 5
+    assert_positions_are_right(three_customers, (1, 2, 3), TODAY.today)
 
 
 def test_an_id_stands_for_one_header(three_customers: Database) -> None:
@@ -410,13 +449,13 @@ def test_rows_of_the_other_kind_are_refused(three_customers: Database) -> None:
     header = header_of([LoanRow(1, 1)])
     begin_stream(three_customers, header, TODAY, PRINCIPAL)
     with pytest.raises(InvalidRequest, match="STREAM_ORDER_INVALID"):
-        ingest_batch(three_customers, header.ingestion_id, 0, columns_of([C1]), TODAY)
+        ingest_rows(three_customers, header.ingestion_id, [RowBatch(0, columns_of([C1]))], TODAY)
 
 
 def test_an_unknown_ingestion_is_not_found(database: Database) -> None:
     header = header_of([C1])
     with pytest.raises(NotFound):
-        ingest_batch(database, header.ingestion_id, 0, columns_of([C1]), TODAY)
+        ingest_rows(database, header.ingestion_id, [RowBatch(0, columns_of([C1]))], TODAY)
     with pytest.raises(NotFound):
         get_ingestion(database, header.ingestion_id)
     with pytest.raises(NotFound):
@@ -430,7 +469,7 @@ def test_an_ingestion_that_another_call_holds_is_in_progress(database_url: str) 
     with database.transaction() as connection:
         ingestions.lock(connection, header.ingestion_id)
         with pytest.raises(RetryLater, match="INGESTION_IN_PROGRESS"):
-            ingest_batch(database, header.ingestion_id, 0, columns_of([C1]), TODAY)
+            ingest_rows(database, header.ingestion_id, [RowBatch(0, columns_of([C1]))], TODAY)
     database.dispose()
 
 
@@ -554,8 +593,8 @@ def _ingest_though_crashing(database: Database, rows: Sequence[Row]) -> tuple[An
             offset = begin_stream(database, header, TODAY, PRINCIPAL).committed_offset
             while offset < len(rows):
                 columns = columns_of(rows[offset : offset + 9])
-                offset = ingest_batch(
-                    database, header.ingestion_id, offset, columns, TODAY
+                offset = ingest_rows(
+                    database, header.ingestion_id, [RowBatch(offset, columns)], TODAY
                 ).committed_offset
             return finish_stream(database, header.ingestion_id, TODAY), crashes
         except _Crashed:
@@ -570,9 +609,9 @@ def test_without_the_offset_in_the_transaction_rows_would_be_doubled(
     rows = [LoanRow(1, 1), LoanRow(1, 2)]
     header = header_of(rows)
     begin_stream(three_customers, header, TODAY, PRINCIPAL)
-    ingest_batch(three_customers, header.ingestion_id, 0, columns_of(rows), TODAY)
+    ingest_rows(three_customers, header.ingestion_id, [RowBatch(0, columns_of(rows))], TODAY)
     execute(three_customers, "UPDATE ingestions SET committed_offset = 0")
-    ingest_batch(three_customers, header.ingestion_id, 0, columns_of(rows), TODAY)
+    ingest_rows(three_customers, header.ingestion_id, [RowBatch(0, columns_of(rows))], TODAY)
     assert finish_stream(three_customers, header.ingestion_id, TODAY).rows_read == 4
 
 
@@ -717,7 +756,9 @@ def test_the_end_of_an_ingestion_is_told_once(three_customers: Database) -> None
     assert scalar(three_customers, query) == 1
     header = header_of([LoanRow(1, 1)])
     begin_stream(three_customers, header, TODAY, PRINCIPAL)
-    ingest_batch(three_customers, header.ingestion_id, 0, columns_of([LoanRow(1, 1)]), TODAY)
+    ingest_rows(
+        three_customers, header.ingestion_id, [RowBatch(0, columns_of([LoanRow(1, 1)]))], TODAY
+    )
     finish_stream(three_customers, header.ingestion_id, TODAY)
     finish_stream(three_customers, header.ingestion_id, TODAY)
     leave_stream(three_customers, header.ingestion_id, TODAY)
@@ -738,7 +779,9 @@ def test_the_end_of_an_ingestion_is_told_once(three_customers: Database) -> None
 def test_a_stream_that_breaks_off_is_told_of(three_customers: Database) -> None:
     header = header_of([LoanRow(1, 1)])
     begin_stream(three_customers, header, TODAY, PRINCIPAL)
-    ingest_batch(three_customers, header.ingestion_id, 0, columns_of([LoanRow(1, 1)]), TODAY)
+    ingest_rows(
+        three_customers, header.ingestion_id, [RowBatch(0, columns_of([LoanRow(1, 1)]))], TODAY
+    )
     leave_stream(three_customers, header.ingestion_id, TODAY)
     assert scalar(three_customers, "SELECT count(*) FROM events WHERE kind = 'rows_ingested'") == 2
     assert get_ingestion(three_customers, header.ingestion_id).state == "RUNNING"

@@ -18,7 +18,7 @@ from credit_service.domain.errors import InvalidFields
 from credit_service.rpc import convert
 from credit_service.rpc.convert import PageTokens, Violations
 from credit_service.rpc.convert_events import MAX_EVENT_TYPES, read_event_kinds
-from credit_service.rpc.convert_ingestion import read_batch
+from credit_service.rpc.convert_ingestion import read_stream_message
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 
@@ -237,7 +237,7 @@ def test_a_batch_takes_little_more_memory_than_its_bytes(rows: bytes, fields: li
     request.batch.loans.MergeFromString(rows)
     tracemalloc.start()
     try:
-        read_batch(request)
+        read_stream_message(request)
         found = []
     except InvalidFields as error:
         found = [each.field for each in error.violations]

@@ -328,6 +328,27 @@ def test_a_stream_that_breaks_is_never_taken_for_a_complete_one(server: Edge) ->
     assert listed.ingestions
 
 
+def test_batches_that_wait_together_are_stored_together(server: Edge, database: Database) -> None:
+    customers(server, 1)
+    ingestion_id = str(uuid4())
+    one_by_one = [batch(n, [loan_row(1, 100 + n)]) for n in range(5)]
+    apart = batch(9, [loan_row(1, 109)])
+    stored = "SELECT count(DISTINCT xmin::text) FROM loans"
+    with database.transaction() as connection:
+        connection.execute(text("SELECT FROM customers WHERE customer_id = 1 FOR UPDATE"))
+        messages = iter([header(ingestion_id, LOANS), *one_by_one, apart])
+        call = server.ingestion.IngestRows.future(messages)
+        time.sleep(0.5)
+    with pytest.raises(grpc.RpcError) as caught:
+        call.result()
+    # The one that does not go on where they end has its own turn.
+    assert refusal_of(caught.value).reason == "OFFSET_MISMATCH"
+    assert refusal_of(caught.value).metadata["expected_offset"] == "5"
+    assert get(server, ingestion_id).committed_offset == 5
+    with database.autocommit() as connection:
+        assert 1 < connection.execute(text(stored)).scalar_one() < 5
+
+
 # Files.
 
 CSV = (
