@@ -188,9 +188,19 @@ class PositionCache:
 
         def write() -> None:
             for start in range(0, len(entries), _BATCH):
-                self._evaluate(entries[start : start + _BATCH], only_over_old=only_over_old)
+                some = entries[start : start + _BATCH]
+                if only_over_old:
+                    # Few of many are there, and to look costs a tenth of an attempt to write.
+                    some = self._present(some)
+                if some:
+                    self._evaluate(some, only_over_old=only_over_old)
 
         self._write_or_suspect([each.position.customer_id for each in entries], write)
+
+    def _present(self, entries: Sequence[_Found]) -> list[_Found]:
+        keys = [f"{_PREFIX}{each.position.customer_id}" for each in entries]
+        values = self._link.ask([("MGET", *keys)])[0]
+        return [each for each, value in zip(entries, values, strict=True) if value is not None]
 
     def _evaluate(self, entries: Sequence[_Found], *, only_over_old: bool) -> None:
         epoch_ms = self._redis_epoch_ms
