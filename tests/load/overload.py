@@ -13,7 +13,7 @@ import grpc
 
 from benchmarks import bed, load
 from benchmarks.bed import Bed, Server
-from benchmarks.calls import SERVICE, check_body
+from benchmarks.calls import SERVICE, check_body, create_body
 from credit_service.settings import Settings
 from credit_service.v1 import credit_service_pb2 as pb
 from tests.load import open_loop
@@ -22,6 +22,7 @@ from tests.load.report import Report, ms, percentile
 
 _CUSTOMERS = 200
 _LOANS = 20
+_BOOKING_CUSTOMERS = 20_000
 _SECONDS = 10.0
 _UNLOADED_SHARE = 0.25
 _MOST_GROWTH_BYTES = 24 * 2**20
@@ -44,7 +45,12 @@ def run(laid: Bed) -> Report:
     bed.fill(url, 1, _CUSTOMERS, 3)
     bed.fill(url, _CUSTOMERS + 1, 2 * _CUSTOMERS, _LOANS)
     listed = range(_CUSTOMERS + 1, 2 * _CUSTOMERS + 1)
+    booking = range(2 * _CUSTOMERS + 1, 2 * _CUSTOMERS + _BOOKING_CUSTOMERS + 1)
+    bed.fill(url, booking[0], booking[-1], 3)
     works = (
+        _Work(
+            "CreateLoan", pb.CreateLoanRequest, [_create_body(each) for each in booking], _booked
+        ),
         _Work(
             "ListLoans",
             pb.ListLoansRequest,
@@ -65,11 +71,11 @@ def run(laid: Bed) -> Report:
             server = running.enter_context(
                 bed.server(url, laid.redis_url, laid.serving, max_wait_seconds=limit)
             )
-            _measure(report, laid, server, work)
+            _measure(report, laid, server, work, url)
     return report
 
 
-def _measure(report: Report, laid: Bed, server: Server, work: _Work) -> None:
+def _measure(report: Report, laid: Bed, server: Server, work: _Work, url: str) -> None:
     method, bodies = f"{SERVICE}{work.method}", work.bodies
 
     def at(rate: float, seconds: float = _SECONDS) -> open_loop.Outcome:
@@ -80,6 +86,7 @@ def _measure(report: Report, laid: Bed, server: Server, work: _Work) -> None:
         warm = load.Order(server.port, method, bodies, 4.0, callers=32)
         load.run_apart(warm)
         held = load.run_apart(warm).calls_per_second
+    bed.settle(url)
     unloaded = at(held * _UNLOADED_SHARE)
     p99 = percentile(unloaded.accepted, 0.99)
     report.note(
@@ -122,6 +129,18 @@ def _measure(report: Report, laid: Bed, server: Server, work: _Work) -> None:
         f"right afterwards p99 {ms(after_p99)}, {len(after.refused)} refused,"
         f" the last after {after.last_refusal_at:.1f} s",
     )
+
+
+def _create_body(customer_id: int) -> bytes:
+    """A CreateLoan without a request id: sent again it is another loan."""
+    asked = pb.CreateLoanRequest.FromString(create_body(customer_id))
+    asked.ClearField("request_id")
+    return asked.SerializeToString()
+
+
+def _booked(answer: bytes) -> bool:
+    booked = pb.CreateLoanResponse.FromString(answer)
+    return booked.approved and booked.loan.monthly_installment.units == 4730
 
 
 def _listed(answer: bytes) -> bool:
