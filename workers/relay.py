@@ -186,16 +186,22 @@ class Publisher:
         self._database = database
         self._clock = clock
         self._follow = follow
+        self._busy = False
 
     def step(self) -> bool:
         """Publish a batch. Raises what the Database raises."""
+        if not self._busy:
+            with self._database.autocommit() as connection:
+                if not event_stream.waits(connection):
+                    return False
         with self._database.transaction() as connection:
             published = event_stream.publish(connection, PUBLISH_LIMIT)
             if published:
                 self._follow(connection, published, self._clock.moment())
                 failpoints.reach("relay.before_publish_commit")
         metrics.events_published.inc(len(published))
-        return bool(published)
+        self._busy = bool(published)
+        return self._busy
 
 
 class Sweeper:

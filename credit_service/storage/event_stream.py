@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 
 from credit_service import tracing
 from credit_service.clock import Moment
+from credit_service.storage.statements import Statement
 
 _SEQUENCER_LOCK = 0x6372656469740002
 
@@ -34,6 +35,7 @@ class StoredEvent:
     payload: dict[str, Any]
 
 
+_WAITS = Statement("SELECT FROM events WHERE event_id IS NULL LIMIT 1")
 _LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
 # Within a customer by event_seq: those commit in that order, so what is found is never ahead of a
 # gap. Between customers any order is right.
@@ -73,6 +75,11 @@ class PublishedEvent:
     traceparent: str | None
 
 
+def waits(connection: Connection) -> bool:
+    """Whether there are events to publish: a look that costs a fraction of an attempt."""
+    return bool(_WAITS.rows(connection, {}))
+
+
 def publish(connection: Connection, limit: int) -> list[PublishedEvent]:
     """Number the events that wait, at most `limit`, and return them in order.
 
@@ -98,12 +105,13 @@ _READS = {
     for of_customer in (False, True)
     for of_kinds in (False, True)
 }
-_LAST = text("SELECT coalesce(max(event_id), 0) FROM events")
+_LAST = Statement("SELECT max(event_id) FROM events")
 
 
 def last_event_id(connection: Connection) -> int:
     """Id of the newest published event; 0 before the first."""
-    return int(connection.execute(_LAST).scalar_one())
+    row = _LAST.row(connection, {})
+    return 0 if row is None or row[0] is None else int(row[0])
 
 
 def read(

@@ -29,6 +29,7 @@ from sqlalchemy import Connection, text
 
 from credit_service import tracing
 from credit_service.clock import Moment
+from credit_service.storage.statements import Statement
 
 MAX_ATTEMPTS = 5
 """Attempts after which a task that never succeeded is parked."""
@@ -161,7 +162,7 @@ def enqueue_for(
         )
 
 
-_WAITING = text(
+_WAITING = Statement(
     """
     SELECT actor FROM unnest(CAST(:actors AS text[])) AS actor WHERE EXISTS (
         SELECT FROM tasks
@@ -173,7 +174,7 @@ _WAITING = text(
 
 def waiting(connection: Connection, actors: Sequence[str]) -> set[str]:
     """Those of these actors that have tasks to be sent now."""
-    return set(connection.execute(_WAITING, {"actors": list(actors)}).scalars())
+    return {row[0] for row in _WAITING.rows(connection, {"actors": list(actors)})}
 
 
 _CLAIM = text(
