@@ -113,7 +113,7 @@ def refresh_locked(connection: Connection, customer_ids: Any, day: date) -> None
 class LoanSums:
     """What new loans add to positions: a column each, of integers, and a row for each customer.
 
-    Named as in CreditPosition; `next_change_day` is the first day after which the loans' figures
+    Named as in CreditPosition; `next_change_day` is the first day on which the loans' figures
     change, at most the next year's first, in days since 1970-01-01.
     """
 
