@@ -8,6 +8,7 @@ from datetime import date, timedelta
 import pytest
 from sqlalchemy import text
 
+from credit_service import tracing
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock, Moment
 from credit_service.commands import recompute_scores as commands
@@ -16,6 +17,7 @@ from credit_service.commands.reconcile import reconcile
 from credit_service.domain.positions import CreditPosition
 from credit_service.storage import customers, tasks
 from credit_service.storage.database import Database
+from credit_service.tracing import Span
 from tests.integration.portfolio import a_good_customer, on, recompute_lagging
 from workers.actors import ACTORS
 from workers.runner import Resources
@@ -103,6 +105,25 @@ def test_all_are_recomputed_in_batches_at_the_same_time(
     recompute_all(resources)
     with database.autocommit() as connection:
         assert connection.execute(text("SELECT count(*) FROM score_history")).scalar_one() == 20
+
+
+def test_what_is_done_beside_belongs_to_the_same_trace(
+    database: Database, resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "BATCH", 1)
+    for _ in range(3):
+        a_good_customer(database, NOW)
+    span = Span("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", "01")
+    token = tracing.current.set(tracing.Activity(span))
+    try:
+        recompute_all(resources)
+    finally:
+        tracing.current.reset(token)
+    with database.autocommit() as connection:
+        found = connection.execute(
+            text("SELECT traceparent FROM events WHERE kind = 'score_changed'")
+        ).scalars()
+        assert list(found) == [str(span)] * 3
 
 
 def test_a_batch_that_fails_fails_the_whole(
