@@ -240,7 +240,11 @@ SERVICE = Dashboard(
                         (
                             _rate("credit_call_failures_total", "reason", _NO_ROOM),
                             "{{reason}}",
-                        )
+                        ),
+                        (
+                            _rate("haproxy_backend_http_requests_total", where='proxy="refused"'),
+                            "OVERLOADED, by the balancer",
+                        ),
                     ],
                     unit="reqps",
                 ),

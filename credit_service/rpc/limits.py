@@ -20,6 +20,7 @@ BURST_SECONDS = 2.0
 _MAX_PRINCIPALS = 10_000
 _LOOK_SECONDS = 0.05
 _STRICT_SECONDS = 1.0
+_FEW_REFUSED = 1 / 9
 _LATE_FACTOR = 5
 _MAX_LAGS = 256
 _LONG_LAG_SECONDS = 0.001
@@ -135,9 +136,11 @@ class LoadShedder:
     A burst may queue, up to `max_waiting`. When even that is too little, a queue helps nobody: all
     in it wait, and no more are served for it. From then on a call is refused when it would wait for
     more than `max_wait_seconds`, by how quickly calls are begun and by how long the next in the
-    queue has waited, until none was refused for a second. (The idea is CoDel's, RFC 8289, with a
-    count where that has a time: callers that each make one call at a time are a queue that stands
-    and does not grow, and are let be up to that count.)
+    queue has waited, until only few of a second's calls were. (Calls come in bunches: at three
+    quarters of what is held some would always wait longer, and waiting for a second without any
+    refusal would be to refuse them for good. The idea is CoDel's, RFC 8289, with a count where that
+    has a time: callers that each make one call at a time are a queue that stands and does not grow,
+    and are let be up to that count.)
 
     Meanwhile fewer threads serve, where it is the interpreter's lock that they compete for. Then
     the thread that all calls come in by gets its turn late, `note_lag` is told so, and calls would
@@ -150,7 +153,9 @@ class LoadShedder:
         self._max_wait_seconds = max_wait_seconds
         self._limit = servers.threads
         self._lags: list[float] = []
-        self._strict_until = 0.0
+        self._judged_at = 0.0
+        self._calls = 0
+        self._refused = 0
         self.strict = False
         """Whether more came than could be held, lately."""
 
@@ -161,14 +166,20 @@ class LoadShedder:
         """
         servers = self._servers
         waiting = servers.waiting
-        if waiting < self._max_waiting:
-            if not self.strict or not waiting:
+        full = waiting >= self._max_waiting
+        if not self.strict:
+            if not full:
+                return False
+            self._begin_second(now)
+            self.strict = True
+        self._calls += 1
+        if not full:
+            if not waiting:
                 return False
             wait_seconds = max(waiting * servers.pace_seconds, servers.longest_wait_seconds(now))
             if wait_seconds <= self._max_wait_seconds:
                 return False
-        self.strict = True
-        self._strict_until = now + _STRICT_SECONDS
+        self._refused += 1
         return True
 
     def too_late(self) -> bool:
@@ -185,8 +196,9 @@ class LoadShedder:
 
     def adjust(self, now: float) -> None:
         """Look at how it goes; called many times a second, by one thread."""
-        if self.strict and now >= self._strict_until:
-            self.strict = False
+        if self.strict and now >= self._judged_at:
+            self.strict = self._refused > _FEW_REFUSED * self._calls
+            self._begin_second(now)
         lags, self._lags = sorted(self._lags), []
         limit = self._servers.threads
         if self.strict:
@@ -200,6 +212,10 @@ class LoadShedder:
         if limit != self._limit:
             self._limit = limit
             self._servers.limit(limit)
+
+    def _begin_second(self, now: float) -> None:
+        self._judged_at = now + _STRICT_SECONDS
+        self._calls = self._refused = 0
 
 
 class Watched(Protocol):

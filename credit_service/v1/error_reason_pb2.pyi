@@ -198,8 +198,8 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 29
     """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo. The server has as many calls at work as it
-    takes, and has not begun this one; or it has no room on disk for an upload, and then no
-    metadata.
+    takes, and has not begun this one. Without metadata it is a balancer that says so of all its
+    servers; or there is no room on disk for an upload.
 
     Example metadata: {"max_concurrent_calls": "64"} or {}
     """
@@ -216,8 +216,9 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     Example metadata: {"max_streams": "8"}
     """
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 32
-    """UNAVAILABLE, with google.rpc.RetryInfo. The database is out of reach. Whether a call that
-    writes took effect is not known: repeat it with the same request id.
+    """UNAVAILABLE, with google.rpc.RetryInfo. The database is out of reach, or a balancer has no
+    server that reaches it. Whether a call that writes took effect is not known: repeat it with the
+    same request id.
 
     Example metadata: {}
     """
@@ -454,8 +455,8 @@ Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 29
 """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo. The server has as many calls at work as it
-takes, and has not begun this one; or it has no room on disk for an upload, and then no
-metadata.
+takes, and has not begun this one. Without metadata it is a balancer that says so of all its
+servers; or there is no room on disk for an upload.
 
 Example metadata: {"max_concurrent_calls": "64"} or {}
 """
@@ -472,8 +473,9 @@ open as the server, or the caller's share of it, allows.
 Example metadata: {"max_streams": "8"}
 """
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 32
-"""UNAVAILABLE, with google.rpc.RetryInfo. The database is out of reach. Whether a call that
-writes took effect is not known: repeat it with the same request id.
+"""UNAVAILABLE, with google.rpc.RetryInfo. The database is out of reach, or a balancer has no
+server that reaches it. Whether a call that writes took effect is not known: repeat it with the
+same request id.
 
 Example metadata: {}
 """

@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Self
 
@@ -12,61 +13,89 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from benchmarks import bed
 from benchmarks.bed import Bed
 from credit_service.client.channel import SERVICE_CONFIG, open_channel
+from tests.balancer import balancing
 from tests.load.callers import Callers, ended
 from tests.load.report import Report, ms, percentile
 
 _CUSTOMERS = 500
 _ROUNDS = 2
+# As docker-compose.yml has it: twice the time between two looks of the balancer.
+_BALANCED_DELAY_SECONDS = 2.0
 
 
 def run(laid: Bed) -> Report:
-    """Both ways in which clients use two addresses: one after the other, and by turns."""
+    """Both ways in which clients use two addresses, one after the other and by turns, and that of
+    docker-compose.yml: the one address of a balancer."""
     report = Report("rolling")
-    for name, by_turns in (("one address after the other", False), ("round robin", True)):
+    for name, reach, delay_seconds in (
+        ("one address after the other", _one_after_the_other, 0.0),
+        ("round robin", _by_turns, 0.0),
+        ("behind the balancer", _balanced, _BALANCED_DELAY_SECONDS),
+    ):
         url = laid.database("rolling")
         bed.fill(url, 1, _CUSTOMERS, 3)
-        _roll(report, laid, url, name, by_turns=by_turns)
+        with ExitStack() as running:
+            servers = [
+                running.enter_context(_Restartable(laid, url, delay_seconds)) for _ in range(2)
+            ]
+            channel = reach(running, [server.target for server in servers])
+            _roll(report, url, name, channel, servers)
     return report
 
 
-def _roll(report: Report, laid: Bed, url: str, name: str, *, by_turns: bool) -> None:
-    ports = [_free_port(), _free_port()]
-    target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
+_OpenChannel = Callable[[], grpc.Channel]
 
-    def channel() -> grpc.Channel:
-        if not by_turns:
-            return open_channel(target)
-        config = {**SERVICE_CONFIG, "loadBalancingConfig": [{"round_robin": {}}]}
-        return grpc.insecure_channel(target, [("grpc.service_config", json.dumps(config))])
 
-    with ExitStack() as running:
-        servers = [running.enter_context(_Restartable(laid, url, port)) for port in ports]
-        with Callers(channel, _CUSTOMERS) as callers:
-            time.sleep(2.0)
-            for _ in range(_ROUNDS):
-                for server in servers:
-                    server.restart()
-                    time.sleep(1.0)
-        codes = [ended(error) for _, error in callers.failures]
-        report.expect(
-            not callers.failures,
-            f"{name}: {sum(callers.calls.values()):,} calls over {2 * _ROUNDS} restarts,"
-            f" {len(callers.failures)} failed {sorted(set(codes)) or ''}",
-        )
-        report.note(
-            f"{name}: p99 {ms(percentile(callers.latencies, 0.99))}, at worst"
-            f" {ms(max(callers.latencies))}"
-        )
-        account = callers.account(url) or "nothing lost, nothing doubled"
-        report.expect(account.startswith("nothing"), f"{name}: {account}")
-        report.expect(not callers.wrong, f"{name}: {len(callers.wrong)} wrong answers")
+def _one_after_the_other(_running: ExitStack, targets: list[str]) -> _OpenChannel:
+    return lambda: open_channel("ipv4:" + ",".join(targets))
+
+
+def _by_turns(_running: ExitStack, targets: list[str]) -> _OpenChannel:
+    config = {**SERVICE_CONFIG, "loadBalancingConfig": [{"round_robin": {}}]}
+    options = [("grpc.service_config", json.dumps(config))]
+    return lambda: grpc.insecure_channel("ipv4:" + ",".join(targets), options)
+
+
+def _balanced(running: ExitStack, targets: list[str]) -> _OpenChannel:
+    port, _ = running.enter_context(balancing(targets, ready=2))
+    return lambda: open_channel(f"127.0.0.1:{port}")
+
+
+def _roll(
+    report: Report,
+    url: str,
+    name: str,
+    channel: _OpenChannel,
+    servers: "list[_Restartable]",
+) -> None:
+    with Callers(channel, _CUSTOMERS) as callers:
+        time.sleep(2.0)
+        for _ in range(_ROUNDS):
+            for server in servers:
+                server.restart()
+                # Until a balancer has looked again, too.
+                time.sleep(2.0)
+    codes = [ended(error) for _, error in callers.failures]
+    report.expect(
+        not callers.failures,
+        f"{name}: {sum(callers.calls.values()):,} calls over {2 * _ROUNDS} restarts,"
+        f" {len(callers.failures)} failed {sorted(set(codes)) or ''}",
+    )
+    report.note(
+        f"{name}: p99 {ms(percentile(callers.latencies, 0.99))}, at worst"
+        f" {ms(max(callers.latencies))}"
+    )
+    account = callers.account(url) or "nothing lost, nothing doubled"
+    report.expect(account.startswith("nothing"), f"{name}: {account}")
+    report.expect(not callers.wrong, f"{name}: {len(callers.wrong)} wrong answers")
 
 
 class _Restartable:
     """A server at a port of its own."""
 
-    def __init__(self, laid: Bed, url: str, port: int) -> None:
-        self._laid, self._url, self._port = laid, url, port
+    def __init__(self, laid: Bed, url: str, delay_seconds: float) -> None:
+        self._laid, self._url, self._delay_seconds = laid, url, delay_seconds
+        self.target = f"127.0.0.1:{_free_port()}"
         self._running = ExitStack()
 
     def __enter__(self) -> Self:
@@ -87,10 +116,11 @@ class _Restartable:
                 self._url,
                 self._laid.redis_url,
                 self._laid.all_processors,
-                listen=f"127.0.0.1:{self._port}",
+                listen=self.target,
+                shutdown_delay_seconds=self._delay_seconds,
             )
         )
-        with grpc.insecure_channel(f"127.0.0.1:{self._port}") as channel:
+        with grpc.insecure_channel(self.target) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(
                 health_pb2.HealthCheckRequest(), timeout=30
             )

@@ -22,6 +22,7 @@ from credit_service import metrics, probe
 from credit_service.domain.eligibility import ReasonCode
 from credit_service.rpc.errors import REASONS
 from credit_service.settings import Settings
+from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
 from workers.actors import ACTORS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -423,6 +424,19 @@ def test_the_balancers_check_is_a_health_check_of_grpc() -> None:
     health_pb2 = pytest.importorskip("grpc_health.v1.health_pb2")
     message = health_pb2.HealthCheckResponse(status=1).SerializeToString()
     assert bytes.fromhex(expected[1]) == b"\0" + len(message).to_bytes(4) + message
+
+
+def test_the_balancer_counts_streams_apart() -> None:
+    text = (DEPLOY / "haproxy" / "haproxy.cfg").read_text()
+    paths = re.findall(r"^    acl stream path_end (.*)$", text, re.MULTILINE)
+    streams = {
+        f"/{method.name}"
+        for file in (credit_service_pb2.DESCRIPTOR, ingestion_service_pb2.DESCRIPTOR)
+        for service in file.services_by_name.values()
+        for method in service.methods
+        if method.client_streaming or method.server_streaming
+    }
+    assert set(" ".join(paths).split()) == streams
 
 
 # The probe of the containers.

@@ -222,13 +222,32 @@ def test_a_queue_that_outgrew_its_place_is_kept_short() -> None:
     # Nobody waits; the one that did is just being begun.
     servers.waiting, servers.wait_seconds = 0, 0.05
     assert not shedder.sheds(1000.3)
-    servers.waiting = 20
-    # A second without refusals, and all is as before.
-    servers.wait_seconds = 0.05
-    shedder.adjust(1001.25)
-    assert shedder.sheds(1001.26)
-    shedder.adjust(1002.27)
-    assert not shedder.sheds(1002.28)
+
+
+def test_calls_may_queue_again_when_few_of_a_second_were_refused() -> None:
+    servers = Servers()
+    shedder = LoadShedder(servers, max_waiting=100, max_wait_seconds=0.002)
+    servers.waiting, servers.wait_seconds = 100, 0.05
+    assert shedder.sheds(1000.0)
+    shedder.adjust(1001.0)
+    # Of nine calls two: too many.
+    servers.waiting = 30
+    refused = [shedder.sheds(1001.1), shedder.sheds(1001.1)]
+    servers.waiting = 0
+    refused += [shedder.sheds(1001.2) for _ in range(7)]
+    assert refused == [True] * 2 + [False] * 7
+    shedder.adjust(1001.9)
+    shedder.adjust(1002.0)
+    servers.waiting = 30
+    assert shedder.sheds(1002.1)
+    # Of nine calls one.
+    servers.waiting = 0
+    assert not any(shedder.sheds(1002.2) for _ in range(8))
+    shedder.adjust(1002.9)
+    servers.waiting = 30
+    assert shedder.strict
+    shedder.adjust(1003.0)
+    assert not shedder.sheds(1003.1)
 
 
 def test_fewer_threads_serve_while_calls_come_in_late() -> None:
@@ -249,6 +268,7 @@ def test_fewer_threads_serve_while_calls_come_in_late() -> None:
     shedder.adjust(1000.2)
     assert servers.limits[-1] == 3
     shedder.adjust(1001.5)
+    shedder.adjust(1002.5)  # a second without a call
     assert servers.limits[-1] == 16
 
 

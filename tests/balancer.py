@@ -1,0 +1,89 @@
+"""HAProxy with the configuration of deploy/, in front of servers on this machine."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psutil
+
+CONFIGURATION = Path(__file__).resolve().parents[1] / "deploy" / "haproxy" / "haproxy.cfg"
+
+_NOBODY = "127.0.0.1:1"
+_START_SECONDS = 20.0
+
+
+def program() -> str | None:
+    """The path of HAProxy; None where it is not installed."""
+    # Debian has it where the PATH of an ordinary user does not lead.
+    return shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+
+
+@contextmanager
+def balancing(
+    targets: Sequence[str], *, ready: int, **settings: object
+) -> Iterator[tuple[int, psutil.Process]]:
+    """A balancer of at most two servers, `host:port`, until the end of the context.
+
+    Its port and its process, once it knows that as many servers as `ready` are, and the others
+    not. `settings` are the configuration's own, by name.
+    """
+    first, second = (*targets, _NOBODY, _NOBODY)[:2]
+    found = program()
+    if found is None:
+        raise FileNotFoundError("HAProxy is not installed (Debian: apt-get install haproxy)")
+    with closing(_listening()) as calls, closing(_listening()) as metrics:
+        environment = {
+            "PATH": os.defpath,
+            "BALANCER_LISTEN": f"fd@{calls.fileno()}",
+            "BALANCER_METRICS_LISTEN": f"fd@{metrics.fileno()}",
+            "SERVER_1": first,
+            "SERVER_2": second,
+        } | {name.upper(): str(value) for name, value in settings.items()}
+        process = subprocess.Popen(
+            [found, "-db", "-f", str(CONFIGURATION)],
+            env=environment,
+            pass_fds=(calls.fileno(), metrics.fileno()),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            _wait_until(ready, metrics.getsockname()[1])
+            yield calls.getsockname()[1], psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait(_START_SECONDS)
+
+
+def _listening() -> socket.socket:
+    listening = socket.create_server(("127.0.0.1", 0), backlog=512)
+    listening.set_inheritable(True)
+    return listening
+
+
+def _wait_until(ready: int, metrics_port: int) -> None:
+    """Wait until every server has been looked at, and so many of them are ready."""
+    until = time.monotonic() + _START_SECONDS
+    while time.monotonic() < until:
+        url = f"http://127.0.0.1:{metrics_port}/metrics"
+        with urllib.request.urlopen(url, timeout=_START_SECONDS) as answer:
+            shown = {
+                name: float(value)
+                for line in answer.read().decode().splitlines()
+                if not line.startswith("#")
+                for name, value in [line.rsplit(" ", 1)]
+            }
+        unknown = sum(
+            shown[f'haproxy_server_check_status{{proxy="calls",server="{server}",state="HANA"}}']
+            for server in ("server-1", "server-2")
+        )
+        if not unknown and shown['haproxy_backend_active_servers{proxy="calls"}'] == ready:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"the balancer does not find {ready} servers ready")
