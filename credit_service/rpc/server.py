@@ -21,6 +21,7 @@ from credit_service.rpc.pool import ServingPool
 from credit_service.rpc.reflection import REFLECTION_METHODS, Reflection
 from credit_service.rpc.tls import server_credentials
 from credit_service.settings import Settings
+from credit_service.storage import schema
 from credit_service.storage.database import Database
 from credit_service.termination import Termination
 from credit_service.v1 import (
@@ -195,9 +196,10 @@ class CreditServer:
         ready: bool | None = None
         try:
             while not self._stopping.is_set():
-                was_ready, ready = ready, _answers(probe)
+                trouble = _trouble(probe)
+                was_ready, ready = ready, trouble is None
                 if ready is not was_ready:
-                    _log.info("readiness_changed", ready=ready)
+                    _log.info("readiness_changed", ready=ready, trouble=trouble)
                     self._set_health(serving=ready)
                 self._stopping.wait(_PROBE_SECONDS)
         finally:
@@ -219,16 +221,17 @@ class _Health(health.HealthServicer):
         return response
 
 
-def _answers(database: Database) -> bool:
+def _trouble(database: Database) -> str | None:
+    """Why the database cannot serve; None when it can."""
     try:
-        database.ping()
-    except CreditError:
-        return False
-    except Exception:  # noqa: BLE001 - logged
+        schema.require(database)
+    except CreditError as error:
+        return error.message
+    except Exception as error:  # noqa: BLE001 - logged
         # Such as a password that was changed: not ready either, and worth a line in the log.
         _log.exception("readiness_probe_failed")
-        return False
-    return True
+        return type(error).__name__
+    return None
 
 
 def _options(max_concurrent_calls: int, *, share_port: bool) -> list[tuple[str, int]]:

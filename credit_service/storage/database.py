@@ -192,11 +192,6 @@ class Database:
         except queue.Empty:
             raise _unavailable("No database connection became free in time.") from None
 
-    def ping(self) -> None:
-        """Ask the database for an answer. Raises Unavailable when it gives none."""
-        with self.autocommit() as connection:
-            connection.exec_driver_sql("SELECT 1")
-
     def retry(self, work: Callable[[int], T]) -> T:
         """Run `work(attempt)`, attempt counting from 0, again while it loses races.
 

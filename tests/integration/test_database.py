@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from credit_service.domain.errors import Unavailable
+from credit_service.storage import schema
 from credit_service.storage.database import Database
 from credit_service.storage.statements import Statement
 from credit_service.storage.work import Work, WorkStoppedError, current_work
@@ -83,7 +84,7 @@ def test_what_breaks_one_costs_one_failure(small: Database, database_url: str, b
     ask: Callable[[Database], object] = {
         "autocommit": backend,
         "transaction": in_transaction,
-        "sqlalchemy": Database.ping,
+        "sqlalchemy": schema.require,
     }[by]
     with pytest.raises(Unavailable):
         ask(small)
@@ -103,7 +104,7 @@ def test_a_failed_statement_leaves_a_connection_that_works(small: Database) -> N
 
 
 def test_a_connection_is_lent_as_new(small: Database) -> None:
-    small.ping()
+    schema.require(small)
     with small.autocommit() as connection:
         assert not connection.in_transaction()
 

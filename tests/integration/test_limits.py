@@ -24,6 +24,7 @@ from credit_service.domain.errors import Unavailable
 from credit_service.rpc import pipeline
 from credit_service.rpc.pipeline import Call
 from credit_service.settings import Settings
+from credit_service.storage import schema
 from credit_service.storage.database import Database
 from credit_service.storage.work import Work, WorkStoppedError, aftermath, current_work, is_wanted
 from credit_service.v1 import credit_service_pb2 as pb
@@ -70,7 +71,7 @@ def test_a_running_statement_is_stopped_from_another_thread(database: Database) 
     assert statement.seconds < 3
     assert isinstance(statement.error, Unavailable)
     assert database.pool_use()[0] == 0
-    database.ping()
+    schema.require(database)
 
 
 def test_stopped_work_begins_no_statement(database: Database) -> None:
@@ -126,7 +127,7 @@ def test_a_connection_is_awaited_no_longer_than_the_deadline(database_url: str) 
         statement.join(4)
     assert isinstance(statement.error, Unavailable)
     assert 0.15 < statement.seconds < 1.5
-    database.ping()
+    schema.require(database)
     database.dispose()
 
 
@@ -137,9 +138,9 @@ def test_tidying_up_goes_on_after_the_caller_has_gone(database: Database) -> Non
         work.stop()
         assert not is_wanted()
         with pytest.raises(WorkStoppedError):
-            database.ping()
+            schema.require(database)
         with aftermath():
-            database.ping()
+            schema.require(database)
         assert current_work.get() is work
     finally:
         current_work.reset(token)
@@ -154,7 +155,7 @@ def test_stopping_what_cannot_be_reached_fails_quietly(database: Database) -> No
             connection.invalidate()
             driver.close()  # type: ignore[union-attr]  # as above
             work.stop()
-    database.ping()
+    schema.require(database)
 
 
 def test_the_bystander_test_would_see_a_stray_cancellation(

@@ -20,6 +20,7 @@ from google.type.money_pb2 import Money
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from pydantic import SecretStr
+from sqlalchemy import text
 
 from credit_service import metrics
 from credit_service.client.channel import open_channel
@@ -29,6 +30,7 @@ from credit_service.rpc.address import AddressRefusedError, parse_address
 from credit_service.rpc.server import MAX_MESSAGE_BYTES, CreditServer
 from credit_service.rpc.supervisor import ServersFailedError, Supervisor, environment_of
 from credit_service.settings import Settings
+from credit_service.storage import schema
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
@@ -163,12 +165,36 @@ def test_health_is_told_per_service_and_follows_the_database(
         raise Unavailable("DATABASE_UNAVAILABLE", "gone", 1.0)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Database, "ping", out_of_reach)
+        patched.setattr(schema, "require", out_of_reach)
         eventually(lambda: seen == [SERVING, NOT_SERVING])
         assert [health_of(service) for service in known] == [NOT_SERVING] * 3
     eventually(lambda: seen == [SERVING, NOT_SERVING, SERVING])
     watch.cancel()
     reader.join()
+
+
+def test_a_server_is_not_ready_before_the_database_is_migrated(
+    server: Edge, database: Database
+) -> None:
+    def status() -> int:
+        found: int = server.health.Check(health_pb2.HealthCheckRequest(), timeout=5).status
+        return found
+
+    def change(statement: str) -> None:
+        with database.transaction() as connection:
+            connection.execute(text(statement))
+
+    change("UPDATE alembic_version SET version_num = '0001'")
+    eventually(lambda: status() == NOT_SERVING)
+    # Of a later release, which may be going back to this one.
+    change("UPDATE alembic_version SET version_num = '9999'")
+    eventually(lambda: status() == SERVING)
+    change("DELETE FROM alembic_version")
+    eventually(lambda: status() == NOT_SERVING)
+    change("INSERT INTO alembic_version VALUES ('9999')")
+    eventually(lambda: status() == SERVING)
+    change("DROP TABLE alembic_version")
+    eventually(lambda: status() == NOT_SERVING)
 
 
 def _until_cancelled(watch: Any) -> Iterator[int]:

@@ -1,0 +1,38 @@
+"""Whether a database has the schema that this release needs."""
+
+from functools import cache
+from pathlib import Path
+
+from sqlalchemy.exc import ProgrammingError
+
+from credit_service.domain.errors import Unavailable
+from credit_service.storage.database import Database
+
+_MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
+
+
+@cache
+def _needed() -> str:
+    """The newest migration's revision: the number that its file's name begins with."""
+    return max(path.name.partition("_")[0] for path in _MIGRATIONS.glob("[0-9]*.py"))
+
+
+def require(database: Database) -> None:
+    """See that the database answers and is migrated at least as far as this release knows. One that
+    is ahead is well: migrations leave what the release before them uses.
+
+    Raises:
+        Unavailable: DATABASE_UNAVAILABLE, it is out of reach or behind.
+    """
+    try:
+        with database.autocommit() as connection:
+            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    except ProgrammingError:  # there is no such table
+        found = None
+    if found is None or found < _needed():
+        raise Unavailable(
+            "DATABASE_UNAVAILABLE",
+            f"The database's schema is {found or 'empty'} and this release needs {_needed()}:"
+            " run `credit-service migrate`.",
+            retry_after_seconds=1.0,
+        )
