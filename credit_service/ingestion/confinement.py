@@ -11,7 +11,7 @@ from pathlib import Path
 
 from credit_service.spreadsheets import SpreadsheetError
 
-_SHARED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
+_SHARED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE")
 # What ends a process that exceeds its limits, or whose parser meets what it cannot bear.
 _DEADLY = frozenset({signal.SIGXCPU, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL})
 _LAST_SECONDS = 5
