@@ -61,6 +61,11 @@ def _rate(metric: str, by: str = "", where: str = "", window: str = "$__rate_int
     return f"sum by ({by}) (rate({metric}{{{where}}}[{window}]))"
 
 
+def _balancer(backend: str) -> str:
+    """How many calls a second the balancer answers by itself."""
+    return _rate("haproxy_backend_http_requests_total", where=f'proxy="{backend}"')
+
+
 def _rise(metric: str, by: str = "", where: str = "", window: str = "$__rate_interval") -> str:
     """How far the counter rose in the window, summed."""
     return f"sum by ({by}) (increase({metric}{{{where}}}[{window}]))"
@@ -139,7 +144,8 @@ SERVICE = Dashboard(
                             _rate("grpc_server_handled_total", "grpc_method, grpc_code", _FAILED)
                             + " > 0",
                             "{{grpc_method}} {{grpc_code}}",
-                        )
+                        ),
+                        (_balancer("away") + " > 0", "Unavailable, by the balancer"),
                     ],
                     unit="reqps",
                 ),
@@ -149,7 +155,9 @@ SERVICE = Dashboard(
                         (
                             _rate("credit_call_failures_total", "reason") + " > 0",
                             "{{reason}}",
-                        )
+                        ),
+                        (_balancer("away") + " > 0", "DATABASE_UNAVAILABLE, by the balancer"),
+                        (_balancer("refused") + " > 0", "OVERLOADED, by the balancer"),
                     ],
                     unit="reqps",
                     description="The reason in ErrorInfo; the contract says what each means.",
@@ -241,10 +249,7 @@ SERVICE = Dashboard(
                             _rate("credit_call_failures_total", "reason", _NO_ROOM),
                             "{{reason}}",
                         ),
-                        (
-                            _rate("haproxy_backend_http_requests_total", where='proxy="refused"'),
-                            "OVERLOADED, by the balancer",
-                        ),
+                        (_balancer("refused"), "OVERLOADED, by the balancer"),
                     ],
                     unit="reqps",
                 ),

@@ -5,7 +5,7 @@ that is slow or away.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from credit_service import metrics
 from credit_service.clock import Clock
@@ -20,14 +20,23 @@ FRESH_SECONDS = 30.0
 """After this time without a look that succeeded, nothing is shown rather than what was."""
 
 
+_STATES = ("pending", "sent", "running", "parked")
+
+
 class BacklogReader:
     """Looks at what waits, and tells the metrics of it while it is fresh."""
 
     def __init__(
-        self, database: Database, clock: Clock, monotonic: Callable[[], float] = time.monotonic
+        self,
+        database: Database,
+        clock: Clock,
+        actors: Sequence[str],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Of these `actors` it tells also that nothing waits."""
         self._database = database
         self._clock = clock
+        self._actors = actors
         self._monotonic = monotonic
         self._readings: list[Reading] = []
         self._fresh_until = 0.0
@@ -49,16 +58,17 @@ class BacklogReader:
             ("credit_ingestions_unfinished", ("running",), waiting.ingestions_running),
             ("credit_scores_past_horizon", (), waiting.scores_past_horizon),
         ]
+        counts = {(actor, state): 0 for actor in self._actors for state in _STATES}
+        overdue_seconds = dict.fromkeys(self._actors, 0.0)
         for each in found:
-            readings.append(("credit_outbox_tasks", (each.actor, each.state.lower()), each.count))
+            counts[each.actor, each.state.lower()] = each.count
             if each.state == "PENDING":
-                readings.append(
-                    (
-                        "credit_outbox_oldest_task_overdue_seconds",
-                        (each.actor,),
-                        each.oldest_seconds,
-                    )
-                )
+                overdue_seconds[each.actor] = each.oldest_seconds
+        readings += [("credit_outbox_tasks", labels, count) for labels, count in counts.items()]
+        readings += [
+            ("credit_outbox_oldest_task_overdue_seconds", (actor,), seconds)
+            for actor, seconds in overdue_seconds.items()
+        ]
         self._readings = readings
         self._fresh_until = self._monotonic() + FRESH_SECONDS
         return False

@@ -79,8 +79,9 @@ class WorkerProcess:
             for queue, count in threads.items()
         ]
         self._act = act
-        metrics.show_actors(actor.name for actor in actors)
-        self._backlog = BacklogReader(database, settings.clock)
+        names = [actor.name for actor in actors]
+        metrics.show_actors(names)
+        self._backlog = BacklogReader(database, settings.clock, names)
         self._forget_readings = metrics.server_readings.add(self._read)
         self._loops = self._make_loops(settings, timetable=timetable) if relay else []
 

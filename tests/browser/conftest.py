@@ -99,7 +99,7 @@ def process(module: str, environment: dict[str, str], announced: str, log: Path)
         started.stdout.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
     """Databases, server, worker and console on free ports, with the sample workbooks taken in."""
     folder = Path(tempfile.mkdtemp(prefix="credit-service-console-"))

@@ -263,7 +263,8 @@ def test_a_discrepancy_is_counted(counted: Counted, database: Database, server: 
 def test_the_backlog_is_what_the_database_has(database: Database, server: Edge) -> None:
     register(server.credit, "+919876500008")
     now = [0.0]
-    reader = BacklogReader(database, Clock(), monotonic=lambda: now[0])
+    actors = ["reconcile", "ingest_upload"]
+    reader = BacklogReader(database, Clock(), actors, monotonic=lambda: now[0])
     moment = Clock().moment()
     with database.transaction() as connection:
         tasks.enqueue(connection, "reconcile", "x", moment)
@@ -291,6 +292,9 @@ def test_the_backlog_is_what_the_database_has(database: Database, server: Edge) 
         overdue = value("credit_outbox_oldest_task_overdue_seconds", actor="reconcile")
         assert overdue is not None
         assert 89 < overdue < 110
+        assert value("credit_outbox_tasks", actor="reconcile", state="parked") == 0
+        assert value("credit_outbox_tasks", actor="ingest_upload", state="pending") == 0
+        assert value("credit_outbox_oldest_task_overdue_seconds", actor="ingest_upload") == 0
         assert value("credit_ingestions_unfinished", state="queued") == 0
         now[0] += 31
         assert value("credit_outbox_events_waiting") is None, "what is known no longer is not shown"

@@ -19,8 +19,8 @@ from tests.load.report import Report, ms, percentile
 
 _CUSTOMERS = 500
 _ROUNDS = 2
-# As docker-compose.yml has it: twice the time between two looks of the balancer.
-_BALANCED_DELAY_SECONDS = 2.0
+# As docker-compose.yml has it: until a balancer has seen that a server stops.
+_BALANCED_DELAY_SECONDS = 3.0
 
 
 def run(laid: Bed) -> Report:
