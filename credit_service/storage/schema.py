@@ -3,11 +3,13 @@
 from functools import cache
 from pathlib import Path
 
+import psycopg
 from sqlalchemy.exc import ProgrammingError
 
 from credit_service.domain.errors import Unavailable
 from credit_service.storage.database import Database
 
+_FOUND = "SELECT max(version_num)::text FROM alembic_version"
 _MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
 
 
@@ -19,15 +21,18 @@ def _needed() -> str:
 
 def require(database: Database) -> None:
     """See that the database answers and is migrated at least as far as this release knows. One that
-    is ahead is well: migrations leave what the release before them uses.
+    is ahead is well: until it is contracted it leaves what the release before uses.
 
     Raises:
         Unavailable: DATABASE_UNAVAILABLE, it is out of reach or behind.
+        ProgrammingError: the role may not read what it has.
     """
     try:
         with database.autocommit() as connection:
-            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-    except ProgrammingError:  # there is no such table
+            found = connection.exec_driver_sql(_FOUND).scalar()
+    except ProgrammingError as error:
+        if not isinstance(error.orig, psycopg.errors.UndefinedTable):
+            raise
         found = None
     if found is None or found < _needed():
         raise Unavailable(

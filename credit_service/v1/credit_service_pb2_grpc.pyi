@@ -21,7 +21,9 @@ class CreditServiceStub:
 
     request_id makes a call that writes safe to repeat. The same id with the same content returns the
     stored answer and does nothing more; with other content it is refused with REQUEST_ID_REUSED. Ids
-    are UUIDs; one id serves one intent.
+    are UUIDs; one id serves one intent. Without one a call may take effect twice though its caller
+    made it once: where a balancer loses a server, it can tell the client that the call never began,
+    and gRPC then sends it again by itself.
 
     Lists come in pages: page_size 0 means 50, at most 1,000. While next_page_token is not empty
     there is more: repeat the request with it as page_token and all else unchanged.
@@ -156,7 +158,9 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
 
     request_id makes a call that writes safe to repeat. The same id with the same content returns the
     stored answer and does nothing more; with other content it is refused with REQUEST_ID_REUSED. Ids
-    are UUIDs; one id serves one intent.
+    are UUIDs; one id serves one intent. Without one a call may take effect twice though its caller
+    made it once: where a balancer loses a server, it can tell the client that the call never began,
+    and gRPC then sends it again by itself.
 
     Lists come in pages: page_size 0 means 50, at most 1,000. While next_page_token is not empty
     there is more: repeat the request with it as page_token and all else unchanged.

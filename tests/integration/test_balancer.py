@@ -1,38 +1,29 @@
 """Calls through HAProxy with the configuration of deploy/, to real servers."""
 
-import os
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent import futures
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
-from sqlalchemy import text
 
-from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from tests import balancer
-from tests.integration.conftest import Edge, Refusal, refusal_of
+from tests.integration.conftest import Edge, Refusal, code_of, refusal_of
 from tests.integration.lending import register
 
+PATH = "/credit_service.v1.CreditService/GetCustomer"
 NOBODY = pb.GetCustomerRequest(customer_id=404)
-
-
-@pytest.fixture(autouse=True)
-def _installed() -> None:
-    if balancer.program() is None:
-        reason = "haproxy is not installed: see docs/contributing.md"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
 
 
 @contextmanager
@@ -83,54 +74,154 @@ def test_more_than_the_servers_hold_is_refused(server: Edge) -> None:
         assert status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_a_burst_may_queue_and_after_it_nothing_does(server: Edge, database: Database) -> None:
-    """Held are one call, and two in a burst; all wait for a table that is locked."""
-    with (
-        through(server.target, calls_held=1, calls_at_most=2) as channel,
-        ThreadPoolExecutor(4) as callers,
-    ):
-        credit = CreditServiceStub(channel)
+class Standin:
+    """A server of one method, whose calls end when they are let go, and whose health is as told."""
 
-        def call() -> str:
-            return refused(lambda: credit.GetCustomer(NOBODY, timeout=20)).reason
+    def __init__(self, running: ExitStack) -> None:
+        self._entered = threading.Semaphore(0)
+        self._leave = threading.Semaphore(0)
+        self._health = health.HealthServicer()
+        server = grpc.server(futures.ThreadPoolExecutor(32))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        handlers = {"GetCustomer": grpc.unary_unary_rpc_method_handler(self._serve)}
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("credit_service.v1.CreditService", handlers),)
+        )
+        self.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        running.callback(lambda: server.stop(0).wait())
+        running.callback(self.let_go, 1000)
+        self.be(ready=True)
 
-        assert call() == "CUSTOMER_NOT_FOUND"
-        with database.transaction() as connection:
-            connection.execute(text("LOCK TABLE customers"))
-            burst = [callers.submit(call), callers.submit(call)]
-            _wait_for_waiting(database, 2)
-            assert call() == "OVERLOADED"
-        assert [each.result() for each in burst] == ["CUSTOMER_NOT_FOUND"] * 2
-        # One call at a time goes on as before, and a second beside it must come again.
-        assert call() == "CUSTOMER_NOT_FOUND"
-        with database.transaction() as connection:
-            connection.execute(text("LOCK TABLE customers"))
-            first = callers.submit(call)
-            _wait_for_waiting(database, 1)
-            assert call() == "OVERLOADED"
-        assert first.result() == "CUSTOMER_NOT_FOUND"
-        # Some seconds without a refusal, and two may wait again.
-        time.sleep(2.5)
-        with database.transaction() as connection:
-            connection.execute(text("LOCK TABLE customers"))
-            burst = [callers.submit(call), callers.submit(call)]
-            _wait_for_waiting(database, 2)
-        assert [each.result() for each in burst] == ["CUSTOMER_NOT_FOUND"] * 2
+    def be(self, *, ready: bool) -> None:
+        statuses = health_pb2.HealthCheckResponse
+        self._health.set("", statuses.SERVING if ready else statuses.NOT_SERVING)
+
+    def await_calls(self, count: int) -> None:
+        """Wait until so many more calls are at work than were awaited before."""
+        for _ in range(count):
+            assert self._entered.acquire(timeout=10)
+
+    def let_go(self, count: int) -> None:
+        self._leave.release(count)
+
+    def _serve(self, _request: bytes, _context: grpc.ServicerContext) -> bytes:
+        self._entered.release()
+        self._leave.acquire(timeout=30)
+        return b""
 
 
-def _wait_for_waiting(database: Database, count: int) -> None:
-    """Wait until so many sessions of the database wait for a lock."""
+class Callers:
+    """Calls through a balancer, several at a time."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._call: Any = channel.unary_unary(PATH, bytes, bytes)
+
+    def begin(self, count: int = 1) -> list[Any]:
+        return [self._call.future(b"", timeout=60) for _ in range(count)]
+
+    def refused(self) -> bool:
+        """Whether one more call is refused; else it is at work, or was."""
+        try:
+            self._call(b"", timeout=1)
+        except grpc.RpcError as error:
+            if code_of(error) is grpc.StatusCode.DEADLINE_EXCEEDED:
+                return False
+            return refusal_of(error).reason == "OVERLOADED"
+        return False
+
+
+@pytest.fixture
+def running() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def test_a_burst_may_queue_and_after_it_nothing_does(running: ExitStack) -> None:
+    """Held is one call, and three in a burst."""
+    server = Standin(running)
+    channel = running.enter_context(through(server.target, calls_held=1, calls_at_most=3))
+    callers = Callers(channel)
+    burst = callers.begin(3)
+    server.await_calls(3)
+    assert callers.refused()
+    server.let_go(3)
+    assert [each.result() for each in burst] == [b""] * 3
+    # One call at a time goes on as before, and a second beside it must come again, now and as long
+    # as most must.
+    (first,) = callers.begin()
+    server.await_calls(1)
+    until = time.monotonic() + 4
+    while time.monotonic() < until:
+        assert callers.refused()
+    server.let_go(1)
+    assert first.result() == b""
+    # Some seconds without a refusal, and three may wait again.
+    time.sleep(2.5)
+    burst = callers.begin(3)
+    server.await_calls(3)
+    server.let_go(3)
+    assert [each.result() for each in burst] == [b""] * 3
+
+
+def test_now_and_then_it_is_tried_whether_calls_queue_still(running: ExitStack) -> None:
+    """Calls that wait long are more than are held, and no overload."""
+    server = Standin(running)
+    bounds = {"calls_held": 1, "calls_at_most": 3, "strict_seconds": 3}
+    callers = Callers(running.enter_context(through(server.target, **bounds)))
+    burst = callers.begin(3)
+    server.await_calls(3)
+    assert callers.refused()
+    server.let_go(2)
+    _until(lambda: sum(each.done() for each in burst) == 2)
+    # One is at work, and beside it another is asked for again and again.
     until = time.monotonic() + 10
-    found = 0
-    while found < count:
-        assert time.monotonic() < until, f"{found} calls wait, not {count}"
-        with database.transaction() as connection:
-            found = connection.execute(
-                text(
-                    "SELECT count(*) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-                )
-            ).scalar_one()
+    while callers.refused():
+        assert time.monotonic() < until
+    server.await_calls(1)
+
+
+def test_two_servers_hold_twice_as_much_and_a_lost_one_nothing(running: ExitStack) -> None:
+    first, second = Standin(running), Standin(running)
+    bounds = {"calls_held": 1, "calls_at_most": 2}
+    port, _ = running.enter_context(
+        balancer.balancing([first.target, second.target], ready=2, **bounds)
+    )
+    callers = Callers(running.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}")))
+    burst = callers.begin(4)
+    first.await_calls(2)
+    second.await_calls(2)
+    assert callers.refused()
+    # One of them does not answer any more, and keeps the calls that it has.
+    first.be(ready=False)
+    second.let_go(1000)
+    _until(lambda: not callers.refused())
+    assert sum(each.done() for each in burst) == 2
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_who_is_refused_while_sending_is_told_so(running: ExitStack) -> None:
+    server = Standin(running)
+    channel = running.enter_context(through(server.target, calls_at_most=0))
+    call: Any = channel.unary_unary(PATH, bytes, bytes)
+    for _ in range(3):
+        told = refused(lambda: call(bytes(2 * 2**20), timeout=20))
+        assert (told.code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+
+
+def test_one_connection_can_bring_too_much(running: ExitStack) -> None:
+    """More than a server takes on one connection, by HTTP/2's own limit."""
+    server = Standin(running)
+    callers = Callers(running.enter_context(through(server.target, calls_at_most=150)))
+    begun = callers.begin(400)
+    _until(lambda: sum(each.done() for each in begun) >= 250)
+    assert {refusal_of(each.exception()).reason for each in begun if each.done()} == {"OVERLOADED"}
 
 
 def test_without_a_server_that_is_ready_callers_are_told_to_come_again() -> None:
@@ -144,6 +235,9 @@ def test_without_a_server_that_is_ready_callers_are_told_to_come_again() -> None
                 CreditServiceStub(channel).WatchCreditEvents(
                     pb.WatchCreditEventsRequest(), timeout=20
                 )
+            ),
+            lambda: IngestionServiceStub(channel).UploadSpreadsheet(
+                iter([ingestion_pb.UploadSpreadsheetRequest(chunk=bytes(2**20))] * 8), timeout=20
             ),
         ):
             told = refused(ask)

@@ -23,6 +23,7 @@ from credit_service.domain.eligibility import ReasonCode
 from credit_service.rpc.errors import REASONS
 from credit_service.settings import Settings
 from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
+from tests import balancer
 from workers.actors import ACTORS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -299,8 +300,8 @@ def test_haproxy_accepts_its_configuration() -> None:
     names = ("BALANCER_LISTEN", "BALANCER_METRICS_LISTEN", "SERVER_1", "SERVER_2")
     addresses = dict.fromkeys(names, "127.0.0.1:1")
     _run(
-        _tool("haproxy"),
-        *("-c", "-f", str(DEPLOY / "haproxy" / "haproxy.cfg")),
+        balancer.program(),
+        *("-c", "-dW", "-f", str(balancer.CONFIGURATION)),
         env={"PATH": os.defpath, **addresses},
     )
 
@@ -403,7 +404,7 @@ def test_prometheus_scrapes_where_the_metrics_are_shown(composition: dict[str, A
 
 def test_the_balancers_check_is_a_health_check_of_grpc() -> None:
     """The bytes that haproxy.cfg sends, read as HTTP/2."""
-    text = (DEPLOY / "haproxy" / "haproxy.cfg").read_text()
+    text = balancer.CONFIGURATION.read_text()
     sent = bytes.fromhex("".join(re.findall(r"send-binary (\w+)", text)))
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
     assert sent.startswith(preface)
@@ -427,7 +428,7 @@ def test_the_balancers_check_is_a_health_check_of_grpc() -> None:
 
 
 def test_the_balancer_counts_streams_apart() -> None:
-    text = (DEPLOY / "haproxy" / "haproxy.cfg").read_text()
+    text = balancer.CONFIGURATION.read_text()
     paths = re.findall(r"^    acl stream path_end (.*)$", text, re.MULTILINE)
     streams = {
         f"/{method.name}"

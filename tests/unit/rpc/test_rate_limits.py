@@ -230,24 +230,24 @@ def test_calls_may_queue_again_when_few_of_a_second_were_refused() -> None:
     servers.waiting, servers.wait_seconds = 100, 0.05
     assert shedder.sheds(1000.0)
     shedder.adjust(1001.0)
-    # Of nine calls two: too many.
+
+    def second(number: int, calls: int) -> None:
+        """Two of a second's calls are refused."""
+        servers.waiting = 30
+        assert [shedder.sheds(number + 0.1) for _ in range(2)] == [True, True]
+        servers.waiting = 0
+        assert not any(shedder.sheds(number + 0.2) for _ in range(calls - 2))
+        shedder.adjust(number + 0.9)
+        assert shedder.strict
+        shedder.adjust(number + 1.0)
+
+    # Of seventeen too many, also a second time; of eighteen a ninth.
+    second(1001, 17)
+    second(1002, 17)
+    second(1003, 18)
+    assert not shedder.strict
     servers.waiting = 30
-    refused = [shedder.sheds(1001.1), shedder.sheds(1001.1)]
-    servers.waiting = 0
-    refused += [shedder.sheds(1001.2) for _ in range(7)]
-    assert refused == [True] * 2 + [False] * 7
-    shedder.adjust(1001.9)
-    shedder.adjust(1002.0)
-    servers.waiting = 30
-    assert shedder.sheds(1002.1)
-    # Of nine calls one.
-    servers.waiting = 0
-    assert not any(shedder.sheds(1002.2) for _ in range(8))
-    shedder.adjust(1002.9)
-    servers.waiting = 30
-    assert shedder.strict
-    shedder.adjust(1003.0)
-    assert not shedder.sheds(1003.1)
+    assert not shedder.sheds(1004.1)
 
 
 def test_fewer_threads_serve_while_calls_come_in_late() -> None:
