@@ -1,10 +1,14 @@
 """Calls through HAProxy with the configuration of deploy/, to real servers."""
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -181,22 +185,59 @@ def test_now_and_then_it_is_tried_whether_calls_queue_still(running: ExitStack) 
     server.await_calls(1)
 
 
-def test_two_servers_hold_twice_as_much_and_a_lost_one_nothing(running: ExitStack) -> None:
+@pytest.fixture
+def both(running: ExitStack) -> tuple[Standin, Standin, Callers, list[Any]]:
+    """Two servers that hold one call each, with two each in a burst that was just too large."""
     first, second = Standin(running), Standin(running)
-    bounds = {"calls_held": 1, "calls_at_most": 2}
     port, _ = running.enter_context(
-        balancer.balancing([first.target, second.target], ready=2, **bounds)
+        balancer.balancing([first.target, second.target], ready=2, calls_held=1, calls_at_most=2)
     )
     callers = Callers(running.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}")))
     burst = callers.begin(4)
-    first.await_calls(2)
-    second.await_calls(2)
+    for server in (first, second):
+        server.await_calls(2)
     assert callers.refused()
-    # One of them does not answer any more, and keeps the calls that it has.
+    return first, second, callers, burst
+
+
+def test_two_servers_hold_twice_as_much(both: tuple[Standin, Standin, Callers, list[Any]]) -> None:
+    first, second, callers, burst = both
+    for server in (first, second):
+        server.let_go(2)
+    assert [each.result() for each in burst] == [b""] * 4
+    begun = callers.begin(2)
+    for server in (first, second):
+        server.await_calls(1)
+    assert callers.refused()
+    assert not any(each.done() for each in begun)
+
+
+def test_calls_at_a_server_that_hangs_keep_nobody_from_the_other(
+    both: tuple[Standin, Standin, Callers, list[Any]],
+) -> None:
+    first, second, callers, burst = both
     first.be(ready=False)
     second.let_go(1000)
     _until(lambda: not callers.refused())
     assert sum(each.done() for each in burst) == 2
+
+
+def test_what_is_called_while_no_server_is_ready_is_no_burst(running: ExitStack) -> None:
+    server = Standin(running)
+    server.let_go(1000)
+    server.be(ready=False)
+    callers = Callers(running.enter_context(through(server.target, ready=0, calls_held=1)))
+
+    def served() -> bool:
+        (call,) = callers.begin()
+        error = call.exception()
+        assert error is None or refusal_of(error).reason == "DATABASE_UNAVAILABLE"
+        return error is None
+
+    assert not served()
+    server.be(ready=True)
+    _until(served)
+    assert [each.result() for each in callers.begin(30)] == [b""] * 30
 
 
 def _until(holds: Callable[[], bool]) -> None:
@@ -244,3 +285,31 @@ def test_without_a_server_that_is_ready_callers_are_told_to_come_again() -> None
             assert told.code == grpc.StatusCode.UNAVAILABLE
             assert told.reason == "DATABASE_UNAVAILABLE"
             assert told.details["RetryInfo"].retry_delay.ToMilliseconds() == 1000
+
+
+def test_a_client_that_looks_closer_reads_the_balancers_answers(running: ExitStack) -> None:
+    """buf curl, which wants HTTP's status 200 and the type of gRPC."""
+    server = Standin(running)
+    for target, ready, code in (
+        (server.target, 1, "resource_exhausted"),
+        ("127.0.0.1:1", 0, "unavailable"),
+    ):
+        port, _ = running.enter_context(balancer.balancing([target], ready=ready, calls_at_most=0))
+        done = subprocess.run(
+            [
+                *(str(Path(sys.executable).with_name("buf")), "curl", "--protocol", "grpc"),
+                *("--http2-prior-knowledge", "--schema", "protos", "--data", "{}"),
+                f"http://127.0.0.1:{port}{PATH}",
+            ],
+            cwd=balancer.CONFIGURATION.parents[2],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        told = json.loads(done.stderr)
+        assert told["code"] == code
+        assert [each["type"] for each in told["details"]] == [
+            "google.rpc.ErrorInfo",
+            "google.rpc.RetryInfo",
+        ]
