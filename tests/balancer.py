@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import psutil
-
 CONFIGURATION = Path(__file__).resolve().parents[1] / "deploy" / "haproxy" / "haproxy.cfg"
 
 _NOBODY = "127.0.0.1:1"
@@ -35,13 +33,11 @@ def program() -> str:
 
 
 @contextmanager
-def balancing(
-    targets: Sequence[str], *, ready: int, **settings: object
-) -> Iterator[tuple[int, psutil.Process]]:
+def balancing(targets: Sequence[str], *, ready: int, **settings: object) -> Iterator[int]:
     """A balancer of at most two servers, `host:port`, until the end of the context.
 
-    Its port and its process, once it knows that as many servers as `ready` are, and the others
-    not. `settings` are the configuration's own, by name.
+    Its port, once it knows that as many servers as `ready` are, and the others not. `settings` are
+    the configuration's own, by name.
     """
     first, second = (*targets, _NOBODY, _NOBODY)[:2]
     with closing(_listening()) as calls, closing(_listening()) as metrics:
@@ -62,7 +58,7 @@ def balancing(
         )
         try:
             _wait_until(ready, metrics.getsockname()[1])
-            yield calls.getsockname()[1], psutil.Process(process.pid)
+            yield calls.getsockname()[1]
         finally:
             process.terminate()
             process.wait(_START_SECONDS)

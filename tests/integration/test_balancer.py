@@ -34,7 +34,7 @@ NOBODY = pb.GetCustomerRequest(customer_id=404)
 def through(*targets: str, ready: int = 1, **settings: int) -> Iterator[grpc.Channel]:
     """A channel to the balancer of these servers."""
     with (
-        balancer.balancing(targets, ready=ready, **settings) as (port, _),
+        balancer.balancing(targets, ready=ready, **settings) as port,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         yield channel
@@ -189,7 +189,7 @@ def test_now_and_then_it_is_tried_whether_calls_queue_still(running: ExitStack) 
 def both(running: ExitStack) -> tuple[Standin, Standin, Callers, list[Any]]:
     """Two servers that hold one call each, with two each in a burst that was just too large."""
     first, second = Standin(running), Standin(running)
-    port, _ = running.enter_context(
+    port = running.enter_context(
         balancer.balancing([first.target, second.target], ready=2, calls_held=1, calls_at_most=2)
     )
     callers = Callers(running.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}")))
@@ -294,7 +294,7 @@ def test_a_client_that_looks_closer_reads_the_balancers_answers(running: ExitSta
         (server.target, 1, "resource_exhausted"),
         ("127.0.0.1:1", 0, "unavailable"),
     ):
-        port, _ = running.enter_context(balancer.balancing([target], ready=ready, calls_at_most=0))
+        port = running.enter_context(balancer.balancing([target], ready=ready, calls_at_most=0))
         done = subprocess.run(
             [
                 *(str(Path(sys.executable).with_name("buf")), "curl", "--protocol", "grpc"),

@@ -79,7 +79,7 @@ def run(laid: Bed) -> Report:
                 bed.server(url, laid.redis_url, laid.serving, max_wait_seconds=limit)
             )
             with bed.on(laid.loading):
-                port, _ = running.enter_context(balancing([f"127.0.0.1:{server.port}"], ready=1))
+                port = running.enter_context(balancing([f"127.0.0.1:{server.port}"], ready=1))
             _measure(report, laid, replace(server, port=port), work, url, balanced=True)
             _measure(report, laid, server, work, url, balanced=False)
     return report

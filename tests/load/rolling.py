@@ -57,7 +57,7 @@ def _by_turns(_running: ExitStack, targets: list[str]) -> _OpenChannel:
 
 
 def _balanced(running: ExitStack, targets: list[str]) -> _OpenChannel:
-    port, _ = running.enter_context(balancing(targets, ready=2))
+    port = running.enter_context(balancing(targets, ready=2))
     return lambda: open_channel(f"127.0.0.1:{port}")
 
 
