@@ -158,7 +158,8 @@ class Call:
         tracing.current.set(None)
         self._warden.release(self)
         if error is None:
-            self._count_end(metrics.OK)
+            # A stream may end in order because its reader has gone.
+            self._count_end(metrics.CANCELED if self.work.stopped else metrics.OK)
         elif isinstance(error, Exception):
             self.fail(error)
         else:
