@@ -23,11 +23,9 @@ from credit_service import metrics
 from credit_service.clock import Clock
 from credit_service.commands.reconcile import reconcile
 from credit_service.rpc.supervisor import Supervisor
-from credit_service.rpc.watch import EventTail
 from credit_service.settings import Settings
 from credit_service.storage import tasks
 from credit_service.storage.database import Database
-from credit_service.storage.work import is_wanted
 from credit_service.tracing import Span
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_pb2, ingestion_service_pb2
@@ -148,24 +146,6 @@ def test_streams_that_callers_leave_are_cancelled_and_closed(
 
     eventually(lambda: metrics.REGISTRY.get_sample_value("credit_server_streams") == 0)
     eventually(lambda: counted("grpc_server_handled_total", **labels, grpc_code="Canceled") == 1)
-
-
-def test_a_stream_that_ends_in_order_because_its_reader_left_is_cancelled_too(
-    counted: Counted, server: Edge, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def wait_until_unwanted(_tail: EventTail, event_id: int, timeout_seconds: float) -> int:
-        del timeout_seconds
-        while is_wanted():
-            time.sleep(0.01)
-        return event_id
-
-    monkeypatch.setattr(EventTail, "wait_beyond", wait_until_unwanted)
-    watch = server.credit.WatchCreditEvents(pb.WatchCreditEventsRequest())
-    next(iter(watch))
-    watch.cancel()  # type: ignore[no-untyped-call]  # the stubs of grpc leave it untyped
-    labels = {"grpc_method": "WatchCreditEvents"}
-    eventually(lambda: counted("grpc_server_handled_total", **labels) == 1)
-    assert counted("grpc_server_handled_total", **labels, grpc_code="Canceled") == 1
 
 
 def test_answers_that_come_too_late_are_no_success(
