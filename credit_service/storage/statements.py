@@ -53,7 +53,8 @@ class Statement:
         except psycopg.OperationalError as error:
             if driver_connection.closed:
                 # What broke it broke the others as well. SQLAlchemy does this by itself where it
-                # meets the error itself.
+                # meets the error itself, and has no public name for it: its `dispose` would lose
+                # track of those that other threads use.
+                connection.engine.pool._invalidate(connection.connection, error)  # noqa: SLF001 - as said
                 connection.invalidate(error)
-                connection.engine.dispose()
             raise

@@ -1,6 +1,8 @@
 """The connections: kept at hand, never more than there may be, and replaced when they break."""
 
+import gc
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 
 import psycopg
@@ -91,6 +93,25 @@ def test_what_breaks_one_costs_one_failure(small: Database, database_url: str, b
     now = several(small)
     assert len(set(now)) == SIZE
     assert not set(now) & set(gone)
+
+
+def test_what_breaks_one_leaves_none_behind_that_is_in_use(
+    small: Database, database_url: str
+) -> None:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", ResourceWarning)
+        with small.transaction() as in_use:
+            in_use.exec_driver_sql("SELECT 1")
+            gone = backend(small)
+            with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as other:
+                other.execute("SELECT pg_terminate_backend(%s)", (gone,))
+            with pytest.raises(Unavailable):
+                backend(small)
+        assert small.pool_use() == (0, SIZE)
+        small.dispose()
+        del in_use
+        gc.collect()
+    assert [str(each.message) for each in warned] == []
 
 
 def test_a_failed_statement_leaves_a_connection_that_works(small: Database) -> None:
