@@ -19,7 +19,6 @@ READ_SECONDS = 5.0
 FRESH_SECONDS = 30.0
 """After this time without a look that succeeded, nothing is shown rather than what was."""
 
-
 _STATES = ("pending", "sent", "running", "parked")
 
 

@@ -1,4 +1,4 @@
-"""Calls through HAProxy with the configuration of deploy/, to real servers."""
+"""Calls through HAProxy with the configuration of deploy/, to a real server and to stand-ins."""
 
 import json
 import subprocess
@@ -44,6 +44,13 @@ def refused(call: Callable[[], object]) -> Refusal:
     with pytest.raises(grpc.RpcError) as raised:
         call()
     return refusal_of(raised.value)
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_calls_and_streams_reach_the_servers(server: Edge) -> None:
@@ -238,13 +245,6 @@ def test_what_is_called_while_no_server_is_ready_is_no_burst(running: ExitStack)
     server.be(ready=True)
     _until(served)
     assert [each.result() for each in callers.begin(30)] == [b""] * 30
-
-
-def _until(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_who_is_refused_while_sending_is_told_so(running: ExitStack) -> None:

@@ -30,7 +30,7 @@ from credit_service.rpc.address import AddressRefusedError, parse_address
 from credit_service.rpc.server import MAX_MESSAGE_BYTES, CreditServer
 from credit_service.rpc.supervisor import ServersFailedError, Supervisor, environment_of
 from credit_service.settings import Settings
-from credit_service.storage import schema
+from credit_service.storage import migrate, schema
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
@@ -171,6 +171,11 @@ def test_health_is_told_per_service_and_follows_the_database(
     eventually(lambda: seen == [SERVING, NOT_SERVING, SERVING])
     watch.cancel()
     reader.join()
+
+
+def test_a_release_needs_its_newest_migration() -> None:
+    """Known without Alembic, which no server loads."""
+    assert schema._needed() == migrate.head_revision()
 
 
 def test_a_server_is_not_ready_before_the_database_is_migrated(
