@@ -148,6 +148,10 @@ class Settings(BaseSettings):
         default=30.0, gt=0, le=3600, description="longest silence of a client stream"
     )
 
+    database_pooler: Literal["none", "transaction"] = Field(
+        default="none",
+        description="`transaction`: the database is reached through PgBouncer, in either mode",
+    )
     pool_size: int = Field(default=12, ge=1, le=100, description="database connections per process")
     statement_timeout_seconds: float = Field(
         default=10.0, gt=0, description="longest statement of a call"

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from credit_service import embedded, tracing
 from credit_service.metrics_http import MetricsEndpoint
 from credit_service.settings import Settings
+from credit_service.storage import condition
 from credit_service.telemetry import configure_logging
 from workers.process import WorkerProcess, run
 
@@ -46,6 +47,7 @@ def main() -> int:
             tracing.recorded_as_configured(settings, "credit-service-worker"),
             embedded.provided(settings, join=True) as provided,
         ):
+            condition.refuse_unsuitable(provided.require_database_url(), provided.database_pooler)
             run(
                 WorkerProcess(
                     provided, relay=not arguments.actors_only, act=not arguments.relay_only

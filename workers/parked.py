@@ -75,7 +75,9 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         with embedded.provided(Settings(), join=True) as settings:
-            database = Database(settings.require_database_url(), pool_size=1)
+            database = Database(
+                settings.require_database_url(), pool_size=1, pooler=settings.database_pooler
+            )
             try:
                 if arguments.command == "list":
                     return _list(database)

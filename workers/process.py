@@ -65,6 +65,7 @@ class WorkerProcess:
             lock_timeout_seconds=settings.lock_timeout_seconds,
             idle_in_transaction_timeout_seconds=settings.idle_in_transaction_timeout_seconds,
             application_name="credit-service worker",
+            pooler=settings.database_pooler,
         )
         self._resources = Resources(
             database,

@@ -266,6 +266,7 @@ def _port(target: Target, settings: "Settings", *, serving: bool) -> Finding:
 def _database(settings: "Settings") -> Iterator[Finding]:
     from credit_service.domain.errors import CreditError
     from credit_service.storage.database import Database
+    from credit_service.storage.sessions import POOLER_ADVICE
 
     if settings.database_url is None:
         yield _bad("database", "the embedded PostgreSQL does not run", _START)
@@ -276,16 +277,19 @@ def _database(settings: "Settings") -> Iterator[Finding]:
             pool_size=1,
             statement_timeout_seconds=_TIMEOUT_SECONDS,
             application_name="credit-service doctor",
+            pooler=settings.database_pooler,
         )
         closing.callback(database.dispose)
         try:
             finding = _database_version(database)
         except CreditError as error:
             fix = "start PostgreSQL, and see that DATABASE_URL names it and lets us in"
+            if POOLER_ADVICE in str(error):
+                fix = POOLER_ADVICE
             yield _bad("database", str(error), fix)
             return
         yield finding
-        for check in (_migrations, _worker, _outbox):
+        for check in (_writable, _migrations, _worker, _outbox):
             yield _guarded(check, database, settings)
 
 
@@ -314,6 +318,15 @@ def _database_version(database: "Database") -> Finding:
     return _good("database", f"PostgreSQL {shown} answers")
 
 
+def _writable(database: "Database", settings: "Settings") -> Finding:  # noqa: ARG001 - as all checks
+    from credit_service.storage import condition
+
+    problem = condition.problem(database)
+    if problem is not None:
+        return _bad("writable", f"the database {problem.found}", problem.fix)
+    return _good("writable", "the database takes writes, and keeps to the service's time limits")
+
+
 def _migrations(database: "Database", settings: "Settings") -> Finding:  # noqa: ARG001 - as all checks
     from credit_service.storage import migrate
 
@@ -326,9 +339,14 @@ def _migrations(database: "Database", settings: "Settings") -> Finding:  # noqa:
     return _bad("migrations", found, "credit-service migrate")
 
 
-def _worker(database: "Database", settings: "Settings") -> Finding:  # noqa: ARG001 - as all checks
+def _worker(database: "Database", settings: "Settings") -> Finding:
     from credit_service.storage import backlog
 
+    if settings.database_pooler != "none":
+        # PostgreSQL sees the pooler's sessions, each named after the client that used it last.
+        return _good(
+            "worker", "not to be seen through a pooler; the outbox shows whether one works"
+        )
     with database.autocommit() as connection:
         workers = backlog.connections(connection, "credit-service worker")
     if workers:

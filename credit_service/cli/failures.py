@@ -48,8 +48,11 @@ def _explained_for_servers(error: Exception) -> tuple[list[str], ExitCode]:
     from credit_service.embedded import StackError
     from credit_service.rpc.address import AddressRefusedError
     from credit_service.rpc.supervisor import ServersFailedError
+    from credit_service.storage.condition import UnsuitableDatabaseError
 
     match error:
+        case UnsuitableDatabaseError():
+            return [str(error)], ExitCode.USAGE
         case AddressRefusedError():
             return [str(error)], ExitCode.USAGE
         case StackError() | ServersFailedError():
@@ -59,6 +62,10 @@ def _explained_for_servers(error: Exception) -> tuple[list[str], ExitCode]:
             return ["the database is out of reach:", *(f"  {x}" for x in reason)], (
                 ExitCode.UNAVAILABLE
             )
+        case sqlalchemy.exc.InternalError() if isinstance(
+            error.orig, psycopg.errors.ReadOnlySqlTransaction
+        ):
+            return ["the database is read-only now and takes no writes"], ExitCode.UNAVAILABLE
         case OSError():
             named = f"{error.filename}: " if error.filename else ""
             return [f"{named}{error.strerror or error}"], ExitCode.REFUSED

@@ -33,6 +33,7 @@ from credit_service.rpc import supervisor
 from credit_service.rpc.address import Address
 from credit_service.rpc.supervisor import ServersFailedError, Supervisor, environment_of
 from credit_service.settings import Settings
+from credit_service.storage import condition
 from credit_service.storage import migrate as migrations
 from credit_service.v1 import credit_service_pb2
 
@@ -88,6 +89,7 @@ def serve(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM. Uses the embedded servers of the data folder as `up` does."""
     telemetry.configure_logging(settings)
     with _stop_signals(), embedded.provided(settings, join=True) as provided:
+        condition.refuse_unsuitable(provided.require_database_url(), provided.database_pooler)
         supervisor.run(provided, lambda address: out.print(f"Serving on {address}"))
     return ExitCode.GOOD
 

@@ -35,6 +35,7 @@ def _database(settings: Settings) -> Iterator[Database]:
             pool_size=2,
             statement_timeout_seconds=_LONG_STATEMENT_SECONDS,
             application_name="credit-service operator",
+            pooler=provided.database_pooler,
         )
         try:
             yield database

@@ -14,6 +14,7 @@ from credit_service.metrics_http import MetricsEndpoint, answer_until_closed
 from credit_service.rpc.address import Address, MisconfiguredError
 from credit_service.rpc.server import serve
 from credit_service.settings import Settings
+from credit_service.storage import condition
 from credit_service.telemetry import configure_logging
 from credit_service.tracing import TracingRefusedError
 
@@ -32,7 +33,7 @@ def main() -> int:
     control = None if control_fd is None else socket.socket(fileno=control_fd)
     try:
         settings = Settings()
-        settings.require_database_url()
+        condition.refuse_unsuitable(settings.require_database_url(), settings.database_pooler)
     except ValueError as error:  # pydantic's are of this kind
         return _misconfigured(error)
     configure_logging(settings)

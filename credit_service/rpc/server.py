@@ -21,7 +21,7 @@ from credit_service.rpc.pool import ServingPool
 from credit_service.rpc.reflection import REFLECTION_METHODS, Reflection
 from credit_service.rpc.tls import server_credentials
 from credit_service.settings import Settings
-from credit_service.storage import schema
+from credit_service.storage import condition, schema
 from credit_service.storage.database import Database
 from credit_service.termination import Termination
 from credit_service.v1 import (
@@ -186,17 +186,24 @@ class CreditServer:
             self._health.set(service, statuses.SERVING if serving else statuses.NOT_SERVING)
 
     def _watch_readiness(self) -> None:
-        """Health follows PostgreSQL, looked at over a connection that no call can be holding."""
+        """Health follows PostgreSQL, asked over a connection that no call can be holding: whether
+        it answers, takes writes, and has the schema."""
         probe = Database(
             self._settings.require_database_url(),
             pool_size=1,
             statement_timeout_seconds=2.0,
             application_name="credit-service-probe",
+            pooler=self._settings.database_pooler,
         )
         trouble: str | None = "not looked yet"
         try:
             while not self._stopping.is_set():
                 before, trouble = trouble, _trouble(probe)
+                if trouble is not None:
+                    # A session keeps what it began with, such as being read-only.
+                    probe.renew()
+                elif before is not None:
+                    self._database.renew()
                 if trouble != before:
                     _log.info("readiness_changed", ready=trouble is None, trouble=trouble)
                     self._set_health(serving=trouble is None)
@@ -223,6 +230,7 @@ class _Health(health.HealthServicer):
 def _trouble(database: Database) -> str | None:
     """Why the database cannot serve; None when it can."""
     try:
+        condition.require(database)
         schema.require(database)
     except CreditError as error:
         return error.message
@@ -263,6 +271,7 @@ def open_database(settings: Settings) -> Database:
         statement_timeout_seconds=settings.statement_timeout_seconds,
         lock_timeout_seconds=settings.lock_timeout_seconds,
         idle_in_transaction_timeout_seconds=settings.idle_in_transaction_timeout_seconds,
+        pooler=settings.database_pooler,
     )
 
 

@@ -14,10 +14,20 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import TypeVar
 
 import psycopg
-from sqlalchemy import Connection, create_engine, exc
+import structlog
+from sqlalchemy import Connection, Engine, create_engine, event, exc
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from credit_service import metrics, tracing
 from credit_service.domain.errors import RetryLater, Unavailable
+from credit_service.storage import sessions
+from credit_service.storage.sessions import (
+    POOLER_ADVICE,
+    POOLER_REFUSAL,
+    Pooler,
+    SessionSettings,
+    connect_arguments,
+)
 from credit_service.storage.work import Work, current_work
 
 T = TypeVar("T")
@@ -29,6 +39,15 @@ _SPAN_ATTRIBUTES: tracing.Attributes = {"db.system.name": "postgresql"}
 _LOCK_NOT_AVAILABLE = "55P03"
 _QUERY_CANCELED = "57014"
 _TRANSIENT = frozenset({"40001", "40P01"})  # serialization failure, deadlock detected
+_READ_ONLY = "25006"
+# Idle in transaction, or in one transaction, for too long: PostgreSQL has closed the connection.
+_SESSION_TIMED_OUT = frozenset({"25P03", "25P04"})
+# Class 08 connection, 53 resources, 57P operator intervention, 58 system (an I/O error).
+_OUT_OF_REACH = ("08", "53", "57P", "58")
+_GENERATION = "credit_service_generation"
+_LEAST_GENERATION_SECONDS = 1.0
+
+_log = structlog.get_logger(__name__)
 
 
 class LostRaceError(Exception):
@@ -48,14 +67,13 @@ class Database:
         idle_in_transaction_timeout_seconds: float = 30.0,
         pool_timeout_seconds: float = 2.0,
         application_name: str = "credit-service",
+        pooler: Pooler = "none",
     ) -> None:
-        options = " ".join(
-            f"-c {name}={int(seconds * 1000)}"
-            for name, seconds in (
-                ("statement_timeout", statement_timeout_seconds),
-                ("lock_timeout", lock_timeout_seconds),
-                ("idle_in_transaction_session_timeout", idle_in_transaction_timeout_seconds),
-            )
+        """`pooler` is what stands between this and PostgreSQL: see `storage.sessions`."""
+        self.session_settings = SessionSettings(
+            statement_timeout_ms=int(statement_timeout_seconds * 1000),
+            lock_timeout_ms=int(lock_timeout_seconds * 1000),
+            idle_in_transaction_timeout_ms=int(idle_in_transaction_timeout_seconds * 1000),
         )
         self._engine = create_engine(
             url,
@@ -66,31 +84,59 @@ class Database:
             pool_pre_ping=False,
             # Connections rest in the mode that most calls want, and that needs no tidying up.
             isolation_level="AUTOCOMMIT",
-            skip_autocommit_rollback=True,
+            # With a pooler transactions are begun in this mode as well.
+            skip_autocommit_rollback=pooler == "none",
             # Errors are logged, and a statement's parameters are people's names and numbers.
             hide_parameters=True,
             connect_args={
                 "application_name": application_name,
                 "connect_timeout": 3,
-                "options": f"{options} -c timezone=UTC",
-                "prepare_threshold": 2,
+                **connect_arguments(self.session_settings, pooler),
             },
         )
+        # Connections opened before this number was raised are replaced at their next use.
+        self._generation = 0
+        self._generation_began = 0.0
+        event.listen(self._engine, "connect", self._note_generation)
+        event.listen(self._engine, "checkout", self._refuse_older_generation)
         self._pool_size = pool_size
         self._pool_timeout_seconds = pool_timeout_seconds
         # One for each connection: the pool's own wait knows no deadline.
         self._slots: queue.SimpleQueue[None] = queue.SimpleQueue()
         for _ in range(pool_size):
             self._slots.put(None)
-        self._transactional = self._engine.execution_options(isolation_level="READ COMMITTED")
-        # Connections that are as new, at hand for the next call, the last one used first. Giving
-        # one back to the pool and taking it out again costs half of what a read does.
-        self._kept: deque[Connection] = deque()
+        self._transactional = self._make_transactional(pooler)
+        # Connections that are as new, each with its generation, at hand for the next call, the last
+        # one used first. Giving one back to the pool and taking it out again costs half of what a
+        # read does.
+        self._kept: deque[tuple[int, Connection]] = deque()
+
+    def _make_transactional(self, pooler: Pooler) -> Engine:
+        """The same engine, for transactions."""
+        if pooler == "none":
+            return self._engine.execution_options(isolation_level="READ COMMITTED")
+        transactional = self._engine.execution_options()
+
+        def begin(connection: Connection) -> None:
+            sessions.begin(driver_connection(connection), self.session_settings)
+
+        event.listen(transactional, "begin", begin)
+        return transactional
 
     def dispose(self) -> None:
         """Close every connection."""
         self._close_kept()
         self._engine.dispose()
+
+    def renew(self) -> None:
+        """Replace every connection at its next use; close those that are idle now.
+
+        For when sessions opened so far may be unfit: a session that began while the database was
+        read-only stays read-only.
+        """
+        self._generation += 1
+        self._generation_began = time.monotonic()
+        self._close_kept()
 
     def pool_use(self) -> tuple[int, int]:
         """Connections in use, and how many there may be."""
@@ -117,13 +163,13 @@ class Database:
         with self._slot() as work, _translated():
             with suppress(IndexError):
                 # The pool needs room for it.
-                self._kept.pop().close()
+                self._kept.pop()[1].close()
             with self._transactional.begin() as connection:
                 try:
                     with _used_by(work, connection):
                         yield connection
-                except BaseException:
-                    self._note_broken(connection)
+                except BaseException as error:
+                    self._drop_unfit(connection, error)
                     raise
 
     # As above, and not made of the same parts: a third of what a short read costs was theirs.
@@ -135,18 +181,15 @@ class Database:
         self._await_slot(work)
         connection: Connection | None = None
         try:
-            try:
-                connection = self._kept.pop()
-            except IndexError:
-                connection = self._engine.connect()
+            generation, connection = self._take()
             if work is None:
                 yield connection
             else:
-                with work.using(_driver_connection(connection)):
+                with work.using(driver_connection(connection)):
                     yield connection
         except BaseException as error:
             if connection is not None:
-                self._note_broken(connection)
+                self._drop_unfit(connection, error)
                 connection.close()
             meaning = _meaning(error)
             if meaning is error:
@@ -157,21 +200,54 @@ class Database:
                 # A statement went through SQLAlchemy, which has something to tidy up.
                 connection.close()
             else:
-                self._kept.append(connection)
+                self._kept.append((generation, connection))
         finally:
             self._slots.put(None)
 
-    def _note_broken(self, connection: Connection) -> None:
-        """What broke a connection broke the kept ones as well."""
-        if connection.invalidated:
-            self._close_kept()
+    def _take(self) -> tuple[int, Connection]:
+        """A connection at hand, or else one from the pool, with its generation."""
+        with suppress(IndexError):
+            while True:
+                generation, connection = self._kept.pop()
+                if generation == self._generation:
+                    return generation, connection
+                _close_for_good(connection)
+        # Read first: a connection made while the generation ends belongs to the one that ended.
+        generation = self._generation
+        return generation, self._engine.connect()
+
+    def _drop_unfit(self, connection: Connection, error: BaseException) -> None:
+        """Close a connection that the failure has broken, or shown to be read-only, for good.
+
+        What is wrong with one is wrong with the others that were opened before.
+        """
+        driver_error = _driver_error(error)
+        if not connection.invalidated:
+            unfit = driver_error is not None and _shows_unfit(driver_error)
+            if not unfit and not driver_connection(connection).closed:
+                return
+            connection.invalidate(error if isinstance(error, Exception) else None)
+        if driver_error is not None and driver_error.sqlstate == _READ_ONLY:
+            # As long as it lasts every write finds it so: reads are to keep their connections.
+            if time.monotonic() - self._generation_began < _LEAST_GENERATION_SECONDS:
+                return
+            _log.warning("database_read_only", error=str(driver_error).splitlines()[0])
+        self.renew()
 
     def _close_kept(self) -> None:
         with suppress(IndexError):
             while True:
-                connection = self._kept.pop()
-                connection.invalidate()
-                connection.close()
+                _close_for_good(self._kept.pop()[1])
+
+    def _note_generation(self, _connection: object, record: ConnectionPoolEntry) -> None:
+        record.info[_GENERATION] = self._generation
+
+    def _refuse_older_generation(
+        self, _connection: object, record: ConnectionPoolEntry, _proxy: object
+    ) -> None:
+        """Raises DisconnectionError, upon which the pool connects anew."""
+        if record.info[_GENERATION] != self._generation:
+            raise exc.DisconnectionError
 
     @contextmanager
     def _slot(self) -> Iterator[Work | None]:
@@ -212,8 +288,13 @@ class Database:
         )
 
 
+def _close_for_good(connection: Connection) -> None:
+    connection.invalidate()
+    connection.close()
+
+
 def _used_by(work: Work | None, connection: Connection) -> AbstractContextManager[None]:
-    return nullcontext() if work is None else work.using(_driver_connection(connection))
+    return nullcontext() if work is None else work.using(driver_connection(connection))
 
 
 @contextmanager
@@ -231,12 +312,24 @@ def _meaning(error: BaseException) -> BaseException:
     """What a failure of the database means to the caller; anything else as it is."""
     if isinstance(error, exc.TimeoutError):
         return _unavailable("No database connection became free in time.")
-    if isinstance(error, psycopg.Error):
-        return _meaning_of_driver_error(error)
-    if isinstance(error, exc.DBAPIError) and isinstance(error.orig, psycopg.Error):
-        meaning = _meaning_of_driver_error(error.orig)
-        return error if meaning is error.orig else meaning
-    return error
+    driver_error = _driver_error(error)
+    if driver_error is None:
+        return error
+    meaning = _meaning_of_driver_error(driver_error)
+    return error if meaning is driver_error else meaning
+
+
+def _driver_error(error: BaseException) -> psycopg.Error | None:
+    """The driver's error that this is or wraps; None where it is none of the database's."""
+    if isinstance(error, exc.DBAPIError):
+        return error.orig if isinstance(error.orig, psycopg.Error) else None
+    return error if isinstance(error, psycopg.Error) else None
+
+
+def _shows_unfit(error: psycopg.Error) -> bool:
+    """Whether the connection that the error came by is of no further use."""
+    state = error.sqlstate or ""
+    return state in {_READ_ONLY, *_SESSION_TIMED_OUT} or state.startswith(("08", "57P"))
 
 
 def _meaning_of_driver_error(error: psycopg.Error) -> Exception:
@@ -251,9 +344,15 @@ def _meaning_of_driver_error(error: psycopg.Error) -> Exception:
         )
     if state == _QUERY_CANCELED:
         return _unavailable("The database took too long to answer.")
-    # Class 08 connection, 53 resources, 57P operator intervention; None: the connection broke.
-    broken = state is None or state.startswith(("08", "53", "57P"))
-    if broken and isinstance(error, psycopg.OperationalError):
+    if state == _READ_ONLY:
+        return _unavailable("The database is read-only now and takes no writes.")
+    if state in _SESSION_TIMED_OUT:
+        return _unavailable("The database ended a transaction that took too long.")
+    # Without a state: the connection broke, or there was none.
+    out_of_reach = state is None or state.startswith(_OUT_OF_REACH)
+    if out_of_reach and isinstance(error, psycopg.OperationalError):
+        if POOLER_REFUSAL in str(error):
+            return _unavailable(f"A pooler refuses the connection's settings: {POOLER_ADVICE}.")
         return _unavailable("The database is out of reach.")
     return error
 
@@ -262,10 +361,11 @@ def _unavailable(message: str) -> Unavailable:
     return Unavailable("DATABASE_UNAVAILABLE", message, retry_after_seconds=1.0)
 
 
-def _driver_connection(connection: Connection) -> psycopg.Connection:
-    driver_connection = connection.connection.driver_connection
-    assert isinstance(driver_connection, psycopg.Connection)  # noqa: S101 - the only driver used
-    return driver_connection
+def driver_connection(connection: Connection) -> psycopg.Connection:
+    """The driver's own connection."""
+    found = connection.connection.driver_connection
+    assert isinstance(found, psycopg.Connection)  # noqa: S101 - the only driver used
+    return found
 
 
 def constraint_of(error: exc.IntegrityError) -> str:

@@ -6,10 +6,11 @@ from alembic import autogenerate, command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, pool, text
+from sqlalchemy import Connection, Engine, create_engine, pool, text
 
 from credit_service.domain.scorecard import STANDARD
-from credit_service.storage import scorecards
+from credit_service.storage import condition, scorecards
+from credit_service.storage.database import driver_connection
 from credit_service.storage.tables import metadata
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -24,24 +25,32 @@ def _config(connection: Connection | None = None) -> Config:
     return config
 
 
+def _engine(url: str) -> Engine:
+    """An engine that also works behind a pooler: it prepares no statements."""
+    arguments = {"prepare_threshold": None, "client_encoding": "utf8"}
+    return create_engine(url, poolclass=pool.NullPool, connect_args=arguments)
+
+
 def upgrade(url: str) -> str:
     """Apply every migration that the database lacks and return the revision it then has.
 
     A database without an active scorecard gets the standard one.
 
     Two at once are safe: the second waits for the first and finds nothing to do.
+
+    Raises:
+        UnsuitableDatabaseError: the database's encoding is not UTF-8.
     """
-    engine = create_engine(url, poolclass=pool.NullPool)
-    with engine.connect() as connection:
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
-        connection.commit()
-        try:
+    engine = _engine(url)
+    # The lock is a transaction's, on a connection of its own: behind a pooler that lends sessions
+    # for a transaction, a session's lock would stay with whoever has the session next.
+    with engine.begin() as locking:
+        condition.require_utf8(driver_connection(locking))
+        locking.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        locking.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        with engine.connect() as connection:
             command.upgrade(_config(connection), "head")
             scorecards.seed(connection, STANDARD)
-            connection.commit()
-        finally:
-            connection.rollback()
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
             connection.commit()
     return head_revision()
 
@@ -61,7 +70,7 @@ def current_revision(connection: Connection) -> str | None:
 
 def drift(url: str) -> list[object]:
     """Differences between the database and the tables; empty when the migrations are complete."""
-    engine = create_engine(url, poolclass=pool.NullPool)
+    engine = _engine(url)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         return list(autogenerate.compare_metadata(context, metadata))
@@ -69,7 +78,7 @@ def drift(url: str) -> list[object]:
 
 def new_revision(url: str, message: str) -> None:
     """Write a migration that brings the database at `url` to what the tables say."""
-    engine = create_engine(url, poolclass=pool.NullPool)
+    engine = _engine(url)
     with engine.connect() as connection:
         following = f"{int(head_revision()) + 1:04d}"
         command.revision(_config(connection), message=message, rev_id=following, autogenerate=True)

@@ -50,11 +50,3 @@ class Statement:
             return driver_connection.execute(self._driver_text, values)
         except psycopg.IntegrityError as error:
             raise exc.IntegrityError(self.text, None, error, hide_parameters=True) from error
-        except psycopg.OperationalError as error:
-            if driver_connection.closed:
-                # What broke it broke the others as well. SQLAlchemy does this by itself where it
-                # meets the error itself, and has no public name for it: its `dispose` would lose
-                # track of those that other threads use.
-                connection.engine.pool._invalidate(connection.connection, error)  # noqa: SLF001 - as said
-                connection.invalidate(error)
-            raise

@@ -216,8 +216,8 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     Example metadata: {"max_streams": "8"}
     """
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 32
-    """UNAVAILABLE, with google.rpc.RetryInfo. The database is out of reach, or a balancer has no
-    server that reaches it. Whether a call that writes took effect is not known: repeat it with the
+    """UNAVAILABLE, with google.rpc.RetryInfo. The database is out of reach or read-only, or a balancer
+    has no server that reaches it. Whether a call that writes took effect is not known: repeat it with the
     same request id.
 
     Example metadata: {}
@@ -473,8 +473,8 @@ open as the server, or the caller's share of it, allows.
 Example metadata: {"max_streams": "8"}
 """
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 32
-"""UNAVAILABLE, with google.rpc.RetryInfo. The database is out of reach, or a balancer has no
-server that reaches it. Whether a call that writes took effect is not known: repeat it with the
+"""UNAVAILABLE, with google.rpc.RetryInfo. The database is out of reach or read-only, or a balancer
+has no server that reaches it. Whether a call that writes took effect is not known: repeat it with the
 same request id.
 
 Example metadata: {}

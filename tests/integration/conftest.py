@@ -38,6 +38,18 @@ class Edge:
     ingestion: IngestionServiceStub
     health: health_pb2_grpc.HealthStub
 
+    @classmethod
+    def of(cls, server: CreditServer, channel: grpc.Channel) -> "Edge":
+        """Stubs on a channel to the server."""
+        return cls(
+            server,
+            str(server.address),
+            channel,
+            CreditServiceStub(channel),
+            IngestionServiceStub(channel),
+            health_pb2_grpc.HealthStub(channel),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -107,18 +119,10 @@ def server(settings: Settings, database: Database) -> Iterator[Edge]:
     """A server in this process that is ready, stopped after the test."""
     running = CreditServer(settings, database)
     running.start()
-    target = str(running.address)
-    with grpc.insecure_channel(target) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        for status in health.Watch(health_pb2.HealthCheckRequest(), timeout=20):
+    with grpc.insecure_channel(str(running.address)) as channel:
+        edge = Edge.of(running, channel)
+        for status in edge.health.Watch(health_pb2.HealthCheckRequest(), timeout=20):
             if status.status == health_pb2.HealthCheckResponse.SERVING:
                 break
-        yield Edge(
-            running,
-            target,
-            channel,
-            CreditServiceStub(channel),
-            IngestionServiceStub(channel),
-            health,
-        )
+        yield edge
     running.stop(grace_seconds=5)

@@ -1,0 +1,127 @@
+"""The settings of a database session: its timeouts and its time zone.
+
+Straight to PostgreSQL they are options of the connection's start and cost nothing afterwards.
+
+Behind PgBouncer in transaction mode, which lends a session for one transaction, they cannot be: it
+refuses the options, and other clients would meet what is set for a session. There each transaction
+has settings of its own, which end with it. They cost no round trip: they are sent along with BEGIN
+and, where a statement is a transaction of its own, in one pipeline with it. Statements are not
+prepared, for the next one may run in another session.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import psycopg
+from psycopg.abc import Params, Query
+from psycopg.copy import Writer
+from psycopg.pq import PipelineStatus, TransactionStatus
+
+Pooler = Literal["none", "transaction"]
+"""What stands between the service and PostgreSQL. "transaction" works in front of any."""
+
+POOLER_REFUSAL = "unsupported startup parameter"
+"""What PgBouncer says to options that it does not know."""
+
+POOLER_ADVICE = "set CREDIT_DATABASE_POOLER=transaction"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """Timeouts in milliseconds; 0 is none. The time zone is UTC."""
+
+    statement_timeout_ms: int
+    lock_timeout_ms: int
+    idle_in_transaction_timeout_ms: int
+
+    def by_name(self) -> dict[str, str]:
+        """PostgreSQL's names of the settings, and their values."""
+        return {
+            "statement_timeout": str(self.statement_timeout_ms),
+            "lock_timeout": str(self.lock_timeout_ms),
+            "idle_in_transaction_session_timeout": str(self.idle_in_transaction_timeout_ms),
+            "TimeZone": "UTC",
+        }
+
+
+def connect_arguments(settings: SessionSettings, pooler: Pooler) -> dict[str, Any]:
+    """Arguments of psycopg.connect by which statements have these settings. With a pooler, those
+    inside of a transaction have them only where `begin` began it."""
+    # Whatever PGCLIENTENCODING says; and in SQL_ASCII texts would come as bytes.
+    arguments: dict[str, Any] = {"client_encoding": "utf8"}
+    if pooler == "transaction":
+        return arguments | {
+            "prepare_threshold": None,
+            "cursor_factory": _cursor_class(settings),
+        }
+    options = " ".join(f"-c {name}={value}" for name, value in settings.by_name().items())
+    return arguments | {"prepare_threshold": 2, "options": options}
+
+
+def begin(connection: psycopg.Connection, settings: SessionSettings) -> None:
+    """Begin a transaction with these settings, on a connection in autocommit mode."""
+    parts = ["BEGIN ISOLATION LEVEL READ COMMITTED"]
+    parts += (f"SET LOCAL {name} = '{value}'" for name, value in settings.by_name().items())
+    # Several statements in one text are one round trip.
+    psycopg.Cursor(connection).execute("; ".join(parts).encode())
+
+
+def _cursor_class(settings: SessionSettings) -> type[psycopg.Cursor[Any]]:
+    """A cursor that sends the settings along with a statement that is a transaction of its own."""
+    values = ", ".join(
+        f"set_config('{name}', '{value}', true)" for name, value in settings.by_name().items()
+    )
+    set_local = f"SELECT {values}".encode()
+
+    class AutocommitCursor(psycopg.Cursor[Any]):
+        def execute(
+            self,
+            query: Any,  # each kind of psycopg.abc.Query has an overload of its own
+            params: Params | None = None,
+            *,
+            prepare: bool | None = None,
+            binary: bool | None = None,
+        ) -> Self:
+            with self._with_settings():
+                return super().execute(query, params, prepare=prepare, binary=binary)
+
+        def executemany(
+            self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
+        ) -> None:
+            with self._with_settings():
+                super().executemany(query, params_seq, returning=returning)
+
+        @contextmanager
+        def copy(
+            self,
+            statement: Query,
+            params: Params | None = None,
+            *,
+            writer: Writer | None = None,
+        ) -> Iterator[psycopg.Copy]:
+            if self._is_outside_transaction():
+                # It fits into no pipeline.
+                raise psycopg.ProgrammingError("COPY needs a transaction to have its settings")
+            with super().copy(statement, params, writer=writer) as copy:
+                yield copy
+
+        @contextmanager
+        def _with_settings(self) -> Iterator[None]:
+            if not self._is_outside_transaction():
+                yield
+                return
+            # What a pipeline holds is one transaction.
+            with self.connection.pipeline():
+                psycopg.Cursor(self.connection).execute(set_local)
+                yield
+
+        def _is_outside_transaction(self) -> bool:
+            info = self.connection.info
+            return (
+                info.transaction_status == TransactionStatus.IDLE
+                and info.pipeline_status == PipelineStatus.OFF
+            )
+
+    return AutocommitCursor
