@@ -83,8 +83,12 @@ up: $(VENV)/installed-run ## run everything until Ctrl-C: databases, worker, ser
 # Much of a test is waiting for servers to start, so there are more at a time than processors.
 # Files go out in their order, the many quick ones of tests/unit last: what is left then is short.
 .PHONY: test
-test: $(VENV)/installed-dev ## run all tests, against the real PostgreSQL and Valkey
-	$(RUN) -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+test: $(VENV)/installed-dev ## run all tests, against the real PostgreSQL and Valkey: TESTS=folder
+	$(RUN) -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder $(TESTS)
+
+.PHONY: test-tools
+test-tools: $(VENV)/installed-dev ## install what some tests use: Chromium, Node packages, promtool
+	$(RUN) -m tests.tools
 
 .PHONY: test-debian
 test-debian: $(VENV)/installed-dev ## the tests of storage and edge on the system's own PostgreSQL and Redis

@@ -55,6 +55,7 @@ START_TIMEOUT_SECONDS = 120.0
 """Longest start of a server; PostgreSQL may have to replay its log after an unclean stop."""
 
 _SUPERUSER = "postgres"
+_ACCOUNTS_DIR = Path("/etc")  # where the user database lies; locked while a user is created
 _SOCKET_PATH_BYTES = 100  # sockaddr_un holds 108 on Linux and 104 on macOS, with the closing zero
 _LOG_BYTES = 10 * 1024 * 1024  # a log past this size is begun anew at the next start
 _VALKEY_MEMORY = "256mb"
@@ -392,21 +393,42 @@ def _account_for(data_dir: Path) -> _Account:
 def _system_account(cluster: Path) -> _Account:
     if cluster.exists() and (owner := cluster.stat()).st_uid != 0:
         return _Account(owner.st_uid, owner.st_gid, switch=True)
+    _create_system_user()
     for name in (SYSTEM_USER, "nobody"):
         with contextlib.suppress(KeyError):
             return _entry(name)
-        if name == SYSTEM_USER and (useradd := shutil.which("useradd")) is not None:
-            with contextlib.suppress(subprocess.CalledProcessError, KeyError):
-                subprocess.run(
-                    [useradd, "--system", "--no-create-home", "--shell", "/bin/false", name],
-                    check=True,
-                    capture_output=True,
-                )
-                return _entry(name)
     raise StackError(
         f"PostgreSQL does not run as root, and the user {SYSTEM_USER} cannot be made; make it,"
         " or run as an ordinary user, or set DATABASE_URL and REDIS_URL"
     )
+
+
+def _create_system_user() -> None:
+    """Create SYSTEM_USER where it is missing and this machine has `useradd`.
+
+    Two `useradd` at once can both succeed, and the second replaces the uid that the first returned:
+    servers started meanwhile would run as a uid that no longer exists. So processes take turns.
+    """
+    useradd = shutil.which("useradd")
+    if useradd is None or _exists(SYSTEM_USER):
+        return
+    turn = os.open(_ACCOUNTS_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not _exists(SYSTEM_USER):
+            command = [useradd, "--system", "--no-create-home", "--shell", "/bin/false"]
+            # A failure shows as a user that still does not exist.
+            subprocess.run([*command, SYSTEM_USER], check=False, capture_output=True)
+    finally:
+        os.close(turn)
+
+
+def _exists(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def _entry(name: str) -> _Account:

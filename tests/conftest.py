@@ -29,6 +29,7 @@ from sqlalchemy import make_url
 from credit_service.embedded import EmbeddedStack, StackError, StackUrls
 from credit_service.storage import migrate
 from credit_service.storage.database import Database
+from tests import tools
 
 _TEMPLATE = f"credit_service_tests_{os.getpid()}"
 _PREFIX = "credit-service-tests-"
@@ -62,6 +63,14 @@ structlog.configure(
         ),
     ]
 )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Report skipped tests, those of missing tools in one line."""
+    reports = terminalreporter.getreports("skipped")
+    reasons = [report.longrepr[2] for report in reports if isinstance(report.longrepr, tuple)]
+    for line in tools.summary(reasons):
+        terminalreporter.write_line(line, yellow=True)
 
 
 def _remove_leftovers() -> None:

@@ -40,11 +40,10 @@ from credit_service.embedded import EmbeddedStack
 from credit_service.storage import migrate
 from credit_service.v1 import ingestion_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from tests.tools import tool
 
 ROOT = Path(__file__).parents[2]
-AXE_VERSION = "4.14.1"
 AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
-_AXE_FOLDER = ROOT / ".build" / "axe"
 _START_SECONDS = 60.0
 
 # A machine that does other work too is slow, and no less right.
@@ -174,22 +173,12 @@ def _take_in(channel: grpc.Channel, written: samples.Samples) -> None:
         assert ended.state == ingestion_pb2.INGESTION_STATE_SUCCEEDED
 
 
-def _chromium() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if found := shutil.which(name):
-            return found
-    reason = "no Chromium is installed: chromium of the system's packages will do"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A headless Chromium that talks to nobody by itself."""
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(
-            executable_path=_chromium(),
+            executable_path=tool("chromium"),
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-pings"],
         )
         yield opened
@@ -269,31 +258,8 @@ def page(open_tab: OpenTab) -> Page:
 
 @pytest.fixture(scope="session")
 def axe() -> str:
-    """The source of axe-core, from the npm registry once, into a folder that git ignores."""
-    path = _AXE_FOLDER / "node_modules" / "axe-core" / "axe.min.js"
-    if not path.exists():
-        _AXE_FOLDER.mkdir(parents=True, exist_ok=True)
-        reason = f"axe-core {AXE_VERSION} cannot be had: npm or its registry is out of reach"
-        try:
-            subprocess.run(
-                [  # noqa: S607 - npm of the path, as a developer's shell has it
-                    "npm",
-                    "install",
-                    "--no-audit",
-                    "--no-fund",
-                    "--ignore-scripts",
-                    "--prefix",
-                    str(_AXE_FOLDER),
-                    f"axe-core@{AXE_VERSION}",
-                ],
-                check=True,
-                capture_output=True,
-                timeout=90,
-            )
-        except (OSError, subprocess.SubprocessError):
-            if os.environ.get("CI"):
-                pytest.fail(reason)
-            pytest.skip(reason)
+    """The source of axe-core, which finds faults of accessibility."""
+    path = Path(tool("axe-core")) / "axe.min.js"
     source = path.read_bytes()
     assert hashlib.sha256(source).hexdigest() == AXE_SHA256, "not the axe-core that is expected"
     return source.decode()

@@ -23,6 +23,7 @@ from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from tests import balancer
+from tests.contract_files import contract_files
 from tests.integration.conftest import Edge, Refusal, code_of, refusal_of
 from tests.integration.lending import register
 
@@ -287,7 +288,9 @@ def test_without_a_server_that_is_ready_callers_are_told_to_come_again() -> None
             assert told.details["RetryInfo"].retry_delay.ToMilliseconds() == 1000
 
 
-def test_a_client_that_looks_closer_reads_the_balancers_answers(running: ExitStack) -> None:
+def test_a_client_that_looks_closer_reads_the_balancers_answers(
+    running: ExitStack, tmp_path: Path
+) -> None:
     """buf curl, which wants HTTP's status 200 and the type of gRPC."""
     server = Standin(running)
     for target, ready, code in (
@@ -298,10 +301,11 @@ def test_a_client_that_looks_closer_reads_the_balancers_answers(running: ExitSta
         done = subprocess.run(
             [
                 *(str(Path(sys.executable).with_name("buf")), "curl", "--protocol", "grpc"),
-                *("--http2-prior-knowledge", "--schema", "protos", "--data", "{}"),
+                *("--http2-prior-knowledge", "--schema", str(contract_files(tmp_path))),
+                *("--data", "{}"),
                 f"http://127.0.0.1:{port}{PATH}",
             ],
-            cwd=balancer.CONFIGURATION.parents[2],
+            cwd=tmp_path,
             capture_output=True,
             text=True,
             timeout=60,

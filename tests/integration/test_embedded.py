@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -362,3 +363,18 @@ def test_an_ordinary_user_can_run_a_stack(folder: Path) -> None:
     # And root can go on with it.
     with a_stack(folder / "data") as stack:
         assert answers(stack)
+
+
+def test_stacks_that_start_at_once_create_the_user_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    useradd = tmp_path / "useradd"
+    useradd.write_text(f"#!/bin/sh\necho begin >>{log}\nsleep 0.1\necho end >>{log}\n")
+    useradd.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(embedded, "SYSTEM_USER", "a-user-that-stays-missing")
+    with ThreadPoolExecutor(4) as pool:
+        for each in [pool.submit(embedded._create_system_user) for _ in range(4)]:
+            each.result()
+    assert log.read_text().split() == ["begin", "end"] * 4

@@ -28,12 +28,12 @@ from credit_service.storage.database import Database
 from credit_service.v1 import ingestion_pb2, ingestion_service_pb2_grpc
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from tests.integration.conftest import Edge
+from tests.tools import node_modules, tool
 from workers.process import WorkerProcess
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
 SITE_PACKAGES = sysconfig.get_path("purelib")
-NODE_MODULES = Path(os.environ.get("CREDIT_NODE_MODULES", ROOT / ".build/node/node_modules"))
 SECONDS = 90
 
 OUTPUT = re.compile(
@@ -88,7 +88,6 @@ def environment(
         "CREDIT_ADDRESS": str(server.address),
         "CREDIT_SERVER_CA": str(tmp_path / "ca.pem"),
         "CREDIT_TOKEN": token,
-        "NODE_PATH": str(NODE_MODULES),
     }
     worker.stop()
     server.stop(grace_seconds=5)
@@ -107,13 +106,10 @@ def test_the_python_client(environment: dict[str, str]) -> None:
     assert OUTPUT.fullmatch(printed), printed
 
 
-@pytest.mark.skipif(
-    not (NODE_MODULES / "@grpc/grpc-js").is_dir() or shutil.which("node") is None,
-    reason="needs node, and the packages of docs/examples/node/package.json in .build/node",
-)
 def test_the_node_client(environment: dict[str, str]) -> None:
+    environment = environment | {"NODE_PATH": node_modules("@grpc/grpc-js", "@grpc/proto-loader")}
     program = str(EXAMPLES / "node/credit_client.cjs")
-    printed = output_of("node", program, str(ROOT / "protos"), SITE_PACKAGES, env=environment)
+    printed = output_of(tool("node"), program, str(ROOT / "protos"), SITE_PACKAGES, env=environment)
     assert OUTPUT.fullmatch(printed), printed
 
 

@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -12,14 +11,14 @@ from typing import Any
 import pytest
 from google.rpc import error_details_pb2
 
+from tests.contract_files import contract_files
 from tests.integration.conftest import Edge
+from tests.tools import node_modules, tool
 
 ROOT = Path(__file__).parents[2]
 PROTOS = ROOT / "protos"
 SITE_PACKAGES = Path(sysconfig.get_path("purelib"))
 BUF = Path(sysconfig.get_path("scripts")) / "buf"
-NODE_MODULES = Path(os.environ.get("CREDIT_NODE_MODULES", ROOT / ".build/node/node_modules"))
-NODE_PACKAGES = "@grpc/grpc-js@1.14.7 @grpc/proto-loader@0.8.1"
 
 
 def buf(
@@ -87,29 +86,22 @@ def test_buf_shows_what_was_wrong(server: Edge) -> None:
 
 
 def test_buf_calls_by_the_proto_files(server: Edge, tmp_path: Path) -> None:
-    shutil.copytree(PROTOS, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.binpb"))
-    for name in ("money", "decimal", "date"):
-        (tmp_path / "google/type").mkdir(parents=True, exist_ok=True)
-        shutil.copy(SITE_PACKAGES / f"google/type/{name}.proto", tmp_path / "google/type")
     done = buf(
         server,
         "credit_service.v1.CreditService/RegisterCustomer",
         "--schema",
-        str(tmp_path),
+        str(contract_files(tmp_path)),
         data=REGISTRATION,
     )
     assert json.loads(done.stdout)["customer"]["lastName"] == "Rao"
 
 
-@pytest.mark.skipif(
-    not (NODE_MODULES / "@grpc/grpc-js").is_dir() or shutil.which("node") is None,
-    reason=f"needs node and: npm install --prefix .build/node {NODE_PACKAGES}",
-)
 def test_node_calls_by_the_proto_files_and_by_reflection(server: Edge) -> None:
+    modules = node_modules("@grpc/grpc-js", "@grpc/proto-loader")
     script = Path(__file__).with_name("rpc_node.cjs")
     finished = subprocess.run(
-        ["node", str(script), server.target, str(PROTOS), str(SITE_PACKAGES)],  # noqa: S607 - whichever node there is
-        env={**os.environ, "NODE_PATH": str(NODE_MODULES)},
+        [tool("node"), str(script), server.target, str(PROTOS), str(SITE_PACKAGES)],
+        env={**os.environ, "NODE_PATH": modules},
         capture_output=True,
         text=True,
         timeout=60,

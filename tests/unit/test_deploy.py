@@ -24,6 +24,7 @@ from credit_service.rpc.errors import REASONS
 from credit_service.settings import Settings
 from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
 from tests import balancer
+from tests.tools import tool
 from workers.actors import ACTORS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,18 +36,6 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 
 # Of Prometheus itself, of its client for each process, and of HAProxy.
 _NOT_OURS = re.compile(r"up|ALERTS|process_\w+|haproxy_\w+")
-
-
-def _tool(name: str) -> str:
-    """The path of a program, from the virtual environment or the system."""
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        reason = f"{name} is not installed: see the section Containers of docs/operations.md"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
 
 
 def _run(*command: str, **more: Any) -> None:
@@ -235,13 +224,13 @@ def test_every_alert_is_tested_to_fire() -> None:
 
 
 def test_promtool_accepts_configuration_and_rules() -> None:
-    promtool = _tool("promtool")
+    promtool = tool("promtool")
     _run(promtool, "check", "config", str(DEPLOY / "prometheus" / "prometheus.yml"))
     _run(promtool, "check", "rules", *map(str, RULES))
 
 
 def test_the_rules_do_what_their_tests_say() -> None:
-    _run(_tool("promtool"), "test", "rules", *map(str, RULE_TESTS))
+    _run(tool("promtool"), "test", "rules", *map(str, RULE_TESTS))
 
 
 # What scripts write.
@@ -285,12 +274,12 @@ def composition() -> dict[str, Any]:
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
-    _run(_tool("hadolint"), str(DEPLOY / "Dockerfile"))
+    _run(tool("hadolint"), str(DEPLOY / "Dockerfile"))
 
 
 def test_docker_compose_accepts_the_composition() -> None:
     _run(
-        _tool("docker-compose"),
+        tool("docker-compose"),
         *("--file", str(ROOT / "docker-compose.yml"), "config", "--quiet"),
         env={"PATH": os.defpath, "HOME": "/nonexistent"},
     )

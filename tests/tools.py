@@ -1,0 +1,156 @@
+"""What some tests need beyond the Python packages, and how to install it.
+
+`tool("promtool")` returns a path, or skips the test. A machine without the tools still passes its
+tests, and one line at the end of the run names what was missing: `summary` writes it. In continuous
+integration, where CI is set, a missing tool fails the test instead.
+
+`make test-tools` installs them all: Debian packages, and npm packages into .build/node.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NODE_FOLDER = ROOT / ".build" / "node"
+NODE_MODULES = NODE_FOLDER / "node_modules"
+
+_MISSING = "missing tool: "
+_INSTALL_SECONDS = 900
+
+
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """A program by any of its names, and the Debian package that holds it."""
+
+    names: tuple[str, ...]
+    package: str
+
+    def find(self) -> str | None:
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"))
+        return next(
+            (found for name in self.names if (found := shutil.which(name, path=path))), None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _NodePackage:
+    """A package of the npm registry in .build/node, used with `node`."""
+
+    name: str
+    version: str
+
+    def find(self) -> str | None:
+        folder = NODE_MODULES / self.name
+        return str(folder) if folder.is_dir() and shutil.which("node") else None
+
+
+# Programs in wheels of the development dependencies.
+_FROM_WHEELS = {name: _Program((name,), "") for name in ("docker-compose", "hadolint")}
+_PROGRAMS = {
+    "chromium": _Program(("chromium", "chromium-browser", "google-chrome"), "chromium"),
+    "node": _Program(("node",), "nodejs"),
+    "npm": _Program(("npm",), "npm"),
+    "pgbouncer": _Program(("pgbouncer",), "pgbouncer"),
+    "promtool": _Program(("promtool",), "prometheus"),
+    "soffice": _Program(("soffice",), "libreoffice-calc-nogui"),
+}
+_NODE_PACKAGES = {
+    package.name: package
+    for package in (
+        _NodePackage("@grpc/grpc-js", "1.14.7"),
+        _NodePackage("@grpc/proto-loader", "0.8.1"),
+        _NodePackage("axe-core", "4.14.1"),
+        _NodePackage("exceljs", "4.4.0"),
+        _NodePackage("xlsx", "0.18.5"),
+    )
+}
+_TOOLS: dict[str, _Program | _NodePackage] = {**_FROM_WHEELS, **_PROGRAMS, **_NODE_PACKAGES}
+
+
+def tool(name: str) -> str:
+    """The path of a program, or the folder of an npm package; skips the test where it is missing.
+
+    Raises:
+        KeyError: no tool has this name.
+    """
+    found = _TOOLS[name].find()
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"{_MISSING}{name}")
+        pytest.skip(f"{_MISSING}{name}")
+    return found
+
+
+def node_modules(*packages: str) -> str:
+    """The folder for NODE_PATH with these npm packages; skips the test where one is missing."""
+    for name in packages:
+        tool(name)
+    return str(NODE_MODULES)
+
+
+def summary(reasons: Iterable[str]) -> list[str]:
+    """Lines about skipped tests: one for all missing tools, and one for each other reason."""
+    missing = []
+    others: dict[str, int] = {}
+    for reason in reasons:
+        plain = reason.removeprefix("Skipped: ")
+        if plain.startswith(_MISSING):
+            missing.append(plain.removeprefix(_MISSING))
+        else:
+            others[plain] = others.get(plain, 0) + 1
+    lines = [f"{_tests(count)} skipped: {reason}" for reason, count in sorted(others.items())]
+    if missing:
+        names = ", ".join(sorted(set(missing)))
+        lines.append(f"{_tests(len(missing))} skipped without {names}: run `make test-tools`")
+    return lines
+
+
+def _tests(count: int) -> str:
+    return "1 test" if count == 1 else f"{count} tests"
+
+
+def install() -> int:
+    """Install what is missing; returns the exit status: 0, or 1 when something is still missing."""
+    packages = sorted({each.package for each in _PROGRAMS.values() if each.find() is None})
+    if packages and not _install_debian(packages):
+        return 1
+    if any(each.find() is None for each in _NODE_PACKAGES.values()):
+        wanted = [f"{each.name}@{each.version}" for each in _NODE_PACKAGES.values()]
+        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"]
+        _run([*command, "--prefix", str(NODE_FOLDER), *wanted])
+    missing = sorted(name for name, each in _TOOLS.items() if each.find() is None)
+    if missing:
+        sys.stderr.write(f"Still missing: {', '.join(missing)}.\n")
+    return 1 if missing else 0
+
+
+def _install_debian(packages: list[str]) -> bool:
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        sys.stderr.write(
+            f"Missing programs: {', '.join(packages)} (names of Debian packages). Only root can"
+            f" install them; on Debian and Ubuntu:\n  sudo {' '.join(install)}\n"
+            "Then run `make test-tools` again for the npm packages.\n"
+        )
+        return False
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    _run(["apt-get", "update", "-qq"], environment)
+    _run(install, environment)
+    return True
+
+
+def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
+    subprocess.run(
+        command, env=environment, check=True, timeout=_INSTALL_SECONDS, stdout=subprocess.DEVNULL
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(install())
