@@ -16,9 +16,11 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from functools import lru_cache
 from itertools import chain, islice
 from typing import BinaryIO, Literal
 from xml.etree import ElementTree as ET
@@ -26,8 +28,10 @@ from xml.sax.saxutils import unescape
 
 from python_calamine import CalamineError, CalamineSheet, CalamineWorkbook
 
-from credit_service import spreadsheet_columns
+from credit_service import spreadsheet_columns, spreadsheet_values
+from credit_service.number_formats import PercentFormat, percent_styles
 from credit_service.spreadsheet_columns import Kind
+from credit_service.spreadsheet_values import DateOrder
 
 Cell = int | float | str | bool | date | datetime | time | timedelta
 """What a cell holds; an empty one holds ''."""
@@ -41,7 +45,9 @@ MAX_RATIO = 200
 MAX_COLUMNS = 702
 """Most columns of a sheet: A to ZZ."""
 MAX_SHEETS = 50
-"""Sheets of a workbook that are looked at for a header."""
+"""Sheets of a workbook that are searched for a header."""
+MAX_HEADER_ROWS = 20
+"""Rows of a sheet, blank ones not counted, that are searched for the header."""
 
 _MAX_DIRECTORY_BYTES = 1024**2
 _MAX_PART_BYTES = 16 * 1024**2
@@ -59,6 +65,7 @@ ErrorCode = Literal[
     "FILE_UNSAFE",
     "COLUMN_MISSING",
     "COLUMN_AMBIGUOUS",
+    "COLUMN_UNIT_UNSUPPORTED",
 ]
 
 
@@ -79,6 +86,12 @@ class Formula(str):
 
 class ErrorValue(str):
     """A cell that holds an error value, such as '#N/A'."""
+
+    __slots__ = ()
+
+
+class Percent(float):
+    """A number that the sheet shows as a percentage, as shown: 12.0 for 12 %, stored as 0.12."""
 
     __slots__ = ()
 
@@ -118,25 +131,103 @@ class Block:
 class Source:
     """A file whose header is understood: what its rows are, and the rows, which can be read once.
 
+    `sheet` is the name of the sheet read, empty for CSV. `ignored_columns` are headers of columns
+    that are not read, `unread_sheets` the names of other sheets with a header of either kind.
     Reading on may raise SpreadsheetError.
     """
 
     kind: Kind
     fields: frozenset[str]
     blocks: Iterator[Block]
+    sheet: str = ""
+    ignored_columns: tuple[str, ...] = ()
+    unread_sheets: tuple[str, ...] = ()
 
 
-def open_source(file: BinaryIO, filename: str, kind: Kind | None = None) -> Source:
-    """The rows of a seekable file, told by its content; `kind` None is told from the header.
+def open_source(
+    file: BinaryIO, filename: str, kind: Kind | None = None, date_order: DateOrder | None = None
+) -> Source:
+    """The rows of a seekable file, recognised by its content; `kind` None: by the header.
 
-    The header is the first row that is not blank, of the first visible sheet where it fits.
+    The header is the row that names the most columns among the first MAX_HEADER_ROWS, in the first
+    visible sheet where it fits. Texts such as 31-03-2024 in date columns become days by
+    `date_order`, or, where that is None, by the one order in which all dates of the column exist.
 
     Raises:
         SpreadsheetError
     """
+    opened = _open_csv if check(file, filename) == "csv" else _open_workbook
+    source = opened(file, kind)
+    names = [name for name in _DATE_COLUMNS if name in source.fields]
+    if not names:
+        return source
+    if date_order is not None:
+        return _with_days(source, dict.fromkeys(names, date_order))
+    first = next(source.blocks, None)
+    if first is None:
+        return source
+    read = replace(source, blocks=chain([first], source.blocks))
+    if not any(map(_needs_order, chain.from_iterable(first.columns[name] for name in names))):
+        return _with_days(read, {})
+    orders = _only_orders(read, names)
+    return _with_days(opened(file, kind), orders)
+
+
+_DATE_COLUMNS = ("start_date", "end_date")
+
+
+def _needs_order(cell: Cell) -> bool:
+    return type(cell) is str and spreadsheet_values.needs_order(cell)
+
+
+def _only_orders(source: Source, names: Sequence[str]) -> dict[str, DateOrder]:
+    """The order of each of these columns that allows only one, by reading all of it."""
+    texts: dict[str, set[str]] = {name: set() for name in names}
+    for block in source.blocks:
+        for name, distinct in texts.items():
+            distinct.update(cell for cell in block.columns[name] if type(cell) is str)
+    orders = {name: spreadsheet_values.only_order(each) for name, each in texts.items()}
+    return {name: order for name, order in orders.items() if order is not None}
+
+
+def _with_days(source: Source, orders: Mapping[str, DateOrder]) -> Source:
+    """The same rows, with texts in digits with the year last as days where the order is known."""
+    if not orders:
+        return source
+
+    def day(cell: Cell, order: DateOrder) -> Cell:
+        if not _needs_order(cell):
+            return cell
+        found, _ = spreadsheet_values.day_of_text(str(cell), order)
+        return cell if found is None else found
+
+    def blocks() -> Iterator[Block]:
+        for block in source.blocks:
+            columns = dict(block.columns)
+            for name, order in orders.items():
+                columns[name] = [day(cell, order) for cell in columns[name]]
+            yield replace(block, columns=columns)
+
+    return replace(source, blocks=blocks())
+
+
+def kinds(file: BinaryIO, filename: str) -> tuple[Kind, ...]:
+    """What the rows of a seekable file are: both kinds for a workbook with a sheet of each,
+    customers first.
+
+    Raises:
+        SpreadsheetError: the file cannot be read, or no header fits.
+    """
     if check(file, filename) == "csv":
-        return _open_csv(file, kind)
-    return _open_workbook(file, kind)
+        return (_open_csv(file, None).kind,)
+    package = _open_package(file)
+    found: set[Kind] = set()
+    for _, part in package.sheets:
+        with suppress(SpreadsheetError):
+            found.add(_matched(None, _headed_sheet(package, part, None).header)[0])
+    if not found:
+        return (_open_workbook(file, None).kind,)
+    return tuple(each for each in spreadsheet_columns.COLUMNS if each in found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +274,12 @@ def check(file: BinaryIO, filename: str) -> Literal["xlsx", "csv"]:
             "FORMAT_UNSUPPORTED",
             "The file is an old .xls workbook or one with a password; save it as .xlsx without.",
         )
+    if (named := _FOREIGN.match(head)) is not None:
+        what = next(text for group, text in _FOREIGN_NAMES.items() if named[group] is not None)
+        raise SpreadsheetError(
+            "FORMAT_UNSUPPORTED",
+            f"The file is {what}; open it in a spreadsheet program and save it as .xlsx.",
+        )
     name = filename.lower()
     if head.startswith(b"PK"):
         if name.endswith(".csv"):
@@ -195,55 +292,100 @@ def check(file: BinaryIO, filename: str) -> Literal["xlsx", "csv"]:
         raise SpreadsheetError(
             "FILE_UNREADABLE", "The file is named .xlsx, but its content is no workbook."
         )
+    if head.startswith(_UTF16_MARKS):
+        # A character cut in two at the end says nothing.
+        head = head[: len(head) // 2 * 2].decode("utf-16", "ignore").encode()
     if re.search(rb"[\x00-\x08\x0e-\x1f\x7f]", head):
         raise SpreadsheetError(
-            "FORMAT_UNSUPPORTED", "The file is neither an .xlsx workbook nor CSV text."
+            "FORMAT_UNSUPPORTED",
+            "The file is neither an .xlsx workbook nor CSV text in UTF-8 or UTF-16;"
+            " save it as .xlsx or as CSV UTF-8.",
         )
     return "csv"
+
+
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_FOREIGN = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<!--.{0,2000}?-->\s*)*"
+    rb"(?:(?P<html><(?:!doctype\s+html|html|head|body|table|meta)\b)|(?P<xml><\?xml\b)|(?P<pdf>%PDF-))",
+    re.IGNORECASE | re.DOTALL,
+)
+_FOREIGN_NAMES = {
+    "html": "a web page (HTML), whatever its name says",
+    "xml": "an XML document, whatever its name says",
+    "pdf": "a PDF document",
+}
 
 
 # --- CSV ------------------------------------------------------------------------------------------
 
 
 def _open_csv(file: BinaryIO, kind: Kind | None) -> Source:
-    _, header, records = _headed_csv(file)
+    _, header, records = _headed_csv(file, kind)
     kind, columns = _matched(kind, header)
-    return Source(kind, frozenset(columns), _csv_blocks(records, columns, len(header)))
+    blocks = _csv_blocks(records, columns, len(header))
+    ignored = spreadsheet_columns.ignored(kind, header)
+    return Source(kind, frozenset(columns), blocks, ignored_columns=ignored)
 
 
 def _csv_table(file: BinaryIO, kind: Kind) -> Table:
-    line, header, records = _headed_csv(file)
+    line, header, records = _headed_csv(file, kind)
     return Table("", line, header, _columns_if_matched(kind, header), records)
 
 
-def _headed_csv(file: BinaryIO) -> tuple[int, list[str], Iterator[tuple[int, list[str]]]]:
+_Record = tuple[int, list[str]]
+
+
+def _headed_csv(file: BinaryIO, kind: Kind | None) -> tuple[int, list[str], Iterator[_Record]]:
     """The line and the cells of the header, and the records below it."""
     file.seek(0)
+    utf16 = file.read(2) in _UTF16_MARKS
+    file.seek(0)
     # Not closed here: the file is the caller's.
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    records = _csv_records(text)
-    for line, cells in records:
-        if any(not _is_blank(cell) for cell in cells):
-            return line, cells, records
-    raise SpreadsheetError("FILE_EMPTY", "The file holds no row.")
+    text = io.TextIOWrapper(file, encoding="utf-16" if utf16 else "utf-8-sig", newline="")
+    records = _csv_records(text, kind)
+    read: list[_Record] = []
+    best = (-1, 0)
+    filled = 0
+    for record in records:
+        read.append(record)
+        if all(map(_is_blank, record[1])):
+            continue
+        known = spreadsheet_columns.known_columns(record[1], kind)
+        if known > best[0]:
+            best = (known, len(read))
+        filled += 1
+        if filled == MAX_HEADER_ROWS or spreadsheet_columns.is_complete(record[1], kind):
+            break
+    if not filled:
+        raise SpreadsheetError("FILE_EMPTY", "The file holds no row.")
+    line, header = read[best[1] - 1]
+    return line, header, chain(read[best[1] :], records)
 
 
-def _csv_records(text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
+_SEPARATORS = ",;\t|"
+_SEPARATOR_LINE = re.compile(r"""sep=([^\w"'\r\n])\r?\n?""", re.IGNORECASE)
+_LINE_CHARS = 65_536
+
+
+def _csv_records(text: io.TextIOWrapper, kind: Kind | None) -> Iterator[_Record]:
     """The line each record begins in, and its cells."""
     line = 1
     try:
-        header = text.readline(65_536)
+        separator, skipped = _separator(text, kind)
         text.seek(0)
-        # Comma, unless the header has more of another usual separator.
-        separator = max(",;\t", key=header.count)
+        for _ in range(skipped):
+            text.readline(_LINE_CHARS)
+        line += skipped
         reader = csv.reader(text, delimiter=separator, strict=True)
         for cells in reader:
             yield line, cells
-            line = reader.line_num + 1
-    except UnicodeDecodeError as error:
+            line = reader.line_num + 1 + skipped
+    except UnicodeError as error:
         raise SpreadsheetError(
             "FILE_UNREADABLE",
-            f"The file is not text in UTF-8, from about line {line} on; save it as CSV UTF-8.",
+            f"The file is not text in UTF-8 or UTF-16, from about line {line} on;"
+            " save it as CSV UTF-8.",
         ) from error
     except csv.Error as error:
         raise SpreadsheetError(
@@ -253,6 +395,27 @@ def _csv_records(text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
         # The caller may have closed the file already.
         if not text.closed:
             text.detach()
+
+
+def _separator(text: io.TextIOWrapper, kind: Kind | None) -> tuple[str, int]:
+    """The separator, and how many lines before the records only name it.
+
+    It is the one that the first line names as Excel does (sep=;), else the one by which some of the
+    first lines names the most columns, else the most frequent in the first line.
+    """
+    lines = [text.readline(_LINE_CHARS) for _ in range(MAX_HEADER_ROWS)]
+    if match := _SEPARATOR_LINE.fullmatch(lines[0]):
+        return match[1], 1
+
+    def rank(separator: str) -> tuple[int, int]:
+        split = csv.reader(lines, delimiter=separator)
+        try:
+            known = max(spreadsheet_columns.known_columns(cells, kind) for cells in split)
+        except csv.Error:
+            known = 0
+        return known, lines[0].count(separator)
+
+    return max(_SEPARATORS, key=rank), 0
 
 
 def _csv_blocks(
@@ -284,21 +447,43 @@ class _Package:
     sheets: Sequence[tuple[str, str]]
     constant_parts: Mapping[str, bytes]
     shared_strings: str | None
+    percent_styles: Mapping[int, PercentFormat]
+    # The texts of `shared_strings` once a sheet has asked for them.
+    strings: list[str] = field(default_factory=list)
 
 
 def _open_workbook(file: BinaryIO, kind: Kind | None) -> Source:
     package = _open_package(file)
     first_error: SpreadsheetError | None = None
-    for _, part in package.sheets:
+    for name, part in package.sheets:
         try:
-            sheet = _headed_sheet(package, part)
-            kind_found, columns = _matched(kind, sheet.header)
+            sheet = _headed_sheet(package, part, kind)
+            kind_found, columns = _matched(kind, sheet.header, name, sheet.header_row)
         except SpreadsheetError as error:
-            first_error = _worth_telling(first_error, error)
+            first_error = _more_helpful(first_error, error)
         else:
-            blocks = _sheet_blocks(sheet.rest, sheet.pieces, columns)
-            return Source(kind_found, frozenset(columns), blocks)
+            return Source(
+                kind_found,
+                frozenset(columns),
+                _sheet_blocks(sheet.rest, sheet.pieces, columns),
+                name,
+                spreadsheet_columns.ignored(kind_found, sheet.header),
+                _sheets_with_rows(package, besides=part),
+            )
     raise first_error or _no_sheet()
+
+
+def _sheets_with_rows(package: _Package, besides: str) -> tuple[str, ...]:
+    """The names of other sheets with a header of either kind."""
+    names = []
+    for name, part in package.sheets:
+        # What is damaged in a sheet that is not read does not matter.
+        with suppress(SpreadsheetError):
+            if part != besides and spreadsheet_columns.is_complete(
+                _headed_sheet(package, part, None).header
+            ):
+                names.append(name)
+    return tuple(names)
 
 
 def _workbook_table(file: BinaryIO, kind: Kind) -> Table:
@@ -307,9 +492,9 @@ def _workbook_table(file: BinaryIO, kind: Kind) -> Table:
     first_error: SpreadsheetError | None = None
     for name, part in package.sheets:
         try:
-            sheet = _headed_sheet(package, part)
+            sheet = _headed_sheet(package, part, kind)
         except SpreadsheetError as error:
-            first_error = _worth_telling(first_error, error)
+            first_error = _more_helpful(first_error, error)
             continue
         columns = _columns_if_matched(kind, sheet.header)
         rows = _sheet_rows(sheet.rest, sheet.pieces)
@@ -322,9 +507,12 @@ def _workbook_table(file: BinaryIO, kind: Kind) -> Table:
     return first_table
 
 
-def _worth_telling(first: SpreadsheetError | None, error: SpreadsheetError) -> SpreadsheetError:
-    """Of what is wrong with two sheets in order, what to tell; raises what ends the search."""
-    if error.code not in ("FILE_EMPTY", "COLUMN_MISSING", "COLUMN_AMBIGUOUS"):
+_SHEET_ERRORS = ("FILE_EMPTY", "COLUMN_MISSING", "COLUMN_AMBIGUOUS", "COLUMN_UNIT_UNSUPPORTED")
+
+
+def _more_helpful(first: SpreadsheetError | None, error: SpreadsheetError) -> SpreadsheetError:
+    """Of the errors of two sheets in order, the one to report; raises what ends the search."""
+    if error.code not in _SHEET_ERRORS:
         raise error
     # A sheet with another header says more than one without any.
     return error if first is None or first.code == "FILE_EMPTY" else first
@@ -336,7 +524,7 @@ def _no_sheet() -> SpreadsheetError:
 
 @dataclass(frozen=True, slots=True)
 class _HeadedSheet:
-    """A sheet whose first row that is not blank is found; what follows is in `rest`, `pieces`."""
+    """A sheet whose header is found; what follows is in `rest` and `pieces`."""
 
     header_row: int
     header: Sequence[Cell]
@@ -344,21 +532,41 @@ class _HeadedSheet:
     pieces: Iterator["_Piece"]
 
 
-def _headed_sheet(package: _Package, part: str) -> _HeadedSheet:
+def _headed_sheet(package: _Package, part: str, kind: Kind | None) -> _HeadedSheet:
+    """The sheet from the row on that names the most columns of the first MAX_HEADER_ROWS."""
     pieces = _pieces(package, part)
+    read: list[_Piece] = []
+    best = (-1, 0, 0)
+    filled = 0
     for piece in pieces:
         for index, cells in enumerate(piece.rows):
-            told = [cell for cell in cells if not _is_blank(cell)]
-            if not told:
+            named = [cell for cell in cells if not _is_blank(cell)]
+            if not named:
                 continue
-            if told == [spreadsheet_columns.SUMMARY_TITLE]:
+            if not filled and named == [spreadsheet_columns.SUMMARY_TITLE]:
                 raise SpreadsheetError(
                     "FILE_EMPTY", "The workbook holds the summary of an ingestion and no rows."
                 )
-            header = [""] * piece.first_column + list(cells)
-            rest = _Piece(piece.row_numbers[index + 1 :], piece.rows[index + 1 :], piece)
-            return _HeadedSheet(piece.row_numbers[index], header, rest, pieces)
-    raise SpreadsheetError("FILE_EMPTY", "The file holds no row.")
+            if not read or read[-1] is not piece:
+                read.append(piece)
+            known = spreadsheet_columns.known_columns(named, kind)
+            if known > best[0]:
+                best = (known, len(read) - 1, index)
+            filled += 1
+            if filled == MAX_HEADER_ROWS or spreadsheet_columns.is_complete(named, kind):
+                return _headed_at(read, best[1], best[2], pieces)
+    if not filled:
+        raise SpreadsheetError("FILE_EMPTY", "The file holds no row.")
+    return _headed_at(read, best[1], best[2], pieces)
+
+
+def _headed_at(
+    read: Sequence["_Piece"], place: int, index: int, pieces: Iterator["_Piece"]
+) -> _HeadedSheet:
+    piece = read[place]
+    header = [""] * piece.first_column + list(piece.rows[index])
+    rest = _Piece(piece.row_numbers[index + 1 :], piece.rows[index + 1 :], piece)
+    return _HeadedSheet(piece.row_numbers[index], header, rest, chain(read[place + 1 :], pieces))
 
 
 def _sheet_rows(first: "_Piece", rest: Iterator["_Piece"]) -> Iterator[tuple[int, Sequence[Cell]]]:
@@ -397,9 +605,9 @@ class _Piece:
         by_column = list(zip(*self.rows, strict=True))
         empty = ("",) * len(self.rows)
         picked: dict[str, Sequence[Cell]] = {}
-        for field, index in columns.items():
+        for name, index in columns.items():
             place = index - self.first_column
-            picked[field] = by_column[place] if 0 <= place < len(by_column) else empty
+            picked[name] = by_column[place] if 0 <= place < len(by_column) else empty
         return _without_blank(self.row_numbers, picked, ())
 
 
@@ -413,8 +621,7 @@ def _check_directory(file: BinaryIO) -> None:
         raise _cut_short()
     entries, directory_bytes = struct.unpack_from("<HL", tail, end + 10)
     if tail[max(end - 20, 0) : end].startswith(b"PK\x06\x07"):
-        # Another record tells the numbers then, in a place that readers do not agree about.
-        raise _unsafe("is an archive of 64 bits, which none of a workbook's size needs to be")
+        entries, directory_bytes = _numbers_of_64_bits(tail, end, size)
     # The number may lie, and is not what the library goes by: the bytes bound what there can be.
     if directory_bytes > _MAX_DIRECTORY_BYTES:
         raise _unsafe(f"has a directory of {directory_bytes:,} bytes")
@@ -424,6 +631,12 @@ def _check_directory(file: BinaryIO) -> None:
         infos = archive.infolist()
     _check_parts(infos, size)
     names = {_part_name(info) for info in infos}
+    for part, what in _FOREIGN_PARTS.items():
+        if part in names:
+            raise SpreadsheetError(
+                "FORMAT_UNSUPPORTED",
+                f"The file is {what}; open it in its program and save it as .xlsx.",
+            )
     if "[content_types].xml" not in names or "_rels/.rels" not in names:
         raise SpreadsheetError("FORMAT_UNSUPPORTED", "The file is no .xlsx workbook.")
     if any(name.endswith(("/vbaproject.bin", "/workbook.bin")) for name in names):
@@ -431,6 +644,34 @@ def _check_directory(file: BinaryIO) -> None:
             "FORMAT_UNSUPPORTED",
             "The file is an .xlsm or .xlsb workbook; save it as .xlsx, without macros.",
         )
+
+
+_FOREIGN_PARTS = {
+    "index/document.iwa": "a Numbers document",
+    "word/document.xml": "a text document (.docx)",
+    "meta-inf/manifest.xml": "an OpenDocument or Java archive (.ods, .odt, .jar)",
+}
+
+
+def _numbers_of_64_bits(tail: bytes, end: int, size: int) -> tuple[int, int]:
+    """Entries and bytes of a directory by the record of 64 bits before the usual one at `end`.
+
+    It must lie where every reader looks for it, directly before its locator, as writers put it;
+    and the usual record must not contradict it.
+    """
+    record = end - 20 - 56
+    if record < 0 or not tail[record:].startswith(b"PK\x06\x06"):
+        raise _unsafe("is an archive of 64 bits with its directory in an unusual place")
+    length, *_, entries, directory_bytes, _ = struct.unpack_from("<QHHIIQQQQ", tail, record + 4)
+    (offset,) = struct.unpack_from("<Q", tail, end - 12)
+    usual_entries, usual_bytes = struct.unpack_from("<HL", tail, end + 10)
+    contradicted = usual_entries not in (entries, 0xFFFF) or usual_bytes not in (
+        directory_bytes,
+        0xFFFFFFFF,
+    )
+    if length != 44 or offset != size - len(tail) + record or contradicted:
+        raise _unsafe("is an archive of 64 bits whose records contradict each other")
+    return entries, directory_bytes
 
 
 def _check_parts(infos: Sequence[zipfile.ZipInfo], archive_bytes: int) -> None:
@@ -548,12 +789,14 @@ def _open_package(file: BinaryIO) -> _Package:
         "_rels/.rels": _piece_relations([("officeDocument", "xl/workbook.xml")]),
     }
     content = _read_part(archive, part(styles))
+    percents: dict[int, PercentFormat] = {}
     if content:
+        percents = percent_styles(_xml(content))
         relations.append(("styles", "styles.xml"))
         constant["xl/styles.xml"] = content
     constant["xl/_rels/workbook.xml.rels"] = _piece_relations(relations)
     strings = shared if part(shared) else None
-    return _Package(archive, names, sheets[:MAX_SHEETS], constant, strings)
+    return _Package(archive, names, sheets[:MAX_SHEETS], constant, strings, percents)
 
 
 def _piece_relations(relations: Sequence[tuple[str, str]]) -> bytes:
@@ -617,6 +860,7 @@ class _Tags:
     """The tags of a sheet with the namespace prefix that its writer chose."""
 
     def __init__(self, prefix: bytes) -> None:
+        self.prefix = prefix
         escaped = re.escape(prefix)
         self.row = b"<" + prefix + b"row"
         self.sheet_data = b"<" + prefix + b"sheetData"
@@ -626,6 +870,10 @@ class _Tags:
         self.any_row = re.compile(b"<" + escaped + rb"row((?:\s[^>]*)?)>")
         self.cell = re.compile(
             b"<%bc((?:\\s[^>]*?)?)(?:/>|>(\\s*<%bf(?:\\s[^>]*?)?(?:/>|>([^<]*)))?)"
+            % (escaped, escaped)
+        )
+        self.wide_blank_cell = re.compile(
+            rb"""<%bc\s+(?:[^<>]*\s)?r="[A-Z]{3}[0-9]{1,9}"[^<>]*(?:/>|>\s*</%bc>)"""
             % (escaped, escaped)
         )
         self.error_cell = re.compile(rb"""(<%bc\s(?:[^>]*\s)?t\s*=\s*)["']e["']""" % escaped)
@@ -659,6 +907,7 @@ class _Tags:
 
 _NUMBER_ATTRIBUTE = re.compile(rb"""(?:^|\s)r\s*=\s*["']([0-9]{1,9})["']""")
 _REFERENCE = re.compile(rb"""(?:^|\s)r\s*=\s*["']([A-Za-z]{1,3})([0-9]{1,9})["']""")
+_STYLE = re.compile(rb"""(?:^|\s)s\s*=\s*["']([0-9]{1,6})["']""")
 _ERROR_TYPE = re.compile(rb"""(?:^|\s)t\s*=\s*["']e["']""")
 _WIDE_REFERENCE = re.compile(rb'r="[A-Z]{3}')
 
@@ -815,8 +1064,8 @@ class _SheetReader:
     def __init__(self, package: _Package, tags: _Tags, head: bytes) -> None:
         self._package = package
         self._tags = tags
-        self._strings: Sequence[str] | None = None
         self._head = head + tags.sheet_data + b">"
+        self._percent_cell = _percent_cell(tags.prefix, package.percent_styles)
         self._rows_before = 0
         self._last_number = 0
 
@@ -825,7 +1074,13 @@ class _SheetReader:
         if (b"!" in chunk and b"<!" in chunk) or (b"?" in chunk and b"<?" in chunk):
             raise _unusual("has comments or instructions among its rows")
         if _WIDE_REFERENCE.search(chunk):
-            raise _unsafe(f"has more than {MAX_COLUMNS} columns")
+            # Formats that were filled to the last column hold no value.
+            chunk = self._tags.wide_blank_cell.sub(b"", chunk)
+            if _WIDE_REFERENCE.search(chunk):
+                raise _unsafe(
+                    f"has values beyond its first {MAX_COLUMNS} columns (A to ZZ);"
+                    " delete the columns after the last one that is needed"
+                )
         numbers = self._numbers(chunk)
         if not numbers:
             return
@@ -884,14 +1139,15 @@ class _SheetReader:
         top = sheet.start[0] + (0 if told else first - 1) + 1
         if top < first or top + len(rows) - 1 > last or sheet.end[1] >= MAX_COLUMNS:
             raise _unusual("has cells outside of their rows or of the columns A to ZZ")
+        self._show_percentages(chunk, first, rows, (top, sheet.start[1]))
         piece = _Piece(range(top, top + len(rows)), rows, sheet.start[1])
         return _with_special(piece, special)
 
     def _put_strings_in(self, rows: list[list[Cell]]) -> None:
         """Replace references to shared strings by the strings."""
-        if self._strings is None:
-            self._strings = _shared_strings(self._package)
-        strings = self._strings
+        strings = self._package.strings
+        if not strings:
+            strings.extend(_shared_strings(self._package))
         try:
             for row in rows:
                 for column, cell in enumerate(row):
@@ -907,20 +1163,72 @@ class _SheetReader:
     def _special_cells(self, chunk: bytes, first: int) -> dict[tuple[int, int], Cell]:
         """(row number, column from 0) of the cells with a formula or an error value."""
         found: dict[tuple[int, int], Cell] = {}
+        for number, column, text, match in self._cells(chunk, first):
+            if match[2] is not None:
+                found[number, column] = Formula("=" + _text(match[3] or b""))
+            elif _ERROR_TYPE.search(match[1]):
+                value = self._tags.value.search(text, match.end())
+                found[number, column] = ErrorValue(_text(value[1]) if value else "#ERROR")
+        return found
+
+    def _cells(self, chunk: bytes, first: int) -> Iterator[tuple[int, int, bytes, re.Match[bytes]]]:
+        """Every cell: row number, column from 0, the text of its row, and its tag in it."""
         number = first - 1
         for text in chunk.split(self._tags.row)[1:]:
-            told = _NUMBER_ATTRIBUTE.search(text[: text.find(b">")])
-            number = int(told[1]) if told else number + 1
+            numbered = _NUMBER_ATTRIBUTE.search(text[: text.find(b">")])
+            number = int(numbered[1]) if numbered else number + 1
             column = -1
             for match in self._tags.cell.finditer(text):
                 reference = _REFERENCE.search(match[1])
                 column = _column(reference[1]) if reference else column + 1
-                if match[2] is not None:
-                    found[number, column] = Formula("=" + _text(match[3] or b""))
-                elif _ERROR_TYPE.search(match[1]):
-                    value = self._tags.value.search(text, match.end())
-                    found[number, column] = ErrorValue(_text(value[1]) if value else "#ERROR")
-        return found
+                yield number, column, text, match
+
+    def _show_percentages(
+        self, chunk: bytes, first: int, rows: list[list[Cell]], origin: tuple[int, int]
+    ) -> None:
+        """Replace numbers by Percent where the sheet shows them so. `origin` is the row number and
+        the column of the first cell of `rows`."""
+        if self._percent_cell is None or not (tags := self._percent_cell.findall(chunk)):
+            return
+        top, left = origin
+        found: list[tuple[int, int, bytes]] = []
+        for attributes, style in tags:
+            reference = _REFERENCE.search(attributes)
+            if reference is None:
+                # Cells without a reference are counted.
+                found = [(n, c, m[1]) for n, c, _, m in self._cells(chunk, first)]
+                found = [(n, c, each[1]) for n, c, a in found if (each := _STYLE.search(a))]
+                break
+            found.append((int(reference[2]), _column(reference[1]), style))
+        formats = self._package.percent_styles
+        for number, column, style in found:
+            shown = formats.get(int(style))
+            row, place = number - top, column - left
+            if shown is None or not (0 <= row < len(rows) and 0 <= place < len(rows[row])):
+                continue
+            cell = rows[row][place]
+            if type(cell) in (int, float) and shown.applies_to(Decimal(cell)):  # type: ignore[arg-type] # a number
+                rows[row][place] = _percent(float(cell))  # type: ignore[arg-type] # a number
+
+
+_MANY_STYLES = 100
+
+
+def _percent_cell(prefix: bytes, styles: Mapping[int, PercentFormat]) -> re.Pattern[bytes] | None:
+    """Matches the tags of cells in these styles, or in any style where these are many."""
+    if not styles:
+        return None
+    some = "|".join(map(str, styles)) if len(styles) <= _MANY_STYLES else "[0-9]{1,6}"
+    return re.compile(
+        rb"""<%bc(\s(?:[^<>]*?\s)?s\s*=\s*["'](%b)["'][^<>]*)>"""
+        % (re.escape(prefix), some.encode())
+    )
+
+
+@lru_cache(maxsize=4_096)
+def _percent(stored: float) -> Percent:
+    """A stored fraction as the percentage shown, to the 15 digits that spreadsheets keep."""
+    return Percent(Decimal(format(stored, ".15g")) * 100)
 
 
 def _with_special(piece: _Piece, special: Mapping[tuple[int, int], Cell]) -> _Piece | None:
@@ -961,11 +1269,18 @@ def _ascending(numbers: Sequence[int]) -> bool:
 # --- Both -----------------------------------------------------------------------------------------
 
 
-def _matched(kind: Kind | None, header: Sequence[object]) -> tuple[Kind, dict[str, int]]:
+def _matched(
+    kind: Kind | None, header: Sequence[Cell], sheet: str = "", row: int = 0
+) -> tuple[Kind, dict[str, int]]:
+    """The kind and its columns; `sheet` and `row` say in an error where the header was found."""
     kind = kind or spreadsheet_columns.detect(header)
     if kind is None:
+        names = ", ".join(repr(_shortened(str(each))) for each in header if not _is_blank(each))
+        where = f"Row {row} of the sheet {sheet!r}" if sheet else "The first row"
         raise SpreadsheetError(
-            "COLUMN_MISSING", "The header is neither that of customers nor that of loans."
+            "COLUMN_MISSING",
+            f"{where} is the header of neither customers nor loans; it has {names}."
+            " See the templates for the columns of each.",
         )
     try:
         return kind, spreadsheet_columns.match(kind, header)
@@ -973,6 +1288,12 @@ def _matched(kind: Kind | None, header: Sequence[object]) -> tuple[Kind, dict[st
         raise SpreadsheetError("COLUMN_MISSING", str(error)) from error
     except spreadsheet_columns.AmbiguousColumnError as error:
         raise SpreadsheetError("COLUMN_AMBIGUOUS", str(error)) from error
+    except spreadsheet_columns.UnitError as error:
+        raise SpreadsheetError("COLUMN_UNIT_UNSUPPORTED", str(error)) from error
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def _columns_if_matched(kind: Kind, header: Sequence[object]) -> Mapping[str, int]:

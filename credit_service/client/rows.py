@@ -5,10 +5,9 @@ an UnreadableCell, so that the service rejects and reports the row like any othe
 or a date follows the same rules as in an uploaded file.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time
+from datetime import date, datetime
 from decimal import Context, Decimal, InvalidOperation
 from functools import lru_cache
 from itertools import repeat
@@ -17,14 +16,16 @@ from typing import Any
 
 from google.type.date_pb2 import Date
 
-from credit_service import spreadsheets
+from credit_service import spreadsheet_values, spreadsheets
 from credit_service.spreadsheet_columns import Kind
+from credit_service.spreadsheet_values import Form
 from credit_service.spreadsheets import (
     ERROR_VALUES,
     Block,
     Cell,
     ErrorValue,
     Formula,
+    Percent,
     SpreadsheetError,
 )
 from credit_service.v1 import ingestion_pb2, ingestion_service_pb2
@@ -239,7 +240,6 @@ _MOST = 10**15
 _PLAIN_DIGITS = 15
 # Enough digits that nothing is rounded.
 _EXACT = Context(prec=500)
-_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,200}(?:\.[0-9]{0,200})?|\.[0-9]{1,200})")
 
 
 def _text_of(cell: str) -> str:
@@ -252,15 +252,21 @@ def _text_of(cell: str) -> str:
     return text
 
 
-def _number(cell: Cell) -> Decimal | None:
+def _number(cell: Cell, form: Form) -> Decimal | None:
     """The cell as a number below 10¹⁵; None when it is empty."""
     if isinstance(cell, str):
         text = _text_of(cell)
         if not text:
             return None
-        if not _NUMBER.fullmatch(text):
+        numeral = spreadsheet_values.plain_numeral(text, form)
+        if numeral is None:
+            if spreadsheet_values.is_percentage(text):
+                raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_PERCENTAGE)
             raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_NOT_A_NUMBER)
+        text = numeral
     elif isinstance(cell, float):
+        if isinstance(cell, Percent) and form != "RATE":
+            raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_PERCENTAGE)
         # A workbook shows 15 digits, and what lies beyond is the float's own.
         text = format(cell, ".15g")
     elif isinstance(cell, int) and not isinstance(cell, bool):
@@ -298,7 +304,7 @@ def _whole(most: int) -> _Converter:
     """Converts to a whole number of at most `most`, either way."""
 
     def convert(cell: Cell) -> int | None:
-        number = _number(cell)
+        number = _number(cell, "WHOLE")
         if number is None:
             return None
         if number != int(number):
@@ -315,7 +321,7 @@ _Amount = tuple[int, int]
 
 
 def _money(cell: Cell) -> _Amount | None:
-    number = _number(cell)
+    number = _number(cell, "AMOUNT")
     if number is None:
         return None
     nanos = number.scaleb(9, _EXACT)
@@ -335,7 +341,7 @@ def _whole_amounts(cells: Sequence[Cell]) -> list[_Amount] | None:
 @lru_cache(maxsize=32_768, typed=True)
 def _rate(cell: Cell) -> str | None:
     """Percent, as the text of a decimal."""
-    number = _number(cell)
+    number = _number(cell, "RATE")
     if number is None:
         return None
     hundredths = number.scaleb(2, _EXACT)
@@ -344,28 +350,22 @@ def _rate(cell: Cell) -> str | None:
     return format(number, "f")
 
 
-_ISO_DATE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[ T]00:00(?::00(?:\.0{1,6})?)?)?")
-
-
 @lru_cache(maxsize=32_768, typed=True)
 def _date(cell: Cell) -> Date | None:
-    """The day of a date, or of an ISO text: other orders of day and month are anybody's guess."""
+    """The day of a date, a midnight, or a text with one reading."""
     day: date | None = None
+    code = "DATE_INVALID"
     if type(cell) is date:
         day = cell
     elif isinstance(cell, str):
         text = _text_of(cell)
         if not text:
             return None
-        if match := _ISO_DATE.fullmatch(text):
-            try:
-                day = date.fromisoformat(match[1])
-            except ValueError:
-                day = None
-    elif isinstance(cell, datetime) and cell.time() == time(0):
-        day = cell.date()
+        day, code = spreadsheet_values.day_of_text(text)
+    elif isinstance(cell, datetime):
+        day, code = spreadsheet_values.day_of_moment(cell)
     if day is None:
-        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_DATE_INVALID)
+        raise _UnreadableError(ingestion_pb2.RowErrorCode.Value(f"ROW_ERROR_CODE_{code}"))
     return Date(year=day.year, month=day.month, day=day.day)
 
 

@@ -6,8 +6,7 @@ floats: the number meant is the shortest decimal within the 15 digits that sprea
 it either has at most two decimals or is refused; nothing is rounded.
 """
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
@@ -17,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from credit_service.spreadsheets import ERROR_VALUES, Cell, ErrorValue, Formula
+from credit_service import spreadsheet_values
+from credit_service.spreadsheet_values import Form
+from credit_service.spreadsheets import ERROR_VALUES, Cell, ErrorValue, Formula, Percent
 
 OK = 0
 CODES = (
@@ -43,6 +44,9 @@ CODES = (
     "LOAN_HAS_PAYMENTS",
     "CUSTOMER_REGISTERED_HERE",
     "ROW_TOO_LONG",
+    "TIME_OF_DAY",
+    "PERCENTAGE",
+    "DATE_AMBIGUOUS",
 )
 """What can be wrong with a row: names of the contract's RowErrorCode, by their number here."""
 NUMBER_OF = {code: number for number, code in enumerate(CODES)}
@@ -56,6 +60,7 @@ TEXT_INVALID = NUMBER_OF["TEXT_INVALID"]
 DATE_INVALID = NUMBER_OF["DATE_INVALID"]
 FORMULA = NUMBER_OF["FORMULA"]
 ERROR_VALUE = NUMBER_OF["ERROR_VALUE"]
+PERCENTAGE = NUMBER_OF["PERCENTAGE"]
 
 MAX_FOUND_CHARS = 200
 """Of what was found in a cell, this much is reported."""
@@ -91,13 +96,17 @@ _MOST = 10**15
 """Numbers beyond this, in their own unit, are out of every range there is."""
 
 
-def numbers(cells: Sequence[Cell], decimals: int) -> Numbers:
-    """Each cell as an integer of 10 ** -decimals; `decimals` is 0 or 2."""
+_DECIMALS: Mapping[Form, int] = {"WHOLE": 0, "AMOUNT": 2, "RATE": 2, "DECIMAL": 2}
+
+
+def numbers(cells: Sequence[Cell], form: Form) -> Numbers:
+    """Each cell as an integer: a whole number, paise, or basis points."""
+    decimals = _DECIMALS[form]
     kinds = set(map(type, cells))
-    if kinds <= {float}:
+    if kinds <= {float} or (form == "RATE" and kinds <= {float, Percent}):
         values, problems = _from_floats(np.array(cells, np.float64), decimals)
     elif kinds == {str}:
-        values, problems = _from_texts(cells, decimals)  # type: ignore[arg-type] # all are str
+        values, problems = _from_texts(cells, form)  # type: ignore[arg-type] # all are str
     else:
         values = np.zeros(len(cells), np.int64)
         problems = np.zeros(len(cells), np.uint8)
@@ -107,7 +116,7 @@ def numbers(cells: Sequence[Cell], decimals: int) -> Numbers:
             np.array(list(compress(cells, is_float)), np.float64), decimals
         )
         for index in np.flatnonzero(~chosen).tolist():
-            values[index], problems[index] = _from_cell(cells[index], decimals)
+            values[index], problems[index] = _from_cell(cells[index], form)
     return Numbers(values, problems, lambda index: shown(cells[index]))
 
 
@@ -125,12 +134,21 @@ def _from_floats(floats: NDArray[np.float64], decimals: int) -> tuple[Ints, Prob
     return values, problems
 
 
-def _from_cell(cell: Cell, decimals: int) -> tuple[int, int]:
+def _from_cell(cell: Cell, form: Form) -> tuple[int, int]:
+    decimals = _DECIMALS[form]
     if isinstance(cell, str):
         problem = _problem_of_text(cell)
         if problem:
             return 0, problem
-        return _from_number_text(cell.strip(), decimals)
+        numeral = spreadsheet_values.plain_numeral(cell, form)
+        if numeral is None:
+            percentage = spreadsheet_values.is_percentage(cell)
+            return 0, PERCENTAGE if percentage else NOT_A_NUMBER
+        return _from_decimal(numeral, decimals)
+    if isinstance(cell, Percent):
+        if form != "RATE":
+            return 0, PERCENTAGE
+        return _from_decimal(format(cell, ".15g"), decimals)
     if isinstance(cell, int) and not isinstance(cell, bool):
         return _from_decimal(str(cell), decimals) if abs(cell) <= _MOST else (0, OUT_OF_RANGE)
     return 0, NOT_A_NUMBER
@@ -153,17 +171,6 @@ def _from_decimal(text: str, decimals: int) -> tuple[int, int]:
     return int(scaled), OK
 
 
-_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,200}(?:\.[0-9]{0,200})?|\.[0-9]{1,200})")
-
-
-def _from_number_text(text: str, decimals: int) -> tuple[int, int]:
-    """Plain numerals alone: no grouping, which differs by country, and no exponent, which is what
-    is left of a number that a spreadsheet cut short."""
-    if not _NUMBER.fullmatch(text):
-        return 0, NOT_A_NUMBER
-    return _from_decimal(text, decimals)
-
-
 def _problem_of_text(cell: str) -> int:
     if isinstance(cell, Formula):
         return FORMULA
@@ -179,7 +186,7 @@ _FAST_WIDTH = 18
 """Longest text that is decoded a column at a time: 15 digits, a point and two decimals."""
 
 
-def _from_texts(texts: Sequence[str], decimals: int) -> tuple[Ints, Problems]:
+def _from_texts(texts: Sequence[str], form: Form) -> tuple[Ints, Problems]:
     """Texts of at most 15 digits with at most two decimals at once, the others one by one."""
     longest = max(map(len, texts), default=0)
     short = texts if longest <= _FAST_WIDTH else [t if len(t) <= _FAST_WIDTH else "" for t in texts]
@@ -206,11 +213,11 @@ def _from_texts(texts: Sequence[str], decimals: int) -> tuple[Ints, Problems]:
     hundredths *= np.where(places == 0, 100, np.where(places == 1, 10, 1))
     problems = np.zeros(count, np.uint8)
     values = hundredths
-    if decimals == 0:
+    if form == "WHOLE":
         values, rest = np.divmod(hundredths, 100)
         problems[rest != 0] = NOT_A_WHOLE_NUMBER
     for index in np.flatnonzero(~clean).tolist():
-        values[index], problems[index] = _from_cell(texts[index], decimals)
+        values[index], problems[index] = _from_cell(texts[index], form)
     return values, problems
 
 
@@ -222,10 +229,7 @@ def _characters(texts: Sequence[str]) -> NDArray[np.uint32]:
 
 
 def dates(cells: Sequence[Cell]) -> Numbers:
-    """Each cell as days since 1970-01-01. Text must be an ISO date: 2024-03-31.
-
-    Other orders are refused: 03/04/2024 is one day here and another there.
-    """
+    """Each cell as days since 1970-01-01, as `spreadsheet_values` reads texts and times."""
     count = len(cells)
     problems = np.zeros(count, np.uint8)
     kinds = set(map(type, cells))
@@ -267,28 +271,19 @@ def civil_days(
     return np.where(exists, first + day - 1, 0), exists
 
 
-_ISO_DATE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[ T]00:00(?::00(?:\.0{1,6})?)?)?")
-
-
 def _day(cell: Cell) -> tuple[int, int]:
     if isinstance(cell, datetime):
-        if cell.time() != time(0):
-            return 0, DATE_INVALID
-        return cell.toordinal() - EPOCH_ORDINAL, OK
-    if isinstance(cell, date):
-        return cell.toordinal() - EPOCH_ORDINAL, OK
-    if not isinstance(cell, str):
+        day, code = spreadsheet_values.day_of_moment(cell)
+    elif isinstance(cell, date):
+        day, code = cell, ""
+    elif isinstance(cell, str):
+        problem = _problem_of_text(cell)
+        if problem:
+            return 0, problem
+        day, code = spreadsheet_values.day_of_text(cell)
+    else:
         return 0, DATE_INVALID
-    problem = _problem_of_text(cell)
-    if problem:
-        return 0, problem
-    match = _ISO_DATE.fullmatch(cell.strip())
-    if match is None:
-        return 0, DATE_INVALID
-    try:
-        return date.fromisoformat(match[1]).toordinal() - EPOCH_ORDINAL, OK
-    except ValueError:
-        return 0, DATE_INVALID
+    return (0, NUMBER_OF[code]) if day is None else (day.toordinal() - EPOCH_ORDINAL, OK)
 
 
 def texts(cells: Sequence[Cell]) -> Texts:

@@ -34,6 +34,7 @@ from credit_service.ingestion.frames import (
 from credit_service.ingestion.loan_days import add_months, imported_settled
 from credit_service.ingestion.wire import Columns, LoanColumns
 from credit_service.spreadsheet_columns import Kind
+from credit_service.spreadsheet_values import Form
 from credit_service.spreadsheets import Block
 
 MAX_ID = 10**15
@@ -60,12 +61,33 @@ _EXPECTED: Mapping[str, str] = {
     "interest_rate": "percent a year, 0 to 100, with at most two decimals",
     "monthly_installment": "rupees, more than 0 and at most 200 crore, with at most two decimals",
     "emis_paid_on_time": "a whole number from 0 to the tenure",
-    "start_date": "a date such as 2024-03-31, from 1900 on and not in the future",
+    "start_date": "a day such as 2024-03-31, from 1900 on and not in the future",
     "end_date": "the start date plus the tenure, such as 2027-03-31, or nothing",
     "": "as many values as the header has columns",
 }
 _INR_ONLY = "an amount in INR"
-_PLAIN_NUMBER = "12500.50"
+# How a number of each column is written, said where a cell holds none.
+_WRITTEN: Mapping[str, str] = {
+    "customer_id": "in digits alone, such as 1024",
+    "loan_id": "in digits alone, such as 7001",
+    "age": "such as 35",
+    "tenure_months": "such as 24",
+    "emis_paid_on_time": "such as 12",
+    "interest_rate": "such as 12.5 or 12.5%",
+    **dict.fromkeys(
+        ("monthly_income", "approved_limit", "loan_amount", "monthly_installment"),
+        "such as 12500.50 or 1,25,000",
+    ),
+}
+_NO_PERCENTAGE = "which is not a percentage"
+_DAY_ALONE = (
+    "a day without a time of day, such as 2024-03-31; a time may hide another day in another "
+    "time zone"
+)
+_IN_ORDER = (
+    "a date with one reading, such as 2024-03-31 or 31-Mar-2024; or name the order of day and "
+    "month for the whole file (date_order)"
+)
 
 
 @dataclass
@@ -147,8 +169,14 @@ class _Rows:
 def _expected(name: str, code: str) -> str:
     if code == "CURRENCY_UNSUPPORTED":
         return _INR_ONLY
-    if code == "NOT_A_NUMBER":
-        return f"{_EXPECTED[name]}, written like {_PLAIN_NUMBER}"
+    if code == "TIME_OF_DAY":
+        return _DAY_ALONE
+    if code == "DATE_AMBIGUOUS":
+        return _IN_ORDER
+    if code == "PERCENTAGE":
+        return f"{_EXPECTED[name]}, {_NO_PERCENTAGE}"
+    if code == "NOT_A_NUMBER" and name in _WRITTEN:
+        return f"{_EXPECTED[name]}, {_WRITTEN[name]}"
     if code == "FORMULA":
         return f"a value instead of a formula: {_EXPECTED[name]}"
     return _EXPECTED[name]
@@ -175,22 +203,37 @@ def validate_block(kind: Kind, block: Block, offset: int, import_day: date) -> B
     unreadable = {(row, ""): (NUMBER_OF["ROW_TOO_LONG"], "") for row in block.overlong}
     rows = _Rows(offset, np.array(block.row_numbers, np.int64), unreadable)
     if kind == "LOANS":
-        numbers = {name: cells.numbers(columns[name], 0) for name in _WHOLE_OF_LOANS}
-        numbers |= {name: cells.numbers(columns[name], 2) for name in _HUNDREDTHS_OF_LOANS}
+        numbers = {
+            name: cells.numbers(columns[name], form) for name, form in _FORMS_OF_LOANS.items()
+        }
         numbers["start_date"] = cells.dates(columns["start_date"])
         if "end_date" in columns:
             numbers["end_date"] = cells.dates(columns["end_date"])
         return _loans(rows, numbers, import_day)
-    numbers = {name: cells.numbers(columns[name], 0) for name in ("customer_id", "age")}
-    for name in ("monthly_income", "approved_limit"):
-        if name in columns:
-            numbers[name] = cells.numbers(columns[name], 2)
+    numbers = {
+        name: cells.numbers(columns[name], form)
+        for name, form in _FORMS_OF_CUSTOMERS.items()
+        if name in columns
+    }
     texts = {name: cells.texts(columns[name]) for name in _TEXTS_OF_CUSTOMERS}
     return _customers(rows, numbers, texts)
 
 
-_WHOLE_OF_LOANS = ("customer_id", "loan_id", "tenure_months", "emis_paid_on_time")
-_HUNDREDTHS_OF_LOANS = ("loan_amount", "interest_rate", "monthly_installment")
+_FORMS_OF_LOANS: Mapping[str, Form] = {
+    "customer_id": "WHOLE",
+    "loan_id": "WHOLE",
+    "tenure_months": "WHOLE",
+    "emis_paid_on_time": "WHOLE",
+    "loan_amount": "AMOUNT",
+    "interest_rate": "RATE",
+    "monthly_installment": "AMOUNT",
+}
+_FORMS_OF_CUSTOMERS: Mapping[str, Form] = {
+    "customer_id": "WHOLE",
+    "age": "WHOLE",
+    "monthly_income": "AMOUNT",
+    "approved_limit": "AMOUNT",
+}
 _TEXTS_OF_CUSTOMERS = ("first_name", "last_name", "phone_number")
 
 

@@ -153,7 +153,7 @@ def money(column: MoneyColumn) -> Numbers:
 
 def percents(column: Sequence[str]) -> Numbers:
     """Yearly rates in percent as basis points."""
-    return cells.numbers(column, 2)
+    return cells.numbers(column, "DECIMAL")
 
 
 def dates(column: DateColumn) -> Numbers:

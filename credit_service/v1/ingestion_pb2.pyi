@@ -157,6 +157,8 @@ class _IngestionErrorCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Ing
     """The uploaded bytes can no longer be read, or are not those that were uploaded."""
     INGESTION_ERROR_CODE_INTERNAL: _IngestionErrorCode.ValueType  # 9
     """A defect of the service."""
+    INGESTION_ERROR_CODE_COLUMN_UNIT_UNSUPPORTED: _IngestionErrorCode.ValueType  # 13
+    """A header names another unit than its column has, such as lakhs for rupees or years for months."""
 
 class IngestionErrorCode(_IngestionErrorCode, metaclass=_IngestionErrorCodeEnumTypeWrapper):
     """Why an ingestion as a whole failed."""
@@ -181,6 +183,8 @@ INGESTION_ERROR_CODE_FILE_LOST: IngestionErrorCode.ValueType  # 8
 """The uploaded bytes can no longer be read, or are not those that were uploaded."""
 INGESTION_ERROR_CODE_INTERNAL: IngestionErrorCode.ValueType  # 9
 """A defect of the service."""
+INGESTION_ERROR_CODE_COLUMN_UNIT_UNSUPPORTED: IngestionErrorCode.ValueType  # 13
+"""A header names another unit than its column has, such as lakhs for rupees or years for months."""
 
 class _RowErrorCode:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -232,6 +236,14 @@ class _RowErrorCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_RowErrorC
     """The customer of that id was registered with this service and is not the source's to change."""
     ROW_ERROR_CODE_ROW_TOO_LONG: _RowErrorCode.ValueType  # 22
     """The row has more values than the header has columns. `column` is empty."""
+    ROW_ERROR_CODE_TIME_OF_DAY: _RowErrorCode.ValueType  # 23
+    """A date with a time of day, which may be another day in another time zone: send the day alone."""
+    ROW_ERROR_CODE_PERCENTAGE: _RowErrorCode.ValueType  # 28
+    """A percentage in a column of amounts or whole numbers."""
+    ROW_ERROR_CODE_DATE_AMBIGUOUS: _RowErrorCode.ValueType  # 29
+    """A date such as 03-04-2024, which is one day where the day comes first and another where the
+    month does. Name the order of the file's dates, or write 2024-04-03.
+    """
 
 class RowErrorCode(_RowErrorCode, metaclass=_RowErrorCodeEnumTypeWrapper):
     """Why a row was rejected."""
@@ -280,6 +292,14 @@ ROW_ERROR_CODE_CUSTOMER_REGISTERED_HERE: RowErrorCode.ValueType  # 21
 """The customer of that id was registered with this service and is not the source's to change."""
 ROW_ERROR_CODE_ROW_TOO_LONG: RowErrorCode.ValueType  # 22
 """The row has more values than the header has columns. `column` is empty."""
+ROW_ERROR_CODE_TIME_OF_DAY: RowErrorCode.ValueType  # 23
+"""A date with a time of day, which may be another day in another time zone: send the day alone."""
+ROW_ERROR_CODE_PERCENTAGE: RowErrorCode.ValueType  # 28
+"""A percentage in a column of amounts or whole numbers."""
+ROW_ERROR_CODE_DATE_AMBIGUOUS: RowErrorCode.ValueType  # 29
+"""A date such as 03-04-2024, which is one day where the day comes first and another where the
+month does. Name the order of the file's dates, or write 2024-04-03.
+"""
 
 @typing.final
 class Ingestion(message.Message):

@@ -177,7 +177,7 @@ def test_bad_rows_are_reported_with_every_bad_column_and_the_rest_is_stored(
         A_LOAN,
         (7, 2, -5, 0, 101, 0, -1, date(2099, 1, 1), None),
         (7, 3, 1e18, 481, 12.345, 1000.005, 3, date(2024, 1, 31), date(2025, 1, 30)),
-        (7, 4, "many", "a year", "12%", FORMULA, "all", "someday", "later"),
+        (7, 4, "many", "a year", "12,0%", FORMULA, "all", "someday", "later"),
         (None,) * 9,
         (8, 5, *A_LOAN[2:]),
         (7, 6, *A_LOAN[2:]),

@@ -167,7 +167,7 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
         "nothing.csv": (b"", "The file is empty"),
         "blank.csv": (b"\n  \n,,\n", "The file holds no row"),
         "letter.doc": (b"hello\x00", "neither an .xlsx workbook nor CSV text"),
-        "other.csv": (b"a,b\n1,2\n", "neither that of customers nor that of loans"),
+        "other.csv": (b"a,b\n1,2\n", "the header of neither customers nor loans; it has 'a', 'b'"),
         "short.csv": (
             b"Customer ID,Loan ID,Loan Amount,Tenure,Interest Rate,EMI\n1,2,3,4,5,6\n",
             "needs the columns 'EMIs paid on Time', 'Date of Approval'; found 'Customer ID'",

@@ -1,0 +1,82 @@
+"""Which cells of a workbook are shown as percentages, from its styles (ECMA-376, part 1, 18.8)."""
+
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from xml.etree import ElementTree as ET
+
+_BUILT_IN_PERCENT = frozenset({9, 10})
+
+# What a format code shows as it stands: quoted text, an escaped character, `_x` (a gap as wide as
+# x) and `*x` (x repeated to fill the cell).
+_LITERAL = re.compile(r'"[^"]*"?|\\.|_.|\*.', re.DOTALL)
+_BRACKETED = re.compile(r"\[([^\]]*)\]")
+_CONDITION = re.compile(r"(<=|>=|<>|<|>|=)\s*(-?[0-9]+(?:\.[0-9]+)?)")
+_COMPARISONS: Mapping[str, Callable[[Decimal, Decimal], bool]] = {
+    "<": lambda value, limit: value < limit,
+    "<=": lambda value, limit: value <= limit,
+    ">": lambda value, limit: value > limit,
+    ">=": lambda value, limit: value >= limit,
+    "=": lambda value, limit: value == limit,
+    "<>": lambda value, limit: value != limit,
+}
+
+
+class PercentFormat:
+    """A number format that shows some values as percentages, perhaps not all."""
+
+    def __init__(self, code: str) -> None:
+        # (condition or None, whether the section shows a percentage)
+        self._sections = [_section(text) for text in _LITERAL.sub("", code).split(";")]
+
+    @property
+    def shows_percent(self) -> bool:
+        """Whether any value is shown as a percentage."""
+        return any(percent for _, percent in self._sections)
+
+    def applies_to(self, value: Decimal) -> bool:
+        """Whether this value is shown as a percentage."""
+        sections = self._sections
+        if any(condition for condition, _ in sections):
+            for condition, percent in sections:
+                if condition is None or condition(value):
+                    return percent
+            return False
+        if value > 0 or len(sections) == 1:
+            return sections[0][1]
+        if value < 0:
+            return sections[1][1]
+        return sections[2][1] if len(sections) > 2 else sections[0][1]
+
+
+def _section(text: str) -> tuple[Callable[[Decimal], bool] | None, bool]:
+    condition: Callable[[Decimal], bool] | None = None
+    for bracketed in _BRACKETED.findall(text):
+        if match := _CONDITION.fullmatch(bracketed.strip()):
+            compare, limit = _COMPARISONS[match[1]], Decimal(match[2])
+
+            def condition(
+                value: Decimal,
+                compare: Callable[[Decimal, Decimal], bool] = compare,
+                limit: Decimal = limit,
+            ) -> bool:
+                return compare(value, limit)
+
+    return condition, "%" in _BRACKETED.sub("", text)
+
+
+def percent_styles(styles: ET.Element) -> dict[int, PercentFormat]:
+    """The cell styles of a styles part that show percentages: index of the style → its format."""
+    codes: dict[int, str] = {}
+    for element in styles.iterfind("{*}numFmts/{*}numFmt"):
+        identity, code = element.get("numFmtId", ""), element.get("formatCode", "")
+        if identity.isascii() and identity.isdigit():
+            codes[int(identity)] = code
+    found = {}
+    for index, element in enumerate(styles.iterfind("{*}cellXfs/{*}xf")):
+        identity = element.get("numFmtId", "0")
+        number = int(identity) if identity.isascii() and identity.isdigit() else 0
+        code = codes.get(number, "0%" if number in _BUILT_IN_PERCENT else "")
+        if "%" in code and (shown := PercentFormat(code)).shows_percent:
+            found[index] = shown
+    return found

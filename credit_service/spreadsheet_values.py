@@ -1,0 +1,175 @@
+"""What the cells of a sheet mean: numerals as people write them, percentages, days.
+
+One meaning for the client, which streams the rows of a file, and for the service, which reads
+uploaded ones. Nothing is guessed: a cell that can be read in two ways is refused with a code of
+RowErrorCode.
+"""
+
+import re
+from collections.abc import Iterable
+from datetime import date, datetime, timedelta
+from typing import Final, Literal
+
+Form = Literal["WHOLE", "AMOUNT", "RATE", "DECIMAL"]
+"""What a column of numbers holds: ids and counts; money; percent a year; numerals with at most two
+decimals, as google.type.Decimal has them."""
+DateOrder = Literal["DMY", "MDY", "YMD"]
+"""The order of day, month and year in a date written in digits."""
+
+DATE_ORDERS: Final[tuple[DateOrder, ...]] = ("DMY", "MDY", "YMD")
+
+_NUMERAL = r"[+-]?(?:[0-9]{1,200}(?:\.[0-9]{0,200})?|\.[0-9]{1,200})"
+_PLAIN = re.compile(_NUMERAL)
+_PERCENTAGE = re.compile(rf"({_NUMERAL})\s*%(?:\s*(?:p\.?\s*a\.?|per\s+annum))?", re.IGNORECASE)
+# 1,00,000 (two digits a group but for the last) or 100,000 (three digits a group).
+_GROUPED = re.compile(
+    r"[+-]?(?:[0-9]{1,2}(?:,[0-9]{2}){0,60},[0-9]{3}|[0-9]{1,3}(?:,[0-9]{3}){1,60})(?:\.[0-9]{0,200})?"
+)
+_AMOUNT = re.compile(
+    r"(?:(?:₹|rs\.?|inr)\s*)?(.*?)(?:\s*/-)?(?:\s*(?:₹|rs\.?|inr))?", re.IGNORECASE
+)
+
+
+def plain_numeral(text: str, form: Form) -> str | None:
+    """The number that a text means, as a numeral such as -12500.50; None where it is none.
+
+    An amount may be grouped (1,00,000.50 or 100,000.50) and say rupees (₹ 50,000 or Rs. 50,000/-),
+    a rate may end in a percent sign. An exponent is not read: it is what is left of a number that a
+    spreadsheet cut short.
+    """
+    text = text.strip()
+    if _PLAIN.fullmatch(text):
+        return text
+    if form == "RATE":
+        match = _PERCENTAGE.fullmatch(text)
+        return match[1] if match else None
+    if form == "AMOUNT" and (match := _AMOUNT.fullmatch(text)):
+        numeral = match[1]
+        if _PLAIN.fullmatch(numeral):
+            return numeral
+        return numeral.replace(",", "") if _GROUPED.fullmatch(numeral) else None
+    return None
+
+
+def is_percentage(text: str) -> bool:
+    """Whether a text is a number with a percent sign, such as "12 %"."""
+    return _PERCENTAGE.fullmatch(text.strip()) is not None
+
+
+# --- Days -----------------------------------------------------------------------------------------
+
+DayCode = Literal["", "DATE_INVALID", "DATE_AMBIGUOUS", "TIME_OF_DAY"]
+
+_ZONE = r"\s?(?:Z|[+-][0-9]{2}:?[0-9]{2})?"
+_TIME = rf"(?:[ T]([0-9]{{2}}):([0-9]{{2}})(?::([0-9]{{2}})(?:\.[0-9]{{1,9}})?)?{_ZONE})?"
+_ISO = re.compile(rf"([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}){_TIME}")
+_YEAR_FIRST = re.compile(rf"([0-9]{{4}})([-/.])([0-9]{{1,2}})\2([0-9]{{1,2}}){_TIME}")
+_YEAR_LAST = re.compile(rf"([0-9]{{1,2}})([-/. ])([0-9]{{1,2}})\2([0-9]{{4}}){_TIME}")
+_DAY_MONTH_NAME = re.compile(
+    rf"([0-9]{{1,2}})[-/. ]([A-Za-z]{{3,9}})[-/., ]{{1,2}}([0-9]{{4}}){_TIME}"
+)
+_MONTH_NAME_DAY = re.compile(
+    rf"([A-Za-z]{{3,9}})[-/. ]([0-9]{{1,2}})[-/., ]{{1,2}}([0-9]{{4}}){_TIME}"
+)
+_MONTHS = (
+    "january", "february", "march", "april", "may", "june",
+    "july", "august", "september", "october", "november", "december",
+)  # fmt: skip
+_HALF_A_MINUTE = timedelta(seconds=30)
+
+
+def day_of_moment(moment: datetime) -> tuple[date | None, DayCode]:
+    """The day of a date cell with a time, which must be midnight to the nearest minute.
+
+    JavaScript writers leave midnight in India ten seconds off. Any other time is refused: what a
+    time zone shifted may lie on another day.
+    """
+    try:
+        rounded = moment + _HALF_A_MINUTE
+    except OverflowError:
+        return None, "DATE_INVALID"
+    if (rounded.hour, rounded.minute) != (0, 0):
+        return None, "TIME_OF_DAY"
+    return rounded.date(), ""
+
+
+def day_of_text(text: str, order: DateOrder | None = None) -> tuple[date | None, DayCode]:
+    """The day that a text means: ISO 8601, a month's English name, or digits in a known order.
+
+    Digits with the year last, such as 03-04-2024, are DATE_AMBIGUOUS without an order, unless both
+    orders give the same day.
+    """
+    text = text.strip()
+    if match := _ISO.fullmatch(text):
+        try:
+            day = date.fromisoformat(match[1])
+        except ValueError:
+            return None, "DATE_INVALID"
+        return _at(day, match.groups()[-3:])
+    if match := _YEAR_FIRST.fullmatch(text):
+        return _at(_date(match[1], match[3], match[4]), match.groups()[-3:])
+    if match := _YEAR_LAST.fullmatch(text):
+        days = _readings(match)
+        if order is not None:
+            return _at(days.get(order), match.groups()[-3:])
+        if len(set(days.values())) > 1 or (len(days) == 1):
+            return None, "DATE_AMBIGUOUS"
+        return _at(next(iter(days.values()), None), match.groups()[-3:])
+    if match := _DAY_MONTH_NAME.fullmatch(text):
+        return _at(_date(match[3], _month(match[2]), match[1]), match.groups()[-3:])
+    if match := _MONTH_NAME_DAY.fullmatch(text):
+        return _at(_date(match[3], _month(match[1]), match[2]), match.groups()[-3:])
+    return None, "DATE_INVALID"
+
+
+def needs_order(text: str) -> bool:
+    """Whether a text is a date in digits with the year last."""
+    return _YEAR_LAST.fullmatch(text.strip()) is not None
+
+
+def only_order(texts: Iterable[str]) -> DateOrder | None:
+    """The one order in which every date of a column exists; None where there is none or two."""
+    orders: set[DateOrder] = {"DMY", "MDY"}
+    for text in texts:
+        match = _YEAR_LAST.fullmatch(text.strip())
+        if match is not None and (days := _readings(match)):
+            orders &= set(days)
+            if not orders:
+                return None
+    return orders.pop() if len(orders) == 1 else None
+
+
+def _readings(match: re.Match[str]) -> dict[DateOrder, date]:
+    """The days that digits with the year last may mean, by the order."""
+    first, second, year = match[1], match[3], match[4]
+    candidates: tuple[tuple[DateOrder, date | None], ...] = (
+        ("DMY", _date(year, second, first)),
+        ("MDY", _date(year, first, second)),
+    )
+    return {order: day for order, day in candidates if day is not None}
+
+
+def _month(name: str) -> str:
+    matches = [
+        n for n, full in enumerate(_MONTHS, 1) if full == name.lower() or full[:3] == name.lower()
+    ]
+    if name.lower() == "sept":
+        matches = [9]
+    return str(matches[0]) if matches else "0"
+
+
+def _date(year: str, month: str, day: str) -> date | None:
+    try:
+        return date(int(year), int(month), int(day))
+    except ValueError:
+        return None
+
+
+def _at(day: date | None, time: tuple[str | None, ...]) -> tuple[date | None, DayCode]:
+    """The day, where the time beside it is midnight or missing."""
+    if day is None:
+        return None, "DATE_INVALID"
+    hours, minutes, seconds = (int(part or 0) for part in time)
+    if hours > 23 or minutes > 59 or seconds > 59:
+        return None, "DATE_INVALID"
+    return day_of_moment(datetime(day.year, day.month, day.day, hours, minutes, seconds))  # noqa: DTZ001 - a civil time
