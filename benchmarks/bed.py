@@ -344,8 +344,6 @@ def fill(url: str, first: int, last: int, loans_each: int) -> None:
                 connection.execute(_LOANS, part)
             with database.transaction() as transaction:
                 positions.refresh(transaction, range(start, end + 1), TODAY)
-        # As an import does: an id issued from now on is no customer's already.
-        connection.execute("SELECT setval('loan_ids', max(loan_id)) FROM loans HAVING count(*) > 0")
         connection.execute("VACUUM ANALYZE customers")
         connection.execute("VACUUM ANALYZE loans")
         connection.execute("CHECKPOINT")

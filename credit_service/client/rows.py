@@ -236,7 +236,7 @@ class _UnreadableError(Exception):
         self.code = code
 
 
-_MOST = 10**15
+_MOST = 2**53
 _PLAIN_DIGITS = 15
 # Enough digits that nothing is rounded.
 _EXACT = Context(prec=500)
@@ -253,7 +253,7 @@ def _text_of(cell: str) -> str:
 
 
 def _number(cell: Cell, form: Form) -> Decimal | None:
-    """The cell as a number below 10¹⁵; None when it is empty."""
+    """The cell as a number below 2⁵³; None when it is empty."""
     if isinstance(cell, str):
         text = _text_of(cell)
         if not text:
@@ -267,8 +267,9 @@ def _number(cell: Cell, form: Form) -> Decimal | None:
     elif isinstance(cell, float):
         if isinstance(cell, Percent) and form != "RATE":
             raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_PERCENTAGE)
-        # A workbook shows 15 digits, and what lies beyond is the float's own.
-        text = format(cell, ".15g")
+        # A workbook shows 15 digits of a fraction, and what lies beyond is the float's own.
+        whole = cell.is_integer() and abs(cell) < _MOST
+        text = str(int(cell)) if whole else format(cell, ".15g")
     elif isinstance(cell, int) and not isinstance(cell, bool):
         text = str(cell)
     else:

@@ -92,7 +92,7 @@ class Texts:
     found: Callable[[int], str]
 
 
-_MOST = 10**15
+_MOST = 2**53 - 1
 """Numbers beyond this, in their own unit, are out of every range there is."""
 
 

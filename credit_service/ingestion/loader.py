@@ -278,7 +278,6 @@ def _count_loans(merge: _Merge, fates: NDArray[np.int8]) -> None:
 def _write_loans(merge: _Merge, inserts: Facts, updates: Facts) -> None:
     ingestion_id = merge.ingestion.ingestion_id
     if len(inserts):
-        imports.reserve_loan_ids(merge.connection, int(inserts["loan_id"].max()))
         # In the order of the key the index is filled page by page.
         order = np.lexsort((inserts["loan_id"], inserts["customer_id"]))
         imports.insert_loans(merge.connection, inserts[order], NO_DAY, ingestion_id)
@@ -512,7 +511,6 @@ def _write_customers(
     if updates:
         imports.update_customers(merge.connection, updates)
     if inserts:
-        imports.reserve_customer_ids(merge.connection, max(facts[0] for facts in inserts))
         with_limits = [
             (*facts[:6], approved_limit_paise(facts[4]) if facts[6] is None else facts[6])
             for facts in inserts

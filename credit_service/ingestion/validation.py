@@ -37,15 +37,17 @@ from credit_service.spreadsheet_columns import Kind
 from credit_service.spreadsheet_values import Form
 from credit_service.spreadsheets import Block
 
-MAX_ID = 10**15
+MAX_ID = 10**15 - 1
 """Largest customer or loan id that an import may bring, as the tables have it."""
+MAX_CUSTOMER_ID_OF_LOAN = 2**53 - 1
+"""Largest customer id that a loan may name: the customer may have been registered here."""
 MAX_INSTALLMENT_PAISE = 2 * loan_rules.MAX_PRINCIPAL_PAISE
 """A source's installment is taken as it is; beyond this it is a slip of the pen."""
 MAX_LIMIT_PAISE = 1_000 * 10_000_000 * RUPEE_PAISE
 """Largest approved limit of a source: ₹1,000 crore."""
 FIRST_START_DATE = date(1900, 1, 1)
 
-_AN_ID = "a whole number from 1 to 1,000,000,000,000,000"
+_AN_ID = "a whole number from 1 to 999,999,999,999,999"
 _A_NAME = "1 to 50 characters without control characters"
 _EXPECTED: Mapping[str, str] = {
     "customer_id": _AN_ID,
@@ -295,7 +297,7 @@ def _unreadable_code(name: str) -> int:
 def _loans(rows: _Rows, numbers: Mapping[str, Numbers], import_day: date) -> Batch:
     facts = np.zeros(rows.count, LOAN_FACTS)
     for name, fact, least, most in (
-        ("customer_id", "customer_id", 1, MAX_ID),
+        ("customer_id", "customer_id", 1, MAX_CUSTOMER_ID_OF_LOAN),
         ("loan_id", "loan_id", 1, MAX_ID),
         ("loan_amount", "principal_paise", 1, loan_rules.MAX_PRINCIPAL_PAISE),
         (

@@ -11,35 +11,12 @@ from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from credit_service import failpoints
 from credit_service.storage.arrays import POSTGRES_EPOCH_DAY, Bigints, driver_cursor
-from credit_service.storage.tables import customer_ids as customer_id_sequence
-from credit_service.storage.tables import loan_ids as loan_id_sequence
 
 Array = NDArray[Any]
-
-# --- Sequences ------------------------------------------------------------------------------------
-
-# One statement, and none where the sequence is ahead: set back, it could give an id twice. Should
-# the sequence pass the id within this very statement, the primary key refuses the doubled id, and
-# whoever drew it draws again.
-_RAISE = """SELECT setval('{name}', :id) FROM {name}
-    WHERE CASE WHEN is_called THEN last_value ELSE last_value - 1 END < :id"""
-_RAISE_CUSTOMER_IDS = text(_RAISE.format(name=customer_id_sequence.name))
-_RAISE_LOAN_IDS = text(_RAISE.format(name=loan_id_sequence.name))
-
-
-def reserve_customer_ids(connection: Connection, largest: int) -> None:
-    """Ids issued from now on are larger; not undone by a rollback."""
-    connection.execute(_RAISE_CUSTOMER_IDS, {"id": largest})
-
-
-def reserve_loan_ids(connection: Connection, largest: int) -> None:
-    """Ids issued from now on are larger; not undone by a rollback."""
-    connection.execute(_RAISE_LOAN_IDS, {"id": largest})
-
 
 # --- Customers ------------------------------------------------------------------------------------
 

@@ -40,12 +40,31 @@ metadata = MetaData(
     }
 )
 
-MAX_IMPORTED_ID = 10**15
-"""Largest customer or loan id an import may bring; keeps ids exact in JSON and the sequences far
-from their end."""
+MAX_IMPORTED_ID = 10**15 - 1
+"""Largest customer or loan id an import may bring."""
+FIRST_ISSUED_ID = 10**15 + 1
+"""Ids of customers and loans that are issued here begin above all that an import may bring."""
+ISSUED_ID_STEP = 10
+"""Issued ids end in 1. A spreadsheet program keeps 15 digits of a number and makes the last of 16 a
+0, so that an id which went through one is nobody's instead of somebody else's."""
+MAX_ID = 2**53 - 1
+"""Largest id there is: a number in JSON is exact up to here."""
 
-customer_ids = Sequence("customer_ids", metadata=metadata)
-loan_ids = Sequence("loan_ids", metadata=metadata)
+
+def _issued_ids(name: str) -> Sequence:
+    # Below its least value nothing sets a sequence back.
+    return Sequence(
+        name,
+        start=FIRST_ISSUED_ID,
+        increment=ISSUED_ID_STEP,
+        minvalue=FIRST_ISSUED_ID,
+        maxvalue=MAX_ID,
+        metadata=metadata,
+    )
+
+
+customer_ids = _issued_ids("customer_ids")
+loan_ids = _issued_ids("loan_ids")
 decision_ids = Sequence("decision_ids", metadata=metadata)
 payment_ids = Sequence("payment_ids", metadata=metadata)
 event_ids = Sequence("event_ids", metadata=metadata)
@@ -86,6 +105,11 @@ customers = Table(
     Column("position_valid_until", Date, nullable=False),
     UniqueConstraint("phone_number"),
     CheckConstraint("customer_id > 0", "customer_id_positive"),
+    # Rows from before ids were kept apart have imported ids up to 10^15, and issued ones below it.
+    CheckConstraint(
+        "customer_id <= 9007199254740991 AND (NOT imported OR customer_id <= 1000000000000000)",
+        "customer_id_range",
+    ),
     CheckConstraint("char_length(first_name) BETWEEN 1 AND 50", "first_name_length"),
     CheckConstraint("char_length(last_name) BETWEEN 1 AND 50", "last_name_length"),
     CheckConstraint("age BETWEEN 18 AND 120", "age_range"),
@@ -210,6 +234,10 @@ loans = Table(
     Column("ingestion_row", BigInteger, nullable=True),
     PrimaryKeyConstraint("customer_id", "loan_id"),
     CheckConstraint("loan_id > 0", "loan_id_positive"),
+    CheckConstraint(
+        "loan_id <= 9007199254740991 AND (NOT imported OR loan_id <= 1000000000000000)",
+        "loan_id_range",
+    ),
     CheckConstraint("principal_paise > 0 AND principal_paise <= 100000000000", "principal_range"),
     CheckConstraint("annual_rate_bps BETWEEN 0 AND 10000", "rate_range"),
     CheckConstraint("tenure_months BETWEEN 1 AND 480", "tenure_range"),

@@ -37,7 +37,9 @@ class Customer(message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     CREATED_TIME_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
-    """Id of the customer, 1 or more. Imported customers keep the id of their source."""
+    """Id of the customer. Imported customers keep the id of their source, 1 to 999999999999999; ids of
+    customers registered here begin at 1000000000000001 and stay below 2^53.
+    """
     first_name: builtins.str
     """First name, 1 to 50 characters of any script, trimmed."""
     last_name: builtins.str

@@ -534,7 +534,9 @@ class CustomerRow(message.Message):
     ROW_NUMBER_FIELD_NUMBER: builtins.int
     UNREADABLE_CELLS_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
-    """Required. Id of the customer, 1 or more."""
+    """Required. Id of the customer, 1 to 999999999999999: above are the ids of customers registered
+    here, and no import changes those.
+    """
     first_name: builtins.str
     """Required. 1 to 50 characters after trimming."""
     last_name: builtins.str
@@ -613,7 +615,7 @@ class LoanRow(message.Message):
     customer_id: builtins.int
     """Required. Id of the customer, who must be stored already."""
     loan_id: builtins.int
-    """Required. Id of the loan, 1 or more, unique within the customer's loans."""
+    """Required. Id of the loan, 1 to 999999999999999, unique within the customer's loans."""
     tenure_months: builtins.int
     """Required. Number of monthly installments, 1 to 480."""
     emis_paid_on_time: builtins.int

@@ -129,8 +129,8 @@ class Loan(message.Message):
     customer_id: builtins.int
     """Id of the customer who owes it."""
     loan_id: builtins.int
-    """Id of the loan, 1 or more. Ids of booked loans are unique across customers, ids of imported
-    ones per customer only.
+    """Id of the loan. Ids of booked loans begin at 1000000000000001, stay below 2^53 and are unique
+    across customers; ids of imported loans, 1 to 999999999999999, are unique per customer only.
     """
     tenure_months: builtins.int
     """Number of monthly installments, 1 to 480."""

@@ -32,8 +32,8 @@ _MOST_ROUNDS = 100
 # Ids that the service gives out begin far from each other and from what a transcript imports, so
 # that one is recognised wherever it stands, in a sentence too.
 _FIRST_IDS = {
-    "customer_ids": 5_000_001,
-    "loan_ids": 6_000_001,
+    "customer_ids": 1_000_000_005_000_001,
+    "loan_ids": 1_000_000_006_000_001,
     "decision_ids": 7_000_001,
     "payment_ids": 8_000_001,
 }

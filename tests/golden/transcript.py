@@ -102,7 +102,7 @@ class Names:
         kind = _KIND_OF_FIELD.get(name)
         if kind and answer and (kind, answer) not in self._given:
             return self._name(kind, answer)
-        return re.sub(r"\b\d{7}\b", self._known, answer)
+        return re.sub(r"\b(?:\d{7}|\d{16})\b", self._known, answer)
 
     def _name(self, kind: str, value: str) -> str:
         if kind == "event" and int(value) > int(self._values[_LAST_EVENT]):

@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import exc, text
 
 from credit_service.commands.create_loan import CreateLoan, create_loan
 from credit_service.commands.register_customer import RegisterCustomer, register_customer
@@ -32,6 +32,7 @@ from credit_service.ingestion.wire import RowBatch
 from credit_service.queries.ingestions import get_ingestion, list_ingestions, list_row_errors
 from credit_service.storage import bookings, imports, ingestions, positions
 from credit_service.storage.database import Database
+from credit_service.storage.tables import FIRST_ISSUED_ID, ISSUED_ID_STEP, MAX_IMPORTED_ID
 from tests.integration.imported import (
     PRINCIPAL,
     CustomerRow,
@@ -51,6 +52,15 @@ from tests.integration.portfolio import LAKH, a_customer, a_good_customer, on
 
 TODAY = on(date(2025, 6, 15))
 C1, C2, C3 = (CustomerRow(n) for n in (1, 2, 3))
+
+
+def an_older_customer(database: Database) -> int:
+    """A customer registered before ids issued here began above all that an import may bring."""
+    issued = a_customer(database, TODAY)
+    with database.transaction() as connection:
+        statement = "UPDATE customers SET customer_id = 7 WHERE customer_id = :issued"
+        connection.execute(text(statement), {"issued": issued})
+    return 7
 
 
 @pytest.fixture
@@ -175,8 +185,10 @@ def test_loans_that_live_here_are_never_replaced(three_customers: Database) -> N
     assert decision.loan_id is not None
     ingest(three_customers, [LoanRow(1, 1, emis_paid_on_time=2, tenure_months=60)], TODAY)
     _record_payment(three_customers, 1, 1)
+    # Of before ids issued here began above all that an import may bring.
+    execute(three_customers, "UPDATE loans SET loan_id = 2000 WHERE NOT imported")
     rows = [
-        LoanRow(customer_id, decision.loan_id, rupees=1),
+        LoanRow(customer_id, 2_000, rupees=1),
         LoanRow(1, 1, rupees=7, tenure_months=60),
         # The same facts as before: EMIs paid here on time are none of the source's.
         LoanRow(1, 1, emis_paid_on_time=2, tenure_months=60),
@@ -213,7 +225,7 @@ def _record_payment(database: Database, customer_id: int, loan_id: int) -> None:
 
 
 def test_a_registered_customer_is_never_replaced(database: Database) -> None:
-    customer_id = a_customer(database, TODAY)
+    customer_id = an_older_customer(database)
     row = CustomerRow(customer_id, phone="9123456781")
     assert counts(ingest(database, [row], TODAY)) == {"skipped": 1}
     refused = ingest(database, [row], TODAY, on_existing="UPDATE")
@@ -509,7 +521,6 @@ _STEPS: list[tuple[Any, str]] = [
     (imports, "known_customers"),
     (imports, "stored_loans"),
     (ingestions, "seen"),
-    (imports, "reserve_loan_ids"),
     (imports, "insert_loans"),
     (imports, "update_loans"),
     (positions, "refresh_locked"),
@@ -520,7 +531,6 @@ _STEPS: list[tuple[Any, str]] = [
     (imports, "stored_customers"),
     (imports, "phone_holders"),
     (imports, "update_customers"),
-    (imports, "reserve_customer_ids"),
     (imports, "insert_customers"),
     (ingestions, "end"),
 ]
@@ -722,30 +732,57 @@ def test_a_phone_number_taken_meanwhile_rejects_the_row(
 
 
 def test_ids_issued_after_an_import_are_new(database: Database) -> None:
-    assert counts(ingest(database, [C1], TODAY)) == {"inserted": 1}
+    """Imports bring ids below 10^15, and ids issued here lie above: neither looks at the other."""
+    assert a_customer(database, TODAY) == FIRST_ISSUED_ID
+    largest = CustomerRow(MAX_IMPORTED_ID, phone="+919100000099")
+    assert counts(ingest(database, [C1, largest], TODAY)) == {"inserted": 2}
     second = a_customer(database, TODAY)
-    assert second == 2
-    ingest(database, [CustomerRow(300), CustomerRow(50)], TODAY)
-    assert a_customer(database, TODAY) == 301
+    assert second == FIRST_ISSUED_ID + ISSUED_ID_STEP
     customer_id = a_good_customer(database, TODAY)
-    ingest(database, [LoanRow(300, 9_996), LoanRow(1, 5)], TODAY)
+    ingest(database, [LoanRow(1, MAX_IMPORTED_ID)], TODAY)
     decision = create_loan(
         database, CreateLoan(None, customer_id, Ask(LAKH, 1200, 12)), TODAY, PRINCIPAL
     )
-    assert decision.loan_id is not None
-    assert decision.loan_id > 9_996
-    # A sequence that is ahead is never set back.
-    ingest(database, [LoanRow(300, 2)], TODAY)
-    again = create_loan(
-        database, CreateLoan(None, customer_id, Ask(LAKH, 1200, 12)), TODAY, PRINCIPAL
-    )
-    assert again.loan_id is not None
-    assert again.loan_id > decision.loan_id
+    assert decision.loan_id == FIRST_ISSUED_ID
 
 
-def test_a_dry_run_leaves_the_sequences_alone(database: Database) -> None:
-    ingest(database, [CustomerRow(500)], TODAY, validate_only=True)
-    assert a_customer(database, TODAY) == 1
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        (
+            "UPDATE customers SET customer_id = 1000000000000011, imported = true",
+            "customers_customer_id_range_check",
+        ),
+        (
+            "UPDATE customers SET customer_id = 9007199254740993",
+            "customers_customer_id_range_check",
+        ),
+        (
+            "UPDATE loans SET loan_id = 1000000000000011",
+            "loans_loan_id_range_check",
+        ),
+        ("ALTER SEQUENCE customer_ids RESTART WITH 7", "cannot be less than MINVALUE"),
+        ("SELECT setval('loan_ids', 7)", "out of bounds"),
+    ],
+)
+def test_the_database_keeps_imported_and_issued_ids_apart(
+    database: Database, statement: str, said: str
+) -> None:
+    a_customer(database, TODAY)
+    ingest(database, [C1], TODAY)
+    ingest(database, [LoanRow(1, 5)], TODAY)
+    with pytest.raises(exc.DBAPIError, match=said):
+        execute(database, statement)
+
+
+def test_an_id_that_a_spreadsheet_cut_short_is_nobodys(database: Database) -> None:
+    """Of 16 digits a spreadsheet program keeps 15 and makes the last a 0."""
+    customer_id = a_good_customer(database, TODAY)
+    shown = int(float(format(float(customer_id), ".15g")))
+    assert shown != customer_id
+    ingestion = ingest(database, [LoanRow(shown, 5), LoanRow(customer_id, 6)], TODAY)
+    assert counts(ingestion) == {"inserted": 1, "rejected": 1}
+    assert errors(database, ingestion.ingestion_id) == [(1, "customer_id", "CUSTOMER_UNKNOWN")]
 
 
 # --- What an ingestion leaves behind --------------------------------------------------------------

@@ -28,6 +28,7 @@ from credit_service.queries.ingestions import get_ingestion, list_row_errors
 from credit_service.queries.loans import get_loan
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Header, Ingestion, Kind
+from credit_service.storage.tables import FIRST_ISSUED_ID
 from tests.integration.imported import (
     PRINCIPAL,
     assert_positions_are_right,
@@ -139,7 +140,7 @@ def test_the_public_workbooks_again_change_nothing(
 
 
 def test_customers_register_right_after_the_import(public: Database) -> None:
-    assert a_customer(public, CLOCK.moment()) == 301
+    assert a_customer(public, CLOCK.moment()) == FIRST_ISSUED_ID
 
 
 def test_a_loan_id_of_two_customers_is_ambiguous_without_one(public: Database) -> None:
