@@ -229,6 +229,10 @@ class Settings(BaseSettings):
     )
 
     log_format: Literal["json", "console"] = Field(default="console", description="form of logs")
+    access_log: bool = Field(
+        default=True,
+        description="one log line for each call: who called, how it ended, which ids it named",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe lines that are logged"
     )

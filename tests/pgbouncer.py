@@ -1,7 +1,6 @@
 """The real PgBouncer in front of the PostgreSQL that the tests use."""
 
 import os
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -10,21 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pytest
 from sqlalchemy import make_url
 
+from tests.tools import tool
+
 _START_SECONDS = 20.0
-
-
-def program() -> str:
-    """The path of PgBouncer; skips where there is none, and fails there where CI is set."""
-    found = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if found is None:
-        reason = "missing tool: pgbouncer"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
 
 
 @contextmanager
@@ -59,7 +48,7 @@ def running(server_url: str, **settings: str) -> Iterator[str]:
         configuration.chmod(0o644)
         with (Path(folder) / "log").open("w") as log:
             process = subprocess.Popen(
-                [program(), str(configuration)],
+                [tool("pgbouncer"), str(configuration)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

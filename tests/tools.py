@@ -55,6 +55,7 @@ class _NodePackage:
 _FROM_WHEELS = {name: _Program((name,), "") for name in ("docker-compose", "hadolint")}
 _PROGRAMS = {
     "chromium": _Program(("chromium", "chromium-browser", "google-chrome"), "chromium"),
+    "jq": _Program(("jq",), "jq"),
     "node": _Program(("node",), "nodejs"),
     "npm": _Program(("npm",), "npm"),
     "pgbouncer": _Program(("pgbouncer",), "pgbouncer"),

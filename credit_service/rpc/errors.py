@@ -79,6 +79,9 @@ class Unauthenticated(CreditError):  # noqa: N818 - named as the other refusals 
 class PermissionDenied(CreditError):  # noqa: N818 - named as the other refusals are
     """Credentials that hold, without the scope that the method needs."""
 
+    principal = ""
+    """The caller, once known."""
+
 
 STATUS_OF_KIND: dict[type[CreditError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,

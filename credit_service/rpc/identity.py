@@ -128,6 +128,7 @@ class Gatekeeper:
         if scope in principal.scopes or (scope is None and method in self._unscoped):
             return principal
         denial = _denied(scope)
+        denial.principal = principal.name
         self._refusals.note(method, denial, principal.name)
         raise denial
 

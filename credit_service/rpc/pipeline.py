@@ -2,8 +2,8 @@
 
 Before the work: an id for the call, its deadline, who makes it and whether it may, room for it.
 While it runs: an end to it when nobody waits any more. After a failure: the status that `errors`
-gives it. Around all: its metrics. The servicers know none of this, and find what they need in
-`current_call()`.
+gives it. Around all: its metrics, and its line in the access log. The servicers know none of this,
+and find what they need in `current_call()`.
 
 A handler is wrapped once, when its method is called first. To grpc all methods take streams: for
 others it awaits the message before it calls anything of ours, and without a limit, so that callers
@@ -31,12 +31,14 @@ from structlog.contextvars import bind_contextvars
 from credit_service import metrics, tracing
 from credit_service.domain.errors import InvalidRequest, Overloaded, Unavailable
 from credit_service.metrics import MethodMetrics, method_metrics
+from credit_service.rpc.access import COUNTED_REASONS, AccessLog, Ids, note_ids
 from credit_service.rpc.convert import ANONYMOUS
 from credit_service.rpc.errors import (
     REASONS,
     STATUS_DETAILS_KEY,
     DeadlineExceeded,
     NotImplementedYet,
+    PermissionDenied,
     to_status,
 )
 from credit_service.rpc.identity import Gatekeeper, challenge
@@ -91,6 +93,7 @@ class Call:
     """
 
     __slots__ = (
+        "_access",
         "_begun",
         "_caller",
         "_metrics",
@@ -100,6 +103,10 @@ class Call:
         "call_id",
         "context",
         "deadline",
+        "ids",
+        "is_caller_known",
+        "messages_received",
+        "messages_sent",
         "method",
         "principal",
         "timeout_seconds",
@@ -115,6 +122,7 @@ class Call:
         counted_by: MethodMetrics,
         warden: Warden,
         caller: Span | None,
+        access: AccessLog | None,
     ) -> None:
         """`caller` is the span that the caller named."""
         counted_by.begin()
@@ -123,6 +131,14 @@ class Call:
         self.method = method
         self.call_id = call_id
         self.principal = ANONYMOUS
+        self.is_caller_known = True
+        """False until a server that asks for credentials has found valid ones."""
+        self._access = access
+        self.ids: Ids | None = None if access is None else {}
+        """Of the records that the call is about; None where nobody logs them."""
+        self.messages_received: int | None = None
+        """Messages of a stream, and None for calls that are none."""
+        self.messages_sent: int | None = None
         self.timeout_seconds = timeout_seconds
         self.deadline = self._begun + timeout_seconds
         """In seconds of time.monotonic()."""
@@ -174,6 +190,8 @@ class Call:
         late = isinstance(error, Unavailable) and time.monotonic() >= self.deadline
         if self.work.stopped or late:
             error = self._too_late()
+        if isinstance(error, PermissionDenied) and error.principal:
+            self.principal, self.is_caller_known = error.principal, True
         status = to_status(error, self.call_id, self.method)
         if self.context.is_active():
             reason = _reason(status)
@@ -201,8 +219,61 @@ class Call:
             # Too late, whatever came of it: grpc has told the caller so.
             code = metrics.DEADLINE_EXCEEDED
         self._metrics.end(code, seconds)
+        if self._access is not None:
+            self._log_end(self._access, code, reason, seconds)
         if self.activity is not None:
             self._end_span(self.activity, code, reason)
+
+    def _log_end(self, access: AccessLog, code: int, reason: str, seconds: float) -> None:
+        if reason and reason in COUNTED_REASONS:
+            access.count(self.method[1:], code, reason, self.call_id)
+            return
+        known, activity = self.is_caller_known, self.activity
+        access.add(
+            (
+                time.time(),
+                self.method[1:],
+                self.principal if known else None,
+                # Its address takes three times as long to find as all the rest.
+                "" if known else self.context.peer(),
+                code,
+                reason,
+                seconds,
+                self.call_id,
+                "" if activity is None else activity.span.trace_id,
+                self.ids or {},
+                self.messages_received,
+                self.messages_sent,
+            )
+        )
+
+    def note(self, message: Any) -> Any:
+        """The same message, its ids noted for the access log."""
+        if self.ids is not None:
+            note_ids(message, self.ids)
+        return message
+
+    def note_received(self, message: Any) -> Any:
+        """The same for a message of the caller's stream. A batch names rows by the thousand: those
+        are found by the id of its ingestion."""
+        self.messages_received = (self.messages_received or 0) + 1
+        if self.ids is not None:
+            note_ids(message, self.ids, lists=False)
+        return message
+
+    def noted_sent(self, messages: Iterator[Any]) -> Iterator[Any]:
+        """The same messages of a stream of answers, each noted before it is sent."""
+        self.messages_received = self.messages_received or 0
+        self.messages_sent = 0
+        try:
+            for message in messages:
+                self.messages_sent += 1
+                yield self.note(message)
+        finally:
+            # As `yield from` would, where the reader has gone.
+            close = getattr(messages, "close", None)
+            if close is not None:
+                close()
 
     def _end_span(self, activity: Activity, code: int, reason: str) -> None:
         attributes: dict[str, str | int] = {
@@ -286,6 +357,7 @@ class Pipeline(_Interceptor):
         stream_idle_seconds: float,
         gatekeeper: Gatekeeper,
         stopping: threading.Event,
+        access: AccessLog | None = None,
     ) -> None:
         """Streams run on `stream_pool`, of which `max_streams` are open at once, and other calls on
         `pool`, where `max_waiting` queue for a thread, and wait for `max_wait_seconds` when more
@@ -306,6 +378,7 @@ class Pipeline(_Interceptor):
         self._streams_by_principal = StreamLimiter(max_streams_per_principal)
         self._warden = Warden(self._shedder.adjust)
         self._stopping = stopping
+        self._access = access
         # Health checks never wait behind the calls that they are about.
         self._aside = ServingPool(_HEALTH_THREADS)
         self._handlers: dict[str, _Known] = {}
@@ -374,7 +447,7 @@ class Pipeline(_Interceptor):
         }
         parse, serialize = _parser(handler.request_deserializer), handler.response_serializer
         if handler.request_streaming:
-            parse = reader_of(behavior, _counting(parse, counted.received))
+            parse = _counting(parse, counted.received)
         if handler.response_streaming and serialize is not None:
             serialize = _counting(serialize, counted.sent)
         serving: _Behavior = partial(serve[kind], method, behavior, parse)
@@ -397,7 +470,7 @@ class Pipeline(_Interceptor):
             asked = time.monotonic()
             data = call.only_message(requests)
             self._shedder.note_lag(time.monotonic() - asked)
-            return behavior(parse(data), context)
+            return call.note(behavior(call.note(parse(data)), context))
 
     def _serve_unary_stream(
         self,
@@ -411,7 +484,8 @@ class Pipeline(_Interceptor):
             self._admit(call)
             with self._stream_slot(call):
                 data = call.only_message(requests)
-                yield from behavior(parse(data), context)
+                request = call.note_received(parse(data))
+                yield from call.noted_sent(behavior(request, context))
 
     def _serve_stream_unary(
         self,
@@ -423,8 +497,11 @@ class Pipeline(_Interceptor):
     ) -> Any:
         with self._begin(method, context, _NO_LIMIT_SECONDS) as call:
             self._admit(call)
-            with self._stream_slot(call), self._messages(requests, parse) as messages:
-                return behavior(messages, context)
+            with (
+                self._stream_slot(call),
+                self._messages(requests, parse, behavior, call) as messages,
+            ):
+                return call.note(behavior(messages, context))
 
     def _serve_stream_stream(
         self,
@@ -436,8 +513,11 @@ class Pipeline(_Interceptor):
     ) -> Iterator[Any]:
         with self._begin(method, context, _NO_LIMIT_SECONDS) as call:
             self._admit(call)
-            with self._stream_slot(call), self._messages(requests, parse) as messages:
-                yield from behavior(messages, context)
+            with (
+                self._stream_slot(call),
+                self._messages(requests, parse, behavior, call) as messages,
+            ):
+                yield from call.noted_sent(behavior(messages, context))
 
     def _begin(self, method: str, context: grpc.ServicerContext, default_seconds: float) -> Call:
         """The call as it comes in. Never fails."""
@@ -447,13 +527,17 @@ class Pipeline(_Interceptor):
         if timeout_seconds > _NO_LIMIT_SECONDS:
             timeout_seconds = default_seconds
         counted = self._metrics.get(method, _UNKNOWN_METHOD)
-        return Call(method, call_id, timeout_seconds, context, counted, self._warden, caller)
+        return Call(
+            method, call_id, timeout_seconds, context, counted, self._warden, caller, self._access
+        )
 
     def _admit(self, call: Call) -> None:
         """Whether a call may begin: the one gate, passed before any work is done."""
         call.ensure_wanted()
         if self._gatekeeper.asks:
+            call.is_caller_known = False
             call.principal = self._gatekeeper.admit(call.method, call.context).name
+            call.is_caller_known = True
             bind_contextvars(principal=call.principal)
             self._rates.take(call.principal)
 
@@ -481,9 +565,11 @@ class Pipeline(_Interceptor):
                 self._open_streams -= 1
 
     def _messages(
-        self, requests: Iterator[bytes], parse: _Parse
+        self, requests: Iterator[bytes], parse: _Parse, behavior: _Behavior, call: Call
     ) -> AbstractContextManager[Messages[Any]]:
-        return read_ahead(requests, parse, self._stream_idle_seconds, self._stopping)
+        call.messages_received, call.messages_sent = 0, 0
+        read = reader_of(behavior, lambda data: call.note_received(parse(data)))
+        return read_ahead(requests, read, self._stream_idle_seconds, self._stopping)
 
     def _on_aside(self, handler: _Handler) -> _Handler:
         """The same handler of the health service, on threads that no other call takes.
@@ -517,6 +603,7 @@ class Pipeline(_Interceptor):
         """
 
         counted = self._metrics.get(method, _UNKNOWN_METHOD)
+        access = self._access
 
         def refuse(
             _requests: Iterator[bytes], context: grpc.ServicerContext, send: Callable[[Any], None]
@@ -532,6 +619,8 @@ class Pipeline(_Interceptor):
             send(None)
             counted.end(refusal.code.value[0], 0.0)
             refusal.failures.inc()
+            if access is not None:
+                access.count(method[1:], refusal.code.value[0], refusal.reason, call_id)
 
         refuse.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpc looks for it
         return grpc.stream_stream_rpc_method_handler(_Elsewhere(refuse, _INLINE))
@@ -570,14 +659,17 @@ class _Sendable(NamedTuple):
     details: bytes
     failures: Counter
     """Counts the calls that it ended."""
+    reason: str
 
 
 def _sendable(status: status_pb2.Status) -> _Sendable:
+    reason = _reason(status)
     return _Sendable(
         _STATUS_BY_NUMBER[status.code],
         status.message,
         status.SerializeToString(),
-        metrics.call_failures.labels(_reason(status)),
+        metrics.call_failures.labels(reason),
+        reason,
     )
 
 

@@ -12,6 +12,7 @@ from credit_service import metrics
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
 from credit_service.domain.errors import CreditError
+from credit_service.rpc.access import AccessLog
 from credit_service.rpc.address import Address, AddressRefusedError, listening_address
 from credit_service.rpc.credit import CreditServicer
 from credit_service.rpc.identity import gatekeeper
@@ -76,6 +77,7 @@ class CreditServer:
         self._pool = ServingPool(settings.threads)
         # Two more than there may be streams: they refuse the others while all of them are open.
         self._stream_pool = ServingPool(settings.max_streams + 2)
+        self._access = AccessLog(settings.log_format) if settings.access_log else None
         self._pipeline = Pipeline(
             self._pool,
             self._stream_pool,
@@ -88,6 +90,7 @@ class CreditServer:
             stream_idle_seconds=settings.stream_idle_seconds,
             gatekeeper=caller_check,
             stopping=self._stopping,
+            access=self._access,
         )
         self._health = _Health()
         options = _options(settings.max_concurrent_calls, share_port=share_port)
@@ -162,6 +165,8 @@ class CreditServer:
         self._stream_pool.shutdown()
         if self._cache is not None:
             self._cache.close()
+        if self._access is not None:
+            self._access.close()
 
     def _read(self) -> Iterable[metrics.Reading]:
         """What the server is at, for the metrics."""
