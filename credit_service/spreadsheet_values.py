@@ -22,8 +22,10 @@ _NUMERAL = r"[+-]?(?:[0-9]{1,200}(?:\.[0-9]{0,200})?|\.[0-9]{1,200})"
 _PLAIN = re.compile(_NUMERAL)
 _PERCENTAGE = re.compile(rf"({_NUMERAL})\s*%(?:\s*(?:p\.?\s*a\.?|per\s+annum))?", re.IGNORECASE)
 # 1,00,000 (two digits a group but for the last) or 100,000 (three digits a group).
+# A group of digits never begins with 0: what looks so (0,500) is a decimal comma.
 _GROUPED = re.compile(
-    r"[+-]?(?:[0-9]{1,2}(?:,[0-9]{2}){0,60},[0-9]{3}|[0-9]{1,3}(?:,[0-9]{3}){1,60})(?:\.[0-9]{0,200})?"
+    r"[+-]?(?=[1-9])(?:[0-9]{1,2}(?:,[0-9]{2}){0,60},[0-9]{3}|[0-9]{1,3}(?:,[0-9]{3}){1,60})"
+    r"(?:\.[0-9]{0,200})?"
 )
 _AMOUNT = re.compile(
     r"(?:(?:₹|rs\.?|inr)\s*)?(.*?)(?:\s*/-)?(?:\s*(?:₹|rs\.?|inr))?", re.IGNORECASE
@@ -127,16 +129,20 @@ def needs_order(text: str) -> bool:
     return _YEAR_LAST.fullmatch(text.strip()) is not None
 
 
-def only_order(texts: Iterable[str]) -> DateOrder | None:
-    """The one order in which every date of a column exists; None where there is none or two."""
-    orders: set[DateOrder] = {"DMY", "MDY"}
+def possible_orders(texts: Iterable[str]) -> frozenset[DateOrder]:
+    """The orders in which every one of these texts exists that needs one: both, one or none."""
+    orders: frozenset[DateOrder] = frozenset(("DMY", "MDY"))
     for text in texts:
         match = _YEAR_LAST.fullmatch(text.strip())
         if match is not None and (days := _readings(match)):
-            orders &= set(days)
-            if not orders:
-                return None
-    return orders.pop() if len(orders) == 1 else None
+            orders &= days.keys()
+    return orders
+
+
+def readings(text: str) -> tuple[date, ...]:
+    """The days that digits with the year last may mean: none, one, or the two of both orders."""
+    match = _YEAR_LAST.fullmatch(text.strip())
+    return () if match is None else tuple(dict.fromkeys(_readings(match).values()))
 
 
 def _readings(match: re.Match[str]) -> dict[DateOrder, date]:

@@ -96,6 +96,17 @@ class Percent(float):
     __slots__ = ()
 
 
+def shown(cell: Cell) -> str:
+    """The cell as a person sees it."""
+    if isinstance(cell, bool):
+        return str(cell).upper()
+    if isinstance(cell, Percent):
+        return format(cell, ".15g") + "%"
+    if isinstance(cell, float):
+        return format(cell, ".15g")
+    return str(cell)
+
+
 ERROR_VALUES = frozenset(
     {
         "#N/A",
@@ -120,11 +131,13 @@ class Block:
     `row_numbers` are those of the sheet, or the line in a CSV file where the row begins; the first
     row of a file is 1. `columns` maps a field to a cell for each row. `overlong` are the indexes of
     rows with a value beyond the last header, which tells that a separator stands in some value.
+    `date_orders` are the orders of day and month of columns of dates, where they are known.
     """
 
     row_numbers: Sequence[int]
     columns: Mapping[str, Sequence[Cell]]
     overlong: Sequence[int] = ()
+    date_orders: Mapping[str, DateOrder] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +163,9 @@ def open_source(
     """The rows of a seekable file, recognised by its content; `kind` None: by the header.
 
     The header is the row that names the most columns among the first MAX_HEADER_ROWS, in the first
-    visible sheet where it fits. Texts such as 31-03-2024 in date columns become days by
-    `date_order`, or, where that is None, by the one order in which all dates of the column exist.
+    visible sheet where it fits. Texts such as 31-03-2024 in date columns have the order
+    `date_order`, or, where that is None, the one order in which all dates of the column exist, for
+    which the file is read once more when the first such text is met.
 
     Raises:
         SpreadsheetError
@@ -162,53 +176,63 @@ def open_source(
     if not names:
         return source
     if date_order is not None:
-        return _with_days(source, dict.fromkeys(names, date_order))
-    first = next(source.blocks, None)
-    if first is None:
-        return source
-    read = replace(source, blocks=chain([first], source.blocks))
-    if not any(map(_needs_order, chain.from_iterable(first.columns[name] for name in names))):
-        return _with_days(read, {})
-    orders = _only_orders(read, names)
-    return _with_days(opened(file, kind), orders)
+        blocks = _with_orders(source.blocks, dict.fromkeys(names, date_order))
+    else:
+        blocks = _with_only_orders(source.blocks, names, _another_pass(file, opened, kind))
+    return replace(source, blocks=blocks)
 
 
 _DATE_COLUMNS = ("start_date", "end_date")
+_Open = Callable[[BinaryIO, Kind | None], Source]
 
 
-def _needs_order(cell: Cell) -> bool:
-    return type(cell) is str and spreadsheet_values.needs_order(cell)
+def _with_orders(blocks: Iterator[Block], orders: Mapping[str, DateOrder]) -> Iterator[Block]:
+    for block in blocks:
+        yield replace(block, date_orders=orders)
 
 
-def _only_orders(source: Source, names: Sequence[str]) -> dict[str, DateOrder]:
-    """The order of each of these columns that allows only one, by reading all of it."""
-    texts: dict[str, set[str]] = {name: set() for name in names}
-    for block in source.blocks:
-        for name, distinct in texts.items():
-            distinct.update(cell for cell in block.columns[name] if type(cell) is str)
-    orders = {name: spreadsheet_values.only_order(each) for name, each in texts.items()}
-    return {name: order for name, order in orders.items() if order is not None}
+def _with_only_orders(
+    blocks: Iterator[Block], names: Sequence[str], another: Callable[[], Iterator[Block]]
+) -> Iterator[Block]:
+    """The blocks with the order of each column that allows only one.
+
+    `another` reads all the blocks once more; it is called at the first text that needs an order.
+    """
+    for block in blocks:
+        if any(map(spreadsheet_values.needs_order, _distinct_texts(block, names))):
+            yield from _with_orders(chain([block], blocks), _only_orders(another(), names))
+            return
+        yield block
 
 
-def _with_days(source: Source, orders: Mapping[str, DateOrder]) -> Source:
-    """The same rows, with texts in digits with the year last as days where the order is known."""
-    if not orders:
-        return source
-
-    def day(cell: Cell, order: DateOrder) -> Cell:
-        if not _needs_order(cell):
-            return cell
-        found, _ = spreadsheet_values.day_of_text(str(cell), order)
-        return cell if found is None else found
-
+def _another_pass(
+    file: BinaryIO, opened: _Open, kind: Kind | None
+) -> Callable[[], Iterator[Block]]:
     def blocks() -> Iterator[Block]:
-        for block in source.blocks:
-            columns = dict(block.columns)
-            for name, order in orders.items():
-                columns[name] = [day(cell, order) for cell in columns[name]]
-            yield replace(block, columns=columns)
+        # Whoever reads the file now goes on where it was.
+        position = file.tell()
+        try:
+            yield from opened(file, kind).blocks
+        finally:
+            file.seek(position)
 
-    return replace(source, blocks=blocks())
+    return blocks
+
+
+def _only_orders(blocks: Iterator[Block], names: Sequence[str]) -> dict[str, DateOrder]:
+    possible: dict[str, frozenset[DateOrder]] = {}
+    for block in blocks:
+        for name in names:
+            found = spreadsheet_values.possible_orders(_distinct_texts(block, [name]))
+            possible[name] = possible.get(name, found) & found
+    return {name: next(iter(orders)) for name, orders in possible.items() if len(orders) == 1}
+
+
+def _distinct_texts(block: Block, names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        for cell in set(block.columns[name]):
+            if type(cell) is str:
+                yield cell
 
 
 def kinds(file: BinaryIO, filename: str) -> tuple[Kind, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Context, Decimal, InvalidOperation
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from google.type.date_pb2 import Date
 
 from credit_service import spreadsheet_values, spreadsheets
 from credit_service.spreadsheet_columns import Kind
-from credit_service.spreadsheet_values import Form
+from credit_service.spreadsheet_values import DateOrder, Form
 from credit_service.spreadsheets import (
     ERROR_VALUES,
     Block,
@@ -49,12 +49,14 @@ class SourceError(Exception):
 class SourceFile:
     """A file whose header is understood. Its rows can be read from any offset, any number of times.
 
-    `size_bytes` is what `Progressing.read_bytes` runs up to.
+    `size_bytes` is what `Progressing.read_bytes` runs up to. `date_order` is that of its dates in
+    digits with the year last; None is the one order that a whole column allows.
     """
 
     path: Path
     kind: Kind
     size_bytes: int
+    date_order: DateOrder | None = None
 
     def batches(self, offset: int = 0) -> "Iterator[Progressing]":
         """The rows that are not blank, from the offset-th on, in batches.
@@ -62,7 +64,7 @@ class SourceFile:
         Raises SourceError where the file turns out to be damaged on the way.
         """
         with _explained(self.path), self.path.open("rb") as file:
-            source = spreadsheets.open_source(file, self.path.name, self.kind)
+            source = spreadsheets.open_source(file, self.path.name, self.kind, self.date_order)
             for batch in _batches(source, offset):
                 yield Progressing(batch, file.tell())
 
@@ -75,7 +77,9 @@ class Progressing:
     read_bytes: int
 
 
-def open_source(path: Path, kind: Kind | None = None) -> SourceFile:
+def open_source(
+    path: Path, kind: Kind | None = None, date_order: DateOrder | None = None
+) -> SourceFile:
     """The file at `path`, .xlsx or CSV, with its header matched.
 
     The kind is told from the header where it is not given.
@@ -88,7 +92,7 @@ def open_source(path: Path, kind: Kind | None = None) -> SourceFile:
         raise SourceError(f"There is no file {path}.")
     with _explained(path), path.open("rb") as file:
         kind = spreadsheets.open_source(file, path.name, kind).kind
-    return SourceFile(path, kind, path.stat().st_size)
+    return SourceFile(path, kind, path.stat().st_size, date_order)
 
 
 class _explained:  # noqa: N801 - reads as the block it guards
@@ -160,7 +164,12 @@ def _fill(messages: Any, block: Block, rows: range, kind: Kind) -> None:
         unreadable = _overlong(block, part)
         numbers = block.row_numbers[part]
         columns = [
-            _converted(name, block.columns[name][part], convert, unreadable)
+            _converted(
+                name,
+                block.columns[name][part],
+                _in_order(convert, block.date_orders.get(name)),
+                unreadable,
+            )
             if name in block.columns
             else repeat(None, len(numbers))
             for name, convert in converters.items()
@@ -197,6 +206,11 @@ class _Converter:
     together: Callable[[Sequence[Cell]], list[Any] | None] = lambda _cells: None
 
 
+def _in_order(convert: _Converter, order: DateOrder | None) -> _Converter:
+    """The converter of a column of dates whose order is known."""
+    return convert if order is None else _Converter(partial(_date, order=order))
+
+
 def _converted(
     name: str, cells: Sequence[Cell], convert: _Converter, unreadable: _Unreadable
 ) -> list[Any]:
@@ -221,7 +235,7 @@ def _cell_by_cell(
             values.append(convert(cell))
         except _UnreadableError as error:
             values.append(None)
-            found = _shown(cell)[:_MAX_FOUND_CHARS]
+            found = spreadsheets.shown(cell)[:_MAX_FOUND_CHARS]
             unreadable.setdefault(index, []).append(
                 ingestion_pb2.UnreadableCell(column=name, found=found, code=error.code)
             )
@@ -352,8 +366,8 @@ def _rate(cell: Cell) -> str | None:
 
 
 @lru_cache(maxsize=32_768, typed=True)
-def _date(cell: Cell) -> Date | None:
-    """The day of a date, a midnight, or a text with one reading."""
+def _date(cell: Cell, order: DateOrder | None = None) -> Date | None:
+    """The day of a date, a midnight, or a text with one reading in that order."""
     day: date | None = None
     code = "DATE_INVALID"
     if type(cell) is date:
@@ -362,7 +376,7 @@ def _date(cell: Cell) -> Date | None:
         text = _text_of(cell)
         if not text:
             return None
-        day, code = spreadsheet_values.day_of_text(text)
+        day, code = spreadsheet_values.day_of_text(text, order)
     elif isinstance(cell, datetime):
         day, code = spreadsheet_values.day_of_moment(cell)
     if day is None:
@@ -370,22 +384,18 @@ def _date(cell: Cell) -> Date | None:
     return Date(year=day.year, month=day.month, day=day.day)
 
 
-def _text(cell: Cell) -> str:
-    if not isinstance(cell, str):
-        return _shown(cell)
-    _text_of(cell)
-    if len(cell) > _MAX_TEXT_CHARS:
-        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_TEXT_INVALID)
-    return cell
+def _text(too_long: ingestion_pb2.RowErrorCode.ValueType) -> _Converter:
+    """Keeps text; `too_long` is the code of one that no column can hold."""
 
+    def convert(cell: Cell) -> str:
+        if not isinstance(cell, str):
+            return spreadsheets.shown(cell)
+        _text_of(cell)
+        if len(cell) > _MAX_TEXT_CHARS:
+            raise _UnreadableError(too_long)
+        return cell
 
-def _shown(cell: Cell) -> str:
-    """The cell as a person sees it."""
-    if isinstance(cell, bool):
-        return str(cell).upper()
-    if isinstance(cell, float):
-        return format(cell, ".15g")
-    return str(cell)
+    return _Converter(convert)
 
 
 _MOST_ID = _MOST - 1
@@ -393,10 +403,10 @@ _MOST_INT32 = 2**31 - 1
 _MONEY = _Converter(_money, _whole_amounts)
 _CUSTOMER_CELLS: Mapping[str, _Converter] = {
     "customer_id": _whole(_MOST_ID),
-    "first_name": _Converter(_text),
-    "last_name": _Converter(_text),
+    "first_name": _text(ingestion_pb2.ROW_ERROR_CODE_TEXT_INVALID),
+    "last_name": _text(ingestion_pb2.ROW_ERROR_CODE_TEXT_INVALID),
     "age": _whole(_MOST_INT32),
-    "phone_number": _Converter(_text),
+    "phone_number": _text(ingestion_pb2.ROW_ERROR_CODE_PHONE_INVALID),
     "monthly_income": _MONEY,
     "approved_limit": _MONEY,
 }

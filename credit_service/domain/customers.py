@@ -1,5 +1,6 @@
 """Customers: what may be registered, phone numbers, approved limits."""
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +25,12 @@ LIMIT_MONTHS = 36
 DEFAULT_REGION = "IN"
 
 _MAX_PHONE_TEXT_LENGTH = 40
+# Digits of any script, and what separates them; the fraction of a decimal number must be zero.
+_PHONE = re.compile(r"(\(?[+\uff0b]?\s?\(?\d(?:[\d\s()\u2010-\u2015\u2212-]*\d)?\)?)(?:\.0+)?")
+# Marks of direction and width, which messengers and web pages leave around a copied number.
+_AROUND_PHONES = (
+    "\u200b\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
+)
 # Control characters, surrogates, line and paragraph separators.
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 # They reorder the text around them, so that a name would read as another.
@@ -78,13 +85,18 @@ def clean_name(text: str) -> str:
 def parse_phone_number(text: str) -> str:
     """The number in E.164, read with default region India.
 
-    '9876598765', '+91 98765 98765' and '098765 98765' all give '+919876598765'. Raises ValueError
-    when it is not a valid number of its region, has an extension, or holds letters.
+    '9876598765', '+91 98765 98765' and '098765 98765' all give '+919876598765'. Digits may be
+    separated by spaces, hyphens and parentheses, and by nothing else: a point makes a decimal
+    number, of which '.0' is dropped, as spreadsheets add it. Raises ValueError when it is not a
+    valid number of its region.
     """
-    if len(text) > _MAX_PHONE_TEXT_LENGTH or any(char.isalpha() for char in text):
+    if len(text) > _MAX_PHONE_TEXT_LENGTH:
+        raise ValueError("not a phone number")
+    written = _PHONE.fullmatch(text.strip().strip(_AROUND_PHONES).strip())
+    if written is None:
         raise ValueError("not a phone number")
     try:
-        number = phonenumbers.parse(text, DEFAULT_REGION)
+        number = phonenumbers.parse(written[1], DEFAULT_REGION)
     except phonenumbers.NumberParseException as error:
         raise ValueError("not a phone number") from error
     if number.extension or not phonenumbers.is_valid_number(number):

@@ -8,16 +8,16 @@ it either has at most two decimals or is refused; nothing is rounded.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal, InvalidOperation
+from datetime import date, datetime
+from decimal import Context, Decimal, InvalidOperation
 from itertools import compress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from credit_service import spreadsheet_values
-from credit_service.spreadsheet_values import Form
+from credit_service import spreadsheet_values, spreadsheets
+from credit_service.spreadsheet_values import DateOrder, Form
 from credit_service.spreadsheets import ERROR_VALUES, Cell, ErrorValue, Formula, Percent
 
 OK = 0
@@ -142,7 +142,8 @@ def _from_cell(cell: Cell, form: Form) -> tuple[int, int]:
             return 0, problem
         numeral = spreadsheet_values.plain_numeral(cell, form)
         if numeral is None:
-            percentage = spreadsheet_values.is_percentage(cell)
+            # Where a decimal is asked for, a percent sign is only a slip in writing it.
+            percentage = form != "DECIMAL" and spreadsheet_values.is_percentage(cell)
             return 0, PERCENTAGE if percentage else NOT_A_NUMBER
         return _from_decimal(numeral, decimals)
     if isinstance(cell, Percent):
@@ -152,6 +153,10 @@ def _from_cell(cell: Cell, form: Form) -> tuple[int, int]:
     if isinstance(cell, int) and not isinstance(cell, bool):
         return _from_decimal(str(cell), decimals) if abs(cell) <= _MOST else (0, OUT_OF_RANGE)
     return 0, NOT_A_NUMBER
+
+
+# Enough digits that nothing is rounded.
+_EXACT = Context(prec=500)
 
 
 def _from_decimal(text: str, decimals: int) -> tuple[int, int]:
@@ -165,7 +170,7 @@ def _from_decimal(text: str, decimals: int) -> tuple[int, int]:
         return 0, OUT_OF_RANGE
     if -number.as_tuple().exponent > decimals + 300:  # type: ignore[operator] # finite: an int
         return 0, TOO_PRECISE if decimals else NOT_A_WHOLE_NUMBER
-    scaled = number.scaleb(decimals)
+    scaled = number.scaleb(decimals, _EXACT)
     if scaled != scaled.to_integral_value():
         return 0, TOO_PRECISE if decimals else NOT_A_WHOLE_NUMBER
     return int(scaled), OK
@@ -228,7 +233,7 @@ def _characters(texts: Sequence[str]) -> NDArray[np.uint32]:
     return array.view(np.uint32).reshape(len(texts), width)
 
 
-def dates(cells: Sequence[Cell]) -> Numbers:
+def dates(cells: Sequence[Cell], order: DateOrder | None = None) -> Numbers:
     """Each cell as days since 1970-01-01, as `spreadsheet_values` reads texts and times."""
     count = len(cells)
     problems = np.zeros(count, np.uint8)
@@ -242,7 +247,7 @@ def dates(cells: Sequence[Cell]) -> Numbers:
         values, clean = _from_iso_texts(cells)  # type: ignore[arg-type] # all are str
         slow = np.flatnonzero(~clean).tolist()
     for index in slow:
-        values[index], problems[index] = _day(cells[index])
+        values[index], problems[index] = _day(cells[index], order)
     return Numbers(values, problems, lambda index: shown(cells[index]))
 
 
@@ -271,7 +276,7 @@ def civil_days(
     return np.where(exists, first + day - 1, 0), exists
 
 
-def _day(cell: Cell) -> tuple[int, int]:
+def _day(cell: Cell, order: DateOrder | None) -> tuple[int, int]:
     if isinstance(cell, datetime):
         day, code = spreadsheet_values.day_of_moment(cell)
     elif isinstance(cell, date):
@@ -280,7 +285,7 @@ def _day(cell: Cell) -> tuple[int, int]:
         problem = _problem_of_text(cell)
         if problem:
             return 0, problem
-        day, code = spreadsheet_values.day_of_text(cell)
+        day, code = spreadsheet_values.day_of_text(cell, order)
     else:
         return 0, DATE_INVALID
     return (0, NUMBER_OF[code]) if day is None else (day.toordinal() - EPOCH_ORDINAL, OK)
@@ -302,10 +307,5 @@ def texts(cells: Sequence[Cell]) -> Texts:
 
 def shown(cell: Cell | Any) -> str:
     """The cell as a person sees it, cut after MAX_FOUND_CHARS."""
-    if isinstance(cell, bool):
-        return str(cell).upper()
-    if isinstance(cell, float):
-        return format(cell, ".15g")
-    if isinstance(cell, datetime | date | time | timedelta):
-        return str(cell)
-    return str(cell)[:MAX_FOUND_CHARS].replace("\x00", "\N{REPLACEMENT CHARACTER}")
+    text = spreadsheets.shown(cell)
+    return text[:MAX_FOUND_CHARS].replace("\x00", "\N{REPLACEMENT CHARACTER}")

@@ -7,7 +7,7 @@ numbers and JSON, so that nothing in it can be run.
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -17,6 +17,7 @@ from credit_service.ingestion import confinement, frames
 from credit_service.ingestion.frames import Batch
 from credit_service.ingestion.validation import validate_block
 from credit_service.spreadsheet_columns import Kind
+from credit_service.spreadsheet_values import DateOrder
 from credit_service.spreadsheets import Block, Cell, SpreadsheetError, open_source
 
 MEMORY_LIMIT_BYTES = 1024**3
@@ -32,7 +33,7 @@ class ReadingOrder:
     """What to read a file as.
 
     The first `skip_rows` rows are passed over; blank rows do not count. `import_day` is as of
-    `validate_block`.
+    `validate_block`, `date_order` as of `open_source`.
     """
 
     kind: Kind
@@ -40,6 +41,7 @@ class ReadingOrder:
     import_day: date
     batch_rows: int
     skip_rows: int = 0
+    date_order: DateOrder | None = None
 
 
 class Reading:
@@ -123,7 +125,7 @@ def _send(output: IO[bytes], kind: bytes, content: bytes) -> None:
 
 def _write_batches(file: BinaryIO, order: ReadingOrder, output: IO[bytes]) -> int:
     """Send every batch; the number of rows in the file."""
-    source = open_source(file, order.filename, order.kind)
+    source = open_source(file, order.filename, order.kind, order.date_order)
     offset = order.skip_rows
     for block in regrouped(source.blocks, order.skip_rows, order.batch_rows):
         batch = validate_block(order.kind, block, offset, order.import_day)
@@ -139,7 +141,10 @@ def regrouped(blocks: Iterator[Block], skip_rows: int, size: int) -> Iterator[Bl
     numbers: list[int] = []
     columns: dict[str, list[Cell]] = {}
     overlong: list[int] = []
+    orders: Mapping[str, DateOrder] = {}
     for block in blocks:
+        # Rows before those that have an order hold no date that needs it.
+        orders = block.date_orders or orders
         count = len(block.row_numbers)
         first = min(skip_rows, count)
         skip_rows -= first
@@ -148,21 +153,26 @@ def regrouped(blocks: Iterator[Block], skip_rows: int, size: int) -> Iterator[Bl
         for name, cells in block.columns.items():
             columns.setdefault(name, []).extend(cells[first:])
         while len(numbers) >= size:
-            yield _first(numbers, columns, overlong, size)
+            yield _first(numbers, columns, overlong, orders, size)
             numbers = numbers[size:]
             columns = {name: cells[size:] for name, cells in columns.items()}
             overlong = [row - size for row in overlong if row >= size]
     if numbers:
-        yield _first(numbers, columns, overlong, len(numbers))
+        yield _first(numbers, columns, overlong, orders, len(numbers))
 
 
 def _first(
-    numbers: list[int], columns: dict[str, list[Cell]], overlong: list[int], size: int
+    numbers: list[int],
+    columns: dict[str, list[Cell]],
+    overlong: list[int],
+    orders: Mapping[str, DateOrder],
+    size: int,
 ) -> Block:
     return Block(
         numbers[:size],
         {name: cells[:size] for name, cells in columns.items()},
         [row for row in overlong if row < size],
+        orders,
     )
 
 

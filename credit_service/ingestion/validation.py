@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from phonenumbers import PhoneMetadata
 
+from credit_service import spreadsheet_values
 from credit_service.domain import customers as customer_rules
 from credit_service.domain import loans as loan_rules
 from credit_service.domain.customers import clean_name, parse_phone_number
@@ -81,14 +82,8 @@ _WRITTEN: Mapping[str, str] = {
         "such as 12500.50 or 1,25,000",
     ),
 }
-_NO_PERCENTAGE = "which is not a percentage"
 _DAY_ALONE = (
-    "a day without a time of day, such as 2024-03-31; a time may hide another day in another "
-    "time zone"
-)
-_IN_ORDER = (
-    "a date with one reading, such as 2024-03-31 or 31-Mar-2024; or name the order of day and "
-    "month for the whole file (date_order)"
+    "a day alone, such as 2024-03-31: with a time of day it may be another day in another time zone"
 )
 
 
@@ -153,7 +148,7 @@ class _Rows:
             _, found = self.unreadable.get((row, name), (OK, None))
             if found is None:
                 found = self._found[name](row)
-            expected = self.expected.get((row, name)) or _expected(name, code)
+            expected = self.expected.get((row, name)) or _expected(name, code, found)
             errors.append(
                 RowError(
                     row_offset=self.offset + row,
@@ -168,20 +163,61 @@ class _Rows:
         return errors
 
 
-def _expected(name: str, code: str) -> str:
+def _expected(name: str, code: str, found: str) -> str:
+    usual = _EXPECTED[name]
     if code == "CURRENCY_UNSUPPORTED":
         return _INR_ONLY
     if code == "TIME_OF_DAY":
         return _DAY_ALONE
     if code == "DATE_AMBIGUOUS":
-        return _IN_ORDER
+        return _expected_of_ambiguous(found)
+    if code == "DATE_INVALID":
+        return f"{usual}{_hint_for_date(found)}"
     if code == "PERCENTAGE":
-        return f"{_EXPECTED[name]}, {_NO_PERCENTAGE}"
+        return f"{usual}, not a percentage"
     if code == "NOT_A_NUMBER" and name in _WRITTEN:
-        return f"{_EXPECTED[name]}, {_WRITTEN[name]}"
+        return f"{usual}, {_WRITTEN[name]}{_hint_for_number(name, found)}"
     if code == "FORMULA":
-        return f"a value instead of a formula: {_EXPECTED[name]}"
-    return _EXPECTED[name]
+        return f"a value instead of a formula: {usual}"
+    return usual
+
+
+def _expected_of_ambiguous(found: str) -> str:
+    days = spreadsheet_values.readings(found)
+    remedy = "name the order of day and month (--date-order), or write dates such as 2024-03-31"
+    if len(days) == 2:
+        first, second = (f"{day.day} {day:%B}" for day in days)
+        return f"a date with one reading, but this is {first} or {second}: {remedy}"
+    return f"dates of one order, but those of this column have different ones: {remedy}"
+
+
+_A_NUMBER = re.compile(r"[0-9]{1,7}(?:\.[0-9]+)?")
+_YEAR_OF_TWO_DIGITS = re.compile(r"[0-9]{1,2}([-/. ])(?:[0-9]{1,2}|[A-Za-z]{3,9})\1[0-9]{2}")
+_SHORTENED = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]+")
+
+
+def _hint_for_date(found: str) -> str:
+    text = found.strip()
+    if _A_NUMBER.fullmatch(text):
+        return "; a number is a day only in a cell with a date format"
+    if _YEAR_OF_TWO_DIGITS.fullmatch(text):
+        return ", with all four digits of the year"
+    return ""
+
+
+def _hint_for_number(name: str, found: str) -> str:
+    text = found.strip()
+    if any(char.isdigit() and not char.isascii() for char in text):
+        return ", in the digits 0 to 9"
+    if _SHORTENED.fullmatch(text):
+        return ", with all its digits"
+    if not any(map(str.isalnum, text)) or text.casefold() in _NOTHING:
+        optional = name == "approved_limit"
+        return ", or an empty cell" if optional else "; a row without one cannot be stored"
+    return ""
+
+
+_NOTHING = frozenset(("na", "n/a", "n.a.", "nil", "null", "none"))
 
 
 def _message(name: str, code: str, found: str, expected: str) -> str:
@@ -208,9 +244,9 @@ def validate_block(kind: Kind, block: Block, offset: int, import_day: date) -> B
         numbers = {
             name: cells.numbers(columns[name], form) for name, form in _FORMS_OF_LOANS.items()
         }
-        numbers["start_date"] = cells.dates(columns["start_date"])
-        if "end_date" in columns:
-            numbers["end_date"] = cells.dates(columns["end_date"])
+        for name in ("start_date", "end_date"):
+            if name in columns:
+                numbers[name] = cells.dates(columns[name], block.date_orders.get(name))
         return _loans(rows, numbers, import_day)
     numbers = {
         name: cells.numbers(columns[name], form)

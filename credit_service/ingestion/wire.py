@@ -108,7 +108,7 @@ class RowBatch:
 
 
 _NANOS_IN_PAISA = 10_000_000
-_MOST_UNITS = 10**13
+_MOST_UNITS = 10**15
 
 
 def integers(column: Sequence[int | None]) -> Numbers:
