@@ -163,6 +163,18 @@ def public_workbooks() -> Path:
 
 
 @pytest.fixture
+def cases() -> Path:
+    """The folder of small files from the field, which lies beside the project, not in it."""
+    folder = Path(__file__).parents[2] / "shared" / "cases"
+    if not (folder / "README.md").exists():
+        reason = f"the cases from the field are not at {folder}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture
 def redis_url(servers: tuple[str, str]) -> str:
     """The URL of Redis, emptied."""
     client = redis.Redis.from_url(servers[1])

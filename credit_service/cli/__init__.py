@@ -182,6 +182,13 @@ def ingest(
     ] = False,
     update: Annotated[bool, _flag("Replace rows that are stored already; else keep them.")] = False,
     dry_run: Annotated[bool, _flag("Report what would be done, and store nothing.")] = False,
+    date_order: Annotated[
+        Literal["dmy", "mdy", "ymd"] | None,
+        Parameter(
+            help="Order of day, month and year in dates such as 03-04-2024. Default: the one that "
+            "all dates of a column allow."
+        ),
+    ] = None,
     errors: Annotated[int, Parameter(help="Row errors to show, 0 to 1000.")] = 20,
     ingestion_id: Annotated[
         UUID | None,
@@ -204,6 +211,7 @@ def ingest(
         dry_run=dry_run,
         errors_shown=min(max(errors, 0), 1000),
         ingestion_id=ingestion_id,
+        date_order=ingesting.DATE_ORDERS[date_order],
     )
     return ingesting.ingest(order, target, as_json=json)
 

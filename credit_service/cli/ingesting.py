@@ -29,11 +29,18 @@ from credit_service.client.ingestion import IngestionClient, Listener, Request
 from credit_service.client.rows import SourceFile, open_source
 from credit_service.domain.money import group_digits
 from credit_service.spreadsheet_columns import Kind
+from credit_service.spreadsheet_values import DateOrder
 from credit_service.v1 import ingestion_pb2
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 
 _KINDS: dict[str, Kind] = {"customers": "CUSTOMERS", "loans": "LOANS"}
+DATE_ORDERS: dict[str | None, DateOrder | None] = {
+    None: None,
+    "dmy": "DMY",
+    "mdy": "MDY",
+    "ymd": "YMD",
+}
 _COUNTS = ("inserted", "updated", "unchanged", "skipped", "rejected")
 
 
@@ -48,6 +55,7 @@ class Order:
     dry_run: bool
     errors_shown: int
     ingestion_id: UUID | None
+    date_order: DateOrder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +78,7 @@ def ingest(order: Order, target: Target, *, as_json: bool) -> int:
     Raises SourceError, ServiceError.
     """
     source = _source(order)
-    request = Request(order.ingestion_id or uuid4(), order.update, order.dry_run)
+    request = Request(order.ingestion_id or uuid4(), order.update, order.dry_run, order.date_order)
     with connected(target) as channel:
         client = IngestionClient(channel)
         try:
@@ -141,8 +149,8 @@ def _source(order: Order) -> SourceFile:
     kind = _KINDS[order.kind] if order.kind else None
     if order.upload and kind is not None and order.path.is_file():
         # The service has the last word on a file that nothing needs to be read from here.
-        return SourceFile(order.path, kind, order.path.stat().st_size)
-    return open_source(order.path, kind)
+        return SourceFile(order.path, kind, order.path.stat().st_size, order.date_order)
+    return open_source(order.path, kind, order.date_order)
 
 
 def send(

@@ -8,7 +8,7 @@ import hashlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -18,6 +18,7 @@ import grpc
 
 from credit_service.client.channel import ServiceError, decoded, decoded_errors
 from credit_service.client.rows import SourceError, SourceFile
+from credit_service.spreadsheet_values import DateOrder
 from credit_service.v1 import ingestion_pb2, ingestion_service_pb2
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 
@@ -75,11 +76,15 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to do with a file: its ingestion id (made by the caller) and its rules."""
+    """What to do with a file: its ingestion id (made by the caller) and its rules.
+
+    `date_order` is that of an uploaded file; the rows of a stream have it from their source.
+    """
 
     ingestion_id: UUID
     update_existing: bool = False
     validate_only: bool = False
+    date_order: DateOrder | None = None
 
     @property
     def on_existing(self) -> ingestion_pb2.OnExisting.ValueType:
@@ -87,6 +92,14 @@ class Request:
         if self.update_existing:
             return ingestion_pb2.ON_EXISTING_UPDATE
         return ingestion_pb2.ON_EXISTING_SKIP
+
+
+_DATE_ORDERS: Mapping[DateOrder | None, ingestion_pb2.DateOrder.ValueType] = {
+    None: ingestion_pb2.DATE_ORDER_UNSPECIFIED,
+    "DMY": ingestion_pb2.DATE_ORDER_DMY,
+    "MDY": ingestion_pb2.DATE_ORDER_MDY,
+    "YMD": ingestion_pb2.DATE_ORDER_YMD,
+}
 
 
 class Listener:
@@ -157,6 +170,7 @@ class IngestionClient:
             on_existing=request.on_existing,
             validate_only=request.validate_only,
             sha256=hashlib.sha256(content).hexdigest(),
+            date_order=_DATE_ORDERS[request.date_order],
         )
         timeout = self._patience.stall_seconds + len(content) / CHUNK_BYTES
         while True:

@@ -176,7 +176,7 @@ def check_same_header(ingestion: Ingestion, header: Header, source: str) -> None
     """
     fields = [
         name
-        for name in ("kind", "on_existing", "validate_only", "filename", "sha256")
+        for name in ("kind", "on_existing", "validate_only", "filename", "sha256", "date_order")
         if getattr(ingestion, name) != getattr(header, name)
     ]
     if ingestion.source != source:

@@ -125,8 +125,9 @@ def _from_floats(floats: NDArray[np.float64], decimals: int) -> tuple[Ints, Prob
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = np.rint(floats * scale)
         # Dividing gives the float nearest to the decimal: equal means that this decimal is meant.
-        # Beyond 2^52 hundredths floats are too far apart to tell.
-        exact = (scaled / scale == floats) & (np.abs(scaled) < 2**52)
+        # Beyond 2^52 hundredths floats are too far apart to tell; whole ones are exact to 2^53.
+        most = 2**52 if decimals else 2**53
+        exact = (scaled / scale == floats) & (np.abs(scaled) < most)
     values = np.where(exact, scaled, 0).astype(np.int64)
     problems = np.zeros(len(floats), np.uint8)
     for index in np.flatnonzero(~exact).tolist():

@@ -198,6 +198,7 @@ def _ingest(
         import_day=ingestion.import_day,
         batch_rows=batch_rows,
         skip_rows=ingestion.committed_offset,
+        date_order=ingestion.date_order,
     )
     with reading(file, order) as source:
         for batch in source.batches():

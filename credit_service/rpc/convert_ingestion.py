@@ -28,6 +28,7 @@ from credit_service.ingestion.wire import (
 )
 from credit_service.rpc import convert
 from credit_service.rpc.convert import Violations
+from credit_service.spreadsheet_values import DateOrder
 from credit_service.storage.ingestions import Header, Ingestion, Kind, OnExisting, StoredRowError
 from credit_service.v1 import ingestion_pb2
 from credit_service.v1 import ingestion_service_pb2 as pb
@@ -141,6 +142,13 @@ _ON_EXISTING: dict[int, OnExisting] = {
     ingestion_pb2.ON_EXISTING_UPDATE: "UPDATE",
 }
 
+_DATE_ORDERS: dict[int, DateOrder | None] = {
+    ingestion_pb2.DATE_ORDER_UNSPECIFIED: None,
+    ingestion_pb2.DATE_ORDER_DMY: "DMY",
+    ingestion_pb2.DATE_ORDER_MDY: "MDY",
+    ingestion_pb2.DATE_ORDER_YMD: "YMD",
+}
+
 
 def read_stream_header(request: pb.IngestRowsRequest | RowBatch | None) -> Header:
     """The header of a stream of rows, which is its first message.
@@ -164,6 +172,7 @@ def read_upload_header(request: pb.UploadSpreadsheetRequest | None) -> Header:
         violations,
         filename=_filename(message.filename, violations),
         sha256=_sha256(message.sha256, violations),
+        date_order=_date_order(message.date_order, violations),
     )
     violations.raise_if_any()
     return header
@@ -211,6 +220,12 @@ def _filename(filename: str, violations: Violations) -> str:
     elif _FORBIDDEN_IN_FILENAME.search(filename):
         violations.add(field, INVALID_FORMAT, "must have no folders and no control characters.")
     return filename
+
+
+def _date_order(number: int, violations: Violations) -> DateOrder | None:
+    if number not in _DATE_ORDERS:
+        violations.add("header.date_order", OUT_OF_RANGE, "must be DMY, MDY or YMD.")
+    return _DATE_ORDERS.get(number)
 
 
 def _sha256(text: str, violations: Violations) -> bytes | None:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, exc, text
 
 from credit_service.clock import Moment
 from credit_service.domain.errors import RetryLater
+from credit_service.spreadsheet_values import DateOrder
 from credit_service.storage.arrays import Bigints, driver_cursor
 from credit_service.storage.database import Database
 
@@ -32,7 +33,7 @@ class Header:
     """What a client asks for under an id of its own choice.
 
     `filename` is empty for a stream. `sha256` is what the file's bytes must have, where it is
-    given.
+    given. `date_order` is that of a file's dates; None is the one that each column allows.
     """
 
     ingestion_id: UUID
@@ -41,6 +42,7 @@ class Header:
     validate_only: bool = False
     filename: str = ""
     sha256: bytes | None = None
+    date_order: DateOrder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class Ingestion:
     total_rows: int | None
     size_bytes: int | None
     sha256: bytes | None
+    date_order: DateOrder | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -113,9 +116,9 @@ _COLUMNS = ", ".join(Ingestion.__slots__)
 _CREATE = text(
     """
     INSERT INTO ingestions (ingestion_id, kind, source, filename, on_existing, validate_only, state,
-        import_day, size_bytes, sha256, created_at, started_at, principal)
+        import_day, size_bytes, sha256, date_order, created_at, started_at, principal)
     VALUES (:ingestion_id, :kind, :source, :filename, :on_existing, :validate_only, :state,
-        :import_day, :size_bytes, :sha256, :now, :started_at, :principal)
+        :import_day, :size_bytes, :sha256, :date_order, :now, :started_at, :principal)
     ON CONFLICT (ingestion_id) DO NOTHING
     """
 )
@@ -184,6 +187,7 @@ def create(
             "import_day": moment.today,
             "size_bytes": size_bytes,
             "sha256": header.sha256,
+            "date_order": header.date_order,
             "now": moment.now,
             "started_at": moment.now if streamed else None,
             "principal": principal,

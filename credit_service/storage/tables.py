@@ -453,6 +453,7 @@ ingestions = Table(
     Column("total_rows", BigInteger, nullable=True),
     Column("size_bytes", BigInteger, nullable=True),
     Column("sha256", LargeBinary, nullable=True),
+    Column("date_order", Text, nullable=True),
     _timestamp("created_at"),
     _timestamp("started_at", nullable=True),
     _timestamp("finished_at", nullable=True),
@@ -462,6 +463,7 @@ ingestions = Table(
     CheckConstraint("kind IN ('CUSTOMERS', 'LOANS')", "kind_known"),
     CheckConstraint("source IN ('STREAM', 'UPLOAD')", "source_known"),
     CheckConstraint("on_existing IN ('SKIP', 'UPDATE')", "on_existing_known"),
+    CheckConstraint("date_order IN ('DMY', 'MDY', 'YMD')", "date_order_known"),
     CheckConstraint(
         "state IN ('QUEUED', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED')", "state_known"
     ),

@@ -96,6 +96,40 @@ ON_EXISTING_UPDATE: OnExisting.ValueType  # 2
 a loan with recorded payments are never replaced: such rows are rejected.
 """
 
+class _DateOrder:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DateOrderEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_DateOrder.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    DATE_ORDER_UNSPECIFIED: _DateOrder.ValueType  # 0
+    """The default: the one order in which all dates of a column exist. Where there are two, the rows are
+    rejected as DATE_AMBIGUOUS.
+    """
+    DATE_ORDER_DMY: _DateOrder.ValueType  # 1
+    """31-03-2024."""
+    DATE_ORDER_MDY: _DateOrder.ValueType  # 2
+    """03-31-2024."""
+    DATE_ORDER_YMD: _DateOrder.ValueType  # 3
+    """2024-03-31. Dates with the year last are rejected."""
+
+class DateOrder(_DateOrder, metaclass=_DateOrderEnumTypeWrapper):
+    """In which order a file writes day, month and year in dates that are digits alone. It concerns texts
+    with the year last, such as 03-04-2024. Cells with a date format, texts such as 2024-04-03 and those
+    with a month's name, such as 03-Apr-2024, have one reading whatever the order.
+    """
+
+DATE_ORDER_UNSPECIFIED: DateOrder.ValueType  # 0
+"""The default: the one order in which all dates of a column exist. Where there are two, the rows are
+rejected as DATE_AMBIGUOUS.
+"""
+DATE_ORDER_DMY: DateOrder.ValueType  # 1
+"""31-03-2024."""
+DATE_ORDER_MDY: DateOrder.ValueType  # 2
+"""03-31-2024."""
+DATE_ORDER_YMD: DateOrder.ValueType  # 3
+"""2024-03-31. Dates with the year last are rejected."""
+
 class _IngestionState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015

@@ -26,7 +26,7 @@ from credit_service.v1 import ingestion_pb2 as credit__service_dot_v1_dot_ingest
 from credit_service.v1 import options_pb2 as credit__service_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)credit_service/v1/ingestion_service.proto\x12\x11\x63redit_service.v1\x1a!credit_service/v1/ingestion.proto\x1a\x1f\x63redit_service/v1/options.proto\"\x83\x01\n\x11IngestRowsRequest\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32#.credit_service.v1.IngestRowsHeaderH\x00\x12,\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1b.credit_service.v1.RowBatchH\x00\x42\t\n\x07payload\"\xa3\x01\n\x10IngestRowsHeader\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .credit_service.v1.IngestionKind\x12\x32\n\x0bon_existing\x18\x03 \x01(\x0e\x32\x1d.credit_service.v1.OnExisting\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x86\x01\n\x08RowBatch\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x34\n\tcustomers\x18\x02 \x01(\x0b\x32\x1f.credit_service.v1.CustomerRowsH\x00\x12,\n\x05loans\x18\x03 \x01(\x0b\x32\x1b.credit_service.v1.LoanRowsH\x00\x42\x06\n\x04rows\"<\n\x0c\x43ustomerRows\x12,\n\x04rows\x18\x01 \x03(\x0b\x32\x1e.credit_service.v1.CustomerRow\"4\n\x08LoanRows\x12(\n\x04rows\x18\x01 \x03(\x0b\x32\x1a.credit_service.v1.LoanRow\"v\n\x12IngestRowsResponse\x12/\n\tingestion\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Ingestion\x12/\n\nrow_errors\x18\x02 \x03(\x0b\x32\x1b.credit_service.v1.RowError\"t\n\x18UploadSpreadsheetRequest\x12<\n\x06header\x18\x01 \x01(\x0b\x32*.credit_service.v1.UploadSpreadsheetHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07payload\"\xcc\x01\n\x17UploadSpreadsheetHeader\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .credit_service.v1.IngestionKind\x12\x10\n\x08\x66ilename\x18\x03 \x01(\t\x12\x32\n\x0bon_existing\x18\x04 \x01(\x0e\x32\x1d.credit_service.v1.OnExisting\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\x12\x0e\n\x06sha256\x18\x06 \x01(\t\"L\n\x19UploadSpreadsheetResponse\x12/\n\tingestion\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Ingestion\"+\n\x13GetIngestionRequest\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\"G\n\x14GetIngestionResponse\x12/\n\tingestion\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Ingestion\">\n\x15ListIngestionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"c\n\x16ListIngestionsResponse\x12\x30\n\ningestions\x18\x01 \x03(\x0b\x32\x1c.credit_service.v1.Ingestion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"-\n\x15WatchIngestionRequest\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\"I\n\x16WatchIngestionResponse\x12/\n\tingestion\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Ingestion\"S\n\x14ListRowErrorsRequest\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x15ListRowErrorsResponse\x12/\n\nrow_errors\x18\x01 \x03(\x0b\x32\x1b.credit_service.v1.RowError\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n DownloadAnnotatedWorkbookRequest\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\"}\n!DownloadAnnotatedWorkbookResponse\x12<\n\x06header\x18\x01 \x01(\x0b\x32*.credit_service.v1.AnnotatedWorkbookHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07payload\"U\n\x17\x41nnotatedWorkbookHeader\x12\x10\n\x08\x66ilename\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x32\xe4\x06\n\x10IngestionService\x12g\n\nIngestRows\x12$.credit_service.v1.IngestRowsRequest\x1a%.credit_service.v1.IngestRowsResponse\"\n\xfa\xc5\x18\x06ingest(\x01\x12|\n\x11UploadSpreadsheet\x12+.credit_service.v1.UploadSpreadsheetRequest\x1a,.credit_service.v1.UploadSpreadsheetResponse\"\n\xfa\xc5\x18\x06ingest(\x01\x12n\n\x0cGetIngestion\x12&.credit_service.v1.GetIngestionRequest\x1a\'.credit_service.v1.GetIngestionResponse\"\r\x90\x02\x01\xfa\xc5\x18\x06ingest\x12t\n\x0eListIngestions\x12(.credit_service.v1.ListIngestionsRequest\x1a).credit_service.v1.ListIngestionsResponse\"\r\x90\x02\x01\xfa\xc5\x18\x06ingest\x12v\n\x0eWatchIngestion\x12(.credit_service.v1.WatchIngestionRequest\x1a).credit_service.v1.WatchIngestionResponse\"\r\x90\x02\x01\xfa\xc5\x18\x06ingest0\x01\x12q\n\rListRowErrors\x12\'.credit_service.v1.ListRowErrorsRequest\x1a(.credit_service.v1.ListRowErrorsResponse\"\r\x90\x02\x01\xfa\xc5\x18\x06ingest\x12\x97\x01\n\x19\x44ownloadAnnotatedWorkbook\x12\x33.credit_service.v1.DownloadAnnotatedWorkbookRequest\x1a\x34.credit_service.v1.DownloadAnnotatedWorkbookResponse\"\r\x90\x02\x01\xfa\xc5\x18\x06ingest0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)credit_service/v1/ingestion_service.proto\x12\x11\x63redit_service.v1\x1a!credit_service/v1/ingestion.proto\x1a\x1f\x63redit_service/v1/options.proto\"\x83\x01\n\x11IngestRowsRequest\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32#.credit_service.v1.IngestRowsHeaderH\x00\x12,\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1b.credit_service.v1.RowBatchH\x00\x42\t\n\x07payload\"\xa3\x01\n\x10IngestRowsHeader\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .credit_service.v1.IngestionKind\x12\x32\n\x0bon_existing\x18\x03 \x01(\x0e\x32\x1d.credit_service.v1.OnExisting\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x86\x01\n\x08RowBatch\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x34\n\tcustomers\x18\x02 \x01(\x0b\x32\x1f.credit_service.v1.CustomerRowsH\x00\x12,\n\x05loans\x18\x03 \x01(\x0b\x32\x1b.credit_service.v1.LoanRowsH\x00\x42\x06\n\x04rows\"<\n\x0c\x43ustomerRows\x12,\n\x04rows\x18\x01 \x03(\x0b\x32\x1e.credit_service.v1.CustomerRow\"4\n\x08LoanRows\x12(\n\x04rows\x18\x01 \x03(\x0b\x32\x1a.credit_service.v1.LoanRow\"v\n\x12IngestRowsResponse\x12/\n\tingestion\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Ingestion\x12/\n\nrow_errors\x18\x02 \x03(\x0b\x32\x1b.credit_service.v1.RowError\"t\n\x18UploadSpreadsheetRequest\x12<\n\x06header\x18\x01 \x01(\x0b\x32*.credit_service.v1.UploadSpreadsheetHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07payload\"\xfe\x01\n\x17UploadSpreadsheetHeader\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .credit_service.v1.IngestionKind\x12\x10\n\x08\x66ilename\x18\x03 \x01(\t\x12\x32\n\x0bon_existing\x18\x04 \x01(\x0e\x32\x1d.credit_service.v1.OnExisting\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\x12\x0e\n\x06sha256\x18\x06 \x01(\t\x12\x30\n\ndate_order\x18\x07 \x01(\x0e\x32\x1c.credit_service.v1.DateOrder\"L\n\x19UploadSpreadsheetResponse\x12/\n\tingestion\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Ingestion\"+\n\x13GetIngestionRequest\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\"G\n\x14GetIngestionResponse\x12/\n\tingestion\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Ingestion\">\n\x15ListIngestionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"c\n\x16ListIngestionsResponse\x12\x30\n\ningestions\x18\x01 \x03(\x0b\x32\x1c.credit_service.v1.Ingestion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"-\n\x15WatchIngestionRequest\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\"I\n\x16WatchIngestionResponse\x12/\n\tingestion\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Ingestion\"S\n\x14ListRowErrorsRequest\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x15ListRowErrorsResponse\x12/\n\nrow_errors\x18\x01 \x03(\x0b\x32\x1b.credit_service.v1.RowError\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n DownloadAnnotatedWorkbookRequest\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\"}\n!DownloadAnnotatedWorkbookResponse\x12<\n\x06header\x18\x01 \x01(\x0b\x32*.credit_service.v1.AnnotatedWorkbookHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07payload\"U\n\x17\x41nnotatedWorkbookHeader\x12\x10\n\x08\x66ilename\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x32\xe4\x06\n\x10IngestionService\x12g\n\nIngestRows\x12$.credit_service.v1.IngestRowsRequest\x1a%.credit_service.v1.IngestRowsResponse\"\n\xfa\xc5\x18\x06ingest(\x01\x12|\n\x11UploadSpreadsheet\x12+.credit_service.v1.UploadSpreadsheetRequest\x1a,.credit_service.v1.UploadSpreadsheetResponse\"\n\xfa\xc5\x18\x06ingest(\x01\x12n\n\x0cGetIngestion\x12&.credit_service.v1.GetIngestionRequest\x1a\'.credit_service.v1.GetIngestionResponse\"\r\x90\x02\x01\xfa\xc5\x18\x06ingest\x12t\n\x0eListIngestions\x12(.credit_service.v1.ListIngestionsRequest\x1a).credit_service.v1.ListIngestionsResponse\"\r\x90\x02\x01\xfa\xc5\x18\x06ingest\x12v\n\x0eWatchIngestion\x12(.credit_service.v1.WatchIngestionRequest\x1a).credit_service.v1.WatchIngestionResponse\"\r\x90\x02\x01\xfa\xc5\x18\x06ingest0\x01\x12q\n\rListRowErrors\x12\'.credit_service.v1.ListRowErrorsRequest\x1a(.credit_service.v1.ListRowErrorsResponse\"\r\x90\x02\x01\xfa\xc5\x18\x06ingest\x12\x97\x01\n\x19\x44ownloadAnnotatedWorkbook\x12\x33.credit_service.v1.DownloadAnnotatedWorkbookRequest\x1a\x34.credit_service.v1.DownloadAnnotatedWorkbookResponse\"\r\x90\x02\x01\xfa\xc5\x18\x06ingest0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -62,31 +62,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADSPREADSHEETREQUEST']._serialized_start=805
   _globals['_UPLOADSPREADSHEETREQUEST']._serialized_end=921
   _globals['_UPLOADSPREADSHEETHEADER']._serialized_start=924
-  _globals['_UPLOADSPREADSHEETHEADER']._serialized_end=1128
-  _globals['_UPLOADSPREADSHEETRESPONSE']._serialized_start=1130
-  _globals['_UPLOADSPREADSHEETRESPONSE']._serialized_end=1206
-  _globals['_GETINGESTIONREQUEST']._serialized_start=1208
-  _globals['_GETINGESTIONREQUEST']._serialized_end=1251
-  _globals['_GETINGESTIONRESPONSE']._serialized_start=1253
-  _globals['_GETINGESTIONRESPONSE']._serialized_end=1324
-  _globals['_LISTINGESTIONSREQUEST']._serialized_start=1326
-  _globals['_LISTINGESTIONSREQUEST']._serialized_end=1388
-  _globals['_LISTINGESTIONSRESPONSE']._serialized_start=1390
-  _globals['_LISTINGESTIONSRESPONSE']._serialized_end=1489
-  _globals['_WATCHINGESTIONREQUEST']._serialized_start=1491
-  _globals['_WATCHINGESTIONREQUEST']._serialized_end=1536
-  _globals['_WATCHINGESTIONRESPONSE']._serialized_start=1538
-  _globals['_WATCHINGESTIONRESPONSE']._serialized_end=1611
-  _globals['_LISTROWERRORSREQUEST']._serialized_start=1613
-  _globals['_LISTROWERRORSREQUEST']._serialized_end=1696
-  _globals['_LISTROWERRORSRESPONSE']._serialized_start=1698
-  _globals['_LISTROWERRORSRESPONSE']._serialized_end=1795
-  _globals['_DOWNLOADANNOTATEDWORKBOOKREQUEST']._serialized_start=1797
-  _globals['_DOWNLOADANNOTATEDWORKBOOKREQUEST']._serialized_end=1853
-  _globals['_DOWNLOADANNOTATEDWORKBOOKRESPONSE']._serialized_start=1855
-  _globals['_DOWNLOADANNOTATEDWORKBOOKRESPONSE']._serialized_end=1980
-  _globals['_ANNOTATEDWORKBOOKHEADER']._serialized_start=1982
-  _globals['_ANNOTATEDWORKBOOKHEADER']._serialized_end=2067
-  _globals['_INGESTIONSERVICE']._serialized_start=2070
-  _globals['_INGESTIONSERVICE']._serialized_end=2938
+  _globals['_UPLOADSPREADSHEETHEADER']._serialized_end=1178
+  _globals['_UPLOADSPREADSHEETRESPONSE']._serialized_start=1180
+  _globals['_UPLOADSPREADSHEETRESPONSE']._serialized_end=1256
+  _globals['_GETINGESTIONREQUEST']._serialized_start=1258
+  _globals['_GETINGESTIONREQUEST']._serialized_end=1301
+  _globals['_GETINGESTIONRESPONSE']._serialized_start=1303
+  _globals['_GETINGESTIONRESPONSE']._serialized_end=1374
+  _globals['_LISTINGESTIONSREQUEST']._serialized_start=1376
+  _globals['_LISTINGESTIONSREQUEST']._serialized_end=1438
+  _globals['_LISTINGESTIONSRESPONSE']._serialized_start=1440
+  _globals['_LISTINGESTIONSRESPONSE']._serialized_end=1539
+  _globals['_WATCHINGESTIONREQUEST']._serialized_start=1541
+  _globals['_WATCHINGESTIONREQUEST']._serialized_end=1586
+  _globals['_WATCHINGESTIONRESPONSE']._serialized_start=1588
+  _globals['_WATCHINGESTIONRESPONSE']._serialized_end=1661
+  _globals['_LISTROWERRORSREQUEST']._serialized_start=1663
+  _globals['_LISTROWERRORSREQUEST']._serialized_end=1746
+  _globals['_LISTROWERRORSRESPONSE']._serialized_start=1748
+  _globals['_LISTROWERRORSRESPONSE']._serialized_end=1845
+  _globals['_DOWNLOADANNOTATEDWORKBOOKREQUEST']._serialized_start=1847
+  _globals['_DOWNLOADANNOTATEDWORKBOOKREQUEST']._serialized_end=1903
+  _globals['_DOWNLOADANNOTATEDWORKBOOKRESPONSE']._serialized_start=1905
+  _globals['_DOWNLOADANNOTATEDWORKBOOKRESPONSE']._serialized_end=2030
+  _globals['_ANNOTATEDWORKBOOKHEADER']._serialized_start=2032
+  _globals['_ANNOTATEDWORKBOOKHEADER']._serialized_end=2117
+  _globals['_INGESTIONSERVICE']._serialized_start=2120
+  _globals['_INGESTIONSERVICE']._serialized_end=2988
 # @@protoc_insertion_point(module_scope)

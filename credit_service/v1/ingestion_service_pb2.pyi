@@ -229,6 +229,7 @@ class UploadSpreadsheetHeader(message.Message):
     ON_EXISTING_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     SHA256_FIELD_NUMBER: builtins.int
+    DATE_ORDER_FIELD_NUMBER: builtins.int
     ingestion_id: builtins.str
     """Required. UUID chosen by the client. The same id with the same header and file uploads once."""
     kind: ingestion_pb2.IngestionKind.ValueType
@@ -243,6 +244,10 @@ class UploadSpreadsheetHeader(message.Message):
     """Optional. Report what would be done and write no row. Default: false."""
     sha256: builtins.str
     """Optional. SHA-256 of the file, 64 hex digits. Where given, the bytes received must have it."""
+    date_order: ingestion_pb2.DateOrder.ValueType
+    """Optional. The order of day and month in the file's dates, such as DATE_ORDER_DMY for 31-03-2024.
+    Default: the one order that all dates of a column allow.
+    """
     def __init__(
         self,
         *,
@@ -252,10 +257,11 @@ class UploadSpreadsheetHeader(message.Message):
         on_existing: ingestion_pb2.OnExisting.ValueType = ...,
         validate_only: builtins.bool = ...,
         sha256: builtins.str = ...,
+        date_order: ingestion_pb2.DateOrder.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["filename", b"filename", "ingestion_id", b"ingestion_id", "kind", b"kind", "on_existing", b"on_existing", "sha256", b"sha256", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["date_order", b"date_order", "filename", b"filename", "ingestion_id", b"ingestion_id", "kind", b"kind", "on_existing", b"on_existing", "sha256", b"sha256", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

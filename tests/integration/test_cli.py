@@ -99,6 +99,37 @@ def test_ingesting_both_ways_again_and_with_faults(
         assert not done.stderr
 
 
+def test_the_order_of_dates_is_given_or_proven_by_the_column(
+    service: Up, sample_files: samples.Samples, tmp_path: Path
+) -> None:
+    address = f"--address={service.address}"
+    header = ",".join(samples.LOAN_HEADERS)
+
+    def loans(*days: str) -> str:
+        path = tmp_path / f"loans-{len(days)}.csv"
+        rows = (f"7,{90_100 + n},100000,12,12,8884.88,0,{day}," for n, day in enumerate(days))
+        path.write_text("\n".join([header, *rows]))
+        return str(path)
+
+    both_orders, one_order = (
+        loans("03-04-2024", "05-06-2024"),
+        loans("03-04-2024", "", "31-05-2024"),
+    )
+    for option in ("--upload", "--kind=loans"):
+        done = credit_service("ingest", both_orders, address, "--dry-run", option)
+        assert (done.returncode, "rejected 2" in done.stdout) == (1, True)
+        assert "DATE_AMBIGUOUS" in done.stdout
+        assert "--date-order" in " ".join(done.stdout.split())
+        done = credit_service(
+            "ingest", both_orders, address, "--dry-run", "--date-order=dmy", "--json", option
+        )
+        assert done.returncode == 0, done.stdout
+        done = credit_service("ingest", one_order, address, "--dry-run", "--json", option)
+        assert _counts(done.stdout) == {"rows_read": 3, "inserted": 2, "rejected": 1}
+    done = credit_service("ingest", both_orders, address, "--date-order=yy")
+    assert done.returncode == 2
+
+
 def test_a_file_with_faults_comes_back_to_be_corrected(
     service: Up, sample_files: samples.Samples, tmp_path: Path
 ) -> None:

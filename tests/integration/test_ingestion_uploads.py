@@ -295,6 +295,27 @@ def test_the_same_upload_twice_is_one(seven: Database) -> None:
     assert refused.value.metadata["fields"] == "on_existing,sha256"
 
 
+def test_a_file_is_read_in_the_order_of_dates_that_its_header_names(seven: Database) -> None:
+    rows = [(7, n, *A_LOAN[2:7], day, "") for n, day in enumerate(("03-04-2024", "05-06-2024"), 1)]
+    content = csv_of(LOAN_HEADERS, *rows)
+    undecided = upload(seven, "LOANS", content, "rows.csv", validate_only=True)
+    assert codes(seven, undecided) == {("start_date", "DATE_AMBIGUOUS")}
+    stored = store(seven, "LOANS", content, "rows.csv", date_order="DMY")
+    with pytest.raises(PreconditionFailed) as refused:
+        store(
+            seven,
+            "LOANS",
+            content,
+            "rows.csv",
+            date_order="MDY",
+            ingestion_id=stored.ingestion_id,
+        )
+    assert refused.value.metadata["fields"] == "date_order"
+    assert counts(run_upload(seven, stored.ingestion_id, CLOCK)) == {"inserted": 2}
+    days = [str(get_loan(seven, n, 7)[0].start_date) for n in (1, 2)]
+    assert days == ["2024-04-03", "2024-06-05"]
+
+
 def test_a_dry_run_of_a_file_writes_its_report_alone(seven: Database) -> None:
     before = snapshot(seven)
     ingestion = upload(seven, "LOANS", loans_workbook(A_LOAN, (8, *A_LOAN[1:])), validate_only=True)

@@ -422,7 +422,9 @@ def test_a_file_that_cannot_be_is_refused(server: Edge) -> None:
     )
     wrong = upload_refused(
         server,
-        header_only(ingestion_id="x", kind=0, filename="../a", on_existing=7, sha256="zz"),
+        header_only(
+            ingestion_id="x", kind=0, filename="../a", on_existing=7, sha256="zz", date_order=9
+        ),
     )
     assert wrong.fields == {
         "header.ingestion_id",
@@ -430,6 +432,7 @@ def test_a_file_that_cannot_be_is_refused(server: Edge) -> None:
         "header.filename",
         "header.on_existing",
         "header.sha256",
+        "header.date_order",
     }
     for filename in ("", " ", "x" * 256, "a\x00.csv", "a/b.csv"):
         assert upload_refused(server, header_only(filename=filename)).fields == {"header.filename"}
