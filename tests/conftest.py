@@ -15,6 +15,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,7 @@ _PREFIX = "credit-service-tests-"
 _numbers = itertools.count(1)
 _MEMORY = Path("/dev/shm")  # noqa: S108 - only the parent of folders with random names
 _ROOM_BYTES = 4 * 1024**3
+_YOUNG_SECONDS = 60.0
 
 
 def _keep_temporary_files_in_memory() -> None:
@@ -66,20 +68,25 @@ structlog.configure(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Report skipped tests, those of missing tools in one line."""
+    """Report all skipped tests in one line."""
     reports = terminalreporter.getreports("skipped")
     reasons = [report.longrepr[2] for report in reports if isinstance(report.longrepr, tuple)]
-    for line in tools.summary(reasons):
+    if line := tools.summary(reasons):
         terminalreporter.write_line(line, yellow=True)
 
 
 def _remove_leftovers() -> None:
-    """Stop and remove what earlier sessions left behind that were killed."""
+    """Stop and remove what earlier sessions left behind that were killed.
+
+    Other sessions start and end at any moment. One that has just created its folder may not hold
+    the lock yet, so young folders are kept.
+    """
     for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/lock"):
         # A session that runs keeps its folder, and so does another user.
-        with contextlib.suppress(StackError, PermissionError):
-            EmbeddedStack(lock.parent).stop_leftovers()
-            shutil.rmtree(lock.parent)
+        with contextlib.suppress(StackError, OSError):
+            if time.time() - lock.parent.stat().st_mtime > _YOUNG_SECONDS:
+                EmbeddedStack(lock.parent).stop_leftovers()
+                shutil.rmtree(lock.parent)
 
 
 @contextlib.contextmanager
@@ -103,7 +110,8 @@ def _servers() -> Iterator[tuple[str, str]]:
             named.database_url or running.database_url,
             named.redis_url or running.redis_url,
         )
-    shutil.rmtree(folder)
+    # Another session may be removing it already.
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

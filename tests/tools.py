@@ -96,8 +96,8 @@ def node_modules(*packages: str) -> str:
     return str(NODE_MODULES)
 
 
-def summary(reasons: Iterable[str]) -> list[str]:
-    """Lines about skipped tests: one for all missing tools, and one for each other reason."""
+def summary(reasons: Iterable[str]) -> str:
+    """One line about all skipped tests, the missing tools first; empty when none was skipped."""
     missing = []
     others: dict[str, int] = {}
     for reason in reasons:
@@ -106,11 +106,11 @@ def summary(reasons: Iterable[str]) -> list[str]:
             missing.append(plain.removeprefix(_MISSING))
         else:
             others[plain] = others.get(plain, 0) + 1
-    lines = [f"{_tests(count)} skipped: {reason}" for reason, count in sorted(others.items())]
+    parts = [f"{_tests(count)} skipped: {reason}" for reason, count in sorted(others.items())]
     if missing:
         names = ", ".join(sorted(set(missing)))
-        lines.append(f"{_tests(len(missing))} skipped without {names}: run `make test-tools`")
-    return lines
+        parts.insert(0, f"{_tests(len(missing))} skipped without {names}: run `make test-tools`")
+    return "; ".join(parts)
 
 
 def _tests(count: int) -> str:
