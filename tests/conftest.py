@@ -11,9 +11,11 @@ Where there is room, all temporary files lie in memory: a database is made from 
 """
 
 import contextlib
+import gc
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -65,6 +67,22 @@ structlog.configure(
         ),
     ]
 )
+
+
+def _let_interrupts_through() -> None:
+    """Started in the background, as by `make test &`, this process ignores SIGINT, and so would
+    every process that a test starts and interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_let_interrupts_through()
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector modules and tests: they stay to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import psutil
 
-START_TIMEOUT_SECONDS = 40.0
+from tests.preloaded import run_module
+
+START_TIMEOUT_SECONDS = 90.0
 STOP_TIMEOUT_SECONDS = 40.0
 
 
@@ -33,14 +35,8 @@ def credit_service(
     *arguments: str, env: Mapping[str, str] | None = None, timeout_seconds: float = 60.0
 ) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "credit_service.cli", *arguments],
-        env=dict(env) if env is not None else environment(),
-        capture_output=True,
-        text=True,
-        timeout=timeout_seconds,
-        check=False,
-    )
+    chosen = dict(env) if env is not None else environment()
+    return run_module("credit_service.cli", *arguments, env=chosen, timeout_seconds=timeout_seconds)
 
 
 @dataclass

@@ -1,8 +1,6 @@
 """A database that cannot hold every name is refused in one line, by every command that would use
 it."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import psycopg
@@ -11,6 +9,7 @@ from psycopg import sql
 from sqlalchemy import make_url
 
 from tests.integration.cli_service import credit_service, environment
+from tests.preloaded import run_module
 
 
 @pytest.fixture(params=["LATIN1", "SQL_ASCII"])
@@ -50,13 +49,8 @@ COMMANDS = {
 def test_it_is_refused(
     command: str, encoding: str, other_url: str, servers: tuple[str, str]
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", *COMMANDS[command]],
-        env=environment(DATABASE_URL=other_url, REDIS_URL=servers[1]),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    done = run_module(
+        *COMMANDS[command], env=environment(DATABASE_URL=other_url, REDIS_URL=servers[1])
     )
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()

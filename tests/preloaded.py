@@ -1,0 +1,135 @@
+"""Commands of the service in processes that need not load its modules: they are forked.
+
+Loading SQLAlchemy, grpc, numpy and the rest takes a command about a second of processor time, and
+tests run some seventy commands. A process started by the first one loads the modules, starts
+nothing, and forks a process for each command, with its own arguments, environment and output.
+What such a process runs is `python -m MODULE`, down to the exit status.
+"""
+
+import atexit
+import functools
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[1]
+_LOADED = ("credit_service.cli", "credit_service.rpc", "credit_service.storage", "workers")
+_LARGEST_REQUEST = 256 * 1024
+_START_SECONDS = 60.0
+
+
+# In the test's process.
+
+
+def run_module(
+    module: str, *arguments: str, env: Mapping[str, str], timeout_seconds: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m module arguments` to its end, without input.
+
+    Raises:
+        subprocess.TimeoutExpired: it took too long, and was killed.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    control = _forking_process()
+    request = json.dumps({"module": module, "arguments": arguments, "env": dict(env)}).encode()
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        socket.send_fds(control, [request], [output.fileno(), errors.fileno()])
+        control.settimeout(_START_SECONDS)
+        pid = int(control.recv(100))
+        control.settimeout(timeout_seconds)
+        try:
+            status = int(control.recv(100))
+        except TimeoutError:
+            os.kill(pid, signal.SIGKILL)
+            control.settimeout(_START_SECONDS)
+            control.recv(100)
+            raise subprocess.TimeoutExpired(command, timeout_seconds) from None
+        output.seek(0)
+        errors.seek(0)
+        return subprocess.CompletedProcess(command, status, output.read(), errors.read())
+
+
+@functools.cache
+def _forking_process() -> socket.socket:
+    """Start it once for this process; the socket that it takes commands from."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.preloaded", str(theirs.fileno())],
+            cwd=_ROOT,
+            # A library's threads would not survive being forked.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            pass_fds=[theirs.fileno()],
+        )
+
+    def end() -> None:
+        ours.close()
+        assert process.stdout is not None
+        process.stdout.close()
+        process.wait()
+
+    atexit.register(end)
+    return ours
+
+
+# In the process that forks.
+
+
+def _load() -> None:
+    for name in _LOADED:
+        package = importlib.import_module(name)
+        for each in pkgutil.iter_modules(package.__path__, f"{name}."):
+            if not each.ispkg and not each.name.endswith(".__main__"):
+                importlib.import_module(each.name)
+
+
+def _serve(control: socket.socket) -> None:
+    """Fork a process for each request; return in that process, as what it is asked to be."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        request, files, _flags, _sender = socket.recv_fds(control, _LARGEST_REQUEST, 2)
+        if not request:
+            sys.exit()
+        pid = os.fork()
+        if pid == 0:
+            control.close()
+            return _become(json.loads(request), files)
+        for file in files:
+            os.close(file)
+        control.send(str(pid).encode())
+        _pid, status = os.waitpid(pid, 0)
+        control.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _become(request: dict[str, object], files: list[int]) -> None:
+    """Take over the output, the environment and the arguments of a request, and run its module."""
+    for number, file in enumerate(files, start=1):
+        os.dup2(file, number)
+        os.close(file)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    env, arguments = request["env"], request["arguments"]
+    assert isinstance(env, dict)
+    assert isinstance(arguments, list)
+    os.environ.clear()
+    os.environ.update(env)
+    time.tzset()
+    module = str(request["module"])
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _load()
+    _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -1,0 +1,46 @@
+"""Commands in forked processes: their arguments, environment, output and end are their own."""
+
+import os
+import subprocess
+
+import psutil
+import pytest
+
+from tests.preloaded import run_module
+
+# `python -m timeit` runs the statement that it is given, and exits with 1 when it fails.
+ONCE = ("-n1", "-r1")
+
+
+def test_a_process_has_its_own_environment_and_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTHER", "not for the command")
+    shown = "import os, sys; print(os.environ); print(sys.argv, file=sys.stderr)"
+    done = run_module("timeit", *ONCE, shown, env={"ONLY": "this"})
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "environ({'ONLY': 'this'})"
+    assert shown in done.stderr
+    again = run_module("timeit", *ONCE, "print(1)", env={})
+    assert "ONLY" not in again.stdout
+    assert again.stderr == ""
+
+
+def test_a_failure_is_an_exit_status_and_a_traceback() -> None:
+    done = run_module("timeit", *ONCE, "1 / 0", env={})
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    killed = run_module("timeit", *ONCE, "import os; os.kill(os.getpid(), 9)", env={})
+    assert killed.returncode == -9
+
+
+def test_a_process_that_takes_too_long_is_killed() -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_module("timeit", *ONCE, "import time; time.sleep(100)", env={}, timeout_seconds=0.5)
+    alive = [each for each in psutil.Process(os.getpid()).children() if each.children()]
+    assert not alive
+    assert run_module("timeit", *ONCE, "pass", env={}).returncode == 0
+
+
+def test_interrupting_works_though_the_parent_ignores_it() -> None:
+    done = run_module("timeit", *ONCE, "import os; os.kill(os.getpid(), 2)", env={})
+    assert done.returncode != 0
+    assert "KeyboardInterrupt" in done.stderr
