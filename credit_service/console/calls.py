@@ -3,6 +3,7 @@
 import json
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
@@ -87,24 +88,41 @@ def _number_or_same(value: Any, field: FieldDescriptor) -> Any:
 class Snippets:
     """Writes calls as commands for one server."""
 
-    def __init__(self, address: str) -> None:
-        """`address` is host:port as the console itself calls it."""
+    def __init__(
+        self,
+        address: str,
+        ca: Path | None = None,
+        certificate: Path | None = None,
+        private_key: Path | None = None,
+    ) -> None:
+        """`address` is host:port as the console itself calls it, the paths those of its TLS files:
+        `ca` of the authorities it trusts, None for no TLS; the others of its own certificate."""
         self._address = address
+        self._has_tls = ca is not None
+        self._files = [] if ca is None else [("cacert", ca)]
+        if ca is not None and certificate is not None and private_key is not None:
+            self._files += [("cert", certificate), ("key", private_key)]
+
+    def _tls(self, dashes: str) -> str:
+        return "".join(f" {dashes}{name} {shlex.quote(str(path))}" for name, path in self._files)
 
     def grpcurl(self, call: Call, *, with_token: bool) -> str:
         """The call for grpcurl; `$TOKEN` stands for the bearer token, which is never shown."""
         feed, data = _data(call)
+        transport = self._tls("-") or " -plaintext"
         return (
-            f"{feed}grpcurl -plaintext{_header(with_token)} -d {data} {self._address} {call.method}"
+            f"{feed}grpcurl{transport}{_header(with_token)} -d {data} {self._address} {call.method}"
         )
 
     def buf_curl(self, call: Call, *, with_token: bool) -> str:
         """The call for buf curl, which asks the server for the schema by reflection."""
         feed, data = _data(call)
         data = "@-" if data == "@" else data
+        transport = self._tls("--") or " --http2-prior-knowledge"
+        scheme = "https" if self._has_tls else "http"
         return (
-            f"{feed}buf curl --protocol grpc --http2-prior-knowledge{_header(with_token)} "
-            f"-d {data} http://{self._address}/{call.method}"
+            f"{feed}buf curl --protocol grpc{transport}{_header(with_token)} "
+            f"-d {data} {scheme}://{self._address}/{call.method}"
         )
 
 
@@ -113,7 +131,7 @@ def _header(with_token: bool) -> str:
 
 
 def _data(call: Call) -> tuple[str, str]:
-    """What is fed through a pipe, and what follows -d."""
+    """The part before the pipe, and what follows -d."""
     if call.name != "UploadSpreadsheet":
         return "", shlex.quote(call.request_json)
     filename = json.loads(call.request_json)["header"]["filename"]

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +76,24 @@ def test_an_upload_is_fed_from_its_file() -> None:
     assert text.endswith(
         "-d @ 127.0.0.1:50051 credit_service.v1.IngestionService/UploadSpreadsheet"
     )
+
+
+def test_under_tls_a_call_names_the_authorities_and_no_plaintext() -> None:
+    snippets = Snippets("credit.example:443", Path("/etc/my ca.pem"))
+    call = call_of(pb.GetCustomerRequest(customer_id=1))
+    words = shlex.split(snippets.grpcurl(call, with_token=True))
+    assert words[words.index("-cacert") + 1] == "/etc/my ca.pem"
+    assert "-plaintext" not in words
+    assert "authorization: Bearer $TOKEN" in words
+    words = shlex.split(snippets.buf_curl(call, with_token=True))
+    assert words[words.index("--cacert") + 1] == "/etc/my ca.pem"
+    assert "--http2-prior-knowledge" not in words
+    assert words[-1].startswith("https://credit.example:443/")
+
+
+def test_under_mutual_tls_a_call_presents_the_certificate_too() -> None:
+    snippets = Snippets("h:1", Path("ca.pem"), Path("own.pem"), Path("own.key"))
+    call = call_of(pb.GetCustomerRequest(customer_id=1))
+    assert " -cacert ca.pem -cert own.pem -key own.key " in snippets.grpcurl(call, with_token=False)
+    shown = snippets.buf_curl(call, with_token=False)
+    assert " --cacert ca.pem --cert own.pem --key own.key " in shown
