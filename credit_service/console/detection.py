@@ -1,0 +1,109 @@
+"""What the rows of an uploaded file are, told from its headers as the command line does.
+
+A workbook from anywhere may be hostile, so it is opened in a process of its own with little memory,
+little time and no secrets. Whatever happens there, the console goes on; the person is then asked.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import IO
+
+from credit_service.spreadsheet_columns import Kind
+from credit_service.spreadsheets import SpreadsheetError, open_source
+
+MEMORY_LIMIT_BYTES = 768 * 1024**2
+CPU_LIMIT_SECONDS = 10
+WAIT_SECONDS = 20.0
+MAX_AT_ONCE = 2
+
+_KINDS: tuple[Kind, ...] = ("CUSTOMERS", "LOANS")
+_SHARED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE")
+_ASK = "The console cannot tell from this file what its rows are. Choose customers or loans."
+_turn = threading.BoundedSemaphore(MAX_AT_ONCE)
+
+
+class UndetectedError(Exception):
+    """The kind cannot be told from the file. The message says why and what to do."""
+
+
+def detected(file: IO[bytes], filename: str) -> tuple[Kind, ...]:
+    """The kinds of rows that a file of the operating system holds, customers first.
+
+    Raises:
+        UndetectedError
+    """
+    file.seek(0)
+    with _turn:
+        try:
+            ended = subprocess.run(
+                [sys.executable, "-P", "-m", __name__, filename],
+                stdin=file,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=_environment(),
+                timeout=WAIT_SECONDS,
+                check=False,
+            )
+        except (subprocess.TimeoutExpired, ValueError) as error:  # ValueError: NUL in the name
+            raise UndetectedError(_ASK) from error
+    try:
+        answer = json.loads(ended.stdout)
+    except ValueError as error:
+        raise UndetectedError(_ASK) from error
+    if "message" in answer:
+        raise UndetectedError(answer["message"])
+    return tuple(kind for kind in _KINDS if kind in answer["kinds"])
+
+
+def _environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in _SHARED if name in os.environ} | {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        # Threads of libraries would each take their share of the address space.
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+# --- In the process that opens the file -----------------------------------------------------------
+
+
+def main(filename: str) -> None:
+    """Write the kinds of the file on standard input, or why there are none, to the output."""
+    for limit, most in (
+        (resource.RLIMIT_AS, MEMORY_LIMIT_BYTES),
+        (resource.RLIMIT_CPU, CPU_LIMIT_SECONDS),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(limit)
+        lowered = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(limit, (lowered, lowered))
+    sys.stdout.write(json.dumps(_answer(filename)))
+
+
+def _answer(filename: str) -> dict[str, object]:
+    file = sys.stdin.buffer
+    found: list[Kind] = []
+    try:
+        first = open_source(file, filename).kind
+    except SpreadsheetError as error:
+        return {"message": error.message}
+    for kind in _KINDS:
+        if kind == first:
+            found.append(kind)
+            continue
+        try:
+            open_source(file, filename, kind)
+        except SpreadsheetError:
+            continue  # no sheet of this kind
+        found.append(kind)
+    return {"kinds": found}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
