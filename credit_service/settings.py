@@ -204,6 +204,12 @@ class Settings(BaseSettings):
         description="key that signs the console's cookies; unset: a new one at each start",
     )
 
+    console_checklist: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="whether the console's checklist, which writes test customers, may run; auto: "
+        "only against a service on loopback without TLS and tokens",
+    )
+
     metrics_listen: str | None = Field(
         default=None,
         description="address at which the server's metrics are shown, by HTTP; unset: nowhere",

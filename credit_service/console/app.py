@@ -26,11 +26,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from credit_service.client.channel import open_channel
-from credit_service.console import charts, formats
+from credit_service.console import charts, fields, formats
 from credit_service.console.calls import Snippets
 from credit_service.console.feed import Feeds
-from credit_service.console.page import Console, Page, View, view
-from credit_service.console.security import Guard, Sessions, is_loopback
+from credit_service.console.page import Console, Page, View, form_page, view
+from credit_service.console.security import Drafts, Guard, Sessions, is_loopback
 from credit_service.console.views import (
     checks,
     customers,
@@ -39,6 +39,7 @@ from credit_service.console.views import (
     ingestions,
     lending,
     loans,
+    search,
     session,
 )
 from credit_service.settings import Settings
@@ -57,6 +58,7 @@ _STOP_SECONDS = 5
 _PAGES: tuple[tuple[str, str, View], ...] = (
     ("GET", "/qa/", dashboard.home),
     ("GET", "/qa/overview", dashboard.overview),
+    ("GET", "/qa/search", search.find),
     ("GET", "/qa/customers", customers.index),
     ("GET", "/qa/customers/new", customers.registration),
     ("POST", "/qa/customers/new", customers.register),
@@ -74,6 +76,7 @@ _PAGES: tuple[tuple[str, str, View], ...] = (
     ("GET", "/qa/decisions/{decision_id}", decisions.show),
     ("GET", "/qa/ingestions", ingestions.index),
     ("POST", "/qa/ingestions", ingestions.upload),
+    ("GET", "/qa/templates/{kind}.csv", ingestions.template_csv),
     ("GET", "/qa/ingestions/{ingestion_id}", ingestions.show),
     ("GET", "/qa/ingestions/{ingestion_id}/progress", ingestions.progress),
     ("GET", "/qa/ingestions/{ingestion_id}/errors.csv", ingestions.errors_csv),
@@ -84,6 +87,16 @@ _PAGES: tuple[tuple[str, str, View], ...] = (
     ("POST", "/qa/login", session.sign_in),
     ("POST", "/qa/logout", session.sign_out),
 )
+
+_FORMS: dict[View, View] = {
+    customers.register: customers.registration,
+    loans.pay: loans.show,
+    lending.apply: lending.review,
+    ingestions.upload: ingestions.index,
+    checks.run: checks.index,
+    session.sign_in: session.form,
+}
+"""The page of each form, by what receives the form. Signing out has no page of its own."""
 
 
 def build_app(settings: Settings) -> Starlette:
@@ -99,9 +112,15 @@ def build_app(settings: Settings) -> Starlette:
         sessions=Sessions(
             settings.console_secret.get_secret_value() if settings.console_secret else None
         ),
+        drafts=Drafts(),
         feeds=Feeds(channel),
         templates=_templates(settings),
-        snippets=Snippets(settings.server_address),
+        snippets=Snippets(
+            settings.server_address,
+            settings.server_ca,
+            settings.client_certificate,
+            settings.client_private_key,
+        ),
         zone=ZoneInfo(settings.time_zone),
     )
     console.templates.globals["snippets"] = console.snippets
@@ -138,7 +157,18 @@ def build_app(settings: Settings) -> Starlette:
 
 
 def _routes(console: Console) -> list[Route]:
-    return [Route(path, view(page, console), methods=[method]) for method, path, page in _PAGES]
+    pages = [
+        Route(path, view(page, console, _FORMS.get(page)), methods=[method])
+        for method, path, page in _PAGES
+    ]
+    shown = {path for method, path, _ in _PAGES if method == "GET"}
+    # An address that only receives a form leads to the form: by a reload, or from a history.
+    received = [path for method, path, _ in _PAGES if method == "POST" and path not in shown]
+    return [*pages, *(Route(path, _to_form, methods=["GET"]) for path in received)]
+
+
+async def _to_form(request: Request) -> Response:
+    return RedirectResponse(form_page(request.url.path), HTTPStatus.SEE_OTHER)
 
 
 async def _to_dashboard(_request: Request) -> Response:
@@ -151,7 +181,7 @@ async def _alive(_request: Request) -> Response:
 
 
 async def _refused(console: Console, request: Request, error: Exception) -> Response:
-    """A page for what Starlette and the views refuse: no such page, a form that is not taken."""
+    """A page for what Starlette and the views refuse: no such page, a form that is rejected."""
     status = HTTPStatus(error.status_code if isinstance(error, HTTPException) else 500)
     detail = str(getattr(error, "detail", ""))
     if status == HTTPStatus.NOT_FOUND and detail in ("", HTTPStatus.NOT_FOUND.phrase):
@@ -195,6 +225,8 @@ def _templates(settings: Settings) -> jinja2.Environment:
         duration=formats.duration,
         grouped=formats.group_digits,
         words=formats.words,
+        label=fields.label,
+        left_out=ingestions.left_out,
         paise=formats.paise,
         decline_code=partial(formats.enum_name, enum=decision_pb2.DeclineReasonCode),
         loan_state=partial(formats.enum_name, enum=loan_pb2.LoanState),

@@ -1,8 +1,9 @@
-"""The QA checklist: what the service must do, asked of the service itself, one item at a time.
+"""The QA checklist: what the service must do, checked against the service, one item at a time.
 
 Each item makes its own customers and loans, with figures whose answers are known beforehand, and
-compares. It writes for real: its customers are called “QA Check”. An item looks at nothing but the
-answers of the contract.
+compares. It writes for real: its customers are called “QA Check”. So it runs only where the
+setting `console_checklist` allows it, and after a person confirmed. An item looks at nothing but
+the answers of the contract.
 """
 
 import secrets
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import grpc
@@ -22,7 +23,9 @@ from google.type.money_pb2 import Money
 from credit_service.client.channel import ServiceError
 from credit_service.console import formats
 from credit_service.console.calls import Call
+from credit_service.console.security import Session, is_loopback
 from credit_service.console.service import ENDED_STATES, Service
+from credit_service.settings import Settings
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import decision_pb2, event_pb2, ingestion_pb2, loan_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
@@ -36,11 +39,19 @@ _SCORE_WAIT_SECONDS = 5.0
 _WORKER_WAIT_SECONDS = 20.0
 _LOOK_SECONDS = 0.1
 _PHONE_TRIES = 3
+FIGURES_OF = "standard-1"
+"""The scorecard that the expected scores, rates and decisions were worked out for."""
+SCOPES = ("credit.read", "credit.write", "ingest")
+"""Scopes that the items need between them."""
 _ABORTED_TRIES = 5
 
 
 class MissedError(Exception):
     """The service did something else than it must. The message says what was found."""
+
+
+class SkippedError(Exception):
+    """The item's figures do not apply to this service. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +62,8 @@ class Item:
     title: str
     expected: str
     run: Callable[["Bench"], str]
+    has_figures: bool = False
+    """Whether what it expects follows from the figures of the scorecard FIGURES_OF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +80,38 @@ class Result:
     """How an item went."""
 
     item: Item
-    passed: bool
+    outcome: Literal["pass", "fail", "skip"]
     found: str
     seconds: float
     calls: list[Call]
 
+    @property
+    def passed(self) -> bool:
+        return self.outcome == "pass"
+
 
 def run(item: Item, service: Service) -> Result:
-    """Do one item for real.
+    """Run one item for real. It writes.
 
-    Raises ServiceError when nobody is signed in.
+    Raises ServiceError when the person has to sign in.
     """
     began = time.monotonic()
+    outcome: Literal["pass", "fail", "skip"] = "fail"
     try:
-        found = item.run(Bench(service))
-        passed = True
+        bench = Bench(service)
+        if item.has_figures:
+            bench.require_scorecard()
+        found = item.run(bench)
+        outcome = "pass"
+    except SkippedError as error:
+        outcome, found = "skip", str(error)
     except MissedError as error:
-        passed, found = False, str(error)
+        found = str(error)
     except ServiceError as error:
         if error.code is grpc.StatusCode.UNAUTHENTICATED:
             raise
-        passed, found = False, "The service answered with an error. " + " ".join(error.lines())
-    return Result(item, passed, found, time.monotonic() - began, list(service.calls))
+        found = "The service answered with an error. " + " ".join(error.lines())
+    return Result(item, outcome, found, time.monotonic() - began, list(service.calls))
 
 
 class Bench:
@@ -96,6 +119,20 @@ class Bench:
 
     def __init__(self, service: Service) -> None:
         self.service = service
+
+    def require_scorecard(self) -> None:
+        """Raises SkippedError unless the service decides by FIGURES_OF now.
+
+        A check of any customer names the active scorecard, and writes nothing.
+        """
+        listed = self.service.customers(pb.ListCustomersRequest(page_size=1)).customers
+        customer_id = listed[0].customer_id if listed else self.customer().customer_id
+        version = self.check(customer_id, 100_000, "12", 12).credit_score.scorecard_version
+        if version != FIGURES_OF:
+            raise SkippedError(
+                f"The figures of this item hold for scorecard {FIGURES_OF} alone. The service uses "
+                f"{version}, so nothing was compared."
+            )
 
     def customer(self, income_rupees: int = 100_000) -> Customer:
         """A new customer without a loan."""
@@ -121,7 +158,7 @@ class Bench:
             for number in range(1, loans + 1)
         ]
         counted = self.ingest(rows).ingestion
-        require(counted.inserted == loans, f"{counted.inserted} of {loans} loans were taken in")
+        require(counted.inserted == loans, f"{counted.inserted} of {loans} loans were stored")
         self._await_score(customer.customer_id)
         return customer
 
@@ -131,7 +168,7 @@ class Bench:
         version = self.service.customer(customer_id).version
         give_up = time.monotonic() + _SCORE_WAIT_SECONDS
         while self.service.score(customer_id).customer_version < version:
-            require(time.monotonic() < give_up, "the score did not follow the rows taken in")
+            require(time.monotonic() < give_up, "the score did not follow the stored rows")
             time.sleep(_LOOK_SECONDS)
 
     def ingest(self, rows: Sequence[Any], *, validate_only: bool = False) -> Any:
@@ -736,55 +773,63 @@ FLOWS: Sequence[Flow] = (
         (
             Item(
                 "no-history",
-                "Without any loan ever: declined",
+                "A customer without any loan is declined",
                 "score 0, declined: NO_CREDIT_HISTORY",
                 _no_history,
+                has_figures=True,
             ),
             Item(
                 "rate-stands",
-                "A score above 50 keeps the rate asked for",
+                "A score above 50 keeps the requested rate",
                 "score 80, approved, at 8 %",
                 _scored(10, 12, 100_000, "8", 80, "8"),
+                has_figures=True,
             ),
             Item(
                 "rate-twelve",
                 "A score of 31 to 50 corrects the rate to 12 %",
                 "score 38, approved, at 12 %",
                 _scored(1, 12, 50_000, "8", 38, "12"),
+                has_figures=True,
             ),
             Item(
                 "rate-sixteen",
                 "A score of 11 to 30 corrects the rate to 16 %",
                 "score 18, approved, at 16 %",
                 _scored(1, 5, 50_000, "8", 18, "16"),
+                has_figures=True,
             ),
             Item(
                 "score-too-low",
                 "A score of 10 or less: declined, with no counter-offer",
                 "score 3, declined: CREDIT_SCORE_TOO_LOW",
                 _score_too_low,
+                has_figures=True,
             ),
             Item(
                 "published-installment",
                 "₹1,00,000 over 12 months at 12 % has the published installment",
                 "₹8,884.88 a month",
                 _published_installment,
+                has_figures=True,
             ),
             Item(
                 "counter-offer",
                 "The counter-offer is exact",
                 "the offers approved; one rupee more, or one month less, declined",
                 _counter_offer_is_exact,
+                has_figures=True,
             ),
             Item(
                 "limit-exceeded",
                 "One rupee above the limit: declined",
                 "declined: APPROVED_LIMIT_EXCEEDED, with found and threshold",
                 _limit_exceeded,
+                has_figures=True,
             ),
             Item(
                 "unknown-customer",
-                "A customer who does not exist",
+                "An unknown customer",
                 "NOT_FOUND (CUSTOMER_NOT_FOUND)",
                 _unknown_customer,
             ),
@@ -805,24 +850,28 @@ FLOWS: Sequence[Flow] = (
                 "An approved loan is booked",
                 "the loan ACTIVE, current debt ₹1,00,000.00",
                 _approved_is_booked,
+                has_figures=True,
             ),
             Item(
                 "booked-once",
                 "Two calls at once and a repeat under one request id book once",
                 "one loan id in all three answers, 1 booked",
                 _booked_once,
+                has_figures=True,
             ),
             Item(
                 "decline-stored",
-                "A decline is an answer, and stored with its reasons",
+                "A decline is stored with its reasons",
                 "a decision, declined: NO_CREDIT_HISTORY, and no loan",
                 _decline_is_stored,
+                has_figures=True,
             ),
             Item(
                 "one-headroom",
-                "Four at once on headroom for one",
+                "Four applications at once, credit for one",
                 "1 of 4 approved, debt within the limit",
                 _no_two_on_one_headroom,
+                has_figures=True,
             ),
             Item(
                 "schedule-adds-up",
@@ -830,18 +879,21 @@ FLOWS: Sequence[Flow] = (
                 "12 installments, principal ₹1,00,000.00, interest ₹6,618.53, last ₹8,884.85, "
                 "balance ₹0.00",
                 _schedule_adds_up,
+                has_figures=True,
             ),
             Item(
                 "payment-settles",
                 "A payment of one installment settles one",
                 "1 installment settled, 11 left, outstanding less by the payment",
                 _payment_settles,
+                has_figures=True,
             ),
             Item(
                 "payment-too-large",
                 "A payment of more than what is outstanding is refused",
                 "FAILED_PRECONDITION (PAYMENT_EXCEEDS_OUTSTANDING)",
                 _payment_too_large,
+                has_figures=True,
             ),
         ),
     ),
@@ -851,13 +903,13 @@ FLOWS: Sequence[Flow] = (
         (
             Item(
                 "bad-row",
-                "A bad row is reported and the rest goes on",
+                "A bad row is reported and the other rows are stored",
                 "3 read = 2 inserted + 1 rejected; row 77, tenure_months: OUT_OF_RANGE",
                 _bad_row_is_reported,
             ),
             Item(
                 "twice",
-                "The same rows twice change nothing the second time",
+                "The same rows sent twice change nothing the second time",
                 "2 read = 2 unchanged, the same version",
                 _twice_changes_nothing,
             ),
@@ -869,7 +921,7 @@ FLOWS: Sequence[Flow] = (
             ),
             Item(
                 "shared-loan-id",
-                "A loan id that two customers share is told apart",
+                "A loan id that two customers share is ambiguous",
                 "LOAN_ID_AMBIGUOUS naming both; with a customer, that one's loan",
                 _shared_loan_id,
             ),
@@ -884,6 +936,7 @@ FLOWS: Sequence[Flow] = (
                 "Events of a customer come in order",
                 "customer_registered first, loan_created later, ids rising, versions never falling",
                 _events_in_order,
+                has_figures=True,
             ),
             Item(
                 "upload-read",
@@ -896,3 +949,24 @@ FLOWS: Sequence[Flow] = (
 )
 
 ITEMS = {item.key: item for flow in FLOWS for item in flow.items}
+
+
+def refusal(settings: Settings, session: Session) -> str:
+    """Why the checklist may not run for this person against this service; empty when it may."""
+    if settings.console_checklist == "off":
+        return "The checklist is switched off by CREDIT_CONSOLE_CHECKLIST."
+    if settings.console_checklist == "auto" and not _is_for_trying(settings, session):
+        return (
+            "The checklist writes test customers and loans, so it runs only against a service on "
+            "this machine without TLS and tokens. For a test environment, set "
+            "CREDIT_CONSOLE_CHECKLIST=on."
+        )
+    missing = [] if session.scopes is None else [s for s in SCOPES if s not in session.scopes]
+    if missing:
+        return f"The token you signed in with lacks {', '.join(missing)}, which the items need."
+    return ""
+
+
+def _is_for_trying(settings: Settings, session: Session) -> bool:
+    host = settings.server_address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    return is_loopback(host) and settings.server_ca is None and not session.token

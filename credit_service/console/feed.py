@@ -132,7 +132,7 @@ def _tell_rows(event: event_pb2.CreditEvent) -> _Told:
 
 
 def _tell_other(event: event_pb2.CreditEvent) -> _Told:
-    return "neutral", f"Event {event.event_id}", "of a kind this console does not know", ""
+    return "neutral", f"Event {event.event_id}", "of a type that this console does not know", ""
 
 
 _TELLERS: dict[str, Callable[[event_pb2.CreditEvent], _Told]] = {
@@ -150,8 +150,13 @@ class FeedFullError(Exception):
     """As many pages, or people, listen as the console serves."""
 
 
-Item = EventLine | ServiceError
-"""What a listener is handed: an event, or why there is none just now."""
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """The service answers again."""
+
+
+Item = EventLine | ServiceError | Recovered
+"""What a listener receives: an event, why there is none now, or that the trouble is over."""
 
 
 class Feeds:
@@ -220,6 +225,7 @@ class _Feed:
         self._queues: set[_Queue] = set()
         self._stopping = threading.Event()
         self._cancel: Callable[[], object] = lambda: None
+        self._is_interrupted = False
         self.ended = False
         threading.Thread(target=self._follow, name="event-feed", daemon=True).start()
 
@@ -250,9 +256,7 @@ class _Feed:
     def _take(self, item: Item) -> None:
         if isinstance(item, EventLine):
             self._latest.append(item)
-            self._trouble = None
-        else:
-            self._trouble = item
+        self._trouble = item if isinstance(item, ServiceError) else None
         for queue in list(self._queues):
             try:
                 queue.put_nowait(item)
@@ -289,6 +293,7 @@ class _Feed:
                 except ServiceError as error:
                     if self._stopping.is_set():
                         return
+                    self._is_interrupted = True
                     self._tell(error)
                     if not error.unavailable:
                         return
@@ -306,6 +311,9 @@ class _Feed:
         behind: deque[event_pb2.CreditEvent] | None = deque(maxlen=KEPT_EVENTS)
         with contextlib.closing(service.watch(request, None, self._begun)) as stream:
             for response in stream:
+                if self._is_interrupted:
+                    self._is_interrupted = False
+                    self._tell(Recovered())
                 found = [response.event] if response.WhichOneof("message") == "event" else []
                 if behind is not None:
                     # Until the first heartbeat, which says that the stream has caught up.

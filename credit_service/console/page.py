@@ -6,6 +6,7 @@ that a person can act on.
 """
 
 import functools
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -21,13 +22,19 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from credit_service.client.channel import ServiceError
-from credit_service.console import formats
+from credit_service.console import fields, formats
 from credit_service.console.calls import Call, Snippets, full_method, request_json
 from credit_service.console.feed import Feeds
-from credit_service.console.security import SESSION_COOKIE, Session, Sessions, is_from_elsewhere
+from credit_service.console.security import (
+    SESSION_COOKIE,
+    Drafts,
+    Session,
+    Sessions,
+    is_from_elsewhere,
+)
 from credit_service.console.service import Service
 from credit_service.settings import Settings
 
@@ -53,8 +60,6 @@ _HTTP_STATUS = {
 
 _ADVICE = {
     grpc.StatusCode.NOT_FOUND: "Check the id. It may belong to another environment.",
-    grpc.StatusCode.UNAVAILABLE: "Start the service with `credit-service up`, or wait until it is "
-    "back, and load this page again.",
     grpc.StatusCode.DEADLINE_EXCEEDED: "The service is slow or stuck. Load this page again in a "
     "moment.",
     grpc.StatusCode.PERMISSION_DENIED: "The token you signed in with lacks the scope named above. "
@@ -62,10 +67,25 @@ _ADVICE = {
     grpc.StatusCode.UNIMPLEMENTED: "The server is older than this console. Everything else on the "
     "console works.",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "The service is busy. Try again in a moment.",
-    grpc.StatusCode.ABORTED: "Somebody else was at it. Try again: the request id keeps it safe.",
+    grpc.StatusCode.ABORTED: "A concurrent request changed the same data. Try again: the request "
+    "id keeps it safe.",
     grpc.StatusCode.INTERNAL: "This is a defect of the service. Its log has the details under the "
     "call id.",
 }
+_UNREACHABLE_ADVICE = (
+    "Start it with `credit-service up`, or wait until it is back, and load this page again. If the "
+    "service uses TLS, the console needs CREDIT_SERVER_CA."
+)
+_UNAVAILABLE_ADVICE = "Wait a moment and load this page again."
+
+_SENTENCES = {
+    grpc.StatusCode.UNAVAILABLE: "The service does not answer.",
+    grpc.StatusCode.CANCELLED: "The service ended the call.",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "The service did not answer in time.",
+    grpc.StatusCode.UNIMPLEMENTED: "The service does not offer this call.",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "The service refused the call, or its answer is too large.",
+}
+"""What to say of a failure that is not the service's own answer, by its status."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +95,7 @@ class Console:
     settings: Settings
     channel: grpc.Channel
     sessions: Sessions
+    drafts: Drafts
     feeds: Feeds
     templates: jinja2.Environment
     snippets: Snippets
@@ -92,13 +113,42 @@ class Problem:
         return self.error.code.name
 
     @property
+    def message(self) -> str:
+        """What happened, for a person. The text of gRPC itself stays in the log."""
+        if self.error.reason:
+            return fields.in_words(self.error.message)
+        return _SENTENCES.get(self.error.code, "The call to the service failed.")
+
+    @property
+    def violations(self) -> list[str]:
+        """Each bad field in a sentence that begins with the field's label."""
+        return [fields.sentence(path, text) for path, text in self.error.violations]
+
+    @property
+    def sentences(self) -> list[str]:
+        """All of it, where there is room for text alone."""
+        return [self.message, *self.violations, *([self.advice] if self.advice else [])]
+
+    @property
     def advice(self) -> str:
         """What to do about it; empty when the message says it all."""
+        if self.error.code is grpc.StatusCode.UNAVAILABLE:
+            return _UNAVAILABLE_ADVICE if self.error.reason else _UNREACHABLE_ADVICE
         return _ADVICE.get(self.error.code, "")
 
     @property
     def http_status(self) -> int:
         return _HTTP_STATUS.get(self.error.code, HTTPStatus.BAD_GATEWAY)
+
+
+class StaleFormError(Exception):
+    """A form that must not be sent on as it is. Its page is shown again with what was typed."""
+
+
+_STALE = (
+    "This form is from an earlier session. Nothing was sent. Check the fields and send it again."
+)
+_RESTORED = "You are signed in again. Nothing was sent yet. Check the fields and send the form."
 
 
 @dataclass
@@ -110,6 +160,9 @@ class Page:
     session: Session
     form: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, UploadFile] = field(default_factory=dict)
+    stale_status: int = 0
+    """The status of a page that shows a form again because it could not be sent on."""
+    _draft_id: str = ""
 
     def __post_init__(self) -> None:
         self.service = Service(self.console.channel, self.session.token)
@@ -125,6 +178,35 @@ class Page:
         """This page's path and parameters."""
         url = self.request.url
         return f"{url.path}?{url.query}" if url.query else url.path
+
+    @property
+    def wants_json(self) -> bool:
+        """Whether a script of ours sent this form."""
+        return self.request.headers.get("accept") == "application/json"
+
+    def typed_before(self) -> dict[str, str]:
+        """What the person typed into this page's form before it could be sent; empty for nothing.
+
+        A form that is shown again keeps its request id, so that sending it twice does one thing.
+        """
+        if self.stale_status:
+            values = dict(self.form)
+        else:
+            draft_id = self.console.sessions.draft_id(self.request)
+            path = self.request.url.path
+            values = self.console.drafts.read(draft_id, path, self.session.subject)
+            if values:
+                self._draft_id = draft_id
+        if values and not is_request_id(values.get("request_id", "")):
+            values["request_id"] = new_request_id()
+        return values
+
+    def request_id(self) -> str:
+        """The request id that the form carries. Raises StaleFormError when it carries none."""
+        text = self.form.get("request_id", "").strip()
+        if not is_request_id(text):
+            raise StaleFormError
+        return text
 
     def path_id(self, name: str) -> int:
         """An id of 1 or more from the path. Raises HTTPException (404) for anything else."""
@@ -144,12 +226,18 @@ class Page:
     def render(self, template: str, /, status: int = HTTPStatus.OK, **values: Any) -> Response:
         """A whole page, or a fragment when the template's name begins with '_'."""
         console = self.console
+        notice, warning = self.flash.get("notice", ""), ""
+        if self.stale_status:
+            status, warning = self.stale_status, _STALE
+        elif self._draft_id:
+            notice = _RESTORED
         carried = [Call(**each) for each in self.flash.get("calls", ())]
         html = console.templates.get_template(template).render(
             page=self,
             csrf_token=console.sessions.csrf_token(self.session),
             signed_in=bool(self.session.token),
-            notice=self.flash.get("notice", ""),
+            notice=notice,
+            warning=warning,
             calls=[*carried, *self.service.calls],
             server_address=console.settings.server_address,
             path=self.request.url.path,
@@ -158,10 +246,15 @@ class Page:
         response = HTMLResponse(html, status_code=status)
         if self.flash and not template.startswith("_"):
             console.sessions.clear_flash(response)
+        if self._draft_id:
+            console.drafts.forget(self._draft_id)
+            console.sessions.clear_draft(response)
         return response
 
     def render_problem(self, error: ServiceError) -> Response:
         """The page that says what failed and what to do."""
+        _log.info("call_failed", code=error.code.name, reason=error.reason, message=error.message)
+        self._draft_id = ""  # it was not shown
         problem = Problem(error)
         return self.render("error.html", problem.http_status, problem=problem)
 
@@ -186,13 +279,16 @@ class Page:
     def attempt(self, call: Callable[[], Any]) -> tuple[Any, Problem | None]:
         """The call's result, or what failed, for a part of a page that may fail by itself.
 
-        Raises ServiceError when nobody is signed in: then all of the page has to wait.
+        Raises ServiceError when the person has to sign in: then all of the page has to wait.
         """
         try:
             return call(), None
         except ServiceError as error:
             if error.code is grpc.StatusCode.UNAUTHENTICATED:
                 raise
+            _log.info(
+                "call_failed", code=error.code.name, reason=error.reason, message=error.message
+            )
             return None, Problem(error)
 
     def planned(self, request: Any) -> Call:
@@ -203,8 +299,13 @@ class Page:
 View = Callable[[Page], Response]
 
 
-def view(function: View, console: Console) -> Callable[[Request], Awaitable[Response]]:
-    """A view as an endpoint of Starlette: session, form, worker thread, failures."""
+def view(
+    function: View, console: Console, form: View | None = None
+) -> Callable[[Request], Awaitable[Response]]:
+    """A view as an endpoint of Starlette: session, form, worker thread, failures.
+
+    `form` shows the form that `function` receives, again where it cannot be sent on.
+    """
 
     @functools.wraps(function)
     async def endpoint(request: Request) -> Response:
@@ -214,12 +315,13 @@ def view(function: View, console: Console) -> Callable[[Request], Awaitable[Resp
             if request.headers.get("sec-fetch-site") == "cross-site" and request.method == "GET":
                 return _once_more(request)
             session = console.sessions.begin()
+        page = Page(console, request, session)
         if request.method == "POST":
             if is_from_elsewhere(request):
                 raise HTTPException(HTTPStatus.FORBIDDEN, "This form came from another site.")
-            response = await _posted(function, Page(console, request, session), known)
+            response = await _posted(function, form, page, known)
         else:
-            response = await run_in_threadpool(_answered, function, Page(console, request, session))
+            response = await run_in_threadpool(_answered, function, page)
         cookies = response.headers.getlist("set-cookie")
         if known is None and not any(each.startswith(f"{SESSION_COOKIE}=") for each in cookies):
             console.sessions.write(response, session, secure=is_secure(request))
@@ -228,7 +330,9 @@ def view(function: View, console: Console) -> Callable[[Request], Awaitable[Resp
     return endpoint
 
 
-async def _posted(function: View, page: Page, known: Session | None) -> Response:
+async def _posted(
+    function: View, form_view: View | None, page: Page, known: Session | None
+) -> Response:
     request = page.request
     async with request.form(
         max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
@@ -237,35 +341,85 @@ async def _posted(function: View, page: Page, known: Session | None) -> Response
         page.files = {name: value for name, value in form.items() if isinstance(value, UploadFile)}
         token = page.form.get("csrf_token", "")
         if not page.console.sessions.is_csrf_token(known, token):
-            raise HTTPException(
-                HTTPStatus.FORBIDDEN,
-                "This form is from an earlier session. Go back, load its page again and send it "
-                "once more.",
-            )
-        return await run_in_threadpool(_answered, function, page)
+            page.stale_status = HTTPStatus.FORBIDDEN
+            return await run_in_threadpool(_shown_again, form_view, page)
+        try:
+            return await run_in_threadpool(_answered, function, page)
+        except StaleFormError:
+            page.stale_status = HTTPStatus.BAD_REQUEST
+            return await run_in_threadpool(_shown_again, form_view, page)
+
+
+def _shown_again(form_view: View | None, page: Page) -> Response:
+    """The form with what was typed and a token that holds. Nothing of it was sent on."""
+    if page.wants_json:
+        token = page.console.sessions.csrf_token(page.session)
+        return JSONResponse({"problems": [_STALE], "csrf_token": token}, page.stale_status)
+    if form_view is None or page.request.headers.get("x-fragment"):
+        raise HTTPException(
+            page.stale_status, "This page is from an earlier session. Load it again."
+        )
+    return _answered(form_view, page)
 
 
 def _answered(function: View, page: Page) -> Response:
     try:
         return function(page)
-    except HTTPException:
+    except (HTTPException, StaleFormError):
         raise
     except ServiceError as error:
         if error.code is not grpc.StatusCode.UNAUTHENTICATED:
             return page.render_problem(error)
-        if page.request.headers.get("x-fragment"):
-            return page.render("_problem.html", problem=Problem(error))
-        path = page.here if page.request.method == "GET" else page.request.url.path
-        reason = "expired" if page.session.token else "needed"
-        return RedirectResponse(
-            f"/qa/login?{urlencode({'next': path, 'reason': reason})}", HTTPStatus.SEE_OTHER
-        )
+        return _sign_in_first(page, error)
     except Exception as error:
         _log.exception("page_failed", path=page.request.url.path)
         raise HTTPException(
             HTTPStatus.INTERNAL_SERVER_ERROR,
             "This page has a defect. The console's log says more.",
         ) from error
+
+
+def _sign_in_first(page: Page, error: ServiceError) -> Response:
+    """To the page for the token, and from there back; what was typed is kept meanwhile."""
+    target = form_page(page.request.url.path)
+    if page.request.method == "GET" and page.request.url.query:
+        target += f"?{page.request.url.query}"
+    elif target == "/qa/apply/review":
+        # Its address holds what was asked, by design: the page is loaded again by it.
+        kept = {name: value for name, value in page.form.items() if name != "csrf_token"}
+        target += f"?{urlencode(kept)}"
+    reason = "expired" if page.session.token else "needed"
+    address = f"/qa/login?{urlencode({'next': target, 'reason': reason})}"
+    if page.wants_json:
+        sentence = "Your sign-in has ended. Sign in again, then send the file once more."
+        document = {"problems": [sentence], "sign_in": address}
+        return JSONResponse(document, HTTPStatus.UNAUTHORIZED)
+    if page.request.headers.get("x-fragment"):
+        return page.render("_problem.html", problem=Problem(error), sign_in=address)
+    response = RedirectResponse(address, HTTPStatus.SEE_OTHER)
+    if page.request.method == "POST":
+        draft_id = page.console.drafts.keep(target, page.form, page.session.subject)
+        secure = is_secure(page.request)
+        page.console.sessions.write_draft_id(response, draft_id, secure=secure)
+    return response
+
+
+_FORM_PAGES = (
+    (re.compile(r"(/qa/customers/[^/]+/loans/[^/]+)/pay"), r"\1"),
+    (re.compile(r"/qa/checks/[^/]+"), "/qa/checks"),
+    (re.compile(r"/qa/eligibility/answer"), "/qa/eligibility"),
+    (re.compile(r"/qa/overview"), "/qa/"),
+    (re.compile(r"(/qa/ingestions/[^/]+)/progress"), r"\1"),
+    (re.compile(r"/qa/logout"), "/qa/"),
+)
+
+
+def form_page(path: str) -> str:
+    """The page that a form or a part of a page belongs to; any other path is its own."""
+    for pattern, page_path in _FORM_PAGES:
+        if match := pattern.fullmatch(path):
+            return match.expand(page_path)
+    return path
 
 
 def _once_more(request: Request) -> Response:
@@ -280,6 +434,23 @@ def _once_more(request: Request) -> Response:
 def is_secure(request: Request) -> bool:
     """Whether the browser reached this page by HTTPS."""
     return request.url.scheme == "https"
+
+
+def is_request_id(text: str) -> bool:
+    """Whether a text is a UUID that can identify a request: neither nil nor max."""
+    try:
+        found = UUID(text)
+    except ValueError:
+        return False
+    return 0 < found.int < 2**128 - 1
+
+
+def with_own_id(form: Mapping[str, str], error: ServiceError) -> dict[str, str]:
+    """The form to send again after an error: under the same request id, so that nothing is done
+    twice, but for an id that the service has stored with other content."""
+    if error.reason == "REQUEST_ID_REUSED":
+        return {**form, "request_id": new_request_id()}
+    return dict(form)
 
 
 def new_request_id() -> str:

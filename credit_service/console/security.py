@@ -5,10 +5,15 @@ scripts, never sent along from another site. A form is taken only with the token
 pages carry, and only from a page of this origin.
 """
 
+import base64
+import binascii
 import hmac
 import ipaddress
+import json
 import secrets
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -22,9 +27,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SESSION_COOKIE = "credit_console"
 FLASH_COOKIE = "credit_console_flash"
+DRAFT_COOKIE = "credit_console_draft"
 COOKIE_PATH = "/qa"
 SESSION_SECONDS = 12 * 3600
 FLASH_SECONDS = 60
+DRAFT_SECONDS = 1800
+MAX_DRAFTS = 200
+MAX_DRAFT_CHARACTERS = 32_768
 MAX_TOKEN_CHARACTERS = 3_000
 """Of a bearer token: with the rest of the cookie it stays below the 4,096 bytes browsers keep."""
 _MAX_FLASH_CHARACTERS = 3_500
@@ -51,6 +60,78 @@ class Session:
 
     session_id: str
     token: str = ""
+
+    @property
+    def subject(self) -> str:
+        """Whom the token names; empty where there is no token, or none that can be read.
+
+        Not verified here: the service verified it when the person signed in.
+        """
+        return _claim(self.token, "sub")
+
+    @property
+    def scopes(self) -> frozenset[str] | None:
+        """What the token allows; None where there is no token, or none that can be read."""
+        return frozenset(_claim(self.token, "scope").split()) if _claims(self.token) else None
+
+
+def _claims(token: str) -> dict[str, Any]:
+    try:
+        payload = token.split(".")[1]
+        found = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (IndexError, binascii.Error, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _claim(token: str, name: str) -> str:
+    value = _claims(token).get(name, "")
+    return value if isinstance(value, str) else ""
+
+
+class Drafts:
+    """Forms that could not be sent because the person had to sign in first.
+
+    Kept in memory, so that nothing typed goes into an address or a cookie; bounded in number, size
+    and time. A draft is for the person who typed it: of another token's subject it is not shown.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[str, tuple[float, str, str, dict[str, str]]] = {}
+
+    def keep(self, path: str, form: Mapping[str, str], subject: str) -> str:
+        """Keep a form for the page at `path`; its id, or '' for a form that is too large."""
+        values = {name: value for name, value in form.items() if name != "csrf_token"}
+        if sum(len(name) + len(value) for name, value in values.items()) > MAX_DRAFT_CHARACTERS:
+            return ""
+        draft_id = secrets.token_urlsafe(18)
+        with self._lock:
+            self._expire()
+            while len(self._kept) >= MAX_DRAFTS:
+                del self._kept[next(iter(self._kept))]
+            self._kept[draft_id] = (time.monotonic(), path, subject, values)
+        return draft_id
+
+    def read(self, draft_id: str, path: str, subject: str) -> dict[str, str]:
+        """What was typed into the form of that page; empty for nothing."""
+        with self._lock:
+            self._expire()
+            found = self._kept.get(draft_id)
+        if found is None:
+            return {}
+        _, kept_path, owner, values = found
+        return dict(values) if kept_path == path and owner in ("", subject) else {}
+
+    def forget(self, draft_id: str) -> None:
+        """Drop a draft that was shown."""
+        with self._lock:
+            self._kept.pop(draft_id, None)
+
+    def _expire(self) -> None:
+        oldest = time.monotonic() - DRAFT_SECONDS
+        for draft_id in [each for each, kept in self._kept.items() if kept[0] < oldest]:
+            del self._kept[draft_id]
 
 
 class Sessions:
@@ -104,9 +185,23 @@ class Sessions:
         found = _loaded(self._flash, request.cookies.get(FLASH_COOKIE), FLASH_SECONDS)
         return found if isinstance(found, dict) else {}
 
+    def write_draft_id(self, response: Response, draft_id: str, *, secure: bool) -> None:
+        """Have the browser bring the id of its draft along."""
+        self._set(response, DRAFT_COOKIE, draft_id, DRAFT_SECONDS, secure=secure)
+
+    @staticmethod
+    def draft_id(request: Request) -> str:
+        """The id of the browser's draft; empty for none."""
+        return request.cookies.get(DRAFT_COOKIE, "")
+
+    @staticmethod
+    def clear_draft(response: Response) -> None:
+        """Drop the id of the draft: it was shown, or the person signed out."""
+        response.delete_cookie(DRAFT_COOKIE, path=COOKIE_PATH, httponly=True, samesite="strict")
+
     @staticmethod
     def clear_flash(response: Response) -> None:
-        """It was shown."""
+        """Drop what the page before handed on: it was shown."""
         response.delete_cookie(FLASH_COOKIE, path=COOKIE_PATH, httponly=True, samesite="strict")
 
     @staticmethod

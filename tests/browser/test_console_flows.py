@@ -9,16 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import openpyxl
 import pytest
 from google.type.decimal_pb2 import Decimal as DecimalMessage
 from google.type.money_pb2 import Money
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from credit_service import samples
+from credit_service.console.checklist import Bench, loan_row
+from credit_service.console.service import Service
 from credit_service.v1 import credit_service_pb2 as pb
 from tests.browser.conftest import OpenTab, Place
 
@@ -100,7 +104,9 @@ def test_registering_says_all_that_is_wrong_and_then_registers_once(open_tab: Op
     page.get_by_label("Phone number").fill("12")
     page.get_by_role("button", name="Register").click()
     expect(page.locator("[aria-invalid=true]")).to_have_count(5)
-    expect(page.get_by_role("alert")).to_contain_text("5 fields need another look.")
+    expect(page.get_by_role("alert")).to_contain_text(
+        "5 fields are not right: First name, Last name, Age, Monthly income, Phone number."
+    )
     page.get_by_label("First name").fill("  Asha ")
     page.get_by_label("Last name").fill("<b>Rao</b>")
     page.get_by_label("Age").fill("34")
@@ -151,7 +157,7 @@ def test_customers_are_found_by_id_name_and_phone_and_paged(place: Place, page: 
     for number in range(12):
         registered(place, f"+9173111000{number:02d}")
     page.goto("/qa/customers?query=zzz")
-    expect(page.locator("main")).to_contain_text("name or phone number begins so.")
+    expect(page.locator("main")).to_contain_text("No name or phone number begins with this.")
     page.goto("/qa/customers")
     rows = page.locator("tbody tr")
     expect(rows).to_have_count(50)
@@ -186,13 +192,13 @@ def test_the_simulator_answers_while_one_types_and_takes_the_counter_offer(
     place: Place, page: Page
 ) -> None:
     page.goto("/qa/eligibility")
-    expect(page.locator("#answer")).to_contain_text("Type a customer")
+    expect(page.locator("#answer")).to_contain_text("Enter a customer")
     page.get_by_label("Customer id").press_sequentially(str(samples.GOOD_CUSTOMER_ID))
-    expect(page.locator("#answer")).to_contain_text("Not an answer yet")
+    expect(page.locator("#answer")).to_contain_text("Not complete yet")
     fill_ask(page, samples.GOOD_CUSTOMER_ID, "50,00,000", "12", "6")
     expect(page.get_by_role("heading", name="Would be declined")).to_be_visible()
     expect(page.locator("tr.decided")).to_contain_text("EMI_BURDEN_TOO_HIGH")
-    page.get_by_role("button", name="Take this amount").click()
+    page.get_by_role("button", name="Use this amount").click()
     expect(page.get_by_role("heading", name="Would be approved")).to_be_visible()
     amount = page.get_by_label("Loan amount").input_value()
     page.get_by_label("Loan amount").fill(str(int(amount) + 1))
@@ -261,14 +267,14 @@ def test_the_decision_page_tells_inputs_score_and_rules(place: Place, page: Page
         f"/qa/apply/review?customer_id={samples.BAD_CUSTOMER_ID}&loan_amount=50000"
         "&interest_rate=9&tenure_months=24"
     )
-    page.get_by_role("button", name="Apply all the same").click()
+    page.get_by_role("button", name="Apply anyway").click()
     expect(page.get_by_role("heading", name="Declined", exact=True)).to_be_visible()
     expect(page.locator("tr.decided")).to_contain_text("CREDIT_SCORE_TOO_LOW")
     waterfall = page.locator("table.waterfall")
     expect(waterfall.locator("tbody tr")).to_have_count(4)
     expect(waterfall.locator("tfoot")).to_contain_text("Score")
-    expect(page.get_by_label("What it was decided on")).to_contain_text("Monthly income")
-    page.get_by_text("The stored inputs, byte for byte").click()
+    expect(page.get_by_label("Inputs of the decision")).to_contain_text("Monthly income")
+    page.get_by_text("The stored inputs", exact=True).click()
     stored = json.loads(page.get_by_label("Stored inputs").inner_text())
     assert stored["ask"]["principal_paise"] == 5_000_000
     page.goto("/qa/decisions")
@@ -318,7 +324,7 @@ def test_a_loan_is_paid_and_its_schedule_taken_along(place: Place, open_tab: Ope
     page.get_by_label("Amount").fill(outstanding)
     page.get_by_role("button", name="Record the payment").click()
     expect(page.get_by_role("status")).to_contain_text("The loan is closed.")
-    expect(page.locator("main")).to_contain_text("takes no payment any more")
+    expect(page.locator("main")).to_contain_text("accepts no further payments")
 
     # The events that tell of the payments follow within moments.
     def shown() -> bool:
@@ -377,10 +383,15 @@ def test_a_file_is_tried_then_loaded_and_its_bad_rows_told(
     # Another file has to be tried first again.
     expect(real).to_be_disabled()
 
-    progress.get_by_role("link", name="See what was wrong").click()
+    progress.get_by_role("link", name="Show what is wrong").click()
     errors = page.get_by_label("Row errors", exact=True).locator("tbody tr")
     expect(errors).to_have_count(25)
     expect(errors.first).to_contain_text("NOT_A")
+    # The column by its header, each expectation once, no field of the contract.
+    expect(errors.first.locator("td").first).to_contain_text("Tenure")
+    told = errors.first.inner_text()
+    assert told.count("a whole number from 1 to 480") == 1
+    assert "tenure_months" not in told
     expect(errors.first).to_contain_text("=cmd|'1'!A1")
     page.get_by_role("link", name="Next page").click()
     expect(errors).to_have_count(5)
@@ -449,6 +460,9 @@ def test_the_whole_checklist_passes(page: Page) -> None:
     page.goto("/qa/checks")
     items = page.locator(".check").count()
     page.get_by_role("button", name="Run all").click()
+    expect(page.get_by_role("status")).to_contain_text("Tick the box above first")
+    page.get_by_label("The items may write").check()
+    page.get_by_role("button", name="Run all").click()
     page.locator("[data-run-all][disabled]").wait_for(state="detached", timeout=60_000)
     failed = page.locator(".check[data-result=fail]").all_inner_texts()
     assert not failed, "\n\n".join(failed)
@@ -467,8 +481,9 @@ def test_an_item_that_fails_says_expected_and_found(place: Place, open_tab: Open
     )
     tab.expected.append("404")
     item = page.locator("#check-no-history")
+    page.get_by_label("The items may write").check()
     item.get_by_role("button").click()
-    expect(page.get_by_role("status")).to_contain_text("does not answer")
+    expect(page.get_by_role("status")).to_contain_text("There is no such item.")
     expect(item).to_have_attribute("data-result", "none")
 
 
@@ -522,5 +537,180 @@ def test_pages_work_without_scripts(place: Place, browser: object) -> None:
     expect(page.get_by_role("heading", name="Would be approved")).to_be_visible()
     page.goto("/qa/checks")
     page.locator("#check-no-history").get_by_role("button").click()
+    page.get_by_role("button", name="Run it").click()
     expect(page.locator("#check-no-history")).to_have_attribute("data-result", "pass")
     context.close()
+
+
+def test_a_number_leads_to_all_that_it_can_be(place: Place, page: Page) -> None:
+    """A customer, a loan and a decision of one id, an id of ten digits, and a phone number."""
+    customer_id = samples.GOOD_CUSTOMER_ID
+    loan_id = 7_312_345_678
+    taken = registered(place, "+917312345678")
+    row = loan_row(customer_id, loan_id, 50_000, 12)
+    Bench(Service(place.channel, "")).ingest([row])
+    search = page.get_by_role("search").get_by_role("searchbox")
+    page.goto("/qa/")
+    search.fill(f"{loan_id}")
+    search.press("Enter")
+    matches = page.get_by_label("Matches")
+    expect(matches.get_by_role("link")).to_have_count(2)
+    expect(matches).to_contain_text(f"Phone number of customer {taken}")
+    matches.get_by_role("link", name=f"Loan {loan_id}").click()
+    expect(page).to_have_url(f"{place.url}/qa/customers/{customer_id}/loans/{loan_id}")
+
+    request = pb.CreateLoanRequest(
+        request_id=str(uuid4()),
+        customer_id=customer_id,
+        loan_amount=Money(units=5_000),
+        interest_rate=DecimalMessage(value="12"),
+        tenure_months=12,
+    )
+    decision_id = place.credit.CreateLoan(request, timeout=10).decision_id
+    page.goto(f"/qa/search?query={decision_id}")
+    if "/search" in page.url:  # a customer may have the same id
+        page.get_by_role("link", name=f"Decision {decision_id}", exact=True).click()
+    expect(page).to_have_url(f"{place.url}/qa/decisions/{decision_id}")
+
+    for typed in ("+91 73123 45678", "073123 45678", "917312345678"):
+        page.goto(f"/qa/search?{urlencode({'query': typed})}")
+        expect(page.locator("main")).to_contain_text("+917312345678")
+    page.goto("/qa/search?query=9999999999999999")
+    expect(page.get_by_label("Matches")).to_contain_text(
+        "No customer, loan or decision has this id"
+    )
+    page.goto("/qa/search?query=99999999999999999999999")
+    expect(page.get_by_label("Matches")).to_contain_text(
+        "No customer, loan or decision has this id"
+    )
+
+
+CUSTOMER_HEADER = (
+    "Customer ID",
+    "First Name",
+    "Last Name",
+    "Age",
+    "Phone Number",
+    "Monthly Salary",
+)
+LOAN_HEADER = (
+    "Customer ID",
+    "Loan ID",
+    "Loan Amount",
+    "Tenure",
+    "Interest Rate",
+    "Monthly payment",
+    "EMIs paid on Time",
+    "Date of Approval",
+)
+
+
+def both_sheets(path: Path, customer_id: int, loans_first: bool = True) -> Path:
+    """A workbook of a customer and a loan of theirs, each on a sheet."""
+    book = openpyxl.Workbook()
+    sheets = {
+        "Customers": (
+            CUSTOMER_HEADER,
+            (customer_id, "Lata", "Das", 44, 7300800000 + customer_id, 60000),
+        ),
+        "Loans": (LOAN_HEADER, (customer_id, 1, 50000, 12, 12, 4500, 12, date(2015, 1, 5))),
+    }
+    book.remove(book.worksheets[0])
+    for name in sorted(sheets, reverse=loans_first):
+        sheet = book.create_sheet(name)
+        for row in sheets[name]:
+            sheet.append(row)
+    book.save(path)
+    return path
+
+
+def test_a_workbook_of_both_kinds_makes_two_ingestions_customers_first(
+    place: Place, page: Page, tmp_path: Path
+) -> None:
+    page.goto("/qa/ingestions")
+    expect(page.get_by_label("detected from the headers")).to_be_checked()
+    page.get_by_label("Drop a .xlsx").set_input_files(both_sheets(tmp_path / "both.xlsx", 8_801))
+    page.get_by_role("button", name="Dry run").click()
+    real = page.get_by_role("button", name="Load for real")
+    expect(real).to_be_enabled()
+    expect(page.get_by_role("alert")).to_contain_text("The dry run stores no customers.")
+    real.click()
+    expect(page.get_by_text("The file is loaded.").last).to_be_visible()
+    progress = page.locator(".progress")
+    expect(progress).to_have_count(2)
+    for number in (0, 1):
+        expect(progress.nth(number).locator(".counts")).to_have_text(
+            re.compile(r"Read\s*1\s*Inserted\s*1.*Rejected\s*0", re.DOTALL)
+        )
+    assert loans_of(place, 8_801) == [1]
+    rows = page.get_by_label("Ingestions so far").locator("tbody tr")
+    expect(rows.nth(0)).to_contain_text("Loans")
+    expect(rows.nth(1)).to_contain_text("Customers")
+
+
+def test_a_workbook_of_both_kinds_is_loaded_without_scripts(
+    place: Place, browser: Browser, tmp_path: Path
+) -> None:
+    context = browser.new_context(base_url=place.url, java_script_enabled=False)
+    page = context.new_page()
+    page.goto("/qa/ingestions")
+    page.get_by_label("Drop a .xlsx").set_input_files(both_sheets(tmp_path / "both.xlsx", 8_802))
+    page.get_by_role("button", name="Load for real").click()
+    expect(page.get_by_role("status").first).to_contain_text("the customers were sent first")
+    soon(lambda: loans_of(place, 8_802) == [1])
+    context.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("x.csv", b"a,b\r\n1,2\r\n", "header"),
+        ("x.xlsx", b"PK\x03\x04 nothing of a workbook", ""),
+        ("x.csv", b"", "empty"),
+    ],
+)
+def test_a_file_that_is_not_understood_is_said_beside_the_field(
+    page: Page, tmp_path: Path, name: str, content: bytes, told: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    page.goto("/qa/ingestions")
+    page.get_by_label("Drop a .xlsx").set_input_files(tmp_path / name)
+    page.get_by_role("button", name="Dry run").click()
+    expect(page.locator("[data-upload-problem]")).to_contain_text(told)
+    expect(page.locator("[data-upload-problem]")).not_to_be_empty()
+    expect(page.get_by_role("button", name="Dry run")).to_be_enabled()
+
+
+def test_templates_have_the_usual_headers(page: Page) -> None:
+    page.goto("/qa/ingestions")
+    page.get_by_text("Templates and accepted headers").click()
+    expect(page.get_by_label("Loans headers as a table")).to_contain_text("Monthly Repayment (emi)")
+    for kind, first in (("customers", "Customer ID,First Name"), ("loans", "Customer ID,Loan ID")):
+        with page.expect_download() as taken:
+            page.get_by_role("link", name=f"Template for {kind}").click()
+        assert Path(taken.value.path()).read_text(encoding="utf-8").startswith(first)
+
+
+def test_skipped_and_rejected_rows_are_not_plainly_green(
+    place: Place, page: Page, tmp_path: Path
+) -> None:
+    file = tmp_path / "again.csv"
+    file.write_text(
+        ",".join(CUSTOMER_HEADER) + "\r\n"
+        "101,Other,Person,30,+917300890001,50000\r\n"
+        "8803,New,Person,30,+917300890002,50000\r\n"
+        "8804,Young,Person,3,+917300890003,50000\r\n",
+        encoding="utf-8",
+    )
+    page.goto("/qa/ingestions")
+    page.get_by_label("Drop a .xlsx").set_input_files(file)
+    page.get_by_role("button", name="Dry run").click()
+    page.get_by_role("button", name="Load for real").click()
+    expect(page.get_by_text("The file is loaded.").last).to_be_visible()
+    badge = page.locator(".progress .badge").first
+    expect(badge).to_contain_text(re.compile("Succeeded, (1 row|2 rows) rejected"))
+    expect(badge).to_have_class(re.compile("warn"))
+    row = page.get_by_label("Ingestions so far").locator("tbody tr").first
+    expect(row).to_contain_text("Succeeded, ")
+    counts = [int(each) for each in row.locator("td.n").all_inner_texts()]
+    assert counts[0] == sum(counts[1:]) == 3

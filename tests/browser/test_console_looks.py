@@ -207,10 +207,82 @@ def test_a_failed_item_and_a_bad_form_are_accessible_too(open_tab: OpenTab, axe:
     assert faults(page, axe, {}) == []
     page.goto("/qa/checks")
     item = page.locator("#check-no-history")
+    page.get_by_label("The items may write").check()
     item.get_by_role("button").click()
     expect(item).to_have_attribute("data-result", "pass")
     item.locator("summary").click()
     assert faults(page, axe, {}) == []
+
+
+@pytest.fixture(scope="module")
+def long_names(place: Place) -> dict[str, int]:
+    """Customers whose names are as long as names may be, without a place to break them."""
+    service = Service(place.channel, "")
+    names = {"latin": "W", "hebrew": "ש", "arabic": "م", "devanagari": "क", "han": "龍"}
+    return {
+        script: service.register(
+            pb.RegisterCustomerRequest(
+                request_id=str(uuid4()),
+                first_name=letter * 50,
+                last_name=letter * 50,
+                age=40,
+                monthly_income=Money(units=50_000),
+                phone_number=f"+91730060{number:04d}",
+            )
+        ).customer_id
+        for number, (script, letter) in enumerate(names.items())
+    }
+
+
+@pytest.mark.parametrize("width", [320, 390, 1360])
+def test_a_long_name_breaks_no_page(long_names: dict[str, int], tab: Tab, width: int) -> None:
+    page = tab.page
+    page.set_viewport_size({"width": width, "height": 844})
+    for customer_id in long_names.values():
+        ask = f"customer_id={customer_id}&loan_amount=1000&interest_rate=12&tenure_months=12"
+        for path in (
+            f"/qa/customers/{customer_id}",
+            "/qa/customers?query=%2B91730060",
+            f"/qa/eligibility?{ask}",
+            f"/qa/apply/review?{ask}",
+        ):
+            page.goto(path)
+            found = page.evaluate("document.documentElement.scrollWidth")
+            assert found <= width, f"{path} is {found} wide"
+            # No name reaches out of the card it stands in, or under what is beside it.
+            outside = page.evaluate(
+                """() => [...document.querySelectorAll("main bdi.name")].filter((name) => {
+                    const box = name.closest("td, h1, p, li").getBoundingClientRect();
+                    const own = name.getBoundingClientRect();
+                    return own.right > box.right + 1 || own.left < box.left - 1;
+                }).length"""
+            )
+            assert outside == 0, path
+    tab.check()
+
+
+def test_what_matters_is_in_sight_on_a_phone(story: dict[str, str], tab: Tab) -> None:
+    page = tab.page
+    page.set_viewport_size({"width": 390, "height": 844})
+    for name, label in (
+        ("decisions", "Outcome"),
+        ("dashboard", "Outcome"),
+        ("customer", "Outcome"),
+        ("ingestions", "State"),
+        ("dashboard", "State"),
+        ("customer", "State"),
+        ("loan", "State"),
+    ):
+        go(page, story[name])
+        for header in page.locator("th", has_text=re.compile(f"^{label}$")).all():
+            box = header.bounding_box()
+            assert box is not None
+            assert box["x"] + box["width"] <= 390, f"{label} on {name}"
+        for badge in page.locator("td .badge").all():
+            box = badge.bounding_box()
+            assert box is not None
+            assert box["x"] + box["width"] <= 390, f"{badge.inner_text()} on {name}"
+    tab.check()
 
 
 Picture = tuple[str, str, dict[str, bool]]
@@ -231,6 +303,7 @@ PICTURES: tuple[Picture, ...] = (
 
 def _before_the_picture(page: Page, name: str) -> None:
     if name == "checks":
+        page.get_by_label("The items may write").check()
         page.locator("[data-run-flow]").nth(1).click()
         page.locator("[data-run-flow][disabled]").wait_for(state="detached", timeout=30_000)
     page.evaluate("window.scrollTo(0, 0); document.activeElement.blur()")

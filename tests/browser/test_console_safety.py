@@ -8,9 +8,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 from urllib.parse import urlencode, urlsplit
+from uuid import UUID
 
 import pytest
 from joserfc import jwt
@@ -19,8 +22,9 @@ from playwright.sync_api import Page, expect
 
 from credit_service import samples
 from credit_service.console import app
-from credit_service.console.security import HEADERS
+from credit_service.console.security import HEADERS, SESSION_COOKIE, Sessions
 from credit_service.settings import Settings
+from credit_service.v1 import credit_service_pb2 as pb
 from tests.browser.conftest import OpenTab, Place, process
 
 
@@ -108,7 +112,14 @@ def test_only_names_of_this_machine_are_answered_to(
     assert visitor.ask("GET", "/qa/login", host=host)[0] == status
 
 
-FORM = urlencode({"first_name": "A", "last_name": "B", "age": "1"})
+FORM = urlencode(
+    {
+        "first_name": "A",
+        "last_name": "B",
+        "age": "1",
+        "request_id": "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20",
+    }
+)
 
 
 def test_a_form_needs_its_sessions_token(visitor: Visitor) -> None:
@@ -228,9 +239,9 @@ def test_a_text_where_a_file_belongs_is_refused_in_words(visitor: Visitor) -> No
 
 
 @contextmanager
-def console_for(address: str) -> Iterator[str]:
+def console_for(address: str, **changed: Any) -> Iterator[str]:
     """A console of its own for another server; its URL."""
-    settings = Settings(server_address=address, console_listen="127.0.0.1:0")
+    settings = Settings(server_address=address, console_listen="127.0.0.1:0", **changed)
     stop = threading.Event()
     told: SimpleQueue[str] = SimpleQueue()
     thread = threading.Thread(
@@ -257,13 +268,17 @@ def test_without_a_service_every_page_says_so_and_stays_whole(
             page.goto("/qa/")
             expect(page.get_by_label("Health").get_by_text("Unreachable")).to_have_count(3)
             expect(page.get_by_label("Recent decisions")).to_contain_text("cannot be shown")
-            expect(page.get_by_label("Live events")).to_contain_text("UNAVAILABLE")
+            expect(page.get_by_label("Live events")).to_contain_text("does not answer")
+            # No text of gRPC's, on no panel.
+            for text in ("ipv4:", "failed to connect", "UNKNOWN", "errno"):
+                expect(page.locator("main")).not_to_contain_text(text)
             response = page.goto("/qa/customers/1")
             assert response is not None
             assert response.status == 503
             expect(page.get_by_role("alert")).to_contain_text("credit-service up")
             page.goto("/qa/checks")
             item = page.locator("#check-no-history")
+            page.get_by_label("The items may write").check()
             item.get_by_role("button").click()
             expect(item).to_have_attribute("data-result", "fail", timeout=20_000)
             expect(item).to_contain_text("UNAVAILABLE")
@@ -312,9 +327,9 @@ def test_with_authentication_the_persons_token_is_what_calls(
         page = tab.page
         page.goto("/qa/decisions")
         expect(page).to_have_url(re.compile("/qa/login"))
-        expect(page.locator("main")).to_contain_text("The service asks who you are.")
+        expect(page.locator("main")).to_contain_text("The service requires a token.")
         sign_in(page, "not-a-token")
-        expect(page.get_by_role("alert")).to_contain_text("does not take this token")
+        expect(page.get_by_role("alert")).to_contain_text("rejects this token")
 
         reader = minted(key, "reader@example", "credit.read")
         sign_in(page, reader)
@@ -341,9 +356,10 @@ def test_with_authentication_the_persons_token_is_what_calls(
 
         page.get_by_role("button", name="Sign out").click()
         page.goto("/qa/checks")
+        page.get_by_label("The items may write").check()
         item = page.locator("#check-no-history")
         item.get_by_role("button").click()
-        expect(page.get_by_role("status")).not_to_be_empty()
+        expect(page.get_by_role("status")).to_contain_text("credentials")
         page.goto(f"/qa/login?next={url}/qa/")
         sign_in(page, minted(key, "writer@example", "credit.read", "credit.write"))
         expect(page).to_have_url(f"{url}/qa/")  # its own dashboard, not where `next` points
@@ -353,3 +369,273 @@ def test_with_authentication_the_persons_token_is_what_calls(
         )
         page.get_by_role("button", name="Confirm").click()
         expect(page.get_by_label("Record")).to_contain_text("writer@example")
+
+
+SECRET = "a secret of the tests, long enough"
+
+
+@dataclass(frozen=True, slots=True)
+class Secured:
+    """A server that requires tokens, and a console before it."""
+
+    url: str
+    key: ECKey
+
+    def token(self, subject: str = "writer@example", seconds: int = 600) -> str:
+        scopes = ("credit.read", "credit.write", "ingest")
+        return minted(self.key, subject, *scopes, seconds=seconds)
+
+    def enter(self, page: Page, path: str) -> None:
+        """Sign in, and go to a page."""
+        page.goto(f"/qa/login?{urlencode({'next': path})}")
+        sign_in(page, self.token())
+        expect(page).to_have_url(f"{self.url}{path}")
+
+    def expire(self, page: Page) -> None:
+        """Let the token in the browser's session be one that has expired."""
+        cookie = next(c for c in page.context.cookies() if c["name"] == SESSION_COOKIE)
+        sessions = Sessions(SECRET)
+        session = sessions._serializer.loads(cookie["value"])
+        session["token"] = self.token(seconds=-3600)
+        cookie["value"] = str(sessions._serializer.dumps(session))
+        page.context.add_cookies([cookie])  # type: ignore[list-item]  # as it was read
+
+
+@pytest.fixture(scope="module")
+def secured(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    folder = tmp_path_factory.mktemp("secured")
+    key = ECKey.generate_key("P-256", {"kid": "two", "use": "sig", "alg": "ES256"})
+    keys = folder / "jwks.json"
+    keys.write_text(json.dumps({"keys": [key.as_dict(private=False)]}), encoding="utf-8")
+    environment = {
+        **place.environment,
+        "CREDIT_TOKEN_KEYS": str(keys),
+        "CREDIT_TOKEN_ISSUER": ISSUER,
+    }
+    log = folder / "server.log"
+    with (
+        process("credit_service.rpc", environment, r"Serving on (\S+)", log) as address,
+        console_for(address, console_secret=SECRET) as url,
+    ):
+        yield Secured(url, key)
+
+
+PERSON = {
+    "First name": "Zoya",
+    "Last name": "Qureshi",
+    "Age": "33",
+    "Monthly income": "62,500",
+    "Phone number": "+91 73007 00001",
+}
+
+
+def test_a_token_that_expires_during_a_form_costs_nothing_typed(
+    secured: Secured, open_tab: OpenTab
+) -> None:
+    page = open_tab(url=secured.url).page
+    secured.enter(page, "/qa/customers/new")
+    for label, value in PERSON.items():
+        page.get_by_label(label).fill(value)
+    request_id = page.locator("input[name=request_id]").input_value()
+    secured.expire(page)
+    page.get_by_role("button", name="Register").click()
+    expect(page).to_have_url(re.compile("/qa/login"))
+    expect(page.locator("main")).to_contain_text("Your token is no longer valid.")
+    assert "Zoya" not in page.url
+    assert "73007" not in page.url
+    sign_in(page, secured.token())
+    expect(page).to_have_url(f"{secured.url}/qa/customers/new")
+    expect(page.get_by_role("status")).to_contain_text("Nothing was sent yet.")
+    for label, value in PERSON.items():
+        expect(page.get_by_label(label)).to_have_value(value)
+    assert page.locator("input[name=request_id]").input_value() == request_id
+    page.get_by_role("button", name="Register").click()
+    expect(page.get_by_role("status")).to_contain_text("is registered.")
+    # What was shown once is dropped.
+    page.goto("/qa/customers/new")
+    expect(page.get_by_label("First name")).to_have_value("")
+
+
+def test_another_person_does_not_see_what_was_typed(secured: Secured, open_tab: OpenTab) -> None:
+    page = open_tab(url=secured.url).page
+    secured.enter(page, "/qa/customers/new")
+    page.get_by_label("First name").fill("Secret")
+    secured.expire(page)
+    page.get_by_role("button", name="Register").click()
+    sign_in(page, secured.token("other@example"))
+    expect(page).to_have_url(f"{secured.url}/qa/customers/new")
+    expect(page.get_by_label("First name")).to_have_value("")
+
+
+def test_a_payment_and_an_application_survive_an_expired_token(
+    secured: Secured, open_tab: OpenTab
+) -> None:
+    page = open_tab(url=secured.url).page
+    review = (
+        f"/qa/apply/review?customer_id={samples.GOOD_CUSTOMER_ID}&loan_amount=5100"
+        "&interest_rate=12&tenure_months=12&request_id=0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b33"
+    )
+    secured.enter(page, review)
+    secured.expire(page)
+    page.get_by_role("button", name="Confirm and book").click()
+    expect(page).to_have_url(re.compile("/qa/login"))
+    sign_in(page, secured.token())
+    expect(page.get_by_role("heading", level=1)).to_have_text("Confirm the application")
+    expect(page.locator("input[name=request_id]")).to_have_value(
+        "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b33"
+    )
+    page.get_by_role("button", name="Confirm and book").click()
+    page.get_by_role("link", name=re.compile("^Loan ")).click()
+    page.get_by_label("Amount").fill("123.45")
+    secured.expire(page)
+    page.get_by_role("button", name="Record the payment").click()
+    expect(page).to_have_url(re.compile("/qa/login"))
+    assert "123.45" not in page.url
+    sign_in(page, secured.token())
+    expect(page.get_by_label("Amount")).to_have_value("123.45")
+    page.get_by_role("button", name="Record the payment").click()
+    expect(page.get_by_role("status")).to_contain_text("₹123.45 recorded.")
+
+
+def test_a_chosen_file_stays_chosen_over_a_new_sign_in(
+    secured: Secured, open_tab: OpenTab, tmp_path: Path
+) -> None:
+    tab = open_tab(url=secured.url)
+    tab.expected += ["401", "403"]
+    page = tab.page
+    secured.enter(page, "/qa/ingestions")
+    file = tmp_path / "people.csv"
+    file.write_text(
+        "Customer ID,First Name,Last Name,Age,Phone Number,Monthly Salary\r\n"
+        "7401,Ira,Sen,30,+917300740001,50000\r\n",
+        encoding="utf-8",
+    )
+    page.get_by_label("Drop a .xlsx").set_input_files(file)
+    secured.expire(page)
+    page.get_by_role("button", name="Dry run").click()
+    link = page.get_by_role("link", name="Sign in in a new tab")
+    with page.context.expect_page() as opened:
+        link.click()
+    other = opened.value
+    sign_in(other, secured.token())
+    expect(other).to_have_url(f"{secured.url}/qa/ingestions")
+    page.get_by_role("button", name="Dry run").click()
+    expect(page.locator(".progress")).to_have_attribute("data-ended", "yes")
+
+
+def test_a_session_that_is_gone_costs_nothing_typed(open_tab: OpenTab) -> None:
+    tab = open_tab()
+    tab.expected.append("403")
+    page = tab.page
+    page.goto("/qa/customers/new")
+    values = {**PERSON, "Phone number": "+91 73007 00002"}
+    for label, value in values.items():
+        page.get_by_label(label).fill(value)
+    page.context.clear_cookies()
+    page.get_by_role("button", name="Register").click()
+    expect(page.get_by_role("alert")).to_contain_text("Nothing was sent.")
+    for label, value in values.items():
+        expect(page.get_by_label(label)).to_have_value(value)
+    page.get_by_role("button", name="Register").click()
+    expect(page.get_by_role("status")).to_contain_text("is registered.")
+
+
+def test_no_address_of_a_form_answers_that_it_only_receives(visitor: Visitor) -> None:
+    for method, path, _ in app._PAGES:
+        if method == "POST":
+            concrete = re.sub(r"\{[a-z_]+\}", "1", path)
+            status, headers, _ = visitor.ask("GET", concrete)
+            assert status in (200, 303, 404), concrete
+            if status == 303:
+                assert visitor.ask("GET", headers["location"])[0] != 405
+
+
+@pytest.mark.parametrize("bad", ["", "nonsense", "00000000-0000-0000-0000-000000000000"])
+def test_a_form_without_an_id_of_its_own_is_not_sent(
+    visitor: Visitor, place: Place, bad: str
+) -> None:
+    token = visitor.enter()
+    form = {
+        "first_name": "Noid",
+        "last_name": "Person",
+        "age": "40",
+        "monthly_income": "50000",
+        "phone_number": "+917300700003",
+        "csrf_token": token,
+        "request_id": bad,
+    }
+    status, _, text = visitor.ask("POST", "/qa/customers/new", urlencode(form))
+    assert status == 400
+    assert 'value="Noid"' in text
+    fresh = re.search(r'name="request_id" value="([0-9a-f-]{36})"', text)
+    assert fresh is not None
+    assert UUID(fresh[1]).version == 4
+    request = pb.ListCustomersRequest(query="Noid")
+    assert not place.credit.ListCustomers(request, timeout=10).customers
+
+
+def test_the_dashboard_recovers_by_itself(place: Place, open_tab: OpenTab) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    with console_for(f"127.0.0.1:{port}") as url:
+        tab = open_tab(url=url)
+        page = tab.page
+        page.goto("/qa/")
+        expect(page.get_by_label("Approval rate")).to_contain_text("The service does not answer.")
+        expect(page.get_by_label("Recent decisions")).to_contain_text("credit-service up")
+        expect(page.locator(".ring")).to_have_count(0)
+        environment = {**place.environment, "CREDIT_LISTEN": f"127.0.0.1:{port}"}
+        log = place.clock_file.parent / "back.log"
+        with process("credit_service.rpc", environment, r"Serving on (\S+)", log):
+            expect(page.get_by_label("Live events").get_by_text("live", exact=True)).to_be_visible()
+            expect(page.get_by_label("Health").get_by_text("Serving", exact=True)).to_have_count(3)
+            expect(page.get_by_label("Recent ingestions")).to_contain_text("customer_data.xlsx")
+
+
+def test_wrong_fields_go_by_their_labels_and_the_first_has_the_focus(open_tab: OpenTab) -> None:
+    tab = open_tab()
+    tab.expected.append("400")
+    page = tab.page
+    page.goto("/qa/customers/new")
+    page.get_by_label("First name").fill("Asha")
+    page.get_by_label("Last name").fill("Rao")
+    page.get_by_label("Age").fill("17")
+    page.get_by_label("Monthly income").fill("0")
+    page.get_by_label("Phone number").fill("+917300700009")
+    page.get_by_role("button", name="Register").click()
+    expect(page.get_by_label("Age")).to_be_focused()
+    expect(page.locator("#f-age")).to_have_attribute("autofocus", "")
+    expect(page.get_by_label("Age")).to_have_accessible_description(re.compile("Must be"))
+    for name in ("monthly_income", "first_name", "phone_number"):
+        expect(page.get_by_label("Registration")).not_to_contain_text(name)
+    page.goto("/qa/apply/review?customer_id=101&loan_amount=0&interest_rate=101&tenure_months=481")
+    expect(page.get_by_label("Loan amount")).to_be_focused()
+    expect(page.locator("[aria-invalid=true]")).to_have_count(3)
+    for name in ("loan_amount", "interest_rate", "tenure_months"):
+        expect(page.locator("section.card")).not_to_contain_text(name)
+
+
+def test_the_checklist_writes_nothing_where_it_may_not(secured: Secured, open_tab: OpenTab) -> None:
+    """A service that requires tokens is not one to try things on, unless the setting says so."""
+    page = open_tab(url=secured.url).page
+    secured.enter(page, "/qa/checks")
+    expect(page.locator("main")).to_contain_text("CREDIT_CONSOLE_CHECKLIST=on")
+    expect(page.get_by_role("button", name="Run all")).to_have_count(0)
+
+
+def test_the_checklist_writes_nothing_before_it_is_confirmed(
+    visitor: Visitor, place: Place
+) -> None:
+    def count() -> int:
+        request = pb.ListCustomersRequest(query="QA Check", page_size=1000)
+        return len(place.credit.ListCustomers(request, timeout=10).customers)
+
+    token = visitor.enter()
+    before = count()
+    body = urlencode({"csrf_token": token})
+    assert visitor.ask("POST", "/qa/checks/no-history", body)[0] == 409
+    assert visitor.ask("POST", "/qa/checks/no-history", body, x_fragment="yes")[0] == 409
+    assert count() == before
+    assert visitor.ask("POST", "/qa/checks/no-history", f"{body}&confirmed=yes")[0] == 200
+    assert count() == before + 1

@@ -4,7 +4,7 @@
 document.documentElement.classList.add("scripted");
 
 const FRAGMENT = { "x-fragment": "yes" };
-const csrfToken = document.querySelector('meta[name="csrf-token"]').content;
+let csrfToken = document.querySelector('meta[name="csrf-token"]').content;
 
 function find(selector, root = document) {
   return root.querySelector(selector);
@@ -46,8 +46,8 @@ document.addEventListener("click", async (event) => {
   setTimeout(() => { button.innerHTML = before; }, 1500);
 });
 
-// A form that is sent once: the second click of a double click does nothing. The request id inside
-// it is what keeps a repeat harmless; this only keeps it from happening.
+// A form that is sent once: the second click of a double click does nothing. The request id in the
+// form makes a repeat harmless; this only avoids it.
 for (const form of document.querySelectorAll("form[data-once]")) {
   form.addEventListener("submit", (event) => {
     if (form.dataset.sent) {
@@ -65,7 +65,7 @@ window.addEventListener("pageshow", () => {
   }
 });
 
-// The simulator: answers while somebody types.
+// The simulator: answers as the person types.
 const simulator = find("form[data-simulator]");
 if (simulator) {
   const answer = find("#answer");
@@ -119,6 +119,7 @@ if (feed) {
   const source = new EventSource(feed.dataset.feed);
   let refreshTimer = 0;
   let refreshing = false;
+  let refreshed = performance.now();
   let settled = false;
   let firstLine = true;
 
@@ -140,13 +141,23 @@ if (feed) {
     try {
       const response = await fetch(overview.dataset.refresh, { headers: FRAGMENT });
       if (response.ok) overview.replaceChildren(elementsOf(await response.text()));
+    } catch {
+      // The next turn tries again.
     } finally {
       refreshing = false;
+      refreshed = performance.now();
     }
   }
 
+  // While a panel cannot be shown, and now and then for the health, whatever the feed says.
+  setInterval(() => {
+    const bad = find("[data-healthy=no]", overview);
+    const isDue = performance.now() - refreshed > (bad ? 4_000 : 30_000);
+    if (isDue && !refreshTimer) refresh();
+  }, 2_000);
+
   source.addEventListener("open", () => {
-    say("live", "on", feed.children.length ? "" : "Waiting for what happens next.");
+    say("live", "on", feed.children.length ? "" : "Waiting for events.");
     settled = false;
     firstLine = true;
   });
@@ -165,6 +176,10 @@ if (feed) {
     if (!refreshTimer) refreshTimer = setTimeout(refresh, 600);
   });
   source.addEventListener("trouble", (event) => say("interrupted", "off", event.data));
+  source.addEventListener("recovered", () => {
+    say("live", "on", feed.children.length ? "" : "Waiting for events.");
+    refresh();
+  });
   for (const end of ["refused", "login"]) {
     source.addEventListener(end, (event) => {
       source.close();
@@ -172,13 +187,13 @@ if (feed) {
     });
   }
   source.addEventListener("error", () => {
-    if (source.readyState !== EventSource.CLOSED) say("connecting", "", "The console does not answer; trying again.");
+    if (source.readyState !== EventSource.CLOSED) say("connecting", "", "The console does not answer. Trying again.");
   });
   document.addEventListener("visibilitychange", refresh);
   window.addEventListener("pagehide", () => source.close());
 }
 
-// Following an ingestion until it ends. `tell` hears how it ended and how many rows it had; where
+// Following an ingestion until it ends. `tell` receives how it ended and how many rows it had; where
 // the service does not know yet how many there are, `expected` does, from a dry run of the file.
 function follow(place, address, tell, expected = 0) {
   const LOOK_MILLISECONDS = 500;
@@ -213,7 +228,7 @@ function follow(place, address, tell, expected = 0) {
       place.replaceChildren(elementsOf(await response.text()));
       progress = find(".progress", place);
     } catch {
-      place.replaceChildren(shown("The console does not answer; trying again."));
+      place.replaceChildren(shown("The console does not answer. Trying again."));
       setTimeout(look, 4 * LOOK_MILLISECONDS);
       return;
     }
@@ -252,21 +267,21 @@ if (upload) {
     real.disabled = true;
     dry.classList.add("primary");
     real.classList.remove("primary");
-    hint.textContent = "A dry run reports what a real one would do, and writes nothing.";
+    hint.textContent = "A dry run reports what a real run would do and stores nothing.";
   }
 
   let triedRows = 0;
 
   function ended(state, rows, wasDry) {
     const good = state === "SUCCEEDED";
-    status.textContent = good ? (wasDry ? "The dry run ended." : "The file is loaded.") : `It ended as ${state}.`;
+    status.textContent = good ? (wasDry ? "The dry run has ended." : "The file is loaded.") : `The ingestion ended as ${state.toLowerCase()}.`;
     dry.disabled = false;
     if (good && wasDry) {
       triedRows = rows;
       real.disabled = false;
       real.classList.add("primary");
       dry.classList.remove("primary");
-      hint.textContent = "The dry run is done. Loading for real will do what it reports.";
+      hint.textContent = "The dry run has ended. Loading for real does what it reports.";
     } else {
       dryRunFirst();
       if (good) hint.textContent = "The file is loaded.";
@@ -293,30 +308,79 @@ if (upload) {
     dryRunFirst();
   });
 
-  upload.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    const wasDry = event.submitter !== real;
+  // One id for one intent: kept when the answer was lost and the person sends again.
+  let intent = { key: "", id: "" };
+  upload.addEventListener("change", () => { intent = { key: "", id: "" }; });
+
+  async function post(data, retry = true) {
+    const response = await fetch(upload.action, { method: "POST", body: data, headers: { accept: "application/json", ...FRAGMENT } });
+    if (!response.headers.get("content-type")?.startsWith("application/json")) {
+      return { problems: [response.status === 413 ? "The file is larger than the service accepts." : "The file was rejected. Load this page again."] };
+    }
+    const answer = await response.json();
+    if (answer.csrf_token && retry) {
+      // The person signed in again in another tab: the page goes on in the new session.
+      csrfToken = answer.csrf_token;
+      for (const field of document.querySelectorAll('input[name="csrf_token"]')) field.value = csrfToken;
+      data.set("csrf_token", csrfToken);
+      return post(data, false);
+    }
+    return answer;
+  }
+
+  function complain(answer) {
+    problem.textContent = answer.problems.join(" ");
+    if (answer.sign_in) {
+      const link = document.createElement("a");
+      link.href = answer.sign_in;
+      link.target = "_blank";
+      link.rel = "noopener";
+      link.textContent = "Sign in in a new tab";
+      problem.append(" ", link, ". The file stays chosen here.");
+    }
+    dry.disabled = false;
+  }
+
+  async function send(kind, wasDry, isFurther) {
     const data = new FormData(upload);
-    data.set("ingestion_id", newId());
+    if (kind) data.set("kind", kind);
+    const key = `${data.get("kind")} ${wasDry} ${isFurther}`;
+    if (intent.key !== key) intent = { key, id: newId() };
+    data.set("ingestion_id", intent.id);
     data.set("validate_only", wasDry ? "yes" : "no");
-    problem.textContent = "";
-    dry.disabled = real.disabled = true;
-    status.textContent = "Sending the file.";
     let answer;
     try {
-      const response = await fetch(upload.action, { method: "POST", body: data, headers: { accept: "application/json", ...FRAGMENT } });
-      answer = response.headers.get("content-type")?.startsWith("application/json")
-        ? await response.json()
-        : { problems: [response.status === 413 ? "The file is larger than the service takes." : "The file was not taken. Load this page again."] };
+      answer = await post(data);
     } catch {
       answer = { problems: ["The console does not answer. Is it still running?"] };
     }
-    if (answer.path) {
-      follow(place, `${answer.path}/progress`, (state, rows) => ended(state, rows, wasDry), wasDry ? 0 : triedRows);
+    if (!answer.path) {
+      complain(answer);
       return;
     }
-    problem.textContent = answer.problems.join(" ");
-    dry.disabled = false;
+    intent = { key: "", id: "" };
+    const part = document.createElement("div");
+    place.append(part);
+    follow(part, `${answer.path}/progress`, (state, rows) => {
+      const [next] = isFurther ? [] : answer.rest || [];
+      if (!next || state !== "SUCCEEDED") {
+        ended(state, rows, wasDry);
+        return;
+      }
+      status.textContent = `Sending the sheet of ${next}.`;
+      if (wasDry) problem.textContent = "The dry run stores no customers. It rejects loans of customers that only this file has; a real run loads the customers first.";
+      send(next, wasDry, true);
+    }, wasDry ? 0 : triedRows);
+  }
+
+  upload.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const wasDry = event.submitter !== real;
+    problem.textContent = "";
+    dry.disabled = real.disabled = true;
+    status.textContent = "Sending the file.";
+    place.replaceChildren();
+    send("", wasDry, false);
   });
 }
 
@@ -326,16 +390,19 @@ async function runCheck(form) {
   const button = find("button", form);
   button.setAttribute("aria-busy", "true");
   let line;
+  let reason = "";
   try {
-    const body = new URLSearchParams({ csrf_token: csrfToken });
+    const body = new URLSearchParams({ csrf_token: csrfToken, confirmed: "yes" });
     const response = await fetch(form.action, { method: "POST", body, headers: FRAGMENT });
-    line = find(".check", elementsOf(await response.text()));
+    const answer = elementsOf(await response.text());
+    line = response.ok ? find(".check", answer) : null;
+    reason = find(".box-title", answer)?.textContent.trim();
   } catch {
     line = null;
   }
   if (!line) {
     button.removeAttribute("aria-busy");
-    throw new Error("The console does not answer. Load this page again.");
+    throw new Error(reason || "The console does not answer. Load this page again.");
   }
   const hadFocus = item.contains(document.activeElement);
   item.replaceWith(line);
@@ -346,11 +413,23 @@ function summarize() {
   const items = [...document.querySelectorAll(".check")];
   const passed = items.filter((item) => item.dataset.result === "pass").length;
   const failed = items.filter((item) => item.dataset.result === "fail").length;
-  find("[data-summary]").textContent = `${passed} of ${items.length} passed${failed ? `, ${failed} failed` : ""}`;
+  const skipped = items.filter((item) => item.dataset.result === "skip").length;
+  find("[data-summary]").textContent = `${passed} of ${items.length} passed${failed ? `, ${failed} failed` : ""}${skipped ? `, ${skipped} skipped` : ""}`;
+}
+
+// Nothing is written before the person has ticked the box.
+function isConfirmed() {
+  const box = find("[data-confirm]");
+  if (!box) return true;
+  if (!box.checked) {
+    find("[data-summary]").textContent = "Tick the box above first: the items write to the service.";
+    box.focus();
+  }
+  return box.checked;
 }
 
 async function runAll(root, trigger) {
-  if (trigger.disabled) return;
+  if (trigger.disabled || !isConfirmed()) return;
   trigger.disabled = true;
   try {
     for (const form of [...root.querySelectorAll("form[data-check]")]) {
@@ -368,6 +447,7 @@ document.addEventListener("submit", (event) => {
   const form = event.target.closest("form[data-check]");
   if (!form) return;
   event.preventDefault();
+  if (!isConfirmed()) return;
   runCheck(form).then(summarize, (error) => { find("[data-summary]").textContent = error.message; });
 });
 find("[data-run-all]")?.addEventListener("click", (event) => runAll(document, event.currentTarget));

@@ -1,5 +1,6 @@
 """The QA checklist."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
@@ -11,15 +12,43 @@ from credit_service.console.page import Page
 
 def index(page: Page) -> Response:
     """All items, none of them run yet."""
-    return page.render("checks.html", flows=checklist.FLOWS, results={})
+    return _page(page, {})
+
+
+def _page(
+    page: Page,
+    results: Mapping[str, checklist.Result],
+    *,
+    confirming: checklist.Item | None = None,
+    status: int = HTTPStatus.OK,
+) -> Response:
+    return page.render(
+        "checks.html",
+        status,
+        flows=checklist.FLOWS,
+        results=results,
+        confirming=confirming,
+        refusal=checklist.refusal(page.console.settings, page.session),
+    )
 
 
 def run(page: Page) -> Response:
-    """Runs one item: its line alone for a script, else the whole page with the item's result."""
+    """Runs one item: its line alone for a script, else the whole page with the item's result.
+
+    Nothing is written before the person confirmed, nor where the checklist may not run.
+    """
     item = checklist.ITEMS.get(page.request.path_params["key"])
     if item is None:
         raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such item.")
+    is_fragment = bool(page.request.headers.get("x-fragment"))
+    refusal = checklist.refusal(page.console.settings, page.session)
+    if refusal:
+        raise HTTPException(HTTPStatus.FORBIDDEN, refusal)
+    if page.form.get("confirmed") != "yes":
+        if is_fragment:
+            raise HTTPException(HTTPStatus.CONFLICT, "Confirm first that the items may write.")
+        return _page(page, {}, confirming=item, status=HTTPStatus.CONFLICT)
     result = checklist.run(item, page.service)
-    if page.request.headers.get("x-fragment"):
-        return page.render("_check.html", item=item, result=result)
-    return page.render("checks.html", flows=checklist.FLOWS, results={item.key: result})
+    if is_fragment:
+        return page.render("_check.html", item=item, result=result, refusal="")
+    return _page(page, {item.key: result})

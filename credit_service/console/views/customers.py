@@ -5,13 +5,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 import grpc
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from credit_service.client.channel import ServiceError
-from credit_service.console import formats
+from credit_service.console import fields, formats
 from credit_service.console.charts import ScorePoint
 from credit_service.console.formats import Typed
-from credit_service.console.page import Page, Problem, new_request_id
+from credit_service.console.page import Page, Problem, new_request_id, with_own_id
 from credit_service.console.rules import component_lines, override_sentence
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import event_pb2
@@ -19,8 +19,7 @@ from credit_service.v1 import event_pb2
 PAGE_SIZE = 50
 SHOWN_LOANS = 100
 SHOWN_DECISIONS = 20
-_MAX_ID_DIGITS = 8
-"""Of what is typed into the search: with more digits it is a phone number."""
+FIELDS = ("first_name", "last_name", "age", "monthly_income", "phone_number")
 
 _EXAMPLE = pb.RegisterCustomerRequest(
     first_name="Asha",
@@ -32,10 +31,8 @@ _EXAMPLE = pb.RegisterCustomerRequest(
 
 
 def index(page: Page) -> Response:
-    """The customers, or those whose name or phone number begins with a text. An id leads on."""
+    """The customers, or those whose name or phone number begins with a text."""
     query = page.query.get("query", "").strip()
-    if query.isascii() and query.isdigit() and len(query) <= _MAX_ID_DIGITS:
-        return RedirectResponse(f"/qa/customers/{int(query)}", 303)
     request = pb.ListCustomersRequest(
         query=query, page_size=PAGE_SIZE, page_token=page.query.get("page_token", "")
     )
@@ -55,7 +52,8 @@ def _next_href(query: str, token: str) -> str:
 
 def registration(page: Page) -> Response:
     """The form to register a customer."""
-    return _registration(page, {"request_id": new_request_id()}, {}, None)
+    values = page.typed_before() or {"request_id": new_request_id()}
+    return _registration(page, values, {}, None)
 
 
 def register(page: Page) -> Response:
@@ -63,7 +61,7 @@ def register(page: Page) -> Response:
     typed = Typed(page.form)
     income = typed.money("monthly_income")
     request = pb.RegisterCustomerRequest(
-        request_id=typed.text("request_id"),
+        request_id=page.request_id(),
         first_name=page.form.get("first_name", ""),
         last_name=page.form.get("last_name", ""),
         age=typed.whole("age", formats.MAX_INT32),
@@ -71,16 +69,17 @@ def register(page: Page) -> Response:
         phone_number=typed.text("phone_number"),
     )
     try:
-        # Also where a field could not be read: it is missing then, the service refuses, and names
-        # all that is wrong with the others.
+        # Also where a field could not be read: it is missing then, and the service names all that
+        # is wrong with the others.
         customer = page.service.register(request)
     except ServiceError as error:
         if error.code is grpc.StatusCode.UNAUTHENTICATED:
             raise
-        problems = {**dict(error.violations), **typed.problems}
+        violations = [*error.violations]
         if error.reason == "PHONE_NUMBER_TAKEN":
-            problems["phone_number"] = error.message
-        return _registration(page, page.form, problems, Problem(error))
+            violations.append(("phone_number", error.message))
+        problems = fields.beside(FIELDS, violations, typed.problems)
+        return _registration(page, with_own_id(page.form, error), problems, Problem(error))
     notice = f"Customer {customer.customer_id} is registered."
     return page.redirect(f"/qa/customers/{customer.customer_id}", notice)
 

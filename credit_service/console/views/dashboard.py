@@ -14,8 +14,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from credit_service.client.channel import ServiceError
 from credit_service.console import formats
 from credit_service.console.calls import SERVICES
-from credit_service.console.feed import FeedFullError, Item
-from credit_service.console.page import Console, Page
+from credit_service.console.feed import FeedFullError, Item, Recovered
+from credit_service.console.page import Console, Page, Problem
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import decision_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
@@ -55,12 +55,12 @@ def _overview(page: Page) -> dict[str, Any]:
         listed = together.submit(
             page.attempt, lambda: page.service.decisions(decisions_request).decisions
         )
-        taken_in = together.submit(
+        ingested = together.submit(
             page.attempt, lambda: page.service.ingestions(ingestions_request).ingestions
         )
     health = [(name, status.result()) for name, status in asked]
     decisions, decisions_problem = listed.result()
-    ingestions, ingestions_problem = taken_in.result()
+    ingestions, ingestions_problem = ingested.result()
     return {
         "health": health,
         "healthy": all(status == "SERVING" for _, status in health),
@@ -84,7 +84,7 @@ def _rating(decisions: Any) -> Rating:
 
 async def events(request: Request, console: Console) -> Response:
     """The live feed as server-sent events: `line`, an event as HTML; `trouble`, why there is none;
-    `login`, when a token is needed."""
+    `recovered`, after trouble; `login`, when a token is needed."""
     session = console.sessions.read(request)
     if session is None:
         return PlainTextResponse("No session.\n", HTTPStatus.FORBIDDEN)
@@ -97,7 +97,7 @@ async def _events(console: Console, token: str) -> AsyncIterator[str]:
         async for item in console.feeds.listen(token):
             yield _message(console, item)
     except FeedFullError:
-        yield _sse("trouble", "As many pages listen as the console serves. Close some.")
+        yield _sse("trouble", "Too many pages show live events. Close some of them.")
 
 
 def _message(console: Console, item: Item | None) -> str:
@@ -105,10 +105,12 @@ def _message(console: Console, item: Item | None) -> str:
         return ": still here\n\n"
     if isinstance(item, ServiceError):
         if item.code is grpc.StatusCode.UNAUTHENTICATED:
-            return _sse("login", "Sign in to see what happens.")
-        return _sse(
-            "trouble" if item.unavailable else "refused", f"{item.code.name}: {item.message}"
-        )
+            return _sse("login", "Sign in to see live events.")
+        if item.unavailable:
+            return _sse("trouble", f"{Problem(item).message} The feed continues when it is back.")
+        return _sse("refused", " ".join(Problem(item).sentences))
+    if isinstance(item, Recovered):
+        return _sse("recovered", "")
     html = console.templates.get_template("_event.html").render(line=item)
     return _sse("line", html, item.event_id)
 

@@ -1,28 +1,37 @@
 """Ingestions: uploading a file, following it, and what was wrong with its rows."""
 
 import hashlib
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode
 
 import grpc
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from credit_service.client.channel import ServiceError
-from credit_service.console import formats
+from credit_service.console import fields, formats
+from credit_service.console.detection import UndetectedError, detected
 from credit_service.console.formats import Typed
-from credit_service.console.page import Page, Problem, new_request_id
+from credit_service.console.page import Page, Problem, is_request_id, new_request_id
 from credit_service.console.service import CHUNK_BYTES, ENDED_STATES
 from credit_service.console.views.loans import download
+from credit_service.spreadsheet_columns import COLUMNS, Kind
 from credit_service.v1 import ingestion_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 
 PAGE_SIZE = 20
 ERRORS_PAGE_SIZE = 25
 MAX_EXPORTED_ERRORS = 10_000
-_KINDS = {
-    "customers": ingestion_pb2.INGESTION_KIND_CUSTOMERS,
-    "loans": ingestion_pb2.INGESTION_KIND_LOANS,
+_FIRST_KIND_SECONDS = 30.0
+_FIELDS = ("file", "kind", "on_existing")
+_KINDS: Mapping[Kind, ingestion_pb2.IngestionKind.ValueType] = {
+    "CUSTOMERS": ingestion_pb2.INGESTION_KIND_CUSTOMERS,
+    "LOANS": ingestion_pb2.INGESTION_KIND_LOANS,
 }
 _ON_EXISTING = {
     "skip": ingestion_pb2.ON_EXISTING_SKIP,
@@ -32,7 +41,8 @@ _ON_EXISTING = {
 
 def index(page: Page) -> Response:
     """The ingestions, the latest first, and the form for a file."""
-    return _index(page, {"ingestion_id": new_request_id()}, {}, None)
+    values = {**page.typed_before(), "ingestion_id": new_request_id()}
+    return _index(page, values, {}, None)
 
 
 def _index(page: Page, values: Any, problems: dict[str, str], problem: Problem | None) -> Response:
@@ -59,59 +69,136 @@ def _index(page: Page, values: Any, problems: dict[str, str], problem: Problem |
         problems=problems,
         problem=problem,
         max_bytes=page.console.settings.upload_max_bytes,
+        layouts=COLUMNS,
         planned=page.planned(ingestion_pb.UploadSpreadsheetRequest(header=header)),
     )
+
+
+def template_csv(page: Page) -> Response:
+    """An empty file with the usual headers of one kind, to fill in."""
+    kind = str(page.request.path_params["kind"])
+    columns = COLUMNS.get(kind.upper())  # type: ignore[call-overload]  # any text asks
+    if columns is None or kind != kind.lower():
+        raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such template.")
+    text = formats.csv_text([each.headers[0] for each in columns], [])
+    return download(text.encode(), f"{kind}-template.csv", "text/csv")
 
 
 def upload(page: Page) -> Response:
     """Hands a file on to the service and goes to its ingestion.
 
-    A script is answered with JSON: where the ingestion is, or the problems by field.
+    A workbook with a sheet of each kind makes two ingestions, customers first. A script is answered
+    with JSON: where the ingestion is and which kinds are left to send, or the problems.
     """
-    wants_json = page.request.headers.get("accept") == "application/json"
-    problems, problem, ingestion = _upload(page)
-    if ingestion is not None:
+    form, problems = _read_form(page)
+    problem: Problem | None = None
+    if form is not None and not problems:
+        try:
+            return _sent(page, form)
+        except ServiceError as error:
+            if error.code is grpc.StatusCode.UNAUTHENTICATED:
+                raise
+            problem = Problem(error)
+            problems = fields.beside(_FIELDS, error.violations, {})
+    if page.wants_json:
+        sentences = problem.sentences if problem is not None else list(problems.values())
+        return JSONResponse({"problems": sentences})
+    return _index(page, {**page.form, "ingestion_id": new_request_id()}, problems, problem)
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    """A form with a file, read."""
+
+    file: BinaryIO
+    filename: str
+    kinds: Sequence[Kind]
+    ingestion_id: str
+    on_existing: ingestion_pb2.OnExisting.ValueType
+    validate_only: bool
+
+
+def _sent(page: Page, form: _Upload) -> Response:
+    """Send the file as rows of its first kind, and for a page without script as the others too."""
+    first, *rest = form.kinds
+    ingestion = _send(page, form, first, form.ingestion_id)
+    path = f"/qa/ingestions/{ingestion.ingestion_id}"
+    if page.wants_json:
+        return JSONResponse(
+            {"path": path, "kind": first.lower(), "rest": [k.lower() for k in rest]}
+        )
+    notice = ""
+    for kind in rest:
+        if not _ended_in_time(page, ingestion.ingestion_id):
+            notice = (
+                f"This workbook also has a sheet of {kind.lower()}. When this ingestion has ended, "
+                f"upload the file again and choose “{kind.lower()}”."
+            )
+            break
+        ingestion = _send(page, form, kind, new_request_id())
+        notice = (
+            f"The workbook has sheets of customers and of loans: the {first.lower()} were sent "
+            f"first, then the {kind.lower()}, which this page shows."
+        )
         path = f"/qa/ingestions/{ingestion.ingestion_id}"
-        return JSONResponse({"path": path}) if wants_json else page.redirect(path)
-    if not wants_json:
-        values = {**page.form, "ingestion_id": new_request_id()}
-        return _index(page, values, problems, problem)
-    sentences = list(problems.values())
-    if problem is not None:
-        sentences = problem.error.lines()
-    return JSONResponse({"problems": sentences})
+    return page.redirect(path, notice)
 
 
-def _upload(page: Page) -> tuple[dict[str, str], Problem | None, Any]:
+def _send(page: Page, form: _Upload, kind: Kind, ingestion_id: str) -> ingestion_pb2.Ingestion:
+    header = ingestion_pb.UploadSpreadsheetHeader(
+        ingestion_id=ingestion_id,
+        kind=_KINDS[kind],
+        filename=form.filename,
+        on_existing=form.on_existing,
+        validate_only=form.validate_only,
+        sha256=_sha256(form.file),
+    )
+    return page.service.upload(header, _chunks(form.file))
+
+
+def _ended_in_time(page: Page, ingestion_id: str) -> bool:
+    """Wait for an ingestion that the next one builds on; False when it takes too long."""
+    give_up = time.monotonic() + _FIRST_KIND_SECONDS
+    while page.service.ingestion(ingestion_id).state not in ENDED_STATES:
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.25)
+    return True
+
+
+def _read_form(page: Page) -> tuple[_Upload | None, dict[str, str]]:
     typed = Typed(page.form)
     problems: dict[str, str] = {}
-    kind = _KINDS.get(typed.text("kind"))
-    if kind is None:
-        problems["kind"] = "Choose what the rows are."
-    on_existing = _ON_EXISTING.get(typed.text("on_existing"))
-    if on_existing is None:
-        problems["on_existing"] = "Choose what to do with rows that are stored already."
     file = page.files.get("file")
     if file is None or not file.filename:
         problems["file"] = "Choose a file."
     elif (file.size or 0) > page.console.settings.upload_max_bytes:
-        problems["file"] = "The file is larger than the service takes."
-    if file is None or kind is None or on_existing is None or problems:
-        return problems, None, None
-    header = ingestion_pb.UploadSpreadsheetHeader(
-        ingestion_id=typed.text("ingestion_id"),
-        kind=kind,
-        filename=(file.filename or "").replace("\\", "/").rpartition("/")[2],
-        on_existing=on_existing,
-        validate_only=typed.flag("validate_only"),
-        sha256=_sha256(file.file),
+        problems["file"] = "The file is larger than the service accepts."
+    kind = typed.text("kind") or "detect"
+    if kind not in ("detect", "customers", "loans"):
+        problems["kind"] = "Choose what the rows are."
+    on_existing = _ON_EXISTING.get(typed.text("on_existing"))
+    if on_existing is None:
+        problems["on_existing"] = "Choose what to do with rows that are stored already."
+    if file is None or on_existing is None or problems:
+        return None, problems
+    filename = (file.filename or "").replace("\\", "/").rpartition("/")[2]
+    kinds: Sequence[Kind] = [name for name in _KINDS if name.lower() == kind]
+    if not kinds:
+        try:
+            kinds = detected(file.file, filename)
+        except UndetectedError as error:
+            return None, {"file": str(error)}
+    ingestion_id = typed.text("ingestion_id")
+    form = _Upload(
+        file.file,
+        filename,
+        kinds,
+        ingestion_id if is_request_id(ingestion_id) else new_request_id(),
+        on_existing,
+        typed.flag("validate_only"),
     )
-    try:
-        return {}, None, page.service.upload(header, _chunks(file.file))
-    except ServiceError as error:
-        if error.code is grpc.StatusCode.UNAUTHENTICATED:
-            raise
-        return dict(error.violations), Problem(error), None
+    return form, {}
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:
@@ -145,7 +232,7 @@ def show(page: Page) -> Response:
         ended=ingestion.state in ENDED_STATES,
         took=_took(ingestion),
         counts=_counts(ingestion),
-        row_errors=found.row_errors if found else (),
+        row_errors=[row_line(ingestion.kind, each) for each in found.row_errors] if found else [],
         errors_problem=errors_problem,
         next_href=f"{path}?{urlencode({'page_token': token})}#errors" if token else "",
         first_page=not request.page_token,
@@ -153,8 +240,58 @@ def show(page: Page) -> Response:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class RowLine:
+    """What is wrong with a row, in the words of its sheet."""
+
+    row_number: int
+    header: str
+    found: str
+    expected: str
+    note: str
+    code: str
+
+
+def row_line(kind: int, error: Any) -> RowLine:
+    """A row error with the columns by the headers that sheets use, and each thing said once."""
+    headers = _headers(kind)
+
+    def in_headers(text: str) -> str:
+        return re.sub(r"[a-z]+(?:_[a-z]+)+", lambda match: headers.get(match[0], match[0]), text)
+
+    said = error.expected and error.expected in error.message
+    return RowLine(
+        error.row_number,
+        headers.get(error.column, error.column),
+        error.found,
+        in_headers(error.expected),
+        "" if said else in_headers(error.message),
+        formats.enum_name(error.code, ingestion_pb2.RowErrorCode),
+    )
+
+
+def _headers(kind: int) -> dict[str, str]:
+    """The usual header of each column, by its field."""
+    name: Kind = "LOANS" if kind == ingestion_pb2.INGESTION_KIND_LOANS else "CUSTOMERS"
+    return {each.field: each.headers[0] for each in COLUMNS[name]}
+
+
+def left_out(ingestion: Any) -> str:
+    """How many rows were read and not stored: '2 rows rejected, 29 skipped'; empty for none."""
+    parts = [
+        (count, word)
+        for count, word in ((ingestion.rejected, "rejected"), (ingestion.skipped, "skipped"))
+        if count
+    ]
+    if not parts:
+        return ""
+    (count, word), *rest = parts
+    text = f"{formats.group_digits(count)} row{'' if count == 1 else 's'} {word}"
+    return ", ".join([text, *(f"{formats.group_digits(n)} {w}" for n, w in rest)])
+
+
 def progress(page: Page) -> Response:
-    """How far an ingestion is, asked for again and again while it runs."""
+    """How far an ingestion is, polled while it runs."""
     ingestion = page.service.ingestion(page.path_uuid("ingestion_id"))
     return page.render(
         "_progress.html",
@@ -205,6 +342,7 @@ def errors_csv(page: Page) -> Response:
     """The row errors as a CSV file, the first MAX_EXPORTED_ERRORS of them."""
     ingestion_id = page.path_uuid("ingestion_id")
     request = ingestion_pb.ListRowErrorsRequest(ingestion_id=ingestion_id, page_size=1_000)
+    headers = _headers(page.service.ingestion(ingestion_id).kind)
     rows: list[tuple[object, ...]] = []
     while True:
         found = page.service.row_errors(request)
@@ -212,6 +350,7 @@ def errors_csv(page: Page) -> Response:
             (
                 each.row_number,
                 each.column,
+                headers.get(each.column, ""),
                 formats.enum_name(each.code, ingestion_pb2.RowErrorCode),
                 each.found,
                 each.expected,
@@ -222,13 +361,13 @@ def errors_csv(page: Page) -> Response:
         request.page_token = found.next_page_token
         if not request.page_token or len(rows) >= MAX_EXPORTED_ERRORS:
             break
-    header = ("row_number", "column", "code", "found", "expected", "message")
+    header = ("row_number", "column", "header", "code", "found", "expected", "message")
     text = formats.csv_text(header, rows[:MAX_EXPORTED_ERRORS])
     return download(text.encode(), f"ingestion-{ingestion_id}-errors.csv", "text/csv")
 
 
 def annotated(page: Page) -> Response:
-    """The uploaded workbook back, annotated, as it comes from the service."""
+    """The uploaded workbook, annotated, streamed from the service."""
     header, chunks = page.service.annotated_workbook(page.path_uuid("ingestion_id"))
     name = quote(header.filename, safe="")
     return StreamingResponse(

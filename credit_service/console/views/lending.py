@@ -4,15 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
-from uuid import UUID
 
 import grpc
 from starlette.responses import RedirectResponse, Response
 
 from credit_service.client.channel import ServiceError
-from credit_service.console import formats
+from credit_service.console import fields, formats
 from credit_service.console.formats import Typed
-from credit_service.console.page import Page, Problem, new_request_id
+from credit_service.console.page import Page, Problem, is_request_id, new_request_id
 from credit_service.console.rules import (
     Ask,
     ComponentLine,
@@ -96,13 +95,14 @@ def _simulated(page: Page) -> dict[str, Any]:
         return shown
     request, problems = _read(values)
     if problems:
-        return {**shown, "problems": problems}
+        return {**shown, "problems": fields.beside(FIELDS, (), problems)}
     try:
         return {**shown, "answer": _answer(page, request)}
     except ServiceError as error:
         if error.code is grpc.StatusCode.UNAUTHENTICATED:
             raise
-        return {**shown, "problems": dict(error.violations), "problem": Problem(error)}
+        found = fields.beside(FIELDS, error.violations, {})
+        return {**shown, "problems": found, "problem": Problem(error)}
 
 
 def simulator(page: Page) -> Response:
@@ -111,7 +111,7 @@ def simulator(page: Page) -> Response:
 
 
 def simulate(page: Page) -> Response:
-    """The simulator's answer alone, asked for while somebody types."""
+    """The simulator's answer alone, requested while the person types."""
     return page.render("_answer.html", **_simulated(page))
 
 
@@ -145,9 +145,9 @@ def review(page: Page) -> Response:
     The request id is in the address, so that it stays the same when this page is loaded again or
     come back to: however often it is confirmed, one loan is booked.
     """
-    values = _asked(page.query)
-    request_id = page.query.get("request_id", "")
-    if not _is_uuid(request_id):
+    asked = page.typed_before() or page.query
+    values, request_id = _asked(asked), asked.get("request_id", "")
+    if not is_request_id(request_id):
         address = urlencode({**values, "request_id": new_request_id()})
         return RedirectResponse(f"/qa/apply/review?{address}", 303)
     request, problems = _read(values)
@@ -157,9 +157,10 @@ def review(page: Page) -> Response:
     except ServiceError as error:
         if error.code is grpc.StatusCode.UNAUTHENTICATED:
             raise
-        return _application(page, values, {**dict(error.violations), **problems}, Problem(error))
+        found = fields.beside(FIELDS, error.violations, problems)
+        return _application(page, values, found, Problem(error))
     if problems:
-        return _application(page, values, problems, None)
+        return _application(page, values, fields.beside(FIELDS, (), problems), None)
     planned = page.planned(_create_request(request, request_id))
     return page.render(
         "review.html",
@@ -174,9 +175,10 @@ def review(page: Page) -> Response:
 def apply(page: Page) -> Response:
     """Applies for the loan and goes on to the decision."""
     request, problems = _read(page.form)
-    if problems or not _is_uuid(page.form.get("request_id", "")):
-        return _application(page, _asked(page.form), problems, None)
-    created = page.service.create_loan(_create_request(request, page.form["request_id"]))
+    request_id = page.request_id()
+    if problems:
+        return _application(page, _asked(page.form), fields.beside(FIELDS, (), problems), None)
+    created = page.service.create_loan(_create_request(request, request_id))
     return page.redirect(f"/qa/decisions/{created.decision_id}", created.message)
 
 
@@ -188,11 +190,3 @@ def _create_request(check: pb.CheckEligibilityRequest, request_id: str) -> pb.Cr
         interest_rate=check.interest_rate,
         tenure_months=check.tenure_months,
     )
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return True

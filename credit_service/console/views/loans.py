@@ -7,11 +7,13 @@ import grpc
 from starlette.responses import RedirectResponse, Response
 
 from credit_service.client.channel import ServiceError
-from credit_service.console import formats
+from credit_service.console import fields, formats
 from credit_service.console.formats import Typed
-from credit_service.console.page import Page, Problem, new_request_id
+from credit_service.console.page import Page, Problem, new_request_id, with_own_id
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import loan_pb2
+
+FIELDS = ("amount", "paid_on")
 
 
 def find(page: Page) -> Response:
@@ -29,7 +31,7 @@ def find(page: Page) -> Response:
 
 def show(page: Page) -> Response:
     """One loan with its schedule."""
-    return _show(page, {"request_id": new_request_id()}, {}, None)
+    return _show(page, page.typed_before() or {"request_id": new_request_id()}, {}, None)
 
 
 def pay(page: Page) -> Response:
@@ -37,14 +39,15 @@ def pay(page: Page) -> Response:
     typed = Typed(page.form)
     amount, paid_on = typed.money("amount"), typed.day("paid_on")
     if typed.problems:
-        return _show(page, page.form, typed.problems, None)
-    request = _payment(page, typed.text("request_id"), amount, paid_on)
+        return _show(page, page.form, fields.beside(FIELDS, (), typed.problems), None)
+    request = _payment(page, page.request_id(), amount, paid_on)
     try:
         recorded = page.service.pay(request)
     except ServiceError as error:
         if error.code is grpc.StatusCode.UNAUTHENTICATED:
             raise
-        return _show(page, page.form, dict(error.violations), Problem(error))
+        problems = fields.beside(FIELDS, error.violations, {})
+        return _show(page, with_own_id(page.form, error), problems, Problem(error))
     count = len(recorded.installments)
     settled = {0: "It covers part of an installment.", 1: "It settled one installment."}
     notice = f"{formats.inr(recorded.payment.amount)} recorded. " + settled.get(

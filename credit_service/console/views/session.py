@@ -9,8 +9,8 @@ from credit_service.console.service import Service
 from credit_service.v1 import credit_service_pb2 as pb
 
 _REASONS = {
-    "needed": "The service asks who you are.",
-    "expired": "The service takes your token no more. Sign in with a new one.",
+    "needed": "The service requires a token.",
+    "expired": "Your token is no longer valid. Sign in with a new one.",
 }
 
 
@@ -21,12 +21,12 @@ def form(page: Page) -> Response:
         reason=_REASONS.get(page.query.get("reason", ""), ""),
         problems={},
         problem=None,
-        next=page.query.get("next", ""),
+        next=page.typed_before().get("next") or page.query.get("next", ""),
     )
 
 
 def sign_in(page: Page) -> Response:
-    """Keeps the token, once the service has taken it."""
+    """Keeps the token, once the service has accepted it."""
     target = page.form.get("next", "")
     token = "".join(page.form.get("token", "").split()).removeprefix("Bearer")
     wrong = ""
@@ -34,7 +34,7 @@ def sign_in(page: Page) -> Response:
     if not token:
         wrong = "This is required."
     elif not token.isascii() or not token.isprintable():
-        wrong = "This is no token: it has characters that a token cannot have."
+        wrong = "This is not a token: it has characters that a token cannot have."
     elif len(token) > MAX_TOKEN_CHARACTERS:
         wrong = f"This token is longer than {MAX_TOKEN_CHARACTERS:,} characters."
     else:
@@ -52,7 +52,7 @@ def sign_in(page: Page) -> Response:
 
 
 def _refusal(page: Page, token: str) -> Problem | None:
-    """Why the service does not take the token; lacking a scope is no reason to refuse it."""
+    """Why the service rejects the token; a missing scope is no reason to reject it here."""
     try:
         service = Service(page.console.channel, token)
         service.decisions(pb.ListDecisionsRequest(page_size=1))
@@ -66,4 +66,6 @@ def sign_out(page: Page) -> Response:
     response = RedirectResponse("/qa/login", 303)
     sessions = page.console.sessions
     sessions.write(response, sessions.begin(), secure=is_secure(page.request))
+    page.console.drafts.forget(sessions.draft_id(page.request))
+    sessions.clear_draft(response)
     return response

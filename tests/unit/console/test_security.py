@@ -9,9 +9,14 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from credit_service.console import security
 from credit_service.console.security import (
+    DRAFT_SECONDS,
+    MAX_DRAFT_CHARACTERS,
+    MAX_DRAFTS,
     MAX_TOKEN_CHARACTERS,
     SESSION_COOKIE,
+    Drafts,
     Session,
     Sessions,
     is_from_elsewhere,
@@ -149,3 +154,31 @@ def test_signing_in_leads_to_pages_of_ours_only(path: str, ours: bool) -> None:
 )
 def test_loopback_is_known_by_name_and_number(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+def test_a_draft_is_for_its_page_and_its_person_and_bounded() -> None:
+    drafts = Drafts()
+    form = {"first_name": "Asha", "csrf_token": "x"}
+    kept = drafts.keep("/qa/a", form, "asha@example")
+    assert drafts.read(kept, "/qa/a", "asha@example") == {"first_name": "Asha"}
+    assert drafts.read(kept, "/qa/b", "asha@example") == {}
+    assert drafts.read(kept, "/qa/a", "other@example") == {}
+    assert drafts.read(kept, "/qa/a", "") == {}
+    assert drafts.read("", "/qa/a", "asha@example") == {}
+    assert drafts.keep("/qa/a", {"x": "y" * MAX_DRAFT_CHARACTERS}, "") == ""
+    for _ in range(MAX_DRAFTS):
+        drafts.keep("/qa/a", form, "")
+    assert drafts.read(kept, "/qa/a", "asha@example") == {}
+
+
+def test_a_draft_is_dropped_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    drafts = Drafts()
+    kept = drafts.keep("/qa/a", {"x": "y"}, "")
+    later = time.monotonic() + DRAFT_SECONDS + 1
+    monkeypatch.setattr(security.time, "monotonic", lambda: later)
+    assert drafts.read(kept, "/qa/a", "") == {}
+
+
+@pytest.mark.parametrize("token", ["", "x", "a.b.c", "a.W10.c", "a.eyJzdWIiOjd9.c"])
+def test_a_token_that_cannot_be_read_names_no_person(token: str) -> None:
+    assert Session("id", token).subject == ""

@@ -1,0 +1,94 @@
+"""Names of fields as the pages show them, and the service's words about a field in those names."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from credit_service.console import formats
+
+LABELS: Mapping[str, str] = {
+    "customer_id": "Customer id",
+    "loan_id": "Loan id",
+    "decision_id": "Decision id",
+    "first_name": "First name",
+    "last_name": "Last name",
+    "age": "Age",
+    "monthly_income": "Monthly income",
+    "approved_limit": "Approved limit",
+    "phone_number": "Phone number",
+    "loan_amount": "Loan amount",
+    "interest_rate": "Yearly rate",
+    "tenure_months": "Months",
+    "amount": "Amount",
+    "paid_on": "Paid on",
+    "request_id": "Request id",
+    "ingestion_id": "Ingestion id",
+    "kind": "Rows of the file",
+    "on_existing": "Rows that are stored already",
+    "filename": "File name",
+    "sha256": "Checksum of the file",
+    "query": "Search text",
+    "page_token": "Page",
+    "page_size": "Page size",
+    "token": "Token",
+}
+"""By the field's name in the contract."""
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)+(?:\.[a-z_]+)*")
+
+
+def field_of(path: str) -> str:
+    """The form field that a violation's path is about: 'loan_amount.units' gives 'loan_amount'."""
+    parts = re.sub(r"\[[0-9]*\]", "", path).split(".")
+    return next((part for part in parts if part in LABELS), parts[0])
+
+
+def label(path: str) -> str:
+    """What the pages call a field: 'loan_amount.units' gives 'Loan amount'."""
+    name = field_of(path)
+    return LABELS.get(name) or formats.words(name)
+
+
+def in_words(text: str) -> str:
+    """A sentence of the service with fields named as the pages name them."""
+
+    def replaced(match: re.Match[str]) -> str:
+        name = field_of(match[0])
+        return LABELS[name].lower() if name in LABELS else match[0]
+
+    words = _NAME.sub(replaced, text)
+    return words[:1].upper() + words[1:]
+
+
+def sentence(path: str, description: str) -> str:
+    """A violation as a sentence that begins with the field's label: 'Age must be 18 to 120.'"""
+    rest = _without_name(path, description)
+    if rest == description:
+        return in_words(description)
+    return f"{label(path)} {in_words(f'x {rest}')[2:]}"
+
+
+def beside_field(path: str, description: str) -> str:
+    """A violation as it reads beside its field: 'Must be 18 to 120, found 17.'"""
+    return in_words(_without_name(path, description))
+
+
+def _without_name(path: str, description: str) -> str:
+    for name in (path, field_of(path)):
+        if description.startswith(f"{name} "):
+            return description[len(name) + 1 :]
+    return description
+
+
+def beside(
+    names: Iterable[str], violations: Iterable[tuple[str, str]], typed: Mapping[str, str]
+) -> dict[str, str]:
+    """What is wrong with each field of a form, in the form's order.
+
+    `typed` is what the console could not read, which goes first. A violation of a field that the
+    form does not have is left out: the page shows it in a box.
+    """
+    found: dict[str, str] = {}
+    for path, description in violations:
+        found.setdefault(field_of(path), beside_field(path, description))
+    found.update(typed)
+    return {name: found[name] for name in names if name in found}
