@@ -9,7 +9,6 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from credit_service.console import security
 from credit_service.console.security import (
     DRAFT_SECONDS,
     MAX_DRAFT_CHARACTERS,
@@ -175,7 +174,7 @@ def test_a_draft_is_dropped_after_a_while(monkeypatch: pytest.MonkeyPatch) -> No
     drafts = Drafts()
     kept = drafts.keep("/qa/a", {"x": "y"}, "")
     later = time.monotonic() + DRAFT_SECONDS + 1
-    monkeypatch.setattr(security.time, "monotonic", lambda: later)
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     assert drafts.read(kept, "/qa/a", "") == {}
 
 
