@@ -65,6 +65,25 @@ def _section(text: str) -> tuple[Callable[[Decimal], bool] | None, bool]:
     return condition, "%" in _BRACKETED.sub("", text)
 
 
+_LETTERS_OF_DATES = re.compile(r"[dmyhs]", re.IGNORECASE)
+
+
+def without_misleading_formats(styles: ET.Element) -> bytes | None:
+    """The styles part with plain formats where a reader could see a date in that of a number: in
+    `Rs. #,##0`, which should quote its letters, or `Standard`, which is General in other languages.
+
+    None where there is no such format.
+    """
+    changed = False
+    for element in styles.iterfind("{*}numFmts/{*}numFmt"):
+        bare = _BRACKETED.sub("", _LITERAL.sub("", element.get("formatCode", "")))
+        of_a_number = "#" in bare or bare.strip().lower() == "standard"
+        if of_a_number and _LETTERS_OF_DATES.search(bare):
+            element.set("formatCode", "0")
+            changed = True
+    return ET.tostring(styles, encoding="utf-8") if changed else None
+
+
 def percent_styles(styles: ET.Element) -> dict[int, PercentFormat]:
     """The cell styles of a styles part that show percentages: index of the style → its format."""
     codes: dict[int, str] = {}

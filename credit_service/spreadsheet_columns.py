@@ -4,8 +4,11 @@ One list for the client, which streams the rows of a file, and for the service, 
 files. Imports nothing of ours, so that both may use it.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 Kind = Literal["CUSTOMERS", "LOANS"]
@@ -16,81 +19,115 @@ MAX_HEADER_CHARS = 100
 """Longest header in an answer; the rest is cut."""
 
 
-Unit = Literal["", "RUPEES", "RUPEES_A_MONTH", "PERCENT_A_YEAR", "MONTHS", "YEARS"]
+Unit = Literal["", "RUPEES", "RUPEES_A_MONTH", "PERCENT_A_YEAR", "MONTHS", "YEARS", "COUNT", "DAY"]
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     """`field` is its name in the contract, `headers` what files call it, the usual one first.
 
-    A header may add the column's unit: "Loan Amount (INR)", "Tenure in months".
+    A header may add the column's unit: "Loan Amount (INR)", "Tenure in months". `second_choice` are
+    headers that name the column only where no other header does.
     """
 
     field: str
     headers: tuple[str, ...]
     unit: Unit = ""
     required: bool = True
+    second_choice: tuple[str, ...] = ()
 
+
+_CUSTOMER_ID = Column(
+    "customer_id", ("Customer ID", "Cust ID", "Customer No", "Customer Number", "Customer Code")
+)
 
 COLUMNS: Mapping[Kind, tuple[Column, ...]] = {
     "CUSTOMERS": (
-        Column("customer_id", ("Customer ID", "Cust ID", "Customer No", "Customer Number")),
-        Column("first_name", ("First Name", "Given Name")),
+        _CUSTOMER_ID,
+        Column("first_name", ("First Name", "Given Name", "Forename")),
         Column("last_name", ("Last Name", "Surname", "Family Name")),
-        Column("age", ("Age", "Age Years"), unit="YEARS"),
+        Column("age", ("Age", "Customer Age"), unit="YEARS"),
         Column(
             "phone_number",
-            ("Phone Number", "Phone", "Phone No", "Mobile", "Mobile Number", "Contact Number"),
+            (
+                *("Phone Number", "Phone", "Phone No", "Telephone", "Telephone Number"),
+                *("Mobile", "Mobile Number", "Mobile No", "Mobile Phone"),
+                *("Contact Number", "Contact No"),
+            ),
         ),
         Column(
             "monthly_income",
-            ("Monthly Salary", "Monthly Income", "Salary", "Income"),
+            (
+                *("Monthly Salary", "Monthly Income", "Salary", "Income"),
+                *("Gross Monthly Income", "Gross Monthly Salary"),
+            ),
             unit="RUPEES_A_MONTH",
         ),
         Column(
             "approved_limit",
-            ("Approved Limit", "Credit Limit"),
+            ("Approved Limit", "Credit Limit", "Approved Credit Limit", "Sanctioned Limit"),
             unit="RUPEES",
             required=False,
         ),
     ),
     "LOANS": (
-        Column("customer_id", ("Customer ID", "Cust ID", "Customer No", "Customer Number")),
-        Column("loan_id", ("Loan ID", "Loan No", "Loan Number")),
+        _CUSTOMER_ID,
         Column(
-            "loan_amount", ("Loan Amount", "Principal", "Principal Amount", "Amount"), unit="RUPEES"
+            "loan_id",
+            ("Loan ID", "Loan No", "Loan Number", "Loan Account No", "Loan Account Number"),
+        ),
+        Column(
+            "loan_amount",
+            ("Loan Amount", "Principal", "Principal Amount", "Loan Principal", "Amount"),
+            unit="RUPEES",
         ),
         Column(
             "tenure_months",
-            ("Tenure", "Tenure Months", "Loan Tenure", "Term", "Term Months"),
+            ("Tenure", "Loan Tenure", "Term", "Loan Term", "Tenor", "Number of Installments"),
             unit="MONTHS",
         ),
         Column(
             "interest_rate",
-            ("Interest Rate", "Rate", "Annual Rate", "Rate of Interest"),
+            (
+                *("Interest Rate", "Rate", "Annual Rate", "Rate of Interest", "ROI"),
+                *("Annual Interest Rate", "Yearly Interest Rate", "Loan Interest Rate"),
+            ),
             unit="PERCENT_A_YEAR",
         ),
         Column(
             "monthly_installment",
             (
-                "Monthly payment",
-                "Monthly Repayment",
-                "Monthly Repayment (emi)",
-                "Monthly Installment",
-                "Monthly Instalment",
-                "EMI",
-                "EMI Amount",
+                *("Monthly payment", "Monthly Repayment", "Monthly Repayment (emi)"),
+                *("Monthly Installment", "Monthly Instalment", "Monthly EMI"),
+                *("EMI", "EMI Amount", "Installment", "Instalment"),
+                *("Installment Amount", "Instalment Amount"),
             ),
             unit="RUPEES_A_MONTH",
         ),
         Column(
             "emis_paid_on_time",
-            ("EMIs paid on Time", "EMI paid on Time", "Paid on Time", "EMIs paid", "EMI paid"),
+            (
+                *("EMIs paid on Time", "EMI paid on Time", "Paid on Time", "On Time EMIs"),
+                *("No of EMIs paid on Time", "Number of EMIs paid on Time"),
+                *("Installments paid on Time", "Instalments paid on Time"),
+            ),
+            unit="COUNT",
+            second_choice=("EMIs paid", "EMI paid", "No of EMIs paid", "Number of EMIs paid"),
         ),
         Column(
-            "start_date", ("Date of Approval", "Start Date", "Approval Date", "Loan Start Date")
+            "start_date",
+            (
+                *("Date of Approval", "Approval Date", "Start Date", "Loan Start Date"),
+                *("Loan Approval Date", "Approved on"),
+            ),
+            unit="DAY",
         ),
-        Column("end_date", ("End Date", "Loan End Date", "Maturity Date"), required=False),
+        Column(
+            "end_date",
+            ("End Date", "Loan End Date", "Maturity Date", "Date of Maturity"),
+            unit="DAY",
+            required=False,
+        ),
     ),
 }
 
@@ -124,82 +161,176 @@ def normalized(header: object) -> str:
     return "".join(char for char in str(header).casefold() if char.isalnum())
 
 
-# What a header may add to a column's name, as `normalized` leaves it of "(in Rs.)" or "(% p.a.)".
-_RUPEES = ("inr", "rs", "rupees", "rupee")
-_UNITS: Mapping[Unit, tuple[str, ...]] = {
-    "": (),
+# --- Units ----------------------------------------------------------------------------------------
+
+_SPELLED = (
+    # Signs and abbreviations, before punctuation goes. An apostrophe before zeros means thousands.
+    (re.compile(r"\bp\s*\.?\s*a\b\.?"), " perannum "),
+    (re.compile(r"\bp\s*\.?\s*m\b\.?"), " permonth "),
+    (re.compile(r"['\u2019`]\s*000s?\b|\b000s?\b"), " thousand "),
+    (re.compile(r"/-"), " "),
+    (re.compile(r"\bper\b|/"), " per "),
+    (re.compile(r"₹|\u20a8"), " inr "),
+    (re.compile(r"%"), " percent "),
+    (re.compile(r"\$"), " dollars "),
+    (re.compile("€"), " euros "),
+    (re.compile("£"), " pounds "),
+)
+_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_WORD = re.compile(r"[^\W_]+")
+_NEUTRAL = frozenset({"in", "the", "per", "unit", "units", "required", "mandatory", "optional"})
+"""Words beside a column's name or unit that change nothing."""
+_RUPEES = frozenset({"inr", "rs", "re", "rupee", "rupees", "indian"})
+_A_MONTH = frozenset({"per", "a", "month", "monthly", "permonth"})
+_A_YEAR = frozenset({"per", "a", "year", "yearly", "annum", "annual", "annually", "perannum"})
+_DAY_PATTERN = frozenset({"d", "dd", "m", "mm", "mmm", "mon", "y", "yy", "yyyy", "format", "iso"})
+_UNIT_WORDS: Mapping[Unit, frozenset[str]] = {
+    "": frozenset(),
     "RUPEES": _RUPEES,
-    "RUPEES_A_MONTH": (
-        *_RUPEES,
-        *(f"{unit}{a_month}" for unit in _RUPEES for a_month in ("month", "permonth", "pm")),
-        "permonth",
-        "pm",
-    ),
-    "PERCENT_A_YEAR": (
-        *("percent", "pct", "percentage", "pa", "perannum", "peryear", "annual", "yearly"),
-        *("percentpa", "percentperannum", "percentperyear", "pctpa", "annually"),
-    ),
-    "MONTHS": ("months", "month", "mths", "mth", "mos", "noofmonths"),
-    "YEARS": ("years", "year", "yrs", "yr"),
+    "RUPEES_A_MONTH": _RUPEES | _A_MONTH,
+    "PERCENT_A_YEAR": frozenset({"percent", "percentage", "pct"}) | _A_YEAR,
+    "MONTHS": frozenset({"month", "months", "mth", "mths", "mo", "mos", "no", "number", "of"}),
+    "YEARS": frozenset({"year", "years", "yr", "yrs", "completed"}),
+    "COUNT": frozenset({"count", "number", "no", "nos", "of"}),
+    "DAY": _DAY_PATTERN,
 }
-_OTHER_UNITS: Mapping[Unit, tuple[str, ...]] = {
-    "": (),
-    **dict.fromkeys(
-        ("RUPEES", "RUPEES_A_MONTH"),
-        (
-            *("lakh", "lakhs", "lac", "lacs", "crore", "crores", "cr", "thousand", "thousands"),
-            *("k", "000", "000s", "million", "millions", "mn", "paise", "paisa"),
-            *(f"{unit}{many}" for unit in _RUPEES for many in ("lakh", "lakhs", "lacs", "lac")),
-            *(f"{unit}{many}" for unit in _RUPEES for many in ("crore", "crores", "cr", "000")),
-            *("usd", "eur", "gbp", "aed", "dollars", "euros"),
-            *("peryear", "perannum", "pa", "annual", "yearly"),
-        ),
-    ),
-    "PERCENT_A_YEAR": (
-        "permonth",
-        "monthly",
-        "pm",
-        "percentpermonth",
-        "percentpm",
-        "bps",
-        "fraction",
-    ),
-    "MONTHS": ("years", "year", "yrs", "yr", "days", "weeks", "quarters"),
-    "YEARS": ("months", "days"),
-}
-
-
-def _spellings(column: Column, units: Sequence[str]) -> dict[str, str]:
-    """Each normalized header of the column with each of these units → the unit."""
-    names = {normalized(name) for name in (column.field, *column.headers)}
-    return {
-        f"{name}{before}{unit}": unit for name in names for unit in units for before in ("", "in")
-    }
-
-
-_FIELDS: Mapping[Kind, Mapping[str, str]] = {
-    kind: {
-        name: column.field
-        for column in columns
-        for name in _spellings(column, ("", *_UNITS[column.unit]))
-    }
-    for kind, columns in COLUMNS.items()
-}
-_WRONG_UNITS: Mapping[Kind, Mapping[str, str]] = {
-    kind: {
-        name: column.field
-        for column in columns
-        for name in _spellings(column, _OTHER_UNITS[column.unit]).keys() - _FIELDS[kind].keys()
-    }
-    for kind, columns in COLUMNS.items()
-}
+"""The words that a unit of each kind is made of: "in Rs.", "₹/month", "% p.a."."""
 _UNIT_NAMES: Mapping[Unit, str] = {
     "RUPEES": "rupees",
     "RUPEES_A_MONTH": "rupees a month",
     "PERCENT_A_YEAR": "percent a year",
     "MONTHS": "months",
     "YEARS": "years",
+    "COUNT": "a plain number",
 }
+_MULTIPLES = frozenset(
+    {
+        *("lakh", "lakhs", "lac", "lacs", "crore", "crores", "cr", "thousand", "thousands", "k"),
+        *("million", "millions", "mn", "mio", "billion", "billions", "bn", "hundred", "hundreds"),
+    }
+)
+_CURRENCIES = frozenset(
+    {
+        *("usd", "dollar", "dollars", "eur", "euro", "euros", "gbp", "pound", "pounds", "aed"),
+        *("sgd", "jpy", "yen", "npr", "lkr", "bdt", "pkr", "paise", "paisa"),
+    }
+)
+_SPANS = frozenset(
+    {
+        *("day", "days", "week", "weeks", "fortnight", "fortnights", "month", "months", "quarter"),
+        *("quarters", "quarterly", "half", "year", "years", "yr", "yrs", "annum", "annual"),
+        *("annually", "yearly", "monthly", "weekly", "daily", "perannum", "permonth", "mths"),
+        *("lpa", "ctc"),
+    }
+)
+_FRACTIONS = frozenset({"bps", "bp", "basis", "points", "fraction", "decimal", "flat"})
+_OF_NO_UNIT = _DAY_PATTERN | {"a", "per", "of", "no", "nos", "number", "count", "completed", "re"}
+_ANY_UNIT = (
+    frozenset().union(*_UNIT_WORDS.values(), _MULTIPLES, _CURRENCIES, _SPANS, _FRACTIONS)
+    - _OF_NO_UNIT
+)
+"""Words that tell a unit. One that is not the column's own must not be read as if it were."""
+
+
+def _words(header: object) -> tuple[str, ...]:
+    """The words of a header in small letters, with signs and abbreviations spelled out."""
+    text = unicodedata.normalize("NFKC", str(header)[:_MAX_WORDS_CHARS])
+    text = _CAMEL_CASE.sub(" ", text).casefold()
+    for pattern, spelled in _SPELLED:
+        text = pattern.sub(spelled, text)
+    return tuple(_WORD.findall(text))
+
+
+_MAX_WORDS_CHARS = 200
+_NAMES: Mapping[Kind, Mapping[str, tuple[Column, bool]]] = {
+    kind: {
+        name: (column, first_choice)
+        for column in columns
+        for names, first_choice in (
+            (column.second_choice, False),
+            ((column.field, *column.headers), True),
+        )
+        # As it stands and with signs spelled out.
+        for header in names
+        for name in (normalized(header), "".join(_words(header)))
+    }
+    for kind, columns in COLUMNS.items()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Meaning:
+    """What a header says: a column, whether in its own unit, and whether it is a first choice."""
+
+    column: Column
+    unit_fits: bool
+    first_choice: bool
+
+
+@lru_cache(maxsize=4_096)
+def _meaning_of_words(kind: Kind, words: tuple[str, ...]) -> _Meaning | None:
+    names = _NAMES[kind]
+    for length in range(len(words), 0, -1):
+        named = names.get("".join(words[:length]))
+        if named is None:
+            continue
+        column, first_choice = named
+        rest = [word for word in words[length:] if word not in _NEUTRAL]
+        if all(word in _UNIT_WORDS[column.unit] for word in rest):
+            return _Meaning(column, unit_fits=True, first_choice=first_choice)
+        # "Loan Amount (in lakhs)" is the column, "Loan Amount Band" another one.
+        if column.unit and not _ANY_UNIT.isdisjoint(set(rest) - _UNIT_WORDS[column.unit]):
+            return _Meaning(column, unit_fits=False, first_choice=first_choice)
+    return None
+
+
+def _meaning(kind: Kind, header: object) -> _Meaning | None:
+    named = _NAMES[kind].get(normalized(header)) if _has_no_sign(header) else None
+    if named is not None:
+        return _Meaning(named[0], unit_fits=True, first_choice=named[1])
+    return _meaning_of_words(kind, _words(header))
+
+
+def _has_no_sign(header: object) -> bool:
+    """Whether nothing in the header is lost when only letters and digits are kept."""
+    return not any(sign in str(header) for sign in "%$€£₹/'\u2019")
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Which header stands for which field, and which are in another unit."""
+
+    columns: Mapping[str, int]
+    wrong_units: Mapping[str, int]
+    # (field, first index, second index)
+    ambiguous: tuple[str, int, int] | None
+
+
+def _read(kind: Kind, headers: Sequence[object]) -> _Reading:
+    first: dict[str, int] = {}
+    second: dict[str, int] = {}
+    wrong: dict[str, int] = {}
+    ambiguous: tuple[str, int, int] | None = None
+    for index, header in enumerate(headers):
+        meaning = _meaning(kind, header)
+        if meaning is None:
+            continue
+        field = meaning.column.field
+        if not meaning.unit_fits:
+            wrong.setdefault(field, index)
+            continue
+        found = first if meaning.first_choice else second
+        if field in found and ambiguous is None and (meaning.first_choice or field not in first):
+            ambiguous = (field, found[field], index)
+        found.setdefault(field, index)
+    if ambiguous is not None and second.get(ambiguous[0]) == ambiguous[1] and ambiguous[0] in first:
+        ambiguous = None
+    columns = second | first
+    wrong = {field: index for field, index in wrong.items() if field not in columns}
+    return _Reading(columns, wrong, ambiguous)
+
+
+# --- Matching -------------------------------------------------------------------------------------
 
 
 def match(kind: Kind, headers: Sequence[object]) -> dict[str, int]:
@@ -208,71 +339,106 @@ def match(kind: Kind, headers: Sequence[object]) -> dict[str, int]:
     Raises:
         MissingColumnError, AmbiguousColumnError, UnitError
     """
-    found: dict[str, int] = {}
-    for index, header in enumerate(headers):
-        name = normalized(header)
-        field = _FIELDS[kind].get(name)
-        if field is None:
-            if (wrong := _WRONG_UNITS[kind].get(name)) is not None:
-                raise _unit_error(kind, wrong, str(header))
-            continue
-        if field in found:
-            raise AmbiguousColumnError(
-                f"The columns {str(headers[found[field]])!r} and {str(header)!r} both stand for "
-                f"{field}; remove or rename one of them."
-            )
-        found[field] = index
-    missing = [each for each in COLUMNS[kind] if each.required and each.field not in found]
+    found = _read(kind, headers)
+    if found.ambiguous is not None:
+        field, first, second = found.ambiguous
+        raise AmbiguousColumnError(
+            f"The columns {_quoted(headers[first])} and {_quoted(headers[second])} both stand for "
+            f"{field}; remove or rename one of them."
+        )
+    for field, index in found.wrong_units.items():
+        raise _unit_error(kind, field, headers[index])
+    columns = found.columns
+    missing = [each for each in COLUMNS[kind] if each.required and each.field not in columns]
     if missing:
         named = ", ".join(repr(each.headers[0]) for each in missing)
-        others = ", ".join(repr(str(each)) for each in headers if str(each).strip()) or "none"
         raise MissingColumnError(
             f"A file of {kind.lower()} needs the column{'s' if len(missing) > 1 else ''} {named}; "
-            f"found {others}."
+            f"found {listed(headers)}."
         )
-    return found
+    return dict(columns)
 
 
-def _unit_error(kind: Kind, field: str, header: str) -> UnitError:
+def listed(headers: Sequence[object]) -> str:
+    """Headers in a sentence, as far as there is room for them."""
+    named = [_quoted(each) for each in headers if str(each).strip()]
+    more = f" and {len(named) - _MAX_LISTED} more" if len(named) > _MAX_LISTED else ""
+    return f"{', '.join(named[:_MAX_LISTED])}{more}" or "none"
+
+
+_MAX_LISTED = 30
+
+
+def _quoted(header: object) -> str:
+    return repr(shown(header)[:MAX_HEADER_CHARS])
+
+
+def shown(name: object) -> str:
+    """A name from a file on one line, without characters that show nothing."""
+    text = "".join(char if char.isprintable() else " " for char in str(name))
+    return " ".join(text.split())
+
+
+def letters(index: int) -> str:
+    """The name of a column in a sheet: A for 0, Z for 25, AA for 26."""
+    name = ""
+    index += 1
+    while index:
+        index, rest = divmod(index - 1, 26)
+        name = chr(65 + rest) + name
+    return name
+
+
+def _unit_error(kind: Kind, field: str, header: object) -> UnitError:
     (column,) = (each for each in COLUMNS[kind] if each.field == field)
+    usual = column.headers[0]
+    if column.unit == "DAY":
+        return UnitError(
+            f"The column {_quoted(header)} says more than that it holds days; rename it to "
+            f"{usual!r} if that is what it holds."
+        )
     return UnitError(
-        f"The column {header!r} is in another unit than {column.headers[0]!r}, which must be in "
-        f"{_UNIT_NAMES[column.unit]}; convert its values and rename it to {column.headers[0]!r}."
+        f"The column {_quoted(header)} is in another unit than {usual!r}, which must be in "
+        f"{_UNIT_NAMES[column.unit]}; convert its values and rename it to {usual!r}."
     )
 
 
 def ignored(kind: Kind, headers: Sequence[object]) -> tuple[str, ...]:
     """The headers of columns that are not read: at most MAX_IGNORED, each cut to its first
     MAX_HEADER_CHARS characters."""
-    known = _FIELDS[kind]
-    names = [str(each).strip() for each in headers if normalized(each) not in known]
-    shown = [name[:MAX_HEADER_CHARS] for name in names if name and name != REASONS_HEADER]
-    return tuple(shown[:MAX_IGNORED])
+    used = set(_read(kind, headers).columns.values())
+    names = [shown(header) for index, header in enumerate(headers) if index not in used]
+    cut = [name[:MAX_HEADER_CHARS] for name in names if name and name != REASONS_HEADER]
+    return tuple(cut[:MAX_IGNORED])
 
 
 def known_columns(headers: Sequence[object], kind: Kind | None = None) -> int:
     """How many columns of the kind, or of the kind they fit best, these headers name."""
-    names = {normalized(header) for header in headers}
-    kinds = COLUMNS if kind is None else (kind,)
-    fields = ({f for name, f in _FIELDS[each].items() if name in names} for each in kinds)
-    return max(map(len, fields))
+    return max(len(_named(each, headers)) for each in _kinds(kind))
 
 
 def is_complete(headers: Sequence[object], kind: Kind | None = None) -> bool:
     """Whether the headers name every required column of the kind, or of either kind."""
-    names = {normalized(header) for header in headers}
     return any(
-        {f for name, f in _FIELDS[each].items() if name in names}
-        >= {column.field for column in COLUMNS[each] if column.required}
-        for each in (COLUMNS if kind is None else (kind,))
+        _named(each, headers) >= {column.field for column in COLUMNS[each] if column.required}
+        for each in _kinds(kind)
     )
+
+
+def _kinds(kind: Kind | None) -> Iterable[Kind]:
+    return COLUMNS if kind is None else (kind,)
+
+
+def _named(kind: Kind, headers: Sequence[object]) -> set[str]:
+    """The fields that headers name, in whatever unit."""
+    # A cell with a number, which is no header, would cost a look for nothing.
+    texts = (header for header in headers if isinstance(header, str))
+    return {each.column.field for header in texts if (each := _meaning(kind, header)) is not None}
 
 
 def detect(headers: Sequence[object]) -> Kind | None:
     """What the rows under these headers are; None when they fit neither kind better."""
-    names = {normalized(header) for header in headers}
-    fields = {kind: {f for name, f in of.items() if name in names} for kind, of in _FIELDS.items()}
-    shares = {kind: len(fields[kind]) / len(COLUMNS[kind]) for kind in COLUMNS}
+    shares = {kind: len(_named(kind, headers)) / len(COLUMNS[kind]) for kind in COLUMNS}
     if shares["LOANS"] == shares["CUSTOMERS"] or max(shares.values()) < 0.5:
         return None
     return "LOANS" if shares["LOANS"] > shares["CUSTOMERS"] else "CUSTOMERS"

@@ -11,6 +11,7 @@ uploaded ones. Imports nothing of ours but the list of columns, so that both may
 
 import csv
 import io
+import math
 import re
 import struct
 import zipfile
@@ -29,7 +30,11 @@ from xml.sax.saxutils import unescape
 from python_calamine import CalamineError, CalamineSheet, CalamineWorkbook
 
 from credit_service import spreadsheet_columns, spreadsheet_values
-from credit_service.number_formats import PercentFormat, percent_styles
+from credit_service.number_formats import (
+    PercentFormat,
+    percent_styles,
+    without_misleading_formats,
+)
 from credit_service.spreadsheet_columns import Kind
 from credit_service.spreadsheet_values import DateOrder
 
@@ -56,6 +61,8 @@ _MAX_HEAD_BYTES = 1024**2
 _MAX_ROW_BYTES = 16 * 1024**2
 _MAX_ROWS = 1_048_576
 _PIECE_BYTES = 2 * 1024**2
+# Enough for the header of a sheet that is not read.
+_PEEK_BYTES = 64 * 1024
 _CSV_BLOCK_ROWS = 5_000
 
 ErrorCode = Literal[
@@ -94,6 +101,14 @@ class Percent(float):
     """A number that the sheet shows as a percentage, as shown: 12.0 for 12 %, stored as 0.12."""
 
     __slots__ = ()
+
+    def __str__(self) -> str:
+        """As people see it: 12.5%."""
+        return f"{self:.15g}%"
+
+    def fraction(self) -> str:
+        """The stored number: 0.12 for 12 %."""
+        return f"{Decimal(format(self, '.15g')).scaleb(-2):f}"
 
 
 def shown(cell: Cell) -> str:
@@ -248,7 +263,7 @@ def kinds(file: BinaryIO, filename: str) -> tuple[Kind, ...]:
     found: set[Kind] = set()
     for _, part in package.sheets:
         with suppress(SpreadsheetError):
-            found.add(_matched(None, _headed_sheet(package, part, None).header)[0])
+            found.add(_matched(None, _headed_sheet(package, part, None, _PEEK_BYTES).header)[0])
     if not found:
         return (_open_workbook(file, None).kind,)
     return tuple(each for each in spreadsheet_columns.COLUMNS if each in found)
@@ -260,7 +275,7 @@ class Table:
 
     `columns` maps a field to the index of its column, and is empty where the header does not fit.
     `rows` are those below the header with their numbers, cells from the first column on, some of
-    them blank; they can be read once. `sheet_name` is empty for CSV.
+    them blank; they can be read once. `above` are those above it. `sheet_name` is empty for CSV.
     """
 
     sheet_name: str
@@ -268,6 +283,7 @@ class Table:
     header: Sequence[Cell]
     columns: Mapping[str, int]
     rows: Iterator[tuple[int, Sequence[Cell]]]
+    above: Sequence[tuple[int, Sequence[Cell]]] = ()
 
 
 def open_table(file: BinaryIO, filename: str, kind: Kind) -> Table:
@@ -345,23 +361,26 @@ _FOREIGN_NAMES = {
 
 
 def _open_csv(file: BinaryIO, kind: Kind | None) -> Source:
-    _, header, records = _headed_csv(file, kind)
-    kind, columns = _matched(kind, header)
-    blocks = _csv_blocks(records, columns, len(header))
-    ignored = spreadsheet_columns.ignored(kind, header)
+    (*_, (line, header)), records = _headed_csv(file, kind)
+    kind, columns = _matched(kind, header, row=line)
+    first = list(islice(records, _CSV_BLOCK_ROWS))
+    blocks = _csv_blocks(chain(first, records), columns, len(header))
+    width = len(header)
+    rows = _Piece([], [(cells + [""] * width)[:width] for _, cells in first], 0)
+    ignored = _ignored(kind, header, rows)
     return Source(kind, frozenset(columns), blocks, ignored_columns=ignored)
 
 
 def _csv_table(file: BinaryIO, kind: Kind) -> Table:
-    line, header, records = _headed_csv(file, kind)
-    return Table("", line, header, _columns_if_matched(kind, header), records)
+    (*above, (line, header)), records = _headed_csv(file, kind)
+    return Table("", line, header, _columns_if_matched(kind, header), records, above)
 
 
 _Record = tuple[int, list[str]]
 
 
-def _headed_csv(file: BinaryIO, kind: Kind | None) -> tuple[int, list[str], Iterator[_Record]]:
-    """The line and the cells of the header, and the records below it."""
+def _headed_csv(file: BinaryIO, kind: Kind | None) -> tuple[list[_Record], Iterator[_Record]]:
+    """The records to the header, which is the last of them, and those below it."""
     file.seek(0)
     utf16 = file.read(2) in _UTF16_MARKS
     file.seek(0)
@@ -383,8 +402,7 @@ def _headed_csv(file: BinaryIO, kind: Kind | None) -> tuple[int, list[str], Iter
             break
     if not filled:
         raise SpreadsheetError("FILE_EMPTY", "The file holds no row.")
-    line, header = read[best[1] - 1]
-    return line, header, chain(read[best[1] :], records)
+    return read[: best[1]], chain(read[best[1] :], records)
 
 
 _SEPARATORS = ",;\t|"
@@ -467,8 +485,9 @@ class _Package:
 
     archive: zipfile.ZipFile
     names: Mapping[str, zipfile.ZipInfo]
-    # (name, part) of the visible ones, in their order.
+    # (name, part) of the visible ones, in their order, and of the others, which are not read.
     sheets: Sequence[tuple[str, str]]
+    hidden_sheets: Sequence[tuple[str, str]]
     constant_parts: Mapping[str, bytes]
     shared_strings: str | None
     percent_styles: Mapping[int, PercentFormat]
@@ -490,23 +509,36 @@ def _open_workbook(file: BinaryIO, kind: Kind | None) -> Source:
                 kind_found,
                 frozenset(columns),
                 _sheet_blocks(sheet.rest, sheet.pieces, columns),
-                name,
-                spreadsheet_columns.ignored(kind_found, sheet.header),
+                spreadsheet_columns.shown(name),
+                _ignored(kind_found, sheet.header, sheet.rest),
                 _sheets_with_rows(package, besides=part),
             )
     raise first_error or _no_sheet()
 
 
+def _ignored(kind: Kind, header: Sequence[Cell], rest: "_Piece") -> tuple[str, ...]:
+    """The columns that are not read: by their headers, or where they have values and no header, by
+    their letters. Only the first few thousand rows are searched for those."""
+    names = spreadsheet_columns.ignored(kind, header)
+    unnamed = []
+    for place, cells in enumerate(zip(*rest.rows, strict=True), rest.first_column):
+        no_header = place >= len(header) or _is_blank(header[place])
+        if no_header and not all(map(_is_blank, set(cells))):
+            unnamed.append(f"column {spreadsheet_columns.letters(place)} (no header)")
+    return (*names, *unnamed)[: spreadsheet_columns.MAX_IGNORED]
+
+
 def _sheets_with_rows(package: _Package, besides: str) -> tuple[str, ...]:
     """The names of other sheets with a header of either kind."""
     names = []
-    for name, part in package.sheets:
+    for name, part in (*package.sheets, *package.hidden_sheets)[:MAX_SHEETS]:
+        if part == besides:
+            continue
         # What is damaged in a sheet that is not read does not matter.
         with suppress(SpreadsheetError):
-            if part != besides and spreadsheet_columns.is_complete(
-                _headed_sheet(package, part, None).header
-            ):
-                names.append(name)
+            sheet = _headed_sheet(package, part, None, _PEEK_BYTES)
+            if spreadsheet_columns.is_complete(sheet.header):
+                names.append(spreadsheet_columns.shown(name))
     return tuple(names)
 
 
@@ -522,7 +554,7 @@ def _workbook_table(file: BinaryIO, kind: Kind) -> Table:
             continue
         columns = _columns_if_matched(kind, sheet.header)
         rows = _sheet_rows(sheet.rest, sheet.pieces)
-        table = Table(name, sheet.header_row, sheet.header, columns, rows)
+        table = Table(name, sheet.header_row, sheet.header, columns, rows, sheet.above)
         if columns:
             return table
         first_table = first_table or table
@@ -550,15 +582,18 @@ def _no_sheet() -> SpreadsheetError:
 class _HeadedSheet:
     """A sheet whose header is found; what follows is in `rest` and `pieces`."""
 
+    above: Sequence[tuple[int, Sequence[Cell]]]
     header_row: int
     header: Sequence[Cell]
     rest: "_Piece"
     pieces: Iterator["_Piece"]
 
 
-def _headed_sheet(package: _Package, part: str, kind: Kind | None) -> _HeadedSheet:
+def _headed_sheet(
+    package: _Package, part: str, kind: Kind | None, piece_bytes: int | None = None
+) -> _HeadedSheet:
     """The sheet from the row on that names the most columns of the first MAX_HEADER_ROWS."""
-    pieces = _pieces(package, part)
+    pieces = _pieces(package, part, piece_bytes or _PIECE_BYTES)
     read: list[_Piece] = []
     best = (-1, 0, 0)
     filled = 0
@@ -590,7 +625,13 @@ def _headed_at(
     piece = read[place]
     header = [""] * piece.first_column + list(piece.rows[index])
     rest = _Piece(piece.row_numbers[index + 1 :], piece.rows[index + 1 :], piece)
-    return _HeadedSheet(piece.row_numbers[index], header, rest, chain(read[place + 1 :], pieces))
+    first = _Piece(piece.row_numbers[:index], piece.rows[:index], piece)
+    above = list(_sheet_rows(first, iter(())))
+    for each in reversed(read[:place]):
+        above = [*_sheet_rows(each, iter(())), *above]
+    return _HeadedSheet(
+        above, piece.row_numbers[index], header, rest, chain(read[place + 1 :], pieces)
+    )
 
 
 def _sheet_rows(first: "_Piece", rest: Iterator["_Piece"]) -> Iterator[tuple[int, Sequence[Cell]]]:
@@ -686,14 +727,24 @@ def _numbers_of_64_bits(tail: bytes, end: int, size: int) -> tuple[int, int]:
     record = end - 20 - 56
     if record < 0 or not tail[record:].startswith(b"PK\x06\x06"):
         raise _unsafe("is an archive of 64 bits with its directory in an unusual place")
-    length, *_, entries, directory_bytes, _ = struct.unpack_from("<QHHIIQQQQ", tail, record + 4)
-    (offset,) = struct.unpack_from("<Q", tail, end - 12)
-    usual_entries, usual_bytes = struct.unpack_from("<HL", tail, end + 10)
-    contradicted = usual_entries not in (entries, 0xFFFF) or usual_bytes not in (
-        directory_bytes,
-        0xFFFFFFFF,
+    length, _, _, disk, first_disk, on_disk, entries, directory_bytes, directory = (
+        struct.unpack_from("<QHHIIQQQQ", tail, record + 4)
     )
-    if length != 44 or offset != size - len(tail) + record or contradicted:
+    _, locator_disk, told_record, disks = struct.unpack_from("<4sLQL", tail, end - 20)
+    usual_entries, usual_bytes, usual_directory = struct.unpack_from("<HLL", tail, end + 10)
+    record += size - len(tail)
+    agreed = (
+        length == 44
+        and (disk, first_disk, locator_disk, disks) == (0, 0, 0, 1)
+        and told_record == record
+        and on_disk == entries
+        # The directory ends where the record begins.
+        and directory + directory_bytes == record
+        and usual_entries in (entries, 0xFFFF)
+        and usual_bytes in (directory_bytes, 0xFFFFFFFF)
+        and usual_directory in (directory, 0xFFFFFFFF)
+    )
+    if not agreed:
         raise _unsafe("is an archive of 64 bits whose records contradict each other")
     return entries, directory_bytes
 
@@ -731,7 +782,13 @@ def _cut_short() -> SpreadsheetError:
 def _archive(file: BinaryIO) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        OverflowError,
+        ValueError,
+        struct.error,
+    ) as error:
         raise _cut_short() from error
 
 
@@ -758,6 +815,7 @@ _DAMAGE = (
     RuntimeError,
     struct.error,
     OSError,
+    OverflowError,
     ValueError,
 )
 """What a damaged archive makes the library raise."""
@@ -799,11 +857,15 @@ def _open_package(file: BinaryIO) -> _Package:
     root = _xml(_read_part(archive, part(workbook)))
     if root.tag.rpartition("}")[2] != "workbook":
         raise SpreadsheetError("FORMAT_UNSUPPORTED", "The file is no .xlsx workbook.")
-    sheets = []
+    sheets: list[tuple[str, str]] = []
+    hidden: list[tuple[str, str]] = []
     for element in root.iterfind(".//{*}sheets/{*}sheet"):
         identity = next((v for k, v in element.attrib.items() if k.endswith("}id")), "")
-        if element.get("state", "visible") == "visible" and part(by_id.get(identity, "")):
-            sheets.append((element.get("name") or "Sheet", by_id[identity]))
+        if part(by_id.get(identity, "")):
+            visible = element.get("state", "visible") == "visible"
+            (sheets if visible else hidden).append(
+                (element.get("name") or "Sheet", by_id[identity])
+            )
     properties = root.find(".//{*}workbookPr")
     date1904 = properties is not None and properties.get("date1904") in ("1", "true")
     styles, shared = (targets.get(each, [("", "")])[0][1] for each in ("styles", "sharedstrings"))
@@ -815,12 +877,21 @@ def _open_package(file: BinaryIO) -> _Package:
     content = _read_part(archive, part(styles))
     percents: dict[int, PercentFormat] = {}
     if content:
-        percents = percent_styles(_xml(content))
+        root = _xml(content)
+        percents = percent_styles(root)
         relations.append(("styles", "styles.xml"))
-        constant["xl/styles.xml"] = content
+        constant["xl/styles.xml"] = without_misleading_formats(root) or content
     constant["xl/_rels/workbook.xml.rels"] = _piece_relations(relations)
     strings = shared if part(shared) else None
-    return _Package(archive, names, sheets[:MAX_SHEETS], constant, strings, percents)
+    return _Package(
+        archive,
+        names,
+        sheets[:MAX_SHEETS],
+        hidden[:MAX_SHEETS],
+        constant,
+        strings,
+        percents,
+    )
 
 
 def _piece_relations(relations: Sequence[tuple[str, str]]) -> bytes:
@@ -936,7 +1007,7 @@ _ERROR_TYPE = re.compile(rb"""(?:^|\s)t\s*=\s*["']e["']""")
 _WIDE_REFERENCE = re.compile(rb'r="[A-Z]{3}')
 
 
-def _pieces(package: _Package, sheet: str) -> Iterator[_Piece]:
+def _pieces(package: _Package, sheet: str, piece_bytes: int) -> Iterator[_Piece]:
     """The sheet's rows in order, some of them blank."""
     with ExitStack() as opened:
         with _reading():
@@ -964,11 +1035,13 @@ def _pieces(package: _Package, sheet: str) -> Iterator[_Piece]:
         if head[open_end - 1 : open_end] == b"/":
             return
         reader = _SheetReader(package, tags, head[: match.end() + 1])
-        for chunk in _row_chunks(read, head[open_end + 1 :], tags):
+        for chunk in _row_chunks(read, head[open_end + 1 :], tags, piece_bytes):
             yield from reader.pieces(chunk)
 
 
-def _row_chunks(read: Callable[[int], bytes], buffered: bytes, tags: _Tags) -> Iterator[bytes]:
+def _row_chunks(
+    read: Callable[[int], bytes], buffered: bytes, tags: _Tags, piece_bytes: int
+) -> Iterator[bytes]:
     """The content of a sheet's data in chunks of whole rows."""
     searched = 0
     while True:
@@ -977,13 +1050,13 @@ def _row_chunks(read: Callable[[int], bytes], buffered: bytes, tags: _Tags) -> I
             yield buffered[:end]
             break
         cut = buffered.rfind(tags.row)
-        if cut > 0 and len(buffered) >= _PIECE_BYTES:
+        if cut > 0 and len(buffered) >= piece_bytes:
             yield buffered[:cut]
             buffered = buffered[cut:]
-        elif len(buffered) > _PIECE_BYTES + _MAX_ROW_BYTES:
+        elif len(buffered) > piece_bytes + _MAX_ROW_BYTES:
             raise _unsafe(f"has a row of more than {_MAX_ROW_BYTES:,} bytes")
         searched = max(0, len(buffered) - len(tags.end))
-        data = read(_PIECE_BYTES)
+        data = read(piece_bytes)
         if not data:
             raise _unusual("ends in the middle of a sheet")
         buffered += data
@@ -1231,8 +1304,10 @@ class _SheetReader:
             if shown is None or not (0 <= row < len(rows) and 0 <= place < len(rows[row])):
                 continue
             cell = rows[row][place]
-            if type(cell) in (int, float) and shown.applies_to(Decimal(cell)):  # type: ignore[arg-type] # a number
-                rows[row][place] = _percent(float(cell))  # type: ignore[arg-type] # a number
+            if type(cell) is not float or not math.isfinite(cell):
+                continue
+            if shown.applies_to(Decimal(cell)):
+                rows[row][place] = _percent(cell)
 
 
 _MANY_STYLES = 100
@@ -1297,19 +1372,18 @@ def _matched(
     kind: Kind | None, header: Sequence[Cell], sheet: str = "", row: int = 0
 ) -> tuple[Kind, dict[str, int]]:
     """The kind and its columns; `sheet` and `row` say in an error where the header was found."""
+    where = f"Row {row} of the sheet {_shortened(sheet)!r}" if sheet else f"Line {row} of the file"
     kind = kind or spreadsheet_columns.detect(header)
     if kind is None:
-        names = ", ".join(repr(_shortened(str(each))) for each in header if not _is_blank(each))
-        where = f"Row {row} of the sheet {sheet!r}" if sheet else "The first row"
         raise SpreadsheetError(
             "COLUMN_MISSING",
-            f"{where} is the header of neither customers nor loans; it has {names}."
-            " See the templates for the columns of each.",
+            f"{where} was read as the header, but is the header of neither customers nor loans; "
+            f"it has {spreadsheet_columns.listed(header)}. The templates show the columns of each.",
         )
     try:
         return kind, spreadsheet_columns.match(kind, header)
     except spreadsheet_columns.MissingColumnError as error:
-        raise SpreadsheetError("COLUMN_MISSING", str(error)) from error
+        raise SpreadsheetError("COLUMN_MISSING", f"{error} {where} is its header.") from error
     except spreadsheet_columns.AmbiguousColumnError as error:
         raise SpreadsheetError("COLUMN_AMBIGUOUS", str(error)) from error
     except spreadsheet_columns.UnitError as error:

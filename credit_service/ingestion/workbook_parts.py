@@ -16,7 +16,7 @@ from enum import IntEnum
 from typing import IO, Self
 from xml.sax.saxutils import escape
 
-from credit_service.spreadsheets import Cell, ErrorValue
+from credit_service.spreadsheets import Cell, ErrorValue, Percent
 
 MAX_ROWS = 1_048_576
 """Rows of a sheet."""
@@ -46,6 +46,8 @@ class _Format(IntEnum):
     DATE_TIME = 3
     TIME = 4
     ELAPSED = 5
+    PERCENT = 6
+    PERCENT_DECIMALS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +222,9 @@ def _cell(reference: str, value: Cell, look: Look) -> str:
     style = _FORMATS * look
     if isinstance(value, bool):
         return f'<c r="{reference}" s="{style}" t="b"><v>{int(value)}</v></c>'
+    if isinstance(value, Percent) and math.isfinite(value):
+        style += _Format.PERCENT if value.is_integer() else _Format.PERCENT_DECIMALS
+        return f'<c r="{reference}" s="{style}"><v>{value.fraction()}</v></c>'
     if isinstance(value, int | float):
         if isinstance(value, float) and not math.isfinite(value):
             return _text_cell(reference, str(value), look)
@@ -347,6 +352,8 @@ _NUMBER_FORMATS = {
     _Format.DATE_TIME: 165,
     _Format.TIME: 21,
     _Format.ELAPSED: 46,
+    _Format.PERCENT: 9,
+    _Format.PERCENT_DECIMALS: 10,
 }
 
 
