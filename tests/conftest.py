@@ -188,19 +188,6 @@ def public_workbooks() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def field_cases() -> Path:
-    """The folder of small inputs from the field, which lies beside the project and is no part of
-    it."""
-    folder = Path(__file__).parents[2] / "shared" / "cases"
-    if not (folder / "README.md").exists():
-        reason = f"the cases from the field are not at {folder}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return folder
-
-
 @pytest.fixture
 def cases() -> Path:
     """The folder of small files from the field, which lies beside the project, not in it."""

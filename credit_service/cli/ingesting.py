@@ -5,12 +5,12 @@ import errno
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 from rich.progress import (
     BarColumn,
@@ -26,7 +26,7 @@ from credit_service.cli.connection import connected
 from credit_service.cli.output import as_dict, err, note, out, paste, plain_table, print_json
 from credit_service.client.channel import ServiceError
 from credit_service.client.ingestion import IngestionClient, Listener, Request
-from credit_service.client.rows import SourceFile, open_source
+from credit_service.client.rows import SourceFile, kinds, open_source
 from credit_service.domain.money import group_digits
 from credit_service.spreadsheet_columns import Kind
 from credit_service.spreadsheet_values import DateOrder
@@ -77,29 +77,62 @@ def ingest(order: Order, target: Target, *, as_json: bool) -> int:
 
     Raises SourceError, ServiceError.
     """
-    source = _source(order)
-    request = Request(order.ingestion_id or uuid4(), order.update, order.dry_run, order.date_order)
+    sources = _sources(order)
+    first_id = order.ingestion_id or uuid4()
+    documents = []
+    exit_code = ExitCode.GOOD
     with connected(target) as channel:
         client = IngestionClient(channel)
-        try:
-            outcome = send(client, source, request, order.errors_shown, upload=order.upload)
-        except KeyboardInterrupt:
-            again = f"--ingestion-id {request.ingestion_id}"
-            note(f"Broken off. To go on, give the same command with {again}")
-            raise
+        for place, source in enumerate(sources):
+            own_id = _id_of(place, first_id)
+            request = Request(own_id, order.update, order.dry_run, order.date_order)
+            try:
+                outcome = send(client, source, request, order.errors_shown, upload=order.upload)
+            except KeyboardInterrupt:
+                again = f"--ingestion-id {first_id}"
+                note(f"Broken off. To go on, give the same command with {again}")
+                raise
+            exit_code = max(exit_code, outcome.exit_code)
+            documents.append(_document(outcome))
+            if not as_json:
+                _show_one_of(place, sources, outcome, order, target)
+            if outcome.ingestion.state != ingestion_pb2.INGESTION_STATE_SUCCEEDED:
+                break
+    not_sent = [each.kind.lower() for each in sources[len(documents) :]]
     if as_json:
-        print_json(
-            {
-                "ingestion": as_dict(outcome.ingestion),
-                "row_errors": [as_dict(each) for each in outcome.row_errors],
-                "seconds": round(outcome.seconds, 3),
-            }
-        )
-    else:
-        show(outcome)
-        if order.upload:
-            _offer_annotated(outcome, target)
-    return outcome.exit_code
+        # One document for one kind of rows, a list of them for both.
+        print_json(documents[0] if len(sources) == 1 else {"ingestions": documents})
+    if order.dry_run and len(documents) > 1:
+        note("A dry run stores no customers, so loans of new ones were rejected here.")
+    for kind in not_sent:
+        note(f"The {kind} were not sent, because the ingestion before did not succeed.")
+    return exit_code
+
+
+def _id_of(place: int, first_id: UUID) -> UUID:
+    """The id of a file's first ingestion, or its second: the same each time, so that the same
+    command goes on with both."""
+    return first_id if place == 0 else uuid5(first_id, str(place))
+
+
+def _document(outcome: Outcome) -> dict[str, object]:
+    return {
+        "ingestion": as_dict(outcome.ingestion),
+        "row_errors": [as_dict(each) for each in outcome.row_errors],
+        "seconds": round(outcome.seconds, 3),
+    }
+
+
+def _show_one_of(
+    place: int, sources: Sequence[SourceFile], outcome: Outcome, order: Order, target: Target
+) -> None:
+    if len(sources) > 1:
+        if place:
+            out.print()
+        out.print(Text(f"{sources[place].kind.capitalize()}:"))
+    show(outcome, also_sent=len(sources) > 1)
+    if order.upload:
+        _offer_annotated(outcome, target)
 
 
 def _offer_annotated(outcome: Outcome, target: Target) -> None:
@@ -108,6 +141,7 @@ def _offer_annotated(outcome: Outcome, target: Target) -> None:
     header_refused = ingestion.error.code in (
         ingestion_pb2.INGESTION_ERROR_CODE_COLUMN_MISSING,
         ingestion_pb2.INGESTION_ERROR_CODE_COLUMN_AMBIGUOUS,
+        ingestion_pb2.INGESTION_ERROR_CODE_COLUMN_UNIT_UNSUPPORTED,
     )
     if ingestion.rejected or header_refused:
         out.print()
@@ -145,12 +179,16 @@ def _ensure_free(path: Path) -> None:
         raise FileExistsError(errno.EEXIST, "is there already; name another by --output", str(path))
 
 
-def _source(order: Order) -> SourceFile:
-    kind = _KINDS[order.kind] if order.kind else None
-    if order.upload and kind is not None and order.path.is_file():
+def _sources(order: Order) -> list[SourceFile]:
+    """The file once for each kind of rows that it holds, or for the one asked for."""
+    if order.kind is None:
+        found = kinds(order.path)
+        return [open_source(order.path, kind, order.date_order) for kind in found]
+    kind = _KINDS[order.kind]
+    if order.upload and order.path.is_file():
         # The service has the last word on a file that nothing needs to be read from here.
-        return SourceFile(order.path, kind, order.path.stat().st_size, order.date_order)
-    return open_source(order.path, kind, order.date_order)
+        return [SourceFile(order.path, kind, order.path.stat().st_size, order.date_order)]
+    return [open_source(order.path, kind, order.date_order)]
 
 
 def send(
@@ -178,8 +216,9 @@ def send(
     return Outcome(ingestion, row_errors[:errors_shown], seconds)
 
 
-def show(outcome: Outcome) -> None:
-    """Print the counts and the row errors."""
+def show(outcome: Outcome, *, also_sent: bool = False) -> None:
+    """Print the counts, what of the file was not read, and the row errors. `also_sent` says that
+    the rows of the other kind are sent too."""
     ingestion = outcome.ingestion
     rows = ingestion.rows_read
     state = ingestion_pb2.IngestionState.Name(ingestion.state).removeprefix("INGESTION_STATE_")
@@ -197,8 +236,20 @@ def show(outcome: Outcome) -> None:
     out.print(f"  {counts}", soft_wrap=True)
     if ingestion.HasField("error"):
         out.print(Text(f"  {ingestion.error.message}"), soft_wrap=True)
+    for line in _not_read(ingestion, also_sent=also_sent):
+        out.print(Text(f"  {line}"), soft_wrap=True)
     if outcome.row_errors:
         _show_row_errors(outcome)
+
+
+def _not_read(ingestion: ingestion_pb2.Ingestion, *, also_sent: bool) -> Iterator[str]:
+    if ingestion.sheet and ingestion.unread_sheets:
+        yield f"Sheet read: {ingestion.sheet}"
+    if ingestion.unread_sheets:
+        names = ", ".join(ingestion.unread_sheets)
+        yield f"Sheets not read{' in this ingestion' if also_sent else ''}: {names}"
+    if ingestion.ignored_columns:
+        yield f"Columns not used: {', '.join(ingestion.ignored_columns)}"
 
 
 def _show_row_errors(outcome: Outcome) -> None:

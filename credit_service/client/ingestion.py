@@ -74,6 +74,9 @@ class Patience:
         return max(spread, min(error.retry_after_seconds or 0.0, self.longest_pause_seconds))
 
 
+_MAX_FILENAME_CHARS = 255
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to do with a file: its ingestion id (made by the caller) and its rules.
@@ -346,6 +349,12 @@ class _Transfer:
             self.wait(self.offset)
 
 
+def _filename(name: str) -> str:
+    """The name as the contract allows it; what cannot be sent or shown is replaced."""
+    sendable = name.encode("utf-8", "replace").decode()
+    return "".join(char if char.isprintable() else "_" for char in sendable)[:_MAX_FILENAME_CHARS]
+
+
 class _RowSender:
     """The messages of one attempt to stream a file. gRPC pulls them on a thread of its own."""
 
@@ -377,6 +386,10 @@ class _RowSender:
             kind=kind,
             on_existing=self._request.on_existing,
             validate_only=self._request.validate_only,
+            filename=_filename(self._source.path.name),
+            sheet=self._source.sheet,
+            ignored_columns=self._source.ignored_columns,
+            unread_sheets=self._source.unread_sheets,
         )
         yield ingestion_service_pb2.IngestRowsRequest(header=header)
         try:

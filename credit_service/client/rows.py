@@ -50,13 +50,17 @@ class SourceFile:
     """A file whose header is understood. Its rows can be read from any offset, any number of times.
 
     `size_bytes` is what `Progressing.read_bytes` runs up to. `date_order` is that of its dates in
-    digits with the year last; None is the one order that a whole column allows.
+    digits with the year last; None is the one order that a whole column allows. What is read of the
+    file and what is not is as `spreadsheets.Source` has it.
     """
 
     path: Path
     kind: Kind
     size_bytes: int
     date_order: DateOrder | None = None
+    sheet: str = ""
+    ignored_columns: tuple[str, ...] = ()
+    unread_sheets: tuple[str, ...] = ()
 
     def batches(self, offset: int = 0) -> "Iterator[Progressing]":
         """The rows that are not blank, from the offset-th on, in batches.
@@ -91,8 +95,28 @@ def open_source(
     if not path.is_file():
         raise SourceError(f"There is no file {path}.")
     with _explained(path), path.open("rb") as file:
-        kind = spreadsheets.open_source(file, path.name, kind).kind
-    return SourceFile(path, kind, path.stat().st_size, date_order)
+        source = spreadsheets.open_source(file, path.name, kind)
+    return SourceFile(
+        path,
+        source.kind,
+        path.stat().st_size,
+        date_order,
+        source.sheet,
+        source.ignored_columns,
+        source.unread_sheets,
+    )
+
+
+def kinds(path: Path) -> tuple[Kind, ...]:
+    """What the rows of the file are: both kinds, customers first, for a workbook with both.
+
+    Raises:
+        SourceError: as `open_source`.
+    """
+    if not path.is_file():
+        raise SourceError(f"There is no file {path}.")
+    with _explained(path), path.open("rb") as file:
+        return spreadsheets.kinds(file, path.name)
 
 
 class _explained:  # noqa: N801 - reads as the block it guards

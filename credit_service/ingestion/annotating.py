@@ -50,6 +50,7 @@ MAX_NOTES = 5_000
 MAX_KINDS_OF_ERRORS = 20
 """Kinds of errors that the summary lists, the most frequent first."""
 
+_HEADER_ERRORS = ("COLUMN_MISSING", "COLUMN_AMBIGUOUS", "COLUMN_UNIT_UNSUPPORTED", "FILE_EMPTY")
 _MAX_SHOWN_CHARS = 2_000
 _SUMMARY_WIDTHS = (26, 26, 14, 14, 26, 80)
 _LOOK_SECONDS = 0.05
@@ -83,6 +84,8 @@ class AnnotationOrder:
     rejected: int
     error_code: str | None
     error_message: str | None
+    ignored_columns: Sequence[str] = ()
+    unread_sheets: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +255,8 @@ class _Rows:
 
     def write(self, sheet: RowWriter, marks: Iterator[list[Mark]]) -> None:
         """Write the header and all rows, each with what is wrong with it."""
+        for number, cells in self._table.above:
+            self._write_row(sheet, number, cells, ())
         self._write_header(sheet)
         last = self._table.header_row
         marked = next(marks, None)
@@ -271,7 +276,7 @@ class _Rows:
 
     def _write_header(self, sheet: RowWriter) -> None:
         order, number = self._order, self._table.header_row
-        refused = order.error_code in ("COLUMN_MISSING", "COLUMN_AMBIGUOUS", "FILE_EMPTY")
+        refused = order.error_code in _HEADER_ERRORS
         look = Look.WRONG if refused else Look.HEADING
         cells: list[Styled] = [
             (self._moved(index), cell, look)
@@ -432,6 +437,12 @@ class _Summary:
             ("Rejected", order.rejected),
             ("Ingestion id", order.ingestion_id),
         ]
+        for name, names in (
+            ("Columns not used", order.ignored_columns),
+            ("Sheets not read", order.unread_sheets),
+        ):
+            if names:
+                facts.append((name, ", ".join(names)))
         for name, value in facts:
             self.rows.append([(0, name, Look.HEADING), (1, value, Look.PLAIN)])
         if order.state != "SUCCEEDED" and order.rows_read:

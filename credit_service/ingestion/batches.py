@@ -174,11 +174,11 @@ def check_same_header(ingestion: Ingestion, header: Header, source: str) -> None
     Raises:
         PreconditionFailed: INGESTION_HEADER_MISMATCH, with the fields that differ.
     """
-    fields = [
-        name
-        for name in ("kind", "on_existing", "validate_only", "filename", "sha256", "date_order")
-        if getattr(ingestion, name) != getattr(header, name)
-    ]
+    compared = ["kind", "on_existing", "validate_only"]
+    if source == "UPLOAD":
+        # What a stream's client says of its file changes nothing that is done with the rows.
+        compared += ["filename", "sha256", "date_order"]
+    fields = [name for name in compared if getattr(ingestion, name) != getattr(header, name)]
     if ingestion.source != source:
         fields = ["source"]
     if fields:

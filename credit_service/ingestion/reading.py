@@ -25,7 +25,7 @@ MEMORY_LIMIT_BYTES = 1024**3
 CPU_LIMIT_SECONDS = 600
 """Computing time of the reading process."""
 
-_BATCH, _END, _FAILED = b"B", b"E", b"F"
+_OPENED, _BATCH, _END, _FAILED = b"O", b"B", b"E", b"F"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,23 @@ class ReadingOrder:
     date_order: DateOrder | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What of a file is read, as `spreadsheets.Source` has it."""
+
+    sheet: str
+    ignored_columns: tuple[str, ...]
+    unread_sheets: tuple[str, ...]
+
+
 class Reading:
-    """A file being read. `row_count` is its number of rows once the batches have ended."""
+    """A file being read. `opened` is there with the first batch, and `row_count`, its number of
+    rows, once the batches have ended."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", output: IO[bytes]) -> None:
         self._process = process
         self._output = output
+        self.opened: Opened | None = None
         self.row_count: int | None = None
 
     def batches(self) -> Iterator[Batch]:
@@ -69,6 +80,10 @@ class Reading:
                 yield frames.decoded(content)
                 continue
             document = json.loads(content)
+            if kind == _OPENED:
+                names = ("ignored_columns", "unread_sheets")
+                self.opened = Opened(document["sheet"], *(tuple(document[n]) for n in names))
+                continue
             if kind == _FAILED:
                 raise SpreadsheetError(document["code"], document["message"])
             self.row_count = document["row_count"]
@@ -126,6 +141,8 @@ def _send(output: IO[bytes], kind: bytes, content: bytes) -> None:
 def _write_batches(file: BinaryIO, order: ReadingOrder, output: IO[bytes]) -> int:
     """Send every batch; the number of rows in the file."""
     source = open_source(file, order.filename, order.kind, order.date_order)
+    opened = Opened(source.sheet, source.ignored_columns, source.unread_sheets)
+    _send(output, _OPENED, json.dumps(asdict(opened)).encode())
     offset = order.skip_rows
     for block in regrouped(source.blocks, order.skip_rows, order.batch_rows):
         batch = validate_block(order.kind, block, offset, order.import_day)

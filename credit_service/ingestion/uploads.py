@@ -17,11 +17,11 @@ from credit_service.domain.errors import InvalidRequest, Overloaded, RetryLater
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import OnMoved
 from credit_service.ingestion.frames import Batch
-from credit_service.ingestion.reading import ReadingOrder, reading
+from credit_service.ingestion.reading import Opened, ReadingOrder, reading
 from credit_service.spreadsheets import SpreadsheetError, check
 from credit_service.storage import ingestions, tasks
 from credit_service.storage.database import Database
-from credit_service.storage.ingestions import CHUNK_BYTES, Header, Ingestion
+from credit_service.storage.ingestions import CHUNK_BYTES, Contents, Header, Ingestion
 
 BATCH_ROWS = 25_000
 """Rows that one transaction takes in, unless the caller says otherwise."""
@@ -200,10 +200,14 @@ def _ingest(
         skip_rows=ingestion.committed_offset,
         date_order=ingestion.date_order,
     )
+    described = False
     with reading(file, order) as source:
         for batch in source.batches():
             if on_progress is not None:
                 on_progress()
+            if not described:
+                _describe(database, ingestion_id, source.opened)
+                described = True
             ingestion = _patiently(partial(_commit, database, ingestion_id, batch, clock, on_moved))
             if ingestion.ended:
                 return ingestion
@@ -213,6 +217,13 @@ def _ingest(
         if ingestion.ended:
             return ingestion
         return batches.end(connection, ingestion, clock.moment(), total_rows=total_rows)
+
+
+def _describe(database: Database, ingestion_id: UUID, opened: Opened | None) -> None:
+    if opened is not None:
+        contents = Contents(opened.sheet, opened.ignored_columns, opened.unread_sheets)
+        with database.transaction() as connection:
+            ingestions.describe(connection, ingestion_id, contents)
 
 
 def _commit(

@@ -29,18 +29,28 @@ from credit_service.ingestion.wire import (
 from credit_service.rpc import convert
 from credit_service.rpc.convert import Violations
 from credit_service.spreadsheet_values import DateOrder
-from credit_service.storage.ingestions import Header, Ingestion, Kind, OnExisting, StoredRowError
+from credit_service.storage.ingestions import (
+    Contents,
+    Header,
+    Ingestion,
+    Kind,
+    OnExisting,
+    StoredRowError,
+)
 from credit_service.v1 import ingestion_pb2
 from credit_service.v1 import ingestion_service_pb2 as pb
 
 MAX_BATCH_ROWS = 10_000
 MAX_FILENAME_LENGTH = 255
+MAX_NAMES = 50
+MAX_COLUMN_LENGTH = 100
 MAX_UNREADABLE_CELLS = 20
 """Unreadable cells of a row that are looked at: more than a row has fields. One alone rejects the
 row, and an empty one takes two bytes of a message."""
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _FORBIDDEN_IN_FILENAME = re.compile(r"[\x00-\x1f\x7f-\x9f/\\]")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ROW_ERROR_PREFIX = "ROW_ERROR_CODE_"
 
 
@@ -158,9 +168,40 @@ def read_stream_header(request: pb.IngestRowsRequest | RowBatch | None) -> Heade
     """
     message = _required_header(request)
     violations = Violations()
-    header = _header(message, violations)
+    header = _header(
+        message,
+        violations,
+        filename=_filename(message.filename, violations, required=False),
+        contents=_contents(message, violations),
+    )
     violations.raise_if_any()
     return header
+
+
+def _contents(message: pb.IngestRowsHeader, violations: Violations) -> Contents:
+    """What the client of a stream says of its file."""
+    _check_names("header.sheet", [message.sheet], MAX_FILENAME_LENGTH, violations)
+    for field, names, longest in (
+        ("header.ignored_columns", message.ignored_columns, MAX_COLUMN_LENGTH),
+        ("header.unread_sheets", message.unread_sheets, MAX_FILENAME_LENGTH),
+    ):
+        if len(names) > MAX_NAMES:
+            text = f"must be at most {MAX_NAMES} names, found {len(names)}."
+            violations.add(field, OUT_OF_RANGE, text)
+        else:
+            _check_names(field, names, longest, violations)
+    return Contents(message.sheet, tuple(message.ignored_columns), tuple(message.unread_sheets))
+
+
+def _check_names(field: str, names: Iterable[str], longest: int, violations: Violations) -> None:
+    for name in names:
+        if len(name) > longest:
+            text = f"must have at most {longest} characters each, found {len(name)}."
+            violations.add(field, OUT_OF_RANGE, text)
+            return
+        if _CONTROL_CHARACTER.search(name):
+            violations.add(field, INVALID_FORMAT, "must have no control characters.")
+            return
 
 
 def read_upload_header(request: pb.UploadSpreadsheetRequest | None) -> Header:
@@ -207,8 +248,10 @@ def _header(message: Any, violations: Violations, **of_upload: Any) -> Header:
     )
 
 
-def _filename(filename: str, violations: Violations) -> str:
+def _filename(filename: str, violations: Violations, *, required: bool = True) -> str:
     field = "header.filename"
+    if not filename and not required:
+        return filename
     if not filename.strip():
         violations.add(field, REQUIRED, "is required: the file's name, such as loans.xlsx.")
     elif len(filename) > MAX_FILENAME_LENGTH:
@@ -337,6 +380,9 @@ def write_ingestion(ingestion: Ingestion) -> Any:
         finished_time=_time(ingestion.finished_at),
         principal=convert.write_principal(ingestion.principal),
         sha256="" if ingestion.sha256 is None else ingestion.sha256.hex(),
+        sheet=ingestion.sheet,
+        ignored_columns=ingestion.ignored_columns,
+        unread_sheets=ingestion.unread_sheets,
     )
     if ingestion.error_code is not None:
         message.error.code = _ERROR_CODES[ingestion.error_code]

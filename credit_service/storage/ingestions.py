@@ -29,11 +29,21 @@ CHUNK_BYTES = 1024**2
 
 
 @dataclass(frozen=True, slots=True)
+class Contents:
+    """What of a file is read, the sheet, and what is not: columns by their headers, and sheets."""
+
+    sheet: str = ""
+    ignored_columns: tuple[str, ...] = ()
+    unread_sheets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """What a client asks for under an id of its own choice.
 
-    `filename` is empty for a stream. `sha256` is what the file's bytes must have, where it is
-    given. `date_order` is that of a file's dates; None is the one that each column allows.
+    `filename` may be empty for a stream, whose client says in `contents` what it reads. `sha256` is
+    what the file's bytes must have, where it is given. `date_order` is that of a file's dates; None
+    is the one that each column allows.
     """
 
     ingestion_id: UUID
@@ -43,6 +53,7 @@ class Header:
     filename: str = ""
     sha256: bytes | None = None
     date_order: DateOrder | None = None
+    contents: Contents = Contents()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,9 @@ class Ingestion:
     error_code: str | None
     error_message: str | None
     principal: str
+    sheet: str
+    ignored_columns: Sequence[str]
+    unread_sheets: Sequence[str]
 
     @property
     def ended(self) -> bool:
@@ -116,9 +130,11 @@ _COLUMNS = ", ".join(Ingestion.__slots__)
 _CREATE = text(
     """
     INSERT INTO ingestions (ingestion_id, kind, source, filename, on_existing, validate_only, state,
-        import_day, size_bytes, sha256, date_order, created_at, started_at, principal)
+        import_day, size_bytes, sha256, date_order, created_at, started_at, principal,
+        sheet, ignored_columns, unread_sheets)
     VALUES (:ingestion_id, :kind, :source, :filename, :on_existing, :validate_only, :state,
-        :import_day, :size_bytes, :sha256, :date_order, :now, :started_at, :principal)
+        :import_day, :size_bytes, :sha256, :date_order, :now, :started_at, :principal,
+        :sheet, :ignored_columns, :unread_sheets)
     ON CONFLICT (ingestion_id) DO NOTHING
     """
 )
@@ -134,6 +150,11 @@ _BEGIN = text(
     f"""UPDATE ingestions SET state = 'RUNNING', started_at = coalesce(started_at, :now)
     WHERE ingestion_id = :ingestion_id AND state IN ('QUEUED', 'RUNNING')
     RETURNING {_COLUMNS}"""
+)
+_DESCRIBE = text(
+    """UPDATE ingestions SET sheet = :sheet, ignored_columns = :ignored_columns,
+        unread_sheets = :unread_sheets
+    WHERE ingestion_id = :ingestion_id AND state = 'RUNNING'"""
 )
 _ADVANCE = text(
     f"""
@@ -191,9 +212,23 @@ def create(
             "now": moment.now,
             "started_at": moment.now if streamed else None,
             "principal": principal,
+            **_contents(header.contents),
         },
     )
     return result.rowcount == 1
+
+
+def describe(connection: Connection, ingestion_id: UUID, contents: Contents) -> None:
+    """Store what of an uploaded file is read, once it is opened."""
+    connection.execute(_DESCRIBE, {"ingestion_id": ingestion_id, **_contents(contents)})
+
+
+def _contents(contents: Contents) -> dict[str, str | list[str]]:
+    return {
+        "sheet": contents.sheet,
+        "ignored_columns": list(contents.ignored_columns),
+        "unread_sheets": list(contents.unread_sheets),
+    }
 
 
 def find(connection: Connection, ingestion_id: UUID) -> Ingestion | None:

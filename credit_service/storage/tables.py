@@ -5,6 +5,7 @@ that a defect elsewhere becomes a refused commit instead of a wrong fact.
 """
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -460,6 +461,10 @@ ingestions = Table(
     Column("error_code", Text, nullable=True),
     Column("error_message", Text, nullable=True),
     Column("principal", Text, nullable=False),
+    # What of the file was read, and what was not.
+    Column("sheet", Text, nullable=False, server_default=text("''")),
+    Column("ignored_columns", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("unread_sheets", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     CheckConstraint("kind IN ('CUSTOMERS', 'LOANS')", "kind_known"),
     CheckConstraint("source IN ('STREAM', 'UPLOAD')", "source_known"),
     CheckConstraint("on_existing IN ('SKIP', 'UPDATE')", "on_existing_known"),

@@ -364,6 +364,9 @@ class Ingestion(message.Message):
     ERROR_FIELD_NUMBER: builtins.int
     PRINCIPAL_FIELD_NUMBER: builtins.int
     SHA256_FIELD_NUMBER: builtins.int
+    SHEET_FIELD_NUMBER: builtins.int
+    IGNORED_COLUMNS_FIELD_NUMBER: builtins.int
+    UNREAD_SHEETS_FIELD_NUMBER: builtins.int
     ingestion_id: builtins.str
     """Id of the ingestion, a UUID that the client chose."""
     kind: IngestionKind.ValueType
@@ -371,7 +374,9 @@ class Ingestion(message.Message):
     source: IngestionSource.ValueType
     """How they came in."""
     filename: builtins.str
-    """Name of the uploaded file. Empty for a stream."""
+    """Name of the uploaded file, or of the file that a stream's client reads. Empty where the client
+    named none.
+    """
     on_existing: OnExisting.ValueType
     """What is done with rows that are stored already: SKIP or UPDATE."""
     validate_only: builtins.bool
@@ -402,6 +407,10 @@ class Ingestion(message.Message):
     """
     sha256: builtins.str
     """SHA-256 of the uploaded file, 64 lower-case hex digits. Empty for a stream."""
+    sheet: builtins.str
+    """Name of the sheet that the rows are of. Empty for CSV, for a stream whose client named none,
+    and until the file is opened.
+    """
     @builtins.property
     def created_time(self) -> timestamp_pb2.Timestamp:
         """When it was asked for."""
@@ -417,6 +426,19 @@ class Ingestion(message.Message):
     @builtins.property
     def error(self) -> IngestionError:
         """Why it failed. Unset unless FAILED."""
+
+    @builtins.property
+    def ignored_columns(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Headers of columns that are not read, because they name no column of this kind: at most 50,
+        each cut after 100 characters. A column with values and no header is named by its letters, as
+        "column K (no header)".
+        """
+
+    @builtins.property
+    def unread_sheets(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Other sheets of the workbook that have the header of customers or loans and were not read, at
+        most 50: an ingestion reads one sheet. Send the file once more for rows of the other kind.
+        """
 
     def __init__(
         self,
@@ -442,10 +464,13 @@ class Ingestion(message.Message):
         error: IngestionError | None = ...,
         principal: builtins.str = ...,
         sha256: builtins.str = ...,
+        sheet: builtins.str = ...,
+        ignored_columns: abc.Iterable[builtins.str] | None = ...,
+        unread_sheets: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_total_rows", b"_total_rows", "created_time", b"created_time", "error", b"error", "finished_time", b"finished_time", "started_time", b"started_time", "total_rows", b"total_rows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_total_rows", b"_total_rows", "committed_offset", b"committed_offset", "created_time", b"created_time", "error", b"error", "filename", b"filename", "finished_time", b"finished_time", "ingestion_id", b"ingestion_id", "inserted", b"inserted", "kind", b"kind", "on_existing", b"on_existing", "principal", b"principal", "rejected", b"rejected", "rows_read", b"rows_read", "sha256", b"sha256", "skipped", b"skipped", "source", b"source", "started_time", b"started_time", "state", b"state", "total_rows", b"total_rows", "unchanged", b"unchanged", "updated", b"updated", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_total_rows", b"_total_rows", "committed_offset", b"committed_offset", "created_time", b"created_time", "error", b"error", "filename", b"filename", "finished_time", b"finished_time", "ignored_columns", b"ignored_columns", "ingestion_id", b"ingestion_id", "inserted", b"inserted", "kind", b"kind", "on_existing", b"on_existing", "principal", b"principal", "rejected", b"rejected", "rows_read", b"rows_read", "sha256", b"sha256", "sheet", b"sheet", "skipped", b"skipped", "source", b"source", "started_time", b"started_time", "state", b"state", "total_rows", b"total_rows", "unchanged", b"unchanged", "unread_sheets", b"unread_sheets", "updated", b"updated", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__total_rows: _TypeAlias = typing.Literal["total_rows"]  # noqa: Y015
     _WhichOneofArgType__total_rows: _TypeAlias = typing.Literal["_total_rows", b"_total_rows"]  # noqa: Y015

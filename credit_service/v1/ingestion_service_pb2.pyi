@@ -59,6 +59,10 @@ class IngestRowsHeader(message.Message):
     KIND_FIELD_NUMBER: builtins.int
     ON_EXISTING_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    FILENAME_FIELD_NUMBER: builtins.int
+    SHEET_FIELD_NUMBER: builtins.int
+    IGNORED_COLUMNS_FIELD_NUMBER: builtins.int
+    UNREAD_SHEETS_FIELD_NUMBER: builtins.int
     ingestion_id: builtins.str
     """Required. UUID chosen by the client. The same id with the same header resumes."""
     kind: ingestion_pb2.IngestionKind.ValueType
@@ -67,6 +71,24 @@ class IngestRowsHeader(message.Message):
     """Optional. What to do with rows that are stored already. Default: SKIP."""
     validate_only: builtins.bool
     """Optional. Report what would be done and write no row. Default: false."""
+    filename: builtins.str
+    """Optional. Name of the file that the rows are of, without folders, at most 255 characters.
+    Default: none. It is shown with the ingestion, and may differ when a stream is resumed.
+    """
+    sheet: builtins.str
+    """Optional. Name of the sheet that the rows are of, at most 255 characters. Default: none."""
+    @builtins.property
+    def ignored_columns(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Optional. Headers of the file's columns that are not sent, at most 50 of at most 100 characters
+        each. Default: none.
+        """
+
+    @builtins.property
+    def unread_sheets(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Optional. Names of the workbook's other sheets with customers or loans, at most 50 of at most
+        255 characters each. Default: none.
+        """
+
     def __init__(
         self,
         *,
@@ -74,10 +96,14 @@ class IngestRowsHeader(message.Message):
         kind: ingestion_pb2.IngestionKind.ValueType = ...,
         on_existing: ingestion_pb2.OnExisting.ValueType = ...,
         validate_only: builtins.bool = ...,
+        filename: builtins.str = ...,
+        sheet: builtins.str = ...,
+        ignored_columns: abc.Iterable[builtins.str] | None = ...,
+        unread_sheets: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["ingestion_id", b"ingestion_id", "kind", b"kind", "on_existing", b"on_existing", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["filename", b"filename", "ignored_columns", b"ignored_columns", "ingestion_id", b"ingestion_id", "kind", b"kind", "on_existing", b"on_existing", "sheet", b"sheet", "unread_sheets", b"unread_sheets", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -104,7 +104,7 @@ class IngestionServiceStub:
     is the sheet that was read, with every row at its own row number (a CSV file's line number) and
     all of its columns: rejected cells are filled, the first 5,000 of them have a comment, and a
     column "Rejected because" behind the others tells the reasons of each rejected row. Values come
-    back exactly, dates as dates, and text as text also where it begins like a formula. Formats,
+    back exactly, dates as dates, percentages as percentages, and text as text also where it begins like a formula. Formats,
     other sheets and formulas do not come back: a formula is text that nothing evaluates. A file
     whose header was refused has its header marked. Reasons are kept for 100,000 rejected rows, more
     or less; the summary says when there were more.
@@ -256,7 +256,7 @@ class IngestionServiceServicer(metaclass=abc_1.ABCMeta):
         is the sheet that was read, with every row at its own row number (a CSV file's line number) and
         all of its columns: rejected cells are filled, the first 5,000 of them have a comment, and a
         column "Rejected because" behind the others tells the reasons of each rejected row. Values come
-        back exactly, dates as dates, and text as text also where it begins like a formula. Formats,
+        back exactly, dates as dates, percentages as percentages, and text as text also where it begins like a formula. Formats,
         other sheets and formulas do not come back: a formula is text that nothing evaluates. A file
         whose header was refused has its header marked. Reasons are kept for 100,000 rejected rows, more
         or less; the summary says when there were more.

@@ -341,3 +341,66 @@ def test_the_demonstration() -> None:
 def _processes_of(folder: Path) -> list[psutil.Process]:
     """The processes that were started with this folder in their arguments."""
     return [p for p in psutil.process_iter(["cmdline"]) if str(folder) in str(p.info["cmdline"])]
+
+
+@pytest.mark.parametrize("way", [(), ("--upload",)], ids=["stream", "upload"])
+def test_both_kinds_of_one_workbook_are_ingested_customers_first(
+    service: Up, tmp_path: Path, way: tuple[str, ...]
+) -> None:
+    address = f"--address={service.address}"
+    first_id = 700_001 if way else 700_101
+    book = openpyxl.Workbook()
+    loans = book.active
+    assert loans is not None
+    loans.title = "Loan book"
+    loans.append([*samples.LOAN_HEADERS, "Branch"])
+    loans.append([first_id, 1, 100_000, 12, 12, 8_884.88, 12, "2020-01-31", "2021-01-31", "Pune"])
+    customers = book.create_sheet("Borrowers")
+    customers.append(samples.CUSTOMER_HEADERS)
+    phone = 9_812_300_000 + first_id % 1_000
+    customers.append([first_id, "Asha", "Rao", 30, phone, 50_000, None])
+    path = tmp_path / "both.xlsx"
+    book.save(path)
+
+    done = credit_service("ingest", str(path), address, *way, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    ingestions = [each["ingestion"] for each in json.loads(done.stdout)["ingestions"]]
+    assert [each["kind"] for each in ingestions] == [
+        "INGESTION_KIND_CUSTOMERS",
+        "INGESTION_KIND_LOANS",
+    ]
+    assert [each["inserted"] for each in ingestions] == ["1", "1"]
+    assert [each["filename"] for each in ingestions] == ["both.xlsx"] * 2
+    assert [each["sheet"] for each in ingestions] == ["Borrowers", "Loan book"]
+    assert ingestions[1]["ignored_columns"] == ["Branch"]
+    assert [each["unread_sheets"] for each in ingestions] == [["Loan book"], ["Borrowers"]]
+
+    # The same id goes on with both, and one kind alone names what it did not read.
+    again = (f"--ingestion-id={ingestions[0]['ingestion_id']}",)
+    done = credit_service("ingest", str(path), address, *way, *again, "--json")
+    repeated = [each["ingestion"] for each in json.loads(done.stdout)["ingestions"]]
+    assert [each["ingestion_id"] for each in repeated] == [
+        each["ingestion_id"] for each in ingestions
+    ]
+    done = credit_service("ingest", str(path), address, *way, "--kind", "loans")
+    assert done.returncode == 0, done.stderr
+    assert "Sheet read: Loan book" in done.stdout
+    assert "Sheets not read: Borrowers" in done.stdout
+    assert "Columns not used: Branch" in done.stdout
+
+
+def test_loans_are_not_sent_where_the_customers_of_their_file_failed(
+    service: Up, tmp_path: Path
+) -> None:
+    path = tmp_path / "both.xlsx"
+    book = openpyxl.Workbook()
+    customers = book.active
+    assert customers is not None
+    customers.append(samples.CUSTOMER_HEADERS)
+    loans = book.create_sheet("Loans")
+    loans.append(samples.LOAN_HEADERS)
+    loans.append([1, 1, 100_000, 12, 12, 8_884.88, 12, "2020-01-31", "2021-01-31"])
+    book.save(path)
+    done = credit_service("ingest", str(path), f"--address={service.address}", "--upload")
+    assert done.returncode == 1
+    assert "The loans were not sent" in done.stderr

@@ -705,3 +705,87 @@ def test_a_download_that_nobody_wants_ends(server: Edge, database: Database) -> 
     while server.server._pipeline.open_streams or annotating_processes():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+# What of a file was read.
+
+
+def test_an_uploaded_workbook_names_its_sheet_and_what_was_not_read(
+    server: Edge, database: Database
+) -> None:
+    book = openpyxl.Workbook()
+    notes = book.active
+    assert notes is not None
+    notes.append(["Prepared by", "Accounts"])
+    for title in ("Borrowers", "Borrowers 2023"):
+        sheet = book.create_sheet(title)
+        sheet.append(["Register of borrowers"])
+        names = ("Customer ID", "First Name", "Last Name", "Age", "Phone", "Salary", "Town", None)
+        sheet.append(names)
+        sheet.append([31, "Asha", "Rao", 30, 9_811_000_031, 50_000, "Pune", "x"])
+    buffer = io.BytesIO()
+    book.save(buffer)
+    ingestion_id = uploaded(server, database, buffer.getvalue(), filename="register.xlsx")
+    found = get(server, ingestion_id)
+    assert accounted(found) == {"inserted": 1}
+    assert (found.sheet, list(found.unread_sheets)) == ("Borrowers", ["Borrowers 2023"])
+    assert list(found.ignored_columns) == ["Town", "column H (no header)"]
+    # The sheet, columns and sheets come back in the summary of an annotated workbook.
+    request = pb.DownloadAnnotatedWorkbookRequest(ingestion_id=ingestion_id)
+    content = b"".join(each.chunk for each in server.ingestion.DownloadAnnotatedWorkbook(request))
+    summary = openpyxl.load_workbook(io.BytesIO(content)).worksheets[0]
+    facts = dict(row[:2] for row in summary.iter_rows(values_only=True))
+    assert facts["Columns not used"] == "Town, column H (no header)"
+    assert facts["Sheets not read"] == "Borrowers 2023"
+
+
+def test_a_header_in_another_unit_fails_the_upload_with_the_remedy(
+    server: Edge, database: Database
+) -> None:
+    content = CSV.replace(b"Monthly Salary", b"Monthly Salary (in lakhs)")
+    assert content != CSV
+    found = get(server, uploaded(server, database, content))
+    assert found.state == ingestion_pb2.INGESTION_STATE_FAILED
+    assert found.error.code == ingestion_pb2.INGESTION_ERROR_CODE_COLUMN_UNIT_UNSUPPORTED
+    assert "must be in rupees" in found.error.message
+
+
+OF_A_FILE = {
+    "filename": "register.xlsx",
+    "sheet": "Borrowers",
+    "ignored_columns": ["Town"],
+    "unread_sheets": ["Loans"],
+}
+
+
+def test_a_stream_says_what_its_file_is_and_may_say_it_otherwise_when_resumed(
+    server: Edge,
+) -> None:
+    ingestion_id = str(uuid4())
+    rows = batch(0, [customer_row(1)])
+    found = ingest(server, header(ingestion_id, **OF_A_FILE), rows).ingestion
+    told = {name: getattr(found, name) for name in OF_A_FILE}
+    assert told == OF_A_FILE
+    again = ingest(server, header(ingestion_id, filename="copy.xlsx"), rows).ingestion
+    assert again == found
+    assert ingest(server, header(str(uuid4())), rows).ingestion.filename == ""
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("filename", "x" * 256),
+        ("filename", "a/b.xlsx"),
+        ("sheet", "x" * 256),
+        ("sheet", "a\nb"),
+        ("ignored_columns", ["x"] * 51),
+        ("ignored_columns", ["x" * 101]),
+        ("ignored_columns", ["Town", "\x00"]),
+        ("unread_sheets", ["x"] * 51),
+        ("unread_sheets", ["x" * 256]),
+    ],
+)
+def test_what_a_stream_says_of_its_file_is_bounded(server: Edge, field: str, value: Any) -> None:
+    refusal = refused(server, header(str(uuid4()), **{field: value}), batch(0, [customer_row(1)]))
+    assert refusal.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert list(refusal.fields) == [f"header.{field}"]

@@ -528,3 +528,61 @@ def test_random_bytes_in_a_workbook_are_annotated_or_refused_cleanly() -> None:
         except (SpreadsheetError, AnnotationError):
             continue
         opened(back)
+
+
+STYLES_WITH_PERCENT = (
+    '<styleSheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><cellXfs>'
+    '<xf numFmtId="0"/><xf numFmtId="14"/><xf numFmtId="10"/></cellXfs></styleSheet>'
+)
+
+
+def test_a_percentage_comes_back_as_one_and_means_the_same() -> None:
+    """Also in a column that takes none, where a plain number could pass for a valid cell."""
+    shown = Xml('<c r="{r}" s="2"><v>0.12</v></c>')
+    half = Xml('<c r="{r}" s="2"><v>0.105</v></c>')
+    rows = (
+        LOAN_HEADERS,
+        (*A_LOAN[:4], half, *A_LOAN[5:]),
+        (7, 1002, *A_LOAN[2:4], shown, *A_LOAN[5:]),
+        (7, 1003, A_LOAN[2], shown, *A_LOAN[4:]),
+    )
+    content = workbook(sheet_xml(rows), extra={"xl/styles.xml": STYLES_WITH_PERCENT})
+    once = annotated(content)
+    assert [opened(once)["S1"][cell].number_format for cell in ("E2", "E3", "D4")] == [
+        "0.00%",
+        "0%",
+        "0%",
+    ]
+    assert cells_of(once, "l.xlsx", "LOANS") == cells_of(content, "l.xlsx", "LOANS")
+    for each in (content, once):
+        (mark,) = marks_of(each, "l.xlsx", "LOANS")
+        assert (mark.row_number, mark.column, mark.code) == (4, "tenure_months", "PERCENTAGE")
+        assert mark.found == "12%"
+
+
+def test_titles_above_the_header_come_back_in_their_places() -> None:
+    content = workbook(
+        sheet_xml({1: ("Sunrise Finance",), 2: ("As of", date(2024, 3, 31)), 4: LOAN_HEADERS})
+    )
+    sheet = opened(annotated(content))["S1"]
+    assert [sheet[cell].value for cell in ("A1", "A2", "A3", "A4")] == [
+        "Sunrise Finance",
+        "As of",
+        None,
+        "Customer ID",
+    ]
+    rows = {1: ("Sunrise Finance",), 4: LOAN_HEADERS, 5: A_LOAN, 6: WRONG_LOAN}
+    once = annotated(workbook(sheet_xml(rows)))
+    assert {mark.row_number for mark in marks_of(once, "l.xlsx", "LOANS")} == {6}
+    assert cells_of(annotated(once), "x.xlsx", "LOANS") == cells_of(once, "x.xlsx", "LOANS")
+    titled = b"Sunrise Finance\r\n\r\n" + csv_of(LOAN_HEADERS, A_LOAN, WRONG_LOAN)
+    sheet = opened(annotated(titled, "loans.csv"))["Rows"]
+    assert [sheet[cell].value for cell in ("A1", "A3")] == ["Sunrise Finance", "Customer ID"]
+
+
+def test_the_summary_names_columns_and_sheets_that_were_not_read() -> None:
+    content = annotated(
+        loans_workbook(A_LOAN), ignored_columns=["Branch", "Notes"], unread_sheets=["2023"]
+    )
+    facts = {row[0].value: row[1].value for row in opened(content)[SUMMARY_TITLE].iter_rows()}
+    assert (facts["Columns not used"], facts["Sheets not read"]) == ("Branch, Notes", "2023")

@@ -43,27 +43,27 @@ def loan_ids(content: bytes, name: str) -> tuple[list[int], list[float]]:
     ],
 )
 def test_a_file_of_loans_from_the_field_is_read(
-    field_cases: Path, name: str, numbers: list[int], ids: list[float] | None
+    cases: Path, name: str, numbers: list[int], ids: list[float] | None
 ) -> None:
-    found = loan_ids((field_cases / name).read_bytes(), name)
+    found = loan_ids((cases / name).read_bytes(), name)
     assert found[0] == numbers
     assert found[1] == ids or (ids is None and found[1][0] > 100_000)
 
 
-def test_a_limit_with_its_unit_in_the_header_is_read(field_cases: Path) -> None:
-    content = (field_cases / "limit_with_unit.xlsx").read_bytes()
+def test_a_limit_with_its_unit_in_the_header_is_read(cases: Path) -> None:
+    content = (cases / "limit_with_unit.xlsx").read_bytes()
     assert read(content, "l.xlsx", "CUSTOMERS")[1]["approved_limit"] == [5_000_000.0]
 
 
-def test_a_web_page_named_xls_is_called_one(field_cases: Path) -> None:
-    error = refusal((field_cases / "html_named.xls").read_bytes(), "loans.xls")
+def test_a_web_page_named_xls_is_called_one(cases: Path) -> None:
+    error = refusal((cases / "html_named.xls").read_bytes(), "loans.xls")
     assert error.code == "FORMAT_UNSUPPORTED"
     assert "a web page (HTML)" in error.message
     assert "save it as .xlsx" in error.message
 
 
-def test_a_workbook_with_both_kinds_names_both(field_cases: Path) -> None:
-    with (field_cases / "customers_and_loans_sheets.xlsx").open("rb") as file:
+def test_a_workbook_with_both_kinds_names_both(cases: Path) -> None:
+    with (cases / "customers_and_loans_sheets.xlsx").open("rb") as file:
         assert kinds(file, "both.xlsx") == ("CUSTOMERS", "LOANS")
         customers = open_source(file, "both.xlsx")
         loans = open_source(file, "both.xlsx", "LOANS")

@@ -187,7 +187,7 @@ def test_what_is_no_finite_number_under_a_percent_format_is_refused_or_left() ->
             assert not isinstance(rates([cell(value)], [9])[0], Percent)
 
 
-def test_the_case_from_the_field_is_read_as_its_sheet_shows_it(field_cases: Path) -> None:
-    with (field_cases / "percent_rates.xlsx").open("rb") as file:
+def test_the_case_from_the_field_is_read_as_its_sheet_shows_it(cases: Path) -> None:
+    with (cases / "percent_rates.xlsx").open("rb") as file:
         found = [c for b in open_source(file, "l.xlsx").blocks for c in b.columns["interest_rate"]]
     assert found == [12.0, 10.5, 10.0, 100.0, 8.5]
