@@ -750,7 +750,7 @@ def test_a_header_in_another_unit_fails_the_upload_with_the_remedy(
     assert "must be in rupees" in found.error.message
 
 
-OF_A_FILE = {
+OF_A_FILE: dict[str, Any] = {
     "filename": "register.xlsx",
     "sheet": "Borrowers",
     "ignored_columns": ["Town"],

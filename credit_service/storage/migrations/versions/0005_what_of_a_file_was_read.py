@@ -15,7 +15,9 @@ def upgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '3s'")
     op.add_column("ingestions", sa.Column("sheet", sa.Text(), nullable=False, server_default=""))
     for name in ("ignored_columns", "unread_sheets"):
-        column = sa.Column(name, sa.ARRAY(sa.Text()), nullable=False, server_default="{}")
+        column: sa.Column[list[str]] = sa.Column(
+            name, sa.ARRAY(sa.Text()), nullable=False, server_default="{}"
+        )
         op.add_column("ingestions", column)
 
 
