@@ -10,18 +10,19 @@ import resource
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
 from credit_service.spreadsheet_columns import Kind
-from credit_service.spreadsheets import SpreadsheetError, open_source
+from credit_service.spreadsheets import SpreadsheetError, kinds
 
 MEMORY_LIMIT_BYTES = 768 * 1024**2
 CPU_LIMIT_SECONDS = 10
 WAIT_SECONDS = 20.0
 MAX_AT_ONCE = 2
 
-_KINDS: tuple[Kind, ...] = ("CUSTOMERS", "LOANS")
+_KINDS: Mapping[str, Kind] = {"CUSTOMERS": "CUSTOMERS", "LOANS": "LOANS"}
 _SHARED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE")
 _ASK = "The console cannot tell from this file what its rows are. Choose customers or loans."
 _turn = threading.BoundedSemaphore(MAX_AT_ONCE)
@@ -57,7 +58,7 @@ def detected(file: IO[bytes], filename: str) -> tuple[Kind, ...]:
         raise UndetectedError(_ASK) from error
     if "message" in answer:
         raise UndetectedError(answer["message"])
-    return tuple(kind for kind in _KINDS if kind in answer["kinds"])
+    return tuple(_KINDS[name] for name in answer["kinds"])
 
 
 def _environment() -> dict[str, str]:
@@ -87,22 +88,10 @@ def main(filename: str) -> None:
 
 
 def _answer(filename: str) -> dict[str, object]:
-    file = sys.stdin.buffer
-    found: list[Kind] = []
     try:
-        first = open_source(file, filename).kind
+        return {"kinds": kinds(sys.stdin.buffer, filename)}
     except SpreadsheetError as error:
         return {"message": error.message}
-    for kind in _KINDS:
-        if kind == first:
-            found.append(kind)
-            continue
-        try:
-            open_source(file, filename, kind)
-        except SpreadsheetError:
-            continue  # no sheet of this kind
-        found.append(kind)
-    return {"kinds": found}
 
 
 if __name__ == "__main__":
