@@ -274,14 +274,16 @@ def test_what_matters_is_in_sight_on_a_phone(story: dict[str, str], tab: Tab) ->
         ("loan", "State"),
     ):
         go(page, story[name])
-        for header in page.locator("th", has_text=re.compile(f"^{label}$")).all():
-            box = header.bounding_box()
-            assert box is not None
-            assert box["x"] + box["width"] <= 390, f"{label} on {name}"
-        for badge in page.locator("td .badge").all():
-            box = badge.bounding_box()
-            assert box is not None
-            assert box["x"] + box["width"] <= 390, f"{badge.inner_text()} on {name}"
+        # All at once, for the dashboard replaces its tables by itself.
+        right = page.evaluate(
+            """(label) => [...document.querySelectorAll("th, td .badge")]
+                .filter((each) => each.checkVisibility() && each.closest("main")
+                    && (each.matches(".badge") || each.textContent === label))
+                .map((each) => each.getBoundingClientRect().right)""",
+            label,
+        )
+        assert right, f"no {label} on {name}"
+        assert max(right) <= 390, f"{label} on {name}"
     tab.check()
 
 
