@@ -644,6 +644,10 @@ def test_a_workbook_of_both_kinds_makes_two_ingestions_customers_first(
             re.compile(r"Read\s*1\s*Inserted\s*1.*Rejected\s*0", re.DOTALL)
         )
     assert loans_of(place, 8_801) == [1]
+    progress.nth(1).get_by_role("link", name="both.xlsx").click()
+    expect(page.get_by_label("Progress")).to_contain_text("Rows of the sheet Loans.")
+    expect(page.get_by_label("Progress")).to_contain_text("did not read these sheets")
+    page.goto("/qa/ingestions")
     rows = page.get_by_label("Ingestions so far").locator("tbody tr")
     expect(rows.nth(0)).to_contain_text("Loans")
     expect(rows.nth(1)).to_contain_text("Customers")
