@@ -126,7 +126,8 @@ def day_of_text(text: str, order: DateOrder | None = None) -> tuple[date | None,
 
 def needs_order(text: str) -> bool:
     """Whether a text is a date in digits with the year last."""
-    return _YEAR_LAST.fullmatch(text.strip()) is not None
+    # Most dates begin with their year, which is told at a glance.
+    return not text[:4].isdecimal() and _YEAR_LAST.fullmatch(text.strip()) is not None
 
 
 def possible_orders(texts: Iterable[str]) -> frozenset[DateOrder]:
