@@ -26,6 +26,10 @@ class Moment:
         return (datetime.combine(day, time(), self.zone) - self.now).total_seconds()
 
 
+class ClockFileError(ValueError):
+    """The clock file cannot be read, or holds no number of seconds; the message names it."""
+
+
 class Clock:
     """Tells the moment. Safe to share between threads."""
 
@@ -35,9 +39,17 @@ class Clock:
         self._offset_file = offset_file
 
     def moment(self) -> Moment:
+        """The present. Raises ClockFileError for a clock file that cannot be used."""
         now = datetime.now(UTC)
         if self._offset_file is not None:
-            now += self._offset(self._offset_file)
+            try:
+                now += self._offset(self._offset_file)
+            except (OSError, ValueError, OverflowError) as error:
+                why = error.strerror if isinstance(error, OSError) else "it holds no such number"
+                raise ClockFileError(
+                    f"CREDIT_CLOCK_OFFSET_FILE={self._offset_file} is not accepted: {why};"
+                    " write one whole number of seconds into it"
+                ) from error
         return Moment(now, now.astimezone(self._zone).date(), self._zone)
 
     @staticmethod

@@ -22,6 +22,7 @@ import importlib.metadata
 import json
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import stat
@@ -69,6 +70,14 @@ class StackRunningError(StackError):
     """Another process runs the embedded servers of this data folder."""
 
 
+class DataFolderError(StackError):
+    """The data folder cannot be used: the message names it and says why."""
+
+
+class NotRunningError(StackError):
+    """No embedded PostgreSQL runs in the data folder; the message says how to reach one."""
+
+
 @dataclass(frozen=True, slots=True)
 class StackUrls:
     """Where the servers of a stack listen; None for one that the stack does not run."""
@@ -112,8 +121,53 @@ def provided(settings: Settings, *, join: bool = False) -> Iterator[Settings]:
         yield stack.urls.applied(settings)
 
 
+def joined(settings: Settings) -> Settings:
+    """The settings with the addresses of the stack that another process runs in the data folder.
+
+    Starts nothing: for commands that use a database and must never meet another one.
+
+    Raises:
+        NotRunningError: there is no DATABASE_URL, and no embedded PostgreSQL runs in the folder.
+        DataFolderError: the folder cannot be read.
+    """
+    if settings.database_url is not None:
+        return settings
+    urls = running_urls(settings.data_dir)
+    if urls is None or urls.database_url is None:
+        raise NotRunningError(not_running(settings.data_dir))
+    return urls.applied(settings)
+
+
+def not_running(data_dir: Path) -> str:
+    """A sentence for people: nothing runs in this data folder, and how to reach what does."""
+    elsewhere = [str(each) for each in _running_data_dirs() if each != data_dir.resolve()]
+    more = f" and {len(elsewhere) - 2} more" if len(elsewhere) > 2 else ""
+    found = f" (running: {', '.join(elsewhere[:2])}{more})" if elsewhere else ""
+    return (
+        f"no embedded PostgreSQL runs in {data_dir}: start it with"
+        f" `credit-service up --data-dir {shlex.quote(str(data_dir))}`, or name the folder of the"
+        f" one that runs by --data-dir{found}, or set DATABASE_URL"
+    )
+
+
+def _running_data_dirs() -> list[Path]:
+    """Data folders on this machine whose stack runs and that this user can read."""
+    found = set()
+    for process in psutil.process_iter(["cmdline"]):
+        arguments = process.info["cmdline"] or []
+        if len(arguments) > 2 and Path(arguments[0]).name == "postgres" and arguments[1] == "-D":
+            data_dir = Path(arguments[2]).parent
+            with contextlib.suppress(StackError):
+                if running_urls(data_dir) is not None:
+                    found.add(data_dir)
+    return sorted(found)
+
+
 def running_urls(data_dir: Path) -> StackUrls | None:
-    """The addresses of the stack that another process runs in `data_dir`; None if none does."""
+    """The addresses of the stack that another process runs in `data_dir`; None if none does.
+
+    Raises DataFolderError where the folder or what it holds cannot be read.
+    """
     try:
         with (data_dir / "lock").open("rb") as lock:
             try:
@@ -123,7 +177,16 @@ def running_urls(data_dir: Path) -> StackUrls | None:
     except (FileNotFoundError, ValueError, KeyError):
         # ValueError, KeyError: the owner has the lock and is still starting.
         pass
+    except OSError as error:
+        raise _unusable(data_dir, error) from error
     return None
+
+
+def _unusable(data_dir: Path, error: OSError) -> DataFolderError:
+    return DataFolderError(
+        f"the data folder {data_dir} cannot be used: {error.strerror}; name another by --data-dir"
+        " or CREDIT_DATA_DIR"
+    )
 
 
 class EmbeddedStack:
@@ -249,7 +312,10 @@ class EmbeddedStack:
 
     def _open(self) -> None:
         """Take the folder and get the servers ready to be started or found."""
-        account = _account_for(self.data_dir)
+        try:
+            account = _account_for(self.data_dir)
+        except OSError as error:
+            raise _unusable(self.data_dir, error) from error
         self._acquire()
         try:
             self._sockets = _socket_dir(self.data_dir, account)
@@ -269,10 +335,7 @@ class EmbeddedStack:
             _make_folders(self.data_dir)
             lock = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StackError(
-                f"the data folder {self.data_dir} cannot be used: {error.strerror};"
-                " set CREDIT_DATA_DIR to one that can"
-            ) from error
+            raise _unusable(self.data_dir, error) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -383,7 +446,7 @@ def _account_for(data_dir: Path) -> _Account:
         mode = folder.stat()
         owned = mode.st_uid == account.uid and mode.st_mode & stat.S_IXUSR
         if not owned and not mode.st_mode & stat.S_IXOTH:
-            raise StackError(
+            raise DataFolderError(
                 f"as root the servers run as another user (uid {account.uid}), who cannot enter"
                 f" {folder}; set CREDIT_DATA_DIR to a folder outside it"
             )

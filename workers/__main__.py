@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 
 from credit_service import embedded, tracing
 from credit_service.metrics_http import MetricsEndpoint
-from credit_service.settings import Settings
+from credit_service.settings import Settings, in_words, warn_of_unknown_variables
 from credit_service.storage import condition
 from credit_service.telemetry import configure_logging
 from workers.process import WorkerProcess, run
@@ -42,6 +42,9 @@ def main() -> int:
     try:
         settings = Settings()
         configure_logging(settings, component="worker")
+        if arguments.control_fd is None:
+            # Else its starter has warned.
+            warn_of_unknown_variables()
         with (
             _metrics_shown(settings),
             tracing.recorded_as_configured(settings, "credit-service-worker"),
@@ -54,7 +57,7 @@ def main() -> int:
                 )
             )
     except (ValueError, embedded.StackError) as error:  # pydantic's errors are ValueErrors
-        print(f"python -m workers: {error}", file=sys.stderr)  # noqa: T201 - said to who started it
+        print(f"python -m workers: {in_words(error)}", file=sys.stderr)  # noqa: T201 - no logging
         return MISCONFIGURED
     return 0
 

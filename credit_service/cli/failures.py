@@ -1,7 +1,7 @@
-"""Failures that a person can foresee, as a few lines and an exit code; no traceback.
+"""Failures that a person can foresee, as one line each and an exit code; no traceback.
 
 Imported when something failed, so its imports cost nothing before; and those of the commands that
-run servers only when it was nothing that every command can meet.
+run servers only when it was none of the failures that every command can meet.
 """
 
 # ruff: noqa: PLC0415 - see above
@@ -12,18 +12,25 @@ from credit_service.cli import ExitCode, UsageError
 from credit_service.cli.output import print_failure
 from credit_service.client.channel import ServiceError
 from credit_service.client.rows import SourceError
+from credit_service.client.tls import TlsFileError
+from credit_service.clock import ClockFileError
+from credit_service.settings import problems
+
+_Explained = tuple[list[str], ExitCode] | None
 
 
-def tell(error: Exception) -> int:
+def report(error: Exception) -> int:
     """Print the failure; its exit code. A defect of ours is raised again, traceback and all."""
-    lines, code = _explained(error)
-    if not lines:
+    explained = _explained(error) or _explained_for_servers(error)
+    if explained is None:
         raise error
-    print_failure(lines)
+    lines, code = explained
+    if lines:
+        print_failure(lines)
     return code
 
 
-def _explained(error: Exception) -> tuple[list[str], ExitCode]:
+def _explained(error: Exception) -> _Explained:
     match error:
         case ServiceError():
             code = ExitCode.UNAVAILABLE if error.unavailable else ExitCode.REFUSED
@@ -31,42 +38,67 @@ def _explained(error: Exception) -> tuple[list[str], ExitCode]:
         case SourceError():
             return [str(error)], ExitCode.REFUSED
         case pydantic.ValidationError():
-            wrong = [
-                f"  {'.'.join(map(str, each['loc']))}: {each['msg']}"
-                for each in error.errors(include_url=False, include_input=False)
-            ]
-            return ["the settings are wrong:", *wrong], ExitCode.USAGE
-        case UsageError():
+            return problems(error), ExitCode.USAGE
+        case UsageError() | TlsFileError() | ClockFileError():
             return [str(error)], ExitCode.USAGE
-    return _explained_for_servers(error)
+        case OSError():
+            named = f"{error.filename}: " if error.filename else ""
+            return [f"{named}{error.strerror or error}"], ExitCode.REFUSED
+    return None
 
 
-def _explained_for_servers(error: Exception) -> tuple[list[str], ExitCode]:
+def _explained_for_servers(error: Exception) -> _Explained:
     import psycopg
     import sqlalchemy.exc
 
-    from credit_service.embedded import StackError
+    from credit_service.domain.errors import CreditError, Overloaded, RetryLater, Unavailable
+    from credit_service.embedded import DataFolderError, StackError
     from credit_service.rpc.address import AddressRefusedError
-    from credit_service.rpc.supervisor import ServersFailedError
+    from credit_service.rpc.supervisor import ServersFailedError, ServersMisconfiguredError
     from credit_service.storage.condition import UnsuitableDatabaseError
 
     match error:
-        case UnsuitableDatabaseError():
+        case AddressRefusedError() | DataFolderError() | UnsuitableDatabaseError():
             return [str(error)], ExitCode.USAGE
-        case AddressRefusedError():
-            return [str(error)], ExitCode.USAGE
+        case ServersMisconfiguredError():
+            # The process that refused its settings has printed why.
+            return [], ExitCode.USAGE
         case StackError() | ServersFailedError():
             return [str(error)], ExitCode.UNAVAILABLE
+        case Unavailable() | RetryLater() | Overloaded():
+            return [f"the database is out of reach: {_database_reason(error)}"], (
+                ExitCode.UNAVAILABLE
+            )
+        case CreditError():
+            return [error.message], ExitCode.REFUSED
         case sqlalchemy.exc.OperationalError() | psycopg.OperationalError():
-            reason = str(getattr(error, "orig", None) or error).strip().splitlines()
-            return ["the database is out of reach:", *(f"  {x}" for x in reason)], (
+            return [f"the database is out of reach: {_database_reason(error)}"], (
                 ExitCode.UNAVAILABLE
             )
         case sqlalchemy.exc.InternalError() if isinstance(
             error.orig, psycopg.errors.ReadOnlySqlTransaction
         ):
             return ["the database is read-only now and takes no writes"], ExitCode.UNAVAILABLE
-        case OSError():
-            named = f"{error.filename}: " if error.filename else ""
-            return [f"{named}{error.strerror or error}"], ExitCode.REFUSED
-    return [], ExitCode.REFUSED
+        case sqlalchemy.exc.SQLAlchemyError() | psycopg.Error():
+            return [_refused_by_database(error)], ExitCode.REFUSED
+    return None
+
+
+def _refused_by_database(error: Exception) -> str:
+    from psycopg import errors
+
+    cause = getattr(error, "orig", error)
+    if isinstance(cause, errors.UndefinedTable | errors.UndefinedColumn):
+        return (
+            "the database does not have the schema of this version: run `credit-service migrate`"
+            f" first ({_database_reason(error)})"
+        )
+    return f"the database refuses: {_database_reason(error)}"
+
+
+def _database_reason(error: Exception) -> str:
+    """The driver's own words on one line, without the statement."""
+    cause: BaseException = error
+    while (deeper := getattr(cause, "orig", None) or cause.__cause__) is not None:
+        cause = deeper
+    return " ".join(str(cause).split()) or type(cause).__name__

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from credit_service.cli import DEFAULT_ADDRESS, ExitCode, Target
 from credit_service.cli.connection import connected
-from credit_service.cli.output import as_dict, err, note, out, paste, plain_table, print_json
+from credit_service.cli.output import Listing, as_dict, err, note, out, paste, print_json
 from credit_service.client.channel import ServiceError
 from credit_service.client.ingestion import IngestionClient, Listener, Request
 from credit_service.client.rows import SourceFile, kinds, open_source
@@ -186,7 +186,8 @@ def _sources(order: Order) -> list[SourceFile]:
         return [open_source(order.path, kind, order.date_order) for kind in found]
     kind = _KINDS[order.kind]
     if order.upload and order.path.is_file():
-        # The service has the last word on a file that nothing needs to be read from here.
+        # The service decides about the content; here the file must only be readable.
+        order.path.open("rb").close()
         return [SourceFile(order.path, kind, order.path.stat().st_size, order.date_order)]
     return [open_source(order.path, kind, order.date_order)]
 
@@ -253,13 +254,12 @@ def _not_read(ingestion: ingestion_pb2.Ingestion, *, also_sent: bool) -> Iterato
 
 
 def _show_row_errors(outcome: Outcome) -> None:
-    table = plain_table("row", "column", "code", "found", "expected")
+    table = Listing("row", "column", "code", "found", "expected")
     for each in outcome.row_errors:
         code = ingestion_pb2.RowErrorCode.Name(each.code).removeprefix("ROW_ERROR_CODE_")
-        cells = (str(each.row_number), each.column, code, each.found, each.expected)
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add(str(each.row_number), each.column, code, each.found, each.expected)
     out.print()
-    out.print(table)
+    table.print()
     rejected = outcome.ingestion.rejected
     rows_shown = len({each.row_number for each in outcome.row_errors})
     if rows_shown < rejected:

@@ -1,18 +1,21 @@
 """What commands print: results on standard output, progress and failures on standard error.
 
-NO_COLOR is heeded, and nothing moves where the output is no terminal.
+No line is ever wrapped by this program, so that commands can be pasted and a pipe gets one record a
+line. NO_COLOR is respected, and nothing moves where the output is not a terminal.
 """
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Literal
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.type.money_pb2 import Money
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from credit_service.domain.money import format_inr
@@ -20,8 +23,8 @@ from credit_service.domain.money import format_inr
 SERVICE = "credit_service.v1.CreditService"
 INGESTION_SERVICE = "credit_service.v1.IngestionService"
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -53,15 +56,39 @@ def as_dict(message: Message) -> dict[str, Any]:
     return document
 
 
-def grpcurl(address: str, method: str, request: Message) -> str:
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a call to paste needs: words for a shell, in which variables may stand. Empty: none."""
+
+    ca: str = ""
+    certificate: str = ""
+    private_key: str = ""
+    token: str = ""
+
+
+_NONE = Credentials()
+
+
+def grpcurl(address: str, method: str, request: Message, with_: Credentials = _NONE) -> str:
     """The same call for grpcurl. `method` is package.Service/Method."""
-    return f"grpcurl -plaintext -d {_quoted_json(request)} {address} {method}"
+    words = ["grpcurl", f"-cacert {with_.ca}" if with_.ca else "-plaintext"]
+    if with_.certificate:
+        words.append(f"-cert {with_.certificate} -key {with_.private_key}")
+    if with_.token:
+        words.append(f'-H "authorization: Bearer {with_.token}"')
+    return " ".join([*words, f"-d {_quoted_json(request)} {address} {method}"])
 
 
-def buf_curl(address: str, method: str, request: Message) -> str:
+def buf_curl(address: str, method: str, request: Message, with_: Credentials = _NONE) -> str:
     """The same call for buf curl, which asks the server for the schema by reflection."""
-    options = "--protocol grpc --http2-prior-knowledge"
-    return f"buf curl {options} -d {_quoted_json(request)} http://{address}/{method}"
+    words = ["buf curl --protocol grpc"]
+    words.append(f"--cacert {with_.ca}" if with_.ca else "--http2-prior-knowledge")
+    if with_.certificate:
+        words.append(f"--cert {with_.certificate} --key {with_.private_key}")
+    if with_.token:
+        words.append(f'-H "authorization: Bearer {with_.token}"')
+    scheme = "https" if with_.ca else "http"
+    return " ".join([*words, f"-d {_quoted_json(request)} {scheme}://{address}/{method}"])
 
 
 def _quoted_json(request: Message) -> str:
@@ -91,9 +118,97 @@ def inr(money: Money) -> str:
     return format_inr(paise(money))
 
 
-def plain_table(*columns: str) -> Table:
-    """A table that also reads well without colour and when cut off."""
-    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+_GAP = "  "
+
+
+class Listing:
+    """Records of text in columns.
+
+    On a terminal they are a table, or one block a record where the terminal is too narrow for the
+    longest words. Elsewhere each record is one line with tabs between its fields.
+    """
+
+    def __init__(self, *columns: str | tuple[str, Literal["right"]]) -> None:
+        """A column of figures is (name, "right")."""
+        self._names = [each if isinstance(each, str) else each[0] for each in columns]
+        self._right = [not isinstance(each, str) for each in columns]
+        self._rows: list[list[str]] = []
+
+    def add(self, *cells: str) -> None:
+        """Add a record: a text for each column."""
+        if len(cells) != len(self._names):
+            raise ValueError(f"{len(self._names)} cells expected, found {len(cells)}")
+        # A cell never ends a line or a field.
+        self._rows.append([" ".join(each.split()) for each in cells])
+
+    def print(self) -> None:
+        """Print it all on standard output."""
+        for text, style in self.lines(out.width if out.is_terminal else None):
+            out.print(Text(text, style=style))
+
+    def lines(self, width: int | None) -> Iterator[tuple[str, str]]:
+        """Each line and its style, for a terminal of `width` cells; None where it is not one."""
+        if width is None:
+            for row in (self._names, *self._rows):
+                yield "\t".join(row), ""
+            return
+        widths = self._widths(width)
+        if widths is None:
+            yield from self._blocks()
+            return
+        for number, row in enumerate((self._names, *self._rows)):
+            for line in self._wrapped(row, widths):
+                yield line, "" if number else "bold"
+
+    def _widths(self, width: int) -> list[int] | None:
+        """A width for each column, none below its longest word; None where there is no room."""
+        columns = list(zip(self._names, *self._rows, strict=True))
+        wanted = [max(map(cell_len, column)) for column in columns]
+        widths = [
+            max(cell_len(word) for cell in column for word in cell.split() or [""])
+            if not right
+            else most
+            for column, right, most in zip(columns, self._right, wanted, strict=True)
+        ]
+        room = width - len(_GAP) * (len(columns) - 1) - sum(widths)
+        if room < 0:
+            return None
+        # What is missing least is given first: most columns then need no second line.
+        for index in sorted(range(len(columns)), key=lambda each: wanted[each] - widths[each]):
+            more = min(room, wanted[index] - widths[index])
+            widths[index] += more
+            room -= more
+        return widths
+
+    def _wrapped(self, row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+        cells = [list(_words_in(cell, width)) for cell, width in zip(row, widths, strict=True)]
+        for parts in zip_longest(*cells, fillvalue=""):
+            padded = (
+                " " * (width - cell_len(part)) + part
+                if right
+                else part + " " * (width - cell_len(part))
+                for part, width, right in zip(parts, widths, self._right, strict=True)
+            )
+            yield _GAP.join(padded).rstrip()
+
+    def _blocks(self) -> Iterator[tuple[str, str]]:
+        width = max(map(cell_len, self._names))
+        for number, row in enumerate(self._rows):
+            if number:
+                yield "", ""
+            for name, cell in zip(self._names, row, strict=True):
+                if cell:
+                    yield f"{name}{' ' * (width - cell_len(name))}{_GAP}{cell}".strip(), ""
+
+
+def _words_in(cell: str, width: int) -> Iterator[str]:
+    """The cell in lines of at most `width` cells, broken between words only."""
+    line = ""
+    for word in cell.split():
+        longer = f"{line} {word}" if line else word
+        if line and cell_len(longer) > width:
+            yield line
+            line = word
+        else:
+            line = longer
+    yield line

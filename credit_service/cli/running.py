@@ -2,8 +2,8 @@
 
 import json
 import os
-import re
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -18,9 +18,10 @@ from urllib.parse import urlsplit
 from rich.text import Text
 
 from credit_service import embedded, telemetry
-from credit_service.cli import DEFAULT_ADDRESS, ExitCode
+from credit_service.cli import DEFAULT_ADDRESS, ExitCode, UsageError
 from credit_service.cli.output import (
     SERVICE,
+    Credentials,
     buf_curl,
     grpcurl,
     note,
@@ -31,8 +32,13 @@ from credit_service.cli.output import (
 from credit_service.embedded import EmbeddedStack, StackUrls
 from credit_service.rpc import supervisor
 from credit_service.rpc.address import Address
-from credit_service.rpc.supervisor import ServersFailedError, Supervisor, environment_of
-from credit_service.settings import Settings
+from credit_service.rpc.supervisor import (
+    ServersFailedError,
+    ServersMisconfiguredError,
+    Supervisor,
+    environment_of,
+)
+from credit_service.settings import Settings, warn_of_unknown_variables, without_secrets
 from credit_service.storage import condition
 from credit_service.storage import migrate as migrations
 from credit_service.v1 import credit_service_pb2
@@ -48,16 +54,39 @@ _WORKER_MODULE = "workers"
 _CONSOLE_MODULE = "credit_service.console"
 # What the console has no business with: it is a client of the service and nothing more.
 _NOT_FOR_THE_CONSOLE = ("DATABASE_URL", "REDIS_URL")
-_PASSWORD = re.compile(r"//([^:/@]*):[^@/]*@")
 
 
 def settings_with(**given: Any) -> Settings:
-    """The settings of the environment, with what the command line names in place of theirs."""
-    # Through the environment, so that the same validation judges both.
+    """The settings of the environment, with those of the command line in place of theirs.
+
+    Raises pydantic's ValidationError, ClockFileError.
+    """
+    # Through the environment, so that the same validation applies to both.
     for name, value in given.items():
         if value is not None:
             os.environ[f"CREDIT_{name.upper()}"] = str(value)
-    return Settings()
+    settings = Settings()
+    settings.clock.moment()
+    return settings
+
+
+def operator_settings(data_dir: Path | None) -> Settings:
+    """The settings of a command that uses the database of a service and starts none.
+
+    The database is that of DATABASE_URL, or the one that `credit-service up` runs in the data
+    folder. Raises as `settings_with`, UsageError where both are named, NotRunningError.
+    """
+    settings = settings_with(data_dir=data_dir)
+    ensure_one_database(settings, data_dir)
+    return embedded.joined(settings)
+
+
+def ensure_one_database(settings: Settings, data_dir: Path | None) -> None:
+    """Raise UsageError where --data-dir names one database and DATABASE_URL another."""
+    if data_dir is not None and settings.database_url is not None:
+        raise UsageError(
+            "--data-dir names one database and DATABASE_URL another: leave one of them out"
+        )
 
 
 def up(settings: Settings, *, ready_file: Path | None, console: bool) -> int:
@@ -67,6 +96,7 @@ def up(settings: Settings, *, ready_file: Path | None, console: bool) -> int:
     Raises StackError, AddressRefusedError, ServersFailedError.
     """
     telemetry.configure_logging(settings)
+    warn_of_unknown_variables()
     with _stop_signals() as signals, ExitStack() as running:
         try:
             everything = _Everything(settings, running, console=console)
@@ -88,6 +118,7 @@ def up(settings: Settings, *, ready_file: Path | None, console: bool) -> int:
 def serve(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM. Uses the embedded servers of the data folder as `up` does."""
     telemetry.configure_logging(settings)
+    warn_of_unknown_variables()
     with _stop_signals(), embedded.provided(settings, join=True) as provided:
         condition.refuse_unsuitable(provided.require_database_url(), provided.database_pooler)
         supervisor.run(provided, lambda address: out.print(f"Serving on {address}"))
@@ -96,6 +127,7 @@ def serve(settings: Settings) -> int:
 
 def worker(settings: Settings) -> int:
     """Run a worker until SIGINT or SIGTERM; its exit code."""
+    warn_of_unknown_variables()
     with (
         _stop_signals() as signals,
         embedded.provided(settings, join=True) as provided,
@@ -151,9 +183,9 @@ class _Everything:
     def _start_console(self, running: ExitStack) -> None:
         """The console, without which the service does all the same."""
         if self.settings.tls_certificate is not None and self.settings.server_ca is None:
-            note("No console is started: CREDIT_SERVER_CA does not say whom it should trust.")
+            note("The console does not start: CREDIT_SERVER_CA must name the authority to trust.")
             return
-        settings = self.settings.model_copy(update={"server_address": self._callable_address()})
+        settings = self.settings.model_copy(update={"server_address": self.callable_address})
         environment = environment_of(settings)
         for name in _NOT_FOR_THE_CONSOLE:
             environment.pop(name, None)
@@ -167,7 +199,8 @@ class _Everything:
         else:
             self._give_up_console()
 
-    def _callable_address(self) -> str:
+    @property
+    def callable_address(self) -> str:
         """The server's address as a client on this machine calls it."""
         address = self._servers.address
         anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, not listened on
@@ -178,8 +211,8 @@ class _Everything:
             self._console.stop()
             self._console = None
         note(
-            "There is no console, and all else runs. --no-console does without, "
-            "CREDIT_CONSOLE_LISTEN has it listen elsewhere."
+            "The console does not run; everything else does. CREDIT_CONSOLE_LISTEN sets another "
+            "address for it, --no-console leaves it out."
         )
 
     @property
@@ -209,26 +242,65 @@ def _say_what_runs(everything: _Everything) -> None:
         ("PostgreSQL", settings.require_database_url(), own.database_url is not None),
         ("Redis", settings.require_redis_url(), own.redis_url is not None),
     ):
-        shown = _PASSWORD.sub(r"//\1:***@", where.replace("+psycopg", ""))
+        shown = without_secrets(where.replace("+psycopg", ""))
         out.print(Text(f"  {name:11}{shown}{'  (embedded)' if is_own else ''}"), soft_wrap=True)
     if everything.console_url:
         out.print(Text(f"  {'Console':11}{everything.console_url}"), soft_wrap=True)
     if everything.stack is not None:
         out.print(Text(f"  {'Data':11}{settings.data_dir}"), soft_wrap=True)
+    for line in _hints(settings, everything.callable_address):
+        out.print(line)
+
+
+def _hints(settings: Settings, address: str) -> Iterator[str | Text]:
+    """Commands to paste that work with this server's TLS and tokens."""
+    credentials = credentials_to_paste(settings)
+    if credentials.token:
+        yield "\nCalls need a token in CREDIT_TOKEN. For keys of `credit-service token key`:"
+        yield paste("  export CREDIT_TOKEN=$(credit-service token)")
+    if credentials.ca == _CA_VARIABLE:
+        yield "\nCREDIT_SERVER_CA must name the PEM file of the authority of the certificate."
     request = credit_service_pb2.ListCustomersRequest(page_size=3)
     method = f"{SERVICE}/ListCustomers"
-    option = "" if address == DEFAULT_ADDRESS else f" --address {address}"
-    for line in (
-        "\nA call to paste, for grpcurl or for buf:",
-        paste(f"  {grpcurl(address, method, request)}"),
-        paste(f"  {buf_curl(address, method, request)}"),
-        "\nSomething to feed it:",
-        paste("  credit-service sample-data samples"),
-        paste(f"  credit-service ingest samples/customer_data.xlsx{option}"),
-        paste(f"  credit-service ingest samples/loan_data.xlsx{option}"),
-        "\nCtrl-C stops everything.",
-    ):
-        out.print(line, soft_wrap=True)
+    yield "\nA call to paste, for grpcurl or for buf:"
+    yield paste(f"  {grpcurl(address, method, request, credentials)}")
+    yield paste(f"  {buf_curl(address, method, request, credentials)}")
+    prefix = ""
+    if credentials.certificate:
+        prefix = (
+            f"CREDIT_CLIENT_CERTIFICATE={credentials.certificate} "
+            f"CREDIT_CLIENT_PRIVATE_KEY={credentials.private_key} "
+        )
+    options = "" if address == DEFAULT_ADDRESS else f" --address {address}"
+    options += f" --ca {credentials.ca}" if credentials.ca else ""
+    yield "\nFiles to send it:"
+    yield paste("  credit-service sample-data samples")
+    yield paste(f"  {prefix}credit-service ingest samples/customer_data.xlsx{options}")
+    yield paste(f"  {prefix}credit-service ingest samples/loan_data.xlsx{options}")
+    yield "\nCtrl-C stops everything."
+
+
+_CA_VARIABLE = '"$CREDIT_SERVER_CA"'
+
+
+def credentials_to_paste(settings: Settings) -> Credentials:
+    """What a caller of this server must present: files by name, else variables to set."""
+    with_tls = settings.tls_certificate is not None
+    wants_certificate = settings.tls_client_ca is not None
+    return Credentials(
+        ca=_file_or_variable(settings.server_ca, _CA_VARIABLE) if with_tls else "",
+        certificate=_file_or_variable(settings.client_certificate, '"$CREDIT_CLIENT_CERTIFICATE"')
+        if wants_certificate
+        else "",
+        private_key=_file_or_variable(settings.client_private_key, '"$CREDIT_CLIENT_PRIVATE_KEY"')
+        if wants_certificate
+        else "",
+        token="$CREDIT_TOKEN" if settings.token_keys is not None else "",
+    )
+
+
+def _file_or_variable(path: Path | None, variable: str) -> str:
+    return variable if path is None else shlex.quote(str(path.absolute()))
 
 
 def _write_ready_file(path: Path, everything: _Everything) -> None:
@@ -321,7 +393,7 @@ class _Child:
         self._process.close()
         self._process = None
         if status == _MISCONFIGURED:
-            raise ServersFailedError(f"{self._name} refused its settings; it has said why")
+            raise ServersMisconfiguredError(f"{self._name} refused its settings")
         quick = time.monotonic() - self._started < _QUICK_SECONDS
         self._quick_deaths = self._quick_deaths + 1 if quick else 1
         if self._quick_deaths >= _MAX_QUICK_DEATHS:

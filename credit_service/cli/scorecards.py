@@ -1,4 +1,7 @@
-"""`scorecard`, `backtest` and `replay`: operators' commands, on the database itself."""
+"""`scorecard`, `backtest` and `replay`: commands of operators, on the database itself.
+
+They are given settings that name a running database, and never start one.
+"""
 
 import json
 from collections import Counter
@@ -9,11 +12,16 @@ from typing import Any
 
 from rich.text import Text
 
-from credit_service import embedded
 from credit_service.cli import ExitCode, UsageError
-from credit_service.cli.output import note, out, plain_table, print_failure, print_json
+from credit_service.cli.output import Listing, note, out, print_failure, print_json
 from credit_service.commands.scorecards import activate_scorecard, try_scorecard
-from credit_service.domain.errors import CreditError, InvalidFields
+from credit_service.domain.errors import (
+    CreditError,
+    InvalidFields,
+    Overloaded,
+    RetryLater,
+    Unavailable,
+)
 from credit_service.domain.scorecard import Scorecard, parse_scorecard
 from credit_service.queries.backtest import Backtest, Side, backtest, replay_decision
 from credit_service.settings import Settings
@@ -28,19 +36,18 @@ _LONG_STATEMENT_SECONDS = 120.0
 
 @contextmanager
 def _database(settings: Settings) -> Iterator[Database]:
-    """The database of the settings, or of the embedded stack that `up` runs in the data folder."""
-    with embedded.provided(settings, join=True) as provided:
-        database = Database(
-            provided.require_database_url(),
-            pool_size=2,
-            statement_timeout_seconds=_LONG_STATEMENT_SECONDS,
-            application_name="credit-service operator",
-            pooler=provided.database_pooler,
-        )
-        try:
-            yield database
-        finally:
-            database.dispose()
+    """The database that the settings name."""
+    database = Database(
+        settings.require_database_url(),
+        pool_size=2,
+        statement_timeout_seconds=_LONG_STATEMENT_SECONDS,
+        application_name="credit-service operator",
+        pooler=settings.database_pooler,
+    )
+    try:
+        yield database
+    finally:
+        database.dispose()
 
 
 def read_scorecard(path: Path) -> Scorecard:
@@ -50,7 +57,7 @@ def read_scorecard(path: Path) -> Scorecard:
         raise UsageError(f"{path} is too large for a scorecard")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise UsageError(f"{path} holds no JSON object")
@@ -58,6 +65,9 @@ def read_scorecard(path: Path) -> Scorecard:
 
 
 def _refused(error: CreditError) -> int:
+    """Print why; the exit code. An error of the database, not of the request, is raised again."""
+    if isinstance(error, Unavailable | RetryLater | Overloaded):
+        raise error
     if isinstance(error, InvalidFields):
         lines = [f"  {each.field}: {each.message}" for each in error.violations]
         print_failure(["the scorecard is not valid:", *lines])
@@ -120,11 +130,11 @@ def listing(settings: Settings, *, as_json: bool) -> int:
         ]
         print_json({"scorecards": fields})
         return ExitCode.GOOD
-    table = plain_table("version", "state", "added", "in charge or on trial since")
+    table = Listing("version", "state", "added", "active or shadow since")
     for each in lines:
         since = f"{each.activated_at:%Y-%m-%d %H:%M}" if each.activated_at else ""
-        table.add_row(each.version, each.state, f"{each.added_at:%Y-%m-%d %H:%M}", since)
-    out.print(table)
+        table.add(each.version, each.state, f"{each.added_at:%Y-%m-%d %H:%M}", since)
+    table.print()
     return ExitCode.GOOD
 
 
@@ -215,33 +225,33 @@ def _print_report(report: Backtest) -> None:
             f"and under {after.scorecard_version}"
         )
     )
-    table = plain_table("", "before", after.scorecard_version)
-    table.add_row(
+    table = Listing("", "before", after.scorecard_version)
+    table.add(
         "approved",
         _share(before.approved, report.decisions),
         _share(after.approved, report.decisions),
     )
     for code in sorted(before.reasons | after.reasons):
-        table.add_row(f"declined: {code}", str(before.reasons[code]), str(after.reasons[code]))
+        table.add(f"declined: {code}", str(before.reasons[code]), str(after.reasons[code]))
     for low, high in _BANDS:
-        table.add_row(
+        table.add(
             f"score {low} to {high}",
             _share(_within(before.scores, low, high), report.customers),
             _share(_within(after.scores, low, high), report.customers),
         )
-    out.print(table)
+    table.print()
     out.print(Text(f"{report.scores_changed} customers' scores differ."))
     out.print(Text(f"{report.flip_count} decisions flip."))
     if report.flips:
-        flips = plain_table("decision", "customer", "before", "after")
+        flips = Listing("decision", "customer", "before", "after")
         for each in report.flips[:_FLIPS_SHOWN]:
-            flips.add_row(
+            flips.add(
                 str(each.decision_id),
                 str(each.customer_id),
                 _word(approved=each.approved_before),
                 _word(approved=each.approved_after),
             )
-        out.print(flips)
+        flips.print()
     if report.flip_count > _FLIPS_SHOWN:
         note(f"The first {_FLIPS_SHOWN} are shown; --json has up to {len(report.flips)}.")
 

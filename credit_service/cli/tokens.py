@@ -74,7 +74,11 @@ def mint(
         "jti": secrets.token_hex(8),
     }
     header = {"alg": signing_key.alg, "kid": signing_key.kid}
-    print_token(jwt.encode(header, claims, signing_key, algorithms=[str(signing_key.alg)]))
+    try:
+        token = jwt.encode(header, claims, signing_key, algorithms=[str(signing_key.alg)])
+    except (JoseError, ValueError, TypeError) as error:
+        raise UsageError(f"{key} (--key) cannot sign by {signing_key.alg}: {error}") from None
+    print_token(token)
     return ExitCode.GOOD
 
 
@@ -127,8 +131,10 @@ def read_private_key(path: Path) -> _Key:
         raise UsageError(
             f"There is no key at {path}. Make one with: credit-service token key"
         ) from None
-    except (JoseError, ValueError, TypeError, KeyError):
-        raise UsageError(f"{path} is not a private key in JWK form") from None
+    except OSError as error:
+        raise UsageError(f"{path} (--key) cannot be read: {error.strerror}") from None
+    except (JoseError, ValueError, TypeError, KeyError, RecursionError):
+        raise UsageError(f"{path} (--key) is not a private key in JWK form") from None
     if not (key.is_private and key.kid and key.alg):
         raise UsageError(f"{path} is not a private key with its kid and alg")
     return key
@@ -137,7 +143,7 @@ def read_private_key(path: Path) -> _Key:
 def _read_key_set(path: Path) -> list[Any]:
     try:
         keys = json.loads(path.read_bytes())["keys"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         keys = None
     if not isinstance(keys, list):
         raise UsageError(f"{path} is there and is not a set of keys; name another folder")

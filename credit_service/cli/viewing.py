@@ -17,22 +17,20 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.date_pb2 import Date
 from google.type.decimal_pb2 import Decimal as DecimalMessage
 from google.type.money_pb2 import Money
-from rich.table import Table
 from rich.text import Text
 
 from credit_service.cli import ExitCode, Target, UsageError
 from credit_service.cli.connection import (
     CALL_TIMEOUT_SECONDS,
     CONNECT_TIMEOUT_SECONDS,
-    bearer_token,
+    await_ready,
     connected,
+    opened,
 )
-from credit_service.cli.output import as_dict, inr, note, out, plain_table, print_json
+from credit_service.cli.output import Listing, as_dict, inr, note, out, print_json
 from credit_service.client.channel import (
     ServiceError,
     decoded_errors,
-    open_channel,
-    require_ready,
 )
 from credit_service.client.ingestion import Patience
 from credit_service.v1 import credit_service_pb2 as pb
@@ -107,16 +105,14 @@ def _show_score(found: score_pb2.CreditScore) -> None:
     if found.override:
         rule = score_pb2.ScoreOverride.Name(found.override).removeprefix("SCORE_OVERRIDE_")
         out.print(Text(f"  set by the rule {rule}, whatever the components say"))
-    table = _table("component", ("points", "right"), ("of", "right"), "", "why")
+    table = Listing("component", ("points", "right"), ("of", "right"), "", "why")
     for each in found.components:
         name = score_pb2.ScoreComponent.Name(each.component).removeprefix("SCORE_COMPONENT_")
         points, most = Decimal(each.points.value or "0"), Decimal(each.max_points.value or "0")
         filled = int(points * _BAR_CELLS / most) if most else 0
         bar = "█" * filled + "·" * (_BAR_CELLS - filled)
-        table.add_row(
-            name.lower().replace("_", " "), str(points), str(most), bar, Text(each.explanation)
-        )
-    out.print(table)
+        table.add(name.lower().replace("_", " "), str(points), str(most), bar, each.explanation)
+    table.print()
     out.print(
         Text(f"  scorecard {found.scorecard_version}, holds until {_day(found.valid_until)}"),
         style="dim",
@@ -206,12 +202,12 @@ def loans(target: Target, customer_id: int, limit: int, *, as_json: bool) -> int
     if as_json:
         print_json({"loans": [as_dict(each) for each in found], "more": more})
         return ExitCode.GOOD
-    table = _table(
+    table = Listing(
         ("loan", "right"), ("amount", "right"), ("rate", "right"), ("installment", "right"),
         ("settled", "right"), ("outstanding", "right"), "state", "next due",
     )  # fmt: skip
     for each in found:
-        table.add_row(
+        table.add(
             str(each.loan_id),
             inr(each.loan_amount),
             f"{each.interest_rate.value} %",
@@ -273,12 +269,12 @@ def schedule(target: Target, customer_id: int, loan_id: int, *, as_json: bool) -
     if as_json:
         print_json(as_dict(response))
         return ExitCode.GOOD
-    table = _table(
+    table = Listing(
         ("no.", "right"), "due", ("payment", "right"), ("principal", "right"),
         ("interest", "right"), ("balance", "right"), "state",
     )  # fmt: skip
     for each in response.installments:
-        table.add_row(
+        table.add(
             str(each.number),
             _day(each.due_date),
             inr(each.payment),
@@ -288,11 +284,10 @@ def schedule(target: Target, customer_id: int, loan_id: int, *, as_json: bool) -
             _installment_state(each),
         )
     totals = response.totals
-    table.add_row(
+    table.add(
         "", "sum", inr(totals.payments), inr(totals.principal), inr(totals.interest), "", "",
-        style="bold",
     )  # fmt: skip
-    out.print(table)
+    table.print()
     out.print(Text(f"Outstanding: {inr(totals.outstanding)}"))
     return ExitCode.GOOD
 
@@ -370,13 +365,13 @@ def decisions(target: Target, customer_id: int | None, limit: int, *, as_json: b
     if as_json:
         print_json({"decisions": [as_dict(each) for each in found], "more": more})
         return ExitCode.GOOD
-    table = _table(
+    table = Listing(
         ("decision", "right"), "time", ("customer", "right"), ("asked for", "right"),
         ("months", "right"), ("rate", "right"), ("score", "right"), "outcome",
     )  # fmt: skip
     for each in found:
         reasons = ", ".join(_codes(reason.code for reason in each.reasons))
-        table.add_row(
+        table.add(
             str(each.decision_id),
             _instant(each.decided_time),
             str(each.customer_id),
@@ -461,8 +456,8 @@ def events(
     patience = patience or Patience()
     tail = _Tail(watching, as_json=as_json)
     failures, give_up_at = 0, 0.0
-    with open_channel(target.address, bearer_token(target)) as channel:
-        require_ready(channel, target.address, CONNECT_TIMEOUT_SECONDS)
+    with opened(target) as channel:
+        await_ready(channel, target, CONNECT_TIMEOUT_SECONDS)
         while True:
             before = tail.messages
             try:
@@ -486,7 +481,7 @@ def events(
             else:
                 return ExitCode.GOOD
             time.sleep(pause_seconds)
-            require_ready(channel, target.address, max(0.1, give_up_at - time.monotonic()))
+            await_ready(channel, target, max(0.1, give_up_at - time.monotonic()))
 
 
 class _Tail:
@@ -614,23 +609,13 @@ def _pages(page: Callable[[int, str], Any], name: str, limit: int) -> tuple[list
     return found, bool(token)
 
 
-def _print_listed(table: Table, count: int, what: str, *, more: bool) -> None:
+def _print_listed(table: Listing, count: int, what: str, *, more: bool) -> None:
     if not count:
         note(f"There are no {what}.")
         return
-    out.print(table)
+    table.print()
     if more:
         note(f"The first {count} {what} are shown; --limit shows more.")
-
-
-def _table(*columns: str | tuple[str, str]) -> Table:
-    """A plain table; a column of figures is (name, 'right')."""
-    table = plain_table(*(each if isinstance(each, str) else each[0] for each in columns))
-    for column, wanted in zip(table.columns, columns, strict=True):
-        if not isinstance(wanted, str):
-            column.justify = "right"
-            column.no_wrap = True
-    return table
 
 
 def _print_facts(*facts: tuple[str, str]) -> None:

@@ -8,13 +8,15 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from credit_service.settings import Settings
+from credit_service.client.tls import ClientTls, connection_problem
+from credit_service.settings import ClientSettings
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 _STATUS_DETAILS_KEY = "grpc-status-details-bin"
@@ -48,13 +50,14 @@ SERVICE_CONFIG: Mapping[str, Any] = {
 """The retry policy that clients of the service use, as a gRPC service config."""
 
 
-def open_channel(address: str, token: str | None = None) -> grpc.Channel:
+def open_channel(address: str, token: str | None = None, ca: Path | None = None) -> grpc.Channel:
     """A channel to `address` (host:port or a gRPC target) with SERVICE_CONFIG.
 
-    It uses TLS where CREDIT_SERVER_CA is set. Each call carries `token`, where given, as
-    `authorization: Bearer …`. Calls wait until the server is there, so give each of them a timeout.
+    It uses TLS where `ca` or CREDIT_SERVER_CA names the authorities to trust. Each call carries
+    `token`, where given, as `authorization: Bearer …`. Calls wait until the server is there, so
+    give each of them a timeout.
 
-    Raises OSError for a file of CREDIT_SERVER_CA and its like that cannot be read.
+    Raises TlsFileError for a file of certificates or keys that cannot be used.
     """
     options: list[tuple[str, Any]] = [
         ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
@@ -66,24 +69,12 @@ def open_channel(address: str, token: str | None = None) -> grpc.Channel:
         # A channel of its own connection: nothing is shared with others in this process.
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    credentials = _tls(Settings())
-    if credentials is None:
+    tls = ClientTls.configured(ClientSettings(), ca)
+    if tls is None:
         channel = grpc.insecure_channel(address, options)
     else:
-        channel = grpc.secure_channel(address, credentials, options)
+        channel = grpc.secure_channel(address, tls.credentials(), options)
     return channel if token is None else grpc.intercept_channel(channel, _BearerToken(token))
-
-
-def _tls(settings: Settings) -> grpc.ChannelCredentials | None:
-    """Whom to trust, and who to be, as the settings have it; None for no TLS."""
-    if settings.server_ca is None:
-        return None
-    key, certificate = settings.client_private_key, settings.client_certificate
-    return grpc.ssl_channel_credentials(
-        settings.server_ca.read_bytes(),
-        None if key is None else key.read_bytes(),
-        None if certificate is None else certificate.read_bytes(),
-    )
 
 
 class _BearerToken(
@@ -139,14 +130,21 @@ class _CallDetails(grpc.ClientCallDetails):
         self.compression = details.compression
 
 
-def require_ready(channel: grpc.Channel, address: str, timeout_seconds: float) -> None:
-    """Wait until the server answers. Raises ServiceError (UNAVAILABLE) when it does not in time."""
+def require_ready(
+    channel: grpc.Channel, address: str, timeout_seconds: float, ca: Path | None = None
+) -> None:
+    """Wait until the server answers. Raises ServiceError (UNAVAILABLE) when it does not in time.
+
+    The error says where TLS is the reason: on one side only, or a certificate that is not accepted.
+    """
     try:
         grpc.channel_ready_future(channel).result(timeout=timeout_seconds)
     except grpc.FutureTimeoutError as error:
+        problem = connection_problem(address, ClientTls.configured(ClientSettings(), ca))
         raise ServiceError(
             grpc.StatusCode.UNAVAILABLE,
-            f"No credit service answers at {address} (waited {timeout_seconds:g} s). "
+            problem
+            or f"No credit service answers at {address} (waited {timeout_seconds:g} s). "
             "Start one with `credit-service up`, or name another by --address.",
         ) from error
 

@@ -10,7 +10,7 @@ import sys
 import threading
 
 from credit_service.console.app import ConsoleAddressError, run
-from credit_service.settings import Settings
+from credit_service.settings import Settings, in_words, warn_of_unknown_variables
 from credit_service.telemetry import configure_logging
 
 MISCONFIGURED = 2
@@ -39,6 +39,9 @@ def main() -> int:
     try:
         settings = Settings()
         configure_logging(settings, component="console")
+        if control is None:
+            # Else its starter has warned.
+            warn_of_unknown_variables()
         run(settings, announce=announce, stop=stop)
     except ConsoleAddressError as error:
         return _misconfigured(error)
@@ -56,7 +59,7 @@ def _obey(control: socket.socket, stop: threading.Event) -> None:
 
 
 def _misconfigured(error: Exception) -> int:
-    print(f"credit-service console: {error}", file=sys.stderr)  # noqa: T201 - said to who started it
+    print(f"credit-service console: {in_words(error)}", file=sys.stderr)  # noqa: T201 - no logging
     return MISCONFIGURED
 
 

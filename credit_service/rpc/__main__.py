@@ -13,7 +13,7 @@ from credit_service import tracing
 from credit_service.metrics_http import MetricsEndpoint, answer_until_closed
 from credit_service.rpc.address import Address, MisconfiguredError
 from credit_service.rpc.server import serve
-from credit_service.settings import Settings
+from credit_service.settings import Settings, in_words, warn_of_unknown_variables
 from credit_service.storage import condition
 from credit_service.telemetry import configure_logging
 from credit_service.tracing import TracingRefusedError
@@ -37,6 +37,9 @@ def main() -> int:
     except ValueError as error:  # pydantic's are of this kind
         return _misconfigured(error)
     configure_logging(settings)
+    if control is None:
+        # Else the supervisor has warned.
+        warn_of_unknown_variables()
     try:
         stop = threading.Event()
         if control is not None:
@@ -64,7 +67,7 @@ def main() -> int:
 
 
 def _misconfigured(error: Exception) -> int:
-    print(f"credit-service: {error}", file=sys.stderr)  # noqa: T201 - said to who started it
+    print(f"credit-service: {in_words(error)}", file=sys.stderr)  # noqa: T201 - no logging yet
     return MISCONFIGURED
 
 

@@ -43,6 +43,10 @@ class ServersFailedError(RuntimeError):
     """The serving processes do not start, or keep dying."""
 
 
+class ServersMisconfiguredError(ServersFailedError):
+    """A serving process refused its settings. It has printed why."""
+
+
 class _Server:
     """One serving process and what has become of it so far."""
 
@@ -102,7 +106,7 @@ class _Server:
         self.forget()
         metrics.server_deaths.inc()
         if pid and status == _MISCONFIGURED:
-            raise ServersFailedError("a serving process refused its settings; it has said why")
+            raise ServersMisconfiguredError("a serving process refused its settings")
         quick = time.monotonic() - self._started < _QUICK_SECONDS
         self._quick_deaths = self._quick_deaths + 1 if quick else 1
         if self._quick_deaths >= MAX_QUICK_DEATHS:

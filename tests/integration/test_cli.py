@@ -189,9 +189,13 @@ def test_what_was_ingested_answers(service: Up, sample_files: samples.Samples) -
         (["no-such-command"], 2, "no-such-command"),
         (["sample-data", "x", "--customers=3"], 2, "customers must be 10 to 1,000,000, found 3"),
         (["sample-data", "/proc/self/x"], 1, "/proc/self/x: No such file or directory"),
-        (["serve", "--listen=nowhere"], 2, "'nowhere' is not an address"),
+        (["serve", "--listen=nowhere"], 2, "CREDIT_LISTEN=nowhere is not accepted"),
         (["serve", "--listen=0.0.0.0:0"], 2, "can be reached from other machines"),
-        (["up", "--processes=0"], 2, "processes: Input should be greater than or equal to 1"),
+        (
+            ["up", "--processes=0"],
+            2,
+            "CREDIT_PROCESSES=0 is not accepted: write a whole number of at least 1 and at most 64",
+        ),
         (["migrate"], 3, "the database is out of reach"),
     ],
 )

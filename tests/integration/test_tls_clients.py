@@ -1,7 +1,10 @@
 """Command line and console against a server that wants TLS, a client's certificate and a token."""
 
 import http.client
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +15,14 @@ import trustme
 from pydantic import SecretStr
 
 from credit_service import cli
+from credit_service.cli import connection
 from credit_service.console import app
 from credit_service.rpc.server import CreditServer
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
+from tests.integration.cli_service import environment, up
 
-GOOD, REFUSED, OUT_OF_REACH = 0, 1, 3
+GOOD, REFUSED, USAGE, OUT_OF_REACH = 0, 1, 2, 3
 CUSTOMERS = "customer_id,first_name,last_name,age,monthly_salary,phone_number\n" + "".join(
     f"{number},Asha,Rao,30,50000,98765432{number:02}\n" for number in range(1, 4)
 )
@@ -101,6 +106,111 @@ def test_without_trust_or_certificate_there_is_no_service(
     monkeypatch.delenv(lacking)
     monkeypatch.delenv("CREDIT_CLIENT_PRIVATE_KEY")
     assert cli.run(["call", "ListCustomers", "{}"]) == OUT_OF_REACH
+
+
+def test_an_authority_named_by_option(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CREDIT_SERVER_CA")
+    assert cli.run(["call", "ListCustomers", f"--ca={tmp_path / 'ca.pem'}"]) == GOOD
+
+
+def test_a_connection_that_tls_prevents_says_so(
+    address: str,
+    database: Database,
+    settings: Settings,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 1.0)
+
+    def failure(*options: str) -> str:
+        capsys.readouterr()
+        assert cli.run(["call", "ListCustomers", *options]) == OUT_OF_REACH
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    stranger = tmp_path / "stranger.pem"
+    trustme.CA().cert_pem.write_to_path(stranger)
+    line = failure(f"--ca={stranger}")
+    assert "certificate that is not accepted" in line
+    assert f"{stranger} must hold the authority" in line
+    port = address.rpartition(":")[2]
+    line = failure(f"--address=localhost:{port}")
+    assert "mismatch" in line
+    assert "call it by a name of its certificate" in line
+    plain = CreditServer(
+        Settings(database_url=settings.database_url, redis_url=None, listen="127.0.0.1:0"), database
+    )
+    plain.start()
+    try:
+        assert "does not speak TLS" in failure(f"--address={plain.address}")
+    finally:
+        plain.stop(grace_seconds=2)
+    monkeypatch.delenv("CREDIT_CLIENT_CERTIFICATE")
+    monkeypatch.delenv("CREDIT_CLIENT_PRIVATE_KEY")
+    assert "wants a client certificate" in failure()
+    monkeypatch.delenv("CREDIT_SERVER_CA")
+    assert "wants TLS: name the authority" in failure()
+    assert "No credit service answers" in failure("--address=127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("variable", "content"),
+    [
+        ("CREDIT_CLIENT_CERTIFICATE", None),
+        ("CREDIT_CLIENT_PRIVATE_KEY", None),
+        ("CREDIT_CLIENT_PRIVATE_KEY", "no key"),
+        ("CREDIT_SERVER_CA", None),
+        ("CREDIT_SERVER_CA", "no certificate"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(
+    address: str,
+    variable: str,
+    content: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "wrong"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setenv(variable, str(path))
+    capsys.readouterr()
+    assert cli.run(["call", "ListCustomers"]) == USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(path) in line
+    assert variable in line
+
+
+def test_up_prints_commands_that_work(settings: Settings, token: str, tmp_path: Path) -> None:
+    """Under TLS and tokens, each line of the banner runs as it stands."""
+    bin_folder = Path(sys.executable).parent
+    with up(
+        CREDIT_TOKEN_ISSUER="credit-service-dev",
+        CREDIT_TLS_CERTIFICATE=str(tmp_path / "server.pem"),
+        CREDIT_TLS_PRIVATE_KEY=str(tmp_path / "server.key"),
+        CREDIT_TOKEN_KEYS=str(tmp_path / "jwks.json"),
+        CREDIT_SERVER_CA=str(tmp_path / "ca.pem"),
+    ) as running:
+        lines = [line.strip() for line in running.log.splitlines() if line.startswith("  ")]
+        calls = [line for line in lines if line.startswith(("buf curl", "credit-service "))]
+        assert len(calls) == 4
+        (grpcurl,) = [line for line in lines if line.startswith("grpcurl")]
+        assert f'-cacert {tmp_path / "ca.pem"} -H "authorization: Bearer $CREDIT_TOKEN"' in grpcurl
+        assert "-plaintext" not in running.log
+        for line in sorted(calls, key=lambda each: each.startswith("buf")):
+            done = subprocess.run(
+                ["/bin/sh", "-c", line],
+                env=environment(CREDIT_TOKEN=token, PATH=f"{bin_folder}:{os.environ['PATH']}"),
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, (line, done)
 
 
 def test_the_console(address: str, token: str, tmp_path: Path) -> None:

@@ -1,0 +1,162 @@
+"""TLS of a client: the files it trusts and presents, and why a connection does not come about."""
+
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import grpc
+
+from credit_service.settings import ClientSettings
+
+_PROBE_SECONDS = 3.0
+
+
+class TlsFileError(ValueError):
+    """A file of certificates or keys cannot be used. The message names it and says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """The authorities that a client trusts, and the certificate and key that it presents."""
+
+    ca: Path
+    certificate: Path | None = None
+    private_key: Path | None = None
+
+    @classmethod
+    def configured(cls, settings: ClientSettings, ca: Path | None = None) -> Self | None:
+        """As the settings say, with `ca` in place of CREDIT_SERVER_CA; None for no TLS."""
+        trusted = ca or settings.server_ca
+        if trusted is None:
+            return None
+        return cls(trusted, settings.client_certificate, settings.client_private_key)
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """The credentials of a gRPC channel. Raises TlsFileError for a file that cannot be used."""
+        self.context()
+        return grpc.ssl_channel_credentials(
+            _read("--ca, CREDIT_SERVER_CA", self.ca),
+            None if self.private_key is None else self.private_key.read_bytes(),
+            None if self.certificate is None else self.certificate.read_bytes(),
+        )
+
+    def context(self) -> ssl.SSLContext:
+        """The same for the standard library. Raises TlsFileError for a file that cannot be used."""
+        pem = _read("--ca, CREDIT_SERVER_CA", self.ca)
+        try:
+            context = ssl.create_default_context(cadata=pem.decode("ascii", errors="replace"))
+        except (ssl.SSLError, ValueError):
+            context = None
+        # Without a certificate in it, OpenSSL would load those of the system instead.
+        if context is None or not context.get_ca_certs():
+            raise TlsFileError(
+                f"{self.ca} (--ca, CREDIT_SERVER_CA) is not a file of authorities in PEM"
+            )
+        self._present(context)
+        context.set_alpn_protocols(["h2"])
+        return context
+
+    def _present(self, context: ssl.SSLContext) -> None:
+        certificate, key = self.certificate, self.private_key
+        if certificate is None and key is None:
+            return
+        if certificate is None or key is None:
+            raise TlsFileError(
+                "a client certificate takes both CREDIT_CLIENT_CERTIFICATE and"
+                " CREDIT_CLIENT_PRIVATE_KEY"
+            )
+        _read("CREDIT_CLIENT_CERTIFICATE", certificate)
+        _read("CREDIT_CLIENT_PRIVATE_KEY", key)
+        try:
+            # A key with a password must fail here, and not ask at the terminal.
+            context.load_cert_chain(certificate, key, password=lambda: b"")
+        except (ssl.SSLError, ValueError):
+            raise TlsFileError(
+                f"{certificate} (CREDIT_CLIENT_CERTIFICATE) and {key} (CREDIT_CLIENT_PRIVATE_KEY)"
+                " are not a certificate in PEM and its private key without a password"
+            ) from None
+
+
+def _read(variables: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TlsFileError(f"{path} ({variables}) cannot be read: {error.strerror}") from error
+
+
+def connection_problem(address: str, tls: ClientTls | None) -> str | None:
+    """Why a TLS or plaintext connection to `address` does not come about, in one sentence.
+
+    None where the reason is another: no server there, or an address that is not host:port. Opens
+    connections of its own, so call it only once the channel failed.
+    """
+    host, _, port_text = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (host and port_text.isdigit()):
+        return None
+    if tls is None:
+        return _problem_in_plaintext(host, int(port_text))
+    return _problem_with_tls(host, int(port_text), tls)
+
+
+def _problem_in_plaintext(host: str, port: int) -> str | None:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    try:
+        _shake_hands(host, port, context)
+    except ssl.SSLError as error:
+        if "CERTIFICATE" not in (error.reason or ""):
+            return None
+    except OSError:
+        return None
+    return (
+        f"The server at {host}:{port} wants TLS: name the authority of its certificate by --ca"
+        " or CREDIT_SERVER_CA."
+    )
+
+
+def _problem_with_tls(host: str, port: int, tls: ClientTls) -> str | None:
+    where = f"The server at {host}:{port}"
+    wants_certificate = (
+        f"{where} wants a client certificate: CREDIT_CLIENT_CERTIFICATE and"
+        " CREDIT_CLIENT_PRIVATE_KEY must name one that it accepts."
+    )
+    try:
+        # A server of gRPC speaks first. One that ends instead did not accept the client.
+        return None if _shake_hands(host, port, tls.context()) else wants_certificate
+    except ssl.SSLCertVerificationError as error:
+        reason = error.verify_message.rstrip(".")
+        advice = (
+            "call it by a name of its certificate"
+            if "mismatch" in reason
+            else f"{tls.ca} must hold the authority that issued it"
+        )
+        return f"{where} has a certificate that is not accepted ({reason}): {advice}."
+    except ssl.SSLError as error:
+        reason = (error.reason or str(error)).replace("_", " ").lower()
+        if "certificate" in reason:
+            return wants_certificate
+        return (
+            f"{where} does not speak TLS ({reason}): leave --ca and CREDIT_SERVER_CA out, or call"
+            " another address."
+        )
+    except ConnectionRefusedError:
+        return None
+    except ConnectionError:
+        return f"{where} ended the TLS handshake: it probably does not speak TLS."
+    except OSError:
+        return None
+
+
+def _shake_hands(host: str, port: int, context: ssl.SSLContext) -> bytes:
+    """Connect with TLS, and read once: a server refuses a client certificate only then."""
+    with (
+        socket.create_connection((host, port), _PROBE_SECONDS) as connection,
+        context.wrap_socket(connection, server_hostname=host) as secured,
+    ):
+        secured.settimeout(_PROBE_SECONDS)
+        return secured.recv(1)
