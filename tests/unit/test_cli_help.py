@@ -1,0 +1,45 @@
+"""The words of the help: plain English, by the terms of the field."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cyclopts import App
+
+from credit_service import cli
+
+# What the help once said, and what no reader expects of a command line.
+_ODD = (
+    "told",
+    "tell",
+    "nobody",
+    "whoever",
+    "taken in",
+    "passed over",
+    "anew",
+    "parted",
+    "mend",
+    "stands on",
+    "is bad",
+    "all is well",
+    "goes on",
+    "broken off",
+    "whom",
+    "put into form",
+)
+
+
+def _commands(app: App, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name in app:
+        if not name.startswith("-"):
+            command: Any = app[name]
+            yield from _commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("path", list(_commands(cli.app)), ids=" ".join)
+def test_the_help_is_plain(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([*path, "--help"]) == 0
+    text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split()).casefold()
+    assert [word for word in _ODD if re.search(rf"\b{word}\b", text)] == []
