@@ -6,14 +6,16 @@ dates as ISO strings, text as UTF-8. Store it as text or json; jsonb would not k
 
 import json
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 from credit_service.domain.eligibility import (
+    CURRENT_RULES,
     Ask,
     CounterOffer,
     Decision,
     Reason,
     ReasonCode,
+    Rules,
     decide,
 )
 from credit_service.domain.positions import CreditPosition
@@ -28,11 +30,22 @@ _encode = json.JSONEncoder(
 ).encode
 
 
+class DecisionInputs(NamedTuple):
+    """All that a decision was made from."""
+
+    position: CreditPosition
+    ask: Ask
+    day: date
+    scorecard_version: str
+    rules: Rules
+
+
 def encode_inputs(position: CreditPosition, ask: Ask, day: date, scorecard_version: str) -> str:
-    """All that a decision was made from, as canonical JSON."""
+    """All that a decision by the current rules was made from, as canonical JSON."""
     return _encode(
         {
             "format": FORMAT,
+            "rules": CURRENT_RULES,
             "ask": {
                 "principal_paise": ask.principal_paise,
                 "annual_rate_bps": ask.annual_rate_bps,
@@ -59,54 +72,69 @@ def encode_inputs(position: CreditPosition, ask: Ask, day: date, scorecard_versi
     )
 
 
-def decode_inputs(text: str) -> tuple[CreditPosition, Ask, date, str]:
-    """(position, ask, day, scorecard version) of `encode_inputs`. Raises ValueError otherwise."""
+def decode_inputs(text: str) -> DecisionInputs:
+    """The inputs of `encode_inputs`. Raises ValueError otherwise.
+
+    Inputs that name no rules are from before there was more than one edition of them.
+    """
     try:
         document = _decode(text)
         position = dict(document["position"])
         position["as_of"] = date.fromisoformat(position["as_of"])
         position["valid_until"] = date.fromisoformat(position["valid_until"])
-        return (
+        return DecisionInputs(
             CreditPosition(**position),
             Ask(**document["ask"]),
             date.fromisoformat(document["day"]),
             str(document["scorecard_version"]),
+            Rules(document.get("rules", Rules.FIRST)),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not the inputs of a decision: {error!r}") from error
 
 
 def encode_outcome(decision: Decision) -> str:
-    """A decision as canonical JSON."""
-    offer = decision.counter_offer
-    return _encode(
-        {
-            "format": FORMAT,
-            "approved": decision.approved,
-            "requested_rate_bps": decision.requested_rate_bps,
-            "corrected_rate_bps": decision.corrected_rate_bps,
-            "installment_paise": decision.installment_paise,
-            "score": score_document(decision.score),
-            "reasons": [
-                {
-                    "code": each.code,
-                    "message": each.message,
-                    "found": each.found,
-                    "threshold": each.threshold,
-                    "components": each.components,
-                }
-                for each in decision.reasons
-            ],
-            "counter_offer": None
-            if offer is None
-            else {
-                "max_principal_paise": offer.max_principal_paise,
-                "max_principal_installment_paise": offer.max_principal_installment_paise,
-                "min_tenure_months": offer.min_tenure_months,
-                "min_tenure_installment_paise": offer.min_tenure_installment_paise,
-            },
-        }
-    )
+    """A decision as canonical JSON. Last installments are left out where none are stated."""
+    document = {
+        "format": FORMAT,
+        "approved": decision.approved,
+        "requested_rate_bps": decision.requested_rate_bps,
+        "corrected_rate_bps": decision.corrected_rate_bps,
+        "installment_paise": decision.installment_paise,
+        "score": score_document(decision.score),
+        "reasons": [
+            {
+                "code": each.code,
+                "message": each.message,
+                "found": each.found,
+                "threshold": each.threshold,
+                "components": each.components,
+            }
+            for each in decision.reasons
+        ],
+        "counter_offer": None,
+    }
+    if decision.last_installment_paise is not None:
+        document["last_installment_paise"] = decision.last_installment_paise
+    if decision.counter_offer is not None:
+        document["counter_offer"] = _offer_document(decision.counter_offer)
+    return _encode(document)
+
+
+def _offer_document(offer: CounterOffer) -> dict[str, int | None]:
+    document = {
+        "max_principal_paise": offer.max_principal_paise,
+        "max_principal_installment_paise": offer.max_principal_installment_paise,
+        "min_tenure_months": offer.min_tenure_months,
+        "min_tenure_installment_paise": offer.min_tenure_installment_paise,
+    }
+    if offer.max_principal_last_installment_paise is not None:
+        last = offer.max_principal_last_installment_paise
+        document["max_principal_last_installment_paise"] = last
+    if offer.min_tenure_last_installment_paise is not None:
+        last = offer.min_tenure_last_installment_paise
+        document["min_tenure_last_installment_paise"] = last
+    return document
 
 
 def score_document(score: CreditScore) -> dict[str, Any]:
@@ -152,6 +180,7 @@ def decode_outcome(text: str) -> Decision:
                 for each in document["reasons"]
             ),
             counter_offer=None if offer is None else CounterOffer(**offer),
+            last_installment_paise=document.get("last_installment_paise"),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not the outcome of a decision: {error!r}") from error
@@ -183,8 +212,10 @@ def _decode(text: str) -> dict[str, Any]:
 def replay(inputs_json: str, scorecard: Scorecard) -> str:
     """The outcome of stored inputs under a scorecard, as canonical JSON.
 
-    Under the scorecard that the inputs name this equals the stored outcome byte for byte. Under
-    another it is what that one would have decided, and names it.
+    The rules are those that the inputs name, so under the scorecard that they name this equals the
+    stored outcome byte for byte. Under another it is what that one would have decided, and names
+    it.
     """
-    position, ask, day, _ = decode_inputs(inputs_json)
-    return encode_outcome(decide(position, ask, scorecard, day))
+    inputs = decode_inputs(inputs_json)
+    decision = decide(inputs.position, inputs.ask, scorecard, inputs.day, inputs.rules)
+    return encode_outcome(decision)

@@ -2,14 +2,20 @@
 
 from dataclasses import dataclass
 from datetime import date
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from credit_service.domain.loans import (
+    MAX_PRINCIPAL_PAISE,
     MAX_TENURE_MONTHS,
+    MIN_TENURE_MONTHS,
     Ask,
     LoanTerms,
     installment_paise,
+    is_repayable,
     largest_principal_paise,
+    last_installment_paise,
+    least_principal_paise,
+    longest_repayable_tenure,
 )
 from credit_service.domain.money import (
     RUPEE_PAISE,
@@ -22,9 +28,23 @@ from credit_service.domain.positions import CreditPosition, require_holds_on
 from credit_service.domain.scorecard import MAX_SCORE, Component, Scorecard
 from credit_service.domain.scoring import CreditScore, Override, score
 
-__all__ = ["Ask", "CounterOffer", "Decision", "Reason", "ReasonCode", "decide"]
+__all__ = ["Ask", "CounterOffer", "Decision", "Reason", "ReasonCode", "Rules", "decide"]
 
 _COSTLIEST_NAMED = 2
+
+
+class Rules(IntEnum):
+    """The edition of the rules that a decision is made by. A stored decision is replayed by its
+    own, so that it gives the same bytes."""
+
+    FIRST = 1
+    """The income test looks at the monthly installment alone; any principal over any tenure."""
+    LARGEST_INSTALLMENT = 2
+    """The income test looks at the largest installment, the last one included; whole paise must
+    repay the loan; a decision states its last installment."""
+
+
+CURRENT_RULES = Rules.LARGEST_INSTALLMENT
 
 
 class ReasonCode(StrEnum):
@@ -35,14 +55,16 @@ class ReasonCode(StrEnum):
     CREDIT_SCORE_TOO_LOW = "CREDIT_SCORE_TOO_LOW"
     EMI_BURDEN_TOO_HIGH = "EMI_BURDEN_TOO_HIGH"
     APPROVED_LIMIT_EXCEEDED = "APPROVED_LIMIT_EXCEEDED"
+    LOAN_AMOUNT_TOO_SMALL = "LOAN_AMOUNT_TOO_SMALL"
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
     """One reason for a decline: a sentence for a person, and its two figures by themselves.
 
-    `found` and `threshold` are loans for NO_CREDIT_HISTORY, points for CREDIT_SCORE_TOO_LOW (both:
-    the least that passes), and rupees such as '32884.88' otherwise (the most that passes).
+    `found` and `threshold` are loans for NO_CREDIT_HISTORY, points for CREDIT_SCORE_TOO_LOW, and
+    rupees such as '32884.88' otherwise. The threshold is the least that passes for these two and
+    for LOAN_AMOUNT_TOO_SMALL, and the most that passes otherwise.
     `components` are those that cost most, the costliest first, with CREDIT_SCORE_TOO_LOW only.
     """
 
@@ -57,15 +79,18 @@ class Reason:
 class CounterOffer:
     """What would be approved on the same day, exactly: one rupee more or one month less is not.
 
-    `max_principal_paise` is whole rupees at the tenure asked for, None when not even ₹1 would do;
+    `max_principal_paise` is whole rupees at the tenure asked for, None when no amount would do;
     `min_tenure_months` is for the principal asked for, None when no tenure up to 480 would do.
-    Installments are at the corrected rate. At least one of the two is given.
+    Installments are at the corrected rate. At least one of the two is given. The last installments
+    are None by `Rules.FIRST`, which does not state them.
     """
 
     max_principal_paise: int | None
     max_principal_installment_paise: int | None
     min_tenure_months: int | None
     min_tenure_installment_paise: int | None
+    max_principal_last_installment_paise: int | None = None
+    min_tenure_last_installment_paise: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +98,8 @@ class Decision:
     """The answer to an ask. `installment_paise` is at the corrected rate.
 
     When the score declines there is no rate to correct to, and the corrected rate is the requested
-    one. `reasons` is empty exactly when approved.
+    one. `reasons` is empty exactly when approved. `last_installment_paise` balances the schedule;
+    None by `Rules.FIRST`, which does not state it.
     """
 
     approved: bool
@@ -83,9 +109,16 @@ class Decision:
     score: CreditScore
     reasons: tuple[Reason, ...]
     counter_offer: CounterOffer | None
+    last_installment_paise: int | None = None
 
 
-def decide(position: CreditPosition, ask: Ask, scorecard: Scorecard, day: date) -> Decision:
+def decide(
+    position: CreditPosition,
+    ask: Ask,
+    scorecard: Scorecard,
+    day: date,
+    rules: Rules = CURRENT_RULES,
+) -> Decision:
     """The decision on an ask made on `day`; pure, and the same for the same inputs for ever.
 
     Raises ValueError when the position does not hold on `day`.
@@ -96,27 +129,42 @@ def decide(position: CreditPosition, ask: Ask, scorecard: Scorecard, day: date) 
     rate_bps = ask.annual_rate_bps
     if min_rate_bps is not None and min_rate_bps > rate_bps:
         rate_bps = min_rate_bps
-    installment = installment_paise(LoanTerms(ask.principal_paise, rate_bps, ask.tenure_months))
-    # Either may be negative.
-    share_paise = _income_share_paise(position, scorecard)
-    max_installment = share_paise - position.current_installments_paise
-    max_principal = position.approved_limit_paise - position.current_debt_paise
-    affordable = installment <= max_installment
-    within_limit = ask.principal_paise <= max_principal
+    terms = LoanTerms(ask.principal_paise, rate_bps, ask.tenure_months)
+    installment = installment_paise(terms)
+    last = None
+    if rules >= Rules.LARGEST_INSTALLMENT:
+        last = last_installment_paise(terms, installment)
+    largest = installment if last is None else max(installment, last)
+    # The first two may be negative.
+    room = _Room(
+        max_installment_paise=_income_share_paise(position, scorecard)
+        - position.current_installments_paise,
+        max_principal_paise=position.approved_limit_paise - position.current_debt_paise,
+        least_principal_paise=scorecard.min_principal_paise,
+        rate_bps=rate_bps,
+        rules=rules,
+    )
+    affordable = largest <= room.max_installment_paise
+    within_limit = ask.principal_paise <= room.max_principal_paise
+    large_enough = room.is_large_enough(terms)
     reasons: tuple[Reason, ...] = ()
     counter_offer: CounterOffer | None = None
-    approved = min_rate_bps is not None and affordable and within_limit
+    approved = min_rate_bps is not None and affordable and within_limit and large_enough
     if not approved:
         found = []
         if min_rate_bps is None:
             found.append(_score_reason(credit_score, position, scorecard))
         if not affordable:
-            found.append(_burden_reason(position, scorecard, installment))
+            # The last one is named only where the monthly one alone would fit.
+            too_high = installment if installment > room.max_installment_paise else largest
+            found.append(_burden_reason(position, scorecard, installment, too_high))
         if not within_limit:
             found.append(_limit_reason(position, ask))
+        if not large_enough:
+            found.append(_amount_reason(terms, scorecard))
         reasons = tuple(found)
         if min_rate_bps is not None:
-            counter_offer = _counter_offer(max_installment, max_principal, ask, rate_bps)
+            counter_offer = _counter_offer(room, ask)
     return Decision(
         approved,
         ask.annual_rate_bps,
@@ -125,7 +173,38 @@ def decide(position: CreditPosition, ask: Ask, scorecard: Scorecard, day: date) 
         credit_score,
         reasons,
         counter_offer,
+        last,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What an approved loan may come to, at the corrected rate."""
+
+    max_installment_paise: int
+    max_principal_paise: int
+    least_principal_paise: int
+    rate_bps: int
+    rules: Rules
+
+    def is_large_enough(self, terms: LoanTerms) -> bool:
+        """Whether the principal is the scorecard's least or more, and whole paise repay it."""
+        if terms.principal_paise < self.least_principal_paise:
+            return False
+        return self.rules < Rules.LARGEST_INSTALLMENT or is_repayable(terms)
+
+    def installments(self, principal_paise: int, tenure_months: int) -> tuple[int, int | None]:
+        """(monthly, last) installment; no last one by `Rules.FIRST`."""
+        terms = LoanTerms(principal_paise, self.rate_bps, tenure_months)
+        installment = installment_paise(terms)
+        if self.rules < Rules.LARGEST_INSTALLMENT:
+            return installment, None
+        return installment, last_installment_paise(terms, installment)
+
+    def fits(self, principal_paise: int, tenure_months: int) -> bool:
+        """Whether every installment is at most the largest allowed."""
+        installment, last = self.installments(principal_paise, tenure_months)
+        return max(installment, last or 0) <= self.max_installment_paise
 
 
 def _income_share_paise(position: CreditPosition, scorecard: Scorecard) -> int:
@@ -134,57 +213,81 @@ def _income_share_paise(position: CreditPosition, scorecard: Scorecard) -> int:
     return position.monthly_income_paise * scorecard.income_share_bps // 10_000
 
 
-def _counter_offer(
-    max_installment_paise: int, max_principal_paise: int, ask: Ask, rate_bps: int
-) -> CounterOffer | None:
+def _counter_offer(room: _Room, ask: Ask) -> CounterOffer | None:
     """The largest principal at the tenure and the shortest tenure for the principal, or None."""
+    principal = _largest_principal(room, ask.tenure_months)
+    tenure = _shortest_tenure(room, ask.principal_paise)
+    if principal is None and tenure is None:
+        return None
+    by_principal: tuple[int | None, int | None] = (None, None)
+    by_tenure: tuple[int | None, int | None] = (None, None)
+    if principal is not None:
+        by_principal = room.installments(principal, ask.tenure_months)
+    if tenure is not None:
+        by_tenure = room.installments(ask.principal_paise, tenure)
+    return CounterOffer(
+        principal, by_principal[0], tenure, by_tenure[0], by_principal[1], by_tenure[1]
+    )
+
+
+def _largest_principal(room: _Room, tenure_months: int) -> int | None:
+    """The largest principal in whole rupees that is approved; None when none is.
+
+    Every larger one has a larger installment, or the same one and a larger last one, than is
+    allowed; so the first that fits, counted down from the largest whose monthly installment fits,
+    is the largest. Few are tried: the last installment is the smaller one for about every other
+    principal, and for every principal once the monthly one leaves room for the rounding.
+    """
+    least = max(room.least_principal_paise, 1)
+    if room.rules >= Rules.LARGEST_INSTALLMENT:
+        least = max(least, least_principal_paise(room.rate_bps, tenure_months))
     principal = min(
-        largest_principal_paise(max_installment_paise, rate_bps, ask.tenure_months),
-        max_principal_paise,
+        largest_principal_paise(room.max_installment_paise, room.rate_bps, tenure_months),
+        room.max_principal_paise,
+        MAX_PRINCIPAL_PAISE,
     )
     principal -= principal % RUPEE_PAISE
-    tenure: int | None = None
-    if ask.principal_paise <= max_principal_paise:
-        tenure = _shortest_tenure(max_installment_paise, ask, rate_bps)
-    if principal <= 0 and tenure is None:
-        return None
-    return CounterOffer(
-        principal if principal > 0 else None,
-        installment_paise(LoanTerms(principal, rate_bps, ask.tenure_months))
-        if principal > 0
-        else None,
-        tenure,
-        installment_paise(LoanTerms(ask.principal_paise, rate_bps, tenure)) if tenure else None,
-    )
+    while principal >= least:
+        if room.fits(principal, tenure_months):
+            return principal
+        principal -= RUPEE_PAISE
+    return None
 
 
-def _shortest_tenure(max_installment_paise: int, ask: Ask, rate_bps: int) -> int | None:
-    """The fewest months over which the installment fits; None when 480 are not enough.
+def _shortest_tenure(room: _Room, principal_paise: int) -> int | None:
+    """The fewest months over which the principal is approved; None when no number of months does.
 
-    The installment before rounding falls with every month more, so once rounded it never rises,
-    and the months that fit are those from some first one on. The range is doubled before it is
-    halved, because an installment over few months is quicker to compute.
+    The monthly installment never rises with the months, so those whose monthly one fits are those
+    from some first one on; from there the first whose last installment fits is the answer. The
+    range is doubled before it is halved, because an installment over few months is quicker to
+    compute.
     """
+    if not room.least_principal_paise <= principal_paise <= room.max_principal_paise:
+        return None
+    longest = MAX_TENURE_MONTHS
+    if room.rules >= Rules.LARGEST_INSTALLMENT:
+        longest = longest_repayable_tenure(principal_paise, room.rate_bps)
 
-    def fits(tenure_months: int) -> bool:
-        terms = LoanTerms(ask.principal_paise, rate_bps, tenure_months)
-        return installment_paise(terms) <= max_installment_paise
+    def monthly_fits(tenure_months: int) -> bool:
+        terms = LoanTerms(principal_paise, room.rate_bps, tenure_months)
+        return installment_paise(terms) <= room.max_installment_paise
 
-    # The tenure asked for does not fit.
-    too_short = ask.tenure_months
-    fitting = min(2 * too_short, MAX_TENURE_MONTHS)
-    while not fits(fitting):
-        if fitting == MAX_TENURE_MONTHS:
+    too_short, fitting = MIN_TENURE_MONTHS - 1, MIN_TENURE_MONTHS
+    while not monthly_fits(fitting):
+        if fitting == longest:
             return None
         too_short = fitting
-        fitting = min(2 * fitting, MAX_TENURE_MONTHS)
+        fitting = min(2 * fitting, longest)
     while fitting - too_short > 1:
         middle = (too_short + fitting) // 2
-        if fits(middle):
+        if monthly_fits(middle):
             fitting = middle
         else:
             too_short = middle
-    return fitting
+    for tenure in range(fitting, longest + 1):
+        if room.fits(principal_paise, tenure):
+            return tenure
+    return None
 
 
 _NAMES = {
@@ -238,12 +341,18 @@ def _lowest_approved_score(scorecard: Scorecard) -> int:
     return MAX_SCORE + 1
 
 
-def _burden_reason(position: CreditPosition, scorecard: Scorecard, installment: int) -> Reason:
-    burden = position.current_installments_paise + installment
+def _burden_reason(
+    position: CreditPosition, scorecard: Scorecard, installment: int, too_high: int
+) -> Reason:
+    """`too_high` is the installment that does not fit: the monthly one, or the last."""
+    burden = position.current_installments_paise + too_high
+    new = f"one of {format_inr(installment)}"
+    if too_high > installment:
+        new = f"loan's last one of {format_inr(too_high)}"
     return Reason(
         ReasonCode.EMI_BURDEN_TOO_HIGH,
         f"Current installments of {format_inr(position.current_installments_paise)} and the new "
-        f"one of {format_inr(installment)} come to {format_inr(burden)} a month, more than "
+        f"{new} come to {format_inr(burden)} a month, more than "
         f"{format_rate(scorecard.income_share_bps)} of the monthly income of "
         f"{format_inr(position.monthly_income_paise)}.",
         format_rupees(burden),
@@ -260,4 +369,24 @@ def _limit_reason(position: CreditPosition, ask: Ask) -> Reason:
         f"limit of {format_inr(position.approved_limit_paise)}.",
         format_rupees(debt),
         format_rupees(position.approved_limit_paise),
+    )
+
+
+def _amount_reason(terms: LoanTerms, scorecard: Scorecard) -> Reason:
+    """Why the principal is too small: by the scorecard, or for the tenure at the corrected rate."""
+    principal, tenure = terms.principal_paise, terms.tenure_months
+    least = scorecard.min_principal_paise
+    if principal < least:
+        why = f"{format_inr(least)}, the least that is lent"
+    else:
+        least = least_principal_paise(terms.annual_rate_bps, tenure)
+        why = (
+            f"{format_inr(least)}, the least that equal installments of whole paise repay over "
+            f"{tenure} months at {format_rate(terms.annual_rate_bps)} a year"
+        )
+    return Reason(
+        ReasonCode.LOAN_AMOUNT_TOO_SMALL,
+        f"The loan of {format_inr(principal)} is less than {why}.",
+        format_rupees(principal),
+        format_rupees(least),
     )

@@ -10,7 +10,7 @@ from math import gcd
 
 from credit_service.domain.calendar import add_months, installments_due_by
 from credit_service.domain.errors import OUT_OF_RANGE, FieldViolation, InvalidFields, NotFound
-from credit_service.domain.money import CRORE_PAISE, divide_half_up
+from credit_service.domain.money import CRORE_PAISE, divide_half_up, format_inr, format_rate
 
 MAX_PRINCIPAL_PAISE = 100 * CRORE_PAISE
 MIN_TENURE_MONTHS = 1
@@ -117,7 +117,11 @@ class Schedule:
 
 
 def validate_ask(*, principal_paise: int, annual_rate_bps: int, tenure_months: int) -> Ask:
-    """The ask, in range. Raises InvalidFields naming every bad field by its contract name."""
+    """The ask, in range and repayable in whole paise at the requested rate.
+
+    Raises InvalidFields naming every bad field by its contract name; what makes an ask repayable
+    is at `least_principal_paise`.
+    """
     violations = []
     if not 0 < principal_paise <= MAX_PRINCIPAL_PAISE:
         message = "loan_amount must be more than ₹0 and at most ₹100 crore."
@@ -133,7 +137,84 @@ def validate_ask(*, principal_paise: int, annual_rate_bps: int, tenure_months: i
         violations.append(FieldViolation("tenure_months", OUT_OF_RANGE, message))
     if violations:
         raise InvalidFields(violations)
-    return Ask(principal_paise, annual_rate_bps, tenure_months)
+    ask = Ask(principal_paise, annual_rate_bps, tenure_months)
+    if not is_repayable(ask):
+        raise InvalidFields(_not_repayable(ask))
+    return ask
+
+
+def _not_repayable(ask: Ask) -> list[FieldViolation]:
+    """What is wrong with an ask that whole paise cannot repay, and what would do instead."""
+    principal, rate = format_inr(ask.principal_paise), format_rate(ask.annual_rate_bps)
+    least = least_principal_paise(ask.annual_rate_bps, ask.tenure_months)
+    longest = longest_repayable_tenure(ask.principal_paise, ask.annual_rate_bps)
+    violations = []
+    if least <= MAX_PRINCIPAL_PAISE:
+        message = (
+            f"loan_amount must be at least {format_inr(least)} over {ask.tenure_months} months at "
+            f"{rate} a year, found {principal}: a smaller loan cannot be repaid in equal "
+            f"installments of whole paise."
+        )
+        violations.append(FieldViolation("loan_amount", OUT_OF_RANGE, message))
+    message = (
+        f"tenure_months must be at most {longest} for {principal} at {rate} a year, found "
+        f"{ask.tenure_months}: over more months the installments repay too little of the principal."
+    )
+    violations.append(FieldViolation("tenure_months", OUT_OF_RANGE, message))
+    return violations
+
+
+@lru_cache(maxsize=16_384)
+def least_principal_paise(annual_rate_bps: int, tenure_months: int) -> int:
+    """The least principal that equal installments of whole paise repay, in paise.
+
+    An installment is rounded by at most half a paisa, and so is the interest of each month. At most
+    a paisa a month in all, which with its interest grows to s = ((1+r)ⁿ - 1) / r paise by the end
+    (n paise at rate 0). An installment of s paise or more before rounding repays in exactly n
+    months whatever the roundings are: the last installment differs from the others by at most s,
+    and is more than 0 and at most two installments. With less, a loan may end months early or
+    leave most of the principal for the last month.
+
+    The principal of an installment of s is s·(1 - (1+r)⁻ⁿ) / r, here rounded up. It grows with the
+    tenure, and is 1 paisa for 1 month.
+    """
+    if annual_rate_bps == 0:
+        return tenure_months * tenure_months
+    a, growth, base, b = _growth(annual_rate_bps, tenure_months)
+    # With (1+r)ⁿ = growth / base and r = a / b this is ((growth - base)·b / a)² / (growth·base).
+    numerator = ((growth - base) * b) ** 2
+    denominator = a * a * growth * base
+    return -(-numerator // denominator)
+
+
+def is_repayable(terms: LoanTerms | Ask) -> bool:
+    """Whether equal installments of whole paise repay the loan: see `least_principal_paise`."""
+    n, bps = terms.tenure_months, terms.annual_rate_bps
+    # n²·(1+r)ⁿ is more than the least principal, and (1+r)ⁿ ≤ e^(n·bps/120000) < 2^(n·bps/80000).
+    # Nearly every ask passes here, without numbers of thousands of bits.
+    if terms.principal_paise >= n * n << n * bps // 80_000 + 1:
+        return True
+    return terms.principal_paise >= least_principal_paise(bps, n)
+
+
+def longest_repayable_tenure(principal_paise: int, annual_rate_bps: int) -> int:
+    """The most months over which the principal is repayable at that rate: 1 … 480."""
+    fitting, too_long = MIN_TENURE_MONTHS, MAX_TENURE_MONTHS + 1
+    while too_long - fitting > 1:
+        middle = (fitting + too_long) // 2
+        if is_repayable(LoanTerms(principal_paise, annual_rate_bps, middle)):
+            fitting = middle
+        else:
+            too_long = middle
+    return fitting
+
+
+def _growth(annual_rate_bps: int, tenure_months: int) -> tuple[int, int, int, int]:
+    """(a, (a+b)ⁿ, bⁿ, b) for a monthly rate of a / b in lowest terms, more than 0."""
+    common = gcd(annual_rate_bps, _MONTHLY_BPS)
+    a = annual_rate_bps // common
+    b = _MONTHLY_BPS // common
+    return a, (a + b) ** tenure_months, b**tenure_months, b
 
 
 def installment_factor(annual_rate_bps: int, tenure_months: int) -> tuple[int, int]:
@@ -144,11 +225,7 @@ def installment_factor(annual_rate_bps: int, tenure_months: int) -> tuple[int, i
     """
     if annual_rate_bps == 0:
         return 1, tenure_months
-    common = gcd(annual_rate_bps, _MONTHLY_BPS)
-    a = annual_rate_bps // common
-    b = _MONTHLY_BPS // common
-    growth: int = (a + b) ** tenure_months
-    base: int = b**tenure_months
+    a, growth, base, b = _growth(annual_rate_bps, tenure_months)
     return a * growth, b * (growth - base)
 
 
@@ -162,6 +239,21 @@ def installment_paise(terms: LoanTerms | Ask) -> int:
     """
     numerator, denominator = installment_factor(terms.annual_rate_bps, terms.tenure_months)
     return divide_half_up(terms.principal_paise * numerator, denominator)
+
+
+def last_installment_paise(terms: LoanTerms | Ask, installment: int) -> int:
+    """The last installment of a loan repaid at its own rate, in line with `schedule`.
+
+    0 when the installments before repay it all.
+    """
+    # Half up: interest = (2·bps·balance + 120000) // 240000, reduced by 2.
+    bps, half, divisor = terms.annual_rate_bps, _MONTHLY_BPS // 2, _MONTHLY_BPS
+    balance = terms.principal_paise
+    for _ in range(terms.tenure_months - 1):
+        balance += (bps * balance + half) // divisor - installment
+        if balance <= 0:
+            return 0
+    return balance + (bps * balance + half) // divisor
 
 
 def largest_principal_paise(
@@ -264,6 +356,11 @@ class RepaymentPlan:
         if number <= self.full_count:
             return self.installment_paise
         return self.final_paise if number == self.full_count + 1 else 0
+
+    @property
+    def last_paise(self) -> int:
+        """What installment number `tenure` asks for: 0 when an earlier one ends the debt."""
+        return self.payment_paise(self.tenure_months)
 
     def first_paise(self, count: int) -> int:
         """The sum of the first `count` installments, 0 … tenure."""

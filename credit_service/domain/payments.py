@@ -100,9 +100,10 @@ def apply_payment(
     """The loan after a payment of `amount_paise` on `paid_on`.
 
     An installment is settled on the day its full amount is reached, and is on time if that day is
-    at most `grace_days` after its due date. Raises InvalidFields for an amount of 0 or less, and
-    PreconditionFailed with LOAN_CLOSED, PAYMENT_IN_FUTURE, PAYMENT_BEFORE_LOAN_START,
-    PAYMENT_BEFORE_PREVIOUS or PAYMENT_EXCEEDS_OUTSTANDING, tested in this order.
+    at most `grace_days` after its due date and the installment asks for more than 0. Raises
+    InvalidFields for an amount of 0 or less, and PreconditionFailed with LOAN_CLOSED,
+    PAYMENT_IN_FUTURE, PAYMENT_BEFORE_LOAN_START, PAYMENT_BEFORE_PREVIOUS or
+    PAYMENT_EXCEEDS_OUTSTANDING, tested in this order.
     """
     if amount_paise <= 0:
         message = "amount must be more than ₹0."
@@ -118,12 +119,15 @@ def apply_payment(
             amount=format_rupees(amount_paise),
             outstanding=format_rupees(outstanding),
         )
-    settled = repayment_plan(loan).settled_by(paid + amount_paise)
+    plan = repayment_plan(loan)
+    settled = plan.settled_by(paid + amount_paise)
     numbers = tuple(range(loan.installments_settled + 1, settled + 1))
+    # An installment that asks for nothing is settled with the rest, but no payment of it was made.
     on_time = tuple(
         number
         for number in numbers
-        if paid_on <= add_months(loan.start_date, number) + timedelta(days=grace_days)
+        if plan.payment_paise(number) > 0
+        and paid_on <= add_months(loan.start_date, number) + timedelta(days=grace_days)
     )
     closed = settled == loan.tenure_months
     after = replace(

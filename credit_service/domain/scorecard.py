@@ -13,7 +13,7 @@ from credit_service.domain.errors import (
     FieldViolation,
     InvalidFields,
 )
-from credit_service.domain.loans import MAX_ANNUAL_RATE_BPS
+from credit_service.domain.loans import MAX_ANNUAL_RATE_BPS, MAX_PRINCIPAL_PAISE
 
 MAX_SCORE = 100
 MAX_GRACE_DAYS = 31
@@ -44,7 +44,8 @@ class Scorecard:
     """A validated scorecard. Weights sum to 100; slabs cover 0 … 100 in rising order.
 
     A component with a cap gives its full weight from the cap on: paise for loan volume, loans for
-    loan count and current-year activity.
+    loan count and current-year activity. A smaller principal than `min_principal_paise` is
+    declined; 0 declines none.
     """
 
     version: str
@@ -58,6 +59,7 @@ class Scorecard:
     rate_slabs: tuple[RateSlab, ...]
     income_share_bps: int
     grace_days: int
+    min_principal_paise: int = 0
 
     def slab(self, score: int) -> RateSlab:
         """The slab of a score of 0 … 100."""
@@ -86,6 +88,8 @@ STANDARD_DOCUMENT: Final[dict[str, Any]] = {
 }
 """The scorecard of docs/rules.md, as a document."""
 
+_MIN_PRINCIPAL = "min_principal_paise"
+"""The one key of a document that may be left out."""
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CAPS = {
     Component.REPAYMENT_HISTORY: None,
@@ -137,13 +141,13 @@ def _join(path: str, key: str) -> str:
 
 
 def parse_scorecard(document: Mapping[str, Any]) -> Scorecard:
-    """The scorecard of a document shaped like STANDARD_DOCUMENT.
+    """The scorecard of a document shaped like STANDARD_DOCUMENT, `min_principal_paise` optional.
 
     Raises InvalidFields naming every fault by its path: missing, unknown and out-of-range keys,
     weights that do not sum to 100, slabs that leave a gap, overlap, or treat a better score worse.
     """
     reader = _Reader()
-    keys = {"version", "components", "rate_slabs", "income_share_bps", "grace_days"}
+    keys = {"version", "components", "rate_slabs", "income_share_bps", "grace_days", _MIN_PRINCIPAL}
     document = reader.mapping(document, "", keys)
     version = document.get("version")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
@@ -162,6 +166,9 @@ def parse_scorecard(document: Mapping[str, Any]) -> Scorecard:
         rate_slabs=_read_slabs(reader, document.get("rate_slabs")),
         income_share_bps=reader.integer(document, "income_share_bps", "", 0, 10_000),
         grace_days=reader.integer(document, "grace_days", "", 0, MAX_GRACE_DAYS),
+        min_principal_paise=reader.integer(document, _MIN_PRINCIPAL, "", 1, MAX_PRINCIPAL_PAISE)
+        if _MIN_PRINCIPAL in document
+        else 0,
     )
     if reader.violations:
         raise InvalidFields(reader.violations)
@@ -243,7 +250,7 @@ def _read_slab(reader: _Reader, value: object, path: str) -> RateSlab:
 
 def scorecard_document(scorecard: Scorecard) -> dict[str, Any]:
     """The document that `parse_scorecard` reads back as an equal scorecard."""
-    return {
+    document: dict[str, Any] = {
         "version": scorecard.version,
         "components": {
             "REPAYMENT_HISTORY": {"weight": scorecard.repayment_weight},
@@ -264,6 +271,9 @@ def scorecard_document(scorecard: Scorecard) -> dict[str, Any]:
         "income_share_bps": scorecard.income_share_bps,
         "grace_days": scorecard.grace_days,
     }
+    if scorecard.min_principal_paise:
+        document[_MIN_PRINCIPAL] = scorecard.min_principal_paise
+    return document
 
 
 def _slab_document(slab: RateSlab) -> dict[str, Any]:

@@ -36,12 +36,15 @@ from credit_service.domain.errors import (
     InvalidFields,
 )
 from credit_service.domain.loans import (
+    MAX_PRINCIPAL_PAISE,
     Ask,
     Loan,
     LoanState,
     LoanTerms,
     ScheduledInstallment,
     book,
+    last_installment_paise,
+    repayment_plan,
     validate_ask,
 )
 from credit_service.domain.money import format_hundredths, format_inr, format_rate
@@ -84,6 +87,8 @@ _EXACT = Context(prec=2 * _MAX_DECIMAL_LENGTH)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NO_UUID = UUID(int=0)
+_RESERVED_UUIDS = {UUID(int=0): "nil", UUID(int=2**128 - 1): "max"}
+"""RFC 9562. Clients that set no id send them, all the same one."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TOKEN_KEY = b"credit_service page token 1"
 
@@ -223,7 +228,8 @@ def read_id(value: int, field: str, violations: Violations) -> int:
 
 
 def read_uuid(text: str, field: str, violations: Violations) -> UUID | None:
-    """A UUID in its usual form; None when there is none, or noted when it is something else."""
+    """A UUID in its usual form, in either case; None when there is none, or noted when it is
+    something else or the nil or max UUID."""
     if not text:
         return None
     if _UUID.fullmatch(text) is None:
@@ -233,7 +239,17 @@ def read_uuid(text: str, field: str, violations: Violations) -> UUID | None:
             f"must be a UUID such as 0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20, found {_shown(text)}.",
         )
         return None
-    return UUID(text)
+    found = UUID(text)
+    name = _RESERVED_UUIDS.get(found)
+    if name is not None:
+        violations.add(
+            field,
+            INVALID_FORMAT,
+            f"must be a UUID of this call's own, found the {name} UUID {found}; make a random one, "
+            "with uuidgen or your language's UUID library.",
+        )
+        return None
+    return found
 
 
 def read_required_uuid(text: str, field: str, violations: Violations) -> UUID:
@@ -283,7 +299,7 @@ def read_ask(request: Any, violations: Violations) -> Ask:
     tenure_months: int = request.tenure_months
     try:
         return validate_ask(
-            principal_paise=1 if principal is None else principal,
+            principal_paise=MAX_PRINCIPAL_PAISE if principal is None else principal,
             annual_rate_bps=0 if rate is None else rate,
             tenure_months=tenure_months,
         )
@@ -586,7 +602,23 @@ def _counter_offer(offer: CounterOffer | None, corrected_rate_bps: int) -> Any:
         message.min_tenure_months = offer.min_tenure_months
     if offer.min_tenure_installment_paise is not None:
         message.min_tenure_installment.CopyFrom(write_money(offer.min_tenure_installment_paise))
+    if offer.max_principal_last_installment_paise is not None:
+        message.max_loan_amount_last_installment.CopyFrom(
+            write_money(offer.max_principal_last_installment_paise)
+        )
+    if offer.min_tenure_last_installment_paise is not None:
+        message.min_tenure_last_installment.CopyFrom(
+            write_money(offer.min_tenure_last_installment_paise)
+        )
     return message
+
+
+def _last_installment(ask: Ask, decision: Decision) -> int:
+    """The last installment, in paise; computed where the decision is from before it was stated."""
+    if decision.last_installment_paise is not None:
+        return decision.last_installment_paise
+    terms = LoanTerms(ask.principal_paise, decision.corrected_rate_bps, ask.tenure_months)
+    return last_installment_paise(terms, decision.installment_paise)
 
 
 def write_eligibility(
@@ -601,6 +633,7 @@ def write_eligibility(
         counter_offer=_counter_offer(decision.counter_offer, decision.corrected_rate_bps),
     )
     fill_money(response.monthly_installment, decision.installment_paise)
+    fill_money(response.last_installment, _last_installment(ask, decision))
     response.interest_rate.value = _decimal_text(decision.requested_rate_bps)
     response.corrected_interest_rate.value = _decimal_text(decision.corrected_rate_bps)
     fill_score(response.credit_score, decision.score, moment.now)
@@ -617,6 +650,7 @@ def write_created_loan(stored: StoredDecision, ask: Ask) -> credit_service_pb2.C
         interest_rate=write_hundredths(decision.requested_rate_bps),
         corrected_interest_rate=write_hundredths(decision.corrected_rate_bps),
         monthly_installment=write_money(decision.installment_paise),
+        last_installment=write_money(_last_installment(ask, decision)),
         reasons=[_reason(each) for each in decision.reasons],
         counter_offer=_counter_offer(decision.counter_offer, decision.corrected_rate_bps),
     )
@@ -643,10 +677,14 @@ def _outcome_sentence(decision: Decision, ask: Ask) -> str:
         else ""
     )
     months = "1 month" if ask.tenure_months == 1 else f"{ask.tenure_months} months"
+    last_paise = _last_installment(ask, decision)
+    last = ""
+    if last_paise != decision.installment_paise:
+        last = f", the last {format_inr(last_paise)}"
     return (
         f"Approved: {format_inr(ask.principal_paise)} over {months} at "
         f"{format_rate(decision.corrected_rate_bps)} a year{corrected}, "
-        f"{format_inr(decision.installment_paise)} a month."
+        f"{format_inr(decision.installment_paise)} a month{last}."
     )
 
 
@@ -676,6 +714,7 @@ def fill_loan(message: loan_pb2.Loan, loan: Loan) -> None:
     message.decision_id = loan.decision_id or 0
     fill_money(message.outstanding, outstanding)
     fill_money(message.paid_amount, paid)
+    fill_money(message.last_installment, repayment_plan(loan).last_paise)
     if loan.closed_on is not None:
         fill_date(message.closed_on, loan.closed_on)
     due = next_unsettled_due_date(loan)
@@ -727,7 +766,8 @@ def write_installment(
 
 def write_decision(stored: StoredDecision) -> decision_pb2.Decision:
     """A stored decision with all that led to it."""
-    position, ask, day, _ = decode_inputs(stored.inputs_json)
+    inputs = decode_inputs(stored.inputs_json)
+    position, ask, day = inputs.position, inputs.ask, inputs.day
     decision = stored.outcome
     message = decision_pb2.Decision(
         decision_id=stored.decision_id,
@@ -740,6 +780,7 @@ def write_decision(stored: StoredDecision) -> decision_pb2.Decision:
         approved=stored.approved,
         corrected_interest_rate=write_hundredths(decision.corrected_rate_bps),
         monthly_installment=write_money(decision.installment_paise),
+        last_installment=write_money(_last_installment(ask, decision)),
         reasons=[_reason(each) for each in decision.reasons],
         counter_offer=_counter_offer(decision.counter_offer, decision.corrected_rate_bps),
         inputs=decision_pb2.DecisionInputs(

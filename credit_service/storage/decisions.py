@@ -40,7 +40,7 @@ class StoredDecision:
         """The loan as the decision booked it, before any payment; None for a decline."""
         if self.loan_id is None:
             return None
-        ask = decode_inputs(self.inputs_json)[1]
+        ask = decode_inputs(self.inputs_json).ask
         outcome = self.outcome
         terms = LoanTerms(ask.principal_paise, outcome.corrected_rate_bps, ask.tenure_months)
         return book(

@@ -252,7 +252,10 @@ class CheckEligibilityRequest(message.Message):
     customer_id: builtins.int
     """Required. Id of the customer, 1 or more."""
     tenure_months: builtins.int
-    """Required. Number of monthly installments, 1 to 480."""
+    """Required. Number of monthly installments, 1 to 480. Not so many that installments of whole
+    paise repay the loan unevenly or not at all: loan_amount and tenure_months are then refused
+    with what would do.
+    """
     @builtins.property
     def loan_amount(self) -> money_pb2.Money:
         """Required. Principal in INR, more than 0 and at most 100,00,00,000 (100 crore)."""
@@ -290,6 +293,7 @@ class CheckEligibilityResponse(message.Message):
     CREDIT_SCORE_FIELD_NUMBER: builtins.int
     REASONS_FIELD_NUMBER: builtins.int
     COUNTER_OFFER_FIELD_NUMBER: builtins.int
+    LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Id of the customer."""
     approved: builtins.bool
@@ -322,6 +326,13 @@ class CheckEligibilityResponse(message.Message):
     def counter_offer(self) -> decision_pb2.CounterOffer:
         """What would be approved instead. Unset when approved, or when the score alone declines."""
 
+    @builtins.property
+    def last_installment(self) -> money_pb2.Money:
+        """The last installment in INR, which balances the schedule. The others are monthly_installment.
+        An approved loan has exactly tenure_months installments, and the last one is more than 0 and at
+        most two of the others.
+        """
+
     def __init__(
         self,
         *,
@@ -334,10 +345,11 @@ class CheckEligibilityResponse(message.Message):
         credit_score: score_pb2.CreditScore | None = ...,
         reasons: abc.Iterable[decision_pb2.DeclineReason] | None = ...,
         counter_offer: decision_pb2.CounterOffer | None = ...,
+        last_installment: money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "interest_rate", b"interest_rate", "monthly_installment", b"monthly_installment"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "customer_id", b"customer_id", "interest_rate", b"interest_rate", "monthly_installment", b"monthly_installment", "reasons", b"reasons", "tenure_months", b"tenure_months"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "customer_id", b"customer_id", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment", "reasons", b"reasons", "tenure_months", b"tenure_months"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -357,7 +369,10 @@ class CreateLoanRequest(message.Message):
     customer_id: builtins.int
     """Required. Id of the customer, 1 or more."""
     tenure_months: builtins.int
-    """Required. Number of monthly installments, 1 to 480."""
+    """Required. Number of monthly installments, 1 to 480. Not so many that installments of whole
+    paise repay the loan unevenly or not at all: loan_amount and tenure_months are then refused
+    with what would do.
+    """
     @builtins.property
     def loan_amount(self) -> money_pb2.Money:
         """Required. Principal in INR, more than 0 and at most 100,00,00,000 (100 crore)."""
@@ -396,6 +411,7 @@ class CreateLoanResponse(message.Message):
     MONTHLY_INSTALLMENT_FIELD_NUMBER: builtins.int
     REASONS_FIELD_NUMBER: builtins.int
     COUNTER_OFFER_FIELD_NUMBER: builtins.int
+    LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
     decision_id: builtins.int
     """The stored decision, approved or declined. GetDecision tells all of it."""
     approved: builtins.bool
@@ -428,6 +444,13 @@ class CreateLoanResponse(message.Message):
     def counter_offer(self) -> decision_pb2.CounterOffer:
         """What would have been approved. Unset when approved, or when the score alone declined."""
 
+    @builtins.property
+    def last_installment(self) -> money_pb2.Money:
+        """The last installment in INR, which balances the schedule. The others are monthly_installment.
+        An approved loan has exactly tenure_months installments, and the last one is more than 0 and at
+        most two of the others.
+        """
+
     def __init__(
         self,
         *,
@@ -440,10 +463,11 @@ class CreateLoanResponse(message.Message):
         monthly_installment: money_pb2.Money | None = ...,
         reasons: abc.Iterable[decision_pb2.DeclineReason] | None = ...,
         counter_offer: decision_pb2.CounterOffer | None = ...,
+        last_installment: money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "interest_rate", b"interest_rate", "loan", b"loan", "monthly_installment", b"monthly_installment"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan", b"loan", "monthly_installment", b"monthly_installment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "decision_id", b"decision_id", "interest_rate", b"interest_rate", "loan", b"loan", "message", b"message", "monthly_installment", b"monthly_installment", "reasons", b"reasons"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "decision_id", b"decision_id", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan", b"loan", "message", b"message", "monthly_installment", b"monthly_installment", "reasons", b"reasons"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,7 +21,9 @@ class CreditServiceStub:
 
     request_id makes a call that writes safe to repeat. The same id with the same content returns the
     stored answer and does nothing more; with other content it is refused with REQUEST_ID_REUSED. Ids
-    are UUIDs; one id serves one intent. Without one a call may take effect twice though its caller
+    are UUIDs with hyphens, in either case; one id serves one intent, so make a random one for each
+    (version 4 or 7). The nil UUID (all zeros) and the max UUID (all f), which a client that sets
+    none may send for every call, are refused with INVALID_FIELD. Without one a call may take effect twice though its caller
     made it once: where a balancer loses a server, it can tell the client that the call never began,
     and gRPC then sends it again by itself.
 
@@ -158,7 +160,9 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
 
     request_id makes a call that writes safe to repeat. The same id with the same content returns the
     stored answer and does nothing more; with other content it is refused with REQUEST_ID_REUSED. Ids
-    are UUIDs; one id serves one intent. Without one a call may take effect twice though its caller
+    are UUIDs with hyphens, in either case; one id serves one intent, so make a random one for each
+    (version 4 or 7). The nil UUID (all zeros) and the max UUID (all f), which a client that sets
+    none may send for every call, are refused with INVALID_FIELD. Without one a call may take effect twice though its caller
     made it once: where a balancer loses a server, it can tell the client that the call never began,
     and gRPC then sends it again by itself.
 

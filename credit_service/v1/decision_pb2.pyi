@@ -43,12 +43,19 @@ class _DeclineReasonCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Decl
     points of the score.
     """
     DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH: _DeclineReasonCode.ValueType  # 4
-    """The installments of active loans and the new one add up to more than the allowed share of the
-    monthly income (50 % by the default scorecard). found and threshold are rupees a month.
+    """The installments of active loans and the largest of the new loan add up to more than the
+    allowed share of the monthly income (50 % by the default scorecard). found and threshold are
+    rupees a month; found counts the monthly installment, or the last one where only that is too
+    high.
     """
     DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED: _DeclineReasonCode.ValueType  # 5
     """Current debt and the new principal add up to more than the approved limit. found and threshold
     are rupees.
+    """
+    DECLINE_REASON_CODE_LOAN_AMOUNT_TOO_SMALL: _DeclineReasonCode.ValueType  # 6
+    """The principal is less than the scorecard lends (the default scorecard has no such limit), or
+    too small to be repaid in equal installments of whole paise over the tenure at the corrected
+    rate. found and threshold are rupees.
     """
 
 class DeclineReasonCode(_DeclineReasonCode, metaclass=_DeclineReasonCodeEnumTypeWrapper):
@@ -67,12 +74,19 @@ DECLINE_REASON_CODE_CREDIT_SCORE_TOO_LOW: DeclineReasonCode.ValueType  # 3
 points of the score.
 """
 DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH: DeclineReasonCode.ValueType  # 4
-"""The installments of active loans and the new one add up to more than the allowed share of the
-monthly income (50 % by the default scorecard). found and threshold are rupees a month.
+"""The installments of active loans and the largest of the new loan add up to more than the
+allowed share of the monthly income (50 % by the default scorecard). found and threshold are
+rupees a month; found counts the monthly installment, or the last one where only that is too
+high.
 """
 DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED: DeclineReasonCode.ValueType  # 5
 """Current debt and the new principal add up to more than the approved limit. found and threshold
 are rupees.
+"""
+DECLINE_REASON_CODE_LOAN_AMOUNT_TOO_SMALL: DeclineReasonCode.ValueType  # 6
+"""The principal is less than the scorecard lends (the default scorecard has no such limit), or
+too small to be repaid in equal installments of whole paise over the tenure at the corrected
+rate. found and threshold are rupees.
 """
 
 @typing.final
@@ -93,8 +107,8 @@ class DeclineReason(message.Message):
     found: builtins.str
     """The value found, a plain figure in the unit its code names: "32884.88"."""
     threshold: builtins.str
-    """The value it was held against, in the same unit: "25000.00". For a score and for a number of
-    loans the least that passes, for money the most.
+    """The value it was held against, in the same unit: "25000.00". For a score, for a number of loans
+    and for LOAN_AMOUNT_TOO_SMALL the least that passes, for other money the most.
     """
     @builtins.property
     def components(self) -> containers.RepeatedScalarFieldContainer[score_pb2.ScoreComponent.ValueType]:
@@ -130,6 +144,8 @@ class CounterOffer(message.Message):
     MIN_TENURE_MONTHS_FIELD_NUMBER: builtins.int
     MIN_TENURE_INSTALLMENT_FIELD_NUMBER: builtins.int
     CORRECTED_INTEREST_RATE_FIELD_NUMBER: builtins.int
+    MAX_LOAN_AMOUNT_LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
+    MIN_TENURE_LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
     min_tenure_months: builtins.int
     """The shortest tenure in months, 1 to 480, at which the principal asked for is approved. 0 when
     there is none.
@@ -154,6 +170,18 @@ class CounterOffer(message.Message):
     def corrected_interest_rate(self) -> decimal_pb2.Decimal:
         """The yearly rate in percent that both are computed at."""
 
+    @builtins.property
+    def max_loan_amount_last_installment(self) -> money_pb2.Money:
+        """Last installment of max_loan_amount at the tenure asked for, in INR. Unset with it, and in a
+        decision made before last installments were stated.
+        """
+
+    @builtins.property
+    def min_tenure_last_installment(self) -> money_pb2.Money:
+        """Last installment of the principal asked for at min_tenure_months, in INR. Unset when there is
+        no such tenure, and in a decision made before last installments were stated.
+        """
+
     def __init__(
         self,
         *,
@@ -162,10 +190,12 @@ class CounterOffer(message.Message):
         min_tenure_months: builtins.int = ...,
         min_tenure_installment: money_pb2.Money | None = ...,
         corrected_interest_rate: decimal_pb2.Decimal | None = ...,
+        max_loan_amount_last_installment: money_pb2.Money | None = ...,
+        min_tenure_last_installment: money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "max_loan_amount", b"max_loan_amount", "max_loan_amount_installment", b"max_loan_amount_installment", "min_tenure_installment", b"min_tenure_installment"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "max_loan_amount", b"max_loan_amount", "max_loan_amount_installment", b"max_loan_amount_installment", "max_loan_amount_last_installment", b"max_loan_amount_last_installment", "min_tenure_installment", b"min_tenure_installment", "min_tenure_last_installment", b"min_tenure_last_installment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "max_loan_amount", b"max_loan_amount", "max_loan_amount_installment", b"max_loan_amount_installment", "min_tenure_installment", b"min_tenure_installment", "min_tenure_months", b"min_tenure_months"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "max_loan_amount", b"max_loan_amount", "max_loan_amount_installment", b"max_loan_amount_installment", "max_loan_amount_last_installment", b"max_loan_amount_last_installment", "min_tenure_installment", b"min_tenure_installment", "min_tenure_last_installment", b"min_tenure_last_installment", "min_tenure_months", b"min_tenure_months"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -303,6 +333,7 @@ class Decision(message.Message):
     LOAN_ID_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     PRINCIPAL_FIELD_NUMBER: builtins.int
+    LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
     decision_id: builtins.int
     """Id of the decision, 1 or more. A later decision has a larger id."""
     customer_id: builtins.int
@@ -357,6 +388,12 @@ class Decision(message.Message):
     def decided_on(self) -> date_pb2.Date:
         """The day it was decided on, in the business time zone."""
 
+    @builtins.property
+    def last_installment(self) -> money_pb2.Money:
+        """The last installment in INR, which balances the schedule. The others are monthly_installment.
+        0 where the others alone would repay the loan, which is not approved any more.
+        """
+
     def __init__(
         self,
         *,
@@ -376,9 +413,10 @@ class Decision(message.Message):
         loan_id: builtins.int = ...,
         request_id: builtins.str = ...,
         principal: builtins.str = ...,
+        last_installment: money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["ask", b"ask", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "decided_on", b"decided_on", "decided_time", b"decided_time", "inputs", b"inputs", "monthly_installment", b"monthly_installment"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["ask", b"ask", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "decided_on", b"decided_on", "decided_time", b"decided_time", "inputs", b"inputs", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "ask", b"ask", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "customer_id", b"customer_id", "decided_on", b"decided_on", "decided_time", b"decided_time", "decision_id", b"decision_id", "inputs", b"inputs", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "principal", b"principal", "reasons", b"reasons", "request_id", b"request_id", "scorecard_version", b"scorecard_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "ask", b"ask", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "customer_id", b"customer_id", "decided_on", b"decided_on", "decided_time", b"decided_time", "decision_id", b"decision_id", "inputs", b"inputs", "last_installment", b"last_installment", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "principal", b"principal", "reasons", b"reasons", "request_id", b"request_id", "scorecard_version", b"scorecard_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -64,7 +64,9 @@ class IngestRowsHeader(message.Message):
     IGNORED_COLUMNS_FIELD_NUMBER: builtins.int
     UNREAD_SHEETS_FIELD_NUMBER: builtins.int
     ingestion_id: builtins.str
-    """Required. UUID chosen by the client. The same id with the same header resumes."""
+    """Required. UUID chosen by the client, neither nil nor max.
+    The same id with the same header resumes.
+    """
     kind: ingestion_pb2.IngestionKind.ValueType
     """Required. What the rows are."""
     on_existing: ingestion_pb2.OnExisting.ValueType
@@ -257,7 +259,9 @@ class UploadSpreadsheetHeader(message.Message):
     SHA256_FIELD_NUMBER: builtins.int
     DATE_ORDER_FIELD_NUMBER: builtins.int
     ingestion_id: builtins.str
-    """Required. UUID chosen by the client. The same id with the same header and file uploads once."""
+    """Required. UUID chosen by the client, neither nil nor max.
+    The same id with the same header and file uploads once.
+    """
     kind: ingestion_pb2.IngestionKind.ValueType
     """Required. What the rows are."""
     filename: builtins.str

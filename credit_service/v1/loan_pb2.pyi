@@ -126,6 +126,7 @@ class Loan(message.Message):
     OUTSTANDING_FIELD_NUMBER: builtins.int
     PAID_AMOUNT_FIELD_NUMBER: builtins.int
     NEXT_DUE_DATE_FIELD_NUMBER: builtins.int
+    LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Id of the customer who owes it."""
     loan_id: builtins.int
@@ -161,7 +162,7 @@ class Loan(message.Message):
     @builtins.property
     def monthly_installment(self) -> money_pb2.Money:
         """Installment in INR a month: the reducing-balance installment of a booked loan, the source's own
-        of an imported one. The last installment of the schedule may differ from it.
+        of an imported one. last_installment may differ from it.
         """
 
     @builtins.property
@@ -190,6 +191,13 @@ class Loan(message.Message):
     def next_due_date(self) -> date_pb2.Date:
         """Due date of the first installment not settled. Unset once the loan is CLOSED."""
 
+    @builtins.property
+    def last_installment(self) -> money_pb2.Money:
+        """The last installment of the schedule in INR, which balances it. For a loan booked by this
+        service more than 0 and at most two installments. 0 where the installments before it repay the
+        loan, as those of an imported loan may.
+        """
+
     def __init__(
         self,
         *,
@@ -211,10 +219,11 @@ class Loan(message.Message):
         outstanding: money_pb2.Money | None = ...,
         paid_amount: money_pb2.Money | None = ...,
         next_due_date: date_pb2.Date | None = ...,
+        last_installment: money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["closed_on", b"closed_on", "end_date", b"end_date", "interest_rate", b"interest_rate", "loan_amount", b"loan_amount", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "start_date", b"start_date"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["closed_on", b"closed_on", "end_date", b"end_date", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "start_date", b"start_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["closed_on", b"closed_on", "customer_id", b"customer_id", "decision_id", b"decision_id", "emis_paid_on_time", b"emis_paid_on_time", "end_date", b"end_date", "installments_settled", b"installments_settled", "interest_rate", b"interest_rate", "loan_amount", b"loan_amount", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "repayments_left", b"repayments_left", "source", b"source", "start_date", b"start_date", "state", b"state", "tenure_months", b"tenure_months"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["closed_on", b"closed_on", "customer_id", b"customer_id", "decision_id", b"decision_id", "emis_paid_on_time", b"emis_paid_on_time", "end_date", b"end_date", "installments_settled", b"installments_settled", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "repayments_left", b"repayments_left", "source", b"source", "start_date", b"start_date", "state", b"state", "tenure_months", b"tenure_months"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -135,7 +135,7 @@ class Replay:
             self._find("event", f"customer {life.customer_id}: no decision {event.decision_id}")
             return
         self.decisions_checked += 1
-        position, _, _, _ = decode_inputs(decision.inputs)
+        position = decode_inputs(decision.inputs).position
         now = life.figures
         decided_on = (
             position.current_debt_paise,

@@ -2,6 +2,7 @@
 
 import string
 import tracemalloc
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,7 +19,12 @@ from credit_service.domain.errors import InvalidFields
 from credit_service.rpc import convert
 from credit_service.rpc.convert import PageTokens, Violations
 from credit_service.rpc.convert_events import MAX_EVENT_TYPES, read_event_kinds
-from credit_service.rpc.convert_ingestion import read_stream_message
+from credit_service.rpc.convert_ingestion import (
+    read_ingestion_id,
+    read_stream_header,
+    read_stream_message,
+    read_upload_header,
+)
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 
@@ -141,6 +147,27 @@ def test_only_the_usual_form_of_a_uuid_is_one(text: str) -> None:
     violations = Violations()
     assert convert.read_uuid(text, "request_id", violations) is None
     assert [each.field for each in violations.found] == ["request_id"]
+
+
+@pytest.mark.parametrize("text", [str(UUID(int=0)), str(UUID(int=2**128 - 1))])
+def test_the_nil_and_the_max_uuid_are_refused_wherever_an_id_is_read(text: str) -> None:
+    streamed, uploaded = ingestion_pb.IngestRowsRequest(), ingestion_pb.UploadSpreadsheetRequest()
+    headers: list[Any] = [streamed.header, uploaded.header]
+    for header in headers:
+        header.ingestion_id = text.upper()
+        header.kind = 1
+    uploaded.header.filename = "loans.csv"
+    readers: list[tuple[Callable[[Any], Any], Any, str]] = [
+        (read_stream_header, streamed, "header.ingestion_id"),
+        (read_upload_header, uploaded, "header.ingestion_id"),
+        (read_ingestion_id, text, "ingestion_id"),
+    ]
+    for read, request, field in readers:
+        with pytest.raises(InvalidFields) as caught:
+            read(request)
+        (found,) = caught.value.violations
+        assert found.field == field
+        assert "make a random one" in found.message
 
 
 def test_a_uuid_is_read_in_either_case() -> None:

@@ -424,11 +424,16 @@ def test_amounts_rates_and_tenures_are_bounded(server: Edge, method: str) -> Non
         assert refused(call, make(tenure_months=tenure)).fields == {"tenure_months"}
 
 
+def repays(amount: Money, rate: str) -> bool:
+    """Whether whole paise repay the amount over 480 months."""
+    return amount.units > 1 and rate in {"0", "00.00", "1.5E+1", "-0"}
+
+
 def test_the_edges_of_the_ranges_are_taken(server: Edge, database: Database) -> None:
     customer_id = good_customer(database)
     for amount in (rupees(100_00_00_000), rupees(0, 1), Money(units=1)):
         for rate in ("0", "100", "1e2", "00.00", "99.99", "1.5E+1", "-0"):
-            for tenure in (1, 480):
+            for tenure in (1, 480) if repays(amount, rate) else (1,):
                 server.credit.CheckEligibility(
                     check_request(
                         customer_id=customer_id,
@@ -437,6 +442,71 @@ def test_the_edges_of_the_ranges_are_taken(server: Edge, database: Database) -> 
                         tenure_months=tenure,
                     )
                 )
+
+
+@pytest.mark.parametrize(
+    ("amount", "rate", "tenure", "fields"),
+    [
+        (rupees(0, 49), "12", 480, {"loan_amount", "tenure_months"}),
+        (rupees(1), "12", 480, {"loan_amount", "tenure_months"}),
+        (rupees(1), "0", 480, {"loan_amount", "tenure_months"}),
+        (rupees(100_000), "36", 480, {"loan_amount", "tenure_months"}),
+        (rupees(100_00_00_000), "100", 480, {"tenure_months"}),
+    ],
+)
+def test_an_ask_that_whole_paise_do_not_repay_is_refused_alike(
+    server: Edge, database: Database, amount: Money, rate: str, tenure: int, fields: set[str]
+) -> None:
+    customer_id = good_customer(database)
+    terms = {"loan_amount": amount, "interest_rate": percent(rate), "tenure_months": tenure}
+    checked = refused(
+        server.credit.CheckEligibility, check_request(customer_id=customer_id, **terms)
+    )
+    created = refused(server.credit.CreateLoan, loan_request(customer_id, **terms))
+    for found in (checked, created):
+        assert found.reason == "INVALID_FIELD"
+        assert found.fields == fields
+    assert list(server.credit.ListDecisions(pb.ListDecisionsRequest()).decisions) == []
+
+
+def test_the_last_installment_is_in_every_answer(server: Edge, database: Database) -> None:
+    customer_id = good_customer(database)
+    terms = {"loan_amount": rupees(100_000), "interest_rate": percent("0"), "tenure_months": 3}
+    checked = server.credit.CheckEligibility(check_request(customer_id=customer_id, **terms))
+    created = server.credit.CreateLoan(loan_request(customer_id, **terms))
+    decision = server.credit.GetDecision(
+        pb.GetDecisionRequest(decision_id=created.decision_id)
+    ).decision
+    loan = server.credit.GetLoan(pb.GetLoanRequest(loan_id=created.loan.loan_id)).loan
+    for answer in (checked, created, created.loan, decision, loan):
+        assert answer.monthly_installment == rupees(33_333, 33)
+        assert answer.last_installment == rupees(33_333, 34)
+    assert "₹33,333.33 a month, the last ₹33,333.34." in created.message
+
+
+RESERVED = [
+    "00000000-0000-0000-0000-000000000000",
+    "ffffffff-ffff-ffff-ffff-ffffffffffff",
+    "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF",
+]
+
+
+@pytest.mark.parametrize("text", RESERVED)
+def test_the_nil_and_the_max_uuid_are_no_request_ids(
+    server: Edge, database: Database, text: str
+) -> None:
+    customer_id = good_customer(database)
+    payment = pb.RecordPaymentRequest(
+        request_id=text, customer_id=customer_id, loan_id=1, amount=rupees(1)
+    )
+    for method, request in (
+        (server.credit.RegisterCustomer, registration(request_id=text)),
+        (server.credit.CreateLoan, loan_request(customer_id, request_id=text)),
+        (server.credit.RecordPayment, payment),
+    ):
+        found = refused(method, request)
+        assert (found.reason, found.fields) == ("INVALID_FIELD", {"request_id"})
+        assert "make a random one" in found.message
 
 
 UNKNOWN = [

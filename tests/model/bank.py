@@ -38,12 +38,21 @@ def due_by(start: date, tenure: int, day: date) -> int:
 
 
 def emi(principal: int, bps: int, tenure: int) -> int:
-    """The installment of the formula."""
+    """The installment of the formula: P / n without interest."""
     rate = Fraction(bps, 120_000)
     if not rate:
         return half_up(Fraction(principal, tenure))
     growth = (1 + rate) ** tenure
     return half_up(principal * rate * growth / (growth - 1))
+
+
+def repayable(principal: int, bps: int, tenure: int) -> bool:
+    """Whether the installment, before it is rounded, is at least what a paisa a month, with its
+    interest, has grown to by the end."""
+    growth = 1 + Fraction(bps, 120_000)
+    grown = sum((growth**month for month in range(tenure)), Fraction(0))
+    installment = principal * growth**tenure / grown
+    return installment >= grown
 
 
 def split_rate(principal: int, bps: int, tenure: int, installment: int) -> Fraction:
@@ -151,15 +160,27 @@ class Bank:
         reasons = []
         if floor is None:
             reasons.append(override or "CREDIT_SCORE_TOO_LOW")
-        burden = self.installments(customer_id) + installment
+        last = payments_of(
+            {
+                "principal": principal,
+                "bps": rate,
+                "tenure": tenure,
+                "installment": installment,
+                "start": self.today,
+            }
+        )[-1]
+        burden = self.installments(customer_id) + max(installment, last)
         if 2 * burden > customer["income"]:
             reasons.append("EMI_BURDEN_TOO_HIGH")
         if self.debt(customer_id) + principal > customer["limit"]:
             reasons.append("APPROVED_LIMIT_EXCEEDED")
+        if not repayable(principal, rate, tenure):
+            reasons.append("LOAN_AMOUNT_TOO_SMALL")
         return {
             "approved": not reasons,
             "rate": rate,
             "installment": installment,
+            "last": last,
             "reasons": reasons,
             "by_score": floor is None,
         }
@@ -231,7 +252,8 @@ class Bank:
         ):
             loan["settled"] += 1
             settled.append(loan["settled"])
-            loan["on_time"] += day <= due_date(loan["start"], loan["settled"])
+            on_time = day <= due_date(loan["start"], loan["settled"])
+            loan["on_time"] += on_time and asked[loan["settled"] - 1] > 0
         if loan["settled"] == loan["tenure"]:
             loan["closed_on"] = day
         return settled

@@ -34,6 +34,7 @@ from tests.model.bank import (
     due_date,
     emi,
     payments_of,
+    repayable,
     schedule,
 )
 
@@ -405,7 +406,10 @@ class ServiceAndModel(RuleBasedStateMachine):
             interest_rate=to_rate(bps),
             tenure_months=tenure,
         )
-        answer = self.edge.credit.CheckEligibility(request, timeout=30)
+        answer = self._ask(self.edge.credit.CheckEligibility, request)
+        if not repayable(principal, bps, tenure):
+            assert answer == "INVALID_FIELD"
+            return
         self._same_decision(answer, number, (principal, bps, tenure))
         self._same_score(answer.credit_score, number)
 
@@ -421,6 +425,10 @@ class ServiceAndModel(RuleBasedStateMachine):
             tenure_months=tenure,
         )
         answer = self._ask(self.edge.credit.CreateLoan, request)
+        if not repayable(principal, bps, tenure):
+            assert answer == "INVALID_FIELD"
+            self.asked.pop()  # refused before anything is stored
+            return
         assert not isinstance(answer, str), answer
         self._same_decision(answer, number, asked)
         if answer.approved:
@@ -435,6 +443,7 @@ class ServiceAndModel(RuleBasedStateMachine):
         assert answer.approved == judged["approved"]
         assert rate_of(answer.corrected_interest_rate) == judged["rate"]
         assert paise_of(answer.monthly_installment) == judged["installment"]
+        assert paise_of(answer.last_installment) == judged["last"]
         names = [decision_pb2.DeclineReasonCode.Name(each.code) for each in answer.reasons]
         assert names == [f"DECLINE_REASON_CODE_{each}" for each in judged["reasons"]]
         self._same_offer(answer, number, asked, by_score=judged["by_score"])
@@ -462,7 +471,7 @@ class ServiceAndModel(RuleBasedStateMachine):
             assert not fits(RUPEE, tenure)
         if offer.min_tenure_months:
             assert fits(principal, offer.min_tenure_months)
-            assert not fits(principal, offer.min_tenure_months - 1)
+            assert offer.min_tenure_months == 1 or not fits(principal, offer.min_tenure_months - 1)
         else:
             assert not fits(principal, 480)
 
@@ -497,6 +506,7 @@ class ServiceAndModel(RuleBasedStateMachine):
         assert rate_of(message.interest_rate) == loan["bps"]
         assert message.tenure_months == loan["tenure"]
         assert paise_of(message.monthly_installment) == loan["installment"]
+        assert paise_of(message.last_installment) == payments_of(loan)[-1]
         assert message.emis_paid_on_time == loan["on_time"]
         assert message.installments_settled == loan["settled"]
         assert message.repayments_left == loan["tenure"] - loan["settled"]

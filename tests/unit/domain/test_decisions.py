@@ -2,6 +2,7 @@
 
 import json
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from credit_service.domain.decisions import (
     encode_outcome,
     replay,
 )
-from credit_service.domain.eligibility import Ask, decide
+from credit_service.domain.eligibility import Ask, Rules, decide
 from credit_service.domain.positions import CreditPosition
 from credit_service.domain.scorecard import STANDARD, STANDARD_DOCUMENT, parse_scorecard
 from tests.unit.domain.strategies import asks, free_positions, positions
@@ -45,13 +46,14 @@ INPUTS = (
     '"as_of":"2024-05-01","current_debt_paise":50000000,"current_installments_paise":1600000,'
     '"current_year_loans":3,"customer_id":101,"emis_due":50,"emis_on_time":48,"loan_count":6,'
     '"monthly_income_paise":10000000,"total_principal_paise":90000000,'
-    '"valid_until":"2024-06-01","version":7},"scorecard_version":"standard-1"}'
+    '"valid_until":"2024-06-01","version":7},"rules":2,"scorecard_version":"standard-1"}'
 )
 OUTCOME = (
     '{"approved":false,"corrected_rate_bps":1253,"counter_offer":'
-    '{"max_principal_installment_paise":3399992,"max_principal_paise":38160600,'
-    '"min_tenure_installment_paise":3346802,"min_tenure_months":36},"format":1,'
-    '"installment_paise":8909692,"reasons":[{"code":"EMI_BURDEN_TOO_HIGH","components":[],'
+    '{"max_principal_installment_paise":3399992,"max_principal_last_installment_paise":3399989,'
+    '"max_principal_paise":38160600,"min_tenure_installment_paise":3346802,'
+    '"min_tenure_last_installment_paise":3346788,"min_tenure_months":36},"format":1,'
+    '"installment_paise":8909692,"last_installment_paise":8909690,"reasons":[{"code":"EMI_BURDEN_TOO_HIGH","components":[],'
     '"found":"105096.92","message":"Current installments of ₹16,000.00 and the new one of '
     "₹89,096.92 come to ₹1,05,096.92 a month, more than 50 % of the monthly income of "
     '₹1,00,000.00.","threshold":"50000.00"}],"requested_rate_bps":1253,"score":{"components":['
@@ -72,6 +74,44 @@ def test_the_bytes_of_a_decision() -> None:
     assert replay(INPUTS, STANDARD) == OUTCOME
 
 
+# Written by the code of the first rules, before decisions stated their last installment.
+FIRST_RULES = json.loads(
+    Path(__file__).with_name("decisions_of_first_rules.json").read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("stored", FIRST_RULES, ids=[each["name"] for each in FIRST_RULES])
+def test_a_decision_by_the_first_rules_is_replayed_to_its_own_bytes(stored: Any) -> None:
+    assert replay(stored["inputs"], STANDARD) == stored["outcome"]
+    inputs = decode_inputs(stored["inputs"])
+    assert inputs.rules is Rules.FIRST
+    assert decode_outcome(stored["outcome"]).last_installment_paise is None
+
+
+@pytest.mark.parametrize(
+    ("name", "reasons"),
+    [
+        ("usual approval", []),
+        ("rate corrected", []),
+        ("last installment many times the others", ["EMI_BURDEN", "AMOUNT_TOO_SMALL"]),
+        ("installment of nothing", ["AMOUNT_TOO_SMALL"]),
+        ("debt repaid before the last month", ["AMOUNT_TOO_SMALL"]),
+        ("last installment alone above the income share", ["EMI_BURDEN"]),
+    ],
+)
+def test_the_current_rules_decide_the_same_inputs_their_own_way(
+    name: str, reasons: list[str]
+) -> None:
+    """Each of the first rules' approvals, decided anew."""
+    (stored,) = [each for each in FIRST_RULES if each["name"] == name]
+    assert decode_outcome(stored["outcome"]).approved
+    document = {**json.loads(stored["inputs"]), "rules": Rules.LARGEST_INSTALLMENT}
+    decision = decode_outcome(replay(json.dumps(document), STANDARD))
+    assert decision.approved == (not reasons)
+    for found, expected in zip(decision.reasons, reasons, strict=True):
+        assert expected in found.code
+
+
 any_position = st.one_of(free_positions(), positions())
 
 
@@ -82,7 +122,13 @@ def test_replay_gives_the_same_bytes(position: CreditPosition, asked: Ask) -> No
     inputs = encode_inputs(position, asked, day, STANDARD.version)
     outcome = encode_outcome(decision)
     assert replay(inputs, STANDARD) == outcome
-    assert decode_inputs(inputs) == (position, asked, day, STANDARD.version)
+    assert decode_inputs(inputs) == (
+        position,
+        asked,
+        day,
+        STANDARD.version,
+        Rules.LARGEST_INSTALLMENT,
+    )
     assert decode_outcome(outcome) == decision
     for text in (inputs, outcome):
         assert canonical(text) == text
@@ -128,6 +174,7 @@ def test_another_scorecard_decides_the_same_inputs_its_own_way() -> None:
         '{"format":1}',
         INPUTS.replace('"version":7', '"version":7,"surprise":1'),
         INPUTS.replace("2024-05-05", "yesterday"),
+        INPUTS.replace('"rules":2', '"rules":3'),
         OUTCOME,
     ],
 )

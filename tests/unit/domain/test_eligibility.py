@@ -19,13 +19,17 @@ from credit_service.domain.loans import (
     MAX_PRINCIPAL_PAISE,
     MAX_TENURE_MONTHS,
     LoanTerms,
+    book,
     installment_paise,
+    least_principal_paise,
+    schedule,
 )
 from credit_service.domain.positions import CreditPosition
 from credit_service.domain.scorecard import (
     STANDARD,
     STANDARD_DOCUMENT,
     Component,
+    Scorecard,
     parse_scorecard,
 )
 from credit_service.domain.scoring import score
@@ -219,7 +223,9 @@ def test_the_burden_may_reach_half_of_the_income_and_no_paisa_more() -> None:
             "50000.00",
         ),
     )
-    assert decision.counter_offer == CounterOffer(12 * 3_400_000, 3_400_000, 13, 3_138_462)
+    assert decision.counter_offer == CounterOffer(
+        12 * 3_400_000, 3_400_000, 13, 3_138_462, 3_400_000, 3_138_462
+    )
 
 
 def test_half_of_an_odd_income_is_not_rounded_up() -> None:
@@ -279,11 +285,91 @@ def test_no_counter_offer_where_nothing_would_do() -> None:
 
 def test_headroom_of_less_than_a_rupee_is_no_offer() -> None:
     wealthy = replace(GOOD, monthly_income_paise=1_000_000_000, current_debt_paise=359_999_901)
-    assert answer(wealthy, ask(1, 1200, 12)).counter_offer is None
+    assert answer(wealthy, ask(1, 1200, 1)).counter_offer is None
     one_left = replace(wealthy, current_debt_paise=359_999_900)
-    offer = answer(one_left, ask(2, 1200, 12)).counter_offer
+    offer = answer(one_left, ask(2, 1200, 1)).counter_offer
     assert offer is not None
     assert offer.max_principal_paise == RUPEE
+    # Over 12 months a rupee is less than whole paise repay.
+    assert answer(one_left, ask(2, 1200, 12)).counter_offer is None
+
+
+def test_the_burden_is_that_of_the_largest_installment() -> None:
+    """33,333.33 twice, then 33,333.34."""
+    asked = Ask(10_000_000, 0, 3)
+    position = replace(GOOD, monthly_income_paise=2 * (1_600_000 + 3_333_334))
+    decision = answer(position, asked)
+    assert decision.approved
+    assert (decision.installment_paise, decision.last_installment_paise) == (3_333_333, 3_333_334)
+    poorer = replace(GOOD, monthly_income_paise=2 * (1_600_000 + 3_333_333))
+    decision = answer(poorer, asked)
+    assert decision.reasons == (
+        Reason(
+            ReasonCode.EMI_BURDEN_TOO_HIGH,
+            "Current installments of ₹16,000.00 and the new loan's last one of ₹33,333.34 come to "
+            "₹49,333.34 a month, more than 50 % of the monthly income of ₹98,666.66.",
+            "49333.34",
+            "49333.33",
+        ),
+    )
+    # 99,999.00 / 3 is whole; 1,00,000.00 over 4 months has four equal ones.
+    assert decision.counter_offer == CounterOffer(
+        9_999_900, 3_333_300, 4, 2_500_000, 3_333_300, 2_500_000
+    )
+
+
+def test_a_rate_that_is_corrected_may_make_the_loan_too_small_for_its_tenure() -> None:
+    asked = Ask(230_400, 0, 480)
+    assert answer(GOOD, asked).approved
+    decision = answer(MIDDLE, asked)
+    assert decision.corrected_rate_bps == 1200
+    assert decision.reasons == (
+        Reason(
+            ReasonCode.LOAN_AMOUNT_TOO_SMALL,
+            "The loan of ₹2,304.00 is less than ₹11,665.62, the least that equal installments of "
+            "whole paise repay over 480 months at 12 % a year.",
+            "2304.00",
+            "11665.62",
+        ),
+    )
+    offer = decision.counter_offer
+    assert offer is not None
+    assert offer.max_principal_paise is not None
+    assert offer.max_principal_paise > asked.principal_paise
+    assert offer.min_tenure_months == 1
+
+
+def least_of(rupees: int) -> Scorecard:
+    document = {**STANDARD_DOCUMENT, "version": "least-1", "min_principal_paise": rupees * RUPEE}
+    return parse_scorecard(document)
+
+
+def test_a_loan_below_the_scorecards_least_is_declined() -> None:
+    scorecard = least_of(1_000)
+    assert decide(GOOD, Ask(100_000, 1200, 12), scorecard, DAY).approved
+    decision = decide(GOOD, Ask(99_999, 1200, 12), scorecard, DAY)
+    assert decision.reasons == (
+        Reason(
+            ReasonCode.LOAN_AMOUNT_TOO_SMALL,
+            "The loan of ₹999.99 is less than ₹1,000.00, the least that is lent.",
+            "999.99",
+            "1000.00",
+        ),
+    )
+    offer = decision.counter_offer
+    assert offer is not None
+    assert offer.min_tenure_months is None
+    assert offer.max_principal_paise is not None
+    assert decide(GOOD, Ask(offer.max_principal_paise, 1200, 12), scorecard, DAY).approved
+
+
+def test_no_counter_offer_is_below_the_scorecards_least() -> None:
+    little = replace(GOOD, current_debt_paise=360_000_000 - 99_900)
+    asked = Ask(200_000, 1200, 12)
+    offer = answer(little, asked).counter_offer
+    assert offer is not None
+    assert offer.max_principal_paise == 99_900
+    assert decide(little, asked, least_of(1_000), DAY).counter_offer is None
 
 
 def test_a_position_that_does_not_hold_is_refused() -> None:
@@ -322,28 +408,36 @@ def test_an_approval_is_what_the_rules_say(position: CreditPosition, asked: Ask)
         if result.score >= least
     )
     rate = max(asked.annual_rate_bps, floor or 0)
-    installment = installment_paise(LoanTerms(asked.principal_paise, rate, asked.tenure_months))
-    affordable = 2 * (position.current_installments_paise + installment) <= (
+    terms = LoanTerms(asked.principal_paise, rate, asked.tenure_months)
+    installment = installment_paise(terms)
+    payments = [
+        each.payment_paise for each in schedule(book(terms, installment, 1, 1, DAY, 1)).installments
+    ]
+    affordable = 2 * (position.current_installments_paise + max(installment, payments[-1])) <= (
         position.monthly_income_paise
     )
+    large_enough = asked.principal_paise >= least_principal_paise(rate, asked.tenure_months)
     within_limit = (
         position.current_debt_paise + asked.principal_paise <= position.approved_limit_paise
     )
     assert decision.score == result
     assert decision.corrected_rate_bps == rate
     assert decision.installment_paise == installment
-    assert decision.approved == (floor is not None and affordable and within_limit)
+    assert decision.last_installment_paise == payments[-1]
+    assert decision.approved == (floor is not None and affordable and within_limit and large_enough)
     assert (decision.reasons == ()) == decision.approved
     found = codes(decision)
     assert found == [code for code in ReasonCode if code in found]
     assert len(found) <= 4
     assert (ReasonCode.EMI_BURDEN_TOO_HIGH in found) == (not affordable)
     assert (ReasonCode.APPROVED_LIMIT_EXCEEDED in found) == (not within_limit)
-    by_score = [
-        code
-        for code in found
-        if code not in (ReasonCode.EMI_BURDEN_TOO_HIGH, ReasonCode.APPROVED_LIMIT_EXCEEDED)
-    ]
+    assert (ReasonCode.LOAN_AMOUNT_TOO_SMALL in found) == (not large_enough)
+    by_rules = (
+        ReasonCode.EMI_BURDEN_TOO_HIGH,
+        ReasonCode.APPROVED_LIMIT_EXCEEDED,
+        ReasonCode.LOAN_AMOUNT_TOO_SMALL,
+    )
+    by_score = [code for code in found if code not in by_rules]
     if floor is not None:
         assert by_score == []
     else:
@@ -352,15 +446,32 @@ def test_an_approval_is_what_the_rules_say(position: CreditPosition, asked: Ask)
 
 
 @given(any_position, any_ask, st.data())
-def test_approval_is_monotone_in_the_amount(
+def test_approval_is_monotone_in_the_amount_but_for_the_rounding(
     position: CreditPosition, asked: Ask, data: st.DataObject
 ) -> None:
-    if answer(position, asked).approved:
-        less = data.draw(st.integers(1, asked.principal_paise))
-        assert answer(position, replace(asked, principal_paise=less)).approved
-    elif asked.principal_paise < MAX_PRINCIPAL_PAISE:
+    """A smaller amount is declined only where it is too small, or by its own last installment."""
+    decision = answer(position, asked)
+    if decision.approved:
+        least = least_principal_paise(decision.corrected_rate_bps, asked.tenure_months)
+        less = data.draw(st.integers(least, asked.principal_paise))
+        smaller = answer(position, replace(asked, principal_paise=less))
+        assert smaller.installment_paise <= decision.installment_paise
+        assert smaller.last_installment_paise is not None
+        if not smaller.approved:
+            assert codes(smaller) == [ReasonCode.EMI_BURDEN_TOO_HIGH]
+            assert smaller.last_installment_paise > decision.installment_paise
+    elif asked.principal_paise < MAX_PRINCIPAL_PAISE and _declined_for_its_size(position, decision):
         more = data.draw(st.integers(asked.principal_paise, MAX_PRINCIPAL_PAISE))
         assert not answer(position, replace(asked, principal_paise=more)).approved
+
+
+def _declined_for_its_size(position: CreditPosition, decision: Decision) -> bool:
+    """By the limit, the score, or the monthly installment itself."""
+    burden = position.current_installments_paise + decision.installment_paise
+    if 2 * burden > position.monthly_income_paise:
+        return True
+    rounding = {ReasonCode.LOAN_AMOUNT_TOO_SMALL, ReasonCode.EMI_BURDEN_TOO_HIGH}
+    return bool(set(codes(decision)) - rounding)
 
 
 @st.composite
@@ -390,21 +501,27 @@ def test_a_counter_offer_is_exact(case: tuple[CreditPosition, Ask]) -> None:
     principal = offer.max_principal_paise if offer else None
     tenure = offer.min_tenure_months if offer else None
     if principal is None:
-        assert not at(RUPEE, asked.tenure_months).approved
+        for rupees in (1, 2, 10, 1_000, 100_000, 10_000_000):
+            assert not at(rupees * RUPEE, asked.tenure_months).approved
     else:
         assert offer is not None
         assert principal % RUPEE == 0
-        assert RUPEE <= principal < asked.principal_paise
+        assert principal >= RUPEE
         best = at(principal, asked.tenure_months)
         assert best.approved
         assert best.installment_paise == offer.max_principal_installment_paise
-        assert not at(principal + RUPEE, asked.tenure_months).approved
+        assert best.last_installment_paise == offer.max_principal_last_installment_paise
+        for more in (1, 2, 3, 10, 1_000, 100_000):
+            assert not at(principal + more * RUPEE, asked.tenure_months).approved
     if tenure is None:
-        assert not at(asked.principal_paise, MAX_TENURE_MONTHS).approved
+        for months in (1, 2, 12, asked.tenure_months, 360, MAX_TENURE_MONTHS):
+            assert not at(asked.principal_paise, months).approved
     else:
         assert offer is not None
-        assert asked.tenure_months < tenure <= MAX_TENURE_MONTHS
+        assert 1 <= tenure <= MAX_TENURE_MONTHS
         best = at(asked.principal_paise, tenure)
         assert best.approved
         assert best.installment_paise == offer.min_tenure_installment_paise
-        assert not at(asked.principal_paise, tenure - 1).approved
+        assert best.last_installment_paise == offer.min_tenure_last_installment_paise
+        for months in {1, tenure // 2, tenure - 2, tenure - 1} & set(range(1, tenure)):
+            assert not at(asked.principal_paise, months).approved

@@ -21,7 +21,11 @@ from credit_service.domain.loans import (
     effective_monthly_rate,
     imported_settled,
     installment_paise,
+    is_repayable,
     largest_principal_paise,
+    last_installment_paise,
+    least_principal_paise,
+    longest_repayable_tenure,
     repayment_plan,
     schedule,
     validate_ask,
@@ -289,7 +293,7 @@ def test_an_imported_installment_too_small_to_repay_leaves_the_rest_for_the_end(
 
 
 def test_an_ask_is_checked_in_all_its_fields_at_once() -> None:
-    assert validate_ask(principal_paise=1, annual_rate_bps=0, tenure_months=480) == Ask(1, 0, 480)
+    assert validate_ask(principal_paise=1, annual_rate_bps=0, tenure_months=1) == Ask(1, 0, 1)
     with pytest.raises(InvalidFields) as caught:
         validate_ask(principal_paise=0, annual_rate_bps=10_001, tenure_months=481)
     assert [each.field for each in caught.value.violations] == [
@@ -306,6 +310,112 @@ def test_an_ask_is_checked_in_all_its_fields_at_once() -> None:
 def test_an_ask_out_of_range(principal: int, bps: int, tenure: int) -> None:
     with pytest.raises(InvalidFields):
         validate_ask(principal_paise=principal, annual_rate_bps=bps, tenure_months=tenure)
+
+
+def rounding_slack(bps: int, tenure: int) -> Fraction:
+    """What a paisa a month has grown to by the end: s of `least_principal_paise`."""
+    growth = 1 + Fraction(bps, 120_000)
+    return sum((growth**k for k in range(tenure)), Fraction(0))
+
+
+@given(rates, tenures)
+@settings(max_examples=60, deadline=None)
+def test_the_least_principal_is_that_of_an_installment_of_a_paisa_a_month_grown(
+    bps: int, tenure: int
+) -> None:
+    least = least_principal_paise(bps, tenure)
+    slack = rounding_slack(bps, tenure)
+    value = slack * slack / (1 + Fraction(bps, 120_000)) ** tenure
+    assert least - 1 < value <= least
+    assert least <= least_principal_paise(bps, tenure + 1)
+
+
+@given(rates, tenures, st.integers(0, 3) | st.integers(0, 10**6) | st.integers(0, 10**11))
+@settings(max_examples=300, deadline=None)
+def test_a_repayable_loan_has_exactly_its_tenure_of_near_equal_installments(
+    bps: int, tenure: int, more: int
+) -> None:
+    asked = LoanTerms(least_principal_paise(bps, tenure) + more, bps, tenure)
+    assert is_repayable(asked)
+    installment = installment_paise(asked)
+    last = last_installment_paise(asked, installment)
+    assert 0 < last <= 2 * installment
+    assert abs(last - installment) <= rounding_slack(bps, tenure)
+    first_interest = divide_half_up(asked.principal_paise * bps, 120_000)
+    assert installment >= first_interest + 1
+    payments = [each.payment_paise for each in schedule(booked_on(asked)).installments]
+    assert payments == [installment] * (tenure - 1) + [last]
+
+
+def booked_on(asked: LoanTerms) -> Loan:
+    return book(asked, installment_paise(asked), 1, 1, DAY, 1)
+
+
+@given(terms)
+@settings(deadline=None)
+def test_the_last_installment_is_the_schedules(asked: LoanTerms) -> None:
+    last = last_installment_paise(asked, installment_paise(asked))
+    assert last == schedule(booked_on(asked)).installments[-1].payment_paise
+    assert last == repayment_plan(booked_on(asked)).last_paise
+
+
+@given(terms)
+@settings(deadline=None)
+def test_only_a_principal_below_the_least_is_not_repayable(asked: LoanTerms) -> None:
+    least = least_principal_paise(asked.annual_rate_bps, asked.tenure_months)
+    assert is_repayable(asked) == (asked.principal_paise >= least)
+    longest = longest_repayable_tenure(asked.principal_paise, asked.annual_rate_bps)
+    assert is_repayable(LoanTerms(asked.principal_paise, asked.annual_rate_bps, longest))
+    assert is_repayable(asked) == (asked.tenure_months <= longest)
+
+
+@pytest.mark.parametrize(
+    ("principal_rupees", "bps", "tenure", "last"),
+    [
+        (100_000, 1200, 12, 888_485),
+        (100_000, 0, 3, 3_333_334),
+        (500_000, 1000, 60, 1_062_370),
+        (100_000, 999, 36, 322_625),
+        (100_000, 1200, 1, 10_100_000),
+    ],
+)
+def test_last_installments_of_published_loans(
+    principal_rupees: int, bps: int, tenure: int, last: int
+) -> None:
+    asked = LoanTerms(principal_rupees * 100, bps, tenure)
+    assert last_installment_paise(asked, installment_paise(asked)) == last
+
+
+@pytest.mark.parametrize(
+    ("principal", "bps", "tenure", "longest", "least"),
+    [
+        # The installment rounds to nothing.
+        (49, 1200, 480, 7, "₹11,665.62"),
+        # 1 paisa a month, all of it interest.
+        (100, 1200, 480, 10, "₹11,665.62"),
+        # 3,000.00 a month, all of it interest, and 1,03,000.00 at the end.
+        (10_000_000, 3600, 480, 308, "₹1,61,29,642.84"),
+        # Repaid by 75 installments of 2 paise, and nothing in the 25 months after these.
+        (150, 0, 100, 12, "₹100.00"),
+    ],
+)
+def test_an_ask_that_whole_paise_do_not_repay_is_refused_with_what_would_do(
+    principal: int, bps: int, tenure: int, longest: int, least: str
+) -> None:
+    with pytest.raises(InvalidFields) as caught:
+        validate_ask(principal_paise=principal, annual_rate_bps=bps, tenure_months=tenure)
+    assert [each.field for each in caught.value.violations] == ["loan_amount", "tenure_months"]
+    assert f"at least {least} over {tenure} months" in caught.value.message
+    assert f"at most {longest} for" in caught.value.message
+    validate_ask(principal_paise=principal, annual_rate_bps=bps, tenure_months=longest)
+    with pytest.raises(InvalidFields):
+        validate_ask(principal_paise=principal, annual_rate_bps=bps, tenure_months=longest + 1)
+
+
+def test_where_no_amount_would_do_only_the_tenure_is_named() -> None:
+    with pytest.raises(InvalidFields) as caught:
+        validate_ask(principal_paise=10**11, annual_rate_bps=10_000, tenure_months=480)
+    assert [each.field for each in caught.value.violations] == ["tenure_months"]
 
 
 def test_a_booked_loan_starts_with_nothing_settled() -> None:

@@ -256,3 +256,22 @@ def test_a_loan_whose_installment_rounds_to_nothing_can_be_repaid() -> None:
     part = pay(tiny, 1, START).loan_after
     assert part.installments_settled == 479
     assert pay(part, 1, START).closed
+
+
+def test_an_installment_of_nothing_is_never_paid_on_time() -> None:
+    """As loans booked before such asks were refused have: 479 installments of 0, then 49 paise."""
+    asked = LoanTerms(49, 1200, 480)
+    loan = book(asked, installment_paise(asked), 1, 1, START, 1)
+    outcome = apply_payment(loan, 1, START, START, 0)
+    assert len(outcome.settled_numbers) == 479
+    assert outcome.on_time_numbers == ()
+    assert outcome.loan_after.emis_paid_on_time == 0
+
+
+def test_installments_after_the_debt_is_repaid_are_not_paid_on_time() -> None:
+    """1 paisa a month repays 70 paise in 70 months; the 10 after these ask for nothing."""
+    loan = book(LoanTerms(70, 0, 80), 1, 1, 1, START, 1)
+    outcome = apply_payment(loan, 70, START, START, 0)
+    assert outcome.closed
+    assert len(outcome.settled_numbers) == 80
+    assert outcome.on_time_numbers == tuple(range(1, 71))

@@ -166,3 +166,19 @@ def test_other_scorecards_are_possible() -> None:
     open_to_all = changed(lambda d: d["components"]["LOAN_COUNT"].update(weight=0))
     open_to_all["components"]["REPAYMENT_HISTORY"]["weight"] = 55
     assert parse_scorecard(open_to_all).count_weight == 0
+
+
+def test_a_least_principal_is_optional() -> None:
+    assert STANDARD.min_principal_paise == 0
+    assert "min_principal_paise" not in scorecard_document(STANDARD)
+    document = {**STANDARD_DOCUMENT, "min_principal_paise": 100_000}
+    scorecard = parse_scorecard(document)
+    assert scorecard.min_principal_paise == 100_000
+    assert scorecard_document(scorecard) == document
+
+
+@pytest.mark.parametrize("least", [0, -1, 100_000_000_001, "1000", True, 1.5, None])
+def test_a_bad_least_principal_is_named(least: object) -> None:
+    with pytest.raises(InvalidFields) as caught:
+        parse_scorecard({**STANDARD_DOCUMENT, "min_principal_paise": least})
+    assert [each.field for each in caught.value.violations] == ["min_principal_paise"]
