@@ -260,6 +260,30 @@ def ingest(
 
 
 @app.command(group=_USE)
+def template(
+    kind: Annotated[Literal["customers", "loans"], Parameter(help="What the rows will be.")],
+    /,
+    *,
+    csv: Annotated[bool, _flag("A .csv file with the header, instead of a workbook.")] = False,
+    output: Annotated[
+        Path | None,
+        Parameter(
+            name=("--output", "-o"),
+            help="File to save it as. Default: customers-template.xlsx and the like, here.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Save an empty file with the headers of customers or loans, to fill in and ingest.
+
+    A second sheet says what each column takes. Never writes over a file, and needs no service.
+    """
+    from credit_service.cli import ingesting
+
+    return ingesting.save_template(kind, output, as_csv=csv, as_json=json)
+
+
+@app.command(group=_USE)
 def annotated(
     ingestion_id: Annotated[UUID, Parameter(help="Id of the ingestion of an uploaded file.")],
     /,

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from credit_service import templates
 from credit_service.cli import DEFAULT_ADDRESS, ExitCode, Target
 from credit_service.cli.connection import connected
 from credit_service.cli.output import Listing, as_dict, err, note, out, paste, print_json
@@ -171,6 +172,25 @@ def annotated(ingestion_id: UUID, output: Path | None, target: Target, *, as_jso
         print_json({"path": str(path), "size_bytes": header.size_bytes})
     else:
         out.print(Text(f"Saved {path} ({group_digits(header.size_bytes)} bytes)."), soft_wrap=True)
+    return ExitCode.GOOD
+
+
+def save_template(
+    kind: Literal["customers", "loans"], output: Path | None, *, as_csv: bool, as_json: bool
+) -> int:
+    """Save an empty file to fill in; never over another file.
+
+    Raises FileExistsError.
+    """
+    path = output or Path(f"{kind}-template.{'csv' if as_csv else 'xlsx'}")
+    _ensure_free(path)
+    made = templates.csv_template if as_csv else templates.template
+    with path.open("xb") as saved:
+        saved.write(made(_KINDS[kind]))
+    if as_json:
+        print_json({"path": str(path)})
+    else:
+        out.print(Text(f"Saved {path}."), soft_wrap=True)
     return ExitCode.GOOD
 
 
