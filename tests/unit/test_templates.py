@@ -22,7 +22,7 @@ def rejected(content: bytes, name: str) -> list[tuple[str, str]]:
     source = open_source(io.BytesIO(content), name)
     assert source.fields == {column.field for column in COLUMNS[source.kind]}
     assert (source.ignored_columns, source.unread_sheets) == ((), ())
-    errors = []
+    errors: list[Any] = []
     for block in source.blocks:
         assert list(block.row_numbers) == [2]
         errors += validate_block(source.kind, block, 0, date(2026, 1, 31)).errors
