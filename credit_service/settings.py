@@ -158,6 +158,11 @@ class Settings(BaseSettings):
     stream_idle_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="longest silence of a client stream"
     )
+    stream_abandoned_seconds: float = Field(
+        default=900.0,
+        gt=0,
+        description="silence after which an ingestion by a stream ends as ABANDONED; it can resume",
+    )
 
     database_pooler: Literal["none", "transaction"] = Field(
         default="none",

@@ -22,6 +22,7 @@ from credit_service.commands.recompute_scores import (
 from credit_service.commands.reconcile import reconcile
 from credit_service.commands.scorecards import decide_in_shadow
 from credit_service.domain.positions import CreditPosition
+from credit_service.ingestion.streams import abandon_streams
 from credit_service.ingestion.uploads import fail_upload, run_upload
 from credit_service.storage import event_stream, scorecards, scores, tasks
 from credit_service.storage.database import Database
@@ -227,15 +228,22 @@ class Timetable:
     """Wishes for what time alone makes necessary."""
 
     def __init__(
-        self, database: Database, clock: Clock, monotonic: Callable[[], float] = time.monotonic
+        self,
+        database: Database,
+        clock: Clock,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        stream_silence_seconds: float = 900.0,
     ) -> None:
+        """`stream_silence_seconds`: after so long without a row a stream counts as abandoned."""
+        self._stream_silence_seconds = stream_silence_seconds
         self._database = database
         self._clock = clock
         self._monotonic = monotonic
         self._next_reconciliation = monotonic() + RECONCILE_SECONDS
 
     def step(self) -> bool:
-        """Wish for scores to be refreshed when some are outdated, and for samples in turn."""
+        """Ask for outdated scores to be refreshed and for samples; end abandoned streams."""
         moment = self._clock.moment()
         with self._database.autocommit() as connection:
             if scores.past_horizon(connection, today=moment.today, limit=1):
@@ -243,4 +251,5 @@ class Timetable:
             if self._monotonic() >= self._next_reconciliation:
                 self._next_reconciliation = self._monotonic() + RECONCILE_SECONDS
                 tasks.enqueue(connection, "reconcile", "sample", moment)
+        abandon_streams(self._database, moment, self._stream_silence_seconds)
         return False

@@ -105,7 +105,10 @@ class WorkerProcess:
             Loop("backlog", self._backlog.step, READ_SECONDS),
         ]
         if timetable:
-            loops.append(Loop("timetable", Timetable(database, clock).step, _TIMETABLE_SECONDS))
+            steps = Timetable(
+                database, clock, stream_silence_seconds=settings.stream_abandoned_seconds
+            )
+            loops.append(Loop("timetable", steps.step, _TIMETABLE_SECONDS))
         return loops
 
     def start(self) -> None:

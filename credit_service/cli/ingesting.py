@@ -26,7 +26,7 @@ from credit_service.cli import DEFAULT_ADDRESS, ExitCode, Target
 from credit_service.cli.connection import connected
 from credit_service.cli.output import Listing, as_dict, err, note, out, paste, print_json
 from credit_service.client.channel import ServiceError
-from credit_service.client.ingestion import IngestionClient, Listener, Request
+from credit_service.client.ingestion import IngestionClient, Listener, Request, SourceFailedError
 from credit_service.client.rows import SourceFile, kinds, open_source
 from credit_service.domain.money import group_digits
 from credit_service.spreadsheet_columns import Kind
@@ -66,6 +66,7 @@ class Outcome:
     ingestion: ingestion_pb2.Ingestion
     row_errors: list[ingestion_pb2.RowError]
     seconds: float
+    skipped_rows: Sequence[ingestion_pb2.RowError] = ()
 
     @property
     def exit_code(self) -> ExitCode:
@@ -120,6 +121,7 @@ def _document(outcome: Outcome) -> dict[str, object]:
     return {
         "ingestion": as_dict(outcome.ingestion),
         "row_errors": [as_dict(each) for each in outcome.row_errors],
+        "skipped_rows": [as_dict(each) for each in outcome.skipped_rows],
         "seconds": round(outcome.seconds, 3),
     }
 
@@ -144,9 +146,9 @@ def _offer_annotated(outcome: Outcome, target: Target) -> None:
         ingestion_pb2.INGESTION_ERROR_CODE_COLUMN_AMBIGUOUS,
         ingestion_pb2.INGESTION_ERROR_CODE_COLUMN_UNIT_UNSUPPORTED,
     )
-    if ingestion.rejected or header_refused:
+    if ingestion.rejected or ingestion.skipped or header_refused:
         out.print()
-        out.print("The file with what is wrong marked in it, to correct and send again:")
+        out.print("The file with what was not stored marked in it, to correct and send again:")
         call = f"credit-service annotated {ingestion.ingestion_id}"
         if target.address != DEFAULT_ADDRESS:
             call += f" --address {target.address}"
@@ -229,12 +231,20 @@ def send(
             ingestion = client.follow(request.ingestion_id, listener)
             row_errors: list[ingestion_pb2.RowError] = []
         else:
-            response = client.stream(source, request, listener)
-            ingestion, row_errors = response.ingestion, list(response.row_errors)
+            try:
+                response = client.stream(source, request, listener)
+            except SourceFailedError as error:
+                ingestion, row_errors = error.ingestion, []
+            else:
+                ingestion, row_errors = response.ingestion, list(response.row_errors)
     seconds = time.monotonic() - started
     if ingestion.rejected and len(row_errors) < errors_shown:
         row_errors = client.row_errors(request.ingestion_id, errors_shown)
-    return Outcome(ingestion, row_errors[:errors_shown], seconds)
+    skipped_rows: list[ingestion_pb2.RowError] = []
+    if ingestion.skipped and errors_shown:
+        skipped = ingestion_pb2.ROW_OUTCOME_SKIPPED
+        skipped_rows = client.row_errors(request.ingestion_id, errors_shown, skipped)
+    return Outcome(ingestion, row_errors[:errors_shown], seconds, skipped_rows)
 
 
 def show(outcome: Outcome, *, also_sent: bool = False) -> None:
@@ -259,8 +269,32 @@ def show(outcome: Outcome, *, also_sent: bool = False) -> None:
         out.print(Text(f"  {ingestion.error.message}"), soft_wrap=True)
     for line in _not_read(ingestion, also_sent=also_sent):
         out.print(Text(f"  {line}"), soft_wrap=True)
+    if ingestion.error.code == ingestion_pb2.INGESTION_ERROR_CODE_SOURCE_FAILED:
+        out.print(
+            f"  The rows up to here stay stored. Correct the file behind them and give the same "
+            f"command with --ingestion-id {ingestion.ingestion_id} to go on.",
+            soft_wrap=True,
+        )
     if outcome.row_errors:
         _show_row_errors(outcome)
+    if outcome.skipped_rows:
+        _show_skipped_rows(outcome)
+
+
+def _show_skipped_rows(outcome: Outcome) -> None:
+    """Print how skipped rows differ from what is stored."""
+    table = Listing("skipped row", "has", "stored")
+    for each in outcome.skipped_rows:
+        table.add(str(each.row_number), each.found, each.expected)
+    out.print()
+    table.print()
+    more = outcome.ingestion.skipped - len(outcome.skipped_rows)
+    if more:
+        out.print(
+            f"… and {group_digits(more)} skipped rows more; --errors shows up to 1000, the RPC "
+            f"ListRowErrors all (ingestion {outcome.ingestion.ingestion_id}).",
+            soft_wrap=True,
+        )
 
 
 def _not_read(ingestion: ingestion_pb2.Ingestion, *, also_sent: bool) -> Iterator[str]:

@@ -6,7 +6,6 @@ id from what the service says is committed, with bounded retries, so that no row
 
 import hashlib
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ T = TypeVar("T")
 
 CHUNK_BYTES = 1024 * 1024
 PAGE_SIZE = 1_000
+MAX_FAILURE_CHARS = 500
 ENDED = frozenset(
     {
         ingestion_pb2.INGESTION_STATE_SUCCEEDED,
@@ -33,7 +33,7 @@ ENDED = frozenset(
         ingestion_pb2.INGESTION_STATE_CANCELLED,
     }
 )
-"""States that an ingestion does not leave."""
+"""States of an ingestion that has ended. Only a stream that is resumed leaves one."""
 
 # What a broken connection, a server that stops and one that is busy look like. INTERNAL and UNKNOWN
 # come from the transport too; with an ErrorInfo they are the service's own word.
@@ -105,6 +105,16 @@ _DATE_ORDERS: Mapping[DateOrder | None, ingestion_pb2.DateOrder.ValueType] = {
 }
 
 
+class SourceFailedError(SourceError):
+    """The file cannot be read on, and the service was told so: the ingestion as it ended, whose
+    rows up to `committed_offset` stay stored. It goes on with the corrected file under the same id.
+    """
+
+    def __init__(self, message: str, ingestion: ingestion_pb2.Ingestion) -> None:
+        super().__init__(message)
+        self.ingestion = ingestion
+
+
 class Listener:
     """Hears how a transfer goes. The methods do nothing here; override those of interest."""
 
@@ -134,7 +144,8 @@ class IngestionClient:
         """Send the rows of a file by IngestRows; the ingestion as it ended, with the first errors.
 
         After a break goes on from the committed offset. Raises ServiceError for a refusal and when
-        patience ends, SourceError where the file is damaged.
+        patience ends; SourceFailedError where the file is damaged and the ingestion ended with it,
+        SourceError where the service could not be told so.
         """
         listener = listener or Listener()
         transfer = _Transfer(self._patience, listener)
@@ -142,9 +153,18 @@ class IngestionClient:
         while True:
             sender = _RowSender(source, request, offset, listener)
             try:
-                return self._run(sender)
+                response = self._run(sender)
             except ServiceError as error:
-                transfer.failed(error)
+                try:
+                    transfer.failed(error)
+                except ServiceError:
+                    if sender.failure is not None:
+                        raise sender.failure from error
+                    raise
+            else:
+                if sender.failure is not None:
+                    raise SourceFailedError(str(sender.failure), response.ingestion)
+                return response
             offset = transfer.persist(lambda: self._committed(request.ingestion_id))
             transfer.wait(offset)
 
@@ -214,8 +234,16 @@ class IngestionClient:
             response = self._stub.GetIngestion(request, timeout=self._patience.call_timeout_seconds)
         return response.ingestion
 
-    def row_errors(self, ingestion_id: UUID, limit: int) -> list[ingestion_pb2.RowError]:
-        """The first `limit` row errors, in the order of the rows. Raises ServiceError."""
+    def row_errors(
+        self,
+        ingestion_id: UUID,
+        limit: int,
+        outcome: ingestion_pb2.RowOutcome.ValueType = ingestion_pb2.ROW_OUTCOME_REJECTED,
+    ) -> list[ingestion_pb2.RowError]:
+        """The first `limit` row errors of rows of that outcome, in the order of the rows.
+
+        Raises ServiceError.
+        """
         found: list[ingestion_pb2.RowError] = []
         token = ""
         while len(found) < limit:
@@ -223,6 +251,8 @@ class IngestionClient:
                 ingestion_id=str(ingestion_id),
                 page_size=min(limit - len(found), PAGE_SIZE),
                 page_token=token,
+                # A service of an earlier version knows rejected rows alone, and no outcomes.
+                outcomes=[] if outcome == ingestion_pb2.ROW_OUTCOME_REJECTED else [outcome],
             )
             with decoded_errors():
                 page = self._stub.ListRowErrors(
@@ -284,7 +314,6 @@ class IngestionClient:
 
     def _run(self, sender: "_RowSender") -> ingestion_service_pb2.IngestRowsResponse:
         call: Any = self._stub.IngestRows.future(sender.requests())
-        sender.started(call.cancel)
         try:
             while True:
                 try:
@@ -294,7 +323,7 @@ class IngestionClient:
                         text = "The stream did not move any more."
                         raise ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, text) from None
                 except (grpc.FutureCancelledError, grpc.RpcError) as error:
-                    raise sender.failure or decoded(error) from None
+                    raise decoded(error) from None
                 else:
                     return response
         finally:
@@ -366,14 +395,7 @@ class _RowSender:
         self._offset = offset
         self._listener = listener
         self._moved = time.monotonic()
-        self._cancel: Callable[[], object]
-        self._started = threading.Event()
         self.failure: SourceError | None = None
-
-    def started(self, cancel: Callable[[], object]) -> None:
-        """`cancel` cuts off the call that these messages are for."""
-        self._cancel = cancel
-        self._started.set()
 
     def idle_seconds(self) -> float:
         """How long ago the connection last took a message."""
@@ -400,10 +422,11 @@ class _RowSender:
                 rows = len(batch.loans.rows) or len(batch.customers.rows)
                 self._listener.sent(batch.offset + rows, each.read_bytes)
         except SourceError as error:
-            # Ending here would tell the service that these were all the rows: cut the call off.
+            # Ending here without a word would say that these were all the rows.
             self.failure = error
-            self._started.wait()
-            self._cancel()
+            text = "".join(each if each.isprintable() else " " for each in str(error))
+            failure = ingestion_service_pb2.SourceFailure(message=text[:MAX_FAILURE_CHARS])
+            yield ingestion_service_pb2.IngestRowsRequest(failure=failure)
         self._moved = time.monotonic()
 
 

@@ -51,6 +51,15 @@ MAX_KINDS_OF_ERRORS = 20
 """Kinds of errors that the summary lists, the most frequent first."""
 
 _HEADER_ERRORS = ("COLUMN_MISSING", "COLUMN_AMBIGUOUS", "COLUMN_UNIT_UNSUPPORTED", "FILE_EMPTY")
+_TOLD_BY_MESSAGE = frozenset(
+    {
+        "CUSTOMER_UNKNOWN",
+        "CUSTOMER_MISMATCH",
+        "CUSTOMER_CONTESTED",
+        "LOAN_OF_REGISTERED_CUSTOMER",
+        "PHONE_TAKEN",
+    }
+)
 _MAX_SHOWN_CHARS = 2_000
 _SUMMARY_WIDTHS = (26, 26, 14, 14, 26, 80)
 _LOOK_SECONDS = 0.05
@@ -90,7 +99,7 @@ class AnnotationOrder:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One thing wrong with one row, as of RowError."""
+    """Why a row was not stored, as of RowError."""
 
     row_number: int
     column: str
@@ -98,6 +107,7 @@ class Mark:
     found: str
     expected: str
     message: str
+    outcome: str = "REJECTED"
 
 
 def write_marks(file: IO[bytes], order: AnnotationOrder, marks: Iterator[Mark]) -> None:
@@ -228,9 +238,10 @@ class _Rows:
         self._reasons = names.index(reasons) if self._had_reasons else len(header)
         self._header = header
         self._fields = {index: name for name, index in table.columns.items()}
-        self._gives_reasons = order.rejected > 0
+        self._gives_reasons = order.rejected + order.skipped > 0
         self.kinds: dict[tuple[str, str], _ErrorKind] = {}
         self.marked_rows = 0
+        self.marked_skipped_rows = 0
         width = max(len(header), self._reasons + 1)
         if width > MAX_COLUMNS:
             raise _too_large(f"more than {MAX_COLUMNS - 1} columns")
@@ -300,7 +311,11 @@ class _Rows:
     ) -> None:
         cells = self._within_header(cells)
         looks: dict[int, Look] = {}
-        if wrong:
+        skipped = bool(wrong) and wrong[0].outcome == "SKIPPED"
+        if skipped:
+            self.marked_skipped_rows += 1
+            looks = dict.fromkeys(self._table.columns.values(), Look.SKIPPED)
+        elif wrong:
             self.marked_rows += 1
             looks = self._looks(sheet, number, wrong)
         styled: dict[int, Styled] = {
@@ -313,7 +328,8 @@ class _Rows:
             styled[index] = (index, cell, look)
         if wrong:
             reasons = " ".join(self._reason(mark) for mark in wrong)
-            styled[self._reasons] = (self._reasons, reasons, Look.WRONG_ROW)
+            look = Look.SKIPPED if skipped else Look.WRONG_ROW
+            styled[self._reasons] = (self._reasons, reasons, look)
         if styled and max(styled) >= MAX_COLUMNS:
             raise _too_large(f"more than {MAX_COLUMNS - 1} columns")
         sheet.row(number, sorted(styled.values(), key=_column))
@@ -354,7 +370,9 @@ class _Rows:
         return looks
 
     def _reason(self, mark: Mark) -> str:
-        if not mark.column or mark.code in ("CUSTOMER_UNKNOWN", "PHONE_TAKEN"):
+        if mark.outcome == "SKIPPED":
+            return f"SKIPPED: {mark.message}"
+        if not mark.column or mark.code in _TOLD_BY_MESSAGE:
             return f"{mark.code}: {mark.message}"
         found = f"found {mark.found!r}, " if mark.found else ""
         return f"{self.header_of(mark.column)} ({mark.code}): {found}expected {mark.expected}."
@@ -410,12 +428,14 @@ class _Summary:
         order, sheet = self._order, self._annotated.sheet.name
         if order.error_message and not order.rejected:
             return f"The file was not taken in: {order.error_message[:_MAX_SHOWN_CHARS]}"
-        if not order.rejected:
+        if not order.rejected and not order.skipped:
             return "No row was rejected."
-        return (
-            f"{order.rejected:,} of {order.rows_read:,} rows were rejected. "
-            f"They are marked in the sheet '{sheet}'."
-        )
+        counts = [
+            f"{count:,} of {order.rows_read:,} rows were {what}. "
+            for count, what in ((order.rejected, "rejected"), (order.skipped, "skipped"))
+            if count
+        ]
+        return f"{''.join(counts)}They are marked in the sheet '{sheet}'."
 
     def _facts(self) -> None:
         order = self._order
@@ -452,6 +472,11 @@ class _Summary:
             self._line(
                 f"Marked are {marked:,} of the rejected rows: of the others no reasons are kept."
             )
+        marked = self._annotated.marked_skipped_rows
+        if marked < order.skipped:
+            self._line(
+                f"Marked are {marked:,} of the skipped rows: of the others no reasons are kept."
+            )
 
     def _errors(self) -> None:
         rows = self._annotated
@@ -476,6 +501,8 @@ class _Summary:
 
     def _instructions(self) -> Sequence[str]:
         order, sheet = self._order, self._annotated.sheet.name
+        if order.skipped and not order.rejected and not order.error_code:
+            return self._about_skipped()
         if not order.rejected and not order.error_code:
             return ()
         if not order.rejected:
@@ -491,6 +518,17 @@ class _Summary:
             "2. Save the workbook as .xlsx.",
             "3. Send it again as it is. Rows that are stored already change nothing.",
             "This sheet, the colours, the notes and the reasons are passed over.",
+            *(self._about_skipped() if order.skipped else ()),
+        )
+
+    def _about_skipped(self) -> Sequence[str]:
+        return (
+            "",
+            (
+                "Skipped rows, in blue, have a key that is stored with other values, which were "
+                f"kept: the column '{REASONS_HEADER}' has both. To replace what is stored, send "
+                "the file again to update what exists."
+            ),
         )
 
 

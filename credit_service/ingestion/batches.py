@@ -19,7 +19,8 @@ OnMoved = Callable[[Sequence[int]], None]
 """Told of customers whose positions changed, such as the cache that holds them."""
 
 MAX_REPORTED_ROWS = 100_000
-"""Rows of an ingestion whose errors are stored; further ones are counted alone."""
+"""Rejected rows of an ingestion that are listed, and as many skipped ones; further ones are only
+counted."""
 
 
 def commit_batch(
@@ -53,13 +54,22 @@ def commit_batch(
             committed = ingestion.committed_offset
             if offset + row_count <= committed:
                 return ingestion, None
+            if ingestion.error_code == ingestions.ABANDONED:
+                # Its stream was silent for long and is still there.
+                ingestion = ingestions.resume(connection, ingestion_id) or ingestion
             if ingestion.ended:
                 raise _has_ended(ingestion)
             if offset > committed:
                 raise _offset_mismatch(ingestion, offset)
             batch = batch or validated(ingestion)
             rest = batch.after(committed)
-            outcome = load(connection, ingestion, rest, moment)
+            outcome = load(
+                connection,
+                ingestion,
+                rest,
+                moment,
+                list_skipped=ingestion.skipped < MAX_REPORTED_ROWS,
+            )
             moved = outcome.moved
             advanced = _store(connection, ingestion, rest, outcome)
             failpoints.reach("ingestion.before_commit")
@@ -88,8 +98,10 @@ def _count(before: Ingestion, after: Ingestion, seconds: float) -> None:
 def _store(
     connection: Connection, ingestion: Ingestion, batch: Batch, outcome: Outcome
 ) -> Ingestion:
+    listed = list(outcome.skipped)
     if ingestion.rejected < MAX_REPORTED_ROWS:
-        ingestions.add_errors(connection, ingestion.ingestion_id, _numbered(outcome.errors))
+        listed += outcome.errors
+    ingestions.add_errors(connection, ingestion.ingestion_id, _numbered(listed))
     return ingestions.advance(connection, ingestion.ingestion_id, outcome.counts, batch.end)
 
 
@@ -109,6 +121,7 @@ def _numbered(errors: Sequence[RowError]) -> list[StoredRowError]:
                 error.found,
                 error.expected,
                 error.message,
+                error.outcome,
             )
         )
     return numbered

@@ -2,7 +2,7 @@
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -21,7 +21,7 @@ from credit_service.ingestion.annotating import (
 from credit_service.ingestion.uploads import stored_file
 from credit_service.storage import ingestions
 from credit_service.storage.database import Database
-from credit_service.storage.ingestions import Ingestion
+from credit_service.storage.ingestions import Ingestion, RowOutcome
 
 AT_ONCE = 2
 """Workbooks that one server process annotates at a time; further ones wait for their turn."""
@@ -31,6 +31,7 @@ CONTENT_TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml.shee
 _MAX_FILENAME_CHARS = 255
 _SUFFIX = "-annotated"
 _MARKS_PAGE = 5_000
+_OUTCOMES: Sequence[RowOutcome] = ("REJECTED", "SKIPPED")
 _LOOK_SECONDS = 0.1
 
 
@@ -96,11 +97,11 @@ class Annotator:
 
     def _marks(self, ingestion: Ingestion, ensure_wanted: Callable[[], None]) -> Iterator[Mark]:
         after: tuple[int, int] | None = None
-        while ingestion.rejected:
+        while ingestion.rejected or ingestion.skipped:
             ensure_wanted()
             with self._database.autocommit() as connection:
                 page = ingestions.errors_page(
-                    connection, ingestion.ingestion_id, after, _MARKS_PAGE
+                    connection, ingestion.ingestion_id, after, _MARKS_PAGE, _OUTCOMES
                 )
             for error in page:
                 yield Mark(*(getattr(error, name) for name in Mark.__slots__))

@@ -7,7 +7,7 @@ stored in a few steps, and travel between processes as they are.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ Facts = NDArray[np.void]
 
 @dataclass(frozen=True, slots=True)
 class RowError:
-    """One thing wrong with one row, which is rejected. `code` is a name of RowErrorCode.
+    """Why a row is not stored. `code` is a name of RowErrorCode, `outcome` of RowOutcome.
 
     `row_offset` is the row's place among the rows of the source, from 0; `column` a field of the
     contract, empty where it is the whole row.
@@ -68,6 +68,7 @@ class RowError:
     found: str
     expected: str
     message: str
+    outcome: Literal["REJECTED", "SKIPPED"] = "REJECTED"
 
 
 @dataclass(frozen=True, slots=True)

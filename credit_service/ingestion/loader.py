@@ -6,9 +6,11 @@ decides by the same code as a real one and differs in the writing alone.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Any
+from uuid import UUID
 
 import numpy as np
 import psycopg
@@ -18,6 +20,7 @@ from sqlalchemy import Connection
 from credit_service.clock import Moment
 from credit_service.domain.customers import approved_limit_paise
 from credit_service.domain.positions import position_from_loans
+from credit_service.ingestion.cells import EPOCH_ORDINAL, shown
 from credit_service.ingestion.frames import (
     NO_DAY,
     NO_LIMIT,
@@ -32,6 +35,7 @@ from credit_service.storage import imports, ingestions, positions
 from credit_service.storage.database import LostRaceError
 from credit_service.storage.imports import CustomerFacts
 from credit_service.storage.ingestions import Counts, Ingestion
+from credit_service.storage.tables import MAX_IMPORTED_ID
 
 _PHONE_KEY = -1
 _CUSTOMER_KEY = 0
@@ -39,25 +43,35 @@ _CUSTOMER_KEY = 0
 
 @dataclass
 class Outcome:
-    """What became of a batch. `errors` are of rejected rows, in the order of the rows.
+    """What became of a batch. `errors` are of rejected rows, in the order of the rows; `skipped`
+    has one entry for each skipped row.
 
     `moved` are the customers whose positions are other than before.
     """
 
     counts: Counts
     errors: Sequence[RowError]
+    skipped: Sequence[RowError]
     moved: Sequence[int]
 
 
-def load(connection: Connection, ingestion: Ingestion, batch: Batch, moment: Moment) -> Outcome:
+def load(
+    connection: Connection,
+    ingestion: Ingestion,
+    batch: Batch,
+    moment: Moment,
+    *,
+    list_skipped: bool = True,
+) -> Outcome:
     """Store the valid rows of a batch, and remember what later batches must know.
 
-    Nothing but that memory is written when the ingestion only validates.
+    Nothing but that memory is written when the ingestion only validates. Without `list_skipped`
+    skipped rows are counted alone.
 
     Raises:
         LostRaceError: an id or a phone number was taken by another call meanwhile.
     """
-    merge = _Merge(connection, ingestion, moment)
+    merge = _Merge(connection, ingestion, moment, list_skipped)
     try:
         if isinstance(batch.frame, LoanFrame):
             _load_loans(merge, batch.frame)
@@ -70,6 +84,7 @@ def load(connection: Connection, ingestion: Ingestion, batch: Batch, moment: Mom
     return Outcome(
         Counts(merge.inserted, merge.updated, merge.unchanged, merge.skipped, rejected),
         errors,
+        merge.skips,
         merge.moved,
     )
 
@@ -81,11 +96,13 @@ class _Merge:
     connection: Connection
     ingestion: Ingestion
     moment: Moment
+    list_skipped: bool
     inserted: int = 0
     updated: int = 0
     unchanged: int = 0
     skipped: int = 0
     errors: list[RowError] = field(default_factory=list)
+    skips: list[RowError] = field(default_factory=list)
     moved: Sequence[int] = ()
 
     @property
@@ -98,6 +115,19 @@ class _Merge:
         offset, number = row
         self.errors.append(RowError(offset, number, column, code, found, expected, message))
 
+    def skip(self, row: tuple[int, int], key: str, differing: "_Differing") -> None:
+        """List a row that is skipped because its key is stored with other values."""
+        offset, number = row
+        column = differing[0][0] if len(differing) == 1 else ""
+        found = shown("; ".join(f"{name} {value}" for name, value, _ in differing))
+        stored = shown("; ".join(f"{name} {value}" for name, _, value in differing))
+        message = f"The {key} is stored with {stored}, which was kept; the row has {found}."
+        self.skips.append(
+            RowError(
+                offset, number, column, "DIFFERS_FROM_STORED", found, stored, message, "SKIPPED"
+            )
+        )
+
     def reject_duplicate(self, row: tuple[int, int], key: str, first_row: int) -> None:
         self.reject(
             row,
@@ -107,6 +137,14 @@ class _Merge:
             f"the values of row {first_row}, or another key",
             f"The row has the key of row {first_row}, {key}, and other values.",
         )
+
+
+_Differing = Sequence[tuple[str, str, str]]
+"""(column, value of the row, value that is stored) of the columns in which the two differ."""
+
+
+def _rupees(paise: int) -> str:
+    return f"{paise // 100}.{paise % 100:02}"
 
 
 # --- Loans ----------------------------------------------------------------------------------------
@@ -120,6 +158,15 @@ _SOURCE_FACTS = (
     "emis_paid_on_time",
     "start_day",
 )
+# What the contract calls each of them, and how a person reads it.
+_SHOWN_FACTS: Mapping[str, tuple[str, Callable[[int], str]]] = {
+    "principal_paise": ("loan_amount", _rupees),
+    "annual_rate_bps": ("interest_rate", _rupees),
+    "tenure_months": ("tenure_months", str),
+    "installment_paise": ("monthly_installment", _rupees),
+    "emis_paid_on_time": ("emis_paid_on_time", str),
+    "start_day": ("start_date", lambda day: str(date.fromordinal(day + EPOCH_ORDINAL))),
+}
 
 
 def _load_loans(merge: _Merge, frame: LoanFrame) -> None:
@@ -127,10 +174,12 @@ def _load_loans(merge: _Merge, frame: LoanFrame) -> None:
     if not len(facts):
         return
     fates = np.full(len(facts), _INSERT, np.int8)
-    _judge_by_stored(merge, facts, fates)
+    stored = _judge_by_stored(merge, facts, fates)
     _judge_by_memory(merge, facts, fates)
     _judge_by_batch(merge, facts, fates)
     _count_loans(merge, fates)
+    if merge.list_skipped:
+        _list_skipped_loans(merge, facts, fates, stored)
     if merge.writes:
         _write_loans(merge, facts[fates == _INSERT], facts[fates == _UPDATE])
         # A loan that this ingestion wrote knows it; the others are remembered beside.
@@ -143,31 +192,66 @@ def _load_loans(merge: _Merge, frame: LoanFrame) -> None:
 def _of_known_customers(merge: _Merge, facts: Facts) -> Facts:
     """The loans whose customers are stored, and locked from now on; the others are rejected."""
     wanted = np.unique(facts["customer_id"])
-    known = imports.known_customers(merge.connection, wanted, lock=merge.writes)
-    if len(known) == len(wanted):
+    known, imported = imports.known_customers(merge.connection, wanted, lock=merge.writes)
+    # Looked up behind the lock, for whoever contests an id locks the customer too.
+    contested = imports.contested(merge.connection, wanted)
+    registered = set(known[~imported & (known <= MAX_IMPORTED_ID)].tolist())
+    if len(known) == len(wanted) and not contested and not registered:
         return facts
-    unknown = ~np.isin(facts["customer_id"], known)
-    for row in facts[unknown]:
-        customer_id = str(row["customer_id"])
-        merge.reject(
-            (int(row["offset"]), int(row["row_number"])),
-            "customer_id",
-            "CUSTOMER_UNKNOWN",
-            customer_id,
-            "the id of a customer that is stored",
-            f"There is no customer {customer_id}; import or register the customer first.",
+    attachable = np.setdiff1d(known, np.array([*contested, *registered], np.int64))
+    refused = ~np.isin(facts["customer_id"], attachable)
+    for row in facts[refused]:
+        customer_id = int(row["customer_id"])
+        code, expected, message = _why_unattached(
+            customer_id, contested.get(customer_id), registered=customer_id in registered
         )
-    return facts[~unknown]
+        place = int(row["offset"]), int(row["row_number"])
+        merge.reject(place, "customer_id", code, str(customer_id), expected, message)
+    return facts[~refused]
 
 
-def _judge_by_stored(merge: _Merge, facts: Facts, fates: NDArray[np.int8]) -> None:
-    """Compare with the loans that are stored under the same keys."""
+def _why_unattached(
+    customer_id: int, contested_by: UUID | None, *, registered: bool
+) -> tuple[str, str, str]:
+    """(code, expected, message) for a loan that is not attached to the customer of that id."""
+    if contested_by is not None:
+        return (
+            "CUSTOMER_CONTESTED",
+            "the id of a customer who is the same person in the source as here",
+            (
+                f"Customer {customer_id} came as a different person in ingestion {contested_by}, "
+                "and this loan may be that person's. Give that person an id of their own in the "
+                "rows of customers and loans; or, where the stored customer is meant, import a row "
+                "of customers that names them, and then this loan."
+            ),
+        )
+    if registered:
+        return (
+            "LOAN_OF_REGISTERED_CUSTOMER",
+            "the id of a customer that an import brought",
+            (
+                f"Customer {customer_id} was registered with this service, and the source's "
+                "customer of this id is another. Give the source's customer an id of their own in "
+                "the rows of customers and loans."
+            ),
+        )
+    return (
+        "CUSTOMER_UNKNOWN",
+        "the id of a customer that is stored",
+        f"There is no customer {customer_id}; import or register the customer first.",
+    )
+
+
+def _judge_by_stored(
+    merge: _Merge, facts: Facts, fates: NDArray[np.int8]
+) -> Mapping[str, Sequence[Any]]:
+    """Compare with the loans that are stored under the same keys; those loans by column."""
     stored = imports.stored_loans(
         merge.connection, facts["customer_id"], facts["loan_id"], merge.ingestion.ingestion_id
     )
     places = np.array(stored["place"], np.int64)
     if not len(places):
-        return
+        return stored
     equal = np.ones(len(places), bool)
     for name in _SOURCE_FACTS:
         equal &= facts[name][places] == np.array(stored[name], np.int64)
@@ -202,6 +286,22 @@ def _judge_by_stored(merge: _Merge, facts: Facts, fates: NDArray[np.int8]) -> No
             )
         else:
             fates[place] = _UPDATE
+    return stored
+
+
+def _list_skipped_loans(
+    merge: _Merge, facts: Facts, fates: NDArray[np.int8], stored: Mapping[str, Sequence[Any]]
+) -> None:
+    """Say of each skipped row how it differs from the loan that is stored."""
+    for index, place in enumerate(stored["place"]):
+        if fates[place] != _SKIPPED:
+            continue
+        differing = [
+            (name, show(int(facts[fact][place])), show(stored[fact][index]))
+            for fact, (name, show) in _SHOWN_FACTS.items()
+            if int(facts[fact][place]) != stored[fact][index]
+        ]
+        merge.skip(_row(facts, place), _loan_key(facts, place), differing)
 
 
 def _judge_by_memory(merge: _Merge, facts: Facts, fates: NDArray[np.int8]) -> None:
@@ -366,6 +466,7 @@ def _load_customers(merge: _Merge, frame: CustomerFrame) -> None:
     merge.inserted, merge.updated = len(inserts), len(updates)
     if merge.writes:
         _write_customers(merge, inserts, updates)
+        _write_contests(merge, known.contests)
     ingestions.remember(
         merge.connection, merge.ingestion.ingestion_id, list(known.to_remember.values())
     )
@@ -405,6 +506,9 @@ class _KnownCustomers:
     holders: dict[str, int]
     # (row number, fingerprint) of the first accepted row of a customer.
     accepted: dict[int, tuple[int, int]]
+    # Ids that are contested, and what the rows made of them: whether they are from now on.
+    contested: Collection[int] = ()
+    contests: dict[int, bool] = field(default_factory=dict)
     to_remember: dict[tuple[int, int], tuple[int, int, int, int]] = field(default_factory=dict)
     _remembered: frozenset[tuple[int, int]] = frozenset()
 
@@ -429,7 +533,8 @@ class _KnownCustomers:
                 accepted[number] = (row_number, value)
             else:
                 holders[f"+{number}"] = value
-        return cls(stored, holders, accepted, _remembered=frozenset(seen))
+        contested = imports.contested(merge.connection, np.array(ids, np.int64))
+        return cls(stored, holders, accepted, contested, _remembered=frozenset(seen))
 
     def may_be_stored(self, merge: _Merge, row: _Row, facts: CustomerFacts) -> bool:
         """Whether the row is to be inserted or to replace facts; otherwise it is counted."""
@@ -443,12 +548,20 @@ class _KnownCustomers:
                 merge.reject_duplicate(row, f"customer {customer_id}", first_row)
             return False
         stored, imported = self.stored.get(customer_id, (None, True))
+        if stored is not None and _another_person(stored, facts):
+            self.contests[customer_id] = True
+            _reject_another_person(merge, row, customer_id)
+            return False
+        if customer_id in self.contested or customer_id in self.contests:
+            self.contests[customer_id] = False
         if stored is not None and _same_customer(stored, facts):
             merge.unchanged += 1
             self._accept(customer_id, row, fingerprint)
             return False
         if stored is not None and merge.ingestion.on_existing == "SKIP":
             merge.skipped += 1
+            if merge.list_skipped:
+                merge.skip(row, f"customer {customer_id}", _differing(stored, facts))
             self._accept(customer_id, row, fingerprint)
             return False
         if not imported:
@@ -497,6 +610,58 @@ def _digits(phone: str) -> int:
 def _same_customer(stored: CustomerFacts, facts: CustomerFacts) -> bool:
     """Whether a source says what is stored; one without limits does not speak of them."""
     return stored[:6] == facts[:6] and facts[6] in (None, stored[6])
+
+
+_SHOWN_CUSTOMER: Sequence[tuple[str, Callable[[Any], str]]] = (
+    ("customer_id", str),
+    ("first_name", str),
+    ("last_name", str),
+    ("age", str),
+    ("monthly_income", _rupees),
+    ("phone_number", str),
+    ("approved_limit", _rupees),
+)
+
+
+def _differing(stored: CustomerFacts, facts: CustomerFacts) -> _Differing:
+    return [
+        (name, show(found), show(kept))
+        for (name, show), found, kept in zip(_SHOWN_CUSTOMER, facts, stored, strict=True)
+        if found is not None and found != kept
+    ]
+
+
+def _another_person(stored: CustomerFacts, facts: CustomerFacts) -> bool:
+    """Whether a source's customer is not the one who is stored under the id: a person may have a
+    new phone number or a new name, but not both at once."""
+    return stored[5] != facts[5] and _full_name(stored) != _full_name(facts)
+
+
+def _full_name(facts: CustomerFacts) -> str:
+    return " ".join(f"{facts[1]} {facts[2]}".casefold().split())
+
+
+def _reject_another_person(merge: _Merge, row: _Row, customer_id: int) -> None:
+    """The message has nothing of the stored person, whom the sender need not know."""
+    merge.reject(
+        row,
+        "customer_id",
+        "CUSTOMER_MISMATCH",
+        str(customer_id),
+        "the phone number or the name of the customer who is stored under this id",
+        f"Customer {customer_id} is stored as a different person: neither the phone number nor the "
+        "name is theirs. Loans of this id are rejected until a row of customers names the stored "
+        "person. Give the customer of this row an id of their own, here and in the rows of loans.",
+    )
+
+
+def _write_contests(merge: _Merge, contests: Mapping[int, bool]) -> None:
+    begun = [customer_id for customer_id, is_contested in contests.items() if is_contested]
+    ended = [customer_id for customer_id, is_contested in contests.items() if not is_contested]
+    if begun:
+        imports.contest(merge.connection, begun, merge.ingestion.ingestion_id, merge.moment.now)
+    if ended:
+        imports.settle(merge.connection, ended)
 
 
 def _customer_fingerprint(facts: Iterable[object]) -> int:

@@ -14,11 +14,14 @@ from credit_service.storage import ingestions
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Header, Ingestion
 
+_ABANDONED_AT_ONCE = 100
+
 
 def begin_stream(database: Database, header: Header, moment: Moment, principal: str) -> Ingestion:
     """Create the ingestion, or go on with it under the same header; it may have ended.
 
-    Rows are judged by the day on which it was created.
+    One that failed because its client fell silent or could not read its source runs again. Rows are
+    judged by the day on which it was created.
 
     Raises:
         PreconditionFailed: INGESTION_HEADER_MISMATCH.
@@ -28,9 +31,11 @@ def begin_stream(database: Database, header: Header, moment: Moment, principal: 
         ingestion = ingestions.find(connection, header.ingestion_id)
     if ingestion is None:
         raise LookupError("an ingestion just created is not there")
-    if not created:
-        batches.check_same_header(ingestion, header, "STREAM")
-    return ingestion
+    if created:
+        return ingestion
+    batches.check_same_header(ingestion, header, "STREAM")
+    with database.transaction() as connection:
+        return ingestions.resume(connection, header.ingestion_id) or ingestion
 
 
 def ingest_rows(
@@ -84,6 +89,33 @@ def finish_stream(database: Database, ingestion_id: UUID, moment: Moment) -> Ing
             return ingestion
         total_rows = ingestion.committed_offset
         return batches.end(connection, ingestion, moment, total_rows=total_rows)
+
+
+def fail_stream(database: Database, ingestion_id: UUID, message: str, moment: Moment) -> Ingestion:
+    """The client cannot read its source to the end: end the ingestion as failed. Once it has ended,
+    this changes nothing.
+
+    Raises:
+        NotFound: INGESTION_NOT_FOUND.
+    """
+    with database.transaction() as connection:
+        ingestion = batches.locked(connection, ingestion_id)
+        if ingestion.ended:
+            return ingestion
+        return batches.end(connection, ingestion, moment, error=(ingestions.SOURCE_FAILED, message))
+
+
+def abandon_streams(database: Database, moment: Moment, silence_seconds: float) -> int:
+    """End streams as failed that stored nothing for so long; how many. Safe at once with others."""
+    with database.transaction() as connection:
+        found = ingestions.lock_silent_streams(connection, silence_seconds, _ABANDONED_AT_ONCE)
+        for ingestion in found:
+            message = (
+                f"No row came for {silence_seconds:g} seconds. Resume the stream under the same "
+                f"ingestion id; it goes on after {ingestion.committed_offset:,} rows."
+            )
+            batches.end(connection, ingestion, moment, error=(ingestions.ABANDONED, message))
+    return len(found)
 
 
 def leave_stream(database: Database, ingestion_id: UUID, moment: Moment) -> None:

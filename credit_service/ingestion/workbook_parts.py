@@ -36,6 +36,8 @@ class Look(IntEnum):
     TITLE = 4
     LINK = 5
     WRAPPED = 6
+    SKIPPED = 7
+    """The row was skipped, or the cell tells why."""
 
 
 class _Format(IntEnum):
@@ -344,6 +346,7 @@ _LOOKS = {
     Look.TITLE: (2, 0, False),
     Look.LINK: (3, 0, False),
     Look.WRAPPED: (0, 0, True),
+    Look.SKIPPED: (0, 4, False),
 }
 _NUMBER_FORMATS = {
     _Format.GENERAL: 0,
@@ -376,10 +379,11 @@ _STYLES = (
     '<font><b/><sz val="11"/><name val="Calibri"/></font>'
     '<font><b/><sz val="16"/><name val="Calibri"/></font>'
     '<font><u/><sz val="11"/><color rgb="FF0563C1"/><name val="Calibri"/></font></fonts>'
-    '<fills count="4"><fill><patternFill patternType="none"/></fill>'
+    '<fills count="5"><fill><patternFill patternType="none"/></fill>'
     '<fill><patternFill patternType="gray125"/></fill>'
     '<fill><patternFill patternType="solid"><fgColor rgb="FFFFB3B3"/></patternFill></fill>'
-    '<fill><patternFill patternType="solid"><fgColor rgb="FFFFF2CC"/></patternFill></fill></fills>'
+    '<fill><patternFill patternType="solid"><fgColor rgb="FFFFF2CC"/></patternFill></fill>'
+    '<fill><patternFill patternType="solid"><fgColor rgb="FFDDEBF7"/></patternFill></fill></fills>'
     '<borders count="1"><border><left/><right/><top/><bottom/><diagonal/></border></borders>'
     '<cellStyleXfs count="1"><xf numFmtId="0" fontId="0" fillId="0" borderId="0"/></cellStyleXfs>'
     f'<cellXfs count="{len(_LOOKS) * len(_NUMBER_FORMATS)}">{_cell_formats()}</cellXfs>'

@@ -1,12 +1,13 @@
 """Look ingestions up."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
 from credit_service.domain.errors import NotFound
 from credit_service.storage import ingestions
 from credit_service.storage.database import Database
-from credit_service.storage.ingestions import Ingestion, StoredRowError
+from credit_service.storage.ingestions import Ingestion, RowOutcome, StoredRowError
 
 
 def get_ingestion(database: Database, ingestion_id: UUID) -> Ingestion:
@@ -31,15 +32,20 @@ def list_ingestions(
 
 
 def list_row_errors(
-    database: Database, ingestion_id: UUID, after: tuple[int, int] | None, limit: int
+    database: Database,
+    ingestion_id: UUID,
+    after: tuple[int, int] | None,
+    limit: int,
+    outcomes: Sequence[RowOutcome] = ("REJECTED",),
 ) -> list[StoredRowError]:
-    """What was wrong with rows, in their order, after that (row_offset, error_number).
+    """Why rows of these outcomes were not stored, in the order of the rows, after that
+    (row_offset, error_number).
 
     Raises:
         NotFound: INGESTION_NOT_FOUND.
     """
     with database.autocommit() as connection:
-        found = ingestions.errors_page(connection, ingestion_id, after, limit)
+        found = ingestions.errors_page(connection, ingestion_id, after, limit, outcomes)
         if not found and ingestions.find(connection, ingestion_id) is None:
             raise NotFound("INGESTION_NOT_FOUND", "ingestion", str(ingestion_id))
     return found

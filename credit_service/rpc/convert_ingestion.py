@@ -35,6 +35,7 @@ from credit_service.storage.ingestions import (
     Ingestion,
     Kind,
     OnExisting,
+    RowOutcome,
     StoredRowError,
 )
 from credit_service.v1 import ingestion_pb2
@@ -44,13 +45,14 @@ MAX_BATCH_ROWS = 10_000
 MAX_FILENAME_LENGTH = 255
 MAX_NAMES = 50
 MAX_COLUMN_LENGTH = 100
+MAX_FAILURE_LENGTH = 500
 MAX_UNREADABLE_CELLS = 20
 """Unreadable cells of a row that are looked at: more than a row has fields. One alone rejects the
 row, and an empty one takes two bytes of a message."""
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _FORBIDDEN_IN_FILENAME = re.compile(r"[\x00-\x1f\x7f-\x9f/\\]")
-_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _ROW_ERROR_PREFIX = "ROW_ERROR_CODE_"
 
 
@@ -145,6 +147,10 @@ _ROW_ERROR_NAMES = {
 _KINDS: dict[int, Kind] = {
     ingestion_pb2.INGESTION_KIND_CUSTOMERS: "CUSTOMERS",
     ingestion_pb2.INGESTION_KIND_LOANS: "LOANS",
+}
+_OUTCOMES: dict[int, RowOutcome] = {
+    ingestion_pb2.ROW_OUTCOME_REJECTED: "REJECTED",
+    ingestion_pb2.ROW_OUTCOME_SKIPPED: "SKIPPED",
 }
 _ON_EXISTING: dict[int, OnExisting] = {
     ingestion_pb2.ON_EXISTING_UNSPECIFIED: "SKIP",
@@ -292,6 +298,41 @@ def read_batch(message: pb.IngestRowsRequest | RowBatch) -> RowBatch:
     return message
 
 
+def read_failure(message: pb.IngestRowsRequest | RowBatch) -> str | None:
+    """What a client says of a source that it cannot read on; None for another message.
+
+    Raises InvalidFields.
+    """
+    if isinstance(message, RowBatch) or not message.HasField("failure"):
+        return None
+    field, text = "failure.message", message.failure.message
+    violations = Violations()
+    if not text.strip():
+        violations.add(field, REQUIRED, "is required: what is wrong with the source, and where.")
+    elif len(text) > MAX_FAILURE_LENGTH:
+        violations.add(
+            field,
+            OUT_OF_RANGE,
+            f"must have at most {MAX_FAILURE_LENGTH} characters, found {len(text)}.",
+        )
+    elif _CONTROL_CHARACTER.search(text):
+        violations.add(field, INVALID_FORMAT, "must have no control characters.")
+    violations.raise_if_any()
+    return text
+
+
+def read_outcomes(numbers: Sequence[int], violations: Violations) -> list[RowOutcome]:
+    """The outcomes of rows to list; rejected ones alone where none is given."""
+    found: list[RowOutcome] = []
+    for number in dict.fromkeys(numbers):
+        outcome = _OUTCOMES.get(number)
+        if outcome is None:
+            violations.add("outcomes", OUT_OF_RANGE, "must be REJECTED or SKIPPED.")
+            break
+        found.append(outcome)
+    return found or ["REJECTED"]
+
+
 def _read_batch(batch: pb.RowBatch) -> RowBatch:
     violations = Violations()
     if batch.offset < 0:
@@ -354,6 +395,7 @@ _ERROR_CODES = {
     name.removeprefix("INGESTION_ERROR_CODE_"): number
     for name, number in ingestion_pb2.IngestionErrorCode.items()
 }
+_OUTCOME_NUMBERS: dict[str, Any] = {outcome: number for number, outcome in _OUTCOMES.items()}
 _ROW_ERROR_NUMBERS = {name: number for number, name in _ROW_ERROR_NAMES.items()}
 
 
@@ -395,7 +437,7 @@ def _time(instant: datetime | None) -> Any:
 
 
 def write_row_error(error: StoredRowError) -> Any:
-    """What was wrong with a row."""
+    """Why a row was not stored."""
     return ingestion_pb2.RowError(
         row_number=error.row_number,
         column=error.column,
@@ -403,6 +445,7 @@ def write_row_error(error: StoredRowError) -> Any:
         found=error.found,
         expected=error.expected,
         message=error.message,
+        outcome=_OUTCOME_NUMBERS[error.outcome],
     )
 
 

@@ -15,6 +15,7 @@ from credit_service.clock import Clock
 from credit_service.ingestion.downloads import Annotator
 from credit_service.ingestion.streams import (
     begin_stream,
+    fail_stream,
     finish_stream,
     ingest_rows,
     leave_stream,
@@ -74,9 +75,13 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         call = current_call()
         header = convert_ingestion.read_stream_header(next(requests, None))
         begin_stream(self._database, header, self._clock.moment(), call.principal)
+        failure: str | None = None
         try:
             for request in requests:
                 call.ensure_wanted()
+                failure = convert_ingestion.read_failure(request)
+                if failure is not None:
+                    break
                 ingest_rows(
                     self._database,
                     header.ingestion_id,
@@ -87,7 +92,11 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         except Exception:
             self._leave(header.ingestion_id)
             raise
-        ingestion = finish_stream(self._database, header.ingestion_id, self._clock.moment())
+        moment = self._clock.moment()
+        if failure is None:
+            ingestion = finish_stream(self._database, header.ingestion_id, moment)
+        else:
+            ingestion = fail_stream(self._database, header.ingestion_id, failure, moment)
         errors = list_row_errors(self._database, header.ingestion_id, None, FIRST_ROW_ERRORS)
         return pb.IngestRowsResponse(
             ingestion=convert_ingestion.write_ingestion(ingestion),
@@ -196,14 +205,18 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
     def ListRowErrors(
         self, request: pb.ListRowErrorsRequest, context: grpc.ServicerContext
     ) -> pb.ListRowErrorsResponse:
-        """Pages through what was wrong with rows, in their order."""
+        """Pages through why rows were not stored, in their order."""
         violations = Violations()
         ingestion_id = convert.read_required_uuid(request.ingestion_id, "ingestion_id", violations)
         size = convert.read_page_size(request.page_size, violations)
+        outcomes = convert_ingestion.read_outcomes(request.outcomes, violations)
         violations.raise_if_any()
-        key = _ERROR_PAGES.read(request.page_token, str(ingestion_id))
+        scope = str(ingestion_id)
+        if outcomes != ["REJECTED"]:
+            scope += f" {sorted(outcomes)}"
+        key = _ERROR_PAGES.read(request.page_token, scope)
         after = None if key is None else (key[0], key[1])
-        found = list_row_errors(self._database, ingestion_id, after, size + 1)
+        found = list_row_errors(self._database, ingestion_id, after, size + 1, outcomes)
         page = found[:size]
         response = pb.ListRowErrorsResponse(
             row_errors=[convert_ingestion.write_row_error(each) for each in page]
@@ -211,7 +224,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         if len(found) > size:
             last = page[-1]
             response.next_page_token = _ERROR_PAGES.write(
-                [last.row_offset, last.error_number], str(ingestion_id)
+                [last.row_offset, last.error_number], scope
             )
         return response
 

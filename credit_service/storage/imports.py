@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 # --- Customers ------------------------------------------------------------------------------------
 
-_KNOWN = "SELECT customer_id FROM customers WHERE customer_id = ANY(%s)"
+_KNOWN = "SELECT customer_id, imported FROM customers WHERE customer_id = ANY(%s)"
 _LOCK = f"{_KNOWN} ORDER BY customer_id FOR NO KEY UPDATE"
 _STORED_CUSTOMERS = """SELECT customer_id, first_name, last_name, age, monthly_income_paise,
         phone_number, approved_limit_paise, imported
@@ -44,14 +44,48 @@ CustomerFacts = tuple[int, str, str, int, int, str, int | None]
 approved limit in paise or None)."""
 
 
-def known_customers(connection: Connection, ids: Array, *, lock: bool) -> Array:
-    """Those of these ids, distinct and sorted, that are customers; sorted.
+def known_customers(connection: Connection, ids: Array, *, lock: bool) -> tuple[Array, Array]:
+    """Those of these ids, distinct and sorted, that are customers, sorted; and for each whether an
+    import brought them.
 
     With `lock` nobody else changes them, or books a loan for them, until the transaction ends.
     """
     statement = _LOCK if lock else _KNOWN
     rows = driver_cursor(connection).execute(statement, (Bigints(ids),), binary=True).fetchall()
-    return np.sort(np.array([row[0] for row in rows], np.int64))
+    rows.sort()
+    known = np.array([row[0] for row in rows], np.int64)
+    return known, np.array([row[1] for row in rows], bool)
+
+
+_CONTESTED = """SELECT customer_id, ingestion_id FROM contested_customers
+    WHERE customer_id = ANY(%s)"""
+_CONTEST = """INSERT INTO contested_customers (customer_id, ingestion_id, contested_at)
+    SELECT customer_id, %s, %s FROM unnest(%s::bigint[]) AS c (customer_id)
+    ON CONFLICT (customer_id) DO UPDATE
+    SET ingestion_id = excluded.ingestion_id, contested_at = excluded.contested_at"""
+_SETTLE = "DELETE FROM contested_customers WHERE customer_id = ANY(%s)"
+
+
+def contested(connection: Connection, ids: Array) -> dict[int, UUID]:
+    """Those of these ids that an import brought as another person, with the ingestion that did."""
+    rows = driver_cursor(connection).execute(_CONTESTED, (Bigints(ids),), binary=True)
+    return {row[0]: row[1] for row in rows}
+
+
+def contest(connection: Connection, ids: Sequence[int], ingestion_id: UUID, now: datetime) -> None:
+    """Remember that an import brought these customers' ids as other people.
+
+    The customers are locked: who attaches loans to them locks them too, and so either comes first
+    or learns of this.
+    """
+    cursor = driver_cursor(connection)
+    cursor.execute(_LOCK, (Bigints(np.array(sorted(ids), np.int64)),))
+    cursor.execute(_CONTEST, (ingestion_id, now, sorted(ids)))
+
+
+def settle(connection: Connection, ids: Sequence[int]) -> None:
+    """Forget that these ids were contested."""
+    driver_cursor(connection).execute(_SETTLE, (list(ids),))
 
 
 def stored_customers(

@@ -20,9 +20,15 @@ State = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 Kind = Literal["CUSTOMERS", "LOANS"]
 OnExisting = Literal["SKIP", "UPDATE"]
 SourceKind = Literal["STREAM", "UPLOAD"]
+RowOutcome = Literal["REJECTED", "SKIPPED"]
 
 SUCCEEDED: State = "SUCCEEDED"
 FAILED: State = "FAILED"
+
+ABANDONED = "ABANDONED"
+SOURCE_FAILED = "SOURCE_FAILED"
+RESUMABLE = (ABANDONED, SOURCE_FAILED)
+"""Errors of streams that ended and can be resumed."""
 
 CHUNK_BYTES = 1024**2
 """Uploaded files are stored in pieces of this size."""
@@ -113,7 +119,7 @@ class Ingestion:
 
 @dataclass(frozen=True, slots=True)
 class StoredRowError:
-    """One thing wrong with one row; `error_number` counts from 1 within the row."""
+    """Why a row was not stored; `error_number` counts from 1 within the row."""
 
     row_offset: int
     error_number: int
@@ -123,6 +129,7 @@ class StoredRowError:
     found: str
     expected: str
     message: str
+    outcome: RowOutcome = "REJECTED"
 
 
 _COLUMNS = ", ".join(Ingestion.__slots__)
@@ -165,7 +172,8 @@ _ADVANCE = text(
         unchanged = unchanged + :unchanged,
         skipped = skipped + :skipped,
         rejected = rejected + :rejected,
-        committed_offset = :committed_offset
+        committed_offset = :committed_offset,
+        last_activity_at = now()
     WHERE ingestion_id = :ingestion_id
     RETURNING {_COLUMNS}
     """
@@ -176,6 +184,23 @@ _END = text(
         error_code = :error_code, error_message = :error_message
     WHERE ingestion_id = :ingestion_id
     RETURNING {_COLUMNS}
+    """
+)
+_RESUME = text(
+    f"""
+    UPDATE ingestions SET state = 'RUNNING', finished_at = NULL, error_code = NULL,
+        error_message = NULL, last_activity_at = now()
+    WHERE ingestion_id = :ingestion_id
+        AND (state = 'RUNNING' OR (state = 'FAILED' AND error_code = ANY(:resumable)))
+    RETURNING {_COLUMNS}
+    """
+)
+_LOCK_SILENT = text(
+    f"""
+    SELECT {_COLUMNS} FROM ingestions
+    WHERE state = 'RUNNING' AND source = 'STREAM'
+        AND last_activity_at < now() - make_interval(secs => :seconds)
+    ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED
     """
 )
 _FORGET = text("DELETE FROM ingestion_keys WHERE ingestion_id = :ingestion_id")
@@ -297,9 +322,11 @@ def end(
     total_rows: int | None,
     error: tuple[str, str] | None = None,
 ) -> Ingestion:
-    """Close an ingestion, with (code, message) where it failed, and forget its keys."""
+    """Close an ingestion, with (code, message) where it failed, and forget its keys, which one that
+    can be resumed still needs."""
     code, message = error or (None, None)
-    connection.execute(_FORGET, {"ingestion_id": ingestion_id})
+    if code not in RESUMABLE:
+        connection.execute(_FORGET, {"ingestion_id": ingestion_id})
     return _exactly_one(
         connection,
         _END,
@@ -312,6 +339,20 @@ def end(
             "error_message": message,
         },
     )
+
+
+def resume(connection: Connection, ingestion_id: UUID) -> Ingestion | None:
+    """Go on with a stream that runs or can be resumed; None where it has ended for good."""
+    return _one(connection, _RESUME, {"ingestion_id": ingestion_id, "resumable": list(RESUMABLE)})
+
+
+def lock_silent_streams(
+    connection: Connection, silence_seconds: float, limit: int
+) -> list[Ingestion]:
+    """Running streams in which nothing happened for so long, locked; those that another call holds
+    are left to it."""
+    rows = connection.execute(_LOCK_SILENT, {"seconds": silence_seconds, "limit": limit})
+    return [_ingestion(row) for row in rows]
 
 
 def _one(connection: Connection, statement: Any, values: dict[str, Any]) -> Ingestion | None:
@@ -412,11 +453,12 @@ def remember(
 # --- Row errors -----------------------------------------------------------------------------------
 
 _ADD_ERRORS = """COPY row_errors (ingestion_id, row_offset, error_number, row_number, column_name,
-    code, found, expected, message) FROM STDIN"""
+    code, found, expected, message, outcome) FROM STDIN"""
 _ERRORS_PAGE = text(
-    """SELECT row_offset, error_number, row_number, column_name, code, found, expected, message
+    """SELECT row_offset, error_number, row_number, column_name, code, found, expected, message,
+        outcome
     FROM row_errors
-    WHERE ingestion_id = :ingestion_id
+    WHERE ingestion_id = :ingestion_id AND outcome = ANY(:outcomes)
         AND (row_offset, error_number) > (:row_offset, :error_number)
     ORDER BY row_offset, error_number LIMIT :limit"""
 )
@@ -425,7 +467,7 @@ _ERRORS_PAGE = text(
 def add_errors(
     connection: Connection, ingestion_id: UUID, errors: Sequence[StoredRowError]
 ) -> None:
-    """Store what is wrong with rows."""
+    """Store why rows were not stored."""
     if not errors:
         return
     with driver_cursor(connection).copy(_ADD_ERRORS) as copy:
@@ -441,19 +483,26 @@ def add_errors(
                     error.found,
                     error.expected,
                     error.message,
+                    error.outcome,
                 )
             )
 
 
 def errors_page(
-    connection: Connection, ingestion_id: UUID, after: tuple[int, int] | None, limit: int
+    connection: Connection,
+    ingestion_id: UUID,
+    after: tuple[int, int] | None,
+    limit: int,
+    outcomes: Sequence[RowOutcome] = ("REJECTED",),
 ) -> list[StoredRowError]:
-    """Row errors in the order of the rows, after that (row_offset, error_number)."""
+    """Why rows of these outcomes were not stored, in the order of the rows, after that
+    (row_offset, error_number)."""
     row_offset, error_number = after or (-1, 0)
     rows = connection.execute(
         _ERRORS_PAGE,
         {
             "ingestion_id": ingestion_id,
+            "outcomes": list(outcomes),
             "row_offset": row_offset,
             "error_number": error_number,
             "limit": limit,

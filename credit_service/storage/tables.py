@@ -465,6 +465,10 @@ ingestions = Table(
     Column("sheet", Text, nullable=False, server_default=text("''")),
     Column("ignored_columns", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("unread_sheets", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    # When rows were last stored, or a stream began or went on.
+    Column(
+        "last_activity_at", DateTime(timezone=True), nullable=False, server_default=text("now()")
+    ),
     CheckConstraint("kind IN ('CUSTOMERS', 'LOANS')", "kind_known"),
     CheckConstraint("source IN ('STREAM', 'UPLOAD')", "source_known"),
     CheckConstraint("on_existing IN ('SKIP', 'UPDATE')", "on_existing_known"),
@@ -477,6 +481,23 @@ ingestions = Table(
     ),
     CheckConstraint("committed_offset >= 0", "offset_not_negative"),
     Index(None, "created_at", "ingestion_id"),
+)
+
+# Few at any time: those whose silence is watched are found among them.
+Index(
+    "ingestions_running_idx",
+    ingestions.c.created_at,
+    postgresql_where=ingestions.c.state == text("'RUNNING'"),
+)
+
+# Customers whose id came in an import as a different person: until a row names the stored one
+# again, loans of the id may be the other's and are not attached.
+contested_customers = Table(
+    "contested_customers",
+    metadata,
+    Column("customer_id", BigInteger, ForeignKey("customers.customer_id"), primary_key=True),
+    Column("ingestion_id", Uuid, nullable=False),
+    _timestamp("contested_at"),
 )
 
 ingestion_chunks = Table(
@@ -519,5 +540,8 @@ row_errors = Table(
     Column("found", Text, nullable=False),
     Column("expected", Text, nullable=False),
     Column("message", Text, nullable=False),
+    # What became of the row.
+    Column("outcome", Text, nullable=False, server_default=text("'REJECTED'")),
     PrimaryKeyConstraint("ingestion_id", "row_offset", "error_number"),
+    CheckConstraint("outcome IN ('REJECTED', 'SKIPPED')", "outcome_known"),
 )

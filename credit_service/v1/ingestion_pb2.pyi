@@ -145,7 +145,9 @@ class _IngestionStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Ingesti
     INGESTION_STATE_SUCCEEDED: _IngestionState.ValueType  # 3
     """Ended: every row was stored or reported."""
     INGESTION_STATE_FAILED: _IngestionState.ValueType  # 4
-    """Ended by what `error` says. The rows of committed batches stay stored."""
+    """Ended by what `error` says. The rows of committed batches stay stored. A stream that ended as
+    ABANDONED or SOURCE_FAILED can be resumed under its id and is RUNNING again then.
+    """
     INGESTION_STATE_CANCELLED: _IngestionState.ValueType  # 5
     """Ended before its last row by an operator. The rows of committed batches stay stored."""
 
@@ -161,7 +163,9 @@ INGESTION_STATE_RUNNING: IngestionState.ValueType  # 2
 INGESTION_STATE_SUCCEEDED: IngestionState.ValueType  # 3
 """Ended: every row was stored or reported."""
 INGESTION_STATE_FAILED: IngestionState.ValueType  # 4
-"""Ended by what `error` says. The rows of committed batches stay stored."""
+"""Ended by what `error` says. The rows of committed batches stay stored. A stream that ended as
+ABANDONED or SOURCE_FAILED can be resumed under its id and is RUNNING again then.
+"""
 INGESTION_STATE_CANCELLED: IngestionState.ValueType  # 5
 """Ended before its last row by an operator. The rows of committed batches stay stored."""
 
@@ -191,6 +195,12 @@ class _IngestionErrorCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Ing
     """The uploaded bytes can no longer be read, or are not those that were uploaded."""
     INGESTION_ERROR_CODE_INTERNAL: _IngestionErrorCode.ValueType  # 9
     """A defect of the service."""
+    INGESTION_ERROR_CODE_ABANDONED: _IngestionErrorCode.ValueType  # 10
+    """No row of the stream came for 15 minutes (or what the server is set to). It can be resumed."""
+    INGESTION_ERROR_CODE_SOURCE_FAILED: _IngestionErrorCode.ValueType  # 11
+    """The client could not read its source to the end and said so; the message is the client's. It
+    can be resumed once the source is corrected behind the committed rows.
+    """
     INGESTION_ERROR_CODE_COLUMN_UNIT_UNSUPPORTED: _IngestionErrorCode.ValueType  # 13
     """A header names another unit than its column has, such as lakhs for rupees or years for months."""
 
@@ -217,8 +227,37 @@ INGESTION_ERROR_CODE_FILE_LOST: IngestionErrorCode.ValueType  # 8
 """The uploaded bytes can no longer be read, or are not those that were uploaded."""
 INGESTION_ERROR_CODE_INTERNAL: IngestionErrorCode.ValueType  # 9
 """A defect of the service."""
+INGESTION_ERROR_CODE_ABANDONED: IngestionErrorCode.ValueType  # 10
+"""No row of the stream came for 15 minutes (or what the server is set to). It can be resumed."""
+INGESTION_ERROR_CODE_SOURCE_FAILED: IngestionErrorCode.ValueType  # 11
+"""The client could not read its source to the end and said so; the message is the client's. It
+can be resumed once the source is corrected behind the committed rows.
+"""
 INGESTION_ERROR_CODE_COLUMN_UNIT_UNSUPPORTED: IngestionErrorCode.ValueType  # 13
 """A header names another unit than its column has, such as lakhs for rupees or years for months."""
+
+class _RowOutcome:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RowOutcomeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_RowOutcome.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    ROW_OUTCOME_UNSPECIFIED: _RowOutcome.ValueType  # 0
+    """Never sent."""
+    ROW_OUTCOME_REJECTED: _RowOutcome.ValueType  # 1
+    """Something is wrong with it."""
+    ROW_OUTCOME_SKIPPED: _RowOutcome.ValueType  # 2
+    """Its key is stored with other values, which were kept: see ON_EXISTING_SKIP."""
+
+class RowOutcome(_RowOutcome, metaclass=_RowOutcomeEnumTypeWrapper):
+    """What became of a row that was not stored."""
+
+ROW_OUTCOME_UNSPECIFIED: RowOutcome.ValueType  # 0
+"""Never sent."""
+ROW_OUTCOME_REJECTED: RowOutcome.ValueType  # 1
+"""Something is wrong with it."""
+ROW_OUTCOME_SKIPPED: RowOutcome.ValueType  # 2
+"""Its key is stored with other values, which were kept: see ON_EXISTING_SKIP."""
 
 class _RowErrorCode:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -278,9 +317,25 @@ class _RowErrorCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_RowErrorC
     """A date such as 03-04-2024, which is one day where the day comes first and another where the
     month does. Name the order of the file's dates, or write 2024-04-03.
     """
+    ROW_ERROR_CODE_CUSTOMER_MISMATCH: _RowErrorCode.ValueType  # 24
+    """The customer of that id is stored as a different person: phone number and full name both
+    differ, however written. Loans of the id are rejected as CUSTOMER_CONTESTED from then on.
+    """
+    ROW_ERROR_CODE_CUSTOMER_CONTESTED: _RowErrorCode.ValueType  # 25
+    """The loan's customer came as a different person in an import, and the loan may be that person's.
+    It ends with a row of customers that has the stored customer's phone number or name.
+    """
+    ROW_ERROR_CODE_LOAN_OF_REGISTERED_CUSTOMER: _RowErrorCode.ValueType  # 26
+    """The loan's customer was registered here under an id that sources use too, and the source's
+    customer of that id is another. Ids from 1000000000000001 are nobody else's.
+    """
+    ROW_ERROR_CODE_DIFFERS_FROM_STORED: _RowErrorCode.ValueType  # 27
+    """Of a skipped row: its key is stored with other values. `found` has the columns that differ with
+    the row's values, `expected` those columns with what is stored.
+    """
 
 class RowErrorCode(_RowErrorCode, metaclass=_RowErrorCodeEnumTypeWrapper):
-    """Why a row was rejected."""
+    """Why a row was rejected or skipped."""
 
 ROW_ERROR_CODE_UNSPECIFIED: RowErrorCode.ValueType  # 0
 """Never sent."""
@@ -333,6 +388,22 @@ ROW_ERROR_CODE_PERCENTAGE: RowErrorCode.ValueType  # 28
 ROW_ERROR_CODE_DATE_AMBIGUOUS: RowErrorCode.ValueType  # 29
 """A date such as 03-04-2024, which is one day where the day comes first and another where the
 month does. Name the order of the file's dates, or write 2024-04-03.
+"""
+ROW_ERROR_CODE_CUSTOMER_MISMATCH: RowErrorCode.ValueType  # 24
+"""The customer of that id is stored as a different person: phone number and full name both
+differ, however written. Loans of the id are rejected as CUSTOMER_CONTESTED from then on.
+"""
+ROW_ERROR_CODE_CUSTOMER_CONTESTED: RowErrorCode.ValueType  # 25
+"""The loan's customer came as a different person in an import, and the loan may be that person's.
+It ends with a row of customers that has the stored customer's phone number or name.
+"""
+ROW_ERROR_CODE_LOAN_OF_REGISTERED_CUSTOMER: RowErrorCode.ValueType  # 26
+"""The loan's customer was registered here under an id that sources use too, and the source's
+customer of that id is another. Ids from 1000000000000001 are nobody else's.
+"""
+ROW_ERROR_CODE_DIFFERS_FROM_STORED: RowErrorCode.ValueType  # 27
+"""Of a skipped row: its key is stored with other values. `found` has the columns that differ with
+the row's values, `expected` those columns with what is stored.
 """
 
 @typing.final
@@ -392,7 +463,7 @@ class Ingestion(message.Message):
     unchanged: builtins.int
     """Rows equal to what is stored, or to an earlier row of the same ingestion."""
     skipped: builtins.int
-    """Rows whose key is stored with other facts, which were kept."""
+    """Rows whose key is stored with other facts, which were kept. ListRowErrors names them."""
     rejected: builtins.int
     """Rows rejected. ListRowErrors tells why, one or more errors a row."""
     committed_offset: builtins.int
@@ -502,7 +573,9 @@ class IngestionError(message.Message):
 
 @typing.final
 class RowError(message.Message):
-    """One thing wrong with one row. The row is rejected; a row can have several."""
+    """Why a row was not stored: one thing wrong with a rejected row, which can have several, or how a
+    skipped row differs from what is stored.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -512,6 +585,7 @@ class RowError(message.Message):
     FOUND_FIELD_NUMBER: builtins.int
     EXPECTED_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
     row_number: builtins.int
     """Number of the row in its source: the row number of a sheet or line number of a CSV file, whose
     header is row 1, or what the streamed row says.
@@ -528,6 +602,8 @@ class RowError(message.Message):
     """What is expected: "a whole number from 1 to 480"."""
     message: builtins.str
     """A sentence for a person that says it all."""
+    outcome: RowOutcome.ValueType
+    """What became of the row: REJECTED or SKIPPED."""
     def __init__(
         self,
         *,
@@ -537,10 +613,11 @@ class RowError(message.Message):
         found: builtins.str = ...,
         expected: builtins.str = ...,
         message: builtins.str = ...,
+        outcome: RowOutcome.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["code", b"code", "column", b"column", "expected", b"expected", "found", b"found", "message", b"message", "row_number", b"row_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["code", b"code", "column", b"column", "expected", b"expected", "found", b"found", "message", b"message", "outcome", b"outcome", "row_number", b"row_number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -672,7 +749,9 @@ class LoanRow(message.Message):
     ROW_NUMBER_FIELD_NUMBER: builtins.int
     UNREADABLE_CELLS_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
-    """Required. Id of the customer, who must be stored already."""
+    """Required. Id of the customer, who must be stored already. Ids from 1000000000000001 are those
+    of customers registered here.
+    """
     loan_id: builtins.int
     """Required. Id of the loan, 1 to 999999999999999, unique within the customer's loans."""
     tenure_months: builtins.int

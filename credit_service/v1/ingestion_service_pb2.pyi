@@ -21,33 +21,63 @@ DESCRIPTOR: descriptor.FileDescriptor
 
 @typing.final
 class IngestRowsRequest(message.Message):
-    """Request of IngestRows: the header in the first message, a batch in each one after it."""
+    """Request of IngestRows: the header in the first message, a batch in each one after it, and perhaps
+    a failure in the last.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: builtins.int
     BATCH_FIELD_NUMBER: builtins.int
+    FAILURE_FIELD_NUMBER: builtins.int
     @builtins.property
     def header(self) -> IngestRowsHeader:
-        """Optional, one of the two. What the rows are and what to do with them."""
+        """Optional, one of the three. What the rows are and what to do with them."""
 
     @builtins.property
     def batch(self) -> RowBatch:
-        """Optional, one of the two. The next rows."""
+        """Optional, one of the three. The next rows."""
+
+    @builtins.property
+    def failure(self) -> SourceFailure:
+        """Optional, one of the three. There are more rows, which the client cannot read. The last message."""
 
     def __init__(
         self,
         *,
         header: IngestRowsHeader | None = ...,
         batch: RowBatch | None = ...,
+        failure: SourceFailure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "header", b"header", "payload", b"payload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "failure", b"failure", "header", b"header", "payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "header", b"header", "payload", b"payload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch", b"batch", "failure", b"failure", "header", b"header", "payload", b"payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = typing.Literal["header", "batch"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = typing.Literal["header", "batch", "failure"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
+
+@typing.final
+class SourceFailure(message.Message):
+    """Last message of IngestRows where the client cannot read its source to the end."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: builtins.int
+    message: builtins.str
+    """Required. What is wrong with the source and where, for a person: 1 to 500 characters without
+    control characters.
+    """
+    def __init__(
+        self,
+        *,
+        message: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class IngestRowsHeader(message.Message):
@@ -460,22 +490,28 @@ class ListRowErrorsRequest(message.Message):
     INGESTION_ID_FIELD_NUMBER: builtins.int
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    OUTCOMES_FIELD_NUMBER: builtins.int
     ingestion_id: builtins.str
     """Required. Id of the ingestion, a UUID."""
     page_size: builtins.int
     """Optional. Row errors a page, 0 to 1,000. Default (0): 50."""
     page_token: builtins.str
     """Optional. next_page_token of the page before. Default: the first page."""
+    @builtins.property
+    def outcomes(self) -> containers.RepeatedScalarFieldContainer[ingestion_pb2.RowOutcome.ValueType]:
+        """Optional. The outcomes to list. Default (none given): REJECTED alone."""
+
     def __init__(
         self,
         *,
         ingestion_id: builtins.str = ...,
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
+        outcomes: abc.Iterable[ingestion_pb2.RowOutcome.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["ingestion_id", b"ingestion_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ingestion_id", b"ingestion_id", "outcomes", b"outcomes", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

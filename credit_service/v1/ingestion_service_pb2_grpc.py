@@ -110,6 +110,12 @@ class IngestionServiceServicer:
 
         A row that is not valid is rejected and reported, and fails neither its batch nor the stream.
 
+        A client that cannot read its source to the end says so by a `failure` as its last message: the
+        ingestion ends as FAILED with SOURCE_FAILED, and the answer has its counts. A stream that breaks
+        off and is not resumed for 15 minutes ends as FAILED with ABANDONED. Either can be resumed: the
+        same header under the same ingestion_id makes it RUNNING again, and it goes on from
+        committed_offset. Rows before that are not read again, also where the source was corrected.
+
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): the header or a batch is malformed. (STREAM_ORDER_INVALID):
         the first message is no header, a later one is, or rows are not of the header's kind.
@@ -169,7 +175,7 @@ class IngestionServiceServicer:
 
     def WatchIngestion(self, request, context):
         """Streams an ingestion as it advances: at once as it stands, then at each change seen, and last
-        as it ended. Then the stream ends.
+        as it ended. Then the stream ends. Where a FAILED stream of rows is resumed, watch it again.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD).
@@ -181,7 +187,9 @@ class IngestionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRowErrors(self, request, context):
-        """Lists what was wrong with the rejected rows of an ingestion, in the order of its rows.
+        """Lists what was wrong with the rejected rows of an ingestion, in the order of its rows, and where
+        asked for, how its skipped rows differ from what is stored: one entry for each of them. Kept are
+        100,000 rows of each, more or less; all are counted.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
@@ -198,7 +206,8 @@ class IngestionServiceServicer:
         Two sheets. In front is a summary: the counts, the most frequent errors, how to go on. Behind it
         is the sheet that was read, with every row at its own row number (a CSV file's line number) and
         all of its columns: rejected cells are filled, the first 5,000 of them have a comment, and a
-        column "Rejected because" behind the others tells the reasons of each rejected row. Values come
+        column "Rejected because" behind the others tells the reasons of each rejected row. Skipped rows
+        have another fill, and in that column what is stored instead, behind "SKIPPED". Values come
         back exactly, dates as dates, percentages as percentages, and text as text also where it begins like a formula. Formats,
         other sheets and formulas do not come back: a formula is text that nothing evaluates. A file
         whose header was refused has its header marked. Reasons are kept for 100,000 rejected rows, more

@@ -99,6 +99,35 @@ def test_ingesting_both_ways_again_and_with_faults(
         assert not done.stderr
 
 
+def test_a_file_that_cannot_be_read_on_says_what_is_stored_and_how_to_go_on(
+    service: Up, tmp_path: Path
+) -> None:
+    address = f"--address={service.address}"
+    path = tmp_path / "people.csv"
+    header = ",".join(samples.CUSTOMER_HEADERS)
+    rows = [f"{70_000 + n},Asha,Rao,30,{9_300_000_000 + n},50000,1800000" for n in range(40_000)]
+    damaged = [*rows]
+    damaged[39_000] = '"' + damaged[39_000]
+    path.write_text("\n".join([header, *damaged]))
+    ingestion_id = str(uuid4())
+    send = ("ingest", str(path), address, "--kind=customers", f"--ingestion-id={ingestion_id}")
+    done = credit_service(*send)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    words = " ".join(done.stdout.split())
+    assert words.startswith("FAILED")
+    assert "39002" in words.replace(",", "")
+    assert f"--ingestion-id {ingestion_id}" in words
+    path.write_text("\n".join([header, *rows]))
+    done = credit_service(*send, "--json")
+    assert done.returncode == 0, done.stdout
+    assert _counts(done.stdout) == {"rows_read": 40_000, "inserted": 40_000}
+    # A row that is stored with other values is shown with both.
+    path.write_text("\n".join([header, rows[0].replace(",30,", ",31,")]))
+    done = credit_service("ingest", str(path), address, "--kind=customers")
+    words = " ".join(done.stdout.split())
+    assert ("skipped 1" in words, "age 31" in words, "age 30" in words) == (True, True, True)
+
+
 def test_the_order_of_dates_is_given_or_proven_by_the_column(
     service: Up, sample_files: samples.Samples, tmp_path: Path
 ) -> None:

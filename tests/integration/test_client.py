@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,14 @@ import pytest
 
 from credit_service import samples
 from credit_service.client.channel import ServiceError, open_channel, require_ready
-from credit_service.client.ingestion import IngestionClient, Listener, Patience, Request
-from credit_service.client.rows import SourceError, open_source
+from credit_service.client.ingestion import (
+    IngestionClient,
+    Listener,
+    Patience,
+    Request,
+    SourceFailedError,
+)
+from credit_service.client.rows import open_source
 from credit_service.v1 import ingestion_pb2
 from tests.integration.cli_service import Up, up
 
@@ -179,12 +185,14 @@ def test_a_file_damaged_on_its_way_does_not_end_as_if_complete(
     path.write_bytes(whole + b"1,\xff\n")
     request = Request(uuid4())
     with _client(service) as client:
-        with pytest.raises(SourceError, match="UTF-8"):
+        with pytest.raises(SourceFailedError, match="UTF-8") as raised:
             client.stream(open_source(path), request)
-        time.sleep(0.5)
-        with suppress(ServiceError):  # NOT_FOUND where not even the header was taken in
-            state = client.get(request.ingestion_id).state
-            assert state == ingestion_pb2.INGESTION_STATE_RUNNING
+        failed = client.get(request.ingestion_id)
+        assert raised.value.ingestion == failed
+        assert failed.state == ingestion_pb2.INGESTION_STATE_FAILED
+        assert failed.error.code == ingestion_pb2.INGESTION_ERROR_CODE_SOURCE_FAILED
+        assert failed.error.message == str(raised.value)
+        assert failed.committed_offset == failed.inserted > 0
         path.write_bytes(whole)
         ended = client.stream(open_source(path), request).ingestion
         assert (ended.rows_read, ended.inserted) == (15_000, 15_000)

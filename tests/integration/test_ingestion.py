@@ -3,8 +3,10 @@
 import random
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import exc, text
@@ -23,6 +25,7 @@ from credit_service.domain.errors import (
 )
 from credit_service.ingestion import batches, loader
 from credit_service.ingestion.streams import (
+    abandon_streams,
     begin_stream,
     finish_stream,
     ingest_rows,
@@ -519,6 +522,9 @@ def test_the_errors_of_boundlessly_many_rows_are_counted_and_not_all_kept(
 _STEPS: list[tuple[Any, str]] = [
     (ingestions, "lock"),
     (imports, "known_customers"),
+    (imports, "contested"),
+    (imports, "contest"),
+    (imports, "settle"),
     (imports, "stored_loans"),
     (ingestions, "seen"),
     (imports, "insert_loans"),
@@ -822,6 +828,64 @@ def test_a_stream_that_breaks_off_is_told_of(three_customers: Database) -> None:
     leave_stream(three_customers, header.ingestion_id, TODAY)
     assert scalar(three_customers, "SELECT count(*) FROM events WHERE kind = 'rows_ingested'") == 2
     assert get_ingestion(three_customers, header.ingestion_id).state == "RUNNING"
+
+
+def _silent(database: Database, ingestion_id: UUID, seconds: int) -> None:
+    with database.transaction() as connection:
+        statement = """UPDATE ingestions SET last_activity_at = now() - make_interval(secs => :s)
+            WHERE ingestion_id = :id"""
+        connection.execute(text(statement), {"s": seconds, "id": ingestion_id})
+
+
+def test_an_abandoned_stream_ends_and_can_go_on(three_customers: Database) -> None:
+    rows = [LoanRow(1, 1), LoanRow(1, 2)]
+    header = header_of(rows)
+    begin_stream(three_customers, header, TODAY, PRINCIPAL)
+    first = [RowBatch(0, columns_of(rows[:1]))]
+    ingest_rows(three_customers, header.ingestion_id, first, TODAY)
+    _silent(three_customers, header.ingestion_id, 59)
+    assert abandon_streams(three_customers, TODAY, 60.0) == 0
+    _silent(three_customers, header.ingestion_id, 61)
+    # Several workers look at once.
+    with ThreadPoolExecutor(4) as workers:
+        ended = list(workers.map(lambda _: abandon_streams(three_customers, TODAY, 60.0), range(8)))
+    assert sum(ended) == 1
+    found = get_ingestion(three_customers, header.ingestion_id)
+    assert (found.state, found.error_code) == ("FAILED", "ABANDONED")
+    assert (found.committed_offset, found.inserted) == (1, 1)
+    resumed = begin_stream(three_customers, header, TODAY, PRINCIPAL)
+    assert (resumed.state, resumed.error_code, resumed.finished_at) == ("RUNNING", None, None)
+    assert abandon_streams(three_customers, TODAY, 60.0) == 0
+    rest = [RowBatch(0, columns_of(rows))]
+    ingest_rows(three_customers, header.ingestion_id, rest, TODAY)
+    done = finish_stream(three_customers, header.ingestion_id, TODAY)
+    assert (done.state, counts(done)) == ("SUCCEEDED", {"inserted": 2})
+
+
+def test_a_stream_that_was_only_silent_goes_on(three_customers: Database) -> None:
+    rows = [LoanRow(1, 1), LoanRow(1, 2)]
+    header = header_of(rows)
+    begin_stream(three_customers, header, TODAY, PRINCIPAL)
+    _silent(three_customers, header.ingestion_id, 61)
+    assert abandon_streams(three_customers, TODAY, 60.0) == 1
+    ingest_rows(three_customers, header.ingestion_id, [RowBatch(0, columns_of(rows))], TODAY)
+    assert get_ingestion(three_customers, header.ingestion_id).state == "RUNNING"
+
+
+def test_a_stream_that_is_storing_rows_is_not_abandoned(three_customers: Database) -> None:
+    header = header_of([LoanRow(1, 1)])
+    begin_stream(three_customers, header, TODAY, PRINCIPAL)
+    _silent(three_customers, header.ingestion_id, 61)
+    with three_customers.transaction() as connection:
+        ingestions.lock(connection, header.ingestion_id)
+        assert abandon_streams(three_customers, TODAY, 60.0) == 0
+
+
+def test_an_upload_is_not_abandoned(three_customers: Database) -> None:
+    statement = """UPDATE ingestions SET state = 'RUNNING', source = 'UPLOAD',
+        last_activity_at = '1970-01-01'"""
+    execute(three_customers, statement)
+    assert abandon_streams(three_customers, TODAY, 60.0) == 0
 
 
 # --- Positions ------------------------------------------------------------------------------------

@@ -194,6 +194,77 @@ def test_a_dry_run_reports_and_writes_nothing(server: Edge) -> None:
     assert list(real.row_errors) == list(dry.row_errors)
 
 
+def failure(message: str) -> pb.IngestRowsRequest:
+    return pb.IngestRowsRequest(failure=pb.SourceFailure(message=message))
+
+
+def test_a_client_ends_a_stream_whose_source_it_cannot_read(server: Edge) -> None:
+    rows = [customer_row(number) for number in range(1, 11)]
+    ingestion_id = str(uuid4())
+    said = "customers.csv is damaged from line 6 on."
+    failed = ingest(server, header(ingestion_id), batch(0, rows[:4]), failure(said)).ingestion
+    assert failed.state == ingestion_pb2.INGESTION_STATE_FAILED
+    assert failed.error.code == ingestion_pb2.INGESTION_ERROR_CODE_SOURCE_FAILED
+    assert failed.error.message == said
+    assert accounted(failed) == {"inserted": 4}
+    assert failed.committed_offset == 4
+    assert failed.finished_time.seconds > 0
+    assert get(server, ingestion_id) == failed
+    # With the source corrected it goes on, from its beginning or from there.
+    done = ingest(server, header(ingestion_id), batch(0, rows)).ingestion
+    assert done.state == ingestion_pb2.INGESTION_STATE_SUCCEEDED
+    assert not done.HasField("error")
+    assert accounted(done) == {"inserted": 10}
+    # Once it has succeeded nothing takes that back.
+    assert ingest(server, header(ingestion_id), failure(said)).ingestion == done
+
+
+def test_rows_before_a_failure_are_remembered_when_it_goes_on(server: Edge) -> None:
+    customers(server, 1)
+    ingestion_id = str(uuid4())
+    same, other = customer_row(1), customer_row(1, age=41)
+    ingest(server, header(ingestion_id), batch(0, [same]), failure("Line 3 is damaged."))
+    done = ingest(server, header(ingestion_id), batch(1, [other]))
+    assert accounted(done.ingestion) == {"unchanged": 1, "rejected": 1}
+    assert done.row_errors[0].code == ingestion_pb2.ROW_ERROR_CODE_DUPLICATE_DIFFERS
+
+
+@pytest.mark.parametrize("message", ["", " ", "x" * 501, "one\ntwo", "\x1b[31m"])
+def test_what_a_client_says_of_its_source_is_a_line_of_text(server: Edge, message: str) -> None:
+    found = refused(server, header(str(uuid4())), failure(message))
+    assert (found.code, found.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+
+
+def test_skipped_rows_are_listed_when_asked_for(server: Edge) -> None:
+    customers(server, 3)
+    ingestion_id = str(uuid4())
+    rows = [customer_row(number, age=50) for number in range(1, 4)] + [customer_row(4, age=5)]
+    answer = ingest(server, header(ingestion_id), batch(0, rows))
+    assert accounted(answer.ingestion) == {"skipped": 3, "rejected": 1}
+    rejected, skipped = ingestion_pb2.ROW_OUTCOME_REJECTED, ingestion_pb2.ROW_OUTCOME_SKIPPED
+    assert [each.outcome for each in answer.row_errors] == [rejected]
+
+    def page(outcomes: list[Any], size: int = 0, token: str = "") -> pb.ListRowErrorsResponse:
+        request = pb.ListRowErrorsRequest(
+            ingestion_id=ingestion_id, page_size=size, page_token=token, outcomes=outcomes
+        )
+        return server.ingestion.ListRowErrors(request)
+
+    assert [each.outcome for each in page([]).row_errors] == [rejected]
+    assert [each.outcome for each in page([rejected]).row_errors] == [rejected]
+    first = page([skipped], 2)
+    rest = page([skipped], 2, first.next_page_token)
+    assert [each.row_number for each in [*first.row_errors, *rest.row_errors]] == [1, 2, 3]
+    one = first.row_errors[0]
+    assert (one.outcome, one.code) == (skipped, ingestion_pb2.ROW_ERROR_CODE_DIFFERS_FROM_STORED)
+    assert (one.column, one.found, one.expected) == ("age", "age 50", "age 40")
+    assert [each.row_number for each in page([skipped, rejected]).row_errors] == [1, 2, 3, 4]
+    for outcomes, token in (([99], ""), ([], first.next_page_token)):
+        with pytest.raises(grpc.RpcError) as caught:
+            page(outcomes, 2, token)
+        assert refusal_of(caught.value).code is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_a_stream_resumes_and_no_row_counts_twice(server: Edge) -> None:
     rows = [customer_row(number) for number in range(1, 11)]
     ingestion_id = str(uuid4())

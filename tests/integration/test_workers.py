@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import redis
@@ -22,9 +23,12 @@ from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
 from credit_service.domain.errors import Unavailable
 from credit_service.embedded import EmbeddedStack
+from credit_service.ingestion.streams import begin_stream
+from credit_service.queries.ingestions import get_ingestion
 from credit_service.settings import Settings
 from credit_service.storage import event_stream, migrate, tasks
 from credit_service.storage.database import Database
+from credit_service.storage.ingestions import Header
 from credit_service.storage.tasks import MAX_ATTEMPTS
 from tests.integration.worker_under_test import ACTORS as ACTORS_UNDER_TEST
 from tests.integration.worker_under_test import make_tables, worker
@@ -494,6 +498,17 @@ def test_time_entails_work(lab: Lab) -> None:
     timetable.step()
     timetable.step()
     assert [row[:2] for row in lab.rows()] == [("reconcile", "sample")]
+
+
+def test_time_ends_an_abandoned_stream(lab: Lab) -> None:
+    header = Header(uuid4(), "LOANS")
+    begin_stream(lab.database, header, CLOCK.moment(), "tests")
+    timetable = Timetable(lab.database, CLOCK, stream_silence_seconds=0.3)
+    timetable.step()
+    assert get_ingestion(lab.database, header.ingestion_id).state == "RUNNING"
+    time.sleep(0.4)
+    timetable.step()
+    assert get_ingestion(lab.database, header.ingestion_id).error_code == "ABANDONED"
 
 
 def test_every_actor_has_a_name_of_its_own() -> None:
