@@ -43,20 +43,32 @@ def run_module(
     control = _forking_process()
     request = json.dumps({"module": module, "arguments": arguments, "env": dict(env)}).encode()
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        socket.send_fds(control, [request], [output.fileno(), errors.fileno()])
-        control.settimeout(_START_SECONDS)
-        pid = int(control.recv(100))
-        control.settimeout(timeout_seconds)
         try:
-            status = int(control.recv(100))
-        except TimeoutError:
-            os.kill(pid, signal.SIGKILL)
-            control.settimeout(_START_SECONDS)
-            control.recv(100)
-            raise subprocess.TimeoutExpired(command, timeout_seconds) from None
+            socket.send_fds(control, [request], [output.fileno(), errors.fileno()])
+            status = _status_of_command(control, command, timeout_seconds)
+        except subprocess.TimeoutExpired:
+            raise
+        except BaseException:
+            # What is still to come would be taken for answers to the next request.
+            _forking_process.cache_clear()
+            control.close()
+            raise
         output.seek(0)
         errors.seek(0)
         return subprocess.CompletedProcess(command, status, output.read(), errors.read())
+
+
+def _status_of_command(control: socket.socket, command: list[str], timeout_seconds: float) -> int:
+    control.settimeout(_START_SECONDS)
+    pid = int(control.recv(100))
+    control.settimeout(timeout_seconds)
+    try:
+        return int(control.recv(100))
+    except TimeoutError:
+        os.kill(pid, signal.SIGKILL)
+        control.settimeout(_START_SECONDS)
+        control.recv(100)
+        raise subprocess.TimeoutExpired(command, timeout_seconds) from None
 
 
 @functools.cache

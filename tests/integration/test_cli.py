@@ -60,24 +60,26 @@ def _wait_until(holds: Callable[[], bool], seconds: float = 15.0) -> None:
         time.sleep(0.05)
 
 
-def test_ingesting_both_ways_again_and_with_faults(
-    service: Up, sample_files: samples.Samples, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def ingested(service: Up, sample_files: samples.Samples) -> None:
+    """The sample files in the service: customers by upload after a dry run, loans by stream."""
     address = f"--address={service.address}"
     customers, loans = str(sample_files.customer_path), str(sample_files.loan_path)
-
-    done = credit_service("ingest", customers, address, "--dry-run", "--json")
-    assert done.returncode == 0, done.stderr
-    assert _counts(done.stdout) == {"rows_read": CUSTOMERS, "inserted": CUSTOMERS}
-
-    done = credit_service("ingest", customers, address, "--upload", "--json")
-    assert done.returncode == 0, done.stderr
-    assert _counts(done.stdout) == {"rows_read": CUSTOMERS, "inserted": CUSTOMERS}
-
+    for way in ("--dry-run", "--upload"):
+        done = credit_service("ingest", customers, address, way, "--json")
+        assert done.returncode == 0, done.stderr
+        assert _counts(done.stdout) == {"rows_read": CUSTOMERS, "inserted": CUSTOMERS}
     done = credit_service("ingest", loans, address, "--json")
     assert done.returncode == 0, done.stderr
     assert _counts(done.stdout) == {"rows_read": LOANS, "inserted": LOANS}
 
+
+@pytest.mark.usefixtures("ingested")
+def test_ingesting_again_and_with_faults(
+    service: Up, sample_files: samples.Samples, tmp_path: Path
+) -> None:
+    address = f"--address={service.address}"
+    loans = str(sample_files.loan_path)
     for option in ("--upload", "--update"):
         done = credit_service("ingest", loans, address, "--json", option)
         assert done.returncode == 0, done.stderr
@@ -128,9 +130,8 @@ def test_a_file_that_cannot_be_read_on_says_what_is_stored_and_how_to_go_on(
     assert ("skipped 1" in words, "age 31" in words, "age 30" in words) == (True, True, True)
 
 
-def test_the_order_of_dates_is_given_or_proven_by_the_column(
-    service: Up, sample_files: samples.Samples, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("ingested")
+def test_the_order_of_dates_is_given_or_proven_by_the_column(service: Up, tmp_path: Path) -> None:
     address = f"--address={service.address}"
     header = ",".join(samples.LOAN_HEADERS)
 
@@ -187,8 +188,8 @@ def test_a_file_with_faults_comes_back_to_be_corrected(
     assert (done.returncode, "INGESTION_NOT_FOUND" in done.stderr) == (1, True)
 
 
-def test_what_was_ingested_answers(service: Up, sample_files: samples.Samples) -> None:
-    """Runs after the test above."""
+@pytest.mark.usefixtures("ingested")
+def test_what_was_ingested_answers(service: Up) -> None:
     with open_channel(service.address) as channel:
         stub = CreditServiceStub(channel)
         request = credit_service_pb2.GetCreditScoreRequest
@@ -278,12 +279,13 @@ def test_help_is_light_and_complete() -> None:
     assert "Exit codes" in done.stdout
 
 
+@pytest.mark.usefixtures("ingested")
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [(["customer", "1"], 0), (["customer", "999999"], 1), (["check", "1"], 2), (["nothing"], 2)],
 )
 def test_who_calls_loads_nothing_of_the_server(
-    service: Up, sample_files: samples.Samples, arguments: list[str], code: int
+    service: Up, arguments: list[str], code: int
 ) -> None:
     done, loaded = _loaded(
         "grpc sqlalchemy psycopg redis pandas dramatiq", *arguments, f"--address={service.address}"

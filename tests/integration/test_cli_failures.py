@@ -70,6 +70,7 @@ LOCAL: dict[str, tuple[str, ...]] = {
     "token key": ("{new}",),
     "completion": ("bash",),
     "sample-data": ("{new}",),
+    "template": ("loans", "--output={new}"),
     "demo": (),
 }
 COMMANDS = STARTING | OPERATING | CALLING | LOCAL
@@ -162,7 +163,7 @@ WRONG_SETTINGS = [
     ("CREDIT_CONSOLE_SECRET", "hush-hush", "at least 32 characters"),
     ("CREDIT_CLOCK_OFFSET_FILE", "/", "Is a directory"),
 ]
-_READ_NO_SETTINGS = {"scorecard check", "token key", "completion"}
+_READ_NO_SETTINGS = {"scorecard check", "token key", "completion", "template"}
 
 
 @pytest.mark.parametrize("command", sorted({*STARTING, *OPERATING, *LOCAL} - _READ_NO_SETTINGS))
@@ -309,6 +310,7 @@ FILES = [
     ("customer 1 --ca={bad}", USAGE),
     ("token key {bad}", REFUSED),
     ("sample-data {bad}", REFUSED),
+    ("template loans --output={bad}/x", REFUSED),
 ]
 
 

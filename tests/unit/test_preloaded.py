@@ -1,6 +1,7 @@
 """Commands in forked processes: their arguments, environment, output and end are their own."""
 
 import os
+import signal
 import subprocess
 
 import psutil
@@ -44,3 +45,18 @@ def test_interrupting_works_though_the_parent_ignores_it() -> None:
     done = run_module("timeit", *ONCE, "import os; os.kill(os.getpid(), 2)", env={})
     assert done.returncode != 0
     assert "KeyboardInterrupt" in done.stderr
+
+
+def test_a_test_that_is_broken_off_leaves_no_answer_for_the_next() -> None:
+    def end(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, end)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(KeyboardInterrupt):
+            run_module("timeit", *ONCE, "import time; time.sleep(2); 1 / 0", env={})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert run_module("timeit", *ONCE, "pass", env={}).returncode == 0
