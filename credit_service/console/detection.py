@@ -29,7 +29,7 @@ _turn = threading.BoundedSemaphore(MAX_AT_ONCE)
 
 
 class UndetectedError(Exception):
-    """The kind cannot be told from the file. The message says why and what to do."""
+    """The file does not show its kind. The message says why and what to do."""
 
 
 def detected(file: IO[bytes], filename: str) -> tuple[Kind, ...]:

@@ -384,11 +384,11 @@ def test_a_file_is_tried_then_loaded_and_its_bad_rows_told(
     expect(real).to_be_disabled()
 
     progress.get_by_role("link", name="Show what is wrong").click()
-    errors = page.get_by_label("Row errors", exact=True).locator("tbody tr")
+    errors = page.get_by_label("Rows rejected or skipped", exact=True).locator("tbody tr")
     expect(errors).to_have_count(25)
     expect(errors.first).to_contain_text("NOT_A")
     # The column by its header, each expectation once, no field of the contract.
-    expect(errors.first.locator("td").first).to_contain_text("Tenure")
+    expect(errors.first.locator("td").nth(1)).to_contain_text("Tenure")
     told = errors.first.inner_text()
     assert told.count("a whole number from 1 to 480") == 1
     assert "tenure_months" not in told
@@ -719,3 +719,19 @@ def test_skipped_and_rejected_rows_are_not_plainly_green(
     expect(row).to_contain_text("Succeeded, ")
     counts = [int(each) for each in row.locator("td.n").all_inner_texts()]
     assert counts[0] == sum(counts[1:]) == 3
+    # The same person with another age is skipped, and listed with what differs.
+    again = tmp_path / "older.csv"
+    again.write_text(
+        ",".join(CUSTOMER_HEADER) + "\r\n8803,New,Person,31,+917300890002,50000\r\n",
+        encoding="utf-8",
+    )
+    page.goto("/qa/ingestions")
+    page.get_by_label("Drop a .xlsx").set_input_files(again)
+    page.get_by_role("button", name="Dry run").click()
+    page.get_by_role("button", name="Load for real").click()
+    expect(page.get_by_text("The file is loaded.").last).to_be_visible()
+    page.locator(".progress").get_by_role("link", name="older.csv").click()
+    listed = page.get_by_label("Rows rejected or skipped", exact=True).locator("tbody tr")
+    expect(listed).to_have_count(1)
+    expect(listed).to_contain_text("Skipped")
+    expect(listed).to_contain_text("31")

@@ -214,6 +214,9 @@ def _sha256(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
+_LISTED = (ingestion_pb2.ROW_OUTCOME_REJECTED, ingestion_pb2.ROW_OUTCOME_SKIPPED)
+
+
 def show(page: Page) -> Response:
     """One ingestion with its counts and a page of its row errors."""
     ingestion_id = page.path_uuid("ingestion_id")
@@ -222,6 +225,7 @@ def show(page: Page) -> Response:
         ingestion_id=ingestion_id,
         page_size=ERRORS_PAGE_SIZE,
         page_token=page.query.get("page_token", ""),
+        outcomes=_LISTED,
     )
     found, errors_problem = page.attempt(lambda: page.service.row_errors(request))
     token = found.next_page_token if found else ""
@@ -250,6 +254,7 @@ class RowLine:
     expected: str
     note: str
     code: str
+    outcome: str
 
 
 def row_line(kind: int, error: Any) -> RowLine:
@@ -267,6 +272,7 @@ def row_line(kind: int, error: Any) -> RowLine:
         in_headers(error.expected),
         "" if said else in_headers(error.message),
         formats.enum_name(error.code, ingestion_pb2.RowErrorCode),
+        formats.enum_name(error.outcome, ingestion_pb2.RowOutcome).capitalize(),
     )
 
 
@@ -316,8 +322,8 @@ def _comes_back(ingestion: ingestion_pb2.Ingestion) -> bool:
     """Whether the file can be had back with what is wrong marked."""
     uploaded = ingestion.source == ingestion_pb2.INGESTION_SOURCE_UPLOAD
     ended = ingestion.state in ENDED_STATES
-    wrong = ingestion.rejected > 0 or ingestion.HasField("error")
-    return uploaded and ended and wrong and ingestion.error.code in _MARKED
+    wrong = ingestion.rejected or ingestion.skipped or ingestion.HasField("error")
+    return uploaded and ended and bool(wrong) and ingestion.error.code in _MARKED
 
 
 def _counts(ingestion: ingestion_pb2.Ingestion) -> dict[str, int]:
@@ -342,7 +348,9 @@ def _took(ingestion: ingestion_pb2.Ingestion) -> float:
 def errors_csv(page: Page) -> Response:
     """The row errors as a CSV file, the first MAX_EXPORTED_ERRORS of them."""
     ingestion_id = page.path_uuid("ingestion_id")
-    request = ingestion_pb.ListRowErrorsRequest(ingestion_id=ingestion_id, page_size=1_000)
+    request = ingestion_pb.ListRowErrorsRequest(
+        ingestion_id=ingestion_id, page_size=1_000, outcomes=_LISTED
+    )
     headers = _headers(page.service.ingestion(ingestion_id).kind)
     rows: list[tuple[object, ...]] = []
     while True:
@@ -356,13 +364,14 @@ def errors_csv(page: Page) -> Response:
                 each.found,
                 each.expected,
                 each.message,
+                formats.enum_name(each.outcome, ingestion_pb2.RowOutcome),
             )
             for each in found.row_errors
         ]
         request.page_token = found.next_page_token
         if not request.page_token or len(rows) >= MAX_EXPORTED_ERRORS:
             break
-    header = ("row_number", "column", "header", "code", "found", "expected", "message")
+    header = ("row_number", "column", "header", "code", "found", "expected", "message", "outcome")
     text = formats.csv_text(header, rows[:MAX_EXPORTED_ERRORS])
     return download(text.encode(), f"ingestion-{ingestion_id}-errors.csv", "text/csv")
 

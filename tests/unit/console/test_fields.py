@@ -60,9 +60,11 @@ def test_a_row_error_speaks_of_the_sheet_and_says_each_thing_once() -> None:
         found="0",
         expected="rupees, more than 0",
         message="monthly_income is '0'; expected rupees, more than 0.",
+        outcome=ingestion_pb2.ROW_OUTCOME_SKIPPED,
     )
     line = row_line(ingestion_pb2.INGESTION_KIND_CUSTOMERS, error)
     assert (line.header, line.expected, line.note) == ("Monthly Salary", "rupees, more than 0", "")
+    assert line.outcome == "Skipped"
     error.message = "There is no customer of that customer_id."
     line = row_line(ingestion_pb2.INGESTION_KIND_LOANS, error)
     assert line.note == "There is no customer of that Customer ID."
