@@ -126,7 +126,7 @@ def day_of_text(text: str, order: DateOrder | None = None) -> tuple[date | None,
 
 def needs_order(text: str) -> bool:
     """Whether a text is a date in digits with the year last."""
-    # Most dates begin with their year, which is told at a glance.
+    # Most dates begin with their year, which is seen without a pattern.
     return not text[:4].isdecimal() and _YEAR_LAST.fullmatch(text.strip()) is not None
 
 

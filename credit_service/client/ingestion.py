@@ -106,7 +106,7 @@ _DATE_ORDERS: Mapping[DateOrder | None, ingestion_pb2.DateOrder.ValueType] = {
 
 
 class SourceFailedError(SourceError):
-    """The file cannot be read on, and the service was told so: the ingestion as it ended, whose
+    """The file cannot be read on, and the service was notified: the ingestion as it ended, whose
     rows up to `committed_offset` stay stored. It goes on with the corrected file under the same id.
     """
 
@@ -145,7 +145,7 @@ class IngestionClient:
 
         After a break goes on from the committed offset. Raises ServiceError for a refusal and when
         patience ends; SourceFailedError where the file is damaged and the ingestion ended with it,
-        SourceError where the service could not be told so.
+        SourceError where the service could not be notified.
         """
         listener = listener or Listener()
         transfer = _Transfer(self._patience, listener)

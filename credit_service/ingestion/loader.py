@@ -193,7 +193,7 @@ def _of_known_customers(merge: _Merge, facts: Facts) -> Facts:
     """The loans whose customers are stored, and locked from now on; the others are rejected."""
     wanted = np.unique(facts["customer_id"])
     known, imported = imports.known_customers(merge.connection, wanted, lock=merge.writes)
-    # Looked up behind the lock, for whoever contests an id locks the customer too.
+    # Looked up behind the lock, because a transaction that contests an id locks the customer too.
     contested = imports.contested(merge.connection, wanted)
     registered = set(known[~imported & (known <= MAX_IMPORTED_ID)].tolist())
     if len(known) == len(wanted) and not contested and not registered:

@@ -1,7 +1,7 @@
 """The access log: a line for each call, with who called, how it ended and which records it named.
 
 A call adds an entry to a queue and waits for nothing. A thread of its own turns entries into lines
-and writes them: a call takes a few microseconds longer, and a full pipe holds nobody up. Lines are
+and writes them: a call takes a few microseconds longer, and a full pipe delays no call. Lines are
 at most about a tenth of a second late, which is what a killed process loses.
 
 Ids come from requests and answers by the names of their fields (`customer_id`, `loan_id`, …), so a
@@ -206,7 +206,7 @@ class AccessLog:
             self._waiting.set()
 
     def close(self) -> None:
-        """Write what waits, and end the thread. Later entries are written by nobody."""
+        """Write what waits, and end the thread. Later entries are not written."""
         self._closing.set()
         self._waiting.set()
         self._thread.join()
@@ -257,7 +257,7 @@ class AccessLog:
             stream.write(text)
             stream.flush()
         except (OSError, ValueError):
-            # Whoever read it has gone; calls are answered all the same.
+            # The reader has gone; calls are answered all the same.
             return
 
 

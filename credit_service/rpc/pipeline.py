@@ -135,7 +135,7 @@ class Call:
         """False until a server that asks for credentials has found valid ones."""
         self._access = access
         self.ids: Ids | None = None if access is None else {}
-        """Of the records that the call is about; None where nobody logs them."""
+        """Of the records that the call is about; None where no access log is written."""
         self.messages_received: int | None = None
         """Messages of a stream, and None for calls that are none."""
         self.messages_sent: int | None = None

@@ -43,7 +43,7 @@ def upgrade(url: str) -> str:
     """
     engine = _engine(url)
     # The lock is a transaction's, on a connection of its own: behind a pooler that lends sessions
-    # for a transaction, a session's lock would stay with whoever has the session next.
+    # for a transaction, a session's lock would stay with the next user of the session.
     with engine.begin() as locking:
         condition.require_utf8(driver_connection(locking))
         locking.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))

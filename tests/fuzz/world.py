@@ -18,6 +18,8 @@ from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from tests.fuzz.values import numbered_uuid
 
+_LISTED = (ingestion_pb2.ROW_OUTCOME_REJECTED, ingestion_pb2.ROW_OUTCOME_SKIPPED)
+
 CUSTOMERS = range(1, 13)
 SHARED_LOAN = 77
 """A loan id of two customers."""
@@ -143,7 +145,7 @@ def _tokens(
     yield calls.ListDecisions(credit.ListDecisionsRequest(page_size=1)).next_page_token
     yield ingest.ListIngestions(ingestion.ListIngestionsRequest(page_size=1)).next_page_token
     yield ingest.ListRowErrors(
-        ingestion.ListRowErrorsRequest(ingestion_id=ingestion_id, page_size=1)
+        ingestion.ListRowErrorsRequest(ingestion_id=ingestion_id, page_size=1, outcomes=_LISTED)
     ).next_page_token
 
 
@@ -280,7 +282,10 @@ _BASES: Mapping[str, Any] = {
     "ListRowErrors": lambda world, _: [
         [
             ingestion.ListRowErrorsRequest(
-                ingestion_id=world.ingestion_ids[1], page_size=1, page_token=world.page_tokens[4]
+                ingestion_id=world.ingestion_ids[1],
+                page_size=1,
+                page_token=world.page_tokens[4],
+                outcomes=_LISTED,
             )
         ]
     ],

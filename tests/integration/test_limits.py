@@ -351,7 +351,7 @@ def test_cancelled_calls_leave_nothing_behind(
         for call in calls:
             call.cancel()
     eventually(lambda: living_calls() <= settings.threads)
-    assert database.pool_use()[0] == 0
+    eventually(lambda: database.pool_use()[0] == 0)
     eventually(lambda: threading.active_count() <= threads)
     assert server.credit.GetCustomer(request, timeout=5).customer.customer_id == customer_id
 
