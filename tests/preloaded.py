@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +41,7 @@ def run_module(
         subprocess.TimeoutExpired: it took too long, and was killed.
     """
     command = [sys.executable, "-m", module, *arguments]
-    control = _forking_process()
+    control = _forking_process(threading.get_ident())
     request = json.dumps({"module": module, "arguments": arguments, "env": dict(env)}).encode()
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         try:
@@ -72,8 +73,9 @@ def _status_of_command(control: socket.socket, command: list[str], timeout_secon
 
 
 @functools.cache
-def _forking_process() -> socket.socket:
-    """Start it once for this process; the socket that it takes commands from."""
+def _forking_process(_thread: int) -> socket.socket:
+    """Start it once for each thread, as it runs one command at a time; the socket that it takes
+    commands from."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         process = subprocess.Popen(

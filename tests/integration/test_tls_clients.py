@@ -82,6 +82,13 @@ def address(
     server.stop(grace_seconds=2)
 
 
+def _only_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of the command's errors, without what the server in this process logs."""
+    lines = capsys.readouterr().err.splitlines()
+    (line,) = [each for each in lines if not re.search(r"\[(?:info|warning) +\]", each)]
+    return line
+
+
 def test_commands(
     address: str,
     tmp_path: Path,
@@ -128,8 +135,7 @@ def test_a_connection_that_tls_prevents_says_so(
     def failure(*options: str) -> str:
         capsys.readouterr()
         assert cli.run(["call", "ListCustomers", *options]) == OUT_OF_REACH
-        (line,) = capsys.readouterr().err.splitlines()
-        return line
+        return _only_error(capsys)
 
     stranger = tmp_path / "stranger.pem"
     trustme.CA().cert_pem.write_to_path(stranger)
@@ -180,7 +186,7 @@ def test_a_file_that_cannot_be_used_is_named(
     monkeypatch.setenv(variable, str(path))
     capsys.readouterr()
     assert cli.run(["call", "ListCustomers"]) == USAGE
-    (line,) = capsys.readouterr().err.splitlines()
+    line = _only_error(capsys)
     assert str(path) in line
     assert variable in line
 
