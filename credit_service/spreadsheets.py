@@ -224,7 +224,7 @@ def _another_pass(
     file: BinaryIO, opened: _Open, kind: Kind | None
 ) -> Callable[[], Iterator[Block]]:
     def blocks() -> Iterator[Block]:
-        # Whoever reads the file now goes on where it was.
+        # The reader in progress continues from this position.
         position = file.tell()
         try:
             yield from opened(file, kind).blocks

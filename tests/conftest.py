@@ -176,28 +176,27 @@ def database(database_url: str) -> Iterator[Database]:
     opened.dispose()
 
 
-@pytest.fixture(scope="session")
-def public_workbooks() -> Path:
-    """The folder of the public workbooks, which lies beside the project and is no part of it."""
-    folder = Path(__file__).parents[2] / "shared" / "data"
-    if not (folder / "loan_data.xlsx").exists():
-        reason = f"the public workbooks are not at {folder}"
+def _beside_the_project(name: str, holds: str, what: str) -> Path:
+    """The folder `shared/name` beside the project; skips where it lacks the file `holds`."""
+    folder = Path(__file__).parents[2] / "shared" / name
+    if not (folder / holds).exists():
+        reason = f"{what} are not at {folder}"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
     return folder
+
+
+@pytest.fixture(scope="session")
+def public_workbooks() -> Path:
+    """The folder of the public workbooks, which lies beside the project and is no part of it."""
+    return _beside_the_project("data", "loan_data.xlsx", "the public workbooks")
 
 
 @pytest.fixture
 def cases() -> Path:
     """The folder of small files from the field, which lies beside the project, not in it."""
-    folder = Path(__file__).parents[2] / "shared" / "cases"
-    if not (folder / "README.md").exists():
-        reason = f"the cases from the field are not at {folder}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return folder
+    return _beside_the_project("cases", "README.md", "the cases from the field")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the rows of an uploaded file are, told from its headers as the command line does.
+"""What the rows of an uploaded file are, by its headers, as the command line detects it.
 
 A workbook from anywhere may be hostile, so it is opened in a process of its own with little memory,
 little time and no secrets. Whatever happens there, the console goes on; the person is then asked.
