@@ -130,6 +130,11 @@ model: $(VENV)/installed-dev ## 300 runs of 40 steps beside a model in plain Pyt
 	MODEL_RUNS=300 MODEL_STEPS=40 $(RUN) -m pytest tests/model --timeout 3600 -p no:xdist \
 	  $(if $(SEED),--hypothesis-seed $(SEED))
 
+.PHONY: properties
+properties: $(VENV)/installed-dev ## the property tests of tests/unit with random examples, about 1 minute
+	$(RUN) -m pytest -m hypothesis --numprocesses 2 --hypothesis-profile random \
+	  $(if $(SEED),--hypothesis-seed $(SEED)) tests/unit
+
 .PHONY: chaos-controls
 chaos-controls: $(VENV)/installed-dev ## take each guard out in turn: the campaign must turn red
 	$(RUN) -m tests.faults.controls $(if $(SEED),--seed $(SEED))

@@ -53,9 +53,11 @@ def _keep_temporary_files_in_memory() -> None:
 
 
 _keep_temporary_files_in_memory()
-# The speed of a machine decides over no test.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+# Neither the speed of a machine nor chance decides over a test. Chance has targets of its own:
+# `make properties`, `make model`, `make fuzz`.
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("random", deadline=None, print_blob=True)
+settings.load_profile("same")
 # What tests log from within this process is for reading when one fails. As it comes, structlog
 # draws every traceback with all variables, which takes seconds.
 structlog.configure(

@@ -476,7 +476,7 @@ def _indian_pattern(kind: str) -> re.Pattern[str]:
     return re.compile(description.national_number_pattern)
 
 
-_USUAL_PHONE = re.compile(r"(?:\+91|0)?[ -]?([6-9][0-9]{4})[ -]?([0-9]{5})")
+_USUAL_PHONE = re.compile(r"(?:(?:\+91|0)[ -]?)?([6-9][0-9]{4})[ -]?([0-9]{5})")
 _INDIAN = _indian_pattern("general_desc")
 _INDIAN_MOBILE = _indian_pattern("mobile")
 

@@ -7,7 +7,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from credit_service.domain import loans as loan_rules
@@ -391,6 +391,7 @@ separators = st.sampled_from(["", " ", "-", ".", "  ", "("])
     separators,
     st.text("0123456789", min_size=4, max_size=6),
 )
+@example("", "-", "60000", "", "00000")
 def test_phone_numbers_are_those_of_the_domain(
     prefix: str, first: str, head: str, second: str, tail: str
 ) -> None:
