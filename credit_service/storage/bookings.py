@@ -117,7 +117,7 @@ WRITE_APPROVED = Statement(
     SELECT count(*) FROM c
     """
 )
-_WRITE_DECLINED = Statement(
+WRITE_DECLINED = Statement(
     f"""
     WITH c AS (
         UPDATE customers SET event_seq = event_seq + 1
@@ -167,7 +167,7 @@ def write(connection: Connection, booking: BookingWrite, moment: Moment) -> bool
     }
     if booking.loan is None or booking.position_after is None:
         values |= {"approved": False, "loan_id": None, "event_kind": "loan_declined"}
-        return _WRITE_DECLINED.row(connection, values) == (1,)
+        return WRITE_DECLINED.row(connection, values) == (1,)
     values |= {"approved": True, "event_kind": "loan_created"}
     values |= _loan_values(booking.loan) | _position_values(booking.position_after)
     return WRITE_APPROVED.row(connection, values) == (1,)

@@ -39,7 +39,7 @@ def _version_guard() -> None:
     """Writes no longer look whether the position is the one that was decided on."""
     guard = " AND version = :read_version"
     bookings.WRITE_APPROVED = _without(bookings.WRITE_APPROVED, guard)
-    bookings._WRITE_DECLINED = _without(bookings._WRITE_DECLINED, guard)
+    bookings.WRITE_DECLINED = _without(bookings.WRITE_DECLINED, guard)
     payments._WRITE = _without(payments._WRITE, guard)
 
 
@@ -68,8 +68,8 @@ def _outbox() -> None:
         return Statement(re.sub(r"\), e AS \(.*?\), r AS \(", "), r AS (", silent, flags=re.DOTALL))
 
     bookings.WRITE_APPROVED = unannounced(bookings.WRITE_APPROVED, "event_seq = event_seq + 1,", "")
-    bookings._WRITE_DECLINED = unannounced(
-        bookings._WRITE_DECLINED, "event_seq = event_seq + 1", "event_seq = event_seq"
+    bookings.WRITE_DECLINED = unannounced(
+        bookings.WRITE_DECLINED, "event_seq = event_seq + 1", "event_seq = event_seq"
     )
     write, create = bookings.write, booking_command.create_loan
 

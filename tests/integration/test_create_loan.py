@@ -21,6 +21,7 @@ from credit_service.domain.positions import position_from_loans
 from credit_service.domain.scorecard import STANDARD
 from credit_service.queries.credit import CreditDesk
 from credit_service.queries.customers import get_customer
+from credit_service.queries.decisions import list_decisions
 from credit_service.queries.loans import list_loans
 from credit_service.storage import bookings
 from credit_service.storage.database import Database
@@ -183,17 +184,25 @@ def test_fifty_at_once_never_pass_the_limit_or_half_the_income(
 
 
 @contextmanager
-def without(guard: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The booking statement with a guard taken out."""
+def without(
+    guard: str, monkeypatch: pytest.MonkeyPatch, statement: str = "WRITE_APPROVED"
+) -> Iterator[None]:
+    """A booking statement with a guard taken out."""
     with monkeypatch.context() as patch:
-        statement = bookings.WRITE_APPROVED.text
-        assert guard in statement
-        patch.setattr(bookings, "WRITE_APPROVED", Statement(statement.replace(guard, "")))
+        text_with_guard = getattr(bookings, statement).text
+        assert guard in text_with_guard
+        patch.setattr(bookings, statement, Statement(text_with_guard.replace(guard, "")))
         yield
 
 
-def book_overtaken(database: Database, customer_id: int, request: Ask) -> None:
-    """Book, while the same is booked between this booking's read and its write."""
+def book_overtaken(
+    database: Database,
+    customer_id: int,
+    request: Ask,
+    by: Callable[[], object],
+    key: UUID | None = None,
+) -> StoredDecision:
+    """Book, while `by` happens between this booking's read and its write."""
     read = bookings.read
     overtaken = threading.Event()
 
@@ -201,17 +210,23 @@ def book_overtaken(database: Database, customer_id: int, request: Ask) -> None:
         found = read(*args, **kwargs)
         if not overtaken.is_set():
             overtaken.set()
-            book(database, customer_id, request)
+            by()
         return found
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bookings, "read", read_and_be_overtaken)
-        book(database, customer_id, request)
+        decision: StoredDecision = book(database, customer_id, request, key)
+    return decision
+
+
+def book_overtaken_by_itself(database: Database, customer_id: int, request: Ask) -> None:
+    """Book, while the same is booked between this booking's read and its write."""
+    book_overtaken(database, customer_id, request, lambda: book(database, customer_id, request))
 
 
 def test_a_booking_that_is_overtaken_decides_again(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
-    book_overtaken(database, customer_id, ask(6_00_000))
+    book_overtaken_by_itself(database, customer_id, ask(6_00_000))
     position = get_customer(database, customer_id=customer_id).position
     assert position.current_debt_paise == 6 * LAKH
     from_scratch(database, customer_id)
@@ -222,7 +237,7 @@ def test_without_the_version_guard_half_the_income_would_be_passed(
 ) -> None:
     customer_id = a_good_customer(database, TODAY)
     with without("AND version = :read_version", monkeypatch):
-        book_overtaken(database, customer_id, ask(6_00_000))
+        book_overtaken_by_itself(database, customer_id, ask(6_00_000))
     position = get_customer(database, customer_id=customer_id).position
     assert position.current_installments_paise * 2 > position.monthly_income_paise
 
@@ -235,7 +250,43 @@ def test_without_the_version_guard_the_database_still_keeps_the_limit(
         without("AND version = :read_version", monkeypatch),
         pytest.raises(exc.IntegrityError, match="loans_booked_within_limit_check"),
     ):
-        book_overtaken(database, customer_id, Ask(20 * LAKH, 0, 480))
+        book_overtaken_by_itself(database, customer_id, Ask(20 * LAKH, 0, 480))
+
+
+def a_decline_overtaken_by_a_repayment(
+    database: Database, key: UUID
+) -> tuple[StoredDecision, list[StoredDecision]]:
+    """The answer to an ask that is beyond the limit when it is read and within it when it is
+    written, and every decision stored under its request id."""
+    customer_id = a_good_customer(database, TODAY)
+    loan = book(database, customer_id, Ask(20 * LAKH, 0, 480)).loan_at_birth()
+    request = Ask(20 * LAKH, 0, 480)
+    assert not CreditDesk(database).check_eligibility(customer_id, request, TODAY)[1].approved
+    repaid = RecordPayment(None, customer_id, loan.loan_id, loan.principal_paise, None)
+    answer = book_overtaken(
+        database,
+        customer_id,
+        request,
+        lambda: record_payment(database, repaid, TODAY, "tests"),
+        key,
+    )
+    made = list_decisions(database, customer_id, None, 10)
+    return answer, [decision for decision in made if decision.request_id == key]
+
+
+def test_a_decline_that_is_overtaken_decides_again(database: Database) -> None:
+    answer, stored = a_decline_overtaken_by_a_repayment(database, uuid4())
+    assert answer.approved
+    assert stored == [answer]
+
+
+def test_without_the_version_guard_a_decline_would_be_stored_that_no_longer_holds(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with without("AND version = :read_version", monkeypatch, "WRITE_DECLINED"):
+        answer, stored = a_decline_overtaken_by_a_repayment(database, uuid4())
+    assert not answer.approved
+    assert stored == [answer]
 
 
 def test_facts_cannot_be_changed(database: Database) -> None:
@@ -249,6 +300,11 @@ def test_facts_cannot_be_changed(database: Database) -> None:
         "DELETE FROM decisions",
         "UPDATE payments SET amount_paise = 1",
         "DELETE FROM payments",
+        "TRUNCATE payments",
+        "TRUNCATE decisions, shadow_decisions",
+        "TRUNCATE shadow_decisions",
+        "TRUNCATE score_history",
+        "TRUNCATE customers CASCADE",
     ):
         with (
             pytest.raises(exc.IntegrityError, match="never change"),
