@@ -82,6 +82,7 @@ DataDir = Annotated[
     ),
 ]
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_ERRORS_SHOWN = 20
 _CONNECTION = Group("Connection", sort_key=9)
 
 
@@ -232,7 +233,9 @@ def ingest(
             "all dates of a column allow."
         ),
     ] = None,
-    errors: Annotated[int, Parameter(help="Largest number of row errors to show, 0 to 1000.")] = 20,
+    errors: Annotated[
+        int, Parameter(help="Largest number of row errors to show, 0 to 1000.")
+    ] = DEFAULT_ERRORS_SHOWN,
     ingestion_id: Annotated[
         UUID | None,
         Parameter(help="Resume this ingestion, which was interrupted. Default: a new one."),
@@ -242,7 +245,8 @@ def ingest(
 ) -> int:
     """Send the rows of a file to the service. After a broken connection it resumes by itself.
 
-    Exits with 1 when a row was rejected.
+    Exits with 1 when a row was rejected. After Ctrl-C, and where the connection stays lost, it
+    prints the command that resumes the ingestion.
     """
     from credit_service.cli import ingesting
 

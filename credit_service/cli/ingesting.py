@@ -2,9 +2,11 @@
 the file back with what was wrong marked in it."""
 
 import errno
+import shlex
 import shutil
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +24,18 @@ from rich.progress import (
 from rich.text import Text
 
 from credit_service import templates
-from credit_service.cli import DEFAULT_ADDRESS, ExitCode, Target
+from credit_service.cli import DEFAULT_ERRORS_SHOWN, ExitCode, Target
 from credit_service.cli.connection import connected
-from credit_service.cli.output import Listing, as_dict, err, note, out, paste, print_json
+from credit_service.cli.output import (
+    Listing,
+    as_dict,
+    err,
+    note,
+    out,
+    paste,
+    print_failure,
+    print_json,
+)
 from credit_service.client.channel import ServiceError
 from credit_service.client.ingestion import IngestionClient, Listener, Request, SourceFailedError
 from credit_service.client.rows import SourceFile, kinds, open_source
@@ -32,8 +43,6 @@ from credit_service.domain.money import group_digits
 from credit_service.spreadsheet_columns import Kind
 from credit_service.spreadsheet_values import DateOrder
 from credit_service.v1 import ingestion_pb2
-
-CONNECT_TIMEOUT_SECONDS = 5.0
 
 _KINDS: dict[str, Kind] = {"customers": "CUSTOMERS", "loans": "LOANS"}
 DATE_ORDERS: dict[str | None, DateOrder | None] = {
@@ -81,6 +90,7 @@ def ingest(order: Order, target: Target, *, as_json: bool) -> int:
     """
     sources = _sources(order)
     first_id = order.ingestion_id or uuid4()
+    resume = _command(order, first_id, target, as_json=as_json)
     documents = []
     exit_code = ExitCode.GOOD
     with connected(target) as channel:
@@ -91,13 +101,21 @@ def ingest(order: Order, target: Target, *, as_json: bool) -> int:
             try:
                 outcome = send(client, source, request, order.errors_shown, upload=order.upload)
             except KeyboardInterrupt:
-                again = f"--ingestion-id {first_id}"
-                note(f"Broken off. To go on, give the same command with {again}")
-                raise
+                _note_how_to_resume("Interrupted.", own_id, resume, target)
+                return ExitCode.INTERRUPTED
+            except ServiceError as error:
+                if not error.unavailable:
+                    raise
+                print_failure(error.lines())
+                _note_how_to_resume("The ingestion is not finished.", own_id, resume, target)
+                return ExitCode.UNAVAILABLE
             exit_code = max(exit_code, outcome.exit_code)
             documents.append(_document(outcome))
             if not as_json:
                 _show_one_of(place, sources, outcome, order, target)
+                if _source_failed(outcome):
+                    out.print("  The rows up to here stay stored. Correct the file and resume:")
+                    out.print(Text("  ").append(paste(resume)))
             if outcome.ingestion.state != ingestion_pb2.INGESTION_STATE_SUCCEEDED:
                 break
     not_sent = [each.kind.lower() for each in sources[len(documents) :]]
@@ -115,6 +133,40 @@ def _id_of(place: int, first_id: UUID) -> UUID:
     """The id of a file's first ingestion, or its second: the same each time, so that the same
     command goes on with both."""
     return first_id if place == 0 else uuid5(first_id, str(place))
+
+
+def _command(order: Order, ingestion_id: UUID, target: Target, *, as_json: bool) -> str:
+    """The command line, quoted for a shell, that resumes the ingestion in the same folder."""
+    path = str(order.path)
+    words = ["credit-service", "ingest", f"./{path}" if path.startswith("-") else path]
+    if order.kind:
+        words += ["--kind", order.kind]
+    for option, given in (
+        ("--upload", order.upload),
+        ("--update", order.update),
+        ("--dry-run", order.dry_run),
+    ):
+        words += [option] if given else []
+    if order.date_order:
+        words += ["--date-order", order.date_order.lower()]
+    if order.errors_shown != DEFAULT_ERRORS_SHOWN:
+        words += ["--errors", str(order.errors_shown)]
+    words += ["--ingestion-id", str(ingestion_id), *target.options]
+    return shlex.join([*words, "--json"] if as_json else words)
+
+
+def _note_how_to_resume(
+    what_happened: str, ingestion_id: UUID, resume: str, target: Target
+) -> None:
+    note(f"{what_happened} Rows that are committed stay stored. Resume ingestion {ingestion_id}:")
+    err.print(Text("  ").append(paste(resume)))
+    if target.token:
+        note("The token is not shown: give it again, in CREDIT_TOKEN or by --token-file.")
+
+
+def _source_failed(outcome: Outcome) -> bool:
+    code = outcome.ingestion.error.code
+    return code == ingestion_pb2.INGESTION_ERROR_CODE_SOURCE_FAILED
 
 
 def _document(outcome: Outcome) -> dict[str, object]:
@@ -149,10 +201,8 @@ def _offer_annotated(outcome: Outcome, target: Target) -> None:
     if ingestion.rejected or ingestion.skipped or header_refused:
         out.print()
         out.print("The file with what was not stored marked in it, to correct and send again:")
-        call = f"credit-service annotated {ingestion.ingestion_id}"
-        if target.address != DEFAULT_ADDRESS:
-            call += f" --address {target.address}"
-        out.print(Text("  ").append(paste(call)))
+        words = ["credit-service", "annotated", ingestion.ingestion_id, *target.options]
+        out.print(Text("  ").append(paste(shlex.join(words))))
 
 
 def annotated(ingestion_id: UUID, output: Path | None, target: Target, *, as_json: bool) -> int:
@@ -224,7 +274,7 @@ def send(
 ) -> Outcome:
     """Stream or upload the file, with a progress bar on a terminal. Raises as `ingest`."""
     started = time.monotonic()
-    with _progress(source, upload=upload) as listener:
+    with _progress(source, upload=upload, dry_run=request.validate_only) as listener:
         if upload:
             kind = ingestion_pb2.IngestionKind.Value(f"INGESTION_KIND_{source.kind}")
             client.upload(source.path, kind, request, listener)
@@ -269,12 +319,6 @@ def show(outcome: Outcome, *, also_sent: bool = False) -> None:
         out.print(Text(f"  {ingestion.error.message}"), soft_wrap=True)
     for line in _not_read(ingestion, also_sent=also_sent):
         out.print(Text(f"  {line}"), soft_wrap=True)
-    if ingestion.error.code == ingestion_pb2.INGESTION_ERROR_CODE_SOURCE_FAILED:
-        out.print(
-            f"  The rows up to here stay stored. Correct the file behind them and give the same "
-            f"command with --ingestion-id {ingestion.ingestion_id} to go on.",
-            soft_wrap=True,
-        )
     if outcome.row_errors:
         _show_row_errors(outcome)
     if outcome.skipped_rows:
@@ -326,7 +370,7 @@ def _show_row_errors(outcome: Outcome) -> None:
 
 
 @contextmanager
-def _progress(source: SourceFile, *, upload: bool) -> Iterator[Listener]:
+def _progress(source: SourceFile, *, upload: bool, dry_run: bool) -> Iterator[Listener]:
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -338,43 +382,71 @@ def _progress(source: SourceFile, *, upload: bool) -> Iterator[Listener]:
         # Without a terminal nothing is drawn; what matters is printed at the end.
         disable=not err.is_terminal,
     ) as progress:
-        yield _Bar(progress, source, upload=upload)
+        yield _Bar(progress, source, upload=upload, dry_run=dry_run)
 
 
 class _Bar(Listener):
-    """Draws a transfer by the bytes of the file, and then the work on it by its rows."""
+    """Shows how many rows are committed: of a stream by the bytes of the file that they are of, and
+    of an upload by its rows, once its bytes are sent. What is sent but not committed is a number
+    beside the bar."""
 
-    def __init__(self, progress: Progress, source: SourceFile, *, upload: bool) -> None:
+    def __init__(
+        self, progress: Progress, source: SourceFile, *, upload: bool, dry_run: bool
+    ) -> None:
         self._progress = progress
+        self._upload = upload
+        self._done = "checked" if dry_run else "committed"
+        self._committed_rows = 0
+        self._sent_rows = 0
+        self._size_bytes = source.size_bytes
+        # Where batches of a stream end, in rows and in bytes of the file.
+        self._batch_ends: deque[tuple[int, int]] = deque()
         what = f"{'Uploading' if upload else 'Streaming'} {source.path.name}"
         self._task = progress.add_task(what, total=source.size_bytes, rows="")
         self._following = False
 
     def sent(self, rows: int, read_bytes: int) -> None:
-        self._progress.update(self._task, completed=read_bytes, rows=_rows(rows))
+        self._batch_ends.append((rows, read_bytes))
+        self._sent_rows = rows
+        self._progress.update(self._task, rows=self._rows())
 
     def uploaded(self, sent_bytes: int) -> None:
-        self._progress.update(self._task, completed=sent_bytes)
+        of = f"{_megabytes(sent_bytes)} of {_megabytes(self._size_bytes)} MB sent"
+        self._progress.update(self._task, completed=sent_bytes, rows=of)
 
     def advanced(self, ingestion: ingestion_pb2.Ingestion) -> None:
+        self._committed_rows = ingestion.committed_offset
+        if not self._upload:
+            read_bytes = None
+            while self._batch_ends and self._batch_ends[0][0] <= self._committed_rows:
+                _rows, read_bytes = self._batch_ends.popleft()
+            # None leaves the bar as it is.
+            self._progress.update(self._task, completed=read_bytes, rows=self._rows())
+            return
         if not self._following:
             self._following = True
             self._progress.remove_task(self._task)
             self._task = self._progress.add_task("Ingesting", total=None, rows="")
-        rows = ingestion.committed_offset
-        # None leaves the total as it is.
         total = ingestion.total_rows if ingestion.HasField("total_rows") else None
-        self._progress.update(self._task, completed=rows, total=total, rows=_rows(rows))
+        self._progress.update(
+            self._task, completed=self._committed_rows, total=total, rows=self._rows()
+        )
+
+    def _rows(self) -> str:
+        text = f"{group_digits(self._committed_rows)} rows {self._done}"
+        if self._upload:
+            return text
+        return f"{text}, {group_digits(max(self._sent_rows, self._committed_rows))} sent"
 
     def resuming(self, error: ServiceError, offset: int, pause_seconds: float) -> None:
         self._progress.console.print(
             Text(
                 f"The connection broke ({error.lines()[0]}). "
-                f"Going on from row {group_digits(offset)} in {pause_seconds:.1f} s …"
+                f"Resuming from row {group_digits(offset)} in {pause_seconds:.1f} s …"
             ),
             soft_wrap=True,
         )
 
 
-def _rows(count: int) -> str:
-    return f"{group_digits(count)} rows"
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1_000_000:.1f}"

@@ -75,6 +75,8 @@ class Patience:
 
 
 _MAX_FILENAME_CHARS = 255
+_POLL_SECONDS = 0.5
+_POLL_TIMEOUT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +121,19 @@ class Listener:
     """Hears how a transfer goes. The methods do nothing here; override those of interest."""
 
     def sent(self, rows: int, read_bytes: int) -> None:
-        """`rows` rows were handed to the connection so far, of `read_bytes` bytes of the file."""
+        """`rows` rows were handed to the connection so far, of `read_bytes` bytes of the file.
+
+        They are not committed yet. Called on another thread than the other methods.
+        """
 
     def uploaded(self, sent_bytes: int) -> None:
         """`sent_bytes` bytes of the file were handed to the connection so far."""
 
     def advanced(self, ingestion: ingestion_pb2.Ingestion) -> None:
-        """The ingestion has come so far."""
+        """The ingestion as the service has it: its first `committed_offset` rows are committed.
+
+        Of a stream that is under way it is polled twice a second.
+        """
 
     def resuming(self, error: ServiceError, offset: int, pause_seconds: float) -> None:
         """The connection broke; the transfer goes on from row (or byte) `offset` after a pause."""
@@ -153,7 +161,7 @@ class IngestionClient:
         while True:
             sender = _RowSender(source, request, offset, listener)
             try:
-                response = self._run(sender)
+                response = self._run(sender, listener)
             except ServiceError as error:
                 try:
                     transfer.failed(error)
@@ -312,22 +320,39 @@ class IngestionClient:
                 return 0
             raise
 
-    def _run(self, sender: "_RowSender") -> ingestion_service_pb2.IngestRowsResponse:
+    def _run(
+        self, sender: "_RowSender", listener: Listener
+    ) -> ingestion_service_pb2.IngestRowsResponse:
         call: Any = self._stub.IngestRows.future(sender.requests())
         try:
             while True:
                 try:
-                    response: ingestion_service_pb2.IngestRowsResponse = call.result(timeout=1.0)
+                    response: ingestion_service_pb2.IngestRowsResponse = call.result(
+                        timeout=_POLL_SECONDS
+                    )
                 except grpc.FutureTimeoutError:
                     if sender.idle_seconds() > self._patience.stall_seconds:
                         text = "The stream did not move any more."
                         raise ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, text) from None
+                    self._poll(sender.ingestion_id, listener)
                 except (grpc.FutureCancelledError, grpc.RpcError) as error:
                     raise decoded(error) from None
                 else:
                     return response
         finally:
             call.cancel()
+
+    def _poll(self, ingestion_id: UUID, listener: Listener) -> None:
+        """Report what is committed of a stream that is under way, which answers only at its end.
+
+        A poll that fails reports nothing: the stream itself decides whether the connection broke.
+        """
+        request = ingestion_service_pb2.GetIngestionRequest(ingestion_id=str(ingestion_id))
+        try:
+            ingestion = self._stub.GetIngestion(request, timeout=_POLL_TIMEOUT_SECONDS).ingestion
+        except grpc.RpcError:
+            return
+        listener.advanced(ingestion)
 
 
 class _Transfer:
@@ -396,6 +421,11 @@ class _RowSender:
         self._listener = listener
         self._moved = time.monotonic()
         self.failure: SourceError | None = None
+
+    @property
+    def ingestion_id(self) -> UUID:
+        """The ingestion that the rows are sent to."""
+        return self._request.ingestion_id
 
     def idle_seconds(self) -> float:
         """How long ago the connection last took a message."""
