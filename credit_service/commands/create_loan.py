@@ -11,7 +11,7 @@ from sqlalchemy import Connection, exc
 from credit_service import failpoints, metrics
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
-from credit_service.commands.idempotency import check_same_request, fingerprint
+from credit_service.commands.idempotency import fingerprint, used_before
 from credit_service.domain.decisions import encode_inputs, encode_outcome
 from credit_service.domain.eligibility import Ask, Decision, decide
 from credit_service.domain.errors import NotFound
@@ -112,8 +112,8 @@ def _decide_and_book(
         record = read.request
     elif command.request_id is not None:
         record = requests.find(connection, command.request_id)
-    if record is not None and command.request_id is not None:
-        check_same_request(record, command.request_id, _METHOD, content)
+    record = used_before(connection, record, command.request_id, _METHOD, content)
+    if record is not None:
         stored = decisions.get(connection, command.customer_id, record.decision_id or 0)
         return stored, None, None
     if read is None:

@@ -5,7 +5,10 @@ from dataclasses import fields
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import Connection
+
 from credit_service.domain.errors import RequestIdReused
+from credit_service.storage import requests
 from credit_service.storage.requests import RequestRecord
 
 
@@ -23,15 +26,26 @@ def fingerprint(command: Any) -> bytes:
     return hashlib.sha256("\n".join(content).encode()).digest()
 
 
-def check_same_request(
-    record: RequestRecord, request_id: UUID, method: str, content: bytes
-) -> None:
-    """Let a repeat of the same request pass.
+def used_before(
+    connection: Connection,
+    record: RequestRecord | None,
+    request_id: UUID | None,
+    method: str,
+    content: bytes,
+) -> RequestRecord | None:
+    """The record of the same request, when it had its effect before; None when the id is free.
+
+    Only effects are kept. A refusal changed nothing, and what it depended on may change: the same
+    request is then judged anew.
 
     Raises:
         RequestIdReused: the id was used for something else.
-        CreditError: the refusal that the request met the first time.
     """
+    if record is None or request_id is None:
+        return None
+    if record.is_refusal:
+        requests.forget_refusal(connection, request_id)
+        return None
     if record.method != method or record.fingerprint != content:
         raise RequestIdReused(
             "REQUEST_ID_REUSED",
@@ -39,4 +53,4 @@ def check_same_request(
             subject=f"requests/{request_id}",
             metadata={"request_id": str(request_id)},
         )
-    record.raise_refusal()
+    return record

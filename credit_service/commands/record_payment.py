@@ -10,8 +10,8 @@ from sqlalchemy import Connection, exc
 from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
-from credit_service.commands.idempotency import check_same_request, fingerprint
-from credit_service.domain.errors import NotFound, PreconditionFailed
+from credit_service.commands.idempotency import fingerprint, used_before
+from credit_service.domain.errors import NotFound
 from credit_service.domain.loans import Loan, unknown_loan
 from credit_service.domain.payments import apply_payment, outstanding_paise
 from credit_service.domain.positions import CreditPosition, position_from_loans
@@ -61,8 +61,7 @@ def record_payment(
 ) -> RecordedPayment:
     """Store the payment with what it changes, in one atomic step guarded by the customer's version.
 
-    A business refusal is stored under the request id and given again. Before it returns, the cache
-    has the position after the payment.
+    Before it returns, the cache has the position after the payment.
 
     Raises:
         NotFound: LOAN_NOT_FOUND, CUSTOMER_NOT_FOUND.
@@ -74,14 +73,12 @@ def record_payment(
 
     began = time.monotonic()
 
-    def attempt(number: int) -> _Recorded | PreconditionFailed:
+    def attempt(number: int) -> _Recorded:
         session = database.transaction() if number else database.autocommit()
         with session as connection:
             return _record(connection, command, content, moment, principal, lock=number > 0)
 
     recorded = database.retry(attempt)
-    if isinstance(recorded, PreconditionFailed):
-        raise recorded
     failpoints.reach("record_payment.after_commit")
     if cache is not None and recorded.position_after is not None:
         cache.put([recorded.position_after], recorded.scorecard_version, moment, known_since=began)
@@ -96,16 +93,16 @@ def _record(
     principal: str,
     *,
     lock: bool,
-) -> _Recorded | PreconditionFailed:
-    """What was recorded, or why it was refused just now: both are stored by then."""
+) -> _Recorded:
+    """What was recorded, now or when the request came first."""
     read = payments.read(connection, command.customer_id, command.request_id, lock=lock)
     record = None
     if read is not None:
         record = read.request
     elif command.request_id is not None:
         record = requests.find(connection, command.request_id)
-    if record is not None and command.request_id is not None:
-        check_same_request(record, command.request_id, _METHOD, content)
+    record = used_before(connection, record, command.request_id, _METHOD, content)
+    if record is not None:
         answer = _as_recorded(connection, command, record.payment_number or 0)
         return _Recorded(answer, "", None)
     if read is None:
@@ -116,17 +113,9 @@ def _record(
 
     scorecard = scorecards.get(connection, read.scorecard_version)
     paid_on = command.paid_on or moment.today
-    try:
-        outcome = apply_payment(
-            before, command.amount_paise, paid_on, moment.today, scorecard.grace_days
-        )
-    except PreconditionFailed as refusal:
-        # The same request, sent twice at once, may have been answered otherwise meanwhile.
-        if command.request_id is not None and not requests.store_refusal(
-            connection, command.request_id, _METHOD, content, refusal, moment, principal
-        ):
-            raise LostRaceError("requests_pkey") from refusal
-        return refusal
+    outcome = apply_payment(
+        before, command.amount_paise, paid_on, moment.today, scorecard.grace_days
+    )
     after = outcome.loan_after
     position = read.position
     payment = PaymentWrite(

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection, exc
 
 from credit_service.clock import Moment
-from credit_service.commands.idempotency import check_same_request, fingerprint
+from credit_service.commands.idempotency import fingerprint, used_before
 from credit_service.domain.customers import Customer, NewCustomer, approved_limit_paise
 from credit_service.domain.errors import AlreadyExists
 from credit_service.domain.positions import position_from_loans
@@ -48,8 +48,8 @@ def _attempt_once(
     with database.autocommit() as connection:
         if command.request_id is not None:
             record = requests.find(connection, command.request_id)
+            record = used_before(connection, record, command.request_id, _METHOD, content)
             if record is not None:
-                check_same_request(record, command.request_id, _METHOD, content)
                 return _as_registered(connection, record.customer_id or 0, command, moment)
         try:
             customer_id = customers.register(
@@ -63,20 +63,20 @@ def _attempt_once(
                 raise
         else:
             return _as_registered(connection, customer_id, command, moment)
-        refusal = AlreadyExists(
+        # The number may have been taken by this very request, sent twice at once: then the id is
+        # taken too, and the next attempt finds its answer.
+        if (
+            command.request_id is not None
+            and requests.find(connection, command.request_id) is not None
+        ):
+            raise LostRaceError("requests_pkey")
+        raise AlreadyExists(
             "PHONE_NUMBER_TAKEN",
             "customer",
             command.customer.phone_number,
             "A customer with this phone number is registered already.",
             {"field": "phone_number"},
         )
-        # The number may have been taken by this very request, sent twice at once: then the id is
-        # taken too, and the next attempt finds its answer.
-        if command.request_id is not None and not requests.store_refusal(
-            connection, command.request_id, _METHOD, content, refusal, moment, principal
-        ):
-            raise LostRaceError("requests_pkey")
-        raise refusal
 
 
 def _values(

@@ -1,8 +1,8 @@
 """What the core refuses, and why. The edge maps kinds to statuses; nothing here knows the wire.
 
 Every error carries a `reason` (a name of the contract's ErrorReason), a message a person can act on
-and figures as metadata. A refusal that is stored under a request id is replayed, so each error
-becomes a JSON-able dict and comes back equal.
+and figures as metadata. Each error becomes a JSON-able dict and comes back equal, also from another
+process.
 """
 
 # The contract's words are refusals, not faults: NotFound reads better than NotFoundError.

@@ -313,7 +313,8 @@ requests = Table(
     Column("decision_id", BigInteger, nullable=True),
     Column("loan_id", BigInteger, nullable=True),
     Column("payment_number", Integer, nullable=True),
-    # A business refusal, to be given again.
+    # Written by earlier releases: a refusal. Nobody writes it any more, and a row with one is
+    # deleted when its id comes again.
     Column("refusal", JSON, nullable=True),
     _timestamp("created_at"),
     Column("principal", Text, nullable=False),

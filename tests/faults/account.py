@@ -126,16 +126,13 @@ class Account:
         told: dict[str, set[Any]] = {"loans": set(), "payments": set()}
         for asked in self._history.asked.values():
             for answer in asked.answers[:1]:
-                # A refusal's words parse as no message with an id.
-                with suppress(Exception):
-                    if asked.method == "CreateLoan":
-                        made = pb.CreateLoanResponse.FromString(answer)
-                        if made.approved:
-                            told["loans"].add((made.loan.customer_id, made.loan.loan_id))
-                    else:
-                        paid = pb.RecordPaymentResponse.FromString(answer).payment
-                        if paid.payment_id:
-                            told["payments"].add(paid.payment_id)
+                if asked.method == "CreateLoan":
+                    made = pb.CreateLoanResponse.FromString(answer)
+                    if made.approved:
+                        told["loans"].add((made.loan.customer_id, made.loan.loan_id))
+                else:
+                    paid = pb.RecordPaymentResponse.FromString(answer).payment
+                    told["payments"].add(paid.payment_id)
         stored: dict[str, set[Any]] = {
             "loans": {
                 (row[0], row[1])
@@ -171,15 +168,21 @@ class Account:
             ).scalar_one()
             if doubled:
                 self._find("effect", f"{doubled} request ids have several {table}")
-        answered = set(
+        recorded = set(
             connection.execute(text("SELECT CAST(request_id AS text) FROM requests")).scalars()
         )
         forgotten = sum(
-            asked.answers != [] and request_id not in answered
+            asked.answers != [] and request_id not in recorded
             for request_id, asked in self._history.asked.items()
         )
         if forgotten:
             self._find("effect", f"{forgotten} answered requests left no record")
+        kept = sum(
+            asked.answers == [] and asked.is_refused and request_id in recorded
+            for request_id, asked in self._history.asked.items()
+        )
+        if kept:
+            self._find("effect", f"{kept} requests that were only refused left a record")
 
     def _check_ingestions(self, connection: Connection) -> None:
         """Ingested and rejected are what was sent, and the loans are there."""

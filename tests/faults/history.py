@@ -15,11 +15,12 @@ _MOST_FINDINGS = 5_000
 
 @dataclass
 class Asked:
-    """A mutation under a request id, and every answer it got, refusals among them."""
+    """A mutation under a request id, every answer it got, and whether the rules refused it."""
 
     method: str
     request: Any
     answers: list[bytes] = field(default_factory=list)
+    is_refused: bool = False
 
 
 @dataclass
@@ -85,10 +86,10 @@ class History:
             if isinstance(answer, pb.CreateLoanResponse) and answer.approved:
                 self._booked.append((answer.loan.customer_id, answer.loan.loan_id))
 
-    def refused(self, request: Any, details: str) -> None:
-        """The rules refused it: an answer like any other."""
+    def refused(self, request: Any) -> None:
+        """The rules refused it, which has no effect and is not kept."""
         with self._lock:
-            self.asked[request.request_id].answers.append(details.encode())
+            self.asked[request.request_id].is_refused = True
 
     def sends(self, sent: Sent) -> None:
         """An ingestion begins."""
@@ -107,9 +108,11 @@ class History:
             return pick.choice(self._booked[-2000:]) if self._booked else None
 
     def unanswered(self) -> list[Asked]:
-        """Mutations nobody has answered yet."""
+        """Mutations nobody has answered or refused yet."""
         with self._lock:
-            return [asked for asked in self.asked.values() if not asked.answers]
+            return [
+                asked for asked in self.asked.values() if not asked.answers and not asked.is_refused
+            ]
 
     def unfinished(self) -> list[Sent]:
         """Ingestions nobody has acknowledged yet."""

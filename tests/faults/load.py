@@ -252,15 +252,15 @@ class Load:
 
     def _failed(self, method: str, request: Any, call: Any) -> None:
         """A payment may be refused by the rules; else only what is worth another try may be."""
-        code, details = call.code(), call.details() or ""
+        code = call.code()
         self._history.count(self._history.statuses, code.name)
         if code in _TRY_AGAIN:
             # Not all at once on what has just come back.
             time.sleep(random.uniform(0.01, 0.2))  # noqa: S311 - a pause, no secret
         elif method == "RecordPayment" and code is grpc.StatusCode.FAILED_PRECONDITION:
-            self._history.refused(request, details)
+            self._history.refused(request)
         else:
-            self._history.find("status", f"{method}: {code.name} {details}")
+            self._history.find("status", f"{method}: {code.name} {call.details() or ''}")
 
     # Ingestions.
 

@@ -20,7 +20,7 @@ from credit_service.commands import create_loan as booking_command
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import OnMoved
 from credit_service.ingestion.frames import Batch
-from credit_service.storage import bookings, payments, requests
+from credit_service.storage import bookings, payments
 from credit_service.storage.bookings import BookingWrite
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Ingestion
@@ -44,10 +44,7 @@ def _version_guard() -> None:
 
 
 def _request_key() -> None:
-    """Request ids are no longer unique; `prepare` drops the key."""
-    requests._REFUSE = text(
-        str(requests._REFUSE).replace("ON CONFLICT (request_id) DO NOTHING", "")
-    )
+    """Request ids are no longer unique: `prepare` drops the key, and no process does anything."""
 
 
 _LATE_EVENT = text(

@@ -331,6 +331,12 @@ def test_registering_is_idempotent_and_phone_numbers_are_unique(database: Databa
     for _ in range(2):
         with pytest.raises(AlreadyExists, match="PHONE_NUMBER_TAKEN"):
             register_customer(database, refused, TODAY, "tests")
+    with database.transaction() as connection:
+        assert connection.execute(text("SELECT count(*) FROM requests")).scalar() == 1
+        # As an import may.
+        connection.execute(text("UPDATE customers SET phone_number = '+919812345679'"))
+    # Nothing of the refusal was kept, and what it depended on has changed.
+    assert register_customer(database, refused, TODAY, "tests").customer.first_name == "C"
     with pytest.raises(RequestIdReused):
         register_customer(
             database,

@@ -53,3 +53,24 @@ def test_ids_issued_after_the_migration_lie_above_those_imported(database_url: s
         unproven = "SELECT conname FROM pg_constraint WHERE NOT convalidated"
         assert connection.execute(text(unproven)).scalars().all() == []
     engine.dispose()
+
+
+def test_refusals_that_an_earlier_release_kept_are_deleted(database_url: str) -> None:
+    _downgrade(database_url, "0007")
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                """INSERT INTO requests (request_id, method, fingerprint, customer_id, refusal,
+                    created_at, principal)
+                SELECT gen_random_uuid(), 'RegisterCustomer', decode(repeat('00', 32), 'hex'),
+                    customer_id, refusal, now(), 'tests'
+                FROM (VALUES (7, NULL), (NULL, '{"resource_name": "+919876598765"}'::json))
+                    AS v (customer_id, refusal)"""
+            )
+        )
+    migrate.upgrade(database_url)
+    with engine.begin() as connection:
+        left = connection.execute(text("SELECT customer_id, refusal FROM requests")).all()
+    engine.dispose()
+    assert [tuple(row) for row in left] == [(7, None)]

@@ -8,9 +8,12 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from credit_service.commands.create_loan import CreateLoan, create_loan
 from credit_service.commands.record_payment import RecordedPayment, RecordPayment, record_payment
+from credit_service.commands.register_customer import RegisterCustomer, register_customer
+from credit_service.domain.customers import NewCustomer
 from credit_service.domain.eligibility import Ask
 from credit_service.domain.errors import NotFound, PreconditionFailed, RequestIdReused
 from credit_service.domain.loans import Loan, LoanState, schedule
@@ -83,18 +86,20 @@ def test_refusals_and_that_they_change_nothing(database: Database) -> None:
         (100, date(2026, 1, 30), "PAYMENT_BEFORE_LOAN_START"),
         (100, date(2026, 2, 9), "PAYMENT_BEFORE_PREVIOUS"),
     ):
-        command = RecordPayment(None, loan.customer_id, loan.loan_id, amount, paid_on)
+        command = RecordPayment(uuid4(), loan.customer_id, loan.loan_id, amount, paid_on)
         with pytest.raises(PreconditionFailed) as refused:
             record_payment(database, command, on(date(2026, 2, 11)), "tests")
         assert refused.value.reason == reason
     pay(database, loan, outstanding_paise(loan) - 100, date(2026, 2, 11))
     with pytest.raises(PreconditionFailed, match="LOAN_CLOSED"):
-        pay(database, loan, 100, date(2026, 2, 11))
+        pay(database, loan, 100, date(2026, 2, 11), uuid4())
     with pytest.raises(NotFound, match="LOAN_NOT_FOUND"):
         record_payment(
-            database, RecordPayment(None, loan.customer_id, 4711, 100, None), START, "tests"
+            database, RecordPayment(uuid4(), loan.customer_id, 4711, 100, None), START, "tests"
         )
     from_scratch(database, loan.customer_id)
+    with database.autocommit() as connection:
+        assert connection.execute(text("SELECT count(*) FROM requests")).scalar() == 0
 
 
 def test_the_same_payment_sent_twenty_times_counts_once(database: Database) -> None:
@@ -109,12 +114,32 @@ def test_the_same_payment_sent_twenty_times_counts_once(database: Database) -> N
         pay(database, loan, 1_000_01, date(2026, 2, 3), key)
 
 
-def test_a_refusal_is_repeated_even_when_it_would_now_be_accepted(database: Database) -> None:
+def test_a_payment_that_was_refused_is_judged_anew(database: Database) -> None:
     loan, key = a_loan(database), uuid4()
     command = RecordPayment(key, loan.customer_id, loan.loan_id, 100, date(2026, 3, 1))
-    for today in (date(2026, 2, 1), date(2026, 4, 1)):
-        with pytest.raises(PreconditionFailed, match="PAYMENT_IN_FUTURE"):
-            record_payment(database, command, on(today), "tests")
+    with pytest.raises(PreconditionFailed, match="PAYMENT_IN_FUTURE"):
+        record_payment(database, command, on(date(2026, 2, 1)), "tests")
+    recorded = record_payment(database, command, on(date(2026, 3, 1)), "tests")
+    assert record_payment(database, command, on(date(2026, 4, 1)), "tests") == recorded
+
+
+@pytest.mark.parametrize("by", ["payment", "loan", "customer"])
+def test_a_refusal_that_an_earlier_release_kept_is_forgotten(database: Database, by: str) -> None:
+    loan, key = a_loan(database), uuid4()
+    new = NewCustomer("A", "B", 30, LAKH, "+919812345678")
+    refused = """INSERT INTO requests (request_id, method, fingerprint, refusal, created_at,
+            principal)
+        VALUES (:id, 'RecordPayment', decode(repeat('00', 32), 'hex'), '{}', now(), 'tests')"""
+    with database.transaction() as connection:
+        connection.execute(text(refused), {"id": key})
+    again: Callable[[], object] = {
+        "payment": lambda: pay(database, loan, 100, date(2026, 2, 1), key),
+        "loan": lambda: create_loan(
+            database, CreateLoan(key, loan.customer_id, Ask(LAKH, 1200, 3)), START, "tests"
+        ),
+        "customer": lambda: register_customer(database, RegisterCustomer(key, new), START, "tests"),
+    }[by]
+    assert again() == again()
 
 
 def test_payments_at_once_are_all_counted_and_never_too_much(database: Database) -> None:
@@ -134,44 +159,20 @@ def test_payments_at_once_are_all_counted_and_never_too_much(database: Database)
     from_scratch(database, loan.customer_id)
 
 
-@pytest.mark.parametrize("accepted", [True, False])
 def test_a_repeat_says_the_same_whatever_is_paid_between_its_statements(
-    database: Database, monkeypatch: pytest.MonkeyPatch, *, accepted: bool
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loan, key = a_loan(database, 12), uuid4()
-    amount = 100 if accepted else LAKH * 2
     installment = schedule(loan).installments[0].payment_paise
-    first = _answer(database, loan, amount, key)
+    first = pay(database, loan, 100, date(2026, 2, 10), key)
 
     def rival() -> None:
         pay(database, loan, installment, date(2026, 2, 10))
 
     with _after_every_statement(monkeypatch, rival) as times:
-        again = _answer(database, loan, amount, key)
+        again = pay(database, loan, 100, date(2026, 2, 10), key)
     assert times() > 0
     assert again == first
-
-
-def test_two_refusals_at_once_of_one_request_say_the_same(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loan, key, told = a_loan(database), uuid4(), []
-
-    def rival() -> None:
-        pay(database, loan, 100, date(2026, 2, 10))
-        told.append(_answer(database, loan, LAKH * 2, key))
-
-    with _after_every_statement(monkeypatch, rival, most=1):
-        answer = _answer(database, loan, LAKH * 2, key)
-    assert isinstance(answer, str)
-    assert {answer} == set(told)
-
-
-def _answer(database: Database, loan: Loan, amount_paise: int, key: UUID) -> RecordedPayment | str:
-    try:
-        return pay(database, loan, amount_paise, date(2026, 2, 10), key)
-    except PreconditionFailed as refusal:
-        return str(refusal)
 
 
 @contextmanager

@@ -173,13 +173,13 @@ class ServiceAndModel(RuleBasedStateMachine):
         return f"00000000-0000-4000-8000-{self.base:06d}{next(self.request_numbers):06d}"
 
     def _ask(self, method: Callable[..., Any], request: Any) -> Any:
-        """The answer, or the reason of a refusal; kept, to ask again."""
+        """The answer, kept, to ask again; or the reason of a refusal, which had no effect."""
         try:
             answer = method(request, timeout=30)
-            kept: bytes | str = answer.SerializeToString(deterministic=True)
         except grpc.RpcError as error:
-            answer = kept = refusal_of(error).reason
+            return refusal_of(error).reason
         if getattr(request, "request_id", ""):
+            kept = answer.SerializeToString(deterministic=True)
             self.asked.append((method, request, kept))
         return answer
 
@@ -199,7 +199,6 @@ class ServiceAndModel(RuleBasedStateMachine):
         answer = self._ask(self.edge.credit.RegisterCustomer, request)
         if not 18 <= age <= 120:
             assert answer == "INVALID_FIELD"
-            self.asked.pop()  # refused before anything is stored
             return
         refusal = outcome_of(self.bank.refuse_registration, phone)
         if isinstance(refusal, str):
@@ -427,7 +426,6 @@ class ServiceAndModel(RuleBasedStateMachine):
         answer = self._ask(self.edge.credit.CreateLoan, request)
         if not repayable(principal, bps, tenure):
             assert answer == "INVALID_FIELD"
-            self.asked.pop()  # refused before anything is stored
             return
         assert not isinstance(answer, str), answer
         self._same_decision(answer, number, asked)
