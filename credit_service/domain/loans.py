@@ -6,6 +6,7 @@ from datetime import date
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from enum import StrEnum
 from functools import lru_cache
+from itertools import repeat
 from math import gcd
 
 from credit_service.domain.calendar import add_months, installments_due_by
@@ -246,14 +247,26 @@ def last_installment_paise(terms: LoanTerms | Ask, installment: int) -> int:
 
     0 when the installments before repay it all.
     """
-    # Half up: interest = (2·bps·balance + 120000) // 240000, reduced by 2.
-    bps, half, divisor = terms.annual_rate_bps, _MONTHLY_BPS // 2, _MONTHLY_BPS
-    balance = terms.principal_paise
-    for _ in range(terms.tenure_months - 1):
-        balance += (bps * balance + half) // divisor - installment
-        if balance <= 0:
-            return 0
-    return balance + (bps * balance + half) // divisor
+    return _last_installment(
+        terms.principal_paise, terms.annual_rate_bps, terms.tenure_months, installment
+    )
+
+
+# Each month's interest is rounded, so there is no closed form. The same terms come again and again:
+# a check before a booking, the bounds of counter-offers, round amounts.
+@lru_cache(maxsize=16_384)
+def _last_installment(
+    principal_paise: int, annual_rate_bps: int, tenure_months: int, installment: int
+) -> int:
+    # balance + half up(balance·bps / 120000) is floor(((120000 + bps)·balance + 60000) / 120000),
+    # and what is paid goes into the same floor.
+    divisor, half, growth = _MONTHLY_BPS, _MONTHLY_BPS // 2, _MONTHLY_BPS + annual_rate_bps
+    shift = half - installment * divisor
+    balance = principal_paise
+    for _ in repeat(None, tenure_months - 1):
+        balance = (growth * balance + shift) // divisor
+    # A balance of 0 or less never rises again.
+    return (growth * balance + half) // divisor if balance > 0 else 0
 
 
 def largest_principal_paise(

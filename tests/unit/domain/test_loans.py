@@ -359,6 +359,23 @@ def test_the_last_installment_is_the_schedules(asked: LoanTerms) -> None:
     assert last == repayment_plan(booked_on(asked)).last_paise
 
 
+@given(terms, st.integers(-2, 2))
+@settings(deadline=None)
+def test_the_last_installment_is_what_the_rule_leaves_month_by_month(
+    asked: LoanTerms, more: int
+) -> None:
+    """Also for an installment that is not the formula's, and where it repays early."""
+    installment = max(installment_paise(asked) + more, 0)
+    balance = asked.principal_paise
+    for _ in range(asked.tenure_months - 1):
+        balance += divide_half_up(balance * asked.annual_rate_bps, 120_000) - installment
+        if balance <= 0:
+            break
+    left = max(balance, 0)
+    last = left + divide_half_up(left * asked.annual_rate_bps, 120_000)
+    assert last_installment_paise(asked, installment) == last
+
+
 @given(terms)
 @settings(deadline=None)
 def test_only_a_principal_below_the_least_is_not_repayable(asked: LoanTerms) -> None:
