@@ -28,15 +28,20 @@ class PercentFormat:
     def __init__(self, code: str) -> None:
         # (condition or None, whether the section shows a percentage)
         self._sections = [_section(text) for text in _LITERAL.sub("", code).split(";")]
+        self._whatever_value = all(
+            percent and condition is None for condition, percent in self._sections
+        )
 
     @property
     def shows_percent(self) -> bool:
         """Whether any value is shown as a percentage."""
         return any(percent for _, percent in self._sections)
 
-    def applies_to(self, value: Decimal) -> bool:
-        """Whether this value is shown as a percentage."""
-        sections = self._sections
+    def applies_to(self, number: float) -> bool:
+        """Whether this finite number is shown as a percentage."""
+        if self._whatever_value:
+            return True
+        value, sections = Decimal(number), self._sections
         if any(condition for condition, _ in sections):
             for condition, percent in sections:
                 if condition is None or condition(value):

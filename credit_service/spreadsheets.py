@@ -16,7 +16,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time, timedelta
@@ -1162,7 +1162,8 @@ class _SheetReader:
         self._package = package
         self._tags = tags
         self._head = head + tags.sheet_data + b">"
-        self._percent_cell = _percent_cell(tags.prefix, package.percent_styles)
+        styles = package.percent_styles
+        self._percent_tags = _PercentTags(tags.prefix, styles) if styles else None
         self._rows_before = 0
         self._last_number = 0
 
@@ -1285,43 +1286,62 @@ class _SheetReader:
     ) -> None:
         """Replace numbers by Percent where the sheet shows them so. `origin` is the row number and
         the column of the first cell of `rows`."""
-        if self._percent_cell is None or not (tags := self._percent_cell.findall(chunk)):
+        if self._percent_tags is None:
             return
+        found = self._percent_tags.referenced(chunk)
+        if found is None:
+            # Cells without a reference are counted.
+            cells = [(n, c, _STYLE.search(m[1])) for n, c, _, m in self._cells(chunk, first)]
+            found = [(n, c, style[1]) for n, c, style in cells if style]
         top, left = origin
-        found: list[tuple[int, int, bytes]] = []
-        for attributes, style in tags:
-            reference = _REFERENCE.search(attributes)
-            if reference is None:
-                # Cells without a reference are counted.
-                found = [(n, c, m[1]) for n, c, _, m in self._cells(chunk, first)]
-                found = [(n, c, each[1]) for n, c, a in found if (each := _STYLE.search(a))]
-                break
-            found.append((int(reference[2]), _column(reference[1]), style))
-        formats = self._package.percent_styles
+        of_index = self._package.percent_styles
+        formats = {style: of_index.get(int(style)) for style in {each[2] for each in found}}
         for number, column, style in found:
-            shown = formats.get(int(style))
+            shown = formats[style]
             row, place = number - top, column - left
             if shown is None or not (0 <= row < len(rows) and 0 <= place < len(rows[row])):
                 continue
             cell = rows[row][place]
-            if type(cell) is not float or not math.isfinite(cell):
-                continue
-            if shown.applies_to(Decimal(cell)):
+            if type(cell) is float and math.isfinite(cell) and shown.applies_to(cell):
                 rows[row][place] = _percent(cell)
 
 
 _MANY_STYLES = 100
 
 
-def _percent_cell(prefix: bytes, styles: Mapping[int, PercentFormat]) -> re.Pattern[bytes] | None:
-    """Matches the tags of cells in these styles, or in any style where these are many."""
-    if not styles:
-        return None
-    some = "|".join(map(str, styles)) if len(styles) <= _MANY_STYLES else "[0-9]{1,6}"
-    return re.compile(
-        rb"""<%bc(\s(?:[^<>]*?\s)?s\s*=\s*["'](%b)["'][^<>]*)>"""
-        % (re.escape(prefix), some.encode())
-    )
+class _PercentTags:
+    """Finds the tags of cells in some styles, or in any style where these are many."""
+
+    def __init__(self, prefix: bytes, styles: Collection[int]) -> None:
+        few = len(styles) <= _MANY_STYLES
+        tag, style = (
+            re.escape(prefix),
+            ("|".join(map(str, styles)) if few else "[0-9]{1,6}").encode(),
+        )
+        self._usual = re.compile(rb'<%bc r="([A-Z]{1,3})([0-9]{1,9})" s="(%b)"' % (tag, style))
+        self._style = re.compile(rb"""s\s*=\s*["'](?:%b)["']""" % style)
+        self._any = re.compile(
+            rb"""<%bc(\s(?:[^<>]*?\s)?s\s*=\s*["'](%b)["'][^<>]*)>""" % (tag, style)
+        )
+
+    def referenced(self, chunk: bytes) -> list[tuple[int, int, bytes]] | None:
+        """(row number, column from 0, style) of each; None where one has no reference.
+
+        Nearly every writer begins a cell with its reference and its style, which is found several
+        times as fast as attributes in any order. It is complete where the chunk has no further
+        attribute with one of the styles.
+        """
+        tags = self._usual.findall(chunk)
+        if len(tags) == len(self._style.findall(chunk)):
+            columns = {letters: _column(letters) for letters in {tag[0] for tag in tags}}
+            return [(int(number), columns[letters], style) for letters, number, style in tags]
+        found = []
+        for attributes, style in self._any.findall(chunk):
+            reference = _REFERENCE.search(attributes)
+            if reference is None:
+                return None
+            found.append((int(reference[2]), _column(reference[1]), style))
+        return found
 
 
 @lru_cache(maxsize=4_096)

@@ -139,6 +139,17 @@ def test_the_cell_style_decides_in_every_way_of_writing_it() -> None:
         cell("0.12", 's="22"'),
     ]
     assert rates(cells, [2, 10]) == [Percent(12)] * 6 + [0.12] * 3
+    # The usual way is read by itself; any other beside it, with or without its reference.
+    for place, each in enumerate(cells):
+        expected = [Percent(12), Percent(12) if place < 6 else 0.12]
+        assert rates([cells[0], each], [2, 10]) == expected
+    with_references = [*cells[:5], *cells[6:]]
+    assert rates(with_references, [2, 10]) == [Percent(12)] * 5 + [0.12] * 3
+
+
+def test_an_attribute_in_a_text_is_no_style() -> None:
+    text = '<c r="{r}" t="inlineStr"><is><t>a s="2" b</t></is></c>'
+    assert rates([text, cell("0.12", 's="2"')], [2, 10]) == ['a s="2" b', Percent(12)]
 
 
 def test_what_is_no_number_is_no_percentage() -> None:
