@@ -143,7 +143,7 @@ def check(
     out.print(
         Text(
             f"  {inr(request.loan_amount)} over {tenure} months at {corrected} % a year{changed}: "
-            f"{inr(response.monthly_installment)} a month"
+            f"{_a_month(response)}"
         ),
         soft_wrap=True,
     )
@@ -152,6 +152,17 @@ def check(
         _show_counter_offer(response.counter_offer)
     _show_score(response.credit_score)
     return ExitCode.GOOD
+
+
+def _a_month(
+    message: Any, monthly: str = "monthly_installment", last: str = "last_installment"
+) -> str:
+    """The installment, and the last one where it differs and the service states it. `monthly` and
+    `last` are fields of the message."""
+    text = f"{inr(getattr(message, monthly))} a month"
+    if message.HasField(last) and getattr(message, last) != getattr(message, monthly):
+        text += f", the last {inr(getattr(message, last))}"
+    return text
 
 
 def _print_outcome(*, approved: bool, name: str, other: str) -> None:
@@ -168,18 +179,16 @@ def _show_reasons(answer: pb.CheckEligibilityResponse | decision_pb2.Decision) -
 
 def _show_counter_offer(offer: decision_pb2.CounterOffer) -> None:
     if offer.HasField("max_loan_amount"):
+        largest = _a_month(offer, "max_loan_amount_installment", "max_loan_amount_last_installment")
         out.print(
-            Text(
-                f"  would do: {inr(offer.max_loan_amount)} over the same time, "
-                f"{inr(offer.max_loan_amount_installment)} a month"
-            ),
+            Text(f"  would do: {inr(offer.max_loan_amount)} over the same time, {largest}"),
             soft_wrap=True,
         )
     if offer.min_tenure_months:
         out.print(
             Text(
                 f"  would do: the same amount over {offer.min_tenure_months} months, "
-                f"{inr(offer.min_tenure_installment)} a month"
+                f"{_a_month(offer, 'min_tenure_installment', 'min_tenure_last_installment')}"
             ),
             soft_wrap=True,
         )
@@ -242,7 +251,7 @@ def _show_loan(found: loan_pb2.Loan) -> None:
         ("loan", f"{found.loan_id}  of customer {found.customer_id}, {source}{by}"),
         ("state", _loan_state(found)),
         ("amount", f"{inr(found.loan_amount)} at {found.interest_rate.value} % a year"),
-        ("installment", f"{inr(found.monthly_installment)} a month"),
+        ("installment", _a_month(found)),
         (
             "installments",
             (
@@ -288,6 +297,9 @@ def schedule(target: Target, customer_id: int, loan_id: int, *, as_json: bool) -
         "", "sum", inr(totals.payments), inr(totals.principal), inr(totals.interest), "", "",
     )  # fmt: skip
     table.print()
+    payments = [inr(each.payment) for each in response.installments]
+    if payments and payments[-1] != payments[0]:
+        out.print(Text(f"The last installment is {payments[-1]}, the others {payments[0]}."))
     out.print(Text(f"Outstanding: {inr(totals.outstanding)}"))
     return ExitCode.GOOD
 
@@ -415,7 +427,7 @@ def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
         ),
         (
             "decided on",
-            f"{found.corrected_interest_rate.value} %, {inr(found.monthly_installment)} a month",
+            f"{found.corrected_interest_rate.value} %, {_a_month(found)}",
         ),
         ("monthly income", inr(inputs.monthly_income)),
         ("approved limit", inr(inputs.approved_limit)),

@@ -76,6 +76,7 @@ _PAGES: tuple[tuple[str, str, View], ...] = (
     ("GET", "/qa/decisions/{decision_id}", decisions.show),
     ("GET", "/qa/ingestions", ingestions.index),
     ("POST", "/qa/ingestions", ingestions.upload),
+    ("GET", "/qa/templates/{kind}.xlsx", ingestions.template),
     ("GET", "/qa/templates/{kind}.csv", ingestions.template_csv),
     ("GET", "/qa/ingestions/{ingestion_id}", ingestions.show),
     ("GET", "/qa/ingestions/{ingestion_id}/progress", ingestions.progress),
@@ -214,6 +215,7 @@ def _templates(settings: Settings) -> jinja2.Environment:
     environment.filters.update(
         inr=formats.inr,
         inr_short=formats.inr_short,
+        other_last=formats.other_last,
         inr_of_paise=formats.inr_of_paise,
         plain_amount=formats.plain_amount,
         civil=formats.civil,

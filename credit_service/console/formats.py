@@ -63,6 +63,21 @@ def inr(money: Any) -> str:
     return inr_of_paise(paise(money))
 
 
+def other_last(
+    message: Any, monthly: str = "monthly_installment", last: str = "last_installment"
+) -> str:
+    """The last installment where it differs from the others: '₹8,884.85'. Empty where it is the
+    same, or not stated by the service. `monthly` and `last` are fields of the message."""
+    if not message.HasField(last) or getattr(message, last) == getattr(message, monthly):
+        return ""
+    return inr(getattr(message, last))
+
+
+def largest_installment_paise(message: Any) -> int:
+    """The larger of the monthly and the last installment, which the income test goes by."""
+    return max(paise(message.monthly_installment), paise(message.last_installment))
+
+
 def inr_short(money: Any) -> str:
     """A google.type.Money without needless decimals: '₹23,00,000', '₹8,884.88'."""
     return inr(money).removesuffix(".00")

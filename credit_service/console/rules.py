@@ -34,7 +34,8 @@ _SCORE_RULE = "Score allows a loan"
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What was asked for and what came of it, in paise and percent as text."""
+    """What was asked for and what came of it, in paise and percent as text. The installment is the
+    largest, the last one included: the income test goes by it."""
 
     principal_paise: int
     asked_rate: str

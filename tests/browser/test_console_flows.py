@@ -692,8 +692,8 @@ def test_templates_have_the_usual_headers(page: Page) -> None:
     expect(page.get_by_label("Loans headers as a table")).to_contain_text("Monthly Repayment (emi)")
     for kind, first in (("customers", "Customer ID,First Name"), ("loans", "Customer ID,Loan ID")):
         with page.expect_download() as taken:
-            page.get_by_role("link", name=f"Template for {kind}").click()
-        assert Path(taken.value.path()).read_text(encoding="utf-8").startswith(first)
+            page.get_by_role("link", name=f"Template for {kind} (.csv)").click()
+        assert Path(taken.value.path()).read_text(encoding="utf-8-sig").startswith(first)
 
 
 def test_skipped_and_rejected_rows_are_not_plainly_green(

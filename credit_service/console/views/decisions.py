@@ -40,7 +40,7 @@ def show(page: Page) -> Response:
         formats.paise(decision.ask.loan_amount),
         decision.ask.interest_rate.value,
         decision.corrected_interest_rate.value,
-        formats.paise(decision.monthly_installment),
+        formats.largest_installment_paise(decision),
     )
     score = decision.credit_score
     # The same call again: with its request id it gives this very decision.

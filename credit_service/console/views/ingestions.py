@@ -13,6 +13,7 @@ import grpc
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from credit_service import templates
 from credit_service.client.channel import ServiceError
 from credit_service.console import fields, formats
 from credit_service.console.detection import UndetectedError, detected
@@ -28,7 +29,7 @@ PAGE_SIZE = 20
 ERRORS_PAGE_SIZE = 25
 MAX_EXPORTED_ERRORS = 10_000
 _FIRST_KIND_SECONDS = 30.0
-_FIELDS = ("file", "kind", "on_existing")
+_FIELDS = ("file", "kind", "on_existing", "date_order")
 _KINDS: Mapping[Kind, ingestion_pb2.IngestionKind.ValueType] = {
     "CUSTOMERS": ingestion_pb2.INGESTION_KIND_CUSTOMERS,
     "LOANS": ingestion_pb2.INGESTION_KIND_LOANS,
@@ -37,6 +38,13 @@ _ON_EXISTING = {
     "skip": ingestion_pb2.ON_EXISTING_SKIP,
     "update": ingestion_pb2.ON_EXISTING_UPDATE,
 }
+_DATE_ORDERS = {
+    "column": ("in the order that their column proves", ingestion_pb2.DATE_ORDER_UNSPECIFIED),
+    "dmy": ("day, month, year", ingestion_pb2.DATE_ORDER_DMY),
+    "mdy": ("month, day, year", ingestion_pb2.DATE_ORDER_MDY),
+    "ymd": ("rejected: the year must come first", ingestion_pb2.DATE_ORDER_YMD),
+}
+"""The choices for the order of dates in digits: the label and the contract's value."""
 
 
 def index(page: Page) -> Response:
@@ -70,18 +78,30 @@ def _index(page: Page, values: Any, problems: dict[str, str], problem: Problem |
         problem=problem,
         max_bytes=page.console.settings.upload_max_bytes,
         layouts=COLUMNS,
+        date_orders={value: label for value, (label, _) in _DATE_ORDERS.items()},
         planned=page.planned(ingestion_pb.UploadSpreadsheetRequest(header=header)),
     )
 
 
+def template(page: Page) -> Response:
+    """An empty workbook with the usual headers of one kind, to fill in."""
+    kind = _kind_of_template(page)
+    content = templates.template(kind)
+    return download(content, f"{kind.lower()}-template.xlsx", templates.CONTENT_TYPE)
+
+
 def template_csv(page: Page) -> Response:
-    """An empty file with the usual headers of one kind, to fill in."""
-    kind = str(page.request.path_params["kind"])
-    columns = COLUMNS.get(kind.upper())  # type: ignore[call-overload]  # any text asks
-    if columns is None or kind != kind.lower():
-        raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such template.")
-    text = formats.csv_text([each.headers[0] for each in columns], [])
-    return download(text.encode(), f"{kind}-template.csv", "text/csv")
+    """The same as a CSV file."""
+    kind = _kind_of_template(page)
+    return download(templates.csv_template(kind), f"{kind.lower()}-template.csv", "text/csv")
+
+
+def _kind_of_template(page: Page) -> Kind:
+    asked = str(page.request.path_params["kind"])
+    for kind in COLUMNS:
+        if asked == kind.lower():
+            return kind
+    raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such template.")
 
 
 def upload(page: Page) -> Response:
@@ -116,6 +136,7 @@ class _Upload:
     ingestion_id: str
     on_existing: ingestion_pb2.OnExisting.ValueType
     validate_only: bool
+    date_order: ingestion_pb2.DateOrder.ValueType
 
 
 def _sent(page: Page, form: _Upload) -> Response:
@@ -152,6 +173,7 @@ def _send(page: Page, form: _Upload, kind: Kind, ingestion_id: str) -> ingestion
         on_existing=form.on_existing,
         validate_only=form.validate_only,
         sha256=_sha256(form.file),
+        date_order=form.date_order,
     )
     return page.service.upload(header, _chunks(form.file))
 
@@ -180,7 +202,11 @@ def _read_form(page: Page) -> tuple[_Upload | None, dict[str, str]]:
     on_existing = _ON_EXISTING.get(typed.text("on_existing"))
     if on_existing is None:
         problems["on_existing"] = "Choose what to do with rows that are stored already."
-    if file is None or on_existing is None or problems:
+    # A page of an earlier version has no such field.
+    _, date_order = _DATE_ORDERS.get(typed.text("date_order") or "column", ("", None))
+    if date_order is None:
+        problems["date_order"] = "Choose the order of dates in digits."
+    if file is None or on_existing is None or date_order is None or problems:
         return None, problems
     filename = (file.filename or "").replace("\\", "/").rpartition("/")[2]
     kinds: Sequence[Kind] = [name for name in _KINDS if name.lower() == kind]
@@ -197,6 +223,7 @@ def _read_form(page: Page) -> tuple[_Upload | None, dict[str, str]]:
         ingestion_id if is_request_id(ingestion_id) else new_request_id(),
         on_existing,
         typed.flag("validate_only"),
+        date_order,
     )
     return form, {}
 

@@ -67,7 +67,7 @@ def _answer(page: Page, request: pb.CheckEligibilityRequest) -> Answer:
         formats.paise(request.loan_amount),
         check.interest_rate.value,
         check.corrected_interest_rate.value,
-        formats.paise(check.monthly_installment),
+        formats.largest_installment_paise(check),
     )
     rules = rule_lines(ask, Position.of(customer), check.credit_score.score, check.reasons)
     return Answer(

@@ -2,12 +2,10 @@
 
 import contextlib
 import http.client
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 import pytest
@@ -16,13 +14,12 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
 from credit_service.client.channel import ServiceError, open_channel
-from credit_service.console import app
 from credit_service.console.calls import SERVICES
 from credit_service.console.service import Service
-from credit_service.settings import Settings
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 from credit_service.v1.event_pb2 import CreditEvent
+from tests.consoles import Visitor, console
 
 INGESTION_ID = "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"
 CHUNKS = [b"PK" + bytes(1000), b"x" * 70_000, b"end"]
@@ -89,39 +86,9 @@ def serving(**streams: Stream) -> Iterator[str]:
         server.stop(None).wait()
 
 
-@contextlib.contextmanager
-def console(address: str) -> Iterator[str]:
-    """The console for a server, in a thread; its host and port."""
-    settings = Settings(server_address=address, console_listen="127.0.0.1:0")
-    stop, told = threading.Event(), threading.Event()
-    urls: list[str] = []
-
-    def announce(url: str) -> None:
-        urls.append(url)
-        told.set()
-
-    thread = threading.Thread(
-        target=app.run, args=(settings,), kwargs={"announce": announce, "stop": stop}
-    )
-    thread.start()
-    try:
-        assert told.wait(10)
-        yield urlsplit(urls[0]).netloc
-    finally:
-        stop.set()
-        thread.join(10)
-        assert not thread.is_alive()
-
-
-def ask(place: str, path: str) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection(place, timeout=10)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        return response.status, headers, response.read()
-    finally:
-        connection.close()
+def ask(place: str, path: str) -> tuple[int, Mapping[str, str], bytes]:
+    answer = Visitor(place).ask(path)
+    return answer.status, answer.headers, answer.body
 
 
 def test_an_annotated_workbook_passes_through_as_it_is() -> None:

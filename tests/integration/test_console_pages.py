@@ -1,0 +1,114 @@
+"""Pages of the console, and commands that show the same, before a server in this process."""
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from credit_service import samples, templates
+from credit_service.cli import run
+from credit_service.spreadsheet_columns import COLUMNS
+from tests.consoles import Visitor, console
+from tests.integration.conftest import Edge
+from tests.integration.lending import ask, import_loans, register
+
+LAST = "a month, the last ₹8,884.85"
+
+
+@pytest.fixture
+def visitor(server: Edge) -> Iterator[Visitor]:
+    with console(server.target) as place:
+        yield Visitor(place)
+
+
+def test_the_last_installment_is_shown_where_it_differs(
+    server: Edge, visitor: Visitor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    customer = register(server.credit, "9876500001")
+    import_loans(server, customer, 10)
+    wanted = ask(customer, str(uuid4()))
+    wanted.interest_rate.value = "12"
+    loan = server.credit.CreateLoan(wanted).loan
+    asked = f"customer_id={customer}&interest_rate=12&loan_amount="
+    for path in ("/qa/eligibility/answer?", f"/qa/apply/review?request_id={uuid4()}&"):
+        page = visitor.ask(f"{path}{asked}100000&tenure_months=12").text
+        assert 'a month, the last <span class="num">₹8,884.85</span>, for' in page
+        same = visitor.ask(f"{path}{asked}10000&tenure_months=1").text
+        assert "₹10,100.00</strong> a month, for" in same
+    declined = visitor.ask(f"/qa/eligibility/answer?{asked}1200000&tenure_months=36").text
+    assert declined.count("a month, the last <span") == 3
+    page = visitor.ask(f"/qa/decisions/{loan.decision_id}").text
+    assert 'a month, the last <span class="num">₹8,884.85</span>.' in page
+    page = visitor.ask(f"/qa/customers/{customer}/loans/{loan.loan_id}").text
+    assert "<dt>Last installment</dt><dd>₹8,884.85</dd>" in page
+    assert "the last ₹8,884.85" in visitor.ask(f"/qa/customers/{customer}").text
+
+    address = f"--address={server.target}"
+    for words, expected in (
+        (["check", str(customer), "100000", "12", "12"], LAST),
+        (["check", str(customer), "1200000", "12", "36"], "would do: "),
+        (["loan", str(loan.loan_id)], LAST),
+        (["decision", str(loan.decision_id)], LAST),
+        (["schedule", str(customer), str(loan.loan_id)], "is ₹8,884.85, the others ₹8,884.88."),
+    ):
+        assert run([*words, address]) == 0
+        assert expected in capsys.readouterr().out
+    assert run(["check", str(customer), "10000", "12", "1", address]) == 0
+    assert "the last" not in capsys.readouterr().out
+
+
+def test_the_order_of_dates_goes_to_the_service(visitor: Visitor, database_url: str) -> None:
+    page = visitor.ask("/qa/ingestions").text
+    assert 'name="date_order" value="column" checked' in page
+
+    def send(order: str) -> str:
+        fields = {
+            "csrf_token": visitor.csrf_token("/qa/ingestions"),
+            "ingestion_id": str(uuid4()),
+            "kind": "loans",
+            "on_existing": "skip",
+            "validate_only": "yes",
+            **({"date_order": order} if order else {}),
+        }
+        parts = [
+            f'--x\r\ncontent-disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in fields.items()
+        ]
+        file = ",".join(samples.LOAN_HEADERS) + "\r\n1,1,1,1,1,1,1,03-04-2024,\r\n"
+        parts.append(
+            '--x\r\ncontent-disposition: form-data; name="file"; filename="l.csv"\r\n'
+            f"content-type: text/csv\r\n\r\n{file}\r\n--x--\r\n"
+        )
+        body = "".join(parts).encode()
+        answer = visitor.ask("/qa/ingestions", body, "multipart/form-data; boundary=x")
+        if answer.status != 303:
+            return answer.text
+        ingestion_id = answer.headers["location"].rpartition("/")[2]
+        with psycopg.connect(database_url.replace("+psycopg", "")) as connection:
+            row = connection.execute(
+                "SELECT date_order FROM ingestions WHERE ingestion_id = %s", [ingestion_id]
+            ).fetchone()
+        assert row is not None
+        return str(row[0])
+
+    assert [send(order) for order in ("dmy", "mdy", "ymd")] == ["DMY", "MDY", "YMD"]
+    assert send("column") == send("") == "None"
+    assert "Choose the order of dates in digits." in send("ydm")
+
+
+def test_templates_are_offered_as_workbooks_and_csv_files(visitor: Visitor) -> None:
+    page = visitor.ask("/qa/ingestions").text
+    for kind in COLUMNS:
+        name = f"{kind.lower()}-template"
+        for ending, content in (
+            ("xlsx", templates.template(kind)),
+            ("csv", templates.csv_template(kind)),
+        ):
+            path = f"/qa/templates/{kind.lower()}.{ending}"
+            assert f'href="{path}"' in page
+            answer = visitor.ask(path)
+            assert (answer.status, answer.body) == (200, content)
+            assert f"{name}.{ending}" in answer.headers["content-disposition"]
+    for path in ("houses.xlsx", "CUSTOMERS.xlsx", "houses.csv"):
+        assert visitor.ask(f"/qa/templates/{path}").status == 404
