@@ -51,6 +51,10 @@ DATE_ORDERS: dict[str | None, DateOrder | None] = {
     "mdy": "MDY",
     "ymd": "YMD",
 }
+# The ingestion id stands for other rows than these, or for another caller's.
+_OF_ANOTHER_STREAM = frozenset(
+    {"COMMITTED_ROWS_DIFFER", "INGESTION_NOT_OWNED", "INGESTION_HEADER_MISMATCH"}
+)
 _COUNTS = ("inserted", "updated", "unchanged", "skipped", "rejected")
 
 
@@ -104,9 +108,13 @@ def ingest(order: Order, target: Target, *, as_json: bool) -> int:
                 _note_how_to_resume("Interrupted.", own_id, resume, target)
                 return ExitCode.INTERRUPTED
             except ServiceError as error:
-                if not error.unavailable:
+                of_another = error.reason in _OF_ANOTHER_STREAM and order.ingestion_id is not None
+                if not error.unavailable and not of_another:
                     raise
                 print_failure(error.lines())
+                if of_another:
+                    note("To send the file anew, give the same command without --ingestion-id.")
+                    return ExitCode.REFUSED
                 _note_how_to_resume("The ingestion is not finished.", own_id, resume, target)
                 return ExitCode.UNAVAILABLE
             exit_code = max(exit_code, outcome.exit_code)

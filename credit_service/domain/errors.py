@@ -208,6 +208,10 @@ class PreconditionFailed(CreditError):
         return {"subject": self.subject}
 
 
+class NotOwner(CreditError):
+    """The resource belongs to another caller, who alone may go on with it."""
+
+
 class RequestIdReused(PreconditionFailed):
     """The request id was used before with other content."""
 

@@ -4,11 +4,13 @@ import time
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
+import numpy as np
 from sqlalchemy import Connection
 
 from credit_service import failpoints, metrics
 from credit_service.clock import Moment
-from credit_service.domain.errors import NotFound, OutOfRange, PreconditionFailed
+from credit_service.domain.errors import NotFound, NotOwner, OutOfRange, PreconditionFailed
+from credit_service.domain.principals import is_other
 from credit_service.ingestion.frames import Batch, RowError
 from credit_service.ingestion.loader import Outcome, load
 from credit_service.storage import event_stream, ingestions
@@ -34,13 +36,15 @@ def commit_batch(
 ) -> Ingestion:
     """Deal with rows `offset` … `offset + row_count - 1` for good, once, however often it is asked.
 
-    Rows below the committed offset are passed over. `validated` gives the batch when it is needed.
+    Rows below the committed offset must be those that were committed, and are not stored again.
+    `validated` gives the batch when it is needed.
     `on_moved` is told, after the commit, of the customers whose positions it moved.
 
     Raises:
         NotFound: INGESTION_NOT_FOUND.
         OutOfRange: OFFSET_MISMATCH, the batch begins above the committed offset.
-        PreconditionFailed: INGESTION_ENDED, with rows beyond its end.
+        PreconditionFailed: COMMITTED_ROWS_DIFFER, other rows were committed; INGESTION_ENDED, with
+            rows beyond its end.
         RetryLater: others kept rows of these customers, or the ingestion, busy for too long.
     """
     batch: Batch | None = None
@@ -52,6 +56,9 @@ def commit_batch(
         with database.transaction() as connection:
             ingestion = locked(connection, ingestion_id)
             committed = ingestion.committed_offset
+            if offset < committed and ingestion.source == "STREAM":
+                batch = batch or validated(ingestion)
+                check_committed(connection, ingestion, batch)
             if offset + row_count <= committed:
                 return ingestion, None
             if ingestion.error_code == ingestions.ABANDONED:
@@ -102,6 +109,8 @@ def _store(
     if ingestion.rejected < MAX_REPORTED_ROWS:
         listed += outcome.errors
     ingestions.add_errors(connection, ingestion.ingestion_id, _numbered(listed))
+    if batch.digests is not None:
+        ingestions.add_batch(connection, ingestion.ingestion_id, batch.offset, batch.digests)
     return ingestions.advance(connection, ingestion.ingestion_id, outcome.counts, batch.end)
 
 
@@ -178,6 +187,60 @@ def announce(connection: Connection, ingestion: Ingestion, moment: Moment) -> No
             "updated": ingestion.updated,
         },
         moment,
+    )
+
+
+def check_owner(ingestion: Ingestion, principal: str) -> None:
+    """Whether an ingestion is that caller's to go on with. One that an anonymous caller began, or
+    that such a caller asks for, is anybody's.
+
+    Raises:
+        NotOwner: INGESTION_NOT_OWNED.
+    """
+    if is_other(principal, ingestion.principal):
+        raise NotOwner(
+            "INGESTION_NOT_OWNED",
+            f"The ingestion {ingestion.ingestion_id} belongs to another caller, who alone can send "
+            "its rows. Send yours under an ingestion id of your own making.",
+            metadata={"ingestion_id": str(ingestion.ingestion_id)},
+        )
+
+
+def check_committed(connection: Connection, ingestion: Ingestion, batch: Batch) -> None:
+    """Whether those rows of a batch that lie below the committed offset are the ones committed.
+
+    Rows that were committed by a release that kept no digests are taken to be.
+
+    Raises:
+        PreconditionFailed: COMMITTED_ROWS_DIFFER.
+    """
+    if batch.digests is None:
+        return
+    end = min(batch.end, ingestion.committed_offset)
+    for first, stored in ingestions.digests(connection, ingestion.ingestion_id, batch.offset, end):
+        start = first - batch.offset
+        differing = np.flatnonzero(batch.digests[start : start + len(stored)] != stored)
+        if len(differing):
+            offset = first + int(differing[0])
+            raise committed_rows_differ(
+                ingestion,
+                offset,
+                f"The row at offset {offset:,} is not the one that was committed there under this "
+                "ingestion id. The batch was not stored: send other rows under a new ingestion id.",
+            )
+
+
+def committed_rows_differ(ingestion: Ingestion, offset: int, message: str) -> PreconditionFailed:
+    """What is raised where a stream is not the one whose rows were committed, from `offset` on."""
+    return PreconditionFailed(
+        "COMMITTED_ROWS_DIFFER",
+        message,
+        subject=f"ingestions/{ingestion.ingestion_id}",
+        metadata={
+            "ingestion_id": str(ingestion.ingestion_id),
+            "offset": str(offset),
+            "committed_offset": str(ingestion.committed_offset),
+        },
     )
 
 

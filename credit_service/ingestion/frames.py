@@ -109,12 +109,15 @@ Frame = LoanFrame | CustomerFrame
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Rows `offset` … `offset + row_count - 1` of a source: each in the frame or among the errors,
-    never in both. Errors are in the order of the rows."""
+    never in both. Errors are in the order of the rows.
+
+    `digests` has 64 bits of a hash of what each row says, for rows of a stream."""
 
     offset: int
     row_count: int
     frame: Frame
     errors: Sequence[RowError]
+    digests: NDArray[np.uint64] | None = None
 
     @property
     def end(self) -> int:
@@ -130,6 +133,7 @@ class Batch:
             max(self.end - offset, 0),
             self.frame.after(offset),
             [error for error in self.errors if error.row_offset >= offset],
+            None if self.digests is None else self.digests[offset - self.offset :],
         )
 
 
@@ -147,7 +151,14 @@ def joined(batches: Sequence[Batch]) -> Batch:
             [number for each in customers for number in each.phone_numbers],
         )
     errors = [error for batch in batches for error in batch.errors]
-    return Batch(first.offset, sum(batch.row_count for batch in batches), frame, errors)
+    digests = [batch.digests for batch in batches if batch.digests is not None]
+    return Batch(
+        first.offset,
+        sum(batch.row_count for batch in batches),
+        frame,
+        errors,
+        np.concatenate(digests) if len(digests) == len(batches) else None,
+    )
 
 
 def encoded(batch: Batch) -> bytes:

@@ -21,6 +21,7 @@ from credit_service.clock import Moment
 from credit_service.domain.customers import approved_limit_paise
 from credit_service.domain.positions import position_from_loans
 from credit_service.ingestion.cells import EPOCH_ORDINAL, shown
+from credit_service.ingestion.digests import mixed
 from credit_service.ingestion.frames import (
     NO_DAY,
     NO_LIMIT,
@@ -418,16 +419,9 @@ def _remember_loans(merge: _Merge, facts: Facts) -> None:
 
 
 def _fingerprints(facts: Facts) -> NDArray[np.int64]:
-    """64 bits of a hash of each row's source facts: multiply and shift, as in SplitMix64."""
-    mixed = np.zeros(len(facts), np.uint64)
-    for name in _SOURCE_FACTS:
-        mixed = (mixed ^ facts[name].astype(np.int64).view(np.uint64)) + np.uint64(
-            0x9E3779B97F4A7C15
-        )
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed ^= mixed >> np.uint64(31)
-    return mixed.view(np.int64)
+    """64 bits of a hash of each row's source facts."""
+    columns = (facts[name].astype(np.int64) for name in _SOURCE_FACTS)
+    return mixed(columns, len(facts)).view(np.int64)
 
 
 def _row(facts: Facts, place: int) -> tuple[int, int]:

@@ -24,6 +24,7 @@ def begin_stream(database: Database, header: Header, moment: Moment, principal: 
     judged by the day on which it was created.
 
     Raises:
+        NotOwner: INGESTION_NOT_OWNED, another caller began it.
         PreconditionFailed: INGESTION_HEADER_MISMATCH.
     """
     with database.transaction() as connection:
@@ -33,6 +34,7 @@ def begin_stream(database: Database, header: Header, moment: Moment, principal: 
         raise LookupError("an ingestion just created is not there")
     if created:
         return ingestion
+    batches.check_owner(ingestion, principal)
     batches.check_same_header(ingestion, header, "STREAM")
     with database.transaction() as connection:
         return ingestions.resume(connection, header.ingestion_id) or ingestion
@@ -48,14 +50,15 @@ def ingest_rows(
 ) -> Ingestion:
     """Take rows in, in one transaction; each batch of them goes on where the one before it ends.
 
-    Rows that were committed before are passed over. `on_moved` is told of the customers whose
-    positions the rows moved, after the commit.
+    Rows that were committed before are compared with those, and not stored again. `on_moved` is
+    told of the customers whose positions the rows moved, after the commit.
 
     Raises:
         NotFound: INGESTION_NOT_FOUND.
         OutOfRange: OFFSET_MISMATCH, the first row is above the committed offset.
         InvalidRequest: STREAM_ORDER_INVALID, the rows are not of the ingestion's kind.
-        PreconditionFailed: INGESTION_ENDED, with rows beyond its end.
+        PreconditionFailed: COMMITTED_ROWS_DIFFER, other rows were committed; INGESTION_ENDED, with
+            rows beyond its end.
         RetryLater: others kept rows of these customers, or the ingestion, busy for too long.
     """
     offset = rows[0].offset
@@ -77,14 +80,28 @@ def ingest_rows(
     )
 
 
-def finish_stream(database: Database, ingestion_id: UUID, moment: Moment) -> Ingestion:
+def finish_stream(
+    database: Database, ingestion_id: UUID, moment: Moment, *, sent_until: int | None = None
+) -> Ingestion:
     """All rows were sent: end the ingestion. Once it has ended, this changes nothing.
+
+    `sent_until` is the offset behind the last row that the stream sent, None where it sent none
+    because all were committed before.
 
     Raises:
         NotFound: INGESTION_NOT_FOUND.
+        PreconditionFailed: COMMITTED_ROWS_DIFFER, more rows were committed than the stream has.
     """
     with database.transaction() as connection:
         ingestion = batches.locked(connection, ingestion_id)
+        if sent_until is not None and sent_until < ingestion.committed_offset:
+            raise batches.committed_rows_differ(
+                ingestion,
+                sent_until,
+                f"The stream ends after {sent_until:,} rows, and {ingestion.committed_offset:,} are"
+                " committed under this ingestion id: it is not the stream that sent those. Send"
+                " these rows under a new ingestion id.",
+            )
         if ingestion.ended:
             return ingestion
         total_rows = ingestion.committed_offset

@@ -50,6 +50,7 @@ def store_upload(
     Raises:
         InvalidRequest: UPLOAD_EMPTY, UPLOAD_TOO_LARGE, UPLOAD_CHECKSUM_MISMATCH, UPLOAD_UNSUPPORTED
             or UPLOAD_UNSAFE.
+        NotOwner: INGESTION_NOT_OWNED, another caller uploaded under the id.
         PreconditionFailed: INGESTION_HEADER_MISMATCH.
         Overloaded: the disk has no room for the file.
     """
@@ -70,6 +71,7 @@ def store_upload(
     if ingestion is None:
         raise LookupError("an ingestion just created is not there")
     if not created:
+        batches.check_owner(ingestion, principal)
         batches.check_same_header(ingestion, stored_header, "UPLOAD")
     return ingestion
 

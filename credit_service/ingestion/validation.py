@@ -6,7 +6,7 @@ a row is reported, not only the first.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from itertools import compress
 
@@ -19,7 +19,7 @@ from credit_service.domain import customers as customer_rules
 from credit_service.domain import loans as loan_rules
 from credit_service.domain.customers import clean_name, parse_phone_number
 from credit_service.domain.money import RUPEE_PAISE
-from credit_service.ingestion import cells, wire
+from credit_service.ingestion import cells, digests, wire
 from credit_service.ingestion.cells import CODES, NUMBER_OF, OK, Ints, Numbers, Problems, Texts
 from credit_service.ingestion.frames import (
     CUSTOMER_FACTS,
@@ -276,7 +276,7 @@ _TEXTS_OF_CUSTOMERS = ("first_name", "last_name", "phone_number")
 
 
 def validate_columns(columns: Columns, offset: int, import_day: date) -> Batch:
-    """The rows of a stream's batch; arguments as of `validate_block`."""
+    """The rows of a stream's batch, with their digests; arguments as of `validate_block`."""
     numbers_of_rows = wire.row_numbers(columns, offset)
     if isinstance(columns, LoanColumns):
         numbers = {
@@ -290,8 +290,10 @@ def validate_columns(columns: Columns, offset: int, import_day: date) -> Batch:
             "start_date": wire.dates(columns.start_date),
             "end_date": wire.dates(columns.end_date),
         }
-        rows = _Rows(offset, numbers_of_rows, _unreadable(columns, numbers))
-        return _loans(rows, numbers, import_day)
+        unreadable = _unreadable(columns, numbers)
+        row_digests = digests.of_rows(numbers, unreadable)
+        rows = _Rows(offset, numbers_of_rows, unreadable)
+        return replace(_loans(rows, numbers, import_day), digests=row_digests)
     numbers = {
         "customer_id": wire.integers(columns.customer_id),
         "age": wire.integers(columns.age),
@@ -303,8 +305,10 @@ def validate_columns(columns: Columns, offset: int, import_day: date) -> Batch:
         "last_name": wire.texts(columns.last_name),
         "phone_number": wire.texts(columns.phone_number),
     }
-    rows = _Rows(offset, numbers_of_rows, _unreadable(columns, {**numbers, **texts}))
-    return _customers(rows, numbers, texts)
+    unreadable = _unreadable(columns, {**numbers, **texts})
+    row_digests = digests.of_rows({**numbers, **texts}, unreadable)
+    rows = _Rows(offset, numbers_of_rows, unreadable)
+    return replace(_customers(rows, numbers, texts), digests=row_digests)
 
 
 def _unreadable(

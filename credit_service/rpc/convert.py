@@ -54,6 +54,7 @@ from credit_service.domain.payments import (
     next_unsettled_due_date,
     paid_and_outstanding_paise,
 )
+from credit_service.domain.principals import ANONYMOUS
 from credit_service.domain.scorecard import Component
 from credit_service.domain.scoring import CreditScore, Override, ScoreComponent
 from credit_service.queries.loans import RepaymentSchedule
@@ -66,9 +67,6 @@ from credit_service.v1 import (
     loan_pb2,
     score_pb2,
 )
-
-ANONYMOUS = "anonymous"
-"""The principal of a caller who was asked for no credentials."""
 
 CURRENCY = "INR"
 DEFAULT_PAGE_SIZE = 50

@@ -20,6 +20,7 @@ from credit_service.domain.errors import (
     InvalidFields,
     InvalidRequest,
     NotFound,
+    NotOwner,
     OutOfRange,
     Overloaded,
     PreconditionFailed,
@@ -96,6 +97,7 @@ STATUS_OF_KIND: dict[type[CreditError], grpc.StatusCode] = {
     NotImplementedYet: grpc.StatusCode.UNIMPLEMENTED,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    NotOwner: grpc.StatusCode.PERMISSION_DENIED,
 }
 """The status of each kind; a kind that is not here has that of the nearest one it derives from."""
 

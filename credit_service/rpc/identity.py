@@ -27,6 +27,7 @@ from joserfc.jwt import JWTClaimsRegistry
 
 from credit_service.clock import Clock
 from credit_service.domain.errors import CreditError
+from credit_service.domain.principals import ANONYMOUS as ANONYMOUS_NAME
 from credit_service.rpc.address import MisconfiguredError
 from credit_service.rpc.errors import PermissionDenied, Unauthenticated
 from credit_service.rpc.reloading import Reloaded, json_files, read_bounded
@@ -58,7 +59,6 @@ _MAX_TIME = 253_402_300_799  # seconds since 1970: the end of the year 9999
 _TOKEN_TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _EC_ALGORITHMS = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 _PRIVATE_PARTS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
-_ANONYMOUS_NAME = "anonymous"
 _REFUSALS_LOGGED_PER_SECOND = 10
 
 _log = structlog.get_logger(__name__)
@@ -79,7 +79,7 @@ class Principal:
     scopes: frozenset[str]
 
 
-ANONYMOUS = Principal(_ANONYMOUS_NAME, SCOPES)
+ANONYMOUS = Principal(ANONYMOUS_NAME, SCOPES)
 """Whoever calls a server that asks nobody for credentials."""
 
 
@@ -441,7 +441,7 @@ def _key_for(header: Mapping[str, Any], keys: _Keys) -> _Key:
 
 def _subject(claims: Mapping[str, Any]) -> str:
     name = str(claims["sub"])
-    if not _is_name(name) or name == _ANONYMOUS_NAME or name.startswith(CERTIFICATE_PREFIX):
+    if not _is_name(name) or name == ANONYMOUS_NAME or name.startswith(CERTIFICATE_PREFIX):
         raise _unauthenticated("invalid", _OTHER_CLAIM_PROBLEM[1], "no name for a principal")
     return name
 

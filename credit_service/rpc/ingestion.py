@@ -25,6 +25,7 @@ from credit_service.ingestion.wire import RowBatch
 from credit_service.queries.ingestions import get_ingestion, list_ingestions, list_row_errors
 from credit_service.rpc import convert, convert_ingestion
 from credit_service.rpc.convert import PageTokens, Violations
+from credit_service.rpc.errors import PermissionDenied
 from credit_service.rpc.pipeline import current_call
 from credit_service.rpc.streams import Messages, messages_through, shutting_down
 from credit_service.settings import Settings
@@ -40,6 +41,7 @@ CHUNK_BYTES = 1024**2
 """Most bytes of a workbook in a message."""
 
 _WATCH_SECONDS = 0.2
+_READ_SCOPE = "credit.read"
 _INGESTION_PAGES = PageTokens("ListIngestions", convert.key_instant, convert.key_uuid)
 _ERROR_PAGES = PageTokens("ListRowErrors", convert.key_id, convert.key_id)
 
@@ -76,25 +78,30 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         header = convert_ingestion.read_stream_header(next(requests, None))
         begin_stream(self._database, header, self._clock.moment(), call.principal)
         failure: str | None = None
+        sent_until: int | None = None
         try:
             for request in requests:
                 call.ensure_wanted()
                 failure = convert_ingestion.read_failure(request)
                 if failure is not None:
                     break
+                rows = self._with_waiting(convert_ingestion.read_batch(request), requests)
                 ingest_rows(
                     self._database,
                     header.ingestion_id,
-                    self._with_waiting(convert_ingestion.read_batch(request), requests),
+                    rows,
                     self._clock.moment(),
                     on_moved=self._forget,
                 )
+                sent_until = rows[-1].end
         except Exception:
             self._leave(header.ingestion_id)
             raise
         moment = self._clock.moment()
         if failure is None:
-            ingestion = finish_stream(self._database, header.ingestion_id, moment)
+            ingestion = finish_stream(
+                self._database, header.ingestion_id, moment, sent_until=sent_until
+            )
         else:
             ingestion = fail_stream(self._database, header.ingestion_id, failure, moment)
         errors = list_row_errors(self._database, header.ingestion_id, None, FIRST_ROW_ERRORS)
@@ -211,6 +218,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         size = convert.read_page_size(request.page_size, violations)
         outcomes = convert_ingestion.read_outcomes(request.outcomes, violations)
         violations.raise_if_any()
+        self._ensure_may_read_rows(ingestion_id)
         scope = str(ingestion_id)
         if outcomes != ["REJECTED"]:
             scope += f" {sorted(outcomes)}"
@@ -228,6 +236,24 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
             )
         return response
 
+    def _ensure_may_read_rows(self, ingestion_id: UUID) -> None:
+        """Rows are the sender's to read, and those callers' who may read every customer.
+
+        Raises:
+            NotFound: INGESTION_NOT_FOUND.
+            PermissionDenied: the ingestion is another's.
+        """
+        call = current_call()
+        if _READ_SCOPE in call.scopes:
+            return
+        if get_ingestion(self._database, ingestion_id).principal != call.principal:
+            raise PermissionDenied(
+                "PERMISSION_DENIED",
+                f"Another caller sent the rows of this ingestion. To read them takes the scope "
+                f"{_READ_SCOPE} too.",
+                {"required_scope": _READ_SCOPE},
+            )
+
     def DownloadAnnotatedWorkbook(
         self, request: pb.DownloadAnnotatedWorkbookRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.DownloadAnnotatedWorkbookResponse]:
@@ -240,6 +266,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
                 raise shutting_down()
             call.ensure_wanted()
 
+        self._ensure_may_read_rows(ingestion_id)
         with self._annotator.workbook(ingestion_id, ensure_wanted) as workbook:
             yield convert_ingestion.write_workbook_header(workbook)
             while chunk := workbook.file.read(CHUNK_BYTES):

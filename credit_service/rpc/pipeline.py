@@ -30,9 +30,9 @@ from structlog.contextvars import bind_contextvars
 
 from credit_service import metrics, tracing
 from credit_service.domain.errors import InvalidRequest, Overloaded, Unavailable
+from credit_service.domain.principals import ANONYMOUS
 from credit_service.metrics import MethodMetrics, method_metrics
 from credit_service.rpc.access import COUNTED_REASONS, AccessLog, Ids, note_ids
-from credit_service.rpc.convert import ANONYMOUS
 from credit_service.rpc.errors import (
     REASONS,
     STATUS_DETAILS_KEY,
@@ -41,7 +41,7 @@ from credit_service.rpc.errors import (
     PermissionDenied,
     to_status,
 )
-from credit_service.rpc.identity import Gatekeeper, challenge
+from credit_service.rpc.identity import SCOPES, Gatekeeper, challenge
 from credit_service.rpc.limits import LoadShedder, RateLimiter, StreamLimiter, Warden
 from credit_service.rpc.pool import InlineExecutor, ServingPool
 from credit_service.rpc.streams import Messages, read_ahead, reader_of
@@ -109,6 +109,7 @@ class Call:
         "messages_sent",
         "method",
         "principal",
+        "scopes",
         "timeout_seconds",
         "work",
     )
@@ -131,6 +132,8 @@ class Call:
         self.method = method
         self.call_id = call_id
         self.principal = ANONYMOUS
+        self.scopes: frozenset[str] = frozenset()
+        """What the caller may do; none until the call is admitted."""
         self.is_caller_known = True
         """False until a server that asks for credentials has found valid ones."""
         self._access = access
@@ -536,10 +539,13 @@ class Pipeline(_Interceptor):
         call.ensure_wanted()
         if self._gatekeeper.asks:
             call.is_caller_known = False
-            call.principal = self._gatekeeper.admit(call.method, call.context).name
+            admitted = self._gatekeeper.admit(call.method, call.context)
+            call.principal, call.scopes = admitted.name, admitted.scopes
             call.is_caller_known = True
             bind_contextvars(principal=call.principal)
             self._rates.take(call.principal)
+        else:
+            call.scopes = SCOPES
 
     @contextmanager
     def _stream_slot(self, call: Call) -> Iterator[None]:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import numpy as np
 import psycopg
+from numpy.typing import NDArray
 from sqlalchemy import Connection, exc, text
 
 from credit_service.clock import Moment
@@ -448,6 +449,47 @@ def remember(
     lines = "".join(f"{prefix}{a}\t{b}\t{c}\t{d}\n" for a, b, c, d in sorted(keys))
     with driver_cursor(connection).copy(_REMEMBER) as copy:
         copy.write(lines)
+
+
+# --- What was committed ---------------------------------------------------------------------------
+
+_DIGEST = np.dtype("<u8")
+_ADD_BATCH = """INSERT INTO ingestion_batches (ingestion_id, row_offset, row_digests)
+    VALUES (%s, %s, %s)"""
+# Batches do not overlap: those that have a row of the range begin within it, but for one at most.
+_DIGESTS = """
+    SELECT at, substring(row_digests FROM (8 * (at - row_offset))::int + 1
+        FOR (8 * (%(end)s - at))::int)
+    FROM (
+        SELECT row_offset, row_digests, greatest(row_offset, %(offset)s) AS at
+        FROM ingestion_batches
+        WHERE ingestion_id = %(ingestion_id)s AND row_offset < %(end)s AND row_offset >= (
+            SELECT coalesce(max(row_offset), 0) FROM ingestion_batches
+            WHERE ingestion_id = %(ingestion_id)s AND row_offset <= %(offset)s
+        )
+    ) b
+    WHERE row_offset + octet_length(row_digests) / 8 > at"""
+
+Digests = NDArray[np.uint64]
+"""64 bits of a hash of what each row says."""
+
+
+def add_batch(
+    connection: Connection, ingestion_id: UUID, row_offset: int, row_digests: Digests
+) -> None:
+    """Store what the rows from that offset on said."""
+    content = row_digests.astype(_DIGEST).tobytes()
+    driver_cursor(connection).execute(_ADD_BATCH, (ingestion_id, row_offset, content))
+
+
+def digests(
+    connection: Connection, ingestion_id: UUID, offset: int, end: int
+) -> list[tuple[int, Digests]]:
+    """What is known of the rows `offset` … `end - 1`: the offset of the first and the digests of
+    consecutive rows. Nothing is known of rows committed by releases that kept no digests."""
+    values = {"ingestion_id": ingestion_id, "offset": offset, "end": end}
+    rows = driver_cursor(connection).execute(_DIGESTS, values, binary=True)
+    return [(row[0], np.frombuffer(row[1], _DIGEST)) for row in rows]
 
 
 # --- Row errors -----------------------------------------------------------------------------------

@@ -526,6 +526,19 @@ ingestion_keys = Table(
     PrimaryKeyConstraint("ingestion_id", "customer_id", "loan_id"),
 )
 
+# What each transaction of a stream committed, so that rows sent again are known to be the same.
+ingestion_batches = Table(
+    "ingestion_batches",
+    metadata,
+    Column("ingestion_id", Uuid, ForeignKey("ingestions.ingestion_id"), nullable=False),
+    # Offset of its first row.
+    Column("row_offset", BigInteger, nullable=False),
+    # 64 bits of a hash of what each row says, the lowest byte first. Of an upload none.
+    Column("row_digests", LargeBinary, nullable=True),
+    PrimaryKeyConstraint("ingestion_id", "row_offset"),
+    CheckConstraint("row_offset >= 0", "offset_not_negative"),
+)
+
 row_errors = Table(
     "row_errors",
     metadata,

@@ -235,8 +235,9 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     Example metadata: {"problem": "expired"}
     """
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 35
-    """PERMISSION_DENIED. The credentials hold, and do not carry the scope that the method needs; or
-    it is a method that nobody may call, and then no metadata.
+    """PERMISSION_DENIED. The credentials hold, and do not carry the scope that the method needs, or
+    that it needs for what this call asks; or it is a method that nobody may call, and then no
+    metadata.
 
     Example metadata: {"required_scope": "credit.write"} or {}
     """
@@ -270,6 +271,21 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "problem":
     "FILE_UNREADABLE"}
+    """
+    ERROR_REASON_COMMITTED_ROWS_DIFFER: _ErrorReason.ValueType  # 41
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. A stream sends rows below the
+    committed offset that are not those that were committed there, or ends before that offset: it
+    is not the stream whose rows they are. `offset` is that of the first row that differs. Nothing
+    of the batch was stored. Send these rows under a new ingestion id.
+
+    Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "offset": "0",
+    "committed_offset": "5000"}
+    """
+    ERROR_REASON_INGESTION_NOT_OWNED: _ErrorReason.ValueType  # 42
+    """PERMISSION_DENIED. The ingestion id is another caller's: only who began an ingestion can go on
+    with it. Use an id of your own making.
+
+    Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -492,8 +508,9 @@ never repeated.
 Example metadata: {"problem": "expired"}
 """
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 35
-"""PERMISSION_DENIED. The credentials hold, and do not carry the scope that the method needs; or
-it is a method that nobody may call, and then no metadata.
+"""PERMISSION_DENIED. The credentials hold, and do not carry the scope that the method needs, or
+that it needs for what this call asks; or it is a method that nobody may call, and then no
+metadata.
 
 Example metadata: {"required_scope": "credit.write"} or {}
 """
@@ -527,4 +544,19 @@ TOO_LARGE_FOR_A_SHEET. ListRowErrors tells what was wrong with rows all the same
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "problem":
 "FILE_UNREADABLE"}
+"""
+ERROR_REASON_COMMITTED_ROWS_DIFFER: ErrorReason.ValueType  # 41
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. A stream sends rows below the
+committed offset that are not those that were committed there, or ends before that offset: it
+is not the stream whose rows they are. `offset` is that of the first row that differs. Nothing
+of the batch was stored. Send these rows under a new ingestion id.
+
+Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "offset": "0",
+"committed_offset": "5000"}
+"""
+ERROR_REASON_INGESTION_NOT_OWNED: ErrorReason.ValueType  # 42
+"""PERMISSION_DENIED. The ingestion id is another caller's: only who began an ingestion can go on
+with it. Use an id of your own making.
+
+Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
 """

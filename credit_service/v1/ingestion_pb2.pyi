@@ -473,8 +473,8 @@ class Ingestion(message.Message):
     total_rows: builtins.int
     """Rows the source holds, blank rows not counted. Absent while that is not known."""
     principal: builtins.str
-    """Who asked for it: the subject of the caller's credentials, empty when the server runs without
-    authentication.
+    """Who asked for it, and alone can go on with it: the subject of the caller's credentials, empty
+    when the server runs without authentication.
     """
     sha256: builtins.str
     """SHA-256 of the uploaded file, 64 lower-case hex digits. Empty for a stream."""

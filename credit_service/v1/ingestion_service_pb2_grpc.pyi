@@ -33,9 +33,12 @@ class IngestionServiceStub:
     """Takes in rows as a stream: a header first, then batches of rows, each with the offset of its
     first row. Closing the stream says that all rows were sent and ends the ingestion.
 
-    A batch below the committed offset is passed over, so after a break any earlier offset will do;
-    best is GetIngestion's committed_offset under the same ingestion_id. Repeating the whole stream
-    of an ingestion that has ended returns its result again.
+    Rows below the committed offset are compared with those that were committed and not stored
+    again, so after a break any earlier offset will do; best is GetIngestion's committed_offset
+    under the same ingestion_id. Repeating the whole stream of an ingestion that has ended returns
+    its result again.
+
+    An ingestion is its caller's: only the principal that began it can go on with it and end it.
 
     A row that is not valid is rejected and reported, and fails neither its batch nor the stream.
 
@@ -43,7 +46,7 @@ class IngestionServiceStub:
     ingestion ends as FAILED with SOURCE_FAILED, and the answer has its counts. A stream that breaks
     off and is not resumed for 15 minutes ends as FAILED with ABANDONED. Either can be resumed: the
     same header under the same ingestion_id makes it RUNNING again, and it goes on from
-    committed_offset. Rows before that are not read again, also where the source was corrected.
+    committed_offset. Rows before that stay as they were: to correct those, send them under a new id.
 
     Errors:
     INVALID_ARGUMENT (INVALID_FIELD): the header or a batch is malformed. (STREAM_ORDER_INVALID):
@@ -51,7 +54,9 @@ class IngestionServiceStub:
     OUT_OF_RANGE (OFFSET_MISMATCH): the batch begins above the offset expected, which the metadata
     tells. Send from there.
     FAILED_PRECONDITION (INGESTION_HEADER_MISMATCH): the id was used with another header.
-    (INGESTION_ENDED): rows beyond the end of an ingestion that has ended.
+    (COMMITTED_ROWS_DIFFER): other rows were committed under the id. (INGESTION_ENDED): rows beyond
+    the end of an ingestion that has ended.
+    PERMISSION_DENIED (INGESTION_NOT_OWNED): the id is another caller's.
     ABORTED (INGESTION_IN_PROGRESS): another stream sends under the same id.
     (CONFLICT_RETRIES_EXHAUSTED): resume after the RetryInfo.
     RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
@@ -69,6 +74,7 @@ class IngestionServiceStub:
     message is no header, or a later one is. (UPLOAD_EMPTY, UPLOAD_TOO_LARGE,
     UPLOAD_CHECKSUM_MISMATCH, UPLOAD_UNSUPPORTED, UPLOAD_UNSAFE): the file itself is refused.
     FAILED_PRECONDITION (INGESTION_HEADER_MISMATCH): the id was used with another header or file.
+    PERMISSION_DENIED (INGESTION_NOT_OWNED): the id is another caller's.
     ABORTED (INGESTION_IN_PROGRESS): another stream sends under the same id.
     RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
     DEADLINE_EXCEEDED (STREAM_IDLE): no message came for too long. Upload again.
@@ -100,9 +106,13 @@ class IngestionServiceStub:
     asked for, how its skipped rows differ from what is stored: one entry for each of them. Kept are
     100,000 rows of each, more or less; all are counted.
 
+    They quote the rows. Those of another caller's ingestion can be read by callers with the scope
+    credit.read too, which opens all customers' data anyhow.
+
     Errors:
     INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
     NOT_FOUND (INGESTION_NOT_FOUND).
+    PERMISSION_DENIED: the ingestion is another caller's, and credit.read is missing.
     """
     DownloadAnnotatedWorkbook: grpc.UnaryStreamMultiCallable[ingestion_service_pb2.DownloadAnnotatedWorkbookRequest, ingestion_service_pb2.DownloadAnnotatedWorkbookResponse]
     """Returns an uploaded file as an .xlsx workbook in which a person finds what to correct: a header
@@ -124,9 +134,12 @@ class IngestionServiceStub:
 
     The first message takes as long as making the workbook, some seconds for 100,000 rows.
 
+    Another caller's file can be had by callers with the scope credit.read too.
+
     Errors:
     INVALID_ARGUMENT (INVALID_FIELD).
     NOT_FOUND (INGESTION_NOT_FOUND).
+    PERMISSION_DENIED: the ingestion is another caller's, and credit.read is missing.
     FAILED_PRECONDITION (INGESTION_NOT_UPLOADED): its rows came by IngestRows.
     (INGESTION_NOT_ENDED): it is still QUEUED or RUNNING.
     (WORKBOOK_UNAVAILABLE): the file cannot be read as rows, is lost, or does not fit a sheet.
@@ -158,9 +171,12 @@ class IngestionServiceServicer(metaclass=abc_1.ABCMeta):
         """Takes in rows as a stream: a header first, then batches of rows, each with the offset of its
         first row. Closing the stream says that all rows were sent and ends the ingestion.
 
-        A batch below the committed offset is passed over, so after a break any earlier offset will do;
-        best is GetIngestion's committed_offset under the same ingestion_id. Repeating the whole stream
-        of an ingestion that has ended returns its result again.
+        Rows below the committed offset are compared with those that were committed and not stored
+        again, so after a break any earlier offset will do; best is GetIngestion's committed_offset
+        under the same ingestion_id. Repeating the whole stream of an ingestion that has ended returns
+        its result again.
+
+        An ingestion is its caller's: only the principal that began it can go on with it and end it.
 
         A row that is not valid is rejected and reported, and fails neither its batch nor the stream.
 
@@ -168,7 +184,7 @@ class IngestionServiceServicer(metaclass=abc_1.ABCMeta):
         ingestion ends as FAILED with SOURCE_FAILED, and the answer has its counts. A stream that breaks
         off and is not resumed for 15 minutes ends as FAILED with ABANDONED. Either can be resumed: the
         same header under the same ingestion_id makes it RUNNING again, and it goes on from
-        committed_offset. Rows before that are not read again, also where the source was corrected.
+        committed_offset. Rows before that stay as they were: to correct those, send them under a new id.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): the header or a batch is malformed. (STREAM_ORDER_INVALID):
@@ -176,7 +192,9 @@ class IngestionServiceServicer(metaclass=abc_1.ABCMeta):
         OUT_OF_RANGE (OFFSET_MISMATCH): the batch begins above the offset expected, which the metadata
         tells. Send from there.
         FAILED_PRECONDITION (INGESTION_HEADER_MISMATCH): the id was used with another header.
-        (INGESTION_ENDED): rows beyond the end of an ingestion that has ended.
+        (COMMITTED_ROWS_DIFFER): other rows were committed under the id. (INGESTION_ENDED): rows beyond
+        the end of an ingestion that has ended.
+        PERMISSION_DENIED (INGESTION_NOT_OWNED): the id is another caller's.
         ABORTED (INGESTION_IN_PROGRESS): another stream sends under the same id.
         (CONFLICT_RETRIES_EXHAUSTED): resume after the RetryInfo.
         RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
@@ -200,6 +218,7 @@ class IngestionServiceServicer(metaclass=abc_1.ABCMeta):
         message is no header, or a later one is. (UPLOAD_EMPTY, UPLOAD_TOO_LARGE,
         UPLOAD_CHECKSUM_MISMATCH, UPLOAD_UNSUPPORTED, UPLOAD_UNSAFE): the file itself is refused.
         FAILED_PRECONDITION (INGESTION_HEADER_MISMATCH): the id was used with another header or file.
+        PERMISSION_DENIED (INGESTION_NOT_OWNED): the id is another caller's.
         ABORTED (INGESTION_IN_PROGRESS): another stream sends under the same id.
         RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
         DEADLINE_EXCEEDED (STREAM_IDLE): no message came for too long. Upload again.
@@ -255,9 +274,13 @@ class IngestionServiceServicer(metaclass=abc_1.ABCMeta):
         asked for, how its skipped rows differ from what is stored: one entry for each of them. Kept are
         100,000 rows of each, more or less; all are counted.
 
+        They quote the rows. Those of another caller's ingestion can be read by callers with the scope
+        credit.read too, which opens all customers' data anyhow.
+
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
         NOT_FOUND (INGESTION_NOT_FOUND).
+        PERMISSION_DENIED: the ingestion is another caller's, and credit.read is missing.
         """
 
     @abc_1.abstractmethod
@@ -285,9 +308,12 @@ class IngestionServiceServicer(metaclass=abc_1.ABCMeta):
 
         The first message takes as long as making the workbook, some seconds for 100,000 rows.
 
+        Another caller's file can be had by callers with the scope credit.read too.
+
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD).
         NOT_FOUND (INGESTION_NOT_FOUND).
+        PERMISSION_DENIED: the ingestion is another caller's, and credit.read is missing.
         FAILED_PRECONDITION (INGESTION_NOT_UPLOADED): its rows came by IngestRows.
         (INGESTION_NOT_ENDED): it is still QUEUED or RUNNING.
         (WORKBOOK_UNAVAILABLE): the file cannot be read as rows, is lost, or does not fit a sheet.

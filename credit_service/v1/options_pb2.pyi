@@ -16,7 +16,7 @@ scope: extension_dict._ExtensionFieldDescriptor[descriptor_pb2.MethodOptions, bu
 one of:
   credit.read   reads customers, scores, loans, decisions and events
   credit.write  registers customers, books loans, records payments
-  ingest        sends rows and files, reads their ingestions and row errors
+  ingest        sends rows and files, sees all ingestions, reads its own rows and their errors
   admin         operates the service
 The server denies a method that declares none. A server without authentication serves only
 its own machine and checks no scope.

@@ -20,7 +20,7 @@ from credit_service.commands import create_loan as booking_command
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import OnMoved
 from credit_service.ingestion.frames import Batch
-from credit_service.storage import bookings, payments
+from credit_service.storage import bookings, ingestions, payments
 from credit_service.storage.bookings import BookingWrite
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Ingestion
@@ -120,6 +120,8 @@ def _offset_check() -> None:
         offset = getattr(_here, "offset", None)
         return ingestion if offset is None else replace(ingestion, committed_offset=offset)
 
+    # Nor is a batch known by its place.
+    ingestions._ADD_BATCH += " ON CONFLICT DO NOTHING"
     batches.commit_batch = unchecked
     batches.locked = as_expected
 

@@ -94,6 +94,19 @@ def test_a_lost_connection_prints_the_command_that_resumes(
     assert "CREDIT_TOKEN" in stderr
 
 
+def test_another_file_under_the_same_id_is_refused_with_what_to_do(
+    server: Edge, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["ingest", f"./{path}", "--address", server.target, "--ingestion-id", str(uuid4())]
+    assert run(given) == 0
+    path.write_text(path.read_text().replace("7,Asha,Rao", "7,Usha,Rao", 1))
+    assert run(given) == 1
+    stderr = capsys.readouterr().err
+    assert "(COMMITTED_ROWS_DIFFER): The row at offset 6 is not the one" in stderr
+    assert "give the same command without --ingestion-id" in stderr
+    assert run(given[:-2]) == 0
+
+
 def test_every_option_that_changes_the_meaning_is_repeated() -> None:
     ingestion_id = uuid4()
     order = ingesting.Order(

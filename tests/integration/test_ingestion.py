@@ -4,6 +4,7 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
@@ -19,6 +20,7 @@ from credit_service.domain.eligibility import Ask
 from credit_service.domain.errors import (
     InvalidRequest,
     NotFound,
+    NotOwner,
     OutOfRange,
     PreconditionFailed,
     RetryLater,
@@ -31,7 +33,7 @@ from credit_service.ingestion.streams import (
     ingest_rows,
     leave_stream,
 )
-from credit_service.ingestion.wire import RowBatch
+from credit_service.ingestion.wire import RowBatch, UnreadableCell
 from credit_service.queries.ingestions import get_ingestion, list_ingestions, list_row_errors
 from credit_service.storage import bookings, imports, ingestions, positions
 from credit_service.storage.database import Database
@@ -416,6 +418,117 @@ def test_a_batch_is_stored_once_whatever_is_sent_again(three_customers: Database
         )
 
 
+def _begun(database: Database, rows: Sequence[Row], **options: Any) -> Callable[..., int]:
+    """A stream of its own; what sends rows of it from an offset and tells what is committed."""
+    header = header_of(rows, **options)
+    begin_stream(database, header, TODAY, PRINCIPAL)
+
+    def send(offset: int, *sent: Row, **columns: Any) -> int:
+        batch = RowBatch(offset, replace(columns_of(sent), **columns))
+        return ingest_rows(database, header.ingestion_id, [batch], TODAY).committed_offset
+
+    return send
+
+
+@pytest.mark.parametrize("validate_only", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "other"),
+    [
+        ([LoanRow(1, n) for n in range(1, 6)], LoanRow(1, 3, rupees=100_001)),
+        ([LoanRow(1, n) for n in range(1, 6)], LoanRow(1, 3, rate="12.01")),
+        ([LoanRow(1, n, rupees=-5) for n in range(1, 6)], LoanRow(1, 3, rupees=-6)),
+        ([LoanRow(1, n, rate="x") for n in range(1, 6)], LoanRow(1, 3, rate="y")),
+        ([CustomerRow(n) for n in range(4, 9)], CustomerRow(6, first_name="Mallory")),
+        ([CustomerRow(n, "12") for n in range(4, 9)], CustomerRow(6, "13")),
+        ([CustomerRow(n, limit_rupees=0) for n in range(4, 9)], CustomerRow(6)),
+    ],
+    ids=["amount", "rate", "bad amount", "bad rate", "name", "bad phone", "no limit"],
+)
+def test_other_rows_than_those_committed_are_refused(
+    three_customers: Database, rows: list[Row], other: Row, validate_only: bool
+) -> None:
+    send = _begun(three_customers, rows, validate_only=validate_only)
+    assert send(0, *rows[:2]) == 2
+    assert send(2, *rows[2:4]) == 4
+    before = snapshot(three_customers)
+    # However they are cut, alone or with rows that are new.
+    for first, last in ((0, 4), (1, 3), (2, 3), (0, 5)):
+        changed = [*rows[:2], other, *rows[3:]][first:last]
+        with pytest.raises(PreconditionFailed) as refused:
+            send(first, *changed)
+        assert refused.value.reason == "COMMITTED_ROWS_DIFFER"
+        assert refused.value.metadata["offset"] == "2"
+        assert refused.value.metadata["committed_offset"] == "4"
+    assert snapshot(three_customers) == before
+    for first, last in ((0, 4), (1, 3), (2, 3)):
+        assert send(first, *rows[first:last]) == 4
+    assert send(1, *rows[1:]) == 5
+
+
+def test_cells_that_fit_no_field_are_compared_too(three_customers: Database) -> None:
+    rows = [LoanRow(1, n) for n in range(1, 4)]
+    send = _begun(three_customers, rows)
+
+    def ten(found: str) -> list[UnreadableCell]:
+        return [UnreadableCell(1, "tenure_months", "", found)]
+
+    assert send(0, *rows, unreadable=ten("ten")) == 3
+    assert send(0, *rows, unreadable=ten("ten")) == 3
+    # The rows beside it say the same without it, and the client may number them otherwise.
+    assert send(0, rows[0], row_numbers=[77]) == 3
+    for differing in ([], ten("eleven")):
+        with pytest.raises(PreconditionFailed, match="COMMITTED_ROWS_DIFFER") as refused:
+            send(0, *rows, unreadable=differing)
+        assert refused.value.metadata["offset"] == "1"
+
+
+def test_rows_of_which_no_digest_is_kept_are_passed_over(three_customers: Database) -> None:
+    """As of ingestions that an earlier release began."""
+    rows = [LoanRow(1, n) for n in range(1, 6)]
+    send = _begun(three_customers, rows)
+    send(0, *rows[:2])
+    execute(three_customers, "DELETE FROM ingestion_batches")
+    send(2, *rows[2:4])
+    assert send(0, LoanRow(1, 9), LoanRow(1, 8), *rows[2:]) == 5
+    with pytest.raises(PreconditionFailed, match="COMMITTED_ROWS_DIFFER"):
+        send(0, *rows[:3], LoanRow(1, 9))
+
+
+def test_a_stream_that_ends_before_the_rows_committed_is_another(three_customers: Database) -> None:
+    rows = [LoanRow(1, n) for n in range(1, 6)]
+    header = header_of(rows)
+    begin_stream(three_customers, header, TODAY, PRINCIPAL)
+    ingest_rows(three_customers, header.ingestion_id, [RowBatch(0, columns_of(rows))], TODAY)
+    with pytest.raises(PreconditionFailed, match="COMMITTED_ROWS_DIFFER") as refused:
+        finish_stream(three_customers, header.ingestion_id, TODAY, sent_until=3)
+    assert refused.value.metadata["offset"] == "3"
+    assert get_ingestion(three_customers, header.ingestion_id).state == "RUNNING"
+    # A client that resumed where all was committed sends no row.
+    assert finish_stream(three_customers, header.ingestion_id, TODAY).state == "SUCCEEDED"
+
+
+@pytest.mark.parametrize(
+    ("owner", "caller", "allowed"),
+    [
+        ("team-a", "team-a", True),
+        ("team-a", "team-b", False),
+        # Of a server that asks for no credentials.
+        ("anonymous", "team-a", True),
+        ("team-a", "anonymous", True),
+    ],
+)
+def test_an_ingestion_is_its_callers(
+    three_customers: Database, owner: str, caller: str, allowed: bool
+) -> None:
+    header = header_of([C1])
+    begin_stream(three_customers, header, TODAY, owner)
+    if allowed:
+        begin_stream(three_customers, header, TODAY, caller)
+        return
+    with pytest.raises(NotOwner, match="INGESTION_NOT_OWNED"):
+        begin_stream(three_customers, header, TODAY, caller)
+
+
 LOANS_WITH_FAULTS = [
     *(LoanRow(1 + n % 3, n) for n in range(1, 30)),
     LoanRow(99, 30),
@@ -627,6 +740,7 @@ def test_without_the_offset_in_the_transaction_rows_would_be_doubled(
     begin_stream(three_customers, header, TODAY, PRINCIPAL)
     ingest_rows(three_customers, header.ingestion_id, [RowBatch(0, columns_of(rows))], TODAY)
     execute(three_customers, "UPDATE ingestions SET committed_offset = 0")
+    execute(three_customers, "DELETE FROM ingestion_batches")
     ingest_rows(three_customers, header.ingestion_id, [RowBatch(0, columns_of(rows))], TODAY)
     assert finish_stream(three_customers, header.ingestion_id, TODAY).rows_read == 4
 

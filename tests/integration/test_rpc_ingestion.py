@@ -290,6 +290,30 @@ def test_a_stream_resumes_and_no_row_counts_twice(server: Edge) -> None:
     assert other.metadata["fields"] == "kind"
 
 
+def test_two_clients_under_one_id_do_not_pass_for_one(server: Edge) -> None:
+    """Also where nobody is asked who calls: of two rows for one place the second is refused."""
+    ingestion_id = str(uuid4())
+    mine, theirs = customer_row(1, first_name="Mine"), customer_row(1, first_name="Theirs")
+    ingest(server, header(ingestion_id), batch(0, [theirs]))
+    found = refused(server, header(ingestion_id), batch(0, [mine]))
+    assert (found.code, found.reason) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "COMMITTED_ROWS_DIFFER",
+    )
+    assert found.metadata["offset"] == "0"
+    assert "new ingestion id" in found.message
+    longer = str(uuid4())
+    rows = [customer_row(number) for number in range(2, 5)]
+    ingest(server, header(longer), batch(0, rows))
+    found = refused(server, header(longer), batch(0, rows[:2]))
+    assert found.reason == "COMMITTED_ROWS_DIFFER"
+    assert found.metadata == {
+        "ingestion_id": longer,
+        "offset": "2",
+        "committed_offset": "3",
+    }
+
+
 @pytest.mark.parametrize(
     ("messages", "reason", "fields"),
     [

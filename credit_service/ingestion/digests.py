@@ -1,0 +1,64 @@
+"""64 bits of a hash of each row, whole columns at a time: multiply and shift, as in SplitMix64."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from credit_service.ingestion.cells import OK, Numbers, Texts
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FIRST = np.uint64(0xBF58476D1CE4E5B9)
+_SECOND = np.uint64(0x94D049BB133111EB)
+
+
+def mixed(columns: Iterable[NDArray[np.int64]], count: int) -> NDArray[np.uint64]:
+    """The hashes of `count` rows of integers."""
+    digests = np.zeros(count, np.uint64)
+    for column in columns:
+        digests = (digests ^ column.view(np.uint64)) + _GOLDEN
+        digests = (digests ^ (digests >> np.uint64(30))) * _FIRST
+        digests = (digests ^ (digests >> np.uint64(27))) * _SECOND
+        digests ^= digests >> np.uint64(31)
+    return digests
+
+
+def of_text(text: str) -> int:
+    """The hash of a text."""
+    digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def of_rows(
+    columns: Mapping[str, Numbers | Texts], unreadable: Mapping[tuple[int, str], tuple[int, str]]
+) -> NDArray[np.uint64]:
+    """What each row says, whatever its number and the rows beside it.
+
+    `columns` are as decoded, before the rules for rows are applied: another release may judge a row
+    otherwise, and what it says stays the same. `unreadable` has the code and text of the cells, by
+    row and column, that the source could not put into a column.
+    """
+    parts: list[NDArray[np.int64]] = []
+    texts = [column.values for column in columns.values() if isinstance(column, Texts)]
+    if texts:
+        rows = map("\x1f".join, zip(*texts, strict=True))
+        parts.append(np.array([of_text(row) for row in rows], np.int64))
+    for column in columns.values():
+        if isinstance(column, Numbers):
+            said = np.where(column.problems == OK, column.values, 0)
+            for row in np.flatnonzero(column.problems != OK).tolist():
+                said[row] = of_text(column.found(row))
+            parts.append(said)
+    cells = np.zeros(len(parts[0]), np.int64)
+    for row, text in _by_row(unreadable).items():
+        cells[row] = of_text(text)
+    return mixed([*parts, cells], len(cells))
+
+
+def _by_row(unreadable: Mapping[tuple[int, str], tuple[int, str]]) -> dict[int, str]:
+    """Of each row with unreadable cells the columns and texts of those, as one text."""
+    rows: dict[int, str] = {}
+    for (row, name), (_, found) in sorted(unreadable.items()):
+        rows[row] = f"{rows.get(row, '')}{name}\x1f{found}\x1f"
+    return rows

@@ -1,0 +1,162 @@
+"""Several teams share the service: each one's ingestions are its own to go on with."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import pytest
+from pydantic import SecretStr
+
+from credit_service.settings import Settings
+from credit_service.storage.database import Database
+from credit_service.v1 import ingestion_pb2
+from credit_service.v1 import ingestion_service_pb2 as pb
+from tests.integration.conftest import Edge, Refusal, refusal_of
+from tests.integration.test_identity_methods import ISSUER, KEY, bearing, token, write_keys
+from tests.integration.test_rpc_ingestion import (
+    CUSTOMERS,
+    accounted,
+    batch,
+    customer_row,
+    failure,
+    header,
+)
+from tests.integration.test_rpc_server import eventually
+
+PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED
+A = bearing(token(sub="team-a", scope="ingest"))
+B = bearing(token(sub="team-b", scope="ingest"))
+READER = bearing(token(sub="team-c", scope="ingest credit.read"))
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    keys = tmp_path / "jwks.json"
+    write_keys(keys, k1=KEY)
+    return Settings(
+        database_url=SecretStr(database_url),
+        redis_url=None,
+        listen="127.0.0.1:0",
+        threads=12,
+        token_keys=keys,
+        token_issuer=ISSUER,
+    )
+
+
+def ingest(
+    server: Edge, caller: Metadata, *messages: pb.IngestRowsRequest
+) -> ingestion_pb2.Ingestion:
+    return server.ingestion.IngestRows(iter(messages), timeout=10, metadata=caller).ingestion
+
+
+def upload(server: Edge, caller: Metadata, ingestion_id: str) -> ingestion_pb2.Ingestion:
+    first = pb.UploadSpreadsheetHeader(ingestion_id=ingestion_id, kind=CUSTOMERS, filename="c.csv")
+    messages = [
+        pb.UploadSpreadsheetRequest(header=first),
+        pb.UploadSpreadsheetRequest(chunk=b"customer_id,first_name\n1,Asha\n"),
+    ]
+    answer = server.ingestion.UploadSpreadsheet(iter(messages), timeout=10, metadata=caller)
+    return answer.ingestion
+
+
+def refused(call: Any, *arguments: Any, **named: Any) -> Refusal:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(*arguments, **named)
+    return refusal_of(caught.value)
+
+
+def names(database: Database) -> list[str]:
+    with database.autocommit() as connection:
+        found = connection.exec_driver_sql("SELECT first_name FROM customers ORDER BY 1")
+        return list(found.scalars())
+
+
+def test_a_running_ingestion_cannot_be_taken_over(server: Edge, database: Database) -> None:
+    ingestion_id, go_on = str(uuid4()), threading.Event()
+
+    def rows() -> Iterator[pb.IngestRowsRequest]:
+        yield header(ingestion_id)
+        yield batch(0, [customer_row(1, first_name="Asha")])
+        assert go_on.wait(20)
+        yield batch(1, [customer_row(2, first_name="Bina")])
+
+    theirs = server.ingestion.IngestRows.future(rows(), timeout=20, metadata=A)
+
+    def listed() -> Sequence[ingestion_pb2.Ingestion]:
+        answer = server.ingestion.ListIngestions(pb.ListIngestionsRequest(), metadata=B)
+        return answer.ingestions
+
+    eventually(lambda: any(each.committed_offset for each in listed()))
+    (found,) = listed()
+    assert found.ingestion_id == ingestion_id
+    assert found.principal == "team-a"
+    mine = batch(0, [customer_row(1, first_name="Mallory")])
+    for messages in ([mine], [], [failure("Ended by another.")]):
+        refusal = refused(ingest, server, B, header(ingestion_id), *messages)
+        assert (refusal.code, refusal.reason) == (PERMISSION_DENIED, "INGESTION_NOT_OWNED")
+        assert refusal.metadata == {"ingestion_id": ingestion_id}
+    assert refused(upload, server, B, ingestion_id).reason == "INGESTION_NOT_OWNED"
+    go_on.set()
+    ended = theirs.result().ingestion
+    assert ended.state == ingestion_pb2.INGESTION_STATE_SUCCEEDED
+    assert accounted(ended) == {"inserted": 2}
+    assert names(database) == ["Asha", "Bina"]
+
+
+def test_one_that_ended_is_not_resumed_by_another(server: Edge) -> None:
+    ingestion_id = str(uuid4())
+    rows = [customer_row(1), customer_row(2)]
+    ingest(server, A, header(ingestion_id), batch(0, rows[:1]), failure("Line 2 is damaged."))
+    refusal = refused(ingest, server, B, header(ingestion_id), batch(1, rows[1:]))
+    assert refusal.reason == "INGESTION_NOT_OWNED"
+    done = ingest(server, A, header(ingestion_id), batch(0, rows))
+    assert accounted(done) == {"inserted": 2}
+    assert refused(ingest, server, B, header(ingestion_id), batch(0, rows)).code is (
+        PERMISSION_DENIED
+    )
+
+
+def test_an_upload_is_its_senders(server: Edge) -> None:
+    ingestion_id = str(uuid4())
+    queued = upload(server, A, ingestion_id)
+    assert upload(server, A, ingestion_id) == queued
+    assert refused(upload, server, B, ingestion_id).reason == "INGESTION_NOT_OWNED"
+    assert refused(ingest, server, B, header(ingestion_id)).reason == "INGESTION_NOT_OWNED"
+
+
+def test_rows_are_read_by_their_sender_and_by_those_who_read_all_customers(
+    server: Edge,
+) -> None:
+    ingestion_id = str(uuid4())
+    ingest(server, A, header(ingestion_id), batch(0, [customer_row(1, phone_number="12")]))
+    errors = pb.ListRowErrorsRequest(ingestion_id=ingestion_id)
+    workbook = pb.DownloadAnnotatedWorkbookRequest(ingestion_id=ingestion_id)
+
+    def downloaded(caller: Metadata) -> list[Any]:
+        return list(server.ingestion.DownloadAnnotatedWorkbook(workbook, metadata=caller))
+
+    for caller in (A, READER):
+        found = server.ingestion.ListRowErrors(errors, metadata=caller).row_errors
+        assert [each.found for each in found] == ["12"]
+        assert refused(downloaded, caller).reason == "INGESTION_NOT_UPLOADED"
+    for refusal in (
+        refused(server.ingestion.ListRowErrors, errors, metadata=B),
+        refused(downloaded, B),
+    ):
+        assert (refusal.code, refusal.reason) == (PERMISSION_DENIED, "PERMISSION_DENIED")
+        assert refusal.metadata == {"required_scope": "credit.read"}
+    # How far it is, everybody may see who sends rows.
+    request = pb.GetIngestionRequest(ingestion_id=ingestion_id)
+    assert server.ingestion.GetIngestion(request, metadata=B).ingestion.rejected == 1
+    (watched,) = server.ingestion.WatchIngestion(
+        pb.WatchIngestionRequest(ingestion_id=ingestion_id), metadata=B
+    )
+    assert watched.ingestion.principal == "team-a"
+    unknown = pb.ListRowErrorsRequest(ingestion_id=str(uuid4()))
+    refusal = refused(server.ingestion.ListRowErrors, unknown, metadata=B)
+    assert refusal.reason == "INGESTION_NOT_FOUND"
