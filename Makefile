@@ -80,11 +80,18 @@ up: $(VENV)/installed-run ## run everything until Ctrl-C: databases, worker, ser
 ##
 # Developing
 
-# Much of a test is waiting for servers to start, so there are more at a time than processors.
-# Files go out in their order, the many quick ones of tests/unit last: what is left then is short.
+# Tests wait for servers now and then, so there are more at a time than processors. Files go out in
+# their order, the many quick ones of tests/unit last: what is left then is short.
+PYTEST = $(RUN) -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+
 .PHONY: test
-test: $(VENV)/installed-dev ## run all tests, against the real PostgreSQL and Valkey: TESTS=folder
-	$(RUN) -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder $(TESTS)
+test: TESTS ?= tests/fuzz tests/golden tests/integration tests/model tests/unit
+test: $(VENV)/installed-dev ## run the tests, against the real PostgreSQL and Valkey: TESTS=folder
+	$(PYTEST) $(TESTS)
+
+.PHONY: test-system
+test-system: $(VENV)/installed-dev ## run the tests of the whole stack: commands, console in a browser
+	$(PYTEST) tests/browser tests/system
 
 .PHONY: test-tools
 test-tools: $(VENV)/installed-dev ## install what some tests use: Chromium, Node packages, promtool

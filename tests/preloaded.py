@@ -7,12 +7,14 @@ What such a process runs is `python -m MODULE`, down to the exit status.
 """
 
 import atexit
+import contextlib
 import functools
 import importlib
 import json
 import os
 import pkgutil
 import runpy
+import selectors
 import signal
 import socket
 import subprocess
@@ -41,41 +43,38 @@ def run_module(
         subprocess.TimeoutExpired: it took too long, and was killed.
     """
     command = [sys.executable, "-m", module, *arguments]
-    control = _forking_process(threading.get_ident())
     request = json.dumps({"module": module, "arguments": arguments, "env": dict(env)}).encode()
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        with theirs:
+            files = [output.fileno(), errors.fileno(), theirs.fileno()]
+            socket.send_fds(_forking_process(), [request], files)
+        ours.settimeout(_START_SECONDS)
+        pid = int(ours.recv(100))
+        ours.settimeout(timeout_seconds)
         try:
-            socket.send_fds(control, [request], [output.fileno(), errors.fileno()])
-            status = _status_of_command(control, command, timeout_seconds)
-        except subprocess.TimeoutExpired:
-            raise
-        except BaseException:
-            # What is still to come would be taken for answers to the next request.
-            _forking_process.cache_clear()
-            control.close()
-            raise
+            status = int(ours.recv(100))
+        except TimeoutError:
+            os.kill(pid, signal.SIGKILL)
+            ours.settimeout(_START_SECONDS)
+            ours.recv(100)
+            raise subprocess.TimeoutExpired(command, timeout_seconds) from None
         output.seek(0)
         errors.seek(0)
         return subprocess.CompletedProcess(command, status, output.read(), errors.read())
 
 
-def _status_of_command(control: socket.socket, command: list[str], timeout_seconds: float) -> int:
-    control.settimeout(_START_SECONDS)
-    pid = int(control.recv(100))
-    control.settimeout(timeout_seconds)
-    try:
-        return int(control.recv(100))
-    except TimeoutError:
-        os.kill(pid, signal.SIGKILL)
-        control.settimeout(_START_SECONDS)
-        control.recv(100)
-        raise subprocess.TimeoutExpired(command, timeout_seconds) from None
+_STARTING = threading.Lock()
+
+
+def _forking_process() -> socket.socket:
+    """The socket that it takes commands from; the first call starts it."""
+    with _STARTING:
+        return _started_once()
 
 
 @functools.cache
-def _forking_process(_thread: int) -> socket.socket:
-    """Start it once for each thread, as it runs one command at a time; the socket that it takes
-    commands from."""
+def _started_once() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         process = subprocess.Popen(
@@ -110,21 +109,42 @@ def _load() -> None:
 
 
 def _serve(control: socket.socket) -> None:
-    """Fork a process for each request; return in that process, as what it is asked to be."""
+    """Fork a process for each request; return in that process, as what it is asked to be.
+
+    Each is answered on its own socket: with the process's id, and when it ends with its status.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    while True:
-        request, files, _flags, _sender = socket.recv_fds(control, _LARGEST_REQUEST, 2)
-        if not request:
-            sys.exit()
-        pid = os.fork()
-        if pid == 0:
-            control.close()
-            return _become(json.loads(request), files)
-        for file in files:
-            os.close(file)
-        control.send(str(pid).encode())
-        _pid, status = os.waitpid(pid, 0)
-        control.send(str(os.waitstatus_to_exitcode(status)).encode())
+    with selectors.DefaultSelector() as selector:
+        selector.register(control, selectors.EVENT_READ)
+        while True:
+            for key, _events in selector.select():
+                if key.fileobj is not control:
+                    selector.unregister(key.fileobj)
+                    _tell_of_the_end(key.fd, *key.data)
+                    continue
+                request, files, _flags, _sender = socket.recv_fds(control, _LARGEST_REQUEST, 3)
+                if not request:
+                    sys.exit()
+                *outputs, answers = files
+                pid = os.fork()
+                if pid == 0:
+                    os.close(answers)
+                    control.close()
+                    return _become(json.loads(request), outputs)
+                for file in outputs:
+                    os.close(file)
+                answer = socket.socket(fileno=answers)
+                # Whoever asked may be gone by now.
+                with contextlib.suppress(OSError):
+                    answer.send(str(pid).encode())
+                selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, answer))
+
+
+def _tell_of_the_end(pidfd: int, pid: int, answer: socket.socket) -> None:
+    os.close(pidfd)
+    _pid, status = os.waitpid(pid, 0)
+    with answer, contextlib.suppress(OSError):
+        answer.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
 def _become(request: dict[str, object], files: list[int]) -> None:

@@ -27,7 +27,7 @@ from credit_service.failpoints import VARIABLE
 from credit_service.storage import migrate
 from tests.faults import sabotages
 from tests.faults.proxy import INNER, Proxy
-from tests.integration.cli_service import environment
+from tests.system.up import environment
 
 SERVERS = 2
 _LOOK_SECONDS = 0.05

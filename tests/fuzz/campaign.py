@@ -23,7 +23,7 @@ from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from tests.fuzz import credentials, runner, world
 from tests.fuzz.runner import Fuzzer, Outcome, Targets, channel_to
 from tests.fuzz.values import numbered_uuid
-from tests.integration.cli_service import (
+from tests.system.up import (
     START_TIMEOUT_SECONDS,
     STOP_TIMEOUT_SECONDS,
     Up,

@@ -25,7 +25,7 @@ from credit_service import cli, embedded
 from credit_service.cli import connection, viewing
 from credit_service.domain.scorecard import STANDARD_DOCUMENT
 from credit_service.settings import Settings, unknown_variables
-from tests.integration.cli_service import credit_service, environment, up
+from tests.system.up import environment
 
 REFUSED, USAGE, UNAVAILABLE = 1, 2, 3
 NOWHERE = {
@@ -352,20 +352,3 @@ def test_a_file_that_cannot_be_read(
         done = run(command, *(each.replace("{bad}", str(bad)) for each in arguments), **settings)
     bad.parent.chmod(0o755) if bad.parent.is_dir() else None
     _is_one_line(done, code, str(bad))
-
-
-def test_a_stack_in_another_folder_is_found(tmp_path: Path) -> None:
-    """Runs the whole way: `up` with a folder, and each command that reads with the same."""
-    home = tmp_path / "home"
-    with up() as running:
-        data = f"--data-dir={running.folder / 'data'}"
-        env = environment(HOME=str(home), XDG_DATA_HOME=str(home))
-        for arguments in (("scorecard", "list"), ("migrate",), ("scorecard", "shadow")):
-            done = credit_service(*arguments, data, env=env)
-            assert done.returncode == 0, done
-        done = credit_service("replay", "1", data, env=env)
-        assert (done.returncode, len(done.stderr.splitlines())) == (REFUSED, 1), done
-        done = credit_service("doctor", data, f"--address={running.address}", env=env)
-        for line in ("ok   database", "ok   migrations", "ok   Redis"):
-            assert line in done.stdout, done
-        assert not home.exists()

@@ -8,8 +8,8 @@ import pytest
 from psycopg import sql
 from sqlalchemy import make_url
 
-from tests.integration.cli_service import credit_service, environment
 from tests.preloaded import run_module
+from tests.system.up import credit_service, environment
 
 
 @pytest.fixture(params=["LATIN1", "SQL_ASCII"])

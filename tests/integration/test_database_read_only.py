@@ -30,9 +30,9 @@ from credit_service.storage.database import Database
 from credit_service.storage.statements import Statement
 from credit_service.v1 import credit_service_pb2 as pb
 from tests.integration import lending
-from tests.integration.cli_service import credit_service, environment
 from tests.integration.conftest import Edge, refusal_of
 from tests.integration.test_rpc_server import NOT_SERVING, SERVING, eventually
+from tests.system.up import credit_service, environment
 from workers.process import WorkerProcess
 
 CLOCK = Clock()

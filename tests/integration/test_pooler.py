@@ -27,10 +27,10 @@ from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_pb2
 from tests import pgbouncer
 from tests.integration import lending
-from tests.integration.cli_service import credit_service, environment
 from tests.integration.conftest import Edge
 from tests.integration.test_database_read_only import health
 from tests.integration.test_rpc_server import NOT_SERVING, SERVING, eventually
+from tests.system.up import credit_service, environment
 from workers.process import WorkerProcess
 
 CALLS = 300

@@ -9,8 +9,8 @@ import redis
 
 from credit_service.cache.positions import PositionCache
 from tests.faults.proxy import Proxy
-from tests.integration.cli_service import environment
 from tests.integration.test_position_cache import POSITION, TODAY, held, put
+from tests.system.up import environment
 
 LINK = "server-redis"
 

@@ -150,3 +150,12 @@ def test_a_reference_that_is_behind_the_contract_is_noticed(tmp_path: Path) -> N
     assert "docs/reference is not what protos/ says (errors.md, left-over.md)" in done.stderr
     assert contract("generate").returncode == 0
     assert contract("check").returncode == 0
+
+
+def test_every_folder_of_tests_is_run() -> None:
+    folders = {path.parent.relative_to(ROOT).parts[1] for path in ROOT.glob("tests/*/**/test_*.py")}
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = re.findall(r"^(?:test: TESTS \?=|\t\$\(PYTEST\)) (tests/.*)", makefile, re.MULTILINE)
+    assert sorted(" ".join(targets).split()) == sorted(f"tests/{each}" for each in folders)
+    (alone,) = re.findall(r"^for folder in (.*); do", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert set(alone.split()) == folders

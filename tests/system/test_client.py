@@ -26,7 +26,7 @@ from credit_service.client.ingestion import (
 )
 from credit_service.client.rows import open_source
 from credit_service.v1 import ingestion_pb2
-from tests.integration.cli_service import Up, up
+from tests.system.up import Up, up
 
 CUSTOMERS = 500
 LOANS = 16_000

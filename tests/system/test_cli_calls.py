@@ -22,8 +22,8 @@ from credit_service import cli
 from credit_service.cli.calling import METHODS
 from credit_service.embedded import EmbeddedStack
 from credit_service.settings import Settings
-from tests.integration.cli_service import Up, credit_service, environment, up
 from tests.integration.conftest import Edge
+from tests.system.up import Up, credit_service, environment, up
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes.md"
 DEFAULT_ADDRESS = "127.0.0.1:50051"

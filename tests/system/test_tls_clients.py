@@ -20,7 +20,7 @@ from credit_service.console import app
 from credit_service.rpc.server import CreditServer
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
-from tests.integration.cli_service import environment, up
+from tests.system.up import environment, up
 
 GOOD, REFUSED, USAGE, OUT_OF_REACH = 0, 1, 2, 3
 CUSTOMERS = "customer_id,first_name,last_name,age,monthly_salary,phone_number\n" + "".join(

@@ -20,7 +20,7 @@ from credit_service import samples
 from credit_service.client.channel import ServiceError, decoded_errors, open_channel
 from credit_service.v1 import credit_service_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
-from tests.integration.cli_service import Up, credit_service, environment, up
+from tests.system.up import Up, credit_service, environment, up
 
 CUSTOMERS = 120
 LOANS = 300
@@ -439,3 +439,20 @@ def test_loans_are_not_sent_where_the_customers_of_their_file_failed(
     done = credit_service("ingest", str(path), f"--address={service.address}", "--upload")
     assert done.returncode == 1
     assert "The loans were not sent" in done.stderr
+
+
+def test_a_stack_in_another_folder_is_found(tmp_path: Path) -> None:
+    """Runs the whole way: `up` with a folder, and each command that reads with the same."""
+    home = tmp_path / "home"
+    with up() as running:
+        data = f"--data-dir={running.folder / 'data'}"
+        env = environment(HOME=str(home), XDG_DATA_HOME=str(home))
+        for arguments in (("scorecard", "list"), ("migrate",), ("scorecard", "shadow")):
+            done = credit_service(*arguments, data, env=env)
+            assert done.returncode == 0, done
+        done = credit_service("replay", "1", data, env=env)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done
+        done = credit_service("doctor", data, f"--address={running.address}", env=env)
+        for line in ("ok   database", "ok   migrations", "ok   Redis"):
+            assert line in done.stdout, done
+        assert not home.exists()
