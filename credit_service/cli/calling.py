@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
+from uuid import uuid4
 
 import grpc
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from credit_service.cli import ExitCode, Target, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS, connected
-from credit_service.cli.output import Listing, as_dict, out, print_json
+from credit_service.cli.output import Listing, as_dict, note, out, print_json
 from credit_service.client.channel import decoded_errors
 from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
 
@@ -78,19 +79,39 @@ def call(
 ) -> int:
     """Call a method and print each message of the answer; the exit code.
 
-    `first` ends a stream of answers after so many. Raises UsageError where the method or the
-    request is not one, ServiceError.
+    A write without a request_id gets one, which is printed before the call. `first` ends a stream
+    of answers after so many. Raises UsageError where the method or the request is not one,
+    ServiceError.
     """
     method = find_method(name)
     requests = read_requests(
         method, sys.stdin.read(_MAX_INPUT_CHARACTERS) if request == "-" else request
     )
+    _fill_in_request_id(requests)
     if timeout_seconds is None and not (method.client_streaming or method.server_streaming):
         timeout_seconds = CALL_TIMEOUT_SECONDS
     with connected(target) as channel, decoded_errors():
         for response in islice(_answers(channel, method, requests, timeout_seconds), first):
             _show(response, as_json=as_json)
     return ExitCode.GOOD
+
+
+def _fill_in_request_id(requests: Sequence[Message]) -> None:
+    """Give a write that has no request_id a new one, which all its retries carry.
+
+    It is printed first, so that it is known however the call ends.
+    """
+    for request in requests:
+        if "request_id" not in request.DESCRIPTOR.fields_by_name:
+            return
+        # By name: the messages of the methods have no common type with the field.
+        filled: Any = request
+        if not filled.request_id:
+            filled.request_id = str(uuid4())
+            note(
+                f"Filled in request_id {filled.request_id}. To repeat this write without a second "
+                "effect, add it to the request."
+            )
 
 
 def _answers(

@@ -36,7 +36,7 @@ _TAKEN_MEANWHILE = frozenset(
 class CreateLoan:
     """An ask to decide on and, when approved, to book."""
 
-    request_id: UUID | None
+    request_id: UUID
     customer_id: int
     ask: Ask
 
@@ -107,11 +107,7 @@ def _decide_and_book(
     """The stored decision; beside it, when it was made just now, what was decided and, when a loan
     was booked, the position after."""
     read = bookings.read(connection, command.customer_id, command.request_id, lock=lock)
-    record = None
-    if read is not None:
-        record = read.request
-    elif command.request_id is not None:
-        record = requests.find(connection, command.request_id)
+    record = read.request if read else requests.find(connection, command.request_id)
     record = used_before(connection, record, command.request_id, _METHOD, content)
     if record is not None:
         stored = decisions.get(connection, command.customer_id, record.decision_id or 0)

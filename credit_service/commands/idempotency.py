@@ -29,7 +29,7 @@ def fingerprint(command: Any) -> bytes:
 def used_before(
     connection: Connection,
     record: RequestRecord | None,
-    request_id: UUID | None,
+    request_id: UUID,
     method: str,
     content: bytes,
 ) -> RequestRecord | None:
@@ -41,7 +41,7 @@ def used_before(
     Raises:
         RequestIdReused: the id was used for something else.
     """
-    if record is None or request_id is None:
+    if record is None:
         return None
     if record.is_refusal:
         requests.forget_refusal(connection, request_id)

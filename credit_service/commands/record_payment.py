@@ -27,7 +27,7 @@ _TAKEN_MEANWHILE = frozenset({"requests_pkey", "payments_pkey"})
 class RecordPayment:
     """A payment to record; `paid_on` None means today."""
 
-    request_id: UUID | None
+    request_id: UUID
     customer_id: int
     loan_id: int
     amount_paise: int
@@ -96,11 +96,7 @@ def _record(
 ) -> _Recorded:
     """What was recorded, now or when the request came first."""
     read = payments.read(connection, command.customer_id, command.request_id, lock=lock)
-    record = None
-    if read is not None:
-        record = read.request
-    elif command.request_id is not None:
-        record = requests.find(connection, command.request_id)
+    record = read.request if read else requests.find(connection, command.request_id)
     record = used_before(connection, record, command.request_id, _METHOD, content)
     if record is not None:
         answer = _as_recorded(connection, command, record.payment_number or 0)

@@ -25,7 +25,7 @@ _TAKEN_MEANWHILE = frozenset({"customers_pkey", "requests_pkey"})
 class RegisterCustomer:
     """A customer to register; the same request id makes it safe to repeat."""
 
-    request_id: UUID | None
+    request_id: UUID
     customer: NewCustomer
 
 
@@ -46,11 +46,10 @@ def _attempt_once(
 ) -> CustomerView:
     content = fingerprint(command)
     with database.autocommit() as connection:
-        if command.request_id is not None:
-            record = requests.find(connection, command.request_id)
-            record = used_before(connection, record, command.request_id, _METHOD, content)
-            if record is not None:
-                return _as_registered(connection, record.customer_id or 0, command, moment)
+        record = requests.find(connection, command.request_id)
+        record = used_before(connection, record, command.request_id, _METHOD, content)
+        if record is not None:
+            return _as_registered(connection, record.customer_id or 0, command, moment)
         try:
             customer_id = customers.register(
                 connection, _values(command, content, moment, principal)
@@ -65,10 +64,7 @@ def _attempt_once(
             return _as_registered(connection, customer_id, command, moment)
         # The number may have been taken by this very request, sent twice at once: then the id is
         # taken too, and the next attempt finds its answer.
-        if (
-            command.request_id is not None
-            and requests.find(connection, command.request_id) is not None
-        ):
+        if requests.find(connection, command.request_id) is not None:
             raise LostRaceError("requests_pkey")
         raise AlreadyExists(
             "PHONE_NUMBER_TAKEN",

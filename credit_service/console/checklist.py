@@ -319,7 +319,7 @@ def _all_bad_fields_at_once(bench: Bench) -> str:
     )
     fields = sorted({name for name, _ in error.violations})
     told = f"INVALID_ARGUMENT naming {', '.join(fields)}"
-    wanted = ["age", "first_name", "last_name", "monthly_income", "phone_number"]
+    wanted = ["age", "first_name", "last_name", "monthly_income", "phone_number", "request_id"]
     require(fields == wanted, told)
     return told
 
@@ -744,7 +744,8 @@ FLOWS: Sequence[Flow] = (
             Item(
                 "all-bad-fields",
                 "All bad fields are named at once",
-                "INVALID_ARGUMENT naming age, first_name, last_name, monthly_income, phone_number",
+                "INVALID_ARGUMENT naming age, first_name, last_name, monthly_income, phone_number "
+                "and request_id",
                 _all_bad_fields_at_once,
             ),
             Item(

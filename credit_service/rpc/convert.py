@@ -257,6 +257,22 @@ def read_required_uuid(text: str, field: str, violations: Violations) -> UUID:
     return read_uuid(text, field, violations) or _NO_UUID
 
 
+def read_request_id(message: Any, violations: Violations) -> UUID:
+    """The request_id of a request that writes; noted when there is none or it is no UUID.
+
+    Every writing method requires one: the published retry policy sends a call again whose answer
+    was lost, and without an id the second attempt has a second effect.
+    """
+    if not message.request_id:
+        violations.add(
+            "request_id",
+            REQUIRED,
+            "is required: a random UUID for each intended write, the same one on every retry; make "
+            "it with uuidgen or your language's UUID library.",
+        )
+    return read_uuid(message.request_id, "request_id", violations) or _NO_UUID
+
+
 def read_phone_number(text: str, field: str, violations: Violations) -> str:
     """A phone number in E.164."""
     try:
@@ -309,7 +325,7 @@ def read_ask(request: Any, violations: Violations) -> Ask:
 def read_register_customer(request: credit_service_pb2.RegisterCustomerRequest) -> RegisterCustomer:
     """The command of a RegisterCustomer request. Raises InvalidFields."""
     violations = Violations()
-    request_id = read_uuid(request.request_id, "request_id", violations)
+    request_id = read_request_id(request, violations)
     income = read_money(request, "monthly_income", violations)
     try:
         customer = validate_new_customer(
@@ -330,7 +346,7 @@ def read_register_customer(request: credit_service_pb2.RegisterCustomerRequest) 
 def read_create_loan(request: credit_service_pb2.CreateLoanRequest) -> CreateLoan:
     """The command of a CreateLoan request. Raises InvalidFields."""
     violations = Violations()
-    request_id = read_uuid(request.request_id, "request_id", violations)
+    request_id = read_request_id(request, violations)
     customer_id = read_id(request.customer_id, "customer_id", violations)
     ask = read_ask(request, violations)
     violations.raise_if_any()

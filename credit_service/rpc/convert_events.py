@@ -28,7 +28,7 @@ MAX_EVENT_TYPES = 100
 def read_record_payment(request: credit_service_pb2.RecordPaymentRequest) -> RecordPayment:
     """The command of a RecordPayment request. Raises InvalidFields."""
     violations = Violations()
-    request_id = convert.read_uuid(request.request_id, "request_id", violations)
+    request_id = convert.read_request_id(request, violations)
     customer_id = convert.read_id(request.customer_id, "customer_id", violations)
     loan_id = convert.read_id(request.loan_id, "loan_id", violations)
     amount = convert.read_money(request, "amount", violations)

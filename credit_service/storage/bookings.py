@@ -49,7 +49,7 @@ class BookingRead:
 
 
 def read(
-    connection: Connection, customer_id: int, request_id: UUID | None, *, lock: bool
+    connection: Connection, customer_id: int, request_id: UUID, *, lock: bool
 ) -> BookingRead | None:
     """The customer's position, the request's record and fresh ids; None for an unknown customer.
 
@@ -84,7 +84,7 @@ _WRITE_COMMON = """
             created_at, principal)
         SELECT :request_id, 'CreateLoan', :fingerprint, customer_id, :decision_id, :now,
             :principal
-        FROM c WHERE CAST(:request_id AS uuid) IS NOT NULL
+        FROM c
     )
 """
 
@@ -134,7 +134,7 @@ class BookingWrite:
     """A decision to be stored, with the loan and the position after it when it is an approval."""
 
     read: BookingRead
-    request_id: UUID | None
+    request_id: UUID
     fingerprint: bytes
     inputs_json: str
     outcome_json: str

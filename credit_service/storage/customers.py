@@ -180,7 +180,6 @@ _INSERT = text(
     ), r AS (
         INSERT INTO requests (request_id, method, fingerprint, customer_id, created_at, principal)
         SELECT :request_id, 'RegisterCustomer', :fingerprint, customer_id, :now, :principal FROM c
-        WHERE CAST(:request_id AS uuid) IS NOT NULL
     )
     SELECT customer_id FROM c
     """

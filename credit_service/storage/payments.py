@@ -73,7 +73,7 @@ class PaymentRead:
 
 
 def read(
-    connection: Connection, customer_id: int, request_id: UUID | None, *, lock: bool
+    connection: Connection, customer_id: int, request_id: UUID, *, lock: bool
 ) -> PaymentRead | None:
     """All of it in one statement; None for an unknown customer.
 
@@ -160,7 +160,7 @@ _WRITE = Statement(
             payment_number, created_at, principal)
         SELECT :request_id, 'RecordPayment', :fingerprint, c.customer_id, :loan_id,
             p.payment_number, :now, :principal
-        FROM c, p WHERE :request_id IS NOT NULL
+        FROM c, p
     )
     SELECT payment_number, payment_id FROM p
     """.replace(":request_id", "CAST(:request_id AS uuid)")
@@ -174,7 +174,7 @@ _WRITE = Statement(
 class PaymentWrite:
     """A payment to be stored with what it changes."""
 
-    request_id: UUID | None
+    request_id: UUID
     fingerprint: bytes
     amount_paise: int
     paid_on: date

@@ -40,7 +40,7 @@ class RegisterCustomerRequest(message.Message):
     MONTHLY_INCOME_FIELD_NUMBER: builtins.int
     PHONE_NUMBER_FIELD_NUMBER: builtins.int
     request_id: builtins.str
-    """Optional. UUID that makes the call safe to repeat."""
+    """Required. UUID that makes the call safe to retry: it never registers twice."""
     first_name: builtins.str
     """Required. 1 to 50 characters after trimming, any script, no control characters."""
     last_name: builtins.str
@@ -365,7 +365,7 @@ class CreateLoanRequest(message.Message):
     INTEREST_RATE_FIELD_NUMBER: builtins.int
     TENURE_MONTHS_FIELD_NUMBER: builtins.int
     request_id: builtins.str
-    """Optional, strongly advised. UUID that makes the call safe to repeat: it never books twice."""
+    """Required. UUID that makes the call safe to retry: it never books twice."""
     customer_id: builtins.int
     """Required. Id of the customer, 1 or more."""
     tenure_months: builtins.int
@@ -647,7 +647,7 @@ class RecordPaymentRequest(message.Message):
     AMOUNT_FIELD_NUMBER: builtins.int
     PAID_ON_FIELD_NUMBER: builtins.int
     request_id: builtins.str
-    """Optional, strongly advised. UUID that makes the call safe to repeat: it never records twice."""
+    """Required. UUID that makes the call safe to retry: it never records twice."""
     customer_id: builtins.int
     """Required. Id of the customer, 1 or more."""
     loan_id: builtins.int

@@ -19,15 +19,14 @@ class CreditServiceStub:
     is an amount finer than a paisa. Yearly rates are google.type.Decimal in percent, "12.5". Days
     are google.type.Date in the business time zone (Asia/Kolkata unless configured).
 
-    request_id makes a call that writes safe to repeat. The same id with the same content returns the
-    stored answer and does nothing more; with other content it is refused with REQUEST_ID_REUSED. A
-    call that is refused with FAILED_PRECONDITION, ALREADY_EXISTS or NOT_FOUND changes nothing and
-    stores nothing under its id: the same call is judged anew when it comes again. Ids are UUIDs with
-    hyphens, in either case; one id serves one intent, so make a random one for each (version 4 or
-    7). The nil UUID (all zeros) and the max UUID (all f), which a client that sets none may send for
-    every call, are refused with INVALID_FIELD. Without one a call may take effect twice though its
-    caller made it once: where a balancer loses a server, it can tell the client that the call never
-    began, and gRPC then sends it again by itself.
+    Every method that writes requires a request_id, which makes it safe to retry. The same id with the
+    same content returns the stored answer and does nothing more; with other content it is refused
+    with REQUEST_ID_REUSED. A call that is refused with FAILED_PRECONDITION, ALREADY_EXISTS or
+    NOT_FOUND changes nothing and stores nothing under its id: the same call is judged anew when it
+    comes again. Ids are UUIDs with hyphens, in either case. Make a random one (version 4 or 7) for
+    each intended write, and keep it over all retries. A request without one, with the nil UUID (all
+    zeros) or with the max UUID (all f) is refused with INVALID_FIELD: a client, a balancer or gRPC
+    itself may send a call again whose answer was lost, and it would take effect twice.
 
     Lists come in pages: page_size 0 means 50, at most 1,000. While next_page_token is not empty
     there is more: repeat the request with it as page_token and all else unchanged.
@@ -160,15 +159,14 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
     is an amount finer than a paisa. Yearly rates are google.type.Decimal in percent, "12.5". Days
     are google.type.Date in the business time zone (Asia/Kolkata unless configured).
 
-    request_id makes a call that writes safe to repeat. The same id with the same content returns the
-    stored answer and does nothing more; with other content it is refused with REQUEST_ID_REUSED. A
-    call that is refused with FAILED_PRECONDITION, ALREADY_EXISTS or NOT_FOUND changes nothing and
-    stores nothing under its id: the same call is judged anew when it comes again. Ids are UUIDs with
-    hyphens, in either case; one id serves one intent, so make a random one for each (version 4 or
-    7). The nil UUID (all zeros) and the max UUID (all f), which a client that sets none may send for
-    every call, are refused with INVALID_FIELD. Without one a call may take effect twice though its
-    caller made it once: where a balancer loses a server, it can tell the client that the call never
-    began, and gRPC then sends it again by itself.
+    Every method that writes requires a request_id, which makes it safe to retry. The same id with the
+    same content returns the stored answer and does nothing more; with other content it is refused
+    with REQUEST_ID_REUSED. A call that is refused with FAILED_PRECONDITION, ALREADY_EXISTS or
+    NOT_FOUND changes nothing and stores nothing under its id: the same call is judged anew when it
+    comes again. Ids are UUIDs with hyphens, in either case. Make a random one (version 4 or 7) for
+    each intended write, and keep it over all retries. A request without one, with the nil UUID (all
+    zeros) or with the max UUID (all f) is refused with INVALID_FIELD: a client, a balancer or gRPC
+    itself may send a call again whose answer was lost, and it would take effect twice.
 
     Lists come in pages: page_size 0 means 50, at most 1,000. While next_page_token is not empty
     there is more: repeat the request with it as page_token and all else unchanged.

@@ -345,7 +345,7 @@ class Decision(message.Message):
     loan_id: builtins.int
     """The loan it booked. 0 when declined."""
     request_id: builtins.str
-    """The request id it was asked under. Empty when none was given."""
+    """The request id it was asked under. Empty where release 0.1.0 stored it without one."""
     principal: builtins.str
     """Who asked: the subject of the caller's credentials, empty when the server runs without
     authentication.

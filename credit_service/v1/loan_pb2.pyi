@@ -360,7 +360,7 @@ class Payment(message.Message):
     authentication.
     """
     request_id: builtins.str
-    """The request id it was recorded under. Empty when none was given."""
+    """The request id it was recorded under. Empty where release 0.1.0 stored it without one."""
     @builtins.property
     def amount(self) -> money_pb2.Money:
         """Amount paid in INR, more than 0."""

@@ -71,6 +71,7 @@ def test_the_front_door_leads_to_the_dashboard_which_is_alive(place: Place, page
     customer_id = registered(place, "+917300000001")
     expect(feed.get_by_text(f"Customer {customer_id} registered")).to_be_visible()
     request = pb.CreateLoanRequest(
+        request_id=str(uuid4()),
         customer_id=customer_id,
         loan_amount=Money(units=77_777),
         interest_rate=DecimalMessage(value="12"),
@@ -287,6 +288,7 @@ def test_a_loan_is_paid_and_its_schedule_taken_along(place: Place, open_tab: Ope
     page = tab.page
     customer_id = samples.GOOD_CUSTOMER_ID
     request = pb.CreateLoanRequest(
+        request_id=str(uuid4()),
         customer_id=customer_id,
         loan_amount=Money(units=12_000),
         interest_rate=DecimalMessage(value="12"),

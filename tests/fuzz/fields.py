@@ -219,7 +219,8 @@ def _clearing(site: _Site) -> Callable[[Any], bool]:
             del parent[last]
         else:
             parent.ClearField(last)
-        return False
+        # Without one, a write that is retried has a second effect.
+        return last == "request_id"
 
     return _reachable(change)
 
@@ -246,7 +247,7 @@ def _repeating(site: _Site, count: int) -> Callable[[Any], bool]:
 
 def _wiping(message: Any) -> bool:
     message.Clear()
-    return False
+    return "request_id" in message.DESCRIPTOR.fields_by_name
 
 
 def _stream_changes(base: Sequence[Any]) -> Iterator[tuple[str, Callable[[list[Any]], bool]]]:

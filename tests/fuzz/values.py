@@ -125,11 +125,11 @@ UUIDS = [
         "-" * 36,
         "0" * 100_000,
         "\x00" * 36,
-    ),
-    *_any(
         "",
         "00000000-0000-0000-0000-000000000000",
         "ffffffff-ffff-ffff-ffff-ffffffffffff",
+    ),
+    *_any(
         "0D6F1C1E-8A0B-4F0E-9D51-3C9A6A1F7B20",
     ),
 ]
@@ -172,7 +172,7 @@ TOKENS = _bad(
 
 _BY_NAME: dict[str, list[Value]] = {
     "request_id": UUIDS,
-    "ingestion_id": [*UUIDS, *_bad("")],
+    "ingestion_id": UUIDS,
     "currency_code": CURRENCIES,
     "phone_number": [*PHONES, *TEXTS],
     "page_token": TOKENS,

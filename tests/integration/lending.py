@@ -13,6 +13,7 @@ from tests.integration.conftest import Edge
 def register(credit: CreditServiceStub, phone: str) -> int:
     """The id of a new customer with ₹50,000 a month."""
     request = pb.RegisterCustomerRequest(
+        request_id=str(uuid.uuid4()),
         first_name="Asha",
         last_name="Rao",
         age=30,
@@ -24,9 +25,9 @@ def register(credit: CreditServiceStub, phone: str) -> int:
 
 
 def ask(customer_id: int, request_id: str = "", rupees: int = 100_000) -> pb.CreateLoanRequest:
-    """A loan over a year at 10 %."""
+    """A loan over a year at 10 %, under a request id of its own unless one is given."""
     return pb.CreateLoanRequest(
-        request_id=request_id,
+        request_id=request_id or str(uuid.uuid4()),
         customer_id=customer_id,
         loan_amount=money_pb2.Money(currency_code="INR", units=rupees),
         interest_rate=decimal_pb2.Decimal(value="10"),

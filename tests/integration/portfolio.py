@@ -2,6 +2,7 @@
 
 import itertools
 from datetime import UTC, date, datetime, time
+from uuid import uuid4
 
 from sqlalchemy import text
 
@@ -29,7 +30,7 @@ def on(day: date) -> Moment:
 def a_customer(database: Database, moment: Moment, monthly_income_paise: int = LAKH) -> int:
     """A registered customer without loans; the id."""
     customer = NewCustomer("Asha", "Rao", 30, monthly_income_paise, f"+91{next(_phone_numbers)}")
-    command = RegisterCustomer(None, customer)
+    command = RegisterCustomer(uuid4(), customer)
     return register_customer(database, command, moment, "tests").customer.customer_id
 
 

@@ -37,7 +37,7 @@ def ask(rupees: int, percent: int = 12, months: int = 24) -> Ask:
 
 
 def book(database: Database, customer_id: int, request: Ask, key: UUID | None = None) -> Any:
-    return create_loan(database, CreateLoan(key, customer_id, request), TODAY, "tests")
+    return create_loan(database, CreateLoan(key or uuid4(), customer_id, request), TODAY, "tests")
 
 
 def in_parallel(work: Callable[[], Any], times: int) -> list[Any]:
@@ -114,7 +114,7 @@ def test_a_decision_after_the_horizon_is_made_on_the_day_and_refreshes_the_row(
     customer_id = a_good_customer(database, TODAY)
     book(database, customer_id, ask(1_00_000))
     later = on(date(2027, 2, 3))
-    decision = create_loan(database, CreateLoan(None, customer_id, ask(50_000)), later, "tests")
+    decision = create_loan(database, CreateLoan(uuid4(), customer_id, ask(50_000)), later, "tests")
     assert decision.approved
     position = get_customer(database, customer_id=customer_id).position
     assert (position.as_of, position.valid_until) == (later.today, date(2027, 2, 10))
@@ -142,7 +142,10 @@ def test_a_repeat_gets_the_first_answer_after_the_position_has_changed(database:
     first = book(database, customer_id, ask(1_00_000), approved)
     refused = book(database, customer_id, ask(9_00_00_000), declined)
     record_payment(
-        database, RecordPayment(None, customer_id, first.loan_id, 10_000_00, None), TODAY, "tests"
+        database,
+        RecordPayment(uuid4(), customer_id, first.loan_id, 10_000_00, None),
+        TODAY,
+        "tests",
     )
     again = book(database, customer_id, ask(1_00_000), approved)
     assert (again, again.loan_at_birth()) == (first, first.loan_at_birth())
@@ -262,7 +265,7 @@ def a_decline_overtaken_by_a_repayment(
     loan = book(database, customer_id, Ask(20 * LAKH, 0, 480)).loan_at_birth()
     request = Ask(20 * LAKH, 0, 480)
     assert not CreditDesk(database).check_eligibility(customer_id, request, TODAY)[1].approved
-    repaid = RecordPayment(None, customer_id, loan.loan_id, loan.principal_paise, None)
+    repaid = RecordPayment(uuid4(), customer_id, loan.loan_id, loan.principal_paise, None)
     answer = book_overtaken(
         database,
         customer_id,
@@ -293,7 +296,7 @@ def test_facts_cannot_be_changed(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     decision = book(database, customer_id, ask(1_00_000))
     record_payment(
-        database, RecordPayment(None, customer_id, decision.loan_id, 100, None), TODAY, "tests"
+        database, RecordPayment(uuid4(), customer_id, decision.loan_id, 100, None), TODAY, "tests"
     )
     for statement in (
         "UPDATE decisions SET approved = false, loan_id = NULL",

@@ -22,7 +22,7 @@ FACTS = text(
         (SELECT count(*) FROM loans WHERE NOT imported),
         (SELECT count(*) FROM decisions),
         (SELECT count(*) FROM payments),
-        (SELECT count(*) FROM requests),
+        (SELECT count(*) FROM requests WHERE method <> 'RegisterCustomer'),
         (SELECT count(*) FROM events WHERE kind IN ('loan_created', 'payment_recorded'))"""
 )
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import exc, text
@@ -185,7 +185,7 @@ def test_existing_loans_are_kept_or_updated(
 def test_loans_that_live_here_are_never_replaced(three_customers: Database) -> None:
     customer_id = a_good_customer(three_customers, TODAY)
     decision = create_loan(
-        three_customers, CreateLoan(None, customer_id, Ask(LAKH, 1200, 12)), TODAY, PRINCIPAL
+        three_customers, CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 12)), TODAY, PRINCIPAL
     )
     assert decision.loan_id is not None
     ingest(three_customers, [LoanRow(1, 1, emis_paid_on_time=2, tenure_months=60)], TODAY)
@@ -751,11 +751,11 @@ def test_without_the_offset_in_the_transaction_rows_would_be_doubled(
 def test_a_booking_that_read_before_an_import_loses_its_race(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     with database.autocommit() as connection:
-        read = bookings.read(connection, customer_id, None, lock=False)
+        read = bookings.read(connection, customer_id, uuid4(), lock=False)
     assert read is not None
     ingest(database, [LoanRow(customer_id, 1, rupees=1_000_000, tenure_months=60)], TODAY)
     with database.autocommit() as connection:
-        now = bookings.read(connection, customer_id, None, lock=False)
+        now = bookings.read(connection, customer_id, uuid4(), lock=False)
     assert now is not None
     assert now.position.version > read.position.version
     assert now.position.current_debt_paise == 10 * LAKH
@@ -774,7 +774,7 @@ def test_bookings_and_imports_at_once_leave_a_right_position(database: Database)
     def book() -> None:
         for _ in range(15):
             create_loan(
-                database, CreateLoan(None, customer_id, Ask(LAKH, 1200, 12)), TODAY, PRINCIPAL
+                database, CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 12)), TODAY, PRINCIPAL
             )
 
     def bring(first: int) -> None:
@@ -820,7 +820,7 @@ def test_without_the_lock_a_booking_would_be_lost_from_the_position(
     )
     importing.start()
     reached.wait(5)
-    create_loan(database, CreateLoan(None, customer_id, Ask(LAKH, 1200, 12)), TODAY, PRINCIPAL)
+    create_loan(database, CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 12)), TODAY, PRINCIPAL)
     booked.set()
     importing.join()
     assert_positions_are_right(database, [customer_id], TODAY.today)
@@ -838,7 +838,7 @@ def test_a_phone_number_taken_meanwhile_rejects_the_row(
             taken.append(
                 register_customer(
                     database,
-                    RegisterCustomer(None, NewCustomer("A", "B", 30, LAKH, C1.phone_number)),
+                    RegisterCustomer(uuid4(), NewCustomer("A", "B", 30, LAKH, C1.phone_number)),
                     TODAY,
                     PRINCIPAL,
                 )
@@ -861,7 +861,7 @@ def test_ids_issued_after_an_import_are_new(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     ingest(database, [LoanRow(1, MAX_IMPORTED_ID)], TODAY)
     decision = create_loan(
-        database, CreateLoan(None, customer_id, Ask(LAKH, 1200, 12)), TODAY, PRINCIPAL
+        database, CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 12)), TODAY, PRINCIPAL
     )
     assert decision.loan_id == FIRST_ISSUED_ID
 

@@ -4,6 +4,7 @@ import gc
 import json
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -211,6 +212,7 @@ def refused(call: Callable[[], Any]) -> Refusal:
 
 def loan_request(customer_id: int) -> pb.CreateLoanRequest:
     return pb.CreateLoanRequest(
+        request_id=str(uuid.uuid4()),
         customer_id=customer_id,
         loan_amount=Money(currency_code="INR", units=1_00_000),
         interest_rate=Decimal(value="12.5"),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
+from uuid import uuid4
 
 import pytest
 import redis
@@ -180,7 +181,7 @@ def test_silence_costs_one_short_wait_and_then_nothing_until_it_heals(
     asked = Ask(LAKH, 1200, 24)
     # An entry of before; what comes while Redis is silent makes it old.
     put(direct, desk.standing(customer_id, TODAY).position)
-    decision = create_loan(database, CreateLoan(None, customer_id, asked), TODAY, "tests")
+    decision = create_loan(database, CreateLoan(uuid4(), customer_id, asked), TODAY, "tests")
     assert decision.approved
     fresh = CreditDesk(database).standing(customer_id, TODAY)
     cache.put([fresh.position], "standard-1", TODAY, known_since=time.monotonic())
@@ -215,6 +216,6 @@ def test_checks_follow_a_booking_at_once(database: Database, cache: PositionCach
     asked = Ask(LAKH, 1200, 24)
     desk.check_eligibility(customer_id, asked, TODAY)
     for _ in range(3):
-        create_loan(database, CreateLoan(None, customer_id, asked), TODAY, "tests", cache=cache)
+        create_loan(database, CreateLoan(uuid4(), customer_id, asked), TODAY, "tests", cache=cache)
         standing, _ = desk.check_eligibility(customer_id, asked, TODAY)
         assert standing == CreditDesk(database).standing(customer_id, TODAY)

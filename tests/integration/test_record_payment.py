@@ -29,7 +29,7 @@ START = on(date(2026, 1, 31))
 
 def a_loan(database: Database, months: int = 3) -> Loan:
     customer_id = a_good_customer(database, START)
-    command = CreateLoan(None, customer_id, Ask(LAKH, 1200, months))
+    command = CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, months))
     loan = create_loan(database, command, START, "tests").loan_at_birth()
     assert loan is not None
     return loan
@@ -38,7 +38,7 @@ def a_loan(database: Database, months: int = 3) -> Loan:
 def pay(
     database: Database, loan: Loan, amount_paise: int, day: date, key: UUID | None = None
 ) -> RecordedPayment:
-    command = RecordPayment(key, loan.customer_id, loan.loan_id, amount_paise, None)
+    command = RecordPayment(key or uuid4(), loan.customer_id, loan.loan_id, amount_paise, None)
     return record_payment(database, command, on(day), "tests")
 
 
@@ -99,7 +99,9 @@ def test_refusals_and_that_they_change_nothing(database: Database) -> None:
         )
     from_scratch(database, loan.customer_id)
     with database.autocommit() as connection:
-        assert connection.execute(text("SELECT count(*) FROM requests")).scalar() == 0
+        rows = connection.execute(text("SELECT method FROM requests ORDER BY method")).all()
+    effects = ["CreateLoan", "RecordPayment", "RecordPayment", "RegisterCustomer"]
+    assert [row.method for row in rows] == effects
 
 
 def test_the_same_payment_sent_twenty_times_counts_once(database: Database) -> None:

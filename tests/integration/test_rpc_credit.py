@@ -62,6 +62,7 @@ def refused(call: Callable[[Any], Any], request: Any) -> Refusal:
 
 def registration(**other: Any) -> pb.RegisterCustomerRequest:
     values: dict[str, Any] = {
+        "request_id": str(uuid4()),
         "first_name": "Asha",
         "last_name": "Rao",
         "age": 30,
@@ -75,7 +76,7 @@ def registration(**other: Any) -> pb.RegisterCustomerRequest:
 
 
 def test_a_customer_is_registered_once_and_found_by_id_and_phone_number(server: Edge) -> None:
-    request = registration(request_id=str(uuid4()))
+    request = registration()
     customer = server.credit.RegisterCustomer(request).customer
     assert paise_of(customer.approved_limit) == 18_00_000_00
     assert paise_of(customer.available_credit) == 18_00_000_00
@@ -306,7 +307,7 @@ HUGE = 2**63 - 1
 NONE_GIVEN = {
     "RegisterCustomer": (
         pb.RegisterCustomerRequest(),
-        {"first_name", "last_name", "age", "monthly_income", "phone_number"},
+        {"request_id", "first_name", "last_name", "age", "monthly_income", "phone_number"},
     ),
     "GetCustomer": (pb.GetCustomerRequest(), {"key"}),
     "GetCreditScore": (pb.GetCreditScoreRequest(), {"customer_id"}),
@@ -316,7 +317,11 @@ NONE_GIVEN = {
     ),
     "CreateLoan": (
         pb.CreateLoanRequest(),
-        {"customer_id", "loan_amount", "interest_rate", "tenure_months"},
+        {"request_id", "customer_id", "loan_amount", "interest_rate", "tenure_months"},
+    ),
+    "RecordPayment": (
+        pb.RecordPaymentRequest(),
+        {"request_id", "customer_id", "loan_id", "amount"},
     ),
     "GetLoan": (pb.GetLoanRequest(), {"loan_id"}),
     "ListLoans": (pb.ListLoansRequest(), {"customer_id"}),

@@ -163,8 +163,8 @@ def test_registration_goes_on_after_an_import(server: Edge) -> None:
     customers(server, 5)
     made = server.credit.RegisterCustomer(
         credit_service_pb2.RegisterCustomerRequest(
-            first_name="A", last_name="B", age=30, monthly_income=Money(units=1),
-            phone_number="9123456780",
+            request_id=str(uuid4()), first_name="A", last_name="B", age=30,
+            monthly_income=Money(units=1), phone_number="9123456780",
         )
     ).customer  # fmt: skip
     assert made.customer_id > 5

@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 from datetime import date, timedelta
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
@@ -121,7 +122,7 @@ def test_a_score_is_stored_once_with_history_and_event(database: Database) -> No
 def test_a_booked_loan_moves_the_score_and_says_so(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     recompute_lagging(database, TODAY)
-    create_loan(database, CreateLoan(None, customer_id, Ask(LAKH, 1200, 24)), TODAY, "tests")
+    create_loan(database, CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 24)), TODAY, "tests")
     with database.transaction() as connection:
         recompute_scores(connection, [customer_id], TODAY)
     before, after = history(database, customer_id)
@@ -131,7 +132,7 @@ def test_a_booked_loan_moves_the_score_and_says_so(database: Database) -> None:
 
 def test_due_dates_and_the_new_year_move_scores_without_a_call(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
-    create_loan(database, CreateLoan(None, customer_id, Ask(LAKH, 1200, 24)), TODAY, "tests")
+    create_loan(database, CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 24)), TODAY, "tests")
     recompute_lagging(database, TODAY)
     seen = []
     day = TODAY.today
@@ -180,7 +181,7 @@ def test_a_new_scorecard_moves_every_score_and_is_named(database: Database) -> N
     with pytest.raises(AlreadyExists, match="SCORECARD_VERSION_TAKEN"):
         activate_scorecard(database, replace(OTHER, count_cap=30), TODAY)
     decision = create_loan(
-        database, CreateLoan(None, customer_id, Ask(LAKH, 1200, 24)), TODAY, "tests"
+        database, CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 24)), TODAY, "tests"
     )
     assert decision.scorecard_version == "strict-1"
     assert replay_decision(database, decision.decision_id).identical
@@ -189,7 +190,7 @@ def test_a_new_scorecard_moves_every_score_and_is_named(database: Database) -> N
 def test_a_shadow_scorecard_decides_beside_without_effect(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     try_scorecard(database, OTHER, TODAY)
-    asked = CreateLoan(None, customer_id, Ask(5 * LAKH, 1200, 24))
+    asked = CreateLoan(uuid4(), customer_id, Ask(5 * LAKH, 1200, 24))
     decision = create_loan(database, asked, TODAY, "tests")
     assert (decision.approved, decision.scorecard_version) == (True, "standard-1")
     for _ in range(2):
@@ -204,7 +205,7 @@ def test_a_shadow_scorecard_decides_beside_without_effect(database: Database) ->
 def test_a_backtest_names_the_decisions_that_flip(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     decision = create_loan(
-        database, CreateLoan(None, customer_id, Ask(5 * LAKH, 1200, 24)), TODAY, "tests"
+        database, CreateLoan(uuid4(), customer_id, Ask(5 * LAKH, 1200, 24)), TODAY, "tests"
     )
     report = backtest(database, OTHER, TODAY)
     assert (report.decisions, report.before.approved, report.after.approved) == (1, 1, 0)
@@ -241,7 +242,7 @@ def test_the_reconciliation_goes_round(database: Database) -> None:
 def test_events_are_numbered_without_gaps_in_each_customers_order(database: Database) -> None:
     first, second = a_customer(database, TODAY), a_customer(database, TODAY)
     for customer_id in (second, first, second):
-        create_loan(database, CreateLoan(None, customer_id, Ask(LAKH, 1200, 24)), TODAY, "tests")
+        create_loan(database, CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 24)), TODAY, "tests")
     with database.transaction() as connection:
         assert len(event_stream.publish(connection, limit=3)) == 3
     with database.transaction() as connection:
@@ -271,7 +272,7 @@ def test_an_event_that_commits_late_is_not_passed_over(database: Database) -> No
             ),
             {"id": early},
         )
-        create_loan(database, CreateLoan(None, late, Ask(LAKH, 1200, 24)), TODAY, "tests")
+        create_loan(database, CreateLoan(uuid4(), late, Ask(LAKH, 1200, 24)), TODAY, "tests")
         with database.transaction() as connection:
             seen = event_stream.publish(connection, limit=100)
         assert len(seen) == 3

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -86,7 +87,7 @@ def parent(span: ReadableSpan) -> str:
 
 def a_loan(customer_id: int) -> pb.CreateLoanRequest:
     return pb.CreateLoanRequest(
-        request_id="0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b21",
+        request_id=str(uuid.uuid4()),
         customer_id=customer_id,
         loan_amount=Money(units=50_000),
         interest_rate=Decimal(value="16"),
@@ -260,6 +261,7 @@ def test_every_event_keeps_the_trace_of_its_call(server: Edge, database: Databas
     finish_registration(database)
     server.credit.RegisterCustomer(
         pb.RegisterCustomerRequest(
+            request_id=str(uuid.uuid4()),
             first_name="Asha",
             last_name="Rao",
             age=40,
@@ -273,10 +275,11 @@ def test_every_event_keeps_the_trace_of_its_call(server: Edge, database: Databas
     request.tenure_months, request.loan_amount.units = 1, 20_000
     booked = server.credit.CreateLoan(request, timeout=10, metadata=CALLER).loan
     declined = a_loan(customer_id)
-    declined.request_id, declined.loan_amount.units = "", 90_000_000
+    declined.loan_amount.units = 90_000_000
     assert not server.credit.CreateLoan(declined, timeout=10, metadata=CALLER).approved
     server.credit.RecordPayment(
         pb.RecordPaymentRequest(
+            request_id=str(uuid.uuid4()),
             customer_id=customer_id,
             loan_id=booked.loan_id,
             amount=booked.monthly_installment,

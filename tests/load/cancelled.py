@@ -1,6 +1,7 @@
 """5,000 calls and 500 streams that their callers cancel: nothing of them is left in the server."""
 
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -89,6 +90,7 @@ def _check(customer_id: int) -> pb.CheckEligibilityRequest:
 
 def _booking(number: int) -> pb.CreateLoanRequest:
     return pb.CreateLoanRequest(
+        request_id=str(uuid.uuid4()),
         customer_id=1 + number % _CUSTOMERS,
         loan_amount=Money(units=500),
         interest_rate=Decimal(value="16"),

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from math import ceil
 from typing import Any, Self
 
 import grpc
@@ -41,7 +43,9 @@ class _Work:
 
     method: str
     request: type[Any]
-    bodies: list[bytes]
+    # So many bodies, made anew for each run of calls: a request id that was sent before would only
+    # get its stored answer.
+    bodies: Callable[[int], list[bytes]]
     right: Callable[[bytes], bool]
 
 
@@ -56,19 +60,22 @@ def run(laid: Bed) -> Report:
     bed.fill(url, booking[0], booking[-1], 3)
     works = (
         _Work(
-            "CreateLoan", pb.CreateLoanRequest, [_create_body(each) for each in booking], _booked
+            "CreateLoan",
+            pb.CreateLoanRequest,
+            lambda count: [create_body(each) for each in islice(cycle(booking), count)],
+            _booked,
         ),
         _Work(
             "ListLoans",
             pb.ListLoansRequest,
-            [pb.ListLoansRequest(customer_id=each).SerializeToString() for each in listed],
+            _same([pb.ListLoansRequest(customer_id=each).SerializeToString() for each in listed]),
             _listed,
         ),
         # The cheapest of all: refusing it costs almost half of what serving it does.
         _Work(
             "CheckEligibility",
             pb.CheckEligibilityRequest,
-            [check_body(each) for each in range(1, _CUSTOMERS + 1)],
+            _same([check_body(each) for each in range(1, _CUSTOMERS + 1)]),
             _eligible,
         ),
     )
@@ -88,17 +95,23 @@ def run(laid: Bed) -> Report:
 def _measure(
     report: Report, laid: Bed, server: Server, work: _Work, url: str, *, balanced: bool
 ) -> None:
-    method, bodies = f"{SERVICE}{work.method}", work.bodies
+    method = f"{SERVICE}{work.method}"
     name = work.method if balanced else f"{work.method} without a balancer"
 
     def at(rate: float, seconds: float = _SECONDS) -> open_loop.Outcome:
+        bodies = work.bodies(ceil(rate * seconds))
         with bed.on(laid.loading):
             return open_loop.run_apart(open_loop.Order(server.port, method, bodies, rate, seconds))
 
-    with bed.on(laid.loading):
-        warm = load.Order(server.port, method, bodies, 4.0, callers=32)
-        load.run_apart(warm)
-        held = load.run_apart(warm).calls_per_second
+    def warm() -> float:
+        """How many calls a second are served when 32 callers wait for each answer."""
+        bodies = work.bodies(_BOOKING_CUSTOMERS)
+        with bed.on(laid.loading):
+            order = load.Order(server.port, method, bodies, 4.0, callers=32)
+            return load.run_apart(order).calls_per_second
+
+    warm()
+    held = warm()
     bed.settle(url)
     unloaded = at(held * _UNLOADED_SHARE)
     p99 = percentile(unloaded.accepted, 0.99)
@@ -152,11 +165,9 @@ def _measure(
     )
 
 
-def _create_body(customer_id: int) -> bytes:
-    """A CreateLoan without a request id: sent again it is another loan."""
-    asked = pb.CreateLoanRequest.FromString(create_body(customer_id))
-    asked.ClearField("request_id")
-    return asked.SerializeToString()
+def _same(bodies: list[bytes]) -> Callable[[int], list[bytes]]:
+    """The same bodies for every run of calls: those of a read."""
+    return lambda _count: bodies
 
 
 def _booked(answer: bytes) -> bool:
@@ -201,7 +212,7 @@ class _Probe:
         with ExitStack() as running:
             stub = self._server.stub(running)
             while not self._done.wait(random.uniform(0.01, 0.03)):  # noqa: S311 - no secret
-                request = self._work.request.FromString(self._work.bodies[6])
+                request = self._work.request.FromString(self._work.bodies(7)[6])
                 try:
                     getattr(stub, self._work.method)(request, timeout=10)
                     self.found["OK"] += 1

@@ -17,7 +17,12 @@ from credit_service.v1 import credit_service_pb2, event_pb2, ingestion_service_p
 from credit_service.v1.options_pb2 import scope
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted({ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")})
+PAGES = sorted(
+    {
+        *(ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")),
+        *(ROOT / "docs").rglob("*.md"),
+    }
+)
 REFERENCE = ROOT / "docs" / "reference"
 SERVICES = [
     service

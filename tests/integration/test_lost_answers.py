@@ -1,0 +1,136 @@
+"""A write whose answer is lost after the commit, sent again by the published retry policy."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pb2 import MethodOptions
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message_factory import GetMessageClass
+
+from credit_service import cli, failpoints
+from credit_service.client.channel import open_channel
+from credit_service.clock import Clock
+from credit_service.domain.errors import Unavailable
+from credit_service.storage.database import Database
+from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
+from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from tests.integration import portfolio
+from tests.integration.conftest import Edge, refusal_of
+
+WRITES = {
+    method.name: method
+    for file in (credit_service_pb2, ingestion_service_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+    if method.GetOptions().idempotency_level != MethodOptions.NO_SIDE_EFFECTS
+    # A stream of rows or bytes has an ingestion_id, and the policy does not send it again.
+    and not method.client_streaming
+}
+"""Every method that writes and that the retry policy may send twice."""
+
+SAMPLES: Mapping[str, Mapping[str, Any]] = {
+    "RegisterCustomer": {
+        "first_name": "Asha",
+        "last_name": "Rao",
+        "age": 30,
+        "monthly_income": {"units": 50_000},
+        "phone_number": "9876598765",
+    },
+    "CreateLoan": {
+        "customer_id": 1,
+        "loan_amount": {"units": 100_000},
+        "interest_rate": {"value": "12.5"},
+        "tenure_months": 12,
+    },
+    "RecordPayment": {"customer_id": 1, "loan_id": 1, "amount": {"units": 10}},
+}
+"""A request of each writing method that lacks nothing but its request id."""
+
+
+@pytest.fixture
+def losses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Lets the first answer after each commit be lost; the failpoints at which one was.
+
+    The caller sees UNAVAILABLE, as when the server dies there.
+    """
+    lost: list[str] = []
+
+    def lose(point: str) -> None:
+        if point.endswith(".after_commit") and point not in lost:
+            lost.append(point)
+            raise Unavailable("SHUTTING_DOWN", "The answer was lost.", 0.0)
+
+    monkeypatch.setattr(failpoints, "reach", lose)
+    return lost
+
+
+def stored(database: Database) -> dict[str, int]:
+    """How many rows the writing methods have left."""
+    with database.autocommit() as connection:
+        return {
+            table: connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()  # noqa: S608 - one of these
+            for table in ("customers", "decisions", "payments", "requests", "events")
+        }
+
+
+def test_a_write_without_a_request_id_is_refused_before_it_writes(
+    server: Edge, database: Database, losses: list[str]
+) -> None:
+    customer_id = portfolio.a_good_customer(database, Clock().moment())
+    before = stored(database)
+    assert SAMPLES.keys() == WRITES.keys()
+    with open_channel(server.target) as channel:
+        stub = CreditServiceStub(channel)
+        for name, method in WRITES.items():
+            values = {**SAMPLES[name]}
+            if "customer_id" in values:
+                values["customer_id"] = customer_id
+            request = ParseDict(values, GetMessageClass(method.input_type)())
+            with pytest.raises(grpc.RpcError) as caught:
+                getattr(stub, name)(request, timeout=20)
+            refusal = refusal_of(caught.value)
+            assert (refusal.code, refusal.reason) == (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "INVALID_FIELD",
+            )
+            assert refusal.fields == {"request_id"}
+            assert "a random UUID for each intended write" in refusal.message
+    assert stored(database) == before
+    assert not losses
+
+
+def test_the_command_line_fills_in_a_request_id_and_retries_under_it(
+    server: Edge,
+    database: Database,
+    losses: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("CREDIT_ADDRESS", server.target)
+    customer_id = portfolio.a_good_customer(database, Clock().moment())
+
+    def called(method: str, **values: Any) -> tuple[dict[str, Any], list[str]]:
+        """The answer, and the ids that were filled in."""
+        capsys.readouterr()
+        request = {**SAMPLES[method], "customer_id": customer_id, **values}
+        assert cli.run(["call", method, json.dumps(request)]) == 0
+        printed = capsys.readouterr()
+        # The server of this process logs to standard error, too.
+        filled_in = re.findall(r"Filled in request_id ([0-9a-f-]{36})", printed.err)
+        return json.loads(printed.out), filled_in
+
+    booked, (request_id,) = called("CreateLoan")
+    paid, _ = called("RecordPayment", loan_id=booked["loan"]["loan_id"])
+    assert losses == ["create_loan.after_commit", "record_payment.after_commit"]
+    found = stored(database)
+    assert (found["decisions"], found["payments"]) == (1, 1)
+
+    # An id in the request is kept.
+    assert called("CreateLoan", request_id=request_id) == (booked, [])
+    payment_id, loan_id = paid["payment"]["request_id"], booked["loan"]["loan_id"]
+    assert called("RecordPayment", requestId=payment_id, loan_id=loan_id) == (paid, [])
+    assert stored(database) == found
