@@ -185,6 +185,12 @@ class Settings(BaseSettings):
     upload_max_bytes: int = Field(
         default=64 * 1024 * 1024, gt=0, description="largest workbook that may be uploaded"
     )
+    max_imported_limit_rupees: int = Field(
+        default=5_00_00_000,
+        ge=0,
+        le=1_000 * 1_00_00_000,
+        description="highest approved limit that an import may give; rows above are rejected",
+    )
     ingestion_batch_rows: int = Field(
         default=25_000, ge=1, le=100_000, description="rows that one transaction ingests"
     )

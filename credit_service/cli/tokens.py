@@ -26,8 +26,8 @@ DEFAULT_FOLDER = Path("dev-keys")
 DEFAULT_ISSUER = "credit-service-dev"
 MAX_MINUTES = 24 * 60
 
-_Scope = Literal["credit.read", "credit.write", "ingest", "admin"]
-_SCOPES: tuple[_Scope, ...] = ("credit.read", "credit.write", "ingest", "admin")
+_Scope = Literal["credit.read", "credit.write", "ingest", "ingest.update", "admin"]
+_SCOPES: tuple[_Scope, ...] = ("credit.read", "credit.write", "ingest", "ingest.update", "admin")
 
 _Key = RSAKey | ECKey | OKPKey
 _KEY_TYPES: dict[str, type[RSAKey] | type[ECKey] | type[OKPKey]] = {

@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 
 from credit_service.clock import Moment
 from credit_service.domain.customers import approved_limit_paise
+from credit_service.domain.money import format_inr
 from credit_service.domain.positions import position_from_loans
 from credit_service.ingestion.cells import EPOCH_ORDINAL, shown
 from credit_service.ingestion.digests import mixed
@@ -579,6 +580,11 @@ class _KnownCustomers:
                 f"The phone number {phone} belongs to another customer.",
             )
             return False
+        limit = _limit_given(stored, facts)
+        ceiling = merge.ingestion.max_limit_paise
+        if limit is not None and ceiling is not None and limit > ceiling:
+            _reject_limit(merge, row, facts, limit, ceiling)
+            return False
         self._accept(customer_id, row, fingerprint)
         return True
 
@@ -633,6 +639,26 @@ def _another_person(stored: CustomerFacts, facts: CustomerFacts) -> bool:
 
 def _full_name(facts: CustomerFacts) -> str:
     return " ".join(f"{facts[1]} {facts[2]}".casefold().split())
+
+
+def _limit_given(stored: CustomerFacts | None, facts: CustomerFacts) -> int | None:
+    """The approved limit in paise that storing the row gives the customer; None where it stays."""
+    if stored is None:
+        return approved_limit_paise(facts[4]) if facts[6] is None else facts[6]
+    return None if facts[6] == stored[6] else facts[6]
+
+
+def _reject_limit(merge: _Merge, row: _Row, facts: CustomerFacts, limit: int, ceiling: int) -> None:
+    by_income = "" if facts[6] is not None else ", 36 times the monthly income,"
+    merge.reject(
+        row,
+        "approved_limit",
+        "LIMIT_ABOVE_CEILING",
+        _rupees(limit),
+        f"an approved limit of at most {format_inr(ceiling)}",
+        f"The approved limit of {format_inr(limit)}{by_income} is above {format_inr(ceiling)}, the "
+        "highest that an import may give here (CREDIT_MAX_IMPORTED_LIMIT_RUPEES).",
+    )
 
 
 def _reject_another_person(merge: _Merge, row: _Row, customer_id: int) -> None:

@@ -17,18 +17,28 @@ from credit_service.storage.ingestions import Header, Ingestion
 _ABANDONED_AT_ONCE = 100
 
 
-def begin_stream(database: Database, header: Header, moment: Moment, principal: str) -> Ingestion:
+def begin_stream(
+    database: Database,
+    header: Header,
+    moment: Moment,
+    principal: str,
+    *,
+    max_limit_paise: int | None = None,
+) -> Ingestion:
     """Create the ingestion, or go on with it under the same header; it may have ended.
 
     One that failed because its client fell silent or could not read its source runs again. Rows are
-    judged by the day on which it was created.
+    judged by the day on which it was created, and give approved limits of at most
+    `max_limit_paise` as it was then, None for no ceiling.
 
     Raises:
         NotOwner: INGESTION_NOT_OWNED, another caller began it.
         PreconditionFailed: INGESTION_HEADER_MISMATCH.
     """
     with database.transaction() as connection:
-        created = ingestions.create(connection, header, "STREAM", moment, principal)
+        created = ingestions.create(
+            connection, header, "STREAM", moment, principal, max_limit_paise=max_limit_paise
+        )
         ingestion = ingestions.find(connection, header.ingestion_id)
     if ingestion is None:
         raise LookupError("an ingestion just created is not there")

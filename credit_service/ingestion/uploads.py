@@ -41,8 +41,12 @@ def store_upload(
     moment: Moment,
     principal: str,
     max_bytes: int,
+    *,
+    max_limit_paise: int | None = None,
 ) -> Ingestion:
     """Store a file and queue it for the workers. The same file under the same id is stored once.
+
+    `max_limit_paise` is the highest approved limit that its rows may give, None for no ceiling.
 
     The file lies on disk until all of it is there and has been looked at; then one transaction
     stores it and makes the task.
@@ -60,7 +64,13 @@ def store_upload(
         stored_header = replace(header, sha256=digest)
         with database.transaction() as connection:
             created = ingestions.create(
-                connection, stored_header, "UPLOAD", moment, principal, size_bytes=size
+                connection,
+                stored_header,
+                "UPLOAD",
+                moment,
+                principal,
+                size_bytes=size,
+                max_limit_paise=max_limit_paise,
             )
             if created:
                 file.seek(0)

@@ -34,7 +34,7 @@ from credit_service.rpc.reloading import Reloaded, json_files, read_bounded
 from credit_service.settings import Settings
 from credit_service.v1 import options_pb2
 
-SCOPES = frozenset({"credit.read", "credit.write", "ingest", "admin"})
+SCOPES = frozenset({"credit.read", "credit.write", "ingest", "ingest.update", "admin"})
 """Every scope of the contract."""
 
 ALGORITHMS = frozenset(

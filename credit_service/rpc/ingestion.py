@@ -12,6 +12,7 @@ import structlog
 
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
+from credit_service.domain.money import RUPEE_PAISE
 from credit_service.ingestion.downloads import Annotator
 from credit_service.ingestion.streams import (
     begin_stream,
@@ -30,6 +31,7 @@ from credit_service.rpc.pipeline import current_call
 from credit_service.rpc.streams import Messages, messages_through, shutting_down
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
+from credit_service.storage.ingestions import Header
 from credit_service.storage.work import aftermath
 from credit_service.v1 import ingestion_service_pb2 as pb
 from credit_service.v1 import ingestion_service_pb2_grpc
@@ -42,10 +44,25 @@ CHUNK_BYTES = 1024**2
 
 _WATCH_SECONDS = 0.2
 _READ_SCOPE = "credit.read"
+_UPDATE_SCOPE = "ingest.update"
 _INGESTION_PAGES = PageTokens("ListIngestions", convert.key_instant, convert.key_uuid)
 _ERROR_PAGES = PageTokens("ListRowErrors", convert.key_id, convert.key_id)
 
 _log = structlog.get_logger(__name__)
+
+
+def _ensure_may_ask(header: Header) -> None:
+    """Whether the caller may have stored facts replaced, where that is what the header says.
+
+    Raises PermissionDenied.
+    """
+    if header.on_existing == "UPDATE" and _UPDATE_SCOPE not in current_call().scopes:
+        raise PermissionDenied(
+            "PERMISSION_DENIED",
+            f"The credentials hold, and lack the scope {_UPDATE_SCOPE} that updating stored rows "
+            "needs. Without UPDATE new rows are stored, and stored ones kept.",
+            {"required_scope": _UPDATE_SCOPE},
+        )
 
 
 class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
@@ -64,6 +81,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         self._database = database
         self._clock = clock
         self._upload_max_bytes = settings.upload_max_bytes
+        self._max_limit_paise = settings.max_imported_limit_rupees * RUPEE_PAISE
         self._batch_rows = settings.ingestion_batch_rows
         self._stopping = stopping
         self._annotator = Annotator(database)
@@ -76,7 +94,14 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         """Takes rows in by batches, each once; those that wait together in one transaction."""
         call = current_call()
         header = convert_ingestion.read_stream_header(next(requests, None))
-        begin_stream(self._database, header, self._clock.moment(), call.principal)
+        _ensure_may_ask(header)
+        begin_stream(
+            self._database,
+            header,
+            self._clock.moment(),
+            call.principal,
+            max_limit_paise=self._max_limit_paise,
+        )
         failure: str | None = None
         sent_until: int | None = None
         try:
@@ -144,6 +169,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         """Stores a file for the workers."""
         call = current_call()
         header = convert_ingestion.read_upload_header(next(requests, None))
+        _ensure_may_ask(header)
 
         def chunks() -> Iterator[bytes]:
             for request in requests:
@@ -157,6 +183,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
             self._clock.moment(),
             call.principal,
             self._upload_max_bytes,
+            max_limit_paise=self._max_limit_paise,
         )
         return pb.UploadSpreadsheetResponse(ingestion=convert_ingestion.write_ingestion(ingestion))
 

@@ -111,6 +111,8 @@ class Ingestion:
     sheet: str
     ignored_columns: Sequence[str]
     unread_sheets: Sequence[str]
+    # Highest approved limit that the ingestion may give; None where it began under no ceiling.
+    max_limit_paise: int | None
 
     @property
     def ended(self) -> bool:
@@ -139,10 +141,10 @@ _CREATE = text(
     """
     INSERT INTO ingestions (ingestion_id, kind, source, filename, on_existing, validate_only, state,
         import_day, size_bytes, sha256, date_order, created_at, started_at, principal,
-        sheet, ignored_columns, unread_sheets)
+        sheet, ignored_columns, unread_sheets, max_limit_paise)
     VALUES (:ingestion_id, :kind, :source, :filename, :on_existing, :validate_only, :state,
         :import_day, :size_bytes, :sha256, :date_order, :now, :started_at, :principal,
-        :sheet, :ignored_columns, :unread_sheets)
+        :sheet, :ignored_columns, :unread_sheets, :max_limit_paise)
     ON CONFLICT (ingestion_id) DO NOTHING
     """
 )
@@ -215,8 +217,11 @@ def create(
     principal: str,
     *,
     size_bytes: int | None = None,
+    max_limit_paise: int | None = None,
 ) -> bool:
     """Begin a stream's ingestion, or queue an upload's; False when the id is taken.
+
+    `max_limit_paise` is the highest approved limit that its rows may give, None for no ceiling.
 
     A call that creates the same id at once is waited for.
     """
@@ -238,6 +243,7 @@ def create(
             "now": moment.now,
             "started_at": moment.now if streamed else None,
             "principal": principal,
+            "max_limit_paise": max_limit_paise,
             **_contents(header.contents),
         },
     )

@@ -466,6 +466,8 @@ ingestions = Table(
     Column("sheet", Text, nullable=False, server_default=text("''")),
     Column("ignored_columns", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("unread_sheets", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    # Highest approved limit that its rows may give, by the setting of its beginning.
+    Column("max_limit_paise", BigInteger, nullable=True),
     # When rows were last stored, or a stream began or went on.
     Column(
         "last_activity_at", DateTime(timezone=True), nullable=False, server_default=text("now()")

@@ -81,7 +81,8 @@ class _OnExistingEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_OnExisting.
     """Keep what is stored and count the row as skipped."""
     ON_EXISTING_UPDATE: _OnExisting.ValueType  # 2
     """Replace the source's facts by those of the row and count it as updated. A loan booked here and
-    a loan with recorded payments are never replaced: such rows are rejected.
+    a loan with recorded payments are never replaced: such rows are rejected. Needs the scope
+    ingest.update.
     """
 
 class OnExisting(_OnExisting, metaclass=_OnExistingEnumTypeWrapper):
@@ -93,7 +94,8 @@ ON_EXISTING_SKIP: OnExisting.ValueType  # 1
 """Keep what is stored and count the row as skipped."""
 ON_EXISTING_UPDATE: OnExisting.ValueType  # 2
 """Replace the source's facts by those of the row and count it as updated. A loan booked here and
-a loan with recorded payments are never replaced: such rows are rejected.
+a loan with recorded payments are never replaced: such rows are rejected. Needs the scope
+ingest.update.
 """
 
 class _DateOrder:
@@ -333,6 +335,10 @@ class _RowErrorCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_RowErrorC
     """Of a skipped row: its key is stored with other values. `found` has the columns that differ with
     the row's values, `expected` those columns with what is stored.
     """
+    ROW_ERROR_CODE_LIMIT_ABOVE_CEILING: _RowErrorCode.ValueType  # 30
+    """The customer would get an approved limit above what imports may give (the server's setting
+    CREDIT_MAX_IMPORTED_LIMIT_RUPEES), by the row's limit or, without one, by its income.
+    """
 
 class RowErrorCode(_RowErrorCode, metaclass=_RowErrorCodeEnumTypeWrapper):
     """Why a row was rejected or skipped."""
@@ -404,6 +410,10 @@ customer of that id is another. Ids from 1000000000000001 are nobody else's.
 ROW_ERROR_CODE_DIFFERS_FROM_STORED: RowErrorCode.ValueType  # 27
 """Of a skipped row: its key is stored with other values. `found` has the columns that differ with
 the row's values, `expected` those columns with what is stored.
+"""
+ROW_ERROR_CODE_LIMIT_ABOVE_CEILING: RowErrorCode.ValueType  # 30
+"""The customer would get an approved limit above what imports may give (the server's setting
+CREDIT_MAX_IMPORTED_LIMIT_RUPEES), by the row's limit or, without one, by its income.
 """
 
 @typing.final
@@ -692,7 +702,8 @@ class CustomerRow(message.Message):
     @builtins.property
     def approved_limit(self) -> money_pb2.Money:
         """Optional. Approved limit in INR, 0 or more. Default: 36 times the monthly income, rounded half
-        up to the nearest lakh.
+        up to the nearest lakh. Either way at most what the server lets imports give, 5 crore unless it
+        is set otherwise.
         """
 
     @builtins.property

@@ -100,7 +100,9 @@ class IngestRowsHeader(message.Message):
     kind: ingestion_pb2.IngestionKind.ValueType
     """Required. What the rows are."""
     on_existing: ingestion_pb2.OnExisting.ValueType
-    """Optional. What to do with rows that are stored already. Default: SKIP."""
+    """Optional. What to do with rows that are stored already. Default: SKIP. UPDATE needs the scope
+    ingest.update beside ingest, in a dry run too.
+    """
     validate_only: builtins.bool
     """Optional. Report what would be done and write no row. Default: false."""
     filename: builtins.str
@@ -299,7 +301,9 @@ class UploadSpreadsheetHeader(message.Message):
     says the format.
     """
     on_existing: ingestion_pb2.OnExisting.ValueType
-    """Optional. What to do with rows that are stored already. Default: SKIP."""
+    """Optional. What to do with rows that are stored already. Default: SKIP. UPDATE needs the scope
+    ingest.update beside ingest, in a dry run too.
+    """
     validate_only: builtins.bool
     """Optional. Report what would be done and write no row. Default: false."""
     sha256: builtins.str

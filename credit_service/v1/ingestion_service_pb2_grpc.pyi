@@ -56,7 +56,8 @@ class IngestionServiceStub:
     FAILED_PRECONDITION (INGESTION_HEADER_MISMATCH): the id was used with another header.
     (COMMITTED_ROWS_DIFFER): other rows were committed under the id. (INGESTION_ENDED): rows beyond
     the end of an ingestion that has ended.
-    PERMISSION_DENIED (INGESTION_NOT_OWNED): the id is another caller's.
+    PERMISSION_DENIED (INGESTION_NOT_OWNED): the id is another caller's. (PERMISSION_DENIED): the
+    header says UPDATE, and the scope ingest.update is missing.
     ABORTED (INGESTION_IN_PROGRESS): another stream sends under the same id.
     (CONFLICT_RETRIES_EXHAUSTED): resume after the RetryInfo.
     RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
@@ -74,7 +75,8 @@ class IngestionServiceStub:
     message is no header, or a later one is. (UPLOAD_EMPTY, UPLOAD_TOO_LARGE,
     UPLOAD_CHECKSUM_MISMATCH, UPLOAD_UNSUPPORTED, UPLOAD_UNSAFE): the file itself is refused.
     FAILED_PRECONDITION (INGESTION_HEADER_MISMATCH): the id was used with another header or file.
-    PERMISSION_DENIED (INGESTION_NOT_OWNED): the id is another caller's.
+    PERMISSION_DENIED (INGESTION_NOT_OWNED): the id is another caller's. (PERMISSION_DENIED): the
+    header says UPDATE, and the scope ingest.update is missing.
     ABORTED (INGESTION_IN_PROGRESS): another stream sends under the same id.
     RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
     DEADLINE_EXCEEDED (STREAM_IDLE): no message came for too long. Upload again.
@@ -194,7 +196,8 @@ class IngestionServiceServicer(metaclass=abc_1.ABCMeta):
         FAILED_PRECONDITION (INGESTION_HEADER_MISMATCH): the id was used with another header.
         (COMMITTED_ROWS_DIFFER): other rows were committed under the id. (INGESTION_ENDED): rows beyond
         the end of an ingestion that has ended.
-        PERMISSION_DENIED (INGESTION_NOT_OWNED): the id is another caller's.
+        PERMISSION_DENIED (INGESTION_NOT_OWNED): the id is another caller's. (PERMISSION_DENIED): the
+        header says UPDATE, and the scope ingest.update is missing.
         ABORTED (INGESTION_IN_PROGRESS): another stream sends under the same id.
         (CONFLICT_RETRIES_EXHAUSTED): resume after the RetryInfo.
         RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
@@ -218,7 +221,8 @@ class IngestionServiceServicer(metaclass=abc_1.ABCMeta):
         message is no header, or a later one is. (UPLOAD_EMPTY, UPLOAD_TOO_LARGE,
         UPLOAD_CHECKSUM_MISMATCH, UPLOAD_UNSUPPORTED, UPLOAD_UNSAFE): the file itself is refused.
         FAILED_PRECONDITION (INGESTION_HEADER_MISMATCH): the id was used with another header or file.
-        PERMISSION_DENIED (INGESTION_NOT_OWNED): the id is another caller's.
+        PERMISSION_DENIED (INGESTION_NOT_OWNED): the id is another caller's. (PERMISSION_DENIED): the
+        header says UPDATE, and the scope ingest.update is missing.
         ABORTED (INGESTION_IN_PROGRESS): another stream sends under the same id.
         RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
         DEADLINE_EXCEEDED (STREAM_IDLE): no message came for too long. Upload again.

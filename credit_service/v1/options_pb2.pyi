@@ -18,6 +18,8 @@ one of:
   credit.write  registers customers, books loans, records payments
   ingest        sends rows and files, sees all ingestions, reads its own rows and their errors
   admin         operates the service
+One more is asked for beside the method's own:
+  ingest.update replaces stored facts, approved limits among them: ingestions that say UPDATE
 The server denies a method that declares none. A server without authentication serves only
 its own machine and checks no scope.
 """

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import grpc
 import pytest
+from google.type.money_pb2 import Money
 from pydantic import SecretStr
 
 from credit_service.settings import Settings
@@ -54,8 +55,12 @@ def ingest(
     return server.ingestion.IngestRows(iter(messages), timeout=10, metadata=caller).ingestion
 
 
-def upload(server: Edge, caller: Metadata, ingestion_id: str) -> ingestion_pb2.Ingestion:
-    first = pb.UploadSpreadsheetHeader(ingestion_id=ingestion_id, kind=CUSTOMERS, filename="c.csv")
+def upload(
+    server: Edge, caller: Metadata, ingestion_id: str, **other: Any
+) -> ingestion_pb2.Ingestion:
+    first = pb.UploadSpreadsheetHeader(
+        ingestion_id=ingestion_id, kind=CUSTOMERS, filename="c.csv", **other
+    )
     messages = [
         pb.UploadSpreadsheetRequest(header=first),
         pb.UploadSpreadsheetRequest(chunk=b"customer_id,first_name\n1,Asha\n"),
@@ -160,3 +165,33 @@ def test_rows_are_read_by_their_sender_and_by_those_who_read_all_customers(
     unknown = pb.ListRowErrorsRequest(ingestion_id=str(uuid4()))
     refusal = refused(server.ingestion.ListRowErrors, unknown, metadata=B)
     assert refusal.reason == "INGESTION_NOT_FOUND"
+
+
+def test_replacing_stored_facts_takes_a_scope_of_its_own(server: Edge) -> None:
+    updater = bearing(token(sub="team-a", scope="ingest ingest.update"))
+    rows = [customer_row(1), customer_row(2)]
+    ingest(server, A, header(str(uuid4())), batch(0, rows))
+    changed = batch(0, [customer_row(1, approved_limit=Money(units=4_00_00_000)), rows[1]])
+    update = ingestion_pb2.ON_EXISTING_UPDATE
+    for dry_run in (False, True):
+        first = header(str(uuid4()), on_existing=update, validate_only=dry_run)
+        refusals = (
+            refused(ingest, server, A, first, changed),
+            refused(upload, server, A, str(uuid4()), on_existing=update, validate_only=dry_run),
+        )
+        for refusal in refusals:
+            assert (refusal.code, refusal.reason) == (PERMISSION_DENIED, "PERMISSION_DENIED")
+            assert refusal.metadata == {"required_scope": "ingest.update"}
+    # Nothing was begun. Without UPDATE stored facts are kept.
+    listed = server.ingestion.ListIngestions(pb.ListIngestionsRequest(), metadata=A).ingestions
+    assert len(listed) == 1
+    assert accounted(ingest(server, A, header(str(uuid4())), changed)) == {
+        "skipped": 1,
+        "unchanged": 1,
+    }
+    done = ingest(server, updater, header(str(uuid4()), on_existing=update), changed)
+    assert accounted(done) == {"updated": 1, "unchanged": 1}
+    only = bearing(token(sub="team-a", scope="ingest.update"))
+    assert refused(ingest, server, only, header(str(uuid4()))).metadata == {
+        "required_scope": "ingest"
+    }

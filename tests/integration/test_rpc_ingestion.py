@@ -194,6 +194,48 @@ def test_a_dry_run_reports_and_writes_nothing(server: Edge) -> None:
     assert list(real.row_errors) == list(dry.row_errors)
 
 
+def test_an_import_gives_no_limit_above_the_ceiling(server: Edge) -> None:
+    most, beyond = Money(units=5_00_00_000), Money(units=5_00_00_000, nanos=10_000_000)
+    rows = [
+        customer_row(1, approved_limit=most),
+        customer_row(2, approved_limit=beyond),
+        # 36 times the income is a limit too.
+        customer_row(3, monthly_income=Money(units=10_00_00_000)),
+        customer_row(4, monthly_income=Money(units=10_00_00_000), approved_limit=most),
+    ]
+    for dry_run in (True, False):
+        answer = ingest(server, header(str(uuid4()), validate_only=dry_run), batch(0, rows))
+        assert accounted(answer.ingestion) == {"inserted": 2, "rejected": 2}
+        found = [(each.row_number, each.column, each.found) for each in answer.row_errors]
+        assert found == [
+            (2, "approved_limit", "50000000.01"),
+            (3, "approved_limit", "3600000000.00"),
+        ]
+        codes = {each.code for each in answer.row_errors}
+        assert codes == {ingestion_pb2.ROW_ERROR_CODE_LIMIT_ABOVE_CEILING}
+        assert "₹5,00,00,000.00" in answer.row_errors[0].expected
+    update = ingestion_pb2.ON_EXISTING_UPDATE
+    raised = [customer_row(1, approved_limit=beyond), customer_row(4, approved_limit=most, age=41)]
+    done = ingest(server, header(str(uuid4()), on_existing=update), batch(0, raised)).ingestion
+    assert accounted(done) == {"rejected": 1, "updated": 1}
+
+
+def test_a_limit_that_stays_is_no_limit_given(server: Edge, database: Database) -> None:
+    """One stored before there was a ceiling neither rejects its row nor keeps facts from it."""
+    high = Money(units=9_00_00_000)
+    ingest(server, header(str(uuid4())), batch(0, [customer_row(1)]))
+    with database.transaction() as connection:
+        connection.execute(text("UPDATE customers SET approved_limit_paise = 9000000000"))
+    update = ingestion_pb2.ON_EXISTING_UPDATE
+    for row, outcome in (
+        (customer_row(1, approved_limit=high), "unchanged"),
+        (customer_row(1, approved_limit=high, age=41), "updated"),
+        (customer_row(1, age=42), "updated"),
+    ):
+        done = ingest(server, header(str(uuid4()), on_existing=update), batch(0, [row])).ingestion
+        assert accounted(done) == {outcome: 1}
+
+
 def failure(message: str) -> pb.IngestRowsRequest:
     return pb.IngestRowsRequest(failure=pb.SourceFailure(message=message))
 
