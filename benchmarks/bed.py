@@ -253,6 +253,8 @@ def server(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _announced_port(process: "subprocess.Popen[str]") -> int | None:

@@ -113,6 +113,16 @@ _handling = Histogram(
     registry=REGISTRY,
     buckets=_CALL_SECONDS,
 )
+calls_without_message = Counter(
+    "credit_server_calls_without_message_total",
+    "Calls cancelled because their message did not arrive in time.",
+    registry=REGISTRY,
+)
+connections_closed = Counter(
+    "credit_server_connections_closed_total",
+    "Connections closed because they took more than half of the descriptors.",
+    registry=REGISTRY,
+)
 call_failures = Counter(
     "credit_call_failures_total",
     "Calls that ended with an error, by the reason given in ErrorInfo.",
@@ -357,13 +367,21 @@ class Readings(Collector):
         ]
 
 
+READY: Final = "credit_server_ready"
+"""The reading that says whether a process serves."""
+
 server_readings = Readings(
     {
-        "credit_server_ready": ("1 while health says SERVING, which follows PostgreSQL.", ()),
+        READY: ("1 while health says SERVING, which follows PostgreSQL.", ()),
         "credit_server_threads": ("Threads that serve calls.", ()),
         "credit_server_threads_busy": ("Threads that serve a call now.", ()),
         "credit_server_calls_waiting": ("Calls that no thread has begun.", ()),
         "credit_server_calls_waiting_limit": ("Waiting calls beyond which more are refused.", ()),
+        "credit_server_calls_awaiting_message": (
+            "Calls whose message has not arrived; they take no thread.",
+            (),
+        ),
+        "credit_server_health_watches": ("Watches of the health that are open.", ()),
         "credit_server_streams": ("Streams that are open.", ()),
         "credit_server_streams_limit": ("Streams beyond which more are refused.", ()),
         "credit_database_pool_size": ("Database connections that the process may open.", ()),

@@ -1,4 +1,4 @@
-"""Showing the metrics over HTTP, of one process or of all serving processes as one.
+"""Showing metrics and readiness over HTTP, of one process or of all serving processes as one.
 
 Several serving processes are shown by their supervisor at one address, each sample with the label
 `process`, the process's number. The samples are not summed here: a process that dies takes its
@@ -25,7 +25,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from credit_service.metrics import REGISTRY
+from credit_service.metrics import READY, REGISTRY
+from credit_service.probe import trouble
 from credit_service.rpc.address import Address, AddressRefusedError, parse_address
 
 PROCESS_LABEL = "process"
@@ -39,12 +40,20 @@ _log = structlog.get_logger(__name__)
 
 
 class MetricsEndpoint:
-    """Answers `GET /metrics` from now on, on threads of its own, until it is closed."""
+    """Answers `GET /metrics` and `GET /ready` from now on, on threads of its own, until it is
+    closed. `/ready` is 200 while calls are served well, and else 503: it is what a balancer asks,
+    where callers cannot reach."""
 
     def __init__(
-        self, listen: str, registry: CollectorRegistry = REGISTRY, *, insecure: bool = False
+        self,
+        listen: str,
+        registry: CollectorRegistry = REGISTRY,
+        *,
+        insecure: bool = False,
+        is_ready: Callable[[], bool] | None = None,
     ) -> None:
-        """`listen` is host:port; `insecure` allows others than this machine to ask.
+        """`listen` is host:port; `insecure` allows others than this machine to ask. `is_ready` is
+        by default what the registry shows of this process.
 
         Raises:
             AddressRefusedError: the address is malformed, taken, or other than loopback without
@@ -60,7 +69,7 @@ class MetricsEndpoint:
             self._server = make_server(
                 address.host,
                 address.port,
-                _application(registry),
+                _application(registry, is_ready or (lambda: shows_ready(readiness(registry)))),
                 server_class=_Server6 if ":" in address.host else _Server,
                 handler_class=_Handler,
             )
@@ -122,13 +131,30 @@ class _Handler(WSGIRequestHandler):
         """A scrape is nothing worth a line."""
 
 
-def _application(registry: CollectorRegistry) -> Callable[..., Iterable[bytes]]:
+def readiness(registry: CollectorRegistry) -> str:
+    """What the registry shows of readiness alone, which costs little."""
+    return generate_latest(registry.restricted_registry([READY])).decode()
+
+
+def shows_ready(exposition: str) -> bool:
+    """Whether the text of one process's metrics, or of several joined, says that all are ready."""
+    return trouble(exposition, [READY]) is None
+
+
+def _application(
+    registry: CollectorRegistry, is_ready: Callable[[], bool]
+) -> Callable[..., Iterable[bytes]]:
     show: Callable[..., Iterable[bytes]] = make_wsgi_app(registry)
 
     def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/ready":
+            ready = is_ready()
+            status = "200 OK" if ready else "503 Service Unavailable"
+            start_response(status, [("Content-Type", "text/plain")])
+            return [b"ready\n" if ready else b"not ready\n"]
         if environ["PATH_INFO"] != "/metrics":
             start_response("404 Not Found", [("Content-Type", "text/plain")])
-            return [b"The metrics are at /metrics.\n"]
+            return [b"The metrics are at /metrics, readiness is at /ready.\n"]
         return show(environ, start_response)
 
     return application
@@ -163,8 +189,9 @@ class Processes(Collector):
         return ()
 
 
-def ask(control: socket.socket) -> str | None:
-    """The exposition of the process at the other end of `control`; None when it gives none in time.
+def ask(control: socket.socket, *, readiness_alone: bool = False) -> str | None:
+    """The exposition of the process at the other end of `control`, or what it shows of readiness
+    alone; None when it gives none in time.
 
     It is handed one end of a new socket to write to, so that an answer that comes too late is
     nobody's instead of the next question's.
@@ -173,7 +200,8 @@ def ask(control: socket.socket) -> str | None:
     with ours:
         with theirs:
             try:
-                socket.send_fds(control, [b"m"], [theirs.fileno()])
+                question = _READINESS if readiness_alone else _METRICS
+                socket.send_fds(control, [question], [theirs.fileno()])
             except OSError:
                 # It has died, or is stopped and has not taken the questions before this one.
                 return None
@@ -196,6 +224,7 @@ def _read_all(source: socket.socket) -> str | None:
 
 
 _END = "# EOF\n"
+_METRICS, _READINESS = b"m", b"r"
 
 
 def answer_until_closed(control: socket.socket, registry: CollectorRegistry = REGISTRY) -> None:
@@ -208,6 +237,10 @@ def answer_until_closed(control: socket.socket, registry: CollectorRegistry = RE
         for number in handed:
             with socket.socket(fileno=number) as asker, contextlib.suppress(OSError):
                 asker.settimeout(_ANSWER_SECONDS)
-                asker.sendall(generate_latest(registry) + _END.encode())
+                if message == _READINESS:
+                    shown = readiness(registry).encode()
+                else:
+                    shown = generate_latest(registry)
+                asker.sendall(shown + _END.encode())
         if not message:
             return

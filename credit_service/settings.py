@@ -122,6 +122,21 @@ class Settings(BaseSettings):
     max_streams: int = Field(
         default=8, ge=1, le=255, description="streams per server process, a thread for each"
     )
+    ingestion_streams: int = Field(
+        default=2,
+        ge=0,
+        le=64,
+        description="further streams per server process, kept for IngestRows and UploadSpreadsheet",
+    )
+    reflection_streams: int = Field(
+        default=2, ge=1, le=64, description="streams of reflection per server process"
+    )
+    stream_lifetime_seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        le=1_000_000,
+        description="longest life of a stream, which then ends with STREAM_LIFETIME_OVER",
+    )
     max_concurrent_calls: int = Field(
         default=128,
         ge=3,
@@ -139,6 +154,26 @@ class Settings(BaseSettings):
         gt=0,
         le=1_000_000,
         description="calls a second of one principal, per server process; bursts may be twice that",
+    )
+    max_calls_at_work_per_principal: int = Field(
+        default=8,
+        ge=1,
+        le=255,
+        description="calls of one principal at work at once, per server process, but always below "
+        "`threads` and `pool_size`; more wait until one ends",
+    )
+    max_calls_per_principal: int = Field(
+        default=64,
+        ge=1,
+        le=10_000,
+        description="calls of one principal at work or waiting, per server process; more are "
+        "rejected",
+    )
+    max_connection_idle_seconds: float = Field(
+        default=300.0,
+        ge=1,
+        le=86_400,
+        description="time without a call after which the server closes a connection",
     )
     max_streams_per_principal: int = Field(
         default=4, ge=1, le=255, description="streams of one principal, per server process"

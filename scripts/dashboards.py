@@ -18,7 +18,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "deploy" / "grafana" / "dashbo
 _DATASOURCE = {"type": "prometheus", "uid": "prometheus"}
 _COLUMNS = 24
 _FAILED = 'grpc_code=~"Unknown|Internal|Unavailable|DataLoss|DeadlineExceeded"'
-_NO_ROOM = 'reason=~"OVERLOADED|TOO_MANY_STREAMS|RATE_LIMITED"'
+_NO_ROOM = 'reason=~"OVERLOADED|TOO_MANY_STREAMS|TOO_MANY_CALLS|RATE_LIMITED"'
 _SCORECARD = 'scorecard_version=~"$scorecard"'
 _RED_ABOVE_ZERO = [(None, "green"), (1, "red")]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 CONFIGURATION = Path(__file__).resolve().parents[1] / "deploy" / "haproxy" / "haproxy.cfg"
 
-_NOBODY = "127.0.0.1:1"
+_NOBODY = ("127.0.0.1:1", 1)
 _START_SECONDS = 20.0
 
 
@@ -33,35 +33,53 @@ def program() -> str:
 
 
 @contextmanager
-def balancing(targets: Sequence[str], *, ready: int, **settings: object) -> Iterator[int]:
-    """A balancer of at most two servers, `host:port`, until the end of the context.
+def balancing(
+    targets: Sequence[tuple[str, int]], *, ready: int, inside: bool = False, **settings: object
+) -> Iterator[int]:
+    """A balancer of at most two servers, until the end of the context. Each is its `host:port` and
+    the port that it answers `/ready` at.
 
-    Its port, once it knows that as many servers as `ready` are, and the others not. `settings` are
-    the configuration's own, by name.
+    Its port, once it knows that as many servers as `ready` are, and the others not: the one for
+    callers from outside, or that for those `inside`. `settings` are the configuration's own, by
+    name.
     """
     first, second = (*targets, _NOBODY, _NOBODY)[:2]
-    with closing(_listening()) as calls, closing(_listening()) as metrics:
+    with (
+        closing(_listening()) as calls,
+        closing(_listening()) as inner,
+        closing(_listening()) as metrics,
+    ):
         environment = {
             "PATH": os.defpath,
             "BALANCER_LISTEN": f"fd@{calls.fileno()}",
+            "BALANCER_INSIDE_LISTEN": f"fd@{inner.fileno()}",
             "BALANCER_METRICS_LISTEN": f"fd@{metrics.fileno()}",
-            "SERVER_1": first,
-            "SERVER_2": second,
-        } | {name.upper(): str(value) for name, value in settings.items()}
+            "SERVER_1": first[0],
+            "SERVER_2": second[0],
+            "READY_PORT_1": first[1],
+            "READY_PORT_2": second[1],
+        } | {name.upper(): value for name, value in settings.items()}
         process = subprocess.Popen(
             [program(), "-db", "-f", str(CONFIGURATION)],
-            env=environment,
-            pass_fds=(calls.fileno(), metrics.fileno()),
+            env={name: str(value) for name, value in environment.items()},
+            pass_fds=(calls.fileno(), inner.fileno(), metrics.fileno()),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         try:
             _wait_until(ready, metrics.getsockname()[1])
-            yield calls.getsockname()[1]
+            yield (inner if inside else calls).getsockname()[1]
         finally:
             process.terminate()
             process.wait(_START_SECONDS)
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+    return port
 
 
 def _listening() -> socket.socket:

@@ -233,8 +233,11 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         customer_id = _optional_customer_id(request, violations)
         kinds = convert_events.read_event_kinds(request.event_types, "event_types", violations)
         violations.raise_if_any()
+        call, reached = current_call(), request.after_event_id
         for found in self._tail.follow(request.after_event_id, customer_id, kinds):
-            current_call().ensure_wanted()
+            call.ensure_wanted()
+            call.ensure_lasting(last_event_id=reached)
+            reached = found if isinstance(found, int) else found.event_id
             if isinstance(found, int):
                 now = convert.write_time(self._clock.moment().now)
                 beat = pb.WatchHeartbeat(time=now, last_event_id=found)

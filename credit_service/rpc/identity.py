@@ -30,6 +30,7 @@ from credit_service.domain.errors import CreditError
 from credit_service.domain.principals import ANONYMOUS as ANONYMOUS_NAME
 from credit_service.rpc.address import MisconfiguredError
 from credit_service.rpc.errors import PermissionDenied, Unauthenticated
+from credit_service.rpc.reception import Incoming
 from credit_service.rpc.reloading import Reloaded, json_files, read_bounded
 from credit_service.settings import Settings
 from credit_service.v1 import options_pb2
@@ -132,9 +133,27 @@ class Gatekeeper:
         self._refusals.note(method, denial, principal.name)
         raise denial
 
+    def recognize(self, method: str, call: Incoming) -> Principal | None:
+        """The caller, where that takes next to no time: its token was verified before, or its
+        certificate by TLS, and it may call the method. None where `admit` must find out, or refuse.
+        """
+        try:
+            if self._tokens is not None:
+                token = _bearer_token(call.metadata)
+                principal = None if token is None else self._tokens.verified_before(token)
+            elif self._certificates is not None:
+                principal = self._certificates.principal(call.context.auth_context())
+            else:
+                return ANONYMOUS
+        except Unauthenticated:
+            return None
+        if principal is None or self._scopes.get(method) not in principal.scopes:
+            return None
+        return principal
+
     def _authenticate(self, context: grpc.ServicerContext) -> Principal:
         if self._tokens is not None:
-            token = _bearer_token(context)
+            token = _bearer_token(context.invocation_metadata())
             if token is not None:
                 return self._tokens.verify(token)
         if self._certificates is not None:
@@ -260,18 +279,32 @@ class TokenVerifier:
         """Whose token it is. Raises Unauthenticated for one that does not hold now."""
         if len(token) > MAX_TOKEN_BYTES or not token.isascii():
             raise _invalid("too long, or not ASCII")
-        now = self._clock.moment().now.timestamp()
+        now, keys, cache, digest = self._looked_up(token)
+        verified = cache.tokens.get(digest)
+        if verified is None or not verified.not_before <= now < verified.expires:
+            verified = self._verified(token, keys, now)
+            self._store(cache, digest, verified)
+        return verified.principal
+
+    def verified_before(self, token: str) -> Principal | None:
+        """Whose token it is, where it was verified before and holds still; else None."""
+        if len(token) > MAX_TOKEN_BYTES or not token.isascii():
+            return None
+        now, _, cache, digest = self._looked_up(token)
+        verified = cache.tokens.get(digest)
+        if verified is None or not verified.not_before <= now < verified.expires:
+            return None
+        return verified.principal
+
+    def _looked_up(self, token: str) -> tuple[float, _Keys, _Cache, bytes]:
+        """The time, the keys, the tokens that held under them, and where the token is in those."""
         keys = self._keys.current()
         cache = self._cache
         if cache.keys is not keys:
             # A key may have gone: what it signed must be looked at again.
             cache = self._cache = _Cache(keys)
         digest = hashlib.sha256(token.encode("ascii")).digest()
-        verified = cache.tokens.get(digest)
-        if verified is None or not verified.not_before <= now < verified.expires:
-            verified = self._verified(token, keys, now)
-            self._store(cache, digest, verified)
-        return verified.principal
+        return self._clock.moment().now.timestamp(), keys, cache, digest
 
     def _store(self, cache: _Cache, digest: bytes, verified: _Verified) -> None:
         with self._storing:
@@ -460,10 +493,10 @@ def _scopes_of(claims: Mapping[str, Any]) -> frozenset[str]:
     return SCOPES.intersection(each for each in granted if isinstance(each, str))
 
 
-def _bearer_token(context: grpc.ServicerContext) -> str | None:
-    """The token of the call's metadata; None without an `authorization`."""
+def _bearer_token(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
+    """The token of a call's metadata; None without an `authorization`."""
     found: str | None = None
-    for key, value in context.invocation_metadata():
+    for key, value in metadata:
         if key == "authorization":
             if found is not None or not isinstance(value, str):
                 raise _invalid("several tokens")

@@ -235,6 +235,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
             if self._stopping.wait(_WATCH_SECONDS):
                 raise shutting_down()
             call.ensure_wanted()
+            call.ensure_lasting()
 
     def ListRowErrors(
         self, request: pb.ListRowErrorsRequest, context: grpc.ServicerContext
@@ -292,6 +293,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
             if self._stopping.is_set():
                 raise shutting_down()
             call.ensure_wanted()
+            call.ensure_lasting()
 
         self._ensure_may_read_rows(ingestion_id)
         with self._annotator.workbook(ingestion_id, ensure_wanted) as workbook:

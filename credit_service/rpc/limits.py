@@ -5,13 +5,15 @@ All counts are of one server process: a principal that is spread over several ha
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
 
+from credit_service.domain.errors import Overloaded
 from credit_service.rpc.errors import QuotaExceeded
 
 BURST_SECONDS = 2.0
@@ -105,6 +107,123 @@ class StreamLimiter:
                     del self._open[principal]
 
 
+class StreamRoom:
+    """Streams that are open at once, with some room kept for one kind of them. Safe to share."""
+
+    def __init__(self, max_streams: int, kept: int) -> None:
+        """`kept` streams more than `max_streams` may be open, if they are of the kind."""
+        self._max_streams = max_streams
+        self._kept = kept
+        self._lock = threading.Lock()
+        self._open = 0
+
+    @property
+    def open(self) -> int:
+        """Streams that are open."""
+        return self._open
+
+    @contextmanager
+    def slot(self, *, kept: bool) -> Iterator[None]:
+        """Room for one stream. `kept` tells that it is of the kind that room is kept for.
+
+        Raises:
+            Overloaded: TOO_MANY_STREAMS, there is none.
+        """
+        most = self._max_streams + self._kept * kept
+        with self._lock:
+            room = self._open < most
+            self._open += room
+        if not room:
+            raise Overloaded(
+                "TOO_MANY_STREAMS",
+                f"The server has {most} streams of this kind open, which is the limit.",
+                retry_after_seconds=1.0,
+                metadata={"max_streams": str(most)},
+            )
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open -= 1
+
+
+@dataclass(slots=True)
+class _Share:
+    """The calls of one principal: all, those at work, and those that wait for their turn."""
+
+    held: int = 0
+    at_work: int = 0
+    waiting: deque[Callable[[], None]] = field(default_factory=deque)
+
+
+class CallShares:
+    """Calls at work of each principal, so that none takes all threads. Safe to share by threads.
+
+    A principal's calls beyond `max_at_work` wait in a line of its own, where they take neither a
+    thread nor a place from calls of others.
+    """
+
+    def __init__(
+        self, start: Callable[[Callable[[], None]], object], max_at_work: int, max_held: int
+    ) -> None:
+        """`start` gives a call to a thread. `max_held` counts every call of a principal from its
+        headers to its end."""
+        self._start = start
+        self._max_at_work = max_at_work
+        self.max_held = max_held
+        self._lock = threading.Lock()
+        self._shares: dict[str, _Share] = {}
+
+    def hold(self, principal: str) -> bool:
+        """Count one more call of the principal; False when it has as many as it may."""
+        with self._lock:
+            share = self._shares.get(principal)
+            if share is None:
+                share = self._shares[principal] = _Share()
+            if share.held >= self.max_held:
+                return False
+            share.held += 1
+        return True
+
+    def begin(self, principal: str, serve: Callable[[], None]) -> None:
+        """Start the call, now or when an earlier call of the principal has ended. `serve` runs on
+        the thread; the call ends with it."""
+
+        def work() -> None:
+            try:
+                serve()
+            finally:
+                self._end(principal)
+
+        with self._lock:
+            share = self._shares[principal]
+            if share.at_work >= self._max_at_work:
+                share.waiting.append(work)
+                return
+            share.at_work += 1
+        self._start(work)
+
+    def release(self, principal: str) -> None:
+        """Forget a call that was held and will not begin."""
+        with self._lock:
+            self._let_go(principal, self._shares[principal])
+
+    def _end(self, principal: str) -> None:
+        with self._lock:
+            share = self._shares[principal]
+            following = share.waiting.popleft() if share.waiting else None
+            if following is None:
+                share.at_work -= 1
+            self._let_go(principal, share)
+        if following is not None:
+            self._start(following)
+
+    def _let_go(self, principal: str, share: _Share) -> None:
+        share.held -= 1
+        if not share.held:
+            del self._shares[principal]
+
+
 class Servers(Protocol):
     """The threads that serve calls, and the calls that wait for them."""
 
@@ -166,7 +285,7 @@ class LoadShedder:
         """
         servers = self._servers
         waiting = servers.waiting
-        full = waiting >= self._max_waiting
+        full = self.full
         if not self.strict:
             if not full:
                 return False
@@ -181,6 +300,11 @@ class LoadShedder:
                 return False
         self._refused += 1
         return True
+
+    @property
+    def full(self) -> bool:
+        """Whether no more calls may wait for a thread."""
+        return self._servers.waiting >= self._max_waiting
 
     def too_late(self) -> bool:
         """Whether the call that the current thread begins waited too long to be served: it stood in

@@ -5,10 +5,12 @@ While it runs: an end to it when nobody waits any more. After a failure: the sta
 gives it. Around all: its metrics, and its line in the access log. The servicers know none of this,
 and find what they need in `current_call()`.
 
-A handler is wrapped once, when its method is called first. To grpc all methods take streams: for
-others it awaits the message before it calls anything of ours, and without a limit, so that callers
-whom nobody knows could hold every thread. Messages are parsed here and not by grpc: it would do so
-on the thread that all calls come in by, and answer INTERNAL to bytes that are no message.
+A handler is wrapped once, when its method is called first. A call of one message takes a thread
+when its message has arrived (`reception`), and before that only its caller is looked up: a caller
+with a token that was verified before is known at once, any other is authenticated on a thread. To
+grpc all methods take streams: for others it awaits the message on a thread, without a limit.
+Messages are parsed here and not by grpc: it would do so on the thread that all calls come in by,
+and answer INTERNAL to bytes that are no message.
 """
 
 import random
@@ -39,12 +41,22 @@ from credit_service.rpc.errors import (
     DeadlineExceeded,
     NotImplementedYet,
     PermissionDenied,
+    QuotaExceeded,
     to_status,
 )
-from credit_service.rpc.identity import SCOPES, Gatekeeper, challenge
-from credit_service.rpc.limits import LoadShedder, RateLimiter, StreamLimiter, Warden
+from credit_service.rpc.identity import SCOPES, Gatekeeper, Principal, challenge
+from credit_service.rpc.limits import (
+    CallShares,
+    LoadShedder,
+    RateLimiter,
+    StreamLimiter,
+    StreamRoom,
+    Warden,
+)
 from credit_service.rpc.pool import InlineExecutor, ServingPool
-from credit_service.rpc.streams import Messages, read_ahead, reader_of
+from credit_service.rpc.reception import Incoming, Message, MessageFirst, Waiting
+from credit_service.rpc.reflection import REFLECTION_METHODS
+from credit_service.rpc.streams import Messages, read_ahead, reader_of, stream_over
 from credit_service.storage.work import Work, current_work
 from credit_service.tracing import TRACEPARENT_KEY, TRACERESPONSE_KEY, Activity, Span
 from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
@@ -57,10 +69,22 @@ CHALLENGE_KEY = "www-authenticate"
 
 _CALL_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,64}")
 _HEALTH_PREFIX = "/grpc.health.v1.Health/"
-_HEALTH_THREADS = 8
-# How long a call that takes one message may wait for it, holding a thread. It mostly comes at once.
+_HEALTH_WATCH = f"{_HEALTH_PREFIX}Watch"
+# How long a call that takes one message may wait for it. It mostly comes at once. Each such call
+# may have a message of 4 MiB under way, hence the limits.
 _MESSAGE_SECONDS = 5.0
+_MAX_AWAITED = 256
 _HEALTH_MESSAGE_SECONDS = 1.0
+_MAX_HEALTH_AWAITED = 64
+# Where the private parts of grpc are others than `reception` knows, health takes threads.
+_HEALTH_THREADS = 8
+_MAX_HEALTH_WAITING = 64
+_REFLECTION_IDLE_SECONDS = 5.0
+_REFLECTION_LIFETIME_SECONDS = 30.0
+_LAST_SECONDS = 15.0
+"""How long after the end of its lifetime a stream is cancelled that has not ended by itself, such
+as one whose caller reads nothing. A watch of events ends with its next sign, ten seconds later at
+most."""
 _CONTRACT = (credit_service_pb2.DESCRIPTOR, ingestion_service_pb2.DESCRIPTOR)
 _UNKNOWN_METHOD = method_metrics("/unknown/unknown", client_streaming=False, server_streaming=False)
 _STATUS_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
@@ -105,6 +129,7 @@ class Call:
         "deadline",
         "ids",
         "is_caller_known",
+        "lifetime_seconds",
         "messages_received",
         "messages_sent",
         "method",
@@ -147,6 +172,8 @@ class Call:
         """In seconds of time.monotonic()."""
         self.awaits_until: float | None = None
         """While the call awaits its only message: until when, in seconds of time.monotonic()."""
+        self.lifetime_seconds = _NO_LIMIT_SECONDS
+        """How long a stream may last."""
         self.context = context
         self.activity: Activity | None = None
         """Where the call stands in its trace; None while it has not begun, or belongs to none."""
@@ -299,27 +326,44 @@ class Call:
         if self.unwanted(time.monotonic()):
             raise self._too_late()
 
+    def ensure_lasting(self, **resume_at: object) -> None:
+        """Let a stream go on only within its lifetime. `resume_at` is where the caller continues.
+
+        Raises:
+            Unavailable: STREAM_LIFETIME_OVER, the caller opens another stream.
+        """
+        if time.monotonic() >= self._begun + self.lifetime_seconds:
+            raise stream_over(self.lifetime_seconds, **resume_at)
+
     def unwanted(self, now: float) -> bool:
         """Whether nobody waits for the result any more; `now` in seconds of time.monotonic()."""
         until = self.deadline if self.awaits_until is None else self.awaits_until
-        return now >= until or not self.context.is_active()
+        return now >= until or self._is_overdue(now) or not self.context.is_active()
 
     def stop(self) -> None:
-        """Stop the statement under way, and the wait for a message. From any thread."""
+        """Stop the statement under way, the wait for a message, and a stream that should have
+        ended. From any thread."""
         self.work.stop()
-        if self.awaits_until is not None:
+        if self.awaits_until is not None or self._is_overdue(time.monotonic()):
             self.context.cancel()  # type: ignore[no-untyped-call]  # the stubs leave it out
 
+    def _is_overdue(self, now: float) -> bool:
+        return now >= self._begun + self.lifetime_seconds + _LAST_SECONDS
+
     def only_message(self, requests: Iterator[bytes]) -> bytes:
-        """The bytes of the one message that the call has, awaited for a few seconds.
+        """The bytes of the one message that the call has: received already, or awaited for a few
+        seconds where `reception` cannot receive it.
 
         Raises:
             InvalidRequest: it has none.
             grpc.RpcError: it did not come in time, or the caller has gone.
         """
-        self.awaits_until = min(self.deadline, time.monotonic() + _MESSAGE_SECONDS)
-        data = next(requests, None)
-        self.awaits_until = None
+        if isinstance(requests, Message):
+            data = next(requests, None)
+        else:
+            self.awaits_until = min(self.deadline, time.monotonic() + _MESSAGE_SECONDS)
+            data = next(requests, None)
+            self.awaits_until = None
         if data is None:
             raise InvalidRequest("INVALID_FIELD", "The call has no message.")
         return data
@@ -355,34 +399,55 @@ class Pipeline(_Interceptor):
         max_wait_seconds: float,
         max_streams: int,
         max_streams_per_principal: int,
+        ingestion_streams: int,
+        reflection_streams: int,
         max_calls_per_second: float,
+        max_calls_at_work_per_principal: int,
+        max_calls_per_principal: int,
         default_deadline_seconds: float,
         stream_idle_seconds: float,
+        stream_lifetime_seconds: float,
+        watch_health: Callable[[Incoming, bytes], None],
         gatekeeper: Gatekeeper,
         stopping: threading.Event,
         access: AccessLog | None = None,
     ) -> None:
-        """Streams run on `stream_pool`, of which `max_streams` are open at once, and other calls on
-        `pool`, where `max_waiting` queue for a thread, and wait for `max_wait_seconds` when more
-        come than can be served. Streams and calls a second of one principal are limited where the
-        gatekeeper asks for credentials. When `stopping` is set, silent streams end with
-        SHUTTING_DOWN."""
+        """Streams run on `stream_pool`, of which `max_streams` are open at once, with
+        `ingestion_streams` more that only ingestions may take. Reflection has `reflection_streams`
+        and threads of its own. Other calls run on `pool`, where `max_waiting` queue for a thread,
+        and wait for `max_wait_seconds` when more come than can be served. What one principal may
+        take is limited where the gatekeeper asks for credentials. `watch_health` serves a watch of
+        the health. When `stopping` is set, silent streams end with SHUTTING_DOWN."""
+        self._pool = pool
         self._stream_pool = stream_pool
+        # Two more than there may be streams: they refuse the others while all of them are open.
+        self._reflection_pool = ServingPool(reflection_streams + 2)
         self._shedder = LoadShedder(pool, max_waiting, max_wait_seconds)
         self.max_waiting = max_waiting
         self._max_concurrent_calls = max_waiting + pool.threads
-        self.max_streams = max_streams
-        self._open_streams = 0
-        self._streams_lock = threading.Lock()
+        self.max_streams = max_streams + ingestion_streams
+        self._streams = StreamRoom(max_streams, ingestion_streams)
+        self._reflection_streams = StreamRoom(reflection_streams, 0)
         self._default_deadline_seconds = default_deadline_seconds
         self._stream_idle_seconds = stream_idle_seconds
+        self._stream_lifetime_seconds = stream_lifetime_seconds
+        self._watch_health = watch_health
         self._gatekeeper = gatekeeper
         self._rates = RateLimiter(max_calls_per_second)
         self._streams_by_principal = StreamLimiter(max_streams_per_principal)
-        self._warden = Warden(self._shedder.adjust)
+        self._shares = CallShares(
+            pool.submit, max_calls_at_work_per_principal, max_calls_per_principal
+        )
+        note_cancelled = metrics.calls_without_message.inc
+        self._awaiting = Waiting(_MAX_AWAITED, _MESSAGE_SECONDS, note_cancelled)
+        self._awaiting_health = Waiting(
+            _MAX_HEALTH_AWAITED, _HEALTH_MESSAGE_SECONDS, note_cancelled
+        )
+        self._warden = Warden(self._look)
         self._stopping = stopping
         self._access = access
-        # Health checks never wait behind the calls that they are about.
+        # Health checks never wait behind the calls that they are about. As a rule grpc's thread
+        # answers them, and these threads start none.
         self._aside = ServingPool(_HEALTH_THREADS)
         self._handlers: dict[str, _Known] = {}
         self._overloads = [
@@ -394,11 +459,23 @@ class Pipeline(_Interceptor):
     @property
     def open_streams(self) -> int:
         """Streams that are open."""
-        return self._open_streams
+        return self._streams.open
+
+    @property
+    def awaiting_messages(self) -> int:
+        """Calls whose message has not arrived."""
+        return len(self._awaiting) + len(self._awaiting_health)
+
+    def _look(self, now: float) -> None:
+        """Called many times a second; `now` in seconds of time.monotonic()."""
+        self._shedder.adjust(now)
+        self._awaiting.expire(now)
+        self._awaiting_health.expire(now)
 
     def close(self) -> None:
-        """End the threads for health checks, and the one that looks after calls."""
+        """End the threads for health checks and reflection, and the one that looks after calls."""
         self._aside.shutdown()
+        self._reflection_pool.shutdown()
         self._warden.close()
 
     def intercept_service(
@@ -423,7 +500,11 @@ class Pipeline(_Interceptor):
     def _known(self, method: str, handler: _Handler) -> "_Known":
         """What serves a method, what refuses it when there is too much, and what tells when."""
         if method.startswith(_HEALTH_PREFIX):
-            return _Known(self._on_aside(handler), handler, None)
+            return _Known(
+                self._on_aside(method, handler),
+                self._refusing(method, self._overloads),
+                self._health_waits,
+            )
         streaming = handler.request_streaming or handler.response_streaming
         sheds = self._streams_wait if streaming else self._shedder.sheds
         refusing = self._refusing(method, self._overloads)
@@ -431,7 +512,12 @@ class Pipeline(_Interceptor):
 
     def _streams_wait(self, _now: float) -> bool:
         """Whether more streams wait to be refused than there should be."""
-        return self._stream_pool.waiting >= self.max_waiting
+        waiting = max(self._stream_pool.waiting, self._reflection_pool.waiting)
+        return waiting >= self.max_waiting
+
+    def _health_waits(self, _now: float) -> bool:
+        """Whether more health checks wait for a thread than there should be."""
+        return self._aside.waiting >= _MAX_HEALTH_WAITING
 
     def _wrapped(self, method: str, handler: _Handler) -> _Handler:
         kind, behavior = _taken_apart(handler)
@@ -454,9 +540,88 @@ class Pipeline(_Interceptor):
         if handler.response_streaming and serialize is not None:
             serialize = _counting(serialize, counted.sent)
         serving: _Behavior = partial(serve[kind], method, behavior, parse)
-        if kind != "unary_unary":
-            serving = _Elsewhere(serving, self._stream_pool)
-        return _taking_streams(handler)(serving, None, serialize)
+        if handler.request_streaming:
+            reflects = method in REFLECTION_METHODS
+            threads: futures.ThreadPoolExecutor = (
+                self._reflection_pool if reflects else self._stream_pool
+            )
+        elif handler.response_streaming:
+            threads = MessageFirst(
+                partial(self._enter, method, self._stream_pool), self._stream_pool
+            )
+        else:
+            threads = MessageFirst(partial(self._enter, method, self._pool), self._pool)
+        return _taking_streams(handler)(_Elsewhere(serving, threads), None, serialize)
+
+    # A call of one message, from its headers until it has a thread. All but `_identify` runs on
+    # grpc's thread and must be brief.
+
+    def _enter(self, method: str, threads: ServingPool, incoming: Incoming) -> None:
+        """Let a call in whose headers have arrived."""
+        if not self._gatekeeper.asks:
+            self._await(method, threads, incoming, None)
+            return
+        principal = self._gatekeeper.recognize(method, incoming)
+        if principal is None:
+            threads.submit(self._identify, method, threads, incoming)
+        elif self._shares.hold(principal.name):
+            self._await(method, threads, incoming, principal)
+        else:
+            refusal = _too_many_calls_sendable(principal.name, self._shares.max_held)
+            incoming.serve(Message(None), self._refusal(method, [refusal]))
+
+    def _identify(self, method: str, threads: ServingPool, incoming: Incoming) -> None:
+        """Find out who calls, on a thread, before the message is awaited."""
+        try:
+            principal = self._gatekeeper.admit(method, incoming.context)
+        except Exception as error:  # noqa: BLE001 - the call's behavior raises it
+            incoming.serve(Message(None, error=error))
+            return
+        if self._shares.hold(principal.name):
+            self._await(method, threads, incoming, principal)
+        else:
+            refusal = _too_many_calls(principal.name, self._shares.max_held)
+            incoming.serve(Message(None, error=refusal))
+
+    def _await(
+        self, method: str, threads: ServingPool, incoming: Incoming, principal: Principal | None
+    ) -> None:
+        self._awaiting.add(incoming)
+        if not incoming.receive(partial(self._arrived, method, threads, principal)):
+            self._awaiting.remove(incoming)
+            if principal is not None:
+                self._shares.release(principal.name)
+
+    def _arrived(
+        self,
+        method: str,
+        threads: ServingPool,
+        principal: Principal | None,
+        incoming: Incoming,
+        data: bytes | None,
+    ) -> None:
+        """Give a thread to a call whose message has arrived."""
+        self._awaiting.remove(incoming)
+        begins = data is not None or not incoming.gone
+        message = Message(data, principal=principal)
+        if threads is self._stream_pool:
+            if principal is not None:
+                self._shares.release(principal.name)
+            if begins:
+                threads.submit(incoming.serve, message)
+            return
+        self._shedder.note_lag(time.monotonic() - incoming.arrived_at)
+        full = self._shedder.full
+        if principal is not None and (full or not begins):
+            self._shares.release(principal.name)
+        if not begins:
+            return
+        if full:
+            incoming.serve(message, self._refusal(method, self._overloads))
+        elif principal is None:
+            threads.submit(incoming.serve, message)
+        else:
+            self._shares.begin(principal.name, partial(incoming.serve, message))
 
     def _serve_unary_unary(
         self,
@@ -469,10 +634,8 @@ class Pipeline(_Interceptor):
         with self._begin(method, context, self._default_deadline_seconds) as call:
             if self._shedder.too_late():
                 raise overloaded(self._max_concurrent_calls, random.uniform(0.1, 0.5))  # noqa: S311 - no secret
-            self._admit(call)
-            asked = time.monotonic()
+            self._admit(call, requests)
             data = call.only_message(requests)
-            self._shedder.note_lag(time.monotonic() - asked)
             return call.note(behavior(call.note(parse(data)), context))
 
     def _serve_unary_stream(
@@ -483,10 +646,10 @@ class Pipeline(_Interceptor):
         requests: Iterator[bytes],
         context: grpc.ServicerContext,
     ) -> Iterator[Any]:
-        with self._begin(method, context, _NO_LIMIT_SECONDS) as call:
-            self._admit(call)
-            with self._stream_slot(call):
-                data = call.only_message(requests)
+        with self._begin_stream(method, context) as call:
+            self._admit(call, requests)
+            data = call.only_message(requests)
+            with self._stream_slot(call, self._streams):
                 request = call.note_received(parse(data))
                 yield from call.noted_sent(behavior(request, context))
 
@@ -498,10 +661,10 @@ class Pipeline(_Interceptor):
         requests: Iterator[bytes],
         context: grpc.ServicerContext,
     ) -> Any:
-        with self._begin(method, context, _NO_LIMIT_SECONDS) as call:
-            self._admit(call)
+        with self._begin_stream(method, context) as call:
+            self._admit(call, requests)
             with (
-                self._stream_slot(call),
+                self._stream_slot(call, self._streams, kept=True),
                 self._messages(requests, parse, behavior, call) as messages,
             ):
                 return call.note(behavior(messages, context))
@@ -514,10 +677,12 @@ class Pipeline(_Interceptor):
         requests: Iterator[bytes],
         context: grpc.ServicerContext,
     ) -> Iterator[Any]:
-        with self._begin(method, context, _NO_LIMIT_SECONDS) as call:
-            self._admit(call)
+        with self._begin_stream(method, context) as call:
+            self._admit(call, requests)
+            reflects = method in REFLECTION_METHODS
+            room = self._reflection_streams if reflects else self._streams
             with (
-                self._stream_slot(call),
+                self._stream_slot(call, room, kept=not reflects),
                 self._messages(requests, parse, behavior, call) as messages,
             ):
                 yield from call.noted_sent(behavior(messages, context))
@@ -534,13 +699,28 @@ class Pipeline(_Interceptor):
             method, call_id, timeout_seconds, context, counted, self._warden, caller, self._access
         )
 
-    def _admit(self, call: Call) -> None:
+    def _begin_stream(self, method: str, context: grpc.ServicerContext) -> Call:
+        call = self._begin(method, context, _NO_LIMIT_SECONDS)
+        call.lifetime_seconds = self._stream_lifetime_seconds
+        if method in REFLECTION_METHODS:
+            call.lifetime_seconds = min(call.lifetime_seconds, _REFLECTION_LIFETIME_SECONDS)
+        return call
+
+    def _admit(self, call: Call, requests: Iterator[bytes]) -> None:
         """Whether a call may begin: the one gate, passed before any work is done."""
         call.ensure_wanted()
         if self._gatekeeper.asks:
             call.is_caller_known = False
-            admitted = self._gatekeeper.admit(call.method, call.context)
-            call.principal, call.scopes = admitted.name, admitted.scopes
+            principal = None
+            if isinstance(requests, Message):
+                if isinstance(requests.error, QuotaExceeded):
+                    call.principal, call.is_caller_known = requests.error.subject, True
+                if requests.error is not None:
+                    raise requests.error
+                principal = requests.principal
+            if principal is None:
+                principal = self._gatekeeper.admit(call.method, call.context)
+            call.principal, call.scopes = principal.name, principal.scopes
             call.is_caller_known = True
             bind_contextvars(principal=call.principal)
             self._rates.take(call.principal)
@@ -548,37 +728,28 @@ class Pipeline(_Interceptor):
             call.scopes = SCOPES
 
     @contextmanager
-    def _stream_slot(self, call: Call) -> Iterator[None]:
-        """Room for a stream, which holds a thread while it is open."""
-        with self._streams_lock:
-            room = self._open_streams < self.max_streams
-            self._open_streams += room
-        if not room:
-            raise Overloaded(
-                "TOO_MANY_STREAMS",
-                f"The server has {self.max_streams} streams open, as many as it takes.",
-                retry_after_seconds=1.0,
-                metadata={"max_streams": str(self.max_streams)},
-            )
-        try:
-            if self._gatekeeper.asks:
+    def _stream_slot(self, call: Call, room: StreamRoom, *, kept: bool = False) -> Iterator[None]:
+        """Room for a stream, which holds a thread while it is open. `kept` lets it take the room
+        that is kept for ingestions."""
+        with room.slot(kept=kept):
+            if self._gatekeeper.asks and call.principal != ANONYMOUS:
                 with self._streams_by_principal.slot(call.principal):
                     yield
             else:
                 yield
-        finally:
-            with self._streams_lock:
-                self._open_streams -= 1
 
     def _messages(
         self, requests: Iterator[bytes], parse: _Parse, behavior: _Behavior, call: Call
     ) -> AbstractContextManager[Messages[Any]]:
         call.messages_received, call.messages_sent = 0, 0
         read = reader_of(behavior, lambda data: call.note_received(parse(data)))
-        return read_ahead(requests, read, self._stream_idle_seconds, self._stopping)
+        idle_seconds = self._stream_idle_seconds
+        if call.method in REFLECTION_METHODS:
+            idle_seconds = min(idle_seconds, _REFLECTION_IDLE_SECONDS)
+        return read_ahead(requests, read, idle_seconds, self._stopping, call.ensure_lasting)
 
-    def _on_aside(self, handler: _Handler) -> _Handler:
-        """The same handler of the health service, on threads that no other call takes.
+    def _on_aside(self, method: str, handler: _Handler) -> _Handler:
+        """The same handler of the health service, which takes no thread and waits for none.
 
         Anyone may call it, so it has little patience with callers that do not send their message.
         """
@@ -586,6 +757,7 @@ class Pipeline(_Interceptor):
         parse = _parser(handler.request_deserializer)
 
         def answer(requests: Iterator[bytes], context: grpc.ServicerContext, *send: Any) -> Any:
+            # Where `reception` cannot receive the message, a thread waits for it.
             awaited = _Awaited(context, time.monotonic() + _HEALTH_MESSAGE_SECONDS)
             self._warden.watch(awaited)
             try:
@@ -596,10 +768,31 @@ class Pipeline(_Interceptor):
                 self._warden.release(awaited)
             return behavior(request, context, *send)
 
+        def check(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+            try:
+                request = parse(next(requests, b""))
+            except InvalidRequest as error:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
+            return behavior(request, context)
+
+        def arrived(incoming: Incoming, data: bytes | None) -> None:
+            self._awaiting_health.remove(incoming)
+            if incoming.gone:
+                return
+            if method == _HEALTH_WATCH:
+                self._watch_health(incoming, data or b"")
+            else:
+                incoming.serve(Message(data), check)
+
+        def enter(incoming: Incoming) -> None:
+            self._awaiting_health.add(incoming)
+            if not incoming.receive(arrived):
+                self._awaiting_health.remove(incoming)
+
         # A watch of the health takes no thread: it is called back.
         not_blocking = getattr(behavior, "experimental_non_blocking", False)
         answer.experimental_non_blocking = not_blocking  # type: ignore[attr-defined]  # for grpc
-        aside = _Elsewhere(answer, self._aside)
+        aside = _Elsewhere(answer, MessageFirst(enter, self._aside))
         return _taking_streams(handler)(aside, None, handler.response_serializer)
 
     def _refusing(self, method: str, refusals: Sequence["_Sendable"]) -> _Handler:
@@ -608,28 +801,55 @@ class Pipeline(_Interceptor):
         It runs on the thread that calls come in by, and awaits no message, being of a stream.
         """
 
-        counted = self._metrics.get(method, _UNKNOWN_METHOD)
-        access = self._access
+        answer = self._refusal(method, refusals)
 
         def refuse(
             _requests: Iterator[bytes], context: grpc.ServicerContext, send: Callable[[Any], None]
         ) -> None:
-            refusal = random.choice(refusals)  # noqa: S311 - no secret
-            call_id, _ = _named(context)
-            counted.begin()
-            context.set_trailing_metadata(
-                ((CALL_ID_KEY, call_id), (STATUS_DETAILS_KEY, refusal.details))
-            )
+            refusal = answer.tell(context)
             context.set_code(refusal.code)
             context.set_details(refusal.message)
             send(None)
-            counted.end(refusal.code.value[0], 0.0)
-            refusal.failures.inc()
-            if access is not None:
-                access.count(method[1:], refusal.code.value[0], refusal.reason, call_id)
 
         refuse.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpc looks for it
         return grpc.stream_stream_rpc_method_handler(_Elsewhere(refuse, _INLINE))
+
+    def _refusal(self, method: str, refusals: Sequence["_Sendable"]) -> "_Refusal":
+        return _Refusal(method, refusals, self._metrics.get(method, _UNKNOWN_METHOD), self._access)
+
+
+class _Refusal:
+    """A behavior that ends calls of a method with one of some statuses, at next to no cost."""
+
+    def __init__(
+        self,
+        method: str,
+        refusals: Sequence["_Sendable"],
+        counted: MethodMetrics,
+        access: AccessLog | None,
+    ) -> None:
+        self._method = method
+        self._refusals = refusals
+        self._counted = counted
+        self._access = access
+
+    def __call__(self, _requests: Iterator[bytes], context: grpc.ServicerContext) -> NoReturn:
+        refusal = self.tell(context)
+        context.abort(refusal.code, refusal.message)
+
+    def tell(self, context: grpc.ServicerContext) -> "_Sendable":
+        """Count the call and set its metadata; what is left to send is returned."""
+        refusal = random.choice(self._refusals)  # noqa: S311 - no secret
+        call_id, _ = _named(context)
+        context.set_trailing_metadata(
+            ((CALL_ID_KEY, call_id), (STATUS_DETAILS_KEY, refusal.details))
+        )
+        self._counted.begin()
+        self._counted.end(refusal.code.value[0], 0.0)
+        refusal.failures.inc()
+        if self._access is not None:
+            self._access.count(self._method[1:], refusal.code.value[0], refusal.reason, call_id)
+        return refusal
 
 
 _INLINE = InlineExecutor()
@@ -688,6 +908,22 @@ def overloaded(max_concurrent_calls: int, retry_after_seconds: float) -> Overloa
         retry_after_seconds=retry_after_seconds,
         metadata={"max_concurrent_calls": str(max_concurrent_calls)},
     )
+
+
+def _too_many_calls(principal: str, max_calls: int) -> QuotaExceeded:
+    """The refusal of a call of a principal that has as many as it may."""
+    return QuotaExceeded(
+        "TOO_MANY_CALLS",
+        f"You have {max_calls} calls here at work or waiting, which is the limit.",
+        subject=principal,
+        retry_after_seconds=0.5,
+        metadata={"max_calls": str(max_calls)},
+    )
+
+
+@lru_cache(maxsize=256)
+def _too_many_calls_sendable(principal: str, max_calls: int) -> _Sendable:
+    return _sendable(to_status(_too_many_calls(principal, max_calls), "", ""))
 
 
 class _Elsewhere:

@@ -14,7 +14,9 @@ from credit_service.clock import Clock
 from credit_service.domain.errors import CreditError
 from credit_service.rpc.access import AccessLog
 from credit_service.rpc.address import Address, AddressRefusedError, listening_address
+from credit_service.rpc.connections import ConnectionGuard, raise_descriptor_limit
 from credit_service.rpc.credit import CreditServicer
+from credit_service.rpc.health import Health
 from credit_service.rpc.identity import gatekeeper
 from credit_service.rpc.ingestion import IngestionServicer
 from credit_service.rpc.pipeline import Pipeline
@@ -43,6 +45,7 @@ SERVICE_NAMES = tuple(service.full_name for service in SERVICES)
 """What the server is there for, and has a health of its own."""
 
 _MIN_HELD_CALLS = 128
+_HANDSHAKE_MILLISECONDS = 10_000
 _PROBE_SECONDS = 1.0
 _LINGER_SECONDS = 0.1
 
@@ -72,12 +75,13 @@ class CreditServer:
         address = listening_address(settings)
         credentials = server_credentials(settings)
         caller_check = gatekeeper(settings, SERVICES, REFLECTION_METHODS, clock)
-        self._ready = False
+        self._ready = self._is_draining = False
         self._stopping = threading.Event()
         self._pool = ServingPool(settings.threads)
         # Two more than there may be streams: they refuse the others while all of them are open.
-        self._stream_pool = ServingPool(settings.max_streams + 2)
+        self._stream_pool = ServingPool(settings.max_streams + settings.ingestion_streams + 2)
         self._access = AccessLog(settings.log_format) if settings.access_log else None
+        self._health = Health()
         self._pipeline = Pipeline(
             self._pool,
             self._stream_pool,
@@ -85,15 +89,20 @@ class CreditServer:
             max_wait_seconds=settings.max_wait_seconds,
             max_streams=settings.max_streams,
             max_streams_per_principal=settings.max_streams_per_principal,
+            ingestion_streams=settings.ingestion_streams,
+            reflection_streams=settings.reflection_streams,
             max_calls_per_second=settings.max_calls_per_second,
+            max_calls_at_work_per_principal=_calls_at_work(settings),
+            max_calls_per_principal=settings.max_calls_per_principal,
             default_deadline_seconds=settings.default_deadline_seconds,
             stream_idle_seconds=settings.stream_idle_seconds,
+            stream_lifetime_seconds=settings.stream_lifetime_seconds,
+            watch_health=self._health.watch,
             gatekeeper=caller_check,
             stopping=self._stopping,
             access=self._access,
         )
-        self._health = _Health()
-        options = _options(settings.max_concurrent_calls, share_port=share_port)
+        options = _options(settings, share_port=share_port)
         self._server = grpc.server(self._pool, interceptors=[self._pipeline], options=options)
         self._cache = PositionCache(settings.require_redis_url()) if settings.redis_url else None
         self._add_services(database, clock)
@@ -110,6 +119,7 @@ class CreditServer:
             raise AddressRefusedError(f"{address} cannot be listened on: is it taken?") from error
         self.address = Address(address.host, port)
         """Where it listens, with the port that the system chose for port 0."""
+        self._connections = ConnectionGuard(port)
         self._forget_readings = metrics.server_readings.add(self._read)
 
     def _add_services(self, database: Database, clock: Clock) -> None:
@@ -131,6 +141,7 @@ class CreditServer:
         """Listen. Calls are answered from now on; health follows the database."""
         self._set_health(serving=False)
         self._server.start()
+        self._connections.start()
         self._readiness.start()
 
     def stop(self, grace_seconds: float | None = None) -> None:
@@ -140,6 +151,7 @@ class CreditServer:
         cancelled. Returns when no call runs any more.
         """
         grace = self._settings.shutdown_grace_seconds if grace_seconds is None else grace_seconds
+        self._is_draining = True
         self._health.enter_graceful_shutdown()
         # Calls are answered as before until balancers have seen it.
         time.sleep(self._settings.shutdown_delay_seconds)
@@ -153,6 +165,7 @@ class CreditServer:
         # last bytes of answers that are on their way.
         time.sleep(min(_LINGER_SECONDS, grace))
         self._server.stop(None).wait()
+        self._connections.close()
         if self._readiness.is_alive():
             self._readiness.join()
         self._close()
@@ -171,11 +184,13 @@ class CreditServer:
     def _read(self) -> Iterable[metrics.Reading]:
         """What the server is at, for the metrics."""
         in_use, pool_size = self._database.pool_use()
-        yield "credit_server_ready", (), float(self._ready and not self._stopping.is_set())
+        yield metrics.READY, (), float(self._ready and not self._is_draining)
         yield "credit_server_threads", (), self._settings.threads
         yield "credit_server_threads_busy", (), self._pool.busy
         yield "credit_server_calls_waiting", (), self._pool.waiting
         yield "credit_server_calls_waiting_limit", (), self._pipeline.max_waiting
+        yield "credit_server_calls_awaiting_message", (), self._pipeline.awaiting_messages
+        yield "credit_server_health_watches", (), self._health.watches
         yield "credit_server_streams", (), self._pipeline.open_streams
         yield "credit_server_streams_limit", (), self._pipeline.max_streams
         yield "credit_database_pool_in_use", (), in_use
@@ -217,21 +232,6 @@ class CreditServer:
             probe.dispose()
 
 
-class _Health(health.HealthServicer):
-    """The health service of grpcio-health-checking, with the method that it leaves out."""
-
-    def List(  # noqa: N802 - the protocol's name
-        self, request: health_pb2.HealthListRequest, context: grpc.ServicerContext
-    ) -> health_pb2.HealthListResponse:
-        """The health of every service at once."""
-        del request
-        response = health_pb2.HealthListResponse()
-        for service in ("", *SERVICE_NAMES):
-            answer = self.Check(health_pb2.HealthCheckRequest(service=service), context)
-            response.statuses[service].CopyFrom(answer)
-        return response
-
-
 def _trouble(database: Database) -> str | None:
     """Why the database cannot serve; None when it can."""
     try:
@@ -246,8 +246,15 @@ def _trouble(database: Database) -> str | None:
     return None
 
 
-def _options(max_concurrent_calls: int, *, share_port: bool) -> list[tuple[str, int]]:
-    max_held = max(_MIN_HELD_CALLS, max_concurrent_calls)
+def _calls_at_work(settings: Settings) -> int:
+    """Calls of one principal at work at once. It never takes the last thread, nor the last database
+    connection."""
+    most = min(settings.threads, settings.pool_size) - 1
+    return max(1, min(settings.max_calls_at_work_per_principal, most))
+
+
+def _options(settings: Settings, *, share_port: bool) -> list[tuple[str, int]]:
+    max_held = max(_MIN_HELD_CALLS, settings.max_concurrent_calls)
     return [
         ("grpc.so_reuseport", int(share_port)),
         # Calls that grpc holds and the thread that takes calls in has not come to. Where even that
@@ -265,6 +272,10 @@ def _options(max_concurrent_calls: int, *, share_port: bool) -> list[tuple[str, 
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        # A connection that carries no call takes a descriptor: it ends, and its caller opens
+        # another with the next call. One that never becomes HTTP/2 ends sooner.
+        ("grpc.max_connection_idle_ms", int(settings.max_connection_idle_seconds * 1000)),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MILLISECONDS),
     ]
 
 
@@ -295,6 +306,7 @@ def serve(
         AddressRefusedError: the address cannot be served.
     """
     termination = Termination()
+    raise_descriptor_limit()
     database = open_database(settings)
     try:
         server = CreditServer(settings, database, share_port=share_port)

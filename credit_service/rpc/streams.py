@@ -31,11 +31,16 @@ class Messages(Iterator[T]):
     """The messages of a stream, waited for one by one, and those that are here already."""
 
     def __init__(
-        self, inbox: "queue.Queue[T | _End]", idle_seconds: float, stopping: threading.Event
+        self,
+        inbox: "queue.Queue[T | _End]",
+        idle_seconds: float,
+        stopping: threading.Event,
+        ensure_lasting: Callable[[], None],
     ) -> None:
         self._inbox = inbox
         self._idle_seconds = idle_seconds
         self._stopping = stopping
+        self._ensure_lasting = ensure_lasting
         # Taken from the inbox before its turn.
         self._next: list[T | _End] = []
 
@@ -48,6 +53,7 @@ class Messages(Iterator[T]):
             raise StopIteration
         if self._stopping.is_set():
             raise shutting_down()
+        self._ensure_lasting()
         return message
 
     def _awaited(self) -> "T | _End":
@@ -58,6 +64,7 @@ class Messages(Iterator[T]):
             except queue.Empty:
                 if self._stopping.is_set():
                     raise shutting_down() from None
+                self._ensure_lasting()
                 if time.monotonic() - silent_since >= self._idle_seconds:
                     raise DeadlineExceeded(
                         "STREAM_IDLE",
@@ -108,12 +115,13 @@ def read_ahead(
     parse: Callable[[bytes], T],
     idle_seconds: float,
     stopping: threading.Event,
+    ensure_lasting: Callable[[], None] = lambda: None,
 ) -> Iterator[Messages[T]]:
     """The messages of a client stream, the next ones read and parsed while this one is worked on.
 
     grpc offers no way to wait for a message for a while only, so a thread does the waiting. It ends
     with the call. Beside those that are worked on, at most five messages are in memory: four that
-    wait, and one being read.
+    wait, and one being read. `ensure_lasting` raises when the stream has lasted for long enough.
 
     The iterator raises:
         DeadlineExceeded: STREAM_IDLE, no message came for `idle_seconds`.
@@ -137,7 +145,7 @@ def read_ahead(
 
     threading.Thread(target=pump, name="stream-reader", daemon=True).start()
     try:
-        yield Messages(inbox, idle_seconds, stopping)
+        yield Messages(inbox, idle_seconds, stopping, ensure_lasting)
     finally:
         closed.set()
         _make_room(inbox)
@@ -173,4 +181,18 @@ def shutting_down() -> Unavailable:
         "SHUTTING_DOWN",
         "This server is shutting down; call again, another one answers.",
         retry_after_seconds=0.5,
+    )
+
+
+def stream_over(lifetime_seconds: float, **resume_at: object) -> Unavailable:
+    """What a stream ends with that has lasted as long as one may; `resume_at` is where its caller
+    continues."""
+    return Unavailable(
+        "STREAM_LIFETIME_OVER",
+        f"The stream has lasted for {lifetime_seconds:g} seconds; open it again and continue.",
+        retry_after_seconds=0.1,
+        metadata={
+            "lifetime_seconds": f"{lifetime_seconds:g}",
+            **{key: str(value) for key, value in resume_at.items()},
+        },
     )

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from credit_service import metrics
-from credit_service.metrics_http import MetricsEndpoint, Processes, ask
+from credit_service.metrics_http import MetricsEndpoint, Processes, ask, shows_ready
 from credit_service.rpc.address import Address, AddressRefusedError, listening_address
 from credit_service.settings import Settings
 from credit_service.termination import LOOK_SECONDS, Termination
@@ -97,10 +97,12 @@ class _Server:
                 start_new_session=True,
             )
 
-    def exposition(self) -> str | None:
+    def exposition(self, *, readiness_alone: bool = False) -> str | None:
         """Its metrics; None when it does not serve, or does not answer soon."""
         control = self._control
-        return ask(control) if control is not None and self.serving else None
+        if control is None or not self.serving:
+            return None
+        return ask(control, readiness_alone=readiness_alone)
 
     def _note_death(self, pid: int, status: int) -> None:
         self.forget()
@@ -178,6 +180,7 @@ class Supervisor:
                 self._settings.metrics_listen,
                 self._registry(),
                 insecure=self._settings.metrics_insecure,
+                is_ready=self._is_ready,
             )
         self._watch.start()
         deadline = time.monotonic() + _START_TIMEOUT_SECONDS
@@ -239,6 +242,12 @@ class Supervisor:
     def _expositions(self) -> dict[str, str]:
         asked = ((str(server.number), server.exposition()) for server in self._servers)
         return {number: text for number, text in asked if text is not None}
+
+    def _is_ready(self) -> bool:
+        """Whether at least one process serves, and all that serve are ready."""
+        serving = [server for server in self._servers if server.serving]
+        shown = [server.exposition(readiness_alone=True) for server in serving]
+        return bool(shown) and all(each is not None and shows_ready(each) for each in shown)
 
     def _keep_alive(self) -> None:
         while not self._stopping.wait(_LOOK_SECONDS):

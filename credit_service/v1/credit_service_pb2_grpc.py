@@ -44,10 +44,13 @@ class CreditServiceStub:
     Lists come in pages: page_size 0 means 50, at most 1,000. While next_page_token is not empty
     there is more: repeat the request with it as page_token and all else unchanged.
 
+    A stream lasts for an hour at most, by default; then it ends with UNAVAILABLE
+    (STREAM_LIFETIME_OVER): call again and continue where it ended.
+
     Errors are google.rpc.Status with google.rpc.ErrorInfo, whose reason is a value of ErrorReason.
     Besides those named at each method, any method can fail with UNAUTHENTICATED, PERMISSION_DENIED,
-    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED), UNAVAILABLE (DATABASE_UNAVAILABLE,
-    SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
+    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
+    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
     """
 
     def __init__(self, channel):
@@ -142,10 +145,13 @@ class CreditServiceServicer:
     Lists come in pages: page_size 0 means 50, at most 1,000. While next_page_token is not empty
     there is more: repeat the request with it as page_token and all else unchanged.
 
+    A stream lasts for an hour at most, by default; then it ends with UNAVAILABLE
+    (STREAM_LIFETIME_OVER): call again and continue where it ended.
+
     Errors are google.rpc.Status with google.rpc.ErrorInfo, whose reason is a value of ErrorReason.
     Besides those named at each method, any method can fail with UNAUTHENTICATED, PERMISSION_DENIED,
-    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED), UNAVAILABLE (DATABASE_UNAVAILABLE,
-    SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
+    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
+    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
     """
 
     def RegisterCustomer(self, request, context):
@@ -302,12 +308,13 @@ class CreditServiceServicer:
     def WatchCreditEvents(self, request, context):
         """Streams credit events as they happen, starting after a given one. Never skips an event that
         passes the filters, never reorders one customer's events, and stays open until the caller ends
-        it. After a break, call again with the last event_id that was taken in.
+        it or its lifetime is over. After either, call again with the last event_id that was taken in.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD).
         RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
-        UNAVAILABLE (SHUTTING_DOWN): call again, another server answers.
+        UNAVAILABLE (SHUTTING_DOWN): call again, another server answers. (STREAM_LIFETIME_OVER): call
+        again with last_event_id of the metadata as after_event_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -408,10 +415,13 @@ class CreditService:
     Lists come in pages: page_size 0 means 50, at most 1,000. While next_page_token is not empty
     there is more: repeat the request with it as page_token and all else unchanged.
 
+    A stream lasts for an hour at most, by default; then it ends with UNAVAILABLE
+    (STREAM_LIFETIME_OVER): call again and continue where it ended.
+
     Errors are google.rpc.Status with google.rpc.ErrorInfo, whose reason is a value of ErrorReason.
     Besides those named at each method, any method can fail with UNAUTHENTICATED, PERMISSION_DENIED,
-    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED), UNAVAILABLE (DATABASE_UNAVAILABLE,
-    SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
+    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
+    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
     """
 
     @staticmethod

@@ -287,6 +287,19 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
     """
+    ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 43
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and google.rpc.QuotaFailure. The caller has as
+    many calls at work or waiting as its share of the server allows.
+
+    Example metadata: {"max_calls": "64"}
+    """
+    ERROR_REASON_STREAM_LIFETIME_OVER: _ErrorReason.ValueType  # 44
+    """UNAVAILABLE, with google.rpc.RetryInfo. The stream has lasted as long as one may. Open it again
+    and continue: a watch of events after last_event_id, an ingestion from its committed offset.
+
+    Example metadata: {"lifetime_seconds": "3600"} or {"lifetime_seconds": "3600", "last_event_id":
+    "1204"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the reason of the google.rpc.ErrorInfo that every error carries, with domain
@@ -559,4 +572,17 @@ ERROR_REASON_INGESTION_NOT_OWNED: ErrorReason.ValueType  # 42
 with it. Use an id of your own making.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
+"""
+ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 43
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and google.rpc.QuotaFailure. The caller has as
+many calls at work or waiting as its share of the server allows.
+
+Example metadata: {"max_calls": "64"}
+"""
+ERROR_REASON_STREAM_LIFETIME_OVER: ErrorReason.ValueType  # 44
+"""UNAVAILABLE, with google.rpc.RetryInfo. The stream has lasted as long as one may. Open it again
+and continue: a watch of events after last_event_id, an ingestion from its committed offset.
+
+Example metadata: {"lifetime_seconds": "3600"} or {"lifetime_seconds": "3600", "last_event_id":
+"1204"}
 """

@@ -35,10 +35,13 @@ class IngestionServiceStub:
     Lists come in pages: page_size 0 means 50, at most 1,000. While next_page_token is not empty
     there is more: repeat the request with it as page_token and all else unchanged.
 
+    A stream lasts for an hour at most, by default; then it ends with UNAVAILABLE
+    (STREAM_LIFETIME_OVER): call again and continue where it ended.
+
     Errors are google.rpc.Status with google.rpc.ErrorInfo, whose reason is a value of ErrorReason.
     Besides those named at each method, any method can fail with UNAUTHENTICATED, PERMISSION_DENIED,
-    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED), UNAVAILABLE (DATABASE_UNAVAILABLE,
-    SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
+    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
+    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
     """
 
     def __init__(self, channel):
@@ -94,10 +97,13 @@ class IngestionServiceServicer:
     Lists come in pages: page_size 0 means 50, at most 1,000. While next_page_token is not empty
     there is more: repeat the request with it as page_token and all else unchanged.
 
+    A stream lasts for an hour at most, by default; then it ends with UNAVAILABLE
+    (STREAM_LIFETIME_OVER): call again and continue where it ended.
+
     Errors are google.rpc.Status with google.rpc.ErrorInfo, whose reason is a value of ErrorReason.
     Besides those named at each method, any method can fail with UNAUTHENTICATED, PERMISSION_DENIED,
-    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED), UNAVAILABLE (DATABASE_UNAVAILABLE,
-    SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
+    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
+    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
     """
 
     def IngestRows(self, request_iterator, context):
@@ -302,10 +308,13 @@ class IngestionService:
     Lists come in pages: page_size 0 means 50, at most 1,000. While next_page_token is not empty
     there is more: repeat the request with it as page_token and all else unchanged.
 
+    A stream lasts for an hour at most, by default; then it ends with UNAVAILABLE
+    (STREAM_LIFETIME_OVER): call again and continue where it ended.
+
     Errors are google.rpc.Status with google.rpc.ErrorInfo, whose reason is a value of ErrorReason.
     Besides those named at each method, any method can fail with UNAUTHENTICATED, PERMISSION_DENIED,
-    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED), UNAVAILABLE (DATABASE_UNAVAILABLE,
-    SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
+    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
+    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
     """
 
     @staticmethod

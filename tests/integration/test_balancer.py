@@ -7,23 +7,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
+from credit_service.metrics_http import MetricsEndpoint
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from tests import balancer
 from tests.contract_files import contract_files
+from tests.frames import Connection
 from tests.integration.conftest import Edge, Refusal, code_of, refusal_of
 from tests.integration.lending import register
 
@@ -32,10 +34,12 @@ NOBODY = pb.GetCustomerRequest(customer_id=404)
 
 
 @contextmanager
-def through(*targets: str, ready: int = 1, **settings: int) -> Iterator[grpc.Channel]:
+def through(
+    *targets: tuple[str, int], ready: int = 1, inside: bool = False, **settings: int
+) -> Iterator[grpc.Channel]:
     """A channel to the balancer of these servers."""
     with (
-        balancer.balancing(targets, ready=ready, **settings) as port,
+        balancer.balancing(targets, ready=ready, inside=inside, **settings) as port,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         yield channel
@@ -54,8 +58,15 @@ def _until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_calls_and_streams_reach_the_servers(server: Edge) -> None:
-    with through(server.target) as channel:
+@pytest.fixture
+def served(server: Edge) -> Iterator[tuple[str, int]]:
+    """A real server's address, and the port that it answers `/ready` at."""
+    with closing(MetricsEndpoint("127.0.0.1:0")) as endpoint:
+        yield server.target, endpoint.address.port
+
+
+def test_calls_and_streams_reach_the_servers(served: tuple[str, int]) -> None:
+    with through(served) as channel:
         credit, ingestion = CreditServiceStub(channel), IngestionServiceStub(channel)
         customer_id = register(credit, "9876543210")
         told = credit.GetCustomer(pb.GetCustomerRequest(customer_id=customer_id), timeout=20)
@@ -69,8 +80,8 @@ def test_calls_and_streams_reach_the_servers(server: Edge) -> None:
         assert "credit_service.v1.CreditService" in services
 
 
-def test_more_than_the_servers_hold_is_refused(server: Edge) -> None:
-    with through(server.target, calls_at_most=0) as channel:
+def test_more_than_the_servers_hold_is_refused(served: tuple[str, int]) -> None:
+    with through(served, inside=True, calls_at_most=0) as channel:
         credit = CreditServiceStub(channel)
         told = refused(lambda: credit.GetCustomer(NOBODY, timeout=20))
         assert (told.code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
@@ -86,28 +97,61 @@ def test_more_than_the_servers_hold_is_refused(server: Edge) -> None:
         assert status == health_pb2.HealthCheckResponse.SERVING
 
 
+def test_callers_from_outside_are_not_told_the_health(served: tuple[str, int]) -> None:
+    with through(served) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Check(health_pb2.HealthCheckRequest(), timeout=20)
+        assert code_of(caught.value) is grpc.StatusCode.UNIMPLEMENTED
+        with pytest.raises(grpc.RpcError) as caught:
+            next(iter(stub.Watch(health_pb2.HealthCheckRequest(), timeout=20)))
+        assert code_of(caught.value) is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_one_address_has_only_so_many_connections(served: tuple[str, int]) -> None:
+    """The others are hung up on, and each that ends makes room."""
+    with balancer.balancing([served], ready=1, connections_per_source=3) as port:
+        target = f"127.0.0.1:{port}"
+        idle: list[Connection] = []
+        for _ in range(12):
+            with suppress(ConnectionError):  # hung up on at once
+                idle.append(Connection(target))
+        _until(lambda: sum(not each.is_closed for each in idle) == 3)
+        for each in idle:
+            each.close()
+
+        def served_again() -> bool:
+            with grpc.insecure_channel(target) as channel:
+                call: Any = CreditServiceStub(channel).GetCustomer.future(NOBODY, timeout=5)
+                return call.code() is grpc.StatusCode.NOT_FOUND
+
+        _until(served_again)
+
+
 class Standin:
-    """A server of one method, whose calls end when they are let go, and whose health is as told."""
+    """A server of one method, whose calls end when they are let go, and whose readiness is as
+    told."""
 
     def __init__(self, running: ExitStack) -> None:
         self._entered = threading.Semaphore(0)
         self._leave = threading.Semaphore(0)
-        self._health = health.HealthServicer()
+        self._ready = True
         server = grpc.server(futures.ThreadPoolExecutor(32))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         handlers = {"GetCustomer": grpc.unary_unary_rpc_method_handler(self._serve)}
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("credit_service.v1.CreditService", handlers),)
         )
-        self.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        endpoint = running.enter_context(
+            closing(MetricsEndpoint("127.0.0.1:0", is_ready=lambda: self._ready))
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        self.target = f"127.0.0.1:{port}", endpoint.address.port
         server.start()
         running.callback(lambda: server.stop(0).wait())
         running.callback(self.let_go, 1000)
-        self.be(ready=True)
 
     def be(self, *, ready: bool) -> None:
-        statuses = health_pb2.HealthCheckResponse
-        self._health.set("", statuses.SERVING if ready else statuses.NOT_SERVING)
+        self._ready = ready
 
     def await_calls(self, count: int) -> None:
         """Wait until so many more calls are at work than were awaited before."""
@@ -179,8 +223,8 @@ def test_a_burst_may_queue_and_after_it_nothing_does(running: ExitStack) -> None
 def test_now_and_then_it_is_tried_whether_calls_queue_still(running: ExitStack) -> None:
     """Calls that wait long are more than are held, and no overload."""
     server = Standin(running)
-    bounds = {"calls_held": 1, "calls_at_most": 3, "strict_seconds": 3}
-    callers = Callers(running.enter_context(through(server.target, **bounds)))
+    channel = through(server.target, calls_held=1, calls_at_most=3, strict_seconds=3)
+    callers = Callers(running.enter_context(channel))
     burst = callers.begin(3)
     server.await_calls(3)
     assert callers.refused()
@@ -295,7 +339,7 @@ def test_a_client_that_looks_closer_reads_the_balancers_answers(
     server = Standin(running)
     for target, ready, code in (
         (server.target, 1, "resource_exhausted"),
-        ("127.0.0.1:1", 0, "unavailable"),
+        (("127.0.0.1:1", 1), 0, "unavailable"),
     ):
         port = running.enter_context(balancer.balancing([target], ready=ready, calls_at_most=0))
         done = subprocess.run(

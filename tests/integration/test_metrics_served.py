@@ -170,7 +170,7 @@ def test_what_the_server_is_at_is_shown_while_it_runs(server: Edge) -> None:
     eventually(lambda: value("credit_server_ready") == 1)
     assert value("credit_server_threads") == 12
     assert value("credit_server_calls_waiting_limit") == Settings().max_concurrent_calls - 12
-    assert value("credit_server_streams_limit") == 8
+    assert value("credit_server_streams_limit") == 8 + 2  # kept for ingestions
     assert value("credit_database_pool_size") == 12
 
     server.server.stop(grace_seconds=1)

@@ -346,6 +346,7 @@ class TestOverload:
             listen="127.0.0.1:0",
             threads=2,
             max_streams=1,
+            reflection_streams=1,
             max_concurrent_calls=4,
             max_wait_seconds=30,
         )

@@ -22,7 +22,7 @@ from benchmarks.bed import Bed, Server
 from benchmarks.calls import SERVICE, check_body, create_body
 from credit_service.settings import Settings
 from credit_service.v1 import credit_service_pb2 as pb
-from tests.balancer import balancing
+from tests.balancer import balancing, free_port
 from tests.load import open_loop
 from tests.load.callers import ended
 from tests.load.report import Report, ms, percentile
@@ -82,11 +82,19 @@ def run(laid: Bed) -> Report:
     limit = Settings.model_fields["max_wait_seconds"].default
     for work in works:
         with ExitStack() as running:
+            ready_port = free_port()
             server = running.enter_context(
-                bed.server(url, laid.redis_url, laid.serving, max_wait_seconds=limit)
+                bed.server(
+                    url,
+                    laid.redis_url,
+                    laid.serving,
+                    max_wait_seconds=limit,
+                    metrics_listen=f"127.0.0.1:{ready_port}",
+                )
             )
             with bed.on(laid.loading):
-                port = running.enter_context(balancing([f"127.0.0.1:{server.port}"], ready=1))
+                target = f"127.0.0.1:{server.port}", ready_port
+                port = running.enter_context(balancing([target], ready=1))
             _measure(report, laid, replace(server, port=port), work, url, balanced=True)
             _measure(report, laid, server, work, url, balanced=False)
     return report

@@ -1,7 +1,6 @@
 """Two servers restarted one after the other, under load, by clients with the documented policy."""
 
 import json
-import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from benchmarks import bed
 from benchmarks.bed import Bed
 from credit_service.client.channel import SERVICE_CONFIG, open_channel
-from tests.balancer import balancing
+from tests.balancer import balancing, free_port
 from tests.load.callers import Callers, ended
 from tests.load.report import Report, ms, percentile
 
@@ -38,7 +37,7 @@ def run(laid: Bed) -> Report:
             servers = [
                 running.enter_context(_Restartable(laid, url, delay_seconds)) for _ in range(2)
             ]
-            channel = reach(running, [server.target for server in servers])
+            channel = reach(running, servers)
             _roll(report, url, name, channel, servers)
     return report
 
@@ -46,17 +45,20 @@ def run(laid: Bed) -> Report:
 _OpenChannel = Callable[[], grpc.Channel]
 
 
-def _one_after_the_other(_running: ExitStack, targets: list[str]) -> _OpenChannel:
-    return lambda: open_channel("ipv4:" + ",".join(targets))
+def _one_after_the_other(_running: ExitStack, servers: "list[_Restartable]") -> _OpenChannel:
+    targets = ",".join(server.target for server in servers)
+    return lambda: open_channel(f"ipv4:{targets}")
 
 
-def _by_turns(_running: ExitStack, targets: list[str]) -> _OpenChannel:
+def _by_turns(_running: ExitStack, servers: "list[_Restartable]") -> _OpenChannel:
+    targets = ",".join(server.target for server in servers)
     config = {**SERVICE_CONFIG, "loadBalancingConfig": [{"round_robin": {}}]}
     options = [("grpc.service_config", json.dumps(config))]
-    return lambda: grpc.insecure_channel("ipv4:" + ",".join(targets), options)
+    return lambda: grpc.insecure_channel(f"ipv4:{targets}", options)
 
 
-def _balanced(running: ExitStack, targets: list[str]) -> _OpenChannel:
+def _balanced(running: ExitStack, servers: "list[_Restartable]") -> _OpenChannel:
+    targets = [(server.target, server.ready_port) for server in servers]
     port = running.enter_context(balancing(targets, ready=2))
     return lambda: open_channel(f"127.0.0.1:{port}")
 
@@ -95,7 +97,7 @@ class _Restartable:
 
     def __init__(self, laid: Bed, url: str, delay_seconds: float) -> None:
         self._laid, self._url, self._delay_seconds = laid, url, delay_seconds
-        self.target = f"127.0.0.1:{_free_port()}"
+        self.target, self.ready_port = f"127.0.0.1:{free_port()}", free_port()
         self._running = ExitStack()
 
     def __enter__(self) -> Self:
@@ -117,6 +119,7 @@ class _Restartable:
                 self._laid.redis_url,
                 self._laid.all_processors,
                 listen=self.target,
+                metrics_listen=f"127.0.0.1:{self.ready_port}",
                 shutdown_delay_seconds=self._delay_seconds,
             )
         )
@@ -127,9 +130,3 @@ class _Restartable:
             for status in watch:
                 if status.status == health_pb2.HealthCheckResponse.SERVING:
                     return
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-    return port

@@ -391,29 +391,17 @@ def test_prometheus_scrapes_where_the_metrics_are_shown(composition: dict[str, A
         assert any(f'job="{job}"' in rule["expr"] for rule in _alerts()) or job in str(_alerts())
 
 
-def test_the_balancers_check_is_a_health_check_of_grpc() -> None:
-    """The bytes that haproxy.cfg sends, read as HTTP/2."""
-    text = balancer.CONFIGURATION.read_text()
-    sent = bytes.fromhex("".join(re.findall(r"send-binary (\w+)", text)))
-    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-    assert sent.startswith(preface)
-    frames = []
-    rest = sent[len(preface) :]
-    while rest:
-        length, kind, flags = int.from_bytes(rest[:3]), rest[3], rest[4]
-        frames.append((kind, flags, rest[9 : 9 + length]))
-        rest = rest[9 + length :]
-    settings, headers, data = frames
-    assert settings == (4, 0, b"")
-    assert headers[:2] == (1, 4), "HEADERS that end the headers"
-    assert b"/grpc.health.v1.Health/Check" in headers[2]
-    assert b"application/grpc" in headers[2]
-    assert data == (0, 1, bytes(5)), "an empty message that ends the stream"
-    expected = re.search(r"expect binary (\w+)", text)
-    assert expected is not None
-    health_pb2 = pytest.importorskip("grpc_health.v1.health_pb2")
-    message = health_pb2.HealthCheckResponse(status=1).SerializeToString()
-    assert bytes.fromhex(expected[1]) == b"\0" + len(message).to_bytes(4) + message
+def test_the_balancer_asks_for_readiness_where_callers_cannot(composition: dict[str, Any]) -> None:
+    text, services = balancer.CONFIGURATION.read_text(), composition["services"]
+    environment = services["server-1"]["environment"]
+    port = environment["CREDIT_METRICS_LISTEN"].rpartition(":")[2]
+    assert re.findall(r"presetenv READY_PORT_\d (\d+)", text) == [port, port]
+    assert "http-check send meth GET uri /ready" in text
+    published = services["balancer"]["ports"]
+    assert published == ["127.0.0.1:50051:50051"]
+    console = services["console"]["environment"]["CREDIT_SERVER_ADDRESS"]
+    inside = services["balancer"]["environment"]["BALANCER_INSIDE_LISTEN"]
+    assert console.rpartition(":")[2] == inside.rpartition(":")[2] != "50051"
 
 
 def test_the_balancer_counts_streams_apart() -> None:

@@ -1,0 +1,131 @@
+"""The health service (grpc.health.v1), which anybody may call and nobody can block.
+
+A check is answered on grpc's own thread from memory. A watch takes no thread: each change is sent
+without waiting for the watcher, and a watcher that does not read holds back no other one.
+"""
+
+import threading
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health, health_pb2
+
+from credit_service.rpc.reception import Incoming, Message
+
+_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class Health(health.HealthServicer):
+    """The service of grpcio-health-checking, with `List`, and with watches that cannot block.
+
+    Safe to share between threads.
+    """
+
+    def __init__(self, max_watches: int = 256, max_watches_per_address: int = 32) -> None:
+        """The two limits bound the watches that are open at once."""
+        super().__init__()
+        self._max_watches = max_watches
+        self._max_watches_per_address = max_watches_per_address
+        self._watches: set[_Watch] = set()
+
+    def set(self, service: str, status: int) -> None:
+        """Set the status of a service, and send it to whoever watches that service."""
+        with self._lock:
+            super().set(service, status)
+            # While it shuts down the base class keeps the status as it was.
+            status = self._server_status[service]
+            watches = [each for each in self._watches if each.service == service]
+        for watch in watches:
+            watch.offer(status)
+
+    def List(  # noqa: N802 - the protocol's name
+        self, request: health_pb2.HealthListRequest, context: grpc.ServicerContext
+    ) -> health_pb2.HealthListResponse:
+        """The health of every service at once."""
+        del request, context
+        with self._lock:
+            known = dict(self._server_status)
+        response = health_pb2.HealthListResponse()
+        for service, status in known.items():
+            response.statuses[service].status = status
+        return response
+
+    def watch(self, call: Incoming, data: bytes) -> None:
+        """Serve a `Watch` whose message is `data`. Never waits."""
+        try:
+            service = health_pb2.HealthCheckRequest.FromString(data).service
+        except DecodeError:
+            call.serve(Message(data), _refuse_malformed)
+            return
+        address = call.context.peer().rpartition(":")[0]
+        watch = _Watch(call, service, address)
+        with self._lock:
+            same = sum(each.address == address for each in self._watches)
+            room = len(self._watches) < self._max_watches and same < self._max_watches_per_address
+            if room:
+                self._watches.add(watch)
+            status = self._server_status.get(service, _UNKNOWN)
+        if not room:
+            call.serve(Message(data), _refuse_watch)
+        elif call.context.add_callback(lambda: self._forget(watch)):
+            watch.offer(status)
+        else:
+            self._forget(watch)
+
+    @property
+    def watches(self) -> int:
+        """Watches that are open."""
+        return len(self._watches)
+
+    def _forget(self, watch: "_Watch") -> None:
+        with self._lock:
+            self._watches.discard(watch)
+
+
+class _Watch:
+    """One watcher. It is sent the newest status, and none of those before it while it reads."""
+
+    def __init__(self, call: Incoming, service: str, address: str) -> None:
+        self._call = call
+        self.service = service
+        self.address = address
+        self._lock = threading.Lock()
+        self._newest: int | None = None
+        self._sent: int | None = None
+        self._is_sending = False
+
+    def offer(self, status: int) -> None:
+        """Send the status, now or when the one before it has left."""
+        with self._lock:
+            self._newest = status
+            if self._is_sending or status == self._sent:
+                return
+            self._is_sending, self._sent = True, status
+        self._send(status)
+
+    def _send(self, status: int) -> None:
+        response = health_pb2.HealthCheckResponse()
+        response.status = status
+        data = response.SerializeToString()
+        if not self._call.send(data, self._left):
+            with self._lock:
+                self._is_sending = False
+
+    def _left(self) -> None:
+        with self._lock:
+            self._is_sending = False
+            newest = self._newest
+            if newest is None or newest == self._sent:
+                return
+            self._is_sending, self._sent = True, newest
+        self._send(newest)
+
+
+def _refuse_malformed(_requests: Message, context: grpc.ServicerContext) -> None:
+    context.abort(
+        grpc.StatusCode.INVALID_ARGUMENT, "The request's bytes are no HealthCheckRequest."
+    )
+
+
+def _refuse_watch(_requests: Message, context: grpc.ServicerContext) -> None:
+    context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many watches of the health are open.")

@@ -1,0 +1,388 @@
+"""Callers that send half of a call, read nothing, or take more than their share."""
+
+import json
+import os
+import resource
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from joserfc import jwt
+from joserfc.jwk import ECKey
+
+from benchmarks import bed
+from credit_service.rpc import pipeline, reception, watch
+from credit_service.rpc.connections import ConnectionGuard, raise_descriptor_limit
+from credit_service.settings import Settings
+from credit_service.storage.database import Database
+from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
+from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from tests.frames import Connection, Pairs, authorized
+from tests.integration import portfolio
+from tests.integration.conftest import Edge, refusal_of
+from tests.integration.test_limits import (
+    MOMENT,
+    eventually,
+    half_calls,
+    loan_request,
+    locked,
+    refused,
+)
+
+CHECK = "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
+READ = "/credit_service.v1.CreditService/GetCustomer"
+EVENTS = "/credit_service.v1.CreditService/WatchCreditEvents"
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+SERVING, NOT_SERVING = (
+    health_pb2.HealthCheckResponse.SERVING,
+    health_pb2.HealthCheckResponse.NOT_SERVING,
+)
+KEY = ECKey.generate_key("P-256")
+
+
+def token(principal: str) -> str:
+    claims = {
+        "iss": "https://id.example",
+        "aud": "credit-service",
+        "sub": principal,
+        "scope": "credit.read credit.write ingest",
+        "exp": int(time.time()) + 600,
+    }
+    return jwt.encode({"alg": "ES256", "kid": "k"}, claims, KEY)
+
+
+def bearer(principal: str) -> Pairs:
+    return authorized(token(principal))
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path: Path) -> Settings:
+    keys = tmp_path / "jwks.json"
+    keys.write_text(json.dumps({"keys": [{**KEY.as_dict(private=False), "kid": "k"}]}))
+    return settings.model_copy(
+        update={
+            "token_keys": keys,
+            "token_issuer": "https://id.example",
+            "max_calls_per_principal": 32,
+            "max_connection_idle_seconds": 1.0,
+        }
+    )
+
+
+def health_of(server: Edge) -> int:
+    status: int = server.health.Check(health_pb2.HealthCheckRequest(), timeout=5).status
+    return status
+
+
+def read(server: Edge, principal: str, timeout: float = 5) -> Any:
+    return server.credit.ListCustomers(
+        pb.ListCustomersRequest(page_size=1), timeout=timeout, metadata=bearer(principal)
+    )
+
+
+def test_health_checks_without_a_message_take_no_thread(server: Edge) -> None:
+    edge = server.server._pipeline
+    with Connection(server.target) as stranger:
+        for _ in range(90):
+            stranger.begin(CHECK)
+        eventually(lambda: edge.awaiting_messages > 0)
+        begun = time.monotonic()
+        assert [health_of(server) for _ in range(6)] == [SERVING] * 6
+        listed = server.health.List(health_pb2.HealthListRequest(), timeout=5)
+        assert listed.statuses[""].status == SERVING
+        assert time.monotonic() - begun < pipeline._HEALTH_MESSAGE_SECONDS
+        # The oldest ones were cancelled for the newest, the others when their time was over.
+        assert edge.awaiting_messages <= pipeline._MAX_HEALTH_AWAITED
+        assert edge._aside.busy + edge._aside.waiting == 0
+        eventually(lambda: edge.awaiting_messages == 0)
+
+
+def test_watchers_that_read_nothing_hold_back_no_other(server: Edge) -> None:
+    followed: list[int] = []
+
+    def follow() -> None:
+        for response in server.health.Watch(health_pb2.HealthCheckRequest(), timeout=20):
+            followed.append(response.status)
+            if response.status == NOT_SERVING:
+                return
+
+    with Connection(server.target, window_bytes=0) as stranger:
+        for _ in range(12):
+            stranger.send(stranger.begin(WATCH), b"")
+        eventually(lambda: server.server._health.watches >= 12)
+        assert health_of(server) == SERVING
+        follower = threading.Thread(target=follow)
+        follower.start()
+        eventually(lambda: followed == [SERVING])
+        server.server._set_health(serving=False)
+        assert health_of(server) in {NOT_SERVING, SERVING}  # the readiness thread may set it again
+        follower.join(5)
+        assert followed == [SERVING, NOT_SERVING]
+    eventually(lambda: server.server._health.watches == 0)
+
+
+def test_one_address_has_only_so_many_watches(server: Edge) -> None:
+    with Connection(server.target) as stranger:
+        for _ in range(40):
+            stranger.send(stranger.begin(WATCH), b"")
+        eventually(lambda: server.server._health.watches == 32)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(iter(server.health.Watch(health_pb2.HealthCheckRequest(), timeout=5)))
+        call: Any = caught.value
+        assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_calls_without_a_message_take_no_thread_and_no_place_of_others(server: Edge) -> None:
+    edge = server.server._pipeline
+    read(server, "ordinary")
+    with Connection(server.target) as careless:
+        mine = authorized(token("careless"))
+        for _ in range(32):
+            careless.begin(READ, mine)
+        eventually(lambda: edge.awaiting_messages == 32)
+        assert edge._pool.busy + edge._pool.waiting == 0
+        for _ in range(3):
+            read(server, "ordinary", timeout=2)
+        refusal = refused(lambda: read(server, "careless"))
+        assert (refusal.code, refusal.reason) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "TOO_MANY_CALLS",
+        )
+        assert refusal.metadata == {"max_calls": "32"}
+        assert refusal.details["RetryInfo"].retry_delay.ToMilliseconds() == 500
+        assert refusal.details["QuotaFailure"].violations[0].subject == "careless"
+    # Also where the token is one that was verified before.
+    with Connection(server.target) as careless:
+        for _ in range(32):
+            careless.begin(READ, mine)
+        eventually(lambda: edge.awaiting_messages == 32)
+        stub = server.channel.unary_unary(READ, bytes, bytes)
+        assert refused(lambda: stub(b"", timeout=5, metadata=mine)).reason == "TOO_MANY_CALLS"
+    eventually(lambda: edge.awaiting_messages == 0)
+    read(server, "careless")
+
+
+def test_strangers_are_refused_before_their_message_is_awaited(server: Edge) -> None:
+    call = server.channel.stream_unary(READ, bytes, bytes)
+    released = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        released.wait(20)
+        yield from ()
+
+    assert refused(lambda: call(nothing(), timeout=3)).reason == "UNAUTHENTICATED"
+    released.set()
+    assert server.server._pipeline.awaiting_messages == 0
+
+
+def test_one_principal_never_has_all_threads(
+    server: Edge, settings: Settings, database: Database, database_url: str
+) -> None:
+    customer_id = portfolio.a_good_customer(database, MOMENT)
+    read(server, "ordinary")
+    with locked(database_url, customer_id) as waiting:
+        bookings: list[Any] = [
+            server.credit.CreateLoan.future(
+                loan_request(customer_id), timeout=20, metadata=bearer("careless")
+            )
+            for _ in range(20)
+        ]
+        eventually(lambda: waiting() == settings.max_calls_at_work_per_principal)
+        for _ in range(3):
+            read(server, "ordinary", timeout=2)
+        assert waiting() == settings.max_calls_at_work_per_principal
+        assert not any(each.done() for each in bookings)
+    # All the others had their turn.
+    for each in bookings:
+        error = each.exception()
+        assert error is None or refusal_of(error).reason != "TOO_MANY_CALLS"
+    eventually(lambda: server.server._pipeline._shares._shares == {})
+
+
+def ask_and_stay(stranger: Connection) -> None:
+    """Ask reflection once and leave the stream open."""
+    request = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+    stranger.send(stranger.begin(REFLECTION), request, end=False)
+
+
+def test_reflection_and_watchers_leave_room_for_ingestion(server: Edge, settings: Settings) -> None:
+    edge = server.server._pipeline
+    with ExitStack() as held:
+        stranger = held.enter_context(Connection(server.target))
+        for _ in range(6):
+            ask_and_stay(stranger)
+        eventually(lambda: edge._reflection_streams.open == settings.reflection_streams)
+        for principal in ("first", "second"):
+            for _ in range(4):
+                stream: Any = server.credit.WatchCreditEvents(
+                    pb.WatchCreditEventsRequest(), timeout=20, metadata=bearer(principal)
+                )
+                held.callback(stream.cancel)
+                next(stream)
+        third: Any = server.credit.WatchCreditEvents(
+            pb.WatchCreditEventsRequest(), timeout=20, metadata=bearer("third")
+        )
+        assert refused(lambda: next(third)).reason == "TOO_MANY_STREAMS"
+        ended = refused(
+            lambda: server.ingestion.IngestRows(iter(()), timeout=5, metadata=bearer("third"))
+        )
+        assert ended.reason == "STREAM_ORDER_INVALID"  # it was let in, and had nothing to say
+    eventually(lambda: edge.open_streams == 0)
+
+
+class TestLifetimes:
+    """Streams that would last for ever."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+        monkeypatch.setattr(watch, "_HEARTBEAT_SECONDS", 0.1)
+        return settings.model_copy(update={"stream_lifetime_seconds": 0.5})
+
+    def test_a_watch_ends_with_where_to_continue(self, server: Edge, database: Database) -> None:
+        portfolio.a_good_customer(database, MOMENT)
+        stream: Any = server.credit.WatchCreditEvents(
+            pb.WatchCreditEventsRequest(), timeout=20, metadata=bearer("watcher")
+        )
+        seen: list[pb.WatchCreditEventsResponse] = []
+        refusal = refused(lambda: seen.extend(stream))
+        assert refusal.code is grpc.StatusCode.UNAVAILABLE
+        assert refusal.reason == "STREAM_LIFETIME_OVER"
+        assert refusal.metadata["lifetime_seconds"] == "0.5"
+        assert int(refusal.metadata["last_event_id"]) >= 0
+
+    def test_an_ingestion_ends_so_that_it_can_resume(self, server: Edge) -> None:
+        done = threading.Event()
+
+        def silent() -> Iterator[ingestion_pb.IngestRowsRequest]:
+            done.wait(10)
+            yield from ()
+
+        refusal = refused(
+            lambda: server.ingestion.IngestRows(silent(), timeout=5, metadata=bearer("ingester"))
+        )
+        done.set()
+        assert refusal.reason == "STREAM_LIFETIME_OVER"
+
+    def test_one_that_reads_nothing_is_cancelled(
+        self, server: Edge, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pipeline, "_LAST_SECONDS", 0.2)
+        edge = server.server._pipeline
+        with Connection(server.target, window_bytes=0) as slow:
+            slow.send(slow.begin(EVENTS, authorized(token("slow"))), b"")
+            eventually(lambda: edge.open_streams == 1)
+            eventually(lambda: edge.open_streams == 0)
+
+
+def test_idle_connections_end_and_others_do_not(server: Edge) -> None:
+    with Connection(server.target) as idle, Connection(server.target, window_bytes=0) as watching:
+        watching.send(watching.begin(WATCH), b"")
+        eventually(lambda: idle.is_closed)
+        assert not watching.is_closed
+    read(server, "ordinary")
+
+
+def test_the_address_with_most_connections_loses_the_silent_ones() -> None:
+    """Those of another address, and one that was heard of last, stay."""
+    with ExitStack() as held:
+        listening = held.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = listening.getsockname()[1]
+
+        def connect(source: str) -> socket.socket:
+            connection = held.enter_context(
+                socket.create_connection(("127.0.0.1", port), source_address=(source, 0))
+            )
+            held.enter_context(listening.accept()[0])
+            return connection
+
+        other = [connect("127.0.0.2") for _ in range(3)]
+        many = [connect("127.0.0.3") for _ in range(12)]
+        time.sleep(0.01)
+        many[5].sendall(b"x")
+        eventually(lambda: ConnectionGuard(port, most=9).check() == 6)
+        ended = [each for each in (*other, *many) if _has_ended(each)]
+        assert len(ended) == 6
+        assert set(ended) <= set(many) - {many[5]}
+        assert ConnectionGuard(port, most=9).check() == 0
+
+
+def _has_ended(connection: socket.socket) -> bool:
+    connection.settimeout(0.05)
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+
+
+def test_idle_connections_do_not_use_up_the_descriptors(database_url: str) -> None:
+    """A process that may open 160 descriptors, and 200 connections from one address."""
+    with bed.server(
+        database_url.replace("+psycopg", "", 1),
+        None,
+        frozenset(os.sched_getaffinity(0)),
+        module=("tests.few_descriptors", "160"),
+    ) as serving:
+        target = f"127.0.0.1:{serving.port}"
+        with ExitStack() as held:
+            for _ in range(200):
+                with suppress(OSError):
+                    held.enter_context(Connection(target))
+            with grpc.insecure_channel(target) as channel:
+                found = CreditServiceStub(channel).ListCustomers(
+                    pb.ListCustomersRequest(), timeout=10, wait_for_ready=True
+                )
+            assert found is not None
+            assert serving.process.num_fds() < 160
+
+
+def test_the_soft_limit_of_descriptors_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: raised.append(limits))
+    assert raise_descriptor_limit() == 4096
+    assert raised == [(4096, 4096)]
+
+
+class TestWithoutReception:
+    """Where the private parts of grpc are others than `reception` knows."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+        monkeypatch.setattr(reception, "supported", lambda: False)
+        monkeypatch.setattr(pipeline, "_MESSAGE_SECONDS", 0.5)
+        return settings.model_copy(update={"token_keys": None, "token_issuer": None})
+
+    def test_threads_wait_for_messages_and_not_for_long(
+        self, server: Edge, settings: Settings
+    ) -> None:
+        half, released = half_calls(server, READ, settings.threads)
+        checks, let_go = half_calls(server, CHECK, 16)
+        time.sleep(0.2)
+        server.credit.ListCustomers(pb.ListCustomersRequest(), timeout=5)
+        assert health_of(server) == SERVING
+        ended = {call.code() for call in (*half, *checks)}
+        assert ended == {grpc.StatusCode.CANCELLED}
+        released.set()
+        let_go.set()
+
+
+def test_the_private_parts_of_grpc_are_as_known() -> None:
+    assert reception.compare_private_parts()
+
+
+def test_other_private_parts_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reception._private, "_RECEIVE_MESSAGE_TOKEN", "another")
+    assert not reception.compare_private_parts()
+    monkeypatch.undo()
+    monkeypatch.delattr(reception._private, "_status")
+    assert not reception.compare_private_parts()
