@@ -218,6 +218,13 @@ ingestions_ended = Counter(
     registry=REGISTRY,
 )
 
+customers_over_limit = Counter(
+    "credit_ingestion_customers_over_limit_total",
+    "Customers whom ingestions left with more debt than their approved limit, by kind and source.",
+    ("kind", "source"),
+    registry=REGISTRY,
+)
+
 # The cache of credit positions.
 
 cache_reads = Counter(
@@ -277,6 +284,7 @@ for _outcome in ("done", "failure"):
     cache_writes.labels(_outcome)
 for _kind, _source in product(("customers", "loans"), ("stream", "upload")):
     ingestion_batch_seconds.labels(_kind, _source)
+    customers_over_limit.labels(_kind, _source)
     for _outcome in ROW_OUTCOMES:
         ingested_rows.labels(_kind, _source, _outcome)
     for _state in ("succeeded", "failed"):

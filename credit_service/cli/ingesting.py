@@ -325,6 +325,13 @@ def show(outcome: Outcome, *, also_sent: bool = False) -> None:
     out.print(f"  {counts}", soft_wrap=True)
     if ingestion.HasField("error"):
         out.print(Text(f"  {ingestion.error.message}"), soft_wrap=True)
+    if ingestion.customers_over_limit:
+        over = ingestion.customers_over_limit
+        out.print(
+            f"  {group_digits(over)} customer{'s owe' if over != 1 else ' owes'} more than the"
+            " approved limit since, and would be declined.",
+            soft_wrap=True,
+        )
     for line in _not_read(ingestion, also_sent=also_sent):
         out.print(Text(f"  {line}"), soft_wrap=True)
     if outcome.row_errors:

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -579,7 +579,21 @@ def _told(event: event_pb2.CreditEvent) -> str:
         case "rows_ingested":
             rows = event.rows_ingested
             return f"{rows.inserted} inserted, {rows.updated} updated ({rows.ingestion_id})"
+        case "customer_updated":
+            return _changes(event.customer_updated.changes)
+        case "loan_updated":
+            return f"loan {event.loan_updated.loan_id}: {_changes(event.loan_updated.changes)}"
     return ""
+
+
+def _changes(changes: Iterable[event_pb2.FactChange]) -> str:
+    """'tenure_months 12 → 24, age': values where the event has them."""
+    return ", ".join(
+        f"{each.field} {each.previous or 'none'} → {each.current or 'none'}"
+        if each.previous or each.current
+        else each.field
+        for each in changes
+    )
 
 
 # Reading what people write.

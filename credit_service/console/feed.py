@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -131,6 +131,31 @@ def _tell_rows(event: event_pb2.CreditEvent) -> _Told:
     return "neutral", title, detail, f"/qa/ingestions/{rows.ingestion_id}"
 
 
+def _tell_customer_updated(event: event_pb2.CreditEvent) -> _Told:
+    updated = event.customer_updated
+    title = f"Customer {event.customer_id} changed by an import"
+    return "neutral", title, _changes(updated.changes), f"/qa/ingestions/{updated.ingestion_id}"
+
+
+def _tell_loan_updated(event: event_pb2.CreditEvent) -> _Told:
+    updated = event.loan_updated
+    title = f"Loan {updated.loan_id} of customer {event.customer_id} changed by an import"
+    return "neutral", title, _changes(updated.changes), f"/qa/ingestions/{updated.ingestion_id}"
+
+
+def _changes(changes: Iterable[event_pb2.FactChange]) -> str:
+    """'tenure months 12 → 24, age': values where the event has them."""
+    return ", ".join(
+        formats.words(each.field)
+        + (
+            f" {each.previous or 'none'} → {each.current or 'none'}"
+            if each.previous or each.current
+            else ""
+        )
+        for each in changes
+    )
+
+
 def _tell_other(event: event_pb2.CreditEvent) -> _Told:
     return "neutral", f"Event {event.event_id}", "of a type that this console does not know", ""
 
@@ -143,6 +168,8 @@ _TELLERS: dict[str, Callable[[event_pb2.CreditEvent], _Told]] = {
     "loan_closed": _tell_closed,
     "score_changed": _tell_score,
     "rows_ingested": _tell_rows,
+    "customer_updated": _tell_customer_updated,
+    "loan_updated": _tell_loan_updated,
 }
 
 

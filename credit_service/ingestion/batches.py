@@ -109,8 +109,9 @@ def _store(
     if ingestion.rejected < MAX_REPORTED_ROWS:
         listed += outcome.errors
     ingestions.add_errors(connection, ingestion.ingestion_id, _numbered(listed))
-    if batch.digests is not None:
-        ingestions.add_batch(connection, ingestion.ingestion_id, batch.offset, batch.digests)
+    ingestions.add_batch(
+        connection, ingestion.ingestion_id, batch.offset, batch.digests, outcome.over_limit
+    )
     return ingestions.advance(connection, ingestion.ingestion_id, outcome.counts, batch.end)
 
 
@@ -167,9 +168,9 @@ def end(
     ended = ingestions.end(
         connection, ingestion.ingestion_id, state, moment, total_rows=total_rows, error=error
     )
-    metrics.ingestions_ended.labels(
-        ended.kind.lower(), ended.source.lower(), ended.state.lower()
-    ).inc()
+    kind, source = ended.kind.lower(), ended.source.lower()
+    metrics.ingestions_ended.labels(kind, source, ended.state.lower()).inc()
+    metrics.customers_over_limit.labels(kind, source).inc(ended.customers_over_limit or 0)
     return ended
 
 

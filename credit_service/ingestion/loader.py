@@ -48,13 +48,15 @@ class Outcome:
     """What became of a batch. `errors` are of rejected rows, in the order of the rows; `skipped`
     has one entry for each skipped row.
 
-    `moved` are the customers whose positions are other than before.
+    `moved` are the customers whose positions are other than before, `over_limit` those of them
+    whose debt is above their limit now.
     """
 
     counts: Counts
     errors: Sequence[RowError]
     skipped: Sequence[RowError]
     moved: Sequence[int]
+    over_limit: Sequence[int]
 
 
 def load(
@@ -88,6 +90,7 @@ def load(
         errors,
         merge.skips,
         merge.moved,
+        merge.over_limit,
     )
 
 
@@ -106,10 +109,16 @@ class _Merge:
     errors: list[RowError] = field(default_factory=list)
     skips: list[RowError] = field(default_factory=list)
     moved: Sequence[int] = ()
+    over_limit: list[int] = field(default_factory=list)
 
     @property
     def writes(self) -> bool:
         return not self.ingestion.validate_only
+
+    @property
+    def origin(self) -> imports.Origin:
+        ingestion = self.ingestion
+        return imports.Origin(ingestion.ingestion_id, ingestion.principal, self.moment.now)
 
     def reject(
         self, row: tuple[int, int], column: str, code: str, found: str, expected: str, message: str
@@ -384,7 +393,7 @@ def _write_loans(merge: _Merge, inserts: Facts, updates: Facts) -> None:
         order = np.lexsort((inserts["loan_id"], inserts["customer_id"]))
         imports.insert_loans(merge.connection, inserts[order], NO_DAY, ingestion_id)
     if len(updates):
-        imports.update_loans(merge.connection, updates, NO_DAY, ingestion_id)
+        imports.update_loans(merge.connection, updates, NO_DAY, merge.origin)
     merge.moved = np.unique(
         np.concatenate([inserts["customer_id"], updates["customer_id"]])
     ).tolist()
@@ -393,9 +402,9 @@ def _write_loans(merge: _Merge, inserts: Facts, updates: Facts) -> None:
     added = inserts[~np.isin(inserts["customer_id"], summed)]
     day = merge.moment.today
     if len(summed):
-        positions.refresh_locked(merge.connection, summed, day)
+        merge.over_limit += positions.refresh_locked(merge.connection, summed, day)
     if len(added):
-        positions.add_loans(merge.connection, sums(added, day), day)
+        merge.over_limit += positions.add_loans(merge.connection, sums(added, day), day)
 
 
 def _remember_loans(merge: _Merge, facts: Facts) -> None:
@@ -694,7 +703,7 @@ def _write_customers(
 ) -> None:
     merge.moved = [facts[0] for facts in updates]
     if updates:
-        imports.update_customers(merge.connection, updates)
+        merge.over_limit += imports.update_customers(merge.connection, updates, merge.origin)
     if inserts:
         with_limits = [
             (*facts[:6], approved_limit_paise(facts[4]) if facts[6] is None else facts[6])

@@ -9,6 +9,7 @@ from credit_service.domain.decisions import score_from_document
 from credit_service.domain.eligibility import ReasonCode
 from credit_service.domain.errors import OUT_OF_RANGE
 from credit_service.domain.loans import Loan, schedule
+from credit_service.domain.money import format_hundredths
 from credit_service.domain.payments import installment_states
 from credit_service.rpc import convert
 from credit_service.rpc.convert import Violations
@@ -179,6 +180,44 @@ def _rows_ingested(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     ingested.updated = event.payload["updated"]
 
 
+def _customer_updated(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
+    message.customer_updated.ingestion_id = event.payload["ingestion_id"]
+    message.customer_updated.changes.extend(map(_change, event.payload["changes"]))
+
+
+def _loan_updated(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
+    message.loan_updated.loan_id = event.payload["loan_id"]
+    message.loan_updated.ingestion_id = event.payload["ingestion_id"]
+    message.loan_updated.changes.extend(map(_change, event.payload["changes"]))
+
+
+# Columns that the contract calls otherwise.
+_FIELDS = {
+    "monthly_income_paise": "monthly_income",
+    "approved_limit_paise": "approved_limit",
+    "principal_paise": "loan_amount",
+    "annual_rate_bps": "interest_rate",
+    "installment_paise": "monthly_installment",
+}
+
+
+def _change(change: dict[str, Any]) -> event_pb2.FactChange:
+    fact = change["fact"]
+    return event_pb2.FactChange(
+        field=_FIELDS.get(fact, fact),
+        previous=_fact_text(fact, change["old"]),
+        current=_fact_text(fact, change["new"]),
+    )
+
+
+def _fact_text(fact: str, value: str | None) -> str:
+    if value is None:
+        return ""
+    if fact.endswith("_paise"):
+        return f"{int(value) // 100}.{int(value) % 100:02}"
+    return format_hundredths(int(value)) if fact.endswith("_bps") else value
+
+
 _WRITE: dict[str, Callable[[event_pb2.CreditEvent, StoredEvent], None]] = {
     "customer_registered": _customer_registered,
     "loan_created": _loan_created,
@@ -187,6 +226,8 @@ _WRITE: dict[str, Callable[[event_pb2.CreditEvent, StoredEvent], None]] = {
     "loan_closed": _loan_closed,
     "score_changed": _score_changed,
     "rows_ingested": _rows_ingested,
+    "customer_updated": _customer_updated,
+    "loan_updated": _loan_updated,
 }
 _KIND_OF_TYPE: dict[int, str] = {
     event_pb2.CreditEventType.Value(f"CREDIT_EVENT_TYPE_{kind.upper()}"): kind for kind in _WRITE

@@ -425,6 +425,7 @@ def write_ingestion(ingestion: Ingestion) -> Any:
         sheet=ingestion.sheet,
         ignored_columns=ingestion.ignored_columns,
         unread_sheets=ingestion.unread_sheets,
+        customers_over_limit=ingestion.customers_over_limit,
     )
     if ingestion.error_code is not None:
         message.error.code = _ERROR_CODES[ingestion.error_code]

@@ -5,6 +5,7 @@ built from whole columns, which takes a twentieth of the time of formatting row 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from credit_service import failpoints
+from credit_service import failpoints, tracing
 from credit_service.storage.arrays import POSTGRES_EPOCH_DAY, Bigints, driver_cursor
 
 Array = NDArray[Any]
@@ -29,15 +30,83 @@ _HOLDERS = "SELECT phone_number, customer_id FROM customers WHERE phone_number =
 _INSERT_CUSTOMERS = """COPY customers (customer_id, first_name, last_name, age,
     monthly_income_paise, phone_number, approved_limit_paise, imported, created_at,
     position_as_of, position_valid_until) FROM STDIN"""
-_UPDATE_CUSTOMERS = """
-    UPDATE customers c SET version = version + 1, first_name = n.first_name,
-        last_name = n.last_name, age = n.age, monthly_income_paise = n.monthly_income_paise,
-        phone_number = n.phone_number,
-        approved_limit_paise = coalesce(n.approved_limit_paise, c.approved_limit_paise)
-    FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::smallint[], %s::bigint[], %s::text[],
-        %s::bigint[]) AS n (customer_id, first_name, last_name, age, monthly_income_paise,
-        phone_number, approved_limit_paise)
-    WHERE c.customer_id = n.customer_id"""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where changes of facts come from: the ingestion, its principal, and when."""
+
+    ingestion_id: UUID
+    principal: str
+    now: datetime
+
+
+def _values(origin: Origin) -> dict[str, Any]:
+    return {
+        "ingestion_id": origin.ingestion_id,
+        "principal": origin.principal,
+        "now": origin.now,
+        "traceparent": tracing.traceparent(),
+    }
+
+
+# Of b, the rows as the statement found them, and u, as it left them, the facts that differ: column,
+# old and new value, and whether events tell the values.
+def _changed(facts: Sequence[tuple[str, bool]], columns: str, join: str) -> str:
+    compared = ", ".join(
+        f"({place}, '{name}', b.{name}::text, u.{name}::text, {str(told).lower()})"
+        for place, (name, told) in enumerate(facts)
+    )
+    return f"""
+    changed AS (
+        SELECT {columns}, v.place, v.fact, v.old_value, v.new_value, v.told
+        FROM b JOIN u USING ({join})
+        CROSS JOIN LATERAL (VALUES {compared}) AS v (place, fact, old_value, new_value, told)
+        WHERE v.old_value IS DISTINCT FROM v.new_value
+    )"""
+
+
+_CHANGES = """json_agg(json_build_object('fact', fact,
+            'old', CASE WHEN told THEN old_value END, 'new', CASE WHEN told THEN new_value END)
+            ORDER BY place)"""
+# Personal data are not told.
+_FACTS_OF_CUSTOMERS = (
+    ("first_name", False),
+    ("last_name", False),
+    ("age", False),
+    ("monthly_income_paise", False),
+    ("phone_number", False),
+    ("approved_limit_paise", True),
+)
+_UPDATE_CUSTOMERS = f"""
+    WITH n AS (
+        SELECT * FROM unnest(%(customer_id)s::bigint[], %(first_name)s::text[],
+            %(last_name)s::text[], %(age)s::smallint[], %(monthly_income_paise)s::bigint[],
+            %(phone_number)s::text[], %(approved_limit_paise)s::bigint[]) AS n (customer_id,
+            first_name, last_name, age, monthly_income_paise, phone_number, approved_limit_paise)
+    ), b AS (
+        SELECT c.* FROM customers c JOIN n USING (customer_id)
+    ), u AS (
+        UPDATE customers c SET version = version + 1, event_seq = event_seq + 1,
+            first_name = n.first_name, last_name = n.last_name, age = n.age,
+            monthly_income_paise = n.monthly_income_paise, phone_number = n.phone_number,
+            approved_limit_paise = coalesce(n.approved_limit_paise, c.approved_limit_paise)
+        FROM n WHERE c.customer_id = n.customer_id
+        RETURNING c.*
+    ), {_changed(_FACTS_OF_CUSTOMERS, "customer_id, u.event_seq, u.version", "customer_id")}, e AS (
+        INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload,
+            traceparent)
+        SELECT customer_id, event_seq, 'customer_updated', version, %(now)s, json_build_object(
+            'ingestion_id', %(ingestion_id)s::uuid, 'changes', {_CHANGES}), %(traceparent)s::text
+        FROM changed GROUP BY customer_id, event_seq, version
+    ), f AS (
+        INSERT INTO fact_changes (customer_id, event_seq, fact, old_value, new_value, principal,
+            ingestion_id, changed_at)
+        SELECT customer_id, event_seq, fact, old_value, new_value, %(principal)s,
+            %(ingestion_id)s, %(now)s
+        FROM changed
+    )
+    SELECT array_agg(customer_id) FROM u WHERE current_debt_paise > approved_limit_paise"""
 
 CustomerFacts = tuple[int, str, str, int, int, str, int | None]
 """(customer_id, first name, last name, age, monthly income in paise, phone number in E.164,
@@ -131,13 +200,20 @@ def _escaped(name: str) -> str:
     return name.replace("\\", "\\\\") if "\\" in name else name
 
 
-def update_customers(connection: Connection, customers: Sequence[CustomerFacts]) -> None:
-    """Replace facts of customers that are locked; without a limit theirs stays.
+def update_customers(
+    connection: Connection, customers: Sequence[CustomerFacts], origin: Origin
+) -> list[int]:
+    """Replace facts of customers that are locked, each row of which differs from what is stored;
+    without a limit theirs stays. Each changed fact is recorded and told of. Returns the customers
+    whose debt is above their limit then.
 
     Raises psycopg's UniqueViolation when a phone number was taken meanwhile.
     """
-    columns = [list(column) for column in zip(*customers, strict=True)]
-    driver_cursor(connection).execute(_UPDATE_CUSTOMERS, columns)
+    names = ("customer_id", *(name for name, _ in _FACTS_OF_CUSTOMERS))
+    columns = (list(column) for column in zip(*customers, strict=True))
+    values = dict(zip(names, columns, strict=True)) | _values(origin)
+    found = driver_cursor(connection).execute(_UPDATE_CUSTOMERS, values).fetchone()
+    return [] if found is None else found[0] or []
 
 
 # --- Loans ----------------------------------------------------------------------------------------
@@ -254,34 +330,81 @@ def _binary_rows(facts: Array, ingestion_id: UUID, *, closed: bool) -> bytes:
     return rows.tobytes()
 
 
+_FACTS_OF_LOANS = tuple(
+    (name, True)
+    for name in (
+        "principal_paise",
+        "annual_rate_bps",
+        "tenure_months",
+        "installment_paise",
+        "emis_paid_on_time",
+        "start_date",
+        "end_date",
+        "installments_settled",
+        "closed_on",
+    )
+)
+# Several loans of a customer have events in the order of their ids. The version that the events
+# name is that of the refreshed position, which the same transaction writes next.
 _UPDATE_LOANS = f"""
-    UPDATE loans l SET principal_paise = n.principal_paise, annual_rate_bps = n.annual_rate_bps,
-        tenure_months = n.tenure_months, installment_paise = n.installment_paise,
-        emis_paid_on_time = n.emis_paid_on_time,
-        start_date = '2000-01-01'::date + (n.start_day - {POSTGRES_EPOCH_DAY}),
-        end_date = '2000-01-01'::date + (n.end_day - {POSTGRES_EPOCH_DAY}),
-        settled_at_import = n.settled, installments_settled = n.settled,
-        closed_on = '2000-01-01'::date + (nullif(n.closed_day, %(no_day)s) - {POSTGRES_EPOCH_DAY}),
-        ingestion_id = %(ingestion_id)s, ingestion_row = n.row_number
-    FROM unnest(%(customer_id)s::bigint[], %(loan_id)s::bigint[], %(principal_paise)s::bigint[],
-        %(annual_rate_bps)s::int[], %(tenure_months)s::smallint[], %(installment_paise)s::bigint[],
-        %(emis_paid_on_time)s::smallint[], %(start_day)s::int[], %(end_day)s::int[],
-        %(installments_settled)s::smallint[], %(closed_day)s::int[], %(row_number)s::bigint[])
-        AS n (customer_id, loan_id, principal_paise, annual_rate_bps, tenure_months,
+    WITH n AS (
+        SELECT * FROM unnest(%(customer_id)s::bigint[], %(loan_id)s::bigint[],
+            %(principal_paise)s::bigint[], %(annual_rate_bps)s::int[],
+            %(tenure_months)s::smallint[], %(installment_paise)s::bigint[],
+            %(emis_paid_on_time)s::smallint[], %(start_day)s::int[], %(end_day)s::int[],
+            %(installments_settled)s::smallint[], %(closed_day)s::int[], %(row_number)s::bigint[])
+            AS n (customer_id, loan_id, principal_paise, annual_rate_bps, tenure_months,
             installment_paise, emis_paid_on_time, start_day, end_day, settled, closed_day,
             row_number)
-    WHERE l.customer_id = n.customer_id AND l.loan_id = n.loan_id
+    ), b AS (
+        SELECT l.* FROM loans l JOIN n USING (customer_id, loan_id)
+    ), u AS (
+        UPDATE loans l SET principal_paise = n.principal_paise, annual_rate_bps = n.annual_rate_bps,
+            tenure_months = n.tenure_months, installment_paise = n.installment_paise,
+            emis_paid_on_time = n.emis_paid_on_time,
+            start_date = '2000-01-01'::date + (n.start_day - {POSTGRES_EPOCH_DAY}),
+            end_date = '2000-01-01'::date + (n.end_day - {POSTGRES_EPOCH_DAY}),
+            settled_at_import = n.settled, installments_settled = n.settled,
+            closed_on = '2000-01-01'::date
+                + (nullif(n.closed_day, %(no_day)s) - {POSTGRES_EPOCH_DAY}),
+            ingestion_id = %(ingestion_id)s, ingestion_row = n.row_number
+        FROM n WHERE l.customer_id = n.customer_id AND l.loan_id = n.loan_id
+        RETURNING l.*
+    ), {_changed(_FACTS_OF_LOANS, "customer_id, loan_id", "customer_id, loan_id")}, told AS (
+        SELECT customer_id, loan_id, {_CHANGES} AS changes,
+            row_number() OVER (PARTITION BY customer_id ORDER BY loan_id) AS place
+        FROM changed GROUP BY customer_id, loan_id
+    ), c AS (
+        UPDATE customers c SET event_seq = c.event_seq + t.count
+        FROM (SELECT customer_id, count(*) FROM told GROUP BY customer_id) t
+        WHERE c.customer_id = t.customer_id
+        RETURNING c.customer_id, c.event_seq - t.count AS seq_before, c.version + 1 AS version
+    ), e AS (
+        INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload,
+            traceparent)
+        SELECT customer_id, seq_before + place, 'loan_updated', version, %(now)s,
+            json_build_object('loan_id', loan_id, 'ingestion_id', %(ingestion_id)s::uuid,
+                'changes', changes), %(traceparent)s::text
+        FROM told JOIN c USING (customer_id)
+    )
+    INSERT INTO fact_changes (customer_id, event_seq, fact, loan_id, old_value, new_value,
+        principal, ingestion_id, changed_at)
+    SELECT customer_id, seq_before + told.place, fact, loan_id, old_value, new_value,
+        %(principal)s, %(ingestion_id)s, %(now)s
+    FROM changed JOIN told USING (customer_id, loan_id) JOIN c USING (customer_id)
 """
 
 
-def update_loans(connection: Connection, facts: Array, no_day: int, ingestion_id: UUID) -> None:
-    """Replace the facts of imported loans without payments, of customers who are locked.
+def update_loans(connection: Connection, facts: Array, no_day: int, origin: Origin) -> None:
+    """Replace the facts of imported loans without payments, of customers who are locked; each of
+    them differs from what is stored. Each changed fact is recorded and told of, and the customers'
+    positions have to be refreshed after.
 
-    Arguments as of `insert_loans`.
+    `facts` and `no_day` are as of `insert_loans`.
     """
     values: Mapping[str, Any] = {
-        "ingestion_id": ingestion_id,
         "no_day": no_day,
+        **_values(origin),
         **{name: facts[name].tolist() for name in facts.dtype.names or ()},
     }
     driver_cursor(connection).execute(_UPDATE_LOANS, values)

@@ -113,6 +113,8 @@ class Ingestion:
     unread_sheets: Sequence[str]
     # Highest approved limit that the ingestion may give; None where it began under no ceiling.
     max_limit_paise: int | None
+    # Customers whose debt it left above their limits; None until it has ended.
+    customers_over_limit: int | None
 
     @property
     def ended(self) -> bool:
@@ -184,7 +186,14 @@ _ADVANCE = text(
 _END = text(
     f"""
     UPDATE ingestions SET state = :state, finished_at = :now, total_rows = :total_rows,
-        error_code = :error_code, error_message = :error_message
+        error_code = :error_code, error_message = :error_message, customers_over_limit = CASE
+            WHEN NOT validate_only THEN (
+                SELECT count(*) FROM customers c
+                WHERE c.current_debt_paise > c.approved_limit_paise AND c.customer_id IN (
+                    SELECT unnest(b.over_limit) FROM ingestion_batches b
+                    WHERE b.ingestion_id = :ingestion_id
+                )
+            ) END
     WHERE ingestion_id = :ingestion_id
     RETURNING {_COLUMNS}
     """
@@ -192,7 +201,7 @@ _END = text(
 _RESUME = text(
     f"""
     UPDATE ingestions SET state = 'RUNNING', finished_at = NULL, error_code = NULL,
-        error_message = NULL, last_activity_at = now()
+        error_message = NULL, customers_over_limit = NULL, last_activity_at = now()
     WHERE ingestion_id = :ingestion_id
         AND (state = 'RUNNING' OR (state = 'FAILED' AND error_code = ANY(:resumable)))
     RETURNING {_COLUMNS}
@@ -460,8 +469,8 @@ def remember(
 # --- What was committed ---------------------------------------------------------------------------
 
 _DIGEST = np.dtype("<u8")
-_ADD_BATCH = """INSERT INTO ingestion_batches (ingestion_id, row_offset, row_digests)
-    VALUES (%s, %s, %s)"""
+_ADD_BATCH = """INSERT INTO ingestion_batches (ingestion_id, row_offset, row_digests, over_limit)
+    VALUES (%s, %s, %s, %s)"""
 # Batches do not overlap: those that have a row of the range begin within it, but for one at most.
 _DIGESTS = """
     SELECT at, substring(row_digests FROM (8 * (at - row_offset))::int + 1
@@ -481,11 +490,19 @@ Digests = NDArray[np.uint64]
 
 
 def add_batch(
-    connection: Connection, ingestion_id: UUID, row_offset: int, row_digests: Digests
+    connection: Connection,
+    ingestion_id: UUID,
+    row_offset: int,
+    row_digests: Digests | None,
+    over_limit: Sequence[int],
 ) -> None:
-    """Store what the rows from that offset on said."""
-    content = row_digests.astype(_DIGEST).tobytes()
-    driver_cursor(connection).execute(_ADD_BATCH, (ingestion_id, row_offset, content))
+    """Store what the rows from that offset on said, where that is kept, and which customers' debt
+    they left above their limits."""
+    content = None if row_digests is None else row_digests.astype(_DIGEST).tobytes()
+    customers = Bigints(np.array(over_limit, np.int64)) if over_limit else None
+    if content is not None or customers is not None:
+        values = (ingestion_id, row_offset, content, customers)
+        driver_cursor(connection).execute(_ADD_BATCH, values)
 
 
 def digests(

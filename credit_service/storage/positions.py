@@ -10,6 +10,7 @@ from datetime import date
 from typing import Any
 
 import numpy as np
+import psycopg
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
@@ -48,8 +49,11 @@ _OF_EACH = """
     ) n"""
 # Lateral, so that each customer's loans are found by the index however little the planner knows of
 # a table just filled.
+# How many, and which of them owe more than their limits.
+_MOVED = "SELECT count(*), array_agg(customer_id) FILTER (WHERE over) FROM moved"
+_OVER = "c.customer_id, c.current_debt_paise > c.approved_limit_paise AS over"
 _REFRESH = f"""
-    UPDATE customers c SET
+    WITH moved AS (UPDATE customers c SET
         version = c.version + 1,
         current_debt_paise = p.current_debt_paise,
         current_installments_paise = p.current_installments_paise,
@@ -64,10 +68,12 @@ _REFRESH = f"""
     CROSS JOIN LATERAL (
         SELECT {_SUMS} FROM loans l {_OF_EACH} WHERE l.customer_id = t.customer_id
     ) p
-    WHERE c.customer_id = t.customer_id"""
+    WHERE c.customer_id = t.customer_id
+    RETURNING {_OVER})
+    {_MOVED}"""
 _HOLDS = "c.position_as_of <= %(day)s AND c.position_valid_until > %(day)s"
 _ADD = f"""
-    UPDATE customers c SET
+    WITH moved AS (UPDATE customers c SET
         version = c.version + 1,
         current_debt_paise = c.current_debt_paise + p.current_debt_paise,
         current_installments_paise = c.current_installments_paise + p.current_installments_paise,
@@ -83,7 +89,9 @@ _ADD = f"""
         %(current_year_loans)s, %(next_change)s) AS p (customer_id, loan_count,
         total_principal_paise, current_debt_paise, current_installments_paise, emis_on_time,
         emis_due, current_year_loans, next_change)
-    WHERE c.customer_id = p.customer_id AND {_HOLDS}"""
+    WHERE c.customer_id = p.customer_id AND {_HOLDS}
+    RETURNING {_OVER})
+    {_MOVED}"""
 _EXPIRED = f"""
     SELECT c.customer_id FROM customers c
     WHERE c.customer_id = ANY(%(customer_ids)s) AND NOT ({_HOLDS})"""
@@ -103,10 +111,19 @@ def refresh(connection: Connection, customer_ids: Sequence[int], day: date) -> N
     refresh_locked(connection, ids, day)
 
 
-def refresh_locked(connection: Connection, customer_ids: Any, day: date) -> None:
-    """As `refresh`, of an array of customers that this transaction has locked already."""
+def refresh_locked(connection: Connection, customer_ids: Any, day: date) -> list[int]:
+    """As `refresh`, of an array of customers that this transaction has locked already. Returns
+    those of them whose debt is above their limit."""
     values = _day_values(day) | {"customer_ids": Bigints(customer_ids)}
-    driver_cursor(connection).execute(_REFRESH, values)
+    return _moved(driver_cursor(connection), _REFRESH, values)[1]
+
+
+def _moved(
+    cursor: psycopg.Cursor[Any], statement: str, values: dict[str, Any]
+) -> tuple[int, list[int]]:
+    """How many customers the statement moved, and which of them owe more than their limits."""
+    row = cursor.execute(statement, values, binary=True).fetchone()
+    return (0, []) if row is None else (row[0], row[1] or [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +145,9 @@ class LoanSums:
     next_change_day: NDArray[Any]
 
 
-def add_loans(connection: Connection, sums: LoanSums, day: date) -> None:
+def add_loans(connection: Connection, sums: LoanSums, day: date) -> list[int]:
     """Add loans just inserted to the positions on `day` of their customers, and raise the versions.
+    Returns those of the customers whose debt is above their limit.
 
     The same as a refresh, at a cost that does not grow with the loans that the customers had. Their
     customers are locked by this transaction.
@@ -147,13 +165,15 @@ def add_loans(connection: Connection, sums: LoanSums, day: date) -> None:
         "current_year_loans": Integers(sums.current_year_loans),
         "next_change": Dates(sums.next_change_day),
     }
-    if cursor.execute(_ADD, values).rowcount == len(sums.customer_id):
-        return
+    moved, over_limit = _moved(cursor, _ADD, values)
+    if moved == len(sums.customer_id):
+        return over_limit
     # Where the day has outdated a position there is nothing to add to.
     expired = cursor.execute(
         _EXPIRED, {"customer_ids": values["customer_id"], "day": day}, binary=True
     ).fetchall()
-    refresh_locked(connection, np.array([row[0] for row in expired], np.int64), day)
+    ids = np.array([row[0] for row in expired], np.int64)
+    return over_limit + refresh_locked(connection, ids, day)
 
 
 def _day_values(day: date) -> dict[str, Any]:

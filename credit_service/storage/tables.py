@@ -341,7 +341,7 @@ events = Table(
     UniqueConstraint("event_id"),
     CheckConstraint(
         "kind IN ('customer_registered', 'loan_created', 'loan_declined', 'payment_recorded',"
-        " 'loan_closed', 'score_changed', 'rows_ingested')",
+        " 'loan_closed', 'score_changed', 'rows_ingested', 'customer_updated', 'loan_updated')",
         "kind_known",
     ),
 )
@@ -413,6 +413,29 @@ score_history = Table(
     CheckConstraint("score BETWEEN 0 AND 100", "score_range"),
 )
 
+# Every fact of a customer or loan that an import replaced. What imports add is no change: it names
+# its ingestion itself.
+fact_changes = Table(
+    "fact_changes",
+    metadata,
+    Column("customer_id", BigInteger, ForeignKey("customers.customer_id"), nullable=False),
+    # The number of the customer's event that tells of it.
+    Column("event_seq", BigInteger, nullable=False),
+    # The column that has it in customers or loans.
+    Column("fact", Text, nullable=False),
+    # The loan; null for a fact of the customer.
+    Column("loan_id", BigInteger, nullable=True),
+    # As PostgreSQL writes them; null for none.
+    Column("old_value", Text, nullable=True),
+    Column("new_value", Text, nullable=True),
+    Column("principal", Text, nullable=False),
+    Column("ingestion_id", Uuid, ForeignKey("ingestions.ingestion_id"), nullable=False),
+    _timestamp("changed_at"),
+    PrimaryKeyConstraint("customer_id", "event_seq", "fact"),
+    CheckConstraint("old_value IS DISTINCT FROM new_value", "value_changed"),
+    Index(None, "ingestion_id"),
+)
+
 # How far a rolling job has come.
 bookmarks = Table(
     "bookmarks",
@@ -468,6 +491,8 @@ ingestions = Table(
     Column("unread_sheets", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     # Highest approved limit that its rows may give, by the setting of its beginning.
     Column("max_limit_paise", BigInteger, nullable=True),
+    # Customers whose debt it left above their limits; null until it has ended.
+    Column("customers_over_limit", BigInteger, nullable=True),
     # When rows were last stored, or a stream began or went on.
     Column(
         "last_activity_at", DateTime(timezone=True), nullable=False, server_default=text("now()")
@@ -528,7 +553,8 @@ ingestion_keys = Table(
     PrimaryKeyConstraint("ingestion_id", "customer_id", "loan_id"),
 )
 
-# What each transaction of a stream committed, so that rows sent again are known to be the same.
+# What each transaction of a stream committed, so that rows sent again are known to be the same; and
+# of streams and uploads whose debt it left above their limits.
 ingestion_batches = Table(
     "ingestion_batches",
     metadata,
@@ -537,6 +563,9 @@ ingestion_batches = Table(
     Column("row_offset", BigInteger, nullable=False),
     # 64 bits of a hash of what each row says, the lowest byte first. Of an upload none.
     Column("row_digests", LargeBinary, nullable=True),
+    # Customers with more debt than approved limit after it, of those whose position or facts it
+    # wrote.
+    Column("over_limit", ARRAY(BigInteger), nullable=True),
     PrimaryKeyConstraint("ingestion_id", "row_offset"),
     CheckConstraint("row_offset >= 0", "offset_not_negative"),
 )

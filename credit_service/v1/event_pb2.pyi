@@ -48,6 +48,10 @@ class _CreditEventTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Credit
     """score_changed."""
     CREDIT_EVENT_TYPE_ROWS_INGESTED: _CreditEventType.ValueType  # 7
     """rows_ingested."""
+    CREDIT_EVENT_TYPE_CUSTOMER_UPDATED: _CreditEventType.ValueType  # 8
+    """customer_updated."""
+    CREDIT_EVENT_TYPE_LOAN_UPDATED: _CreditEventType.ValueType  # 9
+    """loan_updated."""
 
 class CreditEventType(_CreditEventType, metaclass=_CreditEventTypeEnumTypeWrapper):
     """Kinds of event, for the filter of WatchCreditEvents. Each names a payload of CreditEvent."""
@@ -68,6 +72,10 @@ CREDIT_EVENT_TYPE_SCORE_CHANGED: CreditEventType.ValueType  # 6
 """score_changed."""
 CREDIT_EVENT_TYPE_ROWS_INGESTED: CreditEventType.ValueType  # 7
 """rows_ingested."""
+CREDIT_EVENT_TYPE_CUSTOMER_UPDATED: CreditEventType.ValueType  # 8
+"""customer_updated."""
+CREDIT_EVENT_TYPE_LOAN_UPDATED: CreditEventType.ValueType  # 9
+"""loan_updated."""
 
 @typing.final
 class CreditEvent(message.Message):
@@ -86,6 +94,8 @@ class CreditEvent(message.Message):
     LOAN_CLOSED_FIELD_NUMBER: builtins.int
     SCORE_CHANGED_FIELD_NUMBER: builtins.int
     ROWS_INGESTED_FIELD_NUMBER: builtins.int
+    CUSTOMER_UPDATED_FIELD_NUMBER: builtins.int
+    LOAN_UPDATED_FIELD_NUMBER: builtins.int
     event_id: builtins.int
     """Id of the event, 1 or more. A stream sends events by rising id; ids may have gaps."""
     customer_id: builtins.int
@@ -126,6 +136,14 @@ class CreditEvent(message.Message):
     def rows_ingested(self) -> RowsIngested:
         """An ingestion stored rows."""
 
+    @builtins.property
+    def customer_updated(self) -> CustomerUpdated:
+        """An import replaced facts of a customer."""
+
+    @builtins.property
+    def loan_updated(self) -> LoanUpdated:
+        """An import replaced facts of a loan."""
+
     def __init__(
         self,
         *,
@@ -140,12 +158,14 @@ class CreditEvent(message.Message):
         loan_closed: LoanClosed | None = ...,
         score_changed: ScoreChanged | None = ...,
         rows_ingested: RowsIngested | None = ...,
+        customer_updated: CustomerUpdated | None = ...,
+        loan_updated: LoanUpdated | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["customer_registered", b"customer_registered", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "customer_registered", b"customer_registered", "customer_version", b"customer_version", "event_id", b"event_id", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "customer_version", b"customer_version", "event_id", b"event_id", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = typing.Literal["customer_registered", "loan_created", "loan_declined", "payment_recorded", "loan_closed", "score_changed", "rows_ingested"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = typing.Literal["customer_registered", "loan_created", "loan_declined", "payment_recorded", "loan_closed", "score_changed", "rows_ingested", "customer_updated", "loan_updated"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -356,5 +376,92 @@ class RowsIngested(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["ingestion_id", b"ingestion_id", "inserted", b"inserted", "kind", b"kind", "updated", b"updated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CustomerUpdated(message.Message):
+    """An import replaced facts of a customer. Written for each row that did."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    INGESTION_ID_FIELD_NUMBER: builtins.int
+    CHANGES_FIELD_NUMBER: builtins.int
+    ingestion_id: builtins.str
+    """The ingestion (UUID). GetIngestion tells whose it was."""
+    @builtins.property
+    def changes(self) -> containers.RepeatedCompositeFieldContainer[FactChange]:
+        """The facts that changed, at least one."""
+
+    def __init__(
+        self,
+        *,
+        ingestion_id: builtins.str = ...,
+        changes: abc.Iterable[FactChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["changes", b"changes", "ingestion_id", b"ingestion_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class LoanUpdated(message.Message):
+    """An import replaced facts of a loan. Written for each row that did."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    LOAN_ID_FIELD_NUMBER: builtins.int
+    INGESTION_ID_FIELD_NUMBER: builtins.int
+    CHANGES_FIELD_NUMBER: builtins.int
+    loan_id: builtins.int
+    """The loan, by its id within the customer's loans."""
+    ingestion_id: builtins.str
+    """The ingestion (UUID). GetIngestion tells whose it was."""
+    @builtins.property
+    def changes(self) -> containers.RepeatedCompositeFieldContainer[FactChange]:
+        """The facts that changed, at least one; also those that follow from others, as end_date does."""
+
+    def __init__(
+        self,
+        *,
+        loan_id: builtins.int = ...,
+        ingestion_id: builtins.str = ...,
+        changes: abc.Iterable[FactChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["changes", b"changes", "ingestion_id", b"ingestion_id", "loan_id", b"loan_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class FactChange(message.Message):
+    """A fact that another value replaced."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: builtins.int
+    PREVIOUS_FIELD_NUMBER: builtins.int
+    CURRENT_FIELD_NUMBER: builtins.int
+    field: builtins.str
+    """The field that has it in Customer or Loan, as "approved_limit" or "emis_paid_on_time"."""
+    previous: builtins.str
+    """The value until then, as text: rupees as "300000.00", percent as "12.5", a day as "2024-03-31".
+    Empty where there was none, and for names, age, phone number and income, which events do not
+    have: GetCustomer has them.
+    """
+    current: builtins.str
+    """The value from then on. Empty where there is none, and as for `previous`."""
+    def __init__(
+        self,
+        *,
+        field: builtins.str = ...,
+        previous: builtins.str = ...,
+        current: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["current", b"current", "field", b"field", "previous", b"previous"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

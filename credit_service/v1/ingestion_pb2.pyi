@@ -448,6 +448,7 @@ class Ingestion(message.Message):
     SHEET_FIELD_NUMBER: builtins.int
     IGNORED_COLUMNS_FIELD_NUMBER: builtins.int
     UNREAD_SHEETS_FIELD_NUMBER: builtins.int
+    CUSTOMERS_OVER_LIMIT_FIELD_NUMBER: builtins.int
     ingestion_id: builtins.str
     """Id of the ingestion, a UUID that the client chose."""
     kind: IngestionKind.ValueType
@@ -491,6 +492,12 @@ class Ingestion(message.Message):
     sheet: builtins.str
     """Name of the sheet that the rows are of. Empty for CSV, for a stream whose client named none,
     and until the file is opened.
+    """
+    customers_over_limit: builtins.int
+    """Customers whose loans or facts the ingestion stored and who owe more than their approved limit
+    since: their current debt was above it when the ingestion ended. They score 0
+    (DEBT_EXCEEDS_APPROVED_LIMIT). Absent before the end, for a dry run, and for ingestions of
+    releases that did not count them.
     """
     @builtins.property
     def created_time(self) -> timestamp_pb2.Timestamp:
@@ -548,13 +555,19 @@ class Ingestion(message.Message):
         sheet: builtins.str = ...,
         ignored_columns: abc.Iterable[builtins.str] | None = ...,
         unread_sheets: abc.Iterable[builtins.str] | None = ...,
+        customers_over_limit: builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_total_rows", b"_total_rows", "created_time", b"created_time", "error", b"error", "finished_time", b"finished_time", "started_time", b"started_time", "total_rows", b"total_rows"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_customers_over_limit", b"_customers_over_limit", "_total_rows", b"_total_rows", "created_time", b"created_time", "customers_over_limit", b"customers_over_limit", "error", b"error", "finished_time", b"finished_time", "started_time", b"started_time", "total_rows", b"total_rows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_total_rows", b"_total_rows", "committed_offset", b"committed_offset", "created_time", b"created_time", "error", b"error", "filename", b"filename", "finished_time", b"finished_time", "ignored_columns", b"ignored_columns", "ingestion_id", b"ingestion_id", "inserted", b"inserted", "kind", b"kind", "on_existing", b"on_existing", "principal", b"principal", "rejected", b"rejected", "rows_read", b"rows_read", "sha256", b"sha256", "sheet", b"sheet", "skipped", b"skipped", "source", b"source", "started_time", b"started_time", "state", b"state", "total_rows", b"total_rows", "unchanged", b"unchanged", "unread_sheets", b"unread_sheets", "updated", b"updated", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_customers_over_limit", b"_customers_over_limit", "_total_rows", b"_total_rows", "committed_offset", b"committed_offset", "created_time", b"created_time", "customers_over_limit", b"customers_over_limit", "error", b"error", "filename", b"filename", "finished_time", b"finished_time", "ignored_columns", b"ignored_columns", "ingestion_id", b"ingestion_id", "inserted", b"inserted", "kind", b"kind", "on_existing", b"on_existing", "principal", b"principal", "rejected", b"rejected", "rows_read", b"rows_read", "sha256", b"sha256", "sheet", b"sheet", "skipped", b"skipped", "source", b"source", "started_time", b"started_time", "state", b"state", "total_rows", b"total_rows", "unchanged", b"unchanged", "unread_sheets", b"unread_sheets", "updated", b"updated", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__customers_over_limit: _TypeAlias = typing.Literal["customers_over_limit"]  # noqa: Y015
+    _WhichOneofArgType__customers_over_limit: _TypeAlias = typing.Literal["_customers_over_limit", b"_customers_over_limit"]  # noqa: Y015
     _WhichOneofReturnType__total_rows: _TypeAlias = typing.Literal["total_rows"]  # noqa: Y015
     _WhichOneofArgType__total_rows: _TypeAlias = typing.Literal["_total_rows", b"_total_rows"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__customers_over_limit) -> _WhichOneofReturnType__customers_over_limit | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__total_rows) -> _WhichOneofReturnType__total_rows | None: ...
 
 @typing.final

@@ -39,7 +39,10 @@ _EVENT_KINDS = text(
         (SELECT count(*) FROM events WHERE kind = 'loan_closed')
             - (SELECT count(*) FROM payments WHERE closed_loan) AS loan_closed,
         (SELECT count(*) FROM events WHERE kind = 'score_changed')
-            - (SELECT count(*) FROM score_history) AS score_changed"""
+            - (SELECT count(*) FROM score_history) AS score_changed,
+        (SELECT count(*) FROM events WHERE kind IN ('customer_updated', 'loan_updated'))
+            - (SELECT count(*) FROM (SELECT DISTINCT customer_id, event_seq FROM fact_changes) f)
+            AS facts_changed"""
 )
 _EVENT_GAPS = text(
     """SELECT count(*) FILTER (WHERE step <> 1), count(*) FILTER (WHERE advance < 1) FROM (

@@ -150,11 +150,22 @@ def execute(database: Database, statement: str) -> None:
         connection.execute(text(statement))
 
 
+def remove_customers(database: Database) -> None:
+    """Start anew. What imports changed is kept from all but the tables' owner."""
+    execute(database, "ALTER TABLE fact_changes DISABLE TRIGGER USER")
+    execute(database, "DELETE FROM fact_changes")
+    execute(database, "DELETE FROM events")
+    execute(database, "DELETE FROM loans")
+    execute(database, "DELETE FROM customers")
+    execute(database, "ALTER TABLE fact_changes ENABLE TRIGGER USER")
+
+
 def snapshot(database: Database) -> dict[str, list[tuple[Any, ...]]]:
-    """All that ingestion writes about customers and loans, but for who wrote it and versions."""
+    """All that ingestion writes about customers and loans, but for who wrote it and versions, and
+    the facts that it changed."""
     with database.autocommit() as connection:
         return {
-            table: [tuple(row) for row in connection.execute(text(f"{statement} ORDER BY 1, 2"))]
+            table: [tuple(row) for row in connection.execute(text(f"{statement} ORDER BY 1, 2, 3"))]
             for table, statement in {
                 "customers": """SELECT customer_id, first_name, last_name, age,
                     monthly_income_paise, phone_number, approved_limit_paise, imported,
@@ -165,6 +176,8 @@ def snapshot(database: Database) -> dict[str, list[tuple[Any, ...]]]:
                     tenure_months, installment_paise, start_date, end_date, imported,
                     settled_at_import, emis_paid_on_time, installments_settled, paid_paise,
                     closed_on, ingestion_row FROM loans""",
+                "fact_changes": """SELECT customer_id, coalesce(loan_id, 0), fact, old_value,
+                    new_value FROM fact_changes""",
             }.items()
         }
 

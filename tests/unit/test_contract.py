@@ -170,6 +170,8 @@ CONTRACT: dict[str, tuple[str, set[str], set[str]]] = {
             "event.loan_closed",
             "event.score_changed",
             "event.rows_ingested",
+            "event.customer_updated.changes.previous",
+            "event.loan_updated.changes.current",
         },
     ),
     "IngestRows": (

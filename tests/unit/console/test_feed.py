@@ -94,6 +94,34 @@ def event(payload: dict[str, object]) -> CreditEvent:
             "1,23,456 new, 4 updated",
             "/qa/ingestions/id",
         ),
+        (
+            {
+                "customer_updated": {
+                    "ingestion_id": "id",
+                    "changes": [
+                        {"field": "phone_number"},
+                        {"field": "approved_limit", "previous": "1.00", "current": "2.00"},
+                    ],
+                }
+            },
+            "neutral",
+            "Customer 101 changed by an import",
+            "Phone number, Approved limit 1.00 → 2.00",
+            "/qa/ingestions/id",
+        ),
+        (
+            {
+                "loan_updated": {
+                    "loan_id": 9,
+                    "ingestion_id": "id",
+                    "changes": [{"field": "closed_on", "current": "2025-06-15"}],
+                }
+            },
+            "neutral",
+            "Loan 9 of customer 101 changed by an import",
+            "Closed on none → 2025-06-15",
+            "/qa/ingestions/id",
+        ),
     ],
 )
 def test_what_happened_is_told_in_words(
