@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -1115,3 +1116,50 @@ def test_fingerprints_tell_each_fact_apart() -> None:
     assert len(set(prints[:7])) == 7
     # Of the facts, not of the key.
     assert prints[7] == prints[0]
+
+
+@pytest.mark.parametrize("mode", ["SKIP", "UPDATE"])
+def test_no_import_meets_an_issued_id_or_sets_a_sequence(database: Database, mode: str) -> None:
+    """The attack: ids at and beyond the border, so that those issued next are taken or set back."""
+    customer_id = a_good_customer(database, TODAY)
+    ask = CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 12))
+    booked = create_loan(database, ask, TODAY, PRINCIPAL).loan_id
+    assert booked is not None
+    ingest(database, [CustomerRow(1), CustomerRow(2)], TODAY)
+    sequences = """SELECT array[c.last_value::text, c.is_called::text, l.last_value::text,
+        l.is_called::text] FROM customer_ids c, loan_ids l"""
+    before = scalar(database, sequences)
+    beyond = [10**15, FIRST_ISSUED_ID, booked, customer_id, customer_id + ISSUED_ID_STEP, 2**53 - 1]
+    people: list[Row] = [CustomerRow(n, f"+9191000005{i:02}") for i, n in enumerate(beyond)]
+    loans: list[Row] = [*(LoanRow(1, n) for n in beyond), LoanRow(customer_id, booked, rupees=7)]
+    for rows in (people, loans):
+        done = ingest(database, rows, TODAY, on_existing=mode)
+        assert counts(done) == {"rejected": len(rows)}
+    # The largest ids that imports may bring move no sequence either.
+    largest: list[Row] = [CustomerRow(MAX_IMPORTED_ID, "+919100000099")]
+    assert counts(ingest(database, largest, TODAY, on_existing=mode)) == {"inserted": 1}
+    assert counts(ingest(database, [LoanRow(1, MAX_IMPORTED_ID)], TODAY)) == {"inserted": 1}
+    assert scalar(database, sequences) == before
+    for sequence in ("customer_ids", "loan_ids"):
+        with pytest.raises(exc.DBAPIError, match="out of bounds"):
+            execute(database, f"SELECT setval('{sequence}', {MAX_IMPORTED_ID})")
+
+
+def test_an_import_of_customers_waits_for_those_who_write_them(database: Database) -> None:
+    """Without the lock it would judge by facts that another transaction is about to replace."""
+    ingest(database, [C1], TODAY)
+    with ThreadPoolExecutor(1) as pool:
+        with database.transaction() as connection:
+            connection.execute(text("UPDATE customers SET age = 31, version = version + 1"))
+            imported = pool.submit(ingest, database, [C1], TODAY, on_existing="UPDATE")
+            until = time.monotonic() + 10
+            while not imported.done() and time.monotonic() < until:
+                with database.autocommit() as other:
+                    waits = """SELECT count(*) FROM pg_stat_activity
+                        WHERE wait_event_type = 'Lock' AND datname = current_database()"""
+                    if other.execute(text(waits)).scalar_one():
+                        break
+                time.sleep(0.01)
+        assert counts(imported.result()) == {"updated": 1}
+    assert scalar(database, "SELECT age FROM customers") == 30
+    assert scalar(database, "SELECT old_value || '-' || new_value FROM fact_changes") == "31-30"

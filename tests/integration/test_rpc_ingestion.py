@@ -220,6 +220,11 @@ def test_an_import_gives_no_limit_above_the_ceiling(server: Edge) -> None:
     assert accounted(done) == {"rejected": 1, "updated": 1}
 
 
+def test_an_upload_gives_no_limit_above_the_ceiling(server: Edge, database: Database) -> None:
+    ingestion_id = uploaded(server, database, CSV.replace(b"50000,1800000", b"50000,50000001"))
+    assert accounted(get(server, ingestion_id)) == {"rejected": 3}
+
+
 def test_a_limit_that_stays_is_no_limit_given(server: Edge, database: Database) -> None:
     """One stored before there was a ceiling neither rejects its row nor keeps facts from it."""
     high = Money(units=9_00_00_000)
@@ -736,6 +741,26 @@ def test_a_file_comes_back_annotated_and_corrected_is_taken_in(
     _, content, _ = download(server, mended)
     clean = openpyxl.load_workbook(io.BytesIO(content))
     assert clean.worksheets[0]["A2"].value == "No row was rejected."
+
+
+def test_skipped_rows_come_back_marked_beside_rejected_ones(
+    server: Edge, database: Database
+) -> None:
+    ingest(server, header(str(uuid4())), batch(0, [customer_row(1, phone_number="9876500001")]))
+    ingestion_id = uploaded(server, database, CSV)
+    counts = accounted(get(server, ingestion_id))
+    assert counts == {"inserted": 1, "skipped": 1, "rejected": 1}
+    _, content, _ = download(server, ingestion_id)
+    book = openpyxl.load_workbook(io.BytesIO(content))
+    facts = {row[0].value: row[1].value for row in book.worksheets[0].iter_rows()}
+    assert (facts["Skipped"], facts["Rejected"]) == (1, 1)
+    sheet = book["Rows"]
+    reasons = [sheet[f"H{number}"].value for number in (2, 3, 4)]
+    assert reasons[0].startswith("SKIPPED: The customer 1 is stored with first_name First 1;")
+    assert reasons[1].startswith("Age (OUT_OF_RANGE)")
+    assert reasons[2] is None
+    # A skipped row, a rejected cell and a stored row look different.
+    assert len({sheet[place].fill.fgColor.rgb for place in ("A2", "D3", "A4")}) == 3
 
 
 def test_a_dry_run_comes_back_annotated_too(server: Edge, database: Database) -> None:
