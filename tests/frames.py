@@ -29,7 +29,11 @@ class Connection:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._next_stream = 1
         setting = struct.pack(">HI", _INITIAL_WINDOW_SIZE, window_bytes)
-        self._socket.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, setting))
+        try:
+            self._socket.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, setting))
+        except OSError:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -108,6 +108,22 @@ def test_callers_from_outside_are_not_told_the_health(served: tuple[str, int]) -
         assert code_of(caught.value) is grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_a_call_without_its_message_is_not_at_work(running: ExitStack) -> None:
+    """Three calls are too many, and those of headers alone do not count."""
+    server = Standin(running)
+    server.let_go(1000)
+    port = running.enter_context(
+        balancer.balancing([server.target], ready=1, calls_held=1, calls_at_most=3)
+    )
+    with Connection(f"127.0.0.1:{port}") as stranger:
+        for _ in range(12):
+            stranger.begin(PATH)
+        time.sleep(0.2)
+        channel = running.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
+        for _ in range(5):
+            assert not Callers(channel).refused()
+
+
 def test_one_address_has_only_so_many_connections(served: tuple[str, int]) -> None:
     """The others are hung up on, and each that ends makes room."""
     with balancer.balancing([served], ready=1, connections_per_source=3) as port:
