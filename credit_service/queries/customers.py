@@ -2,7 +2,7 @@
 
 from credit_service.domain.errors import NotFound
 from credit_service.storage import customers
-from credit_service.storage.customers import CustomerView
+from credit_service.storage.customers import CustomersPage, CustomerView, PageStart
 from credit_service.storage.database import Database
 
 
@@ -31,13 +31,8 @@ def get_customer(
     return view
 
 
-def list_customers(
-    database: Database, query: str, after: int | None, limit: int
-) -> list[CustomerView]:
-    """Customers of id above `after`, in order of id, whose name or phone number begins so.
-
-    `query` is a prefix of "first last", of the last name, or of the phone number with or without
-    its country code, +91, case ignored; empty means all.
-    """
+def list_customers(database: Database, query: str, start: PageStart, limit: int) -> CustomersPage:
+    """A page of at most `limit` customers whose name or phone number begins so, all for an empty
+    query: see `storage.customers.search`."""
     with database.autocommit() as connection:
-        return customers.search(connection, query, after or 0, limit)
+        return customers.search(connection, query, start, limit)

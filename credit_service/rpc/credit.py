@@ -14,7 +14,7 @@ from credit_service.clock import Clock
 from credit_service.commands.create_loan import create_loan
 from credit_service.commands.record_payment import record_payment
 from credit_service.commands.register_customer import register_customer
-from credit_service.domain.errors import OUT_OF_RANGE, REQUIRED
+from credit_service.domain.errors import OUT_OF_RANGE, REQUIRED, InvalidFields
 from credit_service.queries.credit import CreditDesk
 from credit_service.queries.customers import get_customer, list_customers
 from credit_service.queries.decisions import get_decision, list_decisions
@@ -23,11 +23,13 @@ from credit_service.rpc import convert, convert_events
 from credit_service.rpc.convert import PageTokens, Violations
 from credit_service.rpc.pipeline import current_call
 from credit_service.rpc.watch import EventTail
+from credit_service.storage.customers import PageStart
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import credit_service_pb2_grpc
 
 _CUSTOMER_PAGES = PageTokens("ListCustomers", convert.key_id)
+_CUSTOMER_PAGES_BY_TERM = PageTokens("ListCustomers", convert.key_id, convert.key_id)
 _LOAN_PAGES = PageTokens("ListLoans", convert.key_id)
 _DECISION_PAGES = PageTokens("ListDecisions", convert.key_id)
 
@@ -92,14 +94,13 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         query = convert.read_query(request.query, "query", violations)
         size = convert.read_page_size(request.page_size, violations)
         violations.raise_if_any()
-        after = _id_of(_CUSTOMER_PAGES.read(request.page_token, query))
-        found, more = _page(list_customers(self._database, query, after, size + 1), size)
+        start = _read_customers_token(request.page_token, query)
+        page = list_customers(self._database, query, start, size)
         response = pb.ListCustomersResponse()
-        for view in found:
+        for view in page.customers:
             convert.fill_customer(response.customers.add(), view)
-        if more:
-            key = found[-1].customer.customer_id
-            response.next_page_token = _CUSTOMER_PAGES.write([key], query)
+        if page.following is not None:
+            response.next_page_token = _write_customers_token(page.following, query)
         return response
 
     def GetCreditScore(
@@ -254,6 +255,20 @@ def _optional_customer_id(
     if not request.HasField("customer_id"):
         return None
     return convert.read_id(request.customer_id, "customer_id", violations)
+
+
+def _read_customers_token(token: str, query: str) -> PageStart:
+    """Where the page begins. Raises InvalidFields."""
+    try:
+        return PageStart(*_CUSTOMER_PAGES.read(token, query) or ())
+    except InvalidFields:
+        return PageStart(*_CUSTOMER_PAGES_BY_TERM.read(token, query) or ())
+
+
+def _write_customers_token(start: PageStart, query: str) -> str:
+    if start.term is None:
+        return _CUSTOMER_PAGES.write([start.after], query)
+    return _CUSTOMER_PAGES_BY_TERM.write([start.after, start.term], query)
 
 
 def _id_of(key: list[int] | None) -> int | None:

@@ -1,8 +1,11 @@
 """Customers and the credit position that each one's row carries."""
 
+import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
@@ -143,23 +146,171 @@ def positions_after(connection: Connection, after: int, limit: int) -> list[Cred
     return [position(row) for row in rows]
 
 
-def search(connection: Connection, query: str, after: int, limit: int) -> list[CustomerView]:
-    """Customers of id above `after`, in order of id, at most `limit`.
+class PageStart(NamedTuple):
+    """Where a page of customers begins.
+
+    In order of id: after the customer of id `after`. Where `term` is not None, in order of the term
+    of that number (0: the full name, 1: the last name, 2: the phone number), after that customer.
+    """
+
+    after: int = 0
+    term: int | None = None
+
+
+class CustomersPage(NamedTuple):
+    """Customers in order of id, and where the next page begins; None when there are no more."""
+
+    customers: list[CustomerView]
+    following: PageStart | None = None
+
+
+_MAX_SORTED = 1_000
+"""Matches of one term that are read to be sorted by id. Each costs about 5 µs."""
+_MAX_ROUNDS = 8
+_LAST_CHARACTER = 0x10FFFF
+_COUNTRY_CODE = "+91"
+_PHONE_PREFIX = re.compile(r"\+?[0-9]+")
+_FULL_NAME = "lower((c.first_name || ' ') || c.last_name)"
+_LAST_NAME = "lower(c.last_name)"
+_BEGINNINGS = {
+    _FULL_NAME: "lower(CAST(:query AS text))",
+    _LAST_NAME: "lower(CAST(:query AS text))",
+    "c.phone_number": "CAST(:phone AS text)",
+}
+"""The terms that are searched, each by an index of its own, and what they are to begin with."""
+_TERMS = tuple(_BEGINNINGS)
+_NAMES = _TERMS[:2]
+
+
+def _end(term: str) -> str:
+    """What no term that begins so reaches."""
+    return f"({_BEGINNINGS[term]} || chr({_LAST_CHARACTER}))"
+
+
+def _begins(term: str) -> str:
+    """The condition that a term begins so. An index of text_pattern_ops finds it whatever the text
+    is; LIKE it finds for constants alone."""
+    return f"({term} ~>=~ {_BEGINNINGS[term]} AND {term} ~<~ {_end(term)})"
+
+
+def _matches(terms: Sequence[str]) -> Statement:
+    """Up to _MAX_SORTED ids for each term, each with the number of its term."""
+    return Statement(
+        " UNION ALL ".join(
+            f"""(SELECT {number}, c.customer_id FROM customers c
+            WHERE {_begins(term)} ORDER BY {term} USING ~<~ LIMIT {_MAX_SORTED})"""
+            for number, term in enumerate(terms)
+        )
+    )
+
+
+def _start(number: int) -> Statement:
+    """The term of the customer of id :after, or the first that can match: that customer is none, or
+    has another name by now."""
+    term, beginning = _TERMS[number], _BEGINNINGS[_TERMS[number]]
+    return Statement(
+        f"""SELECT coalesce(max({term} COLLATE "C"), {beginning}) FROM customers c
+        WHERE c.customer_id = :after AND {_begins(term)}"""
+    )
+
+
+def _walk(number: int) -> Statement:
+    """Matches of a term in its order and that of ids, after the term :start and the id :after; at
+    the end of each, whether it matches by an earlier term too."""
+    term, start = _TERMS[number], "CAST(:start AS text)"
+    earlier = " OR ".join(_begins(each) for each in _TERMS[:number]) or "false"
+    # "Between" where "equal" would do: the planner could then go through all ids instead.
+    return Statement(
+        f"""SELECT {COLUMNS}, {earlier} FROM (
+            (SELECT 1 AS part, c.* FROM customers c
+            WHERE {term} ~>=~ {start} AND {term} ~<=~ {start} AND c.customer_id > :after
+            ORDER BY {term} USING ~<~, c.customer_id LIMIT :limit)
+            UNION ALL
+            (SELECT 2, c.* FROM customers c WHERE {term} ~>~ {start} AND {term} ~<~ {_end(term)}
+            ORDER BY {term} USING ~<~, c.customer_id LIMIT :limit)
+        ) c ORDER BY c.part, {term} USING ~<~, c.customer_id LIMIT :limit"""
+    )
+
+
+_MATCHES = {len(terms): _matches(terms) for terms in (_NAMES, _TERMS)}
+_STARTS = [_start(number) for number in range(len(_TERMS))]
+_WALKS = [_walk(number) for number in range(len(_TERMS))]
+_OF_IDS = Statement(
+    f"""SELECT {COLUMNS} FROM customers c
+    WHERE c.customer_id = ANY(CAST(:ids AS bigint[])) ORDER BY c.customer_id"""
+)
+_PAGE = Statement(
+    f"""SELECT {COLUMNS} FROM customers c
+    WHERE c.customer_id > :after ORDER BY c.customer_id LIMIT :limit"""
+)
+
+
+def search(connection: Connection, query: str, start: PageStart, limit: int) -> CustomersPage:
+    """Customers from `start`, at most `limit`.
 
     `query` is a prefix of "first last", of the last name, or of the phone number with or without
     its country code, +91, case ignored; empty means all.
+
+    The cost is bounded, whatever the query is and however many customers there are. All matches of
+    a text that has few are read and come in order of id. The pages of a text that has more than
+    _MAX_SORTED follow the terms that they match, as the indexes have them, and only within a page
+    customers are in order of id.
     """
-    prefix = query.lower().replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_") + "%"
-    condition = """AND (lower((c.first_name || ' ') || c.last_name) LIKE :prefix
-        OR lower(c.last_name) LIKE :prefix OR c.phone_number LIKE :prefix
-        OR c.phone_number LIKE '+91' || :prefix)"""
-    statement = text(
-        f"""SELECT {COLUMNS} FROM customers c
-        WHERE c.customer_id > :after {condition if query else ""}
-        ORDER BY c.customer_id LIMIT :limit"""
-    )
-    rows = connection.execute(statement, {"after": after, "limit": limit, "prefix": prefix})
-    return [view(row) for row in rows]
+    if not query:
+        rows = _PAGE.rows(connection, {"after": start.after, "limit": limit + 1})
+        return _page_by_id(rows, limit)
+    values: dict[str, Any] = {"query": query}
+    terms = _NAMES
+    if _PHONE_PREFIX.fullmatch(query):
+        terms = _TERMS
+        values["phone"] = query if query.startswith("+") else _COUNTRY_CODE + query
+    if start.term is not None and start.term < len(terms):
+        return _page_by_term(connection, values, len(terms), start.after, start.term, limit)
+    found = _MATCHES[len(terms)].rows(connection, values)
+    most = max(Counter(number for number, _ in found).values(), default=0)
+    if most == _MAX_SORTED:
+        return _page_by_term(connection, values, len(terms), 0, 0, limit)
+    ids = sorted({customer_id for _, customer_id in found if customer_id > start.after})
+    return _page_by_id(_OF_IDS.rows(connection, {"ids": ids[: limit + 1]}), limit)
+
+
+def _page_by_id(rows: list[Any], limit: int) -> CustomersPage:
+    views = [view(row) for row in rows[:limit]]
+    more = len(rows) > limit
+    return CustomersPage(views, PageStart(views[-1].customer.customer_id) if more else None)
+
+
+def _page_by_term(
+    connection: Connection, values: dict[str, Any], terms: int, after: int, number: int, limit: int
+) -> CustomersPage:
+    """A page in order of the terms up to that many, from the one of that number on."""
+    found: list[tuple[CustomerView, PageStart]] = []
+    for _ in range(_MAX_ROUNDS):
+        values |= {"after": after, "limit": limit + 1}
+        # By a statement of its own: without its value the planner knows nothing of what is left.
+        start = _STARTS[number].row(connection, values)
+        assert start is not None  # noqa: S101 - an aggregate
+        rows = _WALKS[number].rows(connection, values | {"start": start[0]})
+        for row in rows:
+            after = row[0]
+            is_repeated = row[COLUMN_COUNT]
+            if not is_repeated:
+                found.append((view(row), PageStart(after, number)))
+        if len(found) > limit:
+            return _sorted_page(found[:limit], found[limit - 1][1])
+        if len(rows) <= limit:
+            number, after = number + 1, 0
+            if number == terms:
+                return _sorted_page(found, None)
+    # Most match by an earlier term too.
+    return _sorted_page(found, PageStart(after, number))
+
+
+def _sorted_page(
+    found: list[tuple[CustomerView, PageStart]], following: PageStart | None
+) -> CustomersPage:
+    views = sorted((each for each, _ in found), key=lambda each: each.customer.customer_id)
+    return CustomersPage(views, following)
 
 
 _INSERT = text(

@@ -1,7 +1,9 @@
 """Bring a database to the newest schema, tell what it has, and compare it with the tables."""
 
+import time
 from pathlib import Path
 
+import psycopg
 from alembic import autogenerate, command
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -15,6 +17,7 @@ from credit_service.storage.tables import metadata
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x6372656469740001  # "credit", 1: one migration at a time, whoever starts it
+_LOCK_POLL_SECONDS = 0.1
 
 
 def _config(connection: Connection | None = None) -> Config:
@@ -47,12 +50,22 @@ def upgrade(url: str) -> str:
     with engine.begin() as locking:
         condition.require_utf8(driver_connection(locking))
         locking.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-        locking.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        _lock(driver_connection(locking))
         with engine.connect() as connection:
             command.upgrade(_config(connection), "head")
             scorecards.seed(connection, STANDARD)
             connection.commit()
     return head_revision()
+
+
+def _lock(connection: psycopg.Connection) -> None:
+    """Wait for the lock, and hold it until the transaction ends, without a snapshot: CREATE INDEX
+    CONCURRENTLY waits for every transaction that has one, this one and those that wait included.
+
+    So no statement waits, and none has parameters, with which its snapshot would outlive it.
+    """
+    while connection.execute(f"SELECT pg_try_advisory_xact_lock({_LOCK})").fetchone() != (True,):
+        time.sleep(_LOCK_POLL_SECONDS)
 
 
 def head_revision() -> str:

@@ -104,7 +104,6 @@ customers = Table(
     Column("current_year_loans", Integer, nullable=False, server_default=text("0")),
     Column("position_as_of", Date, nullable=False),
     Column("position_valid_until", Date, nullable=False),
-    UniqueConstraint("phone_number"),
     CheckConstraint("customer_id > 0", "customer_id_positive"),
     # Rows from before ids were kept apart have imported ids up to 10^15, and issued ones below it.
     CheckConstraint(
@@ -139,8 +138,16 @@ Index(
     postgresql_ops={"full_name": "text_pattern_ops"},
 )
 Index(
-    "customers_phone_prefix_idx",
+    "customers_last_name_idx",
+    literal_column("lower(last_name)").label("lower_last_name"),
+    customers.c.customer_id,
+    postgresql_ops={"lower_last_name": "text_pattern_ops"},
+)
+# Unique, and found by its beginning: one index for both.
+Index(
+    "customers_phone_number_key",
     customers.c.phone_number,
+    unique=True,
     postgresql_ops={"phone_number": "text_pattern_ops"},
 )
 

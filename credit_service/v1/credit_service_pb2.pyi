@@ -183,7 +183,10 @@ class ListCustomersResponse(message.Message):
     """Token of the next page. Empty on the last one."""
     @builtins.property
     def customers(self) -> containers.RepeatedCompositeFieldContainer[customer_pb2.Customer]:
-        """The customers of this page, by rising customer_id."""
+        """The customers of this page, by rising customer_id. So are the pages, unless more than 1,000
+        customers match the query: then they follow the names, or the phone numbers, that it begins.
+        A page may hold fewer customers than page_size, even none, and not be the last.
+        """
 
     def __init__(
         self,

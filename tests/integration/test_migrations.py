@@ -1,5 +1,6 @@
 """Databases of earlier versions on their way to the newest schema."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from alembic import command
@@ -74,3 +75,12 @@ def test_refusals_that_an_earlier_release_kept_are_deleted(database_url: str) ->
         left = connection.execute(text("SELECT customer_id, refusal FROM requests")).all()
     engine.dispose()
     assert [tuple(row) for row in left] == [(7, None)]
+
+
+def test_two_migrations_at_once_wait_for_each_other(database_url: str) -> None:
+    """Also where one builds an index concurrently, which waits for whoever has a snapshot."""
+    _downgrade(database_url, "0011")
+    with ThreadPoolExecutor(2) as both:
+        done = [both.submit(migrate.upgrade, database_url) for _ in range(2)]
+        assert {each.result(timeout=60) for each in done} == {migrate.head_revision()}
+    assert migrate.drift(database_url) == []

@@ -31,6 +31,7 @@ from credit_service.rpc.server import MAX_MESSAGE_BYTES, CreditServer
 from credit_service.rpc.supervisor import ServersFailedError, Supervisor, environment_of
 from credit_service.settings import Settings
 from credit_service.storage import migrate, schema
+from credit_service.storage.customers import CustomersPage
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
@@ -314,10 +315,10 @@ def test_nothing_is_done_for_a_caller_whose_time_is_over(
     begun: list[str] = []
     release = threading.Event()
 
-    def slow(_database: Database, query: str, *_rest: object) -> list[object]:
+    def slow(_database: Database, query: str, *_rest: object) -> CustomersPage:
         begun.append(query)
         release.wait(10)
-        return []
+        return CustomersPage([])
 
     monkeypatch.setattr("credit_service.rpc.credit.list_customers", slow)
     busy = [
@@ -357,10 +358,10 @@ class TestOverload:
         begun: list[None] = []
         release = threading.Event()
 
-        def slow(*_arguments: object) -> list[object]:
+        def slow(*_arguments: object) -> CustomersPage:
             begun.append(None)
             release.wait(20)
-            return []
+            return CustomersPage([])
 
         monkeypatch.setattr("credit_service.rpc.credit.list_customers", slow)
         send = server.credit.ListCustomers.future
@@ -478,10 +479,10 @@ def test_a_stop_lets_calls_under_way_end_and_takes_no_new_ones(
     release = threading.Event()
     begun = threading.Event()
 
-    def slow(*_arguments: object) -> list[object]:
+    def slow(*_arguments: object) -> CustomersPage:
         begun.set()
         release.wait(10)
-        return []
+        return CustomersPage([])
 
     monkeypatch.setattr("credit_service.rpc.credit.list_customers", slow)
     running = CreditServer(settings, database)
@@ -575,10 +576,10 @@ def test_a_stop_ends_what_outlasts_the_grace(
 ) -> None:
     begun = threading.Event()
 
-    def slow(*_arguments: object) -> list[object]:
+    def slow(*_arguments: object) -> CustomersPage:
         begun.set()
         time.sleep(1.5)
-        return []
+        return CustomersPage([])
 
     monkeypatch.setattr("credit_service.rpc.credit.list_customers", slow)
     running = CreditServer(settings, database)
