@@ -29,6 +29,7 @@ async function run(definition, phone) {
   const {CreditService} = grpc.loadPackageDefinition(definition).credit_service.v1;
   const client = new CreditService(target, insecure);
   const registered = await call(client, 'RegisterCustomer', {
+    request_id: crypto.randomUUID(),
     first_name: 'Asha',
     last_name: 'Rao',
     age: 30,
@@ -45,7 +46,7 @@ async function run(definition, phone) {
   const answers = {
     registered,
     check: await call(client, 'CheckEligibility', ask),
-    loan: await call(client, 'CreateLoan', ask),
+    loan: await call(client, 'CreateLoan', {request_id: crypto.randomUUID(), ...ask}),
     bad: await call(client, 'CheckEligibility', {...ask, tenure_months: 481}),
   };
   client.close();

@@ -7,6 +7,7 @@ import subprocess
 import sysconfig
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from google.rpc import error_details_pb2
@@ -38,6 +39,7 @@ def buf(
 
 REGISTRATION = json.dumps(
     {
+        "requestId": str(uuid4()),
         "firstName": "Asha",
         "lastName": "Rao",
         "age": 30,

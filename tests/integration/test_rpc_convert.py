@@ -285,6 +285,7 @@ def test_what_a_caller_sent_is_told_back_short_and_harmless() -> None:
 
 def test_a_field_that_cannot_be_read_is_not_judged_by_its_stand_in() -> None:
     request: Any = pb.CreateLoanRequest(
+        request_id=str(uuid4()),
         customer_id=1,
         loan_amount=Money(currency_code="USD", units=5),
         interest_rate=Decimal(value="12"),
