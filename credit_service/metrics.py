@@ -225,6 +225,12 @@ customers_over_limit = Counter(
     registry=REGISTRY,
 )
 
+events_skipped = Counter(
+    "credit_events_skipped_total",
+    "Events that a watcher did not get: of a kind that only a later release knows.",
+    registry=REGISTRY,
+)
+
 # The cache of credit positions.
 
 cache_reads = Counter(

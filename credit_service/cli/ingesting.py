@@ -29,6 +29,7 @@ from credit_service.cli.connection import connected
 from credit_service.cli.output import (
     Listing,
     as_dict,
+    enum_name,
     err,
     note,
     out,
@@ -310,7 +311,7 @@ def show(outcome: Outcome, *, also_sent: bool = False) -> None:
     the rows of the other kind are sent too."""
     ingestion = outcome.ingestion
     rows = ingestion.rows_read
-    state = ingestion_pb2.IngestionState.Name(ingestion.state).removeprefix("INGESTION_STATE_")
+    state = enum_name(ingestion_pb2.IngestionState, ingestion.state)
     style = "bold green" if outcome.exit_code == ExitCode.GOOD else "bold red"
     dry_run = " (dry run: nothing was stored)" if ingestion.validate_only else ""
     speed = f", {group_digits(round(rows / outcome.seconds))} a second" if rows >= 1000 else ""
@@ -369,7 +370,7 @@ def _not_read(ingestion: ingestion_pb2.Ingestion, *, also_sent: bool) -> Iterato
 def _show_row_errors(outcome: Outcome) -> None:
     table = Listing("row", "column", "code", "found", "expected")
     for each in outcome.row_errors:
-        code = ingestion_pb2.RowErrorCode.Name(each.code).removeprefix("ROW_ERROR_CODE_")
+        code = enum_name(ingestion_pb2.RowErrorCode, each.code)
         table.add(str(each.row_number), each.column, code, each.found, each.expected)
     out.print()
     table.print()

@@ -5,6 +5,7 @@ line. NO_COLOR is respected, and nothing moves where the output is not a termina
 """
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,6 +107,19 @@ def _plain(message: Message) -> dict[str, Any]:
         else:
             document[field.name] = value
     return document
+
+
+def enum_name(enum: Any, number: int) -> str:
+    """The name of an enum's value without the enum's prefix; UNKNOWN_7 for one of a later release.
+
+    The service may be newer than this program.
+    """
+    value = enum.DESCRIPTOR.values_by_number.get(number)
+    if value is None:
+        return f"UNKNOWN_{number}"
+    name: str = value.name
+    prefix = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum.DESCRIPTOR.name).upper() + "_"
+    return name.removeprefix(prefix)
 
 
 def paise(money: Money) -> int:

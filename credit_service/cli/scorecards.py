@@ -15,6 +15,7 @@ from rich.text import Text
 from credit_service.cli import ExitCode, UsageError
 from credit_service.cli.output import Listing, note, out, print_failure, print_json
 from credit_service.commands.scorecards import activate_scorecard, try_scorecard
+from credit_service.domain.decisions import LaterReleaseError
 from credit_service.domain.errors import (
     CreditError,
     InvalidFields,
@@ -145,6 +146,9 @@ def replay(settings: Settings, decision_id: int, *, as_json: bool) -> int:
             found = replay_decision(database, decision_id)
     except CreditError as error:
         return _refused(error)
+    except LaterReleaseError as error:
+        print_failure([f"decision {decision_id} cannot be replayed here: {error}"])
+        return ExitCode.REFUSED
     if as_json:
         print_json(
             {
@@ -200,6 +204,7 @@ def _as_document(report: Backtest) -> dict[str, Any]:
 
     return {
         "decisions": report.decisions,
+        "decisions_of_later_release": report.later_release,
         "customers": report.customers,
         "scores_changed": report.scores_changed,
         "before": side(report.before),
@@ -225,6 +230,11 @@ def _print_report(report: Backtest) -> None:
             f"and under {after.scorecard_version}"
         )
     )
+    if report.later_release:
+        note(
+            f"{report.later_release} decisions are left out: a later release made them from inputs "
+            "that are not known here."
+        )
     table = Listing("", "before", after.scorecard_version)
     table.add(
         "approved",

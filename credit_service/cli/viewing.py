@@ -27,7 +27,7 @@ from credit_service.cli.connection import (
     connected,
     opened,
 )
-from credit_service.cli.output import Listing, as_dict, inr, note, out, print_json
+from credit_service.cli.output import Listing, as_dict, enum_name, inr, note, out, print_json
 from credit_service.client.channel import (
     ServiceError,
     decoded_errors,
@@ -103,11 +103,11 @@ def score(target: Target, customer_id: int, *, as_json: bool) -> int:
 def _show_score(found: score_pb2.CreditScore) -> None:
     out.print(Text.assemble(("score ", "bold"), (f"{found.score}", "bold"), " of 100"))
     if found.override:
-        rule = score_pb2.ScoreOverride.Name(found.override).removeprefix("SCORE_OVERRIDE_")
+        rule = enum_name(score_pb2.ScoreOverride, found.override)
         out.print(Text(f"  set by the rule {rule}, whatever the components say"))
     table = Listing("component", ("points", "right"), ("of", "right"), "", "why")
     for each in found.components:
-        name = score_pb2.ScoreComponent.Name(each.component).removeprefix("SCORE_COMPONENT_")
+        name = enum_name(score_pb2.ScoreComponent, each.component)
         points, most = Decimal(each.points.value or "0"), Decimal(each.max_points.value or "0")
         filled = int(points * _BAR_CELLS / most) if most else 0
         bar = "█" * filled + "·" * (_BAR_CELLS - filled)
@@ -171,10 +171,8 @@ def _print_outcome(*, approved: bool, name: str, other: str) -> None:
 
 def _show_reasons(answer: pb.CheckEligibilityResponse | decision_pb2.Decision) -> None:
     for reason in answer.reasons:
-        code = decision_pb2.DeclineReasonCode.Name(reason.code)
-        out.print(
-            Text(f"  {code.removeprefix('DECLINE_REASON_CODE_')}: {reason.message}"), soft_wrap=True
-        )
+        code = enum_name(decision_pb2.DeclineReasonCode, reason.code)
+        out.print(Text(f"  {code}: {reason.message}"), soft_wrap=True)
 
 
 def _show_counter_offer(offer: decision_pb2.CounterOffer) -> None:
@@ -245,7 +243,7 @@ def loan(target: Target, loan_id: int, customer_id: int | None, *, as_json: bool
 
 
 def _show_loan(found: loan_pb2.Loan) -> None:
-    source = loan_pb2.LoanSource.Name(found.source).removeprefix("LOAN_SOURCE_").lower()
+    source = enum_name(loan_pb2.LoanSource, found.source).lower()
     by = f", by decision {found.decision_id}" if found.decision_id else ""
     _print_facts(
         ("loan", f"{found.loan_id}  of customer {found.customer_id}, {source}{by}"),
@@ -266,7 +264,7 @@ def _show_loan(found: loan_pb2.Loan) -> None:
 
 
 def _loan_state(found: loan_pb2.Loan) -> str:
-    state = loan_pb2.LoanState.Name(found.state).removeprefix("LOAN_STATE_").lower()
+    state = enum_name(loan_pb2.LoanState, found.state).lower()
     return f"{state} {_day(found.closed_on)}".strip()
 
 
@@ -305,7 +303,7 @@ def schedule(target: Target, customer_id: int, loan_id: int, *, as_json: bool) -
 
 
 def _installment_state(each: loan_pb2.Installment) -> str:
-    name = loan_pb2.InstallmentState.Name(each.state).removeprefix("INSTALLMENT_STATE_")
+    name = enum_name(loan_pb2.InstallmentState, each.state)
     state = name.lower().replace("_", " ")
     if each.state == loan_pb2.INSTALLMENT_STATE_PARTLY_PAID:
         return f"{state}: {inr(each.paid_amount)}"
@@ -656,8 +654,7 @@ def _by(principal: str) -> str:
 
 
 def _codes(codes: Any) -> list[str]:
-    name = decision_pb2.DeclineReasonCode.Name
-    return [name(code).removeprefix("DECLINE_REASON_CODE_") for code in codes]
+    return [enum_name(decision_pb2.DeclineReasonCode, code) for code in codes]
 
 
 def _day(day: Message) -> str:

@@ -1,7 +1,8 @@
 """What a request id promises: one effect, and the same answer whenever it comes again."""
 
 import hashlib
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 from uuid import UUID
 
@@ -15,15 +16,29 @@ from credit_service.storage.requests import RequestRecord
 def fingerprint(command: Any) -> bytes:
     """SHA-256 of what a command (a dataclass with a request_id) asks, the id itself left out.
 
-    Taken after conversion, so that "12.50" and "12.5" ask the same.
+    Taken after conversion, so that "12.50" and "12.5" ask the same. Fields that have their default
+    are left out: a later release that adds an optional field, with a default, makes the same
+    fingerprint of a request that does not set it, and so knows a retry across the update. The
+    fields of release 0.1.0 have no defaults, and must not get any.
     """
     content = [type(command).__name__]
-    content += [
-        f"{field.name}={getattr(command, field.name)!r}"
-        for field in fields(command)
-        if field.name != "request_id"
-    ]
+    content += [f"{name}={value}" for name, value in _content(command) if name != "request_id"]
     return hashlib.sha256("\n".join(content).encode()).digest()
+
+
+def _content(value: Any) -> Iterator[tuple[str, str]]:
+    """The fields that do not have their default, by name, each as `repr` writes it."""
+    for field in fields(value):
+        given = getattr(value, field.name)
+        if field.default is MISSING or given != field.default:
+            yield field.name, _written(given)
+
+
+def _written(value: Any) -> str:
+    if not is_dataclass(value):
+        return repr(value)
+    inner = ", ".join(f"{name}={text}" for name, text in _content(value))
+    return f"{type(value).__qualname__}({inner})"
 
 
 def used_before(

@@ -1,11 +1,15 @@
 """Put a scorecard in charge, or on trial beside the one in charge."""
 
+import structlog
+
 from credit_service.clock import Moment
-from credit_service.domain.decisions import decode_outcome, replay
+from credit_service.domain.decisions import LaterReleaseError, decode_outcome, replay
 from credit_service.domain.errors import AlreadyExists
 from credit_service.domain.scorecard import Scorecard
 from credit_service.storage import decisions, scorecards, tasks
 from credit_service.storage.database import Database
+
+_log = structlog.get_logger(__name__)
 
 
 def activate_scorecard(database: Database, scorecard: Scorecard, moment: Moment) -> None:
@@ -43,7 +47,12 @@ def decide_in_shadow(database: Database, decision_id: int) -> None:
         decision = decisions.find(connection, decision_id)
         if scorecard is None or decision is None:
             return
-        outcome = replay(decision.inputs_json, scorecard)
+        try:
+            outcome = replay(decision.inputs_json, scorecard)
+        except LaterReleaseError as error:
+            # A worker of the release before, beside one that decides already.
+            _log.warning("shadow_decision_skipped", decision_id=decision_id, reason=str(error))
+            return
         decisions.store_shadow(
             connection,
             decision,

@@ -2,12 +2,18 @@
 
 Canonical: keys sorted, no spaces, integers and strings only (no float has a place in a decision),
 dates as ISO strings, text as UTF-8. Store it as text or json; jsonb would not keep the bytes.
+
+A later release may add fields, reason codes and components: they are read over, and stay in the
+stored text. What it added to the inputs takes part in its decision, so that such a decision can be
+read here, but not computed again.
 """
 
 import json
 from datetime import date
+from enum import StrEnum
 from typing import Any, NamedTuple
 
+from credit_service.domain.documents import field_names, from_document
 from credit_service.domain.eligibility import (
     CURRENT_RULES,
     Ask,
@@ -23,7 +29,13 @@ from credit_service.domain.scorecard import Component, Scorecard
 from credit_service.domain.scoring import CreditScore, Override, ScoreComponent
 
 FORMAT = 1
-"""Raised when the shape changes; older documents stay readable."""
+"""Raised when the shape changes other than by additions; older documents stay readable. A release
+that writes a new one needs a release before it that reads it."""
+
+_INPUTS = frozenset({"format", "rules", "ask", "day", "position", "scorecard_version"})
+_POSITION = frozenset(field_names(CreditPosition))
+_ASK = frozenset(field_names(Ask))
+_RULES = frozenset(Rules)
 
 _encode = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -37,7 +49,14 @@ class DecisionInputs(NamedTuple):
     ask: Ask
     day: date
     scorecard_version: str
-    rules: Rules
+    # None: an edition of a later release.
+    rules: Rules | None
+    # What a later release added, by name: all of it is in the stored text.
+    unknown: tuple[str, ...]
+
+
+class LaterReleaseError(ValueError):
+    """A decision depends on inputs that only a later release knows."""
 
 
 def encode_inputs(position: CreditPosition, ask: Ask, day: date, scorecard_version: str) -> str:
@@ -73,21 +92,32 @@ def encode_inputs(position: CreditPosition, ask: Ask, day: date, scorecard_versi
 
 
 def decode_inputs(text: str) -> DecisionInputs:
-    """The inputs of `encode_inputs`. Raises ValueError otherwise.
+    """The inputs of `encode_inputs`, or of a later release. Raises ValueError otherwise.
 
     Inputs that name no rules are from before there was more than one edition of them.
     """
     try:
         document = _decode(text)
-        position = dict(document["position"])
-        position["as_of"] = date.fromisoformat(position["as_of"])
-        position["valid_until"] = date.fromisoformat(position["valid_until"])
+        position, rules = document["position"], document.get("rules", Rules.FIRST)
+        unknown = [
+            *sorted(document.keys() - _INPUTS),
+            *sorted(f"position.{name}" for name in position if name not in _POSITION),
+            *sorted(f"ask.{name}" for name in document["ask"] if name not in _ASK),
+        ]
+        if rules not in _RULES:
+            unknown.append(f"rules {rules}")
         return DecisionInputs(
-            CreditPosition(**position),
-            Ask(**document["ask"]),
+            from_document(
+                CreditPosition,
+                position,
+                as_of=date.fromisoformat(position["as_of"]),
+                valid_until=date.fromisoformat(position["valid_until"]),
+            ),
+            from_document(Ask, document["ask"]),
             date.fromisoformat(document["day"]),
             str(document["scorecard_version"]),
-            Rules(document.get("rules", Rules.FIRST)),
+            Rules(rules) if rules in _RULES else None,
+            tuple(unknown),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not the inputs of a decision: {error!r}") from error
@@ -159,7 +189,7 @@ def score_document(score: CreditScore) -> dict[str, Any]:
 
 
 def decode_outcome(text: str) -> Decision:
-    """The decision of `encode_outcome`. Raises ValueError for anything else."""
+    """The decision of `encode_outcome`, or of a later release. Raises ValueError otherwise."""
     try:
         document = _decode(text)
         offer = document["counter_offer"]
@@ -171,15 +201,15 @@ def decode_outcome(text: str) -> Decision:
             score=score_from_document(document["score"]),
             reasons=tuple(
                 Reason(
-                    ReasonCode(each["code"]),
+                    _known(ReasonCode, each["code"]),
                     each["message"],
                     each["found"],
                     each["threshold"],
-                    tuple(Component(name) for name in each["components"]),
+                    tuple(_known(Component, name) for name in each["components"]),
                 )
                 for each in document["reasons"]
             ),
-            counter_offer=None if offer is None else CounterOffer(**offer),
+            counter_offer=None if offer is None else from_document(CounterOffer, offer),
             last_installment_paise=document.get("last_installment_paise"),
         )
     except (KeyError, TypeError) as error:
@@ -187,19 +217,30 @@ def decode_outcome(text: str) -> Decision:
 
 
 def score_from_document(document: dict[str, Any]) -> CreditScore:
-    """The score of `score_document`. Raises KeyError, TypeError or ValueError for anything else."""
+    """The score of `score_document`, or of a later release.
+
+    Raises KeyError, TypeError or ValueError for anything else.
+    """
     override = document["override"]
     return CreditScore(
         score=document["score"],
         components=tuple(
-            ScoreComponent(**{**each, "component": Component(each["component"])})
+            from_document(ScoreComponent, each, component=_known(Component, each["component"]))
             for each in document["components"]
         ),
-        override=None if override is None else Override(override),
+        override=None if override is None else _known(Override, override),
         scorecard_version=document["scorecard_version"],
         customer_version=document["customer_version"],
         valid_until=date.fromisoformat(document["valid_until"]),
     )
+
+
+def _known(names: type[StrEnum], text: str) -> str:
+    """The member of that name; the text itself where only a later release has it."""
+    try:
+        return names(text)
+    except ValueError:
+        return str(text)
 
 
 def _decode(text: str) -> dict[str, Any]:
@@ -215,7 +256,15 @@ def replay(inputs_json: str, scorecard: Scorecard) -> str:
     The rules are those that the inputs name, so under the scorecard that they name this equals the
     stored outcome byte for byte. Under another it is what that one would have decided, and names
     it.
+
+    Raises:
+        LaterReleaseError: a later release decided, by inputs or rules that are not known here.
     """
     inputs = decode_inputs(inputs_json)
+    if inputs.rules is None or inputs.unknown:
+        raise LaterReleaseError(
+            f"The decision was made by a later release, which also used "
+            f"{', '.join(inputs.unknown)}; compute it again with that release."
+        )
     decision = decide(inputs.position, inputs.ask, scorecard, inputs.day, inputs.rules)
     return encode_outcome(decision)

@@ -68,11 +68,13 @@ class Reason:
     `components` are those that cost most, the costliest first, with CREDIT_SCORE_TOO_LOW only.
     """
 
-    code: ReasonCode
+    # A ReasonCode; in a stored decision of a later release, perhaps another name.
+    code: str
     message: str
     found: str
     threshold: str
-    components: tuple[Component, ...] = ()
+    # Of Component, or other names likewise.
+    components: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +292,7 @@ def _shortest_tenure(room: _Room, principal_paise: int) -> int | None:
     return None
 
 
-_NAMES = {
+_NAMES: dict[str, str] = {
     Component.REPAYMENT_HISTORY: "repayment history",
     Component.LOAN_VOLUME: "loan volume",
     Component.LOAN_COUNT: "number of loans",

@@ -1,5 +1,6 @@
 """The credit score: an integer 0 … 100 with the components that make it up."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
@@ -27,7 +28,8 @@ class ScoreComponent:
     gives full marks, in paise for loan volume and in loans otherwise.
     """
 
-    component: Component
+    # A Component; in a stored score of a later release, perhaps another name.
+    component: str
     points_hundredths: int
     max_points_hundredths: int
     found: int
@@ -41,7 +43,8 @@ class ScoreComponent:
     @property
     def explanation(self) -> str:
         """A sentence for a person, with the figures."""
-        return _EXPLAIN[self.component](self.found, self.full_at)
+        explain = _EXPLAIN.get(self.component, _explain_unknown)
+        return explain(self.found, self.full_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,8 @@ class CreditScore:
 
     score: int
     components: tuple[ScoreComponent, ...]
-    override: Override | None
+    # An Override; in a stored score of a later release, perhaps another name.
+    override: str | None
     scorecard_version: str
     customer_version: int
     valid_until: date
@@ -143,7 +147,11 @@ def _explain_activity(count: int, cap: int) -> str:
     )
 
 
-_EXPLAIN = {
+def _explain_unknown(found: int, full_at: int) -> str:
+    return f"A component of a later release: {found}; full points from {full_at}."
+
+
+_EXPLAIN: dict[str, Callable[[int, int], str]] = {
     Component.REPAYMENT_HISTORY: _explain_repayment,
     Component.LOAN_VOLUME: _explain_volume,
     Component.LOAN_COUNT: _explain_count,

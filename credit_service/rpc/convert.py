@@ -522,14 +522,15 @@ _INSTALLMENT_STATES = {
     state: loan_pb2.InstallmentState.Value(f"INSTALLMENT_STATE_{state.name}")
     for state in InstallmentState
 }
-_COMPONENTS = {
+# By name. A stored decision of a later release may have others: UNSPECIFIED on the wire.
+_COMPONENTS: dict[str, Any] = {
     each: score_pb2.ScoreComponent.Value(f"SCORE_COMPONENT_{each.name}") for each in Component
 }
-_OVERRIDES: dict[Override | None, Any] = {
+_OVERRIDES: dict[str | None, Any] = {
     None: score_pb2.SCORE_OVERRIDE_UNSPECIFIED,
     **{each: score_pb2.ScoreOverride.Value(f"SCORE_OVERRIDE_{each.name}") for each in Override},
 }
-_REASON_CODES = {
+_REASON_CODES: dict[str, Any] = {
     each: decision_pb2.DeclineReasonCode.Value(f"DECLINE_REASON_CODE_{each.name}")
     for each in ReasonCode
 }
@@ -572,7 +573,7 @@ def fill_customer(message: customer_pb2.Customer, view: CustomerView) -> None:
 def _component(component: ScoreComponent) -> score_pb2.CreditScoreComponent:
     """A component, which many customers have alike. The message is never to be changed."""
     return score_pb2.CreditScoreComponent(
-        component=_COMPONENTS[component.component],
+        component=_COMPONENTS.get(component.component, score_pb2.SCORE_COMPONENT_UNSPECIFIED),
         points=write_hundredths(component.points_hundredths),
         max_points=write_hundredths(component.max_points_hundredths),
         explanation=component.explanation,
@@ -582,7 +583,7 @@ def _component(component: ScoreComponent) -> score_pb2.CreditScoreComponent:
 def fill_score(message: score_pb2.CreditScore, score: CreditScore, computed_at: datetime) -> None:
     """Put a score with its components, computed at that instant, into an empty message."""
     message.score = score.score
-    message.override = _OVERRIDES[score.override]
+    message.override = _OVERRIDES.get(score.override, score_pb2.SCORE_OVERRIDE_UNSPECIFIED)
     message.scorecard_version = score.scorecard_version
     message.customer_version = score.customer_version
     message.components.extend(map(_component, score.components))
@@ -592,12 +593,17 @@ def fill_score(message: score_pb2.CreditScore, score: CreditScore, computed_at: 
 
 def _reason(reason: Reason) -> Any:
     return decision_pb2.DeclineReason(
-        code=_REASON_CODES[reason.code],
+        code=reason_code(reason.code),
         message=reason.message,
         found=reason.found,
         threshold=reason.threshold,
-        components=[_COMPONENTS[each] for each in reason.components],
+        components=[_COMPONENTS[each] for each in reason.components if each in _COMPONENTS],
     )
+
+
+def reason_code(name: str) -> Any:
+    """The DeclineReasonCode of that name; UNSPECIFIED for one of a later release."""
+    return _REASON_CODES.get(name, decision_pb2.DECLINE_REASON_CODE_UNSPECIFIED)
 
 
 def _counter_offer(offer: CounterOffer | None, corrected_rate_bps: int) -> Any:

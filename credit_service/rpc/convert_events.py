@@ -6,7 +6,7 @@ from typing import Any
 
 from credit_service.commands.record_payment import RecordedPayment, RecordPayment
 from credit_service.domain.decisions import score_from_document
-from credit_service.domain.eligibility import ReasonCode
+from credit_service.domain.documents import from_document
 from credit_service.domain.errors import OUT_OF_RANGE
 from credit_service.domain.loans import Loan, schedule
 from credit_service.domain.money import format_hundredths
@@ -17,7 +17,6 @@ from credit_service.storage.event_stream import StoredEvent
 from credit_service.storage.payments import StoredPayment
 from credit_service.v1 import (
     credit_service_pb2,
-    decision_pb2,
     event_pb2,
     ingestion_pb2,
     loan_pb2,
@@ -95,15 +94,21 @@ def read_event_kinds(numbers: Sequence[int], field: str, violations: Violations)
     return frozenset(kinds)
 
 
-def write_event(event: StoredEvent) -> event_pb2.CreditEvent:
-    """An event of the stream."""
+def write_event(event: StoredEvent) -> event_pb2.CreditEvent | None:
+    """An event of the stream; None for a kind that only a later release knows.
+
+    Fields that a later release added to a payload are ignored.
+    """
+    write = _WRITE.get(event.kind)
+    if write is None:
+        return None
     message = event_pb2.CreditEvent(
         event_id=event.event_id,
         time=convert.write_time(event.occurred_at),
         customer_id=event.customer_id,
         customer_version=event.customer_version,
     )
-    _WRITE[event.kind](message, event)
+    write(message, event)
     return message
 
 
@@ -126,7 +131,7 @@ def _loan(document: dict[str, Any]) -> Loan:
         for name in _LOAN_DATES
         if document[name] is not None
     }
-    return Loan(**(document | dates))
+    return from_document(Loan, document, **dates)
 
 
 def _loan_declined(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
@@ -135,10 +140,7 @@ def _loan_declined(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     declined.ask.loan_amount.CopyFrom(convert.write_money(ask["principal_paise"]))
     declined.ask.interest_rate.CopyFrom(convert.write_hundredths(ask["annual_rate_bps"]))
     declined.ask.tenure_months = ask["tenure_months"]
-    declined.reason_codes.extend(
-        decision_pb2.DeclineReasonCode.Value(f"DECLINE_REASON_CODE_{ReasonCode(code)}")
-        for code in event.payload["reasons"]
-    )
+    declined.reason_codes.extend(convert.reason_code(code) for code in event.payload["reasons"])
 
 
 def _payment_recorded(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
@@ -175,7 +177,9 @@ def _score_changed(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
 def _rows_ingested(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     ingested = message.rows_ingested
     ingested.ingestion_id = event.payload["ingestion_id"]
-    ingested.kind = ingestion_pb2.IngestionKind.Value(f"INGESTION_KIND_{event.payload['kind']}")
+    kind = f"INGESTION_KIND_{event.payload['kind']}"
+    if kind in ingestion_pb2.IngestionKind.keys():  # noqa: SIM118 - no mapping
+        ingested.kind = ingestion_pb2.IngestionKind.Value(kind)
     ingested.inserted = event.payload["inserted"]
     ingested.updated = event.payload["updated"]
 

@@ -55,7 +55,9 @@ _PUBLISH = text(
         WHERE events.customer_id = waiting.customer_id
             AND events.event_seq = waiting.event_seq
         RETURNING events.event_id, events.customer_id, events.kind,
-            CAST(events.payload ->> 'decision_id' AS bigint) AS decision_id, events.traceparent
+            CASE WHEN events.kind IN ('loan_created', 'loan_declined')
+                THEN CAST(events.payload ->> 'decision_id' AS bigint) END AS decision_id,
+            events.traceparent
     )
     SELECT event_id, customer_id, kind, decision_id, traceparent FROM published ORDER BY event_id
     """

@@ -146,8 +146,10 @@ class CreditServiceStub:
     """
     WatchCreditEvents: grpc.UnaryStreamMultiCallable[credit_service_pb2.WatchCreditEventsRequest, credit_service_pb2.WatchCreditEventsResponse]
     """Streams credit events as they happen, starting after a given one. Never skips an event that
-    passes the filters, never reorders one customer's events, and stays open until the caller ends
-    it or its lifetime is over. After either, call again with the last event_id that was taken in.
+    passes the filters and whose kind this server knows (a later release may write others, and has
+    them from the same event_id on), never reorders one customer's events, and stays open until the
+    caller ends it or its lifetime is over. After either, call again with the last event_id that was
+    taken in.
 
     Errors:
     INVALID_ARGUMENT (INVALID_FIELD).
@@ -366,8 +368,10 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
         context: grpc.ServicerContext,
     ) -> abc.Iterator[credit_service_pb2.WatchCreditEventsResponse]:
         """Streams credit events as they happen, starting after a given one. Never skips an event that
-        passes the filters, never reorders one customer's events, and stays open until the caller ends
-        it or its lifetime is over. After either, call again with the last event_id that was taken in.
+        passes the filters and whose kind this server knows (a later release may write others, and has
+        them from the same event_id on), never reorders one customer's events, and stays open until the
+        caller ends it or its lifetime is over. After either, call again with the last event_id that was
+        taken in.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD).

@@ -2,6 +2,8 @@
 // reflection, and prints what came back as JSON.
 //
 // node rpc_node.cjs TARGET PROTO_FOLDER... ; NODE_PATH names the modules.
+const crypto = require('node:crypto');
+
 const grpc = require('@grpc/grpc-js');
 const protoLoader = require('@grpc/proto-loader');
 const protobuf = require('protobufjs');

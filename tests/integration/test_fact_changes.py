@@ -56,7 +56,7 @@ def published(database: Database) -> list[event_pb2.CreditEvent]:
         event_stream.publish(connection, 1_000)
         kinds = frozenset({"customer_updated", "loan_updated"})
         found = event_stream.read(connection, after=0, until=10_000, limit=1_000, kinds=kinds)
-    return [write_event(each) for each in found]
+    return [event for each in found if (event := write_event(each)) is not None]
 
 
 def told(event: event_pb2.CreditEvent) -> dict[str, tuple[str, str]]:

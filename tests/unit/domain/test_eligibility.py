@@ -79,7 +79,7 @@ def answer(position: CreditPosition, asked: Ask) -> Decision:
     return decide(position, asked, STANDARD, position.as_of)
 
 
-def codes(decision: Decision) -> list[ReasonCode]:
+def codes(decision: Decision) -> list[str]:
     return [each.code for each in decision.reasons]
 
 

@@ -1,0 +1,106 @@
+"""What earlier releases stored is read as they read it: tests/golden/0.1.0 and folders like it.
+
+The files hold made-up data, written by the release's own code. They are never written anew; a
+release that stores something new adds a folder of its own.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import make_dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+
+from credit_service.commands.idempotency import fingerprint
+from credit_service.domain.decisions import decode_inputs, decode_outcome, replay
+from credit_service.domain.scorecard import parse_scorecard
+from credit_service.rpc import convert, convert_events
+from credit_service.storage.event_stream import StoredEvent
+from credit_service.v1 import credit_service_pb2 as pb
+
+RELEASES = sorted(
+    path for path in Path(__file__).parent.iterdir() if (path / "events.json").exists()
+)
+READERS: Mapping[str, tuple[Any, Callable[[Any], Any]]] = {
+    "RegisterCustomer": (pb.RegisterCustomerRequest, convert.read_register_customer),
+    "CreateLoan": (pb.CreateLoanRequest, convert.read_create_loan),
+    "RecordPayment": (pb.RecordPaymentRequest, convert_events.read_record_payment),
+}
+
+release = pytest.mark.parametrize("folder", RELEASES, ids=lambda path: path.name)
+
+
+def stored(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def assert_holds(found: Any, expected: Any, path: str = "") -> None:
+    """All that was expected is found; a later release may add fields, and better its sentences."""
+    if isinstance(expected, dict):
+        for name, value in expected.items():
+            if name not in {"message", "explanation"}:
+                assert name in found, f"{path}.{name}"
+                assert_holds(found[name], value, f"{path}.{name}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), path
+        for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+            assert_holds(one, other, f"{path}[{number}]")
+    else:
+        assert found == expected, path
+
+
+def test_there_are_files_of_a_release() -> None:
+    assert "0.1.0" in {folder.name for folder in RELEASES}
+
+
+@release
+def test_events_are_told_as_they_were(folder: Path) -> None:
+    events = stored(folder, "events.json")
+    assert len({each["kind"] for each in events}) >= 7
+    for each in events:
+        fields = {**each, "payload": json.loads(each["payload"])}
+        expected = fields.pop("message")
+        fields["occurred_at"] = datetime.fromisoformat(fields["occurred_at"])
+        message = convert_events.write_event(StoredEvent(**fields))
+        assert message is not None
+        found = json_format.MessageToDict(message, preserving_proto_field_name=True)
+        assert_holds(found, expected, each["kind"])
+
+
+@release
+def test_decisions_are_read_and_replay_to_the_byte(folder: Path) -> None:
+    document = stored(folder, "decisions.json")
+    scorecards = {
+        version: parse_scorecard(json.loads(text))
+        for version, text in document["scorecards"].items()
+    }
+    outcomes = set()
+    for each in document["decisions"]:
+        assert not decode_inputs(each["inputs"]).unknown
+        outcome = decode_outcome(each["outcome"])
+        outcomes.add((outcome.approved, outcome.counter_offer is not None))
+        assert replay(each["inputs"], scorecards[each["scorecard_version"]]) == each["outcome"]
+    assert outcomes == {(True, False), (False, True), (False, False)}
+
+
+@release
+def test_a_retry_across_the_update_is_known_by_its_fingerprint(folder: Path) -> None:
+    requests = stored(folder, "fingerprints.json")
+    assert {each["method"] for each in requests} == READERS.keys()
+    for each in requests:
+        message_class, read = READERS[each["method"]]
+        command = read(json_format.ParseDict(each["request"], message_class()))
+        assert fingerprint(command).hex() == each["fingerprint"], each["request"]
+
+
+def test_an_optional_field_that_is_added_counts_only_where_it_is_set() -> None:
+    plain = make_dataclass("Ask", ["principal_paise"])
+    grown = make_dataclass("Ask", ["principal_paise", ("purpose", Any, None)])
+    before = make_dataclass("CreateLoan", ["request_id", "ask"])
+    after = make_dataclass("CreateLoan", ["request_id", "ask", ("charges", Any, ())])
+    assert fingerprint(after(1, grown(5))) == fingerprint(before(2, plain(5)))
+    assert fingerprint(after(1, grown(5, "HOME"))) != fingerprint(before(2, plain(5)))
+    assert fingerprint(after(1, grown(5), (3,))) != fingerprint(before(2, plain(5)))
