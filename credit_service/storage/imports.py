@@ -51,25 +51,25 @@ def _values(origin: Origin) -> dict[str, Any]:
 
 
 # Of b, the rows as the statement found them, and u, as it left them, the facts that differ: column,
-# old and new value, and whether events tell the values.
+# old and new value, and whether events show the values.
 def _changed(facts: Sequence[tuple[str, bool]], columns: str, join: str) -> str:
     compared = ", ".join(
-        f"({place}, '{name}', b.{name}::text, u.{name}::text, {str(told).lower()})"
-        for place, (name, told) in enumerate(facts)
+        f"({place}, '{name}', b.{name}::text, u.{name}::text, {str(shown).lower()})"
+        for place, (name, shown) in enumerate(facts)
     )
     return f"""
     changed AS (
-        SELECT {columns}, v.place, v.fact, v.old_value, v.new_value, v.told
+        SELECT {columns}, v.place, v.fact, v.old_value, v.new_value, v.shown
         FROM b JOIN u USING ({join})
-        CROSS JOIN LATERAL (VALUES {compared}) AS v (place, fact, old_value, new_value, told)
+        CROSS JOIN LATERAL (VALUES {compared}) AS v (place, fact, old_value, new_value, shown)
         WHERE v.old_value IS DISTINCT FROM v.new_value
     )"""
 
 
 _CHANGES = """json_agg(json_build_object('fact', fact,
-            'old', CASE WHEN told THEN old_value END, 'new', CASE WHEN told THEN new_value END)
+            'old', CASE WHEN shown THEN old_value END, 'new', CASE WHEN shown THEN new_value END)
             ORDER BY place)"""
-# Personal data are not told.
+# Events show no personal data.
 _FACTS_OF_CUSTOMERS = (
     ("first_name", False),
     ("last_name", False),
@@ -204,8 +204,8 @@ def update_customers(
     connection: Connection, customers: Sequence[CustomerFacts], origin: Origin
 ) -> list[int]:
     """Replace facts of customers that are locked, each row of which differs from what is stored;
-    without a limit theirs stays. Each changed fact is recorded and told of. Returns the customers
-    whose debt is above their limit then.
+    without a limit theirs stays. Each changed fact is recorded and published as an event. Returns
+    the customers whose debt is above their limit then.
 
     Raises psycopg's UniqueViolation when a phone number was taken meanwhile.
     """
@@ -370,13 +370,13 @@ _UPDATE_LOANS = f"""
             ingestion_id = %(ingestion_id)s, ingestion_row = n.row_number
         FROM n WHERE l.customer_id = n.customer_id AND l.loan_id = n.loan_id
         RETURNING l.*
-    ), {_changed(_FACTS_OF_LOANS, "customer_id, loan_id", "customer_id, loan_id")}, told AS (
+    ), {_changed(_FACTS_OF_LOANS, "customer_id, loan_id", "customer_id, loan_id")}, updates AS (
         SELECT customer_id, loan_id, {_CHANGES} AS changes,
             row_number() OVER (PARTITION BY customer_id ORDER BY loan_id) AS place
         FROM changed GROUP BY customer_id, loan_id
     ), c AS (
         UPDATE customers c SET event_seq = c.event_seq + t.count
-        FROM (SELECT customer_id, count(*) FROM told GROUP BY customer_id) t
+        FROM (SELECT customer_id, count(*) FROM updates GROUP BY customer_id) t
         WHERE c.customer_id = t.customer_id
         RETURNING c.customer_id, c.event_seq - t.count AS seq_before, c.version + 1 AS version
     ), e AS (
@@ -385,20 +385,20 @@ _UPDATE_LOANS = f"""
         SELECT customer_id, seq_before + place, 'loan_updated', version, %(now)s,
             json_build_object('loan_id', loan_id, 'ingestion_id', %(ingestion_id)s::uuid,
                 'changes', changes), %(traceparent)s::text
-        FROM told JOIN c USING (customer_id)
+        FROM updates JOIN c USING (customer_id)
     )
     INSERT INTO fact_changes (customer_id, event_seq, fact, loan_id, old_value, new_value,
         principal, ingestion_id, changed_at)
-    SELECT customer_id, seq_before + told.place, fact, loan_id, old_value, new_value,
+    SELECT customer_id, seq_before + updates.place, fact, loan_id, old_value, new_value,
         %(principal)s, %(ingestion_id)s, %(now)s
-    FROM changed JOIN told USING (customer_id, loan_id) JOIN c USING (customer_id)
+    FROM changed JOIN updates USING (customer_id, loan_id) JOIN c USING (customer_id)
 """
 
 
 def update_loans(connection: Connection, facts: Array, no_day: int, origin: Origin) -> None:
     """Replace the facts of imported loans without payments, of customers who are locked; each of
-    them differs from what is stored. Each changed fact is recorded and told of, and the customers'
-    positions have to be refreshed after.
+    them differs from what is stored. Each changed fact is recorded and published as an event, and
+    the customers' positions have to be refreshed after.
 
     `facts` and `no_day` are as of `insert_loans`.
     """

@@ -822,7 +822,7 @@ class WatchCreditEventsRequest(message.Message):
     CUSTOMER_ID_FIELD_NUMBER: builtins.int
     EVENT_TYPES_FIELD_NUMBER: builtins.int
     after_event_id: builtins.int
-    """Optional. Id of the last event taken in, 0 or more. Default (0): start with the first event."""
+    """Optional. Id of the last event processed, 0 or more. Default (0): start with the first event."""
     customer_id: builtins.int
     """Optional. Only events about this customer, 1 or more. Default: events about every customer."""
     @builtins.property

@@ -149,7 +149,7 @@ class CreditServiceStub:
     passes the filters and whose kind this server knows (a later release may write others, and has
     them from the same event_id on), never reorders one customer's events, and stays open until the
     caller ends it or its lifetime is over. After either, call again with the last event_id that was
-    taken in.
+    processed.
 
     Errors:
     INVALID_ARGUMENT (INVALID_FIELD).
@@ -371,7 +371,7 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
         passes the filters and whose kind this server knows (a later release may write others, and has
         them from the same event_id on), never reorders one customer's events, and stays open until the
         caller ends it or its lifetime is over. After either, call again with the last event_id that was
-        taken in.
+        processed.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD).

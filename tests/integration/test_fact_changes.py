@@ -59,7 +59,7 @@ def published(database: Database) -> list[event_pb2.CreditEvent]:
     return [event for each in found if (event := write_event(each)) is not None]
 
 
-def told(event: event_pb2.CreditEvent) -> dict[str, tuple[str, str]]:
+def changes_of(event: event_pb2.CreditEvent) -> dict[str, tuple[str, str]]:
     payload = getattr(event, event.WhichOneof("payload") or "")
     return {each.field: (each.previous, each.current) for each in payload.changes}
 
@@ -99,8 +99,8 @@ def test_changed_facts_of_customers_are_kept_and_told(stored: Database) -> None:
     first, second = published(stored)
     assert first.customer_updated.ingestion_id == str(done.ingestion_id)
     # Of personal data events name the field alone.
-    assert told(first) == {"age": ("", ""), "approved_limit": ("300000.00", "400000.00")}
-    assert told(second) == {"monthly_income": ("", ""), "phone_number": ("", "")}
+    assert changes_of(first) == {"age": ("", ""), "approved_limit": ("300000.00", "400000.00")}
+    assert changes_of(second) == {"monthly_income": ("", ""), "phone_number": ("", "")}
     assert (first.customer_id, second.customer_id) == (1, 2)
     versions = scalar(stored, "SELECT array_agg(version ORDER BY customer_id) FROM customers")
     assert [first.customer_version, second.customer_version] == versions
@@ -134,9 +134,9 @@ def test_changed_facts_of_loans_are_kept_and_told(stored: Database, batch_rows: 
         (2, 1, 7, "start_date", "2024-01-31", "2024-02-29"),
     ]
     events = {(event.customer_id, event.loan_updated.loan_id): event for event in published(stored)}
-    assert told(events[1, 7])["closed_on"] == ("", "2025-06-15")
-    assert told(events[1, 8]) == {"interest_rate": ("12", "12.5")}
-    assert told(events[2, 7])["monthly_installment"] == ("8885.00", "9000.00")
+    assert changes_of(events[1, 7])["closed_on"] == ("", "2025-06-15")
+    assert changes_of(events[1, 8]) == {"interest_rate": ("12", "12.5")}
+    assert changes_of(events[2, 7])["monthly_installment"] == ("8885.00", "9000.00")
     assert {each.loan_updated.ingestion_id for each in events.values()} == {str(done.ingestion_id)}
     # The version is that of the position after the change.
     version = scalar(stored, "SELECT version FROM customers WHERE customer_id = 1")
