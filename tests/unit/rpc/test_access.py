@@ -146,6 +146,12 @@ def test_a_line_is_json_with_the_fields_of_the_call(line: Entry) -> None:
     assert json.loads(found) == json.loads(json.dumps(access.fields_of(line)))
 
 
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_of_text_has_the_fields_of_the_call(line: Entry) -> None:
+    (found,) = written(line, log_format="console")
+    assert f"{found}\n" == access._as_text(access.fields_of(line))
+
+
 def test_a_line_says_who_called_what_and_how_it_ended() -> None:
     (line,) = written(entry(ids={"customer_ids": {7: None}, "loan_ids": {31: None}}))
     assert json.loads(line) == {
