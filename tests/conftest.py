@@ -13,6 +13,7 @@ Where there is room, all temporary files lie in memory: a database is made from 
 import contextlib
 import gc
 import itertools
+import logging
 import os
 import shutil
 import signal
@@ -69,6 +70,18 @@ structlog.configure(
         ),
     ]
 )
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Undo what a command run within this process sets up: its logs go to the standard error of its
+    test, which is closed at the end of that test."""
+    root = logging.getLogger()
+    handlers, level, of_structlog = root.handlers, root.level, structlog.get_config()
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.configure(**of_structlog)
 
 
 def _let_interrupts_through() -> None:

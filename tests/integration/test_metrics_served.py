@@ -152,14 +152,13 @@ def test_answers_that_come_too_late_are_no_success(
     counted: Counted, server: Edge, database_url: str
 ) -> None:
     customer_id = register(server.credit, "+919876500003")
+    labels = {"grpc_method": "GetCustomer"}
     with psycopg.connect(database_url.replace("+psycopg", "")) as other:
         other.execute("LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(grpc.RpcError) as late:
             server.credit.GetCustomer(pb.GetCustomerRequest(customer_id=customer_id), timeout=0.5)
         assert code_of(late.value) is grpc.StatusCode.DEADLINE_EXCEEDED
-
-    labels = {"grpc_method": "GetCustomer"}
-    eventually(lambda: counted("grpc_server_handled_total", **labels) == 1)
+        eventually(lambda: counted("grpc_server_handled_total", **labels) == 1)
     assert counted("grpc_server_handled_total", **labels, grpc_code="OK") == 0
 
 

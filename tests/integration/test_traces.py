@@ -2,11 +2,9 @@
 
 import io
 import json
-import logging
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -48,17 +46,11 @@ def spans() -> Iterator[InMemorySpanExporter]:
         yield exporter
 
 
-@contextmanager
-def logged() -> Iterator[io.StringIO]:
-    """All log lines, as JSON."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
+def logged() -> io.StringIO:
+    """All log lines from here on, as JSON."""
     stream = io.StringIO()
     configure_logging(Settings(log_format="json"), component="worker", stream=stream)
-    try:
-        yield stream
-    finally:
-        root.handlers, root.level = handlers, level
+    return stream
 
 
 def named(spans: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
@@ -145,10 +137,10 @@ def test_a_booking_is_one_trace_from_its_caller_to_the_actor(
 
     process = worker(database_url, redis_url)
     spans.clear()
-    with logged() as log:
-        process.start()
-        of_task = awaited(spans, "recompute_score")
-        process.stop()
+    log = logged()
+    process.start()
+    of_task = awaited(spans, "recompute_score")
+    process.stop()
     assert of_task.kind is SpanKind.CONSUMER
     assert place(of_task)[0] == TRACE
     assert parent(of_task) == told.span_id
@@ -222,12 +214,12 @@ def test_log_lines_of_a_task_name_its_trace_also_where_no_spans_are_recorded(
     monkeypatch.setattr("workers.actors.recompute_scores", fail)
     server.credit.CreateLoan(a_loan(customer_id), timeout=10, metadata=CALLER)
     process = worker(database_url, redis_url)
-    with logged() as log:
-        process.start()
-        until = time.monotonic() + 20
-        while "task_failed" not in log.getvalue() and time.monotonic() < until:
-            time.sleep(0.02)
-        process.stop()
+    log = logged()
+    process.start()
+    until = time.monotonic() + 20
+    while "task_failed" not in log.getvalue() and time.monotonic() < until:
+        time.sleep(0.02)
+    process.stop()
     lines = [json.loads(line) for line in log.getvalue().splitlines()]
     (failed,) = [line for line in lines if line["event"] == "task_failed"]
     assert failed["subject"] == str(customer_id)
