@@ -61,7 +61,7 @@ constraints: | $(VENV)/bin/python ## pin the newest versions that fit into const
 	rm -rf .build/constraints
 	$(RUN) -m venv .build/constraints
 	.build/constraints/bin/python -m pip install --quiet --disable-pip-version-check \
-	  -e '.[embedded,dev]' $(CONDITIONAL_PINS)
+	  -e '.[embedded,dev,docs]' $(CONDITIONAL_PINS)
 	{ echo '# Versions that are tested together; written by `make constraints`.'; \
 	  .build/constraints/bin/python -m pip freeze --exclude-editable; } > constraints.txt
 	rm -rf .build/constraints
@@ -175,6 +175,16 @@ bench-quick: $(VENV)/installed-dev ## the same, shorter and on smaller tables
 operations: $(VENV)/installed-dev ## write the tables of docs/operations.md and the dashboards anew
 	$(RUN) scripts/configuration.py write
 	$(RUN) scripts/dashboards.py write
+
+# Apart from .venv: what `make test` installs stays small.
+.build/docs/bin/zensical: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(RUN) -m venv .build/docs
+	.build/docs/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt zensical
+	@touch $@
+
+.PHONY: docs
+docs: .build/docs/bin/zensical ## build the documentation as a site, .build/site/index.html
+	.build/docs/bin/zensical build --strict
 
 .build/audit/bin/python: | $(VENV)/bin/python
 	$(RUN) -m venv .build/audit

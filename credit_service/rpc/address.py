@@ -61,8 +61,8 @@ def parse_address(listen: str, *, insecure: bool) -> Address:
     if not insecure and not all(ipaddress.ip_address(each).is_loopback for each in hosts):
         raise AddressRefusedError(
             f"{listen!r} can be reached from other machines, and the server would not ask for "
-            "credentials over TLS. Listen on 127.0.0.1, configure TLS and credentials (SECURITY.md "
-            "says how), or set CREDIT_INSECURE=true to allow it."
+            "credentials over TLS. Listen on 127.0.0.1, configure TLS and credentials "
+            "(docs/security.md says how), or set CREDIT_INSECURE=true to allow it."
         )
     # IPv4 first where a name has both: it is what callers try who take no care.
     return Address(min(hosts, key=lambda each: ":" in each), port)

@@ -19,7 +19,7 @@ from credit_service.v1.options_pb2 import scope
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     {
-        *(ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")),
+        *(ROOT / name for name in ("README.md", "CHANGELOG.md")),
         *(ROOT / "docs").rglob("*.md"),
     }
 )
