@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -195,7 +195,7 @@ class Feeds:
         self._listeners = 0
         self._closed = False
 
-    async def listen(self, token: str) -> AsyncIterator[Item | None]:
+    async def listen(self, token: str) -> AsyncGenerator[Item | None, None]:
         """The latest events, oldest first, then each as it comes; None from time to time.
 
         Ends when the service refuses for good, when the listener does not keep up, and when the

@@ -1,8 +1,9 @@
 """What keeps the console's pages for the person they are meant for.
 
-The cookie holds a session id and, once given, the person's bearer token: signed, out of reach of
-scripts, never sent along from another site. A form is taken only with the token that its session's
-pages carry, and only from a page of this origin.
+The cookie holds a session id: signed, out of reach of scripts, never sent along from another site.
+The bearer token of a person who signed in stays in this process's memory, under that id, until they
+sign out or the session is too old. A form is accepted only with the token that its session's pages
+carry, and only from a page of this origin.
 """
 
 import base64
@@ -34,8 +35,10 @@ FLASH_SECONDS = 60
 DRAFT_SECONDS = 1800
 MAX_DRAFTS = 200
 MAX_DRAFT_CHARACTERS = 32_768
+MAX_SESSIONS = 2_000
+"""Of people signed in. One more ends the oldest."""
 MAX_TOKEN_CHARACTERS = 3_000
-"""Of a bearer token: with the rest of the cookie it stays below the 4,096 bytes browsers keep."""
+"""Of a bearer token: this process keeps one for each session."""
 _MAX_FLASH_CHARACTERS = 3_500
 
 HEADERS = {
@@ -141,25 +144,53 @@ class Sessions:
         """Without a secret a new one is drawn, and cookies hold until this process ends."""
         key = secret or secrets.token_urlsafe(32)
         self._key = key.encode()
-        self._serializer = URLSafeTimedSerializer(key, salt="credit-service console session 1")
+        self._serializer = URLSafeTimedSerializer(key, salt="credit-service console session 2")
         self._flash = URLSafeTimedSerializer(key, salt="credit-service console flash 1")
+        self._lock = threading.Lock()
+        # Time of the sign-in and token by the id of the session, the oldest first.
+        self._signed_in: dict[str, tuple[float, str]] = {}
 
     def read(self, request: Request) -> Session | None:
-        """The browser's session; None when it has none that holds."""
+        """The browser's session; None when it has none, or one that has ended."""
         found = _loaded(self._serializer, request.cookies.get(SESSION_COOKIE), SESSION_SECONDS)
         match found:
-            case {"id": str(session_id), "token": str(token)}:
-                return Session(session_id, token)
+            case {"id": str(session_id), "signed_in": False}:
+                return Session(session_id)
+            case {"id": str(session_id), "signed_in": True}:
+                with self._lock:
+                    self._expire()
+                    signed_in = self._signed_in.get(session_id)
+                return Session(session_id, signed_in[1]) if signed_in else None
         return None
 
-    @staticmethod
-    def begin(token: str = "") -> Session:
-        """A session with a new id."""
-        return Session(secrets.token_urlsafe(18), token)
+    def begin(self, token: str = "") -> Session:
+        """A session with a new id. With a token it is that of a person who signed in, and is kept
+        until `end`, for SESSION_SECONDS at most."""
+        session = Session(secrets.token_urlsafe(18), token)
+        if token:
+            with self._lock:
+                self._expire()
+                while len(self._signed_in) >= MAX_SESSIONS:
+                    del self._signed_in[next(iter(self._signed_in))]
+                self._signed_in[session.session_id] = (time.monotonic(), token)
+        return session
+
+    def end(self, session: Session) -> None:
+        """Sign the person out. Copies of the cookie are worth nothing from then on."""
+        with self._lock:
+            self._signed_in.pop(session.session_id, None)
+
+    def _expire(self) -> None:
+        oldest = time.monotonic() - SESSION_SECONDS
+        while self._signed_in:
+            session_id, (signed_in_at, _) = next(iter(self._signed_in.items()))
+            if signed_in_at >= oldest:
+                return
+            del self._signed_in[session_id]
 
     def write(self, response: Response, session: Session, *, secure: bool) -> None:
         """Put the session into the browser."""
-        value = self._serializer.dumps({"id": session.session_id, "token": session.token})
+        value = self._serializer.dumps({"id": session.session_id, "signed_in": bool(session.token)})
         self._set(response, SESSION_COOKIE, str(value), SESSION_SECONDS, secure=secure)
 
     def csrf_token(self, session: Session) -> str:

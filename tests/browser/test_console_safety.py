@@ -13,16 +13,19 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlencode, urlsplit
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import grpc
 import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey
 from playwright.sync_api import Page, expect
 
 from credit_service import samples
+from credit_service.client.channel import ServiceError, open_channel
 from credit_service.console import app
-from credit_service.console.security import HEADERS, SESSION_COOKIE, Sessions
+from credit_service.console.security import HEADERS
+from credit_service.console.service import Service
 from credit_service.settings import Settings
 from credit_service.v1 import credit_service_pb2 as pb
 from tests.browser.conftest import OpenTab, Place, process
@@ -309,9 +312,8 @@ def sign_in(page: Page, token: str) -> None:
 def test_with_authentication_the_persons_token_is_what_calls(
     place: Place, open_tab: OpenTab, tmp_path: Path
 ) -> None:
-    key = ECKey.generate_key("P-256", {"kid": "one", "use": "sig", "alg": "ES256"})
     keys = tmp_path / "jwks.json"
-    keys.write_text(json.dumps({"keys": [key.as_dict(private=False)]}), encoding="utf-8")
+    key = signing_key(keys)
     environment = {
         **place.environment,
         "CREDIT_TOKEN_KEYS": str(keys),
@@ -371,19 +373,17 @@ def test_with_authentication_the_persons_token_is_what_calls(
         expect(page.get_by_label("Record")).to_contain_text("writer@example")
 
 
-SECRET = "a secret of the tests, long enough"
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Secured:
     """A server that requires tokens, and a console before it."""
 
     url: str
+    address: str
+    keys: Path
     key: ECKey
 
-    def token(self, subject: str = "writer@example", seconds: int = 600) -> str:
-        scopes = ("credit.read", "credit.write", "ingest")
-        return minted(self.key, subject, *scopes, seconds=seconds)
+    def token(self, subject: str = "writer@example") -> str:
+        return minted(self.key, subject, "credit.read", "credit.write", "ingest")
 
     def enter(self, page: Page, path: str) -> None:
         """Sign in, and go to a page."""
@@ -391,22 +391,38 @@ class Secured:
         sign_in(page, self.token())
         expect(page).to_have_url(f"{self.url}{path}")
 
-    def expire(self, page: Page) -> None:
-        """Let the token in the browser's session be one that has expired."""
-        cookie = next(c for c in page.context.cookies() if c["name"] == SESSION_COOKIE)
-        sessions = Sessions(SECRET)
-        session = sessions._serializer.loads(cookie["value"])
-        session["token"] = self.token(seconds=-3600)
-        cookie["value"] = str(sessions._serializer.dumps(session))
-        page.context.add_cookies([cookie])  # type: ignore[list-item]  # as it was read
+    def expire(self) -> None:
+        """Let the server accept none of the tokens that were signed so far."""
+        with open_channel(self.address) as channel:
+            service = Service(channel, self.token())
+            self.key = signing_key(self.keys)
+            deadline = time.monotonic() + 20
+            while _is_accepted(service):
+                assert time.monotonic() < deadline, "the server still accepts the token"
+                time.sleep(0.1)
+
+
+def _is_accepted(service: Service) -> bool:
+    try:
+        service.decisions(pb.ListDecisionsRequest(page_size=1))
+    except ServiceError as error:
+        assert error.code is grpc.StatusCode.UNAUTHENTICATED, error  # noqa: PT017 - what is asked
+        return False
+    return True
+
+
+def signing_key(keys: Path) -> ECKey:
+    """A new key for signing tokens, the only one in the file that servers verify them by."""
+    key = ECKey.generate_key("P-256", {"kid": uuid4().hex, "use": "sig", "alg": "ES256"})
+    keys.write_text(json.dumps({"keys": [key.as_dict(private=False)]}), encoding="utf-8")
+    return key
 
 
 @pytest.fixture(scope="module")
 def secured(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     folder = tmp_path_factory.mktemp("secured")
-    key = ECKey.generate_key("P-256", {"kid": "two", "use": "sig", "alg": "ES256"})
     keys = folder / "jwks.json"
-    keys.write_text(json.dumps({"keys": [key.as_dict(private=False)]}), encoding="utf-8")
+    key = signing_key(keys)
     environment = {
         **place.environment,
         "CREDIT_TOKEN_KEYS": str(keys),
@@ -415,9 +431,9 @@ def secured(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     log = folder / "server.log"
     with (
         process("credit_service.rpc", environment, r"Serving on (\S+)", log) as address,
-        console_for(address, console_secret=SECRET) as url,
+        console_for(address) as url,
     ):
-        yield Secured(url, key)
+        yield Secured(url, address, keys, key)
 
 
 PERSON = {
@@ -437,7 +453,7 @@ def test_a_token_that_expires_during_a_form_costs_nothing_typed(
     for label, value in PERSON.items():
         page.get_by_label(label).fill(value)
     request_id = page.locator("input[name=request_id]").input_value()
-    secured.expire(page)
+    secured.expire()
     page.get_by_role("button", name="Register").click()
     expect(page).to_have_url(re.compile("/qa/login"))
     expect(page.locator("main")).to_contain_text("Your token is no longer valid.")
@@ -460,7 +476,7 @@ def test_another_person_does_not_see_what_was_typed(secured: Secured, open_tab: 
     page = open_tab(url=secured.url).page
     secured.enter(page, "/qa/customers/new")
     page.get_by_label("First name").fill("Secret")
-    secured.expire(page)
+    secured.expire()
     page.get_by_role("button", name="Register").click()
     sign_in(page, secured.token("other@example"))
     expect(page).to_have_url(f"{secured.url}/qa/customers/new")
@@ -476,7 +492,7 @@ def test_a_payment_and_an_application_survive_an_expired_token(
         "&interest_rate=12&tenure_months=12&request_id=0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b33"
     )
     secured.enter(page, review)
-    secured.expire(page)
+    secured.expire()
     page.get_by_role("button", name="Confirm and book").click()
     expect(page).to_have_url(re.compile("/qa/login"))
     sign_in(page, secured.token())
@@ -487,7 +503,7 @@ def test_a_payment_and_an_application_survive_an_expired_token(
     page.get_by_role("button", name="Confirm and book").click()
     page.get_by_role("link", name=re.compile("^Loan ")).click()
     page.get_by_label("Amount").fill("123.45")
-    secured.expire(page)
+    secured.expire()
     page.get_by_role("button", name="Record the payment").click()
     expect(page).to_have_url(re.compile("/qa/login"))
     assert "123.45" not in page.url
@@ -511,7 +527,7 @@ def test_a_chosen_file_stays_chosen_over_a_new_sign_in(
         encoding="utf-8",
     )
     page.get_by_label("Drop a .xlsx").set_input_files(file)
-    secured.expire(page)
+    secured.expire()
     page.get_by_role("button", name="Dry run").click()
     link = page.get_by_role("link", name="Sign in in a new tab")
     with page.context.expect_page() as opened:

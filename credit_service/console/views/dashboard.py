@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -88,14 +89,18 @@ async def events(request: Request, console: Console) -> Response:
     session = console.sessions.read(request)
     if session is None:
         return PlainTextResponse("No session.\n", HTTPStatus.FORBIDDEN)
-    return StreamingResponse(_events(console, session.token), media_type="text/event-stream")
+    messages = _events(request, console, session.token)
+    return StreamingResponse(messages, media_type="text/event-stream")
 
 
-async def _events(console: Console, token: str) -> AsyncIterator[str]:
+async def _events(request: Request, console: Console, token: str) -> AsyncIterator[str]:
     yield f"retry: {_RETRY_MILLISECONDS}\n\n"
     try:
-        async for item in console.feeds.listen(token):
-            yield _message(console, item)
+        async with aclosing(console.feeds.listen(token)) as items:
+            async for item in items:
+                if console.sessions.read(request) is None:
+                    return  # the person signed out
+                yield _message(console, item)
     except FeedFullError:
         yield _sse("trouble", "Too many pages show live events. Close some of them.")
 

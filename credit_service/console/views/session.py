@@ -47,6 +47,7 @@ def sign_in(page: Page) -> Response:
     response = RedirectResponse(target if is_page_of_ours(target) else "/qa/", 303)
     sessions = page.console.sessions
     # A new session: one that was there before must not become that of a person.
+    sessions.end(page.session)
     sessions.write(response, sessions.begin(token), secure=is_secure(page.request))
     return response
 
@@ -62,9 +63,10 @@ def _refusal(page: Page, token: str) -> Problem | None:
 
 
 def sign_out(page: Page) -> Response:
-    """Forgets the token."""
+    """Ends the session and forgets the token."""
     response = RedirectResponse("/qa/login", 303)
     sessions = page.console.sessions
+    sessions.end(page.session)
     sessions.write(response, sessions.begin(), secure=is_secure(page.request))
     page.console.drafts.forget(sessions.draft_id(page.request))
     sessions.clear_draft(response)

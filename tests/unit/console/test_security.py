@@ -13,8 +13,9 @@ from credit_service.console.security import (
     DRAFT_SECONDS,
     MAX_DRAFT_CHARACTERS,
     MAX_DRAFTS,
-    MAX_TOKEN_CHARACTERS,
+    MAX_SESSIONS,
     SESSION_COOKIE,
+    SESSION_SECONDS,
     Drafts,
     Session,
     Sessions,
@@ -75,10 +76,45 @@ def test_an_old_cookie_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sessions.read(request_with(value)) is None
 
 
-def test_the_longest_token_fits_into_a_cookie() -> None:
-    sessions = Sessions(None)
-    token = secrets.token_urlsafe(MAX_TOKEN_CHARACTERS)[:MAX_TOKEN_CHARACTERS]
-    assert len(cookie_of(sessions, sessions.begin(token))) < 4096
+def test_the_cookie_does_not_hold_the_token() -> None:
+    sessions = Sessions("k" * 32)
+    value = value_of(cookie_of(sessions, sessions.begin("a-secret-token")))
+    assert "a-secret-token" not in str(sessions._serializer.loads(value))
+
+
+def test_a_sign_in_of_another_process_is_none() -> None:
+    value = value_of(cookie_of(Sessions("k" * 32), Sessions("k" * 32).begin("token")))
+    assert Sessions("k" * 32).read(request_with(value)) is None
+
+
+def test_an_ended_session_is_none_to_a_copy_of_its_cookie() -> None:
+    sessions = Sessions("k" * 32)
+    mine, other = sessions.begin("token"), sessions.begin("token")
+    copied, others = (value_of(cookie_of(sessions, each)) for each in (mine, other))
+    sessions.end(mine)
+    assert sessions.read(request_with(copied)) is None
+    assert sessions.read(request_with(others)) == other
+
+
+def test_sessions_are_bounded_and_the_oldest_ends() -> None:
+    sessions = Sessions("k" * 32)
+    first = value_of(cookie_of(sessions, sessions.begin("token")))
+    others = [sessions.begin("token") for _ in range(MAX_SESSIONS - 1)]
+    assert sessions.read(request_with(first)) is not None
+    others.append(sessions.begin("token"))
+    assert sessions.read(request_with(first)) is None
+    for each in (others[0], others[-1]):
+        assert sessions.read(request_with(value_of(cookie_of(sessions, each)))) == each
+
+
+def test_a_token_is_dropped_when_its_session_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = Sessions("k" * 32)
+    value = value_of(cookie_of(sessions, sessions.begin("token")))
+    later = time.monotonic() + SESSION_SECONDS + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    # The cookie itself, whose time is the wall clock's, is not too old.
+    assert sessions.read(request_with(value)) is None
+    assert not sessions._signed_in
 
 
 def test_a_forms_token_is_its_sessions_own() -> None:

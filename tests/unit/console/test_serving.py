@@ -5,7 +5,9 @@ import http.client
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
+from itertools import islice
 from typing import Any
+from urllib.parse import urlencode
 
 import grpc
 import pytest
@@ -15,12 +17,14 @@ from google.rpc import error_details_pb2, status_pb2
 
 from credit_service.client.channel import ServiceError, open_channel
 from credit_service.console.calls import SERVICES
+from credit_service.console.security import SESSION_COOKIE
 from credit_service.console.service import Service
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 from credit_service.v1.event_pb2 import CreditEvent
 from tests.consoles import Visitor, console
 
+FORM = "application/x-www-form-urlencoded"
 INGESTION_ID = "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"
 CHUNKS = [b"PK" + bytes(1000), b"x" * 70_000, b"end"]
 
@@ -51,6 +55,18 @@ def full_at_first(refusals: int) -> Stream:
         time.sleep(0.5)
 
     return watch
+
+
+def one_event_after_another(
+    request: pb.WatchCreditEventsRequest, context: grpc.ServicerContext
+) -> Iterator[Any]:
+    """WatchCreditEvents with five events a second."""
+    event_id = request.after_event_id
+    yield pb.WatchCreditEventsResponse(heartbeat=pb.WatchHeartbeat(last_event_id=event_id))
+    while context.is_active():
+        event_id += 1
+        yield pb.WatchCreditEventsResponse(event=CreditEvent(event_id=event_id))
+        time.sleep(0.2)
 
 
 def _refuse_for_streams(context: grpc.ServicerContext) -> None:
@@ -140,6 +156,62 @@ def test_the_console_stops_although_a_page_listens() -> None:
             began = time.monotonic()
         assert time.monotonic() - began < 4
         listening.close()
+
+
+def no_decisions(_request: Any, _context: grpc.ServicerContext) -> Iterator[Any]:
+    """ListDecisions, which the console calls to see whether the service accepts a token."""
+    yield pb.ListDecisionsResponse()
+
+
+@pytest.fixture
+def visitor() -> Iterator[Visitor]:
+    """Of a console whose service accepts every token."""
+    methods = {"ListDecisions": no_decisions, "WatchCreditEvents": one_event_after_another}
+    with serving(**methods) as address, console(address) as place:
+        yield Visitor(place)
+
+
+def sign_in(visitor: Visitor) -> dict[str, str]:
+    """Sign in; the browser's cookies from then on."""
+    assert visitor.send("/qa/login", token="a-token", next="/qa/decisions").status == 303
+    assert "Sign out" in visitor.ask("/qa/decisions").text
+    return dict(visitor.cookies)
+
+
+def test_signing_out_ends_the_session_for_copies_of_its_cookie(visitor: Visitor) -> None:
+    copy = Visitor(visitor.place, sign_in(visitor))
+    csrf_token = copy.csrf_token("/qa/login")
+    assert visitor.send("/qa/login", "/qa/logout").status == 303
+    assert "Sign out" not in visitor.ask("/qa/decisions").text
+    assert copy.ask("/qa/events").status == 403
+    form = urlencode({"csrf_token": csrf_token, "token": "a-token"}).encode()
+    assert copy.ask("/qa/login", form, FORM).status == 403
+    assert "Sign out" not in copy.ask("/qa/decisions").text
+
+
+def test_signing_in_makes_a_new_session_and_ends_the_one_before(visitor: Visitor) -> None:
+    # A stranger's session, put into the browser before the person signs in.
+    visitor.ask("/qa/login")
+    stranger = Visitor(visitor.place, dict(visitor.cookies))
+    first = sign_in(visitor)
+    assert first[SESSION_COOKIE] != stranger.cookies[SESSION_COOKIE]
+    assert "Sign out" not in stranger.ask("/qa/decisions").text
+    second = sign_in(visitor)
+    assert second[SESSION_COOKIE] != first[SESSION_COOKIE]
+    assert "Sign out" not in Visitor(visitor.place, first).ask("/qa/decisions").text
+
+
+def test_signing_out_ends_the_feeds_of_the_session(visitor: Visitor) -> None:
+    cookies = sign_in(visitor)
+    listening = http.client.HTTPConnection(visitor.place, timeout=30)
+    cookie = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    listening.request("GET", "/qa/events", headers={"cookie": cookie})
+    response = listening.getresponse()
+    assert response.readline().startswith(b"retry:")
+    assert visitor.send("/qa/login", "/qa/logout").status == 303
+    lines = list(islice(iter(response.readline, b""), 500))
+    assert len(lines) < 500  # it has come to its end
+    listening.close()
 
 
 def test_the_feed_is_for_those_who_opened_a_page() -> None:
