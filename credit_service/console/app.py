@@ -29,6 +29,7 @@ from credit_service.client.channel import open_channel
 from credit_service.console import charts, fields, formats
 from credit_service.console.calls import Snippets
 from credit_service.console.feed import Feeds
+from credit_service.console.http_limits import LimitedH11Protocol
 from credit_service.console.page import Console, Page, View, form_page, view
 from credit_service.console.security import Drafts, Guard, Sessions, is_loopback
 from credit_service.console.views import (
@@ -281,6 +282,7 @@ def run(
     app = build_app(settings)
     config = uvicorn.Config(
         app,
+        http=LimitedH11Protocol,
         log_config=None,
         log_level="warning",
         access_log=False,
