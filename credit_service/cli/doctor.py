@@ -109,6 +109,7 @@ def examine(target: Target, data_dir: Path | None = None) -> Iterator[Finding]:
     settings = Settings()
     _ensure_one_database(settings, data_dir)
     yield _variables()
+    yield _confinement()
     if settings.database_url is None or settings.redis_url is None:
         yield _embedded_wheels()
         try:
@@ -191,6 +192,28 @@ def _embedded_wheels() -> Finding:
     if wrong:
         return _bad("embedded", "; ".join(wrong), fix)
     return _good("embedded", "the wheels of PostgreSQL and Valkey load")
+
+
+def _confinement() -> Finding:
+    """How a process of this user that reads uploaded files is confined."""
+    import subprocess
+
+    from credit_service.ingestion import confinement
+
+    name, fix = (
+        "confinement",
+        "docs/security.md says what confines the reader of files and what it needs",
+    )
+    try:
+        layers = confinement.layers_here()
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        return _bad(name, f"no reader of files can be started ({error})", fix)
+    found = f"readers of files: {confinement.described(layers)}"
+    if "SYSTEM_CALL_FILTER" in layers:
+        return _good(name, found)
+    if sys.platform != "linux":
+        return _good(name, f"{found}; only Linux has more than limits: for developing")
+    return _bad(name, found, fix)
 
 
 def _clock(settings: "Settings") -> Finding:

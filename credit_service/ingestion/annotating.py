@@ -165,11 +165,11 @@ def annotate(
 
 def main(arguments: Sequence[str]) -> None:
     """Annotate the file on standard input; the arguments number the open marks and output."""
-    confinement.limit_resources(
-        memory_bytes=MEMORY_LIMIT_BYTES, cpu_seconds=CPU_LIMIT_SECONDS, file_bytes=FILE_LIMIT_BYTES
-    )
     # Calls that others wait for come first.
     os.nice(_NICENESS)
+    confinement.confine(
+        memory_bytes=MEMORY_LIMIT_BYTES, cpu_seconds=CPU_LIMIT_SECONDS, file_bytes=FILE_LIMIT_BYTES
+    )
     marks_number, output_number = map(int, arguments)
     code, message = "", ""
     try:

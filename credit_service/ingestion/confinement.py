@@ -1,20 +1,32 @@
 """What a process that opens uploaded files is given, and not given.
 
 There a hostile file finds no secrets, no connection and little memory, and a crash of the parser is
-one failed file.
+one failed file. How far that holds on a machine, `python -m credit_service.ingestion.confinement`
+tells.
 """
 
+import codecs
+import json
 import os
 import resource
 import signal
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from credit_service.ingestion import linux_sandbox
 from credit_service.spreadsheets import SpreadsheetError
 
 _SHARED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE")
 # What ends a process that exceeds its limits, or whose parser meets what it cannot bear.
 _DEADLY = frozenset({signal.SIGXCPU, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL})
 _LAST_SECONDS = 5
+_ENCODINGS = ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1", "cp1252", "cp437")
+_TRY_SECONDS = 30.0
+
+LAYERS = ("OWN_USER", "NAMESPACES", "SYSTEM_CALL_FILTER")
+"""What can be in force beyond limits and a clean environment: see docs/security.md."""
 
 
 def environment() -> dict[str, str]:
@@ -36,10 +48,53 @@ def limit_resources(*, memory_bytes: int, cpu_seconds: int, file_bytes: int = 0)
         (resource.RLIMIT_FSIZE, file_bytes, 0),
         (resource.RLIMIT_CORE, 0, 0),
         (resource.RLIMIT_NOFILE, 64, 0),
+        # No processes or threads; root is not held to it until it is another user.
+        (resource.RLIMIT_NPROC, 0, 0),
     ):
         _, hard = resource.getrlimit(limit)
         most_hard = most + spare if hard == resource.RLIM_INFINITY else min(most + spare, hard)
         resource.setrlimit(limit, (min(most, most_hard), most_hard))
+
+
+def load_encodings() -> None:
+    """Load what files are decoded with, which Python does else when it is first used."""
+    for name in _ENCODINGS:
+        codecs.lookup(name)
+
+
+def confine(*, memory_bytes: int, cpu_seconds: int, file_bytes: int = 0) -> tuple[str, ...]:
+    """Give up, for good, all that parsing a file does not take; those of LAYERS that are in force.
+
+    The limits are those of `limit_resources`. What was opened before stays open, and nothing else
+    can be: every module that will be needed must be loaded. Call it before any thread is started.
+    """
+    load_encodings()
+    layers = linux_sandbox.leave() if sys.platform == "linux" else []
+    limit_resources(memory_bytes=memory_bytes, cpu_seconds=cpu_seconds, file_bytes=file_bytes)
+    if sys.platform == "linux" and linux_sandbox.filter_system_calls():
+        layers.append("SYSTEM_CALL_FILTER")
+    return tuple(layers)
+
+
+def layers_here() -> tuple[str, ...]:
+    """Those of LAYERS that a process started by this one gets.
+
+    Raises OSError, subprocess.SubprocessError, ValueError where none can be started.
+    """
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", __name__],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=environment(),
+        timeout=_TRY_SECONDS,
+        check=True,
+    )
+    return tuple(json.loads(done.stdout))
+
+
+def described(layers: Sequence[str]) -> str:
+    """The layers as a person reads them."""
+    return ", ".join(each.lower().replace("_", " ") for each in layers) or "none"
 
 
 def ended_early(status: int) -> Exception:
@@ -49,3 +104,7 @@ def ended_early(status: int) -> Exception:
             "FILE_UNSAFE", "Reading the file takes more memory or time than a file is given."
         )
     return RuntimeError(f"the process that reads a file ended with status {status}")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(confine(memory_bytes=1024**3, cpu_seconds=60)))

@@ -15,7 +15,7 @@ from typing import IO, BinaryIO
 
 from credit_service.ingestion import confinement, frames
 from credit_service.ingestion.frames import Batch
-from credit_service.ingestion.validation import validate_block
+from credit_service.ingestion.validation import load_phone_plans, validate_block
 from credit_service.spreadsheet_columns import Kind
 from credit_service.spreadsheet_values import DateOrder
 from credit_service.spreadsheets import Block, Cell, SpreadsheetError, open_source
@@ -25,7 +25,7 @@ MEMORY_LIMIT_BYTES = 1024**3
 CPU_LIMIT_SECONDS = 600
 """Computing time of the reading process."""
 
-_OPENED, _BATCH, _END, _FAILED = b"O", b"B", b"E", b"F"
+_CONFINED, _OPENED, _BATCH, _END, _FAILED = b"C", b"O", b"B", b"E", b"F"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,14 @@ class Opened:
 
 
 class Reading:
-    """A file being read. `opened` is there with the first batch, and `row_count`, its number of
-    rows, once the batches have ended."""
+    """A file being read. `opened` and `confinement`, which are the layers in force of
+    `confinement.LAYERS`, are there with the first batch, and `row_count`, its number of rows, once
+    the batches have ended."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", output: IO[bytes]) -> None:
         self._process = process
         self._output = output
+        self.confinement: tuple[str, ...] = ()
         self.opened: Opened | None = None
         self.row_count: int | None = None
 
@@ -80,6 +82,9 @@ class Reading:
                 yield frames.decoded(content)
                 continue
             document = json.loads(content)
+            if kind == _CONFINED:
+                self.confinement = tuple(each for each in confinement.LAYERS if each in document)
+                continue
             if kind == _OPENED:
                 names = ("ignored_columns", "unread_sheets")
                 self.opened = Opened(document["sheet"], *(tuple(document[n]) for n in names))
@@ -115,12 +120,15 @@ def reading(file: IO[bytes], order: ReadingOrder) -> Iterator[Reading]:
 
 def main(arguments: Sequence[str]) -> None:
     """Read the file on standard input by the order in the argument; write batches to the output."""
-    confinement.limit_resources(memory_bytes=MEMORY_LIMIT_BYTES, cpu_seconds=CPU_LIMIT_SECONDS)
     fields = json.loads(arguments[0])
     order = ReadingOrder(**fields | {"import_day": date.fromisoformat(fields["import_day"])})
     output = sys.stdout.buffer
+    if order.kind == "CUSTOMERS":
+        load_phone_plans()
+    layers = confinement.confine(memory_bytes=MEMORY_LIMIT_BYTES, cpu_seconds=CPU_LIMIT_SECONDS)
     # The parent ends this process when it needs no more.
     with suppress(BrokenPipeError):
+        _send(output, _CONFINED, json.dumps(layers).encode())
         try:
             row_count = _write_batches(sys.stdin.buffer, order, output)
             _send(output, _END, json.dumps({"row_count": row_count}).encode())

@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import IO, BinaryIO, TypeVar, cast
 from uuid import UUID
+
+import structlog
 
 from credit_service import failpoints
 from credit_service.clock import Clock, Moment
 from credit_service.domain.errors import InvalidRequest, Overloaded, RetryLater
-from credit_service.ingestion import batches
+from credit_service.ingestion import batches, confinement
 from credit_service.ingestion.batches import OnMoved
 from credit_service.ingestion.frames import Batch
 from credit_service.ingestion.reading import Opened, ReadingOrder, reading
@@ -30,6 +32,8 @@ PATIENCE = 20
 """How often a batch that others keep from its customers is tried again."""
 
 T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
 
 _UPLOAD_REASONS = {"FILE_EMPTY": "UPLOAD_EMPTY", "FILE_UNSAFE": "UPLOAD_UNSAFE"}
 
@@ -218,6 +222,7 @@ def _ingest(
             if on_progress is not None:
                 on_progress()
             if not described:
+                _log_once(source.confinement)
                 _describe(database, ingestion_id, source.opened)
                 described = True
             ingestion = _patiently(partial(_commit, database, ingestion_id, batch, clock, on_moved))
@@ -229,6 +234,13 @@ def _ingest(
         if ingestion.ended:
             return ingestion
         return batches.end(connection, ingestion, clock.moment(), total_rows=total_rows)
+
+
+@cache
+def _log_once(layers: tuple[str, ...]) -> None:
+    """One line of each process says how its readers of files are confined."""
+    log = _log.info if "SYSTEM_CALL_FILTER" in layers else _log.warning
+    log("file_readers_confined", layers=confinement.described(layers))
 
 
 def _describe(database: Database, ingestion_id: UUID, opened: Opened | None) -> None:

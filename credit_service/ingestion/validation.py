@@ -474,6 +474,12 @@ def _phones(rows: _Rows, texts: Texts) -> list[str]:
     return phones
 
 
+def load_phone_plans() -> None:
+    """Load the numbering plans of all countries, about 50 ms; else each is loaded from its file
+    when the first number of its country comes."""
+    PhoneMetadata.load_all()
+
+
 def _indian_pattern(kind: str) -> re.Pattern[str]:
     """The numbering plan's pattern of Indian national numbers of a kind."""
     description = getattr(PhoneMetadata.metadata_for_region("IN"), kind)
