@@ -22,10 +22,11 @@ def authorized(token: str) -> Pairs:
 class Connection:
     """One connection whose caller decides on every frame."""
 
-    def __init__(self, target: str, *, window_bytes: int = 65_535) -> None:
-        """`target` is host:port. The server may send `window_bytes` on each stream."""
+    def __init__(self, target: str, *, window_bytes: int = 65_535, source: str = "") -> None:
+        """`target` is host:port. The server may send `window_bytes` on each stream. `source` is the
+        address to connect from."""
         host, _, port = target.rpartition(":")
-        self._socket = socket.create_connection((host, int(port)), timeout=10)
+        self._socket = socket.create_connection((host, int(port)), 10, (source, 0))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._next_stream = 1
         setting = struct.pack(">HI", _INITIAL_WINDOW_SIZE, window_bytes)
@@ -78,7 +79,7 @@ class Connection:
         self._socket.sendall(_frame(_RESET, 0, stream, struct.pack(">I", 8)))
 
     def drain(self) -> None:
-        """Read and forget what has arrived, and answer pings."""
+        """Read and forget what has arrived."""
         self._socket.settimeout(0.0)
         with suppress(BlockingIOError):
             while self._socket.recv(1 << 16):

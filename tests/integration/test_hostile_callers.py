@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from benchmarks import bed
+from credit_service import metrics
 from credit_service.rpc import pipeline, reception, watch
 from credit_service.rpc.connections import ConnectionGuard, raise_descriptor_limit
 from credit_service.settings import Settings
@@ -90,21 +92,69 @@ def read(server: Edge, principal: str, timeout: float = 5) -> Any:
     )
 
 
-def test_health_checks_without_a_message_take_no_thread(server: Edge) -> None:
-    edge = server.server._pipeline
+def test_so_many_watches_are_open_at_once(server: Edge) -> None:
+    server.server._health._max_watches = 3
     with Connection(server.target) as stranger:
-        for _ in range(90):
-            stranger.begin(CHECK)
-        eventually(lambda: edge.awaiting_messages > 0)
-        begun = time.monotonic()
-        assert [health_of(server) for _ in range(6)] == [SERVING] * 6
-        listed = server.health.List(health_pb2.HealthListRequest(), timeout=5)
-        assert listed.statuses[""].status == SERVING
-        assert time.monotonic() - begun < pipeline._HEALTH_MESSAGE_SECONDS
-        # The oldest ones were cancelled for the newest, the others when their time was over.
-        assert edge.awaiting_messages <= pipeline._MAX_HEALTH_AWAITED
-        assert edge._aside.busy + edge._aside.waiting == 0
+        for _ in range(5):
+            stranger.send(stranger.begin(WATCH), b"")
+        eventually(lambda: server.server._health.watches == 3)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(iter(server.health.Watch(health_pb2.HealthCheckRequest(), timeout=20)))
+        call: Any = caught.value
+        assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class TestCallsWithoutAMessage:
+    """They are awaited for longer than the others have patience, so that these would fail if they
+    waited for them."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+        monkeypatch.setattr(pipeline, "_MESSAGE_SECONDS", 600.0)
+        monkeypatch.setattr(pipeline, "_HEALTH_MESSAGE_SECONDS", 600.0)
+        return settings
+
+    def test_health_checks_take_no_thread(self, server: Edge) -> None:
+        edge = server.server._pipeline
+        with Connection(server.target) as stranger:
+            for _ in range(90):
+                stranger.begin(CHECK)
+            eventually(lambda: edge.awaiting_messages == pipeline._MAX_HEALTH_AWAITED)
+            assert [health_of(server) for _ in range(6)] == [SERVING] * 6
+            listed = server.health.List(health_pb2.HealthListRequest(), timeout=20)
+            assert listed.statuses[""].status == SERVING
+            assert edge.awaiting_messages >= pipeline._MAX_HEALTH_AWAITED - 1
+            assert edge._aside.busy + edge._aside.waiting == 0
         eventually(lambda: edge.awaiting_messages == 0)
+
+    def test_calls_take_no_thread_and_no_place_of_others(self, server: Edge) -> None:
+        edge = server.server._pipeline
+        read(server, "ordinary")
+        with Connection(server.target) as careless:
+            mine = authorized(token("careless"))
+            for _ in range(32):
+                careless.begin(READ, mine)
+            eventually(lambda: edge.awaiting_messages == 32)
+            assert edge._pool.busy + edge._pool.waiting == 0
+            for _ in range(3):
+                read(server, "ordinary", timeout=20)
+            refusal = refused(lambda: read(server, "careless"))
+            assert (refusal.code, refusal.reason) == (
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "TOO_MANY_CALLS",
+            )
+            assert refusal.metadata == {"max_calls": "32"}
+            assert refusal.details["RetryInfo"].retry_delay.ToMilliseconds() == 500
+            assert refusal.details["QuotaFailure"].violations[0].subject == "careless"
+        # Also where the token is one that was verified before.
+        with Connection(server.target) as careless:
+            for _ in range(32):
+                careless.begin(READ, mine)
+            eventually(lambda: edge.awaiting_messages == 32)
+            stub = server.channel.unary_unary(READ, bytes, bytes)
+            assert refused(lambda: stub(b"", timeout=20, metadata=mine)).reason == "TOO_MANY_CALLS"
+        eventually(lambda: edge.awaiting_messages == 0)
+        read(server, "careless")
 
 
 def test_watchers_that_read_nothing_hold_back_no_other(server: Edge) -> None:
@@ -142,34 +192,25 @@ def test_one_address_has_only_so_many_watches(server: Edge) -> None:
         assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_calls_without_a_message_take_no_thread_and_no_place_of_others(server: Edge) -> None:
-    edge = server.server._pipeline
-    read(server, "ordinary")
-    with Connection(server.target) as careless:
-        mine = authorized(token("careless"))
-        for _ in range(32):
-            careless.begin(READ, mine)
-        eventually(lambda: edge.awaiting_messages == 32)
-        assert edge._pool.busy + edge._pool.waiting == 0
-        for _ in range(3):
-            read(server, "ordinary", timeout=2)
-        refusal = refused(lambda: read(server, "careless"))
-        assert (refusal.code, refusal.reason) == (
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-            "TOO_MANY_CALLS",
-        )
-        assert refusal.metadata == {"max_calls": "32"}
-        assert refusal.details["RetryInfo"].retry_delay.ToMilliseconds() == 500
-        assert refusal.details["QuotaFailure"].violations[0].subject == "careless"
-    # Also where the token is one that was verified before.
-    with Connection(server.target) as careless:
-        for _ in range(32):
-            careless.begin(READ, mine)
-        eventually(lambda: edge.awaiting_messages == 32)
-        stub = server.channel.unary_unary(READ, bytes, bytes)
-        assert refused(lambda: stub(b"", timeout=5, metadata=mine)).reason == "TOO_MANY_CALLS"
-    eventually(lambda: edge.awaiting_messages == 0)
-    read(server, "careless")
+class TestMessagesThatNeverCome:
+    """They are awaited for so long, and no longer."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+        monkeypatch.setattr(pipeline, "_MESSAGE_SECONDS", 0.5)
+        monkeypatch.setattr(pipeline, "_HEALTH_MESSAGE_SECONDS", 0.5)
+        return settings
+
+    def test_their_calls_are_cancelled(self, server: Edge) -> None:
+        read(server, "careless")
+        cancelled = metrics.calls_without_message._value
+        with Connection(server.target) as careless:
+            for path in (CHECK, READ):
+                expected = cancelled.get() + 3
+                for _ in range(3):
+                    careless.begin(path, authorized(token("careless")))
+                eventually(partial(lambda count: cancelled.get() == count, expected))
+        eventually(lambda: server.server._pipeline._shares._shares == {})
 
 
 def test_strangers_are_refused_before_their_message_is_awaited(server: Edge) -> None:
@@ -238,6 +279,17 @@ def test_reflection_and_watchers_leave_room_for_ingestion(server: Edge, settings
         )
         assert ended.reason == "STREAM_ORDER_INVALID"  # it was let in, and had nothing to say
     eventually(lambda: edge.open_streams == 0)
+
+
+@pytest.mark.parametrize("limit", ["_REFLECTION_IDLE_SECONDS", "_REFLECTION_LIFETIME_SECONDS"])
+def test_reflection_ends_soon(server: Edge, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    for name in ("_REFLECTION_IDLE_SECONDS", "_REFLECTION_LIFETIME_SECONDS"):
+        monkeypatch.setattr(pipeline, name, 0.3 if name == limit else 600.0)
+    edge = server.server._pipeline
+    with Connection(server.target) as stranger:
+        ask_and_stay(stranger)
+        eventually(lambda: edge._reflection_streams.open == 1)
+        eventually(lambda: edge._reflection_streams.open == 0)
 
 
 class TestLifetimes:
@@ -330,7 +382,7 @@ def test_idle_connections_do_not_use_up_the_descriptors(database_url: str) -> No
         database_url.replace("+psycopg", "", 1),
         None,
         frozenset(os.sched_getaffinity(0)),
-        module=("tests.few_descriptors", "160"),
+        module=("tests.weakened", "descriptors=160"),
     ) as serving:
         target = f"127.0.0.1:{serving.port}"
         with ExitStack() as held:

@@ -1,0 +1,66 @@
+"""`python -m tests.weakened [descriptors=N] [without=GUARD,…]`: a server with fewer descriptors, or
+without some of its guards. It shows that tests and campaigns notice when a guard is missing.
+"""
+
+import resource
+import sys
+from collections.abc import Callable
+from typing import Any
+
+_given = dict(each.partition("=")[::2] for each in sys.argv[1:])
+del sys.argv[1:]
+if "descriptors" in _given:
+    # Before anything is imported: as if it had been started so.
+    _limit = int(_given["descriptors"])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_limit, _limit))
+
+from credit_service.rpc import connections, limits, pipeline, reception, server  # noqa: E402
+from credit_service.rpc.__main__ import main  # noqa: E402
+
+_UNLIMITED = 1_000_000
+
+
+def _let_threads_wait_for_messages() -> None:
+    _replace(reception, "supported", lambda: False)
+
+
+def _give_principals_no_shares() -> None:
+    def hold(shares: limits.CallShares, principal: str) -> bool:
+        with shares._lock:
+            shares._shares.setdefault(principal, limits._Share()).held += 1
+        return True
+
+    _replace(server, "_calls_at_work", lambda _settings: _UNLIMITED)
+    _replace(limits.CallShares, "hold", hold)
+
+
+def _let_streams_share_their_room() -> None:
+    original = limits.StreamRoom.__init__
+
+    def without_kept(room: limits.StreamRoom, max_streams: int, _kept: int) -> None:
+        original(room, max_streams, 0)
+
+    _replace(limits.StreamRoom, "__init__", without_kept)
+    _replace(pipeline, "REFLECTION_METHODS", ())
+
+
+def _let_connections_use_up_descriptors() -> None:
+    _replace(connections.ConnectionGuard, "check", lambda _guard: 0)
+
+
+def _replace(place: Any, name: str, value: Any) -> None:
+    setattr(place, name, value)
+
+
+GUARDS: dict[str, Callable[[], None]] = {
+    "messages": _let_threads_wait_for_messages,
+    "shares": _give_principals_no_shares,
+    "streams": _let_streams_share_their_room,
+    "connections": _let_connections_use_up_descriptors,
+    "indexes": lambda: None,  # of the database
+}
+
+if __name__ == "__main__":
+    for guard in filter(None, _given.get("without", "").split(",")):
+        GUARDS[guard]()
+    sys.exit(main())
