@@ -412,6 +412,12 @@ def ignored(kind: Kind, headers: Sequence[object]) -> tuple[str, ...]:
     return tuple(cut[:MAX_IGNORED])
 
 
+def headers_of(headers: Sequence[object], columns: Mapping[str, int]) -> dict[str, str]:
+    """Field name → its header, cut to the first MAX_HEADER_CHARS characters; `columns` as of
+    `match`."""
+    return {field: shown(headers[index])[:MAX_HEADER_CHARS] for field, index in columns.items()}
+
+
 def known_columns(headers: Sequence[object], kind: Kind | None = None) -> int:
     """How many columns of the kind, or of the kind they fit best, these headers name."""
     return max(len(_named(each, headers)) for each in _kinds(kind))

@@ -159,13 +159,13 @@ class Block:
 class Source:
     """A file whose header is understood: what its rows are, and the rows, which can be read once.
 
-    `sheet` is the name of the sheet read, empty for CSV. `ignored_columns` are headers of columns
-    that are not read, `unread_sheets` the names of other sheets with a header of either kind.
-    Reading on may raise SpreadsheetError.
+    `headers` maps a field to the header of its column. `sheet` is the name of the sheet read, empty
+    for CSV. `ignored_columns` are headers of columns that are not read, `unread_sheets` the names
+    of other sheets with a header of either kind. Reading on may raise SpreadsheetError.
     """
 
     kind: Kind
-    fields: frozenset[str]
+    headers: Mapping[str, str]
     blocks: Iterator[Block]
     sheet: str = ""
     ignored_columns: tuple[str, ...] = ()
@@ -187,7 +187,7 @@ def open_source(
     """
     opened = _open_csv if check(file, filename) == "csv" else _open_workbook
     source = opened(file, kind)
-    names = [name for name in _DATE_COLUMNS if name in source.fields]
+    names = [name for name in _DATE_COLUMNS if name in source.headers]
     if not names:
         return source
     if date_order is not None:
@@ -368,7 +368,8 @@ def _open_csv(file: BinaryIO, kind: Kind | None) -> Source:
     width = len(header)
     rows = _Piece([], [(cells + [""] * width)[:width] for _, cells in first], 0)
     ignored = _ignored(kind, header, rows)
-    return Source(kind, frozenset(columns), blocks, ignored_columns=ignored)
+    headers = spreadsheet_columns.headers_of(header, columns)
+    return Source(kind, headers, blocks, ignored_columns=ignored)
 
 
 def _csv_table(file: BinaryIO, kind: Kind) -> Table:
@@ -507,7 +508,7 @@ def _open_workbook(file: BinaryIO, kind: Kind | None) -> Source:
         else:
             return Source(
                 kind_found,
-                frozenset(columns),
+                spreadsheet_columns.headers_of(sheet.header, columns),
                 _sheet_blocks(sheet.rest, sheet.pieces, columns),
                 spreadsheet_columns.shown(name),
                 _ignored(kind_found, sheet.header, sheet.rest),

@@ -303,6 +303,9 @@ def send(
     if ingestion.skipped and errors_shown:
         skipped = ingestion_pb2.ROW_OUTCOME_SKIPPED
         skipped_rows = client.row_errors(request.ingestion_id, errors_shown, skipped)
+    for each in (*row_errors, *skipped_rows):
+        # Of a streamed file the service does not know the headers.
+        each.column_header = each.column_header or source.headers.get(each.column, "")
     return Outcome(ingestion, row_errors[:errors_shown], seconds, skipped_rows)
 
 
@@ -371,7 +374,8 @@ def _show_row_errors(outcome: Outcome) -> None:
     table = Listing("row", "column", "code", "found", "expected")
     for each in outcome.row_errors:
         code = enum_name(ingestion_pb2.RowErrorCode, each.code)
-        table.add(str(each.row_number), each.column, code, each.found, each.expected)
+        column = each.column_header or each.column
+        table.add(str(each.row_number), column, code, each.found, each.expected)
     out.print()
     table.print()
     rejected = outcome.ingestion.rejected

@@ -6,7 +6,7 @@ or a date follows the same rules as in an uploaded file.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Context, Decimal, InvalidOperation
 from functools import lru_cache, partial
@@ -51,7 +51,8 @@ class SourceFile:
 
     `size_bytes` is what `Progressing.read_bytes` runs up to. `date_order` is that of its dates in
     digits with the year last; None is the one order that a whole column allows. What is read of the
-    file and what is not is as `spreadsheets.Source` has it.
+    file and what is not is as `spreadsheets.Source` has it; it is empty for a file that was not
+    opened.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class SourceFile:
     sheet: str = ""
     ignored_columns: tuple[str, ...] = ()
     unread_sheets: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def batches(self, offset: int = 0) -> "Iterator[Progressing]":
         """The rows that are not blank, from the offset-th on, in batches.
@@ -104,6 +106,7 @@ def open_source(
         source.sheet,
         source.ignored_columns,
         source.unread_sheets,
+        source.headers,
     )
 
 

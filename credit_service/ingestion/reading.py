@@ -48,6 +48,7 @@ class ReadingOrder:
 class Opened:
     """What of a file is read, as `spreadsheets.Source` has it."""
 
+    headers: dict[str, str]
     sheet: str
     ignored_columns: tuple[str, ...]
     unread_sheets: tuple[str, ...]
@@ -86,8 +87,12 @@ class Reading:
                 self.confinement = tuple(each for each in confinement.LAYERS if each in document)
                 continue
             if kind == _OPENED:
-                names = ("ignored_columns", "unread_sheets")
-                self.opened = Opened(document["sheet"], *(tuple(document[n]) for n in names))
+                self.opened = Opened(
+                    document["headers"],
+                    document["sheet"],
+                    tuple(document["ignored_columns"]),
+                    tuple(document["unread_sheets"]),
+                )
                 continue
             if kind == _FAILED:
                 raise SpreadsheetError(document["code"], document["message"])
@@ -149,7 +154,9 @@ def _send(output: IO[bytes], kind: bytes, content: bytes) -> None:
 def _write_batches(file: BinaryIO, order: ReadingOrder, output: IO[bytes]) -> int:
     """Send every batch; the number of rows in the file."""
     source = open_source(file, order.filename, order.kind, order.date_order)
-    opened = Opened(source.sheet, source.ignored_columns, source.unread_sheets)
+    opened = Opened(
+        dict(source.headers), source.sheet, source.ignored_columns, source.unread_sheets
+    )
     _send(output, _OPENED, json.dumps(asdict(opened)).encode())
     offset = order.skip_rows
     for block in regrouped(source.blocks, order.skip_rows, order.batch_rows):

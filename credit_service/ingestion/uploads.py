@@ -245,7 +245,9 @@ def _log_once(layers: tuple[str, ...]) -> None:
 
 def _describe(database: Database, ingestion_id: UUID, opened: Opened | None) -> None:
     if opened is not None:
-        contents = Contents(opened.sheet, opened.ignored_columns, opened.unread_sheets)
+        contents = Contents(
+            opened.sheet, opened.ignored_columns, opened.unread_sheets, opened.headers
+        )
         with database.transaction() as connection:
             ingestions.describe(connection, ingestion_id, contents)
 

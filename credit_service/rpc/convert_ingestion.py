@@ -447,6 +447,7 @@ def write_row_error(error: StoredRowError) -> Any:
         expected=error.expected,
         message=error.message,
         outcome=_OUTCOME_NUMBERS[error.outcome],
+        column_header=error.column_header,
     )
 
 

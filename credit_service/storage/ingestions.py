@@ -1,7 +1,8 @@
 """Ingestions: how far each is, the uploaded bytes, what later batches must know, the row errors."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -37,11 +38,15 @@ CHUNK_BYTES = 1024**2
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What of a file is read, the sheet, and what is not: columns by their headers, and sheets."""
+    """What of a file is read, the sheet, and what is not: columns by their headers, and sheets.
+
+    `headers` maps a field to the header of its column; of a stream it is empty.
+    """
 
     sheet: str = ""
     ignored_columns: tuple[str, ...] = ()
     unread_sheets: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,11 @@ class Ingestion:
 
 @dataclass(frozen=True, slots=True)
 class StoredRowError:
-    """Why a row was not stored; `error_number` counts from 1 within the row."""
+    """Why a row was not stored; `error_number` counts from 1 within the row.
+
+    `column_header` is known when the error is read: what the uploaded file calls the column, empty
+    where it is not known.
+    """
 
     row_offset: int
     error_number: int
@@ -135,6 +144,7 @@ class StoredRowError:
     expected: str
     message: str
     outcome: RowOutcome = "REJECTED"
+    column_header: str = ""
 
 
 _COLUMNS = ", ".join(Ingestion.__slots__)
@@ -143,10 +153,10 @@ _CREATE = text(
     """
     INSERT INTO ingestions (ingestion_id, kind, source, filename, on_existing, validate_only, state,
         import_day, size_bytes, sha256, date_order, created_at, started_at, principal,
-        sheet, ignored_columns, unread_sheets, max_limit_paise)
+        sheet, ignored_columns, unread_sheets, column_headers, max_limit_paise)
     VALUES (:ingestion_id, :kind, :source, :filename, :on_existing, :validate_only, :state,
         :import_day, :size_bytes, :sha256, :date_order, :now, :started_at, :principal,
-        :sheet, :ignored_columns, :unread_sheets, :max_limit_paise)
+        :sheet, :ignored_columns, :unread_sheets, CAST(:column_headers AS json), :max_limit_paise)
     ON CONFLICT (ingestion_id) DO NOTHING
     """
 )
@@ -165,7 +175,7 @@ _BEGIN = text(
 )
 _DESCRIBE = text(
     """UPDATE ingestions SET sheet = :sheet, ignored_columns = :ignored_columns,
-        unread_sheets = :unread_sheets
+        unread_sheets = :unread_sheets, column_headers = CAST(:column_headers AS json)
     WHERE ingestion_id = :ingestion_id AND state = 'RUNNING'"""
 )
 _ADVANCE = text(
@@ -269,6 +279,7 @@ def _contents(contents: Contents) -> dict[str, str | list[str]]:
         "sheet": contents.sheet,
         "ignored_columns": list(contents.ignored_columns),
         "unread_sheets": list(contents.unread_sheets),
+        "column_headers": json.dumps(dict(contents.headers)),
     }
 
 
@@ -521,8 +532,8 @@ _ADD_ERRORS = """COPY row_errors (ingestion_id, row_offset, error_number, row_nu
     code, found, expected, message, outcome) FROM STDIN"""
 _ERRORS_PAGE = text(
     """SELECT row_offset, error_number, row_number, column_name, code, found, expected, message,
-        outcome
-    FROM row_errors
+        outcome, coalesce(column_headers ->> column_name, '')
+    FROM row_errors JOIN ingestions USING (ingestion_id)
     WHERE ingestion_id = :ingestion_id AND outcome = ANY(:outcomes)
         AND (row_offset, error_number) > (:row_offset, :error_number)
     ORDER BY row_offset, error_number LIMIT :limit"""

@@ -496,6 +496,8 @@ ingestions = Table(
     Column("sheet", Text, nullable=False, server_default=text("''")),
     Column("ignored_columns", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("unread_sheets", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    # Field → header of its column in the uploaded file.
+    Column("column_headers", JSON, nullable=False, server_default=text("'{}'")),
     # Highest approved limit that its rows may give, by the setting of its beginning.
     Column("max_limit_paise", BigInteger, nullable=True),
     # Customers whose debt it left above their limits; null until it has ended.

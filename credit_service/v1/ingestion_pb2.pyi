@@ -609,6 +609,7 @@ class RowError(message.Message):
     EXPECTED_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     OUTCOME_FIELD_NUMBER: builtins.int
+    COLUMN_HEADER_FIELD_NUMBER: builtins.int
     row_number: builtins.int
     """Number of the row in its source: the row number of a sheet or line number of a CSV file, whose
     header is row 1, or what the streamed row says.
@@ -627,6 +628,11 @@ class RowError(message.Message):
     """A sentence for a person that says it all."""
     outcome: RowOutcome.ValueType
     """What became of the row: REJECTED or SKIPPED."""
+    column_header: builtins.str
+    """The header of the column as the uploaded file names it, as "Principal (INR)", cut after 100
+    characters. Empty for a streamed row, for an error of the whole row, and for files read by
+    releases that did not keep headers.
+    """
     def __init__(
         self,
         *,
@@ -637,10 +643,11 @@ class RowError(message.Message):
         expected: builtins.str = ...,
         message: builtins.str = ...,
         outcome: RowOutcome.ValueType = ...,
+        column_header: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["code", b"code", "column", b"column", "expected", b"expected", "found", b"found", "message", b"message", "outcome", b"outcome", "row_number", b"row_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["code", b"code", "column", b"column", "column_header", b"column_header", "expected", b"expected", "found", b"found", "message", b"message", "outcome", b"outcome", "row_number", b"row_number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

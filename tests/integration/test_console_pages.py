@@ -1,14 +1,20 @@
 """Pages of the console, and commands that show the same, before a server in this process."""
 
 from collections.abc import Iterator
-from uuid import uuid4
+from pathlib import Path
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
 from credit_service import samples, templates
 from credit_service.cli import run
+from credit_service.clock import Clock
+from credit_service.ingestion.uploads import run_upload
 from credit_service.spreadsheet_columns import COLUMNS
+from credit_service.storage.database import Database
+from credit_service.v1 import ingestion_pb2
+from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 from tests.consoles import Visitor, console
 from tests.integration.conftest import Edge
 from tests.integration.lending import ask, import_loans, register
@@ -95,6 +101,41 @@ def test_the_order_of_dates_goes_to_the_service(visitor: Visitor, database_url: 
     assert [send(order) for order in ("dmy", "mdy", "ymd")] == ["DMY", "MDY", "YMD"]
     assert send("column") == send("") == "None"
     assert "Choose the order of dates in digits." in send("ydm")
+
+
+def test_row_errors_are_shown_under_the_headers_of_the_file(
+    server: Edge,
+    visitor: Visitor,
+    database: Database,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    content = (
+        "Customer ID,First Name,Last Name,AGE (years),Mobile No.,Monthly Salary\n"
+        "1,Asha,Rao,17,9876500001,50000\n"
+    )
+    ingestion_id = str(uuid4())
+    upload = ingestion_pb.UploadSpreadsheetHeader(
+        ingestion_id=ingestion_id,
+        kind=ingestion_pb2.INGESTION_KIND_CUSTOMERS,
+        filename="register.csv",
+    )
+    messages = [
+        ingestion_pb.UploadSpreadsheetRequest(header=upload),
+        ingestion_pb.UploadSpreadsheetRequest(chunk=content.encode()),
+    ]
+    server.ingestion.UploadSpreadsheet(iter(messages))
+    run_upload(database, UUID(ingestion_id), Clock())
+    page = visitor.ask(f"/qa/ingestions/{ingestion_id}")
+    assert '<td>AGE (years)<span class="hint"><code>OUT_OF_RANGE</code></span></td>' in page.text
+    rows = visitor.ask(f"/qa/ingestions/{ingestion_id}/errors.csv").body.decode()
+    assert "age,AGE (years),OUT_OF_RANGE,17," in rows
+
+    # The command reads the file, and so knows the headers of a stream too.
+    path = tmp_path / "register.csv"
+    path.write_text(content, encoding="utf-8")
+    assert run(["ingest", str(path), f"--address={server.target}"]) != 0
+    assert "AGE (years)" in capsys.readouterr().out
 
 
 def test_templates_are_offered_as_workbooks_and_csv_files(visitor: Visitor) -> None:

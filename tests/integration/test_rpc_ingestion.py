@@ -901,6 +901,43 @@ def test_an_uploaded_workbook_names_its_sheet_and_what_was_not_read(
     assert facts["Sheets not read"] == "Borrowers 2023"
 
 
+def row_errors(server: Edge, ingestion_id: str, *outcomes: int) -> list[ingestion_pb2.RowError]:
+    request = pb.ListRowErrorsRequest(ingestion_id=ingestion_id, outcomes=outcomes)  # type: ignore[arg-type]  # values of the enum
+    return list(server.ingestion.ListRowErrors(request).row_errors)
+
+
+def test_row_errors_of_an_upload_name_the_headers_of_the_file(
+    server: Edge, database: Database
+) -> None:
+    renamed = CSV.replace(b"Age", b"AGE (years)").replace(b"Phone Number", b"  Mobile\tNo.")
+    renamed = renamed.replace(b"9876500003", b"none")
+    book = openpyxl.Workbook()
+    sheet = book.worksheets[0]
+    for line in renamed.decode().splitlines():
+        sheet.append(line.split(","))
+    buffer = io.BytesIO()
+    book.save(buffer)
+    for content, filename in ((renamed, "register.csv"), (buffer.getvalue(), "register.xlsx")):
+        ingestion_id = uploaded(server, database, content, filename=filename, validate_only=True)
+        found = [(each.column, each.column_header) for each in row_errors(server, ingestion_id)]
+        assert found == [("age", "AGE (years)"), ("phone_number", "Mobile No.")]
+
+    # An error of the whole row has none, nor have files that earlier releases read.
+    ingestion_id = uploaded(server, database, CSV + b"4,Dev,Rao,30,9876500004,50000,,x\n")
+    found = [(each.column, each.column_header) for each in row_errors(server, ingestion_id)]
+    assert found == [("age", "Age"), ("", "")]
+    with database.transaction() as connection:
+        statement = "UPDATE ingestions SET column_headers = DEFAULT WHERE ingestion_id = :id"
+        connection.execute(text(statement), {"id": UUID(ingestion_id)})
+    assert not any(each.column_header for each in row_errors(server, ingestion_id))
+
+
+def test_row_errors_of_a_stream_name_no_header(server: Edge) -> None:
+    rows = batch(0, [customer_row(1, age=17)])
+    (error,) = ingest(server, header(str(uuid4())), rows).row_errors
+    assert (error.column, error.column_header) == ("age", "")
+
+
 def test_a_header_in_another_unit_fails_the_upload_with_the_remedy(
     server: Edge, database: Database
 ) -> None:

@@ -285,8 +285,10 @@ class RowLine:
 
 
 def row_line(kind: int, error: Any) -> RowLine:
-    """A row error with the columns by the headers that sheets use, and each thing said once."""
+    """A row error with the columns by their headers, and each thing said once."""
     headers = _headers(kind)
+    if error.column_header:
+        headers[error.column] = error.column_header
 
     def in_headers(text: str) -> str:
         return re.sub(r"[a-z]+(?:_[a-z]+)+", lambda match: headers.get(match[0], match[0]), text)
@@ -386,7 +388,7 @@ def errors_csv(page: Page) -> Response:
             (
                 each.row_number,
                 each.column,
-                headers.get(each.column, ""),
+                each.column_header or headers.get(each.column, ""),
                 formats.enum_name(each.code, ingestion_pb2.RowErrorCode),
                 each.found,
                 each.expected,

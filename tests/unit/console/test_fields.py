@@ -68,6 +68,11 @@ def test_a_row_error_speaks_of_the_sheet_and_says_each_thing_once() -> None:
     error.message = "There is no customer of that customer_id."
     line = row_line(ingestion_pb2.INGESTION_KIND_LOANS, error)
     assert line.note == "There is no customer of that Customer ID."
+    # As the file calls the column, where the service knows it.
+    error.column_header = "Gross Pay"
+    error.expected = "monthly_income in rupees"
+    line = row_line(ingestion_pb2.INGESTION_KIND_CUSTOMERS, error)
+    assert (line.header, line.expected) == ("Gross Pay", "Gross Pay in rupees")
 
 
 @pytest.mark.parametrize(

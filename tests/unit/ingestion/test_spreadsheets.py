@@ -42,7 +42,7 @@ def read(
 ) -> tuple[list[int], dict[str, list[Cell]], list[int]]:
     source = open_source(io.BytesIO(content), name, kind)
     numbers: list[int] = []
-    columns: dict[str, list[Cell]] = {field: [] for field in source.fields}
+    columns: dict[str, list[Cell]] = {field: [] for field in source.headers}
     overlong: list[int] = []
     for block in source.blocks:
         overlong += [len(numbers) + index for index in block.overlong]

@@ -1,0 +1,26 @@
+"""headers of columns"""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0013"
+down_revision = "0012"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    # Adding it takes no time but needs the table for an instant: rather fail, to be run again, than
+    # have all ingestions queue behind a wait for it.
+    op.execute("SET LOCAL lock_timeout = '3s'")
+    op.add_column(
+        "ingestions",
+        sa.Column(
+            "column_headers", postgresql.JSON(), server_default=sa.text("'{}'"), nullable=False
+        ),
+    )
+
+
+def downgrade() -> None:
+    op.drop_column("ingestions", "column_headers")
