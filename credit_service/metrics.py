@@ -387,10 +387,17 @@ READY: Final = "credit_server_ready"
 server_readings = Readings(
     {
         READY: ("1 while health says SERVING, which follows PostgreSQL.", ()),
-        "credit_server_threads": ("Threads that serve calls.", ()),
-        "credit_server_threads_busy": ("Threads that serve a call now.", ()),
-        "credit_server_calls_waiting": ("Calls that no thread has begun.", ()),
-        "credit_server_calls_waiting_limit": ("Waiting calls beyond which more are refused.", ()),
+        "credit_server_threads": ("Threads that serve calls, by kind (read, write).", ("kind",)),
+        "credit_server_threads_busy": ("Threads that serve a call now, by kind.", ("kind",)),
+        "credit_server_calls_waiting": ("Calls that wait for a thread, by kind.", ("kind",)),
+        "credit_server_calls_waiting_limit": (
+            "Waiting calls beyond which more are refused, by kind.",
+            ("kind",),
+        ),
+        "credit_server_calls_awaiting_turn": (
+            "Calls that wait, without a thread, for another that writes to the same customer.",
+            (),
+        ),
         "credit_server_calls_awaiting_message": (
             "Calls whose message has not arrived; they take no thread.",
             (),

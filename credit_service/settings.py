@@ -117,7 +117,11 @@ class Settings(BaseSettings):
         default=1, ge=1, le=64, description="server processes that share the port by SO_REUSEPORT"
     )
     threads: int = Field(
-        default=16, ge=2, le=256, description="threads per server process that serve calls"
+        default=16,
+        ge=2,
+        le=256,
+        description="threads per server process for calls that only read; as many serve those that "
+        "write",
     )
     max_streams: int = Field(
         default=8, ge=1, le=255, description="streams per server process, a thread for each"
@@ -141,7 +145,8 @@ class Settings(BaseSettings):
         default=128,
         ge=3,
         le=10_000,
-        description="calls per server process at work or waiting for a thread; more are refused",
+        description="calls per server process at work or waiting for a thread; more are refused. "
+        "As many again that write",
     )
     max_wait_seconds: float = Field(
         default=0.003,
@@ -160,7 +165,7 @@ class Settings(BaseSettings):
         ge=1,
         le=255,
         description="calls of one principal at work at once, per server process, but always below "
-        "`threads` and `pool_size`; more wait until one ends",
+        "`threads` and five sixths of `pool_size`; more wait until one ends",
     )
     max_calls_per_principal: int = Field(
         default=64,
@@ -203,7 +208,12 @@ class Settings(BaseSettings):
         default="none",
         description="`transaction`: the database is reached through PgBouncer, in either mode",
     )
-    pool_size: int = Field(default=12, ge=1, le=100, description="database connections per process")
+    pool_size: int = Field(
+        default=12,
+        ge=1,
+        le=100,
+        description="database connections per process; calls that write use five sixths at most",
+    )
     statement_timeout_seconds: float = Field(
         default=10.0, gt=0, le=_LONGEST_SECONDS, description="longest statement of a call"
     )
@@ -211,7 +221,8 @@ class Settings(BaseSettings):
         default=3.0,
         gt=0,
         le=_LONGEST_SECONDS,
-        description="longest wait for a row that another call holds",
+        description="longest wait for a row that another call holds, and before that for the calls "
+        "of the same process that write to the same customer",
     )
     idle_in_transaction_timeout_seconds: float = Field(
         default=30.0, gt=0, le=_LONGEST_SECONDS, description="longest pause inside a transaction"

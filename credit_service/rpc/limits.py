@@ -3,6 +3,7 @@
 All counts are of one server process: a principal that is spread over several has several shares.
 """
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -147,13 +148,109 @@ class StreamRoom:
                 self._open -= 1
 
 
+class Queued(Protocol):
+    """A call whose message has arrived and that has no thread."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether its caller has gone."""
+
+    def serve(self) -> None:
+        """Serve it, on the current thread."""
+
+    def start(self, serve: Callable[[], None]) -> None:
+        """Have `serve` run on a thread of its own, sooner or later."""
+
+    def give_up(self) -> None:
+        """End it unserved: it has waited for too long, or its caller has gone. Must be brief."""
+
+
+class Turns:
+    """Calls take turns where only one at a time can go on, as those that write to one customer: the
+    database would let the others wait, each with a thread and a connection. Here they have neither.
+    Safe to share by threads.
+    """
+
+    def __init__(self, max_waiting: int, max_wait_seconds: float) -> None:
+        """`max_waiting` calls wait at most, half of them for the same turn."""
+        self._max_waiting = max_waiting
+        self._max_line = max(1, max_waiting // 2)
+        self._max_wait_seconds = max_wait_seconds
+        self._lock = threading.Lock()
+        # Of each key whose turn a call has: those that wait for it, with when they came.
+        self._lines: dict[int, deque[tuple[float, Queued]]] = {}
+        self._waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for their turn."""
+        return self._waiting
+
+    def begin(self, key: int, call: Queued) -> bool:
+        """Start the call, now or when the earlier ones of the key have ended; False when too many
+        wait already."""
+        with self._lock:
+            line = self._lines.get(key)
+            if line is not None:
+                if self._waiting >= self._max_waiting or len(line) >= self._max_line:
+                    return False
+                line.append((time.monotonic(), call))
+                self._waiting += 1
+                return True
+            self._lines[key] = deque()
+        self._start(key, call)
+        return True
+
+    def expire(self, now: float) -> None:
+        """Give up the calls that have waited for too long, and those whose callers have gone; `now`
+        in seconds of time.monotonic()."""
+        if not self._waiting:
+            return
+        over: list[Queued] = []
+        with self._lock:
+            for key, line in self._lines.items():
+                late = [
+                    call
+                    for since, call in line
+                    if now - since >= self._max_wait_seconds or call.gone
+                ]
+                if late:
+                    self._lines[key] = deque(each for each in line if each[1] not in late)
+                    over += late
+            self._waiting -= len(over)
+        for call in over:
+            call.give_up()
+
+    def _start(self, key: int, call: Queued) -> None:
+        def work() -> None:
+            try:
+                call.serve()
+            finally:
+                self._end(key)
+
+        call.start(work)
+
+    def _end(self, key: int) -> None:
+        with self._lock:
+            line = self._lines[key]
+            if not line:
+                del self._lines[key]
+                return
+            _, following = line.popleft()
+            self._waiting -= 1
+        self._start(key, following)
+
+
 @dataclass(slots=True)
 class _Share:
     """The calls of one principal: all, those at work, and those that wait for their turn."""
 
     held: int = 0
     at_work: int = 0
-    waiting: deque[Callable[[], None]] = field(default_factory=deque)
+    waiting: deque[tuple[Callable[[], None], "_Start"]] = field(default_factory=deque)
+
+
+_Start = Callable[[Callable[[], None]], object]
 
 
 class CallShares:
@@ -163,12 +260,8 @@ class CallShares:
     thread nor a place from calls of others.
     """
 
-    def __init__(
-        self, start: Callable[[Callable[[], None]], object], max_at_work: int, max_held: int
-    ) -> None:
-        """`start` gives a call to a thread. `max_held` counts every call of a principal from its
-        headers to its end."""
-        self._start = start
+    def __init__(self, max_at_work: int, max_held: int) -> None:
+        """`max_held` counts every call of a principal from its headers to its end."""
         self._max_at_work = max_at_work
         self.max_held = max_held
         self._lock = threading.Lock()
@@ -185,9 +278,9 @@ class CallShares:
             share.held += 1
         return True
 
-    def begin(self, principal: str, serve: Callable[[], None]) -> None:
+    def begin(self, principal: str, serve: Callable[[], None], start: _Start) -> None:
         """Start the call, now or when an earlier call of the principal has ended. `serve` runs on
-        the thread; the call ends with it."""
+        the thread that `start` gives it; the call ends with it."""
 
         def work() -> None:
             try:
@@ -198,10 +291,10 @@ class CallShares:
         with self._lock:
             share = self._shares[principal]
             if share.at_work >= self._max_at_work:
-                share.waiting.append(work)
+                share.waiting.append((work, start))
                 return
             share.at_work += 1
-        self._start(work)
+        start(work)
 
     def release(self, principal: str) -> None:
         """Forget a call that was held and will not begin."""
@@ -216,7 +309,8 @@ class CallShares:
                 share.at_work -= 1
             self._let_go(principal, share)
         if following is not None:
-            self._start(following)
+            work, start = following
+            start(work)
 
     def _let_go(self, principal: str, share: _Share) -> None:
         share.held -= 1
@@ -266,8 +360,16 @@ class LoadShedder:
     queue where they cannot even be refused. Where calls wait for the database, all threads serve.
     """
 
-    def __init__(self, servers: Servers, max_waiting: int, max_wait_seconds: float) -> None:
+    def __init__(
+        self,
+        servers: Servers,
+        max_waiting: int,
+        max_wait_seconds: float,
+        longest_wait_seconds: float = math.inf,
+    ) -> None:
+        """A call that has waited for `longest_wait_seconds` is too late in any case."""
         self._servers = servers
+        self._longest_wait_seconds = longest_wait_seconds
         self._max_waiting = max_waiting
         self._max_wait_seconds = max_wait_seconds
         self._limit = servers.threads
@@ -307,11 +409,12 @@ class LoadShedder:
         return self._servers.waiting >= self._max_waiting
 
     def too_late(self) -> bool:
-        """Whether the call that the current thread begins waited too long to be served: it stood in
+        """Whether the call that the current thread begins waited too long to be served, such as in
         the queue that had grown before calls were refused."""
-        return self.strict and (
-            self._servers.waited_seconds() > _LATE_FACTOR * self._max_wait_seconds
-        )
+        most_seconds = self._longest_wait_seconds
+        if self.strict:
+            most_seconds = min(most_seconds, _LATE_FACTOR * self._max_wait_seconds)
+        return self._servers.waited_seconds() > most_seconds
 
     def note_lag(self, seconds: float) -> None:
         """How long a call waited for its message, which as a rule had come with it."""

@@ -44,20 +44,28 @@ from credit_service.rpc.errors import (
     QuotaExceeded,
     to_status,
 )
-from credit_service.rpc.identity import SCOPES, Gatekeeper, Principal, challenge
+from credit_service.rpc.identity import (
+    SCOPES,
+    Gatekeeper,
+    Principal,
+    challenge,
+    method_scopes,
+)
 from credit_service.rpc.limits import (
     CallShares,
     LoadShedder,
     RateLimiter,
     StreamLimiter,
     StreamRoom,
+    Turns,
     Warden,
 )
 from credit_service.rpc.pool import InlineExecutor, ServingPool
 from credit_service.rpc.reception import Incoming, Message, MessageFirst, Waiting
 from credit_service.rpc.reflection import REFLECTION_METHODS
 from credit_service.rpc.streams import Messages, read_ahead, reader_of, stream_over
-from credit_service.storage.work import Work, current_work
+from credit_service.storage.database import in_progress
+from credit_service.storage.work import Kind, Work, current_work
 from credit_service.tracing import TRACEPARENT_KEY, TRACERESPONSE_KEY, Activity, Span
 from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
 
@@ -86,6 +94,8 @@ _LAST_SECONDS = 15.0
 as one whose caller reads nothing. A watch of events ends with its next sign, ten seconds later at
 most."""
 _CONTRACT = (credit_service_pb2.DESCRIPTOR, ingestion_service_pb2.DESCRIPTOR)
+# A longer message is not looked into on grpc's thread: it is padded, and takes no turn.
+_MAX_LOOKED_INTO_BYTES = 4096
 _UNKNOWN_METHOD = method_metrics("/unknown/unknown", client_streaming=False, server_streaming=False)
 _STATUS_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 _OWN_FAILURES = frozenset(
@@ -108,6 +118,7 @@ else:
 
 _Behavior = Callable[..., Any]
 _Parse = Callable[[bytes], Any]
+_BeginCall = Callable[[Incoming, Message], None]
 
 
 class Call:
@@ -149,8 +160,9 @@ class Call:
         warden: Warden,
         caller: Span | None,
         access: AccessLog | None,
+        kind: Kind,
     ) -> None:
-        """`caller` is the span that the caller named."""
+        """`caller` is the span that the caller named, `kind` what it does in the database."""
         counted_by.begin()
         self._metrics = counted_by
         self._begun = time.monotonic()
@@ -178,7 +190,7 @@ class Call:
         self.activity: Activity | None = None
         """Where the call stands in its trace; None while it has not begun, or belongs to none."""
         self._caller = caller
-        self.work = Work(self.deadline)
+        self.work = Work(self.deadline, kind)
         self._warden = warden
 
     def __enter__(self) -> Self:
@@ -217,7 +229,7 @@ class Call:
         if isinstance(error, grpc.RpcError):
             self._count_end(metrics.CANCELED)
             raise error  # the caller has gone, and grpc knows
-        late = isinstance(error, Unavailable) and time.monotonic() >= self.deadline
+        late = isinstance(error, (Unavailable, Overloaded)) and time.monotonic() >= self.deadline
         if self.work.stopped or late:
             error = self._too_late()
         if isinstance(error, PermissionDenied) and error.principal:
@@ -393,10 +405,12 @@ class Pipeline(_Interceptor):
     def __init__(
         self,
         pool: ServingPool,
+        write_pool: ServingPool,
         stream_pool: ServingPool,
         *,
         max_waiting: int,
         max_wait_seconds: float,
+        max_turn_wait_seconds: float,
         max_streams: int,
         max_streams_per_principal: int,
         ingestion_streams: int,
@@ -414,15 +428,23 @@ class Pipeline(_Interceptor):
     ) -> None:
         """Streams run on `stream_pool`, of which `max_streams` are open at once, with
         `ingestion_streams` more that only ingestions may take. Reflection has `reflection_streams`
-        and threads of its own. Other calls run on `pool`, where `max_waiting` queue for a thread,
-        and wait for `max_wait_seconds` when more come than can be served. What one principal may
+        and threads of its own. Other calls run on `write_pool` if they write, else on `pool`. In
+        front of each `max_waiting` queue for a thread, and wait for `max_wait_seconds` when more
+        come than can be served. Calls that write to the same customer take turns, and wait for
+        `max_turn_wait_seconds` at most, `max_waiting` of them at once. What one principal may
         take is limited where the gatekeeper asks for credentials. `watch_health` serves a watch of
         the health. When `stopping` is set, silent streams end with SHUTTING_DOWN."""
-        self._pool = pool
         self._stream_pool = stream_pool
         # Two more than there may be streams: they refuse the others while all of them are open.
         self._reflection_pool = ServingPool(reflection_streams + 2)
-        self._shedder = LoadShedder(pool, max_waiting, max_wait_seconds)
+        # Writes wait for rows that others have locked: they are not to take the threads of reads.
+        self._reads = _Lane(pool, LoadShedder(pool, max_waiting, max_wait_seconds))
+        # Nor to wait for a thread for longer than for a row.
+        self._writes = _Lane(
+            write_pool,
+            LoadShedder(write_pool, max_waiting, max_wait_seconds, max_turn_wait_seconds),
+        )
+        self._customers = Turns(max_waiting, max_turn_wait_seconds)
         self.max_waiting = max_waiting
         self._max_concurrent_calls = max_waiting + pool.threads
         self.max_streams = max_streams + ingestion_streams
@@ -435,9 +457,7 @@ class Pipeline(_Interceptor):
         self._gatekeeper = gatekeeper
         self._rates = RateLimiter(max_calls_per_second)
         self._streams_by_principal = StreamLimiter(max_streams_per_principal)
-        self._shares = CallShares(
-            pool.submit, max_calls_at_work_per_principal, max_calls_per_principal
-        )
+        self._shares = CallShares(max_calls_at_work_per_principal, max_calls_per_principal)
         note_cancelled = metrics.calls_without_message.inc
         self._awaiting = Waiting(_MAX_AWAITED, _MESSAGE_SECONDS, note_cancelled)
         self._awaiting_health = Waiting(
@@ -462,13 +482,20 @@ class Pipeline(_Interceptor):
         return self._streams.open
 
     @property
+    def awaiting_turns(self) -> int:
+        """Calls that wait for their turn to write to a customer."""
+        return self._customers.waiting
+
+    @property
     def awaiting_messages(self) -> int:
         """Calls whose message has not arrived."""
         return len(self._awaiting) + len(self._awaiting_health)
 
     def _look(self, now: float) -> None:
         """Called many times a second; `now` in seconds of time.monotonic()."""
-        self._shedder.adjust(now)
+        self._reads.shedder.adjust(now)
+        self._writes.shedder.adjust(now)
+        self._customers.expire(now)
         self._awaiting.expire(now)
         self._awaiting_health.expire(now)
 
@@ -506,9 +533,13 @@ class Pipeline(_Interceptor):
                 self._health_waits,
             )
         streaming = handler.request_streaming or handler.response_streaming
-        sheds = self._streams_wait if streaming else self._shedder.sheds
+        sheds = self._streams_wait if streaming else self._lane(method).shedder.sheds
         refusing = self._refusing(method, self._overloads)
         return _Known(self._wrapped(method, handler), refusing, sheds)
+
+    def _lane(self, method: str) -> "_Lane":
+        """Where calls of one message and one answer are served."""
+        return self._writes if _KINDS.get(method) == "write" else self._reads
 
     def _streams_wait(self, _now: float) -> bool:
         """Whether more streams wait to be refused than there should be."""
@@ -528,8 +559,9 @@ class Pipeline(_Interceptor):
                 client_streaming=handler.request_streaming,
                 server_streaming=handler.response_streaming,
             )
+        lane = self._lane(method)
         serve: dict[str, _Behavior] = {
-            "unary_unary": self._serve_unary_unary,
+            "unary_unary": partial(self._serve_unary_unary, lane),
             "unary_stream": self._serve_unary_stream,
             "stream_unary": self._serve_stream_unary,
             "stream_stream": self._serve_stream_stream,
@@ -547,30 +579,36 @@ class Pipeline(_Interceptor):
             )
         elif handler.response_streaming:
             threads = MessageFirst(
-                partial(self._enter, method, self._stream_pool), self._stream_pool
+                partial(self._enter, method, self._stream_pool, self._begin_answers),
+                self._stream_pool,
             )
         else:
-            threads = MessageFirst(partial(self._enter, method, self._pool), self._pool)
+            customer = _customer_of(parse) if lane is self._writes else None
+            begin = partial(self._begin_unary, method, lane, customer)
+            threads = MessageFirst(partial(self._enter, method, lane.pool, begin), lane.pool)
         return _taking_streams(handler)(_Elsewhere(serving, threads), None, serialize)
 
     # A call of one message, from its headers until it has a thread. All but `_identify` runs on
     # grpc's thread and must be brief.
 
-    def _enter(self, method: str, threads: ServingPool, incoming: Incoming) -> None:
-        """Let a call in whose headers have arrived."""
+    def _enter(
+        self, method: str, threads: ServingPool, begin: _BeginCall, incoming: Incoming
+    ) -> None:
+        """Let a call in whose headers have arrived. `begin` is given it with its message, or with
+        None where none will come."""
         if not self._gatekeeper.asks:
-            self._await(method, threads, incoming, None)
+            self._await(begin, incoming, None)
             return
         principal = self._gatekeeper.recognize(method, incoming)
         if principal is None:
-            threads.submit(self._identify, method, threads, incoming)
+            threads.submit(self._identify, method, begin, incoming)
         elif self._shares.hold(principal.name):
-            self._await(method, threads, incoming, principal)
+            self._await(begin, incoming, principal)
         else:
             refusal = _too_many_calls_sendable(principal.name, self._shares.max_held)
             incoming.serve(Message(None), self._refusal(method, [refusal]))
 
-    def _identify(self, method: str, threads: ServingPool, incoming: Incoming) -> None:
+    def _identify(self, method: str, begin: _BeginCall, incoming: Incoming) -> None:
         """Find out who calls, on a thread, before the message is awaited."""
         try:
             principal = self._gatekeeper.admit(method, incoming.context)
@@ -578,53 +616,64 @@ class Pipeline(_Interceptor):
             incoming.serve(Message(None, error=error))
             return
         if self._shares.hold(principal.name):
-            self._await(method, threads, incoming, principal)
+            self._await(begin, incoming, principal)
         else:
             refusal = _too_many_calls(principal.name, self._shares.max_held)
             incoming.serve(Message(None, error=refusal))
 
-    def _await(
-        self, method: str, threads: ServingPool, incoming: Incoming, principal: Principal | None
-    ) -> None:
+    def _await(self, begin: _BeginCall, incoming: Incoming, principal: Principal | None) -> None:
         self._awaiting.add(incoming)
-        if not incoming.receive(partial(self._arrived, method, threads, principal)):
+        if not incoming.receive(partial(self._arrived, begin, principal)):
             self._awaiting.remove(incoming)
-            if principal is not None:
-                self._shares.release(principal.name)
+            self._release(principal)
+
+    def _release(self, principal: Principal | None) -> None:
+        if principal is not None:
+            self._shares.release(principal.name)
 
     def _arrived(
         self,
-        method: str,
-        threads: ServingPool,
+        begin: _BeginCall,
         principal: Principal | None,
         incoming: Incoming,
         data: bytes | None,
     ) -> None:
-        """Give a thread to a call whose message has arrived."""
         self._awaiting.remove(incoming)
-        begins = data is not None or not incoming.gone
-        message = Message(data, principal=principal)
-        if threads is self._stream_pool:
-            if principal is not None:
-                self._shares.release(principal.name)
-            if begins:
-                threads.submit(incoming.serve, message)
-            return
-        self._shedder.note_lag(time.monotonic() - incoming.arrived_at)
-        full = self._shedder.full
-        if principal is not None and (full or not begins):
-            self._shares.release(principal.name)
-        if not begins:
-            return
-        if full:
-            incoming.serve(message, self._refusal(method, self._overloads))
-        elif principal is None:
-            threads.submit(incoming.serve, message)
+        if data is None and incoming.gone:
+            self._release(principal)
         else:
-            self._shares.begin(principal.name, partial(incoming.serve, message))
+            begin(incoming, Message(data, principal=principal))
+
+    def _begin_answers(self, incoming: Incoming, message: Message) -> None:
+        """Give a thread to a call that a stream of answers is for."""
+        self._release(message.principal)
+        self._stream_pool.submit(incoming.serve, message)
+
+    def _begin_unary(
+        self,
+        method: str,
+        lane: "_Lane",
+        customer_of: Callable[[bytes], int] | None,
+        incoming: Incoming,
+        message: Message,
+    ) -> None:
+        """Give a thread to a call of one answer, when it is its turn. `customer_of` finds whom it
+        writes to."""
+        lane.shedder.note_lag(time.monotonic() - incoming.arrived_at)
+        if lane.shedder.full:
+            self._release(message.principal)
+            incoming.serve(message, self._refusal(method, self._overloads))
+            return
+        call = _Arrived(incoming, message, lane.pool, self._shares)
+        customer_id = customer_of(message.data or b"") if customer_of is not None else 0
+        if not customer_id:
+            call.start(call.serve)
+        elif not self._customers.begin(customer_id, call):
+            call.give_up()
 
     def _serve_unary_unary(
         self,
+        lane: "_Lane",
         method: str,
         behavior: _Behavior,
         parse: _Parse,
@@ -632,11 +681,14 @@ class Pipeline(_Interceptor):
         context: grpc.ServicerContext,
     ) -> Any:
         with self._begin(method, context, self._default_deadline_seconds) as call:
-            if self._shedder.too_late():
+            if lane.shedder.too_late():
                 raise overloaded(self._max_concurrent_calls, random.uniform(0.1, 0.5))  # noqa: S311 - no secret
             self._admit(call, requests)
             data = call.only_message(requests)
-            return call.note(behavior(call.note(parse(data)), context))
+            request = call.note(parse(data))
+            if isinstance(requests, Message) and requests.refusal is not None:
+                raise requests.refusal
+            return call.note(behavior(request, context))
 
     def _serve_unary_stream(
         self,
@@ -694,9 +746,16 @@ class Pipeline(_Interceptor):
         timeout_seconds = context.time_remaining()
         if timeout_seconds > _NO_LIMIT_SECONDS:
             timeout_seconds = default_seconds
-        counted = self._metrics.get(method, _UNKNOWN_METHOD)
         return Call(
-            method, call_id, timeout_seconds, context, counted, self._warden, caller, self._access
+            method,
+            call_id,
+            timeout_seconds,
+            context,
+            self._metrics.get(method, _UNKNOWN_METHOD),
+            self._warden,
+            caller,
+            self._access,
+            _KINDS.get(method, "read"),
         )
 
     def _begin_stream(self, method: str, context: grpc.ServicerContext) -> Call:
@@ -816,6 +875,51 @@ class Pipeline(_Interceptor):
 
     def _refusal(self, method: str, refusals: Sequence["_Sendable"]) -> "_Refusal":
         return _Refusal(method, refusals, self._metrics.get(method, _UNKNOWN_METHOD), self._access)
+
+
+class _Lane(NamedTuple):
+    """Threads that serve calls, and what keeps more from them than they can serve."""
+
+    pool: ServingPool
+    shedder: LoadShedder
+
+
+class _Arrived:
+    """A call whose message has arrived and that has no thread."""
+
+    __slots__ = ("_incoming", "_message", "_pool", "_shares")
+
+    def __init__(
+        self, incoming: Incoming, message: Message, pool: ServingPool, shares: CallShares
+    ) -> None:
+        self._incoming = incoming
+        self._message = message
+        self._pool = pool
+        self._shares = shares
+
+    @property
+    def gone(self) -> bool:
+        """Whether its caller has gone."""
+        return self._incoming.gone
+
+    def serve(self) -> None:
+        """Serve it, on the current thread."""
+        self._incoming.serve(self._message)
+
+    def start(self, serve: Callable[[], None]) -> None:
+        """Have `serve` run on a thread, when one is free and the caller's share allows it."""
+        principal = self._message.principal
+        if principal is None:
+            self._pool.submit(serve)
+        else:
+            self._shares.begin(principal.name, serve, self._pool.submit)
+
+    def give_up(self) -> None:
+        """Refuse it, on the current thread, which takes next to no time."""
+        if self._message.principal is not None:
+            self._shares.release(self._message.principal.name)
+        self._message.refusal = in_progress()
+        self.serve()
 
 
 class _Refusal:
@@ -954,6 +1058,20 @@ class _Awaited:
         self._context.cancel()  # type: ignore[no-untyped-call]  # the stubs leave it out
 
 
+def _customer_of(parse: _Parse) -> Callable[[bytes], int]:
+    """What finds the customer that a message names; 0 where it names none."""
+
+    def customer_of(data: bytes) -> int:
+        if len(data) > _MAX_LOOKED_INTO_BYTES:
+            return 0
+        try:
+            return int(getattr(parse(data), "customer_id", 0))
+        except InvalidRequest:
+            return 0
+
+    return customer_of
+
+
 def _taking_streams(handler: _Handler) -> Callable[..., _Handler]:
     """What makes a handler that answers as the given one does and takes a stream of messages."""
     if handler.response_streaming:
@@ -1002,6 +1120,25 @@ def _span_attributes(method: str) -> tracing.Attributes:
     """What a span says of the method, by the semantic conventions of OpenTelemetry."""
     service, _, name = method.removeprefix("/").rpartition("/")
     return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
+
+
+def _kinds() -> dict[str, Kind]:
+    """What the methods of the contract do in the database, by path; those that only read left out.
+
+    Other methods than these write nothing, or next to nothing.
+    """
+    services = [service for file in _CONTRACT for service in file.services_by_name.values()]
+    kinds: dict[str, Kind] = {
+        path: "write" for path, scope in method_scopes(services).items() if scope == "credit.write"
+    }
+    for service in services:
+        for method in service.methods:
+            if method.client_streaming:
+                kinds[f"/{service.full_name}/{method.name}"] = "ingestion"
+    return kinds
+
+
+_KINDS = _kinds()
 
 
 def _contract_metrics() -> dict[str, MethodMetrics]:

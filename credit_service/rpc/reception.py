@@ -83,20 +83,22 @@ class Message(Iterator[bytes]):
     """What a behavior is given for its requests: the call's only message, if it has one.
 
     `error` is set where the call was refused before its message was received. The behavior raises
-    it. `principal` is the caller's, where it was verified already.
+    it. `principal` is the caller's, where it was verified already. `refusal` is set where the call
+    has been refused since; the behavior raises it once it knows who asks what.
     """
 
-    __slots__ = ("_data", "error", "principal")
+    __slots__ = ("data", "error", "principal", "refusal")
 
     def __init__(
         self, data: bytes | None, *, principal: Any = None, error: Exception | None = None
     ) -> None:
-        self._data = data
+        self.data = data
         self.principal = principal
         self.error = error
+        self.refusal: Exception | None = None
 
     def __next__(self) -> bytes:
-        data, self._data = self._data, None
+        data, self.data = self.data, None
         if data is None:
             raise StopIteration
         return data

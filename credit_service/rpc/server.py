@@ -25,7 +25,7 @@ from credit_service.rpc.reflection import REFLECTION_METHODS, Reflection
 from credit_service.rpc.tls import server_credentials
 from credit_service.settings import Settings
 from credit_service.storage import condition, schema
-from credit_service.storage.database import Database
+from credit_service.storage.database import Database, write_share
 from credit_service.termination import Termination
 from credit_service.v1 import (
     credit_service_pb2,
@@ -78,15 +78,18 @@ class CreditServer:
         self._ready = self._is_draining = False
         self._stopping = threading.Event()
         self._pool = ServingPool(settings.threads)
+        self._write_pool = ServingPool(settings.threads)
         # Two more than there may be streams: they refuse the others while all of them are open.
         self._stream_pool = ServingPool(settings.max_streams + settings.ingestion_streams + 2)
         self._access = AccessLog(settings.log_format) if settings.access_log else None
         self._health = Health()
         self._pipeline = Pipeline(
             self._pool,
+            self._write_pool,
             self._stream_pool,
             max_waiting=max(1, settings.max_concurrent_calls - settings.threads),
             max_wait_seconds=settings.max_wait_seconds,
+            max_turn_wait_seconds=settings.lock_timeout_seconds,
             max_streams=settings.max_streams,
             max_streams_per_principal=settings.max_streams_per_principal,
             ingestion_streams=settings.ingestion_streams,
@@ -158,7 +161,7 @@ class CreditServer:
         self._stopping.set()
         self._server.stop(grace)  # takes no new calls from here on
         deadline = time.monotonic() + grace
-        for pool in (self._pool, self._stream_pool):
+        for pool in (self._pool, self._write_pool, self._stream_pool):
             if not pool.wait_until_idle(deadline - time.monotonic()):
                 _log.warning("calls_cancelled_by_stop", grace_seconds=grace)
         # What is left is watches of the health, which would last for all of the grace, and the
@@ -175,6 +178,7 @@ class CreditServer:
         """End the threads that serve, and what they use."""
         self._pipeline.close()
         self._pool.shutdown()
+        self._write_pool.shutdown()
         self._stream_pool.shutdown()
         if self._cache is not None:
             self._cache.close()
@@ -185,10 +189,12 @@ class CreditServer:
         """What the server is at, for the metrics."""
         in_use, pool_size = self._database.pool_use()
         yield metrics.READY, (), float(self._ready and not self._is_draining)
-        yield "credit_server_threads", (), self._settings.threads
-        yield "credit_server_threads_busy", (), self._pool.busy
-        yield "credit_server_calls_waiting", (), self._pool.waiting
-        yield "credit_server_calls_waiting_limit", (), self._pipeline.max_waiting
+        for kind, pool in (("read", self._pool), ("write", self._write_pool)):
+            yield "credit_server_threads", (kind,), pool.threads
+            yield "credit_server_threads_busy", (kind,), pool.busy
+            yield "credit_server_calls_waiting", (kind,), pool.waiting
+            yield "credit_server_calls_waiting_limit", (kind,), self._pipeline.max_waiting
+        yield "credit_server_calls_awaiting_turn", (), self._pipeline.awaiting_turns
         yield "credit_server_calls_awaiting_message", (), self._pipeline.awaiting_messages
         yield "credit_server_health_watches", (), self._health.watches
         yield "credit_server_streams", (), self._pipeline.open_streams
@@ -248,8 +254,8 @@ def _trouble(database: Database) -> str | None:
 
 def _calls_at_work(settings: Settings) -> int:
     """Calls of one principal at work at once. It never takes the last thread, nor the last database
-    connection."""
-    most = min(settings.threads, settings.pool_size) - 1
+    connection that calls which write may use."""
+    most = min(settings.threads, write_share(settings.pool_size)) - 1
     return max(1, min(settings.max_calls_at_work_per_principal, most))
 
 

@@ -9,7 +9,7 @@ import queue
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from credit_service import metrics, tracing
-from credit_service.domain.errors import RetryLater, Unavailable
+from credit_service.domain.errors import Overloaded, RetryLater, Unavailable
 from credit_service.storage import sessions
 from credit_service.storage.sessions import (
     POOLER_ADVICE,
@@ -28,7 +28,7 @@ from credit_service.storage.sessions import (
     SessionSettings,
     connect_arguments,
 )
-from credit_service.storage.work import Work, current_work
+from credit_service.storage.work import Kind, Work, WorkStoppedError, current_work
 
 T = TypeVar("T")
 
@@ -46,6 +46,11 @@ _SESSION_TIMED_OUT = frozenset({"25P03", "25P04"})
 _OUT_OF_REACH = ("08", "53", "57P", "58")
 _GENERATION = "credit_service_generation"
 _LEAST_GENERATION_SECONDS = 1.0
+# A batch of an ingestion takes seconds, and others may wait for a turn of such.
+_INGESTION_PATIENCE_SECONDS = 30.0
+_LOOK_SECONDS = 0.25
+
+_Slots = queue.SimpleQueue[None]
 
 _log = structlog.get_logger(__name__)
 
@@ -54,8 +59,23 @@ class LostRaceError(Exception):
     """Another transaction changed what this one had read. Only `Database.retry` sees it."""
 
 
+def write_share(pool_size: int) -> int:
+    """How many connections of a pool calls that write may use at once: five sixths."""
+    return max(1, pool_size - max(1, pool_size // 6))
+
+
+def _ingestion_share(pool_size: int) -> int:
+    """How many of them ingestions may use: half of the pool."""
+    return max(1, pool_size // 2)
+
+
 class Database:
-    """A pool of connections to PostgreSQL. Safe to share between threads, not between processes."""
+    """A pool of connections to PostgreSQL. Safe to share between threads, not between processes.
+
+    Writes may wait for rows that others have locked, and keep their connections meanwhile. So that
+    some are left for reads, calls that write use at most five sixths of the connections, and
+    ingestions at most half. Work outside of calls has no such limit.
+    """
 
     def __init__(
         self,
@@ -102,9 +122,15 @@ class Database:
         self._pool_size = pool_size
         self._pool_timeout_seconds = pool_timeout_seconds
         # One for each connection: the pool's own wait knows no deadline.
-        self._slots: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(pool_size):
-            self._slots.put(None)
+        self._slots = _make_slots(pool_size)
+        writes = _make_slots(write_share(pool_size))
+        ingestions = _make_slots(_ingestion_share(pool_size))
+        # What work of each kind needs one of, in the order in which it is taken.
+        self._needs: dict[Kind, Sequence[_Slots]] = {
+            "read": (self._slots,),
+            "write": (writes, self._slots),
+            "ingestion": (ingestions, writes, self._slots),
+        }
         self._transactional = self._make_transactional(pooler)
         # Connections that are as new, each with its generation, at hand for the next call, the last
         # one used first. Giving one back to the pool and taking it out again costs half of what a
@@ -147,6 +173,7 @@ class Database:
 
         Raises:
             Unavailable: the database is out of reach, or no connection became free in time.
+            Overloaded: OVERLOADED, calls of the same kind used all connections that they may.
             RetryLater: a row stayed locked by another call for too long.
             LostRaceError: serialization failure or deadlock.
             WorkStoppedError: nobody waits for the current work any more.
@@ -178,7 +205,7 @@ class Database:
         """A connection on which every statement is a transaction of its own, for the current work,
         which may stop what runs on it."""
         work = current_work.get()
-        self._await_slot(work)
+        slots = self._await_slots(work)
         connection: Connection | None = None
         try:
             generation, connection = self._take()
@@ -202,7 +229,7 @@ class Database:
             else:
                 self._kept.append((generation, connection))
         finally:
-            self._slots.put(None)
+            _give_back(slots)
 
     def _take(self) -> tuple[int, Connection]:
         """A connection at hand, or else one from the pool, with its generation."""
@@ -252,21 +279,29 @@ class Database:
     @contextmanager
     def _slot(self) -> Iterator[Work | None]:
         work = current_work.get()
-        self._await_slot(work)
+        slots = self._await_slots(work)
         try:
             yield work
         finally:
-            self._slots.put(None)
+            _give_back(slots)
 
-    def _await_slot(self, work: Work | None) -> None:
-        """Wait for a connection to be free, no longer than the work's deadline allows."""
+    def _await_slots(self, work: Work | None) -> Sequence[_Slots]:
+        """Wait for a connection that work of this kind may use, no longer than the work's deadline
+        allows. What is returned is for `_give_back`."""
+        needs = self._needs["read" if work is None else work.kind]
         timeout_seconds = self._pool_timeout_seconds
         if work is not None:
+            if work.kind == "ingestion":
+                timeout_seconds = max(timeout_seconds, _INGESTION_PATIENCE_SECONDS)
             timeout_seconds = min(timeout_seconds, work.remaining_seconds())
-        try:
-            self._slots.get(timeout=timeout_seconds)
-        except queue.Empty:
-            raise _unavailable("No database connection became free in time.") from None
+        until = time.monotonic() + timeout_seconds
+        for place, slots in enumerate(needs):
+            try:
+                _take_slot(slots, work, until, is_share=slots is not self._slots)
+            except BaseException:
+                _give_back(needs[:place])
+                raise
+        return needs
 
     def retry(self, work: Callable[[int], T]) -> T:
         """Run `work(attempt)`, attempt counting from 0, again while it loses races.
@@ -286,6 +321,34 @@ class Database:
             "Other calls kept changing this customer; send the same request again.",
             retry_after_seconds=0.2,
         )
+
+
+def _make_slots(count: int) -> _Slots:
+    slots: _Slots = queue.SimpleQueue()
+    for _ in range(count):
+        slots.put(None)
+    return slots
+
+
+def _take_slot(slots: _Slots, work: Work | None, until: float, *, is_share: bool) -> None:
+    """Take one, waiting until that time, in seconds of time.monotonic(), at most. Raises
+    Unavailable, Overloaded, WorkStoppedError."""
+    while True:
+        left_seconds = max(0.0, until - time.monotonic())
+        try:
+            slots.get(timeout=min(left_seconds, _LOOK_SECONDS))
+        except queue.Empty:
+            if work is not None and work.stopped:
+                raise WorkStoppedError from None
+            if left_seconds <= _LOOK_SECONDS:
+                raise _no_connection(is_share=is_share) from None
+        else:
+            return
+
+
+def _give_back(slots: Sequence[_Slots]) -> None:
+    for each in slots:
+        each.put(None)
 
 
 def _close_for_good(connection: Connection) -> None:
@@ -337,11 +400,7 @@ def _meaning_of_driver_error(error: psycopg.Error) -> Exception:
     if state in _TRANSIENT:
         return LostRaceError(state)
     if state == _LOCK_NOT_AVAILABLE:
-        return RetryLater(
-            "REQUEST_IN_PROGRESS",
-            "Another call is still working on this; send the same request again.",
-            retry_after_seconds=0.5,
-        )
+        return in_progress()
     if state == _QUERY_CANCELED:
         return _unavailable("The database took too long to answer.")
     if state == _READ_ONLY:
@@ -355,6 +414,27 @@ def _meaning_of_driver_error(error: psycopg.Error) -> Exception:
             return _unavailable(f"A pooler refuses the connection's settings: {POOLER_ADVICE}.")
         return _unavailable("The database is out of reach.")
     return error
+
+
+def in_progress() -> RetryLater:
+    """The refusal of a call that has waited for another one for too long."""
+    return RetryLater(
+        "REQUEST_IN_PROGRESS",
+        "Another call is still working on this; send the same request again.",
+        retry_after_seconds=0.5,
+    )
+
+
+def _no_connection(*, is_share: bool) -> Unavailable | Overloaded:
+    """The refusal of work for which no connection became free in time; `is_share` tells that there
+    may be some, and not for work of this kind."""
+    if is_share:
+        return Overloaded(
+            "OVERLOADED",
+            "The server has as many calls of this kind as it can hold; come again shortly.",
+            retry_after_seconds=0.5,
+        )
+    return _unavailable("No database connection became free in time.")
 
 
 def _unavailable(message: str) -> Unavailable:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Literal
 
 import psycopg
 import structlog
@@ -18,6 +19,10 @@ _CANCEL_TIMEOUT_SECONDS = 2.0
 _log = structlog.get_logger(__name__)
 
 
+Kind = Literal["read", "write", "ingestion"]
+"""Which connections work may use: see `Database`."""
+
+
 class WorkStoppedError(Exception):
     """Nobody waits for this work any more; it was not begun."""
 
@@ -25,11 +30,12 @@ class WorkStoppedError(Exception):
 class Work:
     """What one caller has the database do. Used by one thread, stopped by any."""
 
-    __slots__ = ("_connection", "_lock", "deadline", "stopped")
+    __slots__ = ("_connection", "_lock", "deadline", "kind", "stopped")
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, kind: Kind = "read") -> None:
         """`deadline` is in seconds of time.monotonic(); it may be infinite."""
         self.deadline = deadline
+        self.kind = kind
         self.stopped = False
         self._connection: psycopg.Connection | None = None
         self._lock = threading.Lock()

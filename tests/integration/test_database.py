@@ -2,17 +2,19 @@
 
 import gc
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import psycopg
 import pytest
 
-from credit_service.domain.errors import Unavailable
+from credit_service.domain.errors import Overloaded, Unavailable
 from credit_service.storage import schema
 from credit_service.storage.database import Database
 from credit_service.storage.statements import Statement
-from credit_service.storage.work import Work, WorkStoppedError, current_work
+from credit_service.storage.work import Kind, Work, WorkStoppedError, current_work
 from tests.integration.test_create_loan import in_parallel
 
 BACKEND = Statement("SELECT pg_backend_pid()")
@@ -162,3 +164,81 @@ def test_work_that_is_stopped_gives_its_connection_back(small: Database) -> None
         current_work.reset(token)
     stopper.join(20)
     assert backend(small)
+
+
+@contextmanager
+def working(kind: Kind, seconds: float = 60.0) -> Iterator[None]:
+    token = current_work.set(Work(time.monotonic() + seconds, kind))
+    try:
+        yield
+    finally:
+        current_work.reset(token)
+
+
+@contextmanager
+def using(database: Database, kind: Kind, count: int) -> Iterator[None]:
+    """So many connections are in use inside, by work of that kind."""
+    with ExitStack() as held:
+        held.enter_context(working(kind))
+        for _ in range(count):
+            held.enter_context(database.transaction())
+        yield
+
+
+def is_lent(database: Database, kind: Kind) -> bool:
+    """Whether work of that kind gets a connection."""
+    try:
+        with working(kind, 0.1), database.autocommit():
+            return True
+    except (Unavailable, Overloaded) as error:
+        reason = error.reason
+    in_use, size = database.pool_use()
+    assert reason == ("OVERLOADED" if in_use < size else "DATABASE_UNAVAILABLE")
+    return False
+
+
+def test_writes_and_ingestions_leave_connections_to_others(database: Database) -> None:
+    with using(database, "ingestion", 6):
+        assert not is_lent(database, "ingestion")
+        with using(database, "write", 4):
+            assert not is_lent(database, "write")
+            assert is_lent(database, "read")
+        assert is_lent(database, "write")
+    with using(database, "write", 10):
+        assert not is_lent(database, "ingestion")
+        assert is_lent(database, "read")
+    with using(database, "read", 12):
+        assert not is_lent(database, "ingestion")
+    # What was waited for in vain was given back.
+    assert database.pool_use()[0] == 0
+    with using(database, "ingestion", 6), using(database, "write", 4), using(database, "read", 2):
+        assert not is_lent(database, "read")
+
+
+@pytest.mark.parametrize("kind", ["read", "write", "ingestion"])
+def test_the_smallest_pool_serves_every_kind(database_url: str, kind: Kind) -> None:
+    for size in (1, 2, 3):
+        database = Database(database_url, pool_size=size)
+        assert is_lent(database, kind)
+        database.dispose()
+
+
+def test_an_ingestion_waits_for_longer_than_a_call_but_not_once_it_is_stopped(
+    small: Database,
+) -> None:
+    """`small` has a single connection for ingestions, and waits for half a second."""
+    work = Work(float("inf"), "ingestion")
+    ended = threading.Event()
+
+    def wait() -> None:
+        current_work.set(work)
+        with pytest.raises(WorkStoppedError), small.autocommit():
+            pass
+        ended.set()
+
+    with using(small, "ingestion", 1):
+        waiter = threading.Thread(target=wait, daemon=True)
+        waiter.start()
+        assert not ended.wait(1.0)
+        work.stop()
+        assert ended.wait(20)

@@ -135,7 +135,7 @@ class TestCallsWithoutAMessage:
             for _ in range(32):
                 careless.begin(READ, mine)
             eventually(lambda: edge.awaiting_messages == 32)
-            assert edge._pool.busy + edge._pool.waiting == 0
+            assert edge._reads.pool.busy + edge._reads.pool.waiting == 0
             for _ in range(3):
                 read(server, "ordinary", timeout=20)
             refusal = refused(lambda: read(server, "careless"))
@@ -229,14 +229,14 @@ def test_strangers_are_refused_before_their_message_is_awaited(server: Edge) -> 
 def test_one_principal_never_has_all_threads(
     server: Edge, settings: Settings, database: Database, database_url: str
 ) -> None:
-    customer_id = portfolio.a_good_customer(database, MOMENT)
+    customer_ids = [portfolio.a_good_customer(database, MOMENT) for _ in range(20)]
     read(server, "ordinary")
-    with locked(database_url, customer_id) as waiting:
+    with locked(database_url, *customer_ids) as waiting:
         bookings: list[Any] = [
             server.credit.CreateLoan.future(
-                loan_request(customer_id), timeout=20, metadata=bearer("careless")
+                loan_request(each), timeout=20, metadata=bearer("careless")
             )
-            for _ in range(20)
+            for each in customer_ids
         ]
         eventually(lambda: waiting() == settings.max_calls_at_work_per_principal)
         for _ in range(3):

@@ -128,9 +128,9 @@ class ObservedDatabase(Database):
 
     asked = 0
 
-    def _await_slot(self, work: Any) -> None:
+    def _await_slots(self, work: Any) -> Any:
         self.asked += 1
-        super()._await_slot(work)
+        return super()._await_slots(work)
 
 
 @pytest.fixture

@@ -221,11 +221,13 @@ def loan_request(customer_id: int) -> pb.CreateLoanRequest:
 
 
 @contextmanager
-def locked(database_url: str, customer_id: int) -> Iterator[Callable[[], int]]:
-    """Holds a customer's row, so that a booking must wait; tells how many statements do wait."""
+def locked(database_url: str, *customer_ids: int) -> Iterator[Callable[[], int]]:
+    """Holds customers' rows, so that bookings must wait; tells how many statements do wait."""
     url = database_url.replace("+psycopg", "", 1)
     with psycopg.connect(url) as holder, psycopg.connect(url, autocommit=True) as observer:
-        holder.execute("SELECT 1 FROM customers WHERE customer_id = %s FOR UPDATE", [customer_id])
+        holder.execute(
+            "SELECT 1 FROM customers WHERE customer_id = ANY(%s) FOR UPDATE", [list(customer_ids)]
+        )
 
         def waiting() -> int:
             (count,) = observer.execute(
@@ -240,10 +242,10 @@ def locked(database_url: str, customer_id: int) -> Iterator[Callable[[], int]]:
 def test_a_cancelled_call_stops_its_statement(
     server: Edge, database: Database, database_url: str
 ) -> None:
-    customer_id = portfolio.a_good_customer(database, MOMENT)
-    with locked(database_url, customer_id) as waiting:
+    customer_ids = [portfolio.a_good_customer(database, MOMENT) for _ in range(4)]
+    with locked(database_url, *customer_ids) as waiting:
         calls: list[Any] = [
-            server.credit.CreateLoan.future(loan_request(customer_id), timeout=30) for _ in range(4)
+            server.credit.CreateLoan.future(loan_request(each), timeout=30) for each in customer_ids
         ]
         eventually(lambda: waiting() == 4)
         begun = time.monotonic()
@@ -253,8 +255,9 @@ def test_a_cancelled_call_stops_its_statement(
         eventually(lambda: database.pool_use()[0] == 0)
         # The lock timeout would end them after three seconds.
         assert time.monotonic() - begun < 1.5
-    listed = server.credit.ListLoans(pb.ListLoansRequest(customer_id=customer_id), timeout=5)
-    assert not [loan for loan in listed.loans if loan.loan_id >= 1_000_000]
+    for customer_id in customer_ids:
+        listed = server.credit.ListLoans(pb.ListLoansRequest(customer_id=customer_id), timeout=5)
+        assert not [loan for loan in listed.loans if loan.loan_id >= 1_000_000]
 
 
 def test_a_statement_ends_with_the_caller_s_deadline(

@@ -163,12 +163,16 @@ def test_answers_that_come_too_late_are_no_success(
 
 
 def test_what_the_server_is_at_is_shown_while_it_runs(server: Edge) -> None:
-    def value(name: str) -> float | None:
-        return metrics.REGISTRY.get_sample_value(name)
+    def value(name: str, kind: str | None = None) -> float | None:
+        labels = None if kind is None else {"kind": kind}
+        return metrics.REGISTRY.get_sample_value(name, labels)
 
     eventually(lambda: value("credit_server_ready") == 1)
-    assert value("credit_server_threads") == 12
-    assert value("credit_server_calls_waiting_limit") == Settings().max_concurrent_calls - 12
+    for kind in ("read", "write"):
+        assert value("credit_server_threads", kind) == 12
+        limit = value("credit_server_calls_waiting_limit", kind)
+        assert limit == Settings().max_concurrent_calls - 12
+    assert value("credit_server_calls_awaiting_turn") == 0
     assert value("credit_server_streams_limit") == 8 + 2  # kept for ingestions
     assert value("credit_database_pool_size") == 12
 

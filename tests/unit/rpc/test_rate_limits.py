@@ -224,6 +224,17 @@ def test_a_queue_that_outgrew_its_place_is_kept_short() -> None:
     assert not shedder.sheds(1000.3)
 
 
+def test_some_waits_are_too_long_also_without_a_crowd() -> None:
+    servers = Servers()
+    shedder = LoadShedder(
+        servers, max_waiting=100, max_wait_seconds=0.002, longest_wait_seconds=3.0
+    )
+    servers.waited = 2.9
+    assert not shedder.too_late()
+    servers.waited = 3.1
+    assert shedder.too_late()
+
+
 def test_calls_may_queue_again_when_few_of_a_second_were_refused() -> None:
     servers = Servers()
     shedder = LoadShedder(servers, max_waiting=100, max_wait_seconds=0.002)

@@ -1,0 +1,152 @@
+"""Calls that wait for locked customers leave threads and connections to all others."""
+
+from collections.abc import Iterator
+from time import monotonic as _now
+from typing import Any
+
+import grpc
+import pytest
+
+from credit_service.settings import Settings
+from credit_service.storage.database import Database, write_share
+from credit_service.v1 import credit_service_pb2 as pb
+from tests.integration import portfolio
+from tests.integration.conftest import Edge, refusal_of
+from tests.integration.test_limits import MOMENT, eventually, loan_request, locked
+
+BOOKERS = 20
+PATIENCE_SECONDS = 60.0
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    opened = Database(
+        database_url,
+        lock_timeout_seconds=PATIENCE_SECONDS,
+        statement_timeout_seconds=PATIENCE_SECONDS,
+        pool_timeout_seconds=PATIENCE_SECONDS,
+    )
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"lock_timeout_seconds": PATIENCE_SECONDS})
+
+
+def book(server: Edge, customer_id: int) -> Any:
+    return server.credit.CreateLoan.future(loan_request(customer_id), timeout=PATIENCE_SECONDS)
+
+
+def read(server: Edge, customer_id: int) -> None:
+    found = server.credit.ListLoans(pb.ListLoansRequest(customer_id=customer_id), timeout=20)
+    assert len(found.loans) >= 0
+
+
+def test_bookers_of_a_locked_customer_wait_without_thread_and_connection(
+    server: Edge, database: Database, database_url: str
+) -> None:
+    customer_id, other_id = (portfolio.a_good_customer(database, MOMENT) for _ in range(2))
+    edge = server.server
+    with locked(database_url, customer_id) as waiting:
+        bookings = [book(server, customer_id) for _ in range(BOOKERS)]
+        eventually(lambda: waiting() + edge._pipeline.awaiting_turns == BOOKERS)
+        assert waiting() == 1
+        assert database.pool_use()[0] == edge._write_pool.busy == 1
+        assert edge._pool.busy == 0
+        for _ in range(5):
+            read(server, customer_id)
+        assert book(server, other_id).result().approved
+        assert not any(each.done() for each in bookings)
+    assert all(each.result().decision_id for each in bookings)
+    eventually(lambda: edge._pipeline._customers._lines == {})
+
+
+def test_bookers_of_many_locked_customers_leave_some_to_reads(
+    server: Edge, database: Database, database_url: str
+) -> None:
+    customer_ids = [portfolio.a_good_customer(database, MOMENT) for _ in range(BOOKERS)]
+    edge = server.server
+    pool_size = database.pool_use()[1]
+    most = write_share(pool_size)
+    with locked(database_url, *customer_ids) as waiting:
+        bookings = [book(server, each) for each in customer_ids]
+        eventually(lambda: waiting() == most)
+        eventually(lambda: edge._write_pool.busy + edge._write_pool.waiting == BOOKERS)
+        assert waiting() == most < pool_size
+        assert edge._pool.busy == 0
+        for _ in range(5):
+            read(server, customer_ids[0])
+        assert waiting() == most
+    assert all(each.result().decision_id for each in bookings)
+
+
+class TestPatience:
+    """Of the calls that wait for a turn."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"lock_timeout_seconds": 0.5})
+
+    def test_who_waits_too_long_is_asked_to_come_again(
+        self, server: Edge, database: Database, database_url: str
+    ) -> None:
+        customer_id = portfolio.a_good_customer(database, MOMENT)
+        with locked(database_url, customer_id):
+            first, *others = [book(server, customer_id) for _ in range(BOOKERS)]
+            for each in others:
+                refusal = refusal_of(each.exception())
+                assert (refusal.code, refusal.reason) == (
+                    grpc.StatusCode.ABORTED,
+                    "REQUEST_IN_PROGRESS",
+                )
+                assert refusal.details["RetryInfo"].retry_delay.ToMilliseconds() == 500
+            assert not first.done()
+        assert first.result().decision_id
+
+    def test_who_goes_leaves_the_line(
+        self, server: Edge, database: Database, database_url: str
+    ) -> None:
+        customer_id = portfolio.a_good_customer(database, MOMENT)
+        edge = server.server._pipeline
+        edge._customers._max_wait_seconds = PATIENCE_SECONDS
+        with locked(database_url, customer_id) as waiting:
+            bookings = [book(server, customer_id) for _ in range(BOOKERS)]
+            eventually(lambda: waiting() + edge.awaiting_turns == BOOKERS)
+            for each in bookings[1:]:
+                each.cancel()
+            eventually(lambda: edge.awaiting_turns == 0)
+            assert waiting() == 1
+        assert bookings[0].result().decision_id
+
+    def test_who_waits_too_long_for_a_thread_is_told_of_the_overload(
+        self, server: Edge, database: Database, database_url: str
+    ) -> None:
+        customer_ids = [portfolio.a_good_customer(database, MOMENT) for _ in range(BOOKERS)]
+        edge = server.server
+        with locked(database_url, *customer_ids) as waiting:
+            bookings = [book(server, each) for each in customer_ids]
+            eventually(lambda: waiting() == write_share(database.pool_use()[1]))
+            eventually(lambda: edge._write_pool.busy + edge._write_pool.waiting == BOOKERS)
+            eventually(lambda: edge._write_pool.longest_wait_seconds(_now()) > 0.6)
+        errors = [each.exception() for each in bookings]
+        refusals = [refusal_of(each) for each in errors if each is not None]
+        assert len(refusals) == BOOKERS - edge._write_pool.threads
+        assert {each.reason for each in refusals} == {"OVERLOADED"}
+        assert all("RetryInfo" in each.details for each in refusals)
+
+
+def test_only_so_many_wait_for_one_customer(
+    server: Edge, database: Database, database_url: str
+) -> None:
+    customer_id = portfolio.a_good_customer(database, MOMENT)
+    turns = server.server._pipeline._customers
+    turns._max_line = 3
+    with locked(database_url, customer_id) as waiting:
+        bookings = [book(server, customer_id) for _ in range(BOOKERS)]
+        eventually(lambda: sum(each.done() for each in bookings) == BOOKERS - 4)
+        assert (waiting(), turns.waiting) == (1, 3)
+        refused = [refusal_of(each.exception()) for each in bookings if each.done()]
+        assert {each.reason for each in refused} == {"REQUEST_IN_PROGRESS"}
+    assert sum(each.exception() is None for each in bookings) == 4
