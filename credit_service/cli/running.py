@@ -29,11 +29,13 @@ from credit_service.cli.output import (
     paste,
     print_json,
 )
-from credit_service.embedded import EmbeddedStack, StackUrls
+from credit_service.embedded import EmbeddedStack, StackError, StackUrls
 from credit_service.rpc import supervisor
 from credit_service.rpc.address import Address
 from credit_service.rpc.supervisor import (
-    ServersFailedError,
+    MAX_QUICK_DEATHS,
+    QUICK_SECONDS,
+    Backoff,
     ServersMisconfiguredError,
     Supervisor,
     environment_of,
@@ -44,9 +46,6 @@ from credit_service.storage import migrate as migrations
 from credit_service.v1 import credit_service_pb2
 
 _LOOK_SECONDS = 0.2
-_QUICK_SECONDS = 30.0
-_MAX_QUICK_DEATHS = 8
-_MAX_PAUSE_SECONDS = 8.0
 _WORKER_STOP_SECONDS = 30.0
 _CONSOLE_START_SECONDS = 20.0
 _MISCONFIGURED = 2
@@ -92,6 +91,8 @@ def ensure_one_database(settings: Settings, data_dir: Path | None) -> None:
 def up(settings: Settings, *, ready_file: Path | None, console: bool) -> int:
     """Run everything until SIGINT or SIGTERM, then stop it in order: console, server, worker,
     databases.
+
+    What dies after the start is started again; nothing else ends for it.
 
     Raises StackError, AddressRefusedError, ServersFailedError.
     """
@@ -157,6 +158,8 @@ class _Everything:
     def __init__(self, settings: Settings, running: ExitStack, *, console: bool) -> None:
         """Start it all; `running` stops it."""
         self.stack: EmbeddedStack | None = None
+        self._backoff = Backoff()
+        self._next_revival = 0.0
         if settings.database_url is None or settings.redis_url is None:
             note("Starting the embedded servers …")
             self.stack = running.enter_context(
@@ -220,17 +223,31 @@ class _Everything:
         return str(self._servers.address)
 
     def look(self) -> None:
-        """Start again what died. Raises ServersFailedError, StackError when that does not help."""
-        self._servers.wait(0)
+        """Start again what died; what lives goes on meanwhile, however often that fails.
+
+        Raises:
+            ServersMisconfiguredError: the worker refused its settings when it first started.
+        """
         self.worker.look()
         if self._console is not None:
             try:
                 self._console.look()
-            except ServersFailedError as failure:
+            except ServersMisconfiguredError as failure:
                 note(f"{failure}.")
                 self._give_up_console()
-        for name in self.stack.revive() if self.stack is not None else ():
-            note(f"{name} had died and was started again.")
+        if self.stack is not None and time.monotonic() >= self._next_revival:
+            self._revive(self.stack)
+
+    def _revive(self, stack: EmbeddedStack) -> None:
+        started = time.monotonic()
+        try:
+            for name in stack.revive():
+                note(f"{name} had died and was started again.")
+            self._backoff = Backoff()
+        except StackError as failure:
+            pause_seconds = self._backoff.pause_seconds(time.monotonic() - started)
+            self._next_revival = time.monotonic() + pause_seconds
+            note(f"{failure}\nIt is tried again in {pause_seconds:g} s; all else runs on.")
 
 
 def _say_what_runs(everything: _Everything) -> None:
@@ -366,7 +383,8 @@ class _Child:
         self._module = module
         self._environment = environment
         self._process: _Process | None = None
-        self._quick_deaths = 0
+        self._backoff = Backoff()
+        self._deaths = 0
         self._started = self._next_start = 0.0
 
     @property
@@ -382,25 +400,37 @@ class _Child:
         return "" if self._process is None else self._process.await_word(timeout_seconds)
 
     def look(self) -> None:
-        """Start it again if it died. Raises ServersFailedError when it keeps dying."""
+        """Start it again if it died, after a pause that grows while it keeps dying.
+
+        Raises:
+            ServersMisconfiguredError: it refused its settings when it first started.
+        """
         if self._process is None:
             if time.monotonic() >= self._next_start:
-                self.start()
+                try:
+                    self.start()
+                except OSError as error:
+                    # Such as no memory, or too many processes, at this moment.
+                    self._note_death(error.strerror or "that it cannot be started")
             return
         status = self._process.poll()
         if status is None:
             return
         self._process.close()
         self._process = None
-        if status == _MISCONFIGURED:
+        is_new = self._deaths == 0 and time.monotonic() - self._started < QUICK_SECONDS
+        if status == _MISCONFIGURED and is_new:
             raise ServersMisconfiguredError(f"{self._name} refused its settings")
-        quick = time.monotonic() - self._started < _QUICK_SECONDS
-        self._quick_deaths = self._quick_deaths + 1 if quick else 1
-        if self._quick_deaths >= _MAX_QUICK_DEATHS:
-            raise ServersFailedError(f"{self._name} keeps dying; see its log")
-        pause_seconds = min(_MAX_PAUSE_SECONDS, 0.2 * 2 ** (self._quick_deaths - 1))
+        self._note_death(f"status {status}")
+
+    def _note_death(self, how: str) -> None:
+        self._deaths += 1
+        pause_seconds = self._backoff.pause_seconds(time.monotonic() - self._started)
         self._next_start = time.monotonic() + pause_seconds
-        note(f"{self._name} ended with status {status}; it starts again in {pause_seconds:g} s.")
+        note(f"{self._name} ended with {how}; it starts again in {pause_seconds:g} s.")
+        deaths = self._backoff.quick_deaths
+        if deaths >= MAX_QUICK_DEATHS:
+            note(f"{self._name} keeps dying, {deaths} times so far; its log says why.")
 
     def stop(self) -> None:
         if self._process is not None:

@@ -27,10 +27,11 @@ from credit_service.settings import Settings
 from credit_service.termination import LOOK_SECONDS, Termination
 
 MAX_QUICK_DEATHS = 8
-"""Deaths in a row, each soon after its start, after which all is given up."""
+"""Deaths in a row, each soon after its start, after which servers that never served are given up.
+What has served is started again for as long as the others run."""
+QUICK_SECONDS = 30.0
+MAX_PAUSE_SECONDS = 30.0
 
-_QUICK_SECONDS = 30.0
-_MAX_PAUSE_SECONDS = 8.0
 _START_TIMEOUT_SECONDS = 60.0
 _STOP_SLACK_SECONDS = 5.0
 _LOOK_SECONDS = 0.05
@@ -40,11 +41,26 @@ _log = structlog.get_logger(__name__)
 
 
 class ServersFailedError(RuntimeError):
-    """The serving processes do not start, or keep dying."""
+    """The serving processes do not start."""
 
 
 class ServersMisconfiguredError(ServersFailedError):
     """A serving process refused its settings. It has printed why."""
+
+
+class Backoff:
+    """How long to wait before what died is started again: ever longer, from the start once more
+    after a long life."""
+
+    def __init__(self) -> None:
+        self.quick_deaths = 0
+        """Deaths in a row, each soon after the start."""
+
+    def pause_seconds(self, lived_seconds: float) -> float:
+        """The pause after a death."""
+        self.quick_deaths = self.quick_deaths + 1 if lived_seconds < QUICK_SECONDS else 1
+        # Doublings are bounded too: a float has no room for a thousand of them.
+        return min(MAX_PAUSE_SECONDS, 0.1 * 2.0 ** min(self.quick_deaths - 1, 16))
 
 
 class _Server:
@@ -53,17 +69,18 @@ class _Server:
     def __init__(self, number: int, environment: dict[str, str]) -> None:
         self.number = number
         self._environment = environment
-        self._quick_deaths = 0
+        self._backoff = Backoff()
         self._next_start = 0.0
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._has_served = False
         self.serving = False
 
     def look(self) -> None:
         """Start it, note that it serves, or note that it died; never waits.
 
         Raises:
-            ServersFailedError: it is of no use to start it again.
+            ServersFailedError: it has never served, and it is of no use to start it again.
         """
         if self._process is None:
             if time.monotonic() >= self._next_start:
@@ -80,6 +97,7 @@ class _Server:
         elif not self.serving and self._control is not None:
             with suppress(BlockingIOError):
                 self.serving = bool(self._control.recv(64))
+                self._has_served |= self.serving
 
     def _start(self) -> None:
         self._started = time.monotonic()
@@ -107,17 +125,20 @@ class _Server:
     def _note_death(self, pid: int, status: int) -> None:
         self.forget()
         metrics.server_deaths.inc()
-        if pid and status == _MISCONFIGURED:
+        if pid and status == _MISCONFIGURED and not self._has_served:
             raise ServersMisconfiguredError("a serving process refused its settings")
-        quick = time.monotonic() - self._started < _QUICK_SECONDS
-        self._quick_deaths = self._quick_deaths + 1 if quick else 1
-        if self._quick_deaths >= MAX_QUICK_DEATHS:
+        pause = self._backoff.pause_seconds(time.monotonic() - self._started)
+        deaths = self._backoff.quick_deaths
+        if deaths >= MAX_QUICK_DEATHS and not self._has_served:
             raise ServersFailedError("a serving process keeps dying; its log says why")
-        # At once after a long life, then ever later.
-        pause = min(_MAX_PAUSE_SECONDS, 0.1 * 2 ** (self._quick_deaths - 1))
         self._next_start = time.monotonic() + pause
         _log.error(
-            "server_died", number=self.number, pid=pid, status=status, restart_in_seconds=pause
+            "server_died",
+            number=self.number,
+            pid=pid,
+            status=status,
+            quick_deaths_in_a_row=deaths,
+            restart_in_seconds=pause,
         )
 
     def ask_to_stop(self) -> None:
@@ -191,16 +212,6 @@ class Supervisor:
                 raise failure
             time.sleep(_LOOK_SECONDS)
 
-    def wait(self, timeout_seconds: float) -> None:
-        """Let the servers serve for so long.
-
-        Raises:
-            ServersFailedError: they keep dying.
-        """
-        self._stopping.wait(timeout_seconds)
-        if self._failure is not None:
-            raise self._failure
-
     def stop(self) -> None:
         """Let calls under way end, then end the servers. Harmless when done twice."""
         self._stopping.set()
@@ -264,7 +275,7 @@ def run(settings: Settings, announce: Callable[[Address], None]) -> None:
 
     Raises:
         AddressRefusedError: the address cannot be served.
-        ServersFailedError: the servers do not start, or keep dying.
+        ServersFailedError: the servers do not start.
     """
     termination = Termination()
     supervisor = Supervisor(settings)
@@ -272,7 +283,6 @@ def run(settings: Settings, announce: Callable[[Address], None]) -> None:
         supervisor.start()
         announce(supervisor.address)
         while not termination.told:
-            supervisor.wait(0)
             time.sleep(LOOK_SECONDS)
     finally:
         supervisor.stop()

@@ -28,7 +28,12 @@ from credit_service.clock import Clock
 from credit_service.domain.errors import Unavailable
 from credit_service.rpc.address import AddressRefusedError, parse_address
 from credit_service.rpc.server import MAX_MESSAGE_BYTES, CreditServer
-from credit_service.rpc.supervisor import ServersFailedError, Supervisor, environment_of
+from credit_service.rpc.supervisor import (
+    MAX_QUICK_DEATHS,
+    ServersFailedError,
+    Supervisor,
+    environment_of,
+)
 from credit_service.settings import Settings
 from credit_service.storage import migrate, schema
 from credit_service.storage.customers import CustomersPage
@@ -754,6 +759,30 @@ def test_a_process_that_cannot_be_started_now_is_started_later(
         assert len(running.pids) == settings.processes
     finally:
         running.stop()
+
+
+def test_a_process_that_keeps_dying_is_started_again_and_takes_nothing_with_it(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, doomed = subprocess.Popen, list(range(MAX_QUICK_DEATHS + 2))
+
+    def popen(arguments: list[str], **options: Any) -> Any:
+        # One of them refuses its settings, such as a certificate that was replaced by a bad one.
+        status = 2 if len(doomed) == MAX_QUICK_DEATHS else 1
+        if doomed:
+            doomed.pop()
+            arguments = [sys.executable, "-c", f"raise SystemExit({status})"]
+        return start(arguments, **options)
+
+    monkeypatch.setattr("credit_service.rpc.supervisor.subprocess.Popen", popen)
+    monkeypatch.setattr("credit_service.rpc.supervisor.MAX_PAUSE_SECONDS", 0.01)
+    dying, living = supervisor.pids
+    os.kill(dying, signal.SIGKILL)
+    eventually(lambda: not doomed, timeout_seconds=60)
+    assert living in supervisor.pids
+    eventually(lambda: len(set(supervisor.pids) - {dying}) == 2, timeout_seconds=30)
+    target = str(supervisor.address)
+    eventually(lambda: all(answers(target) for _ in range(8)), timeout_seconds=30)
 
 
 def test_a_process_that_cannot_start_is_told(settings: Settings) -> None:
