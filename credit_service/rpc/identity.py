@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import structlog
@@ -30,7 +30,6 @@ from credit_service.domain.errors import CreditError
 from credit_service.domain.principals import ANONYMOUS as ANONYMOUS_NAME
 from credit_service.rpc.address import MisconfiguredError
 from credit_service.rpc.errors import PermissionDenied, Unauthenticated
-from credit_service.rpc.reception import Incoming
 from credit_service.rpc.reloading import Reloaded, json_files, read_bounded
 from credit_service.settings import Settings
 from credit_service.v1 import options_pb2
@@ -84,6 +83,18 @@ ANONYMOUS = Principal(ANONYMOUS_NAME, SCOPES)
 """Whoever calls a server that asks nobody for credentials."""
 
 
+class Headers(Protocol):
+    """What is known of a call before its message has arrived."""
+
+    @property
+    def metadata(self) -> Any:
+        """Its metadata: pairs of a key and a value."""
+
+    @property
+    def context(self) -> grpc.ServicerContext:
+        """A context of the call, which knows the certificate of the connection."""
+
+
 class Gatekeeper:
     """Says who makes a call and whether it may. Safe to share between threads."""
 
@@ -133,7 +144,7 @@ class Gatekeeper:
         self._refusals.note(method, denial, principal.name)
         raise denial
 
-    def recognize(self, method: str, call: Incoming) -> Principal | None:
+    def recognize(self, method: str, call: Headers) -> Principal | None:
         """The caller, where that takes next to no time: its token was verified before, or its
         certificate by TLS, and it may call the method. None where `admit` must find out, or refuse.
         """
