@@ -22,7 +22,7 @@ from credit_service.commands.recompute_scores import (
 from credit_service.commands.reconcile import reconcile
 from credit_service.commands.scorecards import decide_in_shadow
 from credit_service.domain.positions import CreditPosition
-from credit_service.ingestion.streams import abandon_streams
+from credit_service.ingestion.streams import abandon_streams, forget_failed_streams
 from credit_service.ingestion.uploads import fail_upload, run_upload
 from credit_service.storage import event_stream, scorecards, scores, tasks
 from credit_service.storage.database import Database
@@ -30,6 +30,7 @@ from credit_service.storage.event_stream import PublishedEvent
 from workers.runner import Actor, Queue, Resources
 
 RECONCILE_SECONDS = 10.0
+FORGET_SECONDS = 3600.0
 """Pause between two samples of the reconciliation."""
 
 
@@ -241,9 +242,11 @@ class Timetable:
         self._clock = clock
         self._monotonic = monotonic
         self._next_reconciliation = monotonic() + RECONCILE_SECONDS
+        self._next_forgetting = monotonic()
 
     def step(self) -> bool:
-        """Ask for outdated scores to be refreshed and for samples; end abandoned streams."""
+        """Ask for outdated scores to be refreshed and for samples; end abandoned streams, and
+        forget those that can no longer be resumed."""
         moment = self._clock.moment()
         with self._database.autocommit() as connection:
             if scores.past_horizon(connection, today=moment.today, limit=1):
@@ -252,4 +255,7 @@ class Timetable:
                 self._next_reconciliation = self._monotonic() + RECONCILE_SECONDS
                 tasks.enqueue(connection, "reconcile", "sample", moment)
         abandon_streams(self._database, moment, self._stream_silence_seconds)
+        if self._monotonic() >= self._next_forgetting:
+            self._next_forgetting = self._monotonic() + FORGET_SECONDS
+            forget_failed_streams(self._database)
         return False

@@ -27,9 +27,9 @@ def begin_stream(
 ) -> Ingestion:
     """Create the ingestion, or go on with it under the same header; it may have ended.
 
-    One that failed because its client fell silent or could not read its source runs again. Rows are
-    judged by the day on which it was created, and give approved limits of at most
-    `max_limit_paise` as it was then, None for no ceiling.
+    One that failed because its client fell silent or could not read its source runs again, within
+    RESUMABLE_DAYS. Rows are judged by the day on which it was created, and give approved limits of
+    at most `max_limit_paise` as it was then, None for no ceiling.
 
     Raises:
         NotOwner: INGESTION_NOT_OWNED, another caller began it.
@@ -143,6 +143,17 @@ def abandon_streams(database: Database, moment: Moment, silence_seconds: float) 
             )
             batches.end(connection, ingestion, moment, error=(ingestions.ABANDONED, message))
     return len(found)
+
+
+def forget_failed_streams(database: Database) -> int:
+    """Delete what was kept to resume streams that failed RESUMABLE_DAYS ago or earlier; of how
+    many. Safe at once with others."""
+    count = 0
+    while True:
+        with database.transaction() as connection:
+            if not ingestions.forget_failed(connection):
+                return count
+        count += 1
 
 
 def leave_stream(database: Database, ingestion_id: UUID, moment: Moment) -> None:

@@ -31,6 +31,8 @@ ABANDONED = "ABANDONED"
 SOURCE_FAILED = "SOURCE_FAILED"
 RESUMABLE = (ABANDONED, SOURCE_FAILED)
 """Errors of streams that ended and can be resumed."""
+RESUMABLE_DAYS = 7
+"""A stream can be resumed for so long after its last activity. Then its keys are deleted."""
 
 CHUNK_BYTES = 1024**2
 """Uploaded files are stored in pieces of this size."""
@@ -213,7 +215,8 @@ _RESUME = text(
     UPDATE ingestions SET state = 'RUNNING', finished_at = NULL, error_code = NULL,
         error_message = NULL, customers_over_limit = NULL, last_activity_at = now()
     WHERE ingestion_id = :ingestion_id
-        AND (state = 'RUNNING' OR (state = 'FAILED' AND error_code = ANY(:resumable)))
+        AND (state = 'RUNNING' OR (state = 'FAILED' AND error_code = ANY(:resumable)
+            AND last_activity_at >= now() - make_interval(days => {RESUMABLE_DAYS})))
     RETURNING {_COLUMNS}
     """
 )
@@ -226,6 +229,26 @@ _LOCK_SILENT = text(
     """
 )
 _FORGET = text("DELETE FROM ingestion_keys WHERE ingestion_id = :ingestion_id")
+# The recursion goes through the index from one ingestion to the next, past millions of keys of one.
+# The lock keeps a stream from resuming in the same instant.
+_FORGET_FAILED = text(
+    f"""
+    WITH RECURSIVE known AS (
+        (SELECT ingestion_id FROM ingestion_keys ORDER BY ingestion_id LIMIT 1)
+        UNION ALL
+        SELECT (
+            SELECT k.ingestion_id FROM ingestion_keys k
+            WHERE k.ingestion_id > known.ingestion_id ORDER BY k.ingestion_id LIMIT 1
+        ) FROM known WHERE known.ingestion_id IS NOT NULL
+    ), failed AS (
+        SELECT i.ingestion_id FROM ingestions i
+        WHERE i.ingestion_id IN (SELECT ingestion_id FROM known) AND i.state = 'FAILED'
+            AND i.last_activity_at < now() - make_interval(days => {RESUMABLE_DAYS})
+        LIMIT 1 FOR UPDATE SKIP LOCKED
+    )
+    DELETE FROM ingestion_keys WHERE ingestion_id IN (SELECT ingestion_id FROM failed)
+    """
+)
 
 
 def create(
@@ -371,6 +394,12 @@ def end(
 def resume(connection: Connection, ingestion_id: UUID) -> Ingestion | None:
     """Go on with a stream that runs or can be resumed; None where it has ended for good."""
     return _one(connection, _RESUME, {"ingestion_id": ingestion_id, "resumable": list(RESUMABLE)})
+
+
+def forget_failed(connection: Connection) -> bool:
+    """Delete the keys of one stream that failed and can no longer be resumed; whether there was
+    one."""
+    return connection.execute(_FORGET_FAILED).rowcount > 0
 
 
 def lock_silent_streams(

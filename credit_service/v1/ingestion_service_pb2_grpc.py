@@ -121,9 +121,10 @@ class IngestionServiceServicer:
 
         A client that cannot read its source to the end says so by a `failure` as its last message: the
         ingestion ends as FAILED with SOURCE_FAILED, and the answer has its counts. A stream that breaks
-        off and is not resumed for 15 minutes ends as FAILED with ABANDONED. Either can be resumed: the
-        same header under the same ingestion_id makes it RUNNING again, and it goes on from
-        committed_offset. Rows before that stay as they were: to correct those, send them under a new id.
+        off and is not resumed for 15 minutes ends as FAILED with ABANDONED. Either can be resumed within
+        7 days of its last rows: the same header under the same ingestion_id makes it RUNNING again, and
+        it goes on from committed_offset. Rows before that stay as they were: to correct those, send them
+        under a new id.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): the header or a batch is malformed. (STREAM_ORDER_INVALID):
