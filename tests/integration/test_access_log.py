@@ -14,6 +14,8 @@ from pydantic import SecretStr
 
 from credit_service.settings import Settings
 from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import ingestion_pb2
+from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 from tests.integration import lending
 from tests.integration.conftest import Edge
 from tests.integration.test_identity_methods import ISSUER, KEY, bearing, token, write_keys
@@ -99,6 +101,14 @@ def test_streams_have_one_line_at_their_end(lines: Lines, server: Edge) -> None:
     assert line["ingestion_ids"] == [ingestion.ingestion_id]
     assert line["scope"] == "ingest"
     assert line["messages_received"] >= 2
+    # The answer names the ingestion as it is stored, however the caller wrote its id.
+    ingestion_id = str(uuid.uuid4())
+    header = ingestion_pb.IngestRowsHeader(
+        ingestion_id=ingestion_id.upper(), kind=ingestion_pb2.INGESTION_KIND_LOANS
+    )
+    server.ingestion.IngestRows(iter([ingestion_pb.IngestRowsRequest(header=header)]))
+    line = lines.of("credit_service.v1.IngestionService/IngestRows", 2)[-1]
+    assert ingestion_id in line["ingestion_ids"]
     watch: Any = server.credit.WatchCreditEvents(pb.WatchCreditEventsRequest())
     next(iter(watch))
     watch.cancel()

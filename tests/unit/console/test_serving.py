@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
@@ -212,6 +213,28 @@ def test_signing_out_ends_the_feeds_of_the_session(visitor: Visitor) -> None:
     lines = list(islice(iter(response.readline, b""), 500))
     assert len(lines) < 500  # it has come to its end
     listening.close()
+
+
+def test_the_feed_says_when_the_service_is_back() -> None:
+    is_down = threading.Event()
+    is_down.set()
+
+    def watch(request: pb.WatchCreditEventsRequest, context: grpc.ServicerContext) -> Iterator[Any]:
+        if is_down.is_set():
+            context.abort(grpc.StatusCode.UNAVAILABLE, "down")
+        yield from one_event_after_another(request, context)
+
+    with serving(WatchCreditEvents=watch) as address, console(address) as place:
+        _, headers, _ = ask(place, "/qa/login")
+        listening = http.client.HTTPConnection(place, timeout=30)
+        cookie = headers["set-cookie"].partition(";")[0]
+        listening.request("GET", "/qa/events", headers={"cookie": cookie})
+        lines = islice(iter(listening.getresponse().readline, b""), 500)
+        assert b"event: trouble\n" in lines
+        is_down.clear()
+        assert b"event: recovered\n" in lines
+        assert b"event: line\n" in lines
+        listening.close()
 
 
 def test_the_feed_is_for_those_who_opened_a_page() -> None:
