@@ -213,7 +213,7 @@ class CreditServer:
 
     def _watch_readiness(self) -> None:
         """Health follows PostgreSQL, asked over a connection that no call can be holding: whether
-        it answers, takes writes, and has the schema."""
+        it answers, takes writes, has room on its disk, and has the schema."""
         probe = Database(
             self._settings.require_database_url(),
             pool_size=1,
@@ -224,7 +224,10 @@ class CreditServer:
         trouble: str | None = "not looked yet"
         try:
             while not self._stopping.is_set():
-                before, trouble = trouble, _trouble(probe)
+                room_bytes = condition.ROOM_BYTES
+                if trouble is not None:
+                    room_bytes = condition.ROOM_TO_SERVE_AGAIN_BYTES
+                before, trouble = trouble, _trouble(probe, room_bytes)
                 if trouble is not None:
                     # A session keeps what it began with, such as being read-only.
                     probe.renew()
@@ -238,10 +241,10 @@ class CreditServer:
             probe.dispose()
 
 
-def _trouble(database: Database) -> str | None:
+def _trouble(database: Database, room_bytes: int) -> str | None:
     """Why the database cannot serve; None when it can."""
     try:
-        condition.require(database)
+        condition.require(database, room_bytes)
         schema.require(database)
     except CreditError as error:
         return error.message

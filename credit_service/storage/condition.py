@@ -1,12 +1,14 @@
-"""Whether a database can be served from: its encoding, whether it takes writes, and whether the
-session's settings are in force."""
+"""Whether a database can be served from: its encoding, whether it takes writes, whether its disk
+has room, and whether the session's settings are in force."""
 
+from contextlib import suppress
 from typing import NamedTuple
 
 import psycopg
+from psycopg import errors
 
 from credit_service.domain.errors import Unavailable
-from credit_service.storage.database import Database, driver_connection
+from credit_service.storage.database import Database, DiskFull, driver_connection
 from credit_service.storage.sessions import POOLER_ADVICE, Pooler
 from credit_service.storage.statements import Statement
 
@@ -35,6 +37,22 @@ _LOOK = Statement(
     """
 )
 
+ROOM_BYTES = 1024**2
+"""What a disk must have room for, to serve."""
+ROOM_TO_SERVE_AGAIN_BYTES = 16 * ROOM_BYTES
+"""And after it was full, so that the last blocks do not turn health to and fro."""
+
+# The rows go into a temporary file, for they do not fit into the least memory that can be set. A
+# row of a table would often find room in a page that is there, and its log in a file that is.
+_ROOM_BLOCK_BYTES = 8192
+_SPILL = Statement("SET LOCAL work_mem = '64kB'")
+_WHERE_DATA_IS = Statement("SET LOCAL temp_tablespaces = ''")
+_TAKE_ROOM = Statement(
+    "SELECT count(*) FROM unnest(array_fill(repeat('x', :block_bytes), ARRAY[:blocks]))".replace(
+        ":block_bytes", "CAST(:block_bytes AS int)"
+    ).replace(":blocks", "CAST(:blocks AS int)")
+)
+
 
 class Problem(NamedTuple):
     """Why a database cannot be served from, and what to do."""
@@ -47,8 +65,10 @@ class UnsuitableDatabaseError(ValueError):
     """The database can never be served from as it is. The message says why, and what to do."""
 
 
-def problem(database: Database) -> Problem | None:
+def problem(database: Database, room_bytes: int = ROOM_BYTES) -> Problem | None:
     """What is wrong with the database now; None when it can be served from.
+
+    Its disk must have room for `room_bytes`, which are written for a moment.
 
     Raises:
         Unavailable: it is out of reach.
@@ -76,16 +96,34 @@ def problem(database: Database) -> Problem | None:
             "for: a pooler in front of it drops what is asked for",
             POOLER_ADVICE,
         )
+    if not _has_room(database, room_bytes):
+        return Problem(
+            "has no room left on its disk and takes no writes",
+            "make room where its data is, or give it a larger disk",
+        )
     return None
 
 
-def require(database: Database) -> None:
-    """Check that the database can be served from now.
+def _has_room(database: Database, room_bytes: int) -> bool:
+    try:
+        # A role may be kept from so much in temporary files: then this tells nothing.
+        with database.transaction() as connection, suppress(errors.ConfigurationLimitExceeded):
+            _SPILL.run(connection, {})
+            _WHERE_DATA_IS.run(connection, {})
+            blocks = room_bytes // _ROOM_BLOCK_BYTES
+            _TAKE_ROOM.run(connection, {"block_bytes": _ROOM_BLOCK_BYTES, "blocks": blocks})
+    except DiskFull:
+        return False
+    return True
+
+
+def require(database: Database, room_bytes: int = ROOM_BYTES) -> None:
+    """Check that the database can be served from now, as `problem` does.
 
     Raises:
         Unavailable: DATABASE_UNAVAILABLE, it is out of reach or has a problem.
     """
-    found = problem(database)
+    found = problem(database, room_bytes)
     if found is not None:
         raise Unavailable("DATABASE_UNAVAILABLE", f"The database {found.found}: {found.fix}.", 1.0)
 

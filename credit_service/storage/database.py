@@ -40,6 +40,7 @@ _LOCK_NOT_AVAILABLE = "55P03"
 _QUERY_CANCELED = "57014"
 _TRANSIENT = frozenset({"40001", "40P01"})  # serialization failure, deadlock detected
 _READ_ONLY = "25006"
+_DISK_FULL = "53100"
 # Idle in transaction, or in one transaction, for too long: PostgreSQL has closed the connection.
 _SESSION_TIMED_OUT = frozenset({"25P03", "25P04"})
 # Class 08 connection, 53 resources, 57P operator intervention, 58 system (an I/O error).
@@ -53,6 +54,10 @@ _LOOK_SECONDS = 0.25
 _Slots = queue.SimpleQueue[None]
 
 _log = structlog.get_logger(__name__)
+
+
+class DiskFull(Unavailable):
+    """The database's disk had no room for what a statement was to write."""
 
 
 class LostRaceError(Exception):
@@ -407,6 +412,12 @@ def _meaning_of_driver_error(error: psycopg.Error) -> Exception:
         return _unavailable("The database is read-only now and takes no writes.")
     if state in _SESSION_TIMED_OUT:
         return _unavailable("The database ended a transaction that took too long.")
+    if state == _DISK_FULL:
+        return DiskFull(
+            "DATABASE_UNAVAILABLE",
+            "The database has no room left on its disk.",
+            retry_after_seconds=1.0,
+        )
     # Without a state: the connection broke, or there was none.
     out_of_reach = state is None or state.startswith(_OUT_OF_REACH)
     if out_of_reach and isinstance(error, psycopg.OperationalError):

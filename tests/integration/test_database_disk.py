@@ -1,0 +1,136 @@
+"""PostgreSQL whose disk is full: refused as UNAVAILABLE, shown by health, and over once there is
+room."""
+
+import contextlib
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+import psycopg
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import make_url, text
+
+from credit_service.domain.errors import Unavailable
+from credit_service.embedded import EmbeddedStack
+from credit_service.rpc.server import CreditServer, open_database
+from credit_service.settings import Settings
+from credit_service.storage import condition, migrate
+from credit_service.storage.database import Database
+from credit_service.v1 import credit_service_pb2 as pb
+from tests.integration import lending
+from tests.integration.conftest import Edge, refusal_of
+from tests.integration.test_database_read_only import health
+from tests.integration.test_rpc_server import NOT_SERVING, SERVING, eventually
+
+_DISK_BYTES = 200 * 1024**2
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A disk of its own in memory."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    with ExitStack() as closing:
+        folder = closing.enter_context(tempfile.TemporaryDirectory(prefix="disk-"))
+        # The embedded PostgreSQL runs as another user.
+        Path(folder).chmod(0o711)
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES},mode=711", "none", folder]
+        if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+            pytest.skip("this machine lets nothing be mounted")
+        closing.callback(subprocess.run, ["umount", "--lazy", folder], check=True)
+        yield Path(folder)
+
+
+def fill(disk: Path) -> Path:
+    """A file that takes all room on the disk."""
+    filler = disk / "filler"
+    piece = bytes(64 * 1024)
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(piece):
+            pass
+    return filler
+
+
+def register_many(edge: Edge, phones: Iterable[int]) -> None:
+    for phone in phones:
+        lending.register(edge.credit, f"+91{phone}")
+
+
+def test_a_full_disk_is_told_and_over_once_there_is_room(small_disk: Path) -> None:
+    with ExitStack() as closing:
+        stack = closing.enter_context(EmbeddedStack(small_disk / "data", valkey=False))
+        migrate.upgrade(stack.database_url)
+        settings = Settings(
+            database_url=SecretStr(stack.database_url), redis_url=None, listen="127.0.0.1:0"
+        )
+        database = open_database(settings)
+        closing.callback(database.dispose)
+        server = CreditServer(settings, database)
+        server.start()
+        closing.callback(server.stop, grace_seconds=5)
+        channel = closing.enter_context(grpc.insecure_channel(str(server.address)))
+        edge = Edge.of(server, channel)
+        eventually(lambda: health(edge) == SERVING, timeout_seconds=60)
+        customer_id = lending.register(edge.credit, "+919800000001")
+        assert condition.problem(database) is None
+
+        filler = fill(small_disk)
+        eventually(lambda: health(edge) == NOT_SERVING, timeout_seconds=60)
+        problem = condition.problem(database)
+        assert problem is not None
+        assert "no room" in problem.found
+        # Calls that write go on until the pages that are there are full.
+        phones = itertools.count(9_800_000_002)
+        with pytest.raises(grpc.RpcError) as caught:
+            register_many(edge, itertools.islice(phones, 5_000))
+        refusal = refusal_of(caught.value)
+        assert refusal.code == grpc.StatusCode.UNAVAILABLE
+        assert refusal.reason == "DATABASE_UNAVAILABLE"
+        assert refusal.details["RetryInfo"].retry_delay.seconds >= 1
+        request = pb.GetCustomerRequest(customer_id=customer_id)
+        assert edge.credit.GetCustomer(request).customer.customer_id == customer_id
+
+        # Some room is enough to go on with, and not to begin with again.
+        with filler.open("r+b") as file:
+            file.truncate(filler.stat().st_size - 4 * condition.ROOM_BYTES)
+        assert condition.problem(database) is None
+        assert condition.problem(database, condition.ROOM_TO_SERVE_AGAIN_BYTES) is not None
+        looks_until = time.monotonic() + 3
+        while time.monotonic() < looks_until:
+            assert health(edge) == NOT_SERVING
+            time.sleep(0.1)
+        filler.unlink()
+        eventually(lambda: health(edge) == SERVING, timeout_seconds=60)
+        assert lending.register(edge.credit, f"+91{next(phones)}")
+
+
+def test_a_statement_that_finds_no_room_is_unavailable(database: Database) -> None:
+    raising = "DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'disk_full'; END $$"
+    refusal = pytest.raises(Unavailable, match="no room left on its disk")
+    with refusal as refused, database.transaction() as connection:
+        connection.execute(text(raising))
+    assert refused.value.reason == "DATABASE_UNAVAILABLE"
+    assert refused.value.retry_after_seconds > 0
+
+
+def test_a_role_that_may_not_write_temporary_files_does_not_count_as_a_full_disk(
+    database_url: str,
+) -> None:
+    url = make_url(database_url)
+    limit = f"ALTER DATABASE {url.database} SET temp_file_limit = '64kB'"
+    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(plain, autocommit=True) as connection:
+        connection.execute(limit.encode())
+    limited = Database(database_url, pool_size=1)
+    try:
+        assert condition.problem(limited) is None
+    finally:
+        limited.dispose()
