@@ -226,13 +226,16 @@ def test_300_half_requests_keep_no_other_from_its_answer(
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Whether the other side has closed it; nothing else is to be read from it."""
+    """Whether the other side has closed it, perhaps after a rejection."""
     connection.settimeout(0)
     try:
-        return not connection.recv(1, socket.MSG_PEEK)
+        while connection.recv(4_096):
+            pass
     except BlockingIOError:
         return False
     except OSError:
+        return True
+    else:
         return True
     finally:
         connection.settimeout(10)
