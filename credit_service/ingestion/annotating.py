@@ -29,7 +29,13 @@ from credit_service.ingestion.workbook_parts import (
     WorkbookWriter,
     column_name,
 )
-from credit_service.spreadsheet_columns import REASONS_HEADER, SUMMARY_TITLE, Kind, normalized
+from credit_service.spreadsheet_columns import (
+    REASONS_HEADER,
+    SUMMARY_TITLE,
+    Kind,
+    headers_of,
+    normalized,
+)
 from credit_service.spreadsheets import (
     MAX_COLUMNS,
     Cell,
@@ -60,6 +66,7 @@ _TOLD_BY_MESSAGE = frozenset(
         "PHONE_TAKEN",
     }
 )
+_FIELD = re.compile(r"[a-z]+(?:_[a-z]+)+")
 _MAX_SHOWN_CHARS = 2_000
 _SUMMARY_WIDTHS = (26, 26, 14, 14, 26, 80)
 _LOOK_SECONDS = 0.05
@@ -238,6 +245,7 @@ class _Rows:
         self._reasons = names.index(reasons) if self._had_reasons else len(header)
         self._header = header
         self._fields = {index: name for name, index in table.columns.items()}
+        self._names = headers_of(header, table.columns)
         self._gives_reasons = order.rejected + order.skipped > 0
         self.kinds: dict[tuple[str, str], _ErrorKind] = {}
         self.marked_rows = 0
@@ -251,9 +259,12 @@ class _Rows:
         self.sheet = Sheet(_sheet_name(table.sheet_name), widths, frozen)
 
     def header_of(self, column: str) -> str:
-        """What the file calls a field of the contract."""
-        index = self._table.columns.get(column)
-        return column if index is None else str(self._header[index])
+        """What the file calls a field of the contract, on one line and cut as in RowError."""
+        return self._names.get(column, column)
+
+    def _in_headers(self, text: str) -> str:
+        """A text with the fields of the contract by the file's headers."""
+        return _FIELD.sub(lambda match: self.header_of(match[0]), text)
 
     def place_of(self, mark: Mark) -> str:
         """Where the mark is, such as 'D5'."""
@@ -371,9 +382,9 @@ class _Rows:
 
     def _reason(self, mark: Mark) -> str:
         if mark.outcome == "SKIPPED":
-            return f"SKIPPED: {mark.message}"
+            return f"SKIPPED: {self._in_headers(mark.message)}"
         if not mark.column or mark.code in _TOLD_BY_MESSAGE:
-            return f"{mark.code}: {mark.message}"
+            return f"{mark.code}: {self._in_headers(mark.message)}"
         found = f"found {mark.found!r}, " if mark.found else ""
         return f"{self.header_of(mark.column)} ({mark.code}): {found}expected {mark.expected}."
 

@@ -756,7 +756,7 @@ def test_skipped_rows_come_back_marked_beside_rejected_ones(
     assert (facts["Skipped"], facts["Rejected"]) == (1, 1)
     sheet = book["Rows"]
     reasons = [sheet[f"H{number}"].value for number in (2, 3, 4)]
-    assert reasons[0].startswith("SKIPPED: The customer 1 is stored with first_name First 1;")
+    assert reasons[0].startswith("SKIPPED: The customer 1 is stored with First Name First 1;")
     assert reasons[1].startswith("Age (OUT_OF_RANGE)")
     assert reasons[2] is None
     # A skipped row, a rejected cell and a stored row look different.
