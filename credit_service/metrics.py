@@ -402,6 +402,7 @@ server_readings = Readings(
             "Calls whose message has not arrived; they take no thread.",
             (),
         ),
+        "credit_server_token_keys": ("Keys that verify tokens; with 0 no token holds.", ()),
         "credit_server_health_watches": ("Watches of the health that are open.", ()),
         "credit_server_streams": ("Streams that are open.", ()),
         "credit_server_streams_limit": ("Streams beyond which more are refused.", ()),

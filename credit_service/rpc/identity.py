@@ -118,6 +118,11 @@ class Gatekeeper:
         self._refusals = _RefusalLog()
 
     @property
+    def token_keys(self) -> int | None:
+        """How many keys verify tokens now; None where tokens are of no use."""
+        return None if self._tokens is None else self._tokens.key_count
+
+    @property
     def asks(self) -> bool:
         """Whether callers are asked for credentials."""
         return self._tokens is not None or self._certificates is not None
@@ -273,7 +278,7 @@ class TokenVerifier:
         path, algorithms = settings.token_keys, _allowed_algorithms(settings.token_algorithms)
         try:
             self._keys = Reloaded(
-                "token_keys", lambda: json_files(path), lambda: read_keys(path, algorithms)
+                "token_keys", lambda: json_files(path), lambda: _keys_in_force(path, algorithms)
             )
         except (OSError, ValueError) as error:
             raise MisconfiguredError(f"CREDIT_TOKEN_KEYS cannot be used: {error}") from error
@@ -285,6 +290,11 @@ class TokenVerifier:
         self._registry = _Registry(algorithms=algorithms, strict_check_header=False)
         self._cache = _Cache(self._keys.current())
         self._storing = threading.Lock()
+
+    @property
+    def key_count(self) -> int:
+        """How many keys there are now."""
+        return len(self._keys.current())
 
     def verify(self, token: str) -> Principal:
         """Whose token it is. Raises Unauthenticated for one that does not hold now."""
@@ -395,10 +405,19 @@ def _allowed_algorithms(text: str) -> frozenset[str]:
     return names
 
 
+def _keys_in_force(path: Path, allowed: frozenset[str]) -> _Keys:
+    """As `read_keys`, and an error in the log where there are none."""
+    keys = read_keys(path, allowed)
+    if not keys:
+        _log.error("token_keys_gone", path=str(path), consequence="all tokens are refused")
+    return keys
+
+
 def read_keys(path: Path, allowed: frozenset[str]) -> _Keys:
     """The keys of a JWKS file, or of all *.json files of a folder.
 
-    Keys for other purposes, which issuers publish beside them, are passed over.
+    Keys for other purposes, which issuers publish beside them, are passed over. A file that is
+    missing or empty has no keys: to remove it is to revoke them.
 
     Raises:
         OSError: a file cannot be read.
@@ -407,7 +426,7 @@ def read_keys(path: Path, allowed: frozenset[str]) -> _Keys:
     keys: dict[str, _VerificationKey] = {}
     for file in json_files(path):
         try:
-            for kid, key in _keys_of(read_bounded(file), allowed):
+            for kid, key in _keys_of(_content_of(file), allowed):
                 _require(kid not in keys or _same(key, keys[kid]), f"another key is {kid!r} too")
                 keys[kid] = key
         except (JoseError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -417,6 +436,14 @@ def read_keys(path: Path, allowed: frozenset[str]) -> _Keys:
     if len(keys) > MAX_KEYS:
         raise ValueError(f"{path} has more than {MAX_KEYS} keys")
     return keys
+
+
+def _content_of(file: Path) -> bytes:
+    """What is in the file; nothing where there is none."""
+    try:
+        return read_bounded(file)
+    except FileNotFoundError:
+        return b""
 
 
 class _KeyFileError(ValueError):
@@ -433,6 +460,8 @@ def _same(one: _VerificationKey, other: _VerificationKey) -> bool:
 
 
 def _keys_of(data: bytes, allowed: frozenset[str]) -> Iterator[tuple[str, _VerificationKey]]:
+    if not data.strip():
+        return
     for entry in json.loads(data)["keys"]:
         _require(isinstance(entry, dict), "a key is no object")
         kid = entry.get("kid")
@@ -609,6 +638,20 @@ def _denied(scope: str | None) -> PermissionDenied:
         "PERMISSION_DENIED",
         f"The credentials hold, and lack the scope {scope} that this method needs.",
         {"required_scope": scope},
+    )
+
+
+def hold_no_longer(
+    refusal: Unauthenticated | PermissionDenied, **resume_at: object
+) -> Unauthenticated | PermissionDenied:
+    """What a stream ends with whose credentials are refused now; `resume_at` is where its caller
+    continues, with others."""
+    ended = " Open the stream again with credentials that hold."
+    kind = PermissionDenied if isinstance(refusal, PermissionDenied) else Unauthenticated
+    return kind(
+        refusal.reason,
+        refusal.message.removesuffix(ended) + ended,
+        {**refusal.metadata, **{key: str(value) for key, value in resume_at.items()}},
     )
 
 

@@ -13,6 +13,7 @@ Messages are parsed here and not by grpc: it would do so on the thread that all 
 and answer INTERNAL to bytes that are no message.
 """
 
+import math
 import random
 import re
 import threading
@@ -42,6 +43,7 @@ from credit_service.rpc.errors import (
     NotImplementedYet,
     PermissionDenied,
     QuotaExceeded,
+    Unauthenticated,
     to_status,
 )
 from credit_service.rpc.identity import (
@@ -49,6 +51,7 @@ from credit_service.rpc.identity import (
     Gatekeeper,
     Principal,
     challenge,
+    hold_no_longer,
     method_scopes,
 )
 from credit_service.rpc.limits import (
@@ -93,6 +96,7 @@ _LAST_SECONDS = 15.0
 """How long after the end of its lifetime a stream is cancelled that has not ended by itself, such
 as one whose caller reads nothing. A watch of events ends with its next sign, ten seconds later at
 most."""
+_CREDENTIALS_LOOK_SECONDS = 1.0
 _CONTRACT = (credit_service_pb2.DESCRIPTOR, ingestion_service_pb2.DESCRIPTOR)
 # A longer message is not looked into on grpc's thread: it is padded, and takes no turn.
 _MAX_LOOKED_INTO_BYTES = 4096
@@ -131,11 +135,15 @@ class Call:
         "_access",
         "_begun",
         "_caller",
+        "_credentials_checked_at",
+        "_credentials_over",
+        "_credentials_over_at",
         "_metrics",
         "_warden",
         "activity",
         "awaits_until",
         "call_id",
+        "check_credentials",
         "context",
         "deadline",
         "ids",
@@ -186,6 +194,12 @@ class Call:
         """While the call awaits its only message: until when, in seconds of time.monotonic()."""
         self.lifetime_seconds = _NO_LIMIT_SECONDS
         """How long a stream may last."""
+        self.check_credentials: Callable[[], object] | None = None
+        """Of a stream: raises Unauthenticated or PermissionDenied once its credentials hold no
+        longer."""
+        self._credentials_checked_at = self._begun
+        self._credentials_over: Unauthenticated | PermissionDenied | None = None
+        self._credentials_over_at = math.inf
         self.context = context
         self.activity: Activity | None = None
         """Where the call stands in its trace; None while it has not begun, or belongs to none."""
@@ -230,7 +244,10 @@ class Call:
             self._count_end(metrics.CANCELED)
             raise error  # the caller has gone, and grpc knows
         late = isinstance(error, (Unavailable, Overloaded)) and time.monotonic() >= self.deadline
-        if self.work.stopped or late:
+        if self._credentials_over is not None:
+            if not isinstance(error, (Unauthenticated, PermissionDenied)):
+                error = self._credentials_over
+        elif self.work.stopped or late:
             error = self._too_late()
         if isinstance(error, PermissionDenied) and error.principal:
             self.principal, self.is_caller_known = error.principal, True
@@ -339,18 +356,52 @@ class Call:
             raise self._too_late()
 
     def ensure_lasting(self, **resume_at: object) -> None:
-        """Let a stream go on only within its lifetime. `resume_at` is where the caller continues.
+        """Let a stream go on only within its lifetime, and while its credentials hold. `resume_at`
+        is where the caller continues.
 
         Raises:
+            Unauthenticated, PermissionDenied: they hold no longer.
             Unavailable: STREAM_LIFETIME_OVER, the caller opens another stream.
         """
+        if self._credentials_over is not None:
+            raise hold_no_longer(self._credentials_over, **resume_at)
         if time.monotonic() >= self._begun + self.lifetime_seconds:
             raise stream_over(self.lifetime_seconds, **resume_at)
+
+    def ensure_not_stopped(self) -> None:
+        """Let a stream that has come to its end do so in order only if nothing stopped it.
+
+        Raises:
+            Unauthenticated, PermissionDenied: its credentials hold no longer.
+        """
+        if self.work.stopped and self._credentials_over is not None:
+            raise self._credentials_over
 
     def unwanted(self, now: float) -> bool:
         """Whether nobody waits for the result any more; `now` in seconds of time.monotonic()."""
         until = self.deadline if self.awaits_until is None else self.awaits_until
-        return now >= until or self._is_overdue(now) or not self.context.is_active()
+        return (
+            now >= until
+            or self._is_overdue(now)
+            or not self.context.is_active()
+            or self._is_unauthorized(now)
+        )
+
+    def _is_unauthorized(self, now: float) -> bool:
+        """Whether the credentials that a stream began with hold no longer."""
+        if self.check_credentials is None:
+            return False
+        if (
+            self._credentials_over is None
+            and now >= self._credentials_checked_at + _CREDENTIALS_LOOK_SECONDS
+        ):
+            self._credentials_checked_at = now
+            try:
+                self.check_credentials()
+            except (Unauthenticated, PermissionDenied) as refusal:
+                self._credentials_over = hold_no_longer(refusal)
+                self._credentials_over_at = now
+        return self._credentials_over is not None
 
     def stop(self) -> None:
         """Stop the statement under way, the wait for a message, and a stream that should have
@@ -360,7 +411,8 @@ class Call:
             self.context.cancel()  # type: ignore[no-untyped-call]  # the stubs leave it out
 
     def _is_overdue(self, now: float) -> bool:
-        return now >= self._begun + self.lifetime_seconds + _LAST_SECONDS
+        over_at = min(self._begun + self.lifetime_seconds, self._credentials_over_at)
+        return now >= over_at + _LAST_SECONDS
 
     def only_message(self, requests: Iterator[bytes]) -> bytes:
         """The bytes of the one message that the call has: received already, or awaited for a few
@@ -704,6 +756,7 @@ class Pipeline(_Interceptor):
             with self._stream_slot(call, self._streams):
                 request = call.note_received(parse(data))
                 yield from call.noted_sent(behavior(request, context))
+                call.ensure_not_stopped()
 
     def _serve_stream_unary(
         self,
@@ -738,6 +791,7 @@ class Pipeline(_Interceptor):
                 self._messages(requests, parse, behavior, call) as messages,
             ):
                 yield from call.noted_sent(behavior(messages, context))
+                call.ensure_not_stopped()
 
     def _begin(self, method: str, context: grpc.ServicerContext, default_seconds: float) -> Call:
         """The call as it comes in. Never fails."""
@@ -781,6 +835,8 @@ class Pipeline(_Interceptor):
                 principal = self._gatekeeper.admit(call.method, call.context)
             call.principal, call.scopes = principal.name, principal.scopes
             call.is_caller_known = True
+            if call.lifetime_seconds < _NO_LIMIT_SECONDS:  # a stream
+                call.check_credentials = partial(self._gatekeeper.admit, call.method, call.context)
             bind_contextvars(principal=call.principal)
             self._rates.take(call.principal)
         else:

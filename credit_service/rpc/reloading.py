@@ -22,7 +22,8 @@ class Reloaded(Generic[T]):
     """What some files say now. Safe to share between threads.
 
     A new state that cannot be used (half written, unreadable, inconsistent) is logged, and what was
-    read before stays in force: a slip while rotating locks nobody out.
+    read before stays in force: a slip while rotating locks nobody out. What files that are gone
+    mean is for `read` to say.
     """
 
     def __init__(

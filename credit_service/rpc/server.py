@@ -74,7 +74,7 @@ class CreditServer:
         clock = clock or settings.clock
         address = listening_address(settings)
         credentials = server_credentials(settings)
-        caller_check = gatekeeper(settings, SERVICES, REFLECTION_METHODS, clock)
+        self._gatekeeper = gatekeeper(settings, SERVICES, REFLECTION_METHODS, clock)
         self._ready = self._is_draining = False
         self._stopping = threading.Event()
         self._pool = ServingPool(settings.threads)
@@ -101,7 +101,7 @@ class CreditServer:
             stream_idle_seconds=settings.stream_idle_seconds,
             stream_lifetime_seconds=settings.stream_lifetime_seconds,
             watch_health=self._health.watch,
-            gatekeeper=caller_check,
+            gatekeeper=self._gatekeeper,
             stopping=self._stopping,
             access=self._access,
         )
@@ -195,6 +195,9 @@ class CreditServer:
             yield "credit_server_calls_waiting", (kind,), pool.waiting
             yield "credit_server_calls_waiting_limit", (kind,), self._pipeline.max_waiting
         yield "credit_server_calls_awaiting_turn", (), self._pipeline.awaiting_turns
+        token_keys = self._gatekeeper.token_keys
+        if token_keys is not None:
+            yield "credit_server_token_keys", (), token_keys
         yield "credit_server_calls_awaiting_message", (), self._pipeline.awaiting_messages
         yield "credit_server_health_watches", (), self._health.watches
         yield "credit_server_streams", (), self._pipeline.open_streams

@@ -230,7 +230,9 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 34
     """UNAUTHENTICATED. The call carries no credentials, or none that hold. The token's content is
-    never repeated.
+    never repeated. A stream ends so, too, once the credentials that it began with hold no longer:
+    the token has expired, or its key was removed. Open it again with a new token, and continue
+    where it ended.
 
     Example metadata: {"problem": "expired"}
     """
@@ -516,7 +518,9 @@ Example metadata: {}
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 34
 """UNAUTHENTICATED. The call carries no credentials, or none that hold. The token's content is
-never repeated.
+never repeated. A stream ends so, too, once the credentials that it began with hold no longer:
+the token has expired, or its key was removed. Open it again with a new token, and continue
+where it ended.
 
 Example metadata: {"problem": "expired"}
 """

@@ -20,6 +20,8 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 from pydantic import SecretStr
 
+from credit_service import metrics
+from credit_service.rpc import pipeline
 from credit_service.rpc.address import MisconfiguredError
 from credit_service.rpc.errors import STATUS_DETAILS_KEY
 from credit_service.rpc.identity import SCOPES
@@ -29,7 +31,9 @@ from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import options_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from tests.frames import Connection, authorized
 from tests.integration.conftest import Edge, refusal_of
+from tests.integration.test_limits import eventually
 
 ISSUER = "https://id.example"
 METHODS: tuple[MethodDescriptor, ...] = tuple(
@@ -302,6 +306,136 @@ def test_keys_rotate_under_a_running_server(server: Edge, keys: Path) -> None:
     write_keys(keys, k2=new)
     time.sleep(1.1)
     assert (code(old_token), code(new_token)) == (UNAUTHENTICATED, grpc.StatusCode.OK)
+
+
+@pytest.mark.parametrize("how", ["removed", "emptied"])
+def test_without_its_key_file_a_server_refuses_all(server: Edge, keys: Path, how: str) -> None:
+    held = bearing(token())
+
+    def is_refused() -> bool:
+        try:
+            server.credit.ListCustomers(pb.ListCustomersRequest(), timeout=20, metadata=held)
+        except grpc.RpcError as error:
+            refusal = refusal_of(error)
+            assert (refusal.code, refusal.reason) == (UNAUTHENTICATED, "UNAUTHENTICATED")
+            return True
+        return False
+
+    def count() -> float | None:
+        return metrics.REGISTRY.get_sample_value("credit_server_token_keys")
+
+    assert not is_refused()
+    assert count() == 1
+    if how == "removed":
+        keys.unlink()
+    else:
+        keys.write_text("")
+    eventually(is_refused)
+    assert count() == 0
+    write_keys(keys, k1=KEY)
+    eventually(lambda: not is_refused())
+
+
+class TestStreams:
+    """That were opened with credentials which hold no longer."""
+
+    @pytest.fixture
+    def clock_offset(self, tmp_path: Path) -> Path:
+        path = tmp_path / "offset"
+        path.write_text("0")
+        return path
+
+    @pytest.fixture
+    def settings(self, settings: Settings, clock_offset: Path) -> Settings:
+        return settings.model_copy(
+            update={
+                "clock_offset_file": clock_offset,
+                "reflection": "authenticated",
+                "stream_idle_seconds": 300.0,
+            }
+        )
+
+    @pytest.fixture(params=["expired", "its key was removed", "the file was removed"])
+    def take_away(
+        self, request: pytest.FixtureRequest, keys: Path, clock_offset: Path
+    ) -> Callable[[], None]:
+        """Makes the token of the streams one that does not hold."""
+        if request.param == "expired":
+            return lambda: move(clock_offset, 3600)
+        if request.param == "its key was removed":
+            return lambda: write_keys(keys, k2=ECKey.generate_key("P-256"))
+        return keys.unlink
+
+    def test_they_end(self, server: Edge, take_away: Callable[[], None]) -> None:
+        edge = server.server._pipeline
+        held = bearing(token())
+        done = threading.Event()
+
+        def silent() -> Iterator[Any]:
+            done.wait(60)
+            yield from ()
+
+        watch: Any = server.credit.WatchCreditEvents(
+            pb.WatchCreditEventsRequest(), timeout=60, metadata=held
+        )
+        next(watch)
+        ingestion: Any = server.ingestion.IngestRows.future(silent(), timeout=60, metadata=held)
+        upload: Any = server.ingestion.UploadSpreadsheet.future(silent(), timeout=60, metadata=held)
+        eventually(lambda: edge.open_streams == 3)
+        take_away()
+        with pytest.raises(grpc.RpcError) as caught:
+            list(watch)
+        errors = [caught.value, ingestion.exception(), upload.exception()]
+        done.set()
+        for error in errors:
+            refusal = refusal_of(error)
+            assert (refusal.code, refusal.reason) == (UNAUTHENTICATED, "UNAUTHENTICATED")
+            assert refusal.metadata["problem"] in {"expired", "invalid"}
+            assert "Open the stream again" in refusal.message
+        eventually(lambda: edge.open_streams == 0)
+
+    def test_others_stay(self, server: Edge, keys: Path) -> None:
+        new = ECKey.generate_key("P-256")
+        write_keys(keys, k1=KEY, k2=new)
+        watches: list[Any] = []
+        for bearer in (token(), token(key=new, header={"kid": "k2"})):
+            watch: Any = None
+
+            def begins(bearer: str = bearer) -> bool:
+                nonlocal watch
+                watch = server.credit.WatchCreditEvents(
+                    pb.WatchCreditEventsRequest(), timeout=60, metadata=bearing(bearer)
+                )
+                try:
+                    next(watch)
+                except grpc.RpcError:
+                    return False  # the new key has not been read
+                return True
+
+            eventually(begins)
+            watches.append(watch)
+        write_keys(keys, k2=new)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(watches[0])
+        assert refusal_of(caught.value).code is UNAUTHENTICATED
+        assert watches[1].is_active()
+        watches[1].cancel()
+
+    def test_one_that_reads_nothing_is_cancelled(
+        self, server: Edge, keys: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pipeline, "_LAST_SECONDS", 0.2)
+        edge = server.server._pipeline
+        path = "/credit_service.v1.CreditService/WatchCreditEvents"
+        with Connection(server.target, window_bytes=0) as slow:
+            slow.send(slow.begin(path, authorized(token())), b"")
+            eventually(lambda: edge.open_streams == 1)
+            keys.unlink()
+            eventually(lambda: edge.open_streams == 0)
+
+
+def move(clock_offset: Path, seconds: int) -> None:
+    clock_offset.write_text(str(seconds))
 
 
 # What needs no token

@@ -17,6 +17,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from joserfc import jws
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
+from structlog.testing import capture_logs
 
 from credit_service.clock import Clock, Moment
 from credit_service.rpc import identity, reloading
@@ -436,16 +437,53 @@ def test_a_folder_of_key_sets_is_read_whole(tmp_path: Path) -> None:
     fixture.verifier.verify(signed(one, claims(), kid="a"))
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"keys": 7}', '{"keys": [7]}', "[" * 100_000])
+@pytest.mark.parametrize("content", ["{", "[]", '{"keys": 7}', '{"keys": [7]}', "[" * 100_000])
 def test_a_slip_while_rotating_locks_nobody_out(fixture: Fixture, content: str) -> None:
     token = fixture.token()
     fixture.path.write_text(content)
     fixture.look_again()
     fixture.verifier.verify(token)
     fixture.verifier.verify(fixture.token(jti="1"))
-    fixture.path.unlink()
+
+
+@pytest.mark.parametrize("content", [None, "", " \n", '{"keys": []}'])
+def test_keys_whose_file_is_gone_or_empty_are_revoked(
+    fixture: Fixture, content: str | None
+) -> None:
+    token = fixture.token()
+    fixture.verifier.verify(token)
+    before = fixture.path.read_text()
+    if content is None:
+        fixture.path.unlink()
+    else:
+        fixture.path.write_text(content)
+    with capture_logs() as logs:
+        fixture.look_again()
+        assert refused(fixture.verifier, token) == "invalid"
+    (gone,) = [each for each in logs if each["event"] == "token_keys_gone"]
+    assert (gone["log_level"], gone["path"]) == ("error", str(fixture.path))
+    assert fixture.verifier.verified_before(token) is None
+    assert fixture.verifier.key_count == 0
+    fixture.path.write_text(before)
     fixture.look_again()
-    fixture.verifier.verify(fixture.token(jti="2"))
+    fixture.verifier.verify(token)
+
+
+def test_a_folder_without_its_files_or_gone_has_no_keys(tmp_path: Path) -> None:
+    folder = tmp_path / "sets"
+    folder.mkdir()
+    one = ECKey.generate_key("P-256")
+    token = signed(one, claims(), kid="a")
+    for remove_folder in (False, True):
+        folder.mkdir(exist_ok=True)
+        write_keys(folder / "a.json", public(one, "a"))
+        fixture = Fixture(tmp_path, token_keys=folder)
+        fixture.verifier.verify(token)
+        (folder / "a.json").unlink()
+        if remove_folder:
+            folder.rmdir()
+        fixture.look_again()
+        assert refused(fixture.verifier, token) == "invalid"
 
 
 def weak_key() -> dict[str, Any]:
