@@ -98,6 +98,9 @@ class LimitedH11Protocol(H11Protocol):
         closed = min(waiting, key=lambda each: (-held[each.address], each.awaits_since))
         closed.awaits = None
         closed.transport.abort()
+        # At once: uvicorn rejects requests by this count, and many can come before the loop gets to
+        # `connection_lost`.
+        self.connections.discard(closed)
 
     @property
     def address(self) -> str:

@@ -74,6 +74,10 @@ class Connections:
         protocol.connection_made(transport)
         return protocol
 
+    @property
+    def count(self) -> int:
+        return len(self._state.connections)
+
     def is_open(self, connection: LimitedH11Protocol) -> bool:
         return connection in self._state.connections
 
@@ -181,6 +185,15 @@ def test_idle_connections_count_and_those_being_answered_do_not(connections: Con
     answer(answered[0])
     assert connections.is_open(answered[0])
     assert sum(map(connections.is_open, silent)) == MAX_AWAITED_HEADS - 1
+
+
+def test_closed_connections_count_no_more_at_once(connections: Connections) -> None:
+    for _ in range(3 * MAX_AWAITED_HEADS):
+        connections.clock.pass_(0.001)
+        # An event loop calls connection_lost later.
+        transport: Any = connections.open().transport
+        transport.abort.side_effect = None
+    assert connections.count == MAX_AWAITED_HEADS
 
 
 def test_bodies_are_bounded_too(connections: Connections) -> None:
