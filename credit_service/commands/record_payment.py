@@ -14,8 +14,8 @@ from credit_service.commands.idempotency import fingerprint, used_before
 from credit_service.domain.errors import NotFound
 from credit_service.domain.loans import Loan, unknown_loan
 from credit_service.domain.payments import apply_payment, outstanding_paise
-from credit_service.domain.positions import CreditPosition, position_from_loans
-from credit_service.storage import payments, requests, scorecards
+from credit_service.domain.positions import CreditPosition, holds_on, with_loan, with_payment
+from credit_service.storage import payments, positions, requests, scorecards
 from credit_service.storage.database import Database, LostRaceError, constraint_of
 from credit_service.storage.payments import PaymentWrite, StoredPayment
 
@@ -95,7 +95,9 @@ def _record(
     lock: bool,
 ) -> _Recorded:
     """What was recorded, now or when the request came first."""
-    read = payments.read(connection, command.customer_id, command.request_id, lock=lock)
+    read = payments.read(
+        connection, command.customer_id, command.loan_id, command.request_id, lock=lock
+    )
     record = read.request if read else requests.find(connection, command.request_id)
     record = used_before(connection, record, command.request_id, _METHOD, content)
     if record is not None:
@@ -103,7 +105,7 @@ def _record(
         return _Recorded(answer, "", None)
     if read is None:
         raise NotFound("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
-    before = next((each for each in read.loans if each.loan_id == command.loan_id), None)
+    before = read.loan
     if before is None:
         raise unknown_loan(command.customer_id, command.loan_id)
 
@@ -122,14 +124,7 @@ def _record(
         outcome=outcome,
         outstanding_paise=outstanding_paise(after),
         read_version=position.version,
-        position_after=position_from_loans(
-            position.customer_id,
-            position.version + 1,
-            position.monthly_income_paise,
-            position.approved_limit_paise,
-            [after if each is before else each for each in read.loans],
-            moment.today,
-        ),
+        position_after=_position_after(connection, position, before, after, moment.today),
         principal=principal,
     )
     failpoints.reach("record_payment.before_write")
@@ -145,6 +140,21 @@ def _record(
         failpoints.reach("record_payment.before_commit")
     answer = RecordedPayment(stored, after)
     return _Recorded(answer, scorecard.version, payment.position_after)
+
+
+def _position_after(
+    connection: Connection, position: CreditPosition, before: Loan, after: Loan, day: date
+) -> CreditPosition:
+    """The position with the loan as the payment leaves it, at a cost that grows with the customer's
+    other loans only where the day has outdated the stored one, or the loan closed and its next due
+    date was the position's first change."""
+    if holds_on(position, day):
+        moved = with_payment(position, before, after, day)
+        if moved is not None:
+            return moved
+    # Should others write meanwhile, the version that was read is no longer the customer's.
+    others = positions.of_other_loans(connection, position, before.loan_id, day)
+    return with_loan(others, after, day)
 
 
 def _as_recorded(

@@ -1,7 +1,7 @@
 """The credit position: all that a score or a decision needs to know about a customer's loans."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 from credit_service.domain.calendar import add_months, installments_due_by
@@ -122,6 +122,64 @@ def with_booking(
         current_year_loans=position.current_year_loans + 1,
         as_of=day,
         valid_until=min(position.valid_until, add_months(day, 1)),
+    )
+
+
+def with_payment(
+    position: CreditPosition, before: Loan, after: Loan, day: date
+) -> CreditPosition | None:
+    """The position once a payment on `day` has made the loan `before` the loan `after`: the next
+    version, equal to one from scratch. None where the customer's other loans must be asked.
+
+    They must where the position's first change was the next due date of this loan, which is closed
+    now: the first change of the others is not known. Raises ValueError when the position does not
+    hold on `day`.
+    """
+    require_holds_on(position, day)
+    old, new = _alone(position, before, day), _alone(position, after, day)
+    if old.valid_until <= position.valid_until < new.valid_until:
+        return None
+    others = replace(
+        position,
+        **{name: getattr(position, name) - getattr(old, name) for name in _SUMS},
+    )
+    return with_loan(others, after, day)
+
+
+def with_loan(others: CreditPosition, loan: Loan, day: date) -> CreditPosition:
+    """The position on `day` of other loans and this one: the next version, equal to one from
+    scratch of all of them. Raises ValueError when that of the others does not hold on `day`."""
+    require_holds_on(others, day)
+    own = _alone(others, loan, day)
+    return replace(
+        others,
+        version=others.version + 1,
+        as_of=day,
+        valid_until=min(others.valid_until, own.valid_until),
+        **{name: getattr(others, name) + getattr(own, name) for name in _SUMS},
+    )
+
+
+_SUMS = (
+    "current_debt_paise",
+    "current_installments_paise",
+    "loan_count",
+    "total_principal_paise",
+    "emis_on_time",
+    "emis_due",
+    "current_year_loans",
+)
+
+
+def _alone(position: CreditPosition, loan: Loan, day: date) -> CreditPosition:
+    """What the loan is of the customer's position on `day`."""
+    return position_from_loans(
+        position.customer_id,
+        position.version,
+        position.monthly_income_paise,
+        position.approved_limit_paise,
+        [loan],
+        day,
     )
 
 

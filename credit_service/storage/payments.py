@@ -53,7 +53,7 @@ _READ = Statement(
     FROM customers c
     LEFT JOIN scorecards s ON s.state = 'ACTIVE'
     LEFT JOIN requests r ON r.request_id = :request_id
-    LEFT JOIN loans l ON l.customer_id = c.customer_id
+    LEFT JOIN loans l ON l.customer_id = c.customer_id AND l.loan_id = :loan_id
     WHERE c.customer_id = :customer_id
 """
 )
@@ -64,16 +64,17 @@ _LOANS_AT = _SCORECARD_AT + 1
 
 @dataclass(frozen=True, slots=True)
 class PaymentRead:
-    """What a payment starts from, of one instant: position, loans, and the request's record."""
+    """What a payment starts from, of one instant: position, loan (None where the customer has none
+    of that id), and the request's record."""
 
     position: CreditPosition
     request: requests.RequestRecord | None
     scorecard_version: str
-    loans: list[Loan]
+    loan: Loan | None
 
 
 def read(
-    connection: Connection, customer_id: int, request_id: UUID, *, lock: bool
+    connection: Connection, customer_id: int, loan_id: int, request_id: UUID, *, lock: bool
 ) -> PaymentRead | None:
     """All of it in one statement; None for an unknown customer.
 
@@ -81,14 +82,17 @@ def read(
     """
     if lock:
         customers.lock(connection, customer_id)
-    rows = _READ.rows(connection, {"customer_id": customer_id, "request_id": request_id})
-    if not rows:
+    row = _READ.row(
+        connection,
+        {"customer_id": customer_id, "loan_id": loan_id, "request_id": request_id},
+    )
+    if row is None:
         return None
     return PaymentRead(
-        customers.position(rows[0]),
-        requests.record(rows[0][_REQUESTS_AT:_SCORECARD_AT]),
-        rows[0][_SCORECARD_AT],
-        [loans.loan(row[_LOANS_AT:]) for row in rows if row[_LOANS_AT] is not None],
+        customers.position(row),
+        requests.record(row[_REQUESTS_AT:_SCORECARD_AT]),
+        row[_SCORECARD_AT],
+        None if row[_LOANS_AT] is None else loans.loan(row[_LOANS_AT:]),
     )
 
 

@@ -5,7 +5,7 @@ The rules are those of `domain.positions.position_from_loans`.
 
 import calendar
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -14,6 +14,7 @@ import psycopg
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
+from credit_service.domain.positions import CreditPosition
 from credit_service.storage.arrays import Bigints, Dates, Integers, driver_cursor
 
 # Over loans known as l. An installment of the month of %(day)s is due once its day, clamped to the
@@ -71,6 +72,9 @@ _REFRESH = f"""
     WHERE c.customer_id = t.customer_id
     RETURNING {_OVER})
     {_MOVED}"""
+_OF_OTHERS = f"""
+    SELECT {_SUMS} FROM loans l {_OF_EACH}
+    WHERE l.customer_id = %(customer_id)s AND l.loan_id <> %(loan_id)s"""
 _HOLDS = "c.position_as_of <= %(day)s AND c.position_valid_until > %(day)s"
 _ADD = f"""
     WITH moved AS (UPDATE customers c SET
@@ -109,6 +113,32 @@ def refresh(connection: Connection, customer_ids: Sequence[int], day: date) -> N
     ids = np.array(list(customer_ids), np.int64)
     driver_cursor(connection).execute(_LOCK, {"customer_ids": Bigints(ids)})
     refresh_locked(connection, ids, day)
+
+
+def of_other_loans(
+    connection: Connection, position: CreditPosition, loan_id: int, day: date
+) -> CreditPosition:
+    """The position on `day` of all loans of its customer but one, summed by the database.
+
+    The loans may be of a later version than the one given, which it keeps: what is written for it
+    is guarded by that version.
+    """
+    values = _day_values(day) | {"customer_id": position.customer_id, "loan_id": loan_id}
+    row = driver_cursor(connection).execute(_OF_OTHERS, values, binary=True).fetchone()
+    assert row is not None  # noqa: S101 - sums without groups
+    count, total, debt, installments, on_time, due, this_year, next_change = row
+    return replace(
+        position,
+        loan_count=count,
+        total_principal_paise=total,
+        current_debt_paise=debt,
+        current_installments_paise=installments,
+        emis_on_time=on_time,
+        emis_due=due,
+        current_year_loans=this_year,
+        as_of=day,
+        valid_until=min(next_change or date.max, values["next_year"]),
+    )
 
 
 def refresh_locked(connection: Connection, customer_ids: Any, day: date) -> list[int]:

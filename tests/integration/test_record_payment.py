@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
+from credit_service.commands import record_payment as recording
 from credit_service.commands.create_loan import CreateLoan, create_loan
 from credit_service.commands.record_payment import RecordedPayment, RecordPayment, record_payment
 from credit_service.commands.register_customer import RegisterCustomer, register_customer
@@ -20,6 +21,7 @@ from credit_service.domain.loans import Loan, LoanState, schedule
 from credit_service.domain.payments import outstanding_paise
 from credit_service.queries.customers import get_customer
 from credit_service.queries.loans import list_loans, repayment_schedule
+from credit_service.storage import positions
 from credit_service.storage.database import Database
 from tests.integration.portfolio import LAKH, a_good_customer, on
 from tests.integration.test_create_loan import from_scratch, in_parallel
@@ -75,6 +77,69 @@ def test_the_whole_life_of_a_loan(database: Database) -> None:
     assert stored == last.loan
     states = repayment_schedule(database, loan.customer_id, loan.loan_id, on(date(2026, 5, 1)))
     assert {each.state for each in states.progress} == {"SETTLED"}
+
+
+def test_the_position_is_that_of_all_loans_whichever_falls_due_first(database: Database) -> None:
+    first = a_loan(database)
+    day = date(2026, 2, 10)
+    create = CreateLoan(uuid4(), first.customer_id, Ask(LAKH // 10, 1200, 3))
+    later = create_loan(database, create, on(day), "tests").loan_at_birth()
+    assert later is not None
+    # Paid in part while the stored position holds, then when days have outdated it.
+    for at in (day, date(2026, 2, 28), date(2026, 4, 1)):
+        for loan in (first, later):
+            pay(database, loan, 100, at)
+            from_scratch(database, first.customer_id)
+    # The later one falls due first, on 10 April; once it is closed the other one does, on the 30th.
+    for loan in (later, first):
+        outstanding = sum(each.payment_paise for each in schedule(loan).installments) - 300
+        assert pay(database, loan, outstanding, date(2026, 4, 2)).payment.closed_loan
+        from_scratch(database, first.customer_id)
+    assert get_customer(database, customer_id=first.customer_id).position.current_debt_paise == 0
+
+
+def many_repaid_loans(database: Database, customer_id: int, count: int) -> None:
+    with database.transaction() as connection:
+        connection.execute(
+            text(
+                """INSERT INTO loans (customer_id, loan_id, principal_paise, annual_rate_bps,
+                    tenure_months, installment_paise, start_date, end_date, imported,
+                    settled_at_import, emis_paid_on_time, installments_settled, closed_on)
+                SELECT :customer_id, number, 10000, 1000, 12, 1000, '2020-01-15', '2021-01-15',
+                    true, 12, 12, 12, '2021-01-15'
+                FROM generate_series(1, :count) AS number"""
+            ),
+            {"customer_id": customer_id, "count": count},
+        )
+        positions.refresh(connection, [customer_id], START.today)
+
+
+def loans_read_by(database: Database, loan: Loan, amount_paise: int, day: date) -> int:
+    """Rows of loans that PostgreSQL fetches for a payment."""
+    command = RecordPayment(uuid4(), loan.customer_id, loan.loan_id, amount_paise, None)
+    counted = text(
+        """SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)
+        FROM pg_stat_xact_user_tables WHERE relname = 'loans'"""
+    )
+    with database.transaction() as connection:
+        # What the session has not reported yet of earlier transactions counts too.
+        before = connection.execute(counted).scalar() or 0
+        recording._record(connection, command, bytes(32), on(day), "tests", lock=True)
+        return int(connection.execute(counted).scalar_one()) - before
+
+
+def test_a_payment_reads_no_other_loans_of_the_customer(database: Database) -> None:
+    loan = a_loan(database)
+    many_repaid_loans(database, loan.customer_id, 2_000)
+    with database.autocommit() as connection:
+        connection.execute(text("ANALYZE loans"))
+    assert loans_read_by(database, loan, 100, START.today) < 10
+    # The day has outdated the position, which the payment brings up to date.
+    assert loans_read_by(database, loan, 100, date(2026, 3, 1)) > 2_000
+    assert loans_read_by(database, loan, 100, date(2026, 3, 1)) < 10
+    position = get_customer(database, customer_id=loan.customer_id).position
+    assert position.loan_count == 2_000 + 4
+    assert position.current_debt_paise == loan.principal_paise
 
 
 def test_refusals_and_that_they_change_nothing(database: Database) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from credit_service.domain.calendar import add_months
@@ -15,8 +15,10 @@ from credit_service.domain.positions import (
     holds_on,
     position_from_loans,
     with_booking,
+    with_loan,
+    with_payment,
 )
-from tests.unit.domain.strategies import due_count, portfolios, terms
+from tests.unit.domain.strategies import due_count, loans_with_payments, portfolios, terms
 
 YEAR_END = date(2025, 1, 1)
 
@@ -184,6 +186,48 @@ def test_booking_equals_from_scratch(data: st.DataObject, day: date, asked: Loan
     booked = book(asked, installment, 2, 101, at, 2)
     scratch = replace(position([*loans, booked], at), version=before.version + 1)
     assert with_booking(before, asked, installment, at) == scratch
+
+
+@given(st.data(), DAYS)
+def test_a_payment_equals_from_scratch(data: st.DataObject, day: date) -> None:
+    paid = replace(data.draw(loans_with_payments(day)), loan_id=2)
+    outstanding = outstanding_paise(paid)
+    assume(outstanding > 0)
+    others = data.draw(portfolios(day))
+    stored = position([*others, paid], day)
+    at = data.draw(st.dates(day, stored.valid_until - timedelta(days=1)))
+    amount = data.draw(st.one_of(st.integers(1, outstanding), st.just(outstanding)))
+    paid_on = data.draw(st.dates(paid.last_paid_on or paid.start_date, at))
+    after = apply_payment(paid, amount, paid_on, at, 0).loan_after
+    scratch = replace(position([*others, after], at), version=stored.version + 1)
+    moved = with_payment(stored, paid, after, at)
+    if moved is None:
+        # Others must be asked only where the loan that changes first is closed.
+        assert after.closed_on is not None
+        assert stored.valid_until == position([paid], at).valid_until
+    else:
+        assert moved == scratch
+    assert with_loan(position(others, at), after, at) == scratch
+
+
+def test_a_payment_in_part_never_asks_other_loans() -> None:
+    day = date(2024, 5, 5)
+    first, later = loan(date(2024, 1, 31)), loan(date(2024, 2, 15))
+    after = apply_payment(first, 100, day, day, 0).loan_after
+    assert with_payment(position([first, later], day), first, after, day) is not None
+    closed = apply_payment(first, outstanding_paise(first), day, day, 0).loan_after
+    # The other one, due on the 15th, changes first.
+    assert with_payment(position([first, later], day), first, closed, day) is not None
+    assert with_payment(position([first], day), first, closed, day) is None
+
+
+def test_a_payment_needs_a_position_that_holds() -> None:
+    before = loan(date(2024, 1, 31))
+    stored = position([before], date(2024, 5, 5))
+    with pytest.raises(ValueError, match="holds from 2024-05-05 until 2024-05-31"):
+        with_payment(stored, before, before, date(2024, 5, 31))
+    with pytest.raises(ValueError, match="holds from"):
+        with_loan(stored, before, date(2024, 5, 31))
 
 
 def test_booking_needs_a_position_that_holds() -> None:
