@@ -147,7 +147,7 @@ chaos-controls: $(VENV)/installed-dev ## take each guard out in turn: the campai
 	$(RUN) -m tests.faults.controls $(if $(SEED),--seed $(SEED))
 
 .PHONY: load
-load: $(VENV)/installed-dev ## the load campaign, about 10 minutes: overload, outage, restarts: PART=name
+load: $(VENV)/installed-dev ## the load campaign, about 16 minutes: overload, outage, attacks: PART=name
 	$(RUN) -m tests.load $(PART)
 
 .PHONY: format

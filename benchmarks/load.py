@@ -32,6 +32,8 @@ _RECEIVE_BYTES = 256 * 1024
 _SAMPLES = 50
 _PATIENCE_SECONDS = 30.0
 
+_Metadata = tuple[tuple[str, str], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -48,6 +50,7 @@ class Order:
     callers: int = 32
     channels: int = 4
     once: bool = False
+    metadata: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +81,10 @@ class LoadError(RuntimeError):
 class _Connection:
     """One HTTP/2 connection and the calls under way on it."""
 
-    def __init__(self, port: int, method: str) -> None:
+    def __init__(self, port: int, method: str, metadata: _Metadata = ()) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._headers = _request_headers(port, method)
+        self._headers = _request_headers(port, method, metadata)
         self._next_stream = 1
         self._received = bytearray()
         self._unacknowledged = 0
@@ -175,13 +178,13 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-def _request_headers(port: int, method: str) -> Iterator[bytes]:
+def _request_headers(port: int, method: str, metadata: _Metadata) -> Iterator[bytes]:
     """The header blocks of a connection's requests (RFC 7541).
 
     The first one puts what all have in common into the table, the others name its entries, as a
     client of grpc's does.
     """
-    named = (
+    named: tuple[tuple[int | str, str], ...] = (
         # The index of the name in the static table, or the name; the newest entry becomes 62.
         (4, method),
         (1, f"127.0.0.1:{port}"),
@@ -189,6 +192,7 @@ def _request_headers(port: int, method: str) -> Iterator[bytes]:
         ("te", "trailers"),
         ("grpc-timeout", "10S"),
         ("user-agent", "credit-service-benchmarks"),
+        *metadata,
     )
     post, http = b"\x83", b"\x86"
     first = post + http
@@ -202,9 +206,14 @@ def _request_headers(port: int, method: str) -> Iterator[bytes]:
 
 
 def _text(value: str) -> bytes:
-    if len(value) > 126:
+    length = len(value)
+    if length < 127:
+        return bytes([length]) + value.encode("ascii")
+    if length >= 127 + 128 * 128:
         raise ValueError(f"too long for this generator: {value}")
-    return bytes([len(value)]) + value.encode("ascii")
+    rest = length - 127
+    more = bytes([rest]) if rest < 128 else bytes([rest & 127 | 128, rest >> 7])
+    return b"\x7f" + more + value.encode("ascii")
 
 
 def _legible(trailers: bytes) -> str:
@@ -219,7 +228,9 @@ def run(order: Order) -> Outcome:
     Raises:
         LoadError: the server does not answer, or the bodies ran out.
     """
-    connections = [_Connection(order.port, order.method) for _ in range(order.channels)]
+    connections = [
+        _Connection(order.port, order.method, order.metadata) for _ in range(order.channels)
+    ]
     bodies = iter(order.bodies) if order.once else cycle(order.bodies)
     with selectors.DefaultSelector() as selector:
         for each in connections:

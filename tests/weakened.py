@@ -34,6 +34,14 @@ def _give_principals_no_shares() -> None:
     _replace(limits.CallShares, "hold", hold)
 
 
+def _let_writers_of_one_customer_wait_in_the_database() -> None:
+    def begin(_turns: limits.Turns, _key: int, call: limits.Queued) -> bool:
+        call.start(call.serve)
+        return True
+
+    _replace(limits.Turns, "begin", begin)
+
+
 def _let_streams_share_their_room() -> None:
     original = limits.StreamRoom.__init__
 
@@ -55,9 +63,9 @@ def _replace(place: Any, name: str, value: Any) -> None:
 GUARDS: dict[str, Callable[[], None]] = {
     "messages": _let_threads_wait_for_messages,
     "shares": _give_principals_no_shares,
+    "turns": _let_writers_of_one_customer_wait_in_the_database,
     "streams": _let_streams_share_their_room,
     "connections": _let_connections_use_up_descriptors,
-    "indexes": lambda: None,  # of the database
 }
 
 if __name__ == "__main__":

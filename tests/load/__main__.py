@@ -7,10 +7,21 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from benchmarks import bed
 from benchmarks.bed import Bed
-from tests.load import cancelled, freshness, outage, overload, recompute, rolling, slow_cache
+from tests.load import (
+    cancelled,
+    freshness,
+    hostile,
+    outage,
+    overload,
+    recompute,
+    rolling,
+    slow_cache,
+)
+from tests.load.attacks import ATTACKS
 from tests.load.report import Report
 
 PARTS: dict[str, Callable[[Bed], Report]] = {
@@ -21,7 +32,10 @@ PARTS: dict[str, Callable[[Bed], Report]] = {
     "freshness": freshness.run,
     "slow-cache": slow_cache.run,
     "recompute": recompute.run,
+    "hostile": hostile.run,
 }
+ONE_ATTACK = {f"hostile:{name}": partial(hostile.run, only=name) for name in ATTACKS}
+"""Shorter parts of `hostile`, for trying."""
 
 
 def main() -> int:
@@ -29,14 +43,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
     parser.add_argument("part", nargs="*", help=f"of {', '.join(PARTS)}; none: all of them")
     names: list[str] = parser.parse_args().part or list(PARTS)
-    unknown = [each for each in names if each not in PARTS]
+    parts = PARTS | ONE_ATTACK
+    unknown = [each for each in names if each not in parts]
     if unknown:
-        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(parts)}")
     missed: list[str] = []
     for name in names:
         # Each on servers of its own: some are stopped.
         with bed.laid() as laid:
-            report = PARTS[name](laid)
+            report = parts[name](laid)
         report.note(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
         missed += report.missed
     print("\n".join(["", *missed, "all as it must be" if not missed else "NOT as it must be"]))  # noqa: T201

@@ -25,6 +25,7 @@ class Order:
     calls_per_second: float
     seconds: float
     channels: int = 4
+    metadata: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True)
@@ -43,7 +44,9 @@ class Outcome:
 
 def run(order: Order) -> Outcome:
     """Load the server. Raises LoadError when it does not answer."""
-    connections = [_Connection(order.port, order.method) for _ in range(order.channels)]
+    connections = [
+        _Connection(order.port, order.method, order.metadata) for _ in range(order.channels)
+    ]
     bodies, outcome = cycle(order.bodies), Outcome()
     began = time.perf_counter()
     until, sent, ended = began + order.seconds, 0, 0

@@ -54,6 +54,21 @@ def test_the_generator_sends_every_body_once_and_counts_the_answers() -> None:
     assert outcome.p50_ms <= outcome.p99_ms
 
 
+def test_metadata_of_any_length_arrives_with_every_call() -> None:
+    received: set[object] = set()
+
+    def note(_request: bytes, context: grpc.ServicerContext) -> bytes:
+        received.add(frozenset(context.invocation_metadata()))
+        return b""
+
+    metadata = tuple((f"x-{length}", "a" * length) for length in (126, 127, 254, 255, 1000))
+    with serving(note) as port:
+        outcome = load.run(Order(port, "/x.X/Y", [b""], 0.1, callers=3, metadata=metadata))
+    assert outcome.calls > 3
+    assert all(set(metadata) <= each for each in received if isinstance(each, frozenset))
+    assert received
+
+
 def test_long_answers_arrive_whole() -> None:
     with serving(lambda request, _context: request * 300_000) as port:
         outcome = load.run(Order(port, "/x.X/Y", [b"a"], 0.2, callers=2, channels=1))

@@ -1,0 +1,325 @@
+"""What strangers without credentials and one careless principal do to the service: each attack at a
+bounded rate, from a process of its own and an address of its own.
+
+That process takes only the processor time that nobody else wants, as if it ran on another machine:
+what slows an ordinary client is then what the service does, not what the attacker does.
+"""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
+from typing import Any
+
+import grpc
+import psycopg
+from grpc_reflection.v1alpha import reflection_pb2
+
+from benchmarks.calls import SERVICE
+from credit_service.rpc.connections import raise_descriptor_limit
+from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from tests.frames import Connection, authorized
+from tests.load.callers import booking, ended
+
+_ADDRESS = "127.0.0.2"
+_START_SECONDS = 60.0
+_MOST_SECONDS = 60.0
+_HEAD_START_SECONDS = 1.0
+_IDLE = 1_100
+_OPENING_SECONDS = 2.5
+_MESSAGE_PREFIX = b"\0" + (4 * 1024 * 1024 - 64).to_bytes(4, "big")
+"""Announces a message of almost 4 MiB."""
+
+_CHECK = "/grpc.health.v1.Health/Check"
+_WATCH = "/grpc.health.v1.Health/Watch"
+_READ = f"{SERVICE}GetCustomer"
+_EVENTS = f"{SERVICE}WatchCreditEvents"
+_REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+# Names that no customer has.
+_UNKNOWN_NAMES = tuple(f"{first}{second}" for first in "bcdfghjk" for second in "qvwxyz")
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What attackers know."""
+
+    target: str
+    """host:port of the server, or of the balancer in front."""
+    url: str
+    """postgresql://… of the database: of one who holds the lock of a row."""
+    token: str
+    """The careless principal's."""
+    locked_customer: int
+
+
+@dataclass(slots=True)
+class _Doing:
+    """An attack under way."""
+
+    scene: Scene
+    stopped: Event
+    done: Counter[str] = field(default_factory=Counter)
+    ends_at: float = field(default_factory=lambda: time.monotonic() + _MOST_SECONDS)
+
+    def again(self, times_a_second: float) -> Iterator[int]:
+        """Numbers from 0, at that rate, until the attack is over."""
+        began, number = time.monotonic(), 0
+        while not self.wait(began + number / times_a_second - time.monotonic()):
+            yield number
+            number += 1
+
+    def wait(self, seconds: float) -> bool:
+        """Wait, and tell whether the attack is over."""
+        return self.stopped.wait(max(0.0, seconds)) or time.monotonic() >= self.ends_at
+
+    def connect(self, **options: int) -> Connection:
+        """A connection from the attackers' address. Raises OSError where it is refused."""
+        return Connection(self.scene.target, source=_ADDRESS, **options)
+
+
+@contextmanager
+def _renewed(doing: _Doing) -> Iterator[Callable[[Callable[[Connection], object]], bool]]:
+    """Does something on a connection; on a new one the next time, where the server hung up."""
+    current: list[Connection] = []
+
+    def on_one(act: Callable[[Connection], object]) -> bool:
+        try:
+            if not current:
+                current.append(doing.connect())
+            act(current[0])
+            current[0].drain()
+        except OSError:
+            while current:
+                current.pop().close()
+            return False
+        return True
+
+    yield on_one
+    for each in current:
+        each.close()
+
+
+def _half_health_checks(doing: _Doing) -> None:
+    """100 health checks a second without a message, and 12 watches that are not read."""
+    watching: list[Connection] = []
+    with suppress(OSError):
+        watching.append(doing.connect(window_bytes=0))
+        for _ in range(12):
+            watching[0].send(watching[0].begin(_WATCH), b"")
+            doing.done["watches"] += 1
+    with _renewed(doing) as on_one:
+        for _ in doing.again(100):
+            doing.done["checks"] += on_one(lambda each: each.begin(_CHECK))
+    for each in watching:
+        each.close()
+
+
+def _half_calls(doing: _Doing) -> None:
+    """20 reads a second without a message, with a valid token."""
+    metadata = authorized(doing.scene.token)
+    with _renewed(doing) as on_one:
+        for _ in doing.again(20):
+            doing.done["calls"] += on_one(lambda each: each.begin(_READ, metadata))
+
+
+def _slow_calls(doing: _Doing) -> None:
+    """20 reads a second that are cancelled at once, and 40 whose message comes by a byte a second.
+
+    Those are begun anew every four seconds.
+    """
+    metadata = authorized(doing.scene.token)
+    slow: list[int] = []
+
+    def act(each: Connection) -> None:
+        turn = doing.done["cancelled calls"]
+        if turn % 80 == 0 or not slow:
+            slow[:] = [each.begin(_READ, metadata) for _ in range(40)]
+            doing.done["slow calls"] += 40
+        if turn % 20 == 0:
+            for stream in slow:
+                each.send_raw(stream, b"\0")
+        each.reset(each.begin(_READ, metadata))
+        doing.done["cancelled calls"] += 1
+
+    with _renewed(doing) as on_one:
+        for _ in doing.again(20):
+            if not on_one(act):
+                slow.clear()
+
+
+def _endless_calls(doing: _Doing) -> None:
+    """12 reads a second whose message is to have 4 MiB: 20 KiB come at once, a byte a second later.
+
+    So they go through a balancer that awaits a part of the message.
+    """
+    metadata = authorized(doing.scene.token)
+    begun: list[int] = []
+
+    def act(each: Connection) -> None:
+        begun.append(each.begin(_READ, metadata))
+        each.send_raw(begun[-1], _MESSAGE_PREFIX)
+        for _ in range(2):
+            each.send_raw(begun[-1], bytes(10 * 1024))
+        for stream in begun[-60:-1:12]:
+            each.send_raw(stream, b"\0")
+        doing.done["calls"] += 1
+
+    with _renewed(doing) as on_one:
+        for _ in doing.again(12):
+            if not on_one(act):
+                begun.clear()
+
+
+def _streams(doing: _Doing) -> None:
+    """Every stream that strangers and the careless principal get, held open and not read."""
+    request = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+    metadata = authorized(doing.scene.token)
+    held: list[Connection] = []
+    for _ in doing.again(2):
+        with suppress(OSError):
+            held.append(doing.connect())
+            for _ in range(4):
+                held[-1].send(held[-1].begin(_REFLECTION), request, end=False)
+                doing.done["reflections"] += 1
+        with suppress(OSError):
+            held.append(doing.connect(window_bytes=0))
+            for _ in range(4):
+                held[-1].send(held[-1].begin(_EVENTS, metadata), b"")
+                doing.done["watches of events"] += 1
+    for each in held:
+        each.close()
+
+
+def _callers(
+    doing: _Doing, count: int, call: Callable[[CreditServiceStub, int], object], name: str
+) -> None:
+    """So many callers on connections of their own. Each calls at most once a second."""
+
+    def caller(number: int) -> None:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(doing.scene.target, options) as channel:
+            stub = CreditServiceStub(channel)
+            for turn in doing.again(1):
+                try:
+                    call(stub, count * turn + number)
+                    doing.done[name] += 1
+                except grpc.RpcError as error:
+                    doing.done[f"{name} ended as {ended(error)}"] += 1
+
+    threads = [threading.Thread(target=caller, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _searches(doing: _Doing) -> None:
+    """Sixty searches at once, again every second, for names that nobody has."""
+    metadata: Any = authorized(doing.scene.token)
+
+    def search(stub: CreditServiceStub, number: int) -> None:
+        name = _UNKNOWN_NAMES[number % len(_UNKNOWN_NAMES)]
+        stub.ListCustomers(
+            pb.ListCustomersRequest(query=name, page_size=1000), timeout=5, metadata=metadata
+        )
+
+    _callers(doing, 60, search, "searches")
+
+
+def _bookers(doing: _Doing) -> None:
+    """Twenty bookers of one customer, whose row another transaction holds."""
+    metadata: Any = authorized(doing.scene.token)
+    customer_id = doing.scene.locked_customer
+
+    def book(stub: CreditServiceStub, _number: int) -> None:
+        stub.CreateLoan(booking(customer_id), timeout=5, metadata=metadata)
+
+    with psycopg.connect(doing.scene.url) as holder:
+        holder.execute("SELECT FROM customers WHERE customer_id = %s FOR UPDATE", [customer_id])
+        _callers(doing, 20, book, "bookings")
+
+
+def _idle_connections(doing: _Doing) -> None:
+    """1,100 connections that do nothing, opened at 500 a second; those that are closed are opened
+    again, at 100 a second."""
+    held: list[Connection] = []
+    for _ in doing.again(500):
+        with suppress(OSError):
+            held.append(doing.connect())
+        doing.done["connections"] += 1
+        if doing.done["connections"] == _IDLE:
+            break
+    for number in doing.again(100):
+        place = number % max(1, len(held))
+        if not held or held[place].is_closed:
+            with suppress(OSError):
+                each = doing.connect()
+                doing.done["connections"] += 1
+                for closed in held[place : place + 1]:
+                    closed.close()
+                held[place : place + 1] = [each]
+    for each in held:
+        each.close()
+
+
+ATTACKS: dict[str, Callable[[_Doing], None]] = {
+    "half-health-checks": _half_health_checks,
+    "half-calls": _half_calls,
+    "slow-calls": _slow_calls,
+    "endless-calls": _endless_calls,
+    "streams": _streams,
+    "searches": _searches,
+    "bookers": _bookers,
+    "idle-connections": _idle_connections,
+}
+
+
+@contextmanager
+def under_attack(scene: Scene, names: Sequence[str]) -> Iterator[Counter[str]]:
+    """These attacks at once, under way while the context is. What they did is counted at its end.
+
+    Raises:
+        RuntimeError: the attackers did not start, or did not end in order.
+    """
+    spawned = multiprocessing.get_context("spawn")
+    begun, stopped, found = spawned.Event(), spawned.Event(), spawned.SimpleQueue()
+    process = spawned.Process(
+        target=_attack, args=(scene, tuple(names), begun, stopped, found), daemon=True
+    )
+    process.start()
+    done: Counter[str] = Counter()
+    try:
+        if not begun.wait(_START_SECONDS):
+            raise RuntimeError("the attackers do not start")
+        opens = "idle-connections" in names
+        time.sleep(_OPENING_SECONDS if opens else _HEAD_START_SECONDS)
+        yield done
+    finally:
+        stopped.set()
+        process.join(_MOST_SECONDS)
+        process.kill()
+    if process.exitcode != 0 or found.empty():
+        raise RuntimeError(f"the attackers ended with {process.exitcode}")
+    done.update(found.get())
+
+
+def _attack(scene: Scene, names: Sequence[str], begun: Event, stopped: Event, found: Any) -> None:
+    """The attackers' process."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    raise_descriptor_limit()
+    doings = [_Doing(scene, stopped) for _ in names]
+    with ThreadPoolExecutor(len(names)) as threads:
+        ends = [
+            threads.submit(ATTACKS[name], each) for name, each in zip(names, doings, strict=True)
+        ]
+        begun.set()
+    for end in ends:
+        end.result()
+    found.put(sum((each.done for each in doings), Counter()))
