@@ -45,6 +45,11 @@ def await_ready(channel: grpc.Channel, target: Target, timeout_seconds: float) -
     require_ready(channel, target.address, timeout_seconds, target.ca)
 
 
+def reads_token_file(target: Target) -> bool:
+    """Whether the token is what a file says, which may have another one later."""
+    return not target.token and target.token_file not in (None, Path())
+
+
 def bearer_token(target: Target) -> str | None:
     """The token to call with: --token or CREDIT_TOKEN, else the content of the token file.
 
@@ -52,7 +57,7 @@ def bearer_token(target: Target) -> str | None:
     """
     token, source = target.token, "the token (--token, CREDIT_TOKEN)"
     path = target.token_file
-    if not token and path not in (None, Path()):
+    if path is not None and reads_token_file(target):
         source = f"{path} (--token-file, CREDIT_TOKEN_FILE)"
         try:
             with path.open("rb") as file:

@@ -26,6 +26,7 @@ from credit_service.cli.connection import (
     await_ready,
     connected,
     opened,
+    reads_token_file,
 )
 from credit_service.cli.output import Listing, as_dict, enum_name, inr, note, out, print_json
 from credit_service.client.channel import (
@@ -459,14 +460,17 @@ class Watching:
 def events(
     target: Target, watching: Watching, *, as_json: bool, patience: Patience | None = None
 ) -> int:
-    """Print events as they happen. A broken connection is resumed after the last one printed.
+    """Print events as they happen. A broken connection is resumed after the last one printed. So is
+    a stream whose token holds no longer, with what the token file says then.
 
-    Raises ServiceError for a refusal, and when no server answers for as long as `patience` gives.
+    Raises ServiceError for a refusal, and when for as long as `patience` gives no server answers or
+    the token file has none that holds.
     """
     patience = patience or Patience()
     tail = _Tail(watching, as_json=as_json)
     failures, give_up_at = 0, 0.0
-    with opened(target) as channel:
+    channel = opened(target)
+    try:
         await_ready(channel, target, CONNECT_TIMEOUT_SECONDS)
         while True:
             before = tail.messages
@@ -475,7 +479,12 @@ def events(
             except ServiceError as error:
                 if error.code == grpc.StatusCode.DEADLINE_EXCEEDED and tail.messages > before:
                     continue
-                if not error.unavailable:
+                token_is_over = (
+                    error.code == grpc.StatusCode.UNAUTHENTICATED
+                    and tail.messages > 0
+                    and reads_token_file(target)
+                )
+                if not error.unavailable and not token_is_over:
                     raise
                 if tail.messages > before or not failures:
                     failures, give_up_at = 0, time.monotonic() + patience.give_up_seconds
@@ -491,7 +500,12 @@ def events(
             else:
                 return ExitCode.GOOD
             time.sleep(pause_seconds)
+            if token_is_over:
+                channel.close()
+                channel = opened(target)
             await_ready(channel, target, max(0.1, give_up_at - time.monotonic()))
+    finally:
+        channel.close()
 
 
 class _Tail:

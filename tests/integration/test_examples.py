@@ -20,7 +20,7 @@ import trustme
 from google.type.money_pb2 import Money
 from pydantic import SecretStr
 
-from credit_service import cli
+from credit_service import cli, metrics
 from credit_service.client.channel import SERVICE_CONFIG
 from credit_service.rpc.server import CreditServer
 from credit_service.settings import Settings
@@ -28,6 +28,7 @@ from credit_service.storage.database import Database
 from credit_service.v1 import ingestion_pb2, ingestion_service_pb2_grpc
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from tests.integration.conftest import Edge
+from tests.integration.test_limits import eventually, loan_request
 from tests.tools import node_modules, tool
 from workers.process import WorkerProcess
 
@@ -79,7 +80,7 @@ def environment(
     capsys.readouterr()
     scopes = [f"--scope={scope}" for scope in ("credit.read", "credit.write", "ingest")]
     assert cli.run(["token", f"--key={tmp_path / 'signing-key.private.jwk'}", *scopes]) == 0
-    token = capsys.readouterr().out.strip()
+    (tmp_path / "token").write_text(capsys.readouterr().out)
     server, worker = CreditServer(settings, database), WorkerProcess(settings)
     server.start()
     worker.start()
@@ -87,7 +88,7 @@ def environment(
         **os.environ,
         "CREDIT_ADDRESS": str(server.address),
         "CREDIT_SERVER_CA": str(tmp_path / "ca.pem"),
-        "CREDIT_TOKEN": token,
+        "CREDIT_TOKEN_FILE": str(tmp_path / "token"),
     }
     worker.stop()
     server.stop(grace_seconds=5)
@@ -150,6 +151,50 @@ def client() -> Any:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_events_are_followed_over_the_end_of_a_token(
+    client: Any,
+    environment: dict[str, str],
+    settings: Settings,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    where = environment["CREDIT_ADDRESS"], tmp_path / "ca.pem"
+    rotated = tmp_path / "rotated"
+    assert cli.run(["token", "key", str(rotated)]) == 0
+    capsys.readouterr()
+    key = f"--key={rotated / 'signing-key.private.jwk'}"
+    assert cli.run(["token", key, "--scope=credit.read", "--scope=credit.write"]) == 0
+    new_token = capsys.readouterr().out
+    channel = client.connect(*where, Path(environment["CREDIT_TOKEN_FILE"]))
+    customer_id = registered(client, channel).customer_id
+    service = CreditServiceStub(channel)
+    events = client.follow(service, after_event_id=0, customer_id=customer_id)
+    assert next(events).HasField("customer_registered")
+
+    (tmp_path / "token").write_text(new_token)
+    assert settings.token_keys is not None
+    (rotated / "jwks.json").replace(settings.token_keys)
+    # The server ends the stream, and from then on knows the new key.
+    eventually(lambda: metrics.REGISTRY.get_sample_value("credit_server_streams") == 0, 60)
+    service.CreateLoan(loan_request(customer_id), timeout=20)
+    for event in events:
+        if event.HasField("loan_created") or event.HasField("loan_declined"):
+            break
+    channel.close()
+
+
+def registered(client: Any, channel: grpc.Channel) -> Any:
+    request = client.credit_service_pb2.RegisterCustomerRequest(
+        request_id=str(uuid.uuid4()),
+        first_name="Asha",
+        last_name="Rao",
+        age=30,
+        monthly_income=Money(units=50_000),
+        phone_number="9876598765",
+    )
+    return client.answer_of(CreditServiceStub(channel).RegisterCustomer, request).customer
 
 
 class TestTrouble:

@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import pytest
@@ -23,6 +24,7 @@ from credit_service.cli.calling import METHODS
 from credit_service.embedded import EmbeddedStack
 from credit_service.settings import Settings
 from tests.integration.conftest import Edge
+from tests.integration.test_limits import eventually
 from tests.system.up import Up, credit_service, environment, up
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes.md"
@@ -384,21 +386,35 @@ def test_the_tail_goes_on_after_the_server_was_killed(service: Up, run: Run) -> 
                 "age": 30,
                 "monthly_income": {"units": 10000},
                 "phone_number": f"+9198765431{number:02}",
+                "request_id": str(uuid.uuid4()),
             }
-            assert run("call", "RegisterCustomer", json.dumps(request)).code == 0
+            # The server takes its time to come back, and the call may have to be made again.
+            deadline = time.monotonic() + 60
+            while (done := run("call", "RegisterCustomer", json.dumps(request))).code:
+                assert time.monotonic() < deadline, done
             event = json.loads(tail.stdout.readline())
             while "customer_registered" not in event:
                 event = json.loads(tail.stdout.readline())
             ids.append(int(event["event_id"]))
             if number == 0:
                 service.running("credit_service.rpc")[0].kill()
-                assert "Going on after event" in tail.stderr.readline()
+                _line_with("Going on after event", tail.stderr)
         assert int(last) < ids[0] < ids[1]
         tail.send_signal(signal.SIGINT)
         assert tail.wait(20) == 130
     finally:
         tail.kill()
         tail.communicate()
+
+
+def _line_with(text: str, lines: IO[str]) -> str:
+    """The next line that has the text; grpc may write others between."""
+    seen = []
+    for line in lines:
+        if text in line:
+            return line
+        seen.append(line)
+    raise AssertionError(f"{text!r} was not written, but: {''.join(seen)}")
 
 
 # Tokens.
@@ -448,6 +464,40 @@ class TestTokens:
         monkeypatch.setenv("CREDIT_TOKEN_FILE", str(tmp_path / "absent"))
         done = run(*call)
         assert (done.code, "CREDIT_TOKEN_FILE) cannot be read" in done.errors) == (2, True), done
+
+    def test_the_tail_goes_on_with_a_new_token(
+        self, server: Edge, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run, edge = _runner(capsys), server.server._pipeline
+        rotated = tmp_path / "rotated"
+        assert run("token", "key", str(rotated)).code == 0
+        old, new = (
+            run("token", f"--key={folder / 'signing-key.private.jwk'}", "--scope=credit.read")
+            for folder in (tmp_path, rotated)
+        )
+        file = tmp_path / "token"
+        file.write_text(old.output)
+        tail = subprocess.Popen(
+            [sys.executable, "-m", "credit_service.cli", "events", "--json"],
+            env=environment(CREDIT_ADDRESS=server.target, CREDIT_TOKEN_FILE=str(file)),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert tail.stderr is not None
+            eventually(lambda: edge.open_streams == 1, 60)
+            file.write_text(new.output)
+            assert settings.token_keys is not None
+            (rotated / "jwks.json").replace(settings.token_keys)
+            told = _line_with("Going on after event", tail.stderr)
+            assert "UNAUTHENTICATED" in told
+            eventually(lambda: edge.open_streams == 0, 60)
+            eventually(lambda: edge.open_streams == 1, 60)
+            assert tail.poll() is None
+        finally:
+            tail.kill()
+            tail.communicate()
 
 
 # `doctor` and `completion`.

@@ -2,8 +2,9 @@
 //
 //	CREDIT_ADDRESS=127.0.0.1:50051 go run .
 //
-// CREDIT_SERVER_CA names a PEM file of the authorities to trust, CREDIT_TOKEN a bearer token. The
-// package creditpb is made from the contract, as buf.gen.yaml says.
+// CREDIT_SERVER_CA names a PEM file of the authorities to trust, CREDIT_TOKEN_FILE a file with a bearer
+// token; replace it before the token expires. The package creditpb is made from the contract, as
+// buf.gen.yaml says.
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 	"log"
 	"math/rand"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -40,17 +42,21 @@ const (
 
 // Connect.
 
-// bearer sends a token with each call; by TLS only.
+// bearer sends the token that a file holds, read again for each call; by TLS only.
 type bearer string
 
 func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	return map[string]string{"authorization": "Bearer " + string(b)}, nil
+	token, err := os.ReadFile(string(b))
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{"authorization": "Bearer " + strings.TrimSpace(string(token))}, nil
 }
 
 func (bearer) RequireTransportSecurity() bool { return true }
 
 // connect makes a channel with the standard retry policy.
-func connect(address, ca, token string) (*grpc.ClientConn, error) {
+func connect(address, ca, tokenFile string) (*grpc.ClientConn, error) {
 	config, err := os.ReadFile(serviceConfig)
 	if err != nil {
 		return nil, err
@@ -65,8 +71,8 @@ func connect(address, ca, token string) (*grpc.ClientConn, error) {
 		return nil, err
 	}
 	options = append(options, grpc.WithTransportCredentials(tls))
-	if token != "" {
-		options = append(options, grpc.WithPerRPCCredentials(bearer(token)))
+	if tokenFile != "" {
+		options = append(options, grpc.WithPerRPCCredentials(bearer(tokenFile)))
 	}
 	return grpc.NewClient(address, options...)
 }
@@ -218,6 +224,7 @@ func follow(
 	use func(*creditpb.CreditEvent) bool,
 ) error {
 	for ctx.Err() == nil {
+		letIn := false
 		err := func() error {
 			ctx, cancel := context.WithCancel(ctx)
 			defer cancel()
@@ -229,6 +236,7 @@ func follow(
 				if response, err = stream.Recv(); err != nil {
 					break
 				}
+				letIn = true
 				if event := response.GetEvent(); event != nil {
 					after = event.EventId
 					if use(event) {
@@ -244,7 +252,10 @@ func follow(
 		if err == nil {
 			return nil
 		}
-		if found := refusal(err); !errors.Is(err, io.EOF) && !worthRepeating(found.code) {
+		found := refusal(err)
+		// Its token is over, and the file may hold the next one.
+		tokenIsOver := letIn && found.code == codes.Unauthenticated
+		if !errors.Is(err, io.EOF) && !worthRepeating(found.code) && !tokenIsOver {
 			return found
 		}
 		time.Sleep(time.Duration(100+rand.Intn(900)) * time.Millisecond)
@@ -263,7 +274,7 @@ func run(ctx context.Context) error {
 	if address == "" {
 		address = "127.0.0.1:50051"
 	}
-	connection, err := connect(address, os.Getenv("CREDIT_SERVER_CA"), os.Getenv("CREDIT_TOKEN"))
+	connection, err := connect(address, os.Getenv("CREDIT_SERVER_CA"), os.Getenv("CREDIT_TOKEN_FILE"))
 	if err != nil {
 		return err
 	}

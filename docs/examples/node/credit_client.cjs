@@ -3,7 +3,8 @@
 //     CREDIT_ADDRESS=127.0.0.1:50051 node credit_client.cjs ../../../protos GOOGLEAPIS
 //
 // GOOGLEAPIS is the folder that has google/type/money.proto and google/rpc/error_details.proto.
-// CREDIT_SERVER_CA names a PEM file of the authorities to trust, CREDIT_TOKEN a bearer token.
+// CREDIT_SERVER_CA names a PEM file of the authorities to trust, CREDIT_TOKEN_FILE a file with a bearer
+// token; replace it before the token expires.
 const {randomUUID} = require('node:crypto');
 const {readFileSync} = require('node:fs');
 const path = require('node:path');
@@ -28,14 +29,19 @@ const {CreditService, IngestionService} =
 // Connect.
 
 // What a client is made with: the address, credentials, and the standard retry policy.
-function endpoint(address, ca, token) {
+function endpoint(address, ca, tokenFile) {
   const options = {'grpc.service_config': SERVICE_CONFIG};
   if (!ca) return [address, grpc.credentials.createInsecure(), options];
   const tls = grpc.credentials.createSsl(readFileSync(ca));
-  if (!token) return [address, tls, options];
+  if (!tokenFile) return [address, tls, options];
+  // Read again for each call.
   const bearer = grpc.credentials.createFromMetadataGenerator((_, done) => {
     const metadata = new grpc.Metadata();
-    metadata.set('authorization', `Bearer ${token}`);
+    try {
+      metadata.set('authorization', `Bearer ${readFileSync(tokenFile, 'utf8').trim()}`);
+    } catch (error) {
+      return done(error);
+    }
     done(null, metadata);
   });
   return [address, grpc.credentials.combineChannelCredentials(tls, bearer), options];
@@ -168,8 +174,10 @@ function send(client, ingestion_id, kind, rows, offset) {
 async function* follow(client, after_event_id, customer_id) {
   for (;;) {
     const stream = client.WatchCreditEvents({after_event_id, customer_id});
+    let letIn = false;
     try {
       for await (const response of stream) {
+        letIn = true;
         if (response.message === 'event') {
           after_event_id = response.event.event_id;
           yield response.event;
@@ -180,7 +188,9 @@ async function* follow(client, after_event_id, customer_id) {
       }
     } catch (error) {
       const refused = new Refused(error);
-      if (!WORTH_REPEATING.has(refused.code)) throw refused;
+      // Its token is over, and the file may hold the next one.
+      const tokenIsOver = letIn && refused.code === grpc.status.UNAUTHENTICATED;
+      if (!WORTH_REPEATING.has(refused.code) && !tokenIsOver) throw refused;
     } finally {
       stream.cancel();
     }
@@ -193,8 +203,8 @@ async function* follow(client, after_event_id, customer_id) {
 const rupees = (units) => ({currency_code: 'INR', units});
 
 async function main() {
-  const {CREDIT_ADDRESS = '127.0.0.1:50051', CREDIT_SERVER_CA, CREDIT_TOKEN} = process.env;
-  const where = endpoint(CREDIT_ADDRESS, CREDIT_SERVER_CA, CREDIT_TOKEN);
+  const {CREDIT_ADDRESS = '127.0.0.1:50051', CREDIT_SERVER_CA, CREDIT_TOKEN_FILE} = process.env;
+  const where = endpoint(CREDIT_ADDRESS, CREDIT_SERVER_CA, CREDIT_TOKEN_FILE);
   const credit = new CreditService(...where);
   const ingestion = new IngestionService(...where);
 

@@ -2,8 +2,9 @@
 
     CREDIT_ADDRESS=127.0.0.1:50051 python credit_client.py
 
-CREDIT_SERVER_CA names a PEM file of the authorities to trust, CREDIT_TOKEN a bearer token. Needs
-grpcio, grpcio-status, googleapis-common-protos, and the modules made from the contract.
+CREDIT_SERVER_CA names a PEM file of the authorities to trust, CREDIT_TOKEN_FILE a file with a
+bearer token; replace it before the token expires. Needs grpcio, grpcio-status,
+googleapis-common-protos, and the modules made from the contract.
 """
 
 import json
@@ -37,14 +38,29 @@ SERVICE_CONFIG = Path(__file__).parents[1] / "service-config.json"
 # Connect.
 
 
-def connect(address: str, ca: Path | None = None, token: str | None = None) -> grpc.Channel:
+class Bearer(grpc.AuthMetadataPlugin):
+    """The token that a file holds, read again for each call."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __call__(self, _context: object, callback: Callable[..., None]) -> None:
+        try:
+            token = self.file.read_text().strip()
+        except OSError as error:
+            callback((), error)
+        else:
+            callback((("authorization", f"Bearer {token}"),), None)
+
+
+def connect(address: str, ca: Path | None = None, token_file: Path | None = None) -> grpc.Channel:
     """A channel with the standard retry policy; a token needs TLS."""
     options = [("grpc.service_config", json.dumps(json.loads(SERVICE_CONFIG.read_text())))]
     if ca is None:
         return grpc.insecure_channel(address, options)
     credentials = grpc.ssl_channel_credentials(ca.read_bytes())
-    if token is not None:
-        bearer = grpc.access_token_call_credentials(token)
+    if token_file is not None:
+        bearer = grpc.metadata_call_credentials(Bearer(token_file))
         credentials = grpc.composite_channel_credentials(credentials, bearer)
     return grpc.secure_channel(address, credentials, options)
 
@@ -168,7 +184,8 @@ def _messages(
 def follow(
     service: credit_service_pb2_grpc.CreditServiceStub, after_event_id: int, customer_id: int
 ) -> Iterator[Message]:
-    """A customer's events for ever, each once, in order, over breaks and restarts of the service.
+    """A customer's events for ever, each once, in order, over breaks and restarts of the service,
+    and over the end of a token, where the file holds the next one by then.
 
     Store the event_id of each event together with what it made you do, and begin after the last
     one that is stored: then nothing is skipped and nothing is done twice.
@@ -177,8 +194,10 @@ def follow(
         request = credit_service_pb2.WatchCreditEventsRequest(
             after_event_id=after_event_id, customer_id=customer_id
         )
+        let_in = False
         try:
             for response in service.WatchCreditEvents(request):
+                let_in = True
                 if response.WhichOneof("message") == "event":
                     after_event_id = response.event.event_id
                     yield response.event
@@ -187,7 +206,8 @@ def follow(
                     after_event_id = response.heartbeat.last_event_id
         except grpc.RpcError as error:
             refused = RefusedError(error)
-            if refused.code not in WORTH_REPEATING:
+            token_is_over = let_in and refused.code is grpc.StatusCode.UNAUTHENTICATED
+            if refused.code not in WORTH_REPEATING and not token_is_over:
                 raise refused from None
         time.sleep(random.uniform(0.1, 1))
 
@@ -200,11 +220,11 @@ def rupees(amount: int) -> money_pb2.Money:
 
 
 def main() -> None:
-    ca = os.environ.get("CREDIT_SERVER_CA")
+    ca, token_file = os.environ.get("CREDIT_SERVER_CA"), os.environ.get("CREDIT_TOKEN_FILE")
     channel = connect(
         os.environ.get("CREDIT_ADDRESS", "127.0.0.1:50051"),
         Path(ca) if ca else None,
-        os.environ.get("CREDIT_TOKEN"),
+        Path(token_file) if token_file else None,
     )
     credit = credit_service_pb2_grpc.CreditServiceStub(channel)
     ingestion = ingestion_service_pb2_grpc.IngestionServiceStub(channel)
