@@ -23,8 +23,8 @@ import psycopg
 import redis
 from psycopg import sql
 
-from credit_service import embedded
-from credit_service.embedded import EmbeddedStack
+from credit_service.processes import embedded
+from credit_service.processes.embedded import EmbeddedStack
 from credit_service.settings import Settings
 from credit_service.storage import migrate, positions
 from credit_service.storage.database import Database

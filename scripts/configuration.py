@@ -13,7 +13,7 @@ from pydantic import AliasChoices, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from credit_service import metrics
+from credit_service.observability import metrics
 from credit_service.settings import Settings
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "operations.md"

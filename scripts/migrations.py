@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from credit_service.embedded import EmbeddedStack
+from credit_service.processes.embedded import EmbeddedStack
 from credit_service.storage import migrate
 
 

@@ -14,8 +14,9 @@ if "descriptors" in _given:
     _limit = int(_given["descriptors"])
     resource.setrlimit(resource.RLIMIT_NOFILE, (_limit, _limit))
 
-from credit_service.rpc import connections, limits, pipeline, reception, server  # noqa: E402
+from credit_service.rpc import server  # noqa: E402
 from credit_service.rpc.__main__ import main  # noqa: E402
+from credit_service.rpc.calls import connections, limits, pipeline, reception  # noqa: E402
 
 _UNLIMITED = 1_000_000
 

@@ -14,11 +14,12 @@ import sys
 import threading
 from contextlib import AbstractContextManager, closing, nullcontext
 
-from credit_service import embedded, tracing
-from credit_service.metrics_http import MetricsEndpoint
+from credit_service.observability import tracing
+from credit_service.observability.logs import configure_logging
+from credit_service.observability.metrics_http import MetricsEndpoint
+from credit_service.processes import embedded
 from credit_service.settings import Settings, in_words, warn_of_unknown_variables
 from credit_service.storage import condition
-from credit_service.telemetry import configure_logging
 from workers.process import WorkerProcess, run
 
 MISCONFIGURED = 2

@@ -7,9 +7,9 @@ that is slow or away.
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from credit_service import metrics
 from credit_service.clock import Clock
-from credit_service.metrics import Reading
+from credit_service.observability import metrics
+from credit_service.observability.metrics import Reading
 from credit_service.storage import backlog, tasks
 from credit_service.storage.database import Database
 

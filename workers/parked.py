@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
-from credit_service import embedded
+from credit_service.processes import embedded
 from credit_service.settings import Settings
 from credit_service.storage import tasks
 from credit_service.storage.database import Database

@@ -10,12 +10,12 @@ import dramatiq
 import structlog
 from dramatiq.worker import Worker
 
-from credit_service import metrics
 from credit_service.cache.positions import PositionCache
+from credit_service.observability import metrics
+from credit_service.processes.termination import Termination
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
 from credit_service.storage.tasks import Task
-from credit_service.termination import Termination
 from workers.actors import ACTORS, Timetable, follow
 from workers.backlog import READ_SECONDS, BacklogReader
 from workers.broker import CarrierBroker, make_broker

@@ -17,8 +17,9 @@ import redis
 import structlog
 from sqlalchemy import Connection
 
-from credit_service import failpoints, metrics
+from credit_service import failpoints
 from credit_service.clock import Clock, Moment
+from credit_service.observability import metrics
 from credit_service.storage import event_stream, tasks
 from credit_service.storage.database import Database
 from credit_service.storage.event_stream import PublishedEvent

@@ -16,15 +16,16 @@ from dramatiq.middleware.threading import Interrupt
 from sqlalchemy import Connection
 from structlog.contextvars import bound_contextvars
 
-from credit_service import failpoints, metrics, tracing
+from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
 from credit_service.domain.errors import CreditError
+from credit_service.observability import metrics, tracing
+from credit_service.observability.logs import masked_text
+from credit_service.observability.tracing import Activity, Span
 from credit_service.storage import tasks
 from credit_service.storage.database import Database, LostRaceError
 from credit_service.storage.tasks import Run
-from credit_service.telemetry import masked_text
-from credit_service.tracing import Activity, Span
 
 T = TypeVar("T")
 

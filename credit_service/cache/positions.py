@@ -24,10 +24,11 @@ from typing import Any
 import redis
 import structlog
 
-from credit_service import failpoints, metrics
+from credit_service import failpoints
 from credit_service.cache.link import Command, RedisLink
 from credit_service.clock import Moment
 from credit_service.domain.positions import CreditPosition, holds_on
+from credit_service.observability import metrics
 
 _PREFIX = "credit:position:"
 _MAX_TTL_SECONDS = 24 * 60 * 60

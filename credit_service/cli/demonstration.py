@@ -25,7 +25,6 @@ from google.type.decimal_pb2 import Decimal
 from google.type.money_pb2 import Money
 from rich.text import Text
 
-from credit_service import samples
 from credit_service.cli import ExitCode
 from credit_service.cli.ingesting import Outcome, send
 from credit_service.cli.output import SERVICE, buf_curl, grpcurl, inr, note, out, paise, paste
@@ -38,6 +37,7 @@ from credit_service.client.channel import (
 from credit_service.client.ingestion import IngestionClient, Request
 from credit_service.client.rows import open_source
 from credit_service.settings import Settings
+from credit_service.spreadsheets import samples
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import decision_pb2, ingestion_pb2, loan_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub

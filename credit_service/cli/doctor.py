@@ -101,7 +101,7 @@ def examine(target: Target, data_dir: Path | None = None) -> Iterator[Finding]:
     if not wheels.ok:
         # All other checks need them.
         return
-    from credit_service.embedded import StackError, running_urls
+    from credit_service.processes.embedded import StackError, running_urls
     from credit_service.settings import Settings
 
     if data_dir is not None:
@@ -286,7 +286,7 @@ def _server(target: Target) -> tuple[bool, Finding]:
 
 def _port(target: Target, settings: "Settings", *, serving: bool) -> Finding:
     """Whether a server can listen where the settings say, or does already."""
-    from credit_service.rpc.address import AddressRefusedError, listening_address
+    from credit_service.processes.address import AddressRefusedError, listening_address
 
     try:
         address = listening_address(settings)
@@ -316,7 +316,7 @@ def _database(settings: "Settings") -> Iterator[Finding]:
     from credit_service.storage.sessions import POOLER_ADVICE
 
     if settings.database_url is None:
-        from credit_service.embedded import not_running
+        from credit_service.processes.embedded import not_running
 
         yield _bad("database", not_running(settings.data_dir), _START)
         return

@@ -52,8 +52,8 @@ def _explained_for_servers(error: Exception) -> _Explained:
     import sqlalchemy.exc
 
     from credit_service.domain.errors import CreditError, Overloaded, RetryLater, Unavailable
-    from credit_service.embedded import DataFolderError, StackError
-    from credit_service.rpc.address import AddressRefusedError
+    from credit_service.processes.address import AddressRefusedError
+    from credit_service.processes.embedded import DataFolderError, StackError
     from credit_service.rpc.supervisor import ServersFailedError, ServersMisconfiguredError
     from credit_service.storage.condition import UnsuitableDatabaseError
 

@@ -23,7 +23,6 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from credit_service import templates
 from credit_service.cli import DEFAULT_ERRORS_SHOWN, ExitCode, Target
 from credit_service.cli.connection import connected
 from credit_service.cli.output import (
@@ -41,8 +40,9 @@ from credit_service.client.channel import ServiceError
 from credit_service.client.ingestion import IngestionClient, Listener, Request, SourceFailedError
 from credit_service.client.rows import SourceFile, kinds, open_source
 from credit_service.domain.money import group_digits
-from credit_service.spreadsheet_columns import Kind
-from credit_service.spreadsheet_values import DateOrder
+from credit_service.spreadsheets import templates
+from credit_service.spreadsheets.cell_values import DateOrder
+from credit_service.spreadsheets.columns import Kind
 from credit_service.v1 import ingestion_pb2
 
 _KINDS: dict[str, Kind] = {"customers": "CUSTOMERS", "loans": "LOANS"}

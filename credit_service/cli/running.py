@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 from rich.text import Text
 
-from credit_service import embedded, telemetry
 from credit_service.cli import DEFAULT_ADDRESS, ExitCode, UsageError
 from credit_service.cli.output import (
     SERVICE,
@@ -29,9 +28,11 @@ from credit_service.cli.output import (
     paste,
     print_json,
 )
-from credit_service.embedded import EmbeddedStack, StackError, StackUrls
+from credit_service.observability import logs
+from credit_service.processes import embedded
+from credit_service.processes.address import Address
+from credit_service.processes.embedded import EmbeddedStack, StackError, StackUrls
 from credit_service.rpc import supervisor
-from credit_service.rpc.address import Address
 from credit_service.rpc.supervisor import (
     MAX_QUICK_DEATHS,
     QUICK_SECONDS,
@@ -96,7 +97,7 @@ def up(settings: Settings, *, ready_file: Path | None, console: bool) -> int:
 
     Raises StackError, AddressRefusedError, ServersFailedError.
     """
-    telemetry.configure_logging(settings)
+    logs.configure_logging(settings)
     warn_of_unknown_variables()
     with _stop_signals() as signals, ExitStack() as running:
         try:
@@ -118,7 +119,7 @@ def up(settings: Settings, *, ready_file: Path | None, console: bool) -> int:
 
 def serve(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM. Uses the embedded servers of the data folder as `up` does."""
-    telemetry.configure_logging(settings)
+    logs.configure_logging(settings)
     warn_of_unknown_variables()
     with _stop_signals(), embedded.provided(settings, join=True) as provided:
         condition.refuse_unsuitable(provided.require_database_url(), provided.database_pooler)
@@ -339,7 +340,7 @@ class _StoppedError(BaseException):
 class _Signals:
     """`told` is set by SIGINT and SIGTERM, which also break off a start that is under way.
 
-    A flag, as in `credit_service.termination`, which says why.
+    A flag, as in `credit_service.processes.termination`, which says why.
     """
 
     def __init__(self) -> None:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from credit_service import samples
 from credit_service.cli import ExitCode, UsageError
 from credit_service.cli.output import out, paste, print_json
 from credit_service.domain.money import group_digits
 from credit_service.settings import Settings
+from credit_service.spreadsheets import samples
 
 
 def sample_data(directory: Path, customers: int, loans: int, seed: int, *, as_json: bool) -> int:

@@ -17,7 +17,7 @@ import grpc
 
 from credit_service.client.channel import ServiceError, decoded, decoded_errors
 from credit_service.client.rows import SourceError, SourceFile
-from credit_service.spreadsheet_values import DateOrder
+from credit_service.spreadsheets.cell_values import DateOrder
 from credit_service.v1 import ingestion_pb2, ingestion_service_pb2
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from google.type.date_pb2 import Date
 
-from credit_service import spreadsheet_values, spreadsheets
-from credit_service.spreadsheet_columns import Kind
-from credit_service.spreadsheet_values import DateOrder, Form
-from credit_service.spreadsheets import (
+from credit_service.spreadsheets import cell_values
+from credit_service.spreadsheets import source as spreadsheets
+from credit_service.spreadsheets.cell_values import DateOrder, Form
+from credit_service.spreadsheets.columns import Kind
+from credit_service.spreadsheets.source import (
     ERROR_VALUES,
     Block,
     Cell,
@@ -299,9 +300,9 @@ def _number(cell: Cell, form: Form) -> Decimal | None:
         text = _text_of(cell)
         if not text:
             return None
-        numeral = spreadsheet_values.plain_numeral(text, form)
+        numeral = cell_values.plain_numeral(text, form)
         if numeral is None:
-            if spreadsheet_values.is_percentage(text):
+            if cell_values.is_percentage(text):
                 raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_PERCENTAGE)
             raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_NOT_A_NUMBER)
         text = numeral
@@ -403,9 +404,9 @@ def _date(cell: Cell, order: DateOrder | None = None) -> Date | None:
         text = _text_of(cell)
         if not text:
             return None
-        day, code = spreadsheet_values.day_of_text(text, order)
+        day, code = cell_values.day_of_text(text, order)
     elif isinstance(cell, datetime):
-        day, code = spreadsheet_values.day_of_moment(cell)
+        day, code = cell_values.day_of_moment(cell)
     if day is None:
         raise _UnreadableError(ingestion_pb2.RowErrorCode.Value(f"ROW_ERROR_CODE_{code}"))
     return Date(year=day.year, month=day.month, day=day.day)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, exc
 
-from credit_service import failpoints, metrics
+from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
 from credit_service.commands.idempotency import fingerprint, used_before
@@ -17,6 +17,7 @@ from credit_service.domain.eligibility import Ask, Decision, decide
 from credit_service.domain.errors import NotFound
 from credit_service.domain.loans import Loan, LoanTerms, book
 from credit_service.domain.positions import CreditPosition, with_booking
+from credit_service.observability import metrics
 from credit_service.storage import bookings, customers, decisions, requests, scorecards
 from credit_service.storage.bookings import BookingRead, BookingWrite
 from credit_service.storage.database import Database, LostRaceError, constraint_of

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, replace
 import structlog
 from sqlalchemy import Connection
 
-from credit_service import metrics
 from credit_service.clock import Moment
 from credit_service.commands.recompute_scores import recompute_scores
 from credit_service.domain.loans import Loan
 from credit_service.domain.positions import CreditPosition, position_from_loans
 from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import score
+from credit_service.observability import metrics
 from credit_service.storage import positions, reconciliation, scorecards, scores
 from credit_service.storage.database import Database
 from credit_service.storage.reconciliation import PaymentTotals

@@ -10,8 +10,8 @@ import sys
 import threading
 
 from credit_service.console.app import ConsoleAddressError, run
+from credit_service.observability.logs import configure_logging
 from credit_service.settings import Settings, in_words, warn_of_unknown_variables
-from credit_service.telemetry import configure_logging
 
 MISCONFIGURED = 2
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from credit_service.spreadsheet_columns import Kind
-from credit_service.spreadsheets import SpreadsheetError, kinds
+from credit_service.spreadsheets.columns import Kind
+from credit_service.spreadsheets.source import SpreadsheetError, kinds
 
 MEMORY_LIMIT_BYTES = 768 * 1024**2
 CPU_LIMIT_SECONDS = 10

@@ -29,14 +29,14 @@ from credit_service.ingestion.workbook_parts import (
     WorkbookWriter,
     column_name,
 )
-from credit_service.spreadsheet_columns import (
+from credit_service.spreadsheets.columns import (
     REASONS_HEADER,
     SUMMARY_TITLE,
     Kind,
     headers_of,
     normalized,
 )
-from credit_service.spreadsheets import (
+from credit_service.spreadsheets.source import (
     MAX_COLUMNS,
     Cell,
     Formula,

@@ -7,12 +7,13 @@ from uuid import UUID
 import numpy as np
 from sqlalchemy import Connection
 
-from credit_service import failpoints, metrics
+from credit_service import failpoints
 from credit_service.clock import Moment
 from credit_service.domain.errors import NotFound, NotOwner, OutOfRange, PreconditionFailed
 from credit_service.domain.principals import is_other
 from credit_service.ingestion.frames import Batch, RowError
 from credit_service.ingestion.loader import Outcome, load
+from credit_service.observability import metrics
 from credit_service.storage import event_stream, ingestions
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Header, Ingestion, StoredRowError

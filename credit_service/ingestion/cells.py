@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from credit_service import spreadsheet_values, spreadsheets
-from credit_service.spreadsheet_values import DateOrder, Form
-from credit_service.spreadsheets import ERROR_VALUES, Cell, ErrorValue, Formula, Percent
+from credit_service.spreadsheets import cell_values
+from credit_service.spreadsheets import source as spreadsheets
+from credit_service.spreadsheets.cell_values import DateOrder, Form
+from credit_service.spreadsheets.source import ERROR_VALUES, Cell, ErrorValue, Formula, Percent
 
 OK = 0
 CODES = (
@@ -141,10 +142,10 @@ def _from_cell(cell: Cell, form: Form) -> tuple[int, int]:
         problem = _problem_of_text(cell)
         if problem:
             return 0, problem
-        numeral = spreadsheet_values.plain_numeral(cell, form)
+        numeral = cell_values.plain_numeral(cell, form)
         if numeral is None:
             # Where a decimal is asked for, a percent sign is only a slip in writing it.
-            percentage = form != "DECIMAL" and spreadsheet_values.is_percentage(cell)
+            percentage = form != "DECIMAL" and cell_values.is_percentage(cell)
             return 0, PERCENTAGE if percentage else NOT_A_NUMBER
         return _from_decimal(numeral, decimals)
     if isinstance(cell, Percent):
@@ -279,14 +280,14 @@ def civil_days(
 
 def _day(cell: Cell, order: DateOrder | None) -> tuple[int, int]:
     if isinstance(cell, datetime):
-        day, code = spreadsheet_values.day_of_moment(cell)
+        day, code = cell_values.day_of_moment(cell)
     elif isinstance(cell, date):
         day, code = cell, ""
     elif isinstance(cell, str):
         problem = _problem_of_text(cell)
         if problem:
             return 0, problem
-        day, code = spreadsheet_values.day_of_text(cell, order)
+        day, code = cell_values.day_of_text(cell, order)
     else:
         return 0, DATE_INVALID
     return (0, NUMBER_OF[code]) if day is None else (day.toordinal() - EPOCH_ORDINAL, OK)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from credit_service.spreadsheet_columns import Kind
+from credit_service.spreadsheets.columns import Kind
 
 NO_DAY = np.iinfo(np.int32).min
 """In place of a day that there is none of."""

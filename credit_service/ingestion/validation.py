@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from phonenumbers import PhoneMetadata
 
-from credit_service import spreadsheet_values
 from credit_service.domain import customers as customer_rules
 from credit_service.domain import loans as loan_rules
 from credit_service.domain.customers import clean_name, parse_phone_number
@@ -34,9 +33,10 @@ from credit_service.ingestion.frames import (
 )
 from credit_service.ingestion.loan_days import add_months, imported_settled
 from credit_service.ingestion.wire import Columns, LoanColumns
-from credit_service.spreadsheet_columns import Kind
-from credit_service.spreadsheet_values import Form
-from credit_service.spreadsheets import Block
+from credit_service.spreadsheets import cell_values
+from credit_service.spreadsheets.cell_values import Form
+from credit_service.spreadsheets.columns import Kind
+from credit_service.spreadsheets.source import Block
 
 MAX_ID = 10**15 - 1
 """Largest customer or loan id that an import may bring, as the tables have it."""
@@ -183,7 +183,7 @@ def _expected(name: str, code: str, found: str) -> str:
 
 
 def _expected_of_ambiguous(found: str) -> str:
-    days = spreadsheet_values.readings(found)
+    days = cell_values.readings(found)
     remedy = "name the order of day and month (--date-order), or write dates such as 2024-03-31"
     if len(days) == 2:
         first, second = (f"{day.day} {day:%B}" for day in days)

@@ -9,14 +9,14 @@ import sys
 import threading
 from contextlib import ExitStack, closing
 
-from credit_service import tracing
-from credit_service.metrics_http import MetricsEndpoint, answer_until_closed
-from credit_service.rpc.address import Address, MisconfiguredError
+from credit_service.observability import tracing
+from credit_service.observability.logs import configure_logging
+from credit_service.observability.metrics_http import MetricsEndpoint, answer_until_closed
+from credit_service.observability.tracing import TracingRefusedError
+from credit_service.processes.address import Address, MisconfiguredError
 from credit_service.rpc.server import serve
 from credit_service.settings import Settings, in_words, warn_of_unknown_variables
 from credit_service.storage import condition
-from credit_service.telemetry import configure_logging
-from credit_service.tracing import TracingRefusedError
 
 MISCONFIGURED = 2
 

@@ -28,7 +28,7 @@ from credit_service.ingestion.wire import (
 )
 from credit_service.rpc import convert
 from credit_service.rpc.convert import Violations
-from credit_service.spreadsheet_values import DateOrder
+from credit_service.spreadsheets.cell_values import DateOrder
 from credit_service.storage.ingestions import (
     Contents,
     Header,

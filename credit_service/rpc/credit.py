@@ -9,20 +9,20 @@ from typing import TypeVar
 
 import grpc
 
-from credit_service import metrics
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
 from credit_service.commands.create_loan import create_loan
 from credit_service.commands.record_payment import record_payment
 from credit_service.commands.register_customer import register_customer
 from credit_service.domain.errors import OUT_OF_RANGE, REQUIRED, InvalidFields
+from credit_service.observability import metrics
 from credit_service.queries.credit import CreditDesk
 from credit_service.queries.customers import get_customer, list_customers
 from credit_service.queries.decisions import get_decision, list_decisions
 from credit_service.queries.loans import get_loan, list_loans, repayment_schedule
 from credit_service.rpc import convert, convert_events
+from credit_service.rpc.calls.pipeline import current_call
 from credit_service.rpc.convert import PageTokens, Violations
-from credit_service.rpc.pipeline import current_call
 from credit_service.rpc.watch import EventTail
 from credit_service.storage.customers import PageStart
 from credit_service.storage.database import Database

@@ -25,10 +25,10 @@ from credit_service.ingestion.uploads import store_upload
 from credit_service.ingestion.wire import RowBatch
 from credit_service.queries.ingestions import get_ingestion, list_ingestions, list_row_errors
 from credit_service.rpc import convert, convert_ingestion
+from credit_service.rpc.calls.pipeline import current_call
+from credit_service.rpc.calls.streams import Messages, messages_through, shutting_down
 from credit_service.rpc.convert import PageTokens, Violations
 from credit_service.rpc.errors import PermissionDenied
-from credit_service.rpc.pipeline import current_call
-from credit_service.rpc.streams import Messages, messages_through, shutting_down
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Header

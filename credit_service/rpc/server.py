@@ -8,25 +8,25 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from credit_service import metrics
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
 from credit_service.domain.errors import CreditError
-from credit_service.rpc.access import AccessLog
-from credit_service.rpc.address import Address, AddressRefusedError, listening_address
-from credit_service.rpc.connections import ConnectionGuard, raise_descriptor_limit
+from credit_service.observability import metrics
+from credit_service.processes.address import Address, AddressRefusedError, listening_address
+from credit_service.processes.termination import Termination
+from credit_service.rpc.auth.identity import gatekeeper
+from credit_service.rpc.auth.tls import server_credentials
+from credit_service.rpc.calls.access import AccessLog
+from credit_service.rpc.calls.connections import ConnectionGuard, raise_descriptor_limit
+from credit_service.rpc.calls.pipeline import Pipeline
+from credit_service.rpc.calls.pool import ServingPool
 from credit_service.rpc.credit import CreditServicer
 from credit_service.rpc.health import Health
-from credit_service.rpc.identity import gatekeeper
 from credit_service.rpc.ingestion import IngestionServicer
-from credit_service.rpc.pipeline import Pipeline
-from credit_service.rpc.pool import ServingPool
 from credit_service.rpc.reflection import REFLECTION_METHODS, Reflection
-from credit_service.rpc.tls import server_credentials
 from credit_service.settings import Settings
 from credit_service.storage import condition, schema
 from credit_service.storage.database import Database, write_share
-from credit_service.termination import Termination
 from credit_service.v1 import (
     credit_service_pb2,
     credit_service_pb2_grpc,

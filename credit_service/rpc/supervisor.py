@@ -20,11 +20,11 @@ import structlog
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from credit_service import metrics
-from credit_service.metrics_http import MetricsEndpoint, Processes, ask, shows_ready
-from credit_service.rpc.address import Address, AddressRefusedError, listening_address
+from credit_service.observability import metrics
+from credit_service.observability.metrics_http import MetricsEndpoint, Processes, ask, shows_ready
+from credit_service.processes.address import Address, AddressRefusedError, listening_address
+from credit_service.processes.termination import LOOK_SECONDS, Termination
 from credit_service.settings import Settings
-from credit_service.termination import LOOK_SECONDS, Termination
 
 MAX_QUICK_DEATHS = 8
 """Deaths in a row, each soon after its start, after which servers that never served are given up.

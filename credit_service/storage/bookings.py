@@ -11,10 +11,10 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from credit_service import tracing
 from credit_service.clock import Moment
 from credit_service.domain.loans import Loan
 from credit_service.domain.positions import CreditPosition
+from credit_service.observability import tracing
 from credit_service.storage import customers, requests
 from credit_service.storage.statements import Statement
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from credit_service import tracing
 from credit_service.domain.customers import Customer
 from credit_service.domain.loans import Loan
 from credit_service.domain.positions import CreditPosition, holds_on, position_from_loans
+from credit_service.observability import tracing
 from credit_service.storage import loans
 from credit_service.storage.statements import Statement
 

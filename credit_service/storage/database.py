@@ -18,8 +18,8 @@ import structlog
 from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from credit_service import metrics, tracing
 from credit_service.domain.errors import Overloaded, RetryLater, Unavailable
+from credit_service.observability import metrics, tracing
 from credit_service.storage import sessions
 from credit_service.storage.sessions import (
     POOLER_ADVICE,

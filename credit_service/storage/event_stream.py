@@ -12,8 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from credit_service import tracing
 from credit_service.clock import Moment
+from credit_service.observability import tracing
 from credit_service.storage.statements import Statement
 
 _SEQUENCER_LOCK = 0x6372656469740002

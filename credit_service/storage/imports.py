@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from credit_service import failpoints, tracing
+from credit_service import failpoints
+from credit_service.observability import tracing
 from credit_service.storage.arrays import POSTGRES_EPOCH_DAY, Bigints, driver_cursor
 
 Array = NDArray[Any]

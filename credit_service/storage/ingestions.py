@@ -14,7 +14,7 @@ from sqlalchemy import Connection, exc, text
 
 from credit_service.clock import Moment
 from credit_service.domain.errors import RetryLater
-from credit_service.spreadsheet_values import DateOrder
+from credit_service.spreadsheets.cell_values import DateOrder
 from credit_service.storage.arrays import Bigints, driver_cursor
 from credit_service.storage.database import Database
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, text
 
-from credit_service import tracing
 from credit_service.clock import Moment
 from credit_service.domain.decisions import score_document
 from credit_service.domain.positions import CreditPosition
 from credit_service.domain.scoring import CreditScore
+from credit_service.observability import tracing
 from credit_service.storage import customers
 from credit_service.storage.arrays import Bigints, Dates, Integers, driver_cursor
 

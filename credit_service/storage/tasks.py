@@ -27,8 +27,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from credit_service import tracing
 from credit_service.clock import Moment
+from credit_service.observability import tracing
 from credit_service.storage.statements import Statement
 
 MAX_ATTEMPTS = 5

@@ -16,9 +16,9 @@ import pytest
 from google.type.money_pb2 import Money
 from playwright.sync_api import Browser, Page, expect
 
-from credit_service import samples
 from credit_service.console.checklist import Bench, loan_row
 from credit_service.console.service import Service
+from credit_service.spreadsheets import samples
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import event_pb2, ingestion_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb

@@ -21,12 +21,12 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 from playwright.sync_api import Page, expect
 
-from credit_service import samples
 from credit_service.client.channel import ServiceError, open_channel
 from credit_service.console import app
 from credit_service.console.security import HEADERS
 from credit_service.console.service import Service
 from credit_service.settings import Settings
+from credit_service.spreadsheets import samples
 from credit_service.v1 import credit_service_pb2 as pb
 from tests.browser.conftest import OpenTab, Place, process
 

@@ -22,8 +22,8 @@ import psutil
 import redis
 from sqlalchemy import make_url
 
-from credit_service.embedded import EmbeddedStack
 from credit_service.failpoints import VARIABLE
+from credit_service.processes.embedded import EmbeddedStack
 from credit_service.storage import migrate
 from tests.faults import sabotages
 from tests.faults.proxy import INNER, Proxy

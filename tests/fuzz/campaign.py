@@ -16,7 +16,7 @@ import grpc
 import psutil
 from joserfc.jwk import ECKey
 
-from credit_service.embedded import running_urls
+from credit_service.processes.embedded import running_urls
 from credit_service.v1 import credit_service_pb2, ingestion_pb2, ingestion_service_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub

@@ -15,7 +15,7 @@ from credit_service.v1 import ingestion_pb2
 from credit_service.v1 import ingestion_service_pb2 as pb
 from tests.fuzz.fields import Mutant
 from tests.fuzz.values import numbered_uuid
-from tests.unit.ingestion.workbooks import (
+from tests.unit.spreadsheets.workbooks import (
     A_CUSTOMER,
     A_LOAN,
     CUSTOMER_HEADERS,

@@ -14,7 +14,7 @@ from tests.fuzz import values
 from tests.fuzz.fields import Mutant, changes_of
 from tests.fuzz.values import numbered_uuid
 from tests.fuzz.world import CUSTOMERS, World, customer_row, loan_row
-from tests.unit.ingestion.workbooks import CUSTOMER_HEADERS, LOAN_HEADERS
+from tests.unit.spreadsheets.workbooks import CUSTOMER_HEADERS, LOAN_HEADERS
 
 ROWS = 10
 """Corrupt rows of one mutant; a good one goes before them and another after."""

@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from credit_service.metrics_http import MetricsEndpoint
+from credit_service.observability.metrics_http import MetricsEndpoint
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub

@@ -21,9 +21,10 @@ import pytest
 from cyclopts import App
 from psycopg import sql
 
-from credit_service import cli, embedded
+from credit_service import cli
 from credit_service.cli import connection, viewing
 from credit_service.domain.scorecard import STANDARD_DOCUMENT
+from credit_service.processes import embedded
 from credit_service.settings import Settings, unknown_variables
 from tests.system.up import environment
 

@@ -11,11 +11,11 @@ from uuid import uuid4
 import pytest
 from rich.progress import Progress
 
-from credit_service import samples
 from credit_service.cli import Target, ingesting, run
 from credit_service.client import rows
 from credit_service.client.ingestion import IngestionClient, Listener, Patience, Request
 from credit_service.client.rows import open_source
+from credit_service.spreadsheets import samples
 from credit_service.v1 import ingestion_pb2
 from tests.integration.conftest import Edge
 

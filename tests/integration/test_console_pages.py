@@ -7,11 +7,11 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from credit_service import samples, templates
 from credit_service.cli import run
 from credit_service.clock import Clock
 from credit_service.ingestion.uploads import run_upload
-from credit_service.spreadsheet_columns import COLUMNS
+from credit_service.spreadsheets import samples, templates
+from credit_service.spreadsheets.columns import COLUMNS
 from credit_service.storage.database import Database
 from credit_service.v1 import ingestion_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from sqlalchemy import make_url, text
 
 from credit_service.domain.errors import Unavailable
-from credit_service.embedded import EmbeddedStack
+from credit_service.processes.embedded import EmbeddedStack
 from credit_service.rpc.server import CreditServer, open_database
 from credit_service.settings import Settings
 from credit_service.storage import condition, migrate

@@ -22,7 +22,7 @@ from sqlalchemy import make_url, text
 
 from credit_service.clock import Clock
 from credit_service.domain.errors import Unavailable
-from credit_service.embedded import EmbeddedStack
+from credit_service.processes.embedded import EmbeddedStack
 from credit_service.rpc.server import CreditServer
 from credit_service.settings import Settings
 from credit_service.storage import condition, migrate, tasks

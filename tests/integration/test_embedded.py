@@ -22,8 +22,8 @@ import pytest
 import redis
 from pydantic import SecretStr
 
-from credit_service import embedded
-from credit_service.embedded import EmbeddedStack, StackError, StackRunningError
+from credit_service.processes import embedded
+from credit_service.processes.embedded import EmbeddedStack, StackError, StackRunningError
 from credit_service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +33,7 @@ AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become ano
 OWNER = """
 import json, sys
 from pathlib import Path
-from credit_service.embedded import EmbeddedStack
+from credit_service.processes.embedded import EmbeddedStack
 with EmbeddedStack(Path(sys.argv[1]), durable=False) as stack:
     try:
         print(json.dumps(stack.pids), flush=True)

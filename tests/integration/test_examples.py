@@ -20,8 +20,9 @@ import trustme
 from google.type.money_pb2 import Money
 from pydantic import SecretStr
 
-from credit_service import cli, metrics
+from credit_service import cli
 from credit_service.client.channel import SERVICE_CONFIG
+from credit_service.observability import metrics
 from credit_service.rpc.server import CreditServer
 from credit_service.settings import Settings
 from credit_service.storage.database import Database

@@ -15,7 +15,7 @@ from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Header
 from tests.integration.imported import PRINCIPAL
 from tests.integration.portfolio import on
-from tests.unit.ingestion.workbooks import A_CUSTOMER, CUSTOMER_HEADERS, csv_of
+from tests.unit.spreadsheets.workbooks import A_CUSTOMER, CUSTOMER_HEADERS, csv_of
 
 MOMENT = on(date(2026, 6, 10))
 HEADER = Header(UUID(int=7), "CUSTOMERS", filename="customers.csv")

@@ -20,9 +20,10 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from benchmarks import bed
-from credit_service import metrics
-from credit_service.rpc import pipeline, reception, watch
-from credit_service.rpc.connections import ConnectionGuard, raise_descriptor_limit
+from credit_service.observability import metrics
+from credit_service.rpc import watch
+from credit_service.rpc.calls import pipeline, reception
+from credit_service.rpc.calls.connections import ConnectionGuard, raise_descriptor_limit
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb

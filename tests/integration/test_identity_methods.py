@@ -20,11 +20,11 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 from pydantic import SecretStr
 
-from credit_service import metrics
-from credit_service.rpc import pipeline
-from credit_service.rpc.address import MisconfiguredError
+from credit_service.observability import metrics
+from credit_service.processes.address import MisconfiguredError
+from credit_service.rpc.auth.identity import SCOPES
+from credit_service.rpc.calls import pipeline
 from credit_service.rpc.errors import STATUS_DETAILS_KEY
-from credit_service.rpc.identity import SCOPES
 from credit_service.rpc.server import SERVICES, CreditServer
 from credit_service.settings import Settings
 from credit_service.storage.database import Database

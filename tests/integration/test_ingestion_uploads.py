@@ -38,7 +38,7 @@ from tests.integration.imported import (
     snapshot,
 )
 from tests.integration.portfolio import a_customer
-from tests.unit.ingestion.workbooks import (
+from tests.unit.spreadsheets.workbooks import (
     A_CUSTOMER,
     A_LOAN,
     CUSTOMER_HEADERS,

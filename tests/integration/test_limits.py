@@ -22,8 +22,8 @@ from sqlalchemy import text
 
 from credit_service.clock import Clock
 from credit_service.domain.errors import Unavailable
-from credit_service.rpc import pipeline
-from credit_service.rpc.pipeline import Call
+from credit_service.rpc.calls import pipeline
+from credit_service.rpc.calls.pipeline import Call
 from credit_service.settings import Settings
 from credit_service.storage import schema
 from credit_service.storage.database import Database

@@ -19,14 +19,14 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from structlog.contextvars import get_contextvars
 
-from credit_service import metrics
 from credit_service.clock import Clock
 from credit_service.commands.reconcile import reconcile
+from credit_service.observability import metrics
+from credit_service.observability.tracing import Span
 from credit_service.rpc.supervisor import Supervisor
 from credit_service.settings import Settings
 from credit_service.storage import tasks
 from credit_service.storage.database import Database
-from credit_service.tracing import Span
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_pb2, ingestion_service_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub

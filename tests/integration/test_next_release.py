@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from credit_service import cli, metrics
+from credit_service import cli
 from credit_service.clock import Clock
 from credit_service.commands.scorecards import decide_in_shadow, try_scorecard
 from credit_service.domain.scorecard import STANDARD_DOCUMENT, parse_scorecard
+from credit_service.observability import metrics
 from credit_service.queries.backtest import backtest
 from credit_service.storage import event_stream
 from credit_service.storage.database import Database

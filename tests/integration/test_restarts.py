@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from credit_service.cli import running
-from credit_service.embedded import StackError
+from credit_service.processes.embedded import StackError
 from credit_service.rpc import supervisor
 from credit_service.rpc.supervisor import (
     MAX_QUICK_DEATHS,

@@ -22,11 +22,11 @@ from grpc_reflection.v1alpha import reflection_pb2
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from credit_service import metrics
 from credit_service.client.channel import open_channel
 from credit_service.clock import Clock
 from credit_service.domain.errors import Unavailable
-from credit_service.rpc.address import AddressRefusedError, parse_address
+from credit_service.observability import metrics
+from credit_service.processes.address import AddressRefusedError, parse_address
 from credit_service.rpc.server import MAX_MESSAGE_BYTES, CreditServer
 from credit_service.rpc.supervisor import (
     MAX_QUICK_DEATHS,

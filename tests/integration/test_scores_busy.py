@@ -8,16 +8,16 @@ from datetime import date, timedelta
 import pytest
 from sqlalchemy import text
 
-from credit_service import tracing
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock, Moment
 from credit_service.commands import recompute_scores as commands
 from credit_service.commands.recompute_scores import lagging, recompute_past_horizon
 from credit_service.commands.reconcile import reconcile
 from credit_service.domain.positions import CreditPosition
+from credit_service.observability import tracing
+from credit_service.observability.tracing import Span
 from credit_service.storage import customers, tasks
 from credit_service.storage.database import Database
-from credit_service.tracing import Span
 from tests.integration.portfolio import a_good_customer, on, recompute_lagging
 from workers.actors import ACTORS
 from workers.runner import Resources

@@ -18,14 +18,14 @@ from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from credit_service import tracing
 from credit_service.clock import Clock
-from credit_service.otlp import OtlpRecorder
+from credit_service.observability import tracing
+from credit_service.observability.logs import configure_logging
+from credit_service.observability.otlp import OtlpRecorder
+from credit_service.observability.tracing import Span
 from credit_service.settings import Settings
 from credit_service.storage import event_stream, tasks
 from credit_service.storage.database import Database
-from credit_service.telemetry import configure_logging
-from credit_service.tracing import Span
 from credit_service.v1 import credit_service_pb2 as pb
 from tests.integration import portfolio
 from tests.integration.conftest import Edge

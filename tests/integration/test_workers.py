@@ -23,8 +23,8 @@ from sqlalchemy import text
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
 from credit_service.domain.errors import Unavailable
-from credit_service.embedded import EmbeddedStack
 from credit_service.ingestion.streams import begin_stream, fail_stream
+from credit_service.processes.embedded import EmbeddedStack
 from credit_service.queries.ingestions import get_ingestion
 from credit_service.settings import Settings
 from credit_service.storage import event_stream, ingestions, migrate, tasks

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 
 from sqlalchemy import text
 
+from credit_service.observability.logs import configure_logging
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
-from credit_service.telemetry import configure_logging
 from workers.process import WorkerProcess, run
 from workers.runner import Actor, Queue, Resources
 

@@ -22,7 +22,7 @@ import psycopg
 from grpc_reflection.v1alpha import reflection_pb2
 
 from benchmarks.calls import SERVICE
-from credit_service.rpc.connections import raise_descriptor_limit
+from credit_service.rpc.calls.connections import raise_descriptor_limit
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from tests.frames import Connection, authorized

@@ -16,8 +16,8 @@ import openpyxl
 import psutil
 import pytest
 
-from credit_service import samples
 from credit_service.client.channel import ServiceError, decoded_errors, open_channel
+from credit_service.spreadsheets import samples
 from credit_service.v1 import credit_service_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from tests.system.up import Up, credit_service, environment, up

@@ -21,7 +21,7 @@ import pytest
 
 from credit_service import cli
 from credit_service.cli.calling import METHODS
-from credit_service.embedded import EmbeddedStack
+from credit_service.processes.embedded import EmbeddedStack
 from credit_service.settings import Settings
 from tests.integration.conftest import Edge
 from tests.integration.test_limits import eventually

@@ -15,7 +15,6 @@ import grpc
 import openpyxl
 import pytest
 
-from credit_service import samples
 from credit_service.client.channel import ServiceError, open_channel, require_ready
 from credit_service.client.ingestion import (
     IngestionClient,
@@ -25,6 +24,7 @@ from credit_service.client.ingestion import (
     SourceFailedError,
 )
 from credit_service.client.rows import open_source
+from credit_service.spreadsheets import samples
 from credit_service.v1 import ingestion_pb2
 from tests.system.up import Up, up
 

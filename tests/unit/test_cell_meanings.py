@@ -19,9 +19,9 @@ from credit_service.ingestion.frames import Batch, CustomerFrame
 from credit_service.ingestion.reading import regrouped
 from credit_service.ingestion.validation import validate_block, validate_columns
 from credit_service.rpc.convert_ingestion import customer_columns, loan_columns
-from credit_service.spreadsheet_columns import Kind
-from credit_service.spreadsheet_values import DateOrder
-from credit_service.spreadsheets import (
+from credit_service.spreadsheets.cell_values import DateOrder
+from credit_service.spreadsheets.columns import Kind
+from credit_service.spreadsheets.source import (
     Block,
     Cell,
     ErrorValue,
@@ -30,7 +30,7 @@ from credit_service.spreadsheets import (
     open_source,
 )
 from credit_service.v1 import ingestion_pb2, ingestion_service_pb2
-from tests.unit.ingestion.workbooks import LOAN_HEADERS
+from tests.unit.spreadsheets.workbooks import LOAN_HEADERS
 
 TODAY = date(2025, 6, 15)
 ROWS: Mapping[Kind, Mapping[str, Cell]] = {

@@ -18,8 +18,8 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from credit_service import metrics, probe
 from credit_service.domain.eligibility import ReasonCode
+from credit_service.observability import metrics, probe
 from credit_service.rpc.errors import REASONS
 from credit_service.settings import Settings
 from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
@@ -434,7 +434,8 @@ def test_the_probe_looks_at_all_processes(exposition: str, told: str | None) -> 
 
 
 def test_the_probe_needs_nothing_but_the_standard_library() -> None:
-    code = "import sys; sys.path[:0] = ['.']; import credit_service.probe; print(*sys.modules)"
+    module = "credit_service.observability.probe"
+    code = f"import sys; sys.path[:0] = ['.']; import {module}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )

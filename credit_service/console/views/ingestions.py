@@ -13,7 +13,6 @@ import grpc
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from credit_service import templates
 from credit_service.client.channel import ServiceError
 from credit_service.console import fields, formats
 from credit_service.console.detection import UndetectedError, detected
@@ -21,7 +20,8 @@ from credit_service.console.formats import Typed
 from credit_service.console.page import Page, Problem, is_request_id, new_request_id
 from credit_service.console.service import CHUNK_BYTES, ENDED_STATES
 from credit_service.console.views.loans import download
-from credit_service.spreadsheet_columns import COLUMNS, Kind
+from credit_service.spreadsheets import templates
+from credit_service.spreadsheets.columns import COLUMNS, Kind
 from credit_service.v1 import ingestion_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 

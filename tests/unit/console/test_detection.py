@@ -12,7 +12,7 @@ import pytest
 
 from credit_service.console import detection
 from credit_service.console.detection import UndetectedError, detected
-from credit_service.spreadsheet_columns import COLUMNS, Kind
+from credit_service.spreadsheets.columns import COLUMNS, Kind
 
 
 @contextmanager

@@ -28,9 +28,9 @@ from credit_service.ingestion.annotating import (
 from credit_service.ingestion.downloads import annotated_filename
 from credit_service.ingestion.validation import validate_block
 from credit_service.ingestion.workbook_parts import Look, Sheet, WorkbookWriter
-from credit_service.spreadsheet_columns import REASONS_HEADER, SUMMARY_TITLE, Kind
-from credit_service.spreadsheets import Cell, SpreadsheetError, open_source, open_table
-from tests.unit.ingestion.workbooks import (
+from credit_service.spreadsheets.columns import REASONS_HEADER, SUMMARY_TITLE, Kind
+from credit_service.spreadsheets.source import Cell, SpreadsheetError, open_source, open_table
+from tests.unit.spreadsheets.workbooks import (
     A_LOAN,
     CUSTOMER_HEADERS,
     LOAN_HEADERS,

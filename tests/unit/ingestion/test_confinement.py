@@ -21,7 +21,7 @@ import pytest
 from credit_service.ingestion import confinement, reading
 from credit_service.ingestion.annotating import annotate, write_marks
 from tests.unit.ingestion.test_annotating import ORDER
-from tests.unit.ingestion.workbooks import CUSTOMER_HEADERS, LOAN_HEADERS, csv_of
+from tests.unit.spreadsheets.workbooks import CUSTOMER_HEADERS, LOAN_HEADERS, csv_of
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="Linux alone gives more than limits"

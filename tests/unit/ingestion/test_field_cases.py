@@ -9,9 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from credit_service.spreadsheets import Percent, SpreadsheetError, kinds, open_source, open_table
-from tests.unit.ingestion.test_spreadsheets import read, refusal
-from tests.unit.ingestion.workbooks import (
+from credit_service.spreadsheets.source import (
+    Percent,
+    SpreadsheetError,
+    kinds,
+    open_source,
+    open_table,
+)
+from tests.unit.spreadsheets.test_source import read, refusal
+from tests.unit.spreadsheets.workbooks import (
     A_CUSTOMER,
     A_LOAN,
     CUSTOMER_HEADERS,

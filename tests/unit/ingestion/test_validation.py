@@ -29,8 +29,8 @@ from credit_service.ingestion.wire import (
     MoneyColumn,
     UnreadableCell,
 )
-from credit_service.spreadsheet_values import Form
-from credit_service.spreadsheets import Block, Cell, ErrorValue, Formula, Percent
+from credit_service.spreadsheets.cell_values import Form
+from credit_service.spreadsheets.source import Block, Cell, ErrorValue, Formula, Percent
 from credit_service.storage import tables
 
 TODAY = date(2025, 6, 15)

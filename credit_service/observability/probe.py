@@ -1,0 +1,52 @@
+"""Whether a process is well, for a container's health check.
+
+    python -m credit_service.observability.probe URL [NAME ...]
+
+Asks the metrics at URL and looks at the samples of these names: well is who answers, shows each
+name at least once, and nowhere with 0. Needs neither the database's address nor credentials, and
+the standard library alone, because it runs every few seconds.
+
+Exit status: 0 well, 1 not well (the reason is printed), 2 wrong usage.
+"""
+
+import sys
+import urllib.request
+from collections.abc import Sequence
+
+_TIMEOUT_SECONDS = 4.0
+
+
+def trouble(exposition: str, names: Sequence[str]) -> str | None:
+    """What is wrong by the metrics' text; None when nothing is."""
+    for name in names:
+        values = [
+            line.rpartition(" ")[2]
+            for line in exposition.splitlines()
+            if line.startswith((f"{name} ", f"{name}{{"))
+        ]
+        if not values:
+            return f"{name} is not shown"
+        if any(float(value) == 0 for value in values):
+            return f"{name} is 0"
+    return None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Probe as the command line says."""
+    if not arguments or not arguments[0].startswith("http://"):
+        print(__doc__, file=sys.stderr)  # noqa: T201 - said to who started it
+        return 2
+    url, *names = arguments
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310 - http
+            found = trouble(answer.read().decode(), names)
+    except OSError as error:
+        found = f"{url} does not answer: {error}"
+    if found is not None:
+        print(found, file=sys.stderr)  # noqa: T201 - said to who started it
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

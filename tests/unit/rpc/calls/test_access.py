@@ -1,0 +1,268 @@
+"""Lines of the access log: what is in them, what never is, and what is counted instead."""
+
+import io
+import json
+import time
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+from google.type.money_pb2 import Money
+
+from credit_service.rpc.calls import access
+from credit_service.rpc.calls.access import MAX_IDS, AccessLog, Entry, Ids, note_ids
+from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import ingestion_service_pb2
+
+METHOD = "credit_service.v1.CreditService/CreateLoan"
+UUID = "0199d5c4-0000-7000-8000-0000000000aa"
+
+
+def entry(**changes: Any) -> Entry:
+    given: dict[str, Any] = {
+        "at": 1_780_000_000.25,
+        "method": METHOD,
+        "principal": "desk",
+        "peer": "",
+        "code": 0,
+        "reason": "",
+        "seconds": 0.0123,
+        "call_id": "9f3ac0de12ab45cd",
+        "trace_id": "",
+        "ids": {},
+        "received": None,
+        "sent": None,
+    }
+    return Entry(**(given | changes))
+
+
+def ids_of(*messages: Message, lists: bool = True) -> dict[str, list[int | str]]:
+    ids: Ids = {}
+    for message in messages:
+        note_ids(message, ids, lists=lists)
+    return {name: list(found) for name, found in ids.items()}
+
+
+def written(*entries: Entry, log_format: Any = "json") -> list[str]:
+    stream = io.StringIO()
+    log = AccessLog(log_format, stream)
+    for each in entries:
+        log.add(each)
+    log.close()
+    return stream.getvalue().splitlines()
+
+
+# Ids.
+
+
+def test_ids_come_from_requests_and_answers_by_the_names_of_fields() -> None:
+    request = pb.CreateLoanRequest(request_id=UUID, customer_id=7)
+    answer = pb.CreateLoanResponse()
+    answer.loan.loan_id, answer.loan.customer_id, answer.loan.decision_id = 31, 7, 41
+    assert ids_of(request, answer) == {
+        "request_ids": [UUID],
+        "customer_ids": [7],
+        "loan_ids": [31],
+        "decision_ids": [41],
+    }
+
+
+def test_answers_that_are_lists_name_each_record_once() -> None:
+    answer = pb.ListCustomersResponse()
+    for number in (3, 1, 2, 1):
+        answer.customers.add(customer_id=number, first_name="Asha", phone_number="+919876543210")
+    assert ids_of(answer) == {"customer_ids": [3, 1, 2]}
+
+
+def test_events_name_records_and_not_their_place_in_the_stream() -> None:
+    answer = pb.WatchCreditEventsResponse()
+    answer.event.event_id, answer.event.customer_id = 99, 5
+    assert ids_of(answer) == {"customer_ids": [5]}
+    assert ids_of(pb.WatchCreditEventsRequest(after_event_id=4)) == {}
+
+
+def test_a_batch_of_rows_is_named_by_its_ingestion() -> None:
+    first = ingestion_service_pb2.IngestRowsRequest()
+    first.header.ingestion_id = UUID
+    second = ingestion_service_pb2.IngestRowsRequest()
+    second.batch.customers.rows.add(customer_id=1)
+    assert ids_of(first, second, lists=False) == {"ingestion_ids": [UUID]}
+
+
+@pytest.mark.parametrize("text", ["Asha Rao", "+919876543210", "x" * 5_000, '"},{', UUID + " "])
+def test_a_text_that_is_no_id_is_left_out(text: str) -> None:
+    assert ids_of(pb.CreateLoanRequest(request_id=text, customer_id=7)) == {"customer_ids": [7]}
+
+
+def test_what_is_no_message_of_ours_has_no_ids() -> None:
+    ids: Ids = {}
+    for each in (Money(units=5), b"bytes", None):
+        note_ids(each, ids)
+    assert ids == {}
+
+
+def test_every_id_of_the_contract_is_found() -> None:
+    """Each int64 or string field named …_id, somewhere in each message that a method takes or
+    gives, but for places in the stream of events."""
+
+    def named(descriptor: Any, above: tuple[str, ...] = ()) -> set[str]:
+        if descriptor.full_name in above or not descriptor.full_name.startswith("credit_service"):
+            return set()
+        found: set[str] = set()
+        for field in descriptor.fields:
+            if field.message_type is not None:
+                found |= named(field.message_type, (*above, descriptor.full_name))
+            elif field.name.endswith("_id") and not field.name.endswith("event_id"):
+                found.add(f"{field.name}s")
+        return found
+
+    def planned(plan: access._Plan) -> set[str]:
+        below = [each for _, each in (*plan.messages, *plan.lists)]
+        return {name for name, _ in plan.fields}.union(*map(planned, below))
+
+    for file in (pb.DESCRIPTOR, ingestion_service_pb2.DESCRIPTOR):
+        for message in file.message_types_by_name.values():
+            assert planned(access._plan(message, ())) == named(message)
+
+
+# Lines.
+
+
+LINES = [
+    entry(),
+    entry(principal=None, peer="ipv4:10.0.0.7:1234", code=16, reason="UNAUTHENTICATED"),
+    entry(principal='CN="a", O=Ü', ids={"customer_ids": {1: None}}, trace_id="ab" * 16),
+    entry(ids={"customer_ids": {1: None, 2: None}, "ingestion_ids": {UUID: None}}),
+    entry(received=3, sent=0, code=1),
+    entry(method="grpc.reflection.v1.ServerReflection/ServerReflectionInfo", received=1, sent=2),
+    entry(principal="+919876543210", call_id="+91-98765-43210"),
+    entry(ids={"customer_ids": dict.fromkeys(range(1, MAX_IDS + 2))}),
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_is_json_with_the_fields_of_the_call(line: Entry) -> None:
+    (found,) = written(line)
+    assert json.loads(found) == json.loads(json.dumps(access.fields_of(line)))
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_of_text_has_the_fields_of_the_call(line: Entry) -> None:
+    (found,) = written(line, log_format="console")
+    assert f"{found}\n" == access._as_text(access.fields_of(line))
+
+
+def test_a_line_says_who_called_what_and_how_it_ended() -> None:
+    (line,) = written(entry(ids={"customer_ids": {7: None}, "loan_ids": {31: None}}))
+    assert json.loads(line) == {
+        "event": "call",
+        "level": "info",
+        "logger": "credit_service.access",
+        "timestamp": "2026-05-28T20:26:40.250000Z",
+        "component": "server",
+        "method": METHOD,
+        "scope": "credit.write",
+        "principal": "desk",
+        "status": "OK",
+        "duration_ms": 12.3,
+        "call_id": "9f3ac0de12ab45cd",
+        "customer_ids": [7],
+        "loan_ids": [31],
+    }
+
+
+def test_phone_numbers_are_masked_wherever_a_caller_may_write_them() -> None:
+    lines = written(entry(principal="desk 98765 43210", call_id="+91-98765-43210"))
+    lines += written(entry(principal="+919876543210"), log_format="console")
+    assert not any(hidden in line for line in lines for hidden in ("43210", "98765"))
+
+
+def test_ids_beyond_a_page_are_left_out_and_said_to_be() -> None:
+    ids: Ids = {}
+    for number in range(MAX_IDS + 200):
+        note_ids(pb.GetCustomerRequest(customer_id=number + 1), ids)
+    assert len(ids["customer_ids"]) == MAX_IDS + 1
+    line = json.loads(written(entry(ids=ids))[0])
+    assert line["customer_ids"] == list(range(1, MAX_IDS + 1))
+    assert line["ids_left_out"]
+
+
+def test_a_console_line_is_one_line() -> None:
+    (line,) = written(
+        entry(principal="two words\n", ids={"customer_ids": {1: None, 2: None}}),
+        log_format="console",
+    )
+    assert line.startswith("2026-05-28T20:26:40.250000Z [info     ] call ")
+    assert "principal='two words\\n'" in line
+    assert line.endswith("customer_ids=1,2")
+
+
+# Counting.
+
+
+def test_refusals_are_counted_by_method_and_reason() -> None:
+    stream = io.StringIO()
+    log = AccessLog("json", stream)
+    for number in range(500):
+        log.count(METHOD, 8, "OVERLOADED", f"call-{number}")
+        log.count(f"made.up/Method{number}", 12, "METHOD_NOT_IMPLEMENTED", f"other-{number}")
+    log.close()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    totals: dict[str, int] = {}
+    for line in lines:
+        assert line["event"] == "calls_refused"
+        totals[line["reason"]] = totals.get(line["reason"], 0) + line["count"]
+    assert totals == {"OVERLOADED": 500, "METHOD_NOT_IMPLEMENTED": 500}
+    assert len(lines) <= 4
+    assert lines[-1]["method"] == "made.up/Method499"
+    assert lines[-1]["call_id"] == "other-499"
+
+
+def test_a_made_up_method_is_cut_and_masked() -> None:
+    stream = io.StringIO()
+    log = AccessLog("json", stream)
+    log.count('x"\n/+919876543210/' + "y" * 5_000, 12, "METHOD_NOT_IMPLEMENTED", "id")
+    log.close()
+    (line,) = stream.getvalue().splitlines()
+    assert len(json.loads(line)["method"]) <= 120
+    assert "9876543210" not in line
+
+
+class _Stuck(io.StringIO):
+    """A pipe that nobody reads, until `go` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = False
+
+    def write(self, text: str) -> int:
+        while not self.go:
+            time.sleep(0.01)
+        return super().write(text)
+
+
+def test_a_full_pipe_holds_nobody_up_and_what_is_left_out_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(access, "MAX_WAITING", 100)
+    stream = _Stuck()
+    log = AccessLog("json", stream)
+    log.add(entry())
+    time.sleep(0.3)
+    for _ in range(1_000):
+        log.add(entry())  # a wait for the stream would not end
+    stream.go = True
+    log.close()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in lines[:101]] == ["call"] * 101
+    assert lines[-1]["event"] == "access_log_incomplete"
+    assert lines[-1]["calls_left_out"] == 900
+    assert lines[-1]["level"] == "warning"
+
+
+def test_a_pipe_whose_reader_has_gone_is_no_failure() -> None:
+    stream = io.StringIO()
+    stream.close()
+    log = AccessLog("json", stream)
+    log.add(entry())
+    log.close()

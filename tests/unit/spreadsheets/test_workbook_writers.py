@@ -1,0 +1,201 @@
+"""The same rows by every usual writer of workbooks: what the sheets show is what is read."""
+
+import io
+import json
+import subprocess
+from collections.abc import Callable
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pytest
+import xlsxwriter
+
+from credit_service.spreadsheets.cell_values import day_of_moment
+from credit_service.spreadsheets.source import Cell, Percent, open_source
+from tests.tools import node_modules, tool
+
+CURRENCY = '"₹" #,##0.00'
+LAKHS = "[>=10000000]##\\,##\\,##\\,##0.00;[>=100000]##\\,##\\,##0.00;##,##0.00"
+SCIENTIFIC = "0.00E+00"
+TEXT = "@"
+DAY = "dd-mm-yyyy"
+HEADERS = (
+    *("Customer ID", "Loan ID", "Loan Amount (INR)", "Tenure (in months)"),
+    *("Interest Rate (% p.a.)", "EMI (Rs.)", "emis_paid", "Date of Approval", "End Date"),
+)
+START, END = date(2024, 3, 31), date(2025, 3, 31)
+
+# (value, format) of each cell; a day is written as one by every writer.
+ROWS: list[list[tuple[Any, str]]] = [
+    [
+        *((7, "0"), (1001, TEXT), (1234567.5, LAKHS), (12, "General"), (0.12, "0%")),
+        *((8884.88, CURRENCY), (3, "0"), (START, DAY), (END, DAY)),
+    ],
+    [
+        *((7, SCIENTIFIC), (1002, "#,##0"), (25_000_000, CURRENCY), (24, TEXT), (0.105, "0.0%")),
+        *((1_200_000.25, LAKHS), (0, "0;-0;0"), (START, "yyyy-mm-dd"), (END, "d-mmm-yy")),
+    ],
+    [
+        *((8, "0"), (1003, "000000"), (150_000, SCIENTIFIC), (12, '0 "months"'), (10.5, "0.00")),
+        *((8_800, "#,##0.00"), (12, "0"), (START, "dd/mm/yyyy"), ("", TEXT)),
+    ],
+    [
+        *((8, "0"), (1004, "0"), (99_999.99, "_(* #,##0.00_)"), (36, "0"), (0.085, "[Red]0.00%")),
+        *((3_161.5, "[$₹-4009]\\ #,##0.00"), (5, "0"), (START, DAY), (END, DAY)),
+    ],
+    [
+        *(("9", TEXT), ("1005", TEXT), ("1,50,000", TEXT), ("12", TEXT), (12, '0"%"')),
+        *(("₹ 8,884.88", TEXT), ("3", TEXT), ("2024-03-31", TEXT), (END, DAY)),
+    ],
+]
+EXPECTED: dict[str, list[Cell]] = {
+    "customer_id": [7.0, 7.0, 8.0, 8.0, "9"],
+    "loan_id": [1001.0, 1002.0, 1003.0, 1004.0, "1005"],
+    "loan_amount": [1_234_567.5, 25_000_000.0, 150_000.0, 99_999.99, "1,50,000"],
+    "tenure_months": [12.0, 24.0, 12.0, 36.0, "12"],
+    "interest_rate": [Percent(12), Percent(10.5), 10.5, Percent(8.5), 12.0],
+    "monthly_installment": [8_884.88, 1_200_000.25, 8_800.0, 3_161.5, "₹ 8,884.88"],
+    "emis_paid_on_time": [3.0, 0.0, 12.0, 5.0, "3"],
+    "start_date": [START, START, START, START, "2024-03-31"],
+    "end_date": [END, END, "", END, END],
+}
+
+
+def by_openpyxl(path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    sheet.append(HEADERS)
+    for number, row in enumerate(ROWS, 2):
+        for column, (value, code) in enumerate(row, 1):
+            cell = sheet.cell(number, column, value if value != "" else None)
+            cell.number_format = code
+    book.save(path)
+
+
+def by_xlsxwriter(path: Path) -> None:
+    book = xlsxwriter.Workbook(path)
+    sheet = book.add_worksheet()
+    sheet.write_row(0, 0, HEADERS)
+    for number, row in enumerate(ROWS, 1):
+        for column, (value, code) in enumerate(row):
+            style = book.add_format({"num_format": code})
+            if isinstance(value, date):
+                moment = datetime(value.year, value.month, value.day)  # noqa: DTZ001 - no zone
+                sheet.write_datetime(number, column, moment, style)
+            elif isinstance(value, str) and value:
+                sheet.write_string(number, column, value, style)
+            elif value == "":
+                sheet.write_blank(number, column, None, style)
+            else:
+                sheet.write_number(number, column, value, style)
+    book.close()
+
+
+def by_libreoffice(path: Path) -> None:
+    """Converted from what openpyxl wrote: all parts are LibreOffice's own."""
+    folder = path.parent / "converted"
+    program = tool("soffice")
+    source = path.with_name("source.xlsx")
+    by_openpyxl(source)
+    subprocess.run(
+        [
+            program,
+            f"-env:UserInstallation={(path.parent / 'profile').as_uri()}",
+            *("--headless", "--convert-to", "xlsx:Calc MS Excel 2007 XML"),
+            *("--outdir", str(folder), str(source)),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    path.write_bytes((folder / "source.xlsx").read_bytes())
+
+
+SHEETJS = """
+const XLSX = require("xlsx");
+const { headers, rows, path } = JSON.parse(require("fs").readFileSync(0));
+const cells = rows.map(row => row.map(([value, code, day]) =>
+  value === "" ? null
+  : day ? { t: "d", v: new Date(value + "T00:00:00"), z: code }
+  : typeof value === "string" ? { t: "s", v: value, z: code }
+  : { t: "n", v: value, z: code }));
+const sheet = XLSX.utils.aoa_to_sheet([headers, ...cells]);
+const book = XLSX.utils.book_new();
+XLSX.utils.book_append_sheet(book, sheet, "Loans");
+XLSX.writeFile(book, path);
+"""
+EXCELJS = """
+const ExcelJS = require("exceljs");
+const { headers, rows, path } = JSON.parse(require("fs").readFileSync(0));
+const book = new ExcelJS.Workbook();
+const sheet = book.addWorksheet("Loans");
+sheet.addRow(headers);
+rows.forEach((row, index) => row.forEach(([value, code, day], column) => {
+  const cell = sheet.getCell(index + 2, column + 1);
+  cell.value = value === "" ? null : day ? new Date(value + "T00:00:00Z") : value;
+  cell.numFmt = code;
+}));
+book.xlsx.writeFile(path);
+"""
+
+
+def _by_node(script: str, package: str, path: Path) -> None:
+    document = {
+        "path": str(path),
+        "headers": HEADERS,
+        "rows": [
+            [
+                [str(value), code, 1] if isinstance(value, date) else [value, code]
+                for value, code in row
+            ]
+            for row in ROWS
+        ],
+    }
+    subprocess.run(
+        [tool("node"), "-e", script],
+        input=json.dumps(document).encode(),
+        env={"NODE_PATH": node_modules(package), "TZ": "Asia/Kolkata"},
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+
+
+def by_sheetjs(path: Path) -> None:
+    _by_node(SHEETJS, "xlsx", path)
+
+
+def by_exceljs(path: Path) -> None:
+    _by_node(EXCELJS, "exceljs", path)
+
+
+@pytest.mark.parametrize(
+    "write", [by_openpyxl, by_xlsxwriter, by_libreoffice, by_sheetjs, by_exceljs]
+)
+def test_what_a_writer_wrote_is_read_as_the_sheet_shows_it(
+    write: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = tmp_path / "loans.xlsx"
+    write(path)
+    source = open_source(io.BytesIO(path.read_bytes()), path.name)
+    assert (source.kind, source.ignored_columns) == ("LOANS", ())
+    (block,) = source.blocks
+    assert list(block.row_numbers) == [2, 3, 4, 5, 6]
+    for field, expected in EXPECTED.items():
+        found = [_day(cell) for cell in block.columns[field]]
+        assert found == expected, field
+        assert [isinstance(cell, Percent) for cell in found] == [
+            isinstance(cell, Percent) for cell in expected
+        ], field
+
+
+def _day(cell: Cell) -> Cell:
+    """Days as JavaScript leaves them, some seconds off midnight, are days for what reads cells."""
+    if isinstance(cell, datetime):
+        day, _ = day_of_moment(cell)
+        assert day is not None
+        return day
+    return cell
