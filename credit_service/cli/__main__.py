@@ -1,5 +1,5 @@
 """`python -m credit_service.cli`, the same as `credit-service`."""
 
-from credit_service.cli import main
+from credit_service.cli.app import main
 
 main()

@@ -16,7 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from rich.text import Text
 
-from credit_service.cli import ExitCode, Target, UsageError
+from credit_service.cli.common import ExitCode, Target, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS, connected
 from credit_service.cli.output import Listing, as_dict, note, out, print_json
 from credit_service.client.channel import decoded_errors

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 
-from credit_service.cli import Target, UsageError
+from credit_service.cli.common import Target, UsageError
 from credit_service.client.channel import open_channel, require_ready
 from credit_service.settings import check_target
 

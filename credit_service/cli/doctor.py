@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from credit_service.cli import ExitCode, Target
+from credit_service.cli.common import ExitCode, Target
 
 if TYPE_CHECKING:
     from credit_service.settings import Settings

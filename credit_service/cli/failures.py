@@ -8,7 +8,7 @@ run servers only when it was none of the failures that every command can meet.
 
 import pydantic
 
-from credit_service.cli import ExitCode, UsageError
+from credit_service.cli.common import ExitCode, UsageError
 from credit_service.cli.output import print_failure
 from credit_service.client.channel import ServiceError
 from credit_service.client.rows import SourceError

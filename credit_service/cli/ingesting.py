@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from credit_service.cli import DEFAULT_ERRORS_SHOWN, ExitCode, Target
+from credit_service.cli.common import DEFAULT_ERRORS_SHOWN, ExitCode, Target
 from credit_service.cli.connection import connected
 from credit_service.cli.output import (
     Listing,

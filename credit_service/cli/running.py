@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from rich.text import Text
 
-from credit_service.cli import DEFAULT_ADDRESS, ExitCode, UsageError
+from credit_service.cli.common import DEFAULT_ADDRESS, ExitCode, UsageError
 from credit_service.cli.output import (
     SERVICE,
     Credentials,

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.text import Text
 
-from credit_service.cli import ExitCode, UsageError
+from credit_service.cli.common import ExitCode, UsageError
 from credit_service.cli.output import Listing, note, out, print_failure, print_json
 from credit_service.commands.scorecards import activate_scorecard, try_scorecard
 from credit_service.domain.decisions import LaterReleaseError

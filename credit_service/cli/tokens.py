@@ -16,7 +16,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from credit_service.cli import ExitCode, UsageError
+from credit_service.cli.common import ExitCode, UsageError
 from credit_service.cli.output import note, out
 from credit_service.settings import Settings
 

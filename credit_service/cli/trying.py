@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from credit_service.cli import ExitCode, UsageError
+from credit_service.cli.common import ExitCode, UsageError
 from credit_service.cli.output import out, paste, print_json
 from credit_service.domain.money import group_digits
 from credit_service.settings import Settings

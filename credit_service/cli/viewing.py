@@ -19,7 +19,7 @@ from google.type.decimal_pb2 import Decimal as DecimalMessage
 from google.type.money_pb2 import Money
 from rich.text import Text
 
-from credit_service.cli import ExitCode, Target, UsageError
+from credit_service.cli.common import ExitCode, Target, UsageError
 from credit_service.cli.connection import (
     CALL_TIMEOUT_SECONDS,
     CONNECT_TIMEOUT_SECONDS,

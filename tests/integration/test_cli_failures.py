@@ -21,8 +21,7 @@ import pytest
 from cyclopts import App
 from psycopg import sql
 
-from credit_service import cli
-from credit_service.cli import connection, viewing
+from credit_service.cli import app, connection, viewing
 from credit_service.domain.scorecard import STANDARD_DOCUMENT
 from credit_service.processes import embedded
 from credit_service.settings import Settings, unknown_variables
@@ -109,7 +108,7 @@ def run(
             del os.environ[name]
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.3)
     monkeypatch.setattr(viewing, "CONNECT_TIMEOUT_SECONDS", 0.3)
-    assert cli.run(["token", "key", str(tmp_path / "keys")]) == 0
+    assert app.run(["token", "key", str(tmp_path / "keys")]) == 0
 
     def one(command: str, *arguments: str, **settings: str) -> Done:
         capsys.readouterr()
@@ -117,7 +116,7 @@ def run(
         with monkeypatch.context() as patch:
             for name, value in settings.items():
                 patch.setenv(name, value)
-            code = cli.run([*command.split(), *(each.format(**files) for each in given)])
+            code = app.run([*command.split(), *(each.format(**files) for each in given)])
         return Done(code, capsys.readouterr().err)
 
     yield one
@@ -144,7 +143,7 @@ def _names(app: App, prefix: str = "") -> Iterator[str]:
 
 
 def test_the_table_has_every_command() -> None:
-    assert set(_names(cli.app)) == set(COMMANDS)
+    assert set(_names(app.app)) == set(COMMANDS)
 
 
 WRONG_SETTINGS = [

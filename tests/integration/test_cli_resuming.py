@@ -11,7 +11,9 @@ from uuid import uuid4
 import pytest
 from rich.progress import Progress
 
-from credit_service.cli import Target, ingesting, run
+from credit_service.cli import ingesting
+from credit_service.cli.app import run
+from credit_service.cli.common import Target
 from credit_service.client import rows
 from credit_service.client.ingestion import IngestionClient, Listener, Patience, Request
 from credit_service.client.rows import open_source

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from credit_service.cli import run
+from credit_service.cli.app import run
 from credit_service.clock import Clock
 from credit_service.ingestion.uploads import run_upload
 from credit_service.spreadsheets import samples, templates

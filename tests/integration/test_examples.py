@@ -20,7 +20,7 @@ import trustme
 from google.type.money_pb2 import Money
 from pydantic import SecretStr
 
-from credit_service import cli
+from credit_service.cli import app
 from credit_service.client.channel import SERVICE_CONFIG
 from credit_service.observability import metrics
 from credit_service.rpc.server import CreditServer
@@ -56,7 +56,7 @@ def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
     issued = authority.issue_cert("127.0.0.1")
     issued.private_key_pem.write_to_path(tmp_path / "key.pem")
     issued.cert_chain_pems[0].write_to_path(tmp_path / "certificate.pem")
-    assert cli.run(["token", "key", str(tmp_path)]) == 0
+    assert app.run(["token", "key", str(tmp_path)]) == 0
     return Settings(
         database_url=SecretStr(database_url),
         redis_url=SecretStr(redis_url),
@@ -80,7 +80,7 @@ def environment(
     """What a program is told of the service."""
     capsys.readouterr()
     scopes = [f"--scope={scope}" for scope in ("credit.read", "credit.write", "ingest")]
-    assert cli.run(["token", f"--key={tmp_path / 'signing-key.private.jwk'}", *scopes]) == 0
+    assert app.run(["token", f"--key={tmp_path / 'signing-key.private.jwk'}", *scopes]) == 0
     (tmp_path / "token").write_text(capsys.readouterr().out)
     server, worker = CreditServer(settings, database), WorkerProcess(settings)
     server.start()
@@ -163,10 +163,10 @@ def test_events_are_followed_over_the_end_of_a_token(
 ) -> None:
     where = environment["CREDIT_ADDRESS"], tmp_path / "ca.pem"
     rotated = tmp_path / "rotated"
-    assert cli.run(["token", "key", str(rotated)]) == 0
+    assert app.run(["token", "key", str(rotated)]) == 0
     capsys.readouterr()
     key = f"--key={rotated / 'signing-key.private.jwk'}"
-    assert cli.run(["token", key, "--scope=credit.read", "--scope=credit.write"]) == 0
+    assert app.run(["token", key, "--scope=credit.read", "--scope=credit.write"]) == 0
     new_token = capsys.readouterr().out
     channel = client.connect(*where, Path(environment["CREDIT_TOKEN_FILE"]))
     customer_id = registered(client, channel).customer_id

@@ -11,7 +11,8 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message_factory import GetMessageClass
 
-from credit_service import cli, failpoints
+from credit_service import failpoints
+from credit_service.cli import app
 from credit_service.client.channel import open_channel
 from credit_service.clock import Clock
 from credit_service.domain.errors import Unavailable
@@ -117,7 +118,7 @@ def test_the_command_line_fills_in_a_request_id_and_retries_under_it(
         """The answer, and the ids that were filled in."""
         capsys.readouterr()
         request = {**SAMPLES[method], "customer_id": customer_id, **values}
-        assert cli.run(["call", method, json.dumps(request)]) == 0
+        assert app.run(["call", method, json.dumps(request)]) == 0
         printed = capsys.readouterr()
         # The server of this process logs to standard error, too.
         filled_in = re.findall(r"Filled in request_id ([0-9a-f-]{36})", printed.err)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from credit_service import cli
+from credit_service.cli import app
 from credit_service.clock import Clock
 from credit_service.commands.scorecards import decide_in_shadow, try_scorecard
 from credit_service.domain.scorecard import STANDARD_DOCUMENT, parse_scorecard
@@ -175,9 +175,9 @@ def test_a_decision_is_read_but_not_computed_again(
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("CREDIT_ADDRESS", server.target)
     capsys.readouterr()
-    assert cli.run(["replay", str(decision_id)]) == 1
+    assert app.run(["replay", str(decision_id)]) == 1
     assert "made by a later release" in capsys.readouterr().err
-    assert cli.run(["decision", str(decision_id)]) == 0
+    assert app.run(["decision", str(decision_id)]) == 0
     report = backtest(database, parse_scorecard(STANDARD_DOCUMENT), Clock().moment())
     assert (report.decisions, report.later_release) == (1, 1)
     trial = parse_scorecard({**STANDARD_DOCUMENT, "version": "trial-1"})

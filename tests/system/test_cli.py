@@ -251,7 +251,7 @@ def test_no_service_is_another_exit_code(sample_files: samples.Samples) -> None:
 def _loaded(heavy: str, *arguments: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
     """A command, and which of the packages `heavy` it had imported at its end."""
     program = (
-        "import sys; from credit_service.cli import run; code = run(sys.argv[2:]);"
+        "import sys; from credit_service.cli.app import run; code = run(sys.argv[2:]);"
         "loaded = {name.partition('.')[0] for name in sys.modules};"
         "print(*loaded & set(sys.argv[1].split()));"
         "sys.exit(code)"

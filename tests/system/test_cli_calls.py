@@ -19,7 +19,7 @@ from typing import IO, Any
 import psutil
 import pytest
 
-from credit_service import cli
+from credit_service.cli import app
 from credit_service.cli.calling import METHODS
 from credit_service.processes.embedded import EmbeddedStack
 from credit_service.settings import Settings
@@ -77,7 +77,7 @@ def run(service: Up, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 def _runner(capsys: pytest.CaptureFixture[str]) -> Run:
     def one(*arguments: str) -> Done:
         capsys.readouterr()
-        code = cli.run(arguments)
+        code = app.run(arguments)
         output, errors = capsys.readouterr()
         return Done(code, output, errors)
 
@@ -425,7 +425,7 @@ class TestTokens:
 
     @pytest.fixture
     def settings(self, settings: Settings, tmp_path: Path) -> Settings:
-        assert cli.run(["token", "key", str(tmp_path)]) == 0
+        assert app.run(["token", "key", str(tmp_path)]) == 0
         return settings.model_copy(
             update={
                 "token_keys": tmp_path / "jwks.json",

@@ -14,9 +14,8 @@ import pytest
 import trustme
 from pydantic import SecretStr
 
-from credit_service import cli
 from credit_service.cli import connection
-from credit_service.console import app
+from credit_service.cli.app import run
 from credit_service.rpc.server import CreditServer
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
@@ -38,7 +37,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
     ):
         issued.private_key_pem.write_to_path(tmp_path / f"{name}.key")
         issued.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
-    assert cli.run(["token", "key", str(tmp_path)]) == GOOD
+    assert run(["token", "key", str(tmp_path)]) == GOOD
     return Settings(
         database_url=SecretStr(database_url),
         redis_url=None,
@@ -55,7 +54,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 @pytest.fixture
 def token(tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
-    assert cli.run(["token", f"--key={tmp_path / 'signing-key.private.jwk'}"]) == GOOD
+    assert run(["token", f"--key={tmp_path / 'signing-key.private.jwk'}"]) == GOOD
     return capsys.readouterr().out.strip()
 
 
@@ -97,12 +96,12 @@ def test_commands(
 ) -> None:
     rows = tmp_path / "customers.csv"
     rows.write_text(CUSTOMERS)
-    assert cli.run(["ingest", str(rows)]) == GOOD
-    assert cli.run(["call", "ListCustomers", "{}"]) == GOOD
+    assert run(["ingest", str(rows)]) == GOOD
+    assert run(["call", "ListCustomers", "{}"]) == GOOD
     assert capsys.readouterr().out.count("Asha") == 3
-    assert cli.run(["events", "--after=0", "--no-follow"]) == GOOD
+    assert run(["events", "--after=0", "--no-follow"]) == GOOD
     monkeypatch.delenv("CREDIT_TOKEN")
-    assert cli.run(["call", "ListCustomers", "{}"]) == REFUSED
+    assert run(["call", "ListCustomers", "{}"]) == REFUSED
     assert "UNAUTHENTICATED" in capsys.readouterr().err
 
 
@@ -112,14 +111,14 @@ def test_without_trust_or_certificate_there_is_no_service(
 ) -> None:
     monkeypatch.delenv(lacking)
     monkeypatch.delenv("CREDIT_CLIENT_PRIVATE_KEY")
-    assert cli.run(["call", "ListCustomers", "{}"]) == OUT_OF_REACH
+    assert run(["call", "ListCustomers", "{}"]) == OUT_OF_REACH
 
 
 def test_an_authority_named_by_option(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CREDIT_SERVER_CA")
-    assert cli.run(["call", "ListCustomers", f"--ca={tmp_path / 'ca.pem'}"]) == GOOD
+    assert run(["call", "ListCustomers", f"--ca={tmp_path / 'ca.pem'}"]) == GOOD
 
 
 def test_a_connection_that_tls_prevents_says_so(
@@ -134,7 +133,7 @@ def test_a_connection_that_tls_prevents_says_so(
 
     def failure(*options: str) -> str:
         capsys.readouterr()
-        assert cli.run(["call", "ListCustomers", *options]) == OUT_OF_REACH
+        assert run(["call", "ListCustomers", *options]) == OUT_OF_REACH
         return _only_error(capsys)
 
     stranger = tmp_path / "stranger.pem"
@@ -185,7 +184,7 @@ def test_a_file_that_cannot_be_used_is_named(
         path.write_text(content)
     monkeypatch.setenv(variable, str(path))
     capsys.readouterr()
-    assert cli.run(["call", "ListCustomers"]) == USAGE
+    assert run(["call", "ListCustomers"]) == USAGE
     line = _only_error(capsys)
     assert str(path) in line
     assert variable in line
@@ -222,7 +221,7 @@ def test_up_prints_commands_that_work(settings: Settings, token: str, tmp_path: 
 def test_the_console(address: str, token: str, tmp_path: Path) -> None:
     rows = tmp_path / "customers.csv"
     rows.write_text(CUSTOMERS)
-    assert cli.run(["ingest", str(rows)]) == GOOD
+    assert run(["ingest", str(rows)]) == GOOD
     urls: list[str] = []
     listening, stop = threading.Event(), threading.Event()
 
@@ -231,7 +230,7 @@ def test_the_console(address: str, token: str, tmp_path: Path) -> None:
         listening.set()
 
     thread = threading.Thread(
-        target=app.run,
+        target=run,
         args=(Settings(server_address=address, console_listen="127.0.0.1:0"),),
         kwargs={"announce": announce, "stop": stop},
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from cyclopts import App
 
-from credit_service import cli
+from credit_service.cli import app
 
 # What the help once said, and what no reader expects of a command line.
 _ODD = (
@@ -38,8 +38,8 @@ def _commands(app: App, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
             yield from _commands(command, (*path, name))
 
 
-@pytest.mark.parametrize("path", list(_commands(cli.app)), ids=" ".join)
+@pytest.mark.parametrize("path", list(_commands(app.app)), ids=" ".join)
 def test_the_help_is_plain(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run([*path, "--help"]) == 0
+    assert app.run([*path, "--help"]) == 0
     text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split()).casefold()
     assert [word for word in _ODD if re.search(rf"\b{word}\b", text)] == []

@@ -17,7 +17,7 @@ from credit_service.settings import Settings
 CALLER = Span("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", "01")
 # None in sys.modules: what an import of a package that is not there comes to.
 WITHOUT = "import sys; sys.modules['opentelemetry'] = None\n"
-ALL_OF_IT = "import credit_service.rpc.__main__, credit_service.cli, workers.__main__, sys\n"
+ALL_OF_IT = "import credit_service.rpc.__main__, credit_service.cli.app, workers.__main__, sys\n"
 
 
 def python(program: str) -> "subprocess.CompletedProcess[str]":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from credit_service import cli
+from credit_service.cli import app
 from credit_service.clock import Clock
 from credit_service.rpc.auth.identity import SCOPES, Principal, TokenVerifier
 from credit_service.rpc.errors import Unauthenticated
@@ -15,7 +15,7 @@ from credit_service.settings import Settings
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """A command's exit code, output and complaints."""
-    code = cli.run(["token", *arguments])
+    code = app.run(["token", *arguments])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

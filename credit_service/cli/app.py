@@ -1,0 +1,631 @@
+"""The command line, `credit-service`.
+
+Commands are declared here and implemented in modules of their own. A command imports its module
+when it runs, so that `--help` does not wait for grpc, pandas and SQLAlchemy.
+"""
+
+# ruff: noqa: PLC0415 - see above
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import date
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated, Literal
+from uuid import UUID
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from credit_service.cli.common import (
+    DEFAULT_ERRORS_SHOWN,
+    CustomerId,
+    DataDir,
+    ExitCode,
+    Json,
+    Limit,
+    LoanId,
+    Target,
+    flag,
+)
+
+_EPILOGUE = """\
+Exit codes: 0 done · 1 the service refused the request, rows were rejected, or a check failed · \
+2 wrong usage or settings · 3 the service, its database or its Redis is out of reach · \
+130 interrupted
+
+Settings come from the environment (CREDIT_…, DATABASE_URL, REDIS_URL). Without DATABASE_URL and \
+REDIS_URL, `up` starts its own PostgreSQL and Valkey in the data folder. Set NO_COLOR to turn \
+colours off.
+"""
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("credit-service")
+    except PackageNotFoundError:
+        return "not installed: running from a source folder"
+
+
+app = App(
+    name="credit-service",
+    help="A gRPC credit decision service: run it, send it files, call it, operate it.",
+    help_format="plaintext",
+    help_epilogue=_EPILOGUE,
+    version=_version,
+)
+
+
+_RUN = Group("Run the service", sort_key=0)
+_USE = Group("Use a running service", sort_key=1)
+_TRY = Group("Try it out", sort_key=2)
+
+_HERE = Target()
+
+
+@app.command(group=_RUN)
+def up(
+    *,
+    listen: Annotated[
+        str | None, Parameter(help="Address to listen on; port 0 takes a free one.")
+    ] = None,
+    processes: Annotated[
+        int | None, Parameter(help="Number of server processes on that port.")
+    ] = None,
+    data_dir: DataDir = None,
+    ready_file: Annotated[
+        Path | None,
+        Parameter(help="JSON file to write the addresses to once the service is ready."),
+    ] = None,
+    console: Annotated[
+        bool,
+        Parameter(
+            help="Also run the QA console, at CREDIT_CONSOLE_LISTEN.",
+            name="--console",
+            negative="--no-console",
+        ),
+    ] = True,
+) -> int:
+    """Run everything: embedded databases where none is configured, migrations, server, worker and
+    QA console.
+
+    Ctrl-C or SIGTERM stops everything in order. A process that dies is restarted and reported.
+    """
+    from credit_service.cli import running
+
+    settings = running.settings_with(listen=listen, processes=processes, data_dir=data_dir)
+    return running.up(settings, ready_file=ready_file, console=console)
+
+
+@app.command(group=_RUN)
+def serve(
+    *,
+    listen: Annotated[
+        str | None, Parameter(help="Address to listen on; port 0 takes a free one.")
+    ] = None,
+    processes: Annotated[
+        int | None, Parameter(help="Number of server processes on that port.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> int:
+    """Run the gRPC server. Migrate the database first."""
+    from credit_service.cli import running
+
+    return running.serve(
+        running.settings_with(listen=listen, processes=processes, data_dir=data_dir)
+    )
+
+
+@app.command(group=_RUN)
+def worker(*, data_dir: DataDir = None) -> int:
+    """Run a worker, which ingests uploaded workbooks and does all background work."""
+    from credit_service.cli import running
+
+    return running.worker(running.settings_with(data_dir=data_dir))
+
+
+@app.command(group=_RUN)
+def migrate(*, data_dir: DataDir = None, json: Json = False) -> int:
+    """Bring the database to the newest schema. Safe to repeat and to run concurrently."""
+    from credit_service.cli import running
+
+    return running.migrate(running.settings_with(data_dir=data_dir), as_json=json)
+
+
+@app.command(group=_USE)
+def ingest(
+    file: Annotated[Path, Parameter(help="An .xlsx workbook or a .csv file.")],
+    /,
+    *,
+    kind: Annotated[
+        Literal["customers", "loans"] | None,
+        Parameter(help="What the rows are. Default: what the header says."),
+    ] = None,
+    upload: Annotated[
+        bool,
+        flag("Send the file to the workers instead of streaming its rows."),
+    ] = False,
+    update: Annotated[
+        bool, flag("Replace rows that are already stored. Default: keep them.")
+    ] = False,
+    dry_run: Annotated[bool, flag("Validate and report only; store nothing.")] = False,
+    date_order: Annotated[
+        Literal["dmy", "mdy", "ymd"] | None,
+        Parameter(
+            help="Order of day, month and year in dates such as 03-04-2024. Default: the one that "
+            "all dates of a column allow."
+        ),
+    ] = None,
+    errors: Annotated[
+        int, Parameter(help="Largest number of row errors to show, 0 to 1000.")
+    ] = DEFAULT_ERRORS_SHOWN,
+    ingestion_id: Annotated[
+        UUID | None,
+        Parameter(help="Resume this ingestion, which was interrupted. Default: a new one."),
+    ] = None,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Send the rows of a file to the service. After a broken connection it resumes by itself.
+
+    Exits with 1 when a row was rejected. After Ctrl-C, and where the connection stays lost, it
+    prints the command that resumes the ingestion.
+    """
+    from credit_service.cli import ingesting
+
+    order = ingesting.Order(
+        path=file,
+        kind=kind,
+        upload=upload,
+        update=update,
+        dry_run=dry_run,
+        errors_shown=min(max(errors, 0), 1000),
+        ingestion_id=ingestion_id,
+        date_order=ingesting.DATE_ORDERS[date_order],
+    )
+    return ingesting.ingest(order, target, as_json=json)
+
+
+@app.command(group=_USE)
+def template(
+    kind: Annotated[Literal["customers", "loans"], Parameter(help="What the rows will be.")],
+    /,
+    *,
+    csv: Annotated[bool, flag("A .csv file with the header, instead of a workbook.")] = False,
+    output: Annotated[
+        Path | None,
+        Parameter(
+            name=("--output", "-o"),
+            help="File to save it as. Default: customers-template.xlsx and the like, here.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Save an empty file with the headers of customers or loans, to fill in and ingest.
+
+    A second sheet says what each column takes. Never writes over a file, and needs no service.
+    """
+    from credit_service.cli import ingesting
+
+    return ingesting.save_template(kind, output, as_csv=csv, as_json=json)
+
+
+@app.command(group=_USE)
+def annotated(
+    ingestion_id: Annotated[UUID, Parameter(help="Id of the ingestion of an uploaded file.")],
+    /,
+    *,
+    output: Annotated[
+        Path | None,
+        Parameter(
+            name=("--output", "-o"),
+            help="File to save to. Default: the name that the service gives, in this folder.",
+        ),
+    ] = None,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Save an uploaded file as a workbook with its rejected rows marked, to correct and send again.
+
+    Never overwrites a file.
+    """
+    from credit_service.cli import ingesting
+
+    return ingesting.annotated(ingestion_id, output, target, as_json=json)
+
+
+@app.command(group=_USE)
+def call(
+    method: Annotated[
+        str | None,
+        Parameter(help="Such as CheckEligibility. Without one, all methods are listed."),
+    ] = None,
+    request: Annotated[
+        str,
+        Parameter(
+            help="The request as JSON; - reads it from standard input. A client stream takes "
+            "several, one after the other or as a list.",
+            allow_leading_hyphen=True,
+        ),
+    ] = "{}",
+    /,
+    *,
+    first: Annotated[
+        int | None, Parameter(help="Stop after this many responses of a stream. Default: all.")
+    ] = None,
+    timeout_seconds: Annotated[
+        float | None,
+        Parameter(name="--timeout", help="Longest call in seconds. Default: 15; none for streams."),
+    ] = None,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Call any method of the service with JSON, and print each response as JSON.
+
+    credit-service call GetCreditScore '{"customer_id": 101}'
+
+    With --json each response is one line.
+    """
+    from credit_service.cli import calling
+
+    if method is None:
+        return calling.list_methods(as_json=json)
+    return calling.call(
+        method, request, target, first=first, timeout_seconds=timeout_seconds, as_json=json
+    )
+
+
+@app.command(group=_USE)
+def customer(
+    customer_id: Annotated[int | None, Parameter(help="Id of the customer.")] = None,
+    /,
+    *,
+    phone: Annotated[
+        str | None, Parameter(help="Phone number in any usual notation, instead of an id.")
+    ] = None,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Show a customer with limit, debt and available credit."""
+    from credit_service.cli import viewing
+
+    return viewing.customer(target, customer_id, phone, as_json=json)
+
+
+@app.command(group=_USE)
+def score(customer_id: CustomerId, /, *, target: Target = _HERE, json: Json = False) -> int:
+    """Show a customer's credit score, component by component."""
+    from credit_service.cli import viewing
+
+    return viewing.score(target, customer_id, as_json=json)
+
+
+@app.command(group=_USE, name="check")
+def check_eligibility(
+    customer_id: CustomerId,
+    amount: Annotated[str, Parameter(help="Rupees, such as 100000 or 1,00,000.50.")],
+    rate: Annotated[str, Parameter(help="Percent a year, such as 10.5.")],
+    tenure_months: Annotated[int, Parameter(help="Number of monthly installments.")],
+    /,
+    *,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Check whether a loan would be approved, with reasons and a counter-offer. Books nothing."""
+    from credit_service.cli import viewing
+
+    return viewing.check(target, customer_id, amount, rate, tenure_months, as_json=json)
+
+
+@app.command(group=_USE)
+def loans(
+    customer_id: CustomerId,
+    /,
+    *,
+    limit: Limit = 50,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """List a customer's loans."""
+    from credit_service.cli import viewing
+
+    return viewing.loans(target, customer_id, _bounded(limit), as_json=json)
+
+
+@app.command(group=_USE)
+def loan(
+    loan_id: LoanId,
+    /,
+    *,
+    customer: Annotated[
+        int | None,
+        Parameter(help="Customer of the loan, where several customers have a loan of that id."),
+    ] = None,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Show a loan and its customer."""
+    from credit_service.cli import viewing
+
+    return viewing.loan(target, loan_id, customer, as_json=json)
+
+
+@app.command(group=_USE)
+def schedule(
+    customer_id: CustomerId,
+    loan_id: LoanId,
+    /,
+    *,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Show all installments of a loan: principal, interest, balance and state."""
+    from credit_service.cli import viewing
+
+    return viewing.schedule(target, customer_id, loan_id, as_json=json)
+
+
+@app.command(group=_USE)
+def pay(
+    customer_id: CustomerId,
+    loan_id: LoanId,
+    amount: Annotated[str, Parameter(help="Rupees, such as 4637.60.")],
+    /,
+    *,
+    on: Annotated[date | None, Parameter(help="Date of the payment. Default: today.")] = None,
+    request_id: Annotated[
+        UUID | None,
+        Parameter(help="Request id that makes the payment safe to repeat. Default: a new one."),
+    ] = None,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Record a payment towards a loan."""
+    from credit_service.cli import viewing
+
+    payment = viewing.Payment(customer_id, loan_id, amount, on, request_id)
+    return viewing.pay(target, payment, as_json=json)
+
+
+@app.command(group=_USE)
+def decisions(
+    *,
+    customer: Annotated[
+        int | None, Parameter(help="Only decisions about this customer. Default: all.")
+    ] = None,
+    limit: Limit = 20,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """List stored decisions, the latest first."""
+    from credit_service.cli import viewing
+
+    return viewing.decisions(target, customer, _bounded(limit), as_json=json)
+
+
+@app.command(group=_USE)
+def decision(
+    decision_id: Annotated[int, Parameter(help="Id of a stored decision.")],
+    /,
+    *,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Show a stored decision with all its inputs."""
+    from credit_service.cli import viewing
+
+    return viewing.decision(target, decision_id, as_json=json)
+
+
+EventType = Literal[
+    "CUSTOMER_REGISTERED",
+    "LOAN_CREATED",
+    "LOAN_DECLINED",
+    "PAYMENT_RECORDED",
+    "LOAN_CLOSED",
+    "SCORE_CHANGED",
+    "ROWS_INGESTED",
+]
+
+
+@app.command(group=_USE)
+def events(
+    *,
+    after: Annotated[int, Parameter(help="Print only events after this id. 0: all of them.")] = 0,
+    customer: Annotated[
+        int | None, Parameter(help="Only events about this customer. Default: all.")
+    ] = None,
+    type: Annotated[  # noqa: A002 - the name of the option
+        tuple[EventType, ...], Parameter(help="Only events of this type; may be repeated.")
+    ] = (),
+    follow: Annotated[
+        bool, Parameter(help="Wait for further events until Ctrl-C, or end after the last one.")
+    ] = True,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Print events as they happen. After a broken connection it resumes after the last one.
+
+    With --json each event is one line.
+    """
+    from credit_service.cli import viewing
+
+    watching = viewing.Watching(after, customer, type, follow)
+    return viewing.events(target, watching, as_json=json)
+
+
+def _bounded(limit: int) -> int:
+    return min(max(limit, 1), 100_000)
+
+
+_OPERATE = Group("Operate it", sort_key=3)
+scorecard = App(
+    name="scorecard",
+    group=_OPERATE,
+    help="Check, activate, shadow and list scorecards, on the database.",
+)
+app.command(scorecard)
+
+ScorecardFile = Annotated[Path, Parameter(help="Scorecard, a JSON file.")]
+
+
+@scorecard.command
+def check(file: ScorecardFile, /) -> int:
+    """Check whether a file is a valid scorecard, and list what is wrong with it."""
+    from credit_service.cli import scorecards
+
+    return scorecards.check(file)
+
+
+@scorecard.command
+def activate(file: ScorecardFile, /, *, data_dir: DataDir = None) -> int:
+    """Decide by this scorecard from now on. The workers recompute every score."""
+    from credit_service.cli import running, scorecards
+
+    return scorecards.activate(running.operator_settings(data_dir), file)
+
+
+@scorecard.command
+def shadow(
+    file: Annotated[
+        Path | None, Parameter(help="Scorecard, a JSON file. Without one, the trial ends.")
+    ] = None,
+    /,
+    *,
+    data_dir: DataDir = None,
+) -> int:
+    """Also evaluate this scorecard for every decision, without effect on the result."""
+    from credit_service.cli import running, scorecards
+
+    return scorecards.shadow(running.operator_settings(data_dir), file)
+
+
+@scorecard.command(name="list")
+def list_scorecards(*, data_dir: DataDir = None, json: Json = False) -> int:
+    """List the stored scorecards."""
+    from credit_service.cli import running, scorecards
+
+    return scorecards.listing(running.operator_settings(data_dir), as_json=json)
+
+
+@app.command(group=_OPERATE)
+def backtest(file: ScorecardFile, /, *, data_dir: DataDir = None, json: Json = False) -> int:
+    """Compute the stored decisions and all scores under another scorecard, without effect."""
+    from credit_service.cli import running, scorecards
+
+    return scorecards.run_backtest(running.operator_settings(data_dir), file, as_json=json)
+
+
+@app.command(group=_OPERATE)
+def replay(
+    decision_id: Annotated[int, Parameter(help="Id of a stored decision.")],
+    /,
+    *,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> int:
+    """Compute a stored decision again from its stored inputs; exits with 1 when a byte differs."""
+    from credit_service.cli import running, scorecards
+
+    return scorecards.replay(running.operator_settings(data_dir), decision_id, as_json=json)
+
+
+@app.command(group=_OPERATE, name="doctor")
+def examine(*, data_dir: DataDir = None, target: Target = _HERE, json: Json = False) -> int:
+    """Check the machine, the service and its dependencies, and say how to fix what fails.
+
+    Exits with 1 when a check fails.
+    """
+    from credit_service.cli import doctor
+
+    return doctor.run(target, data_dir, as_json=json)
+
+
+app.command(
+    "credit_service.cli.tokens:app",
+    name="token",
+    group=_OPERATE,
+    help="Make tokens for development, and keys to sign them.",
+)
+
+
+@app.command(group=_OPERATE)
+def completion(
+    shell: Annotated[Literal["bash", "zsh"], Parameter(help="The shell to write it for.")], /
+) -> int:
+    """Print a script that completes commands and options in a shell.
+
+    bash: credit-service completion bash > ~/.local/share/bash-completion/completions/credit-service
+
+    zsh: credit-service completion zsh > "${fpath[1]}/_credit-service"
+    """
+    sys.stdout.write(app.generate_completion(prog_name="credit-service", shell=shell))
+    return ExitCode.GOOD
+
+
+@app.command(group=_TRY)
+def sample_data(
+    directory: Annotated[Path, Parameter(help="Folder for the two workbooks.")],
+    /,
+    *,
+    customers: Annotated[int, Parameter(help="Rows of customer_data.xlsx.")] = 300,
+    loans: Annotated[int, Parameter(help="Rows of loan_data.xlsx.")] = 782,
+    seed: Annotated[int, Parameter(help="Seed of the random rows.")] = 1,
+    json: Json = False,
+) -> int:
+    """Write made-up customer_data.xlsx and loan_data.xlsx in the public layout.
+
+    Customer 101 has a good history, 102 a poor one, 103 owes more than the limit, 104 and 105 are
+    in between, 106 has no history.
+    """
+    from credit_service.cli import trying
+
+    return trying.sample_data(directory, customers, loans, seed, as_json=json)
+
+
+@app.command(group=_TRY)
+def demo(
+    *,
+    keep: Annotated[
+        bool,
+        flag("Keep everything running until Ctrl-C, to try further calls."),
+    ] = False,
+) -> int:
+    """Run a demonstration on a temporary stack: each step with its call, each answer checked."""
+    from credit_service.cli import demonstration
+
+    return demonstration.run(keep=keep)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; its exit code. Foreseeable failures become one line each."""
+    try:
+        result = app(
+            list(arguments), result_action="return_value", exit_on_error=False, print_error=True
+        )
+    except CycloptsError:
+        return ExitCode.USAGE
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - printed in words, or raised again
+        from credit_service.cli import failures
+
+        return failures.report(error)
+    return result if isinstance(result, int) else ExitCode.GOOD
+
+
+_RUNS_SERVERS = frozenset({"up", "serve", "worker", "demo"})
+
+
+def main() -> None:
+    """Entry of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows no ₹ shows a question mark instead of failing the command.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    if not _RUNS_SERVERS.intersection(sys.argv[1:2]):
+        # The library's own lines, one for each attempt to connect, would bury the command's.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    sys.exit(run(sys.argv[1:]))

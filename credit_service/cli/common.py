@@ -1,0 +1,94 @@
+"""What several commands share: exit codes, the service to call, and common parameters."""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+
+
+class ExitCode(IntEnum):
+    """How a command ended. docs/operations.md lists the codes for operators."""
+
+    GOOD = 0
+    REFUSED = 1
+    USAGE = 2
+    UNAVAILABLE = 3
+    INTERRUPTED = 130
+
+
+class UsageError(Exception):
+    """The command line is wrong. The message is one line that says what is accepted."""
+
+
+def flag(explanation: str) -> Parameter:
+    """A switch that is off unless named, with no opposite of its own."""
+    return Parameter(help=explanation, negative="", show_default=False)
+
+
+Json = Annotated[bool, flag("Print the result as JSON, for programs to read.")]
+DataDir = Annotated[
+    Path | None,
+    Parameter(
+        name="--data-dir",
+        help="Data folder of the embedded PostgreSQL and Valkey, as given to `up`. "
+        "Default: CREDIT_DATA_DIR, or the user's own.",
+    ),
+]
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_ERRORS_SHOWN = 20
+_CONNECTION = Group("Connection", sort_key=9)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The service to call, and the credentials to call it with."""
+
+    address: Annotated[
+        str,
+        Parameter(
+            env_var="CREDIT_ADDRESS",
+            help="Address of the service, as host:port.",
+            group=_CONNECTION,
+        ),
+    ] = DEFAULT_ADDRESS
+    token: Annotated[
+        str | None,
+        Parameter(
+            env_var="CREDIT_TOKEN",
+            help="Bearer token to call with. Other users of the machine can see arguments: "
+            "prefer CREDIT_TOKEN or --token-file.",
+            group=_CONNECTION,
+        ),
+    ] = field(default=None, repr=False)
+    token_file: Annotated[
+        Path | None,
+        Parameter(
+            env_var="CREDIT_TOKEN_FILE",
+            help="File that holds the bearer token, used where no token is given.",
+            group=_CONNECTION,
+        ),
+    ] = None
+    ca: Annotated[
+        Path | None,
+        Parameter(
+            env_var="CREDIT_SERVER_CA",
+            help="PEM file of the authorities to trust. Turns TLS on.",
+            group=_CONNECTION,
+        ),
+    ] = None
+
+    @property
+    def options(self) -> list[str]:
+        """The options of a command line that calls the same service; never the token itself."""
+        given = [] if self.address == DEFAULT_ADDRESS else ["--address", self.address]
+        for name, path in (("--ca", self.ca), ("--token-file", self.token_file)):
+            given += [] if path is None else [name, str(path)]
+        return given
+
+
+CustomerId = Annotated[int, Parameter(help="Id of the customer.")]
+LoanId = Annotated[int, Parameter(help="Id of the loan.")]
+Limit = Annotated[int, Parameter(help="Largest number to show, 1 to 100000.")]
