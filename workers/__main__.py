@@ -14,7 +14,7 @@ import sys
 import threading
 from contextlib import AbstractContextManager, closing, nullcontext
 
-from credit_service.observability import tracing
+from credit_service.observability import setup
 from credit_service.observability.logs import configure_logging
 from credit_service.observability.metrics_http import MetricsEndpoint
 from credit_service.processes import embedded
@@ -48,7 +48,7 @@ def main() -> int:
             warn_of_unknown_variables()
         with (
             _metrics_shown(settings),
-            tracing.recorded_as_configured(settings, "credit-service-worker"),
+            setup.recorded_as_configured(settings, "credit-service-worker"),
             embedded.provided(settings, join=True) as provided,
         ):
             condition.refuse_unsuitable(provided.require_database_url(), provided.database_pooler)

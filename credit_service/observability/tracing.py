@@ -5,9 +5,7 @@ call's log lines by `trace_id` and is told by `traceresponse` under which span. 
 for keeps the call's `traceparent` in the database, so that the worker's lines, and its spans, are
 of the same trace.
 
-Spans are recorded and sent only where CREDIT_OTLP_ENDPOINT says where to:
-`credit_service.observability.otlp` does it, with OpenTelemetry, an optional extra that is not even
-imported otherwise.
+Spans are recorded and sent only where CREDIT_OTLP_ENDPOINT says where to: see `setup`.
 """
 
 import random
@@ -17,8 +15,6 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self, TypeVar
-
-from credit_service.settings import Settings
 
 TRACEPARENT_KEY = "traceparent"
 TRACERESPONSE_KEY = "traceresponse"
@@ -166,31 +162,6 @@ def _recording_part(
 
 class TracingRefusedError(ValueError):
     """Spans are to be recorded, and cannot be."""
-
-
-@contextmanager
-def recorded_as_configured(settings: Settings, service: str) -> Iterator[None]:
-    """While open, spans are recorded where the settings say so; `service` is the name they go by.
-
-    Raises:
-        TracingRefusedError: OpenTelemetry is not installed, or the endpoint is no URL.
-    """
-    if settings.otlp_endpoint is None:
-        yield
-        return
-    try:
-        from credit_service.observability.otlp import OtlpRecorder  # noqa: PLC0415 - an extra, for those who ask
-    except ModuleNotFoundError as error:
-        raise TracingRefusedError(
-            "CREDIT_OTLP_ENDPOINT needs OpenTelemetry, which is not installed: "
-            "pip install 'credit-service[tracing]'"
-        ) from error
-    with recorded_by(
-        OtlpRecorder.sending_to(
-            settings.otlp_endpoint, service, sample_ratio=settings.trace_sample_ratio
-        )
-    ):
-        yield
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import sys
 import threading
 from contextlib import ExitStack, closing
 
-from credit_service.observability import tracing
+from credit_service.observability import setup
 from credit_service.observability.logs import configure_logging
 from credit_service.observability.metrics_http import MetricsEndpoint, answer_until_closed
 from credit_service.observability.tracing import TracingRefusedError
@@ -59,7 +59,7 @@ def main() -> int:
                         MetricsEndpoint(settings.metrics_listen, insecure=settings.metrics_insecure)
                     )
                 )
-            running.enter_context(tracing.recorded_as_configured(settings, "credit-service"))
+            running.enter_context(setup.recorded_as_configured(settings, "credit-service"))
             serve(settings, announce, stop=stop, share_port=control is not None)
     except (MisconfiguredError, TracingRefusedError) as error:
         return _misconfigured(error)

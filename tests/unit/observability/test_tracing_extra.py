@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from credit_service.observability import tracing
+from credit_service.observability import setup, tracing
 from credit_service.observability.tracing import Span, TracingRefusedError
 from credit_service.settings import Settings
 
@@ -35,9 +35,9 @@ def test_nothing_of_ours_loads_it_unless_asked() -> None:
     """Although it is installed here, and redis-py looks for it by itself."""
     found = python(
         f"{ALL_OF_IT}\n"
-        "from credit_service.observability import tracing\n"
+        "from credit_service.observability import setup, tracing\n"
         "from credit_service.settings import Settings\n"
-        "with tracing.recorded_as_configured(Settings(), 'x'):\n"
+        "with setup.recorded_as_configured(Settings(), 'x'):\n"
         "    assert tracing.begin('call', 'server', None, {}) is None\n"
         "print([m for m in sys.modules if 'otlp' in m])\n"
     )
@@ -47,9 +47,9 @@ def test_nothing_of_ours_loads_it_unless_asked() -> None:
 def test_who_asks_for_spans_without_the_extra_is_told_what_to_install() -> None:
     found = python(
         f"{WITHOUT}{ALL_OF_IT}"
-        "from credit_service.observability import tracing\n"
+        "from credit_service.observability import setup\n"
         "from credit_service.settings import Settings\n"
-        "with tracing.recorded_as_configured(Settings(otlp_endpoint='http://127.0.0.1:9'), 'x'):\n"
+        "with setup.recorded_as_configured(Settings(otlp_endpoint='http://127.0.0.1:9'), 'x'):\n"
         "    pass\n"
     )
     assert found.returncode != 0
@@ -90,7 +90,7 @@ def test_spans_reach_a_collector(
     collector: tuple[str, "list[tuple[str, ExportTraceServiceRequest]]"],
 ) -> None:
     url, got = collector
-    with tracing.recorded_as_configured(Settings(otlp_endpoint=url), "credit-service"):
+    with setup.recorded_as_configured(Settings(otlp_endpoint=url), "credit-service"):
         activity = tracing.begin("a call", "server", CALLER, {"rpc.system": "grpc"})
         assert activity is not None
         activity.end(error="INTERNAL", attributes={"rpc.grpc.status_code": 13})
@@ -110,7 +110,7 @@ def test_spans_reach_a_collector(
 
 def test_a_collector_that_is_away_holds_nobody_up() -> None:
     away = Settings(otlp_endpoint="http://127.0.0.1:9")
-    with tracing.recorded_as_configured(away, "credit-service"):
+    with setup.recorded_as_configured(away, "credit-service"):
         for _ in range(3000):  # more than the queue holds
             activity = tracing.begin("a call", "server", None, {})
             assert activity is not None
@@ -129,7 +129,7 @@ def test_a_caller_that_does_not_record_is_followed() -> None:
         (1.0, not_sampled, False),
     ):
         settings = Settings(otlp_endpoint="http://127.0.0.1:9", trace_sample_ratio=ratio)
-        with tracing.recorded_as_configured(settings, "credit-service"):
+        with setup.recorded_as_configured(settings, "credit-service"):
             activity = tracing.begin("a call", "server", caller, {})
             assert activity is not None
             assert (activity.part("part", {}) is not None) is recorded
@@ -138,7 +138,7 @@ def test_a_caller_that_does_not_record_is_followed() -> None:
 
 def test_the_parts_of_an_activity_are_bounded() -> None:
     settings = Settings(otlp_endpoint="http://127.0.0.1:9")
-    with tracing.recorded_as_configured(settings, "credit-service"):
+    with setup.recorded_as_configured(settings, "credit-service"):
         activity = tracing.begin("a stream", "server", None, {})
         assert activity is not None
         parts = [activity.part("transaction", {}) for _ in range(tracing.MAX_PARTS + 1)]
@@ -151,6 +151,6 @@ def test_an_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
     settings = Settings(otlp_endpoint=endpoint)
     with (
         pytest.raises(TracingRefusedError, match="CREDIT_OTLP_ENDPOINT"),
-        tracing.recorded_as_configured(settings, "credit-service"),
+        setup.recorded_as_configured(settings, "credit-service"),
     ):
         pass
