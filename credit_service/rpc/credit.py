@@ -20,19 +20,21 @@ from credit_service.queries.credit import CreditDesk
 from credit_service.queries.customers import get_customer, list_customers
 from credit_service.queries.decisions import get_decision, list_decisions
 from credit_service.queries.loans import get_loan, list_loans, repayment_schedule
-from credit_service.rpc import convert, convert_events
 from credit_service.rpc.calls.pipeline import current_call
-from credit_service.rpc.convert import PageTokens, Violations
+from credit_service.rpc.convert import credit, fields, pages
+from credit_service.rpc.convert import events as convert_events
+from credit_service.rpc.convert.fields import Violations
+from credit_service.rpc.convert.pages import PageTokens
 from credit_service.rpc.watch import EventTail
 from credit_service.storage.customers import PageStart
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import credit_service_pb2_grpc
 
-_CUSTOMER_PAGES = PageTokens("ListCustomers", convert.key_id)
-_CUSTOMER_PAGES_BY_TERM = PageTokens("ListCustomers", convert.key_id, convert.key_id)
-_LOAN_PAGES = PageTokens("ListLoans", convert.key_id)
-_DECISION_PAGES = PageTokens("ListDecisions", convert.key_id)
+_CUSTOMER_PAGES = PageTokens("ListCustomers", pages.key_id)
+_CUSTOMER_PAGES_BY_TERM = PageTokens("ListCustomers", pages.key_id, pages.key_id)
+_LOAN_PAGES = PageTokens("ListLoans", pages.key_id)
+_DECISION_PAGES = PageTokens("ListDecisions", pages.key_id)
 
 _MAX_PAGE_BYTES = 3 * 1024 * 1024
 """A page of decisions ends early rather than outgrow a message."""
@@ -62,11 +64,11 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         self, request: pb.RegisterCustomerRequest, context: grpc.ServicerContext
     ) -> pb.RegisterCustomerResponse:
         """Stores a customer."""
-        command = convert.read_register_customer(request)
+        command = credit.read_register_customer(request)
         view = register_customer(
             self._database, command, self._clock.moment(), current_call().principal
         )
-        return pb.RegisterCustomerResponse(customer=convert.write_customer(view))
+        return pb.RegisterCustomerResponse(customer=credit.write_customer(view))
 
     def GetCustomer(
         self, request: pb.GetCustomerRequest, context: grpc.ServicerContext
@@ -75,31 +77,31 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         violations = Violations()
         key = request.WhichOneof("key")
         if key == "customer_id":
-            customer_id = convert.read_id(request.customer_id, key, violations)
+            customer_id = fields.read_id(request.customer_id, key, violations)
             violations.raise_if_any()
             view = get_customer(self._database, customer_id=customer_id)
         else:
             if key is None:
                 violations.add("key", REQUIRED, "is required: customer_id or phone_number.")
                 violations.raise_if_any()
-            phone = convert.read_phone_number(request.phone_number, "phone_number", violations)
+            phone = fields.read_phone_number(request.phone_number, "phone_number", violations)
             violations.raise_if_any()
             view = get_customer(self._database, phone_number=phone)
-        return pb.GetCustomerResponse(customer=convert.write_customer(view))
+        return pb.GetCustomerResponse(customer=credit.write_customer(view))
 
     def ListCustomers(
         self, request: pb.ListCustomersRequest, context: grpc.ServicerContext
     ) -> pb.ListCustomersResponse:
         """Pages through customers by rising id."""
         violations = Violations()
-        query = convert.read_query(request.query, "query", violations)
-        size = convert.read_page_size(request.page_size, violations)
+        query = fields.read_query(request.query, "query", violations)
+        size = pages.read_page_size(request.page_size, violations)
         violations.raise_if_any()
         start = _read_customers_token(request.page_token, query)
         page = list_customers(self._database, query, start, size)
         response = pb.ListCustomersResponse()
         for view in page.customers:
-            convert.fill_customer(response.customers.add(), view)
+            credit.fill_customer(response.customers.add(), view)
         if page.following is not None:
             response.next_page_token = _write_customers_token(page.following, query)
         return response
@@ -108,27 +110,27 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         self, request: pb.GetCreditScoreRequest, context: grpc.ServicerContext
     ) -> pb.GetCreditScoreResponse:
         """Scores a customer today."""
-        customer_id = convert.read_only_id(request.customer_id, "customer_id")
+        customer_id = fields.read_only_id(request.customer_id, "customer_id")
         moment = self._clock.moment()
         _, score = self._desk.credit_score(customer_id, moment)
         response = pb.GetCreditScoreResponse()
-        convert.fill_score(response.credit_score, score, moment.now)
+        credit.fill_score(response.credit_score, score, moment.now)
         return response
 
     def CheckEligibility(
         self, request: pb.CheckEligibilityRequest, context: grpc.ServicerContext
     ) -> pb.CheckEligibilityResponse:
         """Says what CreateLoan would decide now."""
-        customer_id, ask = convert.read_check_eligibility(request)
+        customer_id, ask = credit.read_check_eligibility(request)
         moment = self._clock.moment()
         _, decision = self._desk.check_eligibility(customer_id, ask, moment)
-        return convert.write_eligibility(customer_id, ask, decision, moment)
+        return credit.write_eligibility(customer_id, ask, decision, moment)
 
     def CreateLoan(
         self, request: pb.CreateLoanRequest, context: grpc.ServicerContext
     ) -> pb.CreateLoanResponse:
         """Decides on a loan and books it when approved."""
-        command = convert.read_create_loan(request)
+        command = credit.read_create_loan(request)
         stored = create_loan(
             self._database,
             command,
@@ -136,20 +138,20 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
             current_call().principal,
             cache=self._cache,
         )
-        return convert.write_created_loan(stored, command.ask)
+        return credit.write_created_loan(stored, command.ask)
 
     def GetLoan(
         self, request: pb.GetLoanRequest, context: grpc.ServicerContext
     ) -> pb.GetLoanResponse:
         """Finds a loan, by its id alone where that is enough."""
         violations = Violations()
-        loan_id = convert.read_id(request.loan_id, "loan_id", violations)
+        loan_id = fields.read_id(request.loan_id, "loan_id", violations)
         customer_id = _optional_customer_id(request, violations)
         violations.raise_if_any()
         loan, view = get_loan(self._database, loan_id, customer_id)
         response = pb.GetLoanResponse()
-        convert.fill_loan(response.loan, loan)
-        convert.fill_customer(response.customer, view)
+        credit.fill_loan(response.loan, loan)
+        credit.fill_customer(response.customer, view)
         return response
 
     def ListLoans(
@@ -157,15 +159,15 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     ) -> pb.ListLoansResponse:
         """Pages through a customer's loans by rising id."""
         violations = Violations()
-        customer_id = convert.read_id(request.customer_id, "customer_id", violations)
-        state = convert.read_loan_state(request.state, "state", violations)
-        size = convert.read_page_size(request.page_size, violations)
+        customer_id = fields.read_id(request.customer_id, "customer_id", violations)
+        state = credit.read_loan_state(request.state, "state", violations)
+        size = pages.read_page_size(request.page_size, violations)
         violations.raise_if_any()
         after = _id_of(_LOAN_PAGES.read(request.page_token, customer_id, state))
         found, more = _page(list_loans(self._database, customer_id, state, after, size + 1), size)
         response = pb.ListLoansResponse()
         for each in found:
-            convert.fill_loan(response.loans.add(), each)
+            credit.fill_loan(response.loans.add(), each)
         if more:
             key = found[-1].loan_id
             response.next_page_token = _LOAN_PAGES.write([key], customer_id, state)
@@ -176,11 +178,11 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     ) -> pb.GetRepaymentScheduleResponse:
         """Lists a loan's installments."""
         violations = Violations()
-        customer_id = convert.read_id(request.customer_id, "customer_id", violations)
-        loan_id = convert.read_id(request.loan_id, "loan_id", violations)
+        customer_id = fields.read_id(request.customer_id, "customer_id", violations)
+        loan_id = fields.read_id(request.loan_id, "loan_id", violations)
         violations.raise_if_any()
         found = repayment_schedule(self._database, customer_id, loan_id, self._clock.moment())
-        return convert.write_schedule(found)
+        return credit.write_schedule(found)
 
     def RecordPayment(
         self, request: pb.RecordPaymentRequest, context: grpc.ServicerContext
@@ -197,9 +199,9 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         self, request: pb.GetDecisionRequest, context: grpc.ServicerContext
     ) -> pb.GetDecisionResponse:
         """Finds a stored decision."""
-        decision_id = convert.read_only_id(request.decision_id, "decision_id")
+        decision_id = fields.read_only_id(request.decision_id, "decision_id")
         stored = get_decision(self._database, decision_id)
-        return pb.GetDecisionResponse(decision=convert.write_decision(stored))
+        return pb.GetDecisionResponse(decision=credit.write_decision(stored))
 
     def ListDecisions(
         self, request: pb.ListDecisionsRequest, context: grpc.ServicerContext
@@ -207,14 +209,14 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         """Pages through stored decisions, the latest first."""
         violations = Violations()
         customer_id = _optional_customer_id(request, violations)
-        size = convert.read_page_size(request.page_size, violations)
+        size = pages.read_page_size(request.page_size, violations)
         violations.raise_if_any()
         before = _id_of(_DECISION_PAGES.read(request.page_token, customer_id))
         found, more = _page(list_decisions(self._database, customer_id, before, size + 1), size)
         response = pb.ListDecisionsResponse()
         room = _MAX_PAGE_BYTES
         for stored in found:
-            message = convert.write_decision(stored)
+            message = credit.write_decision(stored)
             room -= message.ByteSize()
             if room < 0:
                 more = True
@@ -241,7 +243,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
             call.ensure_lasting(last_event_id=reached)
             reached = found if isinstance(found, int) else found.event_id
             if isinstance(found, int):
-                now = convert.write_time(self._clock.moment().now)
+                now = fields.write_time(self._clock.moment().now)
                 beat = pb.WatchHeartbeat(time=now, last_event_id=found)
                 yield pb.WatchCreditEventsResponse(heartbeat=beat)
                 continue
@@ -261,7 +263,7 @@ def _optional_customer_id(
     """The customer's id where one is given; 0 is one, and a bad one."""
     if not request.HasField("customer_id"):
         return None
-    return convert.read_id(request.customer_id, "customer_id", violations)
+    return fields.read_id(request.customer_id, "customer_id", violations)
 
 
 def _read_customers_token(token: str, query: str) -> PageStart:

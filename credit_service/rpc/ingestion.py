@@ -24,10 +24,12 @@ from credit_service.ingestion.streams import (
 from credit_service.ingestion.uploads import store_upload
 from credit_service.ingestion.wire import RowBatch
 from credit_service.queries.ingestions import get_ingestion, list_ingestions, list_row_errors
-from credit_service.rpc import convert, convert_ingestion
 from credit_service.rpc.calls.pipeline import current_call
 from credit_service.rpc.calls.streams import Messages, messages_through, shutting_down
-from credit_service.rpc.convert import PageTokens, Violations
+from credit_service.rpc.convert import fields, pages
+from credit_service.rpc.convert import ingestion as convert_ingestion
+from credit_service.rpc.convert.fields import Violations
+from credit_service.rpc.convert.pages import PageTokens
 from credit_service.rpc.errors import PermissionDenied
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
@@ -45,8 +47,8 @@ CHUNK_BYTES = 1024**2
 _WATCH_SECONDS = 0.2
 _READ_SCOPE = "credit.read"
 _UPDATE_SCOPE = "ingest.update"
-_INGESTION_PAGES = PageTokens("ListIngestions", convert.key_instant, convert.key_uuid)
-_ERROR_PAGES = PageTokens("ListRowErrors", convert.key_id, convert.key_id)
+_INGESTION_PAGES = PageTokens("ListIngestions", pages.key_instant, pages.key_uuid)
+_ERROR_PAGES = PageTokens("ListRowErrors", pages.key_id, pages.key_id)
 
 _log = structlog.get_logger(__name__)
 
@@ -200,7 +202,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
     ) -> pb.ListIngestionsResponse:
         """Pages through ingestions, the latest first."""
         violations = Violations()
-        size = convert.read_page_size(request.page_size, violations)
+        size = pages.read_page_size(request.page_size, violations)
         violations.raise_if_any()
         key = _INGESTION_PAGES.read(request.page_token)
         after = None if key is None else (key[0], key[1])
@@ -242,8 +244,8 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
     ) -> pb.ListRowErrorsResponse:
         """Pages through why rows were not stored, in their order."""
         violations = Violations()
-        ingestion_id = convert.read_required_uuid(request.ingestion_id, "ingestion_id", violations)
-        size = convert.read_page_size(request.page_size, violations)
+        ingestion_id = fields.read_required_uuid(request.ingestion_id, "ingestion_id", violations)
+        size = pages.read_page_size(request.page_size, violations)
         outcomes = convert_ingestion.read_outcomes(request.outcomes, violations)
         violations.raise_if_any()
         self._ensure_may_read_rows(ingestion_id)

@@ -17,7 +17,8 @@ from google.protobuf import json_format
 from credit_service.commands.idempotency import fingerprint
 from credit_service.domain.decisions import decode_inputs, decode_outcome, replay
 from credit_service.domain.scorecard import parse_scorecard
-from credit_service.rpc import convert, convert_events
+from credit_service.rpc.convert import credit
+from credit_service.rpc.convert import events as convert_events
 from credit_service.storage.event_stream import StoredEvent
 from credit_service.v1 import credit_service_pb2 as pb
 
@@ -25,8 +26,8 @@ RELEASES = sorted(
     path for path in Path(__file__).parent.iterdir() if (path / "events.json").exists()
 )
 READERS: Mapping[str, tuple[Any, Callable[[Any], Any]]] = {
-    "RegisterCustomer": (pb.RegisterCustomerRequest, convert.read_register_customer),
-    "CreateLoan": (pb.CreateLoanRequest, convert.read_create_loan),
+    "RegisterCustomer": (pb.RegisterCustomerRequest, credit.read_register_customer),
+    "CreateLoan": (pb.CreateLoanRequest, credit.read_create_loan),
     "RecordPayment": (pb.RecordPaymentRequest, convert_events.read_record_payment),
 }
 

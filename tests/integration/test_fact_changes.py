@@ -9,7 +9,7 @@ from sqlalchemy import exc, text
 from credit_service.ingestion.streams import begin_stream, fail_stream, finish_stream, ingest_rows
 from credit_service.ingestion.wire import RowBatch
 from credit_service.observability import metrics
-from credit_service.rpc.convert_events import write_event
+from credit_service.rpc.convert.events import write_event
 from credit_service.storage import event_stream
 from credit_service.storage.database import Database
 from credit_service.v1 import event_pb2

@@ -16,15 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from credit_service.domain.errors import InvalidFields
-from credit_service.rpc import convert
-from credit_service.rpc.convert import PageTokens, Violations
-from credit_service.rpc.convert_events import MAX_EVENT_TYPES, read_event_kinds
-from credit_service.rpc.convert_ingestion import (
+from credit_service.rpc.convert import credit, fields, pages
+from credit_service.rpc.convert.events import MAX_EVENT_TYPES, read_event_kinds
+from credit_service.rpc.convert.fields import Violations
+from credit_service.rpc.convert.ingestion import (
     read_ingestion_id,
     read_stream_header,
     read_stream_message,
     read_upload_header,
 )
+from credit_service.rpc.convert.pages import PageTokens
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 
@@ -32,18 +33,18 @@ from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 def read_money(money: Money) -> tuple[int | None, Violations]:
     violations = Violations()
     request = pb.CheckEligibilityRequest(loan_amount=money)
-    return convert.read_money(request, "loan_amount", violations), violations
+    return fields.read_money(request, "loan_amount", violations), violations
 
 
 def read_rate(text: str) -> tuple[int | None, Violations]:
     violations = Violations()
     request = pb.CheckEligibilityRequest(interest_rate=Decimal(value=text))
-    return convert.read_rate_bps(request, "interest_rate", violations), violations
+    return fields.read_rate_bps(request, "interest_rate", violations), violations
 
 
 @given(st.integers(-(2**62), 2**62))
 def test_money_comes_back_as_it_was(paise: int) -> None:
-    money = convert.write_money(paise)
+    money = fields.write_money(paise)
     assert money.currency_code == "INR"
     assert money.units == 0 or money.nanos == 0 or (money.units < 0) == (money.nanos < 0)
     assert read_money(money)[0] == paise
@@ -65,7 +66,7 @@ def test_any_money_is_read_exactly_or_refused(units: int, nanos: int, currency: 
 
 @given(st.integers(0, 10_000))
 def test_a_rate_comes_back_as_it_was(bps: int) -> None:
-    assert read_rate(convert.write_hundredths(bps).value)[0] == bps
+    assert read_rate(fields.write_hundredths(bps).value)[0] == bps
 
 
 @pytest.mark.parametrize(
@@ -108,12 +109,12 @@ def test_any_text_is_a_rate_or_refused(text: str) -> None:
 def test_dates_are_days_of_the_calendar() -> None:
     violations = Violations()
     request = pb.RecordPaymentRequest(paid_on=Date(year=2024, month=2, day=29))
-    assert convert.read_date(request, "paid_on", violations) == date(2024, 2, 29)
-    assert convert.read_date(pb.RecordPaymentRequest(), "paid_on", violations) is None
+    assert fields.read_date(request, "paid_on", violations) == date(2024, 2, 29)
+    assert fields.read_date(pb.RecordPaymentRequest(), "paid_on", violations) is None
     assert not violations.found
     for year, month, day in [(2023, 2, 29), (2024, 0, 1), (2024, 1, 0), (0, 1, 1), (10_000, 1, 1)]:
         request = pb.RecordPaymentRequest(paid_on=Date(year=year, month=month, day=day))
-        assert convert.read_date(request, "paid_on", violations) is None
+        assert fields.read_date(request, "paid_on", violations) is None
     assert len(violations.found) == 5
 
 
@@ -127,9 +128,9 @@ def test_dates_are_days_of_the_calendar() -> None:
 def test_instants_are_exact(instant: datetime) -> None:
     expected = timestamp_pb2.Timestamp()
     expected.FromDatetime(instant)
-    assert convert.write_time(instant) == expected
+    assert fields.write_time(instant) == expected
     kolkata = instant + timedelta(0)
-    assert convert.write_time(kolkata) == expected
+    assert fields.write_time(kolkata) == expected
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_instants_are_exact(instant: datetime) -> None:
 )
 def test_only_the_usual_form_of_a_uuid_is_one(text: str) -> None:
     violations = Violations()
-    assert convert.read_uuid(text, "request_id", violations) is None
+    assert fields.read_uuid(text, "request_id", violations) is None
     assert [each.field for each in violations.found] == ["request_id"]
 
 
@@ -173,8 +174,8 @@ def test_the_nil_and_the_max_uuid_are_refused_wherever_an_id_is_read(text: str) 
 def test_a_uuid_is_read_in_either_case() -> None:
     known = uuid4()
     violations = Violations()
-    assert convert.read_uuid(str(known).upper(), "request_id", violations) == known
-    assert convert.read_uuid("", "request_id", violations) is None
+    assert fields.read_uuid(str(known).upper(), "request_id", violations) == known
+    assert fields.read_uuid("", "request_id", violations) is None
     assert not violations.found
 
 
@@ -188,7 +189,7 @@ _ids = st.integers(0, 2**63 - 1)
 def test_page_tokens_give_their_key_back_for_the_same_filters_alone(
     number: int, instant: datetime, known: UUID, filters: list[int | str]
 ) -> None:
-    parts = (convert.key_id, convert.key_instant, convert.key_uuid)
+    parts = (pages.key_id, pages.key_instant, pages.key_uuid)
     tokens = PageTokens("ListThings", *parts)
     token = tokens.write([number, instant.isoformat(), str(known)], *filters)
     assert token.isascii()
@@ -207,9 +208,9 @@ def test_page_tokens_give_their_key_back_for_the_same_filters_alone(
 @pytest.mark.parametrize(
     ("part", "value"),
     [
-        *((convert.key_id, value) for value in (-1, 2**63, "7", True, None, 1.0, [1])),
-        *((convert.key_instant, value) for value in (7, "x", None, "2024-01-31", ["2024"])),
-        *((convert.key_uuid, value) for value in (7, "x", None, [1])),
+        *((pages.key_id, value) for value in (-1, 2**63, "7", True, None, 1.0, [1])),
+        *((pages.key_instant, value) for value in (7, "x", None, "2024-01-31", ["2024"])),
+        *((pages.key_uuid, value) for value in (7, "x", None, [1])),
     ],
 )
 def test_a_token_made_elsewhere_is_read_as_carefully_as_a_field(part: Any, value: Any) -> None:
@@ -223,7 +224,7 @@ def test_a_token_made_elsewhere_is_read_as_carefully_as_a_field(part: Any, value
 
 @given(st.text(max_size=400))
 def test_any_other_text_is_no_page_token(text: str) -> None:
-    tokens = PageTokens("ListThings", convert.key_id)
+    tokens = PageTokens("ListThings", pages.key_id)
     if text:
         with pytest.raises(InvalidFields):
             tokens.read(text)
@@ -233,10 +234,10 @@ def test_any_other_text_is_no_page_token(text: str) -> None:
 
 def test_page_sizes() -> None:
     violations = Violations()
-    assert [convert.read_page_size(size, violations) for size in (0, 1, 1000)] == [50, 1, 1000]
+    assert [pages.read_page_size(size, violations) for size in (0, 1, 1000)] == [50, 1, 1000]
     assert not violations.found
     for size in (-1, 1001, 2**31 - 1):
-        convert.read_page_size(size, violations)
+        pages.read_page_size(size, violations)
     assert len(violations.found) == 3
 
 
@@ -292,5 +293,5 @@ def test_a_field_that_cannot_be_read_is_not_judged_by_its_stand_in() -> None:
         tenure_months=0,
     )
     with pytest.raises(InvalidFields) as caught:
-        convert.read_create_loan(request)
+        credit.read_create_loan(request)
     assert [each.field for each in caught.value.violations] == ["loan_amount", "tenure_months"]

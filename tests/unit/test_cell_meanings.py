@@ -18,7 +18,7 @@ from credit_service.ingestion.cells import EPOCH_ORDINAL
 from credit_service.ingestion.frames import Batch, CustomerFrame
 from credit_service.ingestion.reading import regrouped
 from credit_service.ingestion.validation import validate_block, validate_columns
-from credit_service.rpc.convert_ingestion import customer_columns, loan_columns
+from credit_service.rpc.convert.ingestion import customer_columns, loan_columns
 from credit_service.spreadsheets.cell_values import DateOrder
 from credit_service.spreadsheets.columns import Kind
 from credit_service.spreadsheets.source import (

@@ -9,7 +9,7 @@ import pytest
 from credit_service.clock import Clock
 from credit_service.ingestion.wire import RowBatch
 from credit_service.rpc.calls.streams import Messages, read_ahead
-from credit_service.rpc.convert_ingestion import read_stream_message
+from credit_service.rpc.convert.ingestion import read_stream_message
 from credit_service.rpc.ingestion import IngestionServicer
 from credit_service.settings import Settings
 from credit_service.storage.database import Database

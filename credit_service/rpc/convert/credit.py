@@ -1,38 +1,17 @@
-"""Wire ↔ core: the one place where messages of the contract become values and values messages.
+"""Messages of CreditService."""
 
-Reading gathers every bad field of a request in a `Violations` and raises once. A reader returns a
-harmless stand-in for what it could not read, so that the rest is still looked at, by the rules of
-the domain too. Nothing here is a float: money is units and nanos, a rate is text.
-"""
-
-import base64
-import hashlib
-import json
-import re
-from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, date, datetime
-from decimal import Context, Decimal
+from datetime import date, datetime
 from functools import lru_cache
 from typing import Any
-from uuid import UUID
-
-from google.protobuf.timestamp_pb2 import Timestamp
-from google.type.date_pb2 import Date
-from google.type.decimal_pb2 import Decimal as DecimalMessage
-from google.type.money_pb2 import Money
 
 from credit_service.clock import Moment
 from credit_service.commands.create_loan import CreateLoan
 from credit_service.commands.register_customer import RegisterCustomer
-from credit_service.domain.customers import parse_phone_number, validate_new_customer
+from credit_service.domain.customers import validate_new_customer
 from credit_service.domain.decisions import decode_inputs
 from credit_service.domain.eligibility import CounterOffer, Decision, Reason, ReasonCode
 from credit_service.domain.errors import (
-    INVALID_FORMAT,
     OUT_OF_RANGE,
-    REQUIRED,
-    FieldViolation,
     InvalidFields,
 )
 from credit_service.domain.loans import (
@@ -47,17 +26,32 @@ from credit_service.domain.loans import (
     repayment_plan,
     validate_ask,
 )
-from credit_service.domain.money import format_hundredths, format_inr, format_rate
+from credit_service.domain.money import format_inr, format_rate
 from credit_service.domain.payments import (
     InstallmentProgress,
     InstallmentState,
     next_unsettled_due_date,
     paid_and_outstanding_paise,
 )
-from credit_service.domain.principals import ANONYMOUS
 from credit_service.domain.scorecard import Component
 from credit_service.domain.scoring import CreditScore, Override, ScoreComponent
 from credit_service.queries.loans import RepaymentSchedule
+from credit_service.rpc.convert.fields import (
+    Violations,
+    _decimal_text,
+    fill_date,
+    fill_money,
+    fill_time,
+    read_id,
+    read_money,
+    read_rate_bps,
+    read_request_id,
+    write_date,
+    write_hundredths,
+    write_money,
+    write_principal,
+    write_time,
+)
 from credit_service.storage.customers import CustomerView
 from credit_service.storage.decisions import StoredDecision
 from credit_service.v1 import (
@@ -67,243 +61,6 @@ from credit_service.v1 import (
     loan_pb2,
     score_pb2,
 )
-
-CURRENCY = "INR"
-DEFAULT_PAGE_SIZE = 50
-MAX_PAGE_SIZE = 1000
-MAX_QUERY_LENGTH = 100
-
-_NANOS_PER_PAISA = 10_000_000
-_MAX_NANOS = 999_999_999
-_MAX_DECIMAL_LENGTH = 40
-_MAX_TOKEN_LENGTH = 256
-_SHOWN = 40
-
-_PLAIN_RATE = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,2}))?")
-_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
-_EXACT = Context(prec=2 * _MAX_DECIMAL_LENGTH)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_NO_UUID = UUID(int=0)
-_RESERVED_UUIDS = {UUID(int=0): "nil", UUID(int=2**128 - 1): "max"}
-"""RFC 9562. Clients that set no id send them, all the same one."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TOKEN_KEY = b"credit_service page token 1"
-
-
-class Violations:
-    """The bad fields of one request."""
-
-    __slots__ = ("found",)
-
-    def __init__(self) -> None:
-        self.found: list[FieldViolation] = []
-
-    def add(self, field: str, reason: str, sentence: str) -> None:
-        """Note one; the sentence goes on after the field's name: 'must be …'."""
-        self.found.append(FieldViolation(field, reason, f"{field} {sentence}"))
-
-    def merge(self, error: InvalidFields) -> None:
-        """Note what the domain found, but for fields that could not even be read."""
-        unreadable = {each.field for each in self.found}
-        self.found += [each for each in error.violations if each.field not in unreadable]
-
-    def raise_if_any(self, reason: str = "INVALID_FIELD") -> None:
-        """Raise InvalidFields with all of them, when there are any."""
-        if self.found:
-            raise InvalidFields(self.found, reason)
-
-
-def _shown(text: str) -> str:
-    """What a caller sent, fit to be told back: short, and nothing that a terminal would obey."""
-    start = "".join(
-        char if char.isprintable() else ascii(char)[1:-1] for char in text[: _SHOWN + 1]
-    )
-    return f"'{start}'" if len(start) <= _SHOWN else f"'{start[:_SHOWN]}…'"
-
-
-# Reading. Each reads the field of that name from a message.
-
-
-def read_money(message: Any, field: str, violations: Violations) -> int | None:
-    """Paise of a google.type.Money; None, with a violation noted, when it cannot be read."""
-    if not message.HasField(field):
-        violations.add(field, REQUIRED, "is required.")
-        return None
-    money = getattr(message, field)
-    currency = money.currency_code
-    units: int = money.units
-    nanos: int = money.nanos
-    if currency and currency != CURRENCY:
-        violations.add(field, INVALID_FORMAT, f"must be in INR, found {_shown(currency)}.")
-        return None
-    if nanos:
-        if not -_MAX_NANOS <= nanos <= _MAX_NANOS or (units and (units > 0) != (nanos > 0)):
-            violations.add(
-                field,
-                INVALID_FORMAT,
-                f"must have nanos below 1,000,000,000 and of the sign of units, found units "
-                f"{units} and nanos {nanos}.",
-            )
-            return None
-        if nanos % _NANOS_PER_PAISA:
-            violations.add(
-                field,
-                INVALID_FORMAT,
-                f"must not be finer than a paisa (10,000,000 nanos), found nanos {nanos}.",
-            )
-            return None
-        # The division is exact, and so right for either sign.
-        return units * 100 + nanos // _NANOS_PER_PAISA
-    return units * 100
-
-
-def read_rate_bps(message: Any, field: str, violations: Violations) -> int | None:
-    """Basis points of a google.type.Decimal in percent; None when it cannot be read."""
-    if not message.HasField(field):
-        violations.add(field, REQUIRED, "is required.")
-        return None
-    text: str = getattr(message, field).value
-    plain = _PLAIN_RATE.fullmatch(text)
-    if plain is not None:
-        whole, fraction = plain.groups()
-        return int(whole) * 100 + (int(fraction.ljust(2, "0")) if fraction else 0)
-    if not text:
-        violations.add(field, REQUIRED, "is required: its value is empty.")
-        return None
-    if len(text) > _MAX_DECIMAL_LENGTH or _DECIMAL.fullmatch(text) is None:
-        violations.add(
-            field, INVALID_FORMAT, f"must be a decimal number such as 12.5, found {_shown(text)}."
-        )
-        return None
-    return _hundredths(Decimal(text), text, field, violations)
-
-
-def _hundredths(value: Decimal, text: str, field: str, violations: Violations) -> int | None:
-    """A decimal that may have an exponent, in hundredths; its size is looked at before it is
-    written out, because an exponent of a few characters can stand for hundreds of digits."""
-    if not value:
-        return 0
-    if value.adjusted() > 3:
-        violations.add(
-            field, OUT_OF_RANGE, f"must be 0 to 100 percent a year, found {_shown(text)}."
-        )
-        return None
-    hundredths = value.scaleb(2, _EXACT)
-    if value.adjusted() < -2 or hundredths != hundredths.to_integral_value():
-        violations.add(
-            field, INVALID_FORMAT, f"must have at most two decimals, found {_shown(text)}."
-        )
-        return None
-    return int(hundredths)
-
-
-def read_date(message: Any, field: str, violations: Violations) -> date | None:
-    """A full google.type.Date; None when it is absent, or noted when it is no day."""
-    if not message.HasField(field):
-        return None
-    day = getattr(message, field)
-    try:
-        return date(day.year, day.month, day.day)
-    except ValueError:
-        violations.add(
-            field,
-            INVALID_FORMAT,
-            f"must be a day of the calendar, found year {day.year}, month {day.month}, "
-            f"day {day.day}.",
-        )
-        return None
-
-
-def read_id(value: int, field: str, violations: Violations) -> int:
-    """An id, 1 or more."""
-    if value < 1:
-        if value:
-            violations.add(field, OUT_OF_RANGE, f"must be 1 or more, found {value}.")
-        else:
-            violations.add(field, REQUIRED, "is required: an id, 1 or more.")
-    return value
-
-
-def read_uuid(text: str, field: str, violations: Violations) -> UUID | None:
-    """A UUID in its usual form, in either case; None when there is none, or noted when it is
-    something else or the nil or max UUID."""
-    if not text:
-        return None
-    if _UUID.fullmatch(text) is None:
-        violations.add(
-            field,
-            INVALID_FORMAT,
-            f"must be a UUID such as 0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20, found {_shown(text)}.",
-        )
-        return None
-    found = UUID(text)
-    name = _RESERVED_UUIDS.get(found)
-    if name is not None:
-        violations.add(
-            field,
-            INVALID_FORMAT,
-            f"must be a UUID of this call's own, found the {name} UUID {found}; make a random one, "
-            "with uuidgen or your language's UUID library.",
-        )
-        return None
-    return found
-
-
-def read_required_uuid(text: str, field: str, violations: Violations) -> UUID:
-    """As `read_uuid`; that there is none is noted too."""
-    if not text:
-        violations.add(field, REQUIRED, "is required: a UUID.")
-    return read_uuid(text, field, violations) or _NO_UUID
-
-
-def read_request_id(message: Any, violations: Violations) -> UUID:
-    """The request_id of a request that writes; noted when there is none or it is no UUID.
-
-    Every writing method requires one: the published retry policy sends a call again whose answer
-    was lost, and without an id the second attempt has a second effect.
-    """
-    if not message.request_id:
-        violations.add(
-            "request_id",
-            REQUIRED,
-            "is required: a random UUID for each intended write, the same one on every retry; make "
-            "it with uuidgen or your language's UUID library.",
-        )
-    return read_uuid(message.request_id, "request_id", violations) or _NO_UUID
-
-
-def read_phone_number(text: str, field: str, violations: Violations) -> str:
-    """A phone number in E.164."""
-    try:
-        return parse_phone_number(text)
-    except ValueError:
-        reason = INVALID_FORMAT if text.strip() else REQUIRED
-        violations.add(field, reason, "must be a valid phone number such as +91 98765 98765.")
-        return ""
-
-
-def read_query(text: str, field: str, violations: Violations) -> str:
-    """A text to search for."""
-    if len(text) > MAX_QUERY_LENGTH:
-        violations.add(
-            field,
-            OUT_OF_RANGE,
-            f"must have at most {MAX_QUERY_LENGTH} characters, found {len(text)}.",
-        )
-    elif _CONTROL.search(text):
-        violations.add(
-            field, INVALID_FORMAT, f"must not contain control characters, found {_shown(text)}."
-        )
-    return text.strip()
-
-
-def read_page_size(size: int, violations: Violations) -> int:
-    """How many a page holds; 0 is the default."""
-    if not 0 <= size <= MAX_PAGE_SIZE:
-        violations.add("page_size", OUT_OF_RANGE, f"must be 0 to 1,000, found {size}.")
-        return DEFAULT_PAGE_SIZE
-    return size or DEFAULT_PAGE_SIZE
 
 
 def read_ask(request: Any, violations: Violations) -> Ask:
@@ -364,153 +121,7 @@ def read_check_eligibility(
     return customer_id, ask
 
 
-def read_only_id(value: int, field: str) -> int:
-    """The id of a request that has nothing else. Raises InvalidFields."""
-    violations = Violations()
-    read_id(value, field, violations)
-    violations.raise_if_any()
-    return value
-
-
-# Page tokens.
-
-
-class PageTokens:
-    """Tokens of one list: where the next page begins, bound to the request's filters.
-
-    A token is opaque, not secret: it tells nothing that the page before did not, and gives access
-    to nothing. The digest finds out tokens of another list, of other filters, and damaged ones; one
-    that somebody made with the digest's key, which is no secret, is read as carefully as a field.
-    """
-
-    def __init__(self, method: str, *parts: Callable[[Any], Any]) -> None:
-        """`parts` read the values of a key, such as `key_id`: each raises ValueError or TypeError
-        for what is none."""
-        self._method = method
-        self._parts = parts
-
-    def write(self, key: list[int | str], *filters: object) -> str:
-        """The token of the page that begins after `key`."""
-        text = json.dumps(key, separators=(",", ":")).encode()
-        return base64.urlsafe_b64encode(self._digest(text, filters) + text).decode().rstrip("=")
-
-    def read(self, token: str, *filters: object) -> list[Any] | None:
-        """The key that a token was written with; None for the first page.
-
-        Raises:
-            InvalidFields: PAGE_TOKEN_INVALID.
-        """
-        if not token:
-            return None
-        data = _decode_token(token)
-        if data[:8] == self._digest(data[8:], filters):
-            with suppress(ValueError, TypeError):
-                values = zip(self._parts, json.loads(data[8:]), strict=True)
-                return [part(value) for part, value in values]
-        violations = Violations()
-        violations.add(
-            "page_token",
-            INVALID_FORMAT,
-            "must be the next_page_token of the page before, with all else unchanged.",
-        )
-        raise InvalidFields(violations.found, "PAGE_TOKEN_INVALID")
-
-    def _digest(self, text: bytes, filters: tuple[object, ...]) -> bytes:
-        bound = f"{self._method}\n{filters!r}\n".encode()
-        return hashlib.blake2b(bound + text, digest_size=8, key=_TOKEN_KEY).digest()
-
-
-def key_id(value: object) -> int:
-    """An id in the key of a page token. Raises ValueError for what cannot be one."""
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise ValueError("not an id")
-    return value
-
-
-def key_instant(value: str) -> datetime:
-    """An instant in the key of a page token. Raises ValueError or TypeError for what is none."""
-    instant = datetime.fromisoformat(value)
-    if instant.tzinfo is None:
-        raise ValueError("an instant without a time zone")
-    return instant
-
-
-def key_uuid(value: object) -> UUID:
-    """A UUID in the key of a page token. Raises ValueError for what is none."""
-    return UUID(str(value))
-
-
-def _decode_token(token: str) -> bytes:
-    """The bytes of a token, empty when it is none that was ever given out."""
-    if len(token) > _MAX_TOKEN_LENGTH:
-        return b""
-    try:
-        padded = token.encode("ascii") + b"=" * (-len(token) % 4)
-        return base64.b64decode(padded, altchars=b"-_", validate=True)
-    except ValueError:
-        return b""
-
-
-# Writing.
-
-
-# What the busiest answers hold many of is put into its place, not made and copied there: measured,
-# that halves the time of a list of loans.
-
-
-def write_money(paise: int) -> Any:
-    """A google.type.Money in INR."""
-    message = Money()
-    fill_money(message, paise)
-    return message
-
-
-def fill_money(message: Any, paise: int) -> None:
-    """Put an amount in INR into an empty google.type.Money."""
-    message.currency_code = CURRENCY
-    if paise >= 0:
-        units, rest = divmod(paise, 100)
-    else:
-        units, rest = divmod(-paise, 100)
-        units, rest = -units, -rest
-    message.units = units
-    if rest:
-        message.nanos = rest * _NANOS_PER_PAISA
-
-
-def write_hundredths(hundredths: int) -> Any:
-    """A google.type.Decimal of basis points as percent, or of hundredths of a point."""
-    return DecimalMessage(value=_decimal_text(hundredths))
-
-
-_decimal_text = lru_cache(maxsize=16_384)(format_hundredths)
 _REMEMBERED_COMPONENTS = 4_096
-
-
-def write_date(day: date) -> Any:
-    """A google.type.Date."""
-    return Date(year=day.year, month=day.month, day=day.day)
-
-
-def fill_date(message: Any, day: date) -> None:
-    """Put a day into a google.type.Date."""
-    message.year = day.year
-    message.month = day.month
-    message.day = day.day
-
-
-def write_time(instant: datetime) -> Timestamp:
-    """A google.protobuf.Timestamp, exact to the microsecond."""
-    message = Timestamp()
-    fill_time(message, instant)
-    return message
-
-
-def fill_time(message: Timestamp, instant: datetime) -> None:
-    """Put an instant into a google.protobuf.Timestamp, exact to the microsecond."""
-    since = instant - _EPOCH
-    message.seconds = since.days * 86_400 + since.seconds
-    message.nanos = since.microseconds * 1000
 
 
 _LOAN_STATES = {state: loan_pb2.LoanState.Value(f"LOAN_STATE_{state.name}") for state in LoanState}
@@ -826,8 +437,3 @@ def write_decision(stored: StoredDecision) -> decision_pb2.Decision:
     )
     fill_score(message.credit_score, decision.score, stored.decided_at)
     return message
-
-
-def write_principal(principal: str) -> str:
-    """Who acted; empty for a caller who was asked for no credentials."""
-    return "" if principal == ANONYMOUS else principal

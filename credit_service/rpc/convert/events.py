@@ -11,8 +11,8 @@ from credit_service.domain.errors import OUT_OF_RANGE
 from credit_service.domain.loans import Loan, schedule
 from credit_service.domain.money import format_hundredths
 from credit_service.domain.payments import installment_states
-from credit_service.rpc import convert
-from credit_service.rpc.convert import Violations
+from credit_service.rpc.convert import credit, fields
+from credit_service.rpc.convert.fields import Violations
 from credit_service.storage.event_stream import StoredEvent
 from credit_service.storage.payments import StoredPayment
 from credit_service.v1 import (
@@ -28,15 +28,15 @@ MAX_EVENT_TYPES = 100
 def read_record_payment(request: credit_service_pb2.RecordPaymentRequest) -> RecordPayment:
     """The command of a RecordPayment request. Raises InvalidFields."""
     violations = Violations()
-    request_id = convert.read_request_id(request, violations)
-    customer_id = convert.read_id(request.customer_id, "customer_id", violations)
-    loan_id = convert.read_id(request.loan_id, "loan_id", violations)
-    amount = convert.read_money(request, "amount", violations)
+    request_id = fields.read_request_id(request, violations)
+    customer_id = fields.read_id(request.customer_id, "customer_id", violations)
+    loan_id = fields.read_id(request.loan_id, "loan_id", violations)
+    amount = fields.read_money(request, "amount", violations)
     if amount is not None and amount <= 0:
         violations.add("amount", OUT_OF_RANGE, "must be more than ₹0.")
     paid_on: date | None = None
     if request.HasField("paid_on"):
-        paid_on = convert.read_date(request, "paid_on", violations)
+        paid_on = fields.read_date(request, "paid_on", violations)
     violations.raise_if_any()
     return RecordPayment(request_id, customer_id, loan_id, amount or 0, paid_on)
 
@@ -50,9 +50,9 @@ def write_recorded_payment(
     progress = installment_states(recorded.loan, today) if settled else ()
     return credit_service_pb2.RecordPaymentResponse(
         payment=write_payment(recorded.payment),
-        loan=convert.write_loan(recorded.loan),
+        loan=credit.write_loan(recorded.loan),
         installments=[
-            convert.write_installment(
+            credit.write_installment(
                 lines[number - 1], progress[number - 1], recorded.payment.paid_on
             )
             for number in settled
@@ -66,10 +66,10 @@ def write_payment(payment: StoredPayment) -> loan_pb2.Payment:
         payment_id=payment.payment_id,
         customer_id=payment.customer_id,
         loan_id=payment.loan_id,
-        amount=convert.write_money(payment.amount_paise),
-        paid_on=convert.write_date(payment.paid_on),
-        recorded_time=convert.write_time(payment.recorded_at),
-        principal=convert.write_principal(payment.principal),
+        amount=fields.write_money(payment.amount_paise),
+        paid_on=fields.write_date(payment.paid_on),
+        recorded_time=fields.write_time(payment.recorded_at),
+        principal=fields.write_principal(payment.principal),
         request_id="" if payment.request_id is None else str(payment.request_id),
     )
 
@@ -104,7 +104,7 @@ def write_event(event: StoredEvent) -> event_pb2.CreditEvent | None:
         return None
     message = event_pb2.CreditEvent(
         event_id=event.event_id,
-        time=convert.write_time(event.occurred_at),
+        time=fields.write_time(event.occurred_at),
         customer_id=event.customer_id,
         customer_version=event.customer_version,
     )
@@ -113,13 +113,13 @@ def write_event(event: StoredEvent) -> event_pb2.CreditEvent | None:
 
 
 def _customer_registered(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
-    limit = convert.write_money(event.payload["approved_limit_paise"])
+    limit = fields.write_money(event.payload["approved_limit_paise"])
     message.customer_registered.approved_limit.CopyFrom(limit)
 
 
 def _loan_created(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     message.loan_created.decision_id = event.payload["decision_id"]
-    message.loan_created.loan.CopyFrom(convert.write_loan(_loan(event.payload["loan"])))
+    message.loan_created.loan.CopyFrom(credit.write_loan(_loan(event.payload["loan"])))
 
 
 _LOAN_DATES = ("start_date", "end_date", "last_paid_on", "closed_on")
@@ -137,10 +137,10 @@ def _loan(document: dict[str, Any]) -> Loan:
 def _loan_declined(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     declined, ask = message.loan_declined, event.payload["ask"]
     declined.decision_id = event.payload["decision_id"]
-    declined.ask.loan_amount.CopyFrom(convert.write_money(ask["principal_paise"]))
-    declined.ask.interest_rate.CopyFrom(convert.write_hundredths(ask["annual_rate_bps"]))
+    declined.ask.loan_amount.CopyFrom(fields.write_money(ask["principal_paise"]))
+    declined.ask.interest_rate.CopyFrom(fields.write_hundredths(ask["annual_rate_bps"]))
     declined.ask.tenure_months = ask["tenure_months"]
-    declined.reason_codes.extend(convert.reason_code(code) for code in event.payload["reasons"])
+    declined.reason_codes.extend(credit.reason_code(code) for code in event.payload["reasons"])
 
 
 def _payment_recorded(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
@@ -148,25 +148,25 @@ def _payment_recorded(message: event_pb2.CreditEvent, event: StoredEvent) -> Non
     recorded.payment.payment_id = facts["payment_id"]
     recorded.payment.customer_id = event.customer_id
     recorded.payment.loan_id = facts["loan_id"]
-    recorded.payment.amount.CopyFrom(convert.write_money(facts["amount_paise"]))
-    paid_on = convert.write_date(date.fromisoformat(facts["paid_on"]))
+    recorded.payment.amount.CopyFrom(fields.write_money(facts["amount_paise"]))
+    paid_on = fields.write_date(date.fromisoformat(facts["paid_on"]))
     recorded.payment.paid_on.CopyFrom(paid_on)
     recorded.payment.recorded_time.CopyFrom(message.time)
     recorded.installments_settled = facts["settled_count"]
     recorded.installments_on_time = facts["on_time_count"]
-    recorded.outstanding.CopyFrom(convert.write_money(facts["outstanding_paise"]))
+    recorded.outstanding.CopyFrom(fields.write_money(facts["outstanding_paise"]))
 
 
 def _loan_closed(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     message.loan_closed.loan_id = event.payload["loan_id"]
     message.loan_closed.payment_id = event.payload["payment_id"]
-    closed_on = convert.write_date(date.fromisoformat(event.payload["closed_on"]))
+    closed_on = fields.write_date(date.fromisoformat(event.payload["closed_on"]))
     message.loan_closed.closed_on.CopyFrom(closed_on)
 
 
 def _score_changed(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     changed, payload = message.score_changed, event.payload
-    convert.fill_score(
+    credit.fill_score(
         changed.credit_score, score_from_document(payload["score"]), event.occurred_at
     )
     if payload["previous_score"] is not None:

@@ -26,8 +26,8 @@ from credit_service.ingestion.wire import (
     RowBatch,
     UnreadableCell,
 )
-from credit_service.rpc import convert
-from credit_service.rpc.convert import Violations
+from credit_service.rpc.convert import fields
+from credit_service.rpc.convert.fields import Violations
 from credit_service.spreadsheets.cell_values import DateOrder
 from credit_service.storage.ingestions import (
     Contents,
@@ -235,7 +235,7 @@ def _required_header(request: Any) -> Any:
 
 
 def _header(message: Any, violations: Violations, **of_upload: Any) -> Header:
-    ingestion_id = convert.read_required_uuid(
+    ingestion_id = fields.read_required_uuid(
         message.ingestion_id, "header.ingestion_id", violations
     )
     kind = _KINDS.get(message.kind)
@@ -373,7 +373,7 @@ def _out_of_order(expected: str, found: str) -> InvalidRequest:
 def read_ingestion_id(text: str) -> UUID:
     """The id of a request that has nothing else. Raises InvalidFields."""
     violations = Violations()
-    ingestion_id = convert.read_required_uuid(text, "ingestion_id", violations)
+    ingestion_id = fields.read_required_uuid(text, "ingestion_id", violations)
     violations.raise_if_any()
     return ingestion_id
 
@@ -417,10 +417,10 @@ def write_ingestion(ingestion: Ingestion) -> Any:
         rejected=ingestion.rejected,
         committed_offset=ingestion.committed_offset,
         total_rows=ingestion.total_rows,
-        created_time=convert.write_time(ingestion.created_at),
+        created_time=fields.write_time(ingestion.created_at),
         started_time=_time(ingestion.started_at),
         finished_time=_time(ingestion.finished_at),
-        principal=convert.write_principal(ingestion.principal),
+        principal=fields.write_principal(ingestion.principal),
         sha256="" if ingestion.sha256 is None else ingestion.sha256.hex(),
         sheet=ingestion.sheet,
         ignored_columns=ingestion.ignored_columns,
@@ -434,7 +434,7 @@ def write_ingestion(ingestion: Ingestion) -> Any:
 
 
 def _time(instant: datetime | None) -> Any:
-    return None if instant is None else convert.write_time(instant)
+    return None if instant is None else fields.write_time(instant)
 
 
 def write_row_error(error: StoredRowError) -> Any:
