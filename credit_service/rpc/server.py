@@ -14,7 +14,7 @@ from credit_service.domain.errors import CreditError
 from credit_service.observability import metrics
 from credit_service.processes.address import Address, AddressRefusedError, listening_address
 from credit_service.processes.termination import Termination
-from credit_service.rpc.auth.identity import gatekeeper
+from credit_service.rpc.auth.gatekeeper import gatekeeper
 from credit_service.rpc.auth.tls import server_credentials
 from credit_service.rpc.calls.access import AccessLog
 from credit_service.rpc.calls.connections import ConnectionGuard, raise_descriptor_limit

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from credit_service.observability import metrics
 from credit_service.processes.address import MisconfiguredError
-from credit_service.rpc.auth.identity import SCOPES
+from credit_service.rpc.auth.principal import SCOPES
 from credit_service.rpc.calls import pipeline
 from credit_service.rpc.errors import STATUS_DETAILS_KEY
 from credit_service.rpc.server import SERVICES, CreditServer

@@ -36,14 +36,9 @@ from credit_service.domain.principals import ANONYMOUS
 from credit_service.observability import metrics, tracing
 from credit_service.observability.metrics import MethodMetrics, method_metrics
 from credit_service.observability.tracing import TRACEPARENT_KEY, TRACERESPONSE_KEY, Activity, Span
-from credit_service.rpc.auth.identity import (
-    SCOPES,
-    Gatekeeper,
-    Principal,
-    challenge,
-    hold_no_longer,
-    method_scopes,
-)
+from credit_service.rpc.auth.gatekeeper import Gatekeeper, method_scopes
+from credit_service.rpc.auth.principal import SCOPES, Principal
+from credit_service.rpc.auth.refusals import challenge, hold_no_longer
 from credit_service.rpc.calls.access import COUNTED_REASONS, AccessLog, Ids, note_ids
 from credit_service.rpc.calls.limits import (
     CallShares,

@@ -21,14 +21,11 @@ from structlog.testing import capture_logs
 
 from credit_service.clock import Clock, Moment
 from credit_service.processes.address import MisconfiguredError
-from credit_service.rpc.auth import identity, reloading
-from credit_service.rpc.auth.identity import (
-    ALGORITHMS,
-    CertificateScopes,
-    Gatekeeper,
-    Principal,
-    TokenVerifier,
-)
+from credit_service.rpc.auth import gatekeeper, principal, refusals, reloading, tokens
+from credit_service.rpc.auth.certificates import CertificateScopes
+from credit_service.rpc.auth.gatekeeper import Gatekeeper
+from credit_service.rpc.auth.principal import Principal
+from credit_service.rpc.auth.tokens import ALGORITHMS, TokenVerifier
 from credit_service.rpc.errors import PermissionDenied, Unauthenticated
 from credit_service.settings import Settings
 
@@ -190,8 +187,8 @@ def test_scopes_are_read_as_issuers_write_them(
         {"nbf": NOW - 5},
         {"iat": NOW - 5},
         {"exp": NOW + 600.5},
-        {"exp": NOW - identity.LEEWAY_SECONDS + 2},
-        {"nbf": NOW + identity.LEEWAY_SECONDS - 2},
+        {"exp": NOW - tokens.LEEWAY_SECONDS + 2},
+        {"nbf": NOW + tokens.LEEWAY_SECONDS - 2},
         {"sub": "प्रिया"},
         {"sub": "x" * 128},
     ],
@@ -370,7 +367,7 @@ def test_a_token_is_verified_once_and_no_longer_than_it_holds(
 
 
 def test_the_cache_is_bounded(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "_CACHED_TOKENS", 3)
+    monkeypatch.setattr(tokens, "_CACHED_TOKENS", 3)
     for number in range(10):
         fixture.verifier.verify(fixture.token(jti=str(number)))
     assert len(fixture.verifier._cache.tokens) == 3
@@ -504,7 +501,7 @@ def bad_key_files() -> dict[str, tuple[dict[str, Any], ...]]:
         "weak": (weak_key(),),
         "two of one id": (public(key, "k"), public(other, "k")),
         "broken": ({**public(key, "k"), "x": "AA"},),
-        "too many": tuple(public(key, f"k{n}") for n in range(identity.MAX_KEYS + 1)),
+        "too many": tuple(public(key, f"k{n}") for n in range(tokens.MAX_KEYS + 1)),
         "for encryption alone": (public(key, "k", use="enc"),),
         "for signing alone": (public(key, "k", key_ops=["sign"]),),
     }
@@ -556,7 +553,7 @@ def test_settings_that_do_not_fit_together(
 ) -> None:
     changed = fixture.settings.model_copy(update=settings)
     with pytest.raises(MisconfiguredError, match=told):
-        identity.gatekeeper(changed, (), (), fixture.clock)
+        gatekeeper.gatekeeper(changed, (), (), fixture.clock)
 
 
 # Scopes
@@ -596,7 +593,7 @@ def test_a_method_needs_its_own_scope(fixture: Fixture) -> None:
     with pytest.raises(PermissionDenied) as caught:
         admit(gatekeeper, WRITE, context)
     assert caught.value.metadata == {"required_scope": "credit.write"}
-    assert identity.challenge(caught.value) == (
+    assert refusals.challenge(caught.value) == (
         'Bearer error="insufficient_scope", scope="credit.write"'
     )
 
@@ -637,7 +634,7 @@ def test_metadata_without_a_token(
         admit(gate(fixture), READ, Context(*metadata))
     assert caught.value.metadata == {"problem": problem}
     expected = "Bearer" if problem == "missing" else 'Bearer error="invalid_token"'
-    assert identity.challenge(caught.value) == expected
+    assert refusals.challenge(caught.value) == expected
 
 
 def test_two_tokens_are_none(fixture: Fixture) -> None:
@@ -650,7 +647,7 @@ def test_two_tokens_are_none(fixture: Fixture) -> None:
 def test_without_credentials_configured_everybody_is_anonymous() -> None:
     gatekeeper = Gatekeeper({}, None, None)
     assert not gatekeeper.asks
-    assert admit(gatekeeper, "/any/Method", Context()) == identity.ANONYMOUS
+    assert admit(gatekeeper, "/any/Method", Context()) == principal.ANONYMOUS
 
 
 def test_a_method_that_declares_no_scope_stops_the_start() -> None:
@@ -660,7 +657,7 @@ def test_a_method_that_declares_no_scope_stops_the_start() -> None:
     pool = DescriptorPool()
     pool.Add(file)
     with pytest.raises(MisconfiguredError, match=r"t\.S\.Get"):
-        identity.method_scopes([pool.FindServiceByName("t.S")])
+        gatekeeper.method_scopes([pool.FindServiceByName("t.S")])
 
 
 # Certificates
@@ -738,13 +735,13 @@ def test_bad_tokens_do_not_flood_the_log(fixture: Fixture, monkeypatch: pytest.M
 
         warning = info
 
-    monkeypatch.setattr(identity, "_log", Log())
+    monkeypatch.setattr(refusals, "_log", Log())
     gatekeeper = gate(fixture)
     token = signed(_attacker, claims())
     for _ in range(200):
         with pytest.raises(Unauthenticated):
             admit(gatekeeper, READ, Context(("authorization", f"Bearer {token}")))
-    assert 0 < len(told) <= 3 * (identity._REFUSALS_LOGGED_PER_SECOND + 1)
+    assert 0 < len(told) <= 3 * (refusals._REFUSALS_LOGGED_PER_SECOND + 1)
     assert told[0]["detail"] == "the signature does not fit"
     assert all(token not in str(each) for each in told)
 
@@ -759,7 +756,7 @@ def test_a_key_is_not_even_tried_with_an_algorithm_that_is_not_its_own(tmp_path:
         public(ECKey.generate_key("P-384"), "ec"),
         public(OKPKey.generate_key("Ed25519"), "ed"),
     )
-    keys = identity.read_keys(path, ALGORITHMS)
+    keys = tokens.read_keys(path, ALGORITHMS)
     fits = {(kid, algorithm) for kid, key in keys.items() for algorithm in key.algorithms}
     assert fits == {
         *(("rsa", f"{family}{bits}") for family in ("RS", "PS") for bits in (256, 384, 512)),
@@ -772,7 +769,7 @@ def test_a_key_is_not_even_tried_with_an_algorithm_that_is_not_its_own(tmp_path:
         for algorithm in (*ALGORITHMS, "HS256", "none", "", None):
             header = {"kid": kid, "alg": algorithm}
             if algorithm in key.algorithms:
-                assert identity._key_for(header, keys) is key.key
+                assert tokens._key_for(header, keys) is key.key
             else:
                 with pytest.raises(Unauthenticated):
-                    identity._key_for(header, keys)
+                    tokens._key_for(header, keys)

@@ -8,7 +8,8 @@ import pytest
 
 from credit_service.cli import app
 from credit_service.clock import Clock
-from credit_service.rpc.auth.identity import SCOPES, Principal, TokenVerifier
+from credit_service.rpc.auth.principal import SCOPES, Principal
+from credit_service.rpc.auth.tokens import TokenVerifier
 from credit_service.rpc.errors import Unauthenticated
 from credit_service.settings import Settings
 

@@ -1,0 +1,170 @@
+"""Who may call which method.
+
+A caller is identified by a bearer token (a signed JWT) or, where the settings say so, by the client
+certificate of its connection. Each method names the scope it needs in the contract. Callers learn
+little about why their credentials are invalid; the log has everything but the token.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Protocol
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+
+from credit_service.clock import Clock
+from credit_service.processes.address import MisconfiguredError
+from credit_service.rpc.auth.certificates import CertificateScopes
+from credit_service.rpc.auth.principal import ANONYMOUS, SCOPES, Principal
+from credit_service.rpc.auth.refusals import RefusalLog, denied, missing_credentials
+from credit_service.rpc.auth.tokens import TokenVerifier, bearer_token
+from credit_service.rpc.errors import Unauthenticated
+from credit_service.settings import Settings
+from credit_service.v1 import options_pb2
+
+
+class Headers(Protocol):
+    """What is known of a call before its message has arrived."""
+
+    @property
+    def metadata(self) -> Any:
+        """Its metadata: pairs of a key and a value."""
+
+    @property
+    def context(self) -> grpc.ServicerContext:
+        """A context of the call, which knows the certificate of the connection."""
+
+
+class Gatekeeper:
+    """Says who makes a call and whether it may. Safe to share between threads."""
+
+    def __init__(
+        self,
+        scopes: Mapping[str, str],
+        tokens: "TokenVerifier | None",
+        certificates: "CertificateScopes | None",
+        *,
+        open_methods: Collection[str] = (),
+        unscoped_methods: Collection[str] = (),
+    ) -> None:
+        """`scopes` is the scope of each method by its path. `open_methods` ask for no credentials,
+        `unscoped_methods` for any. What is in none of the three is denied. With neither `tokens`
+        nor `certificates` everybody is ANONYMOUS and may do all."""
+        self._scopes = dict(scopes)
+        self._tokens = tokens
+        self._certificates = certificates
+        self._open = frozenset(open_methods)
+        self._unscoped = frozenset(unscoped_methods)
+        self._refusals = RefusalLog()
+
+    @property
+    def token_keys(self) -> int | None:
+        """How many keys verify tokens now; None where tokens are of no use."""
+        return None if self._tokens is None else self._tokens.key_count
+
+    @property
+    def asks(self) -> bool:
+        """Whether callers are asked for credentials."""
+        return self._tokens is not None or self._certificates is not None
+
+    def admit(self, method: str, context: grpc.ServicerContext) -> Principal:
+        """The caller, who may call the method of that path.
+
+        Raises:
+            Unauthenticated: no credentials, or none that hold.
+            PermissionDenied: the caller's scopes do not cover the method.
+        """
+        if not self.asks or method in self._open:
+            return ANONYMOUS
+        try:
+            principal = self._authenticate(context)
+        except Unauthenticated as refusal:
+            self._refusals.note(method, refusal)
+            raise
+        scope = self._scopes.get(method)
+        if scope in principal.scopes or (scope is None and method in self._unscoped):
+            return principal
+        denial = denied(scope)
+        denial.principal = principal.name
+        self._refusals.note(method, denial, principal.name)
+        raise denial
+
+    def recognize(self, method: str, call: Headers) -> Principal | None:
+        """The caller, where that takes next to no time: its token was verified before, or its
+        certificate by TLS, and it may call the method. None where `admit` must find out, or refuse.
+        """
+        try:
+            if self._tokens is not None:
+                token = bearer_token(call.metadata)
+                principal = None if token is None else self._tokens.verified_before(token)
+            elif self._certificates is not None:
+                principal = self._certificates.principal(call.context.auth_context())
+            else:
+                return ANONYMOUS
+        except Unauthenticated:
+            return None
+        if principal is None or self._scopes.get(method) not in principal.scopes:
+            return None
+        return principal
+
+    def _authenticate(self, context: grpc.ServicerContext) -> Principal:
+        if self._tokens is not None:
+            token = bearer_token(context.invocation_metadata())
+            if token is not None:
+                return self._tokens.verify(token)
+        if self._certificates is not None:
+            return self._certificates.principal(context.auth_context())
+        raise missing_credentials()
+
+
+def gatekeeper(
+    settings: Settings,
+    services: Iterable[ServiceDescriptor],
+    reflection_methods: Collection[str],
+    clock: Clock,
+) -> Gatekeeper:
+    """The gatekeeper that the settings describe, for the methods of `services`.
+
+    Raises:
+        MisconfiguredError: a method declares no scope, or the settings do not fit together.
+    """
+    scopes = method_scopes(services)
+    tokens = certificates = None
+    if settings.token_keys is not None:
+        tokens = TokenVerifier(settings, clock)
+    if settings.client_scopes is not None:
+        if settings.tls_client_ca is None:
+            raise MisconfiguredError(
+                "CREDIT_CLIENT_SCOPES gives scopes to client certificates: set CREDIT_TLS_CLIENT_CA"
+            )
+        certificates = CertificateScopes(settings.client_scopes)
+    if settings.tls_client_ca is not None and tokens is None and certificates is None:
+        raise MisconfiguredError(
+            "CREDIT_TLS_CLIENT_CA asks for certificates, and nothing says what their owners may "
+            "do: set CREDIT_CLIENT_SCOPES, CREDIT_TOKEN_KEYS, or both"
+        )
+    return Gatekeeper(
+        scopes,
+        tokens,
+        certificates,
+        open_methods=reflection_methods if settings.reflection == "open" else (),
+        unscoped_methods=reflection_methods if settings.reflection == "authenticated" else (),
+    )
+
+
+def method_scopes(services: Iterable[ServiceDescriptor]) -> dict[str, str]:
+    """The scope that each method of the services declares, by its path '/package.Service/Method'.
+
+    Raises:
+        MisconfiguredError: a method declares none, or one that does not exist.
+    """
+    scopes = {}
+    for service in services:
+        for method in service.methods:
+            scope = method.GetOptions().Extensions[options_pb2.scope]
+            if scope not in SCOPES:
+                raise MisconfiguredError(
+                    f"{method.full_name} declares the scope {scope!r}, and the contract knows "
+                    f"{', '.join(sorted(SCOPES))}"
+                )
+            scopes[f"/{service.full_name}/{method.name}"] = scope
+    return scopes
