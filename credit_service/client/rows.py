@@ -16,11 +16,10 @@ from typing import Any
 
 from google.type.date_pb2 import Date
 
-from credit_service.spreadsheets import cell_values
-from credit_service.spreadsheets import source as spreadsheets
+from credit_service.spreadsheets import cell_values, source, table
 from credit_service.spreadsheets.cell_values import DateOrder, Form
 from credit_service.spreadsheets.columns import Kind
-from credit_service.spreadsheets.source import (
+from credit_service.spreadsheets.table import (
     ERROR_VALUES,
     Block,
     Cell,
@@ -52,7 +51,7 @@ class SourceFile:
 
     `size_bytes` is what `Progressing.read_bytes` runs up to. `date_order` is that of its dates in
     digits with the year last; None is the one order that a whole column allows. What is read of the
-    file and what is not is as `spreadsheets.Source` has it; it is empty for a file that was not
+    file and what is not is as `table.Source` has it; it is empty for a file that was not
     opened.
     """
 
@@ -71,8 +70,8 @@ class SourceFile:
         Raises SourceError where the file turns out to be damaged on the way.
         """
         with _explained(self.path), self.path.open("rb") as file:
-            source = spreadsheets.open_source(file, self.path.name, self.kind, self.date_order)
-            for batch in _batches(source, offset):
+            opened = source.open_source(file, self.path.name, self.kind, self.date_order)
+            for batch in _batches(opened, offset):
                 yield Progressing(batch, file.tell())
 
 
@@ -98,16 +97,16 @@ def open_source(
     if not path.is_file():
         raise SourceError(f"There is no file {path}.")
     with _explained(path), path.open("rb") as file:
-        source = spreadsheets.open_source(file, path.name, kind)
+        opened = source.open_source(file, path.name, kind)
     return SourceFile(
         path,
-        source.kind,
+        opened.kind,
         path.stat().st_size,
         date_order,
-        source.sheet,
-        source.ignored_columns,
-        source.unread_sheets,
-        source.headers,
+        opened.sheet,
+        opened.ignored_columns,
+        opened.unread_sheets,
+        opened.headers,
     )
 
 
@@ -120,7 +119,7 @@ def kinds(path: Path) -> tuple[Kind, ...]:
     if not path.is_file():
         raise SourceError(f"There is no file {path}.")
     with _explained(path), path.open("rb") as file:
-        return spreadsheets.kinds(file, path.name)
+        return source.kinds(file, path.name)
 
 
 class _explained:  # noqa: N801 - reads as the block it guards
@@ -139,7 +138,7 @@ class _explained:  # noqa: N801 - reads as the block it guards
             raise SourceError(f"{self._path} cannot be read: {error.strerror}.") from error
 
 
-def _batches(source: spreadsheets.Source, offset: int) -> Iterator[ingestion_service_pb2.RowBatch]:
+def _batches(source: table.Source, offset: int) -> Iterator[ingestion_service_pb2.RowBatch]:
     passed_over = 0
     batch = ingestion_service_pb2.RowBatch(offset=offset)
     rows = _rows_of(batch, source.kind)
@@ -263,7 +262,7 @@ def _cell_by_cell(
             values.append(convert(cell))
         except _UnreadableError as error:
             values.append(None)
-            found = spreadsheets.shown(cell)[:_MAX_FOUND_CHARS]
+            found = table.shown(cell)[:_MAX_FOUND_CHARS]
             unreadable.setdefault(index, []).append(
                 ingestion_pb2.UnreadableCell(column=name, found=found, code=error.code)
             )
@@ -417,7 +416,7 @@ def _text(too_long: ingestion_pb2.RowErrorCode.ValueType) -> _Converter:
 
     def convert(cell: Cell) -> str:
         if not isinstance(cell, str):
-            return spreadsheets.shown(cell)
+            return table.shown(cell)
         _text_of(cell)
         if len(cell) > _MAX_TEXT_CHARS:
             raise _UnreadableError(too_long)

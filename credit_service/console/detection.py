@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import IO
 
 from credit_service.spreadsheets.columns import Kind
-from credit_service.spreadsheets.source import SpreadsheetError, kinds
+from credit_service.spreadsheets.source import kinds
+from credit_service.spreadsheets.table import SpreadsheetError
 
 MEMORY_LIMIT_BYTES = 768 * 1024**2
 CPU_LIMIT_SECONDS = 10

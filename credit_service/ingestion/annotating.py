@@ -36,14 +36,8 @@ from credit_service.spreadsheets.columns import (
     headers_of,
     normalized,
 )
-from credit_service.spreadsheets.source import (
-    MAX_COLUMNS,
-    Cell,
-    Formula,
-    SpreadsheetError,
-    Table,
-    open_table,
-)
+from credit_service.spreadsheets.source import open_table
+from credit_service.spreadsheets.table import MAX_COLUMNS, Cell, Formula, SpreadsheetError, Table
 
 MEMORY_LIMIT_BYTES = 1024**3
 """Address space of the process that annotates."""

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from credit_service.spreadsheets import cell_values
-from credit_service.spreadsheets import source as spreadsheets
+from credit_service.spreadsheets import cell_values, table
 from credit_service.spreadsheets.cell_values import DateOrder, Form
-from credit_service.spreadsheets.source import ERROR_VALUES, Cell, ErrorValue, Formula, Percent
+from credit_service.spreadsheets.table import ERROR_VALUES, Cell, ErrorValue, Formula, Percent
 
 OK = 0
 CODES = (
@@ -309,5 +308,5 @@ def texts(cells: Sequence[Cell]) -> Texts:
 
 def shown(cell: Cell | Any) -> str:
     """The cell as a person sees it, cut after MAX_FOUND_CHARS."""
-    text = spreadsheets.shown(cell)
+    text = table.shown(cell)
     return text[:MAX_FOUND_CHARS].replace("\x00", "\N{REPLACEMENT CHARACTER}")

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from credit_service.ingestion import linux_sandbox
-from credit_service.spreadsheets.source import SpreadsheetError
+from credit_service.spreadsheets.table import SpreadsheetError
 
 _SHARED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE")
 # What ends a process that exceeds its limits, or whose parser meets what it cannot bear.

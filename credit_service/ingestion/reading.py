@@ -18,7 +18,8 @@ from credit_service.ingestion.frames import Batch
 from credit_service.ingestion.validation import load_phone_plans, validate_block
 from credit_service.spreadsheets.cell_values import DateOrder
 from credit_service.spreadsheets.columns import Kind
-from credit_service.spreadsheets.source import Block, Cell, SpreadsheetError, open_source
+from credit_service.spreadsheets.source import open_source
+from credit_service.spreadsheets.table import Block, Cell, SpreadsheetError
 
 MEMORY_LIMIT_BYTES = 1024**3
 """Address space of the reading process."""

@@ -20,7 +20,8 @@ from credit_service.ingestion import batches, confinement
 from credit_service.ingestion.batches import OnMoved
 from credit_service.ingestion.frames import Batch
 from credit_service.ingestion.reading import Opened, ReadingOrder, reading
-from credit_service.spreadsheets.source import SpreadsheetError, check
+from credit_service.spreadsheets.source import check
+from credit_service.spreadsheets.table import SpreadsheetError
 from credit_service.storage import ingestions, tasks
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import CHUNK_BYTES, Contents, Header, Ingestion

@@ -36,7 +36,7 @@ from credit_service.ingestion.wire import Columns, LoanColumns
 from credit_service.spreadsheets import cell_values
 from credit_service.spreadsheets.cell_values import Form
 from credit_service.spreadsheets.columns import Kind
-from credit_service.spreadsheets.source import Block
+from credit_service.spreadsheets.table import Block
 
 MAX_ID = 10**15 - 1
 """Largest customer or loan id that an import may bring, as the tables have it."""

@@ -16,7 +16,7 @@ from enum import IntEnum
 from typing import IO, Self
 from xml.sax.saxutils import escape
 
-from credit_service.spreadsheets.source import Cell, ErrorValue, Percent
+from credit_service.spreadsheets.table import Cell, ErrorValue, Percent
 
 MAX_ROWS = 1_048_576
 """Rows of a sheet."""

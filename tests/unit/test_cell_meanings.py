@@ -21,14 +21,8 @@ from credit_service.ingestion.validation import validate_block, validate_columns
 from credit_service.rpc.convert.ingestion import customer_columns, loan_columns
 from credit_service.spreadsheets.cell_values import DateOrder
 from credit_service.spreadsheets.columns import Kind
-from credit_service.spreadsheets.source import (
-    Block,
-    Cell,
-    ErrorValue,
-    Formula,
-    Percent,
-    open_source,
-)
+from credit_service.spreadsheets.source import open_source
+from credit_service.spreadsheets.table import Block, Cell, ErrorValue, Formula, Percent
 from credit_service.v1 import ingestion_pb2, ingestion_service_pb2
 from tests.unit.spreadsheets.workbooks import LOAN_HEADERS
 

@@ -29,7 +29,8 @@ from credit_service.ingestion.downloads import annotated_filename
 from credit_service.ingestion.validation import validate_block
 from credit_service.ingestion.workbook_parts import Look, Sheet, WorkbookWriter
 from credit_service.spreadsheets.columns import REASONS_HEADER, SUMMARY_TITLE, Kind
-from credit_service.spreadsheets.source import Cell, SpreadsheetError, open_source, open_table
+from credit_service.spreadsheets.source import open_source, open_table
+from credit_service.spreadsheets.table import Cell, SpreadsheetError
 from tests.unit.spreadsheets.workbooks import (
     A_LOAN,
     CUSTOMER_HEADERS,

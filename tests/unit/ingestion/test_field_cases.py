@@ -9,13 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from credit_service.spreadsheets.source import (
-    Percent,
-    SpreadsheetError,
-    kinds,
-    open_source,
-    open_table,
-)
+from credit_service.spreadsheets.source import kinds, open_source, open_table
+from credit_service.spreadsheets.table import Percent, SpreadsheetError
 from tests.unit.spreadsheets.test_source import read, refusal
 from tests.unit.spreadsheets.workbooks import (
     A_CUSTOMER,

@@ -30,7 +30,7 @@ from credit_service.ingestion.wire import (
     UnreadableCell,
 )
 from credit_service.spreadsheets.cell_values import Form
-from credit_service.spreadsheets.source import Block, Cell, ErrorValue, Formula, Percent
+from credit_service.spreadsheets.table import Block, Cell, ErrorValue, Formula, Percent
 from credit_service.storage import tables
 
 TODAY = date(2025, 6, 15)

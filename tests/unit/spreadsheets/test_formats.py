@@ -10,7 +10,8 @@ from xml.sax.saxutils import quoteattr
 import pytest
 
 from credit_service.ingestion.workbook_parts import Look, Sheet, WorkbookWriter
-from credit_service.spreadsheets.source import Cell, Formula, Percent, SpreadsheetError, open_source
+from credit_service.spreadsheets.source import open_source
+from credit_service.spreadsheets.table import Cell, Formula, Percent, SpreadsheetError
 from tests.unit.spreadsheets.workbooks import A_LOAN, LOAN_HEADERS, Xml, sheet_xml, workbook
 
 MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"

@@ -13,16 +13,10 @@ from xml.sax.saxutils import escape
 import openpyxl
 import pytest
 
-from credit_service.spreadsheets import source as spreadsheets
+from credit_service.spreadsheets import xlsx_package, xlsx_sheets
 from credit_service.spreadsheets.columns import Kind
-from credit_service.spreadsheets.source import (
-    Cell,
-    ErrorValue,
-    Formula,
-    SpreadsheetError,
-    check,
-    open_source,
-)
+from credit_service.spreadsheets.source import check, open_source
+from credit_service.spreadsheets.table import Cell, ErrorValue, Formula, SpreadsheetError
 from tests.unit.spreadsheets.workbooks import (
     A_CUSTOMER,
     A_LOAN,
@@ -254,7 +248,7 @@ def with_shared_strings(dress: Callable[[str], str], *texts: str) -> bytes:
 def test_shared_strings_are_found_in_every_piece(
     monkeypatch: pytest.MonkeyPatch, piece_bytes: int, prefix: str
 ) -> None:
-    monkeypatch.setattr(spreadsheets, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(xlsx_sheets, "_PIECE_BYTES", piece_bytes)
     names = [f"Name {n}" for n in range(300)]
     names[5:8] = ["", " <&> \ue000", "x" * 400]
     content = with_shared_strings(prefixed if prefix else str, *names)
@@ -310,7 +304,7 @@ def test_the_cuts_between_pieces_do_not_show(
             xml = xml.replace(f'<row r="{number}" ', "<row ")
             for letter in "ABCDEFGHI":
                 xml = xml.replace(f' r="{letter}{number}"', "")
-    monkeypatch.setattr(spreadsheets, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(xlsx_sheets, "_PIECE_BYTES", piece_bytes)
     numbers, columns, _ = read(workbook(xml))
     expected = [n for n in range(2, 102) if n not in blank]
     assert numbers == expected
@@ -402,7 +396,7 @@ def bomb(name: str, content: bytes) -> bytes:
         bomb("xl/media/image.bin", bytes(8 * 1024**2)),
         workbook(
             sheet_xml([LOAN_HEADERS, A_LOAN]),
-            extra={f"xl/parts/{n}.xml": "" for n in range(spreadsheets.MAX_ENTRIES)},
+            extra={f"xl/parts/{n}.xml": "" for n in range(xlsx_package.MAX_ENTRIES)},
         ),
     ],
     ids=["ratio", "entries"],
@@ -499,7 +493,7 @@ def archive_of(entries: int, name_bytes: int = 1) -> bytes:
 def test_a_million_parts_are_refused_whatever_number_the_archive_tells() -> None:
     """It tells seven: the library would make an object of each before anybody could count."""
     assert refused_by_directory(archive_of(90_000)) == "FILE_UNSAFE"
-    assert refused_by_directory(archive_of(spreadsheets.MAX_ENTRIES + 1)) == "FILE_UNSAFE"
+    assert refused_by_directory(archive_of(xlsx_package.MAX_ENTRIES + 1)) == "FILE_UNSAFE"
 
 
 def test_the_second_record_of_large_archives_is_not_believed() -> None:
@@ -541,13 +535,13 @@ def test_what_parts_inflate_to_is_bounded_all_together() -> None:
     parts = []
     for number in range(4):
         parts.append(zipfile.ZipInfo(f"{number}.xml"))
-        parts[-1].file_size = spreadsheets.MAX_INFLATED_BYTES // 4
+        parts[-1].file_size = xlsx_package.MAX_INFLATED_BYTES // 4
         parts[-1].compress_size = parts[-1].file_size // 100
     archive_bytes = sum(part.compress_size for part in parts)
-    spreadsheets._check_parts(parts, archive_bytes)
+    xlsx_package._check_parts(parts, archive_bytes)
     parts[0].file_size += 1
     with pytest.raises(SpreadsheetError):
-        spreadsheets._check_parts(parts, archive_bytes)
+        xlsx_package._check_parts(parts, archive_bytes)
 
 
 def test_parts_that_overlap_are_refused() -> None:
@@ -561,7 +555,7 @@ def test_parts_that_overlap_are_refused() -> None:
     fields = list(struct.unpack("<4sHHHHLLH", content[end:]))
     fields[5] += len(copies)
     told = content[:end] + copies + struct.pack("<4sHHHHLLH", *fields)
-    assert info.file_size < spreadsheets.MAX_RATIO * info.compress_size
+    assert info.file_size < xlsx_package.MAX_RATIO * info.compress_size
     assert refused_by_directory(told) == "FILE_UNSAFE"
 
 
@@ -682,7 +676,7 @@ def test_wide_rows_and_large_cells_are_read_or_refused_and_never_harm(
         customers_workbook((7, large, "Rao", 30, 9_876_598_765, 1, None)), kind="CUSTOMERS"
     )
     assert (numbers, columns["first_name"]) == ([2], [large])
-    monkeypatch.setattr(spreadsheets, "_MAX_ROW_BYTES", 1024**2)
+    monkeypatch.setattr(xlsx_sheets, "_MAX_ROW_BYTES", 1024**2)
     monstrous = noise.randbytes(4 * 1024**2).hex()
     content = customers_workbook((7, monstrous, "Rao", 30, 9_876_598_765, 1, None))
     with pytest.raises(SpreadsheetError) as caught:

@@ -10,7 +10,8 @@ import pytest
 from credit_service.ingestion.validation import validate_block
 from credit_service.spreadsheets import templates
 from credit_service.spreadsheets.columns import COLUMNS, Kind
-from credit_service.spreadsheets.source import SpreadsheetError, open_source
+from credit_service.spreadsheets.source import open_source
+from credit_service.spreadsheets.table import SpreadsheetError
 from tests.unit.spreadsheets.workbooks import A_CUSTOMER, A_LOAN
 
 KINDS: tuple[Kind, ...] = ("CUSTOMERS", "LOANS")

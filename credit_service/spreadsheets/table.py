@@ -1,0 +1,243 @@
+"""What a file holds, whatever its format: cells, blocks of rows, and columns matched to fields."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Literal
+
+from credit_service.spreadsheets import columns as spreadsheet_columns
+from credit_service.spreadsheets.cell_values import DateOrder
+from credit_service.spreadsheets.columns import Kind
+
+Cell = int | float | str | bool | date | datetime | time | timedelta
+"""What a cell holds; an empty one holds ''."""
+MAX_COLUMNS = 702
+"""Most columns of a sheet: A to ZZ."""
+MAX_HEADER_ROWS = 20
+"""Rows of a sheet, blank ones not counted, that are searched for the header."""
+MAX_ROWS = 1_048_576
+
+ErrorCode = Literal[
+    "FORMAT_UNSUPPORTED",
+    "FILE_UNREADABLE",
+    "FILE_EMPTY",
+    "FILE_UNSAFE",
+    "COLUMN_MISSING",
+    "COLUMN_AMBIGUOUS",
+    "COLUMN_UNIT_UNSUPPORTED",
+]
+
+
+class SpreadsheetError(Exception):
+    """A file that cannot be read as rows: a code of IngestionErrorCode, a sentence for a person."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code: ErrorCode = code
+        self.message = message
+
+
+class Formula(str):
+    """A cell that holds a formula, as its text with the sign '='."""
+
+    __slots__ = ()
+
+
+class ErrorValue(str):
+    """A cell that holds an error value, such as '#N/A'."""
+
+    __slots__ = ()
+
+
+class Percent(float):
+    """A number that the sheet shows as a percentage, as shown: 12.0 for 12 %, stored as 0.12."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        """As people see it: 12.5%."""
+        return f"{self:.15g}%"
+
+    def fraction(self) -> str:
+        """The stored number: 0.12 for 12 %."""
+        return f"{Decimal(format(self, '.15g')).scaleb(-2):f}"
+
+
+def shown(cell: Cell) -> str:
+    """The cell as a person sees it."""
+    if isinstance(cell, bool):
+        return str(cell).upper()
+    if isinstance(cell, Percent):
+        return format(cell, ".15g") + "%"
+    if isinstance(cell, float):
+        return format(cell, ".15g")
+    return str(cell)
+
+
+ERROR_VALUES = frozenset(
+    {
+        "#N/A",
+        "#REF!",
+        "#DIV/0!",
+        "#NAME?",
+        "#NULL!",
+        "#NUM!",
+        "#VALUE!",
+        "#SPILL!",
+        "#CALC!",
+        "#GETTING_DATA",
+    }
+)
+"""Error values as text, which is how a CSV file saved from a spreadsheet holds them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive rows, blank ones left out, by column.
+
+    `row_numbers` are those of the sheet, or the line in a CSV file where the row begins; the first
+    row of a file is 1. `columns` maps a field to a cell for each row. `overlong` are the indexes of
+    rows with a value beyond the last header, which tells that a separator stands in some value.
+    `date_orders` are the orders of day and month of columns of dates, where they are known.
+    """
+
+    row_numbers: Sequence[int]
+    columns: Mapping[str, Sequence[Cell]]
+    overlong: Sequence[int] = ()
+    date_orders: Mapping[str, DateOrder] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file whose header is understood: what its rows are, and the rows, which can be read once.
+
+    `headers` maps a field to the header of its column. `sheet` is the name of the sheet read, empty
+    for CSV. `ignored_columns` are headers of columns that are not read, `unread_sheets` the names
+    of other sheets with a header of either kind. Reading on may raise SpreadsheetError.
+    """
+
+    kind: Kind
+    headers: Mapping[str, str]
+    blocks: Iterator[Block]
+    sheet: str = ""
+    ignored_columns: tuple[str, ...] = ()
+    unread_sheets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of a file as they stand, all columns of them, for giving them back.
+
+    `columns` maps a field to the index of its column, and is empty where the header does not fit.
+    `rows` are those below the header with their numbers, cells from the first column on, some of
+    them blank; they can be read once. `above` are those above it. `sheet_name` is empty for CSV.
+    """
+
+    sheet_name: str
+    header_row: int
+    header: Sequence[Cell]
+    columns: Mapping[str, int]
+    rows: Iterator[tuple[int, Sequence[Cell]]]
+    above: Sequence[tuple[int, Sequence[Cell]]] = ()
+
+
+def ignored_columns(kind: Kind, header: Sequence[Cell], rest: "Piece") -> tuple[str, ...]:
+    """The columns that are not read: by their headers, or where they have values and no header, by
+    their letters. Only the first few thousand rows are searched for those."""
+    names = spreadsheet_columns.ignored(kind, header)
+    unnamed = []
+    for place, cells in enumerate(zip(*rest.rows, strict=True), rest.first_column):
+        no_header = place >= len(header) or is_blank(header[place])
+        if no_header and not all(map(is_blank, set(cells))):
+            unnamed.append(f"column {spreadsheet_columns.letters(place)} (no header)")
+    return (*names, *unnamed)[: spreadsheet_columns.MAX_IGNORED]
+
+
+class Piece:
+    """Consecutive rows of a sheet, all as wide, from column `first_column` (0 is A) on."""
+
+    __slots__ = ("first_column", "row_numbers", "rows")
+
+    def __init__(
+        self,
+        row_numbers: Sequence[int],
+        rows: Sequence[Sequence[Cell]],
+        first_column: "int | Piece",
+    ) -> None:
+        self.row_numbers = row_numbers
+        self.rows = rows
+        self.first_column: int = (
+            first_column.first_column if isinstance(first_column, Piece) else first_column
+        )
+
+    def block(self, columns: Mapping[str, int]) -> Block:
+        by_column = list(zip(*self.rows, strict=True))
+        empty = ("",) * len(self.rows)
+        picked: dict[str, Sequence[Cell]] = {}
+        for name, index in columns.items():
+            place = index - self.first_column
+            picked[name] = by_column[place] if 0 <= place < len(by_column) else empty
+        return without_blank_rows(self.row_numbers, picked, ())
+
+
+# --- Both -----------------------------------------------------------------------------------------
+
+
+def matched(
+    kind: Kind | None, header: Sequence[Cell], sheet: str = "", row: int = 0
+) -> tuple[Kind, dict[str, int]]:
+    """The kind and its columns; `sheet` and `row` say in an error where the header was found."""
+    where = f"Row {row} of the sheet {_shortened(sheet)!r}" if sheet else f"Line {row} of the file"
+    kind = kind or spreadsheet_columns.detect(header)
+    if kind is None:
+        raise SpreadsheetError(
+            "COLUMN_MISSING",
+            f"{where} was read as the header, but is the header of neither customers nor loans; "
+            f"it has {spreadsheet_columns.listed(header)}. The templates show the columns of each.",
+        )
+    try:
+        return kind, spreadsheet_columns.match(kind, header)
+    except spreadsheet_columns.MissingColumnError as error:
+        raise SpreadsheetError("COLUMN_MISSING", f"{error} {where} is its header.") from error
+    except spreadsheet_columns.AmbiguousColumnError as error:
+        raise SpreadsheetError("COLUMN_AMBIGUOUS", str(error)) from error
+    except spreadsheet_columns.UnitError as error:
+        raise SpreadsheetError("COLUMN_UNIT_UNSUPPORTED", str(error)) from error
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def columns_if_matched(kind: Kind, header: Sequence[object]) -> Mapping[str, int]:
+    try:
+        return spreadsheet_columns.match(kind, header)
+    except spreadsheet_columns.ColumnsError:
+        return {}
+
+
+def is_blank(cell: Cell) -> bool:
+    return isinstance(cell, str) and (not cell or cell.isspace())
+
+
+def without_blank_rows(
+    row_numbers: Sequence[int], columns: Mapping[str, Sequence[Cell]], overlong: Sequence[int]
+) -> Block:
+    """The rows with a value in any column that is known."""
+    count = len(row_numbers)
+    blank = set(range(count))
+    for cells in columns.values():
+        if not blank:
+            break
+        blank = {index for index in blank if is_blank(cells[index])}
+    blank.difference_update(overlong)
+    if not blank:
+        return Block(row_numbers, columns, overlong)
+    kept = [index for index in range(count) if index not in blank]
+    places = {index: place for place, index in enumerate(kept)}
+    return Block(
+        [row_numbers[index] for index in kept],
+        {field: [cells[index] for index in kept] for field, cells in columns.items()},
+        [places[index] for index in overlong],
+    )
