@@ -4,7 +4,9 @@ Workbooks are hostile until shown otherwise: entries, inflated bytes, ratios, an
 are bounded, and no document type reaches a parser.
 """
 
+import codecs
 import io
+import re
 import struct
 import zipfile
 import zlib
@@ -308,15 +310,22 @@ def _resolved(name: str) -> str:
     return "/".join(parts)
 
 
+_ENCODING = re.compile(rb"""^\s*<\?xml\s[^>]*?\bencoding\s*=\s*["']([^"'>]*)""")
+# Those that the parser knows itself. For any other, Python would load a module, which a process
+# that reads uploaded files cannot, and the format allows none.
+_KNOWN_ENCODINGS = frozenset({b"utf-8", b"utf8", b"us-ascii", b"iso-8859-1"})
+
+
 def _xml(content: bytes) -> ET.Element:
-    if b"\x00" in content:
-        # UTF-16, in which the next look would see nothing.
+    declared = _ENCODING.match(content.removeprefix(codecs.BOM_UTF8))
+    # Zeros are UTF-16, in which the next look would see nothing.
+    if b"\x00" in content or (declared and declared[1].lower() not in _KNOWN_ENCODINGS):
         raise unusual("is not written in UTF-8")
     if b"<!" in content.replace(b"<!--", b""):
         raise unsafe("has a document type of its own")
     try:
         return ET.fromstring(content)  # noqa: S314 - no document type, so no entities
-    except (ET.ParseError, ValueError, LookupError) as error:
+    except (ET.ParseError, ValueError, LookupError, OSError) as error:
         raise SpreadsheetError("FILE_UNREADABLE", "The workbook is damaged.") from error
 
 

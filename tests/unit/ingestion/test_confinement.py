@@ -1,5 +1,6 @@
 """What the process that reads uploaded files can still do: nothing that `attack` tries."""
 
+import io
 import json
 import os
 import secrets
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -20,8 +22,16 @@ import pytest
 
 from credit_service.ingestion import confinement, reading
 from credit_service.ingestion.annotating import annotate, write_marks
+from credit_service.spreadsheets.table import SpreadsheetError
 from tests.unit.ingestion.test_annotating import ORDER
-from tests.unit.spreadsheets.workbooks import CUSTOMER_HEADERS, LOAN_HEADERS, csv_of
+from tests.unit.spreadsheets.workbooks import (
+    A_LOAN,
+    CUSTOMER_HEADERS,
+    LOAN_HEADERS,
+    csv_of,
+    loans_workbook,
+    workbook,
+)
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="Linux alone gives more than limits"
@@ -226,3 +236,18 @@ def test_each_encoding_is_read_in_a_confined_process(encoding: str) -> None:
         with reading.reading(source, order) as read:
             (batch,) = read.batches()
     assert len(batch.frame.facts) == 1
+
+
+def test_an_encoding_that_is_not_loaded_is_refused_in_a_confined_process() -> None:
+    with zipfile.ZipFile(io.BytesIO(loans_workbook(A_LOAN))) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    declaration = b'<?xml version="1.0" encoding="windows-1251"?>'
+    parts["xl/workbook.xml"] = declaration + parts["xl/workbook.xml"]
+    with tempfile.TemporaryFile() as source:
+        source.write(workbook(extra=parts))
+        source.flush()
+        order = reading.ReadingOrder("LOANS", "l.xlsx", date(2026, 1, 31), batch_rows=10)
+        with reading.reading(source, order) as read, pytest.raises(SpreadsheetError) as refused:
+            list(read.batches())
+    assert refused.value.code == "FILE_UNREADABLE"
+    assert "is not written in UTF-8" in refused.value.message

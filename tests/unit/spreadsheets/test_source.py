@@ -634,6 +634,34 @@ def test_entities_are_refused_in_every_part_and_encoding(
         assert expected in caught.value.message
 
 
+@pytest.mark.parametrize("part", ["xl/workbook.xml", "_rels/.rels", "xl/styles.xml"])
+@pytest.mark.parametrize(
+    ("encoding", "is_read"),
+    [
+        ("UTF-8", True),
+        ("utf8", True),
+        ("US-ASCII", True),
+        ("ISO-8859-1", True),
+        ("windows-1251", False),
+        ("UTF-16", False),
+        ("nonsense", False),
+    ],
+)
+def test_a_part_that_declares_an_encoding_of_its_own_is_refused(
+    part: str, encoding: str, *, is_read: bool
+) -> None:
+    with zipfile.ZipFile(io.BytesIO(loans_workbook(A_LOAN))) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts[part] = f"<?xml version='1.0' encoding = '{encoding}'?>".encode() + parts[part]
+    content = workbook(extra=parts)
+    if is_read:
+        assert read(content)[0] == [2]
+    else:
+        refused = refusal(content)
+        assert refused.code == "FILE_UNREADABLE"
+        assert "is not written in UTF-8" in refused.message
+
+
 def test_links_to_the_outside_lead_nowhere() -> None:
     relations = _relations("worksheet", "styles").replace(
         'Target="/xl/worksheets/sheet1.xml"',
