@@ -19,8 +19,20 @@ from credit_service.ingestion import linux_sandbox
 from credit_service.spreadsheets.table import SpreadsheetError
 
 _SHARED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE")
-# What ends a process that exceeds its limits, or whose parser meets what it cannot bear.
-_DEADLY = frozenset({signal.SIGXCPU, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL})
+# How a process ends that exceeds its limits, or whose parser meets what it cannot bear. The filter
+# refuses the signal that abort() sends: glibc then ends by an instruction, which is SIGSEGV on
+# x86_64 and SIGTRAP on aarch64, and with status 127 where that fails too.
+_DEADLY = frozenset(
+    {
+        -signal.SIGXCPU,
+        -signal.SIGABRT,
+        -signal.SIGSEGV,
+        -signal.SIGBUS,
+        -signal.SIGILL,
+        -signal.SIGTRAP,
+        127,
+    }
+)
 _LAST_SECONDS = 5
 _ENCODINGS = ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1", "cp1252", "cp437")
 _TRY_SECONDS = 30.0
@@ -99,7 +111,7 @@ def described(layers: Sequence[str]) -> str:
 
 def ended_early(status: int) -> Exception:
     """What it means that such a process ended with this status before it had answered."""
-    if -status in _DEADLY:
+    if status in _DEADLY:
         return SpreadsheetError(
             "FILE_UNSAFE", "Reading the file takes more memory or time than a file is given."
         )
