@@ -26,21 +26,21 @@ def _let_threads_wait_for_messages() -> None:
 
 
 def _give_principals_no_shares() -> None:
-    def hold(shares: limits.CallShares, principal: str) -> bool:
+    def hold(shares: limits.CallShares, principal: str, *, writes: bool) -> limits.Held:
+        held = limits.Held(principal, writes=writes)
         with shares._lock:
-            shares._shares.setdefault(principal, limits._Share()).held += 1
-        return True
+            share = shares._shares.setdefault(principal, limits._Share())
+            share.held += 1
+            share.held_writes += writes
+        return held
 
     _replace(server, "_calls_at_work", lambda _settings: _UNLIMITED)
     _replace(limits.CallShares, "hold", hold)
 
 
 def _let_writers_of_one_customer_wait_in_the_database() -> None:
-    def begin(_turns: limits.Turns, _key: int, call: limits.Queued) -> bool:
-        call.start(call.serve)
-        return True
-
-    _replace(limits.Turns, "begin", begin)
+    _replace(limits.Turns, "take", lambda _turns, _key: True)
+    _replace(limits.Turns, "end", lambda _turns, _key: None)
 
 
 def _let_streams_share_their_room() -> None:

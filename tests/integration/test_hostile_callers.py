@@ -239,10 +239,12 @@ def test_one_principal_never_has_all_threads(
             )
             for each in customer_ids
         ]
-        eventually(lambda: waiting() == settings.max_calls_at_work_per_principal)
+        most = settings.max_calls_at_work_per_principal * 3 // 4
+        eventually(lambda: waiting() == most)
         for _ in range(3):
             read(server, "ordinary", timeout=2)
-        assert waiting() == settings.max_calls_at_work_per_principal
+            read(server, "careless", timeout=2)  # its writes leave places to its reads
+        assert waiting() == most
         assert not any(each.done() for each in bookings)
     # All the others had their turn.
     for each in bookings:

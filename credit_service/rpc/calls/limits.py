@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Protocol
 
 import structlog
@@ -155,14 +156,21 @@ class Queued(Protocol):
     def gone(self) -> bool:
         """Whether its caller has gone."""
 
-    def serve(self) -> None:
-        """Serve it, on the current thread."""
-
-    def start(self, serve: Callable[[], None]) -> None:
-        """Have `serve` run on a thread of its own, sooner or later."""
+    def start(self) -> bool:
+        """Start it: its turn has come. False when it cannot start now and asks for a turn again
+        later."""
 
     def give_up(self) -> None:
         """End it unserved: it has waited for too long, or its caller has gone. Must be brief."""
+
+
+class Turn(Enum):
+    """What became of a call that asked for its turn."""
+
+    TAKEN = auto()
+    AWAITED = auto()
+    FULL = auto()
+    """Too many calls wait already."""
 
 
 class Turns:
@@ -186,20 +194,42 @@ class Turns:
         """Calls that wait for their turn."""
         return self._waiting
 
-    def begin(self, key: int, call: Queued) -> bool:
-        """Start the call, now or when the earlier ones of the key have ended; False when too many
-        wait already."""
+    def take(self, key: int) -> bool:
+        """Take the turn of the key if no call has it. Who has a turn calls `end`."""
+        with self._lock:
+            if key in self._lines:
+                return False
+            self._lines[key] = deque()
+            return True
+
+    def begin(self, key: int, call: Queued) -> Turn:
+        """Take the turn of the key, or wait for it: `call.start` is called when it has come."""
         with self._lock:
             line = self._lines.get(key)
-            if line is not None:
-                if self._waiting >= self._max_waiting or len(line) >= self._max_line:
-                    return False
-                line.append((time.monotonic(), call))
-                self._waiting += 1
-                return True
-            self._lines[key] = deque()
-        self._start(key, call)
-        return True
+            if line is None:
+                self._lines[key] = deque()
+                return Turn.TAKEN
+            if self._waiting >= self._max_waiting or len(line) >= self._max_line:
+                return Turn.FULL
+            line.append((time.monotonic(), call))
+            self._waiting += 1
+            return Turn.AWAITED
+
+    def end(self, key: int) -> None:
+        """Pass the turn on."""
+        while True:
+            with self._lock:
+                line = self._lines[key]
+                if not line:
+                    del self._lines[key]
+                    return
+                _, following = line.popleft()
+                self._waiting -= 1
+            try:
+                if following.start():
+                    return
+            except Exception:  # noqa: BLE001 - logged; the others wait for the turn
+                _log.exception("call_not_started")
 
     def expire(self, now: float) -> None:
         """Give up the calls that have waited for too long, and those whose callers have gone; `now`
@@ -209,113 +239,137 @@ class Turns:
         over: list[Queued] = []
         with self._lock:
             for key, line in self._lines.items():
-                late = [
-                    call
+                late = {
+                    id(call)
                     for since, call in line
                     if now - since >= self._max_wait_seconds or call.gone
-                ]
+                }
                 if late:
-                    self._lines[key] = deque(each for each in line if each[1] not in late)
-                    over += late
+                    over += [call for _, call in line if id(call) in late]
+                    self._lines[key] = deque(each for each in line if id(each[1]) not in late)
             self._waiting -= len(over)
         for call in over:
-            call.give_up()
-
-    def _start(self, key: int, call: Queued) -> None:
-        def work() -> None:
             try:
-                call.serve()
-            finally:
-                self._end(key)
+                call.give_up()
+            except Exception:  # noqa: BLE001 - logged; the others are given up all the same
+                _log.exception("call_not_given_up")
 
-        call.start(work)
 
-    def _end(self, key: int) -> None:
-        with self._lock:
-            line = self._lines[key]
-            if not line:
-                del self._lines[key]
-                return
-            _, following = line.popleft()
-            self._waiting -= 1
-        self._start(key, following)
+class Held:
+    """A call that counts among those of its principal, from its headers to its end."""
+
+    __slots__ = ("principal", "resume", "writes")
+
+    def __init__(self, principal: str, *, writes: bool) -> None:
+        self.principal = principal
+        self.writes = writes
+        self.resume: Callable[[], None] | None = None
 
 
 @dataclass(slots=True)
 class _Share:
-    """The calls of one principal: all, those at work, and those that wait for their turn."""
+    """The calls of one principal: all, those at work, and those that wait for a place at work."""
 
     held: int = 0
+    held_writes: int = 0
     at_work: int = 0
-    waiting: deque[tuple[Callable[[], None], "_Start"]] = field(default_factory=deque)
-
-
-_Start = Callable[[Callable[[], None]], object]
+    writes_at_work: int = 0
+    waiting: deque[Held] = field(default_factory=deque)
 
 
 class CallShares:
     """Calls at work of each principal, so that none takes all threads. Safe to share by threads.
 
     A principal's calls beyond `max_at_work` wait in a line of its own, where they take neither a
-    thread nor a place from calls of others.
+    thread nor a place from calls of others. Calls that write may wait for what others have locked:
+    they leave a quarter of the principal's places, and of what it may hold, to its reads.
     """
 
     def __init__(self, max_at_work: int, max_held: int) -> None:
         """`max_held` counts every call of a principal from its headers to its end."""
         self._max_at_work = max_at_work
+        self._max_writes_at_work = max(1, max_at_work * 3 // 4)
         self.max_held = max_held
+        self._max_held_writes = max(1, max_held * 3 // 4)
         self._lock = threading.Lock()
         self._shares: dict[str, _Share] = {}
 
-    def hold(self, principal: str) -> bool:
-        """Count one more call of the principal; False when it has as many as it may."""
+    def hold(self, principal: str, *, writes: bool) -> Held | None:
+        """Count one more call of the principal; None when it has as many as it may."""
         with self._lock:
             share = self._shares.get(principal)
             if share is None:
                 share = self._shares[principal] = _Share()
             if share.held >= self.max_held:
-                return False
+                return None
+            if writes:
+                if share.held_writes >= self._max_held_writes:
+                    return None
+                share.held_writes += 1
             share.held += 1
+        return Held(principal, writes=writes)
+
+    def enter(self, call: Held, resume: Callable[[], None]) -> bool:
+        """Take a place at work. False when none is free: `resume` is called when the call has been
+        given one."""
+        with self._lock:
+            share = self._shares[call.principal]
+            if self._take_place(share, call):
+                return True
+            call.resume = resume
+            share.waiting.append(call)
+            return False
+
+    def leave(self, call: Held) -> None:
+        """Give the place at work back; the call is held still."""
+        with self._lock:
+            share = self._shares[call.principal]
+            following = self._give_place(share, call)
+        _resume(following)
+
+    def end(self, call: Held) -> None:
+        """Forget a call that was at work."""
+        with self._lock:
+            share = self._shares[call.principal]
+            following = self._give_place(share, call)
+            self._let_go(share, call)
+        _resume(following)
+
+    def release(self, call: Held) -> None:
+        """Forget a call that has no place at work and will not begin."""
+        with self._lock:
+            self._let_go(self._shares[call.principal], call)
+
+    def _take_place(self, share: _Share, call: Held) -> bool:
+        if share.at_work >= self._max_at_work:
+            return False
+        if call.writes:
+            if share.writes_at_work >= self._max_writes_at_work:
+                return False
+            share.writes_at_work += 1
+        share.at_work += 1
         return True
 
-    def begin(self, principal: str, serve: Callable[[], None], start: _Start) -> None:
-        """Start the call, now or when an earlier call of the principal has ended. `serve` runs on
-        the thread that `start` gives it; the call ends with it."""
+    def _give_place(self, share: _Share, call: Held) -> Held | None:
+        """The call that has the place now."""
+        share.at_work -= 1
+        share.writes_at_work -= call.writes
+        for each in share.waiting:
+            if self._take_place(share, each):
+                share.waiting.remove(each)
+                return each
+        return None
 
-        def work() -> None:
-            try:
-                serve()
-            finally:
-                self._end(principal)
-
-        with self._lock:
-            share = self._shares[principal]
-            if share.at_work >= self._max_at_work:
-                share.waiting.append((work, start))
-                return
-            share.at_work += 1
-        start(work)
-
-    def release(self, principal: str) -> None:
-        """Forget a call that was held and will not begin."""
-        with self._lock:
-            self._let_go(principal, self._shares[principal])
-
-    def _end(self, principal: str) -> None:
-        with self._lock:
-            share = self._shares[principal]
-            following = share.waiting.popleft() if share.waiting else None
-            if following is None:
-                share.at_work -= 1
-            self._let_go(principal, share)
-        if following is not None:
-            work, start = following
-            start(work)
-
-    def _let_go(self, principal: str, share: _Share) -> None:
+    def _let_go(self, share: _Share, call: Held) -> None:
         share.held -= 1
+        share.held_writes -= call.writes
         if not share.held:
-            del self._shares[principal]
+            del self._shares[call.principal]
+
+
+def _resume(call: Held | None) -> None:
+    if call is not None and call.resume is not None:
+        call.resume()
 
 
 class Servers(Protocol):
@@ -487,7 +541,10 @@ class Warden:
     def _look_after_calls(self) -> None:
         while not self._closed.wait(_LOOK_SECONDS):
             now = time.monotonic()
-            self._also(now)
+            try:
+                self._also(now)
+            except Exception:  # noqa: BLE001 - logged; the calls are looked after all the same
+                _log.exception("limits_not_applied")
             for call in list(self._calls.values()):
                 try:
                     if call.unwanted(now):

@@ -42,10 +42,12 @@ from credit_service.rpc.auth.refusals import challenge, hold_no_longer
 from credit_service.rpc.calls.access import COUNTED_REASONS, AccessLog, Ids, note_ids
 from credit_service.rpc.calls.limits import (
     CallShares,
+    Held,
     LoadShedder,
     RateLimiter,
     StreamLimiter,
     StreamRoom,
+    Turn,
     Turns,
     Warden,
 )
@@ -117,7 +119,7 @@ else:
 
 _Behavior = Callable[..., Any]
 _Parse = Callable[[bytes], Any]
-_BeginCall = Callable[[Incoming, Message], None]
+_BeginCall = Callable[[Incoming, Message, Held | None], None]
 
 
 class Call:
@@ -644,13 +646,15 @@ class Pipeline(_Interceptor):
         """Let a call in whose headers have arrived. `begin` is given it with its message, or with
         None where none will come."""
         if not self._gatekeeper.asks:
-            self._await(begin, incoming, None)
+            self._await(begin, incoming, None, None)
             return
         principal = self._gatekeeper.recognize(method, incoming)
         if principal is None:
             threads.submit(self._identify, method, begin, incoming)
-        elif self._shares.hold(principal.name):
-            self._await(begin, incoming, principal)
+            return
+        held = self._shares.hold(principal.name, writes=self._lane(method) is self._writes)
+        if held is not None:
+            self._await(begin, incoming, principal, held)
         else:
             refusal = _too_many_calls_sendable(principal.name, self._shares.max_held)
             incoming.serve(Message(None), self._refusal(method, [refusal]))
@@ -662,38 +666,46 @@ class Pipeline(_Interceptor):
         except Exception as error:  # noqa: BLE001 - the call's behavior raises it
             incoming.serve(Message(None, error=error))
             return
-        if self._shares.hold(principal.name):
-            self._await(begin, incoming, principal)
+        held = self._shares.hold(principal.name, writes=self._lane(method) is self._writes)
+        if held is not None:
+            self._await(begin, incoming, principal, held)
         else:
             refusal = _too_many_calls(principal.name, self._shares.max_held)
             incoming.serve(Message(None, error=refusal))
 
-    def _await(self, begin: _BeginCall, incoming: Incoming, principal: Principal | None) -> None:
+    def _await(
+        self,
+        begin: _BeginCall,
+        incoming: Incoming,
+        principal: Principal | None,
+        held: Held | None,
+    ) -> None:
         self._awaiting.add(incoming)
-        if not incoming.receive(partial(self._arrived, begin, principal)):
+        if not incoming.receive(partial(self._arrived, begin, principal, held)):
             self._awaiting.remove(incoming)
-            self._release(principal)
+            self._release(held)
 
-    def _release(self, principal: Principal | None) -> None:
-        if principal is not None:
-            self._shares.release(principal.name)
+    def _release(self, held: Held | None) -> None:
+        if held is not None:
+            self._shares.release(held)
 
     def _arrived(
         self,
         begin: _BeginCall,
         principal: Principal | None,
+        held: Held | None,
         incoming: Incoming,
         data: bytes | None,
     ) -> None:
         self._awaiting.remove(incoming)
         if data is None and incoming.gone:
-            self._release(principal)
+            self._release(held)
         else:
-            begin(incoming, Message(data, principal=principal))
+            begin(incoming, Message(data, principal=principal), held)
 
-    def _begin_answers(self, incoming: Incoming, message: Message) -> None:
+    def _begin_answers(self, incoming: Incoming, message: Message, held: Held | None) -> None:
         """Give a thread to a call that a stream of answers is for."""
-        self._release(message.principal)
+        self._release(held)
         self._stream_pool.submit(incoming.serve, message)
 
     def _begin_unary(
@@ -703,20 +715,19 @@ class Pipeline(_Interceptor):
         customer_of: Callable[[bytes], int] | None,
         incoming: Incoming,
         message: Message,
+        held: Held | None,
     ) -> None:
         """Give a thread to a call of one answer, when it is its turn. `customer_of` finds whom it
         writes to."""
         lane.shedder.note_lag(time.monotonic() - incoming.arrived_at)
         if lane.shedder.full:
-            self._release(message.principal)
+            self._release(held)
             incoming.serve(message, self._refusal(method, self._overloads))
             return
-        call = _Arrived(incoming, message, lane.pool, self._shares)
         customer_id = customer_of(message.data or b"") if customer_of is not None else 0
-        if not customer_id:
-            call.start(call.serve)
-        elif not self._customers.begin(customer_id, call):
-            call.give_up()
+        _Arrived(
+            incoming, message, lane.pool, self._shares, held, self._customers, customer_id
+        ).begin()
 
     def _serve_unary_unary(
         self,
@@ -936,41 +947,77 @@ class _Lane(NamedTuple):
 
 
 class _Arrived:
-    """A call whose message has arrived and that has no thread."""
+    """A call whose message has arrived and that has no thread. It takes a place among those of its
+    principal first, and then its turn: a call that waits for a place has no turn that others could
+    use."""
 
-    __slots__ = ("_incoming", "_message", "_pool", "_shares")
+    __slots__ = ("_customer_id", "_held", "_incoming", "_message", "_pool", "_shares", "_turns")
 
     def __init__(
-        self, incoming: Incoming, message: Message, pool: ServingPool, shares: CallShares
+        self,
+        incoming: Incoming,
+        message: Message,
+        pool: ServingPool,
+        shares: CallShares,
+        held: Held | None,
+        turns: Turns,
+        customer_id: int,
     ) -> None:
+        """`customer_id` is whom it writes to; 0 for none."""
         self._incoming = incoming
         self._message = message
         self._pool = pool
         self._shares = shares
+        self._held = held
+        self._turns = turns
+        self._customer_id = customer_id
 
     @property
     def gone(self) -> bool:
         """Whether its caller has gone."""
         return self._incoming.gone
 
-    def serve(self) -> None:
-        """Serve it, on the current thread."""
-        self._incoming.serve(self._message)
+    def begin(self) -> None:
+        """Serve it on a thread, when its principal has a place for it and it is its turn."""
+        if self._held is None or self._shares.enter(self._held, self._take_turn):
+            self._take_turn()
 
-    def start(self, serve: Callable[[], None]) -> None:
-        """Have `serve` run on a thread, when one is free and the caller's share allows it."""
-        principal = self._message.principal
-        if principal is None:
-            self._pool.submit(serve)
-        else:
-            self._shares.begin(principal.name, serve, self._pool.submit)
+    def start(self) -> bool:
+        """Serve it, as its turn has come; False where it waits for a place first."""
+        if self._held is not None and not self._shares.enter(self._held, self._take_turn):
+            return False
+        self._pool.submit(self._serve)
+        return True
 
     def give_up(self) -> None:
         """Refuse it, on the current thread, which takes next to no time."""
-        if self._message.principal is not None:
-            self._shares.release(self._message.principal.name)
+        if self._held is not None:
+            self._shares.release(self._held)
         self._message.refusal = in_progress()
-        self.serve()
+        self._incoming.serve(self._message)
+
+    def _take_turn(self) -> None:
+        """Of a call that has a place."""
+        if not self._customer_id or self._turns.take(self._customer_id):
+            self._pool.submit(self._serve)
+            return
+        # It waits without a place. From `begin` on it may be started or given up by other threads.
+        if self._held is not None:
+            self._shares.leave(self._held)
+        turn = self._turns.begin(self._customer_id, self)
+        if turn is Turn.FULL:
+            self.give_up()
+        elif turn is Turn.TAKEN and not self.start():
+            self._turns.end(self._customer_id)
+
+    def _serve(self) -> None:
+        try:
+            self._incoming.serve(self._message)
+        finally:
+            if self._held is not None:
+                self._shares.end(self._held)
+            if self._customer_id:
+                self._turns.end(self._customer_id)
 
 
 class _Refusal:
