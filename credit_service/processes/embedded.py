@@ -60,6 +60,14 @@ _ACCOUNTS_DIR = Path("/etc")  # where the user database lies; locked while a use
 _SOCKET_PATH_BYTES = 100  # sockaddr_un holds 108 on Linux and 104 on macOS, with the closing zero
 _LOG_BYTES = 10 * 1024 * 1024  # a log past this size is begun anew at the next start
 _VALKEY_MEMORY = "256mb"
+# What a start can meet beside StackError, such as a full disk or too many processes.
+_START_FAILURES = (
+    OSError,
+    subprocess.SubprocessError,
+    psutil.Error,
+    psycopg.Error,
+    redis.RedisError,
+)
 
 
 class StackError(RuntimeError):
@@ -264,10 +272,15 @@ class EmbeddedStack:
         Raises:
             StackError: a server does not start.
         """
-        died = [server for server in self._servers if not server.running()]
-        for server in died:
-            server.start()
-        return [server.name for server in died]
+        revived = []
+        for server in self._servers:
+            try:
+                if not server.running():
+                    server.start()
+                    revived.append(server.name)
+            except _START_FAILURES as error:
+                raise StackError(f"{server.name} cannot be started: {error}") from error
+        return revived
 
     @property
     def urls(self) -> StackUrls:
@@ -800,8 +813,11 @@ class _Valkey(_Server):
             "set-proc-title": "no",
             "loglevel": "warning",
         }
-        self._config.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
-        self._account.own(self._config)
+        # Moved there whole: what a full disk cuts short would be a server with other settings.
+        unfinished = self._config.with_name("valkey.conf.new")
+        unfinished.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+        self._account.own(unfinished)
+        unfinished.rename(self._config)
 
 
 def _quoted(path: Path) -> str:

@@ -1,5 +1,6 @@
 """The embedded servers: started, found again, kept apart, and stopped, whatever happened before."""
 
+import errno
 import json
 import os
 import pwd
@@ -209,6 +210,26 @@ def test_a_killed_server_is_revived_at_its_address(data: Path, victim: str) -> N
             time.sleep(0.01)
         assert stack.revive() == [victim]
         assert answers(stack)
+
+
+def test_a_revival_cut_short_by_a_full_disk_leaves_the_settings_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_short(path: Path, text: str) -> None:
+        path.write_bytes(text[:20].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with EmbeddedStack(folder, postgresql=False) as stack:
+        settings = (folder / "valkey" / "valkey.conf").read_text()
+        end(stack.pids["Valkey"])
+        while stack.pids:
+            time.sleep(0.01)
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "write_text", cut_short)
+            with pytest.raises(StackError, match="Valkey cannot be started"):
+                stack.revive()
+        assert (folder / "valkey" / "valkey.conf").read_text() == settings
+        assert stack.revive() == ["Valkey"]
 
 
 def test_a_stack_whose_servers_were_all_killed_starts_again(data: Path) -> None:

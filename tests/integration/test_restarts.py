@@ -1,15 +1,19 @@
 """What `up` does with a part that keeps dying: it starts it again, and lets the others be."""
 
+import errno
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+import psycopg
 import pytest
 
 from credit_service.cli import running
-from credit_service.processes.embedded import StackError
+from credit_service.processes.embedded import EmbeddedStack, StackError
 from credit_service.rpc import supervisor
 from credit_service.rpc.supervisor import (
     MAX_QUICK_DEATHS,
@@ -74,32 +78,49 @@ def test_a_child_that_refuses_its_settings_at_first_ends_the_start(dying: dict[s
     eventually(refused)
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        StackError("as it starts"),
+        OSError(errno.ENOSPC, "as it starts"),
+        psycopg.OperationalError("as it starts"),
+        psutil.AccessDenied(1, msg="as it starts"),
+        subprocess.TimeoutExpired("as it starts", 30.0),
+    ],
+    ids=lambda each: type(each).__name__,
+)
 def test_a_database_that_does_not_start_ends_nothing_else(
-    capfd: pytest.CaptureFixture[str],
+    failure: Exception, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    class Stack:
-        """One whose Valkey does not start twice."""
+    class Valkey:
+        """One that does not start twice."""
 
+        name = "Valkey"
         failures = 2
 
-        def revive(self) -> list[str]:
+        def running(self) -> bool:
+            return self.failures < 0
+
+        def start(self) -> None:
             self.failures -= 1
             if self.failures >= 0:
-                raise StackError("Valkey ended while starting")
-            return ["Valkey"] if self.failures == -1 else []
+                raise failure
 
+    stack: Any = EmbeddedStack(tmp_path)
+    stack._valkey = Valkey()
     everything: Any = object.__new__(running._Everything)
-    everything.__dict__ |= {"stack": Stack(), "_backoff": Backoff(), "_next_revival": 0.0}
+    everything.__dict__ |= {"stack": stack, "_backoff": Backoff(), "_next_revival": 0.0}
     everything.__dict__ |= {"_console": None, "worker": running._Child("The worker", "x", {})}
     everything.worker._next_start = float("inf")
 
     def revived() -> bool:
         everything.look()
-        return bool(everything.stack.failures < 0)
+        return bool(stack._valkey.running())
 
     eventually(revived)
     told = capfd.readouterr().err
-    assert "Valkey ended while starting\nIt is tried again in 0.1 s; all else runs on." in told
+    assert "as it starts" in told
+    assert "It is tried again in 0.1 s; all else runs on." in told
     assert "Valkey had died and was started again." in told
 
 
