@@ -255,7 +255,8 @@ class _Round:
     @property
     def summary(self) -> str:
         """Ratio of the p99s, and calls that failed under the attack and without it."""
-        return f"{self.ratio():.1f} ({self.seen.failed} failed, {self.failed_without} without the attack)"
+        failed = f"{self.seen.failed} failed, {self.failed_without} without the attack"
+        return f"{self.ratio():.1f} ({failed})"
 
 
 class _Campaign:
