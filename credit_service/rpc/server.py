@@ -224,13 +224,11 @@ class CreditServer:
             application_name="credit-service-probe",
             pooler=self._settings.database_pooler,
         )
+        watch = condition.Watch(probe)
         trouble: str | None = "not looked yet"
         try:
             while not self._stopping.is_set():
-                room_bytes = condition.ROOM_BYTES
-                if trouble is not None:
-                    room_bytes = condition.ROOM_TO_SERVE_AGAIN_BYTES
-                before, trouble = trouble, _trouble(probe, room_bytes)
+                before, trouble = trouble, _trouble(probe, watch)
                 if trouble is not None:
                     # A session keeps what it began with, such as being read-only.
                     probe.renew()
@@ -244,10 +242,10 @@ class CreditServer:
             probe.dispose()
 
 
-def _trouble(database: Database, room_bytes: int) -> str | None:
+def _trouble(database: Database, watch: condition.Watch) -> str | None:
     """Why the database cannot serve; None when it can."""
     try:
-        condition.require(database, room_bytes)
+        watch.require()
         schema.require(database)
     except CreditError as error:
         return error.message

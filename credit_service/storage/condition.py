@@ -1,6 +1,7 @@
 """Whether a database can be served from: its encoding, whether it takes writes, whether its disk
 has room, and whether the session's settings are in force."""
 
+import time
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -41,10 +42,16 @@ ROOM_BYTES = 1024**2
 """What a disk must have room for, to serve."""
 ROOM_TO_SERVE_AGAIN_BYTES = 16 * ROOM_BYTES
 """And after it was full, so that the last blocks do not turn health to and fro."""
+LOOK_FOR_ROOM_SECONDS = 10.0
+"""How often room is looked for while all is well."""
+ROOM_LOCK = 0x6372656469740003
+"""Advisory lock ("credit", 3) of who looks for ROOM_TO_SERVE_AGAIN_BYTES: many at once would fill
+the disk again."""
 
 # The rows go into a temporary file, for they do not fit into the least memory that can be set. A
 # row of a table would often find room in a page that is there, and its log in a file that is.
 _ROOM_BLOCK_BYTES = 8192
+_LOCK_ROOM = Statement(f"SELECT pg_try_advisory_xact_lock({ROOM_LOCK})")
 _SPILL = Statement("SET LOCAL work_mem = '64kB'")
 _WHERE_DATA_IS = Statement("SET LOCAL temp_tablespaces = ''")
 _TAKE_ROOM = Statement(
@@ -65,14 +72,27 @@ class UnsuitableDatabaseError(ValueError):
     """The database can never be served from as it is. The message says why, and what to do."""
 
 
-def problem(database: Database, room_bytes: int = ROOM_BYTES) -> Problem | None:
+_NO_ROOM = Problem(
+    "has no room left on its disk and takes no writes",
+    "make room where its data is, or give it a larger disk",
+)
+
+
+def problem(database: Database) -> Problem | None:
     """What is wrong with the database now; None when it can be served from.
 
-    Its disk must have room for `room_bytes`, which are written for a moment.
+    ROOM_BYTES are written to its disk for a moment.
 
     Raises:
         Unavailable: it is out of reach.
     """
+    found = _problem_beside_room(database)
+    if found is None and _has_room(database, ROOM_BYTES) is False:
+        return _NO_ROOM
+    return found
+
+
+def _problem_beside_room(database: Database) -> Problem | None:
     with database.autocommit() as connection:
         row = _LOOK.row(connection, {})
     assert row is not None  # noqa: S101 - a SELECT without FROM
@@ -96,36 +116,64 @@ def problem(database: Database, room_bytes: int = ROOM_BYTES) -> Problem | None:
             "for: a pooler in front of it drops what is asked for",
             POOLER_ADVICE,
         )
-    if not _has_room(database, room_bytes):
-        return Problem(
-            "has no room left on its disk and takes no writes",
-            "make room where its data is, or give it a larger disk",
-        )
     return None
 
 
-def _has_room(database: Database, room_bytes: int) -> bool:
+def _has_room(database: Database, room_bytes: int, *, alone: bool = False) -> bool | None:
+    """Whether the disk has room; None where that is not found out: it took too long, or with
+    `alone` another session is looking."""
     try:
-        # A role may be kept from so much in temporary files: then this tells nothing.
-        with database.transaction() as connection, suppress(errors.ConfigurationLimitExceeded):
+        with database.transaction() as connection, suppress(errors.QueryCanceled):
+            if alone and _LOCK_ROOM.row(connection, {}) != (True,):
+                return None
             _SPILL.run(connection, {})
             _WHERE_DATA_IS.run(connection, {})
             blocks = room_bytes // _ROOM_BLOCK_BYTES
-            _TAKE_ROOM.run(connection, {"block_bytes": _ROOM_BLOCK_BYTES, "blocks": blocks})
+            # A role may be kept from so much in temporary files, for good: it counts as room.
+            with suppress(errors.ConfigurationLimitExceeded):
+                _TAKE_ROOM.run(connection, {"block_bytes": _ROOM_BLOCK_BYTES, "blocks": blocks})
+            return True
     except DiskFull:
         return False
-    return True
+    return None
 
 
-def require(database: Database, room_bytes: int = ROOM_BYTES) -> None:
-    """Check that the database can be served from now, as `problem` does.
+class Watch:
+    """A database's condition, for one that serves from it and asks every second or so."""
 
-    Raises:
-        Unavailable: DATABASE_UNAVAILABLE, it is out of reach or has a problem.
-    """
-    found = problem(database, room_bytes)
-    if found is not None:
-        raise Unavailable("DATABASE_UNAVAILABLE", f"The database {found.found}: {found.fix}.", 1.0)
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._is_well = self._is_full = False
+        self._next_look = 0.0
+
+    def require(self) -> None:
+        """Check that the database can be served from now, as `problem` does.
+
+        Room is looked for every LOOK_FOR_ROOM_SECONDS, and each time while something is wrong. Once
+        the disk was full it must have ROOM_TO_SERVE_AGAIN_BYTES. Where that is not found out, what
+        was found last stays.
+
+        Raises:
+            Unavailable: DATABASE_UNAVAILABLE, it is out of reach or has a problem.
+        """
+        was_well, self._is_well = self._is_well, False
+        found = _problem_beside_room(self._database)
+        if found is None and not (was_well and time.monotonic() < self._next_look):
+            self._look_for_room()
+        if found is None and self._is_full:
+            found = _NO_ROOM
+        if found is not None:
+            raise Unavailable(
+                "DATABASE_UNAVAILABLE", f"The database {found.found}: {found.fix}.", 1.0
+            )
+        self._is_well = True
+
+    def _look_for_room(self) -> None:
+        self._next_look = time.monotonic() + LOOK_FOR_ROOM_SECONDS
+        room_bytes = ROOM_TO_SERVE_AGAIN_BYTES if self._is_full else ROOM_BYTES
+        has_room = _has_room(self._database, room_bytes, alone=self._is_full)
+        if has_room is not None:
+            self._is_full = not has_room
 
 
 def refuse_unsuitable(url: str, pooler: Pooler) -> None:

@@ -24,6 +24,7 @@ from credit_service.rpc.server import CreditServer, open_database
 from credit_service.settings import Settings
 from credit_service.storage import condition, migrate
 from credit_service.storage.database import Database
+from credit_service.storage.statements import Statement
 from credit_service.v1 import credit_service_pb2 as pb
 from tests.integration import lending
 from tests.integration.conftest import Edge, refusal_of
@@ -102,7 +103,6 @@ def test_a_full_disk_is_told_and_over_once_there_is_room(small_disk: Path) -> No
         with filler.open("r+b") as file:
             file.truncate(filler.stat().st_size - 4 * condition.ROOM_BYTES)
         assert condition.problem(database) is None
-        assert condition.problem(database, condition.ROOM_TO_SERVE_AGAIN_BYTES) is not None
         looks_until = time.monotonic() + 3
         while time.monotonic() < looks_until:
             assert health(edge) == NOT_SERVING
@@ -132,5 +132,75 @@ def test_a_role_that_may_not_write_temporary_files_does_not_count_as_a_full_disk
     limited = Database(database_url, pool_size=1)
     try:
         assert condition.problem(limited) is None
+        watch_of_a_full_disk(limited).require()
     finally:
         limited.dispose()
+
+
+_FULL = Statement("DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'disk_full'; END $$")
+_TAKES_TOO_LONG = Statement("SELECT pg_sleep(60)")
+
+
+def watch_of_a_full_disk(database: Database) -> condition.Watch:
+    watch = condition.Watch(database)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(condition, "_TAKE_ROOM", _FULL)
+        with pytest.raises(Unavailable, match="no room left"):
+            watch.require()
+    return watch
+
+
+def test_room_that_is_not_found_out_in_time_changes_nothing(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasty = Database(database_url, pool_size=1, statement_timeout_seconds=1.0)
+    try:
+        full = watch_of_a_full_disk(hasty)
+        monkeypatch.setattr(condition, "_TAKE_ROOM", _TAKES_TOO_LONG)
+        assert condition.problem(hasty) is None
+        condition.Watch(hasty).require()
+        with pytest.raises(Unavailable, match="no room left"):
+            full.require()
+    finally:
+        hasty.dispose()
+
+
+def test_after_a_full_disk_one_at_a_time_looks_for_room(database: Database) -> None:
+    watch = watch_of_a_full_disk(database)
+    lock = Statement(f"SELECT pg_advisory_xact_lock({condition.ROOM_LOCK})")
+    with database.transaction() as looking:
+        lock.run(looking, {})
+        with pytest.raises(Unavailable, match="no room left"):
+            watch.require()
+        # One that has seen no full disk does not wait for a turn.
+        condition.Watch(database).require()
+    watch.require()
+
+
+def test_room_is_looked_for_now_and_then_and_each_time_while_the_disk_is_full(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    answers: list[bool | None] = []
+
+    def has_room(_database: Database, room_bytes: int, **_: bool) -> bool | None:
+        looked.append(room_bytes)
+        return answers.pop(0)
+
+    monkeypatch.setattr(condition, "_has_room", has_room)
+    monkeypatch.setattr(condition, "LOOK_FOR_ROOM_SECONDS", 3_600.0)
+    some, more = condition.ROOM_BYTES, condition.ROOM_TO_SERVE_AGAIN_BYTES
+    watch = condition.Watch(database)
+    answers += [True]
+    for _ in range(3):
+        watch.require()
+    assert looked == [some]
+    watch._next_look = 0.0
+    answers += [False, None, False]
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            watch.require()
+    answers += [True]
+    for _ in range(3):
+        watch.require()
+    assert looked == [some, some, more, more, more]

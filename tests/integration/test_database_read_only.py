@@ -186,7 +186,7 @@ def test_a_database_that_new_sessions_cannot_write_to_has_a_problem(
     assert problem is not None
     assert "read-only" in problem.found
     with pytest.raises(Unavailable, match="read-only"):
-        condition.require(database)
+        condition.Watch(database).require()
     switch.turn("off", end_sessions=False)
     assert condition.problem(database) is None
 
