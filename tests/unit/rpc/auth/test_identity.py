@@ -1,6 +1,7 @@
 """Tokens, certificates and scopes, without a server."""
 
 import base64
+import errno
 import hashlib
 import hmac
 import json
@@ -119,13 +120,22 @@ class Fixture:
             {"token_keys": self.path, "token_issuer": ISSUER, **settings}
         )
         self.verifier = TokenVerifier(self.settings, self.clock)
+        files = self.verifier._keys
+        self._seconds = files._next_look - reloading._LOOK_SECONDS
+        files._clock = lambda: self._seconds
 
     def token(self, **changes: object) -> str:
         return signed(self.key, claims(**changes))
 
     def look_again(self) -> None:
-        """Let a second pass for the files."""
-        self.verifier._keys._next_look = 0.0
+        """Let a second pass for the files, which are looked at by the next call."""
+        self._seconds += 1.01
+
+    def look_until_gone(self) -> None:
+        """Let the seconds pass after which a file that is not there is gone."""
+        for _ in range(3):
+            self.look_again()
+            self.verifier._keys.current()
 
 
 @pytest.fixture
@@ -429,7 +439,7 @@ def test_a_folder_of_key_sets_is_read_whole(tmp_path: Path) -> None:
     fixture.look_again()
     fixture.verifier.verify(signed(two, claims(), kid="b"))
     (folder / "b.json").unlink()
-    fixture.look_again()
+    fixture.look_until_gone()
     assert refused(fixture.verifier, signed(two, claims(), kid="b")) == "invalid"
     fixture.verifier.verify(signed(one, claims(), kid="a"))
 
@@ -455,7 +465,7 @@ def test_keys_whose_file_is_gone_or_empty_are_revoked(
     else:
         fixture.path.write_text(content)
     with capture_logs() as logs:
-        fixture.look_again()
+        fixture.look_until_gone()
         assert refused(fixture.verifier, token) == "invalid"
     (gone,) = [each for each in logs if each["event"] == "token_keys_gone"]
     assert (gone["log_level"], gone["path"]) == ("error", str(fixture.path))
@@ -479,8 +489,76 @@ def test_a_folder_without_its_files_or_gone_has_no_keys(tmp_path: Path) -> None:
         (folder / "a.json").unlink()
         if remove_folder:
             folder.rmdir()
-        fixture.look_again()
+        fixture.look_until_gone()
         assert refused(fixture.verifier, token) == "invalid"
+
+
+@pytest.mark.parametrize("removed", [True, False])
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_a_file_out_of_sight_while_it_is_replaced_is_not_gone(
+    tmp_path: Path, removed: bool, in_folder: bool
+) -> None:
+    fixture = Fixture(tmp_path)
+    if in_folder:
+        fixture = Fixture(tmp_path, token_keys=tmp_path)
+    token, before = fixture.token(), fixture.path.read_text()
+    for _ in range(2):
+        if removed:
+            fixture.path.unlink()
+        else:
+            fixture.path.write_text("")
+        for _ in range(2):
+            fixture.look_again()
+            fixture.verifier.verify(token)
+        fixture.path.write_text(before)
+        fixture.look_again()
+        fixture.verifier.verify(token)
+
+
+def test_a_file_that_went_while_there_were_no_calls_is_gone(fixture: Fixture) -> None:
+    fixture.path.unlink()
+    fixture._seconds += 3600
+    assert refused(fixture.verifier, fixture.token()) == "invalid"
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
+def test_what_the_system_could_not_read_is_read_again(
+    fixture: Fixture, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    token = fixture.token()
+
+    def failing(_path: Path) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    for key in (ECKey.generate_key("P-256"), fixture.key):
+        with monkeypatch.context() as patch, capture_logs() as logs:
+            patch.setattr(tokens, "read_bounded", failing)
+            write_keys(fixture.path, public(key, "k1"))
+            for _ in range(3):
+                fixture.look_again()
+                fixture.verifier._keys.current()
+        (error,) = logs
+        assert (error["event"], error["log_level"]) == ("changed_files_not_used", "error")
+        fixture.look_again()
+        if key is fixture.key:
+            fixture.verifier.verify(token)
+        else:
+            assert refused(fixture.verifier, token) == "invalid"
+
+
+def test_a_folder_that_cannot_be_read_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixture = Fixture(tmp_path, token_keys=tmp_path)
+
+    def failing(_path: Path) -> None:
+        raise PermissionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", failing)
+        patch.setattr(os, "listdir", failing)
+        fixture.look_until_gone()
+        fixture.verifier.verify(fixture.token())
 
 
 def weak_key() -> dict[str, Any]:
