@@ -31,13 +31,16 @@ def connected(target: Target, timeout_seconds: float | None = None) -> Iterator[
         yield channel
 
 
-def opened(target: Target) -> grpc.Channel:
-    """A channel to the service, which may not answer yet. Raises UsageError, TlsFileError."""
+def opened(target: Target, *, without_token_file: bool = False) -> grpc.Channel:
+    """A channel to the service, which may not answer yet. Raises UsageError, TlsFileError.
+
+    Where `without_token_file`, a token file that is missing is as good as an empty one.
+    """
     try:
         check_target(target.address)
     except ValueError as error:
         raise UsageError(f"--address {target.address} is not accepted: {error}") from None
-    return open_channel(target.address, bearer_token(target), target.ca)
+    return open_channel(target.address, _bearer_token(target, without_token_file), target.ca)
 
 
 def await_ready(channel: grpc.Channel, target: Target, timeout_seconds: float) -> None:
@@ -50,7 +53,7 @@ def reads_token_file(target: Target) -> bool:
     return not target.token and target.token_file not in (None, Path())
 
 
-def bearer_token(target: Target) -> str | None:
+def _bearer_token(target: Target, without_file: bool) -> str | None:
     """The token to call with: --token or CREDIT_TOKEN, else the content of the token file.
 
     Raises UsageError for a file that cannot be read or a token that no header can carry.
@@ -63,7 +66,8 @@ def bearer_token(target: Target) -> str | None:
             with path.open("rb") as file:
                 token = file.read(_MAX_TOKEN_BYTES).decode("ascii", errors="replace")
         except OSError as error:
-            raise UsageError(f"{source} cannot be read: {error.strerror}") from None
+            if not (without_file and isinstance(error, FileNotFoundError)):
+                raise UsageError(f"{source} cannot be read: {error.strerror}") from None
     if not token:
         return None
     token = token.strip().removeprefix("Bearer ")

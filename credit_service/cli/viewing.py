@@ -502,7 +502,8 @@ def events(
             time.sleep(pause_seconds)
             if token_is_over:
                 channel.close()
-                channel = opened(target)
+                # The file may be out of sight for the moment in which it is replaced.
+                channel = opened(target, without_token_file=True)
             await_ready(channel, target, max(0.1, give_up_at - time.monotonic()))
     finally:
         channel.close()

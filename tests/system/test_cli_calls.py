@@ -12,6 +12,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -465,10 +466,26 @@ class TestTokens:
         done = run(*call)
         assert (done.code, "CREDIT_TOKEN_FILE) cannot be read" in done.errors) == (2, True), done
 
+    @pytest.mark.parametrize("late", [False, True])
     def test_the_tail_goes_on_with_a_new_token(
-        self, server: Edge, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self,
+        server: Edge,
+        settings: Settings,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        late: bool,
     ) -> None:
+        """Also where the old one's file is removed before the new one is written."""
         run, edge = _runner(capsys), server.server._pipeline
+        admitted: list[str] = []
+        slot = edge._streams_by_principal.slot
+
+        def counted(principal: str) -> AbstractContextManager[None]:
+            admitted.append(principal)
+            return slot(principal)
+
+        monkeypatch.setattr(edge._streams_by_principal, "slot", counted)
         rotated = tmp_path / "rotated"
         assert run("token", "key", str(rotated)).code == 0
         old, new = (
@@ -486,13 +503,19 @@ class TestTokens:
         )
         try:
             assert tail.stderr is not None
-            eventually(lambda: edge.open_streams == 1, 60)
-            file.write_text(new.output)
+            eventually(lambda: len(admitted) == 1, 60)
+            if late:
+                file.unlink()
+            else:
+                file.write_text(new.output)
             assert settings.token_keys is not None
             (rotated / "jwks.json").replace(settings.token_keys)
             told = _line_with("Going on after event", tail.stderr)
             assert "UNAUTHENTICATED" in told
-            eventually(lambda: edge.open_streams == 0, 60)
+            if late:
+                assert "UNAUTHENTICATED" in _line_with("Going on after event", tail.stderr)
+                file.write_text(new.output)
+            eventually(lambda: len(admitted) == 2, 60)
             eventually(lambda: edge.open_streams == 1, 60)
             assert tail.poll() is None
         finally:
