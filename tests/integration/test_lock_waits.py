@@ -93,8 +93,10 @@ class TestPatience:
         self, server: Edge, database: Database, database_url: str
     ) -> None:
         customer_id = portfolio.a_good_customer(database, MOMENT)
-        with locked(database_url, customer_id):
-            first, *others = [book(server, customer_id) for _ in range(BOOKERS)]
+        with locked(database_url, customer_id) as waiting:
+            first = book(server, customer_id)
+            eventually(lambda: waiting() == 1)
+            others = [book(server, customer_id) for _ in range(BOOKERS - 1)]
             for each in others:
                 refusal = refusal_of(each.exception())
                 assert (refusal.code, refusal.reason) == (
@@ -112,27 +114,40 @@ class TestPatience:
         edge = server.server._pipeline
         edge._customers._max_wait_seconds = PATIENCE_SECONDS
         with locked(database_url, customer_id) as waiting:
-            bookings = [book(server, customer_id) for _ in range(BOOKERS)]
-            eventually(lambda: waiting() + edge.awaiting_turns == BOOKERS)
-            for each in bookings[1:]:
+            first = book(server, customer_id)
+            eventually(lambda: waiting() == 1)
+            others = [book(server, customer_id) for _ in range(BOOKERS - 1)]
+            eventually(lambda: edge.awaiting_turns == len(others))
+            for each in others:
                 each.cancel()
             eventually(lambda: edge.awaiting_turns == 0)
             assert waiting() == 1
-        assert bookings[0].result().decision_id
+        assert first.result().decision_id
 
     def test_who_waits_too_long_for_a_thread_is_told_of_the_overload(
         self, server: Edge, database: Database, database_url: str
     ) -> None:
         customer_ids = [portfolio.a_good_customer(database, MOMENT) for _ in range(BOOKERS)]
         edge = server.server
+        threads = edge._write_pool.threads
         with locked(database_url, *customer_ids) as waiting:
-            bookings = [book(server, each) for each in customer_ids]
+            bookings = []
+            for each in customer_ids[:threads]:
+                bookings.append(book(server, each))
+                eventually(lambda: edge._write_pool.busy == len(bookings))
+            bookings += [book(server, each) for each in customer_ids[threads:]]
             eventually(lambda: waiting() == write_share(database.pool_use()[1]))
-            eventually(lambda: edge._write_pool.busy + edge._write_pool.waiting == BOOKERS)
-            eventually(lambda: edge._write_pool.longest_wait_seconds(_now()) > 0.6)
+            eventually(
+                lambda: (
+                    edge._write_pool.waiting + sum(each.done() for each in bookings)
+                    == BOOKERS - threads
+                )
+            )
+            arrived_at = _now()
+            eventually(lambda: _now() - arrived_at > 0.6)
         errors = [each.exception() for each in bookings]
         refusals = [refusal_of(each) for each in errors if each is not None]
-        assert len(refusals) == BOOKERS - edge._write_pool.threads
+        assert len(refusals) == BOOKERS - threads
         assert {each.reason for each in refusals} == {"OVERLOADED"}
         assert all("RetryInfo" in each.details for each in refusals)
 
