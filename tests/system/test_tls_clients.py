@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from credit_service.cli import connection
 from credit_service.cli.app import run
+from credit_service.console import app
 from credit_service.rpc.server import CreditServer
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
@@ -230,7 +231,7 @@ def test_the_console(address: str, token: str, tmp_path: Path) -> None:
         listening.set()
 
     thread = threading.Thread(
-        target=run,
+        target=app.run,
         args=(Settings(server_address=address, console_listen="127.0.0.1:0"),),
         kwargs={"announce": announce, "stop": stop},
     )
