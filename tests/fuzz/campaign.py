@@ -42,6 +42,7 @@ MUTANTS: Mapping[str, int] = {
 """How many of each kind a whole campaign sends; one of rows brings ten."""
 
 MAX_GROWTH_BYTES = 64 * 1024 * 1024
+_SETTLE_SECONDS = 30.0
 CALLERS = 6
 _FINISH_SECONDS = 120.0
 _LOOK_EVERY = 500
@@ -126,6 +127,11 @@ class Campaign:
 
     def close(self) -> None:
         """The last looks: memory, and the log."""
+        # Calls whose callers have given up may still hold messages of 4 MiB, as a busy machine ends
+        # them late.
+        until = time.monotonic() + _SETTLE_SECONDS
+        while time.monotonic() < until and self._has_grown():
+            time.sleep(1)
         for process, now in self._rss().items():
             growth = now - self._rss_before[process]
             self.report.growth_bytes[process] = growth
@@ -135,6 +141,12 @@ class Campaign:
         for line in [*self._running.log.splitlines(), *guarded_log.splitlines()]:
             if "Traceback" in line or "call_failed" in line or "task_parked" in line:
                 self._find(f"in the log: {line[:300]}")
+
+    def _has_grown(self) -> bool:
+        return any(
+            now - self._rss_before[process] >= MAX_GROWTH_BYTES
+            for process, now in self._rss().items()
+        )
 
     def _look(self, when: str) -> None:
         """The processes of the beginning still live, and answer."""

@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
+from credit_service.rpc.errors import STATUS_DETAILS_KEY
 from credit_service.v1 import ingestion_pb2
 from tests.fuzz.contract import reasons_of, status_of_reason
 
@@ -39,7 +39,7 @@ class Answer:
     @property
     def reason(self) -> str:
         """The ErrorInfo's reason; empty where there is none."""
-        status = None if self.error is None else rpc_status.from_call(self.error)
+        status = None if self.error is None else _status_of(self.error)
         infos = [] if status is None else _infos(status)
         return infos[0].reason if infos else ""
 
@@ -56,10 +56,19 @@ def faults(method: str, answer: Answer, *, oversized: bool = False) -> list[str]
         return [f"{answer.code.name}: {answer.error.details()}"]
     if oversized and answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return []
-    status = rpc_status.from_call(answer.error)
+    status = _status_of(answer.error)
     if status is None:
         return [f"{answer.code.name} without details: {answer.error.details()}"]
     return list(_faults_of_status(method, answer.code, status))
+
+
+def _status_of(error: Any) -> status_pb2.Status | None:
+    """The details of a status. grpc_status raises ValueError where the caller's deadline passed
+    while the status arrived: the message is grpc's own then."""
+    for key, value in error.trailing_metadata() or ():
+        if key == STATUS_DETAILS_KEY:
+            return status_pb2.Status.FromString(value)
+    return None
 
 
 def _faults_of_status(

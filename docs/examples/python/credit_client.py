@@ -78,7 +78,10 @@ class RefusedError(Exception):
         self.metadata: dict[str, str] = {}
         self.fields: dict[str, str] = {}
         self.retry_after_seconds = 0.0
-        status = rpc_status.from_call(error)
+        try:
+            status = rpc_status.from_call(error)
+        except ValueError:  # the deadline passed while the status arrived
+            status = None
         for detail in status.details if status is not None else ():
             if info := _unpacked(detail, error_details_pb2.ErrorInfo()):
                 self.reason, self.metadata = info.reason, dict(info.metadata)
