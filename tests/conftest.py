@@ -17,6 +17,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -68,7 +69,9 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(
             colors=False, exception_formatter=structlog.dev.plain_traceback
         ),
-    ]
+    ],
+    # Not to standard output, where commands print what tests read.
+    logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
 )
 
 
