@@ -96,9 +96,12 @@ def read(server: Edge, principal: str, timeout: float = 5) -> Any:
 def test_so_many_watches_are_open_at_once(server: Edge) -> None:
     server.server._health._max_watches = 3
     with Connection(server.target) as stranger:
-        for _ in range(5):
+
+        def is_full() -> bool:
             stranger.send(stranger.begin(WATCH), b"")
-        eventually(lambda: server.server._health.watches == 3)
+            return server.server._health.watches == 3
+
+        eventually(is_full)
         with pytest.raises(grpc.RpcError) as caught:
             next(iter(server.health.Watch(health_pb2.HealthCheckRequest(), timeout=20)))
         call: Any = caught.value
