@@ -82,8 +82,7 @@ up: $(VENV)/installed-run ## run everything until Ctrl-C: databases, worker, ser
 
 # Tests wait for servers now and then, so there are more at a time than processors. Files go out in
 # their order, the many quick ones of tests/unit last: what is left then is short.
-# A test that fails is run once more: one that passes then is listed as RERUN, a race to be mended.
-PYTEST = $(RUN) -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder --reruns 1
+PYTEST = $(RUN) -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
 test: TESTS ?= tests/fuzz tests/golden tests/integration tests/model tests/unit

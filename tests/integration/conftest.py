@@ -1,5 +1,6 @@
 """A real server on a real port: `server`, with stubs, against the test's own database."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -121,8 +122,12 @@ def server(settings: Settings, database: Database) -> Iterator[Edge]:
     running.start()
     with grpc.insecure_channel(str(running.address)) as channel:
         edge = Edge.of(running, channel)
-        for status in edge.health.Watch(health_pb2.HealthCheckRequest(), timeout=20):
+        watch: Any = edge.health.Watch(health_pb2.HealthCheckRequest(), timeout=20)
+        for status in watch:
             if status.status == health_pb2.HealthCheckResponse.SERVING:
                 break
+        watch.cancel()
+        while running._health.watches:  # it counts until the server has seen that it ended
+            time.sleep(0.005)
         yield edge
     running.stop(grace_seconds=5)
