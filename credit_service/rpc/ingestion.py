@@ -32,9 +32,9 @@ from credit_service.rpc.convert.fields import Violations
 from credit_service.rpc.convert.pages import PageTokens
 from credit_service.rpc.errors import PermissionDenied
 from credit_service.settings import Settings
+from credit_service.storage.cancellation import shielded
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Header
-from credit_service.storage.work import aftermath
 from credit_service.v1 import ingestion_service_pb2 as pb
 from credit_service.v1 import ingestion_service_pb2_grpc
 
@@ -160,7 +160,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
     def _leave(self, ingestion_id: UUID) -> None:
         """See to the rows of a broken stream; what broke it may stand in the way of that too."""
         try:
-            with aftermath():
+            with shielded():
                 leave_stream(self._database, ingestion_id, self._clock.moment())
         except Exception:  # noqa: BLE001 - logged; what the caller is told is what broke the stream
             _log.warning("broken_stream_not_announced", ingestion_id=str(ingestion_id))

@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator
 
 from credit_service.storage import event_stream
+from credit_service.storage.cancellation import is_cancelled
 from credit_service.storage.database import Database
 from credit_service.storage.event_stream import StoredEvent
-from credit_service.storage.work import is_wanted
 
 _LOOK_SECONDS = 0.05
 _PAGE = 200
@@ -40,7 +40,7 @@ class EventTail:
         One of the waiting watchers looks, the others hear of it.
         """
         deadline = time.monotonic() + timeout_seconds
-        while not self._stopping.is_set() and is_wanted():
+        while not (self._stopping.is_set() or is_cancelled()):
             with self._changed:
                 if self._newest > event_id or time.monotonic() >= deadline:
                     return self._newest
@@ -80,7 +80,7 @@ class EventTail:
         """
         newest = self.newest()
         last_sign: float | None = None
-        while not self._stopping.is_set() and is_wanted():
+        while not (self._stopping.is_set() or is_cancelled()):
             page: list[StoredEvent] = []
             if newest > after:
                 page = self._read(after, newest, customer_id, kinds)

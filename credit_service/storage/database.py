@@ -21,6 +21,12 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from credit_service.domain.errors import Overloaded, RetryLater, Unavailable
 from credit_service.observability import metrics, tracing
 from credit_service.storage import sessions
+from credit_service.storage.cancellation import (
+    CancelScope,
+    Kind,
+    ScopeCancelledError,
+    current_scope,
+)
 from credit_service.storage.sessions import (
     POOLER_ADVICE,
     POOLER_REFUSAL,
@@ -28,7 +34,6 @@ from credit_service.storage.sessions import (
     SessionSettings,
     connect_arguments,
 )
-from credit_service.storage.work import Kind, Work, WorkStoppedError, current_work
 
 T = TypeVar("T")
 
@@ -181,7 +186,7 @@ class Database:
             Overloaded: OVERLOADED, calls of the same kind used all connections that they may.
             RetryLater: a row stayed locked by another call for too long.
             LostRaceError: serialization failure or deadlock.
-            WorkStoppedError: nobody waits for the current work any more.
+            ScopeCancelledError: the current call was cancelled.
         """
         return tracing.as_part("transaction", _SPAN_ATTRIBUTES, self._begin())
 
@@ -192,13 +197,13 @@ class Database:
     @contextmanager
     def _begin(self) -> Iterator[Connection]:
         """A connection in a transaction, for the current work, which may stop what runs on it."""
-        with self._slot() as work, _translated():
+        with self._slot() as scope, _translated():
             with suppress(IndexError):
                 # The pool needs room for it.
                 self._kept.pop()[1].close()
             with self._transactional.begin() as connection:
                 try:
-                    with _used_by(work, connection):
+                    with _used_by(scope, connection):
                         yield connection
                 except BaseException as error:
                     self._drop_unfit(connection, error)
@@ -209,15 +214,15 @@ class Database:
     def _lend(self) -> Iterator[Connection]:
         """A connection on which every statement is a transaction of its own, for the current work,
         which may stop what runs on it."""
-        work = current_work.get()
-        slots = self._await_slots(work)
+        scope = current_scope.get()
+        slots = self._await_slots(scope)
         connection: Connection | None = None
         try:
             generation, connection = self._take()
-            if work is None:
+            if scope is None:
                 yield connection
             else:
-                with work.using(driver_connection(connection)):
+                with scope.using(driver_connection(connection)):
                     yield connection
         except BaseException as error:
             if connection is not None:
@@ -282,27 +287,27 @@ class Database:
             raise exc.DisconnectionError
 
     @contextmanager
-    def _slot(self) -> Iterator[Work | None]:
-        work = current_work.get()
-        slots = self._await_slots(work)
+    def _slot(self) -> Iterator[CancelScope | None]:
+        scope = current_scope.get()
+        slots = self._await_slots(scope)
         try:
-            yield work
+            yield scope
         finally:
             _give_back(slots)
 
-    def _await_slots(self, work: Work | None) -> Sequence[_Slots]:
+    def _await_slots(self, scope: CancelScope | None) -> Sequence[_Slots]:
         """Wait for a connection that work of this kind may use, no longer than the work's deadline
         allows. What is returned is for `_give_back`."""
-        needs = self._needs["read" if work is None else work.kind]
+        needs = self._needs["read" if scope is None else scope.kind]
         timeout_seconds = self._pool_timeout_seconds
-        if work is not None:
-            if work.kind == "ingestion":
+        if scope is not None:
+            if scope.kind == "ingestion":
                 timeout_seconds = max(timeout_seconds, _INGESTION_PATIENCE_SECONDS)
-            timeout_seconds = min(timeout_seconds, work.remaining_seconds())
+            timeout_seconds = min(timeout_seconds, scope.remaining_seconds())
         until = time.monotonic() + timeout_seconds
         for place, slots in enumerate(needs):
             try:
-                _take_slot(slots, work, until, is_share=slots is not self._slots)
+                _take_slot(slots, scope, until, is_share=slots is not self._slots)
             except BaseException:
                 _give_back(needs[:place])
                 raise
@@ -335,16 +340,16 @@ def _make_slots(count: int) -> _Slots:
     return slots
 
 
-def _take_slot(slots: _Slots, work: Work | None, until: float, *, is_share: bool) -> None:
+def _take_slot(slots: _Slots, scope: CancelScope | None, until: float, *, is_share: bool) -> None:
     """Take one, waiting until that time, in seconds of time.monotonic(), at most. Raises
-    Unavailable, Overloaded, WorkStoppedError."""
+    Unavailable, Overloaded, ScopeCancelledError."""
     while True:
         left_seconds = max(0.0, until - time.monotonic())
         try:
             slots.get(timeout=min(left_seconds, _LOOK_SECONDS))
         except queue.Empty:
-            if work is not None and work.stopped:
-                raise WorkStoppedError from None
+            if scope is not None and scope.is_cancelled:
+                raise ScopeCancelledError from None
             if left_seconds <= _LOOK_SECONDS:
                 raise _no_connection(is_share=is_share) from None
         else:
@@ -361,8 +366,8 @@ def _close_for_good(connection: Connection) -> None:
     connection.close()
 
 
-def _used_by(work: Work | None, connection: Connection) -> AbstractContextManager[None]:
-    return nullcontext() if work is None else work.using(driver_connection(connection))
+def _used_by(scope: CancelScope | None, connection: Connection) -> AbstractContextManager[None]:
+    return nullcontext() if scope is None else scope.using(driver_connection(connection))
 
 
 @contextmanager

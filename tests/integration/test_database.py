@@ -12,9 +12,14 @@ import pytest
 
 from credit_service.domain.errors import Overloaded, Unavailable
 from credit_service.storage import schema
+from credit_service.storage.cancellation import (
+    CancelScope,
+    Kind,
+    ScopeCancelledError,
+    current_scope,
+)
 from credit_service.storage.database import Database
 from credit_service.storage.statements import Statement
-from credit_service.storage.work import Kind, Work, WorkStoppedError, current_work
 from tests.integration.test_create_loan import in_parallel
 
 BACKEND = Statement("SELECT pg_backend_pid()")
@@ -142,37 +147,37 @@ def test_settings_of_a_transaction_do_not_outlast_it(small: Database) -> None:
 
 
 def test_work_that_is_stopped_gives_its_connection_back(small: Database) -> None:
-    work = Work(deadline=float("inf"))
+    scope = CancelScope(deadline=float("inf"))
     began = threading.Event()
 
     def stop() -> None:
         began.wait(20)
-        while not work.stopped or small.pool_use()[0]:
-            work.stop()
+        while not scope.is_cancelled or small.pool_use()[0]:
+            scope.cancel()
 
     stopper = threading.Thread(target=stop, daemon=True)
     stopper.start()
-    token = current_work.set(work)
+    token = current_scope.set(scope)
     try:
         with small.autocommit() as connection:
             began.set()
             with pytest.raises(psycopg.errors.QueryCanceled):
                 SLEEP.row(connection, {})
-        with pytest.raises(WorkStoppedError), small.autocommit():
+        with pytest.raises(ScopeCancelledError), small.autocommit():
             pass
     finally:
-        current_work.reset(token)
+        current_scope.reset(token)
     stopper.join(20)
     assert backend(small)
 
 
 @contextmanager
 def working(kind: Kind, seconds: float = 60.0) -> Iterator[None]:
-    token = current_work.set(Work(time.monotonic() + seconds, kind))
+    token = current_scope.set(CancelScope(time.monotonic() + seconds, kind))
     try:
         yield
     finally:
-        current_work.reset(token)
+        current_scope.reset(token)
 
 
 @contextmanager
@@ -227,12 +232,12 @@ def test_an_ingestion_waits_for_longer_than_a_call_but_not_once_it_is_stopped(
     small: Database,
 ) -> None:
     """`small` has a single connection for ingestions, and waits for half a second."""
-    work = Work(float("inf"), "ingestion")
+    scope = CancelScope(float("inf"), "ingestion")
     ended = threading.Event()
 
     def wait() -> None:
-        current_work.set(work)
-        with pytest.raises(WorkStoppedError), small.autocommit():
+        current_scope.set(scope)
+        with pytest.raises(ScopeCancelledError), small.autocommit():
             pass
         ended.set()
 
@@ -240,5 +245,5 @@ def test_an_ingestion_waits_for_longer_than_a_call_but_not_once_it_is_stopped(
         waiter = threading.Thread(target=wait, daemon=True)
         waiter.start()
         assert not ended.wait(1.0)
-        work.stop()
+        scope.cancel()
         assert ended.wait(20)

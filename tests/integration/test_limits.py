@@ -26,27 +26,33 @@ from credit_service.rpc.calls import pipeline
 from credit_service.rpc.calls.pipeline import Call
 from credit_service.settings import Settings
 from credit_service.storage import schema
+from credit_service.storage.cancellation import (
+    CancelScope,
+    ScopeCancelledError,
+    current_scope,
+    is_cancelled,
+    shielded,
+)
 from credit_service.storage.database import Database
-from credit_service.storage.work import Work, WorkStoppedError, aftermath, current_work, is_wanted
 from credit_service.v1 import credit_service_pb2 as pb
 from tests.integration import portfolio
 from tests.integration.conftest import Edge, Refusal, refusal_of
 
-# Work: what the database does for one caller
+# Cancel scopes: the database work of one call
 
 
 class Statement(threading.Thread):
-    """Runs a statement as the work of a call, in a thread of its own."""
+    """Runs a statement in the scope of a call, in a thread of its own."""
 
-    def __init__(self, database: Database, work: Work, statement: str) -> None:
+    def __init__(self, database: Database, scope: CancelScope, statement: str) -> None:
         super().__init__(daemon=True)
-        self._database, self._work, self._statement = database, work, statement
+        self._database, self._scope, self._statement = database, scope, statement
         self.running = threading.Event()
         self.error: Exception | None = None
         self.seconds = 0.0
 
     def run(self) -> None:
-        current_work.set(self._work)
+        current_scope.set(self._scope)
         begun = time.monotonic()
         try:
             with self._database.transaction() as connection:
@@ -57,17 +63,17 @@ class Statement(threading.Thread):
         self.seconds = time.monotonic() - begun
 
 
-def forever() -> Work:
-    return Work(float("inf"))
+def forever() -> CancelScope:
+    return CancelScope(float("inf"))
 
 
 def test_a_running_statement_is_stopped_from_another_thread(database: Database) -> None:
-    work = forever()
-    statement = Statement(database, work, "SELECT pg_sleep(8)")
+    scope = forever()
+    statement = Statement(database, scope, "SELECT pg_sleep(8)")
     statement.start()
     statement.running.wait(5)
     time.sleep(0.2)
-    work.stop()
+    scope.cancel()
     statement.join(5)
     assert statement.seconds < 3
     assert isinstance(statement.error, Unavailable)
@@ -76,12 +82,12 @@ def test_a_running_statement_is_stopped_from_another_thread(database: Database) 
 
 
 def test_stopped_work_begins_no_statement(database: Database) -> None:
-    work = forever()
-    work.stop()
-    statement = Statement(database, work, "SELECT 1")
+    scope = forever()
+    scope.cancel()
+    statement = Statement(database, scope, "SELECT 1")
     statement.start()
     statement.join(5)
-    assert isinstance(statement.error, WorkStoppedError)
+    assert isinstance(statement.error, ScopeCancelledError)
     assert database.pool_use()[0] == 0
 
 
@@ -104,12 +110,12 @@ def test_a_cancellation_never_meets_the_next_user(database_url: str) -> None:
     thread.start()
     deadline = time.monotonic() + 4
     while time.monotonic() < deadline:
-        work = forever()
-        statement = Statement(database, work, "SELECT pg_sleep(0.002)")
+        scope = forever()
+        statement = Statement(database, scope, "SELECT pg_sleep(0.002)")
         statement.start()
         statement.running.wait(5)
         time.sleep(stopped % 40 / 10_000)
-        work.stop()
+        scope.cancel()
         statement.join(5)
         stopped += 1
     done.set()
@@ -122,8 +128,8 @@ def test_a_cancellation_never_meets_the_next_user(database_url: str) -> None:
 def test_a_connection_is_awaited_no_longer_than_the_deadline(database_url: str) -> None:
     database = Database(database_url, pool_size=1, pool_timeout_seconds=5.0)
     with database.autocommit():
-        work = Work(time.monotonic() + 0.2)
-        statement = Statement(database, work, "SELECT 1")
+        scope = CancelScope(time.monotonic() + 0.2)
+        statement = Statement(database, scope, "SELECT 1")
         statement.start()
         statement.join(4)
     assert isinstance(statement.error, Unavailable)
@@ -133,29 +139,29 @@ def test_a_connection_is_awaited_no_longer_than_the_deadline(database_url: str) 
 
 
 def test_tidying_up_goes_on_after_the_caller_has_gone(database: Database) -> None:
-    work = forever()
-    token = current_work.set(work)
+    scope = forever()
+    token = current_scope.set(scope)
     try:
-        work.stop()
-        assert not is_wanted()
-        with pytest.raises(WorkStoppedError):
+        scope.cancel()
+        assert is_cancelled()
+        with pytest.raises(ScopeCancelledError):
             schema.require(database)
-        with aftermath():
+        with shielded():
             schema.require(database)
-        assert current_work.get() is work
+        assert current_scope.get() is scope
     finally:
-        current_work.reset(token)
-    assert is_wanted()
+        current_scope.reset(token)
+    assert not is_cancelled()
 
 
 def test_stopping_what_cannot_be_reached_fails_quietly(database: Database) -> None:
-    work = forever()
+    scope = forever()
     with database.autocommit() as connection:
         driver = connection.connection.driver_connection
-        with work.using(driver):  # type: ignore[arg-type]  # psycopg's, and not None
+        with scope.using(driver):  # type: ignore[arg-type]  # psycopg's, and not None
             connection.invalidate()
             driver.close()  # type: ignore[union-attr]  # as above
-            work.stop()
+            scope.cancel()
     schema.require(database)
 
 

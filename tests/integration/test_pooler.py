@@ -20,9 +20,9 @@ from credit_service.domain.errors import RetryLater, Unavailable
 from credit_service.rpc.server import CreditServer, open_database
 from credit_service.settings import Settings
 from credit_service.storage import condition, tasks
+from credit_service.storage.cancellation import CancelScope, current_scope
 from credit_service.storage.database import Database
 from credit_service.storage.statements import Statement
-from credit_service.storage.work import Work, current_work
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_pb2
 from tests import pgbouncer
@@ -243,15 +243,15 @@ def test_a_transaction_that_idles_is_ended(pooled: Database) -> None:
 
 def test_a_call_that_is_gone_is_cancelled(pooled_url: str) -> None:
     with closing(Database(sqlalchemy(pooled_url), pool_size=1, pooler="transaction")) as patient:
-        work = Work(deadline=float("inf"))
-        stopper = threading.Timer(0.3, work.stop)
+        scope = CancelScope(deadline=float("inf"))
+        stopper = threading.Timer(0.3, scope.cancel)
         stopper.start()
-        token = current_work.set(work)
+        token = current_scope.set(scope)
         try:
             with pytest.raises(Unavailable), patient.autocommit() as connection:
                 SLEEP.row(connection, {})
         finally:
-            current_work.reset(token)
+            current_scope.reset(token)
         with patient.autocommit() as connection:
             assert TIMEOUT.row(connection, {}) == ("10s", "UTC")
 

@@ -65,8 +65,8 @@ from credit_service.rpc.errors import (
     to_status,
 )
 from credit_service.rpc.reflection import REFLECTION_METHODS
+from credit_service.storage.cancellation import CancelScope, Kind, current_scope
 from credit_service.storage.database import in_progress
-from credit_service.storage.work import Kind, Work, current_work
 from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
 
 CALL_ID_KEY = "x-request-id"
@@ -150,9 +150,9 @@ class Call:
         "messages_sent",
         "method",
         "principal",
+        "scope",
         "scopes",
         "timeout_seconds",
-        "work",
     )
 
     def __init__(
@@ -201,13 +201,13 @@ class Call:
         self.activity: Activity | None = None
         """Where the call stands in its trace; None while it has not begun, or belongs to none."""
         self._caller = caller
-        self.work = Work(self.deadline, kind)
+        self.scope = CancelScope(self.deadline, kind)
         self._warden = warden
 
     def __enter__(self) -> Self:
         # In contextvars of this call alone: grpc runs each call in its own.
         _current.set(self)
-        current_work.set(self.work)
+        current_scope.set(self.scope)
         bind_contextvars(call_id=self.call_id)
         self.activity = activity = tracing.begin(
             self.method[1:], "server", self._caller, _span_attributes(self.method)
@@ -223,12 +223,12 @@ class Call:
         # Else grpc's context, this call and its contextvars would hold each other until the
         # garbage collector comes: measured, a fifth of what an empty call costs.
         _current.set(None)
-        current_work.set(None)
+        current_scope.set(None)
         tracing.current.set(None)
         self._warden.release(self)
         if error is None:
             # A stream may end in order because its reader has gone.
-            self._count_end(metrics.CANCELED if self.work.stopped else metrics.OK)
+            self._count_end(metrics.CANCELED if self.scope.is_cancelled else metrics.OK)
         elif isinstance(error, Exception):
             self.fail(error)
         else:
@@ -244,7 +244,7 @@ class Call:
         if self._credentials_over is not None:
             if not isinstance(error, (Unauthenticated, PermissionDenied)):
                 error = self._credentials_over
-        elif self.work.stopped or late:
+        elif self.scope.is_cancelled or late:
             error = self._too_late()
         if isinstance(error, PermissionDenied) and error.principal:
             self.principal, self.is_caller_known = error.principal, True
@@ -371,7 +371,7 @@ class Call:
         Raises:
             Unauthenticated, PermissionDenied: its credentials hold no longer.
         """
-        if self.work.stopped and self._credentials_over is not None:
+        if self.scope.is_cancelled and self._credentials_over is not None:
             raise self._credentials_over
 
     def unwanted(self, now: float) -> bool:
@@ -403,7 +403,7 @@ class Call:
     def stop(self) -> None:
         """Stop the statement under way, the wait for a message, and a stream that should have
         ended. From any thread."""
-        self.work.stop()
+        self.scope.cancel()
         if self.awaits_until is not None or self._is_overdue(time.monotonic()):
             self.context.cancel()  # type: ignore[no-untyped-call]  # the stubs leave it out
 
