@@ -17,14 +17,14 @@ _ACTIVE_VERSION_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class CreditSnapshot:
     """A customer's position on a day and the scorecard that judges it."""
 
     position: CreditPosition
     scorecard: Scorecard
 
 
-class CreditDesk:
+class CreditQueries:
     """Answers what credit stands at, from the cache where it can. Safe to share between threads.
 
     An entry of the cache counts only while the scorecard it names is the active one, which is
@@ -37,7 +37,7 @@ class CreditDesk:
         self._active_version = ""
         self._known_until = 0.0
 
-    def standing(self, customer_id: int, moment: Moment) -> Standing:
+    def snapshot(self, customer_id: int, moment: Moment) -> CreditSnapshot:
         """The customer's position today and the active scorecard. Never writes to PostgreSQL.
 
         Raises:
@@ -49,14 +49,14 @@ class CreditDesk:
             if cached is not None and cached.scorecard_version == self._active_version:
                 scorecard = scorecards.known(cached.scorecard_version)
                 if scorecard is not None:
-                    return Standing(cached.position, scorecard)
+                    return CreditSnapshot(cached.position, scorecard)
         began = time.monotonic()
         found = self._read(customer_id, moment)
         if cache is not None:
             cache.fill(found.position, found.scorecard.version, moment, known_since=began)
         return found
 
-    def _read(self, customer_id: int, moment: Moment) -> Standing:
+    def _read(self, customer_id: int, moment: Moment) -> CreditSnapshot:
         with self._database.autocommit() as connection:
             found = customers.find_position(connection, customer_id)
             if found is None:
@@ -64,7 +64,7 @@ class CreditDesk:
             position, scorecard_version = found
             self._active_version = scorecard_version
             self._known_until = time.monotonic() + _ACTIVE_VERSION_SECONDS
-            return Standing(
+            return CreditSnapshot(
                 customers.position_on(connection, position, moment.today),
                 scorecards.get(connection, scorecard_version),
             )
@@ -75,12 +75,12 @@ class CreditDesk:
 
     def check_eligibility(
         self, customer_id: int, ask: Ask, moment: Moment
-    ) -> tuple[Standing, Decision]:
-        """What CreateLoan would decide now. Raises as `standing`."""
-        found = self.standing(customer_id, moment)
+    ) -> tuple[CreditSnapshot, Decision]:
+        """What CreateLoan would decide now. Raises as `snapshot`."""
+        found = self.snapshot(customer_id, moment)
         return found, decide(found.position, ask, found.scorecard, moment.today)
 
-    def credit_score(self, customer_id: int, moment: Moment) -> tuple[Standing, CreditScore]:
-        """The customer's score today. Raises as `standing`."""
-        found = self.standing(customer_id, moment)
+    def credit_score(self, customer_id: int, moment: Moment) -> tuple[CreditSnapshot, CreditScore]:
+        """The customer's score today. Raises as `snapshot`."""
+        found = self.snapshot(customer_id, moment)
         return found, score(found.position, found.scorecard)

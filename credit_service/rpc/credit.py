@@ -16,7 +16,7 @@ from credit_service.commands.record_payment import record_payment
 from credit_service.commands.register_customer import register_customer
 from credit_service.domain.errors import OUT_OF_RANGE, REQUIRED, InvalidFields
 from credit_service.observability import metrics
-from credit_service.queries.credit import CreditDesk
+from credit_service.queries.credit import CreditQueries
 from credit_service.queries.customers import get_customer, list_customers
 from credit_service.queries.decisions import get_decision, list_decisions
 from credit_service.queries.loans import get_loan, list_loans, repayment_schedule
@@ -57,7 +57,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         self._database = database
         self._clock = clock
         self._cache = cache
-        self._desk = CreditDesk(database, cache)
+        self._queries = CreditQueries(database, cache)
         self._tail = EventTail(database, stopping)
 
     def RegisterCustomer(
@@ -112,7 +112,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         """Scores a customer today."""
         customer_id = fields.read_only_id(request.customer_id, "customer_id")
         moment = self._clock.moment()
-        _, score = self._desk.credit_score(customer_id, moment)
+        _, score = self._queries.credit_score(customer_id, moment)
         response = pb.GetCreditScoreResponse()
         credit.fill_score(response.credit_score, score, moment.now)
         return response
@@ -123,7 +123,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         """Says what CreateLoan would decide now."""
         customer_id, ask = credit.read_check_eligibility(request)
         moment = self._clock.moment()
-        _, decision = self._desk.check_eligibility(customer_id, ask, moment)
+        _, decision = self._queries.check_eligibility(customer_id, ask, moment)
         return credit.write_eligibility(customer_id, ask, decision, moment)
 
     def CreateLoan(

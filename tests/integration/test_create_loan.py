@@ -19,7 +19,7 @@ from credit_service.domain.eligibility import Ask
 from credit_service.domain.errors import AlreadyExists, NotFound, RequestIdReused
 from credit_service.domain.positions import position_from_loans
 from credit_service.domain.scorecard import STANDARD
-from credit_service.queries.credit import CreditDesk
+from credit_service.queries.credit import CreditQueries
 from credit_service.queries.customers import get_customer
 from credit_service.queries.decisions import list_decisions
 from credit_service.queries.loans import list_loans
@@ -264,7 +264,7 @@ def a_decline_overtaken_by_a_repayment(
     customer_id = a_good_customer(database, TODAY)
     loan = book(database, customer_id, Ask(20 * LAKH, 0, 480)).loan_at_birth()
     request = Ask(20 * LAKH, 0, 480)
-    assert not CreditDesk(database).check_eligibility(customer_id, request, TODAY)[1].approved
+    assert not CreditQueries(database).check_eligibility(customer_id, request, TODAY)[1].approved
     repaid = RecordPayment(uuid4(), customer_id, loan.loan_id, loan.principal_paise, None)
     answer = book_overtaken(
         database,
@@ -352,6 +352,6 @@ def test_registering_is_idempotent_and_phone_numbers_are_unique(database: Databa
 def test_a_check_says_what_booking_then_does(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     for rupees in (1_00_000, 50_00_000, 1_00_000):
-        _, checked = CreditDesk(database).check_eligibility(customer_id, ask(rupees), TODAY)
+        _, checked = CreditQueries(database).check_eligibility(customer_id, ask(rupees), TODAY)
         booked = book(database, customer_id, ask(rupees))
         assert decode_outcome(booked.outcome_json) == checked

@@ -16,7 +16,7 @@ from credit_service.cache.positions import PositionCache
 from credit_service.commands.create_loan import CreateLoan, create_loan
 from credit_service.domain.eligibility import Ask
 from credit_service.domain.positions import CreditPosition
-from credit_service.queries.credit import CreditDesk
+from credit_service.queries.credit import CreditQueries
 from credit_service.storage.database import Database
 from tests.integration.portfolio import LAKH, a_good_customer, on
 
@@ -175,21 +175,21 @@ def test_silence_costs_one_short_wait_and_then_nothing_until_it_heals(
 ) -> None:
     slow = SlowRedis(redis_url)
     cache = PositionCache(f"redis://127.0.0.1:{slow.port}", timeout_seconds=0.03)
-    desk = CreditDesk(database, cache)
+    queries = CreditQueries(database, cache)
     customer_id = a_good_customer(database, TODAY)
     direct = PositionCache(redis_url, timeout_seconds=1.0)
     asked = Ask(LAKH, 1200, 24)
     # An entry of before; what comes while Redis is silent makes it old.
-    put(direct, desk.standing(customer_id, TODAY).position)
+    put(direct, queries.snapshot(customer_id, TODAY).position)
     decision = create_loan(database, CreateLoan(uuid4(), customer_id, asked), TODAY, "tests")
     assert decision.approved
-    fresh = CreditDesk(database).standing(customer_id, TODAY)
+    fresh = CreditQueries(database).snapshot(customer_id, TODAY)
     cache.put([fresh.position], "standard-1", TODAY, known_since=time.monotonic())
 
     waits = []
     for _ in range(20):
         began = time.monotonic()
-        assert desk.standing(customer_id, TODAY) == fresh
+        assert queries.snapshot(customer_id, TODAY) == fresh
         waits.append(time.monotonic() - began)
     assert sum(wait > 0.02 for wait in waits) <= 4, waits
 
@@ -198,7 +198,7 @@ def test_silence_costs_one_short_wait_and_then_nothing_until_it_heals(
     while held_by(direct, customer_id) != fresh.position:
         assert time.monotonic() < deadline, "the cache did not heal"
         # Never the entry of before, though it still lies in Redis.
-        assert desk.standing(customer_id, TODAY) == fresh
+        assert queries.snapshot(customer_id, TODAY) == fresh
         time.sleep(0.05)
     cache.close()
     direct.close()
@@ -211,11 +211,11 @@ def held_by(cache: PositionCache, customer_id: int) -> CreditPosition | None:
 
 
 def test_checks_follow_a_booking_at_once(database: Database, cache: PositionCache) -> None:
-    desk = CreditDesk(database, cache)
+    queries = CreditQueries(database, cache)
     customer_id = a_good_customer(database, TODAY)
     asked = Ask(LAKH, 1200, 24)
-    desk.check_eligibility(customer_id, asked, TODAY)
+    queries.check_eligibility(customer_id, asked, TODAY)
     for _ in range(3):
         create_loan(database, CreateLoan(uuid4(), customer_id, asked), TODAY, "tests", cache=cache)
-        standing, _ = desk.check_eligibility(customer_id, asked, TODAY)
-        assert standing == CreditDesk(database).standing(customer_id, TODAY)
+        snapshot, _ = queries.check_eligibility(customer_id, asked, TODAY)
+        assert snapshot == CreditQueries(database).snapshot(customer_id, TODAY)

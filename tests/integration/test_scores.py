@@ -23,7 +23,7 @@ from credit_service.domain.positions import position_from_loans
 from credit_service.domain.scorecard import STANDARD
 from credit_service.domain.scoring import score
 from credit_service.queries.backtest import backtest, replay_decision
-from credit_service.queries.credit import CreditDesk
+from credit_service.queries.credit import CreditQueries
 from credit_service.storage import customers, event_stream, loans, positions
 from credit_service.storage.database import Database
 from tests.integration.portfolio import (
@@ -114,7 +114,7 @@ def test_a_score_is_stored_once_with_history_and_event(database: Database) -> No
     for _ in range(2):
         assert len(recompute_lagging(database, TODAY)) in (0, 1)
     assert recompute_lagging(database, TODAY) == []
-    _, expected = CreditDesk(database).credit_score(customer_id, TODAY)
+    _, expected = CreditQueries(database).credit_score(customer_id, TODAY)
     assert stored_scores(database)[customer_id][0] == expected.score
     assert history(database, customer_id) == [(None, expected.score, "event:1")]
 
@@ -163,7 +163,7 @@ def test_due_dates_and_the_new_year_move_scores_without_a_call(database: Databas
 def test_a_loan_closed_by_import_counts_for_its_year_only(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     assert installments_due_by(date(2021, 1, 15), 12, TODAY.today) == 12
-    _, now = CreditDesk(database).credit_score(customer_id, TODAY)
+    _, now = CreditQueries(database).credit_score(customer_id, TODAY)
     assert now.components[3].found == 0
 
 
