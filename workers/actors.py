@@ -83,7 +83,7 @@ def _recompute(
     resources: Resources, customer_ids: Sequence[int], *, pass_over_busy: bool
 ) -> set[int]:
     """Recompute and cache; the ids of those that were not passed over."""
-    moment, began = resources.clock.moment(), time.monotonic()
+    moment, started_at = resources.clock.moment(), time.monotonic()
 
     def attempt(_number: int) -> tuple[list[CreditPosition], str]:
         with resources.database.transaction() as connection:
@@ -93,7 +93,7 @@ def _recompute(
             return positions, scorecards.active(connection).version
 
     positions, version = resources.database.retry(attempt)
-    resources.cache.put(positions, version, moment, known_since=began)
+    resources.cache.put(positions, version, moment, read_at=started_at)
     return {each.customer_id for each in positions}
 
 
@@ -165,10 +165,10 @@ def _renew_cached(
 ) -> None:
     """Replace what the cache holds of these customers, without filling it with the others."""
     if positions:
-        began = time.monotonic()
+        started_at = time.monotonic()
         with resources.database.autocommit() as connection:
             version = scorecards.active(connection).version
-        resources.cache.put(positions, version, moment, known_since=began, only_over_old=True)
+        resources.cache.put(positions, version, moment, read_at=started_at, only_over_old=True)
 
 
 ACTORS = (

@@ -79,12 +79,12 @@ class CachedPosition:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A position that was looked up, to be written soon. `known_since` as in `put`."""
+    """A position that was looked up, to be written soon. `read_at` as in `put`."""
 
     position: CreditPosition
     scorecard_version: str
     moment: Moment
-    known_since: float
+    read_at: float
 
 
 class PositionCache:
@@ -139,20 +139,20 @@ class PositionCache:
         scorecard_version: str,
         moment: Moment,
         *,
-        known_since: float,
+        read_at: float,
         only_over_old: bool = False,
     ) -> None:
         """Write entries unless a newer version is there; `only_over_old` adds no new ones.
 
-        `known_since` is the time.monotonic() before the database was asked. What is known for too
+        `read_at` is the time.monotonic() before the database was asked. What is known for too
         long is removed instead: a newer entry may have come and been flushed since.
         """
-        if not only_over_old and time.monotonic() - known_since > _MOST_AGE_SECONDS:
+        if not only_over_old and time.monotonic() - read_at > _MOST_AGE_SECONDS:
             self.drop([each.customer_id for each in positions])
             return
 
         self._write(
-            [_Found(each, scorecard_version, moment, known_since) for each in positions],
+            [_Found(each, scorecard_version, moment, read_at) for each in positions],
             only_over_old=only_over_old,
         )
 
@@ -162,12 +162,12 @@ class PositionCache:
         scorecard_version: str,
         moment: Moment,
         *,
-        known_since: float,
+        read_at: float,
     ) -> None:
         """Write an entry that was missing within some milliseconds, or not at all: for what was
-        read, where nobody relies on it being there. `known_since` as in `put`."""
+        read, where nobody relies on it being there. `read_at` as in `put`."""
         if self._found.qsize() < _MOST_GATHERED:
-            self._found.put(_Found(position, scorecard_version, moment, known_since))
+            self._found.put(_Found(position, scorecard_version, moment, read_at))
 
     def _fill_in(self) -> None:
         """Write what `fill` was given, until told to end."""
@@ -182,7 +182,7 @@ class PositionCache:
                     break
                 gathered.append(found)
             oldest = time.monotonic() - _MOST_AGE_SECONDS
-            self._write([each for each in gathered if each.known_since >= oldest])
+            self._write([each for each in gathered if each.read_at >= oldest])
 
     def _write(self, entries: Sequence[_Found], *, only_over_old: bool = False) -> None:
         failpoints.reach("cache.before_write")
@@ -219,7 +219,7 @@ class PositionCache:
     def _command(self, entry: _Found, epoch_ms: float, *, only_over_old: bool) -> Command:
         position = entry.position
         # Late or not, over an older entry a newer one is right.
-        end_ms = epoch_ms + (entry.known_since + _MOST_AGE_SECONDS) * 1000
+        end_ms = epoch_ms + (entry.read_at + _MOST_AGE_SECONDS) * 1000
         return (
             *("EVALSHA", self._script_digest, 1, f"{_PREFIX}{position.customer_id}"),
             position.version,

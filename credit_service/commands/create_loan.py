@@ -62,7 +62,7 @@ def create_loan(
         RetryLater: other calls kept the customer busy for too long.
     """
     content = fingerprint(command)
-    began = time.monotonic()
+    started_at = time.monotonic()
 
     def attempt(number: int) -> tuple[StoredDecision, Decision | None, CreditPosition | None]:
         session = database.transaction() if number else database.autocommit()
@@ -76,7 +76,7 @@ def create_loan(
     if decision is not None:
         _count(decision)
     if cache is not None and position_after is not None:
-        cache.put([position_after], stored.scorecard_version, moment, known_since=began)
+        cache.put([position_after], stored.scorecard_version, moment, read_at=started_at)
     return stored
 
 

@@ -71,7 +71,7 @@ def record_payment(
     """
     content = fingerprint(command)
 
-    began = time.monotonic()
+    started_at = time.monotonic()
 
     def attempt(number: int) -> _Recorded:
         session = database.transaction() if number else database.autocommit()
@@ -81,7 +81,7 @@ def record_payment(
     recorded = database.retry(attempt)
     failpoints.reach("record_payment.after_commit")
     if cache is not None and recorded.position_after is not None:
-        cache.put([recorded.position_after], recorded.scorecard_version, moment, known_since=began)
+        cache.put([recorded.position_after], recorded.scorecard_version, moment, read_at=started_at)
     return recorded.answer
 
 

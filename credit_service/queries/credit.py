@@ -50,10 +50,10 @@ class CreditQueries:
                 scorecard = scorecards.known(cached.scorecard_version)
                 if scorecard is not None:
                     return CreditSnapshot(cached.position, scorecard)
-        began = time.monotonic()
+        started_at = time.monotonic()
         found = self._read(customer_id, moment)
         if cache is not None:
-            cache.fill(found.position, found.scorecard.version, moment, known_since=began)
+            cache.fill(found.position, found.scorecard.version, moment, read_at=started_at)
         return found
 
     def _read(self, customer_id: int, moment: Moment) -> CreditSnapshot:

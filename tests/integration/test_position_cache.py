@@ -38,7 +38,7 @@ def put(cache: PositionCache, position: CreditPosition, *, only_over_old: bool =
         [position],
         "standard-1",
         TODAY,
-        known_since=time.monotonic(),
+        read_at=time.monotonic(),
         only_over_old=only_over_old,
     )
 
@@ -110,7 +110,7 @@ def test_writing_over_only_adds_nothing_and_dropping_removes(cache: PositionCach
 
 def test_what_was_known_for_too_long_is_removed_instead(cache: PositionCache) -> None:
     put(cache, POSITION)
-    cache.put([replace(POSITION, version=6)], "x", TODAY, known_since=time.monotonic() - 1)
+    cache.put([replace(POSITION, version=6)], "x", TODAY, read_at=time.monotonic() - 1)
     assert held(cache) is None
 
 
@@ -184,7 +184,7 @@ def test_silence_costs_one_short_wait_and_then_nothing_until_it_heals(
     decision = create_loan(database, CreateLoan(uuid4(), customer_id, asked), TODAY, "tests")
     assert decision.approved
     fresh = CreditQueries(database).snapshot(customer_id, TODAY)
-    cache.put([fresh.position], "standard-1", TODAY, known_since=time.monotonic())
+    cache.put([fresh.position], "standard-1", TODAY, read_at=time.monotonic())
 
     waits = []
     for _ in range(20):

@@ -80,7 +80,7 @@ def test_a_write_over_an_old_entry_alone_may_take_its_time(near: PositionCache) 
         [POSITION],
         "standard-1",
         TODAY,
-        known_since=time.monotonic() - 60.0,
+        read_at=time.monotonic() - 60.0,
         only_over_old=True,
     )
     assert held(near) == POSITION
