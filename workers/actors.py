@@ -217,10 +217,10 @@ def follow(connection: Connection, published: Sequence[PublishedEvent], moment: 
         tasks.enqueue_for(connection, "decide_in_shadow", decided, moment)
 
 
-def _first_traces(wishes: Iterable[tuple[object, str | None]]) -> dict[str, str | None]:
-    """Each subject with the first traceparent that somebody wishes for it by."""
+def _first_traces(subjects: Iterable[tuple[object, str | None]]) -> dict[str, str | None]:
+    """Each subject with its first traceparent that is not None."""
     first: dict[str, str | None] = {}
-    for subject, traceparent in wishes:
+    for subject, traceparent in subjects:
         first[str(subject)] = first.get(str(subject)) or traceparent
     return first
 

@@ -126,7 +126,7 @@ _ENQUEUE = text(
     INSERT INTO tasks (actor, subject, due_at, created_at, traceparent)
     SELECT :actor, subject, now(), :now, traceparent
     FROM unnest(CAST(:subjects AS text[]), CAST(:traceparents AS text[]))
-        AS wished (subject, traceparent)
+        AS enqueued (subject, traceparent)
     ORDER BY subject
     ON CONFLICT (actor, subject) WHERE state = 'PENDING' DO UPDATE SET
         traceparent = COALESCE(tasks.traceparent, EXCLUDED.traceparent)
@@ -147,16 +147,16 @@ def enqueue_all(
 
 
 def enqueue_for(
-    connection: Connection, actor: str, wishes: Mapping[str, str | None], moment: Moment
+    connection: Connection, actor: str, subjects: Mapping[str, str | None], moment: Moment
 ) -> None:
     """Wish for the actor's work on each of these subjects, by the traceparent of what wishes."""
-    if wishes:
+    if subjects:
         connection.execute(
             _ENQUEUE,
             {
                 "actor": actor,
-                "subjects": list(wishes),
-                "traceparents": list(wishes.values()),
+                "subjects": list(subjects),
+                "traceparents": list(subjects.values()),
                 "now": moment.now,
             },
         )

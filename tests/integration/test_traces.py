@@ -227,21 +227,21 @@ def test_log_lines_of_a_task_name_its_trace_also_where_no_spans_are_recorded(
     assert failed["span_id"] not in (CALLERS_SPAN, "")
 
 
-def test_a_task_keeps_the_first_trace_it_was_wished_for_by(database: Database) -> None:
+def test_a_task_keeps_the_first_trace_it_was_enqueued_by(database: Database) -> None:
     first, second = (f"00-{TRACE}-{number:016x}-01" for number in (1, 2))
 
-    def wish(traceparent: str | None) -> None:
+    def enqueue(traceparent: str | None) -> None:
         with database.transaction() as connection:
             tasks.enqueue_for(connection, "act", {"7": traceparent}, MOMENT)
 
     for each in (None, first, second, None):
-        wish(each)
+        enqueue(each)
     with database.transaction() as connection:
         (task,) = tasks.claim(connection, ["act"], limit=9, window=9, timeout_seconds=0)
         (run,) = tasks.begin(connection, [task.task_id], lease_seconds=9)
     assert run.traceparent == first
-    # Also when it fails, over a wish that came meanwhile.
-    wish(second)
+    # Also when it fails, over a task enqueued meanwhile.
+    enqueue(second)
     with database.transaction() as connection:
         tasks.fail(connection, run, "no luck")
         (kept,) = connection.execute(text("SELECT traceparent FROM tasks")).scalars()

@@ -70,7 +70,7 @@ class Lab:
         }
         make_tables(database)
 
-    def wish(self, actor: str, *subjects: str) -> None:
+    def enqueue(self, actor: str, *subjects: str) -> None:
         with self.database.transaction() as connection:
             tasks.enqueue_all(connection, actor, subjects, CLOCK.moment())
 
@@ -139,19 +139,19 @@ def threads(lab: Lab, *, relay: bool = True, act: bool = True) -> Iterator[Worke
 
 def test_committed_work_starts_within_a_moment(lab: Lab) -> None:
     with threads(lab):
-        lab.wish("quick", "warm")
+        lab.enqueue("quick", "warm")
         lab.wait_until_all_done()
-        wished = {}
+        enqueued_at = {}
         for number in range(30):
-            lab.wish("quick", str(number))
-            wished[str(number)] = time.time()
+            lab.enqueue("quick", str(number))
+            enqueued_at[str(number)] = time.time()
             time.sleep(0.05)
         lab.wait_until_all_done()
     with lab.database.autocommit() as connection:
         found = connection.execute(
             text("SELECT subject, extract(epoch FROM at) FROM work_done WHERE subject <> 'warm'")
         ).all()
-    latencies = sorted(float(at) - wished[subject] for subject, at in found)
+    latencies = sorted(float(at) - enqueued_at[subject] for subject, at in found)
     assert len(latencies) == 30
     # 0.04 s on an idle machine.
     assert latencies[15] < 1
@@ -165,7 +165,7 @@ def test_relay_and_actors_may_be_apart_and_several(lab: Lab) -> None:
         threads(lab, relay=False),
         threads(lab, relay=False),
     ):
-        lab.wish("quick", *subjects)
+        lab.enqueue("quick", *subjects)
         lab.wait_until_all_done()
     assert sorted(lab.done()) == sorted(subjects)
 
@@ -173,8 +173,8 @@ def test_relay_and_actors_may_be_apart_and_several(lab: Lab) -> None:
 def test_a_killed_worker_loses_nothing(lab: Lab) -> None:
     subjects = [str(number) for number in range(500)]
     with worker(lab.environment) as first:
-        lab.wish("gated", "a", "b")
-        lab.wish("quick", *subjects)
+        lab.enqueue("gated", "a", "b")
+        lab.enqueue("quick", *subjects)
         wait_until(lambda: lab.running() >= {"a", "b"} and len(lab.done()) > 50)
         first.kill()
         first.wait()
@@ -188,7 +188,7 @@ def test_a_killed_worker_loses_nothing(lab: Lab) -> None:
 
 def test_a_suspended_worker_loses_its_work_to_another(lab: Lab) -> None:
     with worker(lab.environment) as first:
-        lab.wish("gated", "a")
+        lab.enqueue("gated", "a")
         wait_until(lambda: lab.running() == {"a"})
         first.send_signal(signal.SIGSTOP)
         lab.open_gate()
@@ -196,7 +196,7 @@ def test_a_suspended_worker_loses_its_work_to_another(lab: Lab) -> None:
             wait_until(lambda: lab.done() == ["a"])
             lab.wait_until_all_done()
         first.send_signal(signal.SIGCONT)
-        lab.wish("quick", "after")
+        lab.enqueue("quick", "after")
         lab.wait_until_all_done()
         # It comes back too late to hold the task, and goes on with other work.
         wait_until(lambda: set(lab.done()) == {"a", "after"})
@@ -204,7 +204,7 @@ def test_a_suspended_worker_loses_its_work_to_another(lab: Lab) -> None:
 
 def test_long_work_keeps_its_lease(lab: Lab) -> None:
     with threads(lab), threads(lab):
-        lab.wish("deaf", f"{1.75 * LEASE_SECONDS} s")
+        lab.enqueue("deaf", f"{1.75 * LEASE_SECONDS} s")
         lab.wait_until_all_done()
     assert len(lab.done()) == 1
 
@@ -213,7 +213,7 @@ def test_an_emptied_redis_is_noticed(lab: Lab) -> None:
     subjects = [str(number) for number in range(400)]
     client = redis.Redis.from_url(lab.settings.require_redis_url())
     with threads(lab, act=False):
-        lab.wish("quick", *subjects)
+        lab.enqueue("quick", *subjects)
         wait_until(lambda: {row[2] for row in lab.rows()} == {"SENT", "PENDING"})
         client.flushall()
         client.close()
@@ -223,7 +223,7 @@ def test_an_emptied_redis_is_noticed(lab: Lab) -> None:
 
 
 def test_work_that_kills_its_worker_is_given_up_and_parked(lab: Lab) -> None:
-    lab.wish("deadly", "poison")
+    lab.enqueue("deadly", "poison")
     # The first attempt and, as if three more had gone the same way, the last.
     for attempt in (1, MAX_ATTEMPTS):
         with worker(lab.environment) as victim:
@@ -237,13 +237,13 @@ def test_work_that_kills_its_worker_is_given_up_and_parked(lab: Lab) -> None:
     with threads(lab):
         wait_until(lambda: lab.rows() == [("deadly", "poison", "PARKED", MAX_ATTEMPTS + 1)])
         # And the worker lives.
-        lab.wish("quick", "1")
+        lab.enqueue("quick", "1")
         wait_until(lambda: lab.done() == ["gave up poison", "1"])
 
 
 def test_failures_are_told_without_phone_numbers(lab: Lab) -> None:
     with threads(lab):
-        lab.wish("failing", "1")
+        lab.enqueue("failing", "1")
         wait_until(lambda: lab.rows() == [("failing", "1", "PENDING", 1)])
     with lab.database.autocommit() as connection:
         error = connection.execute(text("SELECT last_error FROM tasks")).scalar_one()
@@ -252,8 +252,8 @@ def test_failures_are_told_without_phone_numbers(lab: Lab) -> None:
 
 def test_a_worker_told_to_stop_gives_its_work_back(lab: Lab) -> None:
     with worker(lab.environment) as first:
-        lab.wish("gated", "a")
-        lab.wish("deaf", "20 b")
+        lab.enqueue("gated", "a")
+        lab.enqueue("deaf", "20 b")
         wait_until(lambda: lab.running() == {"a", "20 b"})
         began = time.monotonic()
         first.terminate()
@@ -266,7 +266,7 @@ def test_a_worker_told_to_stop_gives_its_work_back(lab: Lab) -> None:
 
 def test_work_that_ends_in_time_is_waited_for(lab: Lab) -> None:
     with threads(lab) as running:
-        lab.wish("deaf", "1 a")
+        lab.enqueue("deaf", "1 a")
         wait_until(lambda: lab.running() == {"1 a"})
         assert running.stop()
     assert lab.done() == ["1 a"]
@@ -290,8 +290,8 @@ def test_a_killed_server_loses_nothing(own_stack: EmbeddedStack, victim: str) ->
     lab = Lab(database, url, own_stack.redis_url)
     subjects = [str(number) for number in range(600)]
     with threads(lab):
-        lab.wish("gated", "a")
-        lab.wish("quick", *subjects)
+        lab.enqueue("gated", "a")
+        lab.enqueue("quick", *subjects)
         wait_until(lambda: "a" in lab.running() and len(lab.done()) > 50)
         os.kill(own_stack.pids[victim], signal.SIGKILL)
         wait_until(lambda: victim not in own_stack.pids)
@@ -316,14 +316,14 @@ def runner(database: Database, redis_url: str) -> Iterator[Runner]:
 
 
 def claimed(lab: Lab, actor: str = "any", subject: str = "1") -> int:
-    lab.wish(actor, subject)
+    lab.enqueue(actor, subject)
     with lab.database.autocommit() as connection:
         (task,) = tasks.claim(connection, [actor], limit=1, window=10, timeout_seconds=30)
     return task.task_id
 
 
 def claimed_all(lab: Lab, actor: str, *subjects: str) -> list[int]:
-    lab.wish(actor, *subjects)
+    lab.enqueue(actor, *subjects)
     with lab.database.autocommit() as connection:
         found = tasks.claim(connection, [actor], limit=10, window=10, timeout_seconds=30)
     return [task.task_id for task in found]
@@ -382,7 +382,7 @@ def test_what_redis_refuses_is_given_back(lab: Lab) -> None:
             raise redis.ConnectionError("gone")
         sent.extend(task.subject for task in bundle)
 
-    lab.wish("any", "1", "2", "3", "4")
+    lab.enqueue("any", "1", "2", "3", "4")
     sender = Sender(lab.database, [Channel(("any",), 10, send)], timeout_seconds=30)
     with pytest.raises(redis.ConnectionError):
         sender.step()
@@ -397,8 +397,8 @@ def test_a_message_carries_tasks_of_one_actor(lab: Lab) -> None:
         (actor,) = {task.actor for task in bundle}
         sent.append((actor, len(bundle)))
 
-    lab.wish("any", "1", "2", "3")
-    lab.wish("other", "1", "2")
+    lab.enqueue("any", "1", "2", "3")
+    lab.enqueue("other", "1", "2")
     channel = Channel(("any", "other"), 10, send, bundle=2)
     assert Sender(lab.database, [channel], timeout_seconds=30).step()
     assert sorted(sent) == [("any", 1), ("any", 2), ("other", 2)]

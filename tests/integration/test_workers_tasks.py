@@ -23,7 +23,7 @@ def connection(database: Database) -> Iterator[Connection]:
         yield opened
 
 
-def wish(connection: Connection, *subjects: str, actor: str = "act") -> None:
+def enqueue(connection: Connection, *subjects: str, actor: str = "act") -> None:
     tasks.enqueue_all(connection, actor, subjects, NOON)
 
 
@@ -37,8 +37,8 @@ def begin(connection: Connection, task_id: int) -> Run | None:
 
 
 def begun(connection: Connection, subject: str = "1") -> Run:
-    """A run of a task for this subject, wished for and claimed."""
-    wish(connection, subject)
+    """A run of a task for this subject, enqueued and claimed."""
+    enqueue(connection, subject)
     run = begin(connection, claim(connection)[0].task_id)
     assert run is not None
     return run
@@ -64,7 +64,7 @@ def seconds_until_due(connection: Connection) -> float:
 
 
 def test_life_of_a_task(connection: Connection) -> None:
-    wish(connection, "7")
+    enqueue(connection, "7")
     assert tasks.waiting(connection, ["act", "other"]) == {"act"}
     (task,) = claim(connection)
     assert (task.actor, task.subject) == ("act", "7")
@@ -78,10 +78,10 @@ def test_life_of_a_task(connection: Connection) -> None:
     assert begin(connection, task.task_id) is None
 
 
-def test_nothing_is_wished_for_when_the_transaction_fails(database: Database) -> None:
+def test_nothing_is_enqueued_when_the_transaction_fails(database: Database) -> None:
     def fail() -> None:
         with database.transaction() as connection:
-            wish(connection, "1")
+            enqueue(connection, "1")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -90,14 +90,14 @@ def test_nothing_is_wished_for_when_the_transaction_fails(database: Database) ->
         assert rows(connection) == []
 
 
-def test_a_wish_is_absorbed_by_an_equal_one_that_has_not_begun(connection: Connection) -> None:
-    wish(connection, "1", "1", "2")
-    wish(connection, "1")
-    wish(connection, "1", actor="another")
+def test_a_task_is_absorbed_by_an_equal_one_that_has_not_begun(connection: Connection) -> None:
+    enqueue(connection, "1", "1", "2")
+    enqueue(connection, "1")
+    enqueue(connection, "1", actor="another")
     assert [state for _, state, _ in rows(connection)] == ["PENDING"] * 3
     claim(connection)
-    # What was sent may have begun, and then it has not seen what this wish is about.
-    wish(connection, "1")
+    # What was sent may have begun, and then it has not seen the facts of this one.
+    enqueue(connection, "1")
     assert [row[:2] for row in rows(connection) if row[0] == "1"] == [
         ("1", "PENDING"),
         ("1", "PENDING"),
@@ -105,22 +105,22 @@ def test_a_wish_is_absorbed_by_an_equal_one_that_has_not_begun(connection: Conne
     ]
 
 
-def test_work_waits_for_the_wish_that_it_absorbed(database: Database) -> None:
-    """Else it could be done before the absorbed wish's facts are committed, and miss them."""
+def test_a_task_waits_for_the_transaction_that_it_absorbed(database: Database) -> None:
+    """Otherwise it could finish without the facts of the transaction that it absorbed."""
     with database.autocommit() as outside:
-        wish(outside, "1")
+        enqueue(outside, "1")
         with database.transaction() as booking:
-            wish(booking, "1")
+            enqueue(booking, "1")
             assert claim(outside) == []
         assert [task.subject for task in claim(outside)] == ["1"]
 
 
-def test_a_wish_that_meets_a_claim_is_a_task_of_its_own(database: Database) -> None:
+def test_a_task_enqueued_during_a_claim_is_separate(database: Database) -> None:
     with database.autocommit() as outside:
-        wish(outside, "1")
+        enqueue(outside, "1")
         with database.transaction() as relay:
             assert len(claim(relay)) == 1
-            booking = threading.Thread(target=_wish_in_transaction, args=(database,))
+            booking = threading.Thread(target=_enqueue_in_transaction, args=(database,))
             booking.start()
             booking.join(0.3)
             assert booking.is_alive()
@@ -128,14 +128,14 @@ def test_a_wish_that_meets_a_claim_is_a_task_of_its_own(database: Database) -> N
         assert rows(outside) == [("1", "PENDING", 0), ("1", "SENT", 0)]
 
 
-def _wish_in_transaction(database: Database) -> None:
+def _enqueue_in_transaction(database: Database) -> None:
     with database.transaction() as connection:
-        wish(connection, "1")
+        enqueue(connection, "1")
 
 
 def test_two_relays_never_claim_the_same(database: Database) -> None:
     with database.autocommit() as outside:
-        wish(outside, *map(str, range(10)))
+        enqueue(outside, *map(str, range(10)))
     with database.transaction() as one, database.transaction() as other:
         first, second = claim(one, limit=6), claim(other, limit=6)
     assert len(first) == 6
@@ -144,7 +144,7 @@ def test_two_relays_never_claim_the_same(database: Database) -> None:
 
 
 def test_what_is_sent_and_not_begun_is_bounded(connection: Connection) -> None:
-    wish(connection, *map(str, range(10)))
+    enqueue(connection, *map(str, range(10)))
     sent = claim(connection, window=4)
     assert len(sent) == 4
     assert claim(connection, window=4) == []
@@ -153,10 +153,10 @@ def test_what_is_sent_and_not_begun_is_bounded(connection: Connection) -> None:
 
 
 def test_what_could_not_be_sent_is_sent_later(connection: Connection) -> None:
-    wish(connection, "1", "2")
+    enqueue(connection, "1", "2")
     sent = claim(connection)
-    # A wish that came meanwhile takes the task over.
-    wish(connection, "2")
+    # A task enqueued meanwhile takes the task over.
+    enqueue(connection, "2")
     tasks.unsend(connection, sent)
     assert rows(connection) == [("1", "PENDING", 0), ("2", "PENDING", 0)]
 
@@ -194,7 +194,7 @@ def test_extended_work_is_not_swept(connection: Connection) -> None:
 
 
 def test_failures_wait_ever_longer_and_end_parked(connection: Connection) -> None:
-    wish(connection, "1")
+    enqueue(connection, "1")
     pauses = []
     for attempt in range(1, MAX_ATTEMPTS + 1):
         (task,) = claim(connection)
@@ -225,7 +225,7 @@ def test_a_parked_task_can_be_tried_again(connection: Connection) -> None:
     assert tasks.list_parked(connection, limit=10) == []
 
 
-def test_a_parked_task_does_not_hold_up_new_wishes(connection: Connection) -> None:
+def test_a_parked_task_does_not_hold_up_new_tasks(connection: Connection) -> None:
     for _ in range(2):
         begun(connection)
         connection.execute(text("UPDATE tasks SET attempts = 6 WHERE state = 'RUNNING'"))
@@ -233,20 +233,20 @@ def test_a_parked_task_does_not_hold_up_new_wishes(connection: Connection) -> No
         tasks.sweep(connection, 10)
     # One parked row per subject is enough.
     assert rows(connection) == [("1", "PARKED", 6)]
-    wish(connection, "1")
+    enqueue(connection, "1")
     assert len(claim(connection)) == 1
 
 
-def test_a_failed_attempt_is_counted_in_the_wish_that_takes_over(connection: Connection) -> None:
+def test_a_failed_attempt_is_counted_in_the_task_that_takes_over(connection: Connection) -> None:
     run = begun(connection)
-    wish(connection, "1")
+    enqueue(connection, "1")
     tasks.fail(connection, run, "trouble")
     assert rows(connection) == [("1", "PENDING", 1)]
     assert len(claim(connection)) == 1
 
 
 def test_the_sweeper_sends_again_what_went_silent(connection: Connection) -> None:
-    wish(connection, "sent", "begun", "fresh")
+    enqueue(connection, "sent", "begun", "fresh")
     by_subject = {task.subject: task.task_id for task in claim(connection)}
     begin(connection, by_subject["begun"])
     assert tasks.sweep(connection, 10).resent == 0
@@ -264,7 +264,7 @@ def test_the_sweeper_sends_again_what_went_silent(connection: Connection) -> Non
 def test_work_that_kills_its_worker_every_time_is_given_up_and_parked(
     connection: Connection,
 ) -> None:
-    wish(connection, "1")
+    enqueue(connection, "1")
     for attempt in range(1, MAX_ATTEMPTS + 2):
         (task,) = claim(connection)
         run = begin(connection, task.task_id)
@@ -288,16 +288,16 @@ def test_giving_up_keeps_the_last_error(connection: Connection) -> None:
 
 def test_the_sweeper_merges_equal_tasks(connection: Connection) -> None:
     begun(connection)
-    wish(connection, "1")
+    enqueue(connection, "1")
     claim(connection)
-    wish(connection, "1")
+    enqueue(connection, "1")
     let_time_pass(connection)
     tasks.sweep(connection, 10)
     assert rows(connection) == [("1", "PENDING", 1)]
 
 
 def test_a_sweep_is_bounded(connection: Connection) -> None:
-    wish(connection, *map(str, range(5)))
+    enqueue(connection, *map(str, range(5)))
     claim(connection)
     let_time_pass(connection)
     assert [tasks.sweep(connection, 2).resent for _ in range(4)] == [2, 2, 1, 0]
@@ -305,7 +305,7 @@ def test_a_sweep_is_bounded(connection: Connection) -> None:
 
 def test_sweepers_pass_over_what_another_one_holds(database: Database) -> None:
     with database.autocommit() as outside:
-        wish(outside, "1")
+        enqueue(outside, "1")
         claim(outside)
         let_time_pass(outside)
     with _locked_rows(database), database.autocommit() as connection:
@@ -327,7 +327,7 @@ def test_a_task_given_back_in_good_order_does_not_count(connection: Connection) 
 
 
 def test_everything_sent_can_be_recalled(connection: Connection) -> None:
-    wish(connection, "1", "2")
+    enqueue(connection, "1", "2")
     first, _ = claim(connection)
     begin(connection, first.task_id)
     assert tasks.recall_sent(connection) == 1
@@ -336,7 +336,7 @@ def test_everything_sent_can_be_recalled(connection: Connection) -> None:
 
 
 def test_backlog(connection: Connection) -> None:
-    wish(connection, "1", "2")
+    enqueue(connection, "1", "2")
     claim(connection, limit=1)
     let_time_pass(connection)
     assert [(line.actor, line.state, line.count) for line in tasks.backlog(connection)] == [
