@@ -1,4 +1,4 @@
-"""The contract as pages to read, from the descriptors with their comments. Used by contract.py."""
+"""Renders the contract as Markdown pages from commented descriptors. Used by contract.py."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 OUR_PACKAGE = "credit_service.v1"
 _REASONS = "ErrorReason"
-_MADE = "<!-- Written from protos/ by `make generate`; not edited by hand. -->\n"
+_MADE = "<!-- Generated from protos/ by `make generate`. Do not edit. -->\n"
 _MESSAGES, _ERRORS = "messages.md", "errors.md"
 _SCALARS = {
     FieldDescriptorProto.TYPE_BOOL: "bool",
@@ -38,24 +38,24 @@ _WELL_KNOWN = {
 _INTRODUCTION = """\
 # Contract reference
 
-The package is `credit_service.v1`; its `.proto` files are in
-[protos/](../../protos/credit_service/v1), and a running server shows them by reflection.
-[Recipes](../recipes.md) has a line to paste for every method, [Integrating](../integration.md) the
-programs around them.
+The package is `credit_service.v1`. Its `.proto` files are in
+[protos/](../../protos/credit_service/v1); a running server returns them by reflection.
+[Recipes](../recipes.md) has a command to paste for every method,
+[Integrating](../integration.md) has complete clients.
 
 ## Values
 
-How the types of Google look in JSON, as protobuf writes it. Numbers of 64 bits are text there.
+The JSON form of the Google types, as protobuf writes it. 64-bit numbers are strings in JSON.
 
 ### Money
 
-`google.type.Money`: `units` are rupees, `nanos` billionths of one, both of one sign. ₹1,00,000.50
-is `{"units": "100000", "nanos": 500000000}`. An empty `currency_code` is INR, another is refused,
-and so is an amount finer than a paisa (10,000,000 nanos).
+`google.type.Money`: `units` are rupees, `nanos` are billionths of a rupee, both with the same sign.
+₹1,00,000.50 is `{"units": "100000", "nanos": 500000000}`. An empty `currency_code` means INR. Other
+currencies and amounts finer than a paisa (10,000,000 nanos) are rejected.
 
 ### Decimal
 
-`google.type.Decimal`: a number as text, exact: `{"value": "12.5"}`. Rates are percent a year.
+`google.type.Decimal`: an exact number as text: `{"value": "12.5"}`. Rates are in percent per year.
 
 ### Date
 
@@ -67,14 +67,14 @@ and so is an amount finer than a paisa (10,000,000 nanos).
 
 ## Methods
 
-`stream` before a request or an answer says that it is several.
+`stream` marks a streaming request or response.
 
 """
 
 
 @dataclass(slots=True)
 class _Contract:
-    """Our files, what is said about each thing in them, and which page has it."""
+    """Our files, the comment of each element, and the page that contains it."""
 
     files: list[FileDescriptorProto]
     comments: dict[str, str] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class _Contract:
     scopes: dict[str, str] = field(default_factory=dict)
 
     def about(self, name: str) -> str:
-        """The comment at a dotted name, without the space that each of its lines begins with."""
+        """The comment of a dotted name, without the leading space of each line."""
         return "\n".join(line.strip() for line in self.comments[name].strip().splitlines())
 
 
@@ -119,7 +119,7 @@ def _scopes(every: FileDescriptorSet) -> dict[str, str]:
 
 
 def _read_comments(contract: _Contract, file: FileDescriptorProto) -> None:
-    """What stands before each message, field, enum, value, service and method."""
+    """Read the comment of each message, field, enum, value, service and method."""
     named: dict[tuple[int, ...], str] = {}
     for index, message in enumerate(file.message_type):
         named[4, index] = message.name
@@ -165,10 +165,10 @@ def _index(contract: _Contract) -> str:
     scopes = dedent(contract.comments["scope"]).strip("\n")
     return (
         _INTRODUCTION
-        + "| method | request | answer | scope |\n|---|---|---|---|\n"
+        + "| method | request | response | scope |\n|---|---|---|---|\n"
         + "\n".join(rows)
-        + f"\n\nThe messages they share are in [messages]({_MESSAGES}), and all that a call can\n"
-        + f"fail with in [errors]({_ERRORS}).\n\n## Scopes\n\n```text\n{scopes}\n```"
+        + f"\n\nShared messages are in [messages]({_MESSAGES}), all errors in\n"
+        + f"[errors]({_ERRORS}).\n\n## Scopes\n\n```text\n{scopes}\n```"
     )
 
 
@@ -206,14 +206,14 @@ def _method(
     yield text.strip()
     yield "### Request"
     yield from _body(contract, messages[_last(method.input_type)])
-    yield "### Answer"
+    yield "### Response"
     yield from _body(contract, messages[_last(method.output_type)])
     yield "### Errors"
     yield "\n".join(f"- {_linked(entry)}" for entry in _error_entries(errors))
 
 
 def _messages(contract: _Contract) -> str:
-    parts = ["# Messages", "What the methods share, and what events are made of."]
+    parts = ["# Messages", "Messages shared by several methods, and the payloads of events."]
     for file in contract.files:
         if _page_of(file) == _MESSAGES:
             for message in file.message_type:
@@ -228,7 +228,7 @@ def _errors(contract: _Contract) -> str:
     parts = [
         "# Errors",
         contract.about(_REASONS),
-        "A declined loan is no error: CheckEligibility and CreateLoan answer it.",
+        "A declined loan is not an error: CheckEligibility and CreateLoan return it as a response.",
         "| reason | status | details beside ErrorInfo |\n|---|---|---|\n"
         + "\n".join(
             f"| [{_reason(value.name)}](#{_reason(value.name).lower()}) | {status} | {details} |"
@@ -265,7 +265,7 @@ def _message(contract: _Contract, message: DescriptorProto, level: str = "##") -
 
 
 def _body(contract: _Contract, message: DescriptorProto, *, explain: bool = True) -> Iterator[str]:
-    """The fields of a message as a table, after what the message is, where that says more."""
+    """The fields of a message as a table, preceded by its comment if that adds information."""
     text = contract.about(message.name)
     if explain and not re.fullmatch(r"(Request|Response) of \w+\.", text):
         yield text
@@ -301,12 +301,12 @@ def _type(contract: _Contract, each: FieldDescriptorProto) -> str:
 
 
 def _error_entries(text: str) -> Iterable[str]:
-    """The errors of a method, one for each status; each begins with its name in capitals."""
+    """The errors of a method, one for each status; each starts with the status in capitals."""
     return re.split(r" (?=[A-Z_]{5,} ?\()(?<!, )", " " + _joined(text))[1:]
 
 
 def _linked(text: str) -> str:
-    """The text with each reason in parentheses linked to where it is explained."""
+    """The text with each reason in parentheses linked to its section."""
 
     def links(match: re.Match[str]) -> str:
         names = [name.strip() for name in match[1].split(",")]
@@ -316,10 +316,10 @@ def _linked(text: str) -> str:
 
 
 def _status(text: str) -> tuple[str, str]:
-    """The status at the head of a reason's comment, and the details that come with it."""
+    """The status at the start of a reason's comment, and the details sent with it."""
     match = re.match(r"([A-Z_]+)(?:, with ([\w. ]+?))?\.\s", text)
     if match is None:
-        raise ValueError(f"no status at the head of: {text}")
+        raise ValueError(f"no status at the start of: {text}")
     return match[1], (match[2] or "").replace("google.rpc.", "")
 
 

@@ -40,7 +40,7 @@ class RegisterCustomerRequest(message.Message):
     MONTHLY_INCOME_FIELD_NUMBER: builtins.int
     PHONE_NUMBER_FIELD_NUMBER: builtins.int
     request_id: builtins.str
-    """Required. UUID that makes the call safe to retry: it never registers twice."""
+    """Required. UUID that makes the call safe to retry: repeats do not register again."""
     first_name: builtins.str
     """Required. 1 to 50 characters after trimming, any script, no control characters."""
     last_name: builtins.str
@@ -48,8 +48,8 @@ class RegisterCustomerRequest(message.Message):
     age: builtins.int
     """Required. Age in completed years, 18 to 120."""
     phone_number: builtins.str
-    """Required. Phone number in any usual form; without a country code it is an Indian one.
-    "9876598765", "+91 98765 98765" and "098765 98765" are one number.
+    """Required. Phone number in any common notation; without a country code it is Indian.
+    "9876598765", "+91 98765 98765" and "098765 98765" are the same number.
     """
     @builtins.property
     def monthly_income(self) -> money_pb2.Money:
@@ -80,7 +80,7 @@ class RegisterCustomerResponse(message.Message):
     CUSTOMER_FIELD_NUMBER: builtins.int
     @builtins.property
     def customer(self) -> customer_pb2.Customer:
-        """The customer as stored. On a repeated request id, as it was answered first."""
+        """The customer as stored. For a repeated request id, the customer as first returned."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class GetCustomerRequest(message.Message):
     customer_id: builtins.int
     """Optional, one of the two. Id of the customer, 1 or more."""
     phone_number: builtins.str
-    """Optional, one of the two. Phone number in any usual form."""
+    """Optional, one of the two. Phone number in any common notation."""
     def __init__(
         self,
         *,
@@ -151,13 +151,13 @@ class ListCustomersRequest(message.Message):
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     query: builtins.str
-    """Optional. Beginning of a first name, a last name, a full name or a phone number, at most 100
-    characters, without regard to case. Default: every customer.
+    """Optional. Prefix of a first name, a last name, a full name or a phone number, at most 100
+    characters, case-insensitive. Default: all customers.
     """
     page_size: builtins.int
-    """Optional. Customers a page, 0 to 1,000. Default (0): 50."""
+    """Optional. Customers per page, 0 to 1,000. Default (0): 50."""
     page_token: builtins.str
-    """Optional. next_page_token of the page before. Default: the first page."""
+    """Optional. next_page_token of the previous page. Default: the first page."""
     def __init__(
         self,
         *,
@@ -180,12 +180,12 @@ class ListCustomersResponse(message.Message):
     CUSTOMERS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """Token of the next page. Empty on the last one."""
+    """Token of the next page. Empty on the last page."""
     @builtins.property
     def customers(self) -> containers.RepeatedCompositeFieldContainer[customer_pb2.Customer]:
-        """The customers of this page, by rising customer_id. So are the pages, unless more than 1,000
-        customers match the query: then they follow the names, or the phone numbers, that it begins.
-        A page may hold fewer customers than page_size, even none, and not be the last.
+        """The customers of this page, in ascending order of customer_id. The pages follow the same order,
+        unless more than 1,000 customers match the query: then they follow the matching names or phone
+        numbers. A page may contain fewer customers than page_size, or none, without being the last.
         """
 
     def __init__(
@@ -229,7 +229,7 @@ class GetCreditScoreResponse(message.Message):
     CREDIT_SCORE_FIELD_NUMBER: builtins.int
     @builtins.property
     def credit_score(self) -> score_pb2.CreditScore:
-        """The score of today."""
+        """The score for today."""
 
     def __init__(
         self,
@@ -255,9 +255,9 @@ class CheckEligibilityRequest(message.Message):
     customer_id: builtins.int
     """Required. Id of the customer, 1 or more."""
     tenure_months: builtins.int
-    """Required. Number of monthly installments, 1 to 480. Not so many that installments of whole
-    paise repay the loan unevenly or not at all: loan_amount and tenure_months are then refused
-    with what would do.
+    """Required. Number of monthly installments, 1 to 480. If it is so high that installments of whole
+    paise would repay the loan unevenly or not at all, loan_amount and tenure_months are rejected
+    with the nearest valid values.
     """
     @builtins.property
     def loan_amount(self) -> money_pb2.Money:
@@ -265,7 +265,7 @@ class CheckEligibilityRequest(message.Message):
 
     @builtins.property
     def interest_rate(self) -> decimal_pb2.Decimal:
-        """Required. Yearly rate in percent, "0" to "100", at most two decimals."""
+        """Required. Annual rate in percent, "0" to "100", at most two decimals."""
 
     def __init__(
         self,
@@ -302,38 +302,38 @@ class CheckEligibilityResponse(message.Message):
     approved: builtins.bool
     """Whether the loan would be approved now."""
     tenure_months: builtins.int
-    """Number of monthly installments, as asked for."""
+    """Requested number of monthly installments."""
     @builtins.property
     def interest_rate(self) -> decimal_pb2.Decimal:
-        """Yearly rate in percent, as asked for."""
+        """Requested annual rate in percent."""
 
     @builtins.property
     def corrected_interest_rate(self) -> decimal_pb2.Decimal:
-        """Yearly rate in percent after the score's correction: never below interest_rate. Equal to it
-        when nothing was corrected, and when the score is too low for any rate.
+        """Annual rate in percent after the correction for the score. Never below interest_rate; equal to
+        it if nothing was corrected or the score is too low for any rate.
         """
 
     @builtins.property
     def monthly_installment(self) -> money_pb2.Money:
-        """Installment in INR a month at the corrected rate."""
+        """Monthly installment in INR at the corrected rate."""
 
     @builtins.property
     def credit_score(self) -> score_pb2.CreditScore:
-        """The score the answer rests on."""
+        """The score used for the decision."""
 
     @builtins.property
     def reasons(self) -> containers.RepeatedCompositeFieldContainer[decision_pb2.DeclineReason]:
-        """Why it would be declined, the weightiest first, at most four. Empty when approved."""
+        """Reasons for a decline, most important first, at most four. Empty if approved."""
 
     @builtins.property
     def counter_offer(self) -> decision_pb2.CounterOffer:
-        """What would be approved instead. Unset when approved, or when the score alone declines."""
+        """What would be approved instead. Unset if approved, or if the score alone declines the loan."""
 
     @builtins.property
     def last_installment(self) -> money_pb2.Money:
-        """The last installment in INR, which balances the schedule. The others are monthly_installment.
-        An approved loan has exactly tenure_months installments, and the last one is more than 0 and at
-        most two of the others.
+        """Last installment in INR, which brings the balance to 0; the others are monthly_installment. An
+        approved loan has exactly tenure_months installments, and the last one is more than 0 and at
+        most twice monthly_installment.
         """
 
     def __init__(
@@ -368,13 +368,13 @@ class CreateLoanRequest(message.Message):
     INTEREST_RATE_FIELD_NUMBER: builtins.int
     TENURE_MONTHS_FIELD_NUMBER: builtins.int
     request_id: builtins.str
-    """Required. UUID that makes the call safe to retry: it never books twice."""
+    """Required. UUID that makes the call safe to retry: repeats do not book again."""
     customer_id: builtins.int
     """Required. Id of the customer, 1 or more."""
     tenure_months: builtins.int
-    """Required. Number of monthly installments, 1 to 480. Not so many that installments of whole
-    paise repay the loan unevenly or not at all: loan_amount and tenure_months are then refused
-    with what would do.
+    """Required. Number of monthly installments, 1 to 480. If it is so high that installments of whole
+    paise would repay the loan unevenly or not at all, loan_amount and tenure_months are rejected
+    with the nearest valid values.
     """
     @builtins.property
     def loan_amount(self) -> money_pb2.Money:
@@ -382,7 +382,7 @@ class CreateLoanRequest(message.Message):
 
     @builtins.property
     def interest_rate(self) -> decimal_pb2.Decimal:
-        """Required. Yearly rate in percent, "0" to "100", at most two decimals."""
+        """Required. Annual rate in percent, "0" to "100", at most two decimals."""
 
     def __init__(
         self,
@@ -401,7 +401,7 @@ class CreateLoanRequest(message.Message):
 
 @typing.final
 class CreateLoanResponse(message.Message):
-    """Response of CreateLoan. On a repeated request id, the answer that was given first."""
+    """Response of CreateLoan. For a repeated request id, the first response."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -416,42 +416,42 @@ class CreateLoanResponse(message.Message):
     COUNTER_OFFER_FIELD_NUMBER: builtins.int
     LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
     decision_id: builtins.int
-    """The stored decision, approved or declined. GetDecision tells all of it."""
+    """Id of the stored decision, approved or declined. GetDecision returns it in full."""
     approved: builtins.bool
     """Whether the loan was approved and booked."""
     message: builtins.str
-    """The outcome in a sentence for a person."""
+    """The outcome in a sentence for people."""
     @builtins.property
     def loan(self) -> loan_pb2.Loan:
-        """The loan as booked. Unset when declined."""
+        """The loan as booked. Unset if declined."""
 
     @builtins.property
     def interest_rate(self) -> decimal_pb2.Decimal:
-        """Yearly rate in percent, as asked for."""
+        """Requested annual rate in percent."""
 
     @builtins.property
     def corrected_interest_rate(self) -> decimal_pb2.Decimal:
-        """Yearly rate in percent after the score's correction: never below interest_rate. Equal to it
-        when nothing was corrected, and when the score is too low for any rate.
+        """Annual rate in percent after the correction for the score. Never below interest_rate; equal to
+        it if nothing was corrected or the score is too low for any rate.
         """
 
     @builtins.property
     def monthly_installment(self) -> money_pb2.Money:
-        """Installment in INR a month at the corrected rate."""
+        """Monthly installment in INR at the corrected rate."""
 
     @builtins.property
     def reasons(self) -> containers.RepeatedCompositeFieldContainer[decision_pb2.DeclineReason]:
-        """Why it was declined, the weightiest first, at most four. Empty when approved."""
+        """Reasons for the decline, most important first, at most four. Empty if approved."""
 
     @builtins.property
     def counter_offer(self) -> decision_pb2.CounterOffer:
-        """What would have been approved. Unset when approved, or when the score alone declined."""
+        """What would have been approved. Unset if approved, or if the score alone declined the loan."""
 
     @builtins.property
     def last_installment(self) -> money_pb2.Money:
-        """The last installment in INR, which balances the schedule. The others are monthly_installment.
-        An approved loan has exactly tenure_months installments, and the last one is more than 0 and at
-        most two of the others.
+        """Last installment in INR, which brings the balance to 0; the others are monthly_installment. An
+        approved loan has exactly tenure_months installments, and the last one is more than 0 and at
+        most twice monthly_installment.
         """
 
     def __init__(
@@ -485,7 +485,9 @@ class GetLoanRequest(message.Message):
     loan_id: builtins.int
     """Required. Id of the loan, 1 or more."""
     customer_id: builtins.int
-    """Optional. Id of the customer, 1 or more. Needed when several customers have a loan of that id."""
+    """Optional. Id of the customer, 1 or more. Needed if several customers have a loan with that id.
+    Default: the only customer with such a loan.
+    """
     def __init__(
         self,
         *,
@@ -514,7 +516,7 @@ class GetLoanResponse(message.Message):
 
     @builtins.property
     def customer(self) -> customer_pb2.Customer:
-        """The customer who owes it."""
+        """The borrower."""
 
     def __init__(
         self,
@@ -541,11 +543,11 @@ class ListLoansRequest(message.Message):
     customer_id: builtins.int
     """Required. Id of the customer, 1 or more."""
     state: loan_pb2.LoanState.ValueType
-    """Optional. Only loans of this state. Default: loans of every state."""
+    """Optional. Only loans in this state. Default: loans in any state."""
     page_size: builtins.int
-    """Optional. Loans a page, 0 to 1,000. Default (0): 50."""
+    """Optional. Loans per page, 0 to 1,000. Default (0): 50."""
     page_token: builtins.str
-    """Optional. next_page_token of the page before. Default: the first page."""
+    """Optional. next_page_token of the previous page. Default: the first page."""
     def __init__(
         self,
         *,
@@ -569,10 +571,10 @@ class ListLoansResponse(message.Message):
     LOANS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """Token of the next page. Empty on the last one."""
+    """Token of the next page. Empty on the last page."""
     @builtins.property
     def loans(self) -> containers.RepeatedCompositeFieldContainer[loan_pb2.Loan]:
-        """The loans of this page, by rising loan_id."""
+        """The loans of this page, in ascending order of loan_id."""
 
     def __init__(
         self,
@@ -620,11 +622,11 @@ class GetRepaymentScheduleResponse(message.Message):
     TOTALS_FIELD_NUMBER: builtins.int
     @builtins.property
     def installments(self) -> containers.RepeatedCompositeFieldContainer[loan_pb2.Installment]:
-        """All installments by rising number: exactly tenure_months of them, so there are no pages."""
+        """All installments in ascending order of number: exactly tenure_months of them, not paginated."""
 
     @builtins.property
     def totals(self) -> loan_pb2.ScheduleTotals:
-        """Their sums."""
+        """Totals over all installments."""
 
     def __init__(
         self,
@@ -650,19 +652,19 @@ class RecordPaymentRequest(message.Message):
     AMOUNT_FIELD_NUMBER: builtins.int
     PAID_ON_FIELD_NUMBER: builtins.int
     request_id: builtins.str
-    """Required. UUID that makes the call safe to retry: it never records twice."""
+    """Required. UUID that makes the call safe to retry: repeats do not record again."""
     customer_id: builtins.int
     """Required. Id of the customer, 1 or more."""
     loan_id: builtins.int
     """Required. Id of the loan within the customer's loans, 1 or more."""
     @builtins.property
     def amount(self) -> money_pb2.Money:
-        """Required. Amount in INR, more than 0 and at most what is outstanding."""
+        """Required. Amount in INR, more than 0 and at most the outstanding amount."""
 
     @builtins.property
     def paid_on(self) -> date_pb2.Date:
-        """Optional. The day it was paid: not in the future, not before the loan's start, not before the
-        loan's previous payment. Default: today.
+        """Optional. Day of the payment: not in the future, not before the loan's start date, not before
+        the loan's previous payment. Default: today.
         """
 
     def __init__(
@@ -682,7 +684,7 @@ class RecordPaymentRequest(message.Message):
 
 @typing.final
 class RecordPaymentResponse(message.Message):
-    """Response of RecordPayment. On a repeated request id, the answer that was given first."""
+    """Response of RecordPayment. For a repeated request id, the first response."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -695,11 +697,13 @@ class RecordPaymentResponse(message.Message):
 
     @builtins.property
     def loan(self) -> loan_pb2.Loan:
-        """The loan after it."""
+        """The loan after the payment."""
 
     @builtins.property
     def installments(self) -> containers.RepeatedCompositeFieldContainer[loan_pb2.Installment]:
-        """The installments that it settled, by rising number. Empty when it covered only part of one."""
+        """The installments that it settled, in ascending order of number. Empty if it covered only part
+        of one.
+        """
 
     def __init__(
         self,
@@ -766,11 +770,11 @@ class ListDecisionsRequest(message.Message):
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
-    """Optional. Id of the customer, 1 or more. Default: decisions about every customer."""
+    """Optional. Id of the customer, 1 or more. Default: decisions of all customers."""
     page_size: builtins.int
-    """Optional. Decisions a page, 0 to 1,000. Default (0): 50."""
+    """Optional. Decisions per page, 0 to 1,000. Default (0): 50."""
     page_token: builtins.str
-    """Optional. next_page_token of the page before. Default: the first page."""
+    """Optional. next_page_token of the previous page. Default: the first page."""
     def __init__(
         self,
         *,
@@ -795,10 +799,10 @@ class ListDecisionsResponse(message.Message):
     DECISIONS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """Token of the next page. Empty on the last one."""
+    """Token of the next page. Empty on the last page."""
     @builtins.property
     def decisions(self) -> containers.RepeatedCompositeFieldContainer[decision_pb2.Decision]:
-        """The decisions of this page, the latest first."""
+        """The decisions of this page, latest first."""
 
     def __init__(
         self,
@@ -824,7 +828,7 @@ class WatchCreditEventsRequest(message.Message):
     after_event_id: builtins.int
     """Optional. Id of the last event processed, 0 or more. Default (0): start with the first event."""
     customer_id: builtins.int
-    """Optional. Only events about this customer, 1 or more. Default: events about every customer."""
+    """Optional. Only events of this customer, id 1 or more. Default: events of all customers."""
     @builtins.property
     def event_types(self) -> containers.RepeatedScalarFieldContainer[event_pb2.CreditEventType.ValueType]:
         """Optional. Only events of these types, at most 100 entries. Default: events of every type."""
@@ -846,7 +850,7 @@ class WatchCreditEventsRequest(message.Message):
 
 @typing.final
 class WatchCreditEventsResponse(message.Message):
-    """Response of WatchCreditEvents: one event, or a sign of life."""
+    """Response of WatchCreditEvents: one event or a heartbeat."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -858,7 +862,7 @@ class WatchCreditEventsResponse(message.Message):
 
     @builtins.property
     def heartbeat(self) -> WatchHeartbeat:
-        """Sent once the stream has caught up, and from time to time while there is no event to send."""
+        """Sent once the stream has caught up, and periodically while there is no event to send."""
 
     def __init__(
         self,
@@ -876,17 +880,17 @@ class WatchCreditEventsResponse(message.Message):
 
 @typing.final
 class WatchHeartbeat(message.Message):
-    """A sign of life on a stream of events."""
+    """A heartbeat on a stream of events."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     TIME_FIELD_NUMBER: builtins.int
     LAST_EVENT_ID_FIELD_NUMBER: builtins.int
     last_event_id: builtins.int
-    """Every event up to this id that passes the filters has been sent. Resume after it."""
+    """All events up to this id that pass the filters have been sent. Resume after it."""
     @builtins.property
     def time(self) -> timestamp_pb2.Timestamp:
-        """When it was sent."""
+        """Time at which it was sent."""
 
     def __init__(
         self,

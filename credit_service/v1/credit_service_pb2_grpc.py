@@ -26,31 +26,34 @@ if _version_not_supported:
 
 
 class CreditServiceStub:
-    """Registers customers, scores them, decides on loans, books them and takes their payments.
+    """Registers customers, computes their credit scores, decides on loans, books loans and records
+    payments.
 
-    Money is google.type.Money in INR: an empty currency code means INR, another is refused, and so
-    is an amount finer than a paisa. Yearly rates are google.type.Decimal in percent, "12.5". Days
-    are google.type.Date in the business time zone (Asia/Kolkata unless configured).
+    Money is google.type.Money in INR. An empty currency code means INR; other currencies and amounts
+    finer than a paisa are rejected. Annual rates are google.type.Decimal in percent, such as "12.5".
+    Days are google.type.Date in the business time zone (Asia/Kolkata by default).
 
-    Every method that writes requires a request_id, which makes it safe to retry. The same id with the
-    same content returns the stored answer and does nothing more; with other content it is refused
-    with REQUEST_ID_REUSED. A call that is refused with FAILED_PRECONDITION, ALREADY_EXISTS or
-    NOT_FOUND changes nothing and stores nothing under its id: the same call is judged anew when it
-    comes again. Ids are UUIDs with hyphens, in either case. Make a random one (version 4 or 7) for
-    each intended write, and keep it over all retries. A request without one, with the nil UUID (all
-    zeros) or with the max UUID (all f) is refused with INVALID_FIELD: a client, a balancer or gRPC
-    itself may send a call again whose answer was lost, and it would take effect twice.
+    Every method that writes requires a request_id, which makes the call safe to retry. A repeat with
+    the same id and the same content returns the stored response and has no further effect. The same
+    id with different content is rejected with REQUEST_ID_REUSED. A call that fails with
+    FAILED_PRECONDITION, ALREADY_EXISTS or NOT_FOUND changes nothing and stores nothing under its id;
+    a repeat is evaluated again. Ids are UUIDs with hyphens, in upper or lower case. Generate a
+    random one (version 4 or 7) for each intended write and use it for all retries. A request without
+    an id, with the nil UUID (all zeros) or with the max UUID (all f) is rejected with INVALID_FIELD:
+    a client, a load balancer or gRPC itself may repeat a call whose response was lost, and without
+    an id the repeat would take effect twice.
 
-    Lists come in pages: page_size 0 means 50, at most 1,000. While next_page_token is not empty
-    there is more: repeat the request with it as page_token and all else unchanged.
+    Lists are paginated: page_size 0 means 50, the maximum is 1,000. If next_page_token is not empty,
+    there are more pages: repeat the request with it as page_token and all other fields unchanged.
 
-    A stream lasts for an hour at most, by default; then it ends with UNAVAILABLE
-    (STREAM_LIFETIME_OVER): call again and continue where it ended.
+    A stream lasts at most one hour by default. It then ends with UNAVAILABLE (STREAM_LIFETIME_OVER);
+    call again and continue where it ended.
 
     Errors are google.rpc.Status with google.rpc.ErrorInfo, whose reason is a value of ErrorReason.
-    Besides those named at each method, any method can fail with UNAUTHENTICATED, PERMISSION_DENIED,
-    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
-    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
+    In addition to the errors listed at each method, any method can fail with UNAUTHENTICATED,
+    PERMISSION_DENIED, RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
+    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED)
+    or INTERNAL.
     """
 
     def __init__(self, channel):
@@ -127,40 +130,43 @@ class CreditServiceStub:
 
 
 class CreditServiceServicer:
-    """Registers customers, scores them, decides on loans, books them and takes their payments.
+    """Registers customers, computes their credit scores, decides on loans, books loans and records
+    payments.
 
-    Money is google.type.Money in INR: an empty currency code means INR, another is refused, and so
-    is an amount finer than a paisa. Yearly rates are google.type.Decimal in percent, "12.5". Days
-    are google.type.Date in the business time zone (Asia/Kolkata unless configured).
+    Money is google.type.Money in INR. An empty currency code means INR; other currencies and amounts
+    finer than a paisa are rejected. Annual rates are google.type.Decimal in percent, such as "12.5".
+    Days are google.type.Date in the business time zone (Asia/Kolkata by default).
 
-    Every method that writes requires a request_id, which makes it safe to retry. The same id with the
-    same content returns the stored answer and does nothing more; with other content it is refused
-    with REQUEST_ID_REUSED. A call that is refused with FAILED_PRECONDITION, ALREADY_EXISTS or
-    NOT_FOUND changes nothing and stores nothing under its id: the same call is judged anew when it
-    comes again. Ids are UUIDs with hyphens, in either case. Make a random one (version 4 or 7) for
-    each intended write, and keep it over all retries. A request without one, with the nil UUID (all
-    zeros) or with the max UUID (all f) is refused with INVALID_FIELD: a client, a balancer or gRPC
-    itself may send a call again whose answer was lost, and it would take effect twice.
+    Every method that writes requires a request_id, which makes the call safe to retry. A repeat with
+    the same id and the same content returns the stored response and has no further effect. The same
+    id with different content is rejected with REQUEST_ID_REUSED. A call that fails with
+    FAILED_PRECONDITION, ALREADY_EXISTS or NOT_FOUND changes nothing and stores nothing under its id;
+    a repeat is evaluated again. Ids are UUIDs with hyphens, in upper or lower case. Generate a
+    random one (version 4 or 7) for each intended write and use it for all retries. A request without
+    an id, with the nil UUID (all zeros) or with the max UUID (all f) is rejected with INVALID_FIELD:
+    a client, a load balancer or gRPC itself may repeat a call whose response was lost, and without
+    an id the repeat would take effect twice.
 
-    Lists come in pages: page_size 0 means 50, at most 1,000. While next_page_token is not empty
-    there is more: repeat the request with it as page_token and all else unchanged.
+    Lists are paginated: page_size 0 means 50, the maximum is 1,000. If next_page_token is not empty,
+    there are more pages: repeat the request with it as page_token and all other fields unchanged.
 
-    A stream lasts for an hour at most, by default; then it ends with UNAVAILABLE
-    (STREAM_LIFETIME_OVER): call again and continue where it ended.
+    A stream lasts at most one hour by default. It then ends with UNAVAILABLE (STREAM_LIFETIME_OVER);
+    call again and continue where it ended.
 
     Errors are google.rpc.Status with google.rpc.ErrorInfo, whose reason is a value of ErrorReason.
-    Besides those named at each method, any method can fail with UNAUTHENTICATED, PERMISSION_DENIED,
-    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
-    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
+    In addition to the errors listed at each method, any method can fail with UNAUTHENTICATED,
+    PERMISSION_DENIED, RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
+    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED)
+    or INTERNAL.
     """
 
     def RegisterCustomer(self, request, context):
-        """Stores a new customer and sets the approved limit: 36 times the monthly income, rounded half up
-        to the nearest lakh.
+        """Stores a new customer and sets their approved limit: 36 times the monthly income, rounded half
+        up to the nearest lakh.
 
         Errors:
-        INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
-        ALREADY_EXISTS (PHONE_NUMBER_TAKEN): another customer has the phone number.
+        INVALID_ARGUMENT (INVALID_FIELD): lists every invalid field. ALREADY_EXISTS
+        (PHONE_NUMBER_TAKEN): another customer has the phone number.
         FAILED_PRECONDITION (REQUEST_ID_REUSED): the request id was used with other content.
         ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo.
         """
@@ -169,19 +175,19 @@ class CreditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCustomer(self, request, context):
-        """Returns one customer with the credit position of this moment, by id or by phone number.
+        """Returns one customer with their current credit position, by id or by phone number.
 
         Errors:
-        INVALID_ARGUMENT (INVALID_FIELD): neither key is given, or it is malformed.
-        NOT_FOUND (CUSTOMER_NOT_FOUND).
+        INVALID_ARGUMENT (INVALID_FIELD): no key is set, or it is malformed. NOT_FOUND
+        (CUSTOMER_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCustomers(self, request, context):
-        """Lists customers by rising id, all of them or those whose name or phone number begins with a
-        text.
+        """Lists customers in ascending order of id: all, or those whose name or phone number starts with
+        a text.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
@@ -191,7 +197,7 @@ class CreditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCreditScore(self, request, context):
-        """Returns a customer's credit score of today, 0 to 100, explained component by component.
+        """Returns a customer's credit score for today, 0 to 100, with an explanation of each component.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD).
@@ -202,9 +208,9 @@ class CreditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CheckEligibility(self, request, context):
-        """Says whether a loan would be approved, at which rate and installment, and if not, why and what
-        would be. Writes nothing: a later CreateLoan decides anew. A decline is an answer, not an
-        error.
+        """Returns whether a loan would be approved and at which rate and installment; if not, the reasons
+        and what would be approved instead. Writes nothing; a later CreateLoan decides again. A decline
+        is a response, not an error.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
@@ -215,9 +221,9 @@ class CreditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateLoan(self, request, context):
-        """Decides on a loan and, if approved, books it, in one atomic step against the customer's current
-        position. The decision is stored either way. A decline is an answer, not an error: approved is
-        false and reasons say why.
+        """Decides on a loan and, if approved, books it, atomically and based on the customer's current
+        position. Stores the decision in both cases. A decline is a response, not an error: approved is
+        false and reasons explains why.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
@@ -231,21 +237,21 @@ class CreditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetLoan(self, request, context):
-        """Returns one loan with its customer. Ids of imported loans are unique per customer only, so such
-        an id can need customer_id beside it.
+        """Returns one loan with its customer. Ids of imported loans are unique per customer only, so
+        customer_id may be needed as well.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD).
-        NOT_FOUND (LOAN_NOT_FOUND): also when the customer given has no loan of that id.
-        FAILED_PRECONDITION (LOAN_ID_AMBIGUOUS): several customers have a loan of that id and
-        customer_id is not given. The metadata names the customers.
+        NOT_FOUND (LOAN_NOT_FOUND): also if the given customer has no loan with that id.
+        FAILED_PRECONDITION (LOAN_ID_AMBIGUOUS): several customers have a loan with that id and
+        customer_id is not set. The metadata lists the customers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListLoans(self, request, context):
-        """Lists a customer's loans by rising loan id.
+        """Lists a customer's loans in ascending order of loan id.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
@@ -256,8 +262,7 @@ class CreditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetRepaymentSchedule(self, request, context):
-        """Returns all installments of a loan, with their split into principal and interest and how each
-        stands today.
+        """Returns all installments of a loan, with principal, interest and current state.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD).
@@ -268,8 +273,8 @@ class CreditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RecordPayment(self, request, context):
-        """Records a payment towards a loan. It settles installments in order, may cover part of one or
-        several, and closes the loan when all are settled.
+        """Records a payment towards a loan. The payment settles installments in order, may cover part of
+        one or several of them, and closes the loan once all are settled.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
@@ -284,7 +289,7 @@ class CreditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetDecision(self, request, context):
-        """Returns a stored decision with everything that led to it.
+        """Returns a stored decision with all its inputs.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD).
@@ -295,28 +300,28 @@ class CreditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDecisions(self, request, context):
-        """Lists stored decisions, the latest first, of one customer or of all.
+        """Lists stored decisions of one customer or of all customers, latest first.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
-        NOT_FOUND (CUSTOMER_NOT_FOUND): the customer given does not exist.
+        NOT_FOUND (CUSTOMER_NOT_FOUND): the given customer does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchCreditEvents(self, request, context):
-        """Streams credit events as they happen, starting after a given one. Never skips an event that
-        passes the filters and whose kind this server knows (a later release may write others, and has
-        them from the same event_id on), never reorders one customer's events, and stays open until the
-        caller ends it or its lifetime is over. After either, call again with the last event_id that was
-        processed.
+        """Streams credit events as they happen, starting after a given event. Sends every event that
+        passes the filters and whose type this server knows; a newer server sends the types of its
+        release from the same event_id on. Sends each customer's events in order. The stream stays open
+        until the caller ends it or its lifetime is over. To resume, call again with the last event_id
+        that was processed.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD).
         RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
-        UNAVAILABLE (SHUTTING_DOWN): call again, another server answers. (STREAM_LIFETIME_OVER): call
-        again with last_event_id of the metadata as after_event_id.
+        UNAVAILABLE (SHUTTING_DOWN): call again; another server answers. (STREAM_LIFETIME_OVER): call
+        again with last_event_id from the metadata as after_event_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -399,31 +404,34 @@ def add_CreditServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CreditService:
-    """Registers customers, scores them, decides on loans, books them and takes their payments.
+    """Registers customers, computes their credit scores, decides on loans, books loans and records
+    payments.
 
-    Money is google.type.Money in INR: an empty currency code means INR, another is refused, and so
-    is an amount finer than a paisa. Yearly rates are google.type.Decimal in percent, "12.5". Days
-    are google.type.Date in the business time zone (Asia/Kolkata unless configured).
+    Money is google.type.Money in INR. An empty currency code means INR; other currencies and amounts
+    finer than a paisa are rejected. Annual rates are google.type.Decimal in percent, such as "12.5".
+    Days are google.type.Date in the business time zone (Asia/Kolkata by default).
 
-    Every method that writes requires a request_id, which makes it safe to retry. The same id with the
-    same content returns the stored answer and does nothing more; with other content it is refused
-    with REQUEST_ID_REUSED. A call that is refused with FAILED_PRECONDITION, ALREADY_EXISTS or
-    NOT_FOUND changes nothing and stores nothing under its id: the same call is judged anew when it
-    comes again. Ids are UUIDs with hyphens, in either case. Make a random one (version 4 or 7) for
-    each intended write, and keep it over all retries. A request without one, with the nil UUID (all
-    zeros) or with the max UUID (all f) is refused with INVALID_FIELD: a client, a balancer or gRPC
-    itself may send a call again whose answer was lost, and it would take effect twice.
+    Every method that writes requires a request_id, which makes the call safe to retry. A repeat with
+    the same id and the same content returns the stored response and has no further effect. The same
+    id with different content is rejected with REQUEST_ID_REUSED. A call that fails with
+    FAILED_PRECONDITION, ALREADY_EXISTS or NOT_FOUND changes nothing and stores nothing under its id;
+    a repeat is evaluated again. Ids are UUIDs with hyphens, in upper or lower case. Generate a
+    random one (version 4 or 7) for each intended write and use it for all retries. A request without
+    an id, with the nil UUID (all zeros) or with the max UUID (all f) is rejected with INVALID_FIELD:
+    a client, a load balancer or gRPC itself may repeat a call whose response was lost, and without
+    an id the repeat would take effect twice.
 
-    Lists come in pages: page_size 0 means 50, at most 1,000. While next_page_token is not empty
-    there is more: repeat the request with it as page_token and all else unchanged.
+    Lists are paginated: page_size 0 means 50, the maximum is 1,000. If next_page_token is not empty,
+    there are more pages: repeat the request with it as page_token and all other fields unchanged.
 
-    A stream lasts for an hour at most, by default; then it ends with UNAVAILABLE
-    (STREAM_LIFETIME_OVER): call again and continue where it ended.
+    A stream lasts at most one hour by default. It then ends with UNAVAILABLE (STREAM_LIFETIME_OVER);
+    call again and continue where it ended.
 
     Errors are google.rpc.Status with google.rpc.ErrorInfo, whose reason is a value of ErrorReason.
-    Besides those named at each method, any method can fail with UNAUTHENTICATED, PERMISSION_DENIED,
-    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
-    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
+    In addition to the errors listed at each method, any method can fail with UNAUTHENTICATED,
+    PERMISSION_DENIED, RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
+    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED)
+    or INTERNAL.
     """
 
     @staticmethod

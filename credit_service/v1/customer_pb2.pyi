@@ -20,7 +20,7 @@ DESCRIPTOR: descriptor.FileDescriptor
 
 @typing.final
 class Customer(message.Message):
-    """A person who may be lent to, with the credit position of this moment. All money is INR."""
+    """A customer, with their current credit position. All money is in INR."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -37,49 +37,49 @@ class Customer(message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     CREATED_TIME_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
-    """Id of the customer. Imported customers keep the id of their source, 1 to 999999999999999; ids of
-    customers registered here begin at 1000000000000001 and stay below 2^53.
+    """Id of the customer. Imported customers keep the id of their source, 1 to 999999999999999. Ids
+    of customers registered here start at 1000000000000001 and stay below 2^53.
     """
     first_name: builtins.str
     """First name, 1 to 50 characters of any script, trimmed."""
     last_name: builtins.str
     """Last name, 1 to 50 characters of any script, trimmed."""
     age: builtins.int
-    """Age in completed years when the customer was stored, 18 to 120."""
+    """Age in completed years at the time the customer was stored, 18 to 120."""
     phone_number: builtins.str
-    """Phone number in E.164 form, "+919876598765". No two customers share one."""
+    """Phone number in E.164 format, such as "+919876598765". Unique across customers."""
     version: builtins.int
-    """Version of the customer's credit position. Rises with every change to it and never falls."""
+    """Version of the customer's credit position. It increases with every change."""
     @builtins.property
     def monthly_income(self) -> money_pb2.Money:
         """Monthly income in INR, more than 0 and at most 10,00,00,000 (10 crore)."""
 
     @builtins.property
     def approved_limit(self) -> money_pb2.Money:
-        """The most that the principals of active loans may add up to, in INR, 0 or more: 36 times the
-        monthly income rounded half up to the nearest lakh (1,00,000), or what the source of an
-        imported customer says.
+        """Maximum total principal of the customer's active loans, in INR, 0 or more. It is 36 times the
+        monthly income, rounded half up to the nearest lakh (1,00,000), or the value in the source of
+        an imported customer.
         """
 
     @builtins.property
     def current_debt(self) -> money_pb2.Money:
-        """Summed principal of the customer's active loans, in INR. More than the approved limit only
-        where loans were imported so.
+        """Total principal of the customer's active loans, in INR. It exceeds the approved limit only
+        because of imported loans or limits.
         """
 
     @builtins.property
     def current_installments(self) -> money_pb2.Money:
-        """Summed monthly installments of the customer's active loans, in INR a month."""
+        """Total monthly installments of the customer's active loans, in INR per month."""
 
     @builtins.property
     def available_credit(self) -> money_pb2.Money:
-        """Approved limit less current debt, in INR, never less than 0: the largest principal that the
-        limit alone would still allow.
+        """Approved limit minus current debt, in INR, at least 0: the largest principal that the limit
+        alone still allows.
         """
 
     @builtins.property
     def created_time(self) -> timestamp_pb2.Timestamp:
-        """When this service stored the customer first."""
+        """Time at which this service first stored the customer."""
 
     def __init__(
         self,

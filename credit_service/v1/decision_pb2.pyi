@@ -33,60 +33,64 @@ class _DeclineReasonCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Decl
     DECLINE_REASON_CODE_UNSPECIFIED: _DeclineReasonCode.ValueType  # 0
     """Never sent."""
     DECLINE_REASON_CODE_NO_CREDIT_HISTORY: _DeclineReasonCode.ValueType  # 1
-    """The customer has never had a loan, which sets the score to 0. found and threshold count loans."""
+    """The customer has never had a loan, which sets the score to 0. found and threshold are numbers
+    of loans.
+    """
     DECLINE_REASON_CODE_DEBT_EXCEEDS_APPROVED_LIMIT: _DeclineReasonCode.ValueType  # 2
-    """The customer's active loans already add up to more than the approved limit, which sets the
-    score to 0. found and threshold are rupees.
+    """The total principal of the customer's active loans already exceeds the approved limit, which
+    sets the score to 0. found and threshold are in rupees.
     """
     DECLINE_REASON_CODE_CREDIT_SCORE_TOO_LOW: _DeclineReasonCode.ValueType  # 3
-    """The score is in the lowest band (0 to 10 by the default scorecard). found and threshold are
-    points of the score.
+    """The score is in the lowest band (0 to 10 in the default scorecard). found and threshold are
+    scores.
     """
     DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH: _DeclineReasonCode.ValueType  # 4
-    """The installments of active loans and the largest of the new loan add up to more than the
-    allowed share of the monthly income (50 % by the default scorecard). found and threshold are
-    rupees a month; found counts the monthly installment, or the last one where only that is too
-    high.
+    """The installments of active loans plus the largest installment of the new loan exceed the
+    allowed share of the monthly income (50 % in the default scorecard). found and threshold are in
+    rupees per month. found includes the monthly installment, or the last one if only the last one
+    is too high.
     """
     DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED: _DeclineReasonCode.ValueType  # 5
-    """Current debt and the new principal add up to more than the approved limit. found and threshold
-    are rupees.
+    """Current debt plus the new principal exceed the approved limit. found and threshold are in
+    rupees.
     """
     DECLINE_REASON_CODE_LOAN_AMOUNT_TOO_SMALL: _DeclineReasonCode.ValueType  # 6
-    """The principal is less than the scorecard lends (the default scorecard has no such limit), or
-    too small to be repaid in equal installments of whole paise over the tenure at the corrected
-    rate. found and threshold are rupees.
+    """The principal is below the scorecard's minimum (the default scorecard has none), or too small
+    to be repaid in equal installments of whole paise over the tenure at the corrected rate. found
+    and threshold are in rupees.
     """
 
 class DeclineReasonCode(_DeclineReasonCode, metaclass=_DeclineReasonCodeEnumTypeWrapper):
-    """Why a loan is declined."""
+    """The reason for declining a loan."""
 
 DECLINE_REASON_CODE_UNSPECIFIED: DeclineReasonCode.ValueType  # 0
 """Never sent."""
 DECLINE_REASON_CODE_NO_CREDIT_HISTORY: DeclineReasonCode.ValueType  # 1
-"""The customer has never had a loan, which sets the score to 0. found and threshold count loans."""
+"""The customer has never had a loan, which sets the score to 0. found and threshold are numbers
+of loans.
+"""
 DECLINE_REASON_CODE_DEBT_EXCEEDS_APPROVED_LIMIT: DeclineReasonCode.ValueType  # 2
-"""The customer's active loans already add up to more than the approved limit, which sets the
-score to 0. found and threshold are rupees.
+"""The total principal of the customer's active loans already exceeds the approved limit, which
+sets the score to 0. found and threshold are in rupees.
 """
 DECLINE_REASON_CODE_CREDIT_SCORE_TOO_LOW: DeclineReasonCode.ValueType  # 3
-"""The score is in the lowest band (0 to 10 by the default scorecard). found and threshold are
-points of the score.
+"""The score is in the lowest band (0 to 10 in the default scorecard). found and threshold are
+scores.
 """
 DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH: DeclineReasonCode.ValueType  # 4
-"""The installments of active loans and the largest of the new loan add up to more than the
-allowed share of the monthly income (50 % by the default scorecard). found and threshold are
-rupees a month; found counts the monthly installment, or the last one where only that is too
-high.
+"""The installments of active loans plus the largest installment of the new loan exceed the
+allowed share of the monthly income (50 % in the default scorecard). found and threshold are in
+rupees per month. found includes the monthly installment, or the last one if only the last one
+is too high.
 """
 DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED: DeclineReasonCode.ValueType  # 5
-"""Current debt and the new principal add up to more than the approved limit. found and threshold
-are rupees.
+"""Current debt plus the new principal exceed the approved limit. found and threshold are in
+rupees.
 """
 DECLINE_REASON_CODE_LOAN_AMOUNT_TOO_SMALL: DeclineReasonCode.ValueType  # 6
-"""The principal is less than the scorecard lends (the default scorecard has no such limit), or
-too small to be repaid in equal installments of whole paise over the tenure at the corrected
-rate. found and threshold are rupees.
+"""The principal is below the scorecard's minimum (the default scorecard has none), or too small
+to be repaid in equal installments of whole paise over the tenure at the corrected rate. found
+and threshold are in rupees.
 """
 
 @typing.final
@@ -101,19 +105,19 @@ class DeclineReason(message.Message):
     THRESHOLD_FIELD_NUMBER: builtins.int
     COMPONENTS_FIELD_NUMBER: builtins.int
     code: DeclineReasonCode.ValueType
-    """Which rule declined."""
+    """The rule that was not met."""
     message: builtins.str
-    """A sentence for a person, with the figures."""
+    """A sentence for people, with the figures."""
     found: builtins.str
-    """The value found, a plain figure in the unit its code names: "32884.88"."""
+    """The value found, as a plain number in the unit documented at the code, such as "32884.88"."""
     threshold: builtins.str
-    """The value it was held against, in the same unit: "25000.00". For a score, for a number of loans
-    and for LOAN_AMOUNT_TOO_SMALL the least that passes, for other money the most.
+    """The threshold, in the same unit, such as "25000.00". For scores, numbers of loans and
+    LOAN_AMOUNT_TOO_SMALL it is the minimum that passes; for other amounts, the maximum.
     """
     @builtins.property
     def components(self) -> containers.RepeatedScalarFieldContainer[score_pb2.ScoreComponent.ValueType]:
-        """With CREDIT_SCORE_TOO_LOW: the components that cost the most points, the costliest first.
-        Empty otherwise.
+        """For CREDIT_SCORE_TOO_LOW: the components that lost the most points, largest loss first. Empty
+        for other codes.
         """
 
     def __init__(
@@ -133,8 +137,8 @@ class DeclineReason(message.Message):
 
 @typing.final
 class CounterOffer(message.Message):
-    """What would be approved instead. Exact: what is offered is approved, one rupee more (or one month
-    less) is not. Unset in a decision that was approved, or that the score alone declined.
+    """What would be approved instead. The offer is exact: it would be approved, and one rupee more (or
+    one month less) would not. Unset if the loan was approved, or if the score alone declined it.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -147,39 +151,41 @@ class CounterOffer(message.Message):
     MAX_LOAN_AMOUNT_LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
     MIN_TENURE_LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
     min_tenure_months: builtins.int
-    """The shortest tenure in months, 1 to 480, at which the principal asked for is approved. 0 when
-    there is none.
+    """Shortest tenure in months, 1 to 480, at which the requested principal is approved. 0 if there
+    is none.
     """
     @builtins.property
     def max_loan_amount(self) -> money_pb2.Money:
-        """The largest principal, in whole rupees, that is approved at the tenure asked for. Unset when
-        none is.
+        """Largest principal, in whole rupees, that is approved at the requested tenure. Unset if there is
+        none.
         """
 
     @builtins.property
     def max_loan_amount_installment(self) -> money_pb2.Money:
-        """Monthly installment of max_loan_amount at the tenure asked for, in INR. Unset with it."""
+        """Monthly installment of max_loan_amount at the requested tenure, in INR. Unset if
+        max_loan_amount is unset.
+        """
 
     @builtins.property
     def min_tenure_installment(self) -> money_pb2.Money:
-        """Monthly installment of the principal asked for at min_tenure_months, in INR. Unset when there
-        is no such tenure.
+        """Monthly installment of the requested principal at min_tenure_months, in INR. Unset if there is
+        no such tenure.
         """
 
     @builtins.property
     def corrected_interest_rate(self) -> decimal_pb2.Decimal:
-        """The yearly rate in percent that both are computed at."""
+        """Annual rate in percent at which both offers are computed."""
 
     @builtins.property
     def max_loan_amount_last_installment(self) -> money_pb2.Money:
-        """Last installment of max_loan_amount at the tenure asked for, in INR. Unset with it, and in a
-        decision made before last installments were stated.
+        """Last installment of max_loan_amount at the requested tenure, in INR. Unset if max_loan_amount
+        is unset, and in decisions made before last installments were stored.
         """
 
     @builtins.property
     def min_tenure_last_installment(self) -> money_pb2.Money:
-        """Last installment of the principal asked for at min_tenure_months, in INR. Unset when there is
-        no such tenure, and in a decision made before last installments were stated.
+        """Last installment of the requested principal at min_tenure_months, in INR. Unset if there is no
+        such tenure, and in decisions made before last installments were stored.
         """
 
     def __init__(
@@ -201,7 +207,7 @@ class CounterOffer(message.Message):
 
 @typing.final
 class LoanAsk(message.Message):
-    """What was asked for."""
+    """The requested loan."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -216,7 +222,7 @@ class LoanAsk(message.Message):
 
     @builtins.property
     def interest_rate(self) -> decimal_pb2.Decimal:
-        """Yearly rate in percent, as asked for."""
+        """Requested annual rate in percent."""
 
     def __init__(
         self,
@@ -233,8 +239,8 @@ class LoanAsk(message.Message):
 
 @typing.final
 class DecisionInputs(message.Message):
-    """The credit position that a decision was made on: every input of the score and of the rules.
-    All money is INR.
+    """The credit position behind a decision: every input of the score and of the rules. All money is in
+    INR.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -258,16 +264,16 @@ class DecisionInputs(message.Message):
     emis_on_time: builtins.int
     """Installments paid on time, over all loans."""
     emis_due: builtins.int
-    """Installments due by `as_of`, over all loans; for each loan at least those paid on time."""
+    """Installments due by `as_of`, over all loans. For each loan at least the number paid on time."""
     current_year_loans: builtins.int
     """Loans opened in, or active at any time in, the calendar year of `as_of`."""
     inputs_json: builtins.str
-    """The stored inputs, byte for byte: a JSON document in UTF-8. Running the rules on it again gives
-    the same decision.
+    """The stored inputs, byte for byte: a JSON document in UTF-8. Applying the rules to it again
+    gives the same decision.
     """
     @builtins.property
     def as_of(self) -> date_pb2.Date:
-        """The day the decision was made on, in the business time zone."""
+        """Day of the decision, in the business time zone."""
 
     @builtins.property
     def monthly_income(self) -> money_pb2.Money:
@@ -279,15 +285,15 @@ class DecisionInputs(message.Message):
 
     @builtins.property
     def current_debt(self) -> money_pb2.Money:
-        """Summed principal of active loans."""
+        """Total principal of active loans."""
 
     @builtins.property
     def current_installments(self) -> money_pb2.Money:
-        """Summed monthly installments of active loans."""
+        """Total monthly installments of active loans."""
 
     @builtins.property
     def total_principal(self) -> money_pb2.Money:
-        """Summed principal of all loans ever taken."""
+        """Total principal of all loans ever taken."""
 
     def __init__(
         self,
@@ -313,7 +319,9 @@ class DecisionInputs(message.Message):
 
 @typing.final
 class Decision(message.Message):
-    """A stored answer to CreateLoan, approved or declined, with all that led to it. Never changed."""
+    """A stored decision of CreateLoan, approved or declined, with all its inputs. Decisions are never
+    changed.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -335,63 +343,61 @@ class Decision(message.Message):
     PRINCIPAL_FIELD_NUMBER: builtins.int
     LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
     decision_id: builtins.int
-    """Id of the decision, 1 or more. A later decision has a larger id."""
+    """Id of the decision, 1 or more. Later decisions have larger ids."""
     customer_id: builtins.int
-    """Customer it is about."""
+    """Id of the customer."""
     approved: builtins.bool
-    """Whether the loan was approved, and so booked."""
+    """Whether the loan was approved and booked."""
     scorecard_version: builtins.str
-    """Version of the scorecard that decided."""
+    """Version of the scorecard that was used."""
     loan_id: builtins.int
-    """The loan it booked. 0 when declined."""
+    """Id of the loan that was booked. 0 if declined."""
     request_id: builtins.str
-    """The request id it was asked under. Empty where release 0.1.0 stored it without one."""
+    """Request id of the CreateLoan call. Empty if release 0.1.0 stored the decision without one."""
     principal: builtins.str
-    """Who asked: the subject of the caller's credentials, empty when the server runs without
-    authentication.
-    """
+    """Subject of the caller's credentials. Empty if the server runs without authentication."""
     @builtins.property
     def ask(self) -> LoanAsk:
-        """What was asked for."""
+        """The requested loan."""
 
     @builtins.property
     def corrected_interest_rate(self) -> decimal_pb2.Decimal:
-        """Yearly rate in percent after the score's correction: never below the rate asked for. Equal to
-        it when nothing was corrected, and when the score is too low for any rate.
+        """Annual rate in percent after the correction for the score. Never below the requested rate;
+        equal to it if nothing was corrected or the score is too low for any rate.
         """
 
     @builtins.property
     def monthly_installment(self) -> money_pb2.Money:
-        """Monthly installment of the amount asked for at the corrected rate, in INR."""
+        """Monthly installment of the requested amount at the corrected rate, in INR."""
 
     @builtins.property
     def reasons(self) -> containers.RepeatedCompositeFieldContainer[DeclineReason]:
-        """Why it was declined, the weightiest first, at most four. Empty when approved."""
+        """Reasons for the decline, most important first, at most four. Empty if approved."""
 
     @builtins.property
     def counter_offer(self) -> CounterOffer:
-        """What would have been approved. Unset when approved, or when the score alone declined."""
+        """What would have been approved. Unset if approved, or if the score alone declined the loan."""
 
     @builtins.property
     def credit_score(self) -> score_pb2.CreditScore:
-        """The score the decision was made with, components included."""
+        """The score used for the decision, including its components."""
 
     @builtins.property
     def inputs(self) -> DecisionInputs:
-        """The credit position the decision was made on."""
+        """The credit position used for the decision."""
 
     @builtins.property
     def decided_time(self) -> timestamp_pb2.Timestamp:
-        """When it was decided."""
+        """Time of the decision."""
 
     @builtins.property
     def decided_on(self) -> date_pb2.Date:
-        """The day it was decided on, in the business time zone."""
+        """Day of the decision, in the business time zone."""
 
     @builtins.property
     def last_installment(self) -> money_pb2.Money:
-        """The last installment in INR, which balances the schedule. The others are monthly_installment.
-        0 where the others alone would repay the loan, which is not approved any more.
+        """Last installment in INR, which brings the balance to 0; the others are monthly_installment. 0
+        if the others alone would repay the loan; such loans are no longer approved.
         """
 
     def __init__(

@@ -26,67 +26,68 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """Never sent."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 1
     """INVALID_ARGUMENT, with google.rpc.BadRequest. One or more fields are missing, malformed or out
-    of range. BadRequest names every one of them and what is expected. Mend them; a repeat as it is
-    fails again. Neither BadRequest nor metadata where the request is no message of the contract.
+    of range. BadRequest lists each of them with what is expected. Correct them before repeating
+    the call. There is no BadRequest and no metadata if the request cannot be parsed as a message
+    of the contract.
 
     Example metadata: {"fields": "age,phone_number"} or {}
     """
     ERROR_REASON_PAGE_TOKEN_INVALID: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT, with google.rpc.BadRequest. The page token is not one that this list gave
-    out, or was given out for other filters. Start again from the first page.
+    """INVALID_ARGUMENT, with google.rpc.BadRequest. The page token was not issued by this list, or
+    was issued for other filters. Start again from the first page.
 
     Example metadata: {"fields": "page_token"}
     """
     ERROR_REASON_STREAM_ORDER_INVALID: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT. A client stream is out of order: its first message is no header, a later one
-    is, or a batch holds rows of the other kind.
+    """INVALID_ARGUMENT. A client stream is out of order: the first message is not a header, a later
+    one is, or a batch contains rows of the other kind.
 
     Example metadata: {"expected": "header", "found": "batch"}
     """
     ERROR_REASON_OFFSET_MISMATCH: _ErrorReason.ValueType  # 4
-    """OUT_OF_RANGE. A batch begins above the offset expected. Send from expected_offset.
+    """OUT_OF_RANGE. A batch starts above the expected offset. Send rows from expected_offset.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f",
     "expected_offset": "5000", "found_offset": "6000"}
     """
     ERROR_REASON_UPLOAD_EMPTY: _ErrorReason.ValueType  # 5
-    """INVALID_ARGUMENT. The uploaded file has no bytes.
+    """INVALID_ARGUMENT. The uploaded file is empty.
 
     Example metadata: {"filename": "loans.xlsx"}
     """
     ERROR_REASON_UPLOAD_TOO_LARGE: _ErrorReason.ValueType  # 6
-    """INVALID_ARGUMENT. The uploaded file is larger than the server takes. Split it, or stream its
-    rows by IngestRows.
+    """INVALID_ARGUMENT. The uploaded file exceeds the server's size limit. Split it, or stream its
+    rows with IngestRows.
 
     Example metadata: {"max_bytes": "67108864"}
     """
     ERROR_REASON_UPLOAD_CHECKSUM_MISMATCH: _ErrorReason.ValueType  # 7
-    """INVALID_ARGUMENT. The bytes received do not have the SHA-256 that the header gives. Upload
+    """INVALID_ARGUMENT. The SHA-256 of the received bytes differs from the one in the header. Upload
     again.
 
     Example metadata: {"expected_sha256": "9f86d081…", "found_sha256": "2c26b46b…"}
     """
     ERROR_REASON_UPLOAD_UNSUPPORTED: _ErrorReason.ValueType  # 8
-    """INVALID_ARGUMENT. The file is neither a readable .xlsx workbook nor CSV text, or not what its
-    name says.
+    """INVALID_ARGUMENT. The file is neither a readable .xlsx workbook nor CSV text, or its content
+    does not match its name.
 
     Example metadata: {"filename": "loans.xls", "supported": "xlsx,csv"}
     """
     ERROR_REASON_UPLOAD_UNSAFE: _ErrorReason.ValueType  # 9
-    """INVALID_ARGUMENT. The workbook is beyond a safety limit, which the message names, and was not
+    """INVALID_ARGUMENT. The workbook exceeds a safety limit, which the message names, and was not
     opened.
 
     Example metadata: {"filename": "loans.xlsx", "supported": "xlsx,csv"}
     """
     ERROR_REASON_CUSTOMER_NOT_FOUND: _ErrorReason.ValueType  # 10
-    """NOT_FOUND, with google.rpc.ResourceInfo. No such customer. A phone number that was looked up is
-    not repeated.
+    """NOT_FOUND, with google.rpc.ResourceInfo. No such customer. For a lookup by phone number, the
+    number is not repeated.
 
     Example metadata: {"customer_id": "9999"} or {"lookup": "phone_number"}
     """
     ERROR_REASON_LOAN_NOT_FOUND: _ErrorReason.ValueType  # 11
-    """NOT_FOUND, with google.rpc.ResourceInfo. No such loan, or none of that id with the customer
-    given.
+    """NOT_FOUND, with google.rpc.ResourceInfo. No such loan, or the given customer has no loan with
+    that id.
 
     Example metadata: {"loan_id": "1003", "customer_id": "7"} or {"loan_id": "1003"}
     """
@@ -101,26 +102,26 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
     """
     ERROR_REASON_PHONE_NUMBER_TAKEN: _ErrorReason.ValueType  # 14
-    """ALREADY_EXISTS, with google.rpc.ResourceInfo. Another customer has the phone number. Which one
-    is not told.
+    """ALREADY_EXISTS, with google.rpc.ResourceInfo. Another customer has the phone number. The error
+    does not reveal which one.
 
     Example metadata: {"field": "phone_number"}
     """
     ERROR_REASON_LOAN_ID_AMBIGUOUS: _ErrorReason.ValueType  # 15
     """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. Several customers have an imported
-    loan of this id. Ask again with customer_id. At most 20 customers are named.
+    loan with this id. Repeat the call with customer_id. At most 20 customers are listed.
 
     Example metadata: {"loan_id": "1003", "customer_ids": "20,240"}
     """
     ERROR_REASON_LOAN_CLOSED: _ErrorReason.ValueType  # 16
     """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. Every installment of the loan is
-    settled: it takes no payment any more.
+    settled; it accepts no more payments.
 
     Example metadata: {"customer_id": "101", "loan_id": "7001", "closed_on": "2024-05-05"}
     """
     ERROR_REASON_PAYMENT_EXCEEDS_OUTSTANDING: _ErrorReason.ValueType  # 17
-    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The payment is more than what is left
-    to pay. Amounts are in rupees.
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The payment exceeds the outstanding
+    amount. Amounts are in rupees.
 
     Example metadata: {"customer_id": "101", "loan_id": "7001", "amount": "9000.00",
     "outstanding": "8884.85"}
@@ -133,7 +134,7 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """
     ERROR_REASON_PAYMENT_BEFORE_LOAN_START: _ErrorReason.ValueType  # 19
     """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The payment is dated before the
-    loan's start.
+    loan's start date.
 
     Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-01-01",
     "start_date": "2024-02-05"}
@@ -146,235 +147,234 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     "previous_paid_on": "2024-04-05"}
     """
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 21
-    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The request id was used before with
-    other content. Use a new id for another intent.
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The request id was already used with
+    different content. Use a new id for a new write.
 
     Example metadata: {"request_id": "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20"}
     """
     ERROR_REASON_INGESTION_HEADER_MISMATCH: _ErrorReason.ValueType  # 22
-    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion id was used before with
-    another header or file. Use a new id, or the same header.
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion id was already used
+    with a different header or file. Use a new id, or the same header and file.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f",
     "fields": "kind,on_existing"}
     """
     ERROR_REASON_INGESTION_ENDED: _ErrorReason.ValueType  # 23
-    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has ended and takes no
-    more rows. Use a new id.
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has ended and accepts
+    no more rows. Use a new id.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state":
     "SUCCEEDED"}
     """
     ERROR_REASON_INGESTION_NOT_ENDED: _ErrorReason.ValueType  # 24
-    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has not ended yet.
-    WatchIngestion tells when it does.
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has not ended yet. Use
+    WatchIngestion to wait for its end.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state": "RUNNING"}
     """
     ERROR_REASON_INGESTION_NOT_UPLOADED: _ErrorReason.ValueType  # 25
-    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The rows came by IngestRows: there is
-    no workbook to give back.
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The rows came from IngestRows, so
+    there is no workbook to return.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
     """
     ERROR_REASON_REQUEST_IN_PROGRESS: _ErrorReason.ValueType  # 26
-    """ABORTED, with google.rpc.RetryInfo. A call with the same request id, or another one that writes
-    to the same customer, is still running. Nothing was stored by this one. Repeat it later with
-    the same id and content.
+    """ABORTED, with google.rpc.RetryInfo. A call with the same request id, or another call that
+    writes to the same customer, is still running. This call stored nothing. Retry later with the
+    same id and content.
 
     Example metadata: {}
     """
     ERROR_REASON_CONFLICT_RETRIES_EXHAUSTED: _ErrorReason.ValueType  # 27
-    """ABORTED, with google.rpc.RetryInfo. Others kept changing the same data, and the server has used
-    up its own retries. Nothing was stored. Repeat the call.
+    """ABORTED, with google.rpc.RetryInfo. Concurrent calls kept changing the same data, and the
+    server has used up its own retries. Nothing was stored. Retry the call.
 
     Example metadata: {}
     """
     ERROR_REASON_INGESTION_IN_PROGRESS: _ErrorReason.ValueType  # 28
-    """ABORTED, with google.rpc.RetryInfo. Another stream is sending under the same ingestion id. Let
-    it end, or resume after it broke.
+    """ABORTED, with google.rpc.RetryInfo. Another stream is sending under the same ingestion id. Wait
+    for it to end, or resume after it breaks.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 29
-    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo. The server has as many calls at work as it
-    takes, and has not begun this one. Without metadata it is a balancer that says so of all its
-    servers; or there is no room on disk for an upload.
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo. The server is at capacity and has not started
+    this call. Retry after the RetryInfo. Without metadata, the load balancer rejected the call
+    because all its servers are at capacity, or there is no disk space for an upload.
 
     Example metadata: {"max_concurrent_calls": "64"} or {}
     """
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 30
-    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and google.rpc.QuotaFailure. The caller is above
-    its rate of calls.
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and google.rpc.QuotaFailure. The caller exceeds
+    its limit of calls per second.
 
     Example metadata: {"max_calls_per_second": "500"}
     """
     ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 31
-    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and google.rpc.QuotaFailure. As many streams are
-    open as the server, or the caller's share of it, allows.
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and google.rpc.QuotaFailure. The limit of open
+    streams, of the server or of the caller, is reached.
 
     Example metadata: {"max_streams": "8"}
     """
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 32
-    """UNAVAILABLE, with google.rpc.RetryInfo. The database is out of reach or read-only, or a balancer
-    has no server that reaches it. Whether a call that writes took effect is not known: repeat it with the
-    same request id.
+    """UNAVAILABLE, with google.rpc.RetryInfo. The database is unreachable or read-only, or the load
+    balancer has no server that can reach it. It is unknown whether a call that writes took effect;
+    retry with the same request id.
 
     Example metadata: {}
     """
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 33
-    """UNAVAILABLE, with google.rpc.RetryInfo. This server is shutting down. Repeat the call; another
-    one answers.
+    """UNAVAILABLE, with google.rpc.RetryInfo. This server is shutting down. Retry the call; another
+    server answers.
 
     Example metadata: {}
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 34
-    """UNAUTHENTICATED. The call carries no credentials, or none that hold. The token's content is
-    never repeated. A stream ends so, too, once the credentials that it began with hold no longer:
-    the token has expired, or its key was removed. Open it again with a new token, and continue
-    where it ended.
+    """UNAUTHENTICATED. Missing or invalid credentials. The error never contains the token. A stream
+    also ends with this reason when its credentials become invalid: the token has expired, or its
+    key was removed. Open the stream again with a new token and continue where it ended.
 
     Example metadata: {"problem": "expired"}
     """
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 35
-    """PERMISSION_DENIED. The credentials hold, and do not carry the scope that the method needs, or
-    that it needs for what this call asks; or it is a method that nobody may call, and then no
-    metadata.
+    """PERMISSION_DENIED. The credentials are valid but lack the scope that the method, or this
+    request, needs. Without metadata: no caller may call the method.
 
     Example metadata: {"required_scope": "credit.write"} or {}
     """
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 36
-    """DEADLINE_EXCEEDED. The caller's deadline, or the server's default where none was set, has
-    passed. Whether a call that writes took effect is not known: repeat it with the same request
-    id.
+    """DEADLINE_EXCEEDED. The caller's deadline, or the server's default if none was set, has passed.
+    It is unknown whether a call that writes took effect; retry with the same request id.
 
     Example metadata: {"timeout_seconds": "10"}
     """
     ERROR_REASON_STREAM_IDLE: _ErrorReason.ValueType  # 37
-    """DEADLINE_EXCEEDED. A client stream sent no message for too long. What was committed stays;
+    """DEADLINE_EXCEEDED. A client stream sent no message for too long. Committed rows stay stored;
     resume.
 
     Example metadata: {"idle_seconds": "30"}
     """
     ERROR_REASON_METHOD_NOT_IMPLEMENTED: _ErrorReason.ValueType  # 38
-    """UNIMPLEMENTED. The contract has the method, and this server does not answer it yet.
+    """UNIMPLEMENTED. The method is in the contract, but this server does not implement it yet.
 
     Example metadata: {"method": "credit_service.v1.CreditService/RecordPayment"}
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 39
-    """INTERNAL. A defect of the service. Its log has the details under the call id.
+    """INTERNAL. A bug in the service. Its log has the details under the call id.
 
     Example metadata: {"call_id": "b3f6c9e2d41a4c0e"}
     """
     ERROR_REASON_WORKBOOK_UNAVAILABLE: _ErrorReason.ValueType  # 40
-    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The uploaded file cannot come back as
-    a workbook. The problem is the IngestionErrorCode of a file that cannot be read or is lost, or
-    TOO_LARGE_FOR_A_SHEET. ListRowErrors tells what was wrong with rows all the same.
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The uploaded file cannot be returned
+    as a workbook. `problem` is the IngestionErrorCode of a file that is unreadable or lost, or
+    TOO_LARGE_FOR_A_SHEET. ListRowErrors still returns the row errors.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "problem":
     "FILE_UNREADABLE"}
     """
     ERROR_REASON_COMMITTED_ROWS_DIFFER: _ErrorReason.ValueType  # 41
     """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. A stream sends rows below the
-    committed offset that are not those that were committed there, or ends before that offset: it
-    is not the stream whose rows they are. `offset` is that of the first row that differs. Nothing
-    of the batch was stored. Send these rows under a new ingestion id.
+    committed offset that differ from the committed rows, or ends before that offset. `offset` is
+    the offset of the first row that differs. No row of the batch was stored. Send these rows under
+    a new ingestion id.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "offset": "0",
     "committed_offset": "5000"}
     """
     ERROR_REASON_INGESTION_NOT_OWNED: _ErrorReason.ValueType  # 42
-    """PERMISSION_DENIED. The ingestion id is another caller's: only who began an ingestion can go on
-    with it. Use an id of your own making.
+    """PERMISSION_DENIED. The ingestion belongs to another caller; only the caller that started it can
+    continue it. Generate an id of your own.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
     """
     ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 43
-    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and google.rpc.QuotaFailure. The caller has as
-    many calls at work or waiting as its share of the server allows.
+    """RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and google.rpc.QuotaFailure. The caller has
+    reached its limit of calls in progress or waiting.
 
     Example metadata: {"max_calls": "64"}
     """
     ERROR_REASON_STREAM_LIFETIME_OVER: _ErrorReason.ValueType  # 44
-    """UNAVAILABLE, with google.rpc.RetryInfo. The stream has lasted as long as one may. Open it again
-    and continue: a watch of events after last_event_id, an ingestion from its committed offset.
+    """UNAVAILABLE, with google.rpc.RetryInfo. The stream has reached its maximum lifetime. Open it
+    again and continue: a watch of events after last_event_id, an ingestion from its committed
+    offset.
 
     Example metadata: {"lifetime_seconds": "3600"} or {"lifetime_seconds": "3600", "last_event_id":
     "1204"}
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Why a call failed: the reason of the google.rpc.ErrorInfo that every error carries, with domain
-    "credit_service". ErrorInfo.reason is the value's name without its prefix, as
-    "LOAN_ID_AMBIGUOUS". Metadata values are always text; lists in them are joined by commas. Each
-    value says its status, what to do, and what its metadata looks like.
+    """Why a call failed: the reason in the google.rpc.ErrorInfo of every error, with domain
+    "credit_service". ErrorInfo.reason is the value's name without its prefix, such as
+    "LOAN_ID_AMBIGUOUS". Metadata values are always text; lists in them are comma-separated. Each
+    value below documents its status, what to do, and its metadata.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
 """INVALID_ARGUMENT, with google.rpc.BadRequest. One or more fields are missing, malformed or out
-of range. BadRequest names every one of them and what is expected. Mend them; a repeat as it is
-fails again. Neither BadRequest nor metadata where the request is no message of the contract.
+of range. BadRequest lists each of them with what is expected. Correct them before repeating
+the call. There is no BadRequest and no metadata if the request cannot be parsed as a message
+of the contract.
 
 Example metadata: {"fields": "age,phone_number"} or {}
 """
 ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT, with google.rpc.BadRequest. The page token is not one that this list gave
-out, or was given out for other filters. Start again from the first page.
+"""INVALID_ARGUMENT, with google.rpc.BadRequest. The page token was not issued by this list, or
+was issued for other filters. Start again from the first page.
 
 Example metadata: {"fields": "page_token"}
 """
 ERROR_REASON_STREAM_ORDER_INVALID: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT. A client stream is out of order: its first message is no header, a later one
-is, or a batch holds rows of the other kind.
+"""INVALID_ARGUMENT. A client stream is out of order: the first message is not a header, a later
+one is, or a batch contains rows of the other kind.
 
 Example metadata: {"expected": "header", "found": "batch"}
 """
 ERROR_REASON_OFFSET_MISMATCH: ErrorReason.ValueType  # 4
-"""OUT_OF_RANGE. A batch begins above the offset expected. Send from expected_offset.
+"""OUT_OF_RANGE. A batch starts above the expected offset. Send rows from expected_offset.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f",
 "expected_offset": "5000", "found_offset": "6000"}
 """
 ERROR_REASON_UPLOAD_EMPTY: ErrorReason.ValueType  # 5
-"""INVALID_ARGUMENT. The uploaded file has no bytes.
+"""INVALID_ARGUMENT. The uploaded file is empty.
 
 Example metadata: {"filename": "loans.xlsx"}
 """
 ERROR_REASON_UPLOAD_TOO_LARGE: ErrorReason.ValueType  # 6
-"""INVALID_ARGUMENT. The uploaded file is larger than the server takes. Split it, or stream its
-rows by IngestRows.
+"""INVALID_ARGUMENT. The uploaded file exceeds the server's size limit. Split it, or stream its
+rows with IngestRows.
 
 Example metadata: {"max_bytes": "67108864"}
 """
 ERROR_REASON_UPLOAD_CHECKSUM_MISMATCH: ErrorReason.ValueType  # 7
-"""INVALID_ARGUMENT. The bytes received do not have the SHA-256 that the header gives. Upload
+"""INVALID_ARGUMENT. The SHA-256 of the received bytes differs from the one in the header. Upload
 again.
 
 Example metadata: {"expected_sha256": "9f86d081…", "found_sha256": "2c26b46b…"}
 """
 ERROR_REASON_UPLOAD_UNSUPPORTED: ErrorReason.ValueType  # 8
-"""INVALID_ARGUMENT. The file is neither a readable .xlsx workbook nor CSV text, or not what its
-name says.
+"""INVALID_ARGUMENT. The file is neither a readable .xlsx workbook nor CSV text, or its content
+does not match its name.
 
 Example metadata: {"filename": "loans.xls", "supported": "xlsx,csv"}
 """
 ERROR_REASON_UPLOAD_UNSAFE: ErrorReason.ValueType  # 9
-"""INVALID_ARGUMENT. The workbook is beyond a safety limit, which the message names, and was not
+"""INVALID_ARGUMENT. The workbook exceeds a safety limit, which the message names, and was not
 opened.
 
 Example metadata: {"filename": "loans.xlsx", "supported": "xlsx,csv"}
 """
 ERROR_REASON_CUSTOMER_NOT_FOUND: ErrorReason.ValueType  # 10
-"""NOT_FOUND, with google.rpc.ResourceInfo. No such customer. A phone number that was looked up is
-not repeated.
+"""NOT_FOUND, with google.rpc.ResourceInfo. No such customer. For a lookup by phone number, the
+number is not repeated.
 
 Example metadata: {"customer_id": "9999"} or {"lookup": "phone_number"}
 """
 ERROR_REASON_LOAN_NOT_FOUND: ErrorReason.ValueType  # 11
-"""NOT_FOUND, with google.rpc.ResourceInfo. No such loan, or none of that id with the customer
-given.
+"""NOT_FOUND, with google.rpc.ResourceInfo. No such loan, or the given customer has no loan with
+that id.
 
 Example metadata: {"loan_id": "1003", "customer_id": "7"} or {"loan_id": "1003"}
 """
@@ -389,26 +389,26 @@ ERROR_REASON_INGESTION_NOT_FOUND: ErrorReason.ValueType  # 13
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
 """
 ERROR_REASON_PHONE_NUMBER_TAKEN: ErrorReason.ValueType  # 14
-"""ALREADY_EXISTS, with google.rpc.ResourceInfo. Another customer has the phone number. Which one
-is not told.
+"""ALREADY_EXISTS, with google.rpc.ResourceInfo. Another customer has the phone number. The error
+does not reveal which one.
 
 Example metadata: {"field": "phone_number"}
 """
 ERROR_REASON_LOAN_ID_AMBIGUOUS: ErrorReason.ValueType  # 15
 """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. Several customers have an imported
-loan of this id. Ask again with customer_id. At most 20 customers are named.
+loan with this id. Repeat the call with customer_id. At most 20 customers are listed.
 
 Example metadata: {"loan_id": "1003", "customer_ids": "20,240"}
 """
 ERROR_REASON_LOAN_CLOSED: ErrorReason.ValueType  # 16
 """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. Every installment of the loan is
-settled: it takes no payment any more.
+settled; it accepts no more payments.
 
 Example metadata: {"customer_id": "101", "loan_id": "7001", "closed_on": "2024-05-05"}
 """
 ERROR_REASON_PAYMENT_EXCEEDS_OUTSTANDING: ErrorReason.ValueType  # 17
-"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The payment is more than what is left
-to pay. Amounts are in rupees.
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The payment exceeds the outstanding
+amount. Amounts are in rupees.
 
 Example metadata: {"customer_id": "101", "loan_id": "7001", "amount": "9000.00",
 "outstanding": "8884.85"}
@@ -421,7 +421,7 @@ Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-06-
 """
 ERROR_REASON_PAYMENT_BEFORE_LOAN_START: ErrorReason.ValueType  # 19
 """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The payment is dated before the
-loan's start.
+loan's start date.
 
 Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-01-01",
 "start_date": "2024-02-05"}
@@ -434,158 +434,156 @@ Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-03-
 "previous_paid_on": "2024-04-05"}
 """
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 21
-"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The request id was used before with
-other content. Use a new id for another intent.
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The request id was already used with
+different content. Use a new id for a new write.
 
 Example metadata: {"request_id": "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20"}
 """
 ERROR_REASON_INGESTION_HEADER_MISMATCH: ErrorReason.ValueType  # 22
-"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion id was used before with
-another header or file. Use a new id, or the same header.
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion id was already used
+with a different header or file. Use a new id, or the same header and file.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f",
 "fields": "kind,on_existing"}
 """
 ERROR_REASON_INGESTION_ENDED: ErrorReason.ValueType  # 23
-"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has ended and takes no
-more rows. Use a new id.
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has ended and accepts
+no more rows. Use a new id.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state":
 "SUCCEEDED"}
 """
 ERROR_REASON_INGESTION_NOT_ENDED: ErrorReason.ValueType  # 24
-"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has not ended yet.
-WatchIngestion tells when it does.
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has not ended yet. Use
+WatchIngestion to wait for its end.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state": "RUNNING"}
 """
 ERROR_REASON_INGESTION_NOT_UPLOADED: ErrorReason.ValueType  # 25
-"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The rows came by IngestRows: there is
-no workbook to give back.
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The rows came from IngestRows, so
+there is no workbook to return.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
 """
 ERROR_REASON_REQUEST_IN_PROGRESS: ErrorReason.ValueType  # 26
-"""ABORTED, with google.rpc.RetryInfo. A call with the same request id, or another one that writes
-to the same customer, is still running. Nothing was stored by this one. Repeat it later with
-the same id and content.
+"""ABORTED, with google.rpc.RetryInfo. A call with the same request id, or another call that
+writes to the same customer, is still running. This call stored nothing. Retry later with the
+same id and content.
 
 Example metadata: {}
 """
 ERROR_REASON_CONFLICT_RETRIES_EXHAUSTED: ErrorReason.ValueType  # 27
-"""ABORTED, with google.rpc.RetryInfo. Others kept changing the same data, and the server has used
-up its own retries. Nothing was stored. Repeat the call.
+"""ABORTED, with google.rpc.RetryInfo. Concurrent calls kept changing the same data, and the
+server has used up its own retries. Nothing was stored. Retry the call.
 
 Example metadata: {}
 """
 ERROR_REASON_INGESTION_IN_PROGRESS: ErrorReason.ValueType  # 28
-"""ABORTED, with google.rpc.RetryInfo. Another stream is sending under the same ingestion id. Let
-it end, or resume after it broke.
+"""ABORTED, with google.rpc.RetryInfo. Another stream is sending under the same ingestion id. Wait
+for it to end, or resume after it breaks.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 29
-"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo. The server has as many calls at work as it
-takes, and has not begun this one. Without metadata it is a balancer that says so of all its
-servers; or there is no room on disk for an upload.
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo. The server is at capacity and has not started
+this call. Retry after the RetryInfo. Without metadata, the load balancer rejected the call
+because all its servers are at capacity, or there is no disk space for an upload.
 
 Example metadata: {"max_concurrent_calls": "64"} or {}
 """
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 30
-"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and google.rpc.QuotaFailure. The caller is above
-its rate of calls.
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and google.rpc.QuotaFailure. The caller exceeds
+its limit of calls per second.
 
 Example metadata: {"max_calls_per_second": "500"}
 """
 ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 31
-"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and google.rpc.QuotaFailure. As many streams are
-open as the server, or the caller's share of it, allows.
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and google.rpc.QuotaFailure. The limit of open
+streams, of the server or of the caller, is reached.
 
 Example metadata: {"max_streams": "8"}
 """
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 32
-"""UNAVAILABLE, with google.rpc.RetryInfo. The database is out of reach or read-only, or a balancer
-has no server that reaches it. Whether a call that writes took effect is not known: repeat it with the
-same request id.
+"""UNAVAILABLE, with google.rpc.RetryInfo. The database is unreachable or read-only, or the load
+balancer has no server that can reach it. It is unknown whether a call that writes took effect;
+retry with the same request id.
 
 Example metadata: {}
 """
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 33
-"""UNAVAILABLE, with google.rpc.RetryInfo. This server is shutting down. Repeat the call; another
-one answers.
+"""UNAVAILABLE, with google.rpc.RetryInfo. This server is shutting down. Retry the call; another
+server answers.
 
 Example metadata: {}
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 34
-"""UNAUTHENTICATED. The call carries no credentials, or none that hold. The token's content is
-never repeated. A stream ends so, too, once the credentials that it began with hold no longer:
-the token has expired, or its key was removed. Open it again with a new token, and continue
-where it ended.
+"""UNAUTHENTICATED. Missing or invalid credentials. The error never contains the token. A stream
+also ends with this reason when its credentials become invalid: the token has expired, or its
+key was removed. Open the stream again with a new token and continue where it ended.
 
 Example metadata: {"problem": "expired"}
 """
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 35
-"""PERMISSION_DENIED. The credentials hold, and do not carry the scope that the method needs, or
-that it needs for what this call asks; or it is a method that nobody may call, and then no
-metadata.
+"""PERMISSION_DENIED. The credentials are valid but lack the scope that the method, or this
+request, needs. Without metadata: no caller may call the method.
 
 Example metadata: {"required_scope": "credit.write"} or {}
 """
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 36
-"""DEADLINE_EXCEEDED. The caller's deadline, or the server's default where none was set, has
-passed. Whether a call that writes took effect is not known: repeat it with the same request
-id.
+"""DEADLINE_EXCEEDED. The caller's deadline, or the server's default if none was set, has passed.
+It is unknown whether a call that writes took effect; retry with the same request id.
 
 Example metadata: {"timeout_seconds": "10"}
 """
 ERROR_REASON_STREAM_IDLE: ErrorReason.ValueType  # 37
-"""DEADLINE_EXCEEDED. A client stream sent no message for too long. What was committed stays;
+"""DEADLINE_EXCEEDED. A client stream sent no message for too long. Committed rows stay stored;
 resume.
 
 Example metadata: {"idle_seconds": "30"}
 """
 ERROR_REASON_METHOD_NOT_IMPLEMENTED: ErrorReason.ValueType  # 38
-"""UNIMPLEMENTED. The contract has the method, and this server does not answer it yet.
+"""UNIMPLEMENTED. The method is in the contract, but this server does not implement it yet.
 
 Example metadata: {"method": "credit_service.v1.CreditService/RecordPayment"}
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 39
-"""INTERNAL. A defect of the service. Its log has the details under the call id.
+"""INTERNAL. A bug in the service. Its log has the details under the call id.
 
 Example metadata: {"call_id": "b3f6c9e2d41a4c0e"}
 """
 ERROR_REASON_WORKBOOK_UNAVAILABLE: ErrorReason.ValueType  # 40
-"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The uploaded file cannot come back as
-a workbook. The problem is the IngestionErrorCode of a file that cannot be read or is lost, or
-TOO_LARGE_FOR_A_SHEET. ListRowErrors tells what was wrong with rows all the same.
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The uploaded file cannot be returned
+as a workbook. `problem` is the IngestionErrorCode of a file that is unreadable or lost, or
+TOO_LARGE_FOR_A_SHEET. ListRowErrors still returns the row errors.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "problem":
 "FILE_UNREADABLE"}
 """
 ERROR_REASON_COMMITTED_ROWS_DIFFER: ErrorReason.ValueType  # 41
 """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. A stream sends rows below the
-committed offset that are not those that were committed there, or ends before that offset: it
-is not the stream whose rows they are. `offset` is that of the first row that differs. Nothing
-of the batch was stored. Send these rows under a new ingestion id.
+committed offset that differ from the committed rows, or ends before that offset. `offset` is
+the offset of the first row that differs. No row of the batch was stored. Send these rows under
+a new ingestion id.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "offset": "0",
 "committed_offset": "5000"}
 """
 ERROR_REASON_INGESTION_NOT_OWNED: ErrorReason.ValueType  # 42
-"""PERMISSION_DENIED. The ingestion id is another caller's: only who began an ingestion can go on
-with it. Use an id of your own making.
+"""PERMISSION_DENIED. The ingestion belongs to another caller; only the caller that started it can
+continue it. Generate an id of your own.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
 """
 ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 43
-"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and google.rpc.QuotaFailure. The caller has as
-many calls at work or waiting as its share of the server allows.
+"""RESOURCE_EXHAUSTED, with google.rpc.RetryInfo and google.rpc.QuotaFailure. The caller has
+reached its limit of calls in progress or waiting.
 
 Example metadata: {"max_calls": "64"}
 """
 ERROR_REASON_STREAM_LIFETIME_OVER: ErrorReason.ValueType  # 44
-"""UNAVAILABLE, with google.rpc.RetryInfo. The stream has lasted as long as one may. Open it again
-and continue: a watch of events after last_event_id, an ingestion from its committed offset.
+"""UNAVAILABLE, with google.rpc.RetryInfo. The stream has reached its maximum lifetime. Open it
+again and continue: a watch of events after last_event_id, an ingestion from its committed
+offset.
 
 Example metadata: {"lifetime_seconds": "3600"} or {"lifetime_seconds": "3600", "last_event_id":
 "1204"}

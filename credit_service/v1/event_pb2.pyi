@@ -33,7 +33,7 @@ class _CreditEventType:
 class _CreditEventTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_CreditEventType.ValueType], builtins.type):
     DESCRIPTOR: descriptor.EnumDescriptor
     CREDIT_EVENT_TYPE_UNSPECIFIED: _CreditEventType.ValueType  # 0
-    """Refused in a filter. Leave the filter empty for events of every type."""
+    """Rejected in a filter. Leave the filter empty to receive events of every type."""
     CREDIT_EVENT_TYPE_CUSTOMER_REGISTERED: _CreditEventType.ValueType  # 1
     """customer_registered."""
     CREDIT_EVENT_TYPE_LOAN_CREATED: _CreditEventType.ValueType  # 2
@@ -54,10 +54,10 @@ class _CreditEventTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Credit
     """loan_updated."""
 
 class CreditEventType(_CreditEventType, metaclass=_CreditEventTypeEnumTypeWrapper):
-    """Kinds of event, for the filter of WatchCreditEvents. Each names a payload of CreditEvent."""
+    """Event types for the filter of WatchCreditEvents. Each corresponds to a payload of CreditEvent."""
 
 CREDIT_EVENT_TYPE_UNSPECIFIED: CreditEventType.ValueType  # 0
-"""Refused in a filter. Leave the filter empty for events of every type."""
+"""Rejected in a filter. Leave the filter empty to receive events of every type."""
 CREDIT_EVENT_TYPE_CUSTOMER_REGISTERED: CreditEventType.ValueType  # 1
 """customer_registered."""
 CREDIT_EVENT_TYPE_LOAN_CREATED: CreditEventType.ValueType  # 2
@@ -79,7 +79,7 @@ CREDIT_EVENT_TYPE_LOAN_UPDATED: CreditEventType.ValueType  # 9
 
 @typing.final
 class CreditEvent(message.Message):
-    """Something that happened. Written in the transaction that made it true."""
+    """A change to a customer, a loan or an ingestion. Written in the same transaction as the change."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -97,16 +97,16 @@ class CreditEvent(message.Message):
     CUSTOMER_UPDATED_FIELD_NUMBER: builtins.int
     LOAN_UPDATED_FIELD_NUMBER: builtins.int
     event_id: builtins.int
-    """Id of the event, 1 or more. A stream sends events by rising id; ids may have gaps."""
+    """Id of the event, 1 or more. A stream sends events in ascending order of id; ids may have gaps."""
     customer_id: builtins.int
-    """Customer it is about. 0 for rows_ingested, which is about many."""
+    """Id of the customer. 0 for rows_ingested, which concerns many customers."""
     customer_version: builtins.int
-    """Version of the customer's credit position after it. Never falls from one event of a customer to
-    the next. 0 for rows_ingested.
+    """Version of the customer's credit position after the event. It never decreases from one event of
+    a customer to the next. 0 for rows_ingested.
     """
     @builtins.property
     def time(self) -> timestamp_pb2.Timestamp:
-        """When it happened."""
+        """Time of the event."""
 
     @builtins.property
     def customer_registered(self) -> CustomerRegistered:
@@ -130,7 +130,7 @@ class CreditEvent(message.Message):
 
     @builtins.property
     def score_changed(self) -> ScoreChanged:
-        """A customer's score is another than before."""
+        """A customer's score changed."""
 
     @builtins.property
     def rows_ingested(self) -> RowsIngested:
@@ -138,11 +138,11 @@ class CreditEvent(message.Message):
 
     @builtins.property
     def customer_updated(self) -> CustomerUpdated:
-        """An import replaced facts of a customer."""
+        """An import changed stored facts of a customer."""
 
     @builtins.property
     def loan_updated(self) -> LoanUpdated:
-        """An import replaced facts of a loan."""
+        """An import changed stored facts of a loan."""
 
     def __init__(
         self,
@@ -171,14 +171,14 @@ class CreditEvent(message.Message):
 
 @typing.final
 class CustomerRegistered(message.Message):
-    """A customer was registered. Holds no personal data: GetCustomer has it."""
+    """A customer was registered. Contains no personal data; GetCustomer returns it."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     APPROVED_LIMIT_FIELD_NUMBER: builtins.int
     @builtins.property
     def approved_limit(self) -> money_pb2.Money:
-        """The limit the customer starts with, in INR."""
+        """Initial approved limit, in INR."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class LoanCreated(message.Message):
     DECISION_ID_FIELD_NUMBER: builtins.int
     LOAN_FIELD_NUMBER: builtins.int
     decision_id: builtins.int
-    """The decision that booked it."""
+    """Id of the decision that booked the loan."""
     @builtins.property
     def loan(self) -> loan_pb2.Loan:
         """The loan as booked."""
@@ -219,7 +219,7 @@ class LoanCreated(message.Message):
 
 @typing.final
 class LoanDeclined(message.Message):
-    """A loan was asked for and declined."""
+    """A loan application was declined."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -227,14 +227,14 @@ class LoanDeclined(message.Message):
     ASK_FIELD_NUMBER: builtins.int
     REASON_CODES_FIELD_NUMBER: builtins.int
     decision_id: builtins.int
-    """The decision that declined it. GetDecision tells all of it."""
+    """Id of the decision. GetDecision returns it in full."""
     @builtins.property
     def ask(self) -> decision_pb2.LoanAsk:
-        """What was asked for."""
+        """The requested loan."""
 
     @builtins.property
     def reason_codes(self) -> containers.RepeatedScalarFieldContainer[decision_pb2.DeclineReasonCode.ValueType]:
-        """Why it was declined, the weightiest first."""
+        """Reasons for the decline, most important first."""
 
     def __init__(
         self,
@@ -260,16 +260,16 @@ class PaymentRecorded(message.Message):
     INSTALLMENTS_ON_TIME_FIELD_NUMBER: builtins.int
     OUTSTANDING_FIELD_NUMBER: builtins.int
     installments_settled: builtins.int
-    """How many installments it settled, 0 or more."""
+    """Number of installments it settled, 0 or more."""
     installments_on_time: builtins.int
-    """How many of those were on time."""
+    """Number of these that were on time."""
     @builtins.property
     def payment(self) -> loan_pb2.Payment:
         """The payment, without its principal and request_id."""
 
     @builtins.property
     def outstanding(self) -> money_pb2.Money:
-        """What is left to pay on the loan after it, interest included, in INR."""
+        """Amount left to pay on the loan after the payment, including interest, in INR."""
 
     def __init__(
         self,
@@ -295,12 +295,12 @@ class LoanClosed(message.Message):
     CLOSED_ON_FIELD_NUMBER: builtins.int
     PAYMENT_ID_FIELD_NUMBER: builtins.int
     loan_id: builtins.int
-    """The loan, by its id within the customer's loans."""
+    """Id of the loan within the customer's loans."""
     payment_id: builtins.int
-    """The payment that closed it."""
+    """Id of the payment that closed it."""
     @builtins.property
     def closed_on(self) -> date_pb2.Date:
-        """The day it was closed."""
+        """Day on which the loan was closed."""
 
     def __init__(
         self,
@@ -317,7 +317,7 @@ class LoanClosed(message.Message):
 
 @typing.final
 class ScoreChanged(message.Message):
-    """A customer's score is another than before."""
+    """A customer's score changed."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -325,12 +325,14 @@ class ScoreChanged(message.Message):
     PREVIOUS_SCORE_FIELD_NUMBER: builtins.int
     CAUSE_EVENT_ID_FIELD_NUMBER: builtins.int
     previous_score: builtins.int
-    """The score until now, 0 to 100. Absent when the customer had none yet."""
+    """The previous score, 0 to 100. Absent if the customer had none."""
     cause_event_id: builtins.int
-    """The event that moved it. 0 when time alone did (a due date, a new year) or another scorecard."""
+    """Id of the event that caused the change. 0 if the cause was the date (a due date, a new year) or
+    a new scorecard.
+    """
     @builtins.property
     def credit_score(self) -> score_pb2.CreditScore:
-        """The score from now on, with its components."""
+        """The new score, with its components."""
 
     def __init__(
         self,
@@ -349,7 +351,7 @@ class ScoreChanged(message.Message):
 
 @typing.final
 class RowsIngested(message.Message):
-    """An ingestion stored rows. Sent when it ends, and when a stream of rows is left unfinished."""
+    """An ingestion stored rows. Sent when the ingestion ends and when its stream is abandoned."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -358,13 +360,13 @@ class RowsIngested(message.Message):
     INSERTED_FIELD_NUMBER: builtins.int
     UPDATED_FIELD_NUMBER: builtins.int
     ingestion_id: builtins.str
-    """The ingestion (UUID). GetIngestion tells all of it."""
+    """Id of the ingestion (UUID). GetIngestion returns it in full."""
     kind: ingestion_pb2.IngestionKind.ValueType
     """Kind of the rows."""
     inserted: builtins.int
-    """Rows inserted by the ingestion so far."""
+    """Number of rows inserted by the ingestion so far."""
     updated: builtins.int
-    """Rows updated by the ingestion so far."""
+    """Number of rows updated by the ingestion so far."""
     def __init__(
         self,
         *,
@@ -381,14 +383,14 @@ class RowsIngested(message.Message):
 
 @typing.final
 class CustomerUpdated(message.Message):
-    """An import replaced facts of a customer. Written for each row that did."""
+    """An import changed stored facts of a customer. One event per row."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     INGESTION_ID_FIELD_NUMBER: builtins.int
     CHANGES_FIELD_NUMBER: builtins.int
     ingestion_id: builtins.str
-    """The ingestion (UUID). GetIngestion tells whose it was."""
+    """Id of the ingestion (UUID). GetIngestion returns its principal."""
     @builtins.property
     def changes(self) -> containers.RepeatedCompositeFieldContainer[FactChange]:
         """The facts that changed, at least one."""
@@ -407,7 +409,7 @@ class CustomerUpdated(message.Message):
 
 @typing.final
 class LoanUpdated(message.Message):
-    """An import replaced facts of a loan. Written for each row that did."""
+    """An import changed stored facts of a loan. One event per row."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -415,12 +417,12 @@ class LoanUpdated(message.Message):
     INGESTION_ID_FIELD_NUMBER: builtins.int
     CHANGES_FIELD_NUMBER: builtins.int
     loan_id: builtins.int
-    """The loan, by its id within the customer's loans."""
+    """Id of the loan within the customer's loans."""
     ingestion_id: builtins.str
-    """The ingestion (UUID). GetIngestion tells whose it was."""
+    """Id of the ingestion (UUID). GetIngestion returns its principal."""
     @builtins.property
     def changes(self) -> containers.RepeatedCompositeFieldContainer[FactChange]:
-        """The facts that changed, at least one; also those that follow from others, as end_date does."""
+        """The facts that changed, at least one, including derived ones such as end_date."""
 
     def __init__(
         self,
@@ -437,7 +439,7 @@ class LoanUpdated(message.Message):
 
 @typing.final
 class FactChange(message.Message):
-    """A fact that another value replaced."""
+    """A changed fact, with its old and new value."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -445,14 +447,16 @@ class FactChange(message.Message):
     PREVIOUS_FIELD_NUMBER: builtins.int
     CURRENT_FIELD_NUMBER: builtins.int
     field: builtins.str
-    """The field that has it in Customer or Loan, as "approved_limit" or "emis_paid_on_time"."""
+    """Field name in Customer or Loan, such as "approved_limit" or "emis_paid_on_time"."""
     previous: builtins.str
-    """The value until then, as text: rupees as "300000.00", percent as "12.5", a day as "2024-03-31".
-    Empty where there was none, and for names, age, phone number and income, which events do not
-    have: GetCustomer has them.
+    """The old value as text: rupees as "300000.00", percent as "12.5", a day as "2024-03-31". Empty
+    if there was none, and for names, age, phone number and income, which events do not contain;
+    GetCustomer returns them.
     """
     current: builtins.str
-    """The value from then on. Empty where there is none, and as for `previous`."""
+    """The new value, in the same format. Empty if there is none, and for the same fields as
+    `previous`.
+    """
     def __init__(
         self,
         *,

@@ -30,21 +30,21 @@ class _IngestionKind:
 class _IngestionKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_IngestionKind.ValueType], builtins.type):
     DESCRIPTOR: descriptor.EnumDescriptor
     INGESTION_KIND_UNSPECIFIED: _IngestionKind.ValueType  # 0
-    """Refused in a header."""
+    """Rejected in a header."""
     INGESTION_KIND_CUSTOMERS: _IngestionKind.ValueType  # 1
-    """One customer a row."""
+    """Each row is a customer."""
     INGESTION_KIND_LOANS: _IngestionKind.ValueType  # 2
-    """One loan a row. The customers must be there before."""
+    """Each row is a loan. Its customer must already be stored."""
 
 class IngestionKind(_IngestionKind, metaclass=_IngestionKindEnumTypeWrapper):
-    """What the rows of an ingestion are."""
+    """The kind of rows in an ingestion."""
 
 INGESTION_KIND_UNSPECIFIED: IngestionKind.ValueType  # 0
-"""Refused in a header."""
+"""Rejected in a header."""
 INGESTION_KIND_CUSTOMERS: IngestionKind.ValueType  # 1
-"""One customer a row."""
+"""Each row is a customer."""
 INGESTION_KIND_LOANS: IngestionKind.ValueType  # 2
-"""One loan a row. The customers must be there before."""
+"""Each row is a loan. Its customer must already be stored."""
 
 class _IngestionSource:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -55,19 +55,19 @@ class _IngestionSourceEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Ingest
     INGESTION_SOURCE_UNSPECIFIED: _IngestionSource.ValueType  # 0
     """Never sent."""
     INGESTION_SOURCE_STREAM: _IngestionSource.ValueType  # 1
-    """By IngestRows."""
+    """With IngestRows."""
     INGESTION_SOURCE_UPLOAD: _IngestionSource.ValueType  # 2
-    """By UploadSpreadsheet, read by a worker."""
+    """With UploadSpreadsheet; a worker reads the file."""
 
 class IngestionSource(_IngestionSource, metaclass=_IngestionSourceEnumTypeWrapper):
-    """How the rows came in."""
+    """How the rows were sent."""
 
 INGESTION_SOURCE_UNSPECIFIED: IngestionSource.ValueType  # 0
 """Never sent."""
 INGESTION_SOURCE_STREAM: IngestionSource.ValueType  # 1
-"""By IngestRows."""
+"""With IngestRows."""
 INGESTION_SOURCE_UPLOAD: IngestionSource.ValueType  # 2
-"""By UploadSpreadsheet, read by a worker."""
+"""With UploadSpreadsheet; a worker reads the file."""
 
 class _OnExisting:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -76,26 +76,26 @@ class _OnExisting:
 class _OnExistingEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_OnExisting.ValueType], builtins.type):
     DESCRIPTOR: descriptor.EnumDescriptor
     ON_EXISTING_UNSPECIFIED: _OnExisting.ValueType  # 0
-    """The default: as SKIP."""
+    """The default: same as SKIP."""
     ON_EXISTING_SKIP: _OnExisting.ValueType  # 1
-    """Keep what is stored and count the row as skipped."""
+    """Keep the stored values and count the row as skipped."""
     ON_EXISTING_UPDATE: _OnExisting.ValueType  # 2
-    """Replace the source's facts by those of the row and count it as updated. A loan booked here and
-    a loan with recorded payments are never replaced: such rows are rejected. Needs the scope
-    ingest.update.
+    """Replace the stored values with the row's and count the row as updated. Loans booked by this
+    service and loans with recorded payments are never updated: such rows are rejected. Needs the
+    scope ingest.update.
     """
 
 class OnExisting(_OnExisting, metaclass=_OnExistingEnumTypeWrapper):
-    """What to do with a valid row whose key is stored already with other facts."""
+    """What to do with a valid row whose key is already stored with other values."""
 
 ON_EXISTING_UNSPECIFIED: OnExisting.ValueType  # 0
-"""The default: as SKIP."""
+"""The default: same as SKIP."""
 ON_EXISTING_SKIP: OnExisting.ValueType  # 1
-"""Keep what is stored and count the row as skipped."""
+"""Keep the stored values and count the row as skipped."""
 ON_EXISTING_UPDATE: OnExisting.ValueType  # 2
-"""Replace the source's facts by those of the row and count it as updated. A loan booked here and
-a loan with recorded payments are never replaced: such rows are rejected. Needs the scope
-ingest.update.
+"""Replace the stored values with the row's and count the row as updated. Loans booked by this
+service and loans with recorded payments are never updated: such rows are rejected. Needs the
+scope ingest.update.
 """
 
 class _DateOrder:
@@ -105,8 +105,8 @@ class _DateOrder:
 class _DateOrderEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_DateOrder.ValueType], builtins.type):
     DESCRIPTOR: descriptor.EnumDescriptor
     DATE_ORDER_UNSPECIFIED: _DateOrder.ValueType  # 0
-    """The default: the one order in which all dates of a column exist. Where there are two, the rows are
-    rejected as DATE_AMBIGUOUS.
+    """The default: the only order in which all dates of a column are valid. If there are two such
+    orders, the rows are rejected with DATE_AMBIGUOUS.
     """
     DATE_ORDER_DMY: _DateOrder.ValueType  # 1
     """31-03-2024."""
@@ -116,14 +116,14 @@ class _DateOrderEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_DateOrder.Va
     """2024-03-31. Dates with the year last are rejected."""
 
 class DateOrder(_DateOrder, metaclass=_DateOrderEnumTypeWrapper):
-    """In which order a file writes day, month and year in dates that are digits alone. It concerns texts
-    with the year last, such as 03-04-2024. Cells with a date format, texts such as 2024-04-03 and those
-    with a month's name, such as 03-Apr-2024, have one reading whatever the order.
+    """The order of day, month and year in a file's numeric dates. It applies to text with the year
+    last, such as 03-04-2024. Cells with a date format, text such as 2024-04-03 and text with a
+    month's name, such as 03-Apr-2024, are unambiguous.
     """
 
 DATE_ORDER_UNSPECIFIED: DateOrder.ValueType  # 0
-"""The default: the one order in which all dates of a column exist. Where there are two, the rows are
-rejected as DATE_AMBIGUOUS.
+"""The default: the only order in which all dates of a column are valid. If there are two such
+orders, the rows are rejected with DATE_AMBIGUOUS.
 """
 DATE_ORDER_DMY: DateOrder.ValueType  # 1
 """31-03-2024."""
@@ -141,35 +141,35 @@ class _IngestionStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Ingesti
     INGESTION_STATE_UNSPECIFIED: _IngestionState.ValueType  # 0
     """Never sent."""
     INGESTION_STATE_QUEUED: _IngestionState.ValueType  # 1
-    """Waits for a worker."""
+    """Waiting for a worker."""
     INGESTION_STATE_RUNNING: _IngestionState.ValueType  # 2
-    """A stream or a worker is at it, or it waits for either to resume."""
+    """A stream or a worker is processing it, or it is waiting for one of them to resume."""
     INGESTION_STATE_SUCCEEDED: _IngestionState.ValueType  # 3
-    """Ended: every row was stored or reported."""
+    """Ended; every row was stored or reported."""
     INGESTION_STATE_FAILED: _IngestionState.ValueType  # 4
-    """Ended by what `error` says. The rows of committed batches stay stored. A stream that ended as
-    ABANDONED or SOURCE_FAILED can be resumed under its id and is RUNNING again then.
+    """Ended with `error`. The rows of committed batches stay stored. A stream that ended as ABANDONED
+    or SOURCE_FAILED can be resumed under its id; it is then RUNNING again.
     """
     INGESTION_STATE_CANCELLED: _IngestionState.ValueType  # 5
-    """Ended before its last row by an operator. The rows of committed batches stay stored."""
+    """Ended by an operator before its last row. The rows of committed batches stay stored."""
 
 class IngestionState(_IngestionState, metaclass=_IngestionStateEnumTypeWrapper):
-    """How far an ingestion is."""
+    """The state of an ingestion."""
 
 INGESTION_STATE_UNSPECIFIED: IngestionState.ValueType  # 0
 """Never sent."""
 INGESTION_STATE_QUEUED: IngestionState.ValueType  # 1
-"""Waits for a worker."""
+"""Waiting for a worker."""
 INGESTION_STATE_RUNNING: IngestionState.ValueType  # 2
-"""A stream or a worker is at it, or it waits for either to resume."""
+"""A stream or a worker is processing it, or it is waiting for one of them to resume."""
 INGESTION_STATE_SUCCEEDED: IngestionState.ValueType  # 3
-"""Ended: every row was stored or reported."""
+"""Ended; every row was stored or reported."""
 INGESTION_STATE_FAILED: IngestionState.ValueType  # 4
-"""Ended by what `error` says. The rows of committed batches stay stored. A stream that ended as
-ABANDONED or SOURCE_FAILED can be resumed under its id and is RUNNING again then.
+"""Ended with `error`. The rows of committed batches stay stored. A stream that ended as ABANDONED
+or SOURCE_FAILED can be resumed under its id; it is then RUNNING again.
 """
 INGESTION_STATE_CANCELLED: IngestionState.ValueType  # 5
-"""Ended before its last row by an operator. The rows of committed batches stay stored."""
+"""Ended by an operator before its last row. The rows of committed batches stay stored."""
 
 class _IngestionErrorCode:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -180,63 +180,71 @@ class _IngestionErrorCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Ing
     INGESTION_ERROR_CODE_UNSPECIFIED: _IngestionErrorCode.ValueType  # 0
     """Never sent."""
     INGESTION_ERROR_CODE_FORMAT_UNSUPPORTED: _IngestionErrorCode.ValueType  # 1
-    """The file is of no format that is read here: .xlsx and .csv are."""
+    """Unsupported file format. Supported are .xlsx and .csv."""
     INGESTION_ERROR_CODE_FILE_UNREADABLE: _IngestionErrorCode.ValueType  # 2
-    """The file is damaged: cut short, or not what its name says."""
+    """The file is damaged: truncated, or its content does not match its name."""
     INGESTION_ERROR_CODE_FILE_EMPTY: _IngestionErrorCode.ValueType  # 3
-    """The file holds no row."""
+    """The file contains no row."""
     INGESTION_ERROR_CODE_FILE_UNSAFE: _IngestionErrorCode.ValueType  # 4
-    """The file is beyond a safety limit: inflated size, ratio, entries, sheets, columns or cell size."""
+    """The file exceeds a safety limit: uncompressed size, compression ratio, entries, sheets, columns
+    or cell size.
+    """
     INGESTION_ERROR_CODE_COLUMN_MISSING: _IngestionErrorCode.ValueType  # 5
-    """A required column is missing. The message names it, and the headers that were found."""
+    """A required column is missing. The message names it and the headers that were found."""
     INGESTION_ERROR_CODE_COLUMN_AMBIGUOUS: _IngestionErrorCode.ValueType  # 6
-    """Two headers of the file stand for the same column. The message names both."""
+    """Two headers of the file match the same column. The message names both."""
     INGESTION_ERROR_CODE_ATTEMPTS_EXHAUSTED: _IngestionErrorCode.ValueType  # 7
-    """The work was tried five times and did not end. An operator can send it again."""
+    """Processing failed five times. An operator can retry it."""
     INGESTION_ERROR_CODE_FILE_LOST: _IngestionErrorCode.ValueType  # 8
-    """The uploaded bytes can no longer be read, or are not those that were uploaded."""
+    """The stored bytes can no longer be read, or differ from the uploaded ones."""
     INGESTION_ERROR_CODE_INTERNAL: _IngestionErrorCode.ValueType  # 9
-    """A defect of the service."""
+    """A bug in the service."""
     INGESTION_ERROR_CODE_ABANDONED: _IngestionErrorCode.ValueType  # 10
-    """No row of the stream came for 15 minutes (or what the server is set to). It can be resumed."""
+    """The stream sent no row for 15 minutes (server setting). It can be resumed."""
     INGESTION_ERROR_CODE_SOURCE_FAILED: _IngestionErrorCode.ValueType  # 11
-    """The client could not read its source to the end and said so; the message is the client's. It
-    can be resumed once the source is corrected behind the committed rows.
+    """The client reported that it cannot read its source to the end; the message is the client's. It
+    can be resumed once the source is corrected after the committed rows.
     """
     INGESTION_ERROR_CODE_COLUMN_UNIT_UNSUPPORTED: _IngestionErrorCode.ValueType  # 13
-    """A header names another unit than its column has, such as lakhs for rupees or years for months."""
+    """A header names the wrong unit for its column, such as lakhs instead of rupees or years instead
+    of months.
+    """
 
 class IngestionErrorCode(_IngestionErrorCode, metaclass=_IngestionErrorCodeEnumTypeWrapper):
-    """Why an ingestion as a whole failed."""
+    """Why an entire ingestion failed."""
 
 INGESTION_ERROR_CODE_UNSPECIFIED: IngestionErrorCode.ValueType  # 0
 """Never sent."""
 INGESTION_ERROR_CODE_FORMAT_UNSUPPORTED: IngestionErrorCode.ValueType  # 1
-"""The file is of no format that is read here: .xlsx and .csv are."""
+"""Unsupported file format. Supported are .xlsx and .csv."""
 INGESTION_ERROR_CODE_FILE_UNREADABLE: IngestionErrorCode.ValueType  # 2
-"""The file is damaged: cut short, or not what its name says."""
+"""The file is damaged: truncated, or its content does not match its name."""
 INGESTION_ERROR_CODE_FILE_EMPTY: IngestionErrorCode.ValueType  # 3
-"""The file holds no row."""
+"""The file contains no row."""
 INGESTION_ERROR_CODE_FILE_UNSAFE: IngestionErrorCode.ValueType  # 4
-"""The file is beyond a safety limit: inflated size, ratio, entries, sheets, columns or cell size."""
+"""The file exceeds a safety limit: uncompressed size, compression ratio, entries, sheets, columns
+or cell size.
+"""
 INGESTION_ERROR_CODE_COLUMN_MISSING: IngestionErrorCode.ValueType  # 5
-"""A required column is missing. The message names it, and the headers that were found."""
+"""A required column is missing. The message names it and the headers that were found."""
 INGESTION_ERROR_CODE_COLUMN_AMBIGUOUS: IngestionErrorCode.ValueType  # 6
-"""Two headers of the file stand for the same column. The message names both."""
+"""Two headers of the file match the same column. The message names both."""
 INGESTION_ERROR_CODE_ATTEMPTS_EXHAUSTED: IngestionErrorCode.ValueType  # 7
-"""The work was tried five times and did not end. An operator can send it again."""
+"""Processing failed five times. An operator can retry it."""
 INGESTION_ERROR_CODE_FILE_LOST: IngestionErrorCode.ValueType  # 8
-"""The uploaded bytes can no longer be read, or are not those that were uploaded."""
+"""The stored bytes can no longer be read, or differ from the uploaded ones."""
 INGESTION_ERROR_CODE_INTERNAL: IngestionErrorCode.ValueType  # 9
-"""A defect of the service."""
+"""A bug in the service."""
 INGESTION_ERROR_CODE_ABANDONED: IngestionErrorCode.ValueType  # 10
-"""No row of the stream came for 15 minutes (or what the server is set to). It can be resumed."""
+"""The stream sent no row for 15 minutes (server setting). It can be resumed."""
 INGESTION_ERROR_CODE_SOURCE_FAILED: IngestionErrorCode.ValueType  # 11
-"""The client could not read its source to the end and said so; the message is the client's. It
-can be resumed once the source is corrected behind the committed rows.
+"""The client reported that it cannot read its source to the end; the message is the client's. It
+can be resumed once the source is corrected after the committed rows.
 """
 INGESTION_ERROR_CODE_COLUMN_UNIT_UNSUPPORTED: IngestionErrorCode.ValueType  # 13
-"""A header names another unit than its column has, such as lakhs for rupees or years for months."""
+"""A header names the wrong unit for its column, such as lakhs instead of rupees or years instead
+of months.
+"""
 
 class _RowOutcome:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -247,19 +255,19 @@ class _RowOutcomeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_RowOutcome.
     ROW_OUTCOME_UNSPECIFIED: _RowOutcome.ValueType  # 0
     """Never sent."""
     ROW_OUTCOME_REJECTED: _RowOutcome.ValueType  # 1
-    """Something is wrong with it."""
+    """The row is invalid."""
     ROW_OUTCOME_SKIPPED: _RowOutcome.ValueType  # 2
-    """Its key is stored with other values, which were kept: see ON_EXISTING_SKIP."""
+    """The row's key is stored with other values, which were kept; see ON_EXISTING_SKIP."""
 
 class RowOutcome(_RowOutcome, metaclass=_RowOutcomeEnumTypeWrapper):
-    """What became of a row that was not stored."""
+    """The outcome of a row that was not stored."""
 
 ROW_OUTCOME_UNSPECIFIED: RowOutcome.ValueType  # 0
 """Never sent."""
 ROW_OUTCOME_REJECTED: RowOutcome.ValueType  # 1
-"""Something is wrong with it."""
+"""The row is invalid."""
 ROW_OUTCOME_SKIPPED: RowOutcome.ValueType  # 2
-"""Its key is stored with other values, which were kept: see ON_EXISTING_SKIP."""
+"""The row's key is stored with other values, which were kept; see ON_EXISTING_SKIP."""
 
 class _RowErrorCode:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -276,17 +284,17 @@ class _RowErrorCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_RowErrorC
     ROW_ERROR_CODE_NOT_A_WHOLE_NUMBER: _RowErrorCode.ValueType  # 3
     """A fraction where a whole number is expected."""
     ROW_ERROR_CODE_OUT_OF_RANGE: _RowErrorCode.ValueType  # 4
-    """A number outside of its range."""
+    """A number outside its range."""
     ROW_ERROR_CODE_TOO_PRECISE: _RowErrorCode.ValueType  # 5
-    """More decimals than the value can have: money beyond the paisa, a rate beyond two decimals."""
+    """Too many decimals: money finer than a paisa, a rate with more than two decimals."""
     ROW_ERROR_CODE_TEXT_INVALID: _RowErrorCode.ValueType  # 6
-    """Text that is too long or holds control characters."""
+    """Text that is too long or contains control characters."""
     ROW_ERROR_CODE_PHONE_INVALID: _RowErrorCode.ValueType  # 7
-    """Not a phone number that exists in its country's plan."""
+    """Not a valid number in the numbering plan of its country."""
     ROW_ERROR_CODE_PHONE_TAKEN: _RowErrorCode.ValueType  # 8
     """The phone number belongs to another customer."""
     ROW_ERROR_CODE_DATE_INVALID: _RowErrorCode.ValueType  # 9
-    """Not a date, or one that does not exist."""
+    """Not a date, or a date that does not exist."""
     ROW_ERROR_CODE_DATE_IN_FUTURE: _RowErrorCode.ValueType  # 10
     """A loan that starts after the day of the ingestion."""
     ROW_ERROR_CODE_END_DATE_MISMATCH: _RowErrorCode.ValueType  # 11
@@ -294,50 +302,52 @@ class _RowErrorCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_RowErrorC
     ROW_ERROR_CODE_CURRENCY_UNSUPPORTED: _RowErrorCode.ValueType  # 12
     """A currency other than INR."""
     ROW_ERROR_CODE_EMIS_EXCEED_TENURE: _RowErrorCode.ValueType  # 13
-    """More installments paid on time than the loan has."""
+    """More installments paid on time than the tenure has."""
     ROW_ERROR_CODE_CUSTOMER_UNKNOWN: _RowErrorCode.ValueType  # 15
-    """No customer of that id is stored."""
+    """No customer with that id is stored."""
     ROW_ERROR_CODE_DUPLICATE_DIFFERS: _RowErrorCode.ValueType  # 16
-    """The same key came earlier in the same ingestion with other values. `expected` names that row."""
+    """An earlier row of the same ingestion has the same key with other values. `expected` names that
+    row.
+    """
     ROW_ERROR_CODE_FORMULA: _RowErrorCode.ValueType  # 17
-    """The cell holds a formula: a value is wanted."""
+    """The cell contains a formula instead of a value."""
     ROW_ERROR_CODE_ERROR_VALUE: _RowErrorCode.ValueType  # 18
-    """The cell holds an error value of the spreadsheet, as "#N/A"."""
+    """The cell contains a spreadsheet error value, such as "#N/A"."""
     ROW_ERROR_CODE_LOAN_BOOKED_HERE: _RowErrorCode.ValueType  # 19
-    """The loan of that key was booked by this service and is not the source's to change."""
+    """The loan with that key was booked by this service; imports cannot change it."""
     ROW_ERROR_CODE_LOAN_HAS_PAYMENTS: _RowErrorCode.ValueType  # 20
-    """The loan of that key has recorded payments, which an update would contradict."""
+    """The loan with that key has recorded payments, which an update would contradict."""
     ROW_ERROR_CODE_CUSTOMER_REGISTERED_HERE: _RowErrorCode.ValueType  # 21
-    """The customer of that id was registered with this service and is not the source's to change."""
+    """The customer with that id was registered with this service; imports cannot change them."""
     ROW_ERROR_CODE_ROW_TOO_LONG: _RowErrorCode.ValueType  # 22
     """The row has more values than the header has columns. `column` is empty."""
     ROW_ERROR_CODE_TIME_OF_DAY: _RowErrorCode.ValueType  # 23
-    """A date with a time of day, which may be another day in another time zone: send the day alone."""
+    """A date with a time of day, which may be another day in another time zone. Send the day only."""
     ROW_ERROR_CODE_PERCENTAGE: _RowErrorCode.ValueType  # 28
-    """A percentage in a column of amounts or whole numbers."""
+    """A percentage in a column for amounts or whole numbers."""
     ROW_ERROR_CODE_DATE_AMBIGUOUS: _RowErrorCode.ValueType  # 29
-    """A date such as 03-04-2024, which is one day where the day comes first and another where the
-    month does. Name the order of the file's dates, or write 2024-04-03.
+    """An ambiguous date such as 03-04-2024: day first or month first. Set date_order, or write
+    2024-04-03.
     """
     ROW_ERROR_CODE_CUSTOMER_MISMATCH: _RowErrorCode.ValueType  # 24
-    """The customer of that id is stored as a different person: phone number and full name both
-    differ, however written. Loans of the id are rejected as CUSTOMER_CONTESTED from then on.
+    """A different person is stored under that id: phone number and full name both differ, regardless
+    of case and spaces. From then on, loans of this id are rejected with CUSTOMER_CONTESTED.
     """
     ROW_ERROR_CODE_CUSTOMER_CONTESTED: _RowErrorCode.ValueType  # 25
-    """The loan's customer came as a different person in an import, and the loan may be that person's.
-    It ends with a row of customers that has the stored customer's phone number or name.
+    """An import had a different person under the loan's customer id, and the loan may belong to that
+    person. A customer row with the stored customer's phone number or name resolves the conflict.
     """
     ROW_ERROR_CODE_LOAN_OF_REGISTERED_CUSTOMER: _RowErrorCode.ValueType  # 26
-    """The loan's customer was registered here under an id that sources use too, and the source's
-    customer of that id is another. Ids from 1000000000000001 are nobody else's.
+    """The loan's customer was registered with this service under an id below 1000000000000001, which
+    may identify a different customer in the source.
     """
     ROW_ERROR_CODE_DIFFERS_FROM_STORED: _RowErrorCode.ValueType  # 27
-    """Of a skipped row: its key is stored with other values. `found` has the columns that differ with
-    the row's values, `expected` those columns with what is stored.
+    """For a skipped row: its key is stored with other values. `found` lists the differing columns
+    with the row's values, `expected` with the stored values.
     """
     ROW_ERROR_CODE_LIMIT_ABOVE_CEILING: _RowErrorCode.ValueType  # 30
-    """The customer would get an approved limit above what imports may give (the server's setting
-    CREDIT_MAX_IMPORTED_LIMIT_RUPEES), by the row's limit or, without one, by its income.
+    """The row's approved limit or, without one, the limit computed from its income exceeds the
+    maximum for imports (the server's setting CREDIT_MAX_IMPORTED_LIMIT_RUPEES).
     """
 
 class RowErrorCode(_RowErrorCode, metaclass=_RowErrorCodeEnumTypeWrapper):
@@ -352,17 +362,17 @@ ROW_ERROR_CODE_NOT_A_NUMBER: RowErrorCode.ValueType  # 2
 ROW_ERROR_CODE_NOT_A_WHOLE_NUMBER: RowErrorCode.ValueType  # 3
 """A fraction where a whole number is expected."""
 ROW_ERROR_CODE_OUT_OF_RANGE: RowErrorCode.ValueType  # 4
-"""A number outside of its range."""
+"""A number outside its range."""
 ROW_ERROR_CODE_TOO_PRECISE: RowErrorCode.ValueType  # 5
-"""More decimals than the value can have: money beyond the paisa, a rate beyond two decimals."""
+"""Too many decimals: money finer than a paisa, a rate with more than two decimals."""
 ROW_ERROR_CODE_TEXT_INVALID: RowErrorCode.ValueType  # 6
-"""Text that is too long or holds control characters."""
+"""Text that is too long or contains control characters."""
 ROW_ERROR_CODE_PHONE_INVALID: RowErrorCode.ValueType  # 7
-"""Not a phone number that exists in its country's plan."""
+"""Not a valid number in the numbering plan of its country."""
 ROW_ERROR_CODE_PHONE_TAKEN: RowErrorCode.ValueType  # 8
 """The phone number belongs to another customer."""
 ROW_ERROR_CODE_DATE_INVALID: RowErrorCode.ValueType  # 9
-"""Not a date, or one that does not exist."""
+"""Not a date, or a date that does not exist."""
 ROW_ERROR_CODE_DATE_IN_FUTURE: RowErrorCode.ValueType  # 10
 """A loan that starts after the day of the ingestion."""
 ROW_ERROR_CODE_END_DATE_MISMATCH: RowErrorCode.ValueType  # 11
@@ -370,56 +380,58 @@ ROW_ERROR_CODE_END_DATE_MISMATCH: RowErrorCode.ValueType  # 11
 ROW_ERROR_CODE_CURRENCY_UNSUPPORTED: RowErrorCode.ValueType  # 12
 """A currency other than INR."""
 ROW_ERROR_CODE_EMIS_EXCEED_TENURE: RowErrorCode.ValueType  # 13
-"""More installments paid on time than the loan has."""
+"""More installments paid on time than the tenure has."""
 ROW_ERROR_CODE_CUSTOMER_UNKNOWN: RowErrorCode.ValueType  # 15
-"""No customer of that id is stored."""
+"""No customer with that id is stored."""
 ROW_ERROR_CODE_DUPLICATE_DIFFERS: RowErrorCode.ValueType  # 16
-"""The same key came earlier in the same ingestion with other values. `expected` names that row."""
+"""An earlier row of the same ingestion has the same key with other values. `expected` names that
+row.
+"""
 ROW_ERROR_CODE_FORMULA: RowErrorCode.ValueType  # 17
-"""The cell holds a formula: a value is wanted."""
+"""The cell contains a formula instead of a value."""
 ROW_ERROR_CODE_ERROR_VALUE: RowErrorCode.ValueType  # 18
-"""The cell holds an error value of the spreadsheet, as "#N/A"."""
+"""The cell contains a spreadsheet error value, such as "#N/A"."""
 ROW_ERROR_CODE_LOAN_BOOKED_HERE: RowErrorCode.ValueType  # 19
-"""The loan of that key was booked by this service and is not the source's to change."""
+"""The loan with that key was booked by this service; imports cannot change it."""
 ROW_ERROR_CODE_LOAN_HAS_PAYMENTS: RowErrorCode.ValueType  # 20
-"""The loan of that key has recorded payments, which an update would contradict."""
+"""The loan with that key has recorded payments, which an update would contradict."""
 ROW_ERROR_CODE_CUSTOMER_REGISTERED_HERE: RowErrorCode.ValueType  # 21
-"""The customer of that id was registered with this service and is not the source's to change."""
+"""The customer with that id was registered with this service; imports cannot change them."""
 ROW_ERROR_CODE_ROW_TOO_LONG: RowErrorCode.ValueType  # 22
 """The row has more values than the header has columns. `column` is empty."""
 ROW_ERROR_CODE_TIME_OF_DAY: RowErrorCode.ValueType  # 23
-"""A date with a time of day, which may be another day in another time zone: send the day alone."""
+"""A date with a time of day, which may be another day in another time zone. Send the day only."""
 ROW_ERROR_CODE_PERCENTAGE: RowErrorCode.ValueType  # 28
-"""A percentage in a column of amounts or whole numbers."""
+"""A percentage in a column for amounts or whole numbers."""
 ROW_ERROR_CODE_DATE_AMBIGUOUS: RowErrorCode.ValueType  # 29
-"""A date such as 03-04-2024, which is one day where the day comes first and another where the
-month does. Name the order of the file's dates, or write 2024-04-03.
+"""An ambiguous date such as 03-04-2024: day first or month first. Set date_order, or write
+2024-04-03.
 """
 ROW_ERROR_CODE_CUSTOMER_MISMATCH: RowErrorCode.ValueType  # 24
-"""The customer of that id is stored as a different person: phone number and full name both
-differ, however written. Loans of the id are rejected as CUSTOMER_CONTESTED from then on.
+"""A different person is stored under that id: phone number and full name both differ, regardless
+of case and spaces. From then on, loans of this id are rejected with CUSTOMER_CONTESTED.
 """
 ROW_ERROR_CODE_CUSTOMER_CONTESTED: RowErrorCode.ValueType  # 25
-"""The loan's customer came as a different person in an import, and the loan may be that person's.
-It ends with a row of customers that has the stored customer's phone number or name.
+"""An import had a different person under the loan's customer id, and the loan may belong to that
+person. A customer row with the stored customer's phone number or name resolves the conflict.
 """
 ROW_ERROR_CODE_LOAN_OF_REGISTERED_CUSTOMER: RowErrorCode.ValueType  # 26
-"""The loan's customer was registered here under an id that sources use too, and the source's
-customer of that id is another. Ids from 1000000000000001 are nobody else's.
+"""The loan's customer was registered with this service under an id below 1000000000000001, which
+may identify a different customer in the source.
 """
 ROW_ERROR_CODE_DIFFERS_FROM_STORED: RowErrorCode.ValueType  # 27
-"""Of a skipped row: its key is stored with other values. `found` has the columns that differ with
-the row's values, `expected` those columns with what is stored.
+"""For a skipped row: its key is stored with other values. `found` lists the differing columns
+with the row's values, `expected` with the stored values.
 """
 ROW_ERROR_CODE_LIMIT_ABOVE_CEILING: RowErrorCode.ValueType  # 30
-"""The customer would get an approved limit above what imports may give (the server's setting
-CREDIT_MAX_IMPORTED_LIMIT_RUPEES), by the row's limit or, without one, by its income.
+"""The row's approved limit or, without one, the limit computed from its income exceeds the
+maximum for imports (the server's setting CREDIT_MAX_IMPORTED_LIMIT_RUPEES).
 """
 
 @typing.final
 class Ingestion(message.Message):
-    """A run of rows from one file or stream. For the rows up to committed_offset
-    rows_read = inserted + updated + unchanged + skipped + rejected, always.
+    """The ingestion of one file or stream. At all times, rows_read = inserted + updated + unchanged +
+    skipped + rejected for the rows up to committed_offset.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -450,82 +462,81 @@ class Ingestion(message.Message):
     UNREAD_SHEETS_FIELD_NUMBER: builtins.int
     CUSTOMERS_OVER_LIMIT_FIELD_NUMBER: builtins.int
     ingestion_id: builtins.str
-    """Id of the ingestion, a UUID that the client chose."""
+    """Id of the ingestion, a UUID chosen by the client."""
     kind: IngestionKind.ValueType
-    """What the rows are."""
+    """Kind of the rows."""
     source: IngestionSource.ValueType
-    """How they came in."""
+    """How the rows were sent."""
     filename: builtins.str
-    """Name of the uploaded file, or of the file that a stream's client reads. Empty where the client
+    """Name of the uploaded file, or of the file that the stream's client reads. Empty if the client
     named none.
     """
     on_existing: OnExisting.ValueType
-    """What is done with rows that are stored already: SKIP or UPDATE."""
+    """What happens to rows whose key is already stored: SKIP or UPDATE."""
     validate_only: builtins.bool
-    """Whether this is a dry run, which reports what a real one would do and writes no row."""
+    """Whether this is a dry run, which reports what a real run would do and stores no row."""
     state: IngestionState.ValueType
-    """How far it is."""
+    """State of the ingestion."""
     rows_read: builtins.int
-    """Rows read so far, blank rows not counted."""
+    """Rows read so far, excluding blank rows."""
     inserted: builtins.int
-    """Rows stored as new."""
+    """Rows stored as new records."""
     updated: builtins.int
-    """Rows that replaced stored facts."""
+    """Rows that replaced stored values."""
     unchanged: builtins.int
-    """Rows equal to what is stored, or to an earlier row of the same ingestion."""
+    """Rows equal to the stored record, or to an earlier row of the same ingestion."""
     skipped: builtins.int
-    """Rows whose key is stored with other facts, which were kept. ListRowErrors names them."""
+    """Rows whose key is stored with other values, which were kept. ListRowErrors lists them."""
     rejected: builtins.int
-    """Rows rejected. ListRowErrors tells why, one or more errors a row."""
+    """Rows rejected. ListRowErrors lists their errors, one or more per row."""
     committed_offset: builtins.int
-    """Offset of the first row not committed yet, which is the number of rows committed. A broken
-    stream resumes here.
+    """Offset of the first uncommitted row, which is the number of committed rows. A broken stream
+    resumes here.
     """
     total_rows: builtins.int
-    """Rows the source holds, blank rows not counted. Absent while that is not known."""
+    """Rows in the source, excluding blank rows. Absent while unknown."""
     principal: builtins.str
-    """Who asked for it, and alone can go on with it: the subject of the caller's credentials, empty
-    when the server runs without authentication.
+    """Subject of the credentials of the caller who started it, and who alone can continue it. Empty
+    if the server runs without authentication.
     """
     sha256: builtins.str
-    """SHA-256 of the uploaded file, 64 lower-case hex digits. Empty for a stream."""
+    """SHA-256 of the uploaded file, 64 lowercase hex digits. Empty for a stream."""
     sheet: builtins.str
-    """Name of the sheet that the rows are of. Empty for CSV, for a stream whose client named none,
+    """Name of the sheet that contains the rows. Empty for CSV, for a stream whose client named none,
     and until the file is opened.
     """
     customers_over_limit: builtins.int
-    """Customers whose loans or facts the ingestion stored and who owe more than their approved limit
-    since: their current debt was above it when the ingestion ended. They score 0
-    (DEBT_EXCEEDS_APPROVED_LIMIT). Absent before the end, for a dry run, and for ingestions of
-    releases that did not count them.
+    """Number of customers whose loans or facts the ingestion stored and whose current debt exceeded
+    their approved limit when it ended. Their score is 0 (DEBT_EXCEEDS_APPROVED_LIMIT). Absent
+    before the end, for a dry run, and for ingestions of releases that did not count them.
     """
     @builtins.property
     def created_time(self) -> timestamp_pb2.Timestamp:
-        """When it was asked for."""
+        """Time of the request."""
 
     @builtins.property
     def started_time(self) -> timestamp_pb2.Timestamp:
-        """When the first row was taken up. Unset while QUEUED."""
+        """Time at which reading started. Unset while QUEUED."""
 
     @builtins.property
     def finished_time(self) -> timestamp_pb2.Timestamp:
-        """When it ended. Unset while QUEUED or RUNNING."""
+        """Time at which it ended. Unset while QUEUED or RUNNING."""
 
     @builtins.property
     def error(self) -> IngestionError:
-        """Why it failed. Unset unless FAILED."""
+        """Why it failed. Set only if FAILED."""
 
     @builtins.property
     def ignored_columns(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Headers of columns that are not read, because they name no column of this kind: at most 50,
-        each cut after 100 characters. A column with values and no header is named by its letters, as
-        "column K (no header)".
+        """Headers of columns that are not read because they match no column of this kind: at most 50,
+        each truncated to 100 characters. A column with values but no header is named by its letters,
+        such as "column K (no header)".
         """
 
     @builtins.property
     def unread_sheets(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Other sheets of the workbook that have the header of customers or loans and were not read, at
-        most 50: an ingestion reads one sheet. Send the file once more for rows of the other kind.
+        """Other sheets of the workbook with the headers of customers or loans, at most 50. They were not
+        read, because an ingestion reads one sheet. Send the file again for rows of the other kind.
         """
 
     def __init__(
@@ -572,16 +583,16 @@ class Ingestion(message.Message):
 
 @typing.final
 class IngestionError(message.Message):
-    """Why an ingestion as a whole failed."""
+    """Why an entire ingestion failed."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     CODE_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     code: IngestionErrorCode.ValueType
-    """Which failure."""
+    """The kind of failure."""
     message: builtins.str
-    """A sentence for a person: what was found and what to do."""
+    """A sentence for people: what was found and what to do."""
     def __init__(
         self,
         *,
@@ -596,8 +607,8 @@ class IngestionError(message.Message):
 
 @typing.final
 class RowError(message.Message):
-    """Why a row was not stored: one thing wrong with a rejected row, which can have several, or how a
-    skipped row differs from what is stored.
+    """Why a row was not stored: one error of a rejected row, which can have several, or how a skipped
+    row differs from the stored record.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -611,27 +622,27 @@ class RowError(message.Message):
     OUTCOME_FIELD_NUMBER: builtins.int
     COLUMN_HEADER_FIELD_NUMBER: builtins.int
     row_number: builtins.int
-    """Number of the row in its source: the row number of a sheet or line number of a CSV file, whose
-    header is row 1, or what the streamed row says.
+    """Number of the row in its source: the row number in the sheet or line number in the CSV file,
+    where the header is row 1, or row_number of the streamed row.
     """
     column: builtins.str
-    """The column by its name in this contract, as "loan_amount"."""
+    """Name of the column in this contract, such as "loan_amount"."""
     code: RowErrorCode.ValueType
-    """What is wrong."""
+    """The kind of error."""
     found: builtins.str
-    """What was found, as text, cut after 200 characters. A formula comes as it stands: neutralise it
-    before writing it to a sheet.
+    """The value found, as text, truncated to 200 characters. Formulas are returned unchanged:
+    neutralize them before writing them to a sheet.
     """
     expected: builtins.str
-    """What is expected: "a whole number from 1 to 480"."""
+    """What is expected, such as "a whole number from 1 to 480"."""
     message: builtins.str
-    """A sentence for a person that says it all."""
+    """The complete error in a sentence for people."""
     outcome: RowOutcome.ValueType
-    """What became of the row: REJECTED or SKIPPED."""
+    """Outcome of the row: REJECTED or SKIPPED."""
     column_header: builtins.str
-    """The header of the column as the uploaded file names it, as "Principal (INR)", cut after 100
+    """Header of the column in the uploaded file, such as "Principal (INR)", truncated to 100
     characters. Empty for a streamed row, for an error of the whole row, and for files read by
-    releases that did not keep headers.
+    releases that did not store headers.
     """
     def __init__(
         self,
@@ -655,7 +666,7 @@ class RowError(message.Message):
 class UnreadableCell(message.Message):
     """A cell of the client's source that does not fit the typed field of its column: text in a number
     column, a date that does not exist, a formula. Sent instead of the field, so that a stream
-    reports the same as an upload of the file.
+    reports the same errors as an upload of the file.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -664,13 +675,11 @@ class UnreadableCell(message.Message):
     FOUND_FIELD_NUMBER: builtins.int
     CODE_FIELD_NUMBER: builtins.int
     column: builtins.str
-    """The column by its field name in the row message, as "tenure_months"."""
+    """Field name of the column in the row message, such as "tenure_months"."""
     found: builtins.str
-    """What the cell holds, as text, at most 200 characters."""
+    """Content of the cell as text, at most 200 characters."""
     code: RowErrorCode.ValueType
-    """What is wrong with it, where the client can tell. UNSPECIFIED: the server tells from the
-    column.
-    """
+    """The kind of error, if the client knows it. UNSPECIFIED: the server derives it from the column."""
     def __init__(
         self,
         *,
@@ -686,7 +695,7 @@ class UnreadableCell(message.Message):
 
 @typing.final
 class CustomerRow(message.Message):
-    """One customer of a source. Required fields that are absent reject the row as MISSING."""
+    """A customer in the source. A row without a required field is rejected with MISSING."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -700,8 +709,8 @@ class CustomerRow(message.Message):
     ROW_NUMBER_FIELD_NUMBER: builtins.int
     UNREADABLE_CELLS_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
-    """Required. Id of the customer, 1 to 999999999999999: above are the ids of customers registered
-    here, and no import changes those.
+    """Required. Id of the customer, 1 to 999999999999999. Higher ids belong to customers registered
+    with this service, whom imports cannot change.
     """
     first_name: builtins.str
     """Required. 1 to 50 characters after trimming."""
@@ -710,10 +719,10 @@ class CustomerRow(message.Message):
     age: builtins.int
     """Required. Age in completed years, 18 to 120."""
     phone_number: builtins.str
-    """Required. Phone number in any usual form; without a country code it is an Indian one."""
+    """Required. Phone number in any common notation; without a country code it is Indian."""
     row_number: builtins.int
-    """Optional. Number of the row in the client's own source, used in reports. Default: its place in
-    the stream, counted from 1.
+    """Optional. Number of the row in the client's source, used in reports. Default: its position in
+    the stream, starting at 1.
     """
     @builtins.property
     def monthly_income(self) -> money_pb2.Money:
@@ -722,14 +731,14 @@ class CustomerRow(message.Message):
     @builtins.property
     def approved_limit(self) -> money_pb2.Money:
         """Optional. Approved limit in INR, 0 or more. Default: 36 times the monthly income, rounded half
-        up to the nearest lakh. Either way at most what the server lets imports give, 5 crore unless it
-        is set otherwise.
+        up to the nearest lakh. In both cases at most the server's maximum for imports, 5 crore by
+        default.
         """
 
     @builtins.property
     def unreadable_cells(self) -> containers.RepeatedCompositeFieldContainer[UnreadableCell]:
-        """Optional. Cells that could not be put into the fields above. Any such cell rejects the row; the
-        first 20 of a row are looked at.
+        """Optional. Cells that do not fit the fields above. Any such cell causes the row to be rejected;
+        only the first 20 per row are read.
         """
 
     def __init__(
@@ -764,7 +773,7 @@ class CustomerRow(message.Message):
 
 @typing.final
 class LoanRow(message.Message):
-    """One loan of a source. Required fields that are absent reject the row as MISSING."""
+    """A loan in the source. A row without a required field is rejected with MISSING."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -780,8 +789,8 @@ class LoanRow(message.Message):
     ROW_NUMBER_FIELD_NUMBER: builtins.int
     UNREADABLE_CELLS_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
-    """Required. Id of the customer, who must be stored already. Ids from 1000000000000001 are those
-    of customers registered here.
+    """Required. Id of the customer, who must already be stored. Ids from 1000000000000001 up belong
+    to customers registered with this service.
     """
     loan_id: builtins.int
     """Required. Id of the loan, 1 to 999999999999999, unique within the customer's loans."""
@@ -790,8 +799,8 @@ class LoanRow(message.Message):
     emis_paid_on_time: builtins.int
     """Required. Number of installments paid on time, 0 to tenure_months."""
     row_number: builtins.int
-    """Optional. Number of the row in the client's own source, used in reports. Default: its place in
-    the stream, counted from 1.
+    """Optional. Number of the row in the client's source, used in reports. Default: its position in
+    the stream, starting at 1.
     """
     @builtins.property
     def loan_amount(self) -> money_pb2.Money:
@@ -799,24 +808,26 @@ class LoanRow(message.Message):
 
     @builtins.property
     def interest_rate(self) -> decimal_pb2.Decimal:
-        """Required. Yearly rate in percent, 0 to 100, at most two decimals."""
+        """Required. Annual rate in percent, 0 to 100, at most two decimals."""
 
     @builtins.property
     def monthly_installment(self) -> money_pb2.Money:
-        """Required. Installment in INR a month, more than 0. A fact of the source, stored as it is."""
+        """Required. Monthly installment in INR, more than 0. Stored as given."""
 
     @builtins.property
     def start_date(self) -> date_pb2.Date:
-        """Required. The day the loan began (date of approval)."""
+        """Required. Start date of the loan (date of approval)."""
 
     @builtins.property
     def end_date(self) -> date_pb2.Date:
-        """Optional. Due date of the last installment. Where given, it must be start_date plus the tenure."""
+        """Optional. Due date of the last installment. If set, it must be start_date plus the tenure.
+        Default: that date.
+        """
 
     @builtins.property
     def unreadable_cells(self) -> containers.RepeatedCompositeFieldContainer[UnreadableCell]:
-        """Optional. Cells that could not be put into the fields above. Any such cell rejects the row; the
-        first 20 of a row are looked at.
+        """Optional. Cells that do not fit the fields above. Any such cell causes the row to be rejected;
+        only the first 20 per row are read.
         """
 
     def __init__(

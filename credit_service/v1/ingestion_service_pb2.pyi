@@ -21,8 +21,8 @@ DESCRIPTOR: descriptor.FileDescriptor
 
 @typing.final
 class IngestRowsRequest(message.Message):
-    """Request of IngestRows: the header in the first message, a batch in each one after it, and perhaps
-    a failure in the last.
+    """Request of IngestRows: the header in the first message, a batch in each following one, and
+    optionally a failure in the last.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -32,7 +32,7 @@ class IngestRowsRequest(message.Message):
     FAILURE_FIELD_NUMBER: builtins.int
     @builtins.property
     def header(self) -> IngestRowsHeader:
-        """Optional, one of the three. What the rows are and what to do with them."""
+        """Optional, one of the three. Kind of the rows and what to do with them."""
 
     @builtins.property
     def batch(self) -> RowBatch:
@@ -40,7 +40,7 @@ class IngestRowsRequest(message.Message):
 
     @builtins.property
     def failure(self) -> SourceFailure:
-        """Optional, one of the three. There are more rows, which the client cannot read. The last message."""
+        """Optional, one of the three. Last message: the client cannot read the rest of its source."""
 
     def __init__(
         self,
@@ -59,13 +59,13 @@ class IngestRowsRequest(message.Message):
 
 @typing.final
 class SourceFailure(message.Message):
-    """Last message of IngestRows where the client cannot read its source to the end."""
+    """Last message of IngestRows if the client cannot read its source to the end."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: builtins.int
     message: builtins.str
-    """Required. What is wrong with the source and where, for a person: 1 to 500 characters without
+    """Required. What is wrong with the source and where, for people: 1 to 500 characters without
     control characters.
     """
     def __init__(
@@ -98,23 +98,23 @@ class IngestRowsHeader(message.Message):
     The same id with the same header resumes.
     """
     kind: ingestion_pb2.IngestionKind.ValueType
-    """Required. What the rows are."""
+    """Required. Kind of the rows."""
     on_existing: ingestion_pb2.OnExisting.ValueType
-    """Optional. What to do with rows that are stored already. Default: SKIP. UPDATE needs the scope
-    ingest.update beside ingest, in a dry run too.
+    """Optional. What to do with rows whose key is already stored. Default: SKIP. UPDATE needs the
+    scope ingest.update in addition to ingest, also in a dry run.
     """
     validate_only: builtins.bool
-    """Optional. Report what would be done and write no row. Default: false."""
+    """Optional. Dry run: report what would be done and store no row. Default: false."""
     filename: builtins.str
-    """Optional. Name of the file that the rows are of, without folders, at most 255 characters.
-    Default: none. It is shown with the ingestion, and may differ when a stream is resumed.
+    """Optional. Name of the source file, without folders, at most 255 characters. Default: none. It
+    is shown with the ingestion and may differ when a stream is resumed.
     """
     sheet: builtins.str
-    """Optional. Name of the sheet that the rows are of, at most 255 characters. Default: none."""
+    """Optional. Name of the sheet that contains the rows, at most 255 characters. Default: none."""
     @builtins.property
     def ignored_columns(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Optional. Headers of the file's columns that are not sent, at most 50 of at most 100 characters
-        each. Default: none.
+        """Optional. Headers of the source file's columns that are not sent, at most 50 of at most 100
+        characters each. Default: none.
         """
 
     @builtins.property
@@ -229,11 +229,11 @@ class IngestRowsResponse(message.Message):
     ROW_ERRORS_FIELD_NUMBER: builtins.int
     @builtins.property
     def ingestion(self) -> ingestion_pb2.Ingestion:
-        """The ingestion as it ended, with its counts."""
+        """The ended ingestion, with its counts."""
 
     @builtins.property
     def row_errors(self) -> containers.RepeatedCompositeFieldContainer[ingestion_pb2.RowError]:
-        """The first row errors, at most 100. ListRowErrors has them all."""
+        """The first row errors, at most 100. ListRowErrors returns all of them."""
 
     def __init__(
         self,
@@ -249,19 +249,19 @@ class IngestRowsResponse(message.Message):
 
 @typing.final
 class UploadSpreadsheetRequest(message.Message):
-    """Request of UploadSpreadsheet: the header in the first message, bytes in each one after it."""
+    """Request of UploadSpreadsheet: the header in the first message, bytes in each following one."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: builtins.int
     CHUNK_FIELD_NUMBER: builtins.int
     chunk: builtins.bytes
-    """Optional, one of the two. The next bytes of the file, at least 1, at most 1 MiB advised: a
-    message of more than 4 MiB is refused.
+    """Optional, one of the two. The next bytes of the file, at least 1. At most 1 MiB is
+    recommended; a message of more than 4 MiB is rejected.
     """
     @builtins.property
     def header(self) -> UploadSpreadsheetHeader:
-        """Optional, one of the two. What the file is and what to do with its rows."""
+        """Optional, one of the two. Name and kind of the file, and what to do with its rows."""
 
     def __init__(
         self,
@@ -295,22 +295,24 @@ class UploadSpreadsheetHeader(message.Message):
     The same id with the same header and file uploads once.
     """
     kind: ingestion_pb2.IngestionKind.ValueType
-    """Required. What the rows are."""
+    """Required. Kind of the rows."""
     filename: builtins.str
-    """Required. Name of the file without folders, 1 to 255 characters. ".xlsx" or ".csv" at its end
-    says the format.
+    """Required. Name of the file without folders, 1 to 255 characters. Its extension, ".xlsx" or
+    ".csv", determines the format.
     """
     on_existing: ingestion_pb2.OnExisting.ValueType
-    """Optional. What to do with rows that are stored already. Default: SKIP. UPDATE needs the scope
-    ingest.update beside ingest, in a dry run too.
+    """Optional. What to do with rows whose key is already stored. Default: SKIP. UPDATE needs the
+    scope ingest.update in addition to ingest, also in a dry run.
     """
     validate_only: builtins.bool
-    """Optional. Report what would be done and write no row. Default: false."""
+    """Optional. Dry run: report what would be done and store no row. Default: false."""
     sha256: builtins.str
-    """Optional. SHA-256 of the file, 64 hex digits. Where given, the bytes received must have it."""
+    """Optional. SHA-256 of the file, 64 hex digits. If set, the received bytes must match it.
+    Default: not checked.
+    """
     date_order: ingestion_pb2.DateOrder.ValueType
-    """Optional. The order of day and month in the file's dates, such as DATE_ORDER_DMY for 31-03-2024.
-    Default: the one order that all dates of a column allow.
+    """Optional. Order of day and month in the file's dates, such as DATE_ORDER_DMY for 31-03-2024.
+    Default: the only order in which all dates of a column are valid.
     """
     def __init__(
         self,
@@ -338,7 +340,7 @@ class UploadSpreadsheetResponse(message.Message):
     INGESTION_FIELD_NUMBER: builtins.int
     @builtins.property
     def ingestion(self) -> ingestion_pb2.Ingestion:
-        """The ingestion: QUEUED, or further on when the upload was repeated."""
+        """The ingestion: QUEUED, or a later state if the upload was repeated."""
 
     def __init__(
         self,
@@ -380,7 +382,7 @@ class GetIngestionResponse(message.Message):
     INGESTION_FIELD_NUMBER: builtins.int
     @builtins.property
     def ingestion(self) -> ingestion_pb2.Ingestion:
-        """The ingestion as it stands."""
+        """The ingestion in its current state."""
 
     def __init__(
         self,
@@ -402,9 +404,9 @@ class ListIngestionsRequest(message.Message):
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """Optional. Ingestions a page, 0 to 1,000. Default (0): 50."""
+    """Optional. Ingestions per page, 0 to 1,000. Default (0): 50."""
     page_token: builtins.str
-    """Optional. next_page_token of the page before. Default: the first page."""
+    """Optional. next_page_token of the previous page. Default: the first page."""
     def __init__(
         self,
         *,
@@ -426,10 +428,10 @@ class ListIngestionsResponse(message.Message):
     INGESTIONS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """Token of the next page. Empty on the last one."""
+    """Token of the next page. Empty on the last page."""
     @builtins.property
     def ingestions(self) -> containers.RepeatedCompositeFieldContainer[ingestion_pb2.Ingestion]:
-        """The ingestions of this page, the latest first."""
+        """The ingestions of this page, latest first."""
 
     def __init__(
         self,
@@ -472,7 +474,7 @@ class WatchIngestionResponse(message.Message):
     INGESTION_FIELD_NUMBER: builtins.int
     @builtins.property
     def ingestion(self) -> ingestion_pb2.Ingestion:
-        """The ingestion as it stands now."""
+        """The ingestion in its current state."""
 
     def __init__(
         self,
@@ -498,12 +500,12 @@ class ListRowErrorsRequest(message.Message):
     ingestion_id: builtins.str
     """Required. Id of the ingestion, a UUID."""
     page_size: builtins.int
-    """Optional. Row errors a page, 0 to 1,000. Default (0): 50."""
+    """Optional. Row errors per page, 0 to 1,000. Default (0): 50."""
     page_token: builtins.str
-    """Optional. next_page_token of the page before. Default: the first page."""
+    """Optional. next_page_token of the previous page. Default: the first page."""
     @builtins.property
     def outcomes(self) -> containers.RepeatedScalarFieldContainer[ingestion_pb2.RowOutcome.ValueType]:
-        """Optional. The outcomes to list. Default (none given): REJECTED alone."""
+        """Optional. The outcomes to list. Default: REJECTED only."""
 
     def __init__(
         self,
@@ -528,10 +530,10 @@ class ListRowErrorsResponse(message.Message):
     ROW_ERRORS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """Token of the next page. Empty on the last one."""
+    """Token of the next page. Empty on the last page."""
     @builtins.property
     def row_errors(self) -> containers.RepeatedCompositeFieldContainer[ingestion_pb2.RowError]:
-        """The row errors of this page, in the order of the rows."""
+        """The row errors of this page, in row order."""
 
     def __init__(
         self,
@@ -567,7 +569,9 @@ class DownloadAnnotatedWorkbookRequest(message.Message):
 
 @typing.final
 class DownloadAnnotatedWorkbookResponse(message.Message):
-    """Response of DownloadAnnotatedWorkbook: the header in the first message, bytes in each after it."""
+    """Response of DownloadAnnotatedWorkbook: the header in the first message, bytes in each following
+    one.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -577,7 +581,7 @@ class DownloadAnnotatedWorkbookResponse(message.Message):
     """The next bytes of the workbook, 1 byte to 1 MiB."""
     @builtins.property
     def header(self) -> AnnotatedWorkbookHeader:
-        """What follows."""
+        """Name and size of the workbook."""
 
     def __init__(
         self,
@@ -603,11 +607,11 @@ class AnnotatedWorkbookHeader(message.Message):
     CONTENT_TYPE_FIELD_NUMBER: builtins.int
     SIZE_BYTES_FIELD_NUMBER: builtins.int
     filename: builtins.str
-    """Name to save the workbook under: "loans-annotated.xlsx" for loans.csv."""
+    """File name for saving the workbook, such as "loans-annotated.xlsx" for loans.csv."""
     content_type: builtins.str
     """Media type of the bytes."""
     size_bytes: builtins.int
-    """Number of bytes that follow in all."""
+    """Total number of bytes that follow."""
     def __init__(
         self,
         *,

@@ -26,22 +26,23 @@ if _version_not_supported:
 
 
 class IngestionServiceStub:
-    """Takes in customers and loans from streams, workbooks (.xlsx) and CSV files. One validation and
-    one loader serve all three: each row is stored or reported, and the rest goes on.
+    """Imports customers and loans from streams, workbooks (.xlsx) and CSV files. All three use the same
+    validation and loader. Each row is stored or reported; an invalid row does not stop the others.
 
-    Exactly once: a batch of rows and the advance of committed_offset are one transaction. Whatever
-    breaks, the same ingestion resumes from committed_offset, loses no row and doubles none.
+    Exactly once: each transaction stores a batch of rows and advances committed_offset. After any
+    failure the ingestion resumes from committed_offset, without losing or duplicating a row.
 
-    Lists come in pages: page_size 0 means 50, at most 1,000. While next_page_token is not empty
-    there is more: repeat the request with it as page_token and all else unchanged.
+    Lists are paginated: page_size 0 means 50, the maximum is 1,000. If next_page_token is not empty,
+    there are more pages: repeat the request with it as page_token and all other fields unchanged.
 
-    A stream lasts for an hour at most, by default; then it ends with UNAVAILABLE
-    (STREAM_LIFETIME_OVER): call again and continue where it ended.
+    A stream lasts at most one hour by default. It then ends with UNAVAILABLE (STREAM_LIFETIME_OVER);
+    call again and continue where it ended.
 
     Errors are google.rpc.Status with google.rpc.ErrorInfo, whose reason is a value of ErrorReason.
-    Besides those named at each method, any method can fail with UNAUTHENTICATED, PERMISSION_DENIED,
-    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
-    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
+    In addition to the errors listed at each method, any method can fail with UNAUTHENTICATED,
+    PERMISSION_DENIED, RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
+    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED)
+    or INTERNAL.
     """
 
     def __init__(self, channel):
@@ -88,87 +89,91 @@ class IngestionServiceStub:
 
 
 class IngestionServiceServicer:
-    """Takes in customers and loans from streams, workbooks (.xlsx) and CSV files. One validation and
-    one loader serve all three: each row is stored or reported, and the rest goes on.
+    """Imports customers and loans from streams, workbooks (.xlsx) and CSV files. All three use the same
+    validation and loader. Each row is stored or reported; an invalid row does not stop the others.
 
-    Exactly once: a batch of rows and the advance of committed_offset are one transaction. Whatever
-    breaks, the same ingestion resumes from committed_offset, loses no row and doubles none.
+    Exactly once: each transaction stores a batch of rows and advances committed_offset. After any
+    failure the ingestion resumes from committed_offset, without losing or duplicating a row.
 
-    Lists come in pages: page_size 0 means 50, at most 1,000. While next_page_token is not empty
-    there is more: repeat the request with it as page_token and all else unchanged.
+    Lists are paginated: page_size 0 means 50, the maximum is 1,000. If next_page_token is not empty,
+    there are more pages: repeat the request with it as page_token and all other fields unchanged.
 
-    A stream lasts for an hour at most, by default; then it ends with UNAVAILABLE
-    (STREAM_LIFETIME_OVER): call again and continue where it ended.
+    A stream lasts at most one hour by default. It then ends with UNAVAILABLE (STREAM_LIFETIME_OVER);
+    call again and continue where it ended.
 
     Errors are google.rpc.Status with google.rpc.ErrorInfo, whose reason is a value of ErrorReason.
-    Besides those named at each method, any method can fail with UNAUTHENTICATED, PERMISSION_DENIED,
-    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
-    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
+    In addition to the errors listed at each method, any method can fail with UNAUTHENTICATED,
+    PERMISSION_DENIED, RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
+    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED)
+    or INTERNAL.
     """
 
     def IngestRows(self, request_iterator, context):
-        """Takes in rows as a stream: a header first, then batches of rows, each with the offset of its
-        first row. Closing the stream says that all rows were sent and ends the ingestion.
+        """Imports rows from a stream: a header first, then batches of rows, each with the offset of its
+        first row. Closing the stream marks all rows as sent and ends the ingestion.
 
-        Rows below the committed offset are compared with those that were committed and not stored
-        again, so after a break any earlier offset will do; best is GetIngestion's committed_offset
-        under the same ingestion_id. Repeating the whole stream of an ingestion that has ended returns
-        its result again.
+        To resume a broken stream, send the rows from GetIngestion's committed_offset under the same
+        ingestion_id. An earlier offset also works: the server compares rows below the committed offset
+        with the committed ones and does not store them again. Repeating the whole stream of an ended
+        ingestion returns its result again.
 
-        An ingestion is its caller's: only the principal that began it can go on with it and end it.
+        An ingestion belongs to its caller: only the principal that started it can continue it and end
+        it.
 
-        A row that is not valid is rejected and reported, and fails neither its batch nor the stream.
+        An invalid row is rejected and reported; it fails neither its batch nor the stream.
 
-        A client that cannot read its source to the end says so by a `failure` as its last message: the
-        ingestion ends as FAILED with SOURCE_FAILED, and the answer has its counts. A stream that breaks
-        off and is not resumed for 15 minutes ends as FAILED with ABANDONED. Either can be resumed within
-        7 days of its last rows: the same header under the same ingestion_id makes it RUNNING again, and
-        it goes on from committed_offset. Rows before that stay as they were: to correct those, send them
-        under a new id.
+        A client that cannot read its source to the end sends a `failure` as its last message: the
+        ingestion ends as FAILED with SOURCE_FAILED, and the response has its counts. A stream that
+        breaks and is not resumed for 15 minutes ends as FAILED with ABANDONED. Both can be resumed
+        within 7 days of the last rows: the same header under the same ingestion_id makes the ingestion
+        RUNNING again, and it continues from committed_offset. Rows before that offset do not change;
+        to correct them, send them under a new id.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): the header or a batch is malformed. (STREAM_ORDER_INVALID):
-        the first message is no header, a later one is, or rows are not of the header's kind.
-        OUT_OF_RANGE (OFFSET_MISMATCH): the batch begins above the offset expected, which the metadata
-        tells. Send from there.
-        FAILED_PRECONDITION (INGESTION_HEADER_MISMATCH): the id was used with another header.
-        (COMMITTED_ROWS_DIFFER): other rows were committed under the id. (INGESTION_ENDED): rows beyond
-        the end of an ingestion that has ended.
-        PERMISSION_DENIED (INGESTION_NOT_OWNED): the id is another caller's. (PERMISSION_DENIED): the
-        header says UPDATE, and the scope ingest.update is missing.
-        ABORTED (INGESTION_IN_PROGRESS): another stream sends under the same id.
+        the first message is not a header, a later one is, or rows are not of the header's kind.
+        OUT_OF_RANGE (OFFSET_MISMATCH): the batch starts above the expected offset, which is in the
+        metadata. Send rows from there.
+        FAILED_PRECONDITION (INGESTION_HEADER_MISMATCH): the id was used with a different header.
+        (COMMITTED_ROWS_DIFFER): different rows were committed under the id. (INGESTION_ENDED): the
+        ingestion has ended and accepts no further rows.
+        PERMISSION_DENIED (INGESTION_NOT_OWNED): the ingestion belongs to another caller.
+        (PERMISSION_DENIED): on_existing is UPDATE and the scope ingest.update is missing.
+        ABORTED (INGESTION_IN_PROGRESS): another stream is sending under the same id.
         (CONFLICT_RETRIES_EXHAUSTED): resume after the RetryInfo.
         RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
-        DEADLINE_EXCEEDED (STREAM_IDLE): no message came for too long. Resume.
+        DEADLINE_EXCEEDED (STREAM_IDLE): the client sent no message for too long. Resume.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadSpreadsheet(self, request_iterator, context):
-        """Takes in a workbook or CSV file as a stream: a header first, then its bytes in order. The file
-        is stored and queued; a worker reads it. WatchIngestion follows the work.
+        """Uploads a workbook or CSV file as a stream: a header first, then its bytes in order. The server
+        stores and enqueues the file; a worker reads it. WatchIngestion reports the progress.
 
         Repeating an upload under the same ingestion_id with the same header and bytes returns the
-        ingestion as it stands and queues nothing more.
+        ingestion in its current state and enqueues nothing.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): the header is malformed. (STREAM_ORDER_INVALID): the first
-        message is no header, or a later one is. (UPLOAD_EMPTY, UPLOAD_TOO_LARGE,
-        UPLOAD_CHECKSUM_MISMATCH, UPLOAD_UNSUPPORTED, UPLOAD_UNSAFE): the file itself is refused.
-        FAILED_PRECONDITION (INGESTION_HEADER_MISMATCH): the id was used with another header or file.
-        PERMISSION_DENIED (INGESTION_NOT_OWNED): the id is another caller's. (PERMISSION_DENIED): the
-        header says UPDATE, and the scope ingest.update is missing.
-        ABORTED (INGESTION_IN_PROGRESS): another stream sends under the same id.
+        message is not a header, or a later one is. (UPLOAD_EMPTY, UPLOAD_TOO_LARGE,
+        UPLOAD_CHECKSUM_MISMATCH, UPLOAD_UNSUPPORTED, UPLOAD_UNSAFE): the file itself is rejected.
+        FAILED_PRECONDITION (INGESTION_HEADER_MISMATCH): the id was used with a different header or
+        file.
+        PERMISSION_DENIED (INGESTION_NOT_OWNED): the ingestion belongs to another caller.
+        (PERMISSION_DENIED): on_existing is UPDATE and the scope ingest.update is missing.
+        ABORTED (INGESTION_IN_PROGRESS): another stream is sending under the same id.
         RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
-        DEADLINE_EXCEEDED (STREAM_IDLE): no message came for too long. Upload again.
+        DEADLINE_EXCEEDED (STREAM_IDLE): the client sent no message for too long. Upload again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetIngestion(self, request, context):
-        """Returns one ingestion with its counts. To resume a broken stream, send from committed_offset.
+        """Returns one ingestion with its counts. To resume a broken stream, send rows from
+        committed_offset.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD).
@@ -179,7 +184,7 @@ class IngestionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListIngestions(self, request, context):
-        """Lists ingestions, the latest first.
+        """Lists ingestions, latest first.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
@@ -189,8 +194,9 @@ class IngestionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchIngestion(self, request, context):
-        """Streams an ingestion as it advances: at once as it stands, then at each change seen, and last
-        as it ended. Then the stream ends. Where a FAILED stream of rows is resumed, watch it again.
+        """Streams the progress of an ingestion: its current state immediately, then each observed change,
+        and finally its end, after which the stream ends. If a FAILED stream of rows is resumed, call
+        again.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD).
@@ -202,51 +208,54 @@ class IngestionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRowErrors(self, request, context):
-        """Lists what was wrong with the rejected rows of an ingestion, in the order of its rows, and where
-        asked for, how its skipped rows differ from what is stored: one entry for each of them. Kept are
-        100,000 rows of each, more or less; all are counted.
+        """Lists the errors of an ingestion's rejected rows in row order and, if requested, how its
+        skipped rows differ from the stored records, one entry per skipped row. The service keeps about
+        100,000 rows of each; the counts include all.
 
-        They quote the rows. Those of another caller's ingestion can be read by callers with the scope
-        credit.read too, which opens all customers' data anyhow.
+        Row errors quote row values. For another caller's ingestion the caller also needs the scope
+        credit.read, which gives access to all customers' data.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
         NOT_FOUND (INGESTION_NOT_FOUND).
-        PERMISSION_DENIED: the ingestion is another caller's, and credit.read is missing.
+        PERMISSION_DENIED: the ingestion belongs to another caller and the scope credit.read is
+        missing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadAnnotatedWorkbook(self, request, context):
-        """Returns an uploaded file as an .xlsx workbook in which a person finds what to correct: a header
-        first, then the bytes in order. A .csv file comes back as a workbook too.
+        """Returns an uploaded file as an .xlsx workbook that shows what to correct, as a stream: a header
+        first, then the bytes in order. A .csv file is also returned as a workbook.
 
-        Two sheets. In front is a summary: the counts, the most frequent errors, how to go on. Behind it
-        is the sheet that was read, with every row at its own row number (a CSV file's line number) and
-        all of its columns: rejected cells are filled, the first 5,000 of them have a comment, and a
-        column "Rejected because" behind the others tells the reasons of each rejected row. Skipped rows
-        have another fill, and in that column what is stored instead, behind "SKIPPED". Values come
-        back exactly, dates as dates, percentages as percentages, and text as text also where it begins like a formula. Formats,
-        other sheets and formulas do not come back: a formula is text that nothing evaluates. A file
-        whose header was refused has its header marked. Reasons are kept for 100,000 rejected rows, more
-        or less; the summary says when there were more.
+        The workbook has two sheets. The first is a summary: the counts, the most frequent errors, the
+        next steps. The second is the sheet that was read, with every row at its original row number
+        (line number of a CSV file) and with all its columns. Rejected cells are highlighted, the first
+        5,000 of them have a comment, and a last column "Rejected because" lists the reasons for each
+        rejected row. Skipped rows have a different highlight; their last column contains "SKIPPED" and
+        the stored values. Values are returned exactly: dates as dates, percentages as percentages,
+        text as text, even if it starts like a formula. Formats and other sheets are not returned;
+        formulas are returned as text that is not evaluated. If the header was rejected, the header is
+        marked. Reasons are kept for about 100,000 rejected rows; the summary states if there were
+        more.
 
-        The workbook can be sent again as it is. A sheet whose first row holds "Ingestion summary" and
-        nothing else is passed over, and so are the column "Rejected because", fills and comments. What
-        was not corrected is rejected again.
+        The workbook can be uploaded again unchanged. The reader ignores a sheet whose first row
+        contains only "Ingestion summary", the column "Rejected because", highlights and comments. Rows
+        that were not corrected are rejected again.
 
-        The first message takes as long as making the workbook, some seconds for 100,000 rows.
+        The first message arrives once the workbook is complete, after some seconds for 100,000 rows.
 
-        Another caller's file can be had by callers with the scope credit.read too.
+        For another caller's ingestion the caller also needs the scope credit.read.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD).
         NOT_FOUND (INGESTION_NOT_FOUND).
-        PERMISSION_DENIED: the ingestion is another caller's, and credit.read is missing.
-        FAILED_PRECONDITION (INGESTION_NOT_UPLOADED): its rows came by IngestRows.
-        (INGESTION_NOT_ENDED): it is still QUEUED or RUNNING.
-        (WORKBOOK_UNAVAILABLE): the file cannot be read as rows, is lost, or does not fit a sheet.
+        PERMISSION_DENIED: the ingestion belongs to another caller and the scope credit.read is
+        missing.
+        FAILED_PRECONDITION (INGESTION_NOT_UPLOADED): its rows came from IngestRows.
+        (INGESTION_NOT_ENDED): it is still QUEUED or RUNNING. (WORKBOOK_UNAVAILABLE): the file cannot
+        be read as rows, is lost, or does not fit into a sheet.
         RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -300,22 +309,23 @@ def add_IngestionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IngestionService:
-    """Takes in customers and loans from streams, workbooks (.xlsx) and CSV files. One validation and
-    one loader serve all three: each row is stored or reported, and the rest goes on.
+    """Imports customers and loans from streams, workbooks (.xlsx) and CSV files. All three use the same
+    validation and loader. Each row is stored or reported; an invalid row does not stop the others.
 
-    Exactly once: a batch of rows and the advance of committed_offset are one transaction. Whatever
-    breaks, the same ingestion resumes from committed_offset, loses no row and doubles none.
+    Exactly once: each transaction stores a batch of rows and advances committed_offset. After any
+    failure the ingestion resumes from committed_offset, without losing or duplicating a row.
 
-    Lists come in pages: page_size 0 means 50, at most 1,000. While next_page_token is not empty
-    there is more: repeat the request with it as page_token and all else unchanged.
+    Lists are paginated: page_size 0 means 50, the maximum is 1,000. If next_page_token is not empty,
+    there are more pages: repeat the request with it as page_token and all other fields unchanged.
 
-    A stream lasts for an hour at most, by default; then it ends with UNAVAILABLE
-    (STREAM_LIFETIME_OVER): call again and continue where it ended.
+    A stream lasts at most one hour by default. It then ends with UNAVAILABLE (STREAM_LIFETIME_OVER);
+    call again and continue where it ended.
 
     Errors are google.rpc.Status with google.rpc.ErrorInfo, whose reason is a value of ErrorReason.
-    Besides those named at each method, any method can fail with UNAUTHENTICATED, PERMISSION_DENIED,
-    RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
-    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED) or INTERNAL.
+    In addition to the errors listed at each method, any method can fail with UNAUTHENTICATED,
+    PERMISSION_DENIED, RESOURCE_EXHAUSTED (OVERLOADED, RATE_LIMITED, TOO_MANY_CALLS), UNAVAILABLE
+    (DATABASE_UNAVAILABLE, SHUTTING_DOWN), DEADLINE_EXCEEDED, UNIMPLEMENTED (METHOD_NOT_IMPLEMENTED)
+    or INTERNAL.
     """
 
     @staticmethod

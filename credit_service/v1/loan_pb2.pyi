@@ -28,17 +28,17 @@ class _LoanState:
 class _LoanStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_LoanState.ValueType], builtins.type):
     DESCRIPTOR: descriptor.EnumDescriptor
     LOAN_STATE_UNSPECIFIED: _LoanState.ValueType  # 0
-    """Never sent in an answer. As a filter: loans of every state."""
+    """Never sent in a response. As a filter: loans in any state."""
     LOAN_STATE_ACTIVE: _LoanState.ValueType  # 1
     """At least one installment is not settled."""
     LOAN_STATE_CLOSED: _LoanState.ValueType  # 2
     """Every installment is settled."""
 
 class LoanState(_LoanState, metaclass=_LoanStateEnumTypeWrapper):
-    """Whether anything of a loan is left to pay."""
+    """Whether any part of a loan is left to pay."""
 
 LOAN_STATE_UNSPECIFIED: LoanState.ValueType  # 0
-"""Never sent in an answer. As a filter: loans of every state."""
+"""Never sent in a response. As a filter: loans in any state."""
 LOAN_STATE_ACTIVE: LoanState.ValueType  # 1
 """At least one installment is not settled."""
 LOAN_STATE_CLOSED: LoanState.ValueType  # 2
@@ -53,19 +53,19 @@ class _LoanSourceEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_LoanSource.
     LOAN_SOURCE_UNSPECIFIED: _LoanSource.ValueType  # 0
     """Never sent."""
     LOAN_SOURCE_IMPORTED: _LoanSource.ValueType  # 1
-    """Ingested from a workbook, a CSV file or a stream. Its id is unique per customer only."""
+    """Imported from a workbook, a CSV file or a stream. The id is unique per customer only."""
     LOAN_SOURCE_BOOKED: _LoanSource.ValueType  # 2
-    """Booked by CreateLoan. Its id is unique across customers."""
+    """Booked by CreateLoan. The id is unique across customers."""
 
 class LoanSource(_LoanSource, metaclass=_LoanSourceEnumTypeWrapper):
-    """Where a loan came from."""
+    """The origin of a loan."""
 
 LOAN_SOURCE_UNSPECIFIED: LoanSource.ValueType  # 0
 """Never sent."""
 LOAN_SOURCE_IMPORTED: LoanSource.ValueType  # 1
-"""Ingested from a workbook, a CSV file or a stream. Its id is unique per customer only."""
+"""Imported from a workbook, a CSV file or a stream. The id is unique per customer only."""
 LOAN_SOURCE_BOOKED: LoanSource.ValueType  # 2
-"""Booked by CreateLoan. Its id is unique across customers."""
+"""Booked by CreateLoan. The id is unique across customers."""
 
 class _InstallmentState:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -78,33 +78,33 @@ class _InstallmentStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Insta
     INSTALLMENT_STATE_SETTLED: _InstallmentState.ValueType  # 1
     """Paid in full."""
     INSTALLMENT_STATE_PARTLY_PAID: _InstallmentState.ValueType  # 2
-    """Paid in part, its due date not yet past."""
+    """Partly paid; the due date is not past."""
     INSTALLMENT_STATE_DUE: _InstallmentState.ValueType  # 3
-    """Nothing paid, and due today."""
+    """Nothing paid; due today."""
     INSTALLMENT_STATE_OVERDUE: _InstallmentState.ValueType  # 4
-    """Not paid in full, and its due date is past."""
+    """Not paid in full; the due date is past."""
     INSTALLMENT_STATE_UPCOMING: _InstallmentState.ValueType  # 5
-    """Nothing paid, and its due date is still to come."""
+    """Nothing paid; the due date is in the future."""
 
 class InstallmentState(_InstallmentState, metaclass=_InstallmentStateEnumTypeWrapper):
-    """How an installment of a schedule stands today."""
+    """The state of an installment today."""
 
 INSTALLMENT_STATE_UNSPECIFIED: InstallmentState.ValueType  # 0
 """Never sent."""
 INSTALLMENT_STATE_SETTLED: InstallmentState.ValueType  # 1
 """Paid in full."""
 INSTALLMENT_STATE_PARTLY_PAID: InstallmentState.ValueType  # 2
-"""Paid in part, its due date not yet past."""
+"""Partly paid; the due date is not past."""
 INSTALLMENT_STATE_DUE: InstallmentState.ValueType  # 3
-"""Nothing paid, and due today."""
+"""Nothing paid; due today."""
 INSTALLMENT_STATE_OVERDUE: InstallmentState.ValueType  # 4
-"""Not paid in full, and its due date is past."""
+"""Not paid in full; the due date is past."""
 INSTALLMENT_STATE_UPCOMING: InstallmentState.ValueType  # 5
-"""Nothing paid, and its due date is still to come."""
+"""Nothing paid; the due date is in the future."""
 
 @typing.final
 class Loan(message.Message):
-    """A loan as it stands today. Its key is (customer_id, loan_id). All money is INR."""
+    """A loan in its current state. Its key is (customer_id, loan_id). All money is in INR."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -128,10 +128,10 @@ class Loan(message.Message):
     NEXT_DUE_DATE_FIELD_NUMBER: builtins.int
     LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
-    """Id of the customer who owes it."""
+    """Id of the borrower."""
     loan_id: builtins.int
-    """Id of the loan. Ids of booked loans begin at 1000000000000001, stay below 2^53 and are unique
-    across customers; ids of imported loans, 1 to 999999999999999, are unique per customer only.
+    """Id of the loan. Ids of booked loans start at 1000000000000001, stay below 2^53 and are unique
+    across customers. Ids of imported loans, 1 to 999999999999999, are unique per customer only.
     """
     tenure_months: builtins.int
     """Number of monthly installments, 1 to 480."""
@@ -139,35 +139,35 @@ class Loan(message.Message):
     """Number of installments settled on time, 0 to tenure_months."""
     installments_settled: builtins.int
     """Number of installments settled, 0 to tenure_months. For an imported loan it starts at the
-    larger of the installments paid on time and those due by the day of the import.
+    installments paid on time or those due by the day of the import, whichever is more.
     """
     repayments_left: builtins.int
-    """Installments still to be settled: tenure_months less installments_settled."""
+    """Installments not yet settled: tenure_months minus installments_settled."""
     state: LoanState.ValueType
     """ACTIVE until every installment is settled, then CLOSED."""
     source: LoanSource.ValueType
     """Whether the loan was imported or booked here."""
     decision_id: builtins.int
-    """The decision that booked the loan. 0 for an imported loan."""
+    """Id of the decision that booked the loan. 0 for an imported loan."""
     @builtins.property
     def loan_amount(self) -> money_pb2.Money:
         """Principal in INR, more than 0 and at most 100,00,00,000 (100 crore)."""
 
     @builtins.property
     def interest_rate(self) -> decimal_pb2.Decimal:
-        """Yearly rate in percent, "0" to "100", at most two decimals. For a booked loan the corrected
-        rate that it was approved at.
+        """Annual rate in percent, "0" to "100", at most two decimals. For a booked loan, the corrected
+        rate at which it was approved.
         """
 
     @builtins.property
     def monthly_installment(self) -> money_pb2.Money:
-        """Installment in INR a month: the reducing-balance installment of a booked loan, the source's own
-        of an imported one. last_installment may differ from it.
+        """Monthly installment in INR: the reducing-balance installment of a booked loan, or the source's
+        value for an imported loan. last_installment may differ from it.
         """
 
     @builtins.property
     def start_date(self) -> date_pb2.Date:
-        """The day the loan began. Installment k falls due k months later."""
+        """Start date of the loan. Installment k falls due k months later."""
 
     @builtins.property
     def end_date(self) -> date_pb2.Date:
@@ -175,27 +175,27 @@ class Loan(message.Message):
 
     @builtins.property
     def closed_on(self) -> date_pb2.Date:
-        """The day the last installment was settled. Unset while the loan is ACTIVE."""
+        """Day on which the last installment was settled. Unset while the loan is ACTIVE."""
 
     @builtins.property
     def outstanding(self) -> money_pb2.Money:
-        """What is still to be paid under the schedule, interest included, in INR. 0 once CLOSED."""
+        """Amount left to pay under the schedule, including interest, in INR. 0 once CLOSED."""
 
     @builtins.property
     def paid_amount(self) -> money_pb2.Money:
-        """What has been paid under the schedule, in INR: the settled installments and any part of the
-        next one. With outstanding it adds up to the schedule's total.
+        """Amount paid under the schedule, in INR: the settled installments and any part of the next one.
+        paid_amount plus outstanding is the schedule's total.
         """
 
     @builtins.property
     def next_due_date(self) -> date_pb2.Date:
-        """Due date of the first installment not settled. Unset once the loan is CLOSED."""
+        """Due date of the first unsettled installment. Unset once the loan is CLOSED."""
 
     @builtins.property
     def last_installment(self) -> money_pb2.Money:
-        """The last installment of the schedule in INR, which balances it. For a loan booked by this
-        service more than 0 and at most two installments. 0 where the installments before it repay the
-        loan, as those of an imported loan may.
+        """Last installment of the schedule in INR, which brings the balance to 0. For a booked loan it is
+        more than 0 and at most two monthly installments. 0 if the earlier installments already repay
+        the loan, which is possible for imported loans only.
         """
 
     def __init__(
@@ -229,7 +229,7 @@ class Loan(message.Message):
 
 @typing.final
 class Installment(message.Message):
-    """One installment of a repayment schedule. All money is INR."""
+    """One installment of a repayment schedule. All money is in INR."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -243,38 +243,38 @@ class Installment(message.Message):
     SETTLED_ON_FIELD_NUMBER: builtins.int
     PAID_AMOUNT_FIELD_NUMBER: builtins.int
     number: builtins.int
-    """Its number, 1 to tenure_months."""
+    """Number of the installment, 1 to tenure_months."""
     state: InstallmentState.ValueType
-    """How it stands today."""
+    """State of the installment today."""
     @builtins.property
     def due_date(self) -> date_pb2.Date:
-        """The day it falls due: start_date plus `number` months, clamped to the end of the month."""
+        """Due date: start_date plus `number` months, clamped to the end of the month."""
 
     @builtins.property
     def payment(self) -> money_pb2.Money:
-        """What is to be paid: principal plus interest."""
+        """Amount due: principal plus interest."""
 
     @builtins.property
     def principal(self) -> money_pb2.Money:
-        """The part of the payment that repays principal."""
+        """Part of the payment that repays principal."""
 
     @builtins.property
     def interest(self) -> money_pb2.Money:
-        """The part of the payment that is interest."""
+        """Part of the payment that is interest."""
 
     @builtins.property
     def balance(self) -> money_pb2.Money:
-        """Principal left once the installment is paid. Exactly 0 after the last one."""
+        """Principal left after this installment. Exactly 0 after the last one."""
 
     @builtins.property
     def settled_on(self) -> date_pb2.Date:
-        """The day its full amount was reached. Unset when not settled, and when settled before the loan
-        was imported, where the day is not known.
+        """Day on which the installment was paid in full. Unset if it is not settled, or if it was settled
+        before the loan was imported, since that day is unknown.
         """
 
     @builtins.property
     def paid_amount(self) -> money_pb2.Money:
-        """How much of the payment has been paid so far, 0 to `payment`."""
+        """Amount paid so far, 0 to `payment`."""
 
     def __init__(
         self,
@@ -297,7 +297,7 @@ class Installment(message.Message):
 
 @typing.final
 class ScheduleTotals(message.Message):
-    """Sums over a repayment schedule. All money is INR."""
+    """Totals of a repayment schedule. All money is in INR."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -307,19 +307,19 @@ class ScheduleTotals(message.Message):
     OUTSTANDING_FIELD_NUMBER: builtins.int
     @builtins.property
     def payments(self) -> money_pb2.Money:
-        """Sum of all payments: principal plus interest."""
+        """Total of all payments: principal plus interest."""
 
     @builtins.property
     def principal(self) -> money_pb2.Money:
-        """Sum of the principal parts: the loan amount."""
+        """Total principal: the loan amount."""
 
     @builtins.property
     def interest(self) -> money_pb2.Money:
-        """Sum of the interest parts: the cost of the loan."""
+        """Total interest: the cost of the loan."""
 
     @builtins.property
     def outstanding(self) -> money_pb2.Money:
-        """What is still to be paid, interest included."""
+        """Amount left to pay, including interest."""
 
     def __init__(
         self,
@@ -337,7 +337,7 @@ class ScheduleTotals(message.Message):
 
 @typing.final
 class Payment(message.Message):
-    """A payment towards a loan. A fact: never changed or deleted."""
+    """A payment towards a loan. Payments are never changed or deleted."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -352,26 +352,26 @@ class Payment(message.Message):
     payment_id: builtins.int
     """Id of the payment, 1 or more."""
     customer_id: builtins.int
-    """Customer who owes the loan."""
+    """Id of the borrower."""
     loan_id: builtins.int
-    """The loan, by its id within the customer's loans."""
+    """Id of the loan within the customer's loans."""
     principal: builtins.str
-    """Who recorded it: the subject of the caller's credentials, empty when the server runs without
+    """Subject of the credentials of the caller who recorded it. Empty if the server runs without
     authentication.
     """
     request_id: builtins.str
-    """The request id it was recorded under. Empty where release 0.1.0 stored it without one."""
+    """Request id of the call that recorded it. Empty if release 0.1.0 stored the payment without one."""
     @builtins.property
     def amount(self) -> money_pb2.Money:
         """Amount paid in INR, more than 0."""
 
     @builtins.property
     def paid_on(self) -> date_pb2.Date:
-        """The day it was paid."""
+        """Day of the payment."""
 
     @builtins.property
     def recorded_time(self) -> timestamp_pb2.Timestamp:
-        """When this service recorded it."""
+        """Time at which this service recorded the payment."""
 
     def __init__(
         self,

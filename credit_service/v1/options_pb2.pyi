@@ -12,14 +12,13 @@ DESCRIPTOR: descriptor.FileDescriptor
 
 SCOPE_FIELD_NUMBER: builtins.int
 scope: extension_dict._ExtensionFieldDescriptor[descriptor_pb2.MethodOptions, builtins.str]
-"""The scope a caller's credentials must carry to call the method. Every method declares exactly
-one of:
+"""The scope that the caller's credentials need for the method. Every method declares exactly one:
   credit.read   reads customers, scores, loans, decisions and events
   credit.write  registers customers, books loans, records payments
-  ingest        sends rows and files, sees all ingestions, reads its own rows and their errors
+  ingest        sends rows and files, lists all ingestions, reads the row errors of its own
   admin         operates the service
-One more is asked for beside the method's own:
-  ingest.update replaces stored facts, approved limits among them: ingestions that say UPDATE
-The server denies a method that declares none. A server without authentication serves only
-its own machine and checks no scope.
+Some requests need one more scope, in addition to the method's own:
+  ingest.update replaces stored facts, including approved limits (on_existing UPDATE)
+The server denies calls to a method that declares no scope. A server without authentication
+listens on loopback only and checks no scope.
 """

@@ -31,34 +31,34 @@ class _ScoreComponentEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ScoreCo
     SCORE_COMPONENT_UNSPECIFIED: _ScoreComponent.ValueType  # 0
     """Never sent."""
     SCORE_COMPONENT_REPAYMENT_HISTORY: _ScoreComponent.ValueType  # 1
-    """Share of the installments due so far that were paid on time, over all loans ever taken.
-    At most 35 points; 0 when none has been due.
+    """Share of the installments due so far that were paid on time, over all loans ever taken. At most
+    35 points; 0 if no installment has fallen due.
     """
     SCORE_COMPONENT_LOAN_VOLUME: _ScoreComponent.ValueType  # 2
-    """Summed principal of all loans ever taken, full at 10,00,000 rupees. At most 25 points."""
+    """Total principal of all loans ever taken. At most 25 points, reached at 10,00,000 rupees."""
     SCORE_COMPONENT_LOAN_COUNT: _ScoreComponent.ValueType  # 3
-    """Number of loans ever taken, full at 10. At most 20 points."""
+    """Number of loans ever taken. At most 20 points, reached at 10 loans."""
     SCORE_COMPONENT_CURRENT_YEAR_ACTIVITY: _ScoreComponent.ValueType  # 4
-    """Number of loans opened in, or active at any time in, the current calendar year, full at 3.
-    At most 20 points.
+    """Number of loans opened in, or active at any time in, the current calendar year. At most 20
+    points, reached at 3 loans.
     """
 
 class ScoreComponent(_ScoreComponent, metaclass=_ScoreComponentEnumTypeWrapper):
-    """What a credit score is made of. The weights named here are those of the default scorecard."""
+    """The components of a credit score. The weights below are those of the default scorecard."""
 
 SCORE_COMPONENT_UNSPECIFIED: ScoreComponent.ValueType  # 0
 """Never sent."""
 SCORE_COMPONENT_REPAYMENT_HISTORY: ScoreComponent.ValueType  # 1
-"""Share of the installments due so far that were paid on time, over all loans ever taken.
-At most 35 points; 0 when none has been due.
+"""Share of the installments due so far that were paid on time, over all loans ever taken. At most
+35 points; 0 if no installment has fallen due.
 """
 SCORE_COMPONENT_LOAN_VOLUME: ScoreComponent.ValueType  # 2
-"""Summed principal of all loans ever taken, full at 10,00,000 rupees. At most 25 points."""
+"""Total principal of all loans ever taken. At most 25 points, reached at 10,00,000 rupees."""
 SCORE_COMPONENT_LOAN_COUNT: ScoreComponent.ValueType  # 3
-"""Number of loans ever taken, full at 10. At most 20 points."""
+"""Number of loans ever taken. At most 20 points, reached at 10 loans."""
 SCORE_COMPONENT_CURRENT_YEAR_ACTIVITY: ScoreComponent.ValueType  # 4
-"""Number of loans opened in, or active at any time in, the current calendar year, full at 3.
-At most 20 points.
+"""Number of loans opened in, or active at any time in, the current calendar year. At most 20
+points, reached at 3 loans.
 """
 
 class _ScoreOverride:
@@ -72,21 +72,21 @@ class _ScoreOverrideEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ScoreOve
     SCORE_OVERRIDE_NO_CREDIT_HISTORY: _ScoreOverride.ValueType  # 1
     """The customer has never had a loan."""
     SCORE_OVERRIDE_DEBT_EXCEEDS_APPROVED_LIMIT: _ScoreOverride.ValueType  # 2
-    """The summed principal of the customer's active loans is more than the approved limit."""
+    """The total principal of the customer's active loans exceeds the approved limit."""
 
 class ScoreOverride(_ScoreOverride, metaclass=_ScoreOverrideEnumTypeWrapper):
-    """A rule that sets the score to 0 whatever the components add up to."""
+    """A rule that sets the score to 0, whatever the sum of the components."""
 
 SCORE_OVERRIDE_UNSPECIFIED: ScoreOverride.ValueType  # 0
 """No override: the score is the rounded sum of its components."""
 SCORE_OVERRIDE_NO_CREDIT_HISTORY: ScoreOverride.ValueType  # 1
 """The customer has never had a loan."""
 SCORE_OVERRIDE_DEBT_EXCEEDS_APPROVED_LIMIT: ScoreOverride.ValueType  # 2
-"""The summed principal of the customer's active loans is more than the approved limit."""
+"""The total principal of the customer's active loans exceeds the approved limit."""
 
 @typing.final
 class CreditScoreComponent(message.Message):
-    """One component of a score: what it gave, what it could give, and why."""
+    """One component of a score: its points, its maximum, and the reason."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -97,14 +97,14 @@ class CreditScoreComponent(message.Message):
     component: ScoreComponent.ValueType
     """Which component."""
     explanation: builtins.str
-    """A sentence for a person, with the figures that led to the points."""
+    """A sentence for people, with the figures behind the points."""
     @builtins.property
     def points(self) -> decimal_pb2.Decimal:
-        """Points given, 0 to max_points, rounded half up to two decimals: "29.17"."""
+        """Points awarded, 0 to max_points, rounded half up to two decimals, such as "29.17"."""
 
     @builtins.property
     def max_points(self) -> decimal_pb2.Decimal:
-        """The most the component can give, by the scorecard: "35"."""
+        """Maximum points of the component in the scorecard, such as "35"."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class CreditScoreComponent(message.Message):
 
 @typing.final
 class CreditScore(message.Message):
-    """A customer's credit score on one day, with everything that explains it."""
+    """A customer's credit score on one day, with its explanation."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -134,27 +134,29 @@ class CreditScore(message.Message):
     COMPUTED_TIME_FIELD_NUMBER: builtins.int
     VALID_UNTIL_FIELD_NUMBER: builtins.int
     score: builtins.int
-    """The score, 0 to 100: the sum of the components' points rounded half up, or 0 by an override."""
+    """The score, 0 to 100: the sum of the components' points rounded half up, or 0 if an override
+    applies.
+    """
     override: ScoreOverride.ValueType
-    """The rule that set the score to 0; UNSPECIFIED when none did."""
+    """The rule that set the score to 0. UNSPECIFIED if none applies."""
     scorecard_version: builtins.str
-    """Version of the scorecard that made the score."""
+    """Version of the scorecard that was used."""
     customer_version: builtins.int
     """Version of the customer's credit position that the score was computed from."""
     @builtins.property
     def components(self) -> containers.RepeatedCompositeFieldContainer[CreditScoreComponent]:
-        """All four components, in the order of the enum. With an override they say what the score would
-        have been made of.
+        """All four components, in the order of the enum. If an override applies, they show what the score
+        would have been without it.
         """
 
     @builtins.property
     def computed_time(self) -> timestamp_pb2.Timestamp:
-        """When the score was computed."""
+        """Time at which the score was computed."""
 
     @builtins.property
     def valid_until(self) -> date_pb2.Date:
-        """The first day on which the score no longer holds, because its inputs change by themselves: the
-        next due date of an active loan or the next 1 January, whichever comes first.
+        """First day on which the score is outdated because its inputs change with the date: the next due
+        date of an active loan or the next 1 January, whichever comes first.
         """
 
     def __init__(

@@ -144,7 +144,7 @@ def test_a_reference_that_is_behind_the_contract_is_noticed(tmp_path: Path) -> N
     for name in ("scripts", "protos", "credit_service/v1", "docs/reference"):
         shutil.copytree(ROOT / name, tmp_path / name)
     errors = tmp_path / "docs/reference/errors.md"
-    errors.write_text(errors.read_text("utf-8").replace("Mend them", "Mind them"), "utf-8")
+    errors.write_text(errors.read_text("utf-8").replace("Correct them", "Collect them"), "utf-8")
     (tmp_path / "docs/reference/left-over.md").write_text("", "utf-8")
 
     def contract(command: str) -> subprocess.CompletedProcess[str]:
