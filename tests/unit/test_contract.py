@@ -448,7 +448,7 @@ def test_check_notices_a_changed_a_missing_and_a_left_over_file(copy: Path) -> N
     package = copy / "credit_service" / "v1"
     (package / "left_over_pb2.py").write_text("", encoding="utf-8")
     (package / "loan_pb2.pyi").unlink()
-    replace(copy / "protos/credit_service/v1/customer.proto", "A customer, with", "One customer, with")
+    replace(copy / "protos/credit_service/v1/customer.proto", "A customer, with", "One customer: ")
     result = contract("check", copy)
     assert result.returncode == 1
     # A comment reaches the type stub and the descriptor set, not the module.
