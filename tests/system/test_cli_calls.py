@@ -169,14 +169,14 @@ def test_every_recipe_of_buf_curl(service: Up, run: Run) -> None:
         assert recipe.refusal or done.stdout.startswith("{"), done
 
 
-def test_the_readme_shows_what_is_answered(run: Run) -> None:
+def test_the_readme_shows_the_response(run: Run) -> None:
     text = (RECIPES.parents[1] / "README.md").read_text(encoding="utf-8")
     (call,) = re.findall(
         r"^\.venv/bin/(credit-service call CheckEligibility .*?\}')$",
         text,
         re.DOTALL | re.MULTILINE,
     )
-    (shown,) = re.findall(r"The answer begins\n\n```json\n(.*?),\n```", text, re.DOTALL)
+    (shown,) = re.findall(r"The response starts with\n\n```json\n(.*?),\n```", text, re.DOTALL)
     answer = run(*shlex.split(call)[1:]).document
     begun = json.loads(shown + "}")
     assert list(answer.items())[: len(begun)] == list(begun.items())
