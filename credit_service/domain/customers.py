@@ -14,7 +14,7 @@ from credit_service.domain.errors import (
     FieldViolation,
     InvalidFields,
 )
-from credit_service.domain.money import CRORE_PAISE, LAKH_PAISE, divide_half_up
+from credit_service.domain.money import CRORE_PAISE, LAKH_PAISE, divide_half_up, format_inr
 
 MAX_NAME_LENGTH = 50
 MIN_AGE = 18
@@ -137,7 +137,8 @@ def validate_new_customer(
             FieldViolation(
                 "monthly_income",
                 OUT_OF_RANGE,
-                "monthly_income must be more than ₹0 and at most ₹10 crore.",
+                "monthly_income must be more than ₹0 and at most ₹10 crore, "
+                f"found {format_inr(monthly_income_paise)}.",
             )
         )
     phone = ""

@@ -263,8 +263,8 @@ def replay(inputs_json: str, scorecard: Scorecard) -> str:
     inputs = decode_inputs(inputs_json)
     if inputs.rules is None or inputs.unknown:
         raise LaterReleaseError(
-            f"The decision was made by a later release, which also used "
-            f"{', '.join(inputs.unknown)}; compute it again with that release."
+            f"A later release made the decision and also used {', '.join(inputs.unknown)}; "
+            "replay it with that release."
         )
     decision = decide(inputs.position, inputs.ask, scorecard, inputs.day, inputs.rules)
     return encode_outcome(decision)

@@ -184,7 +184,7 @@ class AlreadyExists(_ResourceError):
         message: str = "",
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        message = message or f"The {resource_type} {resource_name} exists already."
+        message = message or f"The {resource_type} {resource_name} already exists."
         super().__init__(reason, resource_type, resource_name, message, metadata)
 
 

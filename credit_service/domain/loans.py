@@ -11,7 +11,13 @@ from math import gcd
 
 from credit_service.domain.calendar import add_months, installments_due_by
 from credit_service.domain.errors import OUT_OF_RANGE, FieldViolation, InvalidFields, NotFound
-from credit_service.domain.money import CRORE_PAISE, divide_half_up, format_inr, format_rate
+from credit_service.domain.money import (
+    CRORE_PAISE,
+    divide_half_up,
+    format_hundredths,
+    format_inr,
+    format_rate,
+)
 
 MAX_PRINCIPAL_PAISE = 100 * CRORE_PAISE
 MIN_TENURE_MONTHS = 1
@@ -125,10 +131,16 @@ def validate_ask(*, principal_paise: int, annual_rate_bps: int, tenure_months: i
     """
     violations = []
     if not 0 < principal_paise <= MAX_PRINCIPAL_PAISE:
-        message = "loan_amount must be more than ₹0 and at most ₹100 crore."
+        message = (
+            f"loan_amount must be more than ₹0 and at most ₹100 crore, "
+            f"found {format_inr(principal_paise)}."
+        )
         violations.append(FieldViolation("loan_amount", OUT_OF_RANGE, message))
     if not 0 <= annual_rate_bps <= MAX_ANNUAL_RATE_BPS:
-        message = "interest_rate must be 0 to 100 percent a year."
+        message = (
+            f"interest_rate must be 0 to 100 percent a year, "
+            f"found {format_hundredths(annual_rate_bps)}."
+        )
         violations.append(FieldViolation("interest_rate", OUT_OF_RANGE, message))
     if not MIN_TENURE_MONTHS <= tenure_months <= MAX_TENURE_MONTHS:
         message = (

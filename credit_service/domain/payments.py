@@ -106,7 +106,7 @@ def apply_payment(
     PAYMENT_EXCEEDS_OUTSTANDING, tested in this order.
     """
     if amount_paise <= 0:
-        message = "amount must be more than ₹0."
+        message = f"amount must be more than ₹0, found {format_inr(amount_paise)}."
         raise InvalidFields([FieldViolation("amount", OUT_OF_RANGE, message)])
     _check_may_be_paid(loan, paid_on, today)
     paid, outstanding = paid_and_outstanding_paise(loan)

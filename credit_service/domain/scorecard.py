@@ -117,7 +117,9 @@ class _Reader:
         for key in value:
             if key not in keys:
                 known = ", ".join(sorted(keys))
-                self.refuse(_join(path, str(key)), INVALID_FORMAT, f"is unknown; known are {known}")
+                self.refuse(
+                    _join(path, str(key)), INVALID_FORMAT, f"is unknown; use one of {known}"
+                )
         return value
 
     def integer(self, parent: Mapping[str, Any], key: str, path: str, low: int, high: int) -> int:
@@ -198,7 +200,9 @@ def _read_components(
             caps[component] = reader.integer(fields, cap, path, 1, MAX_CAP)
     total = sum(weights.values())
     if total != MAX_SCORE and len(reader.violations) == faults_before:
-        reader.refuse("components", OUT_OF_RANGE, f"must have weights that sum to 100, not {total}")
+        reader.refuse(
+            "components", OUT_OF_RANGE, f"must have weights that sum to 100, found {total}"
+        )
     return weights, caps
 
 
@@ -228,7 +232,8 @@ def _read_slabs(reader: _Reader, value: object) -> tuple[RateSlab, ...]:
         ceiling = floor
         expected = slab.max_score + 1
     if expected != MAX_SCORE + 1:
-        reader.refuse("rate_slabs", OUT_OF_RANGE, f"must cover 0 to 100, and end at {expected - 1}")
+        problem = f"must cover 0 to 100, but the last slab ends at {expected - 1}"
+        reader.refuse("rate_slabs", OUT_OF_RANGE, problem)
     return tuple(slabs)
 
 

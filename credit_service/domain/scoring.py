@@ -134,11 +134,11 @@ def _explain_repayment(on_time: int, due: int) -> str:
 
 
 def _explain_volume(total_paise: int, cap_paise: int) -> str:
-    return f"{format_inr(total_paise)} borrowed in all; full points from {format_inr(cap_paise)}."
+    return f"{format_inr(total_paise)} borrowed in total; full points from {format_inr(cap_paise)}."
 
 
 def _explain_count(count: int, cap: int) -> str:
-    return f"{_plural(count, 'loan')} taken in all; full points from {cap}."
+    return f"{_plural(count, 'loan')} taken in total; full points from {cap}."
 
 
 def _explain_activity(count: int, cap: int) -> str:

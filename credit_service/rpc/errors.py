@@ -120,7 +120,7 @@ def to_status(error: Exception, call_id: str, method: str) -> status_pb2.Status:
     if isinstance(error, LostRaceError):
         error = RetryLater(
             "CONFLICT_RETRIES_EXHAUSTED",
-            "Other calls kept changing the same data; send the same request again.",
+            "Concurrent requests kept changing the same data; retry the same request.",
             retry_after_seconds=0.2,
         )
     if isinstance(error, CreditError):
@@ -133,7 +133,7 @@ def to_status(error: Exception, call_id: str, method: str) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(
         reason="INTERNAL", domain=DOMAIN, metadata={"call_id": call_id}
     )
-    text = f"The service failed. Its log has the details under call id {call_id}."
+    text = f"Internal error; the server log has the details under call id {call_id}."
     return _status(grpc.StatusCode.INTERNAL, text, [info])
 
 

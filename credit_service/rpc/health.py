@@ -123,9 +123,12 @@ class _Watch:
 
 def _refuse_malformed(_requests: Message, context: grpc.ServicerContext) -> None:
     context.abort(
-        grpc.StatusCode.INVALID_ARGUMENT, "The request's bytes are no HealthCheckRequest."
+        grpc.StatusCode.INVALID_ARGUMENT, "The bytes sent are not a valid HealthCheckRequest."
     )
 
 
 def _refuse_watch(_requests: Message, context: grpc.ServicerContext) -> None:
-    context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many watches of the health are open.")
+    context.abort(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "The server has too many health watches open; retry later, or call Check.",
+    )

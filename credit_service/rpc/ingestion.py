@@ -61,8 +61,8 @@ def _ensure_may_ask(header: Header) -> None:
     if header.on_existing == "UPDATE" and _UPDATE_SCOPE not in current_call().scopes:
         raise PermissionDenied(
             "PERMISSION_DENIED",
-            f"The credentials hold, and lack the scope {_UPDATE_SCOPE} that updating stored rows "
-            "needs. Without UPDATE new rows are stored, and stored ones kept.",
+            f"Missing scope: updating stored rows requires {_UPDATE_SCOPE}. Use credentials that "
+            "grant it, or send without UPDATE to store new rows only.",
             {"required_scope": _UPDATE_SCOPE},
         )
 
@@ -279,8 +279,8 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         if get_ingestion(self._database, ingestion_id).principal != call.principal:
             raise PermissionDenied(
                 "PERMISSION_DENIED",
-                f"Another caller sent the rows of this ingestion. To read them takes the scope "
-                f"{_READ_SCOPE} too.",
+                f"Missing scope: another caller sent the rows of this ingestion, and reading them "
+                f"requires {_READ_SCOPE}.",
                 {"required_scope": _READ_SCOPE},
             )
 

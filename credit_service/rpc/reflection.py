@@ -81,7 +81,11 @@ class Reflection:
                 return self._with_files(response, self._file_of_extension.get(key))
             case "all_extension_numbers_of_type":
                 return self._with_extension_numbers(response, request.all_extension_numbers_of_type)
-        return _with_error(response, grpc.StatusCode.INVALID_ARGUMENT, "nothing is asked")
+        return _with_error(
+            response,
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "the request has no message_request; set one",
+        )
 
     def _with_files(self, response: Any, name: str | None) -> Any:
         """The file of that name and all that it imports, itself first."""

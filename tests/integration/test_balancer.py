@@ -85,9 +85,7 @@ def test_more_than_the_servers_hold_is_refused(served: tuple[str, int]) -> None:
         credit = CreditServiceStub(channel)
         told = refused(lambda: credit.GetCustomer(NOBODY, timeout=20))
         assert (told.code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-        assert told.message == (
-            "The servers have as many calls as they can hold; come again shortly."
-        )
+        assert told.message == "The servers are at capacity; retry shortly."
         assert told.details["RetryInfo"].retry_delay.ToMilliseconds() == 300
         # Streams and health are no calls that queue.
         watched = credit.WatchCreditEvents(pb.WatchCreditEventsRequest(), timeout=20)

@@ -176,7 +176,7 @@ def test_a_decision_is_read_but_not_computed_again(
     monkeypatch.setenv("CREDIT_ADDRESS", server.target)
     capsys.readouterr()
     assert app.run(["replay", str(decision_id)]) == 1
-    assert "made by a later release" in capsys.readouterr().err
+    assert "A later release made the decision" in capsys.readouterr().err
     assert app.run(["decision", str(decision_id)]) == 0
     report = backtest(database, parse_scorecard(STANDARD_DOCUMENT), Clock().moment())
     assert (report.decisions, report.later_release) == (1, 1)

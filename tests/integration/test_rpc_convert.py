@@ -168,7 +168,7 @@ def test_the_nil_and_the_max_uuid_are_refused_wherever_an_id_is_read(text: str) 
             read(request)
         (found,) = caught.value.violations
         assert found.field == field
-        assert "make a random one" in found.message
+        assert "generate a random one" in found.message
 
 
 def test_a_uuid_is_read_in_either_case() -> None:

@@ -511,7 +511,7 @@ def test_the_nil_and_the_max_uuid_are_no_request_ids(
     ):
         found = refused(method, request)
         assert (found.reason, found.fields) == ("INVALID_FIELD", {"request_id"})
-        assert "make a random one" in found.message
+        assert "generate a random one" in found.message
 
 
 UNKNOWN = [

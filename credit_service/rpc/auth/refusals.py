@@ -28,20 +28,24 @@ def unauthenticated(problem: str, message: str, detail: str = "") -> Unauthentic
 
 
 def missing_credentials() -> Unauthenticated:
-    return unauthenticated("missing", "The call carries no credentials; this server needs some.")
+    return unauthenticated(
+        "missing",
+        "The call carries no credentials; send a bearer token, or connect with a client "
+        "certificate where the server accepts them.",
+    )
 
 
 def invalid_token(detail: str) -> Unauthenticated:
     """The same for everything about a token that its issuer may not have said."""
-    return unauthenticated("invalid", "The credentials do not hold.", detail)
+    return unauthenticated("invalid", "Invalid credentials; send a valid bearer token.", detail)
 
 
 def denied(scope: str | None) -> PermissionDenied:
     if scope is None:
-        return PermissionDenied("PERMISSION_DENIED", "Nobody may call this method.")
+        return PermissionDenied("PERMISSION_DENIED", "This method is closed to all callers.")
     return PermissionDenied(
         "PERMISSION_DENIED",
-        f"The credentials hold, and lack the scope {scope} that this method needs.",
+        f"Missing scope: this method requires {scope}; use credentials that grant it.",
         {"required_scope": scope},
     )
 
@@ -51,7 +55,7 @@ def hold_no_longer(
 ) -> Unauthenticated | PermissionDenied:
     """What a stream ends with whose credentials are refused now; `resume_at` is where its caller
     continues, with others."""
-    ended = " Open the stream again with credentials that hold."
+    ended = " Open the stream again with valid credentials."
     kind = PermissionDenied if isinstance(refusal, PermissionDenied) else Unauthenticated
     return kind(
         refusal.reason,

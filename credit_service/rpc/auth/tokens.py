@@ -204,12 +204,18 @@ class TokenVerifier:
 
 
 _CLAIM_PROBLEMS = {
-    "aud": ("wrong_audience", "The token was issued for another service."),
-    "iss": ("wrong_issuer", "The token is of an issuer that this server does not know."),
-    "nbf": ("not_yet_valid", "The token is not valid yet."),
-    "iat": ("not_yet_valid", "The token is not valid yet."),
+    "aud": (
+        "wrong_audience",
+        "The token was issued for another audience; get one for this service.",
+    ),
+    "iss": (
+        "wrong_issuer",
+        "This server does not trust the token's issuer; get a token from its own issuer.",
+    ),
+    "nbf": ("not_yet_valid", "The token is not valid yet; retry later or check the clocks."),
+    "iat": ("not_yet_valid", "The token is not valid yet; retry later or check the clocks."),
 }
-_OTHER_CLAIM_PROBLEM = ("invalid", "The token does not hold.")
+_OTHER_CLAIM_PROBLEM = ("invalid", "Invalid token; get a new one.")
 
 
 class _Registry(jws.JWSRegistry):

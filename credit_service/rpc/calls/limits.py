@@ -68,7 +68,8 @@ class RateLimiter:
         if wait_seconds > 0:
             raise QuotaExceeded(
                 "RATE_LIMITED",
-                f"You make more than {self._calls_per_second:g} calls a second.",
+                f"You exceeded the limit of {self._calls_per_second:g} calls per second; slow down "
+                "and retry.",
                 subject=principal,
                 retry_after_seconds=wait_seconds,
                 metadata={"max_calls_per_second": f"{self._calls_per_second:g}"},
@@ -94,7 +95,8 @@ class StreamLimiter:
             if self._open[principal] >= self._max_streams:
                 raise QuotaExceeded(
                     "TOO_MANY_STREAMS",
-                    f"You have {self._max_streams} streams open here, as many as you may.",
+                    f"You have {self._max_streams} streams open on this server, the limit; close "
+                    "one and retry.",
                     subject=principal,
                     retry_after_seconds=1.0,
                     metadata={"max_streams": str(self._max_streams)},
@@ -138,7 +140,7 @@ class StreamRoom:
         if not room:
             raise Overloaded(
                 "TOO_MANY_STREAMS",
-                f"The server has {most} streams of this kind open, which is the limit.",
+                f"The server has {most} streams of this kind open, the limit; retry shortly.",
                 retry_after_seconds=1.0,
                 metadata={"max_streams": str(most)},
             )

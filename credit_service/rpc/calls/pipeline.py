@@ -426,13 +426,13 @@ class Call:
             data = next(requests, None)
             self.awaits_until = None
         if data is None:
-            raise InvalidRequest("INVALID_FIELD", "The call has no message.")
+            raise InvalidRequest("INVALID_FIELD", "The call carries no request message; send one.")
         return data
 
     def _too_late(self) -> DeadlineExceeded:
         return DeadlineExceeded(
             "DEADLINE_EXCEEDED",
-            "The call's time was over before its work was done.",
+            "The deadline passed before the call finished; retry with a longer deadline.",
             {"timeout_seconds": f"{self.timeout_seconds:.3g}"},
         )
 
@@ -1106,7 +1106,7 @@ def overloaded(max_concurrent_calls: int, retry_after_seconds: float) -> Overloa
     refused together do not come again together."""
     return Overloaded(
         "OVERLOADED",
-        "The server has as many calls as it can hold; come again shortly.",
+        "The server is at capacity; retry shortly.",
         retry_after_seconds=retry_after_seconds,
         metadata={"max_concurrent_calls": str(max_concurrent_calls)},
     )
@@ -1116,7 +1116,8 @@ def _too_many_calls(principal: str, max_calls: int) -> QuotaExceeded:
     """The refusal of a call of a principal that has as many as it may."""
     return QuotaExceeded(
         "TOO_MANY_CALLS",
-        f"You have {max_calls} calls here at work or waiting, which is the limit.",
+        f"You have {max_calls} calls running or waiting on this server, the limit; wait for some "
+        "to finish.",
         subject=principal,
         retry_after_seconds=0.5,
         metadata={"max_calls": str(max_calls)},
@@ -1197,7 +1198,8 @@ def _parser(deserializer: Callable[[bytes], Any] | None) -> _Parse:
             return deserializer(data)
         except DecodeError as error:
             raise InvalidRequest(
-                "INVALID_FIELD", "The request's bytes are not a message of the contract."
+                "INVALID_FIELD",
+                "The bytes sent are not a valid request message; encode them by the contract.",
             ) from error
 
     return parse
@@ -1266,6 +1268,6 @@ def not_implemented(method: str) -> NotImplementedYet:
     """The refusal of a method that this server does not answer, by its full name."""
     return NotImplementedYet(
         "METHOD_NOT_IMPLEMENTED",
-        f"This server does not answer {method}.",
+        f"This server does not implement {method}; check the name and the server's release.",
         {"method": method},
     )

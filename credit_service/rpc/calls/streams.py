@@ -68,8 +68,8 @@ class Messages(Iterator[T]):
                 if time.monotonic() - silent_since >= self._idle_seconds:
                     raise DeadlineExceeded(
                         "STREAM_IDLE",
-                        f"No message came for {self._idle_seconds:g} seconds; resume where you "
-                        "were.",
+                        f"The stream received no message for {self._idle_seconds:g} seconds; open "
+                        "it again and resume.",
                         {"idle_seconds": f"{self._idle_seconds:g}"},
                     ) from None
 
@@ -179,7 +179,7 @@ def shutting_down() -> Unavailable:
     """What a stream ends with when the server stops."""
     return Unavailable(
         "SHUTTING_DOWN",
-        "This server is shutting down; call again, another one answers.",
+        "This server is shutting down; retry to reach another one.",
         retry_after_seconds=0.5,
     )
 
@@ -189,7 +189,8 @@ def stream_over(lifetime_seconds: float, **resume_at: object) -> Unavailable:
     continues."""
     return Unavailable(
         "STREAM_LIFETIME_OVER",
-        f"The stream has lasted for {lifetime_seconds:g} seconds; open it again and continue.",
+        f"The stream reached its lifetime of {lifetime_seconds:g} seconds; open it again and "
+        "resume.",
         retry_after_seconds=0.1,
         metadata={
             "lifetime_seconds": f"{lifetime_seconds:g}",

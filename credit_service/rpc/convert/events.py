@@ -9,7 +9,7 @@ from credit_service.domain.decisions import score_from_document
 from credit_service.domain.documents import from_document
 from credit_service.domain.errors import OUT_OF_RANGE
 from credit_service.domain.loans import Loan, schedule
-from credit_service.domain.money import format_hundredths
+from credit_service.domain.money import format_hundredths, format_inr
 from credit_service.domain.payments import installment_states
 from credit_service.rpc.convert import credit, fields
 from credit_service.rpc.convert.fields import Violations
@@ -33,7 +33,7 @@ def read_record_payment(request: credit_service_pb2.RecordPaymentRequest) -> Rec
     loan_id = fields.read_id(request.loan_id, "loan_id", violations)
     amount = fields.read_money(request, "amount", violations)
     if amount is not None and amount <= 0:
-        violations.add("amount", OUT_OF_RANGE, "must be more than ₹0.")
+        violations.add("amount", OUT_OF_RANGE, f"must be more than ₹0, found {format_inr(amount)}.")
     paid_on: date | None = None
     if request.HasField("paid_on"):
         paid_on = fields.read_date(request, "paid_on", violations)
@@ -88,7 +88,7 @@ def read_event_kinds(numbers: Sequence[int], field: str, violations: Violations)
     for number in numbers:
         kind = _KIND_OF_TYPE.get(number)
         if kind is None:
-            violations.add(field, OUT_OF_RANGE, f"must name known types of events, found {number}.")
+            violations.add(field, OUT_OF_RANGE, f"must list known event types, found {number}.")
         else:
             kinds.add(kind)
     return frozenset(kinds)

@@ -98,7 +98,7 @@ def read_money(message: Any, field: str, violations: Violations) -> int | None:
             violations.add(
                 field,
                 INVALID_FORMAT,
-                f"must have nanos below 1,000,000,000 and of the sign of units, found units "
+                f"must have nanos below 1,000,000,000 with the same sign as units, found units "
                 f"{units} and nanos {nanos}.",
             )
             return None
@@ -106,7 +106,7 @@ def read_money(message: Any, field: str, violations: Violations) -> int | None:
             violations.add(
                 field,
                 INVALID_FORMAT,
-                f"must not be finer than a paisa (10,000,000 nanos), found nanos {nanos}.",
+                f"must be whole paise (multiples of 10,000,000 nanos), found nanos {nanos}.",
             )
             return None
         # The division is exact, and so right for either sign.
@@ -165,8 +165,7 @@ def read_date(message: Any, field: str, violations: Violations) -> date | None:
         violations.add(
             field,
             INVALID_FORMAT,
-            f"must be a day of the calendar, found year {day.year}, month {day.month}, "
-            f"day {day.day}.",
+            f"must be a valid date, found year {day.year}, month {day.month}, day {day.day}.",
         )
         return None
 
@@ -199,8 +198,8 @@ def read_uuid(text: str, field: str, violations: Violations) -> UUID | None:
         violations.add(
             field,
             INVALID_FORMAT,
-            f"must be a UUID of this call's own, found the {name} UUID {found}; make a random one, "
-            "with uuidgen or your language's UUID library.",
+            f"must be a unique UUID, found the {name} UUID {found}; generate a random one, with "
+            "uuidgen or your language's UUID library.",
         )
         return None
     return found
@@ -223,8 +222,8 @@ def read_request_id(message: Any, violations: Violations) -> UUID:
         violations.add(
             "request_id",
             REQUIRED,
-            "is required: a random UUID for each intended write, the same one on every retry; make "
-            "it with uuidgen or your language's UUID library.",
+            "is required: a random UUID for each intended write, the same one on every retry; "
+            "generate it with uuidgen or your language's UUID library.",
         )
     return read_uuid(message.request_id, "request_id", violations) or _NO_UUID
 

@@ -192,7 +192,7 @@ def _contents(message: pb.IngestRowsHeader, violations: Violations) -> Contents:
         ("header.unread_sheets", message.unread_sheets, MAX_FILENAME_LENGTH),
     ):
         if len(names) > MAX_NAMES:
-            text = f"must be at most {MAX_NAMES} names, found {len(names)}."
+            text = f"must have at most {MAX_NAMES} names, found {len(names)}."
             violations.add(field, OUT_OF_RANGE, text)
         else:
             _check_names(field, names, longest, violations)
@@ -206,7 +206,7 @@ def _check_names(field: str, names: Iterable[str], longest: int, violations: Vio
             violations.add(field, OUT_OF_RANGE, text)
             return
         if _CONTROL_CHARACTER.search(name):
-            violations.add(field, INVALID_FORMAT, "must have no control characters.")
+            violations.add(field, INVALID_FORMAT, "must not contain control characters.")
             return
 
 
@@ -267,7 +267,7 @@ def _filename(filename: str, violations: Violations, *, required: bool = True) -
             f"must have at most {MAX_FILENAME_LENGTH} characters, found {len(filename)}.",
         )
     elif _FORBIDDEN_IN_FILENAME.search(filename):
-        violations.add(field, INVALID_FORMAT, "must have no folders and no control characters.")
+        violations.add(field, INVALID_FORMAT, "must not contain folders or control characters.")
     return filename
 
 
@@ -316,7 +316,7 @@ def read_failure(message: pb.IngestRowsRequest | RowBatch) -> str | None:
             f"must have at most {MAX_FAILURE_LENGTH} characters, found {len(text)}.",
         )
     elif _CONTROL_CHARACTER.search(text):
-        violations.add(field, INVALID_FORMAT, "must have no control characters.")
+        violations.add(field, INVALID_FORMAT, "must not contain control characters.")
     violations.raise_if_any()
     return text
 
@@ -344,7 +344,7 @@ def _read_batch(batch: pb.RowBatch) -> RowBatch:
         violations.add("batch.rows", REQUIRED, "is required: at least one row.")
     elif len(found_rows) > MAX_BATCH_ROWS:
         violations.add(
-            "batch.rows", OUT_OF_RANGE, f"must be at most 10,000 rows, found {len(found_rows):,}."
+            "batch.rows", OUT_OF_RANGE, f"must have at most 10,000 rows, found {len(found_rows):,}."
         )
     violations.raise_if_any()
     # As a list: the container makes a new object of a row each time it is asked for it.
@@ -365,7 +365,7 @@ def read_chunk(request: pb.UploadSpreadsheetRequest) -> bytes:
 def _out_of_order(expected: str, found: str) -> InvalidRequest:
     return InvalidRequest(
         "STREAM_ORDER_INVALID",
-        f"The stream should have gone on with a {expected}, found {found}.",
+        f"The next message of the stream must be a {expected}, found {found}.",
         {"expected": expected, "found": found},
     )
 

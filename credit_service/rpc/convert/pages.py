@@ -69,7 +69,7 @@ class PageTokens:
         violations.add(
             "page_token",
             INVALID_FORMAT,
-            "must be the next_page_token of the page before, with all else unchanged.",
+            "must be the next_page_token of the previous page, with all other fields unchanged.",
         )
         raise InvalidFields(violations.found, "PAGE_TOKEN_INVALID")
 

@@ -149,7 +149,7 @@ def test_decoded_values_have_their_types_again() -> None:
     decision = decode_outcome(OUTCOME)
     assert decision.reasons[0].code is ReasonCode.EMI_BURDEN_TOO_HIGH
     assert decision.score.components[1].explanation == (
-        "₹9,00,000.00 borrowed in all; full points from ₹10,00,000.00."
+        "₹9,00,000.00 borrowed in total; full points from ₹10,00,000.00."
     )
     assert type(decision.approved) is bool
 

@@ -163,8 +163,8 @@ def explanations(result: CreditScore) -> list[str]:
 def test_explanations_carry_the_figures() -> None:
     assert explanations(score(position(30, 36, 400_000, 3, 1), STANDARD)) == [
         "30 of 36 installments due so far were paid on time.",
-        "₹4,00,000.00 borrowed in all; full points from ₹10,00,000.00.",
-        "3 loans taken in all; full points from 10.",
+        "₹4,00,000.00 borrowed in total; full points from ₹10,00,000.00.",
+        "3 loans taken in total; full points from 10.",
         "1 loan opened or active in this calendar year; full points from 3.",
     ]
     assert explanations(score(position(0, 0, 0, 0, 0), STANDARD))[0] == (
