@@ -51,7 +51,12 @@ def _explained_for_servers(error: Exception) -> _Explained:
     import psycopg
     import sqlalchemy.exc
 
-    from credit_service.domain.errors import CreditError, Overloaded, RetryLater, Unavailable
+    from credit_service.domain.errors import (
+        CreditError,
+        OverloadedError,
+        RetryLaterError,
+        UnavailableError,
+    )
     from credit_service.processes.address import AddressRefusedError
     from credit_service.processes.embedded import DataFolderError, StackError
     from credit_service.rpc.supervisor import ServersFailedError, ServersMisconfiguredError
@@ -65,7 +70,7 @@ def _explained_for_servers(error: Exception) -> _Explained:
             return [], ExitCode.USAGE
         case StackError() | ServersFailedError():
             return [str(error)], ExitCode.UNAVAILABLE
-        case Unavailable() | RetryLater() | Overloaded():
+        case UnavailableError() | RetryLaterError() | OverloadedError():
             return [f"the database is out of reach: {_database_reason(error)}"], (
                 ExitCode.UNAVAILABLE
             )

@@ -18,10 +18,10 @@ from credit_service.commands.scorecards import activate_scorecard, try_scorecard
 from credit_service.domain.decisions import LaterReleaseError
 from credit_service.domain.errors import (
     CreditError,
-    InvalidFields,
-    Overloaded,
-    RetryLater,
-    Unavailable,
+    InvalidFieldsError,
+    OverloadedError,
+    RetryLaterError,
+    UnavailableError,
 )
 from credit_service.domain.scorecard import Scorecard, parse_scorecard
 from credit_service.queries.backtest import Backtest, Side, backtest, replay_decision
@@ -52,8 +52,8 @@ def _database(settings: Settings) -> Iterator[Database]:
 
 
 def read_scorecard(path: Path) -> Scorecard:
-    """The scorecard of a JSON document. Raises UsageError when it is none, InvalidFields when it
-    is a bad one."""
+    """The scorecard of a JSON document. Raises UsageError for another file, and
+    InvalidFieldsError for an invalid scorecard."""
     if path.stat().st_size > _MAX_DOCUMENT_BYTES:
         raise UsageError(f"{path} is too large for a scorecard")
     try:
@@ -67,9 +67,9 @@ def read_scorecard(path: Path) -> Scorecard:
 
 def _refused(error: CreditError) -> int:
     """Print why; the exit code. An error of the database, not of the request, is raised again."""
-    if isinstance(error, Unavailable | RetryLater | Overloaded):
+    if isinstance(error, UnavailableError | RetryLaterError | OverloadedError):
         raise error
-    if isinstance(error, InvalidFields):
+    if isinstance(error, InvalidFieldsError):
         lines = [f"  {each.field}: {each.message}" for each in error.violations]
         print_failure(["the scorecard is not valid:", *lines])
     else:

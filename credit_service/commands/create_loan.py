@@ -14,7 +14,7 @@ from credit_service.clock import Moment
 from credit_service.commands.idempotency import fingerprint, used_before
 from credit_service.domain.decisions import encode_inputs, encode_outcome
 from credit_service.domain.eligibility import Ask, Decision, decide
-from credit_service.domain.errors import NotFound
+from credit_service.domain.errors import NotFoundError
 from credit_service.domain.loans import Loan, LoanTerms, book
 from credit_service.domain.positions import CreditPosition, with_booking
 from credit_service.observability import metrics
@@ -57,9 +57,9 @@ def create_loan(
     that rivals queue instead of colliding. Before it returns, the cache has the position after.
 
     Raises:
-        NotFound: CUSTOMER_NOT_FOUND.
-        RequestIdReused: the id was used for other content.
-        RetryLater: other calls kept the customer busy for too long.
+        NotFoundError: CUSTOMER_NOT_FOUND.
+        RequestIdReusedError: the id was used for other content.
+        RetryLaterError: other calls kept the customer busy for too long.
     """
     content = fingerprint(command)
     started_at = time.monotonic()
@@ -114,7 +114,7 @@ def _decide_and_book(
         stored = decisions.get(connection, command.customer_id, record.decision_id or 0)
         return stored, None, None
     if read is None:
-        raise NotFound("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
+        raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
 
     position = customers.position_on(connection, read.position, moment.today)
     read = replace(read, position=position)

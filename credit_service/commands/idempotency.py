@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from credit_service.domain.errors import RequestIdReused
+from credit_service.domain.errors import RequestIdReusedError
 from credit_service.storage import requests
 from credit_service.storage.requests import RequestRecord
 
@@ -54,7 +54,7 @@ def used_before(
     request is then judged anew.
 
     Raises:
-        RequestIdReused: the id was used for something else.
+        RequestIdReusedError: the id was used for something else.
     """
     if record is None:
         return None
@@ -62,7 +62,7 @@ def used_before(
         requests.forget_refusal(connection, request_id)
         return None
     if record.method != method or record.fingerprint != content:
-        raise RequestIdReused(
+        raise RequestIdReusedError(
             "REQUEST_ID_REUSED",
             f"The request id {request_id} was used before with other content; send a new id.",
             subject=f"requests/{request_id}",

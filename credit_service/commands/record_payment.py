@@ -11,7 +11,7 @@ from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
 from credit_service.commands.idempotency import fingerprint, used_before
-from credit_service.domain.errors import NotFound
+from credit_service.domain.errors import NotFoundError
 from credit_service.domain.loans import Loan, unknown_loan
 from credit_service.domain.payments import apply_payment, outstanding_paise
 from credit_service.domain.positions import CreditPosition, holds_on, with_loan, with_payment
@@ -64,10 +64,10 @@ def record_payment(
     Before it returns, the cache has the position after the payment.
 
     Raises:
-        NotFound: LOAN_NOT_FOUND, CUSTOMER_NOT_FOUND.
-        PreconditionFailed: the rules of `domain.payments.apply_payment`.
-        RequestIdReused: the id was used for other content.
-        RetryLater: other calls kept the customer busy for too long.
+        NotFoundError: LOAN_NOT_FOUND, CUSTOMER_NOT_FOUND.
+        PreconditionFailedError: the rules of `domain.payments.apply_payment`.
+        RequestIdReusedError: the id was used for other content.
+        RetryLaterError: other calls kept the customer busy for too long.
     """
     content = fingerprint(command)
 
@@ -104,7 +104,7 @@ def _record(
         answer = _as_recorded(connection, command, record.payment_number or 0)
         return _Recorded(answer, "", None)
     if read is None:
-        raise NotFound("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
+        raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
     before = read.loan
     if before is None:
         raise unknown_loan(command.customer_id, command.loan_id)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, exc
 from credit_service.clock import Moment
 from credit_service.commands.idempotency import fingerprint, used_before
 from credit_service.domain.customers import Customer, NewCustomer, approved_limit_paise
-from credit_service.domain.errors import AlreadyExists
+from credit_service.domain.errors import AlreadyExistsError
 from credit_service.domain.positions import position_from_loans
 from credit_service.storage import customers, requests
 from credit_service.storage.customers import CustomerView
@@ -35,8 +35,8 @@ def register_customer(
     """Store the customer with the limit of the rule: 36 incomes to the nearest lakh.
 
     Raises:
-        AlreadyExists: PHONE_NUMBER_TAKEN.
-        RequestIdReused: the id was used for other content.
+        AlreadyExistsError: PHONE_NUMBER_TAKEN.
+        RequestIdReusedError: the id was used for other content.
     """
     return database.retry(lambda _attempt: _attempt_once(database, command, moment, principal))
 
@@ -66,7 +66,7 @@ def _attempt_once(
         # taken too, and the next attempt finds its answer.
         if requests.find(connection, command.request_id) is not None:
             raise LostRaceError("requests_pkey")
-        raise AlreadyExists(
+        raise AlreadyExistsError(
             "PHONE_NUMBER_TAKEN",
             "customer",
             command.customer.phone_number,

@@ -4,7 +4,7 @@ import structlog
 
 from credit_service.clock import Moment
 from credit_service.domain.decisions import LaterReleaseError, decode_outcome, replay
-from credit_service.domain.errors import AlreadyExists
+from credit_service.domain.errors import AlreadyExistsError
 from credit_service.domain.scorecard import Scorecard
 from credit_service.storage import decisions, scorecards, tasks
 from credit_service.storage.database import Database
@@ -16,7 +16,7 @@ def activate_scorecard(database: Database, scorecard: Scorecard, moment: Moment)
     """From the commit on, every decision is by this scorecard; the workers recompute all scores.
 
     Raises:
-        AlreadyExists: SCORECARD_VERSION_TAKEN, another document has this version.
+        AlreadyExistsError: SCORECARD_VERSION_TAKEN, another document has this version.
     """
     with database.transaction() as connection:
         if not scorecards.add(connection, scorecard, moment):
@@ -29,7 +29,7 @@ def try_scorecard(database: Database, scorecard: Scorecard | None, moment: Momen
     """Let this scorecard decide beside the active one without effect; None ends the trial.
 
     Raises:
-        AlreadyExists: SCORECARD_VERSION_TAKEN, another document has this version.
+        AlreadyExistsError: SCORECARD_VERSION_TAKEN, another document has this version.
     """
     with database.transaction() as connection:
         if scorecard is None:
@@ -62,8 +62,8 @@ def decide_in_shadow(database: Database, decision_id: int) -> None:
         )
 
 
-def _taken(scorecard: Scorecard) -> AlreadyExists:
-    return AlreadyExists(
+def _taken(scorecard: Scorecard) -> AlreadyExistsError:
+    return AlreadyExistsError(
         "SCORECARD_VERSION_TAKEN",
         "scorecard",
         scorecard.version,

@@ -12,7 +12,7 @@ from credit_service.domain.errors import (
     OUT_OF_RANGE,
     REQUIRED,
     FieldViolation,
-    InvalidFields,
+    InvalidFieldsError,
 )
 from credit_service.domain.money import CRORE_PAISE, LAKH_PAISE, divide_half_up, format_inr
 
@@ -117,7 +117,7 @@ def validate_new_customer(
     monthly_income_paise: int,
     phone_number: str,
 ) -> NewCustomer:
-    """The customer cleaned. Raises InvalidFields naming every bad field by its contract name."""
+    """The cleaned customer. Raises InvalidFieldsError with every bad field by its contract name."""
     violations: list[FieldViolation] = []
     names = {"first_name": first_name, "last_name": last_name}
     for field, text in names.items():
@@ -149,5 +149,5 @@ def validate_new_customer(
         message = f"phone_number must be a valid phone number such as +91 98765 98765{found}."
         violations.append(FieldViolation("phone_number", reason, message))
     if violations:
-        raise InvalidFields(violations)
+        raise InvalidFieldsError(violations)
     return NewCustomer(names["first_name"], names["last_name"], age, monthly_income_paise, phone)

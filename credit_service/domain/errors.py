@@ -5,9 +5,6 @@ and figures as metadata. Each error becomes a JSON-able dict and comes back equa
 process.
 """
 
-# The contract's words are refusals, not faults: NotFound reads better than NotFoundError.
-# ruff: noqa: N818
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,11 +95,11 @@ _KINDS["CreditError"] = CreditError
 from_dict = CreditError.from_dict
 
 
-class InvalidRequest(CreditError):
+class InvalidRequestError(CreditError):
     """A request that cannot be taken as it is, for a reason that is not one field's."""
 
 
-class InvalidFields(InvalidRequest):
+class InvalidFieldsError(InvalidRequestError):
     """Malformed or out-of-range fields, all of them at once; the metadata lists their names."""
 
     violations: tuple[FieldViolation, ...]
@@ -114,7 +111,7 @@ class InvalidFields(InvalidRequest):
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         if not violations:
-            raise ValueError("InvalidFields needs at least one violation")
+            raise ValueError("InvalidFieldsError needs at least one violation")
         self.violations = tuple(violations)
         fields = ",".join(dict.fromkeys(each.field for each in violations))
         super().__init__(
@@ -132,7 +129,7 @@ class InvalidFields(InvalidRequest):
         }
 
     @classmethod
-    def _restore(cls, document: dict[str, Any]) -> "InvalidFields":
+    def _restore(cls, document: dict[str, Any]) -> "InvalidFieldsError":
         violations = [FieldViolation(**each) for each in document["violations"]]
         return cls(violations, document["reason"], document["metadata"])
 
@@ -156,7 +153,7 @@ class _ResourceError(CreditError):
         return {"resource_type": self.resource_type, "resource_name": self.resource_name}
 
 
-class NotFound(_ResourceError):
+class NotFoundError(_ResourceError):
     """The resource does not exist. Its name is its id, and the metadata where none is given."""
 
     def __init__(
@@ -173,7 +170,7 @@ class NotFound(_ResourceError):
         super().__init__(reason, resource_type, resource_name, message, metadata)
 
 
-class AlreadyExists(_ResourceError):
+class AlreadyExistsError(_ResourceError):
     """Something that must be unique is taken."""
 
     def __init__(
@@ -188,7 +185,7 @@ class AlreadyExists(_ResourceError):
         super().__init__(reason, resource_type, resource_name, message, metadata)
 
 
-class PreconditionFailed(CreditError):
+class PreconditionFailedError(CreditError):
     """The state of things forbids it, and trying again alone will not help.
 
     `subject` names what is in the wrong state, such as 'loans/20/1003'.
@@ -208,15 +205,15 @@ class PreconditionFailed(CreditError):
         return {"subject": self.subject}
 
 
-class NotOwner(CreditError):
+class NotOwnerError(CreditError):
     """The resource belongs to another caller, who alone may go on with it."""
 
 
-class RequestIdReused(PreconditionFailed):
+class RequestIdReusedError(PreconditionFailedError):
     """The request id was used before with other content."""
 
 
-class _Transient(CreditError):
+class _TransientError(CreditError):
     """It may work if tried again, not sooner than `retry_after_seconds`."""
 
     def __init__(
@@ -233,17 +230,17 @@ class _Transient(CreditError):
         return {"retry_after_seconds": self.retry_after_seconds}
 
 
-class RetryLater(_Transient):
+class RetryLaterError(_TransientError):
     """The same request is still running, or a conflict outlived its retries."""
 
 
-class Unavailable(_Transient):
+class UnavailableError(_TransientError):
     """Something the service stands on is out of reach."""
 
 
-class Overloaded(_Transient):
+class OverloadedError(_TransientError):
     """Too much at once."""
 
 
-class OutOfRange(CreditError):
+class OutOfRangeError(CreditError):
     """A position past what may follow, such as a batch beyond the committed offset."""

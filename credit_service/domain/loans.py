@@ -10,7 +10,12 @@ from itertools import repeat
 from math import gcd
 
 from credit_service.domain.calendar import add_months, installments_due_by
-from credit_service.domain.errors import OUT_OF_RANGE, FieldViolation, InvalidFields, NotFound
+from credit_service.domain.errors import (
+    OUT_OF_RANGE,
+    FieldViolation,
+    InvalidFieldsError,
+    NotFoundError,
+)
 from credit_service.domain.money import (
     CRORE_PAISE,
     divide_half_up,
@@ -90,9 +95,9 @@ class Loan:
         return self.tenure_months - self.installments_settled
 
 
-def unknown_loan(customer_id: int, loan_id: int) -> NotFound:
+def unknown_loan(customer_id: int, loan_id: int) -> NotFoundError:
     """LOAN_NOT_FOUND: the customer has no loan of that id."""
-    return NotFound(
+    return NotFoundError(
         "LOAN_NOT_FOUND",
         "loan",
         f"customers/{customer_id}/loans/{loan_id}",
@@ -126,8 +131,8 @@ class Schedule:
 def validate_ask(*, principal_paise: int, annual_rate_bps: int, tenure_months: int) -> Ask:
     """The ask, in range and repayable in whole paise at the requested rate.
 
-    Raises InvalidFields naming every bad field by its contract name; what makes an ask repayable
-    is at `least_principal_paise`.
+    Raises InvalidFieldsError naming every bad field by its contract name; `least_principal_paise`
+    says what makes an ask repayable.
     """
     violations = []
     if not 0 < principal_paise <= MAX_PRINCIPAL_PAISE:
@@ -149,10 +154,10 @@ def validate_ask(*, principal_paise: int, annual_rate_bps: int, tenure_months: i
         )
         violations.append(FieldViolation("tenure_months", OUT_OF_RANGE, message))
     if violations:
-        raise InvalidFields(violations)
+        raise InvalidFieldsError(violations)
     ask = Ask(principal_paise, annual_rate_bps, tenure_months)
     if not is_repayable(ask):
-        raise InvalidFields(_not_repayable(ask))
+        raise InvalidFieldsError(_not_repayable(ask))
     return ask
 
 

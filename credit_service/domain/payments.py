@@ -8,8 +8,8 @@ from credit_service.domain.calendar import add_months
 from credit_service.domain.errors import (
     OUT_OF_RANGE,
     FieldViolation,
-    InvalidFields,
-    PreconditionFailed,
+    InvalidFieldsError,
+    PreconditionFailedError,
 )
 from credit_service.domain.loans import Loan, LoanState, repayment_plan
 from credit_service.domain.money import format_inr, format_rupees
@@ -101,13 +101,13 @@ def apply_payment(
 
     An installment is settled on the day its full amount is reached, and is on time if that day is
     at most `grace_days` after its due date and the installment asks for more than 0. Raises
-    InvalidFields for an amount of 0 or less, and PreconditionFailed with LOAN_CLOSED,
+    InvalidFieldsError for an amount of 0 or less, and PreconditionFailedError with LOAN_CLOSED,
     PAYMENT_IN_FUTURE, PAYMENT_BEFORE_LOAN_START, PAYMENT_BEFORE_PREVIOUS or
     PAYMENT_EXCEEDS_OUTSTANDING, tested in this order.
     """
     if amount_paise <= 0:
         message = f"amount must be more than ₹0, found {format_inr(amount_paise)}."
-        raise InvalidFields([FieldViolation("amount", OUT_OF_RANGE, message)])
+        raise InvalidFieldsError([FieldViolation("amount", OUT_OF_RANGE, message)])
     _check_may_be_paid(loan, paid_on, today)
     paid, outstanding = paid_and_outstanding_paise(loan)
     if amount_paise > outstanding:
@@ -142,7 +142,7 @@ def apply_payment(
 
 
 def _check_may_be_paid(loan: Loan, paid_on: date, today: date) -> None:
-    """Raise PreconditionFailed when nothing can be paid on the loan on that day."""
+    """Raise PreconditionFailedError when nothing can be paid on the loan on that day."""
     if loan.closed_on is not None:
         raise _refusal(
             loan,
@@ -177,8 +177,10 @@ def _check_may_be_paid(loan: Loan, paid_on: date, today: date) -> None:
         )
 
 
-def _refusal(loan: Loan, reason: str, message: str, **figures: str | date) -> PreconditionFailed:
-    return PreconditionFailed(
+def _refusal(
+    loan: Loan, reason: str, message: str, **figures: str | date
+) -> PreconditionFailedError:
+    return PreconditionFailedError(
         reason,
         message,
         subject=f"customers/{loan.customer_id}/loans/{loan.loan_id}",

@@ -11,7 +11,7 @@ from credit_service.domain.errors import (
     OUT_OF_RANGE,
     REQUIRED,
     FieldViolation,
-    InvalidFields,
+    InvalidFieldsError,
 )
 from credit_service.domain.loans import MAX_ANNUAL_RATE_BPS, MAX_PRINCIPAL_PAISE
 
@@ -145,8 +145,9 @@ def _join(path: str, key: str) -> str:
 def parse_scorecard(document: Mapping[str, Any]) -> Scorecard:
     """The scorecard of a document shaped like STANDARD_DOCUMENT, `min_principal_paise` optional.
 
-    Raises InvalidFields naming every fault by its path: missing, unknown and out-of-range keys,
-    weights that do not sum to 100, slabs that leave a gap, overlap, or treat a better score worse.
+    Raises InvalidFieldsError naming every fault by its path: missing, unknown and out-of-range
+    keys, weights that do not sum to 100, slabs that leave a gap, overlap, or treat a better
+    score worse.
     """
     reader = _Reader()
     keys = {"version", "components", "rate_slabs", "income_share_bps", "grace_days", _MIN_PRINCIPAL}
@@ -173,7 +174,7 @@ def parse_scorecard(document: Mapping[str, Any]) -> Scorecard:
         else 0,
     )
     if reader.violations:
-        raise InvalidFields(reader.violations)
+        raise InvalidFieldsError(reader.violations)
     return scorecard
 
 

@@ -9,7 +9,12 @@ from sqlalchemy import Connection
 
 from credit_service import failpoints
 from credit_service.clock import Moment
-from credit_service.domain.errors import NotFound, NotOwner, OutOfRange, PreconditionFailed
+from credit_service.domain.errors import (
+    NotFoundError,
+    NotOwnerError,
+    OutOfRangeError,
+    PreconditionFailedError,
+)
 from credit_service.domain.principals import is_other
 from credit_service.ingestion.frames import Batch, RowError
 from credit_service.ingestion.loader import Outcome, load
@@ -42,11 +47,11 @@ def commit_batch(
     `on_moved` is told, after the commit, of the customers whose positions it moved.
 
     Raises:
-        NotFound: INGESTION_NOT_FOUND.
-        OutOfRange: OFFSET_MISMATCH, the batch begins above the committed offset.
-        PreconditionFailed: COMMITTED_ROWS_DIFFER, other rows were committed; INGESTION_ENDED, with
-            rows beyond its end.
-        RetryLater: others kept rows of these customers, or the ingestion, busy for too long.
+        NotFoundError: INGESTION_NOT_FOUND.
+        OutOfRangeError: OFFSET_MISMATCH, the batch begins above the committed offset.
+        PreconditionFailedError: COMMITTED_ROWS_DIFFER, other rows were committed; INGESTION_ENDED,
+            with rows beyond its end.
+        RetryLaterError: others kept rows of these customers, or the ingestion, busy for too long.
     """
     batch: Batch | None = None
     moved: Sequence[int] = ()
@@ -142,7 +147,7 @@ def locked(connection: Connection, ingestion_id: UUID) -> Ingestion:
     """The ingestion, locked until the transaction ends.
 
     Raises:
-        NotFound: INGESTION_NOT_FOUND.
+        NotFoundError: INGESTION_NOT_FOUND.
     """
     ingestion = ingestions.lock(connection, ingestion_id)
     if ingestion is None:
@@ -150,9 +155,9 @@ def locked(connection: Connection, ingestion_id: UUID) -> Ingestion:
     return ingestion
 
 
-def not_found(ingestion_id: UUID) -> NotFound:
+def not_found(ingestion_id: UUID) -> NotFoundError:
     """What is raised for an id of no ingestion."""
-    return NotFound("INGESTION_NOT_FOUND", "ingestion", str(ingestion_id))
+    return NotFoundError("INGESTION_NOT_FOUND", "ingestion", str(ingestion_id))
 
 
 def end(
@@ -197,10 +202,10 @@ def check_owner(ingestion: Ingestion, principal: str) -> None:
     that such a caller asks for, is anybody's.
 
     Raises:
-        NotOwner: INGESTION_NOT_OWNED.
+        NotOwnerError: INGESTION_NOT_OWNED.
     """
     if is_other(principal, ingestion.principal):
-        raise NotOwner(
+        raise NotOwnerError(
             "INGESTION_NOT_OWNED",
             f"The ingestion {ingestion.ingestion_id} belongs to another caller, who alone can send "
             "its rows. Send yours under an ingestion id of your own making.",
@@ -214,7 +219,7 @@ def check_committed(connection: Connection, ingestion: Ingestion, batch: Batch) 
     Rows that were committed by a release that kept no digests are taken to be.
 
     Raises:
-        PreconditionFailed: COMMITTED_ROWS_DIFFER.
+        PreconditionFailedError: COMMITTED_ROWS_DIFFER.
     """
     if batch.digests is None:
         return
@@ -232,9 +237,11 @@ def check_committed(connection: Connection, ingestion: Ingestion, batch: Batch) 
             )
 
 
-def committed_rows_differ(ingestion: Ingestion, offset: int, message: str) -> PreconditionFailed:
+def committed_rows_differ(
+    ingestion: Ingestion, offset: int, message: str
+) -> PreconditionFailedError:
     """What is raised where a stream is not the one whose rows were committed, from `offset` on."""
-    return PreconditionFailed(
+    return PreconditionFailedError(
         "COMMITTED_ROWS_DIFFER",
         message,
         subject=f"ingestions/{ingestion.ingestion_id}",
@@ -250,7 +257,7 @@ def check_same_header(ingestion: Ingestion, header: Header, source: str) -> None
     """Whether an id that is in use stands for the same.
 
     Raises:
-        PreconditionFailed: INGESTION_HEADER_MISMATCH, with the fields that differ.
+        PreconditionFailedError: INGESTION_HEADER_MISMATCH, with the fields that differ.
     """
     compared = ["kind", "on_existing", "validate_only"]
     if source == "UPLOAD":
@@ -261,7 +268,7 @@ def check_same_header(ingestion: Ingestion, header: Header, source: str) -> None
         fields = ["source"]
     if fields:
         names = ", ".join(fields)
-        raise PreconditionFailed(
+        raise PreconditionFailedError(
             "INGESTION_HEADER_MISMATCH",
             f"The ingestion id {header.ingestion_id} was used before with other content ({names}); "
             "send a new id with new content.",
@@ -270,8 +277,8 @@ def check_same_header(ingestion: Ingestion, header: Header, source: str) -> None
         )
 
 
-def _has_ended(ingestion: Ingestion) -> PreconditionFailed:
-    return PreconditionFailed(
+def _has_ended(ingestion: Ingestion) -> PreconditionFailedError:
+    return PreconditionFailedError(
         "INGESTION_ENDED",
         f"The ingestion has ended ({ingestion.state}) and takes no more rows; use a new id.",
         subject=f"ingestions/{ingestion.ingestion_id}",
@@ -279,9 +286,9 @@ def _has_ended(ingestion: Ingestion) -> PreconditionFailed:
     )
 
 
-def _offset_mismatch(ingestion: Ingestion, offset: int) -> OutOfRange:
+def _offset_mismatch(ingestion: Ingestion, offset: int) -> OutOfRangeError:
     expected = ingestion.committed_offset
-    return OutOfRange(
+    return OutOfRangeError(
         "OFFSET_MISMATCH",
         f"The batch begins at offset {offset}, and the next row expected is {expected}; send from "
         "there.",

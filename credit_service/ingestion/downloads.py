@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import IO
 from uuid import UUID
 
-from credit_service.domain.errors import PreconditionFailed
+from credit_service.domain.errors import PreconditionFailedError
 from credit_service.ingestion import batches
 from credit_service.ingestion.annotating import (
     AnnotationError,
@@ -64,8 +64,8 @@ class Annotator:
         `ensure_wanted` is called many times a second, and what it raises ends the work.
 
         Raises:
-            NotFound: INGESTION_NOT_FOUND.
-            PreconditionFailed: INGESTION_NOT_UPLOADED, INGESTION_NOT_ENDED, or
+            NotFoundError: INGESTION_NOT_FOUND.
+            PreconditionFailedError: INGESTION_NOT_UPLOADED, INGESTION_NOT_ENDED, or
                 WORKBOOK_UNAVAILABLE where the file cannot come back as a workbook.
         """
         with self._database.autocommit() as connection:
@@ -122,7 +122,7 @@ def _check(ingestion: Ingestion) -> None:
     ingestion_id = str(ingestion.ingestion_id)
     subject = f"ingestions/{ingestion_id}"
     if ingestion.source != "UPLOAD":
-        raise PreconditionFailed(
+        raise PreconditionFailedError(
             "INGESTION_NOT_UPLOADED",
             "The rows of this ingestion were streamed: there is no workbook to give back; "
             "ListRowErrors tells what was wrong with them.",
@@ -130,7 +130,7 @@ def _check(ingestion: Ingestion) -> None:
             metadata={"ingestion_id": ingestion_id},
         )
     if not ingestion.ended:
-        raise PreconditionFailed(
+        raise PreconditionFailedError(
             "INGESTION_NOT_ENDED",
             f"The ingestion has not ended yet ({ingestion.state}); WatchIngestion tells when.",
             subject=subject,
@@ -138,8 +138,8 @@ def _check(ingestion: Ingestion) -> None:
         )
 
 
-def _unavailable(ingestion: Ingestion, code: str, message: str) -> PreconditionFailed:
-    return PreconditionFailed(
+def _unavailable(ingestion: Ingestion, code: str, message: str) -> PreconditionFailedError:
+    return PreconditionFailedError(
         "WORKBOOK_UNAVAILABLE",
         f"The file cannot come back as a workbook: {message}",
         subject=f"ingestions/{ingestion.ingestion_id}",

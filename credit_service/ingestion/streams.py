@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from credit_service.clock import Moment
-from credit_service.domain.errors import InvalidRequest
+from credit_service.domain.errors import InvalidRequestError
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import OnMoved
 from credit_service.ingestion.frames import Batch, joined
@@ -32,8 +32,8 @@ def begin_stream(
     at most `max_limit_paise` as it was then, None for no ceiling.
 
     Raises:
-        NotOwner: INGESTION_NOT_OWNED, another caller began it.
-        PreconditionFailed: INGESTION_HEADER_MISMATCH.
+        NotOwnerError: INGESTION_NOT_OWNED, another caller began it.
+        PreconditionFailedError: INGESTION_HEADER_MISMATCH.
     """
     with database.transaction() as connection:
         created = ingestions.create(
@@ -64,19 +64,19 @@ def ingest_rows(
     told of the customers whose positions the rows moved, after the commit.
 
     Raises:
-        NotFound: INGESTION_NOT_FOUND.
-        OutOfRange: OFFSET_MISMATCH, the first row is above the committed offset.
-        InvalidRequest: STREAM_ORDER_INVALID, the rows are not of the ingestion's kind.
-        PreconditionFailed: COMMITTED_ROWS_DIFFER, other rows were committed; INGESTION_ENDED, with
-            rows beyond its end.
-        RetryLater: others kept rows of these customers, or the ingestion, busy for too long.
+        NotFoundError: INGESTION_NOT_FOUND.
+        OutOfRangeError: OFFSET_MISMATCH, the first row is above the committed offset.
+        InvalidRequestError: STREAM_ORDER_INVALID, the rows are not of the ingestion's kind.
+        PreconditionFailedError: COMMITTED_ROWS_DIFFER, other rows were committed; INGESTION_ENDED,
+            with rows beyond its end.
+        RetryLaterError: others kept rows of these customers, or the ingestion, busy for too long.
     """
     offset = rows[0].offset
 
     def validated(ingestion: Ingestion) -> Batch:
         found = "LOANS" if isinstance(rows[0].columns, LoanColumns) else "CUSTOMERS"
         if found != ingestion.kind:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 "STREAM_ORDER_INVALID",
                 f"The ingestion is of {ingestion.kind.lower()}, and the batch of {found.lower()}.",
                 metadata={"expected": ingestion.kind.lower(), "found": found.lower()},
@@ -99,8 +99,9 @@ def finish_stream(
     because all were committed before.
 
     Raises:
-        NotFound: INGESTION_NOT_FOUND.
-        PreconditionFailed: COMMITTED_ROWS_DIFFER, more rows were committed than the stream has.
+        NotFoundError: INGESTION_NOT_FOUND.
+        PreconditionFailedError: COMMITTED_ROWS_DIFFER, more rows were committed than the stream
+            has.
     """
     with database.transaction() as connection:
         ingestion = batches.locked(connection, ingestion_id)
@@ -123,7 +124,7 @@ def fail_stream(database: Database, ingestion_id: UUID, message: str, moment: Mo
     this changes nothing.
 
     Raises:
-        NotFound: INGESTION_NOT_FOUND.
+        NotFoundError: INGESTION_NOT_FOUND.
     """
     with database.transaction() as connection:
         ingestion = batches.locked(connection, ingestion_id)

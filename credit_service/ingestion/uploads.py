@@ -15,7 +15,7 @@ import structlog
 
 from credit_service import failpoints
 from credit_service.clock import Clock, Moment
-from credit_service.domain.errors import InvalidRequest, Overloaded, RetryLater
+from credit_service.domain.errors import InvalidRequestError, OverloadedError, RetryLaterError
 from credit_service.ingestion import batches, confinement
 from credit_service.ingestion.batches import OnMoved
 from credit_service.ingestion.frames import Batch
@@ -57,11 +57,11 @@ def store_upload(
     stores it and makes the task.
 
     Raises:
-        InvalidRequest: UPLOAD_EMPTY, UPLOAD_TOO_LARGE, UPLOAD_CHECKSUM_MISMATCH, UPLOAD_UNSUPPORTED
-            or UPLOAD_UNSAFE.
-        NotOwner: INGESTION_NOT_OWNED, another caller uploaded under the id.
-        PreconditionFailed: INGESTION_HEADER_MISMATCH.
-        Overloaded: the disk has no room for the file.
+        InvalidRequestError: UPLOAD_EMPTY, UPLOAD_TOO_LARGE, UPLOAD_CHECKSUM_MISMATCH,
+            UPLOAD_UNSUPPORTED or UPLOAD_UNSAFE.
+        NotOwnerError: INGESTION_NOT_OWNED, another caller uploaded under the id.
+        PreconditionFailedError: INGESTION_HEADER_MISMATCH.
+        OverloadedError: the disk has no room for the file.
     """
     with _room_on_disk(), tempfile.TemporaryFile() as file:
         size, digest = _spool(file, chunks, max_bytes)
@@ -93,13 +93,13 @@ def store_upload(
 
 @contextmanager
 def _room_on_disk() -> Iterator[None]:
-    """Raise Overloaded where a temporary file meets a full disk, also when it is closed."""
+    """Raise OverloadedError where a temporary file meets a full disk, also when it is closed."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise Overloaded(
+        raise OverloadedError(
             "OVERLOADED", "There is no room on disk for the file now.", retry_after_seconds=2.0
         ) from error
 
@@ -111,7 +111,7 @@ def _spool(file: IO[bytes], chunks: Iterable[bytes], max_bytes: int) -> tuple[in
     for chunk in chunks:
         size += len(chunk)
         if size > max_bytes:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 "UPLOAD_TOO_LARGE",
                 f"The file has more than {max_bytes:,} bytes; split it, or stream its rows.",
                 metadata={"max_bytes": str(max_bytes)},
@@ -125,11 +125,11 @@ def _spool(file: IO[bytes], chunks: Iterable[bytes], max_bytes: int) -> tuple[in
 
 def _check_upload(file: IO[bytes], header: Header, size: int, digest: bytes) -> None:
     if size == 0:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "UPLOAD_EMPTY", "The file has no bytes.", metadata={"filename": header.filename}
         )
     if header.sha256 is not None and header.sha256 != digest:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "UPLOAD_CHECKSUM_MISMATCH",
             "The bytes received do not have the SHA-256 that the header gives; upload again.",
             metadata={"expected_sha256": header.sha256.hex(), "found_sha256": digest.hex()},
@@ -137,7 +137,7 @@ def _check_upload(file: IO[bytes], header: Header, size: int, digest: bytes) -> 
     try:
         check(cast("BinaryIO", file), header.filename)
     except SpreadsheetError as error:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             _UPLOAD_REASONS.get(error.code, "UPLOAD_UNSUPPORTED"),
             error.message,
             metadata={"filename": header.filename, "supported": "xlsx,csv"},
@@ -161,8 +161,9 @@ def run_upload(
     A file that cannot be read ends the ingestion as FAILED, which is no error here.
 
     Raises:
-        NotFound: INGESTION_NOT_FOUND.
-        RetryLater, Unavailable, Overloaded, RuntimeError: it did not end; call again.
+        NotFoundError: INGESTION_NOT_FOUND.
+        RetryLaterError, UnavailableError, OverloadedError, RuntimeError: it did not end; call
+            again.
     """
     with database.transaction() as connection:
         ingestion = ingestions.begin(connection, ingestion_id, clock.moment())
@@ -272,7 +273,7 @@ def _patiently(work: Callable[[], T]) -> T:
     for _ in range(PATIENCE):
         try:
             return work()
-        except RetryLater as error:
+        except RetryLaterError as error:
             time.sleep(error.retry_after_seconds)
     return work()
 
@@ -285,7 +286,7 @@ def fail_upload(
     `code` is a name of IngestionErrorCode. Rows of committed batches stay stored.
 
     Raises:
-        NotFound: INGESTION_NOT_FOUND.
+        NotFoundError: INGESTION_NOT_FOUND.
     """
     with database.transaction() as connection:
         ingestion = batches.locked(connection, ingestion_id)

@@ -35,7 +35,7 @@ def replay_decision(database: Database, decision_id: int) -> Replay:
     """Compute a stored decision again by the scorecard that made it.
 
     Raises:
-        NotFound: DECISION_NOT_FOUND.
+        NotFoundError: DECISION_NOT_FOUND.
         LaterReleaseError: a later release decided, from inputs that are not known here.
     """
     decision = get_decision(database, decision_id)

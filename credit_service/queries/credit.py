@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
 from credit_service.domain.eligibility import Ask, Decision, decide
-from credit_service.domain.errors import NotFound
+from credit_service.domain.errors import NotFoundError
 from credit_service.domain.positions import CreditPosition
 from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import CreditScore, score
@@ -41,7 +41,7 @@ class CreditQueries:
         """The customer's position today and the active scorecard. Never writes to PostgreSQL.
 
         Raises:
-            NotFound: CUSTOMER_NOT_FOUND.
+            NotFoundError: CUSTOMER_NOT_FOUND.
         """
         cache = self._cache
         if cache is not None and self._knows_active_version():
@@ -60,7 +60,7 @@ class CreditQueries:
         with self._database.autocommit() as connection:
             found = customers.find_position(connection, customer_id)
             if found is None:
-                raise NotFound("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
+                raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
             position, scorecard_version = found
             self._active_version = scorecard_version
             self._known_until = time.monotonic() + _ACTIVE_VERSION_SECONDS

@@ -1,6 +1,6 @@
 """Look customers up."""
 
-from credit_service.domain.errors import NotFound
+from credit_service.domain.errors import NotFoundError
 from credit_service.storage import customers
 from credit_service.storage.customers import CustomersPage, CustomerView, PageStart
 from credit_service.storage.database import Database
@@ -12,7 +12,7 @@ def get_customer(
     """The customer of that id or of that phone number in E.164; exactly one of the two is given.
 
     Raises:
-        NotFound: CUSTOMER_NOT_FOUND.
+        NotFoundError: CUSTOMER_NOT_FOUND.
     """
     with database.autocommit() as connection:
         if customer_id is not None:
@@ -23,11 +23,11 @@ def get_customer(
             raise ValueError("neither customer_id nor phone_number is given")
     if view is None:
         if customer_id is not None:
-            raise NotFound("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
+            raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
         # The number itself is not repeated.
         message = "There is no customer with this phone number."
         found_by = {"lookup": "phone_number"}
-        raise NotFound("CUSTOMER_NOT_FOUND", "customer", "", message, found_by)
+        raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", "", message, found_by)
     return view
 
 

@@ -1,6 +1,6 @@
 """Look stored decisions up."""
 
-from credit_service.domain.errors import NotFound
+from credit_service.domain.errors import NotFoundError
 from credit_service.storage import customers, decisions
 from credit_service.storage.database import Database
 from credit_service.storage.decisions import StoredDecision
@@ -12,12 +12,12 @@ def get_decision(database: Database, decision_id: int) -> StoredDecision:
     """The decision of that id.
 
     Raises:
-        NotFound: DECISION_NOT_FOUND.
+        NotFoundError: DECISION_NOT_FOUND.
     """
     with database.autocommit() as connection:
         found = decisions.find(connection, decision_id)
     if found is None:
-        raise NotFound("DECISION_NOT_FOUND", "decision", str(decision_id))
+        raise NotFoundError("DECISION_NOT_FOUND", "decision", str(decision_id))
     return found
 
 
@@ -27,7 +27,7 @@ def list_decisions(
     """Decisions of id below `before`, newest first; without a customer those on every one.
 
     Raises:
-        NotFound: CUSTOMER_NOT_FOUND.
+        NotFoundError: CUSTOMER_NOT_FOUND.
     """
     with database.autocommit() as connection:
         found = decisions.page(connection, customer_id, before or _LAST_ID, limit)
@@ -36,5 +36,5 @@ def list_decisions(
             and customer_id is not None
             and customers.find(connection, customer_id) is None
         ):
-            raise NotFound("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
+            raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
     return found

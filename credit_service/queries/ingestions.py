@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from credit_service.domain.errors import NotFound
+from credit_service.domain.errors import NotFoundError
 from credit_service.storage import ingestions
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Ingestion, RowOutcome, StoredRowError
@@ -14,12 +14,12 @@ def get_ingestion(database: Database, ingestion_id: UUID) -> Ingestion:
     """The ingestion as it stands.
 
     Raises:
-        NotFound: INGESTION_NOT_FOUND.
+        NotFoundError: INGESTION_NOT_FOUND.
     """
     with database.autocommit() as connection:
         ingestion = ingestions.find(connection, ingestion_id)
     if ingestion is None:
-        raise NotFound("INGESTION_NOT_FOUND", "ingestion", str(ingestion_id))
+        raise NotFoundError("INGESTION_NOT_FOUND", "ingestion", str(ingestion_id))
     return ingestion
 
 
@@ -42,10 +42,10 @@ def list_row_errors(
     (row_offset, error_number).
 
     Raises:
-        NotFound: INGESTION_NOT_FOUND.
+        NotFoundError: INGESTION_NOT_FOUND.
     """
     with database.autocommit() as connection:
         found = ingestions.errors_page(connection, ingestion_id, after, limit, outcomes)
         if not found and ingestions.find(connection, ingestion_id) is None:
-            raise NotFound("INGESTION_NOT_FOUND", "ingestion", str(ingestion_id))
+            raise NotFoundError("INGESTION_NOT_FOUND", "ingestion", str(ingestion_id))
     return found

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from credit_service.clock import Moment
-from credit_service.domain.errors import NotFound, PreconditionFailed
+from credit_service.domain.errors import NotFoundError, PreconditionFailedError
 from credit_service.domain.loans import Loan, LoanState, Schedule, schedule, unknown_loan
 from credit_service.domain.payments import InstallmentProgress, installment_states
 from credit_service.storage import customers, loans, payments
@@ -34,8 +34,8 @@ def get_loan(
     """The loan and its customer; `customer_id` may be left out where one customer has that id.
 
     Raises:
-        NotFound: LOAN_NOT_FOUND.
-        PreconditionFailed: LOAN_ID_AMBIGUOUS; the metadata names the customers.
+        NotFoundError: LOAN_NOT_FOUND.
+        PreconditionFailedError: LOAN_ID_AMBIGUOUS; the metadata names the customers.
     """
     with database.autocommit() as connection:
         found = customers.loans_of_id(connection, loan_id, customer_id, _MOST_HOLDERS_NAMED + 1)
@@ -47,10 +47,10 @@ def get_loan(
     return found[0]
 
 
-def _ambiguous(loan_id: int, holders: list[str]) -> PreconditionFailed:
+def _ambiguous(loan_id: int, holders: list[str]) -> PreconditionFailedError:
     named = holders[:_MOST_HOLDERS_NAMED]
     more = " and more" if len(holders) > _MOST_HOLDERS_NAMED else ""
-    return PreconditionFailed(
+    return PreconditionFailedError(
         "LOAN_ID_AMBIGUOUS",
         f"Loan id {loan_id} is shared by customers {', '.join(named)}{more}; send customer_id too.",
         subject=f"loans/{loan_id}",
@@ -58,9 +58,9 @@ def _ambiguous(loan_id: int, holders: list[str]) -> PreconditionFailed:
     )
 
 
-def _no_loan(loan_id: int, customer_id: int | None) -> NotFound:
+def _no_loan(loan_id: int, customer_id: int | None) -> NotFoundError:
     if customer_id is None:
-        return NotFound("LOAN_NOT_FOUND", "loan", str(loan_id))
+        return NotFoundError("LOAN_NOT_FOUND", "loan", str(loan_id))
     return unknown_loan(customer_id, loan_id)
 
 
@@ -70,12 +70,12 @@ def list_loans(
     """The customer's loans of id above `after`, in order of id.
 
     Raises:
-        NotFound: CUSTOMER_NOT_FOUND.
+        NotFoundError: CUSTOMER_NOT_FOUND.
     """
     with database.autocommit() as connection:
         found = loans.page(connection, customer_id, state, after or 0, limit)
         if not found and customers.find(connection, customer_id) is None:
-            raise NotFound("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
+            raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
     return found
 
 
@@ -85,7 +85,7 @@ def repayment_schedule(
     """The loan's installments and how each stands today.
 
     Raises:
-        NotFound: LOAN_NOT_FOUND.
+        NotFoundError: LOAN_NOT_FOUND.
     """
     with database.autocommit() as connection:
         loan = loans.find(connection, customer_id, loan_id)

@@ -14,7 +14,7 @@ from credit_service.clock import Clock
 from credit_service.commands.create_loan import create_loan
 from credit_service.commands.record_payment import record_payment
 from credit_service.commands.register_customer import register_customer
-from credit_service.domain.errors import OUT_OF_RANGE, REQUIRED, InvalidFields
+from credit_service.domain.errors import OUT_OF_RANGE, REQUIRED, InvalidFieldsError
 from credit_service.observability import metrics
 from credit_service.queries.credit import CreditQueries
 from credit_service.queries.customers import get_customer, list_customers
@@ -267,10 +267,10 @@ def _optional_customer_id(
 
 
 def _read_customers_token(token: str, query: str) -> PageStart:
-    """Where the page begins. Raises InvalidFields."""
+    """Where the page begins. Raises InvalidFieldsError."""
     try:
         return PageStart(*_CUSTOMER_PAGES.read(token, query) or ())
-    except InvalidFields:
+    except InvalidFieldsError:
         return PageStart(*_CUSTOMER_PAGES_BY_TERM.read(token, query) or ())
 
 

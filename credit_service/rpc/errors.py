@@ -15,17 +15,17 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from credit_service.domain.errors import (
-    AlreadyExists,
+    AlreadyExistsError,
     CreditError,
-    InvalidFields,
-    InvalidRequest,
-    NotFound,
-    NotOwner,
-    OutOfRange,
-    Overloaded,
-    PreconditionFailed,
-    RetryLater,
-    Unavailable,
+    InvalidFieldsError,
+    InvalidRequestError,
+    NotFoundError,
+    NotOwnerError,
+    OutOfRangeError,
+    OverloadedError,
+    PreconditionFailedError,
+    RetryLaterError,
+    UnavailableError,
 )
 from credit_service.storage.database import LostRaceError
 from credit_service.v1 import error_reason_pb2
@@ -47,15 +47,15 @@ REASONS = frozenset(name.removeprefix(_PREFIX) for name in error_reason_pb2.Erro
 """Every reason of the contract, as ErrorInfo spells it."""
 
 
-class DeadlineExceeded(CreditError):  # noqa: N818 - named as the other refusals are
+class DeadlineExceededError(CreditError):
     """The caller's time, or the longest silence of a stream, is over."""
 
 
-class NotImplementedYet(CreditError):  # noqa: N818 - named as the other refusals are
+class UnimplementedError(CreditError):
     """The contract has the method and this server does not answer it."""
 
 
-class QuotaExceeded(Overloaded):
+class QuotaExceededError(OverloadedError):
     """One caller's share of something is used up; `subject` is the caller."""
 
     def __init__(
@@ -73,11 +73,11 @@ class QuotaExceeded(Overloaded):
         return {**super()._details(), "subject": self.subject}
 
 
-class Unauthenticated(CreditError):  # noqa: N818 - named as the other refusals are
+class UnauthenticatedError(CreditError):
     """No credentials, or none that hold."""
 
 
-class PermissionDenied(CreditError):  # noqa: N818 - named as the other refusals are
+class PermissionDeniedError(CreditError):
     """Credentials that hold, without the scope that the method needs."""
 
     principal = ""
@@ -85,19 +85,19 @@ class PermissionDenied(CreditError):  # noqa: N818 - named as the other refusals
 
 
 STATUS_OF_KIND: dict[type[CreditError], grpc.StatusCode] = {
-    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
-    NotFound: grpc.StatusCode.NOT_FOUND,
-    AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
-    PreconditionFailed: grpc.StatusCode.FAILED_PRECONDITION,
-    RetryLater: grpc.StatusCode.ABORTED,
-    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Unavailable: grpc.StatusCode.UNAVAILABLE,
-    OutOfRange: grpc.StatusCode.OUT_OF_RANGE,
-    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
-    NotImplementedYet: grpc.StatusCode.UNIMPLEMENTED,
-    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
-    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
-    NotOwner: grpc.StatusCode.PERMISSION_DENIED,
+    InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFoundError: grpc.StatusCode.NOT_FOUND,
+    AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
+    PreconditionFailedError: grpc.StatusCode.FAILED_PRECONDITION,
+    RetryLaterError: grpc.StatusCode.ABORTED,
+    OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    OutOfRangeError: grpc.StatusCode.OUT_OF_RANGE,
+    DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    UnimplementedError: grpc.StatusCode.UNIMPLEMENTED,
+    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
+    NotOwnerError: grpc.StatusCode.PERMISSION_DENIED,
 }
 """The status of each kind; a kind that is not here has that of the nearest one it derives from."""
 
@@ -118,7 +118,7 @@ def to_status(error: Exception, call_id: str, method: str) -> status_pb2.Status:
     nothing but `call_id`, under which the exception is logged.
     """
     if isinstance(error, LostRaceError):
-        error = RetryLater(
+        error = RetryLaterError(
             "CONFLICT_RETRIES_EXHAUSTED",
             "Concurrent requests kept changing the same data; retry the same request.",
             retry_after_seconds=0.2,
@@ -152,9 +152,9 @@ def _info(error: CreditError) -> Any:
 def _details(error: CreditError) -> list[Message]:
     """What a kind carries beside its ErrorInfo."""
     match error:
-        case InvalidFields():
+        case InvalidFieldsError():
             return [_bad_request(error)]
-        case NotFound() | AlreadyExists():
+        case NotFoundError() | AlreadyExistsError():
             return [
                 error_details_pb2.ResourceInfo(
                     resource_type=error.resource_type,
@@ -162,7 +162,7 @@ def _details(error: CreditError) -> list[Message]:
                     description=_cut(error.message, _MAX_DESCRIPTION),
                 )
             ]
-        case PreconditionFailed():
+        case PreconditionFailedError():
             failure = error_details_pb2.PreconditionFailure()
             failure.violations.add(
                 type=error.reason,
@@ -170,14 +170,14 @@ def _details(error: CreditError) -> list[Message]:
                 description=_cut(error.message, _MAX_DESCRIPTION),
             )
             return [failure]
-        case Overloaded():
+        case OverloadedError():
             return [_retry_info(error.retry_after_seconds), *_quota(error)]
-        case RetryLater() | Unavailable():
+        case RetryLaterError() | UnavailableError():
             return [_retry_info(error.retry_after_seconds)]
     return []
 
 
-def _bad_request(error: InvalidFields) -> Any:
+def _bad_request(error: InvalidFieldsError) -> Any:
     bad_request = error_details_pb2.BadRequest()
     for violation in error.violations[:_MAX_VIOLATIONS]:
         bad_request.field_violations.add(
@@ -194,13 +194,13 @@ def _retry_info(seconds: float) -> Any:
     return error_details_pb2.RetryInfo(retry_delay=delay)
 
 
-def _quota(error: Overloaded) -> list[Message]:
+def _quota(error: OverloadedError) -> list[Message]:
     """Which quota is used up; OVERLOADED is the server as a whole and no quota."""
     if error.reason == "OVERLOADED":
         return []
     failure = error_details_pb2.QuotaFailure()
     failure.violations.add(
-        subject=error.subject if isinstance(error, QuotaExceeded) else "server",
+        subject=error.subject if isinstance(error, QuotaExceededError) else "server",
         description=_cut(error.message, _MAX_DESCRIPTION),
     )
     return [failure]

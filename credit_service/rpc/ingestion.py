@@ -30,7 +30,7 @@ from credit_service.rpc.convert import fields, pages
 from credit_service.rpc.convert import ingestion as convert_ingestion
 from credit_service.rpc.convert.fields import Violations
 from credit_service.rpc.convert.pages import PageTokens
-from credit_service.rpc.errors import PermissionDenied
+from credit_service.rpc.errors import PermissionDeniedError
 from credit_service.settings import Settings
 from credit_service.storage.cancellation import shielded
 from credit_service.storage.database import Database
@@ -56,10 +56,10 @@ _log = structlog.get_logger(__name__)
 def _ensure_may_ask(header: Header) -> None:
     """Whether the caller may have stored facts replaced, where that is what the header says.
 
-    Raises PermissionDenied.
+    Raises PermissionDeniedError.
     """
     if header.on_existing == "UPDATE" and _UPDATE_SCOPE not in current_call().scopes:
-        raise PermissionDenied(
+        raise PermissionDeniedError(
             "PERMISSION_DENIED",
             f"Missing scope: updating stored rows requires {_UPDATE_SCOPE}. Use credentials that "
             "grant it, or send without UPDATE to store new rows only.",
@@ -270,14 +270,14 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         """Rows are the sender's to read, and those callers' who may read every customer.
 
         Raises:
-            NotFound: INGESTION_NOT_FOUND.
-            PermissionDenied: the ingestion is another's.
+            NotFoundError: INGESTION_NOT_FOUND.
+            PermissionDeniedError: the ingestion is another's.
         """
         call = current_call()
         if _READ_SCOPE in call.scopes:
             return
         if get_ingestion(self._database, ingestion_id).principal != call.principal:
-            raise PermissionDenied(
+            raise PermissionDeniedError(
                 "PERMISSION_DENIED",
                 f"Missing scope: another caller sent the rows of this ingestion, and reading them "
                 f"requires {_READ_SCOPE}.",

@@ -30,7 +30,7 @@ class EventTail:
         self._looking = False
 
     def newest(self) -> int:
-        """Id of the newest event now. Raises Unavailable when the database is out of reach."""
+        """Id of the newest event now. Raises UnavailableError when the database is out of reach."""
         with self._database.autocommit() as connection:
             return event_stream.last_event_id(connection)
 
@@ -75,8 +75,8 @@ class EventTail:
         Ends when the server stops or the caller has gone.
 
         Once it has caught up, and where none came for ten seconds, the id up to which everything
-        has been looked at: a safe place to resume from. Raises Unavailable when the database is
-        out of reach.
+        has been looked at: a safe place to resume from. Raises UnavailableError when the database
+        is out of reach.
         """
         newest = self.newest()
         last_sign: float | None = None

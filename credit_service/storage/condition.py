@@ -8,8 +8,8 @@ from typing import NamedTuple
 import psycopg
 from psycopg import errors
 
-from credit_service.domain.errors import Unavailable
-from credit_service.storage.database import Database, DiskFull, driver_connection
+from credit_service.domain.errors import UnavailableError
+from credit_service.storage.database import Database, DiskFullError, driver_connection
 from credit_service.storage.sessions import POOLER_ADVICE, Pooler
 from credit_service.storage.statements import Statement
 
@@ -84,7 +84,7 @@ def problem(database: Database) -> Problem | None:
     ROOM_BYTES are written to its disk for a moment.
 
     Raises:
-        Unavailable: it is out of reach.
+        UnavailableError: it is out of reach.
     """
     found = _problem_beside_room(database)
     if found is None and _has_room(database, ROOM_BYTES) is False:
@@ -133,7 +133,7 @@ def _has_room(database: Database, room_bytes: int, *, alone: bool = False) -> bo
             with suppress(errors.ConfigurationLimitExceeded):
                 _TAKE_ROOM.run(connection, {"block_bytes": _ROOM_BLOCK_BYTES, "blocks": blocks})
             return True
-    except DiskFull:
+    except DiskFullError:
         return False
     return None
 
@@ -154,7 +154,7 @@ class Watch:
         was found last stays.
 
         Raises:
-            Unavailable: DATABASE_UNAVAILABLE, it is out of reach or has a problem.
+            UnavailableError: DATABASE_UNAVAILABLE, it is out of reach or has a problem.
         """
         was_well, self._is_well = self._is_well, False
         found = _problem_beside_room(self._database)
@@ -163,7 +163,7 @@ class Watch:
         if found is None and self._is_full:
             found = _NO_ROOM
         if found is not None:
-            raise Unavailable(
+            raise UnavailableError(
                 "DATABASE_UNAVAILABLE", f"The database {found.found}: {found.fix}.", 1.0
             )
         self._is_well = True
@@ -186,7 +186,7 @@ def refuse_unsuitable(url: str, pooler: Pooler) -> None:
     try:
         with database.autocommit() as connection:
             require_utf8(driver_connection(connection))
-    except Unavailable:
+    except UnavailableError:
         return
     finally:
         database.dispose()

@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from credit_service.domain.errors import Overloaded, RetryLater, Unavailable
+from credit_service.domain.errors import OverloadedError, RetryLaterError, UnavailableError
 from credit_service.observability import metrics, tracing
 from credit_service.storage import sessions
 from credit_service.storage.cancellation import (
@@ -61,7 +61,7 @@ _Slots = queue.SimpleQueue[None]
 _log = structlog.get_logger(__name__)
 
 
-class DiskFull(Unavailable):
+class DiskFullError(UnavailableError):
     """The database's disk had no room for what a statement was to write."""
 
 
@@ -182,9 +182,9 @@ class Database:
         """A connection in a transaction that commits at the end and rolls back on an exception.
 
         Raises:
-            Unavailable: the database is out of reach, or no connection became free in time.
-            Overloaded: OVERLOADED, calls of the same kind used all connections that they may.
-            RetryLater: a row stayed locked by another call for too long.
+            UnavailableError: the database is out of reach, or no connection became free in time.
+            OverloadedError: OVERLOADED, calls of the same kind used all connections that they may.
+            RetryLaterError: a row stayed locked by another call for too long.
             LostRaceError: serialization failure or deadlock.
             ScopeCancelledError: the current call was cancelled.
         """
@@ -317,7 +317,7 @@ class Database:
         """Run `work(attempt)`, attempt counting from 0, again while it loses races.
 
         Raises:
-            RetryLater: the race was lost too often.
+            RetryLaterError: the race was lost too often.
         """
         for attempt in range(ATTEMPTS):
             try:
@@ -326,7 +326,7 @@ class Database:
                 metrics.lost_races.inc()
                 # From a few hundred microseconds up, spread so that rivals do not meet again.
                 time.sleep(random.uniform(0, 0.0005 * 2**attempt))  # noqa: S311 - a pause, no secret
-        raise RetryLater(
+        raise RetryLaterError(
             "CONFLICT_RETRIES_EXHAUSTED",
             "Other calls kept changing this customer; send the same request again.",
             retry_after_seconds=0.2,
@@ -342,7 +342,7 @@ def _make_slots(count: int) -> _Slots:
 
 def _take_slot(slots: _Slots, scope: CancelScope | None, until: float, *, is_share: bool) -> None:
     """Take one, waiting until that time, in seconds of time.monotonic(), at most. Raises
-    Unavailable, Overloaded, ScopeCancelledError."""
+    UnavailableError, OverloadedError, ScopeCancelledError."""
     while True:
         left_seconds = max(0.0, until - time.monotonic())
         try:
@@ -418,7 +418,7 @@ def _meaning_of_driver_error(error: psycopg.Error) -> Exception:
     if state in _SESSION_TIMED_OUT:
         return _unavailable("The database ended a transaction that took too long.")
     if state == _DISK_FULL:
-        return DiskFull(
+        return DiskFullError(
             "DATABASE_UNAVAILABLE",
             "The database has no room left on its disk.",
             retry_after_seconds=1.0,
@@ -432,20 +432,20 @@ def _meaning_of_driver_error(error: psycopg.Error) -> Exception:
     return error
 
 
-def in_progress() -> RetryLater:
+def in_progress() -> RetryLaterError:
     """The refusal of a call that has waited for another one for too long."""
-    return RetryLater(
+    return RetryLaterError(
         "REQUEST_IN_PROGRESS",
         "Another call is still working on this; send the same request again.",
         retry_after_seconds=0.5,
     )
 
 
-def _no_connection(*, is_share: bool) -> Unavailable | Overloaded:
+def _no_connection(*, is_share: bool) -> UnavailableError | OverloadedError:
     """The refusal of work for which no connection became free in time; `is_share` tells that there
     may be some, and not for work of this kind."""
     if is_share:
-        return Overloaded(
+        return OverloadedError(
             "OVERLOADED",
             "The server has as many calls of this kind as it can hold; come again shortly.",
             retry_after_seconds=0.5,
@@ -453,8 +453,8 @@ def _no_connection(*, is_share: bool) -> Unavailable | Overloaded:
     return _unavailable("No database connection became free in time.")
 
 
-def _unavailable(message: str) -> Unavailable:
-    return Unavailable("DATABASE_UNAVAILABLE", message, retry_after_seconds=1.0)
+def _unavailable(message: str) -> UnavailableError:
+    return UnavailableError("DATABASE_UNAVAILABLE", message, retry_after_seconds=1.0)
 
 
 def driver_connection(connection: Connection) -> psycopg.Connection:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, exc, text
 
 from credit_service.clock import Moment
-from credit_service.domain.errors import RetryLater
+from credit_service.domain.errors import RetryLaterError
 from credit_service.spreadsheets.cell_values import DateOrder
 from credit_service.storage.arrays import Bigints, driver_cursor
 from credit_service.storage.database import Database
@@ -315,13 +315,13 @@ def lock(connection: Connection, ingestion_id: UUID) -> Ingestion | None:
     """The ingestion of that id, which nobody else advances until the transaction ends.
 
     Raises:
-        RetryLater: INGESTION_IN_PROGRESS, another call holds on to it.
+        RetryLaterError: INGESTION_IN_PROGRESS, another call holds on to it.
     """
     try:
         return _one(connection, _LOCK, {"ingestion_id": ingestion_id})
     except exc.OperationalError as error:
         if isinstance(error.orig, psycopg.errors.LockNotAvailable):
-            raise RetryLater(
+            raise RetryLaterError(
                 "INGESTION_IN_PROGRESS",
                 "Another call is storing rows of this ingestion; go on when it has.",
                 retry_after_seconds=0.5,

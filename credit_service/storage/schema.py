@@ -6,7 +6,7 @@ from pathlib import Path
 import psycopg
 from sqlalchemy.exc import ProgrammingError
 
-from credit_service.domain.errors import Unavailable
+from credit_service.domain.errors import UnavailableError
 from credit_service.storage.database import Database
 
 _FOUND = "SELECT max(version_num)::text FROM alembic_version"
@@ -24,7 +24,7 @@ def require(database: Database) -> None:
     is ahead is well: until it is contracted it leaves what the release before uses.
 
     Raises:
-        Unavailable: DATABASE_UNAVAILABLE, it is out of reach or behind.
+        UnavailableError: DATABASE_UNAVAILABLE, it is out of reach or behind.
         ProgrammingError: the role may not read what it has.
     """
     try:
@@ -35,7 +35,7 @@ def require(database: Database) -> None:
             raise
         found = None
     if found is None or found < _needed():
-        raise Unavailable(
+        raise UnavailableError(
             "DATABASE_UNAVAILABLE",
             f"The database's schema is {found or 'empty'} and this release needs {_needed()}:"
             " run `credit-service migrate`.",

@@ -16,7 +16,7 @@ from credit_service.commands.register_customer import RegisterCustomer, register
 from credit_service.domain.customers import NewCustomer
 from credit_service.domain.decisions import decode_outcome, replay
 from credit_service.domain.eligibility import Ask
-from credit_service.domain.errors import AlreadyExists, NotFound, RequestIdReused
+from credit_service.domain.errors import AlreadyExistsError, NotFoundError, RequestIdReusedError
 from credit_service.domain.positions import position_from_loans
 from credit_service.domain.scorecard import STANDARD
 from credit_service.queries.credit import CreditQueries
@@ -123,7 +123,7 @@ def test_a_decision_after_the_horizon_is_made_on_the_day_and_refreshes_the_row(
 
 
 def test_unknown_customer(database: Database) -> None:
-    with pytest.raises(NotFound, match="CUSTOMER_NOT_FOUND"):
+    with pytest.raises(NotFoundError, match="CUSTOMER_NOT_FOUND"):
         book(database, 4711, ask(10_000))
 
 
@@ -161,7 +161,7 @@ def test_the_same_id_with_other_content_is_refused(database: Database) -> None:
         CreateLoan(key, other, ask(1_00_000)),
         CreateLoan(key, 4711, ask(1_00_000)),
     ):
-        with pytest.raises(RequestIdReused):
+        with pytest.raises(RequestIdReusedError):
             create_loan(database, changed, TODAY, "tests")
 
 
@@ -332,7 +332,7 @@ def test_registering_is_idempotent_and_phone_numbers_are_unique(database: Databa
     assert register_customer(database, command, TODAY, "tests") == views[0]
     refused = RegisterCustomer(uuid4(), NewCustomer("C", "D", 40, LAKH, "+919812345678"))
     for _ in range(2):
-        with pytest.raises(AlreadyExists, match="PHONE_NUMBER_TAKEN"):
+        with pytest.raises(AlreadyExistsError, match="PHONE_NUMBER_TAKEN"):
             register_customer(database, refused, TODAY, "tests")
     with database.transaction() as connection:
         assert connection.execute(text("SELECT count(*) FROM requests")).scalar() == 1
@@ -340,7 +340,7 @@ def test_registering_is_idempotent_and_phone_numbers_are_unique(database: Databa
         connection.execute(text("UPDATE customers SET phone_number = '+919812345679'"))
     # Nothing of the refusal was kept, and what it depended on has changed.
     assert register_customer(database, refused, TODAY, "tests").customer.first_name == "C"
-    with pytest.raises(RequestIdReused):
+    with pytest.raises(RequestIdReusedError):
         register_customer(
             database,
             RegisterCustomer(key, NewCustomer("A", "B", 31, LAKH, "+919812345678")),

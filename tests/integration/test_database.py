@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import psycopg
 import pytest
 
-from credit_service.domain.errors import Overloaded, Unavailable
+from credit_service.domain.errors import OverloadedError, UnavailableError
 from credit_service.storage import schema
 from credit_service.storage.cancellation import (
     CancelScope,
@@ -79,7 +79,7 @@ def test_there_are_never_more_than_there_may_be(small: Database) -> None:
 
 def test_who_finds_none_free_is_told_so(small: Database) -> None:
     with small.autocommit(), small.autocommit(), small.transaction():
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             backend(small)
         assert small.pool_use() == (SIZE, SIZE)
     assert backend(small)
@@ -95,7 +95,7 @@ def test_what_breaks_one_costs_one_failure(small: Database, database_url: str, b
         "transaction": in_transaction,
         "sqlalchemy": schema.require,
     }[by]
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         ask(small)
     now = several(small)
     assert len(set(now)) == SIZE
@@ -112,7 +112,7 @@ def test_what_breaks_one_leaves_none_behind_that_is_in_use(
             gone = backend(small)
             with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as other:
                 other.execute("SELECT pg_terminate_backend(%s)", (gone,))
-            with pytest.raises(Unavailable):
+            with pytest.raises(UnavailableError):
                 backend(small)
         assert small.pool_use() == (0, SIZE)
         small.dispose()
@@ -195,7 +195,7 @@ def is_lent(database: Database, kind: Kind) -> bool:
     try:
         with working(kind, 0.1), database.autocommit():
             return True
-    except (Unavailable, Overloaded) as error:
+    except (UnavailableError, OverloadedError) as error:
         reason = error.reason
     in_use, size = database.pool_use()
     assert reason == ("OVERLOADED" if in_use < size else "DATABASE_UNAVAILABLE")

@@ -18,7 +18,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import make_url, text
 
-from credit_service.domain.errors import Unavailable
+from credit_service.domain.errors import UnavailableError
 from credit_service.processes.embedded import EmbeddedStack
 from credit_service.rpc.server import CreditServer, open_database
 from credit_service.settings import Settings
@@ -114,7 +114,7 @@ def test_a_full_disk_is_told_and_over_once_there_is_room(small_disk: Path) -> No
 
 def test_a_statement_that_finds_no_room_is_unavailable(database: Database) -> None:
     raising = "DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'disk_full'; END $$"
-    refusal = pytest.raises(Unavailable, match="no room left on its disk")
+    refusal = pytest.raises(UnavailableError, match="no room left on its disk")
     with refusal as refused, database.transaction() as connection:
         connection.execute(text(raising))
     assert refused.value.reason == "DATABASE_UNAVAILABLE"
@@ -145,7 +145,7 @@ def watch_of_a_full_disk(database: Database) -> condition.Watch:
     watch = condition.Watch(database)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(condition, "_TAKE_ROOM", _FULL)
-        with pytest.raises(Unavailable, match="no room left"):
+        with pytest.raises(UnavailableError, match="no room left"):
             watch.require()
     return watch
 
@@ -159,7 +159,7 @@ def test_room_that_is_not_found_out_in_time_changes_nothing(
         monkeypatch.setattr(condition, "_TAKE_ROOM", _TAKES_TOO_LONG)
         assert condition.problem(hasty) is None
         condition.Watch(hasty).require()
-        with pytest.raises(Unavailable, match="no room left"):
+        with pytest.raises(UnavailableError, match="no room left"):
             full.require()
     finally:
         hasty.dispose()
@@ -170,7 +170,7 @@ def test_after_a_full_disk_one_at_a_time_looks_for_room(database: Database) -> N
     lock = Statement(f"SELECT pg_advisory_xact_lock({condition.ROOM_LOCK})")
     with database.transaction() as looking:
         lock.run(looking, {})
-        with pytest.raises(Unavailable, match="no room left"):
+        with pytest.raises(UnavailableError, match="no room left"):
             watch.require()
         # One that has seen no full disk does not wait for a turn.
         condition.Watch(database).require()
@@ -198,7 +198,7 @@ def test_room_is_looked_for_now_and_then_and_each_time_while_the_disk_is_full(
     watch._next_look = 0.0
     answers += [False, None, False]
     for _ in range(3):
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             watch.require()
     answers += [True]
     for _ in range(3):

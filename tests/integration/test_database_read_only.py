@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from sqlalchemy import make_url, text
 
 from credit_service.clock import Clock
-from credit_service.domain.errors import Unavailable
+from credit_service.domain.errors import UnavailableError
 from credit_service.processes.embedded import EmbeddedStack
 from credit_service.rpc.server import CreditServer
 from credit_service.settings import Settings
@@ -107,14 +107,14 @@ def test_writes_are_unavailable_and_the_connection_is_dropped(
 ) -> None:
     switch.turn("on")
     before = read(database)
-    with pytest.raises(Unavailable, match="read-only") as refused:
+    with pytest.raises(UnavailableError, match="read-only") as refused:
         attempt(database)
     assert refused.value.reason == "DATABASE_UNAVAILABLE"
     assert refused.value.retry_after_seconds > 0
     # Reads go on, over another connection.
     assert read(database) != before
     switch.turn("off", end_sessions=False)
-    with contextlib.suppress(Unavailable):
+    with contextlib.suppress(UnavailableError):
         attempt(database)  # its session began while the database was read-only
     attempt(database)
     attempt(database)
@@ -131,7 +131,7 @@ def test_one_refused_write_renews_all_connections(
 
     switch.turn("on")
     before = two_backends()
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         write(database)
     switch.turn("off", end_sessions=False)
     assert not before & two_backends()
@@ -148,7 +148,7 @@ def dawdle(database: Database) -> None:
 def test_a_transaction_that_is_left_open_is_unavailable(database_url: str) -> None:
     impatient = Database(database_url, pool_size=1, idle_in_transaction_timeout_seconds=0.1)
     try:
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             dawdle(impatient)
         assert read(impatient)
     finally:
@@ -166,9 +166,9 @@ def test_a_transaction_that_is_left_open_is_unavailable(database_url: str) -> No
 )
 def test_what_a_state_means(database: Database, state: str, unavailable: bool) -> None:
     raising = f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$"
-    with pytest.raises((psycopg.Error, Unavailable)) as raised, database.autocommit() as used:
+    with pytest.raises((psycopg.Error, UnavailableError)) as raised, database.autocommit() as used:
         Statement(raising).run(used, {})
-    assert isinstance(raised.value, Unavailable) == unavailable
+    assert isinstance(raised.value, UnavailableError) == unavailable
     assert database.pool_use()[0] == 0
     write(database)
 
@@ -185,7 +185,7 @@ def test_a_database_that_new_sessions_cannot_write_to_has_a_problem(
     problem = condition.problem(database)
     assert problem is not None
     assert "read-only" in problem.found
-    with pytest.raises(Unavailable, match="read-only"):
+    with pytest.raises(UnavailableError, match="read-only"):
         condition.Watch(database).require()
     switch.turn("off", end_sessions=False)
     assert condition.problem(database) is None

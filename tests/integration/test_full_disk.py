@@ -8,7 +8,7 @@ import pytest
 
 from credit_service import failpoints
 from credit_service.clock import Clock
-from credit_service.domain.errors import Overloaded
+from credit_service.domain.errors import OverloadedError
 from credit_service.ingestion.uploads import run_upload, store_upload
 from credit_service.queries.ingestions import list_ingestions
 from credit_service.storage.database import Database
@@ -38,7 +38,7 @@ def test_an_upload_that_finds_no_room_may_come_again(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = arm(tmp_path, "upload.spool", monkeypatch)
-    with pytest.raises(Overloaded) as refused:
+    with pytest.raises(OverloadedError) as refused:
         store(database)
     assert refused.value.retry_after_seconds > 0
     assert not list_ingestions(database, None, 10)
@@ -52,7 +52,7 @@ def test_a_worker_that_finds_no_room_goes_on_later(
 ) -> None:
     store(database)
     order = arm(tmp_path, "upload.restore", monkeypatch)
-    with pytest.raises(Overloaded):
+    with pytest.raises(OverloadedError):
         run_upload(database, HEADER.ingestion_id, Clock())
     order.unlink()
     ended = run_upload(database, HEADER.ingestion_id, Clock())

@@ -19,12 +19,12 @@ from credit_service.domain.calendar import add_months, installments_due_by
 from credit_service.domain.customers import NewCustomer
 from credit_service.domain.eligibility import Ask
 from credit_service.domain.errors import (
-    InvalidRequest,
-    NotFound,
-    NotOwner,
-    OutOfRange,
-    PreconditionFailed,
-    RetryLater,
+    InvalidRequestError,
+    NotFoundError,
+    NotOwnerError,
+    OutOfRangeError,
+    PreconditionFailedError,
+    RetryLaterError,
 )
 from credit_service.ingestion import batches, loader
 from credit_service.ingestion.streams import (
@@ -395,7 +395,7 @@ def test_a_batch_is_stored_once_whatever_is_sent_again(three_customers: Database
     assert send(0, 5) == 5
     assert send(0, 5) == 5
     assert send(2, 4) == 5
-    with pytest.raises(OutOfRange) as refused:
+    with pytest.raises(OutOfRangeError) as refused:
         send(6, 10)
     assert refused.value.reason == "OFFSET_MISMATCH"
     assert refused.value.metadata["expected_offset"] == "5"
@@ -411,7 +411,7 @@ def test_a_batch_is_stored_once_whatever_is_sent_again(three_customers: Database
     # All of it once more, as a client does that did not hear the answer.
     assert send(0, 20) == 20
     assert finish_stream(three_customers, header.ingestion_id, TODAY) == ended
-    with pytest.raises(PreconditionFailed, match="INGESTION_ENDED"):
+    with pytest.raises(PreconditionFailedError, match="INGESTION_ENDED"):
         ingest_rows(
             three_customers,
             header.ingestion_id,
@@ -456,7 +456,7 @@ def test_other_rows_than_those_committed_are_refused(
     # However they are cut, alone or with rows that are new.
     for first, last in ((0, 4), (1, 3), (2, 3), (0, 5)):
         changed = [*rows[:2], other, *rows[3:]][first:last]
-        with pytest.raises(PreconditionFailed) as refused:
+        with pytest.raises(PreconditionFailedError) as refused:
             send(first, *changed)
         assert refused.value.reason == "COMMITTED_ROWS_DIFFER"
         assert refused.value.metadata["offset"] == "2"
@@ -479,7 +479,7 @@ def test_cells_that_fit_no_field_are_compared_too(three_customers: Database) -> 
     # The rows beside it say the same without it, and the client may number them otherwise.
     assert send(0, rows[0], row_numbers=[77]) == 3
     for differing in ([], ten("eleven")):
-        with pytest.raises(PreconditionFailed, match="COMMITTED_ROWS_DIFFER") as refused:
+        with pytest.raises(PreconditionFailedError, match="COMMITTED_ROWS_DIFFER") as refused:
             send(0, *rows, unreadable=differing)
         assert refused.value.metadata["offset"] == "1"
 
@@ -492,7 +492,7 @@ def test_rows_of_which_no_digest_is_kept_are_passed_over(three_customers: Databa
     execute(three_customers, "DELETE FROM ingestion_batches")
     send(2, *rows[2:4])
     assert send(0, LoanRow(1, 9), LoanRow(1, 8), *rows[2:]) == 5
-    with pytest.raises(PreconditionFailed, match="COMMITTED_ROWS_DIFFER"):
+    with pytest.raises(PreconditionFailedError, match="COMMITTED_ROWS_DIFFER"):
         send(0, *rows[:3], LoanRow(1, 9))
 
 
@@ -501,7 +501,7 @@ def test_a_stream_that_ends_before_the_rows_committed_is_another(three_customers
     header = header_of(rows)
     begin_stream(three_customers, header, TODAY, PRINCIPAL)
     ingest_rows(three_customers, header.ingestion_id, [RowBatch(0, columns_of(rows))], TODAY)
-    with pytest.raises(PreconditionFailed, match="COMMITTED_ROWS_DIFFER") as refused:
+    with pytest.raises(PreconditionFailedError, match="COMMITTED_ROWS_DIFFER") as refused:
         finish_stream(three_customers, header.ingestion_id, TODAY, sent_until=3)
     assert refused.value.metadata["offset"] == "3"
     assert get_ingestion(three_customers, header.ingestion_id).state == "RUNNING"
@@ -527,7 +527,7 @@ def test_an_ingestion_is_its_callers(
     if allowed:
         begin_stream(three_customers, header, TODAY, caller)
         return
-    with pytest.raises(NotOwner, match="INGESTION_NOT_OWNED"):
+    with pytest.raises(NotOwnerError, match="INGESTION_NOT_OWNED"):
         begin_stream(three_customers, header, TODAY, caller)
 
 
@@ -569,7 +569,7 @@ def test_an_id_stands_for_one_header(three_customers: Database) -> None:
     begin_stream(three_customers, header, TODAY, PRINCIPAL)
     for change in ({"kind": "CUSTOMERS"}, {"on_existing": "UPDATE"}, {"validate_only": True}):
         other = header_of([LoanRow(1, 1)], ingestion_id=header.ingestion_id, **change)
-        with pytest.raises(PreconditionFailed) as refused:
+        with pytest.raises(PreconditionFailedError) as refused:
             begin_stream(three_customers, other, TODAY, PRINCIPAL)
         assert refused.value.reason == "INGESTION_HEADER_MISMATCH"
         assert refused.value.metadata["fields"] == next(iter(change))
@@ -578,17 +578,17 @@ def test_an_id_stands_for_one_header(three_customers: Database) -> None:
 def test_rows_of_the_other_kind_are_refused(three_customers: Database) -> None:
     header = header_of([LoanRow(1, 1)])
     begin_stream(three_customers, header, TODAY, PRINCIPAL)
-    with pytest.raises(InvalidRequest, match="STREAM_ORDER_INVALID"):
+    with pytest.raises(InvalidRequestError, match="STREAM_ORDER_INVALID"):
         ingest_rows(three_customers, header.ingestion_id, [RowBatch(0, columns_of([C1]))], TODAY)
 
 
 def test_an_unknown_ingestion_is_not_found(database: Database) -> None:
     header = header_of([C1])
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         ingest_rows(database, header.ingestion_id, [RowBatch(0, columns_of([C1]))], TODAY)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         get_ingestion(database, header.ingestion_id)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         list_row_errors(database, header.ingestion_id, None, 10)
 
 
@@ -598,7 +598,7 @@ def test_an_ingestion_that_another_call_holds_is_in_progress(database_url: str) 
     begin_stream(database, header, TODAY, PRINCIPAL)
     with database.transaction() as connection:
         ingestions.lock(connection, header.ingestion_id)
-        with pytest.raises(RetryLater, match="INGESTION_IN_PROGRESS"):
+        with pytest.raises(RetryLaterError, match="INGESTION_IN_PROGRESS"):
             ingest_rows(database, header.ingestion_id, [RowBatch(0, columns_of([C1]))], TODAY)
     database.dispose()
 
@@ -1007,7 +1007,7 @@ def test_what_a_failed_stream_needs_to_resume_is_kept_for_7_days(
     # Not resumed without them, by its header or by rows alone.
     for header in headers[1:]:
         assert begin_stream(three_customers, header, TODAY, PRINCIPAL).state == "FAILED"
-        with pytest.raises(PreconditionFailed, match="has ended"):
+        with pytest.raises(PreconditionFailedError, match="has ended"):
             ingest_rows(
                 three_customers, header.ingestion_id, [RowBatch(1, columns_of(rows[1:]))], TODAY
             )

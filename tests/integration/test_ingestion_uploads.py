@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from credit_service.clock import Clock
 from credit_service.domain.calendar import add_months
-from credit_service.domain.errors import InvalidRequest, NotFound, PreconditionFailed
+from credit_service.domain.errors import InvalidRequestError, NotFoundError, PreconditionFailedError
 from credit_service.domain.loans import imported_settled
 from credit_service.ingestion import uploads
 from credit_service.ingestion.uploads import fail_upload, run_upload, store_upload
@@ -144,7 +144,7 @@ def test_customers_register_right_after_the_import(public: Database) -> None:
 
 
 def test_a_loan_id_of_two_customers_is_ambiguous_without_one(public: Database) -> None:
-    with pytest.raises(PreconditionFailed) as refused:
+    with pytest.raises(PreconditionFailedError) as refused:
         get_loan(public, 1003, None)
     assert refused.value.metadata["customer_ids"] == "20,240"
     assert get_loan(public, 1003, 240)[0].customer_id == 240
@@ -264,7 +264,7 @@ def test_a_file_that_cannot_be_read_fails_its_ingestion(
 def test_a_file_that_is_none_is_refused_at_the_upload(
     database: Database, content: bytes, filename: str, reason: str
 ) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequestError) as refused:
         store(database, "LOANS", content, filename)
     assert refused.value.reason == reason
     assert scalar(database, "SELECT count(*) FROM ingestions") == 0
@@ -273,7 +273,7 @@ def test_a_file_that_is_none_is_refused_at_the_upload(
 def test_the_checksum_is_compared(database: Database) -> None:
     content = loans_workbook(A_LOAN)
     assert store(database, "LOANS", content, sha256=hashlib.sha256(content).digest()).sha256
-    with pytest.raises(InvalidRequest, match="UPLOAD_CHECKSUM_MISMATCH"):
+    with pytest.raises(InvalidRequestError, match="UPLOAD_CHECKSUM_MISMATCH"):
         store(database, "LOANS", content, sha256=bytes(32))
 
 
@@ -290,7 +290,7 @@ def test_the_same_upload_twice_is_one(seven: Database) -> None:
     assert scalar(seven, tasks.format(header.ingestion_id)) == 1
     done = run_upload(seven, header.ingestion_id, CLOCK)
     assert again(header) == done
-    with pytest.raises(PreconditionFailed) as refused:
+    with pytest.raises(PreconditionFailedError) as refused:
         again(replace(header, on_existing="UPDATE"), loans_workbook(A_LOAN, A_LOAN))
     assert refused.value.metadata["fields"] == "on_existing,sha256"
 
@@ -301,7 +301,7 @@ def test_a_file_is_read_in_the_order_of_dates_that_its_header_names(seven: Datab
     undecided = upload(seven, "LOANS", content, "rows.csv", validate_only=True)
     assert codes(seven, undecided) == {("start_date", "DATE_AMBIGUOUS")}
     stored = store(seven, "LOANS", content, "rows.csv", date_order="DMY")
-    with pytest.raises(PreconditionFailed) as refused:
+    with pytest.raises(PreconditionFailedError) as refused:
         store(
             seven,
             "LOANS",
@@ -443,7 +443,7 @@ def test_work_given_up_fails_the_ingestion_once(seven: Database) -> None:
 
 
 def test_an_unknown_upload_is_not_found(database: Database) -> None:
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         run_upload(database, UUID(int=0), CLOCK)
 
 

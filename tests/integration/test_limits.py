@@ -21,7 +21,7 @@ from joserfc.jwk import ECKey
 from sqlalchemy import text
 
 from credit_service.clock import Clock
-from credit_service.domain.errors import Unavailable
+from credit_service.domain.errors import UnavailableError
 from credit_service.rpc.calls import pipeline
 from credit_service.rpc.calls.pipeline import Call
 from credit_service.settings import Settings
@@ -76,7 +76,7 @@ def test_a_running_statement_is_stopped_from_another_thread(database: Database) 
     scope.cancel()
     statement.join(5)
     assert statement.seconds < 3
-    assert isinstance(statement.error, Unavailable)
+    assert isinstance(statement.error, UnavailableError)
     assert database.pool_use()[0] == 0
     schema.require(database)
 
@@ -132,7 +132,7 @@ def test_a_connection_is_awaited_no_longer_than_the_deadline(database_url: str) 
         statement = Statement(database, scope, "SELECT 1")
         statement.start()
         statement.join(4)
-    assert isinstance(statement.error, Unavailable)
+    assert isinstance(statement.error, UnavailableError)
     assert 0.15 < statement.seconds < 1.5
     schema.require(database)
     database.dispose()
@@ -179,7 +179,7 @@ def test_the_bystander_test_would_see_a_stray_cancellation(
         try:
             with database.autocommit() as connection:
                 connection.execute(text("SELECT pg_sleep(3)"))
-        except Unavailable:
+        except UnavailableError:
             caught.set()
 
     thread = threading.Thread(target=bystander)

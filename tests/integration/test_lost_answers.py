@@ -15,7 +15,7 @@ from credit_service import failpoints
 from credit_service.cli import app
 from credit_service.client.channel import open_channel
 from credit_service.clock import Clock
-from credit_service.domain.errors import Unavailable
+from credit_service.domain.errors import UnavailableError
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
@@ -63,7 +63,7 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def lose(point: str) -> None:
         if point.endswith(".after_commit") and point not in lost:
             lost.append(point)
-            raise Unavailable("SHUTTING_DOWN", "The answer was lost.", 0.0)
+            raise UnavailableError("SHUTTING_DOWN", "The answer was lost.", 0.0)
 
     monkeypatch.setattr(failpoints, "reach", lose)
     return lost

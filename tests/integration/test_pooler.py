@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy import make_url, text
 
 from credit_service.clock import Clock
-from credit_service.domain.errors import RetryLater, Unavailable
+from credit_service.domain.errors import RetryLaterError, UnavailableError
 from credit_service.rpc.server import CreditServer, open_database
 from credit_service.settings import Settings
 from credit_service.storage import condition, tasks
@@ -198,7 +198,7 @@ def test_statements_time_out(pooled: Database, lend: str, by_sqlalchemy: bool) -
             else:
                 SLEEP.row(connection, {})
 
-    with pytest.raises(Unavailable, match="too long"):
+    with pytest.raises(UnavailableError, match="too long"):
         sleep()
     with pooled.autocommit() as connection:
         assert TIMEOUT.row(connection, {}) == ("300ms", "UTC")
@@ -213,7 +213,7 @@ def test_a_copy_times_out(pooled: Database) -> None:
             with driver.cursor().copy(query) as rows:
                 list(rows)
 
-    with pytest.raises(Unavailable, match="too long"):
+    with pytest.raises(UnavailableError, match="too long"):
         copy()
 
 
@@ -225,7 +225,7 @@ def test_waits_for_locks_time_out(pooled: Database, database: Database) -> None:
     enqueue(database)
     with database.transaction() as holder:
         holder.execute(text("SELECT * FROM tasks FOR UPDATE"))
-        with pytest.raises(RetryLater):
+        with pytest.raises(RetryLaterError):
             enqueue(pooled)
     enqueue(pooled)
 
@@ -237,7 +237,7 @@ def test_a_transaction_that_idles_is_ended(pooled: Database) -> None:
             threading.Event().wait(0.8)
             connection.execute(text("SELECT 1"))
 
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         idle()
 
 
@@ -248,7 +248,7 @@ def test_a_call_that_is_gone_is_cancelled(pooled_url: str) -> None:
         stopper.start()
         token = current_scope.set(scope)
         try:
-            with pytest.raises(Unavailable), patient.autocommit() as connection:
+            with pytest.raises(UnavailableError), patient.autocommit() as connection:
                 SLEEP.row(connection, {})
         finally:
             current_scope.reset(token)

@@ -16,7 +16,11 @@ from credit_service.commands.record_payment import RecordedPayment, RecordPaymen
 from credit_service.commands.register_customer import RegisterCustomer, register_customer
 from credit_service.domain.customers import NewCustomer
 from credit_service.domain.eligibility import Ask
-from credit_service.domain.errors import NotFound, PreconditionFailed, RequestIdReused
+from credit_service.domain.errors import (
+    NotFoundError,
+    PreconditionFailedError,
+    RequestIdReusedError,
+)
 from credit_service.domain.loans import Loan, LoanState, schedule
 from credit_service.domain.payments import outstanding_paise
 from credit_service.queries.customers import get_customer
@@ -152,13 +156,13 @@ def test_refusals_and_that_they_change_nothing(database: Database) -> None:
         (100, date(2026, 2, 9), "PAYMENT_BEFORE_PREVIOUS"),
     ):
         command = RecordPayment(uuid4(), loan.customer_id, loan.loan_id, amount, paid_on)
-        with pytest.raises(PreconditionFailed) as refused:
+        with pytest.raises(PreconditionFailedError) as refused:
             record_payment(database, command, on(date(2026, 2, 11)), "tests")
         assert refused.value.reason == reason
     pay(database, loan, outstanding_paise(loan) - 100, date(2026, 2, 11))
-    with pytest.raises(PreconditionFailed, match="LOAN_CLOSED"):
+    with pytest.raises(PreconditionFailedError, match="LOAN_CLOSED"):
         pay(database, loan, 100, date(2026, 2, 11), uuid4())
-    with pytest.raises(NotFound, match="LOAN_NOT_FOUND"):
+    with pytest.raises(NotFoundError, match="LOAN_NOT_FOUND"):
         record_payment(
             database, RecordPayment(uuid4(), loan.customer_id, 4711, 100, None), START, "tests"
         )
@@ -177,14 +181,14 @@ def test_the_same_payment_sent_twenty_times_counts_once(database: Database) -> N
     assert again.loan.paid_paise == 1_500_00
     # The first answer is given again, though the loan has moved on.
     assert pay(database, loan, 1_000_00, date(2026, 2, 3), key) == answers[0]
-    with pytest.raises(RequestIdReused):
+    with pytest.raises(RequestIdReusedError):
         pay(database, loan, 1_000_01, date(2026, 2, 3), key)
 
 
 def test_a_payment_that_was_refused_is_judged_anew(database: Database) -> None:
     loan, key = a_loan(database), uuid4()
     command = RecordPayment(key, loan.customer_id, loan.loan_id, 100, date(2026, 3, 1))
-    with pytest.raises(PreconditionFailed, match="PAYMENT_IN_FUTURE"):
+    with pytest.raises(PreconditionFailedError, match="PAYMENT_IN_FUTURE"):
         record_payment(database, command, on(date(2026, 2, 1)), "tests")
     recorded = record_payment(database, command, on(date(2026, 3, 1)), "tests")
     assert record_payment(database, command, on(date(2026, 4, 1)), "tests") == recorded
@@ -214,7 +218,7 @@ def test_payments_at_once_are_all_counted_and_never_too_much(database: Database)
     fifth = outstanding_paise(loan) // 5
     answers = in_parallel(lambda: pay(database, loan, fifth, date(2026, 2, 1)), 12)
     taken = [answer for answer in answers if isinstance(answer, RecordedPayment)]
-    refused = [answer for answer in answers if isinstance(answer, PreconditionFailed)]
+    refused = [answer for answer in answers if isinstance(answer, PreconditionFailedError)]
     assert (len(taken), len(refused)) == (5, 7)
     assert sorted(answer.payment.payment_number for answer in taken) == [1, 2, 3, 4, 5]
     stored = next(

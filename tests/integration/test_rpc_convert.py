@@ -15,7 +15,7 @@ from google.type.money_pb2 import Money
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credit_service.domain.errors import InvalidFields
+from credit_service.domain.errors import InvalidFieldsError
 from credit_service.rpc.convert import credit, fields, pages
 from credit_service.rpc.convert.events import MAX_EVENT_TYPES, read_event_kinds
 from credit_service.rpc.convert.fields import Violations
@@ -164,7 +164,7 @@ def test_the_nil_and_the_max_uuid_are_refused_wherever_an_id_is_read(text: str) 
         (read_ingestion_id, text, "ingestion_id"),
     ]
     for read, request, field in readers:
-        with pytest.raises(InvalidFields) as caught:
+        with pytest.raises(InvalidFieldsError) as caught:
             read(request)
         (found,) = caught.value.violations
         assert found.field == field
@@ -200,7 +200,7 @@ def test_page_tokens_give_their_key_back_for_the_same_filters_alone(
         ("ListThings", token + "A", filters),
         ("ListThings", "A" + token, filters),
     ):
-        with pytest.raises(InvalidFields) as caught:
+        with pytest.raises(InvalidFieldsError) as caught:
             PageTokens(method, *parts).read(sent, *sent_filters)
         assert caught.value.reason == "PAGE_TOKEN_INVALID"
 
@@ -217,7 +217,7 @@ def test_a_token_made_elsewhere_is_read_as_carefully_as_a_field(part: Any, value
     """The key of the digest is no secret: whoever has it can put anything into a token."""
     tokens = PageTokens("ListThings", part)
     for key in ([value], [], [value, value]):
-        with pytest.raises(InvalidFields) as caught:
+        with pytest.raises(InvalidFieldsError) as caught:
             tokens.read(tokens.write(key))
         assert caught.value.reason == "PAGE_TOKEN_INVALID"
 
@@ -226,7 +226,7 @@ def test_a_token_made_elsewhere_is_read_as_carefully_as_a_field(part: Any, value
 def test_any_other_text_is_no_page_token(text: str) -> None:
     tokens = PageTokens("ListThings", pages.key_id)
     if text:
-        with pytest.raises(InvalidFields):
+        with pytest.raises(InvalidFieldsError):
             tokens.read(text)
     else:
         assert tokens.read(text) is None
@@ -267,7 +267,7 @@ def test_a_batch_takes_little_more_memory_than_its_bytes(rows: bytes, fields: li
     try:
         read_stream_message(request)
         found = []
-    except InvalidFields as error:
+    except InvalidFieldsError as error:
         found = [each.field for each in error.violations]
     finally:
         _, most_bytes = tracemalloc.get_traced_memory()
@@ -292,6 +292,6 @@ def test_a_field_that_cannot_be_read_is_not_judged_by_its_stand_in() -> None:
         interest_rate=Decimal(value="12"),
         tenure_months=0,
     )
-    with pytest.raises(InvalidFields) as caught:
+    with pytest.raises(InvalidFieldsError) as caught:
         credit.read_create_loan(request)
     assert [each.field for each in caught.value.violations] == ["loan_amount", "tenure_months"]

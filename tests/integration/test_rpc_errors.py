@@ -12,64 +12,64 @@ from google.rpc import status_pb2
 
 from credit_service.domain import errors as domain_errors
 from credit_service.domain.errors import (
-    AlreadyExists,
+    AlreadyExistsError,
     CreditError,
     FieldViolation,
-    InvalidFields,
-    InvalidRequest,
-    NotFound,
-    NotOwner,
-    OutOfRange,
-    Overloaded,
-    PreconditionFailed,
-    RequestIdReused,
-    RetryLater,
-    Unavailable,
+    InvalidFieldsError,
+    InvalidRequestError,
+    NotFoundError,
+    NotOwnerError,
+    OutOfRangeError,
+    OverloadedError,
+    PreconditionFailedError,
+    RequestIdReusedError,
+    RetryLaterError,
+    UnavailableError,
 )
 from credit_service.rpc import errors
-from credit_service.rpc.errors import DeadlineExceeded, NotImplementedYet, to_status
+from credit_service.rpc.errors import DeadlineExceededError, UnimplementedError, to_status
 from credit_service.storage.database import LostRaceError
 from tests.integration.conftest import Refusal, taken_apart
 
 CASES: list[tuple[Exception, grpc.StatusCode, str, set[str]]] = [
     (
-        InvalidFields([FieldViolation("age", "OUT_OF_RANGE", "age is 7.")]),
+        InvalidFieldsError([FieldViolation("age", "OUT_OF_RANGE", "age is 7.")]),
         grpc.StatusCode.INVALID_ARGUMENT,
         "INVALID_FIELD",
         {"BadRequest"},
     ),
     (
-        InvalidRequest("STREAM_ORDER_INVALID", "no header"),
+        InvalidRequestError("STREAM_ORDER_INVALID", "no header"),
         grpc.StatusCode.INVALID_ARGUMENT,
         "STREAM_ORDER_INVALID",
         set(),
     ),
     (
-        NotFound("CUSTOMER_NOT_FOUND", "customer", "7"),
+        NotFoundError("CUSTOMER_NOT_FOUND", "customer", "7"),
         grpc.StatusCode.NOT_FOUND,
         "CUSTOMER_NOT_FOUND",
         {"ResourceInfo"},
     ),
     (
-        AlreadyExists("PHONE_NUMBER_TAKEN", "customer", "+91"),
+        AlreadyExistsError("PHONE_NUMBER_TAKEN", "customer", "+91"),
         grpc.StatusCode.ALREADY_EXISTS,
         "PHONE_NUMBER_TAKEN",
         {"ResourceInfo"},
     ),
     (
-        PreconditionFailed("LOAN_CLOSED", "closed", "loans/1"),
+        PreconditionFailedError("LOAN_CLOSED", "closed", "loans/1"),
         grpc.StatusCode.FAILED_PRECONDITION,
         "LOAN_CLOSED",
         {"PreconditionFailure"},
     ),
     (
-        RequestIdReused("REQUEST_ID_REUSED", "reused"),
+        RequestIdReusedError("REQUEST_ID_REUSED", "reused"),
         grpc.StatusCode.FAILED_PRECONDITION,
         "REQUEST_ID_REUSED",
         {"PreconditionFailure"},
     ),
     (
-        RetryLater("REQUEST_IN_PROGRESS", "wait", 0.5),
+        RetryLaterError("REQUEST_IN_PROGRESS", "wait", 0.5),
         grpc.StatusCode.ABORTED,
         "REQUEST_IN_PROGRESS",
         {"RetryInfo"},
@@ -81,61 +81,61 @@ CASES: list[tuple[Exception, grpc.StatusCode, str, set[str]]] = [
         {"RetryInfo"},
     ),
     (
-        Unavailable("DATABASE_UNAVAILABLE", "gone", 1.0),
+        UnavailableError("DATABASE_UNAVAILABLE", "gone", 1.0),
         grpc.StatusCode.UNAVAILABLE,
         "DATABASE_UNAVAILABLE",
         {"RetryInfo"},
     ),
     (
-        Overloaded("OVERLOADED", "full", 0.25),
+        OverloadedError("OVERLOADED", "full", 0.25),
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "OVERLOADED",
         {"RetryInfo"},
     ),
     (
-        Overloaded("TOO_MANY_STREAMS", "full", 1),
+        OverloadedError("TOO_MANY_STREAMS", "full", 1),
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "TOO_MANY_STREAMS",
         {"RetryInfo", "QuotaFailure"},
     ),
     (
-        errors.QuotaExceeded("RATE_LIMITED", "often", "somebody", 0.5),
+        errors.QuotaExceededError("RATE_LIMITED", "often", "somebody", 0.5),
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "RATE_LIMITED",
         {"RetryInfo", "QuotaFailure"},
     ),
     (
-        OutOfRange("OFFSET_MISMATCH", "gap", {"expected_offset": "5"}),
+        OutOfRangeError("OFFSET_MISMATCH", "gap", {"expected_offset": "5"}),
         grpc.StatusCode.OUT_OF_RANGE,
         "OFFSET_MISMATCH",
         set(),
     ),
     (
-        DeadlineExceeded("STREAM_IDLE", "silent"),
+        DeadlineExceededError("STREAM_IDLE", "silent"),
         grpc.StatusCode.DEADLINE_EXCEEDED,
         "STREAM_IDLE",
         set(),
     ),
     (
-        NotImplementedYet("METHOD_NOT_IMPLEMENTED", "not here"),
+        UnimplementedError("METHOD_NOT_IMPLEMENTED", "not here"),
         grpc.StatusCode.UNIMPLEMENTED,
         "METHOD_NOT_IMPLEMENTED",
         set(),
     ),
     (
-        errors.Unauthenticated("UNAUTHENTICATED", "who?"),
+        errors.UnauthenticatedError("UNAUTHENTICATED", "who?"),
         grpc.StatusCode.UNAUTHENTICATED,
         "UNAUTHENTICATED",
         set(),
     ),
     (
-        errors.PermissionDenied("PERMISSION_DENIED", "no"),
+        errors.PermissionDeniedError("PERMISSION_DENIED", "no"),
         grpc.StatusCode.PERMISSION_DENIED,
         "PERMISSION_DENIED",
         set(),
     ),
     (
-        NotOwner("INGESTION_NOT_OWNED", "another's"),
+        NotOwnerError("INGESTION_NOT_OWNED", "another's"),
         grpc.StatusCode.PERMISSION_DENIED,
         "INGESTION_NOT_OWNED",
         set(),
@@ -209,7 +209,7 @@ def test_a_defect_tells_the_caller_nothing_but_where_to_look() -> None:
 
 
 def test_retry_info_tells_the_pause() -> None:
-    delay: Any = of(RetryLater("REQUEST_IN_PROGRESS", "wait", 1.25)).details["RetryInfo"]
+    delay: Any = of(RetryLaterError("REQUEST_IN_PROGRESS", "wait", 1.25)).details["RetryInfo"]
     assert (delay.retry_delay.seconds, delay.retry_delay.nanos) == (1, 250_000_000)
 
 
@@ -226,7 +226,7 @@ def test_the_largest_status_fits_into_what_a_client_reads(char: str) -> None:
         for number in range(200)
     ]
     status = to_status(
-        InvalidFields(violations, metadata={"a": char * 9_000}), "x" * 64, "/service/Method"
+        InvalidFieldsError(violations, metadata={"a": char * 9_000}), "x" * 64, "/service/Method"
     )
     assert size_on_the_wire(status) < 8_000
     status.SerializeToString()

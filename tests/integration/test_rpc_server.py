@@ -24,7 +24,7 @@ from sqlalchemy import text
 
 from credit_service.client.channel import open_channel
 from credit_service.clock import Clock
-from credit_service.domain.errors import Unavailable
+from credit_service.domain.errors import UnavailableError
 from credit_service.observability import metrics
 from credit_service.processes.address import AddressRefusedError, parse_address
 from credit_service.rpc.server import MAX_MESSAGE_BYTES, CreditServer
@@ -168,7 +168,7 @@ def test_health_is_told_per_service_and_follows_the_database(
     eventually(lambda: seen == [SERVING])
 
     def out_of_reach(_database: Database) -> None:
-        raise Unavailable("DATABASE_UNAVAILABLE", "gone", 1.0)
+        raise UnavailableError("DATABASE_UNAVAILABLE", "gone", 1.0)
 
     with monkeypatch.context() as patched:
         patched.setattr(schema, "require", out_of_reach)

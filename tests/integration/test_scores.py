@@ -18,7 +18,7 @@ from credit_service.commands.scorecards import (
 )
 from credit_service.domain.calendar import add_months, installments_due_by
 from credit_service.domain.eligibility import Ask
-from credit_service.domain.errors import AlreadyExists
+from credit_service.domain.errors import AlreadyExistsError
 from credit_service.domain.positions import position_from_loans
 from credit_service.domain.scorecard import STANDARD
 from credit_service.domain.scoring import score
@@ -178,7 +178,7 @@ def test_a_new_scorecard_moves_every_score_and_is_named(database: Database) -> N
     recompute_lagging(database, TODAY)
     assert stored_scores(database)[customer_id][1] == "strict-1"
     assert history(database, customer_id)[-1][2] == "scorecard:strict-1"
-    with pytest.raises(AlreadyExists, match="SCORECARD_VERSION_TAKEN"):
+    with pytest.raises(AlreadyExistsError, match="SCORECARD_VERSION_TAKEN"):
         activate_scorecard(database, replace(OTHER, count_cap=30), TODAY)
     decision = create_loan(
         database, CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 24)), TODAY, "tests"

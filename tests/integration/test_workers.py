@@ -22,7 +22,7 @@ from sqlalchemy import text
 
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
-from credit_service.domain.errors import Unavailable
+from credit_service.domain.errors import UnavailableError
 from credit_service.ingestion.streams import begin_stream, fail_stream
 from credit_service.processes.embedded import EmbeddedStack
 from credit_service.queries.ingestions import get_ingestion
@@ -112,7 +112,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
         try:
             if holds():
                 return
-        except Unavailable:
+        except UnavailableError:
             # The database was killed and is not back yet.
             pass
         assert time.monotonic() < until, "it did not happen in time"
@@ -458,7 +458,7 @@ def test_a_loop_outlives_trouble_and_does_not_spin() -> None:
 
     def step() -> bool:
         calls.append(time.monotonic())
-        raise Unavailable("DATABASE_UNAVAILABLE", "gone", retry_after_seconds=1)
+        raise UnavailableError("DATABASE_UNAVAILABLE", "gone", retry_after_seconds=1)
 
     loop = Loop("test", step, 0.05)
     loop.start()

@@ -40,7 +40,7 @@ class CertificateScopes:
         scopes is the principal; without any it may do nothing.
 
         Raises:
-            Unauthenticated: the connection has no certificate.
+            UnauthenticatedError: the connection has no certificate.
         """
         names = [
             name.decode("utf-8", "replace")

@@ -17,7 +17,7 @@ from credit_service.rpc.auth.certificates import CertificateScopes
 from credit_service.rpc.auth.principal import ANONYMOUS, SCOPES, Principal
 from credit_service.rpc.auth.refusals import RefusalLog, denied, missing_credentials
 from credit_service.rpc.auth.tokens import TokenVerifier, bearer_token
-from credit_service.rpc.errors import Unauthenticated
+from credit_service.rpc.errors import UnauthenticatedError
 from credit_service.settings import Settings
 from credit_service.v1 import options_pb2
 
@@ -70,14 +70,14 @@ class Gatekeeper:
         """The caller, who may call the method of that path.
 
         Raises:
-            Unauthenticated: no credentials, or none that hold.
-            PermissionDenied: the caller's scopes do not cover the method.
+            UnauthenticatedError: no credentials, or none that hold.
+            PermissionDeniedError: the caller's scopes do not cover the method.
         """
         if not self.asks or method in self._open:
             return ANONYMOUS
         try:
             principal = self._authenticate(context)
-        except Unauthenticated as refusal:
+        except UnauthenticatedError as refusal:
             self._refusals.note(method, refusal)
             raise
         scope = self._scopes.get(method)
@@ -100,7 +100,7 @@ class Gatekeeper:
                 principal = self._certificates.principal(call.context.auth_context())
             else:
                 return ANONYMOUS
-        except Unauthenticated:
+        except UnauthenticatedError:
             return None
         if principal is None or self._scopes.get(method) not in principal.scopes:
             return None

@@ -5,7 +5,7 @@ import time
 import structlog
 
 from credit_service.domain.errors import CreditError
-from credit_service.rpc.errors import PermissionDenied, Unauthenticated
+from credit_service.rpc.errors import PermissionDeniedError, UnauthenticatedError
 
 _REFUSALS_LOGGED_PER_SECOND = 10
 
@@ -15,19 +15,19 @@ _log = structlog.get_logger(__name__)
 # Refusals
 
 
-class _Refused(Unauthenticated):
-    """Unauthenticated, with what only the log is told."""
+class _RefusedError(UnauthenticatedError):
+    """UnauthenticatedError, with what only the log is told."""
 
     def __init__(self, problem: str, message: str, detail: str) -> None:
         super().__init__("UNAUTHENTICATED", message, {"problem": problem})
         self.detail = detail
 
 
-def unauthenticated(problem: str, message: str, detail: str = "") -> Unauthenticated:
-    return _Refused(problem, message, detail)
+def unauthenticated(problem: str, message: str, detail: str = "") -> UnauthenticatedError:
+    return _RefusedError(problem, message, detail)
 
 
-def missing_credentials() -> Unauthenticated:
+def missing_credentials() -> UnauthenticatedError:
     return unauthenticated(
         "missing",
         "The call carries no credentials; send a bearer token, or connect with a client "
@@ -35,15 +35,15 @@ def missing_credentials() -> Unauthenticated:
     )
 
 
-def invalid_token(detail: str) -> Unauthenticated:
+def invalid_token(detail: str) -> UnauthenticatedError:
     """The same for everything about a token that its issuer may not have said."""
     return unauthenticated("invalid", "Invalid credentials; send a valid bearer token.", detail)
 
 
-def denied(scope: str | None) -> PermissionDenied:
+def denied(scope: str | None) -> PermissionDeniedError:
     if scope is None:
-        return PermissionDenied("PERMISSION_DENIED", "This method is closed to all callers.")
-    return PermissionDenied(
+        return PermissionDeniedError("PERMISSION_DENIED", "This method is closed to all callers.")
+    return PermissionDeniedError(
         "PERMISSION_DENIED",
         f"Missing scope: this method requires {scope}; use credentials that grant it.",
         {"required_scope": scope},
@@ -51,12 +51,16 @@ def denied(scope: str | None) -> PermissionDenied:
 
 
 def hold_no_longer(
-    refusal: Unauthenticated | PermissionDenied, **resume_at: object
-) -> Unauthenticated | PermissionDenied:
+    refusal: UnauthenticatedError | PermissionDeniedError, **resume_at: object
+) -> UnauthenticatedError | PermissionDeniedError:
     """What a stream ends with whose credentials are refused now; `resume_at` is where its caller
     continues, with others."""
     ended = " Open the stream again with valid credentials."
-    kind = PermissionDenied if isinstance(refusal, PermissionDenied) else Unauthenticated
+    kind = (
+        PermissionDeniedError
+        if isinstance(refusal, PermissionDeniedError)
+        else UnauthenticatedError
+    )
     return kind(
         refusal.reason,
         refusal.message.removesuffix(ended) + ended,
@@ -67,11 +71,11 @@ def hold_no_longer(
 def challenge(refusal: Exception) -> str | None:
     """What `www-authenticate` says beside a refusal (RFC 6750); None for refusals of others."""
     match refusal:
-        case Unauthenticated() if refusal.metadata.get("problem") == "missing":
+        case UnauthenticatedError() if refusal.metadata.get("problem") == "missing":
             return "Bearer"
-        case Unauthenticated():
+        case UnauthenticatedError():
             return 'Bearer error="invalid_token"'
-        case PermissionDenied():
+        case PermissionDeniedError():
             scope = refusal.metadata.get("required_scope")
             return 'Bearer error="insufficient_scope"' + (f', scope="{scope}"' if scope else "")
     return None
@@ -94,7 +98,7 @@ class RefusalLog:
             self._second, self._logged = second, 0
         self._logged += 1
         if self._logged <= _REFUSALS_LOGGED_PER_SECOND:
-            detail = refusal.detail[:200] if isinstance(refusal, _Refused) else ""
+            detail = refusal.detail[:200] if isinstance(refusal, _RefusedError) else ""
             _log.info(
                 "call_refused",
                 method=method,

@@ -126,7 +126,7 @@ class TokenVerifier:
         return len(self._keys.current())
 
     def verify(self, token: str) -> Principal:
-        """Whose token it is. Raises Unauthenticated for one that does not hold now."""
+        """Whose token it is. Raises UnauthenticatedError for one that does not hold now."""
         if len(token) > MAX_TOKEN_BYTES or not token.isascii():
             raise invalid_token("too long, or not ASCII")
         now, keys, cache, digest = self._looked_up(token)

@@ -15,8 +15,8 @@ from typing import Protocol
 
 import structlog
 
-from credit_service.domain.errors import Overloaded
-from credit_service.rpc.errors import QuotaExceeded
+from credit_service.domain.errors import OverloadedError
+from credit_service.rpc.errors import QuotaExceededError
 
 BURST_SECONDS = 2.0
 """A caller that was quiet may make the calls of so many seconds at once."""
@@ -52,8 +52,8 @@ class RateLimiter:
         """Count one call.
 
         Raises:
-            QuotaExceeded: RATE_LIMITED, the principal makes more calls than it may; with the time
-                after which the next is admitted.
+            QuotaExceededError: RATE_LIMITED, the principal makes more calls than it may; with the
+                time after which the next is admitted.
         """
         now = self._clock()
         with self._lock:
@@ -66,7 +66,7 @@ class RateLimiter:
             if len(self._full_at) > _MAX_PRINCIPALS:
                 del self._full_at[next(iter(self._full_at))]
         if wait_seconds > 0:
-            raise QuotaExceeded(
+            raise QuotaExceededError(
                 "RATE_LIMITED",
                 f"You exceeded the limit of {self._calls_per_second:g} calls per second; slow down "
                 "and retry.",
@@ -89,11 +89,11 @@ class StreamLimiter:
         """Room for one stream of the principal.
 
         Raises:
-            QuotaExceeded: TOO_MANY_STREAMS, it has as many as it may.
+            QuotaExceededError: TOO_MANY_STREAMS, it has as many as it may.
         """
         with self._lock:
             if self._open[principal] >= self._max_streams:
-                raise QuotaExceeded(
+                raise QuotaExceededError(
                     "TOO_MANY_STREAMS",
                     f"You have {self._max_streams} streams open on this server, the limit; close "
                     "one and retry.",
@@ -131,14 +131,14 @@ class StreamRoom:
         """Room for one stream. `kept` tells that it is of the kind that room is kept for.
 
         Raises:
-            Overloaded: TOO_MANY_STREAMS, there is none.
+            OverloadedError: TOO_MANY_STREAMS, there is none.
         """
         most = self._max_streams + self._kept * kept
         with self._lock:
             room = self._open < most
             self._open += room
         if not room:
-            raise Overloaded(
+            raise OverloadedError(
                 "TOO_MANY_STREAMS",
                 f"The server has {most} streams of this kind open, the limit; retry shortly.",
                 retry_after_seconds=1.0,

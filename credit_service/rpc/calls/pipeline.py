@@ -31,7 +31,7 @@ from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import Counter
 from structlog.contextvars import bind_contextvars
 
-from credit_service.domain.errors import InvalidRequest, Overloaded, Unavailable
+from credit_service.domain.errors import InvalidRequestError, OverloadedError, UnavailableError
 from credit_service.domain.principals import ANONYMOUS
 from credit_service.observability import metrics, tracing
 from credit_service.observability.metrics import MethodMetrics, method_metrics
@@ -57,11 +57,11 @@ from credit_service.rpc.calls.streams import Messages, read_ahead, reader_of, st
 from credit_service.rpc.errors import (
     REASONS,
     STATUS_DETAILS_KEY,
-    DeadlineExceeded,
-    NotImplementedYet,
-    PermissionDenied,
-    QuotaExceeded,
-    Unauthenticated,
+    DeadlineExceededError,
+    PermissionDeniedError,
+    QuotaExceededError,
+    UnauthenticatedError,
+    UnimplementedError,
     to_status,
 )
 from credit_service.rpc.reflection import REFLECTION_METHODS
@@ -192,10 +192,10 @@ class Call:
         self.lifetime_seconds = _NO_LIMIT_SECONDS
         """How long a stream may last."""
         self.check_credentials: Callable[[], object] | None = None
-        """Of a stream: raises Unauthenticated or PermissionDenied once its credentials hold no
-        longer."""
+        """Raises UnauthenticatedError or PermissionDeniedError when a stream's credentials become
+        invalid."""
         self._credentials_checked_at = self._begun
-        self._credentials_over: Unauthenticated | PermissionDenied | None = None
+        self._credentials_over: UnauthenticatedError | PermissionDeniedError | None = None
         self._credentials_over_at = math.inf
         self.context = context
         self.activity: Activity | None = None
@@ -240,13 +240,16 @@ class Call:
         if isinstance(error, grpc.RpcError):
             self._count_end(metrics.CANCELED)
             raise error  # the caller has gone, and grpc knows
-        late = isinstance(error, (Unavailable, Overloaded)) and time.monotonic() >= self.deadline
+        late = (
+            isinstance(error, (UnavailableError, OverloadedError))
+            and time.monotonic() >= self.deadline
+        )
         if self._credentials_over is not None:
-            if not isinstance(error, (Unauthenticated, PermissionDenied)):
+            if not isinstance(error, (UnauthenticatedError, PermissionDeniedError)):
                 error = self._credentials_over
         elif self.scope.is_cancelled or late:
             error = self._too_late()
-        if isinstance(error, PermissionDenied) and error.principal:
+        if isinstance(error, PermissionDeniedError) and error.principal:
             self.principal, self.is_caller_known = error.principal, True
         status = to_status(error, self.call_id, self.method)
         if self.context.is_active():
@@ -347,7 +350,7 @@ class Call:
         """Let work begin, or go on, only while somebody waits for its result.
 
         Raises:
-            DeadlineExceeded: the deadline has passed, or the caller has gone.
+            DeadlineExceededError: the deadline has passed, or the caller has gone.
         """
         if self.unwanted(time.monotonic()):
             raise self._too_late()
@@ -357,8 +360,8 @@ class Call:
         is where the caller continues.
 
         Raises:
-            Unauthenticated, PermissionDenied: they hold no longer.
-            Unavailable: STREAM_LIFETIME_OVER, the caller opens another stream.
+            UnauthenticatedError, PermissionDeniedError: they hold no longer.
+            UnavailableError: STREAM_LIFETIME_OVER, the caller opens another stream.
         """
         if self._credentials_over is not None:
             raise hold_no_longer(self._credentials_over, **resume_at)
@@ -369,7 +372,7 @@ class Call:
         """Let a stream that has come to its end do so in order only if nothing stopped it.
 
         Raises:
-            Unauthenticated, PermissionDenied: its credentials hold no longer.
+            UnauthenticatedError, PermissionDeniedError: its credentials hold no longer.
         """
         if self.scope.is_cancelled and self._credentials_over is not None:
             raise self._credentials_over
@@ -395,7 +398,7 @@ class Call:
             self._credentials_checked_at = now
             try:
                 self.check_credentials()
-            except (Unauthenticated, PermissionDenied) as refusal:
+            except (UnauthenticatedError, PermissionDeniedError) as refusal:
                 self._credentials_over = hold_no_longer(refusal)
                 self._credentials_over_at = now
         return self._credentials_over is not None
@@ -416,7 +419,7 @@ class Call:
         seconds where `reception` cannot receive it.
 
         Raises:
-            InvalidRequest: it has none.
+            InvalidRequestError: it has none.
             grpc.RpcError: it did not come in time, or the caller has gone.
         """
         if isinstance(requests, Message):
@@ -426,11 +429,13 @@ class Call:
             data = next(requests, None)
             self.awaits_until = None
         if data is None:
-            raise InvalidRequest("INVALID_FIELD", "The call carries no request message; send one.")
+            raise InvalidRequestError(
+                "INVALID_FIELD", "The call carries no request message; send one."
+            )
         return data
 
-    def _too_late(self) -> DeadlineExceeded:
-        return DeadlineExceeded(
+    def _too_late(self) -> DeadlineExceededError:
+        return DeadlineExceededError(
             "DEADLINE_EXCEEDED",
             "The deadline passed before the call finished; retry with a longer deadline.",
             {"timeout_seconds": f"{self.timeout_seconds:.3g}"},
@@ -832,7 +837,7 @@ class Pipeline(_Interceptor):
             call.is_caller_known = False
             principal = None
             if isinstance(requests, Message):
-                if isinstance(requests.error, QuotaExceeded):
+                if isinstance(requests.error, QuotaExceededError):
                     call.principal, call.is_caller_known = requests.error.subject, True
                 if requests.error is not None:
                     raise requests.error
@@ -883,7 +888,7 @@ class Pipeline(_Interceptor):
             self._warden.watch(awaited)
             try:
                 request = parse(next(requests, b""))
-            except InvalidRequest as error:
+            except InvalidRequestError as error:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
             finally:
                 self._warden.release(awaited)
@@ -892,7 +897,7 @@ class Pipeline(_Interceptor):
         def check(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
             try:
                 request = parse(next(requests, b""))
-            except InvalidRequest as error:
+            except InvalidRequestError as error:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
             return behavior(request, context)
 
@@ -1101,10 +1106,10 @@ def _sendable(status: status_pb2.Status) -> _Sendable:
     )
 
 
-def overloaded(max_concurrent_calls: int, retry_after_seconds: float) -> Overloaded:
+def overloaded(max_concurrent_calls: int, retry_after_seconds: float) -> OverloadedError:
     """The refusal of a call that the server has no room for. The delays are spread, so that those
     refused together do not come again together."""
-    return Overloaded(
+    return OverloadedError(
         "OVERLOADED",
         "The server is at capacity; retry shortly.",
         retry_after_seconds=retry_after_seconds,
@@ -1112,9 +1117,9 @@ def overloaded(max_concurrent_calls: int, retry_after_seconds: float) -> Overloa
     )
 
 
-def _too_many_calls(principal: str, max_calls: int) -> QuotaExceeded:
+def _too_many_calls(principal: str, max_calls: int) -> QuotaExceededError:
     """The refusal of a call of a principal that has as many as it may."""
-    return QuotaExceeded(
+    return QuotaExceededError(
         "TOO_MANY_CALLS",
         f"You have {max_calls} calls running or waiting on this server, the limit; wait for some "
         "to finish.",
@@ -1165,7 +1170,7 @@ def _customer_of(parse: _Parse) -> Callable[[bytes], int]:
             return 0
         try:
             return int(getattr(parse(data), "customer_id", 0))
-        except InvalidRequest:
+        except InvalidRequestError:
             return 0
 
     return customer_of
@@ -1197,7 +1202,7 @@ def _parser(deserializer: Callable[[bytes], Any] | None) -> _Parse:
         try:
             return deserializer(data)
         except DecodeError as error:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 "INVALID_FIELD",
                 "The bytes sent are not a valid request message; encode them by the contract.",
             ) from error
@@ -1264,9 +1269,9 @@ def _reason(status: status_pb2.Status) -> str:
     return info.reason if info.reason in REASONS else "INTERNAL"
 
 
-def not_implemented(method: str) -> NotImplementedYet:
+def not_implemented(method: str) -> UnimplementedError:
     """The refusal of a method that this server does not answer, by its full name."""
-    return NotImplementedYet(
+    return UnimplementedError(
         "METHOD_NOT_IMPLEMENTED",
         f"This server does not implement {method}; check the name and the server's release.",
         {"method": method},

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from credit_service.domain.errors import Unavailable
-from credit_service.rpc.errors import DeadlineExceeded
+from credit_service.domain.errors import UnavailableError
+from credit_service.rpc.errors import DeadlineExceededError
 
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., object])
@@ -66,7 +66,7 @@ class Messages(Iterator[T]):
                     raise shutting_down() from None
                 self._ensure_lasting()
                 if time.monotonic() - silent_since >= self._idle_seconds:
-                    raise DeadlineExceeded(
+                    raise DeadlineExceededError(
                         "STREAM_IDLE",
                         f"The stream received no message for {self._idle_seconds:g} seconds; open "
                         "it again and resume.",
@@ -124,8 +124,8 @@ def read_ahead(
     wait, and one being read. `ensure_lasting` raises when the stream has lasted for long enough.
 
     The iterator raises:
-        DeadlineExceeded: STREAM_IDLE, no message came for `idle_seconds`.
-        Unavailable: SHUTTING_DOWN, `stopping` was set before all messages were here.
+        DeadlineExceededError: STREAM_IDLE, no message came for `idle_seconds`.
+        UnavailableError: SHUTTING_DOWN, `stopping` was set before all messages were here.
         grpc.RpcError: the caller has gone.
     """
     inbox: queue.Queue[T | _End] = queue.Queue(maxsize=_WAITING)
@@ -175,19 +175,19 @@ def _make_room(inbox: "queue.Queue[T | _End]") -> None:
         return
 
 
-def shutting_down() -> Unavailable:
+def shutting_down() -> UnavailableError:
     """What a stream ends with when the server stops."""
-    return Unavailable(
+    return UnavailableError(
         "SHUTTING_DOWN",
         "This server is shutting down; retry to reach another one.",
         retry_after_seconds=0.5,
     )
 
 
-def stream_over(lifetime_seconds: float, **resume_at: object) -> Unavailable:
+def stream_over(lifetime_seconds: float, **resume_at: object) -> UnavailableError:
     """What a stream ends with that has lasted as long as one may; `resume_at` is where its caller
     continues."""
-    return Unavailable(
+    return UnavailableError(
         "STREAM_LIFETIME_OVER",
         f"The stream reached its lifetime of {lifetime_seconds:g} seconds; open it again and "
         "resume.",

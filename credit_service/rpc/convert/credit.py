@@ -12,7 +12,7 @@ from credit_service.domain.decisions import decode_inputs
 from credit_service.domain.eligibility import CounterOffer, Decision, Reason, ReasonCode
 from credit_service.domain.errors import (
     OUT_OF_RANGE,
-    InvalidFields,
+    InvalidFieldsError,
 )
 from credit_service.domain.loans import (
     MAX_PRINCIPAL_PAISE,
@@ -74,13 +74,13 @@ def read_ask(request: Any, violations: Violations) -> Ask:
             annual_rate_bps=0 if rate is None else rate,
             tenure_months=tenure_months,
         )
-    except InvalidFields as error:
+    except InvalidFieldsError as error:
         violations.merge(error)
         return Ask(1, 0, 1)
 
 
 def read_register_customer(request: credit_service_pb2.RegisterCustomerRequest) -> RegisterCustomer:
-    """The command of a RegisterCustomer request. Raises InvalidFields."""
+    """The command of a RegisterCustomer request. Raises InvalidFieldsError."""
     violations = Violations()
     request_id = read_request_id(request, violations)
     income = read_money(request, "monthly_income", violations)
@@ -92,7 +92,7 @@ def read_register_customer(request: credit_service_pb2.RegisterCustomerRequest) 
             monthly_income_paise=1 if income is None else income,
             phone_number=request.phone_number,
         )
-    except InvalidFields as error:
+    except InvalidFieldsError as error:
         violations.merge(error)
         violations.raise_if_any()
         raise
@@ -101,7 +101,7 @@ def read_register_customer(request: credit_service_pb2.RegisterCustomerRequest) 
 
 
 def read_create_loan(request: credit_service_pb2.CreateLoanRequest) -> CreateLoan:
-    """The command of a CreateLoan request. Raises InvalidFields."""
+    """The command of a CreateLoan request. Raises InvalidFieldsError."""
     violations = Violations()
     request_id = read_request_id(request, violations)
     customer_id = read_id(request.customer_id, "customer_id", violations)
@@ -113,7 +113,7 @@ def read_create_loan(request: credit_service_pb2.CreateLoanRequest) -> CreateLoa
 def read_check_eligibility(
     request: credit_service_pb2.CheckEligibilityRequest,
 ) -> tuple[int, Ask]:
-    """The customer's id and the ask of a CheckEligibility request. Raises InvalidFields."""
+    """The customer's id and the ask of a CheckEligibility request. Raises InvalidFieldsError."""
     violations = Violations()
     customer_id = read_id(request.customer_id, "customer_id", violations)
     ask = read_ask(request, violations)

@@ -26,7 +26,7 @@ MAX_EVENT_TYPES = 100
 
 
 def read_record_payment(request: credit_service_pb2.RecordPaymentRequest) -> RecordPayment:
-    """The command of a RecordPayment request. Raises InvalidFields."""
+    """The command of a RecordPayment request. Raises InvalidFieldsError."""
     violations = Violations()
     request_id = fields.read_request_id(request, violations)
     customer_id = fields.read_id(request.customer_id, "customer_id", violations)

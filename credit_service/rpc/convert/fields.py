@@ -23,7 +23,7 @@ from credit_service.domain.errors import (
     OUT_OF_RANGE,
     REQUIRED,
     FieldViolation,
-    InvalidFields,
+    InvalidFieldsError,
 )
 from credit_service.domain.money import format_hundredths
 from credit_service.domain.principals import ANONYMOUS
@@ -59,15 +59,15 @@ class Violations:
         """Note one; the sentence goes on after the field's name: 'must be …'."""
         self.found.append(FieldViolation(field, reason, f"{field} {sentence}"))
 
-    def merge(self, error: InvalidFields) -> None:
+    def merge(self, error: InvalidFieldsError) -> None:
         """Note what the domain found, but for fields that could not even be read."""
         unreadable = {each.field for each in self.found}
         self.found += [each for each in error.violations if each.field not in unreadable]
 
     def raise_if_any(self, reason: str = "INVALID_FIELD") -> None:
-        """Raise InvalidFields with all of them, when there are any."""
+        """Raise InvalidFieldsError with all of them, when there are any."""
         if self.found:
-            raise InvalidFields(self.found, reason)
+            raise InvalidFieldsError(self.found, reason)
 
 
 def shown(text: str) -> str:
@@ -254,7 +254,7 @@ def read_query(text: str, field: str, violations: Violations) -> str:
 
 
 def read_only_id(value: int, field: str) -> int:
-    """The id of a request that has nothing else. Raises InvalidFields."""
+    """The id of a request that has nothing else. Raises InvalidFieldsError."""
     violations = Violations()
     read_id(value, field, violations)
     violations.raise_if_any()

@@ -15,7 +15,7 @@ from credit_service.domain.errors import (
     INVALID_FORMAT,
     OUT_OF_RANGE,
     REQUIRED,
-    InvalidRequest,
+    InvalidRequestError,
 )
 from credit_service.ingestion.downloads import CONTENT_TYPE, AnnotatedWorkbook
 from credit_service.ingestion.wire import (
@@ -170,7 +170,7 @@ def read_stream_header(request: pb.IngestRowsRequest | RowBatch | None) -> Heade
     """The header of a stream of rows, which is its first message.
 
     Raises:
-        InvalidRequest: STREAM_ORDER_INVALID, or InvalidFields.
+        InvalidRequestError: STREAM_ORDER_INVALID, or InvalidFieldsError.
     """
     message = _required_header(request)
     violations = Violations()
@@ -287,12 +287,12 @@ def _sha256(text: str, violations: Violations) -> bytes | None:
 
 
 def read_stream_message(request: pb.IngestRowsRequest) -> pb.IngestRowsRequest | RowBatch:
-    """What is done with a message before its turn comes: a batch is read. Raises InvalidFields."""
+    """Read a batch before its turn comes; other messages stay. Raises InvalidFieldsError."""
     return _read_batch(request.batch) if request.HasField("batch") else request
 
 
 def read_batch(message: pb.IngestRowsRequest | RowBatch) -> RowBatch:
-    """The batch that a message is. Raises InvalidRequest: STREAM_ORDER_INVALID."""
+    """The batch that a message is. Raises InvalidRequestError: STREAM_ORDER_INVALID."""
     if not isinstance(message, RowBatch):
         raise _out_of_order("batch", message.WhichOneof("payload") or "nothing")
     return message
@@ -301,7 +301,7 @@ def read_batch(message: pb.IngestRowsRequest | RowBatch) -> RowBatch:
 def read_failure(message: pb.IngestRowsRequest | RowBatch) -> str | None:
     """What a client says of a source that it cannot read on; None for another message.
 
-    Raises InvalidFields.
+    Raises InvalidFieldsError.
     """
     if isinstance(message, RowBatch) or not message.HasField("failure"):
         return None
@@ -355,15 +355,15 @@ def _read_batch(batch: pb.RowBatch) -> RowBatch:
 
 
 def read_chunk(request: pb.UploadSpreadsheetRequest) -> bytes:
-    """Bytes of a file. Raises InvalidRequest: STREAM_ORDER_INVALID."""
+    """Bytes of a file. Raises InvalidRequestError: STREAM_ORDER_INVALID."""
     found = request.WhichOneof("payload") or "nothing"
     if found != "chunk":
         raise _out_of_order("chunk", found)
     return request.chunk
 
 
-def _out_of_order(expected: str, found: str) -> InvalidRequest:
-    return InvalidRequest(
+def _out_of_order(expected: str, found: str) -> InvalidRequestError:
+    return InvalidRequestError(
         "STREAM_ORDER_INVALID",
         f"The next message of the stream must be a {expected}, found {found}.",
         {"expected": expected, "found": found},
@@ -371,7 +371,7 @@ def _out_of_order(expected: str, found: str) -> InvalidRequest:
 
 
 def read_ingestion_id(text: str) -> UUID:
-    """The id of a request that has nothing else. Raises InvalidFields."""
+    """The id of a request that has nothing else. Raises InvalidFieldsError."""
     violations = Violations()
     ingestion_id = fields.read_required_uuid(text, "ingestion_id", violations)
     violations.raise_if_any()

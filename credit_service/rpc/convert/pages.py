@@ -12,7 +12,7 @@ from uuid import UUID
 from credit_service.domain.errors import (
     INVALID_FORMAT,
     OUT_OF_RANGE,
-    InvalidFields,
+    InvalidFieldsError,
 )
 from credit_service.rpc.convert.fields import Violations
 
@@ -56,7 +56,7 @@ class PageTokens:
         """The key that a token was written with; None for the first page.
 
         Raises:
-            InvalidFields: PAGE_TOKEN_INVALID.
+            InvalidFieldsError: PAGE_TOKEN_INVALID.
         """
         if not token:
             return None
@@ -71,7 +71,7 @@ class PageTokens:
             INVALID_FORMAT,
             "must be the next_page_token of the previous page, with all other fields unchanged.",
         )
-        raise InvalidFields(violations.found, "PAGE_TOKEN_INVALID")
+        raise InvalidFieldsError(violations.found, "PAGE_TOKEN_INVALID")
 
     def _digest(self, text: bytes, filters: tuple[object, ...]) -> bytes:
         bound = f"{self._method}\n{filters!r}\n".encode()

@@ -12,7 +12,7 @@ from credit_service.domain.customers import (
     parse_phone_number,
     validate_new_customer,
 )
-from credit_service.domain.errors import InvalidFields
+from credit_service.domain.errors import InvalidFieldsError
 from credit_service.domain.money import LAKH_PAISE
 
 
@@ -169,7 +169,7 @@ def test_a_customer_is_cleaned() -> None:
 
 
 def test_every_bad_field_is_named_at_once() -> None:
-    with pytest.raises(InvalidFields) as caught:
+    with pytest.raises(InvalidFieldsError) as caught:
         valid(
             first_name=" ",
             last_name="a\tb",
@@ -207,5 +207,5 @@ def test_bounds(field: str, value: object, fits: bool) -> None:
     if fits:
         valid(**{field: value})
     else:
-        with pytest.raises(InvalidFields):
+        with pytest.raises(InvalidFieldsError):
             valid(**{field: value})

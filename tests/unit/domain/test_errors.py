@@ -6,42 +6,46 @@ import pickle
 import pytest
 
 from credit_service.domain.errors import (
-    AlreadyExists,
+    AlreadyExistsError,
     CreditError,
     FieldViolation,
-    InvalidFields,
-    InvalidRequest,
-    NotFound,
-    NotOwner,
-    OutOfRange,
-    Overloaded,
-    PreconditionFailed,
-    RequestIdReused,
-    RetryLater,
-    Unavailable,
+    InvalidFieldsError,
+    InvalidRequestError,
+    NotFoundError,
+    NotOwnerError,
+    OutOfRangeError,
+    OverloadedError,
+    PreconditionFailedError,
+    RequestIdReusedError,
+    RetryLaterError,
+    UnavailableError,
     from_dict,
 )
 
 ERRORS = [
     CreditError("SOME_REASON", "Something."),
-    InvalidRequest("STREAM_ORDER_INVALID", "A header first.", {"expected": "header"}),
-    InvalidFields(
+    InvalidRequestError("STREAM_ORDER_INVALID", "A header first.", {"expected": "header"}),
+    InvalidFieldsError(
         [
             FieldViolation("age", "OUT_OF_RANGE", "age must be 18 to 120."),
             FieldViolation("phone_number", "REQUIRED", "phone_number is missing."),
         ]
     ),
-    InvalidFields([FieldViolation("page_token", "INVALID_FORMAT", "bad")], "PAGE_TOKEN_INVALID"),
-    NotFound("CUSTOMER_NOT_FOUND", "customer", "42"),
-    NotFound("LOAN_NOT_FOUND", "loan", "20/1003", "No such loan.", {"loan_id": "1003"}),
-    AlreadyExists("PHONE_NUMBER_TAKEN", "customer", "", "Taken.", {"field": "phone_number"}),
-    PreconditionFailed("LOAN_CLOSED", "Closed.", "customers/20/loans/1003", {"loan_id": "1003"}),
-    NotOwner("INGESTION_NOT_OWNED", "Another's.", {"ingestion_id": "1"}),
-    RequestIdReused("REQUEST_ID_REUSED", "Used before.", "requests/1", {"request_id": "1"}),
-    RetryLater("REQUEST_IN_PROGRESS", "Still running.", 1),
-    Unavailable("DATABASE_UNAVAILABLE", "Out of reach.", 2),
-    Overloaded("OVERLOADED", "Too much.", 1, {"max_concurrent_calls": "64"}),
-    OutOfRange("OFFSET_MISMATCH", "Too far.", {"expected_offset": "5000"}),
+    InvalidFieldsError(
+        [FieldViolation("page_token", "INVALID_FORMAT", "bad")], "PAGE_TOKEN_INVALID"
+    ),
+    NotFoundError("CUSTOMER_NOT_FOUND", "customer", "42"),
+    NotFoundError("LOAN_NOT_FOUND", "loan", "20/1003", "No such loan.", {"loan_id": "1003"}),
+    AlreadyExistsError("PHONE_NUMBER_TAKEN", "customer", "", "Taken.", {"field": "phone_number"}),
+    PreconditionFailedError(
+        "LOAN_CLOSED", "Closed.", "customers/20/loans/1003", {"loan_id": "1003"}
+    ),
+    NotOwnerError("INGESTION_NOT_OWNED", "Another's.", {"ingestion_id": "1"}),
+    RequestIdReusedError("REQUEST_ID_REUSED", "Used before.", "requests/1", {"request_id": "1"}),
+    RetryLaterError("REQUEST_IN_PROGRESS", "Still running.", 1),
+    UnavailableError("DATABASE_UNAVAILABLE", "Out of reach.", 2),
+    OverloadedError("OVERLOADED", "Too much.", 1, {"max_concurrent_calls": "64"}),
+    OutOfRangeError("OFFSET_MISMATCH", "Too far.", {"expected_offset": "5000"}),
 ]
 
 
@@ -75,9 +79,9 @@ def test_every_kind_is_covered() -> None:
     [
         {},
         {"kind": "KeyboardInterrupt"},
-        {"kind": "NotFound"},
-        {"kind": "InvalidFields", "reason": "INVALID_FIELD"},
-        {"kind": "NotFound", "surprise": 1},
+        {"kind": "NotFoundError"},
+        {"kind": "InvalidFieldsError", "reason": "INVALID_FIELD"},
+        {"kind": "NotFoundError", "surprise": 1},
     ],
 )
 def test_anything_else_is_refused(document: dict[str, object]) -> None:
@@ -86,19 +90,19 @@ def test_anything_else_is_refused(document: dict[str, object]) -> None:
 
 
 def test_bad_fields_are_named_once_each_in_the_metadata() -> None:
-    error = InvalidFields(
+    error = InvalidFieldsError(
         [FieldViolation(field, "REQUIRED", f"{field}.") for field in ("a", "b", "a")]
     )
     assert error.reason == "INVALID_FIELD"
     assert error.metadata == {"fields": "a,b"}
     assert error.message == "a. b. a."
     with pytest.raises(ValueError, match="at least one"):
-        InvalidFields([])
+        InvalidFieldsError([])
 
 
 def test_errors_differ_by_kind_and_content() -> None:
-    one = RetryLater("OVERLOADED", "Later.", 1)
-    assert one != Overloaded("OVERLOADED", "Later.", 1)
-    assert one != RetryLater("OVERLOADED", "Later.", 2)
+    one = RetryLaterError("OVERLOADED", "Later.", 1)
+    assert one != OverloadedError("OVERLOADED", "Later.", 1)
+    assert one != RetryLaterError("OVERLOADED", "Later.", 2)
     assert one != ValueError("Later.")
     assert str(one) == "OVERLOADED: Later."

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from credit_service.domain.calendar import add_months
-from credit_service.domain.errors import InvalidFields
+from credit_service.domain.errors import InvalidFieldsError
 from credit_service.domain.loans import (
     Ask,
     Loan,
@@ -294,7 +294,7 @@ def test_an_imported_installment_too_small_to_repay_leaves_the_rest_for_the_end(
 
 def test_an_ask_is_checked_in_all_its_fields_at_once() -> None:
     assert validate_ask(principal_paise=1, annual_rate_bps=0, tenure_months=1) == Ask(1, 0, 1)
-    with pytest.raises(InvalidFields) as caught:
+    with pytest.raises(InvalidFieldsError) as caught:
         validate_ask(principal_paise=0, annual_rate_bps=10_001, tenure_months=481)
     assert [each.field for each in caught.value.violations] == [
         "loan_amount",
@@ -308,7 +308,7 @@ def test_an_ask_is_checked_in_all_its_fields_at_once() -> None:
     [(100_000_000_001, 0, 1), (-1, 0, 1), (1, -1, 1), (1, 0, 0), (1, 0, -3)],
 )
 def test_an_ask_out_of_range(principal: int, bps: int, tenure: int) -> None:
-    with pytest.raises(InvalidFields):
+    with pytest.raises(InvalidFieldsError):
         validate_ask(principal_paise=principal, annual_rate_bps=bps, tenure_months=tenure)
 
 
@@ -419,18 +419,18 @@ def test_last_installments_of_published_loans(
 def test_an_ask_that_whole_paise_do_not_repay_is_refused_with_what_would_do(
     principal: int, bps: int, tenure: int, longest: int, least: str
 ) -> None:
-    with pytest.raises(InvalidFields) as caught:
+    with pytest.raises(InvalidFieldsError) as caught:
         validate_ask(principal_paise=principal, annual_rate_bps=bps, tenure_months=tenure)
     assert [each.field for each in caught.value.violations] == ["loan_amount", "tenure_months"]
     assert f"at least {least} over {tenure} months" in caught.value.message
     assert f"at most {longest} for" in caught.value.message
     validate_ask(principal_paise=principal, annual_rate_bps=bps, tenure_months=longest)
-    with pytest.raises(InvalidFields):
+    with pytest.raises(InvalidFieldsError):
         validate_ask(principal_paise=principal, annual_rate_bps=bps, tenure_months=longest + 1)
 
 
 def test_where_no_amount_would_do_only_the_tenure_is_named() -> None:
-    with pytest.raises(InvalidFields) as caught:
+    with pytest.raises(InvalidFieldsError) as caught:
         validate_ask(principal_paise=10**11, annual_rate_bps=10_000, tenure_months=480)
     assert [each.field for each in caught.value.violations] == ["tenure_months"]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credit_service.domain.errors import InvalidFields, PreconditionFailed
+from credit_service.domain.errors import InvalidFieldsError, PreconditionFailedError
 from credit_service.domain.loans import (
     Loan,
     LoanState,
@@ -143,7 +143,7 @@ def paid_in_march() -> Loan:
 def test_refusals(
     make: Callable[[], Loan], amount: int, paid_on: date, reason: str, metadata: dict[str, str]
 ) -> None:
-    with pytest.raises(PreconditionFailed) as caught:
+    with pytest.raises(PreconditionFailedError) as caught:
         pay(make(), amount, paid_on)
     assert caught.value.reason == reason
     assert caught.value.subject == "customers/101/loans/7001"
@@ -158,7 +158,7 @@ def test_dates_at_the_edge_are_taken() -> None:
 
 @pytest.mark.parametrize("amount", [0, -1])
 def test_an_amount_must_be_positive(amount: int) -> None:
-    with pytest.raises(InvalidFields) as caught:
+    with pytest.raises(InvalidFieldsError) as caught:
         pay(loan(), amount, FIRST_DUE)
     assert [each.field for each in caught.value.violations] == ["amount"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from credit_service.domain.errors import InvalidFields
+from credit_service.domain.errors import InvalidFieldsError
 from credit_service.domain.scorecard import (
     STANDARD,
     STANDARD_DOCUMENT,
@@ -24,7 +24,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
 
 
 def faults(document: Any) -> list[str]:
-    with pytest.raises(InvalidFields) as caught:
+    with pytest.raises(InvalidFieldsError) as caught:
         parse_scorecard(document)
     return [each.field for each in caught.value.violations]
 
@@ -179,6 +179,6 @@ def test_a_least_principal_is_optional() -> None:
 
 @pytest.mark.parametrize("least", [0, -1, 100_000_000_001, "1000", True, 1.5, None])
 def test_a_bad_least_principal_is_named(least: object) -> None:
-    with pytest.raises(InvalidFields) as caught:
+    with pytest.raises(InvalidFieldsError) as caught:
         parse_scorecard({**STANDARD_DOCUMENT, "min_principal_paise": least})
     assert [each.field for each in caught.value.violations] == ["min_principal_paise"]

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from credit_service.domain.errors import CreditError, InvalidFields
+from credit_service.domain.errors import CreditError, InvalidFieldsError
 from credit_service.rpc import errors
 from credit_service.rpc.errors import REASONS, to_status
 
@@ -100,11 +100,11 @@ def _raised() -> Iterator[Raised]:
 def _metadata(call: ast.Call, kind: type[CreditError]) -> frozenset[str] | None:
     given = [each.value for each in call.keywords if each.arg == "metadata"]
     given += [each for each in call.args if isinstance(each, ast.Dict)]
-    if issubclass(kind, InvalidFields):
+    if issubclass(kind, InvalidFieldsError):
         return frozenset({"fields"})
     if not given:
         # A resource that is not found is named by its id.
-        resource = call.args[1] if kind.__name__ == "NotFound" else None
+        resource = call.args[1] if kind.__name__ == "NotFoundError" else None
         return frozenset({f"{resource.value!s}_id"} if isinstance(resource, ast.Constant) else ())
     keys = given[0].keys if isinstance(given[0], ast.Dict) else None
     if keys is None:

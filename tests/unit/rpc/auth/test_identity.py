@@ -27,7 +27,7 @@ from credit_service.rpc.auth.certificates import CertificateScopes
 from credit_service.rpc.auth.gatekeeper import Gatekeeper
 from credit_service.rpc.auth.principal import Principal
 from credit_service.rpc.auth.tokens import ALGORITHMS, TokenVerifier
-from credit_service.rpc.errors import PermissionDenied, Unauthenticated
+from credit_service.rpc.errors import PermissionDeniedError, UnauthenticatedError
 from credit_service.settings import Settings
 
 ISSUER = "https://id.example"
@@ -145,7 +145,7 @@ def fixture(tmp_path: Path) -> Fixture:
 
 def refused(verifier: TokenVerifier, token: str) -> str:
     """The problem for which a token is refused."""
-    with pytest.raises(Unauthenticated) as caught:
+    with pytest.raises(UnauthenticatedError) as caught:
         verifier.verify(token)
     assert caught.value.reason == "UNAUTHENTICATED"
     assert not token or token not in caught.value.message
@@ -668,7 +668,7 @@ def test_a_method_needs_its_own_scope(fixture: Fixture) -> None:
     gatekeeper = gate(fixture)
     context = Context(("authorization", f"Bearer {fixture.token()}"))
     assert admit(gatekeeper, READ, context).name == "teller-7"
-    with pytest.raises(PermissionDenied) as caught:
+    with pytest.raises(PermissionDeniedError) as caught:
         admit(gatekeeper, WRITE, context)
     assert caught.value.metadata == {"required_scope": "credit.write"}
     assert refusals.challenge(caught.value) == (
@@ -678,14 +678,14 @@ def test_a_method_needs_its_own_scope(fixture: Fixture) -> None:
 
 def test_a_method_without_a_scope_is_denied_to_all(fixture: Fixture) -> None:
     token = fixture.token(scope="credit.read credit.write ingest admin")
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(PermissionDeniedError):
         admit(gate(fixture), "/other.Service/Method", Context(("authorization", f"Bearer {token}")))
 
 
 def test_open_and_unscoped_methods(fixture: Fixture) -> None:
     gatekeeper = gate(fixture, open_methods=["/a/Open"], unscoped_methods=["/a/Any"])
     assert admit(gatekeeper, "/a/Open", Context()).name == "anonymous"
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(UnauthenticatedError):
         admit(gatekeeper, "/a/Any", Context())
     token = fixture.token(scope=None)
     assert (
@@ -708,7 +708,7 @@ def test_open_and_unscoped_methods(fixture: Fixture) -> None:
 def test_metadata_without_a_token(
     fixture: Fixture, metadata: tuple[tuple[str, str | bytes], ...], problem: str
 ) -> None:
-    with pytest.raises(Unauthenticated) as caught:
+    with pytest.raises(UnauthenticatedError) as caught:
         admit(gate(fixture), READ, Context(*metadata))
     assert caught.value.metadata == {"problem": problem}
     expected = "Bearer" if problem == "missing" else 'Bearer error="invalid_token"'
@@ -718,7 +718,7 @@ def test_metadata_without_a_token(
 def test_two_tokens_are_none(fixture: Fixture) -> None:
     good = ("authorization", f"bearer {fixture.token()}")
     assert admit(gate(fixture), READ, Context(good)).name == "teller-7"
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(UnauthenticatedError):
         admit(gate(fixture), READ, Context(good, good))
 
 
@@ -777,7 +777,7 @@ def test_a_certificate_has_the_scopes_of_its_name(
 def test_a_connection_without_a_name(
     certificates: CertificateScopes, peer: dict[str, list[bytes]]
 ) -> None:
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(UnauthenticatedError):
         certificates.principal(peer)
 
 
@@ -789,7 +789,7 @@ def test_a_bad_token_is_not_made_good_by_a_certificate(
     assert admit(gatekeeper, READ, Context(peer=peer)).name == "cert:spiffe://x/billing"
     token = ("authorization", f"Bearer {fixture.token()}")
     assert admit(gatekeeper, READ, Context(token, peer=peer)).name == "teller-7"
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(UnauthenticatedError):
         admit(gatekeeper, READ, Context(("authorization", "Bearer x"), peer=peer))
 
 
@@ -817,7 +817,7 @@ def test_bad_tokens_do_not_flood_the_log(fixture: Fixture, monkeypatch: pytest.M
     gatekeeper = gate(fixture)
     token = signed(_attacker, claims())
     for _ in range(200):
-        with pytest.raises(Unauthenticated):
+        with pytest.raises(UnauthenticatedError):
             admit(gatekeeper, READ, Context(("authorization", f"Bearer {token}")))
     assert 0 < len(told) <= 3 * (refusals._REFUSALS_LOGGED_PER_SECOND + 1)
     assert told[0]["detail"] == "the signature does not fit"
@@ -849,5 +849,5 @@ def test_a_key_is_not_even_tried_with_an_algorithm_that_is_not_its_own(tmp_path:
             if algorithm in key.algorithms:
                 assert tokens._key_for(header, keys) is key.key
             else:
-                with pytest.raises(Unauthenticated):
+                with pytest.raises(UnauthenticatedError):
                     tokens._key_for(header, keys)

@@ -10,7 +10,7 @@ from credit_service.cli import app
 from credit_service.clock import Clock
 from credit_service.rpc.auth.principal import SCOPES, Principal
 from credit_service.rpc.auth.tokens import TokenVerifier
-from credit_service.rpc.errors import Unauthenticated
+from credit_service.rpc.errors import UnauthenticatedError
 from credit_service.settings import Settings
 
 
@@ -74,7 +74,7 @@ def test_issuer_and_audience_follow_the_settings(
     _, out, _ = run(capsys, private(folder))
     there = verifier(folder, token_issuer="https://id.example", token_audience="elsewhere")
     assert there.verify(out.strip()).name == "developer"
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(UnauthenticatedError):
         verifier(folder).verify(out.strip())
     options = ("--issuer=credit-service-dev", "--audience=credit-service")
     _, out, _ = run(capsys, private(folder), *options)

@@ -20,7 +20,7 @@ from credit_service.rpc.calls.limits import (
 from credit_service.rpc.calls.pipeline import _Arrived
 from credit_service.rpc.calls.pool import InlineExecutor, ServingPool
 from credit_service.rpc.calls.reception import Message
-from credit_service.rpc.errors import QuotaExceeded
+from credit_service.rpc.errors import QuotaExceededError
 
 
 class Stopwatch:
@@ -39,7 +39,7 @@ def taken(limiter: RateLimiter, principal: str, tries: int) -> int:
     for _ in range(tries):
         try:
             limiter.take(principal)
-        except QuotaExceeded:
+        except QuotaExceededError:
             continue
         admitted += 1
     return admitted
@@ -70,7 +70,7 @@ def test_whoever_is_refused_is_told_when_to_come_again() -> None:
     watch = Stopwatch()
     limiter = RateLimiter(2.0, clock=watch)
     taken(limiter, "a", 100)
-    with pytest.raises(QuotaExceeded) as caught:
+    with pytest.raises(QuotaExceededError) as caught:
         limiter.take("a")
     refusal = caught.value
     assert (refusal.reason, refusal.subject) == ("RATE_LIMITED", "a")
@@ -111,7 +111,7 @@ def test_threads_share_one_count() -> None:
 def test_streams_are_counted_by_principal() -> None:
     limiter = StreamLimiter(2)
     with limiter.slot("a"), limiter.slot("b"), limiter.slot("a"):
-        with pytest.raises(QuotaExceeded) as caught, limiter.slot("a"):
+        with pytest.raises(QuotaExceededError) as caught, limiter.slot("a"):
             pass
         assert (caught.value.reason, caught.value.subject) == ("TOO_MANY_STREAMS", "a")
         assert caught.value.metadata == {"max_streams": "2"}
@@ -225,10 +225,10 @@ def test_calls_that_wait_too_long_for_their_turn_are_given_up() -> None:
 
 
 def test_a_refusal_comes_back_from_its_dict() -> None:
-    refusal = QuotaExceeded("RATE_LIMITED", "Too much.", "a", 1.5, {"x": "y"})
-    again = QuotaExceeded.from_dict(refusal.to_dict())
+    refusal = QuotaExceededError("RATE_LIMITED", "Too much.", "a", 1.5, {"x": "y"})
+    again = QuotaExceededError.from_dict(refusal.to_dict())
     assert again == refusal
-    assert isinstance(again, QuotaExceeded)
+    assert isinstance(again, QuotaExceededError)
     assert again.subject == "a"
 
 

@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from credit_service.domain.errors import Unavailable
+from credit_service.domain.errors import UnavailableError
 from credit_service.rpc.calls.streams import Messages, messages_through, read_ahead, reader_of
-from credit_service.rpc.errors import DeadlineExceeded
+from credit_service.rpc.errors import DeadlineExceededError
 
 PATIENCE_SECONDS = 10.0
 
@@ -87,12 +87,12 @@ def test_silence_ends_and_so_does_a_server_that_stops() -> None:
         silent.wait(PATIENCE_SECONDS)
         yield from ()
 
-    with reading(requests(), idle_seconds=0.05) as messages, pytest.raises(DeadlineExceeded):
+    with reading(requests(), idle_seconds=0.05) as messages, pytest.raises(DeadlineExceededError):
         next(messages)
     stopping = threading.Event()
     with reading(requests(), stopping=stopping) as messages:
         stopping.set()
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             next(messages)
     silent.set()
 
