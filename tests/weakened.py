@@ -16,13 +16,13 @@ if "descriptors" in _given:
 
 from credit_service.rpc import server  # noqa: E402
 from credit_service.rpc.__main__ import main  # noqa: E402
-from credit_service.rpc.calls import connections, limits, pipeline, reception  # noqa: E402
+from credit_service.rpc.calls import connections, incoming, limits, pipeline  # noqa: E402
 
 _UNLIMITED = 1_000_000
 
 
 def _let_threads_wait_for_messages() -> None:
-    _replace(reception, "supported", lambda: False)
+    _replace(incoming, "supported", lambda: False)
 
 
 def _give_principals_no_shares() -> None:

@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2
 
-from credit_service.rpc.calls.reception import Incoming, Message
+from credit_service.rpc.calls.incoming import Incoming, Message
 
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 

@@ -16,7 +16,7 @@ from credit_service.processes.address import Address, AddressRefusedError, liste
 from credit_service.processes.termination import Termination
 from credit_service.rpc.auth.gatekeeper import gatekeeper
 from credit_service.rpc.auth.tls import server_credentials
-from credit_service.rpc.calls.access import AccessLog
+from credit_service.rpc.calls.access_log import AccessLog
 from credit_service.rpc.calls.connections import ConnectionGuard, raise_descriptor_limit
 from credit_service.rpc.calls.pipeline import Pipeline
 from credit_service.rpc.calls.pool import ServingPool

@@ -22,7 +22,7 @@ from joserfc.jwk import ECKey
 from benchmarks import bed
 from credit_service.observability import metrics
 from credit_service.rpc import watch
-from credit_service.rpc.calls import pipeline, reception
+from credit_service.rpc.calls import incoming, pipeline
 from credit_service.rpc.calls.connections import ConnectionGuard, raise_descriptor_limit
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
@@ -410,11 +410,11 @@ def test_the_soft_limit_of_descriptors_is_raised(monkeypatch: pytest.MonkeyPatch
 
 
 class TestWithoutReception:
-    """Where the private parts of grpc are others than `reception` knows."""
+    """Where the private parts of grpc are others than `incoming` knows."""
 
     @pytest.fixture
     def settings(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-        monkeypatch.setattr(reception, "supported", lambda: False)
+        monkeypatch.setattr(incoming, "supported", lambda: False)
         monkeypatch.setattr(pipeline, "_MESSAGE_SECONDS", 0.5)
         return settings.model_copy(update={"token_keys": None, "token_issuer": None})
 
@@ -433,12 +433,12 @@ class TestWithoutReception:
 
 
 def test_the_private_parts_of_grpc_are_as_known() -> None:
-    assert reception.compare_private_parts()
+    assert incoming.compare_private_parts()
 
 
 def test_other_private_parts_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reception._private, "_RECEIVE_MESSAGE_TOKEN", "another")
-    assert not reception.compare_private_parts()
+    monkeypatch.setattr(incoming._private, "_RECEIVE_MESSAGE_TOKEN", "another")
+    assert not incoming.compare_private_parts()
     monkeypatch.undo()
-    monkeypatch.delattr(reception._private, "_status")
-    assert not reception.compare_private_parts()
+    monkeypatch.delattr(incoming._private, "_status")
+    assert not incoming.compare_private_parts()

@@ -6,7 +6,7 @@ gives it. Around all: its metrics, and its line in the access log. The servicers
 and find what they need in `current_call()`.
 
 A handler is wrapped once, when its method is called first. A call of one message takes a thread
-when its message has arrived (`reception`), and before that only its caller is looked up: a caller
+when its message has arrived (`incoming`), and before that only its caller is looked up: a caller
 with a token that was verified before is known at once, any other is authenticated on a thread. To
 grpc all methods take streams: for others it awaits the message on a thread, without a limit.
 Messages are parsed here and not by grpc: it would do so on the thread that all calls come in by,
@@ -39,7 +39,8 @@ from credit_service.observability.tracing import TRACEPARENT_KEY, TRACERESPONSE_
 from credit_service.rpc.auth.gatekeeper import Gatekeeper, method_scopes
 from credit_service.rpc.auth.principal import SCOPES, Principal
 from credit_service.rpc.auth.refusals import challenge, hold_no_longer
-from credit_service.rpc.calls.access import COUNTED_REASONS, AccessLog, Ids, note_ids
+from credit_service.rpc.calls.access_log import COUNTED_REASONS, AccessLog, Ids, note_ids
+from credit_service.rpc.calls.incoming import Incoming, Message, MessageFirst, Waiting
 from credit_service.rpc.calls.limits import (
     CallShares,
     Held,
@@ -52,7 +53,6 @@ from credit_service.rpc.calls.limits import (
     Warden,
 )
 from credit_service.rpc.calls.pool import InlineExecutor, ServingPool
-from credit_service.rpc.calls.reception import Incoming, Message, MessageFirst, Waiting
 from credit_service.rpc.calls.streams import Messages, read_ahead, reader_of, stream_over
 from credit_service.rpc.errors import (
     REASONS,
@@ -84,7 +84,7 @@ _MESSAGE_SECONDS = 5.0
 _MAX_AWAITED = 256
 _HEALTH_MESSAGE_SECONDS = 1.0
 _MAX_HEALTH_AWAITED = 64
-# Where the private parts of grpc are others than `reception` knows, health takes threads.
+# Where the private parts of grpc are others than `incoming` knows, health takes threads.
 _HEALTH_THREADS = 8
 _MAX_HEALTH_WAITING = 64
 _REFLECTION_IDLE_SECONDS = 5.0
@@ -416,7 +416,7 @@ class Call:
 
     def only_message(self, requests: Iterator[bytes]) -> bytes:
         """The bytes of the one message that the call has: received already, or awaited for a few
-        seconds where `reception` cannot receive it.
+        seconds where `incoming` cannot receive it.
 
         Raises:
             InvalidRequestError: it has none.
@@ -883,7 +883,7 @@ class Pipeline(_Interceptor):
         parse = _parser(handler.request_deserializer)
 
         def answer(requests: Iterator[bytes], context: grpc.ServicerContext, *send: Any) -> Any:
-            # Where `reception` cannot receive the message, a thread waits for it.
+            # Where `incoming` cannot receive the message, a thread waits for it.
             awaited = _Awaited(context, time.monotonic() + _HEALTH_MESSAGE_SECONDS)
             self._warden.watch(awaited)
             try:

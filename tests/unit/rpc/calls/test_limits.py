@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from credit_service.rpc.calls import limits
+from credit_service.rpc.calls.incoming import Message
 from credit_service.rpc.calls.limits import (
     CallShares,
     LoadShedder,
@@ -19,7 +20,6 @@ from credit_service.rpc.calls.limits import (
 )
 from credit_service.rpc.calls.pipeline import _Arrived
 from credit_service.rpc.calls.pool import InlineExecutor, ServingPool
-from credit_service.rpc.calls.reception import Message
 from credit_service.rpc.errors import QuotaExceededError
 
 

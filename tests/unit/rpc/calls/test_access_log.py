@@ -9,8 +9,8 @@ import pytest
 from google.protobuf.message import Message
 from google.type.money_pb2 import Money
 
-from credit_service.rpc.calls import access
-from credit_service.rpc.calls.access import MAX_IDS, AccessLog, Entry, Ids, note_ids
+from credit_service.rpc.calls import access_log
+from credit_service.rpc.calls.access_log import MAX_IDS, AccessLog, Entry, Ids, note_ids
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_service_pb2
 
@@ -116,13 +116,13 @@ def test_every_id_of_the_contract_is_found() -> None:
                 found.add(f"{field.name}s")
         return found
 
-    def planned(plan: access._Plan) -> set[str]:
+    def planned(plan: access_log._Plan) -> set[str]:
         below = [each for _, each in (*plan.messages, *plan.lists)]
         return {name for name, _ in plan.fields}.union(*map(planned, below))
 
     for file in (pb.DESCRIPTOR, ingestion_service_pb2.DESCRIPTOR):
         for message in file.message_types_by_name.values():
-            assert planned(access._plan(message, ())) == named(message)
+            assert planned(access_log._plan(message, ())) == named(message)
 
 
 # Lines.
@@ -143,13 +143,13 @@ LINES = [
 @pytest.mark.parametrize("line", LINES)
 def test_a_line_is_json_with_the_fields_of_the_call(line: Entry) -> None:
     (found,) = written(line)
-    assert json.loads(found) == json.loads(json.dumps(access.fields_of(line)))
+    assert json.loads(found) == json.loads(json.dumps(access_log.fields_of(line)))
 
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_line_of_text_has_the_fields_of_the_call(line: Entry) -> None:
     (found,) = written(line, log_format="console")
-    assert f"{found}\n" == access._as_text(access.fields_of(line))
+    assert f"{found}\n" == access_log._as_text(access_log.fields_of(line))
 
 
 def test_a_line_says_who_called_what_and_how_it_ended() -> None:
@@ -244,7 +244,7 @@ class _Stuck(io.StringIO):
 def test_a_full_pipe_holds_nobody_up_and_what_is_left_out_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(access, "MAX_WAITING", 100)
+    monkeypatch.setattr(access_log, "MAX_WAITING", 100)
     stream = _Stuck()
     log = AccessLog("json", stream)
     log.add(entry())

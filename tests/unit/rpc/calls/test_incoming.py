@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from credit_service.rpc.calls.reception import Incoming, Waiting
+from credit_service.rpc.calls.incoming import Incoming, Waiting
 
 
 class Standin:
