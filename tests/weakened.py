@@ -16,7 +16,14 @@ if "descriptors" in _given:
 
 from credit_service.rpc import server  # noqa: E402
 from credit_service.rpc.__main__ import main  # noqa: E402
-from credit_service.rpc.calls import connections, incoming, limits, pipeline  # noqa: E402
+from credit_service.rpc.calls import (  # noqa: E402
+    concurrency,
+    connections,
+    incoming,
+    keyed_locks,
+    limits,
+    pipeline,
+)
 
 _UNLIMITED = 1_000_000
 
@@ -26,21 +33,21 @@ def _let_threads_wait_for_messages() -> None:
 
 
 def _give_principals_no_shares() -> None:
-    def hold(shares: limits.CallShares, principal: str, *, writes: bool) -> limits.Held:
-        held = limits.Held(principal, writes=writes)
+    def hold(shares: concurrency.CallShares, principal: str, *, writes: bool) -> concurrency.Held:
+        held = concurrency.Held(principal, writes=writes)
         with shares._lock:
-            share = shares._shares.setdefault(principal, limits._Share())
+            share = shares._shares.setdefault(principal, concurrency._Share())
             share.held += 1
             share.held_writes += writes
         return held
 
     _replace(server, "_calls_at_work", lambda _settings: _UNLIMITED)
-    _replace(limits.CallShares, "hold", hold)
+    _replace(concurrency.CallShares, "hold", hold)
 
 
 def _let_writers_of_one_customer_wait_in_the_database() -> None:
-    _replace(limits.Turns, "take", lambda _turns, _key: True)
-    _replace(limits.Turns, "end", lambda _turns, _key: None)
+    _replace(keyed_locks.Turns, "take", lambda _turns, _key: True)
+    _replace(keyed_locks.Turns, "end", lambda _turns, _key: None)
 
 
 def _let_streams_share_their_room() -> None:

@@ -40,18 +40,12 @@ from credit_service.rpc.auth.gatekeeper import Gatekeeper, method_scopes
 from credit_service.rpc.auth.principal import SCOPES, Principal
 from credit_service.rpc.auth.refusals import challenge, hold_no_longer
 from credit_service.rpc.calls.access_log import COUNTED_REASONS, AccessLog, Ids, note_ids
+from credit_service.rpc.calls.concurrency import CallShares, Held
+from credit_service.rpc.calls.deadlines import Warden
 from credit_service.rpc.calls.incoming import Incoming, Message, MessageFirst, Waiting
-from credit_service.rpc.calls.limits import (
-    CallShares,
-    Held,
-    LoadShedder,
-    RateLimiter,
-    StreamLimiter,
-    StreamRoom,
-    Turn,
-    Turns,
-    Warden,
-)
+from credit_service.rpc.calls.keyed_locks import Turn, Turns
+from credit_service.rpc.calls.limits import RateLimiter, StreamLimiter, StreamRoom
+from credit_service.rpc.calls.overload import LoadShedder
 from credit_service.rpc.calls.pool import InlineExecutor, ServingPool
 from credit_service.rpc.calls.streams import Messages, read_ahead, reader_of, stream_over
 from credit_service.rpc.errors import (
