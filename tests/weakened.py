@@ -22,7 +22,7 @@ from credit_service.rpc.calls import (  # noqa: E402
     incoming,
     keyed_locks,
     limits,
-    pipeline,
+    methods,
 )
 
 _UNLIMITED = 1_000_000
@@ -57,7 +57,7 @@ def _let_streams_share_their_room() -> None:
         original(room, max_streams, 0)
 
     _replace(limits.StreamRoom, "__init__", without_kept)
-    _replace(pipeline, "REFLECTION_METHODS", ())
+    _replace(methods, "REFLECTION_METHODS", ())
 
 
 def _let_connections_use_up_descriptors() -> None:

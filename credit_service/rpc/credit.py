@@ -20,7 +20,7 @@ from credit_service.queries.credit import CreditQueries
 from credit_service.queries.customers import get_customer, list_customers
 from credit_service.queries.decisions import get_decision, list_decisions
 from credit_service.queries.loans import get_loan, list_loans, repayment_schedule
-from credit_service.rpc.calls.pipeline import current_call
+from credit_service.rpc.calls.call import current_call
 from credit_service.rpc.convert import credit, fields, pages
 from credit_service.rpc.convert import events as convert_events
 from credit_service.rpc.convert.fields import Violations

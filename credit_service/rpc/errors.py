@@ -102,6 +102,9 @@ STATUS_OF_KIND: dict[type[CreditError], grpc.StatusCode] = {
 """The status of each kind; a kind that is not here has that of the nearest one it derives from."""
 
 
+STATUS_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+
+
 def status_code(error: CreditError) -> grpc.StatusCode | None:
     """The status of an error's kind; None for a kind nobody has given one, which is a defect."""
     for kind in type(error).__mro__:
@@ -135,6 +138,13 @@ def to_status(error: Exception, call_id: str, method: str) -> status_pb2.Status:
     )
     text = f"Internal error; the server log has the details under call id {call_id}."
     return _status(grpc.StatusCode.INTERNAL, text, [info])
+
+
+def reason_of(status: status_pb2.Status) -> str:
+    """The reason in a status, which always begins its details."""
+    info = error_details_pb2.ErrorInfo()
+    status.details[0].Unpack(info)
+    return info.reason if info.reason in REASONS else "INTERNAL"
 
 
 def _status(code: grpc.StatusCode, message: str, details: Sequence[Message]) -> status_pb2.Status:

@@ -24,7 +24,7 @@ from credit_service.ingestion.streams import (
 from credit_service.ingestion.uploads import store_upload
 from credit_service.ingestion.wire import RowBatch
 from credit_service.queries.ingestions import get_ingestion, list_ingestions, list_row_errors
-from credit_service.rpc.calls.pipeline import current_call
+from credit_service.rpc.calls.call import current_call
 from credit_service.rpc.calls.streams import Messages, messages_through, shutting_down
 from credit_service.rpc.convert import fields, pages
 from credit_service.rpc.convert import ingestion as convert_ingestion

@@ -22,7 +22,7 @@ from joserfc.jwk import ECKey
 from benchmarks import bed
 from credit_service.observability import metrics
 from credit_service.rpc import watch
-from credit_service.rpc.calls import incoming, pipeline
+from credit_service.rpc.calls import bounds, incoming
 from credit_service.rpc.calls.connections import ConnectionGuard, raise_descriptor_limit
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
@@ -111,8 +111,8 @@ class TestCallsWithoutAMessage:
 
     @pytest.fixture
     def settings(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-        monkeypatch.setattr(pipeline, "_MESSAGE_SECONDS", 600.0)
-        monkeypatch.setattr(pipeline, "_HEALTH_MESSAGE_SECONDS", 600.0)
+        monkeypatch.setattr(bounds, "MESSAGE_SECONDS", 600.0)
+        monkeypatch.setattr(bounds, "HEALTH_MESSAGE_SECONDS", 600.0)
         return settings
 
     def test_health_checks_take_no_thread(self, server: Edge) -> None:
@@ -120,12 +120,12 @@ class TestCallsWithoutAMessage:
         with Connection(server.target) as stranger:
             for _ in range(90):
                 stranger.begin(CHECK)
-            eventually(lambda: edge.awaiting_messages == pipeline._MAX_HEALTH_AWAITED)
+            eventually(lambda: edge.awaiting_messages == bounds.MAX_HEALTH_AWAITED)
             assert [health_of(server) for _ in range(6)] == [SERVING] * 6
             listed = server.health.List(health_pb2.HealthListRequest(), timeout=20)
             assert listed.statuses[""].status == SERVING
-            assert edge.awaiting_messages >= pipeline._MAX_HEALTH_AWAITED - 1
-            assert edge._aside.busy + edge._aside.waiting == 0
+            assert edge.awaiting_messages >= bounds.MAX_HEALTH_AWAITED - 1
+            assert edge._health._aside.busy + edge._health._aside.waiting == 0
         eventually(lambda: edge.awaiting_messages == 0)
 
     def test_calls_take_no_thread_and_no_place_of_others(self, server: Edge) -> None:
@@ -199,8 +199,8 @@ class TestMessagesThatNeverCome:
 
     @pytest.fixture
     def settings(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-        monkeypatch.setattr(pipeline, "_MESSAGE_SECONDS", 0.5)
-        monkeypatch.setattr(pipeline, "_HEALTH_MESSAGE_SECONDS", 0.5)
+        monkeypatch.setattr(bounds, "MESSAGE_SECONDS", 0.5)
+        monkeypatch.setattr(bounds, "HEALTH_MESSAGE_SECONDS", 0.5)
         return settings
 
     def test_their_calls_are_cancelled(self, server: Edge) -> None:
@@ -285,10 +285,10 @@ def test_reflection_and_watchers_leave_room_for_ingestion(server: Edge, settings
     eventually(lambda: edge.open_streams == 0)
 
 
-@pytest.mark.parametrize("limit", ["_REFLECTION_IDLE_SECONDS", "_REFLECTION_LIFETIME_SECONDS"])
+@pytest.mark.parametrize("limit", ["REFLECTION_IDLE_SECONDS", "REFLECTION_LIFETIME_SECONDS"])
 def test_reflection_ends_soon(server: Edge, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    for name in ("_REFLECTION_IDLE_SECONDS", "_REFLECTION_LIFETIME_SECONDS"):
-        monkeypatch.setattr(pipeline, name, 0.3 if name == limit else 600.0)
+    for name in ("REFLECTION_IDLE_SECONDS", "REFLECTION_LIFETIME_SECONDS"):
+        monkeypatch.setattr(bounds, name, 0.3 if name == limit else 600.0)
     edge = server.server._pipeline
     with Connection(server.target) as stranger:
         ask_and_stay(stranger)
@@ -332,7 +332,7 @@ class TestLifetimes:
     def test_one_that_reads_nothing_is_cancelled(
         self, server: Edge, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(pipeline, "_LAST_SECONDS", 0.2)
+        monkeypatch.setattr(bounds, "LAST_SECONDS", 0.2)
         edge = server.server._pipeline
         with Connection(server.target, window_bytes=0) as slow:
             slow.send(slow.begin(EVENTS, authorized(token("slow"))), b"")
@@ -415,7 +415,7 @@ class TestWithoutReception:
     @pytest.fixture
     def settings(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
         monkeypatch.setattr(incoming, "supported", lambda: False)
-        monkeypatch.setattr(pipeline, "_MESSAGE_SECONDS", 0.5)
+        monkeypatch.setattr(bounds, "MESSAGE_SECONDS", 0.5)
         return settings.model_copy(update={"token_keys": None, "token_issuer": None})
 
     def test_threads_wait_for_messages_and_not_for_long(

@@ -23,7 +23,7 @@ from pydantic import SecretStr
 from credit_service.observability import metrics
 from credit_service.processes.address import MisconfiguredError
 from credit_service.rpc.auth.principal import SCOPES
-from credit_service.rpc.calls import pipeline
+from credit_service.rpc.calls import bounds
 from credit_service.rpc.errors import STATUS_DETAILS_KEY
 from credit_service.rpc.server import SERVICES, CreditServer
 from credit_service.settings import Settings
@@ -424,7 +424,7 @@ class TestStreams:
     def test_one_that_reads_nothing_is_cancelled(
         self, server: Edge, keys: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(pipeline, "_LAST_SECONDS", 0.2)
+        monkeypatch.setattr(bounds, "LAST_SECONDS", 0.2)
         edge = server.server._pipeline
         path = "/credit_service.v1.CreditService/WatchCreditEvents"
         with Connection(server.target, window_bytes=0) as slow:

@@ -22,8 +22,8 @@ from sqlalchemy import text
 
 from credit_service.clock import Clock
 from credit_service.domain.errors import UnavailableError
-from credit_service.rpc.calls import pipeline
-from credit_service.rpc.calls.pipeline import Call
+from credit_service.rpc.calls import bounds
+from credit_service.rpc.calls.call import Call
 from credit_service.settings import Settings
 from credit_service.storage import schema
 from credit_service.storage.cancellation import (
@@ -309,7 +309,7 @@ def half_calls(server: Edge, path: str, count: int) -> tuple[list[Any], threadin
 def test_half_calls_hold_no_thread_for_long(
     server: Edge, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "_MESSAGE_SECONDS", 1.0)
+    monkeypatch.setattr(bounds, "MESSAGE_SECONDS", 1.0)
     path = "/credit_service.v1.CreditService/GetCustomer"
     half, released = half_calls(server, path, settings.threads)
     time.sleep(0.3)

@@ -479,13 +479,13 @@ class TestTokens:
         """Also where the old one's file is removed before the new one is written."""
         run, edge = _runner(capsys), server.server._pipeline
         admitted: list[str] = []
-        slot = edge._streams_by_principal.slot
+        slot = edge._admission._streams_by_principal.slot
 
         def counted(principal: str) -> AbstractContextManager[None]:
             admitted.append(principal)
             return slot(principal)
 
-        monkeypatch.setattr(edge._streams_by_principal, "slot", counted)
+        monkeypatch.setattr(edge._admission._streams_by_principal, "slot", counted)
         rotated = tmp_path / "rotated"
         assert run("token", "key", str(rotated)).code == 0
         old, new = (

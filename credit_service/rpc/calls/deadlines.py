@@ -36,6 +36,9 @@ class Warden:
         self._calls: dict[int, Watched] = {}
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._look_after_calls, name="warden", daemon=True)
+
+    def start(self) -> None:
+        """Look after calls from now on."""
         self._thread.start()
 
     def watch(self, call: Watched) -> None:

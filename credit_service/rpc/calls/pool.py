@@ -48,6 +48,18 @@ class InlineExecutor(futures.ThreadPoolExecutor):
         return DONE
 
 
+class OnExecutor:
+    """A behavior with the attributes by which grpc chooses the threads that it runs on."""
+
+    def __init__(self, behavior: Callable[..., Any], threads: futures.ThreadPoolExecutor) -> None:
+        self._behavior = behavior
+        self.experimental_thread_pool = threads
+        self.experimental_non_blocking = getattr(behavior, "experimental_non_blocking", False)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._behavior(*arguments)
+
+
 class ServingPool(futures.ThreadPoolExecutor):
     """A fixed number of threads in front of a queue whose length anyone may read."""
 

@@ -29,7 +29,9 @@ class Watched:
 @pytest.fixture
 def warden(monkeypatch: pytest.MonkeyPatch) -> Warden:
     monkeypatch.setattr(deadlines, "_LOOK_SECONDS", 0.005)
-    return Warden(lambda _now: None)
+    started = Warden(lambda _now: None)
+    started.start()
+    return started
 
 
 def test_the_warden_stops_what_nobody_waits_for(warden: Warden) -> None:

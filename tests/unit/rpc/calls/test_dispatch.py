@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from credit_service.rpc.calls.concurrency import CallShares
+from credit_service.rpc.calls.dispatch import Arrived
 from credit_service.rpc.calls.incoming import Message
 from credit_service.rpc.calls.keyed_locks import Turns
-from credit_service.rpc.calls.pipeline import _Arrived
 
 
 class Pool:
@@ -34,12 +34,12 @@ class Call:
 
 def arrived(
     pool: Pool, shares: CallShares, turns: Turns, principal: str, customer_id: int
-) -> tuple[Call, _Arrived]:
+) -> tuple[Call, Arrived]:
     held = shares.hold(principal, writes=True)
     assert held is not None
     call, message = Call(), Message(b"")
     given: Any = (call, message, pool, shares, held, turns, customer_id)
-    return call, _Arrived(*given)
+    return call, Arrived(*given)
 
 
 def test_a_call_without_a_place_keeps_no_turn_from_others() -> None:
