@@ -29,34 +29,36 @@ _UNLIMITED = 1_000_000
 
 
 def _let_threads_wait_for_messages() -> None:
-    _replace(incoming, "supported", lambda: False)
+    _replace(incoming, "is_supported", lambda: False)
 
 
-def _give_principals_no_shares() -> None:
-    def hold(shares: concurrency.CallShares, principal: str, *, writes: bool) -> concurrency.Held:
-        held = concurrency.Held(principal, writes=writes)
-        with shares._lock:
-            share = shares._shares.setdefault(principal, concurrency._Share())
-            share.held += 1
-            share.held_writes += writes
-        return held
+def _remove_limits_of_principals() -> None:
+    def reserve(
+        limiter: concurrency.ConcurrencyLimiter, principal: str, *, writes: bool
+    ) -> concurrency.Reservation:
+        reservation = concurrency.Reservation(principal, writes=writes)
+        with limiter._lock:
+            usage = limiter._usage.setdefault(principal, concurrency._Usage())
+            usage.reserved += 1
+            usage.reserved_writes += writes
+        return reservation
 
-    _replace(server, "_calls_at_work", lambda _settings: _UNLIMITED)
-    _replace(concurrency.CallShares, "hold", hold)
+    _replace(server, "_max_running_calls", lambda _settings: _UNLIMITED)
+    _replace(concurrency.ConcurrencyLimiter, "reserve", reserve)
 
 
 def _let_writers_of_one_customer_wait_in_the_database() -> None:
-    _replace(keyed_locks.Turns, "take", lambda _turns, _key: True)
-    _replace(keyed_locks.Turns, "end", lambda _turns, _key: None)
+    _replace(keyed_locks.KeyedLocks, "try_acquire", lambda _locks, _key: True)
+    _replace(keyed_locks.KeyedLocks, "release", lambda _locks, _key: None)
 
 
-def _let_streams_share_their_room() -> None:
-    original = limits.StreamRoom.__init__
+def _remove_reserve_of_streams() -> None:
+    original = limits.StreamCapacity.__init__
 
-    def without_kept(room: limits.StreamRoom, max_streams: int, _kept: int) -> None:
-        original(room, max_streams, 0)
+    def without_reserve(capacity: limits.StreamCapacity, max_streams: int, _reserved: int) -> None:
+        original(capacity, max_streams, 0)
 
-    _replace(limits.StreamRoom, "__init__", without_kept)
+    _replace(limits.StreamCapacity, "__init__", without_reserve)
     _replace(methods, "REFLECTION_METHODS", ())
 
 
@@ -70,9 +72,9 @@ def _replace(place: Any, name: str, value: Any) -> None:
 
 GUARDS: dict[str, Callable[[], None]] = {
     "messages": _let_threads_wait_for_messages,
-    "shares": _give_principals_no_shares,
+    "shares": _remove_limits_of_principals,
     "turns": _let_writers_of_one_customer_wait_in_the_database,
-    "streams": _let_streams_share_their_room,
+    "streams": _remove_reserve_of_streams,
     "connections": _let_connections_use_up_descriptors,
 }
 

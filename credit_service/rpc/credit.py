@@ -239,8 +239,8 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         violations.raise_if_any()
         call, reached = current_call(), request.after_event_id
         for found in self._tail.follow(request.after_event_id, customer_id, kinds):
-            call.ensure_wanted()
-            call.ensure_lasting(last_event_id=reached)
+            call.raise_if_cancelled()
+            call.raise_if_expired(last_event_id=reached)
             reached = found if isinstance(found, int) else found.event_id
             if isinstance(found, int):
                 now = fields.write_time(self._clock.moment().now)

@@ -25,7 +25,7 @@ from credit_service.ingestion.uploads import store_upload
 from credit_service.ingestion.wire import RowBatch
 from credit_service.queries.ingestions import get_ingestion, list_ingestions, list_row_errors
 from credit_service.rpc.calls.call import current_call
-from credit_service.rpc.calls.streams import Messages, messages_through, shutting_down
+from credit_service.rpc.calls.streams import Messages, prepare_messages, shutting_down
 from credit_service.rpc.convert import fields, pages
 from credit_service.rpc.convert import ingestion as convert_ingestion
 from credit_service.rpc.convert.fields import Violations
@@ -89,8 +89,8 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         self._annotator = Annotator(database)
         self._forget = None if cache is None else cache.drop
 
-    @messages_through(convert_ingestion.read_stream_message)
-    def IngestRows(  # type: ignore[override]  # what `messages_through` makes of its messages
+    @prepare_messages(convert_ingestion.read_stream_message)
+    def IngestRows(  # type: ignore[override]  # what `prepare_messages` makes of its messages
         self, requests: Messages[pb.IngestRowsRequest | RowBatch], context: grpc.ServicerContext
     ) -> pb.IngestRowsResponse:
         """Takes rows in by batches, each once; those that wait together in one transaction."""
@@ -108,7 +108,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         sent_until: int | None = None
         try:
             for request in requests:
-                call.ensure_wanted()
+                call.raise_if_cancelled()
                 failure = convert_ingestion.read_failure(request)
                 if failure is not None:
                     break
@@ -175,7 +175,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
 
         def chunks() -> Iterator[bytes]:
             for request in requests:
-                call.ensure_wanted()
+                call.raise_if_cancelled()
                 yield convert_ingestion.read_chunk(request)
 
         ingestion = store_upload(
@@ -236,8 +236,8 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
                 return
             if self._stopping.wait(_WATCH_SECONDS):
                 raise shutting_down()
-            call.ensure_wanted()
-            call.ensure_lasting()
+            call.raise_if_cancelled()
+            call.raise_if_expired()
 
     def ListRowErrors(
         self, request: pb.ListRowErrorsRequest, context: grpc.ServicerContext
@@ -291,15 +291,15 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         ingestion_id = convert_ingestion.read_ingestion_id(request.ingestion_id)
         call = current_call()
 
-        def ensure_wanted() -> None:
+        def raise_if_cancelled() -> None:
             if self._stopping.is_set():
                 raise shutting_down()
-            call.ensure_wanted()
-            call.ensure_lasting()
+            call.raise_if_cancelled()
+            call.raise_if_expired()
 
         self._ensure_may_read_rows(ingestion_id)
-        with self._annotator.workbook(ingestion_id, ensure_wanted) as workbook:
+        with self._annotator.workbook(ingestion_id, raise_if_cancelled) as workbook:
             yield convert_ingestion.write_workbook_header(workbook)
             while chunk := workbook.file.read(CHUNK_BYTES):
-                ensure_wanted()
+                raise_if_cancelled()
                 yield pb.DownloadAnnotatedWorkbookResponse(chunk=chunk)

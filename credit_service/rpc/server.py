@@ -89,21 +89,21 @@ class CreditServer:
             self._stream_pool,
             max_waiting=max(1, settings.max_concurrent_calls - settings.threads),
             max_wait_seconds=settings.max_wait_seconds,
-            max_turn_wait_seconds=settings.lock_timeout_seconds,
+            max_lock_wait_seconds=settings.lock_timeout_seconds,
             max_streams=settings.max_streams,
             max_streams_per_principal=settings.max_streams_per_principal,
             ingestion_streams=settings.ingestion_streams,
             reflection_streams=settings.reflection_streams,
             max_calls_per_second=settings.max_calls_per_second,
-            max_calls_at_work_per_principal=_calls_at_work(settings),
+            max_calls_at_work_per_principal=_max_running_calls(settings),
             max_calls_per_principal=settings.max_calls_per_principal,
             default_deadline_seconds=settings.default_deadline_seconds,
             stream_idle_seconds=settings.stream_idle_seconds,
             stream_lifetime_seconds=settings.stream_lifetime_seconds,
-            watch_health=self._health.watch,
+            serve_health_watch=self._health.watch,
             gatekeeper=self._gatekeeper,
             stopping=self._stopping,
-            access=self._access,
+            access_log=self._access,
         )
         options = _options(settings, share_port=share_port)
         self._server = grpc.server(self._pool, interceptors=[self._pipeline], options=options)
@@ -194,11 +194,11 @@ class CreditServer:
             yield "credit_server_threads_busy", (kind,), pool.busy
             yield "credit_server_calls_waiting", (kind,), pool.waiting
             yield "credit_server_calls_waiting_limit", (kind,), self._pipeline.max_waiting
-        yield "credit_server_calls_awaiting_turn", (), self._pipeline.awaiting_turns
+        yield "credit_server_calls_awaiting_turn", (), self._pipeline.awaiting_customer_locks
         token_keys = self._gatekeeper.token_keys
         if token_keys is not None:
             yield "credit_server_token_keys", (), token_keys
-        yield "credit_server_calls_awaiting_message", (), self._pipeline.awaiting_messages
+        yield "credit_server_calls_awaiting_message", (), self._pipeline.pending_messages
         yield "credit_server_health_watches", (), self._health.watches
         yield "credit_server_streams", (), self._pipeline.open_streams
         yield "credit_server_streams_limit", (), self._pipeline.max_streams
@@ -256,7 +256,7 @@ def _trouble(database: Database, watch: condition.Watch) -> str | None:
     return None
 
 
-def _calls_at_work(settings: Settings) -> int:
+def _max_running_calls(settings: Settings) -> int:
     """Calls of one principal at work at once. It never takes the last thread, nor the last database
     connection that calls which write may use."""
     most = min(settings.threads, write_share(settings.pool_size)) - 1
@@ -264,14 +264,14 @@ def _calls_at_work(settings: Settings) -> int:
 
 
 def _options(settings: Settings, *, share_port: bool) -> list[tuple[str, int]]:
-    max_held = max(_MIN_HELD_CALLS, settings.max_concurrent_calls)
+    max_reserved = max(_MIN_HELD_CALLS, settings.max_concurrent_calls)
     return [
         ("grpc.so_reuseport", int(share_port)),
         # Calls that grpc holds and the thread that takes calls in has not come to. Where even that
         # thread falls behind, grpc ends them itself, with CANCELLED and no more said: at random
         # above the first number, always above the second.
-        ("grpc.server.max_pending_requests", max_held),
-        ("grpc.server.max_pending_requests_hard_limit", 2 * max_held),
+        ("grpc.server.max_pending_requests", max_reserved),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * max_reserved),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),

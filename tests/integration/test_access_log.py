@@ -138,7 +138,7 @@ def test_what_is_no_message_and_what_is_unknown_have_lines(lines: Lines, server:
 def test_calls_that_are_shed_are_counted(
     lines: Lines, server: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.server._pipeline._reads.shedder, "too_late", lambda: True)
+    monkeypatch.setattr(server.server._pipeline._reads.shedder, "waited_too_long", lambda: True)
     for _ in range(10):
         with pytest.raises(grpc.RpcError):
             server.credit.GetCustomer(pb.GetCustomerRequest(customer_id=1))

@@ -120,13 +120,13 @@ class TestCallsWithoutAMessage:
         with Connection(server.target) as stranger:
             for _ in range(90):
                 stranger.begin(CHECK)
-            eventually(lambda: edge.awaiting_messages == bounds.MAX_HEALTH_AWAITED)
+            eventually(lambda: edge.pending_messages == bounds.MAX_HEALTH_PENDING)
             assert [health_of(server) for _ in range(6)] == [SERVING] * 6
             listed = server.health.List(health_pb2.HealthListRequest(), timeout=20)
             assert listed.statuses[""].status == SERVING
-            assert edge.awaiting_messages >= bounds.MAX_HEALTH_AWAITED - 1
-            assert edge._health._aside.busy + edge._health._aside.waiting == 0
-        eventually(lambda: edge.awaiting_messages == 0)
+            assert edge.pending_messages >= bounds.MAX_HEALTH_PENDING - 1
+            assert edge._health._fallback_pool.busy + edge._health._fallback_pool.waiting == 0
+        eventually(lambda: edge.pending_messages == 0)
 
     def test_calls_take_no_thread_and_no_place_of_others(self, server: Edge) -> None:
         edge = server.server._pipeline
@@ -135,7 +135,7 @@ class TestCallsWithoutAMessage:
             mine = authorized(token("careless"))
             for _ in range(32):
                 careless.begin(READ, mine)
-            eventually(lambda: edge.awaiting_messages == 32)
+            eventually(lambda: edge.pending_messages == 32)
             assert edge._reads.pool.busy + edge._reads.pool.waiting == 0
             for _ in range(3):
                 read(server, "ordinary", timeout=20)
@@ -147,15 +147,15 @@ class TestCallsWithoutAMessage:
             assert refusal.metadata == {"max_calls": "32"}
             assert refusal.details["RetryInfo"].retry_delay.ToMilliseconds() == 500
             assert refusal.details["QuotaFailure"].violations[0].subject == "careless"
-        eventually(lambda: edge._shares._shares == {})
+        eventually(lambda: edge._concurrency._usage == {})
         # Also where the token is one that was verified before.
         with Connection(server.target) as careless:
             for _ in range(32):
                 careless.begin(READ, mine)
-            eventually(lambda: edge.awaiting_messages == 32)
+            eventually(lambda: edge.pending_messages == 32)
             stub = server.channel.unary_unary(READ, bytes, bytes)
             assert refused(lambda: stub(b"", timeout=20, metadata=mine)).reason == "TOO_MANY_CALLS"
-        eventually(lambda: edge.awaiting_messages == 0)
+        eventually(lambda: edge.pending_messages == 0)
         read(server, "careless")
 
 
@@ -212,7 +212,7 @@ class TestMessagesThatNeverCome:
                 for _ in range(3):
                     careless.begin(path, authorized(token("careless")))
                 eventually(partial(lambda count: cancelled.get() == count, expected))
-        eventually(lambda: server.server._pipeline._shares._shares == {})
+        eventually(lambda: server.server._pipeline._concurrency._usage == {})
 
 
 def test_strangers_are_refused_before_their_message_is_awaited(server: Edge) -> None:
@@ -225,7 +225,7 @@ def test_strangers_are_refused_before_their_message_is_awaited(server: Edge) -> 
 
     assert refused(lambda: call(nothing(), timeout=3)).reason == "UNAUTHENTICATED"
     released.set()
-    assert server.server._pipeline.awaiting_messages == 0
+    assert server.server._pipeline.pending_messages == 0
 
 
 def test_one_principal_never_has_all_threads(
@@ -251,7 +251,7 @@ def test_one_principal_never_has_all_threads(
     for each in bookings:
         error = each.exception()
         assert error is None or refusal_of(error).reason != "TOO_MANY_CALLS"
-    eventually(lambda: server.server._pipeline._shares._shares == {})
+    eventually(lambda: server.server._pipeline._concurrency._usage == {})
 
 
 def ask_and_stay(stranger: Connection) -> None:
@@ -365,11 +365,11 @@ def test_the_address_with_most_connections_loses_the_silent_ones() -> None:
         many = [connect("127.0.0.3") for _ in range(12)]
         time.sleep(0.01)
         many[5].sendall(b"x")
-        eventually(lambda: ConnectionGuard(port, most=9).check() == 6)
+        eventually(lambda: ConnectionGuard(port, max_connections=9).check() == 6)
         ended = [each for each in (*other, *many) if _has_ended(each)]
         assert len(ended) == 6
         assert set(ended) <= set(many) - {many[5]}
-        assert ConnectionGuard(port, most=9).check() == 0
+        assert ConnectionGuard(port, max_connections=9).check() == 0
 
 
 def _has_ended(connection: socket.socket) -> bool:
@@ -414,7 +414,7 @@ class TestWithoutReception:
 
     @pytest.fixture
     def settings(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-        monkeypatch.setattr(incoming, "supported", lambda: False)
+        monkeypatch.setattr(incoming, "is_supported", lambda: False)
         monkeypatch.setattr(bounds, "MESSAGE_SECONDS", 0.5)
         return settings.model_copy(update={"token_keys": None, "token_issuer": None})
 
@@ -433,12 +433,12 @@ class TestWithoutReception:
 
 
 def test_the_private_parts_of_grpc_are_as_known() -> None:
-    assert incoming.compare_private_parts()
+    assert incoming.private_api_matches()
 
 
 def test_other_private_parts_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(incoming._private, "_RECEIVE_MESSAGE_TOKEN", "another")
-    assert not incoming.compare_private_parts()
+    assert not incoming.private_api_matches()
     monkeypatch.undo()
     monkeypatch.delattr(incoming._private, "_status")
-    assert not incoming.compare_private_parts()
+    assert not incoming.private_api_matches()

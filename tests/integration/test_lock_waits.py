@@ -51,7 +51,7 @@ def test_bookers_of_a_locked_customer_wait_without_thread_and_connection(
     edge = server.server
     with locked(database_url, customer_id) as waiting:
         bookings = [book(server, customer_id) for _ in range(BOOKERS)]
-        eventually(lambda: waiting() + edge._pipeline.awaiting_turns == BOOKERS)
+        eventually(lambda: waiting() + edge._pipeline.awaiting_customer_locks == BOOKERS)
         assert waiting() == 1
         assert database.pool_use()[0] == edge._write_pool.busy == 1
         assert edge._pool.busy == 0
@@ -60,7 +60,7 @@ def test_bookers_of_a_locked_customer_wait_without_thread_and_connection(
         assert book(server, other_id).result().approved
         assert not any(each.done() for each in bookings)
     assert all(each.result().decision_id for each in bookings)
-    eventually(lambda: edge._pipeline._customers._lines == {})
+    eventually(lambda: edge._pipeline._customer_locks._queues == {})
 
 
 def test_bookers_of_many_locked_customers_leave_some_to_reads(
@@ -112,15 +112,15 @@ class TestPatience:
     ) -> None:
         customer_id = portfolio.a_good_customer(database, MOMENT)
         edge = server.server._pipeline
-        edge._customers._max_wait_seconds = PATIENCE_SECONDS
+        edge._customer_locks._max_wait_seconds = PATIENCE_SECONDS
         with locked(database_url, customer_id) as waiting:
             first = book(server, customer_id)
             eventually(lambda: waiting() == 1)
             others = [book(server, customer_id) for _ in range(BOOKERS - 1)]
-            eventually(lambda: edge.awaiting_turns == len(others))
+            eventually(lambda: edge.awaiting_customer_locks == len(others))
             for each in others:
                 each.cancel()
-            eventually(lambda: edge.awaiting_turns == 0)
+            eventually(lambda: edge.awaiting_customer_locks == 0)
             assert waiting() == 1
         assert first.result().decision_id
 
@@ -156,8 +156,8 @@ def test_only_so_many_wait_for_one_customer(
     server: Edge, database: Database, database_url: str
 ) -> None:
     customer_id = portfolio.a_good_customer(database, MOMENT)
-    turns = server.server._pipeline._customers
-    turns._max_line = 3
+    turns = server.server._pipeline._customer_locks
+    turns._max_queue = 3
     with locked(database_url, customer_id) as waiting:
         bookings = [book(server, customer_id) for _ in range(BOOKERS)]
         eventually(lambda: sum(each.done() for each in bookings) == BOOKERS - 4)

@@ -1,4 +1,4 @@
-"""Callers by the certificate of their connection (mutual TLS)."""
+"""Authenticate callers by the client certificate of their connection (mutual TLS)."""
 
 import json
 from collections.abc import Mapping
@@ -15,17 +15,15 @@ from credit_service.rpc.auth.principal import (
 from credit_service.rpc.auth.refusals import missing_credentials
 from credit_service.rpc.auth.reloading import Reloaded, read_bounded
 
-# Certificates
-
 
 class CertificateScopes:
-    """What the owner of a client certificate may do, by the name in the certificate."""
+    """Scopes of client certificates, by the name in the certificate."""
 
     def __init__(self, path: Path) -> None:
-        """`path` is a JSON object of names and their lists of scopes.
+        """`path` is a JSON object that maps names to lists of scopes.
 
         Raises:
-            MisconfiguredError: it cannot be read or used.
+            MisconfiguredError: the file cannot be read or is invalid.
         """
         try:
             self._scopes = Reloaded("client_scopes", lambda: [path], lambda: _read_scopes(path))
@@ -36,8 +34,8 @@ class CertificateScopes:
         """The owner of the connection's certificate, which TLS has verified.
 
         `peer` is grpc's auth context: lists of bytes by kind. Names are the certificate's URIs,
-        then its DNS names; the common name counts only where it has neither. The first that has
-        scopes is the principal; without any it may do nothing.
+        then its DNS names; the common name counts only where it has neither. The principal is the
+        first name with scopes, or the first name, without scopes.
 
         Raises:
             UnauthenticatedError: the connection has no certificate.

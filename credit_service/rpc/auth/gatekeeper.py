@@ -1,8 +1,8 @@
-"""Who may call which method.
+"""Authenticate callers and authorize them for methods.
 
-A caller is identified by a bearer token (a signed JWT) or, where the settings say so, by the client
-certificate of its connection. Each method names the scope it needs in the contract. Callers learn
-little about why their credentials are invalid; the log has everything but the token.
+A bearer token (a signed JWT) identifies the caller or, where the settings allow it, the client
+certificate of the connection. The contract declares the scope of each method. Callers learn little
+about why their credentials are invalid; the log has everything but the token.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -23,19 +23,19 @@ from credit_service.v1 import options_pb2
 
 
 class Headers(Protocol):
-    """What is known of a call before its message has arrived."""
+    """A call before its message has arrived."""
 
     @property
     def metadata(self) -> Any:
-        """Its metadata: pairs of a key and a value."""
+        """The call's metadata: pairs of a key and a value."""
 
     @property
     def context(self) -> grpc.ServicerContext:
-        """A context of the call, which knows the certificate of the connection."""
+        """A context of the call, with the certificate of the connection."""
 
 
 class Gatekeeper:
-    """Says who makes a call and whether it may. Safe to share between threads."""
+    """Authenticates and authorizes callers. Thread-safe."""
 
     def __init__(
         self,
@@ -46,9 +46,9 @@ class Gatekeeper:
         open_methods: Collection[str] = (),
         unscoped_methods: Collection[str] = (),
     ) -> None:
-        """`scopes` is the scope of each method by its path. `open_methods` ask for no credentials,
-        `unscoped_methods` for any. What is in none of the three is denied. With neither `tokens`
-        nor `certificates` everybody is ANONYMOUS and may do all."""
+        """`scopes` maps the path of each method to its scope. `open_methods` require no
+        credentials, `unscoped_methods` any. All other methods are denied. With neither `tokens` nor
+        `certificates` every caller is ANONYMOUS and has every scope."""
         self._scopes = dict(scopes)
         self._tokens = tokens
         self._certificates = certificates
@@ -58,44 +58,44 @@ class Gatekeeper:
 
     @property
     def token_keys(self) -> int | None:
-        """How many keys verify tokens now; None where tokens are of no use."""
+        """Number of keys that verify tokens now; None where the server accepts no tokens."""
         return None if self._tokens is None else self._tokens.key_count
 
     @property
-    def asks(self) -> bool:
-        """Whether callers are asked for credentials."""
+    def requires_credentials(self) -> bool:
+        """Whether the server requires credentials."""
         return self._tokens is not None or self._certificates is not None
 
-    def admit(self, method: str, context: grpc.ServicerContext) -> Principal:
-        """The caller, who may call the method of that path.
+    def authorize(self, method: str, context: grpc.ServicerContext) -> Principal:
+        """The caller, authorized for the method of that path.
 
         Raises:
-            UnauthenticatedError: no credentials, or none that hold.
-            PermissionDeniedError: the caller's scopes do not cover the method.
+            UnauthenticatedError: missing or invalid credentials.
+            PermissionDeniedError: the caller lacks the method's scope.
         """
-        if not self.asks or method in self._open:
+        if not self.requires_credentials or method in self._open:
             return ANONYMOUS
         try:
             principal = self._authenticate(context)
-        except UnauthenticatedError as refusal:
-            self._refusals.note(method, refusal)
+        except UnauthenticatedError as error:
+            self._refusals.add(method, error)
             raise
         scope = self._scopes.get(method)
         if scope in principal.scopes or (scope is None and method in self._unscoped):
             return principal
         denial = denied(scope)
         denial.principal = principal.name
-        self._refusals.note(method, denial, principal.name)
+        self._refusals.add(method, denial, principal.name)
         raise denial
 
-    def recognize(self, method: str, call: Headers) -> Principal | None:
-        """The caller, where that takes next to no time: its token was verified before, or its
-        certificate by TLS, and it may call the method. None where `admit` must find out, or refuse.
+    def authorize_cached(self, method: str, call: Headers) -> Principal | None:
+        """The authorized caller, where that takes next to no time: its token was verified before,
+        or TLS has verified its certificate. None where `authorize` must decide.
         """
         try:
             if self._tokens is not None:
                 token = bearer_token(call.metadata)
-                principal = None if token is None else self._tokens.verified_before(token)
+                principal = None if token is None else self._tokens.cached_principal(token)
             elif self._certificates is not None:
                 principal = self._certificates.principal(call.context.auth_context())
             else:
@@ -125,7 +125,7 @@ def gatekeeper(
     """The gatekeeper that the settings describe, for the methods of `services`.
 
     Raises:
-        MisconfiguredError: a method declares no scope, or the settings do not fit together.
+        MisconfiguredError: a method declares no scope, or the settings contradict each other.
     """
     scopes = method_scopes(services)
     tokens = certificates = None
@@ -134,13 +134,14 @@ def gatekeeper(
     if settings.client_scopes is not None:
         if settings.tls_client_ca is None:
             raise MisconfiguredError(
-                "CREDIT_CLIENT_SCOPES gives scopes to client certificates: set CREDIT_TLS_CLIENT_CA"
+                "CREDIT_CLIENT_SCOPES grants scopes to client certificates: set "
+                "CREDIT_TLS_CLIENT_CA too"
             )
         certificates = CertificateScopes(settings.client_scopes)
     if settings.tls_client_ca is not None and tokens is None and certificates is None:
         raise MisconfiguredError(
-            "CREDIT_TLS_CLIENT_CA asks for certificates, and nothing says what their owners may "
-            "do: set CREDIT_CLIENT_SCOPES, CREDIT_TOKEN_KEYS, or both"
+            "CREDIT_TLS_CLIENT_CA requires client certificates, but nothing grants their owners "
+            "scopes: set CREDIT_CLIENT_SCOPES, CREDIT_TOKEN_KEYS, or both"
         )
     return Gatekeeper(
         scopes,
@@ -152,10 +153,10 @@ def gatekeeper(
 
 
 def method_scopes(services: Iterable[ServiceDescriptor]) -> dict[str, str]:
-    """The scope that each method of the services declares, by its path '/package.Service/Method'.
+    """The scope that each method declares, by its path '/package.Service/Method'.
 
     Raises:
-        MisconfiguredError: a method declares none, or one that does not exist.
+        MisconfiguredError: a method declares no scope, or an unknown one.
     """
     scopes = {}
     for service in services:
@@ -163,7 +164,7 @@ def method_scopes(services: Iterable[ServiceDescriptor]) -> dict[str, str]:
             scope = method.GetOptions().Extensions[options_pb2.scope]
             if scope not in SCOPES:
                 raise MisconfiguredError(
-                    f"{method.full_name} declares the scope {scope!r}, and the contract knows "
+                    f"{method.full_name} declares the unknown scope {scope!r}; the contract has "
                     f"{', '.join(sorted(SCOPES))}"
                 )
             scopes[f"/{service.full_name}/{method.name}"] = scope

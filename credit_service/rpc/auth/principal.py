@@ -1,4 +1,4 @@
-"""Who calls, and the scopes that exist."""
+"""Principals and scopes."""
 
 from dataclasses import dataclass
 
@@ -9,20 +9,21 @@ SCOPES = frozenset({"credit.read", "credit.write", "ingest", "ingest.update", "a
 MAX_NAME_CHARACTERS = 128
 
 CERTIFICATE_PREFIX = "cert:"
-"""What a principal's name begins with who is known by a certificate."""
+"""Prefix of the names of principals known by a certificate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A caller: its name, as decisions and logs keep it, and its scopes."""
+    """A caller: its name, as stored with decisions and in logs, and its scopes."""
 
     name: str
     scopes: frozenset[str]
 
 
 ANONYMOUS = Principal(ANONYMOUS_NAME, SCOPES)
-"""Whoever calls a server that asks nobody for credentials."""
+"""Every caller of a server that requires no credentials."""
 
 
 def is_principal_name(text: str) -> bool:
+    """Whether the text can be a principal's name: 1 to 128 printable characters, trimmed."""
     return 0 < len(text) <= MAX_NAME_CHARACTERS and text.isprintable() and text == text.strip()

@@ -1,4 +1,4 @@
-"""Callers that are not known or may not call: what they are answered, and what is logged."""
+"""Errors for invalid credentials and missing scopes, and their log."""
 
 import time
 
@@ -12,11 +12,8 @@ _REFUSALS_LOGGED_PER_SECOND = 10
 _log = structlog.get_logger(__name__)
 
 
-# Refusals
-
-
-class _RefusedError(UnauthenticatedError):
-    """UnauthenticatedError, with what only the log is told."""
+class _DetailedError(UnauthenticatedError):
+    """UnauthenticatedError with a detail for the log alone."""
 
     def __init__(self, problem: str, message: str, detail: str) -> None:
         super().__init__("UNAUTHENTICATED", message, {"problem": problem})
@@ -24,10 +21,12 @@ class _RefusedError(UnauthenticatedError):
 
 
 def unauthenticated(problem: str, message: str, detail: str = "") -> UnauthenticatedError:
-    return _RefusedError(problem, message, detail)
+    """UNAUTHENTICATED, with the problem as metadata; only the log gets the detail."""
+    return _DetailedError(problem, message, detail)
 
 
 def missing_credentials() -> UnauthenticatedError:
+    """UNAUTHENTICATED: the call carries no credentials."""
     return unauthenticated(
         "missing",
         "The call carries no credentials; send a bearer token, or connect with a client "
@@ -36,11 +35,12 @@ def missing_credentials() -> UnauthenticatedError:
 
 
 def invalid_token(detail: str) -> UnauthenticatedError:
-    """The same for everything about a token that its issuer may not have said."""
+    """UNAUTHENTICATED, with one message for all defects of tokens whose issuer is not proven."""
     return unauthenticated("invalid", "Invalid credentials; send a valid bearer token.", detail)
 
 
 def denied(scope: str | None) -> PermissionDeniedError:
+    """PERMISSION_DENIED: the caller lacks the scope; None for a method that no scope opens."""
     if scope is None:
         return PermissionDeniedError("PERMISSION_DENIED", "This method is closed to all callers.")
     return PermissionDeniedError(
@@ -50,60 +50,59 @@ def denied(scope: str | None) -> PermissionDeniedError:
     )
 
 
-def hold_no_longer(
-    refusal: UnauthenticatedError | PermissionDeniedError, **resume_at: object
+def stream_unauthorized(
+    error: UnauthenticatedError | PermissionDeniedError, **resume_at: object
 ) -> UnauthenticatedError | PermissionDeniedError:
-    """What a stream ends with whose credentials are refused now; `resume_at` is where its caller
-    continues, with others."""
+    """The error that ends a stream whose credentials are no longer valid. `resume_at` says where
+    the caller resumes, with other credentials."""
     ended = " Open the stream again with valid credentials."
     kind = (
-        PermissionDeniedError
-        if isinstance(refusal, PermissionDeniedError)
-        else UnauthenticatedError
+        PermissionDeniedError if isinstance(error, PermissionDeniedError) else UnauthenticatedError
     )
     return kind(
-        refusal.reason,
-        refusal.message.removesuffix(ended) + ended,
-        {**refusal.metadata, **{key: str(value) for key, value in resume_at.items()}},
+        error.reason,
+        error.message.removesuffix(ended) + ended,
+        {**error.metadata, **{key: str(value) for key, value in resume_at.items()}},
     )
 
 
-def challenge(refusal: Exception) -> str | None:
-    """What `www-authenticate` says beside a refusal (RFC 6750); None for refusals of others."""
-    match refusal:
-        case UnauthenticatedError() if refusal.metadata.get("problem") == "missing":
+def challenge(error: Exception) -> str | None:
+    """The `www-authenticate` value of an error (RFC 6750); None for other errors."""
+    match error:
+        case UnauthenticatedError() if error.metadata.get("problem") == "missing":
             return "Bearer"
         case UnauthenticatedError():
             return 'Bearer error="invalid_token"'
         case PermissionDeniedError():
-            scope = refusal.metadata.get("required_scope")
+            scope = error.metadata.get("required_scope")
             return 'Bearer error="insufficient_scope"' + (f', scope="{scope}"' if scope else "")
     return None
 
 
 class RefusalLog:
-    """Logs refusals, a few a second: whoever sends bad tokens must not fill the disk."""
+    """Logs rejected calls, a few a second, so that bad tokens cannot fill the disk."""
 
     def __init__(self) -> None:
         self._second = 0
         self._logged = 0
 
-    def note(self, method: str, refusal: CreditError, principal: str = "") -> None:
-        # Counts may be a little off between threads, which is of no matter here.
+    def add(self, method: str, error: CreditError, principal: str = "") -> None:
+        """Log the error, or only count it if this second already has its share."""
+        # Threads may miscount a little, which does no harm here.
         second = int(time.monotonic())
         if second != self._second:
-            unsaid = self._logged - _REFUSALS_LOGGED_PER_SECOND
-            if unsaid > 0:
-                _log.warning("more_calls_refused", count=unsaid)
+            unlogged = self._logged - _REFUSALS_LOGGED_PER_SECOND
+            if unlogged > 0:
+                _log.warning("more_calls_refused", count=unlogged)
             self._second, self._logged = second, 0
         self._logged += 1
         if self._logged <= _REFUSALS_LOGGED_PER_SECOND:
-            detail = refusal.detail[:200] if isinstance(refusal, _RefusedError) else ""
+            detail = error.detail[:200] if isinstance(error, _DetailedError) else ""
             _log.info(
                 "call_refused",
                 method=method,
-                reason=refusal.reason,
+                reason=error.reason,
                 principal=principal,
                 detail=detail,
-                **refusal.metadata,
+                **error.metadata,
             )

@@ -1,8 +1,8 @@
 """TLS of the server: its certificate, and the authorities of its clients' certificates.
 
-The files are looked at when a client connects, so a certificate is renewed by replacing files. A
-certificate and key that do not belong together, as between the two replacements, are not used:
-what was read before serves on. Connections that are open keep what they began with.
+The server checks the files when a client connects, so replacing the files renews the certificate.
+It ignores a certificate and key that do not match, as between the two replacements, and keeps the
+old pair. Open connections keep the certificate that they started with.
 """
 
 import threading
@@ -20,19 +20,19 @@ _Configuration = grpc.ServerCertificateConfiguration
 
 
 def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """What the port is secured with; None where the settings name no certificate.
+    """The credentials of the port; None where the settings name no certificate.
 
     With client authorities, a connection without a certificate of theirs fails.
 
     Raises:
-        MisconfiguredError: a file is missing, cannot be read, or does not fit the others.
+        MisconfiguredError: a file is missing, cannot be read, or does not match the others.
     """
     certificate, key = settings.tls_certificate, settings.tls_private_key
     authorities = settings.tls_client_ca
     if certificate is None or key is None:
         if certificate is not None or key is not None or authorities is not None:
             raise MisconfiguredError(
-                "TLS needs both CREDIT_TLS_CERTIFICATE and CREDIT_TLS_PRIVATE_KEY"
+                "TLS needs both CREDIT_TLS_CERTIFICATE and CREDIT_TLS_PRIVATE_KEY: set both"
             )
         return None
     files = [each for each in (certificate, key, authorities) if each is not None]
@@ -50,7 +50,7 @@ def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
 
 
 class _Changes:
-    """Gives each new configuration out once, which is all that grpc can take of it."""
+    """Hands each new configuration to grpc once, as grpc requires."""
 
     def __init__(self, configuration: Reloaded[_Configuration]) -> None:
         self._configuration = configuration
@@ -58,7 +58,7 @@ class _Changes:
         self._lock = threading.Lock()
 
     def next(self) -> _Configuration | None:
-        """The configuration if it changed since the last call."""
+        """The configuration if it changed since the last call, else None."""
         with self._lock:
             current = self._configuration.current()
             if current is self._given:
@@ -68,7 +68,7 @@ class _Changes:
 
 
 def _configuration(certificate: Path, key: Path, authorities: Path | None) -> _Configuration:
-    """The files' content, checked: grpc itself tells of a wrong one only when clients connect."""
+    """The files' content, checked here: grpc would report an invalid file only at a connection."""
     certificate_pem, key_pem = read_bounded(certificate), read_bounded(key)
     try:
         chain = x509.load_pem_x509_certificates(certificate_pem)

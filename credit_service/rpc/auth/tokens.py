@@ -1,7 +1,7 @@
-"""Bearer tokens: JWTs, verified against the configured keys.
+"""Verify bearer tokens (JWTs) against the configured keys.
 
-Nothing is believed that a configured key has not signed: what a token says about where its key may
-be found (jku, jwk, x5u, x5c) is ignored.
+Only what a configured key has signed is trusted. Headers that say where to find a key (jku, jwk,
+x5u, x5c) are ignored.
 """
 
 import hashlib
@@ -35,10 +35,10 @@ ALGORITHMS = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
     | {"ES256", "ES384", "ES512", "EdDSA", "Ed25519"}
 )
-"""Algorithms that settings may allow: public-key signatures; never none, nor a shared secret."""
+"""Algorithms that settings may allow: public-key signatures; neither none nor a shared secret."""
 
 LEEWAY_SECONDS = 30
-"""How far the clocks of issuer and server may be apart."""
+"""Tolerated difference between the clocks of issuer and server."""
 
 MAX_TOKEN_BYTES = 6 * 1024
 MAX_KEYS = 100
@@ -60,9 +60,6 @@ _KEY_TYPES: dict[str, type[RSAKey] | type[ECKey] | type[OKPKey]] = {
 }
 
 
-# Tokens
-
-
 @dataclass(frozen=True, slots=True)
 class _VerificationKey:
     key: _Key
@@ -75,7 +72,7 @@ VerificationKeys = Mapping[str, _VerificationKey]
 
 @dataclass(frozen=True, slots=True)
 class _Verified:
-    """A token that held, and the seconds since 1970 from and until which it does."""
+    """A valid token's principal, and its validity in seconds since 1970."""
 
     principal: Principal
     not_before: float
@@ -84,25 +81,25 @@ class _Verified:
 
 @dataclass(frozen=True, slots=True)
 class _Cache:
-    """Tokens that held under a set of keys, by their SHA-256, the oldest first."""
+    """Tokens verified by a set of keys, by their SHA-256, the oldest first."""
 
     keys: VerificationKeys
     tokens: dict[bytes, _Verified] = field(default_factory=dict)
 
 
 class TokenVerifier:
-    """Verifies bearer tokens against the keys of a file or folder. Safe to share by threads."""
+    """Verifies bearer tokens against the keys of a file or folder. Thread-safe."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
-        """Reads the keys.
+        """Read the keys.
 
         Raises:
-            MisconfiguredError: they cannot be read or used, or a setting is missing.
+            MisconfiguredError: the keys cannot be read or used, or a setting is missing.
         """
         if settings.token_keys is None or not settings.token_issuer:
             raise MisconfiguredError(
                 "Tokens need CREDIT_TOKEN_KEYS, the keys that verify them, and "
-                "CREDIT_TOKEN_ISSUER, who issues them"
+                "CREDIT_TOKEN_ISSUER, their issuer: set both"
             )
         path, algorithms = settings.token_keys, _allowed_algorithms(settings.token_algorithms)
         try:
@@ -112,7 +109,7 @@ class TokenVerifier:
         except (OSError, ValueError) as error:
             raise MisconfiguredError(f"CREDIT_TOKEN_KEYS cannot be used: {error}") from error
         if not self._keys.current():
-            raise MisconfiguredError(f"CREDIT_TOKEN_KEYS: there is no key in {path}")
+            raise MisconfiguredError(f"CREDIT_TOKEN_KEYS: {path} has no key; add one")
         self._issuer = settings.token_issuer
         self._audience = settings.token_audience
         self._clock = clock
@@ -122,11 +119,11 @@ class TokenVerifier:
 
     @property
     def key_count(self) -> int:
-        """How many keys there are now."""
+        """Number of keys now."""
         return len(self._keys.current())
 
     def verify(self, token: str) -> Principal:
-        """Whose token it is. Raises UnauthenticatedError for one that does not hold now."""
+        """The principal of the token. Raises UnauthenticatedError for an invalid token."""
         if len(token) > MAX_TOKEN_BYTES or not token.isascii():
             raise invalid_token("too long, or not ASCII")
         now, keys, cache, digest = self._looked_up(token)
@@ -136,8 +133,8 @@ class TokenVerifier:
             self._store(cache, digest, verified)
         return verified.principal
 
-    def verified_before(self, token: str) -> Principal | None:
-        """Whose token it is, where it was verified before and holds still; else None."""
+    def cached_principal(self, token: str) -> Principal | None:
+        """The principal of a token that was verified before and is still valid; else None."""
         if len(token) > MAX_TOKEN_BYTES or not token.isascii():
             return None
         now, _, cache, digest = self._looked_up(token)
@@ -147,11 +144,11 @@ class TokenVerifier:
         return verified.principal
 
     def _looked_up(self, token: str) -> tuple[float, VerificationKeys, _Cache, bytes]:
-        """The time, the keys, the tokens that held under them, and where the token is in those."""
+        """The time, the keys, the cache of tokens verified by them, and the token's key in it."""
         keys = self._keys.current()
         cache = self._cache
         if cache.keys is not keys:
-            # A key may have gone: what it signed must be looked at again.
+            # A key may be gone, so every token must be verified again.
             cache = self._cache = _Cache(keys)
         digest = hashlib.sha256(token.encode("ascii")).digest()
         return self._clock.moment().now.timestamp(), keys, cache, digest
@@ -167,15 +164,15 @@ class TokenVerifier:
             found = jws.extract_compact(token.encode("ascii"), registry=self._registry)
             key = _key_for(found.protected, keys)
             if not jws.validate_compact(found, key, registry=self._registry):
-                raise invalid_token("the signature does not fit")
+                raise invalid_token("the signature is invalid")
             if found.payload is None:
-                raise invalid_token("it has no claims")
+                raise invalid_token("the token has no claims")
             claims = json.loads(found.payload)
         except (JoseError, ValueError, TypeError, RecursionError) as error:
             raise invalid_token(f"{type(error).__name__}: {error}") from None
         if not isinstance(claims, dict):
-            raise invalid_token("its claims are no object")
-        # From here on the token is the issuer's own, and its owner may be told what is wrong.
+            raise invalid_token("the claims are not an object")
+        # From here on the token provably comes from the issuer: its owner may learn what is wrong.
         self._check_claims(claims, now)
         return _Verified(
             Principal(_subject(claims), _scopes_of(claims)),
@@ -200,7 +197,7 @@ class TokenVerifier:
             problem, message = _CLAIM_PROBLEMS.get(error.claim, _OTHER_CLAIM_PROBLEM)
             raise unauthenticated(problem, message, str(error)) from None
         if not all(abs(claims.get(name, 0)) <= _MAX_TIME for name in ("exp", "nbf")):
-            raise unauthenticated(*_OTHER_CLAIM_PROBLEM, "a time beyond all calendars")
+            raise unauthenticated(*_OTHER_CLAIM_PROBLEM, "a time after the year 9999")
 
 
 _CLAIM_PROBLEMS = {
@@ -219,7 +216,7 @@ _OTHER_CLAIM_PROBLEM = ("invalid", "Invalid token; get a new one.")
 
 
 class _Registry(jws.JWSRegistry):
-    """joserfc's, with our limits. It does not warn of EdDSA, which RFC 9864 renames and no more."""
+    """joserfc's registry with our limits, and no warning of EdDSA, which RFC 9864 only renames."""
 
     max_header_length = 2048
     max_payload_length = MAX_TOKEN_BYTES
@@ -235,13 +232,14 @@ def _allowed_algorithms(text: str) -> frozenset[str]:
     names = frozenset(name.strip() for name in text.split(",") if name.strip())
     if not names or not names <= ALGORITHMS:
         raise MisconfiguredError(
-            f"CREDIT_TOKEN_ALGORITHMS may name {', '.join(sorted(ALGORITHMS))}, not {text!r}"
+            f"CREDIT_TOKEN_ALGORITHMS is {text!r}; use a comma-separated list of "
+            f"{', '.join(sorted(ALGORITHMS))}"
         )
     return names
 
 
 def _keys_in_force(path: Path, allowed: frozenset[str]) -> VerificationKeys:
-    """As `read_keys`, and an error in the log where there are none."""
+    """The keys of `read_keys`; logs an error where there are none."""
     keys = read_keys(path, allowed)
     if not keys:
         _log.error("token_keys_gone", path=str(path), consequence="all tokens are refused")
@@ -251,30 +249,30 @@ def _keys_in_force(path: Path, allowed: frozenset[str]) -> VerificationKeys:
 def read_keys(path: Path, allowed: frozenset[str]) -> VerificationKeys:
     """The keys of a JWKS file, or of all *.json files of a folder.
 
-    Keys for other purposes, which issuers publish beside them, are passed over. A file that is
-    missing or empty has no keys: to remove it is to revoke them.
+    Keys for other purposes, which issuers publish too, are ignored. A missing or empty file has no
+    keys: removing a file revokes its keys.
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: a file is no set of public keys, or two keys have the same id.
+        ValueError: a file is not a set of public keys, or two keys have the same id.
     """
     keys: dict[str, _VerificationKey] = {}
     for file in json_files(path):
         try:
             for kid, key in _keys_of(_content_of(file), allowed):
-                _require(kid not in keys or _same(key, keys[kid]), f"another key is {kid!r} too")
+                _require(kid not in keys or _same(key, keys[kid]), f"two keys have the id {kid!r}")
                 keys[kid] = key
         except (JoseError, ValueError, TypeError, KeyError, RecursionError) as error:
-            # An error's own text could repeat a part of a private key that does not belong here.
-            told = error if isinstance(error, _KeyFileError) else type(error).__name__
-            raise ValueError(f"{file} is not a set of keys (JWKS): {told}") from None
+            # The text of another error could repeat part of a private key put here by mistake.
+            problem = error if isinstance(error, _KeyFileError) else type(error).__name__
+            raise ValueError(f"{file} is not a set of keys (JWKS): {problem}") from None
     if len(keys) > MAX_KEYS:
         raise ValueError(f"{path} has more than {MAX_KEYS} keys")
     return keys
 
 
 def _content_of(file: Path) -> bytes:
-    """What is in the file; nothing where there is none."""
+    """The file's content; empty where the file does not exist."""
     try:
         return read_bounded(file)
     except FileNotFoundError:
@@ -282,12 +280,12 @@ def _content_of(file: Path) -> bytes:
 
 
 class _KeyFileError(ValueError):
-    """What is wrong with a key, in words that repeat none of it."""
+    """What is wrong with a key, in a message that repeats no part of it."""
 
 
-def _require(condition: bool, otherwise: str) -> None:
+def _require(condition: bool, problem: str) -> None:
     if not condition:
-        raise _KeyFileError(otherwise)
+        raise _KeyFileError(problem)
 
 
 def _same(one: _VerificationKey, other: _VerificationKey) -> bool:
@@ -298,10 +296,12 @@ def _keys_of(data: bytes, allowed: frozenset[str]) -> Iterator[tuple[str, _Verif
     if not data.strip():
         return
     for entry in json.loads(data)["keys"]:
-        _require(isinstance(entry, dict), "a key is no object")
+        _require(isinstance(entry, dict), "a key is not an object")
         kid = entry.get("kid")
         _require(isinstance(kid, str) and kid != "", "a key has no id (kid)")
-        _require(not _PRIVATE_PARTS & entry.keys(), f"{kid!r} is a secret, and a server needs none")
+        _require(
+            not _PRIVATE_PARTS & entry.keys(), f"{kid!r} is a private key; give public keys only"
+        )
         if entry.get("kty") not in _KEY_TYPES or entry.get("use", "sig") != "sig":
             continue
         if "verify" not in entry.get("key_ops", ["verify"]):
@@ -315,13 +315,13 @@ def _keys_of(data: bytes, allowed: frozenset[str]) -> Iterator[tuple[str, _Verif
 
 
 def _algorithms_of(key: _Key, kid: str) -> frozenset[str]:
-    """What a key of this type can have signed."""
+    """The algorithms of a key of this type."""
     match key:
         case RSAKey():
             bits = key.public_key.key_size
             _require(
                 MIN_RSA_BITS <= bits <= MAX_RSA_BITS,
-                f"{kid!r} has {bits} bits, and may have {MIN_RSA_BITS} to {MAX_RSA_BITS}",
+                f"{kid!r} has {bits} bits; use {MIN_RSA_BITS} to {MAX_RSA_BITS}",
             )
             return frozenset(each for each in ALGORITHMS if each[:2] in ("RS", "PS"))
         case ECKey():
@@ -332,30 +332,32 @@ def _algorithms_of(key: _Key, kid: str) -> frozenset[str]:
 
 
 def _key_for(header: Mapping[str, Any], keys: VerificationKeys) -> _Key:
-    """The configured key that the header names, if it may have signed by the algorithm named."""
+    """The configured key that the header names, if the key allows the header's algorithm."""
     if "crit" in header or "b64" in header:
-        raise invalid_token("it needs an extension")
+        raise invalid_token("the token needs an extension")
     token_type = header.get("typ", "JWT")
     if not isinstance(token_type, str) or token_type.lower() not in _TOKEN_TYPES:
-        raise invalid_token("it is another kind of token")
+        raise invalid_token("the token is of another type")
     kid, algorithm = header.get("kid"), header.get("alg")
     found = keys.get(kid) if isinstance(kid, str) else None
     if found is None:
-        raise invalid_token("no key has its kid")
+        raise invalid_token("no key has the token's kid")
     if algorithm not in found.algorithms:
-        raise invalid_token("its key is not for its algorithm")
+        raise invalid_token("the key does not allow the algorithm")
     return found.key
 
 
 def _subject(claims: Mapping[str, Any]) -> str:
     name = str(claims["sub"])
     if not is_principal_name(name) or name == ANONYMOUS_NAME or name.startswith(CERTIFICATE_PREFIX):
-        raise unauthenticated("invalid", _OTHER_CLAIM_PROBLEM[1], "no name for a principal")
+        raise unauthenticated(
+            "invalid", _OTHER_CLAIM_PROBLEM[1], "sub is not a valid name of a principal"
+        )
     return name
 
 
 def _scopes_of(claims: Mapping[str, Any]) -> frozenset[str]:
-    """The scopes of ours in `scope` (RFC 8693: words) or, where that is absent, `scp` (a list)."""
+    """The known scopes in `scope` (RFC 8693: words) or, where that is absent, `scp` (a list)."""
     granted = claims.get("scope", claims.get("scp", ""))
     if isinstance(granted, str):
         granted = granted.split()
@@ -365,7 +367,7 @@ def _scopes_of(claims: Mapping[str, Any]) -> frozenset[str]:
 
 
 def bearer_token(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
-    """The token of a call's metadata; None without an `authorization`."""
+    """The token of a call's metadata; None without an `authorization` key."""
     found: str | None = None
     for key, value in metadata:
         if key == "authorization":
@@ -376,5 +378,5 @@ def bearer_token(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
         return None
     scheme, _, token = found.partition(" ")
     if scheme.lower() != "bearer" or not token:
-        raise invalid_token("it is not 'Bearer', a blank and a token")
+        raise invalid_token("authorization is not 'Bearer', a space and a token")
     return token

@@ -1,15 +1,15 @@
-"""The access log: a line for each call, with who called, how it ended and which records it named.
+"""The access log: one line for each call, with its caller, its status and the ids it named.
 
-A call adds an entry to a queue and waits for nothing. A thread of its own turns entries into lines
-and writes them: a call takes a few microseconds longer, and a full pipe delays no call. Lines are
-at most about a tenth of a second late, which is what a killed process loses.
+A call adds an entry to a queue without waiting. A separate thread formats and writes the lines, so
+logging adds a few microseconds to a call and a full pipe delays none. Lines are at most about a
+tenth of a second late; a killed process loses that much.
 
-Ids come from requests and answers by the names of their fields (`customer_id`, `loan_id`, …), so a
-new method needs nothing here. Names, phone numbers and amounts never get here: only ids do, and of
-those in text only such as have the form of one.
+Ids are read from requests and responses by field name (`customer_id`, `loan_id`, …), so a new
+method needs no code here. Names, phone numbers and amounts never reach the log: only ids do, and
+text only if it has the form of an id.
 
-Calls that are refused because the server is at capacity, or for a method that it does not have, are
-counted: a line a second for each method and reason, with their number.
+Calls rejected at capacity, or for an unknown method, are only counted: one line a second for each
+method and reason, with the count.
 """
 
 import json
@@ -30,26 +30,26 @@ from credit_service.observability.logs import masked_text
 from credit_service.v1 import credit_service_pb2, ingestion_service_pb2, options_pb2
 
 MAX_IDS = 1_000
-"""Ids of one kind in a line: as many as a page of answers can hold."""
+"""Ids of one kind in a line: as many as a page can hold."""
 
 MAX_WAITING = 20_000
-"""Entries that may wait to be written; beyond them calls are not logged but counted."""
+"""Longest queue of entries; beyond it calls are counted instead of logged."""
 
 COUNTED_REASONS = frozenset({"OVERLOADED", "METHOD_NOT_IMPLEMENTED"})
-"""Refusals that are counted instead of logged one by one."""
+"""Reasons of rejections that are counted instead of logged one by one."""
 
 _GATHER_SECONDS = 0.05
 _COUNT_SECONDS = 1.0
-# What a pipe takes as a whole: lines of several processes do not mix.
+# A pipe takes this much in one piece, so lines of several processes do not mix.
 _WRITE_BYTES = 4_096
 _MAX_METHOD = 120
 _STATUS_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 _ID_TEXT = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-# Where a caller's id for its call could hold a phone number.
+# A call id set by the caller could contain a phone number.
 _MANY_DIGITS = re.compile(r"\d[\d-]{7,}")
-_OURS = "credit_service.v1."
-# Places in the stream of events, not records.
-_NO_RECORDS = frozenset({"event_id", "after_event_id", "last_event_id", "cause_event_id"})
+_CONTRACT_PACKAGE = "credit_service.v1."
+# Positions in the stream of events, not records.
+_NOT_RECORDS = frozenset({"event_id", "after_event_id", "last_event_id", "cause_event_id"})
 
 _SCOPES: dict[str, str] = {
     f"{service.full_name}/{method.name}": method.GetOptions().Extensions[options_pb2.scope]
@@ -59,11 +59,11 @@ _SCOPES: dict[str, str] = {
 }
 
 Ids = dict[str, dict[int | str, None]]
-"""Ids by their name, each once, in the order in which they were met."""
+"""Distinct ids by name, in order of appearance."""
 
 
 class _Plan(NamedTuple):
-    """Where a message has ids: by name in fields of its own, and in messages below it."""
+    """Where a message type has ids: in its own fields by name, and in nested messages."""
 
     fields: tuple[tuple[str, str], ...]
     messages: tuple[tuple[str, "_Plan"], ...]
@@ -74,10 +74,10 @@ _EMPTY = _Plan((), (), ())
 _plans: dict[type, _Plan] = {}
 
 
-def note_ids(message: Any, ids: Ids, *, lists: bool = True) -> None:
-    """Add the ids in a message of the contract; those in its lists only where `lists` says so.
+def collect_ids(message: Any, ids: Ids, *, lists: bool = True) -> None:
+    """Add the ids in a message of the contract to `ids`; those in its lists only if `lists`.
 
-    What is no message of the contract has none.
+    Other objects have none.
     """
     kind = type(message)
     plan = _plans.get(kind)
@@ -86,30 +86,30 @@ def note_ids(message: Any, ids: Ids, *, lists: bool = True) -> None:
         plan = _plan(descriptor, ()) if isinstance(descriptor, Descriptor) else _EMPTY
         _plans[kind] = plan
     if plan is not _EMPTY:
-        _note(message, plan, ids, lists=lists)
+        _collect(message, plan, ids, lists=lists)
 
 
-def _note(message: Any, plan: _Plan, ids: Ids, *, lists: bool) -> None:
+def _collect(message: Any, plan: _Plan, ids: Ids, *, lists: bool) -> None:
     for name, field in plan.fields:
         value = getattr(message, field)
-        # 0 and "" are what an absent id reads as.
+        # An absent id reads as 0 or "".
         if value and (type(value) is int or _ID_TEXT.fullmatch(value)):
             found = ids.get(name)
             if found is None:
                 ids[name] = {value: None}
-            elif len(found) <= MAX_IDS:  # one more shows that some are left out
+            elif len(found) <= MAX_IDS:  # one more marks that some are left out
                 found[value] = None
     for field, below in plan.messages:
         if message.HasField(field):
-            _note(getattr(message, field), below, ids, lists=lists)
+            _collect(getattr(message, field), below, ids, lists=lists)
     if lists:
         for field, below in plan.lists:
             for each in getattr(message, field):
-                _note(each, below, ids, lists=True)
+                _collect(each, below, ids, lists=True)
 
 
 def _plan(descriptor: Descriptor, above: tuple[str, ...]) -> _Plan:
-    if descriptor.full_name in above or not descriptor.full_name.startswith(_OURS):
+    if descriptor.full_name in above or not descriptor.full_name.startswith(_CONTRACT_PACKAGE):
         return _EMPTY
     above = (*above, descriptor.full_name)
     fields: list[tuple[str, str]] = []
@@ -129,21 +129,21 @@ def _is_id(field: FieldDescriptor) -> bool:
     kinds = (FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_STRING)
     return (
         field.name.endswith("_id")
-        and field.name not in _NO_RECORDS
+        and field.name not in _NOT_RECORDS
         and field.type in kinds
         and not field.is_repeated
     )
 
 
 class Entry(NamedTuple):
-    """What is known of a call at its end. A plain tuple with the same parts will do: it is made in
-    a tenth of the time."""
+    """A finished call. A plain tuple with the same fields works too: creating one takes a tenth of
+    the time."""
 
     at: float
     """In seconds of time.time()."""
     method: str
     principal: str | None
-    """None where the caller is not known, because it was refused before."""
+    """None where the call was rejected before its caller was known."""
     peer: str
     code: int
     reason: str
@@ -152,7 +152,7 @@ class Entry(NamedTuple):
     trace_id: str
     ids: Ids
     received: int | None
-    """Messages of a stream; None for calls that are none."""
+    """Message counts of a stream; None for other calls."""
     sent: int | None
 
 
@@ -162,12 +162,12 @@ EntryParts = tuple[
 
 
 class AccessLog:
-    """Writes the lines. One for each server; safe to share between threads."""
+    """Writes the lines. One for each server; thread-safe."""
 
     def __init__(
         self, log_format: Literal["json", "console"], stream: TextIO | None = None
     ) -> None:
-        """`stream` is standard error where none is given."""
+        """`stream` defaults to standard error."""
         self._render = _as_json if log_format == "json" else _as_text
         self._render_call = _call_as_json if log_format == "json" else _call_as_text
         self._stream = stream
@@ -178,11 +178,11 @@ class AccessLog:
         self._counts_written_at = 0.0
         self._waiting = threading.Event()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._write_on, name="access-log", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
         self._thread.start()
 
     def add(self, entry: "Entry | EntryParts") -> None:
-        """Log the call, unless so many wait that it is counted as left out."""
+        """Queue the call's line; count it as left out if the queue is full."""
         if len(self._entries) >= MAX_WAITING:
             self._dropped += 1
             return
@@ -191,8 +191,8 @@ class AccessLog:
             self._waiting.set()
 
     def count(self, method: str, code: int, reason: str, call_id: str) -> None:
-        """Count a refusal: its line has the number of such refusals, and the last one's id."""
-        # Anyone can make up names of methods: of those the reason's own line has the last.
+        """Count a rejection: its line has the count and the last call's id."""
+        # Callers can invent method names, so one line covers all of them, with the last name.
         name = method if reason != "METHOD_NOT_IMPLEMENTED" else ""
         key = (name, code, reason)
         with self._counts_lock:
@@ -206,12 +206,12 @@ class AccessLog:
             self._waiting.set()
 
     def close(self) -> None:
-        """Write what waits, and end the thread. Later entries are not written."""
+        """Write the queued entries and end the thread. Later entries are dropped."""
         self._closing.set()
         self._waiting.set()
         self._thread.join()
 
-    def _write_on(self) -> None:
+    def _run(self) -> None:
         while not self._closing.is_set():
             self._waiting.wait()
             self._closing.wait(_GATHER_SECONDS)
@@ -244,20 +244,20 @@ class AccessLog:
         size = 0
         for line in lines:
             if block and size + len(line) > _WRITE_BYTES:
-                self._put("".join(block))
+                self._write_block("".join(block))
                 block, size = [], 0
             block.append(line)
             size += len(line)
         if block:
-            self._put("".join(block))
+            self._write_block("".join(block))
 
-    def _put(self, text: str) -> None:
+    def _write_block(self, text: str) -> None:
         stream = self._stream or sys.stderr
         try:
             stream.write(text)
             stream.flush()
         except (OSError, ValueError):
-            # The reader has gone; calls are answered all the same.
+            # The log's reader has gone; the server still answers calls.
             return
 
 
@@ -277,7 +277,7 @@ def _second(seconds: int) -> str:
 
 
 def fields_of(entry: Entry) -> dict[str, Any]:
-    """A line's fields, in the order in which they are written; those without a value are absent."""
+    """A line's fields in their order; fields without a value are absent."""
     fields = _head("call", entry.at)
     fields |= _outcome(entry.method, entry.principal, entry.peer, entry.code, entry.reason)
     fields["duration_ms"] = round(entry.seconds * 1000, 3)
@@ -321,17 +321,16 @@ def _as_json(fields: dict[str, Any]) -> str:
 
 
 def _call_as_json(entry: Entry | EntryParts) -> str:
-    """What `_as_json` makes of the call's fields, in a third of the time: most lines are of this
-    kind."""
+    """The same line as `_as_json(fields_of(entry))`, in a third of the time."""
     at, method, principal, peer, code, reason, seconds, call_id, trace_id, ids, received, sent = (
         entry
     )
-    # A call's id has no character that JSON would escape.
+    # A call id has no character that JSON escapes.
     if _MANY_DIGITS.search(call_id):
         call_id = masked_text(call_id)
     line = (
         f'{_CALL_HEAD}{_second(int(at))}.{int(at % 1 * 1_000_000):06d}Z"'
-        f"{_who_and_how(method, principal, peer, code, reason)}"
+        f"{_outcome_as_json(method, principal, peer, code, reason)}"
         f',"duration_ms":{seconds * 1000:.3f},"call_id":"{call_id}"'
     )
     if trace_id:
@@ -356,7 +355,7 @@ _CALL_HEAD = (
 
 
 @lru_cache(maxsize=1024)
-def _who_and_how(method: str, principal: str | None, peer: str, code: int, reason: str) -> str:
+def _outcome_as_json(method: str, principal: str | None, peer: str, code: int, reason: str) -> str:
     fields = _outcome(method, principal, peer, code, reason)
     return f",{_encode(fields)[1:-1]}"
 
@@ -364,7 +363,7 @@ def _who_and_how(method: str, principal: str | None, peer: str, code: int, reaso
 def _outcome(
     method: str, principal: str | None, peer: str, code: int, reason: str
 ) -> dict[str, str]:
-    """The fields that many calls have alike."""
+    """Fields with few distinct values."""
     fields = {"method": method}
     if method in _SCOPES:
         fields["scope"] = _SCOPES[method]
@@ -379,7 +378,7 @@ def _outcome(
 
 
 def _call_as_text(entry: Entry | EntryParts) -> str:
-    """What `_as_text` makes of the call's fields, in a third of the time."""
+    """The same line as `_as_text(fields_of(entry))`, in a third of the time."""
     at, method, principal, peer, code, reason, seconds, call_id, trace_id, ids, received, sent = (
         entry
     )
@@ -387,8 +386,8 @@ def _call_as_text(entry: Entry | EntryParts) -> str:
         call_id = masked_text(call_id)
     line = (
         f"{_second(int(at))}.{int(at % 1 * 1_000_000):06d}Z"
-        f"{_who_and_how_as_text(method, principal, peer, code, reason)}"
-        f" duration_ms={round(seconds * 1000, 3)} call_id={_shown(call_id)}"
+        f"{_outcome_as_text(method, principal, peer, code, reason)}"
+        f" duration_ms={round(seconds * 1000, 3)} call_id={_formatted(call_id)}"
     )
     if trace_id:
         line += f" trace_id={trace_id}"
@@ -397,29 +396,27 @@ def _call_as_text(entry: Entry | EntryParts) -> str:
     for name, found in ids.items():
         values = list(found)[:MAX_IDS]
         left_out = " ids_left_out=True" if len(found) > MAX_IDS else ""
-        line += f"{left_out} {name}={_shown(values)}"
+        line += f"{left_out} {name}={_formatted(values)}"
     return f"{line}\n"
 
 
 @lru_cache(maxsize=1024)
-def _who_and_how_as_text(
-    method: str, principal: str | None, peer: str, code: int, reason: str
-) -> str:
+def _outcome_as_text(method: str, principal: str | None, peer: str, code: int, reason: str) -> str:
     fields = _outcome(method, principal, peer, code, reason)
-    return f" [{'info':9}] {'call':30}{''.join(f' {k}={_shown(v)}' for k, v in fields.items())}"
+    return f" [{'info':9}] {'call':30}{''.join(f' {k}={_formatted(v)}' for k, v in fields.items())}"
 
 
 def _as_text(fields: dict[str, Any]) -> str:
-    """As the other lines look on a terminal."""
+    """A line like those of the other logs on a terminal."""
     named = " ".join(
-        f"{name}={value if isinstance(value, int | float) else _shown(value)}"
+        f"{name}={value if isinstance(value, int | float) else _formatted(value)}"
         for name, value in fields.items()
         if name not in {"event", "level", "timestamp", "logger", "component"}
     )
     return f"{fields['timestamp']} [{fields['level']:9}] {fields['event']:30} {named}\n"
 
 
-def _shown(value: str | list[int | str]) -> str:
+def _formatted(value: str | list[int | str]) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value))
     return value if value.isprintable() and " " not in value else repr(value)

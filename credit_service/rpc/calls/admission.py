@@ -1,4 +1,4 @@
-"""Who calls, whether they may, and how much of the server they take."""
+"""Admit calls: authenticate the caller, check the scope, apply the principal's limits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ from credit_service.rpc.auth.gatekeeper import Gatekeeper
 from credit_service.rpc.auth.principal import SCOPES, Principal
 from credit_service.rpc.calls import bounds
 from credit_service.rpc.calls.call import Call
-from credit_service.rpc.calls.concurrency import CallShares, Held
-from credit_service.rpc.calls.dispatch import BeginCall
-from credit_service.rpc.calls.incoming import Incoming, Message, Waiting
-from credit_service.rpc.calls.limits import RateLimiter, StreamLimiter, StreamRoom
+from credit_service.rpc.calls.concurrency import ConcurrencyLimiter, Reservation
+from credit_service.rpc.calls.dispatch import StartCall
+from credit_service.rpc.calls.incoming import Incoming, Message, PendingMessages
+from credit_service.rpc.calls.limits import RateLimiter, StreamCapacity, StreamLimiter
 from credit_service.rpc.calls.methods import KINDS
 from credit_service.rpc.calls.pool import ServingPool
 from credit_service.rpc.calls.rejections import (
@@ -27,99 +27,108 @@ from credit_service.rpc.errors import QuotaExceededError
 
 
 class Admission:
-    """Lets calls in, twice: when their headers arrive, and before their work begins on a thread.
+    """Checks calls twice: when their headers arrive, and before their work starts on a thread.
 
-    Safe to share between threads.
+    Thread-safe.
     """
 
     def __init__(
         self,
         gatekeeper: Gatekeeper,
-        shares: CallShares,
+        concurrency: ConcurrencyLimiter,
         rates: RateLimiter,
         streams: StreamLimiter,
         rejections: Rejections,
     ) -> None:
-        """What one principal may take is limited where the gatekeeper asks for credentials."""
+        """The limits of principals apply where the gatekeeper requires credentials."""
         self._gatekeeper = gatekeeper
-        self._shares = shares
+        self._concurrency = concurrency
         self._rates = rates
         self._streams_by_principal = streams
         self._rejections = rejections
-        self.awaiting = Waiting(
-            bounds.MAX_AWAITED, bounds.MESSAGE_SECONDS, metrics.calls_without_message.inc
+        self.pending_messages = PendingMessages(
+            bounds.MAX_PENDING, bounds.MESSAGE_SECONDS, metrics.calls_without_message.inc
         )
 
-    # A call of one message, from its headers until it has a thread. All but `_identify` runs on
+    # A call of one message, from its headers until it has a thread. All but `_authenticate` runs on
     # grpc's thread and must be brief.
 
     def enter(
-        self, method: str, threads: ServingPool, begin: BeginCall, incoming: Incoming
+        self, method: str, threads: ServingPool, start: StartCall, incoming: Incoming
     ) -> None:
-        """Let a call in whose headers have arrived. `begin` is given it with its message, or with
-        None where none will come."""
-        if not self._gatekeeper.asks:
-            self._await(begin, incoming, None, None)
-            return
-        principal = self._gatekeeper.recognize(method, incoming)
-        if principal is None:
-            threads.submit(self._identify, method, begin, incoming)
-            return
-        held = self._shares.hold(principal.name, writes=KINDS.get(method) == "write")
-        if held is not None:
-            self._await(begin, incoming, principal, held)
-        else:
-            refusal = prepared_too_many_calls(principal.name, self._shares.max_held)
-            incoming.serve(Message(None), self._rejections.behavior(method, [refusal]))
+        """Admit a call whose headers have arrived, and receive its message.
 
-    def _identify(self, method: str, begin: BeginCall, incoming: Incoming) -> None:
-        """Find out who calls, on a thread, before the message is awaited."""
+        `start` gets the call with its message, or with None where the caller sends none. A caller
+        that is not known yet is authenticated on `threads`.
+        """
+        if not self._gatekeeper.requires_credentials:
+            self._receive(start, incoming, None, None)
+            return
+        principal = self._gatekeeper.authorize_cached(method, incoming)
+        if principal is None:
+            threads.submit(self._authenticate, method, start, incoming)
+            return
+        reservation = self._concurrency.reserve(principal.name, writes=KINDS.get(method) == "write")
+        if reservation is not None:
+            self._receive(start, incoming, principal, reservation)
+        else:
+            status = prepared_too_many_calls(principal.name, self._concurrency.max_reserved)
+            incoming.serve(Message(None), self._rejections.behavior(method, [status]))
+
+    def _authenticate(self, method: str, start: StartCall, incoming: Incoming) -> None:
+        """Authenticate the caller on a thread, before the message is received."""
         try:
-            principal = self._gatekeeper.admit(method, incoming.context)
+            principal = self._gatekeeper.authorize(method, incoming.context)
         except Exception as error:  # noqa: BLE001 - the call's behavior raises it
             incoming.serve(Message(None, error=error))
             return
-        held = self._shares.hold(principal.name, writes=KINDS.get(method) == "write")
-        if held is not None:
-            self._await(begin, incoming, principal, held)
+        reservation = self._concurrency.reserve(principal.name, writes=KINDS.get(method) == "write")
+        if reservation is not None:
+            self._receive(start, incoming, principal, reservation)
         else:
-            refusal = too_many_calls(principal.name, self._shares.max_held)
-            incoming.serve(Message(None, error=refusal))
+            rejection = too_many_calls(principal.name, self._concurrency.max_reserved)
+            incoming.serve(Message(None, error=rejection))
 
-    def _await(
+    def _receive(
         self,
-        begin: BeginCall,
+        start: StartCall,
         incoming: Incoming,
         principal: Principal | None,
-        held: Held | None,
+        reservation: Reservation | None,
     ) -> None:
-        self.awaiting.add(incoming)
-        if not incoming.receive(partial(self._arrived, begin, principal, held)):
-            self.awaiting.remove(incoming)
-            self._release(held)
+        self.pending_messages.add(incoming)
+        if not incoming.receive(partial(self._on_message, start, principal, reservation)):
+            self.pending_messages.remove(incoming)
+            self._cancel(reservation)
 
-    def _release(self, held: Held | None) -> None:
-        if held is not None:
-            self._shares.release(held)
+    def _cancel(self, reservation: Reservation | None) -> None:
+        if reservation is not None:
+            self._concurrency.cancel(reservation)
 
-    def _arrived(
+    def _on_message(
         self,
-        begin: BeginCall,
+        start: StartCall,
         principal: Principal | None,
-        held: Held | None,
+        reservation: Reservation | None,
         incoming: Incoming,
         data: bytes | None,
     ) -> None:
-        self.awaiting.remove(incoming)
-        if data is None and incoming.gone:
-            self._release(held)
+        self.pending_messages.remove(incoming)
+        if data is None and incoming.is_cancelled:
+            self._cancel(reservation)
         else:
-            begin(incoming, Message(data, principal=principal), held)
+            start(incoming, Message(data, principal=principal), reservation)
 
     def admit(self, call: Call, requests: Iterator[bytes]) -> None:
-        """Whether a call may begin: the one gate, passed before any work is done."""
-        call.ensure_wanted()
-        if self._gatekeeper.asks:
+        """Admit the call before any of its work is done, and note its principal and scopes.
+
+        Raises:
+            DeadlineExceededError: the deadline has passed, or the caller has gone.
+            UnauthenticatedError, PermissionDeniedError: the caller may not call the method.
+            QuotaExceededError: the principal is at one of its limits.
+        """
+        call.raise_if_cancelled()
+        if self._gatekeeper.requires_credentials:
             call.is_caller_known = False
             principal = None
             if isinstance(requests, Message):
@@ -129,22 +138,29 @@ class Admission:
                     raise requests.error
                 principal = requests.principal
             if principal is None:
-                principal = self._gatekeeper.admit(call.method, call.context)
+                principal = self._gatekeeper.authorize(call.method, call.context)
             call.principal, call.scopes = principal.name, principal.scopes
             call.is_caller_known = True
             if call.lifetime_seconds < bounds.NO_LIMIT_SECONDS:  # a stream
-                call.check_credentials = partial(self._gatekeeper.admit, call.method, call.context)
+                call.check_credentials = partial(
+                    self._gatekeeper.authorize, call.method, call.context
+                )
             bind_contextvars(principal=call.principal)
             self._rates.take(call.principal)
         else:
             call.scopes = SCOPES
 
     @contextmanager
-    def stream_slot(self, call: Call, room: StreamRoom, *, kept: bool = False) -> Iterator[None]:
-        """Room for a stream, which holds a thread while it is open. `kept` lets it take the room
-        that is kept for ingestions."""
-        with room.slot(kept=kept):
-            if self._gatekeeper.asks and call.principal != ANONYMOUS:
+    def stream_slot(
+        self, call: Call, capacity: StreamCapacity, *, may_use_reserve: bool = False
+    ) -> Iterator[None]:
+        """Count an open stream, which holds a thread, against the limits.
+
+        Only ingestions may use the reserve. Raises OverloadedError or QuotaExceededError:
+        TOO_MANY_STREAMS.
+        """
+        with capacity.slot(may_use_reserve=may_use_reserve):
+            if self._gatekeeper.requires_credentials and call.principal != ANONYMOUS:
                 with self._streams_by_principal.slot(call.principal):
                     yield
             else:

@@ -1,20 +1,22 @@
-"""Bounds of waiting that no setting changes, in seconds and calls."""
+"""Time limits and counts that no setting changes."""
 
 MESSAGE_SECONDS = 5.0
-"""How long a call that takes one message may wait for it. It mostly comes at once."""
-MAX_AWAITED = 256
-"""Calls that may wait for their message: each may have one of 4 MiB under way."""
+"""How long a call of one request message waits for it. Usually it arrives with the headers."""
+MAX_PENDING = 256
+"""Calls that may wait for their message, which takes up to 4 MiB each."""
 HEALTH_MESSAGE_SECONDS = 1.0
-MAX_HEALTH_AWAITED = 64
+"""How long a health check waits for its message. Any caller may send health checks."""
+MAX_HEALTH_PENDING = 64
 HEALTH_THREADS = 8
-"""Threads of health checks, where the private parts of grpc are others than `incoming` knows."""
+"""Threads for health checks, used only where `incoming` does not support this grpc release."""
 MAX_HEALTH_WAITING = 64
 REFLECTION_IDLE_SECONDS = 5.0
 REFLECTION_LIFETIME_SECONDS = 30.0
 LAST_SECONDS = 15.0
-"""How long after the end of its lifetime a stream is cancelled that has not ended by itself, such
-as one whose caller reads nothing. A watch of events ends with its next sign, ten seconds later at
-most."""
+"""Time between the end of a stream's lifetime and its cancellation, for a stream that does not end
+by itself, such as one whose caller reads nothing. A watch of events ends at its next heartbeat, at
+most ten seconds later."""
 CREDENTIALS_CHECK_SECONDS = 1.0
+"""How often a stream's credentials are checked again."""
 NO_LIMIT_SECONDS = 365 * 24 * 3600.0
-"""A deadline further away than this is none."""
+"""A caller's deadline further away than this counts as none."""

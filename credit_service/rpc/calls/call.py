@@ -1,4 +1,4 @@
-"""One call: its id, its caller, its deadline, and how it ends."""
+"""One call: its id, caller and deadline, how it ends, and what is recorded about it."""
 
 import math
 import random
@@ -16,13 +16,13 @@ from credit_service.domain.principals import ANONYMOUS
 from credit_service.observability import metrics, tracing
 from credit_service.observability.metrics import MethodMetrics
 from credit_service.observability.tracing import TRACEPARENT_KEY, TRACERESPONSE_KEY, Activity, Span
-from credit_service.rpc.auth.refusals import challenge, hold_no_longer
+from credit_service.rpc.auth.refusals import challenge, stream_unauthorized
 from credit_service.rpc.calls import bounds
-from credit_service.rpc.calls.access_log import COUNTED_REASONS, AccessLog, Ids, note_ids
-from credit_service.rpc.calls.deadlines import Warden
+from credit_service.rpc.calls.access_log import COUNTED_REASONS, AccessLog, Ids, collect_ids
+from credit_service.rpc.calls.deadlines import DeadlineWatcher
 from credit_service.rpc.calls.incoming import Message
 from credit_service.rpc.calls.spans import end_span, span_attributes
-from credit_service.rpc.calls.streams import stream_over
+from credit_service.rpc.calls.streams import stream_expired
 from credit_service.rpc.errors import (
     STATUS_BY_NUMBER,
     STATUS_DETAILS_KEY,
@@ -35,31 +35,31 @@ from credit_service.rpc.errors import (
 from credit_service.storage.cancellation import CancelScope, Kind, current_scope
 
 CALL_ID_KEY = "x-request-id"
-"""Metadata: a caller may name its call; the answer carries that id, or the one made for it."""
+"""Metadata: the call's id. The caller may set it; the response carries it, or a generated one."""
 
 CHALLENGE_KEY = "www-authenticate"
-"""Metadata of a refusal for want of credentials: which are wanted (RFC 6750)."""
+"""Trailing metadata of a call rejected for its credentials: what the server accepts (RFC 6750)."""
 
 _CALL_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,64}")
 
 
 class Call:
-    """One call: its id, who makes it, and until when its answer is of use.
+    """One call, from its start on a thread to its end.
 
-    As a context it is the current call, and an exception inside ends it with a status.
+    As a context manager it is the thread's current call; an exception inside ends it with the
+    status of that exception.
     """
 
     __slots__ = (
-        "_access",
-        "_begun",
-        "_caller",
+        "_access_log",
         "_credentials_checked_at",
-        "_credentials_over",
-        "_credentials_over_at",
+        "_credentials_error",
+        "_credentials_invalid_at",
         "_metrics",
-        "_warden",
+        "_parent",
+        "_started_at",
+        "_watcher",
         "activity",
-        "awaits_until",
         "call_id",
         "check_credentials",
         "context",
@@ -67,6 +67,7 @@ class Call:
         "ids",
         "is_caller_known",
         "lifetime_seconds",
+        "message_deadline",
         "messages_received",
         "messages_sent",
         "method",
@@ -82,94 +83,94 @@ class Call:
         call_id: str,
         timeout_seconds: float,
         context: grpc.ServicerContext,
-        counted_by: MethodMetrics,
-        warden: Warden,
-        caller: Span | None,
-        access: AccessLog | None,
+        counters: MethodMetrics,
+        watcher: DeadlineWatcher,
+        parent: Span | None,
+        access_log: AccessLog | None,
         kind: Kind,
     ) -> None:
-        """`caller` is the span that the caller named, `kind` what it does in the database."""
-        counted_by.begin()
-        self._metrics = counted_by
-        self._begun = time.monotonic()
+        """`parent` is the caller's span, `kind` what the call does in the database."""
+        counters.begin()
+        self._metrics = counters
+        self._started_at = time.monotonic()
         self.method = method
         self.call_id = call_id
         self.principal = ANONYMOUS
         self.scopes: frozenset[str] = frozenset()
-        """What the caller may do; none until the call is admitted."""
+        """Scopes of the caller; empty until the call is admitted."""
         self.is_caller_known = True
-        """False until a server that asks for credentials has found valid ones."""
-        self._access = access
-        self.ids: Ids | None = None if access is None else {}
-        """Of the records that the call is about; None where no access log is written."""
+        """False until a server that requires credentials has authenticated the caller."""
+        self._access_log = access_log
+        self.ids: Ids | None = None if access_log is None else {}
+        """Ids of the records that the call names; None without an access log."""
         self.messages_received: int | None = None
-        """Messages of a stream, and None for calls that are none."""
+        """Count for streams; None for other calls."""
         self.messages_sent: int | None = None
         self.timeout_seconds = timeout_seconds
-        self.deadline = self._begun + timeout_seconds
+        self.deadline = self._started_at + timeout_seconds
         """In seconds of time.monotonic()."""
-        self.awaits_until: float | None = None
-        """While the call awaits its only message: until when, in seconds of time.monotonic()."""
+        self.message_deadline: float | None = None
+        """Deadline of the wait for the only message, in seconds of time.monotonic(); else None."""
         self.lifetime_seconds = bounds.NO_LIMIT_SECONDS
-        """How long a stream may last."""
+        """Longest duration of a stream."""
         self.check_credentials: Callable[[], object] | None = None
-        """Raises UnauthenticatedError or PermissionDeniedError when a stream's credentials become
+        """Raises UnauthenticatedError or PermissionDeniedError once a stream's credentials are
         invalid."""
-        self._credentials_checked_at = self._begun
-        self._credentials_over: UnauthenticatedError | PermissionDeniedError | None = None
-        self._credentials_over_at = math.inf
+        self._credentials_checked_at = self._started_at
+        self._credentials_error: UnauthenticatedError | PermissionDeniedError | None = None
+        self._credentials_invalid_at = math.inf
         self.context = context
         self.activity: Activity | None = None
-        """Where the call stands in its trace; None while it has not begun, or belongs to none."""
-        self._caller = caller
+        """The active span; None before the call starts, and without tracing."""
+        self._parent = parent
         self.scope = CancelScope(self.deadline, kind)
-        self._warden = warden
+        self._watcher = watcher
 
     def __enter__(self) -> Self:
-        # In contextvars of this call alone: grpc runs each call in its own.
+        # grpc runs each call in a context of its own, so these contextvars are the call's alone.
         _current.set(self)
         current_scope.set(self.scope)
         bind_contextvars(call_id=self.call_id)
         self.activity = activity = tracing.begin(
-            self.method[1:], "server", self._caller, span_attributes(self.method)
+            self.method[1:], "server", self._parent, span_attributes(self.method)
         )
         if activity is not None:
             tracing.current.set(activity)
             bind_contextvars(trace_id=activity.span.trace_id, span_id=activity.span.span_id)
-        self.context.set_trailing_metadata(tuple(self.signs()))
-        self._warden.watch(self)
+        self.context.set_trailing_metadata(tuple(self.trailing_metadata()))
+        self._watcher.watch(self)
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        # Else grpc's context, this call and its contextvars would hold each other until the
-        # garbage collector comes: measured, a fifth of what an empty call costs.
+        # Break the reference cycle of grpc's context, this call and its contextvars. Left to the
+        # garbage collector it costs a fifth of an empty call, measured.
         _current.set(None)
         current_scope.set(None)
         tracing.current.set(None)
-        self._warden.release(self)
+        self._watcher.release(self)
         if error is None:
-            # A stream may end in order because its reader has gone.
+            # A stream may end normally because its reader has gone.
             self._count_end(metrics.CANCELED if self.scope.is_cancelled else metrics.OK)
         elif isinstance(error, Exception):
             self.fail(error)
         else:
-            # A stream of answers whose reader has gone is closed from outside.
+            # grpc closes a response stream from outside when its reader has gone.
             self._count_end(metrics.CANCELED)
 
     def fail(self, error: Exception) -> NoReturn:
-        """End the call with the status of its failure."""
+        """End the call with the status of the error."""
         if isinstance(error, grpc.RpcError):
             self._count_end(metrics.CANCELED)
-            raise error  # the caller has gone, and grpc knows
-        late = (
+            raise error  # the caller has gone, and grpc knows it
+        is_late = (
             isinstance(error, (UnavailableError, OverloadedError))
             and time.monotonic() >= self.deadline
         )
-        if self._credentials_over is not None:
+        if self._credentials_error is not None:
             if not isinstance(error, (UnauthenticatedError, PermissionDeniedError)):
-                error = self._credentials_over
-        elif self.scope.is_cancelled or late:
-            error = self._too_late()
+                error = self._credentials_error
+        elif self.scope.is_cancelled or is_late:
+            error = self._deadline_exceeded()
         if isinstance(error, PermissionDeniedError) and error.principal:
             self.principal, self.is_caller_known = error.principal, True
         status = to_status(error, self.call_id, self.method)
@@ -179,42 +180,42 @@ class Call:
             metrics.call_failures.labels(reason).inc()
         else:
             self._count_end(metrics.CANCELED)
-        metadata = [*self.signs(), (STATUS_DETAILS_KEY, status.SerializeToString())]
-        asked = challenge(error)
-        if asked is not None:
-            metadata.append((CHALLENGE_KEY, asked))
+        metadata = [*self.trailing_metadata(), (STATUS_DETAILS_KEY, status.SerializeToString())]
+        accepted = challenge(error)
+        if accepted is not None:
+            metadata.append((CHALLENGE_KEY, accepted))
         self.context.set_trailing_metadata(tuple(metadata))
         self.context.abort(STATUS_BY_NUMBER[status.code], status.message)
 
-    def signs(self) -> list[tuple[str, str | bytes]]:
-        """Metadata by which the caller finds the call in the logs."""
-        signs: list[tuple[str, str | bytes]] = [(CALL_ID_KEY, self.call_id)]
+    def trailing_metadata(self) -> list[tuple[str, str | bytes]]:
+        """The call's id and span, by which its caller finds it in logs and traces."""
+        metadata: list[tuple[str, str | bytes]] = [(CALL_ID_KEY, self.call_id)]
         if self.activity is not None:
-            signs.append((TRACERESPONSE_KEY, str(self.activity.span)))
-        return signs
+            metadata.append((TRACERESPONSE_KEY, str(self.activity.span)))
+        return metadata
 
     def _count_end(self, code: int, reason: str = "") -> None:
-        seconds = time.monotonic() - self._begun
+        seconds = time.monotonic() - self._started_at
         if code in (metrics.OK, metrics.CANCELED) and seconds >= self.timeout_seconds:
-            # Too late, whatever came of it: grpc has told the caller so.
+            # grpc has already reported this status to the caller.
             code = metrics.DEADLINE_EXCEEDED
         self._metrics.end(code, seconds)
-        if self._access is not None:
-            self._log_end(self._access, code, reason, seconds)
+        if self._access_log is not None:
+            self._log_end(self._access_log, code, reason, seconds)
         if self.activity is not None:
             end_span(self.activity, self.call_id, code, reason)
 
-    def _log_end(self, access: AccessLog, code: int, reason: str, seconds: float) -> None:
+    def _log_end(self, access_log: AccessLog, code: int, reason: str, seconds: float) -> None:
         if reason and reason in COUNTED_REASONS:
-            access.count(self.method[1:], code, reason, self.call_id)
+            access_log.count(self.method[1:], code, reason, self.call_id)
             return
         known, activity = self.is_caller_known, self.activity
-        access.add(
+        access_log.add(
             (
                 time.time(),
                 self.method[1:],
                 self.principal if known else None,
-                # Its address takes three times as long to find as all the rest.
+                # Finding the address takes three times as long as all the rest.
                 "" if known else self.context.peer(),
                 code,
                 reason,
@@ -227,68 +228,69 @@ class Call:
             )
         )
 
-    def note(self, message: Any) -> Any:
-        """The same message, its ids noted for the access log."""
+    def record_ids(self, message: Any) -> Any:
+        """Record the message's ids for the access log, and return the message."""
         if self.ids is not None:
-            note_ids(message, self.ids)
+            collect_ids(message, self.ids)
         return message
 
-    def note_received(self, message: Any) -> Any:
-        """The same for a message of the caller's stream. A batch names rows by the thousand: those
-        are found by the id of its ingestion."""
+    def record_received(self, message: Any) -> Any:
+        """Do the same for a message of the caller's stream, and count it. Ids in lists are left
+        out: a batch names thousands of rows, which are found by the id of their ingestion."""
         self.messages_received = (self.messages_received or 0) + 1
         if self.ids is not None:
-            note_ids(message, self.ids, lists=False)
+            collect_ids(message, self.ids, lists=False)
         return message
 
-    def noted_sent(self, messages: Iterator[Any]) -> Iterator[Any]:
-        """The same messages of a stream of answers, each noted before it is sent."""
+    def recorded_sent(self, messages: Iterator[Any]) -> Iterator[Any]:
+        """The messages of a response stream; counts each and records its ids before it is sent."""
         self.messages_received = self.messages_received or 0
         self.messages_sent = 0
         try:
             for message in messages:
                 self.messages_sent += 1
-                yield self.note(message)
+                yield self.record_ids(message)
         finally:
-            # As `yield from` would, where the reader has gone.
+            # As `yield from` does where the reader has gone.
             close = getattr(messages, "close", None)
             if close is not None:
                 close()
 
-    def ensure_wanted(self) -> None:
-        """Let work begin, or go on, only while somebody waits for its result.
+    def raise_if_cancelled(self) -> None:
+        """Raise unless a caller still waits for the result.
 
         Raises:
             DeadlineExceededError: the deadline has passed, or the caller has gone.
         """
-        if self.unwanted(time.monotonic()):
-            raise self._too_late()
+        if self.is_cancelled(time.monotonic()):
+            raise self._deadline_exceeded()
 
-    def ensure_lasting(self, **resume_at: object) -> None:
-        """Let a stream go on only within its lifetime, and while its credentials hold. `resume_at`
-        is where the caller continues.
+    def raise_if_expired(self, **resume_at: object) -> None:
+        """Raise once a stream's lifetime is over or its credentials are invalid. `resume_at` says
+        where the caller resumes.
 
         Raises:
-            UnauthenticatedError, PermissionDeniedError: they hold no longer.
+            UnauthenticatedError, PermissionDeniedError: the credentials are no longer valid.
             UnavailableError: STREAM_LIFETIME_OVER, the caller opens another stream.
         """
-        if self._credentials_over is not None:
-            raise hold_no_longer(self._credentials_over, **resume_at)
-        if time.monotonic() >= self._begun + self.lifetime_seconds:
-            raise stream_over(self.lifetime_seconds, **resume_at)
+        if self._credentials_error is not None:
+            raise stream_unauthorized(self._credentials_error, **resume_at)
+        if time.monotonic() >= self._started_at + self.lifetime_seconds:
+            raise stream_expired(self.lifetime_seconds, **resume_at)
 
-    def ensure_not_stopped(self) -> None:
-        """Let a stream that has come to its end do so in order only if nothing stopped it.
+    def raise_if_stopped(self) -> None:
+        """Raise where a stream ended because its credentials became invalid.
 
         Raises:
-            UnauthenticatedError, PermissionDeniedError: its credentials hold no longer.
+            UnauthenticatedError, PermissionDeniedError: the credentials are no longer valid.
         """
-        if self.scope.is_cancelled and self._credentials_over is not None:
-            raise self._credentials_over
+        if self.scope.is_cancelled and self._credentials_error is not None:
+            raise self._credentials_error
 
-    def unwanted(self, now: float) -> bool:
-        """Whether nobody waits for the result any more; `now` in seconds of time.monotonic()."""
-        until = self.deadline if self.awaits_until is None else self.awaits_until
+    def is_cancelled(self, now: float) -> bool:
+        """Whether the call must end: its deadline, lifetime or credentials have expired, or its
+        caller has gone. `now` in seconds of time.monotonic()."""
+        until = self.deadline if self.message_deadline is None else self.message_deadline
         return (
             now >= until
             or self._is_overdue(now)
@@ -297,53 +299,53 @@ class Call:
         )
 
     def _is_unauthorized(self, now: float) -> bool:
-        """Whether the credentials that a stream began with hold no longer."""
+        """Whether a stream's credentials are no longer valid."""
         if self.check_credentials is None:
             return False
         if (
-            self._credentials_over is None
+            self._credentials_error is None
             and now >= self._credentials_checked_at + bounds.CREDENTIALS_CHECK_SECONDS
         ):
             self._credentials_checked_at = now
             try:
                 self.check_credentials()
-            except (UnauthenticatedError, PermissionDeniedError) as refusal:
-                self._credentials_over = hold_no_longer(refusal)
-                self._credentials_over_at = now
-        return self._credentials_over is not None
+            except (UnauthenticatedError, PermissionDeniedError) as error:
+                self._credentials_error = stream_unauthorized(error)
+                self._credentials_invalid_at = now
+        return self._credentials_error is not None
 
     def stop(self) -> None:
-        """Stop the statement under way, the wait for a message, and a stream that should have
-        ended. From any thread."""
+        """Interrupt the statement under way, the wait for a message, and a stream that should have
+        ended. Thread-safe."""
         self.scope.cancel()
-        if self.awaits_until is not None or self._is_overdue(time.monotonic()):
+        if self.message_deadline is not None or self._is_overdue(time.monotonic()):
             self.context.cancel()  # type: ignore[no-untyped-call]  # the stubs leave it out
 
     def _is_overdue(self, now: float) -> bool:
-        over_at = min(self._begun + self.lifetime_seconds, self._credentials_over_at)
-        return now >= over_at + bounds.LAST_SECONDS
+        ended_at = min(self._started_at + self.lifetime_seconds, self._credentials_invalid_at)
+        return now >= ended_at + bounds.LAST_SECONDS
 
-    def only_message(self, requests: Iterator[bytes]) -> bytes:
-        """The bytes of the one message that the call has: received already, or awaited for a few
-        seconds where `incoming` cannot receive it.
+    def request_bytes(self, requests: Iterator[bytes]) -> bytes:
+        """The bytes of the only request message: already received, or awaited for a few seconds
+        where `incoming` cannot receive it.
 
         Raises:
-            InvalidRequestError: it has none.
-            grpc.RpcError: it did not come in time, or the caller has gone.
+            InvalidRequestError: the call has no message.
+            grpc.RpcError: the message did not arrive in time, or the caller has gone.
         """
         if isinstance(requests, Message):
             data = next(requests, None)
         else:
-            self.awaits_until = min(self.deadline, time.monotonic() + bounds.MESSAGE_SECONDS)
+            self.message_deadline = min(self.deadline, time.monotonic() + bounds.MESSAGE_SECONDS)
             data = next(requests, None)
-            self.awaits_until = None
+            self.message_deadline = None
         if data is None:
             raise InvalidRequestError(
                 "INVALID_FIELD", "The call carries no request message; send one."
             )
         return data
 
-    def _too_late(self) -> DeadlineExceededError:
+    def _deadline_exceeded(self) -> DeadlineExceededError:
         return DeadlineExceededError(
             "DEADLINE_EXCEEDED",
             "The deadline passed before the call finished; retry with a longer deadline.",
@@ -355,19 +357,19 @@ _current: ContextVar[Call | None] = ContextVar("credit_service_call", default=No
 
 
 def current_call() -> Call:
-    """The call that the current thread serves. Raises LookupError outside of one."""
+    """The call on the current thread. Raises LookupError outside of a call."""
     call = _current.get()
     if call is None:
-        raise LookupError("no call is being served")
+        raise LookupError("this thread serves no call")
     return call
 
 
-def named(context: grpc.ServicerContext) -> tuple[str, Span | None]:
-    """The call's id, the caller's or one made for it, and the span that the caller named."""
-    call_id, caller = "", None
+def read_call_id(context: grpc.ServicerContext) -> tuple[str, Span | None]:
+    """The call's id, generated where the caller sent none, and the caller's span."""
+    call_id, parent = "", None
     for key, value in context.invocation_metadata():
         if key == CALL_ID_KEY and isinstance(value, str) and _CALL_ID.fullmatch(value):
             call_id = value
         elif key == TRACEPARENT_KEY and isinstance(value, str):
-            caller = Span.read(value)
-    return call_id or f"{random.getrandbits(64):016x}", caller
+            parent = Span.read(value)
+    return call_id or f"{random.getrandbits(64):016x}", parent

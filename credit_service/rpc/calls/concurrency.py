@@ -1,4 +1,4 @@
-"""Calls at work of each principal, so that none takes all threads."""
+"""Limit the concurrent calls of each principal, so that no principal takes all threads."""
 
 import threading
 from collections import deque
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
-class Held:
-    """A call that counts among those of its principal, from its headers to its end."""
+class Reservation:
+    """One call counted against its principal's limits, from its headers to its end."""
 
     __slots__ = ("principal", "resume", "writes")
 
@@ -18,106 +18,108 @@ class Held:
 
 
 @dataclass(slots=True)
-class _Share:
-    """The calls of one principal: all, those at work, and those that wait for a place at work."""
+class _Usage:
+    """Calls of one principal: reserved (all of them), running, and waiting for a running slot."""
 
-    held: int = 0
-    held_writes: int = 0
-    at_work: int = 0
-    writes_at_work: int = 0
-    waiting: deque[Held] = field(default_factory=deque)
+    reserved: int = 0
+    reserved_writes: int = 0
+    running: int = 0
+    running_writes: int = 0
+    waiting: deque[Reservation] = field(default_factory=deque)
 
 
-class CallShares:
-    """Calls at work of each principal, so that none takes all threads. Safe to share by threads.
+class ConcurrencyLimiter:
+    """Limits how many calls of each principal run at once. Thread-safe.
 
-    A principal's calls beyond `max_at_work` wait in a line of its own, where they take neither a
-    thread nor a place from calls of others. Calls that write may wait for what others have locked:
-    they leave a quarter of the principal's places, and of what it may hold, to its reads.
+    Calls beyond `max_running` wait in their principal's own queue, without a thread and without
+    delaying other principals. Writes may block on row locks, so a quarter of a principal's running
+    slots and of its reservations is kept for reads.
     """
 
-    def __init__(self, max_at_work: int, max_held: int) -> None:
-        """`max_held` counts every call of a principal from its headers to its end."""
-        self._max_at_work = max_at_work
-        self._max_writes_at_work = max(1, max_at_work * 3 // 4)
-        self.max_held = max_held
-        self._max_held_writes = max(1, max_held * 3 // 4)
+    def __init__(self, max_running: int, max_reserved: int) -> None:
+        """`max_reserved` bounds a principal's calls, running or not, from headers to end."""
+        self._max_running = max_running
+        self._max_running_writes = max(1, max_running * 3 // 4)
+        self.max_reserved = max_reserved
+        self._max_reserved_writes = max(1, max_reserved * 3 // 4)
         self._lock = threading.Lock()
-        self._shares: dict[str, _Share] = {}
+        self._usage: dict[str, _Usage] = {}
 
-    def hold(self, principal: str, *, writes: bool) -> Held | None:
-        """Count one more call of the principal; None when it has as many as it may."""
+    def reserve(self, principal: str, *, writes: bool) -> Reservation | None:
+        """Count one more call of the principal; None when the principal is at its limit."""
         with self._lock:
-            share = self._shares.get(principal)
-            if share is None:
-                share = self._shares[principal] = _Share()
-            if share.held >= self.max_held:
+            usage = self._usage.get(principal)
+            if usage is None:
+                usage = self._usage[principal] = _Usage()
+            if usage.reserved >= self.max_reserved:
                 return None
             if writes:
-                if share.held_writes >= self._max_held_writes:
+                if usage.reserved_writes >= self._max_reserved_writes:
                     return None
-                share.held_writes += 1
-            share.held += 1
-        return Held(principal, writes=writes)
+                usage.reserved_writes += 1
+            usage.reserved += 1
+        return Reservation(principal, writes=writes)
 
-    def enter(self, call: Held, resume: Callable[[], None]) -> bool:
-        """Take a place at work. False when none is free: `resume` is called when the call has been
-        given one."""
+    def acquire_slot(self, call: Reservation, resume: Callable[[], None]) -> bool:
+        """Take a running slot, or queue for one and return False.
+
+        `resume` runs once the queued call has its slot.
+        """
         with self._lock:
-            share = self._shares[call.principal]
-            if self._take_place(share, call):
+            usage = self._usage[call.principal]
+            if self._take_slot(usage, call):
                 return True
             call.resume = resume
-            share.waiting.append(call)
+            usage.waiting.append(call)
             return False
 
-    def leave(self, call: Held) -> None:
-        """Give the place at work back; the call is held still."""
+    def release_slot(self, call: Reservation) -> None:
+        """Return the running slot and keep the reservation."""
         with self._lock:
-            share = self._shares[call.principal]
-            following = self._give_place(share, call)
+            usage = self._usage[call.principal]
+            following = self._free_slot(usage, call)
         _resume(following)
 
-    def end(self, call: Held) -> None:
-        """Forget a call that was at work."""
+    def finish(self, call: Reservation) -> None:
+        """Return the running slot and the reservation."""
         with self._lock:
-            share = self._shares[call.principal]
-            following = self._give_place(share, call)
-            self._let_go(share, call)
+            usage = self._usage[call.principal]
+            following = self._free_slot(usage, call)
+            self._unreserve(usage, call)
         _resume(following)
 
-    def release(self, call: Held) -> None:
-        """Forget a call that has no place at work and will not begin."""
+    def cancel(self, call: Reservation) -> None:
+        """Return the reservation of a call that has no running slot and will not run."""
         with self._lock:
-            self._let_go(self._shares[call.principal], call)
+            self._unreserve(self._usage[call.principal], call)
 
-    def _take_place(self, share: _Share, call: Held) -> bool:
-        if share.at_work >= self._max_at_work:
+    def _take_slot(self, usage: _Usage, call: Reservation) -> bool:
+        if usage.running >= self._max_running:
             return False
         if call.writes:
-            if share.writes_at_work >= self._max_writes_at_work:
+            if usage.running_writes >= self._max_running_writes:
                 return False
-            share.writes_at_work += 1
-        share.at_work += 1
+            usage.running_writes += 1
+        usage.running += 1
         return True
 
-    def _give_place(self, share: _Share, call: Held) -> Held | None:
-        """The call that has the place now."""
-        share.at_work -= 1
-        share.writes_at_work -= call.writes
-        for each in share.waiting:
-            if self._take_place(share, each):
-                share.waiting.remove(each)
+    def _free_slot(self, usage: _Usage, call: Reservation) -> Reservation | None:
+        """Free the slot; return the queued call that now holds it, if any."""
+        usage.running -= 1
+        usage.running_writes -= call.writes
+        for each in usage.waiting:
+            if self._take_slot(usage, each):
+                usage.waiting.remove(each)
                 return each
         return None
 
-    def _let_go(self, share: _Share, call: Held) -> None:
-        share.held -= 1
-        share.held_writes -= call.writes
-        if not share.held:
-            del self._shares[call.principal]
+    def _unreserve(self, usage: _Usage, call: Reservation) -> None:
+        usage.reserved -= 1
+        usage.reserved_writes -= call.writes
+        if not usage.reserved:
+            del self._usage[call.principal]
 
 
-def _resume(call: Held | None) -> None:
+def _resume(call: Reservation | None) -> None:
     if call is not None and call.resume is not None:
         call.resume()

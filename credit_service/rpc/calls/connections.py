@@ -1,8 +1,8 @@
-"""Descriptors for connections: as many as the system allows, and never all for one address.
+"""Keep file descriptors free: raise their limit, close idle connections of the busiest address.
 
-grpc accepts every connection and offers no hook before that. When connections have taken half of
-the process's descriptors, the address that has most of them loses those that have been silent for
-longest, so that others can connect, and the database, Redis and the log keep theirs.
+grpc accepts every connection and offers no hook before that. When connections take half of the
+process's descriptors, the guard closes connections of the address that has most, the longest idle
+first. Others can still connect, and the database, Redis and the log keep their descriptors.
 """
 
 import errno
@@ -25,8 +25,8 @@ _POLL_SECONDS = 0.25
 _SHARE = 0.5
 _MOST_DESCRIPTORS = 1_048_576
 _DESCRIPTORS = Path("/proc/self/fd")
-# struct tcp_info of Linux: eight bytes, the first of them the state, then numbers of 32 bits, of
-# which the twelfth is the milliseconds since something was received.
+# struct tcp_info of Linux: eight bytes, the first of them the state, then 32-bit numbers, of which
+# the twelfth is the milliseconds since data was last received.
 _TCP_INFO = struct.Struct("=B7x12I")
 _ESTABLISHED = 1
 
@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open descriptors to the hard one. Returns the soft limit then."""
+    """Raise the soft limit of open descriptors to the hard limit; return the new soft limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -48,26 +48,26 @@ def raise_descriptor_limit() -> int:
 
 
 class ConnectionGuard:
-    """Closes connections of the address that has most, while all of them are too many.
+    """Closes connections of the address that has most, while the process has too many.
 
-    It needs Linux's /proc and does nothing elsewhere.
+    It needs Linux's /proc and does nothing on other systems.
     """
 
-    def __init__(self, port: int, most: int | None = None) -> None:
-        """`port` is the server's own. At `most` connections (by default half of the descriptors
-        that the process may have) some are closed."""
+    def __init__(self, port: int, max_connections: int | None = None) -> None:
+        """`port` is the server's own. Beyond `max_connections` (by default half of the process's
+        descriptor limit) the guard closes connections."""
         self._port = port
-        self._most = most
+        self._max_connections = max_connections
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="connections", daemon=True)
 
     def start(self) -> None:
-        """Watch from now on."""
+        """Start to check."""
         if _DESCRIPTORS.is_dir():
             self._thread.start()
 
     def close(self) -> None:
-        """Watch no more."""
+        """End the thread."""
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -80,34 +80,34 @@ class ConnectionGuard:
                 _log.warning("connections_not_checked", reason=str(error))
 
     def check(self) -> int:
-        """Close what is too much. Returns how many connections were closed."""
-        most = self._most
-        if most is None:
+        """Close the excess connections; return how many were closed."""
+        limit = self._max_connections
+        if limit is None:
             soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            most = int((_MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft) * _SHARE)
-        # All descriptors are at least as many as the connections, and quickly counted.
-        numbers = _numbers()
-        if len(numbers) <= most:
+            limit = int((_MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft) * _SHARE)
+        # There are at least as many descriptors as connections, and they are quick to count.
+        numbers = _descriptors()
+        if len(numbers) <= limit:
             return 0
-        silent = _by_address(self._port, numbers)
-        excess = sum(map(len, silent.values())) - most
+        idle = _by_address(self._port, numbers)
+        excess = sum(map(len, idle.values())) - limit
         if excess <= 0:
             return 0
         chosen: list[int] = []
-        largest = [(-len(each), address) for address, each in silent.items()]
+        largest = [(-len(each), address) for address, each in idle.items()]
         heapq.heapify(largest)
         while len(chosen) < excess:
             size, address = heapq.heappop(largest)
-            chosen.append(silent[address].pop()[1])
+            chosen.append(idle[address].pop()[1])
             heapq.heappush(largest, (size + 1, address))
-        closed = sum(_shut(number, self._port) for number in chosen)
+        closed = sum(_shut_down(number, self._port) for number in chosen)
         metrics.connections_closed.inc(closed)
-        _log.warning("connections_closed", count=closed, most=most)
+        _log.warning("connections_closed", count=closed, most=limit)
         return closed
 
 
-def _numbers() -> Sequence[int]:
-    """The descriptors of this process; all that there may be, where none is left to look with."""
+def _descriptors() -> Sequence[int]:
+    """The descriptors of this process; all possible numbers where none is left to list them."""
     try:
         return [int(each.name) for each in _DESCRIPTORS.iterdir()]
     except OSError:
@@ -115,25 +115,25 @@ def _numbers() -> Sequence[int]:
 
 
 def _by_address(port: int, numbers: Sequence[int]) -> dict[str, list[tuple[int, int]]]:
-    """The connections at the port by their peer's address: milliseconds of silence, and the
-    descriptor. Those that have been silent for longest come last."""
+    """Established connections to the port, by peer address: (idle milliseconds, descriptor), the
+    longest idle last."""
     found: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for number in numbers:
-        with _held(number) as connection:
+        with _socket_of(number) as connection:
             address = _peer(connection, port)
             if connection is not None and address is not None:
                 info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-                state, *_, silent_ms = _TCP_INFO.unpack(info)
+                state, *_, idle_ms = _TCP_INFO.unpack(info)
                 if state == _ESTABLISHED:
-                    found[address].append((silent_ms, number))
+                    found[address].append((idle_ms, number))
     for each in found.values():
         each.sort()
     return found
 
 
-def _shut(number: int, port: int) -> bool:
-    """Shut the connection down that the descriptor is, if it is one still."""
-    with _held(number) as connection:
+def _shut_down(number: int, port: int) -> bool:
+    """Shut down the connection of the descriptor; False where it is no longer one."""
+    with _socket_of(number) as connection:
         if connection is None or _peer(connection, port) is None:
             return False
         try:
@@ -144,10 +144,11 @@ def _shut(number: int, port: int) -> bool:
 
 
 @contextmanager
-def _held(number: int) -> Iterator[socket.socket | None]:
-    """A descriptor of this process as a socket; None where it is no socket, or closed by now.
+def _socket_of(number: int) -> Iterator[socket.socket | None]:
+    """A descriptor of this process as a socket; None where it is no socket or already closed.
 
-    A copy stays what it is meanwhile. Where no descriptor is left for one, it is the number itself.
+    The socket is of a duplicate, which stays open meanwhile; of the descriptor itself where none is
+    left for a duplicate.
     """
     try:
         copy = os.dup(number)
@@ -169,7 +170,7 @@ def _held(number: int) -> Iterator[socket.socket | None]:
 
 
 def _peer(connection: socket.socket | None, port: int) -> str | None:
-    """The address that connected to the port; None for anything else."""
+    """The peer address of a connection to the port; None for other descriptors."""
     try:
         if connection is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
             return None
@@ -177,5 +178,5 @@ def _peer(connection: socket.socket | None, port: int) -> str | None:
             return None
         address: str = connection.getpeername()[0]
     except OSError:
-        return None  # it listens, or has ended
+        return None  # it listens, or is closed
     return address

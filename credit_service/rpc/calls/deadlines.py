@@ -1,4 +1,4 @@
-"""An end to what nobody waits for."""
+"""Stop calls whose caller has gone or whose deadline has passed."""
 
 import threading
 import time
@@ -7,63 +7,65 @@ from typing import Protocol
 
 import structlog
 
-_LOOK_SECONDS = 0.05
+_POLL_SECONDS = 0.05
 
 _log = structlog.get_logger(__name__)
 
 
-class Watched(Protocol):
-    """A call at work, as the warden sees it."""
+class WatchedCall(Protocol):
+    """A running call, as the watcher sees it."""
 
-    def unwanted(self, now: float) -> bool:
-        """Whether nobody waits for its result any more; `now` in seconds of time.monotonic()."""
+    def is_cancelled(self, now: float) -> bool:
+        """Whether the caller has gone or the deadline has passed; `now` in seconds of
+        time.monotonic()."""
 
     def stop(self) -> None:
-        """End what it does at this moment. Asked for again until the call has ended."""
+        """Interrupt what the call does at this moment. The watcher repeats it until the call
+        ends."""
 
 
-class Warden:
-    """Stops calls at work whose caller has gone, or whose time is over.
+class DeadlineWatcher:
+    """Stops running calls whose caller has gone or whose deadline has passed.
 
-    It looks at all of them many times a second, which costs a call next to nothing. grpc's own
-    callbacks run on the thread that all calls come in by, must not wait, and know nothing of the
-    deadline that the server sets where the caller has none.
+    One thread polls all calls many times a second, at next to no cost for a call. grpc's own
+    callbacks run on the thread that receives all calls, must not block, and do not know the
+    deadline that the server sets where the caller sets none.
     """
 
-    def __init__(self, also: Callable[[float], None]) -> None:
-        """`also` is called at each look, with the seconds of time.monotonic()."""
-        self._also = also
-        self._calls: dict[int, Watched] = {}
+    def __init__(self, on_poll: Callable[[float], None]) -> None:
+        """`on_poll` runs at each poll, with the seconds of time.monotonic()."""
+        self._on_poll = on_poll
+        self._calls: dict[int, WatchedCall] = {}
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._look_after_calls, name="warden", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="deadline-watcher", daemon=True)
 
     def start(self) -> None:
-        """Look after calls from now on."""
+        """Start to poll."""
         self._thread.start()
 
-    def watch(self, call: Watched) -> None:
-        """Look after the call from now on."""
+    def watch(self, call: WatchedCall) -> None:
+        """Watch the call until `release`."""
         self._calls[id(call)] = call
 
-    def release(self, call: Watched) -> None:
-        """The call has ended."""
+    def release(self, call: WatchedCall) -> None:
+        """Stop watching a call that has ended. Repeated calls have no effect."""
         self._calls.pop(id(call), None)
 
     def close(self) -> None:
-        """Look no more."""
+        """End the thread."""
         self._closed.set()
         self._thread.join()
 
-    def _look_after_calls(self) -> None:
-        while not self._closed.wait(_LOOK_SECONDS):
+    def _run(self) -> None:
+        while not self._closed.wait(_POLL_SECONDS):
             now = time.monotonic()
             try:
-                self._also(now)
-            except Exception:  # noqa: BLE001 - logged; the calls are looked after all the same
+                self._on_poll(now)
+            except Exception:  # noqa: BLE001 - logged; the calls are still polled
                 _log.exception("limits_not_applied")
             for call in list(self._calls.values()):
                 try:
-                    if call.unwanted(now):
+                    if call.is_cancelled(now):
                         call.stop()
-                except Exception:  # noqa: BLE001 - logged; the others are looked after all the same
+                except Exception:  # noqa: BLE001 - logged; the other calls are still polled
                     _log.exception("call_not_stopped")

@@ -1,144 +1,173 @@
-"""From a message that has arrived to a thread: places, turns, and how many may wait."""
+"""Start calls whose message has arrived: check capacity, take a slot and a lock, get a thread."""
 
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from credit_service.rpc.calls.concurrency import CallShares, Held
+from credit_service.rpc.calls.concurrency import ConcurrencyLimiter, Reservation
 from credit_service.rpc.calls.incoming import Incoming, Message
-from credit_service.rpc.calls.keyed_locks import Turn, Turns
+from credit_service.rpc.calls.keyed_locks import Acquisition, KeyedLocks
 from credit_service.rpc.calls.overload import LoadShedder
 from credit_service.rpc.calls.pool import ServingPool
 from credit_service.rpc.calls.rejections import PreparedStatus, Rejections
 from credit_service.storage.database import in_progress
 
-BeginCall = Callable[[Incoming, Message, Held | None], None]
-"""Gives a call a thread: its message, and its place among the calls of its principal."""
+StartCall = Callable[[Incoming, Message, Reservation | None], None]
+"""Starts a call with its message and its reservation among its principal's calls."""
 
 
 class Lane(NamedTuple):
-    """Threads that serve calls, and what keeps more from them than they can serve."""
+    """A thread pool and the load shedder in front of it."""
 
     pool: ServingPool
     shedder: LoadShedder
 
 
 class Dispatch:
-    """Gives threads to calls whose message has arrived. Safe to share between threads."""
+    """Gives threads to calls whose message has arrived. Thread-safe."""
 
     def __init__(
         self,
-        shares: CallShares,
-        customers: Turns,
+        concurrency: ConcurrencyLimiter,
+        customer_locks: KeyedLocks,
         rejections: Rejections,
         overloads: Sequence[PreparedStatus],
     ) -> None:
-        """`customers` are the turns to write to one; `overloads` reject what has no room."""
-        self._shares = shares
-        self._customers = customers
+        """`customer_locks` serialize writes to one customer; `overloads` are the statuses of calls
+        rejected at capacity."""
+        self._concurrency = concurrency
+        self._customer_locks = customer_locks
         self._rejections = rejections
         self._overloads = overloads
 
-    def begin_answers(
-        self, pool: ServingPool, incoming: Incoming, message: Message, held: Held | None
+    def start_stream(
+        self,
+        pool: ServingPool,
+        incoming: Incoming,
+        message: Message,
+        reservation: Reservation | None,
     ) -> None:
-        """Give a thread to a call that a stream of answers is for."""
-        if held is not None:
-            self._shares.release(held)
+        """Start a call that answers with a stream."""
+        if reservation is not None:
+            self._concurrency.cancel(reservation)
         pool.submit(incoming.serve, message)
 
-    def begin_unary(
+    def start_unary(
         self,
         method: str,
         lane: Lane,
         customer_of: Callable[[bytes], int] | None,
         incoming: Incoming,
         message: Message,
-        held: Held | None,
+        reservation: Reservation | None,
     ) -> None:
-        """Give a thread to a call of one answer, when it is its turn. `customer_of` finds whom it
-        writes to."""
-        lane.shedder.note_lag(time.monotonic() - incoming.arrived_at)
-        if lane.shedder.full:
-            if held is not None:
-                self._shares.release(held)
+        """Start a call of one request and one response, once it has a slot and its lock.
+
+        `customer_of` reads the id of the customer that the message writes to.
+        """
+        lane.shedder.record_lag(time.monotonic() - incoming.arrived_at)
+        if lane.shedder.is_full:
+            if reservation is not None:
+                self._concurrency.cancel(reservation)
             incoming.serve(message, self._rejections.behavior(method, self._overloads))
             return
         customer_id = customer_of(message.data or b"") if customer_of is not None else 0
-        Arrived(
-            incoming, message, lane.pool, self._shares, held, self._customers, customer_id
-        ).begin()
+        ArrivedCall(
+            incoming,
+            message,
+            lane.pool,
+            self._concurrency,
+            reservation,
+            self._customer_locks,
+            customer_id,
+        ).submit()
 
 
-class Arrived:
-    """A call whose message has arrived and that has no thread. It takes a place among those of its
-    principal first, and then its turn: a call that waits for a place has no turn that others could
-    use."""
+class ArrivedCall:
+    """A call whose message has arrived and that holds no thread.
 
-    __slots__ = ("_customer_id", "_held", "_incoming", "_message", "_pool", "_shares", "_turns")
+    It takes a running slot of its principal first and the customer's lock second: a call that waits
+    for a slot holds no lock that others could use.
+    """
+
+    __slots__ = (
+        "_concurrency",
+        "_customer_id",
+        "_incoming",
+        "_locks",
+        "_message",
+        "_pool",
+        "_reservation",
+    )
 
     def __init__(
         self,
         incoming: Incoming,
         message: Message,
         pool: ServingPool,
-        shares: CallShares,
-        held: Held | None,
-        turns: Turns,
+        concurrency: ConcurrencyLimiter,
+        reservation: Reservation | None,
+        locks: KeyedLocks,
         customer_id: int,
     ) -> None:
-        """`customer_id` is whom it writes to; 0 for none."""
+        """`customer_id` is the customer that the call writes to; 0 for none."""
         self._incoming = incoming
         self._message = message
         self._pool = pool
-        self._shares = shares
-        self._held = held
-        self._turns = turns
+        self._concurrency = concurrency
+        self._reservation = reservation
+        self._locks = locks
         self._customer_id = customer_id
 
     @property
-    def gone(self) -> bool:
+    def is_cancelled(self) -> bool:
         """Whether its caller has gone."""
-        return self._incoming.gone
+        return self._incoming.is_cancelled
 
-    def begin(self) -> None:
-        """Serve it on a thread, when its principal has a place for it and it is its turn."""
-        if self._held is None or self._shares.enter(self._held, self._take_turn):
-            self._take_turn()
+    def submit(self) -> None:
+        """Serve the call on a thread once it has a slot and the lock."""
+        if self._acquire_slot():
+            self._acquire_lock()
 
     def start(self) -> bool:
-        """Serve it, as its turn has come; False where it waits for a place first."""
-        if self._held is not None and not self._shares.enter(self._held, self._take_turn):
+        """Serve the call, which holds the lock; False where it must wait for a slot first."""
+        if not self._acquire_slot():
             return False
         self._pool.submit(self._serve)
         return True
 
-    def give_up(self) -> None:
-        """Refuse it, on the current thread, which takes next to no time."""
-        if self._held is not None:
-            self._shares.release(self._held)
+    def reject(self) -> None:
+        """Reject the call on the current thread, in microseconds."""
+        if self._reservation is not None:
+            self._concurrency.cancel(self._reservation)
         self._message.refusal = in_progress()
         self._incoming.serve(self._message)
 
-    def _take_turn(self) -> None:
-        """Of a call that has a place."""
-        if not self._customer_id or self._turns.take(self._customer_id):
+    def _acquire_slot(self) -> bool:
+        """Whether the call may run now; otherwise `_acquire_lock` runs once it has a slot."""
+        return self._reservation is None or self._concurrency.acquire_slot(
+            self._reservation, self._acquire_lock
+        )
+
+    def _acquire_lock(self) -> None:
+        """Take the lock and start. The call holds a slot."""
+        if not self._customer_id or self._locks.try_acquire(self._customer_id):
             self._pool.submit(self._serve)
             return
-        # It waits without a place. From `begin` on it may be started or given up by other threads.
-        if self._held is not None:
-            self._shares.leave(self._held)
-        turn = self._turns.begin(self._customer_id, self)
-        if turn is Turn.FULL:
-            self.give_up()
-        elif turn is Turn.TAKEN and not self.start():
-            self._turns.end(self._customer_id)
+        # It waits without a slot. After it is queued, other threads may start or reject it.
+        if self._reservation is not None:
+            self._concurrency.release_slot(self._reservation)
+        acquisition = self._locks.acquire_or_enqueue(self._customer_id, self)
+        if acquisition is Acquisition.FULL:
+            self.reject()
+        elif acquisition is Acquisition.ACQUIRED and not self.start():
+            self._locks.release(self._customer_id)
 
     def _serve(self) -> None:
         try:
             self._incoming.serve(self._message)
         finally:
-            if self._held is not None:
-                self._shares.end(self._held)
+            if self._reservation is not None:
+                self._concurrency.finish(self._reservation)
             if self._customer_id:
-                self._turns.end(self._customer_id)
+                self._locks.release(self._customer_id)

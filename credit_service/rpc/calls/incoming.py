@@ -1,12 +1,12 @@
 """Receive a call's only message before the call takes a thread.
 
-grpc gives each call to a thread when its headers arrive, and the thread waits for the message. A
-caller that sends headers alone then holds that thread. Here grpc's own event thread receives the
+grpc gives each call a thread when its headers arrive, and the thread waits for the message. A
+caller that sends headers alone holds that thread. Here grpc's own event thread receives the
 message, and the call takes a thread when the message has arrived.
 
 This is the only module that uses private parts of grpc (`grpc._server`, `grpc._cython.cygrpc`).
-`supported()` compares them with what this module was written for. Where they differ, calls are
-served as grpc serves them: a thread waits for the message, for a few seconds.
+`is_supported()` checks that they are those that this module was written for. Where they differ,
+calls are served as grpc serves them: a thread waits for the message, for a few seconds.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 import structlog
 from grpc import _server
-from grpc._cython import cygrpc  # type: ignore[attr-defined]  # grpc publishes no types of it
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # grpc publishes no types for it
 
 from credit_service.rpc.calls.pool import DONE
 
@@ -38,23 +38,22 @@ _TASK_ARGUMENTS = (
 
 _log = structlog.get_logger(__name__)
 
-# grpc publishes no types of them.
+# grpc publishes no types for them.
 _private: Any = _server
 _cygrpc: Any = cygrpc
 
 
 @cache
-def supported() -> bool:
-    """Whether the private parts of grpc are those that this module was written for; logs when they
-    are not."""
-    fits = compare_private_parts()
-    if not fits:
+def is_supported() -> bool:
+    """Whether this module supports the installed grpc. Logs a warning where it does not."""
+    matches = private_api_matches()
+    if not matches:
         _log.warning("messages_await_threads", grpc_version=grpc.__version__)
-    return fits
+    return matches
 
 
-def compare_private_parts() -> bool:
-    """The same, found out anew at each call."""
+def private_api_matches() -> bool:
+    """Whether the private parts of grpc are those that this module was written for."""
     try:
         tasks = (_private._unary_response_in_pool, _private._stream_response_in_pool)  # noqa: SLF001
         return (
@@ -80,11 +79,11 @@ def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 class Message(Iterator[bytes]):
-    """What a behavior is given for its requests: the call's only message, if it has one.
+    """The requests of a behavior: the call's only message, if it has one.
 
-    `error` is set where the call was refused before its message was received. The behavior raises
-    it. `principal` is the caller's, where it was verified already. `refusal` is set where the call
-    has been refused since; the behavior raises it once it knows who asks what.
+    `error` is set where the call was rejected before its message arrived; the behavior raises it.
+    `principal` is the caller where it is already authenticated. `refusal` is set where the call was
+    rejected later; the behavior raises it after it has recorded the caller and the request's ids.
     """
 
     __slots__ = ("data", "error", "principal", "refusal")
@@ -105,7 +104,7 @@ class Message(Iterator[bytes]):
 
 
 class Incoming:
-    """A call whose headers have arrived, and that holds no thread."""
+    """A call whose headers have arrived and that holds no thread."""
 
     __slots__ = ("_arguments", "_cancelled", "_event", "_run", "_state", "_task", "arrived_at")
 
@@ -115,35 +114,35 @@ class Incoming:
         self._arguments = tuple(rest)
         self._cancelled = False
         self.arrived_at = time.monotonic()
-        """When its headers arrived, in seconds of time.monotonic()."""
+        """Arrival of the headers, in seconds of time.monotonic()."""
 
     @property
     def metadata(self) -> Any:
-        """Its metadata: pairs of a key and a value."""
+        """The call's metadata: pairs of a key and a value."""
         return self._event.invocation_metadata
 
     @property
     def context(self) -> grpc.ServicerContext:
-        """A context of the call, as its behavior will be given one."""
+        """A context of the call, like the one that its behavior gets."""
         context: grpc.ServicerContext = _private._Context(self._event, self._state, None)  # noqa: SLF001
         return context
 
-    def receive(self, then: Callable[["Incoming", bytes | None], None]) -> bool:
-        """Ask for the message. `then` is called with it on grpc's thread, or with None when the
-        caller sends none, has gone, or `cancel` was called.
+    def receive(self, on_message: Callable[["Incoming", bytes | None], None]) -> bool:
+        """Receive the message. `on_message` gets it on grpc's thread; it gets None when the caller
+        sends none, the caller has gone, or `cancel` was called.
 
-        False when the call has ended already: `then` is not called.
+        Return False when the call has already ended; `on_message` does not run then.
         """
         state = self._state
-        note = _private._receive_message(state, self._event.call, None)  # noqa: SLF001
+        finish = _private._receive_message(state, self._event.call, None)  # noqa: SLF001
 
         def received(event: Any) -> Any:
             with state.condition:
-                ended = note(event)
+                ended = finish(event)
                 data, state.request = state.request, None
             try:
-                then(self, data)
-            except Exception:  # noqa: BLE001 - logged; grpc's thread must go on
+                on_message(self, data)
+            except Exception:  # noqa: BLE001 - logged; grpc's thread must continue
                 _log.exception("call_not_begun")
                 self.cancel()
             return ended
@@ -158,18 +157,18 @@ class Incoming:
         return True
 
     @property
-    def gone(self) -> bool:
-        """Whether the caller has gone, or the call was cancelled here."""
+    def is_cancelled(self) -> bool:
+        """Whether the caller has gone, or the server has cancelled the call."""
         return self._cancelled or not _private._is_rpc_state_active(self._state)  # noqa: SLF001
 
     def cancel(self) -> None:
-        """End the call: its caller gets CANCELLED. From any thread."""
+        """End the call with CANCELLED. Thread-safe."""
         self._cancelled = True
         self._event.call.cancel()
 
     def serve(self, message: Message, behavior: Callable[..., Any] | None = None) -> None:
-        """Run the behavior with the message, on this thread, and send what comes of it. `behavior`
-        stands in for the method's own."""
+        """Run the behavior with the message on this thread and send its result. `behavior` replaces
+        the method's own."""
         own, _, deserializer, serializer = self._arguments
         self._run(
             self._task,
@@ -181,15 +180,15 @@ class Incoming:
             serializer,
         )
 
-    def send(self, data: bytes, sent: Callable[[], None]) -> bool:
-        """Send one message of a stream of answers without waiting for it. `sent` is called on
-        grpc's thread when it has left, or the call has ended. False when the call has ended."""
+    def send(self, data: bytes, on_sent: Callable[[], None]) -> bool:
+        """Start to send one message of a response stream. `on_sent` runs on grpc's thread when the
+        message has left or the call has ended. Return False when the call has already ended."""
         state = self._state
 
         def done(_event: Any) -> Any:
             with state.condition:
                 ended = _private._possibly_finish_call(state, _SEND_TOKEN)  # noqa: SLF001
-            sent()
+            on_sent()
             return ended
 
         with state.condition:
@@ -204,41 +203,41 @@ class Incoming:
         return True
 
 
-class MessageFirst(futures.ThreadPoolExecutor):
-    """What grpc is given for the executor of methods that take one message."""
+class MessageFirstExecutor(futures.ThreadPoolExecutor):
+    """The executor of methods that take one message: it receives the message first."""
 
     def __init__(
-        self, enter: Callable[[Incoming], None], otherwise: futures.ThreadPoolExecutor
+        self, on_call: Callable[[Incoming], None], fallback: futures.ThreadPoolExecutor
     ) -> None:
-        """`enter` is given each call on grpc's thread and must not wait. Calls that grpc does not
-        hand over in the known way go to `otherwise`."""
-        super().__init__(max_workers=1)  # never started: `submit` is replaced
-        self._enter = enter
-        self._otherwise = otherwise
-        self._supported = supported()
+        """`on_call` gets each call on grpc's thread and must not block. `fallback` serves calls
+        that grpc does not hand over in the known way."""
+        super().__init__(max_workers=1)  # it starts none: `submit` is replaced
+        self._on_call = on_call
+        self._fallback = fallback
+        self._is_supported = is_supported()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_kwargs: Any) -> Any:
-        """Let the call in. The result goes nowhere."""
-        if self._supported and len(args) == len(_TASK_ARGUMENTS) + 1:
-            self._enter(Incoming(fn, args[0], args[1:]))
+        """Hand the call to `on_call`."""
+        if self._is_supported and len(args) == len(_TASK_ARGUMENTS) + 1:
+            self._on_call(Incoming(fn, args[0], args[1:]))
         else:
-            self._otherwise.submit(fn, *args)
+            self._fallback.submit(fn, *args)
         return DONE
 
 
-class Waiting:
-    """Calls whose message has not arrived: few enough, and none for long.
+class PendingMessages:
+    """Calls whose message has not arrived, bounded in number and time. Thread-safe.
 
-    When there are more than `limit`, the oldest is cancelled: a message follows its headers at once
-    as a rule, so the oldest is the one that its caller holds back. Safe to share between threads.
+    Beyond `limit` calls the oldest is cancelled: a message usually follows its headers at once, so
+    the oldest is the most likely to be held back by its caller.
     """
 
-    def __init__(self, limit: int, seconds: float, note: Callable[[], None]) -> None:
-        """`seconds` is the longest wait for a message. `note` is called for each call that is
+    def __init__(self, limit: int, seconds: float, on_cancel: Callable[[], None]) -> None:
+        """`seconds` is the longest wait for a message. `on_cancel` runs for each call that is
         cancelled here."""
         self._limit = limit
         self._seconds = seconds
-        self._note = note
+        self._on_cancel = on_cancel
         self._calls: dict[Incoming, None] = {}  # the oldest first
         self._lock = threading.Lock()
 
@@ -246,7 +245,7 @@ class Waiting:
         return len(self._calls)
 
     def add(self, call: Incoming) -> None:
-        """Wait for the call's message, which is asked for next."""
+        """Add a call before its message is received."""
         with self._lock:
             self._calls[call] = None
             oldest = next(iter(self._calls)) if len(self._calls) > self._limit else None
@@ -256,12 +255,12 @@ class Waiting:
             self._cancel(oldest)
 
     def remove(self, call: Incoming) -> None:
-        """Its message has arrived, or will not."""
+        """Remove a call whose message has arrived or will not arrive."""
         with self._lock:
             self._calls.pop(call, None)
 
     def expire(self, now: float) -> None:
-        """Cancel the calls that have waited for too long; `now` in seconds of time.monotonic()."""
+        """Cancel the calls that waited too long; `now` in seconds of time.monotonic()."""
         while True:
             with self._lock:
                 oldest = next(iter(self._calls), None)
@@ -271,5 +270,5 @@ class Waiting:
             self._cancel(oldest)
 
     def _cancel(self, call: Incoming) -> None:
-        self._note()
+        self._on_cancel()
         call.cancel()

@@ -1,4 +1,4 @@
-"""Calls take turns where only one at a time can go on."""
+"""Serialize calls by key, with queues in place of blocked threads."""
 
 import threading
 import time
@@ -11,107 +11,108 @@ import structlog
 _log = structlog.get_logger(__name__)
 
 
-class Queued(Protocol):
-    """A call whose message has arrived and that has no thread."""
+class QueuedCall(Protocol):
+    """A call whose message has arrived and that holds no thread."""
 
     @property
-    def gone(self) -> bool:
+    def is_cancelled(self) -> bool:
         """Whether its caller has gone."""
 
     def start(self) -> bool:
-        """Start it: its turn has come. False when it cannot start now and asks for a turn again
-        later."""
+        """Start the call, which now holds the lock. False when it cannot start yet and acquires the
+        lock again later."""
 
-    def give_up(self) -> None:
-        """End it unserved: it has waited for too long, or its caller has gone. Must be brief."""
+    def reject(self) -> None:
+        """End the call unserved: it waited too long, or its caller has gone. Must be brief."""
 
 
-class Turn(Enum):
-    """What became of a call that asked for its turn."""
+class Acquisition(Enum):
+    """Result of acquiring a lock."""
 
-    TAKEN = auto()
-    AWAITED = auto()
+    ACQUIRED = auto()
+    QUEUED = auto()
     FULL = auto()
-    """Too many calls wait already."""
+    """The queue is full."""
 
 
-class Turns:
-    """Calls take turns where only one at a time can go on, as those that write to one customer: the
-    database would let the others wait, each with a thread and a connection. Here they have neither.
-    Safe to share by threads.
+class KeyedLocks:
+    """A lock for each key, such as the id of a customer. Thread-safe.
+
+    The database would serialize writes to one customer too, but every waiting call would hold a
+    thread and a connection there. Here waiting calls hold neither.
     """
 
     def __init__(self, max_waiting: int, max_wait_seconds: float) -> None:
-        """`max_waiting` calls wait at most, half of them for the same turn."""
+        """At most `max_waiting` calls wait, at most half of them for the same key."""
         self._max_waiting = max_waiting
-        self._max_line = max(1, max_waiting // 2)
+        self._max_queue = max(1, max_waiting // 2)
         self._max_wait_seconds = max_wait_seconds
         self._lock = threading.Lock()
-        # Of each key whose turn a call has: those that wait for it, with when they came.
-        self._lines: dict[int, deque[tuple[float, Queued]]] = {}
+        # For each locked key the waiting calls, each with the time at which it was queued.
+        self._queues: dict[int, deque[tuple[float, QueuedCall]]] = {}
         self._waiting = 0
 
     @property
     def waiting(self) -> int:
-        """Calls that wait for their turn."""
+        """Calls that wait for a lock."""
         return self._waiting
 
-    def take(self, key: int) -> bool:
-        """Take the turn of the key if no call has it. Who has a turn calls `end`."""
+    def try_acquire(self, key: int) -> bool:
+        """Lock the key if it is free. The holder calls `release`."""
         with self._lock:
-            if key in self._lines:
+            if key in self._queues:
                 return False
-            self._lines[key] = deque()
+            self._queues[key] = deque()
             return True
 
-    def begin(self, key: int, call: Queued) -> Turn:
-        """Take the turn of the key, or wait for it: `call.start` is called when it has come."""
+    def acquire_or_enqueue(self, key: int, call: QueuedCall) -> Acquisition:
+        """Lock the key, or queue the call: `call.start` runs once it holds the lock."""
         with self._lock:
-            line = self._lines.get(key)
-            if line is None:
-                self._lines[key] = deque()
-                return Turn.TAKEN
-            if self._waiting >= self._max_waiting or len(line) >= self._max_line:
-                return Turn.FULL
-            line.append((time.monotonic(), call))
+            queue = self._queues.get(key)
+            if queue is None:
+                self._queues[key] = deque()
+                return Acquisition.ACQUIRED
+            if self._waiting >= self._max_waiting or len(queue) >= self._max_queue:
+                return Acquisition.FULL
+            queue.append((time.monotonic(), call))
             self._waiting += 1
-            return Turn.AWAITED
+            return Acquisition.QUEUED
 
-    def end(self, key: int) -> None:
-        """Pass the turn on."""
+    def release(self, key: int) -> None:
+        """Pass the lock to the next queued call that can start, or free it."""
         while True:
             with self._lock:
-                line = self._lines[key]
-                if not line:
-                    del self._lines[key]
+                queue = self._queues[key]
+                if not queue:
+                    del self._queues[key]
                     return
-                _, following = line.popleft()
+                _, following = queue.popleft()
                 self._waiting -= 1
             try:
                 if following.start():
                     return
-            except Exception:  # noqa: BLE001 - logged; the others wait for the turn
+            except Exception:  # noqa: BLE001 - logged; the next call still gets the lock
                 _log.exception("call_not_started")
 
     def expire(self, now: float) -> None:
-        """Give up the calls that have waited for too long, and those whose callers have gone; `now`
-        in seconds of time.monotonic()."""
+        """Reject the calls that waited too long and those whose callers have gone; `now` in seconds
+        of time.monotonic()."""
         if not self._waiting:
             return
-        over: list[Queued] = []
+        expired: list[QueuedCall] = []
         with self._lock:
-            for key, line in self._lines.items():
+            for key, queue in self._queues.items():
                 late = {
                     id(call)
-                    for since, call in line
-                    if now - since >= self._max_wait_seconds or call.gone
+                    for since, call in queue
+                    if now - since >= self._max_wait_seconds or call.is_cancelled
                 }
                 if late:
-                    over += [call for _, call in line if id(call) in late]
-                    self._lines[key] = deque(each for each in line if id(each[1]) not in late)
-            self._waiting -= len(over)
-        for call in over:
+                    expired += [call for _, call in queue if id(call) in late]
+                    self._queues[key] = deque(each for each in queue if id(each[1]) not in late)
+            self._waiting -= len(expired)
+        for call in expired:
             try:
-                call.give_up()
-            except Exception:  # noqa: BLE001 - logged; the others are given up all the same
+                call.reject()
+            except Exception:  # noqa: BLE001 - logged; the other calls are still rejected
                 _log.exception("call_not_given_up")

@@ -1,6 +1,7 @@
-"""What one caller may take: calls a second, and open streams.
+"""Limit each principal's call rate and open streams, and the server's open streams.
 
-All counts are of one server process: a principal that is spread over several has several shares.
+All counts are of one server process: a principal that calls several processes has the limit in
+each.
 """
 
 import threading
@@ -13,31 +14,30 @@ from credit_service.domain.errors import OverloadedError
 from credit_service.rpc.errors import QuotaExceededError
 
 BURST_SECONDS = 2.0
-"""A caller that was quiet may make the calls of so many seconds at once."""
+"""A principal may save up this many seconds' worth of calls for a burst."""
 
 _MAX_PRINCIPALS = 10_000
 
 
 class RateLimiter:
-    """Calls a second of each principal. Safe to share between threads."""
+    """Limits the calls per second of each principal. Thread-safe."""
 
     def __init__(
         self, calls_per_second: float, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`clock` tells seconds."""
+        """`clock` returns seconds."""
         self._calls_per_second = calls_per_second
         self._clock = clock
         self._lock = threading.Lock()
-        # A token bucket as one number for each principal: when its bucket will be full again. It
-        # moves on by one call's share with each call, and may be BURST_SECONDS ahead of now.
+        # A token bucket as one number for each principal: the time at which it is full again. Each
+        # call moves that time on by its share; it may be at most BURST_SECONDS ahead of now.
         self._full_at: dict[str, float] = {}
 
     def take(self, principal: str) -> None:
         """Count one call.
 
         Raises:
-            QuotaExceededError: RATE_LIMITED, the principal makes more calls than it may; with the
-                time after which the next is admitted.
+            QuotaExceededError: RATE_LIMITED, with the time after which the next call is admitted.
         """
         now = self._clock()
         with self._lock:
@@ -45,7 +45,7 @@ class RateLimiter:
             wait_seconds = full_at - now - BURST_SECONDS
             if wait_seconds <= 0:
                 full_at += 1 / self._calls_per_second
-            # At the end of the dict: whoever is first in it has been quiet for longest.
+            # At the end of the dict, so that its first entry is the longest idle principal.
             self._full_at[principal] = full_at
             if len(self._full_at) > _MAX_PRINCIPALS:
                 del self._full_at[next(iter(self._full_at))]
@@ -61,7 +61,7 @@ class RateLimiter:
 
 
 class StreamLimiter:
-    """Open streams of each principal. Safe to share between threads."""
+    """Limits the open streams of each principal. Thread-safe."""
 
     def __init__(self, max_streams: int) -> None:
         self._max_streams = max_streams
@@ -70,10 +70,10 @@ class StreamLimiter:
 
     @contextmanager
     def slot(self, principal: str) -> Iterator[None]:
-        """Room for one stream of the principal.
+        """Count one open stream of the principal.
 
         Raises:
-            QuotaExceededError: TOO_MANY_STREAMS, it has as many as it may.
+            QuotaExceededError: TOO_MANY_STREAMS, the principal is at its limit.
         """
         with self._lock:
             if self._open[principal] >= self._max_streams:
@@ -95,33 +95,33 @@ class StreamLimiter:
                     del self._open[principal]
 
 
-class StreamRoom:
-    """Streams that are open at once, with some room kept for one kind of them. Safe to share."""
+class StreamCapacity:
+    """Limits the open streams of the server, with a reserve for one kind of them. Thread-safe."""
 
-    def __init__(self, max_streams: int, kept: int) -> None:
-        """`kept` streams more than `max_streams` may be open, if they are of the kind."""
+    def __init__(self, max_streams: int, reserved: int) -> None:
+        """`reserved` streams beyond `max_streams` may be open, if they may use the reserve."""
         self._max_streams = max_streams
-        self._kept = kept
+        self._reserved = reserved
         self._lock = threading.Lock()
         self._open = 0
 
     @property
     def open(self) -> int:
-        """Streams that are open."""
+        """Open streams."""
         return self._open
 
     @contextmanager
-    def slot(self, *, kept: bool) -> Iterator[None]:
-        """Room for one stream. `kept` tells that it is of the kind that room is kept for.
+    def slot(self, *, may_use_reserve: bool) -> Iterator[None]:
+        """Count one open stream.
 
         Raises:
-            OverloadedError: TOO_MANY_STREAMS, there is none.
+            OverloadedError: TOO_MANY_STREAMS, the server is at its limit.
         """
-        most = self._max_streams + self._kept * kept
+        most = self._max_streams + self._reserved * may_use_reserve
         with self._lock:
-            room = self._open < most
-            self._open += room
-        if not room:
+            has_room = self._open < most
+            self._open += has_room
+        if not has_room:
             raise OverloadedError(
                 "TOO_MANY_STREAMS",
                 f"The server has {most} streams of this kind open, the limit; retry shortly.",

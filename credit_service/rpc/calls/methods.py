@@ -1,4 +1,4 @@
-"""What is known of the methods: what they do in the database, their metrics, their handlers."""
+"""Facts about methods and their handlers: database use, metrics, parsers."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -29,8 +29,8 @@ HEALTH_PREFIX = "/grpc.health.v1.Health/"
 HEALTH_WATCH = f"{HEALTH_PREFIX}Watch"
 
 _CONTRACT = (credit_service_pb2.DESCRIPTOR, ingestion_service_pb2.DESCRIPTOR)
-# A longer message is not looked into on grpc's thread: it is padded, and takes no turn.
-_MAX_LOOKED_INTO_BYTES = 4096
+# grpc's thread does not parse longer messages: they are padded, and take no customer lock.
+_MAX_PARSED_BYTES = 4096
 
 
 def is_reflection(method: str) -> bool:
@@ -39,9 +39,9 @@ def is_reflection(method: str) -> bool:
 
 
 def _kinds() -> dict[str, Kind]:
-    """What the methods of the contract do in the database, by path; those that only read left out.
+    """What the contract's methods do in the database, by path.
 
-    Other methods than these write nothing, or next to nothing.
+    Methods that are not listed write nothing, or next to nothing.
     """
     services = [service for file in _CONTRACT for service in file.services_by_name.values()]
     kinds: dict[str, Kind] = {
@@ -55,10 +55,11 @@ def _kinds() -> dict[str, Kind]:
 
 
 KINDS = _kinds()
+"""What a method does in the database, by its path '/package.Service/Method'."""
 
 
 def contract_metrics() -> dict[str, MethodMetrics]:
-    """The metrics of every method of the contract, by path."""
+    """Metrics of the contract's methods, by path."""
     metrics.show_reasons(REASONS)
     return {
         path: method_metrics(
@@ -73,11 +74,11 @@ def contract_metrics() -> dict[str, MethodMetrics]:
     }
 
 
-def customer_finder(parse: Parse) -> Callable[[bytes], int]:
-    """What finds the customer that a message names; 0 where it names none."""
+def customer_reader(parse: Parse) -> Callable[[bytes], int]:
+    """A function that reads the customer id of a message; it returns 0 where there is none."""
 
     def customer_of(data: bytes) -> int:
-        if len(data) > _MAX_LOOKED_INTO_BYTES:
+        if len(data) > _MAX_PARSED_BYTES:
             return 0
         try:
             return int(getattr(parse(data), "customer_id", 0))
@@ -87,15 +88,15 @@ def customer_finder(parse: Parse) -> Callable[[bytes], int]:
     return customer_of
 
 
-def taking_streams(handler: Handler) -> Callable[..., Handler]:
-    """What makes a handler that answers as the given one does and takes a stream of messages."""
+def stream_handler_factory(handler: Handler) -> Callable[..., Handler]:
+    """The factory of a handler with a request stream that answers as the given one does."""
     if handler.response_streaming:
         return grpc.stream_stream_rpc_method_handler
     return grpc.stream_unary_rpc_method_handler
 
 
-def taken_apart(handler: Handler) -> tuple[str, Any]:
-    """The name of a handler's kind, and the behavior inside."""
+def kind_and_behavior(handler: Handler) -> tuple[str, Any]:
+    """The kind of a handler, such as 'unary_stream', and its behavior."""
     if handler.request_streaming and handler.response_streaming:
         return "stream_stream", handler.stream_stream
     if handler.request_streaming:
@@ -105,9 +106,10 @@ def taken_apart(handler: Handler) -> tuple[str, Any]:
     return "unary_unary", handler.unary_unary
 
 
-def parser(deserializer: Callable[[bytes], Any] | None) -> Parse:
+def request_parser(deserializer: Callable[[bytes], Any] | None) -> Parse:
+    """A parser that raises InvalidRequestError for bytes that are not a message."""
     if deserializer is None:
-        raise TypeError("a method without a deserializer")
+        raise TypeError("the method has no deserializer")
 
     def parse(data: bytes) -> Any:
         try:
@@ -121,11 +123,11 @@ def parser(deserializer: Callable[[bytes], Any] | None) -> Parse:
     return parse
 
 
-def counting(convert: Callable[[Any], Any], counter: Counter) -> Callable[[Any], Any]:
-    """The same conversion of a message, counted."""
+def counted(convert: Callable[[Any], Any], counter: Counter) -> Callable[[Any], Any]:
+    """The conversion of a message, counting each message."""
 
-    def counting(message: Any) -> Any:
+    def convert_and_count(message: Any) -> Any:
         counter.inc()
         return convert(message)
 
-    return counting
+    return convert_and_count

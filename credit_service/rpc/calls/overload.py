@@ -1,10 +1,10 @@
-"""Tells when more calls come than the server can hold."""
+"""Shed load when more calls arrive than the server can serve."""
 
 import math
 from typing import Protocol
 
-_STRICT_SECONDS = 1.0
-_FEW_REFUSED = 1 / 9
+_WINDOW_SECONDS = 1.0
+_FEW_REJECTED = 1 / 9
 _LATE_FACTOR = 5
 _MAX_LAGS = 256
 _LONG_LAG_SECONDS = 0.001
@@ -12,118 +12,122 @@ _SHORT_LAG_SECONDS = 0.0003
 _MIN_THREADS = 2
 
 
-class Servers(Protocol):
-    """The threads that serve calls, and the calls that wait for them."""
+class ServingThreads(Protocol):
+    """The threads that serve calls, and the queue of calls that wait for one."""
 
     @property
     def threads(self) -> int:
-        """How many there are."""
+        """Number of threads."""
 
     @property
     def waiting(self) -> int:
-        """Calls that no thread has begun."""
+        """Queued calls."""
 
     def longest_wait_seconds(self, now: float) -> float:
-        """How long the next call has waited; `now` in seconds of time.monotonic()."""
+        """How long the oldest queued call has waited; `now` in seconds of time.monotonic()."""
 
     @property
-    def pace_seconds(self) -> float:
-        """The time from one call's begin to the next one's, lately, while calls wait."""
+    def start_interval_seconds(self) -> float:
+        """Recent average time between the starts of two calls, while calls wait."""
 
     def waited_seconds(self) -> float:
-        """How long the call that the current thread serves waited for it."""
+        """How long the call on the current thread waited in the queue."""
 
     def limit(self, threads: int) -> None:
-        """Let so many serve at once."""
+        """Let at most this many threads serve at once."""
 
 
 class LoadShedder:
-    """Tells when more calls come than the server can hold.
+    """Decides when to reject calls because the server is at capacity.
 
-    A burst may queue, up to `max_waiting`. When even that is too little, a queue helps nobody: all
-    in it wait, and no more are served for it. From then on a call is refused when it would wait for
-    more than `max_wait_seconds`, by how quickly calls are begun and by how long the next in the
-    queue has waited, until only few of a second's calls were. (Calls come in bunches: at three
-    quarters of what is held some would always wait longer, and waiting for a second without any
-    refusal would be to refuse them for good. The idea is CoDel's, RFC 8289, with a count where that
-    has a time: callers that each make one call at a time are a queue that stands and does not grow,
-    and are let be up to that count.)
+    A burst may queue, up to `max_waiting`. Once even that is too little, the queue helps no call:
+    every call in it waits, and the server serves no more for it. From then on the shedder rejects a
+    call that would wait for more than `max_wait_seconds`. It estimates the wait from the rate at
+    which calls start and from the age of the oldest queued call. It stops once it rejected only a
+    few of a second's calls. (Calls arrive in bunches: at three quarters of capacity some would
+    always wait longer, and to require a second without any rejection would mean rejecting for good.
+    The idea is CoDel's, RFC 8289, with a count where that has a time: callers that each make one
+    call at a time form a queue that stands and does not grow, and may do so up to that count.)
 
-    Meanwhile fewer threads serve, where it is the interpreter's lock that they compete for. Then
-    the thread that all calls come in by gets its turn late, `note_lag` is told so, and calls would
-    queue where they cannot even be refused. Where calls wait for the database, all threads serve.
+    While it sheds, fewer threads serve if they compete for the interpreter's lock. Under that
+    competition the thread that receives all calls runs late, which `record_lag` measures, and calls
+    would queue where the server cannot even reject them. Where calls wait for the database, all
+    threads serve.
     """
 
     def __init__(
         self,
-        servers: Servers,
+        servers: ServingThreads,
         max_waiting: int,
         max_wait_seconds: float,
         longest_wait_seconds: float = math.inf,
     ) -> None:
-        """A call that has waited for `longest_wait_seconds` is too late in any case."""
+        """A call that waited for more than `longest_wait_seconds` is always rejected."""
         self._servers = servers
         self._longest_wait_seconds = longest_wait_seconds
         self._max_waiting = max_waiting
         self._max_wait_seconds = max_wait_seconds
         self._limit = servers.threads
         self._lags: list[float] = []
-        self._judged_at = 0.0
+        self._window_end = 0.0
         self._calls = 0
-        self._refused = 0
-        self.strict = False
-        """Whether more came than could be held, lately."""
+        self._rejected = 0
+        self.is_shedding = False
+        """Whether the queue was full, and a recent second had more than a few rejections."""
 
-    def sheds(self, now: float) -> bool:
-        """Whether a call that comes now is refused; `now` in seconds of time.monotonic().
+    def should_shed(self, now: float) -> bool:
+        """Whether to reject a call that arrives now; `now` in seconds of time.monotonic().
 
-        Called by the one thread that calls come in by.
+        Only the thread that receives all calls may call it.
         """
         servers = self._servers
         waiting = servers.waiting
-        full = self.full
-        if not self.strict:
-            if not full:
+        is_full = self.is_full
+        if not self.is_shedding:
+            if not is_full:
                 return False
-            self._begin_second(now)
-            self.strict = True
+            self._start_window(now)
+            self.is_shedding = True
         self._calls += 1
-        if not full:
+        if not is_full:
             if not waiting:
                 return False
-            wait_seconds = max(waiting * servers.pace_seconds, servers.longest_wait_seconds(now))
+            wait_seconds = max(
+                waiting * servers.start_interval_seconds, servers.longest_wait_seconds(now)
+            )
             if wait_seconds <= self._max_wait_seconds:
                 return False
-        self._refused += 1
+        self._rejected += 1
         return True
 
     @property
-    def full(self) -> bool:
-        """Whether no more calls may wait for a thread."""
+    def is_full(self) -> bool:
+        """Whether the queue for a thread is full."""
         return self._servers.waiting >= self._max_waiting
 
-    def too_late(self) -> bool:
-        """Whether the call that the current thread begins waited too long to be served, such as in
-        the queue that had grown before calls were refused."""
+    def waited_too_long(self) -> bool:
+        """Whether the call on the current thread waited too long to be served, such as in the queue
+        that grew before the shedder began to reject calls."""
         most_seconds = self._longest_wait_seconds
-        if self.strict:
+        if self.is_shedding:
             most_seconds = min(most_seconds, _LATE_FACTOR * self._max_wait_seconds)
         return self._servers.waited_seconds() > most_seconds
 
-    def note_lag(self, seconds: float) -> None:
-        """How long a call waited for its message, which as a rule had come with it."""
-        if self.strict and len(self._lags) < _MAX_LAGS:
+    def record_lag(self, seconds: float) -> None:
+        """Record how long a call waited for its message, which usually arrives with its headers."""
+        if self.is_shedding and len(self._lags) < _MAX_LAGS:
             self._lags.append(seconds)
 
     def adjust(self, now: float) -> None:
-        """Look at how it goes; called many times a second, by one thread."""
-        if self.strict and now >= self._judged_at:
-            self.strict = self._refused > _FEW_REFUSED * self._calls
-            self._begin_second(now)
+        """Update the state and the number of serving threads. One thread calls it many times a
+        second; `now` in seconds of time.monotonic()."""
+        if self.is_shedding and now >= self._window_end:
+            self.is_shedding = self._rejected > _FEW_REJECTED * self._calls
+            self._start_window(now)
         lags, self._lags = sorted(self._lags), []
         limit = self._servers.threads
-        if self.strict:
-            # Of the quicker calls: a slow caller may send its message late.
+        if self.is_shedding:
+            # The lag of the quicker calls: a slow caller may send its message late.
             lag_seconds = lags[len(lags) // 4] if lags else 0.0
             limit = self._limit
             if lag_seconds > _LONG_LAG_SECONDS:
@@ -134,6 +138,6 @@ class LoadShedder:
             self._limit = limit
             self._servers.limit(limit)
 
-    def _begin_second(self, now: float) -> None:
-        self._judged_at = now + _STRICT_SECONDS
-        self._calls = self._refused = 0
+    def _start_window(self, now: float) -> None:
+        self._window_end = now + _WINDOW_SECONDS
+        self._calls = self._rejected = 0

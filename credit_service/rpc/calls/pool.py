@@ -1,8 +1,8 @@
 """The threads that serve calls.
 
-grpc hands every call to an executor. Its usual one, `ThreadPoolExecutor`, makes a Future for each
-call, which nobody reads: measured, a sixth of what an empty call costs. This one makes none, and
-tells how many calls wait, so that the pipeline can refuse more before they queue.
+grpc hands every call to an executor. `ThreadPoolExecutor`, the usual one, makes an unused Future
+for each call: a sixth of the cost of an empty call, measured. The pool here makes none, and reports
+how many calls wait, so that the pipeline can reject calls before they queue.
 """
 
 import queue
@@ -17,43 +17,42 @@ import structlog
 
 _log = structlog.get_logger(__name__)
 
-_PACE_WEIGHT = 0.05
-"""How much the newest sample counts: the pace is about that of the last twenty."""
+_INTERVAL_WEIGHT = 0.05
+"""Weight of the newest sample: the average covers about the last twenty."""
 
 _Task = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-class _Done:
-    """What grpc is given for a future. It only asks to be told when a call has ended, for a limit
-    that is not used here."""
+class _IgnoredFuture:
+    """Stands in for a Future. grpc only adds a callback, for a limit that is not used here."""
 
     __slots__ = ()
 
     def add_done_callback(self, _callback: Callable[..., Any]) -> None:
-        """Nobody is told."""
+        """Do nothing."""
 
 
-DONE = _Done()
+DONE = _IgnoredFuture()
 
 
 class InlineExecutor(futures.ThreadPoolExecutor):
-    """Runs what it is given at once, on the thread that gives it: for what takes microseconds."""
+    """Runs each task on the submitting thread, for tasks of microseconds."""
 
     def __init__(self) -> None:
-        super().__init__(max_workers=1)  # never started: `submit` is replaced
+        super().__init__(max_workers=1)  # it starts none: `submit` is replaced
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_kwargs: Any) -> Any:
-        """Run `fn(*args)`. The result goes nowhere."""
+        """Run `fn(*args)` and discard its result."""
         fn(*args)
         return DONE
 
 
 class OnExecutor:
-    """A behavior with the attributes by which grpc chooses the threads that it runs on."""
+    """A behavior with the attributes by which grpc chooses its executor."""
 
-    def __init__(self, behavior: Callable[..., Any], threads: futures.ThreadPoolExecutor) -> None:
+    def __init__(self, behavior: Callable[..., Any], executor: futures.ThreadPoolExecutor) -> None:
         self._behavior = behavior
-        self.experimental_thread_pool = threads
+        self.experimental_thread_pool = executor
         self.experimental_non_blocking = getattr(behavior, "experimental_non_blocking", False)
 
     def __call__(self, *arguments: Any) -> Any:
@@ -61,19 +60,21 @@ class OnExecutor:
 
 
 class ServingPool(futures.ThreadPoolExecutor):
-    """A fixed number of threads in front of a queue whose length anyone may read."""
+    """A fixed number of threads that serve one queue."""
 
     def __init__(self, threads: int) -> None:
-        super().__init__(max_workers=1)  # of its own it never starts one: `submit` is replaced
+        super().__init__(max_workers=1)  # it starts none: `submit` is replaced
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        self._arrivals: deque[float] = deque()  # of the tasks, in seconds of time.monotonic()
-        self._begun_at = 0.0  # when the last call was begun, in seconds of time.monotonic()
-        self._pace_seconds = 0.0
+        self._arrivals: deque[float] = (
+            deque()
+        )  # of the queued tasks, in seconds of time.monotonic()
+        self._started_at = 0.0  # start of the latest call, in seconds of time.monotonic()
+        self._start_interval_seconds = 0.0
         self._busy = [False] * threads
         self._current = threading.local()
         self._limit_lock = threading.Lock()
-        self._parked = 0  # threads that rest until the limit is raised
-        self._to_park = 0  # threads that will after the call that they serve
+        self._parked = 0  # threads that wait until the limit is raised
+        self._to_park = 0  # threads to park after their current call
         self._resume: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._serving = [
             threading.Thread(target=self._serve, args=(number,), name=f"call-{number}", daemon=True)
@@ -84,44 +85,44 @@ class ServingPool(futures.ThreadPoolExecutor):
 
     @property
     def threads(self) -> int:
-        """How many there are."""
+        """Number of threads."""
         return len(self._serving)
 
     @property
     def waiting(self) -> int:
-        """Calls that no thread has begun."""
+        """Queued calls."""
         return self._tasks.qsize()
 
     def longest_wait_seconds(self, now: float) -> float:
-        """How long the call that is next has waited; `now` in seconds of time.monotonic()."""
+        """How long the oldest queued call has waited; `now` in seconds of time.monotonic()."""
         try:
             return now - self._arrivals[0]
         except IndexError:
             return 0.0
 
     @property
-    def pace_seconds(self) -> float:
-        """The time from one call's begin to the next one's, lately, while calls wait."""
-        return self._pace_seconds
+    def start_interval_seconds(self) -> float:
+        """Recent average time between the starts of two calls, while calls wait."""
+        return self._start_interval_seconds
 
     def waited_seconds(self) -> float:
-        """How long the call that the current thread serves waited for it."""
+        """How long the call on the current thread waited in the queue."""
         waited: float = getattr(self._current, "waited_seconds", 0.0)
         return waited
 
     @property
     def busy(self) -> int:
-        """Threads that serve a call."""
+        """Threads that serve a call now."""
         return sum(self._busy)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_kwargs: Any) -> Any:
-        """Run `fn(*args)` on the next free thread. The result goes nowhere."""
+        """Run `fn(*args)` on the next free thread and discard its result."""
         self._arrivals.append(time.monotonic())
         self._tasks.put((fn, args))
         return DONE
 
     def limit(self, threads: int) -> None:
-        """Let so many threads serve at once, the others rest after the call that they serve."""
+        """Let at most this many threads serve; the others park after their current call."""
         with self._limit_lock:
             more = self.threads - threads - self._parked - self._to_park
             while more > 0:
@@ -136,19 +137,19 @@ class ServingPool(futures.ThreadPoolExecutor):
                 more += 1
 
     def wait_until_idle(self, timeout_seconds: float) -> bool:
-        """Wait until no call waits or runs; False when the time was over before."""
+        """Wait until no call waits or runs; False on timeout."""
         deadline = time.monotonic() + timeout_seconds
-        quiet_looks = 0
-        # Twice in a row: between the queue and a thread's mark a call is in neither.
-        while quiet_looks < 2:
-            quiet_looks = 0 if self._tasks.qsize() or any(self._busy) else quiet_looks + 1
+        idle_checks = 0
+        # Twice in a row: for a moment a call is neither in the queue nor marked as busy.
+        while idle_checks < 2:
+            idle_checks = 0 if self._tasks.qsize() or any(self._busy) else idle_checks + 1
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.01)
         return True
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the threads after the calls that are queued. `cancel_futures` has no effect."""
+        """End the threads after the queued calls. `cancel_futures` has no effect."""
         self.limit(self.threads)
         for _ in self._serving:
             self._tasks.put(None)
@@ -161,28 +162,30 @@ class ServingPool(futures.ThreadPoolExecutor):
         busy = self._busy
         while (task := self._tasks.get()) is not None:
             busy[number] = True
-            self._note_begin(time.monotonic(), self._arrivals.popleft())
+            self._record_start(time.monotonic(), self._arrivals.popleft())
             try:
                 task[0](*task[1])
             except Exception:  # noqa: BLE001 - logged
-                # grpc catches what a call raises; a thread outlives whatever slips through.
+                # grpc catches what a call raises; anything else must not end the thread.
                 _log.exception("call_thread_failed")
-            # Nothing of a call stays alive while the thread waits for the next one.
+            # Release the call before waiting for the next one.
             del task
             busy[number] = False
             if self._to_park:
-                self._rest()
+                self._park()
 
-    def _note_begin(self, now: float, arrived_at: float) -> None:
+    def _record_start(self, now: float, arrived_at: float) -> None:
         self._current.waited_seconds = now - arrived_at
-        if arrived_at < self._begun_at:
-            # It was there when the one before it was begun: no thread was free. Several threads
-            # that write this at once lose a sample, no more.
-            self._pace_seconds += _PACE_WEIGHT * (now - self._begun_at - self._pace_seconds)
-        self._begun_at = now
+        if arrived_at < self._started_at:
+            # It was queued before the previous call started, so no thread was free. Threads that
+            # update this at the same time lose only a sample.
+            self._start_interval_seconds += _INTERVAL_WEIGHT * (
+                now - self._started_at - self._start_interval_seconds
+            )
+        self._started_at = now
 
-    def _rest(self) -> None:
-        """Wait until the limit is raised, where it is still too low for this thread."""
+    def _park(self) -> None:
+        """Wait until the limit is raised, unless it already was."""
         with self._limit_lock:
             if not self._to_park:
                 return

@@ -1,4 +1,4 @@
-"""Statuses that end calls at next to no cost: made once, sent many times."""
+"""Reject calls at next to no cost, with statuses prepared in advance."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from credit_service.domain.errors import OverloadedError
 from credit_service.observability import metrics
 from credit_service.observability.metrics import MethodMetrics, method_metrics
 from credit_service.rpc.calls.access_log import AccessLog
-from credit_service.rpc.calls.call import CALL_ID_KEY, named
+from credit_service.rpc.calls.call import CALL_ID_KEY, read_call_id
 from credit_service.rpc.calls.methods import Handler
 from credit_service.rpc.calls.pool import InlineExecutor, OnExecutor
 from credit_service.rpc.errors import (
@@ -26,21 +26,24 @@ from credit_service.rpc.errors import (
 )
 
 UNKNOWN_METHOD = method_metrics("/unknown/unknown", client_streaming=False, server_streaming=False)
+"""Metrics of all methods that the server does not implement."""
+
 _INLINE = InlineExecutor()
 
 
 class PreparedStatus(NamedTuple):
-    """A status, made once for many calls."""
+    """A status, serialized once for many calls."""
 
     code: grpc.StatusCode
     message: str
     details: bytes
     failures: Counter
-    """Counts the calls that it ended."""
+    """Counts the calls that end with it."""
     reason: str
 
 
-def prepared(status: status_pb2.Status) -> PreparedStatus:
+def prepare(status: status_pb2.Status) -> PreparedStatus:
+    """The status, ready to be sent many times."""
     reason = reason_of(status)
     return PreparedStatus(
         STATUS_BY_NUMBER[status.code],
@@ -52,75 +55,76 @@ def prepared(status: status_pb2.Status) -> PreparedStatus:
 
 
 class Rejections:
-    """Rejects calls of any method. Safe to share between threads."""
+    """Makes behaviors and handlers that reject calls. Thread-safe."""
 
-    def __init__(self, counters: Mapping[str, MethodMetrics], access: AccessLog | None) -> None:
-        """`counters` are the metrics of methods by path."""
-        self._counters = counters
-        self._access = access
+    def __init__(
+        self, metrics_by_method: Mapping[str, MethodMetrics], access_log: AccessLog | None
+    ) -> None:
+        self._metrics = metrics_by_method
+        self._access_log = access_log
 
     def behavior(self, method: str, statuses: Sequence[PreparedStatus]) -> "Rejection":
-        """A behavior that ends a call of the method with one of the statuses."""
-        counters = self._counters.get(method, UNKNOWN_METHOD)
-        return Rejection(method, statuses, counters, self._access)
+        """A behavior that ends a call of the method with a random one of the statuses."""
+        counters = self._metrics.get(method, UNKNOWN_METHOD)
+        return Rejection(method, statuses, counters, self._access_log)
 
-    def handler(self, method: str, refusals: Sequence[PreparedStatus]) -> Handler:
-        """A handler that refuses with one of some statuses, at once and at next to no cost.
+    def handler(self, method: str, statuses: Sequence[PreparedStatus]) -> Handler:
+        """A handler that rejects calls at once, with a random one of the statuses.
 
-        It runs on the thread that calls come in by, and awaits no message, being of a stream.
+        It runs on the thread that receives all calls. As a handler of streams it waits for no
+        message.
         """
+        rejection = self.behavior(method, statuses)
 
-        answer = self.behavior(method, refusals)
-
-        def refuse(
+        def reject(
             _requests: Iterator[bytes], context: grpc.ServicerContext, send: Callable[[Any], None]
         ) -> None:
-            refusal = answer.tell(context)
-            context.set_code(refusal.code)
-            context.set_details(refusal.message)
+            status = rejection.apply(context)
+            context.set_code(status.code)
+            context.set_details(status.message)
             send(None)
 
-        refuse.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpc looks for it
-        return grpc.stream_stream_rpc_method_handler(OnExecutor(refuse, _INLINE))
+        reject.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpc looks for it
+        return grpc.stream_stream_rpc_method_handler(OnExecutor(reject, _INLINE))
 
 
 class Rejection:
-    """A behavior that ends calls of a method with one of some statuses, at next to no cost."""
+    """A behavior that ends calls of a method with a random one of some statuses."""
 
     def __init__(
         self,
         method: str,
-        refusals: Sequence[PreparedStatus],
-        counted: MethodMetrics,
-        access: AccessLog | None,
+        statuses: Sequence[PreparedStatus],
+        counters: MethodMetrics,
+        access_log: AccessLog | None,
     ) -> None:
         self._method = method
-        self._refusals = refusals
-        self._counted = counted
-        self._access = access
+        self._statuses = statuses
+        self._counters = counters
+        self._access_log = access_log
 
     def __call__(self, _requests: Iterator[bytes], context: grpc.ServicerContext) -> NoReturn:
-        refusal = self.tell(context)
-        context.abort(refusal.code, refusal.message)
+        status = self.apply(context)
+        context.abort(status.code, status.message)
 
-    def tell(self, context: grpc.ServicerContext) -> PreparedStatus:
-        """Count the call and set its metadata; what is left to send is returned."""
-        refusal = random.choice(self._refusals)  # noqa: S311 - no secret
-        call_id, _ = named(context)
+    def apply(self, context: grpc.ServicerContext) -> PreparedStatus:
+        """Count the call and set its trailing metadata; return the status still to be sent."""
+        status = random.choice(self._statuses)  # noqa: S311 - no secret
+        call_id, _ = read_call_id(context)
         context.set_trailing_metadata(
-            ((CALL_ID_KEY, call_id), (STATUS_DETAILS_KEY, refusal.details))
+            ((CALL_ID_KEY, call_id), (STATUS_DETAILS_KEY, status.details))
         )
-        self._counted.begin()
-        self._counted.end(refusal.code.value[0], 0.0)
-        refusal.failures.inc()
-        if self._access is not None:
-            self._access.count(self._method[1:], refusal.code.value[0], refusal.reason, call_id)
-        return refusal
+        self._counters.begin()
+        self._counters.end(status.code.value[0], 0.0)
+        status.failures.inc()
+        if self._access_log is not None:
+            self._access_log.count(self._method[1:], status.code.value[0], status.reason, call_id)
+        return status
 
 
 def overloaded(max_concurrent_calls: int, retry_after_seconds: float) -> OverloadedError:
-    """The refusal of a call that the server has no room for. The delays are spread, so that those
-    refused together do not come again together."""
+    """OVERLOADED: the server is at capacity. Callers pass various delays, so that calls rejected
+    together do not retry together."""
     return OverloadedError(
         "OVERLOADED",
         "The server is at capacity; retry shortly.",
@@ -130,7 +134,7 @@ def overloaded(max_concurrent_calls: int, retry_after_seconds: float) -> Overloa
 
 
 def too_many_calls(principal: str, max_calls: int) -> QuotaExceededError:
-    """The refusal of a call of a principal that has as many as it may."""
+    """TOO_MANY_CALLS: the principal is at its limit of concurrent calls."""
     return QuotaExceededError(
         "TOO_MANY_CALLS",
         f"You have {max_calls} calls running or waiting on this server, the limit; wait for some "
@@ -143,11 +147,12 @@ def too_many_calls(principal: str, max_calls: int) -> QuotaExceededError:
 
 @lru_cache(maxsize=256)
 def prepared_too_many_calls(principal: str, max_calls: int) -> PreparedStatus:
-    return prepared(to_status(too_many_calls(principal, max_calls), "", ""))
+    """The prepared status of `too_many_calls`."""
+    return prepare(to_status(too_many_calls(principal, max_calls), "", ""))
 
 
 def not_implemented(method: str) -> UnimplementedError:
-    """The refusal of a method that this server does not answer, by its full name."""
+    """METHOD_NOT_IMPLEMENTED: the server has no method of this full name."""
     return UnimplementedError(
         "METHOD_NOT_IMPLEMENTED",
         f"This server does not implement {method}; check the name and the server's release.",

@@ -1,4 +1,4 @@
-"""Serves calls of the four kinds on a thread: admission, request, work, answer."""
+"""Serve calls of the four kinds on a thread: admit, parse, run the method, send."""
 
 import random
 import threading
@@ -12,40 +12,39 @@ from credit_service.observability.metrics import MethodMetrics
 from credit_service.rpc.calls import bounds
 from credit_service.rpc.calls.access_log import AccessLog
 from credit_service.rpc.calls.admission import Admission
-from credit_service.rpc.calls.call import Call, named
-from credit_service.rpc.calls.deadlines import Warden
+from credit_service.rpc.calls.call import Call, read_call_id
+from credit_service.rpc.calls.deadlines import DeadlineWatcher
 from credit_service.rpc.calls.dispatch import Lane
 from credit_service.rpc.calls.incoming import Message
-from credit_service.rpc.calls.limits import StreamRoom
+from credit_service.rpc.calls.limits import StreamCapacity
 from credit_service.rpc.calls.methods import KINDS, Behavior, Parse, is_reflection
 from credit_service.rpc.calls.rejections import UNKNOWN_METHOD, overloaded
-from credit_service.rpc.calls.streams import Messages, read_ahead, reader_of
+from credit_service.rpc.calls.streams import Messages, message_reader, read_ahead
 
 
 class Serving:
-    """The work around a servicer's method. Safe to share between threads."""
+    """Runs servicer methods inside a `Call`. Thread-safe."""
 
     def __init__(
         self,
         admission: Admission,
-        counters: Mapping[str, MethodMetrics],
-        warden: Warden,
-        access: AccessLog | None,
+        metrics_by_method: Mapping[str, MethodMetrics],
+        watcher: DeadlineWatcher,
+        access_log: AccessLog | None,
         *,
-        streams: StreamRoom,
-        reflection_streams: StreamRoom,
+        streams: StreamCapacity,
+        reflection_streams: StreamCapacity,
         max_concurrent_calls: int,
         default_deadline_seconds: float,
         stream_idle_seconds: float,
         stream_lifetime_seconds: float,
         stopping: threading.Event,
     ) -> None:
-        """`counters` are the metrics of methods by path. When `stopping` is set, silent streams end
-        with SHUTTING_DOWN."""
+        """Idle streams end with SHUTTING_DOWN when `stopping` is set."""
         self._admission = admission
-        self._metrics = counters
-        self._warden = warden
-        self._access = access
+        self._metrics = metrics_by_method
+        self._watcher = watcher
+        self._access_log = access_log
         self._streams = streams
         self._reflection_streams = reflection_streams
         self._max_concurrent_calls = max_concurrent_calls
@@ -63,15 +62,15 @@ class Serving:
         requests: Iterator[bytes],
         context: grpc.ServicerContext,
     ) -> Any:
-        with self._begin(method, context, self._default_deadline_seconds) as call:
-            if lane.shedder.too_late():
+        with self._call(method, context, self._default_deadline_seconds) as call:
+            if lane.shedder.waited_too_long():
                 raise overloaded(self._max_concurrent_calls, random.uniform(0.1, 0.5))  # noqa: S311 - no secret
             self._admission.admit(call, requests)
-            data = call.only_message(requests)
-            request = call.note(parse(data))
+            data = call.request_bytes(requests)
+            request = call.record_ids(parse(data))
             if isinstance(requests, Message) and requests.refusal is not None:
                 raise requests.refusal
-            return call.note(behavior(request, context))
+            return call.record_ids(behavior(request, context))
 
     def unary_stream(
         self,
@@ -81,13 +80,13 @@ class Serving:
         requests: Iterator[bytes],
         context: grpc.ServicerContext,
     ) -> Iterator[Any]:
-        with self._begin_stream(method, context) as call:
+        with self._stream_call(method, context) as call:
             self._admission.admit(call, requests)
-            data = call.only_message(requests)
+            data = call.request_bytes(requests)
             with self._admission.stream_slot(call, self._streams):
-                request = call.note_received(parse(data))
-                yield from call.noted_sent(behavior(request, context))
-                call.ensure_not_stopped()
+                request = call.record_received(parse(data))
+                yield from call.recorded_sent(behavior(request, context))
+                call.raise_if_stopped()
 
     def stream_unary(
         self,
@@ -97,13 +96,13 @@ class Serving:
         requests: Iterator[bytes],
         context: grpc.ServicerContext,
     ) -> Any:
-        with self._begin_stream(method, context) as call:
+        with self._stream_call(method, context) as call:
             self._admission.admit(call, requests)
             with (
-                self._admission.stream_slot(call, self._streams, kept=True),
+                self._admission.stream_slot(call, self._streams, may_use_reserve=True),
                 self._messages(requests, parse, behavior, call) as messages,
             ):
-                return call.note(behavior(messages, context))
+                return call.record_ids(behavior(messages, context))
 
     def stream_stream(
         self,
@@ -113,21 +112,21 @@ class Serving:
         requests: Iterator[bytes],
         context: grpc.ServicerContext,
     ) -> Iterator[Any]:
-        with self._begin_stream(method, context) as call:
+        with self._stream_call(method, context) as call:
             self._admission.admit(call, requests)
             reflects = is_reflection(method)
-            room = self._reflection_streams if reflects else self._streams
+            capacity = self._reflection_streams if reflects else self._streams
             with (
-                self._admission.stream_slot(call, room, kept=not reflects),
+                self._admission.stream_slot(call, capacity, may_use_reserve=not reflects),
                 self._messages(requests, parse, behavior, call) as messages,
             ):
-                yield from call.noted_sent(behavior(messages, context))
-                call.ensure_not_stopped()
+                yield from call.recorded_sent(behavior(messages, context))
+                call.raise_if_stopped()
 
-    def _begin(self, method: str, context: grpc.ServicerContext, default_seconds: float) -> Call:
-        """The call as it comes in. Never fails."""
-        call_id, caller = named(context)
-        # Without a deadline of the caller's grpc tells one of centuries.
+    def _call(self, method: str, context: grpc.ServicerContext, default_seconds: float) -> Call:
+        """The `Call` of an incoming call. Never fails."""
+        call_id, parent = read_call_id(context)
+        # grpc reports centuries where the caller set no deadline.
         timeout_seconds = context.time_remaining()
         if timeout_seconds > bounds.NO_LIMIT_SECONDS:
             timeout_seconds = default_seconds
@@ -137,14 +136,14 @@ class Serving:
             timeout_seconds,
             context,
             self._metrics.get(method, UNKNOWN_METHOD),
-            self._warden,
-            caller,
-            self._access,
+            self._watcher,
+            parent,
+            self._access_log,
             KINDS.get(method, "read"),
         )
 
-    def _begin_stream(self, method: str, context: grpc.ServicerContext) -> Call:
-        call = self._begin(method, context, bounds.NO_LIMIT_SECONDS)
+    def _stream_call(self, method: str, context: grpc.ServicerContext) -> Call:
+        call = self._call(method, context, bounds.NO_LIMIT_SECONDS)
         call.lifetime_seconds = self._stream_lifetime_seconds
         if is_reflection(method):
             call.lifetime_seconds = min(call.lifetime_seconds, bounds.REFLECTION_LIFETIME_SECONDS)
@@ -154,8 +153,8 @@ class Serving:
         self, requests: Iterator[bytes], parse: Parse, behavior: Behavior, call: Call
     ) -> AbstractContextManager[Messages[Any]]:
         call.messages_received, call.messages_sent = 0, 0
-        read = reader_of(behavior, lambda data: call.note_received(parse(data)))
+        read = message_reader(behavior, lambda data: call.record_received(parse(data)))
         idle_seconds = self._stream_idle_seconds
         if is_reflection(call.method):
             idle_seconds = min(idle_seconds, bounds.REFLECTION_IDLE_SECONDS)
-        return read_ahead(requests, read, idle_seconds, self._stopping, call.ensure_lasting)
+        return read_ahead(requests, read, idle_seconds, self._stopping, call.raise_if_expired)

@@ -1,4 +1,4 @@
-"""What the span of a call says, by the semantic conventions of OpenTelemetry."""
+"""Span attributes of calls, by the semantic conventions of OpenTelemetry."""
 
 from functools import lru_cache
 
@@ -8,7 +8,7 @@ from credit_service.observability import tracing
 from credit_service.observability.tracing import Activity
 from credit_service.rpc.errors import STATUS_BY_NUMBER
 
-_OWN_FAILURES = frozenset(
+_SERVER_FAULTS = frozenset(
     {
         grpc.StatusCode.UNKNOWN,
         grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -22,20 +22,20 @@ _OWN_FAILURES = frozenset(
 
 @lru_cache(maxsize=128)
 def span_attributes(method: str) -> tracing.Attributes:
-    """What a span says of the method, by the semantic conventions of OpenTelemetry."""
+    """Attributes that every span of the method has."""
     service, _, name = method.removeprefix("/").rpartition("/")
     return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
 
 
 def end_span(activity: Activity, call_id: str, code: int, reason: str) -> None:
-    """End the span of the call with its status."""
+    """End the call's span with its status number and its reason, which is empty on success."""
     attributes: dict[str, str | int] = {
         "rpc.grpc.status_code": code,
         "credit.call_id": call_id,
     }
     if reason:
         attributes["error.type"] = reason
-    # What a caller did wrong is no error of the server's span: so the convention has it.
-    failed = STATUS_BY_NUMBER[code] in _OWN_FAILURES
-    error = (reason or STATUS_BY_NUMBER[code].name) if failed else ""
+    # By the convention, a caller's mistake is no error of the server's span.
+    is_fault = STATUS_BY_NUMBER[code] in _SERVER_FAULTS
+    error = (reason or STATUS_BY_NUMBER[code].name) if is_fault else ""
     activity.end(error=error, attributes=attributes)

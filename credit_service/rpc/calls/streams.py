@@ -1,4 +1,4 @@
-"""Reading a client's stream without waiting for it for ever."""
+"""Read a client's stream ahead, with a time limit for each message."""
 
 import queue
 import threading
@@ -14,38 +14,38 @@ T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., object])
 
 _PREPARE = "prepare_message"
-_WAITING = 4
-_CLOSE_LOOKS = 3
-_LOOK_SECONDS = 0.25
-"""How often a silent stream looks whether the server is stopping."""
+_MAX_READ_AHEAD = 4
+_CLOSE_CHECKS = 3
+_POLL_SECONDS = 0.25
+"""How often an idle stream checks whether the server is stopping."""
 
 
 class _End:
-    """Marks the end of a stream in its inbox, by the exception that ended it where there is one."""
+    """Marks the end of a stream in its inbox, with the exception that ended it, if any."""
 
     def __init__(self, error: Exception | None) -> None:
         self.error = error
 
 
 class Messages(Iterator[T]):
-    """The messages of a stream, waited for one by one, and those that are here already."""
+    """The messages of a stream, in order. `next_if` takes one only if it is already here."""
 
     def __init__(
         self,
         inbox: "queue.Queue[T | _End]",
         idle_seconds: float,
         stopping: threading.Event,
-        ensure_lasting: Callable[[], None],
+        raise_if_expired: Callable[[], None],
     ) -> None:
         self._inbox = inbox
         self._idle_seconds = idle_seconds
         self._stopping = stopping
-        self._ensure_lasting = ensure_lasting
-        # Taken from the inbox before its turn.
+        self._ensure_lasting = raise_if_expired
+        # Taken from the inbox by `next_if` and not wanted.
         self._next: list[T | _End] = []
 
     def __next__(self) -> T:
-        message = self._next.pop() if self._next else self._awaited()
+        message = self._next.pop() if self._next else self._wait_for_message()
         if isinstance(message, _End):
             self._next.append(message)
             if message.error is not None:
@@ -56,16 +56,16 @@ class Messages(Iterator[T]):
         self._ensure_lasting()
         return message
 
-    def _awaited(self) -> "T | _End":
-        silent_since = time.monotonic()
+    def _wait_for_message(self) -> "T | _End":
+        idle_since = time.monotonic()
         while True:
             try:
-                return self._inbox.get(timeout=min(_LOOK_SECONDS, self._idle_seconds))
+                return self._inbox.get(timeout=min(_POLL_SECONDS, self._idle_seconds))
             except queue.Empty:
                 if self._stopping.is_set():
                     raise shutting_down() from None
                 self._ensure_lasting()
-                if time.monotonic() - silent_since >= self._idle_seconds:
+                if time.monotonic() - idle_since >= self._idle_seconds:
                     raise DeadlineExceededError(
                         "STREAM_IDLE",
                         f"The stream received no message for {self._idle_seconds:g} seconds; open "
@@ -73,25 +73,25 @@ class Messages(Iterator[T]):
                         {"idle_seconds": f"{self._idle_seconds:g}"},
                     ) from None
 
-    def next_if(self, wanted: Callable[[T], bool]) -> T | None:
-        """The next message where it is here already and wanted; None where it is not."""
+    def next_if(self, is_wanted: Callable[[T], bool]) -> T | None:
+        """The next message if it is already here and wanted; else None."""
         if not self._next:
             try:
                 self._next.append(self._inbox.get_nowait())
             except queue.Empty:
                 return None
         message = self._next[-1]
-        if isinstance(message, _End) or not wanted(message):
+        if isinstance(message, _End) or not is_wanted(message):
             return None
         self._next.pop()
         return message
 
 
-def messages_through(prepare: Callable[[T], object]) -> Callable[[Method], Method]:
-    """Marks a method that takes a stream: it is given what `prepare` makes of each message.
+def prepare_messages(prepare: Callable[[T], object]) -> Callable[[Method], Method]:
+    """Decorate a method that takes a stream: it gets `prepare(message)` for each message.
 
-    That is done where messages are read ahead, while the method still works on the one before.
-    What `prepare` raises is raised where the method comes to that message.
+    The reading thread prepares messages ahead, while the method works on earlier ones. An exception
+    of `prepare` is raised when the method reaches that message.
     """
 
     def mark(method: Method) -> Method:
@@ -101,8 +101,8 @@ def messages_through(prepare: Callable[[T], object]) -> Callable[[Method], Metho
     return mark
 
 
-def reader_of(behavior: object, parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """What makes of a message's bytes what the behavior is to be given."""
+def message_reader(behavior: object, parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """A function from a message's bytes to what the behavior gets."""
     prepare = getattr(behavior, _PREPARE, None)
     if prepare is None:
         return parse
@@ -115,20 +115,20 @@ def read_ahead(
     parse: Callable[[bytes], T],
     idle_seconds: float,
     stopping: threading.Event,
-    ensure_lasting: Callable[[], None] = lambda: None,
+    raise_if_expired: Callable[[], None] = lambda: None,
 ) -> Iterator[Messages[T]]:
-    """The messages of a client stream, the next ones read and parsed while this one is worked on.
+    """The messages of a client stream, read and parsed ahead of their use.
 
-    grpc offers no way to wait for a message for a while only, so a thread does the waiting. It ends
-    with the call. Beside those that are worked on, at most five messages are in memory: four that
-    wait, and one being read. `ensure_lasting` raises when the stream has lasted for long enough.
+    grpc cannot wait for a message with a timeout, so a thread waits. The thread ends with the call.
+    Apart from the message in use, at most five are in memory: four queued and one being read.
+    `raise_if_expired` raises once the stream's lifetime is over.
 
     The iterator raises:
-        DeadlineExceededError: STREAM_IDLE, no message came for `idle_seconds`.
-        UnavailableError: SHUTTING_DOWN, `stopping` was set before all messages were here.
+        DeadlineExceededError: STREAM_IDLE, no message arrived for `idle_seconds`.
+        UnavailableError: SHUTTING_DOWN, `stopping` was set before all messages arrived.
         grpc.RpcError: the caller has gone.
     """
-    inbox: queue.Queue[T | _End] = queue.Queue(maxsize=_WAITING)
+    inbox: queue.Queue[T | _End] = queue.Queue(maxsize=_MAX_READ_AHEAD)
     closed = threading.Event()
 
     def pump() -> None:
@@ -138,36 +138,36 @@ def read_ahead(
                 inbox.put(parse(data))
                 if closed.is_set():
                     return
-            _ensure_closed_by_caller(requests)
-        except Exception as caught:  # noqa: BLE001 - raised where the messages are awaited
+            _raise_if_broken(requests)
+        except Exception as caught:  # noqa: BLE001 - raised to the reader of the messages
             error = caught
         inbox.put(_End(error))
 
     threading.Thread(target=pump, name="stream-reader", daemon=True).start()
     try:
-        yield Messages(inbox, idle_seconds, stopping, ensure_lasting)
+        yield Messages(inbox, idle_seconds, stopping, raise_if_expired)
     finally:
         closed.set()
         _make_room(inbox)
 
 
-def _ensure_closed_by_caller(requests: Iterator[bytes]) -> None:
-    """Tell a stream that its caller closed from one that broke.
+def _raise_if_broken(requests: Iterator[bytes]) -> None:
+    """Raise if the stream broke, rather than was closed by its caller.
 
-    grpc ends the iterator alike for both when the news of the break comes in behind the end of the
-    messages (measured: for one broken stream in ten), and a broken upload must not count as a
-    complete one. Asking for one more message goes through the same queue, behind that news.
+    grpc ends the iterator the same way for both when it learns of the break after the end of the
+    messages (measured: for one broken stream in ten). A broken upload must not count as complete.
+    A further request for a message goes through the same queue, behind the news of the break.
 
     Raises:
-        grpc.RpcError: it broke.
+        grpc.RpcError: the stream broke.
     """
-    for _ in range(_CLOSE_LOOKS):
+    for _ in range(_CLOSE_CHECKS):
         next(requests, None)
         time.sleep(0.001)
 
 
 def _make_room(inbox: "queue.Queue[T | _End]") -> None:
-    """Let a reader that waits to hand its message over go on, and so end."""
+    """Unblock a reading thread that waits for room in the inbox, so that it ends."""
     try:
         while True:
             inbox.get_nowait()
@@ -176,7 +176,7 @@ def _make_room(inbox: "queue.Queue[T | _End]") -> None:
 
 
 def shutting_down() -> UnavailableError:
-    """What a stream ends with when the server stops."""
+    """SHUTTING_DOWN: ends a stream when the server stops."""
     return UnavailableError(
         "SHUTTING_DOWN",
         "This server is shutting down; retry to reach another one.",
@@ -184,9 +184,9 @@ def shutting_down() -> UnavailableError:
     )
 
 
-def stream_over(lifetime_seconds: float, **resume_at: object) -> UnavailableError:
-    """What a stream ends with that has lasted as long as one may; `resume_at` is where its caller
-    continues."""
+def stream_expired(lifetime_seconds: float, **resume_at: object) -> UnavailableError:
+    """STREAM_LIFETIME_OVER: ends a stream at the end of its lifetime. `resume_at` says where the
+    caller resumes."""
     return UnavailableError(
         "STREAM_LIFETIME_OVER",
         f"The stream reached its lifetime of {lifetime_seconds:g} seconds; open it again and "

@@ -121,7 +121,7 @@ class Fixture:
         )
         self.verifier = TokenVerifier(self.settings, self.clock)
         files = self.verifier._keys
-        self._seconds = files._next_look - reloading._LOOK_SECONDS
+        self._seconds = files._next_check - reloading._CHECK_SECONDS
         files._clock = lambda: self._seconds
 
     def token(self, **changes: object) -> str:
@@ -469,7 +469,7 @@ def test_keys_whose_file_is_gone_or_empty_are_revoked(
         assert refused(fixture.verifier, token) == "invalid"
     (gone,) = [each for each in logs if each["event"] == "token_keys_gone"]
     assert (gone["log_level"], gone["path"]) == ("error", str(fixture.path))
-    assert fixture.verifier.verified_before(token) is None
+    assert fixture.verifier.cached_principal(token) is None
     assert fixture.verifier.key_count == 0
     fixture.path.write_text(before)
     fixture.look_again()
@@ -656,7 +656,7 @@ class Context:
 
 
 def admit(gatekeeper: Gatekeeper, method: str, context: Context) -> Principal:
-    return gatekeeper.admit(method, cast("grpc.ServicerContext", context))
+    return gatekeeper.authorize(method, cast("grpc.ServicerContext", context))
 
 
 def gate(fixture: Fixture, **arguments: Any) -> Gatekeeper:
@@ -724,7 +724,7 @@ def test_two_tokens_are_none(fixture: Fixture) -> None:
 
 def test_without_credentials_configured_everybody_is_anonymous() -> None:
     gatekeeper = Gatekeeper({}, None, None)
-    assert not gatekeeper.asks
+    assert not gatekeeper.requires_credentials
     assert admit(gatekeeper, "/any/Method", Context()) == principal.ANONYMOUS
 
 
@@ -820,7 +820,7 @@ def test_bad_tokens_do_not_flood_the_log(fixture: Fixture, monkeypatch: pytest.M
         with pytest.raises(UnauthenticatedError):
             admit(gatekeeper, READ, Context(("authorization", f"Bearer {token}")))
     assert 0 < len(told) <= 3 * (refusals._REFUSALS_LOGGED_PER_SECOND + 1)
-    assert told[0]["detail"] == "the signature does not fit"
+    assert told[0]["detail"] == "the signature is invalid"
     assert all(token not in str(each) for each in told)
 
 

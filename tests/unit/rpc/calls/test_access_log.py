@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from google.type.money_pb2 import Money
 
 from credit_service.rpc.calls import access_log
-from credit_service.rpc.calls.access_log import MAX_IDS, AccessLog, Entry, Ids, note_ids
+from credit_service.rpc.calls.access_log import MAX_IDS, AccessLog, Entry, Ids, collect_ids
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_service_pb2
 
@@ -39,7 +39,7 @@ def entry(**changes: Any) -> Entry:
 def ids_of(*messages: Message, lists: bool = True) -> dict[str, list[int | str]]:
     ids: Ids = {}
     for message in messages:
-        note_ids(message, ids, lists=lists)
+        collect_ids(message, ids, lists=lists)
     return {name: list(found) for name, found in ids.items()}
 
 
@@ -97,7 +97,7 @@ def test_a_text_that_is_no_id_is_left_out(text: str) -> None:
 def test_what_is_no_message_of_ours_has_no_ids() -> None:
     ids: Ids = {}
     for each in (Money(units=5), b"bytes", None):
-        note_ids(each, ids)
+        collect_ids(each, ids)
     assert ids == {}
 
 
@@ -180,7 +180,7 @@ def test_phone_numbers_are_masked_wherever_a_caller_may_write_them() -> None:
 def test_ids_beyond_a_page_are_left_out_and_said_to_be() -> None:
     ids: Ids = {}
     for number in range(MAX_IDS + 200):
-        note_ids(pb.GetCustomerRequest(customer_id=number + 1), ids)
+        collect_ids(pb.GetCustomerRequest(customer_id=number + 1), ids)
     assert len(ids["customer_ids"]) == MAX_IDS + 1
     line = json.loads(written(entry(ids=ids))[0])
     assert line["customer_ids"] == list(range(1, MAX_IDS + 1))

@@ -1,56 +1,56 @@
-"""Calls that nobody waits for, without a server."""
+"""Calls whose caller has gone, without a server."""
 
 import time
 
 import pytest
 
 from credit_service.rpc.calls import deadlines
-from credit_service.rpc.calls.deadlines import Warden
+from credit_service.rpc.calls.deadlines import DeadlineWatcher
 
 
-class Watched:
-    """A call that the warden looks after."""
+class WatchedCall:
+    """A call that the deadline watcher watches."""
 
     def __init__(self, *, fails: bool = False) -> None:
-        self.gone = False
+        self.has_gone = False
         self.stops = 0
         self._fails = fails
 
-    def unwanted(self, now: float) -> bool:
+    def is_cancelled(self, now: float) -> bool:
         assert abs(now - time.monotonic()) < 60
         if self._fails:
             raise RuntimeError("a defect")
-        return self.gone
+        return self.has_gone
 
     def stop(self) -> None:
         self.stops += 1
 
 
 @pytest.fixture
-def warden(monkeypatch: pytest.MonkeyPatch) -> Warden:
-    monkeypatch.setattr(deadlines, "_LOOK_SECONDS", 0.005)
-    started = Warden(lambda _now: None)
+def watcher(monkeypatch: pytest.MonkeyPatch) -> DeadlineWatcher:
+    monkeypatch.setattr(deadlines, "_POLL_SECONDS", 0.005)
+    started = DeadlineWatcher(lambda _now: None)
     started.start()
     return started
 
 
-def test_the_warden_stops_what_nobody_waits_for(warden: Warden) -> None:
-    wanted, unwanted, defective = Watched(), Watched(), Watched(fails=True)
-    for call in (defective, wanted, unwanted):
-        warden.watch(call)
+def test_calls_without_a_caller_are_stopped(watcher: DeadlineWatcher) -> None:
+    awaited, abandoned, defective = WatchedCall(), WatchedCall(), WatchedCall(fails=True)
+    for call in (defective, awaited, abandoned):
+        watcher.watch(call)
     time.sleep(0.05)
-    assert unwanted.stops == 0
-    unwanted.gone = True
+    assert abandoned.stops == 0
+    abandoned.has_gone = True
     deadline = time.monotonic() + 5
-    while unwanted.stops < 2:  # asked for again, as a statement may have begun just after
+    while abandoned.stops < 2:  # repeated, as a statement may have started just after
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    warden.release(unwanted)
+    watcher.release(abandoned)
     time.sleep(0.02)
-    stops = unwanted.stops
+    stops = abandoned.stops
     time.sleep(0.05)
-    assert unwanted.stops == stops
-    assert wanted.stops == 0
-    warden.close()
-    assert not warden._thread.is_alive()
-    warden.release(unwanted)  # twice is harmless
+    assert abandoned.stops == stops
+    assert awaited.stops == 0
+    watcher.close()
+    assert not watcher._thread.is_alive()
+    watcher.release(abandoned)  # twice is harmless

@@ -3,15 +3,15 @@
 from credit_service.rpc.calls.overload import LoadShedder
 
 
-class Servers:
-    """Threads and their queue, as a test says they are."""
+class ServingThreads:
+    """Threads and their queue, with values set by a test."""
 
     threads = 16
 
     def __init__(self) -> None:
         self.waiting = 0
         self.wait_seconds = 0.0
-        self.pace_seconds = 0.0
+        self.start_interval_seconds = 0.0
         self.waited = 0.0
         self.limits: list[int] = []
 
@@ -26,92 +26,92 @@ class Servers:
 
 
 def test_a_burst_and_a_standing_queue_are_let_be() -> None:
-    servers = Servers()
+    servers = ServingThreads()
     shedder = LoadShedder(servers, max_waiting=100, max_wait_seconds=0.002)
     servers.wait_seconds = servers.waited = 5.0
     for waiting in range(100):
         servers.waiting = waiting
-        assert not shedder.sheds(1000.0)
-    assert not shedder.too_late()
+        assert not shedder.should_shed(1000.0)
+    assert not shedder.waited_too_long()
 
 
 def test_a_queue_that_outgrew_its_place_is_kept_short() -> None:
-    servers = Servers()
+    servers = ServingThreads()
     shedder = LoadShedder(servers, max_waiting=100, max_wait_seconds=0.002)
     servers.waiting, servers.wait_seconds = 100, 0.05
-    assert shedder.sheds(1000.0)
+    assert shedder.should_shed(1000.0)
     # Drained below the count, and still too long.
     servers.waiting = 30
-    assert shedder.sheds(1000.1)
+    assert shedder.should_shed(1000.1)
     # Those that stood in it are refused late, those that came since are served.
     servers.waited = 0.05
-    assert shedder.too_late()
+    assert shedder.waited_too_long()
     servers.waited = 0.009
-    assert not shedder.too_late()
+    assert not shedder.waited_too_long()
     servers.wait_seconds = 0.001
-    assert not shedder.sheds(1000.2)
+    assert not shedder.should_shed(1000.2)
     # The next one has not waited long, and a new one would, so many as there are.
-    servers.pace_seconds = 0.0001
-    assert shedder.sheds(1000.3)
+    servers.start_interval_seconds = 0.0001
+    assert shedder.should_shed(1000.3)
     servers.waiting = 20
-    assert not shedder.sheds(1000.3)
+    assert not shedder.should_shed(1000.3)
     # Nobody waits; the one that did is just being begun.
     servers.waiting, servers.wait_seconds = 0, 0.05
-    assert not shedder.sheds(1000.3)
+    assert not shedder.should_shed(1000.3)
 
 
 def test_some_waits_are_too_long_also_without_a_crowd() -> None:
-    servers = Servers()
+    servers = ServingThreads()
     shedder = LoadShedder(
         servers, max_waiting=100, max_wait_seconds=0.002, longest_wait_seconds=3.0
     )
     servers.waited = 2.9
-    assert not shedder.too_late()
+    assert not shedder.waited_too_long()
     servers.waited = 3.1
-    assert shedder.too_late()
+    assert shedder.waited_too_long()
 
 
 def test_calls_may_queue_again_when_few_of_a_second_were_refused() -> None:
-    servers = Servers()
+    servers = ServingThreads()
     shedder = LoadShedder(servers, max_waiting=100, max_wait_seconds=0.002)
     servers.waiting, servers.wait_seconds = 100, 0.05
-    assert shedder.sheds(1000.0)
+    assert shedder.should_shed(1000.0)
     shedder.adjust(1001.0)
 
     def second(number: int, calls: int) -> None:
         """Two of a second's calls are refused."""
         servers.waiting = 30
-        assert [shedder.sheds(number + 0.1) for _ in range(2)] == [True, True]
+        assert [shedder.should_shed(number + 0.1) for _ in range(2)] == [True, True]
         servers.waiting = 0
-        assert not any(shedder.sheds(number + 0.2) for _ in range(calls - 2))
+        assert not any(shedder.should_shed(number + 0.2) for _ in range(calls - 2))
         shedder.adjust(number + 0.9)
-        assert shedder.strict
+        assert shedder.is_shedding
         shedder.adjust(number + 1.0)
 
     # Of seventeen too many, also a second time; of eighteen a ninth.
     second(1001, 17)
     second(1002, 17)
     second(1003, 18)
-    assert not shedder.strict
+    assert not shedder.is_shedding
     servers.waiting = 30
-    assert not shedder.sheds(1004.1)
+    assert not shedder.should_shed(1004.1)
 
 
 def test_fewer_threads_serve_while_calls_come_in_late() -> None:
-    servers = Servers()
+    servers = ServingThreads()
     shedder = LoadShedder(servers, max_waiting=1, max_wait_seconds=0.002)
-    shedder.note_lag(0.5)  # of no interest before calls are refused
+    shedder.record_lag(0.5)  # of no interest before calls are refused
     shedder.adjust(1000.0)
     servers.waiting = 1
-    assert shedder.sheds(1000.0)
+    assert shedder.should_shed(1000.0)
     for _ in range(4):
         for lag in (0.004, 0.003, 0.002, 9.0):
-            shedder.note_lag(lag)
+            shedder.record_lag(lag)
         shedder.adjust(1000.1)
     assert servers.limits == [8, 4, 2]
     # Most callers send their message late: that is no lag of ours.
     for lag in (0.0001, 9.0, 9.0, 9.0, 0.0001):
-        shedder.note_lag(lag)
+        shedder.record_lag(lag)
     shedder.adjust(1000.2)
     assert servers.limits[-1] == 3
     shedder.adjust(1001.5)
@@ -120,10 +120,10 @@ def test_fewer_threads_serve_while_calls_come_in_late() -> None:
 
 
 def test_lags_are_bounded() -> None:
-    servers = Servers()
+    servers = ServingThreads()
     shedder = LoadShedder(servers, max_waiting=1, max_wait_seconds=0.002)
     servers.waiting = 1
-    shedder.sheds(1000.0)
+    shedder.should_shed(1000.0)
     for _ in range(10_000):
-        shedder.note_lag(0.1)
+        shedder.record_lag(0.1)
     assert len(shedder._lags) <= 256

@@ -11,12 +11,12 @@ def test_the_pace_is_that_of_calls_that_waited() -> None:
     for _ in range(3):
         pool.submit(lambda: None)
         assert pool.wait_until_idle(5)
-    assert pool.pace_seconds == 0.0  # a thread was free for each
+    assert pool.start_interval_seconds == 0.0  # a thread was free for each
     for _ in range(40):
         pool.submit(time.sleep, 0.005)
     assert pool.wait_until_idle(20)
     # Four fifths of the way to what it is, or further.
-    assert pool.pace_seconds > 0.8 * 0.005
+    assert pool.start_interval_seconds > 0.8 * 0.005
     pool.shutdown()
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from credit_service.domain.errors import UnavailableError
-from credit_service.rpc.calls.streams import Messages, messages_through, read_ahead, reader_of
+from credit_service.rpc.calls.streams import Messages, message_reader, prepare_messages, read_ahead
 from credit_service.rpc.errors import DeadlineExceededError
 
 PATIENCE_SECONDS = 10.0
@@ -118,10 +118,10 @@ def test_a_reader_that_nobody_listens_to_ends() -> None:
 class _Service:
     def plain(self) -> None: ...
 
-    @messages_through(abs)
+    @prepare_messages(abs)
     def prepared(self) -> None: ...
 
 
 def test_a_method_is_given_what_it_asks_for() -> None:
-    assert reader_of(_Service().plain, int)(b"-41") == -41
-    assert reader_of(_Service().prepared, int)(b"-41") == 41
+    assert message_reader(_Service().plain, int)(b"-41") == -41
+    assert message_reader(_Service().prepared, int)(b"-41") == 41
