@@ -1,6 +1,6 @@
-"""One serving process of several: `python -m credit_service.rpc`, settings from the environment.
+"""One serving process: `python -m credit_service.rpc`, with settings from the environment.
 
-Exit status: 0 after a clean stop, 2 when the settings do not allow to serve.
+Exit status: 0 after a clean stop, 2 for invalid settings.
 """
 
 import argparse
@@ -22,12 +22,12 @@ MISCONFIGURED = 2
 
 
 def main() -> int:
-    """Serve until told to stop. With --control-fd, also until the supervisor is gone."""
+    """Serve until stopped by a signal; with --control-fd, also until the supervisor is gone."""
     parser = argparse.ArgumentParser(prog="python -m credit_service.rpc", description=__doc__)
     parser.add_argument(
         "--control-fd",
         type=int,
-        help="socket of the supervisor: told when this process serves, closed to stop it",
+        help="socket of the supervisor: reports when this process serves, and stops it when closed",
     )
     control_fd = parser.parse_args().control_fd
     control = None if control_fd is None else socket.socket(fileno=control_fd)
@@ -38,22 +38,22 @@ def main() -> int:
         return _misconfigured(error)
     configure_logging(settings)
     if control is None:
-        # Else the supervisor has warned.
+        # Otherwise the supervisor has warned.
         warn_of_unknown_variables()
     try:
         stop = threading.Event()
         if control is not None:
-            threading.Thread(target=_obey, args=(control, stop), daemon=True).start()
+            threading.Thread(target=_serve_supervisor, args=(control, stop), daemon=True).start()
 
         def announce(address: Address) -> None:
             if control is not None:
                 control.sendall(b"serving\n")
             else:
-                print(f"Serving on {address}", flush=True)  # noqa: T201 - said to who started it
+                print(f"Serving on {address}", flush=True)  # noqa: T201 - for the person who started it
 
         with ExitStack() as running:
             if control is None and settings.metrics_listen is not None:
-                # Else the supervisor shows the metrics of all its processes.
+                # Otherwise the supervisor serves the metrics of all its processes.
                 running.enter_context(
                     closing(
                         MetricsEndpoint(settings.metrics_listen, insecure=settings.metrics_insecure)
@@ -71,8 +71,8 @@ def _misconfigured(error: Exception) -> int:
     return MISCONFIGURED
 
 
-def _obey(control: socket.socket, stop: threading.Event) -> None:
-    """Tell the supervisor the metrics when it asks; the end of its side is the sign to stop."""
+def _serve_supervisor(control: socket.socket, stop: threading.Event) -> None:
+    """Answer the supervisor's requests for metrics; set `stop` when it closes its side."""
     answer_until_closed(control)
     stop.set()
 

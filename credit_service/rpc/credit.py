@@ -1,6 +1,6 @@
-"""CreditService: each method converts the request, calls its use case, converts the answer."""
+"""CreditService: each method converts the request, calls its use case, converts the response."""
 
-# The methods have the contract's names and grpc's arguments.
+# The method names are the contract's, the arguments grpc's.
 # ruff: noqa: N802, ARG002
 
 import threading
@@ -37,13 +37,13 @@ _LOAN_PAGES = PageTokens("ListLoans", pages.key_id)
 _DECISION_PAGES = PageTokens("ListDecisions", pages.key_id)
 
 _MAX_PAGE_BYTES = 3 * 1024 * 1024
-"""A page of decisions ends early rather than outgrow a message."""
+"""Largest page of decisions: a page ends early rather than exceed the message limit."""
 
 T = TypeVar("T")
 
 
 class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
-    """Answers CreditService. What each method refuses is said in the contract."""
+    """Implements CreditService. The contract lists the errors of each method."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         cache: PositionCache | None,
         stopping: threading.Event,
     ) -> None:
-        """Streams of events end when `stopping` is set."""
+        """Event streams end when `stopping` is set."""
         self._database = database
         self._clock = clock
         self._cache = cache
@@ -63,7 +63,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     def RegisterCustomer(
         self, request: pb.RegisterCustomerRequest, context: grpc.ServicerContext
     ) -> pb.RegisterCustomerResponse:
-        """Stores a customer."""
+        """Register a customer."""
         command = credit.read_register_customer(request)
         view = register_customer(
             self._database, command, self._clock.moment(), current_call().principal
@@ -73,7 +73,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     def GetCustomer(
         self, request: pb.GetCustomerRequest, context: grpc.ServicerContext
     ) -> pb.GetCustomerResponse:
-        """Finds a customer by id or by phone number."""
+        """Get a customer by id or phone number."""
         violations = Violations()
         key = request.WhichOneof("key")
         if key == "customer_id":
@@ -82,7 +82,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
             view = get_customer(self._database, customer_id=customer_id)
         else:
             if key is None:
-                violations.add("key", REQUIRED, "is required: customer_id or phone_number.")
+                violations.add("key", REQUIRED, "is required: set customer_id or phone_number.")
                 violations.raise_if_any()
             phone = fields.read_phone_number(request.phone_number, "phone_number", violations)
             violations.raise_if_any()
@@ -92,7 +92,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     def ListCustomers(
         self, request: pb.ListCustomersRequest, context: grpc.ServicerContext
     ) -> pb.ListCustomersResponse:
-        """Pages through customers by rising id."""
+        """List customers in order of id."""
         violations = Violations()
         query = fields.read_query(request.query, "query", violations)
         size = pages.read_page_size(request.page_size, violations)
@@ -109,8 +109,8 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     def GetCreditScore(
         self, request: pb.GetCreditScoreRequest, context: grpc.ServicerContext
     ) -> pb.GetCreditScoreResponse:
-        """Scores a customer today."""
-        customer_id = fields.read_only_id(request.customer_id, "customer_id")
+        """Compute today's score of a customer."""
+        customer_id = fields.read_single_id(request.customer_id, "customer_id")
         moment = self._clock.moment()
         _, score = self._queries.credit_score(customer_id, moment)
         response = pb.GetCreditScoreResponse()
@@ -120,7 +120,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     def CheckEligibility(
         self, request: pb.CheckEligibilityRequest, context: grpc.ServicerContext
     ) -> pb.CheckEligibilityResponse:
-        """Says what CreateLoan would decide now."""
+        """Decide as CreateLoan would now, without storing anything."""
         customer_id, ask = credit.read_check_eligibility(request)
         moment = self._clock.moment()
         _, decision = self._queries.check_eligibility(customer_id, ask, moment)
@@ -129,7 +129,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     def CreateLoan(
         self, request: pb.CreateLoanRequest, context: grpc.ServicerContext
     ) -> pb.CreateLoanResponse:
-        """Decides on a loan and books it when approved."""
+        """Decide on a loan and book it if approved."""
         command = credit.read_create_loan(request)
         stored = create_loan(
             self._database,
@@ -143,7 +143,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     def GetLoan(
         self, request: pb.GetLoanRequest, context: grpc.ServicerContext
     ) -> pb.GetLoanResponse:
-        """Finds a loan, by its id alone where that is enough."""
+        """Get a loan, by its id alone where the id is unique."""
         violations = Violations()
         loan_id = fields.read_id(request.loan_id, "loan_id", violations)
         customer_id = _optional_customer_id(request, violations)
@@ -157,7 +157,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     def ListLoans(
         self, request: pb.ListLoansRequest, context: grpc.ServicerContext
     ) -> pb.ListLoansResponse:
-        """Pages through a customer's loans by rising id."""
+        """List a customer's loans in order of id."""
         violations = Violations()
         customer_id = fields.read_id(request.customer_id, "customer_id", violations)
         state = credit.read_loan_state(request.state, "state", violations)
@@ -176,7 +176,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     def GetRepaymentSchedule(
         self, request: pb.GetRepaymentScheduleRequest, context: grpc.ServicerContext
     ) -> pb.GetRepaymentScheduleResponse:
-        """Lists a loan's installments."""
+        """List a loan's installments."""
         violations = Violations()
         customer_id = fields.read_id(request.customer_id, "customer_id", violations)
         loan_id = fields.read_id(request.loan_id, "loan_id", violations)
@@ -187,7 +187,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     def RecordPayment(
         self, request: pb.RecordPaymentRequest, context: grpc.ServicerContext
     ) -> pb.RecordPaymentResponse:
-        """Takes a payment on a loan."""
+        """Record a payment on a loan."""
         command = convert_events.read_record_payment(request)
         moment = self._clock.moment()
         recorded = record_payment(
@@ -198,15 +198,15 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     def GetDecision(
         self, request: pb.GetDecisionRequest, context: grpc.ServicerContext
     ) -> pb.GetDecisionResponse:
-        """Finds a stored decision."""
-        decision_id = fields.read_only_id(request.decision_id, "decision_id")
+        """Get a stored decision."""
+        decision_id = fields.read_single_id(request.decision_id, "decision_id")
         stored = get_decision(self._database, decision_id)
         return pb.GetDecisionResponse(decision=credit.write_decision(stored))
 
     def ListDecisions(
         self, request: pb.ListDecisionsRequest, context: grpc.ServicerContext
     ) -> pb.ListDecisionsResponse:
-        """Pages through stored decisions, the latest first."""
+        """List stored decisions, the latest first."""
         violations = Violations()
         customer_id = _optional_customer_id(request, violations)
         size = pages.read_page_size(request.page_size, violations)
@@ -214,11 +214,11 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         before = _id_of(_DECISION_PAGES.read(request.page_token, customer_id))
         found, more = _page(list_decisions(self._database, customer_id, before, size + 1), size)
         response = pb.ListDecisionsResponse()
-        room = _MAX_PAGE_BYTES
+        room_bytes = _MAX_PAGE_BYTES
         for stored in found:
             message = credit.write_decision(stored)
-            room -= message.ByteSize()
-            if room < 0:
+            room_bytes -= message.ByteSize()
+            if room_bytes < 0:
                 more = True
                 break
             response.decisions.append(message)
@@ -230,18 +230,18 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     def WatchCreditEvents(
         self, request: pb.WatchCreditEventsRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.WatchCreditEventsResponse]:
-        """Follows the events, until the caller goes or the server stops."""
+        """Stream events until the caller goes or the server stops."""
         violations = Violations()
         if request.after_event_id < 0:
             violations.add("after_event_id", OUT_OF_RANGE, "must be 0 or more.")
         customer_id = _optional_customer_id(request, violations)
         kinds = convert_events.read_event_kinds(request.event_types, "event_types", violations)
         violations.raise_if_any()
-        call, reached = current_call(), request.after_event_id
+        call, last_event_id = current_call(), request.after_event_id
         for found in self._tail.follow(request.after_event_id, customer_id, kinds):
             call.raise_if_cancelled()
-            call.raise_if_expired(last_event_id=reached)
-            reached = found if isinstance(found, int) else found.event_id
+            call.raise_if_expired(last_event_id=last_event_id)
+            last_event_id = found if isinstance(found, int) else found.event_id
             if isinstance(found, int):
                 now = fields.write_time(self._clock.moment().now)
                 beat = pb.WatchHeartbeat(time=now, last_event_id=found)
@@ -249,8 +249,8 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
                 continue
             event = convert_events.write_event(found)
             if event is None:
-                # Only a later release, which runs beside this one, knows the kind. The stream goes
-                # on: to end here would end every resumed stream here, too.
+                # Only a later release, running beside this one, knows the kind. Ending the stream
+                # here would end every resumed stream here too.
                 metrics.events_skipped.inc()
                 continue
             yield pb.WatchCreditEventsResponse(event=event)
@@ -260,14 +260,14 @@ def _optional_customer_id(
     request: pb.GetLoanRequest | pb.ListDecisionsRequest | pb.WatchCreditEventsRequest,
     violations: Violations,
 ) -> int | None:
-    """The customer's id where one is given; 0 is one, and a bad one."""
+    """The customer's id where the field is set; 0 counts as set, and is invalid."""
     if not request.HasField("customer_id"):
         return None
     return fields.read_id(request.customer_id, "customer_id", violations)
 
 
 def _read_customers_token(token: str, query: str) -> PageStart:
-    """Where the page begins. Raises InvalidFieldsError."""
+    """The start of the page. Raises InvalidFieldsError."""
     try:
         return PageStart(*_CUSTOMER_PAGES.read(token, query) or ())
     except InvalidFieldsError:
@@ -281,10 +281,10 @@ def _write_customers_token(start: PageStart, query: str) -> str:
 
 
 def _id_of(key: list[int] | None) -> int | None:
-    """The id that a page token holds."""
+    """The id in the key of a page token."""
     return None if key is None else key[0]
 
 
 def _page(found: Sequence[T], size: int) -> tuple[Sequence[T], bool]:
-    """What fits on the page, and whether there is more; one more than `size` was asked for."""
+    """The page, and whether there is more; the query asked for one more than `size`."""
     return found[:size], len(found) > size

@@ -1,8 +1,8 @@
-"""What the core refuses, as statuses with the standard details.
+"""Map errors of the domain to statuses with the standard details.
 
-One table says which status a kind of error is. Every status carries `google.rpc.ErrorInfo`, and
-beside it what a program can act on: the bad fields, the resource, when to come again. Whatever is
-not in the table is a defect of ours: the caller is told so, and where in the log to look.
+One table maps each kind of error to its status. Every status carries `google.rpc.ErrorInfo` and the
+details that a program acts on: invalid fields, the resource, the delay before a retry. An exception
+outside the table is a defect: its caller gets INTERNAL and the call id to find it in the log.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,8 +33,8 @@ from credit_service.v1 import error_reason_pb2
 DOMAIN = "credit_service"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 
-# Bytes of UTF-8. A client reads 8 KiB of metadata by default, and a status is sent as metadata:
-# the message percent-encoded, the details in base64. The worst of all together stays below.
+# Bytes of UTF-8. A client accepts 8 KiB of metadata by default, and a status travels as metadata:
+# the message percent-encoded, the details in base64. The largest status stays below that.
 _MAX_MESSAGE = 512
 _MAX_DESCRIPTION = 160
 _MAX_VIOLATIONS = 10
@@ -44,19 +44,19 @@ _PREFIX = "ERROR_REASON_"
 _log = structlog.get_logger(__name__)
 
 REASONS = frozenset(name.removeprefix(_PREFIX) for name in error_reason_pb2.ErrorReason.keys()[1:])
-"""Every reason of the contract, as ErrorInfo spells it."""
+"""Every reason of the contract, as it appears in ErrorInfo."""
 
 
 class DeadlineExceededError(CreditError):
-    """The caller's time, or the longest silence of a stream, is over."""
+    """The call's deadline has passed, or a stream was idle for too long."""
 
 
 class UnimplementedError(CreditError):
-    """The contract has the method and this server does not answer it."""
+    """This server does not implement the method."""
 
 
 class QuotaExceededError(OverloadedError):
-    """One caller's share of something is used up; `subject` is the caller."""
+    """A principal is at one of its limits; `subject` is the principal."""
 
     def __init__(
         self,
@@ -74,14 +74,14 @@ class QuotaExceededError(OverloadedError):
 
 
 class UnauthenticatedError(CreditError):
-    """No credentials, or none that hold."""
+    """Missing or invalid credentials."""
 
 
 class PermissionDeniedError(CreditError):
-    """Credentials that hold, without the scope that the method needs."""
+    """Valid credentials without the scope that the method requires."""
 
     principal = ""
-    """The caller, once known."""
+    """The authenticated caller; empty where unknown."""
 
 
 STATUS_OF_KIND: dict[type[CreditError], grpc.StatusCode] = {
@@ -99,14 +99,14 @@ STATUS_OF_KIND: dict[type[CreditError], grpc.StatusCode] = {
     PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
     NotOwnerError: grpc.StatusCode.PERMISSION_DENIED,
 }
-"""The status of each kind; a kind that is not here has that of the nearest one it derives from."""
+"""The status of each kind of error; others have that of their nearest base class here."""
 
 
 STATUS_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def status_code(error: CreditError) -> grpc.StatusCode | None:
-    """The status of an error's kind; None for a kind nobody has given one, which is a defect."""
+    """The status of an error; None for a kind without one, which is a defect."""
     for kind in type(error).__mro__:
         code = STATUS_OF_KIND.get(kind)
         if code is not None:
@@ -115,10 +115,10 @@ def status_code(error: CreditError) -> grpc.StatusCode | None:
 
 
 def to_status(error: Exception, call_id: str, method: str) -> status_pb2.Status:
-    """The google.rpc.Status of any exception that a call can end with.
+    """The google.rpc.Status of any exception that ends a call.
 
-    A refusal keeps its reason and message. Anything else becomes INTERNAL with a text that tells
-    nothing but `call_id`, under which the exception is logged.
+    A CreditError keeps its reason and message. Any other exception becomes INTERNAL: its message
+    has only `call_id`, under which the exception is logged.
     """
     if isinstance(error, LostRaceError):
         error = RetryLaterError(
@@ -141,7 +141,7 @@ def to_status(error: Exception, call_id: str, method: str) -> status_pb2.Status:
 
 
 def reason_of(status: status_pb2.Status) -> str:
-    """The reason in a status, which always begins its details."""
+    """The reason of a status, from its ErrorInfo, which is always the first detail."""
     info = error_details_pb2.ErrorInfo()
     status.details[0].Unpack(info)
     return info.reason if info.reason in REASONS else "INTERNAL"
@@ -160,7 +160,7 @@ def _info(error: CreditError) -> Any:
 
 
 def _details(error: CreditError) -> list[Message]:
-    """What a kind carries beside its ErrorInfo."""
+    """The details of an error other than its ErrorInfo."""
     match error:
         case InvalidFieldsError():
             return [_bad_request(error)]
@@ -205,7 +205,7 @@ def _retry_info(seconds: float) -> Any:
 
 
 def _quota(error: OverloadedError) -> list[Message]:
-    """Which quota is used up; OVERLOADED is the server as a whole and no quota."""
+    """The exceeded quota; none for OVERLOADED, where the server as a whole is at capacity."""
     if error.reason == "OVERLOADED":
         return []
     failure = error_details_pb2.QuotaFailure()
@@ -217,7 +217,7 @@ def _quota(error: OverloadedError) -> list[Message]:
 
 
 def _cut(text: str, size: int) -> str:
-    """At most `size` bytes of the text."""
+    """The text, cut to at most `size` bytes of UTF-8."""
     encoded = text.encode("utf-8", "replace")
     if len(encoded) <= size:
         return encoded.decode()

@@ -1,7 +1,7 @@
-"""The health service (grpc.health.v1), which anybody may call and nobody can block.
+"""The health service (grpc.health.v1), open to every caller; no caller can block it.
 
-A check is answered on grpc's own thread from memory. A watch takes no thread: each change is sent
-without waiting for the watcher, and a watcher that does not read holds back no other one.
+A check is answered from memory on grpc's own thread. A watch takes no thread: the server sends each
+change without waiting for the watcher, so a watcher that does not read delays no other one.
 """
 
 import threading
@@ -16,23 +16,23 @@ _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Health(health.HealthServicer):
-    """The service of grpcio-health-checking, with `List`, and with watches that cannot block.
+    """The service of grpcio-health-checking with `List`, and with watches that cannot block.
 
-    Safe to share between threads.
+    Thread-safe.
     """
 
     def __init__(self, max_watches: int = 256, max_watches_per_address: int = 32) -> None:
-        """The two limits bound the watches that are open at once."""
+        """The two limits bound the open watches."""
         super().__init__()
         self._max_watches = max_watches
         self._max_watches_per_address = max_watches_per_address
         self._watches: set[_Watch] = set()
 
     def set(self, service: str, status: int) -> None:
-        """Set the status of a service, and send it to whoever watches that service."""
+        """Set the status of a service and send it to the service's watchers."""
         with self._lock:
             super().set(service, status)
-            # While it shuts down the base class keeps the status as it was.
+            # During a shutdown the base class keeps the old status.
             status = self._server_status[service]
             watches = [each for each in self._watches if each.service == service]
         for watch in watches:
@@ -41,7 +41,7 @@ class Health(health.HealthServicer):
     def List(  # noqa: N802 - the protocol's name
         self, request: health_pb2.HealthListRequest, context: grpc.ServicerContext
     ) -> health_pb2.HealthListResponse:
-        """The health of every service at once."""
+        """The health of every service."""
         del request, context
         with self._lock:
             known = dict(self._server_status)
@@ -51,7 +51,7 @@ class Health(health.HealthServicer):
         return response
 
     def watch(self, call: Incoming, data: bytes) -> None:
-        """Serve a `Watch` whose message is `data`. Never waits."""
+        """Serve a `Watch` with the bytes of its message. Never blocks."""
         try:
             service = health_pb2.HealthCheckRequest.FromString(data).service
         except DecodeError:
@@ -61,11 +61,13 @@ class Health(health.HealthServicer):
         watch = _Watch(call, service, address)
         with self._lock:
             same = sum(each.address == address for each in self._watches)
-            room = len(self._watches) < self._max_watches and same < self._max_watches_per_address
-            if room:
+            has_room = (
+                len(self._watches) < self._max_watches and same < self._max_watches_per_address
+            )
+            if has_room:
                 self._watches.add(watch)
             status = self._server_status.get(service, _UNKNOWN)
-        if not room:
+        if not has_room:
             call.serve(Message(data), _refuse_watch)
         elif call.context.add_callback(lambda: self._forget(watch)):
             watch.offer(status)
@@ -74,7 +76,7 @@ class Health(health.HealthServicer):
 
     @property
     def watches(self) -> int:
-        """Watches that are open."""
+        """Open watches."""
         return len(self._watches)
 
     def _forget(self, watch: "_Watch") -> None:
@@ -83,7 +85,7 @@ class Health(health.HealthServicer):
 
 
 class _Watch:
-    """One watcher. It is sent the newest status, and none of those before it while it reads."""
+    """One watcher. It gets the newest status; while it reads, intermediate ones are dropped."""
 
     def __init__(self, call: Incoming, service: str, address: str) -> None:
         self._call = call
@@ -95,7 +97,7 @@ class _Watch:
         self._is_sending = False
 
     def offer(self, status: int) -> None:
-        """Send the status, now or when the one before it has left."""
+        """Send the status, now or after the previous one has left."""
         with self._lock:
             self._newest = status
             if self._is_sending or status == self._sent:
@@ -107,11 +109,11 @@ class _Watch:
         response = health_pb2.HealthCheckResponse()
         response.status = status
         data = response.SerializeToString()
-        if not self._call.send(data, self._left):
+        if not self._call.send(data, self._on_sent):
             with self._lock:
                 self._is_sending = False
 
-    def _left(self) -> None:
+    def _on_sent(self) -> None:
         with self._lock:
             self._is_sending = False
             newest = self._newest

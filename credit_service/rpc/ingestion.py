@@ -1,6 +1,6 @@
-"""IngestionService: streams of rows, files, and how far they have come."""
+"""IngestionService: streams of rows, uploads, and their progress."""
 
-# The methods have the contract's names and grpc's arguments.
+# The method names are the contract's, the arguments grpc's.
 # ruff: noqa: N802, ARG002
 
 import threading
@@ -39,12 +39,12 @@ from credit_service.v1 import ingestion_service_pb2 as pb
 from credit_service.v1 import ingestion_service_pb2_grpc
 
 FIRST_ROW_ERRORS = 100
-"""Row errors that the answer of IngestRows carries."""
+"""Row errors in the response of IngestRows."""
 
 CHUNK_BYTES = 1024**2
-"""Most bytes of a workbook in a message."""
+"""Largest chunk of a workbook."""
 
-_WATCH_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _READ_SCOPE = "credit.read"
 _UPDATE_SCOPE = "ingest.update"
 _INGESTION_PAGES = PageTokens("ListIngestions", pages.key_instant, pages.key_uuid)
@@ -53,11 +53,8 @@ _ERROR_PAGES = PageTokens("ListRowErrors", pages.key_id, pages.key_id)
 _log = structlog.get_logger(__name__)
 
 
-def _ensure_may_ask(header: Header) -> None:
-    """Whether the caller may have stored facts replaced, where that is what the header says.
-
-    Raises PermissionDeniedError.
-    """
+def _require_update_scope(header: Header) -> None:
+    """Raise PermissionDeniedError if the header asks for updates and the caller lacks the scope."""
     if header.on_existing == "UPDATE" and _UPDATE_SCOPE not in current_call().scopes:
         raise PermissionDeniedError(
             "PERMISSION_DENIED",
@@ -68,7 +65,7 @@ def _ensure_may_ask(header: Header) -> None:
 
 
 class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
-    """Answers IngestionService. What each method refuses is said in the contract."""
+    """Implements IngestionService. The contract lists the errors of each method."""
 
     def __init__(
         self,
@@ -79,7 +76,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         cache: PositionCache | None,
         stopping: threading.Event,
     ) -> None:
-        """`stopping` tells streams to end because the server does."""
+        """Streams end when `stopping` is set."""
         self._database = database
         self._clock = clock
         self._upload_max_bytes = settings.upload_max_bytes
@@ -90,13 +87,13 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         self._forget = None if cache is None else cache.drop
 
     @prepare_messages(convert_ingestion.read_stream_message)
-    def IngestRows(  # type: ignore[override]  # what `prepare_messages` makes of its messages
+    def IngestRows(  # type: ignore[override]  # `prepare_messages` converts the messages
         self, requests: Messages[pb.IngestRowsRequest | RowBatch], context: grpc.ServicerContext
     ) -> pb.IngestRowsResponse:
-        """Takes rows in by batches, each once; those that wait together in one transaction."""
+        """Store rows, each batch once; batches that wait together share a transaction."""
         call = current_call()
         header = convert_ingestion.read_stream_header(next(requests, None))
-        _ensure_may_ask(header)
+        _require_update_scope(header)
         begin_stream(
             self._database,
             header,
@@ -140,38 +137,38 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
     def _with_waiting(
         self, first: RowBatch, requests: Messages[pb.IngestRowsRequest | RowBatch]
     ) -> list[RowBatch]:
-        """A batch and those behind it that are here and go on with it, as many as one transaction
-        takes. The more rows, the fewer times is a customer with several of them written."""
+        """The batch and the waiting batches that continue it, as many as fit one transaction. The
+        more rows in it, the fewer writes for a customer with several rows."""
         found = [first]
-        room = self._batch_rows - first.row_count
+        room_rows = self._batch_rows - first.row_count
 
         def fits(request: pb.IngestRowsRequest | RowBatch) -> bool:
             return (
                 isinstance(request, RowBatch)
                 and request.goes_on(found[-1])
-                and request.row_count <= room
+                and request.row_count <= room_rows
             )
 
         while (request := requests.next_if(fits)) is not None:
             found.append(convert_ingestion.read_batch(request))
-            room -= found[-1].row_count
+            room_rows -= found[-1].row_count
         return found
 
     def _leave(self, ingestion_id: UUID) -> None:
-        """See to the rows of a broken stream; what broke it may stand in the way of that too."""
+        """Announce the rows that a broken stream stored; what broke it may prevent that too."""
         try:
             with shielded():
                 leave_stream(self._database, ingestion_id, self._clock.moment())
-        except Exception:  # noqa: BLE001 - logged; what the caller is told is what broke the stream
+        except Exception:  # noqa: BLE001 - logged; the caller gets the error that broke the stream
             _log.warning("broken_stream_not_announced", ingestion_id=str(ingestion_id))
 
     def UploadSpreadsheet(
         self, requests: Iterator[pb.UploadSpreadsheetRequest], context: grpc.ServicerContext
     ) -> pb.UploadSpreadsheetResponse:
-        """Stores a file for the workers."""
+        """Store a file for the workers."""
         call = current_call()
         header = convert_ingestion.read_upload_header(next(requests, None))
-        _ensure_may_ask(header)
+        _require_update_scope(header)
 
         def chunks() -> Iterator[bytes]:
             for request in requests:
@@ -192,7 +189,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
     def GetIngestion(
         self, request: pb.GetIngestionRequest, context: grpc.ServicerContext
     ) -> pb.GetIngestionResponse:
-        """Finds an ingestion."""
+        """Get an ingestion."""
         ingestion_id = convert_ingestion.read_ingestion_id(request.ingestion_id)
         ingestion = get_ingestion(self._database, ingestion_id)
         return pb.GetIngestionResponse(ingestion=convert_ingestion.write_ingestion(ingestion))
@@ -200,7 +197,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
     def ListIngestions(
         self, request: pb.ListIngestionsRequest, context: grpc.ServicerContext
     ) -> pb.ListIngestionsResponse:
-        """Pages through ingestions, the latest first."""
+        """List ingestions, the latest first."""
         violations = Violations()
         size = pages.read_page_size(request.page_size, violations)
         violations.raise_if_any()
@@ -221,7 +218,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
     def WatchIngestion(
         self, request: pb.WatchIngestionRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.WatchIngestionResponse]:
-        """Follows an ingestion by looking at its row, until it has ended."""
+        """Poll an ingestion's row and stream its changes until it ends."""
         ingestion_id = convert_ingestion.read_ingestion_id(request.ingestion_id)
         call = current_call()
         seen = None
@@ -234,7 +231,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
                 seen = ingestion
             if ingestion.ended:
                 return
-            if self._stopping.wait(_WATCH_SECONDS):
+            if self._stopping.wait(_POLL_SECONDS):
                 raise shutting_down()
             call.raise_if_cancelled()
             call.raise_if_expired()
@@ -242,13 +239,13 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
     def ListRowErrors(
         self, request: pb.ListRowErrorsRequest, context: grpc.ServicerContext
     ) -> pb.ListRowErrorsResponse:
-        """Pages through why rows were not stored, in their order."""
+        """List row errors in the order of their rows."""
         violations = Violations()
         ingestion_id = fields.read_required_uuid(request.ingestion_id, "ingestion_id", violations)
         size = pages.read_page_size(request.page_size, violations)
         outcomes = convert_ingestion.read_outcomes(request.outcomes, violations)
         violations.raise_if_any()
-        self._ensure_may_read_rows(ingestion_id)
+        self._require_access_to_rows(ingestion_id)
         scope = str(ingestion_id)
         if outcomes != ["REJECTED"]:
             scope += f" {sorted(outcomes)}"
@@ -266,12 +263,12 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
             )
         return response
 
-    def _ensure_may_read_rows(self, ingestion_id: UUID) -> None:
-        """Rows are the sender's to read, and those callers' who may read every customer.
+    def _require_access_to_rows(self, ingestion_id: UUID) -> None:
+        """Allow the sender of the rows and callers with the scope to read every customer.
 
         Raises:
             NotFoundError: INGESTION_NOT_FOUND.
-            PermissionDeniedError: the ingestion is another's.
+            PermissionDeniedError: another caller sent the rows.
         """
         call = current_call()
         if _READ_SCOPE in call.scopes:
@@ -287,19 +284,19 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
     def DownloadAnnotatedWorkbook(
         self, request: pb.DownloadAnnotatedWorkbookRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.DownloadAnnotatedWorkbookResponse]:
-        """Sends an uploaded file back with its rejected rows marked."""
+        """Send an uploaded file back with its rejected rows marked."""
         ingestion_id = convert_ingestion.read_ingestion_id(request.ingestion_id)
         call = current_call()
 
-        def raise_if_cancelled() -> None:
+        def raise_if_ended() -> None:
             if self._stopping.is_set():
                 raise shutting_down()
             call.raise_if_cancelled()
             call.raise_if_expired()
 
-        self._ensure_may_read_rows(ingestion_id)
-        with self._annotator.workbook(ingestion_id, raise_if_cancelled) as workbook:
+        self._require_access_to_rows(ingestion_id)
+        with self._annotator.workbook(ingestion_id, raise_if_ended) as workbook:
             yield convert_ingestion.write_workbook_header(workbook)
             while chunk := workbook.file.read(CHUNK_BYTES):
-                raise_if_cancelled()
+                raise_if_ended()
                 yield pb.DownloadAnnotatedWorkbookResponse(chunk=chunk)

@@ -1,10 +1,10 @@
 """Server reflection, v1 and v1alpha, with the comments of the contract.
 
-The descriptors that generated Python code carries have no comments, and the reflection of
-grpcio-reflection speaks v1alpha only. So the files are served as protoc wrote them, source info
-included, from the descriptor set beside the generated code; files of other packages (health,
-reflection itself) come from the descriptor pool. The two versions of the protocol differ in nothing
-but their package, so the messages of v1alpha serve both, and the file of v1 is made from its file.
+The descriptors of generated Python code have no comments, and grpcio-reflection supports v1alpha
+only. So this module serves the files as protoc wrote them, with source info, from the descriptor
+set beside the generated code; files of other packages (health, reflection itself) come from the
+descriptor pool. The two versions of the protocol differ only in their package: the messages of
+v1alpha serve both, and the file of v1 is derived from that of v1alpha.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,10 +24,10 @@ _File = descriptor_pb2.FileDescriptorProto
 
 
 class Reflection:
-    """Answers about a fixed set of services. Safe to share between threads."""
+    """Describes a fixed set of services. Thread-safe."""
 
     def __init__(self, services: Iterable[str]) -> None:
-        """`services` are full names; both versions of reflection are added to them."""
+        """`services` are full names; both versions of reflection are added."""
         self._services = sorted({*services, V1, V1ALPHA})
         self._files: dict[str, _File] = {}
         self._file_of_symbol: dict[str, str] = {}
@@ -39,12 +39,12 @@ class Reflection:
         for service in self._services:
             if service not in self._file_of_symbol:
                 self._add_from_pool(pool.FindFileContainingSymbol(service))
-        # No service names them, but errors carry them: with these a caller can read the details.
+        # No service names them, but error details use them: callers need them to read the details.
         for file in (error_details_pb2.DESCRIPTOR, status_pb2.DESCRIPTOR):
             self._add_from_pool(file)
 
     def add_to(self, server: grpc.Server) -> None:
-        """Serve both versions."""
+        """Register both versions with the server."""
         handler = grpc.stream_stream_rpc_method_handler(
             self.answer,
             request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
@@ -56,7 +56,7 @@ class Reflection:
             )
 
     def answer(self, requests: Iterator[Any], _context: grpc.ServicerContext) -> Iterator[Any]:
-        """One response for each request."""
+        """Yield one response for each request."""
         for request in requests:
             response = self._response(request)
             response.valid_host = request.host
@@ -88,11 +88,11 @@ class Reflection:
         )
 
     def _with_files(self, response: Any, name: str | None) -> Any:
-        """The file of that name and all that it imports, itself first."""
+        """Add the file of that name and all its imports, the file first."""
         if name is None or name not in self._files:
             return _with_error(response, grpc.StatusCode.NOT_FOUND, "not found")
         wanted = [name]
-        for each in wanted:  # grows while it is walked
+        for each in wanted:  # grows during the loop
             wanted += [
                 imported
                 for imported in self._files[each].dependency
@@ -133,13 +133,13 @@ class Reflection:
 
 
 def _contract_files() -> Iterable[_File]:
-    """The contract and all that it imports, comments included."""
+    """The files of the contract and of all its imports, with comments."""
     data = files("credit_service.v1").joinpath("descriptors.binpb").read_bytes()
     return descriptor_pb2.FileDescriptorSet.FromString(data).file
 
 
 def _reflection_v1() -> _File:
-    """The file of reflection v1, which is that of v1alpha under another package."""
+    """The file of reflection v1: that of v1alpha under another package."""
     file = _File()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)
     file.name = "grpc/reflection/v1/reflection.proto"
@@ -157,7 +157,7 @@ def _reflection_v1() -> _File:
 
 
 def _symbols(file: _File) -> Iterator[str]:
-    """The full name of everything in a file that has one."""
+    """The full names of everything named in a file."""
     prefix = f"{file.package}." if file.package else ""
     for service in file.service:
         yield prefix + service.name
@@ -183,7 +183,7 @@ def _message_symbols(prefix: str, message: Any) -> Iterator[str]:
 def _enum_symbols(prefix: str, enums: Iterable[Any]) -> Iterator[str]:
     for enum in enums:
         yield prefix + enum.name
-        # A value is named beside its enum, not within it.
+        # The full name of a value has the scope of its enum, not the enum's name.
         yield from (prefix + value.name for value in enum.value)
 
 

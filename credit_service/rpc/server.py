@@ -1,4 +1,4 @@
-"""One serving process: listens, answers, tells its health, stops without dropping a call."""
+"""One serving process: listens, serves calls, reports its health, stops without dropping calls."""
 
 import threading
 import time
@@ -42,9 +42,9 @@ SERVICES = (
     ingestion_service_pb2.DESCRIPTOR.services_by_name["IngestionService"],
 )
 SERVICE_NAMES = tuple(service.full_name for service in SERVICES)
-"""What the server is there for, and has a health of its own."""
+"""The contract's services, each with a health of its own."""
 
-_MIN_HELD_CALLS = 128
+_MIN_PENDING_CALLS = 128
 _HANDSHAKE_MILLISECONDS = 10_000
 _PROBE_SECONDS = 1.0
 _LINGER_SECONDS = 0.1
@@ -53,7 +53,7 @@ _log = structlog.get_logger(__name__)
 
 
 class CreditServer:
-    """A server in this process. Starts once and stops once."""
+    """A server in this process. It starts once and stops once."""
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class CreditServer:
         """`share_port` lets other processes listen on the same port (SO_REUSEPORT).
 
         Raises:
-            AddressRefusedError: the address cannot be served.
-            MisconfiguredError: credentials are not configured well.
+            AddressRefusedError: the server cannot listen on the address.
+            MisconfiguredError: the settings of credentials are invalid.
         """
         self._settings = settings
         self._database = database
@@ -79,7 +79,7 @@ class CreditServer:
         self._stopping = threading.Event()
         self._pool = ServingPool(settings.threads)
         self._write_pool = ServingPool(settings.threads)
-        # Two more than there may be streams: they refuse the others while all of them are open.
+        # Two more threads than streams: they reject calls while all streams are open.
         self._stream_pool = ServingPool(settings.max_streams + settings.ingestion_streams + 2)
         self._access = AccessLog(settings.log_format) if settings.access_log else None
         self._health = Health()
@@ -119,11 +119,13 @@ class CreditServer:
                 port = self._server.add_secure_port(str(address), credentials)
         except RuntimeError as error:
             self._close()
-            raise AddressRefusedError(f"{address} cannot be listened on: is it taken?") from error
+            raise AddressRefusedError(
+                f"cannot listen on {address}; check whether another process uses it"
+            ) from error
         self.address = Address(address.host, port)
-        """Where it listens, with the port that the system chose for port 0."""
+        """The listening address, with the port that the system chose for port 0."""
         self._connections = ConnectionGuard(port)
-        self._forget_readings = metrics.server_readings.add(self._read)
+        self._remove_readings = metrics.server_readings.add(self._readings)
 
     def _add_services(self, database: Database, clock: Clock) -> None:
         credit_service_pb2_grpc.add_CreditServiceServicer_to_server(
@@ -141,41 +143,41 @@ class CreditServer:
             Reflection((*SERVICE_NAMES, health.SERVICE_NAME)).add_to(self._server)
 
     def start(self) -> None:
-        """Listen. Calls are answered from now on; health follows the database."""
+        """Listen and serve calls; from now on health follows the database."""
         self._set_health(serving=False)
         self._server.start()
         self._connections.start()
         self._readiness.start()
 
     def stop(self, grace_seconds: float | None = None) -> None:
-        """Tell that it stops, wait as the settings say, let calls under way end, and close.
+        """Report NOT_SERVING, wait as the settings say, drain running calls, and close.
 
-        `grace_seconds` (the setting where none is given) bounds the wait; what still runs then is
-        cancelled. Returns when no call runs any more.
+        `grace_seconds` (by default the setting) bounds the drain; the server then cancels calls
+        that still run. Returns when no call runs.
         """
         grace = self._settings.shutdown_grace_seconds if grace_seconds is None else grace_seconds
         self._is_draining = True
         self._health.enter_graceful_shutdown()
-        # Calls are answered as before until balancers have seen it.
+        # Serve calls until balancers have noticed.
         time.sleep(self._settings.shutdown_delay_seconds)
         self._stopping.set()
-        self._server.stop(grace)  # takes no new calls from here on
+        self._server.stop(grace)  # rejects new calls from here on
         deadline = time.monotonic() + grace
         for pool in (self._pool, self._write_pool, self._stream_pool):
             if not pool.wait_until_idle(deadline - time.monotonic()):
                 _log.warning("calls_cancelled_by_stop", grace_seconds=grace)
-        # What is left is watches of the health, which would last for all of the grace, and the
-        # last bytes of answers that are on their way.
+        # Only health watches, which would last for the whole grace period, and the last bytes of
+        # responses are left.
         time.sleep(min(_LINGER_SECONDS, grace))
         self._server.stop(None).wait()
         self._connections.close()
         if self._readiness.is_alive():
             self._readiness.join()
         self._close()
-        self._forget_readings()
+        self._remove_readings()
 
     def _close(self) -> None:
-        """End the threads that serve, and what they use."""
+        """End the serving threads, the cache and the access log."""
         self._pipeline.close()
         self._pool.shutdown()
         self._write_pool.shutdown()
@@ -185,8 +187,8 @@ class CreditServer:
         if self._access is not None:
             self._access.close()
 
-    def _read(self) -> Iterable[metrics.Reading]:
-        """What the server is at, for the metrics."""
+    def _readings(self) -> Iterable[metrics.Reading]:
+        """Gauges of the server, for the metrics."""
         in_use, pool_size = self._database.pool_use()
         yield metrics.READY, (), float(self._ready and not self._is_draining)
         for kind, pool in (("read", self._pool), ("write", self._write_pool)):
@@ -210,13 +212,13 @@ class CreditServer:
     def _set_health(self, *, serving: bool) -> None:
         self._ready = serving
         statuses = health_pb2.HealthCheckResponse
-        # The whole last: whoever sees it serve finds that its parts do.
+        # The server as a whole last, so that it never serves before its services.
         for service in (*SERVICE_NAMES, ""):
             self._health.set(service, statuses.SERVING if serving else statuses.NOT_SERVING)
 
     def _watch_readiness(self) -> None:
-        """Health follows PostgreSQL, asked over a connection that no call can be holding: whether
-        it answers, takes writes, has room on its disk, and has the schema."""
+        """Make health follow PostgreSQL, over a connection of its own: whether it answers, accepts
+        writes, has disk space, and has the schema."""
         probe = Database(
             self._settings.require_database_url(),
             pool_size=1,
@@ -225,72 +227,72 @@ class CreditServer:
             pooler=self._settings.database_pooler,
         )
         watch = condition.Watch(probe)
-        trouble: str | None = "not looked yet"
+        problem: str | None = "not checked yet"
         try:
             while not self._stopping.is_set():
-                before, trouble = trouble, _trouble(probe, watch)
-                if trouble is not None:
-                    # A session keeps what it began with, such as being read-only.
+                previous, problem = problem, _database_problem(probe, watch)
+                if problem is not None:
+                    # A session keeps its initial state, such as being read-only.
                     probe.renew()
-                elif before is not None:
+                elif previous is not None:
                     self._database.renew()
-                if trouble != before:
-                    _log.info("readiness_changed", ready=trouble is None, trouble=trouble)
-                    self._set_health(serving=trouble is None)
+                if problem != previous:
+                    _log.info("readiness_changed", ready=problem is None, trouble=problem)
+                    self._set_health(serving=problem is None)
                 self._stopping.wait(_PROBE_SECONDS)
         finally:
             probe.dispose()
 
 
-def _trouble(database: Database, watch: condition.Watch) -> str | None:
-    """Why the database cannot serve; None when it can."""
+def _database_problem(database: Database, watch: condition.Watch) -> str | None:
+    """Why the database cannot be used; None when it can."""
     try:
         watch.require()
         schema.require(database)
     except CreditError as error:
         return error.message
     except Exception as error:  # noqa: BLE001 - logged
-        # Such as a password that was changed: not ready either, and worth a line in the log.
+        # Such as a changed password: not ready either, and worth a log entry.
         _log.exception("readiness_probe_failed")
         return type(error).__name__
     return None
 
 
 def _max_running_calls(settings: Settings) -> int:
-    """Calls of one principal at work at once. It never takes the last thread, nor the last database
-    connection that calls which write may use."""
+    """Concurrent calls of one principal. They never take the last thread, nor the last database
+    connection of writes."""
     most = min(settings.threads, write_share(settings.pool_size)) - 1
     return max(1, min(settings.max_calls_at_work_per_principal, most))
 
 
 def _options(settings: Settings, *, share_port: bool) -> list[tuple[str, int]]:
-    max_reserved = max(_MIN_HELD_CALLS, settings.max_concurrent_calls)
+    max_pending = max(_MIN_PENDING_CALLS, settings.max_concurrent_calls)
     return [
         ("grpc.so_reuseport", int(share_port)),
-        # Calls that grpc holds and the thread that takes calls in has not come to. Where even that
-        # thread falls behind, grpc ends them itself, with CANCELLED and no more said: at random
-        # above the first number, always above the second.
-        ("grpc.server.max_pending_requests", max_reserved),
-        ("grpc.server.max_pending_requests_hard_limit", 2 * max_reserved),
+        # Calls that grpc holds until its receiving thread gets to them. Where that thread falls
+        # behind, grpc ends calls with a bare CANCELLED: some above the first number, all above the
+        # second.
+        ("grpc.server.max_pending_requests", max_pending),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * max_pending),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
-        # A peer that is gone without a word is found within a minute and a half, and a caller may
-        # ping an idle connection every ten seconds.
+        # Detect a vanished peer within 90 seconds, and let callers ping an idle connection every
+        # ten seconds.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-        # A connection that carries no call takes a descriptor: it ends, and its caller opens
-        # another with the next call. One that never becomes HTTP/2 ends sooner.
+        # An idle connection takes a descriptor: close it, and its caller opens another with the
+        # next call. Close one that never becomes HTTP/2 sooner.
         ("grpc.max_connection_idle_ms", int(settings.max_connection_idle_seconds * 1000)),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MILLISECONDS),
     ]
 
 
 def open_database(settings: Settings) -> Database:
-    """The connections of one serving process, as the settings have them."""
+    """The database of one serving process, as configured."""
     return Database(
         settings.require_database_url(),
         pool_size=settings.pool_size,
@@ -310,10 +312,10 @@ def serve(
 ) -> None:
     """Serve in this process until SIGTERM, SIGINT or `stop`; call from the main thread.
 
-    `announce` is told the address once calls are answered.
+    `announce` gets the address once the server accepts calls.
 
     Raises:
-        AddressRefusedError: the address cannot be served.
+        AddressRefusedError: the server cannot listen on the address.
     """
     termination = Termination()
     raise_descriptor_limit()

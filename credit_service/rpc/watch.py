@@ -1,7 +1,7 @@
-"""Following the event stream: one look at its end for all watchers, own reads for each.
+"""Follow the event stream: one poll of its end for all watchers, separate reads for each.
 
-A watcher reads its events from the database a page at a time, as its caller takes them: a slow
-one holds back nobody and fills no queue.
+A watcher reads its events from the database page by page, as its caller takes them, so a slow
+caller delays no other one and fills no queue.
 """
 
 import threading
@@ -13,73 +13,72 @@ from credit_service.storage.cancellation import is_cancelled
 from credit_service.storage.database import Database
 from credit_service.storage.event_stream import StoredEvent
 
-_LOOK_SECONDS = 0.05
+_POLL_SECONDS = 0.05
 _PAGE = 200
 _HEARTBEAT_SECONDS = 10.0
 
 
 class EventTail:
-    """Knows the newest event's id while anybody watches. Safe to share between threads."""
+    """Polls the newest event id while there are watchers. Thread-safe."""
 
     def __init__(self, database: Database, stopping: threading.Event) -> None:
         self._database = database
         self._stopping = stopping
         self._changed = threading.Condition()
         self._newest = 0
-        self._looked_at = 0.0
-        self._looking = False
+        self._polled_at = 0.0
+        self._is_polling = False
 
     def newest(self) -> int:
-        """Id of the newest event now. Raises UnavailableError when the database is out of reach."""
+        """Id of the newest event now. Raises UnavailableError when the database is unreachable."""
         with self._database.autocommit() as connection:
             return event_stream.last_event_id(connection)
 
     def wait_beyond(self, event_id: int, timeout_seconds: float) -> int:
-        """Id of the newest event, as soon as it is above `event_id` or the time is over.
+        """Wait until an event above `event_id` exists or the timeout ends; return the newest id.
 
-        One of the waiting watchers looks, the others hear of it.
+        One of the waiting watchers polls and notifies the others.
         """
         deadline = time.monotonic() + timeout_seconds
         while not (self._stopping.is_set() or is_cancelled()):
             with self._changed:
                 if self._newest > event_id or time.monotonic() >= deadline:
                     return self._newest
-                look = not self._looking
-                if look:
-                    self._looking = True
+                must_poll = not self._is_polling
+                if must_poll:
+                    self._is_polling = True
                 else:
-                    self._changed.wait(_LOOK_SECONDS * 2)
-            if look:
-                self._look()
+                    self._changed.wait(_POLL_SECONDS * 2)
+            if must_poll:
+                self._poll()
         return self._newest
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         newest = self._newest
         try:
-            pause = _LOOK_SECONDS - (time.monotonic() - self._looked_at)
+            pause = _POLL_SECONDS - (time.monotonic() - self._polled_at)
             if pause > 0:
                 self._stopping.wait(pause)
             newest = self.newest()
         finally:
             with self._changed:
-                self._looking = False
-                self._looked_at = time.monotonic()
+                self._is_polling = False
+                self._polled_at = time.monotonic()
                 self._newest = max(self._newest, newest)
                 self._changed.notify_all()
 
     def follow(
         self, after: int, customer_id: int | None, kinds: frozenset[str]
     ) -> Iterator[StoredEvent | int]:
-        """Events of ids above `after` that fit, in order, for ever.
+        """Events with ids above `after` that match, in order, until the server stops or the caller
+        goes.
 
-        Ends when the server stops or the caller has gone.
-
-        Once it has caught up, and where none came for ten seconds, the id up to which everything
-        has been looked at: a safe place to resume from. Raises UnavailableError when the database
-        is out of reach.
+        Once it has caught up, and after ten seconds without an event, it yields the id up to which
+        it has read: a safe position to resume from. Raises UnavailableError when the database is
+        unreachable.
         """
         newest = self.newest()
-        last_sign: float | None = None
+        last_sent_at: float | None = None
         while not (self._stopping.is_set() or is_cancelled()):
             page: list[StoredEvent] = []
             if newest > after:
@@ -87,13 +86,13 @@ class EventTail:
                 yield from page
                 after = page[-1].event_id if len(page) == _PAGE else newest
             caught_up = len(page) < _PAGE
-            if page and last_sign is not None:
-                last_sign = time.monotonic()
+            if page and last_sent_at is not None:
+                last_sent_at = time.monotonic()
             elif caught_up and (
-                last_sign is None or time.monotonic() - last_sign >= _HEARTBEAT_SECONDS
+                last_sent_at is None or time.monotonic() - last_sent_at >= _HEARTBEAT_SECONDS
             ):
                 yield after
-                last_sign = time.monotonic()
+                last_sent_at = time.monotonic()
             newest = self.wait_beyond(after, timeout_seconds=1.0)
 
     def _read(

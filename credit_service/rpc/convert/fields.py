@@ -253,7 +253,7 @@ def read_query(text: str, field: str, violations: Violations) -> str:
     return text.strip()
 
 
-def read_only_id(value: int, field: str) -> int:
+def read_single_id(value: int, field: str) -> int:
     """The id of a request that has nothing else. Raises InvalidFieldsError."""
     violations = Violations()
     read_id(value, field, violations)
