@@ -127,15 +127,17 @@ class Load:
 
     def _call(self, number: int) -> None:
         pick = random.Random(self._seed * 1000 + number)  # noqa: S311 - repeatable load
-        with self._stub() as stub:
+        # A connection stays with one server, and within a server writes to one customer take turns:
+        # only the two servers together can run a request and its repetition at once.
+        with self._stub() as stub, self._stub() as other:
             while not self._stop.is_set():
                 lot = pick.random()
                 if lot < 0.60:
                     self._read(stub, pick)
                 elif lot < 0.85:
-                    self._create(stub, pick)
+                    self._create(stub, other, pick)
                 elif lot < 0.95:
-                    self._repeat(stub, pick)
+                    self._repeat(stub, other, pick)
                 elif lot < 0.985:
                     self._pay(stub, pick)
                 elif self._streams.acquire(blocking=False):
@@ -174,7 +176,7 @@ class Load:
         )
         self._ask(stub, pick, method, request)
 
-    def _create(self, stub: Any, pick: random.Random) -> None:
+    def _create(self, stub: Any, other: Any, pick: random.Random) -> None:
         hot = pick.random() < 0.5
         # One in six asks for more than anybody gets: a decline, which leaves the position alone.
         units = 5_000_000 if pick.random() < 0.17 else pick.randint(1, 20) * 100
@@ -187,16 +189,16 @@ class Load:
         )
         asked = self._history.asks("CreateLoan", request)
         if pick.random() < 0.1:
-            self._mutate_twice(stub, asked)
+            self._mutate_twice((stub, other), asked)
         else:
             self._mutate(stub, pick, asked)
 
-    def _repeat(self, stub: Any, pick: random.Random) -> None:
+    def _repeat(self, stub: Any, other: Any, pick: random.Random) -> None:
         asked = self._history.recent(pick)
         if asked is None:
             return
         if pick.random() < 0.5:
-            self._mutate_twice(stub, asked)
+            self._mutate_twice((stub, other), asked)
         else:
             self._mutate(stub, pick, asked)
 
@@ -218,10 +220,10 @@ class Load:
         if answer is not None:
             self._history.answered(asked, answer)
 
-    def _mutate_twice(self, stub: Any, asked: Asked) -> None:
-        """The same request in the same instant, as an impatient client sends it."""
+    def _mutate_twice(self, stubs: tuple[Any, Any], asked: Asked) -> None:
+        """Send the same request on two connections at once, as an impatient client does."""
         calls = []
-        for _ in range(2):
+        for stub in stubs:
             self._history.count(self._history.calls, asked.method)
             calls.append(getattr(stub, asked.method).future(asked.request, timeout=_CALL_SECONDS))
         for call in calls:
