@@ -182,18 +182,19 @@ class Standin:
 
 
 class Callers:
-    """Calls through a balancer, several at a time."""
+    """Calls of one caller through a balancer, several at a time."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, channel: grpc.Channel, token: str = "") -> None:
         self._call: Any = channel.unary_unary(PATH, bytes, bytes)
+        self._metadata = [("authorization", f"Bearer {token}")] if token else []
 
     def begin(self, count: int = 1) -> list[Any]:
-        return [self._call.future(b"", timeout=60) for _ in range(count)]
+        return [self._call.future(b"", timeout=60, metadata=self._metadata) for _ in range(count)]
 
     def refused(self) -> bool:
         """Whether one more call is refused; else it is at work, or was."""
         try:
-            self._call(b"", timeout=1)
+            self._call(b"", timeout=1, metadata=self._metadata)
         except grpc.RpcError as error:
             if code_of(error) is grpc.StatusCode.DEADLINE_EXCEEDED:
                 return False
@@ -232,6 +233,22 @@ def test_a_burst_may_queue_and_after_it_nothing_does(running: ExitStack) -> None
     server.await_calls(3)
     server.let_go(3)
     assert [each.result() for each in burst] == [b""] * 3
+
+
+def test_a_caller_with_few_calls_is_served_while_those_of_another_wait(running: ExitStack) -> None:
+    server = Standin(running)
+    channel = running.enter_context(through(server.target, calls_held=1, calls_at_most=4))
+    many, few = Callers(channel, "many"), Callers(channel, "few")
+    waiting = many.begin(4)
+    server.await_calls(4)
+    assert many.refused()
+    server.let_go(2)
+    _until(lambda: sum(each.done() for each in waiting) == 2)
+    (call,) = few.begin()
+    server.await_calls(1)
+    assert not call.done()
+    assert few.refused()
+    assert many.refused()
 
 
 def test_now_and_then_it_is_tried_whether_calls_queue_still(running: ExitStack) -> None:
