@@ -30,13 +30,13 @@ from credit_service.cli.common import (
 )
 
 _EPILOGUE = """\
-Exit codes: 0 done · 1 the service refused the request, rows were rejected, or a check failed · \
-2 wrong usage or settings · 3 the service, its database or its Redis is out of reach · \
+Exit codes: 0 success · 1 the service rejected the request or rows, or a check failed · \
+2 invalid usage or settings · 3 the service, its database or its Redis is unavailable · \
 130 interrupted
 
 Settings come from the environment (CREDIT_…, DATABASE_URL, REDIS_URL). Without DATABASE_URL and \
-REDIS_URL, `up` starts its own PostgreSQL and Valkey in the data folder. Set NO_COLOR to turn \
-colours off.
+REDIS_URL, `up` starts its own PostgreSQL and Valkey in the data folder. Set NO_COLOR to \
+disable colours.
 """
 
 
@@ -51,7 +51,7 @@ def _version() -> str:
 
 app = App(
     name="credit-service",
-    help="A gRPC credit decision service: run it, send it files, call it, operate it.",
+    help="Run, use and operate a gRPC credit decision service.",
     help_format="plaintext",
     help_epilogue=_EPILOGUE,
     version=_version,
@@ -69,7 +69,7 @@ _HERE = Target()
 def up(
     *,
     listen: Annotated[
-        str | None, Parameter(help="Address to listen on; port 0 takes a free one.")
+        str | None, Parameter(help="Address to listen on. Port 0 selects a free port.")
     ] = None,
     processes: Annotated[
         int | None, Parameter(help="Number of server processes on that port.")
@@ -82,16 +82,16 @@ def up(
     console: Annotated[
         bool,
         Parameter(
-            help="Also run the QA console, at CREDIT_CONSOLE_LISTEN.",
+            help="Also run the QA console on CREDIT_CONSOLE_LISTEN.",
             name="--console",
             negative="--no-console",
         ),
     ] = True,
 ) -> int:
-    """Run everything: embedded databases where none is configured, migrations, server, worker and
+    """Run everything: databases (embedded if none are configured), migrations, server, worker and
     QA console.
 
-    Ctrl-C or SIGTERM stops everything in order. A process that dies is restarted and reported.
+    Ctrl-C or SIGTERM stops everything in order. A process that dies is reported and restarted.
     """
     from credit_service.cli import running
 
@@ -103,7 +103,7 @@ def up(
 def serve(
     *,
     listen: Annotated[
-        str | None, Parameter(help="Address to listen on; port 0 takes a free one.")
+        str | None, Parameter(help="Address to listen on. Port 0 selects a free port.")
     ] = None,
     processes: Annotated[
         int | None, Parameter(help="Number of server processes on that port.")
@@ -120,7 +120,7 @@ def serve(
 
 @app.command(group=_RUN)
 def worker(*, data_dir: DataDir = None) -> int:
-    """Run a worker, which ingests uploaded workbooks and does all background work."""
+    """Run a worker: it ingests uploaded files and does all background work."""
     from credit_service.cli import running
 
     return running.worker(running.settings_with(data_dir=data_dir))
@@ -128,7 +128,7 @@ def worker(*, data_dir: DataDir = None) -> int:
 
 @app.command(group=_RUN)
 def migrate(*, data_dir: DataDir = None, json: Json = False) -> int:
-    """Bring the database to the newest schema. Safe to repeat and to run concurrently."""
+    """Migrate the database to the latest schema. Safe to repeat and to run concurrently."""
     from credit_service.cli import running
 
     return running.migrate(running.settings_with(data_dir=data_dir), as_json=json)
@@ -141,11 +141,11 @@ def ingest(
     *,
     kind: Annotated[
         Literal["customers", "loans"] | None,
-        Parameter(help="What the rows are. Default: what the header says."),
+        Parameter(help="Kind of rows. Default: detected from the header."),
     ] = None,
     upload: Annotated[
         bool,
-        flag("Send the file to the workers instead of streaming its rows."),
+        flag("Upload the file for a worker to read, instead of streaming its rows."),
     ] = False,
     update: Annotated[
         bool, flag("Replace rows that are already stored. Default: keep them.")
@@ -154,24 +154,24 @@ def ingest(
     date_order: Annotated[
         Literal["dmy", "mdy", "ymd"] | None,
         Parameter(
-            help="Order of day, month and year in dates such as 03-04-2024. Default: the one that "
-            "all dates of a column allow."
+            help="Order of day, month and year in dates such as 03-04-2024. Default: the only "
+            "order that fits all dates of the column."
         ),
     ] = None,
     errors: Annotated[
-        int, Parameter(help="Largest number of row errors to show, 0 to 1000.")
+        int, Parameter(help="Maximum number of row errors to show, 0 to 1000.")
     ] = DEFAULT_ERRORS_SHOWN,
     ingestion_id: Annotated[
         UUID | None,
-        Parameter(help="Resume this ingestion, which was interrupted. Default: a new one."),
+        Parameter(help="Id of an interrupted ingestion to resume. Default: a new ingestion."),
     ] = None,
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
-    """Send the rows of a file to the service. After a broken connection it resumes by itself.
+    """Send the rows of a file to the service. Resumes automatically after a lost connection.
 
-    Exits with 1 when a row was rejected. After Ctrl-C, and where the connection stays lost, it
-    prints the command that resumes the ingestion.
+    Exits with 1 if a row is rejected. After Ctrl-C, or if the connection stays lost, prints the
+    command that resumes the ingestion.
     """
     from credit_service.cli import ingesting
 
@@ -190,22 +190,22 @@ def ingest(
 
 @app.command(group=_USE)
 def template(
-    kind: Annotated[Literal["customers", "loans"], Parameter(help="What the rows will be.")],
+    kind: Annotated[Literal["customers", "loans"], Parameter(help="Kind of rows.")],
     /,
     *,
-    csv: Annotated[bool, flag("A .csv file with the header, instead of a workbook.")] = False,
+    csv: Annotated[bool, flag("Save a .csv file with the header instead of a workbook.")] = False,
     output: Annotated[
         Path | None,
         Parameter(
             name=("--output", "-o"),
-            help="File to save it as. Default: customers-template.xlsx and the like, here.",
+            help="File to save. Default: KIND-template.xlsx or .csv in the current folder.",
         ),
     ] = None,
     json: Json = False,
 ) -> int:
     """Save an empty file with the headers of customers or loans, to fill in and ingest.
 
-    A second sheet says what each column takes. Never writes over a file, and needs no service.
+    A second sheet describes each column. Never overwrites a file. Needs no running service.
     """
     from credit_service.cli import ingesting
 
@@ -214,20 +214,20 @@ def template(
 
 @app.command(group=_USE)
 def annotated(
-    ingestion_id: Annotated[UUID, Parameter(help="Id of the ingestion of an uploaded file.")],
+    ingestion_id: Annotated[UUID, Parameter(help="Ingestion id of an uploaded file.")],
     /,
     *,
     output: Annotated[
         Path | None,
         Parameter(
             name=("--output", "-o"),
-            help="File to save to. Default: the name that the service gives, in this folder.",
+            help="File to save. Default: the file name from the service, in the current folder.",
         ),
     ] = None,
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
-    """Save an uploaded file as a workbook with its rejected rows marked, to correct and send again.
+    """Save an uploaded file as a workbook with its rejected rows marked, to correct and resend.
 
     Never overwrites a file.
     """
@@ -240,13 +240,15 @@ def annotated(
 def call(
     method: Annotated[
         str | None,
-        Parameter(help="Such as CheckEligibility. Without one, all methods are listed."),
+        Parameter(
+            help="Method name, such as CheckEligibility. If omitted, all methods are listed."
+        ),
     ] = None,
     request: Annotated[
         str,
         Parameter(
-            help="The request as JSON; - reads it from standard input. A client stream takes "
-            "several, one after the other or as a list.",
+            help="Request as JSON; - reads standard input. For a client stream: several requests "
+            "in a row, or a list.",
             allow_leading_hyphen=True,
         ),
     ] = "{}",
@@ -257,7 +259,7 @@ def call(
     ] = None,
     timeout_seconds: Annotated[
         float | None,
-        Parameter(name="--timeout", help="Longest call in seconds. Default: 15; none for streams."),
+        Parameter(name="--timeout", help="Timeout in seconds. Default: 15; none for streams."),
     ] = None,
     target: Target = _HERE,
     json: Json = False,
@@ -283,7 +285,7 @@ def customer(
     /,
     *,
     phone: Annotated[
-        str | None, Parameter(help="Phone number in any usual notation, instead of an id.")
+        str | None, Parameter(help="Phone number in any usual format, instead of an id.")
     ] = None,
     target: Target = _HERE,
     json: Json = False,
@@ -305,15 +307,15 @@ def score(customer_id: CustomerId, /, *, target: Target = _HERE, json: Json = Fa
 @app.command(group=_USE, name="check")
 def check_eligibility(
     customer_id: CustomerId,
-    amount: Annotated[str, Parameter(help="Rupees, such as 100000 or 1,00,000.50.")],
-    rate: Annotated[str, Parameter(help="Percent a year, such as 10.5.")],
+    amount: Annotated[str, Parameter(help="Amount in rupees, such as 100000 or 1,00,000.50.")],
+    rate: Annotated[str, Parameter(help="Interest rate in percent a year, such as 10.5.")],
     tenure_months: Annotated[int, Parameter(help="Number of monthly installments.")],
     /,
     *,
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
-    """Check whether a loan would be approved, with reasons and a counter-offer. Books nothing."""
+    """Check whether a loan would be approved, with reasons and a counter-offer. Stores nothing."""
     from credit_service.cli import viewing
 
     return viewing.check(target, customer_id, amount, rate, tenure_months, as_json=json)
@@ -341,7 +343,7 @@ def loan(
     *,
     customer: Annotated[
         int | None,
-        Parameter(help="Customer of the loan, where several customers have a loan of that id."),
+        Parameter(help="Customer of the loan, if several customers have a loan with this id."),
     ] = None,
     target: Target = _HERE,
     json: Json = False,
@@ -371,18 +373,18 @@ def schedule(
 def pay(
     customer_id: CustomerId,
     loan_id: LoanId,
-    amount: Annotated[str, Parameter(help="Rupees, such as 4637.60.")],
+    amount: Annotated[str, Parameter(help="Amount in rupees, such as 4637.60.")],
     /,
     *,
     on: Annotated[date | None, Parameter(help="Date of the payment. Default: today.")] = None,
     request_id: Annotated[
         UUID | None,
-        Parameter(help="Request id that makes the payment safe to repeat. Default: a new one."),
+        Parameter(help="Request id that makes a repeat safe. Default: a new id."),
     ] = None,
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
-    """Record a payment towards a loan."""
+    """Record a payment on a loan."""
     from credit_service.cli import viewing
 
     payment = viewing.Payment(customer_id, loan_id, amount, on, request_id)
@@ -399,7 +401,7 @@ def decisions(
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
-    """List stored decisions, the latest first."""
+    """List stored decisions, latest first."""
     from credit_service.cli import viewing
 
     return viewing.decisions(target, customer, _bounded(limit), as_json=json)
@@ -433,20 +435,24 @@ EventType = Literal[
 @app.command(group=_USE)
 def events(
     *,
-    after: Annotated[int, Parameter(help="Print only events after this id. 0: all of them.")] = 0,
+    after: Annotated[
+        int, Parameter(help="Print only events after this event id. 0: all events.")
+    ] = 0,
     customer: Annotated[
         int | None, Parameter(help="Only events about this customer. Default: all.")
     ] = None,
     type: Annotated[  # noqa: A002 - the name of the option
-        tuple[EventType, ...], Parameter(help="Only events of this type; may be repeated.")
+        tuple[EventType, ...],
+        Parameter(help="Only events of this type. Can be given several times."),
     ] = (),
     follow: Annotated[
-        bool, Parameter(help="Wait for further events until Ctrl-C, or end after the last one.")
+        bool,
+        Parameter(help="Wait for new events until Ctrl-C, or end after the last stored event."),
     ] = True,
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
-    """Print events as they happen. After a broken connection it resumes after the last one.
+    """Print events as they happen. Resumes after the last event if the connection is lost.
 
     With --json each event is one line.
     """
@@ -460,20 +466,20 @@ def _bounded(limit: int) -> int:
     return min(max(limit, 1), 100_000)
 
 
-_OPERATE = Group("Operate it", sort_key=3)
+_OPERATE = Group("Operate the service", sort_key=3)
 scorecard = App(
     name="scorecard",
     group=_OPERATE,
-    help="Check, activate, shadow and list scorecards, on the database.",
+    help="Check, activate, shadow and list scorecards in the database.",
 )
 app.command(scorecard)
 
-ScorecardFile = Annotated[Path, Parameter(help="Scorecard, a JSON file.")]
+ScorecardFile = Annotated[Path, Parameter(help="Scorecard as a JSON file.")]
 
 
 @scorecard.command
 def check(file: ScorecardFile, /) -> int:
-    """Check whether a file is a valid scorecard, and list what is wrong with it."""
+    """Check whether a file is a valid scorecard, and list its errors."""
     from credit_service.cli import scorecards
 
     return scorecards.check(file)
@@ -481,7 +487,7 @@ def check(file: ScorecardFile, /) -> int:
 
 @scorecard.command
 def activate(file: ScorecardFile, /, *, data_dir: DataDir = None) -> int:
-    """Decide by this scorecard from now on. The workers recompute every score."""
+    """Use this scorecard for all decisions from now on. The workers recompute every score."""
     from credit_service.cli import running, scorecards
 
     return scorecards.activate(running.operator_settings(data_dir), file)
@@ -490,7 +496,7 @@ def activate(file: ScorecardFile, /, *, data_dir: DataDir = None) -> int:
 @scorecard.command
 def shadow(
     file: Annotated[
-        Path | None, Parameter(help="Scorecard, a JSON file. Without one, the trial ends.")
+        Path | None, Parameter(help="Scorecard as a JSON file. If omitted, shadow mode ends.")
     ] = None,
     /,
     *,
@@ -512,7 +518,7 @@ def list_scorecards(*, data_dir: DataDir = None, json: Json = False) -> int:
 
 @app.command(group=_OPERATE)
 def backtest(file: ScorecardFile, /, *, data_dir: DataDir = None, json: Json = False) -> int:
-    """Compute the stored decisions and all scores under another scorecard, without effect."""
+    """Recompute the stored decisions and all scores with another scorecard. Changes nothing."""
     from credit_service.cli import running, scorecards
 
     return scorecards.run_backtest(running.operator_settings(data_dir), file, as_json=json)
@@ -526,7 +532,7 @@ def replay(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> int:
-    """Compute a stored decision again from its stored inputs; exits with 1 when a byte differs."""
+    """Recompute a stored decision from its stored inputs. Exits with 1 if any byte differs."""
     from credit_service.cli import running, scorecards
 
     return scorecards.replay(running.operator_settings(data_dir), decision_id, as_json=json)
@@ -534,9 +540,9 @@ def replay(
 
 @app.command(group=_OPERATE, name="doctor")
 def examine(*, data_dir: DataDir = None, target: Target = _HERE, json: Json = False) -> int:
-    """Check the machine, the service and its dependencies, and say how to fix what fails.
+    """Check the machine, the service and its dependencies, and show how to fix each failure.
 
-    Exits with 1 when a check fails.
+    Exits with 1 if a check fails.
     """
     from credit_service.cli import doctor
 
@@ -547,15 +553,15 @@ app.command(
     "credit_service.cli.tokens:app",
     name="token",
     group=_OPERATE,
-    help="Make tokens for development, and keys to sign them.",
+    help="Create tokens and signing keys for development.",
 )
 
 
 @app.command(group=_OPERATE)
 def completion(
-    shell: Annotated[Literal["bash", "zsh"], Parameter(help="The shell to write it for.")], /
+    shell: Annotated[Literal["bash", "zsh"], Parameter(help="Shell to generate the script for.")], /
 ) -> int:
-    """Print a script that completes commands and options in a shell.
+    """Print a shell script that completes commands and options.
 
     bash: credit-service completion bash > ~/.local/share/bash-completion/completions/credit-service
 
@@ -570,15 +576,15 @@ def sample_data(
     directory: Annotated[Path, Parameter(help="Folder for the two workbooks.")],
     /,
     *,
-    customers: Annotated[int, Parameter(help="Rows of customer_data.xlsx.")] = 300,
-    loans: Annotated[int, Parameter(help="Rows of loan_data.xlsx.")] = 782,
-    seed: Annotated[int, Parameter(help="Seed of the random rows.")] = 1,
+    customers: Annotated[int, Parameter(help="Number of rows in customer_data.xlsx.")] = 300,
+    loans: Annotated[int, Parameter(help="Number of rows in loan_data.xlsx.")] = 782,
+    seed: Annotated[int, Parameter(help="Seed for the random rows.")] = 1,
     json: Json = False,
 ) -> int:
-    """Write made-up customer_data.xlsx and loan_data.xlsx in the public layout.
+    """Write customer_data.xlsx and loan_data.xlsx with made-up rows in the public layout.
 
-    Customer 101 has a good history, 102 a poor one, 103 owes more than the limit, 104 and 105 are
-    in between, 106 has no history.
+    Customer 101 has a good history, 102 a poor history, 103 owes more than the limit, 104 and 105
+    are in between, 106 has no history.
     """
     from credit_service.cli import trying
 
@@ -590,10 +596,10 @@ def demo(
     *,
     keep: Annotated[
         bool,
-        flag("Keep everything running until Ctrl-C, to try further calls."),
+        flag("Keep everything running until Ctrl-C, to try more calls."),
     ] = False,
 ) -> int:
-    """Run a demonstration on a temporary stack: each step with its call, each answer checked."""
+    """Run a demo on a temporary stack. Prints each call and checks each response."""
     from credit_service.cli import demonstration
 
     return demonstration.run(keep=keep)

@@ -60,9 +60,9 @@ def list_methods(*, as_json: bool) -> int:
             }
         )
         return ExitCode.GOOD
-    table = Listing("method", "fields of its request")
+    table = Listing("method", "request fields")
     for method in METHODS:
-        streams = " (a stream of them)" if method.client_streaming else ""
+        streams = " (client stream)" if method.client_streaming else ""
         table.add(method.name, _field_names(method.input_type) + streams)
     table.print()
     return ExitCode.GOOD
@@ -109,8 +109,8 @@ def _fill_in_request_id(requests: Sequence[Message]) -> None:
         if not filled.request_id:
             filled.request_id = str(uuid4())
             note(
-                f"Filled in request_id {filled.request_id}. To repeat this write without a second "
-                "effect, add it to the request."
+                f"Generated request_id {filled.request_id}. To retry this write safely, add it to "
+                "the request."
             )
 
 
@@ -203,7 +203,7 @@ def _documents(text: str) -> list[Any]:
                 f"the request is not JSON: {error.msg}, line {error.lineno} column {error.colno}"
             ) from None
         except RecursionError:
-            raise UsageError("the request is nested too deep") from None
+            raise UsageError("the request is nested too deeply") from None
         found.append(document)
     return found
 
@@ -218,15 +218,15 @@ def _message(method: MethodDescriptor, document: Any) -> Message:
     descriptor = method.input_type
     if not isinstance(document, dict):
         raise UsageError(
-            f"a request of {method.name} is a JSON object with: {_field_names(descriptor)}"
+            f"a request of {method.name} must be a JSON object with: {_field_names(descriptor)}"
         )
     problems = list(islice(_problems(document, descriptor, ""), _MAX_PROBLEMS))
     if problems:
-        raise UsageError("\n  ".join([f"the request does not fit {method.name}:", *problems]))
+        raise UsageError("\n  ".join([f"invalid request for {method.name}:", *problems]))
     try:
         return ParseDict(document, GetMessageClass(descriptor)())
     except (ParseError, RecursionError, OverflowError) as error:
-        raise UsageError(f"the request does not fit {method.name}: {error}") from None
+        raise UsageError(f"invalid request for {method.name}: {error}") from None
 
 
 def _problems(document: dict[str, Any], descriptor: Descriptor, path: str) -> Iterator[str]:
@@ -235,8 +235,9 @@ def _problems(document: dict[str, Any], descriptor: Descriptor, path: str) -> It
     for name, value in document.items():
         field = known.get(name)
         if field is None:
-            yield f"{path}{name}: no such field;{_meant(name, known)} there are: " + _field_names(
-                descriptor
+            yield (
+                f"{path}{name}: unknown field.{_meant(name, known)} The fields are: "
+                f"{_field_names(descriptor)}"
             )
         elif value is not None:
             yield from _problems_of_values(value, field, f"{path}{field.name}")
@@ -251,7 +252,7 @@ def _problems_of_values(value: Any, field: FieldDescriptor, path: str) -> Iterat
         return
     if field.is_repeated:
         if not isinstance(value, list):
-            yield f"{path}: a list is wanted"
+            yield f"{path}: expected a list"
             return
         numbered = [(f"{path}[{number}]", each) for number, each in enumerate(value)]
     else:
@@ -262,9 +263,9 @@ def _problems_of_values(value: Any, field: FieldDescriptor, path: str) -> Iterat
         else:
             example = _EXAMPLES.get(descriptor.full_name)
             written = f", for example {example}" if example else f" with {_field_names(descriptor)}"
-            yield f"{where}: a JSON object is wanted{written}"
+            yield f"{where}: expected a JSON object{written}"
 
 
 def _meant(name: str, known: dict[str, FieldDescriptor]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    return f" did you mean {known[close[0]].name}?" if close else ""
+    return f" Did you mean {known[close[0]].name}?" if close else ""

@@ -27,13 +27,13 @@ def flag(explanation: str) -> Parameter:
     return Parameter(help=explanation, negative="", show_default=False)
 
 
-Json = Annotated[bool, flag("Print the result as JSON, for programs to read.")]
+Json = Annotated[bool, flag("Print the result as JSON.")]
 DataDir = Annotated[
     Path | None,
     Parameter(
         name="--data-dir",
-        help="Data folder of the embedded PostgreSQL and Valkey, as given to `up`. "
-        "Default: CREDIT_DATA_DIR, or the user's own.",
+        help="Data folder of the embedded PostgreSQL and Valkey: the same as for `up`. "
+        "Default: CREDIT_DATA_DIR, or the user's data folder.",
     ),
 ]
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -58,7 +58,7 @@ class Target:
         str | None,
         Parameter(
             env_var="CREDIT_TOKEN",
-            help="Bearer token to call with. Other users of the machine can see arguments: "
+            help="Bearer token. Other users of this machine can see arguments: "
             "prefer CREDIT_TOKEN or --token-file.",
             group=_CONNECTION,
         ),
@@ -67,7 +67,7 @@ class Target:
         Path | None,
         Parameter(
             env_var="CREDIT_TOKEN_FILE",
-            help="File that holds the bearer token, used where no token is given.",
+            help="File that contains the bearer token. Used if no token is given.",
             group=_CONNECTION,
         ),
     ] = None
@@ -75,7 +75,7 @@ class Target:
         Path | None,
         Parameter(
             env_var="CREDIT_SERVER_CA",
-            help="PEM file of the authorities to trust. Turns TLS on.",
+            help="PEM file of trusted certificate authorities. Enables TLS.",
             group=_CONNECTION,
         ),
     ] = None
@@ -91,4 +91,4 @@ class Target:
 
 CustomerId = Annotated[int, Parameter(help="Id of the customer.")]
 LoanId = Annotated[int, Parameter(help="Id of the loan.")]
-Limit = Annotated[int, Parameter(help="Largest number to show, 1 to 100000.")]
+Limit = Annotated[int, Parameter(help="Maximum number to show, 1 to 100000.")]

@@ -73,5 +73,5 @@ def _bearer_token(target: Target, without_file: bool) -> str | None:
     token = token.strip().removeprefix("Bearer ")
     if not _TOKEN.fullmatch(token):
         # Never shown: a terminal has other readers.
-        raise UsageError(f"{source} is not a bearer token: write one line of printable ASCII")
+        raise UsageError(f"{source} is not a bearer token: it must be one line of printable ASCII")
     return token

@@ -69,7 +69,7 @@ def run(*, keep: bool) -> int:
         with _terminated_as_interrupted(), _service(folder) as address:
             right = _Demonstration(address, folder).play()
             if keep:
-                note(f"Everything is still running at {address}. Ctrl-C stops it.")
+                note(f"The service is still running at {address}. Press Ctrl-C to stop it.")
                 _wait_for_interrupt()
     except _FailedStartError as error:
         note(str(error))
@@ -103,20 +103,18 @@ class _Demonstration:
                 out.print(Text(str(error), style="red"))
         seconds = time.monotonic() - self._started
         if self._wrong:
-            out.print(Text(f"\n{len(self._wrong)} of the answers were wrong:", style="bold red"))
+            out.print(Text(f"\n{len(self._wrong)} checks failed:", style="bold red"))
             for each in self._wrong:
                 out.print(Text(f"  {each}"), soft_wrap=True)
             return False
-        text = (
-            f"\nAll {self._checks} answers in {self._steps} steps were right, in {seconds:.0f} s."
-        )
+        text = f"\nAll {self._checks} checks in {self._steps} steps passed in {seconds:.0f} s."
         out.print(Text(text, style="bold green"))
         return True
 
     def _ingest(self, client: IngestionClient, today: date) -> None:
         folder = self._folder / "samples"
         self._step(
-            f"Make sample workbooks: {CUSTOMERS} customers, {LOANS} loans",
+            f"Create sample workbooks: {CUSTOMERS} customers, {LOANS} loans",
             f"credit-service sample-data {folder}",
         )
         files = samples.write_samples(
@@ -124,7 +122,7 @@ class _Demonstration:
         )
         for path, rows in ((files.customer_path, CUSTOMERS), (files.loan_path, LOANS)):
             self._step(
-                f"Upload {path.name}; a worker takes it in",
+                f"Upload {path.name}; a worker imports it",
                 f"credit-service ingest {path} --upload --address {self._address}",
             )
             outcome = send(client, open_source(path), Request(uuid4()), 5, upload=True)
@@ -134,7 +132,7 @@ class _Demonstration:
 
         further = _write_further_loans(folder / "further_loans.csv", today)
         self._step(
-            f"Stream a further file of {FURTHER_LOANS} loans with one faulty row",
+            f"Stream another file of {FURTHER_LOANS} loans with one invalid row",
             f"credit-service ingest {further} --address {self._address}",
         )
         outcome = send(client, open_source(further), Request(uuid4()), 5, upload=False)
@@ -142,7 +140,7 @@ class _Demonstration:
         self._check("rows read", outcome.ingestion.rows_read, FURTHER_LOANS)
         self._check("rows inserted", outcome.ingestion.inserted, FURTHER_LOANS - 1)
         self._check(
-            "the row rejected",
+            "rejected row",
             [(each.row_number, each.column, each.found) for each in outcome.row_errors],
             [(FURTHER_LOANS + 1, "tenure_months", "two years")],
         )
@@ -163,12 +161,10 @@ class _Demonstration:
         self._check("installment", inr(booked.monthly_installment), "₹8,884.88")
         self._check("repayments left", booked.loan.repayments_left, 12)
 
-        again = self._call(
-            "The same request again: it books nothing more", stub.CreateLoan, request
-        )
+        again = self._call("Repeat the same request: no second loan", stub.CreateLoan, request)
         self._say(f"loan {again.loan.loan_id}, as before")
         self._check("loan", again.loan.loan_id, booked.loan.loan_id)
-        self._check_that("the whole answer is the same", holds=again == booked)
+        self._check_that("the response is identical", holds=again == booked)
         self._view(stub, booked.loan)
 
     def _register(self, stub: CreditServiceStub) -> None:
@@ -185,20 +181,20 @@ class _Demonstration:
         self._say(f"customer {customer.customer_id}, limit {inr(customer.approved_limit)}")
         self._check("phone number", customer.phone_number, "+919876598765")
         self._check("limit, 36 times the income", inr(customer.approved_limit), "₹23,00,000.00")
-        self._check_that("id beyond the imported ones", holds=customer.customer_id > CUSTOMERS)
+        self._check_that("id above the imported ids", holds=customer.customer_id > CUSTOMERS)
 
     def _check_eligibility(self, stub: CreditServiceStub) -> None:
         codes = decision_pb2.DeclineReasonCode
         for customer_id, who, expected in (
-            (samples.GOOD_CUSTOMER_ID, "a good credit", None),
+            (samples.GOOD_CUSTOMER_ID, "good history", None),
             (
                 samples.BAD_CUSTOMER_ID,
-                "a bad one",
+                "poor history",
                 codes.Value("DECLINE_REASON_CODE_CREDIT_SCORE_TOO_LOW"),
             ),
             (
                 samples.OVER_LIMIT_CUSTOMER_ID,
-                "one whose debt exceeds the limit",
+                "debt above the limit",
                 codes.Value("DECLINE_REASON_CODE_DEBT_EXCEEDS_APPROVED_LIMIT"),
             ),
         ):
@@ -229,7 +225,7 @@ class _Demonstration:
 
     def _view(self, stub: CreditServiceStub, booked: loan_pb2.Loan) -> None:
         customer_id, loan_id = booked.customer_id, booked.loan_id
-        seen = self._call("View it", stub.GetLoan, pb.GetLoanRequest(loan_id=loan_id))
+        seen = self._call("View the loan", stub.GetLoan, pb.GetLoanRequest(loan_id=loan_id))
         name = f"{seen.customer.first_name} {seen.customer.last_name}"
         self._say(f"{inr(seen.loan.loan_amount)} to {name}, ends {_day(seen.loan.end_date)}")
         self._check("customer", seen.customer.customer_id, customer_id)
@@ -240,10 +236,12 @@ class _Demonstration:
         active = [each for each in loans if each.state == loan_pb2.LOAN_STATE_ACTIVE]
         self._say(f"{len(loans)} loans, {len(active)} of them active")
         self._check("loans", len(loans), 8)
-        self._check_that("the new one is among them", holds=loan_id in [x.loan_id for x in loans])
+        self._check_that(
+            "the list contains the new loan", holds=loan_id in [x.loan_id for x in loans]
+        )
 
         schedule = self._call(
-            "Its repayment schedule",
+            "View its repayment schedule",
             stub.GetRepaymentSchedule,
             pb.GetRepaymentScheduleRequest(customer_id=customer_id, loan_id=loan_id),
         )
@@ -257,13 +255,13 @@ class _Demonstration:
 
         shared = pb.GetLoanRequest(loan_id=samples.SHARED_LOAN_ID)
         try:
-            self._call("View a loan whose id two imported customers share", stub.GetLoan, shared)
+            self._call("View a loan id that two imported customers share", stub.GetLoan, shared)
         except ServiceError as error:
             self._say(error.message)
             self._check("reason", error.reason, "LOAN_ID_AMBIGUOUS")
             self._check("customers", error.metadata.get("customer_ids"), "101,105")
         else:
-            self._check_that("refused as ambiguous", holds=False)
+            self._check_that("rejected as ambiguous", holds=False)
 
     def _step(self, title: str, *calls: str) -> None:
         self._steps += 1
@@ -306,7 +304,7 @@ class _Demonstration:
             return
         wrong = f"{what}: found {found!r}, expected {expected!r}"
         self._wrong.append(f"step {self._steps}, {wrong}")
-        out.print(Text.assemble(("   WRONG ", "bold red"), wrong), soft_wrap=True)
+        out.print(Text.assemble(("   FAILED ", "bold red"), wrong), soft_wrap=True)
 
 
 def _write_further_loans(path: Path, today: date) -> Path:

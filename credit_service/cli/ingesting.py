@@ -114,7 +114,7 @@ def ingest(order: Order, target: Target, *, as_json: bool) -> int:
                     raise
                 print_failure(error.lines())
                 if of_another:
-                    note("To send the file anew, give the same command without --ingestion-id.")
+                    note("To start a new ingestion, repeat the command without --ingestion-id.")
                     return ExitCode.REFUSED
                 _note_how_to_resume("The ingestion is not finished.", own_id, resume, target)
                 return ExitCode.UNAVAILABLE
@@ -123,7 +123,9 @@ def ingest(order: Order, target: Target, *, as_json: bool) -> int:
             if not as_json:
                 _show_one_of(place, sources, outcome, order, target)
                 if _source_failed(outcome):
-                    out.print("  The rows up to here stay stored. Correct the file and resume:")
+                    out.print(
+                        "  The rows before the error stay stored. Correct the file, then resume:"
+                    )
                     out.print(Text("  ").append(paste(resume)))
             if outcome.ingestion.state != ingestion_pb2.INGESTION_STATE_SUCCEEDED:
                 break
@@ -132,9 +134,9 @@ def ingest(order: Order, target: Target, *, as_json: bool) -> int:
         # One document for one kind of rows, a list of them for both.
         print_json(documents[0] if len(sources) == 1 else {"ingestions": documents})
     if order.dry_run and len(documents) > 1:
-        note("A dry run stores no customers, so loans of new ones were rejected here.")
+        note("A dry run stores no customers, so loans of new customers were rejected.")
     for kind in not_sent:
-        note(f"The {kind} were not sent, because the ingestion before did not succeed.")
+        note(f"The {kind} were not sent, because the previous ingestion did not succeed.")
     return exit_code
 
 
@@ -167,10 +169,10 @@ def _command(order: Order, ingestion_id: UUID, target: Target, *, as_json: bool)
 def _note_how_to_resume(
     what_happened: str, ingestion_id: UUID, resume: str, target: Target
 ) -> None:
-    note(f"{what_happened} Rows that are committed stay stored. Resume ingestion {ingestion_id}:")
+    note(f"{what_happened} Committed rows stay stored. Resume ingestion {ingestion_id} with:")
     err.print(Text("  ").append(paste(resume)))
     if target.token:
-        note("The token is not shown: give it again, in CREDIT_TOKEN or by --token-file.")
+        note("The command omits the token: pass it again in CREDIT_TOKEN or with --token-file.")
 
 
 def _source_failed(outcome: Outcome) -> bool:
@@ -209,7 +211,7 @@ def _offer_annotated(outcome: Outcome, target: Target) -> None:
     )
     if ingestion.rejected or ingestion.skipped or header_refused:
         out.print()
-        out.print("The file with what was not stored marked in it, to correct and send again:")
+        out.print("Save the file with its problems marked, to correct and send again:")
         words = ["credit-service", "annotated", ingestion.ingestion_id, *target.options]
         out.print(Text("  ").append(paste(shlex.join(words))))
 
@@ -257,7 +259,9 @@ def save_template(
 
 def _ensure_free(path: Path) -> None:
     if path.exists():
-        raise FileExistsError(errno.EEXIST, "is there already; name another by --output", str(path))
+        raise FileExistsError(
+            errno.EEXIST, "already exists; choose another file with --output", str(path)
+        )
 
 
 def _sources(order: Order) -> list[SourceFile]:
@@ -317,7 +321,7 @@ def show(outcome: Outcome, *, also_sent: bool = False) -> None:
     state = enum_name(ingestion_pb2.IngestionState, ingestion.state)
     style = "bold green" if outcome.exit_code == ExitCode.GOOD else "bold red"
     dry_run = " (dry run: nothing was stored)" if ingestion.validate_only else ""
-    speed = f", {group_digits(round(rows / outcome.seconds))} a second" if rows >= 1000 else ""
+    speed = f", {group_digits(round(rows / outcome.seconds))} rows/s" if rows >= 1000 else ""
     out.print(
         Text.assemble(
             (state, style),
@@ -332,8 +336,8 @@ def show(outcome: Outcome, *, also_sent: bool = False) -> None:
     if ingestion.customers_over_limit:
         over = ingestion.customers_over_limit
         out.print(
-            f"  {group_digits(over)} customer{'s owe' if over != 1 else ' owes'} more than the"
-            " approved limit since, and would be declined.",
+            f"  {group_digits(over)} customer{'s' if over != 1 else ''} now over the approved"
+            " limit: new loans would be declined.",
             soft_wrap=True,
         )
     for line in _not_read(ingestion, also_sent=also_sent):
@@ -346,7 +350,7 @@ def show(outcome: Outcome, *, also_sent: bool = False) -> None:
 
 def _show_skipped_rows(outcome: Outcome) -> None:
     """Print how skipped rows differ from what is stored."""
-    table = Listing("skipped row", "has", "stored")
+    table = Listing("skipped row", "in the file", "stored")
     for each in outcome.skipped_rows:
         table.add(str(each.row_number), each.found, each.expected)
     out.print()
@@ -354,8 +358,8 @@ def _show_skipped_rows(outcome: Outcome) -> None:
     more = outcome.ingestion.skipped - len(outcome.skipped_rows)
     if more:
         out.print(
-            f"… and {group_digits(more)} skipped rows more; --errors shows up to 1000, the RPC "
-            f"ListRowErrors all (ingestion {outcome.ingestion.ingestion_id}).",
+            f"… and {group_digits(more)} more skipped rows: --errors shows up to 1000, the RPC "
+            f"ListRowErrors shows all (ingestion {outcome.ingestion.ingestion_id}).",
             soft_wrap=True,
         )
 
@@ -367,7 +371,7 @@ def _not_read(ingestion: ingestion_pb2.Ingestion, *, also_sent: bool) -> Iterato
         names = ", ".join(ingestion.unread_sheets)
         yield f"Sheets not read{' in this ingestion' if also_sent else ''}: {names}"
     if ingestion.ignored_columns:
-        yield f"Columns not used: {', '.join(ingestion.ignored_columns)}"
+        yield f"Columns ignored: {', '.join(ingestion.ignored_columns)}"
 
 
 def _show_row_errors(outcome: Outcome) -> None:
@@ -382,8 +386,8 @@ def _show_row_errors(outcome: Outcome) -> None:
     rows_shown = len({each.row_number for each in outcome.row_errors})
     if rows_shown < rejected:
         out.print(
-            f"… and {group_digits(rejected - rows_shown)} rejected rows more; "
-            "--errors shows up to 1000, the RPC ListRowErrors all "
+            f"… and {group_digits(rejected - rows_shown)} more rejected rows: "
+            "--errors shows up to 1000, the RPC ListRowErrors shows all "
             f"(ingestion {outcome.ingestion.ingestion_id}).",
             soft_wrap=True,
         )
@@ -461,7 +465,7 @@ class _Bar(Listener):
     def resuming(self, error: ServiceError, offset: int, pause_seconds: float) -> None:
         self._progress.console.print(
             Text(
-                f"The connection broke ({error.lines()[0]}). "
+                f"Connection lost ({error.lines()[0]}). "
                 f"Resuming from row {group_digits(offset)} in {pause_seconds:.1f} s …"
             ),
             soft_wrap=True,

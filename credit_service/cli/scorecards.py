@@ -55,13 +55,15 @@ def read_scorecard(path: Path) -> Scorecard:
     """The scorecard of a JSON document. Raises UsageError for another file, and
     InvalidFieldsError for an invalid scorecard."""
     if path.stat().st_size > _MAX_DOCUMENT_BYTES:
-        raise UsageError(f"{path} is too large for a scorecard")
+        raise UsageError(
+            f"{path} is too large for a scorecard: at most {_MAX_DOCUMENT_BYTES // 1024} KiB"
+        )
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from error
     if not isinstance(document, dict):
-        raise UsageError(f"{path} holds no JSON object")
+        raise UsageError(f"{path} does not contain a JSON object")
     return parse_scorecard(document)
 
 
@@ -95,7 +97,7 @@ def activate(settings: Settings, path: Path) -> int:
             activate_scorecard(database, scorecard, settings.clock.moment())
     except CreditError as error:
         return _refused(error)
-    out.print(Text(f"Scorecard {scorecard.version} decides from now on."))
+    out.print(Text(f"Scorecard {scorecard.version} is now active."))
     note("The workers are recomputing every score.")
     return ExitCode.GOOD
 
@@ -109,9 +111,9 @@ def shadow(settings: Settings, path: Path | None) -> int:
     except CreditError as error:
         return _refused(error)
     if scorecard is None:
-        out.print(Text("No scorecard is on trial any more."))
+        out.print(Text("No scorecard is in shadow mode."))
     else:
-        out.print(Text(f"Scorecard {scorecard.version} decides beside the active one."))
+        out.print(Text(f"Scorecard {scorecard.version} is now in shadow mode."))
     return ExitCode.GOOD
 
 
@@ -163,14 +165,14 @@ def replay(settings: Settings, decision_id: int, *, as_json: bool) -> int:
         size = len(found.stored_outcome.encode())
         out.print(
             Text(
-                f"Decision {decision_id} under scorecard {found.scorecard_version}: identical, "
+                f"Decision {decision_id} with scorecard {found.scorecard_version}: identical, "
                 f"byte for byte ({size} bytes)."
             )
         )
     else:
         print_failure(
             [
-                f"decision {decision_id} under scorecard {found.scorecard_version} differs:",
+                f"decision {decision_id} with scorecard {found.scorecard_version} differs:",
                 f"  stored:   {found.stored_outcome}",
                 f"  computed: {found.computed_outcome}",
             ]
@@ -226,14 +228,14 @@ def _print_report(report: Backtest) -> None:
     before, after = report.before, report.after
     out.print(
         Text(
-            f"{report.decisions} stored decisions and {report.customers} customers: as decided, "
-            f"and under {after.scorecard_version}"
+            f"{report.decisions} stored decisions and {report.customers} customers: as stored, "
+            f"and with scorecard {after.scorecard_version}"
         )
     )
     if report.later_release:
         note(
-            f"{report.later_release} decisions are left out: a later release made them from inputs "
-            "that are not known here."
+            f"{report.later_release} decisions are omitted: a later release made them from inputs "
+            "that this release does not know."
         )
     table = Listing("", "before", after.scorecard_version)
     table.add(
@@ -250,8 +252,8 @@ def _print_report(report: Backtest) -> None:
             _share(_within(after.scores, low, high), report.customers),
         )
     table.print()
-    out.print(Text(f"{report.scores_changed} customers' scores differ."))
-    out.print(Text(f"{report.flip_count} decisions flip."))
+    out.print(Text(f"Changed scores: {report.scores_changed} customers."))
+    out.print(Text(f"Changed outcomes: {report.flip_count} decisions."))
     if report.flips:
         flips = Listing("decision", "customer", "before", "after")
         for each in report.flips[:_FLIPS_SHOWN]:
@@ -263,7 +265,7 @@ def _print_report(report: Backtest) -> None:
             )
         flips.print()
     if report.flip_count > _FLIPS_SHOWN:
-        note(f"The first {_FLIPS_SHOWN} are shown; --json has up to {len(report.flips)}.")
+        note(f"Showing the first {_FLIPS_SHOWN}; --json shows up to {len(report.flips)}.")
 
 
 def _within(scores: Counter[int], low: int, high: int) -> int:

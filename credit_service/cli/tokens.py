@@ -36,29 +36,29 @@ _KEY_TYPES: dict[str, type[RSAKey] | type[ECKey] | type[OKPKey]] = {
     "OKP": OKPKey,
 }
 
-app = App(name="token", help="Make tokens to try the service with, and keys to sign them.")
+app = App(name="token", help="Create tokens and signing keys for development.")
 
 
 @app.default
 def mint(
     *,
     key: Annotated[
-        Path, Parameter(help="Private key that signs, as `credit-service token key` writes it.")
+        Path, Parameter(help="Private signing key, as written by `credit-service token key`.")
     ] = DEFAULT_FOLDER / PRIVATE_KEY_FILE,
-    subject: Annotated[str, Parameter(help="Who the token is for: the principal.")] = "developer",
+    subject: Annotated[str, Parameter(help="Subject of the token: the principal.")] = "developer",
     scope: Annotated[
         tuple[_Scope, ...],
-        Parameter(help="What it allows, one or several.", negative="", consume_multiple=True),
+        Parameter(help="Scopes of the token, one or several.", negative="", consume_multiple=True),
     ] = _SCOPES,
-    minutes: Annotated[int, Parameter(help=f"How long it holds, 1 to {MAX_MINUTES}.")] = 60,
+    minutes: Annotated[int, Parameter(help=f"Lifetime in minutes, 1 to {MAX_MINUTES}.")] = 60,
     issuer: Annotated[
-        str | None, Parameter(help="Issuer it names. Default: CREDIT_TOKEN_ISSUER.")
+        str | None, Parameter(help="Issuer of the token. Default: CREDIT_TOKEN_ISSUER.")
     ] = None,
     audience: Annotated[
-        str | None, Parameter(help="Audience it names. Default: CREDIT_TOKEN_AUDIENCE.")
+        str | None, Parameter(help="Audience of the token. Default: CREDIT_TOKEN_AUDIENCE.")
     ] = None,
 ) -> int:
-    """Print a token signed by a key of this machine, to be sent as `authorization: Bearer …`."""
+    """Print a token signed with a local key. Send it as `authorization: Bearer …`."""
     if not 1 <= minutes <= MAX_MINUTES:
         raise UsageError(f"--minutes must be from 1 to {MAX_MINUTES}")
     settings = Settings()
@@ -77,22 +77,24 @@ def mint(
     try:
         token = jwt.encode(header, claims, signing_key, algorithms=[str(signing_key.alg)])
     except (JoseError, ValueError, TypeError) as error:
-        raise UsageError(f"{key} (--key) cannot sign by {signing_key.alg}: {error}") from None
+        raise UsageError(f"{key} (--key) cannot sign with {signing_key.alg}: {error}") from None
     print_token(token)
     return ExitCode.GOOD
 
 
 @app.command(name="key")
 def make_key(
-    directory: Annotated[Path, Parameter(help="Folder to write into.")] = DEFAULT_FOLDER,
+    directory: Annotated[Path, Parameter(help="Folder to write to.")] = DEFAULT_FOLDER,
     /,
     *,
-    algorithm: Annotated[Literal["ES256", "RS256"], Parameter(help="What it signs by.")] = "ES256",
+    algorithm: Annotated[
+        Literal["ES256", "RS256"], Parameter(help="Signature algorithm.")
+    ] = "ES256",
 ) -> int:
-    """Make a signing key, and add its public half to the key set that the server is given.
+    """Create a signing key, and add its public key to the key set for the server.
 
-    Both files can be read by their owner alone. A key that is there already is kept as *.old and
-    stays in the set, so that its tokens hold until they expire.
+    Only the owner can read the two files. An existing key is kept as *.old and stays in the set,
+    so its tokens remain valid until they expire.
     """
     key: _Key = (
         RSAKey.generate_key(3072, auto_kid=True)
@@ -109,11 +111,11 @@ def make_key(
     if private.exists():
         private.replace(private.with_name(private.name + ".old"))
     _write_secret(private, {**key.as_dict(private=True), **parameters})
-    out.print(f"{private}  the private key {kid}: keep it to yourself", soft_wrap=True)
+    out.print(f"{private}  private key {kid}: keep it secret", soft_wrap=True)
     out.print(f"{public}  {len(keys) + 1} public key(s), for the server", soft_wrap=True)
     note("Start the server with:")
     note(f"  export CREDIT_TOKEN_KEYS={public} CREDIT_TOKEN_ISSUER={DEFAULT_ISSUER}")
-    note(f"and make tokens with: credit-service token --key {private}")
+    note(f"Create tokens with: credit-service token --key {private}")
     return ExitCode.GOOD
 
 
@@ -129,14 +131,14 @@ def read_private_key(path: Path) -> _Key:
         key = _KEY_TYPES[document["kty"]].import_key(document)
     except FileNotFoundError:
         raise UsageError(
-            f"There is no key at {path}. Make one with: credit-service token key"
+            f"There is no key at {path}. Create one with: credit-service token key"
         ) from None
     except OSError as error:
         raise UsageError(f"{path} (--key) cannot be read: {error.strerror}") from None
     except (JoseError, ValueError, TypeError, KeyError, RecursionError):
-        raise UsageError(f"{path} (--key) is not a private key in JWK form") from None
+        raise UsageError(f"{path} (--key) is not a private key in JWK format") from None
     if not (key.is_private and key.kid and key.alg):
-        raise UsageError(f"{path} is not a private key with its kid and alg")
+        raise UsageError(f"{path} (--key) is not a private key with kid and alg")
     return key
 
 
@@ -146,7 +148,7 @@ def _read_key_set(path: Path) -> list[Any]:
     except (ValueError, TypeError, KeyError, RecursionError):
         keys = None
     if not isinstance(keys, list):
-        raise UsageError(f"{path} is there and is not a set of keys; name another folder")
+        raise UsageError(f"{path} exists and is not a JWK set; use another folder")
     return keys
 
 

@@ -31,7 +31,7 @@ def sample_data(directory: Path, customers: int, loans: int, seed: int, *, as_js
         return ExitCode.GOOD
     out.print(f"{written.customer_path}  {group_digits(customers)} customers", soft_wrap=True)
     out.print(f"{written.loan_path}  {group_digits(loans)} loans", soft_wrap=True)
-    out.print("Send them to a running service with:")
+    out.print("Send them to a running service:")
     out.print(paste(f"  credit-service ingest {written.customer_path}"), soft_wrap=True)
     out.print(paste(f"  credit-service ingest {written.loan_path}"), soft_wrap=True)
     return ExitCode.GOOD

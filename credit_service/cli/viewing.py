@@ -60,7 +60,7 @@ def _service(target: Target) -> Iterator[CreditServiceStub]:
 def customer(target: Target, customer_id: int | None, phone: str | None, *, as_json: bool) -> int:
     """Show a customer by id or by phone number. Raises UsageError, ServiceError."""
     if (customer_id is None) == (phone is None):
-        raise UsageError("name the customer by id or by --phone, one of the two")
+        raise UsageError("give either a customer id or --phone")
     request = pb.GetCustomerRequest()
     if customer_id is not None:
         request.customer_id = customer_id
@@ -78,7 +78,7 @@ def customer(target: Target, customer_id: int | None, phone: str | None, *, as_j
 def _show_customer(found: Customer) -> None:
     _print_facts(
         ("customer", f"{found.customer_id}  {found.first_name} {found.last_name}"),
-        ("age", str(found.age) if found.age else "not known"),
+        ("age", str(found.age) if found.age else "unknown"),
         ("phone", found.phone_number),
         ("monthly income", inr(found.monthly_income)),
         ("approved limit", inr(found.approved_limit)),
@@ -105,8 +105,8 @@ def _show_score(found: score_pb2.CreditScore) -> None:
     out.print(Text.assemble(("score ", "bold"), (f"{found.score}", "bold"), " of 100"))
     if found.override:
         rule = enum_name(score_pb2.ScoreOverride, found.override)
-        out.print(Text(f"  set by the rule {rule}, whatever the components say"))
-    table = Listing("component", ("points", "right"), ("of", "right"), "", "why")
+        out.print(Text(f"  override: the rule {rule} sets the score; the components do not count"))
+    table = Listing("component", ("points", "right"), ("max", "right"), "", "explanation")
     for each in found.components:
         name = enum_name(score_pb2.ScoreComponent, each.component)
         points, most = Decimal(each.points.value or "0"), Decimal(each.max_points.value or "0")
@@ -115,7 +115,7 @@ def _show_score(found: score_pb2.CreditScore) -> None:
         table.add(name.lower().replace("_", " "), str(points), str(most), bar, each.explanation)
     table.print()
     out.print(
-        Text(f"  scorecard {found.scorecard_version}, holds until {_day(found.valid_until)}"),
+        Text(f"  scorecard {found.scorecard_version}, valid until {_day(found.valid_until)}"),
         style="dim",
     )
 
@@ -139,7 +139,7 @@ def check(
         print_json(as_dict(response))
         return ExitCode.GOOD
     asked, corrected = response.interest_rate.value, response.corrected_interest_rate.value
-    changed = "" if asked == corrected else f" (asked for at {asked} %)"
+    changed = "" if asked == corrected else f" (requested: {asked} %)"
     _print_outcome(approved=response.approved, name="would be approved", other="would be declined")
     out.print(
         Text(
@@ -180,13 +180,13 @@ def _show_counter_offer(offer: decision_pb2.CounterOffer) -> None:
     if offer.HasField("max_loan_amount"):
         largest = _a_month(offer, "max_loan_amount_installment", "max_loan_amount_last_installment")
         out.print(
-            Text(f"  would do: {inr(offer.max_loan_amount)} over the same time, {largest}"),
+            Text(f"  counter-offer: {inr(offer.max_loan_amount)} over the same tenure, {largest}"),
             soft_wrap=True,
         )
     if offer.min_tenure_months:
         out.print(
             Text(
-                f"  would do: the same amount over {offer.min_tenure_months} months, "
+                f"  counter-offer: the same amount over {offer.min_tenure_months} months, "
                 f"{_a_month(offer, 'min_tenure_installment', 'min_tenure_last_installment')}"
             ),
             soft_wrap=True,
@@ -258,9 +258,9 @@ def _show_loan(found: loan_pb2.Loan) -> None:
                 f"{found.emis_paid_on_time} on time, {found.repayments_left} left"
             ),
         ),
-        ("time", f"{_day(found.start_date)} to {_day(found.end_date)}"),
+        ("term", f"{_day(found.start_date)} to {_day(found.end_date)}"),
         ("outstanding", inr(found.outstanding)),
-        ("next due", _day(found.next_due_date) or "nothing"),
+        ("next due", _day(found.next_due_date) or "none"),
     )
 
 
@@ -293,12 +293,12 @@ def schedule(target: Target, customer_id: int, loan_id: int, *, as_json: bool) -
         )
     totals = response.totals
     table.add(
-        "", "sum", inr(totals.payments), inr(totals.principal), inr(totals.interest), "", "",
+        "", "total", inr(totals.payments), inr(totals.principal), inr(totals.interest), "", "",
     )  # fmt: skip
     table.print()
     payments = [inr(each.payment) for each in response.installments]
     if payments and payments[-1] != payments[0]:
-        out.print(Text(f"The last installment is {payments[-1]}, the others {payments[0]}."))
+        out.print(Text(f"The last installment is {payments[-1]}, the others are {payments[0]}."))
     out.print(Text(f"Outstanding: {inr(totals.outstanding)}"))
     return ExitCode.GOOD
 
@@ -340,8 +340,8 @@ def pay(target: Target, payment: Payment, *, as_json: bool) -> int:
     except (ServiceError, KeyboardInterrupt) as error:
         if not isinstance(error, ServiceError) or error.unavailable:
             note(
-                "Whether it was recorded is not known. The same command with "
-                f"--request-id {request_id} records it once, however often it is given."
+                "It is unknown whether the payment was recorded. To retry safely, repeat the "
+                f"command with --request-id {request_id}: the payment is recorded only once."
             )
         raise
     if as_json:
@@ -352,7 +352,7 @@ def pay(target: Target, payment: Payment, *, as_json: bool) -> int:
         Text(f"Payment {stored.payment_id}: {inr(stored.amount)} paid on {_day(stored.paid_on)}")
     )
     numbers = ", ".join(str(each.number) for each in response.installments)
-    out.print(Text(f"  settles installment {numbers}" if numbers else "  settles no installment"))
+    out.print(Text(f"  settled installments: {numbers or 'none'}"))
     out.print(
         Text(f"  outstanding {inr(response.loan.outstanding)}, loan {_loan_state(response.loan)}")
     )
@@ -377,7 +377,7 @@ def decisions(target: Target, customer_id: int | None, limit: int, *, as_json: b
         print_json({"decisions": [as_dict(each) for each in found], "more": more})
         return ExitCode.GOOD
     table = Listing(
-        ("decision", "right"), "time", ("customer", "right"), ("asked for", "right"),
+        ("decision", "right"), "time", ("customer", "right"), ("requested", "right"),
         ("months", "right"), ("rate", "right"), ("score", "right"), "outcome",
     )  # fmt: skip
     for each in found:
@@ -415,17 +415,17 @@ def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
         _show_counter_offer(found.counter_offer)
     ask, inputs = found.ask, found.inputs
     _print_facts(
-        ("customer", f"{found.customer_id} at version {inputs.customer_version}"),
+        ("customer", f"{found.customer_id} (version {inputs.customer_version})"),
         ("decided", f"{_instant(found.decided_time)} {_by(found.principal)}"),
         (
-            "asked for",
+            "requested",
             (
                 f"{inr(ask.loan_amount)} at {ask.interest_rate.value} % "
                 f"over {ask.tenure_months} months"
             ),
         ),
         (
-            "decided on",
+            "evaluated at",
             f"{found.corrected_interest_rate.value} %, {_a_month(found)}",
         ),
         ("monthly income", inr(inputs.monthly_income)),
@@ -489,12 +489,12 @@ def events(
                 if tail.messages > before or not failures:
                     failures, give_up_at = 0, time.monotonic() + patience.give_up_seconds
                 if time.monotonic() >= give_up_at:
-                    note(f"Go on later with --after {tail.last_event_id}")
+                    note(f"Resume later with --after {tail.last_event_id}")
                     raise
                 pause_seconds = patience.pause(failures, error)
                 failures += 1
                 note(
-                    f"The connection broke ({error.lines()[0]}). Going on after event "
+                    f"Connection lost ({error.lines()[0]}). Resuming after event "
                     f"{tail.last_event_id} in {pause_seconds:.1f} s …"
                 )
             else:
@@ -617,8 +617,8 @@ def read_money(text: str) -> Money:
     match = _AMOUNT.fullmatch(text.strip())
     if match is None:
         raise UsageError(
-            f"{text!r} is no amount of rupees: write it as 100000 or 1,00,000.50, two decimals "
-            "at most"
+            f"{text!r} is not an amount in rupees: write for example 100000 or 1,00,000.50, with "
+            "at most two decimals"
         )
     rupees, hundredths = int(match[1].replace(",", "")), int((match[2] or "").ljust(2, "0"))
     return Money(currency_code="INR", units=rupees, nanos=hundredths * 10_000_000)
@@ -628,7 +628,7 @@ def read_rate(text: str) -> DecimalMessage:
     """A yearly rate in percent: '10.5' or '10.5 %'. Raises UsageError."""
     match = _RATE.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"{text!r} is no yearly rate in percent: write it as 10.5")
+        raise UsageError(f"{text!r} is not a yearly rate in percent: write for example 10.5")
     return DecimalMessage(value=match[1])
 
 
@@ -654,7 +654,7 @@ def _print_listed(table: Listing, count: int, what: str, *, more: bool) -> None:
         return
     table.print()
     if more:
-        note(f"The first {count} {what} are shown; --limit shows more.")
+        note(f"Showing the first {count} {what}; use --limit to show more.")
 
 
 def _print_facts(*facts: tuple[str, str]) -> None:

@@ -145,7 +145,7 @@ def require_ready(
             grpc.StatusCode.UNAVAILABLE,
             problem
             or f"No credit service answers at {address} (waited {timeout_seconds:g} s). "
-            "Start one with `credit-service up`, or name another by --address.",
+            "Start one with `credit-service up`, or choose another with --address.",
         ) from error
 
 
@@ -182,7 +182,7 @@ class ServiceError(Exception):
         if self.metadata and not self.violations:
             lines += [f"  {name} = {value}" for name, value in sorted(self.metadata.items())]
         if self.retry_after_seconds is not None:
-            lines.append(f"  try again in {self.retry_after_seconds:g} s")
+            lines.append(f"  retry in {self.retry_after_seconds:g} s")
         return lines
 
 

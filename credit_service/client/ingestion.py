@@ -229,7 +229,7 @@ class IngestionClient:
                         if response.ingestion.state in ENDED:
                             return response.ingestion
                 transfer.failed(
-                    ServiceError(grpc.StatusCode.UNAVAILABLE, "The stream of progress ended early.")
+                    ServiceError(grpc.StatusCode.UNAVAILABLE, "The progress stream ended early.")
                 )
             except ServiceError as error:
                 transfer.failed(error)
@@ -332,7 +332,7 @@ class IngestionClient:
                     )
                 except grpc.FutureTimeoutError:
                     if sender.idle_seconds() > self._patience.stall_seconds:
-                        text = "The stream did not move any more."
+                        text = "The stream made no progress."
                         raise ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, text) from None
                     self._poll(sender.ingestion_id, listener)
                 except (grpc.FutureCancelledError, grpc.RpcError) as error:

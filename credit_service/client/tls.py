@@ -52,7 +52,7 @@ class ClientTls:
         # Without a certificate in it, OpenSSL would load those of the system instead.
         if context is None or not context.get_ca_certs():
             raise TlsFileError(
-                f"{self.ca} (--ca, CREDIT_SERVER_CA) is not a file of authorities in PEM"
+                f"{self.ca} (--ca, CREDIT_SERVER_CA) is not a PEM file of certificate authorities"
             )
         self._present(context)
         context.set_alpn_protocols(["h2"])
@@ -64,7 +64,7 @@ class ClientTls:
             return
         if certificate is None or key is None:
             raise TlsFileError(
-                "a client certificate takes both CREDIT_CLIENT_CERTIFICATE and"
+                "a client certificate requires both CREDIT_CLIENT_CERTIFICATE and"
                 " CREDIT_CLIENT_PRIVATE_KEY"
             )
         _read("CREDIT_CLIENT_CERTIFICATE", certificate)
@@ -75,7 +75,7 @@ class ClientTls:
         except (ssl.SSLError, ValueError):
             raise TlsFileError(
                 f"{certificate} (CREDIT_CLIENT_CERTIFICATE) and {key} (CREDIT_CLIENT_PRIVATE_KEY)"
-                " are not a certificate in PEM and its private key without a password"
+                " are not a PEM certificate and its private key without a password"
             ) from None
 
 
@@ -114,16 +114,16 @@ def _problem_in_plaintext(host: str, port: int) -> str | None:
     except OSError:
         return None
     return (
-        f"The server at {host}:{port} wants TLS: name the authority of its certificate by --ca"
-        " or CREDIT_SERVER_CA."
+        f"The server at {host}:{port} requires TLS: set --ca or CREDIT_SERVER_CA to the authority"
+        " that issued its certificate."
     )
 
 
 def _problem_with_tls(host: str, port: int, tls: ClientTls) -> str | None:
     where = f"The server at {host}:{port}"
     wants_certificate = (
-        f"{where} wants a client certificate: CREDIT_CLIENT_CERTIFICATE and"
-        " CREDIT_CLIENT_PRIVATE_KEY must name one that it accepts."
+        f"{where} requires a client certificate: set CREDIT_CLIENT_CERTIFICATE and"
+        " CREDIT_CLIENT_PRIVATE_KEY to one that it accepts."
     )
     try:
         # A server of gRPC speaks first. One that ends instead did not accept the client.
@@ -131,23 +131,25 @@ def _problem_with_tls(host: str, port: int, tls: ClientTls) -> str | None:
     except ssl.SSLCertVerificationError as error:
         reason = error.verify_message.rstrip(".")
         advice = (
-            "call it by a name of its certificate"
+            "use a host name that is in the certificate"
             if "mismatch" in reason
-            else f"{tls.ca} must hold the authority that issued it"
+            else f"{tls.ca} must contain the authority that issued it"
         )
-        return f"{where} has a certificate that is not accepted ({reason}): {advice}."
+        return f"{where} presents an invalid certificate ({reason}): {advice}."
     except ssl.SSLError as error:
         reason = (error.reason or str(error)).replace("_", " ").lower()
         if "certificate" in reason:
             return wants_certificate
         return (
-            f"{where} does not speak TLS ({reason}): leave --ca and CREDIT_SERVER_CA out, or call"
+            f"{where} does not use TLS ({reason}): remove --ca and CREDIT_SERVER_CA, or use"
             " another address."
         )
     except ConnectionRefusedError:
         return None
     except ConnectionError:
-        return f"{where} ended the TLS handshake: it probably does not speak TLS."
+        return (
+            f"{where} closed the connection during the TLS handshake: it probably does not use TLS."
+        )
     except OSError:
         return None
 

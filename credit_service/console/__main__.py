@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument(
         "--control-fd",
         type=int,
-        help="socket of the process that started this one: told the URL, closed to stop it",
+        help="socket to the parent process: receives the URL; closing it stops the console",
     )
     control_fd = parser.parse_args().control_fd
     control = None if control_fd is None else socket.socket(fileno=control_fd)

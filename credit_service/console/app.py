@@ -187,7 +187,7 @@ async def _refused(console: Console, request: Request, error: Exception) -> Resp
     status = HTTPStatus(error.status_code if isinstance(error, HTTPException) else 500)
     detail = str(getattr(error, "detail", ""))
     if status == HTTPStatus.NOT_FOUND and detail in ("", HTTPStatus.NOT_FOUND.phrase):
-        detail = "There is no such page."
+        detail = "This page does not exist."
     headers = getattr(error, "headers", None)
     page = Page(console, request, console.sessions.read(request) or console.sessions.begin())
     response = page.render("refused.html", status, phrase=status.phrase, detail=detail)
@@ -359,7 +359,7 @@ def _listener(settings: Settings) -> socket.socket:
     if not (is_loopback(host) or settings.console_hosts.strip()):
         raise ConsoleAddressError(
             f"{settings.console_listen!r} can be reached from other machines. Listen on 127.0.0.1, "
-            "or name the hosts that the console is to answer to by CREDIT_CONSOLE_HOSTS."
+            "or list the host names that the console accepts in CREDIT_CONSOLE_HOSTS."
         )
     listener = None
     try:
@@ -373,6 +373,6 @@ def _listener(settings: Settings) -> socket.socket:
         if listener is not None:
             listener.close()
         raise ConsoleAddressError(
-            f"{settings.console_listen!r} cannot be listened on: is it taken?"
+            f"cannot listen on {settings.console_listen!r}: check that no other program uses it"
         ) from error
     return listener

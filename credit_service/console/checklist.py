@@ -110,7 +110,7 @@ def run(item: Item, service: Service) -> Result:
     except ServiceError as error:
         if error.code is grpc.StatusCode.UNAUTHENTICATED:
             raise
-        found = "The service answered with an error. " + " ".join(error.lines())
+        found = "The service returned an error. " + " ".join(error.lines())
     return Result(item, outcome, found, time.monotonic() - began, list(service.calls))
 
 
@@ -130,7 +130,7 @@ class Bench:
         version = self.check(customer_id, 100_000, "12", 12).credit_score.scorecard_version
         if version != FIGURES_OF:
             raise SkippedError(
-                f"The figures of this item hold for scorecard {FIGURES_OF} alone. The service uses "
+                f"The expected figures apply only to scorecard {FIGURES_OF}. The service uses "
                 f"{version}, so nothing was compared."
             )
 
@@ -168,7 +168,10 @@ class Bench:
         version = self.service.customer(customer_id).version
         give_up = time.monotonic() + _SCORE_WAIT_SECONDS
         while self.service.score(customer_id).customer_version < version:
-            require(time.monotonic() < give_up, "the score did not follow the stored rows")
+            require(
+                time.monotonic() < give_up,
+                f"no new score within {_SCORE_WAIT_SECONDS:g} s of the ingestion",
+            )
             time.sleep(_LOOK_SECONDS)
 
     def ingest(self, rows: Sequence[Any], *, validate_only: bool = False) -> Any:
@@ -236,7 +239,7 @@ class Bench:
             shown = f"{error.code.name} ({error.reason}): {error.message}"
             require(error.code is code and error.reason == reason, shown)
             return error
-        raise MissedError("The call was accepted.")
+        raise MissedError("The call succeeded, but it must fail.")
 
 
 def require(holds: bool, found: str) -> None:
@@ -318,7 +321,7 @@ def _all_bad_fields_at_once(bench: Bench) -> str:
         "INVALID_FIELD",
     )
     fields = sorted({name for name, _ in error.violations})
-    told = f"INVALID_ARGUMENT naming {', '.join(fields)}"
+    told = f"INVALID_ARGUMENT for {', '.join(fields)}"
     wanted = ["age", "first_name", "last_name", "monthly_income", "phone_number", "request_id"]
     require(fields == wanted, told)
     return told
@@ -493,7 +496,7 @@ def _booked_once(bench: Bench) -> str:
     answers.append(bench.apply(customer_id, 100_000, "12", 12, request_id))
     loans = len(bench.loans(customer_id))
     ids = sorted({each.loan.loan_id for each in answers})
-    told = f"three answers name loan {', '.join(map(str, ids))}; {loans - 10} booked"
+    told = f"three responses with loan {', '.join(map(str, ids))}; {loans - 10} booked"
     require(len(ids) == 1 and loans == 11, told)
     return told
 
@@ -657,7 +660,7 @@ def _shared_loan_id(bench: Bench) -> str:
     )
     named = error.metadata.get("customer_ids", "")
     owner = bench.service.loan(loan_id, second).loan.customer_id
-    told = f"{error.reason} naming customers {named}; with customer {second} the loan of {owner}"
+    told = f"{error.reason} with customers {named}; for customer {second}, the loan of {owner}"
     require(named.split(",") == [str(first), str(second)] and owner == second, told)
     return told
 
@@ -691,7 +694,7 @@ def _events_in_order(bench: Bench) -> str:
             break
         time.sleep(_LOOK_SECONDS)
     told = ", ".join(f"{each.event_id} {each.WhichOneof('payload')}" for each in events)
-    told = told or "no event within five seconds: does a worker run?"
+    told = told or f"no event within {_EVENT_WAIT_SECONDS:g} s: check that a worker is running"
     in_order = all(_is_before(one, other) for one, other in pairwise(events))
     require(
         in_order and kinds[:1] == ["customer_registered"] and "loan_created" in kinds,
@@ -736,33 +739,33 @@ FLOWS: Sequence[Flow] = (
         (
             Item(
                 "limit-follows-income",
-                "The approved limit follows the income",
+                "The approved limit is computed from the income",
                 "36 times the income to the nearest lakh, half up: 62,500 → ₹23,00,000, "
                 "12,500 → ₹5,00,000, 1,389 → ₹1,00,000, 1,388 → ₹0",
                 _limit_follows_income,
             ),
             Item(
                 "all-bad-fields",
-                "All bad fields are named at once",
-                "INVALID_ARGUMENT naming age, first_name, last_name, monthly_income, phone_number "
+                "All invalid fields are reported at once",
+                "INVALID_ARGUMENT for age, first_name, last_name, monthly_income, phone_number "
                 "and request_id",
                 _all_bad_fields_at_once,
             ),
             Item(
                 "one-phone",
-                "A phone number in another form is the same number",
+                "A phone number in another format is the same number",
                 "ALREADY_EXISTS (PHONE_NUMBER_TAKEN)",
                 _one_phone_one_customer,
             ),
             Item(
                 "register-once",
-                "A repeat under one request id registers once",
+                "A repeated request with one request id registers one customer",
                 "the same customer both times",
                 _register_once,
             ),
             Item(
                 "request-id-reused",
-                "A request id with other content is refused",
+                "A request id with other content is rejected",
                 "FAILED_PRECONDITION (REQUEST_ID_REUSED)",
                 _request_id_other_content,
             ),
@@ -830,13 +833,13 @@ FLOWS: Sequence[Flow] = (
             ),
             Item(
                 "unknown-customer",
-                "An unknown customer",
+                "An unknown customer is not found",
                 "NOT_FOUND (CUSTOMER_NOT_FOUND)",
                 _unknown_customer,
             ),
             Item(
                 "check-writes-nothing",
-                "A check writes nothing",
+                "An eligibility check writes nothing",
                 "the same version before and after, no decision",
                 _check_writes_nothing,
             ),
@@ -855,8 +858,8 @@ FLOWS: Sequence[Flow] = (
             ),
             Item(
                 "booked-once",
-                "Two calls at once and a repeat under one request id book once",
-                "one loan id in all three answers, 1 booked",
+                "Two concurrent calls and a repeat with one request id book one loan",
+                "one loan id in all three responses, 1 booked",
                 _booked_once,
                 has_figures=True,
             ),
@@ -869,7 +872,7 @@ FLOWS: Sequence[Flow] = (
             ),
             Item(
                 "one-headroom",
-                "Four applications at once, credit for one",
+                "Four concurrent applications, with credit for only one",
                 "1 of 4 approved, debt within the limit",
                 _no_two_on_one_headroom,
                 has_figures=True,
@@ -891,7 +894,7 @@ FLOWS: Sequence[Flow] = (
             ),
             Item(
                 "payment-too-large",
-                "A payment of more than what is outstanding is refused",
+                "A payment above the outstanding amount is rejected",
                 "FAILED_PRECONDITION (PAYMENT_EXCEEDS_OUTSTANDING)",
                 _payment_too_large,
                 has_figures=True,
@@ -904,38 +907,38 @@ FLOWS: Sequence[Flow] = (
         (
             Item(
                 "bad-row",
-                "A bad row is reported and the other rows are stored",
+                "An invalid row is reported and the other rows are stored",
                 "3 read = 2 inserted + 1 rejected; row 77, tenure_months: OUT_OF_RANGE",
                 _bad_row_is_reported,
             ),
             Item(
                 "twice",
-                "The same rows sent twice change nothing the second time",
+                "Sending the same rows twice changes nothing the second time",
                 "2 read = 2 unchanged, the same version",
                 _twice_changes_nothing,
             ),
             Item(
                 "dry-run",
-                "A dry run counts and writes nothing",
+                "A dry run counts rows and writes nothing",
                 "1 read = 1 inserted, 0 loans stored",
                 _dry_run_writes_nothing,
             ),
             Item(
                 "shared-loan-id",
                 "A loan id that two customers share is ambiguous",
-                "LOAN_ID_AMBIGUOUS naming both; with a customer, that one's loan",
+                "LOAN_ID_AMBIGUOUS with both customers; for one customer, that customer's loan",
                 _shared_loan_id,
             ),
             Item(
                 "money-precision",
-                "Money finer than a paisa, or of another currency, is refused",
+                "Money finer than a paisa, or in another currency, is rejected",
                 "INVALID_ARGUMENT both times, with the reason",
                 _paisa_is_the_finest,
             ),
             Item(
                 "events-in-order",
-                "Events of a customer come in order",
-                "customer_registered first, loan_created later, ids rising, versions never falling",
+                "Events of a customer arrive in order",
+                "customer_registered first, loan_created later; ids increase, versions never fall",
                 _events_in_order,
                 has_figures=True,
             ),
@@ -955,7 +958,7 @@ ITEMS = {item.key: item for flow in FLOWS for item in flow.items}
 def refusal(settings: Settings, session: Session) -> str:
     """Why the checklist may not run for this person against this service; empty when it may."""
     if settings.console_checklist == "off":
-        return "The checklist is switched off by CREDIT_CONSOLE_CHECKLIST."
+        return "The checklist is disabled by CREDIT_CONSOLE_CHECKLIST."
     if settings.console_checklist == "auto" and not _is_for_trying(settings, session):
         return (
             "The checklist writes test customers and loans, so it runs only against a service on "
@@ -964,7 +967,7 @@ def refusal(settings: Settings, session: Session) -> str:
         )
     missing = [] if session.scopes is None else [s for s in SCOPES if s not in session.scopes]
     if missing:
-        return f"The token you signed in with lacks {', '.join(missing)}, which the items need."
+        return f"Your token lacks {', '.join(missing)}, which the checks need."
     return ""
 
 

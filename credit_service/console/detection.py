@@ -25,7 +25,7 @@ MAX_AT_ONCE = 2
 
 _KINDS: Mapping[str, Kind] = {"CUSTOMERS": "CUSTOMERS", "LOANS": "LOANS"}
 _SHARED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE")
-_ASK = "The console cannot tell from this file what its rows are. Choose customers or loans."
+_ASK = "The console cannot detect the kind of rows in this file. Choose customers or loans."
 _turn = threading.BoundedSemaphore(MAX_AT_ONCE)
 
 

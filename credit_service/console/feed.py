@@ -157,7 +157,7 @@ def _changes(changes: Iterable[event_pb2.FactChange]) -> str:
 
 
 def _tell_other(event: event_pb2.CreditEvent) -> _Told:
-    return "neutral", f"Event {event.event_id}", "of a type that this console does not know", ""
+    return "neutral", f"Event {event.event_id}", "unknown event type", ""
 
 
 _TELLERS: dict[str, Callable[[event_pb2.CreditEvent], _Told]] = {

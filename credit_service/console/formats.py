@@ -210,7 +210,7 @@ class Typed:
         """A whole number; 0, with a problem noted, when it is none or does not fit."""
         text = self.text(name).replace(",", "")
         if not _WHOLE.fullmatch(text):
-            self.problems[name] = "Type a whole number." if text else "This is required."
+            self.problems[name] = "Enter a whole number." if text else "This field is required."
             return 0
         value = int(text)
         if not -largest - 1 <= value <= largest:
@@ -227,7 +227,9 @@ class Typed:
         negative = text.startswith("-")
         match = _AMOUNT.fullmatch(text.removeprefix("-"))
         if match is None:
-            problem = "Type rupees, such as 5,00,000 or 8884.88." if text else "This is required."
+            problem = (
+                "Enter rupees, such as 5,00,000 or 8884.88." if text else "This field is required."
+            )
             self.problems[name] = problem
             return None
         rupees, rest = match.groups()
@@ -238,7 +240,7 @@ class Typed:
         """A yearly rate in percent, handed on as it was typed but for a percent sign."""
         text = self.text(name).removesuffix("%").strip()
         if not text:
-            self.problems[name] = "This is required."
+            self.problems[name] = "This field is required."
         return DecimalMessage(value=text)
 
     def day(self, name: str) -> Any:
@@ -249,7 +251,7 @@ class Typed:
         try:
             found = date.fromisoformat(text)
         except ValueError:
-            self.problems[name] = "Type a date as YYYY-MM-DD."
+            self.problems[name] = "Enter a date as YYYY-MM-DD."
             return None
         return Date(year=found.year, month=found.month, day=found.day)
 

@@ -60,30 +60,31 @@ _HTTP_STATUS = {
 
 _ADVICE = {
     grpc.StatusCode.NOT_FOUND: "Check the id. It may belong to another environment.",
-    grpc.StatusCode.DEADLINE_EXCEEDED: "The service is slow or stuck. Load this page again in a "
+    grpc.StatusCode.DEADLINE_EXCEEDED: "The service is slow or stuck. Reload this page in a "
     "moment.",
-    grpc.StatusCode.PERMISSION_DENIED: "The token you signed in with lacks the scope named above. "
-    "Sign in with one that has it.",
+    grpc.StatusCode.PERMISSION_DENIED: "Your token lacks the scope named above. Sign in with a "
+    "token that has it.",
     grpc.StatusCode.UNIMPLEMENTED: "The server is older than this console. Everything else on the "
     "console works.",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "The service is busy. Try again in a moment.",
     grpc.StatusCode.ABORTED: "A concurrent request changed the same data. Try again: the request "
-    "id keeps it safe.",
-    grpc.StatusCode.INTERNAL: "This is a defect of the service. Its log has the details under the "
+    "id makes it safe.",
+    grpc.StatusCode.INTERNAL: "This is a bug in the service. Its log has the details under the "
     "call id.",
 }
 _UNREACHABLE_ADVICE = (
-    "Start it with `credit-service up`, or wait until it is back, and load this page again. If the "
-    "service uses TLS, the console needs CREDIT_SERVER_CA."
+    "Start it with `credit-service up`, or wait until it is back, then reload this page. If the "
+    "service uses TLS, set CREDIT_SERVER_CA for the console."
 )
-_UNAVAILABLE_ADVICE = "Wait a moment and load this page again."
+_UNAVAILABLE_ADVICE = "Wait a moment, then reload this page."
 
 _SENTENCES = {
-    grpc.StatusCode.UNAVAILABLE: "The service does not answer.",
+    grpc.StatusCode.UNAVAILABLE: "The service does not respond.",
     grpc.StatusCode.CANCELLED: "The service ended the call.",
-    grpc.StatusCode.DEADLINE_EXCEEDED: "The service did not answer in time.",
-    grpc.StatusCode.UNIMPLEMENTED: "The service does not offer this call.",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "The service refused the call, or its answer is too large.",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "The service did not respond in time.",
+    grpc.StatusCode.UNIMPLEMENTED: "The service does not support this call.",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "The service rejected the call, or its response is too "
+    "large.",
 }
 """What to say of a failure that is not the service's own answer, by its status."""
 
@@ -356,9 +357,7 @@ def _shown_again(form_view: View | None, page: Page) -> Response:
         token = page.console.sessions.csrf_token(page.session)
         return JSONResponse({"problems": [_STALE], "csrf_token": token}, page.stale_status)
     if form_view is None or page.request.headers.get("x-fragment"):
-        raise HTTPException(
-            page.stale_status, "This page is from an earlier session. Load it again."
-        )
+        raise HTTPException(page.stale_status, "This page is from an earlier session. Reload it.")
     return _answered(form_view, page)
 
 
@@ -375,7 +374,7 @@ def _answered(function: View, page: Page) -> Response:
         _log.exception("page_failed", path=page.request.url.path)
         raise HTTPException(
             HTTPStatus.INTERNAL_SERVER_ERROR,
-            "This page has a defect. The console's log says more.",
+            "This page has a bug. See the console's log for details.",
         ) from error
 
 
@@ -391,7 +390,7 @@ def _sign_in_first(page: Page, error: ServiceError) -> Response:
     reason = "expired" if page.session.token else "needed"
     address = f"/qa/login?{urlencode({'next': target, 'reason': reason})}"
     if page.wants_json:
-        sentence = "Your sign-in has ended. Sign in again, then send the file once more."
+        sentence = "Your session has ended. Sign in again, then send the file again."
         document = {"problems": [sentence], "sign_in": address}
         return JSONResponse(document, HTTPStatus.UNAUTHORIZED)
     if page.request.headers.get("x-fragment"):

@@ -119,7 +119,7 @@ def _declined(name: str, reason: Any, weightiest: int | None) -> RuleLine:
 
 
 def _score_passed(ask: Ask, score: int) -> RuleLine:
-    note = "The rate asked for stands."
+    note = "The requested rate applies."
     if formats.to_hundredths(ask.asked_rate) != formats.to_hundredths(ask.corrected_rate):
         note = f"The rate is corrected from {ask.asked_rate} % to {ask.corrected_rate} %."
     return RuleLine(_SCORE_RULE, "", str(score), "", passed=True, decided=False, note=note)
@@ -147,7 +147,7 @@ def _limit_passed(ask: Ask, position: Position) -> RuleLine:
         f"at most {formats.inr_of_paise(limit)}",
         passed=True,
         decided=False,
-        note=f"{formats.inr_of_paise(limit - debt)} of the limit stay free.",
+        note=f"{formats.inr_of_paise(limit - debt)} of the limit remain available.",
     )
 
 
@@ -187,9 +187,9 @@ def component_lines(score: Any) -> list[ComponentLine]:
 
 
 _OVERRIDES: Mapping[int, str] = {
-    score_pb2.SCORE_OVERRIDE_NO_CREDIT_HISTORY: "No loan was ever taken: the score is 0.",
+    score_pb2.SCORE_OVERRIDE_NO_CREDIT_HISTORY: "The customer never had a loan: the score is 0.",
     score_pb2.SCORE_OVERRIDE_DEBT_EXCEEDS_APPROVED_LIMIT: (
-        "The debt is more than the approved limit: the score is 0."
+        "The debt exceeds the approved limit: the score is 0."
     ),
 }
 

@@ -297,8 +297,8 @@ class Guard:
 
         if not self._is_own_name(Headers(scope=scope).get("host", "")):
             refusal = PlainTextResponse(
-                "This console does not answer to that host name. CREDIT_CONSOLE_HOSTS names those "
-                "it answers to.\n",
+                "The console does not accept this host name. To allow it, add it to "
+                "CREDIT_CONSOLE_HOSTS.\n",
                 status_code=421,
             )
             await refusal(scope, receive, send_guarded)

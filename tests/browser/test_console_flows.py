@@ -82,7 +82,7 @@ def test_the_front_door_leads_to_the_dashboard_which_is_alive(place: Place, page
     # The figures beside the feed follow what happened.
     recent = page.get_by_label("Recent decisions")
     expect(recent.get_by_role("link", name=str(decision_id), exact=True)).to_be_visible()
-    expect(page.get_by_label("Why declined")).to_contain_text("No credit history")
+    expect(page.get_by_label("Decline reasons")).to_contain_text("No credit history")
 
 
 def test_two_tabs_share_one_stream_and_hear_the_same(place: Place, open_tab: OpenTab) -> None:
@@ -106,7 +106,7 @@ def test_registering_says_all_that_is_wrong_and_then_registers_once(open_tab: Op
     page.get_by_role("button", name="Register").click()
     expect(page.locator("[aria-invalid=true]")).to_have_count(5)
     expect(page.get_by_role("alert")).to_contain_text(
-        "5 fields are not right: First name, Last name, Age, Monthly income, Phone number."
+        "5 fields are invalid: First name, Last name, Age, Monthly income, Phone number."
     )
     page.get_by_label("First name").fill("  Asha ")
     page.get_by_label("Last name").fill("<b>Rao</b>")
@@ -118,7 +118,7 @@ def test_registering_says_all_that_is_wrong_and_then_registers_once(open_tab: Op
     expect(page.get_by_role("heading", level=1)).to_have_text("Asha <b>Rao</b>")
     expect(page.locator("main")).to_contain_text("+917300000003")
     expect(page.locator("main")).to_contain_text("₹23,00,000")
-    page.get_by_text(re.compile(r"calls? behind this page")).click()
+    page.get_by_text(re.compile(r"calls? of this page")).click()
     expect(page.locator(".call").first).to_contain_text("RegisterCustomer")
     page.goto("/qa/customers?query=Asha")
     expect(page.get_by_role("link", name="Asha <b>Rao</b>")).to_have_count(1)
@@ -158,7 +158,7 @@ def test_customers_are_found_by_id_name_and_phone_and_paged(place: Place, page: 
     for number in range(12):
         registered(place, f"+9173111000{number:02d}")
     page.goto("/qa/customers?query=zzz")
-    expect(page.locator("main")).to_contain_text("No name or phone number begins with this.")
+    expect(page.locator("main")).to_contain_text("No name or phone number starts with this text.")
     page.goto("/qa/customers")
     rows = page.locator("tbody tr")
     expect(rows).to_have_count(50)
@@ -171,7 +171,7 @@ def test_customers_are_found_by_id_name_and_phone_and_paged(place: Place, page: 
 @pytest.mark.parametrize(
     ("customer_id", "asked", "outcome", "rule"),
     [
-        (samples.GOOD_CUSTOMER_ID, "8", "Would be approved", "The rate asked for stands."),
+        (samples.GOOD_CUSTOMER_ID, "8", "Would be approved", "The requested rate applies."),
         (samples.MIDDLE_BAND_CUSTOMER_ID, "8", "Would be approved", "corrected from 8 % to 12 %"),
         (samples.LOW_BAND_CUSTOMER_ID, "8", "Would be approved", "corrected from 8 % to 16 %"),
         (samples.BAD_CUSTOMER_ID, "8", "Would be declined", "CREDIT_SCORE_TOO_LOW"),
@@ -195,7 +195,7 @@ def test_the_simulator_answers_while_one_types_and_takes_the_counter_offer(
     page.goto("/qa/eligibility")
     expect(page.locator("#answer")).to_contain_text("Enter a customer")
     page.get_by_label("Customer id").press_sequentially(str(samples.GOOD_CUSTOMER_ID))
-    expect(page.locator("#answer")).to_contain_text("Not complete yet")
+    expect(page.locator("#answer")).to_contain_text("Missing or invalid fields")
     fill_ask(page, samples.GOOD_CUSTOMER_ID, "50,00,000", "12", "6")
     expect(page.get_by_role("heading", name="Would be declined")).to_be_visible()
     expect(page.locator("tr.decided")).to_contain_text("EMI_BURDEN_TOO_HIGH")
@@ -210,7 +210,7 @@ def test_the_simulator_answers_while_one_types_and_takes_the_counter_offer(
     page.reload()
     expect(page.get_by_role("heading", name="Would be declined")).to_be_visible()
     page.get_by_label("Months").fill("nonsense")
-    expect(page.locator("#answer")).to_contain_text("Type a whole number.")
+    expect(page.locator("#answer")).to_contain_text("Enter a whole number.")
     page.get_by_label("Months").fill("481")
     expect(page.locator("#answer")).to_contain_text("480")
     page.get_by_label("Customer id").fill("999999999")
@@ -275,7 +275,7 @@ def test_the_decision_page_tells_inputs_score_and_rules(place: Place, page: Page
     expect(waterfall.locator("tbody tr")).to_have_count(4)
     expect(waterfall.locator("tfoot")).to_contain_text("Score")
     expect(page.get_by_label("Inputs of the decision")).to_contain_text("Monthly income")
-    page.get_by_text("The stored inputs", exact=True).click()
+    page.get_by_text("Stored inputs as JSON", exact=True).click()
     stored = json.loads(page.get_by_label("Stored inputs").inner_text())
     assert stored["ask"]["principal_paise"] == 5_000_000
     page.goto("/qa/decisions")
@@ -297,7 +297,7 @@ def test_a_loan_is_paid_and_its_schedule_taken_along(place: Place, open_tab: Ope
     loan = place.credit.CreateLoan(request, timeout=10).loan
     page.goto(f"/qa/loans/{loan.loan_id}")
     expect(page).to_have_url(f"{place.url}/qa/customers/{customer_id}/loans/{loan.loan_id}")
-    expect(page.get_by_role("img", name=re.compile("Balance falling"))).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("Balance falls"))).to_be_visible()
     expect(page.get_by_label("Schedule").locator("tbody tr")).to_have_count(3)
 
     page.get_by_label("Amount").fill("99,999")
@@ -310,9 +310,9 @@ def test_a_loan_is_paid_and_its_schedule_taken_along(place: Place, open_tab: Ope
     page.goto(page.url.removesuffix("/pay"))
     page.get_by_role("button", name="Record the payment").dblclick()
     expect(page.get_by_role("status")).to_contain_text("It settled one installment.")
-    expect(page.get_by_label("Terms and standing")).to_contain_text("1 of 3")
+    expect(page.get_by_label("Terms and status")).to_contain_text("1 of 3")
     page.reload()
-    expect(page.get_by_label("Terms and standing")).to_contain_text("1 of 3")
+    expect(page.get_by_label("Terms and status")).to_contain_text("1 of 3")
 
     with page.expect_download() as taken:
         page.get_by_role("link", name="Schedule as CSV").click()
@@ -385,7 +385,7 @@ def test_a_file_is_tried_then_loaded_and_its_bad_rows_told(
     # Another file has to be tried first again.
     expect(real).to_be_disabled()
 
-    progress.get_by_role("link", name="Show what is wrong").click()
+    progress.get_by_role("link", name="Show the errors").click()
     errors = page.get_by_label("Rows rejected or skipped", exact=True).locator("tbody tr")
     expect(errors).to_have_count(25)
     expect(errors.first).to_contain_text("NOT_A")
@@ -463,7 +463,7 @@ def test_the_whole_checklist_passes(page: Page) -> None:
     items = page.locator(".check").count()
     page.get_by_role("button", name="Run all").click()
     expect(page.get_by_role("status")).to_contain_text("Tick the box above first")
-    page.get_by_label("The items may write").check()
+    page.get_by_label("Allow the checks").check()
     page.get_by_role("button", name="Run all").click()
     page.locator("[data-run-all][disabled]").wait_for(state="detached", timeout=60_000)
     failed = page.locator(".check[data-result=fail]").all_inner_texts()
@@ -483,15 +483,15 @@ def test_an_item_that_fails_says_expected_and_found(place: Place, open_tab: Open
     )
     tab.expected.append("404")
     item = page.locator("#check-no-history")
-    page.get_by_label("The items may write").check()
+    page.get_by_label("Allow the checks").check()
     item.get_by_role("button").click()
-    expect(page.get_by_role("status")).to_contain_text("There is no such item.")
+    expect(page.get_by_role("status")).to_contain_text("This check does not exist.")
     expect(item).to_have_attribute("data-result", "none")
 
 
 def test_a_call_shown_for_buf_is_the_call(place: Place, page: Page) -> None:
     page.goto(f"/qa/customers/{samples.GOOD_CUSTOMER_ID}")
-    page.get_by_text(re.compile(r"calls? behind this page")).click()
+    page.get_by_text(re.compile(r"calls? of this page")).click()
     command = page.locator(".call").first.locator("code", has_text="buf curl").inner_text()
     words = shlex.split(command)
     words[0] = str(Path(sys.executable).parent / "buf")
@@ -647,7 +647,7 @@ def test_a_workbook_of_both_kinds_makes_two_ingestions_customers_first(
         )
     assert loans_of(place, 8_801) == [1]
     progress.nth(1).get_by_role("link", name="both.xlsx").click()
-    expect(page.get_by_label("Progress")).to_contain_text("Rows of the sheet Loans.")
+    expect(page.get_by_label("Progress")).to_contain_text("Rows from the sheet Loans.")
     expect(page.get_by_label("Progress")).to_contain_text("did not read these sheets")
     page.goto("/qa/ingestions")
     rows = page.get_by_label("Ingestions so far").locator("tbody tr")

@@ -207,7 +207,7 @@ def test_a_failed_item_and_a_bad_form_are_accessible_too(open_tab: OpenTab, axe:
     assert faults(page, axe, {}) == []
     page.goto("/qa/checks")
     item = page.locator("#check-no-history")
-    page.get_by_label("The items may write").check()
+    page.get_by_label("Allow the checks").check()
     item.get_by_role("button").click()
     expect(item).to_have_attribute("data-result", "pass")
     item.locator("summary").click()
@@ -305,7 +305,7 @@ PICTURES: tuple[Picture, ...] = (
 
 def _before_the_picture(page: Page, name: str) -> None:
     if name == "checks":
-        page.get_by_label("The items may write").check()
+        page.get_by_label("Allow the checks").check()
         page.locator("[data-run-flow]").nth(1).click()
         page.locator("[data-run-flow][disabled]").wait_for(state="detached", timeout=30_000)
     page.evaluate("window.scrollTo(0, 0); document.activeElement.blur()")

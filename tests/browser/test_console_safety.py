@@ -208,7 +208,7 @@ def test_what_is_not_there_is_said_so(visitor: Visitor, path: str) -> None:
 def test_nonsense_in_an_address_breaks_no_page(visitor: Visitor, path: str) -> None:
     status, _, text = visitor.ask("GET", path)
     assert status in (200, 303, 400)
-    assert "has a defect" not in text
+    assert "has a bug" not in text
 
 
 def test_what_is_typed_is_shown_as_text(visitor: Visitor) -> None:
@@ -271,7 +271,7 @@ def test_without_a_service_every_page_says_so_and_stays_whole(
             page.goto("/qa/")
             expect(page.get_by_label("Health").get_by_text("Unreachable")).to_have_count(3)
             expect(page.get_by_label("Recent decisions")).to_contain_text("cannot be shown")
-            expect(page.get_by_label("Live events")).to_contain_text("does not answer")
+            expect(page.get_by_label("Live events")).to_contain_text("does not respond")
             # No text of gRPC's, on no panel.
             for text in ("ipv4:", "failed to connect", "UNKNOWN", "errno"):
                 expect(page.locator("main")).not_to_contain_text(text)
@@ -281,7 +281,7 @@ def test_without_a_service_every_page_says_so_and_stays_whole(
             expect(page.get_by_role("alert")).to_contain_text("credit-service up")
             page.goto("/qa/checks")
             item = page.locator("#check-no-history")
-            page.get_by_label("The items may write").check()
+            page.get_by_label("Allow the checks").check()
             item.get_by_role("button").click()
             expect(item).to_have_attribute("data-result", "fail", timeout=20_000)
             expect(item).to_contain_text("UNAVAILABLE")
@@ -347,7 +347,7 @@ def test_with_authentication_the_persons_token_is_what_calls(
         expect(page.get_by_label("Live events").get_by_text("live", exact=True)).to_be_visible()
         expect(page.get_by_label("Recent ingestions")).to_contain_text("PERMISSION_DENIED")
         page.goto(f"/qa/customers/{samples.GOOD_CUSTOMER_ID}")
-        page.get_by_text(re.compile("calls behind this page")).click()
+        page.get_by_text(re.compile("calls of this page")).click()
         expect(page.locator(".call").first).to_contain_text("Bearer $TOKEN")
         page.goto(
             f"/qa/apply/review?customer_id={samples.GOOD_CUSTOMER_ID}&loan_amount=5000"
@@ -358,7 +358,7 @@ def test_with_authentication_the_persons_token_is_what_calls(
 
         page.get_by_role("button", name="Sign out").click()
         page.goto("/qa/checks")
-        page.get_by_label("The items may write").check()
+        page.get_by_label("Allow the checks").check()
         item = page.locator("#check-no-history")
         item.get_by_role("button").click()
         expect(page.get_by_role("status")).to_contain_text("credentials")
@@ -598,7 +598,7 @@ def test_the_dashboard_recovers_by_itself(place: Place, open_tab: OpenTab) -> No
         tab = open_tab(url=url)
         page = tab.page
         page.goto("/qa/")
-        expect(page.get_by_label("Approval rate")).to_contain_text("The service does not answer.")
+        expect(page.get_by_label("Approval rate")).to_contain_text("The service does not respond.")
         expect(page.get_by_label("Recent decisions")).to_contain_text("credit-service up")
         expect(page.locator(".ring")).to_have_count(0)
         environment = {**place.environment, "CREDIT_LISTEN": f"127.0.0.1:{port}"}

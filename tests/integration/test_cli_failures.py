@@ -200,7 +200,7 @@ def test_variables_that_nothing_reads_are_named(run: Run) -> None:
 @pytest.mark.parametrize("command", [*OPERATING, "migrate", "up"])
 def test_a_database_out_of_reach(run: Run, command: str) -> None:
     """Server and worker start without one, and wait for it."""
-    _is_one_line(run(command, **NOWHERE), UNAVAILABLE, "the database is out of reach", "port 1")
+    _is_one_line(run(command, **NOWHERE), UNAVAILABLE, "the database is unavailable", "port 1")
 
 
 @pytest.mark.parametrize("command", OPERATING)
@@ -286,7 +286,7 @@ def test_a_wrong_address(run: Run, command: str, address: str) -> None:
     [
         ("--ca", "absent.pem", "CREDIT_SERVER_CA) cannot be read: No such file"),
         ("--ca", ".", "CREDIT_SERVER_CA) cannot be read: Is a directory"),
-        ("--ca", "customers.csv", "is not a file of authorities in PEM"),
+        ("--ca", "customers.csv", "is not a PEM file of certificate authorities"),
         ("--token-file", "absent", "CREDIT_TOKEN_FILE) cannot be read: No such file"),
         ("--token-file", "customers.csv.d", "CREDIT_TOKEN_FILE) cannot be read: Is a directory"),
     ],

@@ -50,7 +50,9 @@ class Harmful(ingesting._Bar):
 
 def _resuming_words(stderr: str, ingestion_id: str) -> list[str]:
     lines = stderr.splitlines()
-    where = next(n for n, line in enumerate(lines) if f"Resume ingestion {ingestion_id}:" in line)
+    where = next(
+        n for n, line in enumerate(lines) if f"Resume ingestion {ingestion_id} with:" in line
+    )
     return shlex.split(lines[where + 1])
 
 
@@ -105,7 +107,7 @@ def test_another_file_under_the_same_id_is_refused_with_what_to_do(
     assert run(given) == 1
     stderr = capsys.readouterr().err
     assert "(COMMITTED_ROWS_DIFFER): The row at offset 6 is not the one" in stderr
-    assert "give the same command without --ingestion-id" in stderr
+    assert "repeat the command without --ingestion-id" in stderr
     assert run(given[:-2]) == 0
 
 

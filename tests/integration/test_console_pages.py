@@ -53,10 +53,10 @@ def test_the_last_installment_is_shown_where_it_differs(
     address = f"--address={server.target}"
     for words, expected in (
         (["check", str(customer), "100000", "12", "12"], LAST),
-        (["check", str(customer), "1200000", "12", "36"], "would do: "),
+        (["check", str(customer), "1200000", "12", "36"], "counter-offer: "),
         (["loan", str(loan.loan_id)], LAST),
         (["decision", str(loan.decision_id)], LAST),
-        (["schedule", str(customer), str(loan.loan_id)], "is ₹8,884.85, the others ₹8,884.88."),
+        (["schedule", str(customer), str(loan.loan_id)], "is ₹8,884.85, the others are ₹8,884.88."),
     ):
         assert run([*words, address]) == 0
         assert expected in capsys.readouterr().out
@@ -100,7 +100,7 @@ def test_the_order_of_dates_goes_to_the_service(visitor: Visitor, database_url: 
 
     assert [send(order) for order in ("dmy", "mdy", "ymd")] == ["DMY", "MDY", "YMD"]
     assert send("column") == send("") == "None"
-    assert "Choose the order of dates in digits." in send("ydm")
+    assert "Choose the order of numeric dates." in send("ydm")
 
 
 def test_row_errors_are_shown_under_the_headers_of_the_file(

@@ -140,25 +140,25 @@ def test_a_connection_that_tls_prevents_says_so(
     stranger = tmp_path / "stranger.pem"
     trustme.CA().cert_pem.write_to_path(stranger)
     line = failure(f"--ca={stranger}")
-    assert "certificate that is not accepted" in line
-    assert f"{stranger} must hold the authority" in line
+    assert "presents an invalid certificate" in line
+    assert f"{stranger} must contain the authority" in line
     port = address.rpartition(":")[2]
     line = failure(f"--address=localhost:{port}")
     assert "mismatch" in line
-    assert "call it by a name of its certificate" in line
+    assert "use a host name that is in the certificate" in line
     plain = CreditServer(
         Settings(database_url=settings.database_url, redis_url=None, listen="127.0.0.1:0"), database
     )
     plain.start()
     try:
-        assert "does not speak TLS" in failure(f"--address={plain.address}")
+        assert "does not use TLS" in failure(f"--address={plain.address}")
     finally:
         plain.stop(grace_seconds=2)
     monkeypatch.delenv("CREDIT_CLIENT_CERTIFICATE")
     monkeypatch.delenv("CREDIT_CLIENT_PRIVATE_KEY")
-    assert "wants a client certificate" in failure()
+    assert "requires a client certificate" in failure()
     monkeypatch.delenv("CREDIT_SERVER_CA")
-    assert "wants TLS: name the authority" in failure()
+    assert "requires TLS: set --ca" in failure()
     assert "No credit service answers" in failure("--address=127.0.0.1:1")
 
 

@@ -86,7 +86,7 @@ if (simulator) {
     } catch (error) {
       if (error.name === "AbortError") return;
       asked = "";
-      answer.replaceChildren(shown("The console does not answer. Is it still running?"));
+      answer.replaceChildren(shown("The console does not respond. Check that it is running."));
     }
   }
 
@@ -187,7 +187,7 @@ if (feed) {
     });
   }
   source.addEventListener("error", () => {
-    if (source.readyState !== EventSource.CLOSED) say("connecting", "", "The console does not answer. Trying again.");
+    if (source.readyState !== EventSource.CLOSED) say("connecting", "", "The console does not respond. Retrying.");
   });
   document.addEventListener("visibilitychange", refresh);
   window.addEventListener("pagehide", () => source.close());
@@ -228,7 +228,7 @@ function follow(place, address, tell, expected = 0) {
       place.replaceChildren(elementsOf(await response.text()));
       progress = find(".progress", place);
     } catch {
-      place.replaceChildren(shown("The console does not answer. Trying again."));
+      place.replaceChildren(shown("The console does not respond. Retrying."));
       setTimeout(look, 4 * LOOK_MILLISECONDS);
       return;
     }
@@ -274,14 +274,14 @@ if (upload) {
 
   function ended(state, rows, wasDry) {
     const good = state === "SUCCEEDED";
-    status.textContent = good ? (wasDry ? "The dry run has ended." : "The file is loaded.") : `The ingestion ended as ${state.toLowerCase()}.`;
+    status.textContent = good ? (wasDry ? "The dry run has finished." : "The file is loaded.") : `The ingestion ended with state ${state}.`;
     dry.disabled = false;
     if (good && wasDry) {
       triedRows = rows;
       real.disabled = false;
       real.classList.add("primary");
       dry.classList.remove("primary");
-      hint.textContent = "The dry run has ended. Loading for real does what it reports.";
+      hint.textContent = "The dry run has finished. Load for real to store the rows.";
     } else {
       dryRunFirst();
       if (good) hint.textContent = "The file is loaded.";
@@ -315,7 +315,7 @@ if (upload) {
   async function post(data, retry = true) {
     const response = await fetch(upload.action, { method: "POST", body: data, headers: { accept: "application/json", ...FRAGMENT } });
     if (!response.headers.get("content-type")?.startsWith("application/json")) {
-      return { problems: [response.status === 413 ? "The file is larger than the service accepts." : "The file was rejected. Load this page again."] };
+      return { problems: [response.status === 413 ? "The file is larger than the service accepts." : "The file was rejected. Reload this page."] };
     }
     const answer = await response.json();
     if (answer.csrf_token && retry) {
@@ -336,7 +336,7 @@ if (upload) {
       link.target = "_blank";
       link.rel = "noopener";
       link.textContent = "Sign in in a new tab";
-      problem.append(" ", link, ". The file stays chosen here.");
+      problem.append(" ", link, ". The file stays selected here.");
     }
     dry.disabled = false;
   }
@@ -352,7 +352,7 @@ if (upload) {
     try {
       answer = await post(data);
     } catch {
-      answer = { problems: ["The console does not answer. Is it still running?"] };
+      answer = { problems: ["The console does not respond. Check that it is running."] };
     }
     if (!answer.path) {
       complain(answer);
@@ -368,7 +368,7 @@ if (upload) {
         return;
       }
       status.textContent = `Sending the sheet of ${next}.`;
-      if (wasDry) problem.textContent = "The dry run stores no customers. It rejects loans of customers that only this file has; a real run loads the customers first.";
+      if (wasDry) problem.textContent = "The dry run stores no customers. So it rejects loans of customers who are new in this file. A real run loads the customers first.";
       send(next, wasDry, true);
     }, wasDry ? 0 : triedRows);
   }
@@ -402,7 +402,7 @@ async function runCheck(form) {
   }
   if (!line) {
     button.removeAttribute("aria-busy");
-    throw new Error(reason || "The console does not answer. Load this page again.");
+    throw new Error(reason || "The console does not respond. Reload this page.");
   }
   const hadFocus = item.contains(document.activeElement);
   item.replaceWith(line);
@@ -422,7 +422,7 @@ function isConfirmed() {
   const box = find("[data-confirm]");
   if (!box) return true;
   if (!box.checked) {
-    find("[data-summary]").textContent = "Tick the box above first: the items write to the service.";
+    find("[data-summary]").textContent = "Tick the box above first: the checks write to the service.";
     box.focus();
   }
   return box.checked;

@@ -39,14 +39,14 @@ def run(page: Page) -> Response:
     """
     item = checklist.ITEMS.get(page.request.path_params["key"])
     if item is None:
-        raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such item.")
+        raise HTTPException(HTTPStatus.NOT_FOUND, "This check does not exist.")
     is_fragment = bool(page.request.headers.get("x-fragment"))
     refusal = checklist.refusal(page.console.settings, page.session)
     if refusal:
         raise HTTPException(HTTPStatus.FORBIDDEN, refusal)
     if page.form.get("confirmed") != "yes":
         if is_fragment:
-            raise HTTPException(HTTPStatus.CONFLICT, "Confirm first that the items may write.")
+            raise HTTPException(HTTPStatus.CONFLICT, "Confirm first that the checks may write.")
         return _page(page, {}, confirming=item, status=HTTPStatus.CONFLICT)
     result = checklist.run(item, page.service)
     if is_fragment:

@@ -102,7 +102,7 @@ async def _events(request: Request, console: Console, token: str) -> AsyncIterat
                     return  # the person signed out
                 yield _message(console, item)
     except FeedFullError:
-        yield _sse("trouble", "Too many pages show live events. Close some of them.")
+        yield _sse("trouble", "Too many pages are showing live events. Close some of them.")
 
 
 def _message(console: Console, item: Item | None) -> str:
@@ -112,7 +112,9 @@ def _message(console: Console, item: Item | None) -> str:
         if item.code is grpc.StatusCode.UNAUTHENTICATED:
             return _sse("login", "Sign in to see live events.")
         if item.unavailable:
-            return _sse("trouble", f"{Problem(item).message} The feed continues when it is back.")
+            return _sse(
+                "trouble", f"{Problem(item).message} The feed continues when the service is back."
+            )
         return _sse("refused", " ".join(Problem(item).sentences))
     if isinstance(item, Recovered):
         return _sse("recovered", "")

@@ -58,5 +58,5 @@ def show(page: Page) -> Response:
         components=component_lines(score),
         override=override_sentence(score),
         planned=page.planned(made_by) if decision.request_id else None,
-        planned_label="The call that made this decision",
+        planned_label="RPC call of this decision",
     )

@@ -39,7 +39,7 @@ _ON_EXISTING = {
     "update": ingestion_pb2.ON_EXISTING_UPDATE,
 }
 _DATE_ORDERS = {
-    "column": ("in the order that their column proves", ingestion_pb2.DATE_ORDER_UNSPECIFIED),
+    "column": ("detected from the dates of the column", ingestion_pb2.DATE_ORDER_UNSPECIFIED),
     "dmy": ("day, month, year", ingestion_pb2.DATE_ORDER_DMY),
     "mdy": ("month, day, year", ingestion_pb2.DATE_ORDER_MDY),
     "ymd": ("rejected: the year must come first", ingestion_pb2.DATE_ORDER_YMD),
@@ -101,7 +101,7 @@ def _kind_of_template(page: Page) -> Kind:
     for kind in COLUMNS:
         if asked == kind.lower():
             return kind
-    raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such template.")
+    raise HTTPException(HTTPStatus.NOT_FOUND, "This template does not exist.")
 
 
 def upload(page: Page) -> Response:
@@ -198,14 +198,14 @@ def _read_form(page: Page) -> tuple[_Upload | None, dict[str, str]]:
         problems["file"] = "The file is larger than the service accepts."
     kind = typed.text("kind") or "detect"
     if kind not in ("detect", "customers", "loans"):
-        problems["kind"] = "Choose what the rows are."
+        problems["kind"] = "Choose the kind of rows."
     on_existing = _ON_EXISTING.get(typed.text("on_existing"))
     if on_existing is None:
-        problems["on_existing"] = "Choose what to do with rows that are stored already."
+        problems["on_existing"] = "Choose what to do with rows that are already stored."
     # A page of an earlier version has no such field.
     _, date_order = _DATE_ORDERS.get(typed.text("date_order") or "column", ("", None))
     if date_order is None:
-        problems["date_order"] = "Choose the order of dates in digits."
+        problems["date_order"] = "Choose the order of numeric dates."
     if file is None or on_existing is None or date_order is None or problems:
         return None, problems
     filename = (file.filename or "").replace("\\", "/").rpartition("/")[2]

@@ -32,9 +32,9 @@ def sign_in(page: Page) -> Response:
     wrong = ""
     problem: Problem | None = None
     if not token:
-        wrong = "This is required."
+        wrong = "This field is required."
     elif not token.isascii() or not token.isprintable():
-        wrong = "This is not a token: it has characters that a token cannot have."
+        wrong = "This is not a token: it contains invalid characters."
     elif len(token) > MAX_TOKEN_CHARACTERS:
         wrong = f"This token is longer than {MAX_TOKEN_CHARACTERS:,} characters."
     else:

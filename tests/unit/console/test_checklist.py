@@ -30,7 +30,7 @@ ALL = " ".join(checklist.SCOPES)
         ({"server_address": "credit.example:443"}, "", "CREDIT_CONSOLE_CHECKLIST=on"),
         ({"server_ca": Path("ca.pem")}, "", "CREDIT_CONSOLE_CHECKLIST=on"),
         ({}, token_of(ALL), "CREDIT_CONSOLE_CHECKLIST=on"),
-        ({"console_checklist": "off"}, "", "switched off"),
+        ({"console_checklist": "off"}, "", "disabled by"),
         ({"console_checklist": "on", "server_address": "credit.example:443"}, "", ""),
         ({"console_checklist": "on"}, token_of(ALL), ""),
         ({"console_checklist": "on"}, token_of("credit.read ingest"), "lacks credit.write"),

@@ -25,8 +25,8 @@ from credit_service.v1 import ingestion_pb2
         (
             "header.on_existing",
             "Choose on_existing.",
-            "Choose rows that are stored already.",
-            "Choose rows that are stored already.",
+            "Choose rows that are already stored.",
+            "Choose rows that are already stored.",
         ),
         (
             "tenure_months",
@@ -47,9 +47,9 @@ def test_the_problems_of_a_form_stand_in_its_order() -> None:
     found = fields.beside(
         ("age", "monthly_income"),
         [("monthly_income.units", "monthly_income.units is bad."), ("request_id", "x")],
-        {"age": "Type a whole number."},
+        {"age": "Enter a whole number."},
     )
-    assert list(found.items()) == [("age", "Type a whole number."), ("monthly_income", "Is bad.")]
+    assert list(found.items()) == [("age", "Enter a whole number."), ("monthly_income", "Is bad.")]
 
 
 def test_a_row_error_speaks_of_the_sheet_and_says_each_thing_once() -> None:

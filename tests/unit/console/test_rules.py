@@ -23,12 +23,12 @@ def test_an_approval_passes_all_three_with_the_figures_of_the_position() -> None
     assert (score.found, score.note) == ("38", "The rate is corrected from 8 % to 12 %.")
     assert (burden.found, burden.note) == ("₹13,884.88", "13.8 % of the monthly income.")
     assert (limit.found, limit.threshold) == ("₹2,00,000.00", "at most ₹36,00,000.00")
-    assert limit.note == "₹34,00,000.00 of the limit stay free."
+    assert limit.note == "₹34,00,000.00 of the limit remain available."
 
 
 def test_equal_rates_in_another_spelling_are_no_correction() -> None:
     ask = Ask(LAKH, "12.00", "12", 888_488)
-    assert rule_lines(ask, POSITION, 60, [])[0].note == "The rate asked for stands."
+    assert rule_lines(ask, POSITION, 60, [])[0].note == "The requested rate applies."
 
 
 def test_a_decline_tells_the_services_own_reasons_and_marks_the_weightiest() -> None:

@@ -109,12 +109,12 @@ def test_files_are_their_owner_s_alone_and_the_set_holds_no_secret(folder: Path)
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--key=nowhere/key"], "Make one with"),
+        (["--key=nowhere/key"], "Create one with"),
         (["--key={folder}/jwks.json"], "not a private key"),
         (["{private}", "--minutes=0"], "--minutes"),
         (["{private}", "--minutes=1441"], "--minutes"),
         (["{private}", "--scope=root"], "root"),
-        (["key", "{folder}/text"], "not a set of keys"),
+        (["key", "{folder}/text"], "not a JWK set"),
     ],
 )
 def test_mistakes_are_told(
