@@ -27,7 +27,7 @@ import structlog
 from credit_service import failpoints
 from credit_service.cache.link import Command, RedisLink
 from credit_service.clock import Moment
-from credit_service.domain.positions import CreditPosition, holds_on
+from credit_service.domain.positions import CreditPosition, is_valid_on
 from credit_service.observability import metrics
 
 _PREFIX = "credit:position:"
@@ -127,7 +127,7 @@ class PositionCache:
             return None
         value = found[0]
         cached = _decode(customer_id, value) if isinstance(value, bytes) else None
-        if cached is None or not holds_on(cached.position, today):
+        if cached is None or not is_valid_on(cached.position, today):
             _MISS.inc()
             return None
         _HIT.inc()

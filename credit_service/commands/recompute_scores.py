@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 
 from credit_service.clock import Moment
-from credit_service.domain.positions import CreditPosition, holds_on
+from credit_service.domain.positions import CreditPosition, is_valid_on
 from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import score
 from credit_service.storage import positions, scorecards, scores, tasks
@@ -37,7 +37,7 @@ def recompute_scores(
     scorecard = scorecards.active(connection)
     found = scores.lock(connection, customer_ids, pass_over_busy=pass_over_busy)
     expired = [
-        each.position.customer_id for each in found if not holds_on(each.position, moment.today)
+        each.position.customer_id for each in found if not is_valid_on(each.position, moment.today)
     ]
     if expired:
         positions.refresh(connection, expired, moment.today)

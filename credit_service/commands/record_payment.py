@@ -14,7 +14,7 @@ from credit_service.commands.idempotency import fingerprint, used_before
 from credit_service.domain.errors import NotFoundError
 from credit_service.domain.loans import Loan, unknown_loan
 from credit_service.domain.payments import apply_payment, outstanding_paise
-from credit_service.domain.positions import CreditPosition, holds_on, with_loan, with_payment
+from credit_service.domain.positions import CreditPosition, is_valid_on, with_loan, with_payment
 from credit_service.storage import payments, positions, requests, scorecards
 from credit_service.storage.database import Database, LostRaceError, constraint_of
 from credit_service.storage.payments import PaymentWrite, StoredPayment
@@ -148,7 +148,7 @@ def _position_after(
     """The position with the loan as the payment leaves it, at a cost that grows with the customer's
     other loans only where the day has outdated the stored one, or the loan closed and its next due
     date was the position's first change."""
-    if holds_on(position, day):
+    if is_valid_on(position, day):
         moved = with_payment(position, before, after, day)
         if moved is not None:
             return moved

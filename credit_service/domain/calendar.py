@@ -1,4 +1,4 @@
-"""Due dates: whole months counted from a start date."""
+"""Due dates, in whole months from a start date."""
 
 from datetime import date
 
@@ -29,11 +29,11 @@ def installments_due_by(start_date: date, tenure_months: int, day: date) -> int:
         return 0
     if months > tenure_months:
         return tenure_months
-    # Due in the month of `day`; the clamped day tells whether it has come.
+    # One is due in the month of `day`; compare its clamped date.
     return months if add_months(start_date, months) <= day else months - 1
 
 
 def next_due_date(start_date: date, tenure_months: int, day: date) -> date | None:
-    """The first due date after `day`; None when the last one has passed."""
+    """The first due date after `day`; None after the last one."""
     number = installments_due_by(start_date, tenure_months, day) + 1
     return add_months(start_date, number) if number <= tenure_months else None

@@ -1,4 +1,4 @@
-"""Customers: what may be registered, phone numbers, approved limits."""
+"""Customers: validation, phone numbers, approved limits."""
 
 import re
 import unicodedata
@@ -25,15 +25,15 @@ LIMIT_MONTHS = 36
 DEFAULT_REGION = "IN"
 
 _MAX_PHONE_TEXT_LENGTH = 40
-# Digits of any script, and what separates them; the fraction of a decimal number must be zero.
+# Digits of any script and their separators; the fraction of a decimal number must be zero.
 _PHONE = re.compile(r"(\(?[+\uff0b]?\s?\(?\d(?:[\d\s()\u2010-\u2015\u2212-]*\d)?\)?)(?:\.0+)?")
-# Marks of direction and width, which messengers and web pages leave around a copied number.
+# Direction and width marks, which messengers and web pages leave around a copied number.
 _AROUND_PHONES = (
     "\u200b\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
 )
 # Control characters, surrogates, line and paragraph separators.
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# They reorder the text around them, so that a name would read as another.
+# They reorder the text around them, so that one name reads as another.
 _BIDI_CONTROLS = frozenset(
     "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
@@ -42,7 +42,7 @@ _INVISIBLE_CATEGORIES = frozenset({"Cf", "Zs"})
 
 @dataclass(frozen=True, slots=True)
 class NewCustomer:
-    """A customer fit to be registered: trimmed names, phone number in E.164."""
+    """A valid customer to register: trimmed names, phone number in E.164."""
 
     first_name: str
     last_name: str
@@ -53,7 +53,7 @@ class NewCustomer:
 
 @dataclass(frozen=True, slots=True)
 class Customer:
-    """A stored customer. `version` rises with every change of what a decision depends on."""
+    """A stored customer. `version` rises with every change that can affect a decision."""
 
     customer_id: int
     first_name: str
@@ -67,9 +67,9 @@ class Customer:
 
 
 def clean_name(text: str) -> str:
-    """The name trimmed: 1 to 50 characters of any script, none of them a control character.
+    """The trimmed name: 1 to 50 characters of any script, without control characters.
 
-    Raises ValueError with a sentence that begins with 'must'.
+    Raises ValueError with a sentence that starts with 'must'.
     """
     name = text.strip()
     if all(unicodedata.category(char) in _INVISIBLE_CATEGORIES for char in name):
@@ -85,10 +85,9 @@ def clean_name(text: str) -> str:
 def parse_phone_number(text: str) -> str:
     """The number in E.164, read with default region India.
 
-    '9876598765', '+91 98765 98765' and '098765 98765' all give '+919876598765'. Digits may be
-    separated by spaces, hyphens and parentheses, and by nothing else: a point makes a decimal
-    number, of which '.0' is dropped, as spreadsheets add it. Raises ValueError when it is not a
-    valid number of its region.
+    '9876598765', '+91 98765 98765' and '098765 98765' all give '+919876598765'. Only spaces,
+    hyphens and parentheses may separate digits. A point makes a decimal number; '.0', which
+    spreadsheets add, is dropped. Raises ValueError for an invalid number of its region.
     """
     if len(text) > _MAX_PHONE_TEXT_LENGTH:
         raise ValueError("not a phone number")

@@ -1,11 +1,11 @@
-"""Stored decisions: inputs and outcome as canonical JSON, and replay byte for byte.
+"""Stored decisions: inputs and outcome as canonical JSON, and their replay byte for byte.
 
-Canonical: keys sorted, no spaces, integers and strings only (no float has a place in a decision),
-dates as ISO strings, text as UTF-8. Store it as text or json; jsonb would not keep the bytes.
+Canonical: keys sorted, no spaces, integers and strings only (a decision contains no float), dates
+as ISO strings, text as UTF-8. Store it as text or json; jsonb would not keep the bytes.
 
-A later release may add fields, reason codes and components: they are read over, and stay in the
-stored text. What it added to the inputs takes part in its decision, so that such a decision can be
-read here, but not computed again.
+A later release may add fields, reason codes and components. They are ignored here and stay in the
+stored text. Inputs that a later release added affect its decision, so this release can read such a
+decision but not replay it.
 """
 
 import json
@@ -29,8 +29,8 @@ from credit_service.domain.scorecard import Component, Scorecard
 from credit_service.domain.scoring import CreditScore, Override, ScoreComponent
 
 FORMAT = 1
-"""Raised when the shape changes other than by additions; older documents stay readable. A release
-that writes a new one needs a release before it that reads it."""
+"""Raised when the shape changes other than by additions; older documents stay readable. The release
+before must already read the format that a release writes."""
 
 _INPUTS = frozenset({"format", "rules", "ask", "day", "position", "scorecard_version"})
 _POSITION = frozenset(field_names(CreditPosition))
@@ -43,7 +43,7 @@ _encode = json.JSONEncoder(
 
 
 class DecisionInputs(NamedTuple):
-    """All that a decision was made from."""
+    """The inputs of a decision."""
 
     position: CreditPosition
     ask: Ask
@@ -51,16 +51,16 @@ class DecisionInputs(NamedTuple):
     scorecard_version: str
     # None: an edition of a later release.
     rules: Rules | None
-    # What a later release added, by name: all of it is in the stored text.
+    # Names of inputs that a later release added; their values are in the stored text.
     unknown: tuple[str, ...]
 
 
 class LaterReleaseError(ValueError):
-    """A decision depends on inputs that only a later release knows."""
+    """A decision depends on inputs of a later release."""
 
 
 def encode_inputs(position: CreditPosition, ask: Ask, day: date, scorecard_version: str) -> str:
-    """All that a decision by the current rules was made from, as canonical JSON."""
+    """The inputs of a decision by the current rules, as canonical JSON."""
     return _encode(
         {
             "format": FORMAT,
@@ -94,7 +94,7 @@ def encode_inputs(position: CreditPosition, ask: Ask, day: date, scorecard_versi
 def decode_inputs(text: str) -> DecisionInputs:
     """The inputs of `encode_inputs`, or of a later release. Raises ValueError otherwise.
 
-    Inputs that name no rules are from before there was more than one edition of them.
+    Inputs without rules are from before there was a second edition of the rules.
     """
     try:
         document = _decode(text)
@@ -124,7 +124,7 @@ def decode_inputs(text: str) -> DecisionInputs:
 
 
 def encode_outcome(decision: Decision) -> str:
-    """A decision as canonical JSON. Last installments are left out where none are stated."""
+    """A decision as canonical JSON. Last installments of None are left out."""
     document = {
         "format": FORMAT,
         "approved": decision.approved,
@@ -168,7 +168,7 @@ def _offer_document(offer: CounterOffer) -> dict[str, int | None]:
 
 
 def score_document(score: CreditScore) -> dict[str, Any]:
-    """A score as a JSON-able dict; `score_from_document` gives an equal one back."""
+    """A score as a JSON-able dict; `score_from_document` restores an equal one."""
     return {
         "score": score.score,
         "components": [
@@ -236,7 +236,7 @@ def score_from_document(document: dict[str, Any]) -> CreditScore:
 
 
 def _known(names: type[StrEnum], text: str) -> str:
-    """The member of that name; the text itself where only a later release has it."""
+    """The member of that name; the text itself for a name of a later release."""
     try:
         return names(text)
     except ValueError:
@@ -253,12 +253,12 @@ def _decode(text: str) -> dict[str, Any]:
 def replay(inputs_json: str, scorecard: Scorecard) -> str:
     """The outcome of stored inputs under a scorecard, as canonical JSON.
 
-    The rules are those that the inputs name, so under the scorecard that they name this equals the
-    stored outcome byte for byte. Under another it is what that one would have decided, and names
-    it.
+    It uses the rules that the inputs name. Under the scorecard that they name, the result equals
+    the stored outcome byte for byte, texts of reasons included. Under another scorecard it is what
+    that scorecard would have decided.
 
     Raises:
-        LaterReleaseError: a later release decided, by inputs or rules that are not known here.
+        LaterReleaseError: a later release decided, by inputs or rules unknown here.
     """
     inputs = decode_inputs(inputs_json)
     if inputs.rules is None or inputs.unknown:

@@ -1,7 +1,7 @@
-"""Stored JSON documents as dataclasses, read in a way that a later release may add to them.
+"""Read stored JSON documents as dataclasses, ignoring fields that a later release added.
 
-Servers of two releases run beside each other during an update, and a release may be rolled back: so
-a reader takes the fields that it knows and ignores the others. They stay in the stored document.
+Servers of two releases run side by side during an update, and a release may be rolled back. So a
+reader takes the fields that it knows and ignores the others, which stay in the stored document.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ def field_names(cls: Any) -> tuple[str, ...]:
 
 
 def from_document(cls: type[T], document: Mapping[str, Any], **read: Any) -> T:
-    """A dataclass of the document's fields of these names; `read` gives some by other means.
+    """A dataclass with the document's values; those in `read` replace the document's.
 
     Unknown fields are ignored. Raises TypeError where a field without default is missing.
     """

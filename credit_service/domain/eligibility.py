@@ -1,4 +1,8 @@
-"""Eligibility: what is decided about an ask, and what would be approved instead."""
+"""Eligibility: the decision on an ask, and counter-offers.
+
+The texts of reasons are stored with a decision, and a replay compares the stored bytes. Changing a
+text therefore takes a new edition of the rules.
+"""
 
 from dataclasses import dataclass
 from datetime import date
@@ -24,7 +28,7 @@ from credit_service.domain.money import (
     format_rate,
     format_rupees,
 )
-from credit_service.domain.positions import CreditPosition, require_holds_on
+from credit_service.domain.positions import CreditPosition, require_valid_on
 from credit_service.domain.scorecard import MAX_SCORE, Component, Scorecard
 from credit_service.domain.scoring import CreditScore, Override, score
 
@@ -34,21 +38,21 @@ _COSTLIEST_NAMED = 2
 
 
 class Rules(IntEnum):
-    """The edition of the rules that a decision is made by. A stored decision is replayed by its
-    own, so that it gives the same bytes."""
+    """The edition of the rules. A replay uses the stored decision's own edition, so that it gives
+    the same bytes."""
 
     FIRST = 1
-    """The income test looks at the monthly installment alone; any principal over any tenure."""
+    """The income test checks only the monthly installment; any principal over any tenure."""
     LARGEST_INSTALLMENT = 2
-    """The income test looks at the largest installment, the last one included; whole paise must
-    repay the loan; a decision states its last installment."""
+    """The income test checks the largest installment, the last one included; installments of whole
+    paise must repay the loan; a decision includes its last installment."""
 
 
 CURRENT_RULES = Rules.LARGEST_INSTALLMENT
 
 
 class ReasonCode(StrEnum):
-    """Why an ask is declined, by weight."""
+    """Reasons for a decline, the most important first."""
 
     NO_CREDIT_HISTORY = "NO_CREDIT_HISTORY"
     DEBT_EXCEEDS_APPROVED_LIMIT = "DEBT_EXCEEDS_APPROVED_LIMIT"
@@ -60,12 +64,12 @@ class ReasonCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One reason for a decline: a sentence for a person, and its two figures by themselves.
+    """One reason for a decline: a sentence for a person, and its two figures.
 
     `found` and `threshold` are loans for NO_CREDIT_HISTORY, points for CREDIT_SCORE_TOO_LOW, and
-    rupees such as '32884.88' otherwise. The threshold is the least that passes for these two and
-    for LOAN_AMOUNT_TOO_SMALL, and the most that passes otherwise.
-    `components` are those that cost most, the costliest first, with CREDIT_SCORE_TOO_LOW only.
+    rupees such as '32884.88' otherwise. For these two and for LOAN_AMOUNT_TOO_SMALL the threshold
+    is the minimum that passes, otherwise the maximum. `components` lists the components that lost
+    most points, the largest loss first, for CREDIT_SCORE_TOO_LOW only.
     """
 
     # A ReasonCode; in a stored decision of a later release, perhaps another name.
@@ -79,12 +83,13 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class CounterOffer:
-    """What would be approved on the same day, exactly: one rupee more or one month less is not.
+    """The exact bounds of what would be approved on the same day: one rupee more or one month less
+    would not.
 
-    `max_principal_paise` is whole rupees at the tenure asked for, None when no amount would do;
-    `min_tenure_months` is for the principal asked for, None when no tenure up to 480 would do.
-    Installments are at the corrected rate. At least one of the two is given. The last installments
-    are None by `Rules.FIRST`, which does not state them.
+    `max_principal_paise` is in whole rupees for the requested tenure, None when no amount would be
+    approved; `min_tenure_months` is for the requested principal, None when no tenure up to 480
+    would be. At least one of the two is set. Installments are at the corrected rate. The last
+    installments are None by `Rules.FIRST`, which does not include them.
     """
 
     max_principal_paise: int | None
@@ -97,11 +102,11 @@ class CounterOffer:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer to an ask. `installment_paise` is at the corrected rate.
+    """The decision on an ask. `installment_paise` is at the corrected rate.
 
-    When the score declines there is no rate to correct to, and the corrected rate is the requested
-    one. `reasons` is empty exactly when approved. `last_installment_paise` balances the schedule;
-    None by `Rules.FIRST`, which does not state it.
+    When the score declines, the corrected rate is the requested one. `reasons` is empty exactly
+    when approved. `last_installment_paise` balances the schedule; None by `Rules.FIRST`, which does
+    not include it.
     """
 
     approved: bool
@@ -121,11 +126,11 @@ def decide(
     day: date,
     rules: Rules = CURRENT_RULES,
 ) -> Decision:
-    """The decision on an ask made on `day`; pure, and the same for the same inputs for ever.
+    """The decision on an ask made on `day`. Pure: the same inputs always give the same decision.
 
-    Raises ValueError when the position does not hold on `day`.
+    Raises ValueError when the position is not valid on `day`.
     """
-    require_holds_on(position, day)
+    require_valid_on(position, day)
     credit_score = score(position, scorecard)
     min_rate_bps = scorecard.slab(credit_score.score).min_rate_bps
     rate_bps = ask.annual_rate_bps
@@ -137,8 +142,8 @@ def decide(
     if rules >= Rules.LARGEST_INSTALLMENT:
         last = last_installment_paise(terms, installment)
     largest = installment if last is None else max(installment, last)
-    # The first two may be negative.
-    room = _Room(
+    # The first two limits may be negative.
+    limits = _Limits(
         max_installment_paise=_income_share_paise(position, scorecard)
         - position.current_installments_paise,
         max_principal_paise=position.approved_limit_paise - position.current_debt_paise,
@@ -146,9 +151,9 @@ def decide(
         rate_bps=rate_bps,
         rules=rules,
     )
-    affordable = largest <= room.max_installment_paise
-    within_limit = ask.principal_paise <= room.max_principal_paise
-    large_enough = room.is_large_enough(terms)
+    affordable = largest <= limits.max_installment_paise
+    within_limit = ask.principal_paise <= limits.max_principal_paise
+    large_enough = limits.is_large_enough(terms)
     reasons: tuple[Reason, ...] = ()
     counter_offer: CounterOffer | None = None
     approved = min_rate_bps is not None and affordable and within_limit and large_enough
@@ -157,8 +162,8 @@ def decide(
         if min_rate_bps is None:
             found.append(_score_reason(credit_score, position, scorecard))
         if not affordable:
-            # The last one is named only where the monthly one alone would fit.
-            too_high = installment if installment > room.max_installment_paise else largest
+            # Name the last installment only where the monthly one would fit.
+            too_high = installment if installment > limits.max_installment_paise else largest
             found.append(_burden_reason(position, scorecard, installment, too_high))
         if not within_limit:
             found.append(_limit_reason(position, ask))
@@ -166,7 +171,7 @@ def decide(
             found.append(_amount_reason(terms, scorecard))
         reasons = tuple(found)
         if min_rate_bps is not None:
-            counter_offer = _counter_offer(room, ask)
+            counter_offer = _counter_offer(limits, ask)
     return Decision(
         approved,
         ask.annual_rate_bps,
@@ -180,8 +185,8 @@ def decide(
 
 
 @dataclass(frozen=True, slots=True)
-class _Room:
-    """What an approved loan may come to, at the corrected rate."""
+class _Limits:
+    """Limits of an approved loan, at the corrected rate."""
 
     max_installment_paise: int
     max_principal_paise: int
@@ -190,13 +195,13 @@ class _Room:
     rules: Rules
 
     def is_large_enough(self, terms: LoanTerms) -> bool:
-        """Whether the principal is the scorecard's least or more, and whole paise repay it."""
+        """Whether the principal reaches the scorecard's minimum and whole paise repay it."""
         if terms.principal_paise < self.least_principal_paise:
             return False
         return self.rules < Rules.LARGEST_INSTALLMENT or is_repayable(terms)
 
     def installments(self, principal_paise: int, tenure_months: int) -> tuple[int, int | None]:
-        """(monthly, last) installment; no last one by `Rules.FIRST`."""
+        """(monthly, last) installment; None for the last by `Rules.FIRST`."""
         terms = LoanTerms(principal_paise, self.rate_bps, tenure_months)
         installment = installment_paise(terms)
         if self.rules < Rules.LARGEST_INSTALLMENT:
@@ -204,75 +209,74 @@ class _Room:
         return installment, last_installment_paise(terms, installment)
 
     def fits(self, principal_paise: int, tenure_months: int) -> bool:
-        """Whether every installment is at most the largest allowed."""
+        """Whether every installment is within the limit."""
         installment, last = self.installments(principal_paise, tenure_months)
         return max(installment, last or 0) <= self.max_installment_paise
 
 
 def _income_share_paise(position: CreditPosition, scorecard: Scorecard) -> int:
-    """The most that all installments may come to. They are whole paise, so rounding it down
-    decides as the exact share does."""
+    """The limit of all installments together. They are whole paise, so rounding down decides the
+    same as the exact share."""
     return position.monthly_income_paise * scorecard.income_share_bps // 10_000
 
 
-def _counter_offer(room: _Room, ask: Ask) -> CounterOffer | None:
+def _counter_offer(limits: _Limits, ask: Ask) -> CounterOffer | None:
     """The largest principal at the tenure and the shortest tenure for the principal, or None."""
-    principal = _largest_principal(room, ask.tenure_months)
-    tenure = _shortest_tenure(room, ask.principal_paise)
+    principal = _largest_principal(limits, ask.tenure_months)
+    tenure = _shortest_tenure(limits, ask.principal_paise)
     if principal is None and tenure is None:
         return None
     by_principal: tuple[int | None, int | None] = (None, None)
     by_tenure: tuple[int | None, int | None] = (None, None)
     if principal is not None:
-        by_principal = room.installments(principal, ask.tenure_months)
+        by_principal = limits.installments(principal, ask.tenure_months)
     if tenure is not None:
-        by_tenure = room.installments(ask.principal_paise, tenure)
+        by_tenure = limits.installments(ask.principal_paise, tenure)
     return CounterOffer(
         principal, by_principal[0], tenure, by_tenure[0], by_principal[1], by_tenure[1]
     )
 
 
-def _largest_principal(room: _Room, tenure_months: int) -> int | None:
-    """The largest principal in whole rupees that is approved; None when none is.
+def _largest_principal(limits: _Limits, tenure_months: int) -> int | None:
+    """The largest principal in whole rupees that would be approved, or None.
 
-    Every larger one has a larger installment, or the same one and a larger last one, than is
-    allowed; so the first that fits, counted down from the largest whose monthly installment fits,
-    is the largest. Few are tried: the last installment is the smaller one for about every other
-    principal, and for every principal once the monthly one leaves room for the rounding.
+    The search counts down from the largest principal whose monthly installment fits; every larger
+    one exceeds the limit, so the first that fits is the answer. It tries few: the last installment
+    is below the monthly one for about every other principal, and for every principal once the
+    monthly one leaves room for the rounding.
     """
-    least = max(room.least_principal_paise, 1)
-    if room.rules >= Rules.LARGEST_INSTALLMENT:
-        least = max(least, least_principal_paise(room.rate_bps, tenure_months))
+    least = max(limits.least_principal_paise, 1)
+    if limits.rules >= Rules.LARGEST_INSTALLMENT:
+        least = max(least, least_principal_paise(limits.rate_bps, tenure_months))
     principal = min(
-        largest_principal_paise(room.max_installment_paise, room.rate_bps, tenure_months),
-        room.max_principal_paise,
+        largest_principal_paise(limits.max_installment_paise, limits.rate_bps, tenure_months),
+        limits.max_principal_paise,
         MAX_PRINCIPAL_PAISE,
     )
     principal -= principal % RUPEE_PAISE
     while principal >= least:
-        if room.fits(principal, tenure_months):
+        if limits.fits(principal, tenure_months):
             return principal
         principal -= RUPEE_PAISE
     return None
 
 
-def _shortest_tenure(room: _Room, principal_paise: int) -> int | None:
-    """The fewest months over which the principal is approved; None when no number of months does.
+def _shortest_tenure(limits: _Limits, principal_paise: int) -> int | None:
+    """The fewest months over which the principal would be approved, or None.
 
-    The monthly installment never rises with the months, so those whose monthly one fits are those
-    from some first one on; from there the first whose last installment fits is the answer. The
-    range is doubled before it is halved, because an installment over few months is quicker to
-    compute.
+    The monthly installment never rises with the tenure, so it fits from some tenure on. The answer
+    is the first tenure from there on whose last installment fits. The search doubles the range
+    before it halves it, because installments over few months are quicker to compute.
     """
-    if not room.least_principal_paise <= principal_paise <= room.max_principal_paise:
+    if not limits.least_principal_paise <= principal_paise <= limits.max_principal_paise:
         return None
     longest = MAX_TENURE_MONTHS
-    if room.rules >= Rules.LARGEST_INSTALLMENT:
-        longest = longest_repayable_tenure(principal_paise, room.rate_bps)
+    if limits.rules >= Rules.LARGEST_INSTALLMENT:
+        longest = longest_repayable_tenure(principal_paise, limits.rate_bps)
 
     def monthly_fits(tenure_months: int) -> bool:
-        terms = LoanTerms(principal_paise, room.rate_bps, tenure_months)
-        return installment_paise(terms) <= room.max_installment_paise
+        terms = LoanTerms(principal_paise, limits.rate_bps, tenure_months)
+        return installment_paise(terms) <= limits.max_installment_paise
 
     too_short, fitting = MIN_TENURE_MONTHS - 1, MIN_TENURE_MONTHS
     while not monthly_fits(fitting):
@@ -287,7 +291,7 @@ def _shortest_tenure(room: _Room, principal_paise: int) -> int | None:
         else:
             too_short = middle
     for tenure in range(fitting, longest + 1):
-        if room.fits(principal_paise, tenure):
+        if limits.fits(principal_paise, tenure):
             return tenure
     return None
 
@@ -303,7 +307,7 @@ _NAMES: dict[str, str] = {
 def _score_reason(
     credit_score: CreditScore, position: CreditPosition, scorecard: Scorecard
 ) -> Reason:
-    """Why the score declines: the override where there is one, else what cost most."""
+    """Why the score declines: the override, if any, else the largest losses."""
     if credit_score.override is Override.NO_CREDIT_HISTORY:
         message = "There is no loan on record to judge by."
         return Reason(ReasonCode.NO_CREDIT_HISTORY, message, "0", "1")
@@ -336,7 +340,7 @@ def _score_reason(
 
 
 def _lowest_approved_score(scorecard: Scorecard) -> int:
-    """The lowest score that is not declined; 101 when all are."""
+    """The lowest score that is not declined; 101 when every score is."""
     for slab in scorecard.rate_slabs:
         if slab.min_rate_bps is not None:
             return slab.min_score

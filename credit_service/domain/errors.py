@@ -1,8 +1,7 @@
-"""What the core refuses, and why. The edge maps kinds to statuses; nothing here knows the wire.
+"""Errors of the domain. The edge maps their kinds to statuses; nothing here knows the wire.
 
-Every error carries a `reason` (a name of the contract's ErrorReason), a message a person can act on
-and figures as metadata. Each error becomes a JSON-able dict and comes back equal, also from another
-process.
+Every error carries a `reason` (a name of the contract's ErrorReason), a message that a person can
+act on, and figures as metadata. `to_dict` and `from_dict` carry an error to another process.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,14 +11,14 @@ from typing import Any
 REQUIRED = "REQUIRED"
 """Field violation: the value is missing or blank."""
 OUT_OF_RANGE = "OUT_OF_RANGE"
-"""Field violation: the value is readable but outside the allowed range."""
+"""Field violation: the value is outside the allowed range."""
 INVALID_FORMAT = "INVALID_FORMAT"
-"""Field violation: the value cannot be read as what the field holds."""
+"""Field violation: the value does not have the format of the field."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One bad field: its name in the contract, an UPPER_SNAKE reason, a sentence for a person."""
+    """One invalid field: its contract name, an UPPER_SNAKE reason, a sentence for a person."""
 
     field: str
     reason: str
@@ -30,7 +29,7 @@ _KINDS: dict[str, type["CreditError"]] = {}
 
 
 class CreditError(Exception):
-    """A refusal by the rules. Subclasses say its kind; `reason` says which rule."""
+    """Base of all errors of the domain. The subclass is the kind; `reason` names the rule."""
 
     reason: str
     message: str
@@ -60,7 +59,7 @@ class CreditError(Exception):
         return (from_dict, (self.to_dict(),))
 
     def to_dict(self) -> dict[str, Any]:
-        """The error as strings, numbers, lists and dicts; `from_dict` gives an equal error back."""
+        """The error as strings, numbers, lists and dicts; `from_dict` restores an equal error."""
         return {
             "kind": type(self).__name__,
             "reason": self.reason,
@@ -71,7 +70,7 @@ class CreditError(Exception):
 
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "CreditError":
-        """The error that `to_dict` described. Raises ValueError for anything else."""
+        """The error of a `to_dict` document. Raises ValueError for any other document."""
         fields = dict(document)
         kind = str(fields.pop("kind", None))
         cls = _KINDS.get(kind)
@@ -83,7 +82,7 @@ class CreditError(Exception):
             raise ValueError(f"not a stored {kind}: {error!r}") from error
 
     def _details(self) -> dict[str, Any]:
-        """What the kind has beyond reason, message and metadata, by name of its argument."""
+        """The kind's fields beyond reason, message and metadata, by argument name."""
         return {}
 
     @classmethod
@@ -96,11 +95,11 @@ from_dict = CreditError.from_dict
 
 
 class InvalidRequestError(CreditError):
-    """A request that cannot be taken as it is, for a reason that is not one field's."""
+    """An invalid request, for a reason that concerns no single field."""
 
 
 class InvalidFieldsError(InvalidRequestError):
-    """Malformed or out-of-range fields, all of them at once; the metadata lists their names."""
+    """All invalid fields of a request; the metadata has their comma-separated names."""
 
     violations: tuple[FieldViolation, ...]
 
@@ -135,7 +134,7 @@ class InvalidFieldsError(InvalidRequestError):
 
 
 class _ResourceError(CreditError):
-    """A refusal about one resource."""
+    """An error about one resource."""
 
     def __init__(
         self,
@@ -154,7 +153,7 @@ class _ResourceError(CreditError):
 
 
 class NotFoundError(_ResourceError):
-    """The resource does not exist. Its name is its id, and the metadata where none is given."""
+    """The resource does not exist. Its name is its id, which is also the default metadata."""
 
     def __init__(
         self,
@@ -171,7 +170,7 @@ class NotFoundError(_ResourceError):
 
 
 class AlreadyExistsError(_ResourceError):
-    """Something that must be unique is taken."""
+    """Something that must be unique already exists."""
 
     def __init__(
         self,
@@ -186,9 +185,9 @@ class AlreadyExistsError(_ResourceError):
 
 
 class PreconditionFailedError(CreditError):
-    """The state of things forbids it, and trying again alone will not help.
+    """The current state forbids the request, and a retry alone does not help.
 
-    `subject` names what is in the wrong state, such as 'loans/20/1003'.
+    `subject` names the resource in the wrong state, such as 'loans/20/1003'.
     """
 
     def __init__(
@@ -206,15 +205,15 @@ class PreconditionFailedError(CreditError):
 
 
 class NotOwnerError(CreditError):
-    """The resource belongs to another caller, who alone may go on with it."""
+    """The resource belongs to another caller; only that caller may continue."""
 
 
 class RequestIdReusedError(PreconditionFailedError):
-    """The request id was used before with other content."""
+    """The request id was used before for other content."""
 
 
 class _TransientError(CreditError):
-    """It may work if tried again, not sooner than `retry_after_seconds`."""
+    """A retry may succeed after `retry_after_seconds`."""
 
     def __init__(
         self,
@@ -231,16 +230,16 @@ class _TransientError(CreditError):
 
 
 class RetryLaterError(_TransientError):
-    """The same request is still running, or a conflict outlived its retries."""
+    """The same request is still running, or conflicts used up the retries."""
 
 
 class UnavailableError(_TransientError):
-    """Something the service stands on is out of reach."""
+    """A dependency of the service is unreachable."""
 
 
 class OverloadedError(_TransientError):
-    """Too much at once."""
+    """The server or a principal is at capacity."""
 
 
 class OutOfRangeError(CreditError):
-    """A position past what may follow, such as a batch beyond the committed offset."""
+    """A position too far ahead, such as a batch beyond the committed offset."""

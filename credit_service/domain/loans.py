@@ -1,4 +1,4 @@
-"""Loans: what may be asked for, the installment, the schedule, and how a loan begins."""
+"""Loans: valid asks, installments, schedules, and the start of a loan."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ _MONTHLY_BPS = 120_000
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a customer asks for, at the rate they ask for."""
+    """The loan that a customer requests, at the requested rate."""
 
     principal_paise: int
     annual_rate_bps: int
@@ -44,7 +44,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class LoanTerms:
-    """What a loan is granted at: the rate is the corrected one."""
+    """The terms of a granted loan, at the corrected rate."""
 
     principal_paise: int
     annual_rate_bps: int
@@ -60,11 +60,11 @@ class LoanState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Loan:
-    """A loan with what its payments have come to.
+    """A loan with the sums of its payments.
 
-    `settled_at_import` is how many installments the import took as settled (0 for a loan booked
-    here), `installments_settled` includes them, and `paid_paise` sums the payments recorded here
-    only. `decision_id` is None for an imported loan.
+    `settled_at_import` counts the installments that the import treated as settled (0 for a loan
+    booked here); `installments_settled` includes them; `paid_paise` sums only the payments recorded
+    here. `decision_id` is None for an imported loan.
     """
 
     customer_id: int
@@ -96,7 +96,7 @@ class Loan:
 
 
 def unknown_loan(customer_id: int, loan_id: int) -> NotFoundError:
-    """LOAN_NOT_FOUND: the customer has no loan of that id."""
+    """LOAN_NOT_FOUND: the customer has no loan with that id."""
     return NotFoundError(
         "LOAN_NOT_FOUND",
         "loan",
@@ -162,7 +162,7 @@ def validate_ask(*, principal_paise: int, annual_rate_bps: int, tenure_months: i
 
 
 def _not_repayable(ask: Ask) -> list[FieldViolation]:
-    """What is wrong with an ask that whole paise cannot repay, and what would do instead."""
+    """The violations of an ask that whole paise cannot repay, with the bounds that work."""
     principal, rate = format_inr(ask.principal_paise), format_rate(ask.annual_rate_bps)
     least = least_principal_paise(ask.annual_rate_bps, ask.tenure_months)
     longest = longest_repayable_tenure(ask.principal_paise, ask.annual_rate_bps)
@@ -209,14 +209,14 @@ def is_repayable(terms: LoanTerms | Ask) -> bool:
     """Whether equal installments of whole paise repay the loan: see `least_principal_paise`."""
     n, bps = terms.tenure_months, terms.annual_rate_bps
     # n²·(1+r)ⁿ is more than the least principal, and (1+r)ⁿ ≤ e^(n·bps/120000) < 2^(n·bps/80000).
-    # Nearly every ask passes here, without numbers of thousands of bits.
+    # Nearly every ask passes this test, without numbers of thousands of bits.
     if terms.principal_paise >= n * n << n * bps // 80_000 + 1:
         return True
     return terms.principal_paise >= least_principal_paise(bps, n)
 
 
 def longest_repayable_tenure(principal_paise: int, annual_rate_bps: int) -> int:
-    """The most months over which the principal is repayable at that rate: 1 … 480."""
+    """The longest tenure over which the principal is repayable at that rate: 1 … 480 months."""
     fitting, too_long = MIN_TENURE_MONTHS, MAX_TENURE_MONTHS + 1
     while too_long - fitting > 1:
         middle = (fitting + too_long) // 2
@@ -250,33 +250,32 @@ def installment_factor(annual_rate_bps: int, tenure_months: int) -> tuple[int, i
 def installment_paise(terms: LoanTerms | Ask) -> int:
     """The EMI on a reducing balance, in paise, rounded half up.
 
-    P·r·(1+r)ⁿ / ((1+r)ⁿ - 1) as one fraction of integers, so that the rounding is of the true
-    value: no precision to choose and no tie that could fall to the wrong side. It grows with the
-    principal and falls with the tenure, never strictly once rounded. 0 for a few paise over many
-    months.
+    P·r·(1+r)ⁿ / ((1+r)ⁿ - 1) as one fraction of integers, so that the exact value is rounded: there
+    is no precision to choose and no tie can fall to the wrong side. It never falls as the principal
+    grows and never rises with the tenure. 0 for a few paise over many months.
     """
     numerator, denominator = installment_factor(terms.annual_rate_bps, terms.tenure_months)
     return divide_half_up(terms.principal_paise * numerator, denominator)
 
 
 def last_installment_paise(terms: LoanTerms | Ask, installment: int) -> int:
-    """The last installment of a loan repaid at its own rate, in line with `schedule`.
+    """The last installment of a loan repaid at its own rate, consistent with `schedule`.
 
-    0 when the installments before repay it all.
+    0 when earlier installments repay the loan.
     """
     return _last_installment(
         terms.principal_paise, terms.annual_rate_bps, terms.tenure_months, installment
     )
 
 
-# Each month's interest is rounded, so there is no closed form. The same terms come again and again:
+# Each month's interest is rounded, so there is no closed form. Cached because the same terms recur:
 # a check before a booking, the bounds of counter-offers, round amounts.
 @lru_cache(maxsize=16_384)
 def _last_installment(
     principal_paise: int, annual_rate_bps: int, tenure_months: int, installment: int
 ) -> int:
     # balance + half up(balance·bps / 120000) is floor(((120000 + bps)·balance + 60000) / 120000),
-    # and what is paid goes into the same floor.
+    # and the payment goes into the same floor.
     divisor, half, growth = _MONTHLY_BPS, _MONTHLY_BPS // 2, _MONTHLY_BPS + annual_rate_bps
     shift = half - installment * divisor
     balance = principal_paise
@@ -291,7 +290,7 @@ def largest_principal_paise(
 ) -> int:
     """The largest principal whose installment is at most `max_installment_paise`.
 
-    Exact: one paisa more has a larger installment. Negative when no principal of 0 or more has.
+    Exact: one paisa more has a larger installment. Negative when even a principal of 0 exceeds it.
     """
     numerator, denominator = installment_factor(annual_rate_bps, tenure_months)
     # Half up: P·num/den rounds to E or less exactly when P·num/den < E + 1/2.
@@ -300,8 +299,8 @@ def largest_principal_paise(
 
 _RATE_CONTEXT = Context(prec=60, rounding=ROUND_HALF_EVEN)
 _RATE_DENOMINATOR = 10**20
-"""Effective rates are kept to 20 decimals: an error below 1e-9 paisa in an installment's interest
-on the largest loan."""
+"""Effective rates have 20 decimals: an error below 1e-9 paisa in an installment's interest on the
+largest loan."""
 _NEWTON_TOLERANCE = Decimal("1e-30")
 _MAX_NEWTON_STEPS = 200
 
@@ -312,8 +311,8 @@ def effective_monthly_rate(
     """The monthly rate at which n installments of E repay P, as (numerator, denominator).
 
     Solves P = E·a(i) for i ≥ 0 with a(i) = (1 - (1+i)⁻ⁿ) / i, to 20 decimals; 0 when n·E ≤ P.
-    Newton's method from below: a is convex and falling, so each step stays below the root and
-    comes nearer. Deterministic: Decimal in a fixed context.
+    Newton's method from below: a is convex and falling, so each step stays below the root and gets
+    closer. Deterministic: Decimal in a fixed context.
     """
     p, e, n = principal_paise, installment_paise, tenure_months
     if e * n <= p:
@@ -365,10 +364,10 @@ def _splits(
 
 @dataclass(frozen=True, slots=True)
 class RepaymentPlan:
-    """What a loan's installments ask for, without their split.
+    """The amounts of a loan's installments, without their split.
 
-    `full_count` installments of `installment_paise`, then one of `final_paise`, then 0 for any that
-    are left of `tenure_months`.
+    `full_count` installments of `installment_paise`, one of `final_paise`, then 0 for the rest of
+    `tenure_months`.
     """
 
     tenure_months: int
@@ -382,14 +381,14 @@ class RepaymentPlan:
         return self.full_count * self.installment_paise + self.final_paise
 
     def payment_paise(self, number: int) -> int:
-        """What installment `number` (1 … tenure) asks for."""
+        """The amount of installment `number` (1 … tenure)."""
         if number <= self.full_count:
             return self.installment_paise
         return self.final_paise if number == self.full_count + 1 else 0
 
     @property
     def last_paise(self) -> int:
-        """What installment number `tenure` asks for: 0 when an earlier one ends the debt."""
+        """The amount of the last installment: 0 when an earlier one ends the debt."""
         return self.payment_paise(self.tenure_months)
 
     def first_paise(self, count: int) -> int:
@@ -399,7 +398,7 @@ class RepaymentPlan:
         return count * self.installment_paise
 
     def settled_by(self, paise: int) -> int:
-        """How many installments that sum settles, paid in order: 0 … tenure."""
+        """How many installments the sum settles, in order: 0 … tenure."""
         if paise >= self.total_paise:
             return self.tenure_months
         if self.installment_paise == 0:
@@ -408,13 +407,13 @@ class RepaymentPlan:
 
 
 def repayment_plan(loan: Loan) -> RepaymentPlan:
-    """What the loan's installments ask for, in line with `schedule`."""
+    """The amounts of the loan's installments, consistent with `schedule`."""
     return _plan(
         loan.principal_paise, loan.annual_rate_bps, loan.tenure_months, loan.installment_paise
     )
 
 
-# The plan depends on the terms alone, and a list of loans needs one for each, again and again.
+# Cached: the plan depends only on the terms, and every list of loans needs one for each loan.
 @lru_cache(maxsize=16_384)
 def _plan(
     principal_paise: int, annual_rate_bps: int, tenure_months: int, installment: int
@@ -437,9 +436,9 @@ def schedule(loan: Loan) -> Schedule:
     """Every installment with its due date, its split and the balance after it.
 
     interest = half up(balance · rate / 12), principal = E - interest, and the last installment is
-    the balancing figure, so the balance ends at exactly 0. An installment never asks for more than
-    is owed: where E rounded up repays early, which takes an extreme rate and tenure or a principal
-    of a few paise, the installment that ends the debt is smaller and those after it are 0.
+    the balancing figure, so the balance ends at exactly 0. An installment never exceeds the debt:
+    where E rounded up repays early, which takes an extreme rate and tenure or a principal of a few
+    paise, the installment that ends the debt is smaller and those after it are 0.
     """
     lines = []
     balance = loan.principal_paise
@@ -469,8 +468,8 @@ def imported_settled(
 ) -> tuple[int, date | None]:
     """(installments settled, closed_on) of a loan imported on `import_day`.
 
-    An import lists no arrears: everything due by then counts as settled, and so does what was paid
-    on time ahead of its due date. With all settled the loan closed on min(end date, import day).
+    Imports have no arrears: all installments due by then count as settled, and so do those paid
+    ahead of their due date. With all settled, the loan closed on min(end date, import day).
     """
     due = installments_due_by(start_date, tenure_months, import_day)
     settled = min(max(emis_paid_on_time, due), tenure_months)

@@ -1,4 +1,4 @@
-"""Integer money: rounding, and figures written for a person."""
+"""Integer money: rounding and formatting."""
 
 RUPEE_PAISE = 100
 LAKH_PAISE = 100_000 * RUPEE_PAISE
@@ -25,7 +25,7 @@ def format_inr(paise: int) -> str:
 
 
 def format_rupees(paise: int) -> str:
-    """Paise as a plain figure in rupees, for machines too: 888488 gives '8884.88'."""
+    """Paise as a plain number of rupees, also for machines: 888488 gives '8884.88'."""
     sign = "-" if paise < 0 else ""
     rupees, rest = divmod(abs(paise), RUPEE_PAISE)
     return f"{sign}{rupees}.{rest:02d}"
@@ -45,7 +45,7 @@ def group_digits(number: int) -> str:
 
 
 def format_hundredths(hundredths: int) -> str:
-    """Hundredths as a decimal without needless zeros: 1250 gives '12.5', 1200 gives '12'."""
+    """Hundredths as a decimal without trailing zeros: 1250 gives '12.5', 1200 gives '12'."""
     sign = "-" if hundredths < 0 else ""
     whole, rest = divmod(abs(hundredths), 100)
     if not rest:

@@ -1,4 +1,4 @@
-"""Payments settle installments in order; what a loan shows is derived from them."""
+"""Payments settle installments in order; a loan's state is derived from them."""
 
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -17,7 +17,7 @@ from credit_service.domain.money import format_inr, format_rupees
 
 @dataclass(frozen=True, slots=True)
 class PaymentOutcome:
-    """The loan after a payment, the installments it settled and which of those were on time."""
+    """The loan after a payment, the installments that it settled, and which of them on time."""
 
     loan_after: Loan
     settled_numbers: tuple[int, ...]
@@ -26,7 +26,7 @@ class PaymentOutcome:
 
 
 class InstallmentState(StrEnum):
-    """Where an installment stands on a day. The first that fits, in this order."""
+    """The state of an installment on a day: the first that applies, in this order."""
 
     SETTLED = "SETTLED"
     """Its full amount was reached."""
@@ -42,7 +42,7 @@ class InstallmentState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InstallmentProgress:
-    """One installment's state and what is paid on it."""
+    """One installment's state and paid amount."""
 
     number: int
     state: InstallmentState
@@ -50,14 +50,14 @@ class InstallmentProgress:
 
 
 def outstanding_paise(loan: Loan) -> int:
-    """What is still to be paid, future interest included: 0 for a closed loan."""
+    """The unpaid sum, future interest included: 0 for a closed loan."""
     return paid_and_outstanding_paise(loan)[1]
 
 
 def paid_and_outstanding_paise(loan: Loan) -> tuple[int, int]:
-    """What is paid under the schedule and what is still to be paid; together the schedule's total.
+    """(paid, unpaid) under the schedule; together the schedule's total.
 
-    Installments that the import took as settled count as paid.
+    Installments that the import treated as settled count as paid.
     """
     plan = repayment_plan(loan)
     paid = plan.first_paise(loan.settled_at_import) + loan.paid_paise
@@ -99,19 +99,21 @@ def apply_payment(
 ) -> PaymentOutcome:
     """The loan after a payment of `amount_paise` on `paid_on`.
 
-    An installment is settled on the day its full amount is reached, and is on time if that day is
-    at most `grace_days` after its due date and the installment asks for more than 0. Raises
-    InvalidFieldsError for an amount of 0 or less, and PreconditionFailedError with LOAN_CLOSED,
-    PAYMENT_IN_FUTURE, PAYMENT_BEFORE_LOAN_START, PAYMENT_BEFORE_PREVIOUS or
-    PAYMENT_EXCEEDS_OUTSTANDING, tested in this order.
+    An installment is settled on the day its full amount is reached. It is on time if that day is at
+    most `grace_days` after its due date and its amount is more than 0.
+
+    Raises:
+        InvalidFieldsError: the amount is 0 or less.
+        PreconditionFailedError: LOAN_CLOSED, PAYMENT_IN_FUTURE, PAYMENT_BEFORE_LOAN_START,
+            PAYMENT_BEFORE_PREVIOUS or PAYMENT_EXCEEDS_OUTSTANDING, checked in this order.
     """
     if amount_paise <= 0:
         message = f"amount must be more than ₹0, found {format_inr(amount_paise)}."
         raise InvalidFieldsError([FieldViolation("amount", OUT_OF_RANGE, message)])
-    _check_may_be_paid(loan, paid_on, today)
+    _require_payable(loan, paid_on, today)
     paid, outstanding = paid_and_outstanding_paise(loan)
     if amount_paise > outstanding:
-        raise _refusal(
+        raise _rejection(
             loan,
             "PAYMENT_EXCEEDS_OUTSTANDING",
             f"The payment of {format_inr(amount_paise)} is more than the "
@@ -122,7 +124,7 @@ def apply_payment(
     plan = repayment_plan(loan)
     settled = plan.settled_by(paid + amount_paise)
     numbers = tuple(range(loan.installments_settled + 1, settled + 1))
-    # An installment that asks for nothing is settled with the rest, but no payment of it was made.
+    # An installment of 0 is settled with the rest, but was not paid.
     on_time = tuple(
         number
         for number in numbers
@@ -141,17 +143,17 @@ def apply_payment(
     return PaymentOutcome(after, numbers, on_time, closed)
 
 
-def _check_may_be_paid(loan: Loan, paid_on: date, today: date) -> None:
-    """Raise PreconditionFailedError when nothing can be paid on the loan on that day."""
+def _require_payable(loan: Loan, paid_on: date, today: date) -> None:
+    """Raise PreconditionFailedError when the loan accepts no payment of that day."""
     if loan.closed_on is not None:
-        raise _refusal(
+        raise _rejection(
             loan,
             "LOAN_CLOSED",
             f"The loan was closed on {loan.closed_on}; nothing is left to pay.",
             closed_on=loan.closed_on,
         )
     if paid_on > today:
-        raise _refusal(
+        raise _rejection(
             loan,
             "PAYMENT_IN_FUTURE",
             f"The payment is dated {paid_on}, after today, {today}.",
@@ -159,7 +161,7 @@ def _check_may_be_paid(loan: Loan, paid_on: date, today: date) -> None:
             today=today,
         )
     if paid_on < loan.start_date:
-        raise _refusal(
+        raise _rejection(
             loan,
             "PAYMENT_BEFORE_LOAN_START",
             f"The payment is dated {paid_on}, before the loan's start on {loan.start_date}.",
@@ -167,7 +169,7 @@ def _check_may_be_paid(loan: Loan, paid_on: date, today: date) -> None:
             start_date=loan.start_date,
         )
     if loan.last_paid_on is not None and paid_on < loan.last_paid_on:
-        raise _refusal(
+        raise _rejection(
             loan,
             "PAYMENT_BEFORE_PREVIOUS",
             f"The payment is dated {paid_on}, before the loan's previous payment on "
@@ -177,7 +179,7 @@ def _check_may_be_paid(loan: Loan, paid_on: date, today: date) -> None:
         )
 
 
-def _refusal(
+def _rejection(
     loan: Loan, reason: str, message: str, **figures: str | date
 ) -> PreconditionFailedError:
     return PreconditionFailedError(

@@ -1,4 +1,4 @@
-"""The credit position: all that a score or a decision needs to know about a customer's loans."""
+"""The credit position: the sums over a customer's loans that scores and decisions need."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,13 +10,13 @@ from credit_service.domain.loans import Loan, LoanState, LoanTerms
 
 @dataclass(frozen=True, slots=True)
 class CreditPosition:
-    """A customer's loans in sum, on every day of [as_of, valid_until).
+    """Sums over a customer's loans, valid on every day of [as_of, valid_until).
 
-    `current_debt_paise` (summed principal) and `current_installments_paise` are of ACTIVE loans;
-    `loan_count` and `total_principal_paise` are of all loans ever taken. `emis_due` is Σ d_k with
+    `current_debt_paise` (summed principal) and `current_installments_paise` cover ACTIVE loans;
+    `loan_count` and `total_principal_paise` cover all loans ever taken. `emis_due` is Σ d_k with
     d_k = max(installments due, EMIs paid on time), so `emis_on_time` ≤ `emis_due`.
-    `current_year_loans` counts loans that were opened in or active at any time in the calendar
-    year. `valid_until` is the first day on which some figure may change by itself.
+    `current_year_loans` counts loans opened or active at any time in the calendar year.
+    `valid_until` is the first day on which a figure may change without a new event.
     """
 
     customer_id: int
@@ -42,7 +42,7 @@ def position_from_loans(
     loans: Iterable[Loan],
     day: date,
 ) -> CreditPosition:
-    """The position on `day`, from scratch, from all the customer's loans.
+    """The position on `day`, computed from all the customer's loans.
 
     A loan counts for the year of `day` when its start date's year is that year or earlier and it
     had not closed before that year began.
@@ -83,11 +83,11 @@ def position_from_loans(
 
 
 def _next_change(loan: Loan, due_by_day: int) -> date | None:
-    """The next due date of the loan that ends a position's validity; None when none is left.
+    """The loan's next due date that ends the validity of a position; None when none is left.
 
     For an ACTIVE loan every due date does. A CLOSED loan matters only when it was repaid ahead of
-    its schedule after late installments: then its d_k stays at the EMIs paid on time until the
-    installments due outnumber them, and grows with each due date from there.
+    its schedule after late installments: its d_k stays at the EMIs paid on time until more
+    installments than that are due, and grows with each due date from there.
     """
     number = due_by_day + 1
     if loan.state is LoanState.CLOSED:
@@ -95,19 +95,20 @@ def _next_change(loan: Loan, due_by_day: int) -> date | None:
     return add_months(loan.start_date, number) if number <= loan.tenure_months else None
 
 
-def holds_on(position: CreditPosition, day: date) -> bool:
-    """Whether every figure of the position is right on `day`."""
+def is_valid_on(position: CreditPosition, day: date) -> bool:
+    """Whether the position is valid on `day`."""
     return position.as_of <= day < position.valid_until
 
 
 def with_booking(
     position: CreditPosition, terms: LoanTerms, installment: int, day: date
 ) -> CreditPosition:
-    """The position after a loan is booked on `day`: the next version, equal to one from scratch.
+    """The position after a loan is booked on `day`: the next version, equal to one computed from
+    all loans.
 
-    Raises ValueError when the position does not hold on `day`.
+    Raises ValueError when the position is not valid on `day`.
     """
-    require_holds_on(position, day)
+    require_valid_on(position, day)
     return CreditPosition(
         customer_id=position.customer_id,
         version=position.version + 1,
@@ -128,15 +129,15 @@ def with_booking(
 def with_payment(
     position: CreditPosition, before: Loan, after: Loan, day: date
 ) -> CreditPosition | None:
-    """The position once a payment on `day` has made the loan `before` the loan `after`: the next
-    version, equal to one from scratch. None where the customer's other loans must be asked.
+    """The position after a payment on `day` changed the loan from `before` to `after`: the next
+    version, equal to one computed from all loans. None where the other loans must be read.
 
-    They must where the position's first change was the next due date of this loan, which is closed
-    now: the first change of the others is not known. Raises ValueError when the position does not
-    hold on `day`.
+    They must be read where `valid_until` was the next due date of this loan, which is closed now:
+    the next change of the others is not known. Raises ValueError when the position is not valid on
+    `day`.
     """
-    require_holds_on(position, day)
-    old, new = _alone(position, before, day), _alone(position, after, day)
+    require_valid_on(position, day)
+    old, new = _loan_position(position, before, day), _loan_position(position, after, day)
     if old.valid_until <= position.valid_until < new.valid_until:
         return None
     others = replace(
@@ -147,10 +148,10 @@ def with_payment(
 
 
 def with_loan(others: CreditPosition, loan: Loan, day: date) -> CreditPosition:
-    """The position on `day` of other loans and this one: the next version, equal to one from
-    scratch of all of them. Raises ValueError when that of the others does not hold on `day`."""
-    require_holds_on(others, day)
-    own = _alone(others, loan, day)
+    """The position on `day` of other loans and this one: the next version, equal to one computed
+    from all of them. Raises ValueError when that of the others is not valid on `day`."""
+    require_valid_on(others, day)
+    own = _loan_position(others, loan, day)
     return replace(
         others,
         version=others.version + 1,
@@ -171,8 +172,8 @@ _SUMS = (
 )
 
 
-def _alone(position: CreditPosition, loan: Loan, day: date) -> CreditPosition:
-    """What the loan is of the customer's position on `day`."""
+def _loan_position(position: CreditPosition, loan: Loan, day: date) -> CreditPosition:
+    """The loan's share of the customer's position on `day`."""
     return position_from_loans(
         position.customer_id,
         position.version,
@@ -183,10 +184,10 @@ def _alone(position: CreditPosition, loan: Loan, day: date) -> CreditPosition:
     )
 
 
-def require_holds_on(position: CreditPosition, day: date) -> None:
-    """Raise ValueError when the position does not hold on `day`: the caller must refresh it."""
-    if not holds_on(position, day):
+def require_valid_on(position: CreditPosition, day: date) -> None:
+    """Raise ValueError when the position is not valid on `day`: the caller must refresh it."""
+    if not is_valid_on(position, day):
         raise ValueError(
-            f"position of customer {position.customer_id} holds from {position.as_of} until "
+            f"position of customer {position.customer_id} is valid from {position.as_of} until "
             f"{position.valid_until}, not on {day}"
         )

@@ -1,9 +1,9 @@
-"""Names of callers, as what they did is recorded under them."""
+"""Names of principals, under which their actions are recorded."""
 
 ANONYMOUS = "anonymous"
-"""The one caller of a server that asks for no credentials."""
+"""The principal of every call to a server that requires no credentials."""
 
 
 def is_other(principal: str, owner: str) -> bool:
-    """Whether two callers are known to be different. An anonymous one is not known."""
+    """Whether the two are known to be different callers; an anonymous caller is not known."""
     return principal != owner and ANONYMOUS not in (principal, owner)

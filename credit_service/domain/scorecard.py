@@ -18,11 +18,11 @@ from credit_service.domain.loans import MAX_ANNUAL_RATE_BPS, MAX_PRINCIPAL_PAISE
 MAX_SCORE = 100
 MAX_GRACE_DAYS = 31
 MAX_CAP = 10**15
-"""Largest value of a cap; keeps every product inside 64 bits for whoever computes in SQL."""
+"""Largest cap; keeps every product within 64 bits for computations in SQL."""
 
 
 class Component(StrEnum):
-    """What a credit score is made of."""
+    """The components of a credit score."""
 
     REPAYMENT_HISTORY = "REPAYMENT_HISTORY"
     LOAN_VOLUME = "LOAN_VOLUME"
@@ -32,7 +32,10 @@ class Component(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RateSlab:
-    """Scores `min_score` … `max_score`: declined when `min_rate_bps` is None, else at least it."""
+    """Scores `min_score` … `max_score`: declined, or approved at `min_rate_bps` or more.
+
+    `min_rate_bps` is None for a declined slab.
+    """
 
     min_score: int
     max_score: int
@@ -44,8 +47,8 @@ class Scorecard:
     """A validated scorecard. Weights sum to 100; slabs cover 0 … 100 in rising order.
 
     A component with a cap gives its full weight from the cap on: paise for loan volume, loans for
-    loan count and current-year activity. A smaller principal than `min_principal_paise` is
-    declined; 0 declines none.
+    loan count and current-year activity. A principal below `min_principal_paise` is declined; 0
+    declines none.
     """
 
     version: str
@@ -62,7 +65,7 @@ class Scorecard:
     min_principal_paise: int = 0
 
     def slab(self, score: int) -> RateSlab:
-        """The slab of a score of 0 … 100."""
+        """The slab of a score in 0 … 100."""
         for slab in reversed(self.rate_slabs):
             if score >= slab.min_score:
                 return slab
@@ -89,7 +92,7 @@ STANDARD_DOCUMENT: Final[dict[str, Any]] = {
 """The scorecard of docs/rules.md, as a document."""
 
 _MIN_PRINCIPAL = "min_principal_paise"
-"""The one key of a document that may be left out."""
+"""The only optional key of a document."""
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CAPS = {
     Component.REPAYMENT_HISTORY: None,
@@ -100,40 +103,38 @@ _CAPS = {
 
 
 class _Reader:
-    """Reads a document and gathers every violation with its path."""
+    """Reads a document and collects every violation with its path."""
 
     def __init__(self) -> None:
         self.violations: list[FieldViolation] = []
 
-    def refuse(self, path: str, reason: str, problem: str) -> None:
+    def add(self, path: str, reason: str, problem: str) -> None:
         path = path or "scorecard"
         self.violations.append(FieldViolation(path, reason, f"{path} {problem}."))
 
     def mapping(self, value: object, path: str, keys: set[str]) -> Mapping[str, Any]:
-        """The value as a mapping; keys beyond `keys` are refused, missing ones are not."""
+        """The value as a mapping. Unknown keys are violations, missing keys are not."""
         if not isinstance(value, Mapping):
-            self.refuse(path, INVALID_FORMAT, "must be an object")
+            self.add(path, INVALID_FORMAT, "must be an object")
             return {}
         for key in value:
             if key not in keys:
                 known = ", ".join(sorted(keys))
-                self.refuse(
-                    _join(path, str(key)), INVALID_FORMAT, f"is unknown; use one of {known}"
-                )
+                self.add(_join(path, str(key)), INVALID_FORMAT, f"is unknown; use one of {known}")
         return value
 
     def integer(self, parent: Mapping[str, Any], key: str, path: str, low: int, high: int) -> int:
-        """parent[key] as an integer of low … high; `low` stands in for what was refused."""
+        """parent[key] as an integer of low … high; `low` as a placeholder for an invalid value."""
         where = _join(path, key)
         if key not in parent:
-            self.refuse(where, REQUIRED, "is missing")
+            self.add(where, REQUIRED, "is missing")
             return low
         value = parent[key]
         if not isinstance(value, int) or isinstance(value, bool):
-            self.refuse(where, INVALID_FORMAT, "must be a whole number")
+            self.add(where, INVALID_FORMAT, "must be a whole number")
             return low
         if not low <= value <= high:
-            self.refuse(where, OUT_OF_RANGE, f"must be {low} to {high}, found {value}")
+            self.add(where, OUT_OF_RANGE, f"must be {low} to {high}, found {value}")
             return low
         return value
 
@@ -145,7 +146,7 @@ def _join(path: str, key: str) -> str:
 def parse_scorecard(document: Mapping[str, Any]) -> Scorecard:
     """The scorecard of a document shaped like STANDARD_DOCUMENT, `min_principal_paise` optional.
 
-    Raises InvalidFieldsError naming every fault by its path: missing, unknown and out-of-range
+    Raises InvalidFieldsError naming every violation by its path: missing, unknown and out-of-range
     keys, weights that do not sum to 100, slabs that leave a gap, overlap, or treat a better
     score worse.
     """
@@ -154,7 +155,7 @@ def parse_scorecard(document: Mapping[str, Any]) -> Scorecard:
     document = reader.mapping(document, "", keys)
     version = document.get("version")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
-        reader.refuse("version", INVALID_FORMAT, "must be 1 to 64 letters, digits, '.', '_', '-'")
+        reader.add("version", INVALID_FORMAT, "must be 1 to 64 letters, digits, '.', '_', '-'")
         version = ""
     weights, caps = _read_components(reader, document.get("components"))
     scorecard = Scorecard(
@@ -182,17 +183,17 @@ def _read_components(
     reader: _Reader, value: object
 ) -> tuple[dict[Component, int], dict[Component, int]]:
     """(weights, caps) by component."""
-    faults_before = len(reader.violations)
+    violations_before = len(reader.violations)
     weights = dict.fromkeys(Component, 0)
     caps = dict.fromkeys(Component, 1)
     if value is None:
-        reader.refuse("components", REQUIRED, "is missing")
+        reader.add("components", REQUIRED, "is missing")
         return weights, caps
     components = reader.mapping(value, "components", {str(each) for each in Component})
     for component, cap in _CAPS.items():
         path = f"components.{component}"
         if component not in components:
-            reader.refuse(path, REQUIRED, "is missing")
+            reader.add(path, REQUIRED, "is missing")
             continue
         keys = {"weight", cap} if cap else {"weight"}
         fields = reader.mapping(components[component], path, keys)
@@ -200,41 +201,39 @@ def _read_components(
         if cap:
             caps[component] = reader.integer(fields, cap, path, 1, MAX_CAP)
     total = sum(weights.values())
-    if total != MAX_SCORE and len(reader.violations) == faults_before:
-        reader.refuse(
-            "components", OUT_OF_RANGE, f"must have weights that sum to 100, found {total}"
-        )
+    if total != MAX_SCORE and len(reader.violations) == violations_before:
+        reader.add("components", OUT_OF_RANGE, f"must have weights that sum to 100, found {total}")
     return weights, caps
 
 
 def _read_slabs(reader: _Reader, value: object) -> tuple[RateSlab, ...]:
     if not isinstance(value, list | tuple) or not value:
-        reader.refuse("rate_slabs", REQUIRED, "must be a list of slabs")
+        reader.add("rate_slabs", REQUIRED, "must be a list of slabs")
         return ()
-    faults_before = len(reader.violations)
+    violations_before = len(reader.violations)
     slabs = [_read_slab(reader, each, f"rate_slabs[{i}]") for i, each in enumerate(value)]
-    if len(reader.violations) > faults_before:
+    if len(reader.violations) > violations_before:
         return tuple(slabs)
     expected = 0
     ceiling = MAX_ANNUAL_RATE_BPS + 1
     for index, slab in enumerate(slabs):
         path = f"rate_slabs[{index}]"
         if slab.min_score != expected:
-            reader.refuse(
+            reader.add(
                 f"{path}.min_score", OUT_OF_RANGE, f"must be {expected}, found {slab.min_score}"
             )
         if slab.max_score < slab.min_score:
-            reader.refuse(f"{path}.max_score", OUT_OF_RANGE, "must not be below min_score")
+            reader.add(f"{path}.max_score", OUT_OF_RANGE, "must not be below min_score")
         floor = ceiling if slab.min_rate_bps is None else slab.min_rate_bps
         if floor > ceiling or (slab.min_rate_bps is None and ceiling <= MAX_ANNUAL_RATE_BPS):
-            reader.refuse(
+            reader.add(
                 path, OUT_OF_RANGE, "must not treat a better score worse than the one before"
             )
         ceiling = floor
         expected = slab.max_score + 1
     if expected != MAX_SCORE + 1:
         problem = f"must cover 0 to 100, but the last slab ends at {expected - 1}"
-        reader.refuse("rate_slabs", OUT_OF_RANGE, problem)
+        reader.add("rate_slabs", OUT_OF_RANGE, problem)
     return tuple(slabs)
 
 
@@ -245,17 +244,17 @@ def _read_slab(reader: _Reader, value: object, path: str) -> RateSlab:
     high = reader.integer(fields, "max_score", path, 0, MAX_SCORE)
     declined = fields.get("declined", False)
     if not isinstance(declined, bool):
-        reader.refuse(f"{path}.declined", INVALID_FORMAT, "must be true or false")
+        reader.add(f"{path}.declined", INVALID_FORMAT, "must be true or false")
     if declined is True:
         if "min_rate_bps" in fields:
-            reader.refuse(f"{path}.min_rate_bps", INVALID_FORMAT, "must be left out when declined")
+            reader.add(f"{path}.min_rate_bps", INVALID_FORMAT, "must be left out when declined")
         return RateSlab(low, high, None)
     rate = reader.integer(fields, "min_rate_bps", path, 0, MAX_ANNUAL_RATE_BPS)
     return RateSlab(low, high, rate)
 
 
 def scorecard_document(scorecard: Scorecard) -> dict[str, Any]:
-    """The document that `parse_scorecard` reads back as an equal scorecard."""
+    """The document from which `parse_scorecard` reads an equal scorecard."""
     document: dict[str, Any] = {
         "version": scorecard.version,
         "components": {

@@ -1,4 +1,4 @@
-"""The credit score: an integer 0 … 100 with the components that make it up."""
+"""The credit score: an integer 0 … 100, and its components."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from credit_service.domain.scorecard import Component, Scorecard
 
 
 class Override(StrEnum):
-    """What sets the score to 0 whatever the components say."""
+    """Conditions that set the score to 0, whatever the components give."""
 
     NO_CREDIT_HISTORY = "NO_CREDIT_HISTORY"
-    """No loan ever."""
+    """The customer never had a loan."""
     DEBT_EXCEEDS_APPROVED_LIMIT = "DEBT_EXCEEDS_APPROVED_LIMIT"
     """The summed principal of ACTIVE loans is more than the approved limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreComponent:
-    """One component: its points and the most it can give, in hundredths of a point.
+    """One component: its points and its maximum, in hundredths of a point.
 
-    `found` and `full_at` are the figures it was computed from: EMIs paid on time and EMIs due for
-    repayment history (full marks when they are equal), else the value and the cap from which it
-    gives full marks, in paise for loan volume and in loans otherwise.
+    `found` and `full_at` are the figures that it was computed from: EMIs paid on time and EMIs due
+    for repayment history (full points when equal), else the value and the cap for full points, in
+    paise for loan volume and in loans otherwise.
     """
 
     # A Component; in a stored score of a later release, perhaps another name.
@@ -37,7 +37,7 @@ class ScoreComponent:
 
     @property
     def lost_hundredths(self) -> int:
-        """Hundredths of a point short of the most it can give."""
+        """Hundredths of a point below the maximum."""
         return self.max_points_hundredths - self.points_hundredths
 
     @property
@@ -49,9 +49,9 @@ class ScoreComponent:
 
 @dataclass(frozen=True, slots=True)
 class CreditScore:
-    """A score with its components, holding until the day before `valid_until`.
+    """A score with its components, valid until the day before `valid_until`.
 
-    An override sets the score to 0; the components keep what they would have given.
+    An override sets the score to 0; the components keep the points that they would have given.
     """
 
     score: int
@@ -64,10 +64,10 @@ class CreditScore:
 
 
 def score(position: CreditPosition, scorecard: Scorecard) -> CreditScore:
-    """The score of a position, on every day on which the position holds.
+    """The score of a position, on every day on which the position is valid.
 
     Each component is rounded half up to hundredths of a point and their sum half up to an integer.
-    Integer arithmetic only. Explanations are made when they are read.
+    Integer arithmetic only. Explanations are built when read.
     """
     components = (
         _component(

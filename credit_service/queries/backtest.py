@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from credit_service.clock import Moment
 from credit_service.domain.decisions import LaterReleaseError, decode_outcome, replay
-from credit_service.domain.positions import holds_on
+from credit_service.domain.positions import is_valid_on
 from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import score
 from credit_service.queries.decisions import get_decision
@@ -139,7 +139,7 @@ def _score_portfolio(
             after = batch[-1].customer_id
             for stored in batch:
                 position = stored
-                if not holds_on(stored, moment.today):
+                if not is_valid_on(stored, moment.today):
                     position = customers.position_on(connection, stored, moment.today)
                 before, then = score(position, active), score(position, scorecard)
                 report.customers += 1

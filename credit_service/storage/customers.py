@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from credit_service.domain.customers import Customer
 from credit_service.domain.loans import Loan
-from credit_service.domain.positions import CreditPosition, holds_on, position_from_loans
+from credit_service.domain.positions import CreditPosition, is_valid_on, position_from_loans
 from credit_service.observability import tracing
 from credit_service.storage import loans
 from credit_service.storage.statements import Statement
@@ -121,7 +121,7 @@ def position_on(connection: Connection, stored: CreditPosition, day: date) -> Cr
 
     Position and loans are then of one instant, which may be later than that of the one given.
     """
-    if holds_on(stored, day):
+    if is_valid_on(stored, day):
         return stored
     newest, found = position_with_loans(connection, stored.customer_id)
     return position_from_loans(

@@ -1,1 +1,1 @@
-"""Messages of the contract to values of the domain, and back."""
+"""Convert messages of the contract to values of the domain and back."""

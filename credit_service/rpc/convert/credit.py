@@ -1,4 +1,4 @@
-"""Messages of CreditService."""
+"""Convert messages of CreditService."""
 
 from datetime import date, datetime
 from functools import lru_cache
@@ -38,7 +38,7 @@ from credit_service.domain.scoring import CreditScore, Override, ScoreComponent
 from credit_service.queries.loans import RepaymentSchedule
 from credit_service.rpc.convert.fields import (
     Violations,
-    _decimal_text,
+    decimal_text,
     fill_date,
     fill_money,
     fill_time,
@@ -64,7 +64,7 @@ from credit_service.v1 import (
 
 
 def read_ask(request: Any, violations: Violations) -> Ask:
-    """loan_amount, interest_rate and tenure_months of a CheckEligibility or CreateLoan request."""
+    """Read loan_amount, interest_rate and tenure_months of a request."""
     principal = read_money(request, "loan_amount", violations)
     rate = read_rate_bps(request, "interest_rate", violations)
     tenure_months: int = request.tenure_months
@@ -113,7 +113,7 @@ def read_create_loan(request: credit_service_pb2.CreateLoanRequest) -> CreateLoa
 def read_check_eligibility(
     request: credit_service_pb2.CheckEligibilityRequest,
 ) -> tuple[int, Ask]:
-    """The customer's id and the ask of a CheckEligibility request. Raises InvalidFieldsError."""
+    """The customer id and the ask of a CheckEligibility request. Raises InvalidFieldsError."""
     violations = Violations()
     customer_id = read_id(request.customer_id, "customer_id", violations)
     ask = read_ask(request, violations)
@@ -121,7 +121,7 @@ def read_check_eligibility(
     return customer_id, ask
 
 
-_REMEMBERED_COMPONENTS = 4_096
+_CACHED_COMPONENTS = 4_096
 
 
 _LOAN_STATES = {state: loan_pb2.LoanState.Value(f"LOAN_STATE_{state.name}") for state in LoanState}
@@ -133,7 +133,7 @@ _INSTALLMENT_STATES = {
     state: loan_pb2.InstallmentState.Value(f"INSTALLMENT_STATE_{state.name}")
     for state in InstallmentState
 }
-# By name. A stored decision of a later release may have others: UNSPECIFIED on the wire.
+# By name. A stored decision of a later release may have other names: UNSPECIFIED on the wire.
 _COMPONENTS: dict[str, Any] = {
     each: score_pb2.ScoreComponent.Value(f"SCORE_COMPONENT_{each.name}") for each in Component
 }
@@ -148,7 +148,7 @@ _REASON_CODES: dict[str, Any] = {
 
 
 def read_loan_state(number: int, field: str, violations: Violations) -> LoanState | None:
-    """A state to filter by; None for loans of every state."""
+    """The state to filter by; None for loans of every state."""
     if number not in _LOAN_STATE_FILTERS:
         violations.add(field, OUT_OF_RANGE, f"must be a LoanState, found {number}.")
         return None
@@ -156,14 +156,14 @@ def read_loan_state(number: int, field: str, violations: Violations) -> LoanStat
 
 
 def write_customer(view: CustomerView) -> customer_pb2.Customer:
-    """A customer with the position of the moment."""
+    """A customer with the current position."""
     message = customer_pb2.Customer()
     fill_customer(message, view)
     return message
 
 
 def fill_customer(message: customer_pb2.Customer, view: CustomerView) -> None:
-    """Put a customer with the position of the moment into an empty message."""
+    """Fill an empty message with a customer and the current position."""
     customer, position = view.customer, view.position
     available = customer.approved_limit_paise - position.current_debt_paise
     message.customer_id = customer.customer_id
@@ -180,9 +180,9 @@ def fill_customer(message: customer_pb2.Customer, view: CustomerView) -> None:
     fill_time(message.created_time, customer.created_at)
 
 
-@lru_cache(maxsize=_REMEMBERED_COMPONENTS)
+@lru_cache(maxsize=_CACHED_COMPONENTS)
 def _component(component: ScoreComponent) -> score_pb2.CreditScoreComponent:
-    """A component, which many customers have alike. The message is never to be changed."""
+    """A score component, cached because many customers share it. Never change the message."""
     return score_pb2.CreditScoreComponent(
         component=_COMPONENTS.get(component.component, score_pb2.SCORE_COMPONENT_UNSPECIFIED),
         points=write_hundredths(component.points_hundredths),
@@ -192,7 +192,7 @@ def _component(component: ScoreComponent) -> score_pb2.CreditScoreComponent:
 
 
 def fill_score(message: score_pb2.CreditScore, score: CreditScore, computed_at: datetime) -> None:
-    """Put a score with its components, computed at that instant, into an empty message."""
+    """Fill an empty message with a score and its components."""
     message.score = score.score
     message.override = _OVERRIDES.get(score.override, score_pb2.SCORE_OVERRIDE_UNSPECIFIED)
     message.scorecard_version = score.scorecard_version
@@ -213,7 +213,7 @@ def _reason(reason: Reason) -> Any:
 
 
 def reason_code(name: str) -> Any:
-    """The DeclineReasonCode of that name; UNSPECIFIED for one of a later release."""
+    """The DeclineReasonCode of that name; UNSPECIFIED for a name of a later release."""
     return _REASON_CODES.get(name, decision_pb2.DECLINE_REASON_CODE_UNSPECIFIED)
 
 
@@ -245,7 +245,7 @@ def _counter_offer(offer: CounterOffer | None, corrected_rate_bps: int) -> Any:
 
 
 def _last_installment(ask: Ask, decision: Decision) -> int:
-    """The last installment, in paise; computed where the decision is from before it was stated."""
+    """The last installment in paise; computed for decisions of releases that did not store it."""
     if decision.last_installment_paise is not None:
         return decision.last_installment_paise
     terms = LoanTerms(ask.principal_paise, decision.corrected_rate_bps, ask.tenure_months)
@@ -255,7 +255,7 @@ def _last_installment(ask: Ask, decision: Decision) -> int:
 def write_eligibility(
     customer_id: int, ask: Ask, decision: Decision, moment: Moment
 ) -> credit_service_pb2.CheckEligibilityResponse:
-    """The answer of CheckEligibility."""
+    """The response of CheckEligibility."""
     response = credit_service_pb2.CheckEligibilityResponse(
         customer_id=customer_id,
         approved=decision.approved,
@@ -265,14 +265,14 @@ def write_eligibility(
     )
     fill_money(response.monthly_installment, decision.installment_paise)
     fill_money(response.last_installment, _last_installment(ask, decision))
-    response.interest_rate.value = _decimal_text(decision.requested_rate_bps)
-    response.corrected_interest_rate.value = _decimal_text(decision.corrected_rate_bps)
+    response.interest_rate.value = decimal_text(decision.requested_rate_bps)
+    response.corrected_interest_rate.value = decimal_text(decision.corrected_rate_bps)
     fill_score(response.credit_score, decision.score, moment.now)
     return response
 
 
 def write_created_loan(stored: StoredDecision, ask: Ask) -> credit_service_pb2.CreateLoanResponse:
-    """The answer of CreateLoan, from what is stored: the same on every repeat."""
+    """The response of CreateLoan, built from stored data: the same on every retry."""
     decision = stored.outcome
     response = credit_service_pb2.CreateLoanResponse(
         decision_id=stored.decision_id,
@@ -286,7 +286,7 @@ def write_created_loan(stored: StoredDecision, ask: Ask) -> credit_service_pb2.C
         counter_offer=_counter_offer(decision.counter_offer, decision.corrected_rate_bps),
     )
     if stored.loan_id is not None:
-        # As it was born, not as later payments made it: a repeat gives the same answer.
+        # The loan as booked, without later payments: a retry gets the same response.
         loan = book(
             LoanTerms(ask.principal_paise, decision.corrected_rate_bps, ask.tenure_months),
             decision.installment_paise,
@@ -320,19 +320,19 @@ def _outcome_sentence(decision: Decision, ask: Ask) -> str:
 
 
 def write_loan(loan: Loan) -> loan_pb2.Loan:
-    """A loan as it stands."""
+    """A loan in its current state."""
     message = loan_pb2.Loan()
     fill_loan(message, loan)
     return message
 
 
 def fill_loan(message: loan_pb2.Loan, loan: Loan) -> None:
-    """Put a loan as it stands into an empty message."""
+    """Fill an empty message with a loan in its current state."""
     paid, outstanding = paid_and_outstanding_paise(loan)
     message.customer_id = loan.customer_id
     message.loan_id = loan.loan_id
     fill_money(message.loan_amount, loan.principal_paise)
-    message.interest_rate.value = _decimal_text(loan.annual_rate_bps)
+    message.interest_rate.value = decimal_text(loan.annual_rate_bps)
     message.tenure_months = loan.tenure_months
     fill_money(message.monthly_installment, loan.installment_paise)
     message.emis_paid_on_time = loan.emis_paid_on_time
@@ -356,7 +356,7 @@ def fill_loan(message: loan_pb2.Loan, loan: Loan) -> None:
 def write_schedule(
     found: RepaymentSchedule,
 ) -> credit_service_pb2.GetRepaymentScheduleResponse:
-    """The answer of GetRepaymentSchedule."""
+    """The response of GetRepaymentSchedule."""
     schedule = found.schedule
     outstanding = paid_and_outstanding_paise(found.loan)[1]
     return credit_service_pb2.GetRepaymentScheduleResponse(
@@ -376,9 +376,9 @@ def write_schedule(
 def write_installment(
     line: ScheduledInstallment, progress: InstallmentProgress, settled_on: date | None
 ) -> loan_pb2.Installment:
-    """An installment and how far it has come.
+    """An installment and its state.
 
-    `settled_on`: the day on which a payment settled it; looked at where it is settled.
+    `settled_on` is the day of the payment that settled it; ignored unless it is settled.
     """
     if progress.state is not InstallmentState.SETTLED:
         settled_on = None
@@ -396,7 +396,7 @@ def write_installment(
 
 
 def write_decision(stored: StoredDecision) -> decision_pb2.Decision:
-    """A stored decision with all that led to it."""
+    """A stored decision with its inputs."""
     inputs = decode_inputs(stored.inputs_json)
     position, ask, day = inputs.position, inputs.ask, inputs.day
     decision = stored.outcome

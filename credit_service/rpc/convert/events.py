@@ -1,4 +1,4 @@
-"""Payments and events on the wire: what `convert` is for everything else."""
+"""Convert messages of payments and events."""
 
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -44,7 +44,7 @@ def read_record_payment(request: credit_service_pb2.RecordPaymentRequest) -> Rec
 def write_recorded_payment(
     recorded: RecordedPayment, today: date
 ) -> credit_service_pb2.RecordPaymentResponse:
-    """The answer of RecordPayment."""
+    """The response of RecordPayment."""
     settled = recorded.payment.settled_numbers
     lines = schedule(recorded.loan).installments if settled else ()
     progress = installment_states(recorded.loan, today) if settled else ()
@@ -75,9 +75,9 @@ def write_payment(payment: StoredPayment) -> loan_pb2.Payment:
 
 
 def read_event_kinds(numbers: Sequence[int], field: str, violations: Violations) -> frozenset[str]:
-    """The kinds that a filter names; none means all."""
+    """The event kinds of a filter; an empty set means all kinds."""
     if len(numbers) > MAX_EVENT_TYPES:
-        # Not looked at one by one: a message has room for millions.
+        # Do not check entries one by one: a message has room for millions.
         violations.add(
             field,
             OUT_OF_RANGE,
@@ -95,7 +95,7 @@ def read_event_kinds(numbers: Sequence[int], field: str, violations: Violations)
 
 
 def write_event(event: StoredEvent) -> event_pb2.CreditEvent | None:
-    """An event of the stream; None for a kind that only a later release knows.
+    """An event of the stream; None for a kind of a later release.
 
     Fields that a later release added to a payload are ignored.
     """
@@ -195,7 +195,7 @@ def _loan_updated(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     message.loan_updated.changes.extend(map(_change, event.payload["changes"]))
 
 
-# Columns that the contract calls otherwise.
+# Columns whose name in the contract differs.
 _FIELDS = {
     "monthly_income_paise": "monthly_income",
     "approved_limit_paise": "approved_limit",

@@ -1,8 +1,9 @@
-"""Fields that messages have in common: money, rates, dates, ids and texts.
+"""Convert common fields: money, rates, dates, ids and texts.
 
-Reading gathers every bad field of a request in a `Violations` and raises once. A reader returns a
-harmless stand-in for what it could not read, so that the rest is still checked, by the rules of
-the domain too. Nothing here is a float: money is units and nanos, a rate is text.
+Readers collect every invalid field of a request in a `Violations`, which raises once. For a value
+that it cannot read, a reader returns a valid placeholder, so that the remaining fields and the
+rules of the domain are still checked. Nothing here is a float: money is units and nanos, a rate is
+text.
 """
 
 import re
@@ -34,7 +35,7 @@ MAX_QUERY_LENGTH = 100
 _NANOS_PER_PAISA = 10_000_000
 _MAX_NANOS = 999_999_999
 _MAX_DECIMAL_LENGTH = 40
-_SHOWN = 40
+_MAX_QUOTED = 40
 
 _PLAIN_RATE = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,2}))?")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
@@ -43,12 +44,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NO_UUID = UUID(int=0)
 _RESERVED_UUIDS = {UUID(int=0): "nil", UUID(int=2**128 - 1): "max"}
-"""RFC 9562. Clients that set no id send them, all the same one."""
+"""RFC 9562. Clients without an id of their own may send them, all the same one."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Violations:
-    """The bad fields of one request."""
+    """The invalid fields of one request."""
 
     __slots__ = ("found",)
 
@@ -56,33 +57,33 @@ class Violations:
         self.found: list[FieldViolation] = []
 
     def add(self, field: str, reason: str, sentence: str) -> None:
-        """Note one; the sentence goes on after the field's name: 'must be …'."""
+        """Add one. The sentence continues the field's name: 'must be …'."""
         self.found.append(FieldViolation(field, reason, f"{field} {sentence}"))
 
     def merge(self, error: InvalidFieldsError) -> None:
-        """Note what the domain found, but for fields that could not even be read."""
+        """Add what the domain found, except for fields that could not be read at all."""
         unreadable = {each.field for each in self.found}
         self.found += [each for each in error.violations if each.field not in unreadable]
 
     def raise_if_any(self, reason: str = "INVALID_FIELD") -> None:
-        """Raise InvalidFieldsError with all of them, when there are any."""
+        """Raise InvalidFieldsError with all violations, if there are any."""
         if self.found:
             raise InvalidFieldsError(self.found, reason)
 
 
-def shown(text: str) -> str:
-    """What a caller sent, fit to be told back: short, and nothing that a terminal would obey."""
+def quoted(text: str) -> str:
+    """A caller's text for a message: quoted, short, with control characters escaped."""
     start = "".join(
-        char if char.isprintable() else ascii(char)[1:-1] for char in text[: _SHOWN + 1]
+        char if char.isprintable() else ascii(char)[1:-1] for char in text[: _MAX_QUOTED + 1]
     )
-    return f"'{start}'" if len(start) <= _SHOWN else f"'{start[:_SHOWN]}…'"
+    return f"'{start}'" if len(start) <= _MAX_QUOTED else f"'{start[:_MAX_QUOTED]}…'"
 
 
-# Reading. Each reads the field of that name from a message.
+# Readers. Each reads the field of that name from a message.
 
 
 def read_money(message: Any, field: str, violations: Violations) -> int | None:
-    """Paise of a google.type.Money; None, with a violation noted, when it cannot be read."""
+    """Paise of a google.type.Money; None, with a violation, when it cannot be read."""
     if not message.HasField(field):
         violations.add(field, REQUIRED, "is required.")
         return None
@@ -91,7 +92,7 @@ def read_money(message: Any, field: str, violations: Violations) -> int | None:
     units: int = money.units
     nanos: int = money.nanos
     if currency and currency != CURRENCY:
-        violations.add(field, INVALID_FORMAT, f"must be in INR, found {shown(currency)}.")
+        violations.add(field, INVALID_FORMAT, f"must be in INR, found {quoted(currency)}.")
         return None
     if nanos:
         if not -_MAX_NANOS <= nanos <= _MAX_NANOS or (units and (units > 0) != (nanos > 0)):
@@ -109,7 +110,7 @@ def read_money(message: Any, field: str, violations: Violations) -> int | None:
                 f"must be whole paise (multiples of 10,000,000 nanos), found nanos {nanos}.",
             )
             return None
-        # The division is exact, and so right for either sign.
+        # The division is exact, so it is right for both signs.
         return units * 100 + nanos // _NANOS_PER_PAISA
     return units * 100
 
@@ -129,33 +130,33 @@ def read_rate_bps(message: Any, field: str, violations: Violations) -> int | Non
         return None
     if len(text) > _MAX_DECIMAL_LENGTH or _DECIMAL.fullmatch(text) is None:
         violations.add(
-            field, INVALID_FORMAT, f"must be a decimal number such as 12.5, found {shown(text)}."
+            field, INVALID_FORMAT, f"must be a decimal number such as 12.5, found {quoted(text)}."
         )
         return None
     return _hundredths(Decimal(text), text, field, violations)
 
 
 def _hundredths(value: Decimal, text: str, field: str, violations: Violations) -> int | None:
-    """A decimal that may have an exponent, in hundredths; its size is looked at before it is
-    written out, because an exponent of a few characters can stand for hundreds of digits."""
+    """A decimal, with or without an exponent, in hundredths. Its size is checked before it is
+    expanded: a short exponent can mean hundreds of digits."""
     if not value:
         return 0
     if value.adjusted() > 3:
         violations.add(
-            field, OUT_OF_RANGE, f"must be 0 to 100 percent a year, found {shown(text)}."
+            field, OUT_OF_RANGE, f"must be 0 to 100 percent a year, found {quoted(text)}."
         )
         return None
     hundredths = value.scaleb(2, _EXACT)
     if value.adjusted() < -2 or hundredths != hundredths.to_integral_value():
         violations.add(
-            field, INVALID_FORMAT, f"must have at most two decimals, found {shown(text)}."
+            field, INVALID_FORMAT, f"must have at most two decimals, found {quoted(text)}."
         )
         return None
     return int(hundredths)
 
 
 def read_date(message: Any, field: str, violations: Violations) -> date | None:
-    """A full google.type.Date; None when it is absent, or noted when it is no day."""
+    """A full google.type.Date; None when it is absent or, with a violation, invalid."""
     if not message.HasField(field):
         return None
     day = getattr(message, field)
@@ -171,7 +172,7 @@ def read_date(message: Any, field: str, violations: Violations) -> date | None:
 
 
 def read_id(value: int, field: str, violations: Violations) -> int:
-    """An id, 1 or more."""
+    """An id of 1 or more; anything else adds a violation."""
     if value < 1:
         if value:
             violations.add(field, OUT_OF_RANGE, f"must be 1 or more, found {value}.")
@@ -181,15 +182,15 @@ def read_id(value: int, field: str, violations: Violations) -> int:
 
 
 def read_uuid(text: str, field: str, violations: Violations) -> UUID | None:
-    """A UUID in its usual form, in either case; None when there is none, or noted when it is
-    something else or the nil or max UUID."""
+    """A UUID in its usual form, in upper or lower case. None when the text is empty or, with a
+    violation, invalid, the nil or the max UUID."""
     if not text:
         return None
     if _UUID.fullmatch(text) is None:
         violations.add(
             field,
             INVALID_FORMAT,
-            f"must be a UUID such as 0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20, found {shown(text)}.",
+            f"must be a UUID such as 0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20, found {quoted(text)}.",
         )
         return None
     found = UUID(text)
@@ -206,17 +207,17 @@ def read_uuid(text: str, field: str, violations: Violations) -> UUID | None:
 
 
 def read_required_uuid(text: str, field: str, violations: Violations) -> UUID:
-    """As `read_uuid`; that there is none is noted too."""
+    """As `read_uuid`; an empty text adds a violation too."""
     if not text:
         violations.add(field, REQUIRED, "is required: a UUID.")
     return read_uuid(text, field, violations) or _NO_UUID
 
 
 def read_request_id(message: Any, violations: Violations) -> UUID:
-    """The request_id of a request that writes; noted when there is none or it is no UUID.
+    """The request_id of a writing request; a missing or invalid one adds a violation.
 
-    Every writing method requires one: the published retry policy sends a call again whose answer
-    was lost, and without an id the second attempt has a second effect.
+    Every writing method requires one: the published retry policy repeats a call whose response was
+    lost, and without an id the repeat would write a second time.
     """
     if not message.request_id:
         violations.add(
@@ -229,7 +230,7 @@ def read_request_id(message: Any, violations: Violations) -> UUID:
 
 
 def read_phone_number(text: str, field: str, violations: Violations) -> str:
-    """A phone number in E.164."""
+    """A phone number in E.164; an invalid one adds a violation."""
     try:
         return parse_phone_number(text)
     except ValueError:
@@ -239,7 +240,7 @@ def read_phone_number(text: str, field: str, violations: Violations) -> str:
 
 
 def read_query(text: str, field: str, violations: Violations) -> str:
-    """A text to search for."""
+    """A search text, trimmed."""
     if len(text) > MAX_QUERY_LENGTH:
         violations.add(
             field,
@@ -248,24 +249,21 @@ def read_query(text: str, field: str, violations: Violations) -> str:
         )
     elif _CONTROL.search(text):
         violations.add(
-            field, INVALID_FORMAT, f"must not contain control characters, found {shown(text)}."
+            field, INVALID_FORMAT, f"must not contain control characters, found {quoted(text)}."
         )
     return text.strip()
 
 
 def read_single_id(value: int, field: str) -> int:
-    """The id of a request that has nothing else. Raises InvalidFieldsError."""
+    """The id of a request without other fields. Raises InvalidFieldsError."""
     violations = Violations()
     read_id(value, field, violations)
     violations.raise_if_any()
     return value
 
 
-# Writing.
-
-
-# What the busiest answers hold many of is put into its place, not made and copied there: measured,
-# that halves the time of a list of loans.
+# Writers. The busiest responses fill messages in place instead of copying them: that halves the
+# time of a list of loans, measured.
 
 
 def write_money(paise: int) -> Any:
@@ -276,7 +274,7 @@ def write_money(paise: int) -> Any:
 
 
 def fill_money(message: Any, paise: int) -> None:
-    """Put an amount in INR into an empty google.type.Money."""
+    """Fill an empty google.type.Money with an amount in INR."""
     message.currency_code = CURRENCY
     if paise >= 0:
         units, rest = divmod(paise, 100)
@@ -290,10 +288,10 @@ def fill_money(message: Any, paise: int) -> None:
 
 def write_hundredths(hundredths: int) -> Any:
     """A google.type.Decimal of basis points as percent, or of hundredths of a point."""
-    return DecimalMessage(value=_decimal_text(hundredths))
+    return DecimalMessage(value=decimal_text(hundredths))
 
 
-_decimal_text = lru_cache(maxsize=16_384)(format_hundredths)
+decimal_text = lru_cache(maxsize=16_384)(format_hundredths)
 
 
 def write_date(day: date) -> Any:
@@ -302,7 +300,7 @@ def write_date(day: date) -> Any:
 
 
 def fill_date(message: Any, day: date) -> None:
-    """Put a day into a google.type.Date."""
+    """Fill a google.type.Date."""
     message.year = day.year
     message.month = day.month
     message.day = day.day
@@ -316,12 +314,12 @@ def write_time(instant: datetime) -> Timestamp:
 
 
 def fill_time(message: Timestamp, instant: datetime) -> None:
-    """Put an instant into a google.protobuf.Timestamp, exact to the microsecond."""
+    """Fill a google.protobuf.Timestamp, exact to the microsecond."""
     since = instant - EPOCH
     message.seconds = since.days * 86_400 + since.seconds
     message.nanos = since.microseconds * 1000
 
 
 def write_principal(principal: str) -> str:
-    """Who acted; empty for a caller who was asked for no credentials."""
+    """The principal's name; empty for a caller without credentials."""
     return "" if principal == ANONYMOUS else principal

@@ -1,7 +1,7 @@
-"""Wire ↔ core of ingestion: headers and counts one by one, rows by the column.
+"""Convert messages of ingestion: headers and counts one by one, rows column by column.
 
-Rows come by the thousand, so each field of a batch becomes one list; whether a value is fit is said
-row by row further in, where a file's are judged too.
+A batch has thousands of rows, so each field becomes one list. The ingestion validates the values
+row by row, for streams and files alike.
 """
 
 import re
@@ -47,8 +47,8 @@ MAX_NAMES = 50
 MAX_COLUMN_LENGTH = 100
 MAX_FAILURE_LENGTH = 500
 MAX_UNREADABLE_CELLS = 20
-"""Unreadable cells of a row that are looked at: more than a row has fields. One alone rejects the
-row, and an empty one takes two bytes of a message."""
+"""Unreadable cells read per row: more than a row has fields. One alone rejects the row, and an
+empty one takes only two bytes of a message."""
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _FORBIDDEN_IN_FILENAME = re.compile(r"[\x00-\x1f\x7f-\x9f/\\]")
@@ -57,13 +57,13 @@ _ROW_ERROR_PREFIX = "ROW_ERROR_CODE_"
 
 
 def customer_columns(rows: Sequence[ingestion_pb2.CustomerRow]) -> CustomerColumns:
-    """The rows of a batch of customers."""
+    """The columns of a batch of customers."""
     return CustomerColumns(
         customer_id=_optional(rows, "customer_id"),
-        first_name=_all(rows, "first_name"),
-        last_name=_all(rows, "last_name"),
+        first_name=_column(rows, "first_name"),
+        last_name=_column(rows, "last_name"),
         age=_optional(rows, "age"),
-        phone_number=_all(rows, "phone_number"),
+        phone_number=_column(rows, "phone_number"),
         monthly_income=_money(rows, "monthly_income"),
         approved_limit=_money(rows, "approved_limit"),
         row_numbers=_row_numbers(rows),
@@ -72,13 +72,13 @@ def customer_columns(rows: Sequence[ingestion_pb2.CustomerRow]) -> CustomerColum
 
 
 def loan_columns(rows: Sequence[ingestion_pb2.LoanRow]) -> LoanColumns:
-    """The rows of a batch of loans."""
+    """The columns of a batch of loans."""
     return LoanColumns(
         customer_id=_optional(rows, "customer_id"),
         loan_id=_optional(rows, "loan_id"),
         loan_amount=_money(rows, "loan_amount"),
         tenure_months=_optional(rows, "tenure_months"),
-        interest_rate=_all(rows, "interest_rate.value"),
+        interest_rate=_column(rows, "interest_rate.value"),
         monthly_installment=_money(rows, "monthly_installment"),
         emis_paid_on_time=_optional(rows, "emis_paid_on_time"),
         start_date=_dates(rows, "start_date"),
@@ -89,8 +89,8 @@ def loan_columns(rows: Sequence[ingestion_pb2.LoanRow]) -> LoanColumns:
 
 
 def _optional(rows: Sequence[Any], field: str) -> list[int | None]:
-    """A whole number a row; None where it is absent, which 0 is not."""
-    values: list[int | None] = _all(rows, field)
+    """A whole number for each row; None where the field is not set, which differs from 0."""
+    values: list[int | None] = _column(rows, field)
     if 0 in values:
         for index, value in enumerate(values):
             if not value and not rows[index].HasField(field):
@@ -99,8 +99,8 @@ def _optional(rows: Sequence[Any], field: str) -> list[int | None]:
 
 
 def _money(rows: Sequence[Any], field: str) -> MoneyColumn:
-    amounts = _all(rows, field)
-    units, nanos = _all(amounts, "units"), _all(amounts, "nanos")
+    amounts = _column(rows, field)
+    units, nanos = _column(amounts, "units"), _column(amounts, "nanos")
     missing = []
     if 0 in units:
         missing = [
@@ -108,22 +108,22 @@ def _money(rows: Sequence[Any], field: str) -> MoneyColumn:
             for index, (whole, part) in enumerate(zip(units, nanos, strict=True))
             if not whole and not part and not rows[index].HasField(field)
         ]
-    return MoneyColumn(units, nanos, _all(amounts, "currency_code"), missing)
+    return MoneyColumn(units, nanos, _column(amounts, "currency_code"), missing)
 
 
 def _dates(rows: Sequence[Any], field: str) -> DateColumn:
-    days = _all(rows, field)
-    return DateColumn(_all(days, "year"), _all(days, "month"), _all(days, "day"))
+    days = _column(rows, field)
+    return DateColumn(_column(days, "year"), _column(days, "month"), _column(days, "day"))
 
 
 def _row_numbers(rows: Sequence[Any]) -> list[int | None]:
-    """Empty when no row says its number."""
+    """The row numbers; empty when no row has one."""
     numbers = _optional(rows, "row_number")
     return numbers if any(number is not None for number in numbers) else []
 
 
-def _all(messages: Iterable[Any], field: str) -> list[Any]:
-    """A field of each."""
+def _column(messages: Iterable[Any], field: str) -> list[Any]:
+    """The field of each message."""
     return list(map(attrgetter(field), messages))
 
 
@@ -167,7 +167,7 @@ _DATE_ORDERS: dict[int, DateOrder | None] = {
 
 
 def read_stream_header(request: pb.IngestRowsRequest | RowBatch | None) -> Header:
-    """The header of a stream of rows, which is its first message.
+    """The header of a stream of rows, from its first message.
 
     Raises:
         InvalidRequestError: STREAM_ORDER_INVALID, or InvalidFieldsError.
@@ -185,7 +185,7 @@ def read_stream_header(request: pb.IngestRowsRequest | RowBatch | None) -> Heade
 
 
 def _contents(message: pb.IngestRowsHeader, violations: Violations) -> Contents:
-    """What the client of a stream says of its file."""
+    """What the client of a stream reports about its file."""
     _check_names("header.sheet", [message.sheet], MAX_FILENAME_LENGTH, violations)
     for field, names, longest in (
         ("header.ignored_columns", message.ignored_columns, MAX_COLUMN_LENGTH),
@@ -211,7 +211,7 @@ def _check_names(field: str, names: Iterable[str], longest: int, violations: Vio
 
 
 def read_upload_header(request: pb.UploadSpreadsheetRequest | None) -> Header:
-    """The header of an upload, which is its first message. Raises as `read_stream_header`."""
+    """The header of an upload, from its first message. Raises as `read_stream_header`."""
     message = _required_header(request)
     violations = Violations()
     header = _header(
@@ -246,7 +246,7 @@ def _header(message: Any, violations: Violations, **of_upload: Any) -> Header:
         violations.add("header.on_existing", OUT_OF_RANGE, "must be SKIP or UPDATE.")
     return Header(
         ingestion_id=ingestion_id,
-        # Stand-ins for what could not be read; the caller raises the violations.
+        # Placeholders for what could not be read; the caller raises the violations.
         kind=kind or "CUSTOMERS",
         on_existing=on_existing or "SKIP",
         validate_only=message.validate_only,
@@ -292,14 +292,14 @@ def read_stream_message(request: pb.IngestRowsRequest) -> pb.IngestRowsRequest |
 
 
 def read_batch(message: pb.IngestRowsRequest | RowBatch) -> RowBatch:
-    """The batch that a message is. Raises InvalidRequestError: STREAM_ORDER_INVALID."""
+    """The batch in a message. Raises InvalidRequestError: STREAM_ORDER_INVALID."""
     if not isinstance(message, RowBatch):
         raise _out_of_order("batch", message.WhichOneof("payload") or "nothing")
     return message
 
 
 def read_failure(message: pb.IngestRowsRequest | RowBatch) -> str | None:
-    """What a client says of a source that it cannot read on; None for another message.
+    """A client's message about a source that it cannot read further; None for other messages.
 
     Raises InvalidFieldsError.
     """
@@ -308,7 +308,9 @@ def read_failure(message: pb.IngestRowsRequest | RowBatch) -> str | None:
     field, text = "failure.message", message.failure.message
     violations = Violations()
     if not text.strip():
-        violations.add(field, REQUIRED, "is required: what is wrong with the source, and where.")
+        violations.add(
+            field, REQUIRED, "is required: say what is wrong with the source, and where."
+        )
     elif len(text) > MAX_FAILURE_LENGTH:
         violations.add(
             field,
@@ -322,7 +324,7 @@ def read_failure(message: pb.IngestRowsRequest | RowBatch) -> str | None:
 
 
 def read_outcomes(numbers: Sequence[int], violations: Violations) -> list[RowOutcome]:
-    """The outcomes of rows to list; rejected ones alone where none is given."""
+    """The outcomes of rows to list; rejected ones by default."""
     found: list[RowOutcome] = []
     for number in dict.fromkeys(numbers):
         outcome = _OUTCOMES.get(number)
@@ -338,7 +340,7 @@ def _read_batch(batch: pb.RowBatch) -> RowBatch:
     if batch.offset < 0:
         violations.add("batch.offset", OUT_OF_RANGE, f"must be 0 or more, found {batch.offset}.")
     kind = batch.WhichOneof("rows")
-    # Counted before an object is made of each: an empty row takes two bytes of a message.
+    # Count before making an object of each row: an empty row takes only two bytes of a message.
     found_rows: Any = getattr(batch, kind).rows if kind else ()
     if not found_rows:
         violations.add("batch.rows", REQUIRED, "is required: at least one row.")
@@ -347,7 +349,7 @@ def _read_batch(batch: pb.RowBatch) -> RowBatch:
             "batch.rows", OUT_OF_RANGE, f"must have at most 10,000 rows, found {len(found_rows):,}."
         )
     violations.raise_if_any()
-    # As a list: the container makes a new object of a row each time it is asked for it.
+    # As a list: the container makes a new object at each access to a row.
     rows: list[Any] = list(found_rows)
     if kind == "loans":
         return RowBatch(batch.offset, loan_columns(rows))
@@ -371,7 +373,7 @@ def _out_of_order(expected: str, found: str) -> InvalidRequestError:
 
 
 def read_ingestion_id(text: str) -> UUID:
-    """The id of a request that has nothing else. Raises InvalidFieldsError."""
+    """The id of a request without other fields. Raises InvalidFieldsError."""
     violations = Violations()
     ingestion_id = fields.read_required_uuid(text, "ingestion_id", violations)
     violations.raise_if_any()
@@ -400,7 +402,7 @@ _ROW_ERROR_NUMBERS = {name: number for number, name in _ROW_ERROR_NAMES.items()}
 
 
 def write_ingestion(ingestion: Ingestion) -> Any:
-    """An ingestion as it stands."""
+    """An ingestion in its current state."""
     message = ingestion_pb2.Ingestion(
         ingestion_id=str(ingestion.ingestion_id),
         kind=_KIND_NUMBERS[ingestion.kind],
@@ -452,7 +454,7 @@ def write_row_error(error: StoredRowError) -> Any:
 
 
 def write_workbook_header(workbook: AnnotatedWorkbook) -> pb.DownloadAnnotatedWorkbookResponse:
-    """What a download begins with."""
+    """The first message of a download."""
     header = pb.AnnotatedWorkbookHeader(
         filename=workbook.filename, content_type=CONTENT_TYPE, size_bytes=workbook.size_bytes
     )

@@ -1,4 +1,4 @@
-"""Pages of lists: their sizes, and tokens that no caller can make."""
+"""Read page sizes, and read and write page tokens."""
 
 import base64
 import hashlib
@@ -23,37 +23,34 @@ _TOKEN_KEY = b"credit_service page token 1"
 
 
 def read_page_size(size: int, violations: Violations) -> int:
-    """How many a page holds; 0 is the default."""
+    """The page size; 0 means the default."""
     if not 0 <= size <= MAX_PAGE_SIZE:
         violations.add("page_size", OUT_OF_RANGE, f"must be 0 to 1,000, found {size}.")
         return DEFAULT_PAGE_SIZE
     return size or DEFAULT_PAGE_SIZE
 
 
-# Page tokens.
-
-
 class PageTokens:
-    """Tokens of one list: where the next page begins, bound to the request's filters.
+    """Tokens of one list: the start of the next page, bound to the request's filters.
 
-    A token is opaque, not secret: it tells nothing that the page before did not, and gives access
-    to nothing. The digest finds out tokens of another list, of other filters, and damaged ones; one
-    that somebody made with the digest's key, which is no secret, is read as carefully as a field.
+    A token is opaque, not secret: it holds nothing that the previous page did not, and grants no
+    access. The digest detects damaged tokens and those of another list or other filters. The
+    digest's key is no secret, so a token's content is checked as carefully as a field.
     """
 
     def __init__(self, method: str, *parts: Callable[[Any], Any]) -> None:
-        """`parts` read the values of a key, such as `key_id`: each raises ValueError or TypeError
-        for what is none."""
+        """`parts` read the values of a key, such as `key_id`. Each raises ValueError or TypeError
+        for an invalid value."""
         self._method = method
         self._parts = parts
 
     def write(self, key: list[int | str], *filters: object) -> str:
-        """The token of the page that begins after `key`."""
+        """The token of the page that starts after `key`."""
         text = json.dumps(key, separators=(",", ":")).encode()
         return base64.urlsafe_b64encode(self._digest(text, filters) + text).decode().rstrip("=")
 
     def read(self, token: str, *filters: object) -> list[Any] | None:
-        """The key that a token was written with; None for the first page.
+        """The key in a token; None for an empty token, which means the first page.
 
         Raises:
             InvalidFieldsError: PAGE_TOKEN_INVALID.
@@ -79,14 +76,14 @@ class PageTokens:
 
 
 def key_id(value: object) -> int:
-    """An id in the key of a page token. Raises ValueError for what cannot be one."""
+    """An id in the key of a page token. Raises ValueError for another value."""
     if type(value) is not int or not 0 <= value < 2**63:
         raise ValueError("not an id")
     return value
 
 
 def key_instant(value: str) -> datetime:
-    """An instant in the key of a page token. Raises ValueError or TypeError for what is none."""
+    """An instant in the key of a page token. Raises ValueError or TypeError for another value."""
     instant = datetime.fromisoformat(value)
     if instant.tzinfo is None:
         raise ValueError("an instant without a time zone")
@@ -94,12 +91,12 @@ def key_instant(value: str) -> datetime:
 
 
 def key_uuid(value: object) -> UUID:
-    """A UUID in the key of a page token. Raises ValueError for what is none."""
+    """A UUID in the key of a page token. Raises ValueError for another value."""
     return UUID(str(value))
 
 
 def _decode_token(token: str) -> bytes:
-    """The bytes of a token, empty when it is none that was ever given out."""
+    """The bytes of a token; empty for text that cannot be a token."""
     if len(token) > _MAX_TOKEN_LENGTH:
         return b""
     try:

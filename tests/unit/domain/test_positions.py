@@ -12,7 +12,7 @@ from credit_service.domain.loans import Loan, LoanState, LoanTerms, book, instal
 from credit_service.domain.payments import apply_payment, outstanding_paise
 from credit_service.domain.positions import (
     CreditPosition,
-    holds_on,
+    is_valid_on,
     position_from_loans,
     with_booking,
     with_loan,
@@ -94,7 +94,7 @@ def test_a_loan_closed_at_the_years_turn_drops_out_on_1_january() -> None:
     closed = imported(date(2023, 6, 1), 12, 12, date(2024, 6, 1))
     before = position([closed], date(2024, 12, 31))
     assert (before.current_year_loans, before.valid_until) == (1, YEAR_END)
-    assert not holds_on(before, YEAR_END)
+    assert not is_valid_on(before, YEAR_END)
     assert position([closed], YEAR_END).current_year_loans == 0
 
 
@@ -153,9 +153,9 @@ def test_the_figures_are_those_of_domain_md(data: st.DataObject, day: date) -> N
 def test_a_position_holds_exactly_until_its_horizon(data: st.DataObject, day: date) -> None:
     loans = data.draw(portfolios(day))
     found = position(loans, day)
-    assert holds_on(found, day)
-    assert not holds_on(found, day - timedelta(days=1))
-    assert not holds_on(found, found.valid_until)
+    assert is_valid_on(found, day)
+    assert not is_valid_on(found, day - timedelta(days=1))
+    assert not is_valid_on(found, found.valid_until)
     assert day < found.valid_until <= date(day.year + 1, 1, 1)
     inside = data.draw(st.dates(day, found.valid_until - timedelta(days=1)))
     last = found.valid_until - timedelta(days=1)
@@ -221,16 +221,16 @@ def test_a_payment_in_part_never_asks_other_loans() -> None:
     assert with_payment(position([first], day), first, closed, day) is None
 
 
-def test_a_payment_needs_a_position_that_holds() -> None:
+def test_a_payment_needs_a_position_that_is_valid() -> None:
     before = loan(date(2024, 1, 31))
     stored = position([before], date(2024, 5, 5))
-    with pytest.raises(ValueError, match="holds from 2024-05-05 until 2024-05-31"):
+    with pytest.raises(ValueError, match="is valid from 2024-05-05 until 2024-05-31"):
         with_payment(stored, before, before, date(2024, 5, 31))
-    with pytest.raises(ValueError, match="holds from"):
+    with pytest.raises(ValueError, match="is valid from"):
         with_loan(stored, before, date(2024, 5, 31))
 
 
-def test_booking_needs_a_position_that_holds() -> None:
+def test_booking_needs_a_position_that_is_valid() -> None:
     before = position([], date(2024, 5, 5))
-    with pytest.raises(ValueError, match="holds from 2024-05-05 until 2025-01-01"):
+    with pytest.raises(ValueError, match="is valid from 2024-05-05 until 2025-01-01"):
         with_booking(before, LoanTerms(100, 0, 1), 100, YEAR_END)
