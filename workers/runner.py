@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import structlog
 from dramatiq.middleware.threading import Interrupt
+from opentelemetry import context as trace_context
+from opentelemetry.trace import Span, SpanKind
 from sqlalchemy import Connection
 from structlog.contextvars import bound_contextvars
 
@@ -22,7 +24,6 @@ from credit_service.clock import Clock
 from credit_service.domain.errors import CreditError
 from credit_service.observability import metrics, tracing
 from credit_service.observability.logs import masked_text
-from credit_service.observability.tracing import Activity, Span
 from credit_service.storage import tasks
 from credit_service.storage.database import Database, LostRaceError
 from credit_service.storage.tasks import Run
@@ -98,24 +99,23 @@ class Actor:
 
 
 @contextmanager
-def _traced(run: Run) -> Iterator[Activity | None]:
-    """The run as a part of the trace of whoever wished for it; None where it is of no trace."""
-    activity = _activity(run)
-    if activity is None:
+def _traced(run: Run) -> Iterator[Span | None]:
+    """The run's span as the current one; None if the run belongs to no trace."""
+    span = _start_span(run)
+    if span is None:
         yield None
         return
-    token = tracing.current.set(activity)
+    token = trace_context.attach(tracing.context_of(span))
     try:
-        with bound_contextvars(trace_id=activity.span.trace_id, span_id=activity.span.span_id):
-            yield activity
+        with bound_contextvars(**tracing.log_fields(span)):
+            yield span
     finally:
-        tracing.current.reset(token)
+        trace_context.detach(token)
 
 
-def _activity(run: Run) -> Activity | None:
-    """The run, which begins now, in the trace of whoever wished for it."""
-    caller = None if run.traceparent is None else Span.read(run.traceparent)
-    return tracing.begin(run.actor, "consumer", caller, _span_attributes(run))
+def _start_span(run: Run) -> Span | None:
+    """Start the run's span, in the trace of the call that enqueued its task."""
+    return tracing.start_span(run.actor, SpanKind.CONSUMER, run.traceparent, _span_attributes(run))
 
 
 def _span_attributes(run: Run) -> tracing.Attributes:
@@ -186,9 +186,9 @@ class Runner:
 
     def _run_together(self, actor: Actor, work: WorkTogether, runs: Sequence[Run]) -> set[Run]:
         """Attempt these runs in one go; those that need no attempt of their own any more."""
-        with ExitStack() as activities, bound_contextvars(actor=actor.name, task_count=len(runs)):
-            for activity in filter(None, map(_activity, runs)):
-                activities.callback(activity.end)
+        with ExitStack() as spans, bound_contextvars(actor=actor.name, task_count=len(runs)):
+            for span in filter(None, map(_start_span, runs)):
+                spans.callback(span.end)
             began = time.monotonic()
             try:
                 work(self._resources, [run.subject for run in runs])
@@ -216,7 +216,7 @@ class Runner:
             bound_contextvars(
                 actor=run.actor, subject=run.subject, task_id=run.task_id, attempt=run.attempt
             ),
-            _traced(run) as activity,
+            _traced(run) as span,
         ):
             began = time.monotonic()
             failure = None if run.exhausted else self._attempted(actor.work, run)
@@ -229,10 +229,9 @@ class Runner:
                 mine = self._held.pop(run, None) is not None
             if mine:
                 self._settle(run, failure)
-            if activity is not None:
-                # The kind alone: a message may tell whom it is about.
+            if span is not None:
                 failed = failure is not None and not stopping
-                activity.end(error=type(failure).__name__ if failed else "")
+                tracing.end_span(span, error=type(failure).__name__ if failed else "")
 
     def _attempted(self, work: Work, run: Run) -> BaseException | None:
         """What the work raised."""

@@ -82,6 +82,8 @@ def configure_logging(
     # These tell of every statement, message or step at INFO.
     for name in ("sqlalchemy", "alembic", "dramatiq", "grpc"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    # It warns of a malformed `traceparent`, which callers would fill the log with.
+    logging.getLogger("opentelemetry.trace.propagation").setLevel(logging.ERROR)
     # Of metadata that is no text it logs all, a token too, with a traceback, before anybody knows
     # who calls. Filters are compared: adding this one again changes nothing.
     logging.getLogger("grpc._cython.cygrpc").addFilter(_tells_no_metadata)

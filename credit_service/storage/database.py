@@ -188,11 +188,11 @@ class Database:
             LostRaceError: serialization failure or deadlock.
             ScopeCancelledError: the current call was cancelled.
         """
-        return tracing.as_part("transaction", _SPAN_ATTRIBUTES, self._begin())
+        return tracing.in_child_span("transaction", _SPAN_ATTRIBUTES, self._begin())
 
     def autocommit(self) -> AbstractContextManager[Connection]:
         """A connection on which every statement is a transaction of its own. Raises as above."""
-        return tracing.as_part("autocommit", _SPAN_ATTRIBUTES, self._lend())
+        return tracing.in_child_span("autocommit", _SPAN_ATTRIBUTES, self._lend())
 
     @contextmanager
     def _begin(self) -> Iterator[Connection]:

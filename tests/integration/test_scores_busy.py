@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from datetime import date, timedelta
 
 import pytest
+from opentelemetry import context as trace_context
+from opentelemetry.trace import SpanKind
 from sqlalchemy import text
 
 from credit_service.cache.positions import PositionCache
@@ -15,7 +17,6 @@ from credit_service.commands.recompute_scores import lagging, recompute_past_hor
 from credit_service.commands.reconcile import reconcile
 from credit_service.domain.positions import CreditPosition
 from credit_service.observability import tracing
-from credit_service.observability.tracing import Span
 from credit_service.storage import customers, tasks
 from credit_service.storage.database import Database
 from tests.integration.portfolio import a_good_customer, on, recompute_lagging
@@ -113,17 +114,19 @@ def test_what_is_done_beside_belongs_to_the_same_trace(
     monkeypatch.setattr(commands, "BATCH", 1)
     for _ in range(3):
         a_good_customer(database, NOW)
-    span = Span("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", "01")
-    token = tracing.current.set(tracing.Activity(span))
+    caller = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    span = tracing.start_span("task", SpanKind.CONSUMER, caller, {})
+    assert span is not None
+    token = trace_context.attach(tracing.context_of(span))
     try:
         recompute_all(resources)
     finally:
-        tracing.current.reset(token)
+        trace_context.detach(token)
     with database.autocommit() as connection:
         found = connection.execute(
             text("SELECT traceparent FROM events WHERE kind = 'score_changed'")
         ).scalars()
-        assert list(found) == [str(span)] * 3
+        assert list(found) == [tracing.traceparent_of(span)] * 3
 
 
 def test_a_batch_that_fails_fails_the_whole(

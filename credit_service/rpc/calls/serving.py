@@ -125,7 +125,7 @@ class Serving:
 
     def _call(self, method: str, context: grpc.ServicerContext, default_seconds: float) -> Call:
         """The `Call` of an incoming call. Never fails."""
-        call_id, parent = read_call_id(context)
+        call_id, traceparent = read_call_id(context)
         # grpc reports centuries where the caller set no deadline.
         timeout_seconds = context.time_remaining()
         if timeout_seconds > bounds.NO_LIMIT_SECONDS:
@@ -137,7 +137,7 @@ class Serving:
             context,
             self._metrics.get(method, UNKNOWN_METHOD),
             self._watcher,
-            parent,
+            traceparent,
             self._access_log,
             KINDS.get(method, "read"),
         )

@@ -3,9 +3,9 @@
 from functools import lru_cache
 
 import grpc
+from opentelemetry.trace import Span
 
 from credit_service.observability import tracing
-from credit_service.observability.tracing import Activity
 from credit_service.rpc.errors import STATUS_BY_NUMBER
 
 _SERVER_FAULTS = frozenset(
@@ -27,7 +27,7 @@ def span_attributes(method: str) -> tracing.Attributes:
     return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
 
 
-def end_span(activity: Activity, call_id: str, code: int, reason: str) -> None:
+def end_span(span: Span, call_id: str, code: int, reason: str) -> None:
     """End the call's span with its status number and its reason, which is empty on success."""
     attributes: dict[str, str | int] = {
         "rpc.grpc.status_code": code,
@@ -38,4 +38,4 @@ def end_span(activity: Activity, call_id: str, code: int, reason: str) -> None:
     # By the convention, a caller's mistake is no error of the server's span.
     is_fault = STATUS_BY_NUMBER[code] in _SERVER_FAULTS
     error = (reason or STATUS_BY_NUMBER[code].name) if is_fault else ""
-    activity.end(error=error, attributes=attributes)
+    tracing.end_span(span, error=error, attributes=attributes)

@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 import pytest
 import structlog
+from opentelemetry.trace import SpanKind
 from structlog.contextvars import bound_contextvars
 
+from credit_service.observability import tracing
 from credit_service.observability.logs import configure_logging, masked_phone_number, masked_text
 from credit_service.settings import Settings
 
@@ -135,3 +137,9 @@ def test_endless_texts_are_cut() -> None:
 
 def test_short_numbers_are_hidden_whole() -> None:
     assert masked_phone_number("12345") == "*****"
+
+
+def test_a_caller_cannot_fill_the_log_with_a_malformed_traceparent() -> None:
+    log = Log()
+    assert tracing.start_span("call", SpanKind.SERVER, "x" * 5000, {}) is None
+    assert log.lines() == []

@@ -1,4 +1,4 @@
-"""OpenTelemetry is an extra: absent it costs nothing, present it sends what it was asked to."""
+"""The SDK of OpenTelemetry is an extra: nothing loads it unless spans are exported."""
 
 import http.server
 import subprocess
@@ -6,17 +6,26 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import pytest
+from opentelemetry import context as trace_context
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import Span, SpanKind
 
 from credit_service.observability import setup, tracing
-from credit_service.observability.tracing import Span, TracingRefusedError
+from credit_service.observability.tracing import TracingRefusedError
 from credit_service.settings import Settings
 
-CALLER = Span("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", "01")
-# None in sys.modules: what an import of a package that is not there comes to.
-WITHOUT = "import sys; sys.modules['opentelemetry'] = None\n"
+TRACE, CALLERS_SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+CALLER = f"00-{TRACE}-{CALLERS_SPAN}-01"
+# None in sys.modules: importing it raises ModuleNotFoundError, as if it were not installed.
+WITHOUT = (
+    "import sys; sys.modules['opentelemetry.sdk'] = sys.modules['opentelemetry.exporter'] = None\n"
+)
 ALL_OF_IT = "import credit_service.rpc.__main__, credit_service.cli.app, workers.__main__, sys\n"
 
 
@@ -32,19 +41,22 @@ def test_server_worker_and_commands_load_without_it() -> None:
 
 
 def test_nothing_of_ours_loads_it_unless_asked() -> None:
-    """Although it is installed here, and redis-py looks for it by itself."""
+    """Although the extra is installed here. redis-py loads the SDK's metrics by itself."""
     found = python(
         f"{ALL_OF_IT}\n"
         "from credit_service.observability import setup, tracing\n"
         "from credit_service.settings import Settings\n"
+        "from opentelemetry.trace import SpanKind\n"
         "with setup.recorded_as_configured(Settings(), 'x'):\n"
-        "    assert tracing.begin('call', 'server', None, {}) is None\n"
-        "print([m for m in sys.modules if 'otlp' in m])\n"
+        "    assert tracing.start_span('call', SpanKind.SERVER, None, {}) is None\n"
+        f"    assert tracing.start_span('call', SpanKind.SERVER, '{CALLER}', {{}})\n"
+        "extra = ('opentelemetry.sdk.trace', 'opentelemetry.exporter')\n"
+        "print([m for m in sys.modules if 'otlp' in m or m.startswith(extra)])\n"
     )
     assert (found.stdout.strip(), found.returncode) == ("[]", 0), found.stderr
 
 
-def test_who_asks_for_spans_without_the_extra_is_told_what_to_install() -> None:
+def test_an_endpoint_without_the_extra_is_refused_and_names_the_extra() -> None:
     found = python(
         f"{WITHOUT}{ALL_OF_IT}"
         "from credit_service.observability import setup\n"
@@ -53,7 +65,7 @@ def test_who_asks_for_spans_without_the_extra_is_told_what_to_install() -> None:
         "    pass\n"
     )
     assert found.returncode != 0
-    assert "TracingRefusedError: CREDIT_OTLP_ENDPOINT needs OpenTelemetry" in found.stderr
+    assert "TracingRefusedError: CREDIT_OTLP_ENDPOINT needs the OpenTelemetry SDK" in found.stderr
     assert "credit-service[tracing]" in found.stderr
 
 
@@ -86,15 +98,27 @@ def collector() -> Iterator[tuple[str, "list[tuple[str, ExportTraceServiceReques
     thread.join()
 
 
+def started(traceparent: str | None = None) -> Span:
+    span = tracing.start_span("a call", SpanKind.SERVER, traceparent, {"rpc.system": "grpc"})
+    assert span is not None
+    return span
+
+
+@contextmanager
+def current(span: Span) -> Iterator[None]:
+    token = trace_context.attach(tracing.context_of(span))
+    yield
+    trace_context.detach(token)
+
+
 def test_spans_reach_a_collector(
     collector: tuple[str, "list[tuple[str, ExportTraceServiceRequest]]"],
 ) -> None:
     url, got = collector
     with setup.recorded_as_configured(Settings(otlp_endpoint=url), "credit-service"):
-        activity = tracing.begin("a call", "server", CALLER, {"rpc.system": "grpc"})
-        assert activity is not None
-        activity.end(error="INTERNAL", attributes={"rpc.grpc.status_code": 13})
-    assert tracing.begin("afterwards", "server", None, {}) is None
+        call = started(CALLER)
+        tracing.end_span(call, error="INTERNAL", attributes={"rpc.grpc.status_code": 13})
+    assert tracing.start_span("afterwards", SpanKind.SERVER, None, {}) is None
     ((path, request),) = got
     assert path == "/v1/traces"
     (of_resource,) = request.resource_spans
@@ -102,9 +126,9 @@ def test_spans_reach_a_collector(
     assert resource["service.name"] == "credit-service"
     (span,) = of_resource.scope_spans[0].spans
     assert span.name == "a call"
-    assert span.trace_id.hex() == CALLER.trace_id
-    assert span.parent_span_id.hex() == CALLER.span_id
-    assert span.span_id.hex() == activity.span.span_id
+    assert span.trace_id.hex() == TRACE
+    assert span.parent_span_id.hex() == CALLERS_SPAN
+    assert span.span_id.hex() == tracing.log_fields(call)["span_id"]
     assert span.status.message == "INTERNAL"
 
 
@@ -112,16 +136,14 @@ def test_a_collector_that_is_away_holds_nobody_up() -> None:
     away = Settings(otlp_endpoint="http://127.0.0.1:9")
     with setup.recorded_as_configured(away, "credit-service"):
         for _ in range(3000):  # more than the queue holds
-            activity = tracing.begin("a call", "server", None, {})
-            assert activity is not None
-            activity.end()
+            tracing.end_span(started())
         begun = time.monotonic()
-    # Without `Sender.hurry` each of four batches would be tried for two seconds or longer.
+    # Without `stop_after` the exporter would try each of four batches for two seconds or longer.
     assert time.monotonic() - begun < 6
 
 
 def test_a_caller_that_does_not_record_is_followed() -> None:
-    not_sampled = Span(CALLER.trace_id, CALLER.span_id, "00")
+    not_sampled = f"00-{TRACE}-{CALLERS_SPAN}-00"
     for ratio, caller, recorded in (
         (0.0, None, False),
         (0.0, CALLER, True),
@@ -130,20 +152,43 @@ def test_a_caller_that_does_not_record_is_followed() -> None:
     ):
         settings = Settings(otlp_endpoint="http://127.0.0.1:9", trace_sample_ratio=ratio)
         with setup.recorded_as_configured(settings, "credit-service"):
-            activity = tracing.begin("a call", "server", caller, {})
-            assert activity is not None
-            assert (activity.part("part", {}) is not None) is recorded
-            assert bool(int(activity.span.flags, 16) & 1) is recorded
+            span = started(caller)
+            assert span.is_recording() is recorded
+            assert span.get_span_context().trace_flags.sampled is recorded
+            work = nullcontext()
+            with current(span):
+                assert (tracing.in_child_span("work", {}, work) is not work) is recorded
 
 
-def test_the_parts_of_an_activity_are_bounded() -> None:
-    settings = Settings(otlp_endpoint="http://127.0.0.1:9")
-    with setup.recorded_as_configured(settings, "credit-service"):
-        activity = tracing.begin("a stream", "server", None, {})
-        assert activity is not None
-        parts = [activity.part("transaction", {}) for _ in range(tracing.MAX_PARTS + 1)]
-    assert parts[-1] is None
-    assert None not in parts[:-1]
+def test_the_child_spans_of_a_call_are_bounded() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    values = []
+    with tracing.recorded_by(provider):
+        for call in (started(), started()):
+            with current(call):
+                for number in range(tracing.MAX_CHILD_SPANS + 1):
+                    with tracing.in_child_span("transaction", {}, nullcontext(number)) as value:
+                        values.append(value)
+    assert values == [*range(tracing.MAX_CHILD_SPANS + 1)] * 2
+    assert len(exporter.get_finished_spans()) == tracing.MAX_CHILD_SPANS * 2
+
+
+def test_a_child_span_has_the_kind_of_an_error_and_not_its_message() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with (
+        tracing.recorded_by(provider),
+        current(started()),
+        pytest.raises(ValueError, match="Asha Rao"),
+        tracing.in_child_span("transaction", {}, nullcontext()),
+    ):
+        raise ValueError("Asha Rao")
+    (span,) = exporter.get_finished_spans()
+    assert span.status.description == "ValueError"
+    assert "Asha" not in span.to_json()
 
 
 @pytest.mark.parametrize("endpoint", ["127.0.0.1:4318", "ftp://127.0.0.1", "http://", ""])
