@@ -59,16 +59,16 @@ def _explained_for_servers(error: Exception) -> _Explained:
     )
     from credit_service.processes.address import AddressRefusedError
     from credit_service.processes.embedded import DataFolderError, StackError
-    from credit_service.rpc.supervisor import ServersFailedError, ServersMisconfiguredError
+    from credit_service.processes.supervisor import ChildFailedError, ChildMisconfiguredError
     from credit_service.storage.condition import UnsuitableDatabaseError
 
     match error:
         case AddressRefusedError() | DataFolderError() | UnsuitableDatabaseError():
             return [str(error)], ExitCode.USAGE
-        case ServersMisconfiguredError():
+        case ChildMisconfiguredError():
             # The process that refused its settings has printed why.
             return [], ExitCode.USAGE
-        case StackError() | ServersFailedError():
+        case StackError() | ChildFailedError():
             return [str(error)], ExitCode.UNAVAILABLE
         case UnavailableError() | RetryLaterError() | OverloadedError():
             return [f"the database is unavailable: {_database_reason(error)}"], (

@@ -1,13 +1,9 @@
-"""`up`, `serve`, `worker` and `migrate`: running the service's processes."""
+"""The commands `up`, `serve`, `worker` and `migrate`, which run the service's processes."""
 
 import json
 import os
-import select
 import shlex
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,32 +28,32 @@ from credit_service.observability import logs
 from credit_service.processes import embedded
 from credit_service.processes.address import Address
 from credit_service.processes.embedded import EmbeddedStack, StackError, StackUrls
-from credit_service.rpc import supervisor
-from credit_service.rpc.supervisor import (
+from credit_service.processes.supervisor import (
     MAX_QUICK_DEATHS,
     QUICK_SECONDS,
     Backoff,
-    ServersMisconfiguredError,
-    Supervisor,
+    Child,
+    ChildMisconfiguredError,
     environment_of,
 )
+from credit_service.rpc import supervisor
+from credit_service.rpc.supervisor import Supervisor
 from credit_service.settings import Settings, warn_of_unknown_variables, without_secrets
 from credit_service.storage import condition
 from credit_service.storage import migrate as migrations
 from credit_service.v1 import credit_service_pb2
 
-_LOOK_SECONDS = 0.2
-_WORKER_STOP_SECONDS = 30.0
-_CONSOLE_START_SECONDS = 20.0
-_MISCONFIGURED = 2
+_POLL_SECONDS = 0.2
+_STOP_TIMEOUT_SECONDS = 30.0
+_CONSOLE_START_TIMEOUT_SECONDS = 20.0
 _WORKER_MODULE = "workers"
 _CONSOLE_MODULE = "credit_service.console"
-# What the console has no business with: it is a client of the service and nothing more.
+# The console is a client of the service: it reaches no database.
 _NOT_FOR_THE_CONSOLE = ("DATABASE_URL", "REDIS_URL")
 
 
 def settings_with(**given: Any) -> Settings:
-    """The settings of the environment, with those of the command line in place of theirs.
+    """The settings of the environment, overridden by those of the command line.
 
     Raises pydantic's ValidationError, ClockFileError.
     """
@@ -71,10 +67,10 @@ def settings_with(**given: Any) -> Settings:
 
 
 def operator_settings(data_dir: Path | None) -> Settings:
-    """The settings of a command that uses the database of a service and starts none.
+    """The settings of a command that uses a database and starts none.
 
     The database is that of DATABASE_URL, or the one that `credit-service up` runs in the data
-    folder. Raises as `settings_with`, UsageError where both are named, NotRunningError.
+    folder. Raises as `settings_with`, UsageError if both are named, NotRunningError.
     """
     settings = settings_with(data_dir=data_dir)
     ensure_one_database(settings, data_dir)
@@ -82,10 +78,10 @@ def operator_settings(data_dir: Path | None) -> Settings:
 
 
 def ensure_one_database(settings: Settings, data_dir: Path | None) -> None:
-    """Raise UsageError where --data-dir names one database and DATABASE_URL another."""
+    """Raise UsageError if --data-dir names one database and DATABASE_URL another."""
     if data_dir is not None and settings.database_url is not None:
         raise UsageError(
-            "--data-dir names one database and DATABASE_URL another: leave one of them out"
+            "--data-dir names one database and DATABASE_URL another: leave out one of them"
         )
 
 
@@ -93,25 +89,25 @@ def up(settings: Settings, *, ready_file: Path | None, console: bool) -> int:
     """Run everything until SIGINT or SIGTERM, then stop it in order: console, server, worker,
     databases.
 
-    What dies after the start is started again; nothing else ends for it.
+    A part that dies after the start is restarted; the others keep running.
 
-    Raises StackError, AddressRefusedError, ServersFailedError.
+    Raises StackError, AddressRefusedError, ChildFailedError.
     """
     logs.configure_logging(settings)
     warn_of_unknown_variables()
     with _stop_signals() as signals, ExitStack() as running:
         try:
-            everything = _Everything(settings, running, console=console)
+            stack = LocalStack(settings, running, console=console)
         finally:
-            # From here on a signal waits until what was started is stopped.
-            signals.interrupting = False
-        _say_what_runs(everything)
+            # From here on a signal does not interrupt: the stop must be complete.
+            signals.interrupts = False
+        _print_addresses(stack)
         if ready_file is not None:
-            _write_ready_file(ready_file, everything)
+            _write_ready_file(ready_file, stack)
             running.callback(ready_file.unlink, missing_ok=True)
-        while not signals.told:
-            everything.look()
-            time.sleep(_LOOK_SECONDS)
+        while not signals.requested:
+            stack.poll()
+            time.sleep(_POLL_SECONDS)
         note("Stopping …")
     note("Stopped.")
     return ExitCode.GOOD
@@ -128,22 +124,24 @@ def serve(settings: Settings) -> int:
 
 
 def worker(settings: Settings) -> int:
-    """Run a worker until SIGINT or SIGTERM; its exit code."""
+    """Run a worker until SIGINT or SIGTERM and return its exit code, 0 after a signal."""
     warn_of_unknown_variables()
     with (
         _stop_signals() as signals,
         embedded.provided(settings, join=True) as provided,
-        _running(_Process(_WORKER_MODULE, environment_of(provided))) as process,
+        ExitStack() as running,
     ):
-        signals.interrupting = False
-        while process.poll() is None and not signals.told:
-            time.sleep(_LOOK_SECONDS)
-    # Told to stop is a good end, whatever the signal made of its status.
-    return ExitCode.GOOD if signals.told else process.poll() or ExitCode.GOOD
+        child = Child(_WORKER_MODULE, environment_of(provided))
+        running.callback(child.stop, _STOP_TIMEOUT_SECONDS)
+        child.start()
+        signals.interrupts = False
+        while (status := child.exit_status()) is None and not signals.requested:
+            time.sleep(_POLL_SECONDS)
+    return ExitCode.GOOD if signals.requested else status or ExitCode.GOOD
 
 
 def migrate(settings: Settings, *, as_json: bool) -> int:
-    """Bring the database to the newest schema."""
+    """Migrate the database to the newest schema."""
     with embedded.provided(settings, join=True) as provided:
         revision = migrations.upgrade(provided.require_database_url())
     if as_json:
@@ -153,107 +151,128 @@ def migrate(settings: Settings, *, as_json: bool) -> int:
     return ExitCode.GOOD
 
 
-class _Everything:
-    """What `up` runs: databases, worker, server and console, in the order of their starts."""
+class LocalStack:
+    """The processes of `up`: databases, worker, server and console, in the order of their starts.
+
+    Embedded databases run only if the settings name no others.
+    """
 
     def __init__(self, settings: Settings, running: ExitStack, *, console: bool) -> None:
-        """Start it all; `running` stops it."""
-        self.stack: EmbeddedStack | None = None
-        self._backoff = Backoff()
-        self._next_revival = 0.0
+        """Start all of them; `running` stops them."""
+        self.databases: EmbeddedStack | None = None
+        self._databases_backoff = Backoff()
         if settings.database_url is None or settings.redis_url is None:
             note("Starting the embedded servers …")
-            self.stack = running.enter_context(
+            self.databases = running.enter_context(
                 EmbeddedStack(
                     settings.data_dir,
                     postgresql=settings.database_url is None,
                     valkey=settings.redis_url is None,
                 )
             )
-            settings = self.stack.urls.applied(settings)
+            settings = self.databases.urls.applied(settings)
         self.settings = settings
         migrations.upgrade(settings.require_database_url())
-        self.worker = _Child("The worker", _WORKER_MODULE, environment_of(settings))
-        running.callback(self.worker.stop)
+        self.worker = Child(_WORKER_MODULE, environment_of(settings))
+        running.callback(self.worker.stop, _STOP_TIMEOUT_SECONDS)
         self.worker.start()
         self._servers = Supervisor(settings)
         running.callback(self._servers.stop)
         self._servers.start()
         self.console_url = ""
-        self._console: _Child | None = None
+        self._console: Child | None = None
         if console:
             self._start_console(running)
 
     def _start_console(self, running: ExitStack) -> None:
-        """The console, without which the service does all the same."""
+        """Start the console. The service runs without it too."""
         if self.settings.tls_certificate is not None and self.settings.server_ca is None:
-            note("The console does not start: CREDIT_SERVER_CA must name the authority to trust.")
+            note("The console does not start: set CREDIT_SERVER_CA to the authority to trust.")
             return
         settings = self.settings.model_copy(update={"server_address": self.callable_address})
         environment = environment_of(settings)
         for name in _NOT_FOR_THE_CONSOLE:
             environment.pop(name, None)
-        self._console = _Child("The console", _CONSOLE_MODULE, environment)
-        running.callback(self._console.stop)
+        self._console = Child(_CONSOLE_MODULE, environment)
+        running.callback(self._console.stop, _STOP_TIMEOUT_SECONDS)
         self._console.start()
-        self.console_url = self._console.await_word(_CONSOLE_START_SECONDS)
+        self.console_url = self._console.wait_ready(_CONSOLE_START_TIMEOUT_SECONDS)
         if self.console_url:
-            # Where it is started again, it is found at the same place.
+            # A restart keeps the address.
             environment["CREDIT_CONSOLE_LISTEN"] = urlsplit(self.console_url).netloc
         else:
             self._give_up_console()
 
     @property
     def callable_address(self) -> str:
-        """The server's address as a client on this machine calls it."""
+        """The server's address for a client on this machine."""
         address = self._servers.address
         anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, not listened on
         return str(Address(anywhere.get(address.host, address.host), address.port))
 
     def _give_up_console(self) -> None:
         if self._console is not None:
-            self._console.stop()
+            self._console.stop(_STOP_TIMEOUT_SECONDS)
             self._console = None
         note(
-            "The console does not run; everything else does. CREDIT_CONSOLE_LISTEN sets another "
-            "address for it, --no-console leaves it out."
+            "The console does not run; everything else does. Set CREDIT_CONSOLE_LISTEN to another "
+            "address, or pass --no-console."
         )
 
     @property
     def address(self) -> str:
         return str(self._servers.address)
 
-    def look(self) -> None:
-        """Start again what died; what lives goes on meanwhile, however often that fails.
+    def poll(self) -> None:
+        """Restart the parts that died, and print their deaths. The others keep running.
 
         Raises:
-            ServersMisconfiguredError: the worker refused its settings when it first started.
+            ChildMisconfiguredError: the worker refused its settings at its first start.
         """
-        self.worker.look()
+        _poll("The worker", self.worker)
         if self._console is not None:
             try:
-                self._console.look()
-            except ServersMisconfiguredError as failure:
+                _poll("The console", self._console)
+            except ChildMisconfiguredError as failure:
                 note(f"{failure}.")
                 self._give_up_console()
-        if self.stack is not None and time.monotonic() >= self._next_revival:
-            self._revive(self.stack)
+        if self.databases is not None and self._databases_backoff.is_due():
+            self._revive(self.databases)
 
-    def _revive(self, stack: EmbeddedStack) -> None:
-        started = time.monotonic()
+    def _revive(self, databases: EmbeddedStack) -> None:
+        started_at = time.monotonic()
         try:
-            for name in stack.revive():
-                note(f"{name} had died and was started again.")
-            self._backoff = Backoff()
+            for name in databases.revive():
+                note(f"{name} died and was restarted.")
+            self._databases_backoff = Backoff()
         except StackError as failure:
-            pause_seconds = self._backoff.pause_seconds(time.monotonic() - started)
-            self._next_revival = time.monotonic() + pause_seconds
-            note(f"{failure}\nIt is tried again in {pause_seconds:g} s; all else runs on.")
+            pause_seconds = self._databases_backoff.note_death(time.monotonic() - started_at)
+            note(f"{failure}\nRetrying in {pause_seconds:g} s; everything else keeps running.")
 
 
-def _say_what_runs(everything: _Everything) -> None:
-    settings, address = everything.settings, everything.address
-    own = everything.stack.urls if everything.stack is not None else StackUrls(None, None)
+def _poll(name: str, child: Child) -> None:
+    """Restart the child if it died, and print the death.
+
+    Raises:
+        ChildMisconfiguredError: it refused its settings at its first start.
+    """
+    death = child.poll()
+    if death is None:
+        return
+    is_start = death.is_first and death.lived_seconds < QUICK_SECONDS
+    if is_start and death.is_misconfiguration:
+        raise ChildMisconfiguredError(f"{name} refused its settings")
+    what = f"ended with status {death.status}"
+    if death.start_error is not None:
+        what = f"cannot be started: {death.start_error.strerror}"
+    note(f"{name} {what}; restarting in {death.pause_seconds:g} s.")
+    if death.quick_deaths >= MAX_QUICK_DEATHS:
+        note(f"{name} keeps dying, {death.quick_deaths} times so far: see its log.")
+
+
+def _print_addresses(stack: LocalStack) -> None:
+    settings, address = stack.settings, stack.address
+    own = stack.databases.urls if stack.databases is not None else StackUrls(None, None)
     out.print("[bold]credit-service is up.[/bold]")
     for name, where, is_own in (
         ("gRPC", address, False),
@@ -262,22 +281,22 @@ def _say_what_runs(everything: _Everything) -> None:
     ):
         shown = without_secrets(where.replace("+psycopg", ""))
         out.print(Text(f"  {name:11}{shown}{'  (embedded)' if is_own else ''}"), soft_wrap=True)
-    if everything.console_url:
-        out.print(Text(f"  {'Console':11}{everything.console_url}"), soft_wrap=True)
-    if everything.stack is not None:
+    if stack.console_url:
+        out.print(Text(f"  {'Console':11}{stack.console_url}"), soft_wrap=True)
+    if stack.databases is not None:
         out.print(Text(f"  {'Data':11}{settings.data_dir}"), soft_wrap=True)
-    for line in _hints(settings, everything.callable_address):
+    for line in _hints(settings, stack.callable_address):
         out.print(line)
 
 
 def _hints(settings: Settings, address: str) -> Iterator[str | Text]:
-    """Commands to paste that work with this server's TLS and tokens."""
+    """Commands to paste, with the TLS and token options that this server needs."""
     credentials = credentials_to_paste(settings)
     if credentials.token:
-        yield "\nCalls need a token in CREDIT_TOKEN. For keys of `credit-service token key`:"
+        yield "\nCalls need a token in CREDIT_TOKEN. With keys from `credit-service token key`:"
         yield paste("  export CREDIT_TOKEN=$(credit-service token)")
     if credentials.ca == _CA_VARIABLE:
-        yield "\nCREDIT_SERVER_CA must name the PEM file of the authority of the certificate."
+        yield "\nSet CREDIT_SERVER_CA to the PEM file of the authority that issued the certificate."
     request = credit_service_pb2.ListCustomersRequest(page_size=3)
     method = f"{SERVICE}/ListCustomers"
     yield "\nA call to paste, for grpcurl or for buf:"
@@ -291,7 +310,7 @@ def _hints(settings: Settings, address: str) -> Iterator[str | Text]:
         )
     options = "" if address == DEFAULT_ADDRESS else f" --address {address}"
     options += f" --ca {credentials.ca}" if credentials.ca else ""
-    yield "\nFiles to send it:"
+    yield "\nSample files to ingest:"
     yield paste("  credit-service sample-data samples")
     yield paste(f"  {prefix}credit-service ingest samples/customer_data.xlsx{options}")
     yield paste(f"  {prefix}credit-service ingest samples/loan_data.xlsx{options}")
@@ -302,7 +321,7 @@ _CA_VARIABLE = '"$CREDIT_SERVER_CA"'
 
 
 def credentials_to_paste(settings: Settings) -> Credentials:
-    """What a caller of this server must present: files by name, else variables to set."""
+    """What a caller of this server must present: the names of files, or variables to set."""
     with_tls = settings.tls_certificate is not None
     wants_certificate = settings.tls_client_ca is not None
     return Credentials(
@@ -321,36 +340,36 @@ def _file_or_variable(path: Path | None, variable: str) -> str:
     return variable if path is None else shlex.quote(str(path.absolute()))
 
 
-def _write_ready_file(path: Path, everything: _Everything) -> None:
+def _write_ready_file(path: Path, stack: LocalStack) -> None:
     beside = path.with_name(f".{path.name}.new")
     content = {
-        "address": everything.address,
+        "address": stack.address,
         "pid": os.getpid(),
-        "worker_pid": everything.worker.pid,
-        "console_url": everything.console_url,
+        "worker_pid": stack.worker.pid,
+        "console_url": stack.console_url,
     }
     beside.write_text(json.dumps(content), encoding="utf-8")
     beside.replace(path)
 
 
 class _StoppedError(BaseException):
-    """A signal came while things were starting."""
+    """A signal arrived during a start."""
 
 
 class _Signals:
-    """`told` is set by SIGINT and SIGTERM, which also break off a start that is under way.
+    """SIGINT and SIGTERM set `requested`, and abort a start while `interrupts` is set.
 
-    A flag, as in `credit_service.processes.termination`, which says why.
+    A flag, as in `credit_service.processes.termination`, which gives the reason.
     """
 
     def __init__(self) -> None:
-        self.told = False
-        self.interrupting = True
+        self.requested = False
+        self.interrupts = True
 
     def __call__(self, *_: object) -> None:
-        self.told = True
-        if self.interrupting:
-            self.interrupting = False
+        self.requested = True
+        if self.interrupts:
+            self.interrupts = False
             raise _StoppedError
 
 
@@ -365,126 +384,3 @@ def _stop_signals() -> Iterator[_Signals]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _running(process: "_Process") -> Iterator["_Process"]:
-    """The process, stopped at the end."""
-    try:
-        yield process
-    finally:
-        process.stop()
-
-
-class _Child:
-    """A process of `python -m module`, started again when it dies."""
-
-    def __init__(self, name: str, module: str, environment: dict[str, str]) -> None:
-        self._name = name
-        self._module = module
-        self._environment = environment
-        self._process: _Process | None = None
-        self._backoff = Backoff()
-        self._deaths = 0
-        self._started = self._next_start = 0.0
-
-    @property
-    def pid(self) -> int | None:
-        return None if self._process is None else self._process.pid
-
-    def start(self) -> None:
-        self._started = time.monotonic()
-        self._process = _Process(self._module, self._environment)
-
-    def await_word(self, timeout_seconds: float) -> str:
-        """The line by which it says that it is ready; empty when it ends or takes too long."""
-        return "" if self._process is None else self._process.await_word(timeout_seconds)
-
-    def look(self) -> None:
-        """Start it again if it died, after a pause that grows while it keeps dying.
-
-        Raises:
-            ServersMisconfiguredError: it refused its settings when it first started.
-        """
-        if self._process is None:
-            if time.monotonic() >= self._next_start:
-                try:
-                    self.start()
-                except OSError as error:
-                    # Such as no memory, or too many processes, at this moment.
-                    self._note_death(error.strerror or "that it cannot be started")
-            return
-        status = self._process.poll()
-        if status is None:
-            return
-        self._process.close()
-        self._process = None
-        is_new = self._deaths == 0 and time.monotonic() - self._started < QUICK_SECONDS
-        if status == _MISCONFIGURED and is_new:
-            raise ServersMisconfiguredError(f"{self._name} refused its settings")
-        self._note_death(f"status {status}")
-
-    def _note_death(self, how: str) -> None:
-        self._deaths += 1
-        pause_seconds = self._backoff.pause_seconds(time.monotonic() - self._started)
-        self._next_start = time.monotonic() + pause_seconds
-        note(f"{self._name} ended with {how}; it starts again in {pause_seconds:g} s.")
-        deaths = self._backoff.quick_deaths
-        if deaths >= MAX_QUICK_DEATHS:
-            note(f"{self._name} keeps dying, {deaths} times so far; its log says why.")
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
-
-
-class _Process:
-    """A running `python -m module`, which also ends when this process does, however it ends."""
-
-    def __init__(self, module: str, environment: dict[str, str]) -> None:
-        self._control, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, f"--control-fd={theirs.fileno()}"],
-                env=environment,
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                # Ctrl-C is for this process, which stops the others in order.
-                start_new_session=True,
-            )
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def poll(self) -> int | None:
-        """Its status once it has ended."""
-        return self._process.poll()
-
-    def await_word(self, timeout_seconds: float) -> str:
-        """The line that it writes to its control; empty when it ends or takes too long."""
-        heard = b""
-        deadline = time.monotonic() + timeout_seconds
-        while not heard.endswith(b"\n"):
-            remaining = max(0.0, deadline - time.monotonic())
-            ready, _, _ = select.select([self._control], [], [], remaining)
-            chunk = self._control.recv(1024) if ready else b""
-            if not chunk:
-                return ""
-            heard += chunk
-        return heard.decode().strip()
-
-    def stop(self) -> None:
-        """End it in order, and by force when that takes too long."""
-        self._process.terminate()
-        try:
-            self._process.wait(_WORKER_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self.close()
-
-    def close(self) -> None:
-        """Let go of its control: the sign to end for one that has not."""
-        self._control.close()

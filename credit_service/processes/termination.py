@@ -1,38 +1,37 @@
-"""SIGTERM and SIGINT as a flag to look at."""
+"""SIGTERM and SIGINT as a flag to poll."""
 
 import signal
 import threading
 import time
 from types import FrameType
 
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 
 
 class Termination:
-    """Whether this process was told to stop. Made, and looked at, in the main thread.
+    """Whether a signal asked this process to stop. Created and polled in the main thread.
 
-    The handler sets a flag and nothing else: it runs in the main thread between any two of its
-    steps, and an Event that is being waited for may be locked by the very thread that it
-    interrupts. For the same reason nobody waits without end: a signal that comes just before a
-    wait begins does not end it.
+    The handler sets a flag and nothing else. It runs in the main thread between any two of its
+    steps, and the thread that it interrupts may hold the lock of an Event it waits for. For the
+    same reason every wait is bounded: a signal just before a wait does not end it.
     """
 
     def __init__(self, *, second_kills: bool = False) -> None:
         """With `second_kills` a second signal ends the process at once."""
-        self.told = False
+        self.requested = False
         self._second_kills = second_kills
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._tell)
+            signal.signal(number, self._request)
 
-    def _tell(self, number: int, _frame: FrameType | None) -> None:
-        self.told = True
+    def _request(self, number: int, _frame: FrameType | None) -> None:
+        self.requested = True
         if self._second_kills:
             signal.signal(number, signal.SIG_DFL)
 
     def wait(self, other: threading.Event | None = None) -> None:
-        """Wait until told to stop, or until the other sign is given."""
-        while not self.told:
+        """Wait until a signal asks this process to stop, or until `other` is set."""
+        while not self.requested:
             if other is None:
-                time.sleep(LOOK_SECONDS)
-            elif other.wait(LOOK_SECONDS):
+                time.sleep(POLL_SECONDS)
+            elif other.wait(POLL_SECONDS):
                 return

@@ -1,4 +1,4 @@
-"""What `up` does with a part that keeps dying: it starts it again, and lets the others be."""
+"""`up` restarts a part that keeps dying, and the other parts keep running."""
 
 import errno
 import os
@@ -13,13 +13,14 @@ import psycopg
 import pytest
 
 from credit_service.cli import running
+from credit_service.processes import supervisor
 from credit_service.processes.embedded import EmbeddedStack, StackError
-from credit_service.rpc import supervisor
-from credit_service.rpc.supervisor import (
+from credit_service.processes.supervisor import (
     MAX_QUICK_DEATHS,
     QUICK_SECONDS,
     Backoff,
-    ServersMisconfiguredError,
+    Child,
+    ChildMisconfiguredError,
 )
 
 _DEADLY = "a_module_that_dies"
@@ -44,34 +45,77 @@ def eventually(condition: Callable[[], bool]) -> None:
 def test_a_child_that_keeps_dying_is_started_again_and_reported(
     dying: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    child = running._Child("The worker", _DEADLY, dying)
+    child = Child(_DEADLY, dying)
     child.start()
     pids = set()
 
-    def looked() -> bool:
-        child.look()
+    def has_restarted() -> bool:
+        running._poll("The worker", child)
         pids.add(child.pid)
         return len(pids - {None}) > MAX_QUICK_DEATHS + 2
 
-    eventually(looked)
-    # Also where it refuses its settings: they were good when all started.
+    eventually(has_restarted)
+    # Also if it refuses its settings: they were valid at the first start.
     dying["STATUS"] = "2"
     pids.clear()
-    eventually(looked)
-    child.stop()
-    told = capfd.readouterr().err
-    assert "The worker ended with status 1; it starts again in" in told
-    assert f"The worker keeps dying, {MAX_QUICK_DEATHS} times so far; its log says why." in told
+    eventually(has_restarted)
+    child.stop(30.0)
+    printed = capfd.readouterr().err
+    assert "The worker ended with status 1; restarting in" in printed
+    assert f"The worker keeps dying, {MAX_QUICK_DEATHS} times so far: see its log." in printed
+
+
+def test_a_child_that_cannot_be_started_is_started_later(
+    monkeypatch: pytest.MonkeyPatch, dying: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    start, refusals = subprocess.Popen, [OSError(errno.ENOMEM, "Cannot allocate memory")]
+
+    def popen(*arguments: Any, **options: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    child = Child(_DEADLY, dying)
+
+    def has_started() -> bool:
+        running._poll("The worker", child)
+        return child.pid is not None
+
+    eventually(has_started)
+    child.stop(30.0)
+    printed = capfd.readouterr().err
+    assert "The worker cannot be started: Cannot allocate memory; restarting in 0 s." in printed
+
+
+def test_a_child_that_ignores_termination_is_killed_at_the_deadline(tmp_path: Path) -> None:
+    """And one that ends by itself is waited for."""
+    program = (
+        "import signal, socket, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "socket.socket(fileno=int(sys.argv[1].partition('=')[2])).sendall(b'ready\\n')\n"
+        "time.sleep(600)\n"
+    )
+    (tmp_path / f"{_DEADLY}.py").write_text(program)
+    child = Child(_DEADLY, {**os.environ, "PYTHONPATH": str(tmp_path)})
+    child.start()
+    pid = child.pid
+    assert pid is not None
+    assert child.wait_ready(60.0) == "ready"
+    child.terminate()
+    assert not child.wait(time.monotonic() + 0.1)
+    assert not psutil.pid_exists(pid)
+    assert child.pid is None
 
 
 def test_a_child_that_refuses_its_settings_at_first_ends_the_start(dying: dict[str, str]) -> None:
-    child = running._Child("The worker", _DEADLY, {**dying, "STATUS": "2"})
+    child = Child(_DEADLY, {**dying, "STATUS": "2"})
     child.start()
 
     def refused() -> bool:
         try:
-            child.look()
-        except ServersMisconfiguredError:
+            running._poll("The worker", child)
+        except ChildMisconfiguredError:
             return True
         return False
 
@@ -108,26 +152,28 @@ def test_a_database_that_does_not_start_ends_nothing_else(
 
     stack: Any = EmbeddedStack(tmp_path)
     stack._valkey = Valkey()
-    everything: Any = object.__new__(running._Everything)
-    everything.__dict__ |= {"stack": stack, "_backoff": Backoff(), "_next_revival": 0.0}
-    everything.__dict__ |= {"_console": None, "worker": running._Child("The worker", "x", {})}
-    everything.worker._next_start = float("inf")
+    local: Any = object.__new__(running.LocalStack)
+    local.__dict__ |= {"databases": stack, "_databases_backoff": Backoff(), "_console": None}
+    local.worker = Child("x", {})
+    local.worker._backoff._due_at = float("inf")
 
     def revived() -> bool:
-        everything.look()
+        local.poll()
         return bool(stack._valkey.running())
 
     eventually(revived)
-    told = capfd.readouterr().err
-    assert "as it starts" in told
-    assert "It is tried again in 0.1 s; all else runs on." in told
-    assert "Valkey had died and was started again." in told
+    printed = capfd.readouterr().err
+    assert "as it starts" in printed
+    assert "Retrying in 0.1 s; everything else keeps running." in printed
+    assert "Valkey died and was restarted." in printed
 
 
-def test_pauses_grow_to_a_bound_and_begin_anew_after_a_long_life() -> None:
+def test_pauses_grow_to_a_bound_and_a_long_life_resets_them() -> None:
     backoff = Backoff()
-    pauses = [backoff.pause_seconds(1.0) for _ in range(5_000)]
+    assert backoff.is_due()
+    pauses = [backoff.note_death(1.0) for _ in range(5_000)]
+    assert not backoff.is_due()
     assert pauses == sorted(pauses)
     assert pauses[0] < 1
     assert pauses[-1] == supervisor.MAX_PAUSE_SECONDS
-    assert backoff.pause_seconds(QUICK_SECONDS) == pauses[0]
+    assert backoff.note_death(QUICK_SECONDS) == pauses[0]

@@ -27,13 +27,9 @@ from credit_service.clock import Clock
 from credit_service.domain.errors import UnavailableError
 from credit_service.observability import metrics
 from credit_service.processes.address import AddressRefusedError, parse_address
+from credit_service.processes.supervisor import MAX_QUICK_DEATHS, ChildFailedError, environment_of
 from credit_service.rpc.server import MAX_MESSAGE_BYTES, CreditServer
-from credit_service.rpc.supervisor import (
-    MAX_QUICK_DEATHS,
-    ServersFailedError,
-    Supervisor,
-    environment_of,
-)
+from credit_service.rpc.supervisor import Supervisor
 from credit_service.settings import Settings
 from credit_service.storage import migrate, schema
 from credit_service.storage.customers import CustomersPage
@@ -751,7 +747,7 @@ def test_a_process_that_cannot_be_started_now_is_started_later(
             raise refusals.pop()
         return start(*arguments, **options)
 
-    monkeypatch.setattr("credit_service.rpc.supervisor.subprocess.Popen", popen)
+    monkeypatch.setattr("credit_service.processes.supervisor.subprocess.Popen", popen)
     running = Supervisor(settings)
     try:
         running.start()
@@ -774,8 +770,8 @@ def test_a_process_that_keeps_dying_is_started_again_and_takes_nothing_with_it(
             arguments = [sys.executable, "-c", f"raise SystemExit({status})"]
         return start(arguments, **options)
 
-    monkeypatch.setattr("credit_service.rpc.supervisor.subprocess.Popen", popen)
-    monkeypatch.setattr("credit_service.rpc.supervisor.MAX_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("credit_service.processes.supervisor.subprocess.Popen", popen)
+    monkeypatch.setattr("credit_service.processes.supervisor.MAX_PAUSE_SECONDS", 0.01)
     dying, living = supervisor.pids
     os.kill(dying, signal.SIGKILL)
     eventually(lambda: not doomed, timeout_seconds=60)
@@ -788,7 +784,7 @@ def test_a_process_that_keeps_dying_is_started_again_and_takes_nothing_with_it(
 def test_a_process_that_cannot_start_is_told(settings: Settings) -> None:
     # The children read no such setting: it is refused by them alone.
     wrong = settings.model_copy(update={"threads": 1})
-    with pytest.raises(ServersFailedError):
+    with pytest.raises(ChildFailedError):
         Supervisor(wrong).start()
 
 

@@ -40,18 +40,18 @@ def _handlers() -> Iterator[None]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_the_wait_begins_ends_it(number: signal.Signals) -> None:
     termination = Termination()
-    assert not termination.told
+    assert not termination.requested
     os.kill(os.getpid(), number)
     termination.wait()
     termination.wait(threading.Event())
-    assert termination.told
+    assert termination.requested
 
 
 def test_the_other_sign_ends_the_wait() -> None:
     termination, sign = Termination(), threading.Event()
     sign.set()
     termination.wait(sign)
-    assert not termination.told
+    assert not termination.requested
 
 
 def test_a_signal_in_the_midst_of_the_wait_blocks_nothing() -> None:
