@@ -23,7 +23,7 @@ import psycopg
 import redis
 from psycopg import sql
 
-from credit_service.processes import embedded
+from credit_service.processes import postgresql
 from credit_service.processes.embedded import EmbeddedStack
 from credit_service.settings import Settings
 from credit_service.storage import migrate, positions
@@ -100,7 +100,7 @@ class Bed:
 
     def url(self, database: str) -> str:
         """postgresql://… of a database."""
-        return self._stack.database_url.replace(f"/{embedded.DATABASE}?", f"/{database}?", 1)
+        return self._stack.database_url.replace(f"/{postgresql.DATABASE}?", f"/{database}?", 1)
 
     def database(self, name: str, *, template: str | None = None) -> str:
         """Make a database with the schema, dropping one of that name; its URL."""

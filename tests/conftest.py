@@ -31,7 +31,8 @@ from hypothesis import settings
 from psycopg import sql
 from sqlalchemy import make_url
 
-from credit_service.processes.embedded import EmbeddedStack, StackError, StackUrls
+from credit_service.processes.embedded import EmbeddedStack, StackUrls
+from credit_service.processes.stack_errors import StackError
 from credit_service.storage import migrate
 from credit_service.storage.database import Database
 from tests import tools

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from credit_service.processes import embedded
+from credit_service.processes.stack_errors import StackError
 from credit_service.settings import Settings
 from credit_service.storage import tasks
 from credit_service.storage.database import Database
@@ -84,7 +85,7 @@ def main() -> int:
                 return _retry(database, arguments.task_id)
             finally:
                 database.dispose()
-    except (ValueError, embedded.StackError) as error:
+    except (ValueError, StackError) as error:
         print(f"python -m workers.parked: {error}", file=sys.stderr)  # noqa: T201 - said to who asked
         return 2
 

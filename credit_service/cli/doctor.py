@@ -101,7 +101,8 @@ def examine(target: Target, data_dir: Path | None = None) -> Iterator[Finding]:
     if not wheels.ok:
         # All other checks need them.
         return
-    from credit_service.processes.embedded import StackError, running_urls
+    from credit_service.processes.embedded import running_urls
+    from credit_service.processes.stack_errors import StackError
     from credit_service.settings import Settings
 
     if data_dir is not None:

@@ -27,7 +27,8 @@ from credit_service.cli.output import (
 from credit_service.observability import logs
 from credit_service.processes import embedded
 from credit_service.processes.address import Address
-from credit_service.processes.embedded import EmbeddedStack, StackError, StackUrls
+from credit_service.processes.embedded import EmbeddedStack, StackUrls
+from credit_service.processes.stack_errors import StackError
 from credit_service.processes.supervisor import (
     MAX_QUICK_DEATHS,
     QUICK_SECONDS,

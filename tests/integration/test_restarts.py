@@ -14,7 +14,8 @@ import pytest
 
 from credit_service.cli import running
 from credit_service.processes import supervisor
-from credit_service.processes.embedded import EmbeddedStack, StackError
+from credit_service.processes.embedded import EmbeddedStack
+from credit_service.processes.stack_errors import StackError
 from credit_service.processes.supervisor import (
     MAX_QUICK_DEATHS,
     QUICK_SECONDS,

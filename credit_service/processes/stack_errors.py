@@ -1,0 +1,26 @@
+"""Why the embedded servers cannot run."""
+
+from pathlib import Path
+
+
+class StackError(RuntimeError):
+    """The embedded servers cannot run here; the message says why and what to do."""
+
+
+class StackRunningError(StackError):
+    """Another process runs the embedded servers of this data folder."""
+
+
+class DataFolderError(StackError):
+    """The data folder cannot be used: the message names it and says why."""
+
+
+class NotRunningError(StackError):
+    """No embedded PostgreSQL runs in the data folder; the message says how to reach one."""
+
+
+def unusable(data_dir: Path, error: OSError) -> DataFolderError:
+    return DataFolderError(
+        f"the data folder {data_dir} cannot be used: {error.strerror}; name another by --data-dir"
+        " or CREDIT_DATA_DIR"
+    )
