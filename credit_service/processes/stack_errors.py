@@ -1,10 +1,10 @@
-"""Why the embedded servers cannot run."""
+"""Errors of the embedded servers."""
 
 from pathlib import Path
 
 
 class StackError(RuntimeError):
-    """The embedded servers cannot run here; the message says why and what to do."""
+    """The embedded servers cannot run here; the message gives the reason and what to do."""
 
 
 class StackRunningError(StackError):
@@ -12,7 +12,7 @@ class StackRunningError(StackError):
 
 
 class DataFolderError(StackError):
-    """The data folder cannot be used: the message names it and says why."""
+    """The data folder cannot be used: the message names it and gives the reason."""
 
 
 class NotRunningError(StackError):
@@ -20,7 +20,8 @@ class NotRunningError(StackError):
 
 
 def unusable(data_dir: Path, error: OSError) -> DataFolderError:
+    """The error of a data folder that the system call `error` could not use."""
     return DataFolderError(
-        f"the data folder {data_dir} cannot be used: {error.strerror}; name another by --data-dir"
-        " or CREDIT_DATA_DIR"
+        f"the data folder {data_dir} cannot be used: {error.strerror}; choose another with"
+        " --data-dir or CREDIT_DATA_DIR"
     )

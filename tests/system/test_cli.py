@@ -348,7 +348,7 @@ def test_two_stacks_side_by_side_and_one_folder_twice(service: Up) -> None:
             env=environment(CREDIT_DATA_DIR=str(other.folder / "data")),
         )
         assert done.returncode == 3
-        assert "are running already" in done.stderr
+        assert "already runs the servers in" in done.stderr
 
 
 def test_migrate_joins_what_runs(service: Up) -> None:
