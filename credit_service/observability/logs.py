@@ -1,9 +1,8 @@
-"""Logs: structured, carrying the ids of what is being worked on, with phone numbers and names
-masked.
+"""Structured logs with the ids of the current call or task, and masked phone numbers and names.
 
-Everything that any library logs goes the same way, so one place masks it all. Values are masked by
-the name of their field wherever it is known (`phone_number`, `first_name`, …), and phone numbers
-also wherever they stand in a text. Numbers are left alone: ids and amounts are numbers.
+The log lines of libraries pass the same processors, so one place masks all of them. Values of known
+fields (`phone_number`, `first_name`, …) are masked by name, and phone numbers also inside texts.
+Numbers stay: ids and amounts are numbers.
 """
 
 import logging
@@ -24,12 +23,12 @@ MASKED_FIELDS = frozenset(
 _MAX_TEXT = 20_000  # characters of one value; a longer one, such as a deep trace, is cut
 
 _PHONE_NUMBER = re.compile(
-    # International, with or without separators; no part of a longer word or number.
+    # International, with or without separators; not inside a longer word or number.
     r"(?<![\w+.])\+[1-9]\d{0,2}(?:[ -]?\d){6,12}(?![\w])"
-    # An Indian mobile number as people write it: ten digits from 6 up, perhaps behind 0 or 91.
+    # An Indian mobile number as people write it: ten digits from 6 up, optionally after 0 or 91.
     r"|(?<![\w+.:-])(?:0|91[ -]?)?[6-9]\d{4}[ -]?\d{5}(?![\w:-])"
 )
-# What a driver adds to an error, such as the row that a constraint refused.
+# Details that a driver adds to an error, such as the row that violates a constraint.
 _DETAIL = re.compile(r"^(DETAIL|CONTEXT):.*$", re.MULTILINE)
 # A field and its value inside a text, as in the repr of a dataclass or a dict.
 _FIELD = re.compile(rf"\b({'|'.join(sorted(MASKED_FIELDS))})(['\"]?\s*[=:]\s*)('[^']*'|\"[^\"]*\")")
@@ -38,11 +37,11 @@ _FIELD = re.compile(rf"\b({'|'.join(sorted(MASKED_FIELDS))})(['\"]?\s*[=:]\s*)('
 def configure_logging(
     settings: Settings, *, component: str = "server", stream: TextIO | None = None
 ) -> None:
-    """Send all logs of this process to `stream`, standard error unless told otherwise.
+    """Send all logs of this process to `stream`, by default standard error.
 
     `component` names the process (`server`, `worker`, …) in every line. Modules log through
-    `structlog.get_logger(__name__)`; ids put into `structlog.contextvars` are in every line that
-    the thread logs. Calling it again replaces what was set up before.
+    `structlog.get_logger(__name__)`; every line of a thread has the ids in its
+    `structlog.contextvars`. A second call replaces the configuration.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -79,17 +78,17 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
-    # These tell of every statement, message or step at INFO.
+    # At INFO these log every statement, message or step.
     for name in ("sqlalchemy", "alembic", "dramatiq", "grpc"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
-    # It warns of a malformed `traceparent`, which callers would fill the log with.
+    # It warns of each overlong `traceparent`: a caller could fill the log.
     logging.getLogger("opentelemetry.trace.propagation").setLevel(logging.ERROR)
-    # Of metadata that is no text it logs all, a token too, with a traceback, before anybody knows
-    # who calls. Filters are compared: adding this one again changes nothing.
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_tells_no_metadata)
+    # It logs undecodable metadata with a traceback, a token too, before any authentication. Adding
+    # an equal filter again changes nothing.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_logs_no_metadata)
 
 
-def _tells_no_metadata(record: logging.LogRecord) -> bool:
+def _logs_no_metadata(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Invalid encoding on")
 
 
@@ -110,7 +109,7 @@ def masked_phone_number(number: str) -> str:
 
 
 def masked_text(text: str) -> str:
-    """The text with the phone numbers, and the names and numbers of known fields, hidden."""
+    """The text with its phone numbers and the values of known fields hidden."""
     if len(text) > _MAX_TEXT:
         text = text[:_MAX_TEXT] + " …"
     text = _DETAIL.sub(r"\1: (hidden)", text)
@@ -131,7 +130,7 @@ def _masked(key: str, value: object) -> object:
         case None | bool() | int():
             return value
         case _ if key.startswith("_"):
-            # structlog's own: the record and what it was made from.
+            # structlog's own fields: the record and its origin.
             return value
         case _:
             return masked_text(str(value))

@@ -1,11 +1,11 @@
-"""What the service counts and measures, by names that Prometheus knows.
+"""The metrics of the service, for Prometheus.
 
-The numbers of a process live in its memory, in `REGISTRY`; `metrics_http` shows them, those of all
-serving processes together. Calls go by the names of go-grpc-prometheus, so that dashboards and
-rules made for those fit; the business's own begin with `credit_`. Every label has a bounded set of
-values: nothing that a caller makes up becomes one.
+Each process keeps its metrics in memory, in `REGISTRY`; `metrics_http` shows them, those of all
+serving processes at one address. Metrics of calls have the names of go-grpc-prometheus, so its
+dashboards and rules work; the service's own start with `credit_`. Each label has a bounded set of
+values: no value from a caller becomes one.
 
-This module imports nothing of ours: every layer but the domain may count.
+This module imports no other of the service: every layer but the domain may count.
 """
 
 import threading
@@ -27,11 +27,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-# The time at which a counter began would double the number of series; nobody asks for it.
+# The creation time of each counter would double the number of series, and no rule uses it.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
 REGISTRY: Final = CollectorRegistry(auto_describe=True)
-"""Everything this process counts."""
+"""All metrics of this process."""
 
 ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)
@@ -55,7 +55,7 @@ GRPC_CODES: Final = (
     "DataLoss",
     "Unauthenticated",
 )
-"""Names of the status codes 0 … 16, spelt as go-grpc-prometheus does."""
+"""Names of the status codes 0 … 16, spelt as in go-grpc-prometheus."""
 
 OK: Final = 0
 CANCELED: Final = 1
@@ -84,7 +84,7 @@ _WORK_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 
 _METHOD_LABELS = ("grpc_type", "grpc_service", "grpc_method")
 _started = Counter(
     "grpc_server_started_total",
-    "Calls that began.",
+    "Calls that started.",
     _METHOD_LABELS,
     registry=REGISTRY,
 )
@@ -108,7 +108,7 @@ _sent = Counter(
 )
 _handling = Histogram(
     "grpc_server_handling_seconds",
-    "Time from a call's begin on its thread to its end.",
+    "Time from the start of a call on its thread to its end.",
     _METHOD_LABELS,
     registry=REGISTRY,
     buckets=_CALL_SECONDS,
@@ -120,19 +120,19 @@ calls_without_message = Counter(
 )
 connections_closed = Counter(
     "credit_server_connections_closed_total",
-    "Connections closed because they took more than half of the descriptors.",
+    "Connections closed because connections used more than half of the descriptors.",
     registry=REGISTRY,
 )
 call_failures = Counter(
     "credit_call_failures_total",
-    "Calls that ended with an error, by the reason given in ErrorInfo.",
+    "Calls that ended with an error, by the reason in ErrorInfo.",
     ("reason",),
     registry=REGISTRY,
 )
 
 
 class MethodMetrics:
-    """The numbers of one method, looked up once so that a call only adds to them.
+    """The metrics of one method, looked up once so that a call only adds to them.
 
     `received` and `sent` count the messages of streams: `received.inc()`.
     """
@@ -142,26 +142,26 @@ class MethodMetrics:
     def __init__(self, grpc_type: str, service: str, method: str) -> None:
         labels = (grpc_type, service, method)
         self._started = _started.labels(*labels)
-        # All of them from the start: a rise from nothing is none to Prometheus, and the first
-        # error of its kind would not be seen.
+        # Created at the start: Prometheus sees no increase when a new series appears, and would
+        # miss the first error of its kind.
         self._handled = tuple(_handled.labels(*labels, code) for code in GRPC_CODES)
         self._handling = _handling.labels(*labels)
         self.received = _received.labels(*labels)
         self.sent = _sent.labels(*labels)
 
     def begin(self) -> None:
-        """Count a call that begins."""
+        """Count the start of a call."""
         self._started.inc()
 
     def end(self, code: int, seconds: float) -> None:
-        """Count a call that ended with the status code of that number, after so many seconds."""
+        """Count the end of a call with the numeric status `code` after `seconds`."""
         self._handled[code].inc()
         self._handling.observe(seconds)
 
 
 def method_metrics(path: str, *, client_streaming: bool, server_streaming: bool) -> MethodMetrics:
-    """The numbers of the method `/package.Service/Method`. For methods that exist only: what a
-    caller makes up must not become a label."""
+    """The metrics of the method `/package.Service/Method`. Only for methods that exist: a caller
+    must not create labels."""
     service, _, method = path.removeprefix("/").partition("/")
     return MethodMetrics(_grpc_type(client_streaming, server_streaming), service, method)
 
@@ -176,21 +176,20 @@ def _grpc_type(client_streaming: bool, server_streaming: bool) -> str:
 
 decisions = Counter(
     "credit_decisions_total",
-    "Decisions on loans, by outcome (approved, declined) and the reason that weighs most; an"
-    " approval's is RATE_STANDS or RATE_CORRECTED. Answers repeated under a request id do not"
-    " count.",
+    "Decisions on loans, by outcome (approved, declined) and main reason; that of an approval is"
+    " RATE_STANDS or RATE_CORRECTED. Repeated answers to the same request id do not count.",
     ("outcome", "reason", "scorecard_version"),
     registry=REGISTRY,
 )
 decision_score = Histogram(
     "credit_score",
-    "The scores, 0 to 100, that decisions were made on.",
+    "The scores, 0 to 100, that decisions used.",
     registry=REGISTRY,
     buckets=(0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100),
 )
 lost_races = Counter(
     "credit_database_lost_races_total",
-    "Tries of a unit of work that another transaction made void, and that began again.",
+    "Attempts at a unit of work that another transaction invalidated, and that were retried.",
     registry=REGISTRY,
 )
 
@@ -199,14 +198,14 @@ lost_races = Counter(
 ROW_OUTCOMES: Final = ("inserted", "updated", "unchanged", "skipped", "rejected")
 ingested_rows = Counter(
     "credit_ingestion_rows_total",
-    "Rows dealt with, by kind (customers, loans), source (stream, upload) and outcome (inserted,"
-    " updated, unchanged, skipped, rejected). Those of dry runs not counted.",
+    "Rows processed, by kind (customers, loans), source (stream, upload) and outcome (inserted,"
+    " updated, unchanged, skipped, rejected). Rows of dry runs do not count.",
     ("kind", "source", "outcome"),
     registry=REGISTRY,
 )
 ingestion_batch_seconds = Histogram(
     "credit_ingestion_batch_seconds",
-    "Time to check and store one batch of rows, its commit included.",
+    "Time to check and store one batch of rows, including the commit.",
     ("kind", "source"),
     registry=REGISTRY,
     buckets=_WORK_SECONDS,
@@ -220,14 +219,14 @@ ingestions_ended = Counter(
 
 customers_over_limit = Counter(
     "credit_ingestion_customers_over_limit_total",
-    "Customers whom ingestions left with more debt than their approved limit, by kind and source.",
+    "Customers that ingestions left with more debt than their approved limit, by kind and source.",
     ("kind", "source"),
     registry=REGISTRY,
 )
 
 events_skipped = Counter(
     "credit_events_skipped_total",
-    "Events that a watcher did not get: of a kind that only a later release knows.",
+    "Events of a kind that only a later release knows, which watchers did not get.",
     registry=REGISTRY,
 )
 
@@ -235,55 +234,55 @@ events_skipped = Counter(
 
 cache_reads = Counter(
     "credit_cache_reads_total",
-    "Looks into the cache: hit, miss, or failure when Redis did not answer or was not asked.",
+    "Cache reads: hit, miss, or failure if Redis did not answer or was skipped.",
     ("outcome",),
     registry=REGISTRY,
 )
 cache_writes = Counter(
     "credit_cache_writes_total",
-    "Entries written or removed: done, or failure when they are left for later.",
+    "Cache entries written or removed: done, or failure if postponed.",
     ("outcome",),
     registry=REGISTRY,
 )
 
-# Work in the background.
+# Background tasks.
 
 tasks_ended = Counter(
     "credit_tasks_total",
-    "Attempts at tasks that ended, by actor and outcome (done, failed, parked, given_back).",
+    "Ended attempts at tasks, by actor and outcome (done, failed, parked, given_back).",
     ("actor", "outcome"),
     registry=REGISTRY,
 )
 task_seconds = Histogram(
     "credit_task_seconds",
-    "Time that an attempt at a task took.",
+    "Duration of an attempt at a task.",
     ("actor",),
     registry=REGISTRY,
     buckets=_WORK_SECONDS,
 )
 events_published = Counter(
     "credit_events_published_total",
-    "Events that the relay gave their place in the stream.",
+    "Events that the relay published.",
     registry=REGISTRY,
 )
 reconciled_customers = Counter(
     "credit_reconciled_customers_total",
-    "Customers whose stored position and score were compared with the facts.",
+    "Customers whose stored position and score the reconciliation compared with the facts.",
     registry=REGISTRY,
 )
 discrepancies = Counter(
     "credit_discrepancies_total",
-    "Differences that the comparison found and corrected; each is a defect of the service.",
+    "Differences that the reconciliation found and corrected; each is a defect of the service.",
     registry=REGISTRY,
 )
 
-_build = Gauge("credit_build_info", "1; the release that runs.", ("version",), registry=REGISTRY)
+_build = Gauge("credit_build_info", "1; the running release.", ("version",), registry=REGISTRY)
 try:
     _build.labels(version("credit-service")).set(1)
 except PackageNotFoundError:  # run from a checkout that is not installed
     _build.labels("unknown").set(1)
 
-# Shown from the start: a rise from nothing is none to Prometheus, and the first would go unseen.
+# Created at the start: Prometheus would miss the first increase of a new series.
 for _outcome in ("hit", "miss", "failure"):
     cache_reads.labels(_outcome)
 for _outcome in ("done", "failure"):
@@ -311,42 +310,42 @@ def show_actors(actors: Iterable[str]) -> None:
             tasks_ended.labels(actor, outcome)
 
 
-# The supervisor of serving processes, which shows these beside what it gathers from them.
+# The supervisor's own metrics, which it shows beside those of its serving processes.
 
 server_deaths = Counter(
     "credit_server_process_deaths_total",
-    "Serving processes that ended without being told to, and were started again.",
+    "Serving processes that died and were restarted.",
     registry=None,
 )
 server_processes = Gauge(
     "credit_server_processes", "Serving processes that answer calls.", registry=None
 )
 
-# What is not counted but looked at when somebody asks.
+# Gauges that are read at each scrape.
 
 Reading = tuple[str, tuple[str, ...], float]
-"""Name of a gauge, the values of its labels, its value now."""
+"""Name of a gauge, the values of its labels, its current value."""
 
 _Gauges = Mapping[str, tuple[str, tuple[str, ...]]]
-"""Meaning and label names of gauges, by name."""
+"""Help text and label names of gauges, by name."""
 
 
 class Readings(Collector):
-    """Gauges read at the moment they are asked for, from whoever knows them.
+    """Gauges read from their sources at each scrape.
 
-    Several sources of one gauge are summed, as of two servers in one process. A source is a
-    function without arguments that answers at once and raises nothing; what it does not give is
-    not shown.
+    A source is a function without arguments that returns at once and raises nothing. The values of
+    several sources of one gauge are summed, as with two servers in one process. A gauge without a
+    value is not shown.
     """
 
     def __init__(self, gauges: _Gauges) -> None:
-        """Only `gauges` can be given."""
+        """Sources may only return values of `gauges`."""
         self._gauges = dict(gauges)
         self._sources: list[Callable[[], Iterable[Reading]]] = []
         self._lock = threading.Lock()
 
     def add(self, source: Callable[[], Iterable[Reading]]) -> Callable[[], None]:
-        """Ask `source` from now on. The function returned ends that, and may be called twice."""
+        """Add a source and return the function that removes it, which may be called twice."""
         with self._lock:
             self._sources.append(source)
 
@@ -358,7 +357,7 @@ class Readings(Collector):
         return remove
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges that at least one source knows."""
+        """The gauges with a value from at least one source."""
         with self._lock:
             sources = list(self._sources)
         found: dict[str, dict[tuple[str, ...], float]] = {}
@@ -374,7 +373,7 @@ class Readings(Collector):
             yield family
 
     def describe(self) -> Iterable[Metric]:
-        """Every gauge, without values."""
+        """All gauges, without values."""
         return [
             GaugeMetricFamily(name, meaning, labels=labels)
             for name, (meaning, labels) in self._gauges.items()
@@ -382,62 +381,68 @@ class Readings(Collector):
 
 
 READY: Final = "credit_server_ready"
-"""The reading that says whether a process serves."""
+"""The gauge of a process's readiness."""
 
 server_readings = Readings(
     {
-        READY: ("1 while health says SERVING, which follows PostgreSQL.", ()),
+        READY: ("1 while the health status is SERVING, which depends on PostgreSQL.", ()),
         "credit_server_threads": ("Threads that serve calls, by kind (read, write).", ("kind",)),
-        "credit_server_threads_busy": ("Threads that serve a call now, by kind.", ("kind",)),
+        "credit_server_threads_busy": (
+            "Threads that serve a call at the moment, by kind.",
+            ("kind",),
+        ),
         "credit_server_calls_waiting": ("Calls that wait for a thread, by kind.", ("kind",)),
         "credit_server_calls_waiting_limit": (
-            "Waiting calls beyond which more are refused, by kind.",
+            "Waiting calls above which further calls are rejected, by kind.",
             ("kind",),
         ),
         "credit_server_calls_awaiting_turn": (
-            "Calls that wait, without a thread, for another that writes to the same customer.",
+            "Calls that wait, without a thread, for another call that writes to the same customer.",
             (),
         ),
         "credit_server_calls_awaiting_message": (
-            "Calls whose message has not arrived; they take no thread.",
+            "Calls whose message has not arrived; they use no thread.",
             (),
         ),
-        "credit_server_token_keys": ("Keys that verify tokens; with 0 no token holds.", ()),
-        "credit_server_health_watches": ("Watches of the health that are open.", ()),
-        "credit_server_streams": ("Streams that are open.", ()),
-        "credit_server_streams_limit": ("Streams beyond which more are refused.", ()),
+        "credit_server_token_keys": ("Keys that verify tokens; with 0 every token is invalid.", ()),
+        "credit_server_health_watches": ("Open health watches.", ()),
+        "credit_server_streams": ("Open streams.", ()),
+        "credit_server_streams_limit": (
+            "Open streams above which further streams are rejected.",
+            (),
+        ),
         "credit_database_pool_size": ("Database connections that the process may open.", ()),
-        "credit_database_pool_in_use": ("Database connections in use now.", ()),
-        "credit_cache_available": ("1 while Redis answers, 0 while it is left alone.", ()),
+        "credit_database_pool_in_use": ("Database connections in use.", ()),
+        "credit_cache_available": ("1 while Redis answers, 0 while the service skips it.", ()),
     }
 )
-"""What a process is at."""
+"""The state of a process."""
 REGISTRY.register(server_readings)
 
 backlog_readings = Readings(
     {
         "credit_outbox_events_waiting": (
-            "Events that wait for the relay; at most 10,000 are counted.",
+            "Events that wait for the relay; counts at most 10,000.",
             (),
         ),
         "credit_outbox_oldest_event_age_seconds": (
-            "Age of the oldest event that waits for the relay; 0 when none does.",
+            "Age of the oldest event that waits for the relay; 0 if none waits.",
             (),
         ),
         "credit_outbox_tasks": (
-            "Tasks by actor and state (pending, sent, running; parked: given up, see why).",
+            "Tasks by actor and state (pending, sent, running; parked: every attempt failed).",
             ("actor", "state"),
         ),
         "credit_outbox_oldest_task_overdue_seconds": (
-            "For how long the longest waiting pending task has been due; 0 when none is.",
+            "Time since the pending task that waits longest became due; 0 if none is due.",
             ("actor",),
         ),
         "credit_ingestions_unfinished": ("Ingestions by state (queued, running).", ("state",)),
         "credit_scores_past_horizon": (
-            "Customers whose stored score a date has outdated; at most 10,000 are counted.",
+            "Customers whose stored score is outdated by a date; counts at most 10,000.",
             (),
         ),
     }
 )
-"""Facts of the database, the same whichever process reads them."""
+"""Facts of the database, the same from every process."""
 REGISTRY.register(backlog_readings)

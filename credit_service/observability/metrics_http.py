@@ -1,12 +1,12 @@
-"""Showing metrics and readiness over HTTP, of one process or of all serving processes as one.
+"""Metrics and readiness over HTTP, of one process or of all serving processes at one address.
 
-Several serving processes are shown by their supervisor at one address, each sample with the label
-`process`, the process's number. The samples are not summed here: a process that dies takes its
-counts along, and only with a series each does Prometheus see that and keep its rates right. The
-processes answer the supervisor over the sockets that it controls them by, so there is no port,
-file or folder for each, nothing to clean after one that died, and gauges that are read when asked
-for work. prometheus_client's way, files mapped into memory, was measured to make each count three
-times as dear and has none of this.
+A supervisor shows the metrics of its serving processes, each sample with the label `process`, the
+process's number. It does not sum them: a process that dies loses its counts, and only with a series
+for each process can Prometheus detect that and compute correct rates. The processes answer the
+supervisor over their control sockets, so none needs a port, file or folder, nothing is left to
+clean up after a death, and gauges that are read at each scrape work. The alternative of
+prometheus_client, memory-mapped files, was measured to make each count three times as expensive,
+and has none of these properties.
 """
 
 import contextlib
@@ -32,17 +32,18 @@ from credit_service.processes.address import Address, AddressRefusedError, parse
 PROCESS_LABEL = "process"
 
 _MAX_EXPOSITION_BYTES = 16 * 1024 * 1024
-_ANSWER_SECONDS = 2.0
-_REQUEST_SECONDS = 5.0
+_ANSWER_TIMEOUT_SECONDS = 2.0
+_REQUEST_TIMEOUT_SECONDS = 5.0
 _MAX_REQUESTS = 8
 
 _log = structlog.get_logger(__name__)
 
 
 class MetricsEndpoint:
-    """Answers `GET /metrics` and `GET /ready` from now on, on threads of its own, until it is
-    closed. `/ready` is 200 while calls are served well, and else 503: it is what a balancer asks,
-    where callers cannot reach."""
+    """Answers `GET /metrics` and `GET /ready` on its own threads until it is closed.
+
+    `/ready`, for load balancers, is 200 while the process is ready and 503 otherwise.
+    """
 
     def __init__(
         self,
@@ -52,12 +53,12 @@ class MetricsEndpoint:
         insecure: bool = False,
         is_ready: Callable[[], bool] | None = None,
     ) -> None:
-        """`listen` is host:port; `insecure` allows others than this machine to ask. `is_ready` is
-        by default what the registry shows of this process.
+        """`listen` is host:port; `insecure` allows addresses other than loopback. By default
+        `is_ready` returns this process's readiness from the registry.
 
         Raises:
-            AddressRefusedError: the address is malformed, taken, or other than loopback without
-                `insecure`: nobody is asked for credentials here.
+            AddressRefusedError: the address is malformed, taken, or not loopback without
+                `insecure`: requests here need no credentials.
         """
         address = parse_address(listen, insecure=True)
         if not insecure and not ipaddress.ip_address(address.host).is_loopback:
@@ -78,7 +79,7 @@ class MetricsEndpoint:
                 f"metrics cannot be shown at {listen}: {error.strerror}"
             ) from error
         self.address = Address(address.host, self._server.server_port)
-        """Where it listens, with the port that the system chose for port 0."""
+        """The address, with the port that the system chose for port 0."""
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True
         )
@@ -93,17 +94,17 @@ class MetricsEndpoint:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """At most eight requests at once, none longer than the handler's timeout."""
+    """Serves at most eight requests at once, each for at most the handler's timeout."""
 
     daemon_threads = True
     block_on_close = False
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        self._room = threading.BoundedSemaphore(_MAX_REQUESTS)
+        self._slots = threading.BoundedSemaphore(_MAX_REQUESTS)
         super().__init__(*arguments, **named)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._room.acquire(blocking=False):
+        if self._slots.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
@@ -112,10 +113,10 @@ class _Server(ThreadingMixIn, WSGIServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._room.release()
+            self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A peer that hung up or took too long; said for whoever looks closely."""
+        """Log, at debug level, a peer that closed the connection or took too long."""
         del request, client_address
         _log.debug("metrics_request_failed", exc_info=True)
 
@@ -125,19 +126,19 @@ class _Server6(_Server):
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = _REQUEST_SECONDS  # of each read and write
+    timeout = _REQUEST_TIMEOUT_SECONDS  # of each read and write
 
     def log_message(self, *_: Any) -> None:
-        """A scrape is nothing worth a line."""
+        """Do not log scrapes."""
 
 
 def readiness(registry: CollectorRegistry) -> str:
-    """What the registry shows of readiness alone, which costs little."""
+    """The registry's exposition of readiness alone, which is cheap."""
     return generate_latest(registry.restricted_registry([READY])).decode()
 
 
 def shows_ready(exposition: str) -> bool:
-    """Whether the text of one process's metrics, or of several joined, says that all are ready."""
+    """Whether the metrics' text, of one process or of several joined, shows all as ready."""
     return trouble(exposition, [READY]) is None
 
 
@@ -160,18 +161,18 @@ def _application(
     return application
 
 
-# Several processes as one.
+# Several processes at one address.
 
 
 class Processes(Collector):
     """The samples of several processes, each with the process's number as a label."""
 
     def __init__(self, expositions: Callable[[], Mapping[str, str]]) -> None:
-        """`expositions` asks the processes: the text of each that answered, by its number."""
+        """`expositions` returns the metrics' text of each process that answers, by its number."""
         self._expositions = expositions
 
     def collect(self) -> Iterator[Metric]:
-        """Every family once, with the samples of all processes."""
+        """Each family once, with the samples of all processes."""
         families: dict[str, Metric] = {}
         for number, text in self._expositions().items():
             for found in text_string_to_metric_families(text):
@@ -185,38 +186,37 @@ class Processes(Collector):
         yield from families.values()
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: what the processes have is not known before they are asked."""
+        """Nothing: the families of the processes are unknown before a scrape."""
         return ()
 
 
-def ask(control: socket.socket, *, readiness_alone: bool = False) -> str | None:
-    """The exposition of the process at the other end of `control`, or what it shows of readiness
-    alone; None when it gives none in time.
+def request_exposition(control: socket.socket, *, readiness_alone: bool = False) -> str | None:
+    """The exposition of the process at the other end of `control`, or its readiness alone.
 
-    It is handed one end of a new socket to write to, so that an answer that comes too late is
-    nobody's instead of the next question's.
+    None if it does not answer in time. Each request passes one end of a new socket for the answer,
+    so a late answer never reaches the next request.
     """
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
             try:
-                question = _READINESS if readiness_alone else _METRICS
-                socket.send_fds(control, [question], [theirs.fileno()])
+                request = _READINESS if readiness_alone else _METRICS
+                socket.send_fds(control, [request], [theirs.fileno()])
             except OSError:
-                # It has died, or is stopped and has not taken the questions before this one.
+                # It has died, or is suspended and has not read earlier requests.
                 return None
         return _read_all(ours)
 
 
 def _read_all(source: socket.socket) -> str | None:
-    deadline = time.monotonic() + _ANSWER_SECONDS
+    deadline = time.monotonic() + _ANSWER_TIMEOUT_SECONDS
     received = bytearray()
     with contextlib.suppress(OSError):
         while (left := deadline - time.monotonic()) > 0 and len(received) < _MAX_EXPOSITION_BYTES:
             source.settimeout(left)
             chunk = source.recv(1 << 18)
             if not chunk:
-                # An answer that broke off would show counters that are missing or cut short.
+                # A truncated answer would show missing or wrong counters.
                 text = received.decode()
                 return text if text.endswith(_END) else None
             received += chunk
@@ -228,19 +228,19 @@ _METRICS, _READINESS = b"m", b"r"
 
 
 def answer_until_closed(control: socket.socket, registry: CollectorRegistry = REGISTRY) -> None:
-    """Answer a supervisor's questions; returns when its side is closed, however it ended."""
+    """Answer a supervisor's requests until its end of the socket closes."""
     while True:
         try:
-            message, handed, _, _ = socket.recv_fds(control, 1, 1)
+            message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
         except OSError:
             return
-        for number in handed:
-            with socket.socket(fileno=number) as asker, contextlib.suppress(OSError):
-                asker.settimeout(_ANSWER_SECONDS)
+        for descriptor in descriptors:
+            with socket.socket(fileno=descriptor) as answer, contextlib.suppress(OSError):
+                answer.settimeout(_ANSWER_TIMEOUT_SECONDS)
                 if message == _READINESS:
                     shown = readiness(registry).encode()
                 else:
                     shown = generate_latest(registry)
-                asker.sendall(shown + _END.encode())
+                answer.sendall(shown + _END.encode())
         if not message:
             return

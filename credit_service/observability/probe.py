@@ -1,12 +1,12 @@
-"""Whether a process is well, for a container's health check.
+"""Health check of a container, by the process's metrics.
 
     python -m credit_service.observability.probe URL [NAME ...]
 
-Asks the metrics at URL and looks at the samples of these names: well is who answers, shows each
-name at least once, and nowhere with 0. Needs neither the database's address nor credentials, and
-the standard library alone, because it runs every few seconds.
+Reads the metrics at URL. The process is healthy if it answers, shows each NAME at least once, and
+no sample of these names is 0. Needs no database address and no credentials, and only the standard
+library, because it runs every few seconds.
 
-Exit status: 0 well, 1 not well (the reason is printed), 2 wrong usage.
+Exit status: 0 healthy, 1 unhealthy (prints the reason), 2 wrong usage.
 """
 
 import sys
@@ -17,7 +17,7 @@ _TIMEOUT_SECONDS = 4.0
 
 
 def trouble(exposition: str, names: Sequence[str]) -> str | None:
-    """What is wrong by the metrics' text; None when nothing is."""
+    """What is wrong according to the metrics' text; None if nothing is."""
     for name in names:
         values = [
             line.rpartition(" ")[2]
@@ -32,7 +32,7 @@ def trouble(exposition: str, names: Sequence[str]) -> str | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Probe as the command line says."""
+    """Probe, with the arguments of the command line, and return the exit status."""
     if not arguments or not arguments[0].startswith("http://"):
         print(__doc__, file=sys.stderr)  # noqa: T201 - said to who started it
         return 2

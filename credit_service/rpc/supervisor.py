@@ -15,7 +15,12 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from credit_service.observability import metrics
-from credit_service.observability.metrics_http import MetricsEndpoint, Processes, ask, shows_ready
+from credit_service.observability.metrics_http import (
+    MetricsEndpoint,
+    Processes,
+    request_exposition,
+    shows_ready,
+)
 from credit_service.processes.address import Address, AddressRefusedError, listening_address
 from credit_service.processes.supervisor import (
     MAX_QUICK_DEATHS,
@@ -81,7 +86,7 @@ class _Server:
         control = self._child.control
         if control is None or not self.is_serving:
             return None
-        return ask(control, readiness_alone=readiness_alone)
+        return request_exposition(control, readiness_alone=readiness_alone)
 
     def terminate(self) -> None:
         self._child.terminate()

@@ -18,7 +18,7 @@ from credit_service.observability.metrics_http import (
     MetricsEndpoint,
     Processes,
     answer_until_closed,
-    ask,
+    request_exposition,
 )
 from credit_service.processes.address import AddressRefusedError
 
@@ -224,7 +224,7 @@ def test_silent_connections_do_not_keep_others_out_for_long(
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may take longer to write large metrics than the endpoint waits."""
-    monkeypatch.setattr("credit_service.observability.metrics_http._ANSWER_SECONDS", 60.0)
+    monkeypatch.setattr("credit_service.observability.metrics_http._ANSWER_TIMEOUT_SECONDS", 60.0)
 
 
 @contextmanager
@@ -247,7 +247,7 @@ def test_a_process_answers_until_the_other_side_is_closed() -> None:
     with _counting() as (registry, counter), _process(registry) as control:
         for expected in range(1, 5):
             counter.inc()
-            text = ask(control)
+            text = request_exposition(control)
             assert text is not None
             assert _samples(text) == {("a_total", ()): expected}
 
@@ -259,19 +259,19 @@ def test_large_answers_arrive_whole() -> None:
         counter.labels(f"{number:0100}").inc()
 
     with _process(registry) as control:
-        text = ask(control)
+        text = request_exposition(control)
 
     assert text is not None
     assert len(_samples(text)) == 20_000
 
 
 def test_a_process_that_does_not_answer_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("credit_service.observability.metrics_http._ANSWER_SECONDS", 0.001)
+    monkeypatch.setattr("credit_service.observability.metrics_http._ANSWER_TIMEOUT_SECONDS", 0.001)
     ours, theirs = socket.socketpair()
     ours.settimeout(0)
     with ours, theirs:
         # So many that the questions no longer fit into the socket either.
-        assert [ask(ours) for _ in range(400)][-1] is None
+        assert [request_exposition(ours) for _ in range(400)][-1] is None
 
 
 def test_questions_of_before_are_not_answered_later(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,12 +280,12 @@ def test_questions_of_before_are_not_answered_later(monkeypatch: pytest.MonkeyPa
     ours.settimeout(0)
     with _counting() as (registry, counter), ours:
         with monkeypatch.context() as patch:
-            patch.setattr("credit_service.observability.metrics_http._ANSWER_SECONDS", 0.05)
-            assert ask(ours) is None
+            patch.setattr("credit_service.observability.metrics_http._ANSWER_TIMEOUT_SECONDS", 0.05)
+            assert request_exposition(ours) is None
         counter.inc(7)
         thread = threading.Thread(target=answer_until_closed, args=(theirs, registry))
         thread.start()
-        text = ask(ours)
+        text = request_exposition(ours)
         ours.close()
         thread.join(10)
         theirs.close()
@@ -306,7 +306,7 @@ def test_an_answer_that_breaks_off_is_none() -> None:
     thread = threading.Thread(target=answer_half)
     thread.start()
     with ours, theirs:
-        assert ask(ours) is None
+        assert request_exposition(ours) is None
         thread.join(10)
 
 
@@ -314,7 +314,7 @@ def test_a_dead_process_gives_no_answer() -> None:
     ours, theirs = socket.socketpair()
     theirs.close()
     with ours:
-        assert ask(ours) is None
+        assert request_exposition(ours) is None
 
 
 def _registry_of(expositions: Callable[[], Mapping[str, str]]) -> CollectorRegistry:
