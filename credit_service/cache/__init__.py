@@ -1,1 +1,1 @@
-"""Positions in Redis: an answer sooner, never another answer. A failure is a miss."""
+"""Credit positions in Redis: a faster answer, never a different one. A failure is a miss."""

@@ -1,13 +1,14 @@
 """The cache of credit positions, keyed by customer.
 
-An entry carries the customer's version, the horizon until which it holds and the scorecard version
-that was active, and is written through a compare that refuses an older version, and half a second
-after it was read at the latest, however long the write was on its way. A reader trusts an entry
-only for a day on which the position holds. Redis slow or gone costs one short timeout, then
-nothing until the breaker tries again. What could not be written or removed meanwhile is removed
-before the first read after Redis is back.
+An entry has the customer's version, the horizon until which it is valid, and the active scorecard's
+version. A compare-and-set rejects an older version, and any write later than half a second after
+the database was read, however long the write took to arrive. A reader uses an entry only for a day
+on which the position is valid. If Redis is slow or unreachable, that costs one short timeout, then
+nothing until the circuit breaker probes again. Entries that could not be written or removed
+meanwhile are removed before the first read after Redis is back.
 
-What a reader had to look up is written a moment later, together with what others looked up in it.
+After a miss, the position from the database is written a few milliseconds later, in one batch with
+those of other misses.
 """
 
 import hashlib
@@ -33,19 +34,18 @@ from credit_service.observability import metrics
 _PREFIX = "credit:position:"
 _MAX_TTL_SECONDS = 24 * 60 * 60
 _BATCH = 1_000
-_MOST_SUSPECTS = 10_000
-_MOST_AGE_SECONDS = 0.5
+_MAX_STALE_IDS = 10_000
+_MAX_AGE_SECONDS = 0.5
 _NEVER_MS = 2**53
-_FIRST_PAUSE_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 2.0
+_MIN_PAUSE_SECONDS = 0.2
+_MAX_PAUSE_SECONDS = 2.0
 _GATHER_SECONDS = 0.005
-_MOST_GATHERED = 10_000
-_REMEMBERED = 4_096
+_MAX_QUEUED = 10_000
+_DECODED_ENTRIES = 4_096
 
-# KEYS[1] the entry; ARGV: version, value, milliseconds to live, '1' to write only over an entry,
-# and when it is too late to write it, in milliseconds of Redis' own clock: what comes later was on
-# its way while a newer entry may have come and gone, and takes away what there is. Returns that
-# clock.
+# KEYS[1]: the entry. ARGV: version, value, time to live in milliseconds, '1' to write only over an
+# existing entry, and the deadline of the write in milliseconds of Redis' clock. After the deadline
+# a newer entry may have come and gone, so the script removes the entry. Returns Redis' clock.
 _COMPARE_AND_SET = """
 local clock = redis.call('TIME')
 if clock[1] * 1000 + clock[2] / 1000 > tonumber(ARGV[5]) then
@@ -71,7 +71,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CachedPosition:
-    """A position and the scorecard version that was active when it was written."""
+    """A position and the version of the scorecard that was active when it was written."""
 
     position: CreditPosition
     scorecard_version: str
@@ -79,7 +79,7 @@ class CachedPosition:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A position that was looked up, to be written soon. `read_at` as in `put`."""
+    """A position from the database, to be written soon. `read_at` as in `put`."""
 
     position: CreditPosition
     scorecard_version: str
@@ -88,7 +88,7 @@ class _Found:
 
 
 class PositionCache:
-    """Safe to share between threads. No method raises for what Redis does or does not do."""
+    """The cache. Safe to share between threads. No method raises an error of Redis."""
 
     def __init__(self, url: str, *, timeout_seconds: float = 0.03):
         self._link = RedisLink(url, timeout_seconds)
@@ -97,31 +97,31 @@ class PositionCache:
         self._script_digest = hashlib.sha1(
             _COMPARE_AND_SET.encode(), usedforsecurity=False
         ).hexdigest()
-        # What Redis' clock shows at time.monotonic() 0, or less: told with every answer to a write.
+        # At most Redis' clock at time.monotonic() 0: every answer to a write has the clock.
         self._redis_epoch_ms: float | None = None
         self._breaker = _Breaker()
-        self._suspects: set[int] = set()
-        self._suspects_lock = threading.Lock()
+        self._possibly_stale: set[int] = set()
+        self._stale_lock = threading.Lock()
         self._found: queue.SimpleQueue[_Found | None] = queue.SimpleQueue()
         self._filler = threading.Thread(target=self._fill_in, name="cache-filler", daemon=True)
         self._filler.start()
 
     @property
     def available(self) -> bool:
-        """Whether Redis answered when it was last asked."""
+        """Whether Redis answered the last request."""
         return self._breaker.closed
 
     def close(self) -> None:
-        """Write what was looked up, and give back the connections."""
+        """Write the queued positions and close the connections."""
         self._found.put(None)
         self._filler.join()
         self._link.close()
 
     def get(self, customer_id: int, today: date) -> CachedPosition | None:
-        """The customer's entry when it holds today; None is a miss, whatever the cause."""
+        """The customer's entry if it is valid today; None is a miss, whatever the cause."""
         found: list[object] = []
-        if not self._usable() or not self._attempt(
-            lambda: found.extend(self._link.ask([("GET", f"{_PREFIX}{customer_id}")]))
+        if not self._is_usable() or not self._attempt(
+            lambda: found.extend(self._link.execute([("GET", f"{_PREFIX}{customer_id}")]))
         ):
             _UNREAD.inc()
             return None
@@ -142,12 +142,12 @@ class PositionCache:
         read_at: float,
         only_over_old: bool = False,
     ) -> None:
-        """Write entries unless a newer version is there; `only_over_old` adds no new ones.
+        """Write entries unless Redis has a newer version; with `only_over_old` add no new ones.
 
-        `read_at` is the time.monotonic() before the database was asked. What is known for too
-        long is removed instead: a newer entry may have come and been flushed since.
+        `read_at` is the time.monotonic() before the database was read. If that was too long ago,
+        the entry is removed instead: a newer entry may have come and been flushed since.
         """
-        if not only_over_old and time.monotonic() - read_at > _MOST_AGE_SECONDS:
+        if not only_over_old and time.monotonic() - read_at > _MAX_AGE_SECONDS:
             self.drop([each.customer_id for each in positions])
             return
 
@@ -164,25 +164,25 @@ class PositionCache:
         *,
         read_at: float,
     ) -> None:
-        """Write an entry that was missing within some milliseconds, or not at all: for what was
-        read, where nobody relies on it being there. `read_at` as in `put`."""
-        if self._found.qsize() < _MOST_GATHERED:
+        """Queue a missing entry, to be written within some milliseconds. Dropped if the queue is
+        full: no caller depends on it. `read_at` as in `put`."""
+        if self._found.qsize() < _MAX_QUEUED:
             self._found.put(_Found(position, scorecard_version, moment, read_at))
 
     def _fill_in(self) -> None:
-        """Write what `fill` was given, until told to end."""
+        """Write the queued positions in batches until `close`."""
         ended = False
         while not ended and (first := self._found.get()) is not None:
             time.sleep(_GATHER_SECONDS)
-            gathered = [first]
-            while len(gathered) < _BATCH and not self._found.empty():
+            batch = [first]
+            while len(batch) < _BATCH and not self._found.empty():
                 found = self._found.get()
                 if found is None:
                     ended = True
                     break
-                gathered.append(found)
-            oldest = time.monotonic() - _MOST_AGE_SECONDS
-            self._write([each for each in gathered if each.read_at >= oldest])
+                batch.append(found)
+            oldest = time.monotonic() - _MAX_AGE_SECONDS
+            self._write([each for each in batch if each.read_at >= oldest])
 
     def _write(self, entries: Sequence[_Found], *, only_over_old: bool = False) -> None:
         failpoints.reach("cache.before_write")
@@ -191,35 +191,34 @@ class PositionCache:
             for start in range(0, len(entries), _BATCH):
                 some = entries[start : start + _BATCH]
                 if only_over_old:
-                    # Few of many are there, and to look costs a tenth of an attempt to write.
+                    # Most are absent, and a read costs a tenth of an attempt to write.
                     some = self._present(some)
                 if some:
                     self._evaluate(some, only_over_old=only_over_old)
 
-        self._write_or_suspect([each.position.customer_id for each in entries], write)
+        self._write_or_mark_stale([each.position.customer_id for each in entries], write)
 
     def _present(self, entries: Sequence[_Found]) -> list[_Found]:
         keys = [f"{_PREFIX}{each.position.customer_id}" for each in entries]
-        values = self._link.ask([("MGET", *keys)])[0]
+        values = self._link.execute([("MGET", *keys)])[0]
         return [each for each, value in zip(entries, values, strict=True) if value is not None]
 
     def _evaluate(self, entries: Sequence[_Found], *, only_over_old: bool) -> None:
         epoch_ms = self._redis_epoch_ms
         if epoch_ms is None:
-            epoch_ms = self._note_clock(self._link.ask([("TIME",)])[0])
+            epoch_ms = self._note_clock(self._link.execute([("TIME",)])[0])
         commands = [self._command(each, epoch_ms, only_over_old=only_over_old) for each in entries]
         try:
-            answers = self._link.ask(commands)
+            answers = self._link.execute(commands)
         except redis.exceptions.NoScriptError:
-            # A Redis that was started anew. What was written before the script was missed may be
-            # written again.
-            answers = self._link.ask([("SCRIPT LOAD", self._script), *commands])
+            # Redis has restarted. Writing the earlier ones again is harmless.
+            answers = self._link.execute([("SCRIPT LOAD", self._script), *commands])
         self._note_clock(answers[-1])
 
     def _command(self, entry: _Found, epoch_ms: float, *, only_over_old: bool) -> Command:
         position = entry.position
-        # Late or not, over an older entry a newer one is right.
-        end_ms = epoch_ms + (entry.read_at + _MOST_AGE_SECONDS) * 1000
+        # Over an older entry, a newer one is correct even after the deadline.
+        end_ms = epoch_ms + (entry.read_at + _MAX_AGE_SECONDS) * 1000
         return (
             *("EVALSHA", self._script_digest, 1, f"{_PREFIX}{position.customer_id}"),
             position.version,
@@ -230,7 +229,7 @@ class PositionCache:
         )
 
     def _note_clock(self, answer: Sequence[bytes]) -> float:
-        """Keep what Redis' clock shows; taken as told just now, so that no write has too long."""
+        """Note Redis' clock as if read just now, so that no deadline is too late."""
         now_ms = time.monotonic() * 1000
         epoch_ms = int(answer[0]) * 1000 + int(answer[1]) / 1000 - now_ms
         self._redis_epoch_ms = epoch_ms
@@ -239,60 +238,60 @@ class PositionCache:
     def drop(self, customer_ids: Iterable[int]) -> None:
         """Remove entries."""
         ids = list(customer_ids)
-        self._write_or_suspect(ids, lambda: self._unlink(ids))
+        self._write_or_mark_stale(ids, lambda: self._unlink(ids))
 
     def _unlink(self, customer_ids: Sequence[int]) -> None:
         for start in range(0, len(customer_ids), _BATCH):
             keys = [f"{_PREFIX}{each}" for each in customer_ids[start : start + _BATCH]]
             self._redis.unlink(*keys)
 
-    def _write_or_suspect(self, customer_ids: list[int], write: Callable[[], None]) -> None:
-        """Write, or remember that these customers' entries may be old."""
+    def _write_or_mark_stale(self, customer_ids: list[int], write: Callable[[], None]) -> None:
+        """Write, or remember that these customers' entries may be stale."""
         if not customer_ids:
             return
-        if self._usable() and self._attempt(write):
+        if self._is_usable() and self._attempt(write):
             _WRITTEN.inc(len(customer_ids))
             return
         _UNWRITTEN.inc(len(customer_ids))
-        with self._suspects_lock:
-            self._suspects.update(customer_ids)
+        with self._stale_lock:
+            self._possibly_stale.update(customer_ids)
 
-    def _usable(self) -> bool:
-        """Whether Redis may be asked; clears the suspects first when it is back."""
+    def _is_usable(self) -> bool:
+        """Whether Redis may be used. Removes possibly stale entries first once it is back."""
         if not self._breaker.allows():
             return False
-        if not self._suspects:
+        if not self._possibly_stale:
             return True
-        with self._suspects_lock:
-            suspects, self._suspects = self._suspects, set()
-        if self._attempt(lambda: self._clear(suspects)):
+        with self._stale_lock:
+            stale, self._possibly_stale = self._possibly_stale, set()
+        if self._attempt(lambda: self._clear(stale)):
             return True
-        with self._suspects_lock:
-            self._suspects |= suspects
+        with self._stale_lock:
+            self._possibly_stale |= stale
         return False
 
-    def _clear(self, suspects: set[int]) -> None:
-        if len(suspects) <= _MOST_SUSPECTS:
-            self._unlink(sorted(suspects))
+    def _clear(self, customer_ids: set[int]) -> None:
+        if len(customer_ids) <= _MAX_STALE_IDS:
+            self._unlink(sorted(customer_ids))
             return
         for key in self._redis.scan_iter(match=f"{_PREFIX}*", count=_BATCH):
             self._redis.unlink(key)
 
     def _attempt(self, call: Callable[[], object]) -> bool:
-        """Whether Redis took the call."""
+        """Run the call and return whether Redis answered it."""
         try:
             call()
         except (redis.RedisError, OSError) as error:
-            if self._breaker.failed():
+            if self._breaker.note_failure():
                 log.warning("cache_unavailable", error=type(error).__name__)
             return False
-        if self._breaker.succeeded():
+        if self._breaker.note_success():
             log.info("cache_available")
         return True
 
 
 class _Breaker:
-    """Lets calls through while they succeed; after a failure one probe at a time, ever rarer."""
+    """A circuit breaker: after a failure it allows one probe at a time, after growing pauses."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -309,21 +308,21 @@ class _Breaker:
         with self._lock:
             if time.monotonic() < self._closed_until:
                 return False
-            # This caller probes; the others wait for what becomes of it.
+            # This caller probes; the others skip Redis until the probe's result.
             self._closed_until = time.monotonic() + self._pause_seconds
             return True
 
-    def failed(self) -> bool:
-        """Note a failure; True when it is the first one."""
+    def note_failure(self) -> bool:
+        """Note a failure and return whether it is the first."""
         with self._lock:
             first = not self._pause_seconds
-            longer = max(_FIRST_PAUSE_SECONDS, self._pause_seconds * 2)
-            self._pause_seconds = min(longer, _LONGEST_PAUSE_SECONDS)
+            longer = max(_MIN_PAUSE_SECONDS, self._pause_seconds * 2)
+            self._pause_seconds = min(longer, _MAX_PAUSE_SECONDS)
             self._closed_until = time.monotonic() + self._pause_seconds
             return first
 
-    def succeeded(self) -> bool:
-        """Note a success; True when failures went before it."""
+    def note_success(self) -> bool:
+        """Note a success and return whether failures preceded it."""
         if not self._pause_seconds:
             return False
         with self._lock:
@@ -338,7 +337,7 @@ def _milliseconds_to_live(position: CreditPosition, moment: Moment) -> int:
 
 
 def _encode(position: CreditPosition, scorecard_version: str) -> str:
-    """A JSON list that begins with the version, where the compare looks for it."""
+    """A JSON list that starts with the version, where the script reads it."""
     return json.dumps(
         [
             position.version,
@@ -359,11 +358,11 @@ def _encode(position: CreditPosition, scorecard_version: str) -> str:
     )
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@lru_cache(maxsize=_DECODED_ENTRIES)
 def _decode(customer_id: int, value: bytes) -> CachedPosition | None:
-    """The entry; None when it is not one of ours, for instance of an earlier release.
+    """The entry; None if it has another format, for instance of an earlier release.
 
-    Remembered by what Redis holds, so that who asks again for the same customer has it at once.
+    Memoized by the stored bytes: repeated reads of the same customer decode once.
     """
     try:
         fields: list[Any] = json.loads(value)

@@ -1,4 +1,4 @@
-"""The cache against a real Valkey: newer wins, a failure is a miss, nothing old is ever served."""
+"""The cache on a real Valkey: newer entries win, failures are misses, stale ones never served."""
 
 import socket
 import threading
@@ -54,7 +54,7 @@ def test_an_entry_comes_back_equal(cache: PositionCache) -> None:
     assert held(cache) == POSITION
 
 
-def test_an_older_version_is_refused(cache: PositionCache) -> None:
+def test_an_older_version_is_rejected(cache: PositionCache) -> None:
     put(cache, POSITION)
     put(cache, replace(POSITION, version=4, current_debt_paise=0))
     assert held(cache) == POSITION
@@ -79,7 +79,7 @@ def test_without_the_compare_an_older_version_would_win(
     unguarded.close()
 
 
-def test_an_entry_is_not_served_outside_its_days(cache: PositionCache) -> None:
+def test_an_entry_is_a_miss_outside_its_days(cache: PositionCache) -> None:
     put(cache, POSITION)
     assert held(cache, date(2026, 6, 30)) == POSITION
     assert held(cache, date(2026, 7, 1)) is None
@@ -92,12 +92,12 @@ def test_an_entry_lives_a_day_or_until_its_horizon(cache: PositionCache, redis_u
     assert 86_390 <= client.ttl("credit:position:7") <= 86_400
     tomorrow = replace(POSITION, version=6, valid_until=date(2026, 6, 11))
     put(cache, tomorrow)
-    # Noon until midnight in India.
+    # From noon to midnight in India.
     assert 43_190 <= client.ttl("credit:position:7") <= 43_200
     client.close()
 
 
-def test_writing_over_only_adds_nothing_and_dropping_removes(cache: PositionCache) -> None:
+def test_only_over_old_adds_no_entry_and_drop_removes(cache: PositionCache) -> None:
     put(cache, POSITION, only_over_old=True)
     assert held(cache) is None
     put(cache, POSITION)
@@ -108,14 +108,14 @@ def test_writing_over_only_adds_nothing_and_dropping_removes(cache: PositionCach
     assert held(cache) is None
 
 
-def test_what_was_known_for_too_long_is_removed_instead(cache: PositionCache) -> None:
+def test_a_position_read_too_long_ago_removes_the_entry(cache: PositionCache) -> None:
     put(cache, POSITION)
     cache.put([replace(POSITION, version=6)], "x", TODAY, read_at=time.monotonic() - 1)
     assert held(cache) is None
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b"[1]", b"[1,2,3]", b"\xff", b"null", b'["x"]'])
-def test_an_entry_of_another_form_is_a_miss(
+def test_an_entry_of_another_format_is_a_miss(
     cache: PositionCache, redis_url: str, value: bytes
 ) -> None:
     client = redis.Redis.from_url(redis_url)
@@ -125,7 +125,7 @@ def test_an_entry_of_another_form_is_a_miss(
 
 
 class SlowRedis:
-    """A port that takes connections and says nothing, then passes everything on."""
+    """A port that accepts connections and does not answer, later a proxy of Redis."""
 
     def __init__(self, redis_url: str) -> None:
         self.answers = threading.Event()
@@ -170,7 +170,7 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
         return
 
 
-def test_silence_costs_one_short_wait_and_then_nothing_until_it_heals(
+def test_a_silent_redis_costs_one_timeout_and_then_nothing(
     database: Database, redis_url: str
 ) -> None:
     slow = SlowRedis(redis_url)
@@ -179,7 +179,7 @@ def test_silence_costs_one_short_wait_and_then_nothing_until_it_heals(
     customer_id = a_good_customer(database, TODAY)
     direct = PositionCache(redis_url, timeout_seconds=1.0)
     asked = Ask(LAKH, 1200, 24)
-    # An entry of before; what comes while Redis is silent makes it old.
+    # An entry from before; the write during the silence makes it stale.
     put(direct, queries.snapshot(customer_id, TODAY).position)
     decision = create_loan(database, CreateLoan(uuid4(), customer_id, asked), TODAY, "tests")
     assert decision.approved
@@ -196,8 +196,8 @@ def test_silence_costs_one_short_wait_and_then_nothing_until_it_heals(
     slow.answers.set()
     deadline = time.monotonic() + 10
     while held_by(direct, customer_id) != fresh.position:
-        assert time.monotonic() < deadline, "the cache did not heal"
-        # Never the entry of before, though it still lies in Redis.
+        assert time.monotonic() < deadline, "the cache did not recover"
+        # Never the stale entry, which is still in Redis.
         assert queries.snapshot(customer_id, TODAY) == fresh
         time.sleep(0.05)
     cache.close()

@@ -1,4 +1,4 @@
-"""A write to the cache that lay on the network for too long: its sender has given up long ago."""
+"""A cache write that the network delays for too long: its sender has timed out."""
 
 import time
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def network(redis_url: str) -> Iterator[Proxy]:
 
 @pytest.fixture
 def far(network: Proxy) -> Iterator[PositionCache]:
-    """A cache behind the network, with a connection that is up."""
+    """A cache behind a slow network, with an open connection."""
     url = f"redis://127.0.0.1:{network.ports[LINK]}"
     opened = PositionCache(url, timeout_seconds=0.5)
     put(opened, replace(POSITION, version=3))
@@ -43,14 +43,14 @@ def near(redis_url: str) -> Iterator[PositionCache]:
     opened.close()
 
 
-def test_a_late_write_does_not_come_back_after_a_newer_one_was_flushed(
+def test_a_late_write_adds_no_entry_after_a_newer_one_was_flushed(
     network: Proxy, far: PositionCache, near: PositionCache
 ) -> None:
     network.order(LINK, cut="there")
     time.sleep(0.1)
     put(far, replace(POSITION, version=4))
     assert not far.available
-    # Meanwhile a newer entry comes and goes, and with it what the older one is compared with.
+    # Meanwhile a newer entry comes and goes, so the compare has nothing to compare with.
     put(near, POSITION)
     near.drop([POSITION.customer_id])
     network.order(LINK, cut="")
@@ -60,7 +60,7 @@ def test_a_late_write_does_not_come_back_after_a_newer_one_was_flushed(
         time.sleep(0.02)
 
 
-def test_a_late_write_over_an_old_entry_takes_it_away(
+def test_a_late_write_removes_an_old_entry(
     network: Proxy, far: PositionCache, near: PositionCache
 ) -> None:
     assert held(near) is not None
@@ -74,7 +74,7 @@ def test_a_late_write_over_an_old_entry_takes_it_away(
     assert held(near) is None
 
 
-def test_a_write_over_an_old_entry_alone_may_take_its_time(near: PositionCache) -> None:
+def test_a_late_write_only_over_an_old_entry_succeeds(near: PositionCache) -> None:
     put(near, replace(POSITION, version=4))
     near.put(
         [POSITION],
