@@ -1,8 +1,8 @@
 """`python -m workers`: the relay and the actors, until SIGTERM.
 
-Configured by the environment as everything else (credit_service/settings.py). Without DATABASE_URL
-and REDIS_URL it joins the embedded servers that `credit-service up` runs, or starts them. Exit
-status: 0 after a stop, 2 when the settings do not allow to work.
+Configured by the environment (credit_service/settings.py). Without DATABASE_URL and REDIS_URL it
+joins the embedded servers that `credit-service up` runs, or starts its own. Exit status: 0 after a
+stop, 2 if the settings do not allow it to run.
 """
 
 import argparse
@@ -27,12 +27,12 @@ MISCONFIGURED = 2
 
 
 def main() -> int:
-    """Run a worker process as the command line says."""
+    """Run a worker, with the arguments of the command line, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
     parser.add_argument(
         "--control-fd",
         type=int,
-        help="socket of the process that started this one: closed, also by its death, to stop it",
+        help="socket of the parent process; the worker stops when the parent closes it or dies",
     )
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--relay-only", action="store_true", help="run no actors")
@@ -45,7 +45,7 @@ def main() -> int:
         settings = Settings()
         configure_logging(settings, component="worker")
         if arguments.control_fd is None:
-            # Else its starter has warned.
+            # With it, the parent has warned.
             warn_of_unknown_variables()
         with (
             _metrics_shown(settings),
@@ -65,7 +65,7 @@ def main() -> int:
 
 
 def _obey(control: socket.socket) -> None:
-    """Stop this process, as SIGTERM does, once the other side is gone."""
+    """Stop this process with SIGTERM once the parent closes its end."""
     with contextlib.suppress(OSError):
         while control.recv(64):
             pass
@@ -73,7 +73,7 @@ def _obey(control: socket.socket) -> None:
 
 
 def _metrics_shown(settings: Settings) -> AbstractContextManager[object]:
-    """While open, the metrics can be read where the settings want them."""
+    """While open, show the metrics at the address in the settings."""
     if settings.worker_metrics_listen is None:
         return nullcontext()
     listen, insecure = settings.worker_metrics_listen, settings.metrics_insecure

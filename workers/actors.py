@@ -1,6 +1,6 @@
-"""The actors: what is done, with what priority over what else, and what makes it necessary.
+"""The actors, their queues, and the events and times that enqueue their tasks.
 
-Each is a function of one subject, an id, that may run twice and at the same time as itself.
+An actor is a function of one subject, an id. It may run twice, and concurrently with itself.
 """
 
 import time
@@ -30,20 +30,20 @@ from credit_service.storage.event_stream import PublishedEvent
 from workers.runner import Actor, Queue, Resources
 
 RECONCILE_SECONDS = 10.0
-FORGET_SECONDS = 3600.0
 """Pause between two samples of the reconciliation."""
+DELETE_SECONDS = 3600.0
+"""Pause between two deletions of streams that can no longer be resumed."""
 
-
-_LANES = 2
-"""Batches of customers that are recomputed at the same time."""
+_PARALLEL_BATCHES = 2
+"""Batches of customers that are recomputed in parallel."""
 
 UPLOADS = Queue("uploads", share=0.5, window=16)
-BATCHES = Queue("batches", share=0.25, window=16, connections=_LANES + 1)
-CUSTOMERS = Queue("customers", share=1.0, window=500, prefetch=4, look_seconds=0.025, bundle=50)
+BATCHES = Queue("batches", share=0.25, window=16, connections=_PARALLEL_BATCHES + 1)
+CUSTOMERS = Queue("customers", share=1.0, window=500, prefetch=4, poll_seconds=0.025, bundle=50)
 
 
 def _ingest_upload(resources: Resources, subject: str) -> None:
-    """Ingest an uploaded file from where it stands. Subject: the ingestion's id."""
+    """Ingest an uploaded file from its last committed row. Subject: the ingestion's id."""
     run_upload(
         resources.database,
         UUID(subject),
@@ -55,23 +55,23 @@ def _ingest_upload(resources: Resources, subject: str) -> None:
 
 
 def _give_up_upload(resources: Resources, subject: str) -> None:
-    """Tell those who follow the ingestion that it will not end by itself."""
+    """Mark the ingestion as failed, for the callers that watch it."""
     fail_upload(
         resources.database,
         UUID(subject),
         "ATTEMPTS_EXHAUSTED",
-        f"The file was tried {tasks.MAX_ATTEMPTS} times and did not come to its end.",
+        f"{tasks.MAX_ATTEMPTS} attempts at ingesting the file failed.",
         resources.clock.moment(),
     )
 
 
 def _recompute_score(resources: Resources, subject: str) -> None:
-    """Bring a customer's stored score up to date. Subject: the customer's id."""
+    """Recompute a customer's stored score. Subject: the customer's id."""
     _recompute(resources, [int(subject)], pass_over_busy=False)
 
 
 def _recompute_together(resources: Resources, subjects: Sequence[str]) -> None:
-    """The same for several customers in one transaction, which waits for none of them."""
+    """Recompute several customers in one transaction, and locked ones afterwards, one by one."""
     customer_ids = [int(subject) for subject in subjects]
     done = _recompute(resources, customer_ids, pass_over_busy=True)
     for customer_id in customer_ids:
@@ -82,7 +82,7 @@ def _recompute_together(resources: Resources, subjects: Sequence[str]) -> None:
 def _recompute(
     resources: Resources, customer_ids: Sequence[int], *, pass_over_busy: bool
 ) -> set[int]:
-    """Recompute and cache; the ids of those that were not passed over."""
+    """Recompute and cache; return the ids of the customers that were not skipped."""
     moment, started_at = resources.clock.moment(), time.monotonic()
 
     def attempt(_number: int) -> tuple[list[CreditPosition], str]:
@@ -98,12 +98,12 @@ def _recompute(
 
 
 def _recompute_scores(resources: Resources, _subject: str) -> None:
-    """Bring every stored score up to date that is not. Subject: anything.
+    """Recompute every outdated score. The subject is ignored.
 
-    Two batches at a time: PostgreSQL stores one while the other is computed.
+    Two batches in parallel: PostgreSQL stores one while this process computes the other.
     """
-    with ThreadPoolExecutor(_LANES, thread_name_prefix="recompute") as lanes:
-        under_way: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(_PARALLEL_BATCHES, thread_name_prefix="recompute") as executor:
+        running: deque[Future[None]] = deque()
         last = 0
         while True:
             resources.checkpoint()
@@ -116,13 +116,13 @@ def _recompute_scores(resources: Resources, _subject: str) -> None:
             if not customer_ids:
                 break
             last = customer_ids[-1]
-            if len(under_way) == _LANES:
-                under_way.popleft().result()
+            if len(running) == _PARALLEL_BATCHES:
+                running.popleft().result()
             in_context = copy_context().run
-            under_way.append(
-                lanes.submit(in_context, _recompute_batch, resources, customer_ids, moment)
+            running.append(
+                executor.submit(in_context, _recompute_batch, resources, customer_ids, moment)
             )
-        for each in under_way:
+        for each in running:
             each.result()
 
 
@@ -149,21 +149,21 @@ def _refresh_due_scores(resources: Resources, _subject: str) -> None:
 
 
 def _reconcile(resources: Resources, _subject: str) -> None:
-    """Compare the next sample of customers with a computation from scratch. Subject: anything."""
+    """Compare the next sample of customers with a full recomputation. The subject is ignored."""
     moment = resources.clock.moment()
     found = resources.database.retry(lambda _number: reconcile(resources.database, moment))
     _renew_cached(resources, found.corrected, moment)
 
 
 def _decide_in_shadow(resources: Resources, subject: str) -> None:
-    """Store what the scorecard on trial would have decided. Subject: the decision's id."""
+    """Store the decision of the shadow scorecard. Subject: the decision's id."""
     resources.database.retry(lambda _number: decide_in_shadow(resources.database, int(subject)))
 
 
 def _renew_cached(
     resources: Resources, positions: Sequence[CreditPosition], moment: Moment
 ) -> None:
-    """Replace what the cache holds of these customers, without filling it with the others."""
+    """Replace the cache entries of these customers, and add none for the others."""
     if positions:
         started_at = time.monotonic()
         with resources.database.autocommit() as connection:
@@ -193,11 +193,11 @@ ACTORS = (
 )
 
 
-# What makes work necessary, besides those who wish for it themselves.
+# Tasks enqueued by events and by time.
 
 
 def follow(connection: Connection, published: Sequence[PublishedEvent], moment: Moment) -> None:
-    """Wish for the work that these events entail, in the transaction that publishes them."""
+    """Enqueue the tasks that these events require, in the transaction that publishes them."""
     moved = _first_traces(
         (event.customer_id, event.traceparent)
         for event in published
@@ -226,7 +226,7 @@ def _first_traces(subjects: Iterable[tuple[object, str | None]]) -> dict[str, st
 
 
 class Timetable:
-    """Wishes for what time alone makes necessary."""
+    """Enqueues the tasks that time requires."""
 
     def __init__(
         self,
@@ -236,17 +236,17 @@ class Timetable:
         *,
         stream_silence_seconds: float = 900.0,
     ) -> None:
-        """`stream_silence_seconds`: after so long without a row a stream counts as abandoned."""
+        """A stream without rows for `stream_silence_seconds` is abandoned."""
         self._stream_silence_seconds = stream_silence_seconds
         self._database = database
         self._clock = clock
         self._monotonic = monotonic
         self._next_reconciliation = monotonic() + RECONCILE_SECONDS
-        self._next_forgetting = monotonic()
+        self._next_deletion = monotonic()
 
     def step(self) -> bool:
-        """Ask for outdated scores to be refreshed and for samples; end abandoned streams, and
-        forget those that can no longer be resumed."""
+        """Enqueue the refresh of outdated scores and the reconciliation, fail abandoned streams,
+        and delete the keys of streams that can no longer be resumed."""
         moment = self._clock.moment()
         with self._database.autocommit() as connection:
             if scores.past_horizon(connection, today=moment.today, limit=1):
@@ -255,7 +255,7 @@ class Timetable:
                 self._next_reconciliation = self._monotonic() + RECONCILE_SECONDS
                 tasks.enqueue(connection, "reconcile", "sample", moment)
         abandon_streams(self._database, moment, self._stream_silence_seconds)
-        if self._monotonic() >= self._next_forgetting:
-            self._next_forgetting = self._monotonic() + FORGET_SECONDS
+        if self._monotonic() >= self._next_deletion:
+            self._next_deletion = self._monotonic() + DELETE_SECONDS
             forget_failed_streams(self._database)
         return False

@@ -1,7 +1,6 @@
-"""What waits in the database, for the metrics.
+"""The backlog in the database, for the metrics.
 
-Read by a loop of its own and kept, so that whoever asks for the metrics never waits for a database
-that is slow or away.
+A loop reads it and keeps the result, so a scrape never waits for a slow or unreachable database.
 """
 
 import time
@@ -14,16 +13,16 @@ from credit_service.storage import backlog, tasks
 from credit_service.storage.database import Database
 
 READ_SECONDS = 5.0
-"""Pause between two looks."""
+"""Pause between two reads."""
 
 FRESH_SECONDS = 30.0
-"""After this time without a look that succeeded, nothing is shown rather than what was."""
+"""Without a successful read for this time, the metrics show nothing instead of old values."""
 
 _STATES = ("pending", "sent", "running", "parked")
 
 
 class BacklogReader:
-    """Looks at what waits, and tells the metrics of it while it is fresh."""
+    """Reads the backlog and reports it to the metrics while it is fresh."""
 
     def __init__(
         self,
@@ -32,21 +31,21 @@ class BacklogReader:
         actors: Sequence[str],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Of these `actors` it tells also that nothing waits."""
+        """Reports 0 for those of `actors` that have no tasks."""
         self._database = database
         self._clock = clock
         self._actors = actors
         self._monotonic = monotonic
         self._readings: list[Reading] = []
         self._fresh_until = 0.0
-        self._forget = metrics.backlog_readings.add(self._known)
+        self._remove = metrics.backlog_readings.add(self._fresh_readings)
 
     def close(self) -> None:
-        """Tell the metrics nothing more."""
-        self._forget()
+        """Stop reporting to the metrics."""
+        self._remove()
 
     def step(self) -> bool:
-        """Look once. Raises what the Database raises."""
+        """Read once. Raises what the Database raises."""
         with self._database.autocommit() as connection:
             waiting = backlog.waiting(connection, self._clock.moment())
             found = tasks.backlog(connection)
@@ -72,5 +71,5 @@ class BacklogReader:
         self._fresh_until = self._monotonic() + FRESH_SECONDS
         return False
 
-    def _known(self) -> Iterable[Reading]:
+    def _fresh_readings(self) -> Iterable[Reading]:
         return self._readings if self._monotonic() < self._fresh_until else []

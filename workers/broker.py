@@ -1,7 +1,7 @@
-"""Dramatiq on Redis, set up as a carrier of task ids and nothing more.
+"""Dramatiq on Redis, which only carries task ids.
 
-No results, no retries and no delays: `credit_service.storage.tasks` does all of these. What is left
-for Redis is bounded, in time and in size, and losing it loses nothing.
+No results, no retries and no delays: `credit_service.storage.tasks` does these. The data in Redis
+is bounded in time and size, and its loss loses no task.
 """
 
 import contextlib
@@ -20,29 +20,29 @@ _NAMESPACE = "credit:tasks"
 _MARK = f"{_NAMESPACE}:mark"
 _CONNECT_TIMEOUT_SECONDS = 1.0
 _ANSWER_TIMEOUT_SECONDS = 2.0
-# A message older than this was sent again long ago.
+# The sweeper resends a task long before its message has this age.
 _MAX_AGE_MS = 60 * 60 * 1000
 _DEAD_MESSAGE_TTL_MS = 60 * 60 * 1000
-# Messages that a dead worker held come back to the queue after this silence, found with this chance
-# in a million per command; their tasks were sent again by then, so they only need to be cleared.
+# Messages of a dead worker return to the queue after this silence, with this chance in a million
+# per command. Their tasks have been sent again by then, so the messages only need to be cleared.
 _HEARTBEAT_TIMEOUT_MS = 60 * 1000
 _MAINTENANCE_CHANCE = 10_000
-_AWAY_PAUSE_SECONDS = 0.5
+_UNREACHABLE_PAUSE_SECONDS = 0.5
 
 log = structlog.get_logger(__name__)
 
 
 class CarrierBroker(RedisBroker):
-    """A broker that knows no delayed messages, and to which Redis may be away at any time.
+    """A broker without delayed messages that tolerates an unreachable Redis.
 
-    What it cannot do then, it leaves: a message that is delivered once more finds its task gone,
-    and a task whose message is lost is sent again.
+    It drops commands that fail: a message delivered twice finds its task gone, and the sweeper
+    resends a task whose message is lost.
     """
 
-    _away = False
+    _is_unreachable = False
 
-    def __init__(self, client: "redis.Redis", *, look_seconds: float, time_limit_seconds: float):
-        """`look_seconds`: longest pause between two looks at an empty queue."""
+    def __init__(self, client: "redis.Redis", *, poll_seconds: float, time_limit_seconds: float):
+        """`poll_seconds` is the maximum interval between two polls of an empty queue."""
         super().__init__(  # type: ignore[no-untyped-call]  # Dramatiq annotates no constructor
             client=client,
             namespace=_NAMESPACE,
@@ -54,11 +54,11 @@ class CarrierBroker(RedisBroker):
             dead_message_ttl=_DEAD_MESSAGE_TTL_MS,
             maintenance_chance=_MAINTENANCE_CHANCE,
         )
-        self._look_ms = int(look_seconds * 1000)
+        self._poll_ms = int(poll_seconds * 1000)
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 0) -> Consumer:
-        """A consumer that looks at the queue more often than a worker wakes its other threads."""
-        return super().consume(queue_name, prefetch, timeout=self._look_ms or timeout)
+        """A consumer that polls the queue more often than Dramatiq wakes its worker threads."""
+        return super().consume(queue_name, prefetch, timeout=self._poll_ms or timeout)
 
     def declare_queue(self, queue_name: str) -> None:
         """Declare the queue without the second one that Dramatiq polls for delayed messages."""
@@ -68,36 +68,36 @@ class CarrierBroker(RedisBroker):
             self.emit_after("declare_queue", queue_name)
 
     def do_fetch(self, queue_name: str, count: int) -> Any:
-        """Messages from the queue; none, after a pause, while Redis is away."""
+        """Messages from the queue; none, after a pause, while Redis is unreachable."""
         try:
             found = self._command("fetch", queue_name, count)
         except redis.RedisError as error:
-            if not self._away:
+            if not self._is_unreachable:
                 log.warning("redis_unavailable", queue=queue_name, error=str(error))
-            self._away = True
-            time.sleep(_AWAY_PAUSE_SECONDS)
+            self._is_unreachable = True
+            time.sleep(_UNREACHABLE_PAUSE_SECONDS)
             return []
-        if self._away:
+        if self._is_unreachable:
             log.info("redis_available", queue=queue_name)
-            self._away = False
+            self._is_unreachable = False
         return found
 
     def do_ack(self, queue_name: str, message_id: str) -> None:
-        """Acknowledge, or not."""
+        """Acknowledge the message, if Redis is reachable."""
         self._attempt("ack", queue_name, message_id)
 
     def do_nack(self, queue_name: str, message_id: str) -> None:
-        """Bury, or not."""
+        """Move the message to the dead-letter queue, if Redis is reachable."""
         self._attempt("nack", queue_name, message_id)
 
     def do_requeue(self, queue_name: str, *message_ids: str) -> None:
-        """Give back what was fetched and not begun, or not."""
+        """Return messages that no actor has started, if Redis is reachable."""
         self._attempt("requeue", queue_name, *message_ids)
 
     def lost_everything(self) -> bool:
-        """Whether Redis was emptied, or begun anew, since anybody last asked.
+        """Whether Redis has lost its data since any process last called this.
 
-        Raises redis.RedisError when it cannot be asked.
+        Raises redis.RedisError if Redis is unreachable.
         """
         return bool(self.client.set(_MARK, "1", nx=True))
 
@@ -109,17 +109,17 @@ class CarrierBroker(RedisBroker):
         return self._dispatch(name)(*arguments)  # type: ignore[no-untyped-call]  # Dramatiq's own
 
 
-def make_broker(redis_url: str, *, look_seconds: float, time_limit_seconds: float) -> CarrierBroker:
-    """A broker on this Redis. Nothing connects before the first message.
+def make_broker(redis_url: str, *, poll_seconds: float, time_limit_seconds: float) -> CarrierBroker:
+    """A broker on this Redis, which connects at the first message.
 
-    `look_seconds` is the longest pause between two looks at an empty queue; an actor that runs
+    `poll_seconds` is the maximum interval between two polls of an empty queue. An actor that runs
     longer than `time_limit_seconds` is interrupted.
     """
     client = redis.Redis.from_url(
         redis_url,
         socket_connect_timeout=_CONNECT_TIMEOUT_SECONDS,
         socket_timeout=_ANSWER_TIMEOUT_SECONDS,
-        # One more try on a fresh connection, for one that Redis closed while it lay idle.
+        # One retry on a new connection, after one that Redis closed while it was idle.
         retry=Retry(NoBackoff(), 1),
     )
-    return CarrierBroker(client, look_seconds=look_seconds, time_limit_seconds=time_limit_seconds)
+    return CarrierBroker(client, poll_seconds=poll_seconds, time_limit_seconds=time_limit_seconds)

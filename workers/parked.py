@@ -1,11 +1,11 @@
-"""Tasks that were given up after five attempts: see why, and try them again.
+"""Parked tasks: those whose five attempts failed. Lists them with their errors, or retries them.
 
     python -m workers.parked list
     python -m workers.parked retry TASK_ID [TASK_ID ...]
     python -m workers.parked retry all
 
-Configured by the environment as the worker. Exit status: 0; 1 when a task named is not parked;
-2 when the settings do not allow to look.
+Configured by the environment, like the worker. Exit status: 0; 1 if a given task is not parked;
+2 if the settings do not allow access to the database.
 """
 
 import argparse
@@ -23,7 +23,7 @@ _PAGE = 500
 
 
 def parked(database: Database) -> Iterator[ParkedTask]:
-    """Every parked task, by rising id."""
+    """All parked tasks, by ascending id."""
     after = 0
     while True:
         with database.autocommit() as connection:
@@ -35,7 +35,7 @@ def parked(database: Database) -> Iterator[ParkedTask]:
 
 
 def retry(database: Database, task_ids: Sequence[int]) -> list[int]:
-    """Let these tasks be tried anew; the ids of those that are not parked."""
+    """Reset these tasks for new attempts and return the ids of those that are not parked."""
     with database.autocommit() as connection:
         return [each for each in task_ids if not tasks.unpark(connection, each)]
 
@@ -44,7 +44,7 @@ def _list(database: Database) -> int:
     for task in parked(database):
         _say(
             f"{task.task_id}\t{task.actor}\t{task.subject}\tsince {task.created_at:%Y-%m-%d %H:%M}"
-            f"\t{task.last_error or 'no word'}"
+            f"\t{task.last_error or 'no error'}"
         )
     return 0
 
@@ -56,23 +56,23 @@ def _retry(database: Database, wanted: Sequence[str]) -> int:
         else [int(each) for each in wanted]
     )
     missing = retry(database, ids)
-    _say(f"{len(ids) - len(missing)} tasks are tried again.")
+    _say(f"{len(ids) - len(missing)} tasks will be retried.")
     for each in missing:
         _say(f"{each} is not parked.")
     return 1 if missing else 0
 
 
 def _say(line: str) -> None:
-    print(line)  # noqa: T201 - said to who asked
+    print(line)  # noqa: T201 - the command's output
 
 
 def main() -> int:
-    """Do what the command line says."""
+    """Run the command of the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m workers.parked", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="show what is parked and the last error of each")
-    trying = commands.add_parser("retry", help="try parked tasks again, counting anew")
-    trying.add_argument("task_id", nargs="+", help="an id of `list`, or: all")
+    commands.add_parser("list", help="show the parked tasks and their last errors")
+    retrying = commands.add_parser("retry", help="retry parked tasks, with five new attempts")
+    retrying.add_argument("task_id", nargs="+", help="an id from `list`, or: all")
     arguments = parser.parse_args()
     try:
         with embedded.provided(Settings(), join=True) as settings:
@@ -86,7 +86,7 @@ def main() -> int:
             finally:
                 database.dispose()
     except (ValueError, StackError) as error:
-        print(f"python -m workers.parked: {error}", file=sys.stderr)  # noqa: T201 - said to who asked
+        print(f"python -m workers.parked: {error}", file=sys.stderr)  # noqa: T201 - the command's output
         return 2
 
 

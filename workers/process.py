@@ -1,4 +1,4 @@
-"""A worker process: relay loops, heart and actor threads, started together and stopped in order."""
+"""A worker process: relay loops, lease heartbeat and actor threads."""
 
 import os
 import threading
@@ -22,10 +22,10 @@ from workers.broker import CarrierBroker, make_broker
 from workers.relay import SWEEP_SECONDS, Channel, Loop, Publisher, Sender, Sweeper
 from workers.runner import Actor, Queue, Resources, Runner
 
-# After which an idle thread looks whether it should end.
+# Interval after which an idle thread checks whether it should stop.
 _IDLE_THREAD_MS = 250
 _STATEMENT_TIMEOUT_SECONDS = 120.0
-# Batches of a thousand entries take longer than the answer that a call would wait for.
+# A batch of a thousand entries takes longer than the timeout of a call allows.
 _CACHE_TIMEOUT_SECONDS = 2.0
 _TIMETABLE_SECONDS = 1.0
 
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 
 class WorkerProcess:
-    """What one process runs: the relay, the actors, or both."""
+    """The relay, the actors, or both, in one process."""
 
     def __init__(
         self,
@@ -44,9 +44,9 @@ class WorkerProcess:
         actors: Sequence[Actor] = ACTORS,
         timetable: bool = True,
     ) -> None:
-        """Connects to nothing yet. `timetable`: the relay wishes for what time makes necessary.
+        """Does not connect yet. With `timetable` the relay enqueues the tasks that time requires.
 
-        Raises ValueError when no database or Redis is configured.
+        Raises ValueError if no database or Redis is configured.
         """
         self._grace_seconds = settings.shutdown_grace_seconds
         redis_url = settings.require_redis_url()
@@ -56,7 +56,7 @@ class WorkerProcess:
         }
         database = Database(
             settings.require_database_url(),
-            # What actors, heart and loops can want at once, and two to spare.
+            # The most that actors, heartbeat and loops use at once, and two spare ones.
             pool_size=(
                 sum(count * queue.connections for queue, count in threads.items()) + 1 if act else 0
             )
@@ -83,7 +83,7 @@ class WorkerProcess:
         names = [actor.name for actor in actors]
         metrics.show_actors(names)
         self._backlog = BacklogReader(database, settings.clock, names)
-        self._forget_readings = metrics.server_readings.add(self._read)
+        self._remove_readings = metrics.server_readings.add(self._read)
         self._loops = self._make_loops(settings, timetable=timetable) if relay else []
 
     def _make_loops(self, settings: Settings, *, timetable: bool) -> list[Loop]:
@@ -112,7 +112,7 @@ class WorkerProcess:
         return loops
 
     def start(self) -> None:
-        """Start every thread. Neither database nor Redis need to be there yet."""
+        """Start every thread. The database and Redis may still be unreachable."""
         if self._act:
             self._runner.start()
             for pool in self._pools:
@@ -122,7 +122,7 @@ class WorkerProcess:
         log.info("worker_started", relay=bool(self._loops), actors=self._act)
 
     def _read(self) -> list[metrics.Reading]:
-        """What the process is at, for the metrics."""
+        """The state of the process, for the metrics."""
         in_use, pool_size = self._resources.database.pool_use()
         return [
             ("credit_database_pool_in_use", (), in_use),
@@ -131,10 +131,10 @@ class WorkerProcess:
         ]
 
     def stop(self) -> bool:
-        """Send no more, let the attempts under way end, and give back those that do not in time.
+        """Stop sending, let running attempts end, and release the tasks of those that do not.
 
-        Takes the configured grace at most, give or take. False when threads are left behind that
-        still work: the process should then end at once.
+        Takes about the configured grace at most. Returns False if threads still work: the process
+        should then exit at once.
         """
         until = time.monotonic() + self._grace_seconds
         self._resources.stopping.set()
@@ -144,10 +144,10 @@ class WorkerProcess:
             loop.join(max(0.1, until - time.monotonic()))
         left = 0
         if self._act:
-            _all_at_once([partial(pool.stop, until) for pool in self._pools])
+            _run_in_parallel([partial(pool.stop, until) for pool in self._pools])
             left = len(self._runner.stop())
         self._backlog.close()
-        self._forget_readings()
+        self._remove_readings()
         self._resources.cache.close()
         self._resources.database.dispose()
         log.info("worker_stopped", attempts_given_back=left)
@@ -155,7 +155,7 @@ class WorkerProcess:
 
 
 class _Pool:
-    """The threads of one queue, with a broker of their own: Dramatiq has one pool per broker."""
+    """The threads of one queue, with their own broker: Dramatiq has one pool per broker."""
 
     def __init__(
         self, queue: Queue, threads: int, actors: Sequence[Actor], redis_url: str, runner: Runner
@@ -164,7 +164,7 @@ class _Pool:
         self._prefetch = queue.prefetch
         self.broker: CarrierBroker = make_broker(
             redis_url,
-            look_seconds=queue.look_seconds,
+            poll_seconds=queue.poll_seconds,
             time_limit_seconds=max(actor.time_limit_seconds for actor in actors),
         )
         declared = {actor.name: _declared(actor, self.broker, runner) for actor in actors}
@@ -184,7 +184,7 @@ class _Pool:
         self._worker.start()
 
     def stop(self, until: float) -> None:
-        """Stop taking messages and wait for those in work until time.monotonic() is `until`."""
+        """Stop taking messages and wait for running ones until time.monotonic() is `until`."""
         if self._worker is not None:
             self._worker.stop(timeout=max(100, int((until - time.monotonic()) * 1000)))
         self.broker.close()
@@ -206,7 +206,7 @@ def _declared(
     )
 
 
-def _all_at_once(calls: Sequence[Callable[[], None]]) -> None:
+def _run_in_parallel(calls: Sequence[Callable[[], None]]) -> None:
     threads = [threading.Thread(target=call, daemon=True) for call in calls]
     for thread in threads:
         thread.start()
@@ -215,10 +215,10 @@ def _all_at_once(calls: Sequence[Callable[[], None]]) -> None:
 
 
 def run(process: WorkerProcess) -> None:
-    """Run until SIGTERM or SIGINT, then stop in order. A second signal ends the process at once."""
+    """Run until SIGTERM or SIGINT, then stop in order. A second signal kills the process."""
     termination = Termination(second_kills=True)
     process.start()
     termination.wait()
     if not process.stop():
-        # Threads still at work would make the interpreter's own end wait or crash.
+        # Running threads would make the interpreter's shutdown wait or crash.
         os._exit(0)

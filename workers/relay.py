@@ -1,12 +1,12 @@
-"""The relay: what is committed goes on its way.
+"""The relay: publishes committed events and sends due tasks to the actors.
 
-Loops, each in a thread of its own, each doing one small step over and over: publish events, send
-tasks to the actors, sweep up what went silent, wish for what time brings. Any number of relays may
-run: the publisher holds an advisory lock, the others skip the rows that another one holds.
+Loops, each in its own thread, repeat one small step: publish events, send tasks, sweep tasks whose
+leases expired, enqueue tasks by time. Any number of relays may run: the publisher holds an advisory
+lock, the others skip rows that another relay has locked.
 
-Sending is at least once. A task is marked as sent first, in a statement that commits by itself, and
-sent afterwards: so no lock is held while Redis is talked to, on which a booking would wait. A relay
-killed in between leaves a task that is sent and never begun, which the sweeper finds in time.
+Sending is at least once. The relay marks a task as sent in a statement that commits by itself, and
+sends it afterwards: no lock is held during the request to Redis, and no booking waits for it. If a
+relay dies in between, the task is marked as sent and never starts; the sweeper resends it.
 """
 
 import threading
@@ -25,25 +25,25 @@ from credit_service.storage.database import Database
 from credit_service.storage.event_stream import PublishedEvent
 from credit_service.storage.tasks import Task
 
-SHORTEST_PAUSE_SECONDS = 0.005
-LONGEST_TROUBLE_SECONDS = 2.0
+MIN_PAUSE_SECONDS = 0.005
+MAX_FAILURE_PAUSE_SECONDS = 2.0
 PUBLISH_LIMIT = 1_000
 SEND_LIMIT = 100
 SWEEP_LIMIT = 500
 SWEEP_SECONDS = 1.0
 
 Follow = Callable[[Connection, Sequence[PublishedEvent], Moment], None]
-"""Wishes for the work that published events entail."""
+"""Enqueues the tasks that published events require."""
 
 log = structlog.get_logger(__name__)
 
 
 class Loop:
-    """Calls `step` over and over in a thread.
+    """Calls `step` repeatedly in a thread.
 
-    `step` returns whether there was work. While there is, it is called again at once; else after
-    pauses that grow from 5 ms to `interval_seconds`. After an exception they grow to 2 s, so a
-    database or a Redis that is away costs next to nothing and is found again soon.
+    `step` returns whether it had work. If so, the next call follows at once, otherwise after pauses
+    that grow from 5 ms to `interval_seconds`. After an exception they grow to 2 s: an unreachable
+    database or Redis costs little, and the loop soon notices its return.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Loop:
         *,
         wakes: "Loop | None" = None,
     ) -> None:
-        """`wakes`: the loop that has work when this one had."""
+        """`wakes` is the loop that has work after this one had some."""
         self.name = name
         self._step = step
         self._interval_seconds = interval_seconds
@@ -67,7 +67,7 @@ class Loop:
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the step under way be the last."""
+        """Stop after the current step."""
         self._stopping = True
         self._woken.set()
 
@@ -75,42 +75,42 @@ class Loop:
         self._thread.join(timeout_seconds)
 
     def wake(self) -> None:
-        """End the pause under way."""
+        """End the current pause."""
         self._woken.set()
 
     def _run(self) -> None:
-        pause_seconds = SHORTEST_PAUSE_SECONDS
-        in_trouble = False
+        pause_seconds = MIN_PAUSE_SECONDS
+        is_failing = False
         while not self._stopping:
             try:
-                worked = self._step()
+                had_work = self._step()
             except Exception as error:
-                if not in_trouble:
+                if not is_failing:
                     log.warning("relay_in_trouble", loop=self.name, error=str(error))
                     log.debug("relay_in_trouble", loop=self.name, exc_info=True)
-                in_trouble = True
-                pause_seconds = min(max(pause_seconds * 2, 0.05), LONGEST_TROUBLE_SECONDS)
+                is_failing = True
+                pause_seconds = min(max(pause_seconds * 2, 0.05), MAX_FAILURE_PAUSE_SECONDS)
             else:
-                if in_trouble:
+                if is_failing:
                     log.info("relay_recovered", loop=self.name)
-                    in_trouble = False
-                if worked:
+                    is_failing = False
+                if had_work:
                     if self._wakes is not None:
                         self._wakes.wake()
-                    pause_seconds = SHORTEST_PAUSE_SECONDS
+                    pause_seconds = MIN_PAUSE_SECONDS
                     continue
                 pause_seconds = min(pause_seconds * 2, self._interval_seconds)
             if self._woken.wait(pause_seconds) and not self._stopping:
                 self._woken.clear()
-                pause_seconds = SHORTEST_PAUSE_SECONDS
+                pause_seconds = MIN_PAUSE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """The way to the actors of one queue."""
+    """Sends tasks to the actors of one queue."""
 
     actors: tuple[str, ...]
-    # Tasks that may be sent and not begun at a time; the rest waits in PostgreSQL.
+    # Maximum of tasks that are sent and not started; the others wait in PostgreSQL.
     window: int
     # Sends tasks of one actor in one message, at most `bundle`. Raises redis.RedisError.
     send: Callable[[Sequence[Task]], None]
@@ -123,7 +123,7 @@ class Sender:
     def __init__(
         self, database: Database, channels: Sequence[Channel], *, timeout_seconds: float
     ) -> None:
-        """`timeout_seconds`: after which the sweeper sends again what was not begun."""
+        """The sweeper resends a task that has not started after `timeout_seconds`."""
         self._database = database
         self._channels = channels
         self._actors = [actor for channel in channels for actor in channel.actors]
@@ -157,8 +157,7 @@ class Sender:
             try:
                 channel.send(bundle)
             except redis.RedisError:
-                # One at a time feels whether Redis is back, instead of claiming and giving back
-                # batch after batch.
+                # Probe Redis with single tasks instead of claiming and releasing whole batches.
                 self._limit = 1
                 unsent = [task for each in bundles[place:] for task in each]
                 with self._database.autocommit() as connection:
@@ -169,19 +168,19 @@ class Sender:
 
 
 def _bundles(claimed: Sequence[Task], most: int) -> list[list[Task]]:
-    """The same tasks, at most so many of one actor in each list."""
+    """The tasks in lists of at most `most` tasks, each of one actor."""
     by_actor: dict[str, list[Task]] = {}
     for task in claimed:
         by_actor.setdefault(task.actor, []).append(task)
     return [
-        together[first : first + most]
-        for together in by_actor.values()
-        for first in range(0, len(together), most)
+        group[first : first + most]
+        for group in by_actor.values()
+        for first in range(0, len(group), most)
     ]
 
 
 class Publisher:
-    """Numbers committed events, and wishes in the same transaction for the work they entail."""
+    """Numbers committed events, and enqueues the tasks they require in the same transaction."""
 
     def __init__(self, database: Database, clock: Clock, follow: Follow) -> None:
         self._database = database
@@ -206,18 +205,18 @@ class Publisher:
 
 
 class Sweeper:
-    """Gives up what went silent, and whatever was sent when Redis has lost it."""
+    """Resends or parks tasks whose leases expired, and resends all sent ones if Redis lost them."""
 
     def __init__(self, database: Database, lost_everything: Callable[[], bool]) -> None:
-        """`lost_everything` tells whether Redis was emptied since it was last asked."""
+        """`lost_everything` returns whether Redis has lost its data since the last call."""
         self._database = database
         self._lost_everything = lost_everything
         self._lost = False
 
     def step(self) -> bool:
         """Sweep a batch. Raises what the Database raises."""
-        # Once told so, it is true until it was acted upon.
-        self._lost = self._lost or self._asked()
+        # The broker reports a loss once, so remember it until the tasks are recalled.
+        self._lost = self._lost or self._has_lost_everything()
         with self._database.autocommit() as connection:
             recalled = tasks.recall_sent(connection) if self._lost else 0
             self._lost = False
@@ -231,7 +230,7 @@ class Sweeper:
             log.error("task_parked", task_id=task.task_id, actor=task.actor, subject=task.subject)
         return bool(swept.resent or swept.parked)
 
-    def _asked(self) -> bool:
+    def _has_lost_everything(self) -> bool:
         try:
             return self._lost_everything()
         except redis.RedisError:

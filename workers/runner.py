@@ -1,7 +1,6 @@
-"""One attempt at a task: begin, work, finish or fail, and hold on to it in between.
+"""One attempt at a task: start, work, finish or fail, and extend the lease in between.
 
-The only place that knows how an actor's work and the task's row hang together, so an actor is a
-function of its subject and nothing else.
+Only this module connects an actor's work and the task's row: an actor is a function of its subject.
 """
 
 import threading
@@ -35,31 +34,31 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue with threads of its own, so that short work never waits behind long work."""
+    """A queue with its own threads, so that short work never waits behind long work."""
 
     name: str
-    # Its part of the worker's threads, at least one.
+    # Its fraction of the worker's threads; it has at least one.
     share: float
-    # Tasks that may be on their way to it at a time.
+    # Maximum of tasks that are sent to it and not started.
     window: int
-    # Messages per thread that a process holds, those in work included. With 1 none waits in a busy
-    # process while another one is idle; more keeps the threads busy where the work is short.
+    # Messages per thread that a process holds, running ones included. With 1 no message waits in a
+    # busy process while another is idle; more keep the threads busy if the work is short.
     prefetch: int = 1
-    # Longest pause between two looks at the queue when it is empty.
-    look_seconds: float = 0.1
-    # Tasks of one actor that one message may carry.
+    # Maximum interval between two polls of the empty queue.
+    poll_seconds: float = 0.1
+    # Maximum of tasks, all of one actor, in one message.
     bundle: int = 1
-    # Database connections that the work of one thread wants at once, at most.
+    # Maximum of database connections that one thread uses at once.
     connections: int = 1
 
 
 class StoppingError(Exception):
-    """The worker stops; the task goes back at once and its attempt does not count."""
+    """The worker stops; the task is released at once and the attempt does not count."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What actors work with."""
+    """The resources of actors."""
 
     database: Database
     cache: PositionCache
@@ -68,34 +67,34 @@ class Resources:
     ingestion_batch_rows: int
 
     def checkpoint(self) -> None:
-        """For long work to call where it could stop. Raises StoppingError when it should."""
+        """Called by long work where it can stop. Raises StoppingError if the worker stops."""
         if self.stopping.is_set():
             raise StoppingError
 
 
 Work = Callable[[Resources, str], None]
-"""What an actor does with a subject. It must be idempotent, and safe to run twice at once."""
+"""An actor's work on a subject. It must be idempotent and safe to run concurrently."""
 
 WorkTogether = Callable[[Resources, Sequence[str]], None]
-"""The same for several subjects, for less than each of them alone takes."""
+"""The same for several subjects at once, cheaper than one by one."""
 
 
-def nobody_waits(_resources: Resources, _subject: str) -> None:
-    """What there is to give up where nobody waits for the work."""
+def no_op(_resources: Resources, _subject: str) -> None:
+    """Do nothing: no caller waits for the work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """An actor by the name that its tasks carry, and the queue it is sent them on."""
+    """An actor by the name in its tasks, and the queue of its messages."""
 
     name: str
     queue: Queue
     work: Work
     time_limit_seconds: float
-    # For first attempts that came in one message. When it fails, each is attempted alone.
+    # For first attempts from one message. If it fails, each is attempted alone.
     work_together: WorkTogether | None = None
-    # Done once, when every attempt at the work has failed.
-    give_up: Work = nobody_waits
+    # Called once, after every attempt has failed.
+    give_up: Work = no_op
 
 
 @contextmanager
@@ -119,7 +118,7 @@ def _start_span(run: Run) -> Span | None:
 
 
 def _span_attributes(run: Run) -> tracing.Attributes:
-    """What a span says of the run. Its subject is an id, but may be a person's."""
+    """The attributes of the run's span. No subject: it may be a person's id."""
     return {
         "messaging.system": "dramatiq",
         "messaging.operation.type": "process",
@@ -130,10 +129,10 @@ def _span_attributes(run: Run) -> tracing.Attributes:
 
 
 class Runner:
-    """Runs attempts, and extends the leases of those under way from a thread of its own.
+    """Runs attempts, and extends the leases of running ones from its own thread.
 
-    A lease is extended while the process lives, at most for the actor's time limit: a killed,
-    stopped or hung worker loses its tasks to another after `lease_seconds` of silence.
+    It extends a lease while the process lives, at most for the actor's time limit: a killed,
+    stopped or hung worker loses its tasks to another one after `lease_seconds` of silence.
     """
 
     def __init__(self, resources: Resources, *, lease_seconds: float) -> None:
@@ -143,19 +142,19 @@ class Runner:
         self._held: dict[Run, float] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="heart", daemon=True)
+        self._heartbeat = threading.Thread(target=self._beat, name="heart", daemon=True)
 
     def start(self) -> None:
         """Start to extend leases."""
-        self._heart.start()
+        self._heartbeat.start()
 
     def stop(self) -> list[Run]:
-        """Give back the tasks of the runs still under way, and return those runs.
+        """Release the tasks of the runs that still run, and return those runs.
 
-        Their threads may go on; what they do is harmless, for another run may always be at work.
+        Their threads may continue. That is harmless: runs of one task may always be concurrent.
         """
         self._stopped.set()
-        self._heart.join()
+        self._heartbeat.join()
         with self._lock:
             left = list(self._held)
             self._held.clear()
@@ -164,18 +163,18 @@ class Runner:
         return left
 
     def run(self, actor: Actor, task_ids: Sequence[int]) -> None:
-        """Attempt these tasks of one actor, those that are there to be done.
+        """Attempt those of these tasks, all of one actor, that are due.
 
-        Whatever happens is in the tasks' rows, or the sweeper will find it there.
+        The results are in the tasks' rows; the sweeper finds tasks whose results are missing.
         """
-        runs = self._persistently(
+        runs = self._with_retries(
             lambda connection: tasks.begin(connection, task_ids, lease_seconds=self._lease_seconds)
         )
         if not runs:
             return
         with self._lock:
             self._held |= dict.fromkeys(runs, time.monotonic() + actor.time_limit_seconds)
-        # What failed before is attempted alone: it must not fail the others again.
+        # A task that failed before is attempted alone: it must not fail the others too.
         first = [run for run in runs if run.attempt == 1]
         done: set[Run] = set()
         if actor.work_together is not None and len(first) > 1:
@@ -185,7 +184,7 @@ class Runner:
                 self._run_alone(actor, run)
 
     def _run_together(self, actor: Actor, work: WorkTogether, runs: Sequence[Run]) -> set[Run]:
-        """Attempt these runs in one go; those that need no attempt of their own any more."""
+        """Attempt these runs together and return those that need no attempt of their own."""
         with ExitStack() as spans, bound_contextvars(actor=actor.name, task_count=len(runs)):
             for span in filter(None, map(_start_span, runs)):
                 spans.callback(span.end)
@@ -194,7 +193,7 @@ class Runner:
                 work(self._resources, [run.subject for run in runs])
             except StoppingError:
                 return set()
-            except (Exception, Interrupt) as error:  # noqa: BLE001 - recorded by those that fail alone
+            except (Exception, Interrupt) as error:  # noqa: BLE001 - recorded by the attempts alone
                 log.warning(
                     "tasks_tried_alone", error=masked_text(f"{type(error).__name__}: {error}")
                 )
@@ -203,7 +202,7 @@ class Runner:
             failpoints.reach("task.before_finish")
             with self._lock:
                 mine = [run for run in runs if self._held.pop(run, None) is not None]
-            finished = self._persistently(lambda connection: tasks.finish(connection, mine))
+            finished = self._with_retries(lambda connection: tasks.finish(connection, mine))
             if finished is not None and len(finished) < len(mine):
                 log.warning("task_finished_late", count=len(mine) - len(finished))
             for _ in mine:
@@ -234,7 +233,7 @@ class Runner:
                 tracing.end_span(span, error=type(failure).__name__ if failed else "")
 
     def _attempted(self, work: Work, run: Run) -> BaseException | None:
-        """What the work raised."""
+        """Run the work and return the exception that it raised."""
         try:
             work(self._resources, run.subject)
         except (Exception, Interrupt) as error:  # noqa: BLE001 - recorded in the task's row
@@ -242,21 +241,21 @@ class Runner:
         return None
 
     def _settle(self, run: Run, failure: BaseException | None) -> None:
-        """Write down how the run ended."""
+        """Store the result of the run in the task's row."""
         outcome = "failed"
         if failure is None and not run.exhausted:
             outcome = "done"
             failpoints.reach("task.before_finish")
-            if self._persistently(lambda connection: tasks.finish(connection, [run])) == set():
+            if self._with_retries(lambda connection: tasks.finish(connection, [run])) == set():
                 log.warning("task_finished_late")
         elif isinstance(failure, StoppingError):
             outcome = "given_back"
-            self._persistently(lambda connection: tasks.release(connection, run))
+            self._with_retries(lambda connection: tasks.release(connection, run))
             log.info("task_given_back")
         else:
             error = masked_text(f"{type(failure).__name__}: {failure}") if failure else None
-            parked = self._persistently(lambda connection: tasks.fail(connection, run, error))
-            # What the service itself refuses is told by its words; all else needs a trace.
+            parked = self._with_retries(lambda connection: tasks.fail(connection, run, error))
+            # A domain error's message suffices; other errors need the traceback.
             trace = None if isinstance(failure, CreditError) else failure
             if parked:
                 outcome = "parked"
@@ -265,9 +264,9 @@ class Runner:
                 log.warning("task_failed", error=error, exc_info=trace)
         metrics.tasks_ended.labels(run.actor, outcome).inc()
 
-    def _persistently(self, statement: Callable[[Connection], T]) -> T | None:
-        """The statement's result. A database that is away is asked again until a lease would have
-        ended, or the worker stops; then None, and the sweeper sees to what is left undone."""
+    def _with_retries(self, statement: Callable[[Connection], T]) -> T | None:
+        """The statement's result. Retries while the database is unreachable, until a lease would
+        have expired or the worker stops; then None, and the sweeper handles the tasks."""
         until = time.monotonic() + self._lease_seconds
         pause_seconds = 0.05
         while True:

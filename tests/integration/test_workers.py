@@ -1,5 +1,4 @@
-"""Worker processes against the real PostgreSQL and Valkey, and what becomes of work when any of
-them is killed."""
+"""Worker processes on the real PostgreSQL and Valkey: no task is lost if one of them is killed."""
 
 import os
 import signal
@@ -43,7 +42,7 @@ from workers.runner import (
     Runner,
     StoppingError,
     Work,
-    nobody_waits,
+    no_op,
 )
 
 CLOCK = Clock()
@@ -52,7 +51,7 @@ GRACE_SECONDS = 2
 
 
 class Lab:
-    """A database with work to do in it, and the environment of its workers."""
+    """A database with tasks, and the environment of its workers."""
 
     def __init__(self, database: Database, database_url: str, redis_url: str) -> None:
         self.database = database
@@ -75,7 +74,7 @@ class Lab:
             tasks.enqueue_all(connection, actor, subjects, CLOCK.moment())
 
     def done(self) -> list[str]:
-        """Subjects in the order in which they were worked on, repeats included."""
+        """The subjects of finished work, in order, with repeats."""
         with self.database.autocommit() as connection:
             found = connection.execute(text("SELECT subject FROM work_done ORDER BY at"))
             return list(found.scalars())
@@ -88,7 +87,7 @@ class Lab:
             return [(row.actor, row.subject, row.state, row.attempts) for row in found]
 
     def open_gate(self) -> bool:
-        """Let the gated work go on; done once it returns."""
+        """Let the gated work continue; return whether the update succeeded."""
         with self.database.autocommit() as connection:
             return connection.execute(text("UPDATE work_gate SET open = true")).rowcount == 1
 
@@ -113,9 +112,9 @@ def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
             if holds():
                 return
         except UnavailableError:
-            # The database was killed and is not back yet.
+            # The killed database has not restarted yet.
             pass
-        assert time.monotonic() < until, "it did not happen in time"
+        assert time.monotonic() < until, "the condition did not hold in time"
         time.sleep(0.02)
 
 
@@ -126,7 +125,7 @@ def lab(database: Database, database_url: str, redis_url: str) -> Lab:
 
 @contextmanager
 def threads(lab: Lab, *, relay: bool = True, act: bool = True) -> Iterator[WorkerProcess]:
-    """What a worker process runs, in this one."""
+    """A worker in this process."""
     made = WorkerProcess(
         lab.settings, relay=relay, act=act, actors=ACTORS_UNDER_TEST, timetable=False
     )
@@ -137,7 +136,7 @@ def threads(lab: Lab, *, relay: bool = True, act: bool = True) -> Iterator[Worke
         made.stop()
 
 
-def test_committed_work_starts_within_a_moment(lab: Lab) -> None:
+def test_committed_tasks_start_soon(lab: Lab) -> None:
     with threads(lab):
         lab.enqueue("quick", "warm")
         lab.wait_until_all_done()
@@ -157,7 +156,7 @@ def test_committed_work_starts_within_a_moment(lab: Lab) -> None:
     assert latencies[15] < 1
 
 
-def test_relay_and_actors_may_be_apart_and_several(lab: Lab) -> None:
+def test_relays_and_actors_may_run_in_several_processes(lab: Lab) -> None:
     subjects = [str(number) for number in range(300)]
     with (
         threads(lab, act=False),
@@ -182,11 +181,11 @@ def test_a_killed_worker_loses_nothing(lab: Lab) -> None:
     with threads(lab):
         lab.wait_until_all_done()
     assert set(lab.done()) == {*subjects, "a", "b"}
-    # What the first one had begun counts as an attempt; all else was done once.
+    # Tasks that the first worker had started may run twice, all others run once.
     assert len(lab.done()) < len(subjects) + 2 + 20
 
 
-def test_a_suspended_worker_loses_its_work_to_another(lab: Lab) -> None:
+def test_a_suspended_worker_loses_its_task_to_another(lab: Lab) -> None:
     with worker(lab.environment) as first:
         lab.enqueue("gated", "a")
         wait_until(lambda: lab.running() == {"a"})
@@ -198,7 +197,7 @@ def test_a_suspended_worker_loses_its_work_to_another(lab: Lab) -> None:
         first.send_signal(signal.SIGCONT)
         lab.enqueue("quick", "after")
         lab.wait_until_all_done()
-        # It comes back too late to hold the task, and goes on with other work.
+        # It resumes too late to hold the task, and continues with other tasks.
         wait_until(lambda: set(lab.done()) == {"a", "after"})
 
 
@@ -222,9 +221,9 @@ def test_an_emptied_redis_is_noticed(lab: Lab) -> None:
     assert set(lab.done()) == set(subjects)
 
 
-def test_work_that_kills_its_worker_is_given_up_and_parked(lab: Lab) -> None:
+def test_a_task_that_kills_its_worker_is_parked(lab: Lab) -> None:
     lab.enqueue("deadly", "poison")
-    # The first attempt and, as if three more had gone the same way, the last.
+    # The first attempt and, as if three more had failed the same way, the last.
     for attempt in (1, MAX_ATTEMPTS):
         with worker(lab.environment) as victim:
             assert victim.wait(60) == -signal.SIGKILL
@@ -236,12 +235,12 @@ def test_work_that_kills_its_worker_is_given_up_and_parked(lab: Lab) -> None:
             )
     with threads(lab):
         wait_until(lambda: lab.rows() == [("deadly", "poison", "PARKED", MAX_ATTEMPTS + 1)])
-        # And the worker lives.
+        # And the worker survives.
         lab.enqueue("quick", "1")
         wait_until(lambda: lab.done() == ["gave up poison", "1"])
 
 
-def test_failures_are_told_without_phone_numbers(lab: Lab) -> None:
+def test_stored_errors_have_no_phone_numbers(lab: Lab) -> None:
     with threads(lab):
         lab.enqueue("failing", "1")
         wait_until(lambda: lab.rows() == [("failing", "1", "PENDING", 1)])
@@ -250,7 +249,7 @@ def test_failures_are_told_without_phone_numbers(lab: Lab) -> None:
     assert error == "ValueError: cannot reach +91**********65"
 
 
-def test_a_worker_told_to_stop_gives_its_work_back(lab: Lab) -> None:
+def test_a_terminated_worker_releases_its_tasks(lab: Lab) -> None:
     with worker(lab.environment) as first:
         lab.enqueue("gated", "a")
         lab.enqueue("deaf", "20 b")
@@ -258,13 +257,13 @@ def test_a_worker_told_to_stop_gives_its_work_back(lab: Lab) -> None:
         began = time.monotonic()
         first.terminate()
         assert first.wait(20) == 0
-    # The work that listens did not wait for the grace of 2 s; the work that is deaf did.
+    # Only the deaf work waited for the grace of 2 s; the gated work stopped at once.
     assert 1.5 < time.monotonic() - began < 15
     assert lab.rows() == [("deaf", "20 b", "PENDING", 0), ("gated", "a", "PENDING", 0)]
     assert lab.done() == []
 
 
-def test_work_that_ends_in_time_is_waited_for(lab: Lab) -> None:
+def test_stopping_waits_for_work_that_ends_in_time(lab: Lab) -> None:
     with threads(lab) as running:
         lab.enqueue("deaf", "1 a")
         wait_until(lambda: lab.running() == {"1 a"})
@@ -275,7 +274,7 @@ def test_work_that_ends_in_time_is_waited_for(lab: Lab) -> None:
 
 @pytest.fixture
 def own_stack() -> Iterator[EmbeddedStack]:
-    """Servers of the test's own, to be killed."""
+    """The test's own servers, to be killed."""
     with tempfile.TemporaryDirectory(prefix="credit-service-killed-") as folder:
         Path(folder).chmod(0o711)
         with EmbeddedStack(Path(folder), durable=False) as stack:
@@ -303,7 +302,7 @@ def test_a_killed_server_loses_nothing(own_stack: EmbeddedStack, victim: str) ->
     database.dispose()
 
 
-# The parts, one at a time.
+# The parts, one by one.
 
 
 @pytest.fixture
@@ -329,11 +328,11 @@ def claimed_all(lab: Lab, actor: str, *subjects: str) -> list[int]:
     return [task.task_id for task in found]
 
 
-def an_actor(work: Work, give_up: Work = nobody_waits) -> Actor:
+def an_actor(work: Work, give_up: Work = no_op) -> Actor:
     return Actor("any", Queue("any", share=1, window=10), work, 10, give_up=give_up)
 
 
-def test_a_message_that_comes_twice_is_passed_over(lab: Lab, runner: Runner) -> None:
+def test_a_message_delivered_twice_runs_once(lab: Lab, runner: Runner) -> None:
     seen: list[str] = []
     task_id = claimed(lab)
     for _ in range(2):
@@ -348,7 +347,7 @@ def test_the_attempt_is_committed_before_the_work_starts(lab: Lab, runner: Runne
     assert seen == [("any", "1", "RUNNING", 1)]
 
 
-def test_work_that_is_told_to_stop_is_given_back(lab: Lab, runner: Runner) -> None:
+def test_stopped_work_releases_its_task(lab: Lab, runner: Runner) -> None:
     def stop(*_: object) -> None:
         raise StoppingError
 
@@ -356,7 +355,7 @@ def test_work_that_is_told_to_stop_is_given_back(lab: Lab, runner: Runner) -> No
     assert lab.rows() == [("any", "1", "PENDING", 0)]
 
 
-def test_work_is_given_up_before_it_is_parked(lab: Lab, runner: Runner) -> None:
+def test_give_up_runs_before_the_task_is_parked(lab: Lab, runner: Runner) -> None:
     given_up: list[tuple[str, str]] = []
 
     def fail(*_: object) -> None:
@@ -374,7 +373,7 @@ def test_work_is_given_up_before_it_is_parked(lab: Lab, runner: Runner) -> None:
     assert lab.rows() == [("any", "1", "PARKED", MAX_ATTEMPTS)]
 
 
-def test_what_redis_refuses_is_given_back(lab: Lab) -> None:
+def test_tasks_that_redis_rejects_are_pending_again(lab: Lab) -> None:
     sent: list[str] = []
 
     def send(bundle: Sequence[tasks.Task]) -> None:
@@ -390,7 +389,7 @@ def test_what_redis_refuses_is_given_back(lab: Lab) -> None:
     assert [row[2] for row in lab.rows()] == ["SENT", "SENT", "PENDING", "PENDING"]
 
 
-def test_a_message_carries_tasks_of_one_actor(lab: Lab) -> None:
+def test_a_message_has_tasks_of_one_actor(lab: Lab) -> None:
     sent: list[tuple[str, int]] = []
 
     def send(bundle: Sequence[tasks.Task]) -> None:
@@ -404,9 +403,7 @@ def test_a_message_carries_tasks_of_one_actor(lab: Lab) -> None:
     assert sorted(sent) == [("any", 1), ("any", 2), ("other", 2)]
 
 
-def test_first_attempts_are_made_together_and_what_fails_is_found_alone(
-    lab: Lab, runner: Runner
-) -> None:
+def test_first_attempts_run_together_and_after_a_failure_alone(lab: Lab, runner: Runner) -> None:
     seen: list[str | tuple[str, ...]] = []
 
     def alone(_resources: Resources, subject: str) -> None:
@@ -428,7 +425,7 @@ def test_first_attempts_are_made_together_and_what_fails_is_found_alone(
     runner.run(actor, task_ids)
     assert seen == [("1", "2", "3"), "1", "2", "3"]
     assert lab.rows() == [("any", "2", "PENDING", 1)]
-    # The one that failed is kept out of the others' way.
+    # The one that failed runs alone the next time.
     seen.clear()
     with lab.database.autocommit() as connection:
         connection.execute(text("UPDATE tasks SET due_at = now()"))
@@ -436,7 +433,7 @@ def test_first_attempts_are_made_together_and_what_fails_is_found_alone(
     assert seen == [("1", "3"), "2"]
 
 
-def test_what_an_emptied_redis_had_is_sent_again_at_once(lab: Lab) -> None:
+def test_tasks_lost_by_redis_are_resent_at_once(lab: Lab) -> None:
     claimed(lab)
     answers: Iterator[bool | None] = iter([None, True, False])
 
@@ -453,7 +450,7 @@ def test_what_an_emptied_redis_had_is_sent_again_at_once(lab: Lab) -> None:
     assert not sweeper.step()
 
 
-def test_a_loop_outlives_trouble_and_does_not_spin() -> None:
+def test_a_loop_survives_exceptions_and_does_not_spin() -> None:
     calls: list[float] = []
 
     def step() -> bool:
@@ -468,7 +465,7 @@ def test_a_loop_outlives_trouble_and_does_not_spin() -> None:
     assert 3 <= len(calls) <= 10
 
 
-def test_published_events_entail_work(lab: Lab) -> None:
+def test_published_events_enqueue_tasks(lab: Lab) -> None:
     with lab.database.transaction() as connection:
         event_stream.append_for_no_customer(connection, "rows_ingested", {}, CLOCK.moment())
         for seq, kind in ((1, "customer_registered"), (2, "loan_created"), (3, "score_changed")):
@@ -490,7 +487,7 @@ def test_published_events_entail_work(lab: Lab) -> None:
         assert event_stream.last_event_id(connection) == 4
 
 
-def test_time_entails_work(lab: Lab) -> None:
+def test_the_timetable_enqueues_tasks(lab: Lab) -> None:
     now = [0.0]
     timetable = Timetable(lab.database, CLOCK, lambda: now[0])
     timetable.step()
@@ -501,7 +498,7 @@ def test_time_entails_work(lab: Lab) -> None:
     assert [row[:2] for row in lab.rows()] == [("reconcile", "sample")]
 
 
-def test_time_ends_an_abandoned_stream(lab: Lab) -> None:
+def test_the_timetable_fails_an_abandoned_stream(lab: Lab) -> None:
     header = Header(uuid4(), "LOANS")
     begin_stream(lab.database, header, CLOCK.moment(), "tests")
     timetable = Timetable(lab.database, CLOCK, stream_silence_seconds=0.3)
@@ -512,7 +509,7 @@ def test_time_ends_an_abandoned_stream(lab: Lab) -> None:
     assert get_ingestion(lab.database, header.ingestion_id).error_code == "ABANDONED"
 
 
-def test_time_forgets_what_no_stream_can_be_resumed_with(lab: Lab) -> None:
+def test_the_timetable_deletes_keys_of_streams_past_resuming(lab: Lab) -> None:
     def keep(ingestion_id: UUID) -> None:
         with lab.database.transaction() as connection:
             ingestions.remember(connection, ingestion_id, [(1, 1, 1, 1)])
@@ -536,7 +533,7 @@ def test_time_forgets_what_no_stream_can_be_resumed_with(lab: Lab) -> None:
         assert kept() == 0
 
 
-def test_every_actor_has_a_name_of_its_own() -> None:
+def test_actor_names_are_unique() -> None:
     assert len({actor.name for actor in ACTORS}) == len(ACTORS)
 
 

@@ -1,7 +1,6 @@
-"""A worker process with actors of the tests' own: `python -m tests.integration.worker_under_test`.
+"""A worker process with test actors: `python -m tests.integration.worker_under_test`.
 
-The real relay, runner and broker; only what the actors do is made up. Each notes in the table
-`work_done` that it ran.
+The relay, runner and broker are real. Each actor inserts a row into the table `work_done`.
 """
 
 import os
@@ -20,7 +19,7 @@ from credit_service.storage.database import Database
 from workers.process import WorkerProcess, run
 from workers.runner import Actor, Queue, Resources
 
-QUICK = Queue("quick", share=1.0, window=200, prefetch=4, look_seconds=0.025)
+QUICK = Queue("quick", share=1.0, window=200, prefetch=4, poll_seconds=0.025)
 LONG = Queue("long", share=0.5, window=8)
 
 
@@ -32,7 +31,7 @@ def _note(resources: Resources, subject: str) -> None:
 
 
 def _gated(resources: Resources, subject: str) -> None:
-    """Goes on for as long as nobody opened the gate, and can be stopped at any time."""
+    """Run until the gate opens; can be stopped at any time."""
     while not _gate_is_open(resources):
         time.sleep(0.02)
         resources.checkpoint()
@@ -46,7 +45,7 @@ def _gate_is_open(resources: Resources) -> bool:
 
 
 def _deaf(resources: Resources, subject: str) -> None:
-    """Takes as many seconds as the subject begins with, whatever happens."""
+    """Take the seconds at the start of the subject, and ignore requests to stop."""
     time.sleep(float(subject.split(maxsplit=1)[0]))
     _note(resources, subject)
 
