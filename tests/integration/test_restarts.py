@@ -43,7 +43,7 @@ def eventually(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_child_that_keeps_dying_is_started_again_and_reported(
+def test_a_child_that_keeps_dying_is_restarted_and_reported(
     dying: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     child = Child(_DEADLY, dying)
@@ -109,7 +109,9 @@ def test_a_child_that_ignores_termination_is_killed_at_the_deadline(tmp_path: Pa
     assert child.pid is None
 
 
-def test_a_child_that_refuses_its_settings_at_first_ends_the_start(dying: dict[str, str]) -> None:
+def test_a_child_that_refuses_its_settings_at_the_first_start_is_an_error(
+    dying: dict[str, str],
+) -> None:
     child = Child(_DEADLY, {**dying, "STATUS": "2"})
     child.start()
 
@@ -134,7 +136,7 @@ def test_a_child_that_refuses_its_settings_at_first_ends_the_start(dying: dict[s
     ],
     ids=lambda each: type(each).__name__,
 )
-def test_a_database_that_does_not_start_ends_nothing_else(
+def test_a_database_that_does_not_start_stops_nothing_else(
     failure: Exception, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     class Valkey:

@@ -46,7 +46,7 @@ def spans() -> Iterator[InMemorySpanExporter]:
 
 
 def logged() -> io.StringIO:
-    """All log lines from here on, as JSON."""
+    """All log lines from now on, as JSON."""
     stream = io.StringIO()
     configure_logging(Settings(log_format="json"), component="worker", stream=stream)
     return stream
@@ -57,7 +57,7 @@ def named(spans: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
 
 
 def awaited(spans: InMemorySpanExporter, name: str) -> ReadableSpan:
-    """The one span of that name, which may end a little after the answer is out."""
+    """The only span of that name, which may end shortly after the answer."""
     until = time.monotonic() + 20
     while not named(spans, name):
         assert time.monotonic() < until, [span.name for span in spans.get_finished_spans()]
@@ -101,12 +101,12 @@ def worker(database_url: str, redis_url: str) -> WorkerProcess:
 
 
 def finish_registration(database: Database) -> None:
-    """Forget the events of making the customer, which belong to no trace."""
+    """Mark the events of the registration, which belong to no trace, as published."""
     with database.autocommit() as connection:
         connection.execute(text("UPDATE events SET event_id = 1 WHERE event_id IS NULL"))
 
 
-def test_a_booking_is_one_trace_from_its_caller_to_the_actor(
+def test_a_booking_is_one_trace_from_the_caller_to_the_actor(
     server: Edge,
     database: Database,
     database_url: str,
@@ -159,7 +159,7 @@ def test_a_booking_is_one_trace_from_its_caller_to_the_actor(
     assert of_score == traceparent(of_task)
 
 
-def test_a_failed_call_says_why_and_never_whom_it_is_about(
+def test_the_span_of_a_failed_call_has_the_reason_and_no_personal_data(
     server: Edge, database: Database, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -170,7 +170,7 @@ def test_a_failed_call_says_why_and_never_whom_it_is_about(
     refused = awaited(spans, "credit_service.v1.CreditService/GetCustomer")
     assert dict(refused.attributes or {})["error.type"] == "CUSTOMER_NOT_FOUND"
     assert dict(refused.attributes or {})["rpc.grpc.status_code"] == 5
-    assert refused.status.status_code is StatusCode.UNSET  # the caller's mistake, not ours
+    assert refused.status.status_code is StatusCode.UNSET  # the caller's error, not the server's
 
     spans.clear()
     monkeypatch.setattr("credit_service.rpc.credit.get_customer", fail)
@@ -183,7 +183,7 @@ def test_a_failed_call_says_why_and_never_whom_it_is_about(
     assert "98765" not in everything
 
 
-def test_a_stream_is_a_span_of_bounded_parts(server: Edge, spans: InMemorySpanExporter) -> None:
+def test_a_stream_is_one_span(server: Edge, spans: InMemorySpanExporter) -> None:
     stream: Any = server.credit.WatchCreditEvents(pb.WatchCreditEventsRequest(), metadata=CALLER)
     next(iter(stream))
     stream.cancel()
@@ -192,10 +192,10 @@ def test_a_stream_is_a_span_of_bounded_parts(server: Edge, spans: InMemorySpanEx
     assert place(ended)[0] == TRACE
 
 
-def test_work_in_the_background_begins_no_traces(
+def test_background_loops_start_no_traces(
     server: Edge, database_url: str, redis_url: str, spans: InMemorySpanExporter
 ) -> None:
-    """Probes, relay and metrics ask the database over and over, for no caller."""
+    """Probes, relay and metrics query the database repeatedly, for no caller."""
     process = worker(database_url, redis_url)
     process.start()
     time.sleep(1.2)
@@ -203,7 +203,7 @@ def test_work_in_the_background_begins_no_traces(
     assert spans.get_finished_spans() == ()
 
 
-def test_log_lines_of_a_task_name_its_trace_also_where_no_spans_are_recorded(
+def test_log_lines_of_a_task_have_its_trace_id_even_if_no_spans_are_recorded(
     server: Edge,
     database: Database,
     database_url: str,
@@ -244,7 +244,7 @@ def test_a_task_keeps_the_first_trace_it_was_enqueued_by(database: Database) -> 
         (task,) = tasks.claim(connection, ["act"], limit=9, window=9, timeout_seconds=0)
         (run,) = tasks.begin(connection, [task.task_id], lease_seconds=9)
     assert run.traceparent == first
-    # Also when it fails, over a task enqueued meanwhile.
+    # Also after a failure, over a task that was enqueued meanwhile.
     enqueue(second)
     with database.transaction() as connection:
         tasks.fail(connection, run, "no luck")
@@ -298,7 +298,7 @@ def test_every_event_keeps_the_trace_of_its_call(server: Edge, database: Databas
     assert {fields[1] for fields in traces.values()} == {TRACE}
 
 
-def test_what_concerns_no_customer_keeps_its_trace_too(database: Database) -> None:
+def test_events_of_no_customer_keep_their_trace_too(database: Database) -> None:
     span = tracing.start_span("call", SpanKind.SERVER, CALLER[0][1], {})
     assert span is not None
     of_call = tracing.context_of(span)

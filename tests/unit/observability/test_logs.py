@@ -1,4 +1,4 @@
-"""Logs: structured, with the ids at hand, and without anybody's phone number or name."""
+"""Logs are structured, have the current ids, and no phone numbers or names."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from credit_service.settings import Settings
 
 
 class Log:
-    """What was logged."""
+    """The logged lines."""
 
     def __init__(self, log_format: Literal["json", "console"] = "json") -> None:
         self.stream = io.StringIO()
@@ -28,7 +28,7 @@ class Log:
         return [json.loads(line) for line in self.stream.getvalue().splitlines()]
 
 
-def test_a_line_says_what_where_and_about_whom() -> None:
+def test_a_line_has_event_component_and_ids() -> None:
     log = Log()
     with bound_contextvars(request_id="r-1", customer_id=7):
         structlog.get_logger("a.module").info("loan_booked", loan_id=9)
@@ -46,7 +46,7 @@ def test_a_line_says_what_where_and_about_whom() -> None:
     }
 
 
-def test_what_libraries_log_goes_the_same_way() -> None:
+def test_log_lines_of_libraries_pass_the_same_processors() -> None:
     log = Log()
     with bound_contextvars(request_id="r-1"):
         logging.getLogger("library").warning("no answer from %s", "+919876598765")
@@ -55,7 +55,7 @@ def test_what_libraries_log_goes_the_same_way() -> None:
     assert (line["request_id"], line["logger"]) == ("r-1", "library")
 
 
-def test_fields_are_masked_however_deep() -> None:
+def test_nested_fields_are_masked() -> None:
     log = Log()
     structlog.get_logger("a").info(
         "registered",
@@ -118,12 +118,12 @@ def test_phone_numbers_in_texts(text: str) -> None:
         "sha256 9876598765aa",
     ],
 )
-def test_what_is_no_phone_number(text: str) -> None:
+def test_other_numbers_are_not_masked(text: str) -> None:
     assert masked_text(text) == text
 
 
-def test_metadata_that_is_no_text_is_not_told() -> None:
-    """As grpc logs it: 'authorization' with a byte of no UTF-8 in it."""
+def test_undecodable_metadata_is_not_logged() -> None:
+    """As gRPC logs it: 'authorization' with a byte that is not UTF-8."""
     log = Log()
     grpc_logger = logging.getLogger("grpc._cython.cygrpc")
     grpc_logger.error("Invalid encoding on %s", b"Bearer secret\xff")
@@ -131,11 +131,11 @@ def test_metadata_that_is_no_text_is_not_told() -> None:
     assert [line["event"] for line in log.lines()] == ["Something else"]
 
 
-def test_endless_texts_are_cut() -> None:
+def test_long_texts_are_truncated() -> None:
     assert len(masked_text("x" * 1_000_000)) < 25_000
 
 
-def test_short_numbers_are_hidden_whole() -> None:
+def test_short_numbers_are_hidden_completely() -> None:
     assert masked_phone_number("12345") == "*****"
 
 

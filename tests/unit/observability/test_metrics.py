@@ -1,4 +1,4 @@
-"""What is counted, how it is shown, and what several processes look like as one."""
+"""The metrics, their endpoint, and several processes at one address."""
 
 import socket
 import threading
@@ -64,7 +64,9 @@ def test_a_method_shows_every_status_before_its_first_call() -> None:
         (True, True, "bidi_stream"),
     ],
 )
-def test_calls_go_by_the_names_of_go_grpc_prometheus(client: bool, server: bool, name: str) -> None:
+def test_metrics_of_calls_have_the_names_of_go_grpc_prometheus(
+    client: bool, server: bool, name: str
+) -> None:
     labels = {"grpc_type": name, "grpc_service": "a.v1.Named", "grpc_method": f"M{name}"}
     method = method_metrics(
         f"/a.v1.Named/M{name}", client_streaming=client, server_streaming=server
@@ -99,14 +101,14 @@ def test_the_codes_are_those_of_grpc_in_order() -> None:
         assert name.lower() == expected.replace("cancelled", "canceled")
 
 
-def test_no_series_tells_when_it_was_created() -> None:
+def test_no_series_has_a_creation_time() -> None:
     assert "_created" not in generate_latest(metrics.REGISTRY).decode()
 
 
-# Readings.
+# Gauges.
 
 
-def test_readings_sum_their_sources_and_forget_those_removed() -> None:
+def test_readings_sum_their_sources_without_removed_ones() -> None:
     readings = Readings({"a": ("An a.", ()), "b": ("A b.", ("kind",))})
     registry = CollectorRegistry()
     registry.register(readings)
@@ -122,7 +124,7 @@ def test_readings_sum_their_sources_and_forget_those_removed() -> None:
     assert _value("a", registry) == 2.0
 
 
-def test_a_reading_nobody_knows_is_not_shown_as_nothing() -> None:
+def test_a_gauge_without_a_value_is_not_shown_as_0() -> None:
     readings = Readings({"a": ("An a.", ())})
     registry = CollectorRegistry()
     registry.register(readings)
@@ -130,7 +132,7 @@ def test_a_reading_nobody_knows_is_not_shown_as_nothing() -> None:
     assert registry.get_sample_value("a") is None
 
 
-def test_a_reading_that_was_not_declared_is_a_mistake() -> None:
+def test_an_undeclared_gauge_is_an_error() -> None:
     readings = Readings({"a": ("An a.", ())})
     readings.add(lambda: [("c", (), 1.0)])
 
@@ -153,7 +155,7 @@ def _counting() -> Iterator[tuple[CollectorRegistry, Counter]]:
     yield registry, Counter("a_total", "An a.", registry=registry)
 
 
-def test_the_endpoint_shows_what_is_counted() -> None:
+def test_the_endpoint_shows_the_registry() -> None:
     with _counting() as (registry, counter):
         counter.inc(3)
         with closing(MetricsEndpoint("127.0.0.1:0", registry)) as endpoint:
@@ -178,12 +180,12 @@ def test_the_endpoint_shows_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])
-def test_metrics_stay_on_this_machine_unless_told_otherwise(listen: str) -> None:
+def test_metrics_on_other_addresses_than_loopback_are_refused(listen: str) -> None:
     with pytest.raises(AddressRefusedError, match="CREDIT_METRICS_INSECURE"):
         MetricsEndpoint(listen, CollectorRegistry())
 
 
-def test_metrics_are_shown_to_others_when_told_so() -> None:
+def test_insecure_metrics_may_listen_on_other_addresses() -> None:
     with closing(MetricsEndpoint("0.0.0.0:0", CollectorRegistry(), insecure=True)) as endpoint:
         assert endpoint.address.port > 0
 
@@ -196,7 +198,7 @@ def test_a_taken_address_is_refused() -> None:
         MetricsEndpoint(str(endpoint.address), CollectorRegistry())
 
 
-def test_silent_connections_do_not_keep_others_out_for_long(
+def test_silent_connections_do_not_block_others_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("credit_service.observability.metrics_http._Handler.timeout", 0.2)
@@ -211,7 +213,7 @@ def test_silent_connections_do_not_keep_others_out_for_long(
         try:
             for connection in silent:
                 connection.settimeout(10)
-                assert connection.recv(1) == b""  # the server has hung up
+                assert connection.recv(1) == b""  # the server has closed the connection
             assert "a_total" in _get(endpoint)[0]
         finally:
             for connection in silent:
@@ -229,7 +231,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def _process(registry: CollectorRegistry) -> Iterator[socket.socket]:
-    """The supervisor's end of a process that answers."""
+    """The supervisor's end of the control socket of a process that answers."""
     ours, theirs = socket.socketpair()
     ours.settimeout(0)
     thread = threading.Thread(target=answer_until_closed, args=(theirs, registry))
@@ -252,7 +254,7 @@ def test_a_process_answers_until_the_other_side_is_closed() -> None:
             assert _samples(text) == {("a_total", ()): expected}
 
 
-def test_large_answers_arrive_whole() -> None:
+def test_large_answers_arrive_complete() -> None:
     registry = CollectorRegistry()
     counter = Counter("a_total", "An a.", ("label",), registry=registry)
     for number in range(20_000):
@@ -270,12 +272,12 @@ def test_a_process_that_does_not_answer_is_left_out(monkeypatch: pytest.MonkeyPa
     ours, theirs = socket.socketpair()
     ours.settimeout(0)
     with ours, theirs:
-        # So many that the questions no longer fit into the socket either.
+        # So many that the requests no longer fit into the socket buffer.
         assert [request_exposition(ours) for _ in range(400)][-1] is None
 
 
-def test_questions_of_before_are_not_answered_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that was stopped and goes on answers the question of now."""
+def test_late_answers_do_not_reach_later_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was suspended and continues answers the latest request."""
     ours, theirs = socket.socketpair()
     ours.settimeout(0)
     with _counting() as (registry, counter), ours:
@@ -294,7 +296,7 @@ def test_questions_of_before_are_not_answered_later(monkeypatch: pytest.MonkeyPa
     assert _samples(text) == {("a_total", ()): 7.0}
 
 
-def test_an_answer_that_breaks_off_is_none() -> None:
+def test_a_truncated_answer_is_none() -> None:
     ours, theirs = socket.socketpair()
     ours.settimeout(0)
 
@@ -345,7 +347,7 @@ def test_processes_keep_their_series_apart() -> None:
     assert len(found) == 12
 
 
-def test_everything_this_service_counts_survives_the_way_through_a_supervisor() -> None:
+def test_all_metrics_pass_a_supervisor_unchanged() -> None:
     own = generate_latest(metrics.REGISTRY).decode()
     shown = generate_latest(_registry_of(lambda: {"0": own})).decode()
 
@@ -355,8 +357,8 @@ def test_everything_this_service_counts_survives_the_way_through_a_supervisor() 
     assert set(_samples(shown)) == expected
 
 
-def test_a_process_started_anew_shows_its_own_counts() -> None:
-    """A counter that begins again at nothing is what Prometheus knows how to read."""
+def test_a_restarted_process_shows_its_own_counts() -> None:
+    """Prometheus handles a counter that restarts at 0."""
     answers = {"0": "# TYPE a_total counter\na_total 100\n"}
     registry = _registry_of(lambda: answers)
     assert _value("a_total", registry, process="0") == 100

@@ -35,12 +35,12 @@ def python(program: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_server_worker_and_commands_load_without_it() -> None:
+def test_server_worker_and_commands_load_without_the_sdk() -> None:
     found = python(WITHOUT + ALL_OF_IT)
     assert found.returncode == 0, found.stderr
 
 
-def test_nothing_of_ours_loads_it_unless_asked() -> None:
+def test_the_sdk_is_not_loaded_without_an_endpoint() -> None:
     """Although the extra is installed here. redis-py loads the SDK's metrics by itself."""
     found = python(
         f"{ALL_OF_IT}\n"
@@ -132,7 +132,7 @@ def test_spans_reach_a_collector(
     assert span.status.message == "INTERNAL"
 
 
-def test_a_collector_that_is_away_holds_nobody_up() -> None:
+def test_an_unreachable_collector_delays_nothing() -> None:
     away = Settings(otlp_endpoint="http://127.0.0.1:9")
     with setup.recorded_as_configured(away, "credit-service"):
         for _ in range(3000):  # more than the queue holds
@@ -142,7 +142,7 @@ def test_a_collector_that_is_away_holds_nobody_up() -> None:
     assert time.monotonic() - begun < 6
 
 
-def test_a_caller_that_does_not_record_is_followed() -> None:
+def test_the_callers_sampling_decision_applies() -> None:
     not_sampled = f"00-{TRACE}-{CALLERS_SPAN}-00"
     for ratio, caller, recorded in (
         (0.0, None, False),

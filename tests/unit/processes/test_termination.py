@@ -1,4 +1,4 @@
-"""Told to stop by a signal, at any moment."""
+"""Termination by a signal, at any moment."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import pytest
 
 from credit_service.processes.termination import Termination
 
-# The signal comes while the lock of the sign that is waited for is held by the main thread.
+# The signal arrives while the main thread holds the lock of the event it waits for.
 _INTERRUPTED_WHILE_IT_LOCKS = """
 import os, signal, threading
 from credit_service.processes.termination import Termination
@@ -21,9 +21,9 @@ class Signalled(threading.Condition):
         os.kill(os.getpid(), signal.SIGTERM)
         return super().wait(timeout)
 
-sign = threading.Event()
-sign._cond = Signalled(threading.Lock())
-Termination().wait(sign)
+event = threading.Event()
+event._cond = Signalled(threading.Lock())
+Termination().wait(event)
 print("stopped")
 """
 
@@ -38,7 +38,7 @@ def _handlers() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_before_the_wait_begins_ends_it(number: signal.Signals) -> None:
+def test_a_signal_before_the_wait_ends_it(number: signal.Signals) -> None:
     termination = Termination()
     assert not termination.requested
     os.kill(os.getpid(), number)
@@ -47,14 +47,14 @@ def test_a_signal_before_the_wait_begins_ends_it(number: signal.Signals) -> None
     assert termination.requested
 
 
-def test_the_other_sign_ends_the_wait() -> None:
-    termination, sign = Termination(), threading.Event()
-    sign.set()
-    termination.wait(sign)
+def test_the_other_event_ends_the_wait() -> None:
+    termination, event = Termination(), threading.Event()
+    event.set()
+    termination.wait(event)
     assert not termination.requested
 
 
-def test_a_signal_in_the_midst_of_the_wait_blocks_nothing() -> None:
+def test_a_signal_during_the_wait_causes_no_deadlock() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _INTERRUPTED_WHILE_IT_LOCKS],
         capture_output=True,
@@ -65,7 +65,7 @@ def test_a_signal_in_the_midst_of_the_wait_blocks_nothing() -> None:
     assert done.stdout == "stopped\n"
 
 
-def test_a_second_signal_kills_where_it_should() -> None:
+def test_a_second_signal_kills_if_configured() -> None:
     Termination(second_kills=True)
     os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
