@@ -34,7 +34,7 @@ def trouble(exposition: str, names: Sequence[str]) -> str | None:
 def main(arguments: Sequence[str]) -> int:
     """Probe, with the arguments of the command line, and return the exit status."""
     if not arguments or not arguments[0].startswith("http://"):
-        print(__doc__, file=sys.stderr)  # noqa: T201 - said to who started it
+        print(__doc__, file=sys.stderr)  # noqa: T201 - the command's output
         return 2
     url, *names = arguments
     try:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         found = f"{url} does not answer: {error}"
     if found is not None:
-        print(found, file=sys.stderr)  # noqa: T201 - said to who started it
+        print(found, file=sys.stderr)  # noqa: T201 - the command's output
         return 1
     return 0
 

@@ -28,12 +28,12 @@ MAX_QUICK_DEATHS = 8
 QUICK_SECONDS = 30.0
 MAX_PAUSE_SECONDS = 30.0
 MISCONFIGURED = 2
-"""Exit status of a child that refuses its settings. It has printed why."""
+"""Exit status of a child that refuses its settings, after it has printed the reason."""
 
 MALLOC_ARENAS = "2"
 """Heaps that the C library spreads a process's threads over. By default it makes up to eight a
-core, and each keeps what its largest message took: measured over 3,600 hostile batches, a server
-grew by 221 MiB with them and by 11 MiB with two, at the same speed."""
+core, and each keeps the memory of its largest message. Measured over 3,600 hostile batches, a
+server grew by 221 MiB with them and by 11 MiB with two, at the same speed."""
 
 _MIN_PAUSE_SECONDS = 0.1
 _UNPREFIXED = {"database_url": "DATABASE_URL", "redis_url": "REDIS_URL"}
@@ -44,11 +44,11 @@ class ChildFailedError(RuntimeError):
 
 
 class ChildMisconfiguredError(ChildFailedError):
-    """A child refused its settings. It has printed why."""
+    """A child refused its settings, and has printed the reason."""
 
 
 class Backoff:
-    """When to restart what died: after a pause that doubles with each death, from 0.1 s up to
+    """When to restart a process: after a pause that doubles with each death, from 0.1 s up to
     MAX_PAUSE_SECONDS. A life of QUICK_SECONDS or more resets the pause."""
 
     def __init__(self) -> None:
