@@ -102,7 +102,7 @@ class Recipe:
         return shlex.split(found)
 
 
-_BLOCK = re.compile(r"```sh\n(.*?)```(?:\n\n(?:Refused[^`]*`([A-Z_]+)`))?", re.DOTALL)
+_BLOCK = re.compile(r"```sh\n(.*?)```(?:\n\n(?:Rejected[^`]*`([A-Z_]+)`))?", re.DOTALL)
 
 
 def _recipes() -> list[Recipe]:

@@ -251,7 +251,7 @@ async function main() {
   // The same once more, as after an answer that was lost: the same loan, not a second one.
   const again = await answerOf(credit, 'CreateLoan', ask);
   if (again.loan.loan_id !== booked.loan.loan_id) throw new Error('a second loan');
-  console.log('said again: the same loan');
+  console.log('retried: the same loan');
 
   try {
     await answerOf(credit, 'CheckEligibility', {customer_id, tenure_months: 481});

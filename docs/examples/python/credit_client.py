@@ -274,7 +274,7 @@ def main() -> None:
     assert booked.approved, booked.reasons
     # The same once more, as after an answer that was lost: the same loan, not a second one.
     assert answer_of(credit.CreateLoan, ask).loan.loan_id == booked.loan.loan_id
-    print("said again: the same loan")
+    print("retried: the same loan")
 
     wrong = credit_service_pb2.CheckEligibilityRequest(customer_id=customer_id, tenure_months=481)
     try:
