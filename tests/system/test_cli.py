@@ -303,7 +303,7 @@ def test_up_serves_restarts_what_dies_and_stops_clean() -> None:
 
         os.kill(running.worker_pid, signal.SIGKILL)
         running.running("credit_service.rpc")[0].kill()
-        _wait_until(lambda: "it starts again" in running.log)
+        _wait_until(lambda: "restarting in" in running.log)
         _wait_until(lambda: len(running.running("credit_service.rpc")) == 2)
         _wait_until(lambda: len(running.running("workers")) == 1)
         children += psutil.Process(running.process.pid).children(recursive=True)
