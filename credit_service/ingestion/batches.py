@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import numpy as np
@@ -16,12 +17,14 @@ from credit_service.domain.errors import (
     PreconditionFailedError,
 )
 from credit_service.domain.principals import is_other
-from credit_service.ingestion.frames import Batch, RowError
-from credit_service.ingestion.loader import Outcome, load
 from credit_service.observability import metrics
 from credit_service.storage import event_stream, ingestions
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Header, Ingestion, StoredRowError
+
+if TYPE_CHECKING:
+    from credit_service.ingestion.frames import Batch, RowError
+    from credit_service.ingestion.loader import Outcome
 
 OnMoved = Callable[[Sequence[int]], None]
 """Told of customers whose positions changed, such as the cache that holds them."""
@@ -36,7 +39,7 @@ def commit_batch(
     ingestion_id: UUID,
     offset: int,
     row_count: int,
-    validated: Callable[[Ingestion], Batch],
+    validated: "Callable[[Ingestion], Batch]",
     moment: Moment,
     on_moved: OnMoved | None,
 ) -> Ingestion:
@@ -53,6 +56,9 @@ def commit_batch(
             with rows beyond its end.
         RetryLaterError: others kept rows of these customers, or the ingestion, busy for too long.
     """
+    # pandas takes half a second to import, for which no process starts later that does not ingest.
+    from credit_service.ingestion.loader import load  # noqa: PLC0415
+
     batch: Batch | None = None
     moved: Sequence[int] = ()
     began = time.monotonic()
@@ -109,7 +115,7 @@ def _count(before: Ingestion, after: Ingestion, seconds: float) -> None:
 
 
 def _store(
-    connection: Connection, ingestion: Ingestion, batch: Batch, outcome: Outcome
+    connection: Connection, ingestion: Ingestion, batch: "Batch", outcome: "Outcome"
 ) -> Ingestion:
     listed = list(outcome.skipped)
     if ingestion.rejected < MAX_REPORTED_ROWS:
@@ -121,7 +127,7 @@ def _store(
     return ingestions.advance(connection, ingestion.ingestion_id, outcome.counts, batch.end)
 
 
-def _numbered(errors: Sequence[RowError]) -> list[StoredRowError]:
+def _numbered(errors: "Sequence[RowError]") -> list[StoredRowError]:
     numbered = []
     last_offset, number = -1, 0
     for error in errors:
@@ -213,7 +219,7 @@ def check_owner(ingestion: Ingestion, principal: str) -> None:
         )
 
 
-def check_committed(connection: Connection, ingestion: Ingestion, batch: Batch) -> None:
+def check_committed(connection: Connection, ingestion: Ingestion, batch: "Batch") -> None:
     """Whether those rows of a batch that lie below the committed offset are the ones committed.
 
     Rows that were committed by a release that kept no digests are taken to be.

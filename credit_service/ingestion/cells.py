@@ -1,9 +1,12 @@
-"""Columns of cells decoded into integers and text, whole columns at a time, without guessing.
+"""Decodes columns of cells into exact integers and text, a whole column at a time.
 
-Amounts become paise, rates basis points, dates days since 1970-01-01. A cell that does not hold
-what its column asks for is marked with what is wrong with it. A workbook's numbers are binary
-floats: the number meant is the shortest decimal within the 15 digits that spreadsheets show, and
-it either has at most two decimals or is refused; nothing is rounded.
+Amounts become paise, rates basis points, dates days since 1970-01-01. A cell that does not fit its
+column gets a problem code. A workbook's numbers are binary floats: the number meant is the shortest
+decimal within the 15 digits that spreadsheets show. It has at most two decimals, or the cell is
+rejected; nothing is rounded.
+
+The one place that decodes by hand and not by pandas: `pandas.to_numeric` reads decimals as floats,
+which lose paise, accepts exponents, and reports one bad value by failing for the whole column.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +70,8 @@ MAX_FOUND_CHARS = 200
 
 EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 
+Column = Sequence[Cell] | NDArray[Any]
+"""A cell for each row: any sequence, or an array of objects or of floats."""
 Ints = NDArray[np.int64]
 Problems = NDArray[np.uint8]
 
@@ -99,9 +104,12 @@ _MOST = 2**53 - 1
 _DECIMALS: Mapping[Form, int] = {"WHOLE": 0, "AMOUNT": 2, "RATE": 2, "DECIMAL": 2}
 
 
-def numbers(cells: Sequence[Cell], form: Form) -> Numbers:
+def numbers(cells: Column, form: Form) -> Numbers:
     """Each cell as an integer: a whole number, paise, or basis points."""
     decimals = _DECIMALS[form]
+    if isinstance(cells, np.ndarray) and cells.dtype == np.float64:
+        values, problems = _from_floats(cells, decimals)
+        return Numbers(values, problems, lambda index: shown(float(cells[index])))
     kinds = set(map(type, cells))
     if kinds <= {float} or (form == "RATE" and kinds <= {float, Percent}):
         values, problems = _from_floats(np.array(cells, np.float64), decimals)
@@ -192,7 +200,7 @@ _FAST_WIDTH = 18
 """Longest text that is decoded a column at a time: 15 digits, a point and two decimals."""
 
 
-def _from_texts(texts: Sequence[str], form: Form) -> tuple[Ints, Problems]:
+def _from_texts(texts: Sequence[str] | NDArray[Any], form: Form) -> tuple[Ints, Problems]:
     """Texts of at most 15 digits with at most two decimals at once, the others one by one."""
     longest = max(map(len, texts), default=0)
     short = texts if longest <= _FAST_WIDTH else [t if len(t) <= _FAST_WIDTH else "" for t in texts]
@@ -227,20 +235,20 @@ def _from_texts(texts: Sequence[str], form: Form) -> tuple[Ints, Problems]:
     return values, problems
 
 
-def _characters(texts: Sequence[str]) -> NDArray[np.uint32]:
+def _characters(texts: Sequence[str] | NDArray[Any]) -> NDArray[np.uint32]:
     """The code points of short texts, a row each, filled up with 0."""
     array = np.array(texts, np.str_)
     width = array.dtype.itemsize // 4
     return array.view(np.uint32).reshape(len(texts), width)
 
 
-def dates(cells: Sequence[Cell], order: DateOrder | None = None) -> Numbers:
+def dates(cells: Column, order: DateOrder | None = None) -> Numbers:
     """Each cell as days since 1970-01-01, as `spreadsheet_values` reads texts and times."""
     count = len(cells)
     problems = np.zeros(count, np.uint8)
     kinds = set(map(type, cells))
     if kinds <= {date}:
-        values = np.fromiter(map(date.toordinal, cells), np.int64, count)  # type: ignore[arg-type] # all are dates
+        values = np.fromiter(map(date.toordinal, cells), np.int64, count)  # all are dates
         return Numbers(values - EPOCH_ORDINAL, problems, lambda index: shown(cells[index]))
     values = np.zeros(count, np.int64)
     slow: Sequence[int] = range(count)
@@ -252,7 +260,7 @@ def dates(cells: Sequence[Cell], order: DateOrder | None = None) -> Numbers:
     return Numbers(values, problems, lambda index: shown(cells[index]))
 
 
-def _from_iso_texts(texts: Sequence[str]) -> tuple[Ints, NDArray[np.bool_]]:
+def _from_iso_texts(texts: Sequence[str] | NDArray[Any]) -> tuple[Ints, NDArray[np.bool_]]:
     chars = _characters([t if len(t) == 10 else "" for t in texts] + ["0000-00-00"])[:-1]
     digit = chars.astype(np.int64) - 48
     places = [0, 1, 2, 3, 5, 6, 8, 9]
@@ -292,7 +300,7 @@ def _day(cell: Cell, order: DateOrder | None) -> tuple[int, int]:
     return (0, NUMBER_OF[code]) if day is None else (day.toordinal() - EPOCH_ORDINAL, OK)
 
 
-def texts(cells: Sequence[Cell]) -> Texts:
+def texts(cells: Column) -> Texts:
     """Each cell as text, a number as a person sees it."""
     count = len(cells)
     problems = np.zeros(count, np.uint8)

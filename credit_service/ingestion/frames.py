@@ -1,64 +1,87 @@
-"""What validation makes of a batch: the facts of the valid rows, and what is wrong with the rest.
+"""The pandas DataFrames of an ingestion: rows of a source, and batches of validated rows.
 
-Facts are arrays of fixed-width integers, so that a hundred thousand rows are checked, compared and
-stored in a few steps, and travel between processes as they are.
+Every column of a validated frame has a fixed type, int64, int32 or text, so that money stays exact.
+These integers have no null, so NO_DAY and NO_LIMIT stand for a missing value.
+
+Batches travel between processes in an encoding of their own, not as pickles: the sender has parsed
+a hostile file, and unpickling runs what the sender asks for.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from credit_service.spreadsheets.cell_values import DateOrder
 from credit_service.spreadsheets.columns import Kind
+from credit_service.spreadsheets.table import Block, Cell
 
-NO_DAY = np.iinfo(np.int32).min
-"""In place of a day that there is none of."""
+NO_DAY = int(np.iinfo(np.int32).min)
+"""Stands for a missing day."""
 NO_LIMIT = -1
-"""In place of an approved limit that the source does not give."""
+"""Stands for an approved limit that the source does not give."""
 
-LOAN_FACTS = np.dtype(
-    [
-        # Place among the rows of the source, from 0, and number in it.
-        ("offset", "<i8"),
-        ("row_number", "<i8"),
-        ("customer_id", "<i8"),
-        ("loan_id", "<i8"),
-        ("principal_paise", "<i8"),
-        ("annual_rate_bps", "<i4"),
-        ("tenure_months", "<i4"),
-        ("installment_paise", "<i8"),
-        ("emis_paid_on_time", "<i4"),
+TEXT = pd.StringDtype("python")
+"""The type of text columns. Its storage is named, or an installed pyarrow would change it."""
+
+COLUMN_TYPES: Mapping[Kind, Mapping[str, Any]] = {
+    "LOANS": {
+        # The row's index in the source, from 0, and its number there.
+        "offset": np.dtype("int64"),
+        "row_number": np.dtype("int64"),
+        "customer_id": np.dtype("int64"),
+        "loan_id": np.dtype("int64"),
+        "principal_paise": np.dtype("int64"),
+        "annual_rate_bps": np.dtype("int32"),
+        "tenure_months": np.dtype("int32"),
+        "installment_paise": np.dtype("int64"),
+        "emis_paid_on_time": np.dtype("int32"),
         # Days since 1970-01-01.
-        ("start_day", "<i4"),
-        ("end_day", "<i4"),
-        # Of the day of the import.
-        ("installments_settled", "<i4"),
-        ("closed_day", "<i4"),
-    ]
-)
-CUSTOMER_FACTS = np.dtype(
-    [
-        ("offset", "<i8"),
-        ("row_number", "<i8"),
-        ("customer_id", "<i8"),
-        ("age", "<i4"),
-        ("monthly_income_paise", "<i8"),
-        ("approved_limit_paise", "<i8"),
-    ]
-)
+        "start_day": np.dtype("int32"),
+        "end_day": np.dtype("int32"),
+        # On the day of the import.
+        "installments_settled": np.dtype("int32"),
+        "closed_day": np.dtype("int32"),
+    },
+    "CUSTOMERS": {
+        "offset": np.dtype("int64"),
+        "row_number": np.dtype("int64"),
+        "customer_id": np.dtype("int64"),
+        # The cleaned names, and the phone number in E.164.
+        "first_name": TEXT,
+        "last_name": TEXT,
+        "phone_number": TEXT,
+        "age": np.dtype("int32"),
+        "monthly_income_paise": np.dtype("int64"),
+        "approved_limit_paise": np.dtype("int64"),
+    },
+}
+"""The columns of a frame of each kind, in order."""
 
-Facts = NDArray[np.void]
+
+def frame_of(kind: Kind, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """A frame of these columns in the types of COLUMN_TYPES, its index counting from 0.
+
+    Raises KeyError for a missing column.
+    """
+    types = COLUMN_TYPES[kind]
+    # Not DataFrame.astype, which copies all columns once for each type.
+    return pd.DataFrame(
+        {name: pd.Series(columns[name], dtype=types[name], copy=False) for name in types},
+        copy=False,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class RowError:
     """Why a row is not stored. `code` is a name of RowErrorCode, `outcome` of RowOutcome.
 
-    `row_offset` is the row's place among the rows of the source, from 0; `column` a field of the
-    contract, empty where it is the whole row.
+    `row_offset` is the row's index in the source, from 0. `column` is a field of the contract, or
+    empty for an error of the whole row.
     """
 
     row_offset: int
@@ -72,50 +95,18 @@ class RowError:
 
 
 @dataclass(frozen=True, slots=True)
-class LoanFrame:
-    """Valid loans in the order of their rows: an array of LOAN_FACTS."""
-
-    facts: Facts
-
-    def after(self, offset: int) -> "LoanFrame":
-        """The rows from that offset on."""
-        return LoanFrame(self.facts[self.facts["offset"] >= offset])
-
-
-@dataclass(frozen=True, slots=True)
-class CustomerFrame:
-    """Valid customers in the order of their rows: an array of CUSTOMER_FACTS and, for each row,
-    the cleaned names and the phone number in E.164."""
-
-    facts: Facts
-    first_names: Sequence[str]
-    last_names: Sequence[str]
-    phone_numbers: Sequence[str]
-
-    def after(self, offset: int) -> "CustomerFrame":
-        """The rows from that offset on."""
-        first = int(np.searchsorted(self.facts["offset"], offset))
-        return CustomerFrame(
-            self.facts[first:],
-            self.first_names[first:],
-            self.last_names[first:],
-            self.phone_numbers[first:],
-        )
-
-
-Frame = LoanFrame | CustomerFrame
-
-
-@dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows `offset` … `offset + row_count - 1` of a source: each in the frame or among the errors,
-    never in both. Errors are in the order of the rows.
+    """Rows `offset` … `offset + row_count - 1` of a source, in order.
 
-    `digests` has 64 bits of a hash of what each row says, for rows of a stream."""
+    Each row is either in `frame`, with the columns of COLUMN_TYPES and an index that counts from 0,
+    or has `errors`, never both. `digests` holds 64 bits of a hash of the content of each row of a
+    stream.
+    """
 
+    kind: Kind
     offset: int
     row_count: int
-    frame: Frame
+    frame: pd.DataFrame
     errors: Sequence[RowError]
     digests: NDArray[np.uint64] | None = None
 
@@ -125,69 +116,149 @@ class Batch:
         return self.offset + self.row_count
 
     def after(self, offset: int) -> "Batch":
-        """The rows from that offset on."""
+        """The rows from `offset` on."""
         if offset <= self.offset:
             return self
+        first = int(self.frame["offset"].searchsorted(offset))
         return Batch(
+            self.kind,
             offset,
             max(self.end - offset, 0),
-            self.frame.after(offset),
+            self.frame.iloc[first:].reset_index(drop=True),
             [error for error in self.errors if error.row_offset >= offset],
             None if self.digests is None else self.digests[offset - self.offset :],
         )
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
-    """Batches of one kind, each of which goes on where the one before it ends, as one."""
-    first, frames = batches[0], [batch.frame for batch in batches]
-    facts = np.concatenate([frame.facts for frame in frames])
-    frame: Frame = LoanFrame(facts)
-    if isinstance(first.frame, CustomerFrame):
-        customers = [frame for frame in frames if isinstance(frame, CustomerFrame)]
-        frame = CustomerFrame(
-            facts,
-            [name for each in customers for name in each.first_names],
-            [name for each in customers for name in each.last_names],
-            [number for each in customers for number in each.phone_numbers],
-        )
-    errors = [error for batch in batches for error in batch.errors]
+    """One batch of consecutive batches of one kind."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
     digests = [batch.digests for batch in batches if batch.digests is not None]
     return Batch(
+        first.kind,
         first.offset,
         sum(batch.row_count for batch in batches),
-        frame,
-        errors,
+        pd.concat([batch.frame for batch in batches], ignore_index=True),
+        [error for batch in batches for error in batch.errors],
         np.concatenate(digests) if len(digests) == len(batches) else None,
     )
 
 
 def encoded(batch: Batch) -> bytes:
-    """The batch as bytes, in which nothing can be run: numbers as they lie, the rest as JSON."""
+    """The batch as bytes that no reader can execute: the memory of its columns of numbers, and all
+    else as JSON."""
     frame = batch.frame
-    texts: list[Sequence[str]] = []
-    kind: Kind = "LOANS"
-    if isinstance(frame, CustomerFrame):
-        kind = "CUSTOMERS"
-        texts = [frame.first_names, frame.last_names, frame.phone_numbers]
     head: dict[str, Any] = {
-        "kind": kind,
+        "kind": batch.kind,
         "offset": batch.offset,
         "row_count": batch.row_count,
-        "texts": texts,
+        "rows": len(frame),
+        "texts": {
+            name: frame[name].tolist()
+            for name, type_ in COLUMN_TYPES[batch.kind].items()
+            if type_ is TEXT
+        },
         "errors": [asdict(error) for error in batch.errors],
     }
     document = json.dumps(head).encode()
-    return len(document).to_bytes(8, "big") + document + frame.facts.tobytes()
+    columns = [
+        frame[name].to_numpy().tobytes()
+        for name, type_ in COLUMN_TYPES[batch.kind].items()
+        if type_ is not TEXT
+    ]
+    return b"".join([len(document).to_bytes(8, "big"), document, *columns])
 
 
 def decoded(data: bytes) -> Batch:
-    """The batch that `encoded` wrote. Raises ValueError for anything else."""
-    length = int.from_bytes(data[:8], "big")
-    head = json.loads(data[8 : 8 + length])
-    dtype = LOAN_FACTS if head["kind"] == "LOANS" else CUSTOMER_FACTS
-    facts = np.frombuffer(data, dtype, offset=8 + length)
-    frame: Frame = (
-        LoanFrame(facts) if head["kind"] == "LOANS" else CustomerFrame(facts, *head["texts"])
-    )
+    """The batch that `encoded` wrote. Raises ValueError, KeyError or TypeError for other bytes."""
+    position = 8 + int.from_bytes(data[:8], "big")
+    head = json.loads(data[8:position])
+    kind: Kind = head["kind"]
+    columns: dict[str, Any] = {}
+    for name, type_ in COLUMN_TYPES[kind].items():
+        if type_ is TEXT:
+            columns[name] = head["texts"][name]
+        else:
+            columns[name] = np.frombuffer(data, type_, head["rows"], position)
+            position += columns[name].nbytes
     errors = [RowError(**each) for each in head["errors"]]
-    return Batch(head["offset"], head["row_count"], frame, errors)
+    return Batch(kind, head["offset"], head["row_count"], frame_of(kind, columns), errors)
+
+
+# --- Rows of a source -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRows:
+    """Consecutive rows of a file before their validation.
+
+    `cells` has a column for each field of the contract that the file has, and the row numbers as
+    its index. A column that holds floats alone is float64, which keeps each of them exactly. Any
+    other column holds the cells as they are: pandas has no type for a mixture of numbers, texts,
+    days and error values, and each bad cell is reported as it was found. `overlong` and
+    `date_orders` are those of `Block`.
+    """
+
+    cells: pd.DataFrame
+    overlong: Sequence[int] = ()
+    date_orders: Mapping[str, DateOrder] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def part(self, start: int, stop: int) -> "SourceRows":
+        """The rows `start` … `stop - 1`, counted from 0."""
+        overlong = [row - start for row in self.overlong if start <= row < stop]
+        return SourceRows(self.cells.iloc[start:stop], overlong, self.date_orders)
+
+
+def source_rows(block: Block) -> SourceRows:
+    """The rows of a block as a frame."""
+    index = pd.Index(np.array(block.row_numbers, np.int64))
+    columns = {name: _column(cells, index) for name, cells in block.columns.items()}
+    return SourceRows(pd.DataFrame(columns, copy=False), block.overlong, block.date_orders)
+
+
+def _column(cells: Sequence[Cell], index: pd.Index) -> pd.Series:
+    if set(map(type, cells)) == {float}:
+        return pd.Series(np.array(cells, np.float64), index, copy=False)
+    # Without a type named, pandas would convert moments and whole numbers.
+    return pd.Series(np.fromiter(cells, object, len(cells)), index, object, copy=False)
+
+
+def regrouped(blocks: Iterable[Block], skip_rows: int, size: int) -> Iterator[SourceRows]:
+    """The same rows without the first `skip_rows`: `size` at a time, fewer only in the last."""
+    pending: list[SourceRows] = []
+    count = 0
+    orders: Mapping[str, DateOrder] = {}
+    for block in blocks:
+        # Blocks before the first one with an order hold no date that needs it.
+        orders = block.date_orders or orders
+        rows = source_rows(block)
+        skipped = min(skip_rows, len(rows))
+        skip_rows -= skipped
+        if skipped == len(rows):
+            continue
+        pending.append(rows.part(skipped, len(rows)) if skipped else rows)
+        count += len(pending[-1])
+        while count >= size:
+            rows = _concatenated(pending, orders)
+            yield rows.part(0, size)
+            count -= size
+            pending = [rows.part(size, len(rows))] if count else []
+    if pending:
+        yield _concatenated(pending, orders)
+
+
+def _concatenated(parts: Sequence[SourceRows], orders: Mapping[str, DateOrder]) -> SourceRows:
+    cells = parts[0].cells
+    if len(parts) > 1:
+        cells = pd.concat([part.cells for part in parts])
+    overlong: list[int] = []
+    before = 0
+    for part in parts:
+        overlong += [before + row for row in part.overlong]
+        before += len(part)
+    return SourceRows(cells, overlong, orders)

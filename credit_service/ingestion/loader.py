@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
+import pandas as pd
 import psycopg
 from numpy.typing import NDArray
 from sqlalchemy import Connection
@@ -23,15 +24,7 @@ from credit_service.domain.money import format_inr
 from credit_service.domain.positions import position_from_loans
 from credit_service.ingestion.cells import EPOCH_ORDINAL, shown
 from credit_service.ingestion.digests import mixed
-from credit_service.ingestion.frames import (
-    NO_DAY,
-    NO_LIMIT,
-    Batch,
-    CustomerFrame,
-    Facts,
-    LoanFrame,
-    RowError,
-)
+from credit_service.ingestion.frames import NO_DAY, NO_LIMIT, Batch, RowError
 from credit_service.ingestion.position_sums import sums
 from credit_service.storage import imports, ingestions, positions
 from credit_service.storage.database import LostRaceError
@@ -77,7 +70,7 @@ def load(
     """
     merge = _Merge(connection, ingestion, moment, list_skipped)
     try:
-        if isinstance(batch.frame, LoanFrame):
+        if batch.kind == "LOANS":
             _load_loans(merge, batch.frame)
         else:
             _load_customers(merge, batch.frame)
@@ -180,45 +173,44 @@ _SHOWN_FACTS: Mapping[str, tuple[str, Callable[[int], str]]] = {
 }
 
 
-def _load_loans(merge: _Merge, frame: LoanFrame) -> None:
-    facts = _of_known_customers(merge, frame.facts)
-    if not len(facts):
+def _load_loans(merge: _Merge, frame: pd.DataFrame) -> None:
+    loans = _of_known_customers(merge, frame)
+    if loans.empty:
         return
-    fates = np.full(len(facts), _INSERT, np.int8)
-    stored = _judge_by_stored(merge, facts, fates)
-    _judge_by_memory(merge, facts, fates)
-    _judge_by_batch(merge, facts, fates)
+    fates = pd.Series(_INSERT, index=loans.index, dtype="int8")
+    stored = _judge_by_stored(merge, loans, fates)
+    _judge_by_memory(merge, loans, fates)
+    _judge_by_batch(merge, loans, fates)
     _count_loans(merge, fates)
     if merge.list_skipped:
-        _list_skipped_loans(merge, facts, fates, stored)
+        _list_skipped_loans(merge, loans, fates, stored)
     if merge.writes:
-        _write_loans(merge, facts[fates == _INSERT], facts[fates == _UPDATE])
+        _write_loans(merge, loans[fates == _INSERT], loans[fates == _UPDATE])
         # A loan that this ingestion wrote knows it; the others are remembered beside.
-        remembered = facts[(fates == _UNCHANGED) | (fates == _SKIPPED)]
+        remembered = loans[fates.isin((_UNCHANGED, _SKIPPED))]
     else:
-        remembered = facts[fates != _REJECTED]
+        remembered = loans[fates != _REJECTED]
     _remember_loans(merge, remembered)
 
 
-def _of_known_customers(merge: _Merge, facts: Facts) -> Facts:
+def _of_known_customers(merge: _Merge, frame: pd.DataFrame) -> pd.DataFrame:
     """The loans whose customers are stored, and locked from now on; the others are rejected."""
-    wanted = np.unique(facts["customer_id"])
+    wanted = np.sort(frame["customer_id"].unique())
     known, imported = imports.known_customers(merge.connection, wanted, lock=merge.writes)
     # Looked up behind the lock, because a transaction that contests an id locks the customer too.
     contested = imports.contested(merge.connection, wanted)
     registered = set(known[~imported & (known <= MAX_IMPORTED_ID)].tolist())
     if len(known) == len(wanted) and not contested and not registered:
-        return facts
-    attachable = np.setdiff1d(known, np.array([*contested, *registered], np.int64))
-    refused = ~np.isin(facts["customer_id"], attachable)
-    for row in facts[refused]:
-        customer_id = int(row["customer_id"])
+        return frame
+    attachable = set(known.tolist()) - contested.keys() - registered
+    attached = frame["customer_id"].isin(attachable)
+    columns = frame.loc[~attached, ["offset", "row_number", "customer_id"]]
+    for offset, number, customer_id in columns.itertuples(index=False):
         code, expected, message = _why_unattached(
             customer_id, contested.get(customer_id), registered=customer_id in registered
         )
-        place = int(row["offset"]), int(row["row_number"])
-        merge.reject(place, "customer_id", code, str(customer_id), expected, message)
-    return facts[~refused]
+        merge.reject((offset, number), "customer_id", code, str(customer_id), expected, message)
+    return frame[attached].reset_index(drop=True)
 
 
 def _why_unattached(
@@ -254,23 +246,26 @@ def _why_unattached(
 
 
 def _judge_by_stored(
-    merge: _Merge, facts: Facts, fates: NDArray[np.int8]
+    merge: _Merge, loans: pd.DataFrame, fates: "pd.Series[int]"
 ) -> Mapping[str, Sequence[Any]]:
     """Compare with the loans that are stored under the same keys; those loans by column."""
     stored = imports.stored_loans(
-        merge.connection, facts["customer_id"], facts["loan_id"], merge.ingestion.ingestion_id
+        merge.connection,
+        loans["customer_id"].to_numpy(),
+        loans["loan_id"].to_numpy(),
+        merge.ingestion.ingestion_id,
     )
-    places = np.array(stored["place"], np.int64)
-    if not len(places):
+    places = pd.Index(stored["place"], dtype="int64")
+    if places.empty:
         return stored
-    equal = np.ones(len(places), bool)
-    for name in _SOURCE_FACTS:
-        equal &= facts[name][places] == np.array(stored[name], np.int64)
+    columns = list(_SOURCE_FACTS)
+    kept = pd.DataFrame({name: stored[name] for name in columns}, places, dtype="int64")
+    equal = loans.loc[places, columns].eq(kept).all(axis=1)
     fates[places[equal]] = _UNCHANGED
     updates = merge.ingestion.on_existing == "UPDATE"
     for index in np.flatnonzero(~equal).tolist():
         place = int(places[index])
-        row, key = _row(facts, place), _loan_key(facts, place)
+        row, key = _row(loans, place), _loan_key(loans, place)
         first_row = stored["ingestion_row"][index]
         fates[place] = _REJECTED
         if first_row is not None:
@@ -282,7 +277,7 @@ def _judge_by_stored(
                 row,
                 "loan_id",
                 "LOAN_BOOKED_HERE",
-                str(facts["loan_id"][place]),
+                str(loans["loan_id"][place]),
                 "a loan that an import brought",
                 f"The {key} was booked by this service, and no import changes it.",
             )
@@ -291,7 +286,7 @@ def _judge_by_stored(
                 row,
                 "loan_id",
                 "LOAN_HAS_PAYMENTS",
-                str(facts["loan_id"][place]),
+                str(loans["loan_id"][place]),
                 "a loan without payments recorded here",
                 f"The {key} has payments recorded here, which other terms would contradict.",
             )
@@ -301,21 +296,21 @@ def _judge_by_stored(
 
 
 def _list_skipped_loans(
-    merge: _Merge, facts: Facts, fates: NDArray[np.int8], stored: Mapping[str, Sequence[Any]]
+    merge: _Merge, loans: pd.DataFrame, fates: "pd.Series[int]", stored: Mapping[str, Sequence[Any]]
 ) -> None:
     """Say of each skipped row how it differs from the loan that is stored."""
     for index, place in enumerate(stored["place"]):
         if fates[place] != _SKIPPED:
             continue
         differing = [
-            (name, show(int(facts[fact][place])), show(stored[fact][index]))
+            (name, show(int(loans[fact][place])), show(stored[fact][index]))
             for fact, (name, show) in _SHOWN_FACTS.items()
-            if int(facts[fact][place]) != stored[fact][index]
+            if int(loans[fact][place]) != stored[fact][index]
         ]
-        merge.skip(_row(facts, place), _loan_key(facts, place), differing)
+        merge.skip(_row(loans, place), _loan_key(loans, place), differing)
 
 
-def _judge_by_memory(merge: _Merge, facts: Facts, fates: NDArray[np.int8]) -> None:
+def _judge_by_memory(merge: _Merge, loans: pd.DataFrame, fates: "pd.Series[int]") -> None:
     """Compare with rows of earlier batches that left the stored loans as they were."""
     counts = merge.ingestion
     if merge.writes and not counts.unchanged and not counts.skipped:
@@ -323,51 +318,50 @@ def _judge_by_memory(merge: _Merge, facts: Facts, fates: NDArray[np.int8]) -> No
     seen = ingestions.seen(
         merge.connection,
         merge.ingestion.ingestion_id,
-        facts["customer_id"].tolist(),
-        facts["loan_id"].tolist(),
+        loans["customer_id"].tolist(),
+        loans["loan_id"].tolist(),
     )
     if not seen:
         return
-    fingerprints = _fingerprints(facts)
-    keys = zip(facts["customer_id"].tolist(), facts["loan_id"].tolist(), strict=True)
+    fingerprints = _fingerprints(loans)
+    keys = zip(loans["customer_id"].tolist(), loans["loan_id"].tolist(), strict=True)
     for place, key in enumerate(keys):
         if key not in seen or fates[place] == _REJECTED:
             continue
         first_row, fingerprint = seen[key]
         _judge_repeated(
-            merge, facts, fates, place, first_row, equal=fingerprint == fingerprints[place]
+            merge, loans, fates, place, first_row, equal=fingerprint == fingerprints[place]
         )
 
 
-def _judge_by_batch(merge: _Merge, facts: Facts, fates: NDArray[np.int8]) -> None:
+def _judge_by_batch(merge: _Merge, loans: pd.DataFrame, fates: "pd.Series[int]") -> None:
     """Compare rows of the same key in this batch with the first of them that is accepted."""
-    order = np.lexsort((facts["offset"], facts["loan_id"], facts["customer_id"]))
-    ordered = facts[["customer_id", "loan_id"]][order]
-    repeats = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
-    if not len(repeats):
+    key = ["customer_id", "loan_id"]
+    # The rows of every key that comes more than once, each key's in the order of the source.
+    repeated = loans[loans.duplicated(key, keep=False)]
+    if repeated.empty:
         return
-    fingerprints = _fingerprints(facts)
+    fingerprints = _fingerprints(loans)
     first: dict[tuple[int, int], int] = {}
-    for index in repeats.tolist():
-        before, place = int(order[index - 1]), int(order[index])
-        key = (int(facts["customer_id"][place]), int(facts["loan_id"][place]))
-        if key not in first and fates[before] != _REJECTED:
-            first[key] = before
-        if key in first and fates[place] != _REJECTED:
+    for place, customer_id, loan_id in repeated.sort_values([*key, "offset"])[key].itertuples():
+        if fates[place] == _REJECTED:
+            continue
+        before = first.setdefault((customer_id, loan_id), place)
+        if before != place:
             _judge_repeated(
                 merge,
-                facts,
+                loans,
                 fates,
                 place,
-                int(facts["row_number"][first[key]]),
-                equal=fingerprints[first[key]] == fingerprints[place],
+                int(loans["row_number"][before]),
+                equal=fingerprints[before] == fingerprints[place],
             )
 
 
 def _judge_repeated(
     merge: _Merge,
-    facts: Facts,
-    fates: NDArray[np.int8],
+    loans: pd.DataFrame,
+    fates: "pd.Series[int]",
     place: int,
     first_row: int,
     *,
@@ -378,48 +372,50 @@ def _judge_repeated(
         fates[place] = _UNCHANGED
     else:
         fates[place] = _REJECTED
-        merge.reject_duplicate(_row(facts, place), _loan_key(facts, place), first_row)
+        merge.reject_duplicate(_row(loans, place), _loan_key(loans, place), first_row)
 
 
-def _count_loans(merge: _Merge, fates: NDArray[np.int8]) -> None:
+def _count_loans(merge: _Merge, fates: "pd.Series[int]") -> None:
     counts = np.bincount(fates, minlength=5).tolist()
     merge.inserted, merge.updated, merge.unchanged, merge.skipped = counts[:4]
 
 
-def _write_loans(merge: _Merge, inserts: Facts, updates: Facts) -> None:
+def _write_loans(merge: _Merge, inserts: pd.DataFrame, updates: pd.DataFrame) -> None:
     ingestion_id = merge.ingestion.ingestion_id
-    if len(inserts):
+    if not inserts.empty:
         # In the order of the key the index is filled page by page.
-        order = np.lexsort((inserts["loan_id"], inserts["customer_id"]))
-        imports.insert_loans(merge.connection, inserts[order], NO_DAY, ingestion_id)
-    if len(updates):
-        imports.update_loans(merge.connection, updates, NO_DAY, merge.origin)
-    merge.moved = np.unique(
-        np.concatenate([inserts["customer_id"], updates["customer_id"]])
-    ).tolist()
+        ordered = inserts.sort_values(["customer_id", "loan_id"])
+        imports.insert_loans(
+            merge.connection, ordered.to_records(index=False), NO_DAY, ingestion_id
+        )
+    if not updates.empty:
+        imports.update_loans(
+            merge.connection, updates.to_records(index=False), NO_DAY, merge.origin
+        )
     # A position that other facts went into is summed anew; to the others the new loans are added.
-    summed = np.unique(updates["customer_id"])
-    added = inserts[~np.isin(inserts["customer_id"], summed)]
+    summed = np.sort(updates["customer_id"].unique())
+    merge.moved = sorted({*inserts["customer_id"].unique().tolist(), *summed.tolist()})
+    added = inserts[~inserts["customer_id"].isin(summed)]
     day = merge.moment.today
     if len(summed):
         merge.over_limit += positions.refresh_locked(merge.connection, summed, day)
-    if len(added):
+    if not added.empty:
         merge.over_limit += positions.add_loans(merge.connection, sums(added, day), day)
 
 
-def _remember_loans(merge: _Merge, facts: Facts) -> None:
+def _remember_loans(merge: _Merge, loans: pd.DataFrame) -> None:
     """Remember the first row of each key that is not remembered yet."""
-    if not len(facts):
+    if loans.empty:
         return
-    customer_ids, loan_ids = facts["customer_id"].tolist(), facts["loan_id"].tolist()
+    customer_ids, loan_ids = loans["customer_id"].tolist(), loans["loan_id"].tolist()
     ingestion_id = merge.ingestion.ingestion_id
     known = ingestions.seen(merge.connection, ingestion_id, customer_ids, loan_ids)
     keys: dict[tuple[int, int], tuple[int, int, int, int]] = {}
     for customer_id, loan_id, row_number, fingerprint in zip(
         customer_ids,
         loan_ids,
-        facts["row_number"].tolist(),
-        _fingerprints(facts).tolist(),
+        loans["row_number"].tolist(),
+        _fingerprints(loans).tolist(),
         strict=True,
     ):
         key = (customer_id, loan_id)
@@ -428,24 +424,24 @@ def _remember_loans(merge: _Merge, facts: Facts) -> None:
     ingestions.remember(merge.connection, ingestion_id, list(keys.values()))
 
 
-def _fingerprints(facts: Facts) -> NDArray[np.int64]:
+def _fingerprints(loans: pd.DataFrame) -> NDArray[np.int64]:
     """64 bits of a hash of each row's source facts."""
-    columns = (facts[name].astype(np.int64) for name in _SOURCE_FACTS)
-    return mixed(columns, len(facts)).view(np.int64)
+    columns = (loans[name].to_numpy().astype(np.int64) for name in _SOURCE_FACTS)
+    return mixed(columns, len(loans)).view(np.int64)
 
 
-def _row(facts: Facts, place: int) -> tuple[int, int]:
-    return int(facts["offset"][place]), int(facts["row_number"][place])
+def _row(loans: pd.DataFrame, place: int) -> tuple[int, int]:
+    return int(loans["offset"][place]), int(loans["row_number"][place])
 
 
-def _loan_key(facts: Facts, place: int) -> str:
-    return f"loan {facts['loan_id'][place]} of customer {facts['customer_id'][place]}"
+def _loan_key(loans: pd.DataFrame, place: int) -> str:
+    return f"loan {loans['loan_id'][place]} of customer {loans['customer_id'][place]}"
 
 
 # --- Customers ------------------------------------------------------------------------------------
 
 
-def _load_customers(merge: _Merge, frame: CustomerFrame) -> None:
+def _load_customers(merge: _Merge, frame: pd.DataFrame) -> None:
     """Row by row, in order: whether a phone number is free depends on the rows before."""
     rows = _customer_rows(frame)
     if not rows:
@@ -479,24 +475,25 @@ def _load_customers(merge: _Merge, frame: CustomerFrame) -> None:
 _Row = tuple[int, int]
 
 
-def _customer_rows(frame: CustomerFrame) -> list[tuple[_Row, CustomerFacts]]:
-    facts = frame.facts
+def _customer_rows(frame: pd.DataFrame) -> list[tuple[_Row, CustomerFacts]]:
+    columns = (
+        "offset",
+        "row_number",
+        "customer_id",
+        "first_name",
+        "last_name",
+        "age",
+        "monthly_income_paise",
+        "phone_number",
+        "approved_limit_paise",
+    )
     return [
         (
             (offset, number),
             (customer_id, first, last, age, income, phone, None if limit == NO_LIMIT else limit),
         )
-        for offset, number, customer_id, age, income, limit, first, last, phone in zip(
-            facts["offset"].tolist(),
-            facts["row_number"].tolist(),
-            facts["customer_id"].tolist(),
-            facts["age"].tolist(),
-            facts["monthly_income_paise"].tolist(),
-            facts["approved_limit_paise"].tolist(),
-            frame.first_names,
-            frame.last_names,
-            frame.phone_numbers,
-            strict=True,
+        for offset, number, customer_id, first, last, age, income, phone, limit in zip(
+            *(frame[name].tolist() for name in columns), strict=True
         )
     ]
 

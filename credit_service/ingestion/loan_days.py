@@ -1,47 +1,46 @@
-"""The days and installments of loans, column by column: what the domain says of one loan.
+"""The days and installments of loans, a column at a time, by the rules of the domain.
 
-Days are counted from 1970-01-01, months of a tenure from 1.
+Days are counted from 1970-01-01, months of a tenure from 1. Columns have the same index.
 """
 
 import calendar
 from datetime import date
 
 import numpy as np
-from numpy.typing import NDArray
-
-from credit_service.ingestion.cells import Ints
+import pandas as pd
 
 
-def add_months(days: Ints, months: Ints) -> Ints:
-    """The days so many months later, clamped to the month's end: `domain.calendar.add_months`."""
-    begin, day_of_month = _months(days)
-    month = begin + months.astype(np.int64)
-    first = month.astype("datetime64[D]").astype(np.int64)
-    length = (month + 1).astype("datetime64[D]").astype(np.int64) - first
-    found: Ints = first + np.minimum(day_of_month, length) - 1
-    return found
+def add_months(days: "pd.Series[int]", months: "pd.Series[int]") -> "pd.Series[int]":
+    """The days so many months later, at most the month's last: `domain.calendar.add_months`."""
+    starts = _dates(days)
+    # pd.DateOffset adds one number of months to all rows; periods add one to each.
+    ends = starts.to_period("M") + months.to_numpy()
+    firsts = ends.to_timestamp().to_numpy().astype("datetime64[D]").astype(np.int64)
+    return pd.Series(firsts + np.minimum(starts.day, ends.days_in_month) - 1, days.index)
 
 
-def installments_due(start_days: Ints, tenure_months: Ints, day: date) -> Ints:
+def installments_due(
+    start_days: "pd.Series[int]", tenure_months: "pd.Series[int]", day: date
+) -> "pd.Series[int]":
     """Installments due on `day`: `domain.calendar.installments_due_by`."""
-    begin, day_of_month = _months(start_days)
-    elapsed = (day.year - 1970) * 12 + day.month - 1 - begin.astype(np.int64)
-    # The installment of this month is due once its clamped day has come.
+    starts = _dates(start_days)
+    elapsed = (day.year - starts.year) * 12 + day.month - starts.month
+    # The installment of this month is due once its day, at most the month's last, has come.
     length = calendar.monthrange(day.year, day.month)[1]
-    due: Ints = elapsed - (np.minimum(day_of_month, length) > day.day)
-    return np.clip(due, 0, tenure_months)
+    due = elapsed - (np.minimum(starts.day, length) > day.day)
+    return pd.Series(due, start_days.index).clip(0, tenure_months)
 
 
 def imported_settled(
-    emis_paid_on_time: Ints, start_days: Ints, tenure_months: Ints, import_day: date
-) -> Ints:
-    """Installments that an import takes as settled: `domain.loans.imported_settled`."""
+    emis_paid_on_time: "pd.Series[int]",
+    start_days: "pd.Series[int]",
+    tenure_months: "pd.Series[int]",
+    import_day: date,
+) -> "pd.Series[int]":
+    """Installments that an import counts as settled: `domain.loans.imported_settled`."""
     due = installments_due(start_days, tenure_months, import_day)
-    return np.minimum(np.maximum(due, emis_paid_on_time), tenure_months)
+    return due.clip(lower=emis_paid_on_time).clip(upper=tenure_months)
 
 
-def _months(days: Ints) -> tuple[NDArray[np.datetime64], Ints]:
-    """The month of each day, and the day of the month from 1."""
-    dates = days.astype("datetime64[D]")
-    months = dates.astype("datetime64[M]")
-    return months, (dates - months.astype("datetime64[D]")).astype(np.int64) + 1
+def _dates(days: "pd.Series[int]") -> pd.DatetimeIndex:
+    return pd.DatetimeIndex(days.to_numpy().astype("datetime64[D]"))

@@ -1,50 +1,49 @@
-"""What new loans add to their customers' positions, summed column by column."""
+"""What new loans add to their customers' positions, summed by customer."""
 
 from datetime import date
 
-import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
-from credit_service.ingestion.cells import EPOCH_ORDINAL, Ints
-from credit_service.ingestion.frames import NO_DAY, Facts
+from credit_service.ingestion.cells import EPOCH_ORDINAL
+from credit_service.ingestion.frames import NO_DAY
 from credit_service.ingestion.loan_days import add_months, installments_due
 from credit_service.storage.positions import LoanSums
 
 
-def sums(facts: Facts, day: date) -> LoanSums:
+def sums(loans: pd.DataFrame, day: date) -> LoanSums:
     """What these loans add to the positions on `day` of each of their customers.
 
-    They are summed as `domain.positions.position_from_loans` sums all loans of a customer.
+    `loans` is a frame of the kind LOANS. The sums are those that
+    `domain.positions.position_from_loans` makes of all loans of a customer.
     """
-    facts = facts[np.argsort(facts["customer_id"], kind="stable")]
-    customer_ids, begins, counts = np.unique(
-        facts["customer_id"], return_index=True, return_counts=True
-    )
-    open_ = facts["closed_day"] == NO_DAY
-    on_time = facts["emis_paid_on_time"].astype(np.int64)
-    tenure = facts["tenure_months"].astype(np.int64)
-    due = installments_due(facts["start_day"], tenure, day)
-    number = np.where(open_, due, np.maximum(due, on_time)) + 1
+    is_open = loans["closed_day"] == NO_DAY
+    on_time = loans["emis_paid_on_time"].astype("int64")
+    tenure = loans["tenure_months"].astype("int64")
+    due = installments_due(loans["start_day"], tenure, day)
+    settled = due.where(is_open, due.clip(lower=on_time))
     this_year, next_year = (
         date(year, 1, 1).toordinal() - EPOCH_ORDINAL for year in (day.year, day.year + 1)
     )
-    change = np.where(
-        number <= tenure, add_months(facts["start_day"], np.minimum(number, tenure)), next_year
+    number = settled + 1
+    change = add_months(loans["start_day"], number.clip(upper=tenure))
+    counted = (loans["start_day"] < next_year) & (is_open | (loans["closed_day"] >= this_year))
+    columns = pd.DataFrame(
+        {
+            "loan_count": 1,
+            "total_principal_paise": loans["principal_paise"],
+            "current_debt_paise": loans["principal_paise"].where(is_open, 0),
+            "current_installments_paise": loans["installment_paise"].where(is_open, 0),
+            "emis_on_time": on_time,
+            "emis_due": due.clip(lower=on_time),
+            "current_year_loans": counted.astype("int64"),
+        },
+        index=loans.index,
     )
-    counted = (facts["start_day"] < next_year) & (open_ | (facts["closed_day"] >= this_year))
-
-    def total(values: NDArray[np.generic]) -> Ints:
-        added: Ints = np.add.reduceat(values.astype(np.int64), begins)
-        return added
-
+    by_customer = loans["customer_id"]
+    added = columns.groupby(by_customer).sum()
+    next_change = change.where(number <= tenure, next_year).clip(upper=next_year)
     return LoanSums(
-        customer_id=customer_ids,
-        loan_count=counts,
-        total_principal_paise=total(facts["principal_paise"]),
-        current_debt_paise=total(np.where(open_, facts["principal_paise"], 0)),
-        current_installments_paise=total(np.where(open_, facts["installment_paise"], 0)),
-        emis_on_time=total(on_time),
-        emis_due=total(np.maximum(due, on_time)),
-        current_year_loans=total(counted),
-        next_change_day=np.minimum.reduceat(np.minimum(change, next_year), begins),
+        customer_id=added.index.to_numpy(),
+        next_change_day=next_change.groupby(by_customer).min().to_numpy(),
+        **{str(name): column.to_numpy() for name, column in added.items()},
     )

@@ -7,7 +7,7 @@ numbers and JSON, so that nothing in it can be run.
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -19,7 +19,7 @@ from credit_service.ingestion.validation import load_phone_plans, validate_block
 from credit_service.spreadsheets.cell_values import DateOrder
 from credit_service.spreadsheets.columns import Kind
 from credit_service.spreadsheets.source import open_source
-from credit_service.spreadsheets.table import Block, Cell, SpreadsheetError
+from credit_service.spreadsheets.table import SpreadsheetError
 
 MEMORY_LIMIT_BYTES = 1024**3
 """Address space of the reading process."""
@@ -160,53 +160,13 @@ def _write_batches(file: BinaryIO, order: ReadingOrder, output: IO[bytes]) -> in
     )
     _send(output, _OPENED, json.dumps(asdict(opened)).encode())
     offset = order.skip_rows
-    for block in regrouped(source.blocks, order.skip_rows, order.batch_rows):
-        batch = validate_block(order.kind, block, offset, order.import_day)
+    for rows in frames.regrouped(source.blocks, order.skip_rows, order.batch_rows):
+        batch = validate_block(order.kind, rows, offset, order.import_day)
         _send(output, _BATCH, frames.encoded(batch))
         offset = batch.end
     if offset == 0:
         raise SpreadsheetError("FILE_EMPTY", "The file has a header and no row below it.")
     return offset
-
-
-def regrouped(blocks: Iterator[Block], skip_rows: int, size: int) -> Iterator[Block]:
-    """The same rows without the first `skip_rows`, `size` in each block but the last."""
-    numbers: list[int] = []
-    columns: dict[str, list[Cell]] = {}
-    overlong: list[int] = []
-    orders: Mapping[str, DateOrder] = {}
-    for block in blocks:
-        # Rows before those that have an order hold no date that needs it.
-        orders = block.date_orders or orders
-        count = len(block.row_numbers)
-        first = min(skip_rows, count)
-        skip_rows -= first
-        overlong += [len(numbers) + row - first for row in block.overlong if row >= first]
-        numbers += block.row_numbers[first:]
-        for name, cells in block.columns.items():
-            columns.setdefault(name, []).extend(cells[first:])
-        while len(numbers) >= size:
-            yield _first(numbers, columns, overlong, orders, size)
-            numbers = numbers[size:]
-            columns = {name: cells[size:] for name, cells in columns.items()}
-            overlong = [row - size for row in overlong if row >= size]
-    if numbers:
-        yield _first(numbers, columns, overlong, orders, len(numbers))
-
-
-def _first(
-    numbers: list[int],
-    columns: dict[str, list[Cell]],
-    overlong: list[int],
-    orders: Mapping[str, DateOrder],
-    size: int,
-) -> Block:
-    return Block(
-        numbers[:size],
-        {name: cells[:size] for name, cells in columns.items()},
-        [row for row in overlong if row < size],
-        orders,
-    )
 
 
 if __name__ == "__main__":

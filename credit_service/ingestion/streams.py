@@ -1,18 +1,20 @@
 """Rows that come as a stream: exactly once by their offsets, whatever breaks."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from credit_service.clock import Moment
 from credit_service.domain.errors import InvalidRequestError
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import OnMoved
-from credit_service.ingestion.frames import Batch, joined
-from credit_service.ingestion.validation import validate_columns
 from credit_service.ingestion.wire import LoanColumns, RowBatch
 from credit_service.storage import ingestions
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Header, Ingestion
+
+if TYPE_CHECKING:
+    from credit_service.ingestion.frames import Batch
 
 _ABANDONED_AT_ONCE = 100
 
@@ -71,9 +73,13 @@ def ingest_rows(
             with rows beyond its end.
         RetryLaterError: others kept rows of these customers, or the ingestion, busy for too long.
     """
+    # As in batches.commit_batch: a server that takes no stream does not import pandas.
+    from credit_service.ingestion.frames import joined  # noqa: PLC0415
+    from credit_service.ingestion.validation import validate_columns  # noqa: PLC0415
+
     offset = rows[0].offset
 
-    def validated(ingestion: Ingestion) -> Batch:
+    def validated(ingestion: Ingestion) -> "Batch":
         found = "LOANS" if isinstance(rows[0].columns, LoanColumns) else "CUSTOMERS"
         if found != ingestion.kind:
             raise InvalidRequestError(

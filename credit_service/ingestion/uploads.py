@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
-from typing import IO, BinaryIO, TypeVar, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, TypeVar, cast
 from uuid import UUID
 
 import structlog
@@ -18,13 +18,15 @@ from credit_service.clock import Clock, Moment
 from credit_service.domain.errors import InvalidRequestError, OverloadedError, RetryLaterError
 from credit_service.ingestion import batches, confinement
 from credit_service.ingestion.batches import OnMoved
-from credit_service.ingestion.frames import Batch
-from credit_service.ingestion.reading import Opened, ReadingOrder, reading
 from credit_service.spreadsheets.source import check
 from credit_service.spreadsheets.table import SpreadsheetError
 from credit_service.storage import ingestions, tasks
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import CHUNK_BYTES, Contents, Header, Ingestion
+
+if TYPE_CHECKING:
+    from credit_service.ingestion.frames import Batch
+    from credit_service.ingestion.reading import Opened
 
 BATCH_ROWS = 25_000
 """Rows that one transaction takes in, unless the caller says otherwise."""
@@ -209,6 +211,9 @@ def _ingest(
     on_progress: Callable[[], None] | None,
     on_moved: OnMoved | None,
 ) -> Ingestion:
+    # As in batches.commit_batch: a server stores uploads, and a worker reads them.
+    from credit_service.ingestion.reading import ReadingOrder, reading  # noqa: PLC0415
+
     ingestion_id = ingestion.ingestion_id
     order = ReadingOrder(
         kind=ingestion.kind,
@@ -245,7 +250,7 @@ def _log_once(layers: tuple[str, ...]) -> None:
     log("file_readers_confined", layers=confinement.described(layers))
 
 
-def _describe(database: Database, ingestion_id: UUID, opened: Opened | None) -> None:
+def _describe(database: Database, ingestion_id: UUID, opened: "Opened | None") -> None:
     if opened is not None:
         contents = Contents(
             opened.sheet, opened.ignored_columns, opened.unread_sheets, opened.headers
@@ -255,7 +260,7 @@ def _describe(database: Database, ingestion_id: UUID, opened: Opened | None) -> 
 
 
 def _commit(
-    database: Database, ingestion_id: UUID, batch: Batch, clock: Clock, on_moved: OnMoved | None
+    database: Database, ingestion_id: UUID, batch: "Batch", clock: Clock, on_moved: OnMoved | None
 ) -> Ingestion:
     return batches.commit_batch(
         database,

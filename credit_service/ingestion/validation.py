@@ -8,10 +8,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
-from itertools import compress
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 from phonenumbers import PhoneMetadata
 
 from credit_service.domain import customers as customer_rules
@@ -21,22 +21,18 @@ from credit_service.domain.money import RUPEE_PAISE
 from credit_service.ingestion import cells, digests, wire
 from credit_service.ingestion.cells import CODES, NUMBER_OF, OK, Ints, Numbers, Problems, Texts
 from credit_service.ingestion.frames import (
-    CUSTOMER_FACTS,
-    LOAN_FACTS,
     NO_DAY,
     NO_LIMIT,
     Batch,
-    CustomerFrame,
-    Facts,
-    LoanFrame,
     RowError,
+    SourceRows,
+    frame_of,
 )
 from credit_service.ingestion.loan_days import add_months, imported_settled
 from credit_service.ingestion.wire import Columns, LoanColumns
 from credit_service.spreadsheets import cell_values
 from credit_service.spreadsheets.cell_values import Form
 from credit_service.spreadsheets.columns import Kind
-from credit_service.spreadsheets.table import Block
 
 MAX_ID = 10**15 - 1
 """Largest customer or loan id that an import may bring, as the tables have it."""
@@ -133,15 +129,21 @@ class _Rows:
         problems[outside & (problems == OK)] = cells.OUT_OF_RANGE
         return values
 
-    def valid(self) -> NDArray[np.bool_]:
-        """Which rows have no error."""
-        bad = np.zeros(self.count, bool)
-        for problems in self._problems:
-            bad |= problems != OK
-        return ~bad
+    def batch(self, kind: Kind, columns: Mapping[str, Any]) -> Batch:
+        """The rows without an error, with these columns, and the errors of the others."""
+        places = {
+            "offset": np.arange(self.offset, self.offset + self.count),
+            "row_number": self.row_numbers,
+        }
+        frame = frame_of(kind, {**places, **columns})
+        problems = np.stack(self._problems, axis=1)
+        is_bad = (problems != OK).any(axis=1)
+        if not is_bad.any():
+            return Batch(kind, self.offset, self.count, frame, [])
+        valid = frame[~is_bad].reset_index(drop=True)
+        return Batch(kind, self.offset, self.count, valid, self._errors(problems))
 
-    def errors(self) -> list[RowError]:
-        table = np.stack(self._problems, axis=1)
+    def _errors(self, table: Problems) -> list[RowError]:
         errors = []
         for row, column in np.argwhere(table != OK).tolist():
             name, code = self._names[column], CODES[table[row, column]]
@@ -231,30 +233,29 @@ def _message(name: str, code: str, found: str, expected: str) -> str:
 # --- Sources --------------------------------------------------------------------------------------
 
 
-def validate_block(kind: Kind, block: Block, offset: int, import_day: date) -> Batch:
-    """The rows of a file, the first of them the `offset`-th of its rows that are not blank.
+def validate_block(kind: Kind, rows: SourceRows, offset: int, import_day: date) -> Batch:
+    """Validate rows of a file. `offset` is the index of the first of them, blank rows not counted.
 
-    `import_day` is the day whose future a loan must not begin in, and whose due installments count
-    as settled.
+    A loan must not start after `import_day`, and its installments due by that day count as settled.
     """
-    columns = block.columns
-    unreadable = {(row, ""): (NUMBER_OF["ROW_TOO_LONG"], "") for row in block.overlong}
-    rows = _Rows(offset, np.array(block.row_numbers, np.int64), unreadable)
+    unreadable = {(row, ""): (NUMBER_OF["ROW_TOO_LONG"], "") for row in rows.overlong}
+    found = _Rows(offset, rows.cells.index.to_numpy(), unreadable)
+    columns = {name: rows.cells[name].to_numpy() for name in rows.cells}
     if kind == "LOANS":
         numbers = {
             name: cells.numbers(columns[name], form) for name, form in _FORMS_OF_LOANS.items()
         }
         for name in ("start_date", "end_date"):
             if name in columns:
-                numbers[name] = cells.dates(columns[name], block.date_orders.get(name))
-        return _loans(rows, numbers, import_day)
+                numbers[name] = cells.dates(columns[name], rows.date_orders.get(name))
+        return _loans(found, numbers, import_day)
     numbers = {
         name: cells.numbers(columns[name], form)
         for name, form in _FORMS_OF_CUSTOMERS.items()
         if name in columns
     }
     texts = {name: cells.texts(columns[name]) for name in _TEXTS_OF_CUSTOMERS}
-    return _customers(rows, numbers, texts)
+    return _customers(found, numbers, texts)
 
 
 _FORMS_OF_LOANS: Mapping[str, Form] = {
@@ -335,8 +336,8 @@ def _unreadable_code(name: str) -> int:
 
 
 def _loans(rows: _Rows, numbers: Mapping[str, Numbers], import_day: date) -> Batch:
-    facts = np.zeros(rows.count, LOAN_FACTS)
-    for name, fact, least, most in (
+    columns: dict[str, pd.Series[int]] = {}
+    for name, column, least, most in (
         ("customer_id", "customer_id", 1, MAX_CUSTOMER_ID_OF_LOAN),
         ("loan_id", "loan_id", 1, MAX_ID),
         ("loan_amount", "principal_paise", 1, loan_rules.MAX_PRINCIPAL_PAISE),
@@ -351,27 +352,26 @@ def _loans(rows: _Rows, numbers: Mapping[str, Numbers], import_day: date) -> Bat
         ("emis_paid_on_time", "emis_paid_on_time", 0, 2**31 - 1),
     ):
         values = rows.number(name, numbers[name], least, most)
-        # What does not fit is out of range and never stored.
-        facts[fact] = np.where(numbers[name].problems == OK, values, least)
+        # A number that does not fit its type is out of range, and its row is never stored.
+        columns[column] = pd.Series(
+            np.where(numbers[name].problems == OK, values, least), dtype="int64"
+        )
     tenure_ok = numbers["tenure_months"].problems == OK
     on_time = numbers["emis_paid_on_time"].problems
-    on_time[tenure_ok & (on_time == OK) & (facts["emis_paid_on_time"] > facts["tenure_months"])] = (
-        NUMBER_OF["EMIS_EXCEED_TENURE"]
-    )
-    _loan_dates(rows, numbers, facts, import_day)
+    exceeds = columns["emis_paid_on_time"] > columns["tenure_months"]
+    on_time[tenure_ok & (on_time == OK) & exceeds] = NUMBER_OF["EMIS_EXCEED_TENURE"]
+    columns |= _loan_dates(rows, numbers, columns, import_day)
     rows.add("", np.zeros(rows.count, np.uint8), lambda _: "")
-    facts["offset"] = np.arange(rows.offset, rows.offset + rows.count)
-    facts["row_number"] = rows.row_numbers
-    valid = rows.valid()
-    if valid.all():
-        return Batch(rows.offset, rows.count, LoanFrame(facts), [])
-    return Batch(rows.offset, rows.count, LoanFrame(facts[valid]), rows.errors())
+    return rows.batch("LOANS", columns)
 
 
 def _loan_dates(
-    rows: _Rows, numbers: Mapping[str, Numbers], facts: Facts, import_day: date
-) -> None:
-    """Check the dates of the loans, and fill in those that follow from them."""
+    rows: _Rows,
+    numbers: Mapping[str, Numbers],
+    columns: Mapping[str, "pd.Series[int]"],
+    import_day: date,
+) -> dict[str, "pd.Series[int]"]:
+    """Check the dates of the loans. Returns the columns that follow from them."""
     today = import_day.toordinal() - cells.EPOCH_ORDINAL
     start = numbers["start_date"]
     problems = start.problems
@@ -380,68 +380,55 @@ def _loan_dates(
     too_early = days < FIRST_START_DATE.toordinal() - cells.EPOCH_ORDINAL
     problems[(problems == OK) & too_early] = cells.OUT_OF_RANGE
     problems[(problems == OK) & (days > today)] = NUMBER_OF["DATE_IN_FUTURE"]
-    start_days = np.where(problems == OK, days, today)
-    ends = add_months(start_days, facts["tenure_months"])
+    tenures = columns["tenure_months"]
+    start_days = pd.Series(np.where(problems == OK, days, today), dtype="int64")
+    ends = add_months(start_days, tenures)
     end = numbers.get("end_date")
     if end is not None:
         given = end.problems != cells.MISSING
         end.problems[~given] = OK
         rows.add("end_date", end.problems, end.found)
         checked = (problems == OK) & (numbers["tenure_months"].problems == OK) & given
-        mismatch = checked & (end.problems == OK) & (end.values != ends)
+        mismatch = checked & (end.problems == OK) & (end.values != ends.to_numpy())
         end.problems[mismatch] = NUMBER_OF["END_DATE_MISMATCH"]
         for row in np.flatnonzero(mismatch).tolist():
             day = date.fromordinal(int(ends[row]) + cells.EPOCH_ORDINAL)
             rows.expected[row, "end_date"] = f"{day}, the start date plus the tenure, or nothing"
-    settled = imported_settled(
-        facts["emis_paid_on_time"], start_days, facts["tenure_months"], import_day
-    )
-    facts["start_day"] = start_days
-    facts["end_day"] = ends
-    facts["installments_settled"] = settled
-    facts["closed_day"] = np.where(
-        settled == facts["tenure_months"], np.minimum(ends, today), NO_DAY
-    )
+    settled = imported_settled(columns["emis_paid_on_time"], start_days, tenures, import_day)
+    closed = ends.clip(upper=today).where(settled == tenures, NO_DAY)
+    return {
+        "start_day": start_days,
+        "end_day": ends,
+        "installments_settled": settled,
+        "closed_day": closed,
+    }
 
 
 # --- Customers ------------------------------------------------------------------------------------
 
 
 def _customers(rows: _Rows, numbers: Mapping[str, Numbers], texts: Mapping[str, Texts]) -> Batch:
-    facts = np.zeros(rows.count, CUSTOMER_FACTS)
-    facts["customer_id"] = rows.number("customer_id", numbers["customer_id"], 1, MAX_ID)
-    first_names = _names(rows, "first_name", texts["first_name"])
-    last_names = _names(rows, "last_name", texts["last_name"])
+    columns: dict[str, Any] = {
+        "customer_id": rows.number("customer_id", numbers["customer_id"], 1, MAX_ID),
+        "first_name": _names(rows, "first_name", texts["first_name"]),
+        "last_name": _names(rows, "last_name", texts["last_name"]),
+    }
     ages = rows.number("age", numbers["age"], customer_rules.MIN_AGE, customer_rules.MAX_AGE)
-    facts["age"] = np.where(numbers["age"].problems == OK, ages, 0)
-    phones = _phones(rows, texts["phone_number"])
-    facts["monthly_income_paise"] = rows.number(
+    columns["age"] = np.where(numbers["age"].problems == OK, ages, 0)
+    columns["phone_number"] = _phones(rows, texts["phone_number"])
+    columns["monthly_income_paise"] = rows.number(
         "monthly_income",
         numbers["monthly_income"],
         1,
         customer_rules.MAX_MONTHLY_INCOME_PAISE,
     )
-    facts["approved_limit_paise"] = NO_LIMIT
+    columns["approved_limit_paise"] = np.full(rows.count, NO_LIMIT)
     if "approved_limit" in numbers:
-        facts["approved_limit_paise"] = rows.number(
+        columns["approved_limit_paise"] = rows.number(
             "approved_limit", numbers["approved_limit"], 0, MAX_LIMIT_PAISE, optional=True
         )
     rows.add("", np.zeros(rows.count, np.uint8), lambda _: "")
-    facts["offset"] = np.arange(rows.offset, rows.offset + rows.count)
-    facts["row_number"] = rows.row_numbers
-    valid = rows.valid()
-    if valid.all():
-        return Batch(
-            rows.offset, rows.count, CustomerFrame(facts, first_names, last_names, phones), []
-        )
-    kept = valid.tolist()
-    frame = CustomerFrame(
-        facts[valid],
-        list(compress(first_names, kept)),
-        list(compress(last_names, kept)),
-        list(compress(phones, kept)),
-    )
-    return Batch(rows.offset, rows.count, frame, rows.errors())
+    return rows.batch("CUSTOMERS", columns)
 
 
 def _names(rows: _Rows, column: str, texts: Texts) -> list[str]:

@@ -1152,7 +1152,7 @@ def test_fingerprints_tell_each_fact_apart() -> None:
         LoanRow(1, 1, start=date(2024, 1, 30)),
         LoanRow(2, 9),
     ]
-    facts = validate_columns(columns_of(rows), 0, TODAY.today).frame.facts
+    facts = validate_columns(columns_of(rows), 0, TODAY.today).frame
     prints = loader._fingerprints(facts).tolist()
     assert len(set(prints[:7])) == 7
     # Of the facts, not of the key.

@@ -26,6 +26,7 @@ from credit_service.ingestion.annotating import (
     write_marks,
 )
 from credit_service.ingestion.downloads import annotated_filename
+from credit_service.ingestion.frames import source_rows
 from credit_service.ingestion.validation import validate_block
 from credit_service.ingestion.workbook_parts import Look, Sheet, WorkbookWriter
 from credit_service.spreadsheets.columns import REASONS_HEADER, SUMMARY_TITLE, Kind
@@ -65,7 +66,7 @@ def marks_of(content: bytes, name: str, kind: Kind) -> list[Mark]:
     """What the validation finds wrong with a file."""
     marks = []
     for block in open_source(io.BytesIO(content), name, kind).blocks:
-        errors = validate_block(kind, block, 0, TODAY).errors
+        errors = validate_block(kind, source_rows(block), 0, TODAY).errors
         marks += [Mark(*(getattr(error, field) for field in Mark.__slots__)) for error in errors]
     return marks
 

@@ -235,7 +235,7 @@ def test_each_encoding_is_read_in_a_confined_process(encoding: str) -> None:
         order = reading.ReadingOrder("LOANS", "l.csv", date(2026, 1, 31), batch_rows=10)
         with reading.reading(source, order) as read:
             (batch,) = read.batches()
-    assert len(batch.frame.facts) == 1
+    assert len(batch.frame) == 1
 
 
 def test_an_encoding_that_is_not_loaded_is_refused_in_a_confined_process() -> None:

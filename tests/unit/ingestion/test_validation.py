@@ -5,7 +5,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import get_args
 
-import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -15,8 +15,15 @@ from credit_service.domain.calendar import add_months
 from credit_service.domain.customers import clean_name, parse_phone_number
 from credit_service.ingestion import cells, frames, loan_days, validation
 from credit_service.ingestion.cells import CODES, EPOCH_ORDINAL
-from credit_service.ingestion.frames import NO_DAY, NO_LIMIT, Batch, CustomerFrame, LoanFrame
-from credit_service.ingestion.reading import regrouped
+from credit_service.ingestion.frames import (
+    COLUMN_TYPES,
+    NO_DAY,
+    NO_LIMIT,
+    Batch,
+    SourceRows,
+    regrouped,
+    source_rows,
+)
 from credit_service.ingestion.validation import (
     phone_number,
     validate_block,
@@ -67,11 +74,13 @@ AS_TEXT = {
 }
 
 
-def block(*rows: Mapping[str, Cell], overlong: Sequence[int] = ()) -> Block:
-    return Block(
-        list(range(2, len(rows) + 2)),
-        {field: [row[field] for row in rows] for field in rows[0]},
-        overlong,
+def block(*rows: Mapping[str, Cell], overlong: Sequence[int] = ()) -> SourceRows:
+    return source_rows(
+        Block(
+            list(range(2, len(rows) + 2)),
+            {field: [row[field] for row in rows] for field in rows[0]},
+            overlong,
+        )
     )
 
 
@@ -84,7 +93,7 @@ def judge_loan(**changes: Cell) -> set[tuple[str, str]]:
     batch = validate_block("LOANS", block(LOAN, {**LOAN, **changes}, LOAN), 40, TODAY)
     bad = {error.row_offset for error in batch.errors}
     assert bad <= {41}
-    assert len(batch.frame.facts) == 3 - len(bad)
+    assert len(batch.frame) == 3 - len(bad)
     assert all(error.row_number == 3 and error.message and error.expected for error in batch.errors)
     return codes(batch)
 
@@ -101,8 +110,7 @@ def test_the_limit_of_ids_is_that_of_the_tables() -> None:
 def test_the_facts_of_a_loan(row: Mapping[str, Cell]) -> None:
     batch = validate_block("LOANS", block(row), 40, TODAY)
     assert batch.errors == []
-    facts = batch.frame.facts[0]
-    assert {name: int(facts[name]) for name in facts.dtype.names} == {
+    assert batch.frame.to_dict("records")[0] == {
         "offset": 40,
         "row_number": 2,
         "customer_id": 7,
@@ -121,7 +129,7 @@ def test_the_facts_of_a_loan(row: Mapping[str, Cell]) -> None:
 
 def test_a_loan_under_way_is_not_closed() -> None:
     row = {**LOAN, "tenure_months": 36.0, "end_date": ""}
-    facts = validate_block("LOANS", block(row), 0, TODAY).frame.facts[0]
+    (facts,) = validate_block("LOANS", block(row), 0, TODAY).frame.to_dict("records")
     assert int(facts["installments_settled"]) == 16
     assert int(facts["closed_day"]) == NO_DAY
 
@@ -130,11 +138,10 @@ def test_the_facts_of_a_customer() -> None:
     without = {**CUSTOMER, "customer_id": 8.0, "approved_limit": ""}
     batch = validate_block("CUSTOMERS", block(CUSTOMER, without), 0, TODAY)
     frame = batch.frame
-    assert isinstance(frame, CustomerFrame)
-    assert list(frame.first_names) == ["Asha", "Asha"]
-    assert list(frame.phone_numbers) == ["+919876598765"] * 2
-    assert frame.facts["monthly_income_paise"].tolist() == [5_000_000] * 2
-    assert frame.facts["approved_limit_paise"].tolist() == [180_000_000, NO_LIMIT]
+    assert list(frame["first_name"]) == ["Asha", "Asha"]
+    assert list(frame["phone_number"]) == ["+919876598765"] * 2
+    assert frame["monthly_income_paise"].tolist() == [5_000_000] * 2
+    assert frame["approved_limit_paise"].tolist() == [180_000_000, NO_LIMIT]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +253,7 @@ def test_every_bad_column_of_a_row_is_reported() -> None:
 def test_a_row_with_too_many_values_is_rejected() -> None:
     batch = validate_block("LOANS", block(LOAN, LOAN, overlong=[1]), 0, TODAY)
     assert codes(batch) == {("", "ROW_TOO_LONG")}
-    assert batch.frame.facts["row_number"].tolist() == [2]
+    assert batch.frame["row_number"].tolist() == [2]
 
 
 @pytest.mark.parametrize(
@@ -333,9 +340,9 @@ days = st.dates(date(1900, 1, 1), date(2100, 12, 31))
 def test_dates_and_settled_installments_are_those_of_the_domain(
     loans: list[tuple[date, int, int]], import_day: date
 ) -> None:
-    starts = np.array([start.toordinal() - EPOCH_ORDINAL for start, _, _ in loans])
-    tenures = np.array([tenure for _, tenure, _ in loans])
-    on_time = np.array([min(paid, tenure) for _, tenure, paid in loans])
+    starts = pd.Series([start.toordinal() - EPOCH_ORDINAL for start, _, _ in loans])
+    tenures = pd.Series([tenure for _, tenure, _ in loans])
+    on_time = pd.Series([min(paid, tenure) for _, tenure, paid in loans])
     ends = loan_days.add_months(starts, tenures)
     settled = loan_days.imported_settled(on_time, starts, tenures, import_day)
     for index, (start, tenure, _) in enumerate(loans):
@@ -356,7 +363,7 @@ def test_a_closed_loan_is_closed_on_the_day_the_domain_says(
         "tenure_months": float(tenure),
         "emis_paid_on_time": float(on_time),
     }
-    facts = validate_block("LOANS", block(row), 0, TODAY).frame.facts[0]
+    (facts,) = validate_block("LOANS", block(row), 0, TODAY).frame.to_dict("records")
     settled, closed_on = loan_rules.imported_settled(on_time, start, tenure, TODAY)
     assert int(facts["installments_settled"]) == settled
     closed_day = NO_DAY if closed_on is None else closed_on.toordinal() - EPOCH_ORDINAL
@@ -371,11 +378,10 @@ def test_names_are_judged_as_the_domain_judges_them(name: str) -> None:
         expected = None
     batch = validate_block("CUSTOMERS", block({**CUSTOMER, "first_name": name}), 0, TODAY)
     frame = batch.frame
-    assert isinstance(frame, CustomerFrame)
     if expected is None:
         assert codes(batch) <= {("first_name", "TEXT_INVALID"), ("first_name", "MISSING")}
     elif not batch.errors:
-        assert list(frame.first_names) == [expected]
+        assert list(frame["first_name"]) == [expected]
     else:
         # The text of a spreadsheet's error value is no name.
         assert codes(batch) == {("first_name", "ERROR_VALUE")}
@@ -431,9 +437,8 @@ def test_a_streamed_loan_has_the_facts_of_the_same_row_in_a_file() -> None:
     streamed = validate_columns(loan_columns(), 40, TODAY)
     read = validate_block("LOANS", block(LOAN), 40, TODAY)
     assert streamed.errors == []
-    names = [name for name in frames.LOAN_FACTS.names or () if name != "row_number"]
-    assert streamed.frame.facts[names].tolist() == read.frame.facts[names].tolist()
-    assert streamed.frame.facts["row_number"].tolist() == [41]
+    assert streamed.frame.drop(columns="row_number").equals(read.frame.drop(columns="row_number"))
+    assert streamed.frame["row_number"].tolist() == [41]
 
 
 MIN_INT64, MAX_INT64 = -(2**63), 2**63 - 1
@@ -537,7 +542,7 @@ def test_a_bad_value_of_a_streamed_loan(
 ) -> None:
     batch = validate_columns(loan_columns(**changes), 0, TODAY)
     assert [(e.column, e.code, e.found) for e in batch.errors] == [(column, code, found)]
-    assert not len(batch.frame.facts)
+    assert not len(batch.frame)
 
 
 def test_an_end_date_is_optional_in_a_stream() -> None:
@@ -566,18 +571,17 @@ def test_a_streamed_customer() -> None:
     }
     assert {error.row_number for error in batch.errors} == {2}
     assert all("\x00" not in error.found + error.message for error in batch.errors)
-    assert batch.frame.facts["row_number"].tolist() == [12]
-    assert batch.frame.facts["approved_limit_paise"].tolist() == [NO_LIMIT]
+    assert batch.frame["row_number"].tolist() == [12]
+    assert batch.frame["approved_limit_paise"].tolist() == [NO_LIMIT]
 
 
 def test_batches_come_through_their_encoding() -> None:
     bad = {**CUSTOMER, "age": 3.0}
     batch = validate_block("CUSTOMERS", block(CUSTOMER, bad, CUSTOMER), 5, TODAY)
     again = frames.decoded(frames.encoded(batch))
-    assert isinstance(again.frame, CustomerFrame)
     assert again.errors == batch.errors
-    assert again.frame.facts.tolist() == batch.frame.facts.tolist()
-    assert list(again.frame.first_names) == ["Asha", "Asha"]
+    assert again.frame.equals(batch.frame)
+    assert list(again.frame["first_name"]) == ["Asha", "Asha"]
     assert (again.offset, again.row_count) == (5, 3)
 
 
@@ -592,12 +596,10 @@ def test_the_rest_of_a_batch_keeps_valid_rows_and_errors_together(kind: str) -> 
     for offset in range(9, 16):
         rest = batch.after(offset)
         assert rest.end == max(14, rest.offset)
-        assert rest.row_count == len(rest.frame.facts) + len(rest.errors)
-        assert all(rest.frame.facts["offset"] >= offset)
-        if isinstance(rest.frame, CustomerFrame):
-            assert len(rest.frame.first_names) == len(rest.frame.facts)
-        else:
-            assert isinstance(rest.frame, LoanFrame)
+        assert rest.row_count == len(rest.frame) + len(rest.errors)
+        assert all(rest.frame["offset"] >= offset)
+        assert list(rest.frame.index) == list(range(len(rest.frame)))
+        assert dict(rest.frame.dtypes) == COLUMN_TYPES[batch.kind]
 
 
 @given(st.lists(st.integers(0, 7), max_size=8), st.integers(0, 30), st.integers(1, 9))
@@ -611,13 +613,39 @@ def test_regrouping_keeps_every_row_after_the_skipped(
         blocks.append(Block(numbers, {"a": [str(n) for n in numbers]}, overlong))
         number += count
     found = list(regrouped(iter(blocks), skip, size))
-    assert [n for each in found for n in each.row_numbers] == list(range(skip, number))
-    assert all(len(each.row_numbers) == size for each in found[:-1])
+    assert [n for each in found for n in each.cells.index] == list(range(skip, number))
+    assert all(len(each) == size for each in found[:-1])
     for each in found:
-        assert list(each.columns["a"]) == [str(n) for n in each.row_numbers]
-        assert [each.row_numbers[i] for i in each.overlong] == [
-            n for n in each.row_numbers if n % 3 == 0
-        ]
+        numbers = list(each.cells.index)
+        assert list(each.cells["a"]) == [str(n) for n in numbers]
+        assert [numbers[i] for i in each.overlong] == [n for n in numbers if n % 3 == 0]
+
+
+def test_a_source_frame_holds_each_cell_as_it_was_read() -> None:
+    """Whatever pandas would make of a whole number, a day or an error value by itself."""
+    mixed: list[Cell] = [
+        *(1, True, 1.5, 2**60 + 1, "x", "", Formula("=A1"), ErrorValue("#N/A"), Percent(12)),
+        *(date(2024, 1, 31), datetime(2024, 1, 31, 5), time(10, 30), timedelta(hours=31)),  # noqa: DTZ001 - cells have no zone
+    ]
+    pieces: list[list[Cell]] = [
+        [1.5, float("nan")],
+        mixed,
+        [date(2024, 1, 31)] * 2,
+        ["1", "2"],
+        [7, 8],
+    ]
+    numbers, blocks = 0, []
+    for cells_ in pieces:
+        count = len(cells_)
+        blocks.append(Block(range(numbers, numbers + count), {"a": cells_}))
+        numbers += count
+    (rows,) = regrouped(iter(blocks), 0, 1_000)
+    expected = [cell for piece in pieces for cell in piece]
+    found = rows.cells["a"].tolist()
+    assert list(map(type, found)) == list(map(type, expected))
+    assert list(map(repr, found)) == list(map(repr, expected))
+    (floats,) = regrouped(blocks[:1], 0, 1_000)
+    assert floats.cells["a"].dtype == "float64"
 
 
 def test_every_code_has_a_number_of_its_own() -> None:

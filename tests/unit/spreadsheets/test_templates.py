@@ -7,6 +7,7 @@ from typing import Any
 import openpyxl
 import pytest
 
+from credit_service.ingestion.frames import source_rows
 from credit_service.ingestion.validation import validate_block
 from credit_service.spreadsheets import templates
 from credit_service.spreadsheets.columns import COLUMNS, Kind
@@ -26,7 +27,7 @@ def rejected(content: bytes, name: str) -> list[tuple[str, str]]:
     errors: list[Any] = []
     for block in source.blocks:
         assert list(block.row_numbers) == [2]
-        errors += validate_block(source.kind, block, 0, date(2026, 1, 31)).errors
+        errors += validate_block(source.kind, source_rows(block), 0, date(2026, 1, 31)).errors
     return [(error.column, error.code) for error in errors]
 
 
