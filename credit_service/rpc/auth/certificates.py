@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from credit_service.processes.address import MisconfiguredError
+from credit_service.rpc.auth.errors import missing_credentials
 from credit_service.rpc.auth.principal import (
     CERTIFICATE_PREFIX,
     SCOPES,
     Principal,
     is_principal_name,
 )
-from credit_service.rpc.auth.refusals import missing_credentials
 from credit_service.rpc.auth.reloading import Reloaded, read_bounded
 
 

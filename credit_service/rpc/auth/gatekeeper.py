@@ -14,8 +14,8 @@ from google.protobuf.descriptor import ServiceDescriptor
 from credit_service.clock import Clock
 from credit_service.processes.address import MisconfiguredError
 from credit_service.rpc.auth.certificates import CertificateScopes
+from credit_service.rpc.auth.errors import RejectionLog, denied, missing_credentials
 from credit_service.rpc.auth.principal import ANONYMOUS, SCOPES, Principal
-from credit_service.rpc.auth.refusals import RefusalLog, denied, missing_credentials
 from credit_service.rpc.auth.tokens import TokenVerifier, bearer_token
 from credit_service.rpc.errors import UnauthenticatedError
 from credit_service.settings import Settings
@@ -54,7 +54,7 @@ class Gatekeeper:
         self._certificates = certificates
         self._open = frozenset(open_methods)
         self._unscoped = frozenset(unscoped_methods)
-        self._refusals = RefusalLog()
+        self._rejection_log = RejectionLog()
 
     @property
     def token_keys(self) -> int | None:
@@ -78,14 +78,14 @@ class Gatekeeper:
         try:
             principal = self._authenticate(context)
         except UnauthenticatedError as error:
-            self._refusals.add(method, error)
+            self._rejection_log.add(method, error)
             raise
         scope = self._scopes.get(method)
         if scope in principal.scopes or (scope is None and method in self._unscoped):
             return principal
         denial = denied(scope)
         denial.principal = principal.name
-        self._refusals.add(method, denial, principal.name)
+        self._rejection_log.add(method, denial, principal.name)
         raise denial
 
     def authorize_cached(self, method: str, call: Headers) -> Principal | None:

@@ -21,13 +21,13 @@ from joserfc.jwt import JWTClaimsRegistry
 from credit_service.clock import Clock
 from credit_service.domain.principals import ANONYMOUS as ANONYMOUS_NAME
 from credit_service.processes.address import MisconfiguredError
+from credit_service.rpc.auth.errors import invalid_token, unauthenticated
 from credit_service.rpc.auth.principal import (
     CERTIFICATE_PREFIX,
     SCOPES,
     Principal,
     is_principal_name,
 )
-from credit_service.rpc.auth.refusals import invalid_token, unauthenticated
 from credit_service.rpc.auth.reloading import Reloaded, json_files, read_bounded
 from credit_service.settings import Settings
 

@@ -18,7 +18,7 @@ from credit_service.domain.principals import ANONYMOUS
 from credit_service.observability import metrics, tracing
 from credit_service.observability.metrics import MethodMetrics
 from credit_service.observability.tracing import TRACEPARENT_KEY, TRACERESPONSE_KEY
-from credit_service.rpc.auth.refusals import challenge, stream_unauthorized
+from credit_service.rpc.auth.errors import challenge, stream_unauthorized
 from credit_service.rpc.calls import bounds
 from credit_service.rpc.calls.access_log import COUNTED_REASONS, AccessLog, Ids, collect_ids
 from credit_service.rpc.calls.deadlines import DeadlineWatcher
@@ -62,6 +62,7 @@ class Call:
         "_traceparent",
         "_watcher",
         "call_id",
+        "cancel_scope",
         "check_credentials",
         "context",
         "deadline",
@@ -73,7 +74,6 @@ class Call:
         "messages_sent",
         "method",
         "principal",
-        "scope",
         "scopes",
         "span",
         "timeout_seconds",
@@ -125,13 +125,13 @@ class Call:
         self.span: Span | None = None
         """None before the call starts, and for a call that belongs to no trace."""
         self._traceparent = traceparent
-        self.scope = CancelScope(self.deadline, kind)
+        self.cancel_scope = CancelScope(self.deadline, kind)
         self._watcher = watcher
 
     def __enter__(self) -> Self:
         # grpc runs each call in a context of its own, so these contextvars are the call's alone.
         _current.set(self)
-        current_scope.set(self.scope)
+        current_scope.set(self.cancel_scope)
         bind_contextvars(call_id=self.call_id)
         self.span = span = tracing.start_span(
             self.method[1:], SpanKind.SERVER, self._traceparent, span_attributes(self.method)
@@ -154,7 +154,7 @@ class Call:
         self._watcher.release(self)
         if error is None:
             # A stream may end normally because its reader has gone.
-            self._count_end(metrics.CANCELED if self.scope.is_cancelled else metrics.OK)
+            self._count_end(metrics.CANCELED if self.cancel_scope.is_cancelled else metrics.OK)
         elif isinstance(error, Exception):
             self.fail(error)
         else:
@@ -173,7 +173,7 @@ class Call:
         if self._credentials_error is not None:
             if not isinstance(error, (UnauthenticatedError, PermissionDeniedError)):
                 error = self._credentials_error
-        elif self.scope.is_cancelled or is_late:
+        elif self.cancel_scope.is_cancelled or is_late:
             error = self._deadline_exceeded()
         if isinstance(error, PermissionDeniedError) and error.principal:
             self.principal, self.is_caller_known = error.principal, True
@@ -288,7 +288,7 @@ class Call:
         Raises:
             UnauthenticatedError, PermissionDeniedError: the credentials are no longer valid.
         """
-        if self.scope.is_cancelled and self._credentials_error is not None:
+        if self.cancel_scope.is_cancelled and self._credentials_error is not None:
             raise self._credentials_error
 
     def is_cancelled(self, now: float) -> bool:
@@ -321,7 +321,7 @@ class Call:
     def stop(self) -> None:
         """Interrupt the statement under way, the wait for a message, and a stream that should have
         ended. Thread-safe."""
-        self.scope.cancel()
+        self.cancel_scope.cancel()
         if self.message_deadline is not None or self._is_overdue(time.monotonic()):
             self.context.cancel()  # type: ignore[no-untyped-call]  # the stubs leave it out
 

@@ -36,14 +36,14 @@ _log = structlog.get_logger(__name__)
 def raise_descriptor_limit() -> int:
     """Raise the soft limit of open descriptors to the hard limit; return the new soft limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    target = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < target:
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
         except (OSError, ValueError) as error:
             _log.warning("descriptor_limit_not_raised", soft=soft, hard=hard, reason=str(error))
             return soft
-        return wanted
+        return target
     return soft
 
 
@@ -155,18 +155,18 @@ def _socket_of(number: int) -> Iterator[socket.socket | None]:
     except OSError as error:
         copy = number if error.errno == errno.EMFILE else -1
     try:
-        held = None if copy < 0 else socket.socket(fileno=copy)
+        duplicate = None if copy < 0 else socket.socket(fileno=copy)
     except OSError:
-        held = None
+        duplicate = None
         if copy != number:
             os.close(copy)
     try:
-        yield held
+        yield duplicate
     finally:
-        if held is not None:
+        if duplicate is not None:
             if copy == number:
-                held.detach()
-            held.close()
+                duplicate.detach()
+            duplicate.close()
 
 
 def _peer(connection: socket.socket | None, port: int) -> str | None:

@@ -140,7 +140,7 @@ class ArrivedCall:
         """Reject the call on the current thread, in microseconds."""
         if self._reservation is not None:
             self._concurrency.cancel(self._reservation)
-        self._message.refusal = in_progress()
+        self._message.rejection = in_progress()
         self._incoming.serve(self._message)
 
     def _acquire_slot(self) -> bool:

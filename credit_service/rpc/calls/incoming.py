@@ -82,11 +82,12 @@ class Message(Iterator[bytes]):
     """The requests of a behavior: the call's only message, if it has one.
 
     `error` is set where the call was rejected before its message arrived; the behavior raises it.
-    `principal` is the caller where it is already authenticated. `refusal` is set where the call was
-    rejected later; the behavior raises it after it has recorded the caller and the request's ids.
+    `principal` is the caller where it is already authenticated. `rejection` is set where the call
+    was rejected later; the behavior raises it after it has recorded the caller and the request's
+    ids.
     """
 
-    __slots__ = ("data", "error", "principal", "refusal")
+    __slots__ = ("data", "error", "principal", "rejection")
 
     def __init__(
         self, data: bytes | None, *, principal: Any = None, error: Exception | None = None
@@ -94,7 +95,7 @@ class Message(Iterator[bytes]):
         self.data = data
         self.principal = principal
         self.error = error
-        self.refusal: Exception | None = None
+        self.rejection: Exception | None = None
 
     def __next__(self) -> bytes:
         data, self.data = self.data, None

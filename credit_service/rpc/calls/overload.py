@@ -47,7 +47,7 @@ class LoadShedder:
     few of a second's calls. (Calls arrive in bunches: at three quarters of capacity some would
     always wait longer, and to require a second without any rejection would mean rejecting for good.
     The idea is CoDel's, RFC 8289, with a count where that has a time: callers that each make one
-    call at a time form a queue that stands and does not grow, and may do so up to that count.)
+    call at a time form a queue of constant length, which may stay up to that count.)
 
     While it sheds, fewer threads serve if they compete for the interpreter's lock. Under that
     competition the thread that receives all calls runs late, which `record_lag` measures, and calls
@@ -57,17 +57,17 @@ class LoadShedder:
 
     def __init__(
         self,
-        servers: ServingThreads,
+        threads: ServingThreads,
         max_waiting: int,
         max_wait_seconds: float,
         longest_wait_seconds: float = math.inf,
     ) -> None:
         """A call that waited for more than `longest_wait_seconds` is always rejected."""
-        self._servers = servers
+        self._threads = threads
         self._longest_wait_seconds = longest_wait_seconds
         self._max_waiting = max_waiting
         self._max_wait_seconds = max_wait_seconds
-        self._limit = servers.threads
+        self._limit = threads.threads
         self._lags: list[float] = []
         self._window_end = 0.0
         self._calls = 0
@@ -80,8 +80,8 @@ class LoadShedder:
 
         Only the thread that receives all calls may call it.
         """
-        servers = self._servers
-        waiting = servers.waiting
+        threads = self._threads
+        waiting = threads.waiting
         is_full = self.is_full
         if not self.is_shedding:
             if not is_full:
@@ -93,7 +93,7 @@ class LoadShedder:
             if not waiting:
                 return False
             wait_seconds = max(
-                waiting * servers.start_interval_seconds, servers.longest_wait_seconds(now)
+                waiting * threads.start_interval_seconds, threads.longest_wait_seconds(now)
             )
             if wait_seconds <= self._max_wait_seconds:
                 return False
@@ -103,7 +103,7 @@ class LoadShedder:
     @property
     def is_full(self) -> bool:
         """Whether the queue for a thread is full."""
-        return self._servers.waiting >= self._max_waiting
+        return self._threads.waiting >= self._max_waiting
 
     def waited_too_long(self) -> bool:
         """Whether the call on the current thread waited too long to be served, such as in the queue
@@ -111,7 +111,7 @@ class LoadShedder:
         most_seconds = self._longest_wait_seconds
         if self.is_shedding:
             most_seconds = min(most_seconds, _LATE_FACTOR * self._max_wait_seconds)
-        return self._servers.waited_seconds() > most_seconds
+        return self._threads.waited_seconds() > most_seconds
 
     def record_lag(self, seconds: float) -> None:
         """Record how long a call waited for its message, which usually arrives with its headers."""
@@ -125,7 +125,7 @@ class LoadShedder:
             self.is_shedding = self._rejected > _FEW_REJECTED * self._calls
             self._start_window(now)
         lags, self._lags = sorted(self._lags), []
-        limit = self._servers.threads
+        limit = self._threads.threads
         if self.is_shedding:
             # The lag of the quicker calls: a slow caller may send its message late.
             lag_seconds = lags[len(lags) // 4] if lags else 0.0
@@ -133,10 +133,10 @@ class LoadShedder:
             if lag_seconds > _LONG_LAG_SECONDS:
                 limit = max(min(_MIN_THREADS, limit), limit // 2)
             elif lag_seconds < _SHORT_LAG_SECONDS:
-                limit = min(limit + 1, self._servers.threads)
+                limit = min(limit + 1, self._threads.threads)
         if limit != self._limit:
             self._limit = limit
-            self._servers.limit(limit)
+            self._threads.limit(limit)
 
     def _start_window(self, now: float) -> None:
         self._window_end = now + _WINDOW_SECONDS

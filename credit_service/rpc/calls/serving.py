@@ -68,8 +68,8 @@ class Serving:
             self._admission.admit(call, requests)
             data = call.request_bytes(requests)
             request = call.record_ids(parse(data))
-            if isinstance(requests, Message) and requests.refusal is not None:
-                raise requests.refusal
+            if isinstance(requests, Message) and requests.rejection is not None:
+                raise requests.rejection
             return call.record_ids(behavior(request, context))
 
     def unary_stream(

@@ -36,14 +36,14 @@ asks = st.builds(Ask, principals, rates, tenures)
 
 @st.composite
 def booked_loans(draw: st.DrawFn, start_dates: st.SearchStrategy[date] = days) -> Loan:
-    """A loan just booked."""
+    """A newly booked loan."""
     chosen = draw(terms)
     return book(chosen, installment_paise(chosen), 1, 1, draw(start_dates), 1)
 
 
 @st.composite
 def imported_loans(draw: st.DrawFn, import_day: date) -> Loan:
-    """A loan as an import on `import_day` brings it, its installment not the formula's."""
+    """A loan imported on `import_day`, with an installment that differs from the formula's."""
     principal = draw(st.integers(100, 10**9))
     tenure = draw(st.integers(1, 120))
     installment = draw(st.integers(1, max(1, 3 * principal // tenure)))
@@ -96,7 +96,7 @@ def portfolios(day: date) -> st.SearchStrategy[list[Loan]]:
 
 @st.composite
 def positions(draw: st.DrawFn) -> CreditPosition:
-    """A position that real loans could have come to."""
+    """A position computed from loans."""
     day = draw(st.dates(date(2010, 1, 1), date(2040, 12, 31)))
     income = draw(st.integers(1, 10**9))
     limit = draw(st.one_of(st.integers(0, 10**10), st.integers(0, 10**12)))
@@ -105,7 +105,7 @@ def positions(draw: st.DrawFn) -> CreditPosition:
 
 @st.composite
 def free_positions(draw: st.DrawFn) -> CreditPosition:
-    """Any figures that are consistent with each other, good credit among them."""
+    """Any consistent figures, good credit included."""
     count = draw(st.integers(0, 15))
     total = draw(st.integers(count, 3 * 10**8)) if count else 0
     due = draw(st.integers(0, 400)) if count else 0

@@ -1,4 +1,4 @@
-"""What may be registered."""
+"""Validation of customers."""
 
 import pytest
 from hypothesis import given
@@ -80,7 +80,7 @@ def test_foreign_numbers_are_numbers_too() -> None:
         "9" * 5000,
         "98765\x0098765\x00\x00abc",
         "+999 98765 98765",
-        # A point makes a decimal number, and is no separator.
+        # A point makes a decimal number; it is no separator.
         "987659876.5",
         "987659876.0",
         "9.876598765",
@@ -98,13 +98,13 @@ def test_foreign_numbers_are_numbers_too() -> None:
         "98765\n98765",
     ],
 )
-def test_what_is_no_phone_number(text: str) -> None:
+def test_invalid_phone_numbers(text: str) -> None:
     with pytest.raises(ValueError, match="phone number"):
         parse_phone_number(text)
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_a_number_or_refused(text: str) -> None:
+def test_any_text_is_a_number_or_rejected(text: str) -> None:
     try:
         number = parse_phone_number(text)
     except ValueError:
@@ -147,7 +147,7 @@ def test_names_of_any_script(text: str, name: str) -> None:
         "a\x85b",
     ],
 )
-def test_names_refused(text: str) -> None:
+def test_invalid_names(text: str) -> None:
     with pytest.raises(ValueError, match="must"):
         clean_name(text)
 
@@ -168,7 +168,7 @@ def test_a_customer_is_cleaned() -> None:
     assert valid() == NewCustomer("Asha", "Rao", 30, 5_000_000, "+919876598765")
 
 
-def test_every_bad_field_is_named_at_once() -> None:
+def test_all_invalid_fields_are_named_at_once() -> None:
     with pytest.raises(InvalidFieldsError) as caught:
         valid(
             first_name=" ",

@@ -74,7 +74,7 @@ def test_the_bytes_of_a_decision() -> None:
     assert replay(INPUTS, STANDARD) == OUTCOME
 
 
-# Written by the code of the first rules, before decisions stated their last installment.
+# Written by the code of the first rules, before decisions included their last installment.
 FIRST_RULES = json.loads(
     Path(__file__).with_name("decisions_of_first_rules.json").read_text(encoding="utf-8")
 )
@@ -99,10 +99,10 @@ def test_a_decision_by_the_first_rules_is_replayed_to_its_own_bytes(stored: Any)
         ("last installment alone above the income share", ["EMI_BURDEN"]),
     ],
 )
-def test_the_current_rules_decide_the_same_inputs_their_own_way(
+def test_the_current_rules_decide_the_same_inputs_by_themselves(
     name: str, reasons: list[str]
 ) -> None:
-    """Each of the first rules' approvals, decided anew."""
+    """Each approval by the first rules, decided by the current ones."""
     (stored,) = [each for each in FIRST_RULES if each["name"] == name]
     assert decode_outcome(stored["outcome"]).approved
     document = {**json.loads(stored["inputs"]), "rules": Rules.LARGEST_INSTALLMENT}
@@ -136,7 +136,7 @@ def test_replay_gives_the_same_bytes(position: CreditPosition, asked: Ask) -> No
 
 
 def canonical(text: str) -> str:
-    """Written again by another way; floats are refused."""
+    """Encoded by another implementation, which rejects floats."""
 
     def refuse(found: str) -> Any:
         raise AssertionError(f"a float in a decision: {found}")
@@ -145,7 +145,7 @@ def canonical(text: str) -> str:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def test_decoded_values_have_their_types_again() -> None:
+def test_decoded_values_have_their_original_types() -> None:
     decision = decode_outcome(OUTCOME)
     assert decision.reasons[0].code is ReasonCode.EMI_BURDEN_TOO_HIGH
     assert decision.score.components[1].explanation == (
@@ -154,7 +154,7 @@ def test_decoded_values_have_their_types_again() -> None:
     assert type(decision.approved) is bool
 
 
-def test_another_scorecard_decides_the_same_inputs_its_own_way() -> None:
+def test_another_scorecard_decides_the_same_inputs_by_its_rules() -> None:
     generous = parse_scorecard(
         {**STANDARD_DOCUMENT, "version": "generous-1", "income_share_bps": 10_000}
     )
@@ -178,7 +178,7 @@ def test_another_scorecard_decides_the_same_inputs_its_own_way() -> None:
     ],
 )
 def test_other_text_is_no_stored_input(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - json.loads has its own words
+    with pytest.raises(ValueError):  # noqa: PT011 - json.loads has its own messages
         decode_inputs(text)
 
 
@@ -193,5 +193,5 @@ def test_other_text_is_no_stored_input(text: str) -> None:
     ],
 )
 def test_other_text_is_no_stored_outcome(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - json.loads has its own words
+    with pytest.raises(ValueError):  # noqa: PT011 - json.loads has its own messages
         decode_outcome(text)

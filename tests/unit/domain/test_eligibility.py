@@ -83,7 +83,7 @@ def codes(decision: Decision) -> list[str]:
     return [each.code for each in decision.reasons]
 
 
-def test_the_requested_rate_stands_for_a_good_score() -> None:
+def test_a_good_score_keeps_the_requested_rate() -> None:
     decision = answer(GOOD, ask(100_000, 999, 36))
     assert decision.approved
     assert decision.score.score == 88
@@ -153,7 +153,7 @@ def test_edge_of_the_best_slab(on_time: int, expected_score: int, corrected: int
     assert (decision.score.score, decision.corrected_rate_bps) == (expected_score, corrected)
 
 
-def test_a_low_score_declines_and_names_what_cost_most() -> None:
+def test_a_low_score_declines_and_names_the_largest_losses() -> None:
     decision = answer(BAD, ask(100_000, 1254, 12))
     assert not decision.approved
     assert decision.reasons == (
@@ -270,12 +270,12 @@ def test_a_counter_offer_is_at_the_corrected_rate() -> None:
     )
 
 
-def test_no_counter_offer_where_nothing_would_do() -> None:
+def test_no_counter_offer_where_none_would_be_approved() -> None:
     spent = replace(GOOD, current_installments_paise=5_000_001)
     decision = answer(spent, ask(100_000, 1200, 12))
     assert codes(decision) == [ReasonCode.EMI_BURDEN_TOO_HIGH]
     assert decision.counter_offer is None
-    # Interest alone is more than what is left: no tenure would do, a smaller loan would.
+    # Interest alone exceeds the limit: no tenure works, a smaller loan does.
     tight = replace(GOOD, current_installments_paise=4_950_000)
     offer = answer(tight, ask(1_000_000, 1200, 480)).counter_offer
     assert offer is not None
@@ -283,14 +283,14 @@ def test_no_counter_offer_where_nothing_would_do() -> None:
     assert offer.max_principal_paise is not None
 
 
-def test_headroom_of_less_than_a_rupee_is_no_offer() -> None:
+def test_a_limit_below_one_rupee_gives_no_counter_offer() -> None:
     wealthy = replace(GOOD, monthly_income_paise=1_000_000_000, current_debt_paise=359_999_901)
     assert answer(wealthy, ask(1, 1200, 1)).counter_offer is None
     one_left = replace(wealthy, current_debt_paise=359_999_900)
     offer = answer(one_left, ask(2, 1200, 1)).counter_offer
     assert offer is not None
     assert offer.max_principal_paise == RUPEE
-    # Over 12 months a rupee is less than whole paise repay.
+    # Whole paise do not repay a rupee over 12 months.
     assert answer(one_left, ask(2, 1200, 12)).counter_offer is None
 
 
@@ -344,7 +344,7 @@ def least_of(rupees: int) -> Scorecard:
     return parse_scorecard(document)
 
 
-def test_a_loan_below_the_scorecards_least_is_declined() -> None:
+def test_a_loan_below_the_scorecards_minimum_is_declined() -> None:
     scorecard = least_of(1_000)
     assert decide(GOOD, Ask(100_000, 1200, 12), scorecard, DAY).approved
     decision = decide(GOOD, Ask(99_999, 1200, 12), scorecard, DAY)
@@ -363,7 +363,7 @@ def test_a_loan_below_the_scorecards_least_is_declined() -> None:
     assert decide(GOOD, Ask(offer.max_principal_paise, 1200, 12), scorecard, DAY).approved
 
 
-def test_no_counter_offer_is_below_the_scorecards_least() -> None:
+def test_no_counter_offer_is_below_the_scorecards_minimum() -> None:
     little = replace(GOOD, current_debt_paise=360_000_000 - 99_900)
     asked = Ask(200_000, 1200, 12)
     offer = answer(little, asked).counter_offer
@@ -372,14 +372,14 @@ def test_no_counter_offer_is_below_the_scorecards_least() -> None:
     assert decide(little, asked, least_of(1_000), DAY).counter_offer is None
 
 
-def test_a_position_that_does_not_hold_is_refused() -> None:
+def test_an_outdated_position_is_rejected() -> None:
     with pytest.raises(ValueError, match="not on 2024-06-01"):
         decide(GOOD, ask(1_000, 1200, 12), STANDARD, date(2024, 6, 1))
     with pytest.raises(ValueError, match="not on 2024-05-04"):
         decide(GOOD, ask(1_000, 1200, 12), STANDARD, date(2024, 5, 4))
 
 
-def test_a_scorecard_that_declines_nobody_judges_by_the_rules_alone() -> None:
+def test_a_scorecard_that_declines_no_score_leaves_the_other_rules() -> None:
     document = {
         **STANDARD_DOCUMENT,
         "version": "open",
@@ -399,7 +399,7 @@ any_ask = st.one_of(asks, small_asks)
 
 @given(any_position, any_ask)
 @settings(max_examples=300)
-def test_an_approval_is_what_the_rules_say(position: CreditPosition, asked: Ask) -> None:
+def test_an_approval_follows_the_rules(position: CreditPosition, asked: Ask) -> None:
     decision = answer(position, asked)
     result = score(position, STANDARD)
     floor = next(
@@ -449,7 +449,7 @@ def test_an_approval_is_what_the_rules_say(position: CreditPosition, asked: Ask)
 def test_approval_is_monotone_in_the_amount_but_for_the_rounding(
     position: CreditPosition, asked: Ask, data: st.DataObject
 ) -> None:
-    """A smaller amount is declined only where it is too small, or by its own last installment."""
+    """A smaller amount is declined only because it is too small, or by its last installment."""
     decision = answer(position, asked)
     if decision.approved:
         least = least_principal_paise(decision.corrected_rate_bps, asked.tenure_months)

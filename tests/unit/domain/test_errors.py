@@ -1,4 +1,4 @@
-"""Refusals come back as they were stored."""
+"""Errors are restored as they were stored."""
 
 import json
 import pickle
@@ -58,14 +58,14 @@ def test_an_error_survives_storage(error: CreditError) -> None:
     assert again.to_dict() == error.to_dict()
     assert vars(again) == vars(error)
     assert hash(again) == hash(error)
-    assert pickle.loads(pickle.dumps(error)) == error  # noqa: S301 - made here
+    assert pickle.loads(pickle.dumps(error)) == error  # noqa: S301 - created here
 
 
 def test_every_kind_is_covered() -> None:
     def kinds(cls: type[CreditError]) -> set[type[CreditError]]:
         return {cls}.union(*(kinds(each) for each in cls.__subclasses__()))
 
-    # The edge has kinds of its own, known here when its tests run in the same session.
+    # The edge defines kinds of its own, which appear here if its tests run in the same session.
     public = {
         each
         for each in kinds(CreditError)
@@ -84,12 +84,12 @@ def test_every_kind_is_covered() -> None:
         {"kind": "NotFoundError", "surprise": 1},
     ],
 )
-def test_anything_else_is_refused(document: dict[str, object]) -> None:
+def test_other_documents_are_rejected(document: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"kind|stored"):
         from_dict(document)
 
 
-def test_bad_fields_are_named_once_each_in_the_metadata() -> None:
+def test_the_metadata_names_each_invalid_field_once() -> None:
     error = InvalidFieldsError(
         [FieldViolation(field, "REQUIRED", f"{field}.") for field in ("a", "b", "a")]
     )

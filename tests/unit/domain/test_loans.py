@@ -1,4 +1,4 @@
-"""Installments, schedules, and how a loan begins."""
+"""Installments, schedules, and the start of a loan."""
 
 from datetime import date
 from decimal import ROUND_HALF_UP, Decimal, localcontext
@@ -97,7 +97,7 @@ def test_installment_equals_a_decimal_of_high_precision(asked: LoanTerms) -> Non
             growth = (1 + rate) ** asked.tenure_months
             value = asked.principal_paise * rate * growth / (growth - 1)
         tie_distance = abs(value - value.to_integral_value(ROUND_HALF_UP)) - Decimal("0.5")
-        # A decimal cannot tell a tie from its neighbourhood; the integers can.
+        # A decimal cannot distinguish a tie from values near it; the integers can.
         assume(abs(tie_distance) > Decimal("1e-60"))
         assert installment_paise(asked) == int(value.to_integral_value(ROUND_HALF_UP))
 
@@ -276,7 +276,7 @@ def test_the_effective_rate_of_the_formulas_installment_is_the_nominal_one() -> 
     assert effective_monthly_rate(10_000_000, 10_100_000, 1) == (10**18, 10**20)
 
 
-def test_an_imported_installment_decides_the_split() -> None:
+def test_an_imported_installment_determines_the_split() -> None:
     formula = booked(100_000, 1200, 12)
     source = with_installment(formula, 900_000)
     table = schedule(source)
@@ -285,14 +285,14 @@ def test_an_imported_installment_decides_the_split() -> None:
     assert table.total_interest_paise > schedule(formula).total_interest_paise
 
 
-def test_an_imported_installment_too_small_to_repay_leaves_the_rest_for_the_end() -> None:
+def test_an_imported_installment_too_small_to_repay_leaves_the_rest_to_the_last_one() -> None:
     loan = with_installment(booked(1_000, 1200, 4), 20_000)
     table = schedule(loan)
     assert [each.payment_paise for each in table.installments] == [20_000, 20_000, 20_000, 40_000]
     assert table.total_interest_paise == 0
 
 
-def test_an_ask_is_checked_in_all_its_fields_at_once() -> None:
+def test_all_fields_of_an_ask_are_checked_at_once() -> None:
     assert validate_ask(principal_paise=1, annual_rate_bps=0, tenure_months=1) == Ask(1, 0, 1)
     with pytest.raises(InvalidFieldsError) as caught:
         validate_ask(principal_paise=0, annual_rate_bps=10_001, tenure_months=481)
@@ -313,16 +313,14 @@ def test_an_ask_out_of_range(principal: int, bps: int, tenure: int) -> None:
 
 
 def rounding_slack(bps: int, tenure: int) -> Fraction:
-    """What a paisa a month has grown to by the end: s of `least_principal_paise`."""
+    """A paisa a month with its interest at the end: s of `least_principal_paise`."""
     growth = 1 + Fraction(bps, 120_000)
     return sum((growth**k for k in range(tenure)), Fraction(0))
 
 
 @given(rates, tenures)
 @settings(max_examples=60, deadline=None)
-def test_the_least_principal_is_that_of_an_installment_of_a_paisa_a_month_grown(
-    bps: int, tenure: int
-) -> None:
+def test_the_least_principal_is_that_of_an_installment_of_s(bps: int, tenure: int) -> None:
     least = least_principal_paise(bps, tenure)
     slack = rounding_slack(bps, tenure)
     value = slack * slack / (1 + Fraction(bps, 120_000)) ** tenure
@@ -361,10 +359,10 @@ def test_the_last_installment_is_the_schedules(asked: LoanTerms) -> None:
 
 @given(terms, st.integers(-2, 2))
 @settings(deadline=None)
-def test_the_last_installment_is_what_the_rule_leaves_month_by_month(
+def test_the_last_installment_equals_a_month_by_month_computation(
     asked: LoanTerms, more: int
 ) -> None:
-    """Also for an installment that is not the formula's, and where it repays early."""
+    """Also for an installment other than the formula's, and where it repays early."""
     installment = max(installment_paise(asked) + more, 0)
     balance = asked.principal_paise
     for _ in range(asked.tenure_months - 1):
@@ -412,11 +410,11 @@ def test_last_installments_of_published_loans(
         (100, 1200, 480, 10, "₹11,665.62"),
         # 3,000.00 a month, all of it interest, and 1,03,000.00 at the end.
         (10_000_000, 3600, 480, 308, "₹1,61,29,642.84"),
-        # Repaid by 75 installments of 2 paise, and nothing in the 25 months after these.
+        # Repaid by 75 installments of 2 paise; the other 25 are 0.
         (150, 0, 100, 12, "₹100.00"),
     ],
 )
-def test_an_ask_that_whole_paise_do_not_repay_is_refused_with_what_would_do(
+def test_an_ask_that_whole_paise_do_not_repay_is_rejected_with_the_bounds(
     principal: int, bps: int, tenure: int, longest: int, least: str
 ) -> None:
     with pytest.raises(InvalidFieldsError) as caught:
@@ -429,7 +427,7 @@ def test_an_ask_that_whole_paise_do_not_repay_is_refused_with_what_would_do(
         validate_ask(principal_paise=principal, annual_rate_bps=bps, tenure_months=longest + 1)
 
 
-def test_where_no_amount_would_do_only_the_tenure_is_named() -> None:
+def test_only_the_tenure_is_named_where_no_amount_works() -> None:
     with pytest.raises(InvalidFieldsError) as caught:
         validate_ask(principal_paise=10**11, annual_rate_bps=10_000, tenure_months=480)
     assert [each.field for each in caught.value.violations] == ["tenure_months"]
@@ -454,15 +452,15 @@ def test_a_booked_loan_starts_with_nothing_settled() -> None:
         (7, date(2023, 12, 5), 12, (7, None)),
         # Ended long ago.
         (2, date(2020, 1, 1), 12, (12, date(2021, 1, 1))),
-        # The last one falls due on the very day.
+        # The last one falls due on that day.
         (0, date(2023, 5, 5), 12, (12, date(2024, 5, 5))),
         # Repaid ahead in full.
         (12, date(2024, 1, 1), 12, (12, date(2024, 5, 5))),
-        # Not begun to fall due.
+        # None due yet.
         (0, date(2024, 5, 1), 12, (0, None)),
     ],
 )
-def test_an_import_lists_no_arrears(
+def test_an_import_has_no_arrears(
     on_time: int, start: date, tenure: int, expected: tuple[int, date | None]
 ) -> None:
     assert imported_settled(on_time, start, tenure, date(2024, 5, 5)) == expected

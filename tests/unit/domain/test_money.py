@@ -1,4 +1,4 @@
-"""Rounding and figures for a person."""
+"""Rounding and formatting."""
 
 from fractions import Fraction
 
@@ -44,7 +44,7 @@ def test_result_is_the_nearest_integer(numerator: int, denominator: int) -> None
     assert -Fraction(1, 2) < distance <= Fraction(1, 2)
 
 
-def test_division_by_zero_is_refused() -> None:
+def test_division_by_zero_raises() -> None:
     with pytest.raises(ZeroDivisionError):
         divide_half_up(1, 0)
 

@@ -150,7 +150,7 @@ def test_refusals(
     assert caught.value.metadata == {"customer_id": "101", "loan_id": "7001", **metadata}
 
 
-def test_dates_at_the_edge_are_taken() -> None:
+def test_dates_at_the_bounds_are_accepted() -> None:
     assert pay(loan(), 1, START).loan_after.last_paid_on == START
     assert pay(loan(), 1, LATER).loan_after.last_paid_on == LATER
     assert pay(paid_in_march(), 1, date(2024, 3, 1)).settled_numbers == ()
@@ -164,7 +164,7 @@ def test_an_amount_must_be_positive(amount: int) -> None:
 
 
 @given(st.data())
-def test_any_split_of_a_payment_comes_to_the_same(data: st.DataObject) -> None:
+def test_any_split_of_a_payment_gives_the_same_loan(data: st.DataObject) -> None:
     day = date(2024, 5, 5)
     start = data.draw(st.one_of(loans_with_payments(day), imported_loans(day)))
     outstanding = outstanding_paise(start)
@@ -189,7 +189,7 @@ def test_any_split_of_a_payment_comes_to_the_same(data: st.DataObject) -> None:
 
 
 @given(st.data())
-def test_what_a_loan_shows_follows_from_what_was_paid(data: st.DataObject) -> None:
+def test_the_state_of_a_loan_follows_from_its_payments(data: st.DataObject) -> None:
     day = date(2024, 5, 5)
     paid_loan = data.draw(loans_with_payments(day))
     plan = repayment_plan(paid_loan)
@@ -259,7 +259,7 @@ def test_a_loan_whose_installment_rounds_to_nothing_can_be_repaid() -> None:
 
 
 def test_an_installment_of_nothing_is_never_paid_on_time() -> None:
-    """As loans booked before such asks were refused have: 479 installments of 0, then 49 paise."""
+    """Loans booked before such asks were rejected have 479 installments of 0, then 49 paise."""
     asked = LoanTerms(49, 1200, 480)
     loan = book(asked, installment_paise(asked), 1, 1, START, 1)
     outcome = apply_payment(loan, 1, START, START, 0)
@@ -269,7 +269,7 @@ def test_an_installment_of_nothing_is_never_paid_on_time() -> None:
 
 
 def test_installments_after_the_debt_is_repaid_are_not_paid_on_time() -> None:
-    """1 paisa a month repays 70 paise in 70 months; the 10 after these ask for nothing."""
+    """1 paisa a month repays 70 paise in 70 months; the 10 installments after these are 0."""
     loan = book(LoanTerms(70, 0, 80), 1, 1, 1, START, 1)
     outcome = apply_payment(loan, 70, START, START, 0)
     assert outcome.closed

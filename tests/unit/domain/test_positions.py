@@ -1,4 +1,4 @@
-"""The credit position, from scratch and step by step."""
+"""The credit position, computed from all loans and step by step."""
 
 from dataclasses import replace
 from datetime import date, timedelta
@@ -90,7 +90,7 @@ def test_current_year_activity(start: date, closed_on: date | None, counts: bool
     assert found.current_year_loans == int(counts)
 
 
-def test_a_loan_closed_at_the_years_turn_drops_out_on_1_january() -> None:
+def test_a_loan_closed_at_the_end_of_the_year_drops_out_on_1_january() -> None:
     closed = imported(date(2023, 6, 1), 12, 12, date(2024, 6, 1))
     before = position([closed], date(2024, 12, 31))
     assert (before.current_year_loans, before.valid_until) == (1, YEAR_END)
@@ -98,11 +98,11 @@ def test_a_loan_closed_at_the_years_turn_drops_out_on_1_january() -> None:
     assert position([closed], YEAR_END).current_year_loans == 0
 
 
-def test_the_horizon_is_the_next_due_date_of_an_active_loan() -> None:
+def test_a_position_is_valid_until_the_next_due_date_of_an_active_loan() -> None:
     lines = [loan(date(2024, 1, 31)), loan(date(2024, 2, 5))]
     assert position(lines, date(2024, 4, 5)).valid_until == date(2024, 4, 30)
     assert position(lines, date(2024, 4, 30)).valid_until == date(2024, 5, 5)
-    # The last due date has passed: only the year's turn is left.
+    # The last due date has passed: only the end of the year is left.
     assert position([loan(date(2023, 1, 15))], date(2024, 2, 1)).valid_until == YEAR_END
 
 
@@ -150,7 +150,7 @@ def test_the_figures_are_those_of_domain_md(data: st.DataObject, day: date) -> N
 
 
 @given(st.data(), DAYS)
-def test_a_position_holds_exactly_until_its_horizon(data: st.DataObject, day: date) -> None:
+def test_a_position_is_valid_exactly_until_valid_until(data: st.DataObject, day: date) -> None:
     loans = data.draw(portfolios(day))
     found = position(loans, day)
     assert is_valid_on(found, day)
@@ -178,7 +178,9 @@ def test_a_position_holds_exactly_until_its_horizon(data: st.DataObject, day: da
 
 
 @given(st.data(), DAYS, terms)
-def test_booking_equals_from_scratch(data: st.DataObject, day: date, asked: LoanTerms) -> None:
+def test_booking_equals_a_computation_from_all_loans(
+    data: st.DataObject, day: date, asked: LoanTerms
+) -> None:
     loans = data.draw(portfolios(day))
     before = position(loans, day)
     at = data.draw(st.dates(day, before.valid_until - timedelta(days=1)))
@@ -189,7 +191,7 @@ def test_booking_equals_from_scratch(data: st.DataObject, day: date, asked: Loan
 
 
 @given(st.data(), DAYS)
-def test_a_payment_equals_from_scratch(data: st.DataObject, day: date) -> None:
+def test_a_payment_equals_a_computation_from_all_loans(data: st.DataObject, day: date) -> None:
     paid = replace(data.draw(loans_with_payments(day)), loan_id=2)
     outstanding = outstanding_paise(paid)
     assume(outstanding > 0)
@@ -202,7 +204,7 @@ def test_a_payment_equals_from_scratch(data: st.DataObject, day: date) -> None:
     scratch = replace(position([*others, after], at), version=stored.version + 1)
     moved = with_payment(stored, paid, after, at)
     if moved is None:
-        # Others must be asked only where the loan that changes first is closed.
+        # The other loans must be read only where the loan that changes first is closed.
         assert after.closed_on is not None
         assert stored.valid_until == position([paid], at).valid_until
     else:
@@ -210,7 +212,7 @@ def test_a_payment_equals_from_scratch(data: st.DataObject, day: date) -> None:
     assert with_loan(position(others, at), after, at) == scratch
 
 
-def test_a_payment_in_part_never_asks_other_loans() -> None:
+def test_a_partial_payment_never_reads_other_loans() -> None:
     day = date(2024, 5, 5)
     first, later = loan(date(2024, 1, 31)), loan(date(2024, 2, 15))
     after = apply_payment(first, 100, day, day, 0).loan_after

@@ -29,7 +29,7 @@ def faults(document: Any) -> list[str]:
     return [each.field for each in caught.value.violations]
 
 
-def test_the_standard_scorecard_is_that_of_domain_md() -> None:
+def test_the_standard_scorecard_is_that_of_the_rules() -> None:
     assert STANDARD.repayment_weight == 35
     assert (STANDARD.volume_weight, STANDARD.volume_cap_paise) == (25, 10_00_000 * 100)
     assert (STANDARD.count_weight, STANDARD.count_cap) == (20, 10)
@@ -138,13 +138,13 @@ def slabs(*lines: tuple[int, int, int | None]) -> dict[str, Any]:
         (changed(lambda d: d["rate_slabs"][3].update(note="x")), ["rate_slabs[3].note"]),
     ],
 )
-def test_faults_are_named_by_path(document: Any, expected: list[str] | None) -> None:
+def test_violations_are_named_by_path(document: Any, expected: list[str] | None) -> None:
     found = faults(document)
     if expected is not None:
         assert found[: len(expected)] == expected
 
 
-def test_all_faults_are_named_at_once() -> None:
+def test_all_violations_are_named_at_once() -> None:
     document = changed(
         lambda d: d.update(version="", grace_days=99, income_share_bps=-1, rate_slabs=[])
     )
@@ -168,7 +168,7 @@ def test_other_scorecards_are_possible() -> None:
     assert parse_scorecard(open_to_all).count_weight == 0
 
 
-def test_a_least_principal_is_optional() -> None:
+def test_the_minimum_principal_is_optional() -> None:
     assert STANDARD.min_principal_paise == 0
     assert "min_principal_paise" not in scorecard_document(STANDARD)
     document = {**STANDARD_DOCUMENT, "min_principal_paise": 100_000}
@@ -178,7 +178,7 @@ def test_a_least_principal_is_optional() -> None:
 
 
 @pytest.mark.parametrize("least", [0, -1, 100_000_000_001, "1000", True, 1.5, None])
-def test_a_bad_least_principal_is_named(least: object) -> None:
+def test_an_invalid_minimum_principal_is_named(least: object) -> None:
     with pytest.raises(InvalidFieldsError) as caught:
         parse_scorecard({**STANDARD_DOCUMENT, "min_principal_paise": least})
     assert [each.field for each in caught.value.violations] == ["min_principal_paise"]

@@ -62,7 +62,7 @@ def test_worked_scores(found: CreditPosition, points: tuple[int, ...], expected:
     assert [each.max_points_hundredths for each in result.components] == [3500, 2500, 2000, 2000]
 
 
-def test_a_score_names_what_made_it_and_how_long_it_holds() -> None:
+def test_a_score_has_its_scorecard_its_version_and_its_validity() -> None:
     result = score(position(12, 12, 50_000, 1, 0), STANDARD)
     assert result.scorecard_version == "standard-1"
     assert result.customer_version == 7
@@ -92,7 +92,7 @@ def test_halves_are_rounded_up() -> None:
 
 
 def oracle(found: CreditPosition, scorecard: Scorecard) -> int:
-    """The score in fractions, straight from docs/rules.md."""
+    """The score in fractions, by docs/rules.md."""
     if found.loan_count == 0 or found.current_debt_paise > found.approved_limit_paise:
         return 0
     history = Fraction(found.emis_on_time, found.emis_due) if found.emis_due else Fraction(0)
@@ -160,7 +160,7 @@ def explanations(result: CreditScore) -> list[str]:
     return [each.explanation for each in result.components]
 
 
-def test_explanations_carry_the_figures() -> None:
+def test_explanations_contain_the_figures() -> None:
     assert explanations(score(position(30, 36, 400_000, 3, 1), STANDARD)) == [
         "30 of 36 installments due so far were paid on time.",
         "₹4,00,000.00 borrowed in total; full points from ₹10,00,000.00.",

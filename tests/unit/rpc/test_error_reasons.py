@@ -1,4 +1,4 @@
-"""What the contract says of each error reason is what the sources raise and callers have seen."""
+"""The contract's comment on each error reason matches what the sources raise and callers see."""
 
 import ast
 import json
@@ -20,16 +20,16 @@ from credit_service.rpc.errors import REASONS, to_status
 ROOT = Path(__file__).parents[3]
 TRANSCRIPTS = sorted((ROOT / "tests/golden/transcripts").glob("*.yaml"))
 NOT_RAISED = {"INTERNAL"}
-"""Made by the edge itself of whatever else is raised."""
+"""Raised by the edge itself, for any other exception."""
 
 
 @dataclass(frozen=True, slots=True)
 class Documented:
-    """What the contract's comment says of a reason."""
+    """The contract's comment on a reason."""
 
     status: str
     details: frozenset[str]
-    # Of each example, the names of its metadata.
+    # The metadata names of each example.
     metadata: frozenset[frozenset[str]]
 
 
@@ -59,7 +59,7 @@ DOCUMENTED = _documented()
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """A place in the sources that makes an error; `metadata` is None where it cannot be read."""
+    """A place in the sources that creates an error; `metadata` is None where it cannot be read."""
 
     reason: str
     kind: type[CreditError]
@@ -80,7 +80,7 @@ KINDS = _kinds()
 
 
 def _raised() -> Iterator[Raised]:
-    """Every call of an error's kind with a reason of the contract in it."""
+    """Every call of an error class with a reason of the contract."""
     for path in sorted((ROOT / "credit_service").rglob("*.py")):
         if {"v1", "console", "cli", "client"} & set(path.relative_to(ROOT).parts):
             continue
@@ -103,7 +103,7 @@ def _metadata(call: ast.Call, kind: type[CreditError]) -> frozenset[str] | None:
     if issubclass(kind, InvalidFieldsError):
         return frozenset({"fields"})
     if not given:
-        # A resource that is not found is named by its id.
+        # A missing resource is named by its id.
         resource = call.args[1] if kind.__name__ == "NotFoundError" else None
         return frozenset({f"{resource.value!s}_id"} if isinstance(resource, ast.Constant) else ())
     keys = given[0].keys if isinstance(given[0], ast.Dict) else None
@@ -117,7 +117,7 @@ RAISED = list(_raised())
 
 def test_the_sources_are_read() -> None:
     assert len(RAISED) > 30
-    # Those that are given on to a helper are seen in the transcripts below.
+    # The transcripts below cover reasons that are passed to a helper.
     assert REASONS - {each.reason for each in RAISED} - {e["reason"] for e in _seen()} <= {
         *NOT_RAISED,
         "UNAUTHENTICATED",
@@ -128,7 +128,7 @@ def test_the_sources_are_read() -> None:
 @pytest.mark.parametrize(
     "raised", RAISED, ids=lambda each: f"{each.reason} {each.place.partition(':')[0]}"
 )
-def test_what_is_raised_is_what_the_contract_says(raised: Raised) -> None:
+def test_raised_errors_match_the_contract(raised: Raised) -> None:
     documented = DOCUMENTED[raised.reason]
     code = errors.status_code(raised.kind.__new__(raised.kind))
     assert code is not None
@@ -138,7 +138,7 @@ def test_what_is_raised_is_what_the_contract_says(raised: Raised) -> None:
 
 
 def _seen() -> Iterator[dict[str, Any]]:
-    """Every error of the transcripts: its status, reason, metadata and the details beside it."""
+    """Every error of the transcripts: status, reason, metadata and other details."""
     for path in TRANSCRIPTS:
         for error in _errors_in(yaml.load(path.read_text("utf-8"), yaml.CSafeLoader)):
             info, *others = error["details"]
@@ -156,7 +156,7 @@ def _errors_in(document: Any) -> Iterator[Any]:
             yield step["error"]
 
 
-def test_what_callers_have_seen_is_what_the_contract_says() -> None:
+def test_errors_in_transcripts_match_the_contract() -> None:
     seen = list(_seen())
     assert len({each["reason"] for each in seen}) > 15
     for each in seen:
@@ -166,7 +166,7 @@ def test_what_callers_have_seen_is_what_the_contract_says() -> None:
         assert each["metadata"] in documented.metadata, each
 
 
-def test_a_defect_is_what_the_contract_says() -> None:
+def test_a_defect_matches_the_contract() -> None:
     status = to_status(ZeroDivisionError(), "call-1", "/service/Method")
     assert status.code == 13
     assert DOCUMENTED["INTERNAL"] == Documented(

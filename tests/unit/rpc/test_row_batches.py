@@ -1,4 +1,4 @@
-"""Which batches of a stream are stored together."""
+"""Batches of a stream that are stored together."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ MOST_ROWS = 6
 
 @pytest.fixture
 def servicer() -> Iterator[IngestionServicer]:
-    """It is not asked for anything that the database would have to answer."""
+    """Only methods that need no database are called."""
     database = Database("postgresql://nobody@127.0.0.1:1/nothing")
     settings = Settings(ingestion_batch_rows=MOST_ROWS)
     yield IngestionServicer(database, Clock(), settings, cache=None, stopping=threading.Event())
@@ -54,7 +54,7 @@ def read(data: bytes) -> pb.IngestRowsRequest | RowBatch:
     ],
     ids=["all", "too many", "at once", "gap", "overlap", "other kind", "header"],
 )
-def test_what_goes_on_and_fits_is_stored_with_the_first(
+def test_batches_that_continue_the_first_and_fit_are_stored_with_it(
     servicer: IngestionServicer, waiting: list[bytes], together: list[int]
 ) -> None:
     came = threading.Event()
@@ -72,5 +72,5 @@ def test_what_goes_on_and_fits_is_stored_with_the_first(
         time.sleep(0.01)
         found = servicer._with_waiting(first, messages)
         assert [each.row_count for each in found] == together
-        # The rest is still to come.
+        # The rest follows.
         assert len(list(messages)) == len(waiting) + 1 - len(together)

@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 
 from credit_service.clock import Clock, Moment
 from credit_service.processes.address import MisconfiguredError
-from credit_service.rpc.auth import gatekeeper, principal, refusals, reloading, tokens
+from credit_service.rpc.auth import errors, gatekeeper, principal, reloading, tokens
 from credit_service.rpc.auth.certificates import CertificateScopes
 from credit_service.rpc.auth.gatekeeper import Gatekeeper
 from credit_service.rpc.auth.principal import Principal
@@ -48,7 +48,7 @@ Key = RSAKey | ECKey | OKPKey
 
 
 class SteppedClock(Clock):
-    """A clock that stands where a test puts it."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def public(key: Key, kid: str, **parameters: object) -> dict[str, Any]:
 
 
 def write_keys(path: Path, *keys: Mapping[str, Any]) -> None:
-    """Replaced as a whole, as a careful operator does."""
+    """Replace the file in one step, as a careful operator does."""
     beside = path.with_suffix(".new")
     beside.write_text(json.dumps({"keys": list(keys)}))
     os.replace(beside, path)  # noqa: PTH105 - as the shell's mv
@@ -95,7 +95,7 @@ def signed(
     kid: str | None = "k1",
     **header: object,
 ) -> str:
-    """A token, made without any of the checks of a library."""
+    """A token, made without the checks of a library."""
     protected = {"alg": algorithm, "typ": "JWT", **header}
     if kid is not None:
         protected["kid"] = kid
@@ -109,7 +109,7 @@ def signed(
 
 
 class Fixture:
-    """A verifier with one ES256 key, and what belongs to it."""
+    """A verifier with one ES256 key, its file and its clock."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self.path = folder / "keys.json"
@@ -128,11 +128,11 @@ class Fixture:
         return signed(self.key, claims(**changes))
 
     def look_again(self) -> None:
-        """Let a second pass for the files, which are looked at by the next call."""
+        """Let a second pass, so that the next call checks the files."""
         self._seconds += 1.01
 
     def look_until_gone(self) -> None:
-        """Let the seconds pass after which a file that is not there is gone."""
+        """Let the time pass after which a missing file counts as gone."""
         for _ in range(3):
             self.look_again()
             self.verifier._keys.current()
@@ -144,7 +144,7 @@ def fixture(tmp_path: Path) -> Fixture:
 
 
 def refused(verifier: TokenVerifier, token: str) -> str:
-    """The problem for which a token is refused."""
+    """The problem with which a token is rejected."""
     with pytest.raises(UnauthenticatedError) as caught:
         verifier.verify(token)
     assert caught.value.reason == "UNAUTHENTICATED"
@@ -152,11 +152,11 @@ def refused(verifier: TokenVerifier, token: str) -> str:
     return caught.value.metadata["problem"]
 
 
-# What holds
+# Valid tokens
 
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
-def test_every_algorithm_that_may_be_allowed_is_verified(tmp_path: Path, algorithm: str) -> None:
+def test_every_allowed_algorithm_is_verified(tmp_path: Path, algorithm: str) -> None:
     fixture = Fixture(tmp_path, token_algorithms=algorithm + ",ES256")
     key = new_key(algorithm)
     write_keys(fixture.path, public(fixture.key, "other"), public(key, "k1"))
@@ -203,16 +203,16 @@ def test_scopes_are_read_as_issuers_write_them(
         {"sub": "x" * 128},
     ],
 )
-def test_a_token_holds(fixture: Fixture, changes: dict[str, object]) -> None:
+def test_a_token_is_valid(fixture: Fixture, changes: dict[str, object]) -> None:
     assert fixture.verifier.verify(fixture.token(**changes)).scopes == {"credit.read"}
 
 
 @pytest.mark.parametrize("token_type", ["jwt", "JWT", "at+jwt", "application/at+jwt"])
-def test_types_of_access_tokens_hold(fixture: Fixture, token_type: str) -> None:
+def test_types_of_access_tokens_are_valid(fixture: Fixture, token_type: str) -> None:
     fixture.verifier.verify(signed(fixture.key, claims(), typ=token_type))
 
 
-# What does not
+# Invalid tokens
 
 
 @pytest.mark.parametrize(
@@ -248,19 +248,17 @@ def test_types_of_access_tokens_hold(fixture: Fixture, token_type: str) -> None:
         ({"sub": "cert:billing"}, "invalid"),
     ],
 )
-def test_claims_that_do_not_hold(
-    fixture: Fixture, changes: dict[str, object], problem: str
-) -> None:
+def test_invalid_claims(fixture: Fixture, changes: dict[str, object], problem: str) -> None:
     assert refused(fixture.verifier, fixture.token(**changes)) == problem
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"7", b"null", b"{", b"\xff", b"[" * 4000])
-def test_claims_that_are_no_object(fixture: Fixture, content: bytes) -> None:
+def test_claims_that_are_not_an_object(fixture: Fixture, content: bytes) -> None:
     assert refused(fixture.verifier, signed(fixture.key, content)) == "invalid"
 
 
 def _with_shared_secret(fixture: Fixture) -> str:
-    """The classic: the public key, which anyone has, taken for a secret."""
+    """The classic attack: the public key, which is known, used as a shared secret."""
     pem = fixture.key.as_pem(private=False)
     head = base64.urlsafe_b64encode(b'{"alg":"HS256","kid":"k1"}').rstrip(b"=")
     body = base64.urlsafe_b64encode(json.dumps(claims()).encode()).rstrip(b"=")
@@ -323,7 +321,7 @@ def _changed(token: str) -> str:
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_a_forged_token_is_refused_and_not_told_why(fixture: Fixture, forgery: str) -> None:
+def test_a_forged_token_is_rejected_without_the_cause(fixture: Fixture, forgery: str) -> None:
     assert refused(fixture.verifier, FORGERIES[forgery](fixture)) == "invalid"
 
 
@@ -335,7 +333,7 @@ def test_a_token_of_its_own_kid_is_not_verified_by_another_key(fixture: Fixture)
     fixture.verifier.verify(signed(other, claims(), kid="k2"))
 
 
-def test_an_algorithm_that_is_not_allowed_is_refused(tmp_path: Path) -> None:
+def test_an_algorithm_that_is_not_allowed_is_rejected(tmp_path: Path) -> None:
     fixture = Fixture(tmp_path, token_algorithms="ES256,PS256")
     write_keys(fixture.path, public(_RSA, "k1"), public(fixture.key, "k2"))
     fixture.look_again()
@@ -353,7 +351,7 @@ def test_a_key_that_names_its_algorithm_verifies_no_other(tmp_path: Path) -> Non
 # Time and the cache
 
 
-def test_a_token_is_verified_once_and_no_longer_than_it_holds(
+def test_a_token_is_verified_once_and_accepted_until_it_expires(
     fixture: Fixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verified = []
@@ -394,7 +392,7 @@ def test_keys_rotate_with_overlap(fixture: Fixture) -> None:
     assert refused(fixture.verifier, new_token) == "invalid"
 
     write_keys(fixture.path, public(fixture.key, "k1"), public(new, "k2"))
-    assert refused(fixture.verifier, new_token) == "invalid"  # not looked at yet
+    assert refused(fixture.verifier, new_token) == "invalid"  # not checked yet
     fixture.look_again()
     fixture.verifier.verify(new_token)
     fixture.verifier.verify(old_token)
@@ -409,9 +407,7 @@ def test_keys_rotate_with_overlap(fixture: Fixture) -> None:
     assert refused(fixture.verifier, new_token) == "invalid"
 
 
-def test_files_are_looked_at_once_a_second(
-    fixture: Fixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_checked_once_a_second(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     looks = []
 
@@ -445,7 +441,7 @@ def test_a_folder_of_key_sets_is_read_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"keys": 7}', '{"keys": [7]}', "[" * 100_000])
-def test_a_slip_while_rotating_locks_nobody_out(fixture: Fixture, content: str) -> None:
+def test_a_slip_while_rotating_locks_no_caller_out(fixture: Fixture, content: str) -> None:
     token = fixture.token()
     fixture.path.write_text(content)
     fixture.look_again()
@@ -495,7 +491,7 @@ def test_a_folder_without_its_files_or_gone_has_no_keys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("removed", [True, False])
 @pytest.mark.parametrize("in_folder", [True, False])
-def test_a_file_out_of_sight_while_it_is_replaced_is_not_gone(
+def test_a_file_missing_while_it_is_replaced_is_not_gone(
     tmp_path: Path, removed: bool, in_folder: bool
 ) -> None:
     fixture = Fixture(tmp_path)
@@ -515,14 +511,14 @@ def test_a_file_out_of_sight_while_it_is_replaced_is_not_gone(
         fixture.verifier.verify(token)
 
 
-def test_a_file_that_went_while_there_were_no_calls_is_gone(fixture: Fixture) -> None:
+def test_a_file_removed_while_there_were_no_calls_is_gone(fixture: Fixture) -> None:
     fixture.path.unlink()
     fixture._seconds += 3600
     assert refused(fixture.verifier, fixture.token()) == "invalid"
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
-def test_what_the_system_could_not_read_is_read_again(
+def test_a_file_that_could_not_be_read_is_read_again(
     fixture: Fixture, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     token = fixture.token()
@@ -562,7 +558,7 @@ def test_a_folder_that_cannot_be_read_changes_nothing(
 
 
 def weak_key() -> dict[str, Any]:
-    """An RSA key of 1024 bits, which joserfc would warn of."""
+    """An RSA key of 1024 bits, of which joserfc would warn."""
     numbers = rsa.generate_private_key(65537, 1024).public_key().public_numbers()  # noqa: S505 - on purpose
     modulus = base64.urlsafe_b64encode(numbers.n.to_bytes(128, "big")).rstrip(b"=").decode()
     return {"kty": "RSA", "n": modulus, "e": "AQAB", "kid": "k"}
@@ -587,7 +583,7 @@ def bad_key_files() -> dict[str, tuple[dict[str, Any], ...]]:
 
 @pytest.mark.filterwarnings("ignore::joserfc.errors.SecurityWarning")
 @pytest.mark.parametrize("case", bad_key_files())
-def test_a_server_does_not_start_with_bad_keys(tmp_path: Path, case: str) -> None:
+def test_a_server_does_not_start_with_invalid_keys(tmp_path: Path, case: str) -> None:
     path = tmp_path / "keys.json"
     content = bad_key_files()[case]
     write_keys(path, *content)
@@ -598,8 +594,8 @@ def test_a_server_does_not_start_with_bad_keys(tmp_path: Path, case: str) -> Non
         assert secret not in str(caught.value)
 
 
-def test_keys_for_other_purposes_are_passed_over(fixture: Fixture) -> None:
-    """As issuers publish them in the same set."""
+def test_keys_for_other_purposes_are_ignored(fixture: Fixture) -> None:
+    """Issuers publish them in the same set."""
     write_keys(
         fixture.path,
         public(RSAKey.generate_key(2048), "enc", use="enc", alg="RSA-OAEP"),
@@ -626,7 +622,7 @@ def test_keys_for_other_purposes_are_passed_over(fixture: Fixture) -> None:
         ({"token_keys": None, "tls_client_ca": Path("/nowhere")}, "CREDIT_TLS_CLIENT_CA"),
     ],
 )
-def test_settings_that_do_not_fit_together(
+def test_settings_that_contradict_each_other(
     fixture: Fixture, settings: dict[str, object], told: str
 ) -> None:
     changed = fixture.settings.model_copy(update=settings)
@@ -638,7 +634,7 @@ def test_settings_that_do_not_fit_together(
 
 
 class Context:
-    """What the gatekeeper reads of a call's context."""
+    """The parts of a call's context that the gatekeeper reads."""
 
     def __init__(
         self,
@@ -671,7 +667,7 @@ def test_a_method_needs_its_own_scope(fixture: Fixture) -> None:
     with pytest.raises(PermissionDeniedError) as caught:
         admit(gatekeeper, WRITE, context)
     assert caught.value.metadata == {"required_scope": "credit.write"}
-    assert refusals.challenge(caught.value) == (
+    assert errors.challenge(caught.value) == (
         'Bearer error="insufficient_scope", scope="credit.write"'
     )
 
@@ -712,17 +708,17 @@ def test_metadata_without_a_token(
         admit(gate(fixture), READ, Context(*metadata))
     assert caught.value.metadata == {"problem": problem}
     expected = "Bearer" if problem == "missing" else 'Bearer error="invalid_token"'
-    assert refusals.challenge(caught.value) == expected
+    assert errors.challenge(caught.value) == expected
 
 
-def test_two_tokens_are_none(fixture: Fixture) -> None:
+def test_two_tokens_are_rejected(fixture: Fixture) -> None:
     good = ("authorization", f"bearer {fixture.token()}")
     assert admit(gate(fixture), READ, Context(good)).name == "teller-7"
     with pytest.raises(UnauthenticatedError):
         admit(gate(fixture), READ, Context(good, good))
 
 
-def test_without_credentials_configured_everybody_is_anonymous() -> None:
+def test_without_configured_credentials_every_caller_is_anonymous() -> None:
     gatekeeper = Gatekeeper({}, None, None)
     assert not gatekeeper.requires_credentials
     assert admit(gatekeeper, "/any/Method", Context()) == principal.ANONYMOUS
@@ -781,7 +777,7 @@ def test_a_connection_without_a_name(
         certificates.principal(peer)
 
 
-def test_a_bad_token_is_not_made_good_by_a_certificate(
+def test_a_certificate_does_not_replace_an_invalid_token(
     fixture: Fixture, certificates: CertificateScopes
 ) -> None:
     gatekeeper = Gatekeeper({READ: "credit.read"}, fixture.verifier, certificates)
@@ -801,10 +797,12 @@ def test_scopes_of_certificates_that_cannot_be_read(tmp_path: Path, content: str
         CertificateScopes(path)
 
 
-# What the log is told
+# The log
 
 
-def test_bad_tokens_do_not_flood_the_log(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_tokens_do_not_flood_the_log(
+    fixture: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[dict[str, Any]] = []
 
     class Log:
@@ -813,19 +811,19 @@ def test_bad_tokens_do_not_flood_the_log(fixture: Fixture, monkeypatch: pytest.M
 
         warning = info
 
-    monkeypatch.setattr(refusals, "_log", Log())
+    monkeypatch.setattr(errors, "_log", Log())
     gatekeeper = gate(fixture)
     token = signed(_attacker, claims())
     for _ in range(200):
         with pytest.raises(UnauthenticatedError):
             admit(gatekeeper, READ, Context(("authorization", f"Bearer {token}")))
-    assert 0 < len(told) <= 3 * (refusals._REFUSALS_LOGGED_PER_SECOND + 1)
+    assert 0 < len(told) <= 3 * (errors._MAX_LOGGED_PER_SECOND + 1)
     assert told[0]["detail"] == "the signature is invalid"
     assert all(token not in str(each) for each in told)
 
 
 def test_a_key_is_not_even_tried_with_an_algorithm_that_is_not_its_own(tmp_path: Path) -> None:
-    """joserfc would refuse most of these too; nothing here depends on it."""
+    """joserfc rejects most of these too; nothing here depends on that."""
     path = tmp_path / "keys.json"
     write_keys(
         path,

@@ -1,4 +1,4 @@
-"""`credit-service token`: what it makes is what the server takes."""
+"""`credit-service token`: the server accepts the tokens that it makes."""
 
 import json
 import stat
@@ -15,7 +15,7 @@ from credit_service.settings import Settings
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """A command's exit code, output and complaints."""
+    """A command's exit code, output and error output."""
     code = app.run(["token", *arguments])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
@@ -48,10 +48,10 @@ def private(folder: Path) -> str:
     return f"--key={folder / 'signing-key.private.jwk'}"
 
 
-def test_the_server_takes_what_it_mints(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_server_accepts_the_tokens(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, private(folder))
     assert (code, err) == (0, "")
-    assert out.count("\n") == 1  # made for $(…), on one line however long
+    assert out.count("\n") == 1  # for $(…): one line, however long
     assert verifier(folder).verify(out.strip()) == Principal("developer", SCOPES)
 
 
@@ -95,7 +95,7 @@ def test_a_new_key_overlaps_with_the_old(
     assert len(json.loads((folder / "jwks.json").read_bytes())["keys"]) == 2
 
 
-def test_files_are_their_owner_s_alone_and_the_set_holds_no_secret(folder: Path) -> None:
+def test_only_the_owner_can_read_the_files_and_the_set_has_no_private_key(folder: Path) -> None:
     for path in (folder / "jwks.json", folder / "signing-key.private.jwk"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -117,7 +117,7 @@ def test_files_are_their_owner_s_alone_and_the_set_holds_no_secret(folder: Path)
         (["key", "{folder}/text"], "not a JWK set"),
     ],
 )
-def test_mistakes_are_told(
+def test_mistakes_are_reported(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
 ) -> None:
     (folder / "text").mkdir()

@@ -1,4 +1,4 @@
-"""Lines of the access log: what is in them, what never is, and what is counted instead."""
+"""Lines of the access log: their content, what they never contain, what is only counted."""
 
 import io
 import json
@@ -55,7 +55,7 @@ def written(*entries: Entry, log_format: Any = "json") -> list[str]:
 # Ids.
 
 
-def test_ids_come_from_requests_and_answers_by_the_names_of_fields() -> None:
+def test_ids_are_read_from_requests_and_responses_by_field_name() -> None:
     request = pb.CreateLoanRequest(request_id=UUID, customer_id=7)
     answer = pb.CreateLoanResponse()
     answer.loan.loan_id, answer.loan.customer_id, answer.loan.decision_id = 31, 7, 41
@@ -67,21 +67,21 @@ def test_ids_come_from_requests_and_answers_by_the_names_of_fields() -> None:
     }
 
 
-def test_answers_that_are_lists_name_each_record_once() -> None:
+def test_list_responses_name_each_record_once() -> None:
     answer = pb.ListCustomersResponse()
     for number in (3, 1, 2, 1):
         answer.customers.add(customer_id=number, first_name="Asha", phone_number="+919876543210")
     assert ids_of(answer) == {"customer_ids": [3, 1, 2]}
 
 
-def test_events_name_records_and_not_their_place_in_the_stream() -> None:
+def test_events_name_records_and_not_their_position_in_the_stream() -> None:
     answer = pb.WatchCreditEventsResponse()
     answer.event.event_id, answer.event.customer_id = 99, 5
     assert ids_of(answer) == {"customer_ids": [5]}
     assert ids_of(pb.WatchCreditEventsRequest(after_event_id=4)) == {}
 
 
-def test_a_batch_of_rows_is_named_by_its_ingestion() -> None:
+def test_a_batch_of_rows_is_logged_by_its_ingestion_id() -> None:
     first = ingestion_service_pb2.IngestRowsRequest()
     first.header.ingestion_id = UUID
     second = ingestion_service_pb2.IngestRowsRequest()
@@ -90,11 +90,11 @@ def test_a_batch_of_rows_is_named_by_its_ingestion() -> None:
 
 
 @pytest.mark.parametrize("text", ["Asha Rao", "+919876543210", "x" * 5_000, '"},{', UUID + " "])
-def test_a_text_that_is_no_id_is_left_out(text: str) -> None:
+def test_a_text_without_the_form_of_an_id_is_left_out(text: str) -> None:
     assert ids_of(pb.CreateLoanRequest(request_id=text, customer_id=7)) == {"customer_ids": [7]}
 
 
-def test_what_is_no_message_of_ours_has_no_ids() -> None:
+def test_objects_other_than_messages_of_the_contract_have_no_ids() -> None:
     ids: Ids = {}
     for each in (Money(units=5), b"bytes", None):
         collect_ids(each, ids)
@@ -102,8 +102,8 @@ def test_what_is_no_message_of_ours_has_no_ids() -> None:
 
 
 def test_every_id_of_the_contract_is_found() -> None:
-    """Each int64 or string field named …_id, somewhere in each message that a method takes or
-    gives, but for places in the stream of events."""
+    """Every int64 or string field named …_id in the requests and responses, except positions in the
+    stream of events."""
 
     def named(descriptor: Any, above: tuple[str, ...] = ()) -> set[str]:
         if descriptor.full_name in above or not descriptor.full_name.startswith("credit_service"):
@@ -152,7 +152,7 @@ def test_a_line_of_text_has_the_fields_of_the_call(line: Entry) -> None:
     assert f"{found}\n" == access_log._as_text(access_log.fields_of(line))
 
 
-def test_a_line_says_who_called_what_and_how_it_ended() -> None:
+def test_a_line_has_the_caller_the_method_and_the_status() -> None:
     (line,) = written(entry(ids={"customer_ids": {7: None}, "loan_ids": {31: None}}))
     assert json.loads(line) == {
         "event": "call",
@@ -171,13 +171,13 @@ def test_a_line_says_who_called_what_and_how_it_ended() -> None:
     }
 
 
-def test_phone_numbers_are_masked_wherever_a_caller_may_write_them() -> None:
+def test_phone_numbers_are_masked_wherever_a_caller_can_write_them() -> None:
     lines = written(entry(principal="desk 98765 43210", call_id="+91-98765-43210"))
     lines += written(entry(principal="+919876543210"), log_format="console")
     assert not any(hidden in line for line in lines for hidden in ("43210", "98765"))
 
 
-def test_ids_beyond_a_page_are_left_out_and_said_to_be() -> None:
+def test_ids_beyond_a_page_are_left_out_and_the_line_says_so() -> None:
     ids: Ids = {}
     for number in range(MAX_IDS + 200):
         collect_ids(pb.GetCustomerRequest(customer_id=number + 1), ids)
@@ -200,7 +200,7 @@ def test_a_console_line_is_one_line() -> None:
 # Counting.
 
 
-def test_refusals_are_counted_by_method_and_reason() -> None:
+def test_rejections_are_counted_by_method_and_reason() -> None:
     stream = io.StringIO()
     log = AccessLog("json", stream)
     for number in range(500):
@@ -218,7 +218,7 @@ def test_refusals_are_counted_by_method_and_reason() -> None:
     assert lines[-1]["call_id"] == "other-499"
 
 
-def test_a_made_up_method_is_cut_and_masked() -> None:
+def test_an_invented_method_is_cut_and_masked() -> None:
     stream = io.StringIO()
     log = AccessLog("json", stream)
     log.count('x"\n/+919876543210/' + "y" * 5_000, 12, "METHOD_NOT_IMPLEMENTED", "id")
@@ -229,7 +229,7 @@ def test_a_made_up_method_is_cut_and_masked() -> None:
 
 
 class _Stuck(io.StringIO):
-    """A pipe that nobody reads, until `go` is set."""
+    """A pipe without a reader until `go` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ class _Stuck(io.StringIO):
         return super().write(text)
 
 
-def test_a_full_pipe_holds_nobody_up_and_what_is_left_out_is_said(
+def test_a_full_pipe_delays_no_call_and_the_log_reports_left_out_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(access_log, "MAX_WAITING", 100)
@@ -250,7 +250,7 @@ def test_a_full_pipe_holds_nobody_up_and_what_is_left_out_is_said(
     log.add(entry())
     time.sleep(0.3)
     for _ in range(1_000):
-        log.add(entry())  # a wait for the stream would not end
+        log.add(entry())  # a call that waited for the stream would hang
     stream.go = True
     log.close()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -260,7 +260,7 @@ def test_a_full_pipe_holds_nobody_up_and_what_is_left_out_is_said(
     assert lines[-1]["level"] == "warning"
 
 
-def test_a_pipe_whose_reader_has_gone_is_no_failure() -> None:
+def test_a_pipe_without_its_reader_is_no_failure() -> None:
     stream = io.StringIO()
     stream.close()
     log = AccessLog("json", stream)

@@ -100,6 +100,6 @@ def test_calls_that_wait_too_long_for_a_lock_are_rejected() -> None:
     locks.expire(time.monotonic())
     assert not late_call.served
     locks.expire(time.monotonic() + 3.0)
-    assert late_call.served[0].refusal is not None
+    assert late_call.served[0].rejection is not None
     pool.submitted[0]()
     assert (locks.waiting, limiter._usage, locks._queues) == (0, {}, {})

@@ -10,7 +10,7 @@ from credit_service.rpc.errors import QuotaExceededError
 
 
 class Stopwatch:
-    """Seconds that pass when a test says so."""
+    """A clock that a test moves."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -20,7 +20,7 @@ class Stopwatch:
 
 
 def taken(limiter: RateLimiter, principal: str, tries: int) -> int:
-    """How many of so many calls are admitted."""
+    """How many of the calls are admitted."""
     admitted = 0
     for _ in range(tries):
         try:
@@ -34,17 +34,17 @@ def taken(limiter: RateLimiter, principal: str, tries: int) -> int:
 def test_a_principal_has_its_rate_and_a_burst() -> None:
     watch = Stopwatch()
     limiter = RateLimiter(8.0, clock=watch)
-    assert taken(limiter, "a", 100) == 17  # two seconds' worth, and the one that fills it
-    assert taken(limiter, "b", 5) == 5  # another's share is untouched
+    assert taken(limiter, "a", 100) == 17  # two seconds' worth, and the call that fills it
+    assert taken(limiter, "b", 5) == 5  # another principal's limit is untouched
     watch.now += 1.0
     assert taken(limiter, "a", 100) == 8
     watch.now += 0.0625
     assert taken(limiter, "a", 100) == 0
     watch.now += 3600
-    assert taken(limiter, "a", 100) == 17  # quiet hours are not saved up
+    assert taken(limiter, "a", 100) == 17  # an idle hour saves up no more than a burst
 
 
-def test_a_rate_below_one_a_second_admits_the_first_call() -> None:
+def test_a_rate_below_one_per_second_admits_the_first_call() -> None:
     watch = Stopwatch()
     limiter = RateLimiter(0.1, clock=watch)
     assert taken(limiter, "a", 3) == 1
@@ -52,20 +52,20 @@ def test_a_rate_below_one_a_second_admits_the_first_call() -> None:
     assert taken(limiter, "a", 3) == 1
 
 
-def test_whoever_is_refused_is_told_when_to_come_again() -> None:
+def test_a_rejected_call_gets_the_delay_before_a_retry() -> None:
     watch = Stopwatch()
     limiter = RateLimiter(2.0, clock=watch)
     taken(limiter, "a", 100)
     with pytest.raises(QuotaExceededError) as caught:
         limiter.take("a")
-    refusal = caught.value
-    assert (refusal.reason, refusal.subject) == ("RATE_LIMITED", "a")
-    assert refusal.metadata == {"max_calls_per_second": "2"}
-    watch.now += refusal.retry_after_seconds
+    error = caught.value
+    assert (error.reason, error.subject) == ("RATE_LIMITED", "a")
+    assert error.metadata == {"max_calls_per_second": "2"}
+    watch.now += error.retry_after_seconds
     limiter.take("a")
 
 
-def test_refused_calls_do_not_postpone_the_next() -> None:
+def test_rejected_calls_do_not_postpone_the_next() -> None:
     watch = Stopwatch()
     limiter = RateLimiter(10.0, clock=watch)
     taken(limiter, "a", 100_000)
@@ -73,7 +73,9 @@ def test_refused_calls_do_not_postpone_the_next() -> None:
     limiter.take("a")
 
 
-def test_principals_are_bounded_and_the_quietest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_principals_are_bounded_and_the_longest_idle_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(limits, "_MAX_PRINCIPALS", 3)
     limiter = RateLimiter(1.0, clock=Stopwatch())
     for principal in ("a", "b", "c", "a", "d"):
@@ -108,9 +110,9 @@ def test_streams_are_counted_by_principal() -> None:
     assert not limiter._open
 
 
-def test_a_refusal_comes_back_from_its_dict() -> None:
-    refusal = QuotaExceededError("RATE_LIMITED", "Too much.", "a", 1.5, {"x": "y"})
-    again = QuotaExceededError.from_dict(refusal.to_dict())
-    assert again == refusal
+def test_an_error_is_restored_from_its_dict() -> None:
+    error = QuotaExceededError("RATE_LIMITED", "Too much.", "a", 1.5, {"x": "y"})
+    again = QuotaExceededError.from_dict(error.to_dict())
+    assert again == error
     assert isinstance(again, QuotaExceededError)
     assert again.subject == "a"

@@ -6,7 +6,7 @@ import time
 from credit_service.rpc.calls.pool import InlineExecutor, ServingPool
 
 
-def test_the_pace_is_that_of_calls_that_waited() -> None:
+def test_the_start_interval_covers_calls_that_waited() -> None:
     pool = ServingPool(1)
     for _ in range(3):
         pool.submit(lambda: None)
@@ -15,12 +15,12 @@ def test_the_pace_is_that_of_calls_that_waited() -> None:
     for _ in range(40):
         pool.submit(time.sleep, 0.005)
     assert pool.wait_until_idle(20)
-    # Four fifths of the way to what it is, or further.
+    # The average has come at least four fifths of the way.
     assert pool.start_interval_seconds > 0.8 * 0.005
     pool.shutdown()
 
 
-def test_threads_rest_and_resume() -> None:
+def test_threads_park_and_resume() -> None:
     pool = ServingPool(6)
     running: list[int] = []
     most: list[int] = []
@@ -43,7 +43,7 @@ def test_threads_rest_and_resume() -> None:
 
     assert most_at_once(60) == 6
     pool.limit(2)
-    most_at_once(12)  # each thread may serve one call more
+    most_at_once(12)  # each thread may serve one more call
     assert most_at_once(30) == 2
     pool.limit(4)
     assert most_at_once(60) == 4
@@ -53,11 +53,11 @@ def test_threads_rest_and_resume() -> None:
     assert most_at_once(60) == 6
     pool.limit(1)
     most_at_once(12)
-    pool.shutdown()  # wakes those that rest
+    pool.shutdown()  # wakes parked threads
     assert not any(thread.is_alive() for thread in pool._serving)
 
 
-def test_the_pool_tells_how_long_calls_wait() -> None:
+def test_the_pool_reports_how_long_calls_wait() -> None:
     pool = ServingPool(1)
     release = threading.Event()
     waited: list[float] = []
@@ -74,7 +74,7 @@ def test_the_pool_tells_how_long_calls_wait() -> None:
     pool.shutdown()
 
 
-def test_the_inline_executor_runs_on_the_thread_that_asks() -> None:
+def test_the_inline_executor_runs_on_the_submitting_thread() -> None:
     ran: list[int] = []
     InlineExecutor().submit(lambda number: ran.append(threading.get_ident() + number), 0)
     assert ran == [threading.get_ident()]

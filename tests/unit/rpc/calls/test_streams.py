@@ -1,4 +1,4 @@
-"""Reading a stream ahead: what comes when, and what is here already."""
+"""Reading a stream ahead: the order of messages, and those already here."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ def reading(
 
 
 def awaited(messages: Messages[int]) -> int:
-    """The next message, once it is here, taken as one that may be joined to others."""
+    """Wait for the next message to be here and take it with `next_if`."""
     until = time.monotonic() + PATIENCE_SECONDS
     while (found := messages.next_if(lambda _message: True)) is None:
         assert time.monotonic() < until
@@ -32,7 +32,7 @@ def awaited(messages: Messages[int]) -> int:
     return found
 
 
-def test_what_waits_is_taken_without_waiting_and_only_where_it_is_wanted() -> None:
+def test_next_if_takes_a_waiting_message_only_if_wanted() -> None:
     with reading([b"1", b"2", b"3"]) as messages:
         assert next(messages) == 1
         assert awaited(messages) == 2
@@ -47,14 +47,14 @@ def test_what_waits_is_taken_without_waiting_and_only_where_it_is_wanted() -> No
             assert messages.next_if(is_seen_and_not_wanted) is None
             assert time.monotonic() < until
         assert looked_at == {3}
-        # What was not wanted is still the next one.
+        # An unwanted message is still the next one.
         assert next(messages) == 3
         assert list(messages) == []
         assert messages.next_if(lambda _message: True) is None
         assert list(messages) == []
 
 
-def test_nothing_is_waited_for_that_is_not_here() -> None:
+def test_next_if_does_not_wait() -> None:
     more = threading.Event()
 
     def requests() -> Iterator[bytes]:
@@ -69,7 +69,7 @@ def test_nothing_is_waited_for_that_is_not_here() -> None:
         assert list(messages) == [2]
 
 
-def test_what_is_wrong_with_a_message_is_raised_in_its_turn() -> None:
+def test_an_invalid_message_raises_in_its_order() -> None:
     with reading([b"1", b"2", b"three", b"4"]) as messages:
         assert next(messages) == 1
         assert awaited(messages) == 2
@@ -80,7 +80,7 @@ def test_what_is_wrong_with_a_message_is_raised_in_its_turn() -> None:
                 next(messages)
 
 
-def test_silence_ends_and_so_does_a_server_that_stops() -> None:
+def test_an_idle_stream_ends_and_so_does_one_of_a_stopping_server() -> None:
     silent = threading.Event()
 
     def requests() -> Iterator[bytes]:
@@ -97,7 +97,7 @@ def test_silence_ends_and_so_does_a_server_that_stops() -> None:
     silent.set()
 
 
-def test_a_reader_that_nobody_listens_to_ends() -> None:
+def test_a_reading_thread_without_a_consumer_ends() -> None:
     taken = 0
 
     def requests() -> Iterator[bytes]:
@@ -122,6 +122,6 @@ class _Service:
     def prepared(self) -> None: ...
 
 
-def test_a_method_is_given_what_it_asks_for() -> None:
+def test_a_method_gets_its_prepared_messages() -> None:
     assert message_reader(_Service().plain, int)(b"-41") == -41
     assert message_reader(_Service().prepared, int)(b"-41") == 41

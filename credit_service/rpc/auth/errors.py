@@ -7,7 +7,7 @@ import structlog
 from credit_service.domain.errors import CreditError
 from credit_service.rpc.errors import PermissionDeniedError, UnauthenticatedError
 
-_REFUSALS_LOGGED_PER_SECOND = 10
+_MAX_LOGGED_PER_SECOND = 10
 
 _log = structlog.get_logger(__name__)
 
@@ -79,7 +79,7 @@ def challenge(error: Exception) -> str | None:
     return None
 
 
-class RefusalLog:
+class RejectionLog:
     """Logs rejected calls, a few a second, so that bad tokens cannot fill the disk."""
 
     def __init__(self) -> None:
@@ -91,12 +91,12 @@ class RefusalLog:
         # Threads may miscount a little, which does no harm here.
         second = int(time.monotonic())
         if second != self._second:
-            unlogged = self._logged - _REFUSALS_LOGGED_PER_SECOND
+            unlogged = self._logged - _MAX_LOGGED_PER_SECOND
             if unlogged > 0:
                 _log.warning("more_calls_refused", count=unlogged)
             self._second, self._logged = second, 0
         self._logged += 1
-        if self._logged <= _REFUSALS_LOGGED_PER_SECOND:
+        if self._logged <= _MAX_LOGGED_PER_SECOND:
             detail = error.detail[:200] if isinstance(error, _DetailedError) else ""
             _log.info(
                 "call_refused",
