@@ -173,9 +173,9 @@ def ingest(
     Exits with 1 if a row is rejected. After Ctrl-C, or if the connection stays lost, prints the
     command that resumes the ingestion.
     """
-    from credit_service.cli import ingesting
+    from credit_service.cli import ingest
 
-    order = ingesting.Order(
+    order = ingest.Order(
         path=file,
         kind=kind,
         upload=upload,
@@ -183,9 +183,9 @@ def ingest(
         dry_run=dry_run,
         errors_shown=min(max(errors, 0), 1000),
         ingestion_id=ingestion_id,
-        date_order=ingesting.DATE_ORDERS[date_order],
+        date_order=ingest.DATE_ORDERS[date_order],
     )
-    return ingesting.ingest(order, target, as_json=json)
+    return ingest.ingest(order, target, as_json=json)
 
 
 @app.command(group=_USE)
@@ -207,9 +207,9 @@ def template(
 
     A second sheet describes each column. Never overwrites a file. Needs no running service.
     """
-    from credit_service.cli import ingesting
+    from credit_service.cli import ingest
 
-    return ingesting.save_template(kind, output, as_csv=csv, as_json=json)
+    return ingest.save_template(kind, output, as_csv=csv, as_json=json)
 
 
 @app.command(group=_USE)
@@ -231,9 +231,9 @@ def annotated(
 
     Never overwrites a file.
     """
-    from credit_service.cli import ingesting
+    from credit_service.cli import ingest
 
-    return ingesting.annotated(ingestion_id, output, target, as_json=json)
+    return ingest.annotated(ingestion_id, output, target, as_json=json)
 
 
 @app.command(group=_USE)
@@ -270,11 +270,11 @@ def call(
 
     With --json each response is one line.
     """
-    from credit_service.cli import calling
+    from credit_service.cli import call
 
     if method is None:
-        return calling.list_methods(as_json=json)
-    return calling.call(
+        return call.list_methods(as_json=json)
+    return call.call(
         method, request, target, first=first, timeout_seconds=timeout_seconds, as_json=json
     )
 
@@ -291,17 +291,17 @@ def customer(
     json: Json = False,
 ) -> int:
     """Show a customer with limit, debt and available credit."""
-    from credit_service.cli import viewing
+    from credit_service.cli import show
 
-    return viewing.customer(target, customer_id, phone, as_json=json)
+    return show.customer(target, customer_id, phone, as_json=json)
 
 
 @app.command(group=_USE)
 def score(customer_id: CustomerId, /, *, target: Target = _HERE, json: Json = False) -> int:
     """Show a customer's credit score, component by component."""
-    from credit_service.cli import viewing
+    from credit_service.cli import show
 
-    return viewing.score(target, customer_id, as_json=json)
+    return show.score(target, customer_id, as_json=json)
 
 
 @app.command(group=_USE, name="check")
@@ -316,9 +316,9 @@ def check_eligibility(
     json: Json = False,
 ) -> int:
     """Check whether a loan would be approved, with reasons and a counter-offer. Stores nothing."""
-    from credit_service.cli import viewing
+    from credit_service.cli import show
 
-    return viewing.check(target, customer_id, amount, rate, tenure_months, as_json=json)
+    return show.check(target, customer_id, amount, rate, tenure_months, as_json=json)
 
 
 @app.command(group=_USE)
@@ -331,9 +331,9 @@ def loans(
     json: Json = False,
 ) -> int:
     """List a customer's loans."""
-    from credit_service.cli import viewing
+    from credit_service.cli import show
 
-    return viewing.loans(target, customer_id, _bounded(limit), as_json=json)
+    return show.loans(target, customer_id, _bounded(limit), as_json=json)
 
 
 @app.command(group=_USE)
@@ -349,9 +349,9 @@ def loan(
     json: Json = False,
 ) -> int:
     """Show a loan and its customer."""
-    from credit_service.cli import viewing
+    from credit_service.cli import show
 
-    return viewing.loan(target, loan_id, customer, as_json=json)
+    return show.loan(target, loan_id, customer, as_json=json)
 
 
 @app.command(group=_USE)
@@ -364,9 +364,9 @@ def schedule(
     json: Json = False,
 ) -> int:
     """Show all installments of a loan: principal, interest, balance and state."""
-    from credit_service.cli import viewing
+    from credit_service.cli import show
 
-    return viewing.schedule(target, customer_id, loan_id, as_json=json)
+    return show.schedule(target, customer_id, loan_id, as_json=json)
 
 
 @app.command(group=_USE)
@@ -385,10 +385,10 @@ def pay(
     json: Json = False,
 ) -> int:
     """Record a payment on a loan."""
-    from credit_service.cli import viewing
+    from credit_service.cli import show
 
-    payment = viewing.Payment(customer_id, loan_id, amount, on, request_id)
-    return viewing.pay(target, payment, as_json=json)
+    payment = show.Payment(customer_id, loan_id, amount, on, request_id)
+    return show.pay(target, payment, as_json=json)
 
 
 @app.command(group=_USE)
@@ -402,9 +402,9 @@ def decisions(
     json: Json = False,
 ) -> int:
     """List stored decisions, latest first."""
-    from credit_service.cli import viewing
+    from credit_service.cli import show
 
-    return viewing.decisions(target, customer, _bounded(limit), as_json=json)
+    return show.decisions(target, customer, _bounded(limit), as_json=json)
 
 
 @app.command(group=_USE)
@@ -416,9 +416,9 @@ def decision(
     json: Json = False,
 ) -> int:
     """Show a stored decision with all its inputs."""
-    from credit_service.cli import viewing
+    from credit_service.cli import show
 
-    return viewing.decision(target, decision_id, as_json=json)
+    return show.decision(target, decision_id, as_json=json)
 
 
 EventType = Literal[
@@ -456,10 +456,10 @@ def events(
 
     With --json each event is one line.
     """
-    from credit_service.cli import viewing
+    from credit_service.cli import show
 
-    watching = viewing.Watching(after, customer, type, follow)
-    return viewing.events(target, watching, as_json=json)
+    watching = show.Watching(after, customer, type, follow)
+    return show.events(target, watching, as_json=json)
 
 
 def _bounded(limit: int) -> int:
@@ -586,9 +586,9 @@ def sample_data(
     Customer 101 has a good history, 102 a poor history, 103 owes more than the limit, 104 and 105
     are in between, 106 has no history.
     """
-    from credit_service.cli import trying
+    from credit_service.cli import sample_data
 
-    return trying.sample_data(directory, customers, loans, seed, as_json=json)
+    return sample_data.write(directory, customers, loans, seed, as_json=json)
 
 
 @app.command(group=_TRY)
@@ -600,9 +600,9 @@ def demo(
     ] = False,
 ) -> int:
     """Run a demo on a temporary stack. Prints each call and checks each response."""
-    from credit_service.cli import demonstration
+    from credit_service.cli import demo
 
-    return demonstration.run(keep=keep)
+    return demo.run(keep=keep)
 
 
 def run(arguments: Sequence[str]) -> int:

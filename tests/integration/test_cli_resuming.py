@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from rich.progress import Progress
 
-from credit_service.cli import ingesting
+from credit_service.cli import ingest
 from credit_service.cli.app import run
 from credit_service.cli.common import Target
 from credit_service.client import rows
@@ -35,7 +35,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-class Harmful(ingesting._Bar):
+class Harmful(ingest._Bar):
     """The progress of a command, in which something happens once a batch was sent."""
 
     harm: Callable[[], None]
@@ -64,7 +64,7 @@ def test_ctrl_c_prints_the_command_that_resumes(
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(Harmful, "harm", partial(signal.raise_signal, signal.SIGINT), raising=False)
-        patched.setattr(ingesting, "_Bar", Harmful)
+        patched.setattr(ingest, "_Bar", Harmful)
         ingestion_id = str(uuid4())
         given = [f"./{path}", "--kind", "customers", "--update", "--date-order", "dmy"]
         given += ["--errors", "5", "--ingestion-id", ingestion_id]
@@ -85,8 +85,8 @@ def test_a_lost_connection_prints_the_command_that_resumes(
 ) -> None:
     hasty = Patience(give_up_seconds=0.2, longest_pause_seconds=0.1, call_timeout_seconds=0.2)
     monkeypatch.setattr(Harmful, "harm", partial(server.server.stop, 0), raising=False)
-    monkeypatch.setattr(ingesting, "_Bar", Harmful)
-    monkeypatch.setattr(ingesting, "IngestionClient", partial(IngestionClient, patience=hasty))
+    monkeypatch.setattr(ingest, "_Bar", Harmful)
+    monkeypatch.setattr(ingest, "IngestionClient", partial(IngestionClient, patience=hasty))
     ingestion_id = str(uuid4())
     secret = ["--token", "a.b.c"]
     given = [f"./{path}", "--dry-run", "--ingestion-id", ingestion_id, "--address", server.target]
@@ -113,7 +113,7 @@ def test_another_file_under_the_same_id_is_refused_with_what_to_do(
 
 def test_every_option_that_changes_the_meaning_is_repeated() -> None:
     ingestion_id = uuid4()
-    order = ingesting.Order(
+    order = ingest.Order(
         path=Path("loans.xlsx"),
         kind=None,
         upload=True,
@@ -123,7 +123,7 @@ def test_every_option_that_changes_the_meaning_is_repeated() -> None:
         ingestion_id=None,
     )
     target = Target(address="host:1", ca=Path("my ca.pem"))
-    command = ingesting._command(order, ingestion_id, target, as_json=False)
+    command = ingest._command(order, ingestion_id, target, as_json=False)
     assert command == (
         f"credit-service ingest loans.xlsx --upload --ingestion-id {ingestion_id} "
         "--address host:1 --ca 'my ca.pem'"
@@ -156,7 +156,7 @@ class Patient(Listener):
 def test_the_bar_of_a_stream_shows_what_is_committed(server: Edge, path: Path) -> None:
     source = open_source(path)
     with Progress(disable=True) as progress:
-        bar = ingesting._Bar(progress, source, upload=False, dry_run=False)
+        bar = ingest._Bar(progress, source, upload=False, dry_run=False)
         patient = Patient(bar, lambda: progress.tasks[0].completed)
         client = IngestionClient(server.channel)
         ended = client.stream(source, Request(uuid4()), patient).ingestion

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from credit_service.cli import app
-from credit_service.cli.calling import METHODS
+from credit_service.cli.call import METHODS
 from credit_service.processes.embedded import EmbeddedStack
 from credit_service.settings import Settings
 from tests.integration.conftest import Edge

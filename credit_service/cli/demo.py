@@ -26,7 +26,7 @@ from google.type.money_pb2 import Money
 from rich.text import Text
 
 from credit_service.cli.common import ExitCode
-from credit_service.cli.ingesting import Outcome, send
+from credit_service.cli.ingest import Outcome, send
 from credit_service.cli.output import SERVICE, buf_curl, grpcurl, inr, note, out, paise, paste
 from credit_service.client.channel import (
     ServiceError,

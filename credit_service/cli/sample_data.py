@@ -9,7 +9,7 @@ from credit_service.settings import Settings
 from credit_service.spreadsheets import samples
 
 
-def sample_data(directory: Path, customers: int, loans: int, seed: int, *, as_json: bool) -> int:
+def write(directory: Path, customers: int, loans: int, seed: int, *, as_json: bool) -> int:
     """Write the two workbooks as of today in the business time zone. Raises UsageError."""
     try:
         samples.check_sizes(customers, loans)
