@@ -456,10 +456,10 @@ def events(
 
     With --json each event is one line.
     """
-    from credit_service.cli import show
+    from credit_service.cli import events
 
-    watching = show.Watching(after, customer, type, follow)
-    return show.events(target, watching, as_json=json)
+    watching = events.Watching(after, customer, type, follow)
+    return events.follow(target, watching, as_json=json)
 
 
 def _bounded(limit: int) -> int:

@@ -39,7 +39,7 @@ from credit_service.cli.output import (
 from credit_service.client.channel import ServiceError
 from credit_service.client.ingestion import IngestionClient, Listener, Request, SourceFailedError
 from credit_service.client.rows import SourceFile, kinds, open_source
-from credit_service.domain.money import group_digits
+from credit_service.rupees import group_digits
 from credit_service.spreadsheets import templates
 from credit_service.spreadsheets.cell_values import DateOrder
 from credit_service.spreadsheets.columns import Kind

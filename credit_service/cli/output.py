@@ -7,19 +7,22 @@ line. NO_COLOR is respected, and nothing moves where the output is not a termina
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import Any, Literal
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from credit_service.domain.money import format_inr
+from credit_service.rupees import format_inr
+from credit_service.v1 import decision_pb2
 
 SERVICE = "credit_service.v1.CreditService"
 INGESTION_SERVICE = "credit_service.v1.IngestionService"
@@ -130,6 +133,16 @@ def paise(money: Money) -> int:
 def inr(money: Money) -> str:
     """Money of the wire for a person: '₹1,00,000.00'."""
     return format_inr(paise(money))
+
+
+def decline_codes(codes: Iterable[Any]) -> list[str]:
+    """The names of decline reasons."""
+    return [enum_name(decision_pb2.DeclineReasonCode, code) for code in codes]
+
+
+def instant(moment: Timestamp) -> str:
+    """An instant in UTC, to the second."""
+    return f"{datetime.fromtimestamp(moment.seconds, UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
 _GAP = "  "

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from credit_service.cli.common import ExitCode, UsageError
 from credit_service.cli.output import out, paste, print_json
-from credit_service.domain.money import group_digits
+from credit_service.rupees import group_digits
 from credit_service.settings import Settings
 from credit_service.spreadsheets import samples
 

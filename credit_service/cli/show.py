@@ -1,50 +1,45 @@
 """`score`, `check`, `loans`, `pay` and the other commands that show one answer as a table."""
 
-import json
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
-import grpc
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.date_pb2 import Date
-from google.type.decimal_pb2 import Decimal as DecimalMessage
-from google.type.money_pb2 import Money
 from rich.text import Text
 
+from credit_service.cli.amounts import read_money, read_rate
 from credit_service.cli.common import ExitCode, Target, UsageError
 from credit_service.cli.connection import (
     CALL_TIMEOUT_SECONDS,
-    CONNECT_TIMEOUT_SECONDS,
-    await_ready,
     connected,
-    opened,
-    reads_token_file,
 )
-from credit_service.cli.output import Listing, as_dict, enum_name, inr, note, out, print_json
+from credit_service.cli.output import (
+    Listing,
+    as_dict,
+    decline_codes,
+    enum_name,
+    inr,
+    instant,
+    note,
+    out,
+    print_json,
+)
 from credit_service.client.channel import (
     ServiceError,
     decoded_errors,
 )
-from credit_service.client.ingestion import Patience
 from credit_service.v1 import credit_service_pb2 as pb
-from credit_service.v1 import decision_pb2, event_pb2, loan_pb2, score_pb2
+from credit_service.v1 import decision_pb2, loan_pb2, score_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.customer_pb2 import Customer
 
 _PAGE_SIZE = 1_000
 _BAR_CELLS = 20
-_AMOUNT = re.compile(r"₹?\s*([0-9][0-9,]{0,17})(?:\.([0-9]{1,2}))?")
-_RATE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*%?")
-# A connection that died unnoticed is given up after this time, and the next one goes on.
-_WATCH_SECONDS = 300.0
 
 
 @contextmanager
@@ -381,10 +376,10 @@ def decisions(target: Target, customer_id: int | None, limit: int, *, as_json: b
         ("months", "right"), ("rate", "right"), ("score", "right"), "outcome",
     )  # fmt: skip
     for each in found:
-        reasons = ", ".join(_codes(reason.code for reason in each.reasons))
+        reasons = ", ".join(decline_codes(reason.code for reason in each.reasons))
         table.add(
             str(each.decision_id),
-            _instant(each.decided_time),
+            instant(each.decided_time),
             str(each.customer_id),
             inr(each.ask.loan_amount),
             str(each.ask.tenure_months),
@@ -416,7 +411,7 @@ def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
     ask, inputs = found.ask, found.inputs
     _print_facts(
         ("customer", f"{found.customer_id} (version {inputs.customer_version})"),
-        ("decided", f"{_instant(found.decided_time)} {_by(found.principal)}"),
+        ("decided", f"{instant(found.decided_time)} {_by(found.principal)}"),
         (
             "requested",
             (
@@ -442,194 +437,6 @@ def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
     )
     _show_score(found.credit_score)
     return ExitCode.GOOD
-
-
-# Events.
-
-
-@dataclass(frozen=True, slots=True)
-class Watching:
-    """What `events` is asked for. Without `follow` it ends once it has caught up."""
-
-    after_event_id: int
-    customer_id: int | None
-    types: tuple[str, ...]
-    follow: bool
-
-
-def events(
-    target: Target, watching: Watching, *, as_json: bool, patience: Patience | None = None
-) -> int:
-    """Print events as they happen. A broken connection is resumed after the last one printed. So is
-    a stream whose token holds no longer, with what the token file says then.
-
-    Raises ServiceError for a refusal, and when for as long as `patience` gives no server answers or
-    the token file has none that holds.
-    """
-    patience = patience or Patience()
-    tail = _Tail(watching, as_json=as_json)
-    failures, give_up_at = 0, 0.0
-    channel = opened(target)
-    try:
-        await_ready(channel, target, CONNECT_TIMEOUT_SECONDS)
-        while True:
-            before = tail.messages
-            try:
-                tail.follow(channel)
-            except ServiceError as error:
-                if error.code == grpc.StatusCode.DEADLINE_EXCEEDED and tail.messages > before:
-                    continue
-                token_is_over = (
-                    error.code == grpc.StatusCode.UNAUTHENTICATED
-                    and tail.messages > 0
-                    and reads_token_file(target)
-                )
-                if not error.unavailable and not token_is_over:
-                    raise
-                if tail.messages > before or not failures:
-                    failures, give_up_at = 0, time.monotonic() + patience.give_up_seconds
-                if time.monotonic() >= give_up_at:
-                    note(f"Resume later with --after {tail.last_event_id}")
-                    raise
-                pause_seconds = patience.pause(failures, error)
-                failures += 1
-                note(
-                    f"Connection lost ({error.lines()[0]}). Resuming after event "
-                    f"{tail.last_event_id} in {pause_seconds:.1f} s …"
-                )
-            else:
-                return ExitCode.GOOD
-            time.sleep(pause_seconds)
-            if token_is_over:
-                channel.close()
-                # The file may be out of sight for the moment in which it is replaced.
-                channel = opened(target, without_token_file=True)
-            await_ready(channel, target, max(0.1, give_up_at - time.monotonic()))
-    finally:
-        channel.close()
-
-
-class _Tail:
-    """Takes in one stream after the other, each from where the one before ended."""
-
-    def __init__(self, watching: Watching, *, as_json: bool) -> None:
-        self._watching = watching
-        self._as_json = as_json
-        self.last_event_id = watching.after_event_id
-        self.messages = 0
-        values = event_pb2.CreditEventType.Value
-        self._types = [values(f"CREDIT_EVENT_TYPE_{each}") for each in watching.types]
-
-    def follow(self, channel: grpc.Channel) -> None:
-        """Print until all that was asked for has come. Raises ServiceError when the stream ends."""
-        request = pb.WatchCreditEventsRequest(
-            after_event_id=self.last_event_id,
-            customer_id=self._watching.customer_id,
-            event_types=self._types,
-        )
-        stub = CreditServiceStub(channel)
-        with decoded_errors():
-            call: Any = stub.WatchCreditEvents(request, timeout=_WATCH_SECONDS)
-            try:
-                for response in call:
-                    self.messages += 1
-                    if response.HasField("heartbeat"):
-                        reached = response.heartbeat.last_event_id
-                        self.last_event_id = max(self.last_event_id, reached)
-                        if not self._watching.follow:
-                            return
-                    else:
-                        self._show(response.event)
-                        self.last_event_id = response.event.event_id
-            finally:
-                call.cancel()
-        # In order, as a server that stops does.
-        raise ServiceError(grpc.StatusCode.UNAVAILABLE, "The server ended the stream.")
-
-    def _show(self, event: event_pb2.CreditEvent) -> None:
-        if self._as_json:
-            # One event a line, so that a program can read on and on.
-            out.print(Text(json.dumps(as_dict(event), ensure_ascii=False)), soft_wrap=True)
-            return
-        kind = event.WhichOneof("payload") or "unknown"
-        about = f"customer {event.customer_id}" if event.customer_id else ""
-        out.print(
-            Text.assemble(
-                (f"{event.event_id:>8}  ", "dim"),
-                f"{_instant(event.time)}  ",
-                (f"{kind:20}", "bold"),
-                f" {about:16} {_told(event)}",
-            ),
-            soft_wrap=True,
-        )
-
-
-def _told(event: event_pb2.CreditEvent) -> str:
-    """What an event says beyond its type, in a few words."""
-    match event.WhichOneof("payload"):
-        case "customer_registered":
-            return f"limit {inr(event.customer_registered.approved_limit)}"
-        case "loan_created":
-            booked = event.loan_created.loan
-            return (
-                f"loan {booked.loan_id}: {inr(booked.loan_amount)}, {booked.tenure_months} months"
-            )
-        case "loan_declined":
-            declined = event.loan_declined
-            codes = ", ".join(_codes(declined.reason_codes))
-            return f"decision {declined.decision_id}: {inr(declined.ask.loan_amount)}, {codes}"
-        case "payment_recorded":
-            recorded = event.payment_recorded
-            paid = recorded.payment
-            left = inr(recorded.outstanding)
-            return f"{inr(paid.amount)} on loan {paid.loan_id}, {left} outstanding"
-        case "loan_closed":
-            return f"loan {event.loan_closed.loan_id}"
-        case "score_changed":
-            changed = event.score_changed
-            previous = changed.previous_score if changed.HasField("previous_score") else "none"
-            return f"{previous} → {changed.credit_score.score}"
-        case "rows_ingested":
-            rows = event.rows_ingested
-            return f"{rows.inserted} inserted, {rows.updated} updated ({rows.ingestion_id})"
-        case "customer_updated":
-            return _changes(event.customer_updated.changes)
-        case "loan_updated":
-            return f"loan {event.loan_updated.loan_id}: {_changes(event.loan_updated.changes)}"
-    return ""
-
-
-def _changes(changes: Iterable[event_pb2.FactChange]) -> str:
-    """'tenure_months 12 → 24, age': values where the event has them."""
-    return ", ".join(
-        f"{each.field} {each.previous or 'none'} → {each.current or 'none'}"
-        if each.previous or each.current
-        else each.field
-        for each in changes
-    )
-
-
-# Reading what people write.
-
-
-def read_money(text: str) -> Money:
-    """Rupees as people write them: '100000', '1,00,000.50', '₹500'. Raises UsageError."""
-    match = _AMOUNT.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(
-            f"{text!r} is not an amount in rupees: write for example 100000 or 1,00,000.50, with "
-            "at most two decimals"
-        )
-    rupees, hundredths = int(match[1].replace(",", "")), int((match[2] or "").ljust(2, "0"))
-    return Money(currency_code="INR", units=rupees, nanos=hundredths * 10_000_000)
-
-
-def read_rate(text: str) -> DecimalMessage:
-    """A yearly rate in percent: '10.5' or '10.5 %'. Raises UsageError."""
-    match = _RATE.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"{text!r} is not a yearly rate in percent: write for example 10.5")
-    return DecimalMessage(value=match[1])
 
 
 # Showing.
@@ -668,17 +475,8 @@ def _by(principal: str) -> str:
     return f"by {principal}" if principal else ""
 
 
-def _codes(codes: Any) -> list[str]:
-    return [enum_name(decision_pb2.DeclineReasonCode, code) for code in codes]
-
-
 def _day(day: Message) -> str:
     """A day as 2026-01-31; empty for none."""
     return (
         f"{day.year:04}-{day.month:02}-{day.day:02}" if isinstance(day, Date) and day.year else ""
     )
-
-
-def _instant(moment: Timestamp) -> str:
-    """An instant in UTC, to the second."""
-    return f"{datetime.fromtimestamp(moment.seconds, UTC):%Y-%m-%d %H:%M:%SZ}"

@@ -14,7 +14,8 @@ from credit_service.domain.errors import (
     FieldViolation,
     InvalidFieldsError,
 )
-from credit_service.domain.money import CRORE_PAISE, LAKH_PAISE, divide_half_up, format_inr
+from credit_service.domain.money import CRORE_PAISE, LAKH_PAISE, divide_half_up
+from credit_service.rupees import format_inr
 
 MAX_NAME_LENGTH = 50
 MIN_AGE = 18

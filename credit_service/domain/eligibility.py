@@ -21,16 +21,11 @@ from credit_service.domain.loans import (
     least_principal_paise,
     longest_repayable_tenure,
 )
-from credit_service.domain.money import (
-    RUPEE_PAISE,
-    format_hundredths,
-    format_inr,
-    format_rate,
-    format_rupees,
-)
+from credit_service.domain.money import format_hundredths, format_rate
 from credit_service.domain.positions import CreditPosition, require_valid_on
 from credit_service.domain.scorecard import MAX_SCORE, Component, Scorecard
 from credit_service.domain.scoring import CreditScore, Override, score
+from credit_service.rupees import RUPEE_PAISE, format_inr, format_rupees
 
 __all__ = ["Ask", "CounterOffer", "Decision", "Reason", "ReasonCode", "Rules", "decide"]
 

@@ -16,13 +16,8 @@ from credit_service.domain.errors import (
     InvalidFieldsError,
     NotFoundError,
 )
-from credit_service.domain.money import (
-    CRORE_PAISE,
-    divide_half_up,
-    format_hundredths,
-    format_inr,
-    format_rate,
-)
+from credit_service.domain.money import CRORE_PAISE, divide_half_up, format_hundredths, format_rate
+from credit_service.rupees import format_inr
 
 MAX_PRINCIPAL_PAISE = 100 * CRORE_PAISE
 MIN_TENURE_MONTHS = 1

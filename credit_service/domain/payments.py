@@ -12,7 +12,7 @@ from credit_service.domain.errors import (
     PreconditionFailedError,
 )
 from credit_service.domain.loans import Loan, LoanState, repayment_plan
-from credit_service.domain.money import format_inr, format_rupees
+from credit_service.rupees import format_inr, format_rupees
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 
-from credit_service.domain.money import divide_half_up, format_inr
+from credit_service.domain.money import divide_half_up
 from credit_service.domain.positions import CreditPosition
 from credit_service.domain.scorecard import Component, Scorecard
+from credit_service.rupees import format_inr
 
 
 class Override(StrEnum):

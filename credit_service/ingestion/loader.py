@@ -20,12 +20,12 @@ from sqlalchemy import Connection
 
 from credit_service.clock import Moment
 from credit_service.domain.customers import approved_limit_paise
-from credit_service.domain.money import format_inr
 from credit_service.domain.positions import position_from_loans
 from credit_service.ingestion.cells import EPOCH_ORDINAL, shown
 from credit_service.ingestion.digests import mixed
 from credit_service.ingestion.frames import NO_DAY, NO_LIMIT, Batch, RowError
 from credit_service.ingestion.position_sums import sums
+from credit_service.rupees import format_inr
 from credit_service.storage import imports, ingestions, positions
 from credit_service.storage.database import LostRaceError
 from credit_service.storage.imports import CustomerFacts

@@ -17,7 +17,6 @@ from phonenumbers import PhoneMetadata
 from credit_service.domain import customers as customer_rules
 from credit_service.domain import loans as loan_rules
 from credit_service.domain.customers import clean_name, parse_phone_number
-from credit_service.domain.money import RUPEE_PAISE
 from credit_service.ingestion import cells, digests, wire
 from credit_service.ingestion.cells import CODES, NUMBER_OF, OK, Ints, Numbers, Problems, Texts
 from credit_service.ingestion.frames import (
@@ -30,6 +29,7 @@ from credit_service.ingestion.frames import (
 )
 from credit_service.ingestion.loan_days import add_months, imported_settled
 from credit_service.ingestion.wire import Columns, LoanColumns
+from credit_service.rupees import RUPEE_PAISE
 from credit_service.spreadsheets import cell_values
 from credit_service.spreadsheets.cell_values import Form
 from credit_service.spreadsheets.columns import Kind

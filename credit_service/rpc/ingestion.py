@@ -12,7 +12,6 @@ import structlog
 
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
-from credit_service.domain.money import RUPEE_PAISE
 from credit_service.ingestion.downloads import Annotator
 from credit_service.ingestion.streams import (
     begin_stream,
@@ -31,6 +30,7 @@ from credit_service.rpc.convert import ingestion as convert_ingestion
 from credit_service.rpc.convert.fields import Violations
 from credit_service.rpc.convert.pages import PageTokens
 from credit_service.rpc.errors import PermissionDeniedError
+from credit_service.rupees import RUPEE_PAISE
 from credit_service.settings import Settings
 from credit_service.storage.cancellation import shielded
 from credit_service.storage.database import Database

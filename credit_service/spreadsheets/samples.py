@@ -25,7 +25,8 @@ from typing import TypeVar
 
 from credit_service.domain.calendar import add_months, installments_due_by
 from credit_service.domain.customers import approved_limit_paise
-from credit_service.domain.money import LAKH_PAISE, RUPEE_PAISE
+from credit_service.domain.money import LAKH_PAISE
+from credit_service.rupees import RUPEE_PAISE
 
 CUSTOMER_HEADERS = (
     "Customer ID",

@@ -21,7 +21,7 @@ import pytest
 from cyclopts import App
 from psycopg import sql
 
-from credit_service.cli import app, connection, show
+from credit_service.cli import app, connection, events
 from credit_service.domain.scorecard import STANDARD_DOCUMENT
 from credit_service.processes import embedded
 from credit_service.settings import Settings, unknown_variables
@@ -107,7 +107,7 @@ def run(
         if name in {"DATABASE_URL", "REDIS_URL"} or name.startswith("CREDIT_"):
             del os.environ[name]
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT_SECONDS", 0.3)
-    monkeypatch.setattr(show, "CONNECT_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(events, "CONNECT_TIMEOUT_SECONDS", 0.3)
     assert app.run(["token", "key", str(tmp_path / "keys")]) == 0
 
     def one(command: str, *arguments: str, **settings: str) -> Done:

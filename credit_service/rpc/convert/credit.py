@@ -26,7 +26,7 @@ from credit_service.domain.loans import (
     repayment_plan,
     validate_ask,
 )
-from credit_service.domain.money import format_inr, format_rate
+from credit_service.domain.money import format_rate
 from credit_service.domain.payments import (
     InstallmentProgress,
     InstallmentState,
@@ -52,6 +52,7 @@ from credit_service.rpc.convert.fields import (
     write_principal,
     write_time,
 )
+from credit_service.rupees import format_inr
 from credit_service.storage.customers import CustomerView
 from credit_service.storage.decisions import StoredDecision
 from credit_service.v1 import (

@@ -9,10 +9,11 @@ from credit_service.domain.decisions import score_from_document
 from credit_service.domain.documents import from_document
 from credit_service.domain.errors import OUT_OF_RANGE
 from credit_service.domain.loans import Loan, schedule
-from credit_service.domain.money import format_hundredths, format_inr
+from credit_service.domain.money import format_hundredths
 from credit_service.domain.payments import installment_states
 from credit_service.rpc.convert import credit, fields
 from credit_service.rpc.convert.fields import Violations
+from credit_service.rupees import format_inr
 from credit_service.storage.event_stream import StoredEvent
 from credit_service.storage.payments import StoredPayment
 from credit_service.v1 import (

@@ -6,13 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credit_service.domain.money import (
-    divide_half_up,
-    format_hundredths,
-    format_inr,
-    format_rate,
-    format_rupees,
-)
+from credit_service.domain.money import divide_half_up, format_hundredths, format_rate
+from credit_service.rupees import format_inr, format_rupees
 
 
 @pytest.mark.parametrize(
