@@ -27,13 +27,14 @@ from rich.text import Text
 
 from credit_service.cli.common import ExitCode
 from credit_service.cli.ingest import Outcome, send
-from credit_service.cli.output import SERVICE, buf_curl, grpcurl, inr, note, out, paise, paste
+from credit_service.cli.output import SERVICE, buf_curl, grpcurl, note, out, paste
 from credit_service.client.channel import (
     ServiceError,
     decoded_errors,
     open_channel,
     require_ready,
 )
+from credit_service.client.display import inr, paise
 from credit_service.client.ingestion import IngestionClient, Request
 from credit_service.client.rows import open_source
 from credit_service.settings import Settings

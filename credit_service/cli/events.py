@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +15,9 @@ from credit_service.cli.connection import (
     opened,
     reads_token_file,
 )
-from credit_service.cli.output import as_dict, decline_codes, inr, instant, note, out
+from credit_service.cli.output import as_dict, instant, note, out
 from credit_service.client.channel import ServiceError, decoded_errors
+from credit_service.client.event_text import describe
 from credit_service.client.ingestion import Patience
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import event_pb2
@@ -132,58 +132,15 @@ class _Tail:
             out.print(Text(json.dumps(as_dict(event), ensure_ascii=False)), soft_wrap=True)
             return
         kind = event.WhichOneof("payload") or "unknown"
-        about = f"customer {event.customer_id}" if event.customer_id else ""
+        text = describe(event)
+        detail = f": {text.detail}" if text.detail else ""
+        origin = f" ({text.origin})" if text.origin else ""
         out.print(
             Text.assemble(
                 (f"{event.event_id:>8}  ", "dim"),
                 f"{instant(event.time)}  ",
                 (f"{kind:20}", "bold"),
-                f" {about:16} {_told(event)}",
+                f" {text.title}{detail}{origin}",
             ),
             soft_wrap=True,
         )
-
-
-def _told(event: event_pb2.CreditEvent) -> str:
-    """What an event says beyond its type, in a few words."""
-    match event.WhichOneof("payload"):
-        case "customer_registered":
-            return f"limit {inr(event.customer_registered.approved_limit)}"
-        case "loan_created":
-            booked = event.loan_created.loan
-            return (
-                f"loan {booked.loan_id}: {inr(booked.loan_amount)}, {booked.tenure_months} months"
-            )
-        case "loan_declined":
-            declined = event.loan_declined
-            codes = ", ".join(decline_codes(declined.reason_codes))
-            return f"decision {declined.decision_id}: {inr(declined.ask.loan_amount)}, {codes}"
-        case "payment_recorded":
-            recorded = event.payment_recorded
-            paid = recorded.payment
-            left = inr(recorded.outstanding)
-            return f"{inr(paid.amount)} on loan {paid.loan_id}, {left} outstanding"
-        case "loan_closed":
-            return f"loan {event.loan_closed.loan_id}"
-        case "score_changed":
-            changed = event.score_changed
-            previous = changed.previous_score if changed.HasField("previous_score") else "none"
-            return f"{previous} → {changed.credit_score.score}"
-        case "rows_ingested":
-            rows = event.rows_ingested
-            return f"{rows.inserted} inserted, {rows.updated} updated ({rows.ingestion_id})"
-        case "customer_updated":
-            return _changes(event.customer_updated.changes)
-        case "loan_updated":
-            return f"loan {event.loan_updated.loan_id}: {_changes(event.loan_updated.changes)}"
-    return ""
-
-
-def _changes(changes: Iterable[event_pb2.FactChange]) -> str:
-    """'tenure_months 12 → 24, age': values where the event has them."""
-    return ", ".join(
-        f"{each.field} {each.previous or 'none'} → {each.current or 'none'}"
-        if each.previous or each.current
-        else each.field
-        for each in changes
-    )

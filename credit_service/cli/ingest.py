@@ -28,7 +28,6 @@ from credit_service.cli.connection import connected
 from credit_service.cli.output import (
     Listing,
     as_dict,
-    enum_name,
     err,
     note,
     out,
@@ -37,6 +36,7 @@ from credit_service.cli.output import (
     print_json,
 )
 from credit_service.client.channel import ServiceError
+from credit_service.client.display import enum_name
 from credit_service.client.ingestion import IngestionClient, Listener, Request, SourceFailedError
 from credit_service.client.rows import SourceFile, kinds, open_source
 from credit_service.rupees import group_digits
@@ -318,7 +318,7 @@ def show(outcome: Outcome, *, also_sent: bool = False) -> None:
     the rows of the other kind are sent too."""
     ingestion = outcome.ingestion
     rows = ingestion.rows_read
-    state = enum_name(ingestion_pb2.IngestionState, ingestion.state)
+    state = enum_name(ingestion.state, ingestion_pb2.IngestionState)
     style = "bold green" if outcome.exit_code == ExitCode.GOOD else "bold red"
     dry_run = " (dry run: nothing was stored)" if ingestion.validate_only else ""
     speed = f", {group_digits(round(rows / outcome.seconds))} rows/s" if rows >= 1000 else ""
@@ -377,7 +377,7 @@ def _not_read(ingestion: ingestion_pb2.Ingestion, *, also_sent: bool) -> Iterato
 def _show_row_errors(outcome: Outcome) -> None:
     table = Listing("row", "column", "code", "found", "expected")
     for each in outcome.row_errors:
-        code = enum_name(ingestion_pb2.RowErrorCode, each.code)
+        code = enum_name(each.code, ingestion_pb2.RowErrorCode)
         column = each.column_header or each.column
         table.add(str(each.row_number), column, code, each.found, each.expected)
     out.print()

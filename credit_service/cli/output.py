@@ -5,7 +5,6 @@ line. NO_COLOR is respected, and nothing moves where the output is not a termina
 """
 
 import json
-import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,11 @@ from typing import Any, Literal
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.type.money_pb2 import Money
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from credit_service.rupees import format_inr
+from credit_service.client.display import enum_name
 from credit_service.v1 import decision_pb2
 
 SERVICE = "credit_service.v1.CreditService"
@@ -112,32 +110,9 @@ def _plain(message: Message) -> dict[str, Any]:
     return document
 
 
-def enum_name(enum: Any, number: int) -> str:
-    """The name of an enum's value without the enum's prefix; UNKNOWN_7 for one of a later release.
-
-    The service may be newer than this program.
-    """
-    value = enum.DESCRIPTOR.values_by_number.get(number)
-    if value is None:
-        return f"UNKNOWN_{number}"
-    name: str = value.name
-    prefix = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum.DESCRIPTOR.name).upper() + "_"
-    return name.removeprefix(prefix)
-
-
-def paise(money: Money) -> int:
-    """Money of the wire in paise; the service sends nothing finer."""
-    return int(money.units) * 100 + int(money.nanos) // 10_000_000
-
-
-def inr(money: Money) -> str:
-    """Money of the wire for a person: '₹1,00,000.00'."""
-    return format_inr(paise(money))
-
-
 def decline_codes(codes: Iterable[Any]) -> list[str]:
     """The names of decline reasons."""
-    return [enum_name(decision_pb2.DeclineReasonCode, code) for code in codes]
+    return [enum_name(code, decision_pb2.DeclineReasonCode) for code in codes]
 
 
 def instant(moment: Timestamp) -> str:

@@ -22,8 +22,6 @@ from credit_service.cli.output import (
     Listing,
     as_dict,
     decline_codes,
-    enum_name,
-    inr,
     instant,
     note,
     out,
@@ -33,6 +31,7 @@ from credit_service.client.channel import (
     ServiceError,
     decoded_errors,
 )
+from credit_service.client.display import enum_name, inr
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import decision_pb2, loan_pb2, score_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
@@ -99,11 +98,11 @@ def score(target: Target, customer_id: int, *, as_json: bool) -> int:
 def _show_score(found: score_pb2.CreditScore) -> None:
     out.print(Text.assemble(("score ", "bold"), (f"{found.score}", "bold"), " of 100"))
     if found.override:
-        rule = enum_name(score_pb2.ScoreOverride, found.override)
+        rule = enum_name(found.override, score_pb2.ScoreOverride)
         out.print(Text(f"  override: the rule {rule} sets the score; the components do not count"))
     table = Listing("component", ("points", "right"), ("max", "right"), "", "explanation")
     for each in found.components:
-        name = enum_name(score_pb2.ScoreComponent, each.component)
+        name = enum_name(each.component, score_pb2.ScoreComponent)
         points, most = Decimal(each.points.value or "0"), Decimal(each.max_points.value or "0")
         filled = int(points * _BAR_CELLS / most) if most else 0
         bar = "█" * filled + "·" * (_BAR_CELLS - filled)
@@ -167,7 +166,7 @@ def _print_outcome(*, approved: bool, name: str, other: str) -> None:
 
 def _show_reasons(answer: pb.CheckEligibilityResponse | decision_pb2.Decision) -> None:
     for reason in answer.reasons:
-        code = enum_name(decision_pb2.DeclineReasonCode, reason.code)
+        code = enum_name(reason.code, decision_pb2.DeclineReasonCode)
         out.print(Text(f"  {code}: {reason.message}"), soft_wrap=True)
 
 
@@ -239,7 +238,7 @@ def loan(target: Target, loan_id: int, customer_id: int | None, *, as_json: bool
 
 
 def _show_loan(found: loan_pb2.Loan) -> None:
-    source = enum_name(loan_pb2.LoanSource, found.source).lower()
+    source = enum_name(found.source, loan_pb2.LoanSource).lower()
     by = f", by decision {found.decision_id}" if found.decision_id else ""
     _print_facts(
         ("loan", f"{found.loan_id}  of customer {found.customer_id}, {source}{by}"),
@@ -260,7 +259,7 @@ def _show_loan(found: loan_pb2.Loan) -> None:
 
 
 def _loan_state(found: loan_pb2.Loan) -> str:
-    state = enum_name(loan_pb2.LoanState, found.state).lower()
+    state = enum_name(found.state, loan_pb2.LoanState).lower()
     return f"{state} {_day(found.closed_on)}".strip()
 
 
@@ -299,7 +298,7 @@ def schedule(target: Target, customer_id: int, loan_id: int, *, as_json: bool) -
 
 
 def _installment_state(each: loan_pb2.Installment) -> str:
-    name = enum_name(loan_pb2.InstallmentState, each.state)
+    name = enum_name(each.state, loan_pb2.InstallmentState)
     state = name.lower().replace("_", " ")
     if each.state == loan_pb2.INSTALLMENT_STATE_PARTLY_PAID:
         return f"{state}: {inr(each.paid_amount)}"

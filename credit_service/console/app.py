@@ -25,6 +25,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from credit_service.client import display
 from credit_service.client.channel import open_channel
 from credit_service.console import charts, fields, formats
 from credit_service.console.calls import Snippets
@@ -43,6 +44,7 @@ from credit_service.console.views import (
     search,
     session,
 )
+from credit_service.rupees import format_inr, group_digits
 from credit_service.settings import Settings
 from credit_service.v1 import (
     decision_pb2,
@@ -214,10 +216,10 @@ def _templates(settings: Settings) -> jinja2.Environment:
     )
     zone = ZoneInfo(settings.time_zone)
     environment.filters.update(
-        inr=formats.inr,
-        inr_short=formats.inr_short,
+        inr=display.inr,
+        inr_short=display.inr_short,
         other_last=formats.other_last,
-        inr_of_paise=formats.inr_of_paise,
+        inr_of_paise=format_inr,
         plain_amount=formats.plain_amount,
         civil=formats.civil,
         iso=formats.iso,
@@ -226,19 +228,19 @@ def _templates(settings: Settings) -> jinja2.Environment:
         minute=partial(formats.minute, zone=zone),
         iso_instant=formats.iso_instant,
         duration=formats.duration,
-        grouped=formats.group_digits,
-        words=formats.words,
+        grouped=group_digits,
+        words=display.words,
         label=fields.label,
         left_out=ingestions.left_out,
-        paise=formats.paise,
-        decline_code=partial(formats.enum_name, enum=decision_pb2.DeclineReasonCode),
-        loan_state=partial(formats.enum_name, enum=loan_pb2.LoanState),
-        loan_source=partial(formats.enum_name, enum=loan_pb2.LoanSource),
-        installment_state=partial(formats.enum_name, enum=loan_pb2.InstallmentState),
-        ingestion_state=partial(formats.enum_name, enum=ingestion_pb2.IngestionState),
-        ingestion_kind=partial(formats.enum_name, enum=ingestion_pb2.IngestionKind),
-        row_error_code=partial(formats.enum_name, enum=ingestion_pb2.RowErrorCode),
-        ingestion_error_code=partial(formats.enum_name, enum=ingestion_pb2.IngestionErrorCode),
+        paise=display.paise,
+        decline_code=partial(display.enum_name, enum=decision_pb2.DeclineReasonCode),
+        loan_state=partial(display.enum_name, enum=loan_pb2.LoanState),
+        loan_source=partial(display.enum_name, enum=loan_pb2.LoanSource),
+        installment_state=partial(display.enum_name, enum=loan_pb2.InstallmentState),
+        ingestion_state=partial(display.enum_name, enum=ingestion_pb2.IngestionState),
+        ingestion_kind=partial(display.enum_name, enum=ingestion_pb2.IngestionKind),
+        row_error_code=partial(display.enum_name, enum=ingestion_pb2.RowErrorCode),
+        ingestion_error_code=partial(display.enum_name, enum=ingestion_pb2.IngestionErrorCode),
     )
     environment.globals.update(charts=charts, static=_static_names(_HERE / "static"))
     return environment

@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from credit_service.client import display
 from credit_service.console import formats
 
 _ROUND = 1000
@@ -157,7 +158,7 @@ def schedule_chart(installments: Sequence[Any], title: str) -> Markup:
     split_top, split_height = 190, 100
     count = len(installments)
     rows = [
-        (formats.paise(each.principal), formats.paise(each.interest), formats.paise(each.balance))
+        (display.paise(each.principal), display.paise(each.interest), display.paise(each.balance))
         for each in installments
     ]
     start_balance = rows[0][0] + rows[0][2] if rows else 0

@@ -20,11 +20,13 @@ from google.type.date_pb2 import Date
 from google.type.decimal_pb2 import Decimal as DecimalMessage
 from google.type.money_pb2 import Money
 
+from credit_service.client import display
 from credit_service.client.channel import ServiceError
 from credit_service.console import formats
 from credit_service.console.calls import Call
 from credit_service.console.security import Session, is_loopback
 from credit_service.console.service import ENDED_STATES, Service
+from credit_service.rupees import RUPEE_PAISE, format_inr, group_digits
 from credit_service.settings import Settings
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import decision_pb2, event_pb2, ingestion_pb2, loan_pb2
@@ -32,7 +34,6 @@ from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 from credit_service.v1.customer_pb2 import Customer
 
 LAKH_PAISE = 10_000_000
-RUPEE_PAISE = 100
 _PHONES = 1_000_000_000
 _EVENT_WAIT_SECONDS = 5.0
 _SCORE_WAIT_SECONDS = 5.0
@@ -281,7 +282,7 @@ def loan_row(customer_id: int, loan_id: int, principal_rupees: int, on_time: int
 
 def _reason_names(answer: Any) -> str:
     names = [
-        formats.enum_name(each.code, decision_pb2.DeclineReasonCode) for each in answer.reasons
+        display.enum_name(each.code, decision_pb2.DeclineReasonCode) for each in answer.reasons
     ]
     return ", ".join(names) or "no reason"
 
@@ -296,11 +297,11 @@ def _verdict(answer: Any) -> str:
 
 def _limit_follows_income(bench: Bench) -> str:
     found = {
-        income: formats.paise(bench.customer(income).approved_limit)
+        income: display.paise(bench.customer(income).approved_limit)
         for income in (62_500, 12_500, 1_389, 1_388)
     }
     told = ", ".join(
-        f"{formats.group_digits(income)} → {formats.inr_of_paise(limit).removesuffix('.00')}"
+        f"{group_digits(income)} → {format_inr(limit).removesuffix('.00')}"
         for income, limit in found.items()
     )
     require(list(found.values()) == [23 * LAKH_PAISE, 5 * LAKH_PAISE, LAKH_PAISE, 0], told)
@@ -399,8 +400,8 @@ def _scored(
 def _published_installment(bench: Bench) -> str:
     customer = bench.with_history(10, 12, 100_000)
     answer = bench.check(customer.customer_id, 100_000, "12", 12)
-    told = f"{formats.inr(answer.monthly_installment)} a month"
-    require(formats.paise(answer.monthly_installment) == 888_488, told)
+    told = f"{display.inr(answer.monthly_installment)} a month"
+    require(display.paise(answer.monthly_installment) == 888_488, told)
     return told
 
 
@@ -421,10 +422,10 @@ def _counter_offer_is_exact(bench: Bench) -> str:
     burden = decision_pb2.DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH
     require(burden in [each.code for each in answer.reasons], _verdict(answer))
     offer = answer.counter_offer
-    most = formats.paise(offer.max_loan_amount) // RUPEE_PAISE
+    most = display.paise(offer.max_loan_amount) // RUPEE_PAISE
     fewest = offer.min_tenure_months
     tried = {
-        f"₹{formats.group_digits(most)}": bench.check(customer_id, most, "12", 12).approved,
+        f"₹{group_digits(most)}": bench.check(customer_id, most, "12", 12).approved,
         "one rupee more": bench.check(customer_id, most + 1, "12", 12).approved,
         f"{fewest} months": bench.check(customer_id, 500_000, "12", fewest).approved,
         "one month less": bench.check(customer_id, 500_000, "12", fewest - 1).approved,
@@ -436,7 +437,7 @@ def _counter_offer_is_exact(bench: Bench) -> str:
 
 def _limit_exceeded(bench: Bench) -> str:
     customer = bench.with_history(10, 12, 100_000, income_rupees=100_000)
-    limit_rupees = formats.paise(customer.approved_limit) // RUPEE_PAISE
+    limit_rupees = display.paise(customer.approved_limit) // RUPEE_PAISE
     answer = bench.check(customer.customer_id, limit_rupees + 1, "12", 480)
     codes = [each.code for each in answer.reasons]
     limit = decision_pb2.DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED
@@ -473,13 +474,13 @@ def _approved_is_booked(bench: Bench) -> str:
     loan = bench.booked()
     stored = bench.service.loan(loan.loan_id)
     told = (
-        f"loan {stored.loan.loan_id} {formats.enum_name(stored.loan.state, loan_pb2.LoanState)}, "
-        f"current debt {formats.inr(stored.customer.current_debt)}"
+        f"loan {stored.loan.loan_id} {display.enum_name(stored.loan.state, loan_pb2.LoanState)}, "
+        f"current debt {display.inr(stored.customer.current_debt)}"
     )
     require(
         stored.loan == loan
         and stored.loan.state == loan_pb2.LOAN_STATE_ACTIVE
-        and formats.paise(stored.customer.current_debt) == LAKH_PAISE,
+        and display.paise(stored.customer.current_debt) == LAKH_PAISE,
         told,
     )
     return told
@@ -518,7 +519,7 @@ def _decline_is_stored(bench: Bench) -> str:
 
 def _no_two_on_one_headroom(bench: Bench) -> str:
     customer = bench.with_history(10, 12, 100_000, income_rupees=100_000)
-    limit_rupees = formats.paise(customer.approved_limit) // RUPEE_PAISE
+    limit_rupees = display.paise(customer.approved_limit) // RUPEE_PAISE
     amount = limit_rupees * 2 // 3
     with ThreadPoolExecutor(4) as at_once:
         futures = [
@@ -527,10 +528,10 @@ def _no_two_on_one_headroom(bench: Bench) -> str:
     approved = sum(each.result().approved for each in futures)
     after = bench.service.customer(customer.customer_id)
     told = (
-        f"{approved} of 4 approved, debt {formats.inr(after.current_debt)} "
-        f"of {formats.inr(after.approved_limit)}"
+        f"{approved} of 4 approved, debt {display.inr(after.current_debt)} "
+        f"of {display.inr(after.approved_limit)}"
     )
-    within = formats.paise(after.current_debt) <= formats.paise(after.approved_limit)
+    within = display.paise(after.current_debt) <= display.paise(after.approved_limit)
     require(approved == 1 and within, told)
     return told
 
@@ -539,16 +540,16 @@ def _schedule_adds_up(bench: Bench) -> str:
     loan = bench.booked()
     schedule = bench.service.schedule(loan.customer_id, loan.loan_id)
     lines = schedule.installments
-    principal = sum(formats.paise(each.principal) for each in lines)
-    interest = sum(formats.paise(each.interest) for each in lines)
-    last = formats.paise(lines[-1].payment)
+    principal = sum(display.paise(each.principal) for each in lines)
+    interest = sum(display.paise(each.interest) for each in lines)
+    last = display.paise(lines[-1].payment)
     told = (
-        f"{len(lines)} installments, principal {formats.inr_of_paise(principal)}, "
-        f"interest {formats.inr_of_paise(interest)}, last {formats.inr_of_paise(last)}, "
-        f"balance {formats.inr(lines[-1].balance)}"
+        f"{len(lines)} installments, principal {format_inr(principal)}, "
+        f"interest {format_inr(interest)}, last {format_inr(last)}, "
+        f"balance {display.inr(lines[-1].balance)}"
     )
     require(
-        (len(lines), principal, interest, last, formats.paise(lines[-1].balance))
+        (len(lines), principal, interest, last, display.paise(lines[-1].balance))
         == (12, LAKH_PAISE, 661_853, 888_485, 0),
         told,
     )
@@ -557,17 +558,17 @@ def _schedule_adds_up(bench: Bench) -> str:
 
 def _payment_settles(bench: Bench) -> str:
     loan = bench.booked()
-    recorded = bench.service.pay(_payment(loan, formats.paise(loan.monthly_installment)))
+    recorded = bench.service.pay(_payment(loan, display.paise(loan.monthly_installment)))
     after = bench.service.loan(loan.loan_id, loan.customer_id).loan
     told = (
         f"{len(recorded.installments)} installment settled, {after.repayments_left} left, "
-        f"{formats.inr(after.outstanding)} outstanding"
+        f"{display.inr(after.outstanding)} outstanding"
     )
-    outstanding = formats.paise(loan.outstanding) - formats.paise(loan.monthly_installment)
+    outstanding = display.paise(loan.outstanding) - display.paise(loan.monthly_installment)
     require(
         len(recorded.installments) == 1
         and after.repayments_left == 11
-        and formats.paise(after.outstanding) == outstanding,
+        and display.paise(after.outstanding) == outstanding,
         told,
     )
     return told
@@ -576,7 +577,7 @@ def _payment_settles(bench: Bench) -> str:
 def _payment_too_large(bench: Bench) -> str:
     loan = bench.booked()
     error = bench.refused(
-        lambda: bench.service.pay(_payment(loan, formats.paise(loan.outstanding) + 1)),
+        lambda: bench.service.pay(_payment(loan, display.paise(loan.outstanding) + 1)),
         grpc.StatusCode.FAILED_PRECONDITION,
         "PAYMENT_EXCEEDS_OUTSTANDING",
     )
@@ -616,7 +617,7 @@ def _bad_row_is_reported(bench: Bench) -> str:
     response = bench.ingest(rows)
     errors = [
         f"row {each.row_number}, {each.column}: "
-        f"{formats.enum_name(each.code, ingestion_pb2.RowErrorCode)}"
+        f"{display.enum_name(each.code, ingestion_pb2.RowErrorCode)}"
         for each in response.row_errors
     ]
     told = f"{_counts(response.ingestion)}; {'; '.join(errors) or 'no error reported'}"
@@ -725,7 +726,7 @@ def _upload_is_read(bench: Bench) -> str:
     while ingestion.state not in ENDED_STATES and time.monotonic() < give_up:
         time.sleep(_LOOK_SECONDS)
         ingestion = bench.service.ingestion(header.ingestion_id)
-    state = formats.enum_name(ingestion.state, ingestion_pb2.IngestionState)
+    state = display.enum_name(ingestion.state, ingestion_pb2.IngestionState)
     told = f"{state}: {_counts(ingestion)}"
     succeeded = ingestion.state == ingestion_pb2.INGESTION_STATE_SUCCEEDED
     require(succeeded and _counted(ingestion) == (2, 1, 0, 1), told)

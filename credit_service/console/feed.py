@@ -9,19 +9,18 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
 
 import grpc
 import structlog
 
 from credit_service.client.channel import ServiceError
-from credit_service.console import formats
+from credit_service.console.event_lines import EventLine, describe
 from credit_service.console.service import Service
 from credit_service.v1 import credit_service_pb2 as pb
-from credit_service.v1 import decision_pb2, event_pb2, ingestion_pb2
+from credit_service.v1 import event_pb2
 
 MAX_FEEDS = 4
 MAX_LISTENERS = 48
@@ -34,143 +33,6 @@ _MAX_PAUSE_SECONDS = 5.0
 _SEARCH_EVENTS = 2_048
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EventLine:
-    """An event as a line of the feed."""
-
-    event_id: int
-    time: Any
-    tone: str
-    title: str
-    detail: str
-    href: str
-
-
-def describe(event: event_pb2.CreditEvent) -> EventLine:
-    """What happened, in words."""
-    kind = event.WhichOneof("payload") or ""
-    teller = _TELLERS.get(kind, _tell_other)
-    tone, title, detail, href = teller(event)
-    return EventLine(event.event_id, event.time, tone, title, detail, href)
-
-
-_Told = tuple[str, str, str, str]
-
-
-def _customer_href(event: event_pb2.CreditEvent) -> str:
-    return f"/qa/customers/{event.customer_id}"
-
-
-def _tell_registered(event: event_pb2.CreditEvent) -> _Told:
-    limit = formats.inr_short(event.customer_registered.approved_limit)
-    return (
-        "neutral",
-        f"Customer {event.customer_id} registered",
-        f"limit {limit}",
-        _customer_href(event),
-    )
-
-
-def _tell_created(event: event_pb2.CreditEvent) -> _Told:
-    created = event.loan_created
-    loan = created.loan
-    detail = (
-        f"{formats.inr_short(loan.loan_amount)} over {loan.tenure_months} months "
-        f"at {loan.interest_rate.value} %"
-    )
-    title = f"Loan {loan.loan_id} booked for customer {event.customer_id}"
-    return "approved", title, detail, f"/qa/decisions/{created.decision_id}"
-
-
-def _tell_declined(event: event_pb2.CreditEvent) -> _Told:
-    declined = event.loan_declined
-    reasons = [
-        formats.words(formats.enum_name(code, decision_pb2.DeclineReasonCode))
-        for code in declined.reason_codes
-    ]
-    asked = formats.inr_short(declined.ask.loan_amount)
-    title = f"Customer {event.customer_id} declined"
-    detail = f"{asked}: {', '.join(reasons)}" if reasons else asked
-    return "declined", title, detail, f"/qa/decisions/{declined.decision_id}"
-
-
-def _tell_payment(event: event_pb2.CreditEvent) -> _Told:
-    recorded = event.payment_recorded
-    payment = recorded.payment
-    count = recorded.installments_settled
-    settled = f", {count} installment{'' if count == 1 else 's'} settled" if count else ""
-    title = f"{formats.inr_short(payment.amount)} paid by customer {event.customer_id}"
-    detail = f"loan {payment.loan_id}{settled}"
-    return "neutral", title, detail, f"/qa/customers/{event.customer_id}/loans/{payment.loan_id}"
-
-
-def _tell_closed(event: event_pb2.CreditEvent) -> _Told:
-    loan_id = event.loan_closed.loan_id
-    title = f"Loan {loan_id} of customer {event.customer_id} closed"
-    return "neutral", title, "", f"/qa/customers/{event.customer_id}/loans/{loan_id}"
-
-
-def _tell_score(event: event_pb2.CreditEvent) -> _Told:
-    changed = event.score_changed
-    title = f"Score of customer {event.customer_id}: {changed.credit_score.score}"
-    detail = f"was {changed.previous_score}" if changed.HasField("previous_score") else "first one"
-    return "neutral", title, detail, _customer_href(event)
-
-
-def _tell_rows(event: event_pb2.CreditEvent) -> _Told:
-    rows = event.rows_ingested
-    kind = formats.enum_name(rows.kind, ingestion_pb2.IngestionKind).lower()
-    changed = rows.inserted + rows.updated
-    noun = kind.removesuffix("s") if changed == 1 else kind
-    title = f"{formats.group_digits(changed)} {noun} stored"
-    detail = (
-        f"{formats.group_digits(rows.inserted)} new, {formats.group_digits(rows.updated)} updated"
-    )
-    return "neutral", title, detail, f"/qa/ingestions/{rows.ingestion_id}"
-
-
-def _tell_customer_updated(event: event_pb2.CreditEvent) -> _Told:
-    updated = event.customer_updated
-    title = f"Customer {event.customer_id} changed by an import"
-    return "neutral", title, _changes(updated.changes), f"/qa/ingestions/{updated.ingestion_id}"
-
-
-def _tell_loan_updated(event: event_pb2.CreditEvent) -> _Told:
-    updated = event.loan_updated
-    title = f"Loan {updated.loan_id} of customer {event.customer_id} changed by an import"
-    return "neutral", title, _changes(updated.changes), f"/qa/ingestions/{updated.ingestion_id}"
-
-
-def _changes(changes: Iterable[event_pb2.FactChange]) -> str:
-    """'tenure months 12 → 24, age': values where the event has them."""
-    return ", ".join(
-        formats.words(each.field)
-        + (
-            f" {each.previous or 'none'} → {each.current or 'none'}"
-            if each.previous or each.current
-            else ""
-        )
-        for each in changes
-    )
-
-
-def _tell_other(event: event_pb2.CreditEvent) -> _Told:
-    return "neutral", f"Event {event.event_id}", "unknown event type", ""
-
-
-_TELLERS: dict[str, Callable[[event_pb2.CreditEvent], _Told]] = {
-    "customer_registered": _tell_registered,
-    "loan_created": _tell_created,
-    "loan_declined": _tell_declined,
-    "payment_recorded": _tell_payment,
-    "loan_closed": _tell_closed,
-    "score_changed": _tell_score,
-    "rows_ingested": _tell_rows,
-    "customer_updated": _tell_customer_updated,
-    "loan_updated": _tell_loan_updated,
-}
 
 
 class FeedFullError(Exception):

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 
-from credit_service.console import formats
+from credit_service.client import display
 
 LABELS: Mapping[str, str] = {
     "customer_id": "Customer id",
@@ -45,7 +45,7 @@ def field_of(path: str) -> str:
 def label(path: str) -> str:
     """What the pages call a field: 'loan_amount.units' gives 'Loan amount'."""
     name = field_of(path)
-    return LABELS.get(name) or formats.words(name)
+    return LABELS.get(name) or display.words(name)
 
 
 def in_words(text: str) -> str:

@@ -16,10 +16,12 @@ from google.type.date_pb2 import Date
 from google.type.decimal_pb2 import Decimal as DecimalMessage
 from google.type.money_pb2 import Money
 
+from credit_service.client.display import inr, paise
+from credit_service.rupees import RUPEE_PAISE, format_inr, format_rupees
+
 MAX_INT32 = 2**31 - 1
 MAX_INT64 = 2**63 - 1
 _NANOS_PER_PAISA = 10_000_000
-_RUPEE_PAISE = 100
 _AMOUNT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,2}))?")
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
 _DECIMAL = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?")
@@ -27,40 +29,6 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 # What the service sends, for a person.
-
-
-def paise(money: Any) -> int:
-    """Paise of a google.type.Money. The service sends nothing finer."""
-    # Units and nanos have one sign, so int() of the quotient's parts never crosses it.
-    nanos = int(money.nanos)
-    part = nanos // _NANOS_PER_PAISA if nanos >= 0 else -(-nanos // _NANOS_PER_PAISA)
-    return int(money.units) * _RUPEE_PAISE + part
-
-
-def group_digits(number: int) -> str:
-    """A whole number in Indian grouping: 1_00_000 gives '1,00,000'."""
-    sign = "-" if number < 0 else ""
-    head, tail = divmod(abs(number), 1000)
-    if not head:
-        return f"{sign}{tail}"
-    groups = [f"{tail:03d}"]
-    while head >= 100:
-        head, pair = divmod(head, 100)
-        groups.append(f"{pair:02d}")
-    groups.append(str(head))
-    return sign + ",".join(reversed(groups))
-
-
-def inr_of_paise(amount_paise: int) -> str:
-    """Paise as rupees, always with two decimals: '₹1,00,000.00'."""
-    sign = "-" if amount_paise < 0 else ""
-    rupees, rest = divmod(abs(amount_paise), _RUPEE_PAISE)
-    return f"{sign}₹{group_digits(rupees)}.{rest:02d}"
-
-
-def inr(money: Any) -> str:
-    """A google.type.Money, always with two decimals: '₹8,884.88'."""
-    return inr_of_paise(paise(money))
 
 
 def other_last(
@@ -78,11 +46,6 @@ def largest_installment_paise(message: Any) -> int:
     return max(paise(message.monthly_installment), paise(message.last_installment))
 
 
-def inr_short(money: Any) -> str:
-    """A google.type.Money without needless decimals: '₹23,00,000', '₹8,884.88'."""
-    return inr(money).removesuffix(".00")
-
-
 def short_rupees(amount_paise: int) -> str:
     """A figure for an axis, cut to hundredths of its unit: '₹1.25 lakh', '₹3 crore', '₹850'."""
     for unit_paise, name in ((1_000_000_000, " crore"), (10_000_000, " lakh"), (100_000, "k")):
@@ -90,20 +53,18 @@ def short_rupees(amount_paise: int) -> str:
             whole, rest = divmod(amount_paise * 100 // unit_paise, 100)
             figure = f"{whole}.{rest:02d}".rstrip("0").removesuffix(".")
             return f"₹{figure}{name}"
-    return f"₹{amount_paise // _RUPEE_PAISE}"
+    return f"₹{amount_paise // RUPEE_PAISE}"
 
 
 def plain_amount(money: Any) -> str:
     """A google.type.Money as a form field holds it: '500000', '8884.88'."""
-    amount = paise(money)
-    rupees, rest = divmod(amount, _RUPEE_PAISE)
-    return f"{rupees}.{rest:02d}" if rest else str(rupees)
+    return format_rupees(paise(money)).removesuffix(".00")
 
 
 def figure(text: str) -> str:
     """A plain figure in rupees ('32884.88') grouped with its sign: '₹32,884.88'."""
     hundredths = to_hundredths(text)
-    return text if hundredths is None else inr_of_paise(hundredths)
+    return text if hundredths is None else format_inr(hundredths)
 
 
 def to_hundredths(text: str) -> int | None:
@@ -168,23 +129,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def enum_name(value: Any, enum: Any) -> str:
-    """A value of an enum without the enum's prefix: 'APPROVED_LIMIT_EXCEEDED'."""
-    if value not in enum.values():
-        return f"UNKNOWN_{value}"
-    name: str = enum.Name(value)
-    prefix = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum.DESCRIPTOR.name).upper() + "_"
-    return name.removeprefix(prefix)
-
-
-def words(name: str) -> str:
-    """An enum's name as words: 'APPROVED_LIMIT_EXCEEDED' gives 'Approved limit exceeded'."""
-    text = name.replace("_", " ").lower()
-    for lower, upper in (("emi ", "EMI "), (" emi", " EMI")):
-        text = text.replace(lower, upper)
-    return text[:1].upper() + text[1:]
-
-
 # What a person types, for the service.
 
 
@@ -233,7 +177,7 @@ class Typed:
             self.problems[name] = problem
             return None
         rupees, rest = match.groups()
-        amount = int(rupees) * _RUPEE_PAISE + int(((rest or "") + "00")[:2])
+        amount = int(rupees) * RUPEE_PAISE + int(((rest or "") + "00")[:2])
         return money_of(-amount if negative else amount)
 
     def rate(self, name: str) -> Any:
@@ -259,7 +203,7 @@ class Typed:
 def money_of(amount_paise: int) -> Any:
     """Paise as a google.type.Money in INR."""
     sign = -1 if amount_paise < 0 else 1
-    rupees, rest = divmod(abs(amount_paise), _RUPEE_PAISE)
+    rupees, rest = divmod(abs(amount_paise), RUPEE_PAISE)
     return Money(currency_code="INR", units=sign * rupees, nanos=sign * rest * _NANOS_PER_PAISA)
 
 
@@ -284,12 +228,6 @@ def neutralised(cell: str) -> str:
     if starts.startswith((*_FORMULA_STARTS, "\uff1d", "\uff0b", "\uff0d", "\uff20")):
         return "'" + cell
     return cell
-
-
-def rupees_text(money: Any) -> str:
-    """A google.type.Money as a plain figure for a file: '8884.88'."""
-    rupees, rest = divmod(paise(money), _RUPEE_PAISE)
-    return f"{rupees}.{rest:02d}"
 
 
 def as_datetime(time: Timestamp) -> datetime:

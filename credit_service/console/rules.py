@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from credit_service.client import display
 from credit_service.console import formats
+from credit_service.rupees import format_inr
 from credit_service.v1 import decision_pb2, score_pb2
 
 _SCORE_CODES = frozenset(
@@ -56,10 +58,10 @@ class Position:
     def of(cls, message: Any) -> "Position":
         """Of a Customer or of a decision's inputs, which name these fields alike."""
         return cls(
-            formats.paise(message.monthly_income),
-            formats.paise(message.approved_limit),
-            formats.paise(message.current_debt),
-            formats.paise(message.current_installments),
+            display.paise(message.monthly_income),
+            display.paise(message.approved_limit),
+            display.paise(message.current_debt),
+            display.paise(message.current_installments),
         )
 
 
@@ -104,7 +106,7 @@ def rule_lines(ask: Ask, position: Position, score: int, reasons: Sequence[Any])
 
 
 def _declined(name: str, reason: Any, weightiest: int | None) -> RuleLine:
-    code = formats.enum_name(reason.code, decision_pb2.DeclineReasonCode)
+    code = display.enum_name(reason.code, decision_pb2.DeclineReasonCode)
     show = formats.figure if reason.code in _IN_RUPEES else str
     sign = "at most" if reason.code in _IN_RUPEES else "at least"
     return RuleLine(
@@ -132,9 +134,7 @@ def _burden_passed(ask: Ask, position: Position) -> RuleLine:
         tenths = burden * 1000 // position.monthly_income_paise
         note = f"{tenths // 10}.{tenths % 10} % of the monthly income."
     name = _NAMES[decision_pb2.DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH]
-    return RuleLine(
-        name, "", formats.inr_of_paise(burden), "", passed=True, decided=False, note=note
-    )
+    return RuleLine(name, "", format_inr(burden), "", passed=True, decided=False, note=note)
 
 
 def _limit_passed(ask: Ask, position: Position) -> RuleLine:
@@ -143,11 +143,11 @@ def _limit_passed(ask: Ask, position: Position) -> RuleLine:
     return RuleLine(
         _NAMES[decision_pb2.DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED],
         "",
-        formats.inr_of_paise(debt),
-        f"at most {formats.inr_of_paise(limit)}",
+        format_inr(debt),
+        f"at most {format_inr(limit)}",
         passed=True,
         decided=False,
-        note=f"{formats.inr_of_paise(limit - debt)} of the limit remain available.",
+        note=f"{format_inr(limit - debt)} of the limit remain available.",
     )
 
 
@@ -170,7 +170,7 @@ def component_lines(score: Any) -> list[ComponentLine]:
     start = 0
     for each in score.components:
         points = formats.to_hundredths(each.points.value) or 0
-        name = formats.words(formats.enum_name(each.component, score_pb2.ScoreComponent))
+        name = display.words(display.enum_name(each.component, score_pb2.ScoreComponent))
         lines.append(
             ComponentLine(
                 name,

@@ -12,8 +12,8 @@ import grpc
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from credit_service.client import display
 from credit_service.client.channel import ServiceError
-from credit_service.console import formats
 from credit_service.console.calls import SERVICES
 from credit_service.console.feed import FeedFullError, Item, Recovered
 from credit_service.console.page import Console, Page, Problem
@@ -75,7 +75,7 @@ def _overview(page: Page) -> dict[str, Any]:
 
 def _rating(decisions: Any) -> Rating:
     reasons = Counter(
-        formats.words(formats.enum_name(each.reasons[0].code, decision_pb2.DeclineReasonCode))
+        display.words(display.enum_name(each.reasons[0].code, decision_pb2.DeclineReasonCode))
         for each in decisions
         if each.reasons
     )

@@ -4,6 +4,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
+from credit_service.client import display
 from credit_service.console import formats
 from credit_service.console.page import Page
 from credit_service.console.rules import (
@@ -37,7 +38,7 @@ def show(page: Page) -> Response:
     """One decision with all that led to it."""
     decision = page.service.decision(page.path_id("decision_id"))
     ask = Ask(
-        formats.paise(decision.ask.loan_amount),
+        display.paise(decision.ask.loan_amount),
         decision.ask.interest_rate.value,
         decision.corrected_interest_rate.value,
         formats.largest_installment_paise(decision),

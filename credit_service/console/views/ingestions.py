@@ -13,6 +13,7 @@ import grpc
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from credit_service.client import display
 from credit_service.client.channel import ServiceError
 from credit_service.console import fields, formats
 from credit_service.console.detection import UndetectedError, detected
@@ -20,6 +21,7 @@ from credit_service.console.formats import Typed
 from credit_service.console.page import Page, Problem, is_request_id, new_request_id
 from credit_service.console.service import CHUNK_BYTES, ENDED_STATES
 from credit_service.console.views.loans import download
+from credit_service.rupees import group_digits
 from credit_service.spreadsheets import templates
 from credit_service.spreadsheets.columns import COLUMNS, Kind
 from credit_service.v1 import ingestion_pb2
@@ -300,8 +302,8 @@ def row_line(kind: int, error: Any) -> RowLine:
         error.found,
         in_headers(error.expected),
         "" if said else in_headers(error.message),
-        formats.enum_name(error.code, ingestion_pb2.RowErrorCode),
-        formats.enum_name(error.outcome, ingestion_pb2.RowOutcome).capitalize(),
+        display.enum_name(error.code, ingestion_pb2.RowErrorCode),
+        display.enum_name(error.outcome, ingestion_pb2.RowOutcome).capitalize(),
     )
 
 
@@ -321,8 +323,8 @@ def left_out(ingestion: Any) -> str:
     if not parts:
         return ""
     (count, word), *rest = parts
-    text = f"{formats.group_digits(count)} row{'' if count == 1 else 's'} {word}"
-    return ", ".join([text, *(f"{formats.group_digits(n)} {w}" for n, w in rest)])
+    text = f"{group_digits(count)} row{'' if count == 1 else 's'} {word}"
+    return ", ".join([text, *(f"{group_digits(n)} {w}" for n, w in rest)])
 
 
 def progress(page: Page) -> Response:
@@ -389,11 +391,11 @@ def errors_csv(page: Page) -> Response:
                 each.row_number,
                 each.column,
                 each.column_header or headers.get(each.column, ""),
-                formats.enum_name(each.code, ingestion_pb2.RowErrorCode),
+                display.enum_name(each.code, ingestion_pb2.RowErrorCode),
                 each.found,
                 each.expected,
                 each.message,
-                formats.enum_name(each.outcome, ingestion_pb2.RowOutcome),
+                display.enum_name(each.outcome, ingestion_pb2.RowOutcome),
             )
             for each in found.row_errors
         ]

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import grpc
 from starlette.responses import RedirectResponse, Response
 
+from credit_service.client import display
 from credit_service.client.channel import ServiceError
 from credit_service.console import fields, formats
 from credit_service.console.formats import Typed
@@ -64,7 +65,7 @@ def _answer(page: Page, request: pb.CheckEligibilityRequest) -> Answer:
     check = page.service.check(request)
     customer = page.service.customer(request.customer_id)
     ask = Ask(
-        formats.paise(request.loan_amount),
+        display.paise(request.loan_amount),
         check.interest_rate.value,
         check.corrected_interest_rate.value,
         formats.largest_installment_paise(check),

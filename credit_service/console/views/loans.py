@@ -6,10 +6,12 @@ from typing import Any
 import grpc
 from starlette.responses import RedirectResponse, Response
 
+from credit_service.client import display
 from credit_service.client.channel import ServiceError
 from credit_service.console import fields, formats
 from credit_service.console.formats import Typed
 from credit_service.console.page import Page, Problem, new_request_id, with_own_id
+from credit_service.rupees import format_rupees
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import loan_pb2
 
@@ -50,7 +52,7 @@ def pay(page: Page) -> Response:
         return _show(page, with_own_id(page.form, error), problems, Problem(error))
     count = len(recorded.installments)
     settled = {0: "It covers part of an installment.", 1: "It settled one installment."}
-    notice = f"{formats.inr(recorded.payment.amount)} recorded. " + settled.get(
+    notice = f"{display.inr(recorded.payment.amount)} recorded. " + settled.get(
         count, f"It settled {count} installments."
     )
     if recorded.loan.state == loan_pb2.LOAN_STATE_CLOSED:
@@ -86,7 +88,7 @@ def _show(
     due = None
     if next_installment is not None:
         due = formats.money_of(
-            formats.paise(next_installment.payment) - formats.paise(next_installment.paid_amount)
+            display.paise(next_installment.payment) - display.paise(next_installment.paid_amount)
         )
     status = (problem.http_status if problem is not None else 400) if failed else 200
     return page.render(
@@ -113,12 +115,12 @@ def schedule_csv(page: Page) -> Response:
             (
                 each.number,
                 formats.iso(each.due_date),
-                formats.rupees_text(each.payment),
-                formats.rupees_text(each.principal),
-                formats.rupees_text(each.interest),
-                formats.rupees_text(each.balance),
-                formats.rupees_text(each.paid_amount),
-                formats.enum_name(each.state, loan_pb2.InstallmentState),
+                format_rupees(display.paise(each.payment)),
+                format_rupees(display.paise(each.principal)),
+                format_rupees(display.paise(each.interest)),
+                format_rupees(display.paise(each.balance)),
+                format_rupees(display.paise(each.paid_amount)),
+                display.enum_name(each.state, loan_pb2.InstallmentState),
             )
             for each in schedule.installments
         ),

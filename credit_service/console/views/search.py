@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import grpc
 from starlette.responses import RedirectResponse, Response
 
+from credit_service.client import display
 from credit_service.client.channel import ServiceError
 from credit_service.console import formats
 from credit_service.console.page import Page, Problem, is_request_id
@@ -105,7 +106,7 @@ def _loan(loan_id: int, customer_id: Any, owner: str) -> Match:
 
 def _decision(decision: Any) -> Match:
     outcome = "approved" if decision.approved else "declined"
-    name = f"{formats.inr_short(decision.ask.loan_amount)} for customer {decision.customer_id}, "
+    name = f"{display.inr_short(decision.ask.loan_amount)} for customer {decision.customer_id}, "
     address = f"/qa/decisions/{decision.decision_id}"
     return Match(f"Decision {decision.decision_id}", name + outcome, address)
 

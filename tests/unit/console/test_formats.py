@@ -9,43 +9,26 @@ from google.type.money_pb2 import Money
 from hypothesis import given
 from hypothesis import strategies as st
 
+from credit_service.client import display
 from credit_service.console import formats
 from credit_service.console.formats import Typed
 from credit_service.v1 import decision_pb2, loan_pb2
 
 
-@pytest.mark.parametrize(
-    ("paise", "text"),
-    [
-        (0, "₹0.00"),
-        (5, "₹0.05"),
-        (99_999, "₹999.99"),
-        (100_000, "₹1,000.00"),
-        (10_000_000, "₹1,00,000.00"),
-        (888_488, "₹8,884.88"),
-        (1_000_000_000_050, "₹10,00,00,00,000.50"),
-        (-888_488, "-₹8,884.88"),
-    ],
-)
-def test_money_has_indian_groups_and_two_decimals(paise: int, text: str) -> None:
-    assert formats.inr_of_paise(paise) == text
-    assert formats.inr(formats.money_of(paise)) == text
-
-
 def test_short_money_drops_needless_decimals_only() -> None:
-    assert formats.inr_short(formats.money_of(230_000_000)) == "₹23,00,000"
-    assert formats.inr_short(formats.money_of(888_480)) == "₹8,884.80"
+    assert display.inr_short(formats.money_of(230_000_000)) == "₹23,00,000"
+    assert display.inr_short(formats.money_of(888_480)) == "₹8,884.80"
 
 
 @given(st.integers(-(10**16), 10**16))
 def test_money_survives_the_wire(paise: int) -> None:
-    assert formats.paise(formats.money_of(paise)) == paise
+    assert display.paise(formats.money_of(paise)) == paise
 
 
 @given(st.integers(1, 10**16))
 def test_what_a_field_is_filled_with_is_read_as_the_same_amount(paise: int) -> None:
     typed = Typed({"amount": formats.plain_amount(formats.money_of(paise))})
-    assert formats.paise(typed.money("amount")) == paise
+    assert display.paise(typed.money("amount")) == paise
     assert not typed.problems
 
 
@@ -62,7 +45,7 @@ def test_an_unreadable_amount_is_a_problem_of_its_field(text: str) -> None:
 
 
 def test_a_negative_amount_is_left_to_the_service() -> None:
-    assert formats.paise(Typed({"amount": "-5.50"}).money("amount")) == -550
+    assert display.paise(Typed({"amount": "-5.50"}).money("amount")) == -550
 
 
 @pytest.mark.parametrize("text", ["", "x", "1.5", "1e3", "9" * 19, "٣"])
@@ -128,10 +111,10 @@ def test_dates_and_names() -> None:
     assert formats.civil(Date()) == "—"
     assert formats.iso(Date(year=2024, month=2, day=9)) == "2024-02-09"
     code = decision_pb2.DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH
-    name = formats.enum_name(code, decision_pb2.DeclineReasonCode)
-    assert (name, formats.words(name)) == ("EMI_BURDEN_TOO_HIGH", "EMI burden too high")
-    assert formats.enum_name(2, loan_pb2.LoanState) == "CLOSED"
-    assert formats.enum_name(99, loan_pb2.LoanState) == "UNKNOWN_99"
+    name = display.enum_name(code, decision_pb2.DeclineReasonCode)
+    assert (name, display.words(name)) == ("EMI_BURDEN_TOO_HIGH", "EMI burden too high")
+    assert display.enum_name(2, loan_pb2.LoanState) == "CLOSED"
+    assert display.enum_name(99, loan_pb2.LoanState) == "UNKNOWN_99"
 
 
 def test_instants_are_told_in_the_business_time_zone() -> None:

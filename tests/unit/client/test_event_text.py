@@ -1,13 +1,12 @@
-"""Events as lines of the feed."""
+"""Events in words."""
 
 import pytest
 
-from credit_service.console import formats
-from credit_service.console.feed import describe
+from credit_service.client.event_text import EventText, describe
 from credit_service.v1 import decision_pb2, event_pb2, ingestion_pb2
 from credit_service.v1.event_pb2 import CreditEvent
 
-MONEY = formats.money_of(10_000_000)
+MONEY = {"units": 1_00_000}
 
 
 def event(payload: dict[str, object]) -> CreditEvent:
@@ -15,14 +14,11 @@ def event(payload: dict[str, object]) -> CreditEvent:
 
 
 @pytest.mark.parametrize(
-    ("payload", "tone", "title", "detail", "href"),
+    ("payload", "text"),
     [
         (
             {"customer_registered": {"approved_limit": MONEY}},
-            "neutral",
-            "Customer 101 registered",
-            "limit ₹1,00,000",
-            "/qa/customers/101",
+            EventText("Customer 101 registered", "limit ₹1,00,000"),
         ),
         (
             {
@@ -36,10 +32,9 @@ def event(payload: dict[str, object]) -> CreditEvent:
                     },
                 }
             },
-            "approved",
-            "Loan 9 booked for customer 101",
-            "₹1,00,000 over 12 months at 12 %",
-            "/qa/decisions/5",
+            EventText(
+                "Loan 9 booked for customer 101", "₹1,00,000 over 12 months at 12 %", "decision 5"
+            ),
         ),
         (
             {
@@ -49,36 +44,30 @@ def event(payload: dict[str, object]) -> CreditEvent:
                     "reason_codes": [decision_pb2.DECLINE_REASON_CODE_NO_CREDIT_HISTORY],
                 }
             },
-            "declined",
-            "Customer 101 declined",
-            "₹1,00,000: No credit history",
-            "/qa/decisions/6",
+            EventText(
+                "Loan declined for customer 101", "₹1,00,000: No credit history", "decision 6"
+            ),
         ),
         (
             {
                 "payment_recorded": {
                     "payment": {"loan_id": 9, "amount": MONEY},
                     "installments_settled": 1,
+                    "outstanding": {"units": 23_000},
                 }
             },
-            "neutral",
-            "₹1,00,000 paid by customer 101",
-            "loan 9, 1 installment settled",
-            "/qa/customers/101/loans/9",
+            EventText(
+                "₹1,00,000 paid by customer 101",
+                "loan 9, 1 installment settled, ₹23,000 outstanding",
+            ),
         ),
         (
             {"loan_closed": {"loan_id": 9}},
-            "neutral",
-            "Loan 9 of customer 101 closed",
-            "",
-            "/qa/customers/101/loans/9",
+            EventText("Loan 9 of customer 101 closed", ""),
         ),
         (
             {"score_changed": {"credit_score": {"score": 52}, "previous_score": 38}},
-            "neutral",
-            "Score of customer 101: 52",
-            "was 38",
-            "/qa/customers/101",
+            EventText("Score of customer 101: 52", "previous score: 38"),
         ),
         (
             {
@@ -89,10 +78,7 @@ def event(payload: dict[str, object]) -> CreditEvent:
                     "updated": 4,
                 }
             },
-            "neutral",
-            "1,23,460 loans stored",
-            "1,23,456 new, 4 updated",
-            "/qa/ingestions/id",
+            EventText("1,23,460 loans stored", "1,23,456 new, 4 updated", "ingestion id"),
         ),
         (
             {
@@ -104,10 +90,11 @@ def event(payload: dict[str, object]) -> CreditEvent:
                     ],
                 }
             },
-            "neutral",
-            "Customer 101 changed by an import",
-            "Phone number, Approved limit 1.00 → 2.00",
-            "/qa/ingestions/id",
+            EventText(
+                "Customer 101 changed by an import",
+                "Phone number, Approved limit 1.00 → 2.00",
+                "ingestion id",
+            ),
         ),
         (
             {
@@ -117,26 +104,23 @@ def event(payload: dict[str, object]) -> CreditEvent:
                     "changes": [{"field": "closed_on", "current": "2025-06-15"}],
                 }
             },
-            "neutral",
-            "Loan 9 of customer 101 changed by an import",
-            "Closed on none → 2025-06-15",
-            "/qa/ingestions/id",
+            EventText(
+                "Loan 9 of customer 101 changed by an import",
+                "Closed on none → 2025-06-15",
+                "ingestion id",
+            ),
         ),
     ],
 )
-def test_what_happened_is_told_in_words(
-    payload: dict[str, object], tone: str, title: str, detail: str, href: str
-) -> None:
-    line = describe(event(payload))
-    assert (line.tone, line.title, line.detail, line.href) == (tone, title, detail, href)
-    assert line.event_id == 7
+def test_an_event_is_described_in_words(payload: dict[str, object], text: EventText) -> None:
+    assert describe(event(payload)) == text
 
 
-def test_every_kind_of_event_is_told_and_an_unknown_one_too() -> None:
+def test_every_type_of_event_is_described_and_an_unknown_one_too() -> None:
     payloads = CreditEvent.DESCRIPTOR.oneofs_by_name["payload"].fields
     for field in payloads:
         found = CreditEvent(event_id=7)
         getattr(found, field.name).SetInParent()
         assert "unknown" not in describe(found).detail
     assert len(payloads) == len(event_pb2.CreditEventType.values()) - 1
-    assert "unknown event type" in describe(CreditEvent(event_id=7)).detail
+    assert describe(CreditEvent(event_id=7)) == EventText("Event 7", "unknown event type")

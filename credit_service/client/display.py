@@ -1,0 +1,46 @@
+"""Values of the contract as text for a person."""
+
+import re
+from typing import Any
+
+from credit_service.rupees import RUPEE_PAISE, format_inr
+
+_NANOS_PER_PAISA = 10_000_000
+
+
+def paise(money: Any) -> int:
+    """Return the paise of a google.type.Money. The service sends nothing finer."""
+    # Units and nanos have the same sign, and both parts are cut towards 0.
+    nanos = int(money.nanos)
+    part = nanos // _NANOS_PER_PAISA if nanos >= 0 else -(-nanos // _NANOS_PER_PAISA)
+    return int(money.units) * RUPEE_PAISE + part
+
+
+def inr(money: Any) -> str:
+    """Return a google.type.Money with two decimals: '₹8,884.88'."""
+    return format_inr(paise(money))
+
+
+def inr_short(money: Any) -> str:
+    """Return a google.type.Money, without decimals if they are 0: '₹23,00,000', '₹8,884.88'."""
+    return inr(money).removesuffix(".00")
+
+
+def enum_name(value: Any, enum: Any) -> str:
+    """Return the name of an enum value without the enum's prefix: 'APPROVED_LIMIT_EXCEEDED'.
+
+    For a value of a later release, which this program does not know: 'UNKNOWN_7'.
+    """
+    if value not in enum.values():
+        return f"UNKNOWN_{value}"
+    name: str = enum.Name(value)
+    prefix = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum.DESCRIPTOR.name).upper() + "_"
+    return name.removeprefix(prefix)
+
+
+def words(name: str) -> str:
+    """Return an enum name as words: 'APPROVED_LIMIT_EXCEEDED' gives 'Approved limit exceeded'."""
+    text = name.replace("_", " ").lower()
+    for lower, upper in (("emi ", "EMI "), (" emi", " EMI")):
+        text = text.replace(lower, upper)
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,131 @@
+"""Events in words, for the command line and the console."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from credit_service.client.display import enum_name, inr_short, words
+from credit_service.rupees import group_digits
+from credit_service.v1 import decision_pb2, event_pb2, ingestion_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class EventText:
+    """What happened, its figures, and the stored record that caused it. The last two can be ''."""
+
+    title: str
+    detail: str = ""
+    origin: str = ""
+    """Such as 'decision 5' or 'ingestion 0d6f…'."""
+
+
+def describe(event: event_pb2.CreditEvent) -> EventText:
+    """Return an event in words, also one of a type that this program does not know."""
+    return _DESCRIBERS.get(event.WhichOneof("payload") or "", _unknown)(event)
+
+
+def _registered(event: event_pb2.CreditEvent) -> EventText:
+    limit = inr_short(event.customer_registered.approved_limit)
+    return EventText(f"Customer {event.customer_id} registered", f"limit {limit}")
+
+
+def _created(event: event_pb2.CreditEvent) -> EventText:
+    created = event.loan_created
+    loan = created.loan
+    return EventText(
+        f"Loan {loan.loan_id} booked for customer {event.customer_id}",
+        f"{inr_short(loan.loan_amount)} over {loan.tenure_months} months "
+        f"at {loan.interest_rate.value} %",
+        f"decision {created.decision_id}",
+    )
+
+
+def _declined(event: event_pb2.CreditEvent) -> EventText:
+    declined = event.loan_declined
+    reasons = [
+        words(enum_name(code, decision_pb2.DeclineReasonCode)) for code in declined.reason_codes
+    ]
+    amount = inr_short(declined.ask.loan_amount)
+    return EventText(
+        f"Loan declined for customer {event.customer_id}",
+        f"{amount}: {', '.join(reasons)}" if reasons else amount,
+        f"decision {declined.decision_id}",
+    )
+
+
+def _paid(event: event_pb2.CreditEvent) -> EventText:
+    recorded = event.payment_recorded
+    payment, count = recorded.payment, recorded.installments_settled
+    settled = f", {count} installment{'' if count == 1 else 's'} settled" if count else ""
+    return EventText(
+        f"{inr_short(payment.amount)} paid by customer {event.customer_id}",
+        f"loan {payment.loan_id}{settled}, {inr_short(recorded.outstanding)} outstanding",
+    )
+
+
+def _closed(event: event_pb2.CreditEvent) -> EventText:
+    return EventText(f"Loan {event.loan_closed.loan_id} of customer {event.customer_id} closed")
+
+
+def _scored(event: event_pb2.CreditEvent) -> EventText:
+    changed = event.score_changed
+    previous = changed.previous_score if changed.HasField("previous_score") else "none"
+    return EventText(
+        f"Score of customer {event.customer_id}: {changed.credit_score.score}",
+        f"previous score: {previous}",
+    )
+
+
+def _rows_ingested(event: event_pb2.CreditEvent) -> EventText:
+    rows = event.rows_ingested
+    kind = enum_name(rows.kind, ingestion_pb2.IngestionKind).lower()
+    changed = rows.inserted + rows.updated
+    return EventText(
+        f"{group_digits(changed)} {kind.removesuffix('s') if changed == 1 else kind} stored",
+        f"{group_digits(rows.inserted)} new, {group_digits(rows.updated)} updated",
+        f"ingestion {rows.ingestion_id}",
+    )
+
+
+def _customer_updated(event: event_pb2.CreditEvent) -> EventText:
+    updated = event.customer_updated
+    return EventText(
+        f"Customer {event.customer_id} changed by an import",
+        _changes(updated.changes),
+        f"ingestion {updated.ingestion_id}",
+    )
+
+
+def _loan_updated(event: event_pb2.CreditEvent) -> EventText:
+    updated = event.loan_updated
+    return EventText(
+        f"Loan {updated.loan_id} of customer {event.customer_id} changed by an import",
+        _changes(updated.changes),
+        f"ingestion {updated.ingestion_id}",
+    )
+
+
+def _changes(changes: Iterable[event_pb2.FactChange]) -> str:
+    """Return 'Tenure months 12 → 24, Age', with values where the event has them."""
+    return ", ".join(
+        f"{words(each.field)} {each.previous or 'none'} → {each.current or 'none'}"
+        if each.previous or each.current
+        else words(each.field)
+        for each in changes
+    )
+
+
+def _unknown(event: event_pb2.CreditEvent) -> EventText:
+    return EventText(f"Event {event.event_id}", "unknown event type")
+
+
+_DESCRIBERS: dict[str, Callable[[event_pb2.CreditEvent], EventText]] = {
+    "customer_registered": _registered,
+    "loan_created": _created,
+    "loan_declined": _declined,
+    "payment_recorded": _paid,
+    "loan_closed": _closed,
+    "score_changed": _scored,
+    "rows_ingested": _rows_ingested,
+    "customer_updated": _customer_updated,
+    "loan_updated": _loan_updated,
+}

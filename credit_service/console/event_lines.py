@@ -1,0 +1,50 @@
+"""Events as lines of the live feed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from credit_service.client import event_text
+from credit_service.v1 import event_pb2
+
+_TONES = {"loan_created": "approved", "loan_declined": "declined"}
+
+
+@dataclass(frozen=True, slots=True)
+class EventLine:
+    """An event as a line of the feed."""
+
+    event_id: int
+    time: Any
+    tone: str
+    title: str
+    detail: str
+    href: str
+
+
+def describe(event: event_pb2.CreditEvent) -> EventLine:
+    """Return an event in words, with its tone and the page that it leads to ('' for none)."""
+    text = event_text.describe(event)
+    tone = _TONES.get(event.WhichOneof("payload") or "", "neutral")
+    return EventLine(event.event_id, event.time, tone, text.title, text.detail, _href(event))
+
+
+def _href(event: event_pb2.CreditEvent) -> str:
+    customer = f"/qa/customers/{event.customer_id}"
+    match event.WhichOneof("payload"):
+        case "customer_registered" | "score_changed":
+            return customer
+        case "loan_created":
+            return f"/qa/decisions/{event.loan_created.decision_id}"
+        case "loan_declined":
+            return f"/qa/decisions/{event.loan_declined.decision_id}"
+        case "payment_recorded":
+            return f"{customer}/loans/{event.payment_recorded.payment.loan_id}"
+        case "loan_closed":
+            return f"{customer}/loans/{event.loan_closed.loan_id}"
+        case "rows_ingested":
+            return f"/qa/ingestions/{event.rows_ingested.ingestion_id}"
+        case "customer_updated":
+            return f"/qa/ingestions/{event.customer_updated.ingestion_id}"
+        case "loan_updated":
+            return f"/qa/ingestions/{event.loan_updated.ingestion_id}"
+    return ""
