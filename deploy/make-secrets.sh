@@ -1,10 +1,10 @@
 #!/bin/sh
-# Makes the secrets that docker-compose.yml mounts, in deploy/secrets, where git does not look.
-# What is there already stays as it is.
+# Creates the secrets that docker-compose.yml mounts, in deploy/secrets, which git ignores.
+# Keeps existing secrets.
 set -eu
 cd "$(dirname "$0")"
 mkdir -p secrets
-# Containers run as other users, so the files are readable; the folder is not.
+# Containers run as other users, so the files are readable to all; the folder is not.
 chmod 700 secrets
 
 random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }

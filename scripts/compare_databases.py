@@ -1,10 +1,10 @@
-"""Compares two databases of the service, row by row: a backup is good when it has been restored.
+"""Compares two databases of the service row by row, to verify a restored backup.
 
     python scripts/compare_databases.py URL URL
 
-Both as postgresql://… . Prints each table and sequence with its rows and whether they are equal.
-Exit status: 0 when all is equal, 1 when not. Writers must be stopped, or the second be restored
-from a dump of the first as it is now.
+URLs are postgresql://… . Prints each table and sequence with its row count and whether they are
+equal. Exit status: 0 if everything is equal, otherwise 1. Stop all writers before, or restore the
+second database from a current dump of the first.
 """
 
 import sys
@@ -21,23 +21,23 @@ _SEQUENCES = """
     SELECT sequencename, last_value FROM pg_sequences
     WHERE schemaname = 'public' ORDER BY sequencename
 """
-# Sums of 64-bit hashes: the order of the rows does not matter, and nothing is sorted or fetched.
+# Sums of 64-bit hashes do not depend on the order of rows, and need no sorting or fetching.
 _CONTENT = "SELECT count(*), coalesce(sum(hashtextextended({table}::text, 0)), 0) FROM {table}"
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a database holds: rows and a hash of each table, the last value of each sequence."""
+    """Row count and hash of each table, and the last value of each sequence."""
 
     tables: dict[str, tuple[int, int]]
     sequences: dict[str, int | None]
 
 
 def content(url: str) -> Content:
-    """Read a database in one transaction that sees one instant."""
+    """Read a database in one transaction with a consistent snapshot."""
     with psycopg.connect(url) as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        # Dates and fractions are hashed as they are written.
+        # Dates and fractions are hashed in their text form.
         connection.execute("SET LOCAL timezone = 'UTC'")
         connection.execute("SET LOCAL datestyle = 'ISO'")
         tables = {}
@@ -69,7 +69,7 @@ def main(first_url: str, second_url: str) -> int:
         print(f"{name:24}{value or 0:>12,} last   {'DIFFERENT' if name in different else 'equal'}")
     for name in different:
         if name not in first.tables and name not in first.sequences:
-            print(f"{name:24}{'':>12} only in the second")
+            print(f"{name:24}{'':>12} only in the second database")
     print("equal" if not different else f"DIFFERENT: {', '.join(different)}")
     return 1 if different else 0
 

@@ -1,13 +1,13 @@
 """Generates, checks, lints and releases the protobuf contract, offline.
 
     python scripts/contract.py generate   write credit_service/v1 and docs/reference from protos/
-    python scripts/contract.py check      fail if either is not what generate would write
+    python scripts/contract.py check      fail if either differs from what generate would write
     python scripts/contract.py lint       buf lint and buf format
     python scripts/contract.py breaking   compare with the contract last released
-    python scripts/contract.py release    keep the contract of today as the one last released
-    python scripts/contract.py imports    lay the google/type protos into .build/googleapis
+    python scripts/contract.py release    store the current contract as the last released one
+    python scripts/contract.py imports    copy the google/type protos to .build/googleapis
 
-Exit status 0: all is well; 1: it is not, and standard error says why. Needs the development
+Exit status 0: success; 1: failure, with the reason on standard error. Needs the development
 dependencies grpcio-tools, mypy-protobuf, googleapis-common-protos and buf-bin.
 """
 
@@ -32,38 +32,38 @@ RELEASED = PROTOS / "released" / "credit_service_v1.binpb"
 GOOGLEAPIS = ROOT / ".build" / "googleapis"
 
 DESCRIPTORS = "descriptors.binpb"
-INIT = '"""Generated from protos/credit_service/v1 by scripts/contract.py. Not edited by hand."""\n'
+INIT = '"""Generated from protos/credit_service/v1 by scripts/contract.py. Do not edit."""\n'
 TIMEOUT_SECONDS = 120
 
 
 class ContractError(Exception):
-    """The contract, or what was made from it, is not as it should be."""
+    """The contract or the generated code is invalid or out of date."""
 
 
 def package_folder(module: str) -> Path:
-    """The folder an installed module lies in. Raises ContractError if it is not installed."""
+    """The folder of an installed module. Raises ContractError if it is not installed."""
     try:
         spec = find_spec(module)
     except ModuleNotFoundError:
         spec = None
     if spec is None or spec.origin is None:
-        raise ContractError(f"{module} is not installed: install the development dependencies")
+        raise ContractError(f"{module} is not installed; run: make install")
     return Path(spec.origin).parent
 
 
 def include_folders() -> list[Path]:
-    """Where protoc resolves imports: ours, googleapis-common-protos, protobuf's own."""
+    """Include folders of protoc: ours, googleapis-common-protos, protobuf's own."""
     google_type = package_folder("google.type.money_pb2")
     return [PROTOS, google_type.parent.parent, package_folder("grpc_tools.protoc") / "_proto"]
 
 
 def run(*command: str | Path) -> None:
-    """Runs a command in the project's root. Raises ContractError with its output if it fails."""
-    # protoc finds its plugins, and this script finds buf, beside the interpreter that runs it.
+    """Run a command in the project's root. Raises ContractError with its output if it fails."""
+    # The plugins of protoc, and buf, are installed next to the interpreter.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     program = shutil.which(str(command[0]), path=path)
     if program is None:
-        raise ContractError(f"{command[0]} is not installed: install the development dependencies")
+        raise ContractError(f"{command[0]} is not installed; run: make install")
     result = subprocess.run(
         [program, *map(str, command[1:])],
         cwd=ROOT,
@@ -79,10 +79,10 @@ def run(*command: str | Path) -> None:
 
 
 def write_package(folder: Path) -> None:
-    """Writes the whole generated package into an empty folder.
+    """Write the whole generated package into an empty folder.
 
-    Modules and type stubs, gRPC modules for the files that hold a service, and the descriptor set
-    with the comments, which reflection serves. The same input gives the same bytes.
+    It consists of modules and type stubs, gRPC modules for the files with a service, and the
+    descriptor set with comments, which reflection serves. The output is deterministic.
     """
     protos = sorted((PROTOS / PACKAGE).glob("*.proto"))
     services = [proto for proto in protos if proto.stem.endswith("_service")]
@@ -111,12 +111,12 @@ def write_package(folder: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files of a folder by name, without what Python itself caches there."""
+    """The files of a folder by name, without Python's cache folders."""
     return {path.name: path.read_bytes() for path in folder.glob("*") if path.is_file()}
 
 
-def wanted() -> dict[Path, dict[str, bytes]]:
-    """All that is made from the protos: the files of each folder by name."""
+def generated_files() -> dict[Path, dict[str, bytes]]:
+    """All generated files: the files of each folder by name."""
     with tempfile.TemporaryDirectory() as scratch:
         write_package(Path(scratch))
         package = contents(Path(scratch))
@@ -124,8 +124,8 @@ def wanted() -> dict[Path, dict[str, bytes]]:
 
 
 def generate() -> None:
-    """Makes the package and the reference what the protos say, and removes what no proto makes."""
-    for folder, files in wanted().items():
+    """Regenerate the package and the reference from the protos, and remove obsolete files."""
+    for folder, files in generated_files().items():
         folder.mkdir(parents=True, exist_ok=True)
         current = contents(folder)
         for name in current.keys() - files.keys():
@@ -136,22 +136,22 @@ def generate() -> None:
 
 
 def check() -> None:
-    """Raises ContractError if the package or the reference is not what generate would write."""
+    """Raise ContractError if the package or the reference differs from the output of generate."""
     complaints = []
-    for folder, files in wanted().items():
+    for folder, files in generated_files().items():
         current = contents(folder)
         differing = sorted(
             name for name in files.keys() | current.keys() if files.get(name) != current.get(name)
         )
         if differing:
             names = ", ".join(differing)
-            complaints.append(f"{folder.relative_to(ROOT)} is not what protos/ says ({names})")
+            complaints.append(f"{folder.relative_to(ROOT)} is out of date ({names})")
     if complaints:
-        raise ContractError("; ".join(complaints) + ": run generate")
+        raise ContractError("; ".join(complaints) + "; run: make generate")
 
 
 def imports() -> None:
-    """Lays the google/type protos where buf, and clients that load .proto files, find them."""
+    """Copy the google/type protos to where buf and clients that load .proto files find them."""
     for proto in package_folder("google.type.money_pb2").glob("*.proto"):
         target = GOOGLEAPIS / "google" / "type" / proto.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -160,20 +160,20 @@ def imports() -> None:
 
 
 def lint() -> None:
-    """Raises ContractError if the protos break a lint rule or are not formatted."""
+    """Raise ContractError if the protos break a lint rule or are not formatted."""
     imports()
     run("buf", "lint", "protos")
     run("buf", "format", "protos", "--diff", "--exit-code")
 
 
 def breaking() -> None:
-    """Raises ContractError if the protos break callers of the contract last released."""
+    """Raise ContractError if the protos break callers of the last released contract."""
     imports()
     run("buf", "breaking", "protos", "--against", RELEASED)
 
 
 def release() -> None:
-    """Keeps the contract of today as the one last released. Refuses one that breaks callers."""
+    """Store the current contract as the last released one. Rejects one that breaks callers."""
     lint()
     if RELEASED.exists():
         breaking()

@@ -2,8 +2,8 @@
 
     python scripts/dashboards.py write | check
 
-A dashboard as Grafana keeps it is thousands of lines that nobody can review; here it is what it
-shows. Every expression is checked against the names the service registers by tests/unit.
+Grafana's dashboard files have thousands of lines that cannot be reviewed; this file has only the
+content. tests/unit checks every expression against the metric names that the service registers.
 """
 
 import json
@@ -18,14 +18,14 @@ FOLDER = Path(__file__).resolve().parent.parent / "deploy" / "grafana" / "dashbo
 _DATASOURCE = {"type": "prometheus", "uid": "prometheus"}
 _COLUMNS = 24
 _FAILED = 'grpc_code=~"Unknown|Internal|Unavailable|DataLoss|DeadlineExceeded"'
-_NO_ROOM = 'reason=~"OVERLOADED|TOO_MANY_STREAMS|TOO_MANY_CALLS|RATE_LIMITED"'
+_AT_CAPACITY = 'reason=~"OVERLOADED|TOO_MANY_STREAMS|TOO_MANY_CALLS|RATE_LIMITED"'
 _SCORECARD = 'scorecard_version=~"$scorecard"'
 _RED_ABOVE_ZERO = [(None, "green"), (1, "red")]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel: what it shows (`queries`: expression and legend) and how."""
+    """One panel: its queries (expression and legend) and its style."""
 
     title: str
     queries: Sequence[tuple[str, str]]
@@ -43,7 +43,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """Rows of panels, by the rows' titles."""
+    """A dashboard: titled rows of panels."""
 
     uid: str
     title: str
@@ -57,28 +57,28 @@ def _stat(title: str, query: str, unit: str = "short", **more: Any) -> Panel:
 
 
 def _rate(metric: str, by: str = "", where: str = "", window: str = "$__rate_interval") -> str:
-    """How fast the counter rises a second, summed."""
+    """The summed rate of a counter per second."""
     return f"sum by ({by}) (rate({metric}{{{where}}}[{window}]))"
 
 
 def _balancer(backend: str) -> str:
-    """How many calls a second the balancer answers by itself."""
+    """Calls per second that the load balancer answers itself."""
     return _rate("haproxy_backend_http_requests_total", where=f'proxy="{backend}"')
 
 
 def _rise(metric: str, by: str = "", where: str = "", window: str = "$__rate_interval") -> str:
-    """How far the counter rose in the window, summed."""
+    """The summed increase of a counter in the window."""
     return f"sum by ({by}) (increase({metric}{{{where}}}[{window}]))"
 
 
 def _within(share: float, histogram: str, by: str = "", where: str = "") -> str:
-    """What this share of the observations was at most."""
+    """The quantile of a histogram; `share` is 0 to 1."""
     rate = _rate(f"{histogram}_bucket", f"le, {by}" if by else "le", where)
     return f"histogram_quantile({share}, {rate})"
 
 
 def _approved(by: str = "") -> str:
-    """The share of the last hour's decisions that were approvals."""
+    """The share of approvals among the decisions of the last hour."""
     approved = _rise("credit_decisions_total", by, f'outcome="approved", {_SCORECARD}', "1h")
     return f"{approved} / {_rise('credit_decisions_total', by, _SCORECARD, '1h')}"
 
@@ -86,7 +86,7 @@ def _approved(by: str = "") -> str:
 SERVICE = Dashboard(
     "credit-service",
     "Credit service",
-    "Calls, room, database, cache and processes of all servers.",
+    "Calls, capacity, database, cache and processes of all servers.",
     [
         (
             "Now",
@@ -97,13 +97,13 @@ SERVICE = Dashboard(
                     steps=[(None, "red"), (1, "orange"), (2, "green")],
                     description="Serving processes whose health says SERVING.",
                 ),
-                _stat("Calls a second", "sum(rate(grpc_server_started_total[5m]))", "reqps"),
+                _stat("Calls per second", "sum(rate(grpc_server_started_total[5m]))", "reqps"),
                 _stat(
                     "Failed calls",
                     "service:grpc_server_failed:ratio_rate5m",
                     "percentunit",
                     steps=[(None, "green"), (0.001, "orange"), (0.0144, "red")],
-                    description="By the service's fault. Red is the rate that wakes somebody.",
+                    description="Failures caused by the service. Red is the rate that pages.",
                 ),
                 _stat(
                     "99 of 100 calls within",
@@ -112,7 +112,7 @@ SERVICE = Dashboard(
                     steps=[(None, "green"), (0.1, "orange"), (0.5, "red")],
                 ),
                 _stat(
-                    "Refused for want of room",
+                    "Rejected: at capacity",
                     "service:credit_calls_shed:ratio_rate5m",
                     "percentunit",
                     steps=[(None, "green"), (0.001, "orange"), (0.01, "red")],
@@ -145,12 +145,12 @@ SERVICE = Dashboard(
                             + " > 0",
                             "{{grpc_method}} {{grpc_code}}",
                         ),
-                        (_balancer("away") + " > 0", "Unavailable, by the balancer"),
+                        (_balancer("away") + " > 0", "Unavailable, from the load balancer"),
                     ],
                     unit="reqps",
                 ),
                 Panel(
-                    "Refusals and failures by reason",
+                    "Rejections and failures by reason",
                     [
                         (
                             _rate("credit_call_failures_total", "reason") + " > 0",
@@ -160,7 +160,7 @@ SERVICE = Dashboard(
                         (_balancer("refused") + " > 0", "OVERLOADED, by the balancer"),
                     ],
                     unit="reqps",
-                    description="The reason in ErrorInfo; the contract says what each means.",
+                    description="The reason in ErrorInfo; docs/reference/errors.md explains each.",
                 ),
                 Panel(
                     "99 of 100 calls within, by method",
@@ -168,12 +168,12 @@ SERVICE = Dashboard(
                     unit="s",
                 ),
                 Panel(
-                    "Half of the calls within, by method",
+                    "Median latency by method",
                     [("method:grpc_server_handling_seconds:p50_5m", "{{grpc_method}}")],
                     unit="s",
                 ),
                 Panel(
-                    "Durations of unary calls",
+                    "Latency of unary calls",
                     [
                         (
                             _rise("grpc_server_handling_seconds_bucket", "le", 'grpc_type="unary"'),
@@ -200,7 +200,7 @@ SERVICE = Dashboard(
             ],
         ),
         (
-            "Room",
+            "Capacity",
             [
                 Panel(
                     "Threads busy",
@@ -219,7 +219,7 @@ SERVICE = Dashboard(
                     ],
                 ),
                 Panel(
-                    "Streams open",
+                    "Open streams",
                     [
                         ("sum by (instance) (credit_server_streams)", "{{instance}}"),
                         ("sum by (instance) (credit_server_streams_limit)", "{{instance}} limit"),
@@ -240,13 +240,13 @@ SERVICE = Dashboard(
                         )
                     ],
                     unit="cps",
-                    description="Tries begun again because another call changed the customer.",
+                    description="Attempts repeated because another call changed the customer.",
                 ),
                 Panel(
-                    "Refused for want of room",
+                    "Rejected: at capacity",
                     [
                         (
-                            _rate("credit_call_failures_total", "reason", _NO_ROOM),
+                            _rate("credit_call_failures_total", "reason", _AT_CAPACITY),
                             "{{reason}}",
                         ),
                         (_balancer("refused"), "OVERLOADED, by the balancer"),
@@ -259,7 +259,7 @@ SERVICE = Dashboard(
             "Cache",
             [
                 Panel(
-                    "Looks into the cache",
+                    "Cache reads",
                     [
                         (
                             _rate("credit_cache_reads_total", "outcome"),
@@ -270,13 +270,13 @@ SERVICE = Dashboard(
                     stacked="normal",
                 ),
                 Panel(
-                    "Hits",
+                    "Cache hit ratio",
                     [("service:credit_cache_reads_hit:ratio_rate5m", "hits")],
                     unit="percentunit",
                     maximum=1,
                 ),
                 Panel(
-                    "Entries written",
+                    "Cache writes",
                     [
                         (
                             _rate("credit_cache_writes_total", "outcome"),
@@ -301,7 +301,7 @@ SERVICE = Dashboard(
                     unit="bytes",
                 ),
                 Panel(
-                    "Processor time",
+                    "CPU time",
                     [
                         (
                             'rate(process_cpu_seconds_total{job=~"credit-.+"}[$__rate_interval])',
@@ -315,7 +315,7 @@ SERVICE = Dashboard(
                     [('process_open_fds{job=~"credit-.+"}', "{{instance}} {{process}}")],
                 ),
                 Panel(
-                    "Processes started again",
+                    "Process restarts",
                     [("increase(credit_server_process_deaths_total[1h])", "{{instance}}")],
                 ),
                 Panel(
@@ -330,7 +330,7 @@ SERVICE = Dashboard(
 LENDING = Dashboard(
     "credit-lending",
     "Lending",
-    "What is decided and why, what comes in, and whether the scores keep up.",
+    "Decisions and their reasons, ingestions, and freshness of the scores.",
     [
         (
             "Decisions",
@@ -358,12 +358,12 @@ LENDING = Dashboard(
                     steps=_RED_ABOVE_ZERO,
                 ),
                 _stat(
-                    "Discrepancies in a day",
+                    "Discrepancies in the last day",
                     _rise("credit_discrepancies_total", window="1d"),
                     steps=_RED_ABOVE_ZERO,
                 ),
                 _stat(
-                    "Oldest event waits",
+                    "Age of the oldest event",
                     "service:credit_outbox_oldest_event_age_seconds:max",
                     "s",
                     steps=[(None, "green"), (5, "orange"), (30, "red")],
@@ -380,7 +380,7 @@ LENDING = Dashboard(
                     stacked="normal",
                 ),
                 Panel(
-                    "Approval rate, and what the rest was declined for",
+                    "Approval rate, and decline reasons",
                     [
                         (
                             _rise("credit_decisions_total", "outcome, reason", _SCORECARD, "1h"),
@@ -388,7 +388,7 @@ LENDING = Dashboard(
                         )
                     ],
                     stacked="percent",
-                    description="Each decision by the reason that weighs most, over an hour.",
+                    description="Each decision by its most important reason, over an hour.",
                 ),
                 Panel(
                     "Declines by reason",
@@ -417,7 +417,7 @@ LENDING = Dashboard(
                     maximum=1,
                 ),
                 Panel(
-                    "Scores that decisions were made on",
+                    "Scores used for decisions",
                     [
                         (
                             _rise("credit_score_bucket", "le"),
@@ -430,7 +430,7 @@ LENDING = Dashboard(
                     "Distribution of these scores in the last day",
                     [(_rise("credit_score_bucket", "le", window="1d"), "{{le}}")],
                     kind="bargauge",
-                    description="Decisions by the score's upper bound, ten points a bar.",
+                    description="Decisions by the score's upper bound, ten points per bar.",
                     options={"format": "heatmap"},
                 ),
             ],
@@ -439,7 +439,7 @@ LENDING = Dashboard(
             "Ingestion",
             [
                 Panel(
-                    "Rows by what became of them",
+                    "Rows by outcome",
                     [
                         (
                             _rate("credit_ingestion_rows_total", "outcome"),
@@ -456,7 +456,7 @@ LENDING = Dashboard(
                     maximum=1,
                 ),
                 Panel(
-                    "Time for a batch",
+                    "Batch duration",
                     [
                         (
                             _within(0.5, "credit_ingestion_batch_seconds", "kind"),
@@ -470,11 +470,11 @@ LENDING = Dashboard(
                     unit="s",
                 ),
                 Panel(
-                    "Ingestions that wait or run",
+                    "Unfinished ingestions",
                     [("max by (state) (credit_ingestions_unfinished)", "{{state}}")],
                 ),
                 Panel(
-                    "Ingestions ended in an hour",
+                    "Ingestions ended per hour",
                     [
                         (
                             _rise("credit_ingestions_total", "state, source", window="1h"),
@@ -488,7 +488,7 @@ LENDING = Dashboard(
             "Outbox and workers",
             [
                 Panel(
-                    "Oldest event waits",
+                    "Age of the oldest event",
                     [("service:credit_outbox_oldest_event_age_seconds:max", "event")],
                     unit="s",
                 ),
@@ -503,7 +503,7 @@ LENDING = Dashboard(
                     ],
                 ),
                 Panel(
-                    "Work past its time",
+                    "Overdue tasks",
                     [("actor:credit_outbox_oldest_task_overdue_seconds:max", "{{actor}}")],
                     unit="s",
                 ),
@@ -534,7 +534,7 @@ LENDING = Dashboard(
             ],
         ),
         (
-            "Are the scores right",
+            "Correctness of scores",
             [
                 Panel(
                     "Customers compared with the facts",
@@ -552,11 +552,11 @@ LENDING = Dashboard(
                     steps=_RED_ABOVE_ZERO,
                 ),
                 Panel(
-                    "Scores that a date has outdated",
+                    "Outdated scores",
                     [("max(credit_scores_past_horizon)", "customers")],
                 ),
                 Panel(
-                    "Answers from the cache",
+                    "Responses from the cache",
                     [("service:credit_cache_reads_hit:ratio_rate5m", "hits")],
                     unit="percentunit",
                     maximum=1,
@@ -587,7 +587,7 @@ LENDING = Dashboard(
 
 
 def _placed(dashboard: Dashboard) -> list[dict[str, Any]]:
-    """Rows and panels from left to right and top to bottom, as Grafana keeps them."""
+    """Rows and panels with grid positions, in Grafana's format."""
     placed: list[dict[str, Any]] = []
     y = 0
     for title, panels in dashboard.rows:
@@ -685,7 +685,7 @@ def _options(panel: Panel) -> dict[str, Any]:
 
 
 def document(dashboard: Dashboard) -> str:
-    """The dashboard as Grafana's provisioning reads it."""
+    """The dashboard in the format of Grafana's provisioning."""
     return (
         json.dumps(
             {
@@ -725,7 +725,7 @@ DASHBOARDS = {"service.json": SERVICE, "lending.json": LENDING}
 
 
 def main(command: str) -> int:
-    """Write the files, or say which are out of date."""
+    """Write the files, or report those that are out of date."""
     stale = []
     for name, dashboard in DASHBOARDS.items():
         path, text = FOLDER / name, document(dashboard)

@@ -1,10 +1,10 @@
-"""Runs tests against the PostgreSQL and Redis that the system's packages bring, not the embedded.
+"""Runs tests against PostgreSQL and Redis of the system's packages instead of the embedded ones.
 
     python scripts/debian.py [ARGUMENT OF PYTEST …]
 
-On Debian and Ubuntu: apt-get install postgresql redis-server. Both are started in a temporary
-folder, on free ports of 127.0.0.1, and are gone at the end; what the packages run by themselves is
-left alone. As root they run as the user `postgres`. Exit status: that of pytest; 2 when a server is
+On Debian and Ubuntu: apt-get install postgresql redis-server. Both start in a temporary
+folder, on free ports of 127.0.0.1, and stop at the end; servers that the packages run are not
+touched. As root they run as the user `postgres`. Exit status: that of pytest; 2 if a server is
 missing or does not start.
 """
 
@@ -25,7 +25,7 @@ _MISSING = 2
 
 
 def _postgresql_folder() -> Path | None:
-    """Where the newest PostgreSQL of the system has its programs."""
+    """The folder of programs of the system's newest PostgreSQL; None without one."""
     found = Path("/usr/lib/postgresql").glob("*/bin/postgres")
     newest = max(found, key=lambda path: float(path.parts[-3]), default=None)
     return None if newest is None else newest.parent
@@ -38,13 +38,13 @@ def _free_port() -> int:
 
 
 def _user() -> str | None:
-    """As whom the servers run; PostgreSQL refuses root."""
+    """The user for the servers, because PostgreSQL rejects root; None without root."""
     return "postgres" if os.geteuid() == 0 else None
 
 
 @contextlib.contextmanager
 def _running(command: Sequence[str], port: int, folder: Path) -> Iterator[None]:
-    """A server until the end of the context, begun to be used once its port is open."""
+    """A server process that runs until the end of the context, with its port open."""
     log = folder / "log"
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -61,7 +61,7 @@ def _running(command: Sequence[str], port: int, folder: Path) -> Iterator[None]:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             if process.poll() is not None or time.monotonic() > until:
-                print(f"{command[0]} does not start:\n{log.read_text()}", file=sys.stderr)
+                print(f"{command[0]} did not start:\n{log.read_text()}", file=sys.stderr)
                 raise SystemExit(_MISSING)
             time.sleep(0.1)
         yield
@@ -71,10 +71,13 @@ def _running(command: Sequence[str], port: int, folder: Path) -> Iterator[None]:
 
 
 def main() -> int:
-    """Start both, run pytest, stop both."""
+    """Start both servers, run pytest, stop both."""
     binaries, redis_server = _postgresql_folder(), shutil.which("redis-server")
     if binaries is None or redis_server is None:
-        print("missing; try: apt-get install postgresql redis-server", file=sys.stderr)
+        print(
+            "PostgreSQL or Redis is missing: apt-get install postgresql redis-server",
+            file=sys.stderr,
+        )
         return _MISSING
     for program in (binaries / "postgres", redis_server):
         subprocess.run([program, "--version"], check=True)

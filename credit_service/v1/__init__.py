@@ -1,1 +1,1 @@
-"""Generated from protos/credit_service/v1 by scripts/contract.py. Not edited by hand."""
+"""Generated from protos/credit_service/v1 by scripts/contract.py. Do not edit."""
