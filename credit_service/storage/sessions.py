@@ -60,12 +60,12 @@ def connect_arguments(settings: SessionSettings, pooler: Pooler) -> dict[str, An
     return arguments | {"prepare_threshold": 2, "options": options}
 
 
-def begin(connection: psycopg.Connection, settings: SessionSettings) -> None:
-    """Begin a transaction with these settings, on a connection in autocommit mode."""
+def begin_statement(settings: SessionSettings, pooler: Pooler) -> bytes:
+    """Return the statement that begins a transaction with these settings, in one round trip."""
     parts = ["BEGIN ISOLATION LEVEL READ COMMITTED"]
-    parts += (f"SET LOCAL {name} = '{value}'" for name, value in settings.by_name().items())
-    # Several statements in one text are one round trip.
-    psycopg.Cursor(connection).execute("; ".join(parts).encode())
+    if pooler == "transaction":
+        parts += (f"SET LOCAL {name} = '{value}'" for name, value in settings.by_name().items())
+    return "; ".join(parts).encode()
 
 
 def _cursor_class(settings: SessionSettings) -> type[psycopg.Cursor[Any]]:

@@ -1,7 +1,7 @@
-"""Statements of the paths that every call takes, sent to the driver without a detour.
+"""Statements that every call runs, sent straight to the driver.
 
-SQLAlchemy's own execution of a text takes several times as long as psycopg's: docs/performance.md
-has the figures. Connections, transactions and the pool stay SQLAlchemy's.
+SQLAlchemy takes several times as long as psycopg to execute a text: docs/performance.md has the
+figures.
 """
 
 import re

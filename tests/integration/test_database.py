@@ -18,7 +18,7 @@ from credit_service.storage.cancellation import (
     ScopeCancelledError,
     current_scope,
 )
-from credit_service.storage.database import Database
+from credit_service.storage.database import Database, driver_connection
 from credit_service.storage.statements import Statement
 from tests.integration.test_create_loan import in_parallel
 
@@ -121,6 +121,13 @@ def test_what_breaks_one_leaves_none_behind_that_is_in_use(
     assert [str(each.message) for each in warned] == []
 
 
+def test_a_connection_in_use_during_a_renewal_is_not_used_again(small: Database) -> None:
+    with small.autocommit() as connection:
+        before = BACKEND.row(connection, {})
+        small.renew()
+    assert (backend(small),) != before
+
+
 def test_a_failed_statement_leaves_a_connection_that_works(small: Database) -> None:
     broken = Statement("SELECT 1 / 0")
     before = backend(small)
@@ -129,6 +136,48 @@ def test_a_failed_statement_leaves_a_connection_that_works(small: Database) -> N
             broken.row(connection, {})
     assert backend(small) == before
     assert small.pool_use() == (0, SIZE)
+
+
+@pytest.mark.parametrize("ask", [in_transaction, schema.require])
+def test_a_connection_used_through_sqlalchemy_stays_open(
+    small: Database, ask: Callable[[Database], None]
+) -> None:
+    before = backend(small)
+    ask(small)
+    assert backend(small) == before
+
+
+def test_a_failed_transaction_is_rolled_back_and_its_connection_stays_open(
+    small: Database,
+) -> None:
+    def fail() -> None:
+        with small.transaction() as connection:
+            connection.exec_driver_sql("CREATE TABLE never (id int)")
+            raise ZeroDivisionError
+
+    before = backend(small)
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert backend(small) == before
+    with small.autocommit() as connection:
+        assert Statement("SELECT to_regclass('never')").row(connection, {}) == (None,)
+
+
+def test_a_connection_left_in_the_middle_of_a_statement_is_closed(small: Database) -> None:
+    streams = []
+
+    def fail() -> None:
+        with small.autocommit() as connection:
+            streams.append(
+                driver_connection(connection).cursor().stream("SELECT generate_series(1, 100000)")
+            )
+            next(streams[0])
+            raise ZeroDivisionError
+
+    before = backend(small)
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert backend(small) != before
 
 
 def test_a_connection_is_lent_as_new(small: Database) -> None:

@@ -132,9 +132,9 @@ class ObservedDatabase(Database):
 
     asked = 0
 
-    def _await_slots(self, work: Any) -> Any:
+    def _acquire_slots(self, scope: Any) -> Any:
         self.asked += 1
-        return super()._await_slots(work)
+        return super()._acquire_slots(scope)
 
 
 @pytest.fixture
