@@ -81,6 +81,23 @@ def test_files_that_are_named_are_there(page: Path) -> None:
             assert (PACKAGE / text).exists(), text
 
 
+def test_tests_that_are_named_exist() -> None:
+    """Tests are named as `test_x`, or by file as `tests/unit/test_x.py::test_y`."""
+    tests = {
+        path.relative_to(ROOT).as_posix(): set(
+            re.findall(r"def (test_\w+)", path.read_text("utf-8"))
+        )
+        for path in (ROOT / "tests").rglob("test_*.py")
+    }
+    every = set().union(*tests.values())
+    missing = []
+    for page in PAGES:
+        for file, name in re.findall(r"`(?:([\w/]+\.py)::)?(test_\w+)`", prose(page)):
+            if name not in (tests.get(file, ()) if file else every):
+                missing.append(f"{named(page)}: {file}::{name}")
+    assert not missing, "\n".join(missing)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_targets_and_settings_that_are_named_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")

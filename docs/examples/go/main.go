@@ -1,10 +1,10 @@
-// A client of the credit service: connect, lend once, read errors, stream rows, follow events.
+// A client of the credit service: connect, book once, handle errors, stream rows, follow events.
 //
 //	CREDIT_ADDRESS=127.0.0.1:50051 go run .
 //
 // CREDIT_SERVER_CA names a PEM file of the authorities to trust, CREDIT_TOKEN_FILE a file with a bearer
-// token; replace it before the token expires. The package creditpb is made from the contract, as
-// buf.gen.yaml says.
+// token; replace it before the token expires. The package creditpb is generated from the
+// contract with buf.gen.yaml.
 package main
 
 import (
@@ -42,7 +42,7 @@ const (
 
 // Connect.
 
-// bearer sends the token that a file holds, read again for each call; by TLS only.
+// bearer sends the token from a file, which is read for each call; over TLS only.
 type bearer string
 
 func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
@@ -55,7 +55,7 @@ func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]strin
 
 func (bearer) RequireTransportSecurity() bool { return true }
 
-// connect makes a channel with the standard retry policy.
+// connect opens a channel with the standard retry policy.
 func connect(address, ca, tokenFile string) (*grpc.ClientConn, error) {
 	config, err := os.ReadFile(serviceConfig)
 	if err != nil {
@@ -77,9 +77,9 @@ func connect(address, ca, tokenFile string) (*grpc.ClientConn, error) {
 	return grpc.NewClient(address, options...)
 }
 
-// Read errors.
+// Handle errors.
 
-// refused is a failed call: what a program decides by, and what a person should be told.
+// refused is a failed call: status and reason for the program, message and fields for people.
 type refused struct {
 	code       codes.Code
 	reason     string
@@ -108,10 +108,10 @@ func refusal(err error) *refused {
 	return found
 }
 
-// Call until there is an answer.
+// Retry until there is a response.
 
-// worthRepeating: the call may have taken effect and the answer have been lost; the same request_id
-// finds out.
+// worthRepeating reports whether the call may have taken effect with a lost response: retrying with
+// the same request_id is safe.
 func worthRepeating(code codes.Code) bool {
 	switch code {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Aborted, codes.ResourceExhausted:
@@ -120,7 +120,7 @@ func worthRepeating(code codes.Code) bool {
 	return false
 }
 
-// untilAnswered repeats a call that is safe to repeat: one that reads, or that has a request_id.
+// untilAnswered retries a call that is safe to retry: a read, or a write with a request_id.
 func untilAnswered(ctx context.Context, call func(context.Context) error) error {
 	giveUpAt := time.Now().Add(patience)
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
@@ -141,8 +141,8 @@ func untilAnswered(ctx context.Context, call func(context.Context) error) error 
 
 // Stream rows, each exactly once.
 
-// ingest sends loans under an id that was kept before the first one was sent. Whatever breaks, it
-// goes on from the service's committed_offset: no row is lost or stored twice.
+// ingest sends loans under an id that was stored before the first row was sent. After a failure, it
+// continues from the service's committed_offset: no row is lost or stored twice.
 func ingest(
 	ctx context.Context, service creditpb.IngestionServiceClient, id string, rows []*creditpb.LoanRow,
 ) (*creditpb.IngestRowsResponse, error) {
@@ -207,7 +207,7 @@ func send(
 		})
 	}
 	for _, message := range messages {
-		// io.EOF: the service has ended the stream, and CloseAndRecv says why.
+		// io.EOF: the service has ended the stream; CloseAndRecv returns the reason.
 		if err := stream.Send(message); err != nil && !errors.Is(err, io.EOF) {
 			return nil, err
 		}
@@ -217,14 +217,14 @@ func send(
 
 // Follow events.
 
-// follow calls use with a customer's events until it says that it has enough: each once, in order,
-// over breaks and restarts of the service. Store the event's id together with what it made you do.
+// follow calls use with a customer's events until it returns that it has enough: each once, in order,
+// across failures and restarts. Store the event's id in the same transaction as its effect.
 func follow(
 	ctx context.Context, service creditpb.CreditServiceClient, after, customer int64,
 	use func(*creditpb.CreditEvent) bool,
 ) error {
 	for ctx.Err() == nil {
-		letIn := false
+		admitted := false
 		err := func() error {
 			ctx, cancel := context.WithCancel(ctx)
 			defer cancel()
@@ -236,14 +236,14 @@ func follow(
 				if response, err = stream.Recv(); err != nil {
 					break
 				}
-				letIn = true
+				admitted = true
 				if event := response.GetEvent(); event != nil {
 					after = event.EventId
 					if use(event) {
 						return nil
 					}
 				} else {
-					// What the filter left out need not be looked at again.
+					// Events that the filter excluded need not be sent again.
 					after = response.GetHeartbeat().GetLastEventId()
 				}
 			}
@@ -253,8 +253,8 @@ func follow(
 			return nil
 		}
 		found := refusal(err)
-		// Its token is over, and the file may hold the next one.
-		tokenIsOver := letIn && found.code == codes.Unauthenticated
+		// The token has expired; the file may contain a new one.
+		tokenIsOver := admitted && found.code == codes.Unauthenticated
 		if !errors.Is(err, io.EOF) && !worthRepeating(found.code) && !tokenIsOver {
 			return found
 		}
@@ -263,7 +263,7 @@ func follow(
 	return ctx.Err()
 }
 
-// What one does with all that.
+// Usage.
 
 func rupees(units int64) *money.Money {
 	return &money.Money{CurrencyCode: "INR", Units: units}
@@ -282,7 +282,7 @@ func run(ctx context.Context) error {
 	credit := creditpb.NewCreditServiceClient(connection)
 	ingestion := creditpb.NewIngestionServiceClient(connection)
 
-	// Ids of your own making; keep them with what they stand for until you have the answer.
+	// Generate the ids and store them with the intended write until you have the response.
 	registration := &creditpb.RegisterCustomerRequest{
 		RequestId:     uuid.NewString(),
 		FirstName:     "Kavya",
@@ -331,7 +331,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// A decline is an answer too; its reasons and counter-offer say what would do.
+	// A decline is a response, too; its reasons and counter-offer state what would be approved.
 	fmt.Println(booked.Message)
 
 	err = untilAnswered(ctx, func(ctx context.Context) error {

@@ -1,4 +1,4 @@
-// A client of the credit service: connect, lend once, read errors, stream rows, follow events.
+// A client of the credit service: connect, book once, handle errors, stream rows, follow events.
 //
 //     CREDIT_ADDRESS=127.0.0.1:50051 node credit_client.cjs ../../../protos GOOGLEAPIS
 //
@@ -28,13 +28,13 @@ const {CreditService, IngestionService} =
 
 // Connect.
 
-// What a client is made with: the address, credentials, and the standard retry policy.
+// Arguments of a client: the address, credentials, and the standard retry policy.
 function endpoint(address, ca, tokenFile) {
   const options = {'grpc.service_config': SERVICE_CONFIG};
   if (!ca) return [address, grpc.credentials.createInsecure(), options];
   const tls = grpc.credentials.createSsl(readFileSync(ca));
   if (!tokenFile) return [address, tls, options];
-  // Read again for each call.
+  // The file is read for each call.
   const bearer = grpc.credentials.createFromMetadataGenerator((_, done) => {
     const metadata = new grpc.Metadata();
     try {
@@ -47,7 +47,7 @@ function endpoint(address, ca, tokenFile) {
   return [address, grpc.credentials.combineChannelCredentials(tls, bearer), options];
 }
 
-// Read errors.
+// Handle errors.
 
 const details = new protobuf.Root();
 details.resolvePath = (_, name) =>
@@ -60,7 +60,7 @@ details.resolvePath = (_, name) =>
   }) ?? name;
 details.loadSync(['google/rpc/status.proto', 'google/rpc/error_details.proto'], {keepCase: true});
 
-// A failed call: what a program decides by, and what a person should be told.
+// A failed call: status and reason for the program, message and fields for people.
 class Refused extends Error {
   constructor(error) {
     super(error.details);
@@ -87,9 +87,9 @@ class Refused extends Error {
   }
 }
 
-// Call until there is an answer.
+// Retry until there is a response.
 
-// The call may have taken effect and the answer have been lost: the same request_id finds out.
+// The call may have taken effect with a lost response: retrying with the same request_id is safe.
 const WORTH_REPEATING = new Set([
   grpc.status.UNAVAILABLE,
   grpc.status.DEADLINE_EXCEEDED,
@@ -104,7 +104,7 @@ const once = (client, method, request) =>
     ),
   );
 
-// The answer to a request that is safe to repeat: one that reads, or that has a request_id.
+// The response to a request that is safe to retry: a read, or a write with a request_id.
 async function answerOf(client, method, request) {
   const giveUpAt = Date.now() + PATIENCE_MS;
   for (let pauseMs = 100; ; pauseMs = Math.min(pauseMs * 2, 5_000)) {
@@ -119,7 +119,7 @@ async function answerOf(client, method, request) {
 
 // Stream rows, each exactly once.
 
-// Sends rows under an id that was kept before the first one was sent. Whatever breaks, it goes on
+// Sends rows under an id that was stored before the first row was sent. After a failure, it continues
 // from the service's committed_offset: no row is lost or stored twice.
 async function ingest(client, ingestion_id, kind, rows) {
   const giveUpAt = Date.now() + PATIENCE_MS;
@@ -150,7 +150,7 @@ function send(client, ingestion_id, kind, rows, offset) {
     const stream = client.IngestRows({deadline: Date.now() + PATIENCE_MS}, (error, answer) =>
       error ? reject(new Refused(error)) : resolve(answer),
     );
-    stream.on('error', () => {}); // it comes by the callback
+    stream.on('error', () => {}); // the callback reports it
     const field = kind === 'INGESTION_KIND_CUSTOMERS' ? 'customers' : 'loans';
     (async () => {
       const batches = [{header: {ingestion_id, kind}}];
@@ -159,7 +159,7 @@ function send(client, ingestion_id, kind, rows, offset) {
         batches.push({batch: {offset: first, [field]: {rows: some}}});
       }
       for (const message of batches) {
-        // When the connection is full, wait until it takes more.
+        // Backpressure: wait until the connection drains.
         if (!stream.write(message)) await new Promise((go) => stream.once('drain', go));
       }
       stream.end();
@@ -169,27 +169,27 @@ function send(client, ingestion_id, kind, rows, offset) {
 
 // Follow events.
 
-// A customer's events for ever, each once, in order, over breaks and restarts of the service. Store
-// the event_id of each event together with what it made you do, and begin after the last one stored.
+// A customer's events without end, each once and in order, across connection failures and restarts.
+// Store the event_id of each event in the same transaction as its effect; start after the last one.
 async function* follow(client, after_event_id, customer_id) {
   for (;;) {
     const stream = client.WatchCreditEvents({after_event_id, customer_id});
-    let letIn = false;
+    let admitted = false;
     try {
       for await (const response of stream) {
-        letIn = true;
+        admitted = true;
         if (response.message === 'event') {
           after_event_id = response.event.event_id;
           yield response.event;
         } else {
-          // What the filter left out need not be looked at again.
+          // Events that the filter excluded need not be sent again.
           after_event_id = response.heartbeat.last_event_id;
         }
       }
     } catch (error) {
       const refused = new Refused(error);
-      // Its token is over, and the file may hold the next one.
-      const tokenIsOver = letIn && refused.code === grpc.status.UNAUTHENTICATED;
+      // The token has expired; the file may contain a new one.
+      const tokenIsOver = admitted && refused.code === grpc.status.UNAUTHENTICATED;
       if (!WORTH_REPEATING.has(refused.code) && !tokenIsOver) throw refused;
     } finally {
       stream.cancel();
@@ -198,7 +198,7 @@ async function* follow(client, after_event_id, customer_id) {
   }
 }
 
-// What one does with all that.
+// Usage.
 
 const rupees = (units) => ({currency_code: 'INR', units});
 
@@ -208,7 +208,7 @@ async function main() {
   const credit = new CreditService(...where);
   const ingestion = new IngestionService(...where);
 
-  // Ids of your own making; keep them with what they stand for until you have the answer.
+  // Generate the ids and store them with the intended write until you have the response.
   const customer_id = 880000002;
   const customer = {
     customer_id,
@@ -246,9 +246,9 @@ async function main() {
   };
   const booked = await answerOf(credit, 'CreateLoan', ask);
   console.log(booked.message);
-  // A decline is an answer too; its reasons and counter_offer say what would do.
+  // A decline is a response, too; its reasons and counter_offer state what would be approved.
   if (!booked.approved) throw new Error(JSON.stringify(booked.reasons));
-  // The same once more, as after an answer that was lost: the same loan, not a second one.
+  // A retry, as after a lost response, returns the same loan and books no second one.
   const again = await answerOf(credit, 'CreateLoan', ask);
   if (again.loan.loan_id !== booked.loan.loan_id) throw new Error('a second loan');
   console.log('retried: the same loan');

@@ -1,10 +1,10 @@
-"""A client of the credit service: connect, lend once, read errors, stream rows, follow events.
+"""A client of the credit service: connect, book once, handle errors, stream rows, follow events.
 
     CREDIT_ADDRESS=127.0.0.1:50051 python credit_client.py
 
 CREDIT_SERVER_CA names a PEM file of the authorities to trust, CREDIT_TOKEN_FILE a file with a
 bearer token; replace it before the token expires. Needs grpcio, grpcio-status,
-googleapis-common-protos, and the modules made from the contract.
+googleapis-common-protos, and the modules generated from the contract.
 """
 
 import json
@@ -39,7 +39,7 @@ SERVICE_CONFIG = Path(__file__).parents[1] / "service-config.json"
 
 
 class Bearer(grpc.AuthMetadataPlugin):
-    """The token that a file holds, read again for each call."""
+    """Sends the token from a file, which is read for each call."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -65,11 +65,11 @@ def connect(address: str, ca: Path | None = None, token_file: Path | None = None
     return grpc.secure_channel(address, credentials, options)
 
 
-# Read errors.
+# Handle errors.
 
 
 class RefusedError(Exception):
-    """A failed call: what a program decides by, and what a person should be told."""
+    """A failed call: status and reason for the program, message and fields for people."""
 
     def __init__(self, error: grpc.RpcError) -> None:
         self.code: grpc.StatusCode = error.code()
@@ -96,9 +96,9 @@ def _unpacked(detail, message):
     return message if detail.Unpack(message) else None
 
 
-# Call until there is an answer.
+# Retry until there is a response.
 
-# The call may have taken effect and the answer have been lost: the same request_id finds out.
+# The call may have taken effect with a lost response: retrying with the same request_id is safe.
 WORTH_REPEATING = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -108,9 +108,9 @@ WORTH_REPEATING = {
 
 
 def answer_of(method: Callable, request: Message) -> Message:
-    """The answer to a request that is safe to repeat: one that reads, or that has a request_id.
+    """The response to a request that is safe to retry: a read, or a write with a request_id.
 
-    Raises RefusedError for what a repeat would not change, and when patience ends.
+    Raises RefusedError for errors that a retry cannot change, and after PATIENCE_SECONDS.
     """
     give_up_at = time.monotonic() + PATIENCE_SECONDS
     pause_seconds = 0.1
@@ -134,10 +134,10 @@ def ingest(
     kind: int,
     rows: Sequence[Message],
 ) -> ingestion_service_pb2.IngestRowsResponse:
-    """Send rows under an id that was kept before the first one was sent.
+    """Send rows under an id that was stored before the first row was sent.
 
-    Whatever breaks, go on from the service's committed_offset: no row is lost or stored twice. The
-    same rows and the same id after a crash of this program continue where they stood.
+    After a failure, continue from the service's committed_offset: no row is lost or stored twice.
+    After a crash of this program, the same rows with the same id continue where they ended.
     """
     give_up_at = time.monotonic() + PATIENCE_SECONDS
     while True:
@@ -187,35 +187,35 @@ def _messages(
 def follow(
     service: credit_service_pb2_grpc.CreditServiceStub, after_event_id: int, customer_id: int
 ) -> Iterator[Message]:
-    """A customer's events for ever, each once, in order, over breaks and restarts of the service,
-    and over the end of a token, where the file holds the next one by then.
+    """A customer's events without end, each once and in order, across connection failures, restarts
+    of the service, and token expiry if the file then has a new token.
 
-    Store the event_id of each event together with what it made you do, and begin after the last
-    one that is stored: then nothing is skipped and nothing is done twice.
+    Store the event_id of each event in the same transaction as its effect, and start after the
+    last stored one: then no event is skipped or processed twice.
     """
     while True:
         request = credit_service_pb2.WatchCreditEventsRequest(
             after_event_id=after_event_id, customer_id=customer_id
         )
-        let_in = False
+        admitted = False
         try:
             for response in service.WatchCreditEvents(request):
-                let_in = True
+                admitted = True
                 if response.WhichOneof("message") == "event":
                     after_event_id = response.event.event_id
                     yield response.event
                 else:
-                    # What the filter left out need not be looked at again.
+                    # Events that the filter excluded need not be sent again.
                     after_event_id = response.heartbeat.last_event_id
         except grpc.RpcError as error:
             refused = RefusedError(error)
-            token_is_over = let_in and refused.code is grpc.StatusCode.UNAUTHENTICATED
+            token_is_over = admitted and refused.code is grpc.StatusCode.UNAUTHENTICATED
             if refused.code not in WORTH_REPEATING and not token_is_over:
                 raise refused from None
         time.sleep(random.uniform(0.1, 1))
 
 
-# What one does with all that.
+# Usage.
 
 
 def rupees(amount: int) -> money_pb2.Money:
@@ -232,7 +232,7 @@ def main() -> None:
     credit = credit_service_pb2_grpc.CreditServiceStub(channel)
     ingestion = ingestion_service_pb2_grpc.IngestionServiceStub(channel)
 
-    # Ids of your own making; keep them with what they stand for until you have the answer.
+    # Generate the ids and store them with the intended write until you have the response.
     customer_id = 880_000_001
     customer = ingestion_pb2.CustomerRow(
         customer_id=customer_id,
@@ -270,9 +270,9 @@ def main() -> None:
     )
     booked = answer_of(credit.CreateLoan, ask)
     print(booked.message)
-    # A decline is an answer too; its reasons and counter_offer say what would do.
+    # A decline is a response, too; its reasons and counter_offer state what would be approved.
     assert booked.approved, booked.reasons
-    # The same once more, as after an answer that was lost: the same loan, not a second one.
+    # A retry, as after a lost response, returns the same loan and books no second one.
     assert answer_of(credit.CreateLoan, ask).loan.loan_id == booked.loan.loan_id
     print("retried: the same loan")
 
