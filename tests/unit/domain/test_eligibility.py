@@ -196,6 +196,10 @@ def test_debt_beyond_the_limit_declines_in_place_of_the_score() -> None:
         ReasonCode.APPROVED_LIMIT_EXCEEDED,
     ]
     assert (decision.reasons[0].found, decision.reasons[0].threshold) == ("500000.00", "400000.00")
+    # Stored bytes contain the text, so it must not change.
+    assert decision.reasons[0].message == (
+        "The current debt of ₹5,00,000.00 is already more than the approved limit of ₹4,00,000.00."
+    )
     assert (decision.reasons[1].found, decision.reasons[1].threshold) == ("600000.00", "400000.00")
     assert decision.counter_offer is None
 
