@@ -1,129 +1,285 @@
-"""`credit-service token`: the server accepts the tokens that it makes."""
+"""Verification of tokens, without a server."""
 
+import base64
+import hashlib
+import hmac
 import json
-import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from credit_service.cli import app
-from credit_service.clock import Clock
-from credit_service.rpc.auth.principal import SCOPES, Principal
-from credit_service.rpc.auth.tokens import TokenVerifier
+from credit_service.rpc.auth import tokens
+from credit_service.rpc.auth.principal import Principal
+from credit_service.rpc.auth.tokens import ALGORITHMS, TokenVerifier
 from credit_service.rpc.errors import UnauthenticatedError
-from credit_service.settings import Settings
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """A command's exit code, output and error output."""
-    code = app.run(["token", *arguments])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-@pytest.fixture
-def folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """A folder with a key."""
-    for name in ("CREDIT_TOKEN_KEYS", "CREDIT_TOKEN_ISSUER", "CREDIT_TOKEN_AUDIENCE"):
-        monkeypatch.delenv(name, raising=False)
-    folder = tmp_path / "keys"
-    code, _, _ = run(capsys, "key", str(folder))
-    assert code == 0
-    return folder
-
-
-def verifier(folder: Path, **settings: object) -> TokenVerifier:
-    document = {
-        "token_keys": folder / "jwks.json",
-        "token_issuer": "credit-service-dev",
-        "token_audience": "credit-service",
-        **settings,
-    }
-    return TokenVerifier(Settings.model_validate(document), Clock())
-
-
-def private(folder: Path) -> str:
-    return f"--key={folder / 'signing-key.private.jwk'}"
-
-
-def test_the_server_accepts_the_tokens(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(capsys, private(folder))
-    assert (code, err) == (0, "")
-    assert out.count("\n") == 1  # for $(…): one line, however long
-    assert verifier(folder).verify(out.strip()) == Principal("developer", SCOPES)
-
-
-@pytest.mark.parametrize(
-    "scopes", [("--scope", "ingest", "credit.read"), ("--scope=ingest", "--scope=credit.read")]
+from tests.unit.rpc.auth.signing import (
+    AUDIENCE,
+    ISSUER,
+    NOW,
+    RSA,
+    Fixture,
+    claims,
+    new_key,
+    public,
+    refused,
+    signed,
+    write_keys,
 )
-def test_scopes_and_subject(
-    folder: Path, capsys: pytest.CaptureFixture[str], scopes: tuple[str, ...]
-) -> None:
-    _, out, _ = run(capsys, private(folder), "--subject", "asha", *scopes)
-    expected = Principal("asha", frozenset({"ingest", "credit.read"}))
-    assert verifier(folder).verify(out.strip()) == expected
 
 
-def test_issuer_and_audience_follow_the_settings(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CREDIT_TOKEN_ISSUER", "https://id.example")
-    monkeypatch.setenv("CREDIT_TOKEN_AUDIENCE", "elsewhere")
-    _, out, _ = run(capsys, private(folder))
-    there = verifier(folder, token_issuer="https://id.example", token_audience="elsewhere")
-    assert there.verify(out.strip()).name == "developer"
-    with pytest.raises(UnauthenticatedError):
-        verifier(folder).verify(out.strip())
-    options = ("--issuer=credit-service-dev", "--audience=credit-service")
-    _, out, _ = run(capsys, private(folder), *options)
-    assert verifier(folder).verify(out.strip()).name == "developer"
-
-
-@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
-def test_a_new_key_overlaps_with_the_old(
-    folder: Path, capsys: pytest.CaptureFixture[str], algorithm: str
-) -> None:
-    _, old, _ = run(capsys, private(folder))
-    code, _, _ = run(capsys, "key", str(folder), "--algorithm", algorithm)
-    assert code == 0
-    _, new, _ = run(capsys, private(folder))
-    assert old.split(".")[0] != new.split(".")[0]
-    for token in (old, new):
-        verifier(folder).verify(token.strip())
-    assert len(json.loads((folder / "jwks.json").read_bytes())["keys"]) == 2
-
-
-def test_only_the_owner_can_read_the_files_and_the_set_has_no_private_key(folder: Path) -> None:
-    for path in (folder / "jwks.json", folder / "signing-key.private.jwk"):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    (key,) = json.loads((folder / "jwks.json").read_bytes())["keys"]
-    assert "d" not in key
-    assert "d" in json.loads((folder / "signing-key.private.jwk").read_bytes())
-    # The server reads *.json of a folder: the private key is not among them.
-    assert [path.name for path in folder.glob("*.json")] == ["jwks.json"]
+@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+def test_every_allowed_algorithm_is_verified(tmp_path: Path, algorithm: str) -> None:
+    fixture = Fixture(tmp_path, token_algorithms=algorithm + ",ES256")
+    key = new_key(algorithm)
+    write_keys(fixture.path, public(fixture.key, "other"), public(key, "k1"))
+    fixture.look_again()
+    token = signed(key, claims(), algorithm=algorithm)
+    assert fixture.verifier.verify(token) == Principal("teller-7", frozenset({"credit.read"}))
+    broken = signed(
+        new_key(algorithm) if key is not RSA else RSAKey.generate_key(2048),
+        claims(),
+        algorithm=algorithm,
+    )
+    assert refused(fixture.verifier, broken) == "invalid"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("changes", "scopes"),
     [
-        (["--key=nowhere/key"], "Create one with"),
-        (["--key={folder}/jwks.json"], "not a private key"),
-        (["{private}", "--minutes=0"], "--minutes"),
-        (["{private}", "--minutes=1441"], "--minutes"),
-        (["{private}", "--scope=root"], "root"),
-        (["key", "{folder}/text"], "not a JWK set"),
+        ({"scope": "credit.read credit.write"}, {"credit.read", "credit.write"}),
+        ({"scope": ["ingest"]}, {"ingest"}),
+        ({"scope": None, "scp": "admin"}, {"admin"}),
+        ({"scope": None, "scp": ["admin", "other", 7]}, {"admin"}),
+        ({"scope": "", "scp": "admin"}, set()),
+        ({"scope": None}, set()),
+        ({"scope": {"admin": True}}, set()),
+        ({"scope": "CREDIT.READ openid credit.readx"}, set()),
     ],
 )
-def test_mistakes_are_reported(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+def test_scopes_are_read_as_issuers_write_them(
+    fixture: Fixture, changes: dict[str, object], scopes: set[str]
 ) -> None:
-    (folder / "text").mkdir()
-    (folder / "text" / "jwks.json").write_text("7")
-    filled = [each.format(folder=folder, private=private(folder)) for each in arguments]
-    code, out, err = run(capsys, *filled)
-    assert code == 2
-    assert out == ""
-    assert told in err
+    assert fixture.verifier.verify(fixture.token(**changes)).scopes == scopes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aud": ["another", AUDIENCE]},
+        {"nbf": NOW - 5},
+        {"iat": NOW - 5},
+        {"exp": NOW + 600.5},
+        {"exp": NOW - tokens.LEEWAY_SECONDS + 2},
+        {"nbf": NOW + tokens.LEEWAY_SECONDS - 2},
+        {"sub": "प्रिया"},
+        {"sub": "x" * 128},
+    ],
+)
+def test_a_token_is_valid(fixture: Fixture, changes: dict[str, object]) -> None:
+    assert fixture.verifier.verify(fixture.token(**changes)).scopes == {"credit.read"}
+
+
+@pytest.mark.parametrize("token_type", ["jwt", "JWT", "at+jwt", "application/at+jwt"])
+def test_types_of_access_tokens_are_valid(fixture: Fixture, token_type: str) -> None:
+    fixture.verifier.verify(signed(fixture.key, claims(), typ=token_type))
+
+
+# Invalid tokens
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"exp": NOW - 31}, "expired"),
+        ({"exp": None}, "invalid"),
+        ({"exp": "tomorrow"}, "invalid"),
+        ({"exp": True}, "invalid"),
+        ({"exp": float("nan")}, "invalid"),
+        ({"exp": float("inf")}, "invalid"),
+        ({"exp": 10**400}, "invalid"),
+        ({"exp": [NOW + 600]}, "invalid"),
+        ({"nbf": NOW + 60}, "not_yet_valid"),
+        ({"nbf": "now"}, "not_yet_valid"),
+        ({"iat": NOW + 60}, "not_yet_valid"),
+        ({"aud": "another"}, "wrong_audience"),
+        ({"aud": None}, "wrong_audience"),
+        ({"aud": []}, "wrong_audience"),
+        ({"aud": [7]}, "wrong_audience"),
+        ({"aud": {AUDIENCE: 1}}, "wrong_audience"),
+        ({"aud": AUDIENCE.upper()}, "wrong_audience"),
+        ({"iss": "https://id.example/"}, "wrong_issuer"),
+        ({"iss": None}, "wrong_issuer"),
+        ({"iss": [ISSUER]}, "wrong_issuer"),
+        ({"sub": None}, "invalid"),
+        ({"sub": ""}, "invalid"),
+        ({"sub": 7}, "invalid"),
+        ({"sub": "x" * 129}, "invalid"),
+        ({"sub": "line\nbreak"}, "invalid"),
+        ({"sub": " blank"}, "invalid"),
+        ({"sub": "anonymous"}, "invalid"),
+        ({"sub": "cert:billing"}, "invalid"),
+    ],
+)
+def test_invalid_claims(fixture: Fixture, changes: dict[str, object], problem: str) -> None:
+    assert refused(fixture.verifier, fixture.token(**changes)) == problem
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"7", b"null", b"{", b"\xff", b"[" * 4000])
+def test_claims_that_are_not_an_object(fixture: Fixture, content: bytes) -> None:
+    assert refused(fixture.verifier, signed(fixture.key, content)) == "invalid"
+
+
+def _with_shared_secret(fixture: Fixture) -> str:
+    """The classic attack: the public key, which is known, used as a shared secret."""
+    pem = fixture.key.as_pem(private=False)
+    head = base64.urlsafe_b64encode(b'{"alg":"HS256","kid":"k1"}').rstrip(b"=")
+    body = base64.urlsafe_b64encode(json.dumps(claims()).encode()).rstrip(b"=")
+    mac = hmac.new(pem, head + b"." + body, hashlib.sha256).digest()
+    return b".".join((head, body, base64.urlsafe_b64encode(mac).rstrip(b"="))).decode()
+
+
+def _none(_: Fixture, algorithm: str = "none") -> str:
+    head = base64.urlsafe_b64encode(json.dumps({"alg": algorithm, "kid": "k1"}).encode())
+    body = base64.urlsafe_b64encode(json.dumps(claims()).encode())
+    return f"{head.rstrip(b'=').decode()}.{body.rstrip(b'=').decode()}."
+
+
+_attacker = ECKey.generate_key("P-256")
+_attacker_rsa = RSAKey.generate_key(2048)
+
+FORGERIES: dict[str, Callable[[Fixture], str]] = {
+    "none": _none,
+    "None": lambda f: _none(f, "None"),
+    "shared secret": _with_shared_secret,
+    "other key": lambda _: signed(_attacker, claims()),
+    "other type of key": lambda _: signed(_attacker_rsa, claims(), algorithm="RS256"),
+    "no kid": lambda f: signed(f.key, claims(), kid=None),
+    "unknown kid": lambda f: signed(f.key, claims(), kid="k2"),
+    "kid of another type": lambda f: signed(f.key, claims(), kid=["k1"]),  # type: ignore[arg-type]
+    "kid that is a path": lambda _: signed(_attacker, claims(), kid="../../dev/null"),
+    "own jwk": lambda _: signed(_attacker, claims(), jwk=public(_attacker, "k1")),
+    "own jku": lambda _: signed(_attacker, claims(), jku="https://evil.example/keys"),
+    "own x5u": lambda _: signed(_attacker, claims(), x5u="https://evil.example/cert"),
+    "own x5c": lambda _: signed(_attacker, claims(), x5c=["MIIB"]),
+    "critical extension": lambda f: signed(f.key, claims(), crit=["exp"]),
+    "unencoded payload": lambda f: signed(f.key, claims(), b64=False),
+    "logout token": lambda f: signed(f.key, claims(), typ="logout+jwt"),
+    "type that is no text": lambda f: signed(f.key, claims(), typ=7),
+    "algorithm in a list": lambda f: _header(f, {"alg": ["ES256"], "kid": "k1"}),
+    "no algorithm": lambda f: _header(f, {"kid": "k1"}),
+    "header that is a list": lambda f: _header(f, ["ES256"]),
+    "header too deep": lambda f: _header(f, None, b"[" * 1200),
+    "cut off": lambda f: f.token()[:-4],
+    "signature in other letters": lambda f: f.token() + "=",
+    "changed claims": lambda f: _changed(f.token()),
+    "empty": lambda _: "",
+    "dots": lambda _: "..",
+    "five parts": lambda f: f.token() + ".a.b",
+    "too long": lambda f: f.token(more="x" * 6 * 1024),
+    "not ASCII": lambda f: f.token() + "é",
+    "blanks": lambda f: f.token() + " ",
+}
+
+
+def _header(fixture: Fixture, header: object, raw: bytes = b"") -> str:
+    head = base64.urlsafe_b64encode(raw or json.dumps(header).encode()).rstrip(b"=").decode()
+    return head + fixture.token()[fixture.token().index(".") :]
+
+
+def _changed(token: str) -> str:
+    head, _, signature = token.split(".")
+    body = base64.urlsafe_b64encode(json.dumps(claims(scope="admin")).encode()).rstrip(b"=")
+    return f"{head}.{body.decode()}.{signature}"
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forged_token_is_rejected_without_the_cause(fixture: Fixture, forgery: str) -> None:
+    assert refused(fixture.verifier, FORGERIES[forgery](fixture)) == "invalid"
+
+
+def test_a_token_of_its_own_kid_is_not_verified_by_another_key(fixture: Fixture) -> None:
+    other = ECKey.generate_key("P-256")
+    write_keys(fixture.path, public(fixture.key, "k1"), public(other, "k2"))
+    fixture.look_again()
+    assert refused(fixture.verifier, signed(other, claims(), kid="k1")) == "invalid"
+    fixture.verifier.verify(signed(other, claims(), kid="k2"))
+
+
+def test_an_algorithm_that_is_not_allowed_is_rejected(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, token_algorithms="ES256,PS256")
+    write_keys(fixture.path, public(RSA, "k1"), public(fixture.key, "k2"))
+    fixture.look_again()
+    assert refused(fixture.verifier, signed(RSA, claims(), algorithm="RS256")) == "invalid"
+    fixture.verifier.verify(signed(RSA, claims(), algorithm="PS256"))
+
+
+def test_a_key_that_names_its_algorithm_verifies_no_other(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path)
+    write_keys(fixture.path, public(RSA, "k1", alg="PS256"))
+    fixture.look_again()
+    assert refused(fixture.verifier, signed(RSA, claims(), algorithm="RS256")) == "invalid"
+
+
+# Time and the cache
+
+
+def test_a_token_is_verified_once_and_accepted_until_it_expires(
+    fixture: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified = []
+    original = TokenVerifier._verified
+
+    def counted(self: TokenVerifier, *arguments: Any) -> Any:
+        verified.append(1)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(TokenVerifier, "_verified", counted)
+    token = fixture.token(nbf=NOW)
+    for _ in range(5):
+        fixture.verifier.verify(token)
+    assert len(verified) == 1
+    fixture.clock.seconds = NOW + 629
+    fixture.verifier.verify(token)
+    fixture.clock.seconds = NOW + 630
+    assert refused(fixture.verifier, token) == "expired"
+    fixture.clock.seconds = NOW - 31
+    assert refused(fixture.verifier, token) == "not_yet_valid"
+
+
+def test_the_cache_is_bounded(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "_CACHED_TOKENS", 3)
+    for number in range(10):
+        fixture.verifier.verify(fixture.token(jti=str(number)))
+    assert len(fixture.verifier._cache.tokens) == 3
+
+
+def test_a_key_is_not_even_tried_with_an_algorithm_that_is_not_its_own(tmp_path: Path) -> None:
+    """joserfc rejects most of these too; nothing here depends on that."""
+    path = tmp_path / "keys.json"
+    write_keys(
+        path,
+        public(RSA, "rsa"),
+        public(RSA, "ps", alg="PS256"),
+        public(ECKey.generate_key("P-384"), "ec"),
+        public(OKPKey.generate_key("Ed25519"), "ed"),
+    )
+    keys = tokens.read_keys(path, ALGORITHMS)
+    fits = {(kid, algorithm) for kid, key in keys.items() for algorithm in key.algorithms}
+    assert fits == {
+        *(("rsa", f"{family}{bits}") for family in ("RS", "PS") for bits in (256, 384, 512)),
+        ("ps", "PS256"),
+        ("ec", "ES384"),
+        ("ed", "EdDSA"),
+        ("ed", "Ed25519"),
+    }
+    for kid, key in keys.items():
+        for algorithm in (*ALGORITHMS, "HS256", "none", "", None):
+            header = {"kid": kid, "alg": algorithm}
+            if algorithm in key.algorithms:
+                assert tokens._key_for(header, keys) is key.key
+            else:
+                with pytest.raises(UnauthenticatedError):
+                    tokens._key_for(header, keys)
