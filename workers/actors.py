@@ -32,7 +32,7 @@ from workers.runner import Actor, Queue, Resources
 RECONCILE_SECONDS = 10.0
 """Pause between two samples of the reconciliation."""
 DELETE_SECONDS = 3600.0
-"""Pause between two deletions of streams that can no longer be resumed."""
+"""Pause between two deletions of the keys of streams that can no longer be resumed."""
 
 _PARALLEL_BATCHES = 2
 """Batches of customers that are recomputed in parallel."""

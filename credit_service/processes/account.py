@@ -37,15 +37,15 @@ os.execv(command[0], command)
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The user that a server runs as. `switch`: this process is root and must switch to it."""
+    """The user that a server runs as. `must_switch`: this process is root."""
 
     uid: int
     gid: int
-    switch: bool
+    must_switch: bool
 
     def own(self, path: Path) -> None:
         """Make the account the owner of a new path, readable by no other user."""
-        if self.switch:
+        if self.must_switch:
             os.chown(path, self.uid, self.gid)
         path.chmod(0o700 if path.is_dir() else 0o600)
 
@@ -53,7 +53,7 @@ class Account:
         self, command: Sequence[str], cwd: Path, log: Path | None = None
     ) -> "subprocess.Popen[bytes]":
         """Run a program as the account, in its own session, with output to `log`."""
-        if self.switch:
+        if self.must_switch:
             command = [sys.executable, "-ISc", _SWITCH, str(self.uid), str(self.gid), *command]
         output = subprocess.DEVNULL if log is None else os.open(log, os.O_WRONLY | os.O_APPEND)
         try:
@@ -79,7 +79,7 @@ def account_for(data_dir: Path) -> Account:
         DataFolderError: as root, if the account cannot enter the folder.
     """
     if os.geteuid() != 0:
-        return Account(os.geteuid(), os.getegid(), switch=False)
+        return Account(os.geteuid(), os.getegid(), must_switch=False)
     account = _system_account(data_dir / "postgresql")
     for folder in filter(Path.is_dir, (data_dir, *data_dir.parents)):
         mode = folder.stat()
@@ -94,7 +94,7 @@ def account_for(data_dir: Path) -> Account:
 
 def _system_account(cluster: Path) -> Account:
     if cluster.exists() and (owner := cluster.stat()).st_uid != 0:
-        return Account(owner.st_uid, owner.st_gid, switch=True)
+        return Account(owner.st_uid, owner.st_gid, must_switch=True)
     _create_system_user()
     for name in (SYSTEM_USER, "nobody"):
         with contextlib.suppress(KeyError):
@@ -135,7 +135,7 @@ def _exists(name: str) -> bool:
 
 def _entry(name: str) -> Account:
     entry = pwd.getpwnam(name)
-    return Account(entry.pw_uid, entry.pw_gid, switch=True)
+    return Account(entry.pw_uid, entry.pw_gid, must_switch=True)
 
 
 def socket_dir(data_dir: Path, account: Account) -> Path:

@@ -22,7 +22,8 @@ def package_folder(module: str, distribution: str) -> Path:
 
 
 def can_run(account: Account, program: Path) -> bool:
-    if not account.switch:
+    """Whether the account can execute the program."""
+    if not account.must_switch:
         return True
     try:
         return account.spawn([str(program), "--version"], Path("/")).wait(30) == 0

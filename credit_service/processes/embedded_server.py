@@ -66,9 +66,8 @@ class EmbeddedServer:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
                 if number != signal.SIGKILL:
-                    process.send_signal(
-                        signal.SIGCONT
-                    )  # a suspended process handles no other signal
+                    # A suspended process handles no other signal.
+                    process.send_signal(signal.SIGCONT)
             if self._ended(process, seconds):
                 process = None
         self._reap()
