@@ -1,4 +1,4 @@
-"""Amounts and rates as people write them, in the types of the contract."""
+"""Parse amounts and rates that people write into the types of the contract."""
 
 import re
 
@@ -12,7 +12,7 @@ _RATE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*%?")
 
 
 def read_money(text: str) -> Money:
-    """Rupees as people write them: '100000', '1,00,000.50', '₹500'. Raises UsageError."""
+    """Return rupees from text such as '100000', '1,00,000.50' or '₹500'. Raises UsageError."""
     match = _AMOUNT.fullmatch(text.strip())
     if match is None:
         raise UsageError(
@@ -24,7 +24,7 @@ def read_money(text: str) -> Money:
 
 
 def read_rate(text: str) -> DecimalMessage:
-    """A yearly rate in percent: '10.5' or '10.5 %'. Raises UsageError."""
+    """Return a yearly rate in percent from text such as '10.5' or '10.5 %'. Raises UsageError."""
     match = _RATE.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"{text!r} is not a yearly rate in percent: write for example 10.5")

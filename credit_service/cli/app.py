@@ -1,7 +1,7 @@
 """The command line, `credit-service`.
 
-Commands are declared here and implemented in modules of their own. A command imports its module
-when it runs, so that `--help` does not wait for grpc, pandas and SQLAlchemy.
+This module declares the commands; other modules implement them. A command imports its module when
+it runs, so that `--help` does not wait for grpc, pandas and SQLAlchemy.
 """
 
 # ruff: noqa: PLC0415 - see above
@@ -175,7 +175,7 @@ def ingest(
     """
     from credit_service.cli import ingest
 
-    order = ingest.Order(
+    options = ingest.Options(
         path=file,
         kind=kind,
         upload=upload,
@@ -185,7 +185,7 @@ def ingest(
         ingestion_id=ingestion_id,
         date_order=ingest.DATE_ORDERS[date_order],
     )
-    return ingest.ingest(order, target, as_json=json)
+    return ingest.ingest(options, target, as_json=json)
 
 
 @app.command(group=_USE)
@@ -458,8 +458,8 @@ def events(
     """
     from credit_service.cli import events
 
-    watching = events.Watching(after, customer, type, follow)
-    return events.follow(target, watching, as_json=json)
+    options = events.EventOptions(after, customer, type, follow)
+    return events.follow(target, options, as_json=json)
 
 
 def _bounded(limit: int) -> int:
@@ -606,7 +606,7 @@ def demo(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; its exit code. Foreseeable failures become one line each."""
+    """Run one command line and return its exit code. Print each expected failure as one line."""
     try:
         result = app(
             list(arguments), result_action="return_value", exit_on_error=False, print_error=True
@@ -615,7 +615,7 @@ def run(arguments: Sequence[str]) -> int:
         return ExitCode.USAGE
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - printed in words, or raised again
+    except Exception as error:  # noqa: BLE001 - reported, or raised again
         from credit_service.cli import failures
 
         return failures.report(error)
@@ -626,12 +626,12 @@ _RUNS_SERVERS = frozenset({"up", "serve", "worker", "demo"})
 
 
 def main() -> None:
-    """Entry of the console script."""
+    """Entry point of the console script."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that knows no ₹ shows a question mark instead of failing the command.
+        # A terminal without ₹ shows a question mark instead of failing the command.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     if not _RUNS_SERVERS.intersection(sys.argv[1:2]):
-        # The library's own lines, one for each attempt to connect, would bury the command's.
+        # gRPC logs a line for each connection attempt, which would hide the command's output.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     sys.exit(run(sys.argv[1:]))

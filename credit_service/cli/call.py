@@ -1,4 +1,4 @@
-"""`call`: any RPC of the service from JSON, one message or a stream of them."""
+"""`call` makes any RPC of the service from JSON: one message, or a stream of messages."""
 
 import difflib
 import json
@@ -32,7 +32,7 @@ METHODS: tuple[MethodDescriptor, ...] = tuple(
 )
 """Every method that can be called."""
 
-# How the values that people most often get wrong are written.
+# Examples for the types that people most often write incorrectly.
 _EXAMPLES = {
     "google.type.Money": '{"units": 100000}',
     "google.type.Decimal": '{"value": "10.5"}',
@@ -43,7 +43,7 @@ _MAX_INPUT_CHARACTERS = 256 * 1024 * 1024
 
 
 def list_methods(*, as_json: bool) -> int:
-    """Print every method with its request."""
+    """Print every method with its request fields."""
     if as_json:
         print_json(
             {
@@ -77,10 +77,10 @@ def call(
     timeout_seconds: float | None,
     as_json: bool,
 ) -> int:
-    """Call a method and print each message of the answer; the exit code.
+    """Call a method, print each response message, and return the exit code.
 
-    A write without a request_id gets one, which is printed before the call. `first` ends a stream
-    of answers after so many. Raises UsageError where the method or the request is not one,
+    Add a request_id to a write without one, and print it before the call. `first` ends a response
+    stream after that many messages. Raises UsageError for an unknown method or an invalid request,
     ServiceError.
     """
     method = find_method(name)
@@ -91,20 +91,20 @@ def call(
     if timeout_seconds is None and not (method.client_streaming or method.server_streaming):
         timeout_seconds = CALL_TIMEOUT_SECONDS
     with connected(target) as channel, decoded_errors():
-        for response in islice(_answers(channel, method, requests, timeout_seconds), first):
+        for response in islice(_responses(channel, method, requests, timeout_seconds), first):
             _show(response, as_json=as_json)
     return ExitCode.GOOD
 
 
 def _fill_in_request_id(requests: Sequence[Message]) -> None:
-    """Give a write that has no request_id a new one, which all its retries carry.
+    """Add a new request_id to each write without one. All its retries use it.
 
-    It is printed first, so that it is known however the call ends.
+    Print it before the call, so that the user knows it even if the call fails.
     """
     for request in requests:
         if "request_id" not in request.DESCRIPTOR.fields_by_name:
             return
-        # By name: the messages of the methods have no common type with the field.
+        # By name: the request messages have no common type with this field.
         filled: Any = request
         if not filled.request_id:
             filled.request_id = str(uuid4())
@@ -114,7 +114,7 @@ def _fill_in_request_id(requests: Sequence[Message]) -> None:
             )
 
 
-def _answers(
+def _responses(
     channel: grpc.Channel,
     method: MethodDescriptor,
     requests: Sequence[Message],
@@ -128,35 +128,35 @@ def _answers(
     }[(method.client_streaming, method.server_streaming)]
     response_class = GetMessageClass(method.output_type)
     serialize: Callable[[Message], bytes] = lambda message: message.SerializeToString()  # noqa: E731 - with its type
-    # The four kinds differ in what they are given and give, which their common type cannot say.
+    # The four kinds of calls take and return different types, which one type cannot express.
     invoke: Any = opener(
         _path(method), request_serializer=serialize, response_deserializer=response_class.FromString
     )
     given = iter(requests) if method.client_streaming else requests[0]
-    answer = invoke(given, timeout=timeout_seconds)
+    response = invoke(given, timeout=timeout_seconds)
     if not method.server_streaming:
-        yield answer
+        yield response
         return
     try:
-        yield from answer
+        yield from response
     finally:
-        answer.cancel()
+        response.cancel()
 
 
 def _show(response: Message, *, as_json: bool) -> None:
     document = as_dict(response)
     if as_json:
-        # One message a line, so that a stream can be read as it comes.
+        # One message per line, so that a program can read the stream.
         out.print(Text(json.dumps(document, ensure_ascii=False)), soft_wrap=True)
     else:
         print_json(document)
 
 
-# Which method.
+# Methods.
 
 
 def find_method(name: str) -> MethodDescriptor:
-    """The method of that name: short, Service/Method or in full. Raises UsageError."""
+    """Return a method by its name: short, Service/Method or in full. Raises UsageError."""
     wanted = name.strip("/").replace("/", ".").casefold()
     for method in METHODS:
         if f".{method.full_name}".casefold().endswith(f".{wanted}"):
@@ -176,13 +176,13 @@ def _field_names(descriptor: Descriptor) -> str:
     return ", ".join(field.name for field in descriptor.fields) or "none"
 
 
-# What is sent.
+# Requests.
 
 
 def read_requests(method: MethodDescriptor, text: str) -> list[Message]:
-    """The messages of a JSON text: one, or for a client's stream any number, in a row or a list.
+    """Return the messages of a JSON text: one, or for a client stream any number, in a row or list.
 
-    Raises UsageError, which names each field that the contract does not know.
+    Raises UsageError, which names each unknown field.
     """
     documents = _documents(text)
     if method.client_streaming:
@@ -230,7 +230,7 @@ def _message(method: MethodDescriptor, document: Any) -> Message:
 
 
 def _problems(document: dict[str, Any], descriptor: Descriptor, path: str) -> Iterator[str]:
-    """What in the document is no field, or no value of its field's shape."""
+    """Yield each unknown field of the document, and each value that is not of its field's type."""
     known = {name: field for field in descriptor.fields for name in (field.name, field.json_name)}
     for name, value in document.items():
         field = known.get(name)
@@ -247,7 +247,7 @@ def _problems_of_values(value: Any, field: FieldDescriptor, path: str) -> Iterat
     descriptor = field.message_type
     if descriptor is None:
         return
-    # Timestamps and their kind are texts in JSON, which ParseDict judges.
+    # Timestamps and similar types are texts in JSON. ParseDict validates them.
     if descriptor.full_name.startswith("google.protobuf."):
         return
     if field.is_repeated:

@@ -1,4 +1,4 @@
-"""What several commands share: exit codes, the service to call, and common parameters."""
+"""Shared by the commands: exit codes, the target service, and common parameters."""
 
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -9,7 +9,7 @@ from cyclopts import Group, Parameter
 
 
 class ExitCode(IntEnum):
-    """How a command ended. docs/operations.md lists the codes for operators."""
+    """Exit codes of all commands, as documented in docs/operations.md."""
 
     GOOD = 0
     REFUSED = 1
@@ -19,11 +19,11 @@ class ExitCode(IntEnum):
 
 
 class UsageError(Exception):
-    """The command line is wrong. The message is one line that says what is accepted."""
+    """The command line is invalid. The message is one line that says what is accepted."""
 
 
 def flag(explanation: str) -> Parameter:
-    """A switch that is off unless named, with no opposite of its own."""
+    """Return the parameter of a switch that is off by default and has no --no- form."""
     return Parameter(help=explanation, negative="", show_default=False)
 
 
@@ -44,7 +44,7 @@ _CONNECTION = Group("Connection", sort_key=9)
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The service to call, and the credentials to call it with."""
+    """The service to call, and the credentials for the calls."""
 
     address: Annotated[
         str,
@@ -82,7 +82,7 @@ class Target:
 
     @property
     def options(self) -> list[str]:
-        """The options of a command line that calls the same service; never the token itself."""
+        """The options that select the same service in another command; never the token itself."""
         given = [] if self.address == DEFAULT_ADDRESS else ["--address", self.address]
         for name, path in (("--ca", self.ca), ("--token-file", self.token_file)):
             given += [] if path is None else [name, str(path)]

@@ -1,4 +1,4 @@
-"""How commands reach a running service: its address, and the token they call with."""
+"""Connections of commands to a running service: the address and the bearer token."""
 
 import re
 from collections.abc import Iterator
@@ -20,11 +20,10 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 @contextmanager
 def connected(target: Target, timeout_seconds: float | None = None) -> Iterator[grpc.Channel]:
-    """A channel to a service that answers.
+    """A channel to a service that responds.
 
-    Raises UsageError for an address or a token that cannot be used, TlsFileError, and ServiceError
-    (UNAVAILABLE) when no service answers within `timeout_seconds`, by default
-    CONNECT_TIMEOUT_SECONDS.
+    Raises UsageError for an invalid address or token, TlsFileError, and ServiceError (UNAVAILABLE)
+    if no service responds within `timeout_seconds`, by default CONNECT_TIMEOUT_SECONDS.
     """
     with opened(target) as channel:
         await_ready(channel, target, timeout_seconds or CONNECT_TIMEOUT_SECONDS)
@@ -32,9 +31,9 @@ def connected(target: Target, timeout_seconds: float | None = None) -> Iterator[
 
 
 def opened(target: Target, *, without_token_file: bool = False) -> grpc.Channel:
-    """A channel to the service, which may not answer yet. Raises UsageError, TlsFileError.
+    """Return a channel to the service, which may not respond yet. Raises UsageError, TlsFileError.
 
-    Where `without_token_file`, a token file that is missing is as good as an empty one.
+    With `without_token_file`, a missing token file counts as an empty file.
     """
     try:
         check_target(target.address)
@@ -44,19 +43,19 @@ def opened(target: Target, *, without_token_file: bool = False) -> grpc.Channel:
 
 
 def await_ready(channel: grpc.Channel, target: Target, timeout_seconds: float) -> None:
-    """Wait until the service answers. Raises ServiceError (UNAVAILABLE)."""
+    """Wait until the service responds. Raises ServiceError (UNAVAILABLE) on timeout."""
     require_ready(channel, target.address, timeout_seconds, target.ca)
 
 
 def reads_token_file(target: Target) -> bool:
-    """Whether the token is what a file says, which may have another one later."""
+    """Whether the token comes from a file, which can get a new token later."""
     return not target.token and target.token_file not in (None, Path())
 
 
 def _bearer_token(target: Target, without_file: bool) -> str | None:
-    """The token to call with: --token or CREDIT_TOKEN, else the content of the token file.
+    """Return --token or CREDIT_TOKEN, else the content of the token file, else None.
 
-    Raises UsageError for a file that cannot be read or a token that no header can carry.
+    Raises UsageError for an unreadable file, or a token that a header cannot contain.
     """
     token, source = target.token, "the token (--token, CREDIT_TOKEN)"
     path = target.token_file
@@ -72,6 +71,6 @@ def _bearer_token(target: Target, without_file: bool) -> str | None:
         return None
     token = token.strip().removeprefix("Bearer ")
     if not _TOKEN.fullmatch(token):
-        # Never shown: a terminal has other readers.
+        # The message omits the token, because it is a secret.
         raise UsageError(f"{source} is not a bearer token: it must be one line of printable ASCII")
     return token

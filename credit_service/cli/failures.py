@@ -1,7 +1,7 @@
-"""Failures that a person can foresee, as one line each and an exit code; no traceback.
+"""Expected failures as one line and an exit code, without a traceback.
 
-Imported when something failed, so its imports cost nothing before; and those of the commands that
-run servers only when it was none of the failures that every command can meet.
+Commands import this module only after a failure, so it costs nothing before. It imports what only
+the commands that run servers need last, after all failures that any command can have.
 """
 
 # ruff: noqa: PLC0415 - see above
@@ -20,7 +20,7 @@ _Explained = tuple[list[str], ExitCode] | None
 
 
 def report(error: Exception) -> int:
-    """Print the failure; its exit code. A defect of ours is raised again, traceback and all."""
+    """Print the failure and return its exit code. Raise an unexpected error again."""
     explained = _explained(error) or _explained_for_servers(error)
     if explained is None:
         raise error
@@ -66,7 +66,7 @@ def _explained_for_servers(error: Exception) -> _Explained:
         case AddressRefusedError() | DataFolderError() | UnsuitableDatabaseError():
             return [str(error)], ExitCode.USAGE
         case ChildMisconfiguredError():
-            # The process that refused its settings has printed why.
+            # The process that rejected its settings has printed the reason.
             return [], ExitCode.USAGE
         case StackError() | ChildFailedError():
             return [str(error)], ExitCode.UNAVAILABLE
@@ -85,11 +85,11 @@ def _explained_for_servers(error: Exception) -> _Explained:
         ):
             return ["the database is read-only and accepts no writes"], ExitCode.UNAVAILABLE
         case sqlalchemy.exc.SQLAlchemyError() | psycopg.Error():
-            return [_refused_by_database(error)], ExitCode.REFUSED
+            return [_rejected_by_database(error)], ExitCode.REFUSED
     return None
 
 
-def _refused_by_database(error: Exception) -> str:
+def _rejected_by_database(error: Exception) -> str:
     from psycopg import errors
 
     cause = getattr(error, "orig", error)
@@ -102,7 +102,7 @@ def _refused_by_database(error: Exception) -> str:
 
 
 def _database_reason(error: Exception) -> str:
-    """The driver's own words on one line, without the statement."""
+    """Return the driver's message on one line, without the SQL statement."""
     cause: BaseException = error
     while (deeper := getattr(cause, "orig", None) or cause.__cause__) is not None:
         cause = deeper

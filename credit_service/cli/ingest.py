@@ -1,5 +1,5 @@
-"""`ingest` sends a file, shows how it goes, and tells what became of its rows; `annotated` brings
-the file back with what was wrong marked in it."""
+"""`ingest` sends a file and shows the progress and the result. `annotated` saves the file with its
+problems marked."""
 
 import errno
 import shlex
@@ -52,16 +52,16 @@ DATE_ORDERS: dict[str | None, DateOrder | None] = {
     "mdy": "MDY",
     "ymd": "YMD",
 }
-# The ingestion id stands for other rows than these, or for another caller's.
-_OF_ANOTHER_STREAM = frozenset(
+# Reasons that say that the ingestion id belongs to other rows, or to another caller.
+_ID_MISMATCH_REASONS = frozenset(
     {"COMMITTED_ROWS_DIFFER", "INGESTION_NOT_OWNED", "INGESTION_HEADER_MISMATCH"}
 )
 _COUNTS = ("inserted", "updated", "unchanged", "skipped", "rejected")
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What the command line asks for."""
+class Options:
+    """Options of the command line."""
 
     path: Path
     kind: Literal["customers", "loans"] | None
@@ -75,7 +75,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an ingestion ended and the first of its row errors."""
+    """Result of an ingestion, and the first of its row errors."""
 
     ingestion: ingestion_pb2.Ingestion
     row_errors: list[ingestion_pb2.RowError]
@@ -84,44 +84,44 @@ class Outcome:
 
     @property
     def exit_code(self) -> ExitCode:
-        ended_well = self.ingestion.state == ingestion_pb2.INGESTION_STATE_SUCCEEDED
-        return ExitCode.GOOD if ended_well and not self.ingestion.rejected else ExitCode.REFUSED
+        succeeded = self.ingestion.state == ingestion_pb2.INGESTION_STATE_SUCCEEDED
+        return ExitCode.GOOD if succeeded and not self.ingestion.rejected else ExitCode.REFUSED
 
 
-def ingest(order: Order, target: Target, *, as_json: bool) -> int:
-    """Send the file and print what became of it; the exit code.
+def ingest(options: Options, target: Target, *, as_json: bool) -> int:
+    """Send the file, print the result, and return the exit code.
 
     Raises SourceError, ServiceError.
     """
-    sources = _sources(order)
-    first_id = order.ingestion_id or uuid4()
-    resume = _command(order, first_id, target, as_json=as_json)
+    sources = _sources(options)
+    first_id = options.ingestion_id or uuid4()
+    resume = _command(options, first_id, target, as_json=as_json)
     documents = []
     exit_code = ExitCode.GOOD
     with connected(target) as channel:
         client = IngestionClient(channel)
         for place, source in enumerate(sources):
             own_id = _id_of(place, first_id)
-            request = Request(own_id, order.update, order.dry_run, order.date_order)
+            request = Request(own_id, options.update, options.dry_run, options.date_order)
             try:
-                outcome = send(client, source, request, order.errors_shown, upload=order.upload)
+                outcome = send(client, source, request, options.errors_shown, upload=options.upload)
             except KeyboardInterrupt:
-                _note_how_to_resume("Interrupted.", own_id, resume, target)
+                _print_resume_command("Interrupted.", own_id, resume, target)
                 return ExitCode.INTERRUPTED
             except ServiceError as error:
-                of_another = error.reason in _OF_ANOTHER_STREAM and order.ingestion_id is not None
-                if not error.unavailable and not of_another:
+                wrong_id = error.reason in _ID_MISMATCH_REASONS and options.ingestion_id is not None
+                if not error.unavailable and not wrong_id:
                     raise
                 print_failure(error.lines())
-                if of_another:
+                if wrong_id:
                     note("To start a new ingestion, repeat the command without --ingestion-id.")
                     return ExitCode.REFUSED
-                _note_how_to_resume("The ingestion is not finished.", own_id, resume, target)
+                _print_resume_command("The ingestion is not finished.", own_id, resume, target)
                 return ExitCode.UNAVAILABLE
             exit_code = max(exit_code, outcome.exit_code)
             documents.append(_document(outcome))
             if not as_json:
-                _show_one_of(place, sources, outcome, order, target)
+                _show_one_of(place, sources, outcome, options, target)
                 if _source_failed(outcome):
                     out.print(
                         "  The rows before the error stay stored. Correct the file, then resume:"
@@ -131,9 +131,9 @@ def ingest(order: Order, target: Target, *, as_json: bool) -> int:
                 break
     not_sent = [each.kind.lower() for each in sources[len(documents) :]]
     if as_json:
-        # One document for one kind of rows, a list of them for both.
+        # One document for one kind of rows, a list for both kinds.
         print_json(documents[0] if len(sources) == 1 else {"ingestions": documents})
-    if order.dry_run and len(documents) > 1:
+    if options.dry_run and len(documents) > 1:
         note("A dry run stores no customers, so loans of new customers were rejected.")
     for kind in not_sent:
         note(f"The {kind} were not sent, because the previous ingestion did not succeed.")
@@ -141,32 +141,32 @@ def ingest(order: Order, target: Target, *, as_json: bool) -> int:
 
 
 def _id_of(place: int, first_id: UUID) -> UUID:
-    """The id of a file's first ingestion, or its second: the same each time, so that the same
-    command goes on with both."""
+    """Return the id of a file's first or second ingestion. It is always the same, so that the same
+    command resumes both."""
     return first_id if place == 0 else uuid5(first_id, str(place))
 
 
-def _command(order: Order, ingestion_id: UUID, target: Target, *, as_json: bool) -> str:
-    """The command line, quoted for a shell, that resumes the ingestion in the same folder."""
-    path = str(order.path)
+def _command(options: Options, ingestion_id: UUID, target: Target, *, as_json: bool) -> str:
+    """Return the command line, quoted for a shell, that resumes the ingestion in this folder."""
+    path = str(options.path)
     words = ["credit-service", "ingest", f"./{path}" if path.startswith("-") else path]
-    if order.kind:
-        words += ["--kind", order.kind]
+    if options.kind:
+        words += ["--kind", options.kind]
     for option, given in (
-        ("--upload", order.upload),
-        ("--update", order.update),
-        ("--dry-run", order.dry_run),
+        ("--upload", options.upload),
+        ("--update", options.update),
+        ("--dry-run", options.dry_run),
     ):
         words += [option] if given else []
-    if order.date_order:
-        words += ["--date-order", order.date_order.lower()]
-    if order.errors_shown != DEFAULT_ERRORS_SHOWN:
-        words += ["--errors", str(order.errors_shown)]
+    if options.date_order:
+        words += ["--date-order", options.date_order.lower()]
+    if options.errors_shown != DEFAULT_ERRORS_SHOWN:
+        words += ["--errors", str(options.errors_shown)]
     words += ["--ingestion-id", str(ingestion_id), *target.options]
     return shlex.join([*words, "--json"] if as_json else words)
 
 
-def _note_how_to_resume(
+def _print_resume_command(
     what_happened: str, ingestion_id: UUID, resume: str, target: Target
 ) -> None:
     note(f"{what_happened} Committed rows stay stored. Resume ingestion {ingestion_id} with:")
@@ -190,26 +190,26 @@ def _document(outcome: Outcome) -> dict[str, object]:
 
 
 def _show_one_of(
-    place: int, sources: Sequence[SourceFile], outcome: Outcome, order: Order, target: Target
+    place: int, sources: Sequence[SourceFile], outcome: Outcome, options: Options, target: Target
 ) -> None:
     if len(sources) > 1:
         if place:
             out.print()
         out.print(Text(f"{sources[place].kind.capitalize()}:"))
     show(outcome, also_sent=len(sources) > 1)
-    if order.upload:
+    if options.upload:
         _offer_annotated(outcome, target)
 
 
 def _offer_annotated(outcome: Outcome, target: Target) -> None:
-    """Say how to get the file back with what was wrong marked in it."""
+    """Print the command that saves the file with its problems marked."""
     ingestion = outcome.ingestion
-    header_refused = ingestion.error.code in (
+    header_rejected = ingestion.error.code in (
         ingestion_pb2.INGESTION_ERROR_CODE_COLUMN_MISSING,
         ingestion_pb2.INGESTION_ERROR_CODE_COLUMN_AMBIGUOUS,
         ingestion_pb2.INGESTION_ERROR_CODE_COLUMN_UNIT_UNSUPPORTED,
     )
-    if ingestion.rejected or ingestion.skipped or header_refused:
+    if ingestion.rejected or ingestion.skipped or header_rejected:
         out.print()
         out.print("Save the file with its problems marked, to correct and send again:")
         words = ["credit-service", "annotated", ingestion.ingestion_id, *target.options]
@@ -217,7 +217,7 @@ def _offer_annotated(outcome: Outcome, target: Target) -> None:
 
 
 def annotated(ingestion_id: UUID, output: Path | None, target: Target, *, as_json: bool) -> int:
-    """Save the annotated workbook of an upload; never over another file.
+    """Save the annotated workbook of an upload. Never overwrite a file.
 
     Raises ServiceError, FileExistsError.
     """
@@ -225,7 +225,7 @@ def annotated(ingestion_id: UUID, output: Path | None, target: Target, *, as_jso
         _ensure_free(output)
     with connected(target) as channel, tempfile.TemporaryFile() as file:
         header = IngestionClient(channel).annotated_workbook(ingestion_id, file)
-        # A name from elsewhere is taken without its folders.
+        # The name comes from the server, so its folders are dropped.
         path = output or Path(PurePath(header.filename.replace("\\", "/")).name)
         _ensure_free(path)
         file.seek(0)
@@ -241,7 +241,7 @@ def annotated(ingestion_id: UUID, output: Path | None, target: Target, *, as_jso
 def save_template(
     kind: Literal["customers", "loans"], output: Path | None, *, as_csv: bool, as_json: bool
 ) -> int:
-    """Save an empty file to fill in; never over another file.
+    """Save an empty file to fill in. Never overwrite a file.
 
     Raises FileExistsError.
     """
@@ -264,17 +264,17 @@ def _ensure_free(path: Path) -> None:
         )
 
 
-def _sources(order: Order) -> list[SourceFile]:
-    """The file once for each kind of rows that it holds, or for the one asked for."""
-    if order.kind is None:
-        found = kinds(order.path)
-        return [open_source(order.path, kind, order.date_order) for kind in found]
-    kind = _KINDS[order.kind]
-    if order.upload and order.path.is_file():
-        # The service decides about the content; here the file must only be readable.
-        order.path.open("rb").close()
-        return [SourceFile(order.path, kind, order.path.stat().st_size, order.date_order)]
-    return [open_source(order.path, kind, order.date_order)]
+def _sources(options: Options) -> list[SourceFile]:
+    """Return the file once for each kind of rows in it, or for the requested kind."""
+    if options.kind is None:
+        found = kinds(options.path)
+        return [open_source(options.path, kind, options.date_order) for kind in found]
+    kind = _KINDS[options.kind]
+    if options.upload and options.path.is_file():
+        # The service validates the content. Here the file must only be readable.
+        options.path.open("rb").close()
+        return [SourceFile(options.path, kind, options.path.stat().st_size, options.date_order)]
+    return [open_source(options.path, kind, options.date_order)]
 
 
 def send(
@@ -285,7 +285,7 @@ def send(
     *,
     upload: bool,
 ) -> Outcome:
-    """Stream or upload the file, with a progress bar on a terminal. Raises as `ingest`."""
+    """Stream or upload the file, with a progress bar on a terminal. Raises like `ingest`."""
     started = time.monotonic()
     with _progress(source, upload=upload, dry_run=request.validate_only) as listener:
         if upload:
@@ -308,14 +308,14 @@ def send(
         skipped = ingestion_pb2.ROW_OUTCOME_SKIPPED
         skipped_rows = client.row_errors(request.ingestion_id, errors_shown, skipped)
     for each in (*row_errors, *skipped_rows):
-        # Of a streamed file the service does not know the headers.
+        # The service does not know the headers of a streamed file.
         each.column_header = each.column_header or source.headers.get(each.column, "")
     return Outcome(ingestion, row_errors[:errors_shown], seconds, skipped_rows)
 
 
 def show(outcome: Outcome, *, also_sent: bool = False) -> None:
-    """Print the counts, what of the file was not read, and the row errors. `also_sent` says that
-    the rows of the other kind are sent too."""
+    """Print the counts, the unread parts of the file, and the row errors. `also_sent`: the command
+    sends the rows of the other kind too."""
     ingestion = outcome.ingestion
     rows = ingestion.rows_read
     state = enum_name(ingestion.state, ingestion_pb2.IngestionState)
@@ -349,7 +349,7 @@ def show(outcome: Outcome, *, also_sent: bool = False) -> None:
 
 
 def _show_skipped_rows(outcome: Outcome) -> None:
-    """Print how skipped rows differ from what is stored."""
+    """Print the differences between skipped rows and the stored values."""
     table = Listing("skipped row", "in the file", "stored")
     for each in outcome.skipped_rows:
         table.add(str(each.row_number), each.found, each.expected)
@@ -403,16 +403,15 @@ def _progress(source: SourceFile, *, upload: bool, dry_run: bool) -> Iterator[Li
         TimeRemainingColumn(),
         console=err,
         transient=True,
-        # Without a terminal nothing is drawn; what matters is printed at the end.
+        # Draw nothing without a terminal: the result is printed at the end.
         disable=not err.is_terminal,
     ) as progress:
         yield _Bar(progress, source, upload=upload, dry_run=dry_run)
 
 
 class _Bar(Listener):
-    """Shows how many rows are committed: of a stream by the bytes of the file that they are of, and
-    of an upload by its rows, once its bytes are sent. What is sent but not committed is a number
-    beside the bar."""
+    """Shows how many rows are committed. The bar counts bytes of the file for a stream, and rows
+    for an upload once its bytes are sent. The number of sent rows stands beside the bar."""
 
     def __init__(
         self, progress: Progress, source: SourceFile, *, upload: bool, dry_run: bool
@@ -423,7 +422,7 @@ class _Bar(Listener):
         self._committed_rows = 0
         self._sent_rows = 0
         self._size_bytes = source.size_bytes
-        # Where batches of a stream end, in rows and in bytes of the file.
+        # Ends of the batches of a stream, in rows and in bytes of the file.
         self._batch_ends: deque[tuple[int, int]] = deque()
         what = f"{'Uploading' if upload else 'Streaming'} {source.path.name}"
         self._task = progress.add_task(what, total=source.size_bytes, rows="")
@@ -444,7 +443,7 @@ class _Bar(Listener):
             read_bytes = None
             while self._batch_ends and self._batch_ends[0][0] <= self._committed_rows:
                 _rows, read_bytes = self._batch_ends.popleft()
-            # None leaves the bar as it is.
+            # None leaves the bar unchanged.
             self._progress.update(self._task, completed=read_bytes, rows=self._rows())
             return
         if not self._following:

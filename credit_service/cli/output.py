@@ -1,7 +1,7 @@
-"""What commands print: results on standard output, progress and failures on standard error.
+"""Output of commands: results on standard output, progress and failures on standard error.
 
-No line is ever wrapped by this program, so that commands can be pasted and a pipe gets one record a
-line. NO_COLOR is respected, and nothing moves where the output is not a terminal.
+The program wraps no lines, so that printed commands can be pasted and a pipe gets one record per
+line. It respects NO_COLOR, and animates nothing unless the output is a terminal.
 """
 
 import json
@@ -30,12 +30,12 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document on standard output."""
     out.print(Text(json.dumps(document, ensure_ascii=False, indent=2)), soft_wrap=True)
 
 
 def print_failure(lines: Sequence[str]) -> None:
-    """What went wrong: the first line stands out, the others follow."""
+    """Print an error on standard error: the first line with the mark `error:`, then the others."""
     first, *others = lines
     err.print(Text.assemble(("error: ", "bold red"), first), soft_wrap=True)
     for line in others:
@@ -43,24 +43,24 @@ def print_failure(lines: Sequence[str]) -> None:
 
 
 def note(text: str) -> None:
-    """A remark on standard error."""
+    """Print a remark on standard error."""
     err.print(Text(text), soft_wrap=True)
 
 
 def paste(call: str) -> Text:
-    """A command to paste, on one line however long it is."""
+    """Return a command to paste, on one line of any length."""
     return Text(call, style="cyan", no_wrap=True)
 
 
 def as_dict(message: Message) -> dict[str, Any]:
-    """A message as JSON shows it, with the names of the contract."""
+    """Return a message as a JSON object with the contract's field names."""
     document: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
     return document
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a call to paste needs: words for a shell, in which variables may stand. Empty: none."""
+    """Credentials of a call to paste: shell words, which can contain variables. '' for none."""
 
     ca: str = ""
     certificate: str = ""
@@ -72,7 +72,7 @@ _NONE = Credentials()
 
 
 def grpcurl(address: str, method: str, request: Message, with_: Credentials = _NONE) -> str:
-    """The same call for grpcurl. `method` is package.Service/Method."""
+    """Return the call as a grpcurl command. `method` is package.Service/Method."""
     words = ["grpcurl", f"-cacert {with_.ca}" if with_.ca else "-plaintext"]
     if with_.certificate:
         words.append(f"-cert {with_.certificate} -key {with_.private_key}")
@@ -82,7 +82,7 @@ def grpcurl(address: str, method: str, request: Message, with_: Credentials = _N
 
 
 def buf_curl(address: str, method: str, request: Message, with_: Credentials = _NONE) -> str:
-    """The same call for buf curl, which asks the server for the schema by reflection."""
+    """Return the call as a buf curl command, which reads the schema by server reflection."""
     words = ["buf curl --protocol grpc"]
     words.append(f"--cacert {with_.ca}" if with_.ca else "--http2-prior-knowledge")
     if with_.certificate:
@@ -98,7 +98,7 @@ def _quoted_json(request: Message) -> str:
 
 
 def _plain(message: Message) -> dict[str, Any]:
-    """A request as a person would write it: ids as numbers, which JSON of protobuf has as text."""
+    """Return a request as a person writes it: with ids as numbers, not as text like protobuf."""
     document: dict[str, Any] = {}
     for field, value in message.ListFields():
         if field.message_type is not None:
@@ -111,12 +111,12 @@ def _plain(message: Message) -> dict[str, Any]:
 
 
 def decline_codes(codes: Iterable[Any]) -> list[str]:
-    """The names of decline reasons."""
+    """Return the names of decline reasons."""
     return [enum_name(code, decision_pb2.DeclineReasonCode) for code in codes]
 
 
 def instant(moment: Timestamp) -> str:
-    """An instant in UTC, to the second."""
+    """Return an instant in UTC, to the second: '2026-01-31 10:15:00Z'."""
     return f"{datetime.fromtimestamp(moment.seconds, UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
@@ -126,30 +126,30 @@ _GAP = "  "
 class Listing:
     """Records of text in columns.
 
-    On a terminal they are a table, or one block a record where the terminal is too narrow for the
-    longest words. Elsewhere each record is one line with tabs between its fields.
+    On a terminal they form a table, or one block per record if the terminal is too narrow for the
+    longest words. In a pipe or file each record is one line of tab-separated fields.
     """
 
     def __init__(self, *columns: str | tuple[str, Literal["right"]]) -> None:
-        """A column of figures is (name, "right")."""
+        """A column is its name, or (name, "right") for right-aligned figures."""
         self._names = [each if isinstance(each, str) else each[0] for each in columns]
         self._right = [not isinstance(each, str) for each in columns]
         self._rows: list[list[str]] = []
 
     def add(self, *cells: str) -> None:
-        """Add a record: a text for each column."""
+        """Add a record: one text per column."""
         if len(cells) != len(self._names):
             raise ValueError(f"{len(self._names)} cells expected, found {len(cells)}")
-        # A cell never ends a line or a field.
+        # A cell contains no line break and no tab.
         self._rows.append([" ".join(each.split()) for each in cells])
 
     def print(self) -> None:
-        """Print it all on standard output."""
+        """Print all records on standard output."""
         for text, style in self.lines(out.width if out.is_terminal else None):
             out.print(Text(text, style=style))
 
     def lines(self, width: int | None) -> Iterator[tuple[str, str]]:
-        """Each line and its style, for a terminal of `width` cells; None where it is not one."""
+        """Yield each line and its style for a terminal of `width` cells; None for no terminal."""
         if width is None:
             for row in (self._names, *self._rows):
                 yield "\t".join(row), ""
@@ -163,7 +163,7 @@ class Listing:
                 yield line, "" if number else "bold"
 
     def _widths(self, width: int) -> list[int] | None:
-        """A width for each column, none below its longest word; None where there is no room."""
+        """Return column widths of at least the longest word, or None if they do not fit."""
         columns = list(zip(self._names, *self._rows, strict=True))
         wanted = [max(map(cell_len, column)) for column in columns]
         widths = [
@@ -175,7 +175,7 @@ class Listing:
         room = width - len(_GAP) * (len(columns) - 1) - sum(widths)
         if room < 0:
             return None
-        # What is missing least is given first: most columns then need no second line.
+        # Columns that miss the least width get it first, so that most columns need one line only.
         for index in sorted(range(len(columns)), key=lambda each: wanted[each] - widths[each]):
             more = min(room, wanted[index] - widths[index])
             widths[index] += more
@@ -204,7 +204,7 @@ class Listing:
 
 
 def _words_in(cell: str, width: int) -> Iterator[str]:
-    """The cell in lines of at most `width` cells, broken between words only."""
+    """Yield the cell in lines of at most `width` cells, broken between words only."""
     line = ""
     for word in cell.split():
         longer = f"{line} {word}" if line else word

@@ -1,4 +1,4 @@
-"""`sample-data`."""
+"""`sample-data` writes workbooks of made-up customers and loans."""
 
 from pathlib import Path
 

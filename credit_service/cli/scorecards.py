@@ -1,6 +1,6 @@
-"""`scorecard`, `backtest` and `replay`: commands of operators, on the database itself.
+"""`scorecard`, `backtest` and `replay`: commands for operators, which use the database directly.
 
-They are given settings that name a running database, and never start one.
+Their settings name a running database. They never start one.
 """
 
 import json
@@ -37,7 +37,7 @@ _LONG_STATEMENT_SECONDS = 120.0
 
 @contextmanager
 def _database(settings: Settings) -> Iterator[Database]:
-    """The database that the settings name."""
+    """The database of the settings."""
     database = Database(
         settings.require_database_url(),
         pool_size=2,
@@ -67,8 +67,8 @@ def read_scorecard(path: Path) -> Scorecard:
     return parse_scorecard(document)
 
 
-def _refused(error: CreditError) -> int:
-    """Print why; the exit code. An error of the database, not of the request, is raised again."""
+def _rejected(error: CreditError) -> int:
+    """Print the reason and return the exit code. Raise errors of the database again."""
     if isinstance(error, UnavailableError | RetryLaterError | OverloadedError):
         raise error
     if isinstance(error, InvalidFieldsError):
@@ -80,36 +80,36 @@ def _refused(error: CreditError) -> int:
 
 
 def check(path: Path) -> int:
-    """Say whether the document is a valid scorecard."""
+    """Print whether the file is a valid scorecard."""
     try:
         scorecard = read_scorecard(path)
     except CreditError as error:
-        return _refused(error)
+        return _rejected(error)
     out.print(Text(f"{path} is a valid scorecard, version {scorecard.version}."))
     return ExitCode.GOOD
 
 
 def activate(settings: Settings, path: Path) -> int:
-    """Put the scorecard in charge."""
+    """Make the scorecard the active one."""
     try:
         scorecard = read_scorecard(path)
         with _database(settings) as database:
             activate_scorecard(database, scorecard, settings.clock.moment())
     except CreditError as error:
-        return _refused(error)
+        return _rejected(error)
     out.print(Text(f"Scorecard {scorecard.version} is now active."))
     note("The workers are recomputing every score.")
     return ExitCode.GOOD
 
 
 def shadow(settings: Settings, path: Path | None) -> int:
-    """Put the scorecard on trial beside the active one, or end the trial."""
+    """Put the scorecard into shadow mode beside the active one. None ends shadow mode."""
     try:
         scorecard = None if path is None else read_scorecard(path)
         with _database(settings) as database:
             try_scorecard(database, scorecard, settings.clock.moment())
     except CreditError as error:
-        return _refused(error)
+        return _rejected(error)
     if scorecard is None:
         out.print(Text("No scorecard is in shadow mode."))
     else:
@@ -142,12 +142,12 @@ def listing(settings: Settings, *, as_json: bool) -> int:
 
 
 def replay(settings: Settings, decision_id: int, *, as_json: bool) -> int:
-    """Compute a stored decision again from its stored inputs and compare the bytes."""
+    """Recompute a stored decision from its stored inputs and compare the bytes."""
     try:
         with _database(settings) as database:
             found = replay_decision(database, decision_id)
     except CreditError as error:
-        return _refused(error)
+        return _rejected(error)
     except LaterReleaseError as error:
         print_failure([f"decision {decision_id} cannot be replayed here: {error}"])
         return ExitCode.REFUSED
@@ -181,11 +181,11 @@ def replay(settings: Settings, decision_id: int, *, as_json: bool) -> int:
 
 
 def run_backtest(settings: Settings, path: Path, *, as_json: bool) -> int:
-    """Print what another scorecard would have decided."""
+    """Print the decisions and scores that another scorecard gives."""
     try:
         scorecard = read_scorecard(path)
     except CreditError as error:
-        return _refused(error)
+        return _rejected(error)
     with _database(settings) as database:
         report = backtest(database, scorecard, settings.clock.moment())
     if as_json:

@@ -1,4 +1,4 @@
-"""`score`, `check`, `loans`, `pay` and the other commands that show one answer as a table."""
+"""`score`, `check`, `loans`, `pay` and the other commands that show one response as a table."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,7 +43,7 @@ _BAR_CELLS = 20
 
 @contextmanager
 def _service(target: Target) -> Iterator[CreditServiceStub]:
-    """The service's methods, whose failures are ServiceError."""
+    """The service's methods. Failed calls raise ServiceError."""
     with connected(target) as channel, decoded_errors():
         yield CreditServiceStub(channel)
 
@@ -83,7 +83,7 @@ def _show_customer(found: Customer) -> None:
 
 
 def score(target: Target, customer_id: int, *, as_json: bool) -> int:
-    """Show a customer's score of today, component by component."""
+    """Show a customer's current score, component by component."""
     request = pb.GetCreditScoreRequest(customer_id=customer_id)
     with _service(target) as service:
         response = service.GetCreditScore(request, timeout=CALL_TIMEOUT_SECONDS)
@@ -114,13 +114,13 @@ def _show_score(found: score_pb2.CreditScore) -> None:
     )
 
 
-# Asking for a loan.
+# Eligibility.
 
 
 def check(
     target: Target, customer_id: int, amount: str, rate: str, tenure: int, *, as_json: bool
 ) -> int:
-    """Say whether a loan would be approved; a decline is an answer, and ends well too."""
+    """Show whether a loan would be approved. A decline also exits with GOOD."""
     request = pb.CheckEligibilityRequest(
         customer_id=customer_id,
         loan_amount=read_money(amount),
@@ -132,8 +132,8 @@ def check(
     if as_json:
         print_json(as_dict(response))
         return ExitCode.GOOD
-    asked, corrected = response.interest_rate.value, response.corrected_interest_rate.value
-    changed = "" if asked == corrected else f" (requested: {asked} %)"
+    requested, corrected = response.interest_rate.value, response.corrected_interest_rate.value
+    changed = "" if requested == corrected else f" (requested: {requested} %)"
     _print_outcome(approved=response.approved, name="would be approved", other="would be declined")
     out.print(
         Text(
@@ -152,8 +152,8 @@ def check(
 def _a_month(
     message: Any, monthly: str = "monthly_installment", last: str = "last_installment"
 ) -> str:
-    """The installment, and the last one where it differs and the service states it. `monthly` and
-    `last` are fields of the message."""
+    """Return the installment, and the last one if the service states it and it differs. `monthly`
+    and `last` are field names of the message."""
     text = f"{inr(getattr(message, monthly))} a month"
     if message.HasField(last) and getattr(message, last) != getattr(message, monthly):
         text += f", the last {inr(getattr(message, last))}"
@@ -307,7 +307,7 @@ def _installment_state(each: loan_pb2.Installment) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """What `pay` is asked for."""
+    """Arguments of `pay`."""
 
     customer_id: int
     loan_id: int
@@ -317,7 +317,7 @@ class Payment:
 
 
 def pay(target: Target, payment: Payment, *, as_json: bool) -> int:
-    """Record a payment, under a request id of its own unless one is given."""
+    """Record a payment, with a new request id unless one is given."""
     request_id = payment.request_id or uuid4()
     request = pb.RecordPaymentRequest(
         request_id=str(request_id),
@@ -357,7 +357,7 @@ def pay(target: Target, payment: Payment, *, as_json: bool) -> int:
 
 
 def decisions(target: Target, customer_id: int | None, limit: int, *, as_json: bool) -> int:
-    """List stored decisions, the latest first."""
+    """List stored decisions, latest first."""
     with _service(target) as service:
         found, more = _pages(
             lambda size, token: service.ListDecisions(
@@ -391,7 +391,7 @@ def decisions(target: Target, customer_id: int | None, limit: int, *, as_json: b
 
 
 def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
-    """Show a stored decision with what led to it."""
+    """Show a stored decision with its inputs."""
     request = pb.GetDecisionRequest(decision_id=decision_id)
     with _service(target) as service:
         response = service.GetDecision(request, timeout=CALL_TIMEOUT_SECONDS)
@@ -438,11 +438,11 @@ def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
     return ExitCode.GOOD
 
 
-# Showing.
+# Helpers.
 
 
 def _pages(page: Callable[[int, str], Any], name: str, limit: int) -> tuple[list[Any], bool]:
-    """The first `limit` of a list, page by page, and whether there are more."""
+    """Return the first `limit` items of a list, read page by page, and whether there are more."""
     found: list[Any] = []
     token = ""
     while len(found) < limit:
@@ -470,12 +470,12 @@ def _print_facts(*facts: tuple[str, str]) -> None:
 
 
 def _by(principal: str) -> str:
-    """Who did it, where the service asks callers who they are."""
+    """Return the principal with "by", or '' if the service does not authenticate callers."""
     return f"by {principal}" if principal else ""
 
 
 def _day(day: Message) -> str:
-    """A day as 2026-01-31; empty for none."""
+    """Return a day as '2026-01-31', or '' if unset."""
     return (
         f"{day.year:04}-{day.month:02}-{day.day:02}" if isinstance(day, Date) and day.year else ""
     )

@@ -1,7 +1,7 @@
-"""`token`: credentials for trying things out, from a key on this machine.
+"""`token` creates tokens for development, signed with a key on this machine.
 
-A service in production takes the tokens of an identity provider. What is made here is of the same
-kind, so that nothing else differs while developing.
+In production an identity provider issues the tokens. These have the same format, so that nothing
+else differs in development.
 """
 
 import json
@@ -106,7 +106,7 @@ def make_key(
     private, public = directory / PRIVATE_KEY_FILE, directory / JWKS_FILE
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     keys = _read_key_set(public) if public.exists() else []
-    # The public half first: a server must know the key before it meets a token of it.
+    # The public key first: a server must know the key before it gets a token signed with it.
     _write_secret(public, {"keys": [*keys, {**key.as_dict(private=False), **parameters}]})
     if private.exists():
         private.replace(private.with_name(private.name + ".old"))
@@ -120,12 +120,12 @@ def make_key(
 
 
 def print_token(token: str) -> None:
-    """The token alone on standard output, on one line however long: made for `$(…)`."""
+    """Print only the token, on one line of any length, for use in `$(…)`."""
     out.print(token, soft_wrap=True, markup=False)
 
 
 def read_private_key(path: Path) -> _Key:
-    """The private key of a file, which must name its id and algorithm. Raises UsageError."""
+    """Return the private key of a JWK file with kid and alg. Raises UsageError."""
     try:
         document = json.loads(path.read_bytes())
         key = _KEY_TYPES[document["kty"]].import_key(document)
@@ -153,7 +153,7 @@ def _read_key_set(path: Path) -> list[Any]:
 
 
 def _write_secret(path: Path, document: dict[str, Any]) -> None:
-    """A file that its owner alone can read, from its first byte on; replaced as a whole."""
+    """Write a file that only its owner can ever read. Replace an existing file atomically."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

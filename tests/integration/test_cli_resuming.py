@@ -113,7 +113,7 @@ def test_another_file_under_the_same_id_is_refused_with_what_to_do(
 
 def test_every_option_that_changes_the_meaning_is_repeated() -> None:
     ingestion_id = uuid4()
-    order = ingest.Order(
+    options = ingest.Options(
         path=Path("loans.xlsx"),
         kind=None,
         upload=True,
@@ -123,7 +123,7 @@ def test_every_option_that_changes_the_meaning_is_repeated() -> None:
         ingestion_id=None,
     )
     target = Target(address="host:1", ca=Path("my ca.pem"))
-    command = ingest._command(order, ingestion_id, target, as_json=False)
+    command = ingest._command(options, ingestion_id, target, as_json=False)
     assert command == (
         f"credit-service ingest loans.xlsx --upload --ingestion-id {ingestion_id} "
         "--address host:1 --ca 'my ca.pem'"
