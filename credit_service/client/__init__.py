@@ -1,1 +1,1 @@
-"""Client of the service: RPC only, nothing of the server's inside."""
+"""Client of the service. It uses only RPCs, and imports nothing of the server."""

@@ -1,7 +1,7 @@
-"""Channels with the standard retry policy, and errors as something a person can read.
+"""Channels with the standard retry policy, and errors in a form for people.
 
-Every failed call becomes a `ServiceError`, which has the status' reason, the bad fields, when to
-come again and what else the standard details tell.
+Every failed call becomes a `ServiceError` with the reason, the invalid fields, the retry delay and
+the other standard error details.
 """
 
 import json
@@ -26,9 +26,9 @@ SERVICE_CONFIG: Mapping[str, Any] = {
         {
             "name": [{}],
             "waitForReady": True,
-            # UNAVAILABLE: nothing was decided. CANCELLED: so ends, in grpc and before the service
-            # sees it, a call that reaches a server in the instant in which it stops. Writes carry
-            # a request id, so that either may be sent again whatever came of it.
+            # UNAVAILABLE: nothing was decided. CANCELLED: gRPC ends a call with it that reaches a
+            # server in the instant in which it stops, before the service sees it. Writes carry a
+            # request id, so a retry is safe after both.
             "retryPolicy": {
                 "maxAttempts": 5,
                 "initialBackoff": "0.1s",
@@ -38,7 +38,7 @@ SERVICE_CONFIG: Mapping[str, Any] = {
             },
         },
         {
-            # A client stream that broke is resumed from what was committed, not sent again.
+            # A broken client stream is resumed after the committed rows, not sent again.
             "name": [
                 {"service": "credit_service.v1.IngestionService", "method": "IngestRows"},
                 {"service": "credit_service.v1.IngestionService", "method": "UploadSpreadsheet"},
@@ -51,22 +51,22 @@ SERVICE_CONFIG: Mapping[str, Any] = {
 
 
 def open_channel(address: str, token: str | None = None, ca: Path | None = None) -> grpc.Channel:
-    """A channel to `address` (host:port or a gRPC target) with SERVICE_CONFIG.
+    """Return a channel to `address` (host:port or a gRPC target) with SERVICE_CONFIG.
 
-    It uses TLS where `ca` or CREDIT_SERVER_CA names the authorities to trust. Each call carries
-    `token`, where given, as `authorization: Bearer …`. Calls wait until the server is there, so
-    give each of them a timeout.
+    It uses TLS if `ca` or CREDIT_SERVER_CA names the trusted authorities. Each call carries a given
+    `token` as `authorization: Bearer …`. Calls wait until the server is available, so give each
+    call a timeout.
 
-    Raises TlsFileError for a file of certificates or keys that cannot be used.
+    Raises TlsFileError for an unusable file of certificates or keys.
     """
     options: list[tuple[str, Any]] = [
         ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-        # A server that comes back is found within a second, not after two minutes.
+        # Reconnect within a second of the server's return, not after two minutes.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1000),
-        # A channel of its own connection: nothing is shared with others in this process.
+        # The channel has its own connection, shared with no other channel of this process.
         ("grpc.use_local_subchannel_pool", 1),
     ]
     tls = ClientTls.configured(ClientSettings(), ca)
@@ -83,7 +83,7 @@ class _BearerToken(
     grpc.StreamUnaryClientInterceptor,  # type: ignore[type-arg]  # no types at run time
     grpc.StreamStreamClientInterceptor,  # type: ignore[type-arg]  # no types at run time
 ):
-    """Puts the token into the metadata of every call."""
+    """Adds the token to the metadata of every call."""
 
     def __init__(self, token: str) -> None:
         self._entry = ("authorization", f"Bearer {token}")
@@ -119,7 +119,7 @@ class _BearerToken(
 
 
 class _CallDetails(grpc.ClientCallDetails):
-    """What a call is made with: grpc wants an object with these attributes."""
+    """Call details: gRPC requires an object with these attributes."""
 
     def __init__(self, details: Any, metadata: tuple[tuple[str, str | bytes], ...]) -> None:
         self.method = details.method
@@ -133,9 +133,9 @@ class _CallDetails(grpc.ClientCallDetails):
 def require_ready(
     channel: grpc.Channel, address: str, timeout_seconds: float, ca: Path | None = None
 ) -> None:
-    """Wait until the server answers. Raises ServiceError (UNAVAILABLE) when it does not in time.
+    """Wait until the server responds. Raises ServiceError (UNAVAILABLE) on timeout.
 
-    The error says where TLS is the reason: on one side only, or a certificate that is not accepted.
+    The error says whether TLS is the reason: TLS on one side only, or a rejected certificate.
     """
     try:
         grpc.channel_ready_future(channel).result(timeout=timeout_seconds)
@@ -153,9 +153,8 @@ def require_ready(
 class ServiceError(Exception):
     """A call that failed, decoded.
 
-    `reason` is a value of the contract's ErrorReason without its prefix, or empty where the failure
-    is not the service's own (no connection, no such method). `violations` are (field, what is
-    wrong with it).
+    `reason` is a value of the contract's ErrorReason without its prefix, or '' if the failure does
+    not come from the service (no connection, unknown method). `violations` are (field, problem).
     """
 
     code: grpc.StatusCode
@@ -171,11 +170,11 @@ class ServiceError(Exception):
 
     @property
     def unavailable(self) -> bool:
-        """Whether the service, and not the request, is what was wrong."""
+        """Whether the service caused the failure, not the request."""
         return self.code in _NOT_THE_REQUEST
 
     def lines(self) -> list[str]:
-        """The error for a person: what happened, each bad field, what to do."""
+        """Return the error for a person: what happened, each invalid field, what to do."""
         title = self.code.name + (f" ({self.reason})" if self.reason else "")
         lines = [f"{title}: {self.message}"]
         lines += [f"  {name}: {problem}" for name, problem in self.violations]
@@ -200,7 +199,7 @@ _NOT_THE_REQUEST = frozenset(
 
 
 def decoded(error: Exception) -> ServiceError:
-    """A grpc.RpcError with its google.rpc details."""
+    """Return a grpc.RpcError as ServiceError with its google.rpc details."""
     if not isinstance(error, grpc.Call):
         return ServiceError(grpc.StatusCode.UNKNOWN, str(error))
     result = ServiceError(error.code(), error.details() or "no message")
@@ -221,7 +220,7 @@ def decoded(error: Exception) -> ServiceError:
 
 @contextmanager
 def decoded_errors() -> Iterator[None]:
-    """Raise ServiceError where a call inside fails."""
+    """Raise ServiceError if a call in the block fails."""
     try:
         yield
     except grpc.RpcError as error:

@@ -1,7 +1,7 @@
-"""Sends files to the service: as a stream of rows, or whole for the workers to read.
+"""Sends files to the service: as a stream of rows, or as a whole file for a worker to read.
 
-Both survive a broken connection and a server that is replaced: they go on under the same ingestion
-id from what the service says is committed, with bounded retries, so that no row is lost or doubled.
+Both survive a lost connection and the restart of a server: they resume under the same ingestion id
+after the committed rows, with bounded retries, so that no row is lost or stored twice.
 """
 
 import hashlib
@@ -33,11 +33,11 @@ ENDED = frozenset(
         ingestion_pb2.INGESTION_STATE_CANCELLED,
     }
 )
-"""States of an ingestion that has ended. Only a stream that is resumed leaves one."""
+"""States of an ended ingestion. Only a resumed stream leaves one of them."""
 
-# What a broken connection, a server that stops and one that is busy look like. INTERNAL and UNKNOWN
-# come from the transport too; with an ErrorInfo they are the service's own word.
-_WORTH_ANOTHER_TRY = frozenset(
+# Statuses of a lost connection, a stopping server and a busy server. The transport also produces
+# INTERNAL and UNKNOWN; with an ErrorInfo they come from the service.
+_TRANSIENT = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.ABORTED,
@@ -52,12 +52,12 @@ _TRANSPORT = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a transfer goes on without progress.
+    """Timeouts and retries of a transfer.
 
-    It gives up `give_up_seconds` after the first failure that no committed row followed, and pauses
-    between tries, from `first_pause_seconds` doubling to `longest_pause_seconds`. A stream that
-    takes nothing for `stall_seconds` counts as broken; a unary call has `call_timeout_seconds`, a
-    download `download_timeout_seconds`.
+    It gives up `give_up_seconds` after the first failure since the last committed row. The pause
+    between retries doubles from `first_pause_seconds` up to `longest_pause_seconds`. A stream that
+    accepts no message for `stall_seconds` counts as broken. A unary call times out after
+    `call_timeout_seconds`, a download after `download_timeout_seconds`.
     """
 
     give_up_seconds: float = 60.0
@@ -68,7 +68,7 @@ class Patience:
     download_timeout_seconds: float = 600.0
 
     def pause(self, attempt: int, error: ServiceError) -> float:
-        """Seconds to wait after the attempt-th failure in a row, from 0."""
+        """Return the seconds to wait after consecutive failure number `attempt`, from 0."""
         backoff = min(self.first_pause_seconds * 2.0**attempt, self.longest_pause_seconds)
         spread: float = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - a pause, no secret
         return max(spread, min(error.retry_after_seconds or 0.0, self.longest_pause_seconds))
@@ -81,9 +81,9 @@ _POLL_TIMEOUT_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to do with a file: its ingestion id (made by the caller) and its rules.
+    """Options of an ingestion: its id, which the caller chooses, and its rules.
 
-    `date_order` is that of an uploaded file; the rows of a stream have it from their source.
+    `date_order` applies to an uploaded file. For a stream, the source has it.
     """
 
     ingestion_id: UUID
@@ -93,7 +93,7 @@ class Request:
 
     @property
     def on_existing(self) -> ingestion_pb2.OnExisting.ValueType:
-        """The rule for rows that are stored already."""
+        """The rule for rows that are already stored."""
         if self.update_existing:
             return ingestion_pb2.ON_EXISTING_UPDATE
         return ingestion_pb2.ON_EXISTING_SKIP
@@ -108,8 +108,8 @@ _DATE_ORDERS: Mapping[DateOrder | None, ingestion_pb2.DateOrder.ValueType] = {
 
 
 class SourceFailedError(SourceError):
-    """The file cannot be read on, and the service was notified: the ingestion as it ended, whose
-    rows up to `committed_offset` stay stored. It goes on with the corrected file under the same id.
+    """The rest of the file is unreadable, and the service was notified. The rows up to
+    `committed_offset` stay stored. The corrected file resumes the ingestion under the same id.
     """
 
     def __init__(self, message: str, ingestion: ingestion_pb2.Ingestion) -> None:
@@ -118,29 +118,29 @@ class SourceFailedError(SourceError):
 
 
 class Listener:
-    """Hears how a transfer goes. The methods do nothing here; override those of interest."""
+    """Callbacks for the progress of a transfer. They do nothing by default."""
 
     def sent(self, rows: int, read_bytes: int) -> None:
-        """`rows` rows were handed to the connection so far, of `read_bytes` bytes of the file.
+        """`rows` rows were passed to the connection so far, from `read_bytes` bytes of the file.
 
-        They are not committed yet. Called on another thread than the other methods.
+        They are not committed yet. Another thread calls this than the other methods.
         """
 
     def uploaded(self, sent_bytes: int) -> None:
-        """`sent_bytes` bytes of the file were handed to the connection so far."""
+        """`sent_bytes` bytes of the file were passed to the connection so far."""
 
     def advanced(self, ingestion: ingestion_pb2.Ingestion) -> None:
-        """The ingestion as the service has it: its first `committed_offset` rows are committed.
+        """The service committed the first `committed_offset` rows of the ingestion.
 
-        Of a stream that is under way it is polled twice a second.
+        A running stream is polled twice a second.
         """
 
     def resuming(self, error: ServiceError, offset: int, pause_seconds: float) -> None:
-        """The connection broke; the transfer goes on from row (or byte) `offset` after a pause."""
+        """The connection was lost. The transfer resumes at row (or byte) `offset` after a pause."""
 
 
 class IngestionClient:
-    """Sends files over one channel. Use one at a time from one thread."""
+    """Sends files over one channel. Not thread-safe."""
 
     def __init__(self, channel: grpc.Channel, patience: Patience | None = None) -> None:
         self._stub = IngestionServiceStub(channel)
@@ -149,11 +149,11 @@ class IngestionClient:
     def stream(
         self, source: SourceFile, request: Request, listener: Listener | None = None
     ) -> ingestion_service_pb2.IngestRowsResponse:
-        """Send the rows of a file by IngestRows; the ingestion as it ended, with the first errors.
+        """Send the rows of a file by IngestRows. Return the ended ingestion with its first errors.
 
-        After a break goes on from the committed offset. Raises ServiceError for a refusal and when
-        patience ends; SourceFailedError where the file is damaged and the ingestion ended with it,
-        SourceError where the service could not be notified.
+        Resumes from the committed offset after a lost connection. Raises ServiceError for a
+        rejection and when patience ends; SourceFailedError if the file is damaged and the ingestion
+        ended for it; SourceError if the service could not be notified.
         """
         listener = listener or Listener()
         transfer = _Transfer(self._patience, listener)
@@ -183,10 +183,10 @@ class IngestionClient:
         request: Request,
         listener: Listener | None = None,
     ) -> ingestion_pb2.Ingestion:
-        """Send a whole file by UploadSpreadsheet; the ingestion, queued for the workers.
+        """Send a whole file by UploadSpreadsheet. Return the ingestion, queued for the workers.
 
-        After a break sends it again under the same id, which the service takes once. Raises as
-        `stream` does.
+        After a lost connection, sends it again under the same id, so the service ingests it once.
+        Raises like `stream`.
         """
         listener = listener or Listener()
         transfer = _Transfer(self._patience, listener)
@@ -216,7 +216,7 @@ class IngestionClient:
     def follow(
         self, ingestion_id: UUID, listener: Listener | None = None
     ) -> ingestion_pb2.Ingestion:
-        """Watch an ingestion until it ends; the ingestion as it ended. Raises ServiceError."""
+        """Watch an ingestion until it ends, and return it. Raises ServiceError."""
         listener = listener or Listener()
         transfer = _Transfer(self._patience, listener)
         request = ingestion_service_pb2.WatchIngestionRequest(ingestion_id=str(ingestion_id))
@@ -236,7 +236,7 @@ class IngestionClient:
             transfer.wait(transfer.offset)
 
     def get(self, ingestion_id: UUID) -> ingestion_pb2.Ingestion:
-        """One ingestion as it stands. Raises ServiceError."""
+        """Return an ingestion in its current state. Raises ServiceError."""
         request = ingestion_service_pb2.GetIngestionRequest(ingestion_id=str(ingestion_id))
         with decoded_errors():
             response = self._stub.GetIngestion(request, timeout=self._patience.call_timeout_seconds)
@@ -248,7 +248,7 @@ class IngestionClient:
         limit: int,
         outcome: ingestion_pb2.RowOutcome.ValueType = ingestion_pb2.ROW_OUTCOME_REJECTED,
     ) -> list[ingestion_pb2.RowError]:
-        """The first `limit` row errors of rows of that outcome, in the order of the rows.
+        """Return the first `limit` row errors of rows with that outcome, in row order.
 
         Raises ServiceError.
         """
@@ -259,7 +259,7 @@ class IngestionClient:
                 ingestion_id=str(ingestion_id),
                 page_size=min(limit - len(found), PAGE_SIZE),
                 page_token=token,
-                # A service of an earlier version knows rejected rows alone, and no outcomes.
+                # A service of an earlier version knows only rejected rows, and no outcomes.
                 outcomes=[] if outcome == ingestion_pb2.ROW_OUTCOME_REJECTED else [outcome],
             )
             with decoded_errors():
@@ -275,9 +275,9 @@ class IngestionClient:
     def annotated_workbook(
         self, ingestion_id: UUID, file: IO[bytes]
     ) -> ingestion_service_pb2.AnnotatedWorkbookHeader:
-        """Write the annotated workbook of an upload into an empty file; the name it should have.
+        """Write the annotated workbook of an upload into an empty file. Return its header.
 
-        After a break begins again. Raises ServiceError.
+        Starts again after a lost connection. Raises ServiceError.
         """
         transfer = _Transfer(self._patience, Listener())
         while True:
@@ -316,7 +316,7 @@ class IngestionClient:
             return self.get(ingestion_id).committed_offset
         except ServiceError as error:
             if error.code is grpc.StatusCode.NOT_FOUND:
-                # It broke before the header was taken in.
+                # The connection was lost before the service stored the header.
                 return 0
             raise
 
@@ -343,9 +343,9 @@ class IngestionClient:
             call.cancel()
 
     def _poll(self, ingestion_id: UUID, listener: Listener) -> None:
-        """Report what is committed of a stream that is under way, which answers only at its end.
+        """Report the committed rows of a running stream, which itself responds only at its end.
 
-        A poll that fails reports nothing: the stream itself decides whether the connection broke.
+        A failed poll reports nothing: the stream itself shows whether the connection is lost.
         """
         request = ingestion_service_pb2.GetIngestionRequest(ingestion_id=str(ingestion_id))
         try:
@@ -356,7 +356,7 @@ class IngestionClient:
 
 
 class _Transfer:
-    """Decides after a failure whether to go on. Progress starts its patience anew."""
+    """Decides after a failure whether to retry. Progress resets the retry deadline."""
 
     def __init__(self, patience: Patience, listener: Listener) -> None:
         self._patience = patience
@@ -367,25 +367,26 @@ class _Transfer:
         self.offset = 0
 
     def reached(self, offset: int) -> None:
-        """So many rows are committed."""
+        """Record that `offset` rows are committed."""
         if offset > self.offset:
             self.offset = offset
             self._failures = 0
 
     def failed(self, error: ServiceError) -> None:
-        """A failure; raises it when it is a refusal, or when patience ends."""
-        own_word = error.code in _TRANSPORT and error.reason
-        transient = error.code in _WORTH_ANOTHER_TRY or error.code in _TRANSPORT
+        """Record a failure. Raise it if it is a rejection, or if patience ends."""
+        from_service = error.code in _TRANSPORT and error.reason
+        transient = error.code in _TRANSIENT or error.code in _TRANSPORT
         now = time.monotonic()
         if not self._failures:
             self._failing_since = now
-        if own_word or not transient or now - self._failing_since > self._patience.give_up_seconds:
+        gives_up = now - self._failing_since > self._patience.give_up_seconds
+        if from_service or not transient or gives_up:
             raise error
         self._error = error
         self._failures += 1
 
     def wait(self, offset: int) -> None:
-        """Pause before going on from `offset`."""
+        """Pause before resuming from `offset`."""
         self.reached(offset)
         if self._error is None:
             return
@@ -394,7 +395,7 @@ class _Transfer:
         time.sleep(pause_seconds)
 
     def persist(self, call: Callable[[], T]) -> T:
-        """The call's result, tried again while the service is out of reach."""
+        """Return the call's result. Retry while the service is unavailable."""
         while True:
             try:
                 return call()
@@ -404,7 +405,7 @@ class _Transfer:
 
 
 def _filename(name: str) -> str:
-    """The name as the contract allows it; what cannot be sent or shown is replaced."""
+    """Return the name as the contract allows it. Replace invalid and unprintable characters."""
     sendable = name.encode("utf-8", "replace").decode()
     return "".join(char if char.isprintable() else "_" for char in sendable)[:_MAX_FILENAME_CHARS]
 
@@ -424,11 +425,11 @@ class _RowSender:
 
     @property
     def ingestion_id(self) -> UUID:
-        """The ingestion that the rows are sent to."""
+        """The ingestion of the rows."""
         return self._request.ingestion_id
 
     def idle_seconds(self) -> float:
-        """How long ago the connection last took a message."""
+        """Return the seconds since the connection last accepted a message."""
         return time.monotonic() - self._moved
 
     def requests(self) -> Iterator[ingestion_service_pb2.IngestRowsRequest]:
@@ -452,7 +453,7 @@ class _RowSender:
                 rows = len(batch.loans.rows) or len(batch.customers.rows)
                 self._listener.sent(batch.offset + rows, each.read_bytes)
         except SourceError as error:
-            # Ending here without a word would say that these were all the rows.
+            # Without this message, the end of the stream would mean that these are all rows.
             self.failure = error
             text = "".join(each if each.isprintable() else " " for each in str(error))
             failure = ingestion_service_pb2.SourceFailure(message=text[:MAX_FAILURE_CHARS])

@@ -1,8 +1,8 @@
-"""Files as batches of the contract's rows, typed, and exact.
+"""Files as batches of the contract's rows, typed and exact.
 
-Nothing is judged here but what the wire cannot hold: a cell that does not fit its field travels as
-an UnreadableCell, so that the service rejects and reports the row like any other. What is a number
-or a date follows the same rules as in an uploaded file.
+The client validates only what a message cannot contain: a cell that does not fit its field is sent
+as an UnreadableCell, so that the service rejects and reports the row like any other. Numbers and
+dates follow the same rules as in an uploaded file.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,28 +31,27 @@ from credit_service.spreadsheets.table import (
 from credit_service.v1 import ingestion_pb2, ingestion_service_pb2
 
 BATCH_ROWS = 5_000
-"""Rows of a batch, of which the contract allows twice as many: the service, which stores several
-that wait together, has the first of them sooner."""
+"""Rows per batch. The contract allows twice as many, but the service stores several waiting batches
+together, and gets the first of them sooner this way."""
 
 MAX_BATCH_BYTES = 3 * 1024 * 1024
-"""Batches beyond this are split, to stay below the largest message of 4 MiB."""
+"""Larger batches are split, to stay below the maximum message size of 4 MiB."""
 
 _MAX_FOUND_CHARS = 200
 _MAX_TEXT_CHARS = 1_000
 
 
 class SourceError(Exception):
-    """The file cannot be read as rows. The message says why, for a person."""
+    """The file cannot be read as rows. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file whose header is understood. Its rows can be read from any offset, any number of times.
+    """A file with a known header. Its rows can be read from any offset, any number of times.
 
-    `size_bytes` is what `Progressing.read_bytes` runs up to. `date_order` is that of its dates in
-    digits with the year last; None is the one order that a whole column allows. What is read of the
-    file and what is not is as `table.Source` has it; it is empty for a file that was not
-    opened.
+    `size_bytes` is the maximum of `BatchProgress.read_bytes`. `date_order` is that of numeric dates
+    with the year last; None is the only order that fits the whole column. The other fields say what
+    is read of the file and what is not, as in `table.Source`; they are empty for an unopened file.
     """
 
     path: Path
@@ -64,20 +63,20 @@ class SourceFile:
     unread_sheets: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def batches(self, offset: int = 0) -> "Iterator[Progressing]":
-        """The rows that are not blank, from the offset-th on, in batches.
+    def batches(self, offset: int = 0) -> "Iterator[BatchProgress]":
+        """Yield the rows that are not blank in batches, from the offset-th row on.
 
-        Raises SourceError where the file turns out to be damaged on the way.
+        Raises SourceError if the rest of the file is damaged.
         """
         with _explained(self.path), self.path.open("rb") as file:
             opened = source.open_source(file, self.path.name, self.kind, self.date_order)
             for batch in _batches(opened, offset):
-                yield Progressing(batch, file.tell())
+                yield BatchProgress(batch, file.tell())
 
 
 @dataclass(frozen=True, slots=True)
-class Progressing:
-    """A batch, and how far into the file's bytes its reading has come, more or less."""
+class BatchProgress:
+    """A batch, and the approximate number of bytes of the file read so far."""
 
     batch: ingestion_service_pb2.RowBatch
     read_bytes: int
@@ -86,13 +85,13 @@ class Progressing:
 def open_source(
     path: Path, kind: Kind | None = None, date_order: DateOrder | None = None
 ) -> SourceFile:
-    """The file at `path`, .xlsx or CSV, with its header matched.
+    """Return the file at `path`, .xlsx or CSV, with its header matched.
 
-    The kind is told from the header where it is not given.
+    Without `kind`, the kind is detected from the header.
 
     Raises:
-        SourceError: it is absent, of another format, damaged or empty, its kind cannot be told, or
-            a required column is missing.
+        SourceError: the file is absent, of another format, damaged or empty, its kind cannot be
+            detected, or a required column is missing.
     """
     if not path.is_file():
         raise SourceError(f"There is no file {path}.")
@@ -111,10 +110,10 @@ def open_source(
 
 
 def kinds(path: Path) -> tuple[Kind, ...]:
-    """What the rows of the file are: both kinds, customers first, for a workbook with both.
+    """Return the kinds of rows in the file: both, customers first, for a workbook with both.
 
     Raises:
-        SourceError: as `open_source`.
+        SourceError: like `open_source`.
     """
     if not path.is_file():
         raise SourceError(f"There is no file {path}.")
@@ -123,7 +122,7 @@ def kinds(path: Path) -> tuple[Kind, ...]:
 
 
 class _explained:  # noqa: N801 - reads as the block it guards
-    """Raises SourceError for what can be wrong with a file."""
+    """Turns errors of files into SourceError."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -139,13 +138,13 @@ class _explained:  # noqa: N801 - reads as the block it guards
 
 
 def _batches(source: table.Source, offset: int) -> Iterator[ingestion_service_pb2.RowBatch]:
-    passed_over = 0
+    skipped = 0
     batch = ingestion_service_pb2.RowBatch(offset=offset)
     rows = _rows_of(batch, source.kind)
     for block in source.blocks:
         count = len(block.row_numbers)
-        first = min(offset - passed_over, count)
-        passed_over += first
+        first = min(offset - skipped, count)
+        skipped += first
         while first < count:
             end = min(count, first + BATCH_ROWS - len(rows))
             _fill(rows, block, range(first, end), source.kind)
@@ -177,11 +176,11 @@ def _within_size(
 
 
 _FILL_ROWS = 128
-"""Rows converted at a time: few enough that their values are still in the processor's cache."""
+"""Rows converted at a time: few enough that their values stay in the processor's cache."""
 
 
 def _fill(messages: Any, block: Block, rows: range, kind: Kind) -> None:
-    """Add a message for each of these rows of the block to `messages`."""
+    """Add a message to `messages` for each of these rows of the block."""
     converters = _CUSTOMER_CELLS
     fill: Callable[..., None] = _fill_customer
     if kind == "LOANS":
@@ -214,7 +213,7 @@ _Unreadable = dict[int, list[ingestion_pb2.UnreadableCell]]
 
 
 def _overlong(block: Block, part: slice) -> _Unreadable:
-    """Rows with a value beyond the last header, by their place in the part."""
+    """Return the rows with a value beyond the last header, by their index in the part."""
     return {
         index - part.start: [
             ingestion_pb2.UnreadableCell(code=ingestion_pb2.ROW_ERROR_CODE_ROW_TOO_LONG)
@@ -226,15 +225,15 @@ def _overlong(block: Block, part: slice) -> _Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class _Converter:
-    """From cells to what goes into a field. `together` gives the same for a whole column of the
-    cells that most are, in a fraction of the time, and None for any other."""
+    """Converts cells to field values. `together` converts a whole column of common cells to the
+    same values in a fraction of the time, and returns None for any other column."""
 
     cell: Callable[[Cell], Any]
     together: Callable[[Sequence[Cell]], list[Any] | None] = lambda _cells: None
 
 
 def _in_order(convert: _Converter, order: DateOrder | None) -> _Converter:
-    """The converter of a column of dates whose order is known."""
+    """Return the converter of a column of dates with a known order."""
     return convert if order is None else _Converter(partial(_date, order=order))
 
 
@@ -279,12 +278,12 @@ class _UnreadableError(Exception):
 
 _MOST = 2**53
 _PLAIN_DIGITS = 15
-# Enough digits that nothing is rounded.
+# Precision at which nothing is rounded.
 _EXACT = Context(prec=500)
 
 
 def _text_of(cell: str) -> str:
-    """The text trimmed; '' is an empty cell. Formulas and error values are no text."""
+    """Return the trimmed text, '' for an empty cell. Formulas and error values raise."""
     if isinstance(cell, Formula):
         raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_FORMULA)
     text = cell.strip()
@@ -294,7 +293,7 @@ def _text_of(cell: str) -> str:
 
 
 def _number(cell: Cell, form: Form) -> Decimal | None:
-    """The cell as a number below 2⁵³; None when it is empty."""
+    """Return the cell as a number below 2⁵³, or None if it is empty."""
     if isinstance(cell, str):
         text = _text_of(cell)
         if not text:
@@ -308,7 +307,7 @@ def _number(cell: Cell, form: Form) -> Decimal | None:
     elif isinstance(cell, float):
         if isinstance(cell, Percent) and form != "RATE":
             raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_PERCENTAGE)
-        # A workbook shows 15 digits of a fraction, and what lies beyond is the float's own.
+        # A workbook shows 15 digits of a fraction. Further digits are errors of the float.
         whole = cell.is_integer() and abs(cell) < _MOST
         text = str(int(cell)) if whole else format(cell, ".15g")
     elif isinstance(cell, int) and not isinstance(cell, bool):
@@ -327,8 +326,8 @@ def _number(cell: Cell, form: Form) -> Decimal | None:
 
 
 def _whole_numbers(cells: Sequence[Any], most: int) -> list[int] | None:
-    """The numbers that `_number` reads from texts of digits alone, as most cells of a CSV file are,
-    or from whole floats, as those of a workbook; None where one is another cell or above `most`."""
+    """Return what `_number` reads from texts of digits (most cells of a CSV file) or from whole
+    floats (most cells of a workbook). None if one cell is different or above `most`."""
     kinds = set(map(type, cells))
     if kinds == {str}:
         digits = "".join(cells)
@@ -343,7 +342,7 @@ def _whole_numbers(cells: Sequence[Any], most: int) -> list[int] | None:
 
 
 def _whole(most: int) -> _Converter:
-    """Converts to a whole number of at most `most`, either way."""
+    """Return the converter to a whole number from -`most` to `most`."""
 
     def convert(cell: Cell) -> int | None:
         number = _number(cell, "WHOLE")
@@ -359,7 +358,7 @@ def _whole(most: int) -> _Converter:
 
 
 _Amount = tuple[int, int]
-"""Units and nanos of a Money, which have the same sign."""
+"""Units and nanos of a Money, with the same sign."""
 
 
 def _money(cell: Cell) -> _Amount | None:
@@ -379,10 +378,10 @@ def _whole_amounts(cells: Sequence[Cell]) -> list[_Amount] | None:
     return None if units is None else list(zip(units, repeat(0)))
 
 
-# A file has few rates and few days; whole numbers are as quick to convert as to look up.
+# A file has few distinct rates and days. Converting whole numbers is as fast as a lookup.
 @lru_cache(maxsize=32_768, typed=True)
 def _rate(cell: Cell) -> str | None:
-    """Percent, as the text of a decimal."""
+    """Return a rate in percent as decimal text, or None for an empty cell."""
     number = _number(cell, "RATE")
     if number is None:
         return None
@@ -394,7 +393,7 @@ def _rate(cell: Cell) -> str | None:
 
 @lru_cache(maxsize=32_768, typed=True)
 def _date(cell: Cell, order: DateOrder | None = None) -> Date | None:
-    """The day of a date, a midnight, or a text with one reading in that order."""
+    """Return the day of a date, of a midnight, or of a text that is unambiguous in that order."""
     day: date | None = None
     code = "DATE_INVALID"
     if type(cell) is date:
@@ -412,7 +411,7 @@ def _date(cell: Cell, order: DateOrder | None = None) -> Date | None:
 
 
 def _text(too_long: ingestion_pb2.RowErrorCode.ValueType) -> _Converter:
-    """Keeps text; `too_long` is the code of one that no column can hold."""
+    """Return the converter that keeps text. `too_long` is the error code of overlong text."""
 
     def convert(cell: Cell) -> str:
         if not isinstance(cell, str):
@@ -450,8 +449,8 @@ _LOAN_CELLS: Mapping[str, _Converter] = {
 }
 
 
-# A row's values in the order above, None for an empty cell. Field by field and in place: nested
-# messages that are made first are copied into their parents, which takes twice the time.
+# The arguments are a row's values in the order above, None for an empty cell. Fields are set one by
+# one and in place: protobuf copies nested messages into their parents, which takes twice the time.
 
 
 def _fill_customer(
@@ -513,5 +512,5 @@ def _fill_loan(
 
 
 def _fill_money(message: Any, amount: _Amount) -> None:
-    # Also where both are 0, which is an amount: what nothing is put into is missing.
+    # Also if both are 0, which is an amount: an unset message means a missing value.
     message.units, message.nanos = amount

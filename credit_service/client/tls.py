@@ -1,4 +1,4 @@
-"""TLS of a client: the files it trusts and presents, and why a connection does not come about."""
+"""TLS of a client: its certificate files, and the reasons why a connection fails."""
 
 import socket
 import ssl
@@ -14,12 +14,12 @@ _PROBE_SECONDS = 3.0
 
 
 class TlsFileError(ValueError):
-    """A file of certificates or keys cannot be used. The message names it and says why."""
+    """A file of certificates or keys is unusable. The message names the file and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """The authorities that a client trusts, and the certificate and key that it presents."""
+    """The trusted authorities, and the client's certificate and private key."""
 
     ca: Path
     certificate: Path | None = None
@@ -27,14 +27,14 @@ class ClientTls:
 
     @classmethod
     def configured(cls, settings: ClientSettings, ca: Path | None = None) -> Self | None:
-        """As the settings say, with `ca` in place of CREDIT_SERVER_CA; None for no TLS."""
+        """Return the TLS files of the settings, with `ca` before CREDIT_SERVER_CA. None: no TLS."""
         trusted = ca or settings.server_ca
         if trusted is None:
             return None
         return cls(trusted, settings.client_certificate, settings.client_private_key)
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """The credentials of a gRPC channel. Raises TlsFileError for a file that cannot be used."""
+        """Return the credentials of a gRPC channel. Raises TlsFileError for an unusable file."""
         self.context()
         return grpc.ssl_channel_credentials(
             _read("--ca, CREDIT_SERVER_CA", self.ca),
@@ -43,13 +43,13 @@ class ClientTls:
         )
 
     def context(self) -> ssl.SSLContext:
-        """The same for the standard library. Raises TlsFileError for a file that cannot be used."""
+        """Return the context for the ssl module. Raises TlsFileError for an unusable file."""
         pem = _read("--ca, CREDIT_SERVER_CA", self.ca)
         try:
             context = ssl.create_default_context(cadata=pem.decode("ascii", errors="replace"))
         except (ssl.SSLError, ValueError):
             context = None
-        # Without a certificate in it, OpenSSL would load those of the system instead.
+        # If the file has no certificate, OpenSSL would load those of the system instead.
         if context is None or not context.get_ca_certs():
             raise TlsFileError(
                 f"{self.ca} (--ca, CREDIT_SERVER_CA) is not a PEM file of certificate authorities"
@@ -70,7 +70,7 @@ class ClientTls:
         _read("CREDIT_CLIENT_CERTIFICATE", certificate)
         _read("CREDIT_CLIENT_PRIVATE_KEY", key)
         try:
-            # A key with a password must fail here, and not ask at the terminal.
+            # A key with a password must fail here, and not prompt on the terminal.
             context.load_cert_chain(certificate, key, password=lambda: b"")
         except (ssl.SSLError, ValueError):
             raise TlsFileError(
@@ -87,10 +87,10 @@ def _read(variables: str, path: Path) -> bytes:
 
 
 def connection_problem(address: str, tls: ClientTls | None) -> str | None:
-    """Why a TLS or plaintext connection to `address` does not come about, in one sentence.
+    """Return in one sentence why a TLS or plaintext connection to `address` fails.
 
-    None where the reason is another: no server there, or an address that is not host:port. Opens
-    connections of its own, so call it only once the channel failed.
+    None for another reason: no server there, or an address that is not host:port. Opens its own
+    connections, so call it only after the channel failed.
     """
     host, _, port_text = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
@@ -126,7 +126,7 @@ def _problem_with_tls(host: str, port: int, tls: ClientTls) -> str | None:
         " CREDIT_CLIENT_PRIVATE_KEY to one that it accepts."
     )
     try:
-        # A server of gRPC speaks first. One that ends instead did not accept the client.
+        # A gRPC server sends first. One that closes the connection rejected the client.
         return None if _shake_hands(host, port, tls.context()) else wants_certificate
     except ssl.SSLCertVerificationError as error:
         reason = error.verify_message.rstrip(".")
@@ -155,7 +155,7 @@ def _problem_with_tls(host: str, port: int, tls: ClientTls) -> str | None:
 
 
 def _shake_hands(host: str, port: int, context: ssl.SSLContext) -> bytes:
-    """Connect with TLS, and read once: a server refuses a client certificate only then."""
+    """Connect with TLS and read once, because a server rejects a client certificate only then."""
     with (
         socket.create_connection((host, port), _PROBE_SECONDS) as connection,
         context.wrap_socket(connection, server_hostname=host) as secured,

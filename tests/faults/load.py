@@ -21,7 +21,7 @@ from google.type.money_pb2 import Money
 from credit_service.client import channel, ingestion, rows
 from credit_service.client.channel import ServiceError
 from credit_service.client.ingestion import IngestionClient, Patience
-from credit_service.client.rows import Progressing, SourceFile
+from credit_service.client.rows import BatchProgress, SourceFile
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import credit_service_pb2_grpc, ingestion_pb2, ingestion_service_pb2
 from tests.faults import portfolio
@@ -48,12 +48,12 @@ _LOANS = ingestion_pb2.INGESTION_KIND_LOANS
 class _InSmallBatches(SourceFile):
     """A file whose rows travel a few at a time, so that a stream can break between them."""
 
-    def batches(self, offset: int = 0) -> Iterator[Progressing]:
+    def batches(self, offset: int = 0) -> Iterator[BatchProgress]:
         for each in super().batches(offset):
             for begin in range(0, len(each.batch.loans.rows), _BATCH_ROWS):
                 part = ingestion_service_pb2.RowBatch(offset=each.batch.offset + begin)
                 part.loans.rows.extend(each.batch.loans.rows[begin : begin + _BATCH_ROWS])
-                yield Progressing(part, each.read_bytes)
+                yield BatchProgress(part, each.read_bytes)
 
 
 class Load:
