@@ -139,7 +139,7 @@ def _explain_volume(total_paise: int, cap_paise: int) -> str:
 
 
 def _explain_count(count: int, cap: int) -> str:
-    return f"{_plural(count, 'loan')} taken in total; full points from {cap}."
+    return f"{_plural(count, 'loan')} in total; full points from {cap}."
 
 
 def _explain_activity(count: int, cap: int) -> str:

@@ -409,7 +409,7 @@ def test_the_soft_limit_of_descriptors_is_raised(monkeypatch: pytest.MonkeyPatch
     assert raised == [(4096, 4096)]
 
 
-class TestWithoutReception:
+class TestWithoutIncoming:
     """Where the private parts of grpc are others than `incoming` knows."""
 
     @pytest.fixture

@@ -164,7 +164,7 @@ def test_explanations_contain_the_figures() -> None:
     assert explanations(score(position(30, 36, 400_000, 3, 1), STANDARD)) == [
         "30 of 36 installments due so far were paid on time.",
         "₹4,00,000.00 borrowed in total; full points from ₹10,00,000.00.",
-        "3 loans taken in total; full points from 10.",
+        "3 loans in total; full points from 10.",
         "1 loan opened or active in this calendar year; full points from 3.",
     ]
     assert explanations(score(position(0, 0, 0, 0, 0), STANDARD))[0] == (

@@ -22,7 +22,7 @@ MOST_ROWS = 6
 @pytest.fixture
 def servicer() -> Iterator[IngestionServicer]:
     """Only methods that need no database are called."""
-    database = Database("postgresql://nobody@127.0.0.1:1/nothing")
+    database = Database("postgresql://unused@127.0.0.1:1/nothing")
     settings = Settings(ingestion_batch_rows=MOST_ROWS)
     yield IngestionServicer(database, Clock(), settings, cache=None, stopping=threading.Event())
     database.dispose()
