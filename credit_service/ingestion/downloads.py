@@ -4,7 +4,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import IO
 from uuid import UUID
@@ -32,7 +32,7 @@ _MAX_FILENAME_CHARS = 255
 _SUFFIX = "-annotated"
 _MARKS_PAGE = 5_000
 _OUTCOMES: Sequence[RowOutcome] = ("REJECTED", "SKIPPED")
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,16 @@ class Annotator:
 
     @contextmanager
     def workbook(
-        self, ingestion_id: UUID, ensure_wanted: Callable[[], None]
+        self,
+        ingestion_id: UUID,
+        raise_if_cancelled: Callable[[], None],
+        *,
+        rejected_only: bool = False,
     ) -> Iterator[AnnotatedWorkbook]:
-        """The annotated workbook of an upload, there until the context ends.
+        """The annotated workbook of an upload, there until the context ends; with `rejected_only`
+        a new workbook of the rows to correct alone.
 
-        `ensure_wanted` is called many times a second, and what it raises ends the work.
+        Calls `raise_if_cancelled` many times a second; an exception from it ends the work.
 
         Raises:
             NotFoundError: INGESTION_NOT_FOUND.
@@ -74,10 +79,11 @@ class Annotator:
             raise batches.not_found(ingestion_id)
         _check(ingestion)
         with tempfile.TemporaryFile() as output:
-            while not self._turns.acquire(timeout=_LOOK_SECONDS):
-                ensure_wanted()
+            while not self._turns.acquire(timeout=_POLL_SECONDS):
+                raise_if_cancelled()
             try:
-                self._annotate(ingestion, output, ensure_wanted)
+                order = replace(_order(ingestion), rejected_only=rejected_only)
+                self._annotate(ingestion, order, output, raise_if_cancelled)
             except AnnotationError as error:
                 raise _unavailable(ingestion, error.code, error.message) from error
             finally:
@@ -87,18 +93,24 @@ class Annotator:
             yield AnnotatedWorkbook(annotated_filename(ingestion.filename), size_bytes, output)
 
     def _annotate(
-        self, ingestion: Ingestion, output: IO[bytes], ensure_wanted: Callable[[], None]
+        self,
+        ingestion: Ingestion,
+        order: AnnotationOrder,
+        output: IO[bytes],
+        raise_if_cancelled: Callable[[], None],
     ) -> None:
         with tempfile.TemporaryFile() as marks, stored_file(self._database, ingestion) as source:
             if source is None:
                 raise AnnotationError("FILE_LOST", "The uploaded bytes are not all there any more.")
-            write_marks(marks, _order(ingestion), self._marks(ingestion, ensure_wanted))
-            annotate(source, marks, output, ensure_wanted)
+            write_marks(marks, order, self._marks(ingestion, raise_if_cancelled))
+            annotate(source, marks, output, raise_if_cancelled)
 
-    def _marks(self, ingestion: Ingestion, ensure_wanted: Callable[[], None]) -> Iterator[Mark]:
+    def _marks(
+        self, ingestion: Ingestion, raise_if_cancelled: Callable[[], None]
+    ) -> Iterator[Mark]:
         after: tuple[int, int] | None = None
         while ingestion.rejected or ingestion.skipped:
-            ensure_wanted()
+            raise_if_cancelled()
             with self._database.autocommit() as connection:
                 page = ingestions.errors_page(
                     connection, ingestion.ingestion_id, after, _MARKS_PAGE, _OUTCOMES
@@ -153,6 +165,6 @@ def _order(ingestion: Ingestion) -> AnnotationOrder:
         **{
             name: getattr(ingestion, name)
             for name in AnnotationOrder.__slots__
-            if name != "ingestion_id"
+            if name not in ("ingestion_id", "rejected_only")
         },
     )

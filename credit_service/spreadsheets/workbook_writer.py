@@ -12,8 +12,9 @@ import math
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import date, datetime, time, timedelta
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from openpyxl import Workbook
 from openpyxl.cell import Cell as SheetCell
@@ -39,19 +40,28 @@ _FAST = 1
 def save(workbook: Any, file: IO[bytes]) -> None:
     """Write a workbook to a seekable file. The same workbook always gives the same bytes."""
     workbook.properties.created = workbook.properties.modified = _FIXED_TIME
-    WorkbookSaver(workbook, file).save()
+    with WorkbookSaver(workbook, file) as saver:
+        saver.save()
 
 
 class WorkbookSaver(ExcelWriter):  # type: ignore[misc] # openpyxl has no types
     """Saves a workbook into a seekable file, and rows of large sheets as they come.
 
-    Call `write_rows` for such a sheet, then `save`.
+    Call `write_rows` for such a sheet, then `save`. When the context ends, nothing writes to the
+    file any more, whatever failed.
     """
 
     def __init__(self, workbook: Any, file: IO[bytes]) -> None:
         self._parts = _Archive(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_FAST)
         super().__init__(workbook, self._parts)
         self._writers: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        with suppress(OSError, ValueError):
+            self._parts.close()
 
     def write_rows(self, sheet: Any, lines: Iterable[Line]) -> None:
         """Write a sheet whose rows, in rising order, are these lines. Rows left out are blank."""
@@ -72,7 +82,11 @@ class WorkbookSaver(ExcelWriter):  # type: ignore[misc] # openpyxl has no types
         sheet._drawing = SpreadsheetDrawing()
         sheet._drawing.charts, sheet._drawing.images = sheet._charts, sheet._images
         with writer.out:
-            writer.write()
+            try:
+                writer.write()
+            finally:
+                # Else it writes its last tags when it is collected, into a part that is closed.
+                writer.close()
         self._writers[id(sheet)] = writer
 
 
@@ -206,6 +220,17 @@ def _set_text(cell: Any, value: str) -> bool:
     return value.startswith(_LOOKS_LIKE_A_FORMULA)
 
 
+def protect_text(cell: Any) -> None:
+    """Mark the text of a loaded cell that a program could take for a formula, and keep all digits
+    of its number."""
+    if isinstance(cell.value, str) and cell.data_type != "e":
+        cell.data_type = "s"
+        if cell.value.startswith(_LOOKS_LIKE_A_FORMULA):
+            cell.quotePrefix = True
+    elif isinstance(cell.value, float) and math.isfinite(cell.value):
+        cell._value = repr(cell.value)
+
+
 def _serial(value: date | datetime | time | timedelta) -> tuple[int | float | None, str]:
     """A moment in days as a sheet counts them, None before its first day; and its format."""
     if isinstance(value, timedelta):
@@ -256,6 +281,6 @@ def write_table(
         for number, cells in enumerate(rows, 2):
             yield number, [factory.cell(number, column, cell) for column, cell in enumerate(cells)]
 
-    saver = WorkbookSaver(workbook, file)
-    saver.write_rows(sheet, lines())
-    saver.save()
+    with WorkbookSaver(workbook, file) as saver:
+        saver.write_rows(sheet, lines())
+        saver.save()

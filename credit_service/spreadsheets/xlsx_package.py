@@ -91,6 +91,55 @@ def check_directory(file: BinaryIO) -> None:
         )
 
 
+MAX_LOADED_BYTES = 64 * 1024**2
+"""Most bytes of all parts of a workbook that openpyxl loads whole."""
+
+
+def can_be_loaded_whole(file: BinaryIO, max_cells: int) -> bool:
+    """Whether openpyxl may load a workbook that `check_directory` let pass: it is small, and no
+    part has a document type or an unusual encoding, or ranges that openpyxl would fill with cells.
+    """
+    file.seek(0)
+    with _archive(file) as archive, reading():
+        infos = archive.infolist()
+        if sum(info.file_size for info in infos) > MAX_LOADED_BYTES:
+            return False
+        cells = 0
+        for info in infos:
+            if not _part_name(info).endswith((".xml", ".rels", ".vml")):
+                continue
+            content = archive.read(info)
+            declared = _ENCODING.match(content.removeprefix(codecs.BOM_UTF8))
+            is_usual = declared is None or declared[1].lower() in _KNOWN_ENCODINGS
+            if not is_usual or b"\x00" in content or b"<!" in content.replace(b"<!--", b""):
+                return False
+            cells += len(_CELL_TAG.findall(content))
+            cells += sum(_cells_of_range(*match) for match in _FILLED_RANGE.findall(content))
+            if cells > max_cells:
+                return False
+    return True
+
+
+_CELL_TAG = re.compile(rb"<(?:[A-Za-z_][\w.-]*:)?c[\s/>]")
+_FILLED_RANGE = re.compile(
+    rb"""<(?:[A-Za-z_][\w.-]*:)?(?:mergeCell|hyperlink)\s[^>]*?\bref\s*=\s*"""
+    rb"""["']\$?([A-Z]*)\$?([0-9]*):\$?([A-Z]*)\$?([0-9]*)["']""",
+    re.IGNORECASE,
+)
+
+
+def _cells_of_range(left: bytes, top: bytes, right: bytes, bottom: bytes) -> int:
+    width = _index(right, 2**14) - _index(left, 1) + 1
+    return max(width, 1) * max(int(bottom or 2**20) - int(top or 1) + 1, 1)
+
+
+def _index(letters: bytes, otherwise: int) -> int:
+    index = 0
+    for letter in letters.upper():
+        index = index * 26 + letter - 64
+    return index or otherwise
+
+
 _FOREIGN_PARTS = {
     "index/document.iwa": "a Numbers document",
     "word/document.xml": "a text document (.docx)",

@@ -843,7 +843,7 @@ def annotating_processes() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
-            if "credit_service.ingestion.annotating" in child.cmdline():
+            if "credit_service.ingestion.annotated_workbook" in child.cmdline():
                 found.append(child)
     return found
 

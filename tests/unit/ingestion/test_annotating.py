@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from typing import Any
@@ -15,20 +15,26 @@ from xml.sax.saxutils import quoteattr
 
 import openpyxl
 import pytest
+from openpyxl.comments import Comment
+from openpyxl.formatting.rule import FormulaRule
+from openpyxl.styles import Font, PatternFill
+from openpyxl.utils.datetime import CALENDAR_MAC_1904, CALENDAR_WINDOWS_1900
+from openpyxl.workbook.defined_name import DefinedName
+from openpyxl.worksheet.datavalidation import DataValidation
 
-from credit_service.ingestion import annotating, confinement
+from credit_service.ingestion import annotated_workbook, confinement
+from credit_service.ingestion.annotated_workbook import write_annotated
 from credit_service.ingestion.annotating import (
     AnnotationError,
     AnnotationOrder,
     Mark,
     annotate,
-    write_annotated,
     write_marks,
 )
 from credit_service.ingestion.downloads import annotated_filename
 from credit_service.ingestion.frames import source_rows
 from credit_service.ingestion.validation import validate_block
-from credit_service.ingestion.workbook_parts import Look, Sheet, WorkbookWriter
+from credit_service.spreadsheets import workbook_writer, xlsx_package
 from credit_service.spreadsheets.columns import REASONS_HEADER, SUMMARY_TITLE, Kind
 from credit_service.spreadsheets.source import open_source, open_table
 from credit_service.spreadsheets.table import Cell, SpreadsheetError
@@ -211,12 +217,7 @@ def test_every_value_comes_back_equal() -> None:
 def test_numbers_days_and_times_come_back_equal_and_of_their_kind() -> None:
     values = [value for value in VALUES if not isinstance(value, str)]
     output = io.BytesIO()
-    with WorkbookWriter(output) as writer:
-        with writer.rows(Sheet("Rows", (9, 9))) as sheet:
-            for number, value in enumerate(values, 1):
-                look = Look.WRONG
-                sheet.row(number, [(0, 1, Look.PLAIN), (1, value, look)])
-        writer.finish(Sheet(SUMMARY_TITLE, (9,)), [], {})
+    workbook_writer.write_table(output, [1, values[0]], [[1, value] for value in values[1:]])
     table = open_table(io.BytesIO(output.getvalue()), "x.xlsx", "LOANS")
     found = [table.header[1], *(row[1] for _, row in table.rows)]
     assert found == values
@@ -374,7 +375,7 @@ def test_what_a_sheet_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(AnnotationError) as caught:
         annotated(wide, "l.csv", marks=[])
     assert caught.value.code == "TOO_LARGE_FOR_A_SHEET"
-    monkeypatch.setattr(annotating, "MAX_ROWS", 2)
+    monkeypatch.setattr(annotated_workbook, "MAX_ROWS", 2)
     with pytest.raises(AnnotationError) as caught:
         annotated(csv_of(LOAN_HEADERS, A_LOAN, A_LOAN), "l.csv", marks=[])
     assert caught.value.code == "TOO_LARGE_FOR_A_SHEET"
@@ -387,7 +388,7 @@ def test_a_long_text_is_cut_to_what_a_cell_holds() -> None:
 
 
 def test_notes_have_a_limit_and_reasons_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(annotating, "MAX_NOTES", 3)
+    monkeypatch.setattr(annotated_workbook, "MAX_NOTES", 3)
     sheet = opened(annotated(loans_workbook(*[WRONG_LOAN] * 5)))["S1"]
     assert sum(cell.comment is not None for row in sheet for cell in row) == 3
     assert all(sheet[f"J{number}"].value for number in range(2, 7))
@@ -441,16 +442,21 @@ def test_any_name_of_a_sheet_comes_back_as_one_that_is_allowed(name: str) -> Non
     assert link.location == "'" + cleaned.replace("'", "''") + "'!D2"
 
 
-def in_a_process(content: bytes, order: AnnotationOrder, wanted: Any = lambda: None) -> bytes:
+def in_a_process(
+    content: bytes,
+    order: AnnotationOrder,
+    wanted: Any = lambda: None,
+    marks: Sequence[Mark] = (),
+) -> bytes:
     with (
         tempfile.TemporaryFile() as source,
-        tempfile.TemporaryFile() as marks,
+        tempfile.TemporaryFile() as written,
         tempfile.TemporaryFile() as output,
     ):
         source.write(content)
         source.flush()
-        write_marks(marks, order, iter(()))
-        annotate(source, marks, output, wanted)
+        write_marks(written, order, iter(marks))
+        annotate(source, written, output, wanted)
         output.seek(0)
         return output.read()
 
@@ -589,3 +595,228 @@ def test_the_summary_names_columns_and_sheets_that_were_not_read() -> None:
     )
     facts = {row[0].value: row[1].value for row in opened(content)[SUMMARY_TITLE].iter_rows()}
     assert (facts["Columns not used"], facts["Sheets not read"]) == ("Branch, Notes", "2023")
+
+
+# --- The original ---------------------------------------------------------------------------------
+
+HEADER_FONT = Font(name="Georgia", italic=True)
+RUPEES = '"₹" #,##0.00'
+
+
+def original(
+    *rows: Sequence[Any], change: Callable[[Any], None] = lambda _: None, epoch: Any = None
+) -> bytes:
+    """A workbook by openpyxl, with formats and another sheet, such as a person sends."""
+    book = openpyxl.Workbook()
+    if epoch is not None:
+        book.epoch = epoch
+    sheet = book.active
+    sheet.title = "Our loans"
+    sheet.append(LOAN_HEADERS)
+    for row in rows:
+        sheet.append(row)
+    for cell in sheet[1]:
+        cell.font = HEADER_FONT
+    for cells in sheet.iter_rows(min_row=2):
+        cells[2].number_format = RUPEES
+        cells[7].number_format = "dd-mmm-yyyy"
+    sheet.column_dimensions["C"].width = 33
+    other = book.create_sheet("Branches")
+    other["B2"] = "=HYPERLINK(1)"
+    other["B3"].value = "@SUM(A1)"
+    # openpyxl alone would round it.
+    other["B4"]._value = "0.30000000000000004"
+    other["B5"].fill = PatternFill("solid", fgColor="FF00FF00")
+    change(book)
+    buffer = io.BytesIO()
+    book.save(buffer)
+    return buffer.getvalue()
+
+
+def no_formula_in(content: bytes) -> bool:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        sheets = [archive.read(name) for name in archive.namelist() if "worksheets/sheet" in name]
+    return not any(b"<f>" in sheet or b"<f " in sheet for sheet in sheets)
+
+
+def test_a_small_workbook_comes_back_with_its_formats_and_other_sheets() -> None:
+    content = original(A_LOAN, WRONG_LOAN)
+    back = annotated(content)
+    book = opened(back)
+    assert book.sheetnames == [SUMMARY_TITLE, "Our loans", "Branches"]
+    sheet = book["Our loans"]
+    assert sheet["A1"].font.name == "Georgia"
+    assert sheet["C2"].number_format == RUPEES
+    assert (sheet["H2"].number_format, sheet["H2"].value) == (
+        "dd-mmm-yyyy",
+        datetime(2024, 1, 31),  # noqa: DTZ001 - cells have no zone
+    )
+    assert sheet.column_dimensions["C"].width == 33
+    assert sheet["D3"].fill.fgColor.rgb == "FFFFB3B3"
+    assert sheet["D3"].comment.text.startswith("OUT_OF_RANGE")
+    assert "Tenure (OUT_OF_RANGE)" in sheet["J3"].value
+    assert sheet["J1"].value == REASONS_HEADER
+    assert book["Branches"]["B5"].fill.fgColor.rgb == "FF00FF00"
+    assert cells_of(back, "l.xlsx", "LOANS") == cells_of(content, "l.xlsx", "LOANS")
+    assert {mark.row_number for mark in marks_of(back, "l.xlsx", "LOANS")} == {3}
+    again = opened(annotated(back))
+    assert again.sheetnames == [SUMMARY_TITLE, "Our loans", "Branches"]
+    assert [cell.value for cell in again["Our loans"][1]] == [*LOAN_HEADERS, REASONS_HEADER]
+
+
+def test_no_sheet_of_an_original_comes_back_with_a_formula() -> None:
+    def change(book: Any) -> None:
+        sheet = book["Our loans"]
+        sheet["D2"] = "=6*2"
+        sheet.conditional_formatting.add("A1:A9", FormulaRule(formula=["A1>1"]))
+        rule = DataValidation(type="custom", formula1="=WEBSERVICE(1)")
+        sheet.add_data_validation(rule)
+        rule.add("A2")
+        book.defined_names["x"] = DefinedName("x", attr_text="'Our loans'!$A$1")
+
+    content = original(A_LOAN, change=change)
+    back = annotated(content)
+    assert no_formula_in(back)
+    assert not no_formula_in(content)
+    book = opened(back)
+    sheet = book["Our loans"]
+    assert (sheet["D2"].value, sheet["D2"].data_type, sheet["D2"].quotePrefix) == (
+        "=6*2",
+        "s",
+        True,
+    )
+    assert not sheet.conditional_formatting
+    assert not sheet.data_validations.dataValidation
+    assert not book.defined_names
+    assert book["Branches"]["B3"].quotePrefix
+    assert {mark.code for mark in marks_of(back, "l.xlsx", "LOANS")} == {"NOT_A_NUMBER"}
+
+
+def test_every_value_of_an_original_means_the_same_when_it_is_sent_again() -> None:
+    moments = [*A_LOAN[:7], datetime(2024, 1, 30, 23, 59, 50), None]  # noqa: DTZ001 - no zone
+    texts = ("7", "1001", "₹ 1,00,000", "12", "12 %", "8,884.88", "3", "2024-01-31", "")
+    rows = [
+        A_LOAN,
+        moments,
+        texts,
+        (*A_LOAN[:2], 0.1 + 0.2, -0.01, 0.12, 123_456_789_012_345.67, 1e300, "x", True),
+        (None, " ", "\tx", "_x0041_", "-5", "+1", "@x", time(10, 30), timedelta(hours=31)),
+    ]
+
+    def change(book: Any) -> None:
+        book["Our loans"]["E5"].number_format = "0.0%"
+
+    for epoch in (CALENDAR_WINDOWS_1900, CALENDAR_MAC_1904):
+        content = original(*rows, change=change, epoch=epoch)
+        back = annotated(content)
+        assert opened(back).sheetnames[1:] == ["Our loans", "Branches"]
+        assert cells_of(back, "l.xlsx", "LOANS") == cells_of(content, "l.xlsx", "LOANS")
+        with zipfile.ZipFile(io.BytesIO(back)) as archive:
+            assert b"0.30000000000000004" in archive.read("xl/worksheets/sheet3.xml")
+
+
+def test_an_original_shows_each_rejected_row() -> None:
+    """Whatever hides rows or cells, or would make them hard to correct."""
+
+    def change(book: Any) -> None:
+        sheet = book["Our loans"]
+        sheet.row_dimensions[3].hidden = True
+        sheet.auto_filter.ref = "A1:B3"
+        sheet.merge_cells("A2:B2")
+        sheet.protection.enable()
+        sheet["D3"].comment = Comment("mine", "a person")
+        sheet["A3"].comment = Comment("mine", "a person")
+
+    sheet = opened(annotated(original(A_LOAN, WRONG_LOAN, change=change)))["Our loans"]
+    assert not sheet.row_dimensions[3].hidden
+    assert not sheet.protection.sheet
+    assert not sheet.merged_cells.ranges
+    assert sheet.auto_filter.ref == "A1:J3"
+    assert sheet["A3"].comment.text == "mine"
+    assert sheet["D3"].comment.text.startswith("OUT_OF_RANGE")
+
+
+def test_a_large_workbook_comes_back_as_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(annotated_workbook, "MAX_KEPT_CELLS", 9)
+    back = annotated(original(A_LOAN, WRONG_LOAN))
+    assert opened(back).sheetnames == [SUMMARY_TITLE, "Our loans"]
+    assert {mark.row_number for mark in marks_of(back, "l.xlsx", "LOANS")} == {3}
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new"),
+    [
+        ("xl/workbook.xml", b"<workbook ", b"<!DOCTYPE x [<!ENTITY a 'b'>]><workbook "),
+        ("xl/theme/theme1.xml", b"<?xml", b"<!DOCTYPE x><?xml"),
+        ("xl/styles.xml", b"<styleSheet ", b"<?xml version='1.0' encoding='koi8-r'?><styleSheet "),
+        ("docProps/app.xml", b"<", "<".encode("utf-16")),
+        (
+            "xl/worksheets/sheet1.xml",
+            b"</sheetData>",
+            b'</sheetData><mergeCells><mergeCell ref="A9:XFD1048576"/></mergeCells>',
+        ),
+    ],
+)
+def test_openpyxl_loads_no_part_that_could_harm(part: str, old: bytes, new: bytes) -> None:
+    content = original(A_LOAN)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    assert xlsx_package.can_be_loaded_whole(io.BytesIO(content), 1_000)
+    assert old in parts[part]
+    parts[part] = parts[part].replace(old, new)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    assert not xlsx_package.can_be_loaded_whole(buffer, 1_000)
+
+
+def test_a_sandboxed_process_gives_the_original_back() -> None:
+    """All that openpyxl imports late is there."""
+    content = original(A_LOAN, WRONG_LOAN)
+    order = replace(ORDER, rejected=1)
+    marks = marks_of(content, "l.xlsx", "LOANS")
+    book = opened(in_a_process(content, order, marks=marks))
+    assert book.sheetnames == [SUMMARY_TITLE, "Our loans", "Branches"]
+    assert book["Our loans"]["D3"].comment is not None
+
+
+def test_random_bytes_in_an_original_are_annotated_or_refused_cleanly() -> None:
+    content = original(A_LOAN, WRONG_LOAN)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    chance = random.Random(7)  # noqa: S311 - a test's choice
+    for _ in range(100):
+        name = chance.choice(list(parts))
+        damaged = bytearray(parts[name])
+        for _ in range(3):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for each, data in parts.items():
+                archive.writestr(each, bytes(damaged) if each == name else data)
+        try:
+            back = annotated(buffer.getvalue(), marks=[])
+        except (SpreadsheetError, AnnotationError):
+            continue
+        opened(back)
+
+
+# --- Rejected rows alone --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["l.xlsx", "l.csv"])
+def test_the_rejected_rows_alone_come_back_under_the_header(name: str) -> None:
+    rows = (A_LOAN, WRONG_LOAN, A_LOAN, (*WRONG_LOAN[:1], 1003, *WRONG_LOAN[2:]))
+    content = original(*rows) if name == "l.xlsx" else csv_of(LOAN_HEADERS, *rows)
+    back = annotated(content, name, rejected_only=True)
+    book = opened(back)
+    sheet = book.worksheets[1]
+    assert [str(row[1].value) for row in sheet.iter_rows()] == ["Loan ID", "1002", "1003"]
+    assert sheet["D2"].comment.text.startswith("OUT_OF_RANGE")
+    links = {
+        cell.hyperlink.location for row in book.worksheets[0] for cell in row if cell.hyperlink
+    }
+    assert {place.partition("!")[2] for place in links} == {"D2", "E2"}
+    again = marks_of(back, "l.xlsx", "LOANS")
+    assert [mark.row_number for mark in again] == [2, 2, 3, 3]

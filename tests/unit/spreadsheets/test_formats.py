@@ -9,9 +9,9 @@ from xml.sax.saxutils import quoteattr
 
 import pytest
 
-from credit_service.ingestion.workbook_parts import Look, Sheet, WorkbookWriter
 from credit_service.spreadsheets.source import open_source
 from credit_service.spreadsheets.table import Cell, Formula, Percent, SpreadsheetError
+from credit_service.spreadsheets.workbook_writer import write_table
 from tests.unit.spreadsheets.workbooks import A_LOAN, LOAN_HEADERS, Xml, sheet_xml, workbook
 
 MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
@@ -180,15 +180,7 @@ def test_a_percentage_loses_no_digit_and_gains_none() -> None:
 def test_a_percentage_is_written_as_one_and_comes_back_equal() -> None:
     values = [Percent(text) for text in ("12", "10.5", "100", "8.125", "-2", "0", "0.01")]
     buffer = io.BytesIO()
-    with WorkbookWriter(buffer) as writer:
-        with writer.rows(Sheet("Rows", [16.0] * 9)) as sheet:
-            cells = [(index, name, Look.PLAIN) for index, name in enumerate(LOAN_HEADERS)]
-            sheet.row(1, cells)
-            for number, value in enumerate(values, 2):
-                sheet.row(number, [(0, 1, Look.PLAIN), (4, value, Look.WRONG)])
-        writer.finish(
-            Sheet("Ingestion summary", [16.0]), [[(0, "Ingestion summary", Look.TITLE)]], {}
-        )
+    write_table(buffer, LOAN_HEADERS, [[1, "", "", "", value] for value in values])
     source = open_source(buffer, "again.xlsx", "LOANS")
     assert [cell for block in source.blocks for cell in block.columns["interest_rate"]] == values
 
