@@ -115,7 +115,7 @@ def examine(target: Target, data_dir: Path | None = None) -> Iterator[Finding]:
     settings = Settings()
     _ensure_one_database(settings, data_dir)
     yield _variables()
-    yield _confinement()
+    yield _sandbox()
     if settings.database_url is None or settings.redis_url is None:
         yield _embedded_wheels()
         try:
@@ -202,21 +202,21 @@ def _embedded_wheels() -> Finding:
     return _passed("embedded", "the packages of PostgreSQL and Valkey can be imported")
 
 
-def _confinement() -> Finding:
-    """How a process of this user that reads uploaded files is confined."""
+def _sandbox() -> Finding:
+    """How a process of this user that reads uploaded files is sandboxed."""
     import subprocess
 
-    from credit_service.ingestion import confinement
+    from credit_service.ingestion import sandbox
 
     name, fix = (
         "sandbox",
         "see docs/security.md for the sandbox of the file reader and what it requires",
     )
     try:
-        layers = confinement.layers_here()
+        layers = sandbox.available_layers()
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         return _failed(name, f"the file reader process cannot be started ({error})", fix)
-    found = f"file reader: {confinement.described(layers)}"
+    found = f"file reader: {sandbox.described(layers)}"
     if "SYSTEM_CALL_FILTER" in layers:
         return _passed(name, found)
     if sys.platform != "linux":

@@ -31,7 +31,7 @@ from openpyxl.utils.datetime import CALENDAR_WINDOWS_1900
 from openpyxl.worksheet.datavalidation import DataValidationList
 from openpyxl.worksheet.hyperlink import Hyperlink
 
-from credit_service.ingestion import confinement
+from credit_service.ingestion import sandbox
 from credit_service.ingestion.annotating import AnnotationError, AnnotationOrder, Mark
 from credit_service.spreadsheets.columns import (
     REASONS_HEADER,
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str]) -> None:
     # Calls that others wait for come first.
     os.nice(_NICENESS)
     _load_all_of_openpyxl()
-    confinement.confine(
+    sandbox.enter(
         memory_bytes=MEMORY_LIMIT_BYTES, cpu_seconds=CPU_LIMIT_SECONDS, file_bytes=FILE_LIMIT_BYTES
     )
     marks_number, output_number = map(int, arguments)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO
 
-from credit_service.ingestion import confinement
+from credit_service.ingestion import sandbox
 from credit_service.spreadsheets.columns import Kind
 from credit_service.spreadsheets.table import SpreadsheetError
 
@@ -91,7 +91,7 @@ def annotate(
         [sys.executable, "-P", "-m", _PROGRAM, str(marks.fileno()), str(output.fileno())],
         stdin=source,
         stdout=subprocess.PIPE,
-        env=confinement.environment(),
+        env=sandbox.environment(),
         pass_fds=(marks.fileno(), output.fileno()),
     ) as process:
         try:
@@ -105,7 +105,7 @@ def annotate(
         finally:
             process.kill()
     if process.returncode != 0 or not answer:
-        ended = confinement.ended_early(process.returncode)
+        ended = sandbox.ended_early(process.returncode)
         if isinstance(ended, SpreadsheetError):
             raise AnnotationError(ended.code, ended.message)
         raise ended

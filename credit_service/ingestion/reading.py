@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from typing import IO, BinaryIO
 
-from credit_service.ingestion import confinement, frames
+from credit_service.ingestion import frames, sandbox
 from credit_service.ingestion.frames import Batch
 from credit_service.ingestion.validation import load_phone_plans, validate_block
 from credit_service.spreadsheets.cell_values import DateOrder
@@ -26,7 +26,7 @@ MEMORY_LIMIT_BYTES = 1024**3
 CPU_LIMIT_SECONDS = 600
 """Computing time of the reading process."""
 
-_CONFINED, _OPENED, _BATCH, _END, _FAILED = b"C", b"O", b"B", b"E", b"F"
+_SANDBOXED, _OPENED, _BATCH, _END, _FAILED = b"C", b"O", b"B", b"E", b"F"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +56,14 @@ class Opened:
 
 
 class Reading:
-    """A file being read. `opened` and `confinement`, which are the layers in force of
-    `confinement.LAYERS`, are there with the first batch, and `row_count`, its number of rows, once
+    """A file being read. `opened` and `sandbox`, which are the layers in force of
+    `sandbox.LAYERS`, are there with the first batch, and `row_count`, its number of rows, once
     the batches have ended."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", output: IO[bytes]) -> None:
         self._process = process
         self._output = output
-        self.confinement: tuple[str, ...] = ()
+        self.sandbox: tuple[str, ...] = ()
         self.opened: Opened | None = None
         self.row_count: int | None = None
 
@@ -79,13 +79,13 @@ class Reading:
             size = int.from_bytes(self._output.read(8), "big")
             content = self._output.read(size)
             if len(content) < size or not kind:
-                raise confinement.ended_early(self._process.wait())
+                raise sandbox.ended_early(self._process.wait())
             if kind == _BATCH:
                 yield frames.decoded(content)
                 continue
             document = json.loads(content)
-            if kind == _CONFINED:
-                self.confinement = tuple(each for each in confinement.LAYERS if each in document)
+            if kind == _SANDBOXED:
+                self.sandbox = tuple(each for each in sandbox.LAYERS if each in document)
                 continue
             if kind == _OPENED:
                 self.opened = Opened(
@@ -110,7 +110,7 @@ def reading(file: IO[bytes], order: ReadingOrder) -> Iterator[Reading]:
         [sys.executable, "-P", "-m", __name__, document],
         stdin=file,
         stdout=subprocess.PIPE,
-        env=confinement.environment(),
+        env=sandbox.environment(),
         close_fds=True,
     ) as process:
         if process.stdout is None:
@@ -131,10 +131,10 @@ def main(arguments: Sequence[str]) -> None:
     output = sys.stdout.buffer
     if order.kind == "CUSTOMERS":
         load_phone_plans()
-    layers = confinement.confine(memory_bytes=MEMORY_LIMIT_BYTES, cpu_seconds=CPU_LIMIT_SECONDS)
+    layers = sandbox.enter(memory_bytes=MEMORY_LIMIT_BYTES, cpu_seconds=CPU_LIMIT_SECONDS)
     # The parent ends this process when it needs no more.
     with suppress(BrokenPipeError):
-        _send(output, _CONFINED, json.dumps(layers).encode())
+        _send(output, _SANDBOXED, json.dumps(layers).encode())
         try:
             row_count = _write_batches(sys.stdin.buffer, order, output)
             _send(output, _END, json.dumps({"row_count": row_count}).encode())

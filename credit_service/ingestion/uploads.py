@@ -16,7 +16,7 @@ import structlog
 from credit_service import failpoints
 from credit_service.clock import Clock, Moment
 from credit_service.domain.errors import InvalidRequestError, OverloadedError, RetryLaterError
-from credit_service.ingestion import batches, confinement
+from credit_service.ingestion import batches, sandbox
 from credit_service.ingestion.batches import OnMoved
 from credit_service.spreadsheets.source import check
 from credit_service.spreadsheets.table import SpreadsheetError
@@ -229,7 +229,7 @@ def _ingest(
             if on_progress is not None:
                 on_progress()
             if not described:
-                _log_once(source.confinement)
+                _log_once(source.sandbox)
                 _describe(database, ingestion_id, source.opened)
                 described = True
             ingestion = _patiently(partial(_commit, database, ingestion_id, batch, clock, on_moved))
@@ -245,9 +245,9 @@ def _ingest(
 
 @cache
 def _log_once(layers: tuple[str, ...]) -> None:
-    """One line of each process says how its readers of files are confined."""
+    """One line of each process says how its readers of files are sandboxed."""
     log = _log.info if "SYSTEM_CALL_FILTER" in layers else _log.warning
-    log("file_readers_confined", layers=confinement.described(layers))
+    log("file_readers_confined", layers=sandbox.described(layers))
 
 
 def _describe(database: Database, ingestion_id: UUID, opened: "Opened | None") -> None:

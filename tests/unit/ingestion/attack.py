@@ -1,7 +1,7 @@
 """What a hostile file would do, had it taken over the process that reads it.
 
 `python -m tests.unit.ingestion.attack ORDER`: an order in JSON with `layers`, the parts of the
-confinement to enter first, and what there is to attack. Prints, as JSON, what each attack met: an
+sandbox to enter first, and what there is to attack. Prints, as JSON, what each attack met: an
 error's name, or "done".
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from credit_service.ingestion import confinement, linux_sandbox
+from credit_service.ingestion import linux_sandbox, sandbox
 
 _PTRACE_ATTACH, _PTRACE_DETACH = 16, 17
 _PROCESS_VM_READV = {"x86_64": 310, "aarch64": 270}
@@ -89,20 +89,20 @@ def attacks(order: dict[str, Any]) -> dict[str, Callable[[], object]]:
 def main() -> None:
     """Enter the layers of the order, attack, and tell."""
     order = json.loads(sys.argv[1])
-    confinement.load_encodings()
+    sandbox.load_encodings()
     if order["user"] != os.getuid():
         os.setgroups([])
         os.setresgid(order["user"], order["user"], order["user"])
         os.setresuid(order["user"], order["user"], order["user"])
     entered: list[str] = []
     if "ALL" in order["layers"]:
-        entered += confinement.confine(memory_bytes=1024**3, cpu_seconds=60)
+        entered += sandbox.enter(memory_bytes=1024**3, cpu_seconds=60)
     if "AWAY" in order["layers"]:
         entered += linux_sandbox.leave()
-        confinement.limit_resources(memory_bytes=1024**3, cpu_seconds=60)
+        sandbox.limit_resources(memory_bytes=1024**3, cpu_seconds=60)
     if "USER" in order["layers"] and linux_sandbox.become_unprivileged():
         entered.append("OWN_USER")
-        confinement.limit_resources(memory_bytes=1024**3, cpu_seconds=60)
+        sandbox.limit_resources(memory_bytes=1024**3, cpu_seconds=60)
     if "FILTER" in order["layers"] and linux_sandbox.filter_system_calls():
         entered.append("SYSTEM_CALL_FILTER")
     met = {}

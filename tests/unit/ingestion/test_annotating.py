@@ -22,7 +22,7 @@ from openpyxl.utils.datetime import CALENDAR_MAC_1904, CALENDAR_WINDOWS_1900
 from openpyxl.workbook.defined_name import DefinedName
 from openpyxl.worksheet.datavalidation import DataValidation
 
-from credit_service.ingestion import annotated_workbook, confinement
+from credit_service.ingestion import annotated_workbook, sandbox
 from credit_service.ingestion.annotated_workbook import write_annotated
 from credit_service.ingestion.annotating import (
     AnnotationError,
@@ -494,13 +494,13 @@ def test_a_process_that_opens_files_is_held_to_its_limits(
     greed: str, limits: dict[str, int]
 ) -> None:
     program = (
-        "from credit_service.ingestion import confinement\n"
-        f"confinement.limit_resources(**{limits})\n{greed}"
+        "from credit_service.ingestion import sandbox\n"
+        f"sandbox.limit_resources(**{limits})\n{greed}"
     )
     with tempfile.TemporaryFile() as output:
         done = subprocess.run(
             [sys.executable, "-P", "-c", program],
-            env=confinement.environment(),
+            env=sandbox.environment(),
             stdout=output,
             stderr=subprocess.PIPE,
             timeout=60,
@@ -513,16 +513,16 @@ def test_a_process_that_opens_files_is_held_to_its_limits(
 def test_what_ends_such_a_process_tells_a_greedy_file_from_a_defect() -> None:
     # SIGTRAP and 127 are how a C library ends a process that may not send itself SIGABRT.
     for status in (-signal.SIGXCPU, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGTRAP, 127):
-        ended = confinement.ended_early(status)
+        ended = sandbox.ended_early(status)
         assert isinstance(ended, SpreadsheetError)
         assert ended.code == "FILE_UNSAFE"
     for status in (0, 1, -signal.SIGKILL):
-        assert isinstance(confinement.ended_early(status), RuntimeError)
+        assert isinstance(sandbox.ended_early(status), RuntimeError)
 
 
 def test_no_secret_reaches_such_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:secret@127.0.0.1/x")
-    assert "DATABASE_URL" not in confinement.environment()
+    assert "DATABASE_URL" not in sandbox.environment()
 
 
 def test_random_bytes_in_a_workbook_are_annotated_or_refused_cleanly() -> None:

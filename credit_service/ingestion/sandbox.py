@@ -1,7 +1,7 @@
 """What a process that opens uploaded files is given, and not given.
 
 There a hostile file finds no secrets, no connection and little memory, and a crash of the parser is
-one failed file. How far that holds on a machine, `python -m credit_service.ingestion.confinement`
+one failed file. How far that holds on a machine, `python -m credit_service.ingestion.sandbox`
 tells.
 """
 
@@ -74,7 +74,7 @@ def load_encodings() -> None:
         codecs.lookup(name)
 
 
-def confine(*, memory_bytes: int, cpu_seconds: int, file_bytes: int = 0) -> tuple[str, ...]:
+def enter(*, memory_bytes: int, cpu_seconds: int, file_bytes: int = 0) -> tuple[str, ...]:
     """Give up, for good, all that parsing a file does not take; those of LAYERS that are in force.
 
     The limits are those of `limit_resources`. What was opened before stays open, and nothing else
@@ -88,7 +88,7 @@ def confine(*, memory_bytes: int, cpu_seconds: int, file_bytes: int = 0) -> tupl
     return tuple(layers)
 
 
-def layers_here() -> tuple[str, ...]:
+def available_layers() -> tuple[str, ...]:
     """Those of LAYERS that a process started by this one gets.
 
     Raises OSError, subprocess.SubprocessError, ValueError where none can be started.
@@ -119,4 +119,4 @@ def ended_early(status: int) -> Exception:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(confine(memory_bytes=1024**3, cpu_seconds=60)))
+    sys.stdout.write(json.dumps(enter(memory_bytes=1024**3, cpu_seconds=60)))

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from credit_service.ingestion import confinement, reading
+from credit_service.ingestion import reading, sandbox
 from credit_service.ingestion.annotating import annotate, write_marks
 from credit_service.spreadsheets.table import SpreadsheetError
 from tests.unit.ingestion.test_annotating import ORDER
@@ -50,18 +50,18 @@ _ATTACKS = {
     "memory",
     "signal",
 }
-# Where it is above 0, a process traces its own children alone, confined or not.
+# Where it is above 0, a process traces its own children alone, sandboxed or not.
 _YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 
 
 @cache
 def _layers() -> tuple[str, ...]:
-    return confinement.layers_here()
+    return sandbox.available_layers()
 
 
 def _needs(layer: str) -> None:
     if layer not in _layers():
-        pytest.skip(f"this machine gives no {confinement.described([layer])}")
+        pytest.skip(f"this machine gives no {sandbox.described([layer])}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Attacked:
                 json.dumps(self.order | {"layers": layers}),
             ],
             stdout=subprocess.PIPE,
-            env=confinement.environment(),
+            env=sandbox.environment(),
             timeout=60,
             check=True,
         )
@@ -141,7 +141,7 @@ def attacked() -> Iterator[Attacked]:
         yield attacked
 
 
-def test_each_attack_succeeds_on_who_is_not_confined(attacked: Attacked) -> None:
+def test_each_attack_succeeds_on_a_process_outside_the_sandbox(attacked: Attacked) -> None:
     entered, met = attacked.by()
     refused = {name for name, each in met.items() if each != "done"}
     assert entered == []
@@ -172,7 +172,7 @@ def test_a_user_of_its_own_alone_leaves_the_network() -> None:
     assert {name for name, each in met.items() if each == "done"} == {"tcp", "abstract"}
 
 
-def test_confined_every_attack_fails(attacked: Attacked) -> None:
+def test_sandboxed_every_attack_fails(attacked: Attacked) -> None:
     entered, met = attacked.by("ALL")
     assert entered == [each for each in _layers() if each != "OWN_USER"]
     assert "done" not in met.values()
@@ -182,7 +182,7 @@ def _is_filtered(pid: int) -> bool:
     return "Seccomp:\t2" in Path(f"/proc/{pid}/status").read_text()
 
 
-def test_files_are_read_and_annotated_in_confined_processes() -> None:
+def test_files_are_read_and_annotated_in_sandboxed_processes() -> None:
     _needs("SYSTEM_CALL_FILTER")
     rows = b"".join(b"%d,1,1,1,1,1,1,2024-01-31,\r\n" % number for number in range(50_000))
     content = csv_of(LOAN_HEADERS) + rows
@@ -196,7 +196,7 @@ def test_files_are_read_and_annotated_in_confined_processes() -> None:
         with reading.reading(source, order) as read:
             # It waits for its batches to be taken.
             next(read.batches())
-            assert read.confinement == _layers()
+            assert read.sandbox == _layers()
             (reader,) = set(psutil.Process().children()) - others
             assert _is_filtered(reader.pid)
 
@@ -213,7 +213,7 @@ def test_files_are_read_and_annotated_in_confined_processes() -> None:
 @pytest.mark.parametrize(
     ("phone", "is_good"), [("+1 202-555-0143", True), ("+41 44 668 18 00", True), ("+999 1", False)]
 )
-def test_numbers_of_all_countries_are_read_in_a_confined_process(
+def test_numbers_of_all_countries_are_read_in_a_sandboxed_process(
     phone: str, *, is_good: bool
 ) -> None:
     row = f"1,Asha,Rao,30,{phone},50000,100000\r\n"
@@ -227,7 +227,7 @@ def test_numbers_of_all_countries_are_read_in_a_confined_process(
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_each_encoding_is_read_in_a_confined_process(encoding: str) -> None:
+def test_each_encoding_is_read_in_a_sandboxed_process(encoding: str) -> None:
     text = csv_of(LOAN_HEADERS).decode() + "1,1,100000,24,12.5,5000,10,2024-01-31,2026-01-31\r\n"
     with tempfile.TemporaryFile() as source:
         source.write(text.encode(encoding))
@@ -238,7 +238,7 @@ def test_each_encoding_is_read_in_a_confined_process(encoding: str) -> None:
     assert len(batch.frame) == 1
 
 
-def test_an_encoding_that_is_not_loaded_is_refused_in_a_confined_process() -> None:
+def test_an_encoding_that_is_not_loaded_is_refused_in_a_sandboxed_process() -> None:
     with zipfile.ZipFile(io.BytesIO(loans_workbook(A_LOAN))) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     declaration = b'<?xml version="1.0" encoding="windows-1251"?>'
