@@ -20,9 +20,10 @@ from credit_service.observability.metrics import MethodMetrics
 from credit_service.observability.tracing import TRACEPARENT_KEY, TRACERESPONSE_KEY
 from credit_service.rpc.auth.errors import challenge, stream_unauthorized
 from credit_service.rpc.calls import bounds
-from credit_service.rpc.calls.access_log import COUNTED_REASONS, AccessLog, Ids, collect_ids
+from credit_service.rpc.calls.access_log import COUNTED_REASONS, AccessLog
 from credit_service.rpc.calls.deadlines import DeadlineWatcher
 from credit_service.rpc.calls.incoming import Message
+from credit_service.rpc.calls.record_ids import Ids, collect_ids
 from credit_service.rpc.calls.spans import end_span, span_attributes
 from credit_service.rpc.calls.streams import stream_expired
 from credit_service.rpc.errors import (
