@@ -1,5 +1,5 @@
 """The service against its limits, side by side: `python -m benchmarks`.
 
-Every figure is a ratio of two kinds of work that took turns in one run, so that it holds on another
-machine and on a busy one better than either figure by itself.
+Every result is a ratio of two workloads that alternate in one run. Ratios are more stable across
+machines, and on a busy machine, than absolute values.
 """

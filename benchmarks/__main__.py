@@ -1,6 +1,6 @@
-"""`python -m benchmarks`: measure everything, or what is named, and print the table.
+"""`python -m benchmarks`: run all or selected groups of benchmarks, and print the table.
 
-Exit status: 0 when every goal is reached, 1 when one is not.
+Exit status: 0 if every goal is reached, otherwise 1.
 """
 
 import argparse
@@ -33,14 +33,14 @@ _QUICK = Plan(rounds=3, seconds=1.5, quick=True)
 
 
 def main() -> int:
-    """Measure as the command line says."""
+    """Run the benchmarks of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="shorter and smaller: a first look")
-    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each work")
-    parser.add_argument("--seconds", type=float, metavar="S", help="length of a turn")
-    parser.add_argument("--only", metavar="NAME", action="append", help="measure this group only")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything there")
-    parser.add_argument("--list", action="store_true", help="name the groups and measure nothing")
+    parser.add_argument("--quick", action="store_true", help="shorter and with smaller tables")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each workload")
+    parser.add_argument("--seconds", type=float, metavar="S", help="length of a round")
+    parser.add_argument("--only", metavar="NAME", action="append", help="run this group only")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all results to FILE")
+    parser.add_argument("--list", action="store_true", help="only list the groups")
     arguments = parser.parse_args()
     if arguments.list:
         print("\n".join(GROUPS))
@@ -71,7 +71,7 @@ def main() -> int:
 
 
 def _groups(laid: Bed, plan: Plan) -> dict[str, Callable[[], list[Result]]]:
-    """What measures each group, in the order of GROUPS."""
+    """The benchmark functions of each group, in the order of GROUPS."""
     calls, ingestions, growth = Calls(laid, plan), Ingestions(laid, plan), Growth(laid, plan)
     measures = (
         calls.pipeline,

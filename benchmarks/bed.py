@@ -1,7 +1,7 @@
-"""What the benchmarks run on: real servers of their own, databases filled by rule, processors.
+"""The test bed of the benchmarks: real, separate servers, generated databases, processors.
 
-The service runs on one processor; whatever loads it runs on the others, so that what is measured is
-not what measures. PostgreSQL is left where the system puts it.
+The service runs on one processor and the load generators on the others, so that they do not distort
+the measurement. The system places PostgreSQL.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ _REFRESH_AT_ONCE = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the figures were measured on."""
+    """The machine of a measurement."""
 
     processor: str
     processors: int
@@ -69,7 +69,7 @@ def _processor() -> str:
 
 
 class Bed:
-    """PostgreSQL and Valkey in a folder of their own, and the databases made in them."""
+    """PostgreSQL and Valkey in a separate folder, with their databases."""
 
     def __init__(self, stack: EmbeddedStack, folder: Path) -> None:
         self._stack = stack
@@ -80,7 +80,7 @@ class Bed:
         self.serving = frozenset(processors[:1])
         """The processor of the server under measurement."""
         self.loading = frozenset(processors[1:] or processors)
-        """The processors of what loads it."""
+        """The processors of the load generators."""
         self.all_processors = frozenset(processors)
 
     @property
@@ -103,7 +103,7 @@ class Bed:
         return self._stack.database_url.replace(f"/{postgresql.DATABASE}?", f"/{database}?", 1)
 
     def database(self, name: str, *, template: str | None = None) -> str:
-        """Make a database with the schema, dropping one of that name; its URL."""
+        """Create a database with the schema, replacing one of that name; returns its URL."""
         identifier = sql.Identifier(name)
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(
@@ -131,15 +131,15 @@ class Bed:
 
 
 def sqlalchemy_url(url: str) -> str:
-    """The same in SQLAlchemy's form."""
+    """The same URL in SQLAlchemy's format."""
     return url.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
 @contextmanager
 def laid() -> Iterator[Bed]:
-    """A bed with durable commits; all of it is gone at the end."""
+    """A bed with durable commits, removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    # As root the servers run as another user, who passes through here.
+    # As root the servers run as another user, which needs access to this folder.
     folder.chmod(0o711)
     try:
         with EmbeddedStack(folder / "data", durable=True) as stack:
@@ -152,7 +152,7 @@ def laid() -> Iterator[Bed]:
 
 
 def _pin(pid: int, processors: frozenset[int]) -> None:
-    """Keep every thread of a process on these processors."""
+    """Pin every thread of a process to these processors."""
     for thread in psutil.Process(pid).threads():
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(thread.id, processors)
@@ -160,7 +160,7 @@ def _pin(pid: int, processors: frozenset[int]) -> None:
 
 @contextmanager
 def on(processors: frozenset[int]) -> Iterator[None]:
-    """Let this thread, and processes started inside, run on these processors only."""
+    """Pin this thread, and processes started inside, to these processors."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, processors)
     try:
@@ -177,11 +177,11 @@ class Server:
     process: psutil.Process
 
     def cpu_seconds(self) -> float:
-        """Processor time that it and its children have had so far."""
+        """CPU time of the process and its children so far, in seconds."""
         return sum(_cpu_seconds(each) for each in (self.process, *self.process.children()))
 
     def stub(self, running: ExitStack) -> CreditServiceStub:
-        """An ordinary client of it, open while `running` is."""
+        """A regular client, open until the end of `running`."""
         channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
         running.callback(channel.close)
         return CreditServiceStub(channel)
@@ -195,7 +195,7 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 
 def cpu_seconds_of_tree(pid: int) -> float:
-    """Processor time of a process and its living children."""
+    """CPU time of a process and its running children, in seconds."""
     process = psutil.Process(pid)
     return sum(_cpu_seconds(each) for each in (process, *process.children()))
 
@@ -209,9 +209,10 @@ def server(
     module: Sequence[str] = ("credit_service.rpc",),
     **settings: object,
 ) -> Iterator[Server]:
-    """A server on these processors, by `python -m` of the module, until the end of the context.
+    """A server on these processors, started with `python -m`, until the end of the context.
 
-    Without a `redis_url` it has no cache. `settings` are of `credit_service.settings`, by name.
+    Without `redis_url` it has no cache. `settings` are names and values of
+    `credit_service.settings`.
     """
     environment = {
         name: value
@@ -221,7 +222,7 @@ def server(
     environment["DATABASE_URL"] = database_url
     if redis_url is not None:
         environment["REDIS_URL"] = redis_url
-    # One caller makes all the calls here, as many as it can, and is never told to come again later.
+    # One caller makes all the calls at full speed and must never be rejected.
     given: dict[str, object] = {
         "listen": "127.0.0.1:0",
         "max_calls_per_second": 1_000_000,
@@ -258,8 +259,8 @@ def server(
 
 
 def _announced_port(process: "subprocess.Popen[str]") -> int | None:
-    """The port in "Serving on host:port", once the server says it and answers; None when it ends
-    instead."""
+    """The port in "Serving on host:port", once the server prints it and answers; None if it
+    exits."""
     assert process.stdout is not None
     for line in process.stdout:
         if "127.0.0.1:" in line:
@@ -307,7 +308,7 @@ _CUSTOMERS = """
         now(), %(today)s, %(today)s + 1
     FROM generate_series(%(first)s::bigint, %(last)s::bigint) n
 """
-# By turns a loan that was repaid long ago and one that is five installments old.
+# Alternately a loan repaid long ago and one with five installments paid.
 _LOANS = """
     INSERT INTO loans (customer_id, loan_id, principal_paise, annual_rate_bps, tenure_months,
         installment_paise, start_date, end_date, imported, settled_at_import, emis_paid_on_time,
@@ -326,14 +327,14 @@ _LOANS = """
 
 
 def loan_id(customer_id: int, number: int) -> int:
-    """The id of a customer's number-th loan, from 1; those of odd number are active."""
+    """The id of a customer's loan by number, from 1; loans with odd numbers are active."""
     return customer_id * 32 + number
 
 
 def fill(url: str, first: int, last: int, loans_each: int) -> None:
-    """Add customers of these ids with so many loans each (at most 31), and their positions.
+    """Add customers with these ids, each with `loans` loans (at most 31), and their positions.
 
-    Their income and limits are as large as can be: what they ask for is approved.
+    Their incomes and limits are the maximum, so that every request is approved.
     """
     values: dict[str, object] = {"today": TODAY, "loans": loans_each}
     database = Database(sqlalchemy_url(url), statement_timeout_seconds=600.0)
@@ -353,7 +354,7 @@ def fill(url: str, first: int, last: int, loans_each: int) -> None:
 
 
 def settle(url: str) -> None:
-    """Write what waits to be written, so that it is not done at the next figure's cost."""
+    """Flush pending writes, so that they do not affect the next measurement."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CHECKPOINT")
     time.sleep(0.2)

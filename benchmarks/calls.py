@@ -1,4 +1,4 @@
-"""The rows about calls: reads, decisions and bookings against what they cannot be quicker than."""
+"""The results for calls: reads, decisions and bookings compared with their lower bounds."""
 
 import random
 import uuid
@@ -22,17 +22,17 @@ HOT_CUSTOMERS = 5
 LISTED_LOANS = 20
 _WARM_CUSTOMERS = 1_000
 _LOANS_EACH = 3
-# Those of the long lists come after the others.
+# Customers with long lists follow the others.
 _FIRST_LISTED = CUSTOMERS + 1
 _LISTED_CUSTOMERS = 300
-# More calls a second than any server here answers, so that the bodies suffice.
+# More calls per second than any server here answers, so that there are enough bodies.
 _MOST_CALLS_PER_SECOND = 5_000
 SERVICE = "/credit_service.v1.CreditService/"
 _ROUND_TRIP_CALLS = 50
 
 
 class Calls:
-    """Measures the rows on one database of 30,000 customers, made when it is first needed."""
+    """Measurements on one database of 30,000 customers, created on first use."""
 
     def __init__(self, bed_: Bed, plan: Plan) -> None:
         self._bed = bed_
@@ -53,7 +53,7 @@ class Calls:
     # The rows.
 
     def check_warm(self) -> list[Result]:
-        """CheckEligibility out of the cache, against nothing at all."""
+        """CheckEligibility from the cache, compared with an empty handler."""
         with ExitStack() as running:
             real, empty = self._server(running), self._yardstick(running, "empty")
             customers = range(1, _WARM_CUSTOMERS + 1)
@@ -75,7 +75,7 @@ class Calls:
         ]
 
     def check_cold(self) -> list[Result]:
-        """CheckEligibility of customers that the cache does not have, against a bare read."""
+        """CheckEligibility of uncached customers, compared with a bare read."""
         with ExitStack() as running:
             real, read = self._server(running), self._yardstick(running, "read", cache=False)
             customers = list(range(1, CUSTOMERS + 1))
@@ -102,7 +102,7 @@ class Calls:
         ]
 
     def create(self) -> list[Result]:
-        """CreateLoan, spread and hot, and RecordPayment; against pgbench and each other."""
+        """CreateLoan, spread and hot, and RecordPayment; compared with pgbench and each other."""
         script = self._bed.folder / "create_loan.sql"
         script.write_text(pgbench.script(CUSTOMERS))
         with ExitStack() as running:
@@ -145,13 +145,13 @@ class Calls:
         ]
 
     def round_trips(self) -> list[Result]:
-        """Round trips to PostgreSQL that a CreateLoan takes."""
+        """The number of round trips to PostgreSQL of a CreateLoan."""
         with ExitStack() as running:
             folder = self._bed.folder / "counter"
             folder.mkdir()
             url, counter = running.enter_context(counted(self.url, folder))
             real = running.enter_context(
-                # One connection for the calls, for the statements to be prepared on.
+                # One connection for the calls, so that their statements are prepared on it.
                 bed.server(url, self._bed.redis_url, self._bed.serving, pool_size=1)
             )
             stub = real.stub(running)
@@ -164,7 +164,7 @@ class Calls:
                 return counter.round_trips - before
 
             calls(_ROUND_TRIP_CALLS)
-            # The readiness probe asks too, once a second: the quickest series has none of it.
+            # The readiness probe queries once per second; the fastest series excludes it.
             figure = min(calls(_ROUND_TRIP_CALLS) / _ROUND_TRIP_CALLS for _ in range(3))
         return [
             Result(
@@ -178,7 +178,7 @@ class Calls:
         ]
 
     def reads(self) -> list[Result]:
-        """ListLoans and GetLoan against nothing at all."""
+        """ListLoans and GetLoan compared with an empty handler."""
         with ExitStack() as running:
             real, empty = self._server(running), self._yardstick(running, "empty")
             listed = range(_FIRST_LISTED, _FIRST_LISTED + _LISTED_CUSTOMERS)
@@ -210,7 +210,7 @@ class Calls:
         ]
 
     def pipeline(self) -> list[Result]:
-        """What the service's pipeline leaves of a server that has none."""
+        """A server with the service's interceptors compared with one without."""
         with ExitStack() as running:
             empty = self._yardstick(running, "empty")
             bare = self._yardstick(running, "bare")
@@ -229,7 +229,7 @@ class Calls:
         ]
 
     def processes(self) -> list[Result]:
-        """Two serving processes against one, with every processor for everybody."""
+        """Two serving processes compared with one, without pinning."""
         with ExitStack() as running:
             works = []
             for count in (2, 1):
@@ -249,7 +249,7 @@ class Calls:
                         "CheckEligibility",
                         bodies,
                         _eligible,
-                        # So many that the kernel spreads them evenly.
+                        # Enough for the kernel to spread them evenly.
                         channels=CALLERS,
                         processors=self._bed.all_processors,
                     )
@@ -272,7 +272,7 @@ class Calls:
         )
         return [result]
 
-    # What they are made of.
+    # Helpers.
 
     def _server(self, running: ExitStack) -> Server:
         return running.enter_context(bed.server(self.url, self._bed.redis_url, self._bed.serving))
@@ -298,7 +298,7 @@ class Calls:
         channels: int = 4,
         processors: frozenset[int] | None = None,
     ) -> Callable[[], Turn]:
-        """A turn of the callers calling the method with these bodies."""
+        """One round: the callers call the method with these bodies."""
         order = Order(
             server.port,
             SERVICE + method,
@@ -317,7 +317,7 @@ class Calls:
         body: Callable[[], bytes],
         check: Callable[[bytes], bool],
     ) -> Callable[[], Turn]:
-        """As `_loading`, with a body of its own for every call."""
+        """Like `_loading`, with a different body for every call."""
 
         def turn() -> Turn:
             count = int(self._plan.seconds * _MOST_CALLS_PER_SECOND)
@@ -352,8 +352,7 @@ def loaded(
 ) -> Turn:
     """Load a server from these processors.
 
-    Raises:
-        LoadError: a call failed, or an answer is not what it must be.
+    Raises: LoadError: a call failed, or a response has unexpected content.
     """
     server_before = server.cpu_seconds()
     database_before = bed.cpu_seconds_of_tree(bed_.database_pid)
@@ -384,7 +383,7 @@ def _ensure_good(order: Order, outcome: Outcome, check: Callable[[bytes], bool] 
         raise load.LoadError(f"{order.method}: an answer is not what it must be")
 
 
-# Requests and what must be in their answers.
+# Requests and the checks of their responses.
 
 
 def _ask() -> dict[str, Any]:
@@ -396,18 +395,18 @@ def _ask() -> dict[str, Any]:
 
 
 def picked(size: int, count: int) -> list[int]:
-    """So many ids of customers 1 … `size`, by chance."""
+    """`count` random ids of customers 1 … `size`."""
     chance = random.Random(size)  # noqa: S311 - no secret
     return [chance.randint(1, size) for _ in range(count)]
 
 
 def check_body(customer_id: int) -> bytes:
-    """A CheckEligibility of a loan that this customer gets."""
+    """A CheckEligibility request that is approved."""
     return pb.CheckEligibilityRequest(customer_id=customer_id, **_ask()).SerializeToString()
 
 
 def create_body(customer_id: int) -> bytes:
-    """The same as a CreateLoan, with a request id of its own."""
+    """The same loan as a CreateLoan request, with a new request id."""
     return pb.CreateLoanRequest(
         request_id=str(uuid.uuid4()), customer_id=customer_id, **_ask()
     ).SerializeToString()

@@ -1,4 +1,4 @@
-"""The rows about size: the same calls on tables of a few hundred customers and of a million."""
+"""The results for size: the same calls with a few hundred and with a million customers."""
 
 from contextlib import ExitStack
 
@@ -12,26 +12,26 @@ _LOANS_EACH = 3
 _FULL_SIZES = (300, 10_000, 100_000, 1_000_000)
 _QUICK_SIZES = (300, 30_000)
 _BODIES = 20_000
-# Few enough for the median to be that of an answer and not of the queue before it.
+# Few enough that the median is the latency of a call, not of a queue.
 _CALLERS = 4
 
 
 class Growth:
-    """Measures on one database for each size, made when first needed."""
+    """Measurements on one database per size, created on first use."""
 
     def __init__(self, bed_: Bed, plan: Plan) -> None:
         self._bed = bed_
         self._plan = plan
 
     def measure(self) -> list[Result]:
-        """Median latencies at every size, all sizes by turns; the first size is the yardstick."""
+        """Median latencies at every size, alternating; the first size is the yardstick."""
         sizes = _QUICK_SIZES if self._plan.quick else _FULL_SIZES
         with ExitStack() as running:
             works: list[_Work] = []
             for size in sizes:
                 url = self._bed.database(f"growth_{size}")
                 bed.fill(url, 1, size, _LOANS_EACH)
-                # Without a cache: with one, the tables would hardly be asked.
+                # Without a cache, which would answer most calls instead of the tables.
                 server = running.enter_context(bed.server(url, None, self._bed.serving))
                 works += [
                     _Work(self._bed, server, url, method, size, self._plan.seconds)

@@ -1,4 +1,4 @@
-"""The rows about files: a lakh of loans and ten against COPY and against memory."""
+"""The results for files: 1 and 10 lakh loans, compared with COPY and a memory limit."""
 
 import csv
 import threading
@@ -46,17 +46,17 @@ class _Files:
 
 
 class Ingestions:
-    """Measures the rows, each turn on a database of its own with customers and no loans."""
+    """Measurements, each round on a separate database with customers and no loans."""
 
     def __init__(self, bed_: Bed, plan: Plan) -> None:
         self._bed = bed_
-        # Each of these takes seconds, however short the plan's turns are.
+        # Each takes seconds, regardless of the length of the plan's rounds.
         self._rounds = min(plan.rounds, 5)
         self._quick = plan.quick
         self._template = ""
 
     def against_copy(self) -> list[Result]:
-        """Upload and stream against COPY."""
+        """Upload and stream compared with COPY."""
         loans = _LOANS // 5 if self._quick else _LOANS
         files = self._files(loans)
         turns = by_turns(
@@ -80,7 +80,7 @@ class Ingestions:
         ]
 
     def memory(self) -> list[Result]:
-        """What a worker and its children hold at most while they take in a file of many rows."""
+        """Peak memory of a worker and its children while they import a large file."""
         loans = _MANY_LOANS // 10 if self._quick else _MANY_LOANS
         workbook = self._workbook(loans)
         with ExitStack() as running:
@@ -105,7 +105,7 @@ class Ingestions:
             )
         ]
 
-    # What they are made of.
+    # Helpers.
 
     def _database(self) -> str:
         if not self._template:
@@ -139,12 +139,12 @@ class Ingestions:
         return _Files(self._workbook(loans), table, copy_rows, loans)
 
     def _upload(self, url: str, files: _Files) -> float:
-        """Seconds from the upload's begin until every score is computed."""
+        """Seconds from the start of the upload until every score is computed."""
         with (
             bed.server(url, self._bed.redis_url, self._bed.all_processors) as server,
             bed.worker(url, self._bed.redis_url),
         ):
-            # A worker that has just started is not what is measured.
+            # The start of the worker is not part of the measurement.
             time.sleep(2.0)
             began = time.perf_counter()
             self._take_in(url, server, files.workbook, files.loans)
@@ -160,7 +160,7 @@ class Ingestions:
         _await_scores(url)
 
     def _stream(self, url: str, path: Path, loans: int) -> float:
-        """Seconds from opening the file until the service says that all of it is stored."""
+        """Seconds from opening the file until the service reports all of it as stored."""
         with (
             bed.server(url, self._bed.redis_url, self._bed.all_processors) as server,
             open_channel(f"127.0.0.1:{server.port}") as channel,
@@ -174,13 +174,13 @@ class Ingestions:
 
 
 def _ensure_stored(ingestion: ingestion_pb2.Ingestion, loans: int) -> None:
-    # The first customers made to measure are among them, whom the database has.
+    # The customers are those that the database has.
     if ingestion.state != ingestion_pb2.INGESTION_STATE_SUCCEEDED or ingestion.inserted != loans:
         raise RuntimeError(f"not all of {loans:,} loans were stored: {ingestion}")
 
 
 def _await_scores(url: str) -> None:
-    """Wait until no customer's stored score lags behind."""
+    """Wait until no stored score is outdated."""
     database = Database(bed.sqlalchemy_url(url))
     until = time.monotonic() + _PATIENCE_SECONDS
     try:
@@ -230,7 +230,7 @@ def _copy_row(loan: SampleLoan) -> str:
 
 
 class _MemoryWatch:
-    """The most that a process and its children held together, looked at twenty times a second."""
+    """Peak memory of a process and its children, sampled twenty times per second."""
 
     def __init__(self, process: psutil.Process) -> None:
         self.most_bytes = 0
@@ -238,7 +238,7 @@ class _MemoryWatch:
         self.done = threading.Event()
 
     def look(self) -> None:
-        """Look until `done`."""
+        """Sample until `done`."""
         while not self.done.wait(0.05):
             held = 0
             try:

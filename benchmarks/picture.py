@@ -1,4 +1,4 @@
-"""The growth curves as a picture: `python -m benchmarks.picture RESULTS.json PICTURE.svg`."""
+"""Draws the growth curves: `python -m benchmarks.picture RESULTS.json PICTURE.svg`."""
 
 import json
 import math
@@ -13,7 +13,7 @@ Curve = list[tuple[int, float]]
 
 
 def curves(document: dict[str, Any]) -> dict[str, Curve]:
-    """Of each method the (customers, p50 in ms) that a results document holds, by size."""
+    """The (customers, p50 in ms) of each method in a results document, ordered by size."""
     found: dict[str, Curve] = {}
     for result in document["results"]:
         kind, _, rest = result["name"].partition("-")
@@ -27,7 +27,7 @@ def curves(document: dict[str, Any]) -> dict[str, Curve]:
 
 
 def svg(found: dict[str, Curve]) -> str:
-    """The curves over a logarithmic number of customers; the scale of times begins at 0."""
+    """An SVG of the curves over a logarithmic number of customers; the time axis starts at 0."""
     sizes = sorted({size for curve in found.values() for size, _ in curve})
     top = 1.15 * max(value for curve in found.values() for _, value in curve)
     low, high = math.log10(sizes[0]), math.log10(sizes[-1])
@@ -68,7 +68,7 @@ def svg(found: dict[str, Curve]) -> str:
 
 
 def main() -> None:
-    """Draw what the command line names."""
+    """Draw the picture of the command line."""
     source, target = map(Path, sys.argv[1:3])
     document = json.loads(source.read_text(encoding="utf-8"))
     target.write_text(svg(curves(document)), encoding="utf-8")

@@ -14,7 +14,7 @@ _HEADS = ("work", "figure", "against", "yardstick", "ratio", "goal", "met")
 
 
 def table(results: Sequence[Result]) -> str:
-    """The results as a table in Markdown, which reads well on a terminal too."""
+    """The results as a Markdown table, which is also readable on a terminal."""
     rows = [_HEADS, *(_row(each) for each in results)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(_HEADS))]
     lines = ["| " + " | ".join(_padded(row, widths)) + " |" for row in rows]
@@ -40,14 +40,14 @@ def _row(result: Result) -> tuple[str, ...]:
 
 
 def amount(figure: float, unit: str) -> str:
-    """A figure as people write it."""
+    """A value formatted for people."""
     if unit == RATE:
         return f"{figure:,.0f} {unit}"
     return f"{figure:,.3g} {unit}".strip() if figure < 1000 else f"{figure:,.0f} {unit}"
 
 
 def _ratio(result: Result) -> str:
-    """Rates as a part of the yardstick's, times and sizes as a multiple."""
+    """Rates as a percentage of the yardstick, times and sizes as a multiple."""
     if result.goal is not None and result.goal.value >= 1:
         return f"{result.ratio:.2f} times"
     return f"{result.ratio:.0%}"
@@ -66,7 +66,7 @@ def _goal(result: Result) -> str:
 
 
 def details(results: Sequence[Result]) -> str:
-    """How each figure spread, how long calls took and what the processors did meanwhile."""
+    """Spread of the values, latencies of the calls, and CPU usage."""
     lines = []
     for each in results:
         figures = [turn.figure for turn in each.turns]
@@ -88,13 +88,13 @@ def details(results: Sequence[Result]) -> str:
 
 
 def _server_cost(turns: Sequence[Turn]) -> float | None:
-    """Microseconds of processor time that the server took for a call."""
+    """The server's CPU time per call, in microseconds."""
     costs = [each.busy["server"] / each.figure * 1e6 for each in turns if "server" in each.busy]
     return statistics.median(costs) if costs else None
 
 
 def write_json(path: Path, machine: Machine, results: Sequence[Result], *, quick: bool) -> None:
-    """Everything, for whoever compares runs."""
+    """All results and details, for comparing runs."""
     document = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "quick": quick,

@@ -1,4 +1,4 @@
-"""Counting round trips to PostgreSQL: what is asked before an answer is awaited counts once."""
+"""Counts round trips to PostgreSQL; pipelined messages count once."""
 
 import contextlib
 import socket
@@ -24,7 +24,7 @@ class Counter:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Take no more connections; those that are there end with either side."""
+        """Accept no more connections; existing ones end with either side."""
         self._listener.close()
 
     def _accept(self) -> None:
@@ -41,7 +41,7 @@ class Counter:
 
 
 class _Talk:
-    """One connection: a round trip begins whenever the client speaks after the server has."""
+    """Relay one connection: a round trip starts when the client sends after the server has."""
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
@@ -61,7 +61,7 @@ class _Talk:
 
 @contextmanager
 def counted(url: str, folder: Path) -> Iterator[tuple[str, Counter]]:
-    """A URL that leads to the same database past a counter, which is for one caller at a time."""
+    """A URL of the same database through a counter, for one caller at a time."""
     parts = urlsplit(url)
     host = parse_qs(parts.query)["host"][0]
     counter = Counter(folder, f"{host}/{_SOCKET_NAME}")

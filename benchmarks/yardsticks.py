@@ -1,10 +1,10 @@
-"""Servers to measure against: `python -m benchmarks.yardsticks empty|read|bare`.
+"""Servers for comparison: `python -m benchmarks.yardsticks empty|read|bare`.
 
-empty  the service's own server, its pipeline included, with a handler that does nothing
-read   the same with a handler that reads one row by its primary key, by psycopg alone
-bare   grpc's server as it comes, without the service's pipeline, with a handler that does nothing
+empty  the service's own server, including its interceptors, with a handler that does nothing read
+the same with a handler that reads one row by its primary key, with psycopg only bare grpc's server
+without the service's interceptors, with a handler that does nothing
 
-The first two answer CheckEligibility, the last one any method.
+The first two implement CheckEligibility, the last one any method.
 """
 
 import os
@@ -32,12 +32,12 @@ class EmptyServicer(CreditServicer):
         request: pb.CheckEligibilityRequest,  # noqa: ARG002 - nothing is done with it
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> pb.CheckEligibilityResponse:
-        """An empty answer."""
+        """An empty response."""
         return pb.CheckEligibilityResponse()
 
 
 class ReadServicer(CreditServicer):
-    """Reads a row and drops it, over a connection of each thread's own."""
+    """Reads a row and discards it, with one connection per thread."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -48,7 +48,7 @@ class ReadServicer(CreditServicer):
         request: pb.CheckEligibilityRequest,
         context: grpc.ServicerContext,  # noqa: ARG002 - as grpc calls it
     ) -> pb.CheckEligibilityResponse:
-        """An empty answer, once the customer's row is read."""
+        """An empty response after reading the customer's row."""
         cursor = getattr(self._local, "cursor", None)
         if cursor is None:
             connection = psycopg.connect(
@@ -83,12 +83,12 @@ def _serve_bare() -> int:
 
 
 def main() -> int:
-    """Serve the yardstick that the command line names, as `python -m credit_service.rpc` would."""
+    """Serve the yardstick of the command line like `python -m credit_service.rpc`."""
     which = sys.argv.pop()
     if which == "bare":
         return _serve_bare()
     servicers: dict[str, type[CreditServicer]] = {"empty": EmptyServicer, "read": ReadServicer}
-    # In place of the real one.
+    # Replaces the real servicer.
     setattr(server, "CreditServicer", servicers[which])  # noqa: B010 - the module does not export it
     return serving.main()
 

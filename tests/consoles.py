@@ -1,4 +1,4 @@
-"""The console in a thread of this process, and a client for it that keeps its cookies."""
+"""The console in a thread of this process, and a client that keeps cookies."""
 
 import contextlib
 import http.client
@@ -39,7 +39,7 @@ def console(address: str, **settings: Any) -> Iterator[str]:
 
 @dataclass
 class Answer:
-    """What the console answered."""
+    """A response of the console."""
 
     status: int
     headers: Mapping[str, str]
@@ -53,7 +53,7 @@ class Answer:
 
 @dataclass
 class Visitor:
-    """A browser without scripts, as far as these tests need one."""
+    """A minimal browser without scripts."""
 
     place: str
     cookies: dict[str, str] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Visitor:
     def ask(
         self, path: str, body: bytes | None = None, content_type: str = "", **headers: str
     ) -> Answer:
-        """Ask for a page, or send a body to it."""
+        """Request a page, or send a body to it."""
         if self.cookies:
             headers["cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         if content_type:
@@ -87,7 +87,7 @@ class Visitor:
         return self.ask(to or page, body, "application/x-www-form-urlencoded")
 
     def csrf_token(self, page: str) -> str:
-        """The token that the forms of a page carry."""
+        """The token in the forms of a page."""
         found = re.search(r'name="csrf_token" value="([^"]*)"', self.ask(page).text)
         assert found, page
         return found[1]

@@ -1,4 +1,4 @@
-"""The contract as a folder of .proto files with all that they import, for tools that read files."""
+"""The contract as a folder of .proto files with their imports, for tools that read files."""
 
 import shutil
 import sysconfig

@@ -1,5 +1,5 @@
-"""HTTP/2 written frame by frame, for what no client library sends: a call of headers alone, a
-reader that reads nothing, a connection that never speaks."""
+"""HTTP/2 frame by frame, for input that client libraries do not send: a call with headers only, a
+client that reads nothing, a silent connection."""
 
 import socket
 import struct
@@ -20,7 +20,7 @@ def authorized(token: str) -> Pairs:
 
 
 class Connection:
-    """One connection whose caller decides on every frame."""
+    """A connection with control over every frame."""
 
     def __init__(self, target: str, *, window_bytes: int = 65_535, source: str = "") -> None:
         """`target` is host:port. The server may send `window_bytes` on each stream. `source` is the
@@ -43,12 +43,12 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         with suppress(OSError):
             self._socket.close()
 
     def begin(self, path: str, metadata: Pairs = ()) -> int:
-        """Send a call's headers alone. Returns the number of its stream."""
+        """Send only the headers of a call. Returns the number of its stream."""
         number, self._next_stream = self._next_stream, self._next_stream + 2
         block = b"".join(
             _literal(name, value)
@@ -71,7 +71,7 @@ class Connection:
         self.send_raw(stream, data, end=end)
 
     def send_raw(self, stream: int, data: bytes, *, end: bool = False) -> None:
-        """Send bytes of a call's body as they are."""
+        """Send raw bytes of a call's body."""
         self._socket.sendall(_frame(_DATA, _END_STREAM if end else 0, stream, data))
 
     def reset(self, stream: int) -> None:
@@ -79,7 +79,7 @@ class Connection:
         self._socket.sendall(_frame(_RESET, 0, stream, struct.pack(">I", 8)))
 
     def drain(self) -> None:
-        """Read and forget what has arrived."""
+        """Read and discard received data."""
         self._socket.settimeout(0.0)
         with suppress(BlockingIOError):
             while self._socket.recv(1 << 16):
@@ -88,7 +88,7 @@ class Connection:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the server has hung up; reads and forgets what arrived before that."""
+        """Whether the server has closed the connection; reads and discards earlier data."""
         self._socket.settimeout(0.0)
         try:
             while self._socket.recv(1 << 16):
@@ -107,7 +107,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _literal(name: str, value: str) -> bytes:
-    """A header as HPACK's literal without indexing."""
+    """A header as an HPACK literal without indexing."""
     return b"\0" + _string(name.encode()) + _string(value.encode())
 
 

@@ -1,4 +1,4 @@
-"""The real PgBouncer in front of the PostgreSQL that the tests use."""
+"""The real PgBouncer in front of the PostgreSQL of the tests."""
 
 import os
 import socket
@@ -18,10 +18,10 @@ _START_SECONDS = 20.0
 
 @contextmanager
 def running(server_url: str, **settings: str) -> Iterator[str]:
-    """PgBouncer in transaction mode, unless the settings have it otherwise; the base URL to connect
-    to, `postgresql://user@host:port`, behind which any database of the server can be named.
+    """PgBouncer in transaction mode by default. Yields the base URL, `postgresql://user@host:port`,
+    to which any database of the server can be appended.
 
-    It lends four sessions of PostgreSQL to as many clients as come.
+    It shares four sessions of PostgreSQL between all clients.
     """
     url = make_url(server_url)
     host, port = url.query.get("host") or url.host or "127.0.0.1", url.port or 5432
@@ -63,7 +63,7 @@ def running(server_url: str, **settings: str) -> Iterator[str]:
 
 
 def _user(host: str) -> int | None:
-    """As whom it runs, which is never root: who may use the socket, or else nobody."""
+    """The user to run as, never root: the owner of the socket, or else `nobody`."""
     if os.geteuid() != 0:
         return None
     return Path(host).stat().st_uid if host.startswith("/") else 65534

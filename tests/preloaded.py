@@ -1,9 +1,9 @@
-"""Commands of the service in processes that need not load its modules: they are forked.
+"""Runs commands of the service in processes forked with its modules already loaded.
 
-Loading SQLAlchemy, grpc, numpy and the rest takes a command about a second of processor time, and
-tests run some seventy commands. A process started by the first one loads the modules, starts
-nothing, and forks a process for each command, with its own arguments, environment and output.
-What such a process runs is `python -m MODULE`, down to the exit status.
+Loading SQLAlchemy, grpc, numpy and other modules takes a command about a second of CPU time, and
+tests run some seventy commands. The first command starts a process that loads the modules, starts
+nothing, and forks a process for each command, with its own arguments, environment and output. The
+forked process behaves like `python -m MODULE`, including the exit status.
 """
 
 import atexit
@@ -37,7 +37,7 @@ _START_SECONDS = 60.0
 def run_module(
     module: str, *arguments: str, env: Mapping[str, str], timeout_seconds: float = 60.0
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m module arguments` to its end, without input.
+    """Run `python -m module arguments` until it exits, without input.
 
     Raises:
         subprocess.TimeoutExpired: it took too long, and was killed.
@@ -68,7 +68,7 @@ _STARTING = threading.Lock()
 
 
 def _forking_process() -> socket.socket:
-    """The socket that it takes commands from; the first call starts it."""
+    """The socket for its commands; the first call starts the process."""
     with _STARTING:
         return _started_once()
 
@@ -80,7 +80,7 @@ def _started_once() -> socket.socket:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.preloaded", str(theirs.fileno())],
             cwd=_ROOT,
-            # A library's threads would not survive being forked.
+            # Threads of libraries would not survive a fork.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -109,9 +109,9 @@ def _load() -> None:
 
 
 def _serve(control: socket.socket) -> None:
-    """Fork a process for each request; return in that process, as what it is asked to be.
+    """Fork a process for each request; returns the request in the forked process.
 
-    Each is answered on its own socket: with the process's id, and when it ends with its status.
+    The response on the request's socket is the process id and, at its end, its status.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with selectors.DefaultSelector() as selector:
@@ -134,7 +134,7 @@ def _serve(control: socket.socket) -> None:
                 for file in outputs:
                     os.close(file)
                 answer = socket.socket(fileno=answers)
-                # Whoever asked may be gone by now.
+                # The requester may have exited.
                 with contextlib.suppress(OSError):
                     answer.send(str(pid).encode())
                 selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, answer))
@@ -148,7 +148,7 @@ def _tell_of_the_end(pidfd: int, pid: int, answer: socket.socket) -> None:
 
 
 def _become(request: dict[str, object], files: list[int]) -> None:
-    """Take over the output, the environment and the arguments of a request, and run its module."""
+    """Apply the output, environment and arguments of a request, and run its module."""
     for number, file in enumerate(files, start=1):
         os.dup2(file, number)
         os.close(file)

@@ -1,7 +1,7 @@
-"""What some tests need beyond the Python packages, and how to install it.
+"""Tools of some tests besides Python packages, and their installation.
 
-`tool("promtool")` returns a path, or skips the test. A machine without the tools still passes its
-tests, and one line at the end of the run names what was missing: `summary` writes it. In continuous
+`tool("promtool")` returns a path, or skips the test. Without the tools the other tests still pass,
+and one line at the end of the run, from `summary`, names the missing tools. In continuous
 integration, where CI is set, a missing tool fails the test instead.
 
 `make test-tools` installs them all: Debian packages, and npm packages into .build/node.
@@ -27,7 +27,7 @@ _INSTALL_SECONDS = 900
 
 @dataclass(frozen=True, slots=True)
 class _Program:
-    """A program by any of its names, and the Debian package that holds it."""
+    """A program by any of its names, and its Debian package."""
 
     names: tuple[str, ...]
     package: str
@@ -41,7 +41,7 @@ class _Program:
 
 @dataclass(frozen=True, slots=True)
 class _NodePackage:
-    """A package of the npm registry in .build/node, used with `node`."""
+    """An npm package in .build/node, used with `node`."""
 
     name: str
     version: str
@@ -54,7 +54,7 @@ class _NodePackage:
 # Programs in wheels of the development dependencies.
 _FROM_WHEELS = {name: _Program((name,), "") for name in ("docker-compose", "hadolint")}
 _PROGRAMS = {
-    # The shell without a desktop's interface takes a third of the processor time.
+    # The headless shell takes a third of the CPU time.
     "chromium": _Program(
         ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"),
         "chromium-headless-shell",
@@ -80,7 +80,7 @@ _TOOLS: dict[str, _Program | _NodePackage] = {**_FROM_WHEELS, **_PROGRAMS, **_NO
 
 
 def tool(name: str) -> str:
-    """The path of a program, or the folder of an npm package; skips the test where it is missing.
+    """The path of a program, or the folder of an npm package; skips the test if it is missing.
 
     Raises:
         KeyError: no tool has this name.
@@ -94,14 +94,14 @@ def tool(name: str) -> str:
 
 
 def node_modules(*packages: str) -> str:
-    """The folder for NODE_PATH with these npm packages; skips the test where one is missing."""
+    """The folder for NODE_PATH with these npm packages; skips the test if one is missing."""
     for name in packages:
         tool(name)
     return str(NODE_MODULES)
 
 
 def summary(reasons: Iterable[str]) -> str:
-    """One line about all skipped tests, the missing tools first; empty when none was skipped."""
+    """One line about all skipped tests, missing tools first; empty if none was skipped."""
     missing = []
     others: dict[str, int] = {}
     for reason in reasons:
@@ -122,7 +122,7 @@ def _tests(count: int) -> str:
 
 
 def install() -> int:
-    """Install what is missing; returns the exit status: 0, or 1 when something is still missing."""
+    """Install missing tools; returns the exit status: 0, or 1 if a tool is still missing."""
     packages = sorted({each.package for each in _PROGRAMS.values() if each.find() is None})
     if packages and not _install_debian(packages):
         return 1

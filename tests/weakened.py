@@ -1,5 +1,5 @@
-"""`python -m tests.weakened [descriptors=N] [without=GUARD,…]`: a server with fewer descriptors, or
-without some of its guards. It shows that tests and campaigns notice when a guard is missing.
+"""`python -m tests.weakened [descriptors=N] [without=GUARD,…]`: a server with fewer file
+descriptors, or without some of its guards, to show that tests and campaigns detect a missing guard.
 """
 
 import resource
@@ -10,7 +10,7 @@ from typing import Any
 _given = dict(each.partition("=")[::2] for each in sys.argv[1:])
 del sys.argv[1:]
 if "descriptors" in _given:
-    # Before anything is imported: as if it had been started so.
+    # Before any import, as if the process had been started with this limit.
     _limit = int(_given["descriptors"])
     resource.setrlimit(resource.RLIMIT_NOFILE, (_limit, _limit))
 

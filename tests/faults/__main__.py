@@ -1,4 +1,5 @@
-"""`python -m tests.faults`: run a campaign and say what was found; exits 1 when anything was."""
+"""`python -m tests.faults`: run a campaign and print its findings; exits with 1 if there are
+any."""
 
 import argparse
 import random
@@ -11,10 +12,12 @@ from tests.faults.plan import FULL, SHORT, Plan
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--short", action="store_true", help="about two minutes, all kinds once")
-    parser.add_argument("--seconds", type=float, help="how long the load lasts")
+    parser.add_argument("--seconds", type=float, help="duration of the load")
     parser.add_argument("--callers", type=int, default=40, help="closed-loop callers")
-    parser.add_argument("--seed", type=int, help="of the faults and the load")
-    parser.add_argument("--plan", action="store_true", help="only say what would happen when")
+    parser.add_argument("--seed", type=int, help="seed of the faults and the load")
+    parser.add_argument(
+        "--plan", action="store_true", help="only print the planned faults and times"
+    )
     given = parser.parse_args()
     campaign.end_in_order_when_told()
     seed = random.randrange(2**32) if given.seed is None else given.seed  # noqa: S311 - no secret

@@ -1,4 +1,4 @@
-"""The final account: what the callers were told against what is stored, and that against itself."""
+"""The final account: compares responses with stored data, and stored data with itself."""
 
 import time
 from contextlib import suppress
@@ -21,7 +21,7 @@ from tests.faults.replay import Replay
 from tests.faults.stack import SERVERS, Stack
 
 _LEFT = text(
-    # Reconciliation comes again and again; it is nobody's debt.
+    # Reconciliation is periodic, so its task does not count as unfinished work.
     """SELECT (SELECT count(*) FROM tasks WHERE actor <> 'reconcile')
         + (SELECT count(*) FROM events WHERE event_id IS NULL)
         + (SELECT count(*) FROM credit_scores WHERE valid_until <= :today)
@@ -59,17 +59,17 @@ _SESSIONS = text(
     WHERE datname = current_database() AND application_name LIKE 'credit-service%'
     GROUP BY 1, 2"""
 )
-# What the settings allow: the pool of each process.
+# The limits of the settings: the pool of each process.
 _MOST_SESSIONS = {
     "credit-service": 12 * SERVERS,
     "credit-service-probe": SERVERS,
-    # Actors, heart and six to spare; a relay has the six.
+    # Actors, heartbeat and six spare connections; a relay has the six.
     "credit-service worker": 20 + 6,
 }
 
 
 class Account:
-    """Checks one campaign after its load. What is not right goes into the history's findings."""
+    """Checks one campaign after its load, and adds errors to the history's findings."""
 
     def __init__(self, stack: Stack, load: Load, past: History, drain_seconds: float) -> None:
         self._stack = stack
@@ -79,7 +79,7 @@ class Account:
         self.checked: dict[str, int] = {}
 
     def draw(self) -> None:
-        """All checks, the last of them after servers and worker were stopped."""
+        """Run all checks, the last one after servers and worker are stopped."""
         database = Database(
             self._stack.sqlalchemy_url,
             pool_size=2,
@@ -111,7 +111,7 @@ class Account:
         return Clock(offset_file=self._stack.clock_file).moment()
 
     def _check_outbox(self, database: Database) -> None:
-        """Wait until nothing is left to do."""
+        """Wait until all background work is done."""
         until = time.monotonic() + self._drain_seconds
         left = -1
         while time.monotonic() < until:
@@ -125,7 +125,7 @@ class Account:
         self._find("outbox", f"{left} things are left to do; tasks: {rows}")
 
     def _check_loans_and_payments(self, connection: Connection) -> None:
-        """Every one that was acknowledged is there, and none else."""
+        """Check that exactly the acknowledged records are stored."""
         told: dict[str, set[Any]] = {"loans": set(), "payments": set()}
         for asked in self._history.asked.values():
             for answer in asked.answers[:1]:
@@ -152,7 +152,7 @@ class Account:
                 self._find(name, f"{len(lost)} lost, {len(untold)} that nobody was told of")
 
     def _check_request_ids(self, connection: Connection) -> None:
-        """One effect and one answer each."""
+        """Check that each request id has one effect and one response."""
         for request_id, asked in self._history.asked.items():
             different = list(dict.fromkeys(asked.answers))
             if len(different) > 1:
@@ -188,7 +188,8 @@ class Account:
             self._find("effect", f"{kept} requests that were only refused left a record")
 
     def _check_ingestions(self, connection: Connection) -> None:
-        """Ingested and rejected are what was sent, and the loans are there."""
+        """Check that ingested plus rejected rows equal the sent ones, and that the loans are
+        stored."""
         rows = {
             row.ingestion_id: row
             for row in connection.execute(
@@ -213,7 +214,8 @@ class Account:
         self.checked["ingestions"] = len(self._history.sent)
 
     def _check_customers(self, connection: Connection) -> None:
-        """Everything derived equals the computation from scratch; the cache equals it or is not."""
+        """Check derived data against a full recomputation, and each cache entry against the
+        data."""
         scorecard = scorecards.active(connection)
         replay = Replay(connection, scorecard, self._find)
         replay.run(portfolio.INGESTED)
@@ -253,7 +255,8 @@ class Account:
         }
 
     def _check_events(self, connection: Connection) -> None:
-        """One for each fact, in order per customer, and each once at the watcher."""
+        """Check that each fact has an event, ordered per customer, and received once by the
+        watcher."""
         for kind, surplus in connection.execute(_EVENT_KINDS).mappings().one().items():
             if surplus:
                 self._find("event", f"{surplus:+d} {kind} events beside what they tell of")
@@ -269,7 +272,7 @@ class Account:
         seen = self._history.events
         while (not seen or seen[-1][0] < last) and time.monotonic() < until:
             time.sleep(0.1)
-        # More may have come meanwhile, by a reconciliation that had something to mend.
+        # A reconciliation that corrected data may have added more in the meantime.
         heard = [event for event in seen if event[0] <= last]
         if heard != sorted(stored.items()):
             missed = len(stored.items() - set(heard))
@@ -279,7 +282,7 @@ class Account:
         self.checked["events"] = len(stored)
 
     def _check_sessions(self, connection: Connection) -> None:
-        """No transaction lies open, and no process has more connections than its pool."""
+        """Check that no transaction is open and no process has more connections than its pool."""
         counts = dict.fromkeys(_MOST_SESSIONS, 0)
         for name, state, count, seconds in connection.execute(_SESSIONS):
             counts[name] = counts.get(name, 0) + count
@@ -290,7 +293,7 @@ class Account:
                 self._find("session", f"{name} has {count} connections")
 
     def _check_end(self, connection: Connection) -> None:
-        """Nothing is left of what was stopped."""
+        """Check that stopped parts left nothing behind."""
         until = time.monotonic() + 10.0
         while (left := connection.execute(_SESSIONS).all()) and time.monotonic() < until:
             time.sleep(0.1)
@@ -300,12 +303,12 @@ class Account:
             self._find("process", f"left behind: {strays}")
 
     def _check_log(self) -> None:
-        """No defect shows in the log."""
+        """Check that no log reports a bug."""
         for line in self._stack.log.splitlines():
             if "Traceback" in line or "discrepancy_found" in line:
                 self._find("log", line[:600])
 
 
 def _timeless(position: CreditPosition) -> CreditPosition:
-    """The figures; on which of its days a position was computed does not matter."""
+    """The figures of a position, without the day on which it was computed."""
     return replace(position, version=0, as_of=position.valid_until)

@@ -1,4 +1,4 @@
-"""Sees every write to the cache, and whether one ever went back to an older version."""
+"""Observes every write to the cache, and detects a return to an older version."""
 
 import re
 import threading
@@ -15,22 +15,22 @@ _AWAY_SECONDS = 0.05
 
 
 class CacheWatch:
-    """Follows Redis' own account of what it executes, in its order, until closed."""
+    """Reads Redis' MONITOR output, which is in execution order, until closed."""
 
     def __init__(self, url: str, past: History) -> None:
         self._url = url
         self._history = past
-        # The version there is of a customer, and the time.monotonic() at which it goes by itself.
+        # The cached version of a customer, and the time.monotonic() of its expiry.
         self._versions: dict[int, tuple[int, float]] = {}
         self.writes = 0
         self._thread = threading.Thread(target=self._follow, name="cache-watch", daemon=True)
         self._thread.start()
 
     def _follow(self) -> None:
-        """For as long as the campaign's process lives, over every break."""
+        """Follow the commands until the process ends, reconnecting after each failure."""
         while True:
             with suppress(redis.RedisError, OSError), redis.Redis.from_url(self._url) as client:
-                # What was there may be gone, and what came meanwhile is not known.
+                # Entries may be gone, and writes in the meantime are unknown.
                 self._versions.clear()
                 with client.monitor() as monitor:
                     for command in monitor.listen():

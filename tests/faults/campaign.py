@@ -1,4 +1,4 @@
-"""One campaign: a stack, a load, faults, and an account of everything afterwards."""
+"""One campaign: a stack, a load, faults, and a check of all data afterwards."""
 
 import signal
 import sys
@@ -19,7 +19,7 @@ _SHOWN_FINDINGS = 40
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What happened. `findings` is empty when all is well."""
+    """The result. `findings` is empty if all checks passed."""
 
     plan: Plan
     load_seconds: float
@@ -38,7 +38,7 @@ class Report:
         happened = sum(count for name, count in self.faults.items() if name != "missed")
         calls = sum(self.calls.values())
         kinds = Counter(finding.kind for finding in self.findings)
-        passed = f"FOUND {listed(kinds)}" if self.findings else "all is well"
+        passed = f"FOUND {listed(kinds)}" if self.findings else "all checks passed"
         return "\n".join(
             [
                 f"calls:    {calls} in {self.load_seconds:.0f} s ({listed(self.calls)})",
@@ -54,14 +54,14 @@ class Report:
 
 
 def end_in_order_when_told() -> None:
-    """Let SIGTERM and SIGINT end this process through its `finally`s, so that nothing it started is
-    left behind. Call from the main thread."""
+    """Make SIGTERM and SIGINT end this process through its `finally` blocks, so that it cleans up.
+    Call from the main thread."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def run(plan: Plan, sabotage: str = "") -> Report:
-    """Carry the plan out. `sabotage` names a guard that is taken out: tests/faults/sabotage."""
+    """Execute the plan. `sabotage` names a guard to remove: see tests/faults/sabotage."""
     past = History()
     with stack.running(sabotage) as running:
         load = Load(running.address, plan.callers, plan.seed, running.folder, past)

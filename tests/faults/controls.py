@@ -1,7 +1,7 @@
-"""`python -m tests.faults.controls`: take each guard out in turn; the campaign has to turn red.
+"""`python -m tests.faults.controls`: remove each guard in turn; the campaign must fail.
 
-And it has to be green with all of them in place, and red for the reason that the guard is there
-for. Exits 1 when either is not so.
+With all guards it must pass, and without a guard it must fail for the reason that the guard exists.
+Exits with 1 otherwise.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from tests.faults import campaign
 from tests.faults.plan import Counts, Plan
 
 NONE = "none"
-"""The campaign with every guard in place."""
+"""The campaign with all guards."""
 
 EXPECTED: Mapping[str, str] = {
     NONE: "",
@@ -24,16 +24,16 @@ EXPECTED: Mapping[str, str] = {
     "offset-check": "rows",
     "cache-compare": "cache",
 }
-"""By what is taken out, the kind of finding that has to be there."""
+"""The expected kind of finding for each removed guard."""
 
 _COUNTS = Counts(kills={"server": 1, "worker": 1}, crashes=1, flushes=1)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.controls", description=__doc__)
-    parser.add_argument("--only", choices=list(EXPECTED), help="one of them")
-    parser.add_argument("--seconds", type=float, default=30.0, help="how long each load lasts")
-    parser.add_argument("--seed", type=int, help="of the faults and the load")
+    parser.add_argument("--only", choices=list(EXPECTED), help="run one control")
+    parser.add_argument("--seconds", type=float, default=30.0, help="duration of each load")
+    parser.add_argument("--seed", type=int, help="seed of the faults and the load")
     given = parser.parse_args()
     campaign.end_in_order_when_told()
     seed = random.randrange(2**32) if given.seed is None else given.seed  # noqa: S311 - no secret

@@ -1,4 +1,4 @@
-"""Inflicts what the plan says, when it says so."""
+"""Injects the planned faults at their times."""
 
 import signal
 import threading
@@ -25,7 +25,7 @@ _INDIA = ZoneInfo("Asia/Kolkata")
 
 
 class Inflictor:
-    """Lets the faults of one campaign happen, each in a thread of its own."""
+    """Injects the faults of one campaign, each in a separate thread."""
 
     def __init__(self, stack: Stack, past: History) -> None:
         self._stack = stack
@@ -45,7 +45,7 @@ class Inflictor:
         }
 
     def inflict(self, faults: list[Fault], seconds: float) -> None:
-        """All of them at their times; returns when the last has passed and `seconds` are over."""
+        """Inject all faults at their times; returns after the last one and after `seconds`."""
         began = time.monotonic()
         threads = []
         for fault in faults:
@@ -61,7 +61,7 @@ class Inflictor:
         try:
             happened = self._ways[fault.kind](fault)
         except (psutil.NoSuchProcess, redis.RedisError, psycopg.OperationalError):
-            # What it was meant for was away just then.
+            # The target was down at that moment.
             happened = False
         name = f"{fault.kind} {fault.target}".strip() if fault.kind != "link" else fault.how
         self._history.count(self._history.faults, name if happened else "missed")
@@ -78,7 +78,7 @@ class Inflictor:
             case "redis":
                 psutil.Process(pids["Valkey"]).kill()
             case _:
-                # What `pg_ctl stop -m immediate` does: no goodbye, recovery at the next start.
+                # Like `pg_ctl stop -m immediate`: no clean shutdown, recovery at the next start.
                 psutil.Process(pids["PostgreSQL"]).send_signal(signal.SIGQUIT)
         return True
 
@@ -109,7 +109,7 @@ class Inflictor:
         return True
 
     def _crash(self, fault: Fault) -> bool:
-        """Arm a failpoint, and wait until somebody has died there."""
+        """Arm a failpoint, and wait until a process has exited there."""
         order = self._stack.failpoints / fault.target
         order.write_text("crash", encoding="ascii")
         until = time.monotonic() + _CRASH_SECONDS
@@ -121,7 +121,7 @@ class Inflictor:
         return True
 
     def _hold(self, fault: Fault) -> bool:
-        """A transaction that somebody leaves open on a hot customer."""
+        """Hold a transaction open on a hot customer."""
         with psycopg.connect(self._stack.databases.database_url) as connection:
             connection.execute(
                 "SELECT FROM customers WHERE customer_id = %s FOR UPDATE", (portfolio.HOT[0],)
@@ -135,7 +135,7 @@ class Inflictor:
         return True
 
     def _fill_redis(self, fault: Fault) -> bool:
-        """No room for anything more, and nothing may go."""
+        """Leave Redis without memory and without eviction."""
         before: dict[str, str] = {}
 
         def fill(client: "redis.Redis") -> None:
@@ -152,7 +152,7 @@ class Inflictor:
         try:
             time.sleep(fault.lasts_seconds)
         finally:
-            # One that was started anew meanwhile has room again.
+            # A restarted one has its memory back.
             with suppress(redis.RedisError):
                 self._in_redis(restore)
         return True
@@ -164,7 +164,7 @@ class Inflictor:
             work(client)
 
     def _fill_disk(self, fault: Fault) -> bool:
-        """Uploads find no room, on servers and on workers."""
+        """Leave servers and workers without disk space for uploads."""
         with self._disk:
             orders = [self._stack.failpoints / f"upload.{part}" for part in ("spool", "restore")]
             for order in orders:
@@ -175,7 +175,7 @@ class Inflictor:
         return True
 
     def _step_clock(self, fault: Fault) -> bool:
-        """Set the service's clock to just before the day turns; the turn comes by itself."""
+        """Set the service's clock to just before midnight, which then passes."""
         moment = Clock(offset_file=self._stack.clock_file).moment()
         today = moment.today
         first_of_next = date(today.year + today.month // 12, today.month % 12 + 1, 1)

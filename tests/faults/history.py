@@ -1,4 +1,4 @@
-"""What the callers asked and what they were told: the account is held against it."""
+"""The calls and their responses, with which the account compares the stored data."""
 
 import random
 import threading
@@ -15,7 +15,7 @@ _MOST_FINDINGS = 5_000
 
 @dataclass
 class Asked:
-    """A mutation under a request id, every answer it got, and whether the rules refused it."""
+    """A write with a request id, all its responses, and whether the rules rejected it."""
 
     method: str
     request: Any
@@ -25,22 +25,21 @@ class Asked:
 
 @dataclass
 class Sent:
-    """An ingestion: how many rows were sent, how many of them are good, and how it was told to
-    have ended."""
+    """An ingestion: number of sent rows, number of valid rows, and the reported end."""
 
     ingestion_id: UUID
     path: Path
     rows: int
     good: int
     uploaded: bool
-    # At once by two clients, under the same id.
+    # Sent concurrently by two clients with the same id.
     twice: bool
     acknowledged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is not as it should be. `kind` names the promise that was broken."""
+    """A violation. `kind` names the broken guarantee."""
 
     kind: str
     text: str
@@ -50,7 +49,7 @@ class Finding:
 
 
 class History:
-    """Safe to share between threads."""
+    """The history of a campaign. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -64,57 +63,57 @@ class History:
         self._booked: list[tuple[int, int]] = []
 
     def find(self, kind: str, text: str) -> None:
-        """Note something that is not as it should be."""
+        """Record a violation."""
         with self._lock:
             if len(self.findings) < _MOST_FINDINGS:
                 self.findings.append(Finding(kind, text))
 
     def count(self, counter: Counter[str], name: str) -> None:
-        """One more."""
+        """Count one more."""
         with self._lock:
             counter[name] += 1
 
     def asks(self, method: str, request: Any) -> Asked:
-        """The mutation, noted before it is sent."""
+        """Record a write before it is sent."""
         with self._lock:
             return self.asked.setdefault(request.request_id, Asked(method, request))
 
     def answered(self, asked: Asked, answer: Any) -> None:
-        """An answer came."""
+        """Record a response."""
         with self._lock:
             asked.answers.append(answer.SerializeToString(deterministic=True))
             if isinstance(answer, pb.CreateLoanResponse) and answer.approved:
                 self._booked.append((answer.loan.customer_id, answer.loan.loan_id))
 
     def refused(self, request: Any) -> None:
-        """The rules refused it, which has no effect and is not kept."""
+        """Record a rejection by the rules, which has no effect and is not stored."""
         with self._lock:
             self.asked[request.request_id].is_refused = True
 
     def sends(self, sent: Sent) -> None:
-        """An ingestion begins."""
+        """Record the start of an ingestion."""
         with self._lock:
             self.sent.append(sent)
 
     def recent(self, pick: random.Random) -> Asked | None:
-        """One of the latest mutations."""
+        """One of the latest writes."""
         with self._lock:
             latest = list(self.asked.values())[-200:] if self.asked else []
         return pick.choice(latest) if latest else None
 
     def loan(self, pick: random.Random) -> tuple[int, int] | None:
-        """(customer, loan) that the service has booked, rather a late one."""
+        """A booked (customer, loan), preferably a recent one."""
         with self._lock:
             return pick.choice(self._booked[-2000:]) if self._booked else None
 
     def unanswered(self) -> list[Asked]:
-        """Mutations nobody has answered or refused yet."""
+        """Writes without a response or rejection so far."""
         with self._lock:
             return [
                 asked for asked in self.asked.values() if not asked.answers and not asked.is_refused
             ]
 
     def unfinished(self) -> list[Sent]:
-        """Ingestions nobody has acknowledged yet."""
+        """Ingestions without an acknowledgement so far."""
         with self._lock:
             return [sent for sent in self.sent if not sent.acknowledged]

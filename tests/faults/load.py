@@ -1,8 +1,8 @@
-"""The callers: closed loops that write down what they ask and what they are told.
+"""The callers: closed loops that record their calls and responses.
 
-60 % reads, 25 % CreateLoan (half of it on five hot customers), 10 % the same request id again,
-often twice at once, and 5 % payments and ingestions. Some calls have next to no time, some are
-given up on the way. What nobody answered is asked again at the end, under the same request id.
+60 % reads, 25 % CreateLoan (half of it on five hot customers), 10 % repeats of a request id, often
+twice concurrently, and 5 % payments and ingestions. Some calls have a very short deadline, some are
+cancelled. Calls without a response are repeated at the end, with the same request id.
 """
 
 import random
@@ -46,7 +46,7 @@ _LOANS = ingestion_pb2.INGESTION_KIND_LOANS
 
 
 class _InSmallBatches(SourceFile):
-    """A file whose rows travel a few at a time, so that a stream can break between them."""
+    """A file sent a few rows at a time, so that its stream can break in between."""
 
     def batches(self, offset: int = 0) -> Iterator[BatchProgress]:
         for each in super().batches(offset):
@@ -65,7 +65,7 @@ class Load:
         self._folder = folder
         self._history = past
         self._stop = threading.Event()
-        # More than so many at once would find no stream free.
+        # More concurrent ones would exceed the limit of streams.
         self._streams = threading.Semaphore(_MOST_INGESTIONS)
         self._numbers = iter(range(1, 1_000_000))
         self._numbers_lock = threading.Lock()
@@ -76,7 +76,7 @@ class Load:
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def prepare(self) -> None:
-        """Bring the customers and their past loans in."""
+        """Import the customers and their past loans."""
         for name, kind, write in (
             ("customers.csv", "CUSTOMERS", portfolio.write_customers),
             ("loans.csv", "LOANS", portfolio.write_past_loans),
@@ -91,18 +91,18 @@ class Load:
                 raise RuntimeError(f"{name}: {ended.inserted} of {count} rows were inserted")
 
     def start(self) -> None:
-        """Let everybody call."""
+        """Start all callers."""
         for thread in (self._watcher, *self._threads):
             thread.start()
 
     def stop(self) -> None:
-        """Let the calls under way be the last."""
+        """Stop all callers after their current calls."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
 
     def settle(self, timeout_seconds: float) -> None:
-        """Ask again what nobody answered, until all of it has an answer."""
+        """Repeat the calls without a response until each has one."""
         pick = random.Random(self._seed)  # noqa: S311 - repeatable load
         until = time.monotonic() + timeout_seconds
         with self._stub() as stub, ThreadPoolExecutor(_SETTLING_CALLERS) as callers:
@@ -120,7 +120,7 @@ class Load:
 
     @property
     def watching(self) -> bool:
-        """Whether the watcher still follows the events."""
+        """Whether the watcher is still running."""
         return self._watcher.is_alive()
 
     # One caller.
@@ -178,7 +178,7 @@ class Load:
 
     def _create(self, stub: Any, other: Any, pick: random.Random) -> None:
         hot = pick.random() < 0.5
-        # One in six asks for more than anybody gets: a decline, which leaves the position alone.
+        # One in six is above every limit: a decline, which does not change the position.
         units = 5_000_000 if pick.random() < 0.17 else pick.randint(1, 20) * 100
         request = pb.CreateLoanRequest(
             request_id=str(portfolio.request_id(pick)),
@@ -236,7 +236,7 @@ class Load:
                 self._history.answered(asked, answer)
 
     def _ask(self, stub: Any, pick: random.Random, method: str, request: Any) -> Any:
-        """The answer; None when there was none. Now and then in next to no time, or given up."""
+        """The response, or None. Some calls have a very short deadline, some are cancelled."""
         lot = pick.random()
         self._history.count(self._history.calls, method)
         timeout_seconds = 0.004 if lot < 0.02 else _CALL_SECONDS
@@ -253,11 +253,11 @@ class Load:
         return answer
 
     def _failed(self, method: str, request: Any, call: Any) -> None:
-        """A payment may be refused by the rules; else only what is worth another try may be."""
+        """The rules may reject a payment; all other errors must be retryable."""
         code = call.code()
         self._history.count(self._history.statuses, code.name)
         if code in _TRY_AGAIN:
-            # Not all at once on what has just come back.
+            # Spread the load on a server that has just restarted.
             time.sleep(random.uniform(0.01, 0.2))  # noqa: S311 - a pause, no secret
         elif method == "RecordPayment" and code is grpc.StatusCode.FAILED_PRECONDITION:
             self._history.refused(request)
@@ -284,7 +284,7 @@ class Load:
         self._transfer(sent)
 
     def _transfer(self, sent: Sent) -> None:
-        """Send it, for as long as the client has patience; the settling goes on where that ends."""
+        """Send it until the client gives up; the final repetition continues it."""
         if sent.uploaded:
             self._upload(sent)
         elif sent.twice:
@@ -326,7 +326,7 @@ class Load:
         sent.acknowledged = True
 
     def _broken(self, method: str, error: ServiceError) -> None:
-        """The client's patience ended, or the service refused it, which it may not."""
+        """Handle a client that gave up, or a rejection, which is a finding."""
         self._history.count(self._history.statuses, error.code.name)
         if error.code not in _TRY_AGAIN:
             self._history.find("status", f"{method}: {error.code.name} {error}")
@@ -334,7 +334,7 @@ class Load:
     # Events.
 
     def _watch(self) -> None:
-        """Follow the events over every break, noting their ids and customers."""
+        """Follow the events, reconnecting after each failure; records their ids and customers."""
         after = 0
         while True:
             with self._stub() as stub, suppress(grpc.RpcError):

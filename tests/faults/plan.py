@@ -1,7 +1,7 @@
-"""What a campaign does, drawn from its seed: the same seed gives the same faults at the same times.
+"""The plan of a campaign, derived from its seed: the same seed gives the same faults and times.
 
-What the faults meet depends on the machine's speed, so a replay is the same weather and not the
-same voyage.
+The state in which a fault hits the service depends on the machine's speed, so a replay is not
+identical.
 """
 
 import random
@@ -23,7 +23,7 @@ CRASHES = (
     "ingestion.after_commit",
     "cache.before_write",
 )
-"""Failpoints at which a campaign lets a process die."""
+"""Failpoints at which a campaign ends a process."""
 
 
 STEPS = ("midnight", "month end", "year end")
@@ -31,15 +31,15 @@ STEPS = ("midnight", "month end", "year end")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault: what, at how many seconds after the load's start, and of what kind exactly."""
+    """One fault: its type, its time in seconds after the start of the load, and its details."""
 
     kind: str
     at_seconds: float
-    # Of a crash the failpoint, of a link's trouble the link, of a kill the number of the process.
+    # For a crash the failpoint, for a link fault the link, for a kill the number of the process.
     target: str = ""
-    # How long it lasts, where it is no matter of an instant.
+    # The duration, unless the fault is instantaneous.
     lasts_seconds: float = 0.0
-    # What befalls a link: reset, delay, cut there, cut back.
+    # The fault of a link: reset, delay, cut there, cut back.
     how: str = ""
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many faults of each kind."""
+    """The number of faults of each kind."""
 
     kills: dict[str, int] = field(default_factory=dict)
     stops: int = 0
@@ -89,17 +89,17 @@ SHORT = Counts(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A campaign: how long, how many callers, which faults, from which seed."""
+    """A campaign: duration, number of callers, faults, seed."""
 
     seconds: float
     callers: int
     seed: int
     counts: Counts
-    # How long at most the account waits for what is still under way.
+    # Maximum time for which the account waits for unfinished work.
     drain_seconds: float = 180.0
 
     def faults(self) -> list[Fault]:
-        """Every fault in order of time."""
+        """All faults, ordered by time."""
         pick = random.Random(self.seed)  # noqa: S311 - repeatable faults
         kinds = _drawn(self.counts, pick)
         pick.shuffle(kinds)
@@ -111,7 +111,7 @@ class Plan:
         if self.counts.held_seconds:
             begin = pick.uniform(0.1, 0.3) * self.seconds
             faults.append(Fault("hold", begin, lasts_seconds=self.counts.held_seconds))
-        # The days follow one another.
+        # The clock only moves forward.
         for number in range(self.counts.clock_steps):
             at_seconds = (number + 1) / (self.counts.clock_steps + 1) * self.seconds
             faults.append(Fault("clock", at_seconds, STEPS[number % len(STEPS)]))
@@ -122,7 +122,7 @@ _Make = Callable[[float], Fault]
 
 
 def _drawn(counts: Counts, pick: random.Random) -> list[_Make]:
-    """Everything that has no time of its own."""
+    """All faults without a fixed time."""
     makes: list[_Make] = []
 
     def add(kind: str, target: str = "", lasts_seconds: float = 0.0, how: str = "") -> None:
@@ -135,7 +135,7 @@ def _drawn(counts: Counts, pick: random.Random) -> list[_Make]:
         add("stop", ("server", "redis", "worker", "relay")[number % 4], pick.uniform(1.0, 4.0))
     hows = ("reset", "delay", "cut there", "cut back")
     for number in range(counts.links):
-        # Each link and each way in turn; the callers' among them.
+        # Each link and each kind of fault in turn, including the callers' link.
         link = pick.choice(LINKS)
         how = hows[number % len(hows)]
         add("link", link, 0.0 if how == "reset" else pick.uniform(2.5, 5.0), how)

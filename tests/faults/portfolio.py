@@ -1,17 +1,17 @@
-"""The customers that a campaign lends to, and the rows that its ingestions bring."""
+"""The customers of a campaign, and the rows of its ingestions."""
 
 import random
 from pathlib import Path
 from uuid import UUID
 
 ORDINARY = range(1, 201)
-"""Customers that calls are spread over."""
+"""Customers for evenly distributed calls."""
 
 HOT = range(201, 206)
-"""Customers that half of all CreateLoan calls go to."""
+"""Customers of half of all CreateLoan calls."""
 
 INGESTED = range(301, 401)
-"""Customers whose loans ingestions bring; nobody else changes them."""
+"""Customers with imported loans; only ingestions change them."""
 
 _CUSTOMER_HEADER = "Customer ID,First Name,Last Name,Age,Phone Number,Monthly Salary,Approved Limit"
 _LOAN_HEADER = (
@@ -22,10 +22,10 @@ _UNKNOWN_CUSTOMER = 999_999
 
 
 def write_customers(path: Path) -> int:
-    """Everybody, as CSV; how many."""
+    """All customers as CSV, and their number."""
     lines = [_CUSTOMER_HEADER]
     for customer_id in (*ORDINARY, *HOT, *INGESTED):
-        # Limits that a long campaign reaches, on some customers early and on some late.
+        # A long campaign reaches these limits, for some customers early and for others late.
         if customer_id in HOT:
             income, limit = 4_000_000, 150_000 * 3 ** HOT.index(customer_id)
         else:
@@ -39,7 +39,7 @@ def write_customers(path: Path) -> int:
 
 
 def write_past_loans(path: Path) -> int:
-    """Loans of everybody that were paid back on time, so that most are given more; how many."""
+    """A loan repaid on time for each customer, so that most get approvals; and their number."""
     lines = [_LOAN_HEADER]
     for customer_id in (*ORDINARY, *HOT, *INGESTED):
         lines += [
@@ -55,10 +55,10 @@ def _loan(customer_id: int, loan_id: int, amount: int, tenure: int = 12) -> str:
 
 
 def write_rows(path: Path, number: int, rows: int, pick: random.Random) -> int:
-    """The loans of the `number`-th ingestion of a campaign as CSV; how many of them are good.
+    """The loans of the `number`-th ingestion of a campaign as CSV, and the number of valid ones.
 
-    In every other file two rows in ten have to be rejected. In the rest a batch that is taken twice
-    meets no row error that is there already: the count of rows alone can tell.
+    In every other file two of ten rows must be rejected. The other files have no row errors, so
+    that only the row count reveals a batch stored twice.
     """
     lines, good = [_LOAN_HEADER], 0
     for place in range(rows):
@@ -76,5 +76,5 @@ def write_rows(path: Path, number: int, rows: int, pick: random.Random) -> int:
 
 
 def request_id(pick: random.Random) -> UUID:
-    """A UUID by the lot of the caller."""
+    """A UUID from the caller's random numbers."""
     return UUID(int=pick.getrandbits(128), version=4)

@@ -1,8 +1,8 @@
-"""The network between the parts, and what can be done to it: `python -m tests.faults.proxy`.
+"""The network between the parts, with faults: `python -m tests.faults.proxy`.
 
-A process of its own, so that what it forwards costs the callers nothing. It listens on 127.0.0.1,
-once per link, and tells the ports as a line of JSON. Orders come as lines of JSON on its standard
-input, whose end is the sign to stop:
+A separate process, so that forwarding does not slow down the callers. It listens on 127.0.0.1, once
+per link, and prints the ports as a line of JSON. It reads commands as lines of JSON from standard
+input and stops at its end:
 
     {"link": "callers", "targets": [["127.0.0.1", 4711]]}   where connections go from now on
     {"link": "server-redis", "delay_seconds": 2.0}           bytes arrive so much later
@@ -10,8 +10,8 @@ input, whose end is the sign to stop:
     {"link": "server-database", "cut": "there"}              "there", "back" or "": held back
     {"link": "callers", "reset": true}                       every connection ends with a reset
 
-What is delayed or held back arrives in order once it may, also when its sender is gone by then: as
-on a network, a message that nobody waits for any more can still have its effect.
+Delayed and withheld data arrives in order later, even if its sender is gone by then: as on a real
+network, a message can take effect after its sender has given up.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class _Link:
-    """One port, and the connections through it."""
+    """One port and its connections."""
 
     def __init__(self) -> None:
         self._targets: list[Target] = []
@@ -63,7 +63,7 @@ class _Link:
                 _reset(writer)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry one connection to its end."""
+        """Forward one connection until it ends."""
         self._writers.add(writer)
         far_writer: asyncio.StreamWriter | None = None
         try:
@@ -81,7 +81,7 @@ class _Link:
                     each.close()
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection to a target: to each in turn, and past those that do not answer."""
+        """A connection to a target, in turn, skipping targets that do not answer."""
         for _ in self._targets:
             target = self._targets[self._next % len(self._targets)]
             self._next += 1
@@ -132,12 +132,12 @@ async def _main() -> None:
     while line := await orders.readline():
         order = json.loads(line)
         links[order.pop("link")].obey(order)
-    # What is still carried ends with the process.
+    # Remaining connections end with the process.
     os._exit(0)
 
 
 class Proxy:
-    """The running proxy. Its orders may be given from any thread."""
+    """The running proxy. Commands may be sent from any thread."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -151,11 +151,11 @@ class Proxy:
         self.ports: dict[str, int] = json.loads(self._pipe(self.process.stdout).readline())
 
     def order(self, link: str, **what: object) -> None:
-        """One order, as the module says."""
+        """Send one command; see the module's docstring."""
         self._orders.write((json.dumps({"link": link, **what}) + "\n").encode())
 
     def stop(self) -> None:
-        """Let go of every connection."""
+        """Close all connections."""
         self._orders.close()
         self.process.wait(10)
         self._pipe(self.process.stdout).close()

@@ -1,8 +1,8 @@
-"""A customer's whole life from scratch: every booking, payment and score in the order of events.
+"""Recomputes a customer's history: every booking, payment and score in the order of events.
 
-Nothing of what the service derived is taken over. Loans are built from their terms and the payments
-made on them, positions and scores from the loans, and each decision is held against the position as
-it was when the decision was written.
+It uses no value that the service derived. It computes loans from their terms and payments,
+positions and scores from the loans, and compares each decision with the position at the time of the
+decision.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ from credit_service.domain.scoring import score
 from credit_service.storage import loans as stored_loans
 
 Find = Callable[[str, str], None]
-"""Notes a finding: its kind, and what was found."""
+"""Records a finding: its kind and details."""
 
 _EVENTS = text(
     """SELECT e.customer_id, e.event_seq, e.kind, e.customer_version,
@@ -50,7 +50,7 @@ _LOANS = text(f"SELECT {stored_loans.COLUMNS} FROM loans l")  # noqa: S608 - col
 
 @dataclass
 class _Figures:
-    """The sums that a decision looks at, kept up as loans come and close."""
+    """The sums used by decisions, updated with each new and closed loan."""
 
     debt: int = 0
     installments: int = 0
@@ -75,7 +75,7 @@ class _Figures:
 
 @dataclass
 class Life:
-    """One customer: what is stored, and what the replay has come to."""
+    """One customer: stored data and the current state of the replay."""
 
     customer_id: int
     version: int
@@ -89,7 +89,7 @@ class Life:
 
 
 class Replay:
-    """Everything that happened, read at once and gone through in order."""
+    """All events, read at once and processed in order."""
 
     def __init__(self, connection: Connection, scorecard: Scorecard, find: Find) -> None:
         self._scorecard = scorecard
@@ -100,7 +100,7 @@ class Replay:
             life = self.lives[loan.customer_id]
             life.stored[loan.loan_id] = loan
             if loan.imported:
-                # The campaign pays back nothing that was imported.
+                # The campaign records no payments for imported loans.
                 life.loans[loan.loan_id] = loan
                 life.figures.add(loan)
         self._events = connection.execute(_EVENTS).all()
@@ -112,8 +112,8 @@ class Replay:
         self.scores_checked = self.decisions_checked = 0
 
     def run(self, moved_by_ingestions: range) -> None:
-        """Go through all events. Customers whose loans ingestions bring at times that no event of
-        theirs tells of are judged by their end alone."""
+        """Process all events. Customers with imported loans are checked only at the end, because
+        the imports have no event of the customer."""
         for event in self._events:
             life = self.lives[event.customer_id]
             whole = life.customer_id not in moved_by_ingestions
@@ -226,7 +226,7 @@ class Replay:
         if not whole:
             return
         self.scores_checked += 1
-        # Customers come first and their past loans as their second version.
+        # The first version is the customer, the second one the past loans.
         loans = life.loans.values() if line.customer_version > 1 else ()
         right = score(self._position(life, loans, line.computed_on), self._scorecard)
         if (line.score, line.override) != (right.score, right.override):
@@ -237,7 +237,7 @@ class Replay:
             )
 
     def position(self, life: Life, day: date) -> CreditPosition:
-        """The position of that day from the loans as replayed so far."""
+        """The position on a day, from the loans replayed so far."""
         return self._position(life, life.loans.values(), day)
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""Guards taken out one at a time, to see that the campaign notices: tests/faults/controls.py.
+"""Removes one guard at a time, to check that the campaign detects it: tests/faults/controls.py.
 
-The processes under test load this through PYTHONPATH and sabotage/sitecustomize.py, before anything
-of the service. Nothing of it is in the product.
+The processes under test load this through PYTHONPATH and sabotage/sitecustomize.py before any
+module of the service. The product contains none of it.
 """
 
 import re
@@ -36,7 +36,7 @@ def _without(statement: Statement, part: str, instead: str = "") -> Statement:
 
 
 def _version_guard() -> None:
-    """Writes no longer look whether the position is the one that was decided on."""
+    """Writes no longer check the version of the position."""
     guard = " AND version = :read_version"
     bookings.WRITE_APPROVED = _without(bookings.WRITE_APPROVED, guard)
     bookings.WRITE_DECLINED = _without(bookings.WRITE_DECLINED, guard)
@@ -44,7 +44,7 @@ def _version_guard() -> None:
 
 
 def _request_key() -> None:
-    """Request ids are no longer unique: `prepare` drops the key, and no process does anything."""
+    """Request ids are no longer unique: `prepare` drops the key; the processes are unchanged."""
 
 
 _LATE_EVENT = text(
@@ -58,7 +58,7 @@ _LATE_EVENT = text(
 
 
 def _outbox() -> None:
-    """The event of a booking is written after the booking's transaction, in one of its own."""
+    """A booking's event is written after the booking, in a separate transaction."""
 
     def unannounced(statement: Statement, step: str, instead: str) -> Statement:
         silent = _without(statement, step, instead).text
@@ -97,7 +97,7 @@ def _outbox() -> None:
 
 
 def _offset_check() -> None:
-    """Every batch is taken in, whatever the committed offset says."""
+    """Every batch is accepted, regardless of the committed offset."""
     commit, locked = batches.commit_batch, batches.locked
 
     def unchecked(
@@ -120,14 +120,14 @@ def _offset_check() -> None:
         offset = getattr(_here, "offset", None)
         return ingestion if offset is None else replace(ingestion, committed_offset=offset)
 
-    # Nor is a batch known by its place.
+    # The batch's position is not checked either.
     ingestions._ADD_BATCH += " ON CONFLICT DO NOTHING"
     batches.commit_batch = unchecked
     batches.locked = as_expected
 
 
 def _cache_compare() -> None:
-    """The cache takes what comes last, of whatever version."""
+    """The cache accepts every write, regardless of its version."""
     guard = "version > tonumber(ARGV[1])"
     if guard not in cache._COMPARE_AND_SET:
         raise ValueError(f"the script has no {guard!r}")
@@ -141,11 +141,11 @@ SABOTAGES: Mapping[str, Callable[[], None]] = {
     "offset-check": _offset_check,
     "cache-compare": _cache_compare,
 }
-"""Each takes a guard out of the process that calls it."""
+"""Functions that each remove a guard from the current process."""
 
 
 def prepare(sabotage: str, database_url: str) -> None:
-    """What has to be taken out of the database beforehand."""
+    """Functions that each change the database beforehand."""
     if sabotage == "request-key":
         with psycopg.connect(database_url) as connection:
             connection.execute("ALTER TABLE requests DROP CONSTRAINT requests_pkey")

@@ -1,7 +1,7 @@
-"""Everything a campaign torments: databases, two servers, a worker, a relay, and the network.
+"""The system under test: databases, two servers, a worker, a relay, and the network.
 
-The parts are the real programs, started as `credit-service up` starts them but for the proxy that
-stands between any two. A part that dies is started again at once, as a service manager would.
+The parts are the real programs, started as by `credit-service up`, with a proxy between any two of
+them. A part that exits is restarted immediately, as by a service manager.
 """
 
 import os
@@ -41,7 +41,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 class Part:
-    """A program that is started again whenever it dies."""
+    """A program that is restarted whenever it exits."""
 
     def __init__(
         self, name: str, program: Sequence[str], settings: dict[str, str], log: IO[bytes]
@@ -70,7 +70,7 @@ class Part:
         self._reader.start()
 
     def _read(self, output: IO[bytes] | None) -> None:
-        """Learn the port from what it says, and keep the rest."""
+        """Read the port from its output, and log the rest."""
         for line in output or ():
             if serving := _SERVING.match(line):
                 self.port = int(serving[1])
@@ -82,7 +82,7 @@ class Part:
         return None if self._process is None else self._process.pid
 
     def look(self) -> bool:
-        """Start it again if it died; whether it had."""
+        """Restart it if it has exited; returns whether it had."""
         if self._process is None or self._process.poll() is None:
             return False
         self._log.write(f"{self.name} ended with {self._process.returncode}\n".encode())
@@ -96,7 +96,7 @@ class Part:
             self._process.kill()
 
     def suspended(self, seconds: float) -> None:
-        """Stop it by SIGSTOP for so long."""
+        """Stop it with SIGSTOP for some seconds."""
         if self._process is None:
             return
         with suppress(psutil.NoSuchProcess):
@@ -106,7 +106,7 @@ class Part:
             process.resume()
 
     def stop(self) -> None:
-        """End it in order. Raises subprocess.TimeoutExpired where that takes too long."""
+        """Stop it cleanly. Raises subprocess.TimeoutExpired after a timeout."""
         if self._process is None:
             return
         try:
@@ -125,7 +125,7 @@ class Part:
 
 
 class Stack:
-    """Running from `running` until its end."""
+    """The running stack, created by `running`."""
 
     def __init__(self, folder: Path, databases: EmbeddedStack, sabotage: str) -> None:
         self.folder = folder
@@ -179,7 +179,8 @@ class Stack:
         redis_socket = redis.Redis.from_url(redis_url).connection_pool.connection_kwargs["path"]
         for link in INNER:
             socket = database_socket if link.endswith("database") else redis_socket
-            # What different threads and processes tell Redis does not come in the order of telling.
+            # Commands of different threads and processes do not reach Redis in the order of
+            # sending.
             jitter = _JITTER_SECONDS if link.endswith("redis") else 0.0
             self.proxy.order(link, targets=[[socket]], jitter_seconds=jitter)
         for part in self.parts:
@@ -199,12 +200,12 @@ class Stack:
 
     @property
     def address(self) -> str:
-        """Where callers call."""
+        """The address for callers."""
         return f"127.0.0.1:{self.proxy.ports['callers']}"
 
     @property
     def sqlalchemy_url(self) -> str:
-        """The database without the proxy, for the campaign itself."""
+        """The database URL without the proxy, for the campaign itself."""
         return self.databases.database_url.replace("postgresql://", "postgresql+psycopg://", 1)
 
     @property
@@ -212,7 +213,7 @@ class Stack:
         return (self.folder / "log").read_text(encoding="utf-8", errors="replace")
 
     def _keep(self) -> None:
-        """Start again what died, and tell the proxy where the servers are."""
+        """Restart exited parts, and update the proxy's targets."""
         told: list[int | None] = []
         while not self._ending.wait(_LOOK_SECONDS):
             with self._lock:
@@ -234,18 +235,18 @@ class Stack:
                 told = ports
 
     def _weigh(self) -> None:
-        """Note the most memory that the campaign and all it started had at a time."""
+        """Record the peak memory of the campaign and its processes."""
         while not self._ending.wait(_WEIGH_SECONDS):
             own = psutil.Process()
             weight_bytes = 0
             for process in (own, *own.children(recursive=True)):
                 with suppress(psutil.Error):
-                    # Pages that several share are counted once between them.
+                    # Shared pages are counted once.
                     weight_bytes += process.memory_full_info().pss
             self.most_memory_mib = max(self.most_memory_mib, weight_bytes // 1024**2)
 
     def stop_parts(self) -> list[str]:
-        """End servers, worker and relay in order; what did not go as it should."""
+        """Stop servers, worker and relay cleanly; returns what went wrong."""
         with self._lock:
             self._ending.set()
         if self._keeper.ident is not None:
@@ -259,7 +260,7 @@ class Stack:
         return found
 
     def strays(self) -> list[str]:
-        """What still runs of all these and of their children."""
+        """The parts and child processes that are still running."""
         home = str(self.folder)
         found = []
         for process in psutil.process_iter():
@@ -275,9 +276,9 @@ class Stack:
 
 @contextmanager
 def running(sabotage: str = "") -> Iterator[Stack]:
-    """A stack in a folder of its own, which is removed afterwards unless FAULTS_KEEP is set."""
+    """A stack in a separate folder, which is removed afterwards unless FAULTS_KEEP is set."""
     folder = Path(tempfile.mkdtemp(prefix="credit-service-faults-"))
-    # As root the databases run as another user, who passes through here.
+    # As root the databases run as another user, which needs access to this folder.
     folder.chmod(0o711)
     try:
         with EmbeddedStack(folder / "data") as databases:

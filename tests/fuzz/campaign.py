@@ -70,7 +70,7 @@ class Report:
             f"memory of the {process}: {growth / 1024**2:+.1f} MiB"
             for process, growth in self.growth_bytes.items()
         ]
-        passed = "all is well" if not self.findings else f"{len(self.findings)} findings"
+        passed = "all checks passed" if not self.findings else f"{len(self.findings)} findings"
         return "\n".join([*lines, f"seed {self.seed}: {passed}"])
 
 

@@ -1,4 +1,4 @@
-"""What a real server does when there is too much, or too little, of something: a bounded campaign.
+"""The load campaign: a real server with too many calls, or without a dependency.
 
-`make load`, apart from the tests, since it takes minutes and its findings are of the machine too.
+`make load`; separate from the tests, because it takes minutes and depends on the machine.
 """

@@ -1,6 +1,6 @@
-"""`python -m tests.load [PART …]`: put a real stack under load and say what was found.
+"""`python -m tests.load [PART …]`: put a real stack under load and print the findings.
 
-Exit status: 0 when all is as it must be, 1 when anything is not.
+Exit status: 0 if all checks pass, otherwise 1.
 """
 
 import argparse
@@ -35,11 +35,11 @@ PARTS: dict[str, Callable[[Bed], Report]] = {
     "hostile": hostile.run,
 }
 ONE_ATTACK = {f"hostile:{name}": partial(hostile.run, only=name) for name in ATTACKS}
-"""Shorter parts of `hostile`, for trying."""
+"""Single attacks of `hostile`."""
 
 
 def main() -> int:
-    """Run what the command line names."""
+    """Run the parts of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
     parser.add_argument("part", nargs="*", help=f"of {', '.join(PARTS)}; none: all of them")
     names: list[str] = parser.parse_args().part or list(PARTS)
@@ -49,12 +49,12 @@ def main() -> int:
         parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(parts)}")
     missed: list[str] = []
     for name in names:
-        # Each on servers of its own: some are stopped.
+        # Each on separate servers, because some are stopped.
         with bed.laid() as laid:
             report = parts[name](laid)
         report.note(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
         missed += report.missed
-    print("\n".join(["", *missed, "all as it must be" if not missed else "NOT as it must be"]))  # noqa: T201
+    print("\n".join(["", *missed, "all checks passed" if not missed else "some checks FAILED"]))  # noqa: T201
     return 1 if missed else 0
 
 

@@ -1,8 +1,8 @@
-"""What strangers without credentials and one careless principal do to the service: each attack at a
-bounded rate, from a process of its own and an address of its own.
+"""Attacks by clients without credentials and by one careless principal, each at a bounded rate,
+from a separate process and a separate address.
 
-That process takes only the processor time that nobody else wants, as if it ran on another machine:
-what slows an ordinary client is then what the service does, not what the attacker does.
+The process uses only otherwise idle CPU time, as if it ran on another machine. So the regular
+client is slowed down by the service's work, not by the attacker's.
 """
 
 import multiprocessing
@@ -48,20 +48,20 @@ _UNKNOWN_NAMES = tuple(f"{first}{second}" for first in "bcdfghjk" for second in 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What attackers know."""
+    """The attackers' targets and credentials."""
 
     target: str
-    """host:port of the server, or of the balancer in front."""
+    """host:port of the server, or of the load balancer in front."""
     url: str
-    """postgresql://… of the database: of one who holds the lock of a row."""
+    """postgresql://… of the database, for holding a row lock."""
     token: str
-    """The careless principal's."""
+    """The careless principal's token."""
     locked_customer: int
 
 
 @dataclass(slots=True)
 class _Doing:
-    """An attack under way."""
+    """A running attack."""
 
     scene: Scene
     stopped: Event
@@ -69,24 +69,24 @@ class _Doing:
     ends_at: float = field(default_factory=lambda: time.monotonic() + _MOST_SECONDS)
 
     def again(self, times_a_second: float) -> Iterator[int]:
-        """Numbers from 0, at that rate, until the attack is over."""
+        """Yield numbers from 0 at a rate until the attack ends."""
         began, number = time.monotonic(), 0
         while not self.wait(began + number / times_a_second - time.monotonic()):
             yield number
             number += 1
 
     def wait(self, seconds: float) -> bool:
-        """Wait, and tell whether the attack is over."""
+        """Wait; returns whether the attack has ended."""
         return self.stopped.wait(max(0.0, seconds)) or time.monotonic() >= self.ends_at
 
     def connect(self, **options: int) -> Connection:
-        """A connection from the attackers' address. Raises OSError where it is refused."""
+        """A connection from the attackers' address. Raises OSError if it is rejected."""
         return Connection(self.scene.target, source=_ADDRESS, **options)
 
 
 @contextmanager
 def _renewed(doing: _Doing) -> Iterator[Callable[[Callable[[Connection], object]], bool]]:
-    """Does something on a connection; on a new one the next time, where the server hung up."""
+    """Runs an action on a connection, which it reopens if the server closed it."""
     current: list[Connection] = []
 
     def on_one(act: Callable[[Connection], object]) -> bool:
@@ -107,7 +107,7 @@ def _renewed(doing: _Doing) -> Iterator[Callable[[Callable[[Connection], object]
 
 
 def _half_health_checks(doing: _Doing) -> None:
-    """100 health checks a second without a message, and 12 watches that are not read."""
+    """100 health checks per second without a message, and 12 unread watches."""
     watching: list[Connection] = []
     with suppress(OSError):
         watching.append(doing.connect(window_bytes=0))
@@ -122,7 +122,7 @@ def _half_health_checks(doing: _Doing) -> None:
 
 
 def _half_calls(doing: _Doing) -> None:
-    """20 reads a second without a message, with a valid token."""
+    """20 reads per second without a message, with a valid token."""
     metadata = authorized(doing.scene.token)
     with _renewed(doing) as on_one:
         for _ in doing.again(20):
@@ -130,9 +130,9 @@ def _half_calls(doing: _Doing) -> None:
 
 
 def _slow_calls(doing: _Doing) -> None:
-    """20 reads a second that are cancelled at once, and 40 whose message comes by a byte a second.
+    """20 reads per second that are cancelled immediately, and 40 with one byte per second.
 
-    Those are begun anew every four seconds.
+    The 40 slow reads restart every four seconds.
     """
     metadata = authorized(doing.scene.token)
     slow: list[int] = []
@@ -155,9 +155,9 @@ def _slow_calls(doing: _Doing) -> None:
 
 
 def _endless_calls(doing: _Doing) -> None:
-    """12 reads a second whose message is to have 4 MiB: 20 KiB come at once, a byte a second later.
+    """12 reads per second that announce 4 MiB: 20 KiB at once, then one byte per second.
 
-    So they go through a balancer that awaits a part of the message.
+    So they pass a load balancer that waits for a part of the message.
     """
     metadata = authorized(doing.scene.token)
     begun: list[int] = []
@@ -178,7 +178,7 @@ def _endless_calls(doing: _Doing) -> None:
 
 
 def _streams(doing: _Doing) -> None:
-    """Every stream that strangers and the careless principal get, held open and not read."""
+    """All streams available without credentials and to the careless principal, open and unread."""
     request = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
     metadata = authorized(doing.scene.token)
     held: list[Connection] = []
@@ -200,7 +200,7 @@ def _streams(doing: _Doing) -> None:
 def _callers(
     doing: _Doing, count: int, call: Callable[[CreditServiceStub, int], object], name: str
 ) -> None:
-    """So many callers on connections of their own. Each calls at most once a second."""
+    """`count` callers on separate connections. Each calls at most once per second."""
 
     def caller(number: int) -> None:
         options = [("grpc.use_local_subchannel_pool", 1)]
@@ -221,7 +221,7 @@ def _callers(
 
 
 def _searches(doing: _Doing) -> None:
-    """Sixty searches at once, again every second, for names that nobody has."""
+    """Sixty concurrent searches, every second, for names that no customer has."""
     metadata: Any = authorized(doing.scene.token)
 
     def search(stub: CreditServiceStub, number: int) -> None:
@@ -234,7 +234,7 @@ def _searches(doing: _Doing) -> None:
 
 
 def _bookers(doing: _Doing) -> None:
-    """Twenty bookers of one customer, whose row another transaction holds."""
+    """Twenty callers that book for one customer, whose row another transaction locks."""
     metadata: Any = authorized(doing.scene.token)
     customer_id = doing.scene.locked_customer
 
@@ -247,8 +247,8 @@ def _bookers(doing: _Doing) -> None:
 
 
 def _idle_connections(doing: _Doing) -> None:
-    """1,100 connections that do nothing, opened at 500 a second; those that are closed are opened
-    again, at 100 a second."""
+    """1,100 idle connections, opened at 500 per second; closed ones are reopened at 100 per
+    second."""
     held: list[Connection] = []
     for _ in doing.again(500):
         with suppress(OSError):
@@ -283,10 +283,9 @@ ATTACKS: dict[str, Callable[[_Doing], None]] = {
 
 @contextmanager
 def under_attack(scene: Scene, names: Sequence[str]) -> Iterator[Counter[str]]:
-    """These attacks at once, under way while the context is. What they did is counted at its end.
+    """Run these attacks concurrently during the context; counts their actions at the end.
 
-    Raises:
-        RuntimeError: the attackers did not start, or did not end in order.
+    Raises: RuntimeError: the attackers did not start, or did not end cleanly.
     """
     spawned = multiprocessing.get_context("spawn")
     begun, stopped, found = spawned.Event(), spawned.Event(), spawned.SimpleQueue()

@@ -1,5 +1,5 @@
-"""Callers that do as clients of the service should: the documented retry policy, a request id for
-each mutation, the same request again until somebody answers."""
+"""Callers that behave as documented: the retry policy, a request id for each write, and repeated
+requests until there is a response."""
 
 import random
 import threading
@@ -27,7 +27,7 @@ _SETTLE_SECONDS = 60.0
 
 @dataclass
 class Asked:
-    """A mutation and the first answer to it; None while nobody has answered."""
+    """A write and its first response; None while there is none."""
 
     method: str
     request: Message
@@ -36,7 +36,7 @@ class Asked:
 
 @dataclass
 class Callers:
-    """Some threads that call, one call at a time each, by channels of their own."""
+    """Threads that call, each with one call at a time and its own channel."""
 
     open_channel: Callable[[], grpc.Channel]
     customers: int
@@ -102,7 +102,7 @@ class Callers:
         return answer
 
     def settle(self) -> int:
-        """Send again what nobody answered, until all has an answer; what is left without."""
+        """Repeat the calls without a response until each has one; returns the remaining ones."""
         until = time.monotonic() + _SETTLE_SECONDS
         with self.open_channel() as channel:
             stub = CreditServiceStub(channel)
@@ -115,7 +115,7 @@ class Callers:
         return sum(asked.answer is None for asked in self.asked)
 
     def account(self, url: str) -> str:
-        """What the database has against what was answered; empty when it is the same."""
+        """Differences between the database and the responses; empty if there are none."""
         loans, payments = set(), set()
         for asked in self.asked:
             if isinstance(asked.answer, pb.CreateLoanResponse):
@@ -144,7 +144,7 @@ def _read(customer_id: int) -> pb.GetLoanRequest:
 
 
 def booking(customer_id: int) -> pb.CreateLoanRequest:
-    """A small loan that a customer of the bed gets."""
+    """A small loan that is approved."""
     return pb.CreateLoanRequest(
         request_id=str(uuid.uuid4()),
         customer_id=customer_id,
@@ -155,7 +155,7 @@ def booking(customer_id: int) -> pb.CreateLoanRequest:
 
 
 def payment(customer_id: int) -> pb.RecordPaymentRequest:
-    """A rupee for the first loan of a customer of the bed."""
+    """A payment of a rupee for a customer's first loan."""
     return pb.RecordPaymentRequest(
         request_id=str(uuid.uuid4()),
         customer_id=customer_id,
@@ -165,7 +165,7 @@ def payment(customer_id: int) -> pb.RecordPaymentRequest:
 
 
 def drained(url: str, seconds: float = 60.0) -> str:
-    """Wait until relay and actors have nothing left to do; what is left, empty when nothing."""
+    """Wait until relay and actors are idle; returns the remaining work, empty if none."""
     until = time.monotonic() + seconds
     left = (0, 0)
     with psycopg.connect(url, autocommit=True) as connection:
@@ -183,8 +183,8 @@ def drained(url: str, seconds: float = 60.0) -> str:
 
 
 def ended(error: grpc.RpcError) -> str:
-    """How a call ended: status, reason, and whether it was told when to come again."""
-    # An error of a call is the call itself, which the types do not say.
+    """The end of a call: status, reason, and whether it has RetryInfo."""
+    # A grpc error is also the call, which the types do not express.
     call: Any = error
     if rpc_status.from_call(call) is None:
         return f"{code_of(error).name} without details"

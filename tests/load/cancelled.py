@@ -1,4 +1,4 @@
-"""5,000 calls and 500 streams that their callers cancel: nothing of them is left in the server."""
+"""5,000 calls and 500 streams, cancelled by their callers, leave nothing in the server."""
 
 import time
 import uuid
@@ -24,7 +24,7 @@ _MOST_GROWTH_BYTES = 8 * 2**20
 
 
 def run(laid: Bed) -> Report:
-    """The campaign on a database of its own."""
+    """Run this part on a separate database."""
     report = Report("cancelled")
     url = laid.database("cancelled")
     bed.fill(url, 1, _CUSTOMERS, 3)
@@ -35,7 +35,7 @@ def run(laid: Bed) -> Report:
             (f"{_CALLS:,} calls", partial(_cancel_calls, stub)),
             (f"{_STREAMS} streams", partial(_cancel_streams, stub)),
         ):
-            # Once for what a server keeps for good: threads, connections, the allocator's share.
+            # A first round for what a server keeps: threads, connections, memory of the allocator.
             cancel()
             _look(report, server, url, name, cancel)
         left = stub.CheckEligibility(_check(1), timeout=10)
@@ -61,7 +61,7 @@ def _look(report: Report, server: Server, url: str, name: str, cancel: Callable[
 
 
 def _settled(server: Server, url: str) -> int:
-    """Wait until the server is at rest; its connections that are not."""
+    """Wait until the server is idle; returns the connections in use."""
     busy = 0
     until = time.monotonic() + 10
     with psycopg.connect(url, autocommit=True) as connection:
@@ -99,7 +99,7 @@ def _booking(number: int) -> pb.CreateLoanRequest:
 
 
 def _cancel_calls(stub: Any) -> int:
-    """Reads and bookings, cancelled at any moment of their lives; how many ended before."""
+    """Cancel reads and bookings at random times; returns how many ended before."""
     finished = 0
     for batch in range(_CALLS // _CALLS_AT_ONCE):
         calls = [
@@ -122,7 +122,7 @@ def _cancel_streams(stub: Any) -> int:
         ]
         if batch % 2:
             for stream in streams:
-                # Those of the batch before may hold the places still: a refusal, then.
+                # Streams of the previous batch may still be open: the server then rejects this one.
                 with suppress(grpc.RpcError):
                     next(stream)
         finished += sum(not stream.cancel() for stream in streams)

@@ -1,4 +1,4 @@
-"""200 events a second: how soon after its commit a loan or payment is in table and cache."""
+"""200 events per second: time from the commit of a loan or payment to score and cache."""
 
 import threading
 import time
@@ -24,9 +24,9 @@ _LOOK_SECONDS = 0.02
 
 
 def run(laid: Bed) -> Report:
-    """The campaign on a database of its own, with a server and a worker.
+    """Run this part on a separate database, with a server and a worker.
 
-    Each customer has one event, so the version that its score is computed for tells when.
+    Each customer has one event, so the version of its score identifies the event.
     """
     report = Report("freshness")
     url = laid.database("freshness")
@@ -49,7 +49,7 @@ def run(laid: Bed) -> Report:
             f"of a processor each event took {server.cpu_seconds() / _CUSTOMERS * 1000:.1f} ms in"
             f" the server, {(used.user + used.system) / _CUSTOMERS * 1000:.1f} ms in the worker"
         )
-    # Commits lie between the two: so do the delays.
+    # The commit is between the two times, so they bound the delay.
     measured = [each for each in observer.seen if each > 3 * _EVENTS_PER_SECOND]
     from_sending = [observer.seen[each] - sent[each] for each in measured]
     from_answer = [max(0.0, observer.seen[each] - answered[each]) for each in measured]
@@ -73,7 +73,8 @@ def run(laid: Bed) -> Report:
 def _load(
     stub: CreditServiceStub, report: Report, sent: dict[int, float], answered: dict[int, float]
 ) -> None:
-    """Loans and payments by turns, at a steady rate; notes when each was sent and answered."""
+    """Send loans and payments alternately at a constant rate; records the times of sending and
+    response."""
     calls: list[Any] = []
 
     def answer_to(customer_id: int) -> Callable[[object], None]:
@@ -99,10 +100,10 @@ def _load(
 
 
 class _Observer(threading.Thread):
-    """Sees when each customer's score is computed for the version that its event made."""
+    """Observes when each customer's score is computed for the version of its event."""
 
     def __init__(self, url: str, cache: PositionCache, sent: Mapping[int, float]) -> None:
-        """`sent` has the customers to look at; it grows meanwhile."""
+        """`sent` has the customers to observe; it grows during the run."""
         super().__init__(daemon=True)
         self.seen: dict[int, float] = {}
         self.cache_behind = self.cache_absent = 0
@@ -110,14 +111,14 @@ class _Observer(threading.Thread):
         self.ready, self._done = threading.Event(), threading.Event()
 
     def stop(self) -> None:
-        """Look once more, and end."""
+        """Poll once more, and stop."""
         time.sleep(0.5)
         self._done.set()
         self.join()
 
     def run(self) -> None:
         with psycopg.connect(self._url, autocommit=True) as connection:
-            # Of customers to whom nothing has happened yet.
+            # Customers without an event so far.
             (before,) = connection.execute("SELECT max(version) FROM customers").fetchone() or (0,)
             self.ready.set()
             while not self._done.wait(_LOOK_SECONDS):

@@ -1,8 +1,8 @@
-"""Strangers and one careless principal attack while an ordinary client calls at half the load that
-the server holds: none of its calls fails, and its p99 stays within three times what it was.
+"""Attacks while a regular client calls at half of the server's capacity: none of its calls may
+fail, and its p99 may be at most three times the value without an attack.
 
-Through the balancer of deploy/ and without it. Afterwards the attacks run against servers that lack
-a guard: there the ordinary client must suffer, or the campaign would prove nothing.
+With and without the load balancer of deploy/. Afterwards the attacks run against servers without a
+guard: there the regular client must be affected, or the campaign would prove nothing.
 """
 
 import json
@@ -42,7 +42,7 @@ from tests.load.report import Report, ms, percentile
 
 _CUSTOMERS = 20_000
 _STRANGERS = 200_000
-"""Customers without loans, for searches to go through."""
+"""Customers without loans, for searches to scan."""
 _READ_ABOUT = 200
 _SECONDS = 4.0
 _QUIET_SECONDS = 3.0
@@ -54,7 +54,7 @@ _DESCRIPTORS = 512
 _LOCKED = _CUSTOMERS
 _ALL = "all of them at once"
 _MESSAGE = re.compile(rb"[A-Z][a-z]+ [ -~]{10,}")
-"""What a status says, among the bytes of its trailers."""
+"""The status message in the bytes of the trailers."""
 _WITHOUT = {
     "messages": ("half-health-checks", "half-calls", "slow-calls", "endless-calls"),
     "streams": ("streams",),
@@ -62,26 +62,26 @@ _WITHOUT = {
     "connections": ("idle-connections",),
     "indexes,shares": ("searches",),
 }
-"""Guards, and the attacks that show when they are missing. `indexes` are those of the database."""
+"""Guards, and the attacks that detect their absence. `indexes` are database indexes."""
 
 
 @dataclass(slots=True)
 class _Seen:
-    """What the ordinary client saw."""
+    """The results of the regular client."""
 
     seconds: list[float] = field(default_factory=list)
     ends: Counter[str] = field(default_factory=Counter)
-    """How calls ended, by what they were."""
+    """The ends of calls by kind."""
     failures: set[str] = field(default_factory=set)
 
     @property
     def p99(self) -> float:
-        """In seconds; infinite where no call came through."""
+        """The p99 in seconds; infinite if no call succeeded."""
         return percentile(self.seconds, 0.99) if self.seconds else float("inf")
 
     @property
     def failed(self) -> int:
-        """How many calls of any kind."""
+        """The number of calls of all kinds."""
         return sum(count for end, count in self.ends.items() if end.endswith("failed"))
 
     def __str__(self) -> str:
@@ -92,7 +92,7 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """One kind of an ordinary client's calls."""
+    """One kind of call of the regular client."""
 
     method: str
     share: float
@@ -100,7 +100,7 @@ class _Work:
 
     @property
     def path(self) -> str:
-        """As HTTP/2 has it."""
+        """The path of the method in HTTP/2."""
         return f"{SERVICE}{self.method}"
 
 
@@ -117,8 +117,8 @@ def _works() -> Sequence[_Work]:
 
 
 class _Ordinary:
-    """A client at half load, that begins an ingestion now and then, and one that asks for health as
-    an orchestrator does."""
+    """A client at half of the capacity that also starts ingestions, and one that checks health like
+    an orchestrator."""
 
     def __init__(self, laid: Bed, tokens: "_Tokens") -> None:
         self._laid, self._tokens = laid, tokens
@@ -127,7 +127,7 @@ class _Ordinary:
         """Calls a second."""
 
     def warm(self, port: int) -> None:
-        """Call as often as the server answers; half of that is the rate, where none is yet."""
+        """Measure the capacity with a closed loop; sets the rate to half of it if there is none."""
         cost_seconds = 0.0
         for work in self._works:
             for _ in range(2):
@@ -145,7 +145,7 @@ class _Ordinary:
         self.rate = self.rate or _SHARE / cost_seconds
 
     def look(self, port: int, health: str, seconds: float) -> _Seen:
-        """Call for so many seconds."""
+        """Call for some seconds."""
         seen, done = _Seen(), threading.Event()
         with ThreadPoolExecutor(len(self._works) + 1) as threads:
             beside = threads.submit(self._beside, port, health, done)
@@ -173,7 +173,7 @@ class _Ordinary:
             with bed.on(self._laid.loading):
                 found = open_loop.run_apart(order)
         except (load.LoadError, subprocess.CalledProcessError) as error:
-            # Not one call came through, some were never answered, or the server hung up.
+            # No call succeeded, some had no response, or the server closed the connection.
             ends[f"{work.method} failed"] = int(rate * seconds)
             return _Seen([], ends, {str(error)})
         ends[work.method] = len(found.accepted)
@@ -186,7 +186,7 @@ class _Ordinary:
         metadata: Any = authorized(self._tokens.of("ordinary-ingestion"))
         options = [("grpc.use_local_subchannel_pool", 1)]
         while not done.wait(0.5):
-            # Each on a connection of its own, as somebody who comes new.
+            # Each on a new connection, like a new client.
             with (
                 grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel,
                 grpc.insecure_channel(health, options) as direct,
@@ -206,7 +206,8 @@ class _Ordinary:
 
 
 def _was_let_in(error: grpc.RpcError) -> bool:
-    """Whether an ingestion without a message got as far as being told that it has none."""
+    """Whether an ingestion without a message was admitted, so that its error is the missing
+    message."""
     try:
         return refusal_of(error).reason == "STREAM_ORDER_INVALID"
     except AssertionError:
@@ -224,7 +225,7 @@ class _Tokens:
         self._made: dict[str, str] = {}
 
     def of(self, principal: str) -> str:
-        """A token that holds for the campaign."""
+        """A token that is valid for the whole campaign."""
         if principal not in self._made:
             claims = {
                 "iss": "https://id.example",
@@ -240,7 +241,7 @@ class _Tokens:
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """The ordinary client's calls under an attack, between two looks without it."""
+    """The regular client's calls during an attack, and in the windows before and after it."""
 
     quiet: float
     """Its p99 without the attack, in seconds."""
@@ -249,12 +250,12 @@ class _Round:
     failed_without: int
 
     def ratio(self) -> float:
-        """Its p99 under the attack by that without."""
+        """Its p99 during the attack divided by the one without it."""
         return self.seen.p99 / self.quiet
 
     @property
     def summary(self) -> str:
-        """Ratio of the p99s, and calls that failed under the attack and without it."""
+        """Ratio of the p99 values, and calls that failed during the attack and without it."""
         failed = f"{self.seen.failed} failed, {self.failed_without} without the attack"
         return f"{self.ratio():.1f} ({failed})"
 
@@ -271,7 +272,7 @@ class _Campaign:
         self._table: list[str] = []
 
     def attack(self, where: str, *, balanced: bool, names: Sequence[str]) -> None:
-        """Each of these attacks, and all of them at once where there are several."""
+        """Run each of these attacks, and all of them combined if there are several."""
         with self._serving(balanced=balanced) as (port, health):
             self._ordinary.warm(port)
             self._before = self._look(port, health)
@@ -284,8 +285,8 @@ class _Campaign:
                 self._attack(where, _ALL, names, port, health)
 
     def _attack(self, where: str, what: str, names: Sequence[str], port: int, health: str) -> None:
-        """Look by turns without the attack and under it: a single window of a small machine has
-        other work in it, so the median round counts."""
+        """Measure alternately without and with the attack. The median round counts, because a
+        single window on a small machine may contain other work."""
         rounds: list[_Round] = []
         for _ in range(_ROUNDS):
             seen, done = self._under(names, port, health)
@@ -294,18 +295,18 @@ class _Campaign:
             rounds.append(_Round(quiet, seen, done, self._before.failed + after.failed))
             self._before = after
         middle = sorted(rounds, key=_Round.ratio)[_ROUNDS // 2]
-        # Where calls fail without the attack too, the machine has other work.
+        # If calls fail without the attack too, the machine has other work.
         failed = sum(each.seen.failed for each in rounds if not each.failed_without)
         self._table.append(_line(what, where, middle.quiet, middle.seen, failed))
         ratios = ", ".join(each.summary for each in rounds)
         line = f"{where}, {what} ({_said(middle.done)}): {middle.seen}; rounds: {ratios}"
         if what == _ALL:
-            self._report.note(line)  # more than two processors hold: docs/reliability.md
+            self._report.note(line)  # exceeds two processors: docs/reliability.md
         else:
             self._report.expect(not failed and middle.ratio() <= _MOST_RATIO, line)
 
     def control(self, guards: str, names: Sequence[str]) -> None:
-        """The same without these guards: the ordinary client suffers."""
+        """Run the same without these guards: the regular client must be affected."""
         weakened = [each for each in guards.split(",") if each != "indexes"]
         if "indexes" in guards:
             with psycopg.connect(self._url, autocommit=True) as connection:
@@ -322,7 +323,7 @@ class _Campaign:
                 )
 
     def show(self) -> None:
-        """What was found, a line for each attack."""
+        """The results, one line per attack."""
         head = ["attack", "where", "quiet p99", "attacked p99", "ratio", "failed"]
         for line in (f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *self._table):
             self._report.note(line)
@@ -331,7 +332,8 @@ class _Campaign:
         return self._ordinary.look(port, health, _QUIET_SECONDS)
 
     def _under(self, names: Sequence[str], port: int, health: str) -> tuple[_Seen, Counter[str]]:
-        """What the ordinary client sees under these attacks at once, and what they did."""
+        """The regular client's results during these concurrent attacks, and the attacks'
+        actions."""
         scene = Scene(f"127.0.0.1:{port}", self._url, self._tokens.of("careless"), _LOCKED)
         with under_attack(scene, names) as done:
             seen = self._ordinary.look(port, health, _SECONDS)
@@ -339,7 +341,7 @@ class _Campaign:
 
     @contextmanager
     def _serving(self, *, balanced: bool, without: str = "") -> Iterator[tuple[int, str]]:
-        """The port that clients call, and the address that is asked for health."""
+        """The port for clients, and the address for health checks."""
         with ExitStack() as running:
             ready_port = free_port()
             server = running.enter_context(
@@ -392,7 +394,7 @@ def _fill(url: str) -> None:
 
 
 def run(laid: Bed, only: str = "") -> Report:
-    """The campaign on a database of its own: all attacks, or one of them."""
+    """Run this part on a separate database: all attacks, or one of them."""
     report = Report("hostile")
     names = [only] if only else list(ATTACKS)
     with tempfile.TemporaryDirectory() as folder:

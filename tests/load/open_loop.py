@@ -1,7 +1,7 @@
-"""Calls at a rate that does not heed how the server fares, by the generator of the benchmarks.
+"""Calls at a constant rate, regardless of the server's speed, with the benchmarks' generator.
 
-Run as a process of its own, `python -m tests.load.open_loop`: reads a pickled `Order` from standard
-input, writes a pickled `Outcome` to standard output.
+As a separate process, `python -m tests.load.open_loop` reads a pickled `Order` from standard input
+and writes a pickled `Outcome` to standard output.
 """
 
 import selectors
@@ -30,20 +30,20 @@ class Order:
 
 @dataclass(slots=True)
 class Outcome:
-    """Latencies in seconds, from the sending to the end, in order of the ends."""
+    """Latencies in seconds, from sending to the end, ordered by the end."""
 
     accepted: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
     answers: set[bytes] = field(default_factory=set)
     refusals: set[bytes] = field(default_factory=set)
-    # How late the generator itself was at worst.
+    # The maximum delay of the generator itself.
     late_seconds: float = 0.0
-    # After which, in seconds from the beginning, no call was refused.
+    # Time in seconds from the start after which no call was rejected.
     last_refusal_at: float = 0.0
 
 
 def run(order: Order) -> Outcome:
-    """Load the server. Raises LoadError when it does not answer."""
+    """Load the server. Raises LoadError if it does not answer."""
     connections = [
         _Connection(order.port, order.method, order.metadata) for _ in range(order.channels)
     ]
@@ -94,14 +94,14 @@ def _note(outcome: Outcome, seconds: float, answer: bytes | None, at_seconds: fl
 
 
 def run_apart(order: Order) -> Outcome:
-    """`run` in a process of its own, on the processors that this one may use. Raises as `run`."""
+    """`run` in a separate process, on the processors of this one. Raises the same errors."""
     outcome = ordered("tests.load.open_loop", order)
     assert isinstance(outcome, Outcome)
     return outcome
 
 
 if __name__ == "__main__":
-    # Under its importable name, so that what is pickled can be found again.
+    # Under its importable name, so that pickled objects can be loaded.
     from tests.load import open_loop
 
     serve_one(open_loop.run)

@@ -1,4 +1,4 @@
-"""PostgreSQL away for ten seconds under load."""
+"""PostgreSQL down for ten seconds under load."""
 
 import signal
 import threading
@@ -22,7 +22,7 @@ _READY_SECONDS = 5.0
 
 
 def run(laid: Bed) -> Report:
-    """The campaign on servers of its own, of which one is stopped."""
+    """Run this part on separate servers, one of which is stopped."""
     report = Report("outage")
     url = laid.database("outage")
     bed.fill(url, 1, _CUSTOMERS, 3)
@@ -33,11 +33,11 @@ def run(laid: Bed) -> Report:
         running.enter_context(bed.worker(url, laid.redis_url))
         target = f"127.0.0.1:{server.port}"
         health = running.enter_context(_Health(target))
-        # No policy here: every refusal is to be seen.
+        # No retry policy, so that every rejection is visible.
         with Callers(lambda: grpc.insecure_channel(target), _CUSTOMERS) as callers:
             time.sleep(3.0)
             stopped_at = time.monotonic()
-            # A fast shutdown: as an administrator stops it.
+            # A fast shutdown, as by an administrator.
             psutil.Process(laid.database_pid).send_signal(signal.SIGINT)
             time.sleep(_AWAY_SECONDS)
             laid._stack.revive()

@@ -1,8 +1,8 @@
-"""Twice the load that a server can hold: who is let in is served soon, the others are told so at
-once, and afterwards it is as before.
+"""Twice a server's capacity: admitted calls are fast, other calls are rejected immediately, and
+afterwards the server recovers.
 
-So it must be behind the balancer of deploy/, which refuses at a tenth of what that costs a server.
-What a server does by itself is measured beside it.
+This must hold behind the load balancer of deploy/, which rejects calls at a tenth of the cost for a
+server. The server without a load balancer is measured too.
 """
 
 import random
@@ -39,18 +39,18 @@ _MOST_GROWTH_BYTES = 24 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A method, what it is asked, and whether an answer is right."""
+    """A method, its requests, and the check of a response."""
 
     method: str
     request: type[Any]
-    # So many bodies, made anew for each run of calls: a request id that was sent before would only
-    # get its stored answer.
+    # The number of bodies, regenerated for each run: a repeated request id would only return its
+    # stored response.
     bodies: Callable[[int], list[bytes]]
     right: Callable[[bytes], bool]
 
 
 def run(laid: Bed) -> Report:
-    """The campaign on a database of its own."""
+    """Run this part on a separate database."""
     report = Report("overload")
     url = laid.database("overload")
     bed.fill(url, 1, _CUSTOMERS, 3)
@@ -71,7 +71,7 @@ def run(laid: Bed) -> Report:
             _same([pb.ListLoansRequest(customer_id=each).SerializeToString() for each in listed]),
             _listed,
         ),
-        # The cheapest of all: refusing it costs almost half of what serving it does.
+        # The cheapest method: rejecting it costs almost half as much as serving it.
         _Work(
             "CheckEligibility",
             pb.CheckEligibilityRequest,
@@ -112,7 +112,7 @@ def _measure(
             return open_loop.run_apart(open_loop.Order(server.port, method, bodies, rate, seconds))
 
     def warm() -> float:
-        """How many calls a second are served when 32 callers wait for each answer."""
+        """The capacity: calls per second with 32 callers in a closed loop."""
         bodies = work.bodies(_BOOKING_CUSTOMERS)
         with bed.on(laid.loading):
             order = load.Order(server.port, method, bodies, 4.0, callers=32)
@@ -127,7 +127,7 @@ def _measure(
         f"{name}: holds {held:,.0f} calls a second; at a quarter of that p99 {ms(p99)},"
         f" {len(unloaded.refused)} refused"
     )
-    at(2 * held, 3.0)  # so that memory has grown to what a full queue takes
+    at(2 * held, 3.0)  # so that memory has reached the size for a full queue
     before = server.process.memory_info().rss
     with _Probe(server, work) as probe:
         loaded = at(2 * held)
@@ -174,7 +174,7 @@ def _measure(
 
 
 def _same(bodies: list[bytes]) -> Callable[[int], list[bytes]]:
-    """The same bodies for every run of calls: those of a read."""
+    """The same bodies for every run, for reads."""
     return lambda _count: bodies
 
 
@@ -184,12 +184,12 @@ def _booked(answer: bytes) -> bool:
 
 
 def _listed(answer: bytes) -> bool:
-    """Whether it holds all the loans of one of these customers."""
+    """Whether a response has all loans of one of these customers."""
     return len({loan.loan_id for loan in pb.ListLoansResponse.FromString(answer).loans}) == _LOANS
 
 
 def _eligible(answer: bytes) -> bool:
-    """Whether it is what these customers are told, who are all alike."""
+    """Whether it equals the response for these identical customers."""
     told = pb.CheckEligibilityResponse.FromString(answer)
     return (
         told.approved
@@ -199,7 +199,7 @@ def _eligible(answer: bytes) -> bool:
 
 
 class _Probe:
-    """An ordinary client that looks at how calls end meanwhile."""
+    """A regular client that records the ends of its calls during the load."""
 
     def __init__(self, server: Server, work: _Work) -> None:
         self.found: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""1,00,000 customers whose scores are computed anew after an ingestion."""
+"""Scores of 1,00,000 customers, recomputed after an ingestion."""
 
 import time
 from contextlib import ExitStack
@@ -14,7 +14,7 @@ _LIMIT_SECONDS = 30.0
 
 
 def run(laid: Bed) -> Report:
-    """The campaign on a database of its own, by an ordinary worker."""
+    """Run this part on a separate database, with a regular worker."""
     report = Report("recompute")
     url = laid.database("recompute")
     bed.fill(url, 1, _CUSTOMERS, 3)

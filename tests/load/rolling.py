@@ -1,4 +1,4 @@
-"""Two servers restarted one after the other, under load, by clients with the documented policy."""
+"""Two servers restarted in turn under load, with clients that use the documented retry policy."""
 
 import json
 import time
@@ -18,13 +18,13 @@ from tests.load.report import Report, ms, percentile
 
 _CUSTOMERS = 500
 _ROUNDS = 2
-# As docker-compose.yml has it: until a balancer has seen that a server stops.
+# As in docker-compose.yml: until a load balancer has noticed that a server is stopping.
 _BALANCED_DELAY_SECONDS = 3.0
 
 
 def run(laid: Bed) -> Report:
-    """Both ways in which clients use two addresses, one after the other and by turns, and that of
-    docker-compose.yml: the one address of a balancer."""
+    """Clients with two addresses, as fallback and with round robin, and with one load balancer as
+    in docker-compose.yml."""
     report = Report("rolling")
     for name, reach, delay_seconds in (
         ("one address after the other", _one_after_the_other, 0.0),
@@ -75,7 +75,7 @@ def _roll(
         for _ in range(_ROUNDS):
             for server in servers:
                 server.restart()
-                # Until a balancer has looked again, too.
+                # Also until the next check of a load balancer.
                 time.sleep(2.0)
     codes = [ended(error) for _, error in callers.failures]
     report.expect(
@@ -93,7 +93,7 @@ def _roll(
 
 
 class _Restartable:
-    """A server at a port of its own."""
+    """A server on a separate port."""
 
     def __init__(self, laid: Bed, url: str, delay_seconds: float) -> None:
         self._laid, self._url, self._delay_seconds = laid, url, delay_seconds
@@ -108,7 +108,7 @@ class _Restartable:
         self._running.close()
 
     def restart(self) -> None:
-        """Stop it in order, start it, and wait until its health says that it serves."""
+        """Stop it cleanly, start it, and wait until its health is SERVING."""
         self._running.close()
         self._start()
 

@@ -1,4 +1,4 @@
-"""Redis slow by two seconds, then gone: checks are answered all the same."""
+"""Redis delayed by two seconds, then down: checks still succeed."""
 
 import socket
 import threading
@@ -22,7 +22,7 @@ _CALLERS = 4
 
 
 def run(laid: Bed) -> Report:
-    """The campaign on a database of its own."""
+    """Run this part on a separate database."""
     report = Report("slow cache")
     url = laid.database("slow_cache")
     bed.fill(url, 1, _CUSTOMERS, 3)
@@ -50,7 +50,7 @@ def run(laid: Bed) -> Report:
 
 
 def _check(port: int, seconds: float) -> list[float]:
-    """Latencies of CheckEligibility by some callers for so long. A call that fails raises."""
+    """Latencies of CheckEligibility from some callers over some time. Raises if a call fails."""
     latencies: list[float] = []
     errors: list[Exception] = []
     until = time.monotonic() + seconds
@@ -85,7 +85,7 @@ def _check(port: int, seconds: float) -> list[float]:
 
 
 class _Proxy:
-    """Between the server and Valkey; can be slow, and can be gone."""
+    """A proxy between the server and Valkey that can delay data and disconnect."""
 
     def __init__(self, redis_url: str) -> None:
         self._path = redis_url.removeprefix("unix://").partition("?")[0]
@@ -102,12 +102,12 @@ class _Proxy:
         self.close()
 
     def slow_down(self) -> None:
-        """Pass everything on late from now on."""
+        """Delay all data from now on."""
         self._delay_seconds = _DELAY_SECONDS
 
     def close(self) -> None:
-        """Be gone."""
-        # Else `accept` would go on in its thread, and take one more.
+        """Disconnect."""
+        # Otherwise `accept` would continue in its thread and accept one more connection.
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
