@@ -585,6 +585,6 @@ def warn_of_unknown_variables() -> None:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 - for the person who started it
 
 
-def in_words(error: Exception) -> str:
+def describe(error: Exception) -> str:
     """An error of the settings, on one line for each that is wrong."""
     return "\n".join(problems(error)) if isinstance(error, ValidationError) else str(error)

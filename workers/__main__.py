@@ -19,7 +19,7 @@ from credit_service.observability.logs import configure_logging
 from credit_service.observability.metrics_http import MetricsEndpoint
 from credit_service.processes import embedded
 from credit_service.processes.stack_errors import StackError
-from credit_service.settings import Settings, in_words, warn_of_unknown_variables
+from credit_service.settings import Settings, describe, warn_of_unknown_variables
 from credit_service.storage import condition
 from workers.process import WorkerProcess, run
 
@@ -59,7 +59,7 @@ def main() -> int:
                 )
             )
     except (ValueError, StackError) as error:  # pydantic's errors are ValueErrors
-        print(f"python -m workers: {in_words(error)}", file=sys.stderr)  # noqa: T201 - no logging
+        print(f"python -m workers: {describe(error)}", file=sys.stderr)  # noqa: T201 - no logging
         return MISCONFIGURED
     return 0
 

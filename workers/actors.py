@@ -67,29 +67,25 @@ def _give_up_upload(resources: Resources, subject: str) -> None:
 
 def _recompute_score(resources: Resources, subject: str) -> None:
     """Recompute a customer's stored score. Subject: the customer's id."""
-    _recompute(resources, [int(subject)], pass_over_busy=False)
+    _recompute(resources, [int(subject)], skip_locked=False)
 
 
 def _recompute_together(resources: Resources, subjects: Sequence[str]) -> None:
     """Recompute several customers in one transaction, and locked ones afterwards, one by one."""
     customer_ids = [int(subject) for subject in subjects]
-    done = _recompute(resources, customer_ids, pass_over_busy=True)
+    done = _recompute(resources, customer_ids, skip_locked=True)
     for customer_id in customer_ids:
         if customer_id not in done:
-            _recompute(resources, [customer_id], pass_over_busy=False)
+            _recompute(resources, [customer_id], skip_locked=False)
 
 
-def _recompute(
-    resources: Resources, customer_ids: Sequence[int], *, pass_over_busy: bool
-) -> set[int]:
+def _recompute(resources: Resources, customer_ids: Sequence[int], *, skip_locked: bool) -> set[int]:
     """Recompute and cache; return the ids of the customers that were not skipped."""
     moment, started_at = resources.clock.moment(), time.monotonic()
 
     def attempt(_number: int) -> tuple[list[CreditPosition], str]:
         with resources.database.transaction() as connection:
-            positions = recompute_scores(
-                connection, customer_ids, moment, pass_over_busy=pass_over_busy
-            )
+            positions = recompute_scores(connection, customer_ids, moment, skip_locked=skip_locked)
             return positions, scorecards.active(connection).version
 
     positions, version = resources.database.retry(attempt)
@@ -201,7 +197,7 @@ def follow(connection: Connection, published: Sequence[PublishedEvent], moment: 
     moved = _first_traces(
         (event.customer_id, event.traceparent)
         for event in published
-        if event.kind in event_stream.MOVES_SCORE
+        if event.kind in event_stream.SCORE_CHANGING_KINDS
     )
     tasks.enqueue_for(connection, "recompute_score", moved, moment)
     ingested = _first_traces(

@@ -192,7 +192,7 @@ class Publisher:
         """Publish a batch. Raises what the Database raises."""
         if not self._busy:
             with self._database.autocommit() as connection:
-                if not event_stream.waits(connection):
+                if not event_stream.has_unpublished(connection):
                     return False
         with self._database.transaction() as connection:
             published = event_stream.publish(connection, PUBLISH_LIMIT)

@@ -218,10 +218,10 @@ class Runner:
             _traced(run) as span,
         ):
             began = time.monotonic()
-            failure = None if run.exhausted else self._attempted(actor.work, run)
+            failure = None if run.is_exhausted else self._attempted(actor.work, run)
             metrics.task_seconds.labels(run.actor).observe(time.monotonic() - began)
             stopping = isinstance(failure, StoppingError)
-            if run.exhausted or (run.last and failure is not None and not stopping):
+            if run.is_exhausted or (run.is_last and failure is not None and not stopping):
                 # Before the task is parked: dying here leaves it to be given up again.
                 failure = self._attempted(actor.give_up, run) or failure
             with self._lock:
@@ -243,7 +243,7 @@ class Runner:
     def _settle(self, run: Run, failure: BaseException | None) -> None:
         """Store the result of the run in the task's row."""
         outcome = "failed"
-        if failure is None and not run.exhausted:
+        if failure is None and not run.is_exhausted:
             outcome = "done"
             failpoints.reach("task.before_finish")
             if self._with_retries(lambda connection: tasks.finish(connection, [run])) == set():

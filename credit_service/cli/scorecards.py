@@ -120,7 +120,7 @@ def shadow(settings: Settings, path: Path | None) -> int:
 def listing(settings: Settings, *, as_json: bool) -> int:
     """List the stored scorecards."""
     with _database(settings) as database, database.autocommit() as connection:
-        lines = scorecards.all_known(connection)
+        lines = scorecards.list_all(connection)
     if as_json:
         fields = [
             {
@@ -156,12 +156,12 @@ def replay(settings: Settings, decision_id: int, *, as_json: bool) -> int:
             {
                 "decision_id": found.decision_id,
                 "scorecard_version": found.scorecard_version,
-                "identical": found.identical,
+                "identical": found.is_identical,
                 "stored_outcome": json.loads(found.stored_outcome),
                 "computed_outcome": json.loads(found.computed_outcome),
             }
         )
-    elif found.identical:
+    elif found.is_identical:
         size = len(found.stored_outcome.encode())
         out.print(
             Text(
@@ -177,7 +177,7 @@ def replay(settings: Settings, decision_id: int, *, as_json: bool) -> int:
                 f"  computed: {found.computed_outcome}",
             ]
         )
-    return ExitCode.GOOD if found.identical else ExitCode.REFUSED
+    return ExitCode.GOOD if found.is_identical else ExitCode.REFUSED
 
 
 def run_backtest(settings: Settings, path: Path, *, as_json: bool) -> int:

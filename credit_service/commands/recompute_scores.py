@@ -26,16 +26,16 @@ def recompute_scores(
     customer_ids: Sequence[int],
     moment: Moment,
     *,
-    pass_over_busy: bool = False,
+    skip_locked: bool = False,
 ) -> list[CreditPosition]:
     """Compute the scores of these customers and store those that are not stored so already.
 
     A score that moved gets a line in the history and a score_changed event. Returns the customers'
-    positions as they stand today, for the cache; the caller commits first. With `pass_over_busy`
+    positions as they stand today, for the cache; the caller commits first. With `skip_locked`
     those that others have locked are left as they are, and out of the answer.
     """
     scorecard = scorecards.active(connection)
-    found = scores.lock(connection, customer_ids, pass_over_busy=pass_over_busy)
+    found = scores.lock(connection, customer_ids, skip_locked=skip_locked)
     expired = [
         each.position.customer_id for each in found if not is_valid_on(each.position, moment.today)
     ]
@@ -99,7 +99,7 @@ def recompute_batch(
     the rest.
     """
     with database.transaction() as connection:
-        found = recompute_scores(connection, customer_ids, moment, pass_over_busy=True)
+        found = recompute_scores(connection, customer_ids, moment, skip_locked=True)
         busy = set(customer_ids) - {each.customer_id for each in found}
         tasks.enqueue_all(
             connection, "recompute_score", [str(each) for each in sorted(busy)], moment
@@ -114,4 +114,4 @@ def recompute_past_horizon(database: Database, moment: Moment) -> list[CreditPos
     """
     with database.transaction() as connection:
         customer_ids = scores.past_horizon(connection, today=moment.today, limit=BATCH)
-        return recompute_scores(connection, customer_ids, moment, pass_over_busy=True)
+        return recompute_scores(connection, customer_ids, moment, skip_locked=True)

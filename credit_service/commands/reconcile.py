@@ -45,7 +45,7 @@ def reconcile(database: Database, moment: Moment, sample: int = SAMPLE) -> Recon
     with database.transaction() as connection:
         customer_ids = reconciliation.next_sample(connection, sample)
         # Locked before the loans are read: no payment comes between the two.
-        found = scores.lock(connection, customer_ids, pass_over_busy=True)
+        found = scores.lock(connection, customer_ids, skip_locked=True)
         loans = reconciliation.loans_with_payments(connection, customer_ids)
         scorecard = scorecards.active(connection)
         wrong = []
@@ -102,7 +102,7 @@ def _report(
     differences: dict[str, tuple[object, object]],
     moment: Moment,
 ) -> None:
-    reconciliation.note_discrepancy(
+    reconciliation.record_discrepancy(
         connection,
         customer_id,
         {name: stored for name, (stored, _) in differences.items()},

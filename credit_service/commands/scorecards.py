@@ -21,7 +21,7 @@ def activate_scorecard(database: Database, scorecard: Scorecard, moment: Moment)
     with database.transaction() as connection:
         if not scorecards.add(connection, scorecard, moment):
             raise _taken(scorecard)
-        scorecards.appoint(connection, scorecard.version, "ACTIVE", moment)
+        scorecards.set_state(connection, scorecard.version, "ACTIVE", moment)
         tasks.enqueue(connection, "recompute_scores", "all", moment)
 
 
@@ -37,7 +37,7 @@ def try_scorecard(database: Database, scorecard: Scorecard | None, moment: Momen
             return
         if not scorecards.add(connection, scorecard, moment):
             raise _taken(scorecard)
-        scorecards.appoint(connection, scorecard.version, "SHADOW", moment)
+        scorecards.set_state(connection, scorecard.version, "SHADOW", moment)
 
 
 def decide_in_shadow(database: Database, decision_id: int) -> None:

@@ -11,7 +11,7 @@ import threading
 
 from credit_service.console.app import ConsoleAddressError, run
 from credit_service.observability.logs import configure_logging
-from credit_service.settings import Settings, in_words, warn_of_unknown_variables
+from credit_service.settings import Settings, describe, warn_of_unknown_variables
 
 MISCONFIGURED = 2
 
@@ -59,7 +59,7 @@ def _obey(control: socket.socket, stop: threading.Event) -> None:
 
 
 def _misconfigured(error: Exception) -> int:
-    print(f"credit-service console: {in_words(error)}", file=sys.stderr)  # noqa: T201 - no logging
+    print(f"credit-service console: {describe(error)}", file=sys.stderr)  # noqa: T201 - no logging
     return MISCONFIGURED
 
 

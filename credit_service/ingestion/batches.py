@@ -76,7 +76,7 @@ def commit_batch(
             if ingestion.error_code == ingestions.ABANDONED:
                 # Its stream was silent for long and is still there.
                 ingestion = ingestions.resume(connection, ingestion_id) or ingestion
-            if ingestion.ended:
+            if ingestion.has_ended:
                 raise _has_ended(ingestion)
             if offset > committed:
                 raise _offset_mismatch(ingestion, offset)

@@ -141,7 +141,7 @@ def _check(ingestion: Ingestion) -> None:
             subject=subject,
             metadata={"ingestion_id": ingestion_id},
         )
-    if not ingestion.ended:
+    if not ingestion.has_ended:
         raise PreconditionFailedError(
             "INGESTION_NOT_ENDED",
             f"The ingestion has not ended yet ({ingestion.state}); WatchIngestion tells when.",

@@ -685,9 +685,11 @@ def _write_contests(merge: _Merge, contests: Mapping[int, bool]) -> None:
     begun = [customer_id for customer_id, is_contested in contests.items() if is_contested]
     ended = [customer_id for customer_id, is_contested in contests.items() if not is_contested]
     if begun:
-        imports.contest(merge.connection, begun, merge.ingestion.ingestion_id, merge.moment.now)
+        imports.mark_contested(
+            merge.connection, begun, merge.ingestion.ingestion_id, merge.moment.now
+        )
     if ended:
-        imports.settle(merge.connection, ended)
+        imports.clear_contested(merge.connection, ended)
 
 
 def _customer_fingerprint(facts: Iterable[object]) -> int:

@@ -119,7 +119,7 @@ def finish_stream(
                 " committed under this ingestion id: it is not the stream that sent those. Send"
                 " these rows under a new ingestion id.",
             )
-        if ingestion.ended:
+        if ingestion.has_ended:
             return ingestion
         total_rows = ingestion.committed_offset
         return batches.end(connection, ingestion, moment, total_rows=total_rows)
@@ -134,7 +134,7 @@ def fail_stream(database: Database, ingestion_id: UUID, message: str, moment: Mo
     """
     with database.transaction() as connection:
         ingestion = batches.locked(connection, ingestion_id)
-        if ingestion.ended:
+        if ingestion.has_ended:
             return ingestion
         return batches.end(connection, ingestion, moment, error=(ingestions.SOURCE_FAILED, message))
 
@@ -167,5 +167,5 @@ def leave_stream(database: Database, ingestion_id: UUID, moment: Moment) -> None
     """A stream broke off and may never be resumed: let the rows that it stored be told of."""
     with database.transaction() as connection:
         ingestion = batches.locked(connection, ingestion_id)
-        if not ingestion.ended:
+        if not ingestion.has_ended:
             batches.announce(connection, ingestion, moment)

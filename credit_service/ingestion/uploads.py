@@ -233,12 +233,12 @@ def _ingest(
                 _describe(database, ingestion_id, source.opened)
                 described = True
             ingestion = _patiently(partial(_commit, database, ingestion_id, batch, clock, on_moved))
-            if ingestion.ended:
+            if ingestion.has_ended:
                 return ingestion
         total_rows = source.row_count
     with database.transaction() as connection:
         ingestion = batches.locked(connection, ingestion_id)
-        if ingestion.ended:
+        if ingestion.has_ended:
             return ingestion
         return batches.end(connection, ingestion, clock.moment(), total_rows=total_rows)
 
@@ -295,6 +295,6 @@ def fail_upload(
     """
     with database.transaction() as connection:
         ingestion = batches.locked(connection, ingestion_id)
-        if ingestion.ended:
+        if ingestion.has_ended:
             return ingestion
         return batches.end(connection, ingestion, moment, error=(code, message))

@@ -26,7 +26,7 @@ class Replay:
     computed_outcome: str
 
     @property
-    def identical(self) -> bool:
+    def is_identical(self) -> bool:
         """Whether the two are the same byte for byte."""
         return self.stored_outcome == self.computed_outcome
 

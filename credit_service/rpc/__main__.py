@@ -15,7 +15,7 @@ from credit_service.observability.metrics_http import MetricsEndpoint, answer_un
 from credit_service.observability.tracing import TracingRefusedError
 from credit_service.processes.address import Address, MisconfiguredError
 from credit_service.rpc.server import serve
-from credit_service.settings import Settings, in_words, warn_of_unknown_variables
+from credit_service.settings import Settings, describe, warn_of_unknown_variables
 from credit_service.storage import condition
 
 MISCONFIGURED = 2
@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def _misconfigured(error: Exception) -> int:
-    print(f"credit-service: {in_words(error)}", file=sys.stderr)  # noqa: T201 - no logging yet
+    print(f"credit-service: {describe(error)}", file=sys.stderr)  # noqa: T201 - no logging yet
     return MISCONFIGURED
 
 

@@ -229,7 +229,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
                     ingestion=convert_ingestion.write_ingestion(ingestion)
                 )
                 seen = ingestion
-            if ingestion.ended:
+            if ingestion.has_ended:
                 return
             if self._stopping.wait(_POLL_SECONDS):
                 raise shutting_down()

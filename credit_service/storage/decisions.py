@@ -36,7 +36,7 @@ class StoredDecision:
         """The decision itself."""
         return decode_outcome(self.outcome_json) if self.decided is None else self.decided
 
-    def loan_at_birth(self) -> Loan | None:
+    def loan_as_booked(self) -> Loan | None:
         """The loan as the decision booked it, before any payment; None for a decline."""
         if self.loan_id is None:
             return None

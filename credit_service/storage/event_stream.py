@@ -18,7 +18,9 @@ from credit_service.storage.statements import Statement
 
 _SEQUENCER_LOCK = 0x6372656469740002
 
-MOVES_SCORE = frozenset({"customer_registered", "loan_created", "payment_recorded", "loan_closed"})
+SCORE_CHANGING_KINDS = frozenset(
+    {"customer_registered", "loan_created", "payment_recorded", "loan_closed"}
+)
 """Kinds after which the customer's score is computed again."""
 
 
@@ -35,7 +37,7 @@ class StoredEvent:
     payload: dict[str, Any]
 
 
-_WAITS = Statement("SELECT FROM events WHERE event_id IS NULL LIMIT 1")
+_HAS_UNPUBLISHED = Statement("SELECT FROM events WHERE event_id IS NULL LIMIT 1")
 _LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
 # Within a customer by event_seq: those commit in that order, so what is found is never ahead of a
 # gap. Between customers any order is right.
@@ -77,9 +79,9 @@ class PublishedEvent:
     traceparent: str | None
 
 
-def waits(connection: Connection) -> bool:
+def has_unpublished(connection: Connection) -> bool:
     """Whether there are events to publish: a look that costs a fraction of an attempt."""
-    return bool(_WAITS.rows(connection, {}))
+    return bool(_HAS_UNPUBLISHED.rows(connection, {}))
 
 
 def publish(connection: Connection, limit: int) -> list[PublishedEvent]:

@@ -129,11 +129,11 @@ def known_customers(connection: Connection, ids: Array, *, lock: bool) -> tuple[
 
 _CONTESTED = """SELECT customer_id, ingestion_id FROM contested_customers
     WHERE customer_id = ANY(%s)"""
-_CONTEST = """INSERT INTO contested_customers (customer_id, ingestion_id, contested_at)
+_MARK_CONTESTED = """INSERT INTO contested_customers (customer_id, ingestion_id, contested_at)
     SELECT customer_id, %s, %s FROM unnest(%s::bigint[]) AS c (customer_id)
     ON CONFLICT (customer_id) DO UPDATE
     SET ingestion_id = excluded.ingestion_id, contested_at = excluded.contested_at"""
-_SETTLE = "DELETE FROM contested_customers WHERE customer_id = ANY(%s)"
+_CLEAR_CONTESTED = "DELETE FROM contested_customers WHERE customer_id = ANY(%s)"
 
 
 def contested(connection: Connection, ids: Array) -> dict[int, UUID]:
@@ -142,7 +142,9 @@ def contested(connection: Connection, ids: Array) -> dict[int, UUID]:
     return {row[0]: row[1] for row in rows}
 
 
-def contest(connection: Connection, ids: Sequence[int], ingestion_id: UUID, now: datetime) -> None:
+def mark_contested(
+    connection: Connection, ids: Sequence[int], ingestion_id: UUID, now: datetime
+) -> None:
     """Remember that an import brought these customers' ids as other people.
 
     The customers are locked: who attaches loans to them locks them too, and so either comes first
@@ -150,12 +152,12 @@ def contest(connection: Connection, ids: Sequence[int], ingestion_id: UUID, now:
     """
     cursor = driver_cursor(connection)
     cursor.execute(_LOCK, (Bigints(np.array(sorted(ids), np.int64)),))
-    cursor.execute(_CONTEST, (ingestion_id, now, sorted(ids)))
+    cursor.execute(_MARK_CONTESTED, (ingestion_id, now, sorted(ids)))
 
 
-def settle(connection: Connection, ids: Sequence[int]) -> None:
+def clear_contested(connection: Connection, ids: Sequence[int]) -> None:
     """Forget that these ids were contested."""
-    driver_cursor(connection).execute(_SETTLE, (list(ids),))
+    driver_cursor(connection).execute(_CLEAR_CONTESTED, (list(ids),))
 
 
 def stored_customers(

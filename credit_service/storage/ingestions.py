@@ -124,7 +124,7 @@ class Ingestion:
     customers_over_limit: int | None
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether it takes no more rows."""
         return self.state not in ("QUEUED", "RUNNING")
 

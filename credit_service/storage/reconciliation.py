@@ -28,7 +28,7 @@ _LOANS = text(
     ) p ON true
     WHERE l.customer_id = ANY(:customer_ids)"""
 )
-_NOTE = text(
+_RECORD = text(
     """INSERT INTO discrepancies (customer_id, found_at, stored, computed)
     VALUES (:customer_id, :now, CAST(:stored AS json), CAST(:computed AS json))"""
 )
@@ -65,7 +65,7 @@ def loans_with_payments(
     return found
 
 
-def note_discrepancy(
+def record_discrepancy(
     connection: Connection,
     customer_id: int,
     stored: dict[str, Any],
@@ -74,7 +74,7 @@ def note_discrepancy(
 ) -> None:
     """Keep what was stored and what it should have been."""
     connection.execute(
-        _NOTE,
+        _RECORD,
         {
             "customer_id": customer_id,
             "now": moment.now,

@@ -61,7 +61,7 @@ _ADD = text(
     ON CONFLICT (version) DO NOTHING"""
 )
 _RETIRE = text("UPDATE scorecards SET state = 'INACTIVE' WHERE state = :state")
-_APPOINT = text(
+_SET_STATE = text(
     "UPDATE scorecards SET state = :state, activated_at = :now WHERE version = :version"
 )
 _SHADOW = text("SELECT version FROM scorecards WHERE state = 'SHADOW'")
@@ -80,10 +80,10 @@ def add(connection: Connection, scorecard: Scorecard, moment: Moment) -> bool:
     return parse_scorecard(json.loads(stored)) == scorecard
 
 
-def appoint(connection: Connection, version: str, state: str, moment: Moment) -> None:
+def set_state(connection: Connection, version: str, state: str, moment: Moment) -> None:
     """Make the stored scorecard the ACTIVE or the SHADOW one in place of any other."""
     connection.execute(_RETIRE, {"state": state})
-    connection.execute(_APPOINT, {"version": version, "state": state, "now": moment.now})
+    connection.execute(_SET_STATE, {"version": version, "state": state, "now": moment.now})
 
 
 def retire_shadow(connection: Connection) -> None:
@@ -107,6 +107,6 @@ class ScorecardLine:
     activated_at: datetime | None
 
 
-def all_known(connection: Connection) -> list[ScorecardLine]:
+def list_all(connection: Connection) -> list[ScorecardLine]:
     """Every stored scorecard, the oldest first."""
     return [ScorecardLine(*row) for row in connection.execute(_LIST)]

@@ -58,15 +58,15 @@ _STORED_AT = customers.POSITION_COLUMN_COUNT + 2
 
 
 def lock(
-    connection: Connection, customer_ids: Sequence[int], *, pass_over_busy: bool = False
+    connection: Connection, customer_ids: Sequence[int], *, skip_locked: bool = False
 ) -> list[Scored]:
     """These customers with their stored scores, locked in order of id until the transaction ends.
 
-    Ids of no customer are passed over, and with `pass_over_busy` customers that others have locked:
+    Ids of no customer are passed over, and with `skip_locked` customers that others have locked:
     whoever locks many must not keep all of them from everybody while it waits for one.
     """
     # Two statements, as for one customer: see `customers.lock`.
-    statement = _LOCK_FREE if pass_over_busy else _LOCK_ALL
+    statement = _LOCK_FREE if skip_locked else _LOCK_ALL
     cursor = driver_cursor(connection)
     wanted = {"customer_ids": Bigints(np.array(customer_ids, np.int64))}
     locked = [row[0] for row in cursor.execute(statement, wanted, binary=True)]

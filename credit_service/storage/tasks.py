@@ -66,12 +66,12 @@ class Run:
     traceparent: str | None = None
 
     @property
-    def last(self) -> bool:
+    def is_last(self) -> bool:
         """Whether there is no attempt after this one."""
         return self.attempt >= MAX_ATTEMPTS
 
     @property
-    def exhausted(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Whether this run is for giving up: the last attempt was before it."""
         return self.attempt > MAX_ATTEMPTS
 
@@ -344,7 +344,7 @@ def fail(connection: Connection, run: Run, error: str | None) -> bool:
         "attempt": run.attempt,
         "error": None if error is None else error[:MAX_ERROR_CHARACTERS],
     }
-    if run.last:
+    if run.is_last:
         return bool(connection.execute(_PARK_FAILED, held).all())
     connection.execute(_RETRY, held | {"retry_seconds": retry_seconds(run.attempt)})
     return False
@@ -381,20 +381,20 @@ _PARK_SILENT = text(
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class SweepResult:
     """What a sweep did."""
 
     resent: int
     parked: list[Task]
 
 
-def sweep(connection: Connection, limit: int) -> Swept:
+def sweep(connection: Connection, limit: int) -> SweepResult:
     """See to what was sent or begun and went silent: at most `limit` go back to be sent again,
     and as many are parked of which even the giving up went silent. Several at once are safe.
     """
     bounds = {"limit": limit, "max_attempts": MAX_ATTEMPTS}
     parked = [Task(*row) for row in connection.execute(_PARK_SILENT, bounds)]
-    return Swept(connection.execute(_SWEEP, bounds).rowcount, parked)
+    return SweepResult(connection.execute(_SWEEP, bounds).rowcount, parked)
 
 
 _PARKED = text(

@@ -78,7 +78,7 @@ def test_an_approval_books_loan_decision_event_and_position_at_once(database: Da
     customer_id = a_good_customer(database, TODAY)
     decision = book(database, customer_id, ask(1_00_000))
     assert decision.approved
-    loan = decision.loan_at_birth()
+    loan = decision.loan_as_booked()
     assert loan in list_loans(database, customer_id, None, None, 50)
     from_scratch(database, customer_id)
     with database.autocommit() as connection:
@@ -130,8 +130,8 @@ def test_unknown_customer(database: Database) -> None:
 def test_the_same_request_twenty_times_at_once_books_once(database: Database) -> None:
     customer_id, key = a_good_customer(database, TODAY), uuid4()
     answers = in_parallel(lambda: book(database, customer_id, ask(1_00_000), key), 20)
-    assert {repr(answer.loan_at_birth()) for answer in answers} == {
-        repr(answers[0].loan_at_birth())
+    assert {repr(answer.loan_as_booked()) for answer in answers} == {
+        repr(answers[0].loan_as_booked())
     }
     assert len({(answer.decision_id, answer.outcome_json) for answer in answers}) == 1
     assert len(list_loans(database, customer_id, None, None, 50)) == 4
@@ -148,7 +148,7 @@ def test_a_repeat_gets_the_first_answer_after_the_position_has_changed(database:
         "tests",
     )
     again = book(database, customer_id, ask(1_00_000), approved)
-    assert (again, again.loan_at_birth()) == (first, first.loan_at_birth())
+    assert (again, again.loan_as_booked()) == (first, first.loan_as_booked())
     assert book(database, customer_id, ask(9_00_00_000), declined) == refused
 
 
@@ -262,7 +262,7 @@ def a_decline_overtaken_by_a_repayment(
     """The answer to an ask that is beyond the limit when it is read and within it when it is
     written, and every decision stored under its request id."""
     customer_id = a_good_customer(database, TODAY)
-    loan = book(database, customer_id, Ask(20 * LAKH, 0, 480)).loan_at_birth()
+    loan = book(database, customer_id, Ask(20 * LAKH, 0, 480)).loan_as_booked()
     request = Ask(20 * LAKH, 0, 480)
     assert not CreditQueries(database).check_eligibility(customer_id, request, TODAY)[1].approved
     repaid = RecordPayment(uuid4(), customer_id, loan.loan_id, loan.principal_paise, None)

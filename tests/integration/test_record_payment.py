@@ -36,7 +36,7 @@ START = on(date(2026, 1, 31))
 def a_loan(database: Database, months: int = 3) -> Loan:
     customer_id = a_good_customer(database, START)
     command = CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, months))
-    loan = create_loan(database, command, START, "tests").loan_at_birth()
+    loan = create_loan(database, command, START, "tests").loan_as_booked()
     assert loan is not None
     return loan
 
@@ -87,7 +87,7 @@ def test_the_position_is_that_of_all_loans_whichever_falls_due_first(database: D
     first = a_loan(database)
     day = date(2026, 2, 10)
     create = CreateLoan(uuid4(), first.customer_id, Ask(LAKH // 10, 1200, 3))
-    later = create_loan(database, create, on(day), "tests").loan_at_birth()
+    later = create_loan(database, create, on(day), "tests").loan_as_booked()
     assert later is not None
     # Paid in part while the stored position holds, then when days have outdated it.
     for at in (day, date(2026, 2, 28), date(2026, 4, 1)):

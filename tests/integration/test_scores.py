@@ -184,7 +184,7 @@ def test_a_new_scorecard_moves_every_score_and_is_named(database: Database) -> N
         database, CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 24)), TODAY, "tests"
     )
     assert decision.scorecard_version == "strict-1"
-    assert replay_decision(database, decision.decision_id).identical
+    assert replay_decision(database, decision.decision_id).is_identical
 
 
 def test_a_shadow_scorecard_decides_beside_without_effect(database: Database) -> None:

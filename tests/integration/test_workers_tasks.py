@@ -212,7 +212,7 @@ def test_failures_wait_ever_longer_and_end_parked(connection: Connection) -> Non
     (parked_task,) = tasks.list_parked(connection, limit=10)
     assert (parked_task.subject, parked_task.attempts) == ("1", MAX_ATTEMPTS)
     assert parked_task.last_error == "trouble 5"
-    assert tasks.sweep(connection, 10) == tasks.Swept(0, [])
+    assert tasks.sweep(connection, 10) == tasks.SweepResult(0, [])
 
 
 def test_a_parked_task_can_be_tried_again(connection: Connection) -> None:
@@ -252,7 +252,7 @@ def test_the_sweeper_sends_again_what_went_silent(connection: Connection) -> Non
     assert tasks.sweep(connection, 10).resent == 0
     let_time_pass(connection)
     begin(connection, by_subject["fresh"])
-    assert tasks.sweep(connection, 10) == tasks.Swept(resent=2, parked=[])
+    assert tasks.sweep(connection, 10) == tasks.SweepResult(resent=2, parked=[])
     assert rows(connection) == [
         ("begun", "PENDING", 1),
         ("fresh", "RUNNING", 1),
@@ -269,7 +269,7 @@ def test_work_that_kills_its_worker_every_time_is_given_up_and_parked(
         (task,) = claim(connection)
         run = begin(connection, task.task_id)
         assert run is not None
-        assert (run.attempt, run.exhausted) == (attempt, attempt > MAX_ATTEMPTS)
+        assert (run.attempt, run.is_exhausted) == (attempt, attempt > MAX_ATTEMPTS)
         let_time_pass(connection)
         swept = tasks.sweep(connection, 10)
         assert swept.resent == (attempt <= MAX_ATTEMPTS)
