@@ -20,7 +20,7 @@ from credit_service.observability.metrics_http import MetricsEndpoint
 from credit_service.processes import embedded
 from credit_service.processes.stack_errors import StackError
 from credit_service.settings import Settings, describe, warn_of_unknown_variables
-from credit_service.storage import condition
+from credit_service.storage import readiness
 from workers.process import WorkerProcess, run
 
 MISCONFIGURED = 2
@@ -52,7 +52,7 @@ def main() -> int:
             setup.recorded_as_configured(settings, "credit-service-worker"),
             embedded.provided(settings, join=True) as provided,
         ):
-            condition.refuse_unsuitable(provided.require_database_url(), provided.database_pooler)
+            readiness.require_suitable(provided.require_database_url(), provided.database_pooler)
             run(
                 WorkerProcess(
                     provided, relay=not arguments.actors_only, act=not arguments.relay_only

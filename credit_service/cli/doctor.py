@@ -380,9 +380,9 @@ def _database_version(database: "Database") -> Finding:
 
 
 def _writable(database: "Database", settings: "Settings") -> Finding:  # noqa: ARG001 - as all checks
-    from credit_service.storage import condition
+    from credit_service.storage import readiness
 
-    problem = condition.problem(database)
+    problem = readiness.find_problem(database)
     if problem is not None:
         return _failed("writable", f"the database {problem.found}", problem.fix)
     return _passed("writable", "the database accepts writes and enforces the service's timeouts")

@@ -60,7 +60,7 @@ def _explained_for_servers(error: Exception) -> _Explained:
     from credit_service.processes.address import AddressRefusedError
     from credit_service.processes.stack_errors import DataFolderError, StackError
     from credit_service.processes.supervisor import ChildFailedError, ChildMisconfiguredError
-    from credit_service.storage.condition import UnsuitableDatabaseError
+    from credit_service.storage.readiness import UnsuitableDatabaseError
 
     match error:
         case AddressRefusedError() | DataFolderError() | UnsuitableDatabaseError():

@@ -40,8 +40,8 @@ from credit_service.processes.supervisor import (
 from credit_service.rpc import supervisor
 from credit_service.rpc.supervisor import Supervisor
 from credit_service.settings import Settings, warn_of_unknown_variables, without_secrets
-from credit_service.storage import condition
 from credit_service.storage import migrate as migrations
+from credit_service.storage import readiness
 from credit_service.v1 import credit_service_pb2
 
 _POLL_SECONDS = 0.2
@@ -119,7 +119,7 @@ def serve(settings: Settings) -> int:
     logs.configure_logging(settings)
     warn_of_unknown_variables()
     with _stop_signals(), embedded.provided(settings, join=True) as provided:
-        condition.refuse_unsuitable(provided.require_database_url(), provided.database_pooler)
+        readiness.require_suitable(provided.require_database_url(), provided.database_pooler)
         supervisor.run(provided, lambda address: out.print(f"Serving on {address}"))
     return ExitCode.GOOD
 

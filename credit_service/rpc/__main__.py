@@ -16,7 +16,7 @@ from credit_service.observability.tracing import TracingRefusedError
 from credit_service.processes.address import Address, MisconfiguredError
 from credit_service.rpc.server import serve
 from credit_service.settings import Settings, describe, warn_of_unknown_variables
-from credit_service.storage import condition
+from credit_service.storage import readiness
 
 MISCONFIGURED = 2
 
@@ -33,7 +33,7 @@ def main() -> int:
     control = None if control_fd is None else socket.socket(fileno=control_fd)
     try:
         settings = Settings()
-        condition.refuse_unsuitable(settings.require_database_url(), settings.database_pooler)
+        readiness.require_suitable(settings.require_database_url(), settings.database_pooler)
     except ValueError as error:  # pydantic's are of this kind
         return _misconfigured(error)
     configure_logging(settings)

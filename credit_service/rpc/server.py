@@ -25,7 +25,7 @@ from credit_service.rpc.health import Health
 from credit_service.rpc.ingestion import IngestionServicer
 from credit_service.rpc.reflection import REFLECTION_METHODS, Reflection
 from credit_service.settings import Settings
-from credit_service.storage import condition, schema
+from credit_service.storage import readiness, schema
 from credit_service.storage.database import Database, write_share
 from credit_service.v1 import (
     credit_service_pb2,
@@ -226,7 +226,7 @@ class CreditServer:
             application_name="credit-service-probe",
             pooler=self._settings.database_pooler,
         )
-        watch = condition.Watch(probe)
+        watch = readiness.Monitor(probe)
         problem: str | None = "not checked yet"
         try:
             while not self._stopping.is_set():
@@ -244,7 +244,7 @@ class CreditServer:
             probe.dispose()
 
 
-def _database_problem(database: Database, watch: condition.Watch) -> str | None:
+def _database_problem(database: Database, watch: readiness.Monitor) -> str | None:
     """Why the database cannot be used; None when it can."""
     try:
         watch.require()

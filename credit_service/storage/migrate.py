@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, pool, text
 
 from credit_service.domain.scorecard import STANDARD
-from credit_service.storage import condition, scorecards
+from credit_service.storage import readiness, scorecards
 from credit_service.storage.database import driver_connection
 from credit_service.storage.tables import metadata
 
@@ -48,7 +48,7 @@ def upgrade(url: str) -> str:
     # The lock is a transaction's, on a connection of its own: behind a pooler that lends sessions
     # for a transaction, a session's lock would stay with the next user of the session.
     with engine.begin() as locking:
-        condition.require_utf8(driver_connection(locking))
+        readiness.require_utf8(driver_connection(locking))
         locking.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         _lock(driver_connection(locking))
         with engine.connect() as connection:

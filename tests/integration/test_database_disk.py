@@ -22,7 +22,7 @@ from credit_service.domain.errors import UnavailableError
 from credit_service.processes.embedded import EmbeddedStack
 from credit_service.rpc.server import CreditServer, open_database
 from credit_service.settings import Settings
-from credit_service.storage import condition, migrate
+from credit_service.storage import migrate, readiness
 from credit_service.storage.database import Database
 from credit_service.storage.statements import Statement
 from credit_service.v1 import credit_service_pb2 as pb
@@ -81,11 +81,11 @@ def test_a_full_disk_is_told_and_over_once_there_is_room(small_disk: Path) -> No
         edge = Edge.of(server, channel)
         eventually(lambda: health(edge) == SERVING, timeout_seconds=60)
         customer_id = lending.register(edge.credit, "+919800000001")
-        assert condition.problem(database) is None
+        assert readiness.find_problem(database) is None
 
         filler = fill(small_disk)
         eventually(lambda: health(edge) == NOT_SERVING, timeout_seconds=60)
-        problem = condition.problem(database)
+        problem = readiness.find_problem(database)
         assert problem is not None
         assert "no room" in problem.found
         # Calls that write go on until the pages that are there are full.
@@ -101,8 +101,8 @@ def test_a_full_disk_is_told_and_over_once_there_is_room(small_disk: Path) -> No
 
         # Some room is enough to go on with, and not to begin with again.
         with filler.open("r+b") as file:
-            file.truncate(filler.stat().st_size - 4 * condition.ROOM_BYTES)
-        assert condition.problem(database) is None
+            file.truncate(filler.stat().st_size - 4 * readiness.REQUIRED_SPACE_BYTES)
+        assert readiness.find_problem(database) is None
         looks_until = time.monotonic() + 3
         while time.monotonic() < looks_until:
             assert health(edge) == NOT_SERVING
@@ -131,7 +131,7 @@ def test_a_role_that_may_not_write_temporary_files_does_not_count_as_a_full_disk
         connection.execute(limit.encode())
     limited = Database(database_url, pool_size=1)
     try:
-        assert condition.problem(limited) is None
+        assert readiness.find_problem(limited) is None
         watch_of_a_full_disk(limited).require()
     finally:
         limited.dispose()
@@ -141,10 +141,10 @@ _FULL = Statement("DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'disk_full';
 _TAKES_TOO_LONG = Statement("SELECT pg_sleep(60)")
 
 
-def watch_of_a_full_disk(database: Database) -> condition.Watch:
-    watch = condition.Watch(database)
+def watch_of_a_full_disk(database: Database) -> readiness.Monitor:
+    watch = readiness.Monitor(database)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(condition, "_TAKE_ROOM", _FULL)
+        patched.setattr(readiness, "_ALLOCATE", _FULL)
         with pytest.raises(UnavailableError, match="no room left"):
             watch.require()
     return watch
@@ -156,9 +156,9 @@ def test_room_that_is_not_found_out_in_time_changes_nothing(
     hasty = Database(database_url, pool_size=1, statement_timeout_seconds=1.0)
     try:
         full = watch_of_a_full_disk(hasty)
-        monkeypatch.setattr(condition, "_TAKE_ROOM", _TAKES_TOO_LONG)
-        assert condition.problem(hasty) is None
-        condition.Watch(hasty).require()
+        monkeypatch.setattr(readiness, "_ALLOCATE", _TAKES_TOO_LONG)
+        assert readiness.find_problem(hasty) is None
+        readiness.Monitor(hasty).require()
         with pytest.raises(UnavailableError, match="no room left"):
             full.require()
     finally:
@@ -167,13 +167,13 @@ def test_room_that_is_not_found_out_in_time_changes_nothing(
 
 def test_after_a_full_disk_one_at_a_time_looks_for_room(database: Database) -> None:
     watch = watch_of_a_full_disk(database)
-    lock = Statement(f"SELECT pg_advisory_xact_lock({condition.ROOM_LOCK})")
+    lock = Statement(f"SELECT pg_advisory_xact_lock({readiness.SPACE_LOCK})")
     with database.transaction() as looking:
         lock.run(looking, {})
         with pytest.raises(UnavailableError, match="no room left"):
             watch.require()
         # One that has seen no full disk does not wait for a turn.
-        condition.Watch(database).require()
+        readiness.Monitor(database).require()
     watch.require()
 
 
@@ -187,15 +187,15 @@ def test_room_is_looked_for_now_and_then_and_each_time_while_the_disk_is_full(
         looked.append(room_bytes)
         return answers.pop(0)
 
-    monkeypatch.setattr(condition, "_has_room", has_room)
-    monkeypatch.setattr(condition, "LOOK_FOR_ROOM_SECONDS", 3_600.0)
-    some, more = condition.ROOM_BYTES, condition.ROOM_TO_SERVE_AGAIN_BYTES
-    watch = condition.Watch(database)
+    monkeypatch.setattr(readiness, "_has_space", has_room)
+    monkeypatch.setattr(readiness, "SPACE_CHECK_SECONDS", 3_600.0)
+    some, more = readiness.REQUIRED_SPACE_BYTES, readiness.RECOVERED_SPACE_BYTES
+    watch = readiness.Monitor(database)
     answers += [True]
     for _ in range(3):
         watch.require()
     assert looked == [some]
-    watch._next_look = 0.0
+    watch._next_check_at = 0.0
     answers += [False, None, False]
     for _ in range(3):
         with pytest.raises(UnavailableError):

@@ -25,7 +25,7 @@ from credit_service.domain.errors import UnavailableError
 from credit_service.processes.embedded import EmbeddedStack
 from credit_service.rpc.server import CreditServer
 from credit_service.settings import Settings
-from credit_service.storage import condition, migrate, tasks
+from credit_service.storage import migrate, readiness, tasks
 from credit_service.storage.database import Database
 from credit_service.storage.statements import Statement
 from credit_service.v1 import credit_service_pb2 as pb
@@ -180,21 +180,21 @@ def test_what_a_state_means(database: Database, state: str, unavailable: bool) -
 def test_a_database_that_new_sessions_cannot_write_to_has_a_problem(
     database: Database, switch: Switch, value: str
 ) -> None:
-    assert condition.problem(database) is None
+    assert readiness.find_problem(database) is None
     switch.turn(value, end_sessions=False)
-    problem = condition.problem(database)
+    problem = readiness.find_problem(database)
     assert problem is not None
     assert "read-only" in problem.found
     with pytest.raises(UnavailableError, match="read-only"):
-        condition.Watch(database).require()
+        readiness.Monitor(database).require()
     switch.turn("off", end_sessions=False)
-    assert condition.problem(database) is None
+    assert readiness.find_problem(database) is None
 
 
 def test_a_role_may_be_exempt(database: Database, switch: Switch) -> None:
     switch.turn("on", end_sessions=False)
     switch.exempt_the_role()
-    assert condition.problem(database) is None
+    assert readiness.find_problem(database) is None
 
 
 # The server.

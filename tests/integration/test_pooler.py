@@ -19,7 +19,7 @@ from credit_service.clock import Clock
 from credit_service.domain.errors import RetryLaterError, UnavailableError
 from credit_service.rpc.server import CreditServer, open_database
 from credit_service.settings import Settings
-from credit_service.storage import condition, tasks
+from credit_service.storage import readiness, tasks
 from credit_service.storage.cancellation import CancelScope, current_scope
 from credit_service.storage.database import Database
 from credit_service.storage.statements import Statement
@@ -182,7 +182,7 @@ def test_every_statement_has_its_settings_and_they_end_with_it(
     with pooled.transaction() as connection:
         assert TIMEOUT.row(connection, {}) == expected
         assert TIMEOUT.row(connection, {}) == expected
-    assert condition.problem(pooled) is None
+    assert readiness.find_problem(pooled) is None
     with psycopg.connect(pooled_url, autocommit=True, prepare_threshold=None) as other:
         for _ in range(8):
             assert other.execute("SHOW statement_timeout").fetchone() == ("0",)

@@ -17,7 +17,7 @@ ENCODING = "UTF8"
 
 # A session that began earlier keeps the default it began with, so what a new one would get is asked
 # as well: the most specific setting of role and database, unless the connection brings its own.
-_LOOK = Statement(
+_CHECK = Statement(
     """
     SELECT pg_is_in_recovery(),
         current_setting('transaction_read_only')::boolean OR coalesce((
@@ -38,23 +38,23 @@ _LOOK = Statement(
     """
 )
 
-ROOM_BYTES = 1024**2
+REQUIRED_SPACE_BYTES = 1024**2
 """What a disk must have room for, to serve."""
-ROOM_TO_SERVE_AGAIN_BYTES = 16 * ROOM_BYTES
+RECOVERED_SPACE_BYTES = 16 * REQUIRED_SPACE_BYTES
 """And after it was full, so that the last blocks do not turn health to and fro."""
-LOOK_FOR_ROOM_SECONDS = 10.0
+SPACE_CHECK_SECONDS = 10.0
 """How often room is looked for while all is well."""
-ROOM_LOCK = 0x6372656469740003
-"""Advisory lock ("credit", 3) of who looks for ROOM_TO_SERVE_AGAIN_BYTES: many at once would fill
+SPACE_LOCK = 0x6372656469740003
+"""Advisory lock ("credit", 3) of who looks for RECOVERED_SPACE_BYTES: many at once would fill
 the disk again."""
 
 # The rows go into a temporary file, for they do not fit into the least memory that can be set. A
 # row of a table would often find room in a page that is there, and its log in a file that is.
-_ROOM_BLOCK_BYTES = 8192
-_LOCK_ROOM = Statement(f"SELECT pg_try_advisory_xact_lock({ROOM_LOCK})")
+_BLOCK_BYTES = 8192
+_LOCK_SPACE = Statement(f"SELECT pg_try_advisory_xact_lock({SPACE_LOCK})")
 _SPILL = Statement("SET LOCAL work_mem = '64kB'")
-_WHERE_DATA_IS = Statement("SET LOCAL temp_tablespaces = ''")
-_TAKE_ROOM = Statement(
+_USE_DATA_DISK = Statement("SET LOCAL temp_tablespaces = ''")
+_ALLOCATE = Statement(
     "SELECT count(*) FROM unnest(array_fill(repeat('x', :block_bytes), ARRAY[:blocks]))".replace(
         ":block_bytes", "CAST(:block_bytes AS int)"
     ).replace(":blocks", "CAST(:blocks AS int)")
@@ -72,29 +72,29 @@ class UnsuitableDatabaseError(ValueError):
     """The database can never be served from as it is. The message says why, and what to do."""
 
 
-_NO_ROOM = Problem(
+_NO_SPACE = Problem(
     "has no room left on its disk and takes no writes",
     "make room where its data is, or give it a larger disk",
 )
 
 
-def problem(database: Database) -> Problem | None:
+def find_problem(database: Database) -> Problem | None:
     """What is wrong with the database now; None when it can be served from.
 
-    ROOM_BYTES are written to its disk for a moment.
+    REQUIRED_SPACE_BYTES are written to its disk for a moment.
 
     Raises:
         UnavailableError: it is out of reach.
     """
-    found = _problem_beside_room(database)
-    if found is None and _has_room(database, ROOM_BYTES) is False:
-        return _NO_ROOM
+    found = _find_problem_except_space(database)
+    if found is None and _has_space(database, REQUIRED_SPACE_BYTES) is False:
+        return _NO_SPACE
     return found
 
 
-def _problem_beside_room(database: Database) -> Problem | None:
+def _find_problem_except_space(database: Database) -> Problem | None:
     with database.autocommit() as connection:
-        row = _LOOK.row(connection, {})
+        row = _CHECK.row(connection, {})
     assert row is not None  # noqa: S101 - a SELECT without FROM
     in_recovery, is_read_only, timeout, timeout_ms, encoding = row
     if encoding != ENCODING:
@@ -119,64 +119,64 @@ def _problem_beside_room(database: Database) -> Problem | None:
     return None
 
 
-def _has_room(database: Database, room_bytes: int, *, alone: bool = False) -> bool | None:
+def _has_space(database: Database, room_bytes: int, *, alone: bool = False) -> bool | None:
     """Whether the disk has room; None where that is not found out: it took too long, or with
     `alone` another session is looking."""
     try:
         with database.transaction() as connection, suppress(errors.QueryCanceled):
-            if alone and _LOCK_ROOM.row(connection, {}) != (True,):
+            if alone and _LOCK_SPACE.row(connection, {}) != (True,):
                 return None
             _SPILL.run(connection, {})
-            _WHERE_DATA_IS.run(connection, {})
-            blocks = room_bytes // _ROOM_BLOCK_BYTES
+            _USE_DATA_DISK.run(connection, {})
+            blocks = room_bytes // _BLOCK_BYTES
             # A role may be kept from so much in temporary files, for good: it counts as room.
             with suppress(errors.ConfigurationLimitExceeded):
-                _TAKE_ROOM.run(connection, {"block_bytes": _ROOM_BLOCK_BYTES, "blocks": blocks})
+                _ALLOCATE.run(connection, {"block_bytes": _BLOCK_BYTES, "blocks": blocks})
             return True
     except DiskFullError:
         return False
     return None
 
 
-class Watch:
+class Monitor:
     """A database's condition, for one that serves from it and asks every second or so."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._is_well = self._is_full = False
-        self._next_look = 0.0
+        self._next_check_at = 0.0
 
     def require(self) -> None:
-        """Check that the database can be served from now, as `problem` does.
+        """Check that the database can be served from now, as `find_problem` does.
 
-        Room is looked for every LOOK_FOR_ROOM_SECONDS, and each time while something is wrong. Once
-        the disk was full it must have ROOM_TO_SERVE_AGAIN_BYTES. Where that is not found out, what
+        Room is looked for every SPACE_CHECK_SECONDS, and each time while something is wrong. Once
+        the disk was full it must have RECOVERED_SPACE_BYTES. Where that is not found out, what
         was found last stays.
 
         Raises:
             UnavailableError: DATABASE_UNAVAILABLE, it is out of reach or has a problem.
         """
         was_well, self._is_well = self._is_well, False
-        found = _problem_beside_room(self._database)
-        if found is None and not (was_well and time.monotonic() < self._next_look):
-            self._look_for_room()
+        found = _find_problem_except_space(self._database)
+        if found is None and not (was_well and time.monotonic() < self._next_check_at):
+            self._check_space()
         if found is None and self._is_full:
-            found = _NO_ROOM
+            found = _NO_SPACE
         if found is not None:
             raise UnavailableError(
                 "DATABASE_UNAVAILABLE", f"The database {found.found}: {found.fix}.", 1.0
             )
         self._is_well = True
 
-    def _look_for_room(self) -> None:
-        self._next_look = time.monotonic() + LOOK_FOR_ROOM_SECONDS
-        room_bytes = ROOM_TO_SERVE_AGAIN_BYTES if self._is_full else ROOM_BYTES
-        has_room = _has_room(self._database, room_bytes, alone=self._is_full)
+    def _check_space(self) -> None:
+        self._next_check_at = time.monotonic() + SPACE_CHECK_SECONDS
+        room_bytes = RECOVERED_SPACE_BYTES if self._is_full else REQUIRED_SPACE_BYTES
+        has_room = _has_space(self._database, room_bytes, alone=self._is_full)
         if has_room is not None:
             self._is_full = not has_room
 
 
-def refuse_unsuitable(url: str, pooler: Pooler) -> None:
+def require_suitable(url: str, pooler: Pooler) -> None:
     """Check what no waiting mends. A database that is out of reach passes: it may be fine later.
 
     Raises:
