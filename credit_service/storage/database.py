@@ -162,7 +162,7 @@ class Database:
         """Check out a connection, begin a transaction, and commit it; on an exception roll back.
 
         Raises:
-            UnavailableError: the database is out of reach, or no connection became free in time.
+            UnavailableError: the database is unreachable, or no connection became free in time.
             OverloadedError: OVERLOADED, calls of the same kind use all connections that they may.
             RetryLaterError: another call kept a row locked for too long.
             LostRaceError: serialization failure or deadlock.
@@ -275,7 +275,7 @@ class Database:
                 time.sleep(random.uniform(0, 0.0005 * 2**attempt))  # noqa: S311 - a pause, no secret
         raise RetryLaterError(
             "CONFLICT_RETRIES_EXHAUSTED",
-            "Other calls kept changing this customer; send the same request again.",
+            "Concurrent requests kept changing this customer; retry the same request.",
             retry_after_seconds=0.2,
         )
 
@@ -329,7 +329,7 @@ def _discard(connection: Connection) -> None:
 
 
 def _meaning(error: BaseException) -> BaseException:
-    """What a failure of the database means to the caller; anything else as it is."""
+    """Translate a database error for the caller; return any other error unchanged."""
     driver_error = _driver_error(error)
     if driver_error is None:
         return error
@@ -338,14 +338,14 @@ def _meaning(error: BaseException) -> BaseException:
 
 
 def _driver_error(error: BaseException) -> psycopg.Error | None:
-    """The driver's error that this is or wraps; None where it is none of the database's."""
+    """Return the driver's error that this is or wraps; None for any other error."""
     if isinstance(error, exc.DBAPIError):
         return error.orig if isinstance(error.orig, psycopg.Error) else None
     return error if isinstance(error, psycopg.Error) else None
 
 
 def _shows_unfit(error: psycopg.Error) -> bool:
-    """Whether the connection that the error came by is of no further use."""
+    """Return whether the error makes its connection unusable."""
     state = error.sqlstate or ""
     return state in {_READ_ONLY, *_SESSION_TIMED_OUT} or state.startswith(("08", "57P"))
 
@@ -357,42 +357,42 @@ def _meaning_of_driver_error(error: psycopg.Error) -> Exception:
     if state == _LOCK_NOT_AVAILABLE:
         return in_progress()
     if state == _QUERY_CANCELED:
-        return _unavailable("The database took too long to answer.")
+        return _unavailable("The database timed out.")
     if state == _READ_ONLY:
-        return _unavailable("The database is read-only now and takes no writes.")
+        return _unavailable("The database is read-only and accepts no writes.")
     if state in _SESSION_TIMED_OUT:
         return _unavailable("The database ended a transaction that took too long.")
     if state == _DISK_FULL:
         return DiskFullError(
             "DATABASE_UNAVAILABLE",
-            "The database has no room left on its disk.",
+            "The database has no space left on its disk.",
             retry_after_seconds=1.0,
         )
-    # Without a state: the connection broke, or there was none.
+    # Without a state: the connection broke or failed.
     out_of_reach = state is None or state.startswith(_OUT_OF_REACH)
     if out_of_reach and isinstance(error, psycopg.OperationalError):
         if POOLER_REFUSAL in str(error):
-            return _unavailable(f"A pooler refuses the connection's settings: {POOLER_ADVICE}.")
-        return _unavailable("The database is out of reach.")
+            return _unavailable(f"A pooler rejects the connection's settings: {POOLER_ADVICE}.")
+        return _unavailable("The database is unreachable.")
     return error
 
 
 def in_progress() -> RetryLaterError:
-    """The refusal of a call that has waited for another one for too long."""
+    """Return the error for a call that waited too long for another one."""
     return RetryLaterError(
         "REQUEST_IN_PROGRESS",
-        "Another call is still working on this; send the same request again.",
+        "Another call is still working on this; retry the same request.",
         retry_after_seconds=0.5,
     )
 
 
 def _no_connection(*, is_share: bool) -> UnavailableError | OverloadedError:
-    """The refusal of work for which no connection became free in time; `is_share` tells that there
-    may be some, and not for work of this kind."""
+    """Return the error for a call that got no connection in time; with `is_share`, only its kind of
+    calls is at its limit."""
     if is_share:
         return OverloadedError(
             "OVERLOADED",
-            "The server has as many calls of this kind as it can hold; come again shortly.",
+            "The server is at capacity for calls of this kind; retry shortly.",
             retry_after_seconds=0.5,
         )
     return _unavailable("No database connection became free in time.")
@@ -403,14 +403,14 @@ def _unavailable(message: str) -> UnavailableError:
 
 
 def driver_connection(connection: Connection) -> psycopg.Connection:
-    """The driver's own connection."""
+    """Return the driver's connection."""
     found = connection.connection.driver_connection
     assert isinstance(found, psycopg.Connection)  # noqa: S101 - the only driver used
     return found
 
 
 def constraint_of(error: exc.IntegrityError) -> str:
-    """Name of the constraint that refused a statement; empty where the database gives none."""
+    """Return the name of the violated constraint; empty if the database names none."""
     original = error.orig
     if isinstance(original, psycopg.Error):
         return original.diag.constraint_name or ""

@@ -1,5 +1,5 @@
-"""Whether a database can be served from: its encoding, whether it takes writes, whether its disk
-has room, and whether the session's settings are in force."""
+"""Checks whether the service can use a database: its encoding, whether it accepts writes, the free
+space on its disk, and whether the session's settings are in force."""
 
 import time
 from contextlib import suppress
@@ -15,8 +15,8 @@ from credit_service.storage.statements import Statement
 
 ENCODING = "UTF8"
 
-# A session that began earlier keeps the default it began with, so what a new one would get is asked
-# as well: the most specific setting of role and database, unless the connection brings its own.
+# A session keeps the default it started with, so the query also reads what a new one would get: the
+# most specific setting of role and database, unless the connection sets its own.
 _CHECK = Statement(
     """
     SELECT pg_is_in_recovery(),
@@ -39,17 +39,17 @@ _CHECK = Statement(
 )
 
 REQUIRED_SPACE_BYTES = 1024**2
-"""What a disk must have room for, to serve."""
+"""Free space on the disk that the service needs."""
 RECOVERED_SPACE_BYTES = 16 * REQUIRED_SPACE_BYTES
-"""And after it was full, so that the last blocks do not turn health to and fro."""
+"""Free space needed after the disk was full, so that health does not flap at the last blocks."""
 SPACE_CHECK_SECONDS = 10.0
-"""How often room is looked for while all is well."""
+"""Interval between checks of the free space while all checks pass."""
 SPACE_LOCK = 0x6372656469740003
-"""Advisory lock ("credit", 3) of who looks for RECOVERED_SPACE_BYTES: many at once would fill
-the disk again."""
+"""Advisory lock ("credit", 3) of the process that checks for RECOVERED_SPACE_BYTES: several at once
+would fill the disk again."""
 
-# The rows go into a temporary file, for they do not fit into the least memory that can be set. A
-# row of a table would often find room in a page that is there, and its log in a file that is.
+# The rows go into a temporary file, because they exceed the smallest work_mem. A row of a table
+# would often fit into an existing page, and its log into an existing file.
 _BLOCK_BYTES = 8192
 _LOCK_SPACE = Statement(f"SELECT pg_try_advisory_xact_lock({SPACE_LOCK})")
 _SPILL = Statement("SET LOCAL work_mem = '64kB'")
@@ -62,29 +62,29 @@ _ALLOCATE = Statement(
 
 
 class Problem(NamedTuple):
-    """Why a database cannot be served from, and what to do."""
+    """Why the service cannot use a database, and how to fix it."""
 
     found: str
     fix: str
 
 
 class UnsuitableDatabaseError(ValueError):
-    """The database can never be served from as it is. The message says why, and what to do."""
+    """The service can never use this database as it is. The message says why, and how to fix it."""
 
 
 _NO_SPACE = Problem(
-    "has no room left on its disk and takes no writes",
-    "make room where its data is, or give it a larger disk",
+    "has no space left on its disk and accepts no writes",
+    "free space on the disk of its data, or give it a larger disk",
 )
 
 
 def find_problem(database: Database) -> Problem | None:
-    """What is wrong with the database now; None when it can be served from.
+    """Return what is wrong with the database now; None when all checks pass.
 
-    REQUIRED_SPACE_BYTES are written to its disk for a moment.
+    Writes REQUIRED_SPACE_BYTES to its disk for a moment.
 
     Raises:
-        UnavailableError: it is out of reach.
+        UnavailableError: the database is unreachable.
     """
     found = _find_problem_except_space(database)
     if found is None and _has_space(database, REQUIRED_SPACE_BYTES) is False:
@@ -101,35 +101,35 @@ def _find_problem_except_space(database: Database) -> Problem | None:
         return _wrong_encoding(encoding)
     if in_recovery:
         return Problem(
-            "is a standby in recovery and takes no writes",
-            "promote it, or let DATABASE_URL name the primary",
+            "is a standby in recovery and accepts no writes",
+            "promote it, or set DATABASE_URL to the primary",
         )
     if is_read_only:
         return Problem(
-            "is read-only (default_transaction_read_only) and takes no writes",
-            "set default_transaction_read_only off again for server, database and role",
+            "is read-only (default_transaction_read_only) and accepts no writes",
+            "set default_transaction_read_only to off for server, database and role",
         )
     expected_ms = database.session_settings.statement_timeout_ms
     if timeout_ms != expected_ms:
         return Problem(
-            f"has the statement_timeout {timeout}, not the {expected_ms} ms that the service asks "
-            "for: a pooler in front of it drops what is asked for",
+            f"has the statement_timeout {timeout}, not the {expected_ms} ms that the service "
+            "requests: a pooler in front of it drops the setting",
             POOLER_ADVICE,
         )
     return None
 
 
-def _has_space(database: Database, room_bytes: int, *, alone: bool = False) -> bool | None:
-    """Whether the disk has room; None where that is not found out: it took too long, or with
-    `alone` another session is looking."""
+def _has_space(database: Database, space_bytes: int, *, exclusive: bool = False) -> bool | None:
+    """Return whether the disk has that much space; None where unknown: the check timed out, or
+    with `exclusive` another session runs one."""
     try:
         with database.transaction() as connection, suppress(errors.QueryCanceled):
-            if alone and _LOCK_SPACE.row(connection, {}) != (True,):
+            if exclusive and _LOCK_SPACE.row(connection, {}) != (True,):
                 return None
             _SPILL.run(connection, {})
             _USE_DATA_DISK.run(connection, {})
-            blocks = room_bytes // _BLOCK_BYTES
-            # A role may be kept from so much in temporary files, for good: it counts as room.
+            blocks = space_bytes // _BLOCK_BYTES
+            # temp_file_limit may forbid the role this much, permanently: that counts as space.
             with suppress(errors.ConfigurationLimitExceeded):
                 _ALLOCATE.run(connection, {"block_bytes": _BLOCK_BYTES, "blocks": blocks})
             return True
@@ -139,26 +139,25 @@ def _has_space(database: Database, room_bytes: int, *, alone: bool = False) -> b
 
 
 class Monitor:
-    """A database's condition, for one that serves from it and asks every second or so."""
+    """Checks a database about once a second for a server that uses it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._is_well = self._is_full = False
+        self._is_ready = self._is_full = False
         self._next_check_at = 0.0
 
     def require(self) -> None:
-        """Check that the database can be served from now, as `find_problem` does.
+        """Check the database as `find_problem` does.
 
-        Room is looked for every SPACE_CHECK_SECONDS, and each time while something is wrong. Once
-        the disk was full it must have RECOVERED_SPACE_BYTES. Where that is not found out, what
-        was found last stays.
+        Checks the free space every SPACE_CHECK_SECONDS, and at every call while there is a problem.
+        After a full disk it requires RECOVERED_SPACE_BYTES. An unknown result leaves the last one.
 
         Raises:
-            UnavailableError: DATABASE_UNAVAILABLE, it is out of reach or has a problem.
+            UnavailableError: DATABASE_UNAVAILABLE, it is unreachable or has a problem.
         """
-        was_well, self._is_well = self._is_well, False
+        was_ready, self._is_ready = self._is_ready, False
         found = _find_problem_except_space(self._database)
-        if found is None and not (was_well and time.monotonic() < self._next_check_at):
+        if found is None and not (was_ready and time.monotonic() < self._next_check_at):
             self._check_space()
         if found is None and self._is_full:
             found = _NO_SPACE
@@ -166,18 +165,18 @@ class Monitor:
             raise UnavailableError(
                 "DATABASE_UNAVAILABLE", f"The database {found.found}: {found.fix}.", 1.0
             )
-        self._is_well = True
+        self._is_ready = True
 
     def _check_space(self) -> None:
         self._next_check_at = time.monotonic() + SPACE_CHECK_SECONDS
-        room_bytes = RECOVERED_SPACE_BYTES if self._is_full else REQUIRED_SPACE_BYTES
-        has_room = _has_space(self._database, room_bytes, alone=self._is_full)
-        if has_room is not None:
-            self._is_full = not has_room
+        space_bytes = RECOVERED_SPACE_BYTES if self._is_full else REQUIRED_SPACE_BYTES
+        has_space = _has_space(self._database, space_bytes, exclusive=self._is_full)
+        if has_space is not None:
+            self._is_full = not has_space
 
 
 def require_suitable(url: str, pooler: Pooler) -> None:
-    """Check what no waiting mends. A database that is out of reach passes: it may be fine later.
+    """Check what waiting cannot fix. An unreachable database passes: it may be suitable later.
 
     Raises:
         UnsuitableDatabaseError: the encoding is not UTF-8.
@@ -206,6 +205,6 @@ def require_utf8(connection: psycopg.Connection) -> None:
 
 def _wrong_encoding(encoding: str) -> Problem:
     return Problem(
-        f"has the encoding {encoding}, in which not every name can be stored",
+        f"has the encoding {encoding}, which cannot store every name",
         "create one with: createdb --encoding=UTF8 --template=template0 NAME",
     )

@@ -87,7 +87,7 @@ def test_a_full_disk_is_told_and_over_once_there_is_room(small_disk: Path) -> No
         eventually(lambda: health(edge) == NOT_SERVING, timeout_seconds=60)
         problem = readiness.find_problem(database)
         assert problem is not None
-        assert "no room" in problem.found
+        assert "no space" in problem.found
         # Calls that write go on until the pages that are there are full.
         phones = itertools.count(9_800_000_002)
         with pytest.raises(grpc.RpcError) as caught:
@@ -112,16 +112,16 @@ def test_a_full_disk_is_told_and_over_once_there_is_room(small_disk: Path) -> No
         assert lending.register(edge.credit, f"+91{next(phones)}")
 
 
-def test_a_statement_that_finds_no_room_is_unavailable(database: Database) -> None:
+def test_a_statement_without_disk_space_is_unavailable(database: Database) -> None:
     raising = "DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'disk_full'; END $$"
-    refusal = pytest.raises(UnavailableError, match="no room left on its disk")
+    refusal = pytest.raises(UnavailableError, match="no space left on its disk")
     with refusal as refused, database.transaction() as connection:
         connection.execute(text(raising))
     assert refused.value.reason == "DATABASE_UNAVAILABLE"
     assert refused.value.retry_after_seconds > 0
 
 
-def test_a_role_that_may_not_write_temporary_files_does_not_count_as_a_full_disk(
+def test_a_limit_of_temporary_files_does_not_count_as_a_full_disk(
     database_url: str,
 ) -> None:
     url = make_url(database_url)
@@ -132,7 +132,7 @@ def test_a_role_that_may_not_write_temporary_files_does_not_count_as_a_full_disk
     limited = Database(database_url, pool_size=1)
     try:
         assert readiness.find_problem(limited) is None
-        watch_of_a_full_disk(limited).require()
+        monitor_of_a_full_disk(limited).require()
     finally:
         limited.dispose()
 
@@ -141,66 +141,66 @@ _FULL = Statement("DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'disk_full';
 _TAKES_TOO_LONG = Statement("SELECT pg_sleep(60)")
 
 
-def watch_of_a_full_disk(database: Database) -> readiness.Monitor:
-    watch = readiness.Monitor(database)
+def monitor_of_a_full_disk(database: Database) -> readiness.Monitor:
+    monitor = readiness.Monitor(database)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(readiness, "_ALLOCATE", _FULL)
-        with pytest.raises(UnavailableError, match="no room left"):
-            watch.require()
-    return watch
+        with pytest.raises(UnavailableError, match="no space left"):
+            monitor.require()
+    return monitor
 
 
-def test_room_that_is_not_found_out_in_time_changes_nothing(
+def test_a_space_check_that_times_out_changes_nothing(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hasty = Database(database_url, pool_size=1, statement_timeout_seconds=1.0)
     try:
-        full = watch_of_a_full_disk(hasty)
+        full = monitor_of_a_full_disk(hasty)
         monkeypatch.setattr(readiness, "_ALLOCATE", _TAKES_TOO_LONG)
         assert readiness.find_problem(hasty) is None
         readiness.Monitor(hasty).require()
-        with pytest.raises(UnavailableError, match="no room left"):
+        with pytest.raises(UnavailableError, match="no space left"):
             full.require()
     finally:
         hasty.dispose()
 
 
-def test_after_a_full_disk_one_at_a_time_looks_for_room(database: Database) -> None:
-    watch = watch_of_a_full_disk(database)
+def test_after_a_full_disk_one_session_at_a_time_checks_the_space(database: Database) -> None:
+    monitor = monitor_of_a_full_disk(database)
     lock = Statement(f"SELECT pg_advisory_xact_lock({readiness.SPACE_LOCK})")
-    with database.transaction() as looking:
-        lock.run(looking, {})
-        with pytest.raises(UnavailableError, match="no room left"):
-            watch.require()
-        # One that has seen no full disk does not wait for a turn.
+    with database.transaction() as checking:
+        lock.run(checking, {})
+        with pytest.raises(UnavailableError, match="no space left"):
+            monitor.require()
+        # A monitor that has seen no full disk does not need the lock.
         readiness.Monitor(database).require()
-    watch.require()
+    monitor.require()
 
 
-def test_room_is_looked_for_now_and_then_and_each_time_while_the_disk_is_full(
+def test_space_is_checked_at_intervals_and_every_time_while_the_disk_is_full(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked: list[int] = []
+    checked: list[int] = []
     answers: list[bool | None] = []
 
-    def has_room(_database: Database, room_bytes: int, **_: bool) -> bool | None:
-        looked.append(room_bytes)
+    def has_space(_database: Database, space_bytes: int, **_: bool) -> bool | None:
+        checked.append(space_bytes)
         return answers.pop(0)
 
-    monkeypatch.setattr(readiness, "_has_space", has_room)
+    monkeypatch.setattr(readiness, "_has_space", has_space)
     monkeypatch.setattr(readiness, "SPACE_CHECK_SECONDS", 3_600.0)
     some, more = readiness.REQUIRED_SPACE_BYTES, readiness.RECOVERED_SPACE_BYTES
-    watch = readiness.Monitor(database)
+    monitor = readiness.Monitor(database)
     answers += [True]
     for _ in range(3):
-        watch.require()
-    assert looked == [some]
-    watch._next_check_at = 0.0
+        monitor.require()
+    assert checked == [some]
+    monitor._next_check_at = 0.0
     answers += [False, None, False]
     for _ in range(3):
         with pytest.raises(UnavailableError):
-            watch.require()
+            monitor.require()
     answers += [True]
     for _ in range(3):
-        watch.require()
-    assert looked == [some, some, more, more, more]
+        monitor.require()
+    assert checked == [some, some, more, more, more]
