@@ -1,7 +1,7 @@
 """Whole columns as parameters: numpy arrays in PostgreSQL's binary array format.
 
-Formatting tens of thousands of numbers as text, and reading them again on the other side, takes
-longer than most statements that they are for.
+Formatting tens of thousands of numbers as text, and parsing them on the other side, takes longer
+than most of the statements themselves.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from psycopg.adapt import Dumper
 from sqlalchemy import Connection
 
 POSTGRES_EPOCH_DAY = 10_957
-"""2000-01-01, where PostgreSQL's dates count from, in days since 1970-01-01."""
+"""2000-01-01, the epoch of PostgreSQL's dates, in days since 1970-01-01."""
 _NO_DATE = np.iinfo(np.int32).min
 """PostgreSQL's -infinity."""
 
@@ -56,7 +56,7 @@ class _ArrayDumper(Dumper):
     def dump(self, obj: Any) -> bytes:
         values = obj.values
         size = values.dtype.itemsize
-        # One dimension from 1 on, no nulls; then a length and a value for each element.
+        # One dimension with lower bound 1, no nulls; then a length and a value for each element.
         head = np.array([1, 0, self.element_oid, len(values), 1], ">i4").tobytes()
         elements = np.empty(len(values), [("size", ">i4"), ("value", values.dtype)])
         elements["size"] = size
@@ -77,7 +77,7 @@ class _DatesDumper(_ArrayDumper):
 
 
 def driver_cursor(connection: Connection) -> "psycopg.Cursor[Any]":
-    """A cursor of the driver, in the connection's transaction, that takes these arrays."""
+    """Return a driver cursor, in the connection's transaction, that accepts these arrays."""
     driver = connection.connection.driver_connection
     if not isinstance(driver, psycopg.Connection):
         raise TypeError(f"not a psycopg connection: {driver!r}")

@@ -1,6 +1,6 @@
-"""What waits to be done, in figures small enough to be asked for every few seconds.
+"""Counts of pending work, cheap enough to query every few seconds.
 
-The tasks themselves are counted by `storage.tasks.backlog`.
+`storage.tasks.backlog` counts the tasks.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 from credit_service.clock import Moment
 
 MOST_COUNTED = 10_000
-"""Counting ends here, so that the question stays cheap when things are at their worst."""
+"""Upper bound of a count, so that the query stays cheap for the longest backlog."""
 
 _EVENTS = text(
     """
@@ -42,7 +42,7 @@ _CONNECTIONS = text(
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Counts end at MOST_COUNTED; the age is in seconds, 0.0 when no event waits."""
+    """Counts up to MOST_COUNTED; the age is in seconds, 0.0 if no event waits."""
 
     events: int
     oldest_event_age_seconds: float
@@ -52,7 +52,7 @@ class Waiting:
 
 
 def waiting(connection: Connection, moment: Moment) -> Waiting:
-    """What waits at this moment."""
+    """Return the counts at this moment."""
     events, oldest = connection.execute(_EVENTS, {"most": MOST_COUNTED}).one()
     outdated = connection.execute(
         _SCORES, {"today": moment.today, "most": MOST_COUNTED}
@@ -63,5 +63,5 @@ def waiting(connection: Connection, moment: Moment) -> Waiting:
 
 
 def connections(connection: Connection, application_name: str) -> int:
-    """How many connections to this database go by that name."""
+    """Return the number of connections to this database with that application name."""
     return int(connection.execute(_CONNECTIONS, {"name": application_name}).scalar_one())

@@ -1,7 +1,7 @@
-"""The two statements of CreateLoan: one reads all that a decision needs, one writes all of it.
+"""The two statements of CreateLoan: one reads everything a decision needs, one writes its effects.
 
-The write is guarded by the version that was read. It either takes the customer from that version to
-the next with decision, loan, request record and event, or does nothing at all.
+The write is guarded by the version that was read. It either moves the customer from that version to
+the next with decision, loan, request record and event, or does nothing.
 """
 
 from dataclasses import dataclass
@@ -35,10 +35,10 @@ _REST_AT = _REQUESTS_AT + 7
 
 @dataclass(frozen=True, slots=True)
 class BookingRead:
-    """What a decision on a loan starts from, of one instant.
+    """The inputs of a decision on a loan, read at one instant.
 
-    The ids are drawn here, so that the write needs no answer to fill in what refers to them; a
-    decline or a lost race leaves a gap.
+    The read draws the ids, so that the write needs no round trip for what refers to them. A decline
+    or a lost race leaves a gap.
     """
 
     position: CreditPosition
@@ -51,7 +51,8 @@ class BookingRead:
 def read(
     connection: Connection, customer_id: int, request_id: UUID, *, lock: bool
 ) -> BookingRead | None:
-    """The customer's position, the request's record and fresh ids; None for an unknown customer.
+    """Return the customer's position, the request's record and new ids; None for an unknown
+    customer.
 
     With `lock`, other writers of this customer wait until the transaction ends.
     """
@@ -88,7 +89,7 @@ _WRITE_COMMON = """
     )
 """
 
-# Debt, installments, count and total are moved from what the row has; what the day decides is set.
+# Debt, installments, count and total change relative to the row; what depends on the day is set.
 WRITE_APPROVED = Statement(
     f"""
     WITH c AS (
@@ -131,7 +132,7 @@ WRITE_DECLINED = Statement(
 
 @dataclass(frozen=True, slots=True)
 class BookingWrite:
-    """A decision to be stored, with the loan and the position after it when it is an approval."""
+    """A decision to store; for an approval with the loan and the position after it."""
 
     read: BookingRead
     request_id: UUID
@@ -145,10 +146,10 @@ class BookingWrite:
 
 
 def write(connection: Connection, booking: BookingWrite, moment: Moment) -> bool:
-    """Store the decision; False when the customer's version is no longer the one that was read.
+    """Store the decision; return False if the customer's version has changed since the read.
 
-    Raises IntegrityError when the request id was taken meanwhile, or when the loan would take the
-    customer past the limit, which only a defect elsewhere can bring about.
+    Raises IntegrityError if a concurrent request used the request id, or if the loan would exceed
+    the customer's limit, which only a defect elsewhere can cause.
     """
     values: dict[str, Any] = {
         "customer_id": booking.read.position.customer_id,

@@ -1,4 +1,4 @@
-"""Customers and the credit position that each one's row carries."""
+"""Customers, and the credit position stored in each customer's row."""
 
 import re
 from collections import Counter
@@ -19,7 +19,7 @@ from credit_service.storage.statements import Statement
 
 @dataclass(frozen=True, slots=True)
 class CustomerView:
-    """A customer and the credit position as stored, which may have outlived its validity."""
+    """A customer and the stored credit position, which may be past its validity."""
 
     customer: Customer
     position: CreditPosition
@@ -29,25 +29,25 @@ COLUMNS = """c.customer_id, c.first_name, c.last_name, c.age, c.monthly_income_p
     c.phone_number, c.approved_limit_paise, c.version, c.created_at, c.current_debt_paise,
     c.current_installments_paise, c.loan_count, c.total_principal_paise, c.emis_on_time,
     c.emis_due, c.current_year_loans, c.position_as_of, c.position_valid_until"""
-"""The columns that `view` reads, in its order, of a table known as c."""
+"""The columns that `view` reads, in its order, of a table aliased c."""
 
 COLUMN_COUNT = 18
 
 POSITION_COLUMNS = """c.customer_id, c.version, c.monthly_income_paise, c.approved_limit_paise,
     c.current_debt_paise, c.current_installments_paise, c.loan_count, c.total_principal_paise,
     c.emis_on_time, c.emis_due, c.current_year_loans, c.position_as_of, c.position_valid_until"""
-"""The fields of a CreditPosition, in its order, of a table known as c."""
+"""The fields of a CreditPosition, in its order, of a table aliased c."""
 
 POSITION_COLUMN_COUNT = 13
 
 
 def position(row: Any) -> CreditPosition:
-    """The position of a row that begins with POSITION_COLUMNS."""
+    """Return the position from a row that starts with POSITION_COLUMNS."""
     return CreditPosition(*row[:POSITION_COLUMN_COUNT])
 
 
 def view(row: Any) -> CustomerView:
-    """The view of a row that begins with COLUMNS."""
+    """Return the view from a row that starts with COLUMNS."""
     customer = Customer(*row[:9])
     return CustomerView(
         customer,
@@ -71,19 +71,19 @@ _POSITION = Statement(
 
 
 def find(connection: Connection, customer_id: int) -> CustomerView | None:
-    """The customer of that id."""
+    """Return the customer with that id."""
     row = _BY_ID.row(connection, {"customer_id": customer_id})
     return None if row is None else view(row)
 
 
 def find_by_phone(connection: Connection, phone_number: str) -> CustomerView | None:
-    """The customer of that phone number, in E.164."""
+    """Return the customer with that phone number, in E.164."""
     row = _BY_PHONE.row(connection, {"phone_number": phone_number})
     return None if row is None else view(row)
 
 
 def find_position(connection: Connection, customer_id: int) -> tuple[CreditPosition, str] | None:
-    """The customer's stored position and the version of the active scorecard, in one statement."""
+    """Read the customer's stored position and the active scorecard's version in one statement."""
     row = _POSITION.row(connection, {"customer_id": customer_id})
     return None if row is None else (position(row), row[POSITION_COLUMN_COUNT])
 
@@ -92,10 +92,10 @@ _LOCK = Statement("SELECT FROM customers WHERE customer_id = :customer_id FOR NO
 
 
 def lock(connection: Connection, customer_id: int) -> None:
-    """Let other writers of this customer wait until the transaction ends.
+    """Lock the customer's row: other writers of this customer wait until the transaction ends.
 
-    What is to be read under the lock is read by a statement of its own: one that locks and reads at
-    once sees this row as the writer it waited for left it, but other tables as they were before.
+    Read under the lock by a separate statement. One that locks and reads sees this row as the
+    writer it waited for left it, but other tables as they were before.
     """
     _LOCK.run(connection, {"customer_id": customer_id})
 
@@ -110,16 +110,16 @@ _POSITION_WITH_LOANS = Statement(
 def position_with_loans(
     connection: Connection, customer_id: int
 ) -> tuple[CreditPosition, list[Loan]]:
-    """The stored position of a customer that exists and all the loans, of one instant."""
+    """Return the stored position and all loans of an existing customer, read at one instant."""
     rows = _POSITION_WITH_LOANS.rows(connection, {"customer_id": customer_id})
     found = [row[POSITION_COLUMN_COUNT:] for row in rows]
     return position(rows[0]), [loans.loan(row) for row in found if row[0] is not None]
 
 
 def position_on(connection: Connection, stored: CreditPosition, day: date) -> CreditPosition:
-    """The position as it stands on the day: the stored one while it holds, else from the loans.
+    """Return the position on that day: the stored one while it is valid, else from the loans.
 
-    Position and loans are then of one instant, which may be later than that of the one given.
+    Position and loans are then read at one instant, which may be later than that of `stored`.
     """
     if is_valid_on(stored, day):
         return stored
@@ -141,16 +141,18 @@ _POSITIONS_AFTER = text(
 
 
 def positions_after(connection: Connection, after: int, limit: int) -> list[CreditPosition]:
-    """Stored positions of customers of id above `after`, in order of id, at most `limit`."""
+    """Return stored positions of customers with ids above `after`, in order of id, at most
+    `limit`."""
     rows = connection.execute(_POSITIONS_AFTER, {"after": after, "limit": limit})
     return [position(row) for row in rows]
 
 
 class PageStart(NamedTuple):
-    """Where a page of customers begins.
+    """Where a page of customers starts.
 
-    In order of id: after the customer of id `after`. Where `term` is not None, in order of the term
-    of that number (0: the full name, 1: the last name, 2: the phone number), after that customer.
+    Without `term`, pages are in order of id and start after the customer with id `after`. With
+    `term`, they are in order of that term (0: full name, 1: last name, 2: phone number) and start
+    after that customer.
     """
 
     after: int = 0
@@ -158,75 +160,76 @@ class PageStart(NamedTuple):
 
 
 class CustomersPage(NamedTuple):
-    """Customers in order of id, and where the next page begins; None when there are no more."""
+    """Customers in order of id, and where the next page starts; None after the last page."""
 
     customers: list[CustomerView]
     following: PageStart | None = None
 
 
 _MAX_SORTED = 1_000
-"""Matches of one term that are read to be sorted by id. Each costs about 5 µs."""
+"""Matches of one term that a search reads and sorts by id. Each costs about 5 µs."""
 _MAX_ROUNDS = 8
 _LAST_CHARACTER = 0x10FFFF
 _COUNTRY_CODE = "+91"
 _PHONE_PREFIX = re.compile(r"\+?[0-9]+")
 _FULL_NAME = "lower((c.first_name || ' ') || c.last_name)"
 _LAST_NAME = "lower(c.last_name)"
-_BEGINNINGS = {
+_PREFIXES = {
     _FULL_NAME: "lower(CAST(:query AS text))",
     _LAST_NAME: "lower(CAST(:query AS text))",
     "c.phone_number": "CAST(:phone AS text)",
 }
-"""The terms that are searched, each by an index of its own, and what they are to begin with."""
-_TERMS = tuple(_BEGINNINGS)
+"""The searched terms, each with its own index, and the prefix that they must start with."""
+_TERMS = tuple(_PREFIXES)
 _NAMES = _TERMS[:2]
 
 
-def _end(term: str) -> str:
-    """What no term that begins so reaches."""
-    return f"({_BEGINNINGS[term]} || chr({_LAST_CHARACTER}))"
+def _upper_bound(term: str) -> str:
+    """Return SQL for the upper bound of terms with the prefix."""
+    return f"({_PREFIXES[term]} || chr({_LAST_CHARACTER}))"
 
 
-def _begins(term: str) -> str:
-    """The condition that a term begins so. An index of text_pattern_ops finds it whatever the text
-    is; LIKE it finds for constants alone."""
-    return f"({term} ~>=~ {_BEGINNINGS[term]} AND {term} ~<~ {_end(term)})"
+def _has_prefix(term: str) -> str:
+    """Return the condition that a term has the prefix. An index of text_pattern_ops supports it for
+    any text, and LIKE only for constants."""
+    return f"({term} ~>=~ {_PREFIXES[term]} AND {term} ~<~ {_upper_bound(term)})"
 
 
 def _matches(terms: Sequence[str]) -> Statement:
-    """Up to _MAX_SORTED ids for each term, each with the number of its term."""
+    """Return the query of up to _MAX_SORTED ids for each term, each with its term's number."""
     return Statement(
         " UNION ALL ".join(
             f"""(SELECT {number}, c.customer_id FROM customers c
-            WHERE {_begins(term)} ORDER BY {term} USING ~<~ LIMIT {_MAX_SORTED})"""
+            WHERE {_has_prefix(term)} ORDER BY {term} USING ~<~ LIMIT {_MAX_SORTED})"""
             for number, term in enumerate(terms)
         )
     )
 
 
 def _start(number: int) -> Statement:
-    """The term of the customer of id :after, or the first that can match: that customer is none, or
-    has another name by now."""
-    term, beginning = _TERMS[number], _BEGINNINGS[_TERMS[number]]
+    """Return the query of the term of the customer with id :after. It gives the first possible term
+    if that customer does not exist or no longer matches."""
+    term, prefix = _TERMS[number], _PREFIXES[_TERMS[number]]
     return Statement(
-        f"""SELECT coalesce(max({term} COLLATE "C"), {beginning}) FROM customers c
-        WHERE c.customer_id = :after AND {_begins(term)}"""
+        f"""SELECT coalesce(max({term} COLLATE "C"), {prefix}) FROM customers c
+        WHERE c.customer_id = :after AND {_has_prefix(term)}"""
     )
 
 
 def _walk(number: int) -> Statement:
-    """Matches of a term in its order and that of ids, after the term :start and the id :after; at
-    the end of each, whether it matches by an earlier term too."""
+    """Return the query of matches in order of a term and of ids, after the term :start and the id
+    :after. Each row ends with whether an earlier term matches too."""
     term, start = _TERMS[number], "CAST(:start AS text)"
-    earlier = " OR ".join(_begins(each) for each in _TERMS[:number]) or "false"
-    # "Between" where "equal" would do: the planner could then go through all ids instead.
+    earlier = " OR ".join(_has_prefix(each) for each in _TERMS[:number]) or "false"
+    # A range instead of an equality, for which the planner could scan all ids.
     return Statement(
         f"""SELECT {COLUMNS}, {earlier} FROM (
             (SELECT 1 AS part, c.* FROM customers c
             WHERE {term} ~>=~ {start} AND {term} ~<=~ {start} AND c.customer_id > :after
             ORDER BY {term} USING ~<~, c.customer_id LIMIT :limit)
             UNION ALL
-            (SELECT 2, c.* FROM customers c WHERE {term} ~>~ {start} AND {term} ~<~ {_end(term)}
+            (SELECT 2, c.* FROM customers c
+            WHERE {term} ~>~ {start} AND {term} ~<~ {_upper_bound(term)}
             ORDER BY {term} USING ~<~, c.customer_id LIMIT :limit)
         ) c ORDER BY c.part, {term} USING ~<~, c.customer_id LIMIT :limit"""
     )
@@ -246,15 +249,15 @@ _PAGE = Statement(
 
 
 def search(connection: Connection, query: str, start: PageStart, limit: int) -> CustomersPage:
-    """Customers from `start`, at most `limit`.
+    """Return customers from `start`, at most `limit`.
 
     `query` is a prefix of "first last", of the last name, or of the phone number with or without
-    its country code, +91, case ignored; empty means all.
+    its country code, +91; case is ignored; an empty one matches all.
 
-    The cost is bounded, whatever the query is and however many customers there are. All matches of
-    a text that has few are read and come in order of id. The pages of a text that has more than
-    _MAX_SORTED follow the terms that they match, as the indexes have them, and only within a page
-    customers are in order of id.
+    The cost is bounded for every query and any number of customers. A query with few matches reads
+    all of them and returns them in order of id. The pages of a query with more than _MAX_SORTED
+    matches follow the order of the indexes of the matching terms; customers are in order of id only
+    within a page.
     """
     if not query:
         rows = _PAGE.rows(connection, {"after": start.after, "limit": limit + 1})
@@ -283,11 +286,11 @@ def _page_by_id(rows: list[Any], limit: int) -> CustomersPage:
 def _page_by_term(
     connection: Connection, values: dict[str, Any], terms: int, after: int, number: int, limit: int
 ) -> CustomersPage:
-    """A page in order of the terms up to that many, from the one of that number on."""
+    """Return a page in order of the first `terms` terms, starting with term `number`."""
     found: list[tuple[CustomerView, PageStart]] = []
     for _ in range(_MAX_ROUNDS):
         values |= {"after": after, "limit": limit + 1}
-        # By a statement of its own: without its value the planner knows nothing of what is left.
+        # A separate statement: without the value the planner cannot estimate the remaining rows.
         start = _STARTS[number].row(connection, values)
         assert start is not None  # noqa: S101 - an aggregate
         rows = _WALKS[number].rows(connection, values | {"start": start[0]})
@@ -302,7 +305,7 @@ def _page_by_term(
             number, after = number + 1, 0
             if number == terms:
                 return _sorted_page(found, None)
-    # Most match by an earlier term too.
+    # Most of them match an earlier term too.
     return _sorted_page(found, PageStart(after, number))
 
 
@@ -338,10 +341,10 @@ _INSERT = text(
 
 
 def register(connection: Connection, values: dict[str, Any]) -> int:
-    """Insert a customer with its first event and request record, in one statement; its id.
+    """Insert a customer with its first event and request record in one statement; return its id.
 
-    `values` names every bind of the statement but the trace. Raises IntegrityError when the phone
-    number, the request id or, after an import, the next id is taken.
+    `values` holds every parameter of the statement except the trace. Raises IntegrityError if the
+    phone number, the request id or, after an import, the next id is taken.
     """
     return int(
         connection.execute(_INSERT, values | {"traceparent": tracing.traceparent()}).scalar_one()
@@ -359,9 +362,9 @@ _LOANS_OF_ID = Statement(f"{_LOANS_WITH_CUSTOMERS} ORDER BY l.customer_id LIMIT 
 def loans_of_id(
     connection: Connection, loan_id: int, customer_id: int | None, limit: int
 ) -> list[tuple[Loan, CustomerView]]:
-    """Loans of this id with their customers, in order of customer id, at most `limit`.
+    """Return loans with this id and their customers, in order of customer id, at most `limit`.
 
-    Imported ids may be shared; with a `customer_id` it is that customer's alone.
+    Several customers may have the same imported loan id; `customer_id` selects one customer's loan.
     """
     if customer_id is None:
         rows = _LOANS_OF_ID.rows(connection, {"loan_id": loan_id, "limit": limit})

@@ -1,4 +1,4 @@
-"""Decisions as stored: facts that are never changed."""
+"""Stored decisions: facts that never change."""
 
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -14,7 +14,7 @@ from credit_service.domain.loans import Loan, LoanTerms, book
 
 @dataclass(frozen=True, slots=True)
 class StoredDecision:
-    """A decision with everything it was made of, as canonical JSON."""
+    """A decision with its inputs and outcome as canonical JSON."""
 
     customer_id: int
     decision_id: int
@@ -28,16 +28,16 @@ class StoredDecision:
     inputs_json: str
     outcome_json: str
     principal: str
-    # What outcome_json says, where that is at hand: when it was decided just now.
+    # The parsed outcome_json of a decision that was just made; else None.
     decided: Decision | None = field(default=None, compare=False, repr=False)
 
     @property
     def outcome(self) -> Decision:
-        """The decision itself."""
+        """The decision."""
         return decode_outcome(self.outcome_json) if self.decided is None else self.decided
 
     def loan_as_booked(self) -> Loan | None:
-        """The loan as the decision booked it, before any payment; None for a decline."""
+        """Return the loan as booked, before any payment; None for a decline."""
         if self.loan_id is None:
             return None
         ask = decode_inputs(self.inputs_json).ask
@@ -56,7 +56,7 @@ class StoredDecision:
 COLUMNS = """d.customer_id, d.decision_id, d.request_id, d.decided_at, d.decided_on, d.approved,
     d.loan_id, d.customer_version, d.scorecard_version, d.inputs::text, d.outcome::text,
     d.principal"""
-"""The fields of a StoredDecision, in its order, of a table known as d."""
+"""The fields of a StoredDecision, in its order, of a table aliased d."""
 
 
 def _decision(row: Any) -> StoredDecision:
@@ -80,7 +80,7 @@ _PAGE_OF_ALL = text(
 
 
 def get(connection: Connection, customer_id: int, decision_id: int) -> StoredDecision:
-    """The decision of that key, which exists."""
+    """Return the decision with that key, which must exist."""
     row = connection.execute(
         _OF_CUSTOMER, {"customer_id": customer_id, "decision_id": decision_id}
     ).one()
@@ -88,7 +88,7 @@ def get(connection: Connection, customer_id: int, decision_id: int) -> StoredDec
 
 
 def find(connection: Connection, decision_id: int) -> StoredDecision | None:
-    """The decision of that id; ids are unique across customers."""
+    """Return the decision with that id; ids are unique across customers."""
     row = connection.execute(_BY_ID, {"decision_id": decision_id}).one_or_none()
     return None if row is None else _decision(row)
 
@@ -96,7 +96,8 @@ def find(connection: Connection, decision_id: int) -> StoredDecision | None:
 def page(
     connection: Connection, customer_id: int | None, before: int, limit: int
 ) -> list[StoredDecision]:
-    """Decisions of id below `before`, newest first, at most `limit`; None: on every customer."""
+    """Return decisions with ids below `before`, newest first, at most `limit`; without a customer
+    those of all customers."""
     statement = _PAGE_OF_ALL if customer_id is None else _PAGE
     rows = connection.execute(
         statement, {"customer_id": customer_id, "before": before, "limit": limit}
@@ -116,7 +117,7 @@ _SHADOW = text(
 
 
 def batch_after(connection: Connection, after: int, limit: int) -> list[StoredDecision]:
-    """Decisions of id above `after`, in order of id, at most `limit`."""
+    """Return decisions with ids above `after`, in order of id, at most `limit`."""
     rows = connection.execute(_EVERY, {"after": after, "limit": limit})
     return [_decision(row) for row in rows]
 
@@ -129,7 +130,7 @@ def store_shadow(
     *,
     approved: bool,
 ) -> None:
-    """Keep what a scorecard under trial would have decided; a second time changes nothing."""
+    """Store what a shadow scorecard would have decided; storing it twice changes nothing."""
     connection.execute(
         _SHADOW,
         {

@@ -1,8 +1,8 @@
-"""Events: written with the facts they tell of, numbered afterwards for those who follow.
+"""Events: written with their facts, numbered afterwards for watchers.
 
 A fact's transaction writes its event with the customer's next `event_seq` and no `event_id`. One
-sequencer numbers committed events in the order it finds them. A sequence drawn inside the fact's
-transaction would not do: the lower number can commit later, and a watcher past it would miss it.
+sequencer numbers committed events in the order it finds them. A sequence value drawn inside the
+fact's transaction would not work: the lower number can commit later, and a watcher would miss it.
 """
 
 import json
@@ -21,12 +21,12 @@ _SEQUENCER_LOCK = 0x6372656469740002
 SCORE_CHANGING_KINDS = frozenset(
     {"customer_registered", "loan_created", "payment_recorded", "loan_closed"}
 )
-"""Kinds after which the customer's score is computed again."""
+"""Kinds of events after which the customer's score is recomputed."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """An event in the stream. `customer_id` is 0 for what concerns no single customer."""
+    """An event in the stream. `customer_id` is 0 for an event without a single customer."""
 
     event_id: int
     customer_id: int
@@ -39,8 +39,8 @@ class StoredEvent:
 
 _HAS_UNPUBLISHED = Statement("SELECT FROM events WHERE event_id IS NULL LIMIT 1")
 _LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
-# Within a customer by event_seq: those commit in that order, so what is found is never ahead of a
-# gap. Between customers any order is right.
+# Within a customer by event_seq: events commit in that order, so none found is ahead of a gap.
+# Between customers any order is correct.
 _PUBLISH = text(
     """
     WITH waiting AS (
@@ -68,7 +68,7 @@ _PUBLISH = text(
 
 @dataclass(frozen=True, slots=True)
 class PublishedEvent:
-    """What the relay needs to know of an event that it numbered."""
+    """An event that the relay numbered."""
 
     event_id: int
     customer_id: int
@@ -80,14 +80,14 @@ class PublishedEvent:
 
 
 def has_unpublished(connection: Connection) -> bool:
-    """Whether there are events to publish: a look that costs a fraction of an attempt."""
+    """Return whether there are events to publish; costs a fraction of `publish`."""
     return bool(_HAS_UNPUBLISHED.rows(connection, {}))
 
 
 def publish(connection: Connection, limit: int) -> list[PublishedEvent]:
-    """Number the events that wait, at most `limit`, and return them in order.
+    """Number unpublished events, at most `limit`, and return them in order.
 
-    Ids have no gaps. Empty when nothing waits or another sequencer is at it.
+    Ids have no gaps. Empty if there are none or another sequencer holds the lock.
     """
     if not connection.execute(_LOCK, {"key": _SEQUENCER_LOCK}).scalar_one():
         return []
@@ -113,7 +113,7 @@ _LAST = Statement("SELECT max(event_id) FROM events")
 
 
 def last_event_id(connection: Connection) -> int:
-    """Id of the newest published event; 0 before the first."""
+    """Return the id of the newest published event; 0 before the first."""
     row = _LAST.row(connection, {})
     return 0 if row is None or row[0] is None else int(row[0])
 
@@ -127,7 +127,8 @@ def read(
     customer_id: int | None = None,
     kinds: frozenset[str] = frozenset(),
 ) -> list[StoredEvent]:
-    """Published events of ids after … until, in order, at most `limit`; no kinds means all."""
+    """Return published events with ids above `after`, up to `until`, in order, at most `limit`;
+    without kinds, all kinds."""
     rows = connection.execute(
         _READS[customer_id is not None, bool(kinds)],
         {
@@ -163,7 +164,7 @@ _APPEND_SYSTEM = text(
 def append_for_no_customer(
     connection: Connection, kind: str, payload: dict[str, Any], moment: Moment
 ) -> None:
-    """Write an event that concerns no single customer, such as rows_ingested."""
+    """Write an event without a single customer, such as rows_ingested."""
     connection.execute(
         _APPEND_SYSTEM,
         {

@@ -1,6 +1,6 @@
 """Imported customers and loans in bulk: compare with what is stored, insert, update.
 
-Here the driver is used below SQLAlchemy: rows come and go by COPY and in arrays. A binary COPY is
+This module uses the driver directly: rows are sent and read by COPY and in arrays. A binary COPY is
 built from whole columns, which takes a twentieth of the time of formatting row by row.
 """
 
@@ -35,7 +35,7 @@ _INSERT_CUSTOMERS = """COPY customers (customer_id, first_name, last_name, age,
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where changes of facts come from: the ingestion, its principal, and when."""
+    """The source of changed facts: the ingestion, its principal, and the time."""
 
     ingestion_id: UUID
     principal: str
@@ -51,8 +51,8 @@ def _values(origin: Origin) -> dict[str, Any]:
     }
 
 
-# Of b, the rows as the statement found them, and u, as it left them, the facts that differ: column,
-# old and new value, and whether events show the values.
+# The facts that differ between b, the rows before the statement, and u, after it: column, old and
+# new value, and whether events show the values.
 def _changed(facts: Sequence[tuple[str, bool]], columns: str, join: str) -> str:
     compared = ", ".join(
         f"({place}, '{name}', b.{name}::text, u.{name}::text, {str(shown).lower()})"
@@ -115,10 +115,10 @@ approved limit in paise or None)."""
 
 
 def known_customers(connection: Connection, ids: Array, *, lock: bool) -> tuple[Array, Array]:
-    """Those of these ids, distinct and sorted, that are customers, sorted; and for each whether an
-    import brought them.
+    """Return which of these ids, distinct and sorted, are customers, sorted, and for each whether
+    it was imported.
 
-    With `lock` nobody else changes them, or books a loan for them, until the transaction ends.
+    With `lock` no other transaction changes them, or books a loan for them, until this one ends.
     """
     statement = _LOCK if lock else _KNOWN
     rows = driver_cursor(connection).execute(statement, (Bigints(ids),), binary=True).fetchall()
@@ -137,7 +137,7 @@ _CLEAR_CONTESTED = "DELETE FROM contested_customers WHERE customer_id = ANY(%s)"
 
 
 def contested(connection: Connection, ids: Array) -> dict[int, UUID]:
-    """Those of these ids that an import brought as another person, with the ingestion that did."""
+    """Return which of these ids an import named as a different person, and the ingestion."""
     rows = driver_cursor(connection).execute(_CONTESTED, (Bigints(ids),), binary=True)
     return {row[0]: row[1] for row in rows}
 
@@ -145,10 +145,10 @@ def contested(connection: Connection, ids: Array) -> dict[int, UUID]:
 def mark_contested(
     connection: Connection, ids: Sequence[int], ingestion_id: UUID, now: datetime
 ) -> None:
-    """Remember that an import brought these customers' ids as other people.
+    """Record that an import named these customers' ids as different people.
 
-    The customers are locked: who attaches loans to them locks them too, and so either comes first
-    or learns of this.
+    Locks the customers: a transaction that attaches loans to them locks them too, so it either
+    commits before this one or sees the record.
     """
     cursor = driver_cursor(connection)
     cursor.execute(_LOCK, (Bigints(np.array(sorted(ids), np.int64)),))
@@ -156,21 +156,21 @@ def mark_contested(
 
 
 def clear_contested(connection: Connection, ids: Sequence[int]) -> None:
-    """Forget that these ids were contested."""
+    """Delete the record that these ids are contested."""
     driver_cursor(connection).execute(_CLEAR_CONTESTED, (list(ids),))
 
 
 def stored_customers(
     connection: Connection, ids: Sequence[int], *, lock: bool
 ) -> dict[int, tuple[CustomerFacts, bool]]:
-    """What is stored of these customers, and whether an import brought them, by id."""
+    """Return the stored facts of these customers, and whether each was imported, by id."""
     statement = _STORED_CUSTOMERS + (" ORDER BY customer_id FOR NO KEY UPDATE" if lock else "")
     rows = driver_cursor(connection).execute(statement, (list(ids),), binary=True)
     return {row[0]: (row[:7], row[7]) for row in rows}
 
 
 def phone_holders(connection: Connection, phone_numbers: Sequence[str]) -> dict[str, int]:
-    """Who has those of these phone numbers that a customer has."""
+    """Return the customer id of each of these phone numbers that is taken."""
     rows = driver_cursor(connection).execute(_HOLDERS, (list(phone_numbers),), binary=True)
     return {row[0]: row[1] for row in rows}
 
@@ -182,11 +182,11 @@ def insert_customers(
     position_day: str,
     position_valid_until: str,
 ) -> None:
-    """Insert customers without loans, whose limits are given, in order of id.
+    """Insert customers without loans, each with a limit, in order of id.
 
-    The days are those of an empty position, in ISO form.
+    The days are those of an empty position, in ISO format.
 
-    Raises psycopg's UniqueViolation when an id or a phone number was taken meanwhile.
+    Raises psycopg's UniqueViolation if an id or a phone number was taken meanwhile.
     """
     rest = f"t\t{created_at.isoformat()}\t{position_day}\t{position_valid_until}\n"
     lines = [
@@ -199,18 +199,18 @@ def insert_customers(
 
 
 def _escaped(name: str) -> str:
-    # Names hold no tabs or line ends; the backslash is what else has a meaning to COPY.
+    # Names contain no tabs or line breaks, so the backslash is the only special character for COPY.
     return name.replace("\\", "\\\\") if "\\" in name else name
 
 
 def update_customers(
     connection: Connection, customers: Sequence[CustomerFacts], origin: Origin
 ) -> list[int]:
-    """Replace facts of customers that are locked, each row of which differs from what is stored;
-    without a limit theirs stays. Each changed fact is recorded and published as an event. Returns
-    the customers whose debt is above their limit then.
+    """Replace facts of locked customers, each of which differs from what is stored; a None limit
+    leaves the stored one. Record each changed fact and write it as an event. Return the customers
+    whose debt then exceeds their limit.
 
-    Raises psycopg's UniqueViolation when a phone number was taken meanwhile.
+    Raises psycopg's UniqueViolation if a phone number was taken meanwhile.
     """
     names = ("customer_id", *(name for name, _ in _FACTS_OF_CUSTOMERS))
     columns = (list(column) for column in zip(*customers, strict=True))
@@ -221,9 +221,8 @@ def update_customers(
 
 # --- Loans ----------------------------------------------------------------------------------------
 
-# The place of the key among those asked for, the facts as a source tells them, and what says
-# whether they may be replaced. EMIs that payments recorded here were on time for are no fact of a
-# source.
+# The key's place among the requested ones, the facts in the form of a source, and what decides
+# whether they may be replaced. EMIs on time by payments recorded here are no fact of a source.
 STORED_LOAN_COLUMNS = (
     "place",
     "principal_paise",
@@ -254,10 +253,9 @@ _STORED_LOANS = f"""
 def stored_loans(
     connection: Connection, customer_ids: Array, loan_ids: Array, ingestion_id: UUID
 ) -> dict[str, list[Any]]:
-    """STORED_LOAN_COLUMNS of those of these keys that are stored.
+    """Return STORED_LOAN_COLUMNS of those of these keys that are stored.
 
-    `ingestion_row` is the row of this ingestion that the loan came with, None where it came
-    otherwise.
+    `ingestion_row` is the row of this ingestion that brought the loan, None for other loans.
     """
     rows = (
         driver_cursor(connection)
@@ -272,7 +270,7 @@ def stored_loans(
     return {name: list(column) for name, column in zip(STORED_LOAN_COLUMNS, columns, strict=True)}
 
 
-# Name in the table, name in the facts where it has one, and type of the binary format.
+# Name in the table, name in the facts if any, and type in the binary format.
 _LOAN_COLUMNS: Sequence[tuple[str, str | None, str]] = (
     ("customer_id", "customer_id", ">i8"),
     ("loan_id", "loan_id", ">i8"),
@@ -288,7 +286,7 @@ _LOAN_COLUMNS: Sequence[tuple[str, str | None, str]] = (
     ("installments_settled", "installments_settled", ">i2"),
     ("ingestion_id", None, "V16"),
     ("ingestion_row", "row_number", ">i8"),
-    # Last, as it is null in some rows.
+    # Last, because it is null in some rows.
     ("closed_on", "closed_day", ">i4"),
 )
 _INSERT_LOANS = f"COPY loans ({', '.join(c[0] for c in _LOAN_COLUMNS)}) FROM STDIN (FORMAT BINARY)"
@@ -297,10 +295,10 @@ _COPY_END = b"\xff\xff"
 
 
 def insert_loans(connection: Connection, facts: Array, no_day: int, ingestion_id: UUID) -> None:
-    """Insert imported loans of customers who are locked.
+    """Insert imported loans of locked customers.
 
-    `facts` is a structured array with the fields that _LOAN_COLUMNS names; days count from
-    1970-01-01, and a `closed_day` of `no_day` is none.
+    `facts` is a structured array with the fields in _LOAN_COLUMNS; days count from 1970-01-01, and
+    a `closed_day` of `no_day` means none.
     """
     closed = facts["closed_day"] != no_day
     with driver_cursor(connection).copy(_INSERT_LOANS) as copy:
@@ -312,7 +310,7 @@ def insert_loans(connection: Connection, facts: Array, no_day: int, ingestion_id
 
 
 def _binary_rows(facts: Array, ingestion_id: UUID, *, closed: bool) -> bytes:
-    """Rows of the binary COPY format: a count of fields, then a length and a value for each."""
+    """Return rows in binary COPY format: a count of fields, then a length and a value for each."""
     columns = _LOAN_COLUMNS if closed else _LOAN_COLUMNS[:-1]
     layout: list[tuple[str, str]] = [("fields", ">i2")]
     for name, _, kind in columns:
@@ -347,8 +345,8 @@ _FACTS_OF_LOANS = tuple(
         "closed_on",
     )
 )
-# Several loans of a customer have events in the order of their ids. The version that the events
-# name is that of the refreshed position, which the same transaction writes next.
+# A customer's events are in order of the loan ids. They carry the version of the refreshed
+# position, which the same transaction writes next.
 _UPDATE_LOANS = f"""
     WITH n AS (
         SELECT * FROM unnest(%(customer_id)s::bigint[], %(loan_id)s::bigint[],
@@ -399,11 +397,11 @@ _UPDATE_LOANS = f"""
 
 
 def update_loans(connection: Connection, facts: Array, no_day: int, origin: Origin) -> None:
-    """Replace the facts of imported loans without payments, of customers who are locked; each of
-    them differs from what is stored. Each changed fact is recorded and published as an event, and
-    the customers' positions have to be refreshed after.
+    """Replace facts of imported loans without payments, of locked customers; each loan differs from
+    what is stored. Record each changed fact and write it as an event. The caller refreshes the
+    customers' positions afterwards.
 
-    `facts` and `no_day` are as of `insert_loans`.
+    `facts` and `no_day` are as for `insert_loans`.
     """
     values: Mapping[str, Any] = {
         "no_day": no_day,

@@ -1,4 +1,4 @@
-"""Ingestions: how far each is, the uploaded bytes, what later batches must know, the row errors."""
+"""Ingestions: their progress, uploaded bytes, the keys that later batches need, and row errors."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,19 +30,19 @@ FAILED: State = "FAILED"
 ABANDONED = "ABANDONED"
 SOURCE_FAILED = "SOURCE_FAILED"
 RESUMABLE = (ABANDONED, SOURCE_FAILED)
-"""Errors of streams that ended and can be resumed."""
+"""Error codes of ended streams that can be resumed."""
 RESUMABLE_DAYS = 7
-"""A stream can be resumed for so long after its last activity. Then its keys are deleted."""
+"""Days after its last activity in which a stream can be resumed. Then its keys are deleted."""
 
 CHUNK_BYTES = 1024**2
-"""Uploaded files are stored in pieces of this size."""
+"""Size of the chunks in which uploaded files are stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What of a file is read, the sheet, and what is not: columns by their headers, and sheets.
+    """The sheet of a file that is read, and the columns, by header, and sheets that are ignored.
 
-    `headers` maps a field to the header of its column; of a stream it is empty.
+    `headers` maps a field to the header of its column; it is empty for a stream.
     """
 
     sheet: str = ""
@@ -53,11 +53,11 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a client asks for under an id of its own choice.
+    """A client's request for an ingestion, with an id that the client chooses.
 
-    `filename` may be empty for a stream, whose client says in `contents` what it reads. `sha256` is
-    what the file's bytes must have, where it is given. `date_order` is that of a file's dates; None
-    is the one that each column allows.
+    `filename` may be empty for a stream, whose client reports in `contents` what it reads.
+    `sha256`, if given, is the expected hash of the file. `date_order` is that of the file's dates;
+    None accepts the one that each column allows.
     """
 
     ingestion_id: UUID
@@ -72,7 +72,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of rows. Each is one of the five."""
+    """Numbers of rows by outcome. Every row has exactly one of the five."""
 
     inserted: int = 0
     updated: int = 0
@@ -82,13 +82,13 @@ class Counts:
 
     @property
     def rows_read(self) -> int:
-        """All of them."""
+        """The sum of all outcomes."""
         return self.inserted + self.updated + self.unchanged + self.skipped + self.rejected
 
 
 @dataclass(frozen=True, slots=True)
 class Ingestion:
-    """An ingestion as it stands. `import_day` is the day its rows are judged by."""
+    """The state of an ingestion. Its rows are validated as of `import_day`."""
 
     ingestion_id: UUID
     kind: Kind
@@ -118,14 +118,14 @@ class Ingestion:
     sheet: str
     ignored_columns: Sequence[str]
     unread_sheets: Sequence[str]
-    # Highest approved limit that the ingestion may give; None where it began under no ceiling.
+    # Highest approved limit that its rows may set; None if there was no ceiling at its start.
     max_limit_paise: int | None
-    # Customers whose debt it left above their limits; None until it has ended.
+    # Customers whose debt exceeds their limit after it; None until it has ended.
     customers_over_limit: int | None
 
     @property
     def has_ended(self) -> bool:
-        """Whether it takes no more rows."""
+        """Whether it accepts no more rows."""
         return self.state not in ("QUEUED", "RUNNING")
 
 
@@ -133,8 +133,8 @@ class Ingestion:
 class StoredRowError:
     """Why a row was not stored; `error_number` counts from 1 within the row.
 
-    `column_header` is known when the error is read: what the uploaded file calls the column, empty
-    where it is not known.
+    `column_header`, set when the error is read, is the column's header in the uploaded file; empty
+    if unknown.
     """
 
     row_offset: int
@@ -229,8 +229,8 @@ _LOCK_SILENT = text(
     """
 )
 _FORGET = text("DELETE FROM ingestion_keys WHERE ingestion_id = :ingestion_id")
-# The recursion goes through the index from one ingestion to the next, past millions of keys of one.
-# The lock keeps a stream from resuming in the same instant.
+# The recursion walks the index from one ingestion to the next, past millions of keys of each. The
+# lock keeps a stream from resuming at the same instant.
 _FORGET_FAILED = text(
     f"""
     WITH RECURSIVE known AS (
@@ -261,11 +261,11 @@ def create(
     size_bytes: int | None = None,
     max_limit_paise: int | None = None,
 ) -> bool:
-    """Begin a stream's ingestion, or queue an upload's; False when the id is taken.
+    """Start a stream's ingestion, or queue an upload's; return False if the id is taken.
 
-    `max_limit_paise` is the highest approved limit that its rows may give, None for no ceiling.
+    `max_limit_paise` is the highest approved limit that its rows may set, None for no ceiling.
 
-    A call that creates the same id at once is waited for.
+    Waits for a concurrent call that creates the same id.
     """
     streamed = source == "STREAM"
     result = connection.execute(
@@ -293,7 +293,7 @@ def create(
 
 
 def describe(connection: Connection, ingestion_id: UUID, contents: Contents) -> None:
-    """Store what of an uploaded file is read, once it is opened."""
+    """Store which parts of an uploaded file are read, once it is opened."""
     connection.execute(_DESCRIBE, {"ingestion_id": ingestion_id, **_contents(contents)})
 
 
@@ -307,15 +307,16 @@ def _contents(contents: Contents) -> dict[str, str | list[str]]:
 
 
 def find(connection: Connection, ingestion_id: UUID) -> Ingestion | None:
-    """The ingestion of that id."""
+    """Return the ingestion with that id."""
     return _one(connection, _FIND, {"ingestion_id": ingestion_id})
 
 
 def lock(connection: Connection, ingestion_id: UUID) -> Ingestion | None:
-    """The ingestion of that id, which nobody else advances until the transaction ends.
+    """Lock and return the ingestion with that id: no other call advances it until the transaction
+    ends.
 
     Raises:
-        RetryLaterError: INGESTION_IN_PROGRESS, another call holds on to it.
+        RetryLaterError: INGESTION_IN_PROGRESS, another call holds the lock.
     """
     try:
         return _one(connection, _LOCK, {"ingestion_id": ingestion_id})
@@ -323,7 +324,7 @@ def lock(connection: Connection, ingestion_id: UUID) -> Ingestion | None:
         if isinstance(error.orig, psycopg.errors.LockNotAvailable):
             raise RetryLaterError(
                 "INGESTION_IN_PROGRESS",
-                "Another call is storing rows of this ingestion; go on when it has.",
+                "Another call is storing rows of this ingestion; retry when it has finished.",
                 retry_after_seconds=0.5,
                 metadata={"ingestion_id": str(ingestion_id)},
             ) from error
@@ -333,7 +334,7 @@ def lock(connection: Connection, ingestion_id: UUID) -> Ingestion | None:
 def page(
     connection: Connection, after: tuple[datetime, UUID] | None, limit: int
 ) -> list[Ingestion]:
-    """Ingestions, the latest first, after that (created_at, ingestion_id)."""
+    """Return ingestions after that (created_at, ingestion_id), the latest first."""
     created_at, ingestion_id = after or (None, None)
     rows = connection.execute(
         _PAGE, {"created_at": created_at, "ingestion_id": ingestion_id, "limit": limit}
@@ -342,14 +343,14 @@ def page(
 
 
 def begin(connection: Connection, ingestion_id: UUID, moment: Moment) -> Ingestion | None:
-    """Take a queued ingestion up, or go on with a running one; None where it has ended."""
+    """Start a queued ingestion, or continue a running one; None if it has ended."""
     return _one(connection, _BEGIN, {"ingestion_id": ingestion_id, "now": moment.now})
 
 
 def advance(
     connection: Connection, ingestion_id: UUID, counts: Counts, committed_offset: int
 ) -> Ingestion:
-    """Count rows that are dealt with for good."""
+    """Add the counts of rows that are finished."""
     values = {name: getattr(counts, name) for name in Counts.__slots__}
     return _exactly_one(
         connection,
@@ -372,8 +373,8 @@ def end(
     total_rows: int | None,
     error: tuple[str, str] | None = None,
 ) -> Ingestion:
-    """Close an ingestion, with (code, message) where it failed, and forget its keys, which one that
-    can be resumed still needs."""
+    """End an ingestion, with (code, message) if it failed, and delete its keys unless it can be
+    resumed."""
     code, message = error or (None, None)
     if code not in RESUMABLE:
         connection.execute(_FORGET, {"ingestion_id": ingestion_id})
@@ -392,21 +393,21 @@ def end(
 
 
 def resume(connection: Connection, ingestion_id: UUID) -> Ingestion | None:
-    """Go on with a stream that runs or can be resumed; None where it has ended for good."""
+    """Continue a stream that runs or can be resumed; None if it has ended for good."""
     return _one(connection, _RESUME, {"ingestion_id": ingestion_id, "resumable": list(RESUMABLE)})
 
 
 def forget_failed(connection: Connection) -> bool:
-    """Delete the keys of one stream that failed and can no longer be resumed; whether there was
-    one."""
+    """Delete the keys of one stream that failed and can no longer be resumed; return whether there
+    was one."""
     return connection.execute(_FORGET_FAILED).rowcount > 0
 
 
 def lock_silent_streams(
     connection: Connection, silence_seconds: float, limit: int
 ) -> list[Ingestion]:
-    """Running streams in which nothing happened for so long, locked; those that another call holds
-    are left to it."""
+    """Lock and return running streams without activity for `silence_seconds`, except those that
+    another call has locked."""
     rows = connection.execute(_LOCK_SILENT, {"seconds": silence_seconds, "limit": limit})
     return [_ingestion(row) for row in rows]
 
@@ -439,7 +440,7 @@ _READ_CHUNK = text(
 def store_chunk(
     connection: Connection, ingestion_id: UUID, chunk_number: int, content: bytes
 ) -> None:
-    """Store a piece of an upload; pieces are numbered from 0."""
+    """Store a chunk of an upload; chunks are numbered from 0."""
     connection.execute(
         _STORE_CHUNK,
         {"ingestion_id": ingestion_id, "chunk_number": chunk_number, "content": content},
@@ -447,7 +448,7 @@ def store_chunk(
 
 
 def chunks(database: Database, ingestion_id: UUID) -> Iterator[bytes]:
-    """The pieces of an upload in order, one in memory at a time."""
+    """Yield the chunks of an upload in order, one in memory at a time."""
     number = 0
     while True:
         with database.autocommit() as connection:
@@ -460,7 +461,7 @@ def chunks(database: Database, ingestion_id: UUID) -> Iterator[bytes]:
         number += 1
 
 
-# --- What later batches must know -----------------------------------------------------------------
+# --- Keys of earlier batches ----------------------------------------------------------------------
 
 _SEEN = """
     SELECT k.customer_id, k.loan_id, k.row_number, k.fingerprint
@@ -472,7 +473,7 @@ _REMEMBER = """COPY ingestion_keys (ingestion_id, customer_id, loan_id, row_numb
     FROM STDIN"""
 
 Key = tuple[int, int]
-"""(customer_id, loan_id) as `ingestion_keys` has it."""
+"""(customer_id, loan_id) as in the table `ingestion_keys`."""
 
 
 def seen(
@@ -481,7 +482,7 @@ def seen(
     customer_ids: Sequence[int],
     loan_ids: Sequence[int],
 ) -> dict[Key, tuple[int, int]]:
-    """(row number, fingerprint) of those of these keys that earlier batches remembered."""
+    """Return (row number, fingerprint) of those of these keys that earlier batches stored."""
     cursor = driver_cursor(connection)
     rows = cursor.execute(
         _SEEN,
@@ -494,9 +495,9 @@ def seen(
 def remember(
     connection: Connection, ingestion_id: UUID, keys: Sequence[tuple[int, int, int, int]]
 ) -> None:
-    """Remember (customer_id, loan_id, row number, fingerprint) until the ingestion ends.
+    """Store (customer_id, loan_id, row number, fingerprint) until the ingestion ends.
 
-    Raises psycopg's UniqueViolation for a key that is remembered already.
+    Raises psycopg's UniqueViolation for a key that is already stored.
     """
     if not keys:
         return
@@ -506,12 +507,12 @@ def remember(
         copy.write(lines)
 
 
-# --- What was committed ---------------------------------------------------------------------------
+# --- Committed batches ----------------------------------------------------------------------------
 
 _DIGEST = np.dtype("<u8")
 _ADD_BATCH = """INSERT INTO ingestion_batches (ingestion_id, row_offset, row_digests, over_limit)
     VALUES (%s, %s, %s, %s)"""
-# Batches do not overlap: those that have a row of the range begin within it, but for one at most.
+# Batches do not overlap: those with a row of the range start within it, except one at most.
 _DIGESTS = """
     SELECT at, substring(row_digests FROM (8 * (at - row_offset))::int + 1
         FOR (8 * (%(end)s - at))::int)
@@ -526,7 +527,7 @@ _DIGESTS = """
     WHERE row_offset + octet_length(row_digests) / 8 > at"""
 
 Digests = NDArray[np.uint64]
-"""64 bits of a hash of what each row says."""
+"""64 bits of a hash of each row's content."""
 
 
 def add_batch(
@@ -536,8 +537,8 @@ def add_batch(
     row_digests: Digests | None,
     over_limit: Sequence[int],
 ) -> None:
-    """Store what the rows from that offset on said, where that is kept, and which customers' debt
-    they left above their limits."""
+    """Store the digests of the rows from that offset on, if any, and the customers whose debt
+    exceeds their limit after them."""
     content = None if row_digests is None else row_digests.astype(_DIGEST).tobytes()
     customers = Bigints(np.array(over_limit, np.int64)) if over_limit else None
     if content is not None or customers is not None:
@@ -548,8 +549,8 @@ def add_batch(
 def digests(
     connection: Connection, ingestion_id: UUID, offset: int, end: int
 ) -> list[tuple[int, Digests]]:
-    """What is known of the rows `offset` … `end - 1`: the offset of the first and the digests of
-    consecutive rows. Nothing is known of rows committed by releases that kept no digests."""
+    """Return what is stored of the rows `offset` … `end - 1`: first offset and digests of runs of
+    consecutive rows. Rows committed by releases without digests are missing."""
     values = {"ingestion_id": ingestion_id, "offset": offset, "end": end}
     rows = driver_cursor(connection).execute(_DIGESTS, values, binary=True)
     return [(row[0], np.frombuffer(row[1], _DIGEST)) for row in rows]
@@ -572,7 +573,7 @@ _ERRORS_PAGE = text(
 def add_errors(
     connection: Connection, ingestion_id: UUID, errors: Sequence[StoredRowError]
 ) -> None:
-    """Store why rows were not stored."""
+    """Store the errors of rows that were not stored."""
     if not errors:
         return
     with driver_cursor(connection).copy(_ADD_ERRORS) as copy:
@@ -600,8 +601,8 @@ def errors_page(
     limit: int,
     outcomes: Sequence[RowOutcome] = ("REJECTED",),
 ) -> list[StoredRowError]:
-    """Why rows of these outcomes were not stored, in the order of the rows, after that
-    (row_offset, error_number)."""
+    """Return the errors of rows with these outcomes after that (row_offset, error_number), in the
+    order of the rows."""
     row_offset, error_number = after or (-1, 0)
     rows = connection.execute(
         _ERRORS_PAGE,

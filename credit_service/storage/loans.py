@@ -1,4 +1,4 @@
-"""Loans as stored."""
+"""Stored loans."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from credit_service.storage.statements import Statement
 COLUMNS = """l.customer_id, l.loan_id, l.principal_paise, l.annual_rate_bps, l.tenure_months,
     l.installment_paise, l.start_date, l.end_date, l.imported, l.decision_id, l.settled_at_import,
     l.emis_paid_on_time, l.installments_settled, l.paid_paise, l.last_paid_on, l.closed_on"""
-"""The fields of a Loan, in its order, of a table known as l."""
+"""The fields of a Loan, in its order, of a table aliased l."""
 
 COLUMN_COUNT = 16
 
 
 def loan(row: Any) -> Loan:
-    """The loan of a row that begins with COLUMNS."""
+    """Return the loan from a row that starts with COLUMNS."""
     return Loan(*row[:COLUMN_COUNT])
 
 
@@ -30,13 +30,13 @@ _ALL = Statement(
 
 
 def find(connection: Connection, customer_id: int, loan_id: int) -> Loan | None:
-    """The loan of that key."""
+    """Return the loan with that key."""
     row = _ONE.row(connection, {"customer_id": customer_id, "loan_id": loan_id})
     return None if row is None else loan(row)
 
 
 def all_of(connection: Connection, customer_id: int) -> list[Loan]:
-    """Every loan of the customer, closed ones too, in order of id."""
+    """Return all loans of the customer, including closed ones, in order of id."""
     return [loan(row) for row in _ALL.rows(connection, {"customer_id": customer_id})]
 
 
@@ -58,7 +58,7 @@ _PAGES = {
 def page(
     connection: Connection, customer_id: int, state: LoanState | None, after: int, limit: int
 ) -> list[Loan]:
-    """Loans of the customer of id above `after`, in order of id, at most `limit`."""
+    """Return the customer's loans with ids above `after`, in order of id, at most `limit`."""
     rows = _PAGES[state].rows(
         connection, {"customer_id": customer_id, "after": after, "limit": limit}
     )

@@ -1,4 +1,4 @@
-"""Bring a database to the newest schema, tell what it has, and compare it with the tables."""
+"""Migrate a database to the newest schema, report its revision, and compare it with the tables."""
 
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ from credit_service.storage.database import driver_connection
 from credit_service.storage.tables import metadata
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_LOCK = 0x6372656469740001  # "credit", 1: one migration at a time, whoever starts it
+_LOCK = 0x6372656469740001  # "credit", 1: one migration at a time across processes
 _LOCK_POLL_SECONDS = 0.1
 
 
@@ -29,24 +29,24 @@ def _config(connection: Connection | None = None) -> Config:
 
 
 def _engine(url: str) -> Engine:
-    """An engine that also works behind a pooler: it prepares no statements."""
+    """Return an engine that also works behind a pooler: it prepares no statements."""
     arguments = {"prepare_threshold": None, "client_encoding": "utf8"}
     return create_engine(url, poolclass=pool.NullPool, connect_args=arguments)
 
 
 def upgrade(url: str) -> str:
-    """Apply every migration that the database lacks and return the revision it then has.
+    """Apply every missing migration and return the new revision.
 
     A database without an active scorecard gets the standard one.
 
-    Two at once are safe: the second waits for the first and finds nothing to do.
+    Concurrent calls are safe: the second waits for the first and finds nothing to do.
 
     Raises:
         UnsuitableDatabaseError: the database's encoding is not UTF-8.
     """
     engine = _engine(url)
-    # The lock is a transaction's, on a connection of its own: behind a pooler that lends sessions
-    # for a transaction, a session's lock would stay with the next user of the session.
+    # A transaction on a separate connection holds the lock: behind a pooler that assigns sessions
+    # per transaction, a session lock would stay with the session's next user.
     with engine.begin() as locking:
         readiness.require_utf8(driver_connection(locking))
         locking.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
@@ -60,16 +60,16 @@ def upgrade(url: str) -> str:
 
 def _lock(connection: psycopg.Connection) -> None:
     """Wait for the lock, and hold it until the transaction ends, without a snapshot: CREATE INDEX
-    CONCURRENTLY waits for every transaction that has one, this one and those that wait included.
+    CONCURRENTLY waits for every transaction that has one, including this one and those waiting.
 
-    So no statement waits, and none has parameters, with which its snapshot would outlive it.
+    So no statement waits inside PostgreSQL, and none has parameters, which would keep its snapshot.
     """
     while connection.execute(f"SELECT pg_try_advisory_xact_lock({_LOCK})").fetchone() != (True,):
         time.sleep(_LOCK_POLL_SECONDS)
 
 
 def head_revision() -> str:
-    """The newest revision there is."""
+    """Return the newest revision."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     if head is None:
         raise RuntimeError("the package ships no migration")
@@ -77,12 +77,12 @@ def head_revision() -> str:
 
 
 def current_revision(connection: Connection) -> str | None:
-    """The revision the database has; None before the first migration."""
+    """Return the database's revision; None before the first migration."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
 def drift(url: str) -> list[object]:
-    """Differences between the database and the tables; empty when the migrations are complete."""
+    """Return differences between the database and the tables; empty if migrations are complete."""
     engine = _engine(url)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -90,7 +90,7 @@ def drift(url: str) -> list[object]:
 
 
 def new_revision(url: str, message: str) -> None:
-    """Write a migration that brings the database at `url` to what the tables say."""
+    """Write a migration that brings the database at `url` to the declared tables."""
     engine = _engine(url)
     with engine.connect() as connection:
         following = f"{int(head_revision()) + 1:04d}"

@@ -1,4 +1,4 @@
-"""The two statements of RecordPayment, and payments as stored: facts that are never changed."""
+"""The two statements of RecordPayment, and stored payments: facts that never change."""
 
 import json
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class StoredPayment:
     amount_paise: int
     paid_on: date
     recorded_at: datetime
-    # Numbers of the installments that it settled; empty for a payment in part.
+    # Numbers of the installments that it settled; empty for a partial payment.
     settled_numbers: range
     on_time_count: int
     closed_loan: bool
@@ -39,7 +39,7 @@ class StoredPayment:
 COLUMNS = """p.customer_id, p.loan_id, p.payment_number, p.payment_id, p.request_id,
     p.amount_paise, p.paid_on, p.recorded_at, p.first_settled, p.settled_count, p.on_time_count,
     p.closed_loan, p.principal"""
-"""The columns that `_payment` reads, in its order, of a table known as p."""
+"""The columns that `_payment` reads, in its order, of a table aliased p."""
 
 
 def _payment(row: Any) -> StoredPayment:
@@ -64,8 +64,8 @@ _LOANS_AT = _SCORECARD_AT + 1
 
 @dataclass(frozen=True, slots=True)
 class PaymentRead:
-    """What a payment starts from, of one instant: position, loan (None where the customer has none
-    of that id), and the request's record."""
+    """The inputs of a payment, read at one instant: position, loan (None if the customer has none
+    with that id), and the request's record."""
 
     position: CreditPosition
     request: requests.RequestRecord | None
@@ -76,7 +76,7 @@ class PaymentRead:
 def read(
     connection: Connection, customer_id: int, loan_id: int, request_id: UUID, *, lock: bool
 ) -> PaymentRead | None:
-    """All of it in one statement; None for an unknown customer.
+    """Read the inputs in one statement; None for an unknown customer.
 
     With `lock`, other writers of this customer wait until the transaction ends.
     """
@@ -105,7 +105,7 @@ _SETTLEMENTS = text(
 
 
 def settlement_days(connection: Connection, customer_id: int, loan_id: int) -> dict[int, date]:
-    """The day on which each installment that payments have settled was settled, by its number."""
+    """Return the day on which payments settled each installment, by its number."""
     rows = connection.execute(_SETTLEMENTS, {"customer_id": customer_id, "loan_id": loan_id})
     return {
         number: row.paid_on
@@ -176,7 +176,7 @@ _WRITE = Statement(
 
 @dataclass(frozen=True, slots=True)
 class PaymentWrite:
-    """A payment to be stored with what it changes."""
+    """A payment to store, with its effects."""
 
     request_id: UUID
     fingerprint: bytes
@@ -190,9 +190,9 @@ class PaymentWrite:
 
 
 def write(connection: Connection, payment: PaymentWrite, moment: Moment) -> StoredPayment | None:
-    """Store the payment; None when the customer's version is no longer the one that was read.
+    """Store the payment; return None if the customer's version has changed since the read.
 
-    Raises IntegrityError when the request id was taken meanwhile.
+    Raises IntegrityError if a concurrent request used the request id.
     """
     loan, settled = payment.outcome.loan_after, payment.outcome.settled_numbers
     after = payment.position_after
@@ -264,12 +264,12 @@ _WITH_LOAN = Statement(
 def with_loan(
     connection: Connection, customer_id: int, loan_id: int
 ) -> tuple[Loan, list[StoredPayment]]:
-    """A loan and every payment recorded on it, in order, of one instant.
+    """Return a loan and all payments recorded on it, in order, read at one instant.
 
     Raises:
-        LookupError: nothing was paid on it.
+        LookupError: the loan has no payment.
     """
     rows = _WITH_LOAN.rows(connection, {"customer_id": customer_id, "loan_id": loan_id})
     if not rows:
-        raise LookupError("nothing was paid on this loan")
+        raise LookupError("this loan has no payment")
     return loans.loan(rows[0]), [_payment(row[loans.COLUMN_COUNT :]) for row in rows]

@@ -1,4 +1,4 @@
-"""The credit positions that customers' rows carry, computed from their loans set by set.
+"""The credit positions in customers' rows, computed from loans for many customers at once.
 
 The rules are those of `domain.positions.position_from_loans`.
 """
@@ -17,9 +17,9 @@ from sqlalchemy import Connection
 from credit_service.domain.positions import CreditPosition
 from credit_service.storage.arrays import Bigints, Dates, Integers, driver_cursor
 
-# Over loans known as l. An installment of the month of %(day)s is due once its day, clamped to the
-# month's end, has come: start_date's day of the month tells, unless %(day)s is the last of its
-# month. Most loans of an import have run their course, and their end tells at once.
+# Over loans aliased l. An installment in the month of %(day)s is due from its day on, clamped to
+# the month's end: compare with start_date's day of the month, unless %(day)s is the last day of its
+# month. Most imported loans have ended; for them end_date is enough.
 _SUMS = """
     count(*)::int AS loan_count,
     coalesce(sum(l.principal_paise), 0)::bigint AS total_principal_paise,
@@ -48,11 +48,11 @@ _OF_EACH = """
         SELECT 1 + CASE WHEN l.closed_on IS NULL THEN d.due
             ELSE greatest(d.due, l.emis_paid_on_time::int) END AS number
     ) n"""
-# Lateral, so that each customer's loans are found by the index however little the planner knows of
-# a table just filled.
-# How many, and which of them owe more than their limits.
+# How many customers changed, and which of them owe more than their limits.
 _MOVED = "SELECT count(*), array_agg(customer_id) FILTER (WHERE over) FROM moved"
 _OVER = "c.customer_id, c.current_debt_paise > c.approved_limit_paise AS over"
+# Lateral, so that the index finds each customer's loans even if a table was just filled and has no
+# statistics.
 _REFRESH = f"""
     WITH moved AS (UPDATE customers c SET
         version = c.version + 1,
@@ -106,9 +106,8 @@ _LOCK = """SELECT customer_id FROM customers WHERE customer_id = ANY(%(customer_
 def refresh(connection: Connection, customer_ids: Sequence[int], day: date) -> None:
     """Compute these customers' positions on `day` from their loans, and raise their versions.
 
-    Locks the customers first, in order of id: whoever books a loan meanwhile has either committed
-    it before it is summed here, or loses its race on the version. Ids of no customer are passed
-    over; no id twice.
+    Locks the customers first, in order of id: a concurrent booking either commits before the sum,
+    or loses the race on the version. Ignores unknown ids; ids must be distinct.
     """
     ids = np.array(list(customer_ids), np.int64)
     driver_cursor(connection).execute(_LOCK, {"customer_ids": Bigints(ids)})
@@ -118,10 +117,10 @@ def refresh(connection: Connection, customer_ids: Sequence[int], day: date) -> N
 def of_other_loans(
     connection: Connection, position: CreditPosition, loan_id: int, day: date
 ) -> CreditPosition:
-    """The position on `day` of all loans of its customer but one, summed by the database.
+    """Return the position on `day` of all loans of its customer except one, summed by PostgreSQL.
 
-    The loans may be of a later version than the one given, which it keeps: what is written for it
-    is guarded by that version.
+    The loans may be of a later version than `position`. The result keeps the version of `position`,
+    which guards the write that follows.
     """
     values = _day_values(day) | {"customer_id": position.customer_id, "loan_id": loan_id}
     row = driver_cursor(connection).execute(_OF_OTHERS, values, binary=True).fetchone()
@@ -142,8 +141,8 @@ def of_other_loans(
 
 
 def refresh_locked(connection: Connection, customer_ids: Any, day: date) -> list[int]:
-    """As `refresh`, of an array of customers that this transaction has locked already. Returns
-    those of them whose debt is above their limit."""
+    """Like `refresh`, for an array of customers that this transaction has locked. Returns those
+    whose debt exceeds their limit."""
     values = _day_values(day) | {"customer_ids": Bigints(customer_ids)}
     return _moved(driver_cursor(connection), _REFRESH, values)[1]
 
@@ -151,17 +150,17 @@ def refresh_locked(connection: Connection, customer_ids: Any, day: date) -> list
 def _moved(
     cursor: psycopg.Cursor[Any], statement: str, values: dict[str, Any]
 ) -> tuple[int, list[int]]:
-    """How many customers the statement moved, and which of them owe more than their limits."""
+    """Return how many customers the statement changed, and which owe more than their limits."""
     row = cursor.execute(statement, values, binary=True).fetchone()
     return (0, []) if row is None else (row[0], row[1] or [])
 
 
 @dataclass(frozen=True, slots=True)
 class LoanSums:
-    """What new loans add to positions: a column each, of integers, and a row for each customer.
+    """The amounts that new loans add to positions: integer columns with a row per customer.
 
-    Named as in CreditPosition; `next_change_day` is the first day on which the loans' figures
-    change, at most the next year's first, in days since 1970-01-01.
+    Names are those of CreditPosition; `next_change_day` is the first day on which the loans'
+    figures change, at most the next 1 January, in days since 1970-01-01.
     """
 
     customer_id: NDArray[Any]
@@ -176,11 +175,10 @@ class LoanSums:
 
 
 def add_loans(connection: Connection, sums: LoanSums, day: date) -> list[int]:
-    """Add loans just inserted to the positions on `day` of their customers, and raise the versions.
-    Returns those of the customers whose debt is above their limit.
+    """Add new loans to the positions on `day` of their customers, which this transaction has
+    locked, and raise the versions. Returns the customers whose debt exceeds their limit.
 
-    The same as a refresh, at a cost that does not grow with the loans that the customers had. Their
-    customers are locked by this transaction.
+    Same result as a refresh, at a cost that does not depend on the customers' earlier loans.
     """
     cursor = driver_cursor(connection)
     values = {
@@ -198,7 +196,7 @@ def add_loans(connection: Connection, sums: LoanSums, day: date) -> list[int]:
     moved, over_limit = _moved(cursor, _ADD, values)
     if moved == len(sums.customer_id):
         return over_limit
-    # Where the day has outdated a position there is nothing to add to.
+    # An outdated position cannot be added to.
     expired = cursor.execute(
         _EXPIRED, {"customer_ids": values["customer_id"], "day": day}, binary=True
     ).fetchall()

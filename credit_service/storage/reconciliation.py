@@ -1,4 +1,4 @@
-"""What the reconciliation reads, and where it notes how far it is and what it found."""
+"""The reads of the reconciliation, its progress, and the discrepancies that it found."""
 
 import json
 from dataclasses import dataclass
@@ -36,16 +36,16 @@ _RECORD = text(
 
 @dataclass(frozen=True, slots=True)
 class PaymentTotals:
-    """What a loan's payments come to."""
+    """The totals of a loan's payments."""
 
     amount_paise: int
     settled_count: int
 
 
 def next_sample(connection: Connection, limit: int) -> list[int]:
-    """The ids after the last sample's, wrapping round at the end; moves the bookmark.
+    """Return the ids after the last sample, wrapping around at the end, and move the bookmark.
 
-    Two at once wait for each other, so that none is sampled twice.
+    Concurrent calls wait for each other, so that they do not sample the same ids.
     """
     after = connection.execute(_TAKE_BOOKMARK, {"name": _NAME}).scalar_one()
     ids = list(connection.execute(_NEXT_IDS, {"after": after, "limit": limit}).scalars())
@@ -57,7 +57,7 @@ def next_sample(connection: Connection, limit: int) -> list[int]:
 def loans_with_payments(
     connection: Connection, customer_ids: list[int]
 ) -> dict[int, list[tuple[Loan, PaymentTotals]]]:
-    """Every loan of these customers with what its payments come to, by customer."""
+    """Return all loans of these customers with the totals of their payments, by customer."""
     found: dict[int, list[tuple[Loan, PaymentTotals]]] = {each: [] for each in customer_ids}
     for row in connection.execute(_LOANS, {"customer_ids": customer_ids}):
         totals = PaymentTotals(row[loans.COLUMN_COUNT], row[loans.COLUMN_COUNT + 1])
@@ -72,7 +72,7 @@ def record_discrepancy(
     computed: dict[str, Any],
     moment: Moment,
 ) -> None:
-    """Keep what was stored and what it should have been."""
+    """Store the wrong values and the computed ones."""
     connection.execute(
         _RECORD,
         {

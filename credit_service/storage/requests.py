@@ -1,4 +1,4 @@
-"""Request records: what a request id was used for, so that its answer can be given again."""
+"""Request records: what a request id was used for, so that a retry gets the same response."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +10,12 @@ from credit_service.storage.statements import Statement
 
 COLUMNS = """r.method, r.fingerprint, r.customer_id, r.decision_id, r.loan_id, r.payment_number,
     r.refusal IS NOT NULL"""
-"""The columns that `record` reads, in its order, of a table known as r."""
+"""The columns that `record` reads, in its order, of a table aliased r."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """What the request was and what came of it."""
+    """A request and its effect."""
 
     method: str
     fingerprint: bytes
@@ -23,12 +23,12 @@ class RequestRecord:
     decision_id: int | None
     loan_id: int | None
     payment_number: int | None
-    # Earlier releases kept refusals, which had no effect.
+    # Earlier releases stored rejections, which had no effect.
     is_refusal: bool
 
 
 def record(row: Any) -> RequestRecord | None:
-    """The record of a row of COLUMNS; None when an outer join found none."""
+    """Return the record from a row of COLUMNS; None if an outer join found none."""
     if row[0] is None:
         return None
     return RequestRecord(row[0], bytes(row[1]), *row[2:7])
@@ -41,11 +41,11 @@ _FORGET_REFUSAL = Statement(
 
 
 def find(connection: Connection, request_id: UUID) -> RequestRecord | None:
-    """What the id was used for."""
+    """Return the record of that request id."""
     row = _FIND.row(connection, {"request_id": request_id})
     return None if row is None else record(row)
 
 
 def forget_refusal(connection: Connection, request_id: UUID) -> None:
-    """Free the id of a refusal that an earlier release kept under it."""
+    """Delete the rejection that an earlier release stored under the id."""
     _FORGET_REFUSAL.run(connection, {"request_id": request_id})

@@ -1,4 +1,4 @@
-"""Whether a database has the schema that this release needs."""
+"""Checks that a database has the schema that this release needs."""
 
 from functools import cache
 from pathlib import Path
@@ -15,17 +15,17 @@ _MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
 
 @cache
 def _needed() -> str:
-    """The newest migration's revision: the number that its file's name begins with."""
+    """Return the newest migration's revision: the number at the start of its file's name."""
     return max(path.name.partition("_")[0] for path in _MIGRATIONS.glob("[0-9]*.py"))
 
 
 def require(database: Database) -> None:
-    """See that the database answers and is migrated at least as far as this release knows. One that
-    is ahead is well: until it is contracted it leaves what the release before uses.
+    """Check that the database responds and has at least this release's schema. A newer schema is
+    fine: until the contract step it keeps what the previous release uses.
 
     Raises:
-        UnavailableError: DATABASE_UNAVAILABLE, it is out of reach or behind.
-        ProgrammingError: the role may not read what it has.
+        UnavailableError: DATABASE_UNAVAILABLE, it is unreachable or its schema is too old.
+        ProgrammingError: the role lacks the permission to read the schema's revision.
     """
     try:
         with database.autocommit() as connection:

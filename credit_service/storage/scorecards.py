@@ -1,4 +1,4 @@
-"""Scorecards: documents that never change once stored, one of them active."""
+"""Scorecards: stored documents that never change, one of them active."""
 
 import json
 import threading
@@ -24,15 +24,15 @@ _parsing = threading.Lock()
 
 
 def known(version: str) -> Scorecard | None:
-    """The scorecard of that version when this process has read it before."""
+    """Return the scorecard of that version if this process has read it before; else None."""
     return _parsed.get(version)
 
 
 def get(connection: Connection, version: str) -> Scorecard:
-    """The scorecard of that version, read once per process: a stored document never changes.
+    """Return the scorecard of that version, read once per process: a document never changes.
 
     Raises:
-        LookupError: there is none.
+        LookupError: no scorecard has that version.
     """
     scorecard = _parsed.get(version)
     if scorecard is not None:
@@ -45,12 +45,12 @@ def get(connection: Connection, version: str) -> Scorecard:
 
 
 def active(connection: Connection) -> Scorecard:
-    """The scorecard that decides now."""
+    """Return the active scorecard."""
     return get(connection, connection.execute(_ACTIVE).scalar_one())
 
 
 def seed(connection: Connection, scorecard: Scorecard) -> None:
-    """Make this scorecard the active one where there is none."""
+    """Make this scorecard the active one if there is none."""
     document = json.dumps(scorecard_document(scorecard), sort_keys=True)
     connection.execute(_SEED, {"version": scorecard.version, "document": document})
 
@@ -71,7 +71,7 @@ _LIST = text(
 
 
 def add(connection: Connection, scorecard: Scorecard, moment: Moment) -> bool:
-    """Store the scorecard; False when another document has its version already."""
+    """Store the scorecard; return False if a different document has its version."""
     document = json.dumps(scorecard_document(scorecard), sort_keys=True)
     connection.execute(
         _ADD, {"version": scorecard.version, "document": document, "now": moment.now}
@@ -81,25 +81,25 @@ def add(connection: Connection, scorecard: Scorecard, moment: Moment) -> bool:
 
 
 def set_state(connection: Connection, version: str, state: str, moment: Moment) -> None:
-    """Make the stored scorecard the ACTIVE or the SHADOW one in place of any other."""
+    """Make the stored scorecard the ACTIVE or the SHADOW one instead of the current one."""
     connection.execute(_RETIRE, {"state": state})
     connection.execute(_SET_STATE, {"version": version, "state": state, "now": moment.now})
 
 
 def retire_shadow(connection: Connection) -> None:
-    """End the trial of the shadow scorecard, if there is one."""
+    """Make the shadow scorecard, if any, inactive."""
     connection.execute(_RETIRE, {"state": "SHADOW"})
 
 
 def shadow(connection: Connection) -> Scorecard | None:
-    """The scorecard under trial."""
+    """Return the shadow scorecard; None if there is none."""
     version = connection.execute(_SHADOW).scalar_one_or_none()
     return None if version is None else get(connection, version)
 
 
 @dataclass(frozen=True, slots=True)
 class ScorecardLine:
-    """A stored scorecard in a list of them."""
+    """An entry in the list of stored scorecards."""
 
     version: str
     state: str
@@ -108,5 +108,5 @@ class ScorecardLine:
 
 
 def list_all(connection: Connection) -> list[ScorecardLine]:
-    """Every stored scorecard, the oldest first."""
+    """Return all stored scorecards, the oldest first."""
     return [ScorecardLine(*row) for row in connection.execute(_LIST)]

@@ -1,4 +1,4 @@
-"""Scores as last computed, their history, and the search for those that lag behind."""
+"""Stored scores, their history, and the search for outdated ones."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 
 @dataclass(frozen=True, slots=True)
 class StoredScore:
-    """A customer's score as last computed."""
+    """A customer's last computed score."""
 
     customer_id: int
     score: int
@@ -35,11 +35,11 @@ class StoredScore:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A locked customer: position, number of the newest event, and the score there is."""
+    """A locked customer: position, number of the newest event, and the stored score if any."""
 
     position: CreditPosition
     event_seq: int
-    # The same event's id in the stream; None before it is published, and without any event.
+    # That event's id in the stream; None before it is published, and without an event.
     event_id: int | None
     stored: StoredScore | None
 
@@ -60,10 +60,11 @@ _STORED_AT = customers.POSITION_COLUMN_COUNT + 2
 def lock(
     connection: Connection, customer_ids: Sequence[int], *, skip_locked: bool = False
 ) -> list[Scored]:
-    """These customers with their stored scores, locked in order of id until the transaction ends.
+    """Lock these customers in order of id until the transaction ends; return them with their stored
+    scores.
 
-    Ids of no customer are passed over, and with `skip_locked` customers that others have locked:
-    whoever locks many must not keep all of them from everybody while it waits for one.
+    Ignores unknown ids, and with `skip_locked` customers that other transactions have locked: a
+    caller that locks many must not block all of them while it waits for one.
     """
     # Two statements, as for one customer: see `customers.lock`.
     statement = _LOCK_FREE if skip_locked else _LOCK_ALL
@@ -104,9 +105,9 @@ _DUE = text(
 def lagging(
     connection: Connection, *, after: int, today: date, scorecard_version: str, limit: int
 ) -> list[int]:
-    """Customers of id above `after`, in order, whose stored score is not today's.
+    """Return customers with ids above `after`, in order, whose stored score is not today's.
 
-    It is of another version of the customer or of the scorecard, past its horizon, or missing.
+    It belongs to another version of the customer or scorecard, has expired, or is missing.
     """
     rows = connection.execute(
         _LAGGING,
@@ -121,22 +122,23 @@ def lagging(
 
 
 def past_horizon(connection: Connection, *, today: date, limit: int) -> list[int]:
-    """Customers whose stored score holds no longer today, the longest past first."""
+    """Return customers whose stored score has expired today, the longest expired first."""
     return list(connection.execute(_DUE, {"today": today, "limit": limit}).scalars())
 
 
 @dataclass(frozen=True, slots=True)
 class NewScore:
-    """A computed score to store; `event_seq` is its score_changed event's, None for no change."""
+    """A computed score to store; `event_seq` is that of its score_changed event, None for an
+    unchanged score."""
 
     score: CreditScore
     customer_id: int
     previous_score: int | None
     event_seq: int | None
-    # What moved it: 'event:12' (the customer's event of that number), 'day:2027-01-01',
+    # What changed it: 'event:12' (the customer's event with that number), 'day:2027-01-01',
     # 'scorecard:standard-2'.
     cause: str
-    # The event's id where an event did and is published; 0 otherwise.
+    # The id of the causing event if it is published; 0 otherwise.
     cause_event_id: int
 
 
@@ -180,7 +182,7 @@ _NO_SCORE = -1
 def store(
     connection: Connection, computed: Sequence[NewScore], scorecard_version: str, moment: Moment
 ) -> None:
-    """Store scores of locked customers; of those that changed also history and event."""
+    """Store scores of locked customers; for changed ones also history and event."""
     if not computed:
         return
     cursor = driver_cursor(connection)
@@ -210,8 +212,8 @@ def store(
 
 
 def _columns(computed: Sequence[NewScore]) -> dict[str, Any]:
-    """As arrays, and texts as lines of one text: in an array the driver would escape every quote
-    of JSON, and look for some in every other text."""
+    """Return arrays, and texts as lines of one text: in an array the driver would escape every
+    quote of JSON, and search every other text for quotes."""
     return {
         "customer_ids": Bigints(np.array([each.customer_id for each in computed])),
         "scores": Integers(np.array([each.score.score for each in computed])),
@@ -221,7 +223,7 @@ def _columns(computed: Sequence[NewScore]) -> dict[str, Any]:
 
 
 def _payload(new: NewScore) -> str:
-    """The payload of score_changed."""
+    """Return the payload of score_changed."""
     return json.dumps(
         {
             "score": score_document(new.score),

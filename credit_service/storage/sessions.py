@@ -1,12 +1,11 @@
 """The settings of a database session: its timeouts and its time zone.
 
-Straight to PostgreSQL they are options of the connection's start and cost nothing afterwards.
+On a direct connection to PostgreSQL they are startup options and cost nothing afterwards.
 
-Behind PgBouncer in transaction mode, which lends a session for one transaction, they cannot be: it
-refuses the options, and other clients would meet what is set for a session. There each transaction
-has settings of its own, which end with it. They cost no round trip: they are sent along with BEGIN
-and, where a statement is a transaction of its own, in one pipeline with it. Statements are not
-prepared, for the next one may run in another session.
+PgBouncer in transaction mode assigns a session per transaction. It rejects the options, and other
+clients would see what is set for a session. There each transaction sets them for itself, without an
+extra round trip: together with BEGIN, or in one pipeline with a statement that is a transaction by
+itself. Statements are not prepared, because the next one may run in another session.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,21 +22,21 @@ Pooler = Literal["none", "transaction"]
 """What stands between the service and PostgreSQL. "transaction" works in front of any."""
 
 POOLER_REFUSAL = "unsupported startup parameter"
-"""What PgBouncer says to options that it does not know."""
+"""PgBouncer's error for options that it does not know."""
 
 POOLER_ADVICE = "set CREDIT_DATABASE_POOLER=transaction"
 
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """Timeouts in milliseconds; 0 is none. The time zone is UTC."""
+    """Timeouts in milliseconds; 0 disables one. The time zone is UTC."""
 
     statement_timeout_ms: int
     lock_timeout_ms: int
     idle_in_transaction_timeout_ms: int
 
     def by_name(self) -> dict[str, str]:
-        """PostgreSQL's names of the settings, and their values."""
+        """Return the values of the settings by their names in PostgreSQL."""
         return {
             "statement_timeout": str(self.statement_timeout_ms),
             "lock_timeout": str(self.lock_timeout_ms),
@@ -47,9 +46,9 @@ class SessionSettings:
 
 
 def connect_arguments(settings: SessionSettings, pooler: Pooler) -> dict[str, Any]:
-    """Arguments of psycopg.connect by which statements have these settings. With a pooler, those
-    inside of a transaction have them only where `begin` began it."""
-    # Whatever PGCLIENTENCODING says; and in SQL_ASCII texts would come as bytes.
+    """Return arguments of psycopg.connect that apply these settings. With a pooler, they apply
+    inside a transaction only if `begin_statement` began it."""
+    # Overrides PGCLIENTENCODING; in SQL_ASCII texts would arrive as bytes.
     arguments: dict[str, Any] = {"client_encoding": "utf8"}
     if pooler == "transaction":
         return arguments | {
@@ -69,7 +68,7 @@ def begin_statement(settings: SessionSettings, pooler: Pooler) -> bytes:
 
 
 def _cursor_class(settings: SessionSettings) -> type[psycopg.Cursor[Any]]:
-    """A cursor that sends the settings along with a statement that is a transaction of its own."""
+    """Return a cursor class that sends the settings with each statement outside a transaction."""
     values = ", ".join(
         f"set_config('{name}', '{value}', true)" for name, value in settings.by_name().items()
     )
@@ -102,7 +101,7 @@ def _cursor_class(settings: SessionSettings) -> type[psycopg.Cursor[Any]]:
             writer: Writer | None = None,
         ) -> Iterator[psycopg.Copy]:
             if self._is_outside_transaction():
-                # It fits into no pipeline.
+                # COPY does not work in a pipeline.
                 raise psycopg.ProgrammingError("COPY needs a transaction to have its settings")
             with super().copy(statement, params, writer=writer) as copy:
                 yield copy
@@ -112,7 +111,7 @@ def _cursor_class(settings: SessionSettings) -> type[psycopg.Cursor[Any]]:
             if not self._is_outside_transaction():
                 yield
                 return
-            # What a pipeline holds is one transaction.
+            # A pipeline is one transaction.
             with self.connection.pipeline():
                 psycopg.Cursor(self.connection).execute(set_local)
                 yield

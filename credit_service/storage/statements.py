@@ -17,15 +17,15 @@ _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 
 
 class Statement:
-    """A statement with parameters written `:name`, prepared by the driver once it is used often.
+    """A statement with parameters written `:name`, which the driver prepares once it runs often.
 
-    Errors are those of `Connection.execute`, or of psycopg: `Database` knows both.
+    Errors are those of `Connection.execute` or of psycopg: `Database` handles both.
     """
 
     __slots__ = ("_driver_text", "text")
 
     def __init__(self, text: str) -> None:
-        """No colon may stand in a literal before a small letter."""
+        """A literal may contain no colon before a lower-case letter."""
         self.text = text
         self._driver_text = _PARAMETER.sub(r"%(\1)s", text.replace("%", "%%")).encode()
 
@@ -33,15 +33,15 @@ class Statement:
         return self.text
 
     def row(self, connection: Connection, values: Mapping[str, Any]) -> Row | None:
-        """The first row; None when there is none."""
+        """Return the first row; None if there is none."""
         return self._executed(connection, values).fetchone()
 
     def rows(self, connection: Connection, values: Mapping[str, Any]) -> list[Row]:
-        """All rows."""
+        """Return all rows."""
         return self._executed(connection, values).fetchall()
 
     def run(self, connection: Connection, values: Mapping[str, Any]) -> int:
-        """How many rows it touched."""
+        """Return the number of affected rows."""
         return self._executed(connection, values).rowcount
 
     def _executed(self, connection: Connection, values: Mapping[str, Any]) -> psycopg.Cursor[Row]:

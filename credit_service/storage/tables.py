@@ -1,7 +1,7 @@
-"""The tables. Everything about a customer has customer_id first in its key.
+"""The tables. Keys of everything about a customer start with customer_id.
 
-Money is in paise, rates in basis points a year. What a state must never be is a constraint here, so
-that a defect elsewhere becomes a refused commit instead of a wrong fact.
+Money is in paise, rates in basis points per year. Constraints forbid invalid states, so that a
+defect elsewhere becomes a rejected commit instead of a wrong fact.
 """
 
 from sqlalchemy import (
@@ -42,18 +42,18 @@ metadata = MetaData(
 )
 
 MAX_IMPORTED_ID = 10**15 - 1
-"""Largest customer or loan id an import may bring."""
+"""Largest customer or loan id in an import."""
 FIRST_ISSUED_ID = 10**15 + 1
-"""Ids of customers and loans that are issued here begin above all that an import may bring."""
+"""First id that the service issues to customers and loans: above all imported ids."""
 ISSUED_ID_STEP = 10
-"""Issued ids end in 1. A spreadsheet program keeps 15 digits of a number and makes the last of 16 a
-0, so that an id which went through one is nobody's instead of somebody else's."""
+"""Issued ids end in 1. A spreadsheet program keeps 15 digits of a number and sets the 16th to 0, so
+that an id from a spreadsheet is unknown instead of another customer's."""
 MAX_ID = 2**53 - 1
-"""Largest id there is: a number in JSON is exact up to here."""
+"""Largest id: a number in JSON is exact up to here."""
 
 
 def _issued_ids(name: str) -> Sequence:
-    # Below its least value nothing sets a sequence back.
+    # The minimum keeps a sequence from being reset below it.
     return Sequence(
         name,
         start=FIRST_ISSUED_ID,
@@ -88,13 +88,13 @@ customers = Table(
     Column("approved_limit_paise", BigInteger, nullable=False),
     Column("imported", Boolean, nullable=False),
     _timestamp("created_at"),
-    # Raised by every change of what a decision depends on; every writer of such a change names the
-    # version it read.
+    # Raised by every change of a decision's inputs; the writer of such a change names the version
+    # that it read.
     Column("version", BigInteger, nullable=False, server_default=text("1")),
     # The number of the customer's newest event.
     Column("event_seq", BigInteger, nullable=False, server_default=text("0")),
-    # The credit position. Debt, installments, counts and totals hold always; the installments due
-    # and this year's loans hold from position_as_of until the day before position_valid_until.
+    # The credit position. Debt, installments, counts and totals are always valid; the installments
+    # due and this year's loans from position_as_of until the day before position_valid_until.
     Column("current_debt_paise", BigInteger, nullable=False, server_default=text("0")),
     Column("current_installments_paise", BigInteger, nullable=False, server_default=text("0")),
     Column("loan_count", Integer, nullable=False, server_default=text("0")),
@@ -105,7 +105,7 @@ customers = Table(
     Column("position_as_of", Date, nullable=False),
     Column("position_valid_until", Date, nullable=False),
     CheckConstraint("customer_id > 0", "customer_id_positive"),
-    # Rows from before ids were kept apart have imported ids up to 10^15, and issued ones below it.
+    # Rows older than the separation of ids have imported ids up to 10^15, and issued ones below it.
     CheckConstraint(
         "customer_id <= 9007199254740991 AND (NOT imported OR customer_id <= 1000000000000000)",
         "customer_id_range",
@@ -128,7 +128,7 @@ customers = Table(
         "current_year_loans >= 0 AND current_year_loans <= loan_count", "current_year_loans_range"
     ),
     CheckConstraint("position_as_of < position_valid_until", "position_period"),
-    # Room in the page lets an update of the position stay on it and leave the indexes alone.
+    # Free space in the page lets an update of the position stay on it without index writes.
     postgresql_with={"fillfactor": "80"},
 )
 Index(
@@ -143,7 +143,7 @@ Index(
     customers.c.customer_id,
     postgresql_ops={"lower_last_name": "text_pattern_ops"},
 )
-# Unique, and found by its beginning: one index for both.
+# One index both for uniqueness and for searches by prefix.
 Index(
     "customers_phone_number_key",
     customers.c.phone_number,
@@ -185,10 +185,10 @@ decisions = Table(
     Column("approved", Boolean, nullable=False),
     # The loan that an approval booked.
     Column("loan_id", BigInteger, nullable=True),
-    # Version of the customer's position the decision was made on.
+    # Version of the customer's position that the decision used.
     Column("customer_version", BigInteger, nullable=False),
     Column("scorecard_version", Text, ForeignKey("scorecards.version"), nullable=False),
-    # json, not jsonb: it keeps the bytes as they were written, and a replay compares bytes.
+    # json, not jsonb: it keeps the written bytes, and a replay compares bytes.
     Column("inputs", JSON, nullable=False),
     Column("outcome", JSON, nullable=False),
     Column("principal", Text, nullable=False),
@@ -197,7 +197,7 @@ decisions = Table(
     Index(None, "decision_id"),
 )
 
-# What a scorecard under trial would have decided; without effect.
+# What a shadow scorecard would have decided; without effect.
 shadow_decisions = Table(
     "shadow_decisions",
     metadata,
@@ -225,10 +225,10 @@ loans = Table(
     Column("end_date", Date, nullable=False),
     Column("imported", Boolean, nullable=False),
     Column("decision_id", BigInteger, nullable=True),
-    # Taken from the customer's row in the statement that booked the loan.
+    # Copied from the customer's row by the statement that booked the loan.
     Column("debt_at_booking_paise", BigInteger, nullable=True),
     Column("limit_at_booking_paise", BigInteger, nullable=True),
-    # Installments that the import took as settled; payments recorded here settle those after them.
+    # Installments settled before the import; payments recorded here settle those after them.
     Column("settled_at_import", SmallInteger, nullable=False, server_default=text("0")),
     Column("emis_paid_on_time", SmallInteger, nullable=False, server_default=text("0")),
     Column("installments_settled", SmallInteger, nullable=False, server_default=text("0")),
@@ -236,8 +236,8 @@ loans = Table(
     Column("paid_paise", BigInteger, nullable=False, server_default=text("0")),
     Column("last_paid_on", Date, nullable=True),
     Column("closed_on", Date, nullable=True),
-    # The ingestion that brought or last updated it, and the row's number in that source. A second
-    # row of the key in the same ingestion is known by it.
+    # The ingestion that inserted or last updated it, and the row's number in that source. They
+    # identify a second row with the same key in one ingestion.
     Column("ingestion_id", Uuid, nullable=True),
     Column("ingestion_row", BigInteger, nullable=True),
     PrimaryKeyConstraint("customer_id", "loan_id"),
@@ -267,7 +267,7 @@ loans = Table(
     ),
     CheckConstraint("paid_paise >= 0", "paid_not_negative"),
     CheckConstraint("closed_on IS NULL OR closed_on >= start_date", "closed_after_start"),
-    # The last guard against lending past the limit, should every other one fail.
+    # The last guard against lending past the limit if all others fail.
     CheckConstraint(
         "imported OR (debt_at_booking_paise IS NOT NULL AND limit_at_booking_paise IS NOT NULL"
         " AND debt_at_booking_paise <= limit_at_booking_paise)",
@@ -288,14 +288,14 @@ payments = Table(
     metadata,
     Column("customer_id", BigInteger, nullable=False),
     Column("loan_id", BigInteger, nullable=False),
-    # 1, 2, 3 … in the order in which the loan's payments were recorded.
+    # 1, 2, 3 … in the order in which the payments were recorded.
     Column("payment_number", Integer, nullable=False),
     Column("payment_id", BigInteger, nullable=False),
     Column("request_id", Uuid, nullable=True),
     Column("amount_paise", BigInteger, nullable=False),
     Column("paid_on", Date, nullable=False),
     _timestamp("recorded_at"),
-    # The installments that this payment settled: the first and how many.
+    # The installments that this payment settled: number of the first, and count.
     Column("first_settled", SmallInteger, nullable=True),
     Column("settled_count", SmallInteger, nullable=False),
     Column("on_time_count", SmallInteger, nullable=False),
@@ -311,7 +311,7 @@ payments = Table(
 requests = Table(
     "requests",
     metadata,
-    # One effect per id, whoever sends it and whatever it asks.
+    # One effect per id, for all principals and methods.
     Column("request_id", Uuid, primary_key=True),
     Column("method", Text, nullable=False),
     # SHA-256 of the request's content.
@@ -320,8 +320,8 @@ requests = Table(
     Column("decision_id", BigInteger, nullable=True),
     Column("loan_id", BigInteger, nullable=True),
     Column("payment_number", Integer, nullable=True),
-    # Written by earlier releases: a refusal. Nobody writes it any more, and a row with one is
-    # deleted when its id comes again.
+    # A rejection stored by an earlier release. This release never writes it, and deletes a row with
+    # one when a request uses its id again.
     Column("refusal", JSON, nullable=True),
     _timestamp("created_at"),
     Column("principal", Text, nullable=False),
@@ -332,17 +332,17 @@ requests = Table(
 events = Table(
     "events",
     metadata,
-    # 0 for what concerns no single customer.
+    # 0 for an event without a single customer.
     Column("customer_id", BigInteger, nullable=False),
     Column("event_seq", BigInteger, nullable=False),
-    # Position in the stream that watchers follow, given by the relay after the commit; until then
-    # the row waits in the outbox.
+    # Position in the stream, assigned by the relay after the commit; until then the row waits in
+    # the outbox.
     Column("event_id", BigInteger, nullable=True),
     Column("kind", Text, nullable=False),
     Column("customer_version", BigInteger, nullable=False),
     _timestamp("occurred_at"),
     Column("payload", JSON, nullable=False),
-    # Of the work that the event came from, by W3C trace context: what follows is of its trace.
+    # W3C trace context of the work that wrote the event; later work continues its trace.
     Column("traceparent", Text, nullable=True),
     PrimaryKeyConstraint("customer_id", "event_seq"),
     UniqueConstraint("event_id"),
@@ -363,22 +363,22 @@ tasks = Table(
     "tasks",
     metadata,
     Column("task_id", BigInteger, primary_key=True, autoincrement=True),
-    # Name of the actor and the one argument it gets.
+    # Name of the actor, and its argument.
     Column("actor", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("state", Text, nullable=False, server_default=text("'PENDING'")),
     Column("attempts", SmallInteger, nullable=False, server_default=text("0")),
-    # Not to be sent, or to be sent again by the sweeper, before this instant.
+    # Not sent, and not resent by the sweeper, before this instant.
     _timestamp("due_at"),
     _timestamp("created_at"),
     Column("last_error", Text, nullable=True),
-    # Of the first of those that wished for it and belong to a trace.
+    # Of the first traced work that enqueued it.
     Column("traceparent", Text, nullable=True),
     CheckConstraint("state IN ('PENDING', 'SENT', 'RUNNING', 'PARKED')", "state_known"),
     CheckConstraint("attempts >= 0", "attempts_not_negative"),
     Index(None, "state", "due_at"),
 )
-# Work that has not begun absorbs a second wish for the same.
+# A pending task absorbs a second one for the same work.
 Index(
     "tasks_one_pending_idx",
     tasks.c.actor,
@@ -414,25 +414,25 @@ score_history = Table(
     Column("scorecard_version", Text, nullable=False),
     _timestamp("computed_at"),
     Column("computed_on", Date, nullable=False),
-    # What moved it: an event's number, or a day, an ingestion, a scorecard.
+    # What changed it: an event's number, or a day, an ingestion, a scorecard.
     Column("cause", Text, nullable=False),
     PrimaryKeyConstraint("customer_id", "event_seq"),
     CheckConstraint("score BETWEEN 0 AND 100", "score_range"),
 )
 
-# Every fact of a customer or loan that an import replaced. What imports add is no change: it names
-# its ingestion itself.
+# Every fact of a customer or loan that an import replaced. Rows that imports add are no change:
+# they have the ingestion's id.
 fact_changes = Table(
     "fact_changes",
     metadata,
     Column("customer_id", BigInteger, ForeignKey("customers.customer_id"), nullable=False),
-    # The number of the customer's event that tells of it.
+    # The number of the customer's event about it.
     Column("event_seq", BigInteger, nullable=False),
-    # The column that has it in customers or loans.
+    # Its column in customers or loans.
     Column("fact", Text, nullable=False),
     # The loan; null for a fact of the customer.
     Column("loan_id", BigInteger, nullable=True),
-    # As PostgreSQL writes them; null for none.
+    # In PostgreSQL's text format; null for none.
     Column("old_value", Text, nullable=True),
     Column("new_value", Text, nullable=True),
     Column("principal", Text, nullable=False),
@@ -443,7 +443,7 @@ fact_changes = Table(
     Index(None, "ingestion_id"),
 )
 
-# How far a rolling job has come.
+# The progress of rolling jobs.
 bookmarks = Table(
     "bookmarks",
     metadata,
@@ -451,7 +451,7 @@ bookmarks = Table(
     Column("position", BigInteger, nullable=False),
 )
 
-# Differences that the reconciliation found and corrected; each one is a defect of ours.
+# Differences that the reconciliation found and corrected; each one is a defect of the service.
 discrepancies = Table(
     "discrepancies",
     metadata,
@@ -472,7 +472,7 @@ ingestions = Table(
     Column("on_existing", Text, nullable=False),
     Column("validate_only", Boolean, nullable=False, server_default=false()),
     Column("state", Text, nullable=False),
-    # The day whose arrears and futures the rows are judged by: that of the ingestion's beginning.
+    # The day as of which rows are validated: the day on which the ingestion started.
     Column("import_day", Date, nullable=False),
     Column("rows_read", BigInteger, nullable=False, server_default=text("0")),
     Column("inserted", BigInteger, nullable=False, server_default=text("0")),
@@ -480,7 +480,7 @@ ingestions = Table(
     Column("unchanged", BigInteger, nullable=False, server_default=text("0")),
     Column("skipped", BigInteger, nullable=False, server_default=text("0")),
     Column("rejected", BigInteger, nullable=False, server_default=text("0")),
-    # Rows of the source that are dealt with for good; the next batch begins here.
+    # Finished rows of the source; the next batch starts here.
     Column("committed_offset", BigInteger, nullable=False, server_default=text("0")),
     Column("total_rows", BigInteger, nullable=True),
     Column("size_bytes", BigInteger, nullable=True),
@@ -492,17 +492,17 @@ ingestions = Table(
     Column("error_code", Text, nullable=True),
     Column("error_message", Text, nullable=True),
     Column("principal", Text, nullable=False),
-    # What of the file was read, and what was not.
+    # The sheet that was read, and the columns and sheets that were ignored.
     Column("sheet", Text, nullable=False, server_default=text("''")),
     Column("ignored_columns", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("unread_sheets", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     # Field → header of its column in the uploaded file.
     Column("column_headers", JSON, nullable=False, server_default=text("'{}'")),
-    # Highest approved limit that its rows may give, by the setting of its beginning.
+    # Highest approved limit that its rows may set, from the setting at its start.
     Column("max_limit_paise", BigInteger, nullable=True),
-    # Customers whose debt it left above their limits; null until it has ended.
+    # Customers whose debt exceeds their limit after it; null until it has ended.
     Column("customers_over_limit", BigInteger, nullable=True),
-    # When rows were last stored, or a stream began or went on.
+    # When rows were last stored, or a stream started or resumed.
     Column(
         "last_activity_at", DateTime(timezone=True), nullable=False, server_default=text("now()")
     ),
@@ -520,15 +520,15 @@ ingestions = Table(
     Index(None, "created_at", "ingestion_id"),
 )
 
-# Few at any time: those whose silence is watched are found among them.
+# Few at any time; the search for silent streams uses it.
 Index(
     "ingestions_running_idx",
     ingestions.c.created_at,
     postgresql_where=ingestions.c.state == text("'RUNNING'"),
 )
 
-# Customers whose id came in an import as a different person: until a row names the stored one
-# again, loans of the id may be the other's and are not attached.
+# Customers whose id an import gave to a different person. Until a row names the stored person
+# again, loans with the id may belong to the other one and are not attached.
 contested_customers = Table(
     "contested_customers",
     metadata,
@@ -546,15 +546,15 @@ ingestion_chunks = Table(
     PrimaryKeyConstraint("ingestion_id", "chunk_number"),
 )
 
-# What later batches of a running ingestion must know of the rows before them, so that a second row
-# of a key is found; emptied when the ingestion ends. Loans that it stored know it themselves.
+# Keys of earlier batches of a running ingestion, so that later batches find a second row with the
+# same key; deleted when the ingestion ends. Loans that it stored have this in their own row.
 ingestion_keys = Table(
     "ingestion_keys",
     metadata,
     Column("ingestion_id", Uuid, nullable=False),
     Column("customer_id", BigInteger, nullable=False),
-    # 0 where the rows are customers. -1 for a phone number that the ingestion gave to a customer or
-    # took from one: customer_id is its digits then, and fingerprint the customer's id.
+    # 0 if the rows are customers. -1 for a phone number that the ingestion gave to a customer or
+    # took from one: then customer_id is its digits, and fingerprint the customer's id.
     Column("loan_id", BigInteger, nullable=False),
     Column("row_number", BigInteger, nullable=False),
     # 64 bits of a hash of the row's facts.
@@ -562,18 +562,17 @@ ingestion_keys = Table(
     PrimaryKeyConstraint("ingestion_id", "customer_id", "loan_id"),
 )
 
-# What each transaction of a stream committed, so that rows sent again are known to be the same; and
-# of streams and uploads whose debt it left above their limits.
+# What each transaction of a stream committed, to check that rows sent again are the same; for
+# streams and uploads also the customers over their limits.
 ingestion_batches = Table(
     "ingestion_batches",
     metadata,
     Column("ingestion_id", Uuid, ForeignKey("ingestions.ingestion_id"), nullable=False),
     # Offset of its first row.
     Column("row_offset", BigInteger, nullable=False),
-    # 64 bits of a hash of what each row says, the lowest byte first. Of an upload none.
+    # 64 bits of a hash of each row's content, little-endian; null for an upload.
     Column("row_digests", LargeBinary, nullable=True),
-    # Customers with more debt than approved limit after it, of those whose position or facts it
-    # wrote.
+    # Customers whose position or facts it wrote and whose debt then exceeds their limit.
     Column("over_limit", ARRAY(BigInteger), nullable=True),
     PrimaryKeyConstraint("ingestion_id", "row_offset"),
     CheckConstraint("row_offset >= 0", "offset_not_negative"),
@@ -583,8 +582,8 @@ row_errors = Table(
     "row_errors",
     metadata,
     Column("ingestion_id", Uuid, ForeignKey("ingestions.ingestion_id"), nullable=False),
-    # Place of the row among the rows of the source, from 0. A streamed row's number is the
-    # client's word and need not be unique.
+    # Place of the row among the rows of the source, from 0. The client chooses a streamed row's
+    # number, which need not be unique.
     Column("row_offset", BigInteger, nullable=False),
     # 1, 2 … within the row.
     Column("error_number", SmallInteger, nullable=False),
@@ -594,7 +593,7 @@ row_errors = Table(
     Column("found", Text, nullable=False),
     Column("expected", Text, nullable=False),
     Column("message", Text, nullable=False),
-    # What became of the row.
+    # The outcome of the row.
     Column("outcome", Text, nullable=False, server_default=text("'REJECTED'")),
     PrimaryKeyConstraint("ingestion_id", "row_offset", "error_number"),
     CheckConstraint("outcome IN ('REJECTED', 'SKIPPED')", "outcome_known"),

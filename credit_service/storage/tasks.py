@@ -1,24 +1,23 @@
-"""The outbox of work: what must be done, by which actor, and how often it has been tried.
+"""The task outbox: what must be done, by which actor, and after how many attempts.
 
-A task is a row written in the transaction that makes it necessary. Its life:
+A task is a row written in the transaction that makes it necessary. Its life cycle:
 
     PENDING ─ claim ─► SENT ─ begin ─► RUNNING ─ finish ─► gone
        ▲                 │                │ │
-       └──── sweep ──────┴── sweep, fail ─┘ └─ fail ─► PARKED after MAX_ATTEMPTS, for people to see
+       └──── sweep ──────┴── sweep, fail ─┘ └─ fail ─► PARKED after MAX_ATTEMPTS, for an operator
 
-Every step is one statement, so a process may die between any two. What was sent and not begun, or
-begun and not finished, is given up at `due_at` and sent again: work runs at least once, and the
-count of attempts is raised before it starts, so work that kills its worker is counted too. All
-times are the database's own: the service's clock may be set to another day for trying out.
+Every step is one statement, so a process may die between any two. A task that was sent and not
+started, or started and not finished, times out at `due_at` and is sent again: work runs at least
+once. The attempt count is raised before the work starts, so work that kills its worker is counted
+too. All times are the database's: the service's clock may be set to another day for tests.
 
-Work whose last attempt was silent, because it kills its worker, is begun once more, for giving up:
-the actor says so to whoever waits for the work, and the task is parked. Only if that goes silent
-too does the sweeper park it.
+A task whose last attempt ended silently, because it kills its worker, starts once more to give up:
+the actor reports the failure to the work's users, and the task is parked. The sweeper parks it only
+if that run ends silently too.
 
-A row of `tasks` holds an actor's name and one subject, an id, so that a second wish for the same
-work is absorbed by one that has not begun. The absorbing row stays locked until the wish's
-transaction ends, and a locked row is not claimed: else the work could run, and be done, without
-having seen what the absorbed wish was about.
+A row of `tasks` holds an actor's name and one subject, an id. A pending task absorbs a second one
+for the same work. The absorbing row stays locked until the second transaction ends, and a locked
+row is not claimed: otherwise the work could finish without the facts of that transaction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,13 +39,13 @@ _RETRY_SECONDS = (2.0, 8.0, 32.0, 128.0)
 
 
 def retry_seconds(attempt: int) -> float:
-    """Pause after failed attempt 1, 2, …; the attempts of a task span about three minutes."""
+    """Return the pause after failed attempt 1, 2, …; all attempts span about three minutes."""
     return _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS)) - 1]
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task that was claimed for sending."""
+    """A task claimed for sending."""
 
     task_id: int
     actor: str
@@ -55,30 +54,29 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One attempt at a task, from 1. Its holder is the only one to work on the task until the
-    lease ends."""
+    """One attempt at a task, from 1. Only its holder works on the task until the lease ends."""
 
     task_id: int
     actor: str
     subject: str
     attempt: int
-    # Of the work that wished for it.
+    # Of the work that enqueued it.
     traceparent: str | None = None
 
     @property
     def is_last(self) -> bool:
-        """Whether there is no attempt after this one."""
+        """Whether no attempt follows this one."""
         return self.attempt >= MAX_ATTEMPTS
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether this run is for giving up: the last attempt was before it."""
+        """Whether this run only gives up: the last attempt came before it."""
         return self.attempt > MAX_ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True)
 class ParkedTask:
-    """A task that is not tried any more, until somebody says so."""
+    """A task that is not retried until an operator unparks it."""
 
     task_id: int
     actor: str
@@ -90,7 +88,7 @@ class ParkedTask:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """How many tasks of an actor are in a state, and for how long the oldest has been due."""
+    """How many tasks of an actor are in a state, and how long the oldest has been due."""
 
     actor: str
     state: str
@@ -98,9 +96,9 @@ class Backlog:
     oldest_seconds: float
 
 
-# Puts rows back to PENDING: those that `gone` deletes. A wish that came meanwhile takes them over,
-# with the attempts there were, so that no work is counted anew. In order of the unique key, as all
-# that lock several of its rows do.
+# Sets the rows that `gone` deletes back to PENDING. A task enqueued meanwhile absorbs them with
+# their attempt counts, so that no count restarts. In order of the unique key, like every statement
+# that locks several of its rows.
 _TO_PENDING = """
     INSERT INTO tasks (task_id, actor, subject, attempts, due_at, created_at, last_error,
         traceparent)
@@ -135,21 +133,21 @@ _ENQUEUE = text(
 
 
 def enqueue(connection: Connection, actor: str, subject: str, moment: Moment) -> None:
-    """Wish for this work, from the commit on; absorbed by an equal wish that has not begun."""
+    """Enqueue a task at the commit; an equal pending task absorbs it."""
     enqueue_all(connection, actor, [subject], moment)
 
 
 def enqueue_all(
     connection: Connection, actor: str, subjects: Sequence[str], moment: Moment
 ) -> None:
-    """Wish for the actor's work on each of these subjects, on behalf of what goes on now."""
+    """Enqueue a task of the actor for each subject, in the current trace."""
     enqueue_for(connection, actor, dict.fromkeys(subjects, tracing.traceparent()), moment)
 
 
 def enqueue_for(
     connection: Connection, actor: str, subjects: Mapping[str, str | None], moment: Moment
 ) -> None:
-    """Wish for the actor's work on each of these subjects, by the traceparent of what wishes."""
+    """Enqueue a task of the actor for each subject, in the trace of its traceparent."""
     if subjects:
         connection.execute(
             _ENQUEUE,
@@ -173,7 +171,7 @@ _WAITING = Statement(
 
 
 def waiting(connection: Connection, actors: Sequence[str]) -> set[str]:
-    """Those of these actors that have tasks to be sent now."""
+    """Return those of these actors that have tasks to send now."""
     return {row[0] for row in _WAITING.rows(connection, {"actors": list(actors)})}
 
 
@@ -205,11 +203,11 @@ def claim(
     window: int,
     timeout_seconds: float,
 ) -> list[Task]:
-    """Mark at most `limit` tasks of these actors as sent, the longest due first.
+    """Mark at most `limit` tasks of these actors as sent, the longest due first; return them.
 
-    No more than about `window` are sent and not begun at a time: the rest waits here, not in the
-    broker. Whoever claims sends them after the commit; if it cannot, `unsend` gives them back, and
-    if it dies, the sweeper does when `timeout_seconds` have passed.
+    At most about `window` tasks are sent and not started at a time: the rest waits here, not in the
+    broker. The relay sends them after the commit. If it cannot, `unsend` returns them; if it dies,
+    the sweeper does after `timeout_seconds`.
     """
     rows = connection.execute(
         _CLAIM,
@@ -227,7 +225,7 @@ _UNSEND = text(_to_pending("task_id = ANY(:task_ids) AND state = 'SENT'"))
 
 
 def unsend(connection: Connection, tasks: Sequence[Task]) -> None:
-    """Give back what was claimed and could not be sent."""
+    """Return claimed tasks that could not be sent."""
     connection.execute(_UNSEND, {"task_ids": [task.task_id for task in tasks]})
 
 
@@ -235,9 +233,9 @@ _RECALL = text("UPDATE tasks SET due_at = now() WHERE state = 'SENT' AND due_at 
 
 
 def recall_sent(connection: Connection) -> int:
-    """Let the sweeper send everything again that was sent and not begun; how many there are.
+    """Let the sweeper resend every task that was sent and not started; return how many.
 
-    For when the broker lost what it held.
+    For when the broker lost its messages.
     """
     return connection.execute(_RECALL).rowcount
 
@@ -259,11 +257,11 @@ _BEGIN = text(
 
 
 def begin(connection: Connection, task_ids: Sequence[int], *, lease_seconds: float) -> list[Run]:
-    """Take those of the tasks that are to be done for one attempt each, for `lease_seconds` unless
-    extended.
+    """Start one attempt at each of these tasks that is due, for `lease_seconds` unless extended;
+    return the runs.
 
-    In a transaction of its own that commits before the work starts. Left out are those that are
-    done, parked, waiting for their next attempt, or held by another run.
+    Call it in a separate transaction that commits before the work starts. It leaves out tasks that
+    are done, parked, waiting for their next attempt, or held by another run.
     """
     rows = connection.execute(
         _BEGIN,
@@ -290,14 +288,15 @@ _FINISH = text(f"DELETE FROM tasks USING {_RUNS_HELD}")
 
 
 def extend(connection: Connection, runs: Sequence[Run], *, lease_seconds: float) -> set[int]:
-    """Hold these runs' tasks for `lease_seconds` from now; the ids of those still held."""
+    """Extend these runs' leases to `lease_seconds` from now; return the ids of the tasks still
+    held."""
     rows = connection.execute(_EXTEND, _ids(runs) | {"lease_seconds": lease_seconds})
     return set(rows.scalars())
 
 
 def finish(connection: Connection, runs: Sequence[Run]) -> set[int]:
-    """Their work is done. The ids of those that held their tasks until now: the work of the others
-    will be done again."""
+    """Delete the tasks of finished runs; return the ids of those still held. The work of the others
+    will run again."""
     return set(connection.execute(_FINISH, _ids(runs)).scalars())
 
 
@@ -316,7 +315,7 @@ _RETRY = text(
         last_error="COALESCE(CAST(:error AS text), last_error)",
     )
 )
-# One parked row says enough of a subject that fails again and again.
+# One parked row is enough for a subject that keeps failing.
 _PARK = """
     WITH parked AS (
         UPDATE tasks SET state = 'PARKED', due_at = now(), last_error = {last_error}
@@ -334,10 +333,10 @@ _PARK_FAILED = text(
 
 
 def fail(connection: Connection, run: Run, error: str | None) -> bool:
-    """The attempt failed: the task waits for the next, or is parked after the last.
+    """Record a failed attempt: the task waits for the next one, or is parked after the last.
 
-    True when it was parked. Does nothing when the run no longer holds the task. No `error` keeps
-    that of the attempt before.
+    Returns whether it was parked. Does nothing if the run no longer holds the task. With None as
+    `error` the previous attempt's error stays.
     """
     held = {
         "task_id": run.task_id,
@@ -354,7 +353,7 @@ _RELEASE = text(_to_pending(_HELD, attempts="attempts - 1"))
 
 
 def release(connection: Connection, run: Run) -> None:
-    """Give the task back unfinished, at once and uncounted: its worker stops in good order."""
+    """Return the task unfinished, without counting the attempt: its worker shuts down."""
     connection.execute(_RELEASE, {"task_id": run.task_id, "attempt": run.attempt})
 
 
@@ -364,7 +363,7 @@ _GONE_SILENT = """task_id IN (
     ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )"""
 _SILENT = (
-    "'attempt ' || attempts || ' ended without a word: its worker was killed, hung, or lost the"
+    "'attempt ' || attempts || ' ended without a report: its worker was killed, hung, or lost the"
     " database'"
 )
 _SWEEP = text(
@@ -382,15 +381,15 @@ _PARK_SILENT = text(
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """What a sweep did."""
+    """The number of tasks that a sweep resent, and those that it parked."""
 
     resent: int
     parked: list[Task]
 
 
 def sweep(connection: Connection, limit: int) -> SweepResult:
-    """See to what was sent or begun and went silent: at most `limit` go back to be sent again,
-    and as many are parked of which even the giving up went silent. Several at once are safe.
+    """Handle sent or started tasks that timed out: at most `limit` are resent, and at most as many
+    parked, whose run to give up timed out too. Concurrent sweeps are safe.
     """
     bounds = {"limit": limit, "max_attempts": MAX_ATTEMPTS}
     parked = [Task(*row) for row in connection.execute(_PARK_SILENT, bounds)]
@@ -406,7 +405,7 @@ _PARKED = text(
 
 
 def list_parked(connection: Connection, *, after: int = 0, limit: int) -> list[ParkedTask]:
-    """Parked tasks of ids above `after`, in order."""
+    """Return parked tasks with ids above `after`, in order."""
     rows = connection.execute(_PARKED, {"after": after, "limit": limit})
     return [ParkedTask(*row) for row in rows]
 
@@ -415,7 +414,7 @@ _UNPARK = text(_to_pending("task_id = :task_id AND state = 'PARKED'", attempts="
 
 
 def unpark(connection: Connection, task_id: int) -> bool:
-    """Try a parked task again, counting anew. False when no such task is parked."""
+    """Retry a parked task from attempt 1. Returns False if no such task is parked."""
     return connection.execute(_UNPARK, {"task_id": task_id}).rowcount == 1
 
 
@@ -429,5 +428,5 @@ _BACKLOG = text(
 
 
 def backlog(connection: Connection) -> list[Backlog]:
-    """What there is to do, by actor and state."""
+    """Return the number of tasks by actor and state."""
     return [Backlog(*row) for row in connection.execute(_BACKLOG)]

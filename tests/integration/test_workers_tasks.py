@@ -276,7 +276,7 @@ def test_work_that_kills_its_worker_every_time_is_given_up_and_parked(
     # Even the giving up went silent.
     assert [parked.subject for parked in swept.parked] == ["1"]
     (parked_task,) = tasks.list_parked(connection, limit=10)
-    assert "attempt 5 ended without a word" in str(parked_task.last_error)
+    assert "attempt 5 ended without a report" in str(parked_task.last_error)
 
 
 def test_giving_up_keeps_the_last_error(connection: Connection) -> None:
