@@ -81,7 +81,7 @@ class CreditServer:
         self._write_pool = ServingPool(settings.threads)
         # Two more threads than streams: they reject calls while all streams are open.
         self._stream_pool = ServingPool(settings.max_streams + settings.ingestion_streams + 2)
-        self._access = AccessLog(settings.log_format) if settings.access_log else None
+        self._access_log = AccessLog(settings.log_format) if settings.access_log else None
         self._health = Health()
         self._pipeline = Pipeline(
             self._pool,
@@ -103,7 +103,7 @@ class CreditServer:
             serve_health_watch=self._health.watch,
             gatekeeper=self._gatekeeper,
             stopping=self._stopping,
-            access_log=self._access,
+            access_log=self._access_log,
         )
         options = _options(settings, share_port=share_port)
         self._server = grpc.server(self._pool, interceptors=[self._pipeline], options=options)
@@ -184,8 +184,8 @@ class CreditServer:
         self._stream_pool.shutdown()
         if self._cache is not None:
             self._cache.close()
-        if self._access is not None:
-            self._access.close()
+        if self._access_log is not None:
+            self._access_log.close()
 
     def _readings(self) -> Iterable[metrics.Reading]:
         """Gauges of the server, for the metrics."""

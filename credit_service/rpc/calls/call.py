@@ -320,7 +320,7 @@ class Call:
         return self._credentials_error is not None
 
     def stop(self) -> None:
-        """Interrupt the statement under way, the wait for a message, and a stream that should have
+        """Interrupt the running statement, the wait for a message, and a stream that should have
         ended. Thread-safe."""
         self.cancel_scope.cancel()
         if self.message_deadline is not None or self._is_overdue(time.monotonic()):

@@ -40,7 +40,7 @@ class Messages(Iterator[T]):
         self._inbox = inbox
         self._idle_seconds = idle_seconds
         self._stopping = stopping
-        self._ensure_lasting = raise_if_expired
+        self._raise_if_expired = raise_if_expired
         # Taken from the inbox by `next_if` and not wanted.
         self._next: list[T | _End] = []
 
@@ -53,7 +53,7 @@ class Messages(Iterator[T]):
             raise StopIteration
         if self._stopping.is_set():
             raise shutting_down()
-        self._ensure_lasting()
+        self._raise_if_expired()
         return message
 
     def _wait_for_message(self) -> "T | _End":
@@ -64,7 +64,7 @@ class Messages(Iterator[T]):
             except queue.Empty:
                 if self._stopping.is_set():
                     raise shutting_down() from None
-                self._ensure_lasting()
+                self._raise_if_expired()
                 if time.monotonic() - idle_since >= self._idle_seconds:
                     raise DeadlineExceededError(
                         "STREAM_IDLE",
