@@ -106,7 +106,7 @@ def _traced(run: Run) -> Iterator[Span | None]:
         return
     token = trace_context.attach(tracing.context_of(span))
     try:
-        with bound_contextvars(**tracing.log_fields(span)):
+        with bound_contextvars(**tracing.log_fields(tracing.traceparent_of(span))):
             yield span
     finally:
         trace_context.detach(token)

@@ -41,6 +41,9 @@ MAX_CHILD_SPANS = 100
 T = TypeVar("T")
 Attributes = Mapping[str, str | int]
 
+NO_SPAN = Context()
+"""The context of work that belongs to no trace."""
+
 _PROPAGATOR = TraceContextTextMapPropagator()
 _CHILD_NUMBERS = create_key("credit-child-span-numbers")
 
@@ -58,7 +61,7 @@ def start_span(
     if _tracer is None and traceparent is None:
         return None
     carrier = {} if traceparent is None else {TRACEPARENT_KEY: traceparent}
-    parent = _PROPAGATOR.extract(carrier, Context())
+    parent = _PROPAGATOR.extract(carrier, NO_SPAN)
     if _tracer is not None:
         return _tracer.start_span(name, parent, kind, attributes)
     caller = get_current_span(parent).get_span_context()
@@ -81,7 +84,10 @@ def end_span(span: Span, *, error: str = "", attributes: Attributes | None = Non
 
 def context_of(span: Span) -> Context:
     """A context to attach, in which `span` is current and has no child spans yet."""
-    return set_value(_CHILD_NUMBERS, itertools.count(), set_span_in_context(span, Context()))
+    context = set_span_in_context(span, NO_SPAN)
+    if not span.is_recording():
+        return context
+    return set_value(_CHILD_NUMBERS, itertools.count(), context)
 
 
 def in_child_span(
@@ -116,25 +122,24 @@ def _in_child_span(
 
 def traceparent() -> str | None:
     """The `traceparent` of the current span; None without one."""
-    carrier: dict[str, str] = {}
-    _PROPAGATOR.inject(carrier)
-    return carrier.get(TRACEPARENT_KEY)
+    span = get_current_span()
+    return traceparent_of(span) if span.get_span_context().is_valid else None
 
 
 def traceparent_of(span: Span) -> str:
-    """The span as a `traceparent`, which `traceresponse` has the form of."""
-    carrier: dict[str, str] = {}
-    _PROPAGATOR.inject(carrier, set_span_in_context(span, Context()))
-    return carrier[TRACEPARENT_KEY]
+    """The span as a `traceparent`; `traceresponse` has the same form.
 
-
-def log_fields(span: Span) -> dict[str, str]:
-    """The `trace_id` and `span_id` for log lines, in lower-case hexadecimal."""
+    The propagator's `inject` takes more than twice as long: it needs a carrier and a context.
+    """
     context = span.get_span_context()
-    return {
-        "trace_id": format_trace_id(context.trace_id),
-        "span_id": format_span_id(context.span_id),
-    }
+    ids = f"{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}"
+    return f"00-{ids}-{context.trace_flags:02x}"
+
+
+def log_fields(traceparent: str) -> dict[str, str]:
+    """The `trace_id` and `span_id` for log lines, in lower-case hexadecimal."""
+    _, trace_id, span_id, _ = traceparent.split("-")
+    return {"trace_id": trace_id, "span_id": span_id}
 
 
 class TracingRefusedError(ValueError):

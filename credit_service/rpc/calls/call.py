@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Self
 
 import grpc
 from opentelemetry import context as trace_context
-from opentelemetry.trace import Span, SpanKind, format_trace_id
+from opentelemetry.trace import Span, SpanKind
 from structlog.contextvars import bind_contextvars
 
 from credit_service.domain.errors import InvalidRequestError, OverloadedError, UnavailableError
@@ -61,6 +61,7 @@ class Call:
         "_metrics",
         "_started_at",
         "_traceparent",
+        "_traceresponse",
         "_watcher",
         "call_id",
         "cancel_scope",
@@ -126,6 +127,7 @@ class Call:
         self.span: Span | None = None
         """None before the call starts, and for a call that belongs to no trace."""
         self._traceparent = traceparent
+        self._traceresponse = ""
         self.cancel_scope = CancelScope(self.deadline, kind)
         self._watcher = watcher
 
@@ -139,7 +141,8 @@ class Call:
         )
         if span is not None:
             trace_context.attach(tracing.context_of(span))
-            bind_contextvars(**tracing.log_fields(span))
+            self._traceresponse = tracing.traceparent_of(span)
+            bind_contextvars(**tracing.log_fields(self._traceresponse))
         self.context.set_trailing_metadata(tuple(self.trailing_metadata()))
         self._watcher.watch(self)
         return self
@@ -151,7 +154,7 @@ class Call:
         current_scope.set(None)
         if self.span is not None:
             # Not `detach`: an abandoned stream may be closed in another context than its own.
-            trace_context.attach(trace_context.Context())
+            trace_context.attach(tracing.NO_SPAN)
         self._watcher.release(self)
         if error is None:
             # A stream may end normally because its reader has gone.
@@ -195,8 +198,8 @@ class Call:
     def trailing_metadata(self) -> list[tuple[str, str | bytes]]:
         """The call's id and span, by which its caller finds it in logs and traces."""
         metadata: list[tuple[str, str | bytes]] = [(CALL_ID_KEY, self.call_id)]
-        if self.span is not None:
-            metadata.append((TRACERESPONSE_KEY, tracing.traceparent_of(self.span)))
+        if self._traceresponse:
+            metadata.append((TRACERESPONSE_KEY, self._traceresponse))
         return metadata
 
     def _count_end(self, code: int, reason: str = "") -> None:
@@ -214,7 +217,7 @@ class Call:
         if reason and reason in COUNTED_REASONS:
             access_log.count(self.method[1:], code, reason, self.call_id)
             return
-        known, span = self.is_caller_known, self.span
+        known, traceresponse = self.is_caller_known, self._traceresponse
         access_log.add(
             (
                 time.time(),
@@ -226,7 +229,7 @@ class Call:
                 reason,
                 seconds,
                 self.call_id,
-                "" if span is None else format_trace_id(span.get_span_context().trace_id),
+                tracing.log_fields(traceresponse)["trace_id"] if traceresponse else "",
                 self.ids or {},
                 self.messages_received,
                 self.messages_sent,

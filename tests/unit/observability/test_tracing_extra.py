@@ -127,7 +127,7 @@ def test_spans_reach_a_collector(
     assert span.name == "a call"
     assert span.trace_id.hex() == TRACE
     assert span.parent_span_id.hex() == CALLERS_SPAN
-    assert span.span_id.hex() == tracing.log_fields(call)["span_id"]
+    assert span.span_id.hex() == tracing.log_fields(tracing.traceparent_of(call))["span_id"]
     assert span.status.message == "INTERNAL"
 
 
