@@ -1,1 +1,1 @@
-"""Bad inputs by the thousand against a real server; see `__main__` for how to run them."""
+"""Sends thousands of bad inputs to a real server; see `__main__` for the command."""

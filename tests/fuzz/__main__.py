@@ -1,9 +1,8 @@
-"""`python -m tests.fuzz`: send mutants to a real stack and say what was found; exits 1 when
-anything was.
+"""`python -m tests.fuzz`: send mutants to a real stack; exits with 1 if there are findings.
 
-    python -m tests.fuzz                                  all of them, about four minutes
-    python -m tests.fuzz --seed 7 --only fields:1959      one again, to look at it
-    python -m tests.fuzz --only files                     one kind
+python -m tests.fuzz                                  all of them, about four minutes python -m
+tests.fuzz --seed 7 --only fields:1959 one of them again python -m tests.fuzz --only files one
+kind
 """
 
 import argparse

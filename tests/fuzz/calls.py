@@ -1,4 +1,4 @@
-"""Sending mutants as they are: serialized messages through generic stubs."""
+"""Sends mutants as raw serialized messages through generic stubs."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,9 +19,9 @@ _WATCHES = frozenset({"WatchCreditEvents", "WatchIngestion"})
 
 
 def send(channel: grpc.Channel, mutant: Mutant) -> Answer:
-    """The answer of a mutant. A stream of answers that stays open is left after a while."""
+    """The answer to a mutant. A response stream that stays open is cancelled after a while."""
     method = METHODS[mutant.method]
-    # What must be refused is waited for: on a busy machine a refusal takes its time.
+    # Wait for mutants that must be rejected: on a busy machine a rejection can take a while.
     watch = mutant.method in _WATCHES and not mutant.refused
     timeout = _WATCH_SECONDS if watch else _TIMEOUT_SECONDS
     responses = []
@@ -46,7 +46,7 @@ def _started(
     timeout: float,
     metadata: Sequence[tuple[str, str | bytes]],
 ) -> Any:
-    """An iterator of the responses. To grpc every method of ours may be called as a stream."""
+    """An iterator of the responses. grpc allows calling every method as a stream."""
     response_class = message_factory.GetMessageClass(method.output_type)
     stub = channel.stream_stream(
         path_of(method),
@@ -61,5 +61,5 @@ def _given(messages: Sequence[bytes]) -> Iterator[bytes]:
 
 
 def oversized(mutant: Mutant) -> bool:
-    """Whether the library refuses a mutant before the service sees it."""
+    """Whether the library rejects a mutant before it reaches the service."""
     return any(len(message) > MAX_MESSAGE_BYTES for message in mutant.messages)

@@ -1,4 +1,4 @@
-"""All mutants against a whole stack on real ports, and what it must still be afterwards."""
+"""Sends all mutants to a full stack on real ports, and checks the stack afterwards."""
 
 import re
 import subprocess
@@ -39,7 +39,7 @@ MUTANTS: Mapping[str, int] = {
     "credentials": 1_000,
     "bare": 200,
 }
-"""How many of each kind a whole campaign sends; one of rows brings ten."""
+"""The number of mutants of each kind in a full campaign; one of `rows` has ten rows."""
 
 MAX_GROWTH_BYTES = 64 * 1024 * 1024
 _SETTLE_SECONDS = 30.0
@@ -51,7 +51,7 @@ _STREAMS = "32"
 
 @dataclass
 class Report:
-    """What was sent and what came back. `findings` is empty when all is well."""
+    """Numbers of mutants and answers. `findings` is empty if all checks passed."""
 
     seed: int
     sent: Counter[str] = field(default_factory=Counter)
@@ -61,7 +61,7 @@ class Report:
     findings: list[str] = field(default_factory=list)
 
     def line(self, kind: str) -> str:
-        """How the mutants of a kind were answered."""
+        """The answers to the mutants of a kind."""
         listed = ", ".join(f"{name} {n}" for name, n in self.statuses[kind].most_common())
         return f"{kind}: {self.sent[kind]} in {self.seconds[kind]:.0f} s ({listed})"
 
@@ -75,7 +75,7 @@ class Report:
 
 
 class Campaign:
-    """A stack that mutants are sent to, and what is found."""
+    """A stack under test and its findings."""
 
     def __init__(self, seed: int, running: Up, targets: Targets, guarded: "Guarded") -> None:
         self.report = Report(seed)
@@ -92,7 +92,7 @@ class Campaign:
         self._rss_before = self._rss()
 
     def _warm_up(self) -> None:
-        """Good calls of every kind at once, so that what a server needs anyway it has."""
+        """Send valid calls of every kind, so that the server has its normal memory use."""
         batch = world.good_batch(10_000)
         stub = IngestionServiceStub(self._targets.channel)
         kind = ingestion_pb2.INGESTION_KIND_CUSTOMERS
@@ -103,7 +103,7 @@ class Campaign:
             list(callers.map(partial(self._fuzzer.attempt, "credentials"), range(100)))
 
     def run(self, kind: str, numbers: range) -> None:
-        """Send these mutants of a kind, several at once."""
+        """Send these mutants of a kind, several concurrently."""
         counted = self.report.statuses.setdefault(kind, Counter())
         began = time.monotonic()
         with ThreadPoolExecutor(CALLERS) as callers:
@@ -126,9 +126,8 @@ class Campaign:
             return Outcome("", "not sent", (f"{type(error).__name__}: {error}",))
 
     def close(self) -> None:
-        """The last looks: memory, and the log."""
-        # Calls whose callers have given up may still hold messages of 4 MiB, as a busy machine ends
-        # them late.
+        """Check memory and log at the end."""
+        # Cancelled calls may still hold messages of 4 MiB, because a busy machine ends them late.
         until = time.monotonic() + _SETTLE_SECONDS
         while time.monotonic() < until and self._has_grown():
             time.sleep(1)
@@ -149,7 +148,7 @@ class Campaign:
         )
 
     def _look(self, when: str) -> None:
-        """The processes of the beginning still live, and answer."""
+        """Check that the original processes still run and answer."""
         for process, them in self._watched.items():
             if not all(each.is_running() for each in them):
                 self._find(f"the {process} has ended {when}")
@@ -172,7 +171,7 @@ class Campaign:
 
 @contextmanager
 def campaign(seed: int) -> Iterator[Campaign]:
-    """A campaign on a stack of its own, beside it a server that asks for tokens."""
+    """A campaign on a separate stack, with a second server that requires tokens."""
     with (
         up("--no-console", CREDIT_MAX_STREAMS=_STREAMS) as running,
         _guarded(running) as guarded,
@@ -192,7 +191,7 @@ def campaign(seed: int) -> Iterator[Campaign]:
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """A server that asks for tokens, on the database of the stack."""
+    """A server that requires tokens, on the database of the stack."""
 
     process: psutil.Process
     address: str
@@ -238,7 +237,7 @@ def _guarded(running: Up) -> Iterator[Guarded]:
 
 
 def _announced(path: Path) -> str:
-    """The address that a server tells in its log."""
+    """The address in a server's log."""
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         found = re.search(r"Serving on (\S+)", path.read_text(encoding="utf-8"))
@@ -249,7 +248,7 @@ def _announced(path: Path) -> str:
 
 
 def _finished(channel: grpc.Channel, ingestion_id: str) -> ingestion_pb2.Ingestion:
-    """The ingestion once a worker has ended it, or as it stands after a long while."""
+    """The ingestion after a worker has ended it, or its state after a timeout."""
     stub = IngestionServiceStub(channel)
     request = ingestion_service_pb2.GetIngestionRequest(ingestion_id=ingestion_id)
     deadline = time.monotonic() + _FINISH_SECONDS

@@ -1,4 +1,4 @@
-"""What the contract documents: the reasons a method may fail with, and the status of each."""
+"""The documented errors: the reasons of each method, and the status of each reason."""
 
 import re
 from functools import cache
@@ -17,13 +17,13 @@ METHODS: dict[str, MethodDescriptor] = {
 
 
 def path_of(method: MethodDescriptor) -> str:
-    """As grpc spells it."""
+    """The method's path in gRPC."""
     return f"/{method.containing_service.full_name}/{method.name}"
 
 
 @cache
 def status_of_reason() -> dict[str, str]:
-    """The name of the status that each reason comes with, from the comments of ErrorReason."""
+    """The status of each reason, from the comments of ErrorReason."""
     text = (_PROTOS / "error_reason.proto").read_text(encoding="utf-8")
     found: dict[str, str] = {}
     for comment, name in re.findall(r"((?:  //[^\n]*\n)+)  ERROR_REASON_(\w+) = ", text):
@@ -37,13 +37,12 @@ _OF_ANY_METHOD = frozenset(
     {"UNAUTHENTICATED", "PERMISSION_DENIED", "OVERLOADED", "RATE_LIMITED", "DATABASE_UNAVAILABLE"}
     | {"SHUTTING_DOWN", "DEADLINE_EXCEEDED", "METHOD_NOT_IMPLEMENTED"}
 )
-"""Reasons that the services' comments say of every method. INTERNAL is left out: bad input must
-never cause it."""
+"""Reasons documented for all methods, except INTERNAL, which bad input must never cause."""
 
 
 @cache
 def reasons_of(method: str) -> frozenset[str]:
-    """The reasons documented for a method, those of any method included."""
+    """The reasons documented for a method, including those of all methods."""
     for file in ("credit_service.proto", "ingestion_service.proto"):
         text = (_PROTOS / file).read_text(encoding="utf-8")
         match = re.search(rf"((?:  //[^\n]*\n)+)  rpc {method}\(", text)

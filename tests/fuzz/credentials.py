@@ -1,4 +1,4 @@
-"""Metadata and tokens: headers of odd forms, tokens that are almost good, and bare HTTP/2."""
+"""Mutants of metadata and tokens: unusual headers, almost valid tokens, and raw HTTP/2."""
 
 import base64
 import json
@@ -30,15 +30,15 @@ _HUGE = 10**400
 
 @dataclass(frozen=True)
 class CredentialMutants:
-    """Mutants by their number, for a server that takes the tokens of `key`. Tokens hold for an hour
-    from `now`, in seconds since 1970."""
+    """Mutants by number, for a server that accepts tokens signed with `key`. Tokens are valid for
+    an hour from `now`, in seconds since 1970."""
 
     fields: FieldMutants
     key: ECKey
     now: int
 
     def make(self, number: int) -> Mutant:
-        """The mutant of that number. `refused` are those without credentials that hold."""
+        """The mutant with a number. `refused` is true for mutants without valid credentials."""
         rng = random.Random(f"{self.fields.seed}/credentials/{number}")  # noqa: S311 - a repeatable choice
         base = self.fields.good(rng.choice(_METHODS), rng, f"credentials/{number}")
         what = rng.random()
@@ -55,7 +55,7 @@ class CredentialMutants:
         return _with(base, name, metadata, refused=False)
 
     def token(self, claims: Mapping[str, Any], **header: Any) -> str:
-        """A token that holds, but for what is given otherwise; None leaves a claim out."""
+        """A valid token except for the given claims; None omits a claim."""
         content = {
             "iss": ISSUER,
             "aud": "credit-service",
@@ -68,12 +68,12 @@ class CredentialMutants:
         return self.signed(json.dumps(kept).encode(), **header)
 
     def signed(self, payload: bytes, **header: Any) -> str:
-        """Any payload under a good signature; the header's extra words are not checked here."""
+        """Any payload with a valid signature; additional header fields are not checked here."""
         head = {"alg": "ES256", "kid": KID, **header}
         token = jws.serialize_compact({"alg": "ES256", "kid": KID}, payload, self.key)
         if head == {"alg": "ES256", "kid": KID}:
             return token
-        # Sign what joserfc would refuse to.
+        # Sign payloads that joserfc would reject.
         signing_input = f"{_encoded(head)}.{token.split('.')[1]}".encode()
         algorithm = jws.JWSRegistry.algorithms["ES256"]
         signature = algorithm.sign(signing_input, self.key)
@@ -82,7 +82,7 @@ class CredentialMutants:
         )
 
     def _token(self, rng: Rng) -> tuple[str, str]:
-        """A token and what is odd about it. Signatures differ from one time to another."""
+        """A token and a description of its mutation. Signatures are not deterministic."""
         good = self.token({})
         head, body, signature = good.split(".")
 
@@ -155,7 +155,7 @@ _ODD_CLAIMS: Mapping[str, Sequence[Any]] = {
 _HOLD = frozenset(
     {"good", "zip", "iat 'True'", "scope \"['credit.read', 1]\"", "sub '[]'", "exp +1000000"}
 )
-"""Tokens that may let their owner in: what is odd about them is the issuer's own affair."""
+"""Mutated tokens that may be accepted, because the mutation is up to the issuer."""
 
 
 def _holds(name: str) -> bool:
@@ -177,7 +177,7 @@ def _unsigned(algorithm: object, body: str) -> str:
 
 
 def _turned(rng: Rng, text: str) -> str:
-    """Another character somewhere, but not at the end, where it may mean the same."""
+    """Change one character, but not the last one, which may be equivalent."""
     place = rng.randrange(len(text) - 4)
     return text[:place] + ("A" if text[place] != "A" else "B") + text[place + 1 :]
 
@@ -213,7 +213,7 @@ def _authorizations(rng: Rng, good: str) -> list[tuple[str, list[tuple[str, str 
 
 
 def _others(rng: Rng) -> list[tuple[str, list[tuple[str, str | bytes]]]]:
-    """Metadata beside good credentials."""
+    """Mutated metadata with valid credentials."""
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     traces = (
         *(trace, "", "00", trace.upper(), trace + "-x", "ff" + trace[2:], trace.replace("4", "g")),
@@ -237,7 +237,7 @@ def _others(rng: Rng) -> list[tuple[str, list[tuple[str, str | bytes]]]]:
 
 
 def oversized(mutant: Mutant) -> bool:
-    """Whether the library may refuse a mutant for the size of its metadata."""
+    """Whether the library may reject a mutant because of the size of its metadata."""
     return sum(32 + len(key) + len(value) for key, value in mutant.metadata) > 7_000
 
 
@@ -251,13 +251,13 @@ _ANSWER_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class BareMutants:
-    """Calls that no grpc library would send: header fields as bytes, in frames of our own."""
+    """Calls that no grpc library sends: raw header fields in hand-written frames."""
 
     fields: FieldMutants
     token: str
 
     def make(self, number: int) -> tuple[str, bytes]:
-        """What is odd, and the bytes to send."""
+        """A description of the mutation, and the bytes to send."""
         rng = random.Random(f"{self.fields.seed}/bare/{number}")  # noqa: S311 - a repeatable choice
         base = self.fields.good("GetCreditScore", rng, f"bare/{number}")
         headers = {
@@ -302,7 +302,7 @@ _ODD_HEADERS: Sequence[tuple[str, bytes]] = (
 
 
 def _length(number: int) -> bytes:
-    """A length in HPACK's seven bits and more (RFC 7541, 5.1)."""
+    """A length as an HPACK integer with a 7-bit prefix (RFC 7541, 5.1)."""
     if number < 127:
         return bytes([number])
     out, number = bytearray([127]), number - 127
@@ -313,7 +313,7 @@ def _length(number: int) -> bytes:
 
 
 def _field(name: bytes, value: bytes) -> bytes:
-    """A header field, literal, never put into the table."""
+    """A literal header field that is never indexed."""
     return b"\x10" + _length(len(name)) + name + _length(len(value)) + value
 
 
@@ -323,7 +323,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def send_bare(address: str, sent: bytes) -> list[str]:
-    """What is wrong with how the server took the bytes: it must end the call or the connection."""
+    """The error in the server's reaction, which must be to end the call or the connection."""
     host, _, port = address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS) as connection:
         connection.sendall(sent)
@@ -346,7 +346,7 @@ def send_bare(address: str, sent: bytes) -> list[str]:
 
 
 def _ended(buffered: bytes) -> tuple[bool, bytes]:
-    """Whether frames read so far end stream 1 or the connection, and what is left of them."""
+    """Whether the frames end stream 1 or the connection, and the remaining bytes."""
     while len(buffered) >= 9:
         size = int.from_bytes(buffered[:3], "big")
         if len(buffered) < 9 + size:
@@ -359,5 +359,5 @@ def _ended(buffered: bytes) -> tuple[bool, bytes]:
 
 
 def may_pass(code: grpc.StatusCode) -> bool:
-    """Whether a status lets somebody in who should not be."""
+    """Whether a status means that the server wrongly admitted the call."""
     return code not in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)

@@ -1,4 +1,4 @@
-"""Mutants of every field of every method: one after another, then two or three at once."""
+"""Mutants of every field of every method: first one field, then two or three together."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,10 +22,10 @@ _TOO_MANY_ROWS = 10_001
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One call to make: serialized messages, and what was done to them.
+    """One call: serialized messages, and a description of the mutation.
 
-    `refused` means that it must not be answered OK, `rejected` that an ingestion must count at
-    least so many rejected rows.
+    `refused` means that the call must not end with OK. `rejected` is the minimum number of rejected
+    rows of an ingestion.
     """
 
     method: str
@@ -38,7 +38,7 @@ class Mutant:
 
 @dataclass(frozen=True, slots=True)
 class _Site:
-    """A place in a message: names of fields and indexes of repeated ones."""
+    """A path in a message: names of fields and indexes of repeated fields."""
 
     path: tuple[str | int, ...]
     descriptor: FieldDescriptor
@@ -48,21 +48,21 @@ class _Site:
 
     @property
     def type_name(self) -> str:
-        """The full name of the message that the field holds."""
+        """The full name of the field's message type."""
         return values.defined(self.descriptor.message_type).full_name
 
 
 @dataclass(frozen=True)
 class FieldMutants:
-    """Mutants by their number; the same seed, world and number give the same mutant."""
+    """Mutants by number; the same seed, world and number give the same mutant."""
 
     seed: int
     world: World
 
     @cached_property
     def single(self) -> list[tuple[str, int, str, Callable[[list[Any]], bool]]]:
-        """(method, which base, what, change) of everything that is tried by itself. A change tells
-        whether what it made is bad."""
+        """(method, base, description, change) of all single mutations. A change returns whether its
+        result is invalid."""
         found = []
         for method in METHODS:
             for which, base in enumerate(self.world.bases(method, "0")):
@@ -79,11 +79,11 @@ class FieldMutants:
 
     @property
     def systematic(self) -> int:
-        """How many mutants change one thing alone."""
+        """The number of mutants with a single change."""
         return len(self.single)
 
     def make(self, number: int) -> Mutant:
-        """The mutant of that number; from `systematic` on several things are changed."""
+        """The mutant with a number; from `systematic` on they have several changes."""
         rng = random.Random(f"{self.seed}/fields/{number}")  # noqa: S311 - a repeatable choice
         if number < self.systematic:
             chosen = [self.single[number]]
@@ -107,7 +107,7 @@ class FieldMutants:
         )
 
     def good(self, method: str, rng: random.Random, name: str) -> Mutant:
-        """A call that nothing is wrong with, under a request id that the name makes."""
+        """A valid call with a request id derived from the name."""
         messages = rng.choice(self.world.bases(method, numbered_uuid(self.seed, name)))
         return Mutant(method, tuple(each.SerializeToString() for each in messages), "as it is")
 
@@ -120,7 +120,8 @@ def _at(place: int, change: Callable[[Any], bool]) -> Callable[[list[Any]], bool
 
 
 def changes_of(message: Message, world: World) -> Iterator[tuple[str, Callable[[Any], bool]]]:
-    """All that is done to a message, in words and as a function that tells whether it is bad."""
+    """All changes to a message: description, and function that returns whether the result is
+    invalid."""
     for site in _sites(message, ()):
         if site.descriptor.type != _MESSAGE:
             for value in [*values.of_field(site.descriptor), *_of_world(site, world)]:
@@ -141,7 +142,7 @@ def changes_of(message: Message, world: World) -> Iterator[tuple[str, Callable[[
 
 
 def _of_world(site: _Site, world: World) -> list[Value]:
-    """Values that mean something to this server: tokens of other lists, ids that are stored."""
+    """Values known to this server: page tokens of other lists, stored ids."""
     match site.path[-1]:
         case "page_token":
             return [Value(token) for token in world.page_tokens]
@@ -153,7 +154,7 @@ def _of_world(site: _Site, world: World) -> list[Value]:
 
 
 def _sites(message: Any, path: tuple[str | int, ...]) -> Iterator[_Site]:
-    """Every field, set or not, of a message and of those in it that are set."""
+    """All fields, set or unset, of a message and of its set submessages."""
     for descriptor in message.DESCRIPTOR.fields:
         here = (*path, descriptor.name)
         if descriptor.is_repeated:
@@ -174,7 +175,7 @@ def _parent(message: Any, path: Sequence[str | int]) -> Any:
 
 
 def _reachable(change: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """A change that does nothing where an earlier one has taken its place away."""
+    """A change that does nothing if an earlier one has removed its path."""
 
     def careful(message: Any) -> bool:
         try:
@@ -194,7 +195,7 @@ def _setting(site: _Site, value: Value) -> Callable[[Any], bool]:
             setattr(parent, last, value.value)
         lenient = message.DESCRIPTOR.name in _OF_ROWS and isinstance(value.value, str)
         if lenient and value.value != value.value.strip() and value.value.strip().isascii():
-            # A source's cell may have blanks around it.
+            # A cell may have surrounding spaces.
             return "\x00" in value.value
         return value.bad
 
@@ -219,7 +220,7 @@ def _clearing(site: _Site) -> Callable[[Any], bool]:
             del parent[last]
         else:
             parent.ClearField(last)
-        # Without one, a write that is retried has a second effect.
+        # Without an id, a retried write would take effect twice.
         return last == "request_id"
 
     return _reachable(change)
@@ -251,7 +252,7 @@ def _wiping(message: Any) -> bool:
 
 
 def _stream_changes(base: Sequence[Any]) -> Iterator[tuple[str, Callable[[list[Any]], bool]]]:
-    """A stream's messages out of order, doubled, left out."""
+    """Messages of a stream reordered, duplicated, omitted."""
     changes: Mapping[str, Callable[[list[Any]], list[Any]]] = {
         "nothing at all": lambda _: [],
         "no header": lambda each: each[1:],
@@ -299,7 +300,7 @@ def _event_types(messages: list[Any]) -> bool:
 
 
 def _empty_rows(messages: list[Any]) -> bool:
-    """As many rows as a message holds: two bytes each."""
+    """The maximum number of rows in a message: two bytes each."""
     batch = ingestion_service_pb2.IngestRowsRequest()
     batch.batch.loans.MergeFromString(b"\x0a\x00" * (_FILL_BYTES // 2))
     messages[1:] = [batch]
@@ -307,7 +308,7 @@ def _empty_rows(messages: list[Any]) -> bool:
 
 
 def _unreadable_cells(messages: list[Any]) -> bool:
-    """One row with as many cells as a message holds: two bytes each."""
+    """One row with the maximum number of cells in a message: two bytes each."""
     batch = ingestion_service_pb2.IngestRowsRequest()
     batch.batch.loans.rows.add().MergeFromString(b"\x5a\x00" * (_FILL_BYTES // 2))
     messages[1:] = [batch]

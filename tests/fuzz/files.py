@@ -1,4 +1,4 @@
-"""Hostile files: workbooks and CSV changed byte by byte, part by part and tag by tag."""
+"""Hostile files: workbooks and CSV files mutated by byte, part and tag."""
 
 import io
 import random
@@ -32,7 +32,7 @@ _CHUNK_BYTES = 1024 * 1024
 
 @cache
 def _usual_workbook() -> bytes:
-    """As a spreadsheet program writes it, with shared texts, styles, a theme and properties."""
+    """A workbook as written by a spreadsheet program: shared strings, styles, theme, properties."""
     book = openpyxl.Workbook()
     sheet = book.worksheets[0]
     sheet.append(LOAN_HEADERS)
@@ -69,7 +69,7 @@ def _turn(rng: Rng, data: bytes) -> bytes:
 
 
 def _turn_near_the_end(rng: Rng, data: bytes) -> bytes:
-    """Where an archive keeps its directory."""
+    """The offset of an archive's directory."""
     turned = bytearray(data)
     for _ in range(rng.choice([1, 2, 8])):
         turned[-rng.randint(1, min(len(turned), 900))] = rng.randrange(256)
@@ -129,7 +129,7 @@ def _repeat_tag(rng: Rng, data: bytes) -> bytes:
 def _replaced(rng: Rng, data: bytes, pattern: bytes, made: bytes) -> bytes:
     found = list(re.finditer(pattern, data))
     for match in rng.sample(found, min(len(found), rng.choice([1, 1, 5]))):
-        # Places shift; near enough.
+        # Offsets shift slightly, which does not matter.
         data = data[: match.start(1)] + made + data[match.end(1) :]
     return data
 
@@ -211,7 +211,7 @@ def _parts_of(data: bytes) -> Parts:
 
 
 def _zipped(rng: Rng, parts: Parts) -> bytes:
-    """The parts as an archive that may itself be odd."""
+    """The parts as an archive, which may be malformed itself."""
     buffer = io.BytesIO()
     method = rng.choice([zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED, zipfile.ZIP_BZIP2])
     with zipfile.ZipFile(buffer, "w", method) as archive:
@@ -224,7 +224,7 @@ def _change_parts(rng: Rng, data: bytes) -> tuple[bytes, str]:
     parts = _parts_of(data)
     done = []
     for _ in range(rng.choice([1, 1, 2, 3])):
-        # The sheet most often: it is the largest, and most of what reads it is our own.
+        # Mostly the sheet, which is the largest part and is mostly read by our own code.
         sheets = [name for name in parts if "sheet" in name.lower() and name.endswith(".xml")]
         name = rng.choice(sheets) if sheets and rng.random() < 0.6 else rng.choice(list(parts))
         what = rng.random()
@@ -290,12 +290,12 @@ _CSV: tuple[Callable[[Rng, bytes], bytes], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class FileMutants:
-    """Mutants by their number: uploads."""
+    """Mutants by number: uploads."""
 
     seed: int
 
     def make(self, number: int) -> Mutant:
-        """The mutant of that number."""
+        """The mutant with a number."""
         rng = random.Random(f"{self.seed}/files/{number}")  # noqa: S311 - a repeatable choice
         name = rng.choice(sorted(_bases()))
         data, what = _hostile(rng, name, _bases()[name])

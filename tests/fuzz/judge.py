@@ -1,4 +1,4 @@
-"""What an answer must be like, whatever was asked."""
+"""Checks that every answer must pass."""
 
 import re
 from collections.abc import Iterator
@@ -21,16 +21,16 @@ _NEVER = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a call ended: its responses, or its error."""
+    """The end of a call: its responses, or its error."""
 
     responses: tuple[Message, ...]
     error: Any = None
     given_up: bool = False
-    """The caller ended a stream that would stay open."""
+    """The caller cancelled a stream that would stay open."""
 
     @property
     def code(self) -> grpc.StatusCode:
-        """The status; OK for a stream that was left open."""
+        """The status; OK for a cancelled open stream."""
         if self.error is None or self.given_up:
             return grpc.StatusCode.OK
         code: grpc.StatusCode = self.error.code()
@@ -38,17 +38,17 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        """The ErrorInfo's reason; empty where there is none."""
+        """The reason in ErrorInfo; empty if there is none."""
         status = None if self.error is None else _status_of(self.error)
         infos = [] if status is None else _infos(status)
         return infos[0].reason if infos else ""
 
 
 def faults(method: str, answer: Answer, *, oversized: bool = False) -> list[str]:
-    """What is wrong with an answer; empty when it is as the contract says.
+    """The error in an answer; empty if it conforms to the contract.
 
-    `oversized` is a call beyond the limits of message or metadata, which the library refuses before
-    the service sees it, without details.
+    `oversized` marks a call beyond the limits of message or metadata, which the library rejects
+    without details before it reaches the service.
     """
     if answer.code is grpc.StatusCode.OK:
         return [fault for response in answer.responses for fault in unaccounted_in(response)]
@@ -63,8 +63,8 @@ def faults(method: str, answer: Answer, *, oversized: bool = False) -> list[str]
 
 
 def _status_of(error: Any) -> status_pb2.Status | None:
-    """The details of a status. grpc_status raises ValueError where the caller's deadline passed
-    while the status arrived: the message is grpc's own then."""
+    """The details of a status. grpc_status raises ValueError if the caller's deadline passed while
+    the status arrived, because the message is then grpc's own."""
     for key, value in error.trailing_metadata() or ():
         if key == STATUS_DETAILS_KEY:
             return status_pb2.Status.FromString(value)
@@ -112,12 +112,12 @@ def _details(status: status_pb2.Status, kind: Any) -> list[Any]:
 
 
 def unaccounted_in(response: Message) -> list[str]:
-    """What is wrong with the counts of the ingestions in a response."""
+    """Errors in the counts of the ingestions in a response."""
     return [fault for each in ingestions_in(response) for fault in unaccounted(each)]
 
 
 def unaccounted(ingestion: ingestion_pb2.Ingestion) -> list[str]:
-    """Whether the outcomes of an ingestion's rows add up to those read."""
+    """Whether the outcomes of an ingestion's rows add up to the rows read."""
     outcomes = (
         *(ingestion.inserted, ingestion.updated, ingestion.unchanged),
         *(ingestion.skipped, ingestion.rejected),
@@ -128,7 +128,7 @@ def unaccounted(ingestion: ingestion_pb2.Ingestion) -> list[str]:
 
 
 def ingestions_in(response: Message) -> list[ingestion_pb2.Ingestion]:
-    """The ingestions that a response holds."""
+    """The ingestions in a response."""
     one = getattr(response, "ingestion", None)
     many = list(getattr(response, "ingestions", ()))
     return many if one is None else [one, *many]

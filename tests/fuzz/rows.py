@@ -1,4 +1,4 @@
-"""Corrupt rows, ten at a time: by a stream, or as the lines of a CSV file."""
+"""Corrupt rows, ten at a time, in a stream or a CSV file."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from tests.fuzz.world import CUSTOMERS, World, customer_row, loan_row
 from tests.unit.spreadsheets.workbooks import CUSTOMER_HEADERS, LOAN_HEADERS
 
 ROWS = 10
-"""Corrupt rows of one mutant; a good one goes before them and another after."""
+"""The corrupt rows of one mutant, between two valid rows."""
 
 _KINDS = (ingestion_pb2.INGESTION_KIND_CUSTOMERS, ingestion_pb2.INGESTION_KIND_LOANS)
 _CELLS = [
@@ -29,7 +29,7 @@ _CELLS = [
 
 @dataclass(frozen=True)
 class RowMutants:
-    """Mutants by their number; each brings `ROWS` corrupt rows."""
+    """Mutants by number, each with `ROWS` corrupt rows."""
 
     seed: int
     world: World
@@ -42,7 +42,7 @@ class RowMutants:
         return {type(row): list(changes_of(row, self.world)) for row in rows}
 
     def make(self, number: int) -> Mutant:
-        """The mutant of that number."""
+        """The mutant with a number."""
         rng = random.Random(f"{self.seed}/rows/{number}")  # noqa: S311 - a repeatable choice
         fresh = numbered_uuid(self.seed, "rows", number)
         kind = rng.choice(_KINDS)

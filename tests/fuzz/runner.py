@@ -1,4 +1,4 @@
-"""Each kind of mutant against a server, one by its number: what is wrong with the answer."""
+"""Sends mutants of each kind by number, and checks their answers."""
 
 import json
 import time
@@ -33,8 +33,8 @@ _NO_FAULT_OF_THE_FILE = frozenset(
 
 @dataclass(frozen=True)
 class Targets:
-    """Where mutants are sent. `guarded` asks for the tokens of `key`, made `now` (since 1970);
-    `finish` waits for an upload to be ingested, or ingests it."""
+    """The servers under test. `guarded` requires tokens of `key`, issued at `now` (seconds since
+    1970); `finish` waits for, or performs, the ingestion of an upload."""
 
     channel: grpc.Channel
     guarded: grpc.Channel
@@ -46,7 +46,7 @@ class Targets:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a mutant was, the status it got, and what is wrong with that."""
+    """A mutant's description, its status, and the error in the answer."""
 
     what: str
     status: str
@@ -54,7 +54,7 @@ class Outcome:
 
 
 class Fuzzer:
-    """All kinds of mutants of one seed against one pair of servers. Safe to share by threads."""
+    """All kinds of mutants of one seed for one pair of servers. Thread-safe."""
 
     def __init__(self, seed: int, world: World, targets: Targets) -> None:
         self._targets = targets
@@ -66,7 +66,7 @@ class Fuzzer:
         self._bare = BareMutants(self.fields, self._credentials.token({}))
 
     def attempt(self, kind: str, number: int) -> Outcome:
-        """Send the mutant of that kind and number."""
+        """Send the mutant of a kind and number."""
         match kind:
             case "bare":
                 what, sent = self._bare.make(number)
@@ -133,7 +133,7 @@ def _outcome(
 
 
 def write_keys(folder: Path) -> tuple[ECKey, Path]:
-    """A new key that signs tokens, and the file of public keys for a server."""
+    """A new signing key, and its file of public keys for a server."""
     key = ECKey.generate_key("P-256")
     path = folder / "jwks.json"
     public = {**key.as_dict(private=False), "kid": credentials.KID}
@@ -143,7 +143,7 @@ def write_keys(folder: Path) -> tuple[ECKey, Path]:
 
 @contextmanager
 def channel_to(address: str) -> Iterator[grpc.Channel]:
-    """A connection of its own, with room for any message."""
+    """A separate connection without message size limits."""
     options = (
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_receive_message_length", -1),
@@ -154,5 +154,5 @@ def channel_to(address: str) -> Iterator[grpc.Channel]:
 
 
 def now_in_seconds() -> int:
-    """Since 1970."""
+    """Seconds since 1970."""
     return int(time.time())

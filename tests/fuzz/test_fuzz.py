@@ -1,4 +1,4 @@
-"""A few bad inputs of each kind, as an ordinary test; `make fuzz` sends them by the thousand."""
+"""A few bad inputs of each kind as a regular test; `make fuzz` sends thousands."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +29,7 @@ SAMPLES = {"fields": 200, "wire": 150, "rows": 4, "files": 6, "credentials": 60,
 def fuzzer(
     server: Edge, settings: Settings, database: Database, tmp_path: Path
 ) -> Iterator[Fuzzer]:
-    """All kinds of mutants against the server and one beside it that asks for tokens."""
+    """All kinds of mutants for the server and a second one that requires tokens."""
     key, keys_file = runner.write_keys(tmp_path)
     asks = {"token_keys": keys_file, "token_issuer": credentials.ISSUER}
     guarded = CreditServer(settings.model_copy(update=asks), database)
@@ -49,7 +49,7 @@ def fuzzer(
 
 
 def test_bad_inputs_are_answered_as_the_contract_says(fuzzer: Fuzzer) -> None:
-    # From all over the mutants that change one field alone, which are the first.
+    # Spread over the mutants with a single change, which come first.
     step = fuzzer.fields.systematic // SAMPLES["fields"]
     found = []
     for kind, count in SAMPLES.items():
@@ -61,7 +61,7 @@ def test_bad_inputs_are_answered_as_the_contract_says(fuzzer: Fuzzer) -> None:
 
 
 def test_every_method_is_tried_with_every_field(fuzzer: Fuzzer) -> None:
-    """Each field of each request, by its path, and each reason that the contract has."""
+    """Each field of each request, by its path, and each reason of the contract."""
     tried = {method for method, _, _, _ in fuzzer.fields.single}
     assert tried == METHODS.keys()
     for method, descriptor in METHODS.items():

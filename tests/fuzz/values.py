@@ -1,7 +1,7 @@
-"""Hostile values for a field, by its type and by what it means.
+"""Hostile values for a field, by its type and meaning.
 
-`bad` says that no service that keeps its contract may take the value; the others it may take or
-refuse, as long as it answers well.
+`bad` marks values that a correct service must reject; it may accept or reject the others, with a
+correct answer.
 """
 
 import uuid
@@ -20,7 +20,7 @@ _INT32 = frozenset({FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_SINT32})
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value to put into a field, in words short enough for a report."""
+    """A value for a field, with a short description."""
 
     value: Any
     bad: bool = False
@@ -223,14 +223,14 @@ MONEYS = [
 
 
 def defined(descriptor: T | None) -> T:
-    """A descriptor that a field of its type always has, which the types do not say."""
+    """The descriptor that a field of this type always has, which the types do not express."""
     if descriptor is None:
         raise TypeError("a field of another type")
     return descriptor
 
 
 def of_field(field: FieldDescriptor) -> list[Value]:
-    """What to put into a scalar field, or into one element of a repeated one."""
+    """Values for a scalar field, or for one element of a repeated field."""
     match field.type:
         case FieldDescriptor.TYPE_ENUM:
             known = [value.number for value in defined(field.enum_type).values]
@@ -262,7 +262,7 @@ def _of_number(field: FieldDescriptor) -> list[Value]:
         case "tenure_months" | "age":
             return [*values, *_bad(481, 0, most)]
         case "row_number":
-            # The client's own, told back and of no meaning here.
+            # Chosen by the client and returned without interpretation.
             return _any(-1, least, 0, most)
         case _ if not small:
             return [*values, *_any(MAX_INT32 + 1, 2**53 + 1, 10**15, 10**15 + 1)]
@@ -270,5 +270,5 @@ def _of_number(field: FieldDescriptor) -> list[Value]:
 
 
 def numbered_uuid(*parts: object) -> str:
-    """A UUID that the parts alone make."""
+    """A UUID derived from the parts."""
     return str(uuid.uuid5(uuid.NAMESPACE_OID, "/".join(map(str, parts))))

@@ -1,4 +1,4 @@
-"""Messages that are almost messages: bytes turned, cut, put in, tags of other types, deep nests."""
+"""Almost valid messages: flipped, cut and inserted bytes, wrong wire types, deep nesting."""
 
 import random
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def _double(rng: Rng, data: bytes) -> bytes:
 
 
 def _other_type(rng: Rng, data: bytes) -> bytes:
-    """A known field's number with any wire type, the reserved 6 and 7 among them."""
+    """A known field's number with any wire type, including the reserved 6 and 7."""
     tag = rng.randint(1, 20) << 3 | rng.randint(0, 7)
     return data + _varint(tag) + rng.randbytes(rng.choice([0, 1, 4, 8, 9]))
 
@@ -62,7 +62,7 @@ def _number_zero(_rng: Rng, data: bytes) -> bytes:
 
 
 def _long_varint(rng: Rng, data: bytes) -> bytes:
-    """A number of more bytes than a varint may have."""
+    """A varint with too many bytes."""
     return data + _varint(rng.randint(1, 8) << 3) + b"\xff" * rng.randint(9, 12) + b"\x01"
 
 
@@ -85,7 +85,7 @@ def _nest_groups(rng: Rng, data: bytes) -> bytes:
 
 
 def _bad_text(rng: Rng, data: bytes) -> bytes:
-    """A text that is no UTF-8: a lone surrogate, an overlong NUL, a byte of no place in it."""
+    """Invalid UTF-8: a lone surrogate, an overlong NUL, an invalid byte."""
     text = rng.choice([b"\xed\xa0\x80", b"\xc0\x80", b"\xff\xfe", b"\xf4\x90\x80\x80", b"\x80"])
     return data + _varint(rng.randint(1, 8) << 3 | 2) + _varint(len(text)) + text
 
@@ -103,17 +103,17 @@ _CHANGES: tuple[Callable[[Rng, bytes], bytes], ...] = (
     *(_number_zero, _long_varint, _endless_length, _nest_messages, _nest_groups, _bad_text, _noise),
 )
 _RARE = 500
-"""One mutant in so many is larger than a message may be."""
+"""One in this number of mutants exceeds the message size limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class WireMutants:
-    """Mutants by their number, made of those of the fields."""
+    """Mutants by number, derived from field mutants."""
 
     fields: FieldMutants
 
     def make(self, number: int) -> Mutant:
-        """The mutant of that number."""
+        """The mutant with a number."""
         rng = random.Random(f"{self.fields.seed}/wire/{number}")  # noqa: S311 - a repeatable choice
         base = self.fields.good(rng.choice(sorted(METHODS)), rng, f"wire/{number}")
         messages = list(base.messages)

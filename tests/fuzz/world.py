@@ -1,4 +1,4 @@
-"""What the fuzzers find on the server: a few customers, loans, decisions, files, and their ids."""
+"""The data on the fuzzed server: a few customers, loans, decisions, files, and their ids."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _LISTED = (ingestion_pb2.ROW_OUTCOME_REJECTED, ingestion_pb2.ROW_OUTCOME_SKIPPED
 
 CUSTOMERS = range(1, 13)
 SHARED_LOAN = 77
-"""A loan id of two customers."""
+"""A loan id shared by two customers."""
 OWN_LOAN = 78
 CUSTOMERS_CSV = (
     "customer_id,first_name,last_name,age,phone_number,monthly_income\n"
@@ -32,7 +32,7 @@ CUSTOMERS_CSV = (
 
 @dataclass(frozen=True)
 class World:
-    """Ids and tokens that this server knows."""
+    """Ids and page tokens of this server."""
 
     loan_id: int
     decision_id: int
@@ -41,7 +41,7 @@ class World:
     page_tokens: tuple[str, ...]
 
     def bases(self, method: str, fresh: str) -> list[list[Message]]:
-        """Calls of a method that are good, every field of them set; `fresh` is an unused UUID."""
+        """Valid calls of a method with all fields set; `fresh` is an unused UUID."""
         made: list[list[Message]] = _BASES[method](self, fresh)
         return made
 
@@ -55,7 +55,7 @@ def day(of: date) -> Date:
 
 
 def customer_row(customer_id: int) -> ingestion_pb2.CustomerRow:
-    """A customer that may be stored."""
+    """A valid customer."""
     return ingestion_pb2.CustomerRow(
         customer_id=customer_id,
         first_name="Asha",
@@ -69,7 +69,7 @@ def customer_row(customer_id: int) -> ingestion_pb2.CustomerRow:
 
 
 def loan_row(customer_id: int, loan_id: int) -> ingestion_pb2.LoanRow:
-    """A loan, all of it paid, of a customer."""
+    """A fully repaid loan of a customer."""
     return ingestion_pb2.LoanRow(
         customer_id=customer_id,
         loan_id=loan_id,
@@ -85,7 +85,7 @@ def loan_row(customer_id: int, loan_id: int) -> ingestion_pb2.LoanRow:
 
 
 def make(channel: grpc.Channel) -> World:
-    """Fill an empty server and look around."""
+    """Fill an empty server and read its ids."""
     stubs = CreditServiceStub(channel), IngestionServiceStub(channel)
     calls, rows = stubs
     ids = [numbered_uuid("world", name) for name in ("customers", "loans", "file", "open")]
@@ -129,7 +129,7 @@ def ingest(
 
 
 def good_batch(count: int) -> ingestion.RowBatch:
-    """Customers of whom none is stored, for they are too young: reported, and forgotten."""
+    """Customers that are all rejected because of their age."""
     rows = [customer_row(1_000_000 + number) for number in range(count)]
     for row in rows:
         row.age = 17
@@ -139,7 +139,7 @@ def good_batch(count: int) -> ingestion.RowBatch:
 def _tokens(
     calls: CreditServiceStub, ingest: IngestionServiceStub, ingestion_id: str
 ) -> Iterator[str]:
-    """A token of each list."""
+    """A page token of each list."""
     yield calls.ListCustomers(credit.ListCustomersRequest(page_size=1)).next_page_token
     yield calls.ListLoans(credit.ListLoansRequest(customer_id=1, page_size=1)).next_page_token
     yield calls.ListDecisions(credit.ListDecisionsRequest(page_size=1)).next_page_token

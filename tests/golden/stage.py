@@ -1,7 +1,7 @@
-"""Where a transcript is played: a real server, its workers driven by hand, and a clock that is set.
+"""The environment for transcripts: a real server, manually driven workers, and a fixed clock.
 
-Nothing runs by itself here: the relay publishes and the actors work when a transcript says so, and
-time passes when it says so. So the same transcript gives the same answers, to the letter.
+Nothing runs in the background: relay, actors and time advance only when a transcript says so. So
+the same transcript gives exactly the same responses.
 """
 
 import threading
@@ -29,8 +29,8 @@ _INDIA = ZoneInfo("Asia/Kolkata")
 _ACTORS = {actor.name: actor for actor in ACTORS}
 _MOST_ROUNDS = 100
 
-# Ids that the service gives out begin far from each other and from what a transcript imports, so
-# that one is recognised wherever it stands, in a sentence too.
+# Issued ids of different kinds start far apart and far from imported ids, so that each is
+# recognizable anywhere, even in a sentence.
 _FIRST_IDS = {
     "customer_ids": 1_000_000_005_000_001,
     "loan_ids": 1_000_000_006_000_001,
@@ -40,24 +40,24 @@ _FIRST_IDS = {
 
 
 class SetClock(Clock):
-    """Stands still where it is set."""
+    """A clock that does not advance."""
 
     def __init__(self) -> None:
         super().__init__()
         self._now = datetime(2026, 1, 15, 12, tzinfo=_INDIA)
 
     def set(self, india: datetime) -> None:
-        """Turn to a date and time in India."""
+        """Set it to a date and time in India."""
         self._now = india.replace(tzinfo=_INDIA)
 
     def moment(self) -> Moment:
-        """Where it is set."""
+        """The current value."""
         return Moment(self._now, self._now.date(), _INDIA)
 
 
 @dataclass(slots=True)
 class Stage:
-    """A server to call, and what moves only when told."""
+    """A server, with relay and actors that run only on request."""
 
     channel: grpc.Channel
     clock: SetClock
@@ -68,9 +68,9 @@ class Stage:
     _names: list[str] = field(default_factory=lambda: list(_ACTORS))
 
     def let_workers_work(self) -> None:
-        """Publish all events and do all that they and the day entail, until nothing is left.
+        """Publish all events and run all their tasks and the day's, until none is left.
 
-        Raises AssertionError when a task fails.
+        Raises AssertionError if a task fails.
         """
         for _ in range(_MOST_ROUNDS):
             self._timetable.step()
@@ -106,7 +106,7 @@ def stage(database: Database, database_url: str, redis_url: str) -> Iterator[Sta
         threads=4,
     )
     clock = SetClock()
-    # A generous wait for Redis: a transcript is about answers, not about a busy machine.
+    # A long timeout for Redis, so that transcripts do not depend on the machine's speed.
     cache = PositionCache(redis_url, timeout_seconds=5.0)
     resources = Resources(database, cache, clock, threading.Event(), settings.ingestion_batch_rows)
     server = CreditServer(settings, database, clock)

@@ -1,7 +1,7 @@
-"""What earlier releases stored is read as they read it: tests/golden/0.1.0 and folders like it.
+"""Data stored by earlier releases is read as before: tests/golden/0.1.0 and similar folders.
 
-The files hold made-up data, written by the release's own code. They are never written anew; a
-release that stores something new adds a folder of its own.
+The files contain invented data, written by the release's own code. Never regenerate them; a release
+that stores new data adds a folder.
 """
 
 import json
@@ -39,7 +39,8 @@ def stored(folder: Path, name: str) -> Any:
 
 
 def assert_holds(found: Any, expected: Any, path: str = "") -> None:
-    """All that was expected is found; a later release may add fields, and better its sentences."""
+    """Check that all expected values are found; a later release may add fields and change
+    sentences."""
     if isinstance(expected, dict):
         for name, value in expected.items():
             if name not in {"message", "explanation"}:

@@ -1,6 +1,6 @@
-"""The transcripts, played against a real server and compared to the letter.
+"""Plays the transcripts against a real server and compares them exactly.
 
-UPDATE_GOLDEN=1 python -m pytest tests/golden     writes what came; read the diff before keeping it
+UPDATE_GOLDEN=1 python -m pytest tests/golden     regenerates the files; review the diff
 """
 
 import difflib

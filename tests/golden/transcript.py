@@ -1,18 +1,17 @@
-"""A transcript: requests in YAML, and what the service answered to each, as protobuf's JSON has it.
+"""A transcript: requests in YAML, with the service's response to each in protobuf's JSON format.
 
-A file is a list of steps under `about` (what it shows) and `clock` (date and time in India at its
-beginning). A step is a `note` and one of:
+A file is a list of steps with `about` (its purpose) and `clock` (start date and time in India). A
+step is a `note` and one of:
 
-    call: CreateLoan            a method, with `request`, or `requests` where it takes a stream
-    clock: 2026-02-14 12:00     time passes
-    workers: work               the relay publishes, the actors work, until all is done
+    call: CreateLoan            a method, with `request`, or `requests` for a stream clock:
+    2026-02-14 12:00 time passes workers: work relay and actors run until they are idle
 
-Playing it writes under each call what came back: `response`, `responses` where they are a stream,
-or `error` with every detail. Ids and versions that the service made are named where they first
-appear, `{loan}`, `{loan2}` and so on, and a request may use the names; `{last_event}` is the last
-event that was streamed. All else stands as it came.
+Playing a transcript adds the result to each call: `response`, `responses` for a stream, or `error`
+with all details. Generated ids and versions get names at their first appearance, `{loan}`,
+`{loan2}` and so on, which requests may use; `{last_event}` is the last streamed event. Everything
+else is unchanged.
 
-Whole files are compared, so what differs shows as a diff of two transcripts.
+Whole files are compared, so a difference is a diff of two transcripts.
 """
 
 import re
@@ -56,7 +55,7 @@ _KIND_OF_FIELD = {
 }
 _STEP_KEYS = ("note", "clock", "workers", "call")
 _MOST_ON_A_LINE = 96
-# Ids of these kinds are so large that one is known by itself in the middle of a sentence.
+# Ids of these kinds are large enough to be recognized in the middle of a sentence.
 _KNOWN_IN_TEXT = ("customer", "loan", "decision", "payment")
 _NAME = re.compile(r"\{([a-z_]+[0-9]*)\}")
 _LAST_EVENT = "last_event"
@@ -66,16 +65,16 @@ assert error_details_pb2.ErrorInfo.DESCRIPTOR
 
 @dataclass(slots=True)
 class Names:
-    """The names of what the service made, in the order in which it appeared."""
+    """The names of generated values, in order of appearance."""
 
     _names: dict[tuple[str, str], str] = field(default_factory=dict)
     _values: dict[str, str] = field(default_factory=lambda: {_LAST_EVENT: "0"})
     _given: set[tuple[str, str]] = field(default_factory=set)
 
     def give(self, request: Any, name: str = "") -> Any:
-        """A request with values in place of names. Its own ids are kept as they are from now on.
+        """A request with names replaced by values. Its own ids are never replaced by names.
 
-        Raises KeyError for a name that nothing has.
+        Raises KeyError for an unknown name.
         """
         if isinstance(request, Mapping):
             return {key: self.give(value, key) for key, value in request.items()}
@@ -90,9 +89,9 @@ class Names:
         return request
 
     def take(self, answer: Any, name: str = "") -> Any:
-        """An answer with names in place of what the service made."""
+        """A response with generated values replaced by names."""
         if isinstance(answer, Mapping):
-            # A map of the wire has no order of its own.
+            # Maps are unordered on the wire.
             items = sorted(answer.items()) if name == "metadata" else answer.items()
             return {key: self.take(value, key) for key, value in items}
         if isinstance(answer, list):
@@ -121,7 +120,7 @@ class Names:
 
 
 def play(text: str, stage: Stage) -> str:
-    """The transcript as it reads when it is played here. Raises ValueError for one that is none."""
+    """The transcript with the results of playing it here. Raises ValueError for an invalid one."""
     document = yaml.safe_load(text)
     stage.clock.set(_time(document["clock"]))
     names = Names()
@@ -151,7 +150,7 @@ def _time(text: str) -> datetime:
 
 
 def _call(stage: Stage, method: MethodDescriptor, request: Any) -> dict[str, Any]:
-    """What the service answers, under the key of a step that says so."""
+    """The service's result, under its key in a step."""
     kind = GetMessageClass(method.input_type)
 
     def message(document: Any) -> Message:
@@ -180,7 +179,7 @@ def _call(stage: Stage, method: MethodDescriptor, request: Any) -> dict[str, Any
 
 
 def _until_caught_up(stream: Any, stage: Stage) -> Iterator[Message]:
-    """The messages of a stream, without signs of life; one of events ends with the newest."""
+    """The messages of a stream without heartbeats; a stream of events ends with the newest one."""
     newest = stage.last_event_id()
     for response in stream:
         if not isinstance(response, credit_service_pb2.WatchCreditEventsResponse):
@@ -199,7 +198,7 @@ def _document(message: Message) -> Any:
 
 
 def _error(error: grpc.RpcError) -> dict[str, Any]:
-    # An error of a call is the call itself, which the types do not say.
+    # A grpc error is also the call, which the types do not express.
     call: Any = error
     status = rpc_status.from_call(call)
     assert status is not None, f"{call.code()} without details: {call.details()}"
@@ -212,7 +211,7 @@ def _error(error: grpc.RpcError) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Block style, but for what is flat and short; lists are indented."""
+    """YAML in block style except for short, flat values; lists are indented."""
 
     def represent_mapping(
         self, tag: str, mapping: Any, flow_style: bool | None = None
@@ -240,7 +239,7 @@ _Dumper.add_representer(str, _text)
 
 
 def write(document: Mapping[str, Any]) -> str:
-    """A transcript in its one form, an empty line before each step."""
+    """A transcript in its canonical form, with an empty line before each step."""
     head = {key: value for key, value in document.items() if key != "steps"}
     return _dumped(head) + "steps:\n" + "\n".join(map(_written, document["steps"]))
 

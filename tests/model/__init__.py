@@ -1,1 +1,1 @@
-"""A model of the service in plain Python, and a machine that asks both the same things."""
+"""A model of the service in plain Python, and a state machine that compares both."""

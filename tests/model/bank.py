@@ -1,7 +1,7 @@
-"""The rules in plain dicts and fractions, written from the rules' text and from nothing of ours.
+"""The rules in plain dicts and fractions, written from docs/rules.md without using our code.
 
-Money is paise, rates are basis points a year. What is asked is assumed to be well-formed. Slow and
-plain on purpose: it is there to be read.
+Money is in paise, rates in basis points per year. Requests must be well-formed. Slow and simple on
+purpose, to be readable.
 """
 
 import calendar
@@ -18,11 +18,11 @@ Facts = dict[str, Any]
 
 
 class Refused(Exception):  # noqa: N818 - what the rules say no to
-    """A refusal, by its reason."""
+    """A rejected request, with its reason."""
 
 
 def half_up(value: Fraction) -> int:
-    """To the nearest whole number, ties up; for values of 0 or more."""
+    """Round to the nearest integer, half up; for values of 0 or more."""
     return (2 * value.numerator + value.denominator) // (2 * value.denominator)
 
 
@@ -33,12 +33,12 @@ def due_date(start: date, number: int) -> date:
 
 
 def due_by(start: date, tenure: int, day: date) -> int:
-    """How many installments fall due until a day, that day included."""
+    """The number of installments due by a day, inclusive."""
     return sum(due_date(start, number) <= day for number in range(1, tenure + 1))
 
 
 def emi(principal: int, bps: int, tenure: int) -> int:
-    """The installment of the formula: P / n without interest."""
+    """The formula's installment; P / n at rate 0."""
     rate = Fraction(bps, 120_000)
     if not rate:
         return half_up(Fraction(principal, tenure))
@@ -47,8 +47,8 @@ def emi(principal: int, bps: int, tenure: int) -> int:
 
 
 def repayable(principal: int, bps: int, tenure: int) -> bool:
-    """Whether the installment, before it is rounded, is at least what a paisa a month, with its
-    interest, has grown to by the end."""
+    """Whether the unrounded installment is at least the final value of a paisa per month with
+    interest."""
     growth = 1 + Fraction(bps, 120_000)
     grown = sum((growth**month for month in range(tenure)), Fraction(0))
     installment = principal * growth**tenure / grown
@@ -56,8 +56,8 @@ def repayable(principal: int, bps: int, tenure: int) -> bool:
 
 
 def split_rate(principal: int, bps: int, tenure: int, installment: int) -> Fraction:
-    """The monthly rate that a loan's installments are split by: the loan's own where the
-    installment is the formula's, else the one that P, E and n imply, found by halving."""
+    """The monthly rate for splitting installments: the loan's own if the installment is the
+    formula's, otherwise the rate implied by P, E and n, found by bisection."""
     if installment == emi(principal, bps, tenure):
         return Fraction(bps, 120_000)
     if installment * tenure <= principal:
@@ -92,28 +92,28 @@ def schedule(loan: Facts) -> list[tuple[date, int, int, int]]:
 
 
 def payments_of(loan: Facts) -> list[int]:
-    """What each installment asks for."""
+    """The payment of each installment."""
     return [principal + interest for _, principal, interest, _ in schedule(loan)]
 
 
 class Bank:
-    """Customers and loans, and the day. Methods that change something raise Refused or change it
-    all."""
+    """Customers, loans, and the day. Methods that write either raise Refused or apply
+    completely."""
 
     def __init__(self, today: date) -> None:
         self.today = today
         self.customers: dict[int, Facts] = {}
         self.loans: dict[tuple[int, int], Facts] = {}
 
-    # Looking.
+    # Reads.
 
     def loans_of(self, customer_id: int) -> list[Facts]:
-        """By rising id."""
+        """In ascending order of id."""
         keys = sorted(key for key in self.loans if key[0] == customer_id)
         return [self.loans[key] for key in keys]
 
     def active(self, customer_id: int) -> list[Facts]:
-        """Loans with an installment that is not settled."""
+        """Loans with an unsettled installment."""
         return [loan for loan in self.loans_of(customer_id) if loan["closed_on"] is None]
 
     def debt(self, customer_id: int) -> int:
@@ -151,7 +151,7 @@ class Bank:
         return half_up(Fraction(sum(points), 100)), points, ""
 
     def judge(self, customer_id: int, principal: int, bps: int, tenure: int) -> Facts:
-        """Whether a loan is approved, at which rate and installment, and why not."""
+        """The decision on a loan: approval, rate, installment, and reasons for a decline."""
         score, _, override = self.score(customer_id)
         customer = self.customers[customer_id]
         floor = 0 if score > 50 else 1200 if score > 30 else 1600 if score > 10 else None
@@ -185,10 +185,10 @@ class Bank:
             "by_score": floor is None,
         }
 
-    # Changing.
+    # Writes.
 
     def register(self, customer_id: int, phone: str, age: int, income: int) -> None:
-        """A customer under the id that the service issued."""
+        """Register a customer with the id issued by the service."""
         self.refuse_registration(phone)
         limit = half_up(Fraction(36 * income, LAKH)) * LAKH
         self.customers[customer_id] = {
@@ -200,12 +200,12 @@ class Bank:
         }
 
     def refuse_registration(self, phone: str) -> None:
-        """Raise Refused where the phone number is another's."""
+        """Raise Refused if another customer has the phone number."""
         if any(each["phone"] == phone for each in self.customers.values()):
             raise Refused("PHONE_NUMBER_TAKEN")
 
     def book(self, customer_id: int, loan_id: int, asked: tuple[int, int, int]) -> None:
-        """A loan that was approved, under the id that the service issued."""
+        """Book an approved loan with the id issued by the service."""
         judged = self.judge(customer_id, *asked)
         principal, _, tenure = asked
         self.loans[customer_id, loan_id] = {
@@ -225,12 +225,12 @@ class Bank:
         }
 
     def outstanding(self, loan: Facts) -> int:
-        """What is left to pay."""
+        """The outstanding amount."""
         asked = payments_of(loan)
         return sum(asked[loan["settled_before"] :]) - int(loan["paid"])
 
     def pay(self, key: tuple[int, int], amount: int, day: date) -> list[int]:
-        """The numbers of the installments that a payment settles."""
+        """The numbers of the installments settled by a payment."""
         loan = self.loans[key]
         if loan["closed_on"] is not None:
             raise Refused("LOAN_CLOSED")
@@ -261,10 +261,10 @@ class Bank:
     def import_customers(
         self, rows: Sequence[Facts], *, update: bool, writes: bool
     ) -> dict[str, int]:
-        """What becomes of the rows, each counted once."""
+        """Import rows; returns the number of rows per outcome."""
         counts = dict.fromkeys(OUTCOMES, 0)
         customers = {number: dict(facts) for number, facts in self.customers.items()}
-        # A number is taken until the file ends, also when its owner got another.
+        # A number stays taken until the end of the file, even if its owner gets another one.
         holders = {facts["phone"]: number for number, facts in customers.items()}
         first: dict[int, Facts] = {}
         for row in rows:
@@ -288,7 +288,7 @@ class Bank:
         return counts
 
     def import_loans(self, rows: Sequence[Facts], *, update: bool, writes: bool) -> dict[str, int]:
-        """What becomes of the rows, each counted once."""
+        """Import rows; returns the number of rows per outcome."""
         counts = dict.fromkeys(OUTCOMES, 0)
         loans = {key: dict(facts) for key, facts in self.loans.items()}
         first: dict[tuple[int, int], Facts] = {}

@@ -1,4 +1,4 @@
-"""Asks the service and the model the same, in any order that hypothesis thinks of."""
+"""Sends the same requests to the service and the model, in an order chosen by hypothesis."""
 
 import itertools
 import os
@@ -87,7 +87,7 @@ def hundredths_of(message: Any) -> int:
 
 
 def outcome_of(work: Callable[..., T], *arguments: Any) -> T | str:
-    """What the model says, or the reason for which it refuses."""
+    """The model's result, or the reason of its rejection."""
     try:
         return work(*arguments)
     except Refused as refused:
@@ -95,7 +95,7 @@ def outcome_of(work: Callable[..., T], *arguments: Any) -> T | str:
 
 
 class ServiceAndModel(RuleBasedStateMachine):
-    """One run. Its customers and loans have ids of their own, so runs do not meet."""
+    """One run. Its customers and loans have separate ids, so runs do not interfere."""
 
     edge: ClassVar[Edge]
     clock_file: ClassVar[Path]
@@ -122,7 +122,7 @@ class ServiceAndModel(RuleBasedStateMachine):
                 "limit": 36 * LAKH,
             }
             self._import_customers([row], update=False, validate_only=False, split=0)
-        # A history that approves, and loans that are still paid off.
+        # A history good enough for approvals, and active loans.
         usual = {"principal": 5 * LAKH, "bps": 1200, "installment": "formula", "days": 0}
         rows = [
             *({**usual, "place": 0, "loan": n, "tenure": 12, "months_ago": 15} for n in range(3)),
@@ -146,7 +146,7 @@ class ServiceAndModel(RuleBasedStateMachine):
         self._set_day(last if last > self.bank.today else first)
 
     def _set_day(self, day: date) -> None:
-        """Noon of that day, for this run and the service alike."""
+        """Set the clock of this run and of the service to noon of a day."""
         day = min(day, _LAST_DAY)
         self.bank.today = day
         noon = datetime.combine(day, time(12), _INDIA)
@@ -155,7 +155,7 @@ class ServiceAndModel(RuleBasedStateMachine):
         beside.write_text(str(offset), encoding="ascii")
         os.replace(beside, self.clock_file)  # noqa: PTH105 - in one step, as the server reads it
 
-    # Who and what.
+    # Targets.
 
     def _phone(self, place: int) -> str:
         return f"+91{9_000_000_000 + self.base + place}"
@@ -173,7 +173,7 @@ class ServiceAndModel(RuleBasedStateMachine):
         return f"00000000-0000-4000-8000-{self.base:06d}{next(self.request_numbers):06d}"
 
     def _ask(self, method: Callable[..., Any], request: Any) -> Any:
-        """The answer, kept, to ask again; or the reason of a refusal, which had no effect."""
+        """The response, stored for repeats; or the reason of a rejection, which had no effect."""
         try:
             answer = method(request, timeout=30)
         except grpc.RpcError as error:
@@ -394,7 +394,7 @@ class ServiceAndModel(RuleBasedStateMachine):
         assert answer.rows_read == sum(counts.values())
         return counts
 
-    # Asking for loans.
+    # Loan applications.
 
     @rule(place=_customer, principal=_amount, bps=_rate, tenure=_tenure)
     def check(self, place: int, principal: int, bps: int, tenure: int) -> None:
@@ -449,7 +449,7 @@ class ServiceAndModel(RuleBasedStateMachine):
     def _same_offer(
         self, answer: Any, number: int, asked: tuple[int, int, int], *, by_score: bool
     ) -> None:
-        """The offer is approved; one rupee more, or one month less, is not."""
+        """Check that the offer is approved, and one rupee more or one month less is not."""
         principal, bps, tenure = asked
         offer = answer.counter_offer
         if answer.approved or by_score:
@@ -579,7 +579,7 @@ class ServiceAndModel(RuleBasedStateMachine):
     @precondition(lambda self: self.bank.loans)
     @rule(place=_loan, late=st.sampled_from([0, -1, 0, 1]), short=st.sampled_from([0, 0, 0, 1]))
     def pay_about_the_due_date(self, place: int, late: int, short: int) -> None:
-        """What the next installment asks for, or a paisa less; a day early, in time or late."""
+        """Pay the next installment, or a paisa less; a day early, on time or late."""
         active = [key for key, loan in sorted(self.bank.loans.items()) if not loan["closed_on"]]
         if not active:
             return
@@ -593,12 +593,12 @@ class ServiceAndModel(RuleBasedStateMachine):
         if asked > 0:
             self._pay(key, asked, day)
 
-    # Asking again.
+    # Repeats.
 
     @precondition(lambda self: self.asked)
     @rule(which=st.integers(0, 40), other=st.booleans())
     def ask_again(self, which: int, *, other: bool) -> None:
-        """The answer of then; with other content, none."""
+        """Check that a repeat returns the first response, and different content is rejected."""
         method, request, kept = self.asked[which % len(self.asked)]
         again = type(request)()
         again.CopyFrom(request)

@@ -1,6 +1,6 @@
-"""The service and a model of it in plain Python give the same answers, whatever is asked of them.
+"""Compares the service with a model in plain Python over random sequences of requests.
 
-A few runs as an ordinary test, always the same; `make model` sets MODEL_RUNS and MODEL_STEPS.
+A few deterministic runs as a regular test; `make model` sets MODEL_RUNS and MODEL_STEPS.
 """
 
 import os
@@ -45,7 +45,7 @@ def test_the_service_and_the_model_agree(server: Edge, settings: Settings) -> No
             database=None,
             deadline=None,
             print_blob=bool(_RUNS),
-            # A short run tells that something is wrong; `make model` finds the shortest way to it.
+            # A short run detects an error; `make model` minimizes it.
             phases=[Phase.generate, *([Phase.shrink] if _RUNS else [])],
             suppress_health_check=list(HealthCheck),
         ),

@@ -1,4 +1,5 @@
-"""The scores of the public workbooks' customers, against the model fed from the same cells."""
+"""Compares the scores of the public workbooks' customers with the model, fed from the same
+cells."""
 
 from pathlib import Path
 
