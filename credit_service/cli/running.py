@@ -37,8 +37,8 @@ from credit_service.processes.supervisor import (
     ChildMisconfiguredError,
     environment_of,
 )
-from credit_service.rpc import supervisor
-from credit_service.rpc.supervisor import Supervisor
+from credit_service.rpc import server_group
+from credit_service.rpc.server_group import ServerGroup
 from credit_service.settings import Settings, warn_of_unknown_variables, without_secrets
 from credit_service.storage import migrate as migrations
 from credit_service.storage import readiness
@@ -120,7 +120,7 @@ def serve(settings: Settings) -> int:
     warn_of_unknown_variables()
     with _stop_signals(), embedded.provided(settings, join=True) as provided:
         readiness.require_suitable(provided.require_database_url(), provided.database_pooler)
-        supervisor.run(provided, lambda address: out.print(f"Serving on {address}"))
+        server_group.run(provided, lambda address: out.print(f"Serving on {address}"))
     return ExitCode.GOOD
 
 
@@ -177,7 +177,7 @@ class LocalStack:
         self.worker = Child(_WORKER_MODULE, environment_of(settings))
         running.callback(self.worker.stop, _STOP_TIMEOUT_SECONDS)
         self.worker.start()
-        self._servers = Supervisor(settings)
+        self._servers = ServerGroup(settings)
         running.callback(self._servers.stop)
         self._servers.start()
         self.console_url = ""

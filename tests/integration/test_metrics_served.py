@@ -22,7 +22,7 @@ from structlog.contextvars import get_contextvars
 from credit_service.clock import Clock
 from credit_service.commands.reconcile import reconcile
 from credit_service.observability import metrics
-from credit_service.rpc.supervisor import Supervisor
+from credit_service.rpc.server_group import ServerGroup
 from credit_service.settings import Settings
 from credit_service.storage import tasks
 from credit_service.storage.database import Database
@@ -331,9 +331,9 @@ def test_a_worker_counts_what_it_does(
 
 
 @pytest.fixture
-def supervisor(settings: Settings) -> Iterator[Supervisor]:
+def group(settings: Settings) -> Iterator[ServerGroup]:
     """Two processes that show their metrics at one address."""
-    running = Supervisor(
+    running = ServerGroup(
         settings.model_copy(update={"processes": 2, "metrics_listen": "127.0.0.1:0"})
     )
     running.start()
@@ -341,8 +341,8 @@ def supervisor(settings: Settings) -> Iterator[Supervisor]:
     running.stop()
 
 
-def _scrape(supervisor: Supervisor) -> Samples:
-    url = f"http://{supervisor.metrics_address}/metrics"
+def _scrape(group: ServerGroup) -> Samples:
+    url = f"http://{group.metrics_address}/metrics"
     with urllib.request.urlopen(url, timeout=20) as answer:
         text_of_all = answer.read().decode()
     return {
@@ -361,22 +361,22 @@ def _by_process(samples: Samples, name: str, **labels: str) -> dict[str, float]:
     }
 
 
-def _call_until_both_served(supervisor: Supervisor) -> int:
+def _call_until_both_served(group: ServerGroup) -> int:
     """Make calls over separate connections, which the kernel spreads; return their number."""
     handled = {"grpc_method": "ListCustomers", "grpc_code": "OK"}
     for calls in range(1, 200):
         options = [("grpc.use_local_subchannel_pool", 1)]
-        with grpc.insecure_channel(str(supervisor.address), options=options) as channel:
+        with grpc.insecure_channel(str(group.address), options=options) as channel:
             CreditServiceStub(channel).ListCustomers(pb.ListCustomersRequest(), timeout=20)
-        found = _by_process(_scrape(supervisor), "grpc_server_handled_total", **handled)
+        found = _by_process(_scrape(group), "grpc_server_handled_total", **handled)
         if len(found) == 2 and all(found.values()):
             return calls
     raise AssertionError("one process got all connections")
 
 
-def test_one_endpoint_shows_all_processes_and_their_restarts(supervisor: Supervisor) -> None:
-    calls = _call_until_both_served(supervisor)
-    samples = _scrape(supervisor)
+def test_one_endpoint_shows_all_processes_and_their_restarts(group: ServerGroup) -> None:
+    calls = _call_until_both_served(group)
+    samples = _scrape(group)
     handled = {"grpc_method": "ListCustomers", "grpc_code": "OK"}
 
     before = _by_process(samples, "grpc_server_handled_total", **handled)
@@ -386,30 +386,30 @@ def test_one_endpoint_shows_all_processes_and_their_restarts(supervisor: Supervi
     deaths = samples["credit_server_process_deaths_total", frozenset()]
     assert _by_process(samples, "credit_server_ready") == {"0": 1, "1": 1}
 
-    victim = supervisor.pids[0]
+    victim = group.pids[0]
     os.kill(victim, signal.SIGKILL)
-    eventually(lambda: len(supervisor.pids) == 2 and victim not in supervisor.pids)
-    eventually(lambda: len(_by_process(_scrape(supervisor), "credit_server_ready")) == 2)
+    eventually(lambda: len(group.pids) == 2 and victim not in group.pids)
+    eventually(lambda: len(_by_process(_scrape(group), "credit_server_ready")) == 2)
 
-    after = _by_process(_scrape(supervisor), "grpc_server_handled_total", **handled)
+    after = _by_process(_scrape(group), "grpc_server_handled_total", **handled)
     assert after == {"0": 0, "1": before["1"]}, "the new process starts at 0, the other continues"
-    assert _scrape(supervisor)["credit_server_process_deaths_total", frozenset()] == deaths + 1
+    assert _scrape(group)["credit_server_process_deaths_total", frozenset()] == deaths + 1
 
 
 def test_a_suspended_process_does_not_hide_the_others(
-    supervisor: Supervisor,
+    group: ServerGroup,
 ) -> None:
-    stopped = supervisor.pids[0]
+    stopped = group.pids[0]
     os.kill(stopped, signal.SIGSTOP)
     try:
-        assert set(_by_process(_scrape(supervisor), "credit_server_ready")) == {"1"}
+        assert set(_by_process(_scrape(group), "credit_server_ready")) == {"1"}
     finally:
         os.kill(stopped, signal.SIGCONT)
-    assert set(_by_process(_scrape(supervisor), "credit_server_ready")) == {"0", "1"}
+    assert set(_by_process(_scrape(group), "credit_server_ready")) == {"0", "1"}
 
 
 def test_metrics_are_off_by_default(settings: Settings) -> None:
-    running = Supervisor(settings)
+    running = ServerGroup(settings)
     try:
         assert running.metrics_address is None
     finally:

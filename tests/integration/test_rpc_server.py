@@ -29,7 +29,7 @@ from credit_service.observability import metrics
 from credit_service.processes.address import AddressRefusedError, parse_address
 from credit_service.processes.supervisor import MAX_QUICK_DEATHS, ChildFailedError, environment_of
 from credit_service.rpc.server import MAX_MESSAGE_BYTES, CreditServer
-from credit_service.rpc.supervisor import Supervisor
+from credit_service.rpc.server_group import ServerGroup
 from credit_service.settings import Settings
 from credit_service.storage import migrate, schema
 from credit_service.storage.customers import CustomersPage
@@ -634,15 +634,15 @@ def test_a_taken_port_is_refused(settings: Settings, database: Database) -> None
         assert not set(threading.enumerate()) - before
         assert metrics.REGISTRY.get_sample_value("credit_server_threads") is None
         with pytest.raises(AddressRefusedError):
-            Supervisor(own)
+            ServerGroup(own)
 
 
 # Several processes.
 
 
 @pytest.fixture
-def supervisor(settings: Settings) -> Iterator[Supervisor]:
-    running = Supervisor(
+def group(settings: Settings) -> Iterator[ServerGroup]:
+    running = ServerGroup(
         settings.model_copy(update={"processes": 2, "threads": 4, "max_streams": 2})
     )
     try:
@@ -670,9 +670,9 @@ def connections_of(pid: int, port: int) -> int:
     )
 
 
-def test_processes_share_the_port_and_a_dead_one_comes_back(supervisor: Supervisor) -> None:
-    target = str(supervisor.address)
-    pids = supervisor.pids
+def test_processes_share_the_port_and_a_dead_one_comes_back(group: ServerGroup) -> None:
+    target = str(group.address)
+    pids = group.pids
     # Else their memory grows with the threads that ever took a large message.
     assert {psutil.Process(pid).environ()["MALLOC_ARENA_MAX"] for pid in pids} == {"2"}
     assert len(set(pids)) == 2
@@ -680,27 +680,27 @@ def test_processes_share_the_port_and_a_dead_one_comes_back(supervisor: Supervis
     channels = [grpc.insecure_channel(target, options=options) for _ in range(24)]
     for channel in channels:
         CreditServiceStub(channel).ListCustomers(pb.ListCustomersRequest(), timeout=10)
-    assert all(connections_of(pid, supervisor.address.port) > 0 for pid in pids)
+    assert all(connections_of(pid, group.address.port) > 0 for pid in pids)
     for channel in channels:
         channel.close()
 
     os.kill(pids[0], signal.SIGKILL)
-    eventually(lambda: len(set(supervisor.pids) - {pids[0]}) == 2, timeout_seconds=30)
+    eventually(lambda: len(set(group.pids) - {pids[0]}) == 2, timeout_seconds=30)
     eventually(lambda: all(answers(target) for _ in range(8)), timeout_seconds=30)
-    assert pids[1] in supervisor.pids
-    supervisor.stop()
+    assert pids[1] in group.pids
+    group.stop()
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
     with pytest.raises(grpc.RpcError), grpc.insecure_channel(target) as channel:
         CreditServiceStub(channel).ListCustomers(pb.ListCustomersRequest(), timeout=2)
 
 
 def test_fifty_loans_over_two_processes_pass_no_limit(
-    supervisor: Supervisor, database: Database
+    group: ServerGroup, database: Database
 ) -> None:
     moment = Clock().moment()
     customer_id = portfolio.a_good_customer(database, moment)
     options = (("grpc.use_local_subchannel_pool", 1),)
-    target = str(supervisor.address)
+    target = str(group.address)
     channels = [grpc.insecure_channel(target, options=options) for _ in range(16)]
     start = threading.Barrier(50)
     approved: list[bool] = []
@@ -748,7 +748,7 @@ def test_a_process_that_cannot_be_started_now_is_started_later(
         return start(*arguments, **options)
 
     monkeypatch.setattr("credit_service.processes.supervisor.subprocess.Popen", popen)
-    running = Supervisor(settings)
+    running = ServerGroup(settings)
     try:
         running.start()
         assert not refusals
@@ -758,7 +758,7 @@ def test_a_process_that_cannot_be_started_now_is_started_later(
 
 
 def test_a_process_that_keeps_dying_is_started_again_and_takes_nothing_with_it(
-    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+    group: ServerGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, doomed = subprocess.Popen, list(range(MAX_QUICK_DEATHS + 2))
 
@@ -772,12 +772,12 @@ def test_a_process_that_keeps_dying_is_started_again_and_takes_nothing_with_it(
 
     monkeypatch.setattr("credit_service.processes.supervisor.subprocess.Popen", popen)
     monkeypatch.setattr("credit_service.processes.supervisor.MAX_PAUSE_SECONDS", 0.01)
-    dying, living = supervisor.pids
+    dying, living = group.pids
     os.kill(dying, signal.SIGKILL)
     eventually(lambda: not doomed, timeout_seconds=60)
-    assert living in supervisor.pids
-    eventually(lambda: len(set(supervisor.pids) - {dying}) == 2, timeout_seconds=30)
-    target = str(supervisor.address)
+    assert living in group.pids
+    eventually(lambda: len(set(group.pids) - {dying}) == 2, timeout_seconds=30)
+    target = str(group.address)
     eventually(lambda: all(answers(target) for _ in range(8)), timeout_seconds=30)
 
 
@@ -785,12 +785,12 @@ def test_a_process_that_cannot_start_is_told(settings: Settings) -> None:
     # The children read no such setting: it is refused by them alone.
     wrong = settings.model_copy(update={"threads": 1})
     with pytest.raises(ChildFailedError):
-        Supervisor(wrong).start()
+        ServerGroup(wrong).start()
 
 
 def test_servers_stop_when_their_supervisor_is_killed(settings: Settings) -> None:
     program = (
-        "from credit_service.rpc.supervisor import run\n"
+        "from credit_service.rpc.server_group import run\n"
         "from credit_service.settings import Settings\n"
         "run(Settings(), lambda address: print(address, flush=True))\n"
     )

@@ -1,6 +1,6 @@
 """Several serving processes on one port.
 
-The supervisor holds the port from the start with a socket that is bound and never listens. So the
+The group holds the port from the start with a socket that is bound and never listens. So the
 port, which the system chooses for port 0, stays reserved while processes die and restart. The
 kernel spreads connections over them by SO_REUSEPORT.
 """
@@ -106,7 +106,7 @@ def _raise_if_hopeless(death: Death) -> None:
         raise ChildFailedError("a serving process keeps dying; its log says why")
 
 
-class Supervisor:
+class ServerGroup:
     """`settings.processes` servers behind one address."""
 
     def __init__(self, settings: Settings) -> None:
@@ -177,7 +177,7 @@ class Supervisor:
         return None if self._metrics is None else self._metrics.address
 
     def _registry(self) -> CollectorRegistry:
-        """The supervisor's own metrics and those of its servers, gathered at each scrape."""
+        """The group's own metrics and those of its servers, gathered at each scrape."""
         metrics.server_processes.set_function(
             lambda: sum(server.is_serving for server in self._servers)
         )
@@ -215,20 +215,20 @@ def run(settings: Settings, announce: Callable[[Address], None]) -> None:
         ChildFailedError: the servers do not start.
     """
     termination = Termination()
-    supervisor = Supervisor(settings)
+    group = ServerGroup(settings)
     try:
-        supervisor.start()
-        announce(supervisor.address)
+        group.start()
+        announce(group.address)
         while not termination.requested:
             time.sleep(POLL_SECONDS)
     finally:
-        supervisor.stop()
+        group.stop()
 
 
 def _reserve(address: Address) -> tuple[socket.socket, Address]:
     """A bound socket that reserves the port, and the address with its port."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    # First without sharing: otherwise a second supervisor would share the port unnoticed.
+    # First without sharing: otherwise a second group would share the port unnoticed.
     trial = socket.socket(family, socket.SOCK_STREAM)
     reserved = socket.socket(family, socket.SOCK_STREAM)
     try:
