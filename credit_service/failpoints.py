@@ -1,14 +1,14 @@
-"""Places where the fault campaign makes a process die, or a disk be full.
+"""Places where the fault campaign kills a process or simulates a full disk.
 
-CREDIT_FAILPOINTS names a folder. A file in it called like a failpoint arms it, for whichever
-process comes there first. What the file holds says what happens then:
+CREDIT_FAILPOINTS names a folder. A file in it with a failpoint's name arms the failpoint for the
+first process that reaches it. The file's content selects the fault:
 
-- `crash`: the process dies at once, as by kill -9. It takes the file away first, so one arming is
-  one death.
-- `full`: writing fails as on a full disk, as long as the file is there.
+- `crash`: the process dies at once, as by kill -9. It removes the file first, so that one file
+  kills one process.
+- `full`: writing fails as on a full disk, as long as the file exists.
 
-Without the variable, as everywhere but in a campaign, a failpoint is a call of a function that does
-nothing. docs/reliability.md has the campaign.
+Without the variable, so outside a campaign, a failpoint calls a function that does nothing.
+docs/reliability.md describes the campaign.
 """
 
 import errno
@@ -19,53 +19,53 @@ from pathlib import Path
 
 POINTS = frozenset(
     {
-        # Everything is decided, nothing is written.
+        # The decision is made, and nothing is written.
         "create_loan.before_write",
         "record_payment.before_write",
-        # The request's record and all else is written, in a transaction that is still open: that of
-        # a booking which lost a race before.
+        # Everything is written, including the request's record, in an open transaction: a retry
+        # after a lost race.
         "create_loan.before_commit",
         "record_payment.before_commit",
-        # Committed; neither the cache nor the caller knows.
+        # Committed; cache and caller do not have the result yet.
         "create_loan.after_commit",
         "record_payment.after_commit",
-        # A batch of rows is on its way into its table.
+        # A COPY of a batch of rows is in progress.
         "ingestion.mid_copy",
         "ingestion.before_commit",
         "ingestion.after_commit",
-        # Events have their numbers and tasks are wished for, in a transaction that is still open.
+        # Events are numbered and tasks are enqueued, in an open transaction.
         "relay.before_publish_commit",
-        # Tasks are marked as sent. No message has left, or one has and the others have not.
+        # Tasks are marked as sent. No message has been sent, or only one.
         "relay.before_send",
         "relay.after_send",
-        # An actor's work is done and its task still there.
+        # An actor's work is done, and its task still exists.
         "task.before_finish",
         "cache.before_write",
-        # A temporary file of an upload is being written, by a server or by a worker.
+        # A server or worker writes a temporary file of an upload.
         "upload.spool",
         "upload.restore",
     }
 )
-"""Every failpoint there is."""
+"""All failpoints."""
 
 VARIABLE = "CREDIT_FAILPOINTS"
 
 
-def _nothing(_point: str) -> None:
+def _no_op(_point: str) -> None:
     """Do nothing: no campaign runs."""
 
 
 def armed_in(folder: Path) -> Callable[[str], None]:
-    """What `reach` is while a campaign runs: looks for the point's file in the folder."""
+    """Return the campaign's `reach`, which checks for the failpoint's file in the folder."""
 
     def reach_armed(point: str) -> None:
         if point not in POINTS:
-            raise ValueError(f"{point} is no failpoint")
+            raise ValueError(f"unknown failpoint: {point}")
         order = folder / point
         try:
             action = order.read_text(encoding="ascii").strip()
             if action == "crash":
-                # Of several that read it, one takes it away.
+                # Of several processes that read it, one removes it and dies.
                 order.unlink()
                 os.kill(os.getpid(), signal.SIGKILL)
         except FileNotFoundError:
@@ -78,5 +78,5 @@ def armed_in(folder: Path) -> Callable[[str], None]:
 
 _folder = os.environ.get(VARIABLE)
 
-reach: Callable[[str], None] = _nothing if _folder is None else armed_in(Path(_folder))
-"""Let what is armed at this failpoint happen: by name, one of POINTS."""
+reach: Callable[[str], None] = _no_op if _folder is None else armed_in(Path(_folder))
+"""Trigger the fault armed at this failpoint: a name in POINTS."""

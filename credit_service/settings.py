@@ -1,9 +1,9 @@
 """Configuration: every setting, its unit and its default, read from the environment.
 
-Names are the field names in capitals behind `CREDIT_`, but for DATABASE_URL and REDIS_URL, which
-go by the names that platforms already give them. Secrets are read from the environment, or from
-files named like the variables (`database_url`, `credit_console_secret`) in /run/secrets, where
-containers are given them, or in the folder that CREDIT_SECRETS_DIR names; never from arguments.
+Names are `CREDIT_` and the field name in capitals, except DATABASE_URL and REDIS_URL, whose names
+platforms already use. Secrets are read from the environment, or from files named like the variables
+(`database_url`, `credit_console_secret`) in /run/secrets, as containers provide them, or in the
+folder CREDIT_SECRETS_DIR; never from arguments.
 """
 
 import difflib
@@ -23,16 +23,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from credit_service.clock import Clock
 
-_LONGEST_SECONDS = 1_000_000
+_MAX_SECONDS = 1_000_000
 _MAX_PORT = 65_535
 _MAX_SHOWN_CHARACTERS = 200
 
 
 def default_data_dir() -> Path:
-    """Where the embedded servers keep their data.
+    """Return the folder for the embedded servers' data.
 
-    PostgreSQL refuses to run as root, so for root the wheel runs it as another system user, who
-    must be able to reach the folder: it lies outside home folders then.
+    PostgreSQL refuses to run as root, so for root the wheel runs it as another system user. That
+    user must have access to the folder: for root it is outside home folders.
     """
     if os.geteuid() == 0:
         return Path("/var/lib/credit-service")
@@ -41,7 +41,7 @@ def default_data_dir() -> Path:
 
 
 def _secrets_dir() -> str | None:
-    """The folder of secrets; None where there is none, of which pydantic would warn."""
+    """Return the folder of secrets; None if it does not exist, about which pydantic would warn."""
     folder = os.environ.get("CREDIT_SECRETS_DIR", "/run/secrets")
     return folder if Path(folder).is_dir() else None
 
@@ -71,36 +71,37 @@ class Settings(BaseSettings):
         default_factory=default_data_dir, description="data folder of the embedded servers"
     )
     time_zone: str = Field(
-        default="Asia/Kolkata", description="time zone in which a civil day begins and ends"
+        default="Asia/Kolkata", description="time zone in which a civil day starts and ends"
     )
     clock_offset_file: Path | None = Field(
         default=None,
-        description="file with seconds to add to the machine's time, for trying out dates",
+        description="file with seconds to add to the machine's time, for tests of dates",
     )
 
     listen: str = Field(default="127.0.0.1:50051", description="address the server listens on")
     insecure: bool = Field(
         default=False,
-        description="serve other addresses than loopback without TLS or without credentials",
+        description="serve addresses other than loopback without TLS or without credentials",
     )
     tls_certificate: Path | None = Field(
         default=None,
-        description="PEM file of the server's certificate and chain; read again when it changes",
+        description="PEM file of the server's certificate and chain; reloaded when it changes",
     )
     tls_private_key: Path | None = Field(
         default=None, description="PEM file of the certificate's private key"
     )
     tls_client_ca: Path | None = Field(
         default=None,
-        description="PEM file of client certificates' authorities; set: each client needs one",
+        description="PEM file of CAs for client certificates; set: each client needs a certificate",
     )
     client_scopes: Path | None = Field(
         default=None,
-        description="JSON file, client certificate's name to scopes; set: a certificate will do",
+        description="JSON file that maps a client certificate's name to scopes; set: a certificate "
+        "is enough to authenticate",
     )
     token_keys: Path | None = Field(
         default=None,
-        description="JWKS file, or folder of *.json ones, that verifies tokens; set: tokens asked",
+        description="JWKS file, or folder of *.json ones, to verify tokens; set: tokens required",
     )
     token_issuer: str | None = Field(default=None, description="issuer (iss) a token must name")
     token_audience: str = Field(
@@ -108,10 +109,10 @@ class Settings(BaseSettings):
     )
     token_algorithms: str = Field(
         default="RS256,PS256,ES256,EdDSA",
-        description="algorithms a token may be signed by, parted by commas",
+        description="accepted signature algorithms of tokens, comma-separated",
     )
     reflection: Literal["open", "authenticated", "off"] = Field(
-        default="open", description="who may ask the server for its contract"
+        default="open", description="which callers may read the contract by server reflection"
     )
     processes: int = Field(
         default=1, ge=1, le=64, description="server processes that share the port by SO_REUSEPORT"
@@ -120,17 +121,17 @@ class Settings(BaseSettings):
         default=16,
         ge=2,
         le=256,
-        description="threads per server process for calls that only read; as many serve those that "
-        "write",
+        description="threads per server process for reading calls, and as many for writing calls",
     )
     max_streams: int = Field(
-        default=8, ge=1, le=255, description="streams per server process, a thread for each"
+        default=8, ge=1, le=255, description="streams per server process, each with its own thread"
     )
     ingestion_streams: int = Field(
         default=2,
         ge=0,
         le=64,
-        description="further streams per server process, kept for IngestRows and UploadSpreadsheet",
+        description="further streams per server process, reserved for IngestRows and "
+        "UploadSpreadsheet",
     )
     reflection_streams: int = Field(
         default=2, ge=1, le=64, description="streams of reflection per server process"
@@ -139,39 +140,40 @@ class Settings(BaseSettings):
         default=3600.0,
         gt=0,
         le=1_000_000,
-        description="longest life of a stream, which then ends with STREAM_LIFETIME_OVER",
+        description="maximum lifetime of a stream, which then ends with STREAM_LIFETIME_OVER",
     )
     max_concurrent_calls: int = Field(
         default=128,
         ge=3,
         le=10_000,
-        description="calls per server process at work or waiting for a thread; more are refused. "
-        "As many again that write",
+        description="reading calls per server process that run or wait for a thread, and as many "
+        "writing calls; more are rejected",
     )
     max_wait_seconds: float = Field(
         default=0.003,
         gt=0,
         le=60,
-        description="longest wait for a thread once more calls came than `max_concurrent_calls`",
+        description="longest wait for a thread while there are more calls than "
+        "`max_concurrent_calls`",
     )
     max_calls_per_second: float = Field(
         default=2000.0,
         gt=0,
         le=1_000_000,
-        description="calls a second of one principal, per server process; bursts may be twice that",
+        description="calls per second of one principal, per process; bursts may be twice that",
     )
     max_calls_at_work_per_principal: int = Field(
         default=8,
         ge=1,
         le=255,
-        description="calls of one principal at work at once, per server process, but always below "
-        "`threads` and five sixths of `pool_size`; more wait until one ends",
+        description="concurrently running calls of one principal, per server process, but always "
+        "below `threads` and five sixths of `pool_size`; more wait until one ends",
     )
     max_calls_per_principal: int = Field(
         default=64,
         ge=1,
         le=10_000,
-        description="calls of one principal at work or waiting, per server process; more are "
+        description="running and waiting calls of one principal, per server process; more are "
         "rejected",
     )
     max_connection_idle_seconds: float = Field(
@@ -184,72 +186,73 @@ class Settings(BaseSettings):
         default=4, ge=1, le=255, description="streams of one principal, per server process"
     )
     shutdown_grace_seconds: float = Field(
-        default=10.0, ge=0, le=300, description="time for calls under way to end when stopping"
+        default=10.0, ge=0, le=300, description="time for running calls to end during a shutdown"
     )
     shutdown_delay_seconds: float = Field(
         default=0.0,
         ge=0,
         le=60,
-        description="time between NOT_SERVING and the stop, for balancers to send calls elsewhere",
+        description="time between NOT_SERVING and the stop, for balancers to reroute calls",
     )
     default_deadline_seconds: float = Field(
-        default=15.0, gt=0, le=600, description="deadline of a unary call that sets none"
+        default=15.0, gt=0, le=600, description="deadline of a unary call without one"
     )
     stream_idle_seconds: float = Field(
-        default=30.0, gt=0, le=3600, description="longest silence of a client stream"
+        default=30.0, gt=0, le=3600, description="idle timeout of a client stream"
     )
     stream_abandoned_seconds: float = Field(
         default=900.0,
         gt=0,
-        description="silence after which an ingestion by a stream ends as ABANDONED; it can resume",
+        description="idle time after which an ingestion by a stream ends as ABANDONED; it can be "
+        "resumed",
     )
 
     database_pooler: Literal["none", "transaction"] = Field(
         default="none",
-        description="`transaction`: the database is reached through PgBouncer, in either mode",
+        description="`transaction`: the database is behind PgBouncer, in either mode",
     )
     pool_size: int = Field(
         default=12,
         ge=1,
         le=100,
-        description="database connections per process; calls that write use five sixths at most",
+        description="database connections per process; writing calls use at most five sixths",
     )
     statement_timeout_seconds: float = Field(
-        default=10.0, gt=0, le=_LONGEST_SECONDS, description="longest statement of a call"
+        default=10.0, gt=0, le=_MAX_SECONDS, description="timeout of a call's statement"
     )
     lock_timeout_seconds: float = Field(
         default=3.0,
         gt=0,
-        le=_LONGEST_SECONDS,
-        description="longest wait for a row that another call holds, and before that for the calls "
-        "of the same process that write to the same customer",
+        le=_MAX_SECONDS,
+        description="timeout of the wait for a row locked by another call, and before that for "
+        "calls of the same process that write to the same customer",
     )
     idle_in_transaction_timeout_seconds: float = Field(
-        default=30.0, gt=0, le=_LONGEST_SECONDS, description="longest pause inside a transaction"
+        default=30.0, gt=0, le=_MAX_SECONDS, description="timeout of a pause inside a transaction"
     )
 
     upload_max_bytes: int = Field(
-        default=64 * 1024 * 1024, gt=0, description="largest workbook that may be uploaded"
+        default=64 * 1024 * 1024, gt=0, description="maximum size of an uploaded workbook"
     )
     max_imported_limit_rupees: int = Field(
         default=5_00_00_000,
         ge=0,
         le=1_000 * 1_00_00_000,
-        description="highest approved limit that an import may give; rows above are rejected",
+        description="highest approved limit that an import may set; rows above it are rejected",
     )
     ingestion_batch_rows: int = Field(
-        default=25_000, ge=1, le=100_000, description="rows that one transaction ingests"
+        default=25_000, ge=1, le=100_000, description="rows ingested per transaction"
     )
 
     worker_threads: int = Field(default=4, ge=1, le=64, description="actor threads per worker")
     relay_interval_seconds: float = Field(
-        default=0.05, gt=0, le=60, description="pause between looks at an empty outbox"
+        default=0.05, gt=0, le=60, description="poll interval of an empty outbox"
     )
     task_timeout_seconds: float = Field(
         default=30.0,
         gt=0,
-        le=_LONGEST_SECONDS,
-        description="silence after which the sweeper sends a task again",
+        le=_MAX_SECONDS,
+        description="timeout after which the sweeper resends a task",
     )
 
     server_address: str = Field(
@@ -257,7 +260,7 @@ class Settings(BaseSettings):
     )
     server_ca: Path | None = Field(
         default=None,
-        description="PEM file of authorities that console and commands trust; set: they use TLS",
+        description="PEM file of CAs that console and commands trust; set: they use TLS",
     )
     client_certificate: Path | None = Field(
         default=None, description="PEM file of the certificate that console and commands present"
@@ -266,11 +269,11 @@ class Settings(BaseSettings):
         default=None, description="PEM file of that certificate's private key"
     )
     console_listen: str = Field(
-        default="127.0.0.1:8080", description="address the QA console listens on, by HTTP"
+        default="127.0.0.1:8080", description="HTTP address the QA console listens on"
     )
     console_hosts: str = Field(
         default="",
-        description="host names the console answers to besides loopback's, parted by commas",
+        description="host names the console accepts in addition to loopback, comma-separated",
     )
     console_secret: SecretStr | None = Field(
         default=None,
@@ -286,15 +289,15 @@ class Settings(BaseSettings):
 
     metrics_listen: str | None = Field(
         default=None,
-        description="address at which the server's metrics are shown, by HTTP; unset: nowhere",
+        description="HTTP address of the server's metrics; unset: not served",
     )
     worker_metrics_listen: str | None = Field(
         default=None,
-        description="address at which a worker's metrics are shown, by HTTP; unset: nowhere",
+        description="HTTP address of a worker's metrics; unset: not served",
     )
     metrics_insecure: bool = Field(
         default=False,
-        description="allow to show metrics at an address other than loopback, to whoever asks",
+        description="serve metrics at addresses other than loopback, to any caller",
     )
 
     otlp_endpoint: str | None = Field(
@@ -305,16 +308,17 @@ class Settings(BaseSettings):
         default=1.0,
         ge=0,
         le=1,
-        description="part of the traces that begin here that is recorded; a caller's own decides",
+        description="recorded fraction of the traces that start here; a caller's trace decides for "
+        "itself",
     )
 
-    log_format: Literal["json", "console"] = Field(default="console", description="form of logs")
+    log_format: Literal["json", "console"] = Field(default="console", description="format of logs")
     access_log: bool = Field(
         default=True,
-        description="one log line for each call: who called, how it ended, which ids it named",
+        description="write a log line for each call: caller, status, ids in the request",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="least severe lines that are logged"
+        default="info", description="minimum level of log lines"
     )
 
     @field_validator("database_url")
@@ -339,7 +343,7 @@ class Settings(BaseSettings):
         except (KeyError, ValueError, OSError):
             # KeyError: no such zone. OSError: a folder of them, such as Asia.
             raise ValueError(
-                f"{_meant_zone(value)}write the name of an IANA time zone, such as Asia/Kolkata"
+                f"{_suggestion(value)}write the name of an IANA time zone, such as Asia/Kolkata"
             ) from None
         return value
 
@@ -362,10 +366,10 @@ class Settings(BaseSettings):
         return Clock(self.time_zone, self.clock_offset_file)
 
     def require_database_url(self) -> str:
-        """The database's URL in SQLAlchemy's form for psycopg 3.
+        """Return the database's URL in SQLAlchemy's format for psycopg 3.
 
         Raises:
-            ValueError: none is configured and no embedded server was started.
+            ValueError: no URL is configured and no embedded server was started.
         """
         if self.database_url is None:
             raise ValueError("DATABASE_URL is not set and no embedded server is running")
@@ -373,10 +377,10 @@ class Settings(BaseSettings):
         return f"postgresql+psycopg://{rest}"
 
     def require_redis_url(self) -> str:
-        """The URL of Redis.
+        """Return the URL of Redis.
 
         Raises:
-            ValueError: none is configured and no embedded server was started.
+            ValueError: no URL is configured and no embedded server was started.
         """
         if self.redis_url is None:
             raise ValueError("REDIS_URL is not set and no embedded server is running")
@@ -384,9 +388,9 @@ class Settings(BaseSettings):
 
 
 class ClientSettings(BaseSettings):
-    """The settings of a client alone, as in `Settings`.
+    """The client's subset of `Settings`.
 
-    A client's environment may hold a DATABASE_URL of another program, which does not concern it.
+    A client's environment may contain the DATABASE_URL of another program, which it ignores.
     """
 
     model_config = SettingsConfigDict(
@@ -398,23 +402,23 @@ class ClientSettings(BaseSettings):
     client_private_key: Path | None = None
 
 
-# What values are accepted, beyond what their types say.
+# Validation of values beyond their types.
 
 
 _DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
-"""All three mean the same: many platforms write the second, SQLAlchemy the third."""
+"""All three are equivalent: many platforms use the second, SQLAlchemy the third."""
 
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
 _TARGET_SCHEME = re.compile(r"(?:dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|passthrough):.+")
 
 
 def _check_url(url: str, schemes: tuple[str, ...]) -> None:
-    """Raise ValueError, which says what is accepted, for another scheme or a wrong port."""
+    """Raise ValueError, which states the accepted format, for another scheme or a wrong port."""
     scheme, separator, _ = url.partition("://")
     if not separator or scheme not in schemes:
         example = {"postgresql": "user:password@host:5432/database", "redis": "host:6379/0"}
         raise ValueError(
-            f"write a URL that begins with {schemes[0]}://, such as"
+            f"write a URL that starts with {schemes[0]}://, such as"
             f" {schemes[0]}://{example[schemes[0]]}"
         )
     try:
@@ -429,30 +433,31 @@ def _check_url(url: str, schemes: tuple[str, ...]) -> None:
 
 
 def _check_address(address: str, *, least_port: int) -> None:
-    """Raise ValueError, which says what is accepted, for anything but host:port."""
+    """Raise ValueError, which states the accepted format, unless the address is host:port."""
     host, _, port = address.rpartition(":")
     if not (host and port.isascii() and port.isdigit()):
-        raise ValueError("it is not an address: write host:port, such as 127.0.0.1:50051")
+        raise ValueError("not an address: write host:port, such as 127.0.0.1:50051")
     if not least_port <= int(port) <= _MAX_PORT:
         raise ValueError(f"the port must be a number from {least_port} to {_MAX_PORT}")
 
 
 def check_target(address: str) -> None:
-    """Raise ValueError, which says what is accepted, for what is not the address of a server.
+    """Raise ValueError, which states the accepted format, for an invalid server address.
 
-    Accepted are host:port and gRPC's other names, such as dns:///credit.example:50051.
+    Accepts host:port and gRPC's other names, such as dns:///credit.example:50051.
     """
     if not _TARGET_SCHEME.fullmatch(address):
         _check_address(address, least_port=1)
 
 
-def _meant_zone(name: str) -> str:
+def _suggestion(name: str) -> str:
+    """Return a question about the most similar time zone; empty if none is similar."""
     known = {each.casefold(): each for each in zoneinfo.available_timezones()}
     close = difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0.8)
-    return f"did you mean {known[close[0]]}? Else " if close else ""
+    return f"did you mean {known[close[0]]}? Otherwise " if close else ""
 
 
-# Wrong settings and unknown variables, in words.
+# Messages about invalid settings and unknown variables.
 
 
 _PASSWORD_PARAMETER = re.compile(
@@ -462,12 +467,12 @@ _USER = re.compile(r"[^:/@]*(?=:)")
 
 
 def without_secrets(url: str) -> str:
-    """The URL with *** in place of its passwords, also where it is no URL."""
+    """Return the URL with its passwords replaced by ***; also works for an invalid URL."""
     if "@" in url:
         scheme, separator, rest = url.partition("://")
         if not separator:
             scheme, separator, rest = url.partition(":")
-        # All before the last @: a password that is not encoded may hold one itself.
+        # Everything before the last @: a password that is not encoded may contain one.
         credentials, _, place = rest.rpartition("@")
         if ":" in credentials or not credentials.isidentifier():
             user = _USER.match(credentials)
@@ -477,15 +482,15 @@ def without_secrets(url: str) -> str:
 
 
 def variable_of(name: str) -> str:
-    """The environment variable of a setting, by its field's name."""
+    """Return the environment variable of a setting, by its field's name."""
     alias = Settings.model_fields[name].validation_alias
     return str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"CREDIT_{name.upper()}"
 
 
 def problems(error: ValidationError) -> list[str]:
-    """A line for each wrong setting: its variable, its value, and what is accepted.
+    """Return a line for each invalid setting: variable, value, and accepted values.
 
-    Passwords and secrets are not shown.
+    Omits passwords and secrets.
     """
     return [_problem(str(each["loc"][0]), each) for each in error.errors(include_url=False)]
 
@@ -510,12 +515,12 @@ def _shown(name: str, value: object) -> str:
         return ""
     if len(text) > _MAX_SHOWN_CHARACTERS:
         text = f"{text[:_MAX_SHOWN_CHARACTERS]}…"
-    # On one line, whatever is in it.
+    # On one line, even with control characters.
     return f"={text}" if text.isprintable() else f"={text!r}"
 
 
 def _accepted(field: FieldInfo) -> str:
-    """The values of a setting in words."""
+    """Describe the accepted values of a setting."""
     kind = next(each for each in _alternatives(field.annotation) if each is not type(None))
     if get_origin(kind) is Literal:
         return " or ".join(get_args(kind))
@@ -549,17 +554,17 @@ _NO_SETTINGS = frozenset(
         "CREDIT_NODE_MODULES",
     }
 )
-"""Variables that are read elsewhere than here."""
+"""Variables that other modules read."""
 
-# Kubernetes and Docker links set such for a service whose name begins with "credit".
+# Kubernetes and Docker links set these for a service whose name starts with "credit".
 _OF_A_PLATFORM = re.compile(r"CREDIT_(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT|PORT|ENV|NAME)(?:_.*)?")
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> Iterator[tuple[str, str]]:
-    """Each CREDIT_ variable that nothing reads, with the name that is probably meant, or ''."""
+    """Yield each unused CREDIT_ variable with the most similar known name, or ''."""
     known = {f"CREDIT_{name.upper()}" for name in Settings.model_fields} | _NO_SETTINGS
     for name in sorted(environment):
-        # Settings are found in whatever case they are written.
+        # pydantic ignores the case of variables.
         upper = name.upper()
         if not upper.startswith("CREDIT_") or upper in known or _OF_A_PLATFORM.fullmatch(upper):
             continue
@@ -568,7 +573,7 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> Iterator[t
 
 
 def unknown_variable_warnings() -> list[str]:
-    """A sentence for each CREDIT_ variable of the environment that nothing reads."""
+    """Return a sentence for each unused CREDIT_ variable of the environment."""
     return [
         f"{name} is not a setting and is ignored{f'; did you mean {meant}?' if meant else '.'}"
         for name, meant in unknown_variables()
@@ -576,15 +581,15 @@ def unknown_variable_warnings() -> list[str]:
 
 
 def warn_of_unknown_variables() -> None:
-    """Print a line to standard error for each CREDIT_ variable that nothing reads.
+    """Print a line to standard error for each unused CREDIT_ variable.
 
-    A warning and not an error: platforms set variables of their own for a service of this name, and
-    a rollback must not fail over a setting that only the newer release knows.
+    A warning, not an error: platforms set their own variables for a service of this name, and a
+    rollback must not fail because of a setting that only the newer release knows.
     """
     for warning in unknown_variable_warnings():
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 - for the person who started it
 
 
 def describe(error: Exception) -> str:
-    """An error of the settings, on one line for each that is wrong."""
+    """Describe an error of the settings, with one line for each invalid one."""
     return "\n".join(problems(error)) if isinstance(error, ValidationError) else str(error)

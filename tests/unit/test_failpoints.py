@@ -32,7 +32,7 @@ def run(environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
 def test_without_the_variable_nothing_happens(tmp_path: Path) -> None:
     (tmp_path / POINT).write_text("crash")
     assert run({}).stdout == "alive\n"
-    assert failpoints.reach is failpoints._nothing
+    assert failpoints.reach is failpoints._no_op
 
 
 def test_one_arming_is_one_death(tmp_path: Path) -> None:
@@ -59,8 +59,8 @@ def test_a_full_disk_stays_full_until_the_file_is_gone(tmp_path: Path) -> None:
     reach("upload.spool")
 
 
-def test_a_name_that_is_no_failpoint_is_a_defect(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no failpoint"):
+def test_an_unknown_failpoint_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown failpoint"):
         failpoints.armed_in(tmp_path)("create_loan.sometime")
 
 
