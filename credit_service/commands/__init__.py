@@ -1,1 +1,1 @@
-"""Use cases that change something: one function each."""
+"""Use cases that write: one function each."""

@@ -1,4 +1,4 @@
-"""Decide on a loan and book it, in one atomic step against the customer's current position."""
+"""Decide on a loan and book it atomically, against the customer's current position."""
 
 import json
 import time
@@ -24,10 +24,10 @@ from credit_service.storage.database import Database, LostRaceError, constraint_
 from credit_service.storage.decisions import StoredDecision
 
 _METHOD = "CreateLoan"
-_TAKEN_MEANWHILE = frozenset(
+_RACE_CONSTRAINTS = frozenset(
     {
         "requests_pkey",
-        # An import brought a loan of the id drawn for this one.
+        # An import inserted a loan with the id drawn for this one.
         "loans_pkey",
     }
 )
@@ -35,7 +35,7 @@ _TAKEN_MEANWHILE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class CreateLoan:
-    """An ask to decide on and, when approved, to book."""
+    """A loan request to decide on and, if approved, to book."""
 
     request_id: UUID
     customer_id: int
@@ -50,11 +50,12 @@ def create_loan(
     *,
     cache: PositionCache | None = None,
 ) -> StoredDecision:
-    """The stored decision; `loan_id` is set when it was approved and booked.
+    """Decide, store the decision and book an approved loan; return the stored decision.
 
-    Two round trips where nobody else writes to this customer: a read and a write guarded by the
-    version that was read. A lost race begins again, from then on with the customer's row locked, so
-    that rivals queue instead of colliding. Before it returns, the cache has the position after.
+    `loan_id` is set if it was approved and booked. Takes two round trips without concurrent writes
+    to the customer: a read, and a write guarded by the version that was read. After a lost race it
+    retries with the customer's row locked, so that concurrent calls queue instead of colliding.
+    Writes the new position to the cache before it returns.
 
     Raises:
         NotFoundError: CUSTOMER_NOT_FOUND.
@@ -85,7 +86,7 @@ _decisions = lru_cache(maxsize=256)(metrics.decisions.labels)
 
 
 def _count(decision: Decision) -> None:
-    """Add a decision that was stored to the metrics."""
+    """Count a stored decision in the metrics."""
     if decision.approved:
         stands = decision.corrected_rate_bps == decision.requested_rate_bps
         reason = "RATE_STANDS" if stands else "RATE_CORRECTED"
@@ -105,8 +106,8 @@ def _decide_and_book(
     *,
     lock: bool,
 ) -> tuple[StoredDecision, Decision | None, CreditPosition | None]:
-    """The stored decision; beside it, when it was made just now, what was decided and, when a loan
-    was booked, the position after."""
+    """Return the stored decision; for a new one also the decision, and for a booked loan the
+    position after it."""
     read = bookings.read(connection, command.customer_id, command.request_id, lock=lock)
     record = read.request if read else requests.find(connection, command.request_id)
     record = used_before(connection, record, command.request_id, _METHOD, content)
@@ -140,7 +141,7 @@ def _decide_and_book(
     try:
         written = bookings.write(connection, booking, moment)
     except exc.IntegrityError as error:
-        if constraint_of(error) in _TAKEN_MEANWHILE:
+        if constraint_of(error) in _RACE_CONSTRAINTS:
             raise LostRaceError(constraint_of(error)) from error
         raise
     if not written:
@@ -163,7 +164,7 @@ def _loan(command: CreateLoan, decision: Decision, read: BookingRead, moment: Mo
 
 
 def _event(command: CreateLoan, decision: Decision, decision_id: int, loan: Loan | None) -> str:
-    """The payload of loan_created or loan_declined."""
+    """Return the payload of loan_created or loan_declined."""
     payload: dict[str, object] = {"decision_id": decision_id}
     if loan is not None:
         payload["loan"] = _fields(loan)
@@ -174,7 +175,8 @@ def _event(command: CreateLoan, decision: Decision, decision_id: int, loan: Loan
 
 
 def _fields(value: Loan | Ask) -> dict[str, object]:
-    """The fields by name. (dataclasses.asdict copies each, which takes ten times as long.)"""
+    """Return the fields by name. (dataclasses.asdict copies each one and takes ten times as
+    long.)"""
     return {name: getattr(value, name) for name in value.__slots__}
 
 

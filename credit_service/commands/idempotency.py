@@ -1,4 +1,4 @@
-"""What a request id promises: one effect, and the same answer whenever it comes again."""
+"""Idempotency: a request id has one effect, and every retry gets the same response."""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,12 +14,13 @@ from credit_service.storage.requests import RequestRecord
 
 
 def fingerprint(command: Any) -> bytes:
-    """SHA-256 of what a command (a dataclass with a request_id) asks, the id itself left out.
+    """Return the SHA-256 of the content of a command (a dataclass with a request_id), without the
+    id.
 
-    Taken after conversion, so that "12.50" and "12.5" ask the same. Fields that have their default
-    are left out: a later release that adds an optional field, with a default, makes the same
-    fingerprint of a request that does not set it, and so knows a retry across the update. The
-    fields of release 0.1.0 have no defaults, and must not get any.
+    Computed after conversion, so that "12.50" and "12.5" are equal. Fields with their default value
+    are left out: a later release that adds an optional field, with a default, computes the same
+    fingerprint for a request without it, and recognizes a retry across the update. The fields of
+    release 0.1.0 have no defaults, and must not get any.
     """
     content = [type(command).__name__]
     content += [f"{name}={value}" for name, value in _content(command) if name != "request_id"]
@@ -27,7 +28,7 @@ def fingerprint(command: Any) -> bytes:
 
 
 def _content(value: Any) -> Iterator[tuple[str, str]]:
-    """The fields that do not have their default, by name, each as `repr` writes it."""
+    """Yield the fields without their default value, by name, in the format of `repr`."""
     for field in fields(value):
         given = getattr(value, field.name)
         if field.default is MISSING or given != field.default:
@@ -48,13 +49,13 @@ def used_before(
     method: str,
     content: bytes,
 ) -> RequestRecord | None:
-    """The record of the same request, when it had its effect before; None when the id is free.
+    """Return the record of the same request if it already had its effect; None if the id is free.
 
-    Only effects are kept. A refusal changed nothing, and what it depended on may change: the same
-    request is then judged anew.
+    Only effects are stored. A rejection changed nothing, and its causes may change: the same
+    request is then evaluated again.
 
     Raises:
-        RequestIdReusedError: the id was used for something else.
+        RequestIdReusedError: the id was used for other content.
     """
     if record is None:
         return None

@@ -1,7 +1,7 @@
-"""Bring stored scores to what the facts, the day and the active scorecard say.
+"""Update stored scores from the facts, the day and the active scorecard.
 
-One path for one customer after an event and for a hundred thousand after an ingestion: lock,
-refresh what the day changed, compute, store. Doing it twice changes nothing the second time.
+The same steps serve one customer after an event and a hundred thousand after an ingestion: lock,
+refresh outdated positions, compute, store. Repeating them changes nothing.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,7 @@ from credit_service.storage.database import Database
 from credit_service.storage.scores import NewScore, Scored
 
 BATCH = 2_000
-"""Customers that one transaction recomputes: long enough to be quick, short enough not to hold up
-a booking for more than a moment."""
+"""Customers per transaction: enough for throughput, few enough not to delay a booking much."""
 
 
 def recompute_scores(
@@ -28,11 +27,11 @@ def recompute_scores(
     *,
     skip_locked: bool = False,
 ) -> list[CreditPosition]:
-    """Compute the scores of these customers and store those that are not stored so already.
+    """Compute the scores of these customers and store the changed ones.
 
-    A score that moved gets a line in the history and a score_changed event. Returns the customers'
-    positions as they stand today, for the cache; the caller commits first. With `skip_locked`
-    those that others have locked are left as they are, and out of the answer.
+    A changed score gets a row in the history and a score_changed event. Returns the customers'
+    positions today, for the cache; the caller commits first. With `skip_locked` it leaves out
+    customers that other transactions have locked.
     """
     scorecard = scorecards.active(connection)
     found = scores.lock(connection, customer_ids, skip_locked=skip_locked)
@@ -79,7 +78,8 @@ def _computed(scored: Scored, scorecard: Scorecard, moment: Moment, *, by_day: b
 
 
 def lagging(database: Database, moment: Moment, after: int) -> list[int]:
-    """One batch of the customers whose stored score is not today's, in order from id `after` up."""
+    """Return a batch of customers with ids above `after`, in order, whose stored score is not
+    today's."""
     with database.autocommit() as connection:
         return scores.lagging(
             connection,
@@ -93,10 +93,10 @@ def lagging(database: Database, moment: Moment, after: int) -> list[int]:
 def recompute_batch(
     database: Database, moment: Moment, customer_ids: Sequence[int]
 ) -> list[CreditPosition]:
-    """Recompute the scores of many customers, who wait for nobody.
+    """Recompute the scores of many customers without waiting for locks.
 
-    For each of those that others have locked a task of its own is left. Returns the positions of
-    the rest.
+    Enqueues a task for each customer that another transaction has locked. Returns the positions of
+    the others.
     """
     with database.transaction() as connection:
         found = recompute_scores(connection, customer_ids, moment, skip_locked=True)
@@ -108,9 +108,9 @@ def recompute_batch(
 
 
 def recompute_past_horizon(database: Database, moment: Moment) -> list[CreditPosition]:
-    """One batch of the customers whose score a due date or a new year has outdated.
+    """Recompute a batch of scores that a due date or a new year has outdated.
 
-    Empty when there are no more but those that others have locked.
+    Returns an empty list if there are none except locked ones.
     """
     with database.transaction() as connection:
         customer_ids = scores.past_horizon(connection, today=moment.today, limit=BATCH)

@@ -1,7 +1,7 @@
-"""Compare what is stored with what the facts say, a rolling sample at a time.
+"""Compare stored values with the facts, in rolling samples.
 
-Nothing should ever be found: a difference is a defect of ours. It is corrected at once, kept in
-`discrepancies`, and logged.
+A difference is a defect of the service. The command corrects it at once, stores it in
+`discrepancies`, and logs it.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What a sample showed; `corrected` are the customers' positions after correction."""
+    """The result of a sample; `corrected` are the customers' positions after correction."""
 
     compared: int
     discrepancies: int
@@ -37,14 +37,14 @@ class Reconciled:
 
 
 def reconcile(database: Database, moment: Moment, sample: int = SAMPLE) -> Reconciled:
-    """Compare the next customers in turn with a computation from scratch, and correct them.
+    """Compare the next customers with values computed from their facts, and correct them.
 
-    Those that others have locked are passed over: their turn comes again.
+    Skips customers that other transactions have locked, until the next round.
     """
     corrected: list[CreditPosition] = []
     with database.transaction() as connection:
         customer_ids = reconciliation.next_sample(connection, sample)
-        # Locked before the loans are read: no payment comes between the two.
+        # Locked before the loans are read, so that no payment commits in between.
         found = scores.lock(connection, customer_ids, skip_locked=True)
         loans = reconciliation.loans_with_payments(connection, customer_ids)
         scorecard = scorecards.active(connection)
@@ -65,9 +65,9 @@ def reconcile(database: Database, moment: Moment, sample: int = SAMPLE) -> Recon
 def _differences(
     stored: Scored, loans: list[tuple[Loan, PaymentTotals]], scorecard: Scorecard
 ) -> dict[str, tuple[object, object]]:
-    """What differs, by name: (stored, computed). Empty when all is well."""
+    """Return the differences by name: (stored, computed). Empty if everything matches."""
     position = stored.position
-    # As of the stored day: that the day has moved on is no defect.
+    # As of the stored day: an outdated day is no defect.
     computed = position_from_loans(
         position.customer_id,
         position.version,

@@ -1,4 +1,4 @@
-"""Take a payment on a loan: settle installments in order, close the loan with the last of them."""
+"""Record a payment on a loan: settle installments in order, and close the loan after the last."""
 
 import time
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from credit_service.storage.database import Database, LostRaceError, constraint_
 from credit_service.storage.payments import PaymentWrite, StoredPayment
 
 _METHOD = "RecordPayment"
-_TAKEN_MEANWHILE = frozenset({"requests_pkey", "payments_pkey"})
+_RACE_CONSTRAINTS = frozenset({"requests_pkey", "payments_pkey"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class RecordPayment:
 
 @dataclass(frozen=True, slots=True)
 class RecordedPayment:
-    """The payment and the loan as it stood right after it."""
+    """The payment, and the loan right after it."""
 
     payment: StoredPayment
     loan: Loan
@@ -44,7 +44,7 @@ class RecordedPayment:
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """An answer, with the position after it when the payment was recorded just now."""
+    """A response; for a new payment with the position after it."""
 
     answer: RecordedPayment
     scorecard_version: str
@@ -59,9 +59,9 @@ def record_payment(
     *,
     cache: PositionCache | None = None,
 ) -> RecordedPayment:
-    """Store the payment with what it changes, in one atomic step guarded by the customer's version.
+    """Store the payment and its effects atomically, guarded by the customer's version.
 
-    Before it returns, the cache has the position after the payment.
+    Writes the new position to the cache before it returns.
 
     Raises:
         NotFoundError: LOAN_NOT_FOUND, CUSTOMER_NOT_FOUND.
@@ -94,7 +94,7 @@ def _record(
     *,
     lock: bool,
 ) -> _Recorded:
-    """What was recorded, now or when the request came first."""
+    """Record the payment, or return the result of the first request with this id."""
     read = payments.read(
         connection, command.customer_id, command.loan_id, command.request_id, lock=lock
     )
@@ -131,7 +131,7 @@ def _record(
     try:
         stored = payments.write(connection, payment, moment)
     except exc.IntegrityError as error:
-        if constraint_of(error) in _TAKEN_MEANWHILE:
+        if constraint_of(error) in _RACE_CONSTRAINTS:
             raise LostRaceError(constraint_of(error)) from error
         raise
     if stored is None:
@@ -145,14 +145,14 @@ def _record(
 def _position_after(
     connection: Connection, position: CreditPosition, before: Loan, after: Loan, day: date
 ) -> CreditPosition:
-    """The position with the loan as the payment leaves it, at a cost that grows with the customer's
-    other loans only where the day has outdated the stored one, or the loan closed and its next due
-    date was the position's first change."""
+    """Return the position after the payment. The cost grows with the customer's other loans only if
+    the stored position is outdated, or the loan closed and its next due date was the position's
+    first change."""
     if is_valid_on(position, day):
         moved = with_payment(position, before, after, day)
         if moved is not None:
             return moved
-    # Should others write meanwhile, the version that was read is no longer the customer's.
+    # A concurrent write changes the customer's version, so that the guarded write fails.
     others = positions.of_other_loans(connection, position, before.loan_id, day)
     return with_loan(others, after, day)
 
@@ -160,7 +160,7 @@ def _position_after(
 def _as_recorded(
     connection: Connection, command: RecordPayment, payment_number: int
 ) -> RecordedPayment:
-    """The answer that the payment got, though the loan may have moved on since."""
+    """Return the first response to the payment, although the loan may have changed since."""
     loan, made = payments.with_loan(connection, command.customer_id, command.loan_id)
     until, later = made[:payment_number], made[payment_number:]
     payment = until[-1]

@@ -1,4 +1,4 @@
-"""Register a customer and the limit approved for the income."""
+"""Register a customer with the approved limit for the income."""
 
 import json
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from credit_service.storage.database import Database, LostRaceError, constraint_
 
 _METHOD = "RegisterCustomer"
 _FIRST_VERSION = 1
-_TAKEN_MEANWHILE = frozenset({"customers_pkey", "requests_pkey"})
+_RACE_CONSTRAINTS = frozenset({"customers_pkey", "requests_pkey"})
 
 
 @dataclass(frozen=True, slots=True)
 class RegisterCustomer:
-    """A customer to register; the same request id makes it safe to repeat."""
+    """A customer to register; the request id makes retries safe."""
 
     request_id: UUID
     customer: NewCustomer
@@ -32,7 +32,7 @@ class RegisterCustomer:
 def register_customer(
     database: Database, command: RegisterCustomer, moment: Moment, principal: str
 ) -> CustomerView:
-    """Store the customer with the limit of the rule: 36 incomes to the nearest lakh.
+    """Store the customer with the limit by the rule: 36 incomes, rounded to the nearest lakh.
 
     Raises:
         AlreadyExistsError: PHONE_NUMBER_TAKEN.
@@ -56,21 +56,21 @@ def _attempt_once(
             )
         except exc.IntegrityError as error:
             constraint = constraint_of(error)
-            if constraint in _TAKEN_MEANWHILE:
+            if constraint in _RACE_CONSTRAINTS:
                 raise LostRaceError(constraint) from error
             if constraint != "customers_phone_number_key":
                 raise
         else:
             return _as_registered(connection, customer_id, command, moment)
-        # The number may have been taken by this very request, sent twice at once: then the id is
-        # taken too, and the next attempt finds its answer.
+        # A concurrent duplicate of this request may have taken the number. Then the id is taken
+        # too, and the next attempt finds its record.
         if requests.find(connection, command.request_id) is not None:
             raise LostRaceError("requests_pkey")
         raise AlreadyExistsError(
             "PHONE_NUMBER_TAKEN",
             "customer",
             command.customer.phone_number,
-            "A customer with this phone number is registered already.",
+            "A customer with this phone number is already registered.",
             {"field": "phone_number"},
         )
 
@@ -104,7 +104,7 @@ def _values(
 def _as_registered(
     connection: Connection, customer_id: int, command: RegisterCustomer, moment: Moment
 ) -> CustomerView:
-    """The customer as the first answer told of it, whatever has changed since."""
+    """Return the customer as in the first response, without later changes."""
     view = customers.find(connection, customer_id)
     if view is None:
         raise LookupError("a registered customer has no row")

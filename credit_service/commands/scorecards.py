@@ -1,4 +1,4 @@
-"""Put a scorecard in charge, or on trial beside the one in charge."""
+"""Activate a scorecard, or run it as a shadow of the active one."""
 
 import structlog
 
@@ -13,7 +13,7 @@ _log = structlog.get_logger(__name__)
 
 
 def activate_scorecard(database: Database, scorecard: Scorecard, moment: Moment) -> None:
-    """From the commit on, every decision is by this scorecard; the workers recompute all scores.
+    """Make this scorecard decide from the commit on; the workers recompute all scores.
 
     Raises:
         AlreadyExistsError: SCORECARD_VERSION_TAKEN, another document has this version.
@@ -26,7 +26,7 @@ def activate_scorecard(database: Database, scorecard: Scorecard, moment: Moment)
 
 
 def try_scorecard(database: Database, scorecard: Scorecard | None, moment: Moment) -> None:
-    """Let this scorecard decide beside the active one without effect; None ends the trial.
+    """Make this the shadow scorecard, which decides in addition without effect; None ends it.
 
     Raises:
         AlreadyExistsError: SCORECARD_VERSION_TAKEN, another document has this version.
@@ -41,7 +41,7 @@ def try_scorecard(database: Database, scorecard: Scorecard | None, moment: Momen
 
 
 def decide_in_shadow(database: Database, decision_id: int) -> None:
-    """Store what the scorecard on trial would have decided; nothing when none is on trial."""
+    """Store what the shadow scorecard would have decided; do nothing if there is none."""
     with database.transaction() as connection:
         scorecard = scorecards.shadow(connection)
         decision = decisions.find(connection, decision_id)
@@ -50,7 +50,7 @@ def decide_in_shadow(database: Database, decision_id: int) -> None:
         try:
             outcome = replay(decision.inputs_json, scorecard)
         except LaterReleaseError as error:
-            # A worker of the release before, beside one that decides already.
+            # A worker of the previous release, while a newer release already decides.
             _log.warning("shadow_decision_skipped", decision_id=decision_id, reason=str(error))
             return
         decisions.store_shadow(
@@ -67,6 +67,6 @@ def _taken(scorecard: Scorecard) -> AlreadyExistsError:
         "SCORECARD_VERSION_TAKEN",
         "scorecard",
         scorecard.version,
-        f"Another document is stored as scorecard {scorecard.version}, and a stored one never "
-        "changes; give the new one a version of its own.",
+        f"Scorecard {scorecard.version} is stored with other content, which never changes; use a "
+        "new version.",
     )

@@ -1,1 +1,1 @@
-"""Use cases that only read: one function each."""
+"""Use cases that read: one function each."""

@@ -1,4 +1,4 @@
-"""What another scorecard would have decided, and what it would score the portfolio at today."""
+"""Backtest: another scorecard's decisions on stored inputs, and its scores of today's portfolio."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ _MOST_FLIPS_NAMED = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A stored outcome beside the one computed anew from the stored inputs."""
+    """A stored outcome, and the one recomputed from the stored inputs."""
 
     decision_id: int
     scorecard_version: str
@@ -27,16 +27,16 @@ class Replay:
 
     @property
     def is_identical(self) -> bool:
-        """Whether the two are the same byte for byte."""
+        """Whether the two are equal byte for byte."""
         return self.stored_outcome == self.computed_outcome
 
 
 def replay_decision(database: Database, decision_id: int) -> Replay:
-    """Compute a stored decision again by the scorecard that made it.
+    """Recompute a stored decision with the scorecard that made it.
 
     Raises:
         NotFoundError: DECISION_NOT_FOUND.
-        LaterReleaseError: a later release decided, from inputs that are not known here.
+        LaterReleaseError: a later release decided, from inputs unknown to this one.
     """
     decision = get_decision(database, decision_id)
     with database.autocommit() as connection:
@@ -47,7 +47,7 @@ def replay_decision(database: Database, decision_id: int) -> Replay:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """A decision that the other scorecard would have made the other way."""
+    """A decision that the other scorecard would have reversed."""
 
     decision_id: int
     customer_id: int
@@ -57,7 +57,7 @@ class Flip:
 
 @dataclass(slots=True)
 class Side:
-    """The figures of one scorecard."""
+    """The results of one scorecard."""
 
     scorecard_version: str
     approved: int = 0
@@ -69,14 +69,14 @@ class Side:
 class Backtest:
     """Stored decisions and today's portfolio under two scorecards.
 
-    `before` counts the decisions as they were made, by whichever scorecard was active then, and
-    scores the portfolio by the one that is active now.
+    `before` counts the stored decisions, by the scorecard that was active then, and scores the
+    portfolio with the one that is active now.
     """
 
     before: Side
     after: Side
     decisions: int = 0
-    # Left out: made by a later release from inputs that are not known here.
+    # Left out: made by a later release from inputs unknown to this one.
     later_release: int = 0
     customers: int = 0
     scores_changed: int = 0
@@ -85,7 +85,7 @@ class Backtest:
 
 
 def backtest(database: Database, scorecard: Scorecard, moment: Moment) -> Backtest:
-    """Replay every stored decision and score every customer under another scorecard."""
+    """Replay all stored decisions and score all customers with another scorecard."""
     with database.autocommit() as connection:
         active = scorecards.active(connection)
     report = Backtest(Side(active.version), Side(scorecard.version))

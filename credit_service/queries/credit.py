@@ -1,4 +1,4 @@
-"""What a customer's credit stands at: position, score, and what an ask would meet."""
+"""A customer's credit: position, score, and the decision on a loan request."""
 
 import time
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ _ACTIVE_VERSION_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class CreditSnapshot:
-    """A customer's position on a day and the scorecard that judges it."""
+    """A customer's position on a day, and the active scorecard."""
 
     position: CreditPosition
     scorecard: Scorecard
 
 
 class CreditQueries:
-    """Answers what credit stands at, from the cache where it can. Safe to share between threads.
+    """Reads credit from the cache if possible. Safe to share between threads.
 
-    An entry of the cache counts only while the scorecard it names is the active one, which is
-    looked up in PostgreSQL once a second.
+    A cache entry is valid only while its scorecard is the active one, which PostgreSQL confirms
+    once a second.
     """
 
     def __init__(self, database: Database, cache: PositionCache | None = None) -> None:
@@ -38,7 +38,8 @@ class CreditQueries:
         self._known_until = 0.0
 
     def snapshot(self, customer_id: int, moment: Moment) -> CreditSnapshot:
-        """The customer's position today and the active scorecard. Never writes to PostgreSQL.
+        """Return the customer's position today and the active scorecard. Never writes to
+        PostgreSQL.
 
         Raises:
             NotFoundError: CUSTOMER_NOT_FOUND.
@@ -70,17 +71,17 @@ class CreditQueries:
             )
 
     def _knows_active_version(self) -> bool:
-        """Whether the version known to be active is fresh; when not, the next read tells."""
+        """Return whether the known active version is fresh; if not, the next read refreshes it."""
         return time.monotonic() < self._known_until
 
     def check_eligibility(
         self, customer_id: int, ask: Ask, moment: Moment
     ) -> tuple[CreditSnapshot, Decision]:
-        """What CreateLoan would decide now. Raises as `snapshot`."""
+        """Return what CreateLoan would decide now. Raises like `snapshot`."""
         found = self.snapshot(customer_id, moment)
         return found, decide(found.position, ask, found.scorecard, moment.today)
 
     def credit_score(self, customer_id: int, moment: Moment) -> tuple[CreditSnapshot, CreditScore]:
-        """The customer's score today. Raises as `snapshot`."""
+        """Return the customer's score today. Raises like `snapshot`."""
         found = self.snapshot(customer_id, moment)
         return found, score(found.position, found.scorecard)

@@ -1,4 +1,4 @@
-"""Look customers up."""
+"""Look up customers."""
 
 from credit_service.domain.errors import NotFoundError
 from credit_service.storage import customers
@@ -9,7 +9,7 @@ from credit_service.storage.database import Database
 def get_customer(
     database: Database, *, customer_id: int | None = None, phone_number: str | None = None
 ) -> CustomerView:
-    """The customer of that id or of that phone number in E.164; exactly one of the two is given.
+    """Return the customer with that id or that phone number in E.164; pass exactly one of them.
 
     Raises:
         NotFoundError: CUSTOMER_NOT_FOUND.
@@ -24,7 +24,7 @@ def get_customer(
     if view is None:
         if customer_id is not None:
             raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
-        # The number itself is not repeated.
+        # The message omits the number, which is personal data.
         message = "There is no customer with this phone number."
         found_by = {"lookup": "phone_number"}
         raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", "", message, found_by)
@@ -32,7 +32,7 @@ def get_customer(
 
 
 def list_customers(database: Database, query: str, start: PageStart, limit: int) -> CustomersPage:
-    """A page of at most `limit` customers whose name or phone number begins so, all for an empty
-    query: see `storage.customers.search`."""
+    """Return a page of at most `limit` customers whose name or phone number starts with `query`:
+    see `storage.customers.search`."""
     with database.autocommit() as connection:
         return customers.search(connection, query, start, limit)

@@ -1,4 +1,4 @@
-"""Look stored decisions up."""
+"""Look up stored decisions."""
 
 from credit_service.domain.errors import NotFoundError
 from credit_service.storage import customers, decisions
@@ -9,7 +9,7 @@ _LAST_ID = 2**63 - 1
 
 
 def get_decision(database: Database, decision_id: int) -> StoredDecision:
-    """The decision of that id.
+    """Return the decision with that id.
 
     Raises:
         NotFoundError: DECISION_NOT_FOUND.
@@ -24,7 +24,7 @@ def get_decision(database: Database, decision_id: int) -> StoredDecision:
 def list_decisions(
     database: Database, customer_id: int | None, before: int | None, limit: int
 ) -> list[StoredDecision]:
-    """Decisions of id below `before`, newest first; without a customer those on every one.
+    """Return decisions with ids below `before`, newest first; without a customer those of all.
 
     Raises:
         NotFoundError: CUSTOMER_NOT_FOUND.

@@ -1,4 +1,4 @@
-"""Look ingestions up."""
+"""Look up ingestions."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,7 +11,7 @@ from credit_service.storage.ingestions import Ingestion, RowOutcome, StoredRowEr
 
 
 def get_ingestion(database: Database, ingestion_id: UUID) -> Ingestion:
-    """The ingestion as it stands.
+    """Return the current state of the ingestion.
 
     Raises:
         NotFoundError: INGESTION_NOT_FOUND.
@@ -26,7 +26,7 @@ def get_ingestion(database: Database, ingestion_id: UUID) -> Ingestion:
 def list_ingestions(
     database: Database, after: tuple[datetime, UUID] | None, limit: int
 ) -> list[Ingestion]:
-    """Ingestions, the latest first, after that (created_at, ingestion_id)."""
+    """Return ingestions after that (created_at, ingestion_id), the latest first."""
     with database.autocommit() as connection:
         return ingestions.page(connection, after, limit)
 
@@ -38,8 +38,8 @@ def list_row_errors(
     limit: int,
     outcomes: Sequence[RowOutcome] = ("REJECTED",),
 ) -> list[StoredRowError]:
-    """Why rows of these outcomes were not stored, in the order of the rows, after that
-    (row_offset, error_number).
+    """Return the errors of rows with these outcomes after that (row_offset, error_number), in the
+    order of the rows.
 
     Raises:
         NotFoundError: INGESTION_NOT_FOUND.

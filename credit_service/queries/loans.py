@@ -1,4 +1,4 @@
-"""Look loans and their schedules up."""
+"""Look up loans and their schedules."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ _MOST_HOLDERS_NAMED = 20
 
 @dataclass(frozen=True, slots=True)
 class RepaymentSchedule:
-    """A loan, its installments, and how far each has come.
+    """A loan, its installments, and the progress of each.
 
-    `settled_on` is the day of each installment that was settled by payments, by its number.
+    `settled_on` maps the number of each installment that payments settled to its day.
     """
 
     loan: Loan
@@ -31,7 +31,7 @@ class RepaymentSchedule:
 def get_loan(
     database: Database, loan_id: int, customer_id: int | None
 ) -> tuple[Loan, CustomerView]:
-    """The loan and its customer; `customer_id` may be left out where one customer has that id.
+    """Return the loan and its customer; `customer_id` is optional if only one customer has the id.
 
     Raises:
         NotFoundError: LOAN_NOT_FOUND.
@@ -67,7 +67,7 @@ def _no_loan(loan_id: int, customer_id: int | None) -> NotFoundError:
 def list_loans(
     database: Database, customer_id: int, state: LoanState | None, after: int | None, limit: int
 ) -> list[Loan]:
-    """The customer's loans of id above `after`, in order of id.
+    """Return the customer's loans with ids above `after`, in order of id.
 
     Raises:
         NotFoundError: CUSTOMER_NOT_FOUND.
@@ -82,7 +82,7 @@ def list_loans(
 def repayment_schedule(
     database: Database, customer_id: int, loan_id: int, moment: Moment
 ) -> RepaymentSchedule:
-    """The loan's installments and how each stands today.
+    """Return the loan's installments and their state today.
 
     Raises:
         NotFoundError: LOAN_NOT_FOUND.
@@ -91,7 +91,7 @@ def repayment_schedule(
         loan = loans.find(connection, customer_id, loan_id)
         if loan is None:
             raise _no_loan(loan_id, customer_id)
-        # Read after the loan: a payment in between adds a day that nothing asks for.
+        # Read after the loan: a payment in between only adds an unused day.
         settled_on = (
             payments.settlement_days(connection, customer_id, loan_id) if loan.paid_paise else {}
         )
