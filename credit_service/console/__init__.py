@@ -1,5 +1,5 @@
-"""The QA console: pages over the service's RPCs, and nothing but them.
+"""The QA console: web pages that use only the service's RPCs.
 
-`build_app` and `run` are in `app`. The package imports the generated contract, the client's channel
-and the settings; it holds no database handle and no rights beyond the token of who uses it.
+`build_app` and `run` are in `app`. The package imports the generated contract, the client and the
+settings. It has no database connection, and no rights beyond the user's token.
 """

@@ -1,6 +1,6 @@
 """The QA console: `python -m credit_service.console`, settings from the environment.
 
-Exit status: 0 after a clean stop, 2 when the settings do not allow to serve.
+Exit status: 0 after a clean stop, 2 for settings that do not allow serving.
 """
 
 import argparse
@@ -17,7 +17,7 @@ MISCONFIGURED = 2
 
 
 def main() -> int:
-    """Serve until told to stop. With --control-fd, also until its starter is gone."""
+    """Serve until a signal. With --control-fd, also until the parent process is gone."""
     parser = argparse.ArgumentParser(prog="python -m credit_service.console", description=__doc__)
     parser.add_argument(
         "--control-fd",
@@ -28,19 +28,19 @@ def main() -> int:
     control = None if control_fd is None else socket.socket(fileno=control_fd)
     stop = threading.Event()
     if control is not None:
-        threading.Thread(target=_obey, args=(control, stop), daemon=True).start()
+        threading.Thread(target=_stop_with_parent, args=(control, stop), daemon=True).start()
 
     def announce(url: str) -> None:
         if control is not None:
             control.sendall(f"{url}\n".encode())
         else:
-            print(f"Console on {url}", flush=True)  # noqa: T201 - said to who started it
+            print(f"Console on {url}", flush=True)  # noqa: T201 - for the user
 
     try:
         settings = Settings()
         configure_logging(settings, component="console")
         if control is None:
-            # Else its starter has warned.
+            # Otherwise the parent process has warned.
             warn_of_unknown_variables()
         run(settings, announce=announce, stop=stop)
     except ConsoleAddressError as error:
@@ -50,8 +50,8 @@ def main() -> int:
     return 0
 
 
-def _obey(control: socket.socket, stop: threading.Event) -> None:
-    """Stop once the other side is gone, also by its death."""
+def _stop_with_parent(control: socket.socket, stop: threading.Event) -> None:
+    """Set `stop` once the parent process closes the socket or dies."""
     with contextlib.suppress(OSError):
         while control.recv(64):
             pass

@@ -1,4 +1,4 @@
-"""The console as an ASGI application, and serving it."""
+"""The console as an ASGI application, and its server."""
 
 import asyncio
 import hashlib
@@ -54,7 +54,7 @@ from credit_service.v1 import (
 
 _HERE = Path(__file__).parent
 _FORM_BYTES = 1024 * 1024
-"""Room for the fields of a form, beside a file."""
+"""Maximum size of a form's fields, in addition to a file."""
 
 _STOP_SECONDS = 5
 
@@ -100,14 +100,14 @@ _FORMS: dict[View, View] = {
     checks.run: checks.index,
     session.sign_in: session.form,
 }
-"""The page of each form, by what receives the form. Signing out has no page of its own."""
+"""The view of each form's page, by the view that receives the form. Signing out has no page."""
 
 
 def build_app(settings: Settings) -> Starlette:
-    """The console for the server at `settings.server_address`.
+    """Return the console for the server at `settings.server_address`.
 
-    Opens a channel, which connects when the first page calls, and closes it when the application's
-    lifespan ends.
+    Opens a channel, which connects on the first call, and closes it at the end of the application's
+    lifespan.
     """
     channel = open_channel(settings.server_address)
     console = Console(
@@ -153,7 +153,7 @@ def build_app(settings: Settings) -> Starlette:
             Middleware(Guard, hosts=[each for each in hosts if each]),
             Middleware(RequestBodyLimitMiddleware, max_body_size=limit),
         ],
-        exception_handlers={HTTPException: partial(_refused, console)},
+        exception_handlers={HTTPException: partial(_rejected, console)},
         lifespan=lifespan,
     )
     app.state.feeds = console.feeds
@@ -166,7 +166,7 @@ def _routes(console: Console) -> list[Route]:
         for method, path, page in _PAGES
     ]
     shown = {path for method, path, _ in _PAGES if method == "GET"}
-    # An address that only receives a form leads to the form: by a reload, or from a history.
+    # A GET of an address that only receives a form, by reload or history, redirects to the form.
     received = [path for method, path, _ in _PAGES if method == "POST" and path not in shown]
     return [*pages, *(Route(path, _to_form, methods=["GET"]) for path in received)]
 
@@ -180,25 +180,25 @@ async def _to_dashboard(_request: Request) -> Response:
 
 
 async def _alive(_request: Request) -> Response:
-    """That the console itself runs; whether the service does, its own health tells."""
+    """Report that the console is running. The service has its own health check."""
     return PlainTextResponse("ok\n")
 
 
-async def _refused(console: Console, request: Request, error: Exception) -> Response:
-    """A page for what Starlette and the views refuse: no such page, a form that is rejected."""
+async def _rejected(console: Console, request: Request, error: Exception) -> Response:
+    """Return a page for a request that Starlette or a view rejects, such as an unknown page."""
     status = HTTPStatus(error.status_code if isinstance(error, HTTPException) else 500)
     detail = str(getattr(error, "detail", ""))
     if status == HTTPStatus.NOT_FOUND and detail in ("", HTTPStatus.NOT_FOUND.phrase):
         detail = "This page does not exist."
     headers = getattr(error, "headers", None)
     page = Page(console, request, console.sessions.read(request) or console.sessions.begin())
-    response = page.render("refused.html", status, phrase=status.phrase, detail=detail)
+    response = page.render("rejected.html", status, phrase=status.phrase, detail=detail)
     response.headers.update(headers or {})
     return response
 
 
 class _Static(StaticFiles):
-    """Files of ours, kept by browsers for as long as their name with its hash is asked for."""
+    """The console's own files. Browsers cache them for a year, because addresses have hashes."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
@@ -247,7 +247,7 @@ def _templates(settings: Settings) -> jinja2.Environment:
 
 
 def _static_names(folder: Path) -> Callable[[str], str]:
-    """A function from a file's name to its address, which changes when the file does."""
+    """Return a function from a file's name to its address, which changes with the content."""
     hashes = {
         each.name: hashlib.sha256(each.read_bytes()).hexdigest()[:12]
         for each in folder.iterdir()
@@ -261,7 +261,7 @@ def _static_names(folder: Path) -> Callable[[str], str]:
 
 
 class ConsoleAddressError(ValueError):
-    """The address cannot be listened on; the message says why."""
+    """The console cannot listen on the address. The message says why."""
 
 
 def run(
@@ -272,11 +272,11 @@ def run(
 ) -> None:
     """Serve the console until SIGTERM, SIGINT (in the main thread) or `stop`.
 
-    `announce` is told the console's URL once it listens.
+    Calls `announce` with the console's URL once it listens.
 
     Raises:
-        ConsoleAddressError: `console_listen` is malformed, taken, or not loopback's although
-            `console_hosts` names nothing that others could come by.
+        ConsoleAddressError: `console_listen` is malformed, in use, or not a loopback address while
+            `console_hosts` is empty.
     """
     listener = _listener(settings)
     host, port = listener.getsockname()[:2]
@@ -289,7 +289,7 @@ def run(
         log_level="warning",
         access_log=False,
         server_header=False,
-        # By a TLS proxy on this machine, or one that FORWARDED_ALLOW_IPS names, cookies are Secure.
+        # Behind a TLS proxy on this machine or in FORWARDED_ALLOW_IPS, cookies are Secure.
         proxy_headers=True,
         timeout_graceful_shutdown=_STOP_SECONDS,
         timeout_keep_alive=30,
@@ -306,8 +306,8 @@ def run(
 
 
 class _Server(uvicorn.Server):
-    """Tells when it listens, stops when told, and sends away who listens to the feed first: those
-    answers would not end by themselves."""
+    """A server that announces when it listens, and stops on `stop`. It ends the event feeds first,
+    because those responses do not end by themselves."""
 
     def __init__(
         self,
@@ -332,8 +332,8 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # The base class raises the signal once more when all is stopped, and so ends the process
-        # with its status; a stop that was asked for is a good end here.
+        # After stopping, the base class raises the signal again, which would end the process with
+        # its status. Here a requested stop is a success.
         if threading.current_thread() is not threading.main_thread():
             yield
             return

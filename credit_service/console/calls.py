@@ -1,4 +1,4 @@
-"""The calls that a page made, written as the commands that make the same call from a terminal."""
+"""The calls of a page as commands that make the same call from a terminal."""
 
 import json
 import shlex
@@ -20,7 +20,7 @@ SERVICES = (
 _METHODS: dict[str, MethodDescriptor] = {
     method.input_type.full_name: method for service in SERVICES for method in service.methods
 }
-"""By the full name of the request, which every method has of its own."""
+"""Methods by the full name of their request, which is unique per method."""
 
 _LARGEST_EXACT = 2**53
 _INT64 = frozenset(
@@ -33,12 +33,12 @@ _INT64 = frozenset(
     }
 )
 _CHUNK_CHARACTERS = 1_398_100
-"""Of base64 a line: 1 MiB less a byte, a multiple of 4, so that each line decodes by itself."""
+"""Base64 characters per line: 1 MiB less a byte. As a multiple of 4, each line decodes alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call that was made, or that a form will make: `status` is empty then."""
+    """A call that was made, or that a form will make (`status` is '')."""
 
     method: str
     """package.Service/Method."""
@@ -48,24 +48,24 @@ class Call:
 
     @property
     def name(self) -> str:
-        """The method's name alone."""
+        """The method's name without its service."""
         return self.method.rpartition("/")[2]
 
 
 def full_method(request: Message) -> str:
-    """The method that takes such a request, as package.Service/Method."""
+    """Return the method of a request, as package.Service/Method."""
     method = _METHODS[request.DESCRIPTOR.full_name]
     return f"{method.containing_service.full_name}/{method.name}"
 
 
 def request_json(request: Message) -> str:
-    """A request as the JSON that both tools take, in one line with the contract's field names."""
+    """Return a request as one line of JSON for both tools, with the contract's field names."""
     document = MessageToDict(request, preserving_proto_field_name=True)
     return json.dumps(_with_numbers(document, request.DESCRIPTOR), ensure_ascii=False)
 
 
 def _with_numbers(document: Any, descriptor: Any) -> Any:
-    """64-bit integers as numbers, where JSON readers keep them exact, rather than as text."""
+    """Return 64-bit integers as numbers instead of text, if JSON readers keep them exact."""
     if not isinstance(document, dict):
         return document
     fields = descriptor.fields_by_name
@@ -86,7 +86,7 @@ def _number_or_same(value: Any, field: FieldDescriptor) -> Any:
 
 
 class Snippets:
-    """Writes calls as commands for one server."""
+    """Formats calls as commands for one server."""
 
     def __init__(
         self,
@@ -95,8 +95,8 @@ class Snippets:
         certificate: Path | None = None,
         private_key: Path | None = None,
     ) -> None:
-        """`address` is host:port as the console itself calls it, the paths those of its TLS files:
-        `ca` of the authorities it trusts, None for no TLS; the others of its own certificate."""
+        """`address` is the host:port that the console calls. The paths are those of its TLS files:
+        `ca` has the trusted authorities, None for no TLS; the others are its own certificate."""
         self._address = address
         self._has_tls = ca is not None
         self._files = [] if ca is None else [("cacert", ca)]
@@ -107,7 +107,7 @@ class Snippets:
         return "".join(f" {dashes}{name} {shlex.quote(str(path))}" for name, path in self._files)
 
     def grpcurl(self, call: Call, *, with_token: bool) -> str:
-        """The call for grpcurl; `$TOKEN` stands for the bearer token, which is never shown."""
+        """Return the grpcurl command, with `$TOKEN` in place of the bearer token."""
         feed, data = _data(call)
         transport = self._tls("-") or " -plaintext"
         return (
@@ -115,7 +115,7 @@ class Snippets:
         )
 
     def buf_curl(self, call: Call, *, with_token: bool) -> str:
-        """The call for buf curl, which asks the server for the schema by reflection."""
+        """Return the buf curl command, which reads the schema by server reflection."""
         feed, data = _data(call)
         data = "@-" if data == "@" else data
         transport = self._tls("--") or " --http2-prior-knowledge"
@@ -131,7 +131,7 @@ def _header(with_token: bool) -> str:
 
 
 def _data(call: Call) -> tuple[str, str]:
-    """The part before the pipe, and what follows -d."""
+    """Return the part before the pipe, and the argument of -d."""
     if call.name != "UploadSpreadsheet":
         return "", shlex.quote(call.request_json)
     filename = json.loads(call.request_json)["header"]["filename"]

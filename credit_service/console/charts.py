@@ -1,7 +1,7 @@
-"""Charts as SVG, made here so that pages need no script to draw and no style attribute to allow.
+"""Charts as SVG, drawn on the server so that pages need no script and no inline styles.
 
-Coordinates are worked out in whole tenths of a unit from whole numbers, money included. Colours and
-type come from the stylesheet by class names. Every chart says in words what it shows.
+Coordinates are integer tenths of a unit, computed from integers, money included. Colours and fonts
+come from the stylesheet by class name. Every chart has a text description.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _ROUND = 1000
 
 
 def _scaled(value: int, full: int, length: int) -> int:
-    """`value` of `full` as tenths of a unit on a length in units, held within it."""
+    """Return `value` of `full` on a length in units, as tenths of a unit, clamped to the length."""
     if full <= 0:
         return 0
     return max(0, min(value, full)) * length * 10 // full
@@ -37,9 +37,9 @@ def _svg(width: int, height: int, css_class: str, title: str, body: str) -> Mark
 
 
 def bar(value: int, full: int, tone: str = "accent") -> Markup:
-    """A level bar. Hidden from screen readers: the figures stand beside it."""
+    """Return a level bar. Hidden from screen readers, because the figures are beside it."""
     width = _tenths(_scaled(value, full, 100))
-    return Markup(  # noqa: S704 - numbers and a class name of ours
+    return Markup(  # noqa: S704 - numbers and an own class name
         '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
         '<rect class="track" width="100" height="8"/>'
         f'<rect class="fill {tone}" width="{width}" height="8"/></svg>'
@@ -47,9 +47,9 @@ def bar(value: int, full: int, tone: str = "accent") -> Markup:
 
 
 def span_bar(start: int, end: int, full: int, tone: str = "accent") -> Markup:
-    """A bar from one value to another, as one step of a waterfall. Hidden from screen readers."""
+    """Return a bar from one value to another, as a waterfall step. Hidden from screen readers."""
     left, right = sorted((_scaled(start, full, 100), _scaled(end, full, 100)))
-    return Markup(  # noqa: S704 - numbers and a class name of ours
+    return Markup(  # noqa: S704 - numbers and an own class name
         '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
         '<rect class="track" width="100" height="8"/>'
         f'<rect class="fill {tone}" x="{_tenths(left)}" width="{_tenths(right - left)}" '
@@ -58,7 +58,7 @@ def span_bar(start: int, end: int, full: int, tone: str = "accent") -> Markup:
 
 
 def gauge(used: int, full: int, center: str, below: str, title: str) -> Markup:
-    """A half circle filled by used / full; more than full is drawn full, in the declined tone."""
+    """Return a half circle filled by used / full. More than full is drawn full, in red tone."""
     share = _ROUND if full <= 0 < used else (_scaled(used, full, _ROUND // 10))
     tone = "declined" if used > full else "accent"
     path = "M 20 100 A 80 80 0 0 1 180 100"
@@ -77,7 +77,7 @@ def gauge(used: int, full: int, center: str, below: str, title: str) -> Markup:
 
 
 def ring(part: int, whole: int, title: str) -> Markup:
-    """A ring filled by part / whole, with the percentage inside; '—' for nothing of nothing."""
+    """Return a ring filled by part / whole, with the percentage inside; '—' if `whole` is 0."""
     share = part * _ROUND // whole if whole else 0
     text = f"{(2 * 100 * part + whole) // (2 * whole)} %" if whole else "—"
     body = '<circle class="ring-track" cx="50" cy="50" r="40"/>'
@@ -92,7 +92,7 @@ def ring(part: int, whole: int, title: str) -> Markup:
 
 @dataclass(frozen=True, slots=True)
 class ScorePoint:
-    """A score from an instant on. `label` says so in words."""
+    """A score and the instant from which it applies. `label` is the text for it."""
 
     epoch_seconds: int
     score: int
@@ -100,10 +100,10 @@ class ScorePoint:
 
 
 def score_line(points: Sequence[ScorePoint]) -> Markup:
-    """Scores of 0 … 100 over time as steps, for each holds until the next."""
+    """Return scores of 0 to 100 over time, as steps: each applies until the next."""
     width, height, left, top, bottom = 480, 190, 30, 12, 22
     plot_width, plot_height = width - left - 12, height - top - bottom
-    # Time never goes back on the line, even where two clocks disagreed.
+    # Time never goes back on the line, even if two clocks differed.
     times = list(accumulate((each.epoch_seconds for each in points), max))
     first = times[0] if times else 0
     span = (times[-1] - first if times else 0) or 1
@@ -150,8 +150,8 @@ def score_line(points: Sequence[ScorePoint]) -> Markup:
 
 
 def schedule_chart(installments: Sequence[Any], title: str) -> Markup:
-    """A repayment schedule: above, the balance left; below, principal and interest of each
-    installment, stacked. The two share their axis of time."""
+    """Return a repayment schedule with a common time axis. Above: the remaining balance. Below:
+    principal and interest of each installment, stacked."""
     width, left, right = 760, 98, 12
     plot_width = width - left - right
     balance_top, balance_height = 24, 120
@@ -174,7 +174,7 @@ def schedule_chart(installments: Sequence[Any], title: str) -> Markup:
     balance_floor = (balance_top + balance_height) * 10
     split_floor = (split_top + split_height) * 10
     heights = [start_balance, *(balance for _, _, balance in rows)]
-    # The balance holds until an installment is paid, so it goes down in steps.
+    # The balance changes only when an installment is paid, so it falls in steps.
     line = [
         f"M {left} {_tenths(balance_floor - _scaled(heights[0], start_balance, balance_height))}"
     ]
@@ -187,7 +187,7 @@ def schedule_chart(installments: Sequence[Any], title: str) -> Markup:
     drawn = " ".join(line)
     parts.append(f'<path class="area" d="{drawn} V {floor} H {left} Z"/>')
     parts.append(f'<path class="line" d="{drawn}"/>')
-    # Many bars leave no room for gaps between them.
+    # With many bars there is no space for gaps between them.
     gap = 10 if count <= 60 else 2 if count <= 180 else 0
     for number, (principal, interest, _) in enumerate(rows):
         begin, end = x(number), x(number + 1)

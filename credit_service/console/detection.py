@@ -1,7 +1,7 @@
-"""What the rows of an uploaded file are, by its headers, as the command line detects it.
+"""Detects the kind of rows in an uploaded file from its headers, like the command line.
 
-A workbook from anywhere may be hostile, so it is opened in a process of its own with little memory,
-little time and no secrets. Whatever happens there, the console goes on; the person is then asked.
+A workbook can be hostile, so a separate process opens it, with little memory, little time and no
+secrets. If that process fails, the console continues, and the user chooses the kind.
 """
 
 import json
@@ -30,11 +30,11 @@ _turn = threading.BoundedSemaphore(MAX_AT_ONCE)
 
 
 class UndetectedError(Exception):
-    """The file does not show its kind. The message says why and what to do."""
+    """The kind of rows cannot be detected. The message says why and what to do."""
 
 
 def detected(file: IO[bytes], filename: str) -> tuple[Kind, ...]:
-    """The kinds of rows that a file of the operating system holds, customers first.
+    """Return the kinds of rows in a file of the operating system, customers first.
 
     Raises:
         UndetectedError
@@ -65,7 +65,7 @@ def detected(file: IO[bytes], filename: str) -> tuple[Kind, ...]:
 def _environment() -> dict[str, str]:
     return {name: os.environ[name] for name in _SHARED if name in os.environ} | {
         "PYTHONPATH": str(Path(__file__).parents[2]),
-        # Threads of libraries would each take their share of the address space.
+        # Each thread of a library would use part of the limited address space.
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }
@@ -75,7 +75,7 @@ def _environment() -> dict[str, str]:
 
 
 def main(filename: str) -> None:
-    """Write the kinds of the file on standard input, or why there are none, to the output."""
+    """Read the file on standard input. Print its kinds, or the reason why there are none."""
     for limit, most in (
         (resource.RLIMIT_AS, MEMORY_LIMIT_BYTES),
         (resource.RLIMIT_CPU, CPU_LIMIT_SECONDS),

@@ -1,8 +1,8 @@
-"""The live feed: one stream of events from the service for all browsers of one person.
+"""The live feed: one stream of events from the service for all browsers of one user.
 
-A stream holds a thread of the server, which has few. So however many pages are open, one thread
-here follows WatchCreditEvents for each token in use, and hands what comes to every page that
-listens. A page that does not keep up is cut off; its browser comes back and is shown the latest.
+A stream occupies one of the server's few threads. So for each token in use, one thread here follows
+WatchCreditEvents and passes the events to every open page. A page that is too slow is disconnected;
+its browser reconnects and gets the latest events.
 """
 
 import asyncio
@@ -36,20 +36,20 @@ _log = structlog.get_logger(__name__)
 
 
 class FeedFullError(Exception):
-    """As many pages, or people, listen as the console serves."""
+    """The feed is at capacity: too many pages or users are listening."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """The service answers again."""
+    """The service responds again."""
 
 
 Item = EventLine | ServiceError | Recovered
-"""What a listener receives: an event, why there is none now, or that the trouble is over."""
+"""What a listener receives: an event, the failure of the stream, or its recovery."""
 
 
 class Feeds:
-    """The feeds of all people. Made once; used from one event loop."""
+    """The feeds of all users. Used from one event loop."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._channel = channel
@@ -58,10 +58,10 @@ class Feeds:
         self._closed = False
 
     async def listen(self, token: str) -> AsyncGenerator[Item | None, None]:
-        """The latest events, oldest first, then each as it comes; None from time to time.
+        """Yield the latest events, oldest first, then each new one; None every _PING_SECONDS.
 
-        Ends when the service refuses for good, when the listener does not keep up, and when the
-        console stops. Raises FeedFullError.
+        Ends if the service rejects the stream permanently, if the listener is too slow, and when
+        the console stops. Raises FeedFullError.
         """
         key = sha256(token.encode()).digest()
         feed = self._feeds.get(key)
@@ -89,28 +89,28 @@ class Feeds:
                 del self._feeds[key]
 
     def close(self) -> None:
-        """End all feeds and send their listeners away."""
+        """End all feeds and disconnect their listeners."""
         self._closed = True
         for feed in self._feeds.values():
             feed.close()
 
 
 class _End:
-    """Put last into a listener's queue."""
+    """The last item of a listener's queue."""
 
 
 _Queue = asyncio.Queue[Item | _End]
 
 
 class _Feed:
-    """One person's stream and those who listen to it. Its thread talks to the loop alone."""
+    """One user's stream and its listeners. Its thread communicates only with the event loop."""
 
     def __init__(self, channel: grpc.Channel, token: str, loop: asyncio.AbstractEventLoop) -> None:
         self._channel = channel
         self._token = token
         self._loop = loop
         self._latest: deque[EventLine] = deque(maxlen=KEPT_EVENTS)
-        self._trouble: ServiceError | None = None
+        self._failure: ServiceError | None = None
         self._queues: set[_Queue] = set()
         self._stopping = threading.Event()
         self._cancel: Callable[[], object] = lambda: None
@@ -122,13 +122,13 @@ class _Feed:
         queue: _Queue = asyncio.Queue(_QUEUE_LENGTH)
         for line in self._latest:
             queue.put_nowait(line)
-        if self._trouble is not None:
-            queue.put_nowait(self._trouble)
+        if self._failure is not None:
+            queue.put_nowait(self._failure)
         self._queues.add(queue)
         return queue
 
     def leave(self, queue: _Queue) -> bool:
-        """Whether it was the last one, with which the feed ends."""
+        """Remove a listener. Return whether it was the last one, which ends the feed."""
         self._queues.discard(queue)
         if not self._queues:
             self.close()
@@ -138,14 +138,14 @@ class _Feed:
         self.ended = True
         self._stopping.set()
         self._cancel()
-        self._send_away()
+        self._dismiss_all()
 
     # On the loop.
 
-    def _take(self, item: Item) -> None:
+    def _deliver(self, item: Item) -> None:
         if isinstance(item, EventLine):
             self._latest.append(item)
-        self._trouble = item if isinstance(item, ServiceError) else None
+        self._failure = item if isinstance(item, ServiceError) else None
         for queue in list(self._queues):
             try:
                 queue.put_nowait(item)
@@ -155,9 +155,9 @@ class _Feed:
 
     def _finish(self) -> None:
         self.ended = True
-        self._send_away()
+        self._dismiss_all()
 
-    def _send_away(self) -> None:
+    def _dismiss_all(self) -> None:
         for queue in list(self._queues):
             self._dismiss(queue)
 
@@ -177,53 +177,53 @@ class _Feed:
                 try:
                     if after is None:
                         after = self._start()
-                    for event_id in self._told_after(after):
+                    for event_id in self._forward_after(after):
                         after, pause_seconds = event_id, _FIRST_PAUSE_SECONDS
                 except ServiceError as error:
                     if self._stopping.is_set():
                         return
                     self._is_interrupted = True
-                    self._tell(error)
+                    self._post(error)
                     if not error.unavailable:
                         return
                     self._stopping.wait(pause_seconds)
                     pause_seconds = min(2 * pause_seconds, _MAX_PAUSE_SECONDS)
-        except Exception:  # noqa: BLE001 - a thread must not end without a word
+        except Exception:  # noqa: BLE001 - a thread must not end without a log entry
             _log.exception("event_feed_failed")
         finally:
             self._on_loop(self._finish)
 
-    def _told_after(self, after: int) -> Iterator[int]:
-        """Tell the events after an id, of those that lie behind only the latest; each one's id."""
+    def _forward_after(self, after: int) -> Iterator[int]:
+        """Forward the events after an id, but only the latest of past ones. Yield each one's id."""
         request = pb.WatchCreditEventsRequest(after_event_id=after)
         service = Service(self._channel, self._token)
         behind: deque[event_pb2.CreditEvent] | None = deque(maxlen=KEPT_EVENTS)
-        with contextlib.closing(service.watch(request, None, self._begun)) as stream:
+        with contextlib.closing(service.watch(request, None, self._on_opened)) as stream:
             for response in stream:
                 if self._is_interrupted:
                     self._is_interrupted = False
-                    self._tell(Recovered())
+                    self._post(Recovered())
                 found = [response.event] if response.WhichOneof("message") == "event" else []
                 if behind is not None:
-                    # Until the first heartbeat, which says that the stream has caught up.
+                    # Until the first heartbeat, at which the stream has caught up.
                     behind.extend(found)
                     if found:
                         continue
                     found, behind = list(behind), None
                 for event in found:
-                    self._tell(describe(event))
+                    self._post(describe(event))
                     yield event.event_id
 
-    def _begun(self, cancel: Callable[[], object]) -> None:
+    def _on_opened(self, cancel: Callable[[], object]) -> None:
         self._cancel = cancel
         if self._stopping.is_set():
             cancel()
 
     def _start(self) -> int:
-        """An id at most _SEARCH_EVENTS below the newest event's, or 0.
+        """Return an id at most _SEARCH_EVENTS below that of the newest event, or 0.
 
-        By halving, for the contract lets a stream begin after an id only: one that begins below
-        the newest id starts with an event, any other with a heartbeat.
+        Uses binary search, because a stream can only start after an id: one that starts below the
+        newest id begins with an event, any other begins with a heartbeat.
         """
         low, high = 0, _SEARCH_EVENTS
         while self._is_below_newest(high):
@@ -245,15 +245,15 @@ class _Feed:
         except StopIteration:
             return False
         except ServiceError as error:
-            # A server may take its time before it says that there is nothing.
+            # The first heartbeat can take longer than this timeout.
             if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
                 return False
             raise
 
-    def _tell(self, item: Item) -> None:
-        self._on_loop(lambda: self._take(item))
+    def _post(self, item: Item) -> None:
+        self._on_loop(lambda: self._deliver(item))
 
     def _on_loop(self, action: Callable[[], None]) -> None:
-        # The loop may have ended before this thread does.
+        # The loop can end before this thread.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(action)

@@ -1,4 +1,4 @@
-"""Names of fields as the pages show them, and the service's words about a field in those names."""
+"""Labels of fields on the pages, and the service's messages about fields with these labels."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -31,25 +31,25 @@ LABELS: Mapping[str, str] = {
     "page_size": "Page size",
     "token": "Token",
 }
-"""By the field's name in the contract."""
+"""Labels by the field's name in the contract."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)+(?:\.[a-z_]+)*")
 
 
 def field_of(path: str) -> str:
-    """The form field that a violation's path is about: 'loan_amount.units' gives 'loan_amount'."""
+    """Return the form field of a violation's path: 'loan_amount.units' gives 'loan_amount'."""
     parts = re.sub(r"\[[0-9]*\]", "", path).split(".")
     return next((part for part in parts if part in LABELS), parts[0])
 
 
 def label(path: str) -> str:
-    """What the pages call a field: 'loan_amount.units' gives 'Loan amount'."""
+    """Return a field's label: 'loan_amount.units' gives 'Loan amount'."""
     name = field_of(path)
     return LABELS.get(name) or display.words(name)
 
 
 def in_words(text: str) -> str:
-    """A sentence of the service with fields named as the pages name them."""
+    """Return a sentence of the service with labels in place of field names."""
 
     def replaced(match: re.Match[str]) -> str:
         name = field_of(match[0])
@@ -60,7 +60,7 @@ def in_words(text: str) -> str:
 
 
 def sentence(path: str, description: str) -> str:
-    """A violation as a sentence that begins with the field's label: 'Age must be 18 to 120.'"""
+    """Return a violation as a sentence that starts with the label: 'Age must be 18 to 120.'"""
     rest = _without_name(path, description)
     if rest == description:
         return in_words(description)
@@ -68,7 +68,7 @@ def sentence(path: str, description: str) -> str:
 
 
 def beside_field(path: str, description: str) -> str:
-    """A violation as it reads beside its field: 'Must be 18 to 120, found 17.'"""
+    """Return a violation for display beside its field: 'Must be 18 to 120, found 17.'"""
     return in_words(_without_name(path, description))
 
 
@@ -82,10 +82,10 @@ def _without_name(path: str, description: str) -> str:
 def beside(
     names: Iterable[str], violations: Iterable[tuple[str, str]], typed: Mapping[str, str]
 ) -> dict[str, str]:
-    """What is wrong with each field of a form, in the form's order.
+    """Return the problem of each field of a form, in the form's order.
 
-    `typed` is what the console could not read, which goes first. A violation of a field that the
-    form does not have is left out: the page shows it in a box.
+    `typed` has the values that the console cannot parse, which take precedence. Violations of other
+    fields are omitted: the page shows them in a box.
     """
     found: dict[str, str] = {}
     for path, description in violations:

@@ -1,6 +1,6 @@
-"""Values of the wire as text for a person, and text of a person as values of the wire.
+"""Values of the contract as text for pages, and form fields as values of the contract.
 
-Money is integer paise from the moment it is read; no figure on a page comes from a float.
+Money is integer paise everywhere. No figure on a page comes from a float.
 """
 
 import csv
@@ -28,26 +28,26 @@ _DECIMAL = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-# What the service sends, for a person.
+# Values of the service as text.
 
 
 def other_last(
     message: Any, monthly: str = "monthly_installment", last: str = "last_installment"
 ) -> str:
-    """The last installment where it differs from the others: '₹8,884.85'. Empty where it is the
-    same, or not stated by the service. `monthly` and `last` are fields of the message."""
+    """Return the last installment if it differs from the others: '₹8,884.85'. '' if it is the same
+    or the service does not state it. `monthly` and `last` are field names of the message."""
     if not message.HasField(last) or getattr(message, last) == getattr(message, monthly):
         return ""
     return inr(getattr(message, last))
 
 
 def largest_installment_paise(message: Any) -> int:
-    """The larger of the monthly and the last installment, which the income test goes by."""
+    """Return the larger of the monthly and the last installment, which the income rule uses."""
     return max(paise(message.monthly_installment), paise(message.last_installment))
 
 
 def short_rupees(amount_paise: int) -> str:
-    """A figure for an axis, cut to hundredths of its unit: '₹1.25 lakh', '₹3 crore', '₹850'."""
+    """Return an axis label, truncated to hundredths: '₹1.25 lakh', '₹3 crore', '₹850'."""
     for unit_paise, name in ((1_000_000_000, " crore"), (10_000_000, " lakh"), (100_000, "k")):
         if amount_paise >= unit_paise:
             whole, rest = divmod(amount_paise * 100 // unit_paise, 100)
@@ -57,20 +57,20 @@ def short_rupees(amount_paise: int) -> str:
 
 
 def plain_amount(money: Any) -> str:
-    """A google.type.Money as a form field holds it: '500000', '8884.88'."""
+    """Return a google.type.Money for a form field: '500000', '8884.88'."""
     return format_rupees(paise(money)).removesuffix(".00")
 
 
 def figure(text: str) -> str:
-    """A plain figure in rupees ('32884.88') grouped with its sign: '₹32,884.88'."""
+    """Return plain rupees ('32884.88') with grouping and currency: '₹32,884.88'."""
     hundredths = to_hundredths(text)
     return text if hundredths is None else format_inr(hundredths)
 
 
 def to_hundredths(text: str) -> int | None:
-    """A plain decimal in hundredths: '29.17' gives 2917; further digits are cut off.
+    """Return a plain decimal in hundredths: '29.17' gives 2917. Further digits are truncated.
 
-    None when it is no decimal.
+    None if the text is not a decimal.
     """
     match = _DECIMAL.fullmatch(text)
     if match is None:
@@ -81,12 +81,12 @@ def to_hundredths(text: str) -> int | None:
 
 
 def iso(day: Any) -> str:
-    """A google.type.Date as '2024-02-29'; '' when unset."""
+    """Return a google.type.Date as '2024-02-29', or '' if unset."""
     return f"{day.year:04d}-{day.month:02d}-{day.day:02d}" if day.year else ""
 
 
 def civil(day: Any) -> str:
-    """A google.type.Date as '29 Feb 2024'; '—' when unset."""
+    """Return a google.type.Date as '29 Feb 2024', or '—' if unset."""
     return f"{day.day} {_MONTHS[day.month - 1]} {day.year}" if day.year else "—"
 
 
@@ -94,7 +94,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 def instant(time: Timestamp, zone: ZoneInfo) -> str:
-    """A Timestamp in that zone: '29 Feb 2024, 14:05:09'; '—' when unset."""
+    """Return a Timestamp in the zone: '29 Feb 2024, 14:05:09', or '—' if unset."""
     if not time.seconds:
         return "—"
     local = time.ToDatetime(UTC).astimezone(zone)
@@ -102,7 +102,7 @@ def instant(time: Timestamp, zone: ZoneInfo) -> str:
 
 
 def minute(time: Timestamp, zone: ZoneInfo) -> str:
-    """A Timestamp in that zone where room is short: '29 Feb, 14:05'; '—' when unset."""
+    """Return a Timestamp in the zone in short form: '29 Feb, 14:05', or '—' if unset."""
     if not time.seconds:
         return "—"
     local = time.ToDatetime(UTC).astimezone(zone)
@@ -110,17 +110,17 @@ def minute(time: Timestamp, zone: ZoneInfo) -> str:
 
 
 def clock_time(time: Timestamp, zone: ZoneInfo) -> str:
-    """A Timestamp in that zone as '14:05:09'."""
+    """Return a Timestamp in the zone as '14:05:09'."""
     return f"{time.ToDatetime(UTC).astimezone(zone):%H:%M:%S}"
 
 
 def iso_instant(time: Timestamp) -> str:
-    """A Timestamp for the datetime attribute of <time>."""
+    """Return a Timestamp for the datetime attribute of <time>."""
     return time.ToDatetime(UTC).isoformat(timespec="seconds")
 
 
 def duration(seconds: float) -> str:
-    """A span for a person: '40 ms', '1.4 s', '12 s', '3 min 20 s'."""
+    """Return a duration as text: '40 ms', '1.4 s', '12 s', '3 min 20 s'."""
     if seconds < 0.95:
         return f"{round(seconds * 1000)} ms"
     if seconds < 10:
@@ -129,13 +129,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-# What a person types, for the service.
+# Form fields as values of the service.
 
 
 class Typed:
-    """The fields of a form. What cannot be put into the contract's types is kept as a problem.
+    """The fields of a form. `problems` has those that cannot be parsed into the contract's types.
 
-    Only that is judged here: whether a readable value is right is the service's to say.
+    Nothing else is validated here: the service validates the parsed values.
     """
 
     def __init__(self, values: Mapping[str, str]) -> None:
@@ -143,15 +143,15 @@ class Typed:
         self.problems: dict[str, str] = {}
 
     def text(self, name: str) -> str:
-        """The text as it was typed, without blanks around it."""
+        """Return the text without surrounding whitespace."""
         return self._values.get(name, "").strip()
 
     def flag(self, name: str) -> bool:
-        """Whether a box is ticked."""
+        """Return whether a checkbox is ticked."""
         return self.text(name) == "yes"
 
     def whole(self, name: str, largest: int = MAX_INT64) -> int:
-        """A whole number; 0, with a problem noted, when it is none or does not fit."""
+        """Return a whole number. 0, with a problem, if it is not one or too large."""
         text = self.text(name).replace(",", "")
         if not _WHOLE.fullmatch(text):
             self.problems[name] = "Enter a whole number." if text else "This field is required."
@@ -163,9 +163,9 @@ class Typed:
         return value
 
     def money(self, name: str) -> Any:
-        """Rupees, with or without grouping and sign; None, with a problem noted, when unreadable.
+        """Return rupees, with or without grouping and sign. None, with a problem, if invalid.
 
-        '₹5,00,000', '500000' and '5 00 000.00' are one amount.
+        '₹5,00,000', '500000' and '5 00 000.00' are the same amount.
         """
         text = re.sub(r"[\s,₹]", "", self.text(name))
         negative = text.startswith("-")
@@ -181,14 +181,14 @@ class Typed:
         return money_of(-amount if negative else amount)
 
     def rate(self, name: str) -> Any:
-        """A yearly rate in percent, handed on as it was typed but for a percent sign."""
+        """Return a yearly rate in percent as typed, without a percent sign."""
         text = self.text(name).removesuffix("%").strip()
         if not text:
             self.problems[name] = "This field is required."
         return DecimalMessage(value=text)
 
     def day(self, name: str) -> Any:
-        """A date as the date field sends it; None when it is empty or, with a problem, no date."""
+        """Return a date of a date field. None if it is empty, or invalid (with a problem)."""
         text = self.text(name)
         if not text:
             return None
@@ -201,17 +201,17 @@ class Typed:
 
 
 def money_of(amount_paise: int) -> Any:
-    """Paise as a google.type.Money in INR."""
+    """Return paise as a google.type.Money in INR."""
     sign = -1 if amount_paise < 0 else 1
     rupees, rest = divmod(abs(amount_paise), RUPEE_PAISE)
     return Money(currency_code="INR", units=sign * rupees, nanos=sign * rest * _NANOS_PER_PAISA)
 
 
-# Files to take away.
+# Downloads.
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A CSV file that a spreadsheet opens as it is, with no cell taken for a formula."""
+    """Return a CSV file in which a spreadsheet program treats no cell as a formula."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow([neutralised(cell) for cell in header])
@@ -221,15 +221,15 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def neutralised(cell: str) -> str:
-    """The cell behind an apostrophe where a spreadsheet would take it for a formula."""
-    # Some spreadsheets pass over blanks and a byte order mark before the sign.
+    """Return the cell, after an apostrophe if a spreadsheet program would treat it as a formula."""
+    # Some spreadsheet programs ignore whitespace and a byte order mark before the sign.
     starts = cell.lstrip(" \u00a0\ufeff\n\u3000")
-    # The full-width forms are formulas too in some locales.
+    # Full-width signs also start formulas in some locales.
     if starts.startswith((*_FORMULA_STARTS, "\uff1d", "\uff0b", "\uff0d", "\uff20")):
         return "'" + cell
     return cell
 
 
 def as_datetime(time: Timestamp) -> datetime:
-    """A Timestamp as an aware datetime in UTC."""
+    """Return a Timestamp as an aware datetime in UTC."""
     return time.ToDatetime(UTC)

@@ -1,7 +1,7 @@
-"""HTTP connections with bounds on requests that do not arrive.
+"""HTTP connections with limits on requests that do not arrive completely.
 
-uvicorn waits for the rest of a request without end, and answers everybody 503 while as many
-connections as its `limit_concurrency` are open.
+uvicorn waits without limit for the rest of a request, and answers every request with 503 while
+`limit_concurrency` connections are open.
 """
 
 import asyncio
@@ -12,25 +12,25 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 10.0
-"""For the whole head of a request: from the connection on, or from the first byte of a later one.
-Without that byte uvicorn's `timeout_keep_alive` holds."""
+"""Timeout for the whole head of a request: from the connection on, or from the first byte of a
+later request. Before that byte, uvicorn's `timeout_keep_alive` applies."""
 BODY_SECONDS = 10.0
 MIN_BODY_BYTES = 10_000
-"""Of a body in each BODY_SECONDS, unless the console itself did not read it meanwhile."""
+"""Minimum of a body in each BODY_SECONDS, unless the console itself paused reading."""
 MAX_AWAITED_HEADS = 100
 MAX_AWAITED_BODIES = 50
-"""Connections that wait for the rest of a request, idle ones included. For one more the oldest is
-closed, of the address that has most of them."""
+"""Maximum connections that wait for the rest of a request, idle ones included. One more closes the
+oldest connection of the address that has most of them."""
 
 
 class LimitedH11Protocol(H11Protocol):
-    """A connection that is closed when its request takes too long, or too many others wait."""
+    """A connection that is closed if its request arrives too slowly, or too many others wait."""
 
     awaits: Any = None
-    """What of a request has not arrived, as the state of the client in h11: IDLE for the head,
-    SEND_BODY for the body; None for neither."""
+    """The missing part of the request, as h11's state of the client: IDLE for the head, SEND_BODY
+    for the body; None for neither."""
     awaits_since = 0.0
-    """Seconds on the clock of the event loop."""
+    """In seconds of the event loop's clock."""
     _timer: asyncio.TimerHandle | None = None
     _body_bytes = 0
     _was_paused = False
@@ -98,11 +98,11 @@ class LimitedH11Protocol(H11Protocol):
         closed = min(waiting, key=lambda each: (-held[each.address], each.awaits_since))
         closed.awaits = None
         closed.transport.abort()
-        # At once: uvicorn rejects requests by this count, and many can come before the loop gets to
+        # Now: uvicorn rejects requests by this count, and many can arrive before the loop calls
         # `connection_lost`.
         self.connections.discard(closed)
 
     @property
     def address(self) -> str:
-        """Where the connection comes from, without the port."""
+        """The client's address without the port."""
         return self.client[0] if self.client else ""

@@ -1,8 +1,7 @@
-"""What every page shares: who asks, the service under their token, rendering, and failures.
+"""Shared by all pages: session, service with the user's token, rendering, and failures.
 
-A view is a plain function from `Page` to a response. It runs on a worker thread, of which there is
-a bounded number, because the calls of gRPC it makes wait. Whatever call fails in it becomes a page
-that a person can act on.
+A view is a plain function from `Page` to a response. It runs on a thread of a bounded pool, because
+its gRPC calls block. A failed call becomes a page that says what to do.
 """
 
 import functools
@@ -33,7 +32,7 @@ from credit_service.console.security import (
     Drafts,
     Session,
     Sessions,
-    is_from_elsewhere,
+    is_cross_origin,
 )
 from credit_service.console.service import Service
 from credit_service.settings import Settings
@@ -86,12 +85,12 @@ _SENTENCES = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: "The service rejected the call, or its response is too "
     "large.",
 }
-"""What to say of a failure that is not the service's own answer, by its status."""
+"""Messages for failures that do not come from the service, by status."""
 
 
 @dataclass(frozen=True)
 class Console:
-    """What lives as long as the console does."""
+    """Objects with the lifetime of the console."""
 
     settings: Settings
     channel: grpc.Channel
@@ -105,7 +104,7 @@ class Console:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A failed call, ready to be shown."""
+    """A failed call for display."""
 
     error: ServiceError
 
@@ -115,24 +114,24 @@ class Problem:
 
     @property
     def message(self) -> str:
-        """What happened, for a person. The text of gRPC itself stays in the log."""
+        """What happened. Messages of gRPC itself appear only in the log."""
         if self.error.reason:
             return fields.in_words(self.error.message)
         return _SENTENCES.get(self.error.code, "The call to the service failed.")
 
     @property
     def violations(self) -> list[str]:
-        """Each bad field in a sentence that begins with the field's label."""
+        """One sentence per invalid field, which starts with the field's label."""
         return [fields.sentence(path, text) for path, text in self.error.violations]
 
     @property
     def sentences(self) -> list[str]:
-        """All of it, where there is room for text alone."""
+        """Message, violations and advice as plain sentences."""
         return [self.message, *self.violations, *([self.advice] if self.advice else [])]
 
     @property
     def advice(self) -> str:
-        """What to do about it; empty when the message says it all."""
+        """What to do next, or '' if the message is enough."""
         if self.error.code is grpc.StatusCode.UNAVAILABLE:
             return _UNAVAILABLE_ADVICE if self.error.reason else _UNREACHABLE_ADVICE
         return _ADVICE.get(self.error.code, "")
@@ -143,7 +142,7 @@ class Problem:
 
 
 class StaleFormError(Exception):
-    """A form that must not be sent on as it is. Its page is shown again with what was typed."""
+    """The form must not be sent as it is. Its page is shown again with the typed values."""
 
 
 _STALE = (
@@ -154,7 +153,7 @@ _RESTORED = "You are signed in again. Nothing was sent yet. Check the fields and
 
 @dataclass
 class Page:
-    """One request and all that answering it needs."""
+    """One request, and everything needed to answer it."""
 
     console: Console
     request: Request
@@ -162,7 +161,7 @@ class Page:
     form: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, UploadFile] = field(default_factory=dict)
     stale_status: int = 0
-    """The status of a page that shows a form again because it could not be sent on."""
+    """The HTTP status of a page that shows a form again, because it was not sent."""
     _draft_id: str = ""
 
     def __post_init__(self) -> None:
@@ -171,24 +170,24 @@ class Page:
 
     @property
     def query(self) -> Mapping[str, str]:
-        """The parameters of the address."""
+        """The query parameters."""
         return self.request.query_params
 
     @property
     def here(self) -> str:
-        """This page's path and parameters."""
+        """This page's path and query."""
         url = self.request.url
         return f"{url.path}?{url.query}" if url.query else url.path
 
     @property
     def wants_json(self) -> bool:
-        """Whether a script of ours sent this form."""
+        """Whether the console's script sent this form."""
         return self.request.headers.get("accept") == "application/json"
 
     def typed_before(self) -> dict[str, str]:
-        """What the person typed into this page's form before it could be sent; empty for nothing.
+        """Return the values typed into this page's form before it could be sent, or {}.
 
-        A form that is shown again keeps its request id, so that sending it twice does one thing.
+        A form that is shown again keeps its request id, so that sending it twice has one effect.
         """
         if self.stale_status:
             values = dict(self.form)
@@ -203,21 +202,21 @@ class Page:
         return values
 
     def request_id(self) -> str:
-        """The request id that the form carries. Raises StaleFormError when it carries none."""
+        """Return the form's request id. Raises StaleFormError if it has none."""
         text = self.form.get("request_id", "").strip()
         if not is_request_id(text):
             raise StaleFormError
         return text
 
     def path_id(self, name: str) -> int:
-        """An id of 1 or more from the path. Raises HTTPException (404) for anything else."""
+        """Return an id of 1 or more from the path. Raises HTTPException (404) otherwise."""
         text = str(self.request.path_params[name])
         if not (text.isascii() and text.isdigit()) or not 0 < int(text[:20]) <= formats.MAX_INT64:
             raise HTTPException(HTTPStatus.NOT_FOUND, f"“{text[:40]}” is not an id.")
         return int(text)
 
     def path_uuid(self, name: str) -> str:
-        """A UUID from the path. Raises HTTPException (404) for anything else."""
+        """Return a UUID from the path. Raises HTTPException (404) otherwise."""
         text = str(self.request.path_params[name])
         try:
             return str(UUID(text))
@@ -225,7 +224,7 @@ class Page:
             raise HTTPException(HTTPStatus.NOT_FOUND, f"“{text[:40]}” is not an id.") from None
 
     def render(self, template: str, /, status: int = HTTPStatus.OK, **values: Any) -> Response:
-        """A whole page, or a fragment when the template's name begins with '_'."""
+        """Return a whole page, or a fragment if the template's name starts with '_'."""
         console = self.console
         notice, warning = self.flash.get("notice", ""), ""
         if self.stale_status:
@@ -253,14 +252,14 @@ class Page:
         return response
 
     def render_problem(self, error: ServiceError) -> Response:
-        """The page that says what failed and what to do."""
+        """Return the page that says what failed and what to do."""
         _log.info("call_failed", code=error.code.name, reason=error.reason, message=error.message)
-        self._draft_id = ""  # it was not shown
+        self._draft_id = ""  # the draft was not shown
         problem = Problem(error)
         return self.render("error.html", problem.http_status, problem=problem)
 
     def redirect(self, path: str, notice: str = "") -> Response:
-        """Go on to another page, which shows the notice and the calls that led there."""
+        """Redirect to another page, which shows the notice and the calls of this one."""
         response = RedirectResponse(path, HTTPStatus.SEE_OTHER)
         calls = [
             {
@@ -278,9 +277,9 @@ class Page:
         return response
 
     def attempt(self, call: Callable[[], Any]) -> tuple[Any, Problem | None]:
-        """The call's result, or what failed, for a part of a page that may fail by itself.
+        """Return the call's result or its problem, for a part of a page that can fail separately.
 
-        Raises ServiceError when the person has to sign in: then all of the page has to wait.
+        Raises ServiceError if the user must sign in, because that affects the whole page.
         """
         try:
             return call(), None
@@ -293,7 +292,7 @@ class Page:
             return None, Problem(error)
 
     def planned(self, request: Any) -> Call:
-        """A call that the page's form will make, for showing."""
+        """Return a call that the page's form will make, for display."""
         return Call(full_method(request), request_json(request))
 
 
@@ -303,9 +302,9 @@ View = Callable[[Page], Response]
 def view(
     function: View, console: Console, form: View | None = None
 ) -> Callable[[Request], Awaitable[Response]]:
-    """A view as an endpoint of Starlette: session, form, worker thread, failures.
+    """Return a view as a Starlette endpoint, with session, form, thread pool and failures.
 
-    `form` shows the form that `function` receives, again where it cannot be sent on.
+    `form` is the view that shows the form of `function` again if it cannot be sent.
     """
 
     @functools.wraps(function)
@@ -314,11 +313,11 @@ def view(
         known = session
         if session is None:
             if request.headers.get("sec-fetch-site") == "cross-site" and request.method == "GET":
-                return _once_more(request)
+                return _reload_from_own_page(request)
             session = console.sessions.begin()
         page = Page(console, request, session)
         if request.method == "POST":
-            if is_from_elsewhere(request):
+            if is_cross_origin(request):
                 raise HTTPException(HTTPStatus.FORBIDDEN, "This form came from another site.")
             response = await _posted(function, form, page, known)
         else:
@@ -352,7 +351,7 @@ async def _posted(
 
 
 def _shown_again(form_view: View | None, page: Page) -> Response:
-    """The form with what was typed and a token that holds. Nothing of it was sent on."""
+    """Show the form with the typed values and a valid CSRF token. Nothing of it was sent."""
     if page.wants_json:
         token = page.console.sessions.csrf_token(page.session)
         return JSONResponse({"problems": [_STALE], "csrf_token": token}, page.stale_status)
@@ -379,12 +378,12 @@ def _answered(function: View, page: Page) -> Response:
 
 
 def _sign_in_first(page: Page, error: ServiceError) -> Response:
-    """To the page for the token, and from there back; what was typed is kept meanwhile."""
+    """Redirect to the sign-in page and from there back. Keep the typed values in a draft."""
     target = form_page(page.request.url.path)
     if page.request.method == "GET" and page.request.url.query:
         target += f"?{page.request.url.query}"
     elif target == "/qa/apply/review":
-        # Its address holds what was asked, by design: the page is loaded again by it.
+        # The address of this page contains the terms by design, so that it can be reloaded.
         kept = {name: value for name, value in page.form.items() if name != "csrf_token"}
         target += f"?{urlencode(kept)}"
     reason = "expired" if page.session.token else "needed"
@@ -414,16 +413,16 @@ _FORM_PAGES = (
 
 
 def form_page(path: str) -> str:
-    """The page that a form or a part of a page belongs to; any other path is its own."""
+    """Return the page of a form or of a page fragment. Any other path is its own page."""
     for pattern, page_path in _FORM_PAGES:
         if match := pattern.fullmatch(path):
             return match.expand(page_path)
     return path
 
 
-def _once_more(request: Request) -> Response:
-    """Have the browser ask again by itself: a link from another site brings no SameSite cookie,
-    and answering it as a stranger's would sign the person out."""
+def _reload_from_own_page(request: Request) -> Response:
+    """Make the browser repeat the request itself. A link from another site carries no SameSite
+    cookie, and treating it as a new session would sign the user out."""
     path = quote(request.url.path) + (f"?{request.url.query}" if request.url.query else "")
     return HTMLResponse(
         "<!doctype html><title>Credit console</title>", headers={"refresh": f"0; url={path}"}
@@ -431,12 +430,12 @@ def _once_more(request: Request) -> Response:
 
 
 def is_secure(request: Request) -> bool:
-    """Whether the browser reached this page by HTTPS."""
+    """Return whether the browser used HTTPS."""
     return request.url.scheme == "https"
 
 
 def is_request_id(text: str) -> bool:
-    """Whether a text is a UUID that can identify a request: neither nil nor max."""
+    """Return whether a text is a UUID that can identify a request: neither nil nor max."""
     try:
         found = UUID(text)
     except ValueError:
@@ -445,13 +444,13 @@ def is_request_id(text: str) -> bool:
 
 
 def with_own_id(form: Mapping[str, str], error: ServiceError) -> dict[str, str]:
-    """The form to send again after an error: under the same request id, so that nothing is done
-    twice, but for an id that the service has stored with other content."""
+    """Return the form for a retry after an error, with the same request id, so that nothing is done
+    twice. If the service has stored the id with other content, the form gets a new id."""
     if error.reason == "REQUEST_ID_REUSED":
         return {**form, "request_id": new_request_id()}
     return dict(form)
 
 
 def new_request_id() -> str:
-    """A request id for one intent of a person."""
+    """Return a new request id for one intent of the user."""
     return str(uuid4())

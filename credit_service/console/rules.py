@@ -1,7 +1,7 @@
-"""What the rules said about an ask, as lines with the value found and the threshold.
+"""The results of the rules as table lines, with the found value and the threshold.
 
-A rule that declined is told by the service's own reason. One that passed is told from the figures
-of the customer's position, which the contract has; what it does not have, a page does not invent.
+A failed rule shows the service's own reason. A passed rule shows figures of the customer's position
+from the contract; a page shows no figure that the contract does not have.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,11 +36,11 @@ _SCORE_RULE = "Score allows a loan"
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What was asked for and what came of it, in paise and percent as text. The installment is the
-    largest, the last one included: the income test goes by it."""
+    """The requested loan and its result, in paise and in percent as text. The installment is the
+    largest, last one included, because the income rule uses it."""
 
     principal_paise: int
-    asked_rate: str
+    requested_rate: str
     corrected_rate: str
     installment_paise: int
 
@@ -56,7 +56,7 @@ class Position:
 
     @classmethod
     def of(cls, message: Any) -> "Position":
-        """Of a Customer or of a decision's inputs, which name these fields alike."""
+        """Return the position of a Customer or of a decision's inputs: they share field names."""
         return cls(
             display.paise(message.monthly_income),
             display.paise(message.approved_limit),
@@ -67,7 +67,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class RuleLine:
-    """One rule: what it found, what it held that against, whether it passed."""
+    """One rule: the found value, its threshold, and whether it passed."""
 
     name: str
     code: str
@@ -79,8 +79,8 @@ class RuleLine:
 
 
 def rule_lines(ask: Ask, position: Position, score: int, reasons: Sequence[Any]) -> list[RuleLine]:
-    """The three rules in their order, and any that this console does not know. `decided` marks the
-    weightiest of those that declined."""
+    """Return the three rules in order, then any failed rules that this console does not know.
+    `decided` marks the failed rule with the highest precedence."""
     by_code = {reason.code: reason for reason in reasons}
     weightiest = reasons[0].code if reasons else None
     score_reason = next((each for each in reasons if each.code in _SCORE_CODES), None)
@@ -122,8 +122,8 @@ def _declined(name: str, reason: Any, weightiest: int | None) -> RuleLine:
 
 def _score_passed(ask: Ask, score: int) -> RuleLine:
     note = "The requested rate applies."
-    if formats.to_hundredths(ask.asked_rate) != formats.to_hundredths(ask.corrected_rate):
-        note = f"The rate is corrected from {ask.asked_rate} % to {ask.corrected_rate} %."
+    if formats.to_hundredths(ask.requested_rate) != formats.to_hundredths(ask.corrected_rate):
+        note = f"The rate is corrected from {ask.requested_rate} % to {ask.corrected_rate} %."
     return RuleLine(_SCORE_RULE, "", str(score), "", passed=True, decided=False, note=note)
 
 
@@ -153,7 +153,7 @@ def _limit_passed(ask: Ask, position: Position) -> RuleLine:
 
 @dataclass(frozen=True, slots=True)
 class ComponentLine:
-    """A component of a score. Points in hundredths; `start` is the sum of those before it."""
+    """A component of a score. Points in hundredths; `start` is the sum of the components before."""
 
     name: str
     points: str
@@ -165,7 +165,7 @@ class ComponentLine:
 
 
 def component_lines(score: Any) -> list[ComponentLine]:
-    """The components of a CreditScore, in its order."""
+    """Return the components of a CreditScore, in its order."""
     lines = []
     start = 0
     for each in score.components:
@@ -195,7 +195,7 @@ _OVERRIDES: Mapping[int, str] = {
 
 
 def override_sentence(score: Any) -> str:
-    """What set the score to 0; empty when nothing did."""
+    """Return which rule set the score to 0, or '' for none."""
     if score.override == score_pb2.SCORE_OVERRIDE_UNSPECIFIED:
         return ""
     return _OVERRIDES.get(score.override, "A rule set the score to 0.")

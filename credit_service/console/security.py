@@ -1,9 +1,9 @@
-"""What keeps the console's pages for the person they are meant for.
+"""Sessions, CSRF tokens, drafts and security headers of the console.
 
-The cookie holds a session id: signed, out of reach of scripts, never sent along from another site.
-The bearer token of a person who signed in stays in this process's memory, under that id, until they
-sign out or the session is too old. A form is accepted only with the token that its session's pages
-carry, and only from a page of this origin.
+The cookie contains a signed session id. Scripts cannot read it, and requests from other sites do
+not carry it. The bearer token of a signed-in user stays in this process's memory under that id,
+until sign-out or the end of the session. A form is accepted only with its session's CSRF token, and
+only from a page of this origin.
 """
 
 import base64
@@ -36,9 +36,9 @@ DRAFT_SECONDS = 1800
 MAX_DRAFTS = 200
 MAX_DRAFT_CHARACTERS = 32_768
 MAX_SESSIONS = 2_000
-"""Of people signed in. One more ends the oldest."""
+"""Maximum signed-in sessions. One more ends the oldest."""
 MAX_TOKEN_CHARACTERS = 3_000
-"""Of a bearer token: this process keeps one for each session."""
+"""Maximum length of a bearer token: this process keeps one per session."""
 _MAX_FLASH_CHARACTERS = 3_500
 
 HEADERS = {
@@ -48,33 +48,33 @@ HEADERS = {
     ),
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
-    # Not no-referrer: that would make browsers hide the origin of a form, which is checked.
+    # Not no-referrer: browsers would then hide the origin of a form, which is checked.
     "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
-"""Sent with every answer."""
+"""Headers of every response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who a browser is to the console. `token` is the person's bearer token, or empty."""
+    """A browser's session. `token` is the user's bearer token, or ''."""
 
     session_id: str
     token: str = ""
 
     @property
     def subject(self) -> str:
-        """Whom the token names; empty where there is no token, or none that can be read.
+        """The token's subject, or '' without a readable token.
 
-        Not verified here: the service verified it when the person signed in.
+        Not verified here: the service verified the token at sign-in.
         """
         return _claim(self.token, "sub")
 
     @property
     def scopes(self) -> frozenset[str] | None:
-        """What the token allows; None where there is no token, or none that can be read."""
+        """The token's scopes, or None without a readable token."""
         return frozenset(_claim(self.token, "scope").split()) if _claims(self.token) else None
 
 
@@ -93,10 +93,10 @@ def _claim(token: str, name: str) -> str:
 
 
 class Drafts:
-    """Forms that could not be sent because the person had to sign in first.
+    """Forms that could not be sent because the user had to sign in first.
 
-    Kept in memory, so that nothing typed goes into an address or a cookie; bounded in number, size
-    and time. A draft is for the person who typed it: of another token's subject it is not shown.
+    They stay in memory, so that typed values enter no address and no cookie. Their number, size and
+    age are bounded. A draft is shown only to the token subject who typed it.
     """
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ class Drafts:
         self._kept: dict[str, tuple[float, str, str, dict[str, str]]] = {}
 
     def keep(self, path: str, form: Mapping[str, str], subject: str) -> str:
-        """Keep a form for the page at `path`; its id, or '' for a form that is too large."""
+        """Keep a form for the page at `path`. Return its id, or '' if the form is too large."""
         values = {name: value for name, value in form.items() if name != "csrf_token"}
         if sum(len(name) + len(value) for name, value in values.items()) > MAX_DRAFT_CHARACTERS:
             return ""
@@ -117,7 +117,7 @@ class Drafts:
         return draft_id
 
     def read(self, draft_id: str, path: str, subject: str) -> dict[str, str]:
-        """What was typed into the form of that page; empty for nothing."""
+        """Return the values of that page's form, or {} if there are none."""
         with self._lock:
             self._expire()
             found = self._kept.get(draft_id)
@@ -127,7 +127,7 @@ class Drafts:
         return dict(values) if kept_path == path and owner in ("", subject) else {}
 
     def forget(self, draft_id: str) -> None:
-        """Drop a draft that was shown."""
+        """Delete a draft that was shown."""
         with self._lock:
             self._kept.pop(draft_id, None)
 
@@ -138,20 +138,20 @@ class Drafts:
 
 
 class Sessions:
-    """Reads and writes the cookies, and makes and checks the tokens of forms."""
+    """Reads and writes the cookies, and creates and checks CSRF tokens."""
 
     def __init__(self, secret: str | None) -> None:
-        """Without a secret a new one is drawn, and cookies hold until this process ends."""
+        """Without a secret, a random one is used, and cookies are valid until this process ends."""
         key = secret or secrets.token_urlsafe(32)
         self._key = key.encode()
         self._serializer = URLSafeTimedSerializer(key, salt="credit-service console session 2")
         self._flash = URLSafeTimedSerializer(key, salt="credit-service console flash 1")
         self._lock = threading.Lock()
-        # Time of the sign-in and token by the id of the session, the oldest first.
+        # Sign-in time and token by session id, oldest first.
         self._signed_in: dict[str, tuple[float, str]] = {}
 
     def read(self, request: Request) -> Session | None:
-        """The browser's session; None when it has none, or one that has ended."""
+        """Return the browser's session, or None without one or after its end."""
         found = _loaded(self._serializer, request.cookies.get(SESSION_COOKIE), SESSION_SECONDS)
         match found:
             case {"id": str(session_id), "signed_in": False}:
@@ -164,8 +164,8 @@ class Sessions:
         return None
 
     def begin(self, token: str = "") -> Session:
-        """A session with a new id. With a token it is that of a person who signed in, and is kept
-        until `end`, for SESSION_SECONDS at most."""
+        """Return a session with a new id. With a token it is signed in, and is kept until `end`,
+        for SESSION_SECONDS at most."""
         session = Session(secrets.token_urlsafe(18), token)
         if token:
             with self._lock:
@@ -176,7 +176,7 @@ class Sessions:
         return session
 
     def end(self, session: Session) -> None:
-        """Sign the person out. Copies of the cookie are worth nothing from then on."""
+        """Sign the user out. Copies of the cookie become invalid."""
         with self._lock:
             self._signed_in.pop(session.session_id, None)
 
@@ -189,22 +189,22 @@ class Sessions:
             del self._signed_in[session_id]
 
     def write(self, response: Response, session: Session, *, secure: bool) -> None:
-        """Put the session into the browser."""
+        """Set the session cookie."""
         value = self._serializer.dumps({"id": session.session_id, "signed_in": bool(session.token)})
         self._set(response, SESSION_COOKIE, str(value), SESSION_SECONDS, secure=secure)
 
     def csrf_token(self, session: Session) -> str:
-        """The token that the forms of this session carry."""
+        """Return the CSRF token of this session's forms."""
         return hmac.new(self._key, f"form {session.session_id}".encode(), sha256).hexdigest()
 
     def is_csrf_token(self, session: Session | None, token: str) -> bool:
-        """Whether a form of this session sent it."""
+        """Return whether the CSRF token belongs to this session."""
         return session is not None and hmac.compare_digest(
             self.csrf_token(session).encode(), token.encode()
         )
 
     def write_flash(self, response: Response, document: dict[str, Any], *, secure: bool) -> None:
-        """Hand something to the next page, once. What is too long for a cookie is left out."""
+        """Pass a document to the next page, once. Omit what is too long for a cookie."""
         value = str(self._flash.dumps(document))
         if len(value) > _MAX_FLASH_CHARACTERS:
             value = str(self._flash.dumps({**document, "calls": []}))
@@ -212,27 +212,27 @@ class Sessions:
             self._set(response, FLASH_COOKIE, value, FLASH_SECONDS, secure=secure)
 
     def read_flash(self, request: Request) -> dict[str, Any]:
-        """What the page before handed on; empty for nothing."""
+        """Return the document of the previous page, or {} for none."""
         found = _loaded(self._flash, request.cookies.get(FLASH_COOKIE), FLASH_SECONDS)
         return found if isinstance(found, dict) else {}
 
     def write_draft_id(self, response: Response, draft_id: str, *, secure: bool) -> None:
-        """Have the browser bring the id of its draft along."""
+        """Set the cookie with the id of the browser's draft."""
         self._set(response, DRAFT_COOKIE, draft_id, DRAFT_SECONDS, secure=secure)
 
     @staticmethod
     def draft_id(request: Request) -> str:
-        """The id of the browser's draft; empty for none."""
+        """Return the id of the browser's draft, or ''."""
         return request.cookies.get(DRAFT_COOKIE, "")
 
     @staticmethod
     def clear_draft(response: Response) -> None:
-        """Drop the id of the draft: it was shown, or the person signed out."""
+        """Delete the draft cookie, after the draft was shown or the user signed out."""
         response.delete_cookie(DRAFT_COOKIE, path=COOKIE_PATH, httponly=True, samesite="strict")
 
     @staticmethod
     def clear_flash(response: Response) -> None:
-        """Drop what the page before handed on: it was shown."""
+        """Delete the document of the previous page, after it was shown."""
         response.delete_cookie(FLASH_COOKIE, path=COOKIE_PATH, httponly=True, samesite="strict")
 
     @staticmethod
@@ -257,28 +257,28 @@ def _loaded(serializer: URLSafeTimedSerializer, value: str | None, age_seconds: 
         return None
 
 
-def is_from_elsewhere(request: Request) -> bool:
-    """Whether a browser says that a page of another origin sent this request."""
+def is_cross_origin(request: Request) -> bool:
+    """Return whether a page of another origin sent this request, according to its headers."""
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return True
     origin = request.headers.get("origin")
     return origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")
 
 
-def is_page_of_ours(path: str) -> bool:
-    """Whether a path may be sent to after signing in: one of this console, and nowhere else."""
+def is_own_page(path: str) -> bool:
+    """Return whether a path is a page of this console, to which sign-in may redirect."""
     return path.startswith("/qa/") and "\\" not in path and path.isprintable()
 
 
 class Guard:
-    """ASGI middleware: answers only under names of its own, and sends HEADERS with every answer.
+    """ASGI middleware that accepts only known host names, and adds HEADERS to every response.
 
-    The check of the Host header keeps a page from elsewhere from reaching a console on loopback by
-    a name that it points there (DNS rebinding).
+    The check of the Host header prevents DNS rebinding: a foreign page that reaches a console on
+    loopback by a name that resolves to it.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
-        """`hosts` are the names besides loopback's, in lower case, without ports; '*' is any."""
+        """`hosts`: accepted names besides loopback, in lower case, without ports; '*' for any."""
         self._app = app
         self._hosts = frozenset(hosts)
 
@@ -296,12 +296,12 @@ class Guard:
             await send(message)
 
         if not self._is_own_name(Headers(scope=scope).get("host", "")):
-            refusal = PlainTextResponse(
+            rejection = PlainTextResponse(
                 "The console does not accept this host name. To allow it, add it to "
                 "CREDIT_CONSOLE_HOSTS.\n",
                 status_code=421,
             )
-            await refusal(scope, receive, send_guarded)
+            await rejection(scope, receive, send_guarded)
             return
         await self._app(scope, receive, send_guarded)
 
@@ -314,7 +314,7 @@ class Guard:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, by name or number, is this machine itself."""
+    """Return whether a host name or address is this machine itself."""
     if host == "localhost":
         return True
     try:

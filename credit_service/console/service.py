@@ -1,4 +1,4 @@
-"""The service as one person sees it: calls under that person's token, each kept to be shown."""
+"""The service's methods with one user's token. Each call is recorded for display."""
 
 import threading
 import time
@@ -38,25 +38,25 @@ ENDED_STATES = frozenset(
         ingestion_pb2.INGESTION_STATE_CANCELLED,
     }
 )
-"""States that an ingestion does not leave."""
+"""Final states of an ingestion."""
 
 
 class Service:
-    """The service's methods for one page view. Threads may share it; the calls are kept in order.
+    """The service's methods for one page view. Thread-safe; records its calls in order.
 
-    Every method raises ServiceError. Nothing waits for a server that is not there: the channel's
-    retries take their second or two, and then the page says so.
+    Every method raises ServiceError. No call waits for a missing server: the channel's retries take
+    one or two seconds, and then the page reports it.
     """
 
     def __init__(self, channel: grpc.Channel, token: str) -> None:
-        """`token` is the person's bearer token, empty when none was given."""
+        """`token` is the user's bearer token, or ''."""
         self._credit = CreditServiceStub(channel)
         self._ingestion = IngestionServiceStub(channel)
         self._health = health_pb2_grpc.HealthStub(channel)
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._lock = threading.Lock()
         self.calls: list[Call] = []
-        """The calls made so far, at most MAX_KEPT_CALLS."""
+        """The calls so far, at most MAX_KEPT_CALLS."""
 
     # One customer.
 
@@ -135,7 +135,7 @@ class Service:
     def upload(
         self, header: ingestion_pb.UploadSpreadsheetHeader, chunks: Iterator[bytes]
     ) -> ingestion_pb2.Ingestion:
-        """UploadSpreadsheet of a file whose bytes come in chunks of at most CHUNK_BYTES."""
+        """UploadSpreadsheet of a file in chunks of at most CHUNK_BYTES."""
         first = ingestion_pb.UploadSpreadsheetRequest(header=header)
 
         def requests() -> Iterator[ingestion_pb.UploadSpreadsheetRequest]:
@@ -170,7 +170,7 @@ class Service:
     def annotated_workbook(
         self, ingestion_id: str
     ) -> tuple[ingestion_pb.AnnotatedWorkbookHeader, Iterator[bytes]]:
-        """DownloadAnnotatedWorkbook: its header, and its bytes as they come."""
+        """DownloadAnnotatedWorkbook: the header, and the bytes as they arrive."""
         request = ingestion_pb.DownloadAnnotatedWorkbookRequest(ingestion_id=ingestion_id)
         stream: Any = self._ingestion.DownloadAnnotatedWorkbook(
             request, timeout=UPLOAD_TIMEOUT_SECONDS, metadata=self._metadata, wait_for_ready=False
@@ -188,12 +188,12 @@ class Service:
 
         return first.header, chunks()
 
-    # What happens.
+    # Events and health.
 
     def history(
         self, customer_id: int, *types: event_pb2.CreditEventType.ValueType
     ) -> list[event_pb2.CreditEvent]:
-        """The events of one customer until now, by WatchCreditEvents, the last of them if many."""
+        """WatchCreditEvents: one customer's past events, the last MAX_HISTORY_EVENTS of them."""
         request = pb.WatchCreditEventsRequest(customer_id=customer_id, event_types=types)
         found: list[event_pb2.CreditEvent] = []
         with self._kept(request), closing(self.watch(request, STREAM_TIMEOUT_SECONDS)) as stream:
@@ -209,23 +209,24 @@ class Service:
         self,
         request: pb.WatchCreditEventsRequest,
         timeout_seconds: float | None,
-        begun: Callable[[Callable[[], object]], None] = lambda _cancel: None,
+        on_opened: Callable[[Callable[[], object]], None] = lambda _cancel: None,
     ) -> Generator[pb.WatchCreditEventsResponse, None, None]:
-        """WatchCreditEvents, until it is closed. `begun` is told what cancels it.
+        """WatchCreditEvents, until the generator is closed. Calls `on_opened` with a function that
+        cancels the stream.
 
-        A server that has as many streams open as it takes is asked again for a second or two: it
-        finds out with a delay that a stream was left.
+        Retries for one or two seconds if the server has too many open streams, because it notices
+        closed streams with a delay.
         """
         for tries_left in reversed(range(_STREAM_TRIES)):
             stream: Any = self._credit.WatchCreditEvents(
                 request, timeout=timeout_seconds, metadata=self._metadata, wait_for_ready=False
             )
-            begun(stream.cancel)
+            on_opened(stream.cancel)
             try:
                 yield from stream
             except grpc.RpcError as error:
                 failure = decoded(error)
-                # It is refused as a whole, so nothing was told yet that a repeat would tell again.
+                # The server rejects the whole stream, so no event was yielded before the retry.
                 if failure.reason != "TOO_MANY_STREAMS" or not tries_left:
                     raise failure from None
             else:
@@ -235,7 +236,7 @@ class Service:
             time.sleep(_STREAM_PAUSE_SECONDS)
 
     def health(self, service: str = "") -> str:
-        """The health of one service of the server, or of all: SERVING, NOT_SERVING, UNREACHABLE."""
+        """Return the health of one service, or of all: SERVING, NOT_SERVING or UNREACHABLE."""
         request = health_pb2.HealthCheckRequest(service=service)
         try:
             answer = self._health.Check(
@@ -260,7 +261,7 @@ class Service:
 
     @contextmanager
     def _kept(self, *requests: Message) -> Iterator[None]:
-        """Keep a call for showing, with how it ended."""
+        """Record a call with its status and duration."""
         began = time.monotonic()
         status = grpc.StatusCode.OK.name
         try:

@@ -1,4 +1,4 @@
-// What pages do beyond links and forms. Every page also works without it, but for the live feed.
+// Interactive parts of the pages. All pages except the live feed also work without it.
 "use strict";
 
 document.documentElement.classList.add("scripted");
@@ -10,7 +10,7 @@ function find(selector, root = document) {
   return root.querySelector(selector);
 }
 
-// Text of ours from the server, which escaped everything in it.
+// HTML from the console's server, which has escaped all values.
 function elementsOf(html) {
   const template = document.createElement("template");
   template.innerHTML = html;
@@ -39,15 +39,15 @@ document.addEventListener("click", async (event) => {
     await navigator.clipboard.writeText(code.textContent);
     button.textContent = "Copied";
   } catch {
-    // Without the right to write to the clipboard the command is at least selected.
+    // Without permission to write to the clipboard, select the command instead.
     window.getSelection().selectAllChildren(code);
     button.textContent = "Selected";
   }
   setTimeout(() => { button.innerHTML = before; }, 1500);
 });
 
-// A form that is sent once: the second click of a double click does nothing. The request id in the
-// form makes a repeat harmless; this only avoids it.
+// Forms that are sent once: the second click of a double click does nothing. The request id in the
+// form makes a repeat safe; this only avoids it.
 for (const form of document.querySelectorAll("form[data-once]")) {
   form.addEventListener("submit", (event) => {
     if (form.dataset.sent) {
@@ -65,39 +65,39 @@ window.addEventListener("pageshow", () => {
   }
 });
 
-// The simulator: answers as the person types.
+// The simulator: updates the answer while the user types.
 const simulator = find("form[data-simulator]");
 if (simulator) {
   const answer = find("#answer");
   let timer = 0;
-  let asking = null;
-  let asked = new URLSearchParams(new FormData(simulator)).toString();
+  let pending = null;
+  let requested = new URLSearchParams(new FormData(simulator)).toString();
 
-  async function ask() {
+  async function update() {
     const query = new URLSearchParams(new FormData(simulator)).toString();
-    if (query === asked) return;
-    asked = query;
-    asking?.abort();
-    asking = new AbortController();
+    if (query === requested) return;
+    requested = query;
+    pending?.abort();
+    pending = new AbortController();
     try {
-      const response = await fetch(`${simulator.dataset.simulator}?${query}`, { headers: FRAGMENT, signal: asking.signal });
+      const response = await fetch(`${simulator.dataset.simulator}?${query}`, { headers: FRAGMENT, signal: pending.signal });
       answer.replaceChildren(elementsOf(await response.text()));
       history.replaceState(null, "", `${location.pathname}?${query}`);
     } catch (error) {
       if (error.name === "AbortError") return;
-      asked = "";
+      requested = "";
       answer.replaceChildren(shown("The console does not respond. Check that it is running."));
     }
   }
 
   simulator.addEventListener("input", () => {
     clearTimeout(timer);
-    timer = setTimeout(ask, 250);
+    timer = setTimeout(update, 250);
   });
   simulator.addEventListener("submit", (event) => {
     event.preventDefault();
     clearTimeout(timer);
-    ask();
+    update();
   });
   answer.addEventListener("click", (event) => {
     const button = event.target.closest("[data-fill]");
@@ -105,11 +105,11 @@ if (simulator) {
     const field = simulator.elements[button.dataset.fill];
     field.value = button.dataset.value;
     field.focus();
-    ask();
+    update();
   });
 }
 
-// The dashboard: the feed, and the figures again when something happened.
+// The dashboard: the feed, and a refresh of the figures after events.
 const feed = find("[data-feed]");
 if (feed) {
   const MOST = 60;
@@ -149,7 +149,7 @@ if (feed) {
     }
   }
 
-  // While a panel cannot be shown, and now and then for the health, whatever the feed says.
+  // Refresh while a panel shows an error, and regularly for the health, independent of the feed.
   setInterval(() => {
     const bad = find("[data-healthy=no]", overview);
     const isDue = performance.now() - refreshed > (bad ? 4_000 : 30_000);
@@ -169,7 +169,7 @@ if (feed) {
     }
     const line = elementsOf(event.data).firstElementChild;
     if (find(`[data-event="${line.dataset.event}"]`, feed)) return;
-    // What happened before this page was opened is there without fuss.
+    // Events from before the page was opened appear without animation.
     if (settled) line.classList.add("new");
     feed.prepend(line);
     while (feed.children.length > MOST) feed.lastElementChild.remove();
@@ -193,10 +193,10 @@ if (feed) {
   window.addEventListener("pagehide", () => source.close());
 }
 
-// Following an ingestion until it ends. `tell` receives how it ended and how many rows it had; where
-// the service does not know yet how many there are, `expected` does, from a dry run of the file.
-function follow(place, address, tell, expected = 0) {
-  const LOOK_MILLISECONDS = 500;
+// Polls an ingestion until it ends. `onEnd` receives its state and number of rows. `expected` is the
+// number of rows from a dry run of the file, used until the service knows it.
+function follow(place, address, onEnd, expected = 0) {
+  const POLL_MILLISECONDS = 500;
   const samples = [];
   let said = "";
 
@@ -221,7 +221,7 @@ function follow(place, address, tell, expected = 0) {
     find("[data-rate]", progress).textContent = said;
   }
 
-  async function look() {
+  async function poll() {
     let progress = null;
     try {
       const response = await fetch(address, { headers: FRAGMENT });
@@ -229,15 +229,15 @@ function follow(place, address, tell, expected = 0) {
       progress = find(".progress", place);
     } catch {
       place.replaceChildren(shown("The console does not respond. Retrying."));
-      setTimeout(look, 4 * LOOK_MILLISECONDS);
+      setTimeout(poll, 4 * POLL_MILLISECONDS);
       return;
     }
     if (!progress) return;
     pace(progress);
-    if (progress.dataset.ended === "yes") tell(progress.dataset.state, Number(progress.dataset.rows));
-    else setTimeout(look, LOOK_MILLISECONDS);
+    if (progress.dataset.ended === "yes") onEnd(progress.dataset.state, Number(progress.dataset.rows));
+    else setTimeout(poll, POLL_MILLISECONDS);
   }
-  look();
+  poll();
 }
 
 const running = find("[data-progress]");
@@ -308,7 +308,7 @@ if (upload) {
     dryRunFirst();
   });
 
-  // One id for one intent: kept when the answer was lost and the person sends again.
+  // One id per intent: kept if the response was lost and the user sends again.
   let intent = { key: "", id: "" };
   upload.addEventListener("change", () => { intent = { key: "", id: "" }; });
 
@@ -319,7 +319,7 @@ if (upload) {
     }
     const answer = await response.json();
     if (answer.csrf_token && retry) {
-      // The person signed in again in another tab: the page goes on in the new session.
+      // The user signed in again in another tab: the page continues in the new session.
       csrfToken = answer.csrf_token;
       for (const field of document.querySelectorAll('input[name="csrf_token"]')) field.value = csrfToken;
       data.set("csrf_token", csrfToken);
@@ -417,7 +417,7 @@ function summarize() {
   find("[data-summary]").textContent = `${passed} of ${items.length} passed${failed ? `, ${failed} failed` : ""}${skipped ? `, ${skipped} skipped` : ""}`;
 }
 
-// Nothing is written before the person has ticked the box.
+// Nothing is written before the user ticks the box.
 function isConfirmed() {
   const box = find("[data-confirm]");
   if (!box) return true;

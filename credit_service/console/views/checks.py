@@ -11,7 +11,7 @@ from credit_service.console.page import Page
 
 
 def index(page: Page) -> Response:
-    """All items, none of them run yet."""
+    """All checks, none of them run yet."""
     return _page(page, {})
 
 
@@ -33,9 +33,9 @@ def _page(
 
 
 def run(page: Page) -> Response:
-    """Runs one item: its line alone for a script, else the whole page with the item's result.
+    """Run one check. Return its line for a script, otherwise the whole page with the result.
 
-    Nothing is written before the person confirmed, nor where the checklist may not run.
+    Writes nothing before the user confirms, or if the checklist may not run.
     """
     item = checklist.ITEMS.get(page.request.path_params["key"])
     if item is None:

@@ -1,4 +1,4 @@
-"""Customers: the list, registering one, and all about one."""
+"""Customers: the list, the registration, and one customer's page."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +31,7 @@ _EXAMPLE = pb.RegisterCustomerRequest(
 
 
 def index(page: Page) -> Response:
-    """The customers, or those whose name or phone number begins with a text."""
+    """All customers, or those whose name or phone number starts with a text."""
     query = page.query.get("query", "").strip()
     request = pb.ListCustomersRequest(
         query=query, page_size=PAGE_SIZE, page_token=page.query.get("page_token", "")
@@ -57,7 +57,7 @@ def registration(page: Page) -> Response:
 
 
 def register(page: Page) -> Response:
-    """Registers a customer; what was wrong is said beside its field."""
+    """Register a customer, or show the form again with the problem beside each field."""
     typed = Typed(page.form)
     income = typed.money("monthly_income")
     request = pb.RegisterCustomerRequest(
@@ -69,8 +69,8 @@ def register(page: Page) -> Response:
         phone_number=typed.text("phone_number"),
     )
     try:
-        # Also where a field could not be read: it is missing then, and the service names all that
-        # is wrong with the others.
+        # Also if a field cannot be parsed: it is then missing, and the service reports the problems
+        # of all other fields.
         customer = page.service.register(request)
     except ServiceError as error:
         if error.code is grpc.StatusCode.UNAUTHENTICATED:
@@ -102,7 +102,7 @@ def _registration(
 
 @dataclass(slots=True)
 class History:
-    """What a customer's events tell: scores over time and payments, the latest payment first."""
+    """Scores over time and payments from a customer's events, latest payment first."""
 
     points: list[ScorePoint] = field(default_factory=list)
     changes: list[event_pb2.CreditEvent] = field(default_factory=list)
@@ -110,7 +110,7 @@ class History:
 
 
 def show(page: Page) -> Response:
-    """All about one customer."""
+    """One customer with score, loans, payments and decisions."""
     customer_id = page.path_id("customer_id")
     customer = page.service.customer(customer_id)
     score, score_problem = page.attempt(lambda: page.service.score(customer_id))

@@ -1,4 +1,4 @@
-"""The dashboard, and the live feed under it."""
+"""The dashboard and its live feed."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ _RETRY_MILLISECONDS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """How the latest decisions went, and which reasons were the weightiest."""
+    """Outcomes of the latest decisions, and their most frequent main reasons."""
 
     approved: int
     total: int
@@ -42,7 +42,7 @@ def home(page: Page) -> Response:
 
 
 def overview(page: Page) -> Response:
-    """The part of the dashboard that is loaded again when something happened."""
+    """The part of the dashboard that is reloaded after events."""
     return page.render("_overview.html", **_overview(page))
 
 
@@ -50,16 +50,18 @@ def _overview(page: Page) -> dict[str, Any]:
     names = {"": "Server", **{each.full_name: each.name for each in SERVICES}}
     decisions_request = pb.ListDecisionsRequest(page_size=RATED_DECISIONS)
     ingestions_request = ingestion_pb.ListIngestionsRequest(page_size=SHOWN_INGESTIONS)
-    # Together, for a service that is not there keeps each of them waiting.
+    # In parallel, because each call waits if the service is unavailable.
     with ThreadPoolExecutor(len(names) + 2) as together:
-        asked = [(name, together.submit(page.service.health, each)) for each, name in names.items()]
+        checked = [
+            (name, together.submit(page.service.health, each)) for each, name in names.items()
+        ]
         listed = together.submit(
             page.attempt, lambda: page.service.decisions(decisions_request).decisions
         )
         ingested = together.submit(
             page.attempt, lambda: page.service.ingestions(ingestions_request).ingestions
         )
-    health = [(name, status.result()) for name, status in asked]
+    health = [(name, status.result()) for name, status in checked]
     decisions, decisions_problem = listed.result()
     ingestions, ingestions_problem = ingested.result()
     return {
@@ -84,8 +86,8 @@ def _rating(decisions: Any) -> Rating:
 
 
 async def events(request: Request, console: Console) -> Response:
-    """The live feed as server-sent events: `line`, an event as HTML; `trouble`, why there is none;
-    `recovered`, after trouble; `login`, when a token is needed."""
+    """The live feed as server-sent events: `line`, an event as HTML; `trouble`, why the feed is
+    interrupted; `recovered`, after trouble; `login`, if a token is required."""
     session = console.sessions.read(request)
     if session is None:
         return PlainTextResponse("No session.\n", HTTPStatus.FORBIDDEN)
@@ -99,7 +101,7 @@ async def _events(request: Request, console: Console, token: str) -> AsyncIterat
         async with aclosing(console.feeds.listen(token)) as items:
             async for item in items:
                 if console.sessions.read(request) is None:
-                    return  # the person signed out
+                    return  # the user signed out
                 yield _message(console, item)
     except FeedFullError:
         yield _sse("trouble", "Too many pages are showing live events. Close some of them.")

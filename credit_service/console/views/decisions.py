@@ -20,7 +20,7 @@ PAGE_SIZE = 50
 
 
 def index(page: Page) -> Response:
-    """The decisions about every customer, the latest first."""
+    """The decisions about all customers, latest first."""
     request = pb.ListDecisionsRequest(
         page_size=PAGE_SIZE, page_token=page.query.get("page_token", "")
     )
@@ -35,7 +35,7 @@ def index(page: Page) -> Response:
 
 
 def show(page: Page) -> Response:
-    """One decision with all that led to it."""
+    """One decision with its inputs and rules."""
     decision = page.service.decision(page.path_id("decision_id"))
     ask = Ask(
         display.paise(decision.ask.loan_amount),
@@ -44,7 +44,7 @@ def show(page: Page) -> Response:
         formats.largest_installment_paise(decision),
     )
     score = decision.credit_score
-    # The same call again: with its request id it gives this very decision.
+    # A repeat of the original call: with its request id it returns this decision.
     made_by = pb.CreateLoanRequest(
         request_id=decision.request_id,
         customer_id=decision.customer_id,

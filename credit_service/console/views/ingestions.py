@@ -1,4 +1,4 @@
-"""Ingestions: uploading a file, following it, and what was wrong with its rows."""
+"""Ingestions: upload of a file, its progress, and its row errors."""
 
 import hashlib
 import re
@@ -46,11 +46,11 @@ _DATE_ORDERS = {
     "mdy": ("month, day, year", ingestion_pb2.DATE_ORDER_MDY),
     "ymd": ("rejected: the year must come first", ingestion_pb2.DATE_ORDER_YMD),
 }
-"""The choices for the order of dates in digits: the label and the contract's value."""
+"""The choices for the order of numeric dates: the label and the contract's value."""
 
 
 def index(page: Page) -> Response:
-    """The ingestions, the latest first, and the form for a file."""
+    """The ingestions, latest first, and the upload form."""
     values = {**page.typed_before(), "ingestion_id": new_request_id()}
     return _index(page, values, {}, None)
 
@@ -86,7 +86,7 @@ def _index(page: Page, values: Any, problems: dict[str, str], problem: Problem |
 
 
 def template(page: Page) -> Response:
-    """An empty workbook with the usual headers of one kind, to fill in."""
+    """An empty workbook with the headers of one kind, to fill in."""
     kind = _kind_of_template(page)
     content = templates.template(kind)
     return download(content, f"{kind.lower()}-template.xlsx", templates.CONTENT_TYPE)
@@ -99,18 +99,18 @@ def template_csv(page: Page) -> Response:
 
 
 def _kind_of_template(page: Page) -> Kind:
-    asked = str(page.request.path_params["kind"])
+    requested = str(page.request.path_params["kind"])
     for kind in COLUMNS:
-        if asked == kind.lower():
+        if requested == kind.lower():
             return kind
     raise HTTPException(HTTPStatus.NOT_FOUND, "This template does not exist.")
 
 
 def upload(page: Page) -> Response:
-    """Hands a file on to the service and goes to its ingestion.
+    """Upload a file to the service and redirect to its ingestion.
 
-    A workbook with a sheet of each kind makes two ingestions, customers first. A script is answered
-    with JSON: where the ingestion is and which kinds are left to send, or the problems.
+    A workbook with a sheet of each kind becomes two ingestions, customers first. A script gets
+    JSON: the ingestion's path and the remaining kinds to send, or the problems.
     """
     form, problems = _read_form(page)
     problem: Problem | None = None
@@ -130,7 +130,7 @@ def upload(page: Page) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class _Upload:
-    """A form with a file, read."""
+    """A parsed form with a file."""
 
     file: BinaryIO
     filename: str
@@ -142,7 +142,8 @@ class _Upload:
 
 
 def _sent(page: Page, form: _Upload) -> Response:
-    """Send the file as rows of its first kind, and for a page without script as the others too."""
+    """Send the file as rows of its first kind, and also as its second kind for a page without
+    script."""
     first, *rest = form.kinds
     ingestion = _send(page, form, first, form.ingestion_id)
     path = f"/qa/ingestions/{ingestion.ingestion_id}"
@@ -181,7 +182,7 @@ def _send(page: Page, form: _Upload, kind: Kind, ingestion_id: str) -> ingestion
 
 
 def _ended_in_time(page: Page, ingestion_id: str) -> bool:
-    """Wait for an ingestion that the next one builds on; False when it takes too long."""
+    """Wait for an ingestion that the next one depends on. Return False on timeout."""
     give_up = time.monotonic() + _FIRST_KIND_SECONDS
     while page.service.ingestion(ingestion_id).state not in ENDED_STATES:
         if time.monotonic() > give_up:
@@ -204,7 +205,7 @@ def _read_form(page: Page) -> tuple[_Upload | None, dict[str, str]]:
     on_existing = _ON_EXISTING.get(typed.text("on_existing"))
     if on_existing is None:
         problems["on_existing"] = "Choose what to do with rows that are already stored."
-    # A page of an earlier version has no such field.
+    # A page of an earlier version does not have this field.
     _, date_order = _DATE_ORDERS.get(typed.text("date_order") or "column", ("", None))
     if date_order is None:
         problems["date_order"] = "Choose the order of numeric dates."
@@ -263,19 +264,19 @@ def show(page: Page) -> Response:
         "ingestion.html",
         ingestion=ingestion,
         ended=ingestion.state in ENDED_STATES,
-        took=_took(ingestion),
+        duration_seconds=_duration_seconds(ingestion),
         counts=_counts(ingestion),
         row_errors=[row_line(ingestion.kind, each) for each in found.row_errors] if found else [],
         errors_problem=errors_problem,
         next_href=f"{path}?{urlencode({'page_token': token})}#errors" if token else "",
         first_page=not request.page_token,
-        comes_back=_comes_back(ingestion),
+        is_annotated=_is_annotated(ingestion),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class RowLine:
-    """What is wrong with a row, in the words of its sheet."""
+    """A row error with the headers of its sheet."""
 
     row_number: int
     header: str
@@ -287,7 +288,7 @@ class RowLine:
 
 
 def row_line(kind: int, error: Any) -> RowLine:
-    """A row error with the columns by their headers, and each thing said once."""
+    """Return a row error with headers in place of field names, and no repeated text."""
     headers = _headers(kind)
     if error.column_header:
         headers[error.column] = error.column_header
@@ -295,26 +296,26 @@ def row_line(kind: int, error: Any) -> RowLine:
     def in_headers(text: str) -> str:
         return re.sub(r"[a-z]+(?:_[a-z]+)+", lambda match: headers.get(match[0], match[0]), text)
 
-    said = error.expected and error.expected in error.message
+    is_repeated = error.expected and error.expected in error.message
     return RowLine(
         error.row_number,
         headers.get(error.column, error.column),
         error.found,
         in_headers(error.expected),
-        "" if said else in_headers(error.message),
+        "" if is_repeated else in_headers(error.message),
         display.enum_name(error.code, ingestion_pb2.RowErrorCode),
         display.enum_name(error.outcome, ingestion_pb2.RowOutcome).capitalize(),
     )
 
 
 def _headers(kind: int) -> dict[str, str]:
-    """The usual header of each column, by its field."""
+    """Return the default header of each column, by field."""
     name: Kind = "LOANS" if kind == ingestion_pb2.INGESTION_KIND_LOANS else "CUSTOMERS"
     return {each.field: each.headers[0] for each in COLUMNS[name]}
 
 
 def left_out(ingestion: Any) -> str:
-    """How many rows were read and not stored: '2 rows rejected, 29 skipped'; empty for none."""
+    """Return how many rows were not stored: '2 rows rejected, 29 skipped', or '' for none."""
     parts = [
         (count, word)
         for count, word in ((ingestion.rejected, "rejected"), (ingestion.skipped, "skipped"))
@@ -328,20 +329,20 @@ def left_out(ingestion: Any) -> str:
 
 
 def progress(page: Page) -> Response:
-    """How far an ingestion is, polled while it runs."""
+    """The progress of an ingestion, polled while it runs."""
     ingestion = page.service.ingestion(page.path_uuid("ingestion_id"))
     return page.render(
         "_progress.html",
         ingestion=ingestion,
         ended=ingestion.state in ENDED_STATES,
-        took=_took(ingestion),
+        duration_seconds=_duration_seconds(ingestion),
         counts=_counts(ingestion),
-        comes_back=_comes_back(ingestion),
+        is_annotated=_is_annotated(ingestion),
     )
 
 
-# With these the file was understood so far that the service can mark what is wrong in it.
-_MARKED = (
+# With these error codes, the service can still mark the problems in the file.
+_ANNOTATABLE = (
     ingestion_pb2.INGESTION_ERROR_CODE_UNSPECIFIED,
     ingestion_pb2.INGESTION_ERROR_CODE_COLUMN_MISSING,
     ingestion_pb2.INGESTION_ERROR_CODE_COLUMN_AMBIGUOUS,
@@ -349,12 +350,12 @@ _MARKED = (
 )
 
 
-def _comes_back(ingestion: ingestion_pb2.Ingestion) -> bool:
-    """Whether the file can be had back with what is wrong marked."""
+def _is_annotated(ingestion: ingestion_pb2.Ingestion) -> bool:
+    """Return whether the file can be downloaded with its problems marked."""
     uploaded = ingestion.source == ingestion_pb2.INGESTION_SOURCE_UPLOAD
     ended = ingestion.state in ENDED_STATES
-    wrong = ingestion.rejected or ingestion.skipped or ingestion.HasField("error")
-    return uploaded and ended and bool(wrong) and ingestion.error.code in _MARKED
+    has_problems = ingestion.rejected or ingestion.skipped or ingestion.HasField("error")
+    return uploaded and ended and bool(has_problems) and ingestion.error.code in _ANNOTATABLE
 
 
 def _counts(ingestion: ingestion_pb2.Ingestion) -> dict[str, int]:
@@ -368,8 +369,8 @@ def _counts(ingestion: ingestion_pb2.Ingestion) -> dict[str, int]:
     }
 
 
-def _took(ingestion: ingestion_pb2.Ingestion) -> float:
-    """Seconds that an ended ingestion took from its first row; 0 before its end."""
+def _duration_seconds(ingestion: ingestion_pb2.Ingestion) -> float:
+    """Return the duration of an ended ingestion from its first row; 0 before its end."""
     if not ingestion.HasField("finished_time") or not ingestion.HasField("started_time"):
         return 0.0
     begun = formats.as_datetime(ingestion.started_time)
@@ -408,7 +409,7 @@ def errors_csv(page: Page) -> Response:
 
 
 def annotated(page: Page) -> Response:
-    """The uploaded workbook, annotated, streamed from the service."""
+    """The annotated workbook, streamed from the service."""
     header, chunks = page.service.annotated_workbook(page.path_uuid("ingestion_id"))
     name = quote(header.filename, safe="")
     return StreamingResponse(

@@ -1,4 +1,4 @@
-"""The eligibility simulator, and applying for a loan in two steps."""
+"""The eligibility simulator, and the application for a loan in two steps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ _EXAMPLE = pb.CheckEligibilityRequest(
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A check, ready to be shown."""
+    """An eligibility check for display."""
 
     check: Any
     customer: Any
@@ -45,7 +45,7 @@ class Answer:
     amount: Any
 
 
-def _asked(values: Mapping[str, str]) -> dict[str, str]:
+def _terms(values: Mapping[str, str]) -> dict[str, str]:
     return {name: values.get(name, "").strip() for name in FIELDS}
 
 
@@ -82,17 +82,17 @@ def _answer(page: Page, request: pb.CheckEligibilityRequest) -> Answer:
 
 
 def _simulated(page: Page) -> dict[str, Any]:
-    """The answer to what the address asks, or what is missing for one."""
-    values = _asked(page.query)
+    """Return the template values: the answer for the terms in the address, or the problems."""
+    values = _terms(page.query)
     shown: dict[str, Any] = {
         "values": values,
         "problems": {},
         "problem": None,
         "answer": None,
-        "asked": any(values.values()),
+        "has_terms": any(values.values()),
         "apply_href": "/qa/apply?" + urlencode(values),
     }
-    if not shown["asked"]:
+    if not shown["has_terms"]:
         return shown
     request, problems = _read(values)
     if problems:
@@ -107,18 +107,18 @@ def _simulated(page: Page) -> dict[str, Any]:
 
 
 def simulator(page: Page) -> Response:
-    """The simulator, with its answer when the address asks something."""
+    """The simulator, with its answer if the address has terms."""
     return page.render("eligibility.html", planned=page.planned(_EXAMPLE), **_simulated(page))
 
 
 def simulate(page: Page) -> Response:
-    """The simulator's answer alone, requested while the person types."""
+    """Only the simulator's answer, requested while the user types."""
     return page.render("_answer.html", **_simulated(page))
 
 
 def application(page: Page) -> Response:
     """The form to apply for a loan."""
-    return _application(page, _asked(page.query), {}, None)
+    return _application(page, _terms(page.query), {}, None)
 
 
 def _application(
@@ -141,19 +141,19 @@ def _application(
 
 
 def review(page: Page) -> Response:
-    """Step two: the check, and the button that applies.
+    """Step two: the check, and the button to apply.
 
-    The request id is in the address, so that it stays the same when this page is loaded again or
-    come back to: however often it is confirmed, one loan is booked.
+    The address contains the request id, so that a reload or the back button keeps it: repeated
+    confirmations book one loan.
     """
-    asked = page.typed_before() or page.query
-    values, request_id = _asked(asked), asked.get("request_id", "")
+    source = page.typed_before() or page.query
+    values, request_id = _terms(source), source.get("request_id", "")
     if not is_request_id(request_id):
         address = urlencode({**values, "request_id": new_request_id()})
         return RedirectResponse(f"/qa/apply/review?{address}", 303)
     request, problems = _read(values)
     try:
-        # Also where a field could not be read: the service names all that is wrong with the others.
+        # Also if a field cannot be parsed: the service reports the problems of all other fields.
         answer = _answer(page, request)
     except ServiceError as error:
         if error.code is grpc.StatusCode.UNAUTHENTICATED:
@@ -174,11 +174,11 @@ def review(page: Page) -> Response:
 
 
 def apply(page: Page) -> Response:
-    """Applies for the loan and goes on to the decision."""
+    """Apply for the loan and redirect to the decision."""
     request, problems = _read(page.form)
     request_id = page.request_id()
     if problems:
-        return _application(page, _asked(page.form), fields.beside(FIELDS, (), problems), None)
+        return _application(page, _terms(page.form), fields.beside(FIELDS, (), problems), None)
     created = page.service.create_loan(_create_request(request, request_id))
     return page.redirect(f"/qa/decisions/{created.decision_id}", created.message)
 

@@ -1,4 +1,4 @@
-"""One loan: how it stands, its schedule, and paying."""
+"""One loan: its state, schedule and payments."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ FIELDS = ("amount", "paid_on")
 
 
 def find(page: Page) -> Response:
-    """The loan of an id; where several customers have one, a choice of them."""
+    """Redirect to the loan of an id, or let the user choose if several customers have one."""
     loan_id = page.path_id("loan_id")
     try:
         found = page.service.loan(loan_id)
@@ -37,7 +37,7 @@ def show(page: Page) -> Response:
 
 
 def pay(page: Page) -> Response:
-    """Records a payment; what was wrong is said beside its field."""
+    """Record a payment, or show the form again with the problem beside each field."""
     typed = Typed(page.form)
     amount, paid_on = typed.money("amount"), typed.day("paid_on")
     if typed.problems:
@@ -129,7 +129,7 @@ def schedule_csv(page: Page) -> Response:
 
 
 def download(content: bytes, filename: str, content_type: str) -> Response:
-    """A file to save. `filename` is ASCII of ours."""
+    """Return a file to save. `filename` must be ASCII."""
     return Response(
         content,
         media_type=content_type,

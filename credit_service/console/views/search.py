@@ -1,4 +1,4 @@
-"""Search: what a number, a name or an id leads to."""
+"""Search by a number, a name or an id."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ _INDIAN_DIGITS = 10
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One thing that a number stands for."""
+    """One match of a number."""
 
     kind: str
     name: str
@@ -30,10 +30,10 @@ class Match:
 
 
 def find(page: Page) -> Response:
-    """What a number can be: a customer, a loan, a decision or the beginning of a phone number.
+    """Find the customer, loan or decision with a number as id, or phone numbers that start with it.
 
-    A single match is opened at once. Any other text is looked for among names and phone numbers, a
-    UUID among ingestions.
+    A single match is opened directly. Other text is searched in names and phone numbers; a UUID
+    opens an ingestion.
     """
     query = page.query.get("query", "").strip()
     if is_request_id(query):
@@ -71,7 +71,7 @@ def _matches(page: Page, digits: str) -> tuple[list[Match], list[Problem]]:
 
 
 def _found(lookup: Callable[[], list[Match]]) -> tuple[list[Match], Problem | None]:
-    """What a lookup finds. That there is no such thing is no problem."""
+    """Return the matches of a lookup. A missing record is not a problem."""
     try:
         return lookup(), None
     except ServiceError as error:
@@ -118,8 +118,8 @@ def _by_phone(page: Page, digits: str) -> list[Match]:
 
 
 def _as_stored(digits: str) -> str:
-    """The beginning of a phone number as the service stores it: with its country code, or an Indian
-    one without."""
+    """Return the start of a phone number as the service stores it: with its country code, or an
+    Indian number without."""
     if digits.startswith("91") and len(digits) == _INDIAN_DIGITS + 2:
         return f"+{digits}"
     if digits.startswith("0") and len(digits) == _INDIAN_DIGITS + 1:

@@ -1,10 +1,10 @@
-"""Signing in with a bearer token, and out."""
+"""Sign-in with a bearer token, and sign-out."""
 
 from starlette.responses import RedirectResponse, Response
 
 from credit_service.client.channel import ServiceError
 from credit_service.console.page import Page, Problem, is_secure
-from credit_service.console.security import MAX_TOKEN_CHARACTERS, is_page_of_ours
+from credit_service.console.security import MAX_TOKEN_CHARACTERS, is_own_page
 from credit_service.console.service import Service
 from credit_service.v1 import credit_service_pb2 as pb
 
@@ -15,7 +15,7 @@ _REASONS = {
 
 
 def form(page: Page) -> Response:
-    """The form for the token."""
+    """The sign-in form."""
     return page.render(
         "login.html",
         reason=_REASONS.get(page.query.get("reason", ""), ""),
@@ -26,7 +26,7 @@ def form(page: Page) -> Response:
 
 
 def sign_in(page: Page) -> Response:
-    """Keeps the token, once the service has accepted it."""
+    """Sign in with the token if the service accepts it."""
     target = page.form.get("next", "")
     token = "".join(page.form.get("token", "").split()).removeprefix("Bearer")
     wrong = ""
@@ -38,22 +38,22 @@ def sign_in(page: Page) -> Response:
     elif len(token) > MAX_TOKEN_CHARACTERS:
         wrong = f"This token is longer than {MAX_TOKEN_CHARACTERS:,} characters."
     else:
-        problem = _refusal(page, token)
+        problem = _rejection(page, token)
     if wrong or problem is not None:
         problems = {"token": wrong} if wrong else {}
         return page.render(
             "login.html", 400, reason="", problems=problems, problem=problem, next=target
         )
-    response = RedirectResponse(target if is_page_of_ours(target) else "/qa/", 303)
+    response = RedirectResponse(target if is_own_page(target) else "/qa/", 303)
     sessions = page.console.sessions
-    # A new session: one that was there before must not become that of a person.
+    # A new session id: one from before the sign-in must not become signed in (session fixation).
     sessions.end(page.session)
     sessions.write(response, sessions.begin(token), secure=is_secure(page.request))
     return response
 
 
-def _refusal(page: Page, token: str) -> Problem | None:
-    """Why the service rejects the token; a missing scope is no reason to reject it here."""
+def _rejection(page: Page, token: str) -> Problem | None:
+    """Return why the service rejects the token, or None. A missing scope is no rejection."""
     try:
         service = Service(page.console.channel, token)
         service.decisions(pb.ListDecisionsRequest(page_size=1))
@@ -63,7 +63,7 @@ def _refusal(page: Page, token: str) -> Problem | None:
 
 
 def sign_out(page: Page) -> Response:
-    """Ends the session and forgets the token."""
+    """End the session and delete the token."""
     response = RedirectResponse("/qa/login", 303)
     sessions = page.console.sessions
     sessions.end(page.session)

@@ -19,9 +19,9 @@ from credit_service.console.security import (
     Drafts,
     Session,
     Sessions,
-    is_from_elsewhere,
+    is_cross_origin,
     is_loopback,
-    is_page_of_ours,
+    is_own_page,
 )
 
 
@@ -156,7 +156,7 @@ def test_what_is_handed_to_the_next_page_is_cut_to_what_a_cookie_holds() -> None
     ],
 )
 def test_forms_of_other_origins_are_known(headers: dict[str, str], elsewhere: bool) -> None:
-    assert is_from_elsewhere(request_with(**cast("Any", headers))) is elsewhere
+    assert is_cross_origin(request_with(**cast("Any", headers))) is elsewhere
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_forms_of_other_origins_are_known(headers: dict[str, str], elsewhere: bo
     ],
 )
 def test_signing_in_leads_to_pages_of_ours_only(path: str, ours: bool) -> None:
-    assert is_page_of_ours(path) is ours
+    assert is_own_page(path) is ours
 
 
 @pytest.mark.parametrize(
