@@ -16,7 +16,7 @@ import pytest
 from google.type.money_pb2 import Money
 from playwright.sync_api import Browser, Page, expect
 
-from credit_service.console.checklist import Bench, loan_row
+from credit_service.console.checklist.bench import Bench, loan_row
 from credit_service.console.service import Service
 from credit_service.spreadsheets import samples
 from credit_service.v1 import credit_service_pb2 as pb

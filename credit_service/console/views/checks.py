@@ -1,4 +1,4 @@
-"""The QA checklist."""
+"""The QA runner."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -6,7 +6,8 @@ from http import HTTPStatus
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from credit_service.console import checklist
+from credit_service.console.checklist import runner
+from credit_service.console.checklist.bench import Item
 from credit_service.console.page import Page
 
 
@@ -17,18 +18,18 @@ def index(page: Page) -> Response:
 
 def _page(
     page: Page,
-    results: Mapping[str, checklist.Result],
+    results: Mapping[str, runner.Result],
     *,
-    confirming: checklist.Item | None = None,
+    confirming: Item | None = None,
     status: int = HTTPStatus.OK,
 ) -> Response:
     return page.render(
         "checks.html",
         status,
-        flows=checklist.FLOWS,
+        flows=runner.FLOWS,
         results=results,
         confirming=confirming,
-        refusal=checklist.refusal(page.console.settings, page.session),
+        refusal=runner.refusal(page.console.settings, page.session),
     )
 
 
@@ -37,18 +38,18 @@ def run(page: Page) -> Response:
 
     Writes nothing before the user confirms, or if the checklist may not run.
     """
-    item = checklist.ITEMS.get(page.request.path_params["key"])
+    item = runner.ITEMS.get(page.request.path_params["key"])
     if item is None:
         raise HTTPException(HTTPStatus.NOT_FOUND, "This check does not exist.")
     is_fragment = bool(page.request.headers.get("x-fragment"))
-    refusal = checklist.refusal(page.console.settings, page.session)
+    refusal = runner.refusal(page.console.settings, page.session)
     if refusal:
         raise HTTPException(HTTPStatus.FORBIDDEN, refusal)
     if page.form.get("confirmed") != "yes":
         if is_fragment:
             raise HTTPException(HTTPStatus.CONFLICT, "Confirm first that the checks may write.")
         return _page(page, {}, confirming=item, status=HTTPStatus.CONFLICT)
-    result = checklist.run(item, page.service)
+    result = runner.run(item, page.service)
     if is_fragment:
         return page.render("_check.html", item=item, result=result, refusal="")
     return _page(page, {item.key: result})

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from credit_service.console import checklist
-from credit_service.console.checklist import refusal
+from credit_service.console.checklist import bench, runner
+from credit_service.console.checklist.runner import refusal
 from credit_service.console.security import Session
 from credit_service.settings import Settings
 
@@ -19,7 +19,7 @@ def token_of(scope: str) -> str:
     return f"e30.{claims.rstrip('=')}.x"
 
 
-ALL = " ".join(checklist.SCOPES)
+ALL = " ".join(runner.SCOPES)
 
 
 @pytest.mark.parametrize(
@@ -61,21 +61,21 @@ class UnderScorecard:
 
     def register(self, _request: Any) -> Any:
         self.written += 1
-        raise checklist.MissedError("it went on")
+        raise bench.CheckFailedError("it went on")
 
 
 def test_figures_of_one_scorecard_are_not_held_against_another() -> None:
     service: Any = UnderScorecard("prudent-1")
-    result = checklist.run(checklist.ITEMS["rate-twelve"], service)
+    result = runner.run(runner.ITEMS["rate-twelve"], service)
     assert (result.outcome, service.written) == ("skip", 0)
     assert "standard-1" in result.found
     assert "prudent-1" in result.found
     service = UnderScorecard("standard-1")
-    assert checklist.run(checklist.ITEMS["rate-twelve"], service).outcome == "fail"
+    assert runner.run(runner.ITEMS["rate-twelve"], service).outcome == "fail"
     assert service.written == 1
 
 
 def test_items_without_figures_run_under_every_scorecard() -> None:
     service: Any = UnderScorecard("prudent-1")
-    assert checklist.run(checklist.ITEMS["register-once"], service).outcome == "fail"
+    assert runner.run(runner.ITEMS["register-once"], service).outcome == "fail"
     assert service.written == 1

@@ -1,0 +1,1 @@
+"""The QA checklist: checks of the service that a user runs from the console."""
