@@ -121,7 +121,7 @@ def test_the_command_line_fills_in_a_request_id_and_retries_under_it(
         assert app.run(["call", method, json.dumps(request)]) == 0
         printed = capsys.readouterr()
         # The server of this process logs to standard error, too.
-        filled_in = re.findall(r"Filled in request_id ([0-9a-f-]{36})", printed.err)
+        filled_in = re.findall(r"Generated request_id ([0-9a-f-]{36})", printed.err)
         return json.loads(printed.out), filled_in
 
     booked, (request_id,) = called("CreateLoan")
