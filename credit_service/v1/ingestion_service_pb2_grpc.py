@@ -229,16 +229,16 @@ class IngestionServiceServicer:
         """Returns an uploaded file as an .xlsx workbook that shows what to correct, as a stream: a header
         first, then the bytes in order. A .csv file is also returned as a workbook.
 
-        The workbook has two sheets. The first is a summary: the counts, the most frequent errors, the
-        next steps. The second is the sheet that was read, with every row at its original row number
-        (line number of a CSV file) and with all its columns. Rejected cells are highlighted, the first
-        5,000 of them have a comment, and a last column "Rejected because" lists the reasons for each
-        rejected row. Skipped rows have a different highlight; their last column contains "SKIPPED" and
-        the stored values. Values are returned exactly: dates as dates, percentages as percentages,
-        text as text, even if it starts like a formula. Formats and other sheets are not returned;
-        formulas are returned as text that is not evaluated. If the header was rejected, the header is
-        marked. Reasons are kept for about 100,000 rejected rows; the summary states if there were
-        more.
+        The first sheet is a summary: the counts, the most frequent errors, the next steps. The sheet
+        that was read follows, with every row at its original row number (line number of a CSV file)
+        and with all its columns. Rejected cells are highlighted, the first 5,000 of them have a
+        comment, and a last column "Rejected because" lists the reasons for each rejected row. Skipped
+        rows have a different highlight; their last column contains "SKIPPED" and the stored values.
+        Values are returned exactly: dates as dates, percentages as percentages, text as text, even if
+        it starts like a formula. A workbook of up to 200,000 cells keeps its formats and other sheets;
+        larger workbooks and CSV files do not. Formulas are returned as text that is not evaluated. If
+        the header was rejected, the header is marked. Reasons are kept for about 100,000 rejected
+        rows; the summary states if there were more.
 
         The workbook can be uploaded again unchanged. The reader ignores a sheet whose first row
         contains only "Ingestion summary", the column "Rejected because", highlights and comments. Rows
