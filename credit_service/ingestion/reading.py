@@ -1,13 +1,20 @@
-"""Uploaded files are parsed and validated in a process of its own.
+"""Parses and validates uploaded files, each in a sandboxed process of its own.
 
-It also makes the work overlap: the next batch is read while this one is stored. What comes back is
-numbers and JSON, so that nothing in it can be run.
+The process reads the next batch while the caller stores this one. It returns numbers and JSON,
+nothing that can be executed.
+
+A process takes half a second to import pandas. While no file is read, one process therefore waits
+for the next file, with everything imported, and exits when this process does.
 """
 
+import atexit
 import json
+import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -31,10 +38,10 @@ _SANDBOXED, _OPENED, _BATCH, _END, _FAILED = b"C", b"O", b"B", b"E", b"F"
 
 @dataclass(frozen=True, slots=True)
 class ReadingOrder:
-    """What to read a file as.
+    """How to read a file.
 
-    The first `skip_rows` rows are passed over; blank rows do not count. `import_day` is as of
-    `validate_block`, `date_order` as of `open_source`.
+    The first `skip_rows` rows are ignored; blank rows do not count. `validate_block` defines
+    `import_day`, and `open_source` defines `date_order`.
     """
 
     kind: Kind
@@ -47,7 +54,7 @@ class ReadingOrder:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What of a file is read, as `spreadsheets.Source` has it."""
+    """Which parts of a file are read; the fields are those of `spreadsheets.table.Source`."""
 
     headers: dict[str, str]
     sheet: str
@@ -61,7 +68,7 @@ class Reading:
     the batches have ended."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", output: IO[bytes]) -> None:
-        self._process = process
+        self.process = process
         self._output = output
         self.sandbox: tuple[str, ...] = ()
         self.opened: Opened | None = None
@@ -79,7 +86,7 @@ class Reading:
             size = int.from_bytes(self._output.read(8), "big")
             content = self._output.read(size)
             if len(content) < size or not kind:
-                raise sandbox.ended_early(self._process.wait())
+                raise sandbox.ended_early(self.process.wait())
             if kind == _BATCH:
                 yield frames.decoded(content)
                 continue
@@ -103,32 +110,95 @@ class Reading:
 
 @contextmanager
 def reading(file: IO[bytes], order: ReadingOrder) -> Iterator[Reading]:
-    """Read a file, which must be one of the operating system, in a process that ends with this."""
-    document = json.dumps(asdict(order) | {"import_day": order.import_day.isoformat()})
+    """Read a file of the operating system in a process that ends with the context."""
     file.seek(0)
-    with subprocess.Popen(
-        [sys.executable, "-P", "-m", __name__, document],
-        stdin=file,
-        stdout=subprocess.PIPE,
-        env=sandbox.environment(),
-        close_fds=True,
-    ) as process:
-        if process.stdout is None:
-            raise RuntimeError("the reading process has no output")
+    reader = _next_reader()
+    try:
+        with reader.process, reader.read(file, order) as output:
+            try:
+                yield Reading(reader.process, output)
+            finally:
+                reader.process.kill()
+    finally:
+        _keep_one_waiting()
+
+
+class _Reader:
+    """A process that imports what it needs, and then waits for one file and its order."""
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            self.process: subprocess.Popen[bytes] = subprocess.Popen(
+                [sys.executable, "-P", "-m", __name__],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env=sandbox.environment(),
+                close_fds=True,
+            )
+
+    def read(self, file: IO[bytes], order: ReadingOrder) -> IO[bytes]:
+        """Send the file and the order. Returns what the process writes."""
+        document = json.dumps(asdict(order) | {"import_day": order.import_day.isoformat()})
+        ours, theirs = os.pipe()
         try:
-            yield Reading(process, process.stdout)
+            with self._control, suppress(BrokenPipeError):
+                socket.send_fds(self._control, [document.encode()], [file.fileno(), theirs])
         finally:
-            process.kill()
+            os.close(theirs)
+        return os.fdopen(ours, "rb")
+
+    def end(self) -> None:
+        """End the process before it has read anything."""
+        self._control.close()
+        self.process.kill()
+        self.process.wait()
+
+
+_waiting: list[_Reader] = []
+_lock = threading.Lock()
+
+
+def _next_reader() -> _Reader:
+    with _lock:
+        reader = _waiting.pop() if _waiting else None
+    if reader is not None and reader.process.poll() is not None:
+        reader.end()
+        reader = None
+    return reader or _Reader()
+
+
+def _keep_one_waiting() -> None:
+    with _lock:
+        if not _waiting:
+            _waiting.append(_Reader())
+
+
+@atexit.register
+def end_waiting() -> None:
+    """End the process that waits for a file, if one does."""
+    with _lock:
+        while _waiting:
+            _waiting.pop().end()
 
 
 # --- In the reading process -----------------------------------------------------------------------
 
+_MAX_ORDER_BYTES = 65_536
 
-def main(arguments: Sequence[str]) -> None:
-    """Read the file on standard input by the order in the argument; write batches to the output."""
-    fields = json.loads(arguments[0])
+
+def main() -> None:
+    """Wait for a file, its order and an output on standard input; write its batches there."""
+    with socket.socket(fileno=os.dup(0)) as control:
+        document, files, _, _ = socket.recv_fds(control, _MAX_ORDER_BYTES, 2)
+    if not document:
+        return
+    for number, received in enumerate(files):
+        os.dup2(received, number)
+        os.close(received)
+    fields = json.loads(document)
     order = ReadingOrder(**fields | {"import_day": date.fromisoformat(fields["import_day"])})
-    output = sys.stdout.buffer
+    file, output = os.fdopen(0, "rb"), os.fdopen(1, "wb")
     if order.kind == "CUSTOMERS":
         load_phone_plans()
     layers = sandbox.enter(memory_bytes=MEMORY_LIMIT_BYTES, cpu_seconds=CPU_LIMIT_SECONDS)
@@ -136,7 +206,7 @@ def main(arguments: Sequence[str]) -> None:
     with suppress(BrokenPipeError):
         _send(output, _SANDBOXED, json.dumps(layers).encode())
         try:
-            row_count = _write_batches(sys.stdin.buffer, order, output)
+            row_count = _write_batches(file, order, output)
             _send(output, _END, json.dumps({"row_count": row_count}).encode())
         except SpreadsheetError as error:
             failure = {"code": error.code, "message": error.message}
@@ -153,7 +223,7 @@ def _send(output: IO[bytes], kind: bytes, content: bytes) -> None:
 
 
 def _write_batches(file: BinaryIO, order: ReadingOrder, output: IO[bytes]) -> int:
-    """Send every batch; the number of rows in the file."""
+    """Send every batch. Returns the number of rows in the file."""
     source = open_source(file, order.filename, order.kind, order.date_order)
     opened = Opened(
         dict(source.headers), source.sheet, source.ignored_columns, source.unread_sheets
@@ -170,4 +240,4 @@ def _write_batches(file: BinaryIO, order: ReadingOrder, output: IO[bytes]) -> in
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -186,8 +186,6 @@ def test_files_are_read_and_annotated_in_sandboxed_processes() -> None:
     _needs("SYSTEM_CALL_FILTER")
     rows = b"".join(b"%d,1,1,1,1,1,1,2024-01-31,\r\n" % number for number in range(50_000))
     content = csv_of(LOAN_HEADERS) + rows
-    # Such as the databases of other tests.
-    others = set(psutil.Process().children())
     with ExitStack() as opened:
         source, marks, output = (opened.enter_context(tempfile.TemporaryFile()) for _ in range(3))
         source.write(content)
@@ -197,8 +195,7 @@ def test_files_are_read_and_annotated_in_sandboxed_processes() -> None:
             # It waits for its batches to be taken.
             next(read.batches())
             assert read.sandbox == _layers()
-            (reader,) = set(psutil.Process().children()) - others
-            assert _is_filtered(reader.pid)
+            assert _is_filtered(read.process.pid)
 
         write_marks(marks, replace(ORDER, filename="l.csv"), iter(()))
         seen: list[bool] = []
