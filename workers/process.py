@@ -11,6 +11,7 @@ import structlog
 from dramatiq.worker import Worker
 
 from credit_service.cache.positions import PositionCache
+from credit_service.ingestion import uploads
 from credit_service.observability import metrics
 from credit_service.processes.termination import Termination
 from credit_service.settings import Settings
@@ -218,6 +219,8 @@ def run(process: WorkerProcess) -> None:
     """Run until SIGTERM or SIGINT, then stop in order. A second signal kills the process."""
     termination = Termination(second_kills=True)
     process.start()
+    # Without it, the first file would wait for pandas to be imported.
+    threading.Thread(target=uploads.prepare, name="prepare", daemon=True).start()
     termination.wait()
     if not process.stop():
         # Running threads would make the interpreter's shutdown wait or crash.

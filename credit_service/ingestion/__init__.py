@@ -1,9 +1,11 @@
-"""Ingestion: rows of workbooks, CSV files and streams become customers and loans, by one path.
+"""Ingestion: the one path by which rows of files and streams become customers and loans.
 
-cells and wire     what a source holds, decoded into columns of integers and text with their faults
-validation         columns → the facts of the valid rows, and the errors of the others
-loader             facts → inserted, updated, unchanged, skipped or rejected, in one transaction
-streams, uploads   the use cases: batches of a stream, and files that workers read
-reading            an uploaded file is parsed and validated in a process of its own
-downloads          the use case: an uploaded file comes back, annotated in a process of its own
+cells, wire         decode a file's cells, or a stream's fields, into columns of integers and text
+frames              the pandas DataFrames of source rows and of validated rows
+validation          splits a batch into valid rows and errors
+loader              inserts, updates, skips or rejects the valid rows, in one transaction
+streams, uploads    use cases: ingest batches of a stream; store a file, and ingest it in a worker
+reading             parses and validates an uploaded file in a sandboxed process
+downloads           use case: return an uploaded file as an annotated workbook
+annotated_workbook  writes that workbook in a sandboxed process
 """

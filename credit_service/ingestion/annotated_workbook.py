@@ -128,8 +128,9 @@ def _attributes(style: CellStyle) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Annotate the file on standard input; the arguments number the open marks and output."""
-    # Calls that others wait for come first.
+    """Annotate the file on standard input; the arguments are the descriptors of marks and
+    output."""
+    # Calls with a waiting caller come first.
     os.nice(_NICENESS)
     _load_all_of_openpyxl()
     sandbox.enter(
@@ -152,8 +153,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _load_all_of_openpyxl() -> None:
-    """Write and load a workbook, so that the modules are there that openpyxl imports when it needs
-    them; a sandboxed process cannot read them."""
+    """Load what openpyxl imports on first use; a sandboxed process cannot read modules."""
     workbook = openpyxl.Workbook()
     sheet = workbook.active
     sheet.append([1, "x"])
@@ -172,7 +172,7 @@ def write_annotated(source: BinaryIO, marks: IO[bytes], output: IO[bytes]) -> No
     table = open_table(source, order.filename, order.kind)
     if table.sheet_name and not order.rejected_only and can_be_loaded_whole(source, MAX_KEPT_CELLS):
         try:
-            # openpyxl warns of what it does not keep, which is nothing that a caller could change.
+            # openpyxl warns of parts that it drops, and no caller can change that.
             with warnings.catch_warnings(action="ignore"):
                 _write_original(source, order, table, marks, output)
         except Exception as error:  # openpyxl raises anything for odd files
@@ -188,7 +188,7 @@ def write_annotated(source: BinaryIO, marks: IO[bytes], output: IO[bytes]) -> No
 
 
 def _by_row(marks: IO[bytes]) -> Iterator[list[Mark]]:
-    """The marks of one row after the other."""
+    """The marks, grouped by row."""
     row: list[Mark] = []
     for line in marks:
         mark = Mark(*json.loads(line))
@@ -269,9 +269,9 @@ def _write_original(
     Raises anything where openpyxl cannot load or save it, or would lose values of its rows.
     """
     source.seek(0)
-    # Formulas of other sheets come back as the values that they had.
+    # Formulas of other sheets come back as their last values.
     workbook = openpyxl.load_workbook(source, data_only=True, keep_links=False)
-    # Dates are written as they are counted from 1900, whatever the workbook counted from.
+    # set_value counts days from 1900, and the workbook may count from 1904.
     workbook.epoch = CALENDAR_WINDOWS_1900
     for old in [each for each in workbook.worksheets if _is_summary(each)]:
         workbook.remove(old)
@@ -293,7 +293,7 @@ def _write_original(
     summary_sheet = workbook.create_sheet(SUMMARY_TITLE, 0)
     workbook.active = 0
     for each in workbook.worksheets:
-        # What is typed into one selected sheet goes into all of them.
+        # Input into one selected sheet goes into all selected sheets.
         each.sheet_view.tabSelected = each is summary_sheet
     with WorkbookSaver(workbook, output) as saver:
         _write_summary(saver, summary_sheet, _Summary(order, rows))
@@ -305,7 +305,7 @@ def _is_summary(sheet: Any) -> bool:
 
 
 def _make_safe(sheet: Any) -> None:
-    """Remove everything of a sheet that a program computes, and let no text pass for a formula."""
+    """Remove every formula of a sheet, and mark text that could pass for one."""
     sheet.defined_names.clear()
     sheet.conditional_formatting = ConditionalFormattingList()
     sheet.data_validations = DataValidationList()
@@ -320,7 +320,7 @@ def _make_safe(sheet: Any) -> None:
 
 
 def _remove_annotations(sheet: Any, header_row: int) -> None:
-    """Remove what an earlier annotation marked, and what hides a row or its cells."""
+    """Remove the marks of an earlier annotation, and whatever hides rows or locks cells."""
     sheet.protection.disable()
     sheet.auto_filter.ref = None
     for merged in [each for each in sheet.merged_cells.ranges if each.max_row >= header_row]:
@@ -381,10 +381,10 @@ class _Line:
 
 
 class _Rows:
-    """The rows of the file with their errors, as they are written.
+    """The rows of the file and their errors, as they are written.
 
-    The reasons are in the column behind the header, and cells that are there move one to the right;
-    or, where `first_free_column` is given, in that column, and no cell moves.
+    The reasons are in the column after the header, and cells from there on move one to the right.
+    Where `first_free_column` is given, the reasons are in that column, and no cell moves.
     """
 
     def __init__(
@@ -402,7 +402,7 @@ class _Rows:
             header.pop()
         names = [normalized(cell) for cell in header]
         reasons = normalized(REASONS_HEADER)
-        # A workbook that is annotated again has the column, and its content is replaced.
+        # A workbook that was annotated before has the column; its content is replaced.
         self._had_reasons = reasons in names
         self._moves = not self._had_reasons and first_free_column is None
         if self._had_reasons:
@@ -419,7 +419,7 @@ class _Rows:
         self.sheet_name = sheet_name
         self.filtered: str | None = None
         self._notes = 0
-        # With rejected rows alone, rows are counted; otherwise they keep their numbers.
+        # Counts the rows written, which number the rows of a workbook of rejected rows alone.
         self._written = 0
         width = max(len(header), self.reasons + 1)
         if width > MAX_COLUMNS:
@@ -429,21 +429,21 @@ class _Rows:
 
     @property
     def header_row(self) -> int:
-        """The number of the header's row in what is written."""
+        """The row number of the header in the written sheet."""
         if self._order.rejected_only:
             return len(self._table.above) + 1
         return self._table.header_row
 
     def header_of(self, column: str) -> str:
-        """What the file calls a field of the contract, on one line and cut as in RowError."""
+        """The file's header for a field of the contract, on one line and cut as in RowError."""
         return self._names.get(column, column)
 
     def _in_headers(self, text: str) -> str:
-        """A text with the fields of the contract by the file's headers."""
+        """The text with the file's headers in place of the contract's fields."""
         return _FIELD.sub(lambda match: self.header_of(match[0]), text)
 
     def _column_of(self, mark: Mark) -> int:
-        """The cell that a mark is at; what is wrong with a whole row is at its first known cell."""
+        """The column of a mark. An error of the whole row is at the row's first known column."""
         columns = self._table.columns
         return columns.get(mark.column, min(columns.values(), default=0))
 
@@ -470,7 +470,7 @@ class _Rows:
             self.filtered = f"A{self.header_row}:{letters(self.reasons)}{last}"
 
     def _number(self, number: int) -> int:
-        """The number to write a row under."""
+        """The row number to write a row under."""
         self._written += 1
         number = self._written if self._order.rejected_only else number
         if number > MAX_ROWS:
@@ -496,7 +496,7 @@ class _Rows:
         return _Line(self._number(self._table.header_row), sorted(cells, key=_column), notes)
 
     def _moved(self, index: int) -> int:
-        """Where a column is written: those behind the header make room for the reasons."""
+        """The column that a cell is written to: columns after the header move for the reasons."""
         return index + (index >= self.reasons and self._moves and self.gives_reasons)
 
     def _line(self, number: int, cells: Sequence[Cell], wrong: Sequence[Mark]) -> _Line:
@@ -535,7 +535,7 @@ class _Rows:
 
     def _within_header(self, cells: Sequence[Cell]) -> Sequence[Cell]:
         """The cells of a row. A line of CSV with more values than the header comes back whole in
-        one cell: value by value it could pass for another, valid row when it is sent again."""
+        one cell: value by value, it could pass for another, valid row when it is sent again."""
         if self._table.sheet_name or len(cells) <= len(self._header):
             return cells
         texts = [str(cell) for cell in cells]
@@ -547,8 +547,8 @@ class _Rows:
         return [*[""] * first, line.getvalue()]
 
     def _given_back(self, index: int, cell: Cell) -> Cell:
-        """A formula as text that says it. A name may be any text, and so would be taken as one:
-        there it is left to the note."""
+        """A formula as text. In a column of names, where any text is valid, the cell is left empty
+        and the comment shows the formula."""
         if isinstance(cell, Formula):
             return "" if self._fields.get(index) in ("first_name", "last_name") else str(cell)
         return cell
@@ -596,12 +596,12 @@ def _note(mark: Mark) -> str:
 def _too_large(what: str) -> AnnotationError:
     return AnnotationError(
         "TOO_LARGE_FOR_A_SHEET",
-        f"The file has {what}, which no sheet can give back; ListRowErrors tells what was wrong.",
+        f"The file has {what}, which exceeds a sheet. List its errors with ListRowErrors.",
     )
 
 
 def _sheet_name(name: str) -> str:
-    """A name that a sheet can have beside the summary."""
+    """A valid name for the sheet of rows, other than the name of the summary."""
     cleaned = (
         re.sub(r"[\[\]:*?/\\\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]", " ", name)
         .strip("' ")[:31]
@@ -613,7 +613,7 @@ def _sheet_name(name: str) -> str:
 
 
 class _Summary:
-    """The rows of the sheet in front, and the links in it by their cells."""
+    """The rows of the summary sheet, and the links of its cells."""
 
     def __init__(self, order: AnnotationOrder, rows: _Rows) -> None:
         self.rows: list[list[Styled]] = []
@@ -634,7 +634,7 @@ class _Summary:
     def _in_a_sentence(self) -> str:
         order, sheet = self._order, self._annotated.sheet_name
         if order.error_message and not order.rejected:
-            return f"The file was not taken in: {order.error_message[:_MAX_SHOWN_CHARS]}"
+            return f"The file was not imported: {order.error_message[:_MAX_SHOWN_CHARS]}"
         if not order.rejected and not order.skipped:
             return "No row was rejected."
         counts = [
@@ -673,7 +673,7 @@ class _Summary:
         for name, value in facts:
             self.rows.append([(0, name, CellStyle.HEADING), (1, value, CellStyle.PLAIN)])
         if order.state != "SUCCEEDED" and order.rows_read:
-            self._line(f"The rows after the first {order.rows_read:,} were not looked at.")
+            self._line(f"The rows after the first {order.rows_read:,} were not read.")
         marked = self._annotated.marked_rows
         if marked < order.rejected:
             self._line(
@@ -724,7 +724,7 @@ class _Summary:
             find,
             "2. Save the workbook as .xlsx.",
             "3. Send it again as it is. Rows that are stored already change nothing.",
-            "This sheet, the colours, the notes and the reasons are passed over.",
+            "This sheet, the colours, the notes and the reasons are ignored.",
             *(self._about_skipped() if order.skipped else ()),
         )
 

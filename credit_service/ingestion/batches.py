@@ -1,4 +1,4 @@
-"""One batch is one transaction: its rows, what is wrong with them, and the offset's advance."""
+"""Commits one batch in one transaction: its rows, its errors and the new offset."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -27,11 +27,10 @@ if TYPE_CHECKING:
     from credit_service.ingestion.loader import Outcome
 
 OnMoved = Callable[[Sequence[int]], None]
-"""Told of customers whose positions changed, such as the cache that holds them."""
+"""Receives the customers whose positions changed; the cache of positions drops them."""
 
 MAX_REPORTED_ROWS = 100_000
-"""Rejected rows of an ingestion that are listed, and as many skipped ones; further ones are only
-counted."""
+"""Most rejected rows that an ingestion lists, and most skipped rows. Further ones are counted."""
 
 
 def commit_batch(
@@ -43,20 +42,20 @@ def commit_batch(
     moment: Moment,
     on_moved: OnMoved | None,
 ) -> Ingestion:
-    """Deal with rows `offset` … `offset + row_count - 1` for good, once, however often it is asked.
+    """Commit rows `offset` … `offset + row_count - 1` exactly once, however often it is called.
 
-    Rows below the committed offset must be those that were committed, and are not stored again.
-    `validated` gives the batch when it is needed.
-    `on_moved` is told, after the commit, of the customers whose positions it moved.
+    Rows below the committed offset must equal the committed ones, and are not stored again.
+    `validated` returns the batch; it is called only if the batch is needed. Calls `on_moved` after
+    the commit, with the customers whose positions changed.
 
     Raises:
         NotFoundError: INGESTION_NOT_FOUND.
         OutOfRangeError: OFFSET_MISMATCH, the batch begins above the committed offset.
         PreconditionFailedError: COMMITTED_ROWS_DIFFER, other rows were committed; INGESTION_ENDED,
             with rows beyond its end.
-        RetryLaterError: others kept rows of these customers, or the ingestion, busy for too long.
+        RetryLaterError: others locked these customers, or the ingestion, for too long.
     """
-    # pandas takes half a second to import, for which no process starts later that does not ingest.
+    # Importing pandas takes 0.3 s, which a process that ingests nothing saves.
     from credit_service.ingestion.loader import load  # noqa: PLC0415
 
     batch: Batch | None = None
@@ -74,7 +73,7 @@ def commit_batch(
             if offset + row_count <= committed:
                 return ingestion, None
             if ingestion.error_code == ingestions.ABANDONED:
-                # Its stream was silent for long and is still there.
+                # Its stream was silent for too long, and continues.
                 ingestion = ingestions.resume(connection, ingestion_id) or ingestion
             if ingestion.has_ended:
                 raise _has_ended(ingestion)
@@ -104,7 +103,7 @@ def commit_batch(
 
 
 def _count(before: Ingestion, after: Ingestion, seconds: float) -> None:
-    """Add a batch that was committed to the metrics."""
+    """Add a committed batch to the metrics."""
     kind, source = after.kind.lower(), after.source.lower()
     metrics.ingestion_batch_seconds.labels(kind, source).observe(seconds)
     if after.validate_only:
@@ -162,7 +161,7 @@ def locked(connection: Connection, ingestion_id: UUID) -> Ingestion:
 
 
 def not_found(ingestion_id: UUID) -> NotFoundError:
-    """What is raised for an id of no ingestion."""
+    """The error for an unknown ingestion id."""
     return NotFoundError("INGESTION_NOT_FOUND", "ingestion", str(ingestion_id))
 
 
@@ -174,7 +173,7 @@ def end(
     total_rows: int | None = None,
     error: tuple[str, str] | None = None,
 ) -> Ingestion:
-    """End a locked ingestion, with (code, message) where it failed."""
+    """End a locked ingestion, as failed if `error`, which is (code, message), is given."""
     announce(connection, ingestion, moment)
     state = ingestions.SUCCEEDED if error is None else ingestions.FAILED
     ended = ingestions.end(
@@ -187,7 +186,7 @@ def end(
 
 
 def announce(connection: Connection, ingestion: Ingestion, moment: Moment) -> None:
-    """Tell of the rows stored so far; the workers recompute scores when they hear of it."""
+    """Publish an event of the rows stored so far; workers then recompute scores."""
     if ingestion.validate_only or not ingestion.inserted + ingestion.updated:
         return
     event_stream.append_for_no_customer(
@@ -204,8 +203,8 @@ def announce(connection: Connection, ingestion: Ingestion, moment: Moment) -> No
 
 
 def check_owner(ingestion: Ingestion, principal: str) -> None:
-    """Whether an ingestion is that caller's to go on with. One that an anonymous caller began, or
-    that such a caller asks for, is anybody's.
+    """Check that the caller may continue an ingestion. Ownership does not apply if the caller, or
+    the owner, is anonymous.
 
     Raises:
         NotOwnerError: INGESTION_NOT_OWNED.
@@ -220,9 +219,9 @@ def check_owner(ingestion: Ingestion, principal: str) -> None:
 
 
 def check_committed(connection: Connection, ingestion: Ingestion, batch: "Batch") -> None:
-    """Whether those rows of a batch that lie below the committed offset are the ones committed.
+    """Check that the rows of a batch below the committed offset equal the committed ones.
 
-    Rows that were committed by a release that kept no digests are taken to be.
+    Rows committed by a release without digests are not compared.
 
     Raises:
         PreconditionFailedError: COMMITTED_ROWS_DIFFER.
@@ -246,7 +245,7 @@ def check_committed(connection: Connection, ingestion: Ingestion, batch: "Batch"
 def committed_rows_differ(
     ingestion: Ingestion, offset: int, message: str
 ) -> PreconditionFailedError:
-    """What is raised where a stream is not the one whose rows were committed, from `offset` on."""
+    """The error for a stream whose rows, from `offset` on, are not the committed ones."""
     return PreconditionFailedError(
         "COMMITTED_ROWS_DIFFER",
         message,
@@ -260,14 +259,14 @@ def committed_rows_differ(
 
 
 def check_same_header(ingestion: Ingestion, header: Header, source: str) -> None:
-    """Whether an id that is in use stands for the same.
+    """Check that an id in use stands for the same content.
 
     Raises:
         PreconditionFailedError: INGESTION_HEADER_MISMATCH, with the fields that differ.
     """
     compared = ["kind", "on_existing", "validate_only"]
     if source == "UPLOAD":
-        # What a stream's client says of its file changes nothing that is done with the rows.
+        # The name and hash of a stream's file change nothing in how its rows are processed.
         compared += ["filename", "sha256", "date_order"]
     fields = [name for name in compared if getattr(ingestion, name) != getattr(header, name)]
     if ingestion.source != source:

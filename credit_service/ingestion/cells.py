@@ -78,9 +78,9 @@ Problems = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """A decoded column: where `problems` is OK, `values` holds the number, elsewhere anything.
+    """A decoded column. `values` holds a number wherever `problems` is OK, and anything elsewhere.
 
-    `found` tells what a row holds, for a person.
+    `found` returns the content of a row's cell for a message.
     """
 
     values: Ints
@@ -90,7 +90,7 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """A decoded column of text, as Numbers."""
+    """A decoded column of text, with the fields of Numbers."""
 
     values: list[str]
     problems: Problems
@@ -132,8 +132,8 @@ def _from_floats(floats: NDArray[np.float64], decimals: int) -> tuple[Ints, Prob
     scale = 10**decimals
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = np.rint(floats * scale)
-        # Dividing gives the float nearest to the decimal: equal means that this decimal is meant.
-        # Beyond 2^52 hundredths floats are too far apart to tell; whole ones are exact to 2^53.
+        # Dividing gives the float nearest to the decimal: if equal, this decimal is meant.
+        # Beyond 2^52 hundredths floats are too far apart; whole ones are exact to 2^53.
         most = 2**52 if decimals else 2**53
         exact = (scaled / scale == floats) & (np.abs(scaled) < most)
     values = np.where(exact, scaled, 0).astype(np.int64)
@@ -151,7 +151,7 @@ def _from_cell(cell: Cell, form: Form) -> tuple[int, int]:
             return 0, problem
         numeral = cell_values.plain_numeral(cell, form)
         if numeral is None:
-            # Where a decimal is asked for, a percent sign is only a slip in writing it.
+            # In a plain decimal a percent sign is only a typing error.
             percentage = form != "DECIMAL" and cell_values.is_percentage(cell)
             return 0, PERCENTAGE if percentage else NOT_A_NUMBER
         return _from_decimal(numeral, decimals)
@@ -164,7 +164,7 @@ def _from_cell(cell: Cell, form: Form) -> tuple[int, int]:
     return 0, NOT_A_NUMBER
 
 
-# Enough digits that nothing is rounded.
+# Enough digits to round nothing.
 _EXACT = Context(prec=500)
 
 
@@ -201,7 +201,7 @@ _FAST_WIDTH = 18
 
 
 def _from_texts(texts: Sequence[str] | NDArray[Any], form: Form) -> tuple[Ints, Problems]:
-    """Texts of at most 15 digits with at most two decimals at once, the others one by one."""
+    """Decode texts of at most 15 digits and two decimals at once, and the others one by one."""
     longest = max(map(len, texts), default=0)
     short = texts if longest <= _FAST_WIDTH else [t if len(t) <= _FAST_WIDTH else "" for t in texts]
     chars = _characters(short)
@@ -220,7 +220,7 @@ def _from_texts(texts: Sequence[str] | NDArray[Any], form: Form) -> tuple[Ints, 
         digits += is_digit & ~pointed
         places += is_digit & pointed
         pointed |= is_point
-    # What fills short texts up is no part of them; a text that holds it itself is none of these.
+    # Padding is not counted. A text that contains the padding character itself is odd.
     lengths = np.fromiter(map(len, short), np.int64, count)
     odd |= np.count_nonzero(chars, axis=1) != lengths
     clean = ~odd & (digits >= 1) & (digits <= 15) & (places <= 2) & (pointed == (places > 0))
@@ -236,14 +236,14 @@ def _from_texts(texts: Sequence[str] | NDArray[Any], form: Form) -> tuple[Ints, 
 
 
 def _characters(texts: Sequence[str] | NDArray[Any]) -> NDArray[np.uint32]:
-    """The code points of short texts, a row each, filled up with 0."""
+    """The code points of short texts, a row each, padded with 0."""
     array = np.array(texts, np.str_)
     width = array.dtype.itemsize // 4
     return array.view(np.uint32).reshape(len(texts), width)
 
 
 def dates(cells: Column, order: DateOrder | None = None) -> Numbers:
-    """Each cell as days since 1970-01-01, as `spreadsheet_values` reads texts and times."""
+    """Each cell as days since 1970-01-01; `spreadsheets.cell_values` reads texts and times."""
     count = len(cells)
     problems = np.zeros(count, np.uint8)
     kinds = set(map(type, cells))
@@ -274,7 +274,7 @@ def _from_iso_texts(texts: Sequence[str] | NDArray[Any]) -> tuple[Ints, NDArray[
 def civil_days(
     year: Ints, month: Ints, day: Ints, plausible: NDArray[np.bool_] | None = None
 ) -> tuple[Ints, NDArray[np.bool_]]:
-    """Days since 1970-01-01, and which of the dates exist."""
+    """Days since 1970-01-01, and a mask of the dates that exist."""
     exists = (year >= 1) & (year <= 9999) & (month >= 1) & (month <= 12) & (day >= 1)
     if plausible is not None:
         exists &= plausible
@@ -301,7 +301,7 @@ def _day(cell: Cell, order: DateOrder | None) -> tuple[int, int]:
 
 
 def texts(cells: Column) -> Texts:
-    """Each cell as text, a number as a person sees it."""
+    """Each cell as text, a number as the sheet shows it."""
     count = len(cells)
     problems = np.zeros(count, np.uint8)
     if set(map(type, cells)) == {str}:
@@ -315,6 +315,6 @@ def texts(cells: Column) -> Texts:
 
 
 def shown(cell: Cell | Any) -> str:
-    """The cell as a person sees it, cut after MAX_FOUND_CHARS."""
+    """The cell as the sheet shows it, cut after MAX_FOUND_CHARS."""
     text = table.shown(cell)
     return text[:MAX_FOUND_CHARS].replace("\x00", "\N{REPLACEMENT CHARACTER}")

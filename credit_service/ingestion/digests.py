@@ -1,4 +1,4 @@
-"""64 bits of a hash of each row, whole columns at a time: multiply and shift, as in SplitMix64."""
+"""Hashes of rows, 64 bits each, a whole column at a time: multiply and shift, as in SplitMix64."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -33,11 +33,11 @@ def of_text(text: str) -> int:
 def of_rows(
     columns: Mapping[str, Numbers | Texts], unreadable: Mapping[tuple[int, str], tuple[int, str]]
 ) -> NDArray[np.uint64]:
-    """What each row says, whatever its number and the rows beside it.
+    """The hash of each row's content, independent of its number and of other rows.
 
-    `columns` are as decoded, before the rules for rows are applied: another release may judge a row
-    otherwise, and what it says stays the same. `unreadable` has the code and text of the cells, by
-    row and column, that the source could not put into a column.
+    `columns` are decoded columns before validation: another release may validate a row differently,
+    and its hash stays the same. `unreadable` holds the code and text of cells that fit no field, by
+    row and column.
     """
     parts: list[NDArray[np.int64]] = []
     texts = [column.values for column in columns.values() if isinstance(column, Texts)]
@@ -57,7 +57,7 @@ def of_rows(
 
 
 def _by_row(unreadable: Mapping[tuple[int, str], tuple[int, str]]) -> dict[int, str]:
-    """Of each row with unreadable cells the columns and texts of those, as one text."""
+    """The columns and texts of the unreadable cells of each row, as one text."""
     rows: dict[int, str] = {}
     for (row, name), (_, found) in sorted(unreadable.items()):
         rows[row] = f"{rows.get(row, '')}{name}\x1f{found}\x1f"

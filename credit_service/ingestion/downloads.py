@@ -1,4 +1,4 @@
-"""Uploaded files come back annotated: what was wrong with which cell, and how to go on."""
+"""Use case: return an uploaded file as a workbook that shows each error and how to correct it."""
 
 import tempfile
 import threading
@@ -37,7 +37,7 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedWorkbook:
-    """A workbook to send: the name to save it under, and its bytes in a file at its beginning."""
+    """A workbook to send: its filename, size and content, from the file's current position."""
 
     filename: str
     size_bytes: int
@@ -45,10 +45,10 @@ class AnnotatedWorkbook:
 
 
 class Annotator:
-    """Makes annotated workbooks of what was uploaded. Safe to share between threads.
+    """Makes annotated workbooks of uploaded files. Safe to share between threads.
 
-    The work is done beside the process, in files and in a child with limits: here it takes some
-    pages of row errors and chunks of bytes, one after the other.
+    A child process with limits does the work, through files. This process reads pages of row errors
+    and chunks of bytes, one at a time.
     """
 
     def __init__(self, database: Database) -> None:
@@ -63,8 +63,8 @@ class Annotator:
         *,
         rejected_only: bool = False,
     ) -> Iterator[AnnotatedWorkbook]:
-        """The annotated workbook of an upload, there until the context ends; with `rejected_only`
-        a new workbook of the rows to correct alone.
+        """The annotated workbook of an upload, which exists until the context ends. With
+        `rejected_only`, a new workbook of the rejected rows alone.
 
         Calls `raise_if_cancelled` many times a second; an exception from it ends the work.
 
@@ -123,7 +123,7 @@ class Annotator:
 
 
 def annotated_filename(filename: str) -> str:
-    """The name to save the annotated workbook of a file under: loans.csv → loans-annotated.xlsx."""
+    """The filename of the annotated workbook of a file: loans.csv → loans-annotated.xlsx."""
     path = PurePath(filename)
     stem = path.stem if path.suffix.lower() in (".xlsx", ".csv") else path.name
     ending = f"{_SUFFIX}.xlsx"

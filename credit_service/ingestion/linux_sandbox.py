@@ -1,9 +1,9 @@
-"""Two ways in which a Linux process gives up what it may do; neither needs the other.
+"""Two independent sandbox mechanisms of Linux.
 
-`leave` takes it away from users, files and networks: a user of its own where root started it, new
-namespaces, and a root folder in which nothing is or can be made. `filter_system_calls` lets the
-kernel refuse every call but those that compute, and read and write what is open. Neither can be
-undone. Call them before any thread is started, with everything loaded.
+`leave` takes users, files and networks from the process: a user of its own if root started it, new
+namespaces, and a root directory that is empty and stays so. `filter_system_calls` makes the kernel
+reject every system call but those that compute, or read and write open files. Neither can be
+undone. Call them before any thread starts, with every module loaded.
 """
 
 import ctypes
@@ -19,10 +19,10 @@ _PR_SET_NO_NEW_PRIVS = 38
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = 1, 1
 
-# Of each machine: the number by which the kernel calls it, and of seccomp(2).
+# For each machine: its audit number, and the number of seccomp(2).
 _MACHINES = {"x86_64": (0xC000003E, 317), "aarch64": (0xC00000B7, 277)}
-# What is left, with its numbers on x86_64 and aarch64. None of them names a file, a process or an
-# address, but newfstatat, by which C libraries ask about open files.
+# The calls that stay, with their numbers on x86_64 and aarch64. None takes the name of a file, a
+# process or an address, but newfstatat, by which C libraries query open files.
 _ALLOWED = {
     "brk": (12, 214),
     "clock_gettime": (228, 113),
@@ -65,9 +65,9 @@ _REFUSE_WITH_EPERM, _ALLOW = 0x00050001, 0x7FFF0000
 
 
 def leave() -> list[str]:
-    """Leave users, files, networks and shared memory as far as the system lets this process.
+    """Leave users, files, networks and shared memory as far as the system permits.
 
-    What was reached of OWN_USER and NAMESPACES.
+    Returns those of OWN_USER and NAMESPACES that are in force.
     """
     reached = []
     _no_new_privileges()
@@ -80,7 +80,7 @@ def leave() -> list[str]:
 
 
 def filter_system_calls() -> bool:
-    """Have the kernel refuse all calls but `_ALLOWED` with EPERM; whether it does from now on."""
+    """Make the kernel reject all calls but `_ALLOWED` with EPERM. Returns whether it does."""
     if platform.machine() not in _MACHINES:
         return False
     _no_new_privileges()
@@ -91,7 +91,7 @@ def filter_system_calls() -> bool:
         (_LOAD_WORD, 0, 0, _MACHINE_AT),
         (_JUMP_IF_EQUAL, 0, len(numbers) + 1, machine),
         (_LOAD_WORD, 0, 0, _NUMBER_AT),
-        # Each jumps over those after it and over the refusal.
+        # Each match jumps over the later ones and over the rejection.
         *((_JUMP_IF_EQUAL, len(numbers) - at, 0, each) for at, each in enumerate(numbers)),
         (_RETURN, 0, 0, _REFUSE_WITH_EPERM),
         (_RETURN, 0, 0, _ALLOW),
@@ -114,15 +114,15 @@ def _c_library() -> ctypes.CDLL:
 
 
 def _no_new_privileges() -> None:
-    """No program can give this process rights any more. Filters need it."""
+    """Let no program raise the privileges of this process. Filters require it."""
     _c_library().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def _enter_removed_folder() -> bool:
-    """Make a folder that is gone the working one: nothing is in it or can be made there."""
+    """Make a removed folder the working one, in which no file exists or can be created."""
     try:
         folder = Path(tempfile.mkdtemp())
-        # Also for the user that this process becomes.
+        # The user that this process becomes needs it too.
         folder.chmod(0o555)  # it is empty, and gone at once
         os.chdir(folder)
         folder.rmdir()
@@ -132,7 +132,7 @@ def _enter_removed_folder() -> bool:
 
 
 def become_unprivileged() -> bool:
-    """Another user, without groups or capabilities, where this process is root."""
+    """If this process is root, become a user without groups or capabilities."""
     if os.geteuid() != 0:
         return False
     try:
@@ -145,9 +145,9 @@ def become_unprivileged() -> bool:
 
 
 def _enter_namespaces() -> bool:
-    """Namespaces of its own for users, networks and System V IPC, and the working folder as root.
+    """Enter new namespaces for users, networks and System V IPC, with the working folder as root.
 
-    In a user namespace of its own a process can neither trace its user's other processes nor read
+    In a user namespace of its own a process can neither trace other processes of its user nor read
     their memory and environments.
     """
     library = _c_library()

@@ -1,8 +1,8 @@
-"""Valid rows against what is stored: each is inserted, updated, unchanged, skipped or rejected.
+"""Compares valid rows with the stored ones, and inserts, updates, skips or rejects each.
 
-Everything happens in the caller's transaction. What becomes of a row depends on the rows before it
-in the source and on what was stored, not on where one batch ends and the next begins; and a dry run
-decides by the same code as a real one and differs in the writing alone.
+Everything happens in the caller's transaction. The outcome of a row depends on the earlier rows of
+the source and on the stored data, not on where batches begin and end. A dry run decides by the same
+code and only writes nothing.
 """
 
 import hashlib
@@ -38,11 +38,11 @@ _CUSTOMER_KEY = 0
 
 @dataclass
 class Outcome:
-    """What became of a batch. `errors` are of rejected rows, in the order of the rows; `skipped`
-    has one entry for each skipped row.
+    """The outcome of a batch. `errors` are of rejected rows, in order; `skipped` has an entry for
+    each skipped row.
 
-    `moved` are the customers whose positions are other than before, `over_limit` those of them
-    whose debt is above their limit now.
+    `moved` are the customers whose positions changed, `over_limit` those of them whose debt now
+    exceeds their limit.
     """
 
     counts: Counts
@@ -60,13 +60,13 @@ def load(
     *,
     list_skipped: bool = True,
 ) -> Outcome:
-    """Store the valid rows of a batch, and remember what later batches must know.
+    """Store the valid rows of a batch, and record what later batches need to know.
 
-    Nothing but that memory is written when the ingestion only validates. Without `list_skipped`
-    skipped rows are counted alone.
+    A dry run writes nothing but these records. Without `list_skipped`, skipped rows are only
+    counted.
 
     Raises:
-        LostRaceError: an id or a phone number was taken by another call meanwhile.
+        LostRaceError: another call took an id or a phone number meanwhile.
     """
     merge = _Merge(connection, ingestion, moment, list_skipped)
     try:
@@ -89,7 +89,7 @@ def load(
 
 @dataclass
 class _Merge:
-    """One batch on its way into the tables."""
+    """The state of loading one batch."""
 
     connection: Connection
     ingestion: Ingestion
@@ -120,7 +120,7 @@ class _Merge:
         self.errors.append(RowError(offset, number, column, code, found, expected, message))
 
     def skip(self, row: tuple[int, int], key: str, differing: "_Differing") -> None:
-        """List a row that is skipped because its key is stored with other values."""
+        """List a skipped row: its key is stored with other values."""
         offset, number = row
         column = differing[0][0] if len(differing) == 1 else ""
         found = shown("; ".join(f"{name} {value}" for name, value, _ in differing))
@@ -162,7 +162,7 @@ _SOURCE_FACTS = (
     "emis_paid_on_time",
     "start_day",
 )
-# What the contract calls each of them, and how a person reads it.
+# The field of the contract for each of them, and its display form.
 _SHOWN_FACTS: Mapping[str, tuple[str, Callable[[int], str]]] = {
     "principal_paise": ("loan_amount", _rupees),
     "annual_rate_bps": ("interest_rate", _rupees),
@@ -186,7 +186,7 @@ def _load_loans(merge: _Merge, frame: pd.DataFrame) -> None:
         _list_skipped_loans(merge, loans, fates, stored)
     if merge.writes:
         _write_loans(merge, loans[fates == _INSERT], loans[fates == _UPDATE])
-        # A loan that this ingestion wrote knows it; the others are remembered beside.
+        # A loan that this ingestion wrote refers to it; the other rows need a record.
         remembered = loans[fates.isin((_UNCHANGED, _SKIPPED))]
     else:
         remembered = loans[fates != _REJECTED]
@@ -194,10 +194,11 @@ def _load_loans(merge: _Merge, frame: pd.DataFrame) -> None:
 
 
 def _of_known_customers(merge: _Merge, frame: pd.DataFrame) -> pd.DataFrame:
-    """The loans whose customers are stored, and locked from now on; the others are rejected."""
+    """Lock the customers of the loans, and reject the loans of unknown customers. Returns the
+    others."""
     wanted = np.sort(frame["customer_id"].unique())
     known, imported = imports.known_customers(merge.connection, wanted, lock=merge.writes)
-    # Looked up behind the lock, because a transaction that contests an id locks the customer too.
+    # Read under the lock: a transaction that contests an id locks the customer too.
     contested = imports.contested(merge.connection, wanted)
     registered = set(known[~imported & (known <= MAX_IMPORTED_ID)].tolist())
     if len(known) == len(wanted) and not contested and not registered:
@@ -216,7 +217,7 @@ def _of_known_customers(merge: _Merge, frame: pd.DataFrame) -> pd.DataFrame:
 def _why_unattached(
     customer_id: int, contested_by: UUID | None, *, registered: bool
 ) -> tuple[str, str, str]:
-    """(code, expected, message) for a loan that is not attached to the customer of that id."""
+    """(code, expected, message) for a loan that cannot be attached to the customer of that id."""
     if contested_by is not None:
         return (
             "CUSTOMER_CONTESTED",
@@ -248,7 +249,7 @@ def _why_unattached(
 def _judge_by_stored(
     merge: _Merge, loans: pd.DataFrame, fates: "pd.Series[int]"
 ) -> Mapping[str, Sequence[Any]]:
-    """Compare with the loans that are stored under the same keys; those loans by column."""
+    """Compare with the stored loans of the same keys. Returns those loans, by column."""
     stored = imports.stored_loans(
         merge.connection,
         loans["customer_id"].to_numpy(),
@@ -298,7 +299,7 @@ def _judge_by_stored(
 def _list_skipped_loans(
     merge: _Merge, loans: pd.DataFrame, fates: "pd.Series[int]", stored: Mapping[str, Sequence[Any]]
 ) -> None:
-    """Say of each skipped row how it differs from the loan that is stored."""
+    """List how each skipped row differs from the stored loan."""
     for index, place in enumerate(stored["place"]):
         if fates[place] != _SKIPPED:
             continue
@@ -311,7 +312,7 @@ def _list_skipped_loans(
 
 
 def _judge_by_memory(merge: _Merge, loans: pd.DataFrame, fates: "pd.Series[int]") -> None:
-    """Compare with rows of earlier batches that left the stored loans as they were."""
+    """Compare with rows of earlier batches that left the stored loans unchanged."""
     counts = merge.ingestion
     if merge.writes and not counts.unchanged and not counts.skipped:
         return
@@ -335,9 +336,9 @@ def _judge_by_memory(merge: _Merge, loans: pd.DataFrame, fates: "pd.Series[int]"
 
 
 def _judge_by_batch(merge: _Merge, loans: pd.DataFrame, fates: "pd.Series[int]") -> None:
-    """Compare rows of the same key in this batch with the first of them that is accepted."""
+    """Compare rows with the same key in this batch with the first accepted one."""
     key = ["customer_id", "loan_id"]
-    # The rows of every key that comes more than once, each key's in the order of the source.
+    # All rows whose key occurs more than once, in the order of the source within each key.
     repeated = loans[loans.duplicated(key, keep=False)]
     if repeated.empty:
         return
@@ -367,7 +368,7 @@ def _judge_repeated(
     *,
     equal: bool,
 ) -> None:
-    """A further row of a key: it changes nothing when it says the same, and is rejected if not."""
+    """Count a repeated row as unchanged if it has equal facts, and reject it otherwise."""
     if equal:
         fates[place] = _UNCHANGED
     else:
@@ -383,7 +384,7 @@ def _count_loans(merge: _Merge, fates: "pd.Series[int]") -> None:
 def _write_loans(merge: _Merge, inserts: pd.DataFrame, updates: pd.DataFrame) -> None:
     ingestion_id = merge.ingestion.ingestion_id
     if not inserts.empty:
-        # In the order of the key the index is filled page by page.
+        # Inserting in key order fills the index page by page.
         ordered = inserts.sort_values(["customer_id", "loan_id"])
         imports.insert_loans(
             merge.connection, ordered.to_records(index=False), NO_DAY, ingestion_id
@@ -392,7 +393,7 @@ def _write_loans(merge: _Merge, inserts: pd.DataFrame, updates: pd.DataFrame) ->
         imports.update_loans(
             merge.connection, updates.to_records(index=False), NO_DAY, merge.origin
         )
-    # A position that other facts went into is summed anew; to the others the new loans are added.
+    # Positions of updated loans are recomputed; new loans are added to the others.
     summed = np.sort(updates["customer_id"].unique())
     merge.moved = sorted({*inserts["customer_id"].unique().tolist(), *summed.tolist()})
     added = inserts[~inserts["customer_id"].isin(summed)]
@@ -404,7 +405,7 @@ def _write_loans(merge: _Merge, inserts: pd.DataFrame, updates: pd.DataFrame) ->
 
 
 def _remember_loans(merge: _Merge, loans: pd.DataFrame) -> None:
-    """Remember the first row of each key that is not remembered yet."""
+    """Record the first row of each key that has no record yet."""
     if loans.empty:
         return
     customer_ids, loan_ids = loans["customer_id"].tolist(), loans["loan_id"].tolist()
@@ -425,7 +426,7 @@ def _remember_loans(merge: _Merge, loans: pd.DataFrame) -> None:
 
 
 def _fingerprints(loans: pd.DataFrame) -> NDArray[np.int64]:
-    """64 bits of a hash of each row's source facts."""
+    """A hash of 64 bits of each row's source facts."""
     columns = (loans[name].to_numpy().astype(np.int64) for name in _SOURCE_FACTS)
     return mixed(columns, len(loans)).view(np.int64)
 
@@ -442,7 +443,7 @@ def _loan_key(loans: pd.DataFrame, place: int) -> str:
 
 
 def _load_customers(merge: _Merge, frame: pd.DataFrame) -> None:
-    """Row by row, in order: whether a phone number is free depends on the rows before."""
+    """Load customers row by row: earlier rows decide whether a phone number is free."""
     rows = _customer_rows(frame)
     if not rows:
         return
@@ -457,11 +458,11 @@ def _load_customers(merge: _Merge, frame: pd.DataFrame) -> None:
         if stored is not None:
             (*_, old_phone, _), _ = stored
             updates.append(facts)
-            # Taken until the ingestion ends, so that a dry run need not know who let go of what.
+            # Taken until the ingestion ends, so that a dry run need not track released numbers.
             known.give(old_phone, customer_id, row, remember=old_phone != phone)
         else:
             inserts.append(facts)
-        # What is written tells later batches by itself.
+        # Later batches read what was written.
         known.give(phone, customer_id, row, remember=not merge.writes)
     merge.inserted, merge.updated = len(inserts), len(updates)
     if merge.writes:
@@ -500,14 +501,14 @@ def _customer_rows(frame: pd.DataFrame) -> list[tuple[_Row, CustomerFacts]]:
 
 @dataclass
 class _KnownCustomers:
-    """What is stored, and what the rows so far did, of the customers and numbers of a batch."""
+    """The stored customers and phone numbers of a batch, as changed by its rows so far."""
 
     stored: dict[int, tuple[CustomerFacts, bool]]
-    # Who has a phone number, or had it when the ingestion began.
+    # The customer of each phone number, now or when the ingestion began.
     holders: dict[str, int]
     # (row number, fingerprint) of the first accepted row of a customer.
     accepted: dict[int, tuple[int, int]]
-    # Ids that are contested, and what the rows made of them: whether they are from now on.
+    # Contested ids, and the ids that the rows contest (True) or settle (False).
     contested: Collection[int] = ()
     contests: dict[int, bool] = field(default_factory=dict)
     to_remember: dict[tuple[int, int], tuple[int, int, int, int]] = field(default_factory=dict)
@@ -520,7 +521,7 @@ class _KnownCustomers:
         updates = merge.writes and merge.ingestion.on_existing == "UPDATE"
         stored = imports.stored_customers(merge.connection, ids, lock=updates)
         holders = imports.phone_holders(merge.connection, phones)
-        # Numbers that customers of this batch may let go of are looked up too.
+        # Includes the numbers that customers of this batch may release.
         numbers = [_digits(phone) for phone in {*phones, *(s[0][5] for s in stored.values())}]
         seen = ingestions.seen(
             merge.connection,
@@ -538,7 +539,7 @@ class _KnownCustomers:
         return cls(stored, holders, accepted, contested, _remembered=frozenset(seen))
 
     def may_be_stored(self, merge: _Merge, row: _Row, facts: CustomerFacts) -> bool:
-        """Whether the row is to be inserted or to replace facts; otherwise it is counted."""
+        """Whether to insert or update the row; otherwise counts it."""
         customer_id, phone = facts[0], facts[5]
         fingerprint = _customer_fingerprint(facts)
         if customer_id in self.accepted:
@@ -595,7 +596,7 @@ class _KnownCustomers:
         return True
 
     def give(self, phone: str, customer_id: int, row: _Row, *, remember: bool) -> None:
-        """From now on the number is the customer's."""
+        """Assign the phone number to the customer."""
         self.holders[phone] = customer_id
         if remember:
             self._remember(_digits(phone), _PHONE_KEY, row, customer_id)
@@ -614,7 +615,7 @@ def _digits(phone: str) -> int:
 
 
 def _same_customer(stored: CustomerFacts, facts: CustomerFacts) -> bool:
-    """Whether a source says what is stored; one without limits does not speak of them."""
+    """Whether the row equals the stored customer; a row without a limit leaves it unchanged."""
     return stored[:6] == facts[:6] and facts[6] in (None, stored[6])
 
 
@@ -638,8 +639,8 @@ def _differing(stored: CustomerFacts, facts: CustomerFacts) -> _Differing:
 
 
 def _another_person(stored: CustomerFacts, facts: CustomerFacts) -> bool:
-    """Whether a source's customer is not the one who is stored under the id: a person may have a
-    new phone number or a new name, but not both at once."""
+    """Whether the row is of another person than the stored customer: both the phone number and the
+    name differ. One of them alone may change."""
     return stored[5] != facts[5] and _full_name(stored) != _full_name(facts)
 
 
@@ -648,7 +649,7 @@ def _full_name(facts: CustomerFacts) -> str:
 
 
 def _limit_given(stored: CustomerFacts | None, facts: CustomerFacts) -> int | None:
-    """The approved limit in paise that storing the row gives the customer; None where it stays."""
+    """The approved limit in paise that the row sets; None if it stays as it is."""
     if stored is None:
         return approved_limit_paise(facts[4]) if facts[6] is None else facts[6]
     return None if facts[6] == stored[6] else facts[6]
@@ -668,7 +669,7 @@ def _reject_limit(merge: _Merge, row: _Row, facts: CustomerFacts, limit: int, ce
 
 
 def _reject_another_person(merge: _Merge, row: _Row, customer_id: int) -> None:
-    """The message has nothing of the stored person, whom the sender need not know."""
+    """Reject the row, without disclosing anything of the stored person."""
     merge.reject(
         row,
         "customer_id",

@@ -3,7 +3,7 @@
 The process reads the next batch while the caller stores this one. It returns numbers and JSON,
 nothing that can be executed.
 
-A process takes half a second to import pandas. While no file is read, one process therefore waits
+A process takes 0.3 s to import pandas. While no file is read, one process therefore waits
 for the next file, with everything imported, and exits when this process does.
 """
 
@@ -31,7 +31,7 @@ from credit_service.spreadsheets.table import SpreadsheetError
 MEMORY_LIMIT_BYTES = 1024**3
 """Address space of the reading process."""
 CPU_LIMIT_SECONDS = 600
-"""Computing time of the reading process."""
+"""CPU time of the reading process."""
 
 _SANDBOXED, _OPENED, _BATCH, _END, _FAILED = b"C", b"O", b"B", b"E", b"F"
 
@@ -63,9 +63,11 @@ class Opened:
 
 
 class Reading:
-    """A file being read. `opened` and `sandbox`, which are the layers in force of
-    `sandbox.LAYERS`, are there with the first batch, and `row_count`, its number of rows, once
-    the batches have ended."""
+    """A file being read.
+
+    `opened` and `sandbox`, the active layers of `sandbox.LAYERS`, are set with the first batch, and
+    `row_count` after the last one.
+    """
 
     def __init__(self, process: "subprocess.Popen[bytes]", output: IO[bytes]) -> None:
         self.process = process
@@ -78,8 +80,8 @@ class Reading:
         """The rows in order, `batch_rows` in each batch but the last.
 
         Raises:
-            SpreadsheetError: the file cannot be read, or asks for more than a file is given.
-            RuntimeError: the reading process was ended, or met a defect of ours.
+            SpreadsheetError: the file cannot be read, or needs more resources than a file is given.
+            RuntimeError: the reading process was ended, or has a defect.
         """
         while True:
             kind = self._output.read(1)
@@ -120,7 +122,7 @@ def reading(file: IO[bytes], order: ReadingOrder) -> Iterator[Reading]:
             finally:
                 reader.process.kill()
     finally:
-        _keep_one_waiting()
+        prepare()
 
 
 class _Reader:
@@ -168,7 +170,8 @@ def _next_reader() -> _Reader:
     return reader or _Reader()
 
 
-def _keep_one_waiting() -> None:
+def prepare() -> None:
+    """Start the process that waits for the next file, unless one waits already."""
     with _lock:
         if not _waiting:
             _waiting.append(_Reader())
@@ -202,7 +205,7 @@ def main() -> None:
     if order.kind == "CUSTOMERS":
         load_phone_plans()
     layers = sandbox.enter(memory_bytes=MEMORY_LIMIT_BYTES, cpu_seconds=CPU_LIMIT_SECONDS)
-    # The parent ends this process when it needs no more.
+    # The parent ends this process when it needs no more batches.
     with suppress(BrokenPipeError):
         _send(output, _SANDBOXED, json.dumps(layers).encode())
         try:

@@ -1,8 +1,8 @@
-"""What a process that opens uploaded files is given, and not given.
+"""The sandbox of processes that open uploaded files.
 
-There a hostile file finds no secrets, no connection and little memory, and a crash of the parser is
-one failed file. How far that holds on a machine, `python -m credit_service.ingestion.sandbox`
-tells.
+A hostile file finds no secrets, no connection and little memory there, and a crash of the parser
+fails one file alone. `python -m credit_service.ingestion.sandbox` prints the layers that a machine
+supports.
 """
 
 import codecs
@@ -19,9 +19,9 @@ from credit_service.ingestion import linux_sandbox
 from credit_service.spreadsheets.table import SpreadsheetError
 
 _SHARED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE")
-# How a process ends that exceeds its limits, or whose parser meets what it cannot bear. The filter
-# refuses the signal that abort() sends: glibc then ends by an instruction, which is SIGSEGV on
-# x86_64 and SIGTRAP on aarch64, and with status 127 where that fails too.
+# The exits of a process that exceeds its limits, or whose parser crashes. The filter rejects the
+# signal of abort(); glibc then exits by an instruction, which is SIGSEGV on x86_64 and SIGTRAP on
+# aarch64, or with status 127.
 _DEADLY = frozenset(
     {
         -signal.SIGXCPU,
@@ -38,29 +38,31 @@ _ENCODINGS = ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1", "cp125
 _TRY_SECONDS = 30.0
 
 LAYERS = ("OWN_USER", "NAMESPACES", "SYSTEM_CALL_FILTER")
-"""What can be in force beyond limits and a clean environment: see docs/security.md."""
+"""Layers beyond limits and a clean environment, if the machine supports them.
+
+See docs/security.md."""
 
 
 def environment() -> dict[str, str]:
-    """The environment of such a process: where to find programs and this package, no secret."""
+    """The environment of a sandboxed process: paths of programs and of this package, no secret."""
     return {name: os.environ[name] for name in _SHARED if name in os.environ} | {
         "PYTHONPATH": str(Path(__file__).parents[2]),
-        # Threads of libraries would each take their share of the address space.
+        # Each thread of a library would take part of the address space.
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }
 
 
 def limit_resources(*, memory_bytes: int, cpu_seconds: int, file_bytes: int = 0) -> None:
-    """Bound this process from now on: its address space, its computing time, what it can write."""
+    """Limit the address space, the CPU time and the file size of this process from now on."""
     for limit, most, spare in (
         (resource.RLIMIT_AS, memory_bytes, 0),
-        # At its hard limit of time a process is killed, which tells nothing; before, it is told.
+        # The soft limit sends SIGXCPU, which names the cause; the hard one sends SIGKILL.
         (resource.RLIMIT_CPU, cpu_seconds, _LAST_SECONDS),
         (resource.RLIMIT_FSIZE, file_bytes, 0),
         (resource.RLIMIT_CORE, 0, 0),
         (resource.RLIMIT_NOFILE, 64, 0),
-        # No processes or threads; root is not held to it until it is another user.
+        # No processes or threads. The limit applies once root has become another user.
         (resource.RLIMIT_NPROC, 0, 0),
     ):
         _, hard = resource.getrlimit(limit)
@@ -69,16 +71,17 @@ def limit_resources(*, memory_bytes: int, cpu_seconds: int, file_bytes: int = 0)
 
 
 def load_encodings() -> None:
-    """Load what files are decoded with, which Python does else when it is first used."""
+    """Load the encodings of files, which Python otherwise loads on first use."""
     for name in _ENCODINGS:
         codecs.lookup(name)
 
 
 def enter(*, memory_bytes: int, cpu_seconds: int, file_bytes: int = 0) -> tuple[str, ...]:
-    """Give up, for good, all that parsing a file does not take; those of LAYERS that are in force.
+    """Give up, for good, everything that parsing a file does not need. Returns the active ones of
+    LAYERS.
 
-    The limits are those of `limit_resources`. What was opened before stays open, and nothing else
-    can be: every module that will be needed must be loaded. Call it before any thread is started.
+    `limit_resources` defines the limits. Open files stay open, and no other file can be opened, so
+    every module must be loaded. Call it before any thread starts.
     """
     load_encodings()
     layers = linux_sandbox.leave() if sys.platform == "linux" else []
@@ -89,9 +92,9 @@ def enter(*, memory_bytes: int, cpu_seconds: int, file_bytes: int = 0) -> tuple[
 
 
 def available_layers() -> tuple[str, ...]:
-    """Those of LAYERS that a process started by this one gets.
+    """Those of LAYERS that a child process of this one can activate.
 
-    Raises OSError, subprocess.SubprocessError, ValueError where none can be started.
+    Raises OSError, subprocess.SubprocessError or ValueError if no child can be started.
     """
     done = subprocess.run(
         [sys.executable, "-P", "-m", __name__],
@@ -105,12 +108,12 @@ def available_layers() -> tuple[str, ...]:
 
 
 def described(layers: Sequence[str]) -> str:
-    """The layers as a person reads them."""
+    """The layers as text for a person."""
     return ", ".join(each.lower().replace("_", " ") for each in layers) or "none"
 
 
 def ended_early(status: int) -> Exception:
-    """What it means that such a process ended with this status before it had answered."""
+    """The error for a sandboxed process that exited with this status before it answered."""
     if status in _DEADLY:
         return SpreadsheetError(
             "FILE_UNSAFE", "Reading the file takes more memory or time than a file is given."

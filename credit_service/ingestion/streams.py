@@ -1,4 +1,4 @@
-"""Rows that come as a stream: exactly once by their offsets, whatever breaks."""
+"""Use case: ingest the rows of a stream exactly once, by their offsets."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -27,11 +27,11 @@ def begin_stream(
     *,
     max_limit_paise: int | None = None,
 ) -> Ingestion:
-    """Create the ingestion, or go on with it under the same header; it may have ended.
+    """Create the ingestion, or continue it under the same header; it may have ended.
 
-    One that failed because its client fell silent or could not read its source runs again, within
-    RESUMABLE_DAYS. Rows are judged by the day on which it was created, and give approved limits of
-    at most `max_limit_paise` as it was then, None for no ceiling.
+    A stream that failed because its client was silent, or could not read its source, continues
+    within RESUMABLE_DAYS. The day of creation stays the import day, and `max_limit_paise`, None for
+    no ceiling, stays the highest approved limit that a row may set.
 
     Raises:
         NotOwnerError: INGESTION_NOT_OWNED, another caller began it.
@@ -60,10 +60,10 @@ def ingest_rows(
     *,
     on_moved: OnMoved | None = None,
 ) -> Ingestion:
-    """Take rows in, in one transaction; each batch of them goes on where the one before it ends.
+    """Store consecutive batches of rows in one transaction.
 
-    Rows that were committed before are compared with those, and not stored again. `on_moved` is
-    told of the customers whose positions the rows moved, after the commit.
+    Rows that are committed already are compared, and not stored again. Calls `on_moved` after the
+    commit, with the customers whose positions changed.
 
     Raises:
         NotFoundError: INGESTION_NOT_FOUND.
@@ -71,9 +71,9 @@ def ingest_rows(
         InvalidRequestError: STREAM_ORDER_INVALID, the rows are not of the ingestion's kind.
         PreconditionFailedError: COMMITTED_ROWS_DIFFER, other rows were committed; INGESTION_ENDED,
             with rows beyond its end.
-        RetryLaterError: others kept rows of these customers, or the ingestion, busy for too long.
+        RetryLaterError: others locked these customers, or the ingestion, for too long.
     """
-    # As in batches.commit_batch: a server that takes no stream does not import pandas.
+    # As in batches.commit_batch: a server without streams does not import pandas.
     from credit_service.ingestion.frames import joined  # noqa: PLC0415
     from credit_service.ingestion.validation import validate_columns  # noqa: PLC0415
 
@@ -99,10 +99,10 @@ def ingest_rows(
 def finish_stream(
     database: Database, ingestion_id: UUID, moment: Moment, *, sent_until: int | None = None
 ) -> Ingestion:
-    """All rows were sent: end the ingestion. Once it has ended, this changes nothing.
+    """End the ingestion of a stream that sent all rows. Does nothing if it has ended.
 
-    `sent_until` is the offset behind the last row that the stream sent, None where it sent none
-    because all were committed before.
+    `sent_until` is the offset after the last row that the stream sent, None if it sent none because
+    all were committed already.
 
     Raises:
         NotFoundError: INGESTION_NOT_FOUND.
@@ -126,8 +126,8 @@ def finish_stream(
 
 
 def fail_stream(database: Database, ingestion_id: UUID, message: str, moment: Moment) -> Ingestion:
-    """The client cannot read its source to the end: end the ingestion as failed. Once it has ended,
-    this changes nothing.
+    """End the ingestion as failed, because the client cannot read its source to the end. Does
+    nothing if it has ended.
 
     Raises:
         NotFoundError: INGESTION_NOT_FOUND.
@@ -140,21 +140,22 @@ def fail_stream(database: Database, ingestion_id: UUID, message: str, moment: Mo
 
 
 def abandon_streams(database: Database, moment: Moment, silence_seconds: float) -> int:
-    """End streams as failed that stored nothing for so long; how many. Safe at once with others."""
+    """End streams as failed that stored nothing for `silence_seconds`. Returns their number.
+    Safe to run concurrently."""
     with database.transaction() as connection:
         found = ingestions.lock_silent_streams(connection, silence_seconds, _ABANDONED_AT_ONCE)
         for ingestion in found:
             message = (
                 f"No row came for {silence_seconds:g} seconds. Resume the stream under the same "
-                f"ingestion id; it goes on after {ingestion.committed_offset:,} rows."
+                f"ingestion id; it continues after {ingestion.committed_offset:,} rows."
             )
             batches.end(connection, ingestion, moment, error=(ingestions.ABANDONED, message))
     return len(found)
 
 
 def forget_failed_streams(database: Database) -> int:
-    """Delete what was kept to resume streams that failed RESUMABLE_DAYS ago or earlier; of how
-    many. Safe at once with others."""
+    """Delete the data for resuming streams that failed at least RESUMABLE_DAYS ago. Returns
+    their number. Safe to run concurrently."""
     count = 0
     while True:
         with database.transaction() as connection:
@@ -164,7 +165,7 @@ def forget_failed_streams(database: Database) -> int:
 
 
 def leave_stream(database: Database, ingestion_id: UUID, moment: Moment) -> None:
-    """A stream broke off and may never be resumed: let the rows that it stored be told of."""
+    """Publish the rows stored by a stream that broke off, which may never be resumed."""
     with database.transaction() as connection:
         ingestion = batches.locked(connection, ingestion_id)
         if not ingestion.has_ended:

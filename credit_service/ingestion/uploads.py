@@ -1,4 +1,4 @@
-"""Files: stored whole where every worker reaches them, and ingested by whichever comes first."""
+"""Use case: store an uploaded file in the database, and ingest it in a worker."""
 
 import errno
 import hashlib
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from credit_service.ingestion.reading import Opened
 
 BATCH_ROWS = 25_000
-"""Rows that one transaction takes in, unless the caller says otherwise."""
+"""Rows of one transaction by default."""
 
 PATIENCE = 20
-"""How often a batch that others keep from its customers is tried again."""
+"""Most retries of a batch whose customers others hold."""
 
 T = TypeVar("T")
 
@@ -51,19 +51,18 @@ def store_upload(
     *,
     max_limit_paise: int | None = None,
 ) -> Ingestion:
-    """Store a file and queue it for the workers. The same file under the same id is stored once.
+    """Store a file and enqueue its task. The same file under the same id is stored once.
 
-    `max_limit_paise` is the highest approved limit that its rows may give, None for no ceiling.
-
-    The file lies on disk until all of it is there and has been looked at; then one transaction
-    stores it and makes the task.
+    `max_limit_paise` is the highest approved limit that a row may set, None for no ceiling. The
+    file is on disk until it is complete and checked; then one transaction stores it and enqueues
+    the task.
 
     Raises:
         InvalidRequestError: UPLOAD_EMPTY, UPLOAD_TOO_LARGE, UPLOAD_CHECKSUM_MISMATCH,
             UPLOAD_UNSUPPORTED or UPLOAD_UNSAFE.
         NotOwnerError: INGESTION_NOT_OWNED, another caller uploaded under the id.
         PreconditionFailedError: INGESTION_HEADER_MISMATCH.
-        OverloadedError: the disk has no room for the file.
+        OverloadedError: the disk is full.
     """
     with _room_on_disk(), tempfile.TemporaryFile() as file:
         size, digest = _spool(file, chunks, max_bytes)
@@ -95,7 +94,7 @@ def store_upload(
 
 @contextmanager
 def _room_on_disk() -> Iterator[None]:
-    """Raise OverloadedError where a temporary file meets a full disk, also when it is closed."""
+    """Raise OverloadedError if a temporary file meets a full disk, also when it is closed."""
     try:
         yield
     except OSError as error:
@@ -107,7 +106,7 @@ def _room_on_disk() -> Iterator[None]:
 
 
 def _spool(file: IO[bytes], chunks: Iterable[bytes], max_bytes: int) -> tuple[int, bytes]:
-    """Write the chunks to the file; its size and SHA-256."""
+    """Write the chunks to the file. Returns its size and SHA-256."""
     digest = hashlib.sha256()
     size = 0
     for chunk in chunks:
@@ -155,12 +154,12 @@ def run_upload(
     on_progress: Callable[[], None] | None = None,
     on_moved: OnMoved | None = None,
 ) -> Ingestion:
-    """Ingest a stored file from where it stands to its end.
+    """Ingest a stored file from the committed offset to its end.
 
-    Killed at any moment, it goes on at the committed offset when it is called again; two at once
-    take each row once between them. `on_progress` is called before each batch, and what it raises
-    ends the run; `on_moved` is told, after each commit, of the customers whose positions it moved.
-    A file that cannot be read ends the ingestion as FAILED, which is no error here.
+    After a kill, a further call continues at the committed offset; concurrent calls store each row
+    once. Calls `on_progress` before each batch, and an exception from it ends the run. Calls
+    `on_moved` after each commit, with the customers whose positions changed. An unreadable file
+    ends the ingestion as FAILED, and raises nothing.
 
     Raises:
         NotFoundError: INGESTION_NOT_FOUND.
@@ -189,9 +188,16 @@ def run_upload(
             return fail_upload(database, ingestion_id, error.code, error.message, clock.moment())
 
 
+def prepare() -> None:
+    """Import what `run_upload` needs, and start the process that reads the first file."""
+    from credit_service.ingestion import reading  # noqa: PLC0415 - see _ingest
+
+    reading.prepare()
+
+
 @contextmanager
 def stored_file(database: Database, ingestion: Ingestion) -> Iterator[IO[bytes] | None]:
-    """The uploaded file on disk; None where its bytes are not those that were uploaded."""
+    """The uploaded file on disk; None if its bytes are not the uploaded ones."""
     with _room_on_disk(), tempfile.TemporaryFile() as file:
         digest = hashlib.sha256()
         for chunk in ingestions.chunks(database, ingestion.ingestion_id):
@@ -211,7 +217,7 @@ def _ingest(
     on_progress: Callable[[], None] | None,
     on_moved: OnMoved | None,
 ) -> Ingestion:
-    # As in batches.commit_batch: a server stores uploads, and a worker reads them.
+    # As in batches.commit_batch: a server stores uploads, and a worker ingests them.
     from credit_service.ingestion.reading import ReadingOrder, reading  # noqa: PLC0415
 
     ingestion_id = ingestion.ingestion_id
@@ -245,7 +251,7 @@ def _ingest(
 
 @cache
 def _log_once(layers: tuple[str, ...]) -> None:
-    """One line of each process says how its readers of files are sandboxed."""
+    """Log the active layers of the sandbox, once in each process."""
     log = _log.info if "SYSTEM_CALL_FILTER" in layers else _log.warning
     log("file_readers_confined", layers=sandbox.described(layers))
 
@@ -274,7 +280,7 @@ def _commit(
 
 
 def _patiently(work: Callable[[], T]) -> T:
-    """Others may hold these customers for a while, and there is no caller who could wait for it."""
+    """Retry while others hold these customers: no caller waits for the result."""
     for _ in range(PATIENCE):
         try:
             return work()
@@ -286,7 +292,7 @@ def _patiently(work: Callable[[], T]) -> T:
 def fail_upload(
     database: Database, ingestion_id: UUID, code: str, message: str, moment: Moment
 ) -> Ingestion:
-    """End an ingestion as FAILED; one that has ended stays as it is.
+    """End an ingestion as FAILED. Does nothing if it has ended.
 
     `code` is a name of IngestionErrorCode. Rows of committed batches stay stored.
 

@@ -1,7 +1,6 @@
-"""The rules for rows: columns of a source become the facts of valid rows and errors for the rest.
+"""Splits rows into valid rows and errors, by one set of rules for workbooks, CSV and streams.
 
-One set of rules for workbooks, CSV and streams, with the limits of the domain. Every bad column of
-a row is reported, not only the first.
+The limits are those of the domain. Every bad column of a row is reported, not only the first.
 """
 
 import re
@@ -35,11 +34,11 @@ from credit_service.spreadsheets.cell_values import Form
 from credit_service.spreadsheets.columns import Kind
 
 MAX_ID = 10**15 - 1
-"""Largest customer or loan id that an import may bring, as the tables have it."""
+"""Largest customer or loan id of an import: `tables.MAX_IMPORTED_ID`."""
 MAX_CUSTOMER_ID_OF_LOAN = 2**53 - 1
 """Largest customer id that a loan may name: the customer may have been registered here."""
 MAX_INSTALLMENT_PAISE = 2 * loan_rules.MAX_PRINCIPAL_PAISE
-"""A source's installment is taken as it is; beyond this it is a slip of the pen."""
+"""Largest installment of a source, which is not checked otherwise."""
 MAX_LIMIT_PAISE = 1_000 * 10_000_000 * RUPEE_PAISE
 """Largest approved limit of a source: ₹1,000 crore."""
 FIRST_START_DATE = date(1900, 1, 1)
@@ -65,7 +64,7 @@ _EXPECTED: Mapping[str, str] = {
     "": "as many values as the header has columns",
 }
 _INR_ONLY = "an amount in INR"
-# How a number of each column is written, said where a cell holds none.
+# Examples of each column's numbers, for a cell without a number.
 _WRITTEN: Mapping[str, str] = {
     "customer_id": "in digits alone, such as 1024",
     "loan_id": "in digits alone, such as 7001",
@@ -85,13 +84,13 @@ _DAY_ALONE = (
 
 @dataclass
 class _Rows:
-    """The columns of a batch on their way to facts and errors."""
+    """The columns of a batch during its validation."""
 
     offset: int
     row_numbers: Ints
-    # (row, column) → (code, found) of cells that the source could not put into the column.
+    # (row, column) → (code, found) of cells that fit no field.
     unreadable: Mapping[tuple[int, str], tuple[int, str]] = field(default_factory=dict)
-    # What a row's error expects, where that is not what the column always expects.
+    # The expected value of a single row, if it differs from the column's.
     expected: dict[tuple[int, str], str] = field(default_factory=dict)
     _names: list[str] = field(default_factory=list)
     _problems: list[Problems] = field(default_factory=list)
@@ -102,7 +101,7 @@ class _Rows:
         return len(self.row_numbers)
 
     def add(self, name: str, problems: Problems, found: Callable[[int], str]) -> None:
-        """Take a column up; what is wrong with it can still be added to `problems`."""
+        """Add a column. Later rules can still add to its `problems`."""
         for (row, column), (code, _) in self.unreadable.items():
             if column == name:
                 problems[row] = code
@@ -113,7 +112,7 @@ class _Rows:
     def number(
         self, name: str, column: Numbers, least: int, most: int, *, optional: bool = False
     ) -> Ints:
-        """Take a column of numbers up; they must be from `least` to `most`.
+        """Add a column of numbers, which must be `least` to `most`. Returns its values.
 
         A missing value of an optional column is NO_LIMIT.
         """
@@ -277,7 +276,8 @@ _TEXTS_OF_CUSTOMERS = ("first_name", "last_name", "phone_number")
 
 
 def validate_columns(columns: Columns, offset: int, import_day: date) -> Batch:
-    """The rows of a stream's batch, with their digests; arguments as of `validate_block`."""
+    """Validate the rows of a stream's batch, and add their digests. `validate_block` defines the
+    arguments."""
     numbers_of_rows = wire.row_numbers(columns, offset)
     if isinstance(columns, LoanColumns):
         numbers = {
@@ -315,7 +315,8 @@ def validate_columns(columns: Columns, offset: int, import_day: date) -> Batch:
 def _unreadable(
     columns: Columns, known: Mapping[str, Numbers | Texts]
 ) -> dict[tuple[int, str], tuple[int, str]]:
-    """What the client could not put into fields; a column of no name here is the row's fault."""
+    """(code, found) of the cells that fit no field of the client. An unknown column is an error
+    of the row."""
     found: dict[tuple[int, str], tuple[int, str]] = {}
     for cell in columns.unreadable:
         name = cell.column if cell.column in known else ""
@@ -435,7 +436,7 @@ def _names(rows: _Rows, column: str, texts: Texts) -> list[str]:
     rows.add(column, texts.problems, texts.found)
     names = []
     for row, text in enumerate(texts.values):
-        # Letters of ASCII alone need no look at each character.
+        # Only letters of ASCII need no check of each character.
         if text.isascii() and text.isalpha() and len(text) <= customer_rules.MAX_NAME_LENGTH:
             names.append(text)
             continue
@@ -462,8 +463,8 @@ def _phones(rows: _Rows, texts: Texts) -> list[str]:
 
 
 def load_phone_plans() -> None:
-    """Load the numbering plans of all countries, about 50 ms; else each is loaded from its file
-    when the first number of its country comes."""
+    """Load the numbering plans of all countries, in about 50 ms. Otherwise the first number of
+    each country loads its file."""
     PhoneMetadata.load_all()
 
 
@@ -479,10 +480,11 @@ _INDIAN_MOBILE = _indian_pattern("mobile")
 
 
 def phone_number(text: str) -> str:
-    """As `domain.customers.parse_phone_number`, fifty times as fast for Indian mobile numbers.
+    """Return what `domain.customers.parse_phone_number` returns, 50 times as fast for Indian
+    mobiles.
 
-    A national number of ten digits that is in the numbering plan's pattern, and in its pattern of
-    mobiles, is what the parser's own rules come to for the usual ways of writing one.
+    For the usual spellings of a national number of ten digits, matching the numbering plan's
+    general pattern and its pattern of mobiles gives the parser's own result.
     """
     match = _USUAL_PHONE.fullmatch(text)
     if match is not None:

@@ -1,6 +1,7 @@
-"""Rows of a stream as columns: what the wire's types hold, decoded as `cells` decodes a file's.
+"""Columns of the rows of a stream, decoded from the wire's types like the cells of a file.
 
-The edge fills these from messages by one list a field, which costs a fraction of an object a row.
+The rpc layer fills one list for each field, at a fraction of the cost of an object for each row.
+The amounts are decoded by hand: pandas has no exact type for units and nanos.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,7 +15,7 @@ from credit_service.ingestion.cells import MISSING, NUMBER_OF, OK, Ints, Numbers
 
 @dataclass(frozen=True, slots=True)
 class MoneyColumn:
-    """google.type.Money a row; `missing` are the indexes of rows that have none."""
+    """google.type.Money of each row; `missing` are the indexes of rows without one."""
 
     units: Sequence[int]
     nanos: Sequence[int]
@@ -24,7 +25,7 @@ class MoneyColumn:
 
 @dataclass(frozen=True, slots=True)
 class DateColumn:
-    """google.type.Date a row; 0, 0, 0 is none."""
+    """google.type.Date of each row; 0, 0, 0 is a missing date."""
 
     years: Sequence[int]
     months: Sequence[int]
@@ -35,7 +36,7 @@ class DateColumn:
 class UnreadableCell:
     """A cell of the client's source that fits no field; `row` is the row's index in the batch.
 
-    `code` is a name of RowErrorCode, empty where the column is to tell it.
+    `code` is a name of RowErrorCode; if it is empty, the column decides.
     """
 
     row: int
@@ -46,9 +47,9 @@ class UnreadableCell:
 
 @dataclass(frozen=True, slots=True)
 class CustomerColumns:
-    """Customers of a batch; None is an absent value, '' an absent text.
+    """Customers of a batch; None is a missing value, '' a missing text.
 
-    `row_numbers` is empty, or holds the client's number for each row, None for those without.
+    `row_numbers` is empty, or holds the client's number of each row, None for rows without one.
     """
 
     customer_id: Sequence[int | None]
@@ -64,9 +65,9 @@ class CustomerColumns:
 
 @dataclass(frozen=True, slots=True)
 class LoanColumns:
-    """Loans of a batch; None is an absent value. `interest_rate` is a decimal as text, percent.
+    """Loans of a batch; None is a missing value. `interest_rate` is a decimal as text, in percent.
 
-    `row_numbers` is empty, or holds the client's number for each row, None for those without.
+    `row_numbers` is empty, or holds the client's number of each row, None for rows without one.
     """
 
     customer_id: Sequence[int | None]
@@ -87,14 +88,14 @@ Columns = CustomerColumns | LoanColumns
 
 @dataclass(frozen=True, slots=True)
 class RowBatch:
-    """Rows of a stream, the first of them the `offset`-th."""
+    """Rows of a stream, from `offset` on."""
 
     offset: int
     columns: Columns
 
     @property
     def row_count(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return len(self.columns.customer_id)
 
     @property
@@ -102,8 +103,9 @@ class RowBatch:
         """The offset of the row after the last."""
         return self.offset + self.row_count
 
-    def goes_on(self, before: "RowBatch") -> bool:
-        """Whether its rows are of the kind of another batch's, and come next after them."""
+    def continues(self, before: "RowBatch") -> bool:
+        """Whether the rows are of the same kind as those of another batch, and follow them
+        directly."""
         return self.offset == before.end and type(self.columns) is type(before.columns)
 
 
@@ -112,7 +114,7 @@ _MOST_UNITS = 10**15
 
 
 def integers(column: Sequence[int | None]) -> Numbers:
-    """Whole numbers, which may be absent."""
+    """Decode whole numbers, some of them missing."""
     problems = np.zeros(len(column), np.uint8)
     if None in column:
         problems[[value is None for value in column]] = MISSING
@@ -123,14 +125,14 @@ def integers(column: Sequence[int | None]) -> Numbers:
 
 
 def money(column: MoneyColumn) -> Numbers:
-    """Amounts in paise."""
+    """Decode amounts as paise."""
     units = np.array(column.units, np.int64)
     nanos = np.array(column.nanos, np.int64)
     problems = np.zeros(len(units), np.uint8)
     problems[nanos % _NANOS_IN_PAISA != 0] = cells.TOO_PRECISE
     # Units and nanos have one sign, and nanos are less than a unit.
     problems[(np.abs(nanos) >= 10**9) | (units * np.sign(nanos) < 0)] = cells.NOT_A_NUMBER
-    # Not abs(): the lowest number of 64 bits has no opposite.
+    # Not abs(): the lowest 64-bit number has no opposite.
     far = (units >= _MOST_UNITS) | (units <= -_MOST_UNITS)
     problems[far] = cells.OUT_OF_RANGE
     paise = np.where(far, 0, units) * 100 + nanos // _NANOS_IN_PAISA
@@ -152,12 +154,12 @@ def money(column: MoneyColumn) -> Numbers:
 
 
 def percents(column: Sequence[str]) -> Numbers:
-    """Yearly rates in percent as basis points."""
+    """Decode yearly rates in percent as basis points."""
     return cells.numbers(column, "DECIMAL")
 
 
 def dates(column: DateColumn) -> Numbers:
-    """Days since 1970-01-01."""
+    """Decode days as days since 1970-01-01."""
     year, month, day = (
         np.array(part, np.int64) for part in (column.years, column.months, column.days)
     )
@@ -176,12 +178,12 @@ def dates(column: DateColumn) -> Numbers:
 
 
 def texts(column: Sequence[str]) -> Texts:
-    """Text, which is absent where it is blank."""
+    """Decode text; blank text is missing."""
     return cells.texts(column)
 
 
 def row_numbers(columns: Columns, offset: int) -> Ints:
-    """The client's row numbers; a row without one has its place in the stream, counted from 1."""
+    """The client's row numbers. A row without one has its place in the stream, from 1."""
     count = len(columns.customer_id)
     numbers = np.arange(offset + 1, offset + count + 1, dtype=np.int64)
     for index, number in enumerate(columns.row_numbers):

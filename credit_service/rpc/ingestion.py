@@ -145,7 +145,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         def fits(request: pb.IngestRowsRequest | RowBatch) -> bool:
             return (
                 isinstance(request, RowBatch)
-                and request.goes_on(found[-1])
+                and request.continues(found[-1])
                 and request.row_count <= room_rows
             )
 

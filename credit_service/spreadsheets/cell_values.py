@@ -1,8 +1,7 @@
-"""What the cells of a sheet mean: numerals as people write them, percentages, days.
+"""The meaning of a sheet's cells: numerals as people write them, percentages, days.
 
-One meaning for the client, which streams the rows of a file, and for the service, which reads
-uploaded ones. Nothing is guessed: a cell that can be read in two ways is refused with a code of
-RowErrorCode.
+The client, which streams the rows of a file, and the service, which reads uploaded ones, share it.
+Nothing is guessed: a cell with two readings is rejected with a code of RowErrorCode.
 """
 
 import re
@@ -22,7 +21,7 @@ _NUMERAL = r"[+-]?(?:[0-9]{1,200}(?:\.[0-9]{0,200})?|\.[0-9]{1,200})"
 _PLAIN = re.compile(_NUMERAL)
 _PERCENTAGE = re.compile(rf"({_NUMERAL})\s*%(?:\s*(?:p\.?\s*a\.?|per\s+annum))?", re.IGNORECASE)
 # 1,00,000 (two digits a group but for the last) or 100,000 (three digits a group).
-# A group of digits never begins with 0: what looks so (0,500) is a decimal comma.
+# A group never begins with 0: in 0,500 the comma is a decimal one.
 _GROUPED = re.compile(
     r"[+-]?(?=[1-9])(?:[0-9]{1,2}(?:,[0-9]{2}){0,60},[0-9]{3}|[0-9]{1,3}(?:,[0-9]{3}){1,60})"
     r"(?:\.[0-9]{0,200})?"
@@ -33,11 +32,11 @@ _AMOUNT = re.compile(
 
 
 def plain_numeral(text: str, form: Form) -> str | None:
-    """The number that a text means, as a numeral such as -12500.50; None where it is none.
+    """The number in a text, as a numeral such as -12500.50; None if there is none.
 
-    An amount may be grouped (1,00,000.50 or 100,000.50) and say rupees (₹ 50,000 or Rs. 50,000/-),
-    a rate may end in a percent sign. An exponent is not read: it is what is left of a number that a
-    spreadsheet cut short.
+    An amount may be grouped (1,00,000.50 or 100,000.50) and name rupees (₹ 50,000 or Rs. 50,000/-),
+    and a rate may end in a percent sign. An exponent is not read: a spreadsheet writes one where it
+    has shortened the number.
     """
     text = text.strip()
     if _PLAIN.fullmatch(text):
@@ -83,8 +82,8 @@ _HALF_A_MINUTE = timedelta(seconds=30)
 def day_of_moment(moment: datetime) -> tuple[date | None, DayCode]:
     """The day of a date cell with a time, which must be midnight to the nearest minute.
 
-    JavaScript writers leave midnight in India ten seconds off. Any other time is refused: what a
-    time zone shifted may lie on another day.
+    JavaScript writers leave midnight in India ten seconds off. Any other time is rejected: after a
+    shift of the time zone it may be another day.
     """
     try:
         rounded = moment + _HALF_A_MINUTE
@@ -96,7 +95,7 @@ def day_of_moment(moment: datetime) -> tuple[date | None, DayCode]:
 
 
 def day_of_text(text: str, order: DateOrder | None = None) -> tuple[date | None, DayCode]:
-    """The day that a text means: ISO 8601, a month's English name, or digits in a known order.
+    """The day in a text: ISO 8601, a month's English name, or digits in a known order.
 
     Digits with the year last, such as 03-04-2024, are DATE_AMBIGUOUS without an order, unless both
     orders give the same day.
@@ -126,12 +125,12 @@ def day_of_text(text: str, order: DateOrder | None = None) -> tuple[date | None,
 
 def needs_order(text: str) -> bool:
     """Whether a text is a date in digits with the year last."""
-    # Most dates begin with their year, which is seen without a pattern.
+    # Most dates begin with their year, and need no pattern.
     return not text[:4].isdecimal() and _YEAR_LAST.fullmatch(text.strip()) is not None
 
 
 def possible_orders(texts: Iterable[str]) -> frozenset[DateOrder]:
-    """The orders in which every one of these texts exists that needs one: both, one or none."""
+    """The orders in which all of these texts that need an order are dates: both, one or none."""
     orders: frozenset[DateOrder] = frozenset(("DMY", "MDY"))
     for text in texts:
         match = _YEAR_LAST.fullmatch(text.strip())
@@ -141,13 +140,13 @@ def possible_orders(texts: Iterable[str]) -> frozenset[DateOrder]:
 
 
 def readings(text: str) -> tuple[date, ...]:
-    """The days that digits with the year last may mean: none, one, or the two of both orders."""
+    """The possible days of digits with the year last: none, one, or one for each order."""
     match = _YEAR_LAST.fullmatch(text.strip())
     return () if match is None else tuple(dict.fromkeys(_readings(match).values()))
 
 
 def _readings(match: re.Match[str]) -> dict[DateOrder, date]:
-    """The days that digits with the year last may mean, by the order."""
+    """The possible days of digits with the year last, by order."""
     first, second, year = match[1], match[3], match[4]
     candidates: tuple[tuple[DateOrder, date | None], ...] = (
         ("DMY", _date(year, second, first)),
@@ -173,7 +172,7 @@ def _date(year: str, month: str, day: str) -> date | None:
 
 
 def _at(day: date | None, time: tuple[str | None, ...]) -> tuple[date | None, DayCode]:
-    """The day, where the time beside it is midnight or missing."""
+    """The day, if the time beside it is midnight or missing."""
     if day is None:
         return None, "DATE_INVALID"
     hours, minutes, seconds = (int(part or 0) for part in time)

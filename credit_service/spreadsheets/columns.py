@@ -1,7 +1,7 @@
-"""The columns of customer and loan files, and the headers that each goes by.
+"""The columns of customer and loan files, and their headers.
 
-One list for the client, which streams the rows of a file, and for the service, which reads uploaded
-files. Imports nothing of ours, so that both may use it.
+The client, which streams the rows of a file, and the service, which reads uploaded ones, share it.
+It imports no module of ours, so that both may import it.
 """
 
 import re
@@ -24,10 +24,11 @@ Unit = Literal["", "RUPEES", "RUPEES_A_MONTH", "PERCENT_A_YEAR", "MONTHS", "YEAR
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`field` is its name in the contract, `headers` what files call it, the usual one first.
+    """`field` is the column's name in the contract; `headers` are its names in files, the usual one
+    first.
 
     A header may add the column's unit: "Loan Amount (INR)", "Tenure in months". `second_choice` are
-    headers that name the column only where no other header does.
+    headers that name the column only if no other header does.
     """
 
     field: str
@@ -133,15 +134,15 @@ COLUMNS: Mapping[Kind, tuple[Column, ...]] = {
 
 
 SUMMARY_TITLE = "Ingestion summary"
-"""What the summary sheet of an annotated workbook begins with. A sheet whose first row holds this
-and nothing else is no rows: it is passed over, so that the corrected workbook can be sent again."""
+"""The first cell of the summary sheet of an annotated workbook. A sheet whose first row holds only
+this is ignored, so that the corrected workbook can be sent again."""
 REASONS_HEADER = "Rejected because"
-"""The header of the column of reasons in an annotated workbook. As it stands for no field, it is
-passed over like any other column that is not known."""
+"""The header of the column of reasons in an annotated workbook, which is ignored like any other
+unknown column."""
 
 
 class ColumnsError(ValueError):
-    """The headers of a file do not tell which column is which. The message says what to mend."""
+    """The headers do not identify the columns. The message says what to correct."""
 
 
 class MissingColumnError(ColumnsError):
@@ -157,7 +158,7 @@ class UnitError(ColumnsError):
 
 
 def normalized(header: object) -> str:
-    """A header without what headers are matched without regard to: case, spaces, punctuation."""
+    """The letters and digits of a header, without case: what headers are matched by."""
     return "".join(char for char in str(header).casefold() if char.isalnum())
 
 
@@ -229,11 +230,11 @@ _ANY_UNIT = (
     frozenset().union(*_UNIT_WORDS.values(), _MULTIPLES, _CURRENCIES, _SPANS, _FRACTIONS)
     - _OF_NO_UNIT
 )
-"""Words that tell a unit. One that is not the column's own must not be read as if it were."""
+"""Words of units. A word of another unit than the column's is an error, and never ignored."""
 
 
 def _words(header: object) -> tuple[str, ...]:
-    """The words of a header in small letters, with signs and abbreviations spelled out."""
+    """The words of a header in lower case, with signs and abbreviations spelled out."""
     text = unicodedata.normalize("NFKC", str(header)[:_MAX_WORDS_CHARS])
     text = _CAMEL_CASE.sub(" ", text).casefold()
     for pattern, spelled in _SPELLED:
@@ -250,7 +251,7 @@ _NAMES: Mapping[Kind, Mapping[str, tuple[Column, bool]]] = {
             (column.second_choice, False),
             ((column.field, *column.headers), True),
         )
-        # As it stands and with signs spelled out.
+        # Both as written and with signs spelled out.
         for header in names
         for name in (normalized(header), "".join(_words(header)))
     }
@@ -260,7 +261,8 @@ _NAMES: Mapping[Kind, Mapping[str, tuple[Column, bool]]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Meaning:
-    """What a header says: a column, whether in its own unit, and whether it is a first choice."""
+    """The meaning of a header: its column, whether the unit is the column's, and whether it is a
+    first choice."""
 
     column: Column
     unit_fits: bool
@@ -292,13 +294,13 @@ def _meaning(kind: Kind, header: object) -> _Meaning | None:
 
 
 def _has_no_sign(header: object) -> bool:
-    """Whether nothing in the header is lost when only letters and digits are kept."""
+    """Whether letters and digits alone keep the meaning of the header."""
     return not any(sign in str(header) for sign in "%$€£₹/'\u2019")
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """Which header stands for which field, and which are in another unit."""
+    """The header of each field, and the headers in another unit."""
 
     columns: Mapping[str, int]
     wrong_units: Mapping[str, int]
@@ -334,7 +336,7 @@ def _read(kind: Kind, headers: Sequence[object]) -> _Reading:
 
 
 def match(kind: Kind, headers: Sequence[object]) -> dict[str, int]:
-    """Field name → index of its column; headers that are not known are ignored.
+    """Field name → index of its column. Ignores unknown headers.
 
     Raises:
         MissingColumnError, AmbiguousColumnError, UnitError
@@ -360,7 +362,7 @@ def match(kind: Kind, headers: Sequence[object]) -> dict[str, int]:
 
 
 def listed(headers: Sequence[object]) -> str:
-    """Headers in a sentence, as far as there is room for them."""
+    """The headers in a sentence, cut after a number of them."""
     named = [_quoted(each) for each in headers if str(each).strip()]
     more = f" and {len(named) - _MAX_LISTED} more" if len(named) > _MAX_LISTED else ""
     return f"{', '.join(named[:_MAX_LISTED])}{more}" or "none"
@@ -374,7 +376,7 @@ def _quoted(header: object) -> str:
 
 
 def shown(name: object) -> str:
-    """A name from a file on one line, without characters that show nothing."""
+    """A name from a file on one line, without invisible characters."""
     text = "".join(char if char.isprintable() else " " for char in str(name))
     return " ".join(text.split())
 
@@ -404,7 +406,7 @@ def _unit_error(kind: Kind, field: str, header: object) -> UnitError:
 
 
 def ignored(kind: Kind, headers: Sequence[object]) -> tuple[str, ...]:
-    """The headers of columns that are not read: at most MAX_IGNORED, each cut to its first
+    """The headers of columns that are not read: at most MAX_IGNORED, each cut to
     MAX_HEADER_CHARS characters."""
     used = set(_read(kind, headers).columns.values())
     names = [shown(header) for index, header in enumerate(headers) if index not in used]
@@ -413,13 +415,12 @@ def ignored(kind: Kind, headers: Sequence[object]) -> tuple[str, ...]:
 
 
 def headers_of(headers: Sequence[object], columns: Mapping[str, int]) -> dict[str, str]:
-    """Field name → its header, cut to the first MAX_HEADER_CHARS characters; `columns` as of
-    `match`."""
+    """Field name → its header, cut to MAX_HEADER_CHARS characters; `match` returns `columns`."""
     return {field: shown(headers[index])[:MAX_HEADER_CHARS] for field, index in columns.items()}
 
 
 def known_columns(headers: Sequence[object], kind: Kind | None = None) -> int:
-    """How many columns of the kind, or of the kind they fit best, these headers name."""
+    """The number of columns that these headers name, of the kind or of the best fitting one."""
     return max(len(_named(each, headers)) for each in _kinds(kind))
 
 
@@ -436,14 +437,14 @@ def _kinds(kind: Kind | None) -> Iterable[Kind]:
 
 
 def _named(kind: Kind, headers: Sequence[object]) -> set[str]:
-    """The fields that headers name, in whatever unit."""
-    # A cell with a number, which is no header, would cost a look for nothing.
+    """The fields that the headers name, in any unit."""
+    # A number is no header, and need not be matched.
     texts = (header for header in headers if isinstance(header, str))
     return {each.column.field for header in texts if (each := _meaning(kind, header)) is not None}
 
 
 def detect(headers: Sequence[object]) -> Kind | None:
-    """What the rows under these headers are; None when they fit neither kind better."""
+    """The kind of rows under these headers; None if neither kind fits better."""
     shares = {kind: len(_named(kind, headers)) / len(COLUMNS[kind]) for kind in COLUMNS}
     if shares["LOANS"] == shares["CUSTOMERS"] or max(shares.values()) < 0.5:
         return None

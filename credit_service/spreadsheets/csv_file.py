@@ -53,11 +53,11 @@ _Record = tuple[int, list[str]]
 
 
 def _headed_csv(file: BinaryIO, kind: Kind | None) -> tuple[list[_Record], Iterator[_Record]]:
-    """The records to the header, which is the last of them, and those below it."""
+    """The records up to the header, which is the last of them, and the records below it."""
     file.seek(0)
     utf16 = file.read(2) in UTF16_MARKS
     file.seek(0)
-    # Not closed here: the file is the caller's.
+    # Not closed here: the caller owns the file.
     text = io.TextIOWrapper(file, encoding="utf-16" if utf16 else "utf-8-sig", newline="")
     records = _csv_records(text, kind)
     read: list[_Record] = []
@@ -84,7 +84,7 @@ _LINE_CHARS = 65_536
 
 
 def _csv_records(text: io.TextIOWrapper, kind: Kind | None) -> Iterator[_Record]:
-    """The line each record begins in, and its cells."""
+    """The line of the beginning of each record, and its cells."""
     line = 1
     try:
         separator, skipped = _separator(text, kind)
@@ -113,10 +113,10 @@ def _csv_records(text: io.TextIOWrapper, kind: Kind | None) -> Iterator[_Record]
 
 
 def _separator(text: io.TextIOWrapper, kind: Kind | None) -> tuple[str, int]:
-    """The separator, and how many lines before the records only name it.
+    """The separator, and the number of lines before the records that only name it.
 
-    It is the one that the first line names as Excel does (sep=;), else the one by which some of the
-    first lines names the most columns, else the most frequent in the first line.
+    The first line may name it as Excel does (sep=;). Otherwise it is the one by which one of the
+    first lines names the most columns, or else the most frequent one in the first line.
     """
     lines = [text.readline(_LINE_CHARS) for _ in range(MAX_HEADER_ROWS)]
     if match := _SEPARATOR_LINE.fullmatch(lines[0]):

@@ -1,4 +1,4 @@
-"""Which cells of a workbook are shown as percentages, from its styles (ECMA-376, part 1, 18.8)."""
+"""Percent formats of the cells of a workbook, from its styles (ECMA-376, part 1, 18.8)."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -7,8 +7,8 @@ from xml.etree import ElementTree as ET
 
 _BUILT_IN_PERCENT = frozenset({9, 10})
 
-# What a format code shows as it stands: quoted text, an escaped character, `_x` (a gap as wide as
-# x) and `*x` (x repeated to fill the cell).
+# Literals of a format code: quoted text, an escaped character, `_x` (a gap as wide as x) and `*x`
+# (x repeated to fill the cell).
 _LITERAL = re.compile(r'"[^"]*"?|\\.|_.|\*.', re.DOTALL)
 _BRACKETED = re.compile(r"\[([^\]]*)\]")
 _CONDITION = re.compile(r"(<=|>=|<>|<|>|=)\s*(-?[0-9]+(?:\.[0-9]+)?)")
@@ -23,7 +23,7 @@ _COMPARISONS: Mapping[str, Callable[[Decimal, Decimal], bool]] = {
 
 
 class PercentFormat:
-    """A number format that shows some values as percentages, perhaps not all."""
+    """A number format that shows some or all values as percentages."""
 
     def __init__(self, code: str) -> None:
         # (condition or None, whether the section shows a percentage)
@@ -74,10 +74,10 @@ _LETTERS_OF_DATES = re.compile(r"[dmyhs]", re.IGNORECASE)
 
 
 def without_misleading_formats(styles: ET.Element) -> bytes | None:
-    """The styles part with plain formats where a reader could see a date in that of a number: in
-    `Rs. #,##0`, which should quote its letters, or `Standard`, which is General in other languages.
+    """The styles part without formats of numbers that a reader could take for dates: `Rs. #,##0`,
+    which should quote its letters, or `Standard`, which is General in other languages.
 
-    None where there is no such format.
+    None if there is no such format.
     """
     changed = False
     for element in styles.iterfind("{*}numFmts/{*}numFmt"):
@@ -90,7 +90,7 @@ def without_misleading_formats(styles: ET.Element) -> bytes | None:
 
 
 def percent_styles(styles: ET.Element) -> dict[int, PercentFormat]:
-    """The cell styles of a styles part that show percentages: index of the style → its format."""
+    """Index → format of the cell styles that show percentages."""
     codes: dict[int, str] = {}
     for element in styles.iterfind("{*}numFmts/{*}numFmt"):
         identity, code = element.get("numFmtId", ""), element.get("formatCode", "")

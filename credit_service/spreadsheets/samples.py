@@ -1,7 +1,7 @@
 """Sample workbooks in the layout of the public exercise, of any size, with no real person in them.
 
-The same (customers, loans, seed, day) always gives the same bytes. Six customers are made to
-measure, out of closed loans wherever their score matters, so that they keep it on any later day:
+The same (customers, loans, seed, day) always gives the same bytes. Six featured customers have
+closed loans wherever their score matters, so that the score stays the same on any later day:
 
 | customer | score    | what it shows                                                            |
 |----------|----------|--------------------------------------------------------------------------|
@@ -136,7 +136,7 @@ _LAST_NAMES = (
     "Pillai Rao Reddy Saxena Sharma Shetty Singh Thomas Tiwari Varma Yadav"
 )
 
-# Of each customer made to measure: (loan id, months since its end, principal in rupees, tenure,
+# Of each featured customer: (loan id, months since its end, principal in rupees, tenure,
 # EMIs paid on time). Closed for years: neither the day nor the year of the import moves a score.
 _CLOSED_LOANS: dict[int, tuple[tuple[int, int, int, int, int], ...]] = {
     # 120/120 on time, 12 lakh, 6 loans: 35 + 25 + 12 = 72, before the active loan below.
@@ -247,7 +247,7 @@ def further_loans(
 
 
 def featured_loans(today: date) -> list[SampleLoan]:
-    """The loans of the customers made to measure."""
+    """The loans of the featured customers."""
     closed = [
         _loan(customer_id, loan_id, principal, tenure, 1200, on_time, _ago(today, ended + tenure))
         for customer_id, loans in _CLOSED_LOANS.items()
@@ -301,7 +301,7 @@ def check_sizes(customers: int, loans: int) -> None:
 
 def write_workbook(path: Path, headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
     """Write one sheet of numbers, text and dates as .xlsx, the header in its first row."""
-    # openpyxl takes a quarter of a second to import, for which no command starts later.
+    # Importing openpyxl takes 0.3 s, which other commands save.
     from credit_service.spreadsheets.workbook_writer import write_table  # noqa: PLC0415
 
     with path.open("wb") as file:

@@ -1,7 +1,6 @@
-"""Read .xlsx workbooks and CSV files as blocks of cells, in bounded memory, trusting neither.
+"""Reads .xlsx workbooks and CSV files as blocks of cells, in bounded memory, and trusts neither.
 
-One reader for the client, which streams the rows of a file, and for the service, which reads
-uploaded files.
+The client, which streams the rows of a file, and the service, which reads uploaded ones, share it.
 """
 
 import re
@@ -29,12 +28,12 @@ from credit_service.spreadsheets.xlsx_sheets import (
 def open_source(
     file: BinaryIO, filename: str, kind: Kind | None = None, date_order: DateOrder | None = None
 ) -> Source:
-    """The rows of a seekable file, recognised by its content; `kind` None: by the header.
+    """The rows of a seekable file, recognised by its content; with `kind` None, by its header.
 
     The header is the row that names the most columns among the first MAX_HEADER_ROWS, in the first
     visible sheet where it fits. Texts such as 31-03-2024 in date columns have the order
-    `date_order`, or, where that is None, the one order in which all dates of the column exist, for
-    which the file is read once more when the first such text is met.
+    `date_order`. If that is None, they have the only order in which all dates of the column exist;
+    to find it, the file is read once more at the first such text.
 
     Raises:
         SpreadsheetError
@@ -65,7 +64,7 @@ def _with_only_orders(
 ) -> Iterator[Block]:
     """The blocks with the order of each column that allows only one.
 
-    `another` reads all the blocks once more; it is called at the first text that needs an order.
+    Calls `another`, which reads all blocks once more, at the first text that needs an order.
     """
     for block in blocks:
         if any(map(cell_values.needs_order, _distinct_texts(block, names))):
@@ -105,8 +104,8 @@ def _distinct_texts(block: Block, names: Sequence[str]) -> Iterator[str]:
 
 
 def kinds(file: BinaryIO, filename: str) -> tuple[Kind, ...]:
-    """What the rows of a seekable file are: both kinds for a workbook with a sheet of each,
-    customers first.
+    """The kinds of rows in a seekable file: both for a workbook with a sheet of each, customers
+    first.
 
     Raises:
         SpreadsheetError: the file cannot be read, or no header fits.
@@ -124,8 +123,8 @@ def kinds(file: BinaryIO, filename: str) -> tuple[Kind, ...]:
 
 
 def open_table(file: BinaryIO, filename: str, kind: Kind) -> Table:
-    """The same rows as `open_source` finds, with what it passes over; of a file whose header fits
-    nowhere, those of the first sheet that has any.
+    """The rows that `open_source` finds, with everything that it ignores. If no header fits, the
+    rows of the first sheet that has any.
 
     Raises:
         SpreadsheetError: the file cannot be read at all.
@@ -136,11 +135,11 @@ def open_table(file: BinaryIO, filename: str, kind: Kind) -> Table:
 
 
 def check(file: BinaryIO, filename: str) -> Literal["xlsx", "csv"]:
-    """The format of a seekable file, without opening what is in it.
+    """The format of a seekable file, without reading its content.
 
     Raises:
-        SpreadsheetError: it is empty, of another format, not what its name says, damaged, or
-            beyond a limit.
+        SpreadsheetError: the file is empty, of another format than it must be or its name says,
+            damaged, or beyond a limit.
     """
     file.seek(0)
     head = file.read(8192)
@@ -170,7 +169,7 @@ def check(file: BinaryIO, filename: str) -> Literal["xlsx", "csv"]:
             "FILE_UNREADABLE", "The file is named .xlsx, but its content is no workbook."
         )
     if head.startswith(UTF16_MARKS):
-        # A character cut in two at the end says nothing.
+        # The end may cut a character in two.
         head = head[: len(head) // 2 * 2].decode("utf-16", "ignore").encode()
     if re.search(rb"[\x00-\x08\x0e-\x1f\x7f]", head):
         raise SpreadsheetError(

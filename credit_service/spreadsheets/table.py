@@ -1,4 +1,4 @@
-"""What a file holds, whatever its format: cells, blocks of rows, and columns matched to fields."""
+"""The content of a file of any format: cells, blocks of rows, and columns matched to fields."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,8 @@ ErrorCode = Literal[
 
 
 class SpreadsheetError(Exception):
-    """A file that cannot be read as rows: a code of IngestionErrorCode, a sentence for a person."""
+    """The file cannot be read as rows. `code` is one of IngestionErrorCode; the message is for a
+    person."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
@@ -39,13 +40,13 @@ class SpreadsheetError(Exception):
 
 
 class Formula(str):
-    """A cell that holds a formula, as its text with the sign '='."""
+    """A cell with a formula: its text, with the sign '='."""
 
     __slots__ = ()
 
 
 class ErrorValue(str):
-    """A cell that holds an error value, such as '#N/A'."""
+    """A cell with an error value, such as '#N/A'."""
 
     __slots__ = ()
 
@@ -56,7 +57,7 @@ class Percent(float):
     __slots__ = ()
 
     def __str__(self) -> str:
-        """As people see it: 12.5%."""
+        """The number as shown: 12.5%."""
         return f"{self:.15g}%"
 
     def fraction(self) -> str:
@@ -94,12 +95,12 @@ ERROR_VALUES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Consecutive rows, blank ones left out, by column.
+    """Consecutive rows by column, without blank ones.
 
-    `row_numbers` are those of the sheet, or the line in a CSV file where the row begins; the first
-    row of a file is 1. `columns` maps a field to a cell for each row. `overlong` are the indexes of
-    rows with a value beyond the last header, which tells that a separator stands in some value.
-    `date_orders` are the orders of day and month of columns of dates, where they are known.
+    `row_numbers` are those of the sheet, or the line of a CSV file in which the row begins, from 1.
+    `columns` maps a field to a cell for each row. `overlong` are the indexes of rows with a value
+    after the last header, a sign of a separator inside some value. `date_orders` are the known
+    orders of day and month of date columns.
     """
 
     row_numbers: Sequence[int]
@@ -110,11 +111,11 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file whose header is understood: what its rows are, and the rows, which can be read once.
+    """A file with a known header: the kind of its rows, and the rows, which can be read once.
 
-    `headers` maps a field to the header of its column. `sheet` is the name of the sheet read, empty
-    for CSV. `ignored_columns` are headers of columns that are not read, `unread_sheets` the names
-    of other sheets with a header of either kind. Reading on may raise SpreadsheetError.
+    `headers` maps a field to the header of its column. `sheet` is the name of the sheet, empty for
+    CSV. `ignored_columns` are headers of columns that are not read, `unread_sheets` the names of
+    other sheets with a header of either kind. Reading `blocks` may raise SpreadsheetError.
     """
 
     kind: Kind
@@ -127,11 +128,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The rows of a file as they stand, all columns of them, for giving them back.
+    """The rows of a file with all their columns, for writing them back.
 
-    `columns` maps a field to the index of its column, and is empty where the header does not fit.
-    `rows` are those below the header with their numbers, cells from the first column on, some of
-    them blank; they can be read once. `above` are those above it. `sheet_name` is empty for CSV.
+    `columns` maps a field to the index of its column, and is empty if the header does not fit.
+    `rows` are the rows below the header and their numbers, with cells from the first column on,
+    some of them blank; they can be read once. `above` are the rows above the header. `sheet_name`
+    is empty for CSV.
     """
 
     sheet_name: str
@@ -143,8 +145,8 @@ class Table:
 
 
 def ignored_columns(kind: Kind, header: Sequence[Cell], rest: "Piece") -> tuple[str, ...]:
-    """The columns that are not read: by their headers, or where they have values and no header, by
-    their letters. Only the first few thousand rows are searched for those."""
+    """The columns that are not read: their headers, or the letters of columns with values and no
+    header. The latter are searched in the first few thousand rows only."""
     names = spreadsheet_columns.ignored(kind, header)
     unnamed = []
     for place, cells in enumerate(zip(*rest.rows, strict=True), rest.first_column):
@@ -155,7 +157,7 @@ def ignored_columns(kind: Kind, header: Sequence[Cell], rest: "Piece") -> tuple[
 
 
 class Piece:
-    """Consecutive rows of a sheet, all as wide, from column `first_column` (0 is A) on."""
+    """Consecutive rows of a sheet, equally wide, from column `first_column` (0 is A) on."""
 
     __slots__ = ("first_column", "row_numbers", "rows")
 
@@ -187,7 +189,7 @@ class Piece:
 def matched(
     kind: Kind | None, header: Sequence[Cell], sheet: str = "", row: int = 0
 ) -> tuple[Kind, dict[str, int]]:
-    """The kind and its columns; `sheet` and `row` say in an error where the header was found."""
+    """The kind and its columns. An error names `sheet` and `row` as the place of the header."""
     where = f"Row {row} of the sheet {_shortened(sheet)!r}" if sheet else f"Line {row} of the file"
     kind = kind or spreadsheet_columns.detect(header)
     if kind is None:
@@ -224,7 +226,7 @@ def is_blank(cell: Cell) -> bool:
 def without_blank_rows(
     row_numbers: Sequence[int], columns: Mapping[str, Sequence[Cell]], overlong: Sequence[int]
 ) -> Block:
-    """The rows with a value in any column that is known."""
+    """The rows with a value in a known column."""
     count = len(row_numbers)
     blank = set(range(count))
     for cells in columns.values():

@@ -1,7 +1,7 @@
-"""Empty workbooks and CSV files to fill in: the headers of each kind of rows, and what they take.
+"""Empty workbooks and CSV files to fill in, with the headers of each kind of rows and their values.
 
-Imports nothing of ours but the list of columns, so that the command line and the console may both
-offer them.
+Imports no module of ours when it loads but the list of columns, so that the command line and the
+console may both offer them.
 """
 
 import io
@@ -20,7 +20,7 @@ _Style = Literal["text", "whole", "amount", "rate", "day"]
 
 @dataclass(frozen=True, slots=True)
 class _Guide:
-    """What a column takes, for a person who fills it in."""
+    """The values of a column, for a person who fills it in."""
 
     style: _Style
     takes: str
@@ -55,14 +55,15 @@ def headers(kind: Kind) -> tuple[str, ...]:
 
 
 def csv_template(kind: Kind) -> bytes:
-    """A CSV file with the header alone, in UTF-8 with its mark, as spreadsheet programs expect."""
+    """A CSV file of the header alone, in UTF-8 with a byte order mark, as spreadsheet programs
+    expect."""
     return b"\xef\xbb\xbf" + (",".join(headers(kind)) + "\r\n").encode()
 
 
 def template(kind: Kind) -> bytes:
-    """A workbook with the header, each column formatted for what it takes, and a second sheet that
-    says what that is. A template is the same bytes each time."""
-    # openpyxl takes a quarter of a second to import, for which no command and no page waits.
+    """A workbook of the header, with each column formatted for its values, and a second sheet
+    that explains the columns. The bytes are the same each time."""
+    # Importing openpyxl takes 0.3 s, which other commands and pages save.
     from openpyxl import Workbook  # noqa: PLC0415
     from openpyxl.styles import Font  # noqa: PLC0415
 

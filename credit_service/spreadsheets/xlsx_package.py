@@ -1,7 +1,7 @@
-"""The package of a workbook: a zip archive, checked before any part is read.
+"""The package of a workbook: a zip archive that is checked before any part is read.
 
-Workbooks are hostile until shown otherwise: entries, inflated bytes, ratios, and the kinds of parts
-are bounded, and no document type reaches a parser.
+Workbooks are treated as hostile: entries, inflated bytes, ratios and kinds of parts are limited,
+and no document type reaches a parser.
 """
 
 import codecs
@@ -42,22 +42,22 @@ MAX_SHARED_STRINGS_BYTES = 192 * 1024**2
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """The parts of a workbook that every piece of a sheet is read with."""
+    """The parts of a workbook that reading any of its sheets needs."""
 
     archive: zipfile.ZipFile
     names: Mapping[str, zipfile.ZipInfo]
-    # (name, part) of the visible ones, in their order, and of the others, which are not read.
+    # (name, part) of the visible sheets, in order, and of the hidden ones, which are not read.
     sheets: Sequence[tuple[str, str]]
     hidden_sheets: Sequence[tuple[str, str]]
     constant_parts: Mapping[str, bytes]
     shared_strings: str | None
     percent_styles: Mapping[int, PercentFormat]
-    # The texts of `shared_strings` once a sheet has asked for them.
+    # The texts of `shared_strings`, loaded when a sheet needs them.
     strings: list[str] = field(default_factory=list)
 
 
 def check_directory(file: BinaryIO) -> None:
-    """Refuse an archive by its directory alone, before anything is inflated."""
+    """Reject an unsafe archive by its directory, before anything is inflated."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - 65_557))
     tail = file.read()
@@ -67,7 +67,7 @@ def check_directory(file: BinaryIO) -> None:
     entries, directory_bytes = struct.unpack_from("<HL", tail, end + 10)
     if tail[max(end - 20, 0) : end].startswith(b"PK\x06\x07"):
         entries, directory_bytes = _numbers_of_64_bits(tail, end, size)
-    # The number may lie, and is not what the library goes by: the bytes bound what there can be.
+    # The number may be false, and zipfile ignores it: the bytes limit the entries.
     if directory_bytes > _MAX_DIRECTORY_BYTES:
         raise unsafe(f"has a directory of {directory_bytes:,} bytes")
     if entries > MAX_ENTRIES:
@@ -96,9 +96,8 @@ MAX_LOADED_BYTES = 64 * 1024**2
 
 
 def can_be_loaded_whole(file: BinaryIO, max_cells: int) -> bool:
-    """Whether openpyxl may load a workbook that `check_directory` let pass: it is small, and no
-    part has a document type or an unusual encoding, or ranges that openpyxl would fill with cells.
-    """
+    """Whether openpyxl may load a workbook that passed `check_directory`: it is small, and has
+    no document type, no unusual encoding, and no range that openpyxl would fill with cells."""
     file.seek(0)
     with _archive(file) as archive, reading():
         infos = archive.infolist()
@@ -148,10 +147,10 @@ _FOREIGN_PARTS = {
 
 
 def _numbers_of_64_bits(tail: bytes, end: int, size: int) -> tuple[int, int]:
-    """Entries and bytes of a directory by the record of 64 bits before the usual one at `end`.
+    """Entries and bytes of a directory, from the 64-bit record before the usual one at `end`.
 
-    It must lie where every reader looks for it, directly before its locator, as writers put it;
-    and the usual record must not contradict it.
+    The record must be directly before its locator, where every reader looks for it, and the usual
+    record must not contradict it.
     """
     record = end - 20 - 56
     if record < 0 or not tail[record:].startswith(b"PK\x06\x06"):
@@ -159,13 +158,13 @@ def _numbers_of_64_bits(tail: bytes, end: int, size: int) -> tuple[int, int]:
     length, _, _, disk, first_disk, on_disk, entries, directory_bytes, directory = (
         struct.unpack_from("<QHHIIQQQQ", tail, record + 4)
     )
-    _, locator_disk, told_record, disks = struct.unpack_from("<4sLQL", tail, end - 20)
+    _, locator_disk, stated_record, disks = struct.unpack_from("<4sLQL", tail, end - 20)
     usual_entries, usual_bytes, usual_directory = struct.unpack_from("<HLL", tail, end + 10)
     record += size - len(tail)
     agreed = (
         length == 44
         and (disk, first_disk, locator_disk, disks) == (0, 0, 0, 1)
-        and told_record == record
+        and stated_record == record
         and on_disk == entries
         # The directory ends where the record begins.
         and directory + directory_bytes == record
@@ -179,12 +178,12 @@ def _numbers_of_64_bits(tail: bytes, end: int, size: int) -> tuple[int, int]:
 
 
 def _check_parts(infos: Sequence[zipfile.ZipInfo], archive_bytes: int) -> None:
-    """Refuse an archive by what its directory says of its parts."""
+    """Reject an unsafe archive by the directory entries of its parts."""
     if len(infos) > MAX_ENTRIES:
         raise unsafe(f"has {len(infos)} parts; at most {MAX_ENTRIES} are read")
     if sum(info.file_size for info in infos) > MAX_INFLATED_BYTES:
         raise unsafe(f"inflates to more than {MAX_INFLATED_BYTES:,} bytes")
-    # Parts that share their bytes make much of little, each at a ratio that looks harmless.
+    # Parts that share bytes inflate a small file, each at a harmless ratio.
     if sum(info.compress_size for info in infos) > archive_bytes:
         raise unsafe("has parts that are larger than the file, or that overlap")
     for info in infos:
@@ -247,12 +246,12 @@ _DAMAGE = (
     OverflowError,
     ValueError,
 )
-"""What a damaged archive makes the library raise."""
+"""What zipfile raises for damaged archives."""
 
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Turns what a damaged archive raises into what a person can read."""
+    """Turn the exceptions of damaged archives into a message for a person."""
     try:
         yield
     except _DAMAGE as error:
@@ -360,14 +359,14 @@ def _resolved(name: str) -> str:
 
 
 _ENCODING = re.compile(rb"""^\s*<\?xml\s[^>]*?\bencoding\s*=\s*["']([^"'>]*)""")
-# Those that the parser knows itself. For any other, Python would load a module, which a process
-# that reads uploaded files cannot, and the format allows none.
+# The encodings built into the parser. Any other needs a module, which a sandboxed process cannot
+# load, and the format allows no other.
 _KNOWN_ENCODINGS = frozenset({b"utf-8", b"utf8", b"us-ascii", b"iso-8859-1"})
 
 
 def _xml(content: bytes) -> ET.Element:
     declared = _ENCODING.match(content.removeprefix(codecs.BOM_UTF8))
-    # Zeros are UTF-16, in which the next look would see nothing.
+    # A zero byte means UTF-16, which would hide a document type from the next check.
     if b"\x00" in content or (declared and declared[1].lower() not in _KNOWN_ENCODINGS):
         raise unusual("is not written in UTF-8")
     if b"<!" in content.replace(b"<!--", b""):

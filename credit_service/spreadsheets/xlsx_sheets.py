@@ -1,8 +1,9 @@
-"""The sheets of a workbook, in pieces of whole rows, so that memory is bounded by a piece.
+"""The sheets of a workbook, read in pieces of whole rows, so that a piece bounds the memory.
 
 python-calamine reads each piece as a workbook of its own: a sheet of a million rows takes as much
-memory as one of a few thousand, and rows are there before the file is read to its end. What
-calamine does not report (formulas, error values, percent formats) is read from the piece's XML.
+memory as one of a few thousand, and the first rows are available before the file is read to its
+end. What calamine does not report (formulas, error values, percent formats) is read from the XML of
+the piece. pandas and openpyxl read a sheet whole, or take several times as long.
 """
 
 import io
@@ -86,7 +87,7 @@ def _sheets_with_rows(package: Package, besides: str) -> tuple[str, ...]:
     for name, part in (*package.sheets, *package.hidden_sheets)[:MAX_SHEETS]:
         if part == besides:
             continue
-        # What is damaged in a sheet that is not read does not matter.
+        # Damage in a sheet that is not read is ignored.
         with suppress(SpreadsheetError):
             sheet = headed_sheet(package, part, None, PEEK_BYTES)
             if spreadsheet_columns.is_complete(sheet.header):
@@ -119,10 +120,11 @@ _SHEET_ERRORS = ("FILE_EMPTY", "COLUMN_MISSING", "COLUMN_AMBIGUOUS", "COLUMN_UNI
 
 
 def _more_helpful(first: SpreadsheetError | None, error: SpreadsheetError) -> SpreadsheetError:
-    """Of the errors of two sheets in order, the one to report; raises what ends the search."""
+    """The error to report, of the errors of two sheets in order. Raises an error that ends the
+    search."""
     if error.code not in _SHEET_ERRORS:
         raise error
-    # A sheet with another header says more than one without any.
+    # An error of another header helps more than one of no header.
     return error if first is None or first.code == "FILE_EMPTY" else first
 
 
@@ -132,7 +134,7 @@ def _no_sheet() -> SpreadsheetError:
 
 @dataclass(frozen=True, slots=True)
 class _HeadedSheet:
-    """A sheet whose header is found; what follows is in `rest` and `pieces`."""
+    """A sheet with its header; `rest` and `pieces` are the rows below."""
 
     above: Sequence[tuple[int, Sequence[Cell]]]
     header_row: int
@@ -144,7 +146,8 @@ class _HeadedSheet:
 def headed_sheet(
     package: Package, part: str, kind: Kind | None, piece_bytes: int | None = None
 ) -> _HeadedSheet:
-    """The sheet from the row on that names the most columns of the first MAX_HEADER_ROWS."""
+    """The sheet from its header on: the row that names the most columns of the first
+    MAX_HEADER_ROWS."""
     pieces = _pieces(package, part, piece_bytes or _PIECE_BYTES)
     read: list[Piece] = []
     best = (-1, 0, 0)
@@ -211,7 +214,7 @@ _ROOT = re.compile(rb"<((?:[A-Za-z_][\w.-]*:)?)worksheet[\s>][^>]*")
 
 
 class _Tags:
-    """The tags of a sheet with the namespace prefix that its writer chose."""
+    """The tags of a sheet, with its writer's namespace prefix."""
 
     def __init__(self, prefix: bytes) -> None:
         self.prefix = prefix
@@ -319,13 +322,13 @@ def _row_chunks(
         if not data:
             raise unusual("ends in the middle of a sheet")
         buffered += data
-    # To the end, where the archive compares the checksum.
+    # Reads to the end, where zipfile compares the checksum.
     while read(1024**2):
         pass
 
 
 def _parsed(parts: Mapping[str, bytes], sheet_xml: bytes) -> tuple[CalamineSheet, list[list[Cell]]]:
-    """A sheet that has the workbook to itself, and its rows."""
+    """A sheet in a workbook of its own, and its rows."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, content in parts.items():
@@ -337,7 +340,7 @@ def _parsed(parts: Mapping[str, bytes], sheet_xml: bytes) -> tuple[CalamineSheet
             sheet = workbook.get_sheet_by_index(0)
             return sheet, sheet.to_python()
     except BaseException as error:
-        # The parser's own assertions come as a PanicException, which is no Exception.
+        # A failed assertion of the parser is a PanicException, which is no Exception.
         if isinstance(error, CalamineError) or type(error).__name__ == "PanicException":
             raise SpreadsheetError("FILE_UNREADABLE", "The workbook is damaged.") from error
         raise
@@ -351,7 +354,7 @@ _STRINGS_RELATIONS = [
 
 
 def _shared_strings(package: Package) -> list[str]:
-    """The texts that cells refer to by their index, read in pieces like a sheet's rows."""
+    """The texts that cells refer to by index, read in pieces like the rows of a sheet."""
     if package.shared_strings is None:
         return []
     strings: list[str] = []
@@ -398,7 +401,7 @@ def _strings_of(package: Package, prefix: bytes, items: bytes) -> list[str]:
         items,
         prefix,
     )
-    # A number beside each text keeps the rows of empty ones.
+    # A number beside each text keeps the rows of empty texts.
     cells = "".join(
         f'<row><c><v>0</v></c><c t="s"><v>{index}</v></c></row>' for index in range(count)
     )
@@ -424,7 +427,7 @@ class _SheetReader:
         if (b"!" in chunk and b"<!" in chunk) or (b"?" in chunk and b"<?" in chunk):
             raise unusual("has comments or instructions among its rows")
         if _WIDE_REFERENCE.search(chunk):
-            # Formats that were filled to the last column hold no value.
+            # Formats that fill a row to the last column hold no value.
             chunk = self._tags.wide_blank_cell.sub(b"", chunk)
             if _WIDE_REFERENCE.search(chunk):
                 raise unsafe(
@@ -443,22 +446,22 @@ class _SheetReader:
                 yield piece
 
     def _numbers(self, chunk: bytes) -> list[int]:
-        """The row numbers; rows that tell none are counted."""
+        """The row numbers. Rows without a number are counted."""
         found = self._tags.usual_row.findall(chunk)
         rows = len(found)
         before, self._rows_before = self._rows_before, self._rows_before + rows
         if b"" not in found:
             return list(map(int, found))
         attributes = self._tags.any_row.findall(chunk)
-        told = [match for text in attributes if (match := _NUMBER_ATTRIBUTE.search(text))]
-        if len(attributes) != rows or len(told) not in (0, rows):
+        numbered = [match for text in attributes if (match := _NUMBER_ATTRIBUTE.search(text))]
+        if len(attributes) != rows or len(numbered) not in (0, rows):
             raise unusual("numbers some rows and others not")
-        if told:
-            return [int(match[1]) for match in told]
+        if numbered:
+            return [int(match[1]) for match in numbered]
         return list(range(before + 1, before + rows + 1))
 
     def _dense(self, chunk: bytes, numbers: list[int]) -> Iterator[tuple[bytes, int, int]]:
-        """The chunk cut where rows are left out: calamine fills gaps, and they may be wide."""
+        """The chunk, cut at gaps between rows: calamine fills gaps, and they may be wide."""
         if numbers[-1] - numbers[0] < 2 * len(numbers) + 1_000:
             yield chunk, numbers[0], numbers[-1]
             return
@@ -476,7 +479,7 @@ class _SheetReader:
         special: dict[tuple[int, int], Cell] = {}
         if self._tags.has_special(chunk):
             special = self._special_cells(chunk, first)
-            # One error value that calamine does not know would cost all rows.
+            # One error value unknown to calamine would fail all rows.
             marked = self._tags.error_cell.sub(rb'\1"str"', marked)
         content = b"".join((self._head, marked, self._tags.close))
         sheet, rows = _parsed(self._package.constant_parts, content)
@@ -484,9 +487,9 @@ class _SheetReader:
             self._put_strings_in(rows)
         if sheet.start is None or sheet.end is None:
             return _with_special(Piece([], [], 0), special)
-        # Rows that tell their number are where they say, the others are counted from the chunk's.
-        told = self._tells_number(chunk)
-        top = sheet.start[0] + (0 if told else first - 1) + 1
+        # Rows without a number are counted from the first one of the chunk.
+        is_numbered = self._is_numbered(chunk)
+        top = sheet.start[0] + (0 if is_numbered else first - 1) + 1
         if top < first or top + len(rows) - 1 > last or sheet.end[1] >= MAX_COLUMNS:
             raise unusual("has cells outside of their rows or of the columns A to ZZ")
         self._show_percentages(chunk, first, rows, (top, sheet.start[1]))
@@ -506,7 +509,7 @@ class _SheetReader:
         except (ValueError, IndexError) as error:
             raise unusual("refers to texts that it does not have") from error
 
-    def _tells_number(self, chunk: bytes) -> bool:
+    def _is_numbered(self, chunk: bytes) -> bool:
         row = self._tags.any_row.search(chunk)
         return row is not None and _NUMBER_ATTRIBUTE.search(row[1]) is not None
 
@@ -536,8 +539,8 @@ class _SheetReader:
     def _show_percentages(
         self, chunk: bytes, first: int, rows: list[list[Cell]], origin: tuple[int, int]
     ) -> None:
-        """Replace numbers by Percent where the sheet shows them so. `origin` is the row number and
-        the column of the first cell of `rows`."""
+        """Replace numbers by Percent where the sheet shows percentages. `origin` is the row
+        number and the column of the first cell of `rows`."""
         if self._percent_tags is None:
             return
         found = self._percent_tags.referenced(chunk)
@@ -562,7 +565,7 @@ _MANY_STYLES = 100
 
 
 class _PercentTags:
-    """Finds the tags of cells in some styles, or in any style where these are many."""
+    """Finds the tags of cells in some styles, or in any style if there are many."""
 
     def __init__(self, prefix: bytes, styles: Collection[int]) -> None:
         few = len(styles) <= _MANY_STYLES
@@ -577,11 +580,11 @@ class _PercentTags:
         )
 
     def referenced(self, chunk: bytes) -> list[tuple[int, int, bytes]] | None:
-        """(row number, column from 0, style) of each; None where one has no reference.
+        """(row number, column from 0, style) of each cell; None if one has no reference.
 
-        Nearly every writer begins a cell with its reference and its style, which is found several
-        times as fast as attributes in any order. It is complete where the chunk has no further
-        attribute with one of the styles.
+        Nearly every writer begins a cell with its reference and its style, which takes a fraction
+        of the time to find of attributes in any order. The result is complete if the chunk has no
+        further attribute with one of the styles.
         """
         tags = self._usual.findall(chunk)
         if len(tags) == len(self._style.findall(chunk)):
@@ -603,7 +606,7 @@ def _percent(stored: float) -> Percent:
 
 
 def _with_special(piece: Piece, special: Mapping[tuple[int, int], Cell]) -> Piece | None:
-    """The piece with these cells put in, also where it had no row or column for them."""
+    """The piece with these cells, in new rows and columns where needed."""
     if not special:
         return piece if piece.rows else None
     rows: dict[int, dict[int, Cell]] = {

@@ -405,7 +405,7 @@ def test_errors_that_were_not_kept_and_rows_not_reached_are_told() -> None:
     )
     texts = [str(row[0].value) for row in opened(back).worksheets[0].iter_rows()]
     assert "Marked are 1 of the rejected rows: of the others no reasons are kept." in texts
-    assert "The rows after the first 9 were not looked at." in texts
+    assert "The rows after the first 9 were not read." in texts
 
 
 @pytest.mark.parametrize(
