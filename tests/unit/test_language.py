@@ -79,10 +79,25 @@ def _files(*patterns: str) -> list[Path]:
 
 
 PENDING = {
-    "credit_service/console/templates/_macros.html",
-    "docs/operations.md",
+    *(
+        f"credit_service/ingestion/{name}.py"
+        for name in ("annotated_workbook", "batches", "loader", "reading", "sandbox", "streams")
+    ),
+    *(f"credit_service/ingestion/{name}.py" for name in ("uploads", "wire")),
+    *(f"credit_service/spreadsheets/{name}.py" for name in ("columns", "source")),
+    "credit_service/storage/database.py",
 }
 """Files that still contain expressions of the list."""
+
+EXEMPT = {
+    # The system user `nobody`.
+    "credit_service/processes/account.py",
+    # Migrations stay as they were released.
+    *(
+        str(path.relative_to(ROOT))
+        for path in _files("credit_service/storage/migrations/versions/*.py")
+    ),
+}
 
 FILES = [
     path
@@ -90,9 +105,9 @@ FILES = [
         *("README.md", "CHANGELOG.md", "Makefile", "docker-compose.yml", "protos/**/*.proto"),
         *("docs/**/*.md", "docs/examples/**/*.*", "deploy/**/*.*", "deploy/Dockerfile"),
         *("credit_service/console/templates/**/*.*", "scripts/*.py", ".ci/run"),
-        *("credit_service/rpc/**/*.py", "credit_service/domain/*.py"),
+        *("credit_service/**/*.py", "workers/**/*.py"),
     )
-    if str(path.relative_to(ROOT)) not in PENDING
+    if str(path.relative_to(ROOT)) not in PENDING | EXEMPT
     # Lines of dashboards are too long to read; scripts/dashboards.py has their texts.
     and path.suffix in {"", ".md", ".yml", ".proto", ".py", ".html", ".cfg", ".sh", ".go", ".cjs"}
 ]
