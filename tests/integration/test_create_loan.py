@@ -165,7 +165,7 @@ def test_the_same_id_with_other_content_is_refused(database: Database) -> None:
             create_loan(database, changed, TODAY, "tests")
 
 
-def test_fifty_at_once_never_pass_the_limit_or_half_the_income(
+def test_fifty_at_once_never_exceed_the_limit_or_half_the_income(
     database: Database, database_url: str
 ) -> None:
     customer_id = a_good_customer(database, TODAY, monthly_income_paise=2 * LAKH)
@@ -235,7 +235,7 @@ def test_a_booking_that_is_overtaken_decides_again(database: Database) -> None:
     from_scratch(database, customer_id)
 
 
-def test_without_the_version_guard_half_the_income_would_be_passed(
+def test_without_the_version_guard_half_the_income_would_be_exceeded(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     customer_id = a_good_customer(database, TODAY)
@@ -349,7 +349,7 @@ def test_registering_is_idempotent_and_phone_numbers_are_unique(database: Databa
         )
 
 
-def test_a_check_says_what_booking_then_does(database: Database) -> None:
+def test_a_check_predicts_the_booking(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     for rupees in (1_00_000, 50_00_000, 1_00_000):
         _, checked = CreditQueries(database).check_eligibility(customer_id, ask(rupees), TODAY)

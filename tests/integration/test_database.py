@@ -1,4 +1,4 @@
-"""The connections: kept at hand, never more than there may be, and replaced when they break."""
+"""The connection pool: idle connections are reused, bounded, and replaced when they break."""
 
 import gc
 import threading
@@ -47,7 +47,7 @@ def in_transaction(database: Database) -> None:
 
 
 def several(database: Database) -> list[int]:
-    """Backends of as many connections as there may be, all in use at once."""
+    """Use all connections of the pool at once; return their backends."""
     met = threading.Barrier(SIZE, timeout=20)
 
     def ask() -> int:
@@ -61,15 +61,15 @@ def several(database: Database) -> list[int]:
     return in_parallel(ask, SIZE)
 
 
-def test_one_call_after_the_other_has_the_same_connection(small: Database) -> None:
+def test_sequential_calls_use_the_same_connection(small: Database) -> None:
     assert len({backend(small) for _ in range(10)}) == 1
 
 
-def test_there_are_never_more_than_there_may_be(small: Database) -> None:
+def test_connections_never_exceed_the_pool_size(small: Database) -> None:
     backends = several(small)
     assert len(set(backends)) == SIZE
     assert small.pool_use() == (0, SIZE)
-    # All of them are kept; a transaction has room all the same, and so has what comes after it.
+    # All of them are idle; transactions and later calls reuse them.
     for _ in range(2 * SIZE):
         with small.transaction() as connection:
             assert connection.exec_driver_sql("SELECT pg_backend_pid()").scalar() in backends
@@ -77,7 +77,7 @@ def test_there_are_never_more_than_there_may_be(small: Database) -> None:
     assert set(several(small)) == set(backends)
 
 
-def test_who_finds_none_free_is_told_so(small: Database) -> None:
+def test_a_call_without_a_free_connection_is_unavailable(small: Database) -> None:
     with small.autocommit(), small.autocommit(), small.transaction():
         with pytest.raises(UnavailableError):
             backend(small)
@@ -86,7 +86,7 @@ def test_who_finds_none_free_is_told_so(small: Database) -> None:
 
 
 @pytest.mark.parametrize("by", ["autocommit", "transaction", "sqlalchemy"])
-def test_what_breaks_one_costs_one_failure(small: Database, database_url: str, by: str) -> None:
+def test_a_broken_connection_fails_one_call(small: Database, database_url: str, by: str) -> None:
     gone = several(small)
     with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as other:
         other.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", (gone,))
@@ -102,9 +102,7 @@ def test_what_breaks_one_costs_one_failure(small: Database, database_url: str, b
     assert not set(now) & set(gone)
 
 
-def test_what_breaks_one_leaves_none_behind_that_is_in_use(
-    small: Database, database_url: str
-) -> None:
+def test_a_broken_connection_leaks_none_that_is_in_use(small: Database, database_url: str) -> None:
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", ResourceWarning)
         with small.transaction() as in_use:
@@ -128,7 +126,7 @@ def test_a_connection_in_use_during_a_renewal_is_not_used_again(small: Database)
     assert (backend(small),) != before
 
 
-def test_a_failed_statement_leaves_a_connection_that_works(small: Database) -> None:
+def test_a_connection_stays_usable_after_a_failed_statement(small: Database) -> None:
     broken = Statement("SELECT 1 / 0")
     before = backend(small)
     for _ in range(2 * SIZE):
@@ -180,7 +178,7 @@ def test_a_connection_left_in_the_middle_of_a_statement_is_closed(small: Databas
     assert backend(small) != before
 
 
-def test_a_connection_is_lent_as_new(small: Database) -> None:
+def test_a_connection_is_checked_out_clean(small: Database) -> None:
     schema.require(small)
     with small.autocommit() as connection:
         assert not connection.in_transaction()
@@ -195,7 +193,7 @@ def test_settings_of_a_transaction_do_not_outlast_it(small: Database) -> None:
         assert connection.connection.driver_connection.autocommit  # type: ignore[union-attr]
 
 
-def test_work_that_is_stopped_gives_its_connection_back(small: Database) -> None:
+def test_a_cancelled_call_returns_its_connection(small: Database) -> None:
     scope = CancelScope(deadline=float("inf"))
     began = threading.Event()
 
@@ -231,7 +229,7 @@ def working(kind: Kind, seconds: float = 60.0) -> Iterator[None]:
 
 @contextmanager
 def using(database: Database, kind: Kind, count: int) -> Iterator[None]:
-    """So many connections are in use inside, by work of that kind."""
+    """Keep `count` connections in use by calls of that kind."""
     with ExitStack() as held:
         held.enter_context(working(kind))
         for _ in range(count):
@@ -240,7 +238,7 @@ def using(database: Database, kind: Kind, count: int) -> Iterator[None]:
 
 
 def is_lent(database: Database, kind: Kind) -> bool:
-    """Whether work of that kind gets a connection."""
+    """Return whether a call of that kind gets a connection."""
     try:
         with working(kind, 0.1), database.autocommit():
             return True
@@ -251,7 +249,7 @@ def is_lent(database: Database, kind: Kind) -> bool:
     return False
 
 
-def test_writes_and_ingestions_leave_connections_to_others(database: Database) -> None:
+def test_writes_and_ingestions_leave_connections_to_reads(database: Database) -> None:
     with using(database, "ingestion", 6):
         assert not is_lent(database, "ingestion")
         with using(database, "write", 4):
@@ -263,7 +261,7 @@ def test_writes_and_ingestions_leave_connections_to_others(database: Database) -
         assert is_lent(database, "read")
     with using(database, "read", 12):
         assert not is_lent(database, "ingestion")
-    # What was waited for in vain was given back.
+    # Calls that got no connection have released their slots.
     assert database.pool_use()[0] == 0
     with using(database, "ingestion", 6), using(database, "write", 4), using(database, "read", 2):
         assert not is_lent(database, "read")
@@ -277,7 +275,7 @@ def test_the_smallest_pool_serves_every_kind(database_url: str, kind: Kind) -> N
         database.dispose()
 
 
-def test_an_ingestion_waits_for_longer_than_a_call_but_not_once_it_is_stopped(
+def test_an_ingestion_waits_longer_than_a_call_until_it_is_cancelled(
     small: Database,
 ) -> None:
     """`small` has a single connection for ingestions, and waits for half a second."""

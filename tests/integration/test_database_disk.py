@@ -65,7 +65,7 @@ def register_many(edge: Edge, phones: Iterable[int]) -> None:
         lending.register(edge.credit, f"+91{phone}")
 
 
-def test_a_full_disk_is_told_and_over_once_there_is_room(small_disk: Path) -> None:
+def test_a_full_disk_is_reported_until_there_is_space(small_disk: Path) -> None:
     with ExitStack() as closing:
         stack = closing.enter_context(EmbeddedStack(small_disk / "data", valkey=False))
         migrate.upgrade(stack.database_url)

@@ -1,5 +1,5 @@
-"""PostgreSQL that takes no writes, for a while: refused as UNAVAILABLE, shown by health and doctor,
-and over without a restart once it takes them again."""
+"""A temporarily read-only PostgreSQL: writes fail as UNAVAILABLE, health and doctor report it, and
+the service recovers without a restart."""
 
 import contextlib
 import importlib.util
@@ -49,7 +49,7 @@ class Switch:
         self._maintenance = url.set(database="postgres").render_as_string(hide_password=False)
 
     def turn(self, state: str, *, end_sessions: bool = True) -> None:
-        """To "on" or "off"; sessions that are open keep what they began with."""
+        """Set "on" or "off"; open sessions keep the value that they started with."""
         with psycopg.connect(self._maintenance, autocommit=True) as connection:
             connection.execute(
                 sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}").format(
@@ -63,7 +63,7 @@ class Switch:
                 )
 
     def exempt_the_role(self) -> None:
-        """Let the role that tests use write to the database all the same."""
+        """Let the tests' role write to the database anyway."""
         with psycopg.connect(self._maintenance, autocommit=True) as connection:
             connection.execute(
                 sql.SQL(
@@ -111,17 +111,17 @@ def test_writes_are_unavailable_and_the_connection_is_dropped(
         attempt(database)
     assert refused.value.reason == "DATABASE_UNAVAILABLE"
     assert refused.value.retry_after_seconds > 0
-    # Reads go on, over another connection.
+    # Reads continue, on another connection.
     assert read(database) != before
     switch.turn("off", end_sessions=False)
     with contextlib.suppress(UnavailableError):
-        attempt(database)  # its session began while the database was read-only
+        attempt(database)  # its session started while the database was read-only
     attempt(database)
     attempt(database)
 
 
 @pytest.mark.parametrize("use", ["autocommit", "transaction"])
-def test_one_refused_write_renews_all_connections(
+def test_one_rejected_write_renews_all_connections(
     database: Database, switch: Switch, use: str
 ) -> None:
     def two_backends() -> set[int]:
@@ -164,7 +164,7 @@ def test_a_transaction_that_is_left_open_is_unavailable(database_url: str) -> No
         ("XX000", False),
     ],
 )
-def test_what_a_state_means(database: Database, state: str, unavailable: bool) -> None:
+def test_error_codes_are_translated(database: Database, state: str, unavailable: bool) -> None:
     raising = f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$"
     with pytest.raises((psycopg.Error, UnavailableError)) as raised, database.autocommit() as used:
         Statement(raising).run(used, {})
@@ -173,11 +173,11 @@ def test_what_a_state_means(database: Database, state: str, unavailable: bool) -
     write(database)
 
 
-# What is asked of the database.
+# The checks of the database.
 
 
 @pytest.mark.parametrize("value", ["on", "true", "'1'"])
-def test_a_database_that_new_sessions_cannot_write_to_has_a_problem(
+def test_a_database_read_only_for_new_sessions_has_a_problem(
     database: Database, switch: Switch, value: str
 ) -> None:
     assert readiness.find_problem(database) is None
@@ -222,7 +222,7 @@ def test_a_server_is_not_ready_while_it_cannot_write(
     eventually(lambda: health(server) == NOT_SERVING)
     if end_sessions:
         with contextlib.suppress(grpc.RpcError):
-            registered(server)  # what ended the sessions costs one failure
+            registered(server)  # the ended sessions cause one failure
         for _ in range(3):
             with pytest.raises(grpc.RpcError) as caught:
                 registered(server)
@@ -232,14 +232,14 @@ def test_a_server_is_not_ready_while_it_cannot_write(
                 "DATABASE_UNAVAILABLE",
             )
             assert found.details["RetryInfo"].retry_delay.seconds >= 1
-    # Reads go on.
+    # Reads continue.
     request = pb.GetCustomerRequest(customer_id=customer_id)
-    time.sleep(2.0)  # in which sessions begin read-only, that of the readiness check among them
+    time.sleep(2.0)  # sessions start read-only meanwhile, including that of the readiness check
     for _ in range(3):
         assert server.credit.GetCustomer(request).customer.customer_id == customer_id
     switch.turn("off", end_sessions=False)
     eventually(lambda: health(server) == SERVING)
-    # From here on without a failure, although sessions were opened meanwhile.
+    # From here on no call fails, although sessions were opened meanwhile.
     for _ in range(3):
         assert registered(server)
 
@@ -247,7 +247,7 @@ def test_a_server_is_not_ready_while_it_cannot_write(
 # Workers.
 
 
-def test_workers_go_on_when_writes_are_possible_again(
+def test_workers_continue_when_writes_are_possible_again(
     server: Edge, database: Database, database_url: str, redis_url: str, switch: Switch
 ) -> None:
     def unpublished() -> int:
@@ -277,7 +277,7 @@ def test_workers_go_on_when_writes_are_possible_again(
         time.sleep(2.0)
         before = steps[0]
         time.sleep(2.0)
-        # Five loops that fail pause for up to two seconds.
+        # Five failing loops pause for up to two seconds.
         assert steps[0] - before < 60
         switch.turn("off", end_sessions=False)
         eventually(lambda: health(server) == SERVING)
@@ -297,9 +297,7 @@ def findings(url: str) -> tuple[int, dict[str, dict[str, object]]]:
     return done.returncode, {each["name"]: each for each in json.loads(done.stdout)["checks"]}
 
 
-def test_the_doctor_says_that_the_database_takes_no_writes(
-    database_url: str, switch: Switch
-) -> None:
+def test_the_doctor_reports_a_read_only_database(database_url: str, switch: Switch) -> None:
     _, good = findings(database_url)
     assert good["writable"]["ok"]
     switch.turn("on")
@@ -310,7 +308,7 @@ def test_the_doctor_says_that_the_database_takes_no_writes(
     assert "default_transaction_read_only" in str(bad["writable"]["fix"])
 
 
-def test_migrate_says_so_in_one_line(database_url: str, switch: Switch) -> None:
+def test_migrate_reports_it_in_one_line(database_url: str, switch: Switch) -> None:
     with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '0001'")
     switch.turn("on")
@@ -332,7 +330,7 @@ def _base_backup() -> Path:
 
 @pytest.fixture
 def standby() -> Iterator[EmbeddedStack]:
-    """A hot standby, migrated, of a primary that is gone."""
+    """A migrated hot standby whose primary is gone."""
     with tempfile.TemporaryDirectory(prefix="credit-service-standby-") as folder:
         Path(folder).chmod(0o711)
         primary, copy = Path(folder) / "primary", Path(folder) / "copy"

@@ -76,7 +76,7 @@ def test_what_imports_add_is_no_change(stored: Database) -> None:
     assert scalar(stored, "SELECT sum(event_seq) FROM customers") == before
 
 
-def test_changed_facts_of_customers_are_kept_and_told(stored: Database) -> None:
+def test_changed_facts_of_customers_are_stored_and_published(stored: Database) -> None:
     rows = [
         CustomerRow(1, limit_rupees=400_000, age=31),
         CustomerRow(2, phone="9123456780", income_rupees=60_000),
@@ -109,7 +109,7 @@ def test_changed_facts_of_customers_are_kept_and_told(stored: Database) -> None:
 
 
 @pytest.mark.parametrize("batch_rows", [1, 100])
-def test_changed_facts_of_loans_are_kept_and_told(stored: Database, batch_rows: int) -> None:
+def test_changed_facts_of_loans_are_stored_and_published(stored: Database, batch_rows: int) -> None:
     rows = [
         LoanRow(1, 8, rate="12.5"),
         # Set to paid, which takes it out of the debt.

@@ -34,7 +34,7 @@ def store(database: Database) -> None:
     store_upload(database, HEADER, [content], MOMENT, PRINCIPAL, 1_000_000)
 
 
-def test_an_upload_that_finds_no_room_may_come_again(
+def test_an_upload_without_disk_space_can_be_retried(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = arm(tmp_path, "upload.spool", monkeypatch)
@@ -47,7 +47,7 @@ def test_an_upload_that_finds_no_room_may_come_again(
     assert len(list_ingestions(database, None, 10)) == 1
 
 
-def test_a_worker_that_finds_no_room_goes_on_later(
+def test_a_worker_without_disk_space_continues_later(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store(database)

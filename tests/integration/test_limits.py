@@ -67,7 +67,7 @@ def forever() -> CancelScope:
     return CancelScope(float("inf"))
 
 
-def test_a_running_statement_is_stopped_from_another_thread(database: Database) -> None:
+def test_a_running_statement_is_cancelled_from_another_thread(database: Database) -> None:
     scope = forever()
     statement = Statement(database, scope, "SELECT pg_sleep(8)")
     statement.start()
@@ -81,7 +81,7 @@ def test_a_running_statement_is_stopped_from_another_thread(database: Database) 
     schema.require(database)
 
 
-def test_stopped_work_begins_no_statement(database: Database) -> None:
+def test_a_cancelled_scope_starts_no_statement(database: Database) -> None:
     scope = forever()
     scope.cancel()
     statement = Statement(database, scope, "SELECT 1")
@@ -91,15 +91,15 @@ def test_stopped_work_begins_no_statement(database: Database) -> None:
     assert database.pool_use()[0] == 0
 
 
-def test_a_cancellation_never_meets_the_next_user(database_url: str) -> None:
-    """One connection, handed from a caller that is stopped at any moment to one that is not."""
+def test_a_cancellation_never_hits_the_next_user(database_url: str) -> None:
+    """One connection alternates between a call cancelled at any moment and one that is not."""
     database = Database(database_url, pool_size=1)
     done = threading.Event()
     stopped = 0
     failures: list[Exception] = []
 
     def bystander() -> None:
-        while not done.wait(0.0005):  # else the other one would hardly get the connection
+        while not done.wait(0.0005):  # the pause lets the other call get the connection
             try:
                 with database.autocommit() as connection:
                     connection.execute(text("SELECT pg_sleep(0.0005)"))
@@ -138,7 +138,7 @@ def test_a_connection_is_awaited_no_longer_than_the_deadline(database_url: str) 
     database.dispose()
 
 
-def test_tidying_up_goes_on_after_the_caller_has_gone(database: Database) -> None:
+def test_shielded_cleanup_runs_after_a_cancellation(database: Database) -> None:
     scope = forever()
     token = current_scope.set(scope)
     try:
@@ -154,7 +154,7 @@ def test_tidying_up_goes_on_after_the_caller_has_gone(database: Database) -> Non
     assert not is_cancelled()
 
 
-def test_stopping_what_cannot_be_reached_fails_quietly(database: Database) -> None:
+def test_cancelling_a_broken_connection_fails_silently(database: Database) -> None:
     scope = forever()
     with database.autocommit() as connection:
         driver = connection.connection.driver_connection
@@ -165,10 +165,10 @@ def test_stopping_what_cannot_be_reached_fails_quietly(database: Database) -> No
     schema.require(database)
 
 
-def test_the_bystander_test_would_see_a_stray_cancellation(
+def test_the_test_above_detects_a_stray_cancellation(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the lock that `using` waits for, a cancellation does meet a stranger."""
+    """Without the lock that `using` waits for, a cancellation does hit another call."""
     database = Database(database_url, pool_size=1)
     with database.autocommit() as connection:
         driver = connection.connection.driver_connection

@@ -1,4 +1,4 @@
-"""Calls that wait for locked customers leave threads and connections to all others."""
+"""Calls that wait for locked customers leave threads and connections to other calls."""
 
 from collections.abc import Iterator
 from time import monotonic as _now
@@ -44,7 +44,7 @@ def read(server: Edge, customer_id: int) -> None:
     assert len(found.loans) >= 0
 
 
-def test_bookers_of_a_locked_customer_wait_without_thread_and_connection(
+def test_bookings_of_a_locked_customer_wait_without_thread_and_connection(
     server: Edge, database: Database, database_url: str
 ) -> None:
     customer_id, other_id = (portfolio.a_good_customer(database, MOMENT) for _ in range(2))
@@ -63,7 +63,7 @@ def test_bookers_of_a_locked_customer_wait_without_thread_and_connection(
     eventually(lambda: edge._pipeline._customer_locks._queues == {})
 
 
-def test_bookers_of_many_locked_customers_leave_some_to_reads(
+def test_bookings_of_many_locked_customers_leave_connections_to_reads(
     server: Edge, database: Database, database_url: str
 ) -> None:
     customer_ids = [portfolio.a_good_customer(database, MOMENT) for _ in range(BOOKERS)]
@@ -152,7 +152,7 @@ class TestPatience:
         assert all("RetryInfo" in each.details for each in refusals)
 
 
-def test_only_so_many_wait_for_one_customer(
+def test_waiting_calls_of_one_customer_are_bounded(
     server: Edge, database: Database, database_url: str
 ) -> None:
     customer_id = portfolio.a_good_customer(database, MOMENT)

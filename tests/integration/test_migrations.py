@@ -56,7 +56,7 @@ def test_ids_issued_after_the_migration_lie_above_those_imported(database_url: s
     engine.dispose()
 
 
-def test_refusals_that_an_earlier_release_kept_are_deleted(database_url: str) -> None:
+def test_rejections_stored_by_earlier_releases_are_deleted(database_url: str) -> None:
     _downgrade(database_url, "0007")
     engine = create_engine(database_url)
     with engine.begin() as connection:
@@ -77,7 +77,7 @@ def test_refusals_that_an_earlier_release_kept_are_deleted(database_url: str) ->
     assert [tuple(row) for row in left] == [(7, None)]
 
 
-def test_two_migrations_at_once_wait_for_each_other(database_url: str) -> None:
+def test_concurrent_migrations_wait_for_each_other(database_url: str) -> None:
     """Also where one builds an index concurrently, which waits for whoever has a snapshot."""
     _downgrade(database_url, "0011")
     with ThreadPoolExecutor(2) as both:

@@ -92,7 +92,7 @@ def settings_of(url: str, **changes: object) -> Settings:
 
 
 @pytest.mark.parametrize("pool_mode", ["transaction", "session"])
-def test_mixed_calls_side_by_side_all_succeed(
+def test_concurrent_mixed_calls_all_succeed(
     servers: tuple[str, str], database_url: str, redis_url: str, pool_mode: str
 ) -> None:
     with pgbouncer.running(
@@ -172,7 +172,7 @@ def left(database: Database) -> list[str]:
 # Settings.
 
 
-def test_every_statement_has_its_settings_and_they_end_with_it(
+def test_settings_apply_to_each_statement_and_end_with_it(
     pooled: Database, pooled_url: str
 ) -> None:
     expected = ("300ms", "UTC")
@@ -230,7 +230,7 @@ def test_waits_for_locks_time_out(pooled: Database, database: Database) -> None:
     enqueue(pooled)
 
 
-def test_a_transaction_that_idles_is_ended(pooled: Database) -> None:
+def test_an_idle_transaction_times_out(pooled: Database) -> None:
     def idle() -> None:
         with pooled.transaction() as connection:
             connection.execute(text("SELECT 1"))
@@ -241,7 +241,7 @@ def test_a_transaction_that_idles_is_ended(pooled: Database) -> None:
         idle()
 
 
-def test_a_call_that_is_gone_is_cancelled(pooled_url: str) -> None:
+def test_a_cancelled_call_is_cancelled_through_the_pooler(pooled_url: str) -> None:
     with closing(Database(sqlalchemy(pooled_url), pool_size=1, pooler="transaction")) as patient:
         scope = CancelScope(deadline=float("inf"))
         stopper = threading.Timer(0.3, scope.cancel)
@@ -256,7 +256,7 @@ def test_a_call_that_is_gone_is_cancelled(pooled_url: str) -> None:
             assert TIMEOUT.row(connection, {}) == ("10s", "UTC")
 
 
-def test_a_failed_statement_fails_as_it_does_without(pooled: Database) -> None:
+def test_a_failed_statement_fails_as_without_a_pooler(pooled: Database) -> None:
     broken = Statement("SELECT 1 / 0")
     with pytest.raises(psycopg.errors.DivisionByZero), pooled.autocommit() as connection:
         broken.row(connection, {})
@@ -302,7 +302,7 @@ def doctor(url: str, **settings: str) -> dict[str, dict[str, object]]:
 @pytest.mark.parametrize(
     ("ignored", "check"), [("", "database"), ("options", "writable")], ids=["refused", "ignored"]
 )
-def test_without_the_setting_nothing_is_served_and_the_doctor_names_it(
+def test_without_the_setting_calls_fail_and_the_doctor_names_it(
     servers: tuple[str, str], database_url: str, ignored: str, check: str
 ) -> None:
     with pgbouncer.running(servers[0], ignore_startup_parameters=ignored) as base_url:

@@ -146,7 +146,7 @@ def test_a_payment_reads_no_other_loans_of_the_customer(database: Database) -> N
     assert position.current_debt_paise == loan.principal_paise
 
 
-def test_refusals_and_that_they_change_nothing(database: Database) -> None:
+def test_rejections_change_nothing(database: Database) -> None:
     loan = a_loan(database)
     pay(database, loan, 100, date(2026, 2, 10))
     for amount, paid_on, reason in (
@@ -185,7 +185,7 @@ def test_the_same_payment_sent_twenty_times_counts_once(database: Database) -> N
         pay(database, loan, 1_000_01, date(2026, 2, 3), key)
 
 
-def test_a_payment_that_was_refused_is_judged_anew(database: Database) -> None:
+def test_a_rejected_payment_is_evaluated_again(database: Database) -> None:
     loan, key = a_loan(database), uuid4()
     command = RecordPayment(key, loan.customer_id, loan.loan_id, 100, date(2026, 3, 1))
     with pytest.raises(PreconditionFailedError, match="PAYMENT_IN_FUTURE"):
@@ -195,7 +195,7 @@ def test_a_payment_that_was_refused_is_judged_anew(database: Database) -> None:
 
 
 @pytest.mark.parametrize("by", ["payment", "loan", "customer"])
-def test_a_refusal_that_an_earlier_release_kept_is_forgotten(database: Database, by: str) -> None:
+def test_a_rejection_stored_by_an_earlier_release_is_deleted(database: Database, by: str) -> None:
     loan, key = a_loan(database), uuid4()
     new = NewCustomer("A", "B", 30, LAKH, "+919812345678")
     refused = """INSERT INTO requests (request_id, method, fingerprint, refusal, created_at,
@@ -230,7 +230,7 @@ def test_payments_at_once_are_all_counted_and_never_too_much(database: Database)
     from_scratch(database, loan.customer_id)
 
 
-def test_a_repeat_says_the_same_whatever_is_paid_between_its_statements(
+def test_a_retry_returns_the_same_despite_concurrent_payments(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loan, key = a_loan(database, 12), uuid4()

@@ -119,7 +119,7 @@ def test_a_score_is_stored_once_with_history_and_event(database: Database) -> No
     assert history(database, customer_id) == [(None, expected.score, "event:1")]
 
 
-def test_a_booked_loan_moves_the_score_and_says_so(database: Database) -> None:
+def test_a_booked_loan_changes_the_score_with_an_event(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     recompute_lagging(database, TODAY)
     create_loan(database, CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 24)), TODAY, "tests")
@@ -233,7 +233,7 @@ def test_the_reconciliation_finds_and_corrects_what_is_wrong(database: Database)
     assert len({stored_scores(database)[each][0] for each in ids}) == 1
 
 
-def test_the_reconciliation_goes_round(database: Database) -> None:
+def test_the_reconciliation_wraps_around(database: Database) -> None:
     for _ in range(5):
         a_customer(database, TODAY)
     assert [reconcile(database, TODAY, sample=2).compared for _ in range(4)] == [2, 2, 1, 2]
@@ -261,7 +261,7 @@ def test_events_are_numbered_without_gaps_in_each_customers_order(database: Data
     assert [event.kind for event in own_declines] == ["loan_declined"] * 2
 
 
-def test_an_event_that_commits_late_is_not_passed_over(database: Database) -> None:
+def test_an_event_that_commits_late_is_not_skipped(database: Database) -> None:
     early, late = a_customer(database, TODAY), a_customer(database, TODAY)
     with database.transaction() as slow:
         # Begins first, commits last.

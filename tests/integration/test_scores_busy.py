@@ -48,7 +48,7 @@ def scored(database: Database) -> set[int]:
         return set(connection.execute(text("SELECT customer_id FROM credit_scores")).scalars())
 
 
-def test_a_batch_leaves_a_task_for_a_customer_whom_somebody_keeps(
+def test_a_batch_enqueues_a_task_for_a_locked_customer(
     database: Database, impatient: Database
 ) -> None:
     ids = [a_good_customer(database, TODAY) for _ in range(3)]
@@ -64,7 +64,9 @@ def test_a_batch_leaves_a_task_for_a_customer_whom_somebody_keeps(
     assert [task.subject for task in claimed] == [str(ids[1])]
 
 
-def test_days_that_pass_do_not_wait_either(database: Database, impatient: Database) -> None:
+def test_recomputing_expired_scores_does_not_wait_for_locks(
+    database: Database, impatient: Database
+) -> None:
     ids = [a_good_customer(database, TODAY) for _ in range(3)]
     recompute_lagging(database, TODAY)
     later = on(TODAY.today + timedelta(days=365))

@@ -143,7 +143,7 @@ def test_two_relays_never_claim_the_same(database: Database) -> None:
     assert not {task.task_id for task in first} & {task.task_id for task in second}
 
 
-def test_what_is_sent_and_not_begun_is_bounded(connection: Connection) -> None:
+def test_sent_tasks_that_have_not_started_are_bounded(connection: Connection) -> None:
     enqueue(connection, *map(str, range(10)))
     sent = claim(connection, window=4)
     assert len(sent) == 4
@@ -152,7 +152,7 @@ def test_what_is_sent_and_not_begun_is_bounded(connection: Connection) -> None:
     assert len(claim(connection, window=4)) == 1
 
 
-def test_what_could_not_be_sent_is_sent_later(connection: Connection) -> None:
+def test_tasks_that_could_not_be_sent_are_sent_later(connection: Connection) -> None:
     enqueue(connection, "1", "2")
     sent = claim(connection)
     # A task enqueued meanwhile takes the task over.
@@ -193,7 +193,7 @@ def test_extended_work_is_not_swept(connection: Connection) -> None:
     assert rows(connection) == [("1", "RUNNING", 1)]
 
 
-def test_failures_wait_ever_longer_and_end_parked(connection: Connection) -> None:
+def test_failures_back_off_and_end_parked(connection: Connection) -> None:
     enqueue(connection, "1")
     pauses = []
     for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -215,7 +215,7 @@ def test_failures_wait_ever_longer_and_end_parked(connection: Connection) -> Non
     assert tasks.sweep(connection, 10) == tasks.SweepResult(0, [])
 
 
-def test_a_parked_task_can_be_tried_again(connection: Connection) -> None:
+def test_a_parked_task_can_be_retried(connection: Connection) -> None:
     run = begun(connection)
     connection.execute(text("UPDATE tasks SET attempts = 5"))
     assert tasks.fail(connection, Run(run.task_id, "act", "1", attempt=5), "no luck")
@@ -225,7 +225,7 @@ def test_a_parked_task_can_be_tried_again(connection: Connection) -> None:
     assert tasks.list_parked(connection, limit=10) == []
 
 
-def test_a_parked_task_does_not_hold_up_new_tasks(connection: Connection) -> None:
+def test_a_parked_task_does_not_block_new_tasks(connection: Connection) -> None:
     for _ in range(2):
         begun(connection)
         connection.execute(text("UPDATE tasks SET attempts = 6 WHERE state = 'RUNNING'"))
@@ -245,7 +245,7 @@ def test_a_failed_attempt_is_counted_in_the_task_that_takes_over(connection: Con
     assert len(claim(connection)) == 1
 
 
-def test_the_sweeper_sends_again_what_went_silent(connection: Connection) -> None:
+def test_the_sweeper_resends_timed_out_tasks(connection: Connection) -> None:
     enqueue(connection, "sent", "begun", "fresh")
     by_subject = {task.subject: task.task_id for task in claim(connection)}
     begin(connection, by_subject["begun"])
@@ -303,7 +303,7 @@ def test_a_sweep_is_bounded(connection: Connection) -> None:
     assert [tasks.sweep(connection, 2).resent for _ in range(4)] == [2, 2, 1, 0]
 
 
-def test_sweepers_pass_over_what_another_one_holds(database: Database) -> None:
+def test_sweepers_skip_tasks_locked_by_another_one(database: Database) -> None:
     with database.autocommit() as outside:
         enqueue(outside, "1")
         claim(outside)
@@ -319,7 +319,7 @@ def _locked_rows(database: Database) -> Iterator[None]:
         yield
 
 
-def test_a_task_given_back_in_good_order_does_not_count(connection: Connection) -> None:
+def test_a_released_task_does_not_count_the_attempt(connection: Connection) -> None:
     run = begun(connection)
     tasks.release(connection, run)
     assert rows(connection) == [("1", "PENDING", 0)]
