@@ -46,18 +46,18 @@ ROOT = Path(__file__).parents[2]
 AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
 _START_SECONDS = 60.0
 
-# A machine that does other work too is slow, and no less right.
+# A busy machine is slow, but its results are still valid.
 expect.set_options(timeout=15_000)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where everything is."""
+    """Addresses of the stack."""
 
     url: str
-    """Of the console, without a slash at its end."""
+    """URL of the console, without a slash at the end."""
     address: str
-    """Of the gRPC server."""
+    """Address of the gRPC server."""
     channel: grpc.Channel
     credit: CreditServiceStub
     clock_file: Path
@@ -67,7 +67,7 @@ class Place:
 
 @contextmanager
 def process(module: str, environment: dict[str, str], announced: str, log: Path) -> Iterator[str]:
-    """A module run as a program, from when it prints what matches `announced`: its first group."""
+    """Run a module as a program. Once its output matches `announced`, yield the first group."""
     with log.open("wb") as errors:
         started = subprocess.Popen(
             [sys.executable, "-m", module],
@@ -100,9 +100,9 @@ def process(module: str, environment: dict[str, str], announced: str, log: Path)
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    """Databases, server, worker and console on free ports, with the sample workbooks taken in."""
+    """Run databases, server, worker and console on free ports, with imported sample workbooks."""
     folder = Path(tempfile.mkdtemp(prefix="credit-service-console-"))
-    # As root the databases run as another user, who passes through here.
+    # If this process is root, the databases run as another user, who must be able to enter.
     folder.chmod(0o711)
     clock_file = folder / "clock"
     clock_file.write_text("0", encoding="ascii")
@@ -131,7 +131,7 @@ def place() -> Iterator[Place]:
         written = samples.write_samples(
             folder / "samples", customers=40, loans=160, seed=5, today=today
         )
-        _take_in(channel, written)
+        _import(channel, written)
         yield Place(
             url,
             address,
@@ -145,7 +145,7 @@ def place() -> Iterator[Place]:
 
 @contextmanager
 def worker(environment: dict[str, str], log: Path) -> Iterator[None]:
-    """A worker. It prints nothing: what it is given waits until it is there."""
+    """Run a worker. It prints nothing: its tasks wait until it is ready."""
     with log.open("wb") as errors:
         started = subprocess.Popen(
             [sys.executable, "-m", "workers"], cwd=ROOT, env=environment, stderr=errors
@@ -161,7 +161,7 @@ def worker(environment: dict[str, str], log: Path) -> Iterator[None]:
             started.wait()
 
 
-def _take_in(channel: grpc.Channel, written: samples.Samples) -> None:
+def _import(channel: grpc.Channel, written: samples.Samples) -> None:
     client = IngestionClient(channel)
     for kind, path in (
         (ingestion_pb2.INGESTION_KIND_CUSTOMERS, written.customer_path),
@@ -175,7 +175,7 @@ def _take_in(channel: grpc.Channel, written: samples.Samples) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A headless Chromium that talks to nobody by itself."""
+    """A headless Chromium without network requests of its own."""
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(
             executable_path=tool("chromium"),
@@ -186,13 +186,13 @@ def browser() -> Iterator[Browser]:
 
 
 class Tab:
-    """A page of the browser with what went wrong on it."""
+    """A page of the browser, and its errors."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
         self.faults: list[str] = []
         self.expected: list[str] = []
-        """Parts of faults that the test provokes."""
+        """Parts of the errors that the test provokes."""
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
         page.on("request", self._on_request)
@@ -203,10 +203,10 @@ class Tab:
 
     def _on_request(self, request: Request) -> None:
         if urlsplit(request.url).hostname != "127.0.0.1":
-            self.faults.append(f"a request left the machine: {request.url}")
+            self.faults.append(f"a request to another machine: {request.url}")
 
     def check(self) -> None:
-        """Fails with what went wrong and was not expected."""
+        """Fail on unexpected errors."""
         found = [fault for fault in self.faults if not any(part in fault for part in self.expected)]
         self.faults = []
         assert not found, "\n".join(found)
@@ -215,7 +215,7 @@ class Tab:
 def new_context(
     browser: Browser, url: str, *, narrow: bool = False, dark: bool = False
 ) -> BrowserContext:
-    """A fresh profile on a desk or a phone, light or dark."""
+    """A fresh profile of a desktop or a phone, light or dark."""
     context = browser.new_context(
         base_url=url,
         viewport={"width": 390, "height": 844} if narrow else {"width": 1360, "height": 900},
@@ -258,8 +258,8 @@ def page(open_tab: OpenTab) -> Page:
 
 @pytest.fixture(scope="session")
 def axe() -> str:
-    """The source of axe-core, which finds faults of accessibility."""
+    """The source of axe-core, which finds accessibility problems."""
     path = Path(tool("axe-core")) / "axe.min.js"
     source = path.read_bytes()
-    assert hashlib.sha256(source).hexdigest() == AXE_SHA256, "not the axe-core that is expected"
+    assert hashlib.sha256(source).hexdigest() == AXE_SHA256, "another axe-core than expected"
     return source.decode()

@@ -1,4 +1,4 @@
-"""Every page of the console and the whole checklist, as a person goes through them."""
+"""Every page of the console and the whole checklist, as a user works with them."""
 
 import csv
 import io
@@ -28,10 +28,10 @@ from tests.browser.conftest import OpenTab, Place
 
 
 def soon(holds: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Asks again until it holds."""
+    """Poll until it holds."""
     give_up = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < give_up, "it never came to hold"
+        assert time.monotonic() < give_up, "timeout"
         time.sleep(0.1)
 
 
@@ -59,7 +59,7 @@ def fill_ask(page: Page, customer_id: int, amount: str, rate: str, months: str) 
     page.get_by_label("Months").fill(months)
 
 
-def test_the_front_door_leads_to_the_dashboard_which_is_alive(place: Place, page: Page) -> None:
+def test_the_root_leads_to_the_live_dashboard(place: Place, page: Page) -> None:
     page.goto("/")
     expect(page).to_have_url(f"{place.url}/qa/")
     expect(page.get_by_role("heading", level=1)).to_have_text("Dashboard")
@@ -79,13 +79,15 @@ def test_the_front_door_leads_to_the_dashboard_which_is_alive(place: Place, page
     )
     decision_id = place.credit.CreateLoan(request, timeout=10).decision_id
     expect(feed.get_by_text("₹77,777: No credit history")).to_be_visible()
-    # The figures beside the feed follow what happened.
+    # The figures beside the feed follow the events.
     recent = page.get_by_label("Recent decisions")
     expect(recent.get_by_role("link", name=str(decision_id), exact=True)).to_be_visible()
     expect(page.get_by_label("Decline reasons")).to_contain_text("No credit history")
 
 
-def test_two_tabs_share_one_stream_and_hear_the_same(place: Place, open_tab: OpenTab) -> None:
+def test_two_tabs_share_one_stream_and_show_the_same_events(
+    place: Place, open_tab: OpenTab
+) -> None:
     first, second = open_tab().page, open_tab().page
     for page in (first, second):
         page.goto("/qa/")
@@ -95,7 +97,7 @@ def test_two_tabs_share_one_stream_and_hear_the_same(place: Place, open_tab: Ope
         expect(page.get_by_text(f"Customer {customer_id} registered")).to_be_visible()
 
 
-def test_registering_says_all_that_is_wrong_and_then_registers_once(open_tab: OpenTab) -> None:
+def test_registering_reports_all_invalid_fields_and_then_registers_once(open_tab: OpenTab) -> None:
     tab = open_tab()
     tab.expected.append("400")
     page = tab.page
@@ -124,9 +126,7 @@ def test_registering_says_all_that_is_wrong_and_then_registers_once(open_tab: Op
     expect(page.get_by_role("link", name="Asha <b>Rao</b>")).to_have_count(1)
 
 
-def test_a_phone_number_that_is_taken_is_said_beside_its_field(
-    place: Place, open_tab: OpenTab
-) -> None:
+def test_a_used_phone_number_is_reported_beside_its_field(place: Place, open_tab: OpenTab) -> None:
     tab = open_tab()
     tab.expected.append("409")
     registered(place, "+917300000004")
@@ -179,7 +179,7 @@ def test_customers_are_found_by_id_name_and_phone_and_paged(place: Place, page: 
         (samples.NO_HISTORY_CUSTOMER_ID, "8", "Would be declined", "NO_CREDIT_HISTORY"),
     ],
 )
-def test_the_simulator_tells_the_rule_that_decided(
+def test_the_simulator_shows_the_deciding_rule(
     page: Page, customer_id: int, asked: str, outcome: str, rule: str
 ) -> None:
     page.goto("/qa/eligibility")
@@ -189,7 +189,7 @@ def test_the_simulator_tells_the_rule_that_decided(
     expect(page.locator(".bars .bar")).to_have_count(4)
 
 
-def test_the_simulator_answers_while_one_types_and_takes_the_counter_offer(
+def test_the_simulator_updates_while_typing_and_applies_the_counter_offer(
     place: Place, page: Page
 ) -> None:
     page.goto("/qa/eligibility")
@@ -204,8 +204,8 @@ def test_the_simulator_answers_while_one_types_and_takes_the_counter_offer(
     amount = page.get_by_label("Loan amount").input_value()
     page.get_by_label("Loan amount").fill(str(int(amount) + 1))
     expect(page.get_by_role("heading", name="Would be declined")).to_be_visible()
-    # The address holds what was asked, and the page works without the script too. Chromium reloads
-    # what its own process knows as the address, which the page tells it a moment later.
+    # The address contains the terms, and the page also works without the script. Chromium reloads
+    # the address that its own process knows, which the page updates a moment later.
     expect(page).to_have_url(re.compile(f"loan_amount={int(amount) + 1}&"))
     page.reload()
     expect(page.get_by_role("heading", name="Would be declined")).to_be_visible()
@@ -218,9 +218,7 @@ def test_the_simulator_answers_while_one_types_and_takes_the_counter_offer(
     expect(page.locator("#answer")).to_contain_text("CUSTOMER_NOT_FOUND")
 
 
-def test_applying_takes_two_steps_and_books_once_whatever_is_pressed(
-    place: Place, page: Page
-) -> None:
+def test_applying_has_two_steps_and_books_once_even_if_repeated(place: Place, page: Page) -> None:
     customer_id = samples.GOOD_CUSTOMER_ID
     before = loans_of(place, customer_id)
     page.goto(f"/qa/apply?customer_id={customer_id}")
@@ -237,14 +235,14 @@ def test_applying_takes_two_steps_and_books_once_whatever_is_pressed(
     decision = page.url
     page.reload()
     assert len(loans_of(place, customer_id)) == len(before) + 1
-    # Back to the form, and once more: the same decision, no second loan.
+    # Back to the form, and a repeat: the same decision, no second loan.
     page.goto(review)
     page.get_by_role("button", name="Confirm and book").click()
     expect(page).to_have_url(decision)
     assert len(loans_of(place, customer_id)) == len(before) + 1
 
 
-def test_a_form_sent_twice_at_once_books_once(place: Place, page: Page) -> None:
+def test_a_form_sent_twice_concurrently_books_once(place: Place, page: Page) -> None:
     customer_id = samples.GOOD_CUSTOMER_ID
     before = len(loans_of(place, customer_id))
     page.goto(
@@ -263,7 +261,7 @@ def test_a_form_sent_twice_at_once_books_once(place: Place, page: Page) -> None:
     assert len(loans_of(place, customer_id)) == before + 1
 
 
-def test_the_decision_page_tells_inputs_score_and_rules(place: Place, page: Page) -> None:
+def test_the_decision_page_shows_inputs_score_and_rules(place: Place, page: Page) -> None:
     page.goto(
         f"/qa/apply/review?customer_id={samples.BAD_CUSTOMER_ID}&loan_amount=50000"
         "&interest_rate=9&tenure_months=24"
@@ -282,7 +280,7 @@ def test_the_decision_page_tells_inputs_score_and_rules(place: Place, page: Page
     expect(page.locator("tbody tr").first).to_contain_text("₹50,000")
 
 
-def test_a_loan_is_paid_and_its_schedule_taken_along(place: Place, open_tab: OpenTab) -> None:
+def test_a_loan_is_paid_and_its_schedule_downloaded(place: Place, open_tab: OpenTab) -> None:
     tab = open_tab()
     tab.expected += ["409", "400"]
     page = tab.page
@@ -328,7 +326,7 @@ def test_a_loan_is_paid_and_its_schedule_taken_along(place: Place, open_tab: Ope
     expect(page.get_by_role("status")).to_contain_text("The loan is closed.")
     expect(page.locator("main")).to_contain_text("accepts no further payments")
 
-    # The events that tell of the payments follow within moments.
+    # The events of the payments follow within moments.
     def shown() -> bool:
         page.goto(f"/qa/customers/{customer_id}")
         return page.get_by_label("Payments", exact=True).locator("tbody tr").count() >= 2
@@ -338,7 +336,7 @@ def test_a_loan_is_paid_and_its_schedule_taken_along(place: Place, open_tab: Ope
     expect(page.get_by_role("img", name=re.compile("^Debt "))).to_be_visible()
 
 
-def test_a_loan_id_that_customers_share_is_a_choice(place: Place, page: Page) -> None:
+def test_a_loan_id_that_customers_share_offers_a_choice(place: Place, page: Page) -> None:
     response = page.goto(f"/qa/loans/{samples.SHARED_LOAN_ID}")
     assert response is not None
     assert response.status == 300
@@ -348,7 +346,7 @@ def test_a_loan_id_that_customers_share_is_a_choice(place: Place, page: Page) ->
 
 
 def rows_file(folder: Path, bad_rows: int) -> Path:
-    """Loans of a customer, of whom `bad_rows` have a tenure that is a formula's text."""
+    """Write loans of a customer. The tenure of `bad_rows` of them is the text of a formula."""
     header = (
         "Customer ID,Loan ID,Loan Amount,Tenure,Interest Rate,Monthly payment,"
         "EMIs paid on Time,Date of Approval,End Date"
@@ -362,7 +360,7 @@ def rows_file(folder: Path, bad_rows: int) -> Path:
     return path
 
 
-def test_a_file_is_tried_then_loaded_and_its_bad_rows_told(
+def test_a_file_gets_a_dry_run_then_is_loaded_and_its_invalid_rows_listed(
     place: Place, page: Page, tmp_path: Path
 ) -> None:
     page.goto("/qa/ingestions")
@@ -382,14 +380,14 @@ def test_a_file_is_tried_then_loaded_and_its_bad_rows_told(
     expect(page.get_by_text("The file is loaded.").last).to_be_visible()
     expect(counts).to_have_text(re.compile(r"Read\s*40\s*Inserted\s*10.*Rejected\s*30", re.DOTALL))
     expect(page.get_by_label("Ingestions so far")).to_contain_text("loans with faults.csv")
-    # Another file has to be tried first again.
+    # Another file needs a dry run first.
     expect(real).to_be_disabled()
 
     progress.get_by_role("link", name="Show the errors").click()
     errors = page.get_by_label("Rows rejected or skipped", exact=True).locator("tbody tr")
     expect(errors).to_have_count(25)
     expect(errors.first).to_contain_text("NOT_A")
-    # The column by its header, each expectation once, no field of the contract.
+    # The column's header, each expectation once, and no field name of the contract.
     expect(errors.first.locator("td").nth(1)).to_contain_text("Tenure")
     told = errors.first.inner_text()
     assert told.count("a whole number from 1 to 480") == 1
@@ -404,7 +402,9 @@ def test_a_file_is_tried_then_loaded_and_its_bad_rows_told(
     assert rows[0]["found"] == "'=cmd|'1'!A1"
 
 
-def test_a_file_comes_back_marked_and_corrected_is_taken_in(page: Page, tmp_path: Path) -> None:
+def test_a_file_is_downloaded_marked_and_imported_after_correction(
+    page: Page, tmp_path: Path
+) -> None:
     def load(path: Path) -> None:
         page.goto("/qa/ingestions")
         page.get_by_label("Drop a .xlsx").set_input_files(path)
@@ -442,7 +442,7 @@ def test_a_file_comes_back_marked_and_corrected_is_taken_in(page: Page, tmp_path
     expect(page.locator(".progress").get_by_role("link", name="Download")).to_have_count(0)
 
 
-def test_a_file_is_dropped_onto_its_place(page: Page) -> None:
+def test_a_file_is_dropped_onto_the_form(page: Page) -> None:
     page.goto("/qa/ingestions")
     dropped = page.evaluate_handle(
         """() => {
@@ -472,8 +472,8 @@ def test_the_whole_checklist_passes(page: Page) -> None:
     expect(page.get_by_role("status")).to_have_text(f"{items} of {items} passed")
 
 
-def test_an_item_that_fails_says_expected_and_found(place: Place, open_tab: OpenTab) -> None:
-    """A check that cannot fail is a defect: this one asks a service that is not there."""
+def test_a_failed_check_shows_expected_and_found(place: Place, open_tab: OpenTab) -> None:
+    """A check that cannot fail is a defect: this one calls a service that does not exist."""
     tab = open_tab()
     page = tab.page
     page.goto("/qa/checks")
@@ -544,7 +544,7 @@ def test_pages_work_without_scripts(place: Place, browser: object) -> None:
     context.close()
 
 
-def test_a_number_leads_to_all_that_it_can_be(place: Place, page: Page) -> None:
+def test_a_number_leads_to_all_its_matches(place: Place, page: Page) -> None:
     """A customer, a loan and a decision of one id, an id of ten digits, and a phone number."""
     customer_id = samples.GOOD_CUSTOMER_ID
     loan_id = 7_312_345_678
@@ -608,7 +608,7 @@ LOAN_HEADER = (
 
 
 def both_sheets(path: Path, customer_id: int, loans_first: bool = True) -> Path:
-    """A workbook of a customer and a loan of theirs, each on a sheet."""
+    """Write a workbook of a customer and their loan, each on one sheet."""
     book = openpyxl.Workbook()
     sheets = {
         "Customers": (
@@ -626,7 +626,7 @@ def both_sheets(path: Path, customer_id: int, loans_first: bool = True) -> Path:
     return path
 
 
-def test_a_workbook_of_both_kinds_makes_two_ingestions_customers_first(
+def test_a_workbook_of_both_kinds_becomes_two_ingestions_customers_first(
     place: Place, page: Page, tmp_path: Path
 ) -> None:
     page.goto("/qa/ingestions")
@@ -634,7 +634,7 @@ def test_a_workbook_of_both_kinds_makes_two_ingestions_customers_first(
     page.get_by_label("Drop a .xlsx").set_input_files(both_sheets(tmp_path / "both.xlsx", 8_801))
     page.get_by_role("button", name="Dry run").click()
     real = page.get_by_role("button", name="Load for real")
-    # Two files through the worker, on a machine that may be busy.
+    # The worker imports two files, possibly on a busy machine.
     expect(real).to_be_enabled(timeout=60_000)
     expect(page.get_by_role("alert")).to_contain_text("The dry run stores no customers.")
     real.click()
@@ -676,7 +676,7 @@ def test_a_workbook_of_both_kinds_is_loaded_without_scripts(
         ("x.csv", b"", "empty"),
     ],
 )
-def test_a_file_that_is_not_understood_is_said_beside_the_field(
+def test_an_unreadable_file_is_reported_beside_the_field(
     page: Page, tmp_path: Path, name: str, content: bytes, told: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -698,7 +698,7 @@ def test_templates_have_the_usual_headers(page: Page) -> None:
         assert Path(taken.value.path()).read_text(encoding="utf-8-sig").startswith(first)
 
 
-def test_skipped_and_rejected_rows_are_not_plainly_green(
+def test_skipped_and_rejected_rows_are_not_shown_as_success(
     place: Place, page: Page, tmp_path: Path
 ) -> None:
     file = tmp_path / "again.csv"
@@ -721,7 +721,7 @@ def test_skipped_and_rejected_rows_are_not_plainly_green(
     expect(row).to_contain_text("Succeeded, ")
     counts = [int(each) for each in row.locator("td.n").all_inner_texts()]
     assert counts[0] == sum(counts[1:]) == 3
-    # The same person with another age is skipped, and listed with what differs.
+    # The same person with another age is skipped, and listed with the differences.
     again = tmp_path / "older.csv"
     again.write_text(
         ",".join(CUSTOMER_HEADER) + "\r\n8803,New,Person,31,+917300890002,50000\r\n",

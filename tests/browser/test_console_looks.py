@@ -30,7 +30,7 @@ _DAY_SECONDS = 86_400
 
 @pytest.fixture(scope="module")
 def story(place: Place) -> dict[str, str]:
-    """Addresses of pages with a life behind them: a customer of a year's loans and payments."""
+    """Addresses of pages with history: a customer with a year of loans and payments."""
     bench = Bench(Service(place.channel, ""))
     service = bench.service
     days_ago = 330
@@ -39,7 +39,7 @@ def story(place: Place) -> dict[str, str]:
         place.clock_file.write_text(str(-days * _DAY_SECONDS), encoding="ascii")
 
     def told(count: int) -> None:
-        """Wait until so many loans and payments were told of, and a moment for their scores."""
+        """Wait until the events of so many loans and payments arrived, and a moment for scores."""
         kinds = (
             event_pb2.CREDIT_EVENT_TYPE_LOAN_CREATED,
             event_pb2.CREDIT_EVENT_TYPE_PAYMENT_RECORDED,
@@ -143,7 +143,7 @@ PAGES = (
 
 
 def go(page: Page, path: str) -> None:
-    """To a page, and until what loads later is there."""
+    """Open a page, and wait for the parts that load later."""
     page.goto(path)
     if path == "/qa/":
         expect(page.locator(".event").first).to_be_visible()
@@ -152,8 +152,8 @@ def go(page: Page, path: str) -> None:
 
 
 def faults(page: Page, axe: str, rules: dict[str, Any]) -> list[str]:
-    """What axe finds, a line each."""
-    # Evaluated and not added as a script, which the page's policy would rightly refuse.
+    """Return what axe finds, one line per finding."""
+    # Evaluated instead of added as a script, which the page's policy would block.
     if not page.evaluate("'axe' in window"):
         page.evaluate(axe)
     options = {"resultTypes": ["violations"], "preload": False, **rules}
@@ -169,7 +169,7 @@ def faults(page: Page, axe: str, rules: dict[str, Any]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def tab(browser: Browser, place: Place) -> Iterator[Tab]:
-    """One tab for all pages, for a browser that has the console's files already is quicker."""
+    """One tab for all pages, because a browser with cached files is faster."""
     context = new_context(browser, place.url)
     yield Tab(context.new_page())
     context.close()
@@ -183,7 +183,7 @@ def test_a_page_is_accessible_in_light_and_dark_and_whole_on_a_phone(
     page.emulate_media(color_scheme="light")
     page.set_viewport_size({"width": 1360, "height": 900})
     go(page, story[name])
-    # Calls are folded away; what is in them is to be looked at too.
+    # Open the folded calls, so that they are checked too.
     for summary in page.locator("main > .terminal > summary").all():
         summary.click()
     assert faults(page, axe, {}) == []
@@ -197,7 +197,7 @@ def test_a_page_is_accessible_in_light_and_dark_and_whole_on_a_phone(
     tab.check()
 
 
-def test_a_failed_item_and_a_bad_form_are_accessible_too(open_tab: OpenTab, axe: str) -> None:
+def test_a_failed_check_and_an_invalid_form_are_accessible_too(open_tab: OpenTab, axe: str) -> None:
     tab = open_tab()
     tab.expected.append("400")
     page = tab.page
@@ -216,7 +216,7 @@ def test_a_failed_item_and_a_bad_form_are_accessible_too(open_tab: OpenTab, axe:
 
 @pytest.fixture(scope="module")
 def long_names(place: Place) -> dict[str, int]:
-    """Customers whose names are as long as names may be, without a place to break them."""
+    """Customers with names of maximum length, without a place to break them."""
     service = Service(place.channel, "")
     names = {"latin": "W", "hebrew": "ש", "arabic": "م", "devanagari": "क", "han": "龍"}
     return {
@@ -249,7 +249,7 @@ def test_a_long_name_breaks_no_page(long_names: dict[str, int], tab: Tab, width:
             page.goto(path)
             found = page.evaluate("document.documentElement.scrollWidth")
             assert found <= width, f"{path} is {found} wide"
-            # No name reaches out of the card it stands in, or under what is beside it.
+            # No name overflows its card or overlaps its neighbours.
             outside = page.evaluate(
                 """() => [...document.querySelectorAll("main bdi.name")].filter((name) => {
                     const box = name.closest("td, h1, p, li").getBoundingClientRect();
@@ -274,7 +274,7 @@ def test_what_matters_is_in_sight_on_a_phone(story: dict[str, str], tab: Tab) ->
         ("loan", "State"),
     ):
         go(page, story[name])
-        # All at once, for the dashboard replaces its tables by itself.
+        # All in one call, because the dashboard replaces its tables by itself.
         right = page.evaluate(
             """(label) => [...document.querySelectorAll("th, td .badge")]
                 .filter((each) => each.checkVisibility() && each.closest("main")
@@ -309,7 +309,7 @@ def _before_the_picture(page: Page, name: str) -> None:
         page.locator("[data-run-flow]").nth(1).click()
         page.locator("[data-run-flow][disabled]").wait_for(state="detached", timeout=30_000)
     page.evaluate("window.scrollTo(0, 0); document.activeElement.blur()")
-    # Dots, fades and late fonts come to rest.
+    # Wait for animations and late fonts.
     page.wait_for_timeout(150)
 
 

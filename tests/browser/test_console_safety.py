@@ -1,4 +1,4 @@
-"""What the console refuses, and what it says when the service does."""
+"""What the console rejects, and what it shows when the service fails or rejects calls."""
 
 import http.client
 import json
@@ -32,7 +32,7 @@ from tests.browser.conftest import OpenTab, Place, process
 
 
 class Visitor:
-    """Speaks HTTP to the console without a browser's good manners."""
+    """An HTTP client without the safeguards of a browser."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -46,7 +46,7 @@ class Visitor:
         body: str | bytes | None = None,
         **headers: str,
     ) -> tuple[int, dict[str, str], str]:
-        """Status, headers and text of the answer."""
+        """Return status, headers and text of the response."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if self.cookie:
             sent["cookie"] = self.cookie
@@ -62,7 +62,7 @@ class Visitor:
             connection.close()
 
     def enter(self) -> str:
-        """Take up a session; the token of its forms."""
+        """Start a session and return its CSRF token."""
         _, headers, text = self.ask("GET", "/qa/customers/new")
         self.cookie = headers["set-cookie"].partition(";")[0]
         match = re.search(r'name="csrf_token" value="([0-9a-f]+)"', text)
@@ -87,7 +87,7 @@ def visitor(place: Place) -> Visitor:
         "/qa/customers/x",
     ],
 )
-def test_every_answer_carries_the_policies(visitor: Visitor, path: str) -> None:
+def test_every_response_has_the_security_headers(visitor: Visitor, path: str) -> None:
     _, headers, _ = visitor.ask("GET", path)
     assert {name: headers.get(name) for name in HEADERS} == dict(HEADERS)
     assert "unsafe" not in headers["content-security-policy"]
@@ -109,9 +109,7 @@ def test_every_answer_carries_the_policies(visitor: Visitor, path: str) -> None:
         ("", 421),
     ],
 )
-def test_only_names_of_this_machine_are_answered_to(
-    visitor: Visitor, host: str, status: int
-) -> None:
+def test_only_names_of_this_machine_are_accepted(visitor: Visitor, host: str, status: int) -> None:
     assert visitor.ask("GET", "/qa/login", host=host)[0] == status
 
 
@@ -130,7 +128,9 @@ def test_a_form_needs_its_sessions_token(visitor: Visitor) -> None:
     good = f"{FORM}&csrf_token={token}"
     assert visitor.ask("POST", "/qa/customers/new", FORM)[0] == 403
     assert visitor.ask("POST", "/qa/customers/new", f"{FORM}&csrf_token={'0' * 64}")[0] == 403
-    assert visitor.ask("POST", "/qa/customers/new", good)[0] == 400  # taken, and its fields judged
+    assert (
+        visitor.ask("POST", "/qa/customers/new", good)[0] == 400
+    )  # accepted, and its fields validated
     for name, value in (
         ("origin", "http://evil.example"),
         ("origin", "null"),
@@ -145,7 +145,7 @@ def test_a_form_needs_its_sessions_token(visitor: Visitor) -> None:
     assert other.ask("POST", "/qa/customers/new", good)[0] == 403
 
 
-def test_every_address_that_writes_asks_for_the_token(visitor: Visitor) -> None:
+def test_every_address_that_writes_requires_the_csrf_token(visitor: Visitor) -> None:
     visitor.enter()
     for method, path, _ in app._PAGES:
         if method == "POST":
@@ -154,13 +154,13 @@ def test_every_address_that_writes_asks_for_the_token(visitor: Visitor) -> None:
             assert visitor.ask("PUT", concrete, "x=y")[0] == 405, concrete
 
 
-def test_a_cookie_that_was_changed_is_a_strangers(visitor: Visitor) -> None:
+def test_a_changed_cookie_is_invalid(visitor: Visitor) -> None:
     token = visitor.enter()
     visitor.cookie = visitor.cookie[:-2]
     assert visitor.ask("POST", "/qa/customers/new", f"{FORM}&csrf_token={token}")[0] == 403
 
 
-def test_a_link_from_elsewhere_does_not_sign_anybody_out(visitor: Visitor) -> None:
+def test_a_link_from_another_site_does_not_sign_the_user_out(visitor: Visitor) -> None:
     status, headers, text = visitor.ask(
         "GET", "/qa/customers?query=%3Cx%3E", sec_fetch_site="cross-site"
     )
@@ -187,7 +187,7 @@ def test_a_link_from_elsewhere_does_not_sign_anybody_out(visitor: Visitor) -> No
         "/qa/templates/base.html",
     ],
 )
-def test_what_is_not_there_is_said_so(visitor: Visitor, path: str) -> None:
+def test_an_unknown_page_is_reported(visitor: Visitor, path: str) -> None:
     status, _, text = visitor.ask("GET", path)
     assert status == 404
     assert "Traceback" not in text
@@ -205,13 +205,13 @@ def test_what_is_not_there_is_said_so(visitor: Visitor, path: str) -> None:
         "/qa/eligibility/answer?customer_id=1&loan_amount=1&interest_rate=1e999999&tenure_months=1",
     ],
 )
-def test_nonsense_in_an_address_breaks_no_page(visitor: Visitor, path: str) -> None:
+def test_an_invalid_address_breaks_no_page(visitor: Visitor, path: str) -> None:
     status, _, text = visitor.ask("GET", path)
     assert status in (200, 303, 400)
     assert "has a bug" not in text
 
 
-def test_what_is_typed_is_shown_as_text(visitor: Visitor) -> None:
+def test_typed_text_is_escaped(visitor: Visitor) -> None:
     attack = '"><script>alert(1)</script>'
     for path in (
         f"/qa/customers?{urlencode({'query': attack})}",
@@ -233,7 +233,7 @@ def test_a_form_is_bounded(visitor: Visitor) -> None:
     assert status == 413
 
 
-def test_a_text_where_a_file_belongs_is_refused_in_words(visitor: Visitor) -> None:
+def test_a_text_in_place_of_a_file_is_rejected_with_a_message(visitor: Visitor) -> None:
     token = visitor.enter()
     body = urlencode({"csrf_token": token, "kind": "loans", "on_existing": "skip", "file": "text"})
     status, _, text = visitor.ask("POST", "/qa/ingestions", body)
@@ -243,7 +243,7 @@ def test_a_text_where_a_file_belongs_is_refused_in_words(visitor: Visitor) -> No
 
 @contextmanager
 def console_for(address: str, **changed: Any) -> Iterator[str]:
-    """A console of its own for another server; its URL."""
+    """Run a console for another server; yield its URL."""
     settings = Settings(server_address=address, console_listen="127.0.0.1:0", **changed)
     stop = threading.Event()
     told: SimpleQueue[str] = SimpleQueue()
@@ -258,10 +258,10 @@ def console_for(address: str, **changed: Any) -> Iterator[str]:
         thread.join()
 
 
-def test_without_a_service_every_page_says_so_and_stays_whole(
+def test_without_a_service_every_page_reports_it_and_stays_intact(
     open_tab: OpenTab,
 ) -> None:
-    with socket.socket() as taken:  # bound and not listening: nobody answers there
+    with socket.socket() as taken:  # bound and not listening: no response
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with console_for(address) as url:
@@ -272,7 +272,7 @@ def test_without_a_service_every_page_says_so_and_stays_whole(
             expect(page.get_by_label("Health").get_by_text("Unreachable")).to_have_count(3)
             expect(page.get_by_label("Recent decisions")).to_contain_text("cannot be shown")
             expect(page.get_by_label("Live events")).to_contain_text("does not respond")
-            # No text of gRPC's, on no panel.
+            # No panel shows messages of gRPC.
             for text in ("ipv4:", "failed to connect", "UNKNOWN", "errno"):
                 expect(page.locator("main")).not_to_contain_text(text)
             response = page.goto("/qa/customers/1")
@@ -309,7 +309,7 @@ def sign_in(page: Page, token: str) -> None:
     page.get_by_role("button", name="Sign in").click()
 
 
-def test_with_authentication_the_persons_token_is_what_calls(
+def test_with_authentication_calls_use_the_users_token(
     place: Place, open_tab: OpenTab, tmp_path: Path
 ) -> None:
     keys = tmp_path / "jwks.json"
@@ -375,7 +375,7 @@ def test_with_authentication_the_persons_token_is_what_calls(
 
 @dataclass
 class Secured:
-    """A server that requires tokens, and a console before it."""
+    """A server that requires tokens, and a console for it."""
 
     url: str
     address: str
@@ -386,13 +386,13 @@ class Secured:
         return minted(self.key, subject, "credit.read", "credit.write", "ingest")
 
     def enter(self, page: Page, path: str) -> None:
-        """Sign in, and go to a page."""
+        """Sign in and open a page."""
         page.goto(f"/qa/login?{urlencode({'next': path})}")
         sign_in(page, self.token())
         expect(page).to_have_url(f"{self.url}{path}")
 
     def expire(self) -> None:
-        """Let the server accept none of the tokens that were signed so far."""
+        """Make the server reject all tokens signed so far."""
         with open_channel(self.address) as channel:
             service = Service(channel, self.token())
             self.key = signing_key(self.keys)
@@ -412,7 +412,7 @@ def _is_accepted(service: Service) -> bool:
 
 
 def signing_key(keys: Path) -> ECKey:
-    """A new key for signing tokens, the only one in the file that servers verify them by."""
+    """Create a signing key, the only one in the key file of the servers."""
     key = ECKey.generate_key("P-256", {"kid": uuid4().hex, "use": "sig", "alg": "ES256"})
     keys.write_text(json.dumps({"keys": [key.as_dict(private=False)]}), encoding="utf-8")
     return key
@@ -445,7 +445,7 @@ PERSON = {
 }
 
 
-def test_a_token_that_expires_during_a_form_costs_nothing_typed(
+def test_a_token_that_expires_during_a_form_keeps_the_typed_values(
     secured: Secured, open_tab: OpenTab
 ) -> None:
     page = open_tab(url=secured.url).page
@@ -467,12 +467,12 @@ def test_a_token_that_expires_during_a_form_costs_nothing_typed(
     assert page.locator("input[name=request_id]").input_value() == request_id
     page.get_by_role("button", name="Register").click()
     expect(page.get_by_role("status")).to_contain_text("is registered.")
-    # What was shown once is dropped.
+    # A draft is deleted after it was shown.
     page.goto("/qa/customers/new")
     expect(page.get_by_label("First name")).to_have_value("")
 
 
-def test_another_person_does_not_see_what_was_typed(secured: Secured, open_tab: OpenTab) -> None:
+def test_another_user_does_not_see_the_typed_values(secured: Secured, open_tab: OpenTab) -> None:
     page = open_tab(url=secured.url).page
     secured.enter(page, "/qa/customers/new")
     page.get_by_label("First name").fill("Secret")
@@ -539,7 +539,7 @@ def test_a_chosen_file_stays_chosen_over_a_new_sign_in(
     expect(page.locator(".progress")).to_have_attribute("data-ended", "yes")
 
 
-def test_a_session_that_is_gone_costs_nothing_typed(open_tab: OpenTab) -> None:
+def test_a_lost_session_keeps_the_typed_values(open_tab: OpenTab) -> None:
     tab = open_tab()
     tab.expected.append("403")
     page = tab.page
@@ -556,7 +556,7 @@ def test_a_session_that_is_gone_costs_nothing_typed(open_tab: OpenTab) -> None:
     expect(page.get_by_role("status")).to_contain_text("is registered.")
 
 
-def test_no_address_of_a_form_answers_that_it_only_receives(visitor: Visitor) -> None:
+def test_a_get_of_a_form_address_redirects_to_the_form(visitor: Visitor) -> None:
     for method, path, _ in app._PAGES:
         if method == "POST":
             concrete = re.sub(r"\{[a-z_]+\}", "1", path)
@@ -609,7 +609,7 @@ def test_the_dashboard_recovers_by_itself(place: Place, open_tab: OpenTab) -> No
             expect(page.get_by_label("Recent ingestions")).to_contain_text("customer_data.xlsx")
 
 
-def test_wrong_fields_go_by_their_labels_and_the_first_has_the_focus(open_tab: OpenTab) -> None:
+def test_invalid_fields_have_their_labels_and_the_first_has_the_focus(open_tab: OpenTab) -> None:
     tab = open_tab()
     tab.expected.append("400")
     page = tab.page
@@ -633,7 +633,7 @@ def test_wrong_fields_go_by_their_labels_and_the_first_has_the_focus(open_tab: O
 
 
 def test_the_checklist_writes_nothing_where_it_may_not(secured: Secured, open_tab: OpenTab) -> None:
-    """A service that requires tokens is not one to try things on, unless the setting says so."""
+    """By default, the checklist does not run against a service that requires tokens."""
     page = open_tab(url=secured.url).page
     secured.enter(page, "/qa/checks")
     expect(page.locator("main")).to_contain_text("CREDIT_CONSOLE_CHECKLIST=on")

@@ -1,4 +1,4 @@
-"""The whole stack as `credit-service up` starts it, and a server in this process."""
+"""The whole stack of `credit-service up`, and a server in this process."""
 
 from tests.integration.conftest import server as server  # noqa: PLC0414 - a fixture
 from tests.integration.conftest import settings as settings  # noqa: PLC0414 - a fixture

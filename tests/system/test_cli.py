@@ -75,7 +75,7 @@ def ingested(service: Up, sample_files: samples.Samples) -> None:
 
 
 @pytest.mark.usefixtures("ingested")
-def test_ingesting_again_and_with_faults(
+def test_ingesting_again_and_with_invalid_rows(
     service: Up, sample_files: samples.Samples, tmp_path: Path
 ) -> None:
     address = f"--address={service.address}"
@@ -102,7 +102,7 @@ def test_ingesting_again_and_with_faults(
         assert not done.stderr
 
 
-def test_a_file_that_cannot_be_read_on_says_what_is_stored_and_how_to_go_on(
+def test_a_damaged_file_reports_what_is_stored_and_how_to_resume(
     service: Up, tmp_path: Path
 ) -> None:
     address = f"--address={service.address}"
@@ -124,7 +124,7 @@ def test_a_file_that_cannot_be_read_on_says_what_is_stored_and_how_to_go_on(
     done = credit_service(*send, "--json")
     assert done.returncode == 0, done.stdout
     assert _counts(done.stdout) == {"rows_read": 40_000, "inserted": 40_000}
-    # A row that is stored with other values is shown with both.
+    # A row that is stored with other values is shown with both values.
     path.write_text("\n".join([header, rows[0].replace(",30,", ",31,")]))
     done = credit_service("ingest", str(path), address, "--kind=customers")
     words = " ".join(done.stdout.split())
@@ -132,7 +132,9 @@ def test_a_file_that_cannot_be_read_on_says_what_is_stored_and_how_to_go_on(
 
 
 @pytest.mark.usefixtures("ingested")
-def test_the_order_of_dates_is_given_or_proven_by_the_column(service: Up, tmp_path: Path) -> None:
+def test_the_order_of_dates_is_given_or_detected_from_the_column(
+    service: Up, tmp_path: Path
+) -> None:
     address = f"--address={service.address}"
     header = ",".join(samples.LOAN_HEADERS)
 
@@ -161,7 +163,7 @@ def test_the_order_of_dates_is_given_or_proven_by_the_column(service: Up, tmp_pa
     assert done.returncode == 2
 
 
-def test_a_file_with_faults_comes_back_to_be_corrected(
+def test_a_file_with_invalid_rows_is_saved_marked_for_correction(
     service: Up, sample_files: samples.Samples, tmp_path: Path
 ) -> None:
     address = f"--address={service.address}"
@@ -190,7 +192,7 @@ def test_a_file_with_faults_comes_back_to_be_corrected(
 
 
 @pytest.mark.usefixtures("ingested")
-def test_what_was_ingested_answers(service: Up) -> None:
+def test_ingested_rows_are_served(service: Up) -> None:
     with open_channel(service.address) as channel:
         stub = CreditServiceStub(channel)
         request = credit_service_pb2.GetCreditScoreRequest
@@ -230,7 +232,7 @@ def test_what_was_ingested_answers(service: Up) -> None:
         (["migrate"], 3, "the database is unavailable"),
     ],
 )
-def test_what_goes_wrong_is_told_in_a_few_lines(
+def test_failures_are_reported_in_a_few_lines(
     arguments: list[str], code: int, message: str
 ) -> None:
     nowhere = environment(
@@ -242,14 +244,14 @@ def test_what_goes_wrong_is_told_in_a_few_lines(
     assert len(done.stderr.splitlines()) < 8
 
 
-def test_no_service_is_another_exit_code(sample_files: samples.Samples) -> None:
+def test_a_missing_service_has_its_own_exit_code(sample_files: samples.Samples) -> None:
     done = credit_service("ingest", str(sample_files.loan_path), "--address=127.0.0.1:1")
     assert done.returncode == 3
     assert "No credit service answers at 127.0.0.1:1" in done.stderr
 
 
 def _loaded(heavy: str, *arguments: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
-    """A command, and which of the packages `heavy` it had imported at its end."""
+    """Run a command. Return its result and which packages of `heavy` it imported."""
     program = (
         "import sys; from credit_service.cli.app import run; code = run(sys.argv[2:]);"
         "loaded = {name.partition('.')[0] for name in sys.modules};"
@@ -268,7 +270,7 @@ def _loaded(heavy: str, *arguments: str) -> tuple[subprocess.CompletedProcess[st
 
 
 def test_help_is_light_and_complete() -> None:
-    """What makes help slow is what it imports."""
+    """Imports make the help slow."""
     done, loaded = _loaded("grpc sqlalchemy pandas dramatiq", "--help")
     assert (done.returncode, done.stderr, loaded) == (0, "", set())
     for command in (
@@ -285,7 +287,7 @@ def test_help_is_light_and_complete() -> None:
     ("arguments", "code"),
     [(["customer", "1"], 0), (["customer", "999999"], 1), (["check", "1"], 2), (["nothing"], 2)],
 )
-def test_who_calls_loads_nothing_of_the_server(
+def test_calling_commands_import_nothing_of_the_server(
     service: Up, arguments: list[str], code: int
 ) -> None:
     done, loaded = _loaded(
@@ -294,7 +296,7 @@ def test_who_calls_loads_nothing_of_the_server(
     assert (done.returncode, loaded - {"grpc"}) == (code, set()), done.stderr
 
 
-def test_up_serves_restarts_what_dies_and_stops_clean() -> None:
+def test_up_serves_restarts_dead_processes_and_stops_cleanly() -> None:
     with up("--processes=2") as running:
         assert len(running.running("credit_service.rpc")) == 2
         children = psutil.Process(running.process.pid).children(recursive=True)
@@ -309,7 +311,7 @@ def test_up_serves_restarts_what_dies_and_stops_clean() -> None:
         children += psutil.Process(running.process.pid).children(recursive=True)
 
         assert running.stop() == 0
-        # What the processes log of their stop, the worker's if it had come to log, is between.
+        # In between are the log lines of the stopping processes, if the worker had started to log.
         _, stopping, end = running.log.partition("Stopping …\n")
         assert stopping
         assert end.endswith("Stopped.\n")
@@ -319,7 +321,7 @@ def test_up_serves_restarts_what_dies_and_stops_clean() -> None:
         assert not (running.folder / "ready.json").exists()
 
 
-def test_up_can_be_broken_off_while_it_starts() -> None:
+def test_up_can_be_interrupted_while_it_starts() -> None:
     folder = Path(tempfile.mkdtemp(prefix="cli-"))
     folder.chmod(0o711)
     process = subprocess.Popen(
@@ -351,14 +353,14 @@ def test_two_stacks_side_by_side_and_one_folder_twice(service: Up) -> None:
         assert "already runs the servers in" in done.stderr
 
 
-def test_migrate_joins_what_runs(service: Up) -> None:
+def test_migrate_uses_the_running_database(service: Up) -> None:
     env = environment(CREDIT_DATA_DIR=str(service.folder / "data"))
     done = credit_service("migrate", "--json", env=env)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["revision"]
 
 
-def test_the_demonstration() -> None:
+def test_the_demo() -> None:
     folder = Path(tempfile.mkdtemp(prefix="cli-"))
     folder.chmod(0o711)
     try:
@@ -411,7 +413,7 @@ def test_both_kinds_of_one_workbook_are_ingested_customers_first(
     assert ingestions[1]["ignored_columns"] == ["Branch"]
     assert [each["unread_sheets"] for each in ingestions] == [["Loan book"], ["Borrowers"]]
 
-    # The same id goes on with both, and one kind alone names what it did not read.
+    # The same id resumes both, and one kind alone reports the unread sheet.
     again = (f"--ingestion-id={ingestions[0]['ingestion_id']}",)
     done = credit_service("ingest", str(path), address, *way, *again, "--json")
     repeated = [each["ingestion"] for each in json.loads(done.stdout)["ingestions"]]
@@ -425,7 +427,7 @@ def test_both_kinds_of_one_workbook_are_ingested_customers_first(
     assert "Columns ignored: Branch" in done.stdout
 
 
-def test_loans_are_not_sent_where_the_customers_of_their_file_failed(
+def test_loans_are_not_sent_if_the_customers_of_their_file_failed(
     service: Up, tmp_path: Path
 ) -> None:
     path = tmp_path / "both.xlsx"
@@ -443,7 +445,7 @@ def test_loans_are_not_sent_where_the_customers_of_their_file_failed(
 
 
 def test_a_stack_in_another_folder_is_found(tmp_path: Path) -> None:
-    """Runs the whole way: `up` with a folder, and each command that reads with the same."""
+    """Run `up` with a data folder, and each command that uses its database."""
     home = tmp_path / "home"
     with up() as running:
         data = f"--data-dir={running.folder / 'data'}"

@@ -35,7 +35,7 @@ BUF = Path(sys.executable).with_name("buf")
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """A service of its own with the sample workbooks."""
+    """A separate service with the sample workbooks."""
     folder = tmp_path_factory.mktemp("samples")
     with up() as running:
         env = environment(CREDIT_ADDRESS=running.address)
@@ -48,7 +48,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a command ended."""
+    """Result of a command."""
 
     code: int
     output: str
@@ -61,7 +61,7 @@ class Done:
 
     @property
     def words(self) -> str:
-        """All that was printed, as one line."""
+        """The whole output as one line."""
         return " ".join((self.output + self.errors).split())
 
 
@@ -90,14 +90,14 @@ def _runner(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A block of commands; `refusal` is the reason that the page says they are refused with."""
+    """A block of commands. `refusal` is the documented reason of their rejection, or ''."""
 
     method: str
     lines: tuple[str, ...]
     refusal: str
 
     def line(self, program: str) -> list[str]:
-        """The words of the one line that begins with `program`."""
+        """Return the words of the one line that starts with `program`."""
         (found,) = [line for line in self.lines if line.startswith(program)]
         return shlex.split(found)
 
@@ -114,7 +114,7 @@ def _recipes() -> list[Recipe]:
     return found
 
 
-def test_every_method_has_a_recipe_that_says_the_same_three_times() -> None:
+def test_every_method_has_a_recipe_for_three_tools() -> None:
     recipes = [recipe for recipe in _recipes() if len(recipe.lines) == 3]
     own = [m for m in METHODS if m.containing_service.full_name.startswith("credit_service.v1.")]
     assert {each.method for each in recipes} == {method.name for method in own}
@@ -159,10 +159,10 @@ def test_every_recipe_of_buf_curl(service: Up, run: Run) -> None:
             check=False,
         )
         if recipe.method == "WatchCreditEvents":
-            # It ends by the deadline that the recipe gives it.
+            # It ends with the deadline of the recipe.
             assert "deadline_exceeded" in done.stderr, done
         elif recipe.refusal:
-            # buf shows the details, and with them the reason, in base64.
+            # buf shows the details, including the reason, in base64.
             assert json.loads(done.stderr)["details"], done
         else:
             assert done.returncode == 0, done
@@ -187,7 +187,7 @@ def test_the_readme_shows_the_response(run: Run) -> None:
 def test_the_commands_of_the_readme_run_in_order(tmp_path: Path) -> None:
     text = (RECIPES.parents[1] / "README.md").read_text(encoding="utf-8")
     section = text.partition("## Use it")[2].partition("\n## ")[0]
-    # All but `make up`, which runs in a terminal of its own, and grpcurl, which may be absent.
+    # All except `make up`, which runs in a separate terminal, and grpcurl, which can be missing.
     blocks = [
         block.replace(".venv/bin/credit-service", f"{sys.executable} -m credit_service.cli")
         for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
@@ -227,7 +227,7 @@ def test_the_commands_of_the_readme_run_in_order(tmp_path: Path) -> None:
         "credit_service.v1.CreditService.GetCustomer",
     ],
 )
-def test_a_method_goes_by_many_names(run: Run, name: str) -> None:
+def test_a_method_has_several_names(run: Run, name: str) -> None:
     done = run("call", name, '{"customerId": 101}')
     assert done.document["customer"]["customer_id"] == "101"
 
@@ -267,7 +267,7 @@ def test_the_methods_are_listed(run: Run) -> None:
         ("IngestRows", '[{"batch": {"customers": {"rows": [{"a": 1}]}}}]', "rows[0].a: unknown"),
     ],
 )
-def test_what_is_no_call_is_told_before_it_is_made(
+def test_an_invalid_call_is_reported_before_it_is_made(
     run: Run, method: str, request_text: str, message: str
 ) -> None:
     done = run("call", method, request_text)
@@ -281,7 +281,7 @@ def test_requests_from_standard_input(run: Run, monkeypatch: pytest.MonkeyPatch)
     assert done.document["credit_score"]["score"] > 50
 
 
-def test_a_stream_of_answers_ends_where_asked(run: Run) -> None:
+def test_a_response_stream_ends_after_the_requested_number(run: Run) -> None:
     done = run("call", "WatchCreditEvents", "--first", "3", "--json")
     ids = [int(json.loads(line)["event"]["event_id"]) for line in done.output.splitlines()]
     assert ids == sorted(ids)
@@ -311,7 +311,7 @@ def test_every_view_has_a_table_and_json(run: Run) -> None:
         assert run(*arguments, "--json").document
 
 
-def test_lists_go_over_pages_and_say_that_there_is_more(run: Run) -> None:
+def test_lists_read_several_pages_and_report_that_there_are_more(run: Run) -> None:
     done = run("loans", "101", "--limit=2")
     assert "Showing the first 2 loans" in done.errors
     assert run("loans", "101", "--limit=2", "--json").document["more"] is True
@@ -339,12 +339,12 @@ def test_a_loan_from_check_to_payment(run: Run) -> None:
     assert "settled installments: 2" in run("pay", "101", loan_id, amount).words
     refused = run("pay", "101", loan_id, "99,99,999")
     assert (refused.code, "PAYMENT_EXCEEDS_OUTSTANDING" in refused.errors) == (1, True)
-    # The relay tells of a payment after its commit; other tests pay loan 1007.
+    # The relay publishes a payment after its commit; other tests pay loan 1007.
     deadline = time.monotonic() + 30
     paid: list[str] = []
     while len(paid) < 2 and time.monotonic() < deadline:
-        told = run("events", "--no-follow", "--customer=101", "--type=PAYMENT_RECORDED").output
-        paid = [line for line in told.splitlines() if f"loan {loan_id}" in line]
+        printed = run("events", "--no-follow", "--customer=101", "--type=PAYMENT_RECORDED").output
+        paid = [line for line in printed.splitlines() if f"loan {loan_id}" in line]
     assert len(paid) == 2
     assert "Traceback" not in run("decision", decision_id, "--json").errors
 
@@ -366,12 +366,12 @@ def test_a_loan_from_check_to_payment(run: Run) -> None:
         (("score", "101", "--token=two words"), 2, "is not a bearer token"),
     ],
 )
-def test_what_goes_wrong(run: Run, arguments: tuple[str, ...], code: int, message: str) -> None:
+def test_failures(run: Run, arguments: tuple[str, ...], code: int, message: str) -> None:
     done = run(*arguments)
     assert (done.code, message in done.words) == (code, True), done
 
 
-def test_the_tail_goes_on_after_the_server_was_killed(service: Up, run: Run) -> None:
+def test_events_resume_after_the_server_was_killed(service: Up, run: Run) -> None:
     last = json.loads(run("events", "--no-follow", "--json").output.splitlines()[-1])["event_id"]
     tail = subprocess.Popen(
         [sys.executable, "-m", "credit_service.cli", "events", f"--after={last}", "--json"],
@@ -393,7 +393,7 @@ def test_the_tail_goes_on_after_the_server_was_killed(service: Up, run: Run) -> 
                 "phone_number": f"+9198765431{number:02}",
                 "request_id": str(uuid.uuid4()),
             }
-            # The server takes its time to come back, and the call may have to be made again.
+            # The server needs time to restart, so the call may need a retry.
             deadline = time.monotonic() + 60
             while (done := run("call", "RegisterCustomer", json.dumps(request))).code:
                 assert time.monotonic() < deadline, done
@@ -413,7 +413,7 @@ def test_the_tail_goes_on_after_the_server_was_killed(service: Up, run: Run) -> 
 
 
 def _line_with(text: str, lines: IO[str]) -> str:
-    """The next line that has the text; grpc may write others between."""
+    """Return the next line with the text. grpc may write other lines before it."""
     seen = []
     for line in lines:
         if text in line:
@@ -426,7 +426,7 @@ def _line_with(text: str, lines: IO[str]) -> str:
 
 
 class TestTokens:
-    """Calls under a token of `credit-service token`."""
+    """Calls with a token of `credit-service token`."""
 
     @pytest.fixture
     def settings(self, settings: Settings, tmp_path: Path) -> Settings:
@@ -439,7 +439,7 @@ class TestTokens:
             }
         )
 
-    def test_each_way_to_give_one(
+    def test_each_way_to_pass_a_token(
         self,
         server: Edge,
         tmp_path: Path,
@@ -471,7 +471,7 @@ class TestTokens:
         assert (done.code, "CREDIT_TOKEN_FILE) cannot be read" in done.errors) == (2, True), done
 
     @pytest.mark.parametrize("late", [False, True])
-    def test_the_tail_goes_on_with_a_new_token(
+    def test_events_resume_with_a_new_token(
         self,
         server: Edge,
         settings: Settings,
@@ -480,7 +480,7 @@ class TestTokens:
         monkeypatch: pytest.MonkeyPatch,
         late: bool,
     ) -> None:
-        """Also where the old one's file is removed before the new one is written."""
+        """Also if the file of the old token is removed before the new one is written."""
         run, edge = _runner(capsys), server.server._pipeline
         admitted: list[str] = []
         slot = edge._admission._streams_by_principal.slot
@@ -514,8 +514,8 @@ class TestTokens:
                 file.write_text(new.output)
             assert settings.token_keys is not None
             (rotated / "jwks.json").replace(settings.token_keys)
-            told = _line_with("Resuming after event", tail.stderr)
-            assert "UNAUTHENTICATED" in told
+            line = _line_with("Resuming after event", tail.stderr)
+            assert "UNAUTHENTICATED" in line
             if late:
                 assert "UNAUTHENTICATED" in _line_with("Resuming after event", tail.stderr)
                 file.write_text(new.output)
@@ -530,14 +530,14 @@ class TestTokens:
 # `doctor` and `completion`.
 
 
-def test_the_doctor_of_a_service_that_is_well(
+def test_the_doctor_passes_for_a_healthy_service(
     service: Up, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CREDIT_DATA_DIR", str(service.folder / "data"))
     monkeypatch.setenv("CREDIT_LISTEN", service.address)
     deadline = time.monotonic() + 60
     while (done := run("doctor", "--json")).code:
-        # The worker may still be at what the tests before gave it.
+        # The worker may still process tasks of the previous tests.
         assert time.monotonic() < deadline, done
         time.sleep(0.5)
     names = {check["name"] for check in done.document["checks"]}
@@ -554,7 +554,7 @@ def test_the_doctor_of_a_service_that_is_well(
     assert "+86400 s from the system clock" in run("doctor").words
 
 
-def test_the_doctor_of_one_that_is_not(
+def test_the_doctor_fails_for_an_unreachable_service(
     service: Up, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
@@ -607,7 +607,7 @@ def test_completion_of_commands_and_options(run: Run, tmp_path: Path) -> None:
     assert run("completion", "csh").code == 2
 
 
-# The console beside the service, and the end of both.
+# The console with the service, and the shutdown of both.
 
 
 def test_up_runs_the_console_and_nothing_outlives_it() -> None:
@@ -643,7 +643,7 @@ def test_up_runs_the_console_and_nothing_outlives_it() -> None:
         EmbeddedStack(running.folder / "data").stop_leftovers()
 
 
-def test_up_goes_on_without_a_console_that_cannot_listen(service: Up) -> None:
+def test_up_continues_without_a_console_that_cannot_listen(service: Up) -> None:
     with up(console=True, CREDIT_CONSOLE_LISTEN=service.address) as running:
         assert running.console_url == ""
         assert "The console does not run; everything else does." in running.log

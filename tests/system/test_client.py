@@ -1,4 +1,4 @@
-"""The ingestion client against a real server that is killed, stopped and stalled under it."""
+"""The ingestion client with a real server that is killed, stopped and stalled."""
 
 import csv
 import signal
@@ -69,7 +69,7 @@ def _client(service: Up, patience: Patience = PATIENCE) -> Iterator[IngestionCli
 
 
 class Saboteur(Listener):
-    """Does harm once for each of these numbers of rows, some milliseconds after they were sent."""
+    """Causes one failure for each of these numbers of rows, milliseconds after they were sent."""
 
     def __init__(self, harm: Callable[[], None], at_rows: list[int], delay_seconds: float) -> None:
         self._harm = harm
@@ -99,7 +99,7 @@ def _stored_once(client: IngestionClient, path: Path, rows: int) -> None:
     assert (again.rows_read, again.unchanged, again.inserted) == (rows, rows, 0)
 
 
-def test_a_server_killed_in_mid_stream_loses_and_doubles_nothing(
+def test_a_server_killed_in_mid_stream_loses_and_duplicates_nothing(
     service: Up, files: samples.Samples
 ) -> None:
     saboteur = Saboteur(lambda: _kill_server(service), [4_000, LOANS], 0.03)
@@ -114,7 +114,7 @@ def test_a_server_killed_in_mid_stream_loses_and_doubles_nothing(
         _stored_once(client, files.loan_path, LOANS)
 
 
-def test_a_watch_goes_on_when_the_server_is_killed(service: Up, files: samples.Samples) -> None:
+def test_a_watch_resumes_when_the_server_is_killed(service: Up, files: samples.Samples) -> None:
     request = Request(uuid4(), validate_only=True)
     saboteur = Saboteur(lambda: _kill_server(service), [0, 1], 0.02)
     with _client(service) as client:
@@ -126,7 +126,9 @@ def test_a_watch_goes_on_when_the_server_is_killed(service: Up, files: samples.S
         assert (ended.rows_read, ended.unchanged) == (LOANS, LOANS)
 
 
-def test_a_stalled_server_is_given_up_and_gone_back_to(service: Up, files: samples.Samples) -> None:
+def test_a_stalled_server_is_disconnected_and_the_transfer_resumed(
+    service: Up, files: samples.Samples
+) -> None:
     def stall() -> None:
         for server in service.running("credit_service.rpc"):
             server.send_signal(signal.SIGSTOP)
@@ -157,7 +159,7 @@ def test_patience_ends(service: Up, files: samples.Samples) -> None:
         assert time.monotonic() - started < 10
 
 
-def test_a_refusal_is_not_tried_again(service: Up, files: samples.Samples) -> None:
+def test_a_rejection_is_not_retried(service: Up, files: samples.Samples) -> None:
     request = Request(uuid4(), validate_only=True)
     with _client(service) as client:
         client.stream(open_source(files.customer_path), request)
@@ -174,7 +176,7 @@ def test_a_refusal_is_not_tried_again(service: Up, files: samples.Samples) -> No
         assert same.rows_read == CUSTOMERS
 
 
-def test_a_file_damaged_on_its_way_does_not_end_as_if_complete(
+def test_a_damaged_file_does_not_end_as_complete(
     service: Up, files: samples.Samples, tmp_path: Path
 ) -> None:
     path = tmp_path / "loans.csv"

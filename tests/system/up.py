@@ -1,4 +1,4 @@
-"""`credit-service up` as a user runs it, on databases and a port of its own."""
+"""`credit-service up` as a user runs it, with its own databases and a free port."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The words of the help: plain English, by the terms of the field."""
+"""The help texts use plain English and the usual technical terms."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from cyclopts import App
 
 from credit_service.cli import app
 
-# What the help once said, and what no reader expects of a command line.
+# Expressions of earlier help texts that are not usual for a command line.
 _ODD = (
     "told",
     "tell",

@@ -31,7 +31,7 @@ def test_no_word_is_split_and_no_line_too_wide_for_its_words(width: int) -> None
     assert width < 200 or len(lines) == 3
 
 
-def test_a_wide_terminal_has_columns_that_stand_below_each_other() -> None:
+def test_a_wide_terminal_has_aligned_columns() -> None:
     header, first, second = (line for line, _ in _listing().lines(120))
     assert header.index("outcome") == first.index("approved") == second.index("declined")
     assert first.index("₹") + len("₹1,00,000.00") == header.index("amount") + len("amount")
@@ -48,7 +48,7 @@ def test_a_narrow_terminal_has_a_block_for_each_record() -> None:
 
 
 @given(st.lists(st.tuples(st.text(), st.text(), st.text()), max_size=5))
-def test_a_pipe_gets_one_record_a_line(rows: list[tuple[str, str, str]]) -> None:
+def test_a_pipe_gets_one_record_per_line(rows: list[tuple[str, str, str]]) -> None:
     listing = Listing("one", ("two", "right"), "three")
     for row in rows:
         listing.add(*row)
@@ -66,7 +66,7 @@ def test_any_text_fits_any_width(rows: list[tuple[str, str, str]], width: int) -
     assert all(word in shown for row in rows for cell in row for word in cell.split())
 
 
-def test_nothing_that_is_printed_is_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_lines_are_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
     out.print("credit-service ingest " + "x" * 500)
     _listing().print()
     assert len(capsys.readouterr().out.splitlines()) == 1 + 3

@@ -1,4 +1,4 @@
-"""`credit-service token`: the server accepts the tokens that it makes."""
+"""`credit-service token` creates tokens that the server accepts."""
 
 import json
 import stat
@@ -51,7 +51,7 @@ def private(folder: Path) -> str:
 def test_the_server_accepts_the_tokens(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, private(folder))
     assert (code, err) == (0, "")
-    assert out.count("\n") == 1  # for $(…): one line, however long
+    assert out.count("\n") == 1  # for $(…): one line of any length
     assert verifier(folder).verify(out.strip()) == Principal("developer", SCOPES)
 
 

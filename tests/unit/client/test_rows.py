@@ -1,4 +1,4 @@
-"""Files as rows of the contract: what fits travels typed, what does not as it stands."""
+"""Files as rows of the contract: typed values, or unreadable cells with their text."""
 
 from datetime import date, datetime
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_a_customer_row(tmp_path: Path) -> None:
         ("start_date", "2024-02-30", "DATE_INVALID"),
     ],
 )
-def test_what_does_not_fit_travels_as_it_stands(
+def test_cells_that_do_not_fit_are_sent_as_unreadable(
     tmp_path: Path, field: str, cell: object, code: str
 ) -> None:
     columns = [each.field for each in COLUMNS["LOANS"]]
@@ -77,12 +77,12 @@ def test_what_does_not_fit_travels_as_it_stands(
     assert unreadable.column == field
     assert ingestion_pb2.RowErrorCode.Name(unreadable.code) == f"ROW_ERROR_CODE_{code}"
     assert unreadable.found
-    # The others are there, so that the service can judge them as well.
+    # The other cells are sent too, so that the service can validate them.
     assert row.customer_id == (0 if field == "customer_id" else 7)
     assert row.end_date.year == 2026
 
 
-def test_empty_cells_are_absent_and_blank_rows_passed_over(tmp_path: Path) -> None:
+def test_empty_cells_are_absent_and_blank_rows_ignored(tmp_path: Path) -> None:
     blank: list[Any] = [""] * 9
     first, second = _loans(
         tmp_path / "loans.xlsx", blank, [7, 5001, *[" "] * 7], blank, [8, 5002, *[""] * 7], blank
@@ -131,7 +131,7 @@ def test_csv(tmp_path: Path, separator: str) -> None:
     assert not second.HasField("loan_id")
 
 
-def test_batches_begin_at_any_offset_and_stay_below_the_largest_message(
+def test_batches_start_at_any_offset_and_stay_below_the_maximum_message_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "loans.xlsx"
@@ -151,14 +151,14 @@ def test_batches_begin_at_any_offset_and_stay_below_the_largest_message(
             expected += len(batch.loans.rows)
 
 
-def test_a_text_too_long_for_any_name_is_cut(tmp_path: Path) -> None:
+def test_a_text_that_is_too_long_for_a_name_is_truncated(tmp_path: Path) -> None:
     (row,) = _customers(tmp_path / "customers.xlsx", [7, "A" * 30_000, *CUSTOMER[2:]])
     (unreadable,) = row.unreadable_cells
     assert unreadable.column == "first_name"
     assert unreadable.found == "A" * 200
 
 
-def test_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
+def test_unreadable_files_are_reported_with_the_reason(tmp_path: Path) -> None:
     whole = tmp_path / "whole.xlsx"
     _loans(whole, *[LOAN] * 100)
     contents = {
@@ -191,7 +191,7 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
         open_source(tmp_path / "absent.csv")
 
 
-def test_a_date_with_a_time_is_no_day(tmp_path: Path) -> None:
+def test_a_date_with_a_time_is_invalid(tmp_path: Path) -> None:
     midnight = datetime(2024, 1, 31)  # noqa: DTZ001 - a sheet knows no time zone
     assert rows._date(midnight) == rows._date(date(2024, 1, 31)) == rows._date("2024-01-31")
     with pytest.raises(rows._UnreadableError):

@@ -24,7 +24,7 @@ def test_every_method_is_known_by_its_request() -> None:
     assert len(requests) == len(set(requests)) == 20
 
 
-def test_a_call_reads_as_the_documentation_has_it() -> None:
+def test_a_call_is_written_as_in_the_documentation() -> None:
     call = call_of(pb.GetCustomerRequest(customer_id=101))
     assert SNIPPETS.grpcurl(call, with_token=False) == (
         "grpcurl -plaintext -d '{\"customer_id\": 101}' 127.0.0.1:50051 "
@@ -43,7 +43,7 @@ def test_the_token_is_named_and_never_shown() -> None:
 
 
 @pytest.mark.parametrize("name", ["O'Brien", "$(reboot)", '"; rm -rf /; "', "`id`", "नाम\n"])
-def test_whatever_is_typed_is_one_word_of_the_shell(name: str) -> None:
+def test_any_typed_text_is_one_shell_word(name: str) -> None:
     request = pb.RegisterCustomerRequest(first_name=name, monthly_income=formats.money_of(100))
     words = shlex.split(SNIPPETS.grpcurl(call_of(request), with_token=False))
     assert json.loads(words[words.index("-d") + 1])["first_name"] == name
@@ -68,7 +68,7 @@ def test_a_number_that_json_readers_would_round_stays_text() -> None:
     assert json.loads(request_json(request)) == {"customer_id": str(formats.MAX_INT64)}
 
 
-def test_an_upload_is_fed_from_its_file() -> None:
+def test_an_upload_reads_its_file() -> None:
     header = ingestion_pb.UploadSpreadsheetHeader(filename="my loans.csv", validate_only=True)
     request = ingestion_pb.UploadSpreadsheetRequest(header=header)
     text = SNIPPETS.grpcurl(Call(full_method(request), request_json(request)), with_token=False)
@@ -78,7 +78,7 @@ def test_an_upload_is_fed_from_its_file() -> None:
     )
 
 
-def test_under_tls_a_call_names_the_authorities_and_no_plaintext() -> None:
+def test_with_tls_a_call_names_the_authorities_and_not_plaintext() -> None:
     snippets = Snippets("credit.example:443", Path("/etc/my ca.pem"))
     call = call_of(pb.GetCustomerRequest(customer_id=1))
     words = shlex.split(snippets.grpcurl(call, with_token=True))
@@ -91,7 +91,7 @@ def test_under_tls_a_call_names_the_authorities_and_no_plaintext() -> None:
     assert words[-1].startswith("https://credit.example:443/")
 
 
-def test_under_mutual_tls_a_call_presents_the_certificate_too() -> None:
+def test_with_mutual_tls_a_call_presents_the_certificate() -> None:
     snippets = Snippets("h:1", Path("ca.pem"), Path("own.pem"), Path("own.key"))
     call = call_of(pb.GetCustomerRequest(customer_id=1))
     assert " -cacert ca.pem -cert own.pem -key own.key " in snippets.grpcurl(call, with_token=False)

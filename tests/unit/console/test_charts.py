@@ -1,4 +1,4 @@
-"""Charts: well-formed, within their frame, true to their figures, and saying what they show."""
+"""Charts are well-formed, stay in their frame, match their figures, and have a description."""
 
 import re
 from xml.etree import ElementTree as ET
@@ -50,7 +50,7 @@ def test_a_bar_is_as_wide_as_its_share(value: int, full: int, width: str) -> Non
     assert parsed(charts.bar(value, full)).findall("rect")[1].get("width") == width
 
 
-def test_a_step_of_a_waterfall_begins_where_the_last_ended() -> None:
+def test_a_waterfall_step_starts_at_the_end_of_the_last() -> None:
     rect = parsed(charts.span_bar(3500, 6000, 10_000)).findall("rect")[1]
     assert (rect.get("x"), rect.get("width")) == ("35", "25")
     down = parsed(charts.span_bar(6000, 0, 10_000)).findall("rect")[1]
@@ -75,7 +75,7 @@ def test_the_gauge_fills_by_the_debt_and_never_beyond(
 @pytest.mark.parametrize(
     ("part", "whole", "text"), [(1, 2, "50 %"), (2, 3, "67 %"), (0, 4, "0 %"), (0, 0, "—")]
 )
-def test_the_ring_tells_the_share_in_percent(part: int, whole: int, text: str) -> None:
+def test_the_ring_shows_the_share_in_percent(part: int, whole: int, text: str) -> None:
     assert parsed(charts.ring(part, whole, "x")).find("text").text == text  # type: ignore[union-attr]
 
 

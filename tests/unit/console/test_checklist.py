@@ -1,4 +1,4 @@
-"""When the checklist may run, and what it does under another scorecard."""
+"""When the checklist may run, and what it does with another scorecard."""
 
 import base64
 import json
@@ -46,7 +46,7 @@ def test_the_checklist_runs_only_where_it_is_allowed(
 
 
 class UnderScorecard:
-    """A service that decides by another scorecard, and counts what it is asked to write."""
+    """A service with another active scorecard, which counts the requested writes."""
 
     def __init__(self, version: str) -> None:
         self.version = version
@@ -61,10 +61,10 @@ class UnderScorecard:
 
     def register(self, _request: Any) -> Any:
         self.written += 1
-        raise bench.CheckFailedError("it went on")
+        raise bench.CheckFailedError("it continued")
 
 
-def test_figures_of_one_scorecard_are_not_held_against_another() -> None:
+def test_checks_with_figures_are_skipped_with_another_scorecard() -> None:
     service: Any = UnderScorecard("prudent-1")
     result = runner.run(runner.ITEMS["rate-twelve"], service)
     assert (result.outcome, service.written) == ("skip", 0)
@@ -75,7 +75,7 @@ def test_figures_of_one_scorecard_are_not_held_against_another() -> None:
     assert service.written == 1
 
 
-def test_items_without_figures_run_under_every_scorecard() -> None:
+def test_checks_without_figures_run_with_every_scorecard() -> None:
     service: Any = UnderScorecard("prudent-1")
     assert runner.run(runner.ITEMS["register-once"], service).outcome == "fail"
     assert service.written == 1

@@ -1,4 +1,4 @@
-"""The kinds of rows in a file, told in a process of its own."""
+"""Detection of the kinds of rows in a file, in a separate process."""
 
 import io
 import tempfile
@@ -23,7 +23,7 @@ def stored(content: bytes) -> Iterator[IO[bytes]]:
 
 
 @pytest.mark.parametrize("kind", ["CUSTOMERS", "LOANS"])
-def test_a_csv_file_is_told_by_its_headers(kind: Kind) -> None:
+def test_a_csv_file_is_detected_by_its_headers(kind: Kind) -> None:
     header = ",".join(each.headers[0] for each in COLUMNS[kind])
     with stored(f"{header}\r\n".encode()) as file:
         assert detected(file, "x.csv") == (kind,)
@@ -40,7 +40,7 @@ def test_a_workbook_of_both_kinds_has_customers_first() -> None:
         assert detected(file, "both.xlsx") == ("CUSTOMERS", "LOANS")
 
 
-def test_why_a_file_has_no_kind_is_said() -> None:
+def test_a_file_without_a_kind_is_reported_with_the_reason() -> None:
     with stored(b"a,b\r\n") as file, pytest.raises(UndetectedError, match="neither"):
         detected(file, "x.csv")
 
@@ -53,7 +53,7 @@ def test_a_hostile_workbook_harms_only_the_process_that_opens_it() -> None:
         detected(file, "x.xlsx")
 
 
-def test_a_process_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detection, "WAIT_SECONDS", 0.01)
     with stored(b"a,b\r\n") as file, pytest.raises(UndetectedError, match="Choose customers"):
         detected(file, "x.csv")

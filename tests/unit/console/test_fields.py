@@ -1,4 +1,4 @@
-"""Fields by the names that pages show."""
+"""Fields and row errors by their labels."""
 
 import pytest
 
@@ -36,14 +36,12 @@ from credit_service.v1 import ingestion_pb2
         ),
     ],
 )
-def test_a_violation_goes_by_the_label(
-    path: str, description: str, beside: str, sentence: str
-) -> None:
+def test_a_violation_has_the_label(path: str, description: str, beside: str, sentence: str) -> None:
     assert fields.beside_field(path, description) == beside
     assert fields.sentence(path, description) == sentence
 
 
-def test_the_problems_of_a_form_stand_in_its_order() -> None:
+def test_the_problems_of_a_form_have_its_order() -> None:
     found = fields.beside(
         ("age", "monthly_income"),
         [("monthly_income.units", "monthly_income.units is bad."), ("request_id", "x")],
@@ -52,7 +50,7 @@ def test_the_problems_of_a_form_stand_in_its_order() -> None:
     assert list(found.items()) == [("age", "Enter a whole number."), ("monthly_income", "Is bad.")]
 
 
-def test_a_row_error_speaks_of_the_sheet_and_says_each_thing_once() -> None:
+def test_a_row_error_has_the_headers_of_the_sheet_and_no_repetition() -> None:
     error = ingestion_pb2.RowError(
         row_number=7,
         column="monthly_income",
@@ -68,7 +66,7 @@ def test_a_row_error_speaks_of_the_sheet_and_says_each_thing_once() -> None:
     error.message = "There is no customer of that customer_id."
     line = row_line(ingestion_pb2.INGESTION_KIND_LOANS, error)
     assert line.note == "There is no customer of that Customer ID."
-    # As the file calls the column, where the service knows it.
+    # The header of the file, if the service knows it.
     error.column_header = "Gross Pay"
     error.expected = "monthly_income in rupees"
     line = row_line(ingestion_pb2.INGESTION_KIND_CUSTOMERS, error)
@@ -84,5 +82,5 @@ def test_a_row_error_speaks_of_the_sheet_and_says_each_thing_once() -> None:
         (3, 29_000, "3 rows rejected, 29,000 skipped"),
     ],
 )
-def test_rows_left_out_are_counted_in_words(rejected: int, skipped: int, text: str) -> None:
+def test_rows_not_stored_are_counted_in_words(rejected: int, skipped: int, text: str) -> None:
     assert left_out(ingestion_pb2.Ingestion(rejected=rejected, skipped=skipped)) == text

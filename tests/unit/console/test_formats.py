@@ -1,4 +1,4 @@
-"""Values for a person, and text of a person for the service."""
+"""Values as text for pages, and form fields as values for the service."""
 
 from zoneinfo import ZoneInfo
 
@@ -15,7 +15,7 @@ from credit_service.console.formats import Typed
 from credit_service.v1 import decision_pb2, loan_pb2
 
 
-def test_short_money_drops_needless_decimals_only() -> None:
+def test_short_money_omits_only_zero_decimals() -> None:
     assert display.inr_short(formats.money_of(230_000_000)) == "₹23,00,000"
     assert display.inr_short(formats.money_of(888_480)) == "₹8,884.80"
 
@@ -26,7 +26,7 @@ def test_money_survives_the_wire(paise: int) -> None:
 
 
 @given(st.integers(1, 10**16))
-def test_what_a_field_is_filled_with_is_read_as_the_same_amount(paise: int) -> None:
+def test_a_prefilled_amount_is_read_as_the_same_amount(paise: int) -> None:
     typed = Typed({"amount": formats.plain_amount(formats.money_of(paise))})
     assert display.paise(typed.money("amount")) == paise
     assert not typed.problems
@@ -44,7 +44,7 @@ def test_an_unreadable_amount_is_a_problem_of_its_field(text: str) -> None:
     assert set(typed.problems) == {"amount"}
 
 
-def test_a_negative_amount_is_left_to_the_service() -> None:
+def test_the_service_validates_a_negative_amount() -> None:
     assert display.paise(Typed({"amount": "-5.50"}).money("amount")) == -550
 
 
@@ -55,7 +55,7 @@ def test_an_unreadable_whole_number_is_a_problem(text: str) -> None:
     assert set(typed.problems) == {"age"}
 
 
-def test_whole_numbers_are_held_to_the_type_they_go_into() -> None:
+def test_whole_numbers_must_fit_the_type_of_their_field() -> None:
     assert Typed({"n": str(2**31 - 1)}).whole("n", formats.MAX_INT32) == 2**31 - 1
     typed = Typed({"n": str(2**31)})
     typed.whole("n", formats.MAX_INT32)
@@ -71,7 +71,7 @@ def test_dates_are_read_or_a_problem() -> None:
     assert "d" in typed.problems
 
 
-def test_a_rate_goes_to_the_service_as_typed() -> None:
+def test_a_rate_is_sent_as_typed() -> None:
     assert Typed({"r": " 12.345 % "}).rate("r").value == "12.345"
     typed = Typed({"r": ""})
     typed.rate("r")
@@ -117,7 +117,7 @@ def test_dates_and_names() -> None:
     assert display.enum_name(99, loan_pb2.LoanState) == "UNKNOWN_99"
 
 
-def test_instants_are_told_in_the_business_time_zone() -> None:
+def test_instants_are_shown_in_the_business_time_zone() -> None:
     zone = ZoneInfo("Asia/Kolkata")
     time = Timestamp(seconds=1_709_231_709)  # 2024-02-29 18:35:09 UTC
     assert formats.instant(time, zone) == "1 Mar 2024, 00:05:09"
@@ -129,11 +129,11 @@ def test_instants_are_told_in_the_business_time_zone() -> None:
 @pytest.mark.parametrize(
     "start", ["=", "+", "-", "@", "\t", "\r", " =", "\ufeff=", "\uff1d", "\n@"]
 )
-def test_cells_that_a_spreadsheet_would_run_are_neutralised(start: str) -> None:
+def test_cells_that_a_spreadsheet_would_treat_as_formulas_are_neutralised(start: str) -> None:
     assert formats.neutralised(start + "SUM(A1)") == "'" + start + "SUM(A1)"
 
 
-def test_other_cells_are_left_alone() -> None:
+def test_other_cells_are_unchanged() -> None:
     assert formats.neutralised("8884.88") == "8884.88"
     text = formats.csv_text(("a", "=b"), [("x,y", '=HYPERLINK("http://x")'), (1, "two")])
     assert text == 'a,\'=b\r\n"x,y","\'=HYPERLINK(""http://x"")"\r\n1,two\r\n'
@@ -143,5 +143,5 @@ def test_other_cells_are_left_alone() -> None:
     ("seconds", "text"),
     [(0.044, "44 ms"), (1.44, "1.4 s"), (12.2, "12 s"), (200, "3 min 20 s"), (59.7, "1 min 0 s")],
 )
-def test_spans_are_told_short(seconds: float, text: str) -> None:
+def test_durations_are_short(seconds: float, text: str) -> None:
     assert formats.duration(seconds) == text

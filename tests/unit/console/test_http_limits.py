@@ -1,4 +1,4 @@
-"""Requests that do not arrive, and what is left for those that do."""
+"""Requests that do not arrive completely, and the capacity left for others."""
 
 import contextlib
 import http.client
@@ -30,7 +30,7 @@ POST = b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r
 
 
 class Clock:
-    """Stands in for an event loop: its timers run when the test lets time pass."""
+    """A fake event loop. Its timers run when the test advances the time."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -88,13 +88,13 @@ def connections() -> Connections:
 
 
 def answer(connection: LimitedH11Protocol) -> None:
-    """What uvicorn does once the application has answered."""
+    """What uvicorn does after the application's response."""
     connection.conn.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
     connection.conn.send(h11.EndOfMessage())
     connection.on_response_complete()
 
 
-def test_the_whole_head_has_a_time(connections: Connections) -> None:
+def test_the_whole_head_has_a_timeout(connections: Connections) -> None:
     silent, trickling, whole = connections.open(), connections.open(), connections.open()
     whole.data_received(WHOLE)
     for each in range(9):
@@ -108,13 +108,13 @@ def test_the_whole_head_has_a_time(connections: Connections) -> None:
     assert connections.is_open(whole)
 
 
-def test_the_next_head_of_a_connection_has_a_time_from_its_first_byte(
+def test_the_next_head_of_a_connection_has_a_timeout_from_its_first_byte(
     connections: Connections,
 ) -> None:
     connection = connections.open()
     for _ in range(2):
         connection.data_received(WHOLE)
-        connections.clock.pass_(60)  # the application takes its time
+        connections.clock.pass_(60)  # the application is slow
         answer(connection)
         connections.clock.pass_(25)
         assert connections.is_open(connection)
@@ -126,7 +126,7 @@ def test_the_next_head_of_a_connection_has_a_time_from_its_first_byte(
     assert not connections.is_open(connection)
 
 
-def test_a_body_has_a_least_rate(connections: Connections) -> None:
+def test_a_body_has_a_minimum_rate(connections: Connections) -> None:
     steady, slow = connections.open(), connections.open()
     for each in (steady, slow):
         each.data_received(POST)
@@ -140,7 +140,7 @@ def test_a_body_has_a_least_rate(connections: Connections) -> None:
     assert not connections.is_open(steady)
 
 
-def test_a_body_that_the_console_does_not_read_is_waited_for(connections: Connections) -> None:
+def test_a_body_that_the_console_does_not_read_has_no_timeout(connections: Connections) -> None:
     connection = connections.open()
     connection.data_received(POST)
     connection.data_received(b"x" * 100_000)
@@ -165,7 +165,7 @@ def test_the_address_with_most_connections_loses_the_oldest(connections: Connect
     assert all(map(connections.is_open, [upload, *others]))
 
 
-def test_of_addresses_with_as_many_connections_the_oldest_is_closed(
+def test_among_addresses_with_equal_counts_the_oldest_connection_is_closed(
     connections: Connections,
 ) -> None:
     many = []
@@ -175,7 +175,9 @@ def test_of_addresses_with_as_many_connections_the_oldest_is_closed(
     assert [each for each in many if not connections.is_open(each)] == many[:1]
 
 
-def test_idle_connections_count_and_those_being_answered_do_not(connections: Connections) -> None:
+def test_idle_connections_count_and_those_with_a_pending_response_do_not(
+    connections: Connections,
+) -> None:
     answered = [connections.open() for _ in range(MAX_AWAITED_HEADS)]
     for each in answered:
         each.data_received(WHOLE)
@@ -187,10 +189,10 @@ def test_idle_connections_count_and_those_being_answered_do_not(connections: Con
     assert sum(map(connections.is_open, silent)) == MAX_AWAITED_HEADS - 1
 
 
-def test_closed_connections_count_no_more_at_once(connections: Connections) -> None:
+def test_closed_connections_stop_counting_immediately(connections: Connections) -> None:
     for _ in range(3 * MAX_AWAITED_HEADS):
         connections.clock.pass_(0.001)
-        # An event loop calls connection_lost later.
+        # A real event loop calls connection_lost later.
         transport: Any = connections.open().transport
         transport.abort.side_effect = None
     assert connections.count == MAX_AWAITED_HEADS
@@ -207,7 +209,7 @@ def test_bodies_are_bounded_too(connections: Connections) -> None:
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A console that closes no connection for its age."""
+    """A console that closes no connection because of its age."""
     monkeypatch.setattr(http_limits, "HEAD_SECONDS", 600.0)
     monkeypatch.setattr(http_limits, "BODY_SECONDS", 600.0)
     with console("127.0.0.1:1") as found:
@@ -217,7 +219,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("sent", "kept"), [(HALF, MAX_AWAITED_HEADS), (POST, MAX_AWAITED_BODIES)], ids=["head", "body"]
 )
-def test_300_half_requests_keep_no_other_from_its_answer(
+def test_300_incomplete_requests_do_not_block_a_complete_one(
     place: str, sent: bytes, kept: int
 ) -> None:
     host, _, port = place.partition(":")
@@ -225,13 +227,13 @@ def test_300_half_requests_keep_no_other_from_its_answer(
         halves = []
         for _ in range(300):
             half = opened.enter_context(socket.create_connection((host, int(port)), timeout=10))
-            with contextlib.suppress(OSError):  # it may be closed before it has sent anything
+            with contextlib.suppress(OSError):  # it can be closed before it sends anything
                 half.sendall(sent)
             halves.append(half)
         assert Visitor(place).ask("/qa/login").status == 200
         eventually(lambda: sum(map(is_closed, halves)) >= 300 - kept)
         if sent == HALF:
-            # The last is open still, and answered once it is whole.
+            # The last one is still open, and gets a response once it is complete.
             halves[-1].sendall(WHOLE[len(HALF) :])
             response = http.client.HTTPResponse(halves[-1])
             response.begin()
@@ -239,7 +241,7 @@ def test_300_half_requests_keep_no_other_from_its_answer(
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Whether the other side has closed it, perhaps after a rejection."""
+    """Whether the other side has closed it, possibly after a rejection."""
     connection.settimeout(0)
     try:
         while connection.recv(4_096):
@@ -261,7 +263,7 @@ def eventually(condition: Callable[[], bool], timeout_seconds: float = 30.0) -> 
         time.sleep(0.05)
 
 
-def test_a_half_request_is_closed_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_request_is_closed_after_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_limits, "HEAD_SECONDS", 0.2)
     with console("127.0.0.1:1") as place:
         host, _, port = place.partition(":")

@@ -1,4 +1,4 @@
-"""What holds for every template and file of the console without running it."""
+"""Checks of every template and file of the console without running it."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ STATIC = sorted((CONSOLE / "static").iterdir())
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
-def test_a_template_holds_nothing_that_the_policy_forbids(path: Path) -> None:
+def test_a_template_contains_nothing_that_the_policy_forbids(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"\sstyle=", text)
     assert not re.search(r"\son[a-z]+=", text)
@@ -39,7 +39,7 @@ def test_every_form_that_writes_carries_its_token(path: Path) -> None:
         assert 'name="csrf_token"' in form
 
 
-def test_every_page_is_reached_by_one_route() -> None:
+def test_every_page_has_one_route() -> None:
     built = app.build_app(Settings(server_address="127.0.0.1:1"))
     built.state.feeds.close()
     routes = [(path, method) for method, path, _ in app._PAGES]
@@ -56,7 +56,7 @@ def test_every_page_is_well_formed_by_name() -> None:
     assert {path.name for path in TEMPLATES} == used
 
 
-def test_the_checklist_has_the_four_flows_and_each_item_once() -> None:
+def test_the_checklist_has_the_four_flows_and_each_check_once() -> None:
     assert [flow.key for flow in runner.FLOWS] == [
         "registration",
         "eligibility",
@@ -70,11 +70,11 @@ def test_the_checklist_has_the_four_flows_and_each_item_once() -> None:
 @pytest.mark.parametrize(
     "listen", ["nonsense", "127.0.0.1", "127.0.0.1:x", "0.0.0.0:0", "10.0.0.1:0", "127.0.0.1:99999"]
 )
-def test_an_address_that_cannot_be_or_must_not_be_served_is_refused(listen: str) -> None:
+def test_an_invalid_or_insecure_address_is_rejected(listen: str) -> None:
     with pytest.raises((app.ConsoleAddressError, ValidationError)):
         app._listener(Settings(console_listen=listen))
 
 
-def test_others_are_let_in_by_naming_the_hosts_they_come_by() -> None:
+def test_naming_the_hosts_allows_other_addresses() -> None:
     settings = Settings(console_listen="0.0.0.0:0", console_hosts="console.example")
     app._listener(settings).close()

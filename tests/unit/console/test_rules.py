@@ -1,4 +1,4 @@
-"""Rules and score components as lines, from the service's own words and figures."""
+"""Rules and score components as table lines, from the service's messages and figures."""
 
 from credit_service.console import formats
 from credit_service.console.rules import (
@@ -17,7 +17,7 @@ POSITION = Position(10_000_000, 36 * LAKH, LAKH, 500_000)
 ASK = Ask(LAKH, "8", "12", 888_488)
 
 
-def test_an_approval_passes_all_three_with_the_figures_of_the_position() -> None:
+def test_an_approval_passes_all_three_rules_with_the_figures_of_the_position() -> None:
     score, burden, limit = rule_lines(ASK, POSITION, 38, [])
     assert all(each.passed and not each.decided for each in (score, burden, limit))
     assert (score.found, score.note) == ("38", "The rate is corrected from 8 % to 12 %.")
@@ -26,12 +26,12 @@ def test_an_approval_passes_all_three_with_the_figures_of_the_position() -> None
     assert limit.note == "₹34,00,000.00 of the limit remain available."
 
 
-def test_equal_rates_in_another_spelling_are_no_correction() -> None:
+def test_equal_rates_with_other_digits_are_not_a_correction() -> None:
     ask = Ask(LAKH, "12.00", "12", 888_488)
     assert rule_lines(ask, POSITION, 60, [])[0].note == "The requested rate applies."
 
 
-def test_a_decline_tells_the_services_own_reasons_and_marks_the_weightiest() -> None:
+def test_a_decline_shows_the_services_reasons_and_marks_the_main_one() -> None:
     reasons = [
         DeclineReason(
             code=decision_pb2.DECLINE_REASON_CODE_CREDIT_SCORE_TOO_LOW,
@@ -55,7 +55,7 @@ def test_a_decline_tells_the_services_own_reasons_and_marks_the_weightiest() -> 
     assert (limit.code, limit.note) == ("APPROVED_LIMIT_EXCEEDED", "Too much.")
 
 
-def test_a_reason_of_a_newer_service_is_shown_all_the_same() -> None:
+def test_an_unknown_reason_of_a_newer_service_is_shown() -> None:
     reason = DeclineReason(code=99, message="New.", found="1", threshold="2")  # type: ignore[arg-type]
     lines = rule_lines(ASK, POSITION, 60, [reason])
     assert (lines[3].code, lines[3].note, lines[3].decided) == ("UNKNOWN_99", "New.", True)
@@ -96,7 +96,7 @@ def test_components_add_up_from_line_to_line() -> None:
     assert (second.name, second.start_hundredths) == ("Loan count", 2917)
 
 
-def test_overrides_are_told_and_their_absence_is_not() -> None:
+def test_only_overrides_are_described() -> None:
     for override in score_pb2.ScoreOverride.values():
         text = override_sentence(score_pb2.CreditScore(override=override))
         assert bool(text) is (override != score_pb2.SCORE_OVERRIDE_UNSPECIFIED)

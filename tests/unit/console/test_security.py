@@ -1,4 +1,4 @@
-"""Sessions, the tokens of forms, and where requests may come from."""
+"""Sessions, CSRF tokens, and the origins of requests."""
 
 import secrets
 import time
@@ -43,13 +43,13 @@ def value_of(cookie: str) -> str:
     return cookie.partition("=")[2].partition(";")[0]
 
 
-def test_a_session_comes_back_from_its_cookie() -> None:
+def test_a_session_is_read_from_its_cookie() -> None:
     sessions = Sessions("k" * 32)
     session = sessions.begin("a.token.here")
     assert sessions.read(request_with(value_of(cookie_of(sessions, session)))) == session
 
 
-def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites() -> None:
+def test_scripts_and_other_sites_cannot_use_the_cookie() -> None:
     sessions = Sessions(None)
     plain = cookie_of(sessions, sessions.begin())
     assert "HttpOnly" in plain
@@ -59,7 +59,7 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites() -> None:
     assert "Secure" in cookie_of(sessions, sessions.begin(), secure=True)
 
 
-def test_a_changed_or_foreign_cookie_is_none() -> None:
+def test_a_changed_or_foreign_cookie_is_invalid() -> None:
     sessions, others = Sessions("k" * 32), Sessions("o" * 32)
     value = value_of(cookie_of(sessions, sessions.begin("token")))
     assert sessions.read(request_with("x" + value)) is None
@@ -68,7 +68,7 @@ def test_a_changed_or_foreign_cookie_is_none() -> None:
     assert sessions.read(request_with()) is None
 
 
-def test_an_old_cookie_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_cookie_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = Sessions("k" * 32)
     value = value_of(cookie_of(sessions, sessions.begin()))
     later = SimpleNamespace(time=lambda: time.time() + 13 * 3600)
@@ -76,18 +76,18 @@ def test_an_old_cookie_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sessions.read(request_with(value)) is None
 
 
-def test_the_cookie_does_not_hold_the_token() -> None:
+def test_the_cookie_does_not_contain_the_token() -> None:
     sessions = Sessions("k" * 32)
     value = value_of(cookie_of(sessions, sessions.begin("a-secret-token")))
     assert "a-secret-token" not in str(sessions._serializer.loads(value))
 
 
-def test_a_sign_in_of_another_process_is_none() -> None:
+def test_a_sign_in_of_another_process_is_invalid() -> None:
     value = value_of(cookie_of(Sessions("k" * 32), Sessions("k" * 32).begin("token")))
     assert Sessions("k" * 32).read(request_with(value)) is None
 
 
-def test_an_ended_session_is_none_to_a_copy_of_its_cookie() -> None:
+def test_an_ended_session_invalidates_copies_of_its_cookie() -> None:
     sessions = Sessions("k" * 32)
     mine, other = sessions.begin("token"), sessions.begin("token")
     copied, others = (value_of(cookie_of(sessions, each)) for each in (mine, other))
@@ -107,17 +107,17 @@ def test_sessions_are_bounded_and_the_oldest_ends() -> None:
         assert sessions.read(request_with(value_of(cookie_of(sessions, each)))) == each
 
 
-def test_a_token_is_dropped_when_its_session_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_deleted_when_its_session_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = Sessions("k" * 32)
     value = value_of(cookie_of(sessions, sessions.begin("token")))
     later = time.monotonic() + SESSION_SECONDS + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
-    # The cookie itself, whose time is the wall clock's, is not too old.
+    # The cookie itself uses the wall clock, and is not too old.
     assert sessions.read(request_with(value)) is None
     assert not sessions._signed_in
 
 
-def test_a_forms_token_is_its_sessions_own() -> None:
+def test_a_csrf_token_belongs_to_one_session() -> None:
     sessions = Sessions("k" * 32)
     mine, other = sessions.begin(), sessions.begin()
     token = sessions.csrf_token(mine)
@@ -129,7 +129,7 @@ def test_a_forms_token_is_its_sessions_own() -> None:
     assert not Sessions("o" * 32).is_csrf_token(mine, token)
 
 
-def test_what_is_handed_to_the_next_page_is_cut_to_what_a_cookie_holds() -> None:
+def test_the_document_for_the_next_page_fits_a_cookie() -> None:
     sessions = Sessions(None)
     response = Response()
     calls = [{"request_json": secrets.token_hex(4000)}]
@@ -155,7 +155,7 @@ def test_what_is_handed_to_the_next_page_is_cut_to_what_a_cookie_holds() -> None
         ({"sec_fetch_site": "same-site"}, True),
     ],
 )
-def test_forms_of_other_origins_are_known(headers: dict[str, str], elsewhere: bool) -> None:
+def test_forms_of_other_origins_are_detected(headers: dict[str, str], elsewhere: bool) -> None:
     assert is_cross_origin(request_with(**cast("Any", headers))) is elsewhere
 
 
@@ -171,7 +171,7 @@ def test_forms_of_other_origins_are_known(headers: dict[str, str], elsewhere: bo
         ("", False),
     ],
 )
-def test_signing_in_leads_to_pages_of_ours_only(path: str, ours: bool) -> None:
+def test_sign_in_redirects_only_to_own_pages(path: str, ours: bool) -> None:
     assert is_own_page(path) is ours
 
 
@@ -187,11 +187,11 @@ def test_signing_in_leads_to_pages_of_ours_only(path: str, ours: bool) -> None:
         ("", False),
     ],
 )
-def test_loopback_is_known_by_name_and_number(host: str, loopback: bool) -> None:
+def test_loopback_is_detected_by_name_and_address(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
 
 
-def test_a_draft_is_for_its_page_and_its_person_and_bounded() -> None:
+def test_a_draft_belongs_to_its_page_and_user_and_is_bounded() -> None:
     drafts = Drafts()
     form = {"first_name": "Asha", "csrf_token": "x"}
     kept = drafts.keep("/qa/a", form, "asha@example")
@@ -206,7 +206,7 @@ def test_a_draft_is_for_its_page_and_its_person_and_bounded() -> None:
     assert drafts.read(kept, "/qa/a", "asha@example") == {}
 
 
-def test_a_draft_is_dropped_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_draft_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     drafts = Drafts()
     kept = drafts.keep("/qa/a", {"x": "y"}, "")
     later = time.monotonic() + DRAFT_SECONDS + 1
@@ -215,5 +215,5 @@ def test_a_draft_is_dropped_after_a_while(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("token", ["", "x", "a.b.c", "a.W10.c", "a.eyJzdWIiOjd9.c"])
-def test_a_token_that_cannot_be_read_names_no_person(token: str) -> None:
+def test_an_unreadable_token_has_no_subject(token: str) -> None:
     assert Session("id", token).subject == ""

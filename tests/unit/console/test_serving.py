@@ -1,4 +1,4 @@
-"""Serving the console, and what it does where the service is not as it should be."""
+"""Serving the console, also with a service that fails or rejects calls."""
 
 import contextlib
 import http.client
@@ -34,7 +34,7 @@ Stream = Callable[[Any, grpc.ServicerContext], Iterator[Any]]
 
 
 def downloads(_request: Any, _context: grpc.ServicerContext) -> Iterator[Any]:
-    """DownloadAnnotatedWorkbook, as the contract says."""
+    """DownloadAnnotatedWorkbook as in the contract."""
     header = ingestion_pb.AnnotatedWorkbookHeader(
         filename='loans é "x"\r\n.xlsx', size_bytes=sum(map(len, CHUNKS))
     )
@@ -44,7 +44,7 @@ def downloads(_request: Any, _context: grpc.ServicerContext) -> Iterator[Any]:
 
 
 def full_at_first(refusals: int) -> Stream:
-    """WatchCreditEvents of a server that has no room for so many streams."""
+    """WatchCreditEvents of a server with too many streams."""
     left = [refusals]
 
     def watch(_request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
@@ -80,7 +80,7 @@ def _refuse_for_streams(context: grpc.ServicerContext) -> None:
 
 @contextlib.contextmanager
 def serving(**streams: Stream) -> Iterator[str]:
-    """A gRPC server that answers these methods and no other; its address."""
+    """Run a gRPC server with only these methods; yield its address."""
     server = grpc.server(futures.ThreadPoolExecutor(4))
     for service in SERVICES:
         handlers = {
@@ -108,7 +108,7 @@ def ask(place: str, path: str) -> tuple[int, Mapping[str, str], bytes]:
     return answer.status, answer.headers, answer.body
 
 
-def test_an_annotated_workbook_passes_through_as_it_is() -> None:
+def test_an_annotated_workbook_is_passed_on_unchanged() -> None:
     with serving(DownloadAnnotatedWorkbook=downloads) as address, console(address) as place:
         status, headers, body = ask(place, f"/qa/ingestions/{INGESTION_ID}/annotated")
     assert status == 200
@@ -118,7 +118,7 @@ def test_an_annotated_workbook_passes_through_as_it_is() -> None:
     assert headers["content-type"].endswith("spreadsheetml.sheet")
 
 
-def test_what_a_server_does_not_answer_is_said_readably() -> None:
+def test_an_unknown_method_is_reported_in_words() -> None:
     with serving() as address, console(address) as place:
         status, _, body = ask(place, f"/qa/ingestions/{INGESTION_ID}/annotated")
         home_status, _, home = ask(place, "/qa/")
@@ -129,14 +129,14 @@ def test_what_a_server_does_not_answer_is_said_readably() -> None:
     assert b"cannot be shown" in home
 
 
-def test_a_stream_is_asked_for_again_where_the_server_had_no_room() -> None:
+def test_a_stream_is_retried_if_the_server_is_at_capacity() -> None:
     with serving(WatchCreditEvents=full_at_first(2)) as address, open_channel(address) as channel:
         service = Service(channel, "")
         assert [each.event_id for each in service.history(1)] == [3]
         assert [call.status for call in service.calls] == ["OK"]
 
 
-def test_a_server_that_stays_full_is_told_of() -> None:
+def test_a_server_that_stays_at_capacity_is_reported() -> None:
     with serving(WatchCreditEvents=full_at_first(99)) as address, open_channel(address) as channel:
         service = Service(channel, "")
         with pytest.raises(ServiceError, match="full"):
@@ -144,7 +144,7 @@ def test_a_server_that_stays_full_is_told_of() -> None:
         assert [call.status for call in service.calls] == ["RESOURCE_EXHAUSTED"]
 
 
-def test_the_console_stops_although_a_page_listens() -> None:
+def test_the_console_stops_while_a_page_listens() -> None:
     with serving(WatchCreditEvents=full_at_first(0)) as address:
         with console(address) as place:
             _, headers, _ = ask(place, "/qa/login")
@@ -160,7 +160,7 @@ def test_the_console_stops_although_a_page_listens() -> None:
 
 
 def no_decisions(_request: Any, _context: grpc.ServicerContext) -> Iterator[Any]:
-    """ListDecisions, which the console calls to see whether the service accepts a token."""
+    """ListDecisions, which the console calls to check whether the service accepts a token."""
     yield pb.ListDecisionsResponse()
 
 
@@ -173,7 +173,7 @@ def visitor() -> Iterator[Visitor]:
 
 
 def sign_in(visitor: Visitor) -> dict[str, str]:
-    """Sign in; the browser's cookies from then on."""
+    """Sign in and return the browser's cookies."""
     assert visitor.send("/qa/login", token="a-token", next="/qa/decisions").status == 303
     assert "Sign out" in visitor.ask("/qa/decisions").text
     return dict(visitor.cookies)
@@ -190,8 +190,8 @@ def test_signing_out_ends_the_session_for_copies_of_its_cookie(visitor: Visitor)
     assert "Sign out" not in copy.ask("/qa/decisions").text
 
 
-def test_signing_in_makes_a_new_session_and_ends_the_one_before(visitor: Visitor) -> None:
-    # A stranger's session, put into the browser before the person signs in.
+def test_signing_in_creates_a_new_session_and_ends_the_previous_one(visitor: Visitor) -> None:
+    # An attacker's session, put into the browser before the user signs in.
     visitor.ask("/qa/login")
     stranger = Visitor(visitor.place, dict(visitor.cookies))
     first = sign_in(visitor)
@@ -211,11 +211,11 @@ def test_signing_out_ends_the_feeds_of_the_session(visitor: Visitor) -> None:
     assert response.readline().startswith(b"retry:")
     assert visitor.send("/qa/login", "/qa/logout").status == 303
     lines = list(islice(iter(response.readline, b""), 500))
-    assert len(lines) < 500  # it has come to its end
+    assert len(lines) < 500  # the feed has ended
     listening.close()
 
 
-def test_the_feed_says_when_the_service_is_back() -> None:
+def test_the_feed_reports_the_return_of_the_service() -> None:
     is_down = threading.Event()
     is_down.set()
 
@@ -237,6 +237,6 @@ def test_the_feed_says_when_the_service_is_back() -> None:
         listening.close()
 
 
-def test_the_feed_is_for_those_who_opened_a_page() -> None:
+def test_the_feed_requires_a_session() -> None:
     with serving() as address, console(address) as place:
         assert ask(place, "/qa/events")[0] == 403
