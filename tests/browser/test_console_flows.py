@@ -669,7 +669,7 @@ def test_a_workbook_of_both_kinds_is_loaded_without_scripts(
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("x.csv", b"a,b\r\n1,2\r\n", "header"),
         ("x.xlsx", b"PK\x03\x04 nothing of a workbook", ""),
@@ -677,13 +677,13 @@ def test_a_workbook_of_both_kinds_is_loaded_without_scripts(
     ],
 )
 def test_an_unreadable_file_is_reported_beside_the_field(
-    page: Page, tmp_path: Path, name: str, content: bytes, told: str
+    page: Page, tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
     page.goto("/qa/ingestions")
     page.get_by_label("Drop a .xlsx").set_input_files(tmp_path / name)
     page.get_by_role("button", name="Dry run").click()
-    expect(page.locator("[data-upload-problem]")).to_contain_text(told)
+    expect(page.locator("[data-upload-problem]")).to_contain_text(message)
     expect(page.locator("[data-upload-problem]")).not_to_be_empty()
     expect(page.get_by_role("button", name="Dry run")).to_be_enabled()
 

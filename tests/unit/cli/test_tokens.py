@@ -107,7 +107,7 @@ def test_only_the_owner_can_read_the_files_and_the_set_has_no_private_key(folder
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--key=nowhere/key"], "Create one with"),
         (["--key={folder}/jwks.json"], "not a private key"),
@@ -118,7 +118,7 @@ def test_only_the_owner_can_read_the_files_and_the_set_has_no_private_key(folder
     ],
 )
 def test_mistakes_are_reported(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     (folder / "text").mkdir()
     (folder / "text" / "jwks.json").write_text("7")
@@ -126,4 +126,4 @@ def test_mistakes_are_reported(
     code, out, err = run(capsys, *filled)
     assert code == 2
     assert out == ""
-    assert told in err
+    assert message in err
