@@ -389,9 +389,9 @@ def test_a_file_gets_a_dry_run_then_is_loaded_and_its_invalid_rows_listed(
     expect(errors.first).to_contain_text("NOT_A")
     # The column's header, each expectation once, and no field name of the contract.
     expect(errors.first.locator("td").nth(1)).to_contain_text("Tenure")
-    told = errors.first.inner_text()
-    assert told.count("a whole number from 1 to 480") == 1
-    assert "tenure_months" not in told
+    text = errors.first.inner_text()
+    assert text.count("a whole number from 1 to 480") == 1
+    assert "tenure_months" not in text
     expect(errors.first).to_contain_text("=cmd|'1'!A1")
     page.get_by_role("link", name="Next page").click()
     expect(errors).to_have_count(5)

@@ -38,7 +38,7 @@ def story(place: Place) -> dict[str, str]:
     def at(days: int) -> None:
         place.clock_file.write_text(str(-days * _DAY_SECONDS), encoding="ascii")
 
-    def told(count: int) -> None:
+    def wait_for_events(count: int) -> None:
         """Wait until the events of so many loans and payments arrived, and a moment for scores."""
         kinds = (
             event_pb2.CREDIT_EVENT_TYPE_LOAN_CREATED,
@@ -64,7 +64,7 @@ def story(place: Place) -> dict[str, str]:
         customer_id = customer.customer_id
         bench.ingest([loan_row(customer_id, number, 60_000, 10) for number in (1, 2, 3)])
         loan = bench.apply(customer_id, 480_000, "11.5", 36).loan
-        told(1)
+        wait_for_events(1)
         for month in range(1, 11):
             at(days_ago - 30 * month)
             service.pay(
@@ -77,7 +77,7 @@ def story(place: Place) -> dict[str, str]:
             )
             if month == 6:
                 bench.apply(customer_id, 90_000, "13", 12)
-            told(1 + month)
+            wait_for_events(1 + month)
     finally:
         at(0)
     declined = bench.apply(customer_id, 2_400_000, "12", 48)

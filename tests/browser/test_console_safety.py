@@ -246,13 +246,13 @@ def console_for(address: str, **changed: Any) -> Iterator[str]:
     """Run a console for another server; yield its URL."""
     settings = Settings(server_address=address, console_listen="127.0.0.1:0", **changed)
     stop = threading.Event()
-    told: SimpleQueue[str] = SimpleQueue()
+    urls: SimpleQueue[str] = SimpleQueue()
     thread = threading.Thread(
-        target=app.run, args=(settings,), kwargs={"announce": told.put, "stop": stop}
+        target=app.run, args=(settings,), kwargs={"announce": urls.put, "stop": stop}
     )
     thread.start()
     try:
-        yield told.get(timeout=20).removesuffix("/qa/")
+        yield urls.get(timeout=20).removesuffix("/qa/")
     finally:
         stop.set()
         thread.join()
