@@ -168,22 +168,22 @@ class Database:
             LostRaceError: serialization failure or deadlock.
             ScopeCancelledError: the current call was cancelled.
         """
-        return tracing.in_child_span("transaction", _SPAN_ATTRIBUTES, self._lend(self._begin))
+        return tracing.in_child_span("transaction", _SPAN_ATTRIBUTES, self._checkout(self._begin))
 
     def autocommit(self) -> AbstractContextManager[Connection]:
         """Check out a connection on which every statement is a transaction. Raises as above."""
-        return tracing.in_child_span("autocommit", _SPAN_ATTRIBUTES, self._lend(None))
+        return tracing.in_child_span("autocommit", _SPAN_ATTRIBUTES, self._checkout(None))
 
     # One generator instead of nested context managers: those took a third of a short read's time.
     @contextmanager
-    def _lend(self, begin: bytes | None) -> Iterator[Connection]:
+    def _checkout(self, begin: bytes | None) -> Iterator[Connection]:
         """Check out a connection for the current call, which may cancel what runs on it; with
         `begin`, a statement, in a transaction."""
         scope = current_scope.get()
         slots = self._acquire_slots(scope)
         connection: Connection | None = None
         try:
-            generation, connection = self._checkout()
+            generation, connection = self._take()
             driver = driver_connection(connection)
             if begin is not None:
                 psycopg.Cursor(driver).execute(begin, prepare=False)
@@ -200,7 +200,7 @@ class Database:
             self._idle.append((generation, connection))
         except BaseException as error:
             if connection is not None:
-                self._drop_unfit(connection, error)
+                self._drop_unusable(connection, error)
                 if _is_usable(connection):
                     self._idle.append((generation, connection))
                 else:
@@ -212,7 +212,7 @@ class Database:
         finally:
             _release(slots)
 
-    def _checkout(self) -> tuple[int, Connection]:
+    def _take(self) -> tuple[int, Connection]:
         """Return an idle connection, or else a new one, with its generation."""
         with suppress(IndexError):
             while True:
@@ -224,15 +224,15 @@ class Database:
         generation = self._generation
         return generation, self._engine.connect()
 
-    def _drop_unfit(self, connection: Connection, error: BaseException) -> None:
+    def _drop_unusable(self, connection: Connection, error: BaseException) -> None:
         """Close a connection that the error has broken or shown to be read-only.
 
         The other connections opened before have the same fault.
         """
         driver_error = _driver_error(error)
         if not connection.invalidated:
-            unfit = driver_error is not None and _shows_unfit(driver_error)
-            if not unfit and not driver_connection(connection).closed:
+            is_fatal = driver_error is not None and _is_fatal(driver_error)
+            if not is_fatal and not driver_connection(connection).closed:
                 return
             connection.invalidate(error if isinstance(error, Exception) else None)
         if driver_error is not None and driver_error.sqlstate == _READ_ONLY:
@@ -344,7 +344,7 @@ def _driver_error(error: BaseException) -> psycopg.Error | None:
     return error if isinstance(error, psycopg.Error) else None
 
 
-def _shows_unfit(error: psycopg.Error) -> bool:
+def _is_fatal(error: psycopg.Error) -> bool:
     """Return whether the error makes its connection unusable."""
     state = error.sqlstate or ""
     return state in {_READ_ONLY, *_SESSION_TIMED_OUT} or state.startswith(("08", "57P"))
