@@ -1,1 +1,1 @@
-"""Alembic migrations. `credit-service migrate` applies them; `make check` looks for drift."""
+"""Alembic migrations. `credit-service migrate` applies them; `make check` compares the tables."""

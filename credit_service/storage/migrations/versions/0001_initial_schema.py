@@ -10,7 +10,7 @@ branch_labels = None
 depends_on = None
 
 
-# Facts that are never changed or deleted, whatever code tries.
+# Tables of facts, which the database never lets code change or delete.
 _IMMUTABLE = ("payments", "decisions", "shadow_decisions", "score_history")
 _SEQUENCES = (
     "customer_ids",

@@ -10,8 +10,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Adding them takes no time but needs each table for an instant: rather fail, to be run again,
-    # than have all bookings queue behind a wait for it.
+    # Adding them is instant but locks each table: fail, to be retried, instead of blocking all
+    # bookings behind a wait for the lock.
     op.execute("SET LOCAL lock_timeout = '3s'")
     op.add_column("events", sa.Column("traceparent", sa.Text(), nullable=True))
     op.add_column("tasks", sa.Column("traceparent", sa.Text(), nullable=True))

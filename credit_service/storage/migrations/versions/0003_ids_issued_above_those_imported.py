@@ -26,21 +26,21 @@ _RANGES = (
 
 
 def upgrade() -> None:
-    # A wait for a table would keep all bookings waiting behind it: rather fail, to be run again.
+    # A wait for a table's lock would block all bookings: fail instead, to be retried.
     op.execute("SET LOCAL lock_timeout = '3s'")
     for name in _SEQUENCES:
-        # Altering it at all keeps others from drawing from it until the end.
+        # Any ALTER keeps other transactions from drawing ids until this one ends.
         op.execute(f"ALTER SEQUENCE {name} INCREMENT BY {_STEP}")
         last = op.get_bind().exec_driver_sql(f"SELECT last_value FROM {name}").scalar_one()
-        # An import could bring an id of 10^15, and ids issued after it lie above.
+        # An import could contain the id 10^15; ids issued after it are above.
         steps = max(0, -(-(last + 1 - _FIRST) // _STEP))
         op.execute(
             f"ALTER SEQUENCE {name} MINVALUE {_FIRST} MAXVALUE {_MOST} START WITH {_FIRST}"
             f" RESTART WITH {_FIRST + steps * _STEP}"
         )
     for table, name, condition in _RANGES:
-        # Held for new and changed rows at once, and for those stored without a pass that keeps
-        # others waiting.
+        # Enforced for new and changed rows at once; a later pass, which blocks no one, validates the
+        # stored ones.
         op.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID")
     with op.get_context().autocommit_block():
         for table, name, _ in _RANGES:

@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # A wait for the table would keep all ingestions waiting behind it: rather fail, to be run again.
+    # A wait for the table's lock would block all ingestions: fail instead, to be retried.
     op.execute("SET LOCAL lock_timeout = '3s'")
     op.add_column("ingestions", sa.Column("date_order", sa.Text(), nullable=True))
     op.create_check_constraint(

@@ -10,8 +10,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Constants as defaults rewrite no row, but each table is needed for an instant: rather fail, to
-    # be run again, than have ingestions queue behind a wait for it.
+    # Constant defaults rewrite no row, but each table is locked for an instant: fail, to be retried,
+    # instead of blocking ingestions behind a wait for the lock.
     op.execute("SET LOCAL lock_timeout = '3s'")
     op.add_column("ingestions", sa.Column("sheet", sa.Text(), nullable=False, server_default=""))
     for name in ("ignored_columns", "unread_sheets"):

@@ -11,8 +11,8 @@ _IMMUTABLE = ("payments", "decisions", "shadow_decisions", "score_history")
 
 
 def upgrade() -> None:
-    # Triggers for each row see no TRUNCATE. Creating one needs the table for an instant: rather
-    # fail, to be run again, than have all bookings queue behind a wait for it.
+    # Row triggers do not fire for TRUNCATE. Creating one locks the table for an instant: fail, to be
+    # retried, instead of blocking all bookings behind a wait for the lock.
     op.execute("SET LOCAL lock_timeout = '3s'")
     for table in _IMMUTABLE:
         op.execute(

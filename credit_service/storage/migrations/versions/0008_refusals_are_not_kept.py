@@ -9,9 +9,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # They had no effect, and some name a phone number. Servers of the release before may write more
-    # until they are replaced: those are deleted when their ids come again. The column goes in a
-    # later release.
+    # They had no effect, and some contain a phone number. Servers of the previous release may write
+    # more until they are replaced; a later request with the same id deletes those. A later release
+    # drops the column.
     op.execute("DELETE FROM requests WHERE refusal IS NOT NULL")
 
 

@@ -10,8 +10,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # The foreign key needs the table of ingestions for an instant: rather fail, to be run again,
-    # than have all ingestions queue behind a wait for it.
+    # The foreign key locks the table of ingestions for an instant: fail, to be retried, instead of
+    # blocking all ingestions behind a wait for the lock.
     op.execute("SET LOCAL lock_timeout = '3s'")
     op.create_table(
         "ingestion_batches",
@@ -26,7 +26,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("ingestion_id", "row_offset", name="ingestion_batches_pkey"),
     )
-    # Hashes do not compress, and of long values a part is read.
+    # Hashes do not compress, and queries read parts of long values.
     op.execute("ALTER TABLE ingestion_batches ALTER COLUMN row_digests SET STORAGE EXTERNAL")
 
 

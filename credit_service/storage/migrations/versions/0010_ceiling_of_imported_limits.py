@@ -10,8 +10,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Adding it takes no time but needs the table for an instant: rather fail, to be run again, than
-    # have all ingestions queue behind a wait for it.
+    # Adding it is instant but locks the table: fail, to be retried, instead of blocking all
+    # ingestions behind a wait for the lock.
     op.execute("SET LOCAL lock_timeout = '3s'")
     op.add_column("ingestions", sa.Column("max_limit_paise", sa.BigInteger(), nullable=True))
 

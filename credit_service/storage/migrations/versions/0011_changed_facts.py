@@ -16,8 +16,8 @@ _NEW_KINDS = ", 'customer_updated', 'loan_updated'"
 
 
 def upgrade() -> None:
-    # Each of these takes no time but needs its table for an instant: rather fail, to be run again,
-    # than have all bookings queue behind a wait for it.
+    # Each of these is instant but locks its table: fail, to be retried, instead of blocking all
+    # bookings behind a wait for the lock.
     op.execute("SET LOCAL lock_timeout = '3s'")
     op.create_table(
         "fact_changes",
@@ -54,7 +54,7 @@ def upgrade() -> None:
     op.add_column(
         "ingestion_batches", sa.Column("over_limit", sa.ARRAY(sa.BigInteger()), nullable=True)
     )
-    # More kinds than before: rows that are stored need no look.
+    # It allows more kinds than before: stored rows need no check.
     op.execute("ALTER TABLE events DROP CONSTRAINT events_kind_known_check")
     op.execute(
         "ALTER TABLE events ADD CONSTRAINT events_kind_known_check"

@@ -18,18 +18,18 @@ _NEW_PHONE = "customers_phone_number_new_key"
 
 
 def upgrade() -> None:
-    # Without keeping writers waiting, which takes no transaction around it.
+    # Without blocking writers, which requires running outside a transaction.
     with op.get_context().autocommit_block():
         _create(
             _LAST_NAME,
             [sa.literal_column("lower(last_name)").label("lower_last_name"), "customer_id"],
             {"lower_last_name": "text_pattern_ops"},
         )
-        # One index keeps phone numbers unique and finds them by their beginning: imports pay for no
-        # more indexes than before.
+        # One index enforces unique phone numbers and finds them by prefix: imports maintain no more
+        # indexes than before.
         _create(_NEW_PHONE, ["phone_number"], {"phone_number": "text_pattern_ops"}, unique=True)
         _drop(_PHONE_PREFIX)
-    # A wait for the table would keep all writers waiting behind it: rather fail, to be run again.
+    # A wait for the table's lock would block all writers: fail instead, to be retried.
     op.execute("SET LOCAL lock_timeout = '3s'")
     op.execute(f"ALTER TABLE customers DROP CONSTRAINT {_PHONE}")
     op.execute(f"ALTER INDEX {_NEW_PHONE} RENAME TO {_PHONE}")
@@ -38,7 +38,7 @@ def upgrade() -> None:
 def _create(
     name: str, columns: Sequence[Any], operators: dict[str, str], *, unique: bool = False
 ) -> None:
-    # One that was broken off left an index that is not valid.
+    # An interrupted run leaves an invalid index.
     _drop(name)
     op.create_index(
         name,
