@@ -626,7 +626,7 @@ class _Summary:
         self._facts()
         if rows.kinds:
             self._errors()
-        self._how_to_go_on()
+        self._next_steps()
 
     def _line(self, *values: Cell, style: CellStyle = CellStyle.PLAIN) -> None:
         self.rows.append([(index, value, style) for index, value in enumerate(values)])
@@ -677,12 +677,12 @@ class _Summary:
         marked = self._annotated.marked_rows
         if marked < order.rejected:
             self._line(
-                f"Marked are {marked:,} of the rejected rows: of the others no reasons are kept."
+                f"{marked:,} of the rejected rows are marked; the other reasons are not stored."
             )
         marked = self._annotated.marked_skipped_rows
         if marked < order.skipped:
             self._line(
-                f"Marked are {marked:,} of the skipped rows: of the others no reasons are kept."
+                f"{marked:,} of the skipped rows are marked; the other reasons are not stored."
             )
 
     def _errors(self) -> None:
@@ -690,7 +690,7 @@ class _Summary:
         kinds = sorted(rows.kinds.values(), key=lambda kind: (-kind.count, kind.first.row_number))
         self._line("")
         self._line("Most frequent errors", style=CellStyle.HEADING)
-        headings = ("Column", "What is wrong", "Rows", "First at", "Found there", "Expected")
+        headings = ("Column", "Error", "Rows", "First at", "Found there", "Expected")
         self._line(*headings, style=CellStyle.HEADING)
         sheet = rows.sheet_name.replace("'", "''")
         for kind in kinds[:MAX_KINDS_OF_ERRORS]:
@@ -700,9 +700,9 @@ class _Summary:
             self.rows[-1][3] = (3, place, CellStyle.LINK)
             self.links[f"D{len(self.rows)}"] = f"'{sheet}'!{place}"
         if len(kinds) > MAX_KINDS_OF_ERRORS:
-            self._line(f"and {len(kinds) - MAX_KINDS_OF_ERRORS} kinds more")
+            self._line(f"and {len(kinds) - MAX_KINDS_OF_ERRORS} further kinds")
 
-    def _how_to_go_on(self) -> None:
+    def _next_steps(self) -> None:
         for line in self._instructions():
             self._line(line)
 

@@ -212,8 +212,8 @@ def check_owner(ingestion: Ingestion, principal: str) -> None:
     if is_other(principal, ingestion.principal):
         raise NotOwnerError(
             "INGESTION_NOT_OWNED",
-            f"The ingestion {ingestion.ingestion_id} belongs to another caller, who alone can send "
-            "its rows. Send yours under an ingestion id of your own making.",
+            f"The ingestion {ingestion.ingestion_id} belongs to another caller. Send "
+            "your rows under a new ingestion id.",
             metadata={"ingestion_id": str(ingestion.ingestion_id)},
         )
 
@@ -237,8 +237,8 @@ def check_committed(connection: Connection, ingestion: Ingestion, batch: "Batch"
             raise committed_rows_differ(
                 ingestion,
                 offset,
-                f"The row at offset {offset:,} is not the one that was committed there under this "
-                "ingestion id. The batch was not stored: send other rows under a new ingestion id.",
+                f"The row at offset {offset:,} differs from the one that was committed under this "
+                "ingestion id. The batch was not stored. Send other rows under a new ingestion id.",
             )
 
 
@@ -285,7 +285,7 @@ def check_same_header(ingestion: Ingestion, header: Header, source: str) -> None
 def _has_ended(ingestion: Ingestion) -> PreconditionFailedError:
     return PreconditionFailedError(
         "INGESTION_ENDED",
-        f"The ingestion has ended ({ingestion.state}) and takes no more rows; use a new id.",
+        f"The ingestion has ended ({ingestion.state}) and accepts no more rows; use a new id.",
         subject=f"ingestions/{ingestion.ingestion_id}",
         metadata={"ingestion_id": str(ingestion.ingestion_id), "state": ingestion.state},
     )

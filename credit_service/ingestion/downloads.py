@@ -24,7 +24,7 @@ from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Ingestion, RowOutcome
 
 AT_ONCE = 2
-"""Workbooks that one server process annotates at a time; further ones wait for their turn."""
+"""Workbooks that one server process annotates at a time; further ones wait."""
 
 CONTENT_TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 
@@ -101,7 +101,7 @@ class Annotator:
     ) -> None:
         with tempfile.TemporaryFile() as marks, stored_file(self._database, ingestion) as source:
             if source is None:
-                raise AnnotationError("FILE_LOST", "The uploaded bytes are not all there any more.")
+                raise AnnotationError("FILE_LOST", "Some of the uploaded bytes are missing.")
             write_marks(marks, order, self._marks(ingestion, raise_if_cancelled))
             annotate(source, marks, output, raise_if_cancelled)
 
@@ -136,15 +136,15 @@ def _check(ingestion: Ingestion) -> None:
     if ingestion.source != "UPLOAD":
         raise PreconditionFailedError(
             "INGESTION_NOT_UPLOADED",
-            "The rows of this ingestion were streamed: there is no workbook to give back; "
-            "ListRowErrors tells what was wrong with them.",
+            "The rows of this ingestion were streamed, so it has no workbook. List its errors with "
+            "ListRowErrors.",
             subject=subject,
             metadata={"ingestion_id": ingestion_id},
         )
     if not ingestion.has_ended:
         raise PreconditionFailedError(
             "INGESTION_NOT_ENDED",
-            f"The ingestion has not ended yet ({ingestion.state}); WatchIngestion tells when.",
+            f"The ingestion has not ended yet ({ingestion.state}); wait for its end with WatchIngestion.",
             subject=subject,
             metadata={"ingestion_id": ingestion_id, "state": ingestion.state},
         )

@@ -116,7 +116,7 @@ def ended_early(status: int) -> Exception:
     """The error for a sandboxed process that exited with this status before it answered."""
     if status in _DEADLY:
         return SpreadsheetError(
-            "FILE_UNSAFE", "Reading the file takes more memory or time than a file is given."
+            "FILE_UNSAFE", "Reading the file needs more memory or time than the limits allow."
         )
     return RuntimeError(f"the process that reads a file ended with status {status}")
 

@@ -146,7 +146,7 @@ def abandon_streams(database: Database, moment: Moment, silence_seconds: float) 
         found = ingestions.lock_silent_streams(connection, silence_seconds, _ABANDONED_AT_ONCE)
         for ingestion in found:
             message = (
-                f"No row came for {silence_seconds:g} seconds. Resume the stream under the same "
+                f"No row arrived for {silence_seconds:g} seconds. Resume the stream under the same "
                 f"ingestion id; it continues after {ingestion.committed_offset:,} rows."
             )
             batches.end(connection, ingestion, moment, error=(ingestions.ABANDONED, message))

@@ -101,7 +101,7 @@ def _room_on_disk() -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise OverloadedError(
-            "OVERLOADED", "There is no room on disk for the file now.", retry_after_seconds=2.0
+            "OVERLOADED", "The disk is full; retry shortly.", retry_after_seconds=2.0
         ) from error
 
 
@@ -179,7 +179,7 @@ def run_upload(
                 database,
                 ingestion_id,
                 "FILE_LOST",
-                "The uploaded bytes are not all there any more; upload the file again.",
+                "Some of the uploaded bytes are missing; upload the file again.",
                 clock.moment(),
             )
         try:

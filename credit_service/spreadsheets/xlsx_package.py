@@ -83,7 +83,7 @@ def check_directory(file: BinaryIO) -> None:
                 f"The file is {what}; open it in its program and save it as .xlsx.",
             )
     if "[content_types].xml" not in names or "_rels/.rels" not in names:
-        raise SpreadsheetError("FORMAT_UNSUPPORTED", "The file is no .xlsx workbook.")
+        raise SpreadsheetError("FORMAT_UNSUPPORTED", "The file is not an .xlsx workbook.")
     if any(name.endswith(("/vbaproject.bin", "/workbook.bin")) for name in names):
         raise SpreadsheetError(
             "FORMAT_UNSUPPORTED",
@@ -193,7 +193,8 @@ def _check_parts(infos: Sequence[zipfile.ZipInfo], archive_bytes: int) -> None:
             )
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise SpreadsheetError(
-                "FILE_UNREADABLE", "The workbook is compressed in a way that workbooks are not."
+                "FILE_UNREADABLE",
+                "The workbook uses an unusual compression method; save it again as .xlsx.",
             )
         if info.file_size > 1024**2 and info.file_size > MAX_RATIO * max(info.compress_size, 1):
             raise unsafe(f"inflates more than {MAX_RATIO} times")
@@ -278,13 +279,13 @@ def open_package(file: BinaryIO) -> Package:
 
     workbook = _targets(archive, part("_rels/.rels"), "").get("officedocument", [("", "")])[0][1]
     if part(workbook) is None or not workbook.lower().endswith(".xml"):
-        raise SpreadsheetError("FORMAT_UNSUPPORTED", "The file is no .xlsx workbook.")
+        raise SpreadsheetError("FORMAT_UNSUPPORTED", "The file is not an .xlsx workbook.")
     folder, _, name = workbook.rpartition("/")
     targets = _targets(archive, part(f"{folder}/_rels/{name}.rels"), folder)
     by_id = dict(targets.get("worksheet", []))
     root = _xml(_read_part(archive, part(workbook)))
     if root.tag.rpartition("}")[2] != "workbook":
-        raise SpreadsheetError("FORMAT_UNSUPPORTED", "The file is no .xlsx workbook.")
+        raise SpreadsheetError("FORMAT_UNSUPPORTED", "The file is not an .xlsx workbook.")
     sheets: list[tuple[str, str]] = []
     hidden: list[tuple[str, str]] = []
     for element in root.iterfind(".//{*}sheets/{*}sheet"):

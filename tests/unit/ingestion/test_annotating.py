@@ -404,7 +404,7 @@ def test_errors_that_were_not_kept_and_rows_not_reached_are_told() -> None:
         loans_workbook(WRONG_LOAN, A_LOAN, A_LOAN), rejected=7, rows_read=9, state="CANCELLED"
     )
     texts = [str(row[0].value) for row in opened(back).worksheets[0].iter_rows()]
-    assert "Marked are 1 of the rejected rows: of the others no reasons are kept." in texts
+    assert "1 of the rejected rows are marked; the other reasons are not stored." in texts
     assert "The rows after the first 9 were not read." in texts
 
 
