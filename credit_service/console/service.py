@@ -262,7 +262,7 @@ class Service:
     @contextmanager
     def _kept(self, *requests: Message) -> Iterator[None]:
         """Record a call with its status and duration."""
-        began = time.monotonic()
+        started = time.monotonic()
         status = grpc.StatusCode.OK.name
         try:
             yield
@@ -274,7 +274,7 @@ class Service:
             status = failure.code.name
             raise
         finally:
-            spent = round((time.monotonic() - began) * 1000)
+            spent = round((time.monotonic() - started) * 1000)
             text = " ".join(request_json(each) for each in requests)
             with self._lock:
                 if len(self.calls) < MAX_KEPT_CALLS:

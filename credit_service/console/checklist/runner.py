@@ -40,7 +40,7 @@ def run(item: Item, service: Service) -> Result:
 
     Raises ServiceError if the user must sign in.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     outcome: Literal["pass", "fail", "skip"] = "fail"
     try:
         bench = Bench(service)
@@ -56,7 +56,7 @@ def run(item: Item, service: Service) -> Result:
         if error.code is grpc.StatusCode.UNAUTHENTICATED:
             raise
         found = "The service returned an error. " + " ".join(error.lines())
-    return Result(item, outcome, found, time.monotonic() - began, list(service.calls))
+    return Result(item, outcome, found, time.monotonic() - started, list(service.calls))
 
 
 SCOPES = ("credit.read", "credit.write", "ingest")

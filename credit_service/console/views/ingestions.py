@@ -373,8 +373,8 @@ def _duration_seconds(ingestion: ingestion_pb2.Ingestion) -> float:
     """Return the duration of an ended ingestion from its first row; 0 before its end."""
     if not ingestion.HasField("finished_time") or not ingestion.HasField("started_time"):
         return 0.0
-    begun = formats.as_datetime(ingestion.started_time)
-    return (formats.as_datetime(ingestion.finished_time) - begun).total_seconds()
+    started = formats.as_datetime(ingestion.started_time)
+    return (formats.as_datetime(ingestion.finished_time) - started).total_seconds()
 
 
 def errors_csv(page: Page) -> Response:
