@@ -101,7 +101,7 @@ class Ingestions:
                 MEBIBYTES,
                 Goal("≤", 600),
                 [Turn(watch.most_bytes / 2**20)],
-                notes=[f"{workbook.stat().st_size / 2**20:.0f} MiB taken in in {seconds:.1f} s"],
+                notes=[f"{workbook.stat().st_size / 2**20:.0f} MiB imported in {seconds:.1f} s"],
             )
         ]
 

@@ -149,7 +149,7 @@ class Account:
             self.checked[name] = len(ids)
             lost, untold = told[name] - ids, ids - told[name]
             if lost or untold:
-                self._find(name, f"{len(lost)} lost, {len(untold)} that nobody was told of")
+                self._find(name, f"{len(lost)} lost, {len(untold)} that no caller was notified of")
 
     def _check_request_ids(self, connection: Connection) -> None:
         """Check that each request id has one effect and one response."""
@@ -246,7 +246,7 @@ class Account:
         cache.close()
         wrong = connection.execute(text("SELECT count(*) FROM discrepancies")).scalar_one()
         if wrong:
-            self._find("position", f"the service itself found and mended {wrong} customers")
+            self._find("position", f"the service itself found and corrected {wrong} customers")
         self.checked |= {
             "customers": len(replay.lives),
             "decisions": replay.decisions_checked,

@@ -311,7 +311,7 @@ class Load:
         if counts.rows_read != sent.rows:
             self._history.find(
                 "rows",
-                f"{sent.ingestion_id} told of {counts.rows_read} rows and {sent.rows} were sent",
+                f"{sent.ingestion_id} reported {counts.rows_read} rows but {sent.rows} were sent",
             )
 
     def _upload(self, sent: Sent) -> None:

@@ -54,7 +54,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A status taken apart."""
+    """The parts of a status."""
 
     code: grpc.StatusCode
     reason: str
@@ -64,13 +64,13 @@ class Refusal:
 
     @property
     def fields(self) -> set[str]:
-        """The fields that BadRequest names."""
+        """The fields listed in BadRequest."""
         return {each.field for each in self.details["BadRequest"].field_violations}
 
 
 def refusal_of(error: grpc.RpcError) -> Refusal:
-    """What a failed call says, by the rule that every error has ErrorInfo of our domain."""
-    # An error of a call is the call itself, which the types do not say.
+    """The error of a failed call; checks that it has an ErrorInfo of our domain."""
+    # A grpc error is also the call, which the types do not express.
     call: Any = error
     status = rpc_status.from_call(call)
     assert status is not None, f"{call.code()} without details: {call.details()}"
@@ -78,7 +78,7 @@ def refusal_of(error: grpc.RpcError) -> Refusal:
 
 
 def taken_apart(status: status_pb2.Status, code: grpc.StatusCode) -> Refusal:
-    """The ErrorInfo, which every status has exactly one of, and the other details by name."""
+    """The ErrorInfo, of which every status has exactly one, and the other details by name."""
     assert status.code == code.value[0]
     infos, details = [], {}
     for packed in status.details:
@@ -127,7 +127,7 @@ def server(settings: Settings, database: Database) -> Iterator[Edge]:
             if status.status == health_pb2.HealthCheckResponse.SERVING:
                 break
         watch.cancel()
-        while running._health.watches:  # it counts until the server has seen that it ended
+        while running._health.watches:  # it counts until the server has noticed its end
             time.sleep(0.005)
         yield edge
     running.stop(grace_seconds=5)

@@ -1,4 +1,4 @@
-"""Rows to ingest, and what a database says after it."""
+"""Rows to ingest, and queries of their results."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ PRINCIPAL = "tests"
 
 @dataclass(frozen=True)
 class LoanRow:
-    """A loan of a source; money in rupees."""
+    """A loan of a source; amounts in rupees."""
 
     customer_id: int
     loan_id: int
@@ -44,7 +44,7 @@ class LoanRow:
 
 @dataclass(frozen=True)
 class CustomerRow:
-    """A customer of a source; money in rupees, a limit of None is none."""
+    """A customer of a source; amounts in rupees, no limit if None."""
 
     customer_id: int
     phone: str = ""
@@ -56,7 +56,7 @@ class CustomerRow:
 
     @property
     def phone_number(self) -> str:
-        """The row's number; each customer has one of its own."""
+        """The phone number of a row, unique per customer."""
         return self.phone or f"+91{9_100_000_000 + self.customer_id}"
 
 
@@ -64,7 +64,7 @@ Row = LoanRow | CustomerRow
 
 
 def columns_of(rows: Sequence[Any]) -> Columns:
-    """The rows as the edge hands them over."""
+    """The rows as the server passes them on."""
     if isinstance(rows[0], LoanRow):
         ends = [add_months(row.start, row.tenure_months) for row in rows]
         return LoanColumns(
@@ -101,7 +101,7 @@ def _dates(days: Sequence[date]) -> DateColumn:
 
 
 def header_of(rows: Sequence[Row], **options: Any) -> Header:
-    """A header for these rows under a new id."""
+    """A header for these rows with a new id."""
     kind = "LOANS" if isinstance(rows[0], LoanRow) else "CUSTOMERS"
     return replace(Header(uuid4(), kind), **options)  # type: ignore[arg-type] # one of the two
 
@@ -124,7 +124,7 @@ def ingest(
 
 
 def counts(ingestion: Ingestion) -> dict[str, int]:
-    """The counts that are not 0, and that they add up."""
+    """The counts above 0; checks that they add up."""
     names = ("inserted", "updated", "unchanged", "skipped", "rejected")
     found = {name: getattr(ingestion, name) for name in names if getattr(ingestion, name)}
     assert sum(found.values()) == ingestion.rows_read
@@ -151,7 +151,7 @@ def execute(database: Database, statement: str) -> None:
 
 
 def remove_customers(database: Database) -> None:
-    """Start anew. What imports changed is kept from all but the tables' owner."""
+    """Delete all data. Only the tables' owner can delete the record of changed facts."""
     execute(database, "ALTER TABLE fact_changes DISABLE TRIGGER USER")
     execute(database, "DELETE FROM fact_changes")
     execute(database, "DELETE FROM events")
@@ -161,8 +161,8 @@ def remove_customers(database: Database) -> None:
 
 
 def snapshot(database: Database) -> dict[str, list[tuple[Any, ...]]]:
-    """All that ingestion writes about customers and loans, but for who wrote it and versions, and
-    the facts that it changed."""
+    """All data that ingestion writes about customers and loans, except writer and versions, and the
+    changed facts."""
     with database.autocommit() as connection:
         return {
             table: [tuple(row) for row in connection.execute(text(f"{statement} ORDER BY 1, 2, 3"))]
@@ -183,7 +183,7 @@ def snapshot(database: Database) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def assert_positions_are_right(database: Database, customer_ids: Iterable[int], day: date) -> None:
-    """Each stored position equals the one that the domain computes from the loans."""
+    """Assert that each stored position equals the domain's computation from the loans."""
     with database.autocommit() as connection:
         for customer_id in customer_ids:
             view = customers.find(connection, customer_id)

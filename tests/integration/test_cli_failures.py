@@ -1,7 +1,7 @@
 """No command ends in a traceback for a wrong setting, address, file or permission.
 
-Every command of the command line meets every kind of mistake that it can meet, and answers with one
-line on standard error and a documented exit code.
+Every command is run with every possible kind of mistake, and must print one line on standard error
+and exit with a documented code.
 """
 
 import contextlib
@@ -80,7 +80,7 @@ _CUSTOMERS = "customer_id,first_name,last_name,age,monthly_salary,phone_number\n
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a command ended."""
+    """The end of a command."""
 
     code: int
     errors: str
@@ -93,7 +93,7 @@ Run = Callable[..., Done]
 def run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Run]:
-    """Runs a command in this process, without settings but those given, with all files it needs."""
+    """Runs a command in this process, with only the given settings, and with all needed files."""
     files = {
         "scorecard": tmp_path / "scorecard.json",
         "csv": tmp_path / "customers.csv",
@@ -199,7 +199,7 @@ def test_variables_that_nothing_reads_are_named(run: Run) -> None:
 
 @pytest.mark.parametrize("command", [*OPERATING, "migrate", "up"])
 def test_a_database_out_of_reach(run: Run, command: str) -> None:
-    """Server and worker start without one, and wait for it."""
+    """Server and worker start without Redis and wait for it."""
     _is_one_line(run(command, **NOWHERE), UNAVAILABLE, "the database is unavailable", "port 1")
 
 
@@ -322,7 +322,7 @@ def _let_others_pass(path: Path) -> None:
 
 @contextlib.contextmanager
 def _unprivileged() -> Iterator[None]:
-    """As a user that the permissions of files apply to."""
+    """As a user to whom file permissions apply."""
     if os.geteuid() != 0:
         yield
         return

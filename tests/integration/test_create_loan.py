@@ -41,7 +41,7 @@ def book(database: Database, customer_id: int, request: Ask, key: UUID | None = 
 
 
 def in_parallel(work: Callable[[], Any], times: int) -> list[Any]:
-    """What `work` gives or raises, called by so many threads at once."""
+    """The results or exceptions of `work`, called from several threads concurrently."""
     results: list[Any] = []
     start = threading.Barrier(times)
 
@@ -61,7 +61,7 @@ def in_parallel(work: Callable[[], Any], times: int) -> list[Any]:
 
 
 def from_scratch(database: Database, customer_id: int) -> None:
-    """Assert that the stored position is the one that the loans give."""
+    """Assert that the stored position matches the loans."""
     position = get_customer(database, customer_id=customer_id).position
     loans = list_loans(database, customer_id, None, None, 1000)
     assert position == position_from_loans(
@@ -181,7 +181,7 @@ def test_fifty_at_once_never_exceed_the_limit_or_half_the_income(
     assert position.current_debt_paise == len(booked) * 5 * LAKH
     assert position.current_debt_paise <= position.approved_limit_paise
     assert position.current_installments_paise * 2 <= position.monthly_income_paise
-    # What is left is less than one more such loan: nobody was turned away for a lost race.
+    # The remaining limit is less than one more such loan: no call failed because of a lost race.
     assert not book(database, customer_id, ask(5_00_000)).approved
     from_scratch(database, customer_id)
 
@@ -190,7 +190,7 @@ def test_fifty_at_once_never_exceed_the_limit_or_half_the_income(
 def without(
     guard: str, monkeypatch: pytest.MonkeyPatch, statement: str = "WRITE_APPROVED"
 ) -> Iterator[None]:
-    """A booking statement with a guard taken out."""
+    """A booking statement without a guard."""
     with monkeypatch.context() as patch:
         text_with_guard = getattr(bookings, statement).text
         assert guard in text_with_guard
@@ -205,7 +205,7 @@ def book_overtaken(
     by: Callable[[], object],
     key: UUID | None = None,
 ) -> StoredDecision:
-    """Book, while `by` happens between this booking's read and its write."""
+    """Book; `by` happens between this booking's read and its write."""
     read = bookings.read
     overtaken = threading.Event()
 
@@ -223,7 +223,7 @@ def book_overtaken(
 
 
 def book_overtaken_by_itself(database: Database, customer_id: int, request: Ask) -> None:
-    """Book, while the same is booked between this booking's read and its write."""
+    """Book; the same request is booked between this booking's read and its write."""
     book_overtaken(database, customer_id, request, lambda: book(database, customer_id, request))
 
 
@@ -338,7 +338,7 @@ def test_registering_is_idempotent_and_phone_numbers_are_unique(database: Databa
         assert connection.execute(text("SELECT count(*) FROM requests")).scalar() == 1
         # As an import may.
         connection.execute(text("UPDATE customers SET phone_number = '+919812345679'"))
-    # Nothing of the refusal was kept, and what it depended on has changed.
+    # The error was not stored, and its cause is gone.
     assert register_customer(database, refused, TODAY, "tests").customer.first_name == "C"
     with pytest.raises(RequestIdReusedError):
         register_customer(

@@ -1,5 +1,5 @@
-"""PostgreSQL whose disk is full: refused as UNAVAILABLE, shown by health, and over once there is
-room."""
+"""PostgreSQL with a full disk: calls are UNAVAILABLE, health shows it, and recovery is
+automatic."""
 
 import contextlib
 import itertools
@@ -36,7 +36,7 @@ _DISK_BYTES = 200 * 1024**2
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    """A disk of its own in memory."""
+    """A separate disk in memory."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
     with ExitStack() as closing:
@@ -51,7 +51,7 @@ def small_disk() -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """A file that takes all room on the disk."""
+    """A file that fills the disk."""
     filler = disk / "filler"
     piece = bytes(64 * 1024)
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -88,7 +88,7 @@ def test_a_full_disk_is_reported_until_there_is_space(small_disk: Path) -> None:
         problem = readiness.find_problem(database)
         assert problem is not None
         assert "no space" in problem.found
-        # Calls that write go on until the pages that are there are full.
+        # Calls that write succeed until the existing pages are full.
         phones = itertools.count(9_800_000_002)
         with pytest.raises(grpc.RpcError) as caught:
             register_many(edge, itertools.islice(phones, 5_000))
@@ -99,7 +99,7 @@ def test_a_full_disk_is_reported_until_there_is_space(small_disk: Path) -> None:
         request = pb.GetCustomerRequest(customer_id=customer_id)
         assert edge.credit.GetCustomer(request).customer.customer_id == customer_id
 
-        # Some room is enough to go on with, and not to begin with again.
+        # A little space is enough to stay ready, but not to become ready again.
         with filler.open("r+b") as file:
             file.truncate(filler.stat().st_size - 4 * readiness.REQUIRED_SPACE_BYTES)
         assert readiness.find_problem(database) is None
@@ -172,7 +172,7 @@ def test_after_a_full_disk_one_session_at_a_time_checks_the_space(database: Data
         lock.run(checking, {})
         with pytest.raises(UnavailableError, match="no space left"):
             monitor.require()
-        # A monitor that has seen no full disk does not need the lock.
+        # A monitor that has not detected a full disk does not need the lock.
         readiness.Monitor(database).require()
     monitor.require()
 

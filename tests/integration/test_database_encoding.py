@@ -1,5 +1,4 @@
-"""A database that cannot hold every name is refused in one line, by every command that would use
-it."""
+"""Every command rejects a database with an encoding other than UTF-8, with a one-line error."""
 
 from collections.abc import Iterator
 
@@ -19,7 +18,7 @@ def encoding(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def other_url(servers: tuple[str, str], encoding: str) -> Iterator[str]:
-    """An empty database of that encoding."""
+    """An empty database with an encoding."""
     url = make_url(servers[0])
     name = f"credit_service_{encoding.lower()}"
     with psycopg.connect(servers[0], autocommit=True) as connection:

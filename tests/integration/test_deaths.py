@@ -1,4 +1,4 @@
-"""A process that dies at a failpoint of a booking or a payment: all of it is there, or nothing."""
+"""A process that exits at a failpoint of a booking or a payment leaves all of it, or nothing."""
 
 from collections.abc import Callable
 from datetime import date
@@ -28,7 +28,7 @@ FACTS = text(
 
 
 class DeathError(BaseException):
-    """Stands for the end of the process: nothing in the service catches it."""
+    """Simulates the end of the process: no code in the service catches it."""
 
 
 def die_at(
@@ -37,7 +37,7 @@ def die_at(
     rival: Callable[[], object],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Let the work die at the failpoint; where that is one of a lost race, a rival comes first."""
+    """Run the work until it exits at the failpoint; for a lost race, after a concurrent call."""
     rivals = [rival] if point.endswith("before_commit") else []
 
     def reach(reached: str) -> None:
@@ -68,7 +68,7 @@ def facts(database: Database) -> tuple[int, ...]:
     ("point", "stored"),
     [
         ("create_loan.before_write", (0, 0, 0, 0, 0)),
-        # The rival's loan alone.
+        # Only the concurrent call's loan.
         ("create_loan.before_commit", (1, 1, 0, 1, 1)),
         ("create_loan.after_commit", (1, 1, 0, 1, 1)),
     ],

@@ -1,4 +1,4 @@
-"""The embedded servers: started, adopted, kept apart and stopped, from any state."""
+"""The embedded servers: started, adopted, separated and stopped, from any state."""
 
 import errno
 import json
@@ -47,7 +47,7 @@ with EmbeddedStack(Path(sys.argv[1]), durable=False) as stack:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Path]:
-    """A template folder after a first start, which takes longest, to be copied."""
+    """A template folder after the slow first start, for copying."""
     with tempfile.TemporaryDirectory(prefix="credit-service-embedded-") as name:
         Path(name).chmod(0o711)
         with a_stack(Path(name)):
@@ -337,7 +337,7 @@ def test_as_root_the_servers_run_as_another_user(data: Path) -> None:
                 process = psutil.Process(pid)
                 assert process.uids().effective != 0
                 assert process.gids().effective != 0
-                # It has none of root's groups, which could open files of root's.
+                # It has none of root's groups, which could access root's files.
                 status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
                 assert re.findall(r"^Groups:[ \t]*(.*?)[ \t]*$", status, re.MULTILINE) == [""]
     finally:

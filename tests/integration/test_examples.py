@@ -77,7 +77,7 @@ def environment(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[dict[str, str]]:
-    """What a program is told of the service."""
+    """The settings of an example program."""
     capsys.readouterr()
     scopes = [f"--scope={scope}" for scope in ("credit.read", "credit.write", "ingest")]
     assert app.run(["token", f"--key={tmp_path / 'signing-key.private.jwk'}", *scopes]) == 0
@@ -141,7 +141,7 @@ def test_the_service_config_is_that_of_our_own_clients() -> None:
         assert text in blocks, page
 
 
-# The parts of the Python client where something goes wrong on the way.
+# Error handling of the Python client.
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_events_are_followed_over_the_end_of_a_token(
     (tmp_path / "token").write_text(new_token)
     assert settings.token_keys is not None
     (rotated / "jwks.json").replace(settings.token_keys)
-    # The server ends the stream, and from then on knows the new key.
+    # The server ends the stream, and then accepts the new key.
     eventually(lambda: metrics.REGISTRY.get_sample_value("credit_server_streams") == 0, 60)
     service.CreateLoan(loan_request(customer_id), timeout=20)
     for event in events:
@@ -187,7 +187,7 @@ def test_events_are_followed_over_the_end_of_a_token(
 
 
 def token_in(output: str) -> str:
-    """The token that was printed, perhaps between lines that the server logs."""
+    """The printed token, possibly between log lines of the server."""
     (token,) = re.findall(r"^[\w-]+\.[\w-]+\.[\w-]+$", output, re.MULTILINE)
     return str(token)
 
@@ -205,7 +205,7 @@ def registered(client: Any, channel: grpc.Channel) -> Any:
 
 
 class TestTrouble:
-    """Against a server without credentials, with the calls in between made to fail."""
+    """Against a server without credentials, with failing calls in between."""
 
     @pytest.fixture
     def settings(self, database_url: str) -> Settings:
@@ -245,7 +245,7 @@ class TestTrouble:
         def losing(sent: Any, timeout: float) -> Any:
             answers.append(server.credit.RegisterCustomer(sent, timeout=timeout))
             if len(answers) == 1:
-                # Taken in by the server, and not heard of by the caller: UNAVAILABLE.
+                # Executed by the server, but the response is lost: UNAVAILABLE.
                 with grpc.insecure_channel("127.0.0.1:1") as nowhere:
                     CreditServiceStub(nowhere).RegisterCustomer(sent, timeout=timeout)
             return answers[-1]
@@ -259,7 +259,7 @@ class TestTrouble:
 
 
 class BreaksAfter:
-    """Ends the first IngestRows after some messages, as a connection that breaks does."""
+    """Ends the first IngestRows after some messages, like a broken connection."""
 
     def __init__(
         self, stub: ingestion_service_pb2_grpc.IngestionServiceStub, messages: int

@@ -1,4 +1,4 @@
-"""What imports change leaves a trace: each fact with its old and new value, and an event."""
+"""Changes by imports are recorded: each fact with its old and new value, and an event."""
 
 from datetime import date
 from typing import Any
@@ -51,7 +51,7 @@ def changes(database: Database) -> list[tuple[Any, ...]]:
 
 
 def published(database: Database) -> list[event_pb2.CreditEvent]:
-    """The events of updates, as watchers are sent them."""
+    """The events of updates, as sent to watchers."""
     with database.transaction() as connection:
         event_stream.publish(connection, 1_000)
         kinds = frozenset({"customer_updated", "loan_updated"})
@@ -98,7 +98,7 @@ def test_changed_facts_of_customers_are_stored_and_published(stored: Database) -
     assert str(TODAY.now.date()) in origin
     first, second = published(stored)
     assert first.customer_updated.ingestion_id == str(done.ingestion_id)
-    # Of personal data events name the field alone.
+    # For personal data, events contain only the field name.
     assert changes_of(first) == {"age": ("", ""), "approved_limit": ("300000.00", "400000.00")}
     assert changes_of(second) == {"monthly_income": ("", ""), "phone_number": ("", "")}
     assert (first.customer_id, second.customer_id) == (1, 2)
@@ -112,7 +112,7 @@ def test_changed_facts_of_customers_are_stored_and_published(stored: Database) -
 def test_changed_facts_of_loans_are_stored_and_published(stored: Database, batch_rows: int) -> None:
     rows = [
         LoanRow(1, 8, rate="12.5"),
-        # Set to paid, which takes it out of the debt.
+        # Set to paid, which removes it from the debt.
         LoanRow(1, 7, rupees=200_000, tenure_months=60, emis_paid_on_time=60),
         LoanRow(2, 7, start=date(2024, 2, 29), installment_rupees=9_000),
     ]
@@ -145,7 +145,7 @@ def test_changed_facts_of_loans_are_stored_and_published(stored: Database, batch
 
 
 def test_taking_debt_out_and_putting_it_back_is_seen(stored: Database) -> None:
-    """The attack: a loan set to paid makes room, and is set back once that is used."""
+    """The attack: a loan is set to paid to free the limit, and reset after that is used."""
     paid = LoanRow(1, 7, rupees=200_000, tenure_months=60, emis_paid_on_time=60)
     hidden = ingest(stored, [paid], TODAY, on_existing="UPDATE")
     assert hidden.customers_over_limit == 0
@@ -185,14 +185,13 @@ def test_customers_whom_an_import_leaves_above_their_limits_are_counted(stored: 
         for number in range(3)
         for customer_id in (1, 2)
     ]
-    # Each once, however many batches they are in; a position that the day has outdated is summed
-    # anew.
+    # Each once, regardless of the number of batches; an outdated position is summed again.
     later = on(date(2025, 8, 1))
     for batch_rows, day, ids in ((1, TODAY, 0), (100, later, 100)):
         more = [LoanRow(r.customer_id, r.loan_id + ids, r.rupees, 60) for r in rows]
         assert ingest(stored, more, day, batch_rows=batch_rows).customers_over_limit == 2
     assert over_limit("loans") == before + 4
-    # Also where it is the limit that falls.
+    # Also if the limit is lowered.
     lowered = [CustomerRow(1, limit_rupees=1), CustomerRow(2, limit_rupees=9_000_000)]
     assert ingest(stored, lowered, TODAY, on_existing="UPDATE").customers_over_limit == 1
     assert over_limit("customers") >= 1

@@ -1,4 +1,4 @@
-"""Uploads on a full disk: refused with a time to come again, and taken once there is room."""
+"""Uploads on a full disk: rejected with RetryInfo, and accepted once there is space."""
 
 from datetime import date
 from pathlib import Path
@@ -22,7 +22,7 @@ HEADER = Header(UUID(int=7), "CUSTOMERS", filename="customers.csv")
 
 
 def arm(folder: Path, point: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make the disk full at the failpoint, until the file returned is removed."""
+    """Simulate a full disk at the failpoint until the returned file is removed."""
     monkeypatch.setattr(failpoints, "reach", failpoints.armed_in(folder))
     order = folder / point
     order.write_text("full")

@@ -1,4 +1,4 @@
-"""Callers that send half of a call, read nothing, or take more than their share."""
+"""Callers that send partial calls, read nothing, or exceed their limits."""
 
 import json
 import os
@@ -148,7 +148,7 @@ class TestCallsWithoutAMessage:
             assert refusal.details["RetryInfo"].retry_delay.ToMilliseconds() == 500
             assert refusal.details["QuotaFailure"].violations[0].subject == "careless"
         eventually(lambda: edge._concurrency._usage == {})
-        # Also where the token is one that was verified before.
+        # Also with a token that was verified before.
         with Connection(server.target) as careless:
             for _ in range(32):
                 careless.begin(READ, mine)
@@ -255,7 +255,7 @@ def test_one_principal_never_has_all_threads(
 
 
 def ask_and_stay(stranger: Connection) -> None:
-    """Ask reflection once and leave the stream open."""
+    """Send one reflection request and leave the stream open."""
     request = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
     stranger.send(stranger.begin(REFLECTION), request, end=False)
 
@@ -297,7 +297,7 @@ def test_reflection_ends_soon(server: Edge, monkeypatch: pytest.MonkeyPatch, lim
 
 
 class TestLifetimes:
-    """Streams that would last for ever."""
+    """Streams that would never end."""
 
     @pytest.fixture
     def settings(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
@@ -381,7 +381,7 @@ def _has_ended(connection: socket.socket) -> bool:
 
 
 def test_idle_connections_do_not_use_up_the_descriptors(database_url: str) -> None:
-    """A process that may open 160 descriptors, and 200 connections from one address."""
+    """A process with 160 file descriptors, and 200 connections from one address."""
     with bed.server(
         database_url.replace("+psycopg", "", 1),
         None,

@@ -1,4 +1,4 @@
-"""Who may call what, through the real server: every method with every kind of credentials."""
+"""Authorization through the real server: every method with every kind of credentials."""
 
 import base64
 import json
@@ -74,7 +74,7 @@ def token(
     scope: str = "credit.read credit.write ingest admin",
     **claims: object,
 ) -> str:
-    """A token that holds, but for what is said otherwise."""
+    """A valid token except for the given claims."""
     full_header = {"alg": "ES256", "kid": "k1", **(header or {})}
     content = {
         "iss": ISSUER,
@@ -128,7 +128,7 @@ CREDENTIALS: dict[str, tuple[Callable[[MethodDescriptor], str | None], grpc.Stat
 
 
 class ObservedDatabase(Database):
-    """Counts how often it is asked for a connection."""
+    """Counts the checkouts of connections."""
 
     asked = 0
 
@@ -168,7 +168,7 @@ def outcome(
 ) -> grpc.Call:
     """A call with an empty message, or with none at all, once it has ended.
 
-    Its message is sent only after the answer would have come: a refusal needs none.
+    Its message is sent only after the expected response: a rejection needs no message.
     """
     released = threading.Event()
 
@@ -337,7 +337,7 @@ def test_without_its_key_file_a_server_refuses_all(server: Edge, keys: Path, how
 
 
 class TestStreams:
-    """That were opened with credentials which hold no longer."""
+    """Streams opened with credentials that become invalid."""
 
     @pytest.fixture
     def clock_offset(self, tmp_path: Path) -> Path:
@@ -359,7 +359,7 @@ class TestStreams:
     def take_away(
         self, request: pytest.FixtureRequest, keys: Path, clock_offset: Path
     ) -> Callable[[], None]:
-        """Makes the token of the streams one that does not hold."""
+        """Invalidates the token of the streams."""
         if request.param == "expired":
             return lambda: move(clock_offset, 3600)
         if request.param == "its key was removed":
@@ -496,7 +496,7 @@ def test_other_addresses_want_tls_and_credentials(
     for unsafe in (
         nothing,
         {},  # tokens in the clear
-        {**nothing, **tls.server_files},  # nobody is asked who they are
+        {**nothing, **tls.server_files},  # no authentication
     ):
         with pytest.raises(MisconfiguredError, match="CREDIT_INSECURE"):
             CreditServer(changed(**unsafe), database)
@@ -541,7 +541,7 @@ class Tls:
             client.private_key_pem.bytes() if client else None,
             b"".join(each.bytes() for each in client.cert_chain_pems) if client else None,
         )
-        # Each its own connection, so that each shakes hands anew.
+        # Separate connections, so that each has a new handshake.
         options = [("grpc.use_local_subchannel_pool", 1)]
         return grpc.secure_channel(f"localhost:{server.address.port}", credentials, options)
 
@@ -554,7 +554,7 @@ def tls(tmp_path: Path) -> Tls:
 def code_of(
     channel: grpc.Channel, metadata: tuple[tuple[str, str], ...] = (), timeout: float = 4
 ) -> grpc.StatusCode:
-    """How a read ends over that channel, which is closed then."""
+    """The end of a read on a channel, which is closed afterwards."""
     with channel:
         try:
             CreditServiceStub(channel).ListCustomers(
@@ -634,7 +634,7 @@ def test_a_renewed_certificate_is_used_without_a_restart(
         stub = CreditServiceStub(open_channel)
         stub.ListCustomers(pb.ListCustomersRequest(), timeout=5, metadata=bearing(token()))
 
-        # Half of it: the old certificate serves on.
+        # Only half of the pair: the old certificate stays in use.
         old_certificate = tls.certificate.read_bytes()
         tls.issue(renewed)
         new_certificate = tls.certificate.read_bytes()

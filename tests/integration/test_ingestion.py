@@ -1,4 +1,4 @@
-"""Rows against what is stored: what becomes of them, exactly once, whatever happens."""
+"""Ingestion of rows: outcomes, and exactly-once storage after any failure."""
 
 import random
 import threading
@@ -181,7 +181,7 @@ def test_existing_loans_are_kept_or_updated(
             None,
             1,
         )
-    # Only customer 1 was touched, and so stands as of the later day.
+    # Only customer 1 was changed and has the later day.
     assert_positions_are_right(three_customers, [1], later.today)
     assert_positions_are_right(three_customers, [2, 3], TODAY.today)
 
@@ -215,7 +215,7 @@ def test_loans_that_live_here_are_never_replaced(three_customers: Database) -> N
 
 
 def _record_payment(database: Database, customer_id: int, loan_id: int) -> None:
-    """One installment paid on time, as RecordPayment leaves it."""
+    """One installment paid on time, as stored by RecordPayment."""
     key = {"customer_id": customer_id, "loan_id": loan_id}
     with database.transaction() as connection:
         for statement in (
@@ -333,7 +333,7 @@ def test_a_dry_run_tells_what_a_real_one_does_wherever_batches_are_cut(
     database: Database, seed: int
 ) -> None:
     chance = random.Random(seed)  # noqa: S311 - made-up rows, no secret
-    # Customers registered here have ids too, so some rows meet those.
+    # Some rows use the ids of registered customers.
     a_customer(database, TODAY)
     ingest(database, [CustomerRow(n) for n in range(2, 7)], TODAY)
     for _ in range(4):
@@ -399,7 +399,7 @@ def test_a_batch_is_stored_once_whatever_is_sent_again(three_customers: Database
         send(6, 10)
     assert refused.value.reason == "OFFSET_MISMATCH"
     assert refused.value.metadata["expected_offset"] == "5"
-    # Cut otherwise than before: what lies above the offset is taken.
+    # With different batch boundaries: rows above the offset are stored.
     assert send(3, 9) == 9
     resumed = begin_stream(three_customers, header, TODAY, PRINCIPAL)
     assert resumed.committed_offset == 9
@@ -408,7 +408,7 @@ def test_a_batch_is_stored_once_whatever_is_sent_again(three_customers: Database
     assert counts(ended) == {"inserted": 20}
     assert ended.total_rows == 20
     assert [row[14] for row in snapshot(three_customers)["loans"]] == list(range(1, 21))
-    # All of it once more, as a client does that did not hear the answer.
+    # A repeat of everything, as by a client with a lost response.
     assert send(0, 20) == 20
     assert finish_stream(three_customers, header.ingestion_id, TODAY) == ended
     with pytest.raises(PreconditionFailedError, match="INGESTION_ENDED"):
@@ -514,7 +514,7 @@ def test_a_stream_that_ends_before_the_rows_committed_is_another(three_customers
     [
         ("team-a", "team-a", True),
         ("team-a", "team-b", False),
-        # Of a server that asks for no credentials.
+        # Of a server without authentication.
         ("anonymous", "team-a", True),
         ("team-a", "anonymous", True),
     ],
@@ -666,7 +666,7 @@ class _Crashed(BaseException):
 def test_crashes_between_statements_lose_nothing_and_double_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """The same rows twice over: once undisturbed, once by a process that dies all the time."""
+    """The same rows twice: once undisturbed, once by a process that crashes repeatedly."""
     customers: list[Row] = [CustomerRow(n, age=30 + n % 2) for n in range(1, 9)]
     customers += [CustomerRow(3, age=99), CustomerRow(9, phone=C1.phone_number)]
     loans: list[Row] = [LoanRow(n % 9 + 1, n // 4, rupees=1000 * (n % 5)) for n in range(4, 40)]
@@ -696,7 +696,7 @@ def test_crashes_between_statements_lose_nothing_and_double_nothing(
 
 
 def _crash_at_random(patch: pytest.MonkeyPatch, seed: int) -> None:
-    """Die at one step in twelve, a step being the moment before or after a statement."""
+    """Crash at one step in twelve; a step is before or after a statement."""
     chance = random.Random(seed)  # noqa: S311 - moments of a test, no secret
 
     def step() -> None:
@@ -748,7 +748,8 @@ def test_without_the_offset_in_the_transaction_rows_would_be_doubled(
     assert finish_stream(three_customers, header.ingestion_id, TODAY).rows_read == 4
 
 
-# --- Others at work -------------------------------------------------------------------------------
+# --- Concurrent calls
+# -------------------------------------------------------------------------------
 
 
 def test_a_booking_that_read_before_an_import_loses_its_race(database: Database) -> None:
@@ -771,7 +772,7 @@ def test_bookings_and_imports_at_once_leave_a_right_position(database: Database)
     def guarded(work: Callable[[], object]) -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - told by the main thread
+        except BaseException as error:  # noqa: BLE001 - the main thread reports it
             failures.append(error)
 
     def book() -> None:
@@ -930,7 +931,7 @@ def test_the_end_of_an_ingestion_is_told_once(three_customers: Database) -> None
         "inserted": 1,
         "updated": 0,
     }
-    # Nothing stored, nothing told.
+    # Nothing stored, no event.
     ingest(three_customers, [LoanRow(1, 1)], TODAY)
     ingest(three_customers, [LoanRow(1, 2)], TODAY, validate_only=True)
     assert scalar(three_customers, query) == 2

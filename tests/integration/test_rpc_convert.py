@@ -214,7 +214,7 @@ def test_page_tokens_give_their_key_back_for_the_same_filters_alone(
     ],
 )
 def test_a_token_made_elsewhere_is_read_as_carefully_as_a_field(part: Any, value: Any) -> None:
-    """The key of the digest is no secret: whoever has it can put anything into a token."""
+    """The digest's key is not secret: a caller with the key can put any value into a token."""
     tokens = PageTokens("ListThings", part)
     for key in ([value], [], [value, value]):
         with pytest.raises(InvalidFieldsError) as caught:

@@ -1,4 +1,4 @@
-"""IngestionService as callers see it: rows taken in once, files stored, all accounted for."""
+"""IngestionService as callers see it: rows imported once, files stored, all rows accounted for."""
 
 import contextlib
 import hashlib
@@ -338,7 +338,7 @@ def test_a_stream_resumes_and_no_row_counts_twice(server: Edge) -> None:
 
 
 def test_two_clients_under_one_id_do_not_pass_for_one(server: Edge) -> None:
-    """Also where nobody is asked who calls: of two rows for one place the second is refused."""
+    """Also without authentication: of two rows for one offset the second is rejected."""
     ingestion_id = str(uuid4())
     mine, theirs = customer_row(1, first_name="Mine"), customer_row(1, first_name="Theirs")
     ingest(server, header(ingestion_id), batch(0, [theirs]))
@@ -728,7 +728,7 @@ def test_a_file_comes_back_annotated_and_corrected_is_taken_in(
     assert "PHONE_TAKEN" in reasons[6]
     assert sheet["E6"].comment is not None
 
-    # As it is, it says the same; corrected in a spreadsheet program, all of it is taken in.
+    # Unchanged, it has the same errors; corrected in a spreadsheet program, all rows are imported.
     same = uploaded(server, database, content, filename=header.filename)
     assert accounted(get(server, same)) == {"unchanged": 2, "rejected": 3}
     sheet["D3"] = 18

@@ -1,4 +1,4 @@
-"""Work on many customers at once: it neither waits for one whom somebody keeps nor keeps others."""
+"""Bulk work on customers neither waits for a locked customer nor locks others for long."""
 
 import threading
 from collections.abc import Iterator, Sequence
