@@ -144,7 +144,8 @@ def _check(ingestion: Ingestion) -> None:
     if not ingestion.has_ended:
         raise PreconditionFailedError(
             "INGESTION_NOT_ENDED",
-            f"The ingestion has not ended yet ({ingestion.state}); wait for its end with WatchIngestion.",
+            f"The ingestion has not ended yet ({ingestion.state}); wait for its end with "
+            "WatchIngestion.",
             subject=subject,
             metadata={"ingestion_id": ingestion_id, "state": ingestion.state},
         )
