@@ -41,8 +41,8 @@ def test_another_person_under_a_stored_id_is_rejected_and_so_are_their_loans(
     assert counts(refused) == {"inserted": 1, "rejected": 1}
     [error] = listed(database, refused, "REJECTED", "SKIPPED")
     assert (error.row_number, error.column, error.code) == (1, "customer_id", "CUSTOMER_MISMATCH")
-    told = f"{error.found} {error.expected} {error.message}"
-    assert not any(each in told for each in ("Asha", "Rao", "9100000001", "Vikram", "9200000001"))
+    texts = f"{error.found} {error.expected} {error.message}"
+    assert not any(each in texts for each in ("Asha", "Rao", "9100000001", "Vikram", "9200000001"))
 
     loans = ingest(
         database, [LoanRow(1, 5), LoanRow(2, 6)], TODAY, on_existing=on_existing, batch_rows=1

@@ -736,9 +736,9 @@ def test_a_file_comes_back_annotated_and_corrected_is_taken_in(
     sheet["E6"] = "+91 98765 00004"
     buffer = io.BytesIO()
     book.save(buffer)
-    mended = uploaded(server, database, buffer.getvalue(), filename=header.filename)
-    assert accounted(get(server, mended)) == {"inserted": 2, "unchanged": 3}
-    _, content, _ = download(server, mended)
+    corrected = uploaded(server, database, buffer.getvalue(), filename=header.filename)
+    assert accounted(get(server, corrected)) == {"inserted": 2, "unchanged": 3}
+    _, content, _ = download(server, corrected)
     clean = openpyxl.load_workbook(io.BytesIO(content))
     assert clean.worksheets[0]["A2"].value == "No row was rejected."
 
@@ -834,8 +834,8 @@ def test_a_refused_header_is_marked(server: Edge, database: Database) -> None:
     sheet["D1"] = "Age"
     buffer = io.BytesIO()
     book.save(buffer)
-    mended = uploaded(server, database, buffer.getvalue(), filename="c.xlsx")
-    assert accounted(get(server, mended)) == {"inserted": 2, "rejected": 1}
+    corrected = uploaded(server, database, buffer.getvalue(), filename="c.xlsx")
+    assert accounted(get(server, corrected)) == {"inserted": 2, "rejected": 1}
 
 
 def annotating_processes() -> list[psutil.Process]:
@@ -848,7 +848,7 @@ def annotating_processes() -> list[psutil.Process]:
     return found
 
 
-def test_a_download_that_nobody_wants_ends(server: Edge, database: Database) -> None:
+def test_a_cancelled_download_ends(server: Edge, database: Database) -> None:
     rows = b"".join(b"%d,A,B,30,%d,1,\n" % (n, 9_800_000_000 + n) for n in range(150_000))
     ingestion_id = upload_in_large_chunks(server, CSV.splitlines()[0] + b"\n" + rows)
     with database.transaction() as connection:
@@ -963,8 +963,8 @@ def test_a_stream_says_what_its_file_is_and_may_say_it_otherwise_when_resumed(
     ingestion_id = str(uuid4())
     rows = batch(0, [customer_row(1)])
     found = ingest(server, header(ingestion_id, **OF_A_FILE), rows).ingestion
-    told = {name: getattr(found, name) for name in OF_A_FILE}
-    assert told == OF_A_FILE
+    described = {name: getattr(found, name) for name in OF_A_FILE}
+    assert described == OF_A_FILE
     again = ingest(server, header(ingestion_id, filename="copy.xlsx"), rows).ingestion
     assert again == found
     assert ingest(server, header(str(uuid4())), rows).ingestion.filename == ""

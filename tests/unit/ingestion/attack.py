@@ -87,7 +87,7 @@ def attacks(order: dict[str, Any]) -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    """Enter the layers of the order, attack, and tell."""
+    """Enter the layers of the order, attack, and print the results."""
     order = json.loads(sys.argv[1])
     sandbox.load_encodings()
     if order["user"] != os.getuid():

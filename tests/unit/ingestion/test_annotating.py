@@ -88,10 +88,10 @@ def annotated(
     found = marks_of(content, name, kind) if marks is None else marks
     rejected = len({mark.row_number for mark in found})
     order = replace(ORDER, **{"filename": name, "kind": kind, "rejected": rejected, **other})
-    told, output = io.BytesIO(), io.BytesIO()
-    write_marks(told, order, iter(found))
-    told.seek(0)
-    write_annotated(io.BytesIO(content), told, output)
+    written, output = io.BytesIO(), io.BytesIO()
+    write_marks(written, order, iter(found))
+    written.seek(0)
+    write_annotated(io.BytesIO(content), written, output)
     return output.getvalue()
 
 
@@ -250,7 +250,7 @@ def test_a_formula_comes_back_as_text_and_is_rejected_again() -> None:
     }
 
 
-def test_what_was_not_mended_is_rejected_again_and_annotated_anew() -> None:
+def test_uncorrected_rows_are_rejected_and_annotated_again() -> None:
     """Whatever is wrong with a row: sent again as it came back, it is no valid row."""
     error = Xml('<c r="{r}" t="e"><v>#REF!</v></c>')
     odd_error = Xml('<c r="{r}" t="e"><v>#SPILL!</v></c>')
@@ -276,7 +276,7 @@ def test_what_was_not_mended_is_rejected_again_and_annotated_anew() -> None:
     assert cells_of(twice, "x.xlsx", "LOANS") == cells_of(once, "x.xlsx", "LOANS")
 
 
-def test_the_reasons_of_a_row_that_was_mended_are_gone() -> None:
+def test_a_corrected_row_has_no_reasons_any_more() -> None:
     book = opened(annotated(loans_workbook(WRONG_LOAN, WRONG_LOAN)))
     for place, value in (("D2", 12), ("E2", 12.5)):
         book["S1"][place] = value
@@ -359,7 +359,7 @@ def test_a_sheet_is_known_for_a_summary_by_its_first_row_alone() -> None:
     header = (SUMMARY_TITLE, *LOAN_HEADERS)
     content = workbook(sheet_xml([header, ("x", *A_LOAN)]))
     assert cells_of(content, "x.xlsx", "LOANS")[0][1]["loan_id"] == 1001.0
-    # It says nothing of rows, so that what is wrong with the other sheet is told.
+    # It is no sheet of rows, so that the error of the other sheet is reported.
     alone = workbook(sheet_xml([(SUMMARY_TITLE,), LOAN_HEADERS, A_LOAN]))
     with pytest.raises(SpreadsheetError) as caught:
         open_source(io.BytesIO(alone), "x.xlsx", "LOANS")
@@ -445,7 +445,7 @@ def test_any_name_of_a_sheet_comes_back_as_one_that_is_allowed(name: str) -> Non
 def in_a_process(
     content: bytes,
     order: AnnotationOrder,
-    wanted: Any = lambda: None,
+    raise_if_cancelled: Any = lambda: None,
     marks: Sequence[Mark] = (),
 ) -> bytes:
     with (
@@ -456,7 +456,7 @@ def in_a_process(
         source.write(content)
         source.flush()
         write_marks(written, order, iter(marks))
-        annotate(source, written, output, wanted)
+        annotate(source, written, output, raise_if_cancelled)
         output.seek(0)
         return output.read()
 
@@ -469,13 +469,15 @@ def test_a_process_of_its_own_does_the_same() -> None:
     assert caught.value.code == "FILE_UNREADABLE"
 
 
-def test_what_is_not_wanted_any_more_ends_at_once() -> None:
-    def wanted() -> None:
+def test_a_cancelled_annotation_ends_at_once() -> None:
+    def raise_if_cancelled() -> None:
         raise InterruptedError
 
     rows = b"".join(b"%d,1,1,1,1,1,1,2024-01-31,\r\n" % number for number in range(200_000))
     with pytest.raises(InterruptedError):
-        in_a_process(csv_of(LOAN_HEADERS) + rows, replace(ORDER, filename="l.csv"), wanted)
+        in_a_process(
+            csv_of(LOAN_HEADERS) + rows, replace(ORDER, filename="l.csv"), raise_if_cancelled
+        )
 
 
 @pytest.mark.parametrize(

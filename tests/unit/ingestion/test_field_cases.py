@@ -251,15 +251,15 @@ def with_64_bits(content: bytes, **lies: int) -> bytes:
     """The archive with a record of 64 bits, in which these fields are wrong."""
     end = content.rindex(b"PK\x05\x06")
     entries, size, offset = struct.unpack_from("<HLL", content, end + 10)
-    told = {"length": 44, "entries": entries, "size": size, "offset": offset, "at": end}
-    assert lies.keys() <= told.keys()
-    told |= lies
+    fields = {"length": 44, "entries": entries, "size": size, "offset": offset, "at": end}
+    assert lies.keys() <= fields.keys()
+    fields |= lies
     record = struct.pack(
         "<4sQHHLLQQQQ",
-        *(b"PK\x06\x06", told["length"], 45, 45, 0, 0),
-        *(told["entries"], told["entries"], told["size"], told["offset"]),
+        *(b"PK\x06\x06", fields["length"], 45, 45, 0, 0),
+        *(fields["entries"], fields["entries"], fields["size"], fields["offset"]),
     )
-    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, told["at"], 1)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, fields["at"], 1)
     return content[:end] + record + locator + content[end:]
 
 
@@ -301,7 +301,7 @@ def test_an_archive_of_64_bits_with_its_directory_elsewhere_is_refused(
     assert refusal(bytes(content)).code == "FILE_UNSAFE"
 
 
-def test_a_part_that_is_told_to_lie_beyond_every_file_is_damage() -> None:
+def test_a_part_with_an_offset_beyond_every_file_is_damage() -> None:
     """Its offset is in a field of 64 bits, which no file's position can be."""
     content = loans_workbook(A_LOAN)
     end = content.rindex(b"PK\x05\x06")

@@ -84,8 +84,8 @@ class Attacked:
             timeout=60,
             check=True,
         )
-        told = json.loads(done.stdout)
-        return told["entered"], told["met"]
+        printed = json.loads(done.stdout)
+        return printed["entered"], printed["met"]
 
 
 def _ids(user: int) -> dict[str, Any]:
@@ -200,10 +200,10 @@ def test_files_are_read_and_annotated_in_sandboxed_processes() -> None:
         write_marks(marks, replace(ORDER, filename="l.csv"), iter(()))
         seen: list[bool] = []
 
-        def wanted() -> None:
+        def raise_if_cancelled() -> None:
             seen.extend(_is_filtered(each.pid) for each in psutil.Process().children())
 
-        annotate(source, marks, output, wanted)
+        annotate(source, marks, output, raise_if_cancelled)
         assert any(seen)
 
 

@@ -254,7 +254,7 @@ def test_shared_strings_are_found_in_every_piece(
     content = with_shared_strings(prefixed if prefix else str, *names)
     numbers, columns, _ = read(content, kind="CUSTOMERS")
     assert numbers == list(range(2, 302))
-    # Blanks around a text that does not ask for them are not kept, whoever reads it.
+    # Blanks around a text that does not ask for them are not kept by any reader.
     assert [str(name).strip() for name in columns["first_name"]] == [n.strip() for n in names]
     assert columns["approved_limit"] == [""] * 300
 
@@ -451,7 +451,7 @@ def test_an_error_value_of_any_name_is_one_cell_and_not_the_whole_file(
     assert isinstance(columns["end_date"][0], ErrorValue)
 
 
-# Hostile workbooks: what the directory tells is refused by it, and the rest by what it asks for.
+# Hostile workbooks: the directory is rejected by what it states, the rest by what it needs.
 
 
 def refused_by_directory(content: bytes, name: str = "loans.xlsx") -> str:
@@ -491,7 +491,7 @@ def archive_of(entries: int, name_bytes: int = 1) -> bytes:
 
 
 def test_a_million_parts_are_refused_whatever_number_the_archive_tells() -> None:
-    """It tells seven: the library would make an object of each before anybody could count."""
+    """It states seven: zipfile would create an object for each before they are counted."""
     assert refused_by_directory(archive_of(90_000)) == "FILE_UNSAFE"
     assert refused_by_directory(archive_of(xlsx_package.MAX_ENTRIES + 1)) == "FILE_UNSAFE"
 
@@ -507,13 +507,13 @@ def test_the_second_record_of_large_archives_is_not_believed() -> None:
     assert refused_by_directory(content[:end] + wide + content[end:]) == "FILE_UNSAFE"
 
 
-def with_told_sizes(content: bytes, part: str, file_size: int, compress_size: int) -> bytes:
-    """The workbook, whose directory tells other sizes of a part than are true."""
-    told = bytearray(content)
+def with_stated_sizes(content: bytes, part: str, file_size: int, compress_size: int) -> bytes:
+    """The workbook, whose directory states false sizes of a part."""
+    stated = bytearray(content)
     at = content.rindex(part.encode()) - 46
-    assert told[at : at + 4] == b"PK\x01\x02"
-    told[at + 20 : at + 28] = struct.pack("<LL", compress_size, file_size)
-    return bytes(told)
+    assert stated[at : at + 4] == b"PK\x01\x02"
+    stated[at + 20 : at + 28] = struct.pack("<LL", compress_size, file_size)
+    return bytes(stated)
 
 
 SHEET = "xl/worksheets/sheet1.xml"
@@ -523,12 +523,12 @@ def test_sizes_that_lie_are_no_way_around_the_limits() -> None:
     content = loans_workbook(*[A_LOAN] * 2_000)
     two_gib = 2 * 1024**3
     for sizes in ((two_gib, 11 * 1024**2), (two_gib - 1, two_gib // 100), (10**6, 10**6)):
-        assert refused_by_directory(with_told_sizes(content, SHEET, *sizes)) == "FILE_UNSAFE"
-    # Smaller than it is: no more is inflated than was told, and that is no whole sheet.
+        assert refused_by_directory(with_stated_sizes(content, SHEET, *sizes)) == "FILE_UNSAFE"
+    # A smaller size than the true one: only so much is inflated, and that is no whole sheet.
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         compressed = archive.getinfo(SHEET).compress_size
-    told = with_told_sizes(content, SHEET, 5_000, compressed)
-    assert refusal(told).code == "FILE_UNREADABLE"
+    stated = with_stated_sizes(content, SHEET, 5_000, compressed)
+    assert refusal(stated).code == "FILE_UNREADABLE"
 
 
 def test_what_parts_inflate_to_is_bounded_all_together() -> None:
@@ -554,9 +554,9 @@ def test_parts_that_overlap_are_refused() -> None:
     copies = b"".join(entry[:-5] + f"{n}.xml".encode() for n in range(2, 10))
     fields = list(struct.unpack("<4sHHHHLLH", content[end:]))
     fields[5] += len(copies)
-    told = content[:end] + copies + struct.pack("<4sHHHHLLH", *fields)
+    stated = content[:end] + copies + struct.pack("<4sHHHHLLH", *fields)
     assert info.file_size < xlsx_package.MAX_RATIO * info.compress_size
-    assert refused_by_directory(told) == "FILE_UNSAFE"
+    assert refused_by_directory(stated) == "FILE_UNSAFE"
 
 
 def recompressed(content: bytes, method: int) -> bytes:
