@@ -58,7 +58,7 @@ def span_bar(start: int, end: int, full: int, tone: str = "accent") -> Markup:
 
 
 def gauge(used: int, full: int, center: str, below: str, title: str) -> Markup:
-    """Return a half circle filled by used / full. More than full is drawn full, in red tone."""
+    """Return a half circle filled by used / full. If used > full, it is full, in declined tone."""
     share = _ROUND if full <= 0 < used else (_scaled(used, full, _ROUND // 10))
     tone = "declined" if used > full else "accent"
     path = "M 20 100 A 80 80 0 0 1 180 100"

@@ -443,7 +443,7 @@ def is_request_id(text: str) -> bool:
     return 0 < found.int < 2**128 - 1
 
 
-def with_own_id(form: Mapping[str, str], error: ServiceError) -> dict[str, str]:
+def form_for_retry(form: Mapping[str, str], error: ServiceError) -> dict[str, str]:
     """Return the form for a retry after an error, with the same request id, so that nothing is done
     twice. If the service has stored the id with other content, the form gets a new id."""
     if error.reason == "REQUEST_ID_REUSED":

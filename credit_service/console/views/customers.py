@@ -11,7 +11,7 @@ from credit_service.client.channel import ServiceError
 from credit_service.console import fields, formats
 from credit_service.console.charts import ScorePoint
 from credit_service.console.formats import Typed
-from credit_service.console.page import Page, Problem, new_request_id, with_own_id
+from credit_service.console.page import Page, Problem, form_for_retry, new_request_id
 from credit_service.console.rules import component_lines, override_sentence
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import event_pb2
@@ -79,7 +79,7 @@ def register(page: Page) -> Response:
         if error.reason == "PHONE_NUMBER_TAKEN":
             violations.append(("phone_number", error.message))
         problems = fields.beside(FIELDS, violations, typed.problems)
-        return _registration(page, with_own_id(page.form, error), problems, Problem(error))
+        return _registration(page, form_for_retry(page.form, error), problems, Problem(error))
     notice = f"Customer {customer.customer_id} is registered."
     return page.redirect(f"/qa/customers/{customer.customer_id}", notice)
 

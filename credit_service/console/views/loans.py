@@ -10,7 +10,7 @@ from credit_service.client import display
 from credit_service.client.channel import ServiceError
 from credit_service.console import fields, formats
 from credit_service.console.formats import Typed
-from credit_service.console.page import Page, Problem, new_request_id, with_own_id
+from credit_service.console.page import Page, Problem, form_for_retry, new_request_id
 from credit_service.rupees import format_rupees
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import loan_pb2
@@ -49,7 +49,7 @@ def pay(page: Page) -> Response:
         if error.code is grpc.StatusCode.UNAUTHENTICATED:
             raise
         problems = fields.beside(FIELDS, error.violations, {})
-        return _show(page, with_own_id(page.form, error), problems, Problem(error))
+        return _show(page, form_for_retry(page.form, error), problems, Problem(error))
     count = len(recorded.installments)
     settled = {0: "It covers part of an installment.", 1: "It settled one installment."}
     notice = f"{display.inr(recorded.payment.amount)} recorded. " + settled.get(
