@@ -106,7 +106,7 @@ def test_another_file_under_the_same_id_is_refused_with_what_to_do(
     path.write_text(path.read_text().replace("7,Asha,Rao", "7,Usha,Rao", 1))
     assert run(given) == 1
     stderr = capsys.readouterr().err
-    assert "(COMMITTED_ROWS_DIFFER): The row at offset 6 is not the one" in stderr
+    assert "(COMMITTED_ROWS_DIFFER): The row at offset 6 differs from the one" in stderr
     assert "repeat the command without --ingestion-id" in stderr
     assert run(given[:-2]) == 0
 
