@@ -122,7 +122,7 @@ class Database:
         )
         self._pool_size = pool_size
         self._pool_timeout_seconds = pool_timeout_seconds
-        # Whoever holds one of these may use a connection.
+        # A thread that holds one of these may use a connection.
         self._slots = _make_slots(pool_size)
         writes = _make_slots(write_share(pool_size))
         ingestions = _make_slots(_ingestion_share(pool_size))

@@ -78,7 +78,7 @@ def test_rejections_stored_by_earlier_releases_are_deleted(database_url: str) ->
 
 
 def test_concurrent_migrations_wait_for_each_other(database_url: str) -> None:
-    """Also where one builds an index concurrently, which waits for whoever has a snapshot."""
+    """Also if one builds an index concurrently, which waits for all sessions with a snapshot."""
     _downgrade(database_url, "0011")
     with ThreadPoolExecutor(2) as both:
         done = [both.submit(migrate.upgrade, database_url) for _ in range(2)]
