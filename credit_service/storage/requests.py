@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from credit_service.storage.statements import Statement
 
 COLUMNS = """r.method, r.fingerprint, r.customer_id, r.decision_id, r.loan_id, r.payment_number,
-    r.refusal IS NOT NULL"""
+    r.refusal IS NOT NULL AS is_refusal"""
 """The columns that `record` reads, in its order, of a table aliased r."""
 
 
