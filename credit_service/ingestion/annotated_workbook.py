@@ -230,7 +230,10 @@ def _write_new(order: AnnotationOrder, table: Table, marks: IO[bytes], output: I
 
     with WorkbookSaver(workbook, output) as saver:
         saver.write_rows(sheet, lines())
-        _write_summary(saver, summary_sheet, _Summary(order, rows))
+        # Only a file with sheets is a workbook.
+        was_replaced = bool(table.sheet_name) and not order.rejected_only
+        summary = _Summary(order, rows, original_was_replaced=was_replaced)
+        _write_summary(saver, summary_sheet, summary)
         saver.save()
 
 
@@ -615,13 +618,20 @@ def _sheet_name(name: str) -> str:
 class _Summary:
     """The rows of the summary sheet, and the links of its cells."""
 
-    def __init__(self, order: AnnotationOrder, rows: _Rows) -> None:
+    def __init__(
+        self, order: AnnotationOrder, rows: _Rows, *, original_was_replaced: bool = False
+    ) -> None:
         self.rows: list[list[Styled]] = []
         self.links: dict[str, str] = {}
         self._order = order
         self._annotated = rows
         self._line(SUMMARY_TITLE, style=CellStyle.TITLE)
         self._line(self._in_a_sentence())
+        if original_was_replaced:
+            self._line(
+                "The original workbook could not be edited. This is a new workbook with the same "
+                "rows."
+            )
         self._line("")
         self._facts()
         if rows.kinds:

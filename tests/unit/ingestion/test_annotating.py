@@ -738,10 +738,41 @@ def test_an_original_shows_each_rejected_row() -> None:
     assert sheet["D3"].comment.text.startswith("OUT_OF_RANGE")
 
 
+REPLACED = "The original workbook could not be edited. This is a new workbook with the same rows."
+
+
+def summary_of(content: bytes) -> list[str]:
+    """The first column of the summary."""
+    return [str(row[0].value) for row in opened(content).worksheets[0].iter_rows()]
+
+
+def test_the_summary_states_that_openpyxl_could_not_load_the_original(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = original(A_LOAN, WRONG_LOAN)
+    edited = annotated(content)
+    assert opened(edited).sheetnames == [SUMMARY_TITLE, "Our loans", "Branches"]
+    assert REPLACED not in summary_of(edited)
+
+    def load_nothing(*_arguments: Any, **_options: Any) -> Any:
+        raise KeyError("xl/theme/theme1.xml")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(openpyxl, "load_workbook", load_nothing)
+        replaced = annotated(content)
+    assert opened(replaced).sheetnames == [SUMMARY_TITLE, "Our loans"]
+    assert REPLACED in summary_of(replaced)
+    assert {mark.row_number for mark in marks_of(replaced, "l.xlsx", "LOANS")} == {3}
+    # No original is lost where the caller sent a CSV file, or wants the rejected rows alone.
+    assert REPLACED not in summary_of(annotated(csv_of(LOAN_HEADERS, A_LOAN), "l.csv"))
+    assert REPLACED not in summary_of(annotated(content, rejected_only=True))
+
+
 def test_a_large_workbook_comes_back_as_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annotated_workbook, "MAX_KEPT_CELLS", 9)
     back = annotated(original(A_LOAN, WRONG_LOAN))
     assert opened(back).sheetnames == [SUMMARY_TITLE, "Our loans"]
+    assert REPLACED in summary_of(back)
     assert {mark.row_number for mark in marks_of(back, "l.xlsx", "LOANS")} == {3}
 
 
