@@ -224,6 +224,9 @@ def annotated(
             help="File to save. Default: the file name from the service, in the current folder.",
         ),
     ] = None,
+    rejected_only: Annotated[
+        bool, flag("Save only the rejected rows, with their header and reasons.")
+    ] = False,
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
@@ -233,7 +236,7 @@ def annotated(
     """
     from credit_service.cli import ingest
 
-    return ingest.annotated(ingestion_id, output, target, as_json=json)
+    return ingest.annotated(ingestion_id, output, target, rejected_only=rejected_only, as_json=json)
 
 
 @app.command(group=_USE)

@@ -216,15 +216,19 @@ def _offer_annotated(outcome: Outcome, target: Target) -> None:
         out.print(Text("  ").append(paste(shlex.join(words))))
 
 
-def annotated(ingestion_id: UUID, output: Path | None, target: Target, *, as_json: bool) -> int:
-    """Save the annotated workbook of an upload. Never overwrite a file.
+def annotated(
+    ingestion_id: UUID, output: Path | None, target: Target, *, rejected_only: bool, as_json: bool
+) -> int:
+    """Save the annotated workbook of an upload, with all rows or only the rejected ones. Never
+    overwrite a file.
 
     Raises ServiceError, FileExistsError.
     """
     if output is not None:
         _ensure_free(output)
     with connected(target) as channel, tempfile.TemporaryFile() as file:
-        header = IngestionClient(channel).annotated_workbook(ingestion_id, file)
+        client = IngestionClient(channel)
+        header = client.annotated_workbook(ingestion_id, file, rejected_only=rejected_only)
         # The name comes from the server, so its folders are dropped.
         path = output or Path(PurePath(header.filename.replace("\\", "/")).name)
         _ensure_free(path)

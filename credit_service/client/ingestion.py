@@ -273,29 +273,30 @@ class IngestionClient:
         return found
 
     def annotated_workbook(
-        self, ingestion_id: UUID, file: IO[bytes]
+        self, ingestion_id: UUID, file: IO[bytes], *, rejected_only: bool = False
     ) -> ingestion_service_pb2.AnnotatedWorkbookHeader:
-        """Write the annotated workbook of an upload into an empty file. Return its header.
+        """Write the annotated workbook of an upload into an empty file, with all rows or only the
+        rejected ones. Return its header.
 
         Starts again after a lost connection. Raises ServiceError.
         """
+        request = ingestion_service_pb2.DownloadAnnotatedWorkbookRequest(
+            ingestion_id=str(ingestion_id), rejected_only=rejected_only
+        )
         transfer = _Transfer(self._patience, Listener())
         while True:
             file.seek(0)
             file.truncate()
             try:
                 with decoded_errors():
-                    return self._download(ingestion_id, file)
+                    return self._download(request, file)
             except ServiceError as error:
                 transfer.failed(error)
             transfer.wait(0)
 
     def _download(
-        self, ingestion_id: UUID, file: IO[bytes]
+        self, request: ingestion_service_pb2.DownloadAnnotatedWorkbookRequest, file: IO[bytes]
     ) -> ingestion_service_pb2.AnnotatedWorkbookHeader:
-        request = ingestion_service_pb2.DownloadAnnotatedWorkbookRequest(
-            ingestion_id=str(ingestion_id)
-        )
         stream: Any = self._stub.DownloadAnnotatedWorkbook(
             request, timeout=self._patience.download_timeout_seconds
         )

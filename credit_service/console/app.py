@@ -85,6 +85,7 @@ _PAGES: tuple[tuple[str, str, View], ...] = (
     ("GET", "/qa/ingestions/{ingestion_id}/progress", ingestions.progress),
     ("GET", "/qa/ingestions/{ingestion_id}/errors.csv", ingestions.errors_csv),
     ("GET", "/qa/ingestions/{ingestion_id}/annotated", ingestions.annotated),
+    ("GET", "/qa/ingestions/{ingestion_id}/rejected", ingestions.rejected),
     ("GET", "/qa/checks", checks.index),
     ("POST", "/qa/checks/{key}", checks.run),
     ("GET", "/qa/login", session.form),

@@ -168,10 +168,12 @@ class Service:
             )
 
     def annotated_workbook(
-        self, ingestion_id: str
+        self, ingestion_id: str, *, rejected_only: bool
     ) -> tuple[ingestion_pb.AnnotatedWorkbookHeader, Iterator[bytes]]:
         """DownloadAnnotatedWorkbook: the header, and the bytes as they arrive."""
-        request = ingestion_pb.DownloadAnnotatedWorkbookRequest(ingestion_id=ingestion_id)
+        request = ingestion_pb.DownloadAnnotatedWorkbookRequest(
+            ingestion_id=ingestion_id, rejected_only=rejected_only
+        )
         stream: Any = self._ingestion.DownloadAnnotatedWorkbook(
             request, timeout=UPLOAD_TIMEOUT_SECONDS, metadata=self._metadata, wait_for_ready=False
         )

@@ -32,7 +32,12 @@ from openpyxl.worksheet.datavalidation import DataValidationList
 from openpyxl.worksheet.hyperlink import Hyperlink
 
 from credit_service.ingestion import sandbox
-from credit_service.ingestion.annotating import AnnotationError, AnnotationOrder, Mark
+from credit_service.ingestion.annotating import (
+    HEADER_ERRORS,
+    AnnotationError,
+    AnnotationOrder,
+    Mark,
+)
 from credit_service.spreadsheets.columns import (
     REASONS_HEADER,
     SUMMARY_TITLE,
@@ -67,7 +72,6 @@ MAX_NOTES = 5_000
 MAX_KINDS_OF_ERRORS = 20
 """Kinds of errors that the summary lists, the most frequent first."""
 
-_HEADER_ERRORS = ("COLUMN_MISSING", "COLUMN_AMBIGUOUS", "COLUMN_UNIT_UNSUPPORTED", "FILE_EMPTY")
 _EXPLAINED_BY_MESSAGE = frozenset(
     {
         "CUSTOMER_UNKNOWN",
@@ -482,7 +486,7 @@ class _Rows:
 
     def _header_line(self) -> _Line:
         order = self._order
-        is_rejected = order.error_code in _HEADER_ERRORS
+        is_rejected = order.error_code in HEADER_ERRORS
         style = CellStyle.WRONG if is_rejected else CellStyle.HEADING
         cells: list[Styled] = [
             (self._moved(index), cell, style)
@@ -625,6 +629,8 @@ class _Summary:
         self.links: dict[str, str] = {}
         self._order = order
         self._annotated = rows
+        # A workbook of rejected rows alone contains no skipped rows to explain.
+        self._skipped = 0 if order.rejected_only else order.skipped
         self._line(SUMMARY_TITLE, style=CellStyle.TITLE)
         self._line(self._in_a_sentence())
         if original_was_replaced:
@@ -645,13 +651,15 @@ class _Summary:
         order, sheet = self._order, self._annotated.sheet_name
         if order.error_message and not order.rejected:
             return f"The file was not imported: {order.error_message[:_MAX_SHOWN_CHARS]}"
-        if not order.rejected and not order.skipped:
+        if not order.rejected and not self._skipped:
             return "No row was rejected."
         counts = [
             f"{count:,} of {order.rows_read:,} rows were {what}. "
-            for count, what in ((order.rejected, "rejected"), (order.skipped, "skipped"))
+            for count, what in ((order.rejected, "rejected"), (self._skipped, "skipped"))
             if count
         ]
+        if order.rejected_only:
+            return f"{''.join(counts)}The sheet '{sheet}' contains only these rows."
         return f"{''.join(counts)}They are marked in the sheet '{sheet}'."
 
     def _facts(self) -> None:
@@ -684,13 +692,16 @@ class _Summary:
             self.rows.append([(0, name, CellStyle.HEADING), (1, value, CellStyle.PLAIN)])
         if order.state != "SUCCEEDED" and order.rows_read:
             self._line(f"The rows after the first {order.rows_read:,} were not read.")
+        if order.rejected_only and order.validate_only:
+            self._line("The accepted rows are not stored and not in this workbook.")
         marked = self._annotated.marked_rows
         if marked < order.rejected:
+            kept = "in this workbook" if order.rejected_only else "marked"
             self._line(
-                f"{marked:,} of the rejected rows are marked; the other reasons are not stored."
+                f"{marked:,} of the rejected rows are {kept}; the other reasons are not stored."
             )
         marked = self._annotated.marked_skipped_rows
-        if marked < order.skipped:
+        if marked < self._skipped:
             self._line(
                 f"{marked:,} of the skipped rows are marked; the other reasons are not stored."
             )
@@ -718,7 +729,7 @@ class _Summary:
 
     def _instructions(self) -> Sequence[str]:
         order, sheet = self._order, self._annotated.sheet_name
-        if order.skipped and not order.rejected and not order.error_code:
+        if self._skipped and not order.rejected and not order.error_code:
             return self._about_skipped()
         if not order.rejected and not order.error_code:
             return ()
@@ -735,7 +746,7 @@ class _Summary:
             "2. Save the workbook as .xlsx.",
             "3. Send it again as it is. Rows that are stored already change nothing.",
             "This sheet, the colours, the notes and the reasons are ignored.",
-            *(self._about_skipped() if order.skipped else ()),
+            *(self._about_skipped() if self._skipped else ()),
         )
 
     def _about_skipped(self) -> Sequence[str]:

@@ -14,6 +14,9 @@ from credit_service.ingestion import sandbox
 from credit_service.spreadsheets.columns import Kind
 from credit_service.spreadsheets.table import SpreadsheetError
 
+HEADER_ERRORS = ("COLUMN_MISSING", "COLUMN_AMBIGUOUS", "COLUMN_UNIT_UNSUPPORTED", "FILE_EMPTY")
+"""Error codes of an ingestion whose header was rejected."""
+
 _POLL_SECONDS = 0.05
 _PROGRAM = "credit_service.ingestion.annotated_workbook"
 

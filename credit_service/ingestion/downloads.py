@@ -12,6 +12,7 @@ from uuid import UUID
 from credit_service.domain.errors import PreconditionFailedError
 from credit_service.ingestion import batches
 from credit_service.ingestion.annotating import (
+    HEADER_ERRORS,
     AnnotationError,
     AnnotationOrder,
     Mark,
@@ -29,9 +30,11 @@ AT_ONCE = 2
 CONTENT_TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 
 _MAX_FILENAME_CHARS = 255
-_SUFFIX = "-annotated"
+_ANNOTATED = "-annotated"
+_REJECTED = "-rejected"
 _MARKS_PAGE = 5_000
 _OUTCOMES: Sequence[RowOutcome] = ("REJECTED", "SKIPPED")
+_REJECTED_ONLY: Sequence[RowOutcome] = ("REJECTED",)
 _POLL_SECONDS = 0.1
 
 
@@ -64,7 +67,8 @@ class Annotator:
         rejected_only: bool = False,
     ) -> Iterator[AnnotatedWorkbook]:
         """The annotated workbook of an upload, which exists until the context ends. With
-        `rejected_only`, a new workbook of the rejected rows alone.
+        `rejected_only`, a new workbook of the rejected rows alone; if the header was rejected, of
+        all rows.
 
         Calls `raise_if_cancelled` many times a second; an exception from it ends the work.
 
@@ -78,11 +82,13 @@ class Annotator:
         if ingestion is None:
             raise batches.not_found(ingestion_id)
         _check(ingestion)
+        # A rejected header leaves every row to correct.
+        rejected_only = rejected_only and ingestion.error_code not in HEADER_ERRORS
+        order = replace(_order(ingestion), rejected_only=rejected_only)
         with tempfile.TemporaryFile() as output:
             while not self._turns.acquire(timeout=_POLL_SECONDS):
                 raise_if_cancelled()
             try:
-                order = replace(_order(ingestion), rejected_only=rejected_only)
                 self._annotate(ingestion, order, output, raise_if_cancelled)
             except AnnotationError as error:
                 raise _unavailable(ingestion, error.code, error.message) from error
@@ -90,7 +96,8 @@ class Annotator:
                 self._turns.release()
             size_bytes = output.seek(0, 2)
             output.seek(0)
-            yield AnnotatedWorkbook(annotated_filename(ingestion.filename), size_bytes, output)
+            filename = annotated_filename(ingestion.filename, rejected_only=rejected_only)
+            yield AnnotatedWorkbook(filename, size_bytes, output)
 
     def _annotate(
         self,
@@ -99,21 +106,25 @@ class Annotator:
         output: IO[bytes],
         raise_if_cancelled: Callable[[], None],
     ) -> None:
+        outcomes = _REJECTED_ONLY if order.rejected_only else _OUTCOMES
         with tempfile.TemporaryFile() as marks, stored_file(self._database, ingestion) as source:
             if source is None:
                 raise AnnotationError("FILE_LOST", "Some of the uploaded bytes are missing.")
-            write_marks(marks, order, self._marks(ingestion, raise_if_cancelled))
+            write_marks(marks, order, self._marks(ingestion, outcomes, raise_if_cancelled))
             annotate(source, marks, output, raise_if_cancelled)
 
     def _marks(
-        self, ingestion: Ingestion, raise_if_cancelled: Callable[[], None]
+        self,
+        ingestion: Ingestion,
+        outcomes: Sequence[RowOutcome],
+        raise_if_cancelled: Callable[[], None],
     ) -> Iterator[Mark]:
         after: tuple[int, int] | None = None
         while ingestion.rejected or ingestion.skipped:
             raise_if_cancelled()
             with self._database.autocommit() as connection:
                 page = ingestions.errors_page(
-                    connection, ingestion.ingestion_id, after, _MARKS_PAGE, _OUTCOMES
+                    connection, ingestion.ingestion_id, after, _MARKS_PAGE, outcomes
                 )
             for error in page:
                 yield Mark(*(getattr(error, name) for name in Mark.__slots__))
@@ -122,12 +133,16 @@ class Annotator:
             after = page[-1].row_offset, page[-1].error_number
 
 
-def annotated_filename(filename: str) -> str:
-    """The filename of the annotated workbook of a file: loans.csv → loans-annotated.xlsx."""
+def annotated_filename(filename: str, *, rejected_only: bool = False) -> str:
+    """The filename of the annotated workbook of a file: loans.csv → loans-annotated.xlsx, or
+    loans-rejected.xlsx if it contains only the rejected rows."""
     path = PurePath(filename)
     stem = path.stem if path.suffix.lower() in (".xlsx", ".csv") else path.name
-    ending = f"{_SUFFIX}.xlsx"
-    return stem.removesuffix(_SUFFIX)[: _MAX_FILENAME_CHARS - len(ending)] + ending
+    stem = stem.removesuffix(_ANNOTATED)
+    if rejected_only:
+        stem = stem.removesuffix(_REJECTED)
+    ending = f"{_REJECTED if rejected_only else _ANNOTATED}.xlsx"
+    return stem[: _MAX_FILENAME_CHARS - len(ending)] + ending
 
 
 def _check(ingestion: Ingestion) -> None:

@@ -295,7 +295,9 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
             call.raise_if_expired()
 
         self._require_access_to_rows(ingestion_id)
-        with self._annotator.workbook(ingestion_id, raise_if_ended) as workbook:
+        with self._annotator.workbook(
+            ingestion_id, raise_if_ended, rejected_only=request.rejected_only
+        ) as workbook:
             yield convert_ingestion.write_workbook_header(workbook)
             while chunk := workbook.file.read(CHUNK_BYTES):
                 raise_if_ended()

@@ -554,16 +554,22 @@ class DownloadAnnotatedWorkbookRequest(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     INGESTION_ID_FIELD_NUMBER: builtins.int
+    REJECTED_ONLY_FIELD_NUMBER: builtins.int
     ingestion_id: builtins.str
     """Required. Id of the ingestion, a UUID."""
+    rejected_only: builtins.bool
+    """Optional. Return only the rows to correct, with their header and reasons. Default (false): all
+    rows.
+    """
     def __init__(
         self,
         *,
         ingestion_id: builtins.str = ...,
+        rejected_only: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["ingestion_id", b"ingestion_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ingestion_id", b"ingestion_id", "rejected_only", b"rejected_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -607,7 +613,9 @@ class AnnotatedWorkbookHeader(message.Message):
     CONTENT_TYPE_FIELD_NUMBER: builtins.int
     SIZE_BYTES_FIELD_NUMBER: builtins.int
     filename: builtins.str
-    """File name for saving the workbook, such as "loans-annotated.xlsx" for loans.csv."""
+    """File name for saving the workbook: for loans.csv "loans-annotated.xlsx", or
+    "loans-rejected.xlsx" if it contains only the rejected rows.
+    """
     content_type: builtins.str
     """Media type of the bytes."""
     size_bytes: builtins.int

@@ -136,10 +136,16 @@ class IngestionServiceStub:
     comment, and a last column "Rejected because" lists the reasons for each rejected row. Skipped
     rows have a different highlight; their last column contains "SKIPPED" and the stored values.
     Values are returned exactly: dates as dates, percentages as percentages, text as text, even if
-    it starts like a formula. A workbook of up to 200,000 cells keeps its formats and other sheets;
-    larger workbooks and CSV files do not. Formulas are returned as text that is not evaluated. If
-    the header was rejected, the header is marked. Reasons are kept for about 100,000 rejected
-    rows; the summary states if there were more.
+    it starts like a formula. A workbook of up to 200,000 cells keeps its formats and other sheets.
+    A larger one, or one that cannot be edited, is replaced by a new workbook, and the summary
+    states this. Formulas are returned as text that is not evaluated. If the header was rejected,
+    the header is marked. Reasons are kept for about 100,000 rejected rows; the summary states if
+    there were more.
+
+    With rejected_only, a new workbook contains the summary, the header and, directly below it, the
+    rejected rows. It omits rejected rows whose reasons are not kept, and rows that were not read.
+    If the header was rejected, all rows are returned. If a row was rejected because it repeats the
+    key of an accepted row, it is compared with the stored record when it is uploaded alone.
 
     The workbook can be uploaded again unchanged. The reader ignores a sheet whose first row
     contains only "Ingestion summary", the column "Rejected because", highlights and comments. Rows
@@ -324,10 +330,16 @@ class IngestionServiceServicer(metaclass=abc_1.ABCMeta):
         comment, and a last column "Rejected because" lists the reasons for each rejected row. Skipped
         rows have a different highlight; their last column contains "SKIPPED" and the stored values.
         Values are returned exactly: dates as dates, percentages as percentages, text as text, even if
-        it starts like a formula. A workbook of up to 200,000 cells keeps its formats and other sheets;
-        larger workbooks and CSV files do not. Formulas are returned as text that is not evaluated. If
-        the header was rejected, the header is marked. Reasons are kept for about 100,000 rejected
-        rows; the summary states if there were more.
+        it starts like a formula. A workbook of up to 200,000 cells keeps its formats and other sheets.
+        A larger one, or one that cannot be edited, is replaced by a new workbook, and the summary
+        states this. Formulas are returned as text that is not evaluated. If the header was rejected,
+        the header is marked. Reasons are kept for about 100,000 rejected rows; the summary states if
+        there were more.
+
+        With rejected_only, a new workbook contains the summary, the header and, directly below it, the
+        rejected rows. It omits rejected rows whose reasons are not kept, and rows that were not read.
+        If the header was rejected, all rows are returned. If a row was rejected because it repeats the
+        key of an accepted row, it is compared with the stored record when it is uploaded alone.
 
         The workbook can be uploaded again unchanged. The reader ignores a sheet whose first row
         contains only "Ingestion summary", the column "Rejected because", highlights and comments. Rows

@@ -290,6 +290,10 @@ _BASES: Mapping[str, Any] = {
         ]
     ],
     "DownloadAnnotatedWorkbook": lambda world, _: [
-        [ingestion.DownloadAnnotatedWorkbookRequest(ingestion_id=world.ingestion_ids[0])]
+        [
+            ingestion.DownloadAnnotatedWorkbookRequest(
+                ingestion_id=world.ingestion_ids[0], rejected_only=True
+            )
+        ]
     ],
 }

@@ -1,9 +1,11 @@
 """Pages of the console, and commands that show the same, before a server in this process."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import openpyxl
 import psycopg
 import pytest
 
@@ -103,17 +105,8 @@ def test_the_order_of_dates_goes_to_the_service(visitor: Visitor, database_url: 
     assert "Choose the order of numeric dates." in send("ydm")
 
 
-def test_row_errors_are_shown_under_the_headers_of_the_file(
-    server: Edge,
-    visitor: Visitor,
-    database: Database,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    content = (
-        "Customer ID,First Name,Last Name,AGE (years),Mobile No.,Monthly Salary\n"
-        "1,Asha,Rao,17,9876500001,50000\n"
-    )
+def upload_customers(server: Edge, database: Database, content: str) -> str:
+    """Upload a CSV file of customers and import its rows. Return the ingestion id."""
     ingestion_id = str(uuid4())
     upload = ingestion_pb.UploadSpreadsheetHeader(
         ingestion_id=ingestion_id,
@@ -126,6 +119,60 @@ def test_row_errors_are_shown_under_the_headers_of_the_file(
     ]
     server.ingestion.UploadSpreadsheet(iter(messages))
     run_upload(database, UUID(ingestion_id), Clock())
+    return ingestion_id
+
+
+def test_only_the_rejected_rows_of_a_file_are_saved(
+    server: Edge,
+    visitor: Visitor,
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    header = "Customer ID,First Name,Last Name,Age,Phone Number,Monthly Salary\n"
+    good, bad = "1,Asha,Rao,31,9876500001,50000\n", "2,Dev,Nair,17,9876500002,50000\n"
+
+    def ids(content: bytes) -> list[str]:
+        sheet = openpyxl.load_workbook(io.BytesIO(content)).worksheets[1]
+        return [str(row[0].value) for row in sheet.iter_rows(min_row=2)]
+
+    ingestion_id = upload_customers(server, database, header + good + bad)
+    path = f"/qa/ingestions/{ingestion_id}"
+    page = visitor.ask(path).text
+    assert "Annotated workbook</a>" in page
+    assert f'href="{path}/rejected">' in page
+    assert "Rejected rows only</a>" in page
+    assert ids(visitor.ask(f"{path}/annotated").body) == ["1", "2"]
+    assert ids(visitor.ask(f"{path}/rejected").body) == ["2"]
+
+    monkeypatch.chdir(tmp_path)
+    words = ["annotated", ingestion_id, f"--address={server.target}"]
+    assert run(words) == 0
+    assert run([*words, "--rejected-only"]) == 0
+    assert "Saved register-rejected.xlsx (" in capsys.readouterr().out
+    assert ids((tmp_path / "register-annotated.xlsx").read_bytes()) == ["1", "2"]
+    assert ids((tmp_path / "register-rejected.xlsx").read_bytes()) == ["2"]
+
+    # A file with only a skipped row has problems to mark, and no rejected rows.
+    skipped = upload_customers(server, database, header + good.replace("31", "32"))
+    page = visitor.ask(f"/qa/ingestions/{skipped}").text
+    assert "Annotated workbook</a>" in page
+    assert "Rejected rows only" not in page
+
+
+def test_row_errors_are_shown_under_the_headers_of_the_file(
+    server: Edge,
+    visitor: Visitor,
+    database: Database,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    content = (
+        "Customer ID,First Name,Last Name,AGE (years),Mobile No.,Monthly Salary\n"
+        "1,Asha,Rao,17,9876500001,50000\n"
+    )
+    ingestion_id = upload_customers(server, database, content)
     page = visitor.ask(f"/qa/ingestions/{ingestion_id}")
     assert '<td>AGE (years)<span class="hint"><code>OUT_OF_RANGE</code></span></td>' in page.text
     rows = visitor.ask(f"/qa/ingestions/{ingestion_id}/errors.csv").body.decode()

@@ -675,10 +675,12 @@ def test_unknown_and_malformed_ingestions(server: Edge) -> None:
 
 
 def download(
-    server: Edge, ingestion_id: str
+    server: Edge, ingestion_id: str, *, rejected_only: bool = False
 ) -> tuple[pb.AnnotatedWorkbookHeader, bytes, list[int]]:
     """The header, the bytes, and the size of each chunk."""
-    request = pb.DownloadAnnotatedWorkbookRequest(ingestion_id=ingestion_id)
+    request = pb.DownloadAnnotatedWorkbookRequest(
+        ingestion_id=ingestion_id, rejected_only=rejected_only
+    )
     first, *others = server.ingestion.DownloadAnnotatedWorkbook(request)
     assert first.WhichOneof("payload") == "header"
     chunks = [each.chunk for each in others]
@@ -741,6 +743,48 @@ def test_a_file_comes_back_annotated_and_corrected_is_taken_in(
     _, content, _ = download(server, corrected)
     clean = openpyxl.load_workbook(io.BytesIO(content))
     assert clean.worksheets[0]["A2"].value == "No row was rejected."
+
+
+def test_only_the_rejected_rows_are_returned_and_accepted_once_corrected(
+    server: Edge, database: Database
+) -> None:
+    ingest(server, header(str(uuid4())), batch(0, [customer_row(1, phone_number="9876500001")]))
+    content = CSV + b"3,Asha,Roy,30,9876500003,50000,1800000\n4,Dev,Rao,30,9876500001,1,\n"
+    ingestion_id = uploaded(server, database, content)
+    counts = accounted(get(server, ingestion_id))
+    assert counts == {"inserted": 1, "skipped": 1, "rejected": 3}
+    found, content, _ = download(server, ingestion_id, rejected_only=True)
+    assert found.filename == "customers-rejected.xlsx"
+    book = openpyxl.load_workbook(io.BytesIO(content))
+    sheet = book["Rows"]
+    assert [row[0].value for row in sheet.iter_rows()] == ["Customer ID", "2", "3", "4"]
+    assert sheet["D2"].comment.text.startswith("OUT_OF_RANGE\nFound: 17\n")
+    assert "DUPLICATE_DIFFERS" in sheet["H3"].value
+    texts = [str(row[0].value) for row in book.worksheets[0].iter_rows()]
+    assert texts[1] == "3 of 5 rows were rejected. The sheet 'Rows' contains only these rows."
+    assert not any("kipped rows" in each for each in texts)
+
+    # The row that repeats the key of an accepted row now differs from the stored record.
+    same = uploaded(server, database, content, filename=found.filename)
+    assert accounted(get(server, same)) == {"skipped": 1, "rejected": 2}
+    sheet["D2"] = 18
+    sheet["A3"] = 5
+    sheet["E3"], sheet["E4"] = "9876500005", "9876500004"
+    buffer = io.BytesIO()
+    book.save(buffer)
+    corrected = uploaded(server, database, buffer.getvalue(), filename=found.filename)
+    assert accounted(get(server, corrected)) == {"inserted": 3}
+    _, content, _ = download(server, corrected, rejected_only=True)
+    clean = openpyxl.load_workbook(io.BytesIO(content))
+    assert clean.worksheets[0]["A2"].value == "No row was rejected."
+    assert clean.worksheets[1].max_row == 1
+
+
+def test_all_rows_are_returned_if_the_header_was_rejected(server: Edge, database: Database) -> None:
+    ingestion_id = uploaded(server, database, CSV.replace(b"Age", b"Years"))
+    found, content, _ = download(server, ingestion_id, rejected_only=True)
+    assert found.filename == "customers-annotated.xlsx"
+    assert openpyxl.load_workbook(io.BytesIO(content))["Rows"].max_row == len(CSV.splitlines())
 
 
 def test_skipped_rows_come_back_marked_beside_rejected_ones(

@@ -139,10 +139,11 @@ def test_every_recipe_of_the_command_line(
         else:
             assert done.output.startswith("{"), done
     text = RECIPES.read_text(encoding="utf-8")
-    (line,) = [each for each in text.splitlines() if each.startswith("credit-service annotated ")]
+    lines = [each for each in text.splitlines() if each.startswith("credit-service annotated ")]
     monkeypatch.chdir(tmp_path)
-    assert run(*shlex.split(line)[1:]).code == 0
-    assert (tmp_path / "customers-annotated.xlsx").read_bytes().startswith(b"PK")
+    assert [run(*shlex.split(line)[1:]).code for line in lines] == [0, 0]
+    for name in ("customers-annotated.xlsx", "customers-rejected.xlsx"):
+        assert (tmp_path / name).read_bytes().startswith(b"PK")
 
 
 def test_every_recipe_of_buf_curl(service: Up, run: Run) -> None:

@@ -409,8 +409,18 @@ def errors_csv(page: Page) -> Response:
 
 
 def annotated(page: Page) -> Response:
-    """The annotated workbook, streamed from the service."""
-    header, chunks = page.service.annotated_workbook(page.path_uuid("ingestion_id"))
+    """The annotated workbook with all rows, streamed from the service."""
+    return _workbook(page, rejected_only=False)
+
+
+def rejected(page: Page) -> Response:
+    """The annotated workbook with only the rejected rows, streamed from the service."""
+    return _workbook(page, rejected_only=True)
+
+
+def _workbook(page: Page, *, rejected_only: bool) -> Response:
+    ingestion_id = page.path_uuid("ingestion_id")
+    header, chunks = page.service.annotated_workbook(ingestion_id, rejected_only=rejected_only)
     name = quote(header.filename, safe="")
     return StreamingResponse(
         chunks,

@@ -417,10 +417,16 @@ def test_errors_that_were_not_kept_and_rows_not_reached_are_told() -> None:
         ("loans", "loans-annotated.xlsx"),
         ("my.loans", "my.loans-annotated.xlsx"),
         ("x" * 255, "x" * 240 + "-annotated.xlsx"),
+        ("loans-rejected.xlsx", "loans-rejected-annotated.xlsx"),
     ],
 )
 def test_the_name_tells_what_it_is(given: str, made: str) -> None:
     assert annotated_filename(given) == made
+
+
+@pytest.mark.parametrize("given", ["loans.csv", "loans-rejected.xlsx", "loans-annotated.xlsx"])
+def test_the_name_of_the_rejected_rows_differs(given: str) -> None:
+    assert annotated_filename(given, rejected_only=True) == "loans-rejected.xlsx"
 
 
 @pytest.mark.parametrize(
@@ -853,3 +859,16 @@ def test_the_rejected_rows_alone_come_back_under_the_header(name: str) -> None:
     assert {place.partition("!")[2] for place in links} == {"D2", "E2"}
     again = marks_of(back, "l.xlsx", "LOANS")
     assert [mark.row_number for mark in again] == [2, 2, 3, 3]
+
+
+def test_the_summary_of_rejected_rows_states_what_the_workbook_omits() -> None:
+    content = original(A_LOAN, WRONG_LOAN)
+    other: dict[str, Any] = {"rejected": 3, "skipped": 2, "rows_read": 9, "validate_only": True}
+    back = annotated(content, rejected_only=True, **other)
+    texts = summary_of(back)
+    assert texts[1] == "3 of 9 rows were rejected. The sheet 'Our loans' contains only these rows."
+    assert "The accepted rows are not stored and not in this workbook." in texts
+    assert "1 of the rejected rows are in this workbook; the other reasons are not stored." in texts
+    assert not any("kipped rows" in each for each in texts)
+    stored = annotated(content, rejected_only=True, **{**other, "validate_only": False})
+    assert not any("accepted rows" in each for each in summary_of(stored))
