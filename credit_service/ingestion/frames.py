@@ -25,6 +25,9 @@ NO_DAY = int(np.iinfo(np.int32).min)
 NO_LIMIT = -1
 """Stands for an approved limit that the source does not give."""
 
+Arrays = Mapping[str, NDArray[Any]]
+"""An array for each column."""
+
 TEXT = pd.StringDtype("python")
 """The type of text columns. Its storage is named, or an installed pyarrow would change it."""
 
@@ -66,14 +69,29 @@ COLUMN_TYPES: Mapping[Kind, Mapping[str, Any]] = {
 def frame_of(kind: Kind, columns: Mapping[str, Any]) -> pd.DataFrame:
     """A frame of these columns in the types of COLUMN_TYPES, its index counting from 0.
 
-    Raises KeyError for a missing column.
+    Raises KeyError for a missing column, OverflowError for a number that does not fit its type.
     """
-    types = COLUMN_TYPES[kind]
-    # Not DataFrame.astype, which copies all columns once for each type.
-    return pd.DataFrame(
-        {name: pd.Series(columns[name], dtype=types[name], copy=False) for name in types},
-        copy=False,
-    )
+    types = COLUMN_TYPES[kind].items()
+    # Arrays and not Series, which cost six times as much. Not DataFrame.astype, which copies all
+    # columns once for each type.
+    return pd.DataFrame({name: _typed(columns[name], type_) for name, type_ in types}, copy=False)
+
+
+def _typed(values: Any, type_: Any) -> Any:
+    if type_ is TEXT:
+        return pd.array(values, dtype=TEXT)
+    given = np.asarray(values)
+    fitted = given.astype(type_, copy=False)
+    # numpy would wrap a number that is too large.
+    if fitted is not given and not np.array_equal(fitted, given):
+        raise OverflowError(f"a number of the column does not fit {type_}")
+    return fitted
+
+
+def arrays_of(frame: pd.DataFrame) -> Arrays:
+    """The columns of a frame as arrays. A step that computes on whole columns uses these: each
+    operation on a Series of 2,000 rows costs more than the arithmetic."""
+    return {str(name): column.to_numpy() for name, column in frame.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,14 @@ from credit_service.domain.customers import approved_limit_paise
 from credit_service.domain.positions import position_from_loans
 from credit_service.ingestion.cells import EPOCH_ORDINAL, shown
 from credit_service.ingestion.digests import mixed
-from credit_service.ingestion.frames import NO_DAY, NO_LIMIT, Batch, RowError
+from credit_service.ingestion.frames import (
+    NO_DAY,
+    NO_LIMIT,
+    Arrays,
+    Batch,
+    RowError,
+    arrays_of,
+)
 from credit_service.ingestion.position_sums import sums
 from credit_service.rupees import format_inr
 from credit_service.storage import imports, ingestions, positions
@@ -153,6 +160,8 @@ def _rupees(paise: int) -> str:
 
 # --- Loans ----------------------------------------------------------------------------------------
 
+_Fates = NDArray[np.int8]
+"""The fate of each loan of a batch."""
 _INSERT, _UPDATE, _UNCHANGED, _SKIPPED, _REJECTED = range(5)
 _SOURCE_FACTS = (
     "principal_paise",
@@ -174,10 +183,10 @@ _SHOWN_FACTS: Mapping[str, tuple[str, Callable[[int], str]]] = {
 
 
 def _load_loans(merge: _Merge, frame: pd.DataFrame) -> None:
-    loans = _of_known_customers(merge, frame)
-    if loans.empty:
+    loans = _of_known_customers(merge, arrays_of(frame))
+    if not len(loans["offset"]):
         return
-    fates = pd.Series(_INSERT, index=loans.index, dtype="int8")
+    fates = np.full(len(loans["offset"]), _INSERT, np.int8)
     stored = _judge_by_stored(merge, loans, fates)
     _judge_by_memory(merge, loans, fates)
     _judge_by_batch(merge, loans, fates)
@@ -185,33 +194,41 @@ def _load_loans(merge: _Merge, frame: pd.DataFrame) -> None:
     if merge.list_skipped:
         _list_skipped_loans(merge, loans, fates, stored)
     if merge.writes:
-        _write_loans(merge, loans[fates == _INSERT], loans[fates == _UPDATE])
+        _write_loans(merge, _chosen(loans, fates == _INSERT), _chosen(loans, fates == _UPDATE))
         # A loan that this ingestion wrote refers to it; the other rows need a record.
-        remembered = loans[fates.isin((_UNCHANGED, _SKIPPED))]
+        is_remembered = (fates == _UNCHANGED) | (fates == _SKIPPED)
     else:
-        remembered = loans[fates != _REJECTED]
-    _remember_loans(merge, remembered)
+        is_remembered = fates != _REJECTED
+    _remember_loans(merge, _chosen(loans, is_remembered))
 
 
-def _of_known_customers(merge: _Merge, frame: pd.DataFrame) -> pd.DataFrame:
+def _chosen(loans: Arrays, places: NDArray[Any]) -> Arrays:
+    """The loans at these places, or of this mask."""
+    if places.dtype == bool and places.all():
+        return loans
+    return {name: column[places] for name, column in loans.items()}
+
+
+def _of_known_customers(merge: _Merge, loans: Arrays) -> Arrays:
     """Lock the customers of the loans, and reject the loans of unknown customers. Returns the
     others."""
-    wanted = np.sort(frame["customer_id"].unique())
+    wanted = np.unique(loans["customer_id"])
     known, imported = imports.known_customers(merge.connection, wanted, lock=merge.writes)
     # Read under the lock: a transaction that contests an id locks the customer too.
     contested = imports.contested(merge.connection, wanted)
     registered = set(known[~imported & (known <= MAX_IMPORTED_ID)].tolist())
     if len(known) == len(wanted) and not contested and not registered:
-        return frame
-    attachable = set(known.tolist()) - contested.keys() - registered
-    attached = frame["customer_id"].isin(attachable)
-    columns = frame.loc[~attached, ["offset", "row_number", "customer_id"]]
-    for offset, number, customer_id in columns.itertuples(index=False):
+        return loans
+    attachable = np.setdiff1d(known, np.array([*contested, *registered], np.int64))
+    is_attached = np.isin(loans["customer_id"], attachable)
+    for place in np.flatnonzero(~is_attached).tolist():
+        customer_id = int(loans["customer_id"][place])
         code, expected, message = _why_unattached(
             customer_id, contested.get(customer_id), registered=customer_id in registered
         )
-        merge.reject((offset, number), "customer_id", code, str(customer_id), expected, message)
-    return frame[attached].reset_index(drop=True)
+        row = _row(loans, place)
+        merge.reject(row, "customer_id", code, str(customer_id), expected, message)
+    return _chosen(loans, is_attached)
 
 
 def _why_unattached(
@@ -246,22 +263,20 @@ def _why_unattached(
     )
 
 
-def _judge_by_stored(
-    merge: _Merge, loans: pd.DataFrame, fates: "pd.Series[int]"
-) -> Mapping[str, Sequence[Any]]:
+def _judge_by_stored(merge: _Merge, loans: Arrays, fates: _Fates) -> Mapping[str, Sequence[Any]]:
     """Compare with the stored loans of the same keys. Returns those loans, by column."""
     stored = imports.stored_loans(
         merge.connection,
-        loans["customer_id"].to_numpy(),
-        loans["loan_id"].to_numpy(),
+        loans["customer_id"],
+        loans["loan_id"],
         merge.ingestion.ingestion_id,
     )
-    places = pd.Index(stored["place"], dtype="int64")
-    if places.empty:
+    places = np.array(stored["place"], np.int64)
+    if not len(places):
         return stored
-    columns = list(_SOURCE_FACTS)
-    kept = pd.DataFrame({name: stored[name] for name in columns}, places, dtype="int64")
-    equal = loans.loc[places, columns].eq(kept).all(axis=1)
+    equal = np.ones(len(places), bool)
+    for name in _SOURCE_FACTS:
+        equal &= loans[name][places] == np.array(stored[name], np.int64)
     fates[places[equal]] = _UNCHANGED
     updates = merge.ingestion.on_existing == "UPDATE"
     for index in np.flatnonzero(~equal).tolist():
@@ -297,7 +312,7 @@ def _judge_by_stored(
 
 
 def _list_skipped_loans(
-    merge: _Merge, loans: pd.DataFrame, fates: "pd.Series[int]", stored: Mapping[str, Sequence[Any]]
+    merge: _Merge, loans: Arrays, fates: _Fates, stored: Mapping[str, Sequence[Any]]
 ) -> None:
     """List how each skipped row differs from the stored loan."""
     for index, place in enumerate(stored["place"]):
@@ -311,7 +326,7 @@ def _list_skipped_loans(
         merge.skip(_row(loans, place), _loan_key(loans, place), differing)
 
 
-def _judge_by_memory(merge: _Merge, loans: pd.DataFrame, fates: "pd.Series[int]") -> None:
+def _judge_by_memory(merge: _Merge, loans: Arrays, fates: _Fates) -> None:
     """Compare with rows of earlier batches that left the stored loans unchanged."""
     counts = merge.ingestion
     if merge.writes and not counts.unchanged and not counts.skipped:
@@ -335,19 +350,23 @@ def _judge_by_memory(merge: _Merge, loans: pd.DataFrame, fates: "pd.Series[int]"
         )
 
 
-def _judge_by_batch(merge: _Merge, loans: pd.DataFrame, fates: "pd.Series[int]") -> None:
+def _judge_by_batch(merge: _Merge, loans: Arrays, fates: _Fates) -> None:
     """Compare rows with the same key in this batch with the first accepted one."""
-    key = ["customer_id", "loan_id"]
-    # All rows whose key occurs more than once, in the order of the source within each key.
-    repeated = loans[loans.duplicated(key, keep=False)]
-    if repeated.empty:
+    # By key, and within each key in the order of the source.
+    order = np.lexsort((loans["loan_id"], loans["customer_id"]))
+    customer_ids, loan_ids = loans["customer_id"][order], loans["loan_id"][order]
+    is_next_equal = (customer_ids[1:] == customer_ids[:-1]) & (loan_ids[1:] == loan_ids[:-1])
+    equal = np.flatnonzero(is_next_equal)
+    if not len(equal):
         return
     fingerprints = _fingerprints(loans)
     first: dict[tuple[int, int], int] = {}
-    for place, customer_id, loan_id in repeated.sort_values([*key, "offset"])[key].itertuples():
+    # All rows whose key occurs more than once.
+    for index in np.union1d(equal, equal + 1).tolist():
+        place = int(order[index])
         if fates[place] == _REJECTED:
             continue
-        before = first.setdefault((customer_id, loan_id), place)
+        before = first.setdefault((int(customer_ids[index]), int(loan_ids[index])), place)
         if before != place:
             _judge_repeated(
                 merge,
@@ -361,8 +380,8 @@ def _judge_by_batch(merge: _Merge, loans: pd.DataFrame, fates: "pd.Series[int]")
 
 def _judge_repeated(
     merge: _Merge,
-    loans: pd.DataFrame,
-    fates: "pd.Series[int]",
+    loans: Arrays,
+    fates: _Fates,
     place: int,
     first_row: int,
     *,
@@ -376,37 +395,43 @@ def _judge_repeated(
         merge.reject_duplicate(_row(loans, place), _loan_key(loans, place), first_row)
 
 
-def _count_loans(merge: _Merge, fates: "pd.Series[int]") -> None:
+def _count_loans(merge: _Merge, fates: _Fates) -> None:
     counts = np.bincount(fates, minlength=5).tolist()
     merge.inserted, merge.updated, merge.unchanged, merge.skipped = counts[:4]
 
 
-def _write_loans(merge: _Merge, inserts: pd.DataFrame, updates: pd.DataFrame) -> None:
+def _write_loans(merge: _Merge, inserts: Arrays, updates: Arrays) -> None:
     ingestion_id = merge.ingestion.ingestion_id
-    if not inserts.empty:
+    if len(inserts["offset"]):
         # Inserting in key order fills the index page by page.
-        ordered = inserts.sort_values(["customer_id", "loan_id"])
-        imports.insert_loans(
-            merge.connection, ordered.to_records(index=False), NO_DAY, ingestion_id
-        )
-    if not updates.empty:
-        imports.update_loans(
-            merge.connection, updates.to_records(index=False), NO_DAY, merge.origin
-        )
+        order = np.lexsort((inserts["loan_id"], inserts["customer_id"]))
+        records = _records(_chosen(inserts, order))
+        imports.insert_loans(merge.connection, records, NO_DAY, ingestion_id)
+    if len(updates["offset"]):
+        imports.update_loans(merge.connection, _records(updates), NO_DAY, merge.origin)
     # Positions of updated loans are recomputed; new loans are added to the others.
-    summed = np.sort(updates["customer_id"].unique())
-    merge.moved = sorted({*inserts["customer_id"].unique().tolist(), *summed.tolist()})
-    added = inserts[~inserts["customer_id"].isin(summed)]
+    summed = np.unique(updates["customer_id"])
+    merge.moved = np.union1d(inserts["customer_id"], summed).tolist()
+    added = _chosen(inserts, ~np.isin(inserts["customer_id"], summed))
     day = merge.moment.today
     if len(summed):
         merge.over_limit += positions.refresh_locked(merge.connection, summed, day)
-    if not added.empty:
+    if len(added["offset"]):
         merge.over_limit += positions.add_loans(merge.connection, sums(added, day), day)
 
 
-def _remember_loans(merge: _Merge, loans: pd.DataFrame) -> None:
+def _records(loans: Arrays) -> NDArray[np.void]:
+    """The loans as one structured array."""
+    layout = [(name, column.dtype) for name, column in loans.items()]
+    records = np.empty(len(loans["offset"]), layout)
+    for name, column in loans.items():
+        records[name] = column
+    return records
+
+
+def _remember_loans(merge: _Merge, loans: Arrays) -> None:
     """Record the first row of each key that has no record yet."""
-    if loans.empty:
+    if not len(loans["offset"]):
         return
     customer_ids, loan_ids = loans["customer_id"].tolist(), loans["loan_id"].tolist()
     ingestion_id = merge.ingestion.ingestion_id
@@ -425,17 +450,17 @@ def _remember_loans(merge: _Merge, loans: pd.DataFrame) -> None:
     ingestions.remember(merge.connection, ingestion_id, list(keys.values()))
 
 
-def _fingerprints(loans: pd.DataFrame) -> NDArray[np.int64]:
+def _fingerprints(loans: Arrays) -> NDArray[np.int64]:
     """A hash of 64 bits of each row's source facts."""
-    columns = (loans[name].to_numpy().astype(np.int64) for name in _SOURCE_FACTS)
-    return mixed(columns, len(loans)).view(np.int64)
+    columns = (loans[name].astype(np.int64) for name in _SOURCE_FACTS)
+    return mixed(columns, len(loans["offset"])).view(np.int64)
 
 
-def _row(loans: pd.DataFrame, place: int) -> tuple[int, int]:
+def _row(loans: Arrays, place: int) -> tuple[int, int]:
     return int(loans["offset"][place]), int(loans["row_number"][place])
 
 
-def _loan_key(loans: pd.DataFrame, place: int) -> str:
+def _loan_key(loans: Arrays, place: int) -> str:
     return f"loan {loans['loan_id'][place]} of customer {loans['customer_id'][place]}"
 
 

@@ -2,48 +2,50 @@
 
 from datetime import date
 
-import pandas as pd
+import numpy as np
+from numpy.typing import NDArray
 
-from credit_service.ingestion.cells import EPOCH_ORDINAL
-from credit_service.ingestion.frames import NO_DAY
+from credit_service.ingestion.cells import EPOCH_ORDINAL, Ints
+from credit_service.ingestion.frames import NO_DAY, Arrays
 from credit_service.ingestion.loan_days import add_months, installments_due
 from credit_service.storage.positions import LoanSums
 
 
-def sums(loans: pd.DataFrame, day: date) -> LoanSums:
+def sums(loans: Arrays, day: date) -> LoanSums:
     """What these loans add to the positions on `day` of each of their customers.
 
-    `loans` is a frame of the kind LOANS. The sums are those that
+    `loans` are the columns of a frame of the kind LOANS. The sums are those that
     `domain.positions.position_from_loans` makes of all loans of a customer.
     """
+    order = np.argsort(loans["customer_id"], kind="stable")
+    customer_ids, firsts, counts = np.unique(
+        loans["customer_id"][order], return_index=True, return_counts=True
+    )
     is_open = loans["closed_day"] == NO_DAY
-    on_time = loans["emis_paid_on_time"].astype("int64")
-    tenure = loans["tenure_months"].astype("int64")
+    on_time = loans["emis_paid_on_time"].astype(np.int64)
+    tenure = loans["tenure_months"].astype(np.int64)
     due = installments_due(loans["start_day"], tenure, day)
-    settled = due.where(is_open, due.clip(lower=on_time))
+    number = np.where(is_open, due, np.maximum(due, on_time)) + 1
     this_year, next_year = (
         date(year, 1, 1).toordinal() - EPOCH_ORDINAL for year in (day.year, day.year + 1)
     )
-    number = settled + 1
-    change = add_months(loans["start_day"], number.clip(upper=tenure))
-    counted = (loans["start_day"] < next_year) & (is_open | (loans["closed_day"] >= this_year))
-    columns = pd.DataFrame(
-        {
-            "loan_count": 1,
-            "total_principal_paise": loans["principal_paise"],
-            "current_debt_paise": loans["principal_paise"].where(is_open, 0),
-            "current_installments_paise": loans["installment_paise"].where(is_open, 0),
-            "emis_on_time": on_time,
-            "emis_due": due.clip(lower=on_time),
-            "current_year_loans": counted.astype("int64"),
-        },
-        index=loans.index,
+    change = np.where(
+        number <= tenure, add_months(loans["start_day"], np.minimum(number, tenure)), next_year
     )
-    by_customer = loans["customer_id"]
-    added = columns.groupby(by_customer).sum()
-    next_change = change.where(number <= tenure, next_year).clip(upper=next_year)
+    counted = (loans["start_day"] < next_year) & (is_open | (loans["closed_day"] >= this_year))
+
+    def total(values: NDArray[np.generic]) -> Ints:
+        added: Ints = np.add.reduceat(values[order].astype(np.int64), firsts)
+        return added
+
     return LoanSums(
-        customer_id=added.index.to_numpy(),
-        next_change_day=next_change.groupby(by_customer).min().to_numpy(),
-        **{str(name): column.to_numpy() for name, column in added.items()},
+        customer_id=customer_ids,
+        loan_count=counts,
+        total_principal_paise=total(loans["principal_paise"]),
+        current_debt_paise=total(np.where(is_open, loans["principal_paise"], 0)),
+        current_installments_paise=total(np.where(is_open, loans["installment_paise"], 0)),
+        emis_on_time=total(on_time),
+        emis_due=total(np.maximum(due, on_time)),
+        current_year_loans=total(counted),
+        next_change_day=np.minimum.reduceat(np.minimum(change, next_year)[order], firsts),
     )

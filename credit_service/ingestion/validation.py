@@ -10,7 +10,6 @@ from datetime import date
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from phonenumbers import PhoneMetadata
 
 from credit_service.domain import customers as customer_rules
@@ -135,11 +134,10 @@ class _Rows:
             "row_number": self.row_numbers,
         }
         frame = frame_of(kind, {**places, **columns})
-        problems = np.stack(self._problems, axis=1)
-        is_bad = (problems != OK).any(axis=1)
-        if not is_bad.any():
+        if not any(map(np.any, self._problems)):
             return Batch(kind, self.offset, self.count, frame, [])
-        valid = frame[~is_bad].reset_index(drop=True)
+        problems = np.stack(self._problems, axis=1)
+        valid = frame[(problems == OK).all(axis=1)].reset_index(drop=True)
         return Batch(kind, self.offset, self.count, valid, self._errors(problems))
 
     def _errors(self, table: Problems) -> list[RowError]:
@@ -337,7 +335,7 @@ def _unreadable_code(name: str) -> int:
 
 
 def _loans(rows: _Rows, numbers: Mapping[str, Numbers], import_day: date) -> Batch:
-    columns: dict[str, pd.Series[int]] = {}
+    columns: dict[str, Ints] = {}
     for name, column, least, most in (
         ("customer_id", "customer_id", 1, MAX_CUSTOMER_ID_OF_LOAN),
         ("loan_id", "loan_id", 1, MAX_ID),
@@ -354,9 +352,7 @@ def _loans(rows: _Rows, numbers: Mapping[str, Numbers], import_day: date) -> Bat
     ):
         values = rows.number(name, numbers[name], least, most)
         # A number that does not fit its type is out of range, and its row is never stored.
-        columns[column] = pd.Series(
-            np.where(numbers[name].problems == OK, values, least), dtype="int64"
-        )
+        columns[column] = np.where(numbers[name].problems == OK, values, least)
     tenure_ok = numbers["tenure_months"].problems == OK
     on_time = numbers["emis_paid_on_time"].problems
     exceeds = columns["emis_paid_on_time"] > columns["tenure_months"]
@@ -369,9 +365,9 @@ def _loans(rows: _Rows, numbers: Mapping[str, Numbers], import_day: date) -> Bat
 def _loan_dates(
     rows: _Rows,
     numbers: Mapping[str, Numbers],
-    columns: Mapping[str, "pd.Series[int]"],
+    columns: Mapping[str, Ints],
     import_day: date,
-) -> dict[str, "pd.Series[int]"]:
+) -> dict[str, Ints]:
     """Check the dates of the loans. Returns the columns that follow from them."""
     today = import_day.toordinal() - cells.EPOCH_ORDINAL
     start = numbers["start_date"]
@@ -382,7 +378,7 @@ def _loan_dates(
     problems[(problems == OK) & too_early] = cells.OUT_OF_RANGE
     problems[(problems == OK) & (days > today)] = NUMBER_OF["DATE_IN_FUTURE"]
     tenures = columns["tenure_months"]
-    start_days = pd.Series(np.where(problems == OK, days, today), dtype="int64")
+    start_days = np.where(problems == OK, days, today)
     ends = add_months(start_days, tenures)
     end = numbers.get("end_date")
     if end is not None:
@@ -390,13 +386,13 @@ def _loan_dates(
         end.problems[~given] = OK
         rows.add("end_date", end.problems, end.found)
         checked = (problems == OK) & (numbers["tenure_months"].problems == OK) & given
-        mismatch = checked & (end.problems == OK) & (end.values != ends.to_numpy())
+        mismatch = checked & (end.problems == OK) & (end.values != ends)
         end.problems[mismatch] = NUMBER_OF["END_DATE_MISMATCH"]
         for row in np.flatnonzero(mismatch).tolist():
             day = date.fromordinal(int(ends[row]) + cells.EPOCH_ORDINAL)
             rows.expected[row, "end_date"] = f"{day}, the start date plus the tenure, or nothing"
     settled = imported_settled(columns["emis_paid_on_time"], start_days, tenures, import_day)
-    closed = ends.clip(upper=today).where(settled == tenures, NO_DAY)
+    closed = np.where(settled == tenures, np.minimum(ends, today), NO_DAY)
     return {
         "start_day": start_days,
         "end_day": ends,

@@ -116,11 +116,11 @@ _MOST_UNITS = 10**15
 def integers(column: Sequence[int | None]) -> Numbers:
     """Decode whole numbers, some of them missing."""
     problems = np.zeros(len(column), np.uint8)
-    if None in column:
+    try:
+        values = np.array(column, np.int64)
+    except TypeError:  # for None
         problems[[value is None for value in column]] = MISSING
         values = np.array([value or 0 for value in column], np.int64)
-    else:
-        values = np.array(column, np.int64)
     return Numbers(values, problems, lambda index: _shown(column[index]))
 
 
@@ -184,12 +184,11 @@ def texts(column: Sequence[str]) -> Texts:
 
 def row_numbers(columns: Columns, offset: int) -> Ints:
     """The client's row numbers. A row without one has its place in the stream, from 1."""
-    count = len(columns.customer_id)
-    numbers = np.arange(offset + 1, offset + count + 1, dtype=np.int64)
-    for index, number in enumerate(columns.row_numbers):
-        if number is not None:
-            numbers[index] = number
-    return numbers
+    places = np.arange(offset + 1, offset + len(columns.customer_id) + 1, dtype=np.int64)
+    if not columns.row_numbers:
+        return places
+    given = integers(columns.row_numbers)
+    return np.where(given.problems == OK, given.values, places)
 
 
 def _shown(value: int | None) -> str:

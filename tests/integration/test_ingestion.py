@@ -27,6 +27,7 @@ from credit_service.domain.errors import (
     RetryLaterError,
 )
 from credit_service.ingestion import batches, loader
+from credit_service.ingestion.frames import arrays_of
 from credit_service.ingestion.streams import (
     abandon_streams,
     begin_stream,
@@ -1154,7 +1155,7 @@ def test_fingerprints_tell_each_fact_apart() -> None:
         LoanRow(2, 9),
     ]
     facts = validate_columns(columns_of(rows), 0, TODAY.today).frame
-    prints = loader._fingerprints(facts).tolist()
+    prints = loader._fingerprints(arrays_of(facts)).tolist()
     assert len(set(prints[:7])) == 7
     # Of the facts, not of the key.
     assert prints[7] == prints[0]

@@ -2,7 +2,7 @@
 
 from datetime import date
 
-import pandas as pd
+import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -10,7 +10,7 @@ from credit_service.domain.calendar import installments_due_by
 from credit_service.domain.loans import Loan
 from credit_service.domain.positions import position_from_loans
 from credit_service.ingestion.cells import EPOCH_ORDINAL
-from credit_service.ingestion.frames import COLUMN_TYPES, NO_DAY, frame_of
+from credit_service.ingestion.frames import COLUMN_TYPES, NO_DAY, Arrays, arrays_of, frame_of
 from credit_service.ingestion.loan_days import installments_due
 from credit_service.ingestion.position_sums import sums
 
@@ -46,7 +46,7 @@ def imported_loans(draw: st.DrawFn) -> tuple[int, Loan]:
     return customer_id, loan
 
 
-def frame_of_loans(loans: list[Loan]) -> pd.DataFrame:
+def columns_of(loans: list[Loan]) -> Arrays:
     columns = dict.fromkeys(COLUMN_TYPES["LOANS"], [0] * len(loans))
     for name in (
         *("customer_id", "principal_paise", "installment_paise", "tenure_months"),
@@ -58,13 +58,13 @@ def frame_of_loans(loans: list[Loan]) -> pd.DataFrame:
         NO_DAY if loan.closed_on is None else loan.closed_on.toordinal() - EPOCH_ORDINAL
         for loan in loans
     ]
-    return frame_of("LOANS", columns)
+    return arrays_of(frame_of("LOANS", columns))
 
 
 @given(st.lists(imported_loans(), min_size=1, max_size=25), DAYS)
 def test_sums_are_those_of_the_domain(found: list[tuple[int, Loan]], day: date) -> None:
     loans = [loan for _, loan in found]
-    summed = sums(frame_of_loans(loans), day)
+    summed = sums(columns_of(loans), day)
     assert summed.customer_id.tolist() == sorted({customer_id for customer_id, _ in found})
     for place, customer_id in enumerate(summed.customer_id.tolist()):
         own = [loan for loan in loans if loan.customer_id == customer_id]
@@ -87,6 +87,6 @@ def test_sums_are_those_of_the_domain(found: list[tuple[int, Loan]], day: date) 
 @example([(date(2024, 1, 31), 12)], date(2024, 2, 29))
 @example([(date(2030, 1, 31), 12)], date(2024, 2, 29))
 def test_due_installments_are_those_of_the_domain(loans: list[tuple[date, int]], day: date) -> None:
-    starts = pd.Series([start.toordinal() - EPOCH_ORDINAL for start, _ in loans])
-    due = installments_due(starts, pd.Series([tenure for _, tenure in loans]), day)
+    starts = np.array([start.toordinal() - EPOCH_ORDINAL for start, _ in loans])
+    due = installments_due(starts, np.array([tenure for _, tenure in loans]), day)
     assert due.tolist() == [installments_due_by(start, tenure, day) for start, tenure in loans]

@@ -5,7 +5,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import get_args
 
-import pandas as pd
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -340,9 +340,9 @@ days = st.dates(date(1900, 1, 1), date(2100, 12, 31))
 def test_dates_and_settled_installments_are_those_of_the_domain(
     loans: list[tuple[date, int, int]], import_day: date
 ) -> None:
-    starts = pd.Series([start.toordinal() - EPOCH_ORDINAL for start, _, _ in loans])
-    tenures = pd.Series([tenure for _, tenure, _ in loans])
-    on_time = pd.Series([min(paid, tenure) for _, tenure, paid in loans])
+    starts = np.array([start.toordinal() - EPOCH_ORDINAL for start, _, _ in loans])
+    tenures = np.array([tenure for _, tenure, _ in loans])
+    on_time = np.array([min(paid, tenure) for _, tenure, paid in loans])
     ends = loan_days.add_months(starts, tenures)
     settled = loan_days.imported_settled(on_time, starts, tenures, import_day)
     for index, (start, tenure, _) in enumerate(loans):
@@ -583,6 +583,15 @@ def test_batches_come_through_their_encoding() -> None:
     assert again.frame.equals(batch.frame)
     assert list(again.frame["first_name"]) == ["Asha", "Asha"]
     assert (again.offset, again.row_count) == (5, 3)
+
+
+def test_a_frame_wraps_no_number_that_is_too_large_for_its_column() -> None:
+    frame = validate_block("LOANS", block(LOAN), 0, TODAY).frame
+    columns = {name: each.astype(np.int64) for name, each in frames.arrays_of(frame).items()}
+    assert frames.frame_of("LOANS", columns).equals(frame)
+    for number in (2**31, 2**32 + 12):
+        with pytest.raises(OverflowError):
+            frames.frame_of("LOANS", {**columns, "tenure_months": np.array([number])})
 
 
 @pytest.mark.parametrize("kind", ["LOANS", "CUSTOMERS"])
