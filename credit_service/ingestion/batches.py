@@ -55,7 +55,7 @@ def commit_batch(
             with rows beyond its end.
         RetryLaterError: others locked these customers, or the ingestion, for too long.
     """
-    # Importing pandas takes 0.3 s, which a process that ingests nothing saves.
+    # Importing pandas takes 0.3 s, which would delay the start of a server.
     from credit_service.ingestion.loader import load  # noqa: PLC0415
 
     batch: Batch | None = None

@@ -11,6 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
 from credit_service.domain.errors import CreditError
+from credit_service.ingestion import streams
 from credit_service.observability import metrics
 from credit_service.processes.address import Address, AddressRefusedError, listening_address
 from credit_service.processes.termination import Termination
@@ -112,6 +113,7 @@ class CreditServer:
         self._readiness = threading.Thread(
             target=self._watch_readiness, name="readiness", daemon=True
         )
+        self._importing = threading.Thread(target=streams.import_modules, name="importing")
         try:
             if credentials is None:
                 port = self._server.add_insecure_port(str(address))
@@ -173,6 +175,8 @@ class CreditServer:
         self._connections.close()
         if self._readiness.is_alive():
             self._readiness.join()
+        if self._importing.is_alive():
+            self._importing.join()
         self._close()
         self._remove_readings()
 
@@ -239,6 +243,9 @@ class CreditServer:
                 if problem != previous:
                     _log.info("readiness_changed", ready=problem is None, trouble=problem)
                     self._set_health(serving=problem is None)
+                if problem is None and self._importing.ident is None:
+                    # Neither the start nor the first stream waits for it.
+                    self._importing.start()
                 self._stopping.wait(_PROBE_SECONDS)
         finally:
             probe.dispose()

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -818,6 +819,20 @@ def test_a_single_process_says_where_it_serves_and_ends_well(settings: Settings)
         assert said.startswith("Serving on 127.0.0.1:")
         assert answers(said.split()[-1])
         process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_a_ready_server_imports_pandas_before_the_first_stream(settings: Settings) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "credit_service.rpc"],
+        env=environment_of(settings),
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        try:
+            maps = Path(f"/proc/{process.pid}/maps")
+            eventually(lambda: "/pandas/_libs/" in maps.read_text(), timeout_seconds=60)
+        finally:
+            process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
 
 

@@ -1,4 +1,4 @@
-"""Processes that ingest nothing do not wait for pandas and openpyxl."""
+"""No command and no server waits for pandas and openpyxl when it starts."""
 
 import subprocess
 import sys
