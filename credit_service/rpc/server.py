@@ -113,7 +113,6 @@ class CreditServer:
         self._readiness = threading.Thread(
             target=self._watch_readiness, name="readiness", daemon=True
         )
-        self._importing = threading.Thread(target=streams.import_modules, name="importing")
         try:
             if credentials is None:
                 port = self._server.add_insecure_port(str(address))
@@ -175,8 +174,6 @@ class CreditServer:
         self._connections.close()
         if self._readiness.is_alive():
             self._readiness.join()
-        if self._importing.is_alive():
-            self._importing.join()
         self._close()
         self._remove_readings()
 
@@ -243,9 +240,9 @@ class CreditServer:
                 if problem != previous:
                     _log.info("readiness_changed", ready=problem is None, trouble=problem)
                     self._set_health(serving=problem is None)
-                if problem is None and self._importing.ident is None:
-                    # Neither the start nor the first stream waits for it.
-                    self._importing.start()
+                if problem is None:
+                    # After the start, which this would delay, and before the first stream.
+                    streams.import_modules()
                 self._stopping.wait(_PROBE_SECONDS)
         finally:
             probe.dispose()
