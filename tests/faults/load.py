@@ -34,6 +34,7 @@ _TRY_AGAIN = {
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+_TOO_MUCH = 5_000_000
 _CALL_SECONDS = 5.0
 _STREAM_ROWS = 120
 _BATCH_ROWS = 20
@@ -179,7 +180,7 @@ class Load:
     def _create(self, stub: Any, other: Any, pick: random.Random) -> None:
         hot = pick.random() < 0.5
         # One in six is above every limit: a decline, which does not change the position.
-        units = 5_000_000 if pick.random() < 0.17 else pick.randint(1, 20) * 100
+        units = _TOO_MUCH if pick.random() < 0.17 else pick.randint(1, 20) * 100
         request = pb.CreateLoanRequest(
             request_id=str(portfolio.request_id(pick)),
             customer_id=pick.choice(portfolio.HOT if hot else portfolio.ORDINARY),
@@ -188,7 +189,8 @@ class Load:
             tenure_months=pick.choice([1, 12, 60]),
         )
         asked = self._history.asks("CreateLoan", request)
-        if pick.random() < 0.1:
+        # A decline leaves the version alone: only the request's key prevents a second one.
+        if units == _TOO_MUCH or pick.random() < 0.1:
             self._mutate_twice((stub, other), asked)
         else:
             self._mutate(stub, pick, asked)
