@@ -163,7 +163,7 @@ class Settings(BaseSettings):
         description="calls per second of one principal, per process; bursts may be twice that",
     )
     max_calls_at_work_per_principal: int = Field(
-        default=8,
+        default=4,
         ge=1,
         le=255,
         description="concurrently running calls of one principal, per server process, but always "
