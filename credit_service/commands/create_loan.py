@@ -18,7 +18,7 @@ from credit_service.domain.errors import NotFoundError
 from credit_service.domain.loans import Loan, LoanTerms, book
 from credit_service.domain.positions import CreditPosition, with_booking
 from credit_service.observability import metrics
-from credit_service.storage import bookings, customers, decisions, requests, scorecards
+from credit_service.storage import bookings, customers, decisions, scorecards
 from credit_service.storage.bookings import BookingRead, BookingWrite
 from credit_service.storage.database import Database, LostRaceError, constraint_of
 from credit_service.storage.decisions import StoredDecision
@@ -109,13 +109,12 @@ def _decide_and_book(
     """Return the stored decision; for a new one also the decision, and for a booked loan the
     position after it."""
     read = bookings.read(connection, command.customer_id, command.request_id, lock=lock)
-    record = read.request if read else requests.find(connection, command.request_id)
-    record = used_before(connection, record, command.request_id, _METHOD, content)
+    if read is None:
+        raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
+    record = used_before(read.request, command.request_id, _METHOD, content)
     if record is not None:
         stored = decisions.get(connection, command.customer_id, record.decision_id or 0)
         return stored, None, None
-    if read is None:
-        raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
 
     position = customers.position_on(connection, read.position, moment.today)
     read = replace(read, position=position)

@@ -1,4 +1,4 @@
-"""Idempotency: a request id has one effect, and every retry gets the same response."""
+"""Idempotency: a request id about a customer has one effect; every retry gets its response."""
 
 import hashlib
 from collections.abc import Iterator
@@ -6,10 +6,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection
-
 from credit_service.domain.errors import RequestIdReusedError
-from credit_service.storage import requests
 from credit_service.storage.requests import RequestRecord
 
 
@@ -43,11 +40,7 @@ def _written(value: Any) -> str:
 
 
 def used_before(
-    connection: Connection,
-    record: RequestRecord | None,
-    request_id: UUID,
-    method: str,
-    content: bytes,
+    record: RequestRecord | None, request_id: UUID, method: str, content: bytes
 ) -> RequestRecord | None:
     """Return the record of the same request if it already had its effect; None if the id is free.
 
@@ -58,9 +51,6 @@ def used_before(
         RequestIdReusedError: the id was used for other content.
     """
     if record is None:
-        return None
-    if record.is_refusal:
-        requests.forget_refusal(connection, request_id)
         return None
     if record.method != method or record.fingerprint != content:
         raise RequestIdReusedError(

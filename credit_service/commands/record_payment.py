@@ -15,7 +15,7 @@ from credit_service.domain.errors import NotFoundError
 from credit_service.domain.loans import Loan, unknown_loan
 from credit_service.domain.payments import apply_payment, outstanding_paise
 from credit_service.domain.positions import CreditPosition, is_valid_on, with_loan, with_payment
-from credit_service.storage import payments, positions, requests, scorecards
+from credit_service.storage import payments, positions, scorecards
 from credit_service.storage.database import Database, LostRaceError, constraint_of
 from credit_service.storage.payments import PaymentWrite, StoredPayment
 
@@ -98,13 +98,12 @@ def _record(
     read = payments.read(
         connection, command.customer_id, command.loan_id, command.request_id, lock=lock
     )
-    record = read.request if read else requests.find(connection, command.request_id)
-    record = used_before(connection, record, command.request_id, _METHOD, content)
+    if read is None:
+        raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
+    record = used_before(read.request, command.request_id, _METHOD, content)
     if record is not None:
         answer = _as_recorded(connection, command, record.payment_number or 0)
         return _Recorded(answer, "", None)
-    if read is None:
-        raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
     before = read.loan
     if before is None:
         raise unknown_loan(command.customer_id, command.loan_id)

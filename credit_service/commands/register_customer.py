@@ -18,7 +18,14 @@ from credit_service.storage.database import Database, LostRaceError, constraint_
 
 _METHOD = "RegisterCustomer"
 _FIRST_VERSION = 1
-_RACE_CONSTRAINTS = frozenset({"customers_pkey", "requests_pkey"})
+_RACE_CONSTRAINTS = frozenset(
+    {
+        # An import inserted a customer with the id drawn for this one.
+        "customers_pkey",
+        # The next attempt finds the number's customer: perhaps that of a concurrent duplicate.
+        "phone_numbers_pkey",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,33 +53,33 @@ def _attempt_once(
 ) -> CustomerView:
     content = fingerprint(command)
     with database.autocommit() as connection:
-        record = requests.find(connection, command.request_id)
-        record = used_before(connection, record, command.request_id, _METHOD, content)
-        if record is not None:
-            return _as_registered(connection, record.customer_id or 0, command, moment)
-        try:
-            customer_id = customers.register(
-                connection, _values(command, content, moment, principal)
-            )
-        except exc.IntegrityError as error:
-            constraint = constraint_of(error)
-            if constraint in _RACE_CONSTRAINTS:
-                raise LostRaceError(constraint) from error
-            if constraint != "customers_phone_number_key":
-                raise
+        # A registered customer keeps the phone number, which therefore leads to the first request.
+        customer_id = customers.holder(connection, command.customer.phone_number)
+        if customer_id is None:
+            customer_id = _register(connection, _values(command, content, moment, principal))
         else:
-            return _as_registered(connection, customer_id, command, moment)
-        # A concurrent duplicate of this request may have taken the number. Then the id is taken
-        # too, and the next attempt finds its record.
-        if requests.find(connection, command.request_id) is not None:
-            raise LostRaceError("requests_pkey")
-        raise AlreadyExistsError(
-            "PHONE_NUMBER_TAKEN",
-            "customer",
-            command.customer.phone_number,
-            "A customer with this phone number is already registered.",
-            {"field": "phone_number"},
-        )
+            record = requests.find(connection, customer_id, command.request_id)
+            if used_before(record, command.request_id, _METHOD, content) is None:
+                if customers.find(connection, customer_id) is None:
+                    # On a cluster, the number's node commits before the customer's node.
+                    raise LostRaceError("phone_numbers_pkey")
+                raise AlreadyExistsError(
+                    "PHONE_NUMBER_TAKEN",
+                    "customer",
+                    command.customer.phone_number,
+                    "A customer with this phone number is already registered.",
+                    {"field": "phone_number"},
+                )
+        return _as_registered(connection, customer_id, command, moment)
+
+
+def _register(connection: Connection, values: dict[str, object]) -> int:
+    try:
+        return customers.register(connection, values)
+    except exc.IntegrityError as error:
+        if constraint_of(error) in _RACE_CONSTRAINTS:
+            raise LostRaceError(constraint_of(error)) from error
+        raise
 
 
 def _values(

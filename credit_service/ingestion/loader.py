@@ -475,6 +475,7 @@ def _load_customers(merge: _Merge, frame: pd.DataFrame) -> None:
     known = _KnownCustomers.read(merge, [row[1] for row in rows])
     inserts: list[CustomerFacts] = []
     updates: list[CustomerFacts] = []
+    old_phone_numbers: list[str] = []
     for row, facts in rows:
         customer_id, phone = facts[0], facts[5]
         if not known.may_be_stored(merge, row, facts):
@@ -483,6 +484,7 @@ def _load_customers(merge: _Merge, frame: pd.DataFrame) -> None:
         if stored is not None:
             (*_, old_phone, _), _ = stored
             updates.append(facts)
+            old_phone_numbers.append(old_phone)
             # Taken until the ingestion ends, so that a dry run need not track released numbers.
             known.give(old_phone, customer_id, row, remember=old_phone != phone)
         else:
@@ -491,7 +493,7 @@ def _load_customers(merge: _Merge, frame: pd.DataFrame) -> None:
         known.give(phone, customer_id, row, remember=not merge.writes)
     merge.inserted, merge.updated = len(inserts), len(updates)
     if merge.writes:
-        _write_customers(merge, inserts, updates)
+        _write_customers(merge, inserts, updates, old_phone_numbers)
         _write_contests(merge, known.contests)
     ingestions.remember(
         merge.connection, merge.ingestion.ingestion_id, list(known.to_remember.values())
@@ -724,11 +726,16 @@ def _customer_fingerprint(facts: Iterable[object]) -> int:
 
 
 def _write_customers(
-    merge: _Merge, inserts: list[CustomerFacts], updates: list[CustomerFacts]
+    merge: _Merge,
+    inserts: list[CustomerFacts],
+    updates: list[CustomerFacts],
+    old_phone_numbers: list[str],
 ) -> None:
     merge.moved = [facts[0] for facts in updates]
     if updates:
-        merge.over_limit += imports.update_customers(merge.connection, updates, merge.origin)
+        merge.over_limit += imports.update_customers(
+            merge.connection, updates, old_phone_numbers, merge.origin
+        )
     if inserts:
         with_limits = [
             (*facts[:6], approved_limit_paise(facts[4]) if facts[6] is None else facts[6])

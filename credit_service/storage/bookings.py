@@ -24,13 +24,13 @@ READ = Statement(
         nextval('decision_ids'), nextval('loan_ids')
     FROM customers c
     LEFT JOIN scorecards s ON s.state = 'ACTIVE'
-    LEFT JOIN requests r ON r.request_id = :request_id
+    LEFT JOIN requests r ON r.customer_id = c.customer_id AND r.request_id = :request_id
     WHERE c.customer_id = :customer_id
 """
 )
 
 _REQUESTS_AT = customers.POSITION_COLUMN_COUNT
-_REST_AT = _REQUESTS_AT + 7
+_REST_AT = _REQUESTS_AT + requests.COLUMN_COUNT
 
 
 @dataclass(frozen=True, slots=True)

@@ -316,14 +316,21 @@ def _sorted_page(
     return CustomersPage(views, following)
 
 
+_HOLDER = Statement("SELECT customer_id FROM phone_numbers WHERE phone_number = :phone_number")
 _INSERT = text(
     """
-    WITH c AS (
+    WITH n AS (
+        SELECT nextval('customer_ids') AS customer_id
+    ), p AS (
+        INSERT INTO phone_numbers (phone_number, customer_id)
+        SELECT :phone_number, customer_id FROM n
+    ), c AS (
         INSERT INTO customers (customer_id, first_name, last_name, age, monthly_income_paise,
             phone_number, approved_limit_paise, imported, created_at, event_seq, position_as_of,
             position_valid_until)
-        VALUES (nextval('customer_ids'), :first_name, :last_name, :age, :monthly_income_paise,
-            :phone_number, :approved_limit_paise, false, :now, 1, :today, :valid_until)
+        SELECT customer_id, :first_name, :last_name, :age, :monthly_income_paise, :phone_number,
+            :approved_limit_paise, false, :now, 1, :today, :valid_until
+        FROM n
         RETURNING customer_id, version
     ), e AS (
         INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload,
@@ -340,11 +347,17 @@ _INSERT = text(
 )
 
 
+def holder(connection: Connection, phone_number: str) -> int | None:
+    """Return the id of the customer with that phone number, in E.164."""
+    row = _HOLDER.row(connection, {"phone_number": phone_number})
+    return None if row is None else int(row[0])
+
+
 def register(connection: Connection, values: dict[str, Any]) -> int:
     """Insert a customer with its first event and request record in one statement; return its id.
 
     `values` holds every parameter of the statement except the trace. Raises IntegrityError if the
-    phone number, the request id or, after an import, the next id is taken.
+    phone number or, after an import, the next id is taken.
     """
     return int(
         connection.execute(_INSERT, values | {"traceparent": tracing.traceparent()}).scalar_one()

@@ -27,7 +27,11 @@ _LOCK = f"{_KNOWN} ORDER BY customer_id FOR NO KEY UPDATE"
 _STORED_CUSTOMERS = """SELECT customer_id, first_name, last_name, age, monthly_income_paise,
         phone_number, approved_limit_paise, imported
     FROM customers WHERE customer_id = ANY(%s::bigint[])"""
-_HOLDERS = "SELECT phone_number, customer_id FROM customers WHERE phone_number = ANY(%s::text[])"
+_HOLDERS = (
+    "SELECT phone_number, customer_id FROM phone_numbers WHERE phone_number = ANY(%s::text[])"
+)
+_INSERT_PHONE_NUMBERS = "COPY phone_numbers (phone_number, customer_id) FROM STDIN"
+_RELEASE_PHONE_NUMBERS = "DELETE FROM phone_numbers WHERE phone_number = ANY(%s::text[])"
 _INSERT_CUSTOMERS = """COPY customers (customer_id, first_name, last_name, age,
     monthly_income_paise, phone_number, approved_limit_paise, imported, created_at,
     position_as_of, position_valid_until) FROM STDIN"""
@@ -188,6 +192,7 @@ def insert_customers(
 
     Raises psycopg's UniqueViolation if an id or a phone number was taken meanwhile.
     """
+    _take_phone_numbers(connection, customers)
     rest = f"t\t{created_at.isoformat()}\t{position_day}\t{position_valid_until}\n"
     lines = [
         f"{customer_id}\t{_escaped(first)}\t{_escaped(last)}\t{age}\t{income}\t{phone}\t{limit}\t"
@@ -198,20 +203,38 @@ def insert_customers(
         copy.write("".join(lines))
 
 
+def _take_phone_numbers(connection: Connection, customers: Sequence[CustomerFacts]) -> None:
+    lines = sorted(f"{facts[5]}\t{facts[0]}\n" for facts in customers)
+    with driver_cursor(connection).copy(_INSERT_PHONE_NUMBERS) as copy:
+        copy.write("".join(lines))
+
+
 def _escaped(name: str) -> str:
     # Names contain no tabs or line breaks, so the backslash is the only special character for COPY.
     return name.replace("\\", "\\\\") if "\\" in name else name
 
 
 def update_customers(
-    connection: Connection, customers: Sequence[CustomerFacts], origin: Origin
+    connection: Connection,
+    customers: Sequence[CustomerFacts],
+    old_phone_numbers: Sequence[str],
+    origin: Origin,
 ) -> list[int]:
     """Replace facts of locked customers, each of which differs from what is stored; a None limit
-    leaves the stored one. Record each changed fact and write it as an event. Return the customers
-    whose debt then exceeds their limit.
+    leaves the stored one. `old_phone_numbers` are their stored ones, in the same order. Record each
+    changed fact and write it as an event. Return the customers whose debt then exceeds their limit.
 
     Raises psycopg's UniqueViolation if a phone number was taken meanwhile.
     """
+    moved = [
+        (facts, old)
+        for facts, old in zip(customers, old_phone_numbers, strict=True)
+        if facts[5] != old
+    ]
+    if moved:
+        released = [old for _, old in moved]
+        driver_cursor(connection).execute(_RELEASE_PHONE_NUMBERS, (released,))
+        _take_phone_numbers(connection, [facts for facts, _ in moved])
     names = ("customer_id", *(name for name, _ in _FACTS_OF_CUSTOMERS))
     columns = (list(column) for column in zip(*customers, strict=True))
     values = dict(zip(names, columns, strict=True)) | _values(origin)

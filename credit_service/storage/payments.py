@@ -52,13 +52,13 @@ _READ = Statement(
     SELECT {customers.POSITION_COLUMNS}, {requests.COLUMNS}, s.version, {loans.COLUMNS}
     FROM customers c
     LEFT JOIN scorecards s ON s.state = 'ACTIVE'
-    LEFT JOIN requests r ON r.request_id = :request_id
+    LEFT JOIN requests r ON r.customer_id = c.customer_id AND r.request_id = :request_id
     LEFT JOIN loans l ON l.customer_id = c.customer_id AND l.loan_id = :loan_id
     WHERE c.customer_id = :customer_id
 """
 )
 _REQUESTS_AT = customers.POSITION_COLUMN_COUNT
-_SCORECARD_AT = _REQUESTS_AT + 7
+_SCORECARD_AT = _REQUESTS_AT + requests.COLUMN_COUNT
 _LOANS_AT = _SCORECARD_AT + 1
 
 

@@ -42,6 +42,8 @@ class SessionSettings:
             "lock_timeout": str(self.lock_timeout_ms),
             "idle_in_transaction_session_timeout": str(self.idle_in_transaction_timeout_ms),
             "TimeZone": "UTC",
+            # Migration 0014: triggers write phone numbers for servers of the previous release.
+            "credit_service.keeps_phone_numbers": "on",
         }
 
 

@@ -1,4 +1,4 @@
-"""The tables. Keys of everything about a customer start with customer_id.
+"""The tables, each with its placement on a cluster of PostgreSQL servers.
 
 Money is in paise, rates in basis points per year. Constraints forbid invalid states, so that a
 defect elsewhere becomes a rejected commit instead of a wrong fact.
@@ -40,6 +40,14 @@ metadata = MetaData(
         "pk": "%(table_name)s_pkey",
     }
 )
+
+WITH_CUSTOMER = {"placement": "customer_id"}
+"""Placement of a table whose rows are on the same node as their customer's other rows."""
+BY_PHONE_NUMBER = {"placement": "phone_number"}
+EVERYWHERE = {"placement": "everywhere"}
+"""Placement of a table of which each node has a copy."""
+LOCAL = {"placement": "local"}
+"""Placement of a table that only the coordinator has."""
 
 MAX_IMPORTED_ID = 10**15 - 1
 """Largest customer or loan id in an import."""
@@ -130,6 +138,7 @@ customers = Table(
     CheckConstraint("position_as_of < position_valid_until", "position_period"),
     # Free space in the page lets an update of the position stay on it without index writes.
     postgresql_with={"fillfactor": "80"},
+    info=WITH_CUSTOMER,
 )
 Index(
     "customers_name_idx",
@@ -143,12 +152,20 @@ Index(
     customers.c.customer_id,
     postgresql_ops={"lower_last_name": "text_pattern_ops"},
 )
-# One index both for uniqueness and for searches by prefix.
 Index(
-    "customers_phone_number_key",
+    "customers_phone_number_idx",
     customers.c.phone_number,
-    unique=True,
     postgresql_ops={"phone_number": "text_pattern_ops"},
+)
+
+# The customer of each phone number in use: a number is unique across customers, and they are on
+# different nodes.
+phone_numbers = Table(
+    "phone_numbers",
+    metadata,
+    Column("phone_number", Text, primary_key=True),
+    Column("customer_id", BigInteger, nullable=False),
+    info=BY_PHONE_NUMBER,
 )
 
 scorecards = Table(
@@ -160,6 +177,7 @@ scorecards = Table(
     _timestamp("added_at"),
     _timestamp("activated_at", nullable=True),
     CheckConstraint("state IN ('ACTIVE', 'SHADOW', 'INACTIVE')", "state_known"),
+    info=EVERYWHERE,
 )
 Index(
     "scorecards_one_active_idx",
@@ -195,6 +213,7 @@ decisions = Table(
     PrimaryKeyConstraint("customer_id", "decision_id"),
     CheckConstraint("approved = (loan_id IS NOT NULL)", "approval_has_loan"),
     Index(None, "decision_id"),
+    info=WITH_CUSTOMER,
 )
 
 # What a shadow scorecard would have decided; without effect.
@@ -210,6 +229,7 @@ shadow_decisions = Table(
     ForeignKeyConstraint(
         ["customer_id", "decision_id"], ["decisions.customer_id", "decisions.decision_id"]
     ),
+    info=WITH_CUSTOMER,
 )
 
 loans = Table(
@@ -281,6 +301,7 @@ loans = Table(
     ),
     Index(None, "loan_id"),
     postgresql_with={"fillfactor": "90"},
+    info=WITH_CUSTOMER,
 )
 
 payments = Table(
@@ -306,27 +327,29 @@ payments = Table(
     CheckConstraint("amount_paise > 0", "amount_positive"),
     CheckConstraint("settled_count >= 0 AND on_time_count BETWEEN 0 AND settled_count", "counts"),
     Index(None, "payment_id"),
+    info=WITH_CUSTOMER,
 )
 
 requests = Table(
     "requests",
     metadata,
-    # One effect per id, for all principals and methods.
-    Column("request_id", Uuid, primary_key=True),
+    # One effect per id and customer, for all principals and methods.
+    Column("request_id", Uuid, nullable=False),
     Column("method", Text, nullable=False),
     # SHA-256 of the request's content.
     Column("fingerprint", LargeBinary, nullable=False),
-    Column("customer_id", BigInteger, nullable=True),
+    Column("customer_id", BigInteger, nullable=False),
     Column("decision_id", BigInteger, nullable=True),
     Column("loan_id", BigInteger, nullable=True),
     Column("payment_number", Integer, nullable=True),
-    # A rejection stored by an earlier release. This release never writes it, and deletes a row with
-    # one when a request uses its id again.
+    # Always null. Servers of release 0.1.0 read it; a later release drops it.
     Column("refusal", JSON, nullable=True),
     _timestamp("created_at"),
     Column("principal", Text, nullable=False),
+    # The id first: servers of the previous release search by it alone.
+    PrimaryKeyConstraint("request_id", "customer_id"),
     CheckConstraint("octet_length(fingerprint) = 32", "fingerprint_length"),
-    CheckConstraint("customer_id IS NOT NULL OR refusal IS NOT NULL", "answer_present"),
+    info=WITH_CUSTOMER,
 )
 
 events = Table(
@@ -345,12 +368,14 @@ events = Table(
     # W3C trace context of the work that wrote the event; later work continues its trace.
     Column("traceparent", Text, nullable=True),
     PrimaryKeyConstraint("customer_id", "event_seq"),
-    UniqueConstraint("event_id"),
+    # The relay numbers events under a lock, so that no two customers' events share a number.
+    UniqueConstraint("event_id", "customer_id"),
     CheckConstraint(
         "kind IN ('customer_registered', 'loan_created', 'loan_declined', 'payment_recorded',"
         " 'loan_closed', 'score_changed', 'rows_ingested', 'customer_updated', 'loan_updated')",
         "kind_known",
     ),
+    info=WITH_CUSTOMER,
 )
 Index(
     "events_unpublished_idx",
@@ -377,6 +402,7 @@ tasks = Table(
     CheckConstraint("state IN ('PENDING', 'SENT', 'RUNNING', 'PARKED')", "state_known"),
     CheckConstraint("attempts >= 0", "attempts_not_negative"),
     Index(None, "state", "due_at"),
+    info=LOCAL,
 )
 # A pending task absorbs a second one for the same work.
 Index(
@@ -399,6 +425,7 @@ credit_scores = Table(
     Column("valid_until", Date, nullable=False),
     CheckConstraint("score BETWEEN 0 AND 100", "score_range"),
     Index(None, "valid_until"),
+    info=WITH_CUSTOMER,
 )
 
 score_history = Table(
@@ -418,6 +445,7 @@ score_history = Table(
     Column("cause", Text, nullable=False),
     PrimaryKeyConstraint("customer_id", "event_seq"),
     CheckConstraint("score BETWEEN 0 AND 100", "score_range"),
+    info=WITH_CUSTOMER,
 )
 
 # Every fact of a customer or loan that an import replaced. Rows that imports add are no change:
@@ -436,11 +464,13 @@ fact_changes = Table(
     Column("old_value", Text, nullable=True),
     Column("new_value", Text, nullable=True),
     Column("principal", Text, nullable=False),
-    Column("ingestion_id", Uuid, ForeignKey("ingestions.ingestion_id"), nullable=False),
+    # Without a foreign key: ingestions are not placed with customers. They are never deleted.
+    Column("ingestion_id", Uuid, nullable=False),
     _timestamp("changed_at"),
     PrimaryKeyConstraint("customer_id", "event_seq", "fact"),
     CheckConstraint("old_value IS DISTINCT FROM new_value", "value_changed"),
     Index(None, "ingestion_id"),
+    info=WITH_CUSTOMER,
 )
 
 # The progress of rolling jobs.
@@ -449,6 +479,7 @@ bookmarks = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("position", BigInteger, nullable=False),
+    info=LOCAL,
 )
 
 # Differences that the reconciliation found and corrected; each one is a defect of the service.
@@ -460,6 +491,7 @@ discrepancies = Table(
     _timestamp("found_at"),
     Column("stored", JSON, nullable=False),
     Column("computed", JSON, nullable=False),
+    info=LOCAL,
 )
 
 ingestions = Table(
@@ -518,6 +550,7 @@ ingestions = Table(
     ),
     CheckConstraint("committed_offset >= 0", "offset_not_negative"),
     Index(None, "created_at", "ingestion_id"),
+    info=LOCAL,
 )
 
 # Few at any time; the search for silent streams uses it.
@@ -535,6 +568,7 @@ contested_customers = Table(
     Column("customer_id", BigInteger, ForeignKey("customers.customer_id"), primary_key=True),
     Column("ingestion_id", Uuid, nullable=False),
     _timestamp("contested_at"),
+    info=WITH_CUSTOMER,
 )
 
 ingestion_chunks = Table(
@@ -544,6 +578,7 @@ ingestion_chunks = Table(
     Column("chunk_number", Integer, nullable=False),
     Column("content", LargeBinary, nullable=False),
     PrimaryKeyConstraint("ingestion_id", "chunk_number"),
+    info=LOCAL,
 )
 
 # Keys of earlier batches of a running ingestion, so that later batches find a second row with the
@@ -560,6 +595,7 @@ ingestion_keys = Table(
     # 64 bits of a hash of the row's facts.
     Column("fingerprint", BigInteger, nullable=False),
     PrimaryKeyConstraint("ingestion_id", "customer_id", "loan_id"),
+    info=LOCAL,
 )
 
 # What each transaction of a stream committed, to check that rows sent again are the same; for
@@ -576,6 +612,7 @@ ingestion_batches = Table(
     Column("over_limit", ARRAY(BigInteger), nullable=True),
     PrimaryKeyConstraint("ingestion_id", "row_offset"),
     CheckConstraint("row_offset >= 0", "offset_not_negative"),
+    info=LOCAL,
 )
 
 row_errors = Table(
@@ -597,4 +634,5 @@ row_errors = Table(
     Column("outcome", Text, nullable=False, server_default=text("'REJECTED'")),
     PrimaryKeyConstraint("ingestion_id", "row_offset", "error_number"),
     CheckConstraint("outcome IN ('REJECTED', 'SKIPPED')", "outcome_known"),
+    info=LOCAL,
 )

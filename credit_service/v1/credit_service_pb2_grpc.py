@@ -33,9 +33,11 @@ class CreditServiceStub:
     finer than a paisa are rejected. Annual rates are google.type.Decimal in percent, such as "12.5".
     Days are google.type.Date in the business time zone (Asia/Kolkata by default).
 
-    Every method that writes requires a request_id, which makes the call safe to retry. A repeat with
-    the same id and the same content returns the stored response and has no further effect. The same
-    id with different content is rejected with REQUEST_ID_REUSED. A call that fails with
+    Every method that writes requires a request_id, which makes the call safe to retry. An id stands
+    for one request about one customer. A repeat with the same id and the same content returns the
+    stored response and has no further effect. The same id with different content about the same
+    customer is rejected with REQUEST_ID_REUSED; about another customer, it stands for another
+    request. RegisterCustomer finds the customer by the phone number. A call that fails with
     FAILED_PRECONDITION, ALREADY_EXISTS or NOT_FOUND changes nothing and stores nothing under its id;
     a repeat is evaluated again. Ids are UUIDs with hyphens, in upper or lower case. Generate a
     random one (version 4 or 7) for each intended write and use it for all retries. A request without
@@ -137,9 +139,11 @@ class CreditServiceServicer:
     finer than a paisa are rejected. Annual rates are google.type.Decimal in percent, such as "12.5".
     Days are google.type.Date in the business time zone (Asia/Kolkata by default).
 
-    Every method that writes requires a request_id, which makes the call safe to retry. A repeat with
-    the same id and the same content returns the stored response and has no further effect. The same
-    id with different content is rejected with REQUEST_ID_REUSED. A call that fails with
+    Every method that writes requires a request_id, which makes the call safe to retry. An id stands
+    for one request about one customer. A repeat with the same id and the same content returns the
+    stored response and has no further effect. The same id with different content about the same
+    customer is rejected with REQUEST_ID_REUSED; about another customer, it stands for another
+    request. RegisterCustomer finds the customer by the phone number. A call that fails with
     FAILED_PRECONDITION, ALREADY_EXISTS or NOT_FOUND changes nothing and stores nothing under its id;
     a repeat is evaluated again. Ids are UUIDs with hyphens, in upper or lower case. Generate a
     random one (version 4 or 7) for each intended write and use it for all retries. A request without
@@ -167,7 +171,8 @@ class CreditServiceServicer:
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): lists every invalid field. ALREADY_EXISTS
         (PHONE_NUMBER_TAKEN): another customer has the phone number.
-        FAILED_PRECONDITION (REQUEST_ID_REUSED): the request id was used with other content.
+        FAILED_PRECONDITION (REQUEST_ID_REUSED): the request id was used with other content for the
+        same phone number.
         ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -228,7 +233,8 @@ class CreditServiceServicer:
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
         NOT_FOUND (CUSTOMER_NOT_FOUND).
-        FAILED_PRECONDITION (REQUEST_ID_REUSED): the request id was used with other content.
+        FAILED_PRECONDITION (REQUEST_ID_REUSED): the request id was used with other content for the
+        same customer.
         ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
         same request id.
         """
@@ -411,9 +417,11 @@ class CreditService:
     finer than a paisa are rejected. Annual rates are google.type.Decimal in percent, such as "12.5".
     Days are google.type.Date in the business time zone (Asia/Kolkata by default).
 
-    Every method that writes requires a request_id, which makes the call safe to retry. A repeat with
-    the same id and the same content returns the stored response and has no further effect. The same
-    id with different content is rejected with REQUEST_ID_REUSED. A call that fails with
+    Every method that writes requires a request_id, which makes the call safe to retry. An id stands
+    for one request about one customer. A repeat with the same id and the same content returns the
+    stored response and has no further effect. The same id with different content about the same
+    customer is rejected with REQUEST_ID_REUSED; about another customer, it stands for another
+    request. RegisterCustomer finds the customer by the phone number. A call that fails with
     FAILED_PRECONDITION, ALREADY_EXISTS or NOT_FOUND changes nothing and stores nothing under its id;
     a repeat is evaluated again. Ids are UUIDs with hyphens, in upper or lower case. Generate a
     random one (version 4 or 7) for each intended write and use it for all retries. A request without

@@ -157,6 +157,7 @@ def remove_customers(database: Database) -> None:
     execute(database, "DELETE FROM events")
     execute(database, "DELETE FROM loans")
     execute(database, "DELETE FROM customers")
+    execute(database, "DELETE FROM phone_numbers")
     execute(database, "ALTER TABLE fact_changes ENABLE TRIGGER USER")
 
 

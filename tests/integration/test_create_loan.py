@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from typing import Any
 from uuid import UUID, uuid4
@@ -153,13 +154,11 @@ def test_a_repeat_gets_the_first_answer_after_the_position_has_changed(database:
 
 
 def test_the_same_id_with_other_content_is_refused(database: Database) -> None:
-    customer_id, other, key = a_good_customer(database, TODAY), 0, uuid4()
-    other = a_good_customer(database, TODAY)
+    customer_id, key = a_good_customer(database, TODAY), uuid4()
     book(database, customer_id, ask(1_00_000), key)
     for changed in (
         CreateLoan(key, customer_id, ask(1_00_001)),
-        CreateLoan(key, other, ask(1_00_000)),
-        CreateLoan(key, 4711, ask(1_00_000)),
+        CreateLoan(key, customer_id, ask(1_00_000, months=25)),
     ):
         with pytest.raises(RequestIdReusedError):
             create_loan(database, changed, TODAY, "tests")
@@ -336,14 +335,39 @@ def test_registering_is_idempotent_and_phone_numbers_are_unique(database: Databa
             register_customer(database, refused, TODAY, "tests")
     with database.transaction() as connection:
         assert connection.execute(text("SELECT count(*) FROM requests")).scalar() == 1
-        # As an import may.
-        connection.execute(text("UPDATE customers SET phone_number = '+919812345679'"))
-    # The error was not stored, and its cause is gone.
-    assert register_customer(database, refused, TODAY, "tests").customer.first_name == "C"
     with pytest.raises(RequestIdReusedError):
         register_customer(
             database,
             RegisterCustomer(key, NewCustomer("A", "B", 31, LAKH, "+919812345678")),
+            TODAY,
+            "tests",
+        )
+    with database.transaction() as connection:
+        # As an import may.
+        connection.execute(text("UPDATE customers SET phone_number = '+919812345679'"))
+        connection.execute(text("DELETE FROM phone_numbers"))
+    # The error was not stored, and its cause is gone.
+    assert register_customer(database, refused, TODAY, "tests").customer.first_name == "C"
+
+
+def test_a_request_id_stands_for_one_request_about_one_customer(database: Database) -> None:
+    key, customer_id = uuid4(), a_good_customer(database, TODAY)
+    other_id = a_good_customer(database, TODAY)
+    command = CreateLoan(key, customer_id, ask(1_00_000))
+    booked = create_loan(database, command, TODAY, "tests")
+    other = create_loan(database, replace(command, customer_id=other_id), TODAY, "tests")
+    assert (booked.customer_id, other.customer_id) == (customer_id, other_id)
+    assert create_loan(database, command, TODAY, "tests") == booked
+    paid = RecordPayment(key, customer_id, booked.loan_id or 0, 100, None)
+    with pytest.raises(RequestIdReusedError):
+        record_payment(database, paid, TODAY, "tests")
+    registered = RegisterCustomer(key, NewCustomer("A", "B", 30, LAKH, "+919812345678"))
+    view = register_customer(database, registered, TODAY, "tests")
+    assert register_customer(database, registered, TODAY, "tests") == view
+    with pytest.raises(RequestIdReusedError):
+        create_loan(
+            database,
+            CreateLoan(key, view.customer.customer_id, ask(1_00_000)),
             TODAY,
             "tests",
         )

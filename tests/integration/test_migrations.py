@@ -1,14 +1,27 @@
 """Databases of earlier versions on their way to the newest schema."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
+from uuid import uuid4
 
+import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, exc, text
 
+from credit_service.commands.create_loan import CreateLoan, create_loan
+from credit_service.commands.idempotency import fingerprint
+from credit_service.commands.register_customer import RegisterCustomer, register_customer
+from credit_service.domain.customers import NewCustomer
+from credit_service.domain.eligibility import Ask
+from credit_service.domain.errors import AlreadyExistsError, RequestIdReusedError
 from credit_service.storage import migrate
+from credit_service.storage.database import Database, constraint_of
+from credit_service.storage.tables import FIRST_ISSUED_ID
+from tests.integration.portfolio import LAKH, on
 
+_TODAY = on(date(2026, 6, 10))
 _CUSTOMERS = """INSERT INTO customers (customer_id, first_name, last_name, age,
         monthly_income_paise, phone_number, approved_limit_paise, imported, created_at,
         position_as_of, position_valid_until)
@@ -84,3 +97,77 @@ def test_concurrent_migrations_wait_for_each_other(database_url: str) -> None:
         done = [both.submit(migrate.upgrade, database_url) for _ in range(2)]
         assert {each.result(timeout=60) for each in done} == {migrate.head_revision()}
     assert migrate.drift(database_url) == []
+
+
+_EARLIER_REQUESTS = """INSERT INTO requests (request_id, method, fingerprint, customer_id,
+        decision_id, created_at, principal)
+    VALUES (:request_id, :method, :fingerprint, :customer_id, :decision_id, now(), 'tests')"""
+
+
+def test_requests_stored_by_the_previous_release_are_answered(database_url: str) -> None:
+    """Also those about the same id, which the previous release accepted for one customer only."""
+    new = RegisterCustomer(uuid4(), NewCustomer("Asha", "Rao", 30, LAKH, "+919812345678"))
+    _downgrade(database_url, "0013")
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                """INSERT INTO customers (customer_id, first_name, last_name, age,
+                    monthly_income_paise, phone_number, approved_limit_paise, imported, created_at,
+                    position_as_of, position_valid_until)
+                VALUES (:id, 'Asha', 'Rao', 30, :income, '+919812345678', 36 * :income, false,
+                    now(), '2026-06-10', '2027-01-01')"""
+            ),
+            {"id": FIRST_ISSUED_ID, "income": LAKH},
+        )
+        stored = {
+            "request_id": new.request_id,
+            "method": "RegisterCustomer",
+            "fingerprint": fingerprint(new),
+            "customer_id": FIRST_ISSUED_ID,
+            "decision_id": None,
+        }
+        connection.execute(text(_EARLIER_REQUESTS), stored)
+    engine.dispose()
+    migrate.upgrade(database_url)
+    database = Database(database_url)
+    view = register_customer(database, new, _TODAY, "tests")
+    assert view.customer.customer_id == FIRST_ISSUED_ID
+    with pytest.raises(RequestIdReusedError):
+        create_loan(
+            database,
+            CreateLoan(new.request_id, FIRST_ISSUED_ID, Ask(LAKH, 1200, 12)),
+            _TODAY,
+            "tests",
+        )
+    database.dispose()
+
+
+def test_servers_of_the_previous_release_write_phone_numbers(database_url: str) -> None:
+    """They write to `customers` alone."""
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text(_CUSTOMERS))
+    database = Database(database_url)
+
+    def register(phone: str) -> int:
+        new = RegisterCustomer(uuid4(), NewCustomer("Asha", "Rao", 30, LAKH, phone))
+        return register_customer(database, new, _TODAY, "tests").customer.customer_id
+
+    with pytest.raises(AlreadyExistsError):
+        register("+919100000011")
+    assert register("+919100000013")
+    change = "UPDATE customers SET phone_number = :phone WHERE customer_id = 1"
+    with (
+        pytest.raises(exc.IntegrityError) as taken,
+        engine.begin() as connection,
+    ):
+        connection.execute(text(change), {"phone": "+919100000013"})
+    assert constraint_of(taken.value) == "customers_phone_number_key"
+    with engine.begin() as connection:
+        connection.execute(text(change), {"phone": "+919100000014"})
+    assert register("+919100000011")
+    with pytest.raises(AlreadyExistsError):
+        register("+919100000014")
+    database.dispose()
+    engine.dispose()

@@ -13,8 +13,6 @@ from sqlalchemy import text
 from credit_service.commands import record_payment as recording
 from credit_service.commands.create_loan import CreateLoan, create_loan
 from credit_service.commands.record_payment import RecordedPayment, RecordPayment, record_payment
-from credit_service.commands.register_customer import RegisterCustomer, register_customer
-from credit_service.domain.customers import NewCustomer
 from credit_service.domain.eligibility import Ask
 from credit_service.domain.errors import (
     NotFoundError,
@@ -192,25 +190,6 @@ def test_a_rejected_payment_is_evaluated_again(database: Database) -> None:
         record_payment(database, command, on(date(2026, 2, 1)), "tests")
     recorded = record_payment(database, command, on(date(2026, 3, 1)), "tests")
     assert record_payment(database, command, on(date(2026, 4, 1)), "tests") == recorded
-
-
-@pytest.mark.parametrize("by", ["payment", "loan", "customer"])
-def test_a_rejection_stored_by_an_earlier_release_is_deleted(database: Database, by: str) -> None:
-    loan, key = a_loan(database), uuid4()
-    new = NewCustomer("A", "B", 30, LAKH, "+919812345678")
-    refused = """INSERT INTO requests (request_id, method, fingerprint, refusal, created_at,
-            principal)
-        VALUES (:id, 'RecordPayment', decode(repeat('00', 32), 'hex'), '{}', now(), 'tests')"""
-    with database.transaction() as connection:
-        connection.execute(text(refused), {"id": key})
-    again: Callable[[], object] = {
-        "payment": lambda: pay(database, loan, 100, date(2026, 2, 1), key),
-        "loan": lambda: create_loan(
-            database, CreateLoan(key, loan.customer_id, Ask(LAKH, 1200, 3)), START, "tests"
-        ),
-        "customer": lambda: register_customer(database, RegisterCustomer(key, new), START, "tests"),
-    }[by]
-    assert again() == again()
 
 
 def test_payments_at_once_are_all_counted_and_never_too_much(database: Database) -> None:

@@ -1,0 +1,148 @@
+"""Tables and statements fit a cluster that places a customer's rows on one node.
+
+None of this needs a cluster: the tests read the declared tables and the texts of statements.
+"""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import ForeignKeyConstraint, PrimaryKeyConstraint, Table, UniqueConstraint
+
+from credit_service.storage import bookings, customers, decisions, loans, payments, requests
+from credit_service.storage.tables import EVERYWHERE, LOCAL, metadata
+
+TABLES = list(metadata.tables.values())
+_NODES = (EVERYWHERE["placement"], LOCAL["placement"])
+
+# Every statement of CheckEligibility, GetCreditScore, GetCustomer by id, GetLoan of a customer,
+# CreateLoan and RecordPayment, and the statement that finds who has a phone number.
+HOT = {
+    "customers._BY_ID": customers._BY_ID,
+    "customers._POSITION": customers._POSITION,
+    "customers._POSITION_WITH_LOANS": customers._POSITION_WITH_LOANS,
+    "customers._LOCK": customers._LOCK,
+    "customers._LOAN_OF_CUSTOMER": customers._LOAN_OF_CUSTOMER,
+    "customers._HOLDER": customers._HOLDER,
+    "requests._FIND": requests._FIND,
+    "bookings.READ": bookings.READ,
+    "bookings.WRITE_APPROVED": bookings.WRITE_APPROVED,
+    "bookings.WRITE_DECLINED": bookings.WRITE_DECLINED,
+    "decisions._OF_CUSTOMER": decisions._OF_CUSTOMER,
+    "payments._READ": payments._READ,
+    "payments._SETTLEMENTS": payments._SETTLEMENTS,
+    "payments._WRITE": payments._WRITE,
+    "payments._WITH_LOAN": payments._WITH_LOAN,
+    "loans._ONE": loans._ONE,
+    "loans._ALL": loans._ALL,
+    **{f"loans._PAGES[{state}]": statement for state, statement in loans._PAGES.items()},
+}
+
+_USE = re.compile(r"\b(FROM|JOIN|INTO|UPDATE)\s+(\w+)(?:\s+(?:AS\s+)?(?!SET|ON|WHERE|LEFT)(\w+))?")
+
+
+def placement(table: Table) -> str:
+    """The column that decides on a row's node, or "everywhere" or "local"."""
+    found: str = table.info["placement"]
+    return found
+
+
+def flaws(text: str) -> Iterator[str]:
+    """What would make a statement read or write more than one node."""
+    placements = set()
+    for verb, name, alias in _USE.findall(text):
+        if name not in metadata.tables:
+            continue  # a common table expression
+        column = placement(metadata.tables[name])
+        if column == EVERYWHERE["placement"]:
+            continue
+        placements.add(column)
+        if verb == "INTO":
+            listed = re.search(rf"INTO {name} \(([^)]*)\)", text)
+            if listed is None or column not in re.split(r",\s*", listed[1]):
+                yield f"the insert into {name} lacks {column}"
+            continue
+        prefix = rf"{alias}\." if alias else rf"(?:{name}\.)?"
+        if not re.search(
+            rf"(?<![\w.]){prefix}{column} = (?:CAST\()?(?:\w+\.{column}|:{column})"
+            rf"|= {alias or name}\.{column}|USING \({column}",
+            text,
+        ):
+            yield f"{name} is not searched by {column}"
+    if len(placements) != 1:
+        yield f"tables of {len(placements)} placements"
+    elif not re.search(
+        rf"\b{next(iter(placements))} = (?:CAST\()?:{next(iter(placements))}\b", text
+    ):
+        yield "no parameter names the node"
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_each_table_says_where_its_rows_are(table: Table) -> None:
+    assert placement(table) in _NODES or placement(table) in table.c
+    if placement(table) in table.c:
+        assert not table.c[placement(table)].nullable
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_unique_keys_of_a_distributed_table_contain_its_column(table: Table) -> None:
+    column = placement(table)
+    if column in _NODES:
+        return
+    keys = [
+        set(each.columns.keys())
+        for each in table.constraints
+        if isinstance(each, PrimaryKeyConstraint | UniqueConstraint)
+    ]
+    keys += [set(index.columns.keys()) for index in table.indexes if index.unique]
+    assert keys
+    assert [sorted(key) for key in keys if column not in key] == []
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_foreign_keys_stay_on_a_node(table: Table) -> None:
+    for key in table.foreign_key_constraints:
+        assert isinstance(key, ForeignKeyConstraint)
+        there = placement(key.referred_table)
+        if placement(table) == LOCAL["placement"]:
+            assert there in _NODES
+        elif there != EVERYWHERE["placement"]:
+            assert there == placement(table)
+            pairs = {(each.parent.name, each.column.name) for each in key.elements}
+            assert (there, there) in pairs
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_hot_statements_use_one_node(name: str) -> None:
+    assert list(flaws(str(HOT[name]))) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "flaw"),
+    [
+        (
+            str(bookings.READ).replace("r.customer_id = c.customer_id AND ", ""),
+            "requests is not searched by customer_id",
+        ),
+        (
+            str(bookings.WRITE_APPROVED)
+            .replace("created_at,", "")
+            .replace("fingerprint, customer_id,", "fingerprint,"),
+            "the insert into requests lacks customer_id",
+        ),
+        (
+            str(customers._BY_ID).replace("c.customer_id = :customer_id", "c.age = :customer_id"),
+            "customers is not searched by customer_id",
+        ),
+        (
+            "SELECT FROM customers c JOIN tasks t ON true WHERE c.customer_id = :customer_id",
+            "tables of 2 placements",
+        ),
+        (
+            "SELECT FROM customers c JOIN loans l ON l.customer_id = c.customer_id",
+            "no parameter names the node",
+        ),
+    ],
+)
+def test_a_statement_that_leaves_its_node_is_found(text: str, flaw: str) -> None:
+    assert flaw in list(flaws(text))
