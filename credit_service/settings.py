@@ -24,6 +24,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from credit_service.clock import Clock
 
 _MAX_SECONDS = 1_000_000
+_MAX_DAYS = 36_500
 _MAX_PORT = 65_535
 _MAX_SHOWN_CHARACTERS = 200
 
@@ -253,6 +254,45 @@ class Settings(BaseSettings):
         gt=0,
         le=_MAX_SECONDS,
         description="timeout after which the sweeper resends a task",
+    )
+
+    request_retention_days: int = Field(
+        default=400,
+        ge=0,
+        le=_MAX_DAYS,
+        description="days after a write for which a repeat with its request id has no effect; then "
+        "the id is new again; 0: forever",
+    )
+    event_retention_days: int = Field(
+        default=90,
+        ge=0,
+        le=_MAX_DAYS,
+        description="days for which published events are kept for watchers; 0: forever",
+    )
+    source_retention_days: int = Field(
+        default=30,
+        ge=0,
+        le=_MAX_DAYS,
+        description="days after an ingestion's end for which an uploaded file, or the digests of "
+        "streamed rows, are kept; 0: forever",
+    )
+    row_error_retention_days: int = Field(
+        default=90,
+        ge=0,
+        le=_MAX_DAYS,
+        description="days after an ingestion's end for which its row errors are kept; 0: forever",
+    )
+    parked_task_retention_days: int = Field(
+        default=90,
+        ge=0,
+        le=_MAX_DAYS,
+        description="days for which a parked task can be retried; 0: forever",
+    )
+    discrepancy_retention_days: int = Field(
+        default=400,
+        ge=0,
+        le=_MAX_DAYS,
+        description="days for which discrepancies found by the reconciliation are kept; 0: forever",
     )
 
     server_address: str = Field(

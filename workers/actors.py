@@ -22,7 +22,7 @@ from credit_service.commands.recompute_scores import (
 from credit_service.commands.reconcile import reconcile
 from credit_service.commands.scorecards import decide_in_shadow
 from credit_service.domain.positions import CreditPosition
-from credit_service.ingestion.streams import abandon_streams, forget_failed_streams
+from credit_service.ingestion.streams import abandon_streams
 from credit_service.ingestion.uploads import fail_upload, run_upload
 from credit_service.storage import event_stream, scorecards, scores, tasks
 from credit_service.storage.database import Database
@@ -31,8 +31,6 @@ from workers.runner import Actor, Queue, Resources
 
 RECONCILE_SECONDS = 10.0
 """Pause between two samples of the reconciliation."""
-DELETE_SECONDS = 3600.0
-"""Pause between two deletions of the keys of streams that can no longer be resumed."""
 
 _PARALLEL_BATCHES = 2
 """Batches of customers that are recomputed in parallel."""
@@ -238,11 +236,10 @@ class Timetable:
         self._clock = clock
         self._monotonic = monotonic
         self._next_reconciliation = monotonic() + RECONCILE_SECONDS
-        self._next_deletion = monotonic()
 
     def step(self) -> bool:
-        """Enqueue the refresh of outdated scores and the reconciliation, fail abandoned streams,
-        and delete the keys of streams that can no longer be resumed."""
+        """Enqueue the refresh of outdated scores and the reconciliation, and fail abandoned
+        streams."""
         moment = self._clock.moment()
         with self._database.autocommit() as connection:
             if scores.past_horizon(connection, today=moment.today, limit=1):
@@ -251,7 +248,4 @@ class Timetable:
                 self._next_reconciliation = self._monotonic() + RECONCILE_SECONDS
                 tasks.enqueue(connection, "reconcile", "sample", moment)
         abandon_streams(self._database, moment, self._stream_silence_seconds)
-        if self._monotonic() >= self._next_deletion:
-            self._next_deletion = self._monotonic() + DELETE_SECONDS
-            forget_failed_streams(self._database)
         return False

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from credit_service.clock import Clock
 from credit_service.observability import metrics
 from credit_service.observability.metrics import Reading
-from credit_service.storage import backlog, tasks
+from credit_service.storage import backlog, retention, tasks
 from credit_service.storage.database import Database
+from credit_service.storage.retention import Deletion, Retention
 
 READ_SECONDS = 5.0
 """Pause between two reads."""
@@ -30,8 +31,11 @@ class BacklogReader:
         clock: Clock,
         actors: Sequence[str],
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        kept: Retention,
     ) -> None:
-        """Reports 0 for those of `actors` that have no tasks."""
+        """Reports 0 for those of `actors` that have no tasks, and what is overdue by `kept`."""
+        self._deletion = Deletion(kept)
         self._database = database
         self._clock = clock
         self._actors = actors
@@ -49,6 +53,8 @@ class BacklogReader:
         with self._database.autocommit() as connection:
             waiting = backlog.waiting(connection, self._clock.moment())
             found = tasks.backlog(connection)
+            ages = self._deletion.ages(connection)
+            completed_at = retention.completed_at(connection)
         readings: list[Reading] = [
             ("credit_outbox_events_waiting", (), waiting.events),
             ("credit_outbox_oldest_event_age_seconds", (), waiting.oldest_event_age_seconds),
@@ -67,6 +73,13 @@ class BacklogReader:
             ("credit_outbox_oldest_task_overdue_seconds", (actor,), seconds)
             for actor, seconds in overdue_seconds.items()
         ]
+        for age in ages:
+            readings.append(
+                ("credit_retention_oldest_age_seconds", (age.table,), age.oldest_seconds)
+            )
+            readings.append(("credit_retention_overdue_seconds", (age.table,), age.overdue_seconds))
+        if completed_at is not None:
+            readings.append(("credit_retention_completed_timestamp_seconds", (), completed_at))
         self._readings = readings
         self._fresh_until = self._monotonic() + FRESH_SECONDS
         return False

@@ -16,11 +16,13 @@ from credit_service.observability import metrics
 from credit_service.processes.termination import Termination
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
+from credit_service.storage.retention import TABLES
 from credit_service.storage.tasks import Task
 from workers.actors import ACTORS, Timetable, follow
 from workers.backlog import READ_SECONDS, BacklogReader
 from workers.broker import CarrierBroker, make_broker
 from workers.relay import SWEEP_SECONDS, Channel, Loop, Publisher, Sender, Sweeper
+from workers.retention import POLL_SECONDS, ExpiredRows, retention_of
 from workers.runner import Actor, Queue, Resources, Runner
 
 # Interval after which an idle thread checks whether it should stop.
@@ -61,7 +63,7 @@ class WorkerProcess:
             pool_size=(
                 sum(count * queue.connections for queue, count in threads.items()) + 1 if act else 0
             )
-            + 6,
+            + 7,
             statement_timeout_seconds=_STATEMENT_TIMEOUT_SECONDS,
             lock_timeout_seconds=settings.lock_timeout_seconds,
             idle_in_transaction_timeout_seconds=settings.idle_in_transaction_timeout_seconds,
@@ -83,7 +85,8 @@ class WorkerProcess:
         self._act = act
         names = [actor.name for actor in actors]
         metrics.show_actors(names)
-        self._backlog = BacklogReader(database, settings.clock, names)
+        metrics.show_deleted_tables(TABLES)
+        self._backlog = BacklogReader(database, settings.clock, names, kept=retention_of(settings))
         self._remove_readings = metrics.server_readings.add(self._read)
         self._loops = self._make_loops(settings, timetable=timetable) if relay else []
 
@@ -110,6 +113,8 @@ class WorkerProcess:
                 database, clock, stream_silence_seconds=settings.stream_abandoned_seconds
             )
             loops.append(Loop("timetable", steps.step, _TIMETABLE_SECONDS))
+            expired = ExpiredRows(database, retention_of(settings), self._resources.stopping)
+            loops.append(Loop("retention", expired.step, POLL_SECONDS))
         return loops
 
     def start(self) -> None:

@@ -161,17 +161,6 @@ def abandon_streams(database: Database, moment: Moment, silence_seconds: float) 
     return len(found)
 
 
-def forget_failed_streams(database: Database) -> int:
-    """Delete the data for resuming streams that failed at least RESUMABLE_DAYS ago. Returns
-    their number. Safe to run concurrently."""
-    count = 0
-    while True:
-        with database.transaction() as connection:
-            if not ingestions.forget_failed(connection):
-                return count
-        count += 1
-
-
 def leave_stream(database: Database, ingestion_id: UUID, moment: Moment) -> None:
     """Publish the rows stored by a stream that broke off, which may never be resumed."""
     with database.transaction() as connection:

@@ -276,6 +276,13 @@ discrepancies = Counter(
     registry=REGISTRY,
 )
 
+deleted_rows = Counter(
+    "credit_retention_deleted_rows_total",
+    "Rows deleted at the end of their retention, by table.",
+    ("table",),
+    registry=REGISTRY,
+)
+
 _build = Gauge("credit_build_info", "1; the running release.", ("version",), registry=REGISTRY)
 try:
     _build.labels(version("credit-service")).set(1)
@@ -308,6 +315,12 @@ def show_actors(actors: Iterable[str]) -> None:
         task_seconds.labels(actor)
         for outcome in ("done", "failed", "parked", "given_back"):
             tasks_ended.labels(actor, outcome)
+
+
+def show_deleted_tables(tables: Iterable[str]) -> None:
+    """Show these tables of deleted rows from the start."""
+    for table in tables:
+        deleted_rows.labels(table)
 
 
 # The supervisor's own metrics, which it shows beside those of its serving processes.
@@ -438,6 +451,18 @@ backlog_readings = Readings(
             ("actor",),
         ),
         "credit_ingestions_unfinished": ("Ingestions by state (queued, running).", ("state",)),
+        "credit_retention_oldest_age_seconds": (
+            "Time for which the oldest row that can expire has been kept, by table; 0 without one.",
+            ("table",),
+        ),
+        "credit_retention_overdue_seconds": (
+            "Time since the oldest row should have been deleted, by table; 0 if none should.",
+            ("table",),
+        ),
+        "credit_retention_completed_timestamp_seconds": (
+            "When no expired row was left, in seconds since 1970.",
+            (),
+        ),
         "credit_scores_past_horizon": (
             "Customers whose stored score is outdated by a date; counts at most 10,000.",
             (),

@@ -87,7 +87,8 @@ def has_unpublished(connection: Connection) -> bool:
 def publish(connection: Connection, limit: int) -> list[PublishedEvent]:
     """Number unpublished events, at most `limit`, and return them in order.
 
-    Ids have no gaps. Empty if there are none or another sequencer holds the lock.
+    Ids have no gaps. Empty if there are none or another sequencer holds the lock. The next id
+    follows the highest stored one, so the newest event is never deleted.
     """
     if not connection.execute(_LOCK, {"key": _SEQUENCER_LOCK}).scalar_one():
         return []
@@ -152,6 +153,63 @@ def read(
         for row in rows
     ]
 
+
+# --- The oldest events ----------------------------------------------------------------------------
+
+_EXPIRED = Statement("SELECT position FROM bookmarks WHERE name = 'events_expired'")
+_MOVE_EXPIRED = text(
+    """INSERT INTO bookmarks (name, position) VALUES ('events_expired', :until)
+    ON CONFLICT (name) DO UPDATE SET position = :until"""
+)
+_OLDEST = text(
+    """SELECT event_id, occurred_at < now() - :days * interval '1 day' FROM events
+    WHERE event_id > :after ORDER BY event_id LIMIT :limit"""
+)
+_OLDEST_SECONDS = Statement(
+    """SELECT extract(epoch FROM now() - occurred_at) FROM events
+    WHERE event_id > :after AND event_id < (SELECT max(event_id) FROM events)
+    ORDER BY event_id LIMIT 1"""
+)
+_DELETE = text("DELETE FROM events WHERE event_id > :after AND event_id <= :until")
+
+
+def expired_until(connection: Connection) -> int:
+    """Return the id of the newest event that was deleted at the end of its retention; 0 if none.
+
+    Events with higher ids are stored. Read it after the events: if it is not above the id that
+    the reader started after, the reader missed none.
+    """
+    row = _EXPIRED.row(connection, {})
+    return 0 if row is None else int(row[0])
+
+
+def oldest_seconds(connection: Connection) -> float | None:
+    """Return the age of the oldest published event that can be deleted; None without one."""
+    row = _OLDEST_SECONDS.row(connection, {"after": expired_until(connection)})
+    return None if row is None else float(row[0])
+
+
+def delete_expired(connection: Connection, days: float, limit: int) -> int:
+    """Delete the oldest published events, at most `limit`, and return how many.
+
+    They are those before the first one that occurred less than `days` ago by the database's clock,
+    so that an event is kept as long as an earlier one. The newest published event is kept.
+    """
+    after = expired_until(connection)
+    last = last_event_id(connection)
+    until = after
+    found = connection.execute(_OLDEST, {"after": after, "days": days, "limit": limit})
+    for event_id, is_old in found:
+        if not is_old or event_id == last:
+            break
+        until = event_id
+    if until == after:
+        return 0
+    connection.execute(_MOVE_EXPIRED, {"until": until})
+    return connection.execute(_DELETE, {"after": after, "until": until}).rowcount
+
+
+# --- Events without a customer --------------------------------------------------------------------
 
 _APPEND_SYSTEM = text(
     """INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload,

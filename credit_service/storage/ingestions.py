@@ -23,6 +23,8 @@ Kind = Literal["CUSTOMERS", "LOANS"]
 OnExisting = Literal["SKIP", "UPDATE"]
 SourceKind = Literal["STREAM", "UPLOAD"]
 RowOutcome = Literal["REJECTED", "SKIPPED"]
+PartState = Literal["KEPT", "DELETING", "DELETED"]
+"""What is left of an ingestion's rows in another table: DELETING from the first deleted row on."""
 
 SUCCEEDED: State = "SUCCEEDED"
 FAILED: State = "FAILED"
@@ -32,7 +34,8 @@ SOURCE_FAILED = "SOURCE_FAILED"
 RESUMABLE = (ABANDONED, SOURCE_FAILED)
 """Error codes of ended streams that can be resumed."""
 RESUMABLE_DAYS = 7
-"""Days after its last activity in which a stream can be resumed. Then its keys are deleted."""
+"""Days after its last activity in which a stream can be resumed. `storage.retention` then deletes
+its keys."""
 
 CHUNK_BYTES = 1024**2
 """Size of the chunks in which uploaded files are stored."""
@@ -122,11 +125,24 @@ class Ingestion:
     max_limit_paise: int | None
     # Customers whose debt exceeds their limit after it; None until it has ended.
     customers_over_limit: int | None
+    # An upload's bytes, and the digests of a stream's rows.
+    source_state: PartState
+    row_errors_state: PartState
 
     @property
     def has_ended(self) -> bool:
         """Whether it accepts no more rows."""
         return self.state not in ("QUEUED", "RUNNING")
+
+    @property
+    def is_file_expired(self) -> bool:
+        """Whether the uploaded file was deleted at the end of its retention."""
+        return self.source == "UPLOAD" and self.source_state != "KEPT"
+
+    @property
+    def is_row_errors_expired(self) -> bool:
+        """Whether it had row errors, which were deleted at the end of their retention."""
+        return self.row_errors_state != "KEPT" and bool(self.rejected or self.skipped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +232,8 @@ _RESUME = text(
         error_message = NULL, customers_over_limit = NULL, last_activity_at = now()
     WHERE ingestion_id = :ingestion_id
         AND (state = 'RUNNING' OR (state = 'FAILED' AND error_code = ANY(:resumable)
-            AND last_activity_at >= now() - make_interval(days => {RESUMABLE_DAYS})))
+            AND last_activity_at >= now() - make_interval(days => {RESUMABLE_DAYS})
+            AND keys_state = 'KEPT' AND source_state = 'KEPT'))
     RETURNING {_COLUMNS}
     """
 )
@@ -226,27 +243,6 @@ _LOCK_SILENT = text(
     WHERE state = 'RUNNING' AND source = 'STREAM'
         AND last_activity_at < now() - make_interval(secs => :seconds)
     ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED
-    """
-)
-_FORGET = text("DELETE FROM ingestion_keys WHERE ingestion_id = :ingestion_id")
-# The recursion walks the index from one ingestion to the next, past millions of keys of each. The
-# lock keeps a stream from resuming at the same instant.
-_FORGET_FAILED = text(
-    f"""
-    WITH RECURSIVE known AS (
-        (SELECT ingestion_id FROM ingestion_keys ORDER BY ingestion_id LIMIT 1)
-        UNION ALL
-        SELECT (
-            SELECT k.ingestion_id FROM ingestion_keys k
-            WHERE k.ingestion_id > known.ingestion_id ORDER BY k.ingestion_id LIMIT 1
-        ) FROM known WHERE known.ingestion_id IS NOT NULL
-    ), failed AS (
-        SELECT i.ingestion_id FROM ingestions i
-        WHERE i.ingestion_id IN (SELECT ingestion_id FROM known) AND i.state = 'FAILED'
-            AND i.last_activity_at < now() - make_interval(days => {RESUMABLE_DAYS})
-        LIMIT 1 FOR UPDATE SKIP LOCKED
-    )
-    DELETE FROM ingestion_keys WHERE ingestion_id IN (SELECT ingestion_id FROM failed)
     """
 )
 
@@ -373,11 +369,8 @@ def end(
     total_rows: int | None,
     error: tuple[str, str] | None = None,
 ) -> Ingestion:
-    """End an ingestion, with (code, message) if it failed, and delete its keys unless it can be
-    resumed."""
+    """End an ingestion, with (code, message) if it failed."""
     code, message = error or (None, None)
-    if code not in RESUMABLE:
-        connection.execute(_FORGET, {"ingestion_id": ingestion_id})
     return _exactly_one(
         connection,
         _END,
@@ -395,12 +388,6 @@ def end(
 def resume(connection: Connection, ingestion_id: UUID) -> Ingestion | None:
     """Continue a stream that runs or can be resumed; None if it has ended for good."""
     return _one(connection, _RESUME, {"ingestion_id": ingestion_id, "resumable": list(RESUMABLE)})
-
-
-def forget_failed(connection: Connection) -> bool:
-    """Delete the keys of one stream that failed and can no longer be resumed; return whether there
-    was one."""
-    return connection.execute(_FORGET_FAILED).rowcount > 0
 
 
 def lock_silent_streams(
@@ -495,7 +482,8 @@ def seen(
 def remember(
     connection: Connection, ingestion_id: UUID, keys: Sequence[tuple[int, int, int, int]]
 ) -> None:
-    """Store (customer_id, loan_id, row number, fingerprint) until the ingestion ends.
+    """Store (customer_id, loan_id, row number, fingerprint) until `storage.retention` deletes them
+    after the ingestion's end.
 
     Raises psycopg's UniqueViolation for a key that is already stored.
     """

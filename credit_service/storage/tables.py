@@ -84,6 +84,15 @@ def _timestamp(name: str, *, nullable: bool = False) -> Column[object]:
     return Column(name, DateTime(timezone=True), nullable=nullable)
 
 
+PART_STATES = ("keys_state", "source_state", "row_errors_state")
+"""Columns of `ingestions` that name what is left of an ingestion's rows in other tables: KEPT,
+DELETING from the first deleted row on, DELETED."""
+
+
+def _part_state(name: str) -> Column[object]:
+    return Column(name, Text, nullable=False, server_default=text("'KEPT'"))
+
+
 customers = Table(
     "customers",
     metadata,
@@ -349,6 +358,8 @@ requests = Table(
     # The id first: servers of the previous release search by it alone.
     PrimaryKeyConstraint("request_id", "customer_id"),
     CheckConstraint("octet_length(fingerprint) = 32", "fingerprint_length"),
+    # To delete the old ones.
+    Index(None, "created_at"),
     info=WITH_CUSTOMER,
 )
 
@@ -538,6 +549,11 @@ ingestions = Table(
     Column(
         "last_activity_at", DateTime(timezone=True), nullable=False, server_default=text("now()")
     ),
+    # Whether its rows in other tables are kept: the keys; the source, which is an upload's chunks
+    # and the digests of a stream's batches; the row errors.
+    _part_state("keys_state"),
+    _part_state("source_state"),
+    _part_state("row_errors_state"),
     CheckConstraint("kind IN ('CUSTOMERS', 'LOANS')", "kind_known"),
     CheckConstraint("source IN ('STREAM', 'UPLOAD')", "source_known"),
     CheckConstraint("on_existing IN ('SKIP', 'UPDATE')", "on_existing_known"),
@@ -549,6 +565,10 @@ ingestions = Table(
         "rows_read = inserted + updated + unchanged + skipped + rejected", "every_row_accounted"
     ),
     CheckConstraint("committed_offset >= 0", "offset_not_negative"),
+    *(
+        CheckConstraint(f"{each} IN ('KEPT', 'DELETING', 'DELETED')", f"{each}_known")
+        for each in PART_STATES
+    ),
     Index(None, "created_at", "ingestion_id"),
     info=LOCAL,
 )
@@ -559,6 +579,13 @@ Index(
     ingestions.c.created_at,
     postgresql_where=ingestions.c.state == text("'RUNNING'"),
 )
+# Those with rows left to delete.
+for _state in PART_STATES:
+    Index(
+        f"ingestions_{_state}_idx",
+        ingestions.c.finished_at,
+        postgresql_where=ingestions.c[_state] != text("'DELETED'"),
+    )
 
 # Customers whose id an import gave to a different person. Until a row names the stored person
 # again, loans with the id may belong to the other one and are not attached.
@@ -582,7 +609,7 @@ ingestion_chunks = Table(
 )
 
 # Keys of earlier batches of a running ingestion, so that later batches find a second row with the
-# same key; deleted when the ingestion ends. Loans that it stored have this in their own row.
+# same key; workers delete them after its end. Loans that it stored have this in their own row.
 ingestion_keys = Table(
     "ingestion_keys",
     metadata,

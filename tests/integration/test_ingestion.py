@@ -31,9 +31,7 @@ from credit_service.ingestion.frames import arrays_of
 from credit_service.ingestion.streams import (
     abandon_streams,
     begin_stream,
-    fail_stream,
     finish_stream,
-    forget_failed_streams,
     ingest_rows,
     leave_stream,
 )
@@ -135,7 +133,6 @@ def test_the_same_rows_again_change_nothing(three_customers: Database) -> None:
             }
     assert snapshot(three_customers) == before
     assert scalar(three_customers, "SELECT sum(version) FROM customers") == versions
-    assert scalar(three_customers, "SELECT count(*) FROM ingestion_keys") == 0
 
 
 def test_a_loan_of_an_unknown_customer_is_rejected_and_the_rest_goes_on(
@@ -353,7 +350,6 @@ def test_a_dry_run_tells_what_a_real_one_does_wherever_batches_are_cut(
             )
             reports.append((counts(dry), errors(database, dry.ingestion_id)))
         assert snapshot(database) == before
-        assert scalar(database, "SELECT count(*) FROM ingestion_keys") == 0
         real = ingest(
             database, rows, TODAY, batch_rows=chance.choice([1, 3, 100]), on_existing=mode
         )
@@ -693,7 +689,6 @@ def test_crashes_between_statements_lose_nothing_and_double_nothing(
         )
     assert found[0] == found[1]
     assert_positions_are_right(database, range(1, 9), TODAY.today)
-    assert scalar(database, "SELECT count(*) FROM ingestion_keys") == 0
 
 
 def _crash_at_random(patch: pytest.MonkeyPatch, seed: int) -> None:
@@ -979,45 +974,6 @@ def test_an_abandoned_stream_ends_and_can_go_on(three_customers: Database) -> No
     ingest_rows(three_customers, header.ingestion_id, rest, TODAY)
     done = finish_stream(three_customers, header.ingestion_id, TODAY)
     assert (done.state, counts(done)) == ("SUCCEEDED", {"inserted": 2})
-
-
-def test_what_a_failed_stream_needs_to_resume_is_kept_for_7_days(
-    three_customers: Database,
-) -> None:
-    def kept() -> int:
-        return int(scalar(three_customers, "SELECT count(*) FROM ingestion_keys"))
-
-    day = 24 * 3600
-    rows = [LoanRow(1, 1), LoanRow(1, 2)]
-    headers = [header_of(rows, validate_only=True) for _ in range(3)]
-    for header in headers:
-        begin_stream(three_customers, header, TODAY, PRINCIPAL)
-        first = [RowBatch(0, columns_of(rows[:1]))]
-        ingest_rows(three_customers, header.ingestion_id, first, TODAY)
-    running, source_failed, abandoned = (each.ingestion_id for each in headers)
-    fail_stream(three_customers, source_failed, "The file is damaged.", TODAY)
-    _silent(three_customers, abandoned, 61)
-    assert abandon_streams(three_customers, TODAY, 60.0) == 1
-    for ingestion_id in (running, source_failed, abandoned):
-        _silent(three_customers, ingestion_id, 7 * day - 600)
-    assert (forget_failed_streams(three_customers), kept()) == (0, 3)
-    assert begin_stream(three_customers, headers[1], TODAY, PRINCIPAL).state == "RUNNING"
-    fail_stream(three_customers, source_failed, "The file is damaged.", TODAY)
-
-    for ingestion_id in (running, source_failed, abandoned):
-        _silent(three_customers, ingestion_id, 7 * day)
-    # Not resumed without them, by its header or by rows alone.
-    for header in headers[1:]:
-        assert begin_stream(three_customers, header, TODAY, PRINCIPAL).state == "FAILED"
-        with pytest.raises(PreconditionFailedError, match="has ended"):
-            ingest_rows(
-                three_customers, header.ingestion_id, [RowBatch(1, columns_of(rows[1:]))], TODAY
-            )
-    # One that is locked is left for the next time.
-    with three_customers.transaction() as connection:
-        ingestions.lock(connection, abandoned)
-        assert (forget_failed_streams(three_customers), kept()) == (1, 2)
-    assert (forget_failed_streams(three_customers), kept()) == (1, 1)
 
 
 def test_a_stream_that_was_only_silent_goes_on(three_customers: Database) -> None:

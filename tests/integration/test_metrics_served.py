@@ -26,6 +26,7 @@ from credit_service.rpc.server_group import ServerGroup
 from credit_service.settings import Settings
 from credit_service.storage import tasks
 from credit_service.storage.database import Database
+from credit_service.storage.retention import Retention
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_pb2, ingestion_service_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
@@ -266,7 +267,7 @@ def test_the_backlog_is_that_of_the_database(database: Database, server: Edge) -
     register(server.credit, "+919876500008")
     now = [0.0]
     actors = ["reconcile", "ingest_upload"]
-    reader = BacklogReader(database, Clock(), actors, monotonic=lambda: now[0])
+    reader = BacklogReader(database, Clock(), actors, monotonic=lambda: now[0], kept=Retention())
     moment = Clock().moment()
     with database.transaction() as connection:
         tasks.enqueue(connection, "reconcile", "x", moment)

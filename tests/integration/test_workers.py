@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 import redis
@@ -22,11 +21,11 @@ from sqlalchemy import text
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
 from credit_service.domain.errors import UnavailableError
-from credit_service.ingestion.streams import begin_stream, fail_stream
+from credit_service.ingestion.streams import begin_stream
 from credit_service.processes.embedded import EmbeddedStack
 from credit_service.queries.ingestions import get_ingestion
 from credit_service.settings import Settings
-from credit_service.storage import event_stream, ingestions, migrate, tasks
+from credit_service.storage import event_stream, migrate, tasks
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Header
 from credit_service.storage.tasks import MAX_ATTEMPTS
@@ -507,30 +506,6 @@ def test_the_timetable_fails_an_abandoned_stream(lab: Lab) -> None:
     time.sleep(0.4)
     timetable.step()
     assert get_ingestion(lab.database, header.ingestion_id).error_code == "ABANDONED"
-
-
-def test_the_timetable_deletes_keys_of_streams_past_resuming(lab: Lab) -> None:
-    def keep(ingestion_id: UUID) -> None:
-        with lab.database.transaction() as connection:
-            ingestions.remember(connection, ingestion_id, [(1, 1, 1, 1)])
-            statement = """UPDATE ingestions SET last_activity_at = now() - interval '8 days'
-                WHERE ingestion_id = :id"""
-            connection.execute(text(statement), {"id": ingestion_id})
-
-    def kept() -> Any:
-        with lab.database.autocommit() as connection:
-            return connection.execute(text("SELECT count(*) FROM ingestion_keys")).scalar_one()
-
-    now = [0.0]
-    timetable = Timetable(lab.database, CLOCK, lambda: now[0])
-    for hour in range(2):
-        header = Header(uuid4(), "LOANS")
-        begin_stream(lab.database, header, CLOCK.moment(), "tests")
-        fail_stream(lab.database, header.ingestion_id, "The file is damaged.", CLOCK.moment())
-        keep(header.ingestion_id)
-        now[0] = hour * 3600.0
-        timetable.step()
-        assert kept() == 0
 
 
 def test_actor_names_are_unique() -> None:
