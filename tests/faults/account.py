@@ -18,7 +18,7 @@ from tests.faults import portfolio
 from tests.faults.history import History
 from tests.faults.load import Load
 from tests.faults.replay import Replay
-from tests.faults.stack import SERVERS, Stack
+from tests.faults.stack import RELAYS, SERVERS, WORKERS, Stack
 
 _LEFT = text(
     # Reconciliation is periodic, so its task does not count as unfinished work.
@@ -64,7 +64,7 @@ _MOST_SESSIONS = {
     "credit-service": 12 * SERVERS,
     "credit-service-probe": SERVERS,
     # Actors, heartbeat and six spare connections; a relay has the six.
-    "credit-service worker": 20 + 6,
+    "credit-service worker": 20 * WORKERS + 6 * RELAYS,
 }
 
 
@@ -79,7 +79,7 @@ class Account:
         self.checked: dict[str, int] = {}
 
     def draw(self) -> None:
-        """Run all checks, the last one after servers and worker are stopped."""
+        """Run all checks, the last one after servers and workers are stopped."""
         database = Database(
             self._stack.sqlalchemy_url,
             pool_size=2,

@@ -23,6 +23,7 @@ EXPECTED: Mapping[str, str] = {
     "outbox": "event",
     "offset-check": "rows",
     "cache-compare": "cache",
+    "sequencer-lock": "event",
 }
 """The expected kind of finding for each removed guard."""
 

@@ -16,7 +16,7 @@ from credit_service.clock import Clock
 from tests.faults import portfolio
 from tests.faults.history import History
 from tests.faults.plan import Fault
-from tests.faults.stack import Stack
+from tests.faults.stack import Part, Stack
 
 _DELAY_SECONDS = 2.0
 _BEFORE_MIDNIGHT_SECONDS = 2
@@ -69,12 +69,8 @@ class Inflictor:
     def _kill(self, fault: Fault) -> bool:
         pids = self._stack.databases.pids
         match fault.target:
-            case "server":
-                self._stack.servers[int(fault.at_seconds * 10) % 2].kill()
-            case "worker":
-                self._stack.worker.kill()
-            case "relay":
-                self._stack.relay.kill()
+            case "server" | "worker" | "relay":
+                self._part(fault).kill()
             case "redis":
                 psutil.Process(pids["Valkey"]).kill()
             case _:
@@ -89,9 +85,15 @@ class Inflictor:
             time.sleep(fault.lasts_seconds)
             process.resume()
         else:
-            parts = {"worker": self._stack.worker, "relay": self._stack.relay}
-            parts.get(fault.target, self._stack.servers[0]).suspended(fault.lasts_seconds)
+            self._part(fault).suspended(fault.lasts_seconds)
         return True
+
+    def _part(self, fault: Fault) -> Part:
+        """One of the target's processes, chosen by the fault's time."""
+        stack = self._stack
+        parts = {"server": stack.servers, "worker": stack.workers, "relay": stack.relays}
+        alike = parts[fault.target]
+        return alike[int(fault.at_seconds * 10) % len(alike)]
 
     def _trouble_link(self, fault: Fault) -> bool:
         proxy, link = self._stack.proxy, fault.target

@@ -20,7 +20,7 @@ from credit_service.commands import create_loan as booking_command
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import OnMoved
 from credit_service.ingestion.frames import Batch
-from credit_service.storage import bookings, ingestions, payments
+from credit_service.storage import bookings, event_stream, ingestions, payments
 from credit_service.storage.bookings import BookingWrite
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Ingestion
@@ -134,12 +134,18 @@ def _cache_compare() -> None:
     cache._COMPARE_AND_SET = cache._COMPARE_AND_SET.replace(guard, "false")
 
 
+def _sequencer_lock() -> None:
+    """Relays number events at the same time."""
+    event_stream._LOCK = text("SELECT CAST(:key AS bigint) IS NOT NULL")
+
+
 SABOTAGES: Mapping[str, Callable[[], None]] = {
     "version-guard": _version_guard,
     "request-key": _request_key,
     "outbox": _outbox,
     "offset-check": _offset_check,
     "cache-compare": _cache_compare,
+    "sequencer-lock": _sequencer_lock,
 }
 """Functions that each remove a guard from the current process."""
 

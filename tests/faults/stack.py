@@ -1,4 +1,4 @@
-"""The system under test: databases, two servers, a worker, a relay, and the network.
+"""The system under test: databases, two servers, two workers, two relays, and the network.
 
 The parts are the real programs, started as by `credit-service up`, with a proxy between any two of
 them. A part that exits is restarted immediately, as by a service manager.
@@ -30,9 +30,11 @@ from tests.faults.proxy import INNER, Proxy
 from tests.system.up import environment
 
 SERVERS = 2
+WORKERS = 2
+RELAYS = 2
 _LOOK_SECONDS = 0.05
 _WEIGH_SECONDS = 5.0
-_START_SECONDS = 60.0
+_START_SECONDS = 180.0
 _STOP_SECONDS = 40.0
 _JITTER_SECONDS = 0.008
 _SERVING = re.compile(rb"Serving on 127\.0\.0\.1:(\d+)")
@@ -143,8 +145,14 @@ class Stack:
             self._part(f"server {number}", ["credit_service.rpc"], "server")
             for number in range(SERVERS)
         ]
-        self.worker = self._part("worker", ["workers", "--actors-only"], "worker")
-        self.relay = self._part("relay", ["workers", "--relay-only"], "worker")
+        self.workers = [
+            self._part(f"worker {number}", ["workers", "--actors-only"], "worker")
+            for number in range(WORKERS)
+        ]
+        self.relays = [
+            self._part(f"relay {number}", ["workers", "--relay-only"], "worker")
+            for number in range(RELAYS)
+        ]
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
         self._scales = threading.Thread(target=self._weigh, name="scales", daemon=True)
         self.most_memory_mib = 0
@@ -196,7 +204,7 @@ class Stack:
 
     @property
     def parts(self) -> list[Part]:
-        return [self.relay, self.worker, *self.servers]
+        return [*self.relays, *self.workers, *self.servers]
 
     @property
     def address(self) -> str:
@@ -246,7 +254,7 @@ class Stack:
             self.most_memory_mib = max(self.most_memory_mib, weight_bytes // 1024**2)
 
     def stop_parts(self) -> list[str]:
-        """Stop servers, worker and relay cleanly; returns what went wrong."""
+        """Stop servers, workers and relays cleanly; returns what went wrong."""
         with self._lock:
             self._ending.set()
         if self._keeper.ident is not None:
