@@ -21,6 +21,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from credit_service import postgresql_url
 from credit_service.clock import Clock
 
 _MAX_SECONDS = 1_000_000
@@ -365,7 +366,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            _check_url(value.get_secret_value(), _DATABASE_SCHEMES)
+            _check_database_url(value.get_secret_value())
         return value
 
     @field_validator("redis_url")
@@ -406,15 +407,15 @@ class Settings(BaseSettings):
         return Clock(self.time_zone, self.clock_offset_file)
 
     def require_database_url(self) -> str:
-        """Return the database's URL in SQLAlchemy's format for psycopg 3.
+        """Return the database's URL in SQLAlchemy's format for psycopg 3. With several hosts, it
+        requires the one that accepts writes.
 
         Raises:
             ValueError: no URL is configured and no embedded server was started.
         """
         if self.database_url is None:
             raise ValueError("DATABASE_URL is not set and no embedded server is running")
-        _, _, rest = self.database_url.get_secret_value().partition("://")
-        return f"postgresql+psycopg://{rest}"
+        return postgresql_url.for_sqlalchemy(self.database_url.get_secret_value())
 
     def require_redis_url(self) -> str:
         """Return the URL of Redis.
@@ -449,26 +450,38 @@ _DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 """All three are equivalent: many platforms use the second, SQLAlchemy the third."""
 
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
+_ENCODED = "and characters such as / ? # @ in a password must be percent-encoded"
 _TARGET_SCHEME = re.compile(r"(?:dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|passthrough):.+")
+
+
+def _check_database_url(url: str) -> None:
+    """Raise ValueError, which states the accepted format, for another scheme, a wrong port, or
+    different numbers of hosts and ports."""
+    _check_scheme(url, _DATABASE_SCHEMES)
+    try:
+        postgresql_url.hosts(url)
+    except ValueError as error:
+        raise ValueError(f"{error}, {_ENCODED}") from None
 
 
 def _check_url(url: str, schemes: tuple[str, ...]) -> None:
     """Raise ValueError, which states the accepted format, for another scheme or a wrong port."""
+    _check_scheme(url, schemes)
+    try:
+        port = urlsplit(url).port
+    except ValueError:
+        port = -1
+    if port is not None and not 0 < port <= _MAX_PORT:
+        raise ValueError(f"the port must be a number from 1 to {_MAX_PORT}, {_ENCODED}")
+
+
+def _check_scheme(url: str, schemes: tuple[str, ...]) -> None:
     scheme, separator, _ = url.partition("://")
     if not separator or scheme not in schemes:
         example = {"postgresql": "user:password@host:5432/database", "redis": "host:6379/0"}
         raise ValueError(
             f"write a URL that starts with {schemes[0]}://, such as"
             f" {schemes[0]}://{example[schemes[0]]}"
-        )
-    try:
-        port = urlsplit(url).port
-    except ValueError:
-        port = -1
-    if port is not None and not 0 < port <= _MAX_PORT:
-        raise ValueError(
-            f"the port must be a number from 1 to {_MAX_PORT}, and characters such as / ? # @ in a"
-            " password must be percent-encoded"
         )
 
 

@@ -13,6 +13,7 @@ from dramatiq.worker import Worker
 from credit_service.cache.positions import PositionCache
 from credit_service.ingestion import uploads
 from credit_service.observability import metrics
+from credit_service.postgresql_url import shown_hosts
 from credit_service.processes.termination import Termination
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
@@ -52,6 +53,7 @@ class WorkerProcess:
         Raises ValueError if no database or Redis is configured.
         """
         self._grace_seconds = settings.shutdown_grace_seconds
+        self._database_hosts = shown_hosts(settings.require_database_url())
         redis_url = settings.require_redis_url()
         threads = {
             queue: max(1, int(settings.worker_threads * queue.share))
@@ -125,7 +127,12 @@ class WorkerProcess:
                 pool.start()
         for loop in self._loops:
             loop.start()
-        log.info("worker_started", relay=bool(self._loops), actors=self._act)
+        log.info(
+            "worker_started",
+            relay=bool(self._loops),
+            actors=self._act,
+            database=self._database_hosts,
+        )
 
     def _read(self) -> list[metrics.Reading]:
         """The state of the process, for the metrics."""

@@ -324,7 +324,8 @@ def _port(target: Target, settings: "Settings", *, serving: bool) -> Finding:
 
 def _database(settings: "Settings") -> Iterator[Finding]:
     from credit_service.domain.errors import CreditError
-    from credit_service.storage.database import Database
+    from credit_service.postgresql_url import shown_hosts
+    from credit_service.storage.database import NO_WRITABLE_SERVER, Database
     from credit_service.storage.sessions import POOLER_ADVICE
 
     if settings.database_url is None:
@@ -332,6 +333,7 @@ def _database(settings: "Settings") -> Iterator[Finding]:
 
         yield _failed("database", not_running(settings.data_dir), _START)
         return
+    places = shown_hosts(settings.require_database_url())
     with ExitStack() as closing:
         database = Database(
             settings.require_database_url(),
@@ -342,12 +344,14 @@ def _database(settings: "Settings") -> Iterator[Finding]:
         )
         closing.callback(database.dispose)
         try:
-            finding = _database_version(database)
+            finding = _database_version(database, places)
         except CreditError as error:
             fix = "start PostgreSQL, and check address, user and password in DATABASE_URL"
             if POOLER_ADVICE in str(error):
                 fix = POOLER_ADVICE
-            yield _failed("database", str(error), fix)
+            if NO_WRITABLE_SERVER in str(error):
+                fix = "promote a standby, or correct the hosts in DATABASE_URL"
+            yield _failed("database", f"{places}: {error}", fix)
             return
         yield finding
         for check in (_writable, _migrations, _worker, _outbox):
@@ -370,13 +374,17 @@ def _guarded(
         return _failed(name, reason, "migrate the database first: credit-service migrate")
 
 
-def _database_version(database: "Database") -> Finding:
+def _database_version(database: "Database", places: str) -> Finding:
+    from credit_service.storage.database import server_of
+
     with database.autocommit() as connection:
         version = [int(each) for each in connection.dialect.server_version_info or (0,)]
+        place = server_of(connection)
     shown = ".".join(map(str, version))
     if version[0] < _LEAST_POSTGRESQL:
         return _failed("database", f"PostgreSQL {shown}", "upgrade to PostgreSQL 15 or later")
-    return _passed("database", f"PostgreSQL {shown} is reachable")
+    others = "" if place == places else f", one of {places}"
+    return _passed("database", f"PostgreSQL {shown} is reachable at {place}{others}")
 
 
 def _writable(database: "Database", settings: "Settings") -> Finding:  # noqa: ARG001 - as all checks

@@ -111,7 +111,7 @@ def _decide_and_book(
     read = bookings.read(connection, command.customer_id, command.request_id, lock=lock)
     if read is None:
         raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
-    record = used_before(read.request, command.request_id, _METHOD, content)
+    record = used_before(connection, read.request, command.request_id, _METHOD, content)
     if record is not None:
         stored = decisions.get(connection, command.customer_id, record.decision_id or 0)
         return stored, None, None

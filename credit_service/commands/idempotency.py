@@ -6,7 +6,10 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import Connection
+
 from credit_service.domain.errors import RequestIdReusedError
+from credit_service.storage import replication
 from credit_service.storage.requests import RequestRecord
 
 
@@ -40,7 +43,11 @@ def _written(value: Any) -> str:
 
 
 def used_before(
-    record: RequestRecord | None, request_id: UUID, method: str, content: bytes
+    connection: Connection,
+    record: RequestRecord | None,
+    request_id: UUID,
+    method: str,
+    content: bytes,
 ) -> RequestRecord | None:
     """Return the record of the same request if it already had its effect; None if the id is free.
 
@@ -59,4 +66,5 @@ def used_before(
             subject=f"requests/{request_id}",
             metadata={"request_id": str(request_id)},
         )
+    replication.confirm(connection)
     return record

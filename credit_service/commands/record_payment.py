@@ -100,7 +100,7 @@ def _record(
     )
     if read is None:
         raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
-    record = used_before(read.request, command.request_id, _METHOD, content)
+    record = used_before(connection, read.request, command.request_id, _METHOD, content)
     if record is not None:
         answer = _as_recorded(connection, command, record.payment_number or 0)
         return _Recorded(answer, "", None)

@@ -59,7 +59,7 @@ def _attempt_once(
             customer_id = _register(connection, _values(command, content, moment, principal))
         else:
             record = requests.find(connection, customer_id, command.request_id)
-            if used_before(record, command.request_id, _METHOD, content) is None:
+            if used_before(connection, record, command.request_id, _METHOD, content) is None:
                 if customers.find(connection, customer_id) is None:
                     # On a cluster, the number's node commits before the customer's node.
                     raise LostRaceError("phone_numbers_pkey")

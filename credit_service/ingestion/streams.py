@@ -10,7 +10,7 @@ from credit_service.domain.errors import InvalidRequestError
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import OnMoved
 from credit_service.ingestion.wire import LoanColumns, RowBatch
-from credit_service.storage import ingestions
+from credit_service.storage import ingestions, replication
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Header, Ingestion
 
@@ -57,6 +57,7 @@ def begin_stream(
     batches.check_owner(ingestion, principal)
     batches.check_same_header(ingestion, header, "STREAM")
     with database.transaction() as connection:
+        replication.confirm(connection)
         return ingestions.resume(connection, header.ingestion_id) or ingestion
 
 

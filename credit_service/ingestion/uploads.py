@@ -20,7 +20,7 @@ from credit_service.ingestion import batches, sandbox
 from credit_service.ingestion.batches import OnMoved
 from credit_service.spreadsheets.source import check
 from credit_service.spreadsheets.table import SpreadsheetError
-from credit_service.storage import ingestions, tasks
+from credit_service.storage import ingestions, replication, tasks
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import CHUNK_BYTES, Contents, Header, Ingestion
 
@@ -83,6 +83,8 @@ def store_upload(
                 for number, chunk in enumerate(iter(lambda: file.read(CHUNK_BYTES), b"")):
                     ingestions.store_chunk(connection, header.ingestion_id, number, chunk)
                 tasks.enqueue(connection, "ingest_upload", str(header.ingestion_id), moment)
+            else:
+                replication.confirm(connection)
             ingestion = ingestions.find(connection, header.ingestion_id)
     if ingestion is None:
         raise LookupError("an ingestion just created is not there")

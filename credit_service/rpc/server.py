@@ -13,6 +13,7 @@ from credit_service.clock import Clock
 from credit_service.domain.errors import CreditError
 from credit_service.ingestion import streams
 from credit_service.observability import metrics
+from credit_service.postgresql_url import shown_hosts
 from credit_service.processes.address import Address, AddressRefusedError, listening_address
 from credit_service.processes.termination import Termination
 from credit_service.rpc.auth.gatekeeper import gatekeeper
@@ -220,8 +221,9 @@ class CreditServer:
     def _watch_readiness(self) -> None:
         """Make health follow PostgreSQL, over a connection of its own: whether it answers, accepts
         writes, has disk space, and has the schema."""
+        url = self._settings.require_database_url()
         probe = Database(
-            self._settings.require_database_url(),
+            url,
             pool_size=1,
             statement_timeout_seconds=2.0,
             application_name="credit-service-probe",
@@ -238,7 +240,12 @@ class CreditServer:
                 elif previous is not None:
                     self._database.renew()
                 if problem != previous:
-                    _log.info("readiness_changed", ready=problem is None, trouble=problem)
+                    _log.info(
+                        "readiness_changed",
+                        ready=problem is None,
+                        trouble=problem,
+                        database=shown_hosts(url),
+                    )
                     self._set_health(serving=problem is None)
                 if problem is None:
                     # After the start, which this would delay, and before the first stream.

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from typing import TypeVar
 
 import psycopg
@@ -21,6 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from credit_service.domain.errors import OverloadedError, RetryLaterError, UnavailableError
 from credit_service.observability import metrics, tracing
+from credit_service.postgresql_url import Host
 from credit_service.storage import sessions
 from credit_service.storage.cancellation import (
     CancelScope,
@@ -34,6 +36,7 @@ from credit_service.storage.sessions import (
     Pooler,
     SessionSettings,
     connect_arguments,
+    network_arguments,
 )
 
 T = TypeVar("T")
@@ -41,14 +44,22 @@ T = TypeVar("T")
 ATTEMPTS = 10
 """Attempts at one operation before the caller has to retry it."""
 
+NO_WRITABLE_SERVER = "No server of the database accepts writes."
+"""The message while the URL requires a server that accepts writes, and only others answer."""
+
 _SPAN_ATTRIBUTES: tracing.Attributes = {"db.system.name": "postgresql"}
 _LOCK_NOT_AVAILABLE = "55P03"
 _QUERY_CANCELED = "57014"
 _TRANSIENT = frozenset({"40001", "40P01"})  # serialization failure, deadlock detected
 _READ_ONLY = "25006"
+# libpq, about a host that does not have the target_session_attrs of the URL.
+_NOT_WRITABLE = "session is read-only"
 _DISK_FULL = "53100"
 # Idle in transaction, or in one transaction, for too long: PostgreSQL has closed the connection.
 _SESSION_TIMED_OUT = frozenset({"25P03", "25P04"})
+# PostgreSQL's function that waits until a standby has a commit. Its notices say that the wait ended
+# before that.
+_REPLICATION_WAIT = "SyncRepWaitForLSN"
 # Class 08 connection, 53 resources, 57P operator intervention, 58 system (an I/O error).
 _OUT_OF_REACH = ("08", "53", "57P", "58")
 _MIN_GENERATION_SECONDS = 1.0
@@ -116,7 +127,7 @@ class Database:
             hide_parameters=True,
             connect_args={
                 "application_name": application_name,
-                "connect_timeout": 3,
+                **network_arguments(url),
                 **connect_arguments(self.session_settings, pooler),
             },
         )
@@ -137,6 +148,8 @@ class Database:
         # A connection of an earlier generation is closed instead of used.
         self._generation = 0
         self._generation_started_at = 0.0
+        # Connections whose last commit a synchronous standby has not confirmed.
+        self._unconfirmed: set[psycopg.Connection] = set()
 
     def dispose(self) -> None:
         """Close every idle connection."""
@@ -182,6 +195,7 @@ class Database:
         scope = current_scope.get()
         slots = self._acquire_slots(scope)
         connection: Connection | None = None
+        driver: psycopg.Connection | None = None
         try:
             generation, connection = self._take()
             driver = driver_connection(connection)
@@ -189,11 +203,15 @@ class Database:
                 psycopg.Cursor(driver).execute(begin, prepare=False)
             if scope is None:
                 yield connection
+                if begin is not None:
+                    driver.commit()
             else:
                 with scope.using(driver):
                     yield connection
-            if begin is not None:
-                driver.commit()
+                    # Inside: with synchronous replication it waits as long as there is no standby.
+                    if begin is not None:
+                        driver.commit()
+            self._raise_if_unconfirmed(driver)
             if connection.in_transaction():
                 # This resets SQLAlchemy's state alone: the driver is in autocommit mode.
                 connection.rollback()
@@ -205,6 +223,8 @@ class Database:
                     self._idle.append((generation, connection))
                 else:
                     _discard(connection)
+            if driver is not None:
+                self._unconfirmed.discard(driver)
             meaning = _meaning(error)
             if meaning is error:
                 raise
@@ -222,7 +242,20 @@ class Database:
                 _discard(connection)
         # Read first: a connection opened while the generation changes belongs to the earlier one.
         generation = self._generation
-        return generation, self._engine.connect()
+        connection = self._engine.connect()
+        driver = driver_connection(connection)
+        driver.add_notice_handler(partial(self._heed, driver))
+        return generation, connection
+
+    def _raise_if_unconfirmed(self, driver: psycopg.Connection) -> None:
+        if driver in self._unconfirmed:
+            raise _unavailable("No standby has confirmed the commit; retry the same request.")
+
+    def _heed(self, driver: psycopg.Connection, notice: psycopg.errors.Diagnostic) -> None:
+        """Note a commit that is on this server only: its cancellation ended the wait for the
+        standby. A failover may lose it, so the call must not succeed."""
+        if notice.source_function == _REPLICATION_WAIT:
+            self._unconfirmed.add(driver)
 
     def _drop_unusable(self, connection: Connection, error: BaseException) -> None:
         """Close a connection that the error has broken or shown to be read-only.
@@ -373,6 +406,8 @@ def _meaning_of_driver_error(error: psycopg.Error) -> Exception:
     if out_of_reach and isinstance(error, psycopg.OperationalError):
         if POOLER_REFUSAL in str(error):
             return _unavailable(f"A pooler rejects the connection's settings: {POOLER_ADVICE}.")
+        if _NOT_WRITABLE in str(error):
+            return _unavailable(NO_WRITABLE_SERVER)
         return _unavailable("The database is unreachable.")
     return error
 
@@ -407,6 +442,12 @@ def driver_connection(connection: Connection) -> psycopg.Connection:
     found = connection.connection.driver_connection
     assert isinstance(found, psycopg.Connection)  # noqa: S101 - the only driver used
     return found
+
+
+def server_of(connection: Connection) -> str:
+    """Return the server that the connection uses, as in `postgresql_url.shown_hosts`."""
+    info = driver_connection(connection).info
+    return str(Host(info.host, info.port))
 
 
 def constraint_of(error: exc.IntegrityError) -> str:

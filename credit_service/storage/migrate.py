@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, create_engine, pool, text
 from credit_service.domain.scorecard import STANDARD
 from credit_service.storage import readiness, scorecards
 from credit_service.storage.database import driver_connection
+from credit_service.storage.sessions import network_arguments
 from credit_service.storage.tables import metadata
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -30,7 +31,11 @@ def _config(connection: Connection | None = None) -> Config:
 
 def _engine(url: str) -> Engine:
     """Return an engine that also works behind a pooler: it prepares no statements."""
-    arguments = {"prepare_threshold": None, "client_encoding": "utf8"}
+    arguments = {
+        "prepare_threshold": None,
+        "client_encoding": "utf8",
+        **network_arguments(url),
+    }
     return create_engine(url, poolclass=pool.NullPool, connect_args=arguments)
 
 

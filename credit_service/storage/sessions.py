@@ -17,6 +17,7 @@ import psycopg
 from psycopg.abc import Params, Query
 from psycopg.copy import Writer
 from psycopg.pq import PipelineStatus, TransactionStatus
+from sqlalchemy import make_url
 
 Pooler = Literal["none", "transaction"]
 """What stands between the service and PostgreSQL. "transaction" works in front of any."""
@@ -25,6 +26,17 @@ POOLER_REFUSAL = "unsupported startup parameter"
 """PgBouncer's error for options that it does not know."""
 
 POOLER_ADVICE = "set CREDIT_DATABASE_POOLER=transaction"
+
+_NETWORK = {
+    # Per host.
+    "connect_timeout": 3,
+    # A server whose machine or network has failed does not reset its connections. Without these,
+    # a thread would wait for it for up to two hours.
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,14 @@ class SessionSettings:
             # Migration 0014: triggers write phone numbers for servers of the previous release.
             "credit_service.keeps_phone_numbers": "on",
         }
+
+
+def network_arguments(url: str) -> dict[str, int]:
+    """Return arguments of psycopg.connect that bound the wait for a server that does not answer: 3
+    s for a connection to each host, 10 to 15 s for a statement. Values in the URL take
+    precedence."""
+    given = make_url(url).query
+    return {name: value for name, value in _NETWORK.items() if name not in given}
 
 
 def connect_arguments(settings: SessionSettings, pooler: Pooler) -> dict[str, Any]:

@@ -20,13 +20,15 @@ from psycopg import sql
 from pydantic import SecretStr
 from sqlalchemy import make_url, text
 
+from credit_service.cli import doctor
 from credit_service.clock import Clock
 from credit_service.domain.errors import UnavailableError
+from credit_service.postgresql_url import for_sqlalchemy
 from credit_service.processes.embedded import EmbeddedStack
 from credit_service.rpc.server import CreditServer
 from credit_service.settings import Settings
 from credit_service.storage import migrate, readiness, tasks
-from credit_service.storage.database import Database
+from credit_service.storage.database import NO_WRITABLE_SERVER, Database
 from credit_service.storage.statements import Statement
 from credit_service.v1 import credit_service_pb2 as pb
 from tests.integration import lending
@@ -297,6 +299,12 @@ def findings(url: str) -> tuple[int, dict[str, dict[str, object]]]:
     return done.returncode, {each["name"]: each for each in json.loads(done.stdout)["checks"]}
 
 
+def findings_of_database(url: str) -> dict[str, doctor.Finding]:
+    """Those of the database alone, without a process."""
+    settings = Settings(database_url=SecretStr(url))
+    return {each.name: each for each in doctor._database(settings)}
+
+
 def test_the_doctor_reports_a_read_only_database(database_url: str, switch: Switch) -> None:
     _, good = findings(database_url)
     assert good["writable"]["ok"]
@@ -364,6 +372,15 @@ def test_a_standby_serves_reads_until_it_is_promoted(standby: EmbeddedStack) -> 
     code, bad = findings(url)
     assert code == 1
     assert "standby" in str(bad["writable"]["found"])
+    # Several hosts: connections need one that accepts writes.
+    several = url.replace("host=", f"host={make_url(url).query['host']},")
+    none = findings_of_database(several)["database"]
+    assert not none.ok
+    assert NO_WRITABLE_SERVER in none.found
+    assert "promote" in none.fix
+    writing = Database(for_sqlalchemy(several))
+    with pytest.raises(UnavailableError, match=NO_WRITABLE_SERVER):
+        read(writing)
     database = Database(url)
     settings = Settings(database_url=SecretStr(url), redis_url=None, listen="127.0.0.1:0")
     running = CreditServer(settings, database)
@@ -384,6 +401,8 @@ def test_a_standby_serves_reads_until_it_is_promoted(standby: EmbeddedStack) -> 
                 assert connection.execute("SELECT pg_promote()").fetchone() == (True,)
             eventually(lambda: health(server) == SERVING)
             assert registered(server)
+            write(writing)
     finally:
         running.stop(grace_seconds=1)
         database.dispose()
+        writing.dispose()
