@@ -1,4 +1,4 @@
-"""The service against its limits, side by side: `python -m benchmarks`.
+"""The service compared with its lower bounds: `python -m benchmarks`.
 
 Every result is a ratio of two workloads that alternate in one run. Ratios are more stable across
 machines, and on a busy machine, than absolute values.

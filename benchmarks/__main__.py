@@ -48,7 +48,7 @@ def main() -> int:
     names: list[str] = arguments.only or list(GROUPS)
     unknown = [each for each in names if each not in GROUPS]
     if unknown:
-        parser.error(f"no such group: {', '.join(unknown)}; there are {', '.join(GROUPS)}")
+        parser.error(f"no such group: {', '.join(unknown)}; choose from {', '.join(GROUPS)}")
     plan = _QUICK if arguments.quick else _FULL
     plan = replace(
         plan,
@@ -56,10 +56,10 @@ def main() -> int:
         seconds=arguments.seconds or plan.seconds,
     )
     results: list[Result] = []
-    with bed.laid() as laid:
-        machine = laid.machine
+    with bed.started() as test_bed:
+        machine = test_bed.machine
         print(f"{machine}\n", flush=True)
-        groups = _groups(laid, plan)
+        groups = _groups(test_bed, plan)
         for name in names:
             found = groups[name]()
             results += found
@@ -70,9 +70,10 @@ def main() -> int:
     return 0 if all(each.met is not False for each in results) else 1
 
 
-def _groups(laid: Bed, plan: Plan) -> dict[str, Callable[[], list[Result]]]:
+def _groups(test_bed: Bed, plan: Plan) -> dict[str, Callable[[], list[Result]]]:
     """The benchmark functions of each group, in the order of GROUPS."""
-    calls, ingestions, growth = Calls(laid, plan), Ingestions(laid, plan), Growth(laid, plan)
+    given = test_bed, plan
+    calls, ingestions, growth = Calls(*given), Ingestions(*given), Growth(*given)
     measures = (
         calls.pipeline,
         calls.check_warm,

@@ -52,7 +52,7 @@ class Machine:
         return (
             f"{self.processors} processors {self.processor}, {self.memory_gib} GiB, {self.system}, "
             f"Python {self.python}, PostgreSQL {self.postgresql}, "
-            f"load {self.load_before:.1f} when it began"
+            f"load {self.load_before:.1f} at the start"
         )
 
     def as_dict(self) -> dict[str, object]:
@@ -136,8 +136,8 @@ def sqlalchemy_url(url: str) -> str:
 
 
 @contextmanager
-def laid() -> Iterator[Bed]:
-    """A bed with durable commits, removed at the end."""
+def started() -> Iterator[Bed]:
+    """A test bed with durable commits, removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     # As root the servers run as another user, which needs access to this folder.
     folder.chmod(0o711)
@@ -222,7 +222,7 @@ def server(
     environment["DATABASE_URL"] = database_url
     if redis_url is not None:
         environment["REDIS_URL"] = redis_url
-    # One caller makes all the calls at full speed and must never be rejected.
+    # One principal makes all calls at full speed and must never be rejected.
     given: dict[str, object] = {
         "listen": "127.0.0.1:0",
         "max_calls_per_second": 1_000_000,
@@ -244,7 +244,7 @@ def server(
         port = _announced_port(process)
         if port is None:
             log.seek(0)
-            raise RuntimeError(f"the server does not serve:\n{log.read()}")
+            raise RuntimeError(f"the server did not start:\n{log.read()}")
         yield Server(port, psutil.Process(process.pid))
     finally:
         log.close()
@@ -332,7 +332,7 @@ def loan_id(customer_id: int, number: int) -> int:
 
 
 def fill(url: str, first: int, last: int, loans_each: int) -> None:
-    """Add customers with these ids, each with `loans` loans (at most 31), and their positions.
+    """Add customers with these ids, each with `loans_each` loans (at most 31), and their positions.
 
     Their incomes and limits are the maximum, so that every request is approved.
     """

@@ -34,8 +34,8 @@ _ROUND_TRIP_CALLS = 50
 class Calls:
     """Measurements on one database of 30,000 customers, created on first use."""
 
-    def __init__(self, bed_: Bed, plan: Plan) -> None:
-        self._bed = bed_
+    def __init__(self, test_bed: Bed, plan: Plan) -> None:
+        self._bed = test_bed
         self._plan = plan
         self._random = random.Random(1)  # noqa: S311 - no secret
         self._url = ""
@@ -109,7 +109,7 @@ class Calls:
             real = self._server(running)
             spread = self._writing(real, "CreateLoan", self._create_body(CUSTOMERS), _booked)
             hot = self._writing(real, "CreateLoan", self._create_body(HOT_CUSTOMERS), _booked)
-            pay = self._writing(real, "RecordPayment", self._payment_body, _says_paid)
+            pay = self._writing(real, "RecordPayment", self._payment_body, _paid)
 
             def statements() -> Turn:
                 bed.settle(self.url)
@@ -118,7 +118,7 @@ class Calls:
             before = pgbench.loans_booked(self.url)
             statements()
             if pgbench.loans_booked(self.url) == before:
-                raise RuntimeError("pgbench booked nothing")
+                raise RuntimeError("pgbench booked no loan")
             turns = by_turns(self._plan.rounds, [spread, statements, hot, pay])
         return [
             Result(
@@ -220,7 +220,7 @@ class Calls:
             Result(
                 "pipeline",
                 "An empty handler in our server",
-                "an empty handler in grpc's server as it comes",
+                "an empty handler in grpc's plain server",
                 RATE,
                 None,
                 own,
@@ -267,7 +267,7 @@ class Calls:
         processors = len(self._bed.all_processors)
         used = sum(result.busy().values())
         result.notes.append(
-            f"{used:.2f} of {processors} processors were busy with it: "
+            f"{used:.2f} of {processors} processors were used: "
             + ", ".join(f"{name} {part:.2f}" for name, part in result.busy().items())
         )
         return [result]
@@ -344,7 +344,7 @@ class Calls:
 
 
 def loaded(
-    bed_: Bed,
+    test_bed: Bed,
     server: Server,
     order: Order,
     check: Callable[[bytes], bool] | None,
@@ -355,11 +355,11 @@ def loaded(
     Raises: LoadError: a call failed, or a response has unexpected content.
     """
     server_before = server.cpu_seconds()
-    database_before = bed.cpu_seconds_of_tree(bed_.database_pid)
+    database_before = bed.cpu_seconds_of_tree(test_bed.database_pid)
     with bed.on(processors):
         outcome = load.run_apart(order)
     server_cpu = server.cpu_seconds() - server_before
-    database_cpu = bed.cpu_seconds_of_tree(bed_.database_pid) - database_before
+    database_cpu = bed.cpu_seconds_of_tree(test_bed.database_pid) - database_before
     _ensure_good(order, outcome, check)
     return Turn(
         outcome.calls_per_second,
@@ -380,7 +380,7 @@ def _ensure_good(order: Order, outcome: Outcome, check: Callable[[bytes], bool] 
             f" {outcome.failure}"
         )
     if check is not None and not all(map(check, outcome.samples)):
-        raise load.LoadError(f"{order.method}: an answer is not what it must be")
+        raise load.LoadError(f"{order.method}: a response has unexpected content")
 
 
 # Requests and the checks of their responses.
@@ -420,7 +420,7 @@ def _booked(answer: bytes) -> bool:
     return pb.CreateLoanResponse.FromString(answer).loan.loan_id > 0
 
 
-def _says_paid(answer: bytes) -> bool:
+def _paid(answer: bytes) -> bool:
     paid: int = pb.RecordPaymentResponse.FromString(answer).payment.amount.units
     return paid == 100
 

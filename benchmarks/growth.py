@@ -19,8 +19,8 @@ _CALLERS = 4
 class Growth:
     """Measurements on one database per size, created on first use."""
 
-    def __init__(self, bed_: Bed, plan: Plan) -> None:
-        self._bed = bed_
+    def __init__(self, test_bed: Bed, plan: Plan) -> None:
+        self._bed = test_bed
         self._plan = plan
 
     def measure(self) -> list[Result]:
@@ -31,7 +31,7 @@ class Growth:
             for size in sizes:
                 url = self._bed.database(f"growth_{size}")
                 bed.fill(url, 1, size, _LOANS_EACH)
-                # Without a cache, which would answer most calls instead of the tables.
+                # A cache would serve most calls instead of the tables.
                 server = running.enter_context(bed.server(url, None, self._bed.serving))
                 works += [
                     _Work(self._bed, server, url, method, size, self._plan.seconds)
@@ -59,9 +59,9 @@ class Growth:
 
 class _Work:
     def __init__(
-        self, bed_: Bed, server: bed.Server, url: str, method: str, size: int, seconds: float
+        self, test_bed: Bed, server: bed.Server, url: str, method: str, size: int, seconds: float
     ) -> None:
-        self._bed = bed_
+        self._bed = test_bed
         self._server = server
         self._url = url
         self._method = method

@@ -28,7 +28,7 @@ from credit_service.v1 import ingestion_pb2
 _CUSTOMERS = 10_000
 _LOANS = 100_000
 _MANY_LOANS = 1_000_000
-_LOOK_SECONDS = 0.02
+_POLL_SECONDS = 0.02
 _PATIENCE_SECONDS = 600.0
 _SEED = 1
 
@@ -48,8 +48,8 @@ class _Files:
 class Ingestions:
     """Measurements, each round on a separate database with customers and no loans."""
 
-    def __init__(self, bed_: Bed, plan: Plan) -> None:
-        self._bed = bed_
+    def __init__(self, test_bed: Bed, plan: Plan) -> None:
+        self._bed = test_bed
         # Each takes seconds, regardless of the length of the plan's rounds.
         self._rounds = min(plan.rounds, 5)
         self._quick = plan.quick
@@ -91,7 +91,7 @@ class Ingestions:
             worker = running.enter_context(bed.worker(url, self._bed.redis_url))
             watch = running.enter_context(_memory_watched(worker))
             began = time.monotonic()
-            self._take_in(url, server, workbook, loans)
+            self._import(url, server, workbook, loans)
             seconds = time.monotonic() - began
         return [
             Result(
@@ -147,10 +147,10 @@ class Ingestions:
             # The start of the worker is not part of the measurement.
             time.sleep(2.0)
             began = time.perf_counter()
-            self._take_in(url, server, files.workbook, files.loans)
+            self._import(url, server, files.workbook, files.loans)
             return time.perf_counter() - began
 
-    def _take_in(self, url: str, server: Server, workbook: Path, loans: int) -> None:
+    def _import(self, url: str, server: Server, workbook: Path, loans: int) -> None:
         request = Request(uuid4())
         with open_channel(f"127.0.0.1:{server.port}") as channel:
             client = IngestionClient(channel)
@@ -174,7 +174,7 @@ class Ingestions:
 
 
 def _ensure_stored(ingestion: ingestion_pb2.Ingestion, loans: int) -> None:
-    # The customers are those that the database has.
+    # The database already has the customers.
     if ingestion.state != ingestion_pb2.INGESTION_STATE_SUCCEEDED or ingestion.inserted != loans:
         raise RuntimeError(f"not all of {loans:,} loans were stored: {ingestion}")
 
@@ -190,7 +190,7 @@ def _await_scores(url: str) -> None:
                     connection, after=0, today=TODAY, scorecard_version="standard-1", limit=1
                 ):
                     return
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
     finally:
         database.dispose()
     raise RuntimeError("the scores were not computed")
@@ -237,7 +237,7 @@ class _MemoryWatch:
         self._process = process
         self.done = threading.Event()
 
-    def look(self) -> None:
+    def sample(self) -> None:
         """Sample until `done`."""
         while not self.done.wait(0.05):
             held = 0
@@ -256,7 +256,7 @@ class _MemoryWatch:
 @contextmanager
 def _memory_watched(process: psutil.Process) -> Iterator[_MemoryWatch]:
     watch = _MemoryWatch(process)
-    thread = threading.Thread(target=watch.look, daemon=True)
+    thread = threading.Thread(target=watch.sample, daemon=True)
     thread.start()
     try:
         yield watch

@@ -106,7 +106,7 @@ class _Connection:
         message = b"\0" + struct.pack(">I", len(body)) + body
         self._send_window -= len(message)
         if self._send_window < 0:
-            raise LoadError("the server does not let in what it was sent")
+            raise LoadError("the server's flow-control window is full")
         self.out += _frame(_HEADERS, _END_HEADERS, stream, next(self._headers))
         self.out += _frame(_DATA, _END_STREAM, stream, message)
 
@@ -158,7 +158,7 @@ class _Connection:
         return ended
 
     def _end(self, stream: int) -> tuple[float, bytes | None]:
-        # A call that fails has a status and no message.
+        # A failed call has a status and no message.
         answer = self._answers.pop(stream, None)
         return time.perf_counter() - self._begun.pop(stream), answer and answer[5:]
 
@@ -170,7 +170,7 @@ class _Connection:
         elif kind == _WINDOW_UPDATE and stream == 0:
             self._send_window += int.from_bytes(payload)
         elif kind == _GOAWAY:
-            raise LoadError("the server ends the connection")
+            raise LoadError("the server is closing the connection")
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -238,7 +238,7 @@ def run(order: Order) -> Outcome:
         try:
             latencies, samples, failed = _loop(order, connections, bodies, selector)
         except StopIteration:
-            raise LoadError(f"{len(order.bodies):,} bodies were too few") from None
+            raise LoadError(f"all {len(order.bodies):,} bodies were used") from None
         except TimeoutError as error:
             raise LoadError("the server does not answer") from error
         finally:

@@ -40,7 +40,7 @@ def script(customers: int) -> str:
     read = str(bookings.READ)
     for plain, named in _NAMED:
         if plain not in read:
-            raise ValueError(f"the read has no {plain} any more")
+            raise ValueError(f"the read statement has no {plain}")
         read = read.replace(plain, named, 1)
     write = str(bookings.WRITE_APPROVED).replace(":request_id", ":r_new_request_id")
     for name in ("read_version", "scorecard_version", "decision_id", "loan_id"):

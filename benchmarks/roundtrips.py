@@ -33,21 +33,21 @@ class Counter:
                 client, _ = self._listener.accept()
                 server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 server.connect(self._target)
-                talk = _Talk(self)
+                relay = _Relay(self)
                 for source, sink, asks in ((client, server, True), (server, client, False)):
                     threading.Thread(
-                        target=talk.relay, args=(source, sink, asks), daemon=True
+                        target=relay.forward, args=(source, sink, asks), daemon=True
                     ).start()
 
 
-class _Talk:
-    """Relay one connection: a round trip starts when the client sends after the server has."""
+class _Relay:
+    """Relays one connection. A round trip starts when the client sends after the server."""
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
         self._asking = False
 
-    def relay(self, source: socket.socket, sink: socket.socket, asks: bool) -> None:
+    def forward(self, source: socket.socket, sink: socket.socket, asks: bool) -> None:
         with contextlib.suppress(OSError):
             while chunk := source.recv(_CHUNK_BYTES):
                 if asks and not self._asking:

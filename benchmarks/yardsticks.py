@@ -1,8 +1,8 @@
 """Servers for comparison: `python -m benchmarks.yardsticks empty|read|bare`.
 
-empty  the service's own server, including its interceptors, with a handler that does nothing read
-the same with a handler that reads one row by its primary key, with psycopg only bare grpc's server
-without the service's interceptors, with a handler that does nothing
+    empty  the service's server with its interceptors and a handler that does nothing
+    read   the same with a handler that reads one row by its primary key with psycopg
+    bare   grpc's server without the interceptors, with a handler that does nothing
 
 The first two implement CheckEligibility, the last one any method.
 """
@@ -29,7 +29,7 @@ class EmptyServicer(CreditServicer):
 
     def CheckEligibility(  # noqa: N802 - the contract's name
         self,
-        request: pb.CheckEligibilityRequest,  # noqa: ARG002 - nothing is done with it
+        request: pb.CheckEligibilityRequest,  # noqa: ARG002 - unused
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> pb.CheckEligibilityResponse:
         """An empty response."""
@@ -46,7 +46,7 @@ class ReadServicer(CreditServicer):
     def CheckEligibility(  # noqa: N802 - the contract's name
         self,
         request: pb.CheckEligibilityRequest,
-        context: grpc.ServicerContext,  # noqa: ARG002 - as grpc calls it
+        context: grpc.ServicerContext,  # noqa: ARG002 - required by grpc
     ) -> pb.CheckEligibilityResponse:
         """An empty response after reading the customer's row."""
         cursor = getattr(self._local, "cursor", None)

@@ -20,7 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 OUR_PACKAGE = "credit_service.v1"
 _REASONS = "ErrorReason"
-_MADE = "<!-- Generated from protos/ by `make generate`. Do not edit. -->\n"
+_GENERATED = "<!-- Generated from protos/ by `make generate`. Do not edit. -->\n"
 _MESSAGES, _ERRORS = "messages.md", "errors.md"
 _SCALARS = {
     FieldDescriptorProto.TYPE_BOOL: "bool",
@@ -100,7 +100,7 @@ def render(descriptor_set: bytes) -> dict[str, bytes]:
     for file in contract.files:
         for service in file.service:
             pages[_page_of(file)] = _service(contract, file, service)
-    return {name: (_MADE + text.rstrip() + "\n").encode() for name, text in pages.items()}
+    return {name: (_GENERATED + text.rstrip() + "\n").encode() for name, text in pages.items()}
 
 
 def _scopes(every: FileDescriptorSet) -> dict[str, str]:

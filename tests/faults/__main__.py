@@ -19,7 +19,7 @@ def main() -> int:
         "--plan", action="store_true", help="only print the planned faults and times"
     )
     given = parser.parse_args()
-    campaign.end_in_order_when_told()
+    campaign.exit_cleanly_on_signals()
     seed = random.randrange(2**32) if given.seed is None else given.seed  # noqa: S311 - no secret
     plan = Plan(
         seconds=given.seconds or (60.0 if given.short else 600.0),

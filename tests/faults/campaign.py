@@ -53,7 +53,7 @@ class Report:
         )
 
 
-def end_in_order_when_told() -> None:
+def exit_cleanly_on_signals() -> None:
     """Make SIGTERM and SIGINT end this process through its `finally` blocks, so that it cleans up.
     Call from the main thread."""
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0, help="duration of each load")
     parser.add_argument("--seed", type=int, help="seed of the faults and the load")
     given = parser.parse_args()
-    campaign.end_in_order_when_told()
+    campaign.exit_cleanly_on_signals()
     seed = random.randrange(2**32) if given.seed is None else given.seed  # noqa: S311 - no secret
     plan = Plan(given.seconds, callers=24, seed=seed, counts=_COUNTS, drain_seconds=30.0)
     print(f"seed {seed}")  # noqa: T201 - a command line

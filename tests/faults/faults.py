@@ -154,7 +154,7 @@ class Inflictor:
         try:
             time.sleep(fault.lasts_seconds)
         finally:
-            # A restarted one has its memory back.
+            # A restart has already restored the memory.
             with suppress(redis.RedisError):
                 self._in_redis(restore)
         return True

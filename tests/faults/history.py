@@ -69,7 +69,7 @@ class History:
                 self.findings.append(Finding(kind, text))
 
     def count(self, counter: Counter[str], name: str) -> None:
-        """Count one more."""
+        """Increment a counter."""
         with self._lock:
             counter[name] += 1
 

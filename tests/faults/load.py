@@ -189,7 +189,7 @@ class Load:
             tenure_months=pick.choice([1, 12, 60]),
         )
         asked = self._history.asks("CreateLoan", request)
-        # A decline leaves the version alone: only the request's key prevents a second one.
+        # A decline does not change the version: only the request's key prevents a second one.
         if units == _TOO_MUCH or pick.random() < 0.1:
             self._mutate_twice((stub, other), asked)
         else:

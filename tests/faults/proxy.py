@@ -4,11 +4,11 @@ A separate process, so that forwarding does not slow down the callers. It listen
 per link, and prints the ports as a line of JSON. It reads commands as lines of JSON from standard
 input and stops at its end:
 
-    {"link": "callers", "targets": [["127.0.0.1", 4711]]}   where connections go from now on
-    {"link": "server-redis", "delay_seconds": 2.0}           bytes arrive so much later
-    {"link": "worker-redis", "jitter_seconds": 0.01}         up to so much later, by chance
-    {"link": "server-database", "cut": "there"}              "there", "back" or "": held back
-    {"link": "callers", "reset": true}                       every connection ends with a reset
+    {"link": "callers", "targets": [["127.0.0.1", 4711]]}    targets of new connections
+    {"link": "server-redis", "delay_seconds": 2.0}           delay of all data
+    {"link": "worker-redis", "jitter_seconds": 0.01}         random delay up to this time
+    {"link": "server-database", "cut": "there"}              withhold data "there", "back" or ""
+    {"link": "callers", "reset": true}                       reset every connection
 
 Delayed and withheld data arrives in order later, even if its sender is gone by then: as on a real
 network, a message can take effect after its sender has given up.

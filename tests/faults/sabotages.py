@@ -151,7 +151,7 @@ SABOTAGES: Mapping[str, Callable[[], None]] = {
 
 
 def prepare(sabotage: str, database_url: str) -> None:
-    """Functions that each change the database beforehand."""
+    """Change the database for a sabotage, before the processes start."""
     if sabotage == "request-key":
         with psycopg.connect(database_url) as connection:
             connection.execute("ALTER TABLE requests DROP CONSTRAINT requests_pkey")

@@ -1,1 +1,1 @@
-"""Sends thousands of bad inputs to a real server; see `__main__` for the command."""
+"""Sends thousands of invalid inputs to a real server; see `__main__` for the command."""

@@ -1,8 +1,8 @@
 """`python -m tests.fuzz`: send mutants to a real stack; exits with 1 if there are findings.
 
-python -m tests.fuzz                                  all of them, about four minutes python -m
-tests.fuzz --seed 7 --only fields:1959 one of them again python -m tests.fuzz --only files one
-kind
+python -m tests.fuzz                                   all mutants, about four minutes
+python -m tests.fuzz --seed 7 --only fields:1959       one mutant of an earlier run
+python -m tests.fuzz --only files                      one kind
 """
 
 import argparse
@@ -18,7 +18,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seed", type=int, default=None, help="of all mutants")
+    parser.add_argument("--seed", type=int, default=None, help="seed of all mutants")
     parser.add_argument(
         "--only", action="append", default=[], help="KIND, KIND:NUMBER or KIND:FIRST-LAST"
     )

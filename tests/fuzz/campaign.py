@@ -45,7 +45,7 @@ MAX_GROWTH_BYTES = 64 * 1024 * 1024
 _SETTLE_SECONDS = 30.0
 CALLERS = 6
 _FINISH_SECONDS = 120.0
-_LOOK_EVERY = 500
+_CHECK_EVERY = 500
 _STREAMS = "32"
 
 
@@ -87,13 +87,13 @@ class Campaign:
         self._watched = {
             "server": running.running("credit_service.rpc"),
             "worker": running.running("workers"),
-            "server that asks for tokens": guarded.serving,
+            "server that requires tokens": guarded.serving,
         }
         self._rss_before = self._rss()
 
     def _warm_up(self) -> None:
         """Send valid calls of every kind, so that the server has its normal memory use."""
-        batch = world.good_batch(10_000)
+        batch = world.rejected_batch(10_000)
         stub = IngestionServiceStub(self._targets.channel)
         kind = ingestion_pb2.INGESTION_KIND_CUSTOMERS
         with ThreadPoolExecutor(CALLERS) as callers:
@@ -113,16 +113,16 @@ class Campaign:
                 self.report.sent[kind] += 1
                 for fault in outcome.faults:
                     self._find(f"{kind}:{number} {outcome.what[:300]}: {fault}")
-                if number % _LOOK_EVERY == 0:
-                    self._look(f"after {kind}:{number}")
-        self._look(f"after the {kind}")
+                if number % _CHECK_EVERY == 0:
+                    self._check_processes(f"after {kind}:{number}")
+        self._check_processes(f"after the {kind}")
         self.report.seconds[kind] = time.monotonic() - began
         print(self.report.line(kind), flush=True)  # noqa: T201 - a campaign takes minutes
 
     def _attempt(self, kind: str, number: int) -> Outcome:
         try:
             return self._fuzzer.attempt(kind, number)
-        except Exception as error:  # noqa: BLE001 - a finding, and the others go on
+        except Exception as error:  # noqa: BLE001 - a finding; the campaign continues
             return Outcome("", "not sent", (f"{type(error).__name__}: {error}",))
 
     def close(self) -> None:
@@ -147,21 +147,21 @@ class Campaign:
             for process, now in self._rss().items()
         )
 
-    def _look(self, when: str) -> None:
+    def _check_processes(self, when: str) -> None:
         """Check that the original processes still run and answer."""
-        for process, them in self._watched.items():
-            if not all(each.is_running() for each in them):
+        for process, members in self._watched.items():
+            if not all(each.is_running() for each in members):
                 self._find(f"the {process} has ended {when}")
         try:
             request = credit_service_pb2.ListCustomersRequest(page_size=1)
             CreditServiceStub(self._targets.channel).ListCustomers(request, timeout=30)
         except grpc.RpcError as error:
-            self._find(f"a good call fails {when}: {error}")
+            self._find(f"a valid call fails {when}: {error}")
 
     def _rss(self) -> dict[str, int]:
         return {
-            process: sum(each.memory_info().rss for each in them if each.is_running())
-            for process, them in self._watched.items()
+            process: sum(each.memory_info().rss for each in members if each.is_running())
+            for process, members in self._watched.items()
         }
 
     def _find(self, finding: str) -> None:
@@ -209,7 +209,7 @@ def _guarded(running: Up) -> Iterator[Guarded]:
     key, keys_file = runner.write_keys(running.folder)
     urls = running_urls(running.folder / "data")
     if urls is None:
-        raise RuntimeError("the stack does not tell where its databases are")
+        raise RuntimeError("the stack does not report the URLs of its databases")
     settings = environment(
         DATABASE_URL=str(urls.database_url),
         REDIS_URL=str(urls.redis_url),

@@ -109,7 +109,7 @@ class FieldMutants:
     def good(self, method: str, rng: random.Random, name: str) -> Mutant:
         """A valid call with a request id derived from the name."""
         messages = rng.choice(self.world.bases(method, numbered_uuid(self.seed, name)))
-        return Mutant(method, tuple(each.SerializeToString() for each in messages), "as it is")
+        return Mutant(method, tuple(each.SerializeToString() for each in messages), "valid")
 
 
 def _at(place: int, change: Callable[[Any], bool]) -> Callable[[list[Any]], bool]:
@@ -177,13 +177,13 @@ def _parent(message: Any, path: Sequence[str | int]) -> Any:
 def _reachable(change: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """A change that does nothing if an earlier one has removed its path."""
 
-    def careful(message: Any) -> bool:
+    def applied(message: Any) -> bool:
         try:
             return change(message)
         except IndexError:
             return False
 
-    return careful
+    return applied
 
 
 def _setting(site: _Site, value: Value) -> Callable[[Any], bool]:
@@ -254,12 +254,12 @@ def _wiping(message: Any) -> bool:
 def _stream_changes(base: Sequence[Any]) -> Iterator[tuple[str, Callable[[list[Any]], bool]]]:
     """Messages of a stream reordered, duplicated, omitted."""
     changes: Mapping[str, Callable[[list[Any]], list[Any]]] = {
-        "nothing at all": lambda _: [],
+        "no message": lambda _: [],
         "no header": lambda each: each[1:],
         "header twice": lambda each: [each[0], *each],
         "header last": lambda each: [*each[1:], each[0]],
         "header again at the end": lambda each: [*each, each[0]],
-        "an unset payload between": lambda each: [each[0], type(each[0])(), *each[1:]],
+        "an unset payload after the header": lambda each: [each[0], type(each[0])(), *each[1:]],
     }
     for what, change in changes.items():
 
@@ -268,12 +268,12 @@ def _stream_changes(base: Sequence[Any]) -> Iterator[tuple[str, Callable[[list[A
             return True
 
         yield what, applied
-    yield "the same again", _doubled
-    yield "header alone", _header_alone
-    yield "a hundred times the same", _hundredfold
+    yield "messages twice", _doubled
+    yield "header only", _header_only
+    yield "messages a hundred times", _hundredfold
     if isinstance(base[0], ingestion_service_pb2.IngestRowsRequest):
-        yield "a batch of nothing but empty rows", _empty_rows
-        yield "a row of nothing but unreadable cells", _unreadable_cells
+        yield "a batch of empty rows only", _empty_rows
+        yield "a row of unreadable cells only", _unreadable_cells
 
 
 def _doubled(messages: list[Any]) -> bool:
@@ -286,7 +286,7 @@ def _hundredfold(messages: list[Any]) -> bool:
     return False
 
 
-def _header_alone(messages: list[Any]) -> bool:
+def _header_only(messages: list[Any]) -> bool:
     del messages[1:]
     return False
 

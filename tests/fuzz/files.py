@@ -61,15 +61,15 @@ def _bases() -> Mapping[str, bytes]:
 # --- Bytes ----------------------------------------------------------------------------------------
 
 
-def _turn(rng: Rng, data: bytes) -> bytes:
+def _flip(rng: Rng, data: bytes) -> bytes:
     turned = bytearray(data)
     for _ in range(rng.choice([1, 1, 4, 64])):
         turned[rng.randrange(len(turned))] ^= 1 << rng.randrange(8)
     return bytes(turned)
 
 
-def _turn_near_the_end(rng: Rng, data: bytes) -> bytes:
-    """The offset of an archive's directory."""
+def _flip_near_the_end(rng: Rng, data: bytes) -> bytes:
+    """Changes the offset of an archive's directory."""
     turned = bytearray(data)
     for _ in range(rng.choice([1, 2, 8])):
         turned[-rng.randint(1, min(len(turned), 900))] = rng.randrange(256)
@@ -80,21 +80,21 @@ def _cut(rng: Rng, data: bytes) -> bytes:
     return data[: rng.randint(1, len(data) - 1)]
 
 
-def _put_in(rng: Rng, data: bytes) -> bytes:
+def _insert(rng: Rng, data: bytes) -> bytes:
     place = rng.randint(0, len(data))
     return data[:place] + rng.randbytes(rng.choice([1, 4, 1000])) + data[place:]
 
 
-def _before(rng: Rng, data: bytes) -> bytes:
+def _prepend(rng: Rng, data: bytes) -> bytes:
     return rng.choice([b"\x00", b"\xef\xbb\xbf", b"MZ", b"PK\x03\x04", b"<html>"]) + data
 
 
-def _after(rng: Rng, data: bytes) -> bytes:
+def _append(rng: Rng, data: bytes) -> bytes:
     return data + rng.choice([b"PK\x05\x06" + bytes(18), b"\x00" * 70_000, data])
 
 
 _BYTES: tuple[Callable[[Rng, bytes], bytes], ...] = (
-    *(_turn, _turn_near_the_end, _cut, _put_in, _before, _after),
+    *(_flip, _flip_near_the_end, _cut, _insert, _prepend, _append),
 )
 
 
@@ -199,7 +199,7 @@ def _prefix(_rng: Rng, data: bytes) -> bytes:
 
 
 _XML: tuple[Callable[[Rng, bytes], bytes], ...] = (
-    *(_turn, _cut, _drop_tag, _repeat_tag, _attribute, _attribute, _value, _value, _text),
+    *(_flip, _cut, _drop_tag, _repeat_tag, _attribute, _attribute, _value, _value, _text),
     *(_reference, _type, _type, _style, _document_type, _interruption, _nest, _other_encoding),
     _prefix,
 )
@@ -284,7 +284,7 @@ def _other_text(rng: Rng, data: bytes) -> bytes:
 
 
 _CSV: tuple[Callable[[Rng, bytes], bytes], ...] = (
-    *(_in_a_line, _in_a_line, _in_a_line, _other_text, _turn, _cut, _put_in),
+    *(_in_a_line, _in_a_line, _in_a_line, _other_text, _flip, _cut, _insert),
 )
 
 

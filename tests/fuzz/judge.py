@@ -81,11 +81,11 @@ def _faults_of_status(
     reason = infos[0].reason
     documented = status_of_reason().get(reason)
     if documented != code.name:
-        yield f"{reason} came as {code.name}, documented as {documented}"
+        yield f"{reason} has status {code.name}, documented is {documented}"
     if reason not in reasons_of(method):
         yield f"{reason} is not documented at {method}"
     if _LEAKS.search(status.message):
-        yield f"the message tells of the inside: {status.message}"
+        yield f"the message reveals internals: {status.message}"
     if reason in ("INVALID_FIELD", "PAGE_TOKEN_INVALID") and "fields" in infos[0].metadata:
         named = {each.field for each in _details(status, error_details_pb2.BadRequest)}
         if not named:

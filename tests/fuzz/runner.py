@@ -22,7 +22,7 @@ from tests.fuzz.world import World
 
 KINDS = ("fields", "wire", "rows", "files", "credentials", "bare")
 
-_NO_FAULT_OF_THE_FILE = frozenset(
+_SERVICE_FAULTS = frozenset(
     {
         ingestion_pb2.INGESTION_ERROR_CODE_ATTEMPTS_EXHAUSTED,
         ingestion_pb2.INGESTION_ERROR_CODE_FILE_LOST,
@@ -94,8 +94,8 @@ class Fuzzer:
         large = credentials.oversized(mutant)
         faults = judge.faults(mutant.method, answer, oversized=large)
         if mutant.refused and credentials.may_pass(answer.code) and not large:
-            faults.append(f"let in: {answer.code.name}")
-        return _outcome(mutant, answer, faults, judge_taken=False)
+            faults.append(f"admitted: {answer.code.name}")
+        return _outcome(mutant, answer, faults, judge_accepted=False)
 
     def _ingested(self, mutant: Mutant) -> Outcome:
         answer = calls.send(self._targets.channel, mutant)
@@ -111,23 +111,23 @@ class Fuzzer:
             ingestion_pb2.INGESTION_STATE_FAILED,
         ):
             faults.append(f"did not end: {state}")
-        if ended.error.code in _NO_FAULT_OF_THE_FILE:
-            faults.append(f"failed, and not by the file: {ended.error.message}")
+        if ended.error.code in _SERVICE_FAULTS:
+            faults.append(f"failed by a fault of the service: {ended.error.message}")
         faults += judge.unaccounted(ended)
         return _outcome(mutant, answer, faults)
 
 
 def _outcome(
-    mutant: Mutant, answer: Answer, faults: list[str], *, judge_taken: bool = True
+    mutant: Mutant, answer: Answer, faults: list[str], *, judge_accepted: bool = True
 ) -> Outcome:
-    if judge_taken and answer.code is grpc.StatusCode.OK:
+    if judge_accepted and answer.code is grpc.StatusCode.OK:
         rejected = sum(
             each.rejected for response in answer.responses for each in judge.ingestions_in(response)
         )
         if mutant.refused:
-            faults.append("taken, and must not be")
+            faults.append("accepted, and must be rejected")
         elif rejected < mutant.rejected:
-            faults.append(f"{rejected} rows rejected, {mutant.rejected} are bad")
+            faults.append(f"{rejected} rows rejected, {mutant.rejected} are invalid")
     status = answer.code.name if not answer.reason else f"{answer.code.name}/{answer.reason}"
     return Outcome(f"{mutant.method} {mutant.what}", status, tuple(faults))
 

@@ -1,4 +1,4 @@
-"""A few bad inputs of each kind as a regular test; `make fuzz` sends thousands."""
+"""A few invalid inputs of each kind as a regular test; `make fuzz` sends thousands."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,8 +31,8 @@ def fuzzer(
 ) -> Iterator[Fuzzer]:
     """All kinds of mutants for the server and a second one that requires tokens."""
     key, keys_file = runner.write_keys(tmp_path)
-    asks = {"token_keys": keys_file, "token_issuer": credentials.ISSUER}
-    guarded = CreditServer(settings.model_copy(update=asks), database)
+    required = {"token_keys": keys_file, "token_issuer": credentials.ISSUER}
+    guarded = CreditServer(settings.model_copy(update=required), database)
     guarded.start()
 
     def finish(ingestion_id: str) -> ingestion_pb2.Ingestion:
@@ -48,7 +48,7 @@ def fuzzer(
     guarded.stop(grace_seconds=5)
 
 
-def test_bad_inputs_are_answered_as_the_contract_says(fuzzer: Fuzzer) -> None:
+def test_invalid_inputs_get_documented_responses(fuzzer: Fuzzer) -> None:
     # Spread over the mutants with a single change, which come first.
     step = fuzzer.fields.systematic // SAMPLES["fields"]
     found = []
@@ -60,7 +60,7 @@ def test_bad_inputs_are_answered_as_the_contract_says(fuzzer: Fuzzer) -> None:
     assert not found
 
 
-def test_every_method_is_tried_with_every_field(fuzzer: Fuzzer) -> None:
+def test_every_field_of_every_method_is_mutated(fuzzer: Fuzzer) -> None:
     """Each field of each request, by its path, and each reason of the contract."""
     tried = {method for method, _, _, _ in fuzzer.fields.single}
     assert tried == METHODS.keys()
@@ -71,7 +71,7 @@ def test_every_method_is_tried_with_every_field(fuzzer: Fuzzer) -> None:
         assert reasons_of(method) <= status_of_reason().keys()
 
 
-def test_a_mutant_is_the_same_again(fuzzer: Fuzzer) -> None:
+def test_a_mutant_is_reproducible(fuzzer: Fuzzer) -> None:
     fields = fuzzer.fields
     again = FieldMutants(fields.seed, fields.world)
     for number in (0, 7, fields.systematic, fields.systematic + 99):

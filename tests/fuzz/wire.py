@@ -24,19 +24,19 @@ def _cut(rng: Rng, data: bytes) -> bytes:
     return data[: rng.randint(0, len(data))]
 
 
-def _turn_bits(rng: Rng, data: bytes) -> bytes:
+def _flip_bits(rng: Rng, data: bytes) -> bytes:
     turned = bytearray(data or b"\x00")
     for _ in range(rng.choice([1, 1, 2, 8])):
         turned[rng.randrange(len(turned))] ^= 1 << rng.randrange(8)
     return bytes(turned)
 
 
-def _put_in(rng: Rng, data: bytes) -> bytes:
+def _insert(rng: Rng, data: bytes) -> bytes:
     place = rng.randint(0, len(data))
     return data[:place] + rng.randbytes(rng.choice([1, 2, 7, 200])) + data[place:]
 
 
-def _take_out(rng: Rng, data: bytes) -> bytes:
+def _remove(rng: Rng, data: bytes) -> bytes:
     first = rng.randint(0, len(data))
     return data[:first] + data[first + rng.randint(1, 8) :]
 
@@ -99,7 +99,7 @@ def _too_large(rng: Rng, data: bytes) -> bytes:
 
 
 _CHANGES: tuple[Callable[[Rng, bytes], bytes], ...] = (
-    *(_cut, _turn_bits, _turn_bits, _put_in, _take_out, _double, _other_type, _unknown_field),
+    *(_cut, _flip_bits, _flip_bits, _insert, _remove, _double, _other_type, _unknown_field),
     *(_number_zero, _long_varint, _endless_length, _nest_messages, _nest_groups, _bad_text, _noise),
 )
 _RARE = 500

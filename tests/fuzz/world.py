@@ -128,7 +128,7 @@ def ingest(
     stub.IngestRows(iter(messages), timeout=30)
 
 
-def good_batch(count: int) -> ingestion.RowBatch:
+def rejected_batch(count: int) -> ingestion.RowBatch:
     """Customers that are all rejected because of their age."""
     rows = [customer_row(1_000_000 + number) for number in range(count)]
     for row in rows:

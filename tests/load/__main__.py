@@ -46,12 +46,12 @@ def main() -> int:
     parts = PARTS | ONE_ATTACK
     unknown = [each for each in names if each not in parts]
     if unknown:
-        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(parts)}")
+        parser.error(f"no such part: {', '.join(unknown)}; choose from {', '.join(parts)}")
     missed: list[str] = []
     for name in names:
         # Each on separate servers, because some are stopped.
-        with bed.laid() as laid:
-            report = parts[name](laid)
+        with bed.started() as test_bed:
+            report = parts[name](test_bed)
         report.note(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
         missed += report.missed
     print("\n".join(["", *missed, "all checks passed" if not missed else "some checks FAILED"]))  # noqa: T201

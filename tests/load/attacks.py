@@ -60,7 +60,7 @@ class Scene:
 
 
 @dataclass(slots=True)
-class _Doing:
+class _Attack:
     """A running attack."""
 
     scene: Scene
@@ -68,10 +68,10 @@ class _Doing:
     done: Counter[str] = field(default_factory=Counter)
     ends_at: float = field(default_factory=lambda: time.monotonic() + _MOST_SECONDS)
 
-    def again(self, times_a_second: float) -> Iterator[int]:
+    def ticks(self, per_second: float) -> Iterator[int]:
         """Yield numbers from 0 at a rate until the attack ends."""
         began, number = time.monotonic(), 0
-        while not self.wait(began + number / times_a_second - time.monotonic()):
+        while not self.wait(began + number / per_second - time.monotonic()):
             yield number
             number += 1
 
@@ -85,14 +85,14 @@ class _Doing:
 
 
 @contextmanager
-def _renewed(doing: _Doing) -> Iterator[Callable[[Callable[[Connection], object]], bool]]:
+def _reconnecting(attack: _Attack) -> Iterator[Callable[[Callable[[Connection], object]], bool]]:
     """Runs an action on a connection, which it reopens if the server closed it."""
     current: list[Connection] = []
 
     def on_one(act: Callable[[Connection], object]) -> bool:
         try:
             if not current:
-                current.append(doing.connect())
+                current.append(attack.connect())
             act(current[0])
             current[0].drain()
         except OSError:
@@ -106,60 +106,60 @@ def _renewed(doing: _Doing) -> Iterator[Callable[[Callable[[Connection], object]
         each.close()
 
 
-def _half_health_checks(doing: _Doing) -> None:
+def _incomplete_health_checks(attack: _Attack) -> None:
     """100 health checks per second without a message, and 12 unread watches."""
     watching: list[Connection] = []
     with suppress(OSError):
-        watching.append(doing.connect(window_bytes=0))
+        watching.append(attack.connect(window_bytes=0))
         for _ in range(12):
             watching[0].send(watching[0].begin(_WATCH), b"")
-            doing.done["watches"] += 1
-    with _renewed(doing) as on_one:
-        for _ in doing.again(100):
-            doing.done["checks"] += on_one(lambda each: each.begin(_CHECK))
+            attack.done["watches"] += 1
+    with _reconnecting(attack) as on_one:
+        for _ in attack.ticks(100):
+            attack.done["checks"] += on_one(lambda each: each.begin(_CHECK))
     for each in watching:
         each.close()
 
 
-def _half_calls(doing: _Doing) -> None:
+def _incomplete_calls(attack: _Attack) -> None:
     """20 reads per second without a message, with a valid token."""
-    metadata = authorized(doing.scene.token)
-    with _renewed(doing) as on_one:
-        for _ in doing.again(20):
-            doing.done["calls"] += on_one(lambda each: each.begin(_READ, metadata))
+    metadata = authorized(attack.scene.token)
+    with _reconnecting(attack) as on_one:
+        for _ in attack.ticks(20):
+            attack.done["calls"] += on_one(lambda each: each.begin(_READ, metadata))
 
 
-def _slow_calls(doing: _Doing) -> None:
+def _slow_calls(attack: _Attack) -> None:
     """20 reads per second that are cancelled immediately, and 40 with one byte per second.
 
     The 40 slow reads restart every four seconds.
     """
-    metadata = authorized(doing.scene.token)
+    metadata = authorized(attack.scene.token)
     slow: list[int] = []
 
     def act(each: Connection) -> None:
-        turn = doing.done["cancelled calls"]
+        turn = attack.done["cancelled calls"]
         if turn % 80 == 0 or not slow:
             slow[:] = [each.begin(_READ, metadata) for _ in range(40)]
-            doing.done["slow calls"] += 40
+            attack.done["slow calls"] += 40
         if turn % 20 == 0:
             for stream in slow:
                 each.send_raw(stream, b"\0")
         each.reset(each.begin(_READ, metadata))
-        doing.done["cancelled calls"] += 1
+        attack.done["cancelled calls"] += 1
 
-    with _renewed(doing) as on_one:
-        for _ in doing.again(20):
+    with _reconnecting(attack) as on_one:
+        for _ in attack.ticks(20):
             if not on_one(act):
                 slow.clear()
 
 
-def _endless_calls(doing: _Doing) -> None:
+def _endless_calls(attack: _Attack) -> None:
     """12 reads per second that announce 4 MiB: 20 KiB at once, then one byte per second.
 
     So they pass a load balancer that waits for a part of the message.
     """
-    metadata = authorized(doing.scene.token)
+    metadata = authorized(attack.scene.token)
     begun: list[int] = []
 
     def act(each: Connection) -> None:
@@ -169,49 +169,49 @@ def _endless_calls(doing: _Doing) -> None:
             each.send_raw(begun[-1], bytes(10 * 1024))
         for stream in begun[-60:-1:12]:
             each.send_raw(stream, b"\0")
-        doing.done["calls"] += 1
+        attack.done["calls"] += 1
 
-    with _renewed(doing) as on_one:
-        for _ in doing.again(12):
+    with _reconnecting(attack) as on_one:
+        for _ in attack.ticks(12):
             if not on_one(act):
                 begun.clear()
 
 
-def _streams(doing: _Doing) -> None:
+def _streams(attack: _Attack) -> None:
     """All streams available without credentials and to the careless principal, open and unread."""
     request = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
-    metadata = authorized(doing.scene.token)
+    metadata = authorized(attack.scene.token)
     held: list[Connection] = []
-    for _ in doing.again(2):
+    for _ in attack.ticks(2):
         with suppress(OSError):
-            held.append(doing.connect())
+            held.append(attack.connect())
             for _ in range(4):
                 held[-1].send(held[-1].begin(_REFLECTION), request, end=False)
-                doing.done["reflections"] += 1
+                attack.done["reflections"] += 1
         with suppress(OSError):
-            held.append(doing.connect(window_bytes=0))
+            held.append(attack.connect(window_bytes=0))
             for _ in range(4):
                 held[-1].send(held[-1].begin(_EVENTS, metadata), b"")
-                doing.done["watches of events"] += 1
+                attack.done["watches of events"] += 1
     for each in held:
         each.close()
 
 
 def _callers(
-    doing: _Doing, count: int, call: Callable[[CreditServiceStub, int], object], name: str
+    attack: _Attack, count: int, call: Callable[[CreditServiceStub, int], object], name: str
 ) -> None:
     """`count` callers on separate connections. Each calls at most once per second."""
 
     def caller(number: int) -> None:
         options = [("grpc.use_local_subchannel_pool", 1)]
-        with grpc.insecure_channel(doing.scene.target, options) as channel:
+        with grpc.insecure_channel(attack.scene.target, options) as channel:
             stub = CreditServiceStub(channel)
-            for turn in doing.again(1):
+            for turn in attack.ticks(1):
                 try:
                     call(stub, count * turn + number)
-                    doing.done[name] += 1
+                    attack.done[name] += 1
                 except grpc.RpcError as error:
-                    doing.done[f"{name} ended as {ended(error)}"] += 1
+                    attack.done[f"{name} ended as {ended(error)}"] += 1
 
     threads = [threading.Thread(target=caller, args=(number,)) for number in range(count)]
     for thread in threads:
@@ -220,9 +220,9 @@ def _callers(
         thread.join()
 
 
-def _searches(doing: _Doing) -> None:
+def _searches(attack: _Attack) -> None:
     """Sixty concurrent searches, every second, for names that no customer has."""
-    metadata: Any = authorized(doing.scene.token)
+    metadata: Any = authorized(attack.scene.token)
 
     def search(stub: CreditServiceStub, number: int) -> None:
         name = _UNKNOWN_NAMES[number % len(_UNKNOWN_NAMES)]
@@ -230,38 +230,38 @@ def _searches(doing: _Doing) -> None:
             pb.ListCustomersRequest(query=name, page_size=1000), timeout=5, metadata=metadata
         )
 
-    _callers(doing, 60, search, "searches")
+    _callers(attack, 60, search, "searches")
 
 
-def _bookers(doing: _Doing) -> None:
+def _bookers(attack: _Attack) -> None:
     """Twenty callers that book for one customer, whose row another transaction locks."""
-    metadata: Any = authorized(doing.scene.token)
-    customer_id = doing.scene.locked_customer
+    metadata: Any = authorized(attack.scene.token)
+    customer_id = attack.scene.locked_customer
 
     def book(stub: CreditServiceStub, _number: int) -> None:
         stub.CreateLoan(booking(customer_id), timeout=5, metadata=metadata)
 
-    with psycopg.connect(doing.scene.url) as holder:
+    with psycopg.connect(attack.scene.url) as holder:
         holder.execute("SELECT FROM customers WHERE customer_id = %s FOR UPDATE", [customer_id])
-        _callers(doing, 20, book, "bookings")
+        _callers(attack, 20, book, "bookings")
 
 
-def _idle_connections(doing: _Doing) -> None:
+def _idle_connections(attack: _Attack) -> None:
     """1,100 idle connections, opened at 500 per second; closed ones are reopened at 100 per
     second."""
     held: list[Connection] = []
-    for _ in doing.again(500):
+    for _ in attack.ticks(500):
         with suppress(OSError):
-            held.append(doing.connect())
-        doing.done["connections"] += 1
-        if doing.done["connections"] == _IDLE:
+            held.append(attack.connect())
+        attack.done["connections"] += 1
+        if attack.done["connections"] == _IDLE:
             break
-    for number in doing.again(100):
+    for number in attack.ticks(100):
         place = number % max(1, len(held))
         if not held or held[place].is_closed:
             with suppress(OSError):
-                each = doing.connect()
-                doing.done["connections"] += 1
+                each = attack.connect()
+                attack.done["connections"] += 1
                 for closed in held[place : place + 1]:
                     closed.close()
                 held[place : place + 1] = [each]
@@ -269,9 +269,9 @@ def _idle_connections(doing: _Doing) -> None:
         each.close()
 
 
-ATTACKS: dict[str, Callable[[_Doing], None]] = {
-    "half-health-checks": _half_health_checks,
-    "half-calls": _half_calls,
+ATTACKS: dict[str, Callable[[_Attack], None]] = {
+    "half-health-checks": _incomplete_health_checks,
+    "half-calls": _incomplete_calls,
     "slow-calls": _slow_calls,
     "endless-calls": _endless_calls,
     "streams": _streams,
@@ -290,13 +290,13 @@ def under_attack(scene: Scene, names: Sequence[str]) -> Iterator[Counter[str]]:
     spawned = multiprocessing.get_context("spawn")
     begun, stopped, found = spawned.Event(), spawned.Event(), spawned.SimpleQueue()
     process = spawned.Process(
-        target=_attack, args=(scene, tuple(names), begun, stopped, found), daemon=True
+        target=_run, args=(scene, tuple(names), begun, stopped, found), daemon=True
     )
     process.start()
     done: Counter[str] = Counter()
     try:
         if not begun.wait(_START_SECONDS):
-            raise RuntimeError("the attackers do not start")
+            raise RuntimeError("the attackers did not start")
         opens = "idle-connections" in names
         time.sleep(_OPENING_SECONDS if opens else _HEAD_START_SECONDS)
         yield done
@@ -305,20 +305,20 @@ def under_attack(scene: Scene, names: Sequence[str]) -> Iterator[Counter[str]]:
         process.join(_MOST_SECONDS)
         process.kill()
     if process.exitcode != 0 or found.empty():
-        raise RuntimeError(f"the attackers ended with {process.exitcode}")
+        raise RuntimeError(f"the attackers exited with {process.exitcode}")
     done.update(found.get())
 
 
-def _attack(scene: Scene, names: Sequence[str], begun: Event, stopped: Event, found: Any) -> None:
+def _run(scene: Scene, names: Sequence[str], begun: Event, stopped: Event, found: Any) -> None:
     """The attackers' process."""
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     raise_descriptor_limit()
-    doings = [_Doing(scene, stopped) for _ in names]
+    attacks = [_Attack(scene, stopped) for _ in names]
     with ThreadPoolExecutor(len(names)) as threads:
         ends = [
-            threads.submit(ATTACKS[name], each) for name, each in zip(names, doings, strict=True)
+            threads.submit(ATTACKS[name], each) for name, each in zip(names, attacks, strict=True)
         ]
         begun.set()
     for end in ends:
         end.result()
-    found.put(sum((each.done for each in doings), Counter()))
+    found.put(sum((each.done for each in attacks), Counter()))

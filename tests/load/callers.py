@@ -130,12 +130,12 @@ class Callers:
                 row[0] for row in connection.execute("SELECT payment_id FROM payments")
             }
         return ", ".join(
-            f"{name}: {len(told - stored)} lost, {len(stored - told)} doubled"
-            for name, told, stored in (
+            f"{name}: {len(acknowledged - stored)} lost, {len(stored - acknowledged)} duplicated"
+            for name, acknowledged, stored in (
                 ("loans", loans, stored_loans),
                 ("payments", payments, stored_payments),
             )
-            if told != stored
+            if acknowledged != stored
         )
 
 
@@ -184,10 +184,10 @@ def drained(url: str, seconds: float = 60.0) -> str:
 
 def ended(error: grpc.RpcError) -> str:
     """The end of a call: status, reason, and whether it has RetryInfo."""
-    # A grpc error is also the call, which the types do not express.
+    # The error of a call is also the call, despite its type.
     call: Any = error
     if rpc_status.from_call(call) is None:
         return f"{code_of(error).name} without details"
     refusal = refusal_of(error)
-    told = " with RetryInfo" if "RetryInfo" in refusal.details else ""
-    return f"{refusal.code.name} {refusal.reason}{told}"
+    retry = " with RetryInfo" if "RetryInfo" in refusal.details else ""
+    return f"{refusal.code.name} {refusal.reason}{retry}"

@@ -1,4 +1,4 @@
-"""5,000 calls and 500 streams, cancelled by their callers, leave nothing in the server."""
+"""5,000 calls and 500 streams cancelled by their callers: the server releases all resources."""
 
 import time
 import uuid
@@ -23,27 +23,29 @@ _STREAMS, _STREAMS_AT_ONCE = 500, 4
 _MOST_GROWTH_BYTES = 8 * 2**20
 
 
-def run(laid: Bed) -> Report:
+def run(test_bed: Bed) -> Report:
     """Run this part on a separate database."""
     report = Report("cancelled")
-    url = laid.database("cancelled")
+    url = test_bed.database("cancelled")
     bed.fill(url, 1, _CUSTOMERS, 3)
     with ExitStack() as running:
-        server = running.enter_context(bed.server(url, laid.redis_url, laid.all_processors))
+        server = running.enter_context(bed.server(url, test_bed.redis_url, test_bed.all_processors))
         stub: Any = server.stub(running)
         for name, cancel in (
             (f"{_CALLS:,} calls", partial(_cancel_calls, stub)),
             (f"{_STREAMS} streams", partial(_cancel_streams, stub)),
         ):
-            # A first round for what a server keeps: threads, connections, memory of the allocator.
+            # The first round fills what a server keeps: threads, connections, allocator memory.
             cancel()
-            _look(report, server, url, name, cancel)
+            _measure(report, server, url, name, cancel)
         left = stub.CheckEligibility(_check(1), timeout=10)
-        report.expect(left.approved, "the next call is answered")
+        report.expect(left.approved, "the next call succeeds")
     return report
 
 
-def _look(report: Report, server: Server, url: str, name: str, cancel: Callable[[], int]) -> None:
+def _measure(
+    report: Report, server: Server, url: str, name: str, cancel: Callable[[], int]
+) -> None:
     _settled(server, url)
     threads, memory = server.process.num_threads(), server.process.memory_info().rss
     began = time.monotonic()
@@ -52,8 +54,8 @@ def _look(report: Report, server: Server, url: str, name: str, cancel: Callable[
     busy = _settled(server, url)
     grown = server.process.memory_info().rss - memory
     more = server.process.num_threads() - threads
-    report.note(f"{name} cancelled in {seconds:.1f} s; {finished} had ended before")
-    report.expect(busy == 0, f"after {name}: {busy} connections at work or in a transaction")
+    report.note(f"{name} cancelled in {seconds:.1f} s; {finished} had ended earlier")
+    report.expect(busy == 0, f"after {name}: {busy} connections active or in a transaction")
     report.expect(more <= 0, f"after {name}: {more:+d} threads")
     report.expect(
         grown <= _MOST_GROWTH_BYTES, f"after {name}: memory grew by {grown / 2**20:.1f} MiB"

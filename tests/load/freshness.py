@@ -20,47 +20,49 @@ _EVENTS_PER_SECOND = 200
 _SECONDS = 20
 _CUSTOMERS = _EVENTS_PER_SECOND * (_SECONDS + 3)
 _LIMIT_SECONDS = 1.0
-_LOOK_SECONDS = 0.02
+_POLL_SECONDS = 0.02
 
 
-def run(laid: Bed) -> Report:
+def run(test_bed: Bed) -> Report:
     """Run this part on a separate database, with a server and a worker.
 
     Each customer has one event, so the version of its score identifies the event.
     """
     report = Report("freshness")
-    url = laid.database("freshness")
+    url = test_bed.database("freshness")
     bed.fill(url, 1, _CUSTOMERS, 3)
     with ExitStack() as running:
-        server = running.enter_context(bed.server(url, laid.redis_url, laid.all_processors))
-        worker = running.enter_context(bed.worker(url, laid.redis_url))
+        server = running.enter_context(bed.server(url, test_bed.redis_url, test_bed.all_processors))
+        worker = running.enter_context(bed.worker(url, test_bed.redis_url))
         channel = running.enter_context(grpc.insecure_channel(f"127.0.0.1:{server.port}"))
-        cache = running.enter_context(closing(PositionCache(laid.redis_url, timeout_seconds=1.0)))
+        cache = running.enter_context(
+            closing(PositionCache(test_bed.redis_url, timeout_seconds=1.0))
+        )
         sent: dict[int, float] = {}
         answered: dict[int, float] = {}
         observer = _Observer(url, cache, sent)
         observer.start()
         observer.ready.wait(10)
         _load(CreditServiceStub(channel), report, sent, answered)
-        report.expect(not drained(url), "all is done in the end")
+        report.expect(not drained(url), "all tasks are done at the end")
         observer.stop()
         used = worker.cpu_times()
         report.note(
-            f"of a processor each event took {server.cpu_seconds() / _CUSTOMERS * 1000:.1f} ms in"
-            f" the server, {(used.user + used.system) / _CUSTOMERS * 1000:.1f} ms in the worker"
+            f"CPU time per event: {server.cpu_seconds() / _CUSTOMERS * 1000:.1f} ms in the server,"
+            f" {(used.user + used.system) / _CUSTOMERS * 1000:.1f} ms in the worker"
         )
     # The commit is between the two times, so they bound the delay.
     measured = [each for each in observer.seen if each > 3 * _EVENTS_PER_SECOND]
     from_sending = [observer.seen[each] - sent[each] for each in measured]
     from_answer = [max(0.0, observer.seen[each] - answered[each]) for each in measured]
     report.note(
-        f"{len(measured):,} events; from the answer p50 {ms(percentile(from_answer, 0.5))},"
+        f"{len(measured):,} events; after the response p50 {ms(percentile(from_answer, 0.5))},"
         f" p99 {ms(percentile(from_answer, 0.99))}"
     )
     worst_p99 = percentile(from_sending, 0.99)
     report.expect(
         worst_p99 < _LIMIT_SECONDS,
-        f"from the call's sending, before the commit: p50 {ms(percentile(from_sending, 0.5))}, p99"
+        f"after the request, before the commit: p50 {ms(percentile(from_sending, 0.5))}, p99"
         f" {ms(worst_p99)}, at most 1 s",
     )
     report.expect(
@@ -95,7 +97,7 @@ def _load(
         calls.append(call)
     refused = sum(call.exception() is not None for call in calls)
     seconds = time.monotonic() - began
-    report.expect(not refused, f"{refused} calls refused")
+    report.expect(not refused, f"{refused} calls rejected")
     report.note(f"{_CUSTOMERS / seconds:,.0f} events a second for {seconds:.0f} s")
 
 
@@ -121,7 +123,7 @@ class _Observer(threading.Thread):
             # Customers without an event so far.
             (before,) = connection.execute("SELECT max(version) FROM customers").fetchone() or (0,)
             self.ready.set()
-            while not self._done.wait(_LOOK_SECONDS):
+            while not self._done.wait(_POLL_SECONDS):
                 rows = connection.execute(
                     """SELECT s.customer_id, s.customer_version
                     FROM credit_scores s JOIN customers c ON c.customer_id = s.customer_id

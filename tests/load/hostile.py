@@ -52,7 +52,7 @@ _SHARE = 0.5
 _MOST_RATIO = 3.0
 _DESCRIPTORS = 512
 _LOCKED = _CUSTOMERS
-_ALL = "all of them at once"
+_ALL = "all combined"
 _MESSAGE = re.compile(rb"[A-Z][a-z]+ [ -~]{10,}")
 """The status message in the bytes of the trailers."""
 _WITHOUT = {
@@ -116,12 +116,12 @@ def _works() -> Sequence[_Work]:
     )
 
 
-class _Ordinary:
+class _RegularClient:
     """A client at half of the capacity that also starts ingestions, and one that checks health like
     an orchestrator."""
 
-    def __init__(self, laid: Bed, tokens: "_Tokens") -> None:
-        self._laid, self._tokens = laid, tokens
+    def __init__(self, test_bed: Bed, tokens: "_Tokens") -> None:
+        self._test_bed, self._tokens = test_bed, tokens
         self._works = _works()
         self.rate = 0.0
         """Calls a second."""
@@ -139,16 +139,16 @@ class _Ordinary:
                     callers=8,
                     metadata=self._metadata(work),
                 )
-                with bed.on(self._laid.loading):
+                with bed.on(self._test_bed.loading):
                     held = load.run_apart(order).calls_per_second
             cost_seconds += work.share / held
         self.rate = self.rate or _SHARE / cost_seconds
 
-    def look(self, port: int, health: str, seconds: float) -> _Seen:
+    def measure(self, port: int, health: str, seconds: float) -> _Seen:
         """Call for some seconds."""
         seen, done = _Seen(), threading.Event()
         with ThreadPoolExecutor(len(self._works) + 1) as threads:
-            beside = threads.submit(self._beside, port, health, done)
+            ingesting = threads.submit(self._ingesting, port, health, done)
             calling = [threads.submit(self._call, work, port, seconds) for work in self._works]
             for each in calling:
                 found = each.result()
@@ -156,11 +156,11 @@ class _Ordinary:
                 seen.ends += found.ends
                 seen.failures |= found.failures
             done.set()
-            seen.ends += beside.result()
+            seen.ends += ingesting.result()
         return seen
 
     def _metadata(self, work: _Work) -> Pairs:
-        return authorized(self._tokens.of(f"ordinary-{work.method}"))
+        return authorized(self._tokens.token(f"ordinary-{work.method}"))
 
     def _call(self, work: _Work, port: int, seconds: float) -> _Seen:
         rate = self.rate * work.share
@@ -170,7 +170,7 @@ class _Ordinary:
         )
         ends: Counter[str] = Counter()
         try:
-            with bed.on(self._laid.loading):
+            with bed.on(self._test_bed.loading):
                 found = open_loop.run_apart(order)
         except (load.LoadError, subprocess.CalledProcessError) as error:
             # No call succeeded, some had no response, or the server closed the connection.
@@ -181,9 +181,9 @@ class _Ordinary:
         failures = {text.decode() for each in found.refusals for text in _MESSAGE.findall(each)}
         return _Seen(found.accepted + found.refused, +ends, failures)
 
-    def _beside(self, port: int, health: str, done: threading.Event) -> Counter[str]:
+    def _ingesting(self, port: int, health: str, done: threading.Event) -> Counter[str]:
         ends: Counter[str] = Counter()
-        metadata: Any = authorized(self._tokens.of("ordinary-ingestion"))
+        metadata: Any = authorized(self._tokens.token("ordinary-ingestion"))
         options = [("grpc.use_local_subchannel_pool", 1)]
         while not done.wait(0.5):
             # Each on a new connection, like a new client.
@@ -194,7 +194,7 @@ class _Ordinary:
                 try:
                     IngestionServiceStub(channel).IngestRows(iter(()), timeout=3, metadata=metadata)
                 except grpc.RpcError as error:
-                    ends["ingestion" if _was_let_in(error) else "ingestion failed"] += 1
+                    ends["ingestion" if _was_admitted(error) else "ingestion failed"] += 1
                 try:
                     health_pb2_grpc.HealthStub(direct).Check(
                         health_pb2.HealthCheckRequest(), timeout=2
@@ -205,9 +205,8 @@ class _Ordinary:
         return ends
 
 
-def _was_let_in(error: grpc.RpcError) -> bool:
-    """Whether an ingestion without a message was admitted, so that its error is the missing
-    message."""
+def _was_admitted(error: grpc.RpcError) -> bool:
+    """Whether an ingestion was admitted: its only error is the missing message."""
     try:
         return refusal_of(error).reason == "STREAM_ORDER_INVALID"
     except AssertionError:
@@ -224,7 +223,7 @@ class _Tokens:
         self.path.write_text(json.dumps({"keys": [public]}))
         self._made: dict[str, str] = {}
 
-    def of(self, principal: str) -> str:
+    def token(self, principal: str) -> str:
         """A token that is valid for the whole campaign."""
         if principal not in self._made:
             claims = {
@@ -263,21 +262,21 @@ class _Round:
 class _Campaign:
     """The attacks on one database."""
 
-    def __init__(self, laid: Bed, report: Report, tokens: _Tokens) -> None:
-        self._laid, self._report, self._tokens = laid, report, tokens
-        self._url = laid.database("hostile")
+    def __init__(self, test_bed: Bed, report: Report, tokens: _Tokens) -> None:
+        self._test_bed, self._report, self._tokens = test_bed, report, tokens
+        self._url = test_bed.database("hostile")
         _fill(self._url)
-        self._ordinary = _Ordinary(laid, tokens)
+        self._regular = _RegularClient(test_bed, tokens)
         self._before = _Seen()
         self._table: list[str] = []
 
     def attack(self, where: str, *, balanced: bool, names: Sequence[str]) -> None:
         """Run each of these attacks, and all of them combined if there are several."""
         with self._serving(balanced=balanced) as (port, health):
-            self._ordinary.warm(port)
-            self._before = self._look(port, health)
+            self._regular.warm(port)
+            self._before = self._measure(port, health)
             self._report.note(
-                f"{where}: {self._ordinary.rate:,.0f} calls a second, no attack: {self._before}"
+                f"{where}: {self._regular.rate:,.0f} calls a second, no attack: {self._before}"
             )
             for name in names:
                 self._attack(where, name, [name], port, health)
@@ -290,7 +289,7 @@ class _Campaign:
         rounds: list[_Round] = []
         for _ in range(_ROUNDS):
             seen, done = self._under(names, port, health)
-            after = self._look(port, health)
+            after = self._measure(port, health)
             quiet = percentile(self._before.seconds + after.seconds, 0.99)
             rounds.append(_Round(quiet, seen, done, self._before.failed + after.failed))
             self._before = after
@@ -299,7 +298,7 @@ class _Campaign:
         failed = sum(each.seen.failed for each in rounds if not each.failed_without)
         self._table.append(_line(what, where, middle.quiet, middle.seen, failed))
         ratios = ", ".join(each.summary for each in rounds)
-        line = f"{where}, {what} ({_said(middle.done)}): {middle.seen}; rounds: {ratios}"
+        line = f"{where}, {what} ({_listed(middle.done)}): {middle.seen}; rounds: {ratios}"
         if what == _ALL:
             self._report.note(line)  # exceeds two processors: docs/reliability.md
         else:
@@ -312,14 +311,14 @@ class _Campaign:
             with psycopg.connect(self._url, autocommit=True) as connection:
                 connection.execute("DROP INDEX customers_name_idx, customers_last_name_idx")
         with self._serving(balanced=False, without=",".join(weakened)) as (port, health):
-            self._ordinary.look(port, health, _WARM_SECONDS)
+            self._regular.measure(port, health, _WARM_SECONDS)
             for name in names:
-                before = self._ordinary.look(port, health, _WARM_SECONDS)
+                before = self._regular.measure(port, health, _WARM_SECONDS)
                 seen, done = self._under([name], port, health)
                 self._table.append(_line(name, f"without {guards}", before.p99, seen, seen.failed))
                 self._report.expect(
-                    _suffered(seen, before.p99),
-                    f"control: without {guards}, {name} ({_said(done)}): {seen}",
+                    _is_affected(seen, before.p99),
+                    f"control: without {guards}, {name} ({_listed(done)}): {seen}",
                 )
 
     def show(self) -> None:
@@ -328,15 +327,15 @@ class _Campaign:
         for line in (f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *self._table):
             self._report.note(line)
 
-    def _look(self, port: int, health: str) -> _Seen:
-        return self._ordinary.look(port, health, _QUIET_SECONDS)
+    def _measure(self, port: int, health: str) -> _Seen:
+        return self._regular.measure(port, health, _QUIET_SECONDS)
 
     def _under(self, names: Sequence[str], port: int, health: str) -> tuple[_Seen, Counter[str]]:
         """The regular client's results during these concurrent attacks, and the attacks'
         actions."""
-        scene = Scene(f"127.0.0.1:{port}", self._url, self._tokens.of("careless"), _LOCKED)
+        scene = Scene(f"127.0.0.1:{port}", self._url, self._tokens.token("careless"), _LOCKED)
         with under_attack(scene, names) as done:
-            seen = self._ordinary.look(port, health, _SECONDS)
+            seen = self._regular.measure(port, health, _SECONDS)
         return seen, done
 
     @contextmanager
@@ -347,8 +346,8 @@ class _Campaign:
             server = running.enter_context(
                 bed.server(
                     self._url,
-                    self._laid.redis_url,
-                    self._laid.serving,
+                    self._test_bed.redis_url,
+                    self._test_bed.serving,
                     module=("tests.weakened", f"descriptors={_DESCRIPTORS}", f"without={without}"),
                     max_wait_seconds=Settings.model_fields["max_wait_seconds"].default,
                     metrics_listen=f"127.0.0.1:{ready_port}",
@@ -358,12 +357,12 @@ class _Campaign:
             )
             target, port = f"127.0.0.1:{server.port}", server.port
             if balanced:
-                with bed.on(self._laid.loading):
+                with bed.on(self._test_bed.loading):
                     port = running.enter_context(balancing([(target, ready_port)], ready=1))
             yield port, target
 
 
-def _suffered(seen: _Seen, quiet: float) -> bool:
+def _is_affected(seen: _Seen, quiet: float) -> bool:
     return bool(seen.failed) or seen.p99 > _MOST_RATIO * quiet
 
 
@@ -373,7 +372,7 @@ def _line(what: str, where: str, quiet: float, seen: _Seen, failed: int) -> str:
     return f"| {what} | {where} | {ms(quiet)} | {attacked} | {ratio} | {failed:,} |"
 
 
-def _said(done: Counter[str]) -> str:
+def _listed(done: Counter[str]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in sorted(done.items()))
 
 
@@ -393,12 +392,12 @@ def _fill(url: str) -> None:
     bed.settle(url)
 
 
-def run(laid: Bed, only: str = "") -> Report:
+def run(test_bed: Bed, only: str = "") -> Report:
     """Run this part on a separate database: all attacks, or one of them."""
     report = Report("hostile")
     names = [only] if only else list(ATTACKS)
     with tempfile.TemporaryDirectory() as folder:
-        campaign = _Campaign(laid, report, _Tokens(Path(folder)))
+        campaign = _Campaign(test_bed, report, _Tokens(Path(folder)))
         campaign.attack("server alone", balanced=False, names=names)
         campaign.attack("balancer", balanced=True, names=names)
         for guards, attacks in _WITHOUT.items():

@@ -69,7 +69,7 @@ def run(order: Order) -> Outcome:
             if now >= until and ended == sent:
                 break
             if now > until + _PATIENCE_SECONDS:
-                raise LoadError(f"{sent - ended} calls were never answered")
+                raise LoadError(f"{sent - ended} calls had no response")
             next_due = began + (sent + 1) / order.calls_per_second
             wait_seconds = max(0.0, next_due - time.perf_counter()) if now < until else 0.05
             for key, _ in selector.select(wait_seconds):

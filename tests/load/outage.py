@@ -21,16 +21,16 @@ _AWAY_SECONDS = 10.0
 _READY_SECONDS = 5.0
 
 
-def run(laid: Bed) -> Report:
+def run(test_bed: Bed) -> Report:
     """Run this part on separate servers, one of which is stopped."""
     report = Report("outage")
-    url = laid.database("outage")
+    url = test_bed.database("outage")
     bed.fill(url, 1, _CUSTOMERS, 3)
     with ExitStack() as running:
         server = running.enter_context(
-            bed.server(url, laid.redis_url, laid.all_processors, max_wait_seconds=0.5)
+            bed.server(url, test_bed.redis_url, test_bed.all_processors, max_wait_seconds=0.5)
         )
-        running.enter_context(bed.worker(url, laid.redis_url))
+        running.enter_context(bed.worker(url, test_bed.redis_url))
         target = f"127.0.0.1:{server.port}"
         health = running.enter_context(_Health(target))
         # No retry policy, so that every rejection is visible.
@@ -38,17 +38,17 @@ def run(laid: Bed) -> Report:
             time.sleep(3.0)
             stopped_at = time.monotonic()
             # A fast shutdown, as by an administrator.
-            psutil.Process(laid.database_pid).send_signal(signal.SIGINT)
+            psutil.Process(test_bed.database_pid).send_signal(signal.SIGINT)
             time.sleep(_AWAY_SECONDS)
-            laid._stack.revive()
+            test_bed._stack.revive()
             back_at = time.monotonic()
             time.sleep(6.0)
         _judge(report, callers, health, stopped_at, back_at)
         left = callers.settle()
-        account = callers.account(url) or "nothing lost, nothing doubled"
+        account = callers.account(url) or "nothing lost, nothing duplicated"
         report.expect(
             left == 0 and account.startswith("nothing"),
-            f"{len(callers.asked):,} mutations, {left} never answered: {account}",
+            f"{len(callers.asked):,} writes, {left} without a response: {account}",
         )
         left_to_do = drained(url)
         report.expect(not left_to_do, f"outbox: {left_to_do or 'empty'}")
@@ -65,17 +65,17 @@ def _judge(
         late = max(late, at - back_at)
     report.expect(
         set(found) == {"UNAVAILABLE DATABASE_UNAVAILABLE with RetryInfo"},
-        f"{sum(callers.calls.values()):,} calls; refusals {dict(found)}",
+        f"{sum(callers.calls.values()):,} calls; rejections {dict(found)}",
     )
-    report.expect(late <= _READY_SECONDS, f"the last refusal {late:+.1f} s after it was back")
-    report.note(f"answered calls: p99 {ms(percentile(callers.latencies, 0.99))}")
+    report.expect(late <= _READY_SECONDS, f"the last rejection {late:+.1f} s after the restart")
+    report.note(f"successful calls: p99 {ms(percentile(callers.latencies, 0.99))}")
     down = [at for at, serving in health.turns if not serving and at > stopped_at]
     up = [at for at, serving in health.turns if serving and at > back_at]
     down_after = down[0] - stopped_at if down else float("inf")
     up_after = up[0] - back_at if up else float("inf")
     report.expect(
         down_after <= _READY_SECONDS and up_after <= _READY_SECONDS,
-        f"readiness down after {down_after:.1f} s, up again {up_after:.1f} s after it was back",
+        f"NOT_SERVING after {down_after:.1f} s, SERVING {up_after:.1f} s after the restart",
     )
 
 

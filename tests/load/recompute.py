@@ -13,14 +13,14 @@ _CUSTOMERS = 100_000
 _LIMIT_SECONDS = 30.0
 
 
-def run(laid: Bed) -> Report:
+def run(test_bed: Bed) -> Report:
     """Run this part on a separate database, with a regular worker."""
     report = Report("recompute")
-    url = laid.database("recompute")
+    url = test_bed.database("recompute")
     bed.fill(url, 1, _CUSTOMERS, 3)
     with ExitStack() as running:
         connection = running.enter_context(psycopg.connect(url, autocommit=True))
-        running.enter_context(bed.worker(url, laid.redis_url))
+        running.enter_context(bed.worker(url, test_bed.redis_url))
         time.sleep(3.0)
         began = time.monotonic()
         connection.execute(

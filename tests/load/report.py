@@ -13,7 +13,7 @@ class Report:
 
     def note(self, line: str) -> None:
         """Print an observation."""
-        print(f"{self.name}: {line}", flush=True)  # noqa: T201 - what a command line is for
+        print(f"{self.name}: {line}", flush=True)  # noqa: T201 - the command's output
 
     def expect(self, holds: bool, line: str) -> None:
         """Print an observation, and whether it meets the expectation."""

@@ -18,24 +18,24 @@ from tests.load.report import Report, ms, percentile
 
 _CUSTOMERS = 500
 _ROUNDS = 2
-# As in docker-compose.yml: until a load balancer has noticed that a server is stopping.
+# As in docker-compose.yml: the time in which a load balancer notices a stopping server.
 _BALANCED_DELAY_SECONDS = 3.0
 
 
-def run(laid: Bed) -> Report:
+def run(test_bed: Bed) -> Report:
     """Clients with two addresses, as fallback and with round robin, and with one load balancer as
     in docker-compose.yml."""
     report = Report("rolling")
     for name, reach, delay_seconds in (
-        ("one address after the other", _one_after_the_other, 0.0),
-        ("round robin", _by_turns, 0.0),
+        ("addresses in order", _in_order, 0.0),
+        ("round robin", _round_robin, 0.0),
         ("behind the balancer", _balanced, _BALANCED_DELAY_SECONDS),
     ):
-        url = laid.database("rolling")
+        url = test_bed.database("rolling")
         bed.fill(url, 1, _CUSTOMERS, 3)
         with ExitStack() as running:
             servers = [
-                running.enter_context(_Restartable(laid, url, delay_seconds)) for _ in range(2)
+                running.enter_context(_Restartable(test_bed, url, delay_seconds)) for _ in range(2)
             ]
             channel = reach(running, servers)
             _roll(report, url, name, channel, servers)
@@ -45,12 +45,12 @@ def run(laid: Bed) -> Report:
 _OpenChannel = Callable[[], grpc.Channel]
 
 
-def _one_after_the_other(_running: ExitStack, servers: "list[_Restartable]") -> _OpenChannel:
+def _in_order(_running: ExitStack, servers: "list[_Restartable]") -> _OpenChannel:
     targets = ",".join(server.target for server in servers)
     return lambda: open_channel(f"ipv4:{targets}")
 
 
-def _by_turns(_running: ExitStack, servers: "list[_Restartable]") -> _OpenChannel:
+def _round_robin(_running: ExitStack, servers: "list[_Restartable]") -> _OpenChannel:
     targets = ",".join(server.target for server in servers)
     config = {**SERVICE_CONFIG, "loadBalancingConfig": [{"round_robin": {}}]}
     options = [("grpc.service_config", json.dumps(config))]
@@ -75,7 +75,7 @@ def _roll(
         for _ in range(_ROUNDS):
             for server in servers:
                 server.restart()
-                # Also until the next check of a load balancer.
+                # Includes the next check of a load balancer.
                 time.sleep(2.0)
     codes = [ended(error) for _, error in callers.failures]
     report.expect(
@@ -84,10 +84,10 @@ def _roll(
         f" {len(callers.failures)} failed {sorted(set(codes)) or ''}",
     )
     report.note(
-        f"{name}: p99 {ms(percentile(callers.latencies, 0.99))}, at worst"
+        f"{name}: p99 {ms(percentile(callers.latencies, 0.99))}, maximum"
         f" {ms(max(callers.latencies))}"
     )
-    account = callers.account(url) or "nothing lost, nothing doubled"
+    account = callers.account(url) or "nothing lost, nothing duplicated"
     report.expect(account.startswith("nothing"), f"{name}: {account}")
     report.expect(not callers.wrong, f"{name}: {len(callers.wrong)} wrong answers")
 
@@ -95,8 +95,8 @@ def _roll(
 class _Restartable:
     """A server on a separate port."""
 
-    def __init__(self, laid: Bed, url: str, delay_seconds: float) -> None:
-        self._laid, self._url, self._delay_seconds = laid, url, delay_seconds
+    def __init__(self, test_bed: Bed, url: str, delay_seconds: float) -> None:
+        self._test_bed, self._url, self._delay_seconds = test_bed, url, delay_seconds
         self.target, self.ready_port = f"127.0.0.1:{free_port()}", free_port()
         self._running = ExitStack()
 
@@ -116,8 +116,8 @@ class _Restartable:
         self._running.enter_context(
             bed.server(
                 self._url,
-                self._laid.redis_url,
-                self._laid.all_processors,
+                self._test_bed.redis_url,
+                self._test_bed.all_processors,
                 listen=self.target,
                 metrics_listen=f"127.0.0.1:{self.ready_port}",
                 shutdown_delay_seconds=self._delay_seconds,

@@ -21,30 +21,30 @@ _ROUND_SECONDS = 10.0
 _CALLERS = 4
 
 
-def run(laid: Bed) -> Report:
+def run(test_bed: Bed) -> Report:
     """Run this part on a separate database."""
     report = Report("slow cache")
-    url = laid.database("slow_cache")
+    url = test_bed.database("slow_cache")
     bed.fill(url, 1, _CUSTOMERS, 3)
     with ExitStack() as running:
-        proxy = running.enter_context(_Proxy(laid.redis_url))
-        server = running.enter_context(bed.server(url, proxy.url, laid.all_processors))
-        bare = running.enter_context(bed.server(url, None, laid.all_processors))
+        proxy = running.enter_context(_Proxy(test_bed.redis_url))
+        server = running.enter_context(bed.server(url, proxy.url, test_bed.all_processors))
+        bare = running.enter_context(bed.server(url, None, test_bed.all_processors))
         _check(bare.port, 2.0)
         _check(server.port, 2.0)
         without = _check(bare.port, _ROUND_SECONDS)
         p99, worst = percentile(without, 0.99), max(without)
-        report.note(f"without a cache: p99 {ms(p99)}, at worst {ms(worst)}")
+        report.note(f"without a cache: p99 {ms(p99)}, maximum {ms(worst)}")
         well = _check(server.port, _ROUND_SECONDS)
-        report.note(f"with one: p99 {ms(percentile(well, 0.99))}, at worst {ms(max(well))}")
-        for name, hurt in (("slow by 2 s", proxy.slow_down), ("gone", proxy.close)):
-            hurt()
+        report.note(f"with a cache: p99 {ms(percentile(well, 0.99))}, maximum {ms(max(well))}")
+        for name, fail in (("delayed by 2 s", proxy.slow_down), ("down", proxy.close)):
+            fail()
             found = _check(server.port, _ROUND_SECONDS)
             found_p99 = percentile(found, 0.99)
             report.expect(
                 found_p99 <= p99 + _MORE_SECONDS,
                 f"{name}: {len(found):,} checks, p99 {ms(found_p99)}, at most 50 ms more than"
-                f" {ms(p99)}; at worst {ms(max(found))}",
+                f" {ms(p99)}; maximum {ms(max(found))}",
             )
     return report
 

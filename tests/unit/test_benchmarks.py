@@ -76,7 +76,7 @@ def test_long_answers_arrive_whole() -> None:
     assert set(outcome.samples) == {b"a" * 300_000}
 
 
-def test_failures_are_counted_apart_and_say_why() -> None:
+def test_failures_are_counted_separately_with_a_reason() -> None:
     def fail(_request: bytes, context: grpc.ServicerContext) -> bytes:
         context.abort(grpc.StatusCode.NOT_FOUND, "there is no such thing")
 
@@ -87,15 +87,15 @@ def test_failures_are_counted_apart_and_say_why() -> None:
     assert "there is no such thing" in outcome.failure
 
 
-def test_too_few_bodies_are_an_error() -> None:
+def test_running_out_of_bodies_is_an_error() -> None:
     with (
         serving(lambda request, _context: request) as port,
-        pytest.raises(LoadError, match="too few"),
+        pytest.raises(LoadError, match="all 10 bodies were used"),
     ):
         load.run(Order(port, "/x.X/Y", [b"a"] * 10, 1.0, callers=4, channels=1, once=True))
 
 
-def test_works_take_turns_after_one_to_warm_up() -> None:
+def test_workloads_alternate_after_a_warm_up() -> None:
     done: list[str] = []
 
     def work(name: str) -> Callable[[], Turn]:
@@ -150,7 +150,7 @@ def test_a_goal_is_met_or_not(goal: Goal | None, met: bool | None) -> None:
     assert result(goal).met is met
 
 
-def test_the_table_and_the_json_tell_the_same(tmp_path: Path) -> None:
+def test_the_table_and_the_json_are_equal(tmp_path: Path) -> None:
     results = [
         result(Goal("≥", 0.6)),
         result(Goal("≤", 4), unit=SECONDS, name="times"),

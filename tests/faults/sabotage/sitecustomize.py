@@ -1,4 +1,4 @@
-"""Takes the guard out that FAULTS_SABOTAGE names, before anything of the service runs."""
+"""Removes the guard FAULTS_SABOTAGE before any code of the service runs."""
 
 import os
 
