@@ -27,7 +27,7 @@ def program() -> str:
         return str(Path(package.origin).with_name("bin") / "haproxy")
     found = shutil.which("haproxy")
     if found is None:
-        raise FileNotFoundError("HAProxy is not installed; 2.8.16 or later is needed")
+        raise FileNotFoundError("HAProxy is not installed; install version 2.8.16 or later")
     return found
 
 

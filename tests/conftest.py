@@ -1,4 +1,4 @@
-"""Fixtures with the real PostgreSQL and Valkey: `database`, `database_url`, `redis_url`.
+"""Fixtures on the real PostgreSQL and Valkey: `database`, `database_url`, `redis_url`.
 
 Both servers start once per test session, in a separate folder, unless TEST_DATABASE_URL
 (postgresql://…, with a user who may create databases) and TEST_REDIS_URL name other servers. The
@@ -46,7 +46,7 @@ _YOUNG_SECONDS = 60.0
 
 
 def _keep_temporary_files_in_memory() -> None:
-    """For this process and those it starts, unless TMPDIR names another place."""
+    """Applies to this process and its children, unless TMPDIR names another folder."""
     if "TMPDIR" in os.environ or not _MEMORY.is_dir():
         return
     room = os.statvfs(_MEMORY)
@@ -88,14 +88,14 @@ def _logs_as_before() -> Iterator[None]:
     structlog.configure(**of_structlog)
 
 
-def _let_interrupts_through() -> None:
-    """Started in the background, as by `make test &`, this process ignores SIGINT, and so would
-    every process that a test starts and interrupts."""
+def _restore_interrupts() -> None:
+    """Handle SIGINT, which a process started in the background (`make test &`) and its children
+    would ignore; tests interrupt children."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-_let_interrupts_through()
+_restore_interrupts()
 
 
 def pytest_collection_finish() -> None:
@@ -119,7 +119,7 @@ def _remove_leftovers() -> None:
     have the lock yet, so new folders are kept.
     """
     for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/lock"):
-        # Running sessions, and other users, keep their folders.
+        # Skip the folders of running sessions and other users.
         with contextlib.suppress(StackError, OSError):
             if time.time() - lock.parent.stat().st_mtime > _YOUNG_SECONDS:
                 EmbeddedStack(lock.parent).stop_leftovers()

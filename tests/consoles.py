@@ -15,7 +15,7 @@ from credit_service.settings import Settings
 
 @contextlib.contextmanager
 def console(address: str, **settings: Any) -> Iterator[str]:
-    """The console for the server at `address`; its host and port."""
+    """Run a console for the server at `address`; yields its host and port."""
     chosen = Settings(server_address=address, console_listen="127.0.0.1:0", **settings)
     stop, told = threading.Event(), threading.Event()
     urls: list[str] = []

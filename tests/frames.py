@@ -1,5 +1,5 @@
 """HTTP/2 frame by frame, for input that client libraries do not send: a call with headers only, a
-client that reads nothing, a silent connection."""
+client that reads nothing, an idle connection."""
 
 import socket
 import struct

@@ -120,7 +120,7 @@ def _serve(control: socket.socket) -> None:
             for key, _events in selector.select():
                 if key.fileobj is not control:
                     selector.unregister(key.fileobj)
-                    _tell_of_the_end(key.fd, *key.data)
+                    _report_exit(key.fd, *key.data)
                     continue
                 request, files, _flags, _sender = socket.recv_fds(control, _LARGEST_REQUEST, 3)
                 if not request:
@@ -140,7 +140,7 @@ def _serve(control: socket.socket) -> None:
                 selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, answer))
 
 
-def _tell_of_the_end(pidfd: int, pid: int, answer: socket.socket) -> None:
+def _report_exit(pidfd: int, pid: int, answer: socket.socket) -> None:
     os.close(pidfd)
     _pid, status = os.waitpid(pid, 0)
     with answer, contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
-"""The console as a person meets it: a real browser before the real stack, every part a process.
+"""The console in a real browser, with the real stack, every part a separate process.
 
-Whatever a page does wrong by itself fails the test that opened it: an error on the browser's
-console, a script's exception, or a request to anywhere but this machine.
+An error of a page fails the test that opened it: an error on the browser's console, an exception
+of a script, or a request to another machine.
 """
 
 import hashlib
@@ -102,7 +102,7 @@ def process(module: str, environment: dict[str, str], announced: str, log: Path)
 def place() -> Iterator[Place]:
     """Run databases, server, worker and console on free ports, with imported sample workbooks."""
     folder = Path(tempfile.mkdtemp(prefix="credit-service-console-"))
-    # If this process is root, the databases run as another user, who must be able to enter.
+    # As root the databases run as another user, who needs access to this folder.
     folder.chmod(0o711)
     clock_file = folder / "clock"
     clock_file.write_text("0", encoding="ascii")
@@ -192,7 +192,7 @@ class Tab:
         self.page = page
         self.faults: list[str] = []
         self.expected: list[str] = []
-        """Parts of the errors that the test provokes."""
+        """Parts of the error messages that the test provokes."""
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
         page.on("request", self._on_request)
@@ -233,7 +233,7 @@ OpenTab = Callable[..., Tab]
 
 @pytest.fixture
 def open_tab(browser: Browser, place: Place) -> Iterator[OpenTab]:
-    """Opens tabs of a fresh profile, wide or narrow, light or dark; checked after the test."""
+    """Opens tabs of a fresh profile, wide or narrow, light or dark; checks them after the test."""
     tabs: list[Tab] = []
     contexts = []
 

@@ -1,4 +1,4 @@
-"""Every page of the console and the whole checklist, as a user works with them."""
+"""Every page of the console, and the whole checklist, in the steps of a user."""
 
 import csv
 import io
@@ -59,7 +59,7 @@ def fill_ask(page: Page, customer_id: int, amount: str, rate: str, months: str) 
     page.get_by_label("Months").fill(months)
 
 
-def test_the_root_leads_to_the_live_dashboard(place: Place, page: Page) -> None:
+def test_the_root_redirects_to_the_live_dashboard(place: Place, page: Page) -> None:
     page.goto("/")
     expect(page).to_have_url(f"{place.url}/qa/")
     expect(page.get_by_role("heading", level=1)).to_have_text("Dashboard")
@@ -326,7 +326,7 @@ def test_a_loan_is_paid_and_its_schedule_downloaded(place: Place, open_tab: Open
     expect(page.get_by_role("status")).to_contain_text("The loan is closed.")
     expect(page.locator("main")).to_contain_text("accepts no further payments")
 
-    # The events of the payments follow within moments.
+    # The events of the payments arrive shortly after.
     def shown() -> bool:
         page.goto(f"/qa/customers/{customer_id}")
         return page.get_by_label("Payments", exact=True).locator("tbody tr").count() >= 2
@@ -336,7 +336,7 @@ def test_a_loan_is_paid_and_its_schedule_downloaded(place: Place, open_tab: Open
     expect(page.get_by_role("img", name=re.compile("^Debt "))).to_be_visible()
 
 
-def test_a_loan_id_that_customers_share_offers_a_choice(place: Place, page: Page) -> None:
+def test_a_loan_id_of_several_customers_offers_a_choice(place: Place, page: Page) -> None:
     response = page.goto(f"/qa/loans/{samples.SHARED_LOAN_ID}")
     assert response is not None
     assert response.status == 300
@@ -360,7 +360,7 @@ def rows_file(folder: Path, bad_rows: int) -> Path:
     return path
 
 
-def test_a_file_gets_a_dry_run_then_is_loaded_and_its_invalid_rows_listed(
+def test_a_file_is_loaded_after_a_dry_run_and_its_invalid_rows_are_listed(
     place: Place, page: Page, tmp_path: Path
 ) -> None:
     page.goto("/qa/ingestions")
@@ -473,7 +473,7 @@ def test_the_whole_checklist_passes(page: Page) -> None:
 
 
 def test_a_failed_check_shows_expected_and_found(place: Place, open_tab: OpenTab) -> None:
-    """A check that cannot fail is a defect: this one calls a service that does not exist."""
+    """A check must be able to fail: this one does not exist."""
     tab = open_tab()
     page = tab.page
     page.goto("/qa/checks")
@@ -489,7 +489,7 @@ def test_a_failed_check_shows_expected_and_found(place: Place, open_tab: OpenTab
     expect(item).to_have_attribute("data-result", "none")
 
 
-def test_a_call_shown_for_buf_is_the_call(place: Place, page: Page) -> None:
+def test_a_displayed_buf_command_makes_the_same_call(place: Place, page: Page) -> None:
     page.goto(f"/qa/customers/{samples.GOOD_CUSTOMER_ID}")
     page.get_by_text(re.compile(r"calls? of this page")).click()
     command = page.locator(".call").first.locator("code", has_text="buf curl").inner_text()
@@ -500,7 +500,7 @@ def test_a_call_shown_for_buf_is_the_call(place: Place, page: Page) -> None:
     assert customer["customerId"] == str(samples.GOOD_CUSTOMER_ID)
 
 
-def test_the_console_is_used_by_keyboard_alone(page: Page) -> None:
+def test_the_console_is_usable_with_the_keyboard_only(page: Page) -> None:
     page.goto("/qa/eligibility")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
@@ -517,7 +517,7 @@ def test_the_console_is_used_by_keyboard_alone(page: Page) -> None:
     assert outline != "none"
 
 
-def test_a_phone_has_the_menu_behind_a_button(open_tab: OpenTab) -> None:
+def test_a_button_opens_the_menu_on_a_phone(open_tab: OpenTab) -> None:
     page = open_tab(narrow=True).page
     page.goto("/qa/")
     link = page.get_by_role("link", name="Simulator")
@@ -544,8 +544,8 @@ def test_pages_work_without_scripts(place: Place, browser: object) -> None:
     context.close()
 
 
-def test_a_number_leads_to_all_its_matches(place: Place, page: Page) -> None:
-    """A customer, a loan and a decision of one id, an id of ten digits, and a phone number."""
+def test_a_number_finds_all_its_matches(place: Place, page: Page) -> None:
+    """A customer, a loan and a decision with one id, an id of ten digits, and a phone number."""
     customer_id = samples.GOOD_CUSTOMER_ID
     loan_id = 7_312_345_678
     taken = registered(place, "+917312345678")
@@ -626,7 +626,7 @@ def both_sheets(path: Path, customer_id: int, loans_first: bool = True) -> Path:
     return path
 
 
-def test_a_workbook_of_both_kinds_becomes_two_ingestions_customers_first(
+def test_a_workbook_of_both_kinds_becomes_two_ingestions(
     place: Place, page: Page, tmp_path: Path
 ) -> None:
     page.goto("/qa/ingestions")

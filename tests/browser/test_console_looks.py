@@ -1,7 +1,6 @@
-"""How every page looks and reads: accessible by axe's rules in light and dark, whole on a phone,
-and pictured for the documentation.
+"""Every page is accessible by axe's rules in light and dark, and fits on a phone.
 
-The pictures are taken by `make pictures` alone, into the folder that SCREENSHOTS names.
+Only `make pictures` takes the pictures for the documentation, in the folder SCREENSHOTS.
 """
 
 import os
@@ -39,7 +38,7 @@ def story(place: Place) -> dict[str, str]:
         place.clock_file.write_text(str(-days * _DAY_SECONDS), encoding="ascii")
 
     def wait_for_events(count: int) -> None:
-        """Wait until the events of so many loans and payments arrived, and a moment for scores."""
+        """Wait for this number of events of loans and payments, and a moment for the scores."""
         kinds = (
             event_pb2.CREDIT_EVENT_TYPE_LOAN_CREATED,
             event_pb2.CREDIT_EVENT_TYPE_PAYMENT_RECORDED,
@@ -176,14 +175,14 @@ def tab(browser: Browser, place: Place) -> Iterator[Tab]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_accessible_in_light_and_dark_and_whole_on_a_phone(
+def test_a_page_is_accessible_in_light_and_dark_and_fits_on_a_phone(
     story: dict[str, str], tab: Tab, axe: str, name: str
 ) -> None:
     page = tab.page
     page.emulate_media(color_scheme="light")
     page.set_viewport_size({"width": 1360, "height": 900})
     go(page, story[name])
-    # Open the folded calls, so that they are checked too.
+    # Open the collapsed calls, to check them too.
     for summary in page.locator("main > .terminal > summary").all():
         summary.click()
     assert faults(page, axe, {}) == []
@@ -261,7 +260,7 @@ def test_a_long_name_breaks_no_page(long_names: dict[str, int], tab: Tab, width:
     tab.check()
 
 
-def test_what_matters_is_in_sight_on_a_phone(story: dict[str, str], tab: Tab) -> None:
+def test_important_columns_are_visible_on_a_phone(story: dict[str, str], tab: Tab) -> None:
     page = tab.page
     page.set_viewport_size({"width": 390, "height": 844})
     for name, label in (
@@ -274,7 +273,7 @@ def test_what_matters_is_in_sight_on_a_phone(story: dict[str, str], tab: Tab) ->
         ("loan", "State"),
     ):
         go(page, story[name])
-        # All in one call, because the dashboard replaces its tables by itself.
+        # In one call, because the dashboard replaces its tables.
         right = page.evaluate(
             """(label) => [...document.querySelectorAll("th, td .badge")]
                 .filter((each) => each.checkVisibility() && each.closest("main")

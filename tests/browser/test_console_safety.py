@@ -1,4 +1,4 @@
-"""What the console rejects, and what it shows when the service fails or rejects calls."""
+"""The requests that the console rejects, and its pages while the service fails or rejects calls."""
 
 import http.client
 import json
@@ -109,7 +109,9 @@ def test_every_response_has_the_security_headers(visitor: Visitor, path: str) ->
         ("", 421),
     ],
 )
-def test_only_names_of_this_machine_are_accepted(visitor: Visitor, host: str, status: int) -> None:
+def test_only_host_names_of_this_machine_are_accepted(
+    visitor: Visitor, host: str, status: int
+) -> None:
     assert visitor.ask("GET", "/qa/login", host=host)[0] == status
 
 
@@ -123,7 +125,7 @@ FORM = urlencode(
 )
 
 
-def test_a_form_needs_its_sessions_token(visitor: Visitor) -> None:
+def test_a_form_requires_the_token_of_its_session(visitor: Visitor) -> None:
     token = visitor.enter()
     good = f"{FORM}&csrf_token={token}"
     assert visitor.ask("POST", "/qa/customers/new", FORM)[0] == 403
@@ -233,7 +235,7 @@ def test_a_form_is_bounded(visitor: Visitor) -> None:
     assert status == 413
 
 
-def test_a_text_in_place_of_a_file_is_rejected_with_a_message(visitor: Visitor) -> None:
+def test_a_text_instead_of_a_file_is_rejected_with_a_message(visitor: Visitor) -> None:
     token = visitor.enter()
     body = urlencode({"csrf_token": token, "kind": "loans", "on_existing": "skip", "file": "text"})
     status, _, text = visitor.ask("POST", "/qa/ingestions", body)
@@ -258,7 +260,7 @@ def console_for(address: str, **changed: Any) -> Iterator[str]:
         thread.join()
 
 
-def test_without_a_service_every_page_reports_it_and_stays_intact(
+def test_without_a_service_every_page_reports_it(
     open_tab: OpenTab,
 ) -> None:
     with socket.socket() as taken:  # bound and not listening: no response
@@ -406,7 +408,7 @@ def _is_accepted(service: Service) -> bool:
     try:
         service.decisions(pb.ListDecisionsRequest(page_size=1))
     except ServiceError as error:
-        assert error.code is grpc.StatusCode.UNAUTHENTICATED, error  # noqa: PT017 - what is asked
+        assert error.code is grpc.StatusCode.UNAUTHENTICATED, error  # noqa: PT017 - the result
         return False
     return True
 
@@ -467,7 +469,7 @@ def test_a_token_that_expires_during_a_form_keeps_the_typed_values(
     assert page.locator("input[name=request_id]").input_value() == request_id
     page.get_by_role("button", name="Register").click()
     expect(page.get_by_role("status")).to_contain_text("is registered.")
-    # A draft is deleted after it was shown.
+    # A draft is deleted once it was shown.
     page.goto("/qa/customers/new")
     expect(page.get_by_label("First name")).to_have_value("")
 
@@ -513,7 +515,7 @@ def test_a_payment_and_an_application_survive_an_expired_token(
     expect(page.get_by_role("status")).to_contain_text("₹123.45 recorded.")
 
 
-def test_a_chosen_file_stays_chosen_over_a_new_sign_in(
+def test_a_chosen_file_survives_a_new_sign_in(
     secured: Secured, open_tab: OpenTab, tmp_path: Path
 ) -> None:
     tab = open_tab(url=secured.url)
@@ -567,9 +569,7 @@ def test_a_get_of_a_form_address_redirects_to_the_form(visitor: Visitor) -> None
 
 
 @pytest.mark.parametrize("bad", ["", "nonsense", "00000000-0000-0000-0000-000000000000"])
-def test_a_form_without_an_id_of_its_own_is_not_sent(
-    visitor: Visitor, place: Place, bad: str
-) -> None:
+def test_a_form_without_a_request_id_is_not_sent(visitor: Visitor, place: Place, bad: str) -> None:
     token = visitor.enter()
     form = {
         "first_name": "Noid",
@@ -632,7 +632,9 @@ def test_invalid_fields_have_their_labels_and_the_first_has_the_focus(open_tab: 
         expect(page.locator("section.card")).not_to_contain_text(name)
 
 
-def test_the_checklist_writes_nothing_where_it_may_not(secured: Secured, open_tab: OpenTab) -> None:
+def test_the_checklist_does_not_run_where_tokens_are_required(
+    secured: Secured, open_tab: OpenTab
+) -> None:
     """By default, the checklist does not run against a service that requires tokens."""
     page = open_tab(url=secured.url).page
     secured.enter(page, "/qa/checks")

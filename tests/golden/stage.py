@@ -1,7 +1,7 @@
 """The environment for transcripts: a real server, manually driven workers, and a fixed clock.
 
-Nothing runs in the background: relay, actors and time advance only when a transcript says so. So
-the same transcript gives exactly the same responses.
+Nothing runs in the background: relay, actors and time advance only on a transcript's steps, so the
+same transcript always gives the same responses.
 """
 
 import threading
@@ -67,7 +67,7 @@ class Stage:
     _runner: Runner
     _names: list[str] = field(default_factory=lambda: list(_ACTORS))
 
-    def let_workers_work(self) -> None:
+    def run_workers(self) -> None:
         """Publish all events and run all their tasks and the day's, until none is left.
 
         Raises AssertionError if a task fails.

@@ -39,8 +39,7 @@ def stored(folder: Path, name: str) -> Any:
 
 
 def assert_holds(found: Any, expected: Any, path: str = "") -> None:
-    """Check that all expected values are found; a later release may add fields and change
-    sentences."""
+    """Check that all expected values are found; a later release may add fields and change texts."""
     if isinstance(expected, dict):
         for name, value in expected.items():
             if name not in {"message", "explanation"}:
@@ -54,12 +53,12 @@ def assert_holds(found: Any, expected: Any, path: str = "") -> None:
         assert found == expected, path
 
 
-def test_there_are_files_of_a_release() -> None:
+def test_files_of_a_release_exist() -> None:
     assert "0.1.0" in {folder.name for folder in RELEASES}
 
 
 @release
-def test_events_are_told_as_they_were(folder: Path) -> None:
+def test_stored_events_are_returned_unchanged(folder: Path) -> None:
     events = stored(folder, "events.json")
     assert len({each["kind"] for each in events}) >= 7
     for each in events:
@@ -73,7 +72,7 @@ def test_events_are_told_as_they_were(folder: Path) -> None:
 
 
 @release
-def test_decisions_are_read_and_replay_to_the_byte(folder: Path) -> None:
+def test_stored_decisions_replay_to_the_same_bytes(folder: Path) -> None:
     document = stored(folder, "decisions.json")
     scorecards = {
         version: parse_scorecard(json.loads(text))
@@ -89,7 +88,7 @@ def test_decisions_are_read_and_replay_to_the_byte(folder: Path) -> None:
 
 
 @release
-def test_a_retry_across_the_update_is_known_by_its_fingerprint(folder: Path) -> None:
+def test_requests_have_the_fingerprints_of_the_earlier_release(folder: Path) -> None:
     requests = stored(folder, "fingerprints.json")
     assert {each["method"] for each in requests} == READERS.keys()
     for each in requests:
@@ -98,7 +97,7 @@ def test_a_retry_across_the_update_is_known_by_its_fingerprint(folder: Path) -> 
         assert fingerprint(command).hex() == each["fingerprint"], each["request"]
 
 
-def test_an_optional_field_that_is_added_counts_only_where_it_is_set() -> None:
+def test_an_added_optional_field_changes_a_fingerprint_only_if_set() -> None:
     plain = make_dataclass("Ask", ["principal_paise"])
     grown = make_dataclass("Ask", ["principal_paise", ("purpose", Any, None)])
     before = make_dataclass("CreateLoan", ["request_id", "ask"])

@@ -29,14 +29,14 @@ def difference(kept: str, played: str, name: str) -> str:
         difflib.unified_diff(
             kept.splitlines(keepends=True),
             played.splitlines(keepends=True),
-            f"{name} as it is kept",
-            f"{name} as it was played",
+            f"{name}, stored",
+            f"{name}, played",
         )
     )
 
 
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
-def test_the_service_answers_as_it_did(path: Path, played_here: Stage) -> None:
+def test_the_responses_equal_the_transcript(path: Path, played_here: Stage) -> None:
     kept = path.read_text(encoding="utf-8")
     played = play(kept, played_here)
     if os.environ.get("UPDATE_GOLDEN"):
@@ -53,7 +53,7 @@ def test_every_method_is_in_a_transcript() -> None:
 
 WRONG = """\
 about: |
-  Nobody there.
+  An unknown customer.
 clock: 2026-01-15 12:00
 steps:
   - call: GetCustomer
@@ -73,18 +73,18 @@ steps:
 """
 
 
-def test_one_wrong_letter_is_noticed(played_here: Stage) -> None:
+def test_one_wrong_letter_is_detected(played_here: Stage) -> None:
     played = play(WRONG, played_here)
     assert played == WRONG.replace("4243", "4242")
     assert [line for line in difference(WRONG, played, "this").splitlines() if line[0] in "+-"] == [
-        "--- this as it is kept",
-        "+++ this as it was played",
+        "--- this, stored",
+        "+++ this, played",
         "-      message: There is no customer 4243.",
         "+      message: There is no customer 4242.",
     ]
 
 
-def test_a_name_stands_for_one_id_everywhere() -> None:
+def test_a_name_replaces_one_id_everywhere() -> None:
     names = Names()
     names.give({"customer_id": 7})
     first = names.take({"loan_id": "6000001", "message": "Loan 6000001 of customer 7"})

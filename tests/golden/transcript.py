@@ -3,8 +3,9 @@
 A file is a list of steps with `about` (its purpose) and `clock` (start date and time in India). A
 step is a `note` and one of:
 
-    call: CreateLoan            a method, with `request`, or `requests` for a stream clock:
-    2026-02-14 12:00 time passes workers: work relay and actors run until they are idle
+    call: CreateLoan            a method, with `request`, or `requests` for a stream
+    clock: 2026-02-14 12:00     time passes
+    workers: work               relay and actors run until they are idle
 
 Playing a transcript adds the result to each call: `response`, `responses` for a stream, or `error`
 with all details. Generated ids and versions get names at their first appearance, `{loan}`,
@@ -134,7 +135,7 @@ def _step(step: Mapping[str, Any], stage: Stage, names: Names) -> dict[str, Any]
         case {"clock": at}:
             stage.clock.set(_time(at))
         case {"workers": "work"}:
-            stage.let_workers_work()
+            stage.run_workers()
         case {"call": name}:
             method = METHODS[name]
             key = "requests" if method.client_streaming else "request"
@@ -198,7 +199,7 @@ def _document(message: Message) -> Any:
 
 
 def _error(error: grpc.RpcError) -> dict[str, Any]:
-    # A grpc error is also the call, which the types do not express.
+    # The error of a call is also the call, despite its type.
     call: Any = error
     status = rpc_status.from_call(call)
     assert status is not None, f"{call.code()} without details: {call.details()}"

@@ -116,7 +116,7 @@ def test_streams_have_one_line_at_their_end(lines: Lines, server: Edge) -> None:
     assert line["messages_sent"] >= 1
 
 
-def test_what_is_no_message_and_what_is_unknown_have_lines(lines: Lines, server: Edge) -> None:
+def test_invalid_messages_and_unknown_methods_are_logged(lines: Lines, server: Edge) -> None:
     with pytest.raises(grpc.RpcError):
         raw(server, f"/{CREDIT}GetCustomer")(b"\xff\xff")
     (line,) = lines.of(f"{CREDIT}GetCustomer")
@@ -148,7 +148,7 @@ def test_calls_that_are_shed_are_counted(
     assert {each["reason"] for each in lines.all()} == {"OVERLOADED"}
 
 
-def test_health_checks_have_none(lines: Lines, server: Edge) -> None:
+def test_health_checks_are_not_logged(lines: Lines, server: Edge) -> None:
     server.credit.ListCustomers(pb.ListCustomersRequest())
     lines.of(f"{CREDIT}ListCustomers")
     assert not [each for each in lines.all() if "Health" in each["method"]]
@@ -170,7 +170,7 @@ class TestCallersWithTokens:
             max_calls_per_second=3,
         )
 
-    def test_who_is_refused_is_named_where_it_is_known(self, lines: Lines, server: Edge) -> None:
+    def test_a_rejected_caller_is_named_if_known(self, lines: Lines, server: Edge) -> None:
         request = pb.GetCustomerRequest(customer_id=5)
         for metadata in (None, bearing("nonsense"), bearing(token(scope="ingest"))):
             with pytest.raises(grpc.RpcError):
@@ -186,7 +186,7 @@ class TestCallersWithTokens:
         assert found[0]["peer"].startswith("ipv4:127.0.0.1:")
         assert not any("customer_ids" in each for each in found)
 
-    def test_who_calls_too_often_is_named(self, lines: Lines, server: Edge) -> None:
+    def test_a_rate_limited_caller_is_named(self, lines: Lines, server: Edge) -> None:
         metadata = bearing(token(scope="credit.read"))
         for _ in range(20):
             with pytest.raises(grpc.RpcError):
@@ -209,7 +209,7 @@ class TestSwitchedOff:
             access_log=False,
         )
 
-    def test_there_are_no_lines_and_no_thread(self, lines: Lines, server: Edge) -> None:
+    def test_no_lines_are_written_and_no_thread_runs(self, lines: Lines, server: Edge) -> None:
         customer_id = lending.register(server.credit, "+919876543210")
         lending.import_loans(server, customer_id, 1)
         next(iter(server.credit.WatchCreditEvents(pb.WatchCreditEventsRequest())))
@@ -220,7 +220,7 @@ class TestSwitchedOff:
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_documented_question_finds_who_read_and_who_changed_a_customer(
+def test_the_documented_query_finds_reads_and_changes_of_a_customer(
     lines: Lines, server: Edge, tmp_path: Path
 ) -> None:
     tool("jq")

@@ -56,7 +56,7 @@ def restored_url(database_url: str) -> Iterator[str]:
         connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-def test_a_restored_backup_is_what_was_backed_up(
+def test_a_restored_backup_equals_the_original(
     comparing: ModuleType, server: Edge, database_url: str, restored_url: str, tmp_path: Path
 ) -> None:
     customer_id = register(server.credit, "+919876500021")
@@ -84,7 +84,7 @@ def test_a_restored_backup_is_what_was_backed_up(
     assert comparing.main(source, restored_url) == 1
 
 
-def test_parked_tasks_are_listed_and_tried_again(database: Database) -> None:
+def test_parked_tasks_are_listed_and_retried(database: Database) -> None:
     moment = Clock().moment()
     with database.transaction() as connection:
         tasks.enqueue_all(connection, "reconcile", [str(each) for each in range(3)], moment)

@@ -80,7 +80,7 @@ def test_calls_and_streams_reach_the_servers(served: tuple[str, int]) -> None:
         assert "credit_service.v1.CreditService" in services
 
 
-def test_more_than_the_servers_hold_is_refused(served: tuple[str, int]) -> None:
+def test_calls_beyond_the_capacity_of_the_servers_are_rejected(served: tuple[str, int]) -> None:
     with through(served, inside=True, calls_at_most=0) as channel:
         credit = CreditServiceStub(channel)
         told = refused(lambda: credit.GetCustomer(NOBODY, timeout=20))
@@ -95,7 +95,7 @@ def test_more_than_the_servers_hold_is_refused(served: tuple[str, int]) -> None:
         assert status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_callers_from_outside_are_not_told_the_health(served: tuple[str, int]) -> None:
+def test_external_callers_cannot_read_the_health(served: tuple[str, int]) -> None:
     with through(served) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
@@ -106,7 +106,7 @@ def test_callers_from_outside_are_not_told_the_health(served: tuple[str, int]) -
         assert code_of(caught.value) is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_a_call_without_its_message_is_not_at_work(running: ExitStack) -> None:
+def test_a_call_without_its_message_does_not_count_as_running(running: ExitStack) -> None:
     """Three calls are too many, and calls with only headers do not count."""
     server = Standin(running)
     server.let_go(1000)
@@ -122,7 +122,7 @@ def test_a_call_without_its_message_is_not_at_work(running: ExitStack) -> None:
             assert not Callers(channel).refused()
 
 
-def test_one_address_has_only_so_many_connections(served: tuple[str, int]) -> None:
+def test_connections_per_address_are_limited(served: tuple[str, int]) -> None:
     """Excess connections are closed, and each ended connection frees a place."""
     with balancer.balancing([served], ready=1, connections_per_source=3) as port:
         target = f"127.0.0.1:{port}"
@@ -207,7 +207,7 @@ def running() -> Iterator[ExitStack]:
         yield stack
 
 
-def test_a_burst_may_queue_and_after_it_nothing_does(running: ExitStack) -> None:
+def test_a_burst_may_queue_and_later_calls_may_not(running: ExitStack) -> None:
     """The capacity is one call, and three in a burst."""
     server = Standin(running)
     channel = running.enter_context(through(server.target, calls_held=1, calls_at_most=3))
@@ -250,7 +250,7 @@ def test_a_caller_with_few_calls_is_served_while_those_of_another_wait(running: 
     assert many.refused()
 
 
-def test_now_and_then_it_is_tried_whether_calls_queue_still(running: ExitStack) -> None:
+def test_queueing_is_probed_from_time_to_time(running: ExitStack) -> None:
     """Long waiting calls exceed the capacity without being overload."""
     server = Standin(running)
     channel = through(server.target, calls_held=1, calls_at_most=3, strict_seconds=3)
@@ -283,7 +283,9 @@ def both(running: ExitStack) -> tuple[Standin, Standin, Callers, list[Any]]:
     return first, second, callers, burst
 
 
-def test_two_servers_hold_twice_as_much(both: tuple[Standin, Standin, Callers, list[Any]]) -> None:
+def test_two_servers_have_twice_the_capacity(
+    both: tuple[Standin, Standin, Callers, list[Any]],
+) -> None:
     first, second, callers, burst = both
     for server in (first, second):
         server.let_go(2)
@@ -295,7 +297,7 @@ def test_two_servers_hold_twice_as_much(both: tuple[Standin, Standin, Callers, l
     assert not any(each.done() for each in begun)
 
 
-def test_calls_at_a_server_that_hangs_keep_nobody_from_the_other(
+def test_calls_at_a_hung_server_do_not_block_the_other_one(
     both: tuple[Standin, Standin, Callers, list[Any]],
 ) -> None:
     first, second, callers, burst = both
@@ -305,7 +307,7 @@ def test_calls_at_a_server_that_hangs_keep_nobody_from_the_other(
     assert sum(each.done() for each in burst) == 2
 
 
-def test_what_is_called_while_no_server_is_ready_is_no_burst(running: ExitStack) -> None:
+def test_calls_without_a_ready_server_do_not_count_as_a_burst(running: ExitStack) -> None:
     server = Standin(running)
     server.let_go(1000)
     server.be(ready=False)
@@ -323,7 +325,7 @@ def test_what_is_called_while_no_server_is_ready_is_no_burst(running: ExitStack)
     assert [each.result() for each in callers.begin(30)] == [b""] * 30
 
 
-def test_who_is_refused_while_sending_is_told_so(running: ExitStack) -> None:
+def test_a_call_rejected_while_sending_gets_its_status(running: ExitStack) -> None:
     server = Standin(running)
     channel = running.enter_context(through(server.target, calls_at_most=0))
     call: Any = channel.unary_unary(PATH, bytes, bytes)
@@ -332,7 +334,7 @@ def test_who_is_refused_while_sending_is_told_so(running: ExitStack) -> None:
         assert (told.code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
 
 
-def test_one_connection_can_bring_too_much(running: ExitStack) -> None:
+def test_one_connection_can_exceed_the_capacity(running: ExitStack) -> None:
     """More than HTTP/2's usual 100 calls on a connection, so that the excess is rejected.
 
     How many are rejected differs: calls whose messages arrive together are counted late.
@@ -344,7 +346,7 @@ def test_one_connection_can_bring_too_much(running: ExitStack) -> None:
     assert {refusal_of(each.exception()).reason for each in begun if each.done()} == {"OVERLOADED"}
 
 
-def test_without_a_server_that_is_ready_callers_are_told_to_come_again() -> None:
+def test_without_a_ready_server_callers_get_a_retry_delay() -> None:
     with through(ready=0) as channel:
         for ask in (
             lambda: CreditServiceStub(channel).GetCustomer(NOBODY, timeout=20),
@@ -366,9 +368,7 @@ def test_without_a_server_that_is_ready_callers_are_told_to_come_again() -> None
             assert told.details["RetryInfo"].retry_delay.ToMilliseconds() == 1000
 
 
-def test_a_client_that_looks_closer_reads_the_balancers_answers(
-    running: ExitStack, tmp_path: Path
-) -> None:
+def test_a_strict_client_reads_the_balancers_responses(running: ExitStack, tmp_path: Path) -> None:
     """buf curl, which requires HTTP status 200 and the content type of gRPC."""
     server = Standin(running)
     for target, ready, code in (

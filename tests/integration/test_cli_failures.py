@@ -29,7 +29,7 @@ from tests.system.up import environment
 
 REFUSED, USAGE, UNAVAILABLE = 1, 2, 3
 NOWHERE = {
-    "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+    "DATABASE_URL": "postgresql://user@127.0.0.1:1/none",
     "REDIS_URL": "redis://127.0.0.1:1/0",
 }
 NOBODY = 65534
@@ -186,7 +186,7 @@ def test_a_wrong_setting_of_a_process(module: str) -> None:
     _is_one_line(Done(done.returncode, done.stderr), USAGE, "CREDIT_TIME_ZONE=Asia/kolkata")
 
 
-def test_variables_that_nothing_reads_are_named(run: Run) -> None:
+def test_unknown_variables_are_named(run: Run) -> None:
     done = run("up", CREDIT_TIMEZONE="UTC", CREDIT_MAX_WAIT_SECOND="1", **NOWHERE)
     assert "CREDIT_TIMEZONE is not a setting" in done.errors
     assert "did you mean CREDIT_TIME_ZONE?" in done.errors

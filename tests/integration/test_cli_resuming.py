@@ -98,7 +98,7 @@ def test_a_lost_connection_prints_the_command_that_resumes(
     assert "CREDIT_TOKEN" in stderr
 
 
-def test_another_file_under_the_same_id_is_refused_with_what_to_do(
+def test_another_file_with_the_same_id_is_rejected_with_the_next_step(
     server: Edge, path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["ingest", f"./{path}", "--address", server.target, "--ingestion-id", str(uuid4())]
@@ -111,7 +111,7 @@ def test_another_file_under_the_same_id_is_refused_with_what_to_do(
     assert run(given[:-2]) == 0
 
 
-def test_every_option_that_changes_the_meaning_is_repeated() -> None:
+def test_the_printed_command_repeats_every_relevant_option() -> None:
     ingestion_id = uuid4()
     options = ingest.Options(
         path=Path("loans.xlsx"),
@@ -153,7 +153,7 @@ class Patient(Listener):
             self._committed.notify_all()
 
 
-def test_the_bar_of_a_stream_shows_what_is_committed(server: Edge, path: Path) -> None:
+def test_the_progress_bar_of_a_stream_shows_committed_rows(server: Edge, path: Path) -> None:
     source = open_source(path)
     with Progress(disable=True) as progress:
         bar = ingest._Bar(progress, source, upload=False, dry_run=False)

@@ -66,7 +66,7 @@ def test_the_last_installment_is_shown_where_it_differs(
     assert "the last" not in capsys.readouterr().out
 
 
-def test_the_order_of_dates_goes_to_the_service(visitor: Visitor, database_url: str) -> None:
+def test_the_date_order_is_sent_to_the_service(visitor: Visitor, database_url: str) -> None:
     page = visitor.ask("/qa/ingestions").text
     assert 'name="date_order" value="column" checked' in page
 

@@ -128,7 +128,7 @@ def test_unknown_customer(database: Database) -> None:
         book(database, 4711, ask(10_000))
 
 
-def test_the_same_request_twenty_times_at_once_books_once(database: Database) -> None:
+def test_twenty_concurrent_repeats_of_a_request_book_once(database: Database) -> None:
     customer_id, key = a_good_customer(database, TODAY), uuid4()
     answers = in_parallel(lambda: book(database, customer_id, ask(1_00_000), key), 20)
     assert {repr(answer.loan_as_booked()) for answer in answers} == {
@@ -153,7 +153,7 @@ def test_a_repeat_gets_the_first_answer_after_the_position_has_changed(database:
     assert book(database, customer_id, ask(9_00_00_000), declined) == refused
 
 
-def test_the_same_id_with_other_content_is_refused(database: Database) -> None:
+def test_the_same_id_with_different_content_is_rejected(database: Database) -> None:
     customer_id, key = a_good_customer(database, TODAY), uuid4()
     book(database, customer_id, ask(1_00_000), key)
     for changed in (
@@ -226,7 +226,7 @@ def book_overtaken_by_itself(database: Database, customer_id: int, request: Ask)
     book_overtaken(database, customer_id, request, lambda: book(database, customer_id, request))
 
 
-def test_a_booking_that_is_overtaken_decides_again(database: Database) -> None:
+def test_a_booking_decides_again_after_a_concurrent_change(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     book_overtaken_by_itself(database, customer_id, ask(6_00_000))
     position = get_customer(database, customer_id=customer_id).position
@@ -276,13 +276,13 @@ def a_decline_overtaken_by_a_repayment(
     return answer, [decision for decision in made if decision.request_id == key]
 
 
-def test_a_decline_that_is_overtaken_decides_again(database: Database) -> None:
+def test_a_decline_decides_again_after_a_concurrent_change(database: Database) -> None:
     answer, stored = a_decline_overtaken_by_a_repayment(database, uuid4())
     assert answer.approved
     assert stored == [answer]
 
 
-def test_without_the_version_guard_a_decline_would_be_stored_that_no_longer_holds(
+def test_without_the_version_guard_an_outdated_decline_would_be_stored(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with without("AND version = :read_version", monkeypatch, "WRITE_DECLINED"):

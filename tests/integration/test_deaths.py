@@ -73,7 +73,7 @@ def facts(database: Database) -> tuple[int, ...]:
         ("create_loan.after_commit", (1, 1, 0, 1, 1)),
     ],
 )
-def test_a_booking_is_whole_or_not_at_all(
+def test_a_booking_is_atomic(
     database: Database, point: str, stored: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     customer_id = a_good_customer(database, TODAY)
@@ -98,7 +98,7 @@ def test_a_booking_is_whole_or_not_at_all(
         ("record_payment.after_commit", (1, 1, 1, 2, 2)),
     ],
 )
-def test_a_payment_is_whole_or_not_at_all(
+def test_a_payment_is_atomic(
     database: Database, point: str, stored: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     customer_id = a_good_customer(database, TODAY)

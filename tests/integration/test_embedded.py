@@ -161,7 +161,7 @@ def test_two_stacks_side_by_side(folder: Path) -> None:
         assert not set(one.pids.values()) & set(two.pids.values())
 
 
-def test_a_second_owner_is_refused_and_the_first_named(data: Path) -> None:
+def test_a_second_owner_gets_an_error_that_names_the_first(data: Path) -> None:
     with owner(data) as (process, pids):
         with pytest.raises(StackRunningError, match=f"process {process.pid} already runs"):
             a_stack(data).start()
@@ -233,7 +233,7 @@ def test_a_restart_on_a_full_disk_leaves_the_settings_complete(
         assert stack.revive() == ["Valkey"]
 
 
-def test_a_stack_whose_servers_were_all_killed_starts_again(data: Path) -> None:
+def test_a_stack_restarts_after_all_its_servers_were_killed(data: Path) -> None:
     with owner(data) as (process, pids):
         process.kill()
         process.wait()
@@ -243,7 +243,7 @@ def test_a_stack_whose_servers_were_all_killed_starts_again(data: Path) -> None:
         assert answers(stack)
 
 
-def test_a_lock_file_that_names_another_process_is_no_obstacle(data: Path) -> None:
+def test_a_lock_file_of_another_process_is_ignored(data: Path) -> None:
     """After an unclean stop, any process may have the number in postmaster.pid."""
     with a_stack(data) as stack:
         end(stack.pids["PostgreSQL"])
@@ -318,7 +318,7 @@ def test_a_folder_that_cannot_be_used_is_named(folder: Path) -> None:
 
 
 @AS_ROOT
-def test_as_root_an_inaccessible_folder_is_refused_and_unchanged(folder: Path) -> None:
+def test_as_root_an_inaccessible_folder_is_an_error_and_unchanged(folder: Path) -> None:
     closed = folder / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(StackError, match=r"cannot enter .*closed; set CREDIT_DATA_DIR"):

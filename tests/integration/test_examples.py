@@ -115,7 +115,7 @@ def test_the_node_client(environment: dict[str, str]) -> None:
     assert OUTPUT.fullmatch(printed), printed
 
 
-def test_the_stubs_are_made_as_the_page_says(tmp_path: Path) -> None:
+def test_the_documented_command_generates_the_stubs(tmp_path: Path) -> None:
     page = (ROOT / "docs/integration.md").read_text(encoding="utf-8")
     (command,) = re.findall(
         r"^python -m grpc_tools.protoc .*?[^\\]$", page, re.MULTILINE | re.DOTALL
@@ -133,7 +133,7 @@ def test_the_stubs_are_made_as_the_page_says(tmp_path: Path) -> None:
     assert {"credit_service_pb2.py", "ingestion_service_pb2_grpc.py", "options_pb2.py"} <= made
 
 
-def test_the_service_config_is_that_of_our_own_clients() -> None:
+def test_the_documented_service_config_equals_that_of_the_client() -> None:
     text = (EXAMPLES / "service-config.json").read_text(encoding="utf-8")
     assert json.loads(text) == SERVICE_CONFIG
     for page in ("README.md", "docs/integration.md"):
@@ -154,7 +154,7 @@ def client() -> Any:
     return module
 
 
-def test_events_are_followed_over_the_end_of_a_token(
+def test_events_are_followed_after_a_token_expires(
     client: Any,
     environment: dict[str, str],
     settings: Settings,
@@ -211,7 +211,7 @@ class TestTrouble:
     def settings(self, database_url: str) -> Settings:
         return Settings(database_url=SecretStr(database_url), redis_url=None, listen="127.0.0.1:0")
 
-    def test_rows_of_a_broken_stream_come_in_once(self, client: Any, server: Edge) -> None:
+    def test_rows_of_a_broken_stream_are_stored_once(self, client: Any, server: Edge) -> None:
         rows = [
             ingestion_pb2.CustomerRow(
                 customer_id=number,
@@ -231,7 +231,7 @@ class TestTrouble:
         again = client.ingest(server.ingestion, ingestion_id, kind, rows)
         assert again.ingestion == done.ingestion
 
-    def test_an_answer_that_was_lost_is_asked_for_again(self, client: Any, server: Edge) -> None:
+    def test_a_call_with_a_lost_response_is_retried(self, client: Any, server: Edge) -> None:
         request = client.credit_service_pb2.RegisterCustomerRequest(
             request_id=str(uuid.uuid4()),
             first_name="Asha",

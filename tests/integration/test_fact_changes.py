@@ -64,7 +64,7 @@ def changes_of(event: event_pb2.CreditEvent) -> dict[str, tuple[str, str]]:
     return {each.field: (each.previous, each.current) for each in payload.changes}
 
 
-def test_what_imports_add_is_no_change(stored: Database) -> None:
+def test_additions_by_imports_are_not_changes(stored: Database) -> None:
     before = scalar(stored, "SELECT sum(event_seq) FROM customers")
     ingest(stored, [ACTIVE, LoanRow(2, 9)], TODAY, on_existing="UPDATE")
     ingest(stored, [CustomerRow(1, limit_rupees=300_000)], TODAY, on_existing="UPDATE")
@@ -144,7 +144,7 @@ def test_changed_facts_of_loans_are_stored_and_published(stored: Database, batch
     assert scalar(stored, "SELECT event_seq FROM customers WHERE customer_id = 1") == 2
 
 
-def test_taking_debt_out_and_putting_it_back_is_seen(stored: Database) -> None:
+def test_removing_and_restoring_debt_is_recorded(stored: Database) -> None:
     """The attack: a loan is set to paid to free the limit, and reset after that is used."""
     paid = LoanRow(1, 7, rupees=200_000, tenure_months=60, emis_paid_on_time=60)
     hidden = ingest(stored, [paid], TODAY, on_existing="UPDATE")
@@ -178,7 +178,7 @@ def over_limit(kind: str) -> float:
     return value
 
 
-def test_customers_whom_an_import_leaves_above_their_limits_are_counted(stored: Database) -> None:
+def test_customers_above_their_limits_after_an_import_are_counted(stored: Database) -> None:
     before = over_limit("loans")
     rows = [
         LoanRow(customer_id, 20 + number, rupees=200_000, tenure_months=60)
@@ -197,7 +197,7 @@ def test_customers_whom_an_import_leaves_above_their_limits_are_counted(stored: 
     assert over_limit("customers") >= 1
 
 
-def test_those_who_are_below_it_at_the_end_do_not_count(stored: Database) -> None:
+def test_customers_below_their_limits_at_the_end_do_not_count(stored: Database) -> None:
     rows = [
         LoanRow(1, 20, rupees=200_000, tenure_months=60),
         LoanRow(2, 20, rupees=200_000, tenure_months=60),

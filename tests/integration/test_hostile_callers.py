@@ -35,7 +35,7 @@ from tests.integration.conftest import Edge, refusal_of
 from tests.integration.test_limits import (
     MOMENT,
     eventually,
-    half_calls,
+    incomplete_calls,
     loan_request,
     locked,
     refused,
@@ -93,7 +93,7 @@ def read(server: Edge, principal: str, timeout: float = 5) -> Any:
     )
 
 
-def test_so_many_watches_are_open_at_once(server: Edge) -> None:
+def test_open_watches_are_limited(server: Edge) -> None:
     server.server._health._max_watches = 3
     with Connection(server.target) as stranger:
         for _ in range(5):
@@ -115,7 +115,7 @@ class TestCallsWithoutAMessage:
         monkeypatch.setattr(bounds, "HEALTH_MESSAGE_SECONDS", 600.0)
         return settings
 
-    def test_health_checks_take_no_thread(self, server: Edge) -> None:
+    def test_incomplete_health_checks_use_no_thread(self, server: Edge) -> None:
         edge = server.server._pipeline
         with Connection(server.target) as stranger:
             for _ in range(90):
@@ -128,7 +128,7 @@ class TestCallsWithoutAMessage:
             assert edge._health._fallback_pool.busy + edge._health._fallback_pool.waiting == 0
         eventually(lambda: edge.pending_messages == 0)
 
-    def test_calls_take_no_thread_and_no_place_of_others(self, server: Edge) -> None:
+    def test_incomplete_calls_use_no_thread_or_place_of_others(self, server: Edge) -> None:
         edge = server.server._pipeline
         read(server, "ordinary")
         with Connection(server.target) as careless:
@@ -159,7 +159,7 @@ class TestCallsWithoutAMessage:
         read(server, "careless")
 
 
-def test_watchers_that_read_nothing_hold_back_no_other(server: Edge) -> None:
+def test_watchers_that_read_nothing_do_not_block_others(server: Edge) -> None:
     followed: list[int] = []
 
     def follow() -> None:
@@ -183,7 +183,7 @@ def test_watchers_that_read_nothing_hold_back_no_other(server: Edge) -> None:
     eventually(lambda: server.server._health.watches == 0)
 
 
-def test_one_address_has_only_so_many_watches(server: Edge) -> None:
+def test_watches_per_address_are_limited(server: Edge) -> None:
     with Connection(server.target) as stranger:
         for _ in range(40):
             stranger.send(stranger.begin(WATCH), b"")
@@ -203,7 +203,7 @@ class TestMessagesThatNeverCome:
         monkeypatch.setattr(bounds, "HEALTH_MESSAGE_SECONDS", 0.5)
         return settings
 
-    def test_their_calls_are_cancelled(self, server: Edge) -> None:
+    def test_calls_without_a_message_are_cancelled(self, server: Edge) -> None:
         read(server, "careless")
         cancelled = metrics.calls_without_message._value
         with Connection(server.target) as careless:
@@ -215,7 +215,7 @@ class TestMessagesThatNeverCome:
         eventually(lambda: server.server._pipeline._concurrency._usage == {})
 
 
-def test_strangers_are_refused_before_their_message_is_awaited(server: Edge) -> None:
+def test_unauthenticated_calls_are_rejected_before_their_message(server: Edge) -> None:
     call = server.channel.stream_unary(READ, bytes, bytes)
     released = threading.Event()
 
@@ -281,7 +281,7 @@ def test_reflection_and_watchers_leave_room_for_ingestion(server: Edge, settings
         ended = refused(
             lambda: server.ingestion.IngestRows(iter(()), timeout=5, metadata=bearer("third"))
         )
-        assert ended.reason == "STREAM_ORDER_INVALID"  # it was let in, and had nothing to say
+        assert ended.reason == "STREAM_ORDER_INVALID"  # it was admitted, and sent no message
     eventually(lambda: edge.open_streams == 0)
 
 
@@ -316,7 +316,7 @@ class TestLifetimes:
         assert refusal.metadata["lifetime_seconds"] == "0.5"
         assert int(refusal.metadata["last_event_id"]) >= 0
 
-    def test_an_ingestion_ends_so_that_it_can_resume(self, server: Edge) -> None:
+    def test_an_ingestion_at_its_maximum_lifetime_can_be_resumed(self, server: Edge) -> None:
         done = threading.Event()
 
         def silent() -> Iterator[ingestion_pb.IngestRowsRequest]:
@@ -329,7 +329,7 @@ class TestLifetimes:
         done.set()
         assert refusal.reason == "STREAM_LIFETIME_OVER"
 
-    def test_one_that_reads_nothing_is_cancelled(
+    def test_a_stream_without_a_reader_is_cancelled(
         self, server: Edge, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(bounds, "LAST_SECONDS", 0.2)
@@ -348,7 +348,7 @@ def test_idle_connections_end_and_others_do_not(server: Edge) -> None:
     read(server, "ordinary")
 
 
-def test_the_address_with_most_connections_loses_the_silent_ones() -> None:
+def test_the_address_with_most_connections_loses_idle_ones() -> None:
     """Those of another address, and one that was heard of last, stay."""
     with ExitStack() as held:
         listening = held.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -418,11 +418,9 @@ class TestWithoutIncoming:
         monkeypatch.setattr(bounds, "MESSAGE_SECONDS", 0.5)
         return settings.model_copy(update={"token_keys": None, "token_issuer": None})
 
-    def test_threads_wait_for_messages_and_not_for_long(
-        self, server: Edge, settings: Settings
-    ) -> None:
-        half, released = half_calls(server, READ, settings.threads)
-        checks, let_go = half_calls(server, CHECK, 16)
+    def test_threads_wait_for_messages_only_briefly(self, server: Edge, settings: Settings) -> None:
+        half, released = incomplete_calls(server, READ, settings.threads)
+        checks, let_go = incomplete_calls(server, CHECK, 16)
         time.sleep(0.2)
         server.credit.ListCustomers(pb.ListCustomersRequest(), timeout=5)
         assert health_of(server) == SERVING
@@ -432,11 +430,11 @@ class TestWithoutIncoming:
         let_go.set()
 
 
-def test_the_private_parts_of_grpc_are_as_known() -> None:
+def test_the_private_parts_of_grpc_are_as_expected() -> None:
     assert incoming.private_api_matches()
 
 
-def test_other_private_parts_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_private_parts_of_grpc_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(incoming._private, "_RECEIVE_MESSAGE_TOKEN", "another")
     assert not incoming.private_api_matches()
     monkeypatch.undo()

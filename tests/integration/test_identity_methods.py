@@ -248,7 +248,7 @@ def test_a_refusal_tells_what_is_wanted_and_no_more(server: Edge) -> None:
     assert trailing["www-authenticate"] == "Bearer"
 
     forged, trailing = refused(bearing(token(key=ATTACKERS_KEY)))
-    unknown, _ = refused(bearing(token(header={"kid": "nobody's"})))
+    unknown, _ = refused(bearing(token(header={"kid": "unknown"})))
     assert forged.metadata == unknown.metadata == {"problem": "invalid"}
     assert forged.message == unknown.message
     assert trailing["www-authenticate"] == 'Bearer error="invalid_token"'
@@ -421,7 +421,7 @@ class TestStreams:
         assert watches[1].is_active()
         watches[1].cancel()
 
-    def test_one_that_reads_nothing_is_cancelled(
+    def test_a_stream_without_a_reader_is_cancelled(
         self, server: Edge, keys: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(bounds, "LAST_SECONDS", 0.2)
@@ -597,20 +597,20 @@ def test_clients_are_known_by_their_certificates(
             "token_issuer": None,
         }
     )
-    reader, writer, nobody = (
+    reader, writer, unknown = (
         tls.authority.issue_cert(name)
-        for name in ("billing.example", "writer.example", "nobody.example")
+        for name in ("billing.example", "writer.example", "unknown.example")
     )
     with serving(mutual, database) as server:
         assert code_of(tls.channel(server, reader)) is grpc.StatusCode.OK
         assert code_of(tls.channel(server, writer)) is PERMISSION_DENIED
-        assert code_of(tls.channel(server, nobody)) is PERMISSION_DENIED
+        assert code_of(tls.channel(server, unknown)) is PERMISSION_DENIED
         foreign = trustme.CA().issue_cert("billing.example")
         assert code_of(tls.channel(server, foreign)) is grpc.StatusCode.UNAVAILABLE
         assert code_of(tls.channel(server)) is grpc.StatusCode.UNAVAILABLE
-        scopes.write_text(json.dumps({"nobody.example": ["credit.read"]}))
+        scopes.write_text(json.dumps({"unknown.example": ["credit.read"]}))
         time.sleep(1.1)
-        assert code_of(tls.channel(server, nobody)) is grpc.StatusCode.OK
+        assert code_of(tls.channel(server, unknown)) is grpc.StatusCode.OK
         assert code_of(tls.channel(server, reader)) is PERMISSION_DENIED
 
 

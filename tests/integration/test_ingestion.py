@@ -63,7 +63,7 @@ C1, C2, C3 = (CustomerRow(n) for n in (1, 2, 3))
 
 
 def an_older_customer(database: Database) -> int:
-    """A customer registered before ids issued here began above all that an import may bring."""
+    """A registered customer with an id in the range of imports, as early releases issued."""
     issued = a_customer(database, TODAY)
     with database.transaction() as connection:
         statement = "UPDATE customers SET customer_id = 7 WHERE customer_id = :issued"
@@ -112,13 +112,13 @@ def test_customers_and_their_loans_are_stored(three_customers: Database) -> None
     assert_positions_are_right(three_customers, (1, 2, 3), TODAY.today)
 
 
-def test_the_limit_of_the_source_is_kept(database: Database) -> None:
+def test_the_limit_of_the_source_is_stored(database: Database) -> None:
     rows = [CustomerRow(1, limit_rupees=0), CustomerRow(2, limit_rupees=1_234_567)]
     ingest(database, rows, TODAY)
     assert [row[6] for row in snapshot(database)["customers"]] == [0, 123_456_700]
 
 
-def test_the_same_rows_again_change_nothing(three_customers: Database) -> None:
+def test_ingesting_the_same_rows_again_changes_nothing(three_customers: Database) -> None:
     rows = [LoanRow(1, n) for n in range(1, 30)]
     ingest(three_customers, rows, TODAY)
     before = snapshot(three_customers)
@@ -135,7 +135,7 @@ def test_the_same_rows_again_change_nothing(three_customers: Database) -> None:
     assert scalar(three_customers, "SELECT sum(version) FROM customers") == versions
 
 
-def test_a_loan_of_an_unknown_customer_is_rejected_and_the_rest_goes_on(
+def test_a_loan_of_an_unknown_customer_is_rejected_and_others_are_stored(
     three_customers: Database,
 ) -> None:
     rows = [LoanRow(1, 1), LoanRow(99, 1), LoanRow(2, 1), LoanRow(99, 2)]
@@ -184,7 +184,7 @@ def test_existing_loans_are_kept_or_updated(
     assert_positions_are_right(three_customers, [2, 3], TODAY.today)
 
 
-def test_loans_that_live_here_are_never_replaced(three_customers: Database) -> None:
+def test_loans_booked_here_are_never_replaced(three_customers: Database) -> None:
     customer_id = a_good_customer(three_customers, TODAY)
     decision = create_loan(
         three_customers, CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 12)), TODAY, PRINCIPAL
@@ -192,12 +192,12 @@ def test_loans_that_live_here_are_never_replaced(three_customers: Database) -> N
     assert decision.loan_id is not None
     ingest(three_customers, [LoanRow(1, 1, emis_paid_on_time=2, tenure_months=60)], TODAY)
     _record_payment(three_customers, 1, 1)
-    # Of before ids issued here began above all that an import may bring.
+    # Early releases issued ids in the range of imports.
     execute(three_customers, "UPDATE loans SET loan_id = 2000 WHERE NOT imported")
     rows = [
         LoanRow(customer_id, 2_000, rupees=1),
         LoanRow(1, 1, rupees=7, tenure_months=60),
-        # The same facts as before: EMIs paid here on time are none of the source's.
+        # Unchanged facts: EMIs paid on time here are not facts of the source.
         LoanRow(1, 1, emis_paid_on_time=2, tenure_months=60),
     ]
     before = snapshot(three_customers)
@@ -241,7 +241,7 @@ def test_a_registered_customer_is_never_replaced(database: Database) -> None:
     ]
 
 
-def test_customers_are_updated_and_keep_a_limit_that_is_not_given(database: Database) -> None:
+def test_an_updated_customer_keeps_the_limit_if_the_row_has_none(database: Database) -> None:
     ingest(database, [CustomerRow(1, limit_rupees=700_000), C2], TODAY)
     rows = [CustomerRow(1, income_rupees=90_000), CustomerRow(2, limit_rupees=5)]
     ingestion = ingest(database, rows, TODAY, on_existing="UPDATE")
@@ -253,7 +253,9 @@ def test_customers_are_updated_and_keep_a_limit_that_is_not_given(database: Data
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 100])
 @pytest.mark.parametrize("dry", [False, True])
-def test_one_key_twice_in_a_source(three_customers: Database, batch_rows: int, dry: bool) -> None:
+def test_a_row_that_repeats_a_key_must_be_equal(
+    three_customers: Database, batch_rows: int, dry: bool
+) -> None:
     first, other = LoanRow(1, 1), LoanRow(1, 1, rupees=5)
     rows: list[Row] = [LoanRow(2, 2), first, first, other, first, LoanRow(2, 3), other]
     ingestion = ingest(three_customers, rows, TODAY, batch_rows=batch_rows, validate_only=dry)
@@ -268,7 +270,7 @@ def test_one_key_twice_in_a_source(three_customers: Database, batch_rows: int, d
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 100])
 @pytest.mark.parametrize("dry", [False, True])
-def test_one_customer_or_phone_number_twice_in_a_source(
+def test_a_repeated_customer_or_phone_number_is_rejected(
     database: Database, batch_rows: int, dry: bool
 ) -> None:
     rows = [
@@ -290,7 +292,7 @@ def test_one_customer_or_phone_number_twice_in_a_source(
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 100])
 @pytest.mark.parametrize("dry", [False, True])
-def test_a_phone_number_that_is_let_go_of_is_free_in_the_next_ingestion(
+def test_a_released_phone_number_is_free_in_the_next_ingestion(
     three_customers: Database, batch_rows: int, dry: bool
 ) -> None:
     rows = [CustomerRow(1, phone="9123456789"), CustomerRow(2, phone=C1.phone_number)]
@@ -327,7 +329,7 @@ def _random_rows(chance: random.Random, count: int) -> list[Row]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_dry_run_tells_what_a_real_one_does_wherever_batches_are_cut(
+def test_a_dry_run_reports_what_a_real_run_does_for_any_batch_size(
     database: Database, seed: int
 ) -> None:
     chance = random.Random(seed)  # noqa: S311 - made-up rows, no secret
@@ -360,7 +362,7 @@ def test_a_dry_run_tells_what_a_real_one_does_wherever_batches_are_cut(
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_where_batches_are_cut_makes_no_difference(database: Database, seed: int) -> None:
+def test_the_batch_size_does_not_change_the_result(database: Database, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - made-up rows, no secret
     ingest(database, [CustomerRow(n) for n in range(2, 7)], TODAY)
     rows = _random_rows(chance, 40)
@@ -378,7 +380,7 @@ def test_where_batches_are_cut_makes_no_difference(database: Database, seed: int
 # --- Offsets --------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_stored_once_whatever_is_sent_again(three_customers: Database) -> None:
+def test_a_batch_is_stored_once_even_if_it_is_sent_again(three_customers: Database) -> None:
     rows = [LoanRow(1, n) for n in range(1, 21)]
     header = header_of(rows)
     begin_stream(three_customers, header, TODAY, PRINCIPAL)
@@ -405,7 +407,7 @@ def test_a_batch_is_stored_once_whatever_is_sent_again(three_customers: Database
     assert counts(ended) == {"inserted": 20}
     assert ended.total_rows == 20
     assert [row[14] for row in snapshot(three_customers)["loans"]] == list(range(1, 21))
-    # A repeat of everything, as by a client with a lost response.
+    # The client repeats everything, as after a lost response.
     assert send(0, 20) == 20
     assert finish_stream(three_customers, header.ingestion_id, TODAY) == ended
     with pytest.raises(PreconditionFailedError, match="INGESTION_ENDED"):
@@ -418,7 +420,8 @@ def test_a_batch_is_stored_once_whatever_is_sent_again(three_customers: Database
 
 
 def _begun(database: Database, rows: Sequence[Row], **options: Any) -> Callable[..., int]:
-    """A stream of its own; what sends rows of it from an offset and tells what is committed."""
+    """Begin a stream; return a function that sends rows at an offset and returns the committed
+    offset."""
     header = header_of(rows, **options)
     begin_stream(database, header, TODAY, PRINCIPAL)
 
@@ -443,14 +446,14 @@ def _begun(database: Database, rows: Sequence[Row], **options: Any) -> Callable[
     ],
     ids=["amount", "rate", "bad amount", "bad rate", "name", "bad phone", "no limit"],
 )
-def test_other_rows_than_those_committed_are_refused(
+def test_rows_that_differ_from_committed_ones_are_rejected(
     three_customers: Database, rows: list[Row], other: Row, validate_only: bool
 ) -> None:
     send = _begun(three_customers, rows, validate_only=validate_only)
     assert send(0, *rows[:2]) == 2
     assert send(2, *rows[2:4]) == 4
     before = snapshot(three_customers)
-    # However they are cut, alone or with rows that are new.
+    # With any batch boundaries, alone or with new rows.
     for first, last in ((0, 4), (1, 3), (2, 3), (0, 5)):
         changed = [*rows[:2], other, *rows[3:]][first:last]
         with pytest.raises(PreconditionFailedError) as refused:
@@ -464,7 +467,7 @@ def test_other_rows_than_those_committed_are_refused(
     assert send(1, *rows[1:]) == 5
 
 
-def test_cells_that_fit_no_field_are_compared_too(three_customers: Database) -> None:
+def test_unreadable_cells_are_compared_too(three_customers: Database) -> None:
     rows = [LoanRow(1, n) for n in range(1, 4)]
     send = _begun(three_customers, rows)
 
@@ -473,7 +476,7 @@ def test_cells_that_fit_no_field_are_compared_too(three_customers: Database) -> 
 
     assert send(0, *rows, unreadable=ten("ten")) == 3
     assert send(0, *rows, unreadable=ten("ten")) == 3
-    # The rows beside it say the same without it, and the client may number them otherwise.
+    # The other rows are equal, and the client may number them differently.
     assert send(0, rows[0], row_numbers=[77]) == 3
     for differing in ([], ten("eleven")):
         with pytest.raises(PreconditionFailedError, match="COMMITTED_ROWS_DIFFER") as refused:
@@ -481,8 +484,8 @@ def test_cells_that_fit_no_field_are_compared_too(three_customers: Database) -> 
         assert refused.value.metadata["offset"] == "1"
 
 
-def test_rows_of_which_no_digest_is_kept_are_passed_over(three_customers: Database) -> None:
-    """As of ingestions that an earlier release began."""
+def test_committed_rows_without_a_digest_are_not_compared(three_customers: Database) -> None:
+    """Ingestions that an earlier release began have no digests."""
     rows = [LoanRow(1, n) for n in range(1, 6)]
     send = _begun(three_customers, rows)
     send(0, *rows[:2])
@@ -493,7 +496,9 @@ def test_rows_of_which_no_digest_is_kept_are_passed_over(three_customers: Databa
         send(0, *rows[:3], LoanRow(1, 9))
 
 
-def test_a_stream_that_ends_before_the_rows_committed_is_another(three_customers: Database) -> None:
+def test_a_stream_that_ends_before_the_committed_offset_is_rejected(
+    three_customers: Database,
+) -> None:
     rows = [LoanRow(1, n) for n in range(1, 6)]
     header = header_of(rows)
     begin_stream(three_customers, header, TODAY, PRINCIPAL)
@@ -502,7 +507,7 @@ def test_a_stream_that_ends_before_the_rows_committed_is_another(three_customers
         finish_stream(three_customers, header.ingestion_id, TODAY, sent_until=3)
     assert refused.value.metadata["offset"] == "3"
     assert get_ingestion(three_customers, header.ingestion_id).state == "RUNNING"
-    # A client that resumed where all was committed sends no row.
+    # A client that resumes after the last committed row sends no row.
     assert finish_stream(three_customers, header.ingestion_id, TODAY).state == "SUCCEEDED"
 
 
@@ -511,12 +516,12 @@ def test_a_stream_that_ends_before_the_rows_committed_is_another(three_customers
     [
         ("team-a", "team-a", True),
         ("team-a", "team-b", False),
-        # Of a server without authentication.
+        # A server without authentication.
         ("anonymous", "team-a", True),
         ("team-a", "anonymous", True),
     ],
 )
-def test_an_ingestion_is_its_callers(
+def test_only_its_owner_continues_an_ingestion(
     three_customers: Database, owner: str, caller: str, allowed: bool
 ) -> None:
     header = header_of([C1])
@@ -534,14 +539,14 @@ LOANS_WITH_FAULTS = [
     LoanRow(2, 4, tenure_months=13),
     LoanRow(1, 31, rupees=-5),
 ]
-# Every seventh of them has the phone number of one before.
+# Every row after the seventh has the phone number of an earlier one.
 CUSTOMERS_WITH_FAULTS = [CustomerRow(n, f"+91{9_200_000_000 + n % 7}") for n in range(4, 16)]
 
 
 @pytest.mark.parametrize(
     "rows", [LOANS_WITH_FAULTS, CUSTOMERS_WITH_FAULTS], ids=["loans", "people"]
 )
-def test_batches_are_stored_together_as_they_are_one_by_one(
+def test_batches_stored_together_and_one_by_one_give_the_same_result(
     three_customers: Database, rows: Sequence[Row]
 ) -> None:
     parts = [RowBatch(n, columns_of(rows[n : n + 3])) for n in range(0, len(rows), 3)]
@@ -549,7 +554,7 @@ def test_batches_are_stored_together_as_they_are_one_by_one(
     for validate_only, at_a_time in ((True, 1), (True, 4), (False, 4)):
         header = header_of(rows, validate_only=validate_only)
         begin_stream(three_customers, header, TODAY, PRINCIPAL)
-        # Some were committed before the stream broke.
+        # The stream broke after two batches.
         ingest_rows(three_customers, header.ingestion_id, parts[:2], TODAY)
         for n in range(0, len(parts), at_a_time):
             ingest_rows(three_customers, header.ingestion_id, parts[n : n + at_a_time], TODAY)
@@ -561,7 +566,7 @@ def test_batches_are_stored_together_as_they_are_one_by_one(
     assert_positions_are_right(three_customers, (1, 2, 3), TODAY.today)
 
 
-def test_an_id_stands_for_one_header(three_customers: Database) -> None:
+def test_an_ingestion_id_has_one_header(three_customers: Database) -> None:
     header = header_of([LoanRow(1, 1)])
     begin_stream(three_customers, header, TODAY, PRINCIPAL)
     for change in ({"kind": "CUSTOMERS"}, {"on_existing": "UPDATE"}, {"validate_only": True}):
@@ -572,7 +577,7 @@ def test_an_id_stands_for_one_header(three_customers: Database) -> None:
         assert refused.value.metadata["fields"] == next(iter(change))
 
 
-def test_rows_of_the_other_kind_are_refused(three_customers: Database) -> None:
+def test_rows_of_the_other_kind_are_rejected(three_customers: Database) -> None:
     header = header_of([LoanRow(1, 1)])
     begin_stream(three_customers, header, TODAY, PRINCIPAL)
     with pytest.raises(InvalidRequestError, match="STREAM_ORDER_INVALID"):
@@ -589,7 +594,7 @@ def test_an_unknown_ingestion_is_not_found(database: Database) -> None:
         list_row_errors(database, header.ingestion_id, None, 10)
 
 
-def test_an_ingestion_that_another_call_holds_is_in_progress(database_url: str) -> None:
+def test_an_ingestion_locked_by_another_call_is_in_progress(database_url: str) -> None:
     database = Database(database_url, lock_timeout_seconds=0.1)
     header = header_of([C1])
     begin_stream(database, header, TODAY, PRINCIPAL)
@@ -600,7 +605,7 @@ def test_an_ingestion_that_another_call_holds_is_in_progress(database_url: str) 
     database.dispose()
 
 
-def test_ingestions_and_row_errors_come_in_pages(three_customers: Database) -> None:
+def test_ingestions_and_row_errors_are_listed_in_pages(three_customers: Database) -> None:
     rows = [LoanRow(99, n, rupees=-1, rate="x") for n in range(7)]
     first = ingest(three_customers, rows, TODAY)
     second = ingest(three_customers, [C1], on(date(2025, 6, 16)))
@@ -614,12 +619,12 @@ def test_ingestions_and_row_errors_come_in_pages(three_customers: Database) -> N
         found += page
         key = (page[-1].row_offset, page[-1].error_number)
         page = list_row_errors(three_customers, first.ingestion_id, key, 4)
-    # Row 1 has a loan id of 0 besides.
+    # The first row also has a loan id of 0.
     assert len(found) == 15
     assert [e.error_number for e in found[:5]] == [1, 2, 3, 1, 2]
 
 
-def test_the_errors_of_boundlessly_many_rows_are_counted_and_not_all_kept(
+def test_stored_row_errors_are_bounded_and_all_rejected_rows_are_counted(
     three_customers: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "MAX_REPORTED_ROWS", 3)
@@ -656,14 +661,14 @@ _STEPS: list[tuple[Any, str]] = [
 
 
 class _Crashed(BaseException):
-    """The process is gone."""
+    """The process crashed."""
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_crashes_between_statements_lose_nothing_and_double_nothing(
+def test_crashes_between_statements_neither_lose_nor_duplicate_rows(
     database: Database, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """The same rows twice: once undisturbed, once by a process that crashes repeatedly."""
+    """Compares an undisturbed run with one in a process that crashes repeatedly."""
     customers: list[Row] = [CustomerRow(n, age=30 + n % 2) for n in range(1, 9)]
     customers += [CustomerRow(3, age=99), CustomerRow(9, phone=C1.phone_number)]
     loans: list[Row] = [LoanRow(n % 9 + 1, n // 4, rupees=1000 * (n % 5)) for n in range(4, 40)]
@@ -676,7 +681,7 @@ def test_crashes_between_statements_lose_nothing_and_double_nothing(
         with monkeypatch.context() as patch:
             if dies:
                 _crash_at_random(patch, seed)
-            ingestions_of = [_ingest_though_crashing(database, rows) for rows in (customers, loans)]
+            ingestions_of = [_ingest_despite_crashes(database, rows) for rows in (customers, loans)]
         crashes = sum(times for _, times in ingestions_of)
         assert (crashes > 5) == dies
         found.append(
@@ -700,10 +705,10 @@ def _crash_at_random(patch: pytest.MonkeyPatch, seed: int) -> None:
             raise _Crashed
 
     for module, name in _STEPS:
-        patch.setattr(module, name, _dying(getattr(module, name), step))
+        patch.setattr(module, name, _crashing(getattr(module, name), step))
 
 
-def _dying(function: Callable[..., Any], step: Callable[[], None]) -> Callable[..., Any]:
+def _crashing(function: Callable[..., Any], step: Callable[[], None]) -> Callable[..., Any]:
     def wrapped(*arguments: Any, **named: Any) -> Any:
         step()
         result = function(*arguments, **named)
@@ -713,7 +718,7 @@ def _dying(function: Callable[..., Any], step: Callable[[], None]) -> Callable[.
     return wrapped
 
 
-def _ingest_though_crashing(database: Database, rows: Sequence[Row]) -> tuple[Any, int]:
+def _ingest_despite_crashes(database: Database, rows: Sequence[Row]) -> tuple[Any, int]:
     header = header_of(rows, on_existing="UPDATE")
     crashes = 0
     for _ in range(500):
@@ -727,13 +732,13 @@ def _ingest_though_crashing(database: Database, rows: Sequence[Row]) -> tuple[An
             return finish_stream(database, header.ingestion_id, TODAY), crashes
         except _Crashed:
             crashes += 1
-    raise AssertionError("it never ended")
+    raise AssertionError("the ingestion did not end in 500 attempts")
 
 
-def test_without_the_offset_in_the_transaction_rows_would_be_doubled(
+def test_without_the_offset_in_the_transaction_rows_would_be_duplicated(
     three_customers: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the crash test guards: an offset that lags behind its rows counts them twice."""
+    """The crash test guards this: an offset that lags behind its rows counts them twice."""
     rows = [LoanRow(1, 1), LoanRow(1, 2)]
     header = header_of(rows)
     begin_stream(three_customers, header, TODAY, PRINCIPAL)
@@ -744,11 +749,10 @@ def test_without_the_offset_in_the_transaction_rows_would_be_doubled(
     assert finish_stream(three_customers, header.ingestion_id, TODAY).rows_read == 4
 
 
-# --- Concurrent calls
-# -------------------------------------------------------------------------------
+# --- Concurrent calls -----------------------------------------------------------------------------
 
 
-def test_a_booking_that_read_before_an_import_loses_its_race(database: Database) -> None:
+def test_an_import_changes_the_version_that_a_booking_has_read(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     with database.autocommit() as connection:
         read = bookings.read(connection, customer_id, uuid4(), lock=False)
@@ -761,7 +765,7 @@ def test_a_booking_that_read_before_an_import_loses_its_race(database: Database)
     assert now.position.current_debt_paise == 10 * LAKH
 
 
-def test_bookings_and_imports_at_once_leave_a_right_position(database: Database) -> None:
+def test_concurrent_bookings_and_imports_leave_a_correct_position(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY, monthly_income_paise=100 * LAKH)
     failures: list[BaseException] = []
 
@@ -777,15 +781,15 @@ def test_bookings_and_imports_at_once_leave_a_right_position(database: Database)
                 database, CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 12)), TODAY, PRINCIPAL
             )
 
-    def bring(first: int) -> None:
-        for n in range(first, first - 15, -1):  # so that no id issued meanwhile is met
+    def import_loans(first: int) -> None:
+        for n in range(first, first - 15, -1):  # never an id issued meanwhile
             ingest(database, [LoanRow(customer_id, n, tenure_months=60)], TODAY)
 
     works: list[Callable[[], None]] = [
         book,
         book,
-        lambda: bring(3_000_000),
-        lambda: bring(2_000_000),
+        lambda: import_loans(3_000_000),
+        lambda: import_loans(2_000_000),
     ]
     threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
     for thread in threads:
@@ -801,8 +805,8 @@ def test_bookings_and_imports_at_once_leave_a_right_position(database: Database)
 def test_without_the_lock_a_booking_would_be_lost_from_the_position(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A booking that commits between the sum and the update must be in the sum: the lock sees to
-    it by making one wait for the other."""
+    """The sum must include a booking that commits between the sum and the update: with the lock,
+    one waits for the other."""
     customer_id = a_good_customer(database, TODAY)
     booked = threading.Event()
     reached = threading.Event()
@@ -810,7 +814,7 @@ def test_without_the_lock_a_booking_would_be_lost_from_the_position(
 
     def slow(*arguments: Any) -> Any:
         reached.set()
-        # With the lock the booking cannot end before the import does.
+        # With the lock, the booking cannot end before the import.
         assert not booked.wait(0.4)
         return real(*arguments)
 
@@ -826,7 +830,7 @@ def test_without_the_lock_a_booking_would_be_lost_from_the_position(
     assert_positions_are_right(database, [customer_id], TODAY.today)
 
 
-def test_a_phone_number_taken_meanwhile_rejects_the_row(
+def test_a_phone_number_registered_meanwhile_rejects_the_row(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = imports.phone_holders
@@ -852,7 +856,7 @@ def test_a_phone_number_taken_meanwhile_rejects_the_row(
 
 
 def test_ids_issued_after_an_import_are_new(database: Database) -> None:
-    """Imports bring ids below 10^15, and ids issued here lie above: neither looks at the other."""
+    """Imported ids are below 10^15 and issued ids above, so they need no comparison."""
     assert a_customer(database, TODAY) == FIRST_ISSUED_ID
     largest = CustomerRow(MAX_IMPORTED_ID, phone="+919100000099")
     assert counts(ingest(database, [C1, largest], TODAY)) == {"inserted": 2}
@@ -895,8 +899,8 @@ def test_the_database_keeps_imported_and_issued_ids_apart(
         execute(database, statement)
 
 
-def test_an_id_that_a_spreadsheet_cut_short_is_nobodys(database: Database) -> None:
-    """Of 16 digits a spreadsheet program keeps 15 and makes the last a 0."""
+def test_an_id_that_a_spreadsheet_rounded_is_unknown(database: Database) -> None:
+    """A spreadsheet program keeps 15 of 16 digits and replaces the last by 0."""
     customer_id = a_good_customer(database, TODAY)
     shown = int(float(format(float(customer_id), ".15g")))
     assert shown != customer_id
@@ -905,10 +909,10 @@ def test_an_id_that_a_spreadsheet_cut_short_is_nobodys(database: Database) -> No
     assert errors(database, ingestion.ingestion_id) == [(1, "customer_id", "CUSTOMER_UNKNOWN")]
 
 
-# --- What an ingestion leaves behind --------------------------------------------------------------
+# --- The end of an ingestion ----------------------------------------------------------------------
 
 
-def test_the_end_of_an_ingestion_is_told_once(three_customers: Database) -> None:
+def test_an_ended_ingestion_has_one_event(three_customers: Database) -> None:
     query = "SELECT count(*) FROM events WHERE kind = 'rows_ingested'"
     assert scalar(three_customers, query) == 1
     header = header_of([LoanRow(1, 1)])
@@ -927,13 +931,13 @@ def test_the_end_of_an_ingestion_is_told_once(three_customers: Database) -> None
         "inserted": 1,
         "updated": 0,
     }
-    # Nothing stored, no event.
+    # An ingestion that stores nothing has no event.
     ingest(three_customers, [LoanRow(1, 1)], TODAY)
     ingest(three_customers, [LoanRow(1, 2)], TODAY, validate_only=True)
     assert scalar(three_customers, query) == 2
 
 
-def test_a_stream_that_breaks_off_is_told_of(three_customers: Database) -> None:
+def test_a_stream_that_breaks_has_an_event(three_customers: Database) -> None:
     header = header_of([LoanRow(1, 1)])
     begin_stream(three_customers, header, TODAY, PRINCIPAL)
     ingest_rows(
@@ -944,23 +948,23 @@ def test_a_stream_that_breaks_off_is_told_of(three_customers: Database) -> None:
     assert get_ingestion(three_customers, header.ingestion_id).state == "RUNNING"
 
 
-def _silent(database: Database, ingestion_id: UUID, seconds: int) -> None:
+def _make_idle(database: Database, ingestion_id: UUID, seconds: int) -> None:
     with database.transaction() as connection:
         statement = """UPDATE ingestions SET last_activity_at = now() - make_interval(secs => :s)
             WHERE ingestion_id = :id"""
         connection.execute(text(statement), {"s": seconds, "id": ingestion_id})
 
 
-def test_an_abandoned_stream_ends_and_can_go_on(three_customers: Database) -> None:
+def test_an_abandoned_stream_ends_and_can_be_resumed(three_customers: Database) -> None:
     rows = [LoanRow(1, 1), LoanRow(1, 2)]
     header = header_of(rows)
     begin_stream(three_customers, header, TODAY, PRINCIPAL)
     first = [RowBatch(0, columns_of(rows[:1]))]
     ingest_rows(three_customers, header.ingestion_id, first, TODAY)
-    _silent(three_customers, header.ingestion_id, 59)
+    _make_idle(three_customers, header.ingestion_id, 59)
     assert abandon_streams(three_customers, TODAY, 60.0) == 0
-    _silent(three_customers, header.ingestion_id, 61)
-    # Several workers look at once.
+    _make_idle(three_customers, header.ingestion_id, 61)
+    # Several workers poll at once.
     with ThreadPoolExecutor(4) as workers:
         ended = list(workers.map(lambda _: abandon_streams(three_customers, TODAY, 60.0), range(8)))
     assert sum(ended) == 1
@@ -976,11 +980,11 @@ def test_an_abandoned_stream_ends_and_can_go_on(three_customers: Database) -> No
     assert (done.state, counts(done)) == ("SUCCEEDED", {"inserted": 2})
 
 
-def test_a_stream_that_was_only_silent_goes_on(three_customers: Database) -> None:
+def test_an_abandoned_stream_continues_with_its_next_batch(three_customers: Database) -> None:
     rows = [LoanRow(1, 1), LoanRow(1, 2)]
     header = header_of(rows)
     begin_stream(three_customers, header, TODAY, PRINCIPAL)
-    _silent(three_customers, header.ingestion_id, 61)
+    _make_idle(three_customers, header.ingestion_id, 61)
     assert abandon_streams(three_customers, TODAY, 60.0) == 1
     ingest_rows(three_customers, header.ingestion_id, [RowBatch(0, columns_of(rows))], TODAY)
     assert get_ingestion(three_customers, header.ingestion_id).state == "RUNNING"
@@ -989,7 +993,7 @@ def test_a_stream_that_was_only_silent_goes_on(three_customers: Database) -> Non
 def test_a_stream_that_is_storing_rows_is_not_abandoned(three_customers: Database) -> None:
     header = header_of([LoanRow(1, 1)])
     begin_stream(three_customers, header, TODAY, PRINCIPAL)
-    _silent(three_customers, header.ingestion_id, 61)
+    _make_idle(three_customers, header.ingestion_id, 61)
     with three_customers.transaction() as connection:
         ingestions.lock(connection, header.ingestion_id)
         assert abandon_streams(three_customers, TODAY, 60.0) == 0
@@ -1006,8 +1010,8 @@ def test_an_upload_is_not_abandoned(three_customers: Database) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_positions_are_those_of_the_domain(database: Database, seed: int) -> None:
-    """Random loans in any state, on days on which months, years and February end."""
+def test_positions_equal_those_of_the_domain(database: Database, seed: int) -> None:
+    """Random loans in any state, at the ends of months, years and February."""
     chance = random.Random(seed)  # noqa: S311 - made-up rows, no secret
     ingest(database, [CustomerRow(n) for n in range(1, 41)], TODAY)
     values = []
@@ -1060,8 +1064,10 @@ def test_positions_are_those_of_the_domain(database: Database, seed: int) -> Non
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_loans_added_to_positions_leave_those_of_the_domain(database: Database, seed: int) -> None:
-    """Import after import, on days between which positions hold or have run out."""
+def test_positions_with_added_loans_equal_those_of_the_domain(
+    database: Database, seed: int
+) -> None:
+    """Repeated imports, on days on which positions are valid or expired."""
     chance = random.Random(seed)  # noqa: S311 - made-up rows, no secret
     day = date(2024, 1, 28)
     ingest(database, [CustomerRow(n) for n in range(1, 21)], on(day))
@@ -1087,7 +1093,7 @@ def test_loans_added_to_positions_leave_those_of_the_domain(database: Database, 
         day += timedelta(days=chance.choice([0, 0, 1, 2, 15, 31, 400]))
 
 
-def test_a_refresh_raises_the_version_of_these_customers_alone(three_customers: Database) -> None:
+def test_a_refresh_raises_the_version_of_these_customers_only(three_customers: Database) -> None:
     with three_customers.transaction() as connection:
         positions.refresh(connection, [1, 3], TODAY.today)
     with three_customers.autocommit() as connection:
@@ -1097,7 +1103,7 @@ def test_a_refresh_raises_the_version_of_these_customers_alone(three_customers: 
         assert list(versions) == [2, 1, 2]
 
 
-def test_fingerprints_tell_each_fact_apart() -> None:
+def test_fingerprints_distinguish_each_fact() -> None:
     from credit_service.ingestion.validation import validate_columns
 
     rows = [
@@ -1113,13 +1119,13 @@ def test_fingerprints_tell_each_fact_apart() -> None:
     facts = validate_columns(columns_of(rows), 0, TODAY.today).frame
     prints = loader._fingerprints(arrays_of(facts)).tolist()
     assert len(set(prints[:7])) == 7
-    # Of the facts, not of the key.
+    # The key is not part of it.
     assert prints[7] == prints[0]
 
 
 @pytest.mark.parametrize("mode", ["SKIP", "UPDATE"])
-def test_no_import_meets_an_issued_id_or_sets_a_sequence(database: Database, mode: str) -> None:
-    """The attack: ids at and beyond the border, so that those issued next are taken or set back."""
+def test_no_import_uses_an_issued_id_or_moves_a_sequence(database: Database, mode: str) -> None:
+    """The attack imports ids at the bound and above, to occupy or reset the next issued ids."""
     customer_id = a_good_customer(database, TODAY)
     ask = CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 12))
     booked = create_loan(database, ask, TODAY, PRINCIPAL).loan_id
@@ -1134,7 +1140,7 @@ def test_no_import_meets_an_issued_id_or_sets_a_sequence(database: Database, mod
     for rows in (people, loans):
         done = ingest(database, rows, TODAY, on_existing=mode)
         assert counts(done) == {"rejected": len(rows)}
-    # The largest ids that imports may bring move no sequence either.
+    # The largest importable ids move no sequence either.
     largest: list[Row] = [CustomerRow(MAX_IMPORTED_ID, "+919100000099")]
     assert counts(ingest(database, largest, TODAY, on_existing=mode)) == {"inserted": 1}
     assert counts(ingest(database, [LoanRow(1, MAX_IMPORTED_ID)], TODAY)) == {"inserted": 1}
@@ -1144,8 +1150,8 @@ def test_no_import_meets_an_issued_id_or_sets_a_sequence(database: Database, mod
             execute(database, f"SELECT setval('{sequence}', {MAX_IMPORTED_ID})")
 
 
-def test_an_import_of_customers_waits_for_those_who_write_them(database: Database) -> None:
-    """Without the lock it would judge by facts that another transaction is about to replace."""
+def test_an_import_of_customers_waits_for_concurrent_writers(database: Database) -> None:
+    """Without the lock it would compare with facts that another transaction is replacing."""
     ingest(database, [C1], TODAY)
     with ThreadPoolExecutor(1) as pool:
         with database.transaction() as connection:

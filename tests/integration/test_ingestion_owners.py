@@ -1,4 +1,4 @@
-"""Several teams share the service: each one's ingestions are its own to go on with."""
+"""Several teams share the service: only its owner continues an ingestion."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -81,13 +81,15 @@ def names(database: Database) -> list[str]:
         return list(found.scalars())
 
 
-def test_a_running_ingestion_cannot_be_taken_over(server: Edge, database: Database) -> None:
-    ingestion_id, go_on = str(uuid4()), threading.Event()
+def test_a_running_ingestion_accepts_rows_of_its_owner_only(
+    server: Edge, database: Database
+) -> None:
+    ingestion_id, resume = str(uuid4()), threading.Event()
 
     def rows() -> Iterator[pb.IngestRowsRequest]:
         yield header(ingestion_id)
         yield batch(0, [customer_row(1, first_name="Asha")])
-        assert go_on.wait(20)
+        assert resume.wait(20)
         yield batch(1, [customer_row(2, first_name="Bina")])
 
     theirs = server.ingestion.IngestRows.future(rows(), timeout=20, metadata=A)
@@ -106,14 +108,14 @@ def test_a_running_ingestion_cannot_be_taken_over(server: Edge, database: Databa
         assert (refusal.code, refusal.reason) == (PERMISSION_DENIED, "INGESTION_NOT_OWNED")
         assert refusal.metadata == {"ingestion_id": ingestion_id}
     assert refused(upload, server, B, ingestion_id).reason == "INGESTION_NOT_OWNED"
-    go_on.set()
+    resume.set()
     ended = theirs.result().ingestion
     assert ended.state == ingestion_pb2.INGESTION_STATE_SUCCEEDED
     assert accounted(ended) == {"inserted": 2}
     assert names(database) == ["Asha", "Bina"]
 
 
-def test_one_that_ended_is_not_resumed_by_another(server: Edge) -> None:
+def test_an_ended_ingestion_is_resumed_by_its_owner_only(server: Edge) -> None:
     ingestion_id = str(uuid4())
     rows = [customer_row(1), customer_row(2)]
     ingest(server, A, header(ingestion_id), batch(0, rows[:1]), failure("Line 2 is damaged."))
@@ -126,7 +128,7 @@ def test_one_that_ended_is_not_resumed_by_another(server: Edge) -> None:
     )
 
 
-def test_an_upload_is_its_senders(server: Edge) -> None:
+def test_an_upload_belongs_to_its_caller(server: Edge) -> None:
     ingestion_id = str(uuid4())
     queued = upload(server, A, ingestion_id)
     assert upload(server, A, ingestion_id) == queued
@@ -134,7 +136,7 @@ def test_an_upload_is_its_senders(server: Edge) -> None:
     assert refused(ingest, server, B, header(ingestion_id)).reason == "INGESTION_NOT_OWNED"
 
 
-def test_rows_are_read_by_their_sender_and_by_those_who_read_all_customers(
+def test_row_errors_are_read_by_the_owner_and_with_the_scope_credit_read(
     server: Edge,
 ) -> None:
     ingestion_id = str(uuid4())
@@ -155,7 +157,7 @@ def test_rows_are_read_by_their_sender_and_by_those_who_read_all_customers(
     ):
         assert (refusal.code, refusal.reason) == (PERMISSION_DENIED, "PERMISSION_DENIED")
         assert refusal.metadata == {"required_scope": "credit.read"}
-    # How far it is, everybody may see who sends rows.
+    # Every caller with the scope ingest may read the progress.
     request = pb.GetIngestionRequest(ingestion_id=ingestion_id)
     assert server.ingestion.GetIngestion(request, metadata=B).ingestion.rejected == 1
     (watched,) = server.ingestion.WatchIngestion(
@@ -167,7 +169,7 @@ def test_rows_are_read_by_their_sender_and_by_those_who_read_all_customers(
     assert refusal.reason == "INGESTION_NOT_FOUND"
 
 
-def test_replacing_stored_facts_takes_a_scope_of_its_own(server: Edge) -> None:
+def test_replacing_stored_facts_requires_its_own_scope(server: Edge) -> None:
     updater = bearing(token(sub="team-a", scope="ingest ingest.update"))
     rows = [customer_row(1), customer_row(2)]
     ingest(server, A, header(str(uuid4())), batch(0, rows))
@@ -182,7 +184,7 @@ def test_replacing_stored_facts_takes_a_scope_of_its_own(server: Edge) -> None:
         for refusal in refusals:
             assert (refusal.code, refusal.reason) == (PERMISSION_DENIED, "PERMISSION_DENIED")
             assert refusal.metadata == {"required_scope": "ingest.update"}
-    # Nothing was begun. Without UPDATE stored facts are kept.
+    # No ingestion began. Without UPDATE, stored facts are kept.
     listed = server.ingestion.ListIngestions(pb.ListIngestionsRequest(), metadata=A).ingestions
     assert len(listed) == 1
     assert accounted(ingest(server, A, header(str(uuid4())), changed)) == {

@@ -1,4 +1,4 @@
-"""Whose loans are whose, and what is said of rows that are skipped."""
+"""Rows of other people under a stored id are rejected, and skipped rows are listed."""
 
 from datetime import date
 
@@ -22,7 +22,7 @@ def listed(database: Database, ingestion: Ingestion, *outcomes: RowOutcome) -> l
 
 
 def an_older_customer(database: Database) -> None:
-    """Customer 7, registered before ids issued here began above all that an import may bring."""
+    """Customer 7, registered with an id in the range of imports, as early releases issued."""
     a_customer(database, TODAY)
     execute(database, "UPDATE customers SET customer_id = 7 WHERE NOT imported")
 
@@ -54,14 +54,14 @@ def test_another_person_under_a_stored_id_is_rejected_and_so_are_their_loans(
     assert scalar(database, "SELECT count(*) FROM loans WHERE customer_id = 1") == 0
     assert scalar(database, "SELECT total_principal_paise FROM customers WHERE customer_id=1") == 0
 
-    # A row that names the stored person, with a new phone number, settles it.
+    # A row with the stored name and a new phone number ends the dispute.
     named = CustomerRow(1, phone="+919300000001", first_name="ASHA ", last_name="rao")
     assert set(counts(ingest(database, [named], TODAY))) == {"skipped"}
     assert counts(ingest(database, [LoanRow(1, 5)], TODAY)) == {"inserted": 1}
 
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 3])
-def test_the_last_row_of_an_id_says_whether_it_is_contested(
+def test_the_last_row_of_an_id_decides_whether_it_is_contested(
     database: Database, batch_rows: int
 ) -> None:
     ingest(database, [STORED], TODAY)
@@ -79,7 +79,7 @@ def test_the_last_row_of_an_id_says_whether_it_is_contested(
         CustomerRow(1, phone="+919100000001", first_name="Asha", last_name="Rao-Singh"),
     ],
 )
-def test_who_has_the_same_name_or_number_is_the_same_person(
+def test_the_same_name_or_phone_number_means_the_same_person(
     database: Database, same: CustomerRow
 ) -> None:
     ingest(database, [STORED], TODAY)
@@ -87,7 +87,7 @@ def test_who_has_the_same_name_or_number_is_the_same_person(
     assert scalar(database, "SELECT count(*) FROM contested_customers") == 0
 
 
-def test_a_dry_run_contests_and_settles_nothing(database: Database) -> None:
+def test_a_dry_run_does_not_change_contested_ids(database: Database) -> None:
     ingest(database, [STORED], TODAY)
     tried = ingest(database, [STRANGER], TODAY, validate_only=True)
     assert errors(database, tried.ingestion_id) == [(1, "customer_id", "CUSTOMER_MISMATCH")]
@@ -99,7 +99,7 @@ def test_a_dry_run_contests_and_settles_nothing(database: Database) -> None:
 
 
 @pytest.mark.parametrize("dry", [False, True])
-def test_loans_of_a_customer_registered_under_a_low_id_are_another_persons(
+def test_loans_of_a_registered_customer_with_a_low_id_are_rejected(
     database: Database, dry: bool
 ) -> None:
     an_older_customer(database)
@@ -112,7 +112,7 @@ def test_loans_of_a_customer_registered_under_a_low_id_are_another_persons(
     ]
 
 
-def test_a_registration_before_the_first_import_takes_no_id_of_the_source(
+def test_a_registration_before_the_first_import_uses_no_id_of_the_source(
     database: Database,
 ) -> None:
     mine = a_customer(database, TODAY)
@@ -131,7 +131,7 @@ def test_a_registration_before_the_first_import_takes_no_id_of_the_source(
 
 @pytest.mark.parametrize("dry", [False, True])
 @pytest.mark.parametrize("batch_rows", [1, 2, 100])
-def test_each_skipped_loan_is_listed_with_what_is_stored(
+def test_each_skipped_loan_is_listed_with_its_stored_values(
     database: Database, batch_rows: int, dry: bool
 ) -> None:
     ingest(database, [CustomerRow(1)], TODAY)
@@ -140,7 +140,7 @@ def test_each_skipped_loan_is_listed_with_what_is_stored(
         LoanRow(1, 5, rupees=70_000, rate="9.5"),
         LoanRow(1, 6),
         LoanRow(99, 7),
-        # Once more the same: it changes nothing, and is counted as that.
+        # A repeat counts as unchanged.
         LoanRow(1, 5, rupees=70_000, rate="9.5"),
         LoanRow(1, 6, start=date(2024, 2, 29)),
         LoanRow(1, 8),
@@ -164,7 +164,7 @@ def test_each_skipped_loan_is_listed_with_what_is_stored(
     } == {"REJECTED"}
 
 
-def test_each_skipped_customer_is_listed_with_what_is_stored(database: Database) -> None:
+def test_each_skipped_customer_is_listed_with_the_stored_values(database: Database) -> None:
     ingest(database, [STORED, CustomerRow(2)], TODAY)
     rows = [
         CustomerRow(1, phone=STORED.phone, age=31, limit_rupees=5),
@@ -179,7 +179,7 @@ def test_each_skipped_customer_is_listed_with_what_is_stored(database: Database)
     ]
 
 
-def test_boundlessly_many_skipped_rows_are_counted_and_not_all_kept(
+def test_stored_skipped_rows_are_bounded_and_all_are_counted(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "MAX_REPORTED_ROWS", 3)

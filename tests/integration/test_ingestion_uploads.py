@@ -1,4 +1,4 @@
-"""Files from the upload to the last row: the public workbooks, bad files, and workers that die."""
+"""Files from the upload to the last row: public workbooks, invalid files and killed workers."""
 
 import contextlib
 import hashlib
@@ -85,7 +85,7 @@ def codes(database: Database, ingestion: Ingestion) -> set[tuple[str, str]]:
 
 @pytest.fixture
 def public(database: Database, public_workbooks: Path) -> Database:
-    """A database with both public workbooks in it."""
+    """A database with both public workbooks imported."""
     for kind, name, rows in (("CUSTOMERS", "customer_data", 300), ("LOANS", "loan_data", 782)):
         content = (public_workbooks / f"{name}.xlsx").read_bytes()
         ingestion = upload(database, kind, content, f"{name}.xlsx")  # type: ignore[arg-type] # one of two
@@ -94,7 +94,7 @@ def public(database: Database, public_workbooks: Path) -> Database:
     return database
 
 
-def test_every_row_of_the_public_workbooks_is_stored_as_it_is(
+def test_every_row_of_the_public_workbooks_is_stored_unchanged(
     public: Database, public_workbooks: Path
 ) -> None:
     today = CLOCK.moment().today
@@ -124,7 +124,7 @@ def test_every_row_of_the_public_workbooks_is_stored_as_it_is(
     assert_positions_are_right(public, range(1, 301), today)
 
 
-def test_the_public_workbooks_again_change_nothing(
+def test_importing_the_public_workbooks_again_changes_nothing(
     public: Database, public_workbooks: Path
 ) -> None:
     before = snapshot(public)
@@ -150,7 +150,7 @@ def test_a_loan_id_of_two_customers_is_ambiguous_without_one(public: Database) -
     assert get_loan(public, 1003, 240)[0].customer_id == 240
 
 
-def test_the_same_rows_as_csv_are_the_same(public: Database, public_workbooks: Path) -> None:
+def test_the_same_rows_as_csv_change_nothing(public: Database, public_workbooks: Path) -> None:
     for kind, name in (("CUSTOMERS", "customer_data"), ("LOANS", "loan_data")):
         frame = pd.read_excel(public_workbooks / f"{name}.xlsx", engine="calamine")
         content = frame.dropna().to_csv(index=False).encode()
@@ -158,7 +158,7 @@ def test_the_same_rows_as_csv_are_the_same(public: Database, public_workbooks: P
         assert set(counts(ingestion)) == {"unchanged"}
 
 
-# --- Bad files and bad rows -----------------------------------------------------------------------
+# --- Invalid files and rows -----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def seven(database: Database) -> Database:
 FORMULA = Xml('<c r="{r}"><f>C2/12</f><v>8333.33</v></c>')
 
 
-def test_bad_rows_are_reported_with_every_bad_column_and_the_rest_is_stored(
+def test_rejected_rows_are_reported_with_every_column_and_others_are_stored(
     seven: Database,
 ) -> None:
     rows = [
@@ -242,7 +242,7 @@ def test_a_file_that_cannot_be_read_fails_its_ingestion(
     assert ingestion.error_message
     assert ingestion.finished_at is not None
     assert counts(ingestion) == {}
-    # Running it again, as a task sent twice does, leaves it as it is.
+    # A second run, as of a task sent twice, changes nothing.
     assert run_upload(seven, ingestion.ingestion_id, CLOCK) == ingestion
 
 
@@ -261,7 +261,7 @@ def test_a_file_that_cannot_be_read_fails_its_ingestion(
         (bytes(MAX_BYTES + 1), "rows.xlsx", "UPLOAD_TOO_LARGE"),
     ],
 )
-def test_a_file_that_is_none_is_refused_at_the_upload(
+def test_an_unsupported_file_is_rejected_at_the_upload(
     database: Database, content: bytes, filename: str, reason: str
 ) -> None:
     with pytest.raises(InvalidRequestError) as refused:
@@ -277,7 +277,7 @@ def test_the_checksum_is_compared(database: Database) -> None:
         store(database, "LOANS", content, sha256=bytes(32))
 
 
-def test_the_same_upload_twice_is_one(seven: Database) -> None:
+def test_an_upload_sent_twice_is_stored_once(seven: Database) -> None:
     header = Header(uuid4(), "LOANS", filename="a.xlsx")
     content = loans_workbook(A_LOAN)
 
@@ -295,7 +295,7 @@ def test_the_same_upload_twice_is_one(seven: Database) -> None:
     assert refused.value.metadata["fields"] == "on_existing,sha256"
 
 
-def test_a_file_is_read_in_the_order_of_dates_that_its_header_names(seven: Database) -> None:
+def test_a_file_is_read_in_the_date_order_of_its_header(seven: Database) -> None:
     rows = [(7, n, *A_LOAN[2:7], day, "") for n, day in enumerate(("03-04-2024", "05-06-2024"), 1)]
     content = csv_of(LOAN_HEADERS, *rows)
     undecided = upload(seven, "LOANS", content, "rows.csv", validate_only=True)
@@ -316,14 +316,14 @@ def test_a_file_is_read_in_the_order_of_dates_that_its_header_names(seven: Datab
     assert days == ["2024-04-03", "2024-06-05"]
 
 
-def test_a_dry_run_of_a_file_writes_its_report_alone(seven: Database) -> None:
+def test_a_dry_run_of_a_file_stores_only_its_report(seven: Database) -> None:
     before = snapshot(seven)
     ingestion = upload(seven, "LOANS", loans_workbook(A_LOAN, (8, *A_LOAN[1:])), validate_only=True)
     assert counts(ingestion) == {"inserted": 1, "rejected": 1}
     assert snapshot(seven) == before
 
 
-# --- Workers that die -----------------------------------------------------------------------------
+# --- Killed workers -------------------------------------------------------------------------------
 
 
 def many_loans(count: int) -> bytes:
@@ -331,7 +331,7 @@ def many_loans(count: int) -> bytes:
 
 
 class _Killed(BaseException):
-    """The worker is gone."""
+    """The worker was killed."""
 
 
 def killed_after(batches: int) -> Iterator[None]:
@@ -342,7 +342,7 @@ def killed_after(batches: int) -> Iterator[None]:
 def test_a_run_resumes_where_the_last_one_was_killed(seven: Database) -> None:
     stored = store(seven, "LOANS", many_loans(250))
     offsets = []
-    # Each run has batches of another size, so that the cuts are elsewhere.
+    # Each run has another batch size, for other batch boundaries.
     for batches, batch_rows in ((1, 60), (0, 7), (2, 45), (1, 13)):
         progress = killed_after(batches)
         with pytest.raises(_Killed):
@@ -361,7 +361,7 @@ def test_a_run_resumes_where_the_last_one_was_killed(seven: Database) -> None:
     assert_positions_are_right(seven, [7], CLOCK.moment().today)
 
 
-def test_two_workers_at_once_take_each_row_once(seven: Database) -> None:
+def test_concurrent_workers_store_each_row_once(seven: Database) -> None:
     stored = store(seven, "LOANS", many_loans(400))
     results: list[Ingestion] = []
 
@@ -379,7 +379,7 @@ def test_two_workers_at_once_take_each_row_once(seven: Database) -> None:
 
 
 def reader_of(parent: int) -> psutil.Process:
-    """The process that reads a file for this one."""
+    """The child process that reads the file."""
     return next(
         child
         for child in psutil.Process(parent).children()
@@ -390,13 +390,13 @@ def reader_of(parent: int) -> psutil.Process:
 @pytest.mark.parametrize(
     ("how", "state"), [(signal.SIGKILL, "RUNNING"), (signal.SIGABRT, "FAILED")]
 )
-def test_a_reading_process_that_dies_is_tried_again_or_found_unsafe(
+def test_a_killed_reader_is_retried_and_an_aborted_one_means_an_unsafe_file(
     seven: Database, how: signal.Signals, state: str
 ) -> None:
     stored = store(seven, "LOANS", many_loans(30_000))
 
     def end_reader() -> None:
-        # Batches that are on their way come before its end is noticed.
+        # Batches already sent arrive before the end is noticed.
         with contextlib.suppress(StopIteration, psutil.Error):
             reader_of(os.getpid()).send_signal(how)
 
@@ -413,8 +413,8 @@ def test_a_reading_process_that_dies_is_tried_again_or_found_unsafe(
         assert counts(done) == {"inserted": 30_000}
 
 
-def test_a_file_that_takes_too_much_memory_is_found_unsafe(seven: Database) -> None:
-    """A row as wide as the sheet is long: a table of them takes gigabytes, the file a megabyte."""
+def test_a_file_that_needs_too_much_memory_is_unsafe(seven: Database) -> None:
+    """A file of one megabyte whose table would need gigabytes: it is as wide as it is long."""
     wide = "".join(f"<c><v>{n}</v></c>" for n in range(20_000))
     long = "".join(f"<row><c><v>{n}</v></c></row>" for n in range(20_000))
     sheet = sheet_xml([CUSTOMER_HEADERS]).replace('<row r="1" ', "<row ")
@@ -423,7 +423,7 @@ def test_a_file_that_takes_too_much_memory_is_found_unsafe(seven: Database) -> N
     assert (ingestion.state, ingestion.error_code) == ("FAILED", "FILE_UNSAFE")
 
 
-def test_bytes_that_are_lost_fail_the_ingestion(seven: Database) -> None:
+def test_lost_bytes_fail_the_ingestion(seven: Database) -> None:
     stored = store(seven, "LOANS", many_loans(10))
     with seven.transaction() as connection:
         connection.execute(text("UPDATE ingestion_chunks SET content = 'x'"))
@@ -431,7 +431,7 @@ def test_bytes_that_are_lost_fail_the_ingestion(seven: Database) -> None:
     assert (ingestion.state, ingestion.error_code) == ("FAILED", "FILE_LOST")
 
 
-def test_work_given_up_fails_the_ingestion_once(seven: Database) -> None:
+def test_exhausted_attempts_fail_the_ingestion_once(seven: Database) -> None:
     stored = store(seven, "LOANS", many_loans(1))
     failed = fail_upload(
         seven, stored.ingestion_id, "ATTEMPTS_EXHAUSTED", "Tried five times.", CLOCK.moment()

@@ -42,7 +42,7 @@ from tests.integration.conftest import Edge, Refusal, refusal_of
 
 
 class Statement(threading.Thread):
-    """Runs a statement in the scope of a call, in a thread of its own."""
+    """A thread that runs a statement in the scope of a call."""
 
     def __init__(self, database: Database, scope: CancelScope, statement: str) -> None:
         super().__init__(daemon=True)
@@ -58,7 +58,7 @@ class Statement(threading.Thread):
             with self._database.transaction() as connection:
                 self.running.set()
                 connection.execute(text(self._statement))
-        except Exception as error:  # noqa: BLE001 - looked at by the test
+        except Exception as error:  # noqa: BLE001 - checked by the test
             self.error = error
         self.seconds = time.monotonic() - begun
 
@@ -99,11 +99,11 @@ def test_a_cancellation_never_hits_the_next_user(database_url: str) -> None:
     failures: list[Exception] = []
 
     def bystander() -> None:
-        while not done.wait(0.0005):  # the pause lets the other call get the connection
+        while not done.wait(0.0005):  # leaves the connection to the other call
             try:
                 with database.autocommit() as connection:
                     connection.execute(text("SELECT pg_sleep(0.0005)"))
-            except Exception as error:  # noqa: BLE001 - looked at by the test
+            except Exception as error:  # noqa: BLE001 - checked by the test
                 failures.append(error)
 
     thread = threading.Thread(target=bystander)
@@ -125,7 +125,7 @@ def test_a_cancellation_never_hits_the_next_user(database_url: str) -> None:
     assert failures == []
 
 
-def test_a_connection_is_awaited_no_longer_than_the_deadline(database_url: str) -> None:
+def test_waiting_for_a_connection_ends_at_the_deadline(database_url: str) -> None:
     database = Database(database_url, pool_size=1, pool_timeout_seconds=5.0)
     with database.autocommit():
         scope = CancelScope(time.monotonic() + 0.2)
@@ -158,9 +158,9 @@ def test_cancelling_a_broken_connection_fails_silently(database: Database) -> No
     scope = forever()
     with database.autocommit() as connection:
         driver = connection.connection.driver_connection
-        with scope.using(driver):  # type: ignore[arg-type]  # psycopg's, and not None
+        with scope.using(driver):  # type: ignore[arg-type]  # a psycopg connection
             connection.invalidate()
-            driver.close()  # type: ignore[union-attr]  # as above
+            driver.close()  # type: ignore[union-attr]  # not None
             scope.cancel()
     schema.require(database)
 
@@ -168,7 +168,7 @@ def test_cancelling_a_broken_connection_fails_silently(database: Database) -> No
 def test_the_test_above_detects_a_stray_cancellation(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the lock that `using` waits for, a cancellation does hit another call."""
+    """Without the lock of `using`, a cancellation hits another call."""
     database = Database(database_url, pool_size=1)
     with database.autocommit() as connection:
         driver = connection.connection.driver_connection
@@ -200,12 +200,12 @@ OK = grpc.StatusCode.OK
 def eventually(condition: Callable[[], bool], timeout_seconds: float = 10.0) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.02)
 
 
 def code_of(call: Any) -> grpc.StatusCode:
-    """How a call ended, which is waited for."""
+    """Wait for the end of a call; return its status."""
     code: grpc.StatusCode = call.code()
     return code
 
@@ -228,7 +228,7 @@ def loan_request(customer_id: int) -> pb.CreateLoanRequest:
 
 @contextmanager
 def locked(database_url: str, *customer_ids: int) -> Iterator[Callable[[], int]]:
-    """Holds customers' rows, so that bookings must wait; tells how many statements do wait."""
+    """Lock customers' rows; yield a function that returns how many statements wait for locks."""
     url = database_url.replace("+psycopg", "", 1)
     with psycopg.connect(url) as holder, psycopg.connect(url, autocommit=True) as observer:
         holder.execute(
@@ -259,14 +259,14 @@ def test_a_cancelled_call_stops_its_statement(
             call.cancel()
         eventually(lambda: waiting() == 0)
         eventually(lambda: database.pool_use()[0] == 0)
-        # The lock timeout would end them after three seconds.
+        # The lock timeout ends them only after three seconds.
         assert time.monotonic() - begun < 2.7
     for customer_id in customer_ids:
         listed = server.credit.ListLoans(pb.ListLoansRequest(customer_id=customer_id), timeout=5)
         assert not [loan for loan in listed.loans if loan.loan_id >= 1_000_000]
 
 
-def test_a_statement_ends_with_the_caller_s_deadline(
+def test_a_statement_ends_at_the_callers_deadline(
     server: Edge, database: Database, database_url: str
 ) -> None:
     customer_id = portfolio.a_good_customer(database, MOMENT)
@@ -277,7 +277,7 @@ def test_a_statement_ends_with_the_caller_s_deadline(
 
 
 class TestDefaultDeadline:
-    """Where the caller sets none."""
+    """Calls without a deadline."""
 
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
@@ -294,8 +294,8 @@ class TestDefaultDeadline:
             assert refusal.metadata == {"timeout_seconds": "0.5"}
 
 
-def half_calls(server: Edge, path: str, count: int) -> tuple[list[Any], threading.Event]:
-    """Calls that begin and do not send their message, until the event is set."""
+def incomplete_calls(server: Edge, path: str, count: int) -> tuple[list[Any], threading.Event]:
+    """Calls that send no message, and the event that ends them."""
     released = threading.Event()
 
     def nothing() -> Iterator[bytes]:
@@ -306,34 +306,34 @@ def half_calls(server: Edge, path: str, count: int) -> tuple[list[Any], threadin
     return [call.future(nothing()) for _ in range(count)], released
 
 
-def test_half_calls_hold_no_thread_for_long(
+def test_calls_without_a_message_are_cancelled_and_free_their_threads(
     server: Edge, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bounds, "MESSAGE_SECONDS", 1.0)
     path = "/credit_service.v1.CreditService/GetCustomer"
-    half, released = half_calls(server, path, settings.threads)
+    incomplete, released = incomplete_calls(server, path, settings.threads)
     time.sleep(0.3)
     server.credit.ListCustomers(pb.ListCustomersRequest(), timeout=5)
-    assert {code_of(call) for call in half} == {grpc.StatusCode.CANCELLED}
+    assert {code_of(call) for call in incomplete} == {grpc.StatusCode.CANCELLED}
     released.set()
 
 
-def test_half_calls_do_not_silence_the_health_service(server: Edge) -> None:
-    half, released = half_calls(server, "/grpc.health.v1.Health/Check", 16)
+def test_health_is_served_despite_calls_without_a_message(server: Edge) -> None:
+    incomplete, released = incomplete_calls(server, "/grpc.health.v1.Health/Check", 16)
     time.sleep(0.1)
     answer = server.health.Check(health_pb2.HealthCheckRequest(), timeout=4)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
-    assert {code_of(call) for call in half} == {grpc.StatusCode.CANCELLED}
+    assert {code_of(call) for call in incomplete} == {grpc.StatusCode.CANCELLED}
     released.set()
 
 
-def test_a_call_that_ends_without_a_message_is_told_so(server: Edge) -> None:
+def test_a_call_that_ends_without_a_message_is_rejected(server: Edge) -> None:
     call = server.channel.stream_unary("/credit_service.v1.CreditService/GetCustomer", bytes, bytes)
     refusal = refused(lambda: call(iter(()), timeout=5))
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
 
 
-def test_the_health_service_refuses_bytes_that_are_no_message(server: Edge) -> None:
+def test_the_health_service_rejects_bytes_that_are_no_message(server: Edge) -> None:
     check = server.channel.unary_unary("/grpc.health.v1.Health/Check", bytes, bytes)
     with pytest.raises(grpc.RpcError) as caught:
         check(b"\xff\xff", timeout=5)
@@ -341,13 +341,13 @@ def test_the_health_service_refuses_bytes_that_are_no_message(server: Edge) -> N
     assert code_of(call) is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def living_calls() -> int:
-    """Calls in memory. A thread may keep its last one until it serves the next."""
+def calls_in_memory() -> int:
+    """The number of calls in memory. A thread may keep its last one until it serves the next."""
     gc.collect()
     return sum(isinstance(each, Call) for each in gc.get_objects())
 
 
-def test_cancelled_calls_leave_nothing_behind(
+def test_cancelled_calls_release_all_resources(
     server: Edge, database: Database, settings: Settings
 ) -> None:
     customer_id = portfolio.a_good_customer(database, MOMENT)
@@ -356,15 +356,15 @@ def test_cancelled_calls_leave_nothing_behind(
     threads = threading.active_count()
     for batch in range(50):
         calls: list[Any] = [server.credit.GetCustomer.future(request) for _ in range(100)]
-        time.sleep(batch % 5 / 1000)  # at any moment of their lives
+        time.sleep(batch % 5 / 1000)  # cancelled at different moments
         for call in calls:
             call.cancel()
-    eventually(lambda: living_calls() <= settings.threads)
+    eventually(lambda: calls_in_memory() <= settings.threads)
     eventually(lambda: database.pool_use()[0] == 0)
     eventually(lambda: threading.active_count() <= threads)
 
     def is_served() -> bool:
-        # Load is shed for a moment after so many calls.
+        # The server sheds load for a moment after so many calls.
         try:
             found = server.credit.GetCustomer(request, timeout=5).customer
         except grpc.RpcError as error:
@@ -375,7 +375,7 @@ def test_cancelled_calls_leave_nothing_behind(
     eventually(is_served)
 
 
-def test_cancelled_streams_leave_nothing_behind(
+def test_cancelled_streams_release_all_resources(
     server: Edge, database: Database, settings: Settings
 ) -> None:
     edge = server.server._pipeline
@@ -386,26 +386,26 @@ def test_cancelled_streams_leave_nothing_behind(
         streams: list[Any] = [
             server.credit.WatchCreditEvents(pb.WatchCreditEventsRequest()) for _ in range(8)
         ]
-        if batch % 2:  # when they have just begun, or before that
+        if batch % 2:  # cancelled after they began, or before
             eventually(lambda: edge.open_streams > 0)
         opened += len(streams)
         for stream in streams:
             stream.cancel()
         eventually(lambda: edge.open_streams == 0)
     assert opened >= 500
-    eventually(lambda: living_calls() <= settings.threads + settings.ingestion_streams)
+    eventually(lambda: calls_in_memory() <= settings.threads + settings.ingestion_streams)
     eventually(lambda: database.pool_use()[0] == 0)
     eventually(lambda: threading.active_count() <= threads)
 
 
 def test_cancelled_watchers_do_not_wait_for_the_next_event(server: Edge) -> None:
-    """Also while another one looks for events in their stead."""
+    """Also while another watcher polls for events on their behalf."""
     edge = server.server._pipeline
     streams: list[Any] = [
         server.credit.WatchCreditEvents(pb.WatchCreditEventsRequest()) for _ in range(8)
     ]
     for stream in streams:
-        next(stream)  # the sign that it has caught up; the next comes in ten seconds
+        next(stream)  # the first heartbeat; the next comes in ten seconds
     time.sleep(0.2)
     begun = time.monotonic()
     for stream in streams[1:]:
@@ -416,7 +416,7 @@ def test_cancelled_watchers_do_not_wait_for_the_next_event(server: Edge) -> None
 
 
 class TestShares:
-    """What each principal may take."""
+    """The limits of each principal."""
 
     key = ECKey.generate_key("P-256")
 
@@ -448,7 +448,7 @@ class TestShares:
             ),
         )
 
-    def test_calls_a_second(self, server: Edge) -> None:
+    def test_calls_per_second_are_limited(self, server: Edge) -> None:
         def read(principal: str) -> Any:
             return server.credit.ListCustomers(
                 pb.ListCustomersRequest(), timeout=5, metadata=self.metadata(principal)
@@ -471,12 +471,12 @@ class TestShares:
         time.sleep(delay.seconds + delay.nanos / 1e9 + 0.01)
         read("busy")
 
-    def test_streams(self, server: Edge) -> None:
+    def test_open_streams_are_limited(self, server: Edge) -> None:
         def watch(principal: str) -> Any:
             stream: Any = server.credit.WatchCreditEvents(
                 pb.WatchCreditEventsRequest(), timeout=20, metadata=self.metadata(principal)
             )
-            next(stream)  # the heartbeat that it begins with
+            next(stream)  # the first heartbeat
             return stream
 
         first, second = watch("busy"), watch("busy")

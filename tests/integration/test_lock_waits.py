@@ -44,7 +44,7 @@ def read(server: Edge, customer_id: int) -> None:
     assert len(found.loans) >= 0
 
 
-def test_bookings_of_a_locked_customer_wait_without_thread_and_connection(
+def test_bookings_of_a_locked_customer_wait_without_a_thread_or_connection(
     server: Edge, database: Database, database_url: str
 ) -> None:
     customer_id, other_id = (portfolio.a_good_customer(database, MOMENT) for _ in range(2))
@@ -83,13 +83,13 @@ def test_bookings_of_many_locked_customers_leave_connections_to_reads(
 
 
 class TestPatience:
-    """Of the calls that wait for a turn."""
+    """How long calls wait for their turn."""
 
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"lock_timeout_seconds": 0.5})
 
-    def test_who_waits_too_long_is_asked_to_come_again(
+    def test_a_call_that_waits_too_long_is_rejected_with_a_retry_delay(
         self, server: Edge, database: Database, database_url: str
     ) -> None:
         customer_id = portfolio.a_good_customer(database, MOMENT)
@@ -107,7 +107,7 @@ class TestPatience:
             assert not first.done()
         assert first.result().decision_id
 
-    def test_who_goes_leaves_the_line(
+    def test_a_cancelled_call_leaves_the_queue(
         self, server: Edge, database: Database, database_url: str
     ) -> None:
         customer_id = portfolio.a_good_customer(database, MOMENT)
@@ -124,7 +124,7 @@ class TestPatience:
             assert waiting() == 1
         assert first.result().decision_id
 
-    def test_who_waits_too_long_for_a_thread_is_told_of_the_overload(
+    def test_a_call_that_waits_too_long_for_a_thread_is_shed(
         self, server: Edge, database: Database, database_url: str
     ) -> None:
         customer_ids = [portfolio.a_good_customer(database, MOMENT) for _ in range(BOOKERS)]

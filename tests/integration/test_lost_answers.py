@@ -1,4 +1,4 @@
-"""A write whose answer is lost after the commit, sent again by the published retry policy."""
+"""The published retry policy repeats a write whose response is lost after the commit."""
 
 import json
 import re
@@ -28,10 +28,10 @@ WRITES = {
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
     if method.GetOptions().idempotency_level != MethodOptions.NO_SIDE_EFFECTS
-    # A stream of rows or bytes has an ingestion_id, and the policy does not send it again.
+    # A stream has an ingestion_id, and the policy does not retry it.
     and not method.client_streaming
 }
-"""Every method that writes and that the retry policy may send twice."""
+"""The methods that write and that the retry policy may send twice."""
 
 SAMPLES: Mapping[str, Mapping[str, Any]] = {
     "RegisterCustomer": {
@@ -49,28 +49,28 @@ SAMPLES: Mapping[str, Mapping[str, Any]] = {
     },
     "RecordPayment": {"customer_id": 1, "loan_id": 1, "amount": {"units": 10}},
 }
-"""A request of each writing method that lacks nothing but its request id."""
+"""A request of each writing method, complete except for its request id."""
 
 
 @pytest.fixture
 def losses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Lets the first answer after each commit be lost; the failpoints at which one was.
+    """Lose the first response after each commit; return the failpoints of the lost ones.
 
-    The caller sees UNAVAILABLE, as when the server dies there.
+    The caller gets UNAVAILABLE, as from a server that dies there.
     """
     lost: list[str] = []
 
     def lose(point: str) -> None:
         if point.endswith(".after_commit") and point not in lost:
             lost.append(point)
-            raise UnavailableError("SHUTTING_DOWN", "The answer was lost.", 0.0)
+            raise UnavailableError("SHUTTING_DOWN", "The response was lost.", 0.0)
 
     monkeypatch.setattr(failpoints, "reach", lose)
     return lost
 
 
 def stored(database: Database) -> dict[str, int]:
-    """How many rows the writing methods have left."""
+    """The number of rows in each table that the methods write."""
     with database.autocommit() as connection:
         return {
             table: connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()  # noqa: S608 - one of these
@@ -78,7 +78,7 @@ def stored(database: Database) -> dict[str, int]:
         }
 
 
-def test_a_write_without_a_request_id_is_refused_before_it_writes(
+def test_a_write_without_a_request_id_is_rejected_before_it_writes(
     server: Edge, database: Database, losses: list[str]
 ) -> None:
     customer_id = portfolio.a_good_customer(database, Clock().moment())
@@ -104,7 +104,7 @@ def test_a_write_without_a_request_id_is_refused_before_it_writes(
     assert not losses
 
 
-def test_the_command_line_fills_in_a_request_id_and_retries_under_it(
+def test_the_command_line_generates_a_request_id_and_retries_with_it(
     server: Edge,
     database: Database,
     losses: list[str],
@@ -115,14 +115,14 @@ def test_the_command_line_fills_in_a_request_id_and_retries_under_it(
     customer_id = portfolio.a_good_customer(database, Clock().moment())
 
     def called(method: str, **values: Any) -> tuple[dict[str, Any], list[str]]:
-        """The answer, and the ids that were filled in."""
+        """The response and the generated ids."""
         capsys.readouterr()
         request = {**SAMPLES[method], "customer_id": customer_id, **values}
         assert app.run(["call", method, json.dumps(request)]) == 0
         printed = capsys.readouterr()
-        # The server of this process logs to standard error, too.
-        filled_in = re.findall(r"Generated request_id ([0-9a-f-]{36})", printed.err)
-        return json.loads(printed.out), filled_in
+        # The server in this process also logs to standard error.
+        generated = re.findall(r"Generated request_id ([0-9a-f-]{36})", printed.err)
+        return json.loads(printed.out), generated
 
     booked, (request_id,) = called("CreateLoan")
     paid, _ = called("RecordPayment", loan_id=booked["loan"]["loan_id"])
@@ -130,7 +130,7 @@ def test_the_command_line_fills_in_a_request_id_and_retries_under_it(
     found = stored(database)
     assert (found["decisions"], found["payments"]) == (1, 1)
 
-    # An id in the request is kept.
+    # A given id is used as it is.
     assert called("CreateLoan", request_id=request_id) == (booked, [])
     payment_id, loan_id = paid["payment"]["request_id"], booked["loan"]["loan_id"]
     assert called("RecordPayment", requestId=payment_id, loan_id=loan_id) == (paid, [])

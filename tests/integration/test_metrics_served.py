@@ -1,4 +1,4 @@
-"""The metrics of a real server, of several processes at one address, and of a real worker."""
+"""The metrics of a real server, of several processes on one address, and of a real worker."""
 
 import os
 import signal
@@ -101,7 +101,7 @@ def test_calls_are_counted_by_method_and_status(counted: Counted, server: Edge) 
     assert counted("grpc_server_handled_total", grpc_method="RegisterCustomer") == 1
 
 
-def test_unknown_methods_become_no_label(counted: Counted, server: Edge) -> None:
+def test_unknown_methods_are_not_labels(counted: Counted, server: Edge) -> None:
     for number in range(20):
         call = server.channel.unary_unary(f"/made.up.Service/Method{number}", None, None)
         with pytest.raises(grpc.RpcError):
@@ -133,7 +133,7 @@ def test_messages_of_streams_are_counted(counted: Counted, server: Edge) -> None
     assert counted("grpc_server_msg_sent_total", **labels) == 0
 
 
-def test_streams_that_callers_leave_are_cancelled_and_closed(
+def test_streams_that_callers_cancel_are_counted_as_cancelled_and_closed(
     counted: Counted, server: Edge
 ) -> None:
     watch = server.credit.WatchCreditEvents(pb.WatchCreditEventsRequest())
@@ -173,7 +173,7 @@ def test_the_state_of_a_server_is_shown_while_it_runs(server: Edge) -> None:
         limit = value("credit_server_calls_waiting_limit", kind)
         assert limit == Settings().max_concurrent_calls - 12
     assert value("credit_server_calls_awaiting_turn") == 0
-    assert value("credit_server_streams_limit") == 8 + 2  # kept for ingestions
+    assert value("credit_server_streams_limit") == 8 + 2  # 2 are reserved for ingestions
     assert value("credit_database_pool_size") == 12
 
     server.server.stop(grace_seconds=1)
@@ -213,10 +213,10 @@ def test_repeated_answers_count_as_one_decision(counted: Counted, server: Edge) 
     assert counted("credit_score_bucket", le="0.0") == 1
 
 
-def test_the_reason_of_an_approval_is_whether_the_rate_changed(
+def test_the_reason_of_an_approval_states_whether_the_rate_changed(
     counted: Counted, server: Edge
 ) -> None:
-    """A customer with one short, well repaid loan scores high enough only for a corrected rate."""
+    """The score of one short loan repaid on time allows only a corrected rate."""
     customer_id = register(server.credit, "+919876500005")
     import_loans(server, customer_id, count=1)
     assert server.credit.CreateLoan(ask(customer_id, rupees=10_000)).approved
@@ -263,7 +263,7 @@ def test_a_discrepancy_is_counted(counted: Counted, database: Database, server: 
     assert counted("credit_reconciled_customers_total") >= 2
 
 
-def test_the_backlog_is_that_of_the_database(database: Database, server: Edge) -> None:
+def test_the_backlog_is_read_from_the_database(database: Database, server: Edge) -> None:
     register(server.credit, "+919876500008")
     now = [0.0]
     actors = ["reconcile", "ingest_upload"]
@@ -305,7 +305,7 @@ def test_the_backlog_is_that_of_the_database(database: Database, server: Edge) -
         reader.close()
 
 
-def test_a_worker_counts_what_it_does(
+def test_a_worker_counts_its_work(
     counted: Counted, database_url: str, redis_url: str, server: Edge
 ) -> None:
     settings = Settings(
@@ -333,7 +333,7 @@ def test_a_worker_counts_what_it_does(
 
 @pytest.fixture
 def group(settings: Settings) -> Iterator[ServerGroup]:
-    """Two processes that show their metrics at one address."""
+    """Two processes that serve their metrics on one address."""
     running = ServerGroup(
         settings.model_copy(update={"processes": 2, "metrics_listen": "127.0.0.1:0"})
     )
@@ -375,7 +375,9 @@ def _call_until_both_served(group: ServerGroup) -> int:
     raise AssertionError("one process got all connections")
 
 
-def test_one_endpoint_shows_all_processes_and_their_restarts(group: ServerGroup) -> None:
+def test_one_endpoint_serves_the_metrics_of_all_processes_across_restarts(
+    group: ServerGroup,
+) -> None:
     calls = _call_until_both_served(group)
     samples = _scrape(group)
     handled = {"grpc_method": "ListCustomers", "grpc_code": "OK"}
@@ -423,7 +425,7 @@ def test_metrics_are_off_by_default(settings: Settings) -> None:
 # Traces.
 
 
-def test_a_call_stays_in_the_trace_of_its_caller(
+def test_a_call_continues_the_trace_of_its_caller(
     server: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, object]] = []
@@ -440,7 +442,7 @@ def test_a_call_stays_in_the_trace_of_its_caller(
         metadata = (("traceparent", traceparent),) if traceparent else ()
         with pytest.raises(grpc.RpcError) as failed:
             server.credit.GetCustomer(request, metadata=metadata)
-        # The error of a call is also the call, which its type does not state.
+        # The error of a call is also the call, despite its type.
         call: Any = failed.value
         traceresponse = dict(call.trailing_metadata()).get("traceresponse")
         if traceparent == caller:

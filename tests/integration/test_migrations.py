@@ -1,4 +1,4 @@
-"""Databases of earlier versions on their way to the newest schema."""
+"""Migrations of earlier schema versions to the newest."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -31,7 +31,7 @@ _CUSTOMERS = """INSERT INTO customers (customer_id, first_name, last_name, age,
 
 
 def _downgrade(url: str, revision: str) -> None:
-    """Take a database that holds nothing back to the schema of an earlier version."""
+    """Downgrade an empty database to the schema of an earlier version."""
     config = Config()
     config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
@@ -54,7 +54,7 @@ def test_ids_issued_after_the_migration_lie_above_those_imported(database_url: s
     with engine.begin() as connection:
         connection.execute(text(_CUSTOMERS))
         connection.execute(text("SELECT setval('customer_ids', 1)"))
-        # As after an import of the id 10^15, and some bookings.
+        # The state after an import of the id 10^15 and some bookings.
         connection.execute(text("SELECT setval('loan_ids', 1000000000000024)"))
     migrate.upgrade(database_url)
     with engine.begin() as connection:
@@ -62,7 +62,7 @@ def test_ids_issued_after_the_migration_lie_above_those_imported(database_url: s
         assert kept.all() == [1, 10**15]
         assert [_next(connection, "customer_ids") for _ in range(2)] == [10**15 + 1, 10**15 + 11]
         assert _next(connection, "loan_ids") == 10**15 + 31
-        # What was stored before can still change.
+        # Rows stored before can still change.
         connection.execute(text("UPDATE customers SET age = 31"))
         unproven = "SELECT conname FROM pg_constraint WHERE NOT convalidated"
         assert connection.execute(text(unproven)).scalars().all() == []
@@ -91,7 +91,7 @@ def test_rejections_stored_by_earlier_releases_are_deleted(database_url: str) ->
 
 
 def test_concurrent_migrations_wait_for_each_other(database_url: str) -> None:
-    """Also if one builds an index concurrently, which waits for all sessions with a snapshot."""
+    """Also if one builds an index concurrently and waits for all sessions with a snapshot."""
     _downgrade(database_url, "0011")
     with ThreadPoolExecutor(2) as both:
         done = [both.submit(migrate.upgrade, database_url) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Rows as a later release would write them, read by this one: beside it, or after a roll-back."""
+"""This release reads rows of a later one: side by side, or after a rollback."""
 
 import json
 from typing import Any
@@ -28,7 +28,7 @@ _COPY_DECISION = text(
 
 @pytest.fixture
 def decision_id(server: Edge, database: Database) -> int:
-    """A decline of this release, copied as 9001 with what a later release added."""
+    """A declined decision of this release, copied as 9001 with additions of a later one."""
     customer_id = lending.register(server.credit, "+919876500091")
     answer = server.credit.CreateLoan(lending.ask(customer_id))
     with database.autocommit() as connection:
@@ -54,7 +54,7 @@ def decision_id(server: Edge, database: Database) -> int:
         score["override"] = "BUREAU_DEFAULT"
         score["percentile"] = 4
         score["components"].append({**score["components"][0], "component": "BUREAU", "extra": 1})
-        # json, not jsonb: the bytes are kept.
+        # json, not jsonb, keeps the bytes.
         changes = {
             "decision_id": 9001,
             "request_id": "30000000-0000-4000-8000-000000000001",
@@ -68,7 +68,7 @@ def decision_id(server: Edge, database: Database) -> int:
 
 
 def write_events(database: Database) -> None:
-    """The events of a loan and a score, with more fields, and one of a new kind between them."""
+    """Events of a loan and a score with more fields, and between them one of a new kind."""
     with database.transaction() as connection:
         connection.execute(text("ALTER TABLE events DROP CONSTRAINT events_kind_known_check"))
         loan = {
@@ -114,7 +114,7 @@ def write_events(database: Database) -> None:
 
 
 def watched(server: Edge, after: int = 0) -> list[Any]:
-    """The events after that id, up to the first heartbeat."""
+    """The events after an id, up to the first heartbeat."""
     stream: Any = server.credit.WatchCreditEvents(
         pb.WatchCreditEventsRequest(after_event_id=after), timeout=20
     )
@@ -127,7 +127,7 @@ def watched(server: Edge, after: int = 0) -> list[Any]:
     return events
 
 
-def test_a_watcher_gets_what_is_known_and_goes_on_after_what_is_not(
+def test_a_watcher_gets_known_events_and_skips_unknown_ones(
     server: Edge, database: Database
 ) -> None:
     write_events(database)
@@ -149,11 +149,11 @@ def test_a_watcher_gets_what_is_known_and_goes_on_after_what_is_not(
     assert component.component == score_pb2.SCORE_COMPONENT_UNSPECIFIED
     assert ingested.rows_ingested.kind == ingestion_pb2.INGESTION_KIND_UNSPECIFIED
     assert metrics.events_skipped._value.get() == before + 1
-    # Resumed from the event before the unknown one.
+    # Resume at the event before the unknown one.
     assert watched(server, created.event_id) == events[1:]
 
 
-def test_a_decision_is_read_but_not_computed_again(
+def test_a_later_decision_is_read_but_not_replayed(
     server: Edge,
     database: Database,
     decision_id: int,
@@ -167,7 +167,7 @@ def test_a_decision_is_read_but_not_computed_again(
     assert reason.message
     assert found.counter_offer.max_loan_amount.units == 100
     assert found.inputs.monthly_income.units == 50_000
-    # Nothing of it is lost.
+    # The added fields are kept.
     assert json.loads(found.inputs.inputs_json)["bureau"] == {"score": 700}
     listed = server.credit.ListDecisions(pb.ListDecisionsRequest()).decisions
     assert [each.decision_id for each in listed] == [decision_id, 1]
@@ -187,6 +187,6 @@ def test_a_decision_is_read_but_not_computed_again(
         assert connection.execute(text("SELECT count(*) FROM shadow_decisions")).scalar() == 0
 
 
-def test_the_console_shows_such_a_decision(server: Edge, decision_id: int) -> None:
+def test_the_console_shows_a_later_decision(server: Edge, decision_id: int) -> None:
     with console(server.target) as place:
         assert Visitor(place).ask(f"/qa/decisions/{decision_id}").status == 200

@@ -39,7 +39,7 @@ TIMEOUT = Statement("SELECT current_setting('statement_timeout'), current_settin
 
 
 def through(base_url: str, database_url: str) -> str:
-    """The URL of the same database, with PgBouncer between."""
+    """The URL of the same database through PgBouncer."""
     return f"{base_url}/{make_url(database_url).database}"
 
 
@@ -55,7 +55,7 @@ def sqlalchemy(url: str) -> str:
 
 @contextmanager
 def closing(database: Database) -> Iterator[Database]:
-    """The database, its connections closed at the end."""
+    """Yield the database; close its connections at the end."""
     try:
         yield database
     finally:
@@ -85,7 +85,7 @@ def settings_of(url: str, **changes: object) -> Settings:
         "database_pooler": "transaction",
         **changes,
     }
-    return Settings(**given)  # type: ignore[arg-type]  # fields of several types
+    return Settings(**given)  # type: ignore[arg-type]  # values of several types
 
 
 # The service as a whole.
@@ -118,7 +118,7 @@ def test_concurrent_mixed_calls_all_succeed(
 
 
 def call_all(edge: Edge) -> None:
-    """Calls of all kinds from sixteen callers at once; none may fail."""
+    """Make calls of all kinds from sixteen concurrent callers; fail if one fails."""
     customers = [
         lending.register(edge.credit, f"+91{9_700_000_000 + number}") for number in range(12)
     ]

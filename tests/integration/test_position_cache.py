@@ -1,4 +1,4 @@
-"""The cache on a real Valkey: newer entries win, failures are misses, stale ones never served."""
+"""The cache on a real Valkey: newer entries win, failures are misses, stale entries are unused."""
 
 import socket
 import threading
@@ -48,7 +48,7 @@ def held(cache: PositionCache, day: date = TODAY.today) -> CreditPosition | None
     return None if cached is None else cached.position
 
 
-def test_an_entry_comes_back_equal(cache: PositionCache) -> None:
+def test_an_entry_is_read_as_it_was_written(cache: PositionCache) -> None:
     assert held(cache) is None
     put(cache, POSITION)
     assert held(cache) == POSITION
@@ -63,7 +63,7 @@ def test_an_older_version_is_rejected(cache: PositionCache) -> None:
     assert held(cache) == newer
 
 
-def test_without_the_compare_an_older_version_would_win(
+def test_without_the_comparison_an_older_version_would_win(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = cache_module._COMPARE_AND_SET
@@ -79,25 +79,27 @@ def test_without_the_compare_an_older_version_would_win(
     unguarded.close()
 
 
-def test_an_entry_is_a_miss_outside_its_days(cache: PositionCache) -> None:
+def test_an_entry_is_a_miss_outside_its_validity(cache: PositionCache) -> None:
     put(cache, POSITION)
     assert held(cache, date(2026, 6, 30)) == POSITION
     assert held(cache, date(2026, 7, 1)) is None
     assert held(cache, date(2026, 6, 9)) is None
 
 
-def test_an_entry_lives_a_day_or_until_its_horizon(cache: PositionCache, redis_url: str) -> None:
+def test_an_entry_expires_after_a_day_or_at_its_horizon(
+    cache: PositionCache, redis_url: str
+) -> None:
     client = redis.Redis.from_url(redis_url)
     put(cache, POSITION)
     assert 86_390 <= client.ttl("credit:position:7") <= 86_400
     tomorrow = replace(POSITION, version=6, valid_until=date(2026, 6, 11))
     put(cache, tomorrow)
-    # From noon to midnight in India.
+    # It is noon in India, and the entry expires at midnight.
     assert 43_190 <= client.ttl("credit:position:7") <= 43_200
     client.close()
 
 
-def test_only_over_old_adds_no_entry_and_drop_removes(cache: PositionCache) -> None:
+def test_only_over_old_adds_no_entry_and_drop_removes_it(cache: PositionCache) -> None:
     put(cache, POSITION, only_over_old=True)
     assert held(cache) is None
     put(cache, POSITION)
@@ -125,7 +127,7 @@ def test_an_entry_of_another_format_is_a_miss(
 
 
 class SlowRedis:
-    """A port that accepts connections and does not answer, later a proxy of Redis."""
+    """A port that accepts connections and sends nothing, later a proxy of Redis."""
 
     def __init__(self, redis_url: str) -> None:
         self.answers = threading.Event()
@@ -170,16 +172,14 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
         return
 
 
-def test_a_silent_redis_costs_one_timeout_and_then_nothing(
-    database: Database, redis_url: str
-) -> None:
+def test_an_unresponsive_redis_costs_one_timeout(database: Database, redis_url: str) -> None:
     slow = SlowRedis(redis_url)
     cache = PositionCache(f"redis://127.0.0.1:{slow.port}", timeout_seconds=0.03)
     queries = CreditQueries(database, cache)
     customer_id = a_good_customer(database, TODAY)
     direct = PositionCache(redis_url, timeout_seconds=1.0)
     asked = Ask(LAKH, 1200, 24)
-    # An entry from before; the write during the silence makes it stale.
+    # This entry becomes stale by a write while Redis is unresponsive.
     put(direct, queries.snapshot(customer_id, TODAY).position)
     decision = create_loan(database, CreateLoan(uuid4(), customer_id, asked), TODAY, "tests")
     assert decision.approved
@@ -197,7 +197,7 @@ def test_a_silent_redis_costs_one_timeout_and_then_nothing(
     deadline = time.monotonic() + 10
     while held_by(direct, customer_id) != fresh.position:
         assert time.monotonic() < deadline, "the cache did not recover"
-        # Never the stale entry, which is still in Redis.
+        # The stale entry is still in Redis and must not be used.
         assert queries.snapshot(customer_id, TODAY) == fresh
         time.sleep(0.05)
     cache.close()
@@ -210,7 +210,7 @@ def held_by(cache: PositionCache, customer_id: int) -> CreditPosition | None:
     return None if cached is None else cached.position
 
 
-def test_checks_follow_a_booking_at_once(database: Database, cache: PositionCache) -> None:
+def test_checks_include_a_booking_at_once(database: Database, cache: PositionCache) -> None:
     queries = CreditQueries(database, cache)
     customer_id = a_good_customer(database, TODAY)
     asked = Ask(LAKH, 1200, 24)

@@ -1,4 +1,4 @@
-"""A cache write that the network delays for too long: its sender has timed out."""
+"""A cache write that arrives after its sender has timed out."""
 
 import time
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def test_a_late_write_adds_no_entry_after_a_newer_one_was_flushed(
     time.sleep(0.1)
     put(far, replace(POSITION, version=4))
     assert not far.available
-    # Meanwhile a newer entry comes and goes, so the compare has nothing to compare with.
+    # Meanwhile a newer entry was written and flushed: nothing is left to compare with.
     put(near, POSITION)
     near.drop([POSITION.customer_id])
     network.order(LINK, cut="")

@@ -1,4 +1,4 @@
-"""Payments against the real database: settle in order, once, and move the position with them."""
+"""Payments in the real database settle installments in order and once, and update the position."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,7 +46,7 @@ def pay(
     return record_payment(database, command, on(day), "tests")
 
 
-def test_the_whole_life_of_a_loan(database: Database) -> None:
+def test_payments_settle_a_loan_until_it_is_closed(database: Database) -> None:
     loan = a_loan(database)
     first, second, third = schedule(loan).installments
     assert [first.due_date, second.due_date, third.due_date] == [
@@ -81,18 +81,18 @@ def test_the_whole_life_of_a_loan(database: Database) -> None:
     assert {each.state for each in states.progress} == {"SETTLED"}
 
 
-def test_the_position_is_that_of_all_loans_whichever_falls_due_first(database: Database) -> None:
+def test_the_position_includes_all_loans_in_any_order_of_due_dates(database: Database) -> None:
     first = a_loan(database)
     day = date(2026, 2, 10)
     create = CreateLoan(uuid4(), first.customer_id, Ask(LAKH // 10, 1200, 3))
     later = create_loan(database, create, on(day), "tests").loan_as_booked()
     assert later is not None
-    # Paid in part while the stored position holds, then when days have outdated it.
+    # Part payments while the stored position is valid, then after it has expired.
     for at in (day, date(2026, 2, 28), date(2026, 4, 1)):
         for loan in (first, later):
             pay(database, loan, 100, at)
             from_scratch(database, first.customer_id)
-    # The later one falls due first, on 10 April; once it is closed the other one does, on the 30th.
+    # The second loan is due first, on 10 April, and the first loan on 30 April.
     for loan in (later, first):
         outstanding = sum(each.payment_paise for each in schedule(loan).installments) - 300
         assert pay(database, loan, outstanding, date(2026, 4, 2)).payment.closed_loan
@@ -117,14 +117,14 @@ def many_repaid_loans(database: Database, customer_id: int, count: int) -> None:
 
 
 def loans_read_by(database: Database, loan: Loan, amount_paise: int, day: date) -> int:
-    """Rows of loans that PostgreSQL fetches for a payment."""
+    """The number of loan rows that PostgreSQL reads for a payment."""
     command = RecordPayment(uuid4(), loan.customer_id, loan.loan_id, amount_paise, None)
     counted = text(
         """SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)
         FROM pg_stat_xact_user_tables WHERE relname = 'loans'"""
     )
     with database.transaction() as connection:
-        # What the session has not reported yet of earlier transactions counts too.
+        # The counters include earlier transactions that the session has not reported yet.
         before = connection.execute(counted).scalar() or 0
         recording._record(connection, command, bytes(32), on(day), "tests", lock=True)
         return int(connection.execute(counted).scalar_one()) - before
@@ -136,7 +136,7 @@ def test_a_payment_reads_no_other_loans_of_the_customer(database: Database) -> N
     with database.autocommit() as connection:
         connection.execute(text("ANALYZE loans"))
     assert loans_read_by(database, loan, 100, START.today) < 10
-    # The day has outdated the position, which the payment brings up to date.
+    # The position has expired, and the payment recomputes it.
     assert loans_read_by(database, loan, 100, date(2026, 3, 1)) > 2_000
     assert loans_read_by(database, loan, 100, date(2026, 3, 1)) < 10
     position = get_customer(database, customer_id=loan.customer_id).position
@@ -177,7 +177,7 @@ def test_the_same_payment_sent_twenty_times_counts_once(database: Database) -> N
     assert len({repr(answer) for answer in answers}) == 1
     again = pay(database, loan, 500_00, date(2026, 2, 2))
     assert again.loan.paid_paise == 1_500_00
-    # The first answer is given again, though the loan has moved on.
+    # The retry returns the first response, although the loan has changed since.
     assert pay(database, loan, 1_000_00, date(2026, 2, 3), key) == answers[0]
     with pytest.raises(RequestIdReusedError):
         pay(database, loan, 1_000_01, date(2026, 2, 3), key)
@@ -192,7 +192,9 @@ def test_a_rejected_payment_is_evaluated_again(database: Database) -> None:
     assert record_payment(database, command, on(date(2026, 4, 1)), "tests") == recorded
 
 
-def test_payments_at_once_are_all_counted_and_never_too_much(database: Database) -> None:
+def test_concurrent_payments_are_all_counted_up_to_the_outstanding_amount(
+    database: Database,
+) -> None:
     loan = a_loan(database)
     fifth = outstanding_paise(loan) // 5
     answers = in_parallel(lambda: pay(database, loan, fifth, date(2026, 2, 1)), 12)
@@ -229,14 +231,14 @@ def test_a_retry_returns_the_same_despite_concurrent_payments(
 def _after_every_statement(
     monkeypatch: pytest.MonkeyPatch, rival: Callable[[], None], most: int = 10
 ) -> Iterator[Callable[[], int]]:
-    """Let the rival come in after each of the first `most` statements, its own left out.
+    """Call `rival` after each of the first `most` statements, except its own.
 
-    Yields how often it came in.
+    Yields a function that returns how often it was called.
     """
     execute = psycopg.Cursor.execute
     busy, times = False, 0
 
-    def and_the_rival(self: psycopg.Cursor, *args: Any, **options: Any) -> psycopg.Cursor:
+    def execute_then_rival(self: psycopg.Cursor, *args: Any, **options: Any) -> psycopg.Cursor:
         nonlocal busy, times
         result = execute(self, *args, **options)
         if not busy and times < most:
@@ -246,5 +248,5 @@ def _after_every_statement(
         return result
 
     with monkeypatch.context() as patched:
-        patched.setattr(psycopg.Cursor, "execute", and_the_rival)
+        patched.setattr(psycopg.Cursor, "execute", execute_then_rival)
         yield lambda: times

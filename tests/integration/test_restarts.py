@@ -1,4 +1,4 @@
-"""`up` restarts a part that keeps dying, and the other parts keep running."""
+"""`up` restarts a process that keeps dying, and the others keep running."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ _DEADLY = "a_module_that_dies"
 
 @pytest.fixture
 def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The environment of a child of the module `_DEADLY`, which ends with the status in STATUS."""
+    """The environment of a child whose module `_DEADLY` exits with the status in STATUS."""
     monkeypatch.setattr(supervisor, "MAX_PAUSE_SECONDS", 0.0)
     program = "import os, sys; sys.exit(int(os.environ['STATUS']))"
     (tmp_path / f"{_DEADLY}.py").write_text(program)
@@ -56,7 +56,7 @@ def test_a_child_that_keeps_dying_is_restarted_and_reported(
         return len(pids - {None}) > MAX_QUICK_DEATHS + 2
 
     eventually(has_restarted)
-    # Also if it refuses its settings: they were valid at the first start.
+    # Also if its settings are invalid now: they were valid at the first start.
     dying["STATUS"] = "2"
     pids.clear()
     eventually(has_restarted)
@@ -66,7 +66,7 @@ def test_a_child_that_keeps_dying_is_restarted_and_reported(
     assert f"The worker keeps dying, {MAX_QUICK_DEATHS} times so far: see its log." in printed
 
 
-def test_a_child_that_cannot_be_started_is_started_later(
+def test_a_child_that_cannot_be_started_is_retried(
     monkeypatch: pytest.MonkeyPatch, dying: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     start, refusals = subprocess.Popen, [OSError(errno.ENOMEM, "Cannot allocate memory")]
@@ -90,7 +90,7 @@ def test_a_child_that_cannot_be_started_is_started_later(
 
 
 def test_a_child_that_ignores_termination_is_killed_at_the_deadline(tmp_path: Path) -> None:
-    """And one that ends by itself is waited for."""
+    """The stop waits for one that ends by itself."""
     program = (
         "import signal, socket, sys, time\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -109,7 +109,7 @@ def test_a_child_that_ignores_termination_is_killed_at_the_deadline(tmp_path: Pa
     assert child.pid is None
 
 
-def test_a_child_that_refuses_its_settings_at_the_first_start_is_an_error(
+def test_invalid_settings_at_the_first_start_of_a_child_are_an_error(
     dying: dict[str, str],
 ) -> None:
     child = Child(_DEADLY, {**dying, "STATUS": "2"})
@@ -128,19 +128,19 @@ def test_a_child_that_refuses_its_settings_at_the_first_start_is_an_error(
 @pytest.mark.parametrize(
     "failure",
     [
-        StackError("as it starts"),
-        OSError(errno.ENOSPC, "as it starts"),
-        psycopg.OperationalError("as it starts"),
-        psutil.AccessDenied(1, msg="as it starts"),
-        subprocess.TimeoutExpired("as it starts", 30.0),
+        StackError("start failed"),
+        OSError(errno.ENOSPC, "start failed"),
+        psycopg.OperationalError("start failed"),
+        psutil.AccessDenied(1, msg="start failed"),
+        subprocess.TimeoutExpired("start failed", 30.0),
     ],
     ids=lambda each: type(each).__name__,
 )
-def test_a_database_that_does_not_start_stops_nothing_else(
+def test_a_database_that_fails_to_start_does_not_stop_the_others(
     failure: Exception, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     class Valkey:
-        """One that does not start twice."""
+        """A server that fails to start twice."""
 
         name = "Valkey"
         failures = 2
@@ -166,12 +166,12 @@ def test_a_database_that_does_not_start_stops_nothing_else(
 
     eventually(revived)
     printed = capfd.readouterr().err
-    assert "as it starts" in printed
+    assert "start failed" in printed
     assert "Retrying in 0.1 s; everything else keeps running." in printed
     assert "Valkey died and was restarted." in printed
 
 
-def test_pauses_grow_to_a_bound_and_a_long_life_resets_them() -> None:
+def test_pauses_grow_to_a_maximum_and_a_long_run_resets_them() -> None:
     backoff = Backoff()
     assert backoff.is_due()
     pauses = [backoff.note_death(1.0) for _ in range(5_000)]

@@ -1,4 +1,4 @@
-"""Other people's clients: buf and Node, by reflection and by the .proto files."""
+"""Third-party clients, buf and Node, with reflection and with the .proto files."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ BUF = Path(sysconfig.get_path("scripts")) / "buf"
 def buf(
     server: Edge, path: str, *arguments: str, data: str = ""
 ) -> "subprocess.CompletedProcess[str]":
-    """`buf curl` of the server; `path` is a method, or empty."""
+    """Run `buf curl` on the server; `path` is a method or empty."""
     given = ("-d", data) if data else ()
     return subprocess.run(
         [str(BUF), "curl", "--protocol", "grpc", "--http2-prior-knowledge", *arguments, *given,
@@ -50,7 +50,7 @@ REGISTRATION = json.dumps(
 
 
 @pytest.mark.parametrize("protocol", ["grpc-v1", "grpc-v1alpha"])
-def test_buf_lists_and_calls_by_reflection(server: Edge, protocol: str) -> None:
+def test_buf_lists_and_calls_methods_by_reflection(server: Edge, protocol: str) -> None:
     by = ("--reflect-protocol", protocol)
     services = buf(server, "", *by, "--list-services")
     assert services.stdout.split() == [
@@ -66,23 +66,23 @@ def test_buf_lists_and_calls_by_reflection(server: Edge, protocol: str) -> None:
     assert json.loads(done.stdout)["customer"]["phoneNumber"] == "+919876598765"
 
 
-def test_buf_shows_what_was_wrong(server: Edge) -> None:
+def test_buf_shows_the_error_and_its_details(server: Edge) -> None:
     wrong = buf(
         server,
         "credit_service.v1.CreditService/CheckEligibility",
         data='{"customerId": 1, "interestRate": {"value": "much"}}',
     )
     assert wrong.returncode != 0
-    told = json.loads(wrong.stderr)
-    assert told["code"] == "invalid_argument"
-    assert "interest_rate must be a decimal number such as 12.5, found 'much'." in told["message"]
-    assert [each["type"] for each in told["details"]] == [
+    shown = json.loads(wrong.stderr)
+    assert shown["code"] == "invalid_argument"
+    assert "interest_rate must be a decimal number such as 12.5, found 'much'." in shown["message"]
+    assert [each["type"] for each in shown["details"]] == [
         error_details_pb2.ErrorInfo.DESCRIPTOR.full_name,
         error_details_pb2.BadRequest.DESCRIPTOR.full_name,
     ]
-    # Base64 without its padding.
+    # buf omits the padding of base64.
     info = error_details_pb2.ErrorInfo.FromString(
-        base64.b64decode(told["details"][0]["value"] + "==")
+        base64.b64decode(shown["details"][0]["value"] + "==")
     )
     assert (info.reason, info.domain) == ("INVALID_FIELD", "credit_service")
 

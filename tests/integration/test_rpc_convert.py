@@ -1,4 +1,4 @@
-"""Wire ↔ core: what is read is what was written, and nothing is guessed."""
+"""Conversion between wire and core: values are read as they were written, and never guessed."""
 
 import string
 import tracemalloc
@@ -43,7 +43,7 @@ def read_rate(text: str) -> tuple[int | None, Violations]:
 
 
 @given(st.integers(-(2**62), 2**62))
-def test_money_comes_back_as_it_was(paise: int) -> None:
+def test_money_is_read_as_it_was_written(paise: int) -> None:
     money = fields.write_money(paise)
     assert money.currency_code == "INR"
     assert money.units == 0 or money.nanos == 0 or (money.units < 0) == (money.nanos < 0)
@@ -55,7 +55,7 @@ def test_money_comes_back_as_it_was(paise: int) -> None:
     st.integers(-(2**31), 2**31 - 1),
     st.sampled_from(["", "INR", "USD", "inr", "₹", "\x00"]),
 )
-def test_any_money_is_read_exactly_or_refused(units: int, nanos: int, currency: str) -> None:
+def test_any_money_is_read_exactly_or_rejected(units: int, nanos: int, currency: str) -> None:
     money = Money(units=units, nanos=nanos, currency_code=currency)
     paise, violations = read_money(money)
     assert (paise is None) == bool(violations.found)
@@ -65,7 +65,7 @@ def test_any_money_is_read_exactly_or_refused(units: int, nanos: int, currency: 
 
 
 @given(st.integers(0, 10_000))
-def test_a_rate_comes_back_as_it_was(bps: int) -> None:
+def test_a_rate_is_read_as_it_was_written(bps: int) -> None:
     assert read_rate(fields.write_hundredths(bps).value)[0] == bps
 
 
@@ -94,11 +94,11 @@ def test_plain_and_exponent_forms_of_a_rate_are_read(text: str, bps: int) -> Non
 
 
 @given(st.text(alphabet=string.digits + "+-.eE nNaAiIfF_,", max_size=60) | st.text(max_size=60))
-def test_any_text_is_a_rate_or_refused(text: str) -> None:
+def test_any_text_is_a_rate_or_rejected(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return  # no message can hold it
+        return  # not valid in a message
     bps, violations = read_rate(text)
     assert (bps is None) == bool(violations.found)
     for violation in violations.found:
@@ -106,7 +106,7 @@ def test_any_text_is_a_rate_or_refused(text: str) -> None:
         assert len(violation.message) < 200
 
 
-def test_dates_are_days_of_the_calendar() -> None:
+def test_a_date_must_exist_in_the_calendar() -> None:
     violations = Violations()
     request = pb.RecordPaymentRequest(paid_on=Date(year=2024, month=2, day=29))
     assert fields.read_date(request, "paid_on", violations) == date(2024, 2, 29)
@@ -120,7 +120,7 @@ def test_dates_are_days_of_the_calendar() -> None:
 
 @given(
     st.datetimes(
-        min_value=datetime(1, 1, 1),  # noqa: DTZ001 - hypothesis wants it naive
+        min_value=datetime(1, 1, 1),  # noqa: DTZ001 - hypothesis requires a naive one
         max_value=datetime(9999, 12, 31),  # noqa: DTZ001 - as above
         timezones=st.just(UTC),
     )
@@ -144,14 +144,14 @@ def test_instants_are_exact(instant: datetime) -> None:
         "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20\n",
     ],
 )
-def test_only_the_usual_form_of_a_uuid_is_one(text: str) -> None:
+def test_only_the_canonical_form_of_a_uuid_is_accepted(text: str) -> None:
     violations = Violations()
     assert fields.read_uuid(text, "request_id", violations) is None
     assert [each.field for each in violations.found] == ["request_id"]
 
 
 @pytest.mark.parametrize("text", [str(UUID(int=0)), str(UUID(int=2**128 - 1))])
-def test_the_nil_and_the_max_uuid_are_refused_wherever_an_id_is_read(text: str) -> None:
+def test_the_nil_and_max_uuid_are_rejected_as_any_id(text: str) -> None:
     streamed, uploaded = ingestion_pb.IngestRowsRequest(), ingestion_pb.UploadSpreadsheetRequest()
     headers: list[Any] = [streamed.header, uploaded.header]
     for header in headers:
@@ -171,7 +171,7 @@ def test_the_nil_and_the_max_uuid_are_refused_wherever_an_id_is_read(text: str) 
         assert "generate a random one" in found.message
 
 
-def test_a_uuid_is_read_in_either_case() -> None:
+def test_a_uuid_is_read_in_upper_and_lower_case() -> None:
     known = uuid4()
     violations = Violations()
     assert fields.read_uuid(str(known).upper(), "request_id", violations) == known
@@ -186,7 +186,7 @@ _ids = st.integers(0, 2**63 - 1)
 
 
 @given(_ids, st.datetimes(timezones=st.just(UTC)), st.uuids(), st.lists(_filters, max_size=3))
-def test_page_tokens_give_their_key_back_for_the_same_filters_alone(
+def test_a_page_token_is_valid_for_the_same_filters_only(
     number: int, instant: datetime, known: UUID, filters: list[int | str]
 ) -> None:
     parts = (pages.key_id, pages.key_instant, pages.key_uuid)
@@ -213,7 +213,7 @@ def test_page_tokens_give_their_key_back_for_the_same_filters_alone(
         *((pages.key_uuid, value) for value in (7, "x", None, [1])),
     ],
 )
-def test_a_token_made_elsewhere_is_read_as_carefully_as_a_field(part: Any, value: Any) -> None:
+def test_the_values_in_a_forged_token_are_validated(part: Any, value: Any) -> None:
     """The digest's key is not secret: a caller with the key can put any value into a token."""
     tokens = PageTokens("ListThings", part)
     for key in ([value], [], [value, value]):
@@ -223,7 +223,7 @@ def test_a_token_made_elsewhere_is_read_as_carefully_as_a_field(part: Any, value
 
 
 @given(st.text(max_size=400))
-def test_any_other_text_is_no_page_token(text: str) -> None:
+def test_any_other_text_is_an_invalid_page_token(text: str) -> None:
     tokens = PageTokens("ListThings", pages.key_id)
     if text:
         with pytest.raises(InvalidFieldsError):
@@ -232,7 +232,7 @@ def test_any_other_text_is_no_page_token(text: str) -> None:
         assert tokens.read(text) is None
 
 
-def test_page_sizes() -> None:
+def test_a_page_size_is_1_to_1000_and_50_by_default() -> None:
     violations = Violations()
     assert [pages.read_page_size(size, violations) for size in (0, 1, 1000)] == [50, 1, 1000]
     assert not violations.found
@@ -241,7 +241,7 @@ def test_page_sizes() -> None:
     assert len(violations.found) == 3
 
 
-def test_a_filter_of_millions_of_types_is_refused_without_a_look_at_each() -> None:
+def test_a_filter_of_millions_of_types_is_rejected_without_reading_each() -> None:
     violations = Violations()
     assert read_event_kinds([99] * 1_900_000, "event_types", violations) == frozenset()
     (found,) = violations.found
@@ -254,13 +254,13 @@ def test_a_filter_of_millions_of_types_is_refused_without_a_look_at_each() -> No
 @pytest.mark.parametrize(
     ("rows", "fields"),
     [
-        # Two bytes each: what a message of 4 MiB has room for.
+        # Two bytes each, as many as fit into a message of 4 MiB.
         (b"\x0a\x00" * 1_900_000, ["batch.rows"]),
         (b"\x0a\xe0\xab\xea\x01" + b"\x5a\x00" * 1_919_728, []),
     ],
     ids=["rows", "unreadable cells"],
 )
-def test_a_batch_takes_little_more_memory_than_its_bytes(rows: bytes, fields: list[str]) -> None:
+def test_reading_a_batch_allocates_little_memory(rows: bytes, fields: list[str]) -> None:
     request = ingestion_pb.IngestRowsRequest()
     request.batch.loans.MergeFromString(rows)
     tracemalloc.start()
@@ -276,7 +276,7 @@ def test_a_batch_takes_little_more_memory_than_its_bytes(rows: bytes, fields: li
     assert most_bytes < 1024**2
 
 
-def test_what_a_caller_sent_is_told_back_short_and_harmless() -> None:
+def test_messages_quote_callers_text_short_and_printable() -> None:
     for text in ("\x1b[31mred", "x" * 10_000, "a\nb", "\u202eabc"):
         _, violations = read_rate(text)
         (found,) = violations.found
@@ -284,7 +284,7 @@ def test_what_a_caller_sent_is_told_back_short_and_harmless() -> None:
         assert len(found.message) < 200
 
 
-def test_a_field_that_cannot_be_read_is_not_judged_by_its_stand_in() -> None:
+def test_an_unreadable_field_has_only_one_violation() -> None:
     request: Any = pb.CreateLoanRequest(
         request_id=str(uuid4()),
         customer_id=1,

@@ -1,4 +1,4 @@
-"""CreditService as callers see it: answers, refusals, and what happens when all call at once."""
+"""CreditService as callers see it: responses, rejections and concurrent calls."""
 
 import threading
 import time
@@ -72,7 +72,7 @@ def registration(**other: Any) -> pb.RegisterCustomerRequest:
     return pb.RegisterCustomerRequest(**{**values, **other})
 
 
-# Answers.
+# Responses.
 
 
 def test_a_customer_is_registered_once_and_found_by_id_and_phone_number(server: Edge) -> None:
@@ -118,7 +118,7 @@ def test_customers_are_listed_in_pages_and_searched(server: Edge) -> None:
     assert not none.customers
 
 
-def test_a_score_says_what_made_it(server: Edge, database: Database) -> None:
+def test_a_score_explains_its_components(server: Edge, database: Database) -> None:
     customer_id = good_customer(database)
     request = pb.GetCreditScoreRequest(customer_id=customer_id)
     score = server.credit.GetCreditScore(request).credit_score
@@ -132,7 +132,7 @@ def test_a_score_says_what_made_it(server: Edge, database: Database) -> None:
     assert score.computed_time.ToDatetime().year >= MOMENT.today.year
 
 
-def test_a_check_answers_as_the_loan_will_and_writes_nothing(
+def test_a_check_returns_what_the_loan_would_and_writes_nothing(
     server: Edge, database: Database
 ) -> None:
     customer_id = good_customer(database)
@@ -173,7 +173,7 @@ def test_a_check_answers_as_the_loan_will_and_writes_nothing(
     assert not server.credit.CheckEligibility(check).approved
 
 
-def test_a_loan_is_booked_seen_everywhere_and_answered_alike_when_asked_again(
+def test_a_loan_is_booked_once_and_every_method_returns_it(
     server: Edge, database: Database
 ) -> None:
     customer_id = good_customer(database)
@@ -221,7 +221,7 @@ def test_a_loan_is_booked_seen_everywhere_and_answered_alike_when_asked_again(
     assert decision.ask.loan_amount == rupees(1_00_000)
 
 
-def test_a_declined_loan_is_an_answer_that_is_stored(server: Edge) -> None:
+def test_a_declined_loan_is_a_response_that_is_stored(server: Edge) -> None:
     customer = server.credit.RegisterCustomer(registration()).customer
     request = loan_request(customer.customer_id)
     answer = server.credit.CreateLoan(request)
@@ -254,7 +254,7 @@ def test_decisions_are_listed_latest_first_in_pages(server: Edge, database: Data
     assert listed == sorted(ids, reverse=True)
 
 
-def test_a_page_of_decisions_stays_below_the_limit_of_a_message(
+def test_a_page_of_decisions_fits_into_a_message(
     server: Edge, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     customer_id = good_customer(database)
@@ -272,7 +272,7 @@ def test_a_page_of_decisions_stays_below_the_limit_of_a_message(
     assert [*first.decisions, *rest.decisions] == list(everything.decisions)
 
 
-def test_a_loan_id_of_several_customers_needs_the_customer(
+def test_a_loan_id_of_several_customers_requires_the_customer_id(
     server: Edge, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     customers = []
@@ -290,7 +290,7 @@ def test_a_loan_id_of_several_customers_needs_the_customer(
         assert server.credit.GetLoan(one).customer.customer_id == customer_id
 
 
-# Refusals.
+# Rejections.
 
 
 def check_request(**other: Any) -> pb.CheckEligibilityRequest:
@@ -304,7 +304,7 @@ def check_request(**other: Any) -> pb.CheckEligibilityRequest:
 
 
 HUGE = 2**63 - 1
-NONE_GIVEN = {
+REQUIRED_FIELDS = {
     "RegisterCustomer": (
         pb.RegisterCustomerRequest(),
         {"request_id", "first_name", "last_name", "age", "monthly_income", "phone_number"},
@@ -328,7 +328,7 @@ NONE_GIVEN = {
     "GetRepaymentSchedule": (pb.GetRepaymentScheduleRequest(), {"customer_id", "loan_id"}),
     "GetDecision": (pb.GetDecisionRequest(), {"decision_id"}),
 }
-ALL_WRONG = [
+INVALID_REQUESTS = [
     (
         "RegisterCustomer",
         pb.RegisterCustomerRequest(
@@ -367,7 +367,7 @@ ALL_WRONG = [
     ),
     (
         "ListLoans",
-        pb.ListLoansRequest(customer_id=0, state=9, page_size=1001),  # type: ignore[arg-type]  # a value that the enum does not have
+        pb.ListLoansRequest(customer_id=0, state=9, page_size=1001),  # type: ignore[arg-type]  # not in the enum
         {"customer_id", "state", "page_size"},
     ),
     (
@@ -394,17 +394,17 @@ BAD_RATES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("method", NONE_GIVEN)
-def test_all_that_is_missing_is_named_at_once(server: Edge, method: str) -> None:
-    request, fields = NONE_GIVEN[method]
+@pytest.mark.parametrize("method", REQUIRED_FIELDS)
+def test_all_missing_fields_are_reported_together(server: Edge, method: str) -> None:
+    request, fields = REQUIRED_FIELDS[method]
     found = refused(getattr(server.credit, method), request)
     assert (found.code, found.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
     assert found.fields == fields
     assert set(found.metadata["fields"].split(",")) == fields
 
 
-@pytest.mark.parametrize(("method", "request_", "fields"), ALL_WRONG)
-def test_all_that_is_wrong_is_named_at_once(
+@pytest.mark.parametrize(("method", "request_", "fields"), INVALID_REQUESTS)
+def test_all_invalid_fields_are_reported_together(
     server: Edge, method: str, request_: Any, fields: set[str]
 ) -> None:
     found = refused(getattr(server.credit, method), request_)
@@ -430,11 +430,11 @@ def test_amounts_rates_and_tenures_are_bounded(server: Edge, method: str) -> Non
 
 
 def repays(amount: Money, rate: str) -> bool:
-    """Whether whole paise repay the amount over 480 months."""
+    """Whether installments in whole paise can repay the amount over 480 months."""
     return amount.units > 1 and rate in {"0", "00.00", "1.5E+1", "-0"}
 
 
-def test_the_edges_of_the_ranges_are_taken(server: Edge, database: Database) -> None:
+def test_the_bounds_of_each_range_are_accepted(server: Edge, database: Database) -> None:
     customer_id = good_customer(database)
     for amount in (rupees(100_00_00_000), rupees(0, 1), Money(units=1)):
         for rate in ("0", "100", "1e2", "00.00", "99.99", "1.5E+1", "-0"):
@@ -459,7 +459,7 @@ def test_the_edges_of_the_ranges_are_taken(server: Edge, database: Database) -> 
         (rupees(100_00_00_000), "100", 480, {"tenure_months"}),
     ],
 )
-def test_an_ask_that_whole_paise_do_not_repay_is_refused_alike(
+def test_an_ask_that_whole_paise_cannot_repay_is_rejected_by_both_methods(
     server: Edge, database: Database, amount: Money, rate: str, tenure: int, fields: set[str]
 ) -> None:
     customer_id = good_customer(database)
@@ -474,7 +474,7 @@ def test_an_ask_that_whole_paise_do_not_repay_is_refused_alike(
     assert list(server.credit.ListDecisions(pb.ListDecisionsRequest()).decisions) == []
 
 
-def test_the_last_installment_is_in_every_answer(server: Edge, database: Database) -> None:
+def test_the_last_installment_is_in_every_response(server: Edge, database: Database) -> None:
     customer_id = good_customer(database)
     terms = {"loan_amount": rupees(100_000), "interest_rate": percent("0"), "tenure_months": 3}
     checked = server.credit.CheckEligibility(check_request(customer_id=customer_id, **terms))
@@ -497,7 +497,7 @@ RESERVED = [
 
 
 @pytest.mark.parametrize("text", RESERVED)
-def test_the_nil_and_the_max_uuid_are_no_request_ids(
+def test_the_nil_and_max_uuid_are_rejected_as_request_ids(
     server: Edge, database: Database, text: str
 ) -> None:
     customer_id = good_customer(database)
@@ -533,7 +533,7 @@ UNKNOWN = [
 ]
 
 
-def test_what_is_unknown_is_not_found(server: Edge) -> None:
+def test_unknown_ids_are_not_found(server: Edge) -> None:
     for method, request, reason in UNKNOWN:
         found = refused(getattr(server.credit, method), request)
         assert (found.code, found.reason) == (grpc.StatusCode.NOT_FOUND, reason), method
@@ -544,7 +544,7 @@ def test_what_is_unknown_is_not_found(server: Edge) -> None:
         assert set(found.metadata) <= names
 
 
-def test_page_tokens_hold_for_their_list_and_filters_alone(
+def test_a_page_token_is_valid_for_its_method_and_filters_only(
     server: Edge, database: Database
 ) -> None:
     customer_id = good_customer(database)
@@ -572,11 +572,11 @@ def test_page_tokens_hold_for_their_list_and_filters_alone(
     assert refused(server.credit.ListDecisions, crossed).reason == "PAGE_TOKEN_INVALID"
 
 
-# All at once.
+# Concurrent calls.
 
 
 def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
-    """What each call gives, all begun at the same moment."""
+    """The result of each call; all start at the same moment."""
     results: list[Any] = [None] * len(calls)
     start = threading.Barrier(len(calls))
 
@@ -593,7 +593,7 @@ def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
 
 
 def create_loan(server: Edge, request: pb.CreateLoanRequest) -> pb.CreateLoanResponse:
-    """The answer, asked for again as the contract says while the customer or the server is busy."""
+    """The response; retried after RetryInfo while the customer is locked or the server is full."""
     while True:
         try:
             return server.credit.CreateLoan(request)
@@ -602,7 +602,7 @@ def create_loan(server: Edge, request: pb.CreateLoanRequest) -> pb.CreateLoanRes
             time.sleep(delay.seconds + delay.nanos / 1e9)
 
 
-def test_one_request_id_sent_twenty_times_at_once_books_once(
+def test_one_request_id_in_twenty_concurrent_calls_books_once(
     server: Edge, database: Database
 ) -> None:
     customer_id = good_customer(database)
@@ -615,7 +615,7 @@ def test_one_request_id_sent_twenty_times_at_once_books_once(
     assert [loan.loan_id for loan in loans.loans] == [answers[0].loan.loan_id]
 
 
-def test_fifty_loans_at_once_pass_neither_limit_nor_income_share(
+def test_fifty_concurrent_loans_exceed_neither_limit_nor_income_share(
     server: Edge, database: Database
 ) -> None:
     by_limit = good_customer(database)
@@ -627,7 +627,7 @@ def test_fifty_loans_at_once_pass_neither_limit_nor_income_share(
         ]
         * 50
     )
-    # 36 lakh of limit hold seven loans of 5 lakh.
+    # A limit of 36 lakh allows seven loans of 5 lakh.
     assert sum(answer.approved for answer in answers) == 7
     by_income = good_customer(database)
     answers = at_once(
@@ -639,7 +639,7 @@ def test_fifty_loans_at_once_pass_neither_limit_nor_income_share(
         ]
         * 50
     )
-    # 50,000 a month hold five installments of 8,884.88.
+    # 50,000 a month allow five installments of 8,884.88.
     assert sum(answer.approved for answer in answers) == 5
     for customer_id in (by_limit, by_income):
         customer = server.credit.GetCustomer(

@@ -1,4 +1,4 @@
-"""Every refusal of the core and every defect has a status, and it fits into what a client reads."""
+"""Every error of the core and every defect has a status that fits into a client's limits."""
 
 import inspect
 import re
@@ -99,7 +99,7 @@ CASES: list[tuple[Exception, grpc.StatusCode, str, set[str]]] = [
         {"RetryInfo", "QuotaFailure"},
     ),
     (
-        errors.QuotaExceededError("RATE_LIMITED", "often", "somebody", 0.5),
+        errors.QuotaExceededError("RATE_LIMITED", "often", "team-a", 0.5),
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "RATE_LIMITED",
         {"RetryInfo", "QuotaFailure"},
@@ -145,8 +145,8 @@ CASES: list[tuple[Exception, grpc.StatusCode, str, set[str]]] = [
 ]
 
 
-OF_THE_COMMAND_LINE = {"SCORECARD_VERSION_TAKEN"}
-"""Reasons that no call can end with."""
+COMMAND_LINE_REASONS = {"SCORECARD_VERSION_TAKEN"}
+"""Reasons that no call returns."""
 
 
 def of(error: Exception) -> Refusal:
@@ -156,7 +156,7 @@ def of(error: Exception) -> Refusal:
 
 
 @pytest.mark.parametrize(("error", "code", "reason", "details"), CASES)
-def test_each_kind_has_its_status_and_details(
+def test_each_error_has_its_status_and_details(
     error: Exception, code: grpc.StatusCode, reason: str, details: set[str]
 ) -> None:
     found = of(error)
@@ -166,7 +166,7 @@ def test_each_kind_has_its_status_and_details(
         assert found.metadata == error.metadata
 
 
-def test_no_kind_is_left_out() -> None:
+def test_every_error_class_is_tested() -> None:
     kinds = {
         kind
         for module in (domain_errors, errors)
@@ -177,8 +177,8 @@ def test_no_kind_is_left_out() -> None:
     assert {kind for kind in kinds if not kind.__name__.startswith("_")} <= shown
 
 
-def test_every_reason_raised_is_one_of_the_contract() -> None:
-    """Reasons stand in the sources as the first argument of an error, in capitals."""
+def test_every_raised_reason_is_in_the_contract() -> None:
+    """In the sources, a reason is the first argument of an error, in capitals."""
     sources = Path(errors.__file__).parents[1]
     raised = set()
     for path in sources.rglob("*.py"):
@@ -187,7 +187,7 @@ def test_every_reason_raised_is_one_of_the_contract() -> None:
             pattern = rf"\b(?:{kinds})\(\s*\"([A-Z][A-Z_]+)\""
             raised |= set(re.findall(pattern, path.read_text(encoding="utf-8")))
     assert {"CUSTOMER_NOT_FOUND", "REQUEST_ID_REUSED", "DATABASE_UNAVAILABLE"} <= raised
-    assert raised - OF_THE_COMMAND_LINE <= errors.REASONS
+    assert raised - COMMAND_LINE_REASONS <= errors.REASONS
 
 
 def _kinds() -> set[type[CreditError]]:
@@ -200,7 +200,7 @@ def _kinds() -> set[type[CreditError]]:
     return found
 
 
-def test_a_defect_tells_the_caller_nothing_but_where_to_look() -> None:
+def test_the_status_of_a_defect_contains_only_the_call_id() -> None:
     found = of(ValueError("SELECT secret FROM customers"))
     assert found.code is grpc.StatusCode.INTERNAL
     assert found.metadata == {"call_id": "call-1"}
@@ -208,7 +208,7 @@ def test_a_defect_tells_the_caller_nothing_but_where_to_look() -> None:
     assert "secret" not in found.message
 
 
-def test_retry_info_tells_the_pause() -> None:
+def test_retry_info_contains_the_delay() -> None:
     delay: Any = of(RetryLaterError("REQUEST_IN_PROGRESS", "wait", 1.25)).details["RetryInfo"]
     assert (delay.retry_delay.seconds, delay.retry_delay.nanos) == (1, 250_000_000)
 
@@ -220,7 +220,7 @@ def size_on_the_wire(status: status_pb2.Status) -> int:
 
 
 @pytest.mark.parametrize("char", ["x", "₹", "😀", "\x01"])
-def test_the_largest_status_fits_into_what_a_client_reads(char: str) -> None:
+def test_the_largest_status_fits_into_a_clients_metadata_limit(char: str) -> None:
     violations = [
         FieldViolation(f"some_field_of_a_long_name_{number}", "INVALID_FORMAT", char * 5_000)
         for number in range(200)

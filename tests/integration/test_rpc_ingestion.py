@@ -1,4 +1,4 @@
-"""IngestionService as callers see it: rows imported once, files stored, all rows accounted for."""
+"""IngestionService as callers see it: rows are imported and counted once, and files are stored."""
 
 import contextlib
 import hashlib
@@ -100,7 +100,7 @@ def get(server: Edge, ingestion_id: str) -> ingestion_pb2.Ingestion:
 
 
 def accounted(ingestion: ingestion_pb2.Ingestion) -> dict[str, int]:
-    """The counts that are not 0, which add up."""
+    """The counts that are not 0; their sum must be the number of rows read."""
     names = ("inserted", "updated", "unchanged", "skipped", "rejected")
     counts = {name: int(getattr(ingestion, name)) for name in names}
     assert sum(counts.values()) == ingestion.rows_read
@@ -110,7 +110,7 @@ def accounted(ingestion: ingestion_pb2.Ingestion) -> dict[str, int]:
 # Streams of rows.
 
 
-def test_rows_are_stored_and_scored_and_the_rest_is_reported(server: Edge) -> None:
+def test_valid_rows_are_stored_and_rejected_ones_reported(server: Edge) -> None:
     assert accounted(customers(server, 3).ingestion) == {"inserted": 3}
     rows = [
         loan_row(1, 1003),
@@ -159,7 +159,7 @@ def test_rows_are_stored_and_scored_and_the_rest_is_reported(server: Edge) -> No
     assert listed == list(answer.row_errors)
 
 
-def test_registration_goes_on_after_an_import(server: Edge) -> None:
+def test_customers_can_register_after_an_import(server: Edge) -> None:
     customers(server, 5)
     made = server.credit.RegisterCustomer(
         credit_service_pb2.RegisterCustomerRequest(
@@ -170,7 +170,7 @@ def test_registration_goes_on_after_an_import(server: Edge) -> None:
     assert made.customer_id > 5
 
 
-def test_the_same_rows_again_change_nothing(server: Edge) -> None:
+def test_ingesting_the_same_rows_again_changes_nothing(server: Edge) -> None:
     customers(server, 4)
     again = customers(server, 4).ingestion
     assert accounted(again) == {"unchanged": 4}
@@ -194,12 +194,12 @@ def test_a_dry_run_reports_and_writes_nothing(server: Edge) -> None:
     assert list(real.row_errors) == list(dry.row_errors)
 
 
-def test_an_import_gives_no_limit_above_the_ceiling(server: Edge) -> None:
+def test_an_import_sets_no_limit_above_the_maximum(server: Edge) -> None:
     most, beyond = Money(units=5_00_00_000), Money(units=5_00_00_000, nanos=10_000_000)
     rows = [
         customer_row(1, approved_limit=most),
         customer_row(2, approved_limit=beyond),
-        # 36 times the income is a limit too.
+        # This limit, 36 times the income, also counts.
         customer_row(3, monthly_income=Money(units=10_00_00_000)),
         customer_row(4, monthly_income=Money(units=10_00_00_000), approved_limit=most),
     ]
@@ -220,13 +220,13 @@ def test_an_import_gives_no_limit_above_the_ceiling(server: Edge) -> None:
     assert accounted(done) == {"rejected": 1, "updated": 1}
 
 
-def test_an_upload_gives_no_limit_above_the_ceiling(server: Edge, database: Database) -> None:
+def test_an_upload_sets_no_limit_above_the_maximum(server: Edge, database: Database) -> None:
     ingestion_id = uploaded(server, database, CSV.replace(b"50000,1800000", b"50000,50000001"))
     assert accounted(get(server, ingestion_id)) == {"rejected": 3}
 
 
-def test_a_limit_that_stays_is_no_limit_given(server: Edge, database: Database) -> None:
-    """One stored before there was a ceiling neither rejects its row nor keeps facts from it."""
+def test_an_unchanged_limit_above_the_maximum_is_accepted(server: Edge, database: Database) -> None:
+    """A limit stored before there was a maximum does not reject updates of its customer."""
     high = Money(units=9_00_00_000)
     ingest(server, header(str(uuid4())), batch(0, [customer_row(1)]))
     with database.transaction() as connection:
@@ -245,7 +245,7 @@ def failure(message: str) -> pb.IngestRowsRequest:
     return pb.IngestRowsRequest(failure=pb.SourceFailure(message=message))
 
 
-def test_a_client_ends_a_stream_whose_source_it_cannot_read(server: Edge) -> None:
+def test_a_client_fails_a_stream_whose_source_it_cannot_read(server: Edge) -> None:
     rows = [customer_row(number) for number in range(1, 11)]
     ingestion_id = str(uuid4())
     said = "customers.csv is damaged from line 6 on."
@@ -257,16 +257,16 @@ def test_a_client_ends_a_stream_whose_source_it_cannot_read(server: Edge) -> Non
     assert failed.committed_offset == 4
     assert failed.finished_time.seconds > 0
     assert get(server, ingestion_id) == failed
-    # With the source corrected it goes on, from its beginning or from there.
+    # The corrected source resumes it, from the start or from the damaged line.
     done = ingest(server, header(ingestion_id), batch(0, rows)).ingestion
     assert done.state == ingestion_pb2.INGESTION_STATE_SUCCEEDED
     assert not done.HasField("error")
     assert accounted(done) == {"inserted": 10}
-    # Once it has succeeded nothing takes that back.
+    # A failure after the success changes nothing.
     assert ingest(server, header(ingestion_id), failure(said)).ingestion == done
 
 
-def test_rows_before_a_failure_are_remembered_when_it_goes_on(server: Edge) -> None:
+def test_a_resumed_stream_knows_the_rows_before_the_failure(server: Edge) -> None:
     customers(server, 1)
     ingestion_id = str(uuid4())
     same, other = customer_row(1), customer_row(1, age=41)
@@ -277,12 +277,12 @@ def test_rows_before_a_failure_are_remembered_when_it_goes_on(server: Edge) -> N
 
 
 @pytest.mark.parametrize("message", ["", " ", "x" * 501, "one\ntwo", "\x1b[31m"])
-def test_what_a_client_says_of_its_source_is_a_line_of_text(server: Edge, message: str) -> None:
+def test_the_message_of_a_source_failure_is_one_line_of_text(server: Edge, message: str) -> None:
     found = refused(server, header(str(uuid4())), failure(message))
     assert (found.code, found.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
 
 
-def test_skipped_rows_are_listed_when_asked_for(server: Edge) -> None:
+def test_skipped_rows_are_listed_on_request(server: Edge) -> None:
     customers(server, 3)
     ingestion_id = str(uuid4())
     rows = [customer_row(number, age=50) for number in range(1, 4)] + [customer_row(4, age=5)]
@@ -312,7 +312,7 @@ def test_skipped_rows_are_listed_when_asked_for(server: Edge) -> None:
         assert refusal_of(caught.value).code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_stream_resumes_and_no_row_counts_twice(server: Edge) -> None:
+def test_a_resumed_stream_counts_each_row_once(server: Edge) -> None:
     rows = [customer_row(number) for number in range(1, 11)]
     ingestion_id = str(uuid4())
     gap = refused(server, header(ingestion_id), batch(0, rows[:4]), batch(5, rows[5:]))
@@ -321,10 +321,10 @@ def test_a_stream_resumes_and_no_row_counts_twice(server: Edge) -> None:
     running = get(server, ingestion_id)
     assert running.state == ingestion_pb2.INGESTION_STATE_RUNNING
     assert running.committed_offset == 4
-    # From any offset that is not above it.
+    # It resumes from any offset up to the committed one.
     done = ingest(server, header(ingestion_id), batch(2, rows[2:6]), batch(6, rows[6:]))
     assert accounted(done.ingestion) == {"inserted": 10}
-    # And the whole of it again.
+    # A full repeat changes nothing.
     again = ingest(server, header(ingestion_id), batch(0, rows))
     assert again.ingestion == done.ingestion
     beyond = refused(server, header(ingestion_id), batch(10, rows[:1]))
@@ -337,8 +337,8 @@ def test_a_stream_resumes_and_no_row_counts_twice(server: Edge) -> None:
     assert other.metadata["fields"] == "kind"
 
 
-def test_two_clients_under_one_id_do_not_pass_for_one(server: Edge) -> None:
-    """Also without authentication: of two rows for one offset the second is rejected."""
+def test_two_clients_with_different_rows_cannot_share_an_id(server: Edge) -> None:
+    """Also without authentication: a different row at a committed offset is rejected."""
     ingestion_id = str(uuid4())
     mine, theirs = customer_row(1, first_name="Mine"), customer_row(1, first_name="Theirs")
     ingest(server, header(ingestion_id), batch(0, [theirs]))
@@ -387,7 +387,7 @@ def test_two_clients_under_one_id_do_not_pass_for_one(server: Edge) -> None:
         ),
     ],
 )
-def test_a_stream_out_of_order_is_refused(
+def test_an_invalid_sequence_of_messages_is_rejected(
     server: Edge, messages: list[pb.IngestRowsRequest], reason: str, fields: set[str]
 ) -> None:
     found = refused(server, *messages)
@@ -396,7 +396,7 @@ def test_a_stream_out_of_order_is_refused(
         assert found.fields == fields
 
 
-NASTY = [
+HOSTILE = [
     {"first_name": "\x00"},
     {"first_name": "a\x00b"},
     {"first_name": "x" * 5000},
@@ -414,7 +414,7 @@ NASTY = [
     {"unreadable_cells": [ingestion_pb2.UnreadableCell(column="\x00", found="\x00" * 9000)]},
     {"unreadable_cells": [ingestion_pb2.UnreadableCell()] * 300_000},
 ]
-NASTY_LOANS: list[dict[str, Any]] = [
+HOSTILE_LOANS: list[dict[str, Any]] = [
     {"interest_rate": Decimal(value=text)}
     for text in ("NaN", "1e400", "-1", "12.345", "\x00", "9" * 9000, "1_0", "", "12\x00", "1\x002")
 ] + [
@@ -430,21 +430,21 @@ NASTY_LOANS: list[dict[str, Any]] = [
 ]
 
 
-def test_no_row_however_nasty_fails_the_stream(server: Edge) -> None:
-    rows = [customer_row(100 + index, **values) for index, values in enumerate(NASTY)]
+def test_no_hostile_row_fails_the_stream(server: Edge) -> None:
+    rows = [customer_row(100 + index, **values) for index, values in enumerate(HOSTILE)]
     answer = ingest(server, header(str(uuid4())), batch(0, [*rows, customer_row(1)]))
-    assert accounted(answer.ingestion) == {"inserted": 1, "rejected": len(NASTY)}
-    loans = [loan_row(1, 100 + index, **values) for index, values in enumerate(NASTY_LOANS)]
+    assert accounted(answer.ingestion) == {"inserted": 1, "rejected": len(HOSTILE)}
+    loans = [loan_row(1, 100 + index, **values) for index, values in enumerate(HOSTILE_LOANS)]
     answer = ingest(server, header(str(uuid4()), LOANS), batch(0, [*loans, loan_row(1, 1)]))
     counts = accounted(answer.ingestion)
-    assert counts["rejected"] >= len(NASTY_LOANS) - 1
-    assert sum(counts.values()) == len(NASTY_LOANS) + 1
+    assert counts["rejected"] >= len(HOSTILE_LOANS) - 1
+    assert sum(counts.values()) == len(HOSTILE_LOANS) + 1
     for error in answer.row_errors:
         assert len(error.found) <= 201
 
 
-def test_a_stream_that_breaks_is_never_taken_for_a_complete_one(server: Edge) -> None:
-    """grpc's iterator ends alike for both, now and then."""
+def test_a_broken_stream_never_succeeds(server: Edge) -> None:
+    """The iterator of grpc sometimes ends the same for both."""
     for number in range(80):
         ingestion_id = str(uuid4())
         release = threading.Event()
@@ -454,7 +454,7 @@ def test_a_stream_that_breaks_is_never_taken_for_a_complete_one(server: Edge) ->
         ) -> Iterator[pb.IngestRowsRequest]:
             yield header(ingestion_id)
             yield batch(0, [customer_row(1)])
-            # The break must meet a server that waits for the next message.
+            # The stream must break while the server waits for the next message.
             release.wait(20)
 
         call: Any = server.ingestion.IngestRows.future(messages())
@@ -470,7 +470,7 @@ def test_a_stream_that_breaks_is_never_taken_for_a_complete_one(server: Edge) ->
     assert listed.ingestions
 
 
-def test_batches_that_wait_together_are_stored_together(server: Edge, database: Database) -> None:
+def test_waiting_batches_are_stored_in_one_transaction(server: Edge, database: Database) -> None:
     customers(server, 1)
     ingestion_id = str(uuid4())
     one_by_one = [batch(n, [loan_row(1, 100 + n)]) for n in range(5)]
@@ -483,7 +483,7 @@ def test_batches_that_wait_together_are_stored_together(server: Edge, database: 
         time.sleep(0.5)
     with pytest.raises(grpc.RpcError) as caught:
         call.result()
-    # The one that does not go on where they end has its own turn.
+    # A batch that does not continue at their end is processed alone.
     assert refusal_of(caught.value).reason == "OFFSET_MISMATCH"
     assert refusal_of(caught.value).metadata["expected_offset"] == "5"
     assert get(server, ingestion_id).committed_offset == 5
@@ -520,7 +520,7 @@ def upload_refused(server: Edge, messages: Iterator[pb.UploadSpreadsheetRequest]
     return refusal_of(caught.value)
 
 
-def test_a_file_is_stored_once_and_followed_to_its_end(server: Edge, database: Database) -> None:
+def test_a_file_is_stored_once_and_watched_to_its_end(server: Edge, database: Database) -> None:
     ingestion_id = str(uuid4())
     digest = hashlib.sha256(CSV).hexdigest()
     answer = server.ingestion.UploadSpreadsheet(upload_messages(ingestion_id, sha256=digest))
@@ -550,7 +550,7 @@ def test_a_file_is_stored_once_and_followed_to_its_end(server: Edge, database: D
     assert [(each.row_number, each.column) for each in errors.row_errors] == [(3, "age")]
 
 
-def test_a_file_that_cannot_be_is_refused(server: Edge) -> None:
+def test_an_invalid_upload_is_rejected(server: Edge) -> None:
     def header_only(**other: Any) -> Iterator[pb.UploadSpreadsheetRequest]:
         return upload_messages(str(uuid4()), b"", **other)
 
@@ -588,7 +588,7 @@ def test_a_file_that_cannot_be_is_refused(server: Edge) -> None:
 
 
 class TestSmallUploads:
-    """A server that takes no large files and waits for no silent caller."""
+    """A server with a small upload limit and a short idle timeout."""
 
     @pytest.fixture
     def settings(self, database_url: str) -> Settings:
@@ -600,12 +600,12 @@ class TestSmallUploads:
             stream_idle_seconds=0.4,
         )
 
-    def test_a_file_too_large_is_refused(self, server: Edge) -> None:
+    def test_a_file_too_large_is_rejected(self, server: Edge) -> None:
         found = upload_refused(server, upload_messages(str(uuid4())))
         assert found.reason == "UPLOAD_TOO_LARGE"
         assert found.metadata == {"max_bytes": "100"}
 
-    def test_a_silent_stream_is_ended_and_can_be_resumed(self, server: Edge) -> None:
+    def test_an_idle_stream_times_out_and_can_be_resumed(self, server: Edge) -> None:
         ingestion_id = str(uuid4())
         release = threading.Event()
 
@@ -624,7 +624,7 @@ class TestSmallUploads:
         assert accounted(done.ingestion) == {"inserted": 2}
 
 
-# Looking.
+# Reading ingestions.
 
 
 def test_ingestions_are_listed_latest_first_in_pages(server: Edge) -> None:
@@ -643,7 +643,7 @@ def test_ingestions_are_listed_latest_first_in_pages(server: Edge) -> None:
     assert listed == ids[::-1]
 
 
-def test_unknown_and_malformed_ingestions(server: Edge) -> None:
+def test_unknown_ids_are_not_found_and_malformed_ones_invalid(server: Edge) -> None:
     def answer(method: str, request: Any) -> None:
         answered = getattr(server.ingestion, method)(request)
         if method in ("WatchIngestion", "DownloadAnnotatedWorkbook"):
@@ -690,7 +690,7 @@ def download(
 
 
 def uploaded(server: Edge, database: Database, content: bytes, /, **other: Any) -> str:
-    """The id of an ingestion of a file, at its end."""
+    """Upload and ingest a file; return the ingestion id."""
     ingestion_id = str(uuid4())
     server.ingestion.UploadSpreadsheet(upload_messages(ingestion_id, content, **other))
     run_upload(database, UUID(ingestion_id), Clock())
@@ -708,9 +708,7 @@ def upload_in_large_chunks(server: Edge, content: bytes) -> str:
     return ingestion_id
 
 
-def test_a_file_comes_back_annotated_and_corrected_is_taken_in(
-    server: Edge, database: Database
-) -> None:
+def test_an_annotated_workbook_is_imported_once_corrected(server: Edge, database: Database) -> None:
     again = CSV + b"1,Asha,Roy,30,9876500001,50000,1800000\n4,Dev,Rao,30,9876500001,1,\n"
     ingestion_id = uploaded(server, database, again)
     before = get(server, ingestion_id)
@@ -730,7 +728,7 @@ def test_a_file_comes_back_annotated_and_corrected_is_taken_in(
     assert "PHONE_TAKEN" in reasons[6]
     assert sheet["E6"].comment is not None
 
-    # Unchanged, it has the same errors; corrected in a spreadsheet program, all rows are imported.
+    # Unchanged, it has the same errors; corrected, all rows are imported.
     same = uploaded(server, database, content, filename=header.filename)
     assert accounted(get(server, same)) == {"unchanged": 2, "rejected": 3}
     sheet["D3"] = 18
@@ -787,7 +785,7 @@ def test_all_rows_are_returned_if_the_header_was_rejected(server: Edge, database
     assert openpyxl.load_workbook(io.BytesIO(content))["Rows"].max_row == len(CSV.splitlines())
 
 
-def test_skipped_rows_come_back_marked_beside_rejected_ones(
+def test_an_annotated_workbook_marks_skipped_and_rejected_rows(
     server: Edge, database: Database
 ) -> None:
     ingest(server, header(str(uuid4())), batch(0, [customer_row(1, phone_number="9876500001")]))
@@ -807,7 +805,7 @@ def test_skipped_rows_come_back_marked_beside_rejected_ones(
     assert len({sheet[place].fill.fgColor.rgb for place in ("A2", "D3", "A4")}) == 3
 
 
-def test_a_dry_run_comes_back_annotated_too(server: Edge, database: Database) -> None:
+def test_a_dry_run_has_an_annotated_workbook(server: Edge, database: Database) -> None:
     ingestion_id = uploaded(server, database, CSV, validate_only=True)
     _, content, _ = download(server, ingestion_id)
     book = openpyxl.load_workbook(io.BytesIO(content))
@@ -816,8 +814,8 @@ def test_a_dry_run_comes_back_annotated_too(server: Edge, database: Database) ->
     assert book["Rows"]["D3"].comment is not None
 
 
-def test_a_large_workbook_comes_in_chunks(server: Edge, database: Database) -> None:
-    noise = random.Random(5)  # noqa: S311 - made up, and not to be compressed
+def test_a_large_workbook_is_sent_in_chunks(server: Edge, database: Database) -> None:
+    noise = random.Random(5)  # noqa: S311 - incompressible test data, no secret
     rows = b"".join(
         b"%d,A,B,7,%d,%d,,%s\n" % (n, n, n, noise.randbytes(1_000).hex().encode())
         for n in range(1, 1_300)
@@ -831,7 +829,7 @@ def test_a_large_workbook_comes_in_chunks(server: Edge, database: Database) -> N
     assert 0 < sizes[-1] <= 1024**2
 
 
-def test_what_cannot_come_back_says_why(server: Edge, database: Database) -> None:
+def test_an_unavailable_workbook_states_the_reason(server: Edge, database: Database) -> None:
     def refused_download(ingestion_id: str) -> Refusal:
         with pytest.raises(grpc.RpcError) as caught:
             download(server, ingestion_id)
@@ -866,7 +864,7 @@ def test_what_cannot_come_back_says_why(server: Edge, database: Database) -> Non
     assert refused_download(lost).metadata["problem"] == "FILE_LOST"
 
 
-def test_a_refused_header_is_marked(server: Edge, database: Database) -> None:
+def test_a_rejected_header_is_marked(server: Edge, database: Database) -> None:
     ingestion_id = uploaded(server, database, CSV.replace(b"Age", b"Years"))
     failed = get(server, ingestion_id)
     assert failed.state == ingestion_pb2.INGESTION_STATE_FAILED
@@ -883,7 +881,7 @@ def test_a_refused_header_is_marked(server: Edge, database: Database) -> None:
 
 
 def annotating_processes() -> list[psutil.Process]:
-    """The processes that annotate for the server of this test."""
+    """The child processes of this server that annotate workbooks."""
     found = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
@@ -903,7 +901,7 @@ def test_a_cancelled_download_ends(server: Edge, database: Database) -> None:
     while not annotating_processes():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    # Two at a time: further ones wait for their turn, and meanwhile others are served.
+    # Two run at a time; further ones wait, and meanwhile other calls are served.
     assert get(server, ingestion_id).ingestion_id == ingestion_id
     assert len(annotating_processes()) <= AT_ONCE
     for call in calls:
@@ -913,10 +911,10 @@ def test_a_cancelled_download_ends(server: Edge, database: Database) -> None:
         time.sleep(0.02)
 
 
-# What of a file was read.
+# Which parts of a file were read.
 
 
-def test_an_uploaded_workbook_names_its_sheet_and_what_was_not_read(
+def test_an_upload_lists_the_sheet_read_and_the_parts_not_read(
     server: Edge, database: Database
 ) -> None:
     book = openpyxl.Workbook()
@@ -936,7 +934,7 @@ def test_an_uploaded_workbook_names_its_sheet_and_what_was_not_read(
     assert accounted(found) == {"inserted": 1}
     assert (found.sheet, list(found.unread_sheets)) == ("Borrowers", ["Borrowers 2023"])
     assert list(found.ignored_columns) == ["Town", "column H (no header)"]
-    # The sheet, columns and sheets come back in the summary of an annotated workbook.
+    # The summary of an annotated workbook lists them too.
     request = pb.DownloadAnnotatedWorkbookRequest(ingestion_id=ingestion_id)
     content = b"".join(each.chunk for each in server.ingestion.DownloadAnnotatedWorkbook(request))
     summary = openpyxl.load_workbook(io.BytesIO(content)).worksheets[0]
@@ -966,7 +964,7 @@ def test_row_errors_of_an_upload_name_the_headers_of_the_file(
         found = [(each.column, each.column_header) for each in row_errors(server, ingestion_id)]
         assert found == [("age", "AGE (years)"), ("phone_number", "Mobile No.")]
 
-    # An error of the whole row has none, nor have files that earlier releases read.
+    # Errors of a whole row and files read by earlier releases have no header.
     ingestion_id = uploaded(server, database, CSV + b"4,Dev,Rao,30,9876500004,50000,,x\n")
     found = [(each.column, each.column_header) for each in row_errors(server, ingestion_id)]
     assert found == [("age", "Age"), ("", "")]
@@ -976,13 +974,13 @@ def test_row_errors_of_an_upload_name_the_headers_of_the_file(
     assert not any(each.column_header for each in row_errors(server, ingestion_id))
 
 
-def test_row_errors_of_a_stream_name_no_header(server: Edge) -> None:
+def test_row_errors_of_a_stream_have_no_header(server: Edge) -> None:
     rows = batch(0, [customer_row(1, age=17)])
     (error,) = ingest(server, header(str(uuid4())), rows).row_errors
     assert (error.column, error.column_header) == ("age", "")
 
 
-def test_a_header_in_another_unit_fails_the_upload_with_the_remedy(
+def test_a_header_in_another_unit_fails_the_upload_with_its_fix(
     server: Edge, database: Database
 ) -> None:
     content = CSV.replace(b"Monthly Salary", b"Monthly Salary (in lakhs)")
@@ -993,7 +991,7 @@ def test_a_header_in_another_unit_fails_the_upload_with_the_remedy(
     assert "must be in rupees" in found.error.message
 
 
-OF_A_FILE: dict[str, Any] = {
+FILE_FIELDS: dict[str, Any] = {
     "filename": "register.xlsx",
     "sheet": "Borrowers",
     "ignored_columns": ["Town"],
@@ -1001,14 +999,14 @@ OF_A_FILE: dict[str, Any] = {
 }
 
 
-def test_a_stream_says_what_its_file_is_and_may_say_it_otherwise_when_resumed(
+def test_a_stream_keeps_the_first_description_of_its_file(
     server: Edge,
 ) -> None:
     ingestion_id = str(uuid4())
     rows = batch(0, [customer_row(1)])
-    found = ingest(server, header(ingestion_id, **OF_A_FILE), rows).ingestion
-    described = {name: getattr(found, name) for name in OF_A_FILE}
-    assert described == OF_A_FILE
+    found = ingest(server, header(ingestion_id, **FILE_FIELDS), rows).ingestion
+    described = {name: getattr(found, name) for name in FILE_FIELDS}
+    assert described == FILE_FIELDS
     again = ingest(server, header(ingestion_id, filename="copy.xlsx"), rows).ingestion
     assert again == found
     assert ingest(server, header(str(uuid4())), rows).ingestion.filename == ""
@@ -1028,7 +1026,9 @@ def test_a_stream_says_what_its_file_is_and_may_say_it_otherwise_when_resumed(
         ("unread_sheets", ["x" * 256]),
     ],
 )
-def test_what_a_stream_says_of_its_file_is_bounded(server: Edge, field: str, value: Any) -> None:
+def test_the_description_of_a_streamed_file_is_bounded(
+    server: Edge, field: str, value: Any
+) -> None:
     refusal = refused(server, header(str(uuid4()), **{field: value}), batch(0, [customer_row(1)]))
     assert refusal.code == grpc.StatusCode.INVALID_ARGUMENT
     assert list(refusal.fields) == [f"header.{field}"]

@@ -53,19 +53,19 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def raw(server: Edge, path: str) -> Callable[..., bytes]:
-    """A call of bytes for bytes."""
+    """A unary call that sends and returns bytes."""
     return server.channel.unary_unary(path, None, None)
 
 
 def raw_stream(server: Edge, path: str) -> Callable[[Iterator[bytes]], Any]:
-    """A call of bytes for bytes, as a stream both ways."""
+    """A bidirectional stream of bytes."""
     return server.channel.stream_stream(path, None, None)
 
 
 def eventually(condition: Callable[[], bool], timeout_seconds: float = 15.0) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.02)
 
 
@@ -74,21 +74,21 @@ def eventually(condition: Callable[[], bool], timeout_seconds: float = 15.0) -> 
 
 @pytest.fixture(params=["v1", "v1alpha"])
 def reflect(request: pytest.FixtureRequest, server: Edge) -> Callable[..., Any]:
-    """One question to reflection, and its answer."""
+    """A function that sends one request to reflection and returns the response."""
     ask = server.channel.stream_stream(
         f"/grpc.reflection.{request.param}.ServerReflection/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
 
-    def one(**question: Any) -> Any:
+    def send(**question: Any) -> Any:
         (answer,) = ask(iter([reflection_pb2.ServerReflectionRequest(host="h", **question)]))
         assert answer.original_request == reflection_pb2.ServerReflectionRequest(
             host="h", **question
         )
         return answer
 
-    return one
+    return send
 
 
 def test_reflection_lists_every_service(reflect: Callable[..., Any]) -> None:
@@ -96,7 +96,7 @@ def test_reflection_lists_every_service(reflect: Callable[..., Any]) -> None:
     assert [each.name for each in listed] == SERVICES
 
 
-def test_reflection_gives_whole_files_with_their_comments(reflect: Callable[..., Any]) -> None:
+def test_reflection_returns_whole_files_with_comments(reflect: Callable[..., Any]) -> None:
     for symbol in (
         *SERVICES,
         "credit_service.v1.CreditService.CheckEligibility",
@@ -122,7 +122,7 @@ def test_reflection_gives_whole_files_with_their_comments(reflect: Callable[...,
             assert len(comments) > 400
 
 
-def test_reflection_knows_extensions_and_what_it_does_not_know(
+def test_reflection_finds_extensions_and_reports_unknown_names(
     reflect: Callable[..., Any],
 ) -> None:
     options = "google.protobuf.MethodOptions"
@@ -144,7 +144,7 @@ def test_reflection_knows_extensions_and_what_it_does_not_know(
 # Health.
 
 
-def test_health_is_told_per_service_and_follows_the_database(
+def test_health_is_reported_per_service_and_follows_the_database(
     server: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def health_of(service: str) -> Any:
@@ -155,7 +155,7 @@ def test_health_is_told_per_service_and_follows_the_database(
     listed = server.health.List(health_pb2.HealthListRequest()).statuses
     assert {name: status.status for name, status in listed.items()} == dict.fromkeys(known, SERVING)
     with pytest.raises(grpc.RpcError) as caught:
-        health_of("nobody")
+        health_of("unknown")
     assert code_of(caught.value) is grpc.StatusCode.NOT_FOUND
 
     seen: list[int] = []
@@ -177,7 +177,7 @@ def test_health_is_told_per_service_and_follows_the_database(
 
 
 def test_a_release_needs_its_newest_migration() -> None:
-    """Known without Alembic, which no server loads."""
+    """The server knows the newest revision without loading Alembic."""
     assert schema._needed() == migrate.head_revision()
 
 
@@ -194,7 +194,7 @@ def test_a_server_is_not_ready_before_the_database_is_migrated(
 
     change("UPDATE alembic_version SET version_num = '0001'")
     eventually(lambda: status() == NOT_SERVING)
-    # Of a later release, which may be going back to this one.
+    # A revision of a later release, as after a rollback.
     change("UPDATE alembic_version SET version_num = '9999'")
     eventually(lambda: status() == SERVING)
     change("DELETE FROM alembic_version")
@@ -216,7 +216,7 @@ def _until_cancelled(watch: Any) -> Iterator[int]:
 # The pipeline.
 
 
-def test_a_call_keeps_the_id_it_came_with_and_gets_one_otherwise(server: Edge) -> None:
+def test_a_call_keeps_its_request_id_or_gets_a_new_one(server: Edge) -> None:
     def call_id_of(metadata: tuple[tuple[str, str], ...]) -> Any:
         with pytest.raises(grpc.RpcError) as caught:
             server.credit.GetCustomer(pb.GetCustomerRequest(customer_id=1), metadata=metadata)
@@ -236,7 +236,7 @@ def test_a_call_keeps_the_id_it_came_with_and_gets_one_otherwise(server: Edge) -
 @pytest.mark.parametrize(
     "data", [b"\xff", b"\x0a\x05abc", b"\x12\x02\xff\xfe", b"\x00" * 50], ids=repr
 )
-def test_bytes_that_are_no_message_are_the_callers_mistake(server: Edge, data: bytes) -> None:
+def test_bytes_that_are_no_message_are_an_invalid_argument(server: Edge, data: bytes) -> None:
     for method in ("RegisterCustomer", "CheckEligibility"):
         with pytest.raises(grpc.RpcError) as caught:
             raw(server, f"/credit_service.v1.CreditService/{method}")(data)
@@ -267,7 +267,7 @@ def test_messages_and_metadata_are_bounded(server: Edge) -> None:
     assert raw(server, path)(b"", metadata=(("x-some", "x" * 4000),)) == b""
 
 
-def test_a_defect_is_logged_under_the_calls_id_and_told_in_general(
+def test_a_defect_is_logged_with_the_call_id_and_hidden_from_the_caller(
     server: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_arguments: object) -> None:
@@ -291,7 +291,7 @@ def test_a_defect_is_logged_under_the_calls_id_and_told_in_general(
     assert isinstance(logged[0]["exc_info"], ZeroDivisionError)
 
 
-def test_a_database_out_of_reach_is_unavailable_for_now(
+def test_an_unreachable_database_means_unavailable(
     server: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -310,10 +310,10 @@ def _broken() -> Exception:
     return psycopg.OperationalError("connection refused")
 
 
-def test_nothing_is_done_for_a_caller_whose_time_is_over(
+def test_a_call_past_its_deadline_does_no_work(
     server: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The call waits for a thread until its deadline has passed."""
+    """The call waits for a thread until its deadline."""
     begun: list[str] = []
     release = threading.Event()
 
@@ -329,7 +329,7 @@ def test_nothing_is_done_for_a_caller_whose_time_is_over(
     eventually(lambda: len(begun) == 12)
     late = server.credit.ListCustomers.future(pb.ListCustomersRequest(query="late"), timeout=0.2)
     assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    # Health is answered meanwhile: it has threads of its own.
+    # Health is served meanwhile: it has its own threads.
     assert server.health.Check(health_pb2.HealthCheckRequest(), timeout=5).status == SERVING
     release.set()
     for call in busy:
@@ -339,7 +339,7 @@ def test_nothing_is_done_for_a_caller_whose_time_is_over(
 
 
 class TestOverload:
-    """More calls than threads and places to wait."""
+    """More calls than threads and queue places."""
 
     @pytest.fixture
     def settings(self, database_url: str) -> Settings:
@@ -354,7 +354,7 @@ class TestOverload:
             max_wait_seconds=30,
         )
 
-    def test_what_does_not_fit_is_refused_at_once(
+    def test_calls_beyond_capacity_are_rejected_at_once(
         self, server: Edge, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         begun: list[None] = []
@@ -369,7 +369,7 @@ class TestOverload:
         send = server.credit.ListCustomers.future
         calls = [send(pb.ListCustomersRequest()) for _ in range(2)]
         eventually(lambda: len(begun) == 2)
-        # Two more may wait.
+        # Two more calls may wait.
         calls += [send(pb.ListCustomersRequest()) for _ in range(8)]
         eventually(lambda: sum(call.done() for call in calls) == 6)
         refusals = []
@@ -386,7 +386,7 @@ class TestOverload:
         assert sum(call.exception() is None for call in calls) == 4
         server.credit.ListCustomers(pb.ListCustomersRequest())
 
-    def test_streams_are_counted_and_leave_threads_for_others(self, server: Edge) -> None:
+    def test_streams_are_limited_and_leave_threads_to_other_calls(self, server: Edge) -> None:
         ask = raw_stream(server, REFLECTION)
         done = threading.Event()
 
@@ -406,18 +406,18 @@ class TestOverload:
         stream.cancel()
         done.set()
 
-        def room() -> bool:
+        def is_accepted() -> bool:
             try:
                 next(ask(iter([b""])))
             except grpc.RpcError:
                 return False
             return True
 
-        eventually(room)
+        eventually(is_accepted)
 
 
 class TestIdleStream:
-    """A stream whose client says nothing."""
+    """A stream whose client sends nothing."""
 
     @pytest.fixture
     def settings(self, database_url: str) -> Settings:
@@ -428,7 +428,7 @@ class TestIdleStream:
             stream_idle_seconds=0.3,
         )
 
-    def test_it_is_ended(self, server: Edge) -> None:
+    def test_it_times_out(self, server: Edge) -> None:
         ask = raw_stream(server, REFLECTION)
         done = threading.Event()
 
@@ -448,7 +448,7 @@ def _threads(name: str) -> list[threading.Thread]:
     return [each for each in threading.enumerate() if each.name == name]
 
 
-def test_cancelled_streams_give_their_places_and_threads_back(server: Edge) -> None:
+def test_cancelled_streams_release_their_places_and_threads(server: Edge) -> None:
     ask = raw_stream(server, REFLECTION)
     question = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
     refusals: set[str] = set()
@@ -466,7 +466,7 @@ def test_cancelled_streams_give_their_places_and_threads_back(server: Edge) -> N
             refusals.add(refusal_of(error).reason)
         stream.cancel()
         release.set()
-    # Of those that came before the one before them was let go.
+    # A stream may arrive before the previous one is released.
     assert refusals <= {"TOO_MANY_STREAMS"}
     eventually(lambda: not _threads("stream-reader"))
     eventually(lambda: server.server._pipeline.open_streams == 0)
@@ -475,7 +475,7 @@ def test_cancelled_streams_give_their_places_and_threads_back(server: Edge) -> N
 # Stopping.
 
 
-def test_a_stop_lets_calls_under_way_end_and_takes_no_new_ones(
+def test_a_stop_finishes_running_calls_and_accepts_no_new_ones(
     settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = threading.Event()
@@ -509,12 +509,14 @@ def test_a_stop_lets_calls_under_way_end_and_takes_no_new_ones(
         stopped.join(timeout=10)
         reader.join(timeout=10)
         assert not reader.is_alive()
-        # The watch of the health, which would last for ever, did not hold it up.
+        # The endless watch of the health does not delay the stop.
         assert time.monotonic() - began < 5
     assert not [each for each in threading.enumerate() if each.name.startswith("call-")]
 
 
-def test_a_stop_waits_until_balancers_have_seen_it(settings: Settings, database: Database) -> None:
+def test_a_stopping_server_serves_during_the_shutdown_delay(
+    settings: Settings, database: Database
+) -> None:
     running = CreditServer(settings.model_copy(update={"shutdown_delay_seconds": 2.0}), database)
     running.start()
     with grpc.insecure_channel(str(running.address)) as channel:
@@ -536,10 +538,10 @@ def test_a_stop_waits_until_balancers_have_seen_it(settings: Settings, database:
             stub.ListCustomers(pb.ListCustomersRequest(), timeout=2)
 
 
-def test_no_call_of_a_client_with_the_retry_policy_fails_over_restarts(
+def test_no_call_with_the_retry_policy_fails_during_restarts(
     settings: Settings, database: Database
 ) -> None:
-    """Those too that reach the server in the very instant in which it begins to stop."""
+    """Includes calls that arrive at the moment when the server starts to stop."""
     failures: list[object] = []
     answered: list[None] = []
     done = threading.Event()
@@ -573,7 +575,7 @@ def test_no_call_of_a_client_with_the_retry_policy_fails_over_restarts(
     assert len(answered) > 100
 
 
-def test_a_stop_ends_what_outlasts_the_grace(
+def test_a_stop_cancels_calls_that_outlast_the_grace_period(
     settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = threading.Event()
@@ -608,7 +610,7 @@ def test_loopback_is_served_without_credentials(listen: str) -> None:
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "192.0.2.1:50051"])
-def test_other_addresses_only_when_asked_for_by_name(listen: str) -> None:
+def test_other_addresses_require_explicit_insecurity(listen: str) -> None:
     with pytest.raises(AddressRefusedError, match="CREDIT_INSECURE"):
         parse_address(listen, insecure=False)
     assert parse_address(listen, insecure=True).port == 50051
@@ -618,12 +620,12 @@ def test_other_addresses_only_when_asked_for_by_name(listen: str) -> None:
     "listen",
     ["", "50051", ":50051", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000", "127.0.0.1:-1"],
 )
-def test_what_is_no_address_is_refused(listen: str) -> None:
+def test_an_invalid_address_is_rejected(listen: str) -> None:
     with pytest.raises(AddressRefusedError):
         parse_address(listen, insecure=False)
 
 
-def test_a_taken_port_is_refused(settings: Settings, database: Database) -> None:
+def test_a_port_in_use_is_an_error(settings: Settings, database: Database) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -654,7 +656,7 @@ def group(settings: Settings) -> Iterator[ServerGroup]:
 
 
 def answers(target: str) -> bool:
-    """Whether a call over a connection of its own is answered."""
+    """Whether a call over a new connection succeeds."""
     options = (("grpc.use_local_subchannel_pool", 1),)
     with grpc.insecure_channel(target, options=options) as channel:
         try:
@@ -671,10 +673,10 @@ def connections_of(pid: int, port: int) -> int:
     )
 
 
-def test_processes_share_the_port_and_a_dead_one_comes_back(group: ServerGroup) -> None:
+def test_processes_share_the_port_and_a_killed_one_is_restarted(group: ServerGroup) -> None:
     target = str(group.address)
     pids = group.pids
-    # Else their memory grows with the threads that ever took a large message.
+    # Otherwise memory grows with each thread that received a large message.
     assert {psutil.Process(pid).environ()["MALLOC_ARENA_MAX"] for pid in pids} == {"2"}
     assert len(set(pids)) == 2
     options = (("grpc.use_local_subchannel_pool", 1),)
@@ -695,7 +697,7 @@ def test_processes_share_the_port_and_a_dead_one_comes_back(group: ServerGroup) 
         CreditServiceStub(channel).ListCustomers(pb.ListCustomersRequest(), timeout=2)
 
 
-def test_fifty_loans_over_two_processes_pass_no_limit(
+def test_fifty_loans_over_two_processes_exceed_no_limit(
     group: ServerGroup, database: Database
 ) -> None:
     moment = Clock().moment()
@@ -720,7 +722,7 @@ def test_fifty_loans_over_two_processes_pass_no_limit(
             try:
                 approved.append(stub.CreateLoan(request, timeout=60).approved)
             except grpc.RpcError as error:
-                # The customer or the server is busy: what the contract says then is to repeat it.
+                # The customer is locked or the server is at capacity: retry, as the contract says.
                 delay = refusal_of(error).details["RetryInfo"].retry_delay
                 time.sleep(delay.seconds + delay.nanos / 1e9)
             else:
@@ -733,12 +735,12 @@ def test_fifty_loans_over_two_processes_pass_no_limit(
         thread.join()
     for channel in channels:
         channel.close()
-    # 36 lakh of limit hold seven loans of 5 lakh.
+    # A limit of 36 lakh allows seven loans of 5 lakh.
     assert len(approved) == 50
     assert sum(approved) == 7
 
 
-def test_a_process_that_cannot_be_started_now_is_started_later(
+def test_a_process_that_cannot_be_started_is_retried(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, refusals = subprocess.Popen, [OSError(12, "Cannot allocate memory")]
@@ -758,13 +760,13 @@ def test_a_process_that_cannot_be_started_now_is_started_later(
         running.stop()
 
 
-def test_a_process_that_keeps_dying_is_started_again_and_takes_nothing_with_it(
+def test_a_process_that_keeps_dying_is_restarted_and_does_not_affect_others(
     group: ServerGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, doomed = subprocess.Popen, list(range(MAX_QUICK_DEATHS + 2))
 
     def popen(arguments: list[str], **options: Any) -> Any:
-        # One of them refuses its settings, such as a certificate that was replaced by a bad one.
+        # One start fails with invalid settings, such as a certificate replaced by an invalid one.
         status = 2 if len(doomed) == MAX_QUICK_DEATHS else 1
         if doomed:
             doomed.pop()
@@ -782,8 +784,8 @@ def test_a_process_that_keeps_dying_is_started_again_and_takes_nothing_with_it(
     eventually(lambda: all(answers(target) for _ in range(8)), timeout_seconds=30)
 
 
-def test_a_process_that_cannot_start_is_told(settings: Settings) -> None:
-    # The children read no such setting: it is refused by them alone.
+def test_a_process_that_cannot_start_is_an_error(settings: Settings) -> None:
+    # Only the children validate this setting.
     wrong = settings.model_copy(update={"threads": 1})
     with pytest.raises(ChildFailedError):
         ServerGroup(wrong).start()
@@ -807,7 +809,7 @@ def test_servers_stop_when_their_supervisor_is_killed(settings: Settings) -> Non
     eventually(lambda: not any(psutil.pid_exists(pid) for pid in children))
 
 
-def test_a_single_process_says_where_it_serves_and_ends_well(settings: Settings) -> None:
+def test_a_single_process_prints_its_address_and_exits_with_0(settings: Settings) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "credit_service.rpc"],
         env=environment_of(settings),
@@ -836,7 +838,7 @@ def test_a_ready_server_imports_pandas_before_the_first_stream(settings: Setting
         assert process.wait(20) == 0
 
 
-def test_a_server_without_a_database_url_says_so(settings: Settings) -> None:
+def test_a_server_without_a_database_url_names_the_setting(settings: Settings) -> None:
     environment = environment_of(settings.model_copy(update={"database_url": None}))
     finished = subprocess.run(
         [sys.executable, "-m", "credit_service.rpc"],
@@ -850,7 +852,7 @@ def test_a_server_without_a_database_url_says_so(settings: Settings) -> None:
     assert "DATABASE_URL" in finished.stderr
 
 
-def test_a_childs_settings_are_its_parents(settings: Settings) -> None:
+def test_a_child_inherits_its_parents_settings(settings: Settings) -> None:
     environment = environment_of(settings)
     with pytest.MonkeyPatch.context() as patched:
         for name in list(os.environ):

@@ -1,4 +1,4 @@
-"""Stored scores follow facts, days and scorecards; the reconciliation finds what does not."""
+"""Stored scores follow facts, dates and scorecards; the reconciliation finds those that do not."""
 
 import random
 from dataclasses import replace
@@ -89,7 +89,7 @@ def random_loans(database: Database, customer_id: int, seed: int) -> None:
             )
 
 
-def test_the_statement_for_many_gives_what_the_rules_give_for_one(database: Database) -> None:
+def test_the_bulk_statement_equals_the_rules_for_each_customer(database: Database) -> None:
     ids = [a_customer(database, TODAY) for _ in range(60)]
     for customer_id in ids:
         random_loans(database, customer_id, seed=customer_id)
@@ -130,13 +130,13 @@ def test_a_booked_loan_changes_the_score_with_an_event(database: Database) -> No
     assert after[1] > before[1]
 
 
-def test_due_dates_and_the_new_year_move_scores_without_a_call(database: Database) -> None:
+def test_due_dates_and_the_new_year_change_scores_without_a_call(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     create_loan(database, CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 24)), TODAY, "tests")
     recompute_lagging(database, TODAY)
     seen = []
     day = TODAY.today
-    # Some days in a row are left out, as when nothing ran.
+    # Several days are skipped, as if no worker ran.
     for days in (29, 1, 30, 1, 140, 5, 31):
         day += timedelta(days=days)
         while recompute_past_horizon(database, on(day)):
@@ -160,7 +160,7 @@ def test_due_dates_and_the_new_year_move_scores_without_a_call(database: Databas
     assert f"day:{day}" == causes[-1] or causes[-1].startswith("day:2027-01")
 
 
-def test_a_loan_closed_by_import_counts_for_its_year_only(database: Database) -> None:
+def test_an_imported_closed_loan_counts_for_its_year_only(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     assert installments_due_by(date(2021, 1, 15), 12, TODAY.today) == 12
     _, now = CreditQueries(database).credit_score(customer_id, TODAY)
@@ -170,7 +170,7 @@ def test_a_loan_closed_by_import_counts_for_its_year_only(database: Database) ->
 OTHER = replace(STANDARD, version="strict-1", income_share_bps=2_000, count_cap=20)
 
 
-def test_a_new_scorecard_moves_every_score_and_is_named(database: Database) -> None:
+def test_a_new_scorecard_changes_every_score_and_is_recorded(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     recompute_lagging(database, TODAY)
     activate_scorecard(database, OTHER, TODAY)
@@ -187,7 +187,7 @@ def test_a_new_scorecard_moves_every_score_and_is_named(database: Database) -> N
     assert replay_decision(database, decision.decision_id).is_identical
 
 
-def test_a_shadow_scorecard_decides_beside_without_effect(database: Database) -> None:
+def test_a_shadow_scorecard_decides_without_effect(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     try_scorecard(database, OTHER, TODAY)
     asked = CreateLoan(uuid4(), customer_id, Ask(5 * LAKH, 1200, 24))
@@ -216,7 +216,7 @@ def test_a_backtest_names_the_decisions_that_flip(database: Database) -> None:
     assert (same.flip_count, same.scores_changed) == (0, 0)
 
 
-def test_the_reconciliation_finds_and_corrects_what_is_wrong(database: Database) -> None:
+def test_the_reconciliation_finds_and_corrects_discrepancies(database: Database) -> None:
     ids = [a_good_customer(database, TODAY) for _ in range(5)]
     recompute_lagging(database, TODAY)
     assert reconcile(database, TODAY).discrepancies == 0
@@ -233,7 +233,7 @@ def test_the_reconciliation_finds_and_corrects_what_is_wrong(database: Database)
     assert len({stored_scores(database)[each][0] for each in ids}) == 1
 
 
-def test_the_reconciliation_wraps_around(database: Database) -> None:
+def test_the_reconciliation_starts_over_after_the_last_customer(database: Database) -> None:
     for _ in range(5):
         a_customer(database, TODAY)
     assert [reconcile(database, TODAY, sample=2).compared for _ in range(4)] == [2, 2, 1, 2]
@@ -264,7 +264,7 @@ def test_events_are_numbered_without_gaps_in_each_customers_order(database: Data
 def test_an_event_that_commits_late_is_not_skipped(database: Database) -> None:
     early, late = a_customer(database, TODAY), a_customer(database, TODAY)
     with database.transaction() as slow:
-        # Begins first, commits last.
+        # This transaction begins first and commits last.
         slow.execute(
             text(
                 """INSERT INTO events (customer_id, event_seq, kind, customer_version,

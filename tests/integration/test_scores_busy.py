@@ -1,4 +1,4 @@
-"""Bulk work on customers neither waits for a locked customer nor locks others for long."""
+"""Bulk updates of customers neither wait for a locked customer nor lock others for long."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -29,15 +29,15 @@ NOW = Clock().moment()
 
 @pytest.fixture
 def impatient(database_url: str) -> Iterator[Database]:
-    """Waiting for a lock at all is an error here."""
+    """A database whose lock waits fail after 0.2 s."""
     opened = Database(database_url, lock_timeout_seconds=0.2)
     yield opened
     opened.dispose()
 
 
 @contextmanager
-def kept(database: Database, customer_id: int) -> Iterator[None]:
-    """The customer's row is locked inside."""
+def customer_lock(database: Database, customer_id: int) -> Iterator[None]:
+    """Hold a lock on the customer's row."""
     with database.transaction() as connection:
         customers.lock(connection, customer_id)
         yield
@@ -52,7 +52,7 @@ def test_a_batch_enqueues_a_task_for_a_locked_customer(
     database: Database, impatient: Database
 ) -> None:
     ids = [a_good_customer(database, TODAY) for _ in range(3)]
-    with kept(database, ids[1]):
+    with customer_lock(database, ids[1]):
         found = recompute_lagging(impatient, TODAY)
     assert {each.customer_id for each in found} == scored(database) == {ids[0], ids[2]}
     assert lagging(database, TODAY, ids[0]) == [ids[1]]
@@ -70,18 +70,16 @@ def test_recomputing_expired_scores_does_not_wait_for_locks(
     ids = [a_good_customer(database, TODAY) for _ in range(3)]
     recompute_lagging(database, TODAY)
     later = on(TODAY.today + timedelta(days=365))
-    with kept(database, ids[1]):
+    with customer_lock(database, ids[1]):
         found = recompute_past_horizon(impatient, later)
         assert {each.customer_id for each in found} == {ids[0], ids[2]}
         assert recompute_past_horizon(impatient, later) == []
     assert {each.customer_id for each in recompute_past_horizon(impatient, later)} == {ids[1]}
 
 
-def test_a_reconciliation_takes_its_turn_with_the_others(
-    database: Database, impatient: Database
-) -> None:
+def test_a_reconciliation_skips_a_locked_customer(database: Database, impatient: Database) -> None:
     ids = [a_good_customer(database, TODAY) for _ in range(3)]
-    with kept(database, ids[1]):
+    with customer_lock(database, ids[1]):
         assert reconcile(impatient, TODAY).compared == 2
     assert reconcile(impatient, TODAY).compared == 3
 
@@ -98,7 +96,7 @@ def recompute_all(resources: Resources) -> None:
     actor.work(resources, "all")
 
 
-def test_all_are_recomputed_in_batches_at_the_same_time(
+def test_all_scores_are_recomputed_in_concurrent_batches(
     database: Database, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commands, "BATCH", 3)
@@ -110,7 +108,7 @@ def test_all_are_recomputed_in_batches_at_the_same_time(
         assert connection.execute(text("SELECT count(*) FROM score_history")).scalar_one() == 20
 
 
-def test_what_is_done_beside_belongs_to_the_same_trace(
+def test_concurrent_batches_belong_to_the_trace_of_their_task(
     database: Database, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commands, "BATCH", 1)
@@ -131,10 +129,10 @@ def test_what_is_done_beside_belongs_to_the_same_trace(
         assert list(found) == [tracing.traceparent_of(span)] * 3
 
 
-def test_a_batch_that_fails_fails_the_whole(
+def test_a_failed_batch_fails_the_task(
     database: Database, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The task is tried again, and the others are done by then."""
+    """The retry of the task finds the other batches done."""
     monkeypatch.setattr(commands, "BATCH", 3)
     ids = [a_good_customer(database, NOW) for _ in range(20)]
 
@@ -142,12 +140,12 @@ def test_a_batch_that_fails_fails_the_whole(
         database: Database, moment: Moment, customer_ids: Sequence[int]
     ) -> list[CreditPosition]:
         if ids[4] in customer_ids:
-            raise RuntimeError("of this batch")
+            raise RuntimeError("this batch failed")
         return commands.recompute_batch(database, moment, customer_ids)
 
     with monkeypatch.context() as broken:
         broken.setattr("workers.actors.recompute_batch", failing)
-        with pytest.raises(RuntimeError, match="of this batch"):
+        with pytest.raises(RuntimeError, match="this batch failed"):
             recompute_all(resources)
     assert set(ids[3:6]).isdisjoint(scored(database))
     recompute_all(resources)

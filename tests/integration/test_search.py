@@ -1,4 +1,4 @@
-"""ListCustomers: what a search finds, in pages, and that it reads few rows whatever its text is."""
+"""ListCustomers: the matches of a search, its pages, and a bound on the rows it reads."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -34,12 +34,12 @@ _LIKE = text(
     ORDER BY customer_id"""
 )
 MANY = ("rao", "r", "asha", "asha rao", "987", "+9198765", "n", "9876501")
-FEW = ("zzz", "n11", "rao111", "last7", "9876500007", "+91987650112", "nobody", "%", "rao\\", "_")
+FEW = ("zzz", "n11", "rao111", "last7", "9876500007", "+91987650112", "nonesuch", "%", "rao\\", "_")
 
 
 @pytest.fixture
 def connection(database: Database) -> Iterator[Connection]:
-    """In a transaction, on a database with many customers."""
+    """A transaction on a database with many customers."""
     with database.transaction() as filling:
         filling.execute(_FILL, {"count": COUNT})
     with database.autocommit() as analyzing:
@@ -49,7 +49,7 @@ def connection(database: Database) -> Iterator[Connection]:
 
 
 def rows_read(connection: Connection, act: Callable[[], object]) -> tuple[int, int]:
-    """Customers that the transaction reads by going through the table, and by indexes."""
+    """The numbers of customers read by sequential scans and by index scans."""
     before = connection.execute(_READ).one()
     act()
     after = connection.execute(_READ).one()
@@ -65,18 +65,16 @@ def pages(connection: Connection, query: str, limit: int) -> Iterator[list[int]]
 
 
 @pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
-def test_a_search_reads_few_customers_whatever_its_text_is(
-    connection: Connection, plan: str
-) -> None:
+def test_any_search_reads_few_customers(connection: Connection, plan: str) -> None:
     connection.execute(text(f"SET LOCAL plan_cache_mode = {plan}"))
-    # Among the last as well, the driver prepares statements.
+    # By the last queries the driver uses prepared statements.
     for query in (*MANY, *FEW, *MANY):
         page = itertools.islice(pages(connection, query, 50), 3)
-        through, by_indexes = rows_read(connection, partial(list, page))
-        assert (through, by_indexes <= 3_700) == (0, True), (query, by_indexes)
+        scanned, by_indexes = rows_read(connection, partial(list, page))
+        assert (scanned, by_indexes <= 3_700) == (0, True), (query, by_indexes)
 
 
-def test_each_term_has_an_index(connection: Connection) -> None:
+def test_each_condition_uses_an_index(connection: Connection) -> None:
     plans: list[str] = []
 
     class Explained(Statement):
@@ -101,7 +99,7 @@ def test_each_term_has_an_index(connection: Connection) -> None:
     assert not [plan for plan in plans if "Seq Scan" in plan]
 
 
-def test_pages_hold_every_match_once(connection: Connection) -> None:
+def test_pages_contain_every_match_once(connection: Connection) -> None:
     for query in (*MANY, *FEW):
         prefix = query.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_") + "%"
         expected = list(connection.execute(_LIKE, {"prefix": prefix}).scalars())
@@ -109,13 +107,13 @@ def test_pages_hold_every_match_once(connection: Connection) -> None:
         assert all(page == sorted(page) for page in found)
         assert sorted(itertools.chain(*found)) == expected, query
         if len(expected) <= 700:
-            # All of them in order of id, over the pages too.
+            # The ids are also ordered across pages.
             assert list(itertools.chain(*pages(connection, query, 45))) == expected
         else:
             assert len(found[0]) == 700
 
 
-def test_a_customer_who_is_renamed_between_two_pages_ends_no_search(connection: Connection) -> None:
+def test_a_customer_renamed_between_two_pages_does_not_end_a_search(connection: Connection) -> None:
     first = customers.search(connection, "rao", PageStart(), 50)
     assert first.following is not None
     for name in ("Aaa", "Zzz"):
@@ -127,7 +125,7 @@ def test_a_customer_who_is_renamed_between_two_pages_ends_no_search(connection: 
 
 
 @pytest.mark.parametrize("query", ["rao", "9876500"])
-def test_tokens_lead_from_page_to_page(server: Edge, database: Database, query: str) -> None:
+def test_page_tokens_lead_through_all_pages(server: Edge, database: Database, query: str) -> None:
     with database.transaction() as filling:
         filling.execute(_FILL, {"count": COUNT})
     found: set[int] = set()
@@ -144,6 +142,6 @@ def test_tokens_lead_from_page_to_page(server: Edge, database: Database, query: 
 
 
 @pytest.mark.parametrize("start", [PageStart(7, 2), PageStart(0, 3), PageStart(2**63 - 1, 0)])
-def test_a_start_that_no_page_led_to_does_no_harm(database: Database, start: PageStart) -> None:
+def test_an_unknown_start_of_a_page_finds_nothing(database: Database, start: PageStart) -> None:
     with database.autocommit() as connection:
         assert customers.search(connection, "rao", start, 5).customers == []

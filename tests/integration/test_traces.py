@@ -37,7 +37,7 @@ MOMENT = Clock().moment()
 
 @pytest.fixture
 def spans() -> Iterator[InMemorySpanExporter]:
-    """The ended spans of this process."""
+    """An exporter with the ended spans of this process."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -46,7 +46,7 @@ def spans() -> Iterator[InMemorySpanExporter]:
 
 
 def logged() -> io.StringIO:
-    """All log lines from now on, as JSON."""
+    """A stream that gets all following log lines as JSON."""
     stream = io.StringIO()
     configure_logging(Settings(log_format="json"), component="worker", stream=stream)
     return stream
@@ -57,7 +57,7 @@ def named(spans: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
 
 
 def awaited(spans: InMemorySpanExporter, name: str) -> ReadableSpan:
-    """The only span of that name, which may end shortly after the answer."""
+    """The only span of a name; waits for it, as it may end shortly after the response."""
     until = time.monotonic() + 20
     while not named(spans, name):
         assert time.monotonic() < until, [span.name for span in spans.get_finished_spans()]
@@ -159,7 +159,7 @@ def test_a_booking_is_one_trace_from_the_caller_to_the_actor(
     assert of_score == traceparent(of_task)
 
 
-def test_the_span_of_a_failed_call_has_the_reason_and_no_personal_data(
+def test_the_span_of_a_failed_call_has_the_reason_but_no_personal_data(
     server: Edge, database: Database, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -170,7 +170,7 @@ def test_the_span_of_a_failed_call_has_the_reason_and_no_personal_data(
     refused = awaited(spans, "credit_service.v1.CreditService/GetCustomer")
     assert dict(refused.attributes or {})["error.type"] == "CUSTOMER_NOT_FOUND"
     assert dict(refused.attributes or {})["rpc.grpc.status_code"] == 5
-    assert refused.status.status_code is StatusCode.UNSET  # the caller's error, not the server's
+    assert refused.status.status_code is StatusCode.UNSET  # an error of the caller
 
     spans.clear()
     monkeypatch.setattr("credit_service.rpc.credit.get_customer", fail)
@@ -195,7 +195,7 @@ def test_a_stream_is_one_span(server: Edge, spans: InMemorySpanExporter) -> None
 def test_background_loops_start_no_traces(
     server: Edge, database_url: str, redis_url: str, spans: InMemorySpanExporter
 ) -> None:
-    """Probes, relay and metrics query the database repeatedly, for no caller."""
+    """Probes, relay and metrics query the database repeatedly without a caller."""
     process = worker(database_url, redis_url)
     process.start()
     time.sleep(1.2)
@@ -231,7 +231,7 @@ def test_log_lines_of_a_task_have_its_trace_id_even_if_no_spans_are_recorded(
     assert failed["span_id"] not in (CALLERS_SPAN, "")
 
 
-def test_a_task_keeps_the_first_trace_it_was_enqueued_by(database: Database) -> None:
+def test_a_task_keeps_the_trace_that_enqueued_it_first(database: Database) -> None:
     first, second = (f"00-{TRACE}-{number:016x}-01" for number in (1, 2))
 
     def enqueue(traceparent: str | None) -> None:
@@ -244,7 +244,7 @@ def test_a_task_keeps_the_first_trace_it_was_enqueued_by(database: Database) -> 
         (task,) = tasks.claim(connection, ["act"], limit=9, window=9, timeout_seconds=0)
         (run,) = tasks.begin(connection, [task.task_id], lease_seconds=9)
     assert run.traceparent == first
-    # Also after a failure, over a task that was enqueued meanwhile.
+    # Also after a failure, when it replaces a task enqueued meanwhile.
     enqueue(second)
     with database.transaction() as connection:
         tasks.fail(connection, run, "no luck")
@@ -298,7 +298,7 @@ def test_every_event_keeps_the_trace_of_its_call(server: Edge, database: Databas
     assert {fields[1] for fields in traces.values()} == {TRACE}
 
 
-def test_events_of_no_customer_keep_their_trace_too(database: Database) -> None:
+def test_events_without_a_customer_keep_their_trace(database: Database) -> None:
     span = tracing.start_span("call", SpanKind.SERVER, CALLER[0][1], {})
     assert span is not None
     of_call = tracing.context_of(span)

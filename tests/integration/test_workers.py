@@ -234,7 +234,7 @@ def test_a_task_that_kills_its_worker_is_parked(lab: Lab) -> None:
             )
     with threads(lab):
         wait_until(lambda: lab.rows() == [("deadly", "poison", "PARKED", MAX_ATTEMPTS + 1)])
-        # And the worker survives.
+        # The worker survives.
         lab.enqueue("quick", "1")
         wait_until(lambda: lab.done() == ["gave up poison", "1"])
 
@@ -256,7 +256,7 @@ def test_a_terminated_worker_releases_its_tasks(lab: Lab) -> None:
         began = time.monotonic()
         first.terminate()
         assert first.wait(20) == 0
-    # Only the deaf work waited for the grace of 2 s; the gated work stopped at once.
+    # Only the work that ignores a stop used the grace period of 2 s; gated work stopped at once.
     assert 1.5 < time.monotonic() - began < 15
     assert lab.rows() == [("deaf", "20 b", "PENDING", 0), ("gated", "a", "PENDING", 0)]
     assert lab.done() == []
@@ -273,7 +273,7 @@ def test_stopping_waits_for_work_that_ends_in_time(lab: Lab) -> None:
 
 @pytest.fixture
 def own_stack() -> Iterator[EmbeddedStack]:
-    """The test's own servers, to be killed."""
+    """Servers of this test only, which it kills."""
     with tempfile.TemporaryDirectory(prefix="credit-service-killed-") as folder:
         Path(folder).chmod(0o711)
         with EmbeddedStack(Path(folder), durable=False) as stack:
@@ -301,7 +301,7 @@ def test_a_killed_server_loses_nothing(own_stack: EmbeddedStack, victim: str) ->
     database.dispose()
 
 
-# The parts, one by one.
+# Sender, runner, sweeper and timetable, each alone.
 
 
 @pytest.fixture
@@ -424,7 +424,7 @@ def test_first_attempts_run_together_and_after_a_failure_alone(lab: Lab, runner:
     runner.run(actor, task_ids)
     assert seen == [("1", "2", "3"), "1", "2", "3"]
     assert lab.rows() == [("any", "2", "PENDING", 1)]
-    # The one that failed runs alone the next time.
+    # The failed task runs alone the next time.
     seen.clear()
     with lab.database.autocommit() as connection:
         connection.execute(text("UPDATE tasks SET due_at = now()"))

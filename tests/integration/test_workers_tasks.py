@@ -1,4 +1,4 @@
-"""The outbox of work, statement by statement: what a task's life allows and what it does not."""
+"""The task outbox, statement by statement: the states of a task and their transitions."""
 
 import threading
 from collections.abc import Iterator
@@ -74,7 +74,7 @@ def test_life_of_a_task(connection: Connection) -> None:
     assert rows(connection) == [("7", "RUNNING", 1)]
     assert tasks.finish(connection, [run]) == {run.task_id}
     assert rows(connection) == []
-    # A message that is delivered once more.
+    # A message delivered twice.
     assert begin(connection, task.task_id) is None
 
 
@@ -96,7 +96,7 @@ def test_a_task_is_absorbed_by_an_equal_one_that_has_not_begun(connection: Conne
     enqueue(connection, "1", actor="another")
     assert [state for _, state, _ in rows(connection)] == ["PENDING"] * 3
     claim(connection)
-    # What was sent may have begun, and then it has not seen the facts of this one.
+    # A sent task may have started, and then has not read the facts of this one.
     enqueue(connection, "1")
     assert [row[:2] for row in rows(connection) if row[0] == "1"] == [
         ("1", "PENDING"),
@@ -155,7 +155,7 @@ def test_sent_tasks_that_have_not_started_are_bounded(connection: Connection) ->
 def test_tasks_that_could_not_be_sent_are_sent_later(connection: Connection) -> None:
     enqueue(connection, "1", "2")
     sent = claim(connection)
-    # A task enqueued meanwhile takes the task over.
+    # A task enqueued meanwhile replaces it.
     enqueue(connection, "2")
     tasks.unsend(connection, sent)
     assert rows(connection) == [("1", "PENDING", 0), ("2", "PENDING", 0)]
@@ -168,7 +168,7 @@ def test_only_one_run_at_a_time_holds_a_task(connection: Connection) -> None:
     later = begin(connection, run.task_id)
     assert later is not None
     assert later.attempt == 2
-    # The first one comes back from where it hung.
+    # The first run resumes after a hang.
     assert tasks.finish(connection, [run]) == set()
     assert not tasks.fail(connection, run, "late")
     tasks.release(connection, run)
@@ -273,7 +273,7 @@ def test_work_that_kills_its_worker_every_time_is_given_up_and_parked(
         let_time_pass(connection)
         swept = tasks.sweep(connection, 10)
         assert swept.resent == (attempt <= MAX_ATTEMPTS)
-    # Even the giving up went silent.
+    # The run of `give_up` ended without a report, too.
     assert [parked.subject for parked in swept.parked] == ["1"]
     (parked_task,) = tasks.list_parked(connection, limit=10)
     assert "attempt 5 ended without a report" in str(parked_task.last_error)

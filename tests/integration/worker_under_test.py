@@ -45,7 +45,7 @@ def _gate_is_open(resources: Resources) -> bool:
 
 
 def _deaf(resources: Resources, subject: str) -> None:
-    """Take the seconds at the start of the subject, and ignore requests to stop."""
+    """Run for the seconds at the start of the subject, and ignore requests to stop."""
     time.sleep(float(subject.split(maxsplit=1)[0]))
     _note(resources, subject)
 

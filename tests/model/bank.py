@@ -17,7 +17,7 @@ LAKH = 100_000 * RUPEE
 Facts = dict[str, Any]
 
 
-class Refused(Exception):  # noqa: N818 - what the rules say no to
+class Refused(Exception):  # noqa: N818 - a result, not a defect
     """A rejected request, with its reason."""
 
 
@@ -38,7 +38,7 @@ def due_by(start: date, tenure: int, day: date) -> int:
 
 
 def emi(principal: int, bps: int, tenure: int) -> int:
-    """The formula's installment; P / n at rate 0."""
+    """The installment by the formula; P / n at rate 0."""
     rate = Fraction(bps, 120_000)
     if not rate:
         return half_up(Fraction(principal, tenure))
@@ -264,16 +264,16 @@ class Bank:
         """Import rows; returns the number of rows per outcome."""
         counts = dict.fromkeys(OUTCOMES, 0)
         customers = {number: dict(facts) for number, facts in self.customers.items()}
-        # A number stays taken until the end of the file, even if its owner gets another one.
+        # A number stays in use until the end of the file, even if its owner gets another one.
         holders = {facts["phone"]: number for number, facts in customers.items()}
         first: dict[int, Facts] = {}
         for row in rows:
-            fate = _fate_of_customer(row, customers, holders, first, update=update)
-            counts[fate] += 1
-            if fate in ("inserted", "updated"):
+            outcome = _outcome_of_customer(row, customers, holders, first, update=update)
+            counts[outcome] += 1
+            if outcome in ("inserted", "updated"):
                 number = row["customer_id"]
                 limit = row["limit"]
-                if limit is None and fate == "updated":
+                if limit is None and outcome == "updated":
                     limit = customers[number]["limit"]
                 if limit is None:
                     limit = half_up(Fraction(36 * row["income"], LAKH)) * LAKH
@@ -293,15 +293,15 @@ class Bank:
         loans = {key: dict(facts) for key, facts in self.loans.items()}
         first: dict[tuple[int, int], Facts] = {}
         for row in rows:
-            fate = self._fate_of_loan(row, loans, first, update=update)
-            counts[fate] += 1
-            if fate in ("inserted", "updated"):
+            outcome = self._outcome_of_loan(row, loans, first, update=update)
+            counts[outcome] += 1
+            if outcome in ("inserted", "updated"):
                 loans[row["customer_id"], row["loan_id"]] = self._imported(row)
         if writes:
             self.loans = loans
         return counts
 
-    def _fate_of_loan(
+    def _outcome_of_loan(
         self,
         row: Facts,
         loans: dict[tuple[int, int], Facts],
@@ -317,17 +317,17 @@ class Bank:
         if key in first:
             return "unchanged" if _same(first[key], row) else "rejected"
         stored = loans.get(key)
-        fate = "inserted"
+        outcome = "inserted"
         if stored is not None and _same(stored, row):
-            fate = "unchanged"
+            outcome = "unchanged"
         elif stored is not None and not update:
-            fate = "skipped"
+            outcome = "skipped"
         elif stored is not None:
             if not stored["imported"] or stored["paid"]:
                 return "rejected"
-            fate = "updated"
+            outcome = "updated"
         first[key] = row
-        return fate
+        return outcome
 
     def _imported(self, row: Facts) -> Facts:
         due = due_by(row["start"], row["tenure"], self.today)
@@ -353,7 +353,7 @@ def _same(one: Facts, other: Facts) -> bool:
     return all(one[name] == other[name] for name in _LOAN_FACTS)
 
 
-def _fate_of_customer(
+def _outcome_of_customer(
     row: Facts,
     customers: dict[int, Facts],
     holders: dict[str, int],
@@ -367,17 +367,17 @@ def _fate_of_customer(
     if number in first:
         return "unchanged" if first[number] == row else "rejected"
     stored = customers.get(number)
-    fate = "inserted"
+    outcome = "inserted"
     if stored is not None:
         same = all(stored[name] == row[name] for name in ("phone", "age", "income"))
         if same and row["limit"] in (None, stored["limit"]):
-            fate = "unchanged"
+            outcome = "unchanged"
         else:
-            fate = "updated" if update else "skipped"
-    if fate in ("inserted", "updated"):
+            outcome = "updated" if update else "skipped"
+    if outcome in ("inserted", "updated"):
         if stored is not None and not stored["imported"]:
             return "rejected"
         if holders.get(row["phone"], number) != number:
             return "rejected"
     first[number] = row
-    return fate
+    return outcome

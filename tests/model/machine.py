@@ -132,15 +132,15 @@ class ServiceAndModel(RuleBasedStateMachine):
         self._import_loans(made, update=False, validate_only=False, split=0)
 
     @rule(days=st.sampled_from([1, 2, 27, 30, 31, 90, 366]))
-    def days_go_by(self, days: int) -> None:
+    def advance_days(self, days: int) -> None:
         self._set_day(self.bank.today + timedelta(days=days))
 
     @rule()
-    def the_year_turns(self) -> None:
+    def advance_to_new_year(self) -> None:
         self._set_day(date(self.bank.today.year + 1, 1, 1))
 
     @rule()
-    def the_month_ends(self) -> None:
+    def advance_to_the_end_of_a_month(self) -> None:
         first = due_date(self.bank.today.replace(day=1), 1)
         last = first - timedelta(days=1)
         self._set_day(last if last > self.bank.today else first)
@@ -211,7 +211,7 @@ class ServiceAndModel(RuleBasedStateMachine):
         self._same_customer(answer.customer)
 
     @rule(place=_customer)
-    def look_at_a_customer(self, place: int) -> None:
+    def read_a_customer(self, place: int) -> None:
         number = self._a_customer(place)
         request = credit_service_pb2.GetCustomerRequest(customer_id=number)
         self._same_customer(self.edge.credit.GetCustomer(request, timeout=30).customer)
@@ -474,7 +474,7 @@ class ServiceAndModel(RuleBasedStateMachine):
             assert not fits(principal, 480)
 
     @rule(place=_customer)
-    def look_at_a_score(self, place: int) -> None:
+    def read_a_score(self, place: int) -> None:
         number = self._a_customer(place)
         request = credit_service_pb2.GetCreditScoreRequest(customer_id=number)
         answer = self.edge.credit.GetCreditScore(request, timeout=30)
@@ -518,7 +518,7 @@ class ServiceAndModel(RuleBasedStateMachine):
 
     @precondition(lambda self: self.bank.loans)
     @rule(place=_loan)
-    def look_at_a_schedule(self, place: int) -> None:
+    def read_a_schedule(self, place: int) -> None:
         (number, loan_id), loan = self._a_loan(place)
         request = credit_service_pb2.GetRepaymentScheduleRequest(
             customer_id=number, loan_id=loan_id
@@ -578,7 +578,7 @@ class ServiceAndModel(RuleBasedStateMachine):
 
     @precondition(lambda self: self.bank.loans)
     @rule(place=_loan, late=st.sampled_from([0, -1, 0, 1]), short=st.sampled_from([0, 0, 0, 1]))
-    def pay_about_the_due_date(self, place: int, late: int, short: int) -> None:
+    def pay_near_the_due_date(self, place: int, late: int, short: int) -> None:
         """Pay the next installment, or a paisa less; a day early, on time or late."""
         active = [key for key, loan in sorted(self.bank.loans.items()) if not loan["closed_on"]]
         if not active:
@@ -597,7 +597,7 @@ class ServiceAndModel(RuleBasedStateMachine):
 
     @precondition(lambda self: self.asked)
     @rule(which=st.integers(0, 40), other=st.booleans())
-    def ask_again(self, which: int, *, other: bool) -> None:
+    def repeat_a_request(self, which: int, *, other: bool) -> None:
         """Check that a repeat returns the first response, and different content is rejected."""
         method, request, kept = self.asked[which % len(self.asked)]
         again = type(request)()

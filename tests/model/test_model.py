@@ -45,7 +45,7 @@ def test_the_service_and_the_model_agree(server: Edge, settings: Settings) -> No
             database=None,
             deadline=None,
             print_blob=bool(_RUNS),
-            # A short run detects an error; `make model` minimizes it.
+            # A short run detects an error; `make model` shrinks it to a minimal example.
             phases=[Phase.generate, *([Phase.shrink] if _RUNS else [])],
             suppress_health_check=list(HealthCheck),
         ),

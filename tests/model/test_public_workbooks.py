@@ -52,7 +52,7 @@ def bank(public_workbooks: Path) -> Bank:
     return model
 
 
-def test_every_score_and_debt_is_what_the_model_says(
+def test_every_score_and_debt_equals_the_model(
     server: Edge, database: Database, bank: Bank, public_workbooks: Path
 ) -> None:
     for kind, name in (("CUSTOMERS", "customer_data"), ("LOANS", "loan_data")):

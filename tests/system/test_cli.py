@@ -75,7 +75,7 @@ def ingested(service: Up, sample_files: samples.Samples) -> None:
 
 
 @pytest.mark.usefixtures("ingested")
-def test_ingesting_again_and_with_invalid_rows(
+def test_a_repeated_ingestion_is_unchanged_and_invalid_rows_are_listed(
     service: Up, sample_files: samples.Samples, tmp_path: Path
 ) -> None:
     address = f"--address={service.address}"
@@ -95,7 +95,7 @@ def test_ingesting_again_and_with_invalid_rows(
         done = credit_service("ingest", str(faulty), address, option)
         assert done.returncode == 1, done.stderr
         lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
-        # Under the headers of the file.
+        # With the file's own headers.
         assert any(line.startswith("2 Tenure NOT_A_NUMBER two ") for line in lines)
         assert any(line.startswith("5 Customer ID CUSTOMER_UNKNOWN 999999 ") for line in lines)
         assert "rejected 2" in done.stdout
@@ -132,9 +132,7 @@ def test_a_damaged_file_reports_what_is_stored_and_how_to_resume(
 
 
 @pytest.mark.usefixtures("ingested")
-def test_the_order_of_dates_is_given_or_detected_from_the_column(
-    service: Up, tmp_path: Path
-) -> None:
+def test_the_date_order_is_given_or_detected_from_the_column(service: Up, tmp_path: Path) -> None:
     address = f"--address={service.address}"
     header = ",".join(samples.LOAN_HEADERS)
 
@@ -163,7 +161,7 @@ def test_the_order_of_dates_is_given_or_detected_from_the_column(
     assert done.returncode == 2
 
 
-def test_a_file_with_invalid_rows_is_saved_marked_for_correction(
+def test_invalid_rows_are_saved_in_an_annotated_workbook(
     service: Up, sample_files: samples.Samples, tmp_path: Path
 ) -> None:
     address = f"--address={service.address}"
@@ -236,7 +234,7 @@ def test_failures_are_reported_in_a_few_lines(
     arguments: list[str], code: int, message: str
 ) -> None:
     nowhere = environment(
-        DATABASE_URL="postgresql://nobody@127.0.0.1:1/none", REDIS_URL="redis://127.0.0.1:1/0"
+        DATABASE_URL="postgresql://user@127.0.0.1:1/none", REDIS_URL="redis://127.0.0.1:1/0"
     )
     done = credit_service(*arguments, env=nowhere)
     assert (done.returncode, message in " ".join(done.stderr.split())) == (code, True), done
@@ -269,8 +267,8 @@ def _loaded(heavy: str, *arguments: str) -> tuple[subprocess.CompletedProcess[st
     return done, set(done.stdout.splitlines()[-1].split())
 
 
-def test_help_is_light_and_complete() -> None:
-    """Imports make the help slow."""
+def test_help_is_fast_and_complete() -> None:
+    """Slow imports would delay the help."""
     done, loaded = _loaded("grpc sqlalchemy pandas dramatiq", "--help")
     assert (done.returncode, done.stderr, loaded) == (0, "", set())
     for command in (
@@ -287,7 +285,7 @@ def test_help_is_light_and_complete() -> None:
     ("arguments", "code"),
     [(["customer", "1"], 0), (["customer", "999999"], 1), (["check", "1"], 2), (["nothing"], 2)],
 )
-def test_calling_commands_import_nothing_of_the_server(
+def test_client_commands_do_not_import_the_server(
     service: Up, arguments: list[str], code: int
 ) -> None:
     done, loaded = _loaded(
@@ -311,7 +309,7 @@ def test_up_serves_restarts_dead_processes_and_stops_cleanly() -> None:
         children += psutil.Process(running.process.pid).children(recursive=True)
 
         assert running.stop() == 0
-        # In between are the log lines of the stopping processes, if the worker had started to log.
+        # The stopping processes may log in between.
         _, stopping, end = running.log.partition("Stopping …\n")
         assert stopping
         assert end.endswith("Stopped.\n")
@@ -341,7 +339,7 @@ def test_up_can_be_interrupted_while_it_starts() -> None:
     shutil.rmtree(folder)
 
 
-def test_two_stacks_side_by_side_and_one_folder_twice(service: Up) -> None:
+def test_two_stacks_run_side_by_side_but_not_in_one_folder(service: Up) -> None:
     with up() as other:
         assert other.address != service.address
         done = credit_service(
@@ -360,7 +358,7 @@ def test_migrate_uses_the_running_database(service: Up) -> None:
     assert json.loads(done.stdout)["revision"]
 
 
-def test_the_demo() -> None:
+def test_the_demo_succeeds() -> None:
     folder = Path(tempfile.mkdtemp(prefix="cli-"))
     folder.chmod(0o711)
     try:

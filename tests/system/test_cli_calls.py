@@ -76,13 +76,13 @@ def run(service: Up, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
 
 def _runner(capsys: pytest.CaptureFixture[str]) -> Run:
-    def one(*arguments: str) -> Done:
+    def run_one(*arguments: str) -> Done:
         capsys.readouterr()
         code = app.run(arguments)
         output, errors = capsys.readouterr()
         return Done(code, output, errors)
 
-    return one
+    return run_one
 
 
 # The recipes.
@@ -90,7 +90,7 @@ def _runner(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A block of commands. `refusal` is the documented reason of their rejection, or ''."""
+    """A block of commands; `refusal` is the documented reason of their rejection, or ''."""
 
     method: str
     lines: tuple[str, ...]
@@ -128,7 +128,7 @@ def test_every_method_has_a_recipe_for_three_tools() -> None:
         assert grpcurl[grpcurl.index("-d") + 1] == buf[buf.index("-d") + 1] == request
 
 
-def test_every_recipe_of_the_command_line(
+def test_every_recipe_of_the_command_line_works(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for recipe in _recipes():
@@ -146,7 +146,7 @@ def test_every_recipe_of_the_command_line(
         assert (tmp_path / name).read_bytes().startswith(b"PK")
 
 
-def test_every_recipe_of_buf_curl(service: Up, run: Run) -> None:
+def test_every_recipe_of_buf_curl_works(service: Up, run: Run) -> None:
     for recipe in _recipes():
         if len(recipe.lines) < 3:
             continue
@@ -160,7 +160,7 @@ def test_every_recipe_of_buf_curl(service: Up, run: Run) -> None:
             check=False,
         )
         if recipe.method == "WatchCreditEvents":
-            # It ends with the deadline of the recipe.
+            # The stream ends at the deadline of the recipe.
             assert "deadline_exceeded" in done.stderr, done
         elif recipe.refusal:
             # buf shows the details, including the reason, in base64.
@@ -228,7 +228,7 @@ def test_the_commands_of_the_readme_run_in_order(tmp_path: Path) -> None:
         "credit_service.v1.CreditService.GetCustomer",
     ],
 )
-def test_a_method_has_several_names(run: Run, name: str) -> None:
+def test_a_method_is_found_by_short_and_full_names(run: Run, name: str) -> None:
     done = run("call", name, '{"customerId": 101}')
     assert done.document["customer"]["customer_id"] == "101"
 
@@ -275,7 +275,7 @@ def test_an_invalid_call_is_reported_before_it_is_made(
     assert (done.code, message in done.words) == (2, True), done.words[:500]
 
 
-def test_requests_from_standard_input(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_are_read_from_standard_input(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO('{"customer_id": 101}\n'))
     done = run("call", "GetCreditScore", "-", "--json")
     assert len(done.output.splitlines()) == 1
@@ -312,7 +312,7 @@ def test_every_view_has_a_table_and_json(run: Run) -> None:
         assert run(*arguments, "--json").document
 
 
-def test_lists_read_several_pages_and_report_that_there_are_more(run: Run) -> None:
+def test_lists_read_several_pages_and_report_more_results(run: Run) -> None:
     done = run("loans", "101", "--limit=2")
     assert "Showing the first 2 loans" in done.errors
     assert run("loans", "101", "--limit=2", "--json").document["more"] is True
@@ -320,7 +320,7 @@ def test_lists_read_several_pages_and_report_that_there_are_more(run: Run) -> No
     assert "There are no loans" in run("loans", "106").errors
 
 
-def test_a_loan_from_check_to_payment(run: Run) -> None:
+def test_a_loan_is_checked_booked_and_paid(run: Run) -> None:
     request = {
         "customer_id": 101,
         "loan_amount": {"units": 30000},
@@ -367,7 +367,9 @@ def test_a_loan_from_check_to_payment(run: Run) -> None:
         (("score", "101", "--token=two words"), 2, "is not a bearer token"),
     ],
 )
-def test_failures(run: Run, arguments: tuple[str, ...], code: int, message: str) -> None:
+def test_failures_have_an_exit_code_and_a_message(
+    run: Run, arguments: tuple[str, ...], code: int, message: str
+) -> None:
     done = run(*arguments)
     assert (done.code, message in done.words) == (code, True), done
 
@@ -481,7 +483,7 @@ class TestTokens:
         monkeypatch: pytest.MonkeyPatch,
         late: bool,
     ) -> None:
-        """Also if the file of the old token is removed before the new one is written."""
+        """Also if the old token file is removed before the new one is written."""
         run, edge = _runner(capsys), server.server._pipeline
         admitted: list[str] = []
         slot = edge._admission._streams_by_principal.slot
@@ -558,7 +560,7 @@ def test_the_doctor_passes_for_a_healthy_service(
 def test_the_doctor_fails_for_an_unreachable_service(
     service: Up, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://user@127.0.0.1:1/none")
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     monkeypatch.setenv("CREDIT_LISTEN", service.address)
     done = run("doctor", "--json", "--address=127.0.0.1:1")
@@ -570,7 +572,7 @@ def test_the_doctor_fails_for_an_unreachable_service(
     assert all(bad.values())
 
 
-def test_the_doctor_sees_a_database_without_schema(
+def test_the_doctor_reports_a_database_without_schema(
     service: Up, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     lock = json.loads((service.folder / "data" / "lock").read_text())
@@ -587,7 +589,7 @@ def test_the_doctor_sees_a_database_without_schema(
     assert "database" not in bad
 
 
-def test_completion_of_commands_and_options(run: Run, tmp_path: Path) -> None:
+def test_completion_completes_commands_and_options(run: Run, tmp_path: Path) -> None:
     script = tmp_path / "completion"
     script.write_text(run("completion", "bash").output)
     asking = (
@@ -611,7 +613,7 @@ def test_completion_of_commands_and_options(run: Run, tmp_path: Path) -> None:
 # The console with the service, and the shutdown of both.
 
 
-def test_up_runs_the_console_and_nothing_outlives_it() -> None:
+def test_up_runs_the_console_and_stops_all_processes() -> None:
     with up(console=True) as running:
         assert f"Console    {running.console_url}" in running.log
         with urllib.request.urlopen(running.console_url, timeout=20) as page:  # noqa: S310 - http

@@ -1,4 +1,4 @@
-"""The ingestion client with a real server that is killed, stopped and stalled."""
+"""The ingestion client and a real server that is killed, stopped and suspended."""
 
 import csv
 import signal
@@ -48,7 +48,7 @@ def service() -> Iterator[Up]:
 
 @pytest.fixture(scope="module")
 def files(service: Up, tmp_path_factory: pytest.TempPathFactory) -> samples.Samples:
-    """Sample files whose customers are stored and whose loans are not."""
+    """Sample files; the customers are stored, the loans are not."""
     folder = tmp_path_factory.mktemp("samples")
     made = samples.write_samples(folder, customers=CUSTOMERS, loans=LOANS, seed=1, today=TODAY)
     with _client(service) as client:
@@ -69,7 +69,7 @@ def _client(service: Up, patience: Patience = PATIENCE) -> Iterator[IngestionCli
 
 
 class Saboteur(Listener):
-    """Causes one failure for each of these numbers of rows, milliseconds after they were sent."""
+    """Causes a failure at each of these row counts, shortly after the rows were sent."""
 
     def __init__(self, harm: Callable[[], None], at_rows: list[int], delay_seconds: float) -> None:
         self._harm = harm
@@ -99,7 +99,7 @@ def _stored_once(client: IngestionClient, path: Path, rows: int) -> None:
     assert (again.rows_read, again.unchanged, again.inserted) == (rows, rows, 0)
 
 
-def test_a_server_killed_in_mid_stream_loses_and_duplicates_nothing(
+def test_a_server_killed_during_a_stream_neither_loses_nor_duplicates_rows(
     service: Up, files: samples.Samples
 ) -> None:
     saboteur = Saboteur(lambda: _kill_server(service), [4_000, LOANS], 0.03)
@@ -126,9 +126,7 @@ def test_a_watch_resumes_when_the_server_is_killed(service: Up, files: samples.S
         assert (ended.rows_read, ended.unchanged) == (LOANS, LOANS)
 
 
-def test_a_stalled_server_is_disconnected_and_the_transfer_resumed(
-    service: Up, files: samples.Samples
-) -> None:
+def test_a_stalled_transfer_is_reconnected_and_resumed(service: Up, files: samples.Samples) -> None:
     def stall() -> None:
         for server in service.running("credit_service.rpc"):
             server.send_signal(signal.SIGSTOP)
@@ -142,7 +140,7 @@ def test_a_stalled_server_is_disconnected_and_the_transfer_resumed(
         assert (ingestion.rows_read, ingestion.unchanged) == (LOANS, LOANS)
 
 
-def test_patience_ends(service: Up, files: samples.Samples) -> None:
+def test_the_client_gives_up_after_its_time_limit(service: Up, files: samples.Samples) -> None:
     short = Patience(give_up_seconds=1.0, stall_seconds=0.5, call_timeout_seconds=0.3)
     stopped = service.running("credit_service.rpc")
     with _client(service, short) as client:
@@ -171,12 +169,12 @@ def test_a_rejection_is_not_retried(service: Up, files: samples.Samples) -> None
         assert raised.value.reason == "INGESTION_HEADER_MISMATCH"
         assert "validate_only" in raised.value.metadata["fields"]
         assert not saboteur.resumed
-        # The same header again gives the same result, and sends the service nothing new.
+        # The same header gives the same result, and no row is sent again.
         same = client.stream(open_source(files.customer_path), request).ingestion
         assert same.rows_read == CUSTOMERS
 
 
-def test_a_damaged_file_does_not_end_as_complete(
+def test_a_damaged_file_does_not_succeed(
     service: Up, files: samples.Samples, tmp_path: Path
 ) -> None:
     path = tmp_path / "loans.csv"
@@ -237,7 +235,7 @@ def _faulty_rows(good: tuple[Any, ...], faults: list[tuple[int, Any]]) -> list[l
 def test_a_stream_and_an_upload_report_the_same(
     service: Up, files: samples.Samples, tmp_path: Path, kind: str, form: str
 ) -> None:
-    """Every kind of fault gives the same rows, columns, codes and finds."""
+    """Each kind of fault gives the same row, column, code and found value."""
     headers: Sequence[str] = samples.CUSTOMER_HEADERS
     if kind == "LOANS":
         headers, rows = samples.LOAN_HEADERS, _faulty_rows(LOAN, LOAN_FAULTS)
@@ -257,21 +255,21 @@ def test_a_stream_and_an_upload_report_the_same(
         second = client.follow(uploaded.ingestion_id)
         assert first.rejected == second.rejected == len(rows)
         assert _faults(client, streamed) == _faults(client, uploaded)
-        _unmended_is_rejected_again(client, path, uploaded, tmp_path)
+        _uncorrected_is_rejected_again(client, path, uploaded, tmp_path)
 
 
-def _unmended_is_rejected_again(
+def _uncorrected_is_rejected_again(
     client: IngestionClient, path: Path, uploaded: Request, folder: Path
 ) -> None:
-    """The file comes back with all of its faults, and has them still, either way it is sent."""
+    """The uncorrected annotated workbook has the same faults, by stream and by upload."""
     before = _faults(client, uploaded)
-    with (folder / "back.xlsx").open("w+b") as file:
+    with (folder / "annotated.xlsx").open("w+b") as file:
         name = client.annotated_workbook(uploaded.ingestion_id, file).filename
     assert name == f"{path.stem}-annotated.xlsx"
     kind = client.get(uploaded.ingestion_id).kind
     streamed, again = (Request(uuid4(), validate_only=True) for _ in range(2))
-    client.stream(open_source(folder / "back.xlsx"), streamed)
-    client.upload(folder / "back.xlsx", kind, again)
+    client.stream(open_source(folder / "annotated.xlsx"), streamed)
+    client.upload(folder / "annotated.xlsx", kind, again)
     client.follow(again.ingestion_id)
     assert _faults(client, streamed) == _faults(client, again)
     rejected = {row: found for row, _, _, found in before}

@@ -1,4 +1,4 @@
-"""Command line and console against a server that wants TLS, a client's certificate and a token."""
+"""Command line and console with a server that requires TLS, a client certificate and a token."""
 
 import http.client
 import os
@@ -67,7 +67,7 @@ def address(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[str]:
-    """Of a server; the environment is that of a client that it lets in."""
+    """The address of a server; the environment has valid credentials for it."""
     for name, value in {
         "CREDIT_SERVER_CA": str(tmp_path / "ca.pem"),
         "CREDIT_CLIENT_CERTIFICATE": str(tmp_path / "client.pem"),
@@ -83,13 +83,13 @@ def address(
 
 
 def _only_error(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line of the command's errors, without what the server in this process logs."""
+    """The only error line of the command, without the logs of the server in this process."""
     lines = capsys.readouterr().err.splitlines()
     (line,) = [each for each in lines if not re.search(r"\[(?:info|warning) +\]", each)]
     return line
 
 
-def test_commands(
+def test_commands_use_tls_and_the_token(
     address: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -107,7 +107,7 @@ def test_commands(
 
 
 @pytest.mark.parametrize("lacking", ["CREDIT_SERVER_CA", "CREDIT_CLIENT_CERTIFICATE"])
-def test_without_trust_or_certificate_there_is_no_service(
+def test_without_authority_or_certificate_the_service_is_unavailable(
     address: str, lacking: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(lacking)
@@ -115,14 +115,14 @@ def test_without_trust_or_certificate_there_is_no_service(
     assert run(["call", "ListCustomers", "{}"]) == OUT_OF_REACH
 
 
-def test_an_authority_named_by_option(
+def test_an_authority_is_given_by_an_option(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CREDIT_SERVER_CA")
     assert run(["call", "ListCustomers", f"--ca={tmp_path / 'ca.pem'}"]) == GOOD
 
 
-def test_a_connection_that_tls_prevents_says_so(
+def test_a_failed_tls_connection_states_the_cause(
     address: str,
     database: Database,
     settings: Settings,
@@ -172,7 +172,7 @@ def test_a_connection_that_tls_prevents_says_so(
         ("CREDIT_SERVER_CA", "no certificate"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named(
+def test_an_unusable_file_is_named(
     address: str,
     variable: str,
     content: str | None,
@@ -191,8 +191,8 @@ def test_a_file_that_cannot_be_used_is_named(
     assert variable in line
 
 
-def test_up_prints_commands_that_work(settings: Settings, token: str, tmp_path: Path) -> None:
-    """Under TLS and tokens, each line of the banner runs as it stands."""
+def test_up_prints_working_commands(settings: Settings, token: str, tmp_path: Path) -> None:
+    """With TLS and tokens, each command of the banner runs unchanged."""
     bin_folder = Path(sys.executable).parent
     with up(
         CREDIT_TOKEN_ISSUER="credit-service-dev",
@@ -219,7 +219,7 @@ def test_up_prints_commands_that_work(settings: Settings, token: str, tmp_path: 
             assert done.returncode == 0, (line, done)
 
 
-def test_the_console(address: str, token: str, tmp_path: Path) -> None:
+def test_the_console_uses_tls_and_the_users_token(address: str, token: str, tmp_path: Path) -> None:
     rows = tmp_path / "customers.csv"
     rows.write_text(CUSTOMERS)
     assert run(["ingest", str(rows)]) == GOOD
@@ -249,7 +249,7 @@ def test_the_console(address: str, token: str, tmp_path: Path) -> None:
 
 
 class Browser:
-    """As much of one as it takes to sign in."""
+    """A minimal browser that can sign in."""
 
     def __init__(self, url: str) -> None:
         self._host = urlsplit(url).netloc

@@ -22,7 +22,7 @@ STOP_TIMEOUT_SECONDS = 40.0
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """This process's environment without settings of the service, and with these."""
+    """This process's environment with these settings of the service only."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -54,7 +54,7 @@ class Up:
         return (self.folder / "log").read_text(encoding="utf-8")
 
     def running(self, module: str) -> list[psutil.Process]:
-        """The processes of `python -m module` that live."""
+        """The running processes of `python -m module`."""
         found = []
         for child in psutil.Process(self.process.pid).children():
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
@@ -63,7 +63,7 @@ class Up:
         return found
 
     def stop(self) -> int:
-        """Stop it as a service manager would; its exit code."""
+        """Stop it like a service manager; returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(STOP_TIMEOUT_SECONDS)
 
@@ -72,11 +72,11 @@ class Up:
 def up(
     *arguments: str, folder: Path | None = None, console: bool = False, **settings: str
 ) -> Iterator[Up]:
-    """Everything running, and stopped at the end. A `folder` given is kept.
+    """Run everything, and stop it at the end. A given `folder` is kept.
 
-    The console runs where a test asks for it: it takes its time to start."""
+    The console, which is slow to start, runs only on request."""
     home = folder or Path(tempfile.mkdtemp(prefix="credit-service-cli-"))
-    # As root the databases run as another user, who passes through here.
+    # As root the databases run as another user, who needs access to this folder.
     home.chmod(0o711)
     ready = home / "ready.json"
     free_ports = {"CREDIT_LISTEN": "127.0.0.1:0", "CREDIT_CONSOLE_LISTEN": "127.0.0.1:0"}

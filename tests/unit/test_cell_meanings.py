@@ -128,7 +128,7 @@ def orders_of(column: str) -> list[DateOrder | None]:
     ("kind", "column", "order"),
     [(*each, order) for each in COLUMNS for order in orders_of(each[1])],
 )
-def test_each_known_cell_means_the_same_by_both_ways(
+def test_each_known_cell_means_the_same_in_streams_and_files(
     kind: Kind, column: str, order: DateOrder | None
 ) -> None:
     for cell in CELLS:
@@ -144,7 +144,7 @@ def test_each_known_cell_means_the_same_by_both_ways(
     st.sampled_from([None, "DMY", "MDY", "YMD"]),
 )
 @example(("LOANS", "loan_amount"), ["99999999999999.001"], None)
-def test_any_cells_mean_the_same_by_both_ways(
+def test_any_cell_means_the_same_in_streams_and_files(
     place: tuple[Kind, str], cells: list[Cell], order: DateOrder | None
 ) -> None:
     kind, column = place
@@ -153,7 +153,7 @@ def test_any_cells_mean_the_same_by_both_ways(
 
 
 @pytest.mark.parametrize(("kind", "column"), COLUMNS)
-def test_both_ways_say_the_same_of_a_cell(kind: Kind, column: str) -> None:
+def test_streams_and_files_report_the_same_for_a_cell(kind: Kind, column: str) -> None:
     for cell in CELLS:
         block = one_block(kind, column, [cell])
         by_upload, by_stream = uploaded(kind, block).errors, streamed(kind, block).errors
@@ -210,7 +210,7 @@ def test_a_percentage_elsewhere_is_rejected_by_name(column: str, cell: Cell) -> 
         "₹\u00a050,000",
     ],
 )
-def test_amounts_as_people_write_them(text: str) -> None:
+def test_amounts_are_read_in_usual_forms(text: str) -> None:
     assert meaning("loan_amount", text) == 5_000_000
 
 
@@ -228,7 +228,7 @@ def test_indian_and_western_groups() -> None:
         *("5e4", "50,000 Dr", "1,00,000 lakh"),
     ],
 )
-def test_amounts_that_may_mean_something_else_are_rejected(text: str) -> None:
+def test_ambiguous_amounts_are_rejected(text: str) -> None:
     assert meaning("loan_amount", text) == "NOT_A_NUMBER"
 
 
@@ -261,7 +261,7 @@ THE_DAY = date(2024, 3, 31)
         "Mar 31, 2024",
     ],
 )
-def test_days_with_one_reading(cell: Cell) -> None:
+def test_unambiguous_dates_are_read(cell: Cell) -> None:
     for order in orders_of("start_date"):
         assert meaning("start_date", cell, order) == THE_DAY
 
@@ -283,11 +283,11 @@ def test_days_with_one_reading(cell: Cell) -> None:
         ("45382", "DATE_INVALID"),
     ],
 )
-def test_what_is_no_day_alone(cell: Cell, code: str) -> None:
+def test_values_that_are_not_only_a_date(cell: Cell, code: str) -> None:
     assert meaning("start_date", cell) == code
 
 
-def test_days_by_the_order_that_is_given() -> None:
+def test_dates_are_read_in_the_given_order() -> None:
     for text in ("03-04-2024", "03/04/2024", "03.04.2024", "3-4-2024", "03-04-2024 00:00"):
         assert meaning("start_date", text, "DMY") == date(2024, 4, 3)
         assert meaning("start_date", text, "MDY") == date(2024, 3, 4)
@@ -325,7 +325,7 @@ def test_nothing_in_an_optional_column_is_an_empty_cell() -> None:
 
 
 @pytest.mark.parametrize(("kind", "column"), COLUMNS)
-def test_no_expectation_is_said_twice_or_of_another_column(kind: Kind, column: str) -> None:
+def test_each_expectation_is_shown_once_at_its_column(kind: Kind, column: str) -> None:
     for cell in CELLS:
         for error in uploaded(kind, one_block(kind, column, [cell])).errors:
             assert error.message.count(error.expected) <= 1
@@ -377,7 +377,7 @@ def days_by_both_ways(content: bytes, folder: Path, order: DateOrder | None = No
 @pytest.mark.parametrize(
     ("proof", "day"), [("13-02-2024", "2024-04-03"), ("02-13-2024", "2024-03-04")]
 )
-def test_the_last_row_may_prove_the_order_of_all(
+def test_the_last_row_can_determine_the_date_order(
     tmp_path: Path, proof: str, day: str, encoding: str
 ) -> None:
     """In blocks before it, after some that need no order at all."""
@@ -386,7 +386,7 @@ def test_the_last_row_may_prove_the_order_of_all(
     assert found == ["2024-01-31"] * 6_000 + [day] * 6_000 + ["2024-02-13"]
 
 
-def test_a_column_that_allows_two_orders_or_none_is_not_guessed(tmp_path: Path) -> None:
+def test_the_date_order_of_an_ambiguous_column_is_not_guessed(tmp_path: Path) -> None:
     assert days_by_both_ways(loans_csv(["03-04-2024", "05-06-2024", "04-04-2024"]), tmp_path) == [
         "DATE_AMBIGUOUS",
         "DATE_AMBIGUOUS",
@@ -398,7 +398,7 @@ def test_a_column_that_allows_two_orders_or_none_is_not_guessed(tmp_path: Path) 
     ]
 
 
-def test_the_order_that_is_given_holds_for_every_row(tmp_path: Path) -> None:
+def test_the_given_date_order_applies_to_every_row(tmp_path: Path) -> None:
     content = loans_csv(["03-04-2024", "2024-01-31", "13-02-2024"])
     assert days_by_both_ways(content, tmp_path, "DMY") == ["2024-04-03", "2024-01-31", "2024-02-13"]
     assert days_by_both_ways(content, tmp_path, "MDY") == [

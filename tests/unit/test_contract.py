@@ -377,7 +377,7 @@ def test_every_field_of_a_request_says_whether_it_is_required() -> None:
     assert unsaid == []
 
 
-def test_every_error_reason_says_its_status_and_shows_its_metadata() -> None:
+def test_every_error_reason_documents_its_status_and_metadata() -> None:
     every = comments()
     statuses = {code.name for code in grpc.StatusCode}
     for name in error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_name:
@@ -394,7 +394,7 @@ def test_every_error_reason_says_its_status_and_shows_its_metadata() -> None:
             assert all(re.fullmatch(r"[a-z][a-zA-Z0-9-_]+", key) for key in metadata), name
 
 
-def test_the_errors_named_at_a_method_exist_and_none_is_left_unnamed() -> None:
+def test_the_errors_documented_at_methods_are_exactly_the_existing_ones() -> None:
     every = comments()
     known = {
         name.removeprefix("ERROR_REASON_")
@@ -429,7 +429,7 @@ def test_no_field_is_floating_point() -> None:
     assert [f.name for m in messages for f in m.field if f.type in floating] == []
 
 
-def test_the_generated_package_is_what_the_protos_say() -> None:
+def test_the_generated_package_matches_the_protos() -> None:
     result = contract("check")
     assert result.returncode == 0, result.stderr
 
@@ -439,12 +439,12 @@ def test_buf_lint_passes() -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_the_contract_breaks_no_caller_of_the_one_last_released() -> None:
+def test_the_contract_is_compatible_with_the_last_release() -> None:
     result = contract("breaking")
     assert result.returncode == 0, result.stderr
 
 
-def test_check_notices_a_changed_a_missing_and_a_left_over_file(copy: Path) -> None:
+def test_check_detects_changed_missing_and_obsolete_files(copy: Path) -> None:
     package = copy / "credit_service" / "v1"
     (package / "left_over_pb2.py").write_text("", encoding="utf-8")
     (package / "loan_pb2.pyi").unlink()
@@ -467,7 +467,7 @@ def test_check_notices_a_changed_a_missing_and_a_left_over_file(copy: Path) -> N
         ("  int64 size = 1;", "  google.type.Money size = 1;", "google.type.Money"),
     ],
 )
-def test_lint_notices(copy: Path, old: str, new: str, complaint: str) -> None:
+def test_lint_detects_errors(copy: Path, old: str, new: str, complaint: str) -> None:
     proto = copy / "protos/credit_service/v1/extra.proto"
     header = 'syntax = "proto3";\n\npackage credit_service.v1;\n\n'
     body = "// Something.\nmessage Extra {\n  // Size of it.\n  int64 size = 1;\n}\n"
@@ -480,7 +480,7 @@ def test_lint_notices(copy: Path, old: str, new: str, complaint: str) -> None:
     assert complaint in result.stderr
 
 
-def test_breaking_notices_and_release_refuses_a_contract_that_breaks_callers(copy: Path) -> None:
+def test_breaking_and_release_reject_an_incompatible_contract(copy: Path) -> None:
     released = copy / "protos/released/credit_service_v1.binpb"
     before = released.read_bytes()
     replace(
@@ -495,7 +495,7 @@ def test_breaking_notices_and_release_refuses_a_contract_that_breaks_callers(cop
     assert released.read_bytes() == before
 
 
-def test_release_keeps_the_contract_of_today(copy: Path) -> None:
+def test_release_stores_the_current_contract(copy: Path) -> None:
     replace(
         copy / "protos/credit_service/v1/customer.proto",
         "int64 version = 11;",

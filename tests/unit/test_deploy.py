@@ -137,7 +137,7 @@ def _inside_braces(text: str, position: int) -> bool:
     return before.count("{") > before.count("}") or text[:position].count('"') % 2 == 1
 
 
-def test_every_expression_asks_for_what_there_is() -> None:
+def test_every_expression_uses_existing_metrics() -> None:
     recorded = _recorded()
     for where, expression in _expressions():
         asked = list(_asked(expression))
@@ -150,7 +150,7 @@ def test_every_expression_asks_for_what_there_is() -> None:
                 assert label in SERIES[name], f"{where} asks {name} for a label {label}"
 
 
-def test_the_reading_of_expressions_finds_what_is_wrong() -> None:
+def test_invalid_expressions_are_detected() -> None:
     """The test above can fail: names and labels of several forms are found."""
     expression = (
         'sum by (le, kind) (rate(a_total{x="y b", z=~"c|d"}[5m])) / on (kind) e:f:g'
@@ -180,7 +180,7 @@ _VALUES: dict[str, set[str]] = {
 }
 
 
-def test_every_expression_asks_for_values_that_labels_have() -> None:
+def test_every_expression_uses_existing_label_values() -> None:
     for where, expression in _expressions():
         for label, operator, quoted in _MATCHER.findall(expression):
             values = json.loads(quoted).split("|") if "~" in operator else [json.loads(quoted)]
@@ -200,7 +200,7 @@ def _anchor(heading: str) -> str:
     return re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
 
 
-def test_every_alert_says_what_it_is_and_where_to_read_on() -> None:
+def test_every_alert_has_a_summary_and_a_runbook_link() -> None:
     headings = re.findall(r"^#+ (.+)$", OPERATIONS.read_text(), re.MULTILINE)
     anchors = {_anchor(heading) for heading in headings}
     for alert in _alerts():
@@ -229,7 +229,7 @@ def test_promtool_accepts_configuration_and_rules() -> None:
     _run(promtool, "check", "rules", *map(str, RULES))
 
 
-def test_the_rules_do_what_their_tests_say() -> None:
+def test_the_alert_rules_pass_their_tests() -> None:
     _run(tool("promtool"), "test", "rules", *map(str, RULE_TESTS))
 
 
@@ -237,7 +237,7 @@ def test_the_rules_do_what_their_tests_say() -> None:
 
 
 @pytest.mark.parametrize("script", ["dashboards.py", "configuration.py"])
-def test_what_a_script_writes_is_up_to_date(script: str) -> None:
+def test_the_output_of_each_script_is_up_to_date(script: str) -> None:
     _run(
         sys.executable,
         str(ROOT / "scripts" / script),
@@ -247,7 +247,7 @@ def test_what_a_script_writes_is_up_to_date(script: str) -> None:
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.name)
-def test_panels_lie_side_by_side_and_have_their_own_ids(path: Path) -> None:
+def test_panels_do_not_overlap_and_have_unique_ids(path: Path) -> None:
     panels = json.loads(path.read_text())["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()
@@ -295,7 +295,7 @@ def test_haproxy_accepts_its_configuration() -> None:
     )
 
 
-def test_every_image_is_of_one_version(composition: dict[str, Any]) -> None:
+def test_every_image_has_one_version(composition: dict[str, Any]) -> None:
     images = [service["image"] for service in composition["services"].values()]
     images += re.findall(r"^FROM (\S+)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
     for image in images:
@@ -310,7 +310,7 @@ def test_only_loopback_is_published(composition: dict[str, Any]) -> None:
             assert "ports" not in service, f"{name} has no network that leads out"
 
 
-def test_containers_may_do_little(composition: dict[str, Any]) -> None:
+def test_containers_have_minimal_privileges(composition: dict[str, Any]) -> None:
     for name, service in composition["services"].items():
         assert service["read_only"] is True, name
         assert "no-new-privileges:true" in service["security_opt"], name
@@ -319,7 +319,7 @@ def test_containers_may_do_little(composition: dict[str, Any]) -> None:
         assert name == "postgres" or service["cap_drop"] == ["ALL"], name
 
 
-def test_containers_tell_whether_they_are_well(composition: dict[str, Any]) -> None:
+def test_containers_have_health_checks(composition: dict[str, Any]) -> None:
     # The image's own check is that of the servers.
     of_image = {"server-1", "server-2"}
     for name, service in composition["services"].items():
@@ -330,7 +330,7 @@ def test_containers_tell_whether_they_are_well(composition: dict[str, Any]) -> N
         assert metric in SERIES
 
 
-def test_containers_are_given_settings_that_there_are(composition: dict[str, Any]) -> None:
+def test_containers_have_existing_settings_only(composition: dict[str, Any]) -> None:
     names = {"DATABASE_URL", "REDIS_URL"} | {
         f"CREDIT_{name.upper()}" for name in Settings.model_fields
     }
@@ -364,7 +364,7 @@ def test_secrets_are_files_and_stay_out_of_the_repository(composition: dict[str,
             assert name in composition["secrets"]
 
 
-def test_secrets_are_made_once(tmp_path: Path) -> None:
+def test_secrets_are_generated_once(tmp_path: Path) -> None:
     shutil.copy(DEPLOY / "make-secrets.sh", tmp_path)
     for _ in range(2):
         _run("sh", str(tmp_path / "make-secrets.sh"))
@@ -377,7 +377,7 @@ def test_secrets_are_made_once(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()} == before
 
 
-def test_prometheus_scrapes_where_the_metrics_are_shown(composition: dict[str, Any]) -> None:
+def test_prometheus_scrapes_the_addresses_of_the_metrics(composition: dict[str, Any]) -> None:
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     jobs = {job["job_name"]: job for job in config["scrape_configs"]}
     environment = composition["services"]["server-1"]["environment"]
@@ -391,7 +391,7 @@ def test_prometheus_scrapes_where_the_metrics_are_shown(composition: dict[str, A
         assert any(f'job="{job}"' in rule["expr"] for rule in _alerts()) or job in str(_alerts())
 
 
-def test_the_balancer_asks_for_readiness_where_callers_cannot(composition: dict[str, Any]) -> None:
+def test_the_balancer_reads_the_readiness_on_a_private_address(composition: dict[str, Any]) -> None:
     text, services = balancer.CONFIGURATION.read_text(), composition["services"]
     environment = services["server-1"]["environment"]
     port = environment["CREDIT_METRICS_LISTEN"].rpartition(":")[2]
@@ -404,7 +404,7 @@ def test_the_balancer_asks_for_readiness_where_callers_cannot(composition: dict[
     assert console.rpartition(":")[2] == inside.rpartition(":")[2] != "50051"
 
 
-def test_the_balancer_counts_streams_apart() -> None:
+def test_the_balancer_counts_streams_separately() -> None:
     text = balancer.CONFIGURATION.read_text()
     paths = re.findall(r"^    acl stream path_end (.*)$", text, re.MULTILINE)
     streams = {
@@ -421,7 +421,7 @@ def test_the_balancer_counts_streams_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("exposition", "told"),
+    ("exposition", "trouble"),
     [
         ("a 1.0\n", None),
         ('a{process="0"} 1.0\na{process="1"} 1.0\n', None),
@@ -429,11 +429,11 @@ def test_the_balancer_counts_streams_apart() -> None:
         ("ab 1.0\n# TYPE a gauge\n", "a is not shown"),
     ],
 )
-def test_the_probe_looks_at_all_processes(exposition: str, told: str | None) -> None:
-    assert probe.trouble(exposition, ["a"]) == told
+def test_the_probe_checks_all_processes(exposition: str, trouble: str | None) -> None:
+    assert probe.trouble(exposition, ["a"]) == trouble
 
 
-def test_the_probe_needs_nothing_but_the_standard_library() -> None:
+def test_the_probe_needs_only_the_standard_library() -> None:
     module = "credit_service.observability.probe"
     code = f"import sys; sys.path[:0] = ['.']; import {module}; print(*sys.modules)"
     done = subprocess.run(
@@ -443,7 +443,7 @@ def test_the_probe_needs_nothing_but_the_standard_library() -> None:
     assert not loaded & {"grpc", "pydantic", "sqlalchemy", "prometheus_client"}
 
 
-def test_the_probe_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_probe_reports_the_problem(capsys: pytest.CaptureFixture[str]) -> None:
     assert probe.main(["http://127.0.0.1:1/metrics"]) == 1
     assert "does not answer" in capsys.readouterr().err
     assert probe.main([]) == 2

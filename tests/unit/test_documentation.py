@@ -56,7 +56,7 @@ def anchors(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_existing_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if target.startswith(("http://", "https://", "mailto:")):
             continue
@@ -68,7 +68,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_files_that_are_named_are_there(page: Path) -> None:
+def test_named_files_exist(page: Path) -> None:
     # What commands leave behind may be there or not.
     ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text("utf-8").splitlines()}
     tops = {each.name for each in ROOT.iterdir()} - ignored
@@ -81,7 +81,7 @@ def test_files_that_are_named_are_there(page: Path) -> None:
             assert (PACKAGE / text).exists(), text
 
 
-def test_tests_that_are_named_exist() -> None:
+def test_named_tests_exist() -> None:
     """Tests are named as `test_x`, or by file as `tests/unit/test_x.py::test_y`."""
     tests = {
         path.relative_to(ROOT).as_posix(): set(
@@ -99,7 +99,7 @@ def test_tests_that_are_named_exist() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_targets_and_settings_that_are_named_exist(page: Path) -> None:
+def test_named_targets_and_settings_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)) <= targets
@@ -107,7 +107,7 @@ def test_targets_and_settings_that_are_named_exist(page: Path) -> None:
     assert set(re.findall(r"\bCREDIT_(?!EVENT_|SCORE_)[A-Z_]+[A-Z]\b", text)) <= VARIABLES
 
 
-def test_commands_that_are_named_exist() -> None:
+def test_named_commands_exist() -> None:
     helped = subprocess.run(
         [sys.executable, "-m", "credit_service.cli", "--help"],
         capture_output=True,
@@ -157,7 +157,7 @@ def test_the_reference_explains_every_reason() -> None:
     assert errors.count("\nMetadata: `{") == len(REASONS)
 
 
-def test_a_reference_that_is_behind_the_contract_is_noticed(tmp_path: Path) -> None:
+def test_an_outdated_reference_is_detected(tmp_path: Path) -> None:
     for name in ("scripts", "protos", "credit_service/v1", "docs/reference"):
         shutil.copytree(ROOT / name, tmp_path / name)
     errors = tmp_path / "docs/reference/errors.md"

@@ -29,20 +29,20 @@ def run(environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_without_the_variable_nothing_happens(tmp_path: Path) -> None:
+def test_without_the_variable_a_failpoint_has_no_effect(tmp_path: Path) -> None:
     (tmp_path / POINT).write_text("crash")
     assert run({}).stdout == "alive\n"
     assert failpoints.reach is failpoints._no_op
 
 
-def test_one_arming_is_one_death(tmp_path: Path) -> None:
+def test_an_armed_failpoint_ends_one_process(tmp_path: Path) -> None:
     (tmp_path / POINT).write_text("crash")
     armed = {failpoints.VARIABLE: str(tmp_path)}
     assert run(armed).returncode == -signal.SIGKILL
     assert run(armed).stdout == "alive\n"
 
 
-def test_another_point_is_passed_unharmed(tmp_path: Path) -> None:
+def test_another_failpoint_has_no_effect(tmp_path: Path) -> None:
     (tmp_path / "create_loan.before_write").write_text("crash")
     failpoints.armed_in(tmp_path)(POINT)
 
@@ -64,7 +64,7 @@ def test_an_unknown_failpoint_is_an_error(tmp_path: Path) -> None:
         failpoints.armed_in(tmp_path)("create_loan.sometime")
 
 
-def test_every_failpoint_is_reached_somewhere_and_none_else() -> None:
+def test_exactly_the_listed_failpoints_are_used() -> None:
     reached = set()
     for folder in ("credit_service", "workers"):
         for path in (ROOT / folder).rglob("*.py"):

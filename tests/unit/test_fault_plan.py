@@ -17,7 +17,7 @@ def test_the_same_seed_gives_the_same_faults_at_the_same_times() -> None:
     assert plan(7).faults() != plan(8).faults()
 
 
-def test_a_full_campaign_has_every_fault_it_promises() -> None:
+def test_a_full_campaign_has_every_documented_fault() -> None:
     faults = plan(1).faults()
     kinds = Counter(fault.kind for fault in faults)
     kills = Counter(fault.target for fault in faults if fault.kind == "kill")
@@ -45,7 +45,7 @@ def test_a_short_campaign_has_every_kind() -> None:
     assert kinds(plan(1, full=False)) == kinds(plan(1))
 
 
-def test_all_of_it_falls_into_the_load_and_in_order() -> None:
+def test_all_faults_happen_during_the_load_in_order() -> None:
     for seed in range(50):
         times = [fault.at_seconds for fault in plan(seed, full=False).faults()]
         assert times == sorted(times)
@@ -53,6 +53,6 @@ def test_all_of_it_falls_into_the_load_and_in_order() -> None:
         assert times[-1] < 60.0
 
 
-def test_crashes_are_at_failpoints_and_every_guard_has_its_control() -> None:
+def test_crashes_happen_at_failpoints_and_every_guard_has_a_control() -> None:
     assert set(CRASHES) <= POINTS
     assert set(SABOTAGES) == set(EXPECTED) - {NONE}

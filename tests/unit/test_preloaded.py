@@ -25,7 +25,7 @@ def test_a_process_has_its_own_environment_and_output(monkeypatch: pytest.Monkey
     assert again.stderr == ""
 
 
-def test_a_failure_is_an_exit_status_and_a_traceback() -> None:
+def test_a_failure_has_an_exit_status_and_a_traceback() -> None:
     done = run_module("timeit", *ONCE, "1 / 0", env={})
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
@@ -47,13 +47,13 @@ def test_a_process_that_takes_too_long_is_killed() -> None:
     assert run_module("timeit", *ONCE, "pass", env={}).returncode == 0
 
 
-def test_interrupting_works_though_the_parent_ignores_it() -> None:
+def test_interrupts_work_although_the_parent_ignores_them() -> None:
     done = run_module("timeit", *ONCE, "import os; os.kill(os.getpid(), 2)", env={})
     assert done.returncode != 0
     assert "KeyboardInterrupt" in done.stderr
 
 
-def test_a_test_that_is_broken_off_leaves_no_answer_for_the_next() -> None:
+def test_an_aborted_test_leaves_no_response_to_the_next() -> None:
     def end(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 

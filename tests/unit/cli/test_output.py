@@ -21,7 +21,7 @@ def _listing() -> Listing:
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 200])
-def test_no_word_is_split_and_no_line_too_wide_for_its_words(width: int) -> None:
+def test_lines_are_wrapped_between_words(width: int) -> None:
     lines = [line for line, _ in _listing().lines(width)]
     text = " ".join(lines).split()
     for row in ROWS:

@@ -117,7 +117,7 @@ def test_only_the_owner_can_read_the_files_and_the_set_has_no_private_key(folder
         (["key", "{folder}/text"], "not a JWK set"),
     ],
 )
-def test_mistakes_are_reported(
+def test_invalid_values_are_reported(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     (folder / "text").mkdir()

@@ -50,7 +50,7 @@ def test_any_typed_text_is_one_shell_word(name: str) -> None:
     assert len(words) == 6
 
 
-def test_numbers_are_numbers_also_inside_and_in_lists() -> None:
+def test_nested_and_listed_numbers_are_numbers() -> None:
     request = pb.CreateLoanRequest(customer_id=7, loan_amount=formats.money_of(10_000_050))
     assert json.loads(request_json(request)) == {
         "customer_id": 7,
@@ -63,7 +63,7 @@ def test_numbers_are_numbers_also_inside_and_in_lists() -> None:
     assert found["batch"]["loans"]["rows"] == [{"loan_id": 5}]
 
 
-def test_a_number_that_json_readers_would_round_stays_text() -> None:
+def test_a_number_that_json_readers_would_round_is_text() -> None:
     request = pb.GetCustomerRequest(customer_id=formats.MAX_INT64)
     assert json.loads(request_json(request)) == {"customer_id": str(formats.MAX_INT64)}
 

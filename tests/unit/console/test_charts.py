@@ -46,7 +46,7 @@ def installments(principals: list[int], interests: list[int]) -> list[loan_pb2.I
         (5, 0, "0"),
     ],
 )
-def test_a_bar_is_as_wide_as_its_share(value: int, full: int, width: str) -> None:
+def test_the_width_of_a_bar_is_its_share(value: int, full: int, width: str) -> None:
     assert parsed(charts.bar(value, full)).findall("rect")[1].get("width") == width
 
 
@@ -117,7 +117,7 @@ def test_any_schedule_is_drawn_within_its_frame(split: list[tuple[int, int]]) ->
             assert 0 <= float(x_text) <= width
 
 
-def test_the_balance_of_a_schedule_starts_at_the_top_and_ends_on_the_floor() -> None:
+def test_the_balance_curve_starts_at_the_top_and_ends_at_the_bottom() -> None:
     svg = parsed(charts.schedule_chart(installments([100, 100], [10, 5]), "Schedule"))
     line = next(each for each in svg.findall("path") if each.get("class") == "line")
     heights = re.findall(r"(?:M [\d.]+|V) ([\d.]+)", line.get("d") or "")

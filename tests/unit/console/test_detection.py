@@ -45,7 +45,7 @@ def test_a_file_without_a_kind_is_reported_with_the_reason() -> None:
         detected(file, "x.csv")
 
 
-def test_a_hostile_workbook_harms_only_the_process_that_opens_it() -> None:
+def test_a_hostile_workbook_affects_only_its_reading_process() -> None:
     bomb = io.BytesIO()
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/workbook.xml", b"0" * 300_000_000)

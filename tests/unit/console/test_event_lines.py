@@ -22,7 +22,7 @@ from credit_service.v1.event_pb2 import CreditEvent
         ({}, "neutral", ""),
     ],
 )
-def test_an_event_has_a_tone_and_leads_to_its_page(
+def test_an_event_has_a_tone_and_links_to_its_page(
     payload: dict[str, object], tone: str, href: str
 ) -> None:
     event = CreditEvent(event_id=7, customer_id=101, **payload)  # type: ignore[arg-type]

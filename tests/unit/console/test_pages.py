@@ -16,7 +16,7 @@ STATIC = sorted((CONSOLE / "static").iterdir())
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
-def test_a_template_contains_nothing_that_the_policy_forbids(path: Path) -> None:
+def test_a_template_contains_nothing_forbidden_by_the_policy(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"\sstyle=", text)
     assert not re.search(r"\son[a-z]+=", text)

@@ -81,7 +81,7 @@ FIRST_RULES = json.loads(
 
 
 @pytest.mark.parametrize("stored", FIRST_RULES, ids=[each["name"] for each in FIRST_RULES])
-def test_a_decision_by_the_first_rules_is_replayed_to_its_own_bytes(stored: Any) -> None:
+def test_a_decision_by_the_first_rules_is_replayed_to_the_same_bytes(stored: Any) -> None:
     assert replay(stored["inputs"], STANDARD) == stored["outcome"]
     inputs = decode_inputs(stored["inputs"])
     assert inputs.rules is Rules.FIRST

@@ -188,7 +188,7 @@ def test_no_history_declines() -> None:
     )
 
 
-def test_debt_beyond_the_limit_declines_in_place_of_the_score() -> None:
+def test_debt_above_the_limit_declines_instead_of_the_score() -> None:
     deep = replace(GOOD, approved_limit_paise=40_000_000)
     decision = answer(deep, ask(100_000, 1200, 12))
     assert codes(decision) == [
@@ -213,7 +213,7 @@ def test_all_reasons_are_listed_by_weight() -> None:
     ]
 
 
-def test_the_burden_may_reach_half_of_the_income_and_no_paisa_more() -> None:
+def test_the_burden_may_reach_half_of_the_income_but_not_exceed_it() -> None:
     # 12 installments of ₹34,000 without interest on top of ₹16,000.
     fits = answer(GOOD, Ask(12 * 3_400_000, 0, 12))
     assert fits.approved
@@ -238,7 +238,7 @@ def test_half_of_an_odd_income_is_not_rounded_up() -> None:
     assert not answer(position, Ask(12 * 3_400_001, 0, 12)).approved
 
 
-def test_the_debt_may_reach_the_limit_and_no_paisa_more() -> None:
+def test_the_debt_may_reach_the_limit_but_not_exceed_it() -> None:
     wealthy = replace(GOOD, monthly_income_paise=1_000_000_000)
     assert answer(wealthy, Ask(310_000_000, 1200, 60)).approved
     decision = answer(wealthy, Ask(310_000_001, 1200, 60))

@@ -89,7 +89,7 @@ def test_other_documents_are_rejected(document: dict[str, object]) -> None:
         from_dict(document)
 
 
-def test_the_metadata_names_each_invalid_field_once() -> None:
+def test_the_metadata_lists_each_invalid_field_once() -> None:
     error = InvalidFieldsError(
         [FieldViolation(field, "REQUIRED", f"{field}.") for field in ("a", "b", "a")]
     )

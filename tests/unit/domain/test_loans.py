@@ -102,7 +102,7 @@ def test_installment_equals_a_decimal_of_high_precision(asked: LoanTerms) -> Non
         assert installment_paise(asked) == int(value.to_integral_value(ROUND_HALF_UP))
 
 
-def test_a_tie_is_rounded_up_though_a_decimal_would_miss_it() -> None:
+def test_a_tie_is_rounded_up_where_a_decimal_would_round_down() -> None:
     # 1 month at 1 % a month: 50 paise come to 50.5 exactly; 3 months without interest: 1.5.
     assert installment_paise(LoanTerms(50, 1200, 1)) == 51
     assert installment_paise(LoanTerms(3, 0, 2)) == 2
@@ -285,7 +285,7 @@ def test_an_imported_installment_determines_the_split() -> None:
     assert table.total_interest_paise > schedule(formula).total_interest_paise
 
 
-def test_an_imported_installment_too_small_to_repay_leaves_the_rest_to_the_last_one() -> None:
+def test_the_last_installment_repays_the_rest_if_imported_ones_are_too_small() -> None:
     loan = with_installment(booked(1_000, 1200, 4), 20_000)
     table = schedule(loan)
     assert [each.payment_paise for each in table.installments] == [20_000, 20_000, 20_000, 40_000]
@@ -320,7 +320,7 @@ def rounding_slack(bps: int, tenure: int) -> Fraction:
 
 @given(rates, tenures)
 @settings(max_examples=60, deadline=None)
-def test_the_least_principal_is_that_of_an_installment_of_s(bps: int, tenure: int) -> None:
+def test_the_minimum_principal_has_an_installment_of_s(bps: int, tenure: int) -> None:
     least = least_principal_paise(bps, tenure)
     slack = rounding_slack(bps, tenure)
     value = slack * slack / (1 + Fraction(bps, 120_000)) ** tenure
@@ -330,7 +330,7 @@ def test_the_least_principal_is_that_of_an_installment_of_s(bps: int, tenure: in
 
 @given(rates, tenures, st.integers(0, 3) | st.integers(0, 10**6) | st.integers(0, 10**11))
 @settings(max_examples=300, deadline=None)
-def test_a_repayable_loan_has_exactly_its_tenure_of_near_equal_installments(
+def test_a_repayable_loan_has_one_nearly_equal_installment_per_month(
     bps: int, tenure: int, more: int
 ) -> None:
     asked = LoanTerms(least_principal_paise(bps, tenure) + more, bps, tenure)
@@ -376,7 +376,7 @@ def test_the_last_installment_equals_a_month_by_month_computation(
 
 @given(terms)
 @settings(deadline=None)
-def test_only_a_principal_below_the_least_is_not_repayable(asked: LoanTerms) -> None:
+def test_only_a_principal_below_the_minimum_is_not_repayable(asked: LoanTerms) -> None:
     least = least_principal_paise(asked.annual_rate_bps, asked.tenure_months)
     assert is_repayable(asked) == (asked.principal_paise >= least)
     longest = longest_repayable_tenure(asked.principal_paise, asked.annual_rate_bps)

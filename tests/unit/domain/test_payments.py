@@ -247,7 +247,7 @@ def test_an_import_counts_its_settled_installments_as_paid(imported: Loan) -> No
     assert outcome.loan_after.settled_at_import == imported.settled_at_import
 
 
-def test_a_loan_whose_installment_rounds_to_nothing_can_be_repaid() -> None:
+def test_a_loan_whose_installment_rounds_to_0_can_be_repaid() -> None:
     asked = LoanTerms(2, 1200, 480)
     tiny = book(asked, installment_paise(asked), 1, 1, START, 1)
     assert tiny.installment_paise == 0

@@ -111,7 +111,7 @@ def cells_of(content: bytes, name: str, kind: Kind) -> list[tuple[int, dict[str,
 WRONG_LOAN = (7, 1002, 100_000, 481, 12.345, 8_884.88, 3, date(2024, 1, 31), date(2025, 1, 31))
 
 
-def test_a_person_finds_what_is_wrong_and_where() -> None:
+def test_the_workbook_shows_each_error_at_its_cell() -> None:
     content = loans_workbook(A_LOAN, WRONG_LOAN, (), (*A_LOAN[:2], None, *A_LOAN[3:]))
     book = opened(annotated(content))
     assert book.sheetnames == [SUMMARY_TITLE, "S1"]
@@ -138,7 +138,7 @@ def test_a_person_finds_what_is_wrong_and_where() -> None:
     assert sheet.freeze_panes == "A2"
 
 
-def test_the_summary_tells_counts_errors_and_how_to_go_on() -> None:
+def test_the_summary_has_counts_errors_and_the_next_step() -> None:
     content = loans_workbook(*[WRONG_LOAN] * 3, (*A_LOAN[:3], 0, *A_LOAN[4:]))
     book = opened(annotated(content, rows_read=4, validate_only=True))
     sheet = book.worksheets[0]
@@ -159,7 +159,7 @@ def test_the_summary_tells_counts_errors_and_how_to_go_on() -> None:
     assert any("Send it again as it is" in str(row[0]) for row in values)
 
 
-def test_nothing_rejected_leaves_the_rows_as_they_are() -> None:
+def test_without_rejected_rows_all_rows_are_unchanged() -> None:
     book = opened(annotated(loans_workbook(A_LOAN)))
     assert book.worksheets[0]["A2"].value == "No row was rejected."
     assert [cell.value for cell in book["S1"][1]] == list(LOAN_HEADERS)
@@ -214,7 +214,7 @@ def test_every_value_comes_back_equal() -> None:
     assert [row[6] for _, row in table.rows if row[0]] == texts
 
 
-def test_numbers_days_and_times_come_back_equal_and_of_their_kind() -> None:
+def test_numbers_dates_and_times_keep_their_value_and_type() -> None:
     values = [value for value in VALUES if not isinstance(value, str)]
     output = io.BytesIO()
     workbook_writer.write_table(output, [1, values[0]], [[1, value] for value in values[1:]])
@@ -224,7 +224,7 @@ def test_numbers_days_and_times_come_back_equal_and_of_their_kind() -> None:
     assert [type(cell) for cell in found] == [type(value) for value in values]
 
 
-def test_text_that_looks_like_a_formula_is_told_to_be_text() -> None:
+def test_text_like_a_formula_is_marked_as_text() -> None:
     content = csv_of(CUSTOMER_HEADERS, (1, "=1+1", "-x", 30, "+91 98765 98765", 1, ""))
     sheet = opened(annotated(content, "c.csv", "CUSTOMERS", marks=[]))["Rows"]
     for place in ("B2", "C2", "E2"):
@@ -233,7 +233,7 @@ def test_text_that_looks_like_a_formula_is_told_to_be_text() -> None:
     assert not sheet["A2"].quotePrefix
 
 
-def test_a_formula_comes_back_as_text_and_is_rejected_again() -> None:
+def test_a_formula_is_returned_as_text_and_rejected_again() -> None:
     formula = Xml('<c r="{r}"><f>A1&amp;B1</f><v>x</v></c>')
     customer = (7, formula, "Rao", formula, 9_876_598_765, 50_000, formula)
     content = customers_workbook(customer)
@@ -276,7 +276,7 @@ def test_uncorrected_rows_are_rejected_and_annotated_again() -> None:
     assert cells_of(twice, "x.xlsx", "LOANS") == cells_of(once, "x.xlsx", "LOANS")
 
 
-def test_a_corrected_row_has_no_reasons_any_more() -> None:
+def test_a_corrected_row_has_no_reasons() -> None:
     book = opened(annotated(loans_workbook(WRONG_LOAN, WRONG_LOAN)))
     for place, value in (("D2", 12), ("E2", 12.5)):
         book["S1"][place] = value
@@ -287,7 +287,7 @@ def test_a_corrected_row_has_no_reasons_any_more() -> None:
     assert sheet["D2"].fill.fgColor.rgb != sheet["D3"].fill.fgColor.rgb
 
 
-def test_a_line_with_too_many_values_is_never_taken_for_another_row() -> None:
+def test_a_line_with_too_many_values_is_never_read_as_another_row() -> None:
     """50,000 written with a separator would shift into an income of 50 and a limit of 0."""
     content = csv_of(
         ("Notes", *CUSTOMER_HEADERS),
@@ -334,7 +334,7 @@ def test_lines_of_csv_keep_their_numbers() -> None:
     assert sheet["D5"].comment is not None
 
 
-def test_a_header_that_was_refused_is_marked() -> None:
+def test_a_rejected_header_has_its_mark() -> None:
     content = csv_of(("Customer ID", "Amount"), (1, 2))
     with pytest.raises(SpreadsheetError) as caught:
         open_source(io.BytesIO(content), "l.csv", "LOANS")
@@ -355,7 +355,7 @@ def test_a_header_that_was_refused_is_marked() -> None:
     assert [cell.value for cell in sheet[2]] == ["1", "2"]
 
 
-def test_a_sheet_is_known_for_a_summary_by_its_first_row_alone() -> None:
+def test_a_summary_sheet_is_detected_by_its_first_row() -> None:
     header = (SUMMARY_TITLE, *LOAN_HEADERS)
     content = workbook(sheet_xml([header, ("x", *A_LOAN)]))
     assert cells_of(content, "x.xlsx", "LOANS")[0][1]["loan_id"] == 1001.0
@@ -370,7 +370,7 @@ def test_a_sheet_is_known_for_a_summary_by_its_first_row_alone() -> None:
     assert "'Loan ID', 'x'" in caught.value.message
 
 
-def test_what_a_sheet_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_that_a_sheet_cannot_contain_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = csv_of((*LOAN_HEADERS, *(f"C{number}" for number in range(700))), A_LOAN)
     with pytest.raises(AnnotationError) as caught:
         annotated(wide, "l.csv", marks=[])
@@ -381,7 +381,7 @@ def test_what_a_sheet_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     assert caught.value.code == "TOO_LARGE_FOR_A_SHEET"
 
 
-def test_a_long_text_is_cut_to_what_a_cell_holds() -> None:
+def test_a_long_text_is_truncated_to_the_limit_of_a_cell() -> None:
     content = csv_of((*LOAN_HEADERS, "Notes"), (*A_LOAN, "x" * 100_000))
     sheet = opened(annotated(content, "l.csv", marks=[]))["Rows"]
     assert len(sheet["J2"].value) == 32_767
@@ -399,7 +399,7 @@ def test_many_notes_are_read_by_others() -> None:
     assert sheet["E1501"].comment.text.startswith("TOO_PRECISE")
 
 
-def test_errors_that_were_not_kept_and_rows_not_reached_are_told() -> None:
+def test_errors_not_stored_and_rows_not_reached_are_reported() -> None:
     back = annotated(
         loans_workbook(WRONG_LOAN, A_LOAN, A_LOAN), rejected=7, rows_read=9, state="CANCELLED"
     )
@@ -420,7 +420,7 @@ def test_errors_that_were_not_kept_and_rows_not_reached_are_told() -> None:
         ("loans-rejected.xlsx", "loans-rejected-annotated.xlsx"),
     ],
 )
-def test_the_name_tells_what_it_is(given: str, made: str) -> None:
+def test_the_file_name_describes_the_content(given: str, made: str) -> None:
     assert annotated_filename(given) == made
 
 
@@ -432,7 +432,7 @@ def test_the_name_of_the_rejected_rows_differs(given: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", "[a]:*?/\\b", "Ingestion Summary", "'", "x" * 40, "History", "a'b<&>"]
 )
-def test_any_name_of_a_sheet_comes_back_as_one_that_is_allowed(name: str) -> None:
+def test_any_sheet_name_is_converted_to_a_valid_one(name: str) -> None:
     content = loans_workbook(WRONG_LOAN)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         part = archive.read("xl/workbook.xml").decode()
@@ -467,7 +467,7 @@ def in_a_process(
         return output.read()
 
 
-def test_a_process_of_its_own_does_the_same() -> None:
+def test_a_separate_process_returns_the_same() -> None:
     content = loans_workbook(A_LOAN)
     assert opened(in_a_process(content, ORDER)).sheetnames == [SUMMARY_TITLE, "S1"]
     with pytest.raises(AnnotationError) as caught:
@@ -498,9 +498,7 @@ def test_a_cancelled_annotation_ends_at_once() -> None:
     ],
     ids=["memory", "time", "disk"],
 )
-def test_a_process_that_opens_files_is_held_to_its_limits(
-    greed: str, limits: dict[str, int]
-) -> None:
+def test_a_process_that_opens_files_has_resource_limits(greed: str, limits: dict[str, int]) -> None:
     program = (
         "from credit_service.ingestion import sandbox\n"
         f"sandbox.limit_resources(**{limits})\n{greed}"
@@ -518,7 +516,7 @@ def test_a_process_that_opens_files_is_held_to_its_limits(
     assert done.returncode == -signal.SIGXCPU or "MemoryError" in errors or "[Errno 27]" in errors
 
 
-def test_what_ends_such_a_process_tells_a_greedy_file_from_a_defect() -> None:
+def test_the_exit_of_a_reader_distinguishes_a_greedy_file_from_a_defect() -> None:
     # SIGTRAP and 127 are how a C library ends a process that may not send itself SIGABRT.
     for status in (-signal.SIGXCPU, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGTRAP, 127):
         ended = sandbox.ended_early(status)
@@ -528,12 +526,12 @@ def test_what_ends_such_a_process_tells_a_greedy_file_from_a_defect() -> None:
         assert isinstance(sandbox.ended_early(status), RuntimeError)
 
 
-def test_no_secret_reaches_such_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sandboxed_process_has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:secret@127.0.0.1/x")
     assert "DATABASE_URL" not in sandbox.environment()
 
 
-def test_random_bytes_in_a_workbook_are_annotated_or_refused_cleanly() -> None:
+def test_random_bytes_in_a_workbook_are_annotated_or_rejected() -> None:
     content = loans_workbook(A_LOAN, WRONG_LOAN)
     chance = random.Random(7)  # noqa: S311 - a test's choice
     for _ in range(150):
@@ -553,7 +551,7 @@ STYLES_WITH_PERCENT = (
 )
 
 
-def test_a_percentage_comes_back_as_one_and_means_the_same() -> None:
+def test_a_percentage_is_returned_as_a_percentage_with_the_same_value() -> None:
     """Also in a column that takes none, where a plain number could pass for a valid cell."""
     shown = Xml('<c r="{r}" s="2"><v>0.12</v></c>')
     half = Xml('<c r="{r}" s="2"><v>0.105</v></c>')
@@ -577,7 +575,7 @@ def test_a_percentage_comes_back_as_one_and_means_the_same() -> None:
         assert mark.found == "12%"
 
 
-def test_titles_above_the_header_come_back_in_their_places() -> None:
+def test_titles_above_the_header_keep_their_places() -> None:
     content = workbook(
         sheet_xml({1: ("Sunrise Finance",), 2: ("As of", date(2024, 3, 31)), 4: LOAN_HEADERS})
     )
@@ -647,7 +645,7 @@ def no_formula_in(content: bytes) -> bool:
     return not any(b"<f>" in sheet or b"<f " in sheet for sheet in sheets)
 
 
-def test_a_small_workbook_comes_back_with_its_formats_and_other_sheets() -> None:
+def test_a_small_workbook_keeps_its_formats_and_other_sheets() -> None:
     content = original(A_LOAN, WRONG_LOAN)
     back = annotated(content)
     book = opened(back)
@@ -672,7 +670,7 @@ def test_a_small_workbook_comes_back_with_its_formats_and_other_sheets() -> None
     assert [cell.value for cell in again["Our loans"][1]] == [*LOAN_HEADERS, REASONS_HEADER]
 
 
-def test_no_sheet_of_an_original_comes_back_with_a_formula() -> None:
+def test_no_returned_sheet_of_an_original_has_a_formula() -> None:
     def change(book: Any) -> None:
         sheet = book["Our loans"]
         sheet["D2"] = "=6*2"
@@ -700,7 +698,7 @@ def test_no_sheet_of_an_original_comes_back_with_a_formula() -> None:
     assert {mark.code for mark in marks_of(back, "l.xlsx", "LOANS")} == {"NOT_A_NUMBER"}
 
 
-def test_every_value_of_an_original_means_the_same_when_it_is_sent_again() -> None:
+def test_every_value_of_an_original_means_the_same_if_sent_again() -> None:
     moments = [*A_LOAN[:7], datetime(2024, 1, 30, 23, 59, 50), None]  # noqa: DTZ001 - no zone
     texts = ("7", "1001", "₹ 1,00,000", "12", "12 %", "8,884.88", "3", "2024-01-31", "")
     rows = [
@@ -774,7 +772,7 @@ def test_the_summary_states_that_openpyxl_could_not_load_the_original(
     assert REPLACED not in summary_of(annotated(content, rejected_only=True))
 
 
-def test_a_large_workbook_comes_back_as_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_workbook_is_rebuilt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annotated_workbook, "MAX_KEPT_CELLS", 9)
     back = annotated(original(A_LOAN, WRONG_LOAN))
     assert opened(back).sheetnames == [SUMMARY_TITLE, "Our loans"]
@@ -796,7 +794,7 @@ def test_a_large_workbook_comes_back_as_a_new_one(monkeypatch: pytest.MonkeyPatc
         ),
     ],
 )
-def test_openpyxl_loads_no_part_that_could_harm(part: str, old: bytes, new: bytes) -> None:
+def test_openpyxl_loads_no_dangerous_part(part: str, old: bytes, new: bytes) -> None:
     content = original(A_LOAN)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
@@ -810,7 +808,7 @@ def test_openpyxl_loads_no_part_that_could_harm(part: str, old: bytes, new: byte
     assert not xlsx_package.can_be_loaded_whole(buffer, 1_000)
 
 
-def test_a_sandboxed_process_gives_the_original_back() -> None:
+def test_a_sandboxed_process_returns_the_original() -> None:
     """All that openpyxl imports late is there."""
     content = original(A_LOAN, WRONG_LOAN)
     order = replace(ORDER, rejected=1)
@@ -820,7 +818,7 @@ def test_a_sandboxed_process_gives_the_original_back() -> None:
     assert book["Our loans"]["D3"].comment is not None
 
 
-def test_random_bytes_in_an_original_are_annotated_or_refused_cleanly() -> None:
+def test_random_bytes_in_an_original_are_annotated_or_rejected() -> None:
     content = original(A_LOAN, WRONG_LOAN)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
@@ -845,7 +843,7 @@ def test_random_bytes_in_an_original_are_annotated_or_refused_cleanly() -> None:
 
 
 @pytest.mark.parametrize("name", ["l.xlsx", "l.csv"])
-def test_the_rejected_rows_alone_come_back_under_the_header(name: str) -> None:
+def test_only_the_rejected_rows_are_returned_below_the_header(name: str) -> None:
     rows = (A_LOAN, WRONG_LOAN, A_LOAN, (*WRONG_LOAN[:1], 1003, *WRONG_LOAN[2:]))
     content = original(*rows) if name == "l.xlsx" else csv_of(LOAN_HEADERS, *rows)
     back = annotated(content, name, rejected_only=True)

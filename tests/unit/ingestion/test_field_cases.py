@@ -56,7 +56,7 @@ def test_a_limit_with_its_unit_in_the_header_is_read(cases: Path) -> None:
     assert read(content, "l.xlsx", "CUSTOMERS")[1]["approved_limit"] == [5_000_000.0]
 
 
-def test_a_web_page_named_xls_is_called_one(cases: Path) -> None:
+def test_a_web_page_named_xls_is_identified(cases: Path) -> None:
     error = refusal((cases / "html_named.xls").read_bytes(), "loans.xls")
     assert error.code == "FORMAT_UNSUPPORTED"
     assert "a web page (HTML)" in error.message
@@ -81,7 +81,7 @@ def titled(rows: int) -> dict[int, Sequence[object]]:
     return {number: (f"Line {number} of a title",) for number in range(1, rows + 1)}
 
 
-def test_title_rows_above_the_header_are_passed_and_rows_keep_their_numbers() -> None:
+def test_title_rows_above_the_header_are_skipped_and_rows_keep_their_numbers() -> None:
     sheet = titled(3) | {7: LOAN_HEADERS, 8: A_LOAN, 12: A_LOAN}
     content = workbook(sheet_xml(sheet))
     assert read(content)[0] == [8, 12]
@@ -129,7 +129,7 @@ def test_columns_that_are_not_read_are_named_with_or_without_a_header() -> None:
         assert open_source(io.BytesIO(content), name).ignored_columns == expected
 
 
-def test_other_sheets_with_rows_are_named_also_hidden_ones() -> None:
+def test_other_sheets_with_rows_and_hidden_sheets_are_listed() -> None:
     loans, customers = sheet_xml([LOAN_HEADERS, A_LOAN]), sheet_xml([CUSTOMER_HEADERS, A_CUSTOMER])
     content = workbook(sheet_xml([("Notes",)]), loans, customers, loans, sheet_xml([]))
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -174,7 +174,7 @@ def test_csv_is_read_in_every_usual_encoding_and_separator(
     ],
     ids=["utf-16 without its mark", "windows-1252", "half a character", "utf-32"],
 )
-def test_other_encodings_are_refused_with_a_remedy(content: bytes, says: str) -> None:
+def test_other_encodings_are_rejected_with_the_next_step(content: bytes, says: str) -> None:
     assert says in refusal(content, "loans.csv").message
 
 
@@ -204,7 +204,7 @@ def archive_with(*names: str) -> bytes:
         (archive_with("[Content_Types].xml", "_rels/.rels", "xl/vbaProject.bin"), ".xlsm"),
     ],
 )
-def test_another_format_is_named_with_what_to_do(content: bytes, says: str) -> None:
+def test_another_format_is_named_with_the_next_step(content: bytes, says: str) -> None:
     for name in ("loans.xls", "loans"):
         error = refusal(content, name)
         assert error.code == "FORMAT_UNSUPPORTED"
@@ -231,7 +231,7 @@ def wide(cell: str) -> bytes:
     "cell",
     ['<c r="{r}" s="1"/>', '<c r="{r}" s="1" />', '<c r="{r}" s="1"></c>', '<c s="1" r="{r}"/>'],
 )
-def test_formats_to_the_last_column_are_no_columns(cell: str) -> None:
+def test_formatted_columns_without_cells_are_ignored(cell: str) -> None:
     content = wide(cell)
     numbers, columns, _ = read(content)
     assert (numbers, columns["loan_id"]) == ([2], [1001.0])
@@ -241,7 +241,7 @@ def test_formats_to_the_last_column_are_no_columns(cell: str) -> None:
 @pytest.mark.parametrize(
     "cell", ['<c r="{r}"><v>1</v></c>', '<c r="{r}" t="inlineStr"><is><t>x</t></is></c>']
 )
-def test_values_beyond_the_last_column_that_is_read_are_refused(cell: str) -> None:
+def test_values_beyond_the_last_readable_column_are_rejected(cell: str) -> None:
     error = refusal(wide(cell))
     assert error.code == "FILE_UNSAFE"
     assert "delete the columns" in error.message
@@ -263,7 +263,7 @@ def with_64_bits(content: bytes, **lies: int) -> bytes:
     return content[:end] + record + locator + content[end:]
 
 
-def test_an_archive_of_64_bits_is_read_where_its_records_agree() -> None:
+def test_a_zip64_archive_is_read_if_its_records_agree() -> None:
     content = loans_workbook(A_LOAN)
     assert read(with_64_bits(content))[0] == [2]
     end = content.rindex(b"PK\x05\x06")
@@ -282,7 +282,7 @@ def test_an_archive_of_64_bits_is_read_where_its_records_agree() -> None:
     ],
     ids=json.dumps,
 )
-def test_an_archive_of_64_bits_whose_records_contradict_each_other_is_refused(
+def test_a_zip64_archive_with_contradictory_records_is_rejected(
     lies: dict[str, int],
 ) -> None:
     assert refusal(with_64_bits(loans_workbook(A_LOAN), **lies)).code == "FILE_UNSAFE"
@@ -290,7 +290,7 @@ def test_an_archive_of_64_bits_whose_records_contradict_each_other_is_refused(
 
 @pytest.mark.parametrize("open_ended", [False, True], ids=["both", "one record"])
 @pytest.mark.parametrize("offset", [0, 7, 10**6, 2**40, 2**63 + 5])
-def test_an_archive_of_64_bits_with_its_directory_elsewhere_is_refused(
+def test_a_zip64_archive_with_a_displaced_directory_is_rejected(
     offset: int, open_ended: bool
 ) -> None:
     content = bytearray(with_64_bits(loans_workbook(A_LOAN), offset=offset))
@@ -301,7 +301,7 @@ def test_an_archive_of_64_bits_with_its_directory_elsewhere_is_refused(
     assert refusal(bytes(content)).code == "FILE_UNSAFE"
 
 
-def test_a_part_with_an_offset_beyond_every_file_is_damage() -> None:
+def test_a_part_with_an_offset_beyond_the_file_is_damaged() -> None:
     """Its offset is in a field of 64 bits, which no file's position can be."""
     content = loans_workbook(A_LOAN)
     end = content.rindex(b"PK\x05\x06")
@@ -319,7 +319,7 @@ def test_a_part_with_an_offset_beyond_every_file_is_damage() -> None:
     assert refusal(content[:start] + bytes(directory) + last).code == "FILE_UNREADABLE"
 
 
-def test_every_flipped_byte_of_a_64_bit_record_is_read_or_refused_cleanly() -> None:
+def test_every_flipped_byte_of_a_zip64_record_is_read_or_rejected() -> None:
     content = with_64_bits(loans_workbook(A_LOAN))
     start = content.rindex(b"PK\x06\x06")
     for place in range(start, len(content)):
@@ -332,6 +332,6 @@ def test_every_flipped_byte_of_a_64_bit_record_is_read_or_refused_cleanly() -> N
                 continue
 
 
-def test_percentages_are_of_the_sheet_and_not_of_a_file_of_text() -> None:
+def test_percentages_exist_in_sheets_but_not_in_text_files() -> None:
     cells = read(csv_of(LOAN_HEADERS, (*A_LOAN[:4], "12%", *A_LOAN[5:])), "l.csv")[1]
     assert not isinstance(cells["interest_rate"][0], Percent)

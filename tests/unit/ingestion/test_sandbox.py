@@ -149,7 +149,7 @@ def test_each_attack_succeeds_on_a_process_outside_the_sandbox(attacked: Attacke
     assert refused <= ({"trace", "memory"} if _YAMA.exists() else set())
 
 
-def test_the_system_call_filter_alone_refuses_every_attack(attacked: Attacked) -> None:
+def test_the_system_call_filter_alone_stops_every_attack(attacked: Attacked) -> None:
     _needs("SYSTEM_CALL_FILTER")
     assert attacked.by("FILTER") == (
         ["SYSTEM_CALL_FILTER"],
@@ -164,7 +164,7 @@ def test_namespaces_alone_leave_signals_to_the_same_user(attacked: Attacked) -> 
     assert {name for name, each in met.items() if each == "done"} == {"signal"}
 
 
-def test_a_user_of_its_own_alone_leaves_the_network() -> None:
+def test_a_separate_user_alone_keeps_network_access() -> None:
     _needs("OWN_USER")
     with attacked_of(os.getuid()) as attacked:
         entered, met = attacked.by("USER")
@@ -172,7 +172,7 @@ def test_a_user_of_its_own_alone_leaves_the_network() -> None:
     assert {name for name, each in met.items() if each == "done"} == {"tcp", "abstract"}
 
 
-def test_sandboxed_every_attack_fails(attacked: Attacked) -> None:
+def test_every_attack_fails_in_the_sandbox(attacked: Attacked) -> None:
     entered, met = attacked.by("ALL")
     assert entered == [each for each in _layers() if each != "OWN_USER"]
     assert "done" not in met.values()
@@ -235,7 +235,7 @@ def test_each_encoding_is_read_in_a_sandboxed_process(encoding: str) -> None:
     assert len(batch.frame) == 1
 
 
-def test_an_encoding_that_is_not_loaded_is_refused_in_a_sandboxed_process() -> None:
+def test_an_encoding_that_is_not_loaded_is_rejected_in_a_sandboxed_process() -> None:
     with zipfile.ZipFile(io.BytesIO(loans_workbook(A_LOAN))) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     declaration = b'<?xml version="1.0" encoding="windows-1251"?>'

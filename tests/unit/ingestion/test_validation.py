@@ -127,7 +127,7 @@ def test_the_facts_of_a_loan(row: Mapping[str, Cell]) -> None:
     }
 
 
-def test_a_loan_under_way_is_not_closed() -> None:
+def test_an_active_loan_is_not_closed() -> None:
     row = {**LOAN, "tenure_months": 36.0, "end_date": ""}
     (facts,) = validate_block("LOANS", block(row), 0, TODAY).frame.to_dict("records")
     assert int(facts["installments_settled"]) == 16
@@ -299,7 +299,7 @@ def test_a_float_means_the_decimal_it_shows(paise: int, as_text: bool) -> None:
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True))
-def test_a_float_is_decoded_exactly_or_refused(number: float) -> None:
+def test_a_float_is_decoded_exactly_or_rejected(number: float) -> None:
     decoded = cells.numbers([number], "AMOUNT")
     if decoded.problems[0] == cells.OK:
         assert Decimal(int(decoded.values[0])).scaleb(-2) == Decimal(format(number, ".15g"))
@@ -309,7 +309,7 @@ def test_a_float_is_decoded_exactly_or_refused(number: float) -> None:
     st.lists(st.text("0123456789.-+ ,e#%₹", max_size=22), min_size=1),
     st.sampled_from(get_args(Form)),
 )
-def test_texts_at_once_are_decoded_as_one_by_one(texts: list[str], form: Form) -> None:
+def test_texts_are_decoded_together_as_separately(texts: list[str], form: Form) -> None:
     together = cells.numbers(texts, form)
     for index, text in enumerate(texts):
         # With a number beside it the column is no longer one of text alone.
@@ -320,7 +320,7 @@ def test_texts_at_once_are_decoded_as_one_by_one(texts: list[str], form: Form) -
 
 
 @given(st.lists(st.one_of(st.dates().map(str), st.text("0123456789-", max_size=11)), min_size=1))
-def test_dates_at_once_are_decoded_as_one_by_one(texts: list[str]) -> None:
+def test_dates_are_decoded_together_as_separately(texts: list[str]) -> None:
     together = cells.dates(texts)
     for index, text in enumerate(texts):
         alone = cells.dates([text, date(2024, 1, 1)])
@@ -371,7 +371,7 @@ def test_a_closed_loan_is_closed_on_the_day_the_domain_says(
 
 
 @given(st.text(max_size=55))
-def test_names_are_judged_as_the_domain_judges_them(name: str) -> None:
+def test_names_are_validated_like_in_the_domain(name: str) -> None:
     try:
         expected = clean_name(name)
     except ValueError:
@@ -575,7 +575,7 @@ def test_a_streamed_customer() -> None:
     assert batch.frame["approved_limit_paise"].tolist() == [NO_LIMIT]
 
 
-def test_batches_come_through_their_encoding() -> None:
+def test_batches_survive_their_encoding() -> None:
     bad = {**CUSTOMER, "age": 3.0}
     batch = validate_block("CUSTOMERS", block(CUSTOMER, bad, CUSTOMER), 5, TODAY)
     again = frames.decoded(frames.encoded(batch))
@@ -585,7 +585,7 @@ def test_batches_come_through_their_encoding() -> None:
     assert (again.offset, again.row_count) == (5, 3)
 
 
-def test_a_frame_wraps_no_number_that_is_too_large_for_its_column() -> None:
+def test_a_frame_rejects_a_number_too_large_for_its_column() -> None:
     frame = validate_block("LOANS", block(LOAN), 0, TODAY).frame
     columns = {name: each.astype(np.int64) for name, each in frames.arrays_of(frame).items()}
     assert frames.frame_of("LOANS", columns).equals(frame)
@@ -630,7 +630,7 @@ def test_regrouping_keeps_every_row_after_the_skipped(
         assert [numbers[i] for i in each.overlong] == [n for n in numbers if n % 3 == 0]
 
 
-def test_a_source_frame_holds_each_cell_as_it_was_read() -> None:
+def test_a_source_frame_contains_each_cell_as_read() -> None:
     """Whatever pandas would make of a whole number, a day or an error value by itself."""
     mixed: list[Cell] = [
         *(1, True, 1.5, 2**60 + 1, "x", "", Formula("=A1"), ErrorValue("#N/A"), Percent(12)),

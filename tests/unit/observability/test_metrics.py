@@ -180,12 +180,12 @@ def test_the_endpoint_shows_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])
-def test_metrics_on_other_addresses_than_loopback_are_refused(listen: str) -> None:
+def test_metrics_on_other_addresses_than_loopback_are_rejected(listen: str) -> None:
     with pytest.raises(AddressRefusedError, match="CREDIT_METRICS_INSECURE"):
         MetricsEndpoint(listen, CollectorRegistry())
 
 
-def test_insecure_metrics_may_listen_on_other_addresses() -> None:
+def test_metrics_listen_on_other_addresses_if_insecure() -> None:
     with closing(MetricsEndpoint("0.0.0.0:0", CollectorRegistry(), insecure=True)) as endpoint:
         assert endpoint.address.port > 0
 
@@ -267,7 +267,7 @@ def test_large_answers_arrive_complete() -> None:
     assert len(_samples(text)) == 20_000
 
 
-def test_a_process_that_does_not_answer_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_answer_is_omitted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("credit_service.observability.metrics_http._ANSWER_TIMEOUT_SECONDS", 0.001)
     ours, theirs = socket.socketpair()
     ours.settimeout(0)
@@ -296,7 +296,7 @@ def test_late_answers_do_not_reach_later_requests(monkeypatch: pytest.MonkeyPatc
     assert _samples(text) == {("a_total", ()): 7.0}
 
 
-def test_a_truncated_answer_is_none() -> None:
+def test_a_truncated_response_is_none() -> None:
     ours, theirs = socket.socketpair()
     ours.settimeout(0)
 
@@ -312,7 +312,7 @@ def test_a_truncated_answer_is_none() -> None:
         thread.join(10)
 
 
-def test_a_dead_process_gives_no_answer() -> None:
+def test_a_dead_process_sends_no_response() -> None:
     ours, theirs = socket.socketpair()
     theirs.close()
     with ours:

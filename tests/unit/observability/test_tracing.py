@@ -17,7 +17,7 @@ def fields_of(span: Span | None) -> dict[str, str]:
     return tracing.log_fields(tracing.traceparent_of(span))
 
 
-def test_a_call_is_in_its_callers_trace_under_ids_of_its_own() -> None:
+def test_a_call_has_its_own_ids_in_its_callers_trace() -> None:
     spans = [started(f"00-{TRACE}-{SPAN}-01") for _ in range(100)]
     fields = [fields_of(span) for span in spans]
     assert {each["trace_id"] for each in fields} == {TRACE}

@@ -55,7 +55,7 @@ def test_the_sdk_is_not_loaded_without_an_endpoint() -> None:
     assert (found.stdout.strip(), found.returncode) == ("[]", 0), found.stderr
 
 
-def test_an_endpoint_without_the_extra_is_refused_and_names_the_extra() -> None:
+def test_an_endpoint_without_the_extra_is_an_error_that_names_the_extra() -> None:
     found = python(
         f"{WITHOUT}{ALL_OF_IT}"
         "from credit_service.observability import setup\n"
@@ -131,7 +131,7 @@ def test_spans_reach_a_collector(
     assert span.status.message == "INTERNAL"
 
 
-def test_no_export_starts_after_the_time_for_the_end(
+def test_no_export_starts_after_the_shutdown_deadline(
     collector: tuple[str, "list[tuple[str, ExportTraceServiceRequest]]"],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -201,7 +201,7 @@ def test_a_child_span_has_the_kind_of_an_error_and_not_its_message() -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["127.0.0.1:4318", "ftp://127.0.0.1", "http://", ""])
-def test_an_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
+def test_an_endpoint_that_is_not_a_url_is_rejected(endpoint: str) -> None:
     settings = Settings(otlp_endpoint=endpoint)
     with (
         pytest.raises(TracingRefusedError, match="CREDIT_OTLP_ENDPOINT"),

@@ -105,13 +105,13 @@ def test_a_column_in_another_unit_beside_the_right_one_is_ignored_and_named() ->
         *("Principal Outstanding", "EMI Bounce", "Phone", "Loan Amount in words", "", "₹"),
     ],
 )
-def test_a_header_that_says_something_else_is_another_column(header: str) -> None:
+def test_a_header_with_another_meaning_is_another_column(header: str) -> None:
     headers = (*LOAN_HEADERS, header)
     assert columns.match("LOANS", headers) == columns.match("LOANS", LOAN_HEADERS)
     assert columns.ignored("LOANS", headers) == ((header,) if header else ())
 
 
-def test_emis_paid_stands_for_those_on_time_where_nothing_else_does() -> None:
+def test_emis_paid_means_those_on_time_without_another_column() -> None:
     for header in ("emis_paid", "EMIs Paid", "No. of EMIs paid", "EMI paid (count)"):
         headers = with_header("LOANS", "emis_paid_on_time", header)
         assert columns.match("LOANS", headers)["emis_paid_on_time"] == 6
@@ -122,12 +122,12 @@ def test_emis_paid_stands_for_those_on_time_where_nothing_else_does() -> None:
 
 
 @pytest.mark.parametrize("other", ["Loan Amount (INR)", "Principal", "loan_amount"])
-def test_two_columns_that_mean_the_same_are_refused(other: str) -> None:
+def test_two_columns_with_the_same_meaning_are_rejected(other: str) -> None:
     with pytest.raises(columns.AmbiguousColumnError, match="both stand for loan_amount"):
         columns.match("LOANS", (*LOAN_HEADERS, other))
 
 
-def test_what_is_named_is_bounded_and_on_one_line() -> None:
+def test_listed_names_are_bounded_and_on_one_line() -> None:
     names = [f"Note {n}\n\x00 {'x' * 300}" for n in range(300)]
     found = columns.ignored("LOANS", (*LOAN_HEADERS, *names))
     assert len(found) == columns.MAX_IGNORED
@@ -139,7 +139,7 @@ def test_what_is_named_is_bounded_and_on_one_line() -> None:
     assert len(str(caught.value)) < 4_000
 
 
-def test_every_header_of_the_list_stands_for_its_column_alone() -> None:
+def test_every_listed_header_means_one_column() -> None:
     for kind, of_kind in columns.COLUMNS.items():
         for column in of_kind:
             for header in (column.field, *column.headers, *column.second_choice):

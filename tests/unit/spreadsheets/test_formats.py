@@ -127,7 +127,7 @@ def test_the_section_that_a_number_falls_into_decides() -> None:
     assert rates(values, ["[<0]0;[>1]0;0%"]) == [Percent(50), -0.5, Percent(0), 2.0]
 
 
-def test_the_cell_style_decides_in_every_way_of_writing_it() -> None:
+def test_the_cell_style_decides_in_every_notation() -> None:
     cells = [
         cell("0.12", 's="2" t="n"'),
         cell("0.12", "s='2'"),
@@ -148,12 +148,12 @@ def test_the_cell_style_decides_in_every_way_of_writing_it() -> None:
     assert rates(with_references, [2, 10]) == [Percent(12)] * 5 + [0.12] * 3
 
 
-def test_an_attribute_in_a_text_is_no_style() -> None:
+def test_an_attribute_in_a_text_is_not_a_style() -> None:
     text = '<c r="{r}" t="inlineStr"><is><t>a s="2" b</t></is></c>'
     assert rates([text, cell("0.12", 's="2"')], [2, 10]) == ['a s="2" b', Percent(12)]
 
 
-def test_what_is_no_number_is_no_percentage() -> None:
+def test_a_value_that_is_no_number_is_no_percentage() -> None:
     found = rates(
         [
             cell("0.12", 's="1" t="str"'),
@@ -172,12 +172,12 @@ def test_what_is_no_number_is_no_percentage() -> None:
     assert isinstance(found[-1], Formula)
 
 
-def test_a_percentage_loses_no_digit_and_gains_none() -> None:
+def test_a_percentage_keeps_its_digits() -> None:
     texts = ["0.10500000000000001", "0.105", "1.4999999999999999E-2", "0.081250000000000003"]
     assert rates([cell(text) for text in texts], [10]) == [10.5, 10.5, 1.5, 8.125]
 
 
-def test_a_percentage_is_written_as_one_and_comes_back_equal() -> None:
+def test_a_percentage_is_written_as_a_percentage_and_read_equal() -> None:
     values = [Percent(text) for text in ("12", "10.5", "100", "8.125", "-2", "0", "0.01")]
     buffer = io.BytesIO()
     write_table(buffer, LOAN_HEADERS, [[1, "", "", "", value] for value in values])
@@ -185,7 +185,7 @@ def test_a_percentage_is_written_as_one_and_comes_back_equal() -> None:
     assert [cell for block in source.blocks for cell in block.columns["interest_rate"]] == values
 
 
-def test_what_is_no_finite_number_under_a_percent_format_is_refused_or_left() -> None:
+def test_values_that_are_not_finite_in_a_percent_format_are_rejected_or_kept() -> None:
     for value in ("NaN", "inf", "1E999", "many"):
         with contextlib.suppress(SpreadsheetError):
             assert not isinstance(rates([cell(value)], [9])[0], Percent)

@@ -197,7 +197,7 @@ def test_text_is_escaped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("customers", "loans"), [(9, 20), (10, 19), (10, 2_000_000), (10**7, 20)])
-def test_sizes_out_of_range_are_refused(tmp_path: Path, customers: int, loans: int) -> None:
+def test_sizes_out_of_range_are_rejected(tmp_path: Path, customers: int, loans: int) -> None:
     with pytest.raises(ValueError, match="must be"):
         samples.write_samples(
             tmp_path / "new", customers=customers, loans=loans, seed=1, today=date(2026, 3, 31)

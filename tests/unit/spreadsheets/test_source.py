@@ -96,19 +96,19 @@ def test_csv_fields_may_be_quoted_and_hold_line_ends() -> None:
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])
-def test_csv_may_be_separated_as_spreadsheet_programs_of_other_countries_do(separator: str) -> None:
+def test_csv_separators_of_other_countries_are_read(separator: str) -> None:
     content = csv_of(LOAN_HEADERS, A_LOAN).replace(b",", separator.encode())
     assert read(content, "loans.csv")[1]["loan_id"] == ["1001"]
 
 
-def test_a_row_with_values_beyond_the_header_is_told() -> None:
+def test_a_row_with_values_beyond_the_header_is_reported() -> None:
     content = csv_of(LOAN_HEADERS, A_LOAN, (*A_LOAN, "x"), (*A_LOAN, "", " "), A_LOAN[:8])
     _, columns, overlong = read(content, "loans.csv")
     assert overlong == [1]
     assert columns["end_date"] == ["2025-01-31", "2025-01-31", "2025-01-31", ""]
 
 
-def test_blank_rows_are_passed_over_wherever_they_are() -> None:
+def test_blank_rows_are_ignored_anywhere() -> None:
     blank = (None,) * 9
     content = workbook(
         sheet_xml({1: blank, 3: LOAN_HEADERS, 4: blank, 7: A_LOAN, 9: ("  ",), 10: A_LOAN})
@@ -151,12 +151,12 @@ def test_a_hidden_sheet_is_not_read() -> None:
     assert refusal(hidden).code == "COLUMN_MISSING"
 
 
-def test_the_kind_is_told_from_the_header() -> None:
+def test_the_kind_is_detected_from_the_header() -> None:
     source = open_source(io.BytesIO(customers_workbook(A_CUSTOMER)), "x.xlsx")
     assert source.kind == "CUSTOMERS"
 
 
-def test_what_openpyxl_writes_is_read_as_openpyxl_reads_it() -> None:
+def test_workbooks_of_openpyxl_are_read_like_by_openpyxl() -> None:
     book = openpyxl.Workbook()
     sheet = book.active
     assert sheet is not None
@@ -171,7 +171,7 @@ def test_what_openpyxl_writes_is_read_as_openpyxl_reads_it() -> None:
     assert columns["end_date"] == ["2025-01-31", date(2025, 1, 31)]
 
 
-def test_dates_count_from_1904_where_the_workbook_says_so() -> None:
+def test_dates_count_from_1904_if_the_workbook_says_so() -> None:
     content = workbook(sheet_xml([LOAN_HEADERS, A_LOAN]), properties='<workbookPr date1904="1"/>')
     assert read(content)[1]["start_date"] == [date(2028, 2, 1)]
 
@@ -192,7 +192,7 @@ ERROR = Xml('<c r="{r}" t="e"><v>#REF!</v></c>')
 
 @pytest.mark.parametrize("dress", [str, prefixed], ids=["plain", "prefixed"])
 @pytest.mark.parametrize("numbered", [True, False], ids=["numbered", "counted"])
-def test_formulas_and_error_values_are_seen_for_what_they_are(dress: type, numbered: bool) -> None:
+def test_formulas_and_error_values_are_detected(dress: type, numbered: bool) -> None:
     xml = sheet_xml(
         [
             LOAN_HEADERS,
@@ -259,7 +259,7 @@ def test_shared_strings_are_found_in_every_piece(
     assert columns["approved_limit"] == [""] * 300
 
 
-def test_a_text_that_is_not_there_is_refused() -> None:
+def test_a_reference_to_a_missing_text_is_rejected() -> None:
     content = with_shared_strings(str, "a")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         sheet = archive.read("xl/worksheets/sheet1.xml").replace(b"<v>7</v>", b"<v>700</v>")
@@ -292,7 +292,7 @@ def _relations(*kinds: str) -> str:
 
 @pytest.mark.parametrize("piece_bytes", [300, 1_000, 5_000, 100_000])
 @pytest.mark.parametrize("numbered", [True, False])
-def test_the_cuts_between_pieces_do_not_show(
+def test_results_do_not_depend_on_the_pieces(
     monkeypatch: pytest.MonkeyPatch, piece_bytes: int, numbered: bool
 ) -> None:
     loans = [(n, 1000 + n, *A_LOAN[2:]) for n in range(1, 101)]
@@ -311,7 +311,7 @@ def test_the_cuts_between_pieces_do_not_show(
     assert columns["loan_id"] == [float(999 + number) for number in expected]
 
 
-def test_a_stray_cell_far_below_costs_nothing() -> None:
+def test_a_stray_cell_far_below_costs_no_memory() -> None:
     sheet = {1: LOAN_HEADERS, 2: A_LOAN, 3: A_LOAN, 1_048_576: (7, 2, *A_LOAN[2:])}
     numbers, columns, _ = read(workbook(sheet_xml(sheet)))
     assert numbers == [2, 3, 1_048_576]
@@ -369,17 +369,17 @@ def test_columns_may_begin_right_of_the_first() -> None:
         ),
     ],
 )
-def test_a_file_that_cannot_be_read_says_why(content: bytes, name: str, code: str) -> None:
+def test_an_unreadable_file_has_a_reason(content: bytes, name: str, code: str) -> None:
     assert refusal(content, name).code == code
 
 
-def test_a_missing_column_names_what_was_found() -> None:
+def test_the_error_of_a_missing_column_lists_the_columns_found() -> None:
     message = refusal(csv_of(("Customer ID", "Amount"), (1, 2)), "loans.csv").message
     assert "'Loan ID'" in message
     assert "'Amount'" in message
 
 
-def test_other_zip_files_are_no_workbooks() -> None:
+def test_other_zip_files_are_not_workbooks() -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("word/document.xml", "<document/>")
@@ -401,30 +401,30 @@ def bomb(name: str, content: bytes) -> bytes:
     ],
     ids=["ratio", "entries"],
 )
-def test_an_unsafe_workbook_is_refused_by_its_directory(content: bytes) -> None:
+def test_an_unsafe_workbook_is_rejected_by_its_directory(content: bytes) -> None:
     with pytest.raises(SpreadsheetError) as caught:
         check(io.BytesIO(content), "loans.xlsx")
     assert caught.value.code == "FILE_UNSAFE"
 
 
-def test_a_sheet_of_too_many_columns_is_refused() -> None:
+def test_a_sheet_with_too_many_columns_is_rejected() -> None:
     wide = sheet_xml([LOAN_HEADERS, A_LOAN]).replace('r="I2"', 'r="XFD2"')
     assert refusal(workbook(wide)).code == "FILE_UNSAFE"
 
 
-def test_cells_outside_of_their_row_are_refused() -> None:
+def test_cells_outside_their_row_are_rejected() -> None:
     astray = sheet_xml([LOAN_HEADERS, A_LOAN]).replace('r="I2"', 'r="I900"')
     assert refusal(workbook(astray)).code == "FILE_UNREADABLE"
 
 
-def test_every_truncation_of_a_workbook_is_refused_cleanly() -> None:
+def test_every_truncation_of_a_workbook_is_rejected() -> None:
     content = loans_workbook(A_LOAN)
     for length in range(1, len(content), 7):
         with pytest.raises(SpreadsheetError):
             read(content[:length])
 
 
-def test_every_flipped_byte_of_a_workbook_is_read_or_refused_cleanly() -> None:
+def test_every_flipped_byte_of_a_workbook_is_read_or_rejected() -> None:
     content = loans_workbook(*[A_LOAN] * 5)
     for place in range(0, len(content), 3):
         damaged = bytearray(content)
@@ -437,9 +437,7 @@ def test_every_flipped_byte_of_a_workbook_is_read_or_refused_cleanly() -> None:
 
 @pytest.mark.parametrize("dress", [str, prefixed], ids=["plain", "prefixed"])
 @pytest.mark.parametrize("value", ["#SPILL!", "#GETTING_DATA", "#NEW?", ""])
-def test_an_error_value_of_any_name_is_one_cell_and_not_the_whole_file(
-    value: str, dress: type
-) -> None:
+def test_an_unknown_error_value_affects_only_its_cell(value: str, dress: type) -> None:
     cell = Xml(f'<c t="e" r="{{r}}"><v>{value}</v></c>')
     text = 'like <c t="e"> in a text'
     content = workbook(
@@ -490,13 +488,13 @@ def archive_of(entries: int, name_bytes: int = 1) -> bytes:
     return bytes(local + directory + end)
 
 
-def test_a_million_parts_are_refused_whatever_number_the_archive_tells() -> None:
+def test_a_million_parts_are_rejected_despite_the_count_in_the_archive() -> None:
     """It states seven: zipfile would create an object for each before they are counted."""
     assert refused_by_directory(archive_of(90_000)) == "FILE_UNSAFE"
     assert refused_by_directory(archive_of(xlsx_package.MAX_ENTRIES + 1)) == "FILE_UNSAFE"
 
 
-def test_the_second_record_of_large_archives_is_not_believed() -> None:
+def test_the_second_record_of_large_archives_is_not_trusted() -> None:
     """A record of 64 bits may say other numbers than those that are looked at."""
     content = archive_of(10)
     end = content.index(b"PK\x05\x06")
@@ -519,7 +517,7 @@ def with_stated_sizes(content: bytes, part: str, file_size: int, compress_size: 
 SHEET = "xl/worksheets/sheet1.xml"
 
 
-def test_sizes_that_lie_are_no_way_around_the_limits() -> None:
+def test_false_sizes_do_not_bypass_the_limits() -> None:
     content = loans_workbook(*[A_LOAN] * 2_000)
     two_gib = 2 * 1024**3
     for sizes in ((two_gib, 11 * 1024**2), (two_gib - 1, two_gib // 100), (10**6, 10**6)):
@@ -531,7 +529,7 @@ def test_sizes_that_lie_are_no_way_around_the_limits() -> None:
     assert refusal(stated).code == "FILE_UNREADABLE"
 
 
-def test_what_parts_inflate_to_is_bounded_all_together() -> None:
+def test_the_inflated_size_of_all_parts_is_bounded() -> None:
     parts = []
     for number in range(4):
         parts.append(zipfile.ZipInfo(f"{number}.xml"))
@@ -544,7 +542,7 @@ def test_what_parts_inflate_to_is_bounded_all_together() -> None:
         xlsx_package._check_parts(parts, archive_bytes)
 
 
-def test_parts_that_overlap_are_refused() -> None:
+def test_overlapping_parts_are_rejected() -> None:
     content = loans_workbook(*[A_LOAN] * 3_000)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         info = archive.getinfo(SHEET)
@@ -571,7 +569,7 @@ def recompressed(content: bytes, method: int) -> bytes:
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_compressions_that_workbooks_do_not_have_are_refused(method: int) -> None:
+def test_unsupported_compressions_are_rejected(method: int) -> None:
     """They may ask for gigabytes to inflate a kilobyte."""
     content = recompressed(loans_workbook(A_LOAN), method)
     assert refused_by_directory(content) == "FILE_UNREADABLE"
@@ -579,13 +577,13 @@ def test_compressions_that_workbooks_do_not_have_are_refused(method: int) -> Non
 
 
 @pytest.mark.parametrize("part", ["xl/vbaProject.bin", "xl/workbook.bin"])
-def test_workbooks_with_macros_and_binary_ones_are_refused_by_their_directory(part: str) -> None:
+def test_macro_and_binary_workbooks_are_rejected_by_their_directory(part: str) -> None:
     content = workbook(sheet_xml([LOAN_HEADERS, A_LOAN]), extra={part: b"x"})
     for name in ("loans.xlsm", "loans.xlsx"):
         assert refused_by_directory(content, name) == "FORMAT_UNSUPPORTED"
 
 
-def test_other_office_documents_are_refused() -> None:
+def test_other_office_documents_are_rejected() -> None:
     opendocument = io.BytesIO()
     with zipfile.ZipFile(opendocument, "w") as archive:
         archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
@@ -647,7 +645,7 @@ def test_entities_are_refused_in_every_part_and_encoding(
         ("nonsense", False),
     ],
 )
-def test_a_part_that_declares_an_encoding_of_its_own_is_refused(
+def test_a_part_that_declares_an_encoding_is_rejected(
     part: str, encoding: str, *, is_read: bool
 ) -> None:
     with zipfile.ZipFile(io.BytesIO(loans_workbook(A_LOAN))) as archive:
@@ -662,7 +660,7 @@ def test_a_part_that_declares_an_encoding_of_its_own_is_refused(
         assert "is not written in UTF-8" in refused.message
 
 
-def test_links_to_the_outside_lead_nowhere() -> None:
+def test_external_links_are_removed() -> None:
     relations = _relations("worksheet", "styles").replace(
         'Target="/xl/worksheets/sheet1.xml"',
         'Target="/xl/worksheets/sheet1.xml" TargetMode="External"',
@@ -679,7 +677,7 @@ def test_links_to_the_outside_lead_nowhere() -> None:
     assert refusal(content).code == "FILE_EMPTY"
 
 
-def test_of_thousands_of_sheets_the_first_few_are_looked_at() -> None:
+def test_only_the_first_of_thousands_of_sheets_are_searched() -> None:
     sheets = "".join(f'<sheet name="S{n}" sheetId="{n}" r:id="rId1"/>' for n in range(20_000))
     main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
     office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
@@ -693,7 +691,7 @@ def test_of_thousands_of_sheets_the_first_few_are_looked_at() -> None:
     assert refusal(content).code in ("COLUMN_MISSING", "FILE_UNSAFE")
 
 
-def test_wide_rows_and_large_cells_are_read_or_refused_and_never_harm(
+def test_wide_rows_and_large_cells_are_read_or_rejected_safely(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wide = (*LOAN_HEADERS, *(f"C{number}" for number in range(300)))

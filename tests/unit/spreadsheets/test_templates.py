@@ -67,7 +67,7 @@ def test_an_empty_template_has_no_rows(kind: Kind) -> None:
         assert [number for block in source.blocks for number in block.row_numbers] == []
 
 
-def test_the_explanations_alone_are_no_rows() -> None:
+def test_explanations_without_rows_are_an_empty_file() -> None:
     book = openpyxl.load_workbook(io.BytesIO(templates.template("LOANS")))
     book.remove(book.worksheets[0])
     buffer = io.BytesIO()

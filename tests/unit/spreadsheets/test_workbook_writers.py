@@ -176,7 +176,7 @@ def by_exceljs(path: Path) -> None:
 @pytest.mark.parametrize(
     "write", [by_openpyxl, by_xlsxwriter, by_libreoffice, by_sheetjs, by_exceljs]
 )
-def test_what_a_writer_wrote_is_read_as_the_sheet_shows_it(
+def test_written_values_are_read_as_the_sheet_shows_them(
     write: Callable[[Path], None], tmp_path: Path
 ) -> None:
     path = tmp_path / "loans.xlsx"

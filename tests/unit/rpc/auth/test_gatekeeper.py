@@ -112,7 +112,7 @@ def test_without_configured_credentials_every_caller_is_anonymous() -> None:
     assert admit(gatekeeper, "/any/Method", Context()) == principal.ANONYMOUS
 
 
-def test_a_method_that_declares_no_scope_stops_the_start() -> None:
+def test_a_method_without_a_scope_prevents_the_start() -> None:
     file = FileDescriptorProto(name="t.proto", package="t", syntax="proto3")
     file.message_type.add(name="M")
     file.service.add(name="S").method.add(name="Get", input_type=".t.M", output_type=".t.M")

@@ -84,7 +84,7 @@ def test_a_folder_of_key_sets_is_read_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"keys": 7}', '{"keys": [7]}', "[" * 100_000])
-def test_a_slip_while_rotating_locks_no_caller_out(fixture: Fixture, content: str) -> None:
+def test_a_mistake_during_key_rotation_locks_out_no_caller(fixture: Fixture, content: str) -> None:
     token = fixture.token()
     fixture.path.write_text(content)
     fixture.look_again()
@@ -115,7 +115,7 @@ def test_keys_whose_file_is_gone_or_empty_are_revoked(
     fixture.verifier.verify(token)
 
 
-def test_a_folder_without_its_files_or_gone_has_no_keys(tmp_path: Path) -> None:
+def test_an_empty_or_removed_folder_has_no_keys(tmp_path: Path) -> None:
     folder = tmp_path / "sets"
     folder.mkdir()
     one = ECKey.generate_key("P-256")
@@ -134,7 +134,7 @@ def test_a_folder_without_its_files_or_gone_has_no_keys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("removed", [True, False])
 @pytest.mark.parametrize("in_folder", [True, False])
-def test_a_file_missing_while_it_is_replaced_is_not_gone(
+def test_a_file_missing_during_its_replacement_is_not_removed(
     tmp_path: Path, removed: bool, in_folder: bool
 ) -> None:
     fixture = Fixture(tmp_path)
@@ -154,14 +154,14 @@ def test_a_file_missing_while_it_is_replaced_is_not_gone(
         fixture.verifier.verify(token)
 
 
-def test_a_file_removed_while_there_were_no_calls_is_gone(fixture: Fixture) -> None:
+def test_a_file_removed_without_calls_in_between_is_removed(fixture: Fixture) -> None:
     fixture.path.unlink()
     fixture._seconds += 3600
     assert refused(fixture.verifier, fixture.token()) == "invalid"
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
-def test_a_file_that_could_not_be_read_is_read_again(
+def test_an_unreadable_file_is_read_again(
     fixture: Fixture, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     token = fixture.token()

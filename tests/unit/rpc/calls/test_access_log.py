@@ -95,7 +95,7 @@ def test_phone_numbers_are_masked_wherever_a_caller_can_write_them() -> None:
     assert not any(hidden in line for line in lines for hidden in ("43210", "98765"))
 
 
-def test_ids_beyond_a_page_are_left_out_and_the_line_says_so() -> None:
+def test_ids_beyond_a_page_are_omitted_and_the_line_states_it() -> None:
     ids: Ids = {}
     for number in range(MAX_IDS + 200):
         collect_ids(pb.GetCustomerRequest(customer_id=number + 1), ids)
@@ -159,7 +159,7 @@ class _Stuck(io.StringIO):
         return super().write(text)
 
 
-def test_a_full_pipe_delays_no_call_and_the_log_reports_left_out_calls(
+def test_a_full_pipe_delays_no_call_and_the_log_reports_omitted_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(access_log, "MAX_WAITING", 100)
@@ -178,7 +178,7 @@ def test_a_full_pipe_delays_no_call_and_the_log_reports_left_out_calls(
     assert lines[-1]["level"] == "warning"
 
 
-def test_a_pipe_without_its_reader_is_no_failure() -> None:
+def test_a_pipe_without_a_reader_is_not_an_error() -> None:
     stream = io.StringIO()
     stream.close()
     log = AccessLog("json", stream)

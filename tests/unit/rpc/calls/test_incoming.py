@@ -32,7 +32,7 @@ def test_the_oldest_call_is_cancelled_for_the_newest() -> None:
     assert (len(pending), len(cancellations)) == (3, 2)
 
 
-def test_a_call_whose_message_arrived_makes_room() -> None:
+def test_a_call_frees_its_place_once_its_message_arrives() -> None:
     calls = [Standin(second) for second in range(3)]
     pending, cancellations = pending_messages(3, calls)
     pending.remove(cast("Incoming", calls[1]))

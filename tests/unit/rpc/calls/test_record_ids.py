@@ -56,7 +56,7 @@ def test_a_batch_of_rows_is_logged_by_its_ingestion_id() -> None:
 
 
 @pytest.mark.parametrize("text", ["Asha Rao", "+919876543210", "x" * 5_000, '"},{', UUID + " "])
-def test_a_text_without_the_form_of_an_id_is_left_out(text: str) -> None:
+def test_a_text_that_is_no_id_is_omitted(text: str) -> None:
     assert ids_of(pb.CreateLoanRequest(request_id=text, customer_id=7)) == {"customer_ids": [7]}
 
 

@@ -80,7 +80,7 @@ def test_an_invalid_message_raises_in_its_order() -> None:
                 next(messages)
 
 
-def test_an_idle_stream_ends_and_so_does_one_of_a_stopping_server() -> None:
+def test_an_idle_stream_and_one_of_a_stopping_server_end() -> None:
     silent = threading.Event()
 
     def requests() -> Iterator[bytes]:
