@@ -1,4 +1,4 @@
-"""Checks that user-visible text, docstrings and comments use plain English.
+"""Checks that user-visible text, docstrings, comments and names use plain English.
 
 The list below has expressions that earlier versions used in place of the usual technical terms.
 It is short on purpose: it catches the most frequent ones, not bad style in general.
@@ -24,6 +24,11 @@ PLAIN = {
     r"\btaken (in|up)\b|\btakes? in\b": "imported, accepted, started",
     r"\b(pass|passes|passed|passing) over\b": "ignore, skip",
     r"\b(all|everything) is well\b": "all checks passed",
+    r"\bgo(es)? on\b": "continue",
+    r"\blets? in\b": "admit",
+    r"\bbroken off\b|\bbreaks? off\b": "interrupted, broken",
+    r"\bput into form\b": "format",
+    r"\bwho is (refused|told)\b": "a rejected call",
     r"\bwho asks\b|\bwho is let in\b": "the caller, admitted calls",
     r"\bwish(es|ed)? for\b|\bwished\b": "enqueue, request",
     r"\bparted by\b|\bparts by\b": "separated by, comma-separated",
@@ -54,18 +59,23 @@ def _python(text: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, node.value
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.lineno, node.name.replace("_", " ")
 
 
 def findings(path: Path) -> list[str]:
     """One line for each expression of the list in a file, with what to write instead."""
+    name = str(path.relative_to(ROOT))
     return [
-        f"{path.relative_to(ROOT)}:{number}: {words!r}; write: {instead}"
+        f"{name}:{number}: {words!r}; write: {instead}"
         for number, text in _sentences(path)
-        for words, instead in _matches(text)
+        for words, instead in matches(text)
+        if words not in PROPER_NAMES.get(name, ())
     ]
 
 
-def _matches(text: str) -> Iterator[tuple[str, str]]:
+def matches(text: str) -> Iterator[tuple[str, str]]:
+    """Each expression of the list in a text, with what to write instead."""
     plain = " ".join(_NAMES.sub(" ", text).lower().split())
     for expression, instead in PLAIN.items():
         for match in re.finditer(expression, plain):
@@ -78,9 +88,16 @@ def _files(*patterns: str) -> list[Path]:
     return sorted(path for path in found if "v1" not in path.parts[:-1] or path.suffix == ".proto")
 
 
+PROPER_NAMES = {
+    # The system user.
+    "credit_service/processes/account.py": {"nobody"},
+    "tests/integration/test_embedded.py": {"nobody"},
+}
+"""Expressions that are names in a file."""
+
 EXEMPT = {
-    # The system user `nobody`.
-    "credit_service/processes/account.py",
+    # The list itself.
+    "tests/unit/test_language.py",
     # Migrations stay as they were released.
     *(
         str(path.relative_to(ROOT))
@@ -95,11 +112,13 @@ FILES = [
         *("README.md", "CHANGELOG.md", "Makefile", "docker-compose.yml", "protos/**/*.proto"),
         *("docs/**/*.md", "docs/examples/**/*.*", "deploy/**/*.*", "deploy/Dockerfile"),
         *("credit_service/console/templates/**/*.*", "scripts/*.py", ".ci/run"),
-        *("credit_service/**/*.py", "workers/**/*.py"),
+        *("credit_service/**/*.py", "workers/**/*.py", "benchmarks/**/*.py", "tests/**/*.py"),
+        *("tests/golden/transcripts/*.yaml", "tests/**/*.cjs"),
     )
     if str(path.relative_to(ROOT)) not in EXEMPT
     # Lines of dashboards are too long to read; scripts/dashboards.py has their texts.
-    and path.suffix in {"", ".md", ".yml", ".proto", ".py", ".html", ".cfg", ".sh", ".go", ".cjs"}
+    and path.suffix
+    in {"", ".md", ".yml", ".yaml", ".proto", ".py", ".html", ".cfg", ".sh", ".go", ".cjs"}
 ]
 
 
@@ -108,7 +127,8 @@ def test_text_is_in_plain_english(path: Path) -> None:
     assert not findings(path), "\n" + "\n".join(findings(path))
 
 
-def test_strings_docstrings_and_comments_are_checked() -> None:
+def test_strings_docstrings_comments_and_names_are_checked() -> None:
     code = '"""Whoever asks is told."""\nTEXT = "come again"  # not `parted by`, but made anew\n'
-    found = {words for _, text in _python(code) for words, _ in _matches(text)}
-    assert found == {"whoever", "told", "come again", "anew"}
+    code += "def test_a_row_is_passed_over() -> None: ...\n"
+    found = {words for _, text in _python(code) for words, _ in matches(text)}
+    assert found == {"whoever", "told", "come again", "anew", "passed over"}

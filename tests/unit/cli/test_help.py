@@ -8,26 +8,7 @@ import pytest
 from cyclopts import App
 
 from credit_service.cli import app
-
-# Expressions of earlier help texts that are not usual for a command line.
-_ODD = (
-    "told",
-    "tell",
-    "nobody",
-    "whoever",
-    "taken in",
-    "passed over",
-    "anew",
-    "parted",
-    "mend",
-    "stands on",
-    "is bad",
-    "all is well",
-    "goes on",
-    "broken off",
-    "whom",
-    "put into form",
-)
+from tests.unit.test_language import matches
 
 
 def _commands(app: App, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -42,4 +23,4 @@ def _commands(app: App, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 def test_the_help_is_plain(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run([*path, "--help"]) == 0
     text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split()).casefold()
-    assert [word for word in _ODD if re.search(rf"\b{word}\b", text)] == []
+    assert list(matches(text)) == []
