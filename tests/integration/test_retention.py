@@ -111,7 +111,7 @@ def test_the_oldest_published_events_are_deleted_in_steps(database: Database) ->
     assert scalar(database, "SELECT count(*) FROM events WHERE event_id IS NULL") == 1
 
 
-def test_the_newest_event_is_kept_so_that_numbers_go_on(database: Database) -> None:
+def test_the_newest_event_is_kept_to_continue_its_numbers(database: Database) -> None:
     customer_id = a_customer(database, TODAY)
     publish(database)
     decide(database, customer_id)
@@ -380,12 +380,12 @@ def test_a_pass_ends_and_the_next_one_waits(old_events: Database) -> None:
 
 def test_a_failed_step_is_repeated(old_events: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_connection: Connection, _seconds: float) -> None:
-        raise OSError("broken off")
+        raise OSError("interrupted")
 
     (worker,) = _workers(old_events)
     with monkeypatch.context() as patched:
         patched.setattr(retention, "pause", fail)
-        with pytest.raises(OSError, match="broken off"):
+        with pytest.raises(OSError, match="interrupted"):
             worker.step()
     assert counted(old_events, "events") == [11]
     _run(old_events, worker)
