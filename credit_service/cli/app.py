@@ -439,7 +439,7 @@ EventType = Literal[
 def events(
     *,
     after: Annotated[
-        int, Parameter(help="Print only events after this event id. 0: all events.")
+        int, Parameter(help="Print only events after this event id. 0: all events kept.")
     ] = 0,
     customer: Annotated[
         int | None, Parameter(help="Only events about this customer. Default: all.")

@@ -57,6 +57,12 @@ def follow(
             try:
                 tail.follow(channel)
             except ServiceError as error:
+                if error.reason == "EVENTS_EXPIRED":
+                    oldest = int(error.metadata["oldest_event_id"])
+                    note(
+                        f"Events {tail.last_event_id + 1} to {oldest - 1} are no longer kept. "
+                        f"Continue after them with --after {oldest - 1}"
+                    )
                 if error.code == grpc.StatusCode.DEADLINE_EXCEEDED and tail.messages > before:
                     continue
                 token_is_over = (

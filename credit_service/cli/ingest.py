@@ -209,7 +209,8 @@ def _offer_annotated(outcome: Outcome, target: Target) -> None:
         ingestion_pb2.INGESTION_ERROR_CODE_COLUMN_AMBIGUOUS,
         ingestion_pb2.INGESTION_ERROR_CODE_COLUMN_UNIT_UNSUPPORTED,
     )
-    if ingestion.rejected or ingestion.skipped or header_rejected:
+    is_kept = not (ingestion.file_expired or ingestion.row_errors_expired)
+    if is_kept and (ingestion.rejected or ingestion.skipped or header_rejected):
         out.print()
         out.print("Save the file with its problems marked, to correct and send again:")
         words = ["credit-service", "annotated", ingestion.ingestion_id, *target.options]
@@ -346,6 +347,8 @@ def show(outcome: Outcome, *, also_sent: bool = False) -> None:
         )
     for line in _not_read(ingestion, also_sent=also_sent):
         out.print(Text(f"  {line}"), soft_wrap=True)
+    if ingestion.row_errors_expired:
+        out.print("  The row errors are no longer kept; the counts remain.", soft_wrap=True)
     if outcome.row_errors:
         _show_row_errors(outcome)
     if outcome.skipped_rows:

@@ -31,6 +31,7 @@ _PROBE_TIMEOUT_SECONDS = 0.5
 _FIRST_PAUSE_SECONDS = 0.5
 _MAX_PAUSE_SECONDS = 5.0
 _SEARCH_EVENTS = 2_048
+_EXPIRED = "EVENTS_EXPIRED"
 
 _log = structlog.get_logger(__name__)
 
@@ -182,6 +183,9 @@ class _Feed:
                 except ServiceError as error:
                     if self._stopping.is_set():
                         return
+                    if error.reason == _EXPIRED:
+                        after = int(error.metadata["oldest_event_id"]) - 1
+                        continue
                     self._is_interrupted = True
                     self._post(error)
                     if not error.unavailable:
@@ -248,6 +252,8 @@ class _Feed:
             # The first heartbeat can take longer than this timeout.
             if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
                 return False
+            if error.reason == _EXPIRED:
+                return True
             raise
 
     def _post(self, item: Item) -> None:

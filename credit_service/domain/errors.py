@@ -242,4 +242,5 @@ class OverloadedError(_TransientError):
 
 
 class OutOfRangeError(CreditError):
-    """A position too far ahead, such as a batch beyond the committed offset."""
+    """A position outside of the range: a batch beyond the committed offset, or events that are no
+    longer kept."""

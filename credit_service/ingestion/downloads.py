@@ -82,6 +82,7 @@ class Annotator:
         if ingestion is None:
             raise batches.not_found(ingestion_id)
         _check(ingestion)
+        _check_kept(ingestion)
         # A rejected header leaves every row to correct.
         rejected_only = rejected_only and ingestion.error_code not in HEADER_ERRORS
         order = replace(_order(ingestion), rejected_only=rejected_only)
@@ -91,6 +92,8 @@ class Annotator:
             try:
                 self._annotate(ingestion, order, output, raise_if_cancelled)
             except AnnotationError as error:
+                with self._database.autocommit() as connection:
+                    _check_kept(ingestions.find(connection, ingestion_id) or ingestion)
                 raise _unavailable(ingestion, error.code, error.message) from error
             finally:
                 self._turns.release()
@@ -163,6 +166,24 @@ def _check(ingestion: Ingestion) -> None:
             "WatchIngestion.",
             subject=subject,
             metadata={"ingestion_id": ingestion_id, "state": ingestion.state},
+        )
+
+
+def _check_kept(ingestion: Ingestion) -> None:
+    """Raises PreconditionFailedError (WORKBOOK_UNAVAILABLE) if the file, or what to mark in it, was
+    deleted."""
+    if ingestion.is_file_expired:
+        raise _unavailable(
+            ingestion,
+            "FILE_EXPIRED",
+            "it was deleted at the end of its retention. Upload it again under a new ingestion id.",
+        )
+    if ingestion.is_row_errors_expired:
+        raise _unavailable(
+            ingestion,
+            "ROW_ERRORS_EXPIRED",
+            "its row errors were deleted at the end of their retention. Upload the file again "
+            "under a new ingestion id.",
         )
 
 

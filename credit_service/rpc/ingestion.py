@@ -252,6 +252,9 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         key = _ERROR_PAGES.read(request.page_token, scope)
         after = None if key is None else (key[0], key[1])
         found = list_row_errors(self._database, ingestion_id, after, size + 1, outcomes)
+        # Afterwards: they are marked before the first one is deleted.
+        if get_ingestion(self._database, ingestion_id).is_row_errors_expired:
+            return pb.ListRowErrorsResponse(row_errors_expired=True)
         page = found[:size]
         response = pb.ListRowErrorsResponse(
             row_errors=[convert_ingestion.write_row_error(each) for each in page]

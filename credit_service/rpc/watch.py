@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from credit_service.domain.errors import OutOfRangeError
 from credit_service.storage import event_stream
 from credit_service.storage.cancellation import is_cancelled
 from credit_service.storage.database import Database
@@ -71,18 +72,29 @@ class EventTail:
         self, after: int, customer_id: int | None, kinds: frozenset[str]
     ) -> Iterator[StoredEvent | int]:
         """Events with ids above `after` that match, in order, until the server stops or the caller
-        goes.
+        goes. With 0, from the oldest event that is kept.
 
         Once it has caught up, and after ten seconds without an event, it yields the id up to which
-        it has read: a safe position to resume from. Raises UnavailableError when the database is
-        unreachable.
+        it has read: a safe position to resume from.
+
+        Raises:
+            OutOfRangeError: EVENTS_EXPIRED, events above `after` are no longer kept.
+            UnavailableError: the database is unreachable.
         """
+        # Nothing was sent before the first page, so it leaves no gap.
+        from_oldest = after == 0
+        if from_oldest:
+            with self._database.autocommit() as connection:
+                after = event_stream.expired_until(connection)
         newest = self.newest()
         last_sent_at: float | None = None
         while not (self._stopping.is_set() or is_cancelled()):
             page: list[StoredEvent] = []
             if newest > after:
-                page = self._read(after, newest, customer_id, kinds)
+                page, expired_until = self._read(after, newest, customer_id, kinds)
+                if expired_until > after and not from_oldest:
+                    raise _expired(after, expired_until)
+                from_oldest = False
                 yield from page
                 after = page[-1].event_id if len(page) == _PAGE else newest
             caught_up = len(page) < _PAGE
@@ -97,9 +109,10 @@ class EventTail:
 
     def _read(
         self, after: int, until: int, customer_id: int | None, kinds: frozenset[str]
-    ) -> list[StoredEvent]:
+    ) -> tuple[list[StoredEvent], int]:
+        """A page of events, and the id up to which events were deleted."""
         with self._database.autocommit() as connection:
-            return event_stream.read(
+            page = event_stream.read(
                 connection,
                 after=after,
                 until=until,
@@ -107,3 +120,15 @@ class EventTail:
                 customer_id=customer_id,
                 kinds=kinds,
             )
+            # Afterwards: events that were deleted before they were read are below it.
+            return page, event_stream.expired_until(connection)
+
+
+def _expired(after: int, expired_until: int) -> OutOfRangeError:
+    oldest = expired_until + 1
+    return OutOfRangeError(
+        "EVENTS_EXPIRED",
+        f"Events after {after} are no longer kept; the oldest one kept is {oldest}. Read the "
+        f"current state, then watch again after event {expired_until}.",
+        metadata={"after_event_id": str(after), "oldest_event_id": str(oldest)},
+    )

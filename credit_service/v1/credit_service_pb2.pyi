@@ -40,7 +40,9 @@ class RegisterCustomerRequest(message.Message):
     MONTHLY_INCOME_FIELD_NUMBER: builtins.int
     PHONE_NUMBER_FIELD_NUMBER: builtins.int
     request_id: builtins.str
-    """Required. UUID that makes the call safe to retry: repeats do not register again."""
+    """Required. UUID that makes the call safe to retry: repeats within 400 days (server setting) do
+    not register again.
+    """
     first_name: builtins.str
     """Required. 1 to 50 characters after trimming, any script, no control characters."""
     last_name: builtins.str
@@ -368,7 +370,9 @@ class CreateLoanRequest(message.Message):
     INTEREST_RATE_FIELD_NUMBER: builtins.int
     TENURE_MONTHS_FIELD_NUMBER: builtins.int
     request_id: builtins.str
-    """Required. UUID that makes the call safe to retry: repeats do not book again."""
+    """Required. UUID that makes the call safe to retry: repeats within 400 days (server setting) do
+    not book again.
+    """
     customer_id: builtins.int
     """Required. Id of the customer, 1 or more."""
     tenure_months: builtins.int
@@ -652,7 +656,9 @@ class RecordPaymentRequest(message.Message):
     AMOUNT_FIELD_NUMBER: builtins.int
     PAID_ON_FIELD_NUMBER: builtins.int
     request_id: builtins.str
-    """Required. UUID that makes the call safe to retry: repeats do not record again."""
+    """Required. UUID that makes the call safe to retry: repeats within 400 days (server setting) do
+    not record again.
+    """
     customer_id: builtins.int
     """Required. Id of the customer, 1 or more."""
     loan_id: builtins.int
@@ -826,7 +832,9 @@ class WatchCreditEventsRequest(message.Message):
     CUSTOMER_ID_FIELD_NUMBER: builtins.int
     EVENT_TYPES_FIELD_NUMBER: builtins.int
     after_event_id: builtins.int
-    """Optional. Id of the last event processed, 0 or more. Default (0): start with the first event."""
+    """Optional. Id of the last event processed, 0 or more. Default (0): start with the oldest event
+    that is kept.
+    """
     customer_id: builtins.int
     """Optional. Only events of this customer, id 1 or more. Default: events of all customers."""
     @builtins.property

@@ -45,6 +45,9 @@ class CreditServiceStub:
     a client, a load balancer or gRPC itself may repeat a call whose response was lost, and without
     an id the repeat would take effect twice.
 
+    An id is kept for 400 days after the write (server setting). A later repeat is a new write and
+    takes effect again: do not repeat a request after that time.
+
     Lists are paginated: page_size 0 means 50, the maximum is 1,000. If next_page_token is not empty,
     there are more pages: repeat the request with it as page_token and all other fields unchanged.
 
@@ -150,6 +153,9 @@ class CreditServiceServicer:
     an id, with the nil UUID (all zeros) or with the max UUID (all f) is rejected with INVALID_FIELD:
     a client, a load balancer or gRPC itself may repeat a call whose response was lost, and without
     an id the repeat would take effect twice.
+
+    An id is kept for 400 days after the write (server setting). A later repeat is a new write and
+    takes effect again: do not repeat a request after that time.
 
     Lists are paginated: page_size 0 means 50, the maximum is 1,000. If next_page_token is not empty,
     there are more pages: repeat the request with it as page_token and all other fields unchanged.
@@ -321,10 +327,16 @@ class CreditServiceServicer:
         passes the filters and whose type this server knows; a newer server sends the types of its
         release from the same event_id on. Sends each customer's events in order. The stream stays open
         until the caller ends it or its lifetime is over. To resume, call again with the last event_id
-        that was processed.
+        or last_event_id that was processed.
+
+        Events are kept for 90 days (server setting), the newest one always. A stream that starts after
+        an event whose next ones are no longer kept, or that is read so slowly that its next events
+        are deleted, ends with EVENTS_EXPIRED instead of omitting them.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD).
+        OUT_OF_RANGE (EVENTS_EXPIRED): events after after_event_id are no longer kept. The metadata has
+        the id of the oldest one kept.
         RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
         UNAVAILABLE (SHUTTING_DOWN): call again; another server answers. (STREAM_LIFETIME_OVER): call
         again with last_event_id from the metadata as after_event_id.
@@ -428,6 +440,9 @@ class CreditService:
     an id, with the nil UUID (all zeros) or with the max UUID (all f) is rejected with INVALID_FIELD:
     a client, a load balancer or gRPC itself may repeat a call whose response was lost, and without
     an id the repeat would take effect twice.
+
+    An id is kept for 400 days after the write (server setting). A later repeat is a new write and
+    takes effect again: do not repeat a request after that time.
 
     Lists are paginated: page_size 0 means 50, the maximum is 1,000. If next_page_token is not empty,
     there are more pages: repeat the request with it as page_token and all other fields unchanged.

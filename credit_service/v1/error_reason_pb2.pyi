@@ -266,8 +266,9 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """
     ERROR_REASON_WORKBOOK_UNAVAILABLE: _ErrorReason.ValueType  # 40
     """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The uploaded file cannot be returned
-    as a workbook. `problem` is the IngestionErrorCode of a file that is unreadable or lost, or
-    TOO_LARGE_FOR_A_SHEET. ListRowErrors still returns the row errors.
+    as a workbook. `problem` is the IngestionErrorCode of a file that is unreadable or lost,
+    TOO_LARGE_FOR_A_SHEET, or FILE_EXPIRED or ROW_ERRORS_EXPIRED if the file or its row errors are
+    no longer kept. Unless these are, ListRowErrors still returns the row errors.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "problem":
     "FILE_UNREADABLE"}
@@ -300,6 +301,13 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
 
     Example metadata: {"lifetime_seconds": "3600"} or {"lifetime_seconds": "3600", "last_event_id":
     "1204"}
+    """
+    ERROR_REASON_EVENTS_EXPIRED: _ErrorReason.ValueType  # 45
+    """OUT_OF_RANGE. Events after after_event_id are no longer kept, so the caller would miss some of
+    them. `oldest_event_id` is the first one kept. Read the current state with the other methods,
+    then watch again after the event before oldest_event_id.
+
+    Example metadata: {"after_event_id": "1204", "oldest_event_id": "90312"}
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -553,8 +561,9 @@ Example metadata: {"call_id": "b3f6c9e2d41a4c0e"}
 """
 ERROR_REASON_WORKBOOK_UNAVAILABLE: ErrorReason.ValueType  # 40
 """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The uploaded file cannot be returned
-as a workbook. `problem` is the IngestionErrorCode of a file that is unreadable or lost, or
-TOO_LARGE_FOR_A_SHEET. ListRowErrors still returns the row errors.
+as a workbook. `problem` is the IngestionErrorCode of a file that is unreadable or lost,
+TOO_LARGE_FOR_A_SHEET, or FILE_EXPIRED or ROW_ERRORS_EXPIRED if the file or its row errors are
+no longer kept. Unless these are, ListRowErrors still returns the row errors.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "problem":
 "FILE_UNREADABLE"}
@@ -587,4 +596,11 @@ offset.
 
 Example metadata: {"lifetime_seconds": "3600"} or {"lifetime_seconds": "3600", "last_event_id":
 "1204"}
+"""
+ERROR_REASON_EVENTS_EXPIRED: ErrorReason.ValueType  # 45
+"""OUT_OF_RANGE. Events after after_event_id are no longer kept, so the caller would miss some of
+them. `oldest_event_id` is the first one kept. Read the current state with the other methods,
+then watch again after the event before oldest_event_id.
+
+Example metadata: {"after_event_id": "1204", "oldest_event_id": "90312"}
 """

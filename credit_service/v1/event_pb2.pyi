@@ -328,7 +328,7 @@ class ScoreChanged(message.Message):
     """The previous score, 0 to 100. Absent if the customer had none."""
     cause_event_id: builtins.int
     """Id of the event that caused the change. 0 if the cause was the date (a due date, a new year) or
-    a new scorecard.
+    a new scorecard. It may be older than the events that are kept.
     """
     @builtins.property
     def credit_score(self) -> score_pb2.CreditScore:

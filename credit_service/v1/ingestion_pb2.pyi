@@ -461,6 +461,8 @@ class Ingestion(message.Message):
     IGNORED_COLUMNS_FIELD_NUMBER: builtins.int
     UNREAD_SHEETS_FIELD_NUMBER: builtins.int
     CUSTOMERS_OVER_LIMIT_FIELD_NUMBER: builtins.int
+    FILE_EXPIRED_FIELD_NUMBER: builtins.int
+    ROW_ERRORS_EXPIRED_FIELD_NUMBER: builtins.int
     ingestion_id: builtins.str
     """Id of the ingestion, a UUID chosen by the client."""
     kind: IngestionKind.ValueType
@@ -509,6 +511,14 @@ class Ingestion(message.Message):
     """Number of customers whose loans or facts the ingestion stored and whose current debt exceeded
     their approved limit when it ended. Their score is 0 (DEBT_EXCEEDS_APPROVED_LIMIT). Absent
     before the end, for a dry run, and for ingestions of releases that did not count them.
+    """
+    file_expired: builtins.bool
+    """Whether the uploaded file is no longer kept, so that DownloadAnnotatedWorkbook cannot return it.
+    It is kept for 30 days after the end (server setting).
+    """
+    row_errors_expired: builtins.bool
+    """Whether the ingestion had row errors that are no longer kept. They are kept for 90 days after
+    the end (server setting). The counts stay.
     """
     @builtins.property
     def created_time(self) -> timestamp_pb2.Timestamp:
@@ -567,10 +577,12 @@ class Ingestion(message.Message):
         ignored_columns: abc.Iterable[builtins.str] | None = ...,
         unread_sheets: abc.Iterable[builtins.str] | None = ...,
         customers_over_limit: builtins.int | None = ...,
+        file_expired: builtins.bool = ...,
+        row_errors_expired: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_customers_over_limit", b"_customers_over_limit", "_total_rows", b"_total_rows", "created_time", b"created_time", "customers_over_limit", b"customers_over_limit", "error", b"error", "finished_time", b"finished_time", "started_time", b"started_time", "total_rows", b"total_rows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_customers_over_limit", b"_customers_over_limit", "_total_rows", b"_total_rows", "committed_offset", b"committed_offset", "created_time", b"created_time", "customers_over_limit", b"customers_over_limit", "error", b"error", "filename", b"filename", "finished_time", b"finished_time", "ignored_columns", b"ignored_columns", "ingestion_id", b"ingestion_id", "inserted", b"inserted", "kind", b"kind", "on_existing", b"on_existing", "principal", b"principal", "rejected", b"rejected", "rows_read", b"rows_read", "sha256", b"sha256", "sheet", b"sheet", "skipped", b"skipped", "source", b"source", "started_time", b"started_time", "state", b"state", "total_rows", b"total_rows", "unchanged", b"unchanged", "unread_sheets", b"unread_sheets", "updated", b"updated", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_customers_over_limit", b"_customers_over_limit", "_total_rows", b"_total_rows", "committed_offset", b"committed_offset", "created_time", b"created_time", "customers_over_limit", b"customers_over_limit", "error", b"error", "file_expired", b"file_expired", "filename", b"filename", "finished_time", b"finished_time", "ignored_columns", b"ignored_columns", "ingestion_id", b"ingestion_id", "inserted", b"inserted", "kind", b"kind", "on_existing", b"on_existing", "principal", b"principal", "rejected", b"rejected", "row_errors_expired", b"row_errors_expired", "rows_read", b"rows_read", "sha256", b"sha256", "sheet", b"sheet", "skipped", b"skipped", "source", b"source", "started_time", b"started_time", "state", b"state", "total_rows", b"total_rows", "unchanged", b"unchanged", "unread_sheets", b"unread_sheets", "updated", b"updated", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__customers_over_limit: _TypeAlias = typing.Literal["customers_over_limit"]  # noqa: Y015
     _WhichOneofArgType__customers_over_limit: _TypeAlias = typing.Literal["_customers_over_limit", b"_customers_over_limit"]  # noqa: Y015

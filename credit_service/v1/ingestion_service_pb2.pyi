@@ -529,8 +529,11 @@ class ListRowErrorsResponse(message.Message):
 
     ROW_ERRORS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    ROW_ERRORS_EXPIRED_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
     """Token of the next page. Empty on the last page."""
+    row_errors_expired: builtins.bool
+    """Whether the ingestion had row errors that are no longer kept. Then row_errors is empty."""
     @builtins.property
     def row_errors(self) -> containers.RepeatedCompositeFieldContainer[ingestion_pb2.RowError]:
         """The row errors of this page, in row order."""
@@ -540,10 +543,11 @@ class ListRowErrorsResponse(message.Message):
         *,
         row_errors: abc.Iterable[ingestion_pb2.RowError] | None = ...,
         next_page_token: builtins.str = ...,
+        row_errors_expired: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "row_errors", b"row_errors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "row_errors", b"row_errors", "row_errors_expired", b"row_errors_expired"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

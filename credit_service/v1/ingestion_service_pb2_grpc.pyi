@@ -40,7 +40,8 @@ class IngestionServiceStub:
     To resume a broken stream, send the rows from GetIngestion's committed_offset under the same
     ingestion_id. An earlier offset also works: the server compares rows below the committed offset
     with the committed ones and does not store them again. Repeating the whole stream of an ended
-    ingestion returns its result again.
+    ingestion returns its result again; from 30 days after its end (server setting) the rows are no
+    longer compared.
 
     An ingestion belongs to its caller: only the principal that started it can continue it and end
     it.
@@ -115,7 +116,8 @@ class IngestionServiceStub:
     ListRowErrors: grpc.UnaryUnaryMultiCallable[ingestion_service_pb2.ListRowErrorsRequest, ingestion_service_pb2.ListRowErrorsResponse]
     """Lists the errors of an ingestion's rejected rows in row order and, if requested, how its
     skipped rows differ from the stored records, one entry per skipped row. The service keeps about
-    100,000 rows of each; the counts include all.
+    100,000 rows of each; the counts include all. It keeps them for 90 days after the end of the
+    ingestion (server setting); then row_errors_expired is set.
 
     Row errors quote row values. For another caller's ingestion the caller also needs the scope
     credit.read, which gives access to all customers' data.
@@ -162,7 +164,8 @@ class IngestionServiceStub:
     missing.
     FAILED_PRECONDITION (INGESTION_NOT_UPLOADED): its rows came from IngestRows.
     (INGESTION_NOT_ENDED): it is still QUEUED or RUNNING. (WORKBOOK_UNAVAILABLE): the file cannot
-    be read as rows, is lost, or does not fit into a sheet.
+    be read as rows, is lost, does not fit into a sheet, or is no longer kept (30 days after the
+    end, a server setting).
     RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
     """
 
@@ -198,7 +201,8 @@ class IngestionServiceServicer(metaclass=abc_1.ABCMeta):
         To resume a broken stream, send the rows from GetIngestion's committed_offset under the same
         ingestion_id. An earlier offset also works: the server compares rows below the committed offset
         with the committed ones and does not store them again. Repeating the whole stream of an ended
-        ingestion returns its result again.
+        ingestion returns its result again; from 30 days after its end (server setting) the rows are no
+        longer compared.
 
         An ingestion belongs to its caller: only the principal that started it can continue it and end
         it.
@@ -303,7 +307,8 @@ class IngestionServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> ingestion_service_pb2.ListRowErrorsResponse:
         """Lists the errors of an ingestion's rejected rows in row order and, if requested, how its
         skipped rows differ from the stored records, one entry per skipped row. The service keeps about
-        100,000 rows of each; the counts include all.
+        100,000 rows of each; the counts include all. It keeps them for 90 days after the end of the
+        ingestion (server setting); then row_errors_expired is set.
 
         Row errors quote row values. For another caller's ingestion the caller also needs the scope
         credit.read, which gives access to all customers' data.
@@ -356,7 +361,8 @@ class IngestionServiceServicer(metaclass=abc_1.ABCMeta):
         missing.
         FAILED_PRECONDITION (INGESTION_NOT_UPLOADED): its rows came from IngestRows.
         (INGESTION_NOT_ENDED): it is still QUEUED or RUNNING. (WORKBOOK_UNAVAILABLE): the file cannot
-        be read as rows, is lost, or does not fit into a sheet.
+        be read as rows, is lost, does not fit into a sheet, or is no longer kept (30 days after the
+        end, a server setting).
         RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
         """
 

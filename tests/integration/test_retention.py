@@ -1,18 +1,29 @@
 """Expired rows are deleted in small steps, and nothing that a rule still needs."""
 
+import asyncio
 import threading
 from dataclasses import replace
 from datetime import date
+from itertools import islice
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import grpc
 import pytest
 from sqlalchemy import Connection, func, select, table, text
 
+from credit_service.cli.app import run as run_command
 from credit_service.clock import Clock
 from credit_service.commands.create_loan import CreateLoan, create_loan
+from credit_service.console.event_lines import EventLine
+from credit_service.console.feed import Feeds
 from credit_service.domain.eligibility import Ask
-from credit_service.domain.errors import PreconditionFailedError, RequestIdReusedError
+from credit_service.domain.errors import (
+    OutOfRangeError,
+    PreconditionFailedError,
+    RequestIdReusedError,
+)
 from credit_service.ingestion.streams import (
     begin_stream,
     fail_stream,
@@ -23,10 +34,15 @@ from credit_service.ingestion.uploads import fail_upload, store_upload
 from credit_service.ingestion.wire import RowBatch
 from credit_service.queries.backtest import replay_decision
 from credit_service.queries.ingestions import get_ingestion, list_row_errors
-from credit_service.storage import event_stream, retention, tasks
+from credit_service.rpc import watch
+from credit_service.storage import event_stream, ingestions, retention, tasks
 from credit_service.storage.database import Database
-from credit_service.storage.ingestions import Header
+from credit_service.storage.event_stream import StoredEvent
+from credit_service.storage.ingestions import Header, StoredRowError
 from credit_service.storage.retention import Deletion, Retention
+from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
+from tests.integration.conftest import Edge, refusal_of
 from tests.integration.imported import (
     PRINCIPAL,
     CustomerRow,
@@ -439,3 +455,141 @@ def test_ages_are_reported_for_every_table_that_expires(old_events: Database) ->
     delete(old_events, Retention())
     execute(old_events, "UPDATE events SET occurred_at = now() - interval '95 days'")
     assert ages(Retention())["events"] == (0, 0)
+
+
+# What callers see.
+
+
+def watched(server: Edge, after: int, count: int, customer_id: int | None = None) -> list[int]:
+    """The ids of the first events of a watch, 0 for a heartbeat."""
+    request = pb.WatchCreditEventsRequest(after_event_id=after, customer_id=customer_id)
+    stream: Any = server.credit.WatchCreditEvents(request, timeout=20)
+    found = [each.event.event_id for each in islice(stream, count)]
+    stream.cancel()
+    return found
+
+
+def test_a_watch_that_would_miss_events_is_rejected(old_events: Database, server: Edge) -> None:
+    execute(old_events, "UPDATE events SET occurred_at = now() WHERE event_id > 8")
+    delete(old_events, replace(FOREVER, events=90))
+    for customer_id in (None, 99):
+        with pytest.raises(grpc.RpcError) as caught:
+            watched(server, 7, 1, customer_id)
+        refusal = refusal_of(caught.value)
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.OUT_OF_RANGE, "EVENTS_EXPIRED")
+        assert refusal.metadata == {"after_event_id": "7", "oldest_event_id": "9"}
+    # None is missed after the one before the oldest, nor from the start.
+    assert watched(server, 8, 4) == watched(server, 0, 4) == [9, 10, 11, 0]
+    assert watched(server, 0, 1, customer_id=99) == [0]
+
+
+def test_a_slow_watch_ends_when_its_next_events_are_deleted(
+    old_events: Database, server: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_PAGE", 2)
+    tail = watch.EventTail(old_events, threading.Event())
+    stream = tail.follow(0, None, frozenset())
+    assert [event_id_of(each) for each in islice(stream, 2)] == [1, 2]
+    # None of the next ones is left when they are read.
+    delete(old_events, replace(FOREVER, events=90))
+    with pytest.raises(OutOfRangeError) as caught:
+        next(stream)
+    assert caught.value.metadata == {"after_event_id": "2", "oldest_event_id": "11"}
+
+
+def test_events_deleted_before_the_first_page_are_no_gap(
+    old_events: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tail = watch.EventTail(old_events, threading.Event())
+    newest = watch.EventTail.newest
+
+    def delete_first(tail: watch.EventTail) -> int:
+        delete(old_events, replace(FOREVER, events=90))
+        return newest(tail)
+
+    monkeypatch.setattr(watch.EventTail, "newest", delete_first)
+    assert event_id_of(next(tail.follow(0, None, frozenset()))) == 11
+
+
+def event_id_of(found: StoredEvent | int) -> int:
+    assert not isinstance(found, int)
+    return found.event_id
+
+
+def test_events_that_are_no_longer_kept_are_named_by_the_command(
+    old_events: Database, server: Edge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    delete(old_events, replace(FOREVER, events=90))
+    command = ["events", "--no-follow", "--address", server.target]
+    assert run_command([*command, "--after", "3"]) == 1
+    shown = capsys.readouterr().err
+    assert "Events 4 to 10 are no longer kept" in shown
+    assert "--after 10" in shown
+    assert run_command([*command, "--after", "10"]) == 0
+    assert run_command(command) == 0
+
+
+def test_the_consoles_feed_starts_with_the_events_that_are_kept(
+    old_events: Database, server: Edge
+) -> None:
+    delete(old_events, replace(FOREVER, events=90))
+
+    async def first() -> object:
+        feeds = Feeds(server.channel)
+        try:
+            async for item in feeds.listen(""):
+                if item is not None:
+                    return item
+        finally:
+            feeds.close()
+        return None
+
+    found = asyncio.run(asyncio.wait_for(first(), 20))
+    assert isinstance(found, EventLine)
+    assert found.event_id == 11
+
+
+def test_a_file_and_row_errors_that_are_no_longer_kept_are_reported(
+    database: Database, server: Edge, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    ingestion_id = uuid4()
+    header = Header(ingestion_id, "CUSTOMERS", filename="c.csv")
+    store_upload(database, header, [b"Customer ID\n1\n"], TODAY, PRINCIPAL, 10**7)
+    fail_upload(database, ingestion_id, "COLUMN_MISSING", "There is no column Age.", TODAY)
+    run(database, "UPDATE ingestions SET rejected = 3, rows_read = 3")
+    with database.transaction() as connection:
+        errors = [StoredRowError(n, 1, n, "age", "MISSING", "", "a", "m") for n in range(3)]
+        ingestions.add_errors(connection, ingestion_id, errors)
+    request = ingestion_pb.ListRowErrorsRequest(ingestion_id=str(ingestion_id))
+    listed = server.ingestion.ListRowErrors(request)
+    assert (len(listed.row_errors), listed.row_errors_expired) == (3, False)
+
+    execute(database, "UPDATE ingestions SET finished_at = now() - interval '60 days'")
+    delete(database, Retention(sources=30, row_errors=90))
+    seen = server.ingestion.GetIngestion(
+        ingestion_pb.GetIngestionRequest(ingestion_id=str(ingestion_id))
+    ).ingestion
+    assert (seen.file_expired, seen.row_errors_expired, seen.rejected) == (True, False, 3)
+    assert _problem_of_download(server, ingestion_id) == "FILE_EXPIRED"
+    path = tmp_path / "a.xlsx"
+    command = ["annotated", str(ingestion_id), "--output", str(path), "--address", server.target]
+    assert run_command(command) == 1
+    assert "it was deleted at the end of its retention" in capsys.readouterr().err
+    assert len(server.ingestion.ListRowErrors(request).row_errors) == 3
+
+    # As soon as the first of them is deleted.
+    execute(database, "UPDATE ingestions SET row_errors_state = 'DELETING'")
+    listed = server.ingestion.ListRowErrors(request)
+    assert (list(listed.row_errors), listed.row_errors_expired) == ([], True)
+    execute(database, "UPDATE ingestions SET source_state = 'KEPT'")
+    assert _problem_of_download(server, ingestion_id) == "ROW_ERRORS_EXPIRED"
+
+
+def _problem_of_download(server: Edge, ingestion_id: UUID) -> str:
+    request = ingestion_pb.DownloadAnnotatedWorkbookRequest(ingestion_id=str(ingestion_id))
+    with pytest.raises(grpc.RpcError) as caught:
+        list(server.ingestion.DownloadAnnotatedWorkbook(request))
+    refusal = refusal_of(caught.value)
+    assert refusal.reason == "WORKBOOK_UNAVAILABLE"
+    assert refusal.code == grpc.StatusCode.FAILED_PRECONDITION
+    return refusal.metadata["problem"]

@@ -355,7 +355,9 @@ def _is_annotated(ingestion: ingestion_pb2.Ingestion) -> bool:
     uploaded = ingestion.source == ingestion_pb2.INGESTION_SOURCE_UPLOAD
     ended = ingestion.state in ENDED_STATES
     has_problems = ingestion.rejected or ingestion.skipped or ingestion.HasField("error")
-    return uploaded and ended and bool(has_problems) and ingestion.error.code in _ANNOTATABLE
+    is_kept = not (ingestion.file_expired or ingestion.row_errors_expired)
+    can_be_marked = uploaded and ended and is_kept and ingestion.error.code in _ANNOTATABLE
+    return can_be_marked and bool(has_problems)
 
 
 def _counts(ingestion: ingestion_pb2.Ingestion) -> dict[str, int]:

@@ -428,6 +428,8 @@ def write_ingestion(ingestion: Ingestion) -> Any:
         ignored_columns=ingestion.ignored_columns,
         unread_sheets=ingestion.unread_sheets,
         customers_over_limit=ingestion.customers_over_limit,
+        file_expired=ingestion.is_file_expired,
+        row_errors_expired=ingestion.is_row_errors_expired,
     )
     if ingestion.error_code is not None:
         message.error.code = _ERROR_CODES[ingestion.error_code]
