@@ -18,12 +18,7 @@ from credit_service.rpc.calls.incoming import Incoming, Message, PendingMessages
 from credit_service.rpc.calls.limits import RateLimiter, StreamCapacity, StreamLimiter
 from credit_service.rpc.calls.methods import KINDS
 from credit_service.rpc.calls.pool import ServingPool
-from credit_service.rpc.calls.rejections import (
-    Rejections,
-    prepared_too_many_calls,
-    too_many_calls,
-)
-from credit_service.rpc.errors import QuotaExceededError
+from credit_service.rpc.calls.rejections import Rejections, too_many_calls
 
 
 class Admission:
@@ -67,13 +62,8 @@ class Admission:
         principal = self._gatekeeper.authorize_cached(method, incoming)
         if principal is None:
             threads.submit(self._authenticate, method, start, incoming)
-            return
-        reservation = self._concurrency.reserve(principal.name, writes=KINDS.get(method) == "write")
-        if reservation is not None:
-            self._receive(start, incoming, principal, reservation)
         else:
-            status = prepared_too_many_calls(principal.name, self._concurrency.max_reserved)
-            incoming.serve(Message(None), self._rejections.behavior(method, [status]))
+            self._reserve(method, start, incoming, principal)
 
     def _authenticate(self, method: str, start: StartCall, incoming: Incoming) -> None:
         """Authenticate the caller on a thread, before the message is received."""
@@ -81,13 +71,19 @@ class Admission:
             principal = self._gatekeeper.authorize(method, incoming.context)
         except Exception as error:  # noqa: BLE001 - the call's behavior raises it
             incoming.serve(Message(None, error=error))
-            return
+        else:
+            self._reserve(method, start, incoming, principal)
+
+    def _reserve(
+        self, method: str, start: StartCall, incoming: Incoming, principal: Principal
+    ) -> None:
+        """Receive the call's message, or reject the call if its principal is at its limit."""
         reservation = self._concurrency.reserve(principal.name, writes=KINDS.get(method) == "write")
         if reservation is not None:
             self._receive(start, incoming, principal, reservation)
         else:
-            rejection = too_many_calls(principal.name, self._concurrency.max_reserved)
-            incoming.serve(Message(None, error=rejection))
+            status = too_many_calls(principal.name, self._concurrency.max_reserved)
+            incoming.serve(Message(None), self._rejections.behavior(method, [status]))
 
     def _receive(
         self,
@@ -132,8 +128,6 @@ class Admission:
             call.is_caller_known = False
             principal = None
             if isinstance(requests, Message):
-                if isinstance(requests.error, QuotaExceededError):
-                    call.principal, call.is_caller_known = requests.error.subject, True
                 if requests.error is not None:
                     raise requests.error
                 principal = requests.principal

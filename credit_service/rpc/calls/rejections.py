@@ -133,9 +133,10 @@ def overloaded(max_concurrent_calls: int, retry_after_seconds: float) -> Overloa
     )
 
 
-def too_many_calls(principal: str, max_calls: int) -> QuotaExceededError:
+@lru_cache(maxsize=256)
+def too_many_calls(principal: str, max_calls: int) -> PreparedStatus:
     """TOO_MANY_CALLS: the principal is at its limit of concurrent calls."""
-    return QuotaExceededError(
+    error = QuotaExceededError(
         "TOO_MANY_CALLS",
         f"You have {max_calls} calls running or waiting on this server, the limit; wait for some "
         "to finish.",
@@ -143,12 +144,7 @@ def too_many_calls(principal: str, max_calls: int) -> QuotaExceededError:
         retry_after_seconds=0.5,
         metadata={"max_calls": str(max_calls)},
     )
-
-
-@lru_cache(maxsize=256)
-def prepared_too_many_calls(principal: str, max_calls: int) -> PreparedStatus:
-    """The prepared status of `too_many_calls`."""
-    return prepare(to_status(too_many_calls(principal, max_calls), "", ""))
+    return prepare(to_status(error, "", ""))
 
 
 def not_implemented(method: str) -> UnimplementedError:
