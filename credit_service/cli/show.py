@@ -192,18 +192,9 @@ def _show_counter_offer(offer: decision_pb2.CounterOffer) -> None:
 
 def loans(target: Target, customer_id: int, limit: int, *, as_json: bool) -> int:
     """List a customer's loans."""
+    request = pb.ListLoansRequest(customer_id=customer_id)
     with _service(target) as service:
-        found, more = _pages(
-            lambda size, token: service.ListLoans(
-                pb.ListLoansRequest(customer_id=customer_id, page_size=size, page_token=token),
-                timeout=CALL_TIMEOUT_SECONDS,
-            ),
-            "loans",
-            limit,
-        )
-    if as_json:
-        print_json({"loans": [as_dict(each) for each in found], "more": more})
-        return ExitCode.GOOD
+        found, more = _pages(service.ListLoans, request, "loans", limit)
     table = Listing(
         ("loan", "right"), ("amount", "right"), ("rate", "right"), ("installment", "right"),
         ("settled", "right"), ("outstanding", "right"), "state", "next due",
@@ -219,8 +210,7 @@ def loans(target: Target, customer_id: int, limit: int, *, as_json: bool) -> int
             _loan_state(each),
             _day(each.next_due_date),
         )
-    _print_listed(table, len(found), "loans", more=more)
-    return ExitCode.GOOD
+    return _print_list(table, "loans", found, more=more, as_json=as_json)
 
 
 def loan(target: Target, loan_id: int, customer_id: int | None, *, as_json: bool) -> int:
@@ -358,18 +348,9 @@ def pay(target: Target, payment: Payment, *, as_json: bool) -> int:
 
 def decisions(target: Target, customer_id: int | None, limit: int, *, as_json: bool) -> int:
     """List stored decisions, latest first."""
+    request = pb.ListDecisionsRequest(customer_id=customer_id)
     with _service(target) as service:
-        found, more = _pages(
-            lambda size, token: service.ListDecisions(
-                pb.ListDecisionsRequest(customer_id=customer_id, page_size=size, page_token=token),
-                timeout=CALL_TIMEOUT_SECONDS,
-            ),
-            "decisions",
-            limit,
-        )
-    if as_json:
-        print_json({"decisions": [as_dict(each) for each in found], "more": more})
-        return ExitCode.GOOD
+        found, more = _pages(service.ListDecisions, request, "decisions", limit)
     table = Listing(
         ("decision", "right"), "time", ("customer", "right"), ("requested", "right"),
         ("months", "right"), ("rate", "right"), ("score", "right"), "outcome",
@@ -386,8 +367,7 @@ def decisions(target: Target, customer_id: int | None, limit: int, *, as_json: b
             str(each.credit_score.score),
             f"approved: loan {each.loan_id}" if each.approved else f"declined: {reasons}",
         )
-    _print_listed(table, len(found), "decisions", more=more)
-    return ExitCode.GOOD
+    return _print_list(table, "decisions", found, more=more, as_json=as_json)
 
 
 def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
@@ -441,26 +421,31 @@ def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
 # Helpers.
 
 
-def _pages(page: Callable[[int, str], Any], name: str, limit: int) -> tuple[list[Any], bool]:
+def _pages(
+    method: Callable[..., Any], request: Any, name: str, limit: int
+) -> tuple[list[Any], bool]:
     """Return the first `limit` items of a list, read page by page, and whether there are more."""
     found: list[Any] = []
-    token = ""
     while len(found) < limit:
-        response = page(min(limit - len(found), _PAGE_SIZE), token)
+        request.page_size = min(limit - len(found), _PAGE_SIZE)
+        response = method(request, timeout=CALL_TIMEOUT_SECONDS)
         found += getattr(response, name)
-        token = response.next_page_token
-        if not token:
+        request.page_token = response.next_page_token
+        if not request.page_token:
             break
-    return found, bool(token)
+    return found, bool(request.page_token)
 
 
-def _print_listed(table: Listing, count: int, what: str, *, more: bool) -> None:
-    if not count:
-        note(f"There are no {what}.")
-        return
-    table.print()
-    if more:
-        note(f"Showing the first {count} {what}; use --limit to show more.")
+def _print_list(table: Listing, name: str, found: list[Any], *, more: bool, as_json: bool) -> int:
+    if as_json:
+        print_json({name: [as_dict(each) for each in found], "more": more})
+    elif not found:
+        note(f"There are no {name}.")
+    else:
+        table.print()
+        if more:
+            note(f"Showing the first {len(found)} {name}; use --limit to show more.")
+    return ExitCode.GOOD
 
 
 def _print_facts(*facts: tuple[str, str]) -> None:
