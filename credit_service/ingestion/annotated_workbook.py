@@ -683,7 +683,7 @@ class _Summary:
             ("Ingestion id", order.ingestion_id),
         ]
         for name, names in (
-            ("Columns not used", order.ignored_columns),
+            ("Columns ignored", order.ignored_columns),
             ("Sheets not read", order.unread_sheets),
         ):
             if names:

@@ -939,7 +939,7 @@ def test_an_upload_lists_the_sheet_read_and_the_parts_not_read(
     content = b"".join(each.chunk for each in server.ingestion.DownloadAnnotatedWorkbook(request))
     summary = openpyxl.load_workbook(io.BytesIO(content)).worksheets[0]
     facts = dict(row[:2] for row in summary.iter_rows(values_only=True))
-    assert facts["Columns not used"] == "Town, column H (no header)"
+    assert facts["Columns ignored"] == "Town, column H (no header)"
     assert facts["Sheets not read"] == "Borrowers 2023"
 
 

@@ -600,7 +600,7 @@ def test_the_summary_names_columns_and_sheets_that_were_not_read() -> None:
         loans_workbook(A_LOAN), ignored_columns=["Branch", "Notes"], unread_sheets=["2023"]
     )
     facts = {row[0].value: row[1].value for row in opened(content)[SUMMARY_TITLE].iter_rows()}
-    assert (facts["Columns not used"], facts["Sheets not read"]) == ("Branch, Notes", "2023")
+    assert (facts["Columns ignored"], facts["Sheets not read"]) == ("Branch, Notes", "2023")
 
 
 # --- The original ---------------------------------------------------------------------------------
