@@ -171,6 +171,10 @@ bench: $(VENV)/installed-dev ## run the benchmarks and check their goals: JSON=F
 bench-quick: $(VENV)/installed-dev ## run the benchmarks, shorter and with smaller tables
 	$(RUN) -m benchmarks --quick $(if $(JSON),--json $(JSON))
 
+.PHONY: bench-scale
+bench-scale: $(VENV)/installed-dev ## measure 1 to 8 serving processes and one relay, about 20 minutes
+	$(RUN) -m benchmarks --only scale --rounds 3 --seconds 3 $(if $(JSON),--json $(JSON))
+
 .PHONY: operations
 operations: $(VENV)/installed-dev ## regenerate the tables of docs/operations.md and the dashboards
 	$(RUN) scripts/configuration.py write

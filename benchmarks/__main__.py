@@ -15,6 +15,7 @@ from benchmarks.calls import Calls
 from benchmarks.growth import Growth
 from benchmarks.ingest import Ingestions
 from benchmarks.measuring import Plan, Result
+from benchmarks.scale import Scale
 
 GROUPS = (
     "pipeline",
@@ -28,6 +29,8 @@ GROUPS = (
     "growth",
     "processes",
 )
+SEPARATE = ("scale",)
+"""Groups that run only if they are named."""
 _FULL = Plan(rounds=7, seconds=4.0, quick=False)
 _QUICK = Plan(rounds=3, seconds=1.5, quick=True)
 
@@ -43,12 +46,13 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="only list the groups")
     arguments = parser.parse_args()
     if arguments.list:
-        print("\n".join(GROUPS))
+        print("\n".join((*GROUPS, *SEPARATE)))
         return 0
     names: list[str] = arguments.only or list(GROUPS)
-    unknown = [each for each in names if each not in GROUPS]
+    known = (*GROUPS, *SEPARATE)
+    unknown = [each for each in names if each not in known]
     if unknown:
-        parser.error(f"no such group: {', '.join(unknown)}; choose from {', '.join(GROUPS)}")
+        parser.error(f"no such group: {', '.join(unknown)}; choose from {', '.join(known)}")
     plan = _QUICK if arguments.quick else _FULL
     plan = replace(
         plan,
@@ -71,7 +75,7 @@ def main() -> int:
 
 
 def _groups(test_bed: Bed, plan: Plan) -> dict[str, Callable[[], list[Result]]]:
-    """The benchmark functions of each group, in the order of GROUPS."""
+    """The benchmark functions of each group, in the order of GROUPS and SEPARATE."""
     given = test_bed, plan
     calls, ingestions, growth = Calls(*given), Ingestions(*given), Growth(*given)
     measures = (
@@ -85,8 +89,9 @@ def _groups(test_bed: Bed, plan: Plan) -> dict[str, Callable[[], list[Result]]]:
         ingestions.memory,
         growth.measure,
         calls.processes,
+        Scale(*given).measure,
     )
-    return dict(zip(GROUPS, measures, strict=True))
+    return dict(zip((*GROUPS, *SEPARATE), measures, strict=True))
 
 
 if __name__ == "__main__":

@@ -145,13 +145,13 @@ def started() -> Iterator[Bed]:
         with EmbeddedStack(folder / "data", durable=True) as stack:
             bed = Bed(stack, folder)
             for pid in (stack.pids["Valkey"],):
-                _pin(pid, bed.loading)
+                pin(pid, bed.loading)
             yield bed
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _pin(pid: int, processors: frozenset[int]) -> None:
+def pin(pid: int, processors: frozenset[int]) -> None:
     """Pin every thread of a process to these processors."""
     for thread in psutil.Process(pid).threads():
         with contextlib.suppress(ProcessLookupError):
@@ -274,12 +274,14 @@ def _announced_port(process: "subprocess.Popen[str]") -> int | None:
 
 
 @contextmanager
-def worker(database_url: str, redis_url: str, **settings: object) -> Iterator[psutil.Process]:
-    """A worker process until the end of the context."""
+def worker(
+    database_url: str, redis_url: str, *arguments: str, **settings: object
+) -> Iterator[psutil.Process]:
+    """A worker process with these arguments until the end of the context."""
     environment = dict(os.environ) | {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
     environment |= {f"CREDIT_{name.upper()}": str(value) for name, value in settings.items()}
     process = subprocess.Popen(
-        [sys.executable, "-m", "workers"],
+        [sys.executable, "-m", "workers", *arguments],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -59,7 +59,7 @@ class Calls:
             customers = range(1, _WARM_CUSTOMERS + 1)
             bodies = [check_body(each) for each in customers]
             self._bed.flush_cache()
-            work = self._loading(real, "CheckEligibility", bodies, _eligible)
+            work = self._loading(real, "CheckEligibility", bodies, eligible)
             yardstick = self._loading(empty, "CheckEligibility", [b""])
             own, others = by_turns(self._plan.rounds, [work, yardstick])
         return [
@@ -81,7 +81,7 @@ class Calls:
             customers = list(range(1, CUSTOMERS + 1))
             self._random.shuffle(customers)
             bodies = [check_body(each) for each in customers]
-            ask = self._loading(real, "CheckEligibility", bodies, _eligible, once=True)
+            ask = self._loading(real, "CheckEligibility", bodies, eligible, once=True)
             yardstick = self._loading(read, "CheckEligibility", bodies)
 
             def work() -> Turn:
@@ -107,8 +107,8 @@ class Calls:
         script.write_text(pgbench.script(CUSTOMERS))
         with ExitStack() as running:
             real = self._server(running)
-            spread = self._writing(real, "CreateLoan", self._create_body(CUSTOMERS), _booked)
-            hot = self._writing(real, "CreateLoan", self._create_body(HOT_CUSTOMERS), _booked)
+            spread = self._writing(real, "CreateLoan", self._create_body(CUSTOMERS), booked)
+            hot = self._writing(real, "CreateLoan", self._create_body(HOT_CUSTOMERS), booked)
             pay = self._writing(real, "RecordPayment", self._payment_body, _paid)
 
             def statements() -> Turn:
@@ -248,7 +248,7 @@ class Calls:
                         supervised,
                         "CheckEligibility",
                         bodies,
-                        _eligible,
+                        eligible,
                         # Enough for the kernel to spread them evenly.
                         channels=CALLERS,
                         processors=self._bed.all_processors,
@@ -308,7 +308,7 @@ class Calls:
             channels=channels,
             once=once,
         )
-        return lambda: loaded(self._bed, server, order, check, processors or self._bed.loading)
+        return lambda: loaded(self._bed, server, [order], check, processors or self._bed.loading)
 
     def _writing(
         self,
@@ -346,21 +346,21 @@ class Calls:
 def loaded(
     test_bed: Bed,
     server: Server,
-    order: Order,
+    orders: Sequence[Order],
     check: Callable[[bytes], bool] | None,
     processors: frozenset[int],
 ) -> Turn:
-    """Load a server from these processors.
+    """Load a server from these processors, with one process for each order.
 
     Raises: LoadError: a call failed, or a response has unexpected content.
     """
     server_before = server.cpu_seconds()
     database_before = bed.cpu_seconds_of_tree(test_bed.database_pid)
     with bed.on(processors):
-        outcome = load.run_apart(order)
+        outcome = load.run_together(orders)
     server_cpu = server.cpu_seconds() - server_before
     database_cpu = bed.cpu_seconds_of_tree(test_bed.database_pid) - database_before
-    _ensure_good(order, outcome, check)
+    _ensure_good(orders[0], outcome, check)
     return Turn(
         outcome.calls_per_second,
         {
@@ -412,11 +412,11 @@ def create_body(customer_id: int) -> bytes:
     ).SerializeToString()
 
 
-def _eligible(answer: bytes) -> bool:
+def eligible(answer: bytes) -> bool:
     return pb.CheckEligibilityResponse.FromString(answer).approved
 
 
-def _booked(answer: bytes) -> bool:
+def booked(answer: bytes) -> bool:
     return pb.CreateLoanResponse.FromString(answer).loan.loan_id > 0
 
 

@@ -83,6 +83,6 @@ class _Work:
             channels=2,
             once=booking,
         )
-        turn = calls.loaded(self._bed, self._server, order, None, self._bed.loading)
+        turn = calls.loaded(self._bed, self._server, [order], None, self._bed.loading)
         assert turn.p50_ms is not None
         return Turn(turn.p50_ms, turn.busy, turn.p50_ms, turn.p99_ms)

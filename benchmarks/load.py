@@ -12,11 +12,13 @@ writes a pickled `Outcome` to standard output.
 import pickle
 import selectors
 import socket
+import statistics
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
@@ -30,6 +32,7 @@ _INITIAL_WINDOW_SIZE = 4
 _RECEIVE_BYTES = 256 * 1024
 _SAMPLES = 50
 _PATIENCE_SECONDS = 30.0
+_READY, _BEGIN = b"r", b"b"
 
 _Metadata = tuple[tuple[str, str], ...]
 
@@ -297,37 +300,89 @@ def _loop(
 
 def run_apart(order: Order) -> Outcome:
     """`run` in a separate process, on the processors of this one. Raises the same errors."""
-    outcome = ordered("benchmarks.load", order)
-    assert isinstance(outcome, Outcome)
-    return outcome
+    return run_together([order])
 
 
-def ordered(module: str, order: object) -> object:
-    """The outcome of an order, executed in a separate process by a module with `serve_one`.
+def run_together(orders: Sequence[Order]) -> Outcome:
+    """`run` of each order in a process of its own, all at the same time; returns the sum.
 
-    Raises: LoadError: raised by the module.
+    The latencies are the median of the processes' p50 and the highest p99. Raises the same errors.
     """
-    found = subprocess.run(
-        [sys.executable, "-m", module],
-        input=pickle.dumps(order),
-        stdout=subprocess.PIPE,
-        check=True,
+    outcomes = ordered("benchmarks.load", orders)
+    return Outcome(
+        calls=sum(each.calls for each in outcomes),
+        failed=sum(each.failed for each in outcomes),
+        seconds=max(each.seconds for each in outcomes),
+        cpu_seconds=sum(each.cpu_seconds for each in outcomes),
+        p50_ms=statistics.median(each.p50_ms for each in outcomes),
+        p99_ms=max(each.p99_ms for each in outcomes),
+        samples=[sample for each in outcomes for sample in each.samples],
+        failure=" ".join(each.failure for each in outcomes if each.failure),
     )
-    outcome = pickle.loads(found.stdout)  # noqa: S301 - written by `serve_one`
-    if isinstance(outcome, LoadError):
-        raise outcome
-    return outcome
+
+
+def ordered(module: str, orders: Sequence[object]) -> list[Any]:
+    """The outcomes of orders, each executed in a separate process by a module with `serve_one`.
+
+    The processes begin once all of them have their orders.
+
+    Raises: LoadError: raised by the module. RuntimeError: a process died.
+    """
+    with ExitStack() as running:
+        processes = [
+            running.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                )
+            )
+            for _ in orders
+        ]
+        for process in processes:
+            # Does nothing to a process that has ended.
+            running.callback(process.kill)
+        try:
+            return _outcomes(processes, orders)
+        except (OSError, EOFError) as error:
+            raise RuntimeError(f"a process of {module} died") from error
+
+
+def _outcomes(
+    processes: "Sequence[subprocess.Popen[bytes]]", orders: Sequence[object]
+) -> list[Any]:
+    pipes = []
+    for process, order in zip(processes, orders, strict=True):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        pickle.dump(order, process.stdin)
+        process.stdin.flush()
+        pipes.append((process.stdin, process.stdout))
+    for _, answers in pipes:
+        if answers.read(1) != _READY:
+            raise EOFError
+    for commands, _ in pipes:
+        commands.write(_BEGIN)
+        commands.flush()
+    outcomes = [pickle.load(answers) for _, answers in pipes]  # noqa: S301 - from `serve_one`
+    for outcome in outcomes:
+        if isinstance(outcome, LoadError):
+            raise outcome
+    return outcomes
 
 
 def serve_one(run_order: Callable[[Any], object]) -> None:
     """Serve one order of `ordered`: from standard input, the outcome to standard output."""
     order = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by `ordered`
+    sys.stdout.buffer.write(_READY)
+    sys.stdout.buffer.flush()
+    if sys.stdin.buffer.read(1) != _BEGIN:
+        return
     result: object
     try:
         result = run_order(order)
     except LoadError as error:
         result = error
     pickle.dump(result, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -47,8 +47,8 @@ def amount(figure: float, unit: str) -> str:
 
 
 def _ratio(result: Result) -> str:
-    """Rates as a percentage of the yardstick, times and sizes as a multiple."""
-    if result.goal is not None and result.goal.value >= 1:
+    """Rates as a percentage of the yardstick, times, sizes and larger rates as a multiple."""
+    if result.ratio > 1 if result.goal is None else result.goal.value >= 1:
         return f"{result.ratio:.2f} times"
     return f"{result.ratio:.0%}"
 

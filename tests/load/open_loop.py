@@ -95,7 +95,7 @@ def _note(outcome: Outcome, seconds: float, answer: bytes | None, at_seconds: fl
 
 def run_apart(order: Order) -> Outcome:
     """`run` in a separate process, on the processors of this one. Raises the same errors."""
-    outcome = ordered("tests.load.open_loop", order)
+    (outcome,) = ordered("tests.load.open_loop", [order])
     assert isinstance(outcome, Outcome)
     return outcome
 

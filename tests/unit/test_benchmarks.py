@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 import pytest
 
-from benchmarks import calls, load, pgbench, picture, report
-from benchmarks.__main__ import GROUPS
+from benchmarks import calls, load, pgbench, picture, report, scale
+from benchmarks.__main__ import GROUPS, SEPARATE
 from benchmarks.bed import Machine
 from benchmarks.load import LoadError, Order
 from benchmarks.measuring import RATE, SECONDS, Goal, Result, Turn, by_turns
@@ -95,6 +95,51 @@ def test_running_out_of_bodies_is_an_error() -> None:
         load.run(Order(port, "/x.X/Y", [b"a"] * 10, 1.0, callers=4, channels=1, once=True))
 
 
+def test_several_processes_load_at_the_same_time_and_their_calls_are_added() -> None:
+    received: list[bytes] = []
+    both = threading.Event()
+
+    def echo(request: bytes, _context: grpc.ServicerContext) -> bytes:
+        received.append(request)
+        if set(received) == {b"a", b"b"}:
+            both.set()
+        # One process alone would wait for the other in vain.
+        assert both.wait(30)
+        return request
+
+    with serving(echo) as port:
+        orders = [Order(port, "/x.X/Y", [body], 0.1, callers=2) for body in (b"a", b"b")]
+        outcome = load.run_together(orders)
+    assert outcome.failed == 0
+    assert outcome.calls == len(received)
+    assert set(outcome.samples) == {b"a", b"b"}
+
+
+def test_a_load_process_that_dies_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match=r"a process of tests\.absent died"):
+        load.ordered("tests.absent", [None, None])
+
+
+@pytest.mark.parametrize(
+    ("busy", "limit"),
+    [
+        ({"machine": 1.9, "server": 1.0, "load": 0.2}, "all 2 processors"),
+        ({"machine": 1.2, "server": 1.9, "load": 0.2}, "the serving processes"),
+        ({"machine": 1.2, "server": 1.0, "load": 0.95}, "the load"),
+        ({"machine": 1.2, "server": 1.0, "load": 0.2}, "waiting for PostgreSQL or Redis"),
+    ],
+)
+def test_a_result_names_its_limit(busy: dict[str, float], limit: str) -> None:
+    assert scale.saturated(busy, count=2, loads=1, processors=2) == limit
+
+
+def test_each_stream_has_customers_of_its_own() -> None:
+    lines = scale._rows(500).replace("STREAM", "1234").splitlines()
+    assert len(lines) == 501
+    customers = {int(line.partition(",")[0]) for line in lines[1:]}
+    assert customers <= set(range(1_234_000, 1_235_000))
+
+
 def test_workloads_alternate_after_a_warm_up() -> None:
     done: list[str] = []
 
@@ -155,18 +200,20 @@ def test_the_table_and_the_json_are_equal(tmp_path: Path) -> None:
         result(Goal("≥", 0.6)),
         result(Goal("≤", 4), unit=SECONDS, name="times"),
         result(name="alone", yardstick_turns=[], against=""),
+        result(name="faster", yardstick_turns=[Turn(20.0)] * 3),
     ]
     table = report.table(results).splitlines()
-    assert [line.count("|") for line in table] == [8] * 5
+    assert [line.count("|") for line in table] == [8] * 6
     assert "50% " in table[2]
     assert "≥ 60%" in table[2]
     assert "NO" in table[2]
     assert "0.50 times" in table[3]
     assert "yes" in table[3]
+    assert "2.50 times" in table[5]
     machine = Machine("a processor", 2, 24, "Linux", "3.11", "18", 0.5)
     report.write_json(tmp_path / "x.json", machine, results, quick=True)
     document = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
-    assert [each["met"] for each in document["results"]] == [False, True, None]
+    assert [each["met"] for each in document["results"]] == [False, True, None, None]
     assert document["machine"]["processors"] == 2
     assert "50" in report.details(results)
 
@@ -187,7 +234,8 @@ def test_bodies_differ_in_their_request_ids() -> None:
 
 
 def test_the_groups_have_names_of_their_own() -> None:
-    assert len(set(GROUPS)) == len(GROUPS)
+    names = (*GROUPS, *SEPARATE)
+    assert len(set(names)) == len(names)
 
 
 def test_the_picture_has_every_point() -> None:
