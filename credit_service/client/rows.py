@@ -6,9 +6,8 @@ dates follow the same rules as in an uploaded file.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date, datetime
-from decimal import Context, Decimal, InvalidOperation
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import lru_cache, partial
 from itertools import repeat
 from pathlib import Path
@@ -17,17 +16,9 @@ from typing import Any
 from google.type.date_pb2 import Date
 
 from credit_service.spreadsheets import cell_values, source, table
-from credit_service.spreadsheets.cell_values import DateOrder, Form
-from credit_service.spreadsheets.columns import Kind
-from credit_service.spreadsheets.table import (
-    ERROR_VALUES,
-    Block,
-    Cell,
-    ErrorValue,
-    Formula,
-    Percent,
-    SpreadsheetError,
-)
+from credit_service.spreadsheets.cell_values import MAX_NUMBER, Cell, DateOrder, Form
+from credit_service.spreadsheets.columns import COLUMNS, ColumnType, Kind
+from credit_service.spreadsheets.table import Block, SpreadsheetError
 from credit_service.v1 import ingestion_pb2, ingestion_service_pb2
 
 BATCH_ROWS = 5_000
@@ -181,32 +172,25 @@ _FILL_ROWS = 128
 
 def _fill(messages: Any, block: Block, rows: range, kind: Kind) -> None:
     """Add a message to `messages` for each of these rows of the block."""
-    converters = _CUSTOMER_CELLS
-    fill: Callable[..., None] = _fill_customer
-    if kind == "LOANS":
-        converters, fill = _LOAN_CELLS, _fill_loan
     for first in rows[::_FILL_ROWS]:
         part = slice(first, min(first + _FILL_ROWS, rows.stop))
         unreadable = _overlong(block, part)
-        numbers = block.row_numbers[part]
-        columns = [
-            _converted(
-                name,
-                block.columns[name][part],
-                _in_order(convert, block.date_orders.get(name)),
-                unreadable,
-            )
-            if name in block.columns
-            else repeat(None, len(numbers))
-            for name, convert in converters.items()
-        ]
-        base = len(messages)
-        for number, *values in zip(numbers, *columns, strict=True):
+        added = []
+        for number in block.row_numbers[part]:
             message = messages.add()
             message.row_number = number
-            fill(message, *values)
-        for index, cells in unreadable.items():
-            messages[base + index].unreadable_cells.extend(cells)
+            added.append(message)
+        for column in COLUMNS[kind]:
+            if column.field not in block.columns:
+                continue
+            convert = _CONVERTERS[column.type]
+            if order := block.date_orders.get(column.field):
+                convert = replace(convert, cell=partial(_date, order=order))
+            cells = block.columns[column.field][part]
+            values = _converted(column.field, cells, convert, unreadable)
+            convert.fill(added, column.field, values)
+        for index, found in unreadable.items():
+            added[index].unreadable_cells.extend(found)
 
 
 _Unreadable = dict[int, list[ingestion_pb2.UnreadableCell]]
@@ -223,18 +207,48 @@ def _overlong(block: Block, part: slice) -> _Unreadable:
     }
 
 
+_Amount = tuple[int, int]
+"""Units and nanos of a Money, with the same sign."""
+
+# Fields are set one by one and in place: protobuf copies nested messages into their parents, which
+# takes twice the time. None is an empty cell, and its field stays unset.
+
+
+def _fill_plain(messages: Sequence[Any], field: str, values: Sequence[Any]) -> None:
+    for message, value in zip(messages, values, strict=True):
+        if value is not None:
+            setattr(message, field, value)
+
+
+def _fill_money(messages: Sequence[Any], field: str, amounts: Sequence[_Amount | None]) -> None:
+    for message, amount in zip(messages, amounts, strict=True):
+        if amount is not None:
+            money = getattr(message, field)
+            # Also if both are 0, which is an amount: an unset message means a missing value.
+            money.units, money.nanos = amount
+
+
+def _fill_decimals(messages: Sequence[Any], field: str, texts: Sequence[str | None]) -> None:
+    for message, text in zip(messages, texts, strict=True):
+        if text is not None:
+            getattr(message, field).value = text
+
+
+def _fill_dates(messages: Sequence[Any], field: str, days: Sequence[Date | None]) -> None:
+    for message, day in zip(messages, days, strict=True):
+        if day is not None:
+            getattr(message, field).CopyFrom(day)
+
+
 @dataclass(frozen=True, slots=True)
 class _Converter:
-    """Converts cells to field values. `together` converts a whole column of common cells to the
-    same values in a fraction of the time, and returns None for any other column."""
+    """Converts cells to field values, and fills the field of messages with them. `together`
+    converts a whole column of common cells to the same values in a fraction of the time, and
+    returns None for any other column."""
 
     cell: Callable[[Cell], Any]
     together: Callable[[Sequence[Cell]], list[Any] | None] = lambda _cells: None
-
-
-def _in_order(convert: _Converter, order: DateOrder | None) -> _Converter:
-    """Return the converter of a column of dates with a known order."""
-    return convert if order is None else _Converter(partial(_date, order=order))
+    fill: Callable[[Sequence[Any], str, Sequence[Any]], None] = _fill_plain
 
 
 def _converted(
@@ -261,68 +275,43 @@ def _cell_by_cell(
             values.append(convert(cell))
         except _UnreadableError as error:
             values.append(None)
-            found = table.shown(cell)[:_MAX_FOUND_CHARS]
+            found = cell_values.shown(cell)[:_MAX_FOUND_CHARS]
+            code = ingestion_pb2.RowErrorCode.Value(f"ROW_ERROR_CODE_{error.code}")
             unreadable.setdefault(index, []).append(
-                ingestion_pb2.UnreadableCell(column=name, found=found, code=error.code)
+                ingestion_pb2.UnreadableCell(column=name, found=found, code=code)
             )
     return values
 
 
 class _UnreadableError(Exception):
-    """The cell does not fit the field. `code` is a RowErrorCode."""
+    """The cell does not fit the field. `code` is a name of RowErrorCode."""
 
-    def __init__(self, code: ingestion_pb2.RowErrorCode.ValueType) -> None:
+    def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
 
 
-_MOST = 2**53
 _PLAIN_DIGITS = 15
-# Precision at which nothing is rounded.
-_EXACT = Context(prec=500)
 
 
-def _text_of(cell: str) -> str:
-    """Return the trimmed text, '' for an empty cell. Formulas and error values raise."""
-    if isinstance(cell, Formula):
-        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_FORMULA)
-    text = cell.strip()
-    if isinstance(cell, ErrorValue) or text in ERROR_VALUES:
-        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_ERROR_VALUE)
-    return text
+def _raise_unless_empty(code: str) -> None:
+    """Raise the reason why a cell has no value, unless it is empty."""
+    if code not in ("", "MISSING"):
+        raise _UnreadableError(code)
 
 
 def _number(cell: Cell, form: Form) -> Decimal | None:
-    """Return the cell as a number below 2⁵³, or None if it is empty."""
-    if isinstance(cell, str):
-        text = _text_of(cell)
-        if not text:
-            return None
-        numeral = cell_values.plain_numeral(text, form)
-        if numeral is None:
-            if cell_values.is_percentage(text):
-                raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_PERCENTAGE)
-            raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_NOT_A_NUMBER)
-        text = numeral
-    elif isinstance(cell, float):
-        if isinstance(cell, Percent) and form != "RATE":
-            raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_PERCENTAGE)
-        # A workbook shows 15 digits of a fraction. Further digits are errors of the float.
-        whole = cell.is_integer() and abs(cell) < _MOST
-        text = str(int(cell)) if whole else format(cell, ".15g")
-    elif isinstance(cell, int) and not isinstance(cell, bool):
-        text = str(cell)
-    else:
-        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_NOT_A_NUMBER)
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        number = Decimal("nan")
-    if not number.is_finite():
-        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_NOT_A_NUMBER)
-    if abs(number) >= _MOST:
-        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_OUT_OF_RANGE)
+    """Return the cell as a number, or None if it is empty."""
+    number, code = cell_values.number(cell, form)
+    _raise_unless_empty(code)
     return number
+
+
+def _scaled(number: Decimal, decimals: int) -> int:
+    value = cell_values.scaled(number, decimals)
+    if value is None:
+        raise _UnreadableError("TOO_PRECISE" if decimals else "NOT_A_WHOLE_NUMBER")
+    return value
 
 
 def _whole_numbers(cells: Sequence[Any], most: int) -> list[int] | None:
@@ -348,33 +337,25 @@ def _whole(most: int) -> _Converter:
         number = _number(cell, "WHOLE")
         if number is None:
             return None
-        if number != int(number):
-            raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_NOT_A_WHOLE_NUMBER)
-        if not -most <= number <= most:
-            raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_OUT_OF_RANGE)
-        return int(number)
+        whole = _scaled(number, 0)
+        if not -most <= whole <= most:
+            raise _UnreadableError("OUT_OF_RANGE")
+        return whole
 
     return _Converter(convert, lambda cells: _whole_numbers(cells, most))
-
-
-_Amount = tuple[int, int]
-"""Units and nanos of a Money, with the same sign."""
 
 
 def _money(cell: Cell) -> _Amount | None:
     number = _number(cell, "AMOUNT")
     if number is None:
         return None
-    nanos = number.scaleb(9, _EXACT)
-    if nanos != int(nanos):
-        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_TOO_PRECISE)
-    units, rest = divmod(abs(int(nanos)), 1_000_000_000)
+    units, rest = divmod(abs(_scaled(number, 9)), 1_000_000_000)
     sign = -1 if number < 0 else 1
     return sign * units, sign * rest
 
 
 def _whole_amounts(cells: Sequence[Cell]) -> list[_Amount] | None:
-    units = _whole_numbers(cells, _MOST - 1)
+    units = _whole_numbers(cells, MAX_NUMBER)
     return None if units is None else list(zip(units, repeat(0)))
 
 
@@ -385,38 +366,25 @@ def _rate(cell: Cell) -> str | None:
     number = _number(cell, "RATE")
     if number is None:
         return None
-    hundredths = number.scaleb(2, _EXACT)
-    if hundredths != int(hundredths):
-        raise _UnreadableError(ingestion_pb2.ROW_ERROR_CODE_TOO_PRECISE)
+    _scaled(number, 2)
     return format(number, "f")
 
 
 @lru_cache(maxsize=32_768, typed=True)
 def _date(cell: Cell, order: DateOrder | None = None) -> Date | None:
     """Return the day of a date, of a midnight, or of a text that is unambiguous in that order."""
-    day: date | None = None
-    code = "DATE_INVALID"
-    if type(cell) is date:
-        day = cell
-    elif isinstance(cell, str):
-        text = _text_of(cell)
-        if not text:
-            return None
-        day, code = cell_values.day_of_text(text, order)
-    elif isinstance(cell, datetime):
-        day, code = cell_values.day_of_moment(cell)
-    if day is None:
-        raise _UnreadableError(ingestion_pb2.RowErrorCode.Value(f"ROW_ERROR_CODE_{code}"))
-    return Date(year=day.year, month=day.month, day=day.day)
+    day, code = cell_values.day(cell, order)
+    _raise_unless_empty(code)
+    return None if day is None else Date(year=day.year, month=day.month, day=day.day)
 
 
-def _text(too_long: ingestion_pb2.RowErrorCode.ValueType) -> _Converter:
+def _text(too_long: str) -> _Converter:
     """Return the converter that keeps text. `too_long` is the error code of overlong text."""
 
     def convert(cell: Cell) -> str:
         if not isinstance(cell, str):
-            return table.shown(cell)
-        _text_of(cell)
+            return cell_values.shown(cell)
+        _raise_unless_empty(cell_values.problem_of_text(cell))
         if len(cell) > _MAX_TEXT_CHARS:
             raise _UnreadableError(too_long)
         return cell
@@ -424,93 +392,12 @@ def _text(too_long: ingestion_pb2.RowErrorCode.ValueType) -> _Converter:
     return _Converter(convert)
 
 
-_MOST_ID = _MOST - 1
-_MOST_INT32 = 2**31 - 1
-_MONEY = _Converter(_money, _whole_amounts)
-_CUSTOMER_CELLS: Mapping[str, _Converter] = {
-    "customer_id": _whole(_MOST_ID),
-    "first_name": _text(ingestion_pb2.ROW_ERROR_CODE_TEXT_INVALID),
-    "last_name": _text(ingestion_pb2.ROW_ERROR_CODE_TEXT_INVALID),
-    "age": _whole(_MOST_INT32),
-    "phone_number": _text(ingestion_pb2.ROW_ERROR_CODE_PHONE_INVALID),
-    "monthly_income": _MONEY,
-    "approved_limit": _MONEY,
+_CONVERTERS: Mapping[ColumnType, _Converter] = {
+    "ID": _whole(MAX_NUMBER),
+    "WHOLE": _whole(2**31 - 1),
+    "AMOUNT": _Converter(_money, _whole_amounts, _fill_money),
+    "RATE": _Converter(_rate, fill=_fill_decimals),
+    "DAY": _Converter(_date, fill=_fill_dates),
+    "NAME": _text("TEXT_INVALID"),
+    "PHONE": _text("PHONE_INVALID"),
 }
-_LOAN_CELLS: Mapping[str, _Converter] = {
-    "customer_id": _whole(_MOST_ID),
-    "loan_id": _whole(_MOST_ID),
-    "loan_amount": _MONEY,
-    "tenure_months": _whole(_MOST_INT32),
-    "interest_rate": _Converter(_rate),
-    "monthly_installment": _MONEY,
-    "emis_paid_on_time": _whole(_MOST_INT32),
-    "start_date": _Converter(_date),
-    "end_date": _Converter(_date),
-}
-
-
-# The arguments are a row's values in the order above, None for an empty cell. Fields are set one by
-# one and in place: protobuf copies nested messages into their parents, which takes twice the time.
-
-
-def _fill_customer(
-    message: ingestion_pb2.CustomerRow,
-    customer_id: int | None,
-    first_name: str | None,
-    last_name: str | None,
-    age: int | None,
-    phone_number: str | None,
-    monthly_income: _Amount | None,
-    approved_limit: _Amount | None,
-) -> None:
-    if customer_id is not None:
-        message.customer_id = customer_id
-    if first_name is not None:
-        message.first_name = first_name
-    if last_name is not None:
-        message.last_name = last_name
-    if age is not None:
-        message.age = age
-    if phone_number is not None:
-        message.phone_number = phone_number
-    if monthly_income is not None:
-        _fill_money(message.monthly_income, monthly_income)
-    if approved_limit is not None:
-        _fill_money(message.approved_limit, approved_limit)
-
-
-def _fill_loan(
-    message: ingestion_pb2.LoanRow,
-    customer_id: int | None,
-    loan_id: int | None,
-    loan_amount: _Amount | None,
-    tenure_months: int | None,
-    interest_rate: str | None,
-    monthly_installment: _Amount | None,
-    emis_paid_on_time: int | None,
-    start_date: Date | None,
-    end_date: Date | None,
-) -> None:
-    if customer_id is not None:
-        message.customer_id = customer_id
-    if loan_id is not None:
-        message.loan_id = loan_id
-    if loan_amount is not None:
-        _fill_money(message.loan_amount, loan_amount)
-    if tenure_months is not None:
-        message.tenure_months = tenure_months
-    if interest_rate is not None:
-        message.interest_rate.value = interest_rate
-    if monthly_installment is not None:
-        _fill_money(message.monthly_installment, monthly_installment)
-    if emis_paid_on_time is not None:
-        message.emis_paid_on_time = emis_paid_on_time
-    if start_date is not None:
-        message.start_date.CopyFrom(start_date)
-    if end_date is not None:
-        message.end_date.CopyFrom(end_date)
-
-
-def _fill_money(message: Any, amount: _Amount) -> None:
-    # Also if both are 0, which is an amount: an unset message means a missing value.
-    message.units, message.nanos = amount

@@ -38,7 +38,9 @@ from credit_service.ingestion.annotating import (
     AnnotationOrder,
     Mark,
 )
+from credit_service.spreadsheets.cell_values import Cell, Formula
 from credit_service.spreadsheets.columns import (
+    BY_FIELD,
     REASONS_HEADER,
     SUMMARY_TITLE,
     headers_of,
@@ -46,7 +48,7 @@ from credit_service.spreadsheets.columns import (
     normalized,
 )
 from credit_service.spreadsheets.source import open_table
-from credit_service.spreadsheets.table import MAX_COLUMNS, Cell, Formula, SpreadsheetError, Table
+from credit_service.spreadsheets.table import MAX_COLUMNS, SpreadsheetError, Table
 from credit_service.spreadsheets.workbook_writer import (
     MAX_ROWS,
     CellFactory,
@@ -417,7 +419,8 @@ class _Rows:
         else:
             self.reasons = len(header) if first_free_column is None else first_free_column
         self._header = header
-        self._fields = {index: name for name, index in table.columns.items()}
+        known = BY_FIELD[order.kind]
+        self._types = {index: known[name].type for name, index in table.columns.items()}
         self._names = headers_of(header, table.columns)
         self.gives_reasons = order.rejected + order.skipped > 0
         self.kinds: dict[tuple[str, str], _ErrorKind] = {}
@@ -557,7 +560,7 @@ class _Rows:
         """A formula as text. In a column of names, where any text is valid, the cell is left empty
         and the comment shows the formula."""
         if isinstance(cell, Formula):
-            return "" if self._fields.get(index) in ("first_name", "last_name") else str(cell)
+            return "" if self._types.get(index) == "NAME" else str(cell)
         return cell
 
     def _styles(self, number: int, wrong: Sequence[Mark]) -> dict[int, CellStyle]:

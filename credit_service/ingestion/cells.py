@@ -11,17 +11,16 @@ which lose paise, accepts exponents, and reports one bad value by failing for th
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
-from decimal import Context, Decimal, InvalidOperation
+from datetime import date
 from itertools import compress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from credit_service.spreadsheets import cell_values, table
-from credit_service.spreadsheets.cell_values import DateOrder, Form
-from credit_service.spreadsheets.table import ERROR_VALUES, Cell, ErrorValue, Formula, Percent
+from credit_service.spreadsheets import cell_values
+from credit_service.spreadsheets.cell_values import Cell, DateOrder, Form, Percent
+from credit_service.spreadsheets.columns import ColumnType
 
 OK = 0
 CODES = (
@@ -60,6 +59,7 @@ NOT_A_WHOLE_NUMBER = NUMBER_OF["NOT_A_WHOLE_NUMBER"]
 OUT_OF_RANGE = NUMBER_OF["OUT_OF_RANGE"]
 TOO_PRECISE = NUMBER_OF["TOO_PRECISE"]
 TEXT_INVALID = NUMBER_OF["TEXT_INVALID"]
+PHONE_INVALID = NUMBER_OF["PHONE_INVALID"]
 DATE_INVALID = NUMBER_OF["DATE_INVALID"]
 FORMULA = NUMBER_OF["FORMULA"]
 ERROR_VALUE = NUMBER_OF["ERROR_VALUE"]
@@ -97,22 +97,30 @@ class Texts:
     found: Callable[[int], str]
 
 
-_MOST = 2**53 - 1
-"""Numbers beyond this, in their own unit, are out of every range there is."""
-
-
+_FORMS: Mapping[ColumnType, Form] = {
+    "ID": "WHOLE",
+    "WHOLE": "WHOLE",
+    "AMOUNT": "AMOUNT",
+    "RATE": "RATE",
+}
 _DECIMALS: Mapping[Form, int] = {"WHOLE": 0, "AMOUNT": 2, "RATE": 2, "DECIMAL": 2}
+
+
+def decoded(cells: Column, type_: ColumnType, order: DateOrder | None = None) -> Numbers | Texts:
+    """Decode a column of a file. `order` is that of its dates."""
+    if type_ == "DAY":
+        return dates(cells, order)
+    return numbers(cells, _FORMS[type_]) if type_ in _FORMS else texts(cells)
 
 
 def numbers(cells: Column, form: Form) -> Numbers:
     """Each cell as an integer: a whole number, paise, or basis points."""
-    decimals = _DECIMALS[form]
     if isinstance(cells, np.ndarray) and cells.dtype == np.float64:
-        values, problems = _from_floats(cells, decimals)
+        values, problems = _from_floats(cells, form)
         return Numbers(values, problems, lambda index: shown(float(cells[index])))
     kinds = set(map(type, cells))
     if kinds <= {float} or (form == "RATE" and kinds <= {float, Percent}):
-        values, problems = _from_floats(np.array(cells, np.float64), decimals)
+        values, problems = _from_floats(np.array(cells, np.float64), form)
     elif kinds == {str}:
         values, problems = _from_texts(cells, form)  # type: ignore[arg-type] # all are str
     else:
@@ -121,14 +129,15 @@ def numbers(cells: Column, form: Form) -> Numbers:
         is_float = [type(cell) is float for cell in cells]
         chosen = np.array(is_float, bool)
         values[chosen], problems[chosen] = _from_floats(
-            np.array(list(compress(cells, is_float)), np.float64), decimals
+            np.array(list(compress(cells, is_float)), np.float64), form
         )
         for index in np.flatnonzero(~chosen).tolist():
             values[index], problems[index] = _from_cell(cells[index], form)
     return Numbers(values, problems, lambda index: shown(cells[index]))
 
 
-def _from_floats(floats: NDArray[np.float64], decimals: int) -> tuple[Ints, Problems]:
+def _from_floats(floats: NDArray[np.float64], form: Form) -> tuple[Ints, Problems]:
+    decimals = _DECIMALS[form]
     scale = 10**decimals
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = np.rint(floats * scale)
@@ -139,61 +148,19 @@ def _from_floats(floats: NDArray[np.float64], decimals: int) -> tuple[Ints, Prob
     values = np.where(exact, scaled, 0).astype(np.int64)
     problems = np.zeros(len(floats), np.uint8)
     for index in np.flatnonzero(~exact).tolist():
-        values[index], problems[index] = _from_decimal(format(floats[index], ".15g"), decimals)
+        values[index], problems[index] = _from_cell(float(floats[index]), form)
     return values, problems
 
 
 def _from_cell(cell: Cell, form: Form) -> tuple[int, int]:
+    number, code = cell_values.number(cell, form)
+    if number is None:
+        return 0, NUMBER_OF[code]
     decimals = _DECIMALS[form]
-    if isinstance(cell, str):
-        problem = _problem_of_text(cell)
-        if problem:
-            return 0, problem
-        numeral = cell_values.plain_numeral(cell, form)
-        if numeral is None:
-            # In a plain decimal a percent sign is only a typing error.
-            percentage = form != "DECIMAL" and cell_values.is_percentage(cell)
-            return 0, PERCENTAGE if percentage else NOT_A_NUMBER
-        return _from_decimal(numeral, decimals)
-    if isinstance(cell, Percent):
-        if form != "RATE":
-            return 0, PERCENTAGE
-        return _from_decimal(format(cell, ".15g"), decimals)
-    if isinstance(cell, int) and not isinstance(cell, bool):
-        return _from_decimal(str(cell), decimals) if abs(cell) <= _MOST else (0, OUT_OF_RANGE)
-    return 0, NOT_A_NUMBER
-
-
-# Enough digits to round nothing.
-_EXACT = Context(prec=500)
-
-
-def _from_decimal(text: str, decimals: int) -> tuple[int, int]:
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        return 0, NOT_A_NUMBER
-    if not number.is_finite():
-        return 0, NOT_A_NUMBER
-    if abs(number) > _MOST:
-        return 0, OUT_OF_RANGE
-    if -number.as_tuple().exponent > decimals + 300:  # type: ignore[operator] # finite: an int
+    value = cell_values.scaled(number, decimals)
+    if value is None:
         return 0, TOO_PRECISE if decimals else NOT_A_WHOLE_NUMBER
-    scaled = number.scaleb(decimals, _EXACT)
-    if scaled != scaled.to_integral_value():
-        return 0, TOO_PRECISE if decimals else NOT_A_WHOLE_NUMBER
-    return int(scaled), OK
-
-
-def _problem_of_text(cell: str) -> int:
-    if isinstance(cell, Formula):
-        return FORMULA
-    if isinstance(cell, ErrorValue):
-        return ERROR_VALUE
-    text = cell.strip()
-    if not text:
-        return MISSING
-    return ERROR_VALUE if text in ERROR_VALUES else OK
+    return value, OK
 
 
 _FAST_WIDTH = 18
@@ -286,17 +253,7 @@ def civil_days(
 
 
 def _day(cell: Cell, order: DateOrder | None) -> tuple[int, int]:
-    if isinstance(cell, datetime):
-        day, code = cell_values.day_of_moment(cell)
-    elif isinstance(cell, date):
-        day, code = cell, ""
-    elif isinstance(cell, str):
-        problem = _problem_of_text(cell)
-        if problem:
-            return 0, problem
-        day, code = cell_values.day_of_text(cell, order)
-    else:
-        return 0, DATE_INVALID
+    day, code = cell_values.day(cell, order)
     return (0, NUMBER_OF[code]) if day is None else (day.toordinal() - EPOCH_ORDINAL, OK)
 
 
@@ -310,11 +267,11 @@ def texts(cells: Column) -> Texts:
         values = [cell if isinstance(cell, str) else shown(cell) for cell in cells]
     for index, text in enumerate(values):
         if not text or text[0] <= " " or text[0] in "#=":
-            problems[index] = _problem_of_text(text)
+            problems[index] = NUMBER_OF[cell_values.problem_of_text(text)]
     return Texts(values, problems, lambda index: shown(cells[index]))
 
 
 def shown(cell: Cell | Any) -> str:
     """The cell as the sheet shows it, cut after MAX_FOUND_CHARS."""
-    text = table.shown(cell)
+    text = cell_values.shown(cell)
     return text[:MAX_FOUND_CHARS].replace("\x00", "\N{REPLACEMENT CHARACTER}")

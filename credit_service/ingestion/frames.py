@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from credit_service.spreadsheets.cell_values import DateOrder
-from credit_service.spreadsheets.columns import Kind
-from credit_service.spreadsheets.table import Block, Cell
+from credit_service.spreadsheets.cell_values import Cell, DateOrder
+from credit_service.spreadsheets.columns import COLUMNS, ColumnType, Kind
+from credit_service.spreadsheets.table import Block
 
 NO_DAY = int(np.iinfo(np.int32).min)
 """Stands for a missing day."""
@@ -31,37 +31,30 @@ Arrays = Mapping[str, NDArray[Any]]
 TEXT = pd.StringDtype("python")
 """The type of text columns. Its storage is named, or an installed pyarrow would change it."""
 
+_TYPES: Mapping[ColumnType, Any] = {
+    "ID": np.dtype("int64"),
+    "WHOLE": np.dtype("int32"),
+    "AMOUNT": np.dtype("int64"),
+    "RATE": np.dtype("int32"),
+    "DAY": np.dtype("int32"),
+    # Cleaned names, and phone numbers in E.164.
+    "NAME": TEXT,
+    "PHONE": TEXT,
+}
+# The row's index in the source, from 0, and its number there.
+_PLACES = {"offset": np.dtype("int64"), "row_number": np.dtype("int64")}
+# What follows from the columns, on the day of the import.
+_DERIVED: Mapping[Kind, Mapping[str, Any]] = {
+    "CUSTOMERS": {},
+    "LOANS": {"installments_settled": np.dtype("int32"), "closed_day": np.dtype("int32")},
+}
 COLUMN_TYPES: Mapping[Kind, Mapping[str, Any]] = {
-    "LOANS": {
-        # The row's index in the source, from 0, and its number there.
-        "offset": np.dtype("int64"),
-        "row_number": np.dtype("int64"),
-        "customer_id": np.dtype("int64"),
-        "loan_id": np.dtype("int64"),
-        "principal_paise": np.dtype("int64"),
-        "annual_rate_bps": np.dtype("int32"),
-        "tenure_months": np.dtype("int32"),
-        "installment_paise": np.dtype("int64"),
-        "emis_paid_on_time": np.dtype("int32"),
-        # Days since 1970-01-01.
-        "start_day": np.dtype("int32"),
-        "end_day": np.dtype("int32"),
-        # On the day of the import.
-        "installments_settled": np.dtype("int32"),
-        "closed_day": np.dtype("int32"),
-    },
-    "CUSTOMERS": {
-        "offset": np.dtype("int64"),
-        "row_number": np.dtype("int64"),
-        "customer_id": np.dtype("int64"),
-        # The cleaned names, and the phone number in E.164.
-        "first_name": TEXT,
-        "last_name": TEXT,
-        "phone_number": TEXT,
-        "age": np.dtype("int32"),
-        "monthly_income_paise": np.dtype("int64"),
-        "approved_limit_paise": np.dtype("int64"),
-    },
+    kind: {
+        **_PLACES,
+        **{column.fact: _TYPES[column.type] for column in columns},
+        **_DERIVED[kind],
+    }
+    for kind, columns in COLUMNS.items()
 }
 """The columns of a frame of each kind, in order."""
 

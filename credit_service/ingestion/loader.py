@@ -32,7 +32,8 @@ from credit_service.ingestion.frames import (
     arrays_of,
 )
 from credit_service.ingestion.position_sums import sums
-from credit_service.rupees import format_inr
+from credit_service.rupees import format_inr, format_rupees
+from credit_service.spreadsheets.columns import COLUMNS, Column, ColumnType, Kind
 from credit_service.storage import imports, ingestions, positions
 from credit_service.storage.database import LostRaceError
 from credit_service.storage.imports import CustomerFacts
@@ -154,8 +155,21 @@ _Differing = Sequence[tuple[str, str, str]]
 """(column, value of the row, value that is stored) of the columns in which the two differ."""
 
 
-def _rupees(paise: int) -> str:
-    return f"{paise // 100}.{paise % 100:02}"
+_SHOWN: Mapping[ColumnType, Callable[[Any], str]] = {
+    "AMOUNT": format_rupees,
+    # Hundredths of a percent are written like paise.
+    "RATE": format_rupees,
+    "DAY": lambda day: date.fromordinal(day + EPOCH_ORDINAL).isoformat(),
+}
+_COLUMN_OF: Mapping[Kind, Mapping[str, Column]] = {
+    kind: {column.fact: column for column in columns} for kind, columns in COLUMNS.items()
+}
+
+
+def _difference(kind: Kind, fact: str, found: Any, stored: Any) -> tuple[str, str, str]:
+    column = _COLUMN_OF[kind][fact]
+    show = _SHOWN.get(column.type, str)
+    return column.field, show(found), show(stored)
 
 
 # --- Loans ----------------------------------------------------------------------------------------
@@ -163,23 +177,6 @@ def _rupees(paise: int) -> str:
 _Fates = NDArray[np.int8]
 """The fate of each loan of a batch."""
 _INSERT, _UPDATE, _UNCHANGED, _SKIPPED, _REJECTED = range(5)
-_SOURCE_FACTS = (
-    "principal_paise",
-    "annual_rate_bps",
-    "tenure_months",
-    "installment_paise",
-    "emis_paid_on_time",
-    "start_day",
-)
-# The field of the contract for each of them, and its display form.
-_SHOWN_FACTS: Mapping[str, tuple[str, Callable[[int], str]]] = {
-    "principal_paise": ("loan_amount", _rupees),
-    "annual_rate_bps": ("interest_rate", _rupees),
-    "tenure_months": ("tenure_months", str),
-    "installment_paise": ("monthly_installment", _rupees),
-    "emis_paid_on_time": ("emis_paid_on_time", str),
-    "start_day": ("start_date", lambda day: str(date.fromordinal(day + EPOCH_ORDINAL))),
-}
 
 
 def _load_loans(merge: _Merge, frame: pd.DataFrame) -> None:
@@ -275,7 +272,7 @@ def _judge_by_stored(merge: _Merge, loans: Arrays, fates: _Fates) -> Mapping[str
     if not len(places):
         return stored
     equal = np.ones(len(places), bool)
-    for name in _SOURCE_FACTS:
+    for name in imports.LOAN_FACTS:
         equal &= loans[name][places] == np.array(stored[name], np.int64)
     fates[places[equal]] = _UNCHANGED
     updates = merge.ingestion.on_existing == "UPDATE"
@@ -318,10 +315,11 @@ def _list_skipped_loans(
     for index, place in enumerate(stored["place"]):
         if fates[place] != _SKIPPED:
             continue
+        row = {fact: int(loans[fact][place]) for fact in imports.LOAN_FACTS}
         differing = [
-            (name, show(int(loans[fact][place])), show(stored[fact][index]))
-            for fact, (name, show) in _SHOWN_FACTS.items()
-            if int(loans[fact][place]) != stored[fact][index]
+            _difference("LOANS", fact, value, stored[fact][index])
+            for fact, value in row.items()
+            if value != stored[fact][index]
         ]
         merge.skip(_row(loans, place), _loan_key(loans, place), differing)
 
@@ -452,7 +450,7 @@ def _remember_loans(merge: _Merge, loans: Arrays) -> None:
 
 def _fingerprints(loans: Arrays) -> NDArray[np.int64]:
     """A hash of 64 bits of each row's source facts."""
-    columns = (loans[name].astype(np.int64) for name in _SOURCE_FACTS)
+    columns = (loans[name].astype(np.int64) for name in imports.LOAN_FACTS)
     return mixed(columns, len(loans["offset"])).view(np.int64)
 
 
@@ -504,17 +502,7 @@ _Row = tuple[int, int]
 
 
 def _customer_rows(frame: pd.DataFrame) -> list[tuple[_Row, CustomerFacts]]:
-    columns = (
-        "offset",
-        "row_number",
-        "customer_id",
-        "first_name",
-        "last_name",
-        "age",
-        "monthly_income_paise",
-        "phone_number",
-        "approved_limit_paise",
-    )
+    columns = ("offset", "row_number", *imports.CUSTOMER_FACTS)
     return [
         (
             (offset, number),
@@ -646,21 +634,10 @@ def _same_customer(stored: CustomerFacts, facts: CustomerFacts) -> bool:
     return stored[:6] == facts[:6] and facts[6] in (None, stored[6])
 
 
-_SHOWN_CUSTOMER: Sequence[tuple[str, Callable[[Any], str]]] = (
-    ("customer_id", str),
-    ("first_name", str),
-    ("last_name", str),
-    ("age", str),
-    ("monthly_income", _rupees),
-    ("phone_number", str),
-    ("approved_limit", _rupees),
-)
-
-
 def _differing(stored: CustomerFacts, facts: CustomerFacts) -> _Differing:
     return [
-        (name, show(found), show(kept))
-        for (name, show), found, kept in zip(_SHOWN_CUSTOMER, facts, stored, strict=True)
+        _difference("CUSTOMERS", name, found, kept)
+        for name, found, kept in zip(imports.CUSTOMER_FACTS, facts, stored, strict=True)
         if found is not None and found != kept
     ]
 
@@ -688,7 +665,7 @@ def _reject_limit(merge: _Merge, row: _Row, facts: CustomerFacts, limit: int, ce
         row,
         "approved_limit",
         "LIMIT_ABOVE_CEILING",
-        _rupees(limit),
+        format_rupees(limit),
         f"an approved limit of at most {format_inr(ceiling)}",
         f"The approved limit of {format_inr(limit)}{by_income} is above {format_inr(ceiling)}, the "
         "highest that an import may give here (CREDIT_MAX_IMPORTED_LIMIT_RUPEES).",

@@ -20,9 +20,10 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from typing import IO, BinaryIO
 
+from credit_service.domain.customers import load_phone_plans
 from credit_service.ingestion import frames, sandbox
 from credit_service.ingestion.frames import Batch
-from credit_service.ingestion.validation import load_phone_plans, validate_block
+from credit_service.ingestion.validation import validate_block
 from credit_service.spreadsheets.cell_values import DateOrder
 from credit_service.spreadsheets.columns import Kind
 from credit_service.spreadsheets.source import open_source

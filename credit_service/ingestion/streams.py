@@ -9,7 +9,7 @@ from credit_service.clock import Moment
 from credit_service.domain.errors import InvalidRequestError
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import OnMoved
-from credit_service.ingestion.wire import LoanColumns, RowBatch
+from credit_service.ingestion.wire import RowBatch
 from credit_service.storage import ingestions, replication
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Header, Ingestion
@@ -89,7 +89,7 @@ def ingest_rows(
     offset = rows[0].offset
 
     def validated(ingestion: Ingestion) -> "Batch":
-        found = "LOANS" if isinstance(rows[0].columns, LoanColumns) else "CUSTOMERS"
+        found = rows[0].columns.kind
         if found != ingestion.kind:
             raise InvalidRequestError(
                 "STREAM_ORDER_INVALID",

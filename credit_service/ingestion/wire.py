@@ -4,13 +4,15 @@ The rpc layer fills one list for each field, at a fraction of the cost of an obj
 The amounts are decoded by hand: pandas has no exact type for units and nanos.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from credit_service.ingestion import cells
 from credit_service.ingestion.cells import MISSING, NUMBER_OF, OK, Ints, Numbers, Problems, Texts
+from credit_service.spreadsheets.columns import BY_FIELD, ColumnType, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,45 +47,20 @@ class UnreadableCell:
     found: str
 
 
-@dataclass(frozen=True, slots=True)
-class CustomerColumns:
-    """Customers of a batch; None is a missing value, '' a missing text.
-
-    `row_numbers` is empty, or holds the client's number of each row, None for rows without one.
-    """
-
-    customer_id: Sequence[int | None]
-    first_name: Sequence[str]
-    last_name: Sequence[str]
-    age: Sequence[int | None]
-    phone_number: Sequence[str]
-    monthly_income: MoneyColumn
-    approved_limit: MoneyColumn
-    row_numbers: Sequence[int | None] = ()
-    unreadable: Sequence[UnreadableCell] = ()
+WireColumn = Sequence[int | None] | Sequence[str] | MoneyColumn | DateColumn
+"""A column by the type of its field: whole numbers, None for a missing one; texts, '' for a missing
+one, and for rates decimals in percent; amounts; dates."""
 
 
 @dataclass(frozen=True, slots=True)
-class LoanColumns:
-    """Loans of a batch; None is a missing value. `interest_rate` is a decimal as text, in percent.
+class Columns:
+    """The rows of a batch. `values` has each column of the kind by its field, and `row_numbers` the
+    client's number of each row, None for rows without one."""
 
-    `row_numbers` is empty, or holds the client's number of each row, None for rows without one.
-    """
-
-    customer_id: Sequence[int | None]
-    loan_id: Sequence[int | None]
-    loan_amount: MoneyColumn
-    tenure_months: Sequence[int | None]
-    interest_rate: Sequence[str]
-    monthly_installment: MoneyColumn
-    emis_paid_on_time: Sequence[int | None]
-    start_date: DateColumn
-    end_date: DateColumn
-    row_numbers: Sequence[int | None] = ()
+    kind: Kind
+    values: Mapping[str, WireColumn]
+    row_numbers: Sequence[int | None]
     unreadable: Sequence[UnreadableCell] = ()
-
-
-Columns = CustomerColumns | LoanColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +73,7 @@ class RowBatch:
     @property
     def row_count(self) -> int:
         """The number of rows."""
-        return len(self.columns.customer_id)
+        return len(self.columns.row_numbers)
 
     @property
     def end(self) -> int:
@@ -106,7 +83,7 @@ class RowBatch:
     def continues(self, before: "RowBatch") -> bool:
         """Whether the rows are of the same kind as those of another batch, and follow them
         directly."""
-        return self.offset == before.end and type(self.columns) is type(before.columns)
+        return self.offset == before.end and self.columns.kind == before.columns.kind
 
 
 _NANOS_IN_PAISA = 10_000_000
@@ -177,17 +154,29 @@ def dates(column: DateColumn) -> Numbers:
     )
 
 
-def texts(column: Sequence[str]) -> Texts:
-    """Decode text; blank text is missing."""
-    return cells.texts(column)
+_DECODERS: Mapping[ColumnType, Callable[[Any], Numbers | Texts]] = {
+    "ID": integers,
+    "WHOLE": integers,
+    "AMOUNT": money,
+    "RATE": percents,
+    "DAY": dates,
+    "NAME": cells.texts,
+    "PHONE": cells.texts,
+}
+
+
+def decoded(columns: Columns) -> dict[str, Numbers | Texts]:
+    """Decode each column of a batch, by its field, in the order of the table of columns."""
+    return {
+        field: _DECODERS[column.type](columns.values[field])
+        for field, column in BY_FIELD[columns.kind].items()
+    }
 
 
 def row_numbers(columns: Columns, offset: int) -> Ints:
     """The client's row numbers. A row without one has its place in the stream, from 1."""
-    places = np.arange(offset + 1, offset + len(columns.customer_id) + 1, dtype=np.int64)
-    if not columns.row_numbers:
-        return places
     given = integers(columns.row_numbers)
+    places = np.arange(offset + 1, offset + len(given.values) + 1, dtype=np.int64)
     return np.where(given.problems == OK, given.values, places)
 
 

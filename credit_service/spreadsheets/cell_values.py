@@ -1,4 +1,4 @@
-"""The meaning of a sheet's cells: numerals as people write them, percentages, days.
+"""What the cells of a sheet hold, and what they mean: numbers as people write them, days, texts.
 
 The client, which streams the rows of a file, and the service, which reads uploaded ones, share it.
 Nothing is guessed: a cell with two readings is rejected with a code of RowErrorCode.
@@ -6,7 +6,8 @@ Nothing is guessed: a cell with two readings is rejected with a code of RowError
 
 import re
 from collections.abc import Iterable
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
+from decimal import Context, Decimal
 from typing import Final, Literal
 
 Form = Literal["WHOLE", "AMOUNT", "RATE", "DECIMAL"]
@@ -16,6 +17,130 @@ DateOrder = Literal["DMY", "MDY", "YMD"]
 """The order of day, month and year in a date written in digits."""
 
 DATE_ORDERS: Final[tuple[DateOrder, ...]] = ("DMY", "MDY", "YMD")
+
+Cell = int | float | str | bool | date | datetime | time | timedelta
+"""What a cell holds; an empty one holds ''."""
+
+
+class Formula(str):
+    """A cell with a formula: its text, with the sign '='."""
+
+    __slots__ = ()
+
+
+class ErrorValue(str):
+    """A cell with an error value, such as '#N/A'."""
+
+    __slots__ = ()
+
+
+class Percent(float):
+    """A number that the sheet shows as a percentage, as shown: 12.0 for 12 %, stored as 0.12."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        """The number as shown: 12.5%."""
+        return f"{self:.15g}%"
+
+    def fraction(self) -> str:
+        """The stored number: 0.12 for 12 %."""
+        return f"{Decimal(format(self, '.15g')).scaleb(-2):f}"
+
+
+def shown(cell: Cell) -> str:
+    """The cell as a person sees it."""
+    if isinstance(cell, bool):
+        return str(cell).upper()
+    if isinstance(cell, Percent):
+        return format(cell, ".15g") + "%"
+    if isinstance(cell, float):
+        return format(cell, ".15g")
+    return str(cell)
+
+
+ERROR_VALUES = frozenset(
+    {
+        "#N/A",
+        "#REF!",
+        "#DIV/0!",
+        "#NAME?",
+        "#NULL!",
+        "#NUM!",
+        "#VALUE!",
+        "#SPILL!",
+        "#CALC!",
+        "#GETTING_DATA",
+    }
+)
+"""Error values as text, which is how a CSV file saved from a spreadsheet holds them."""
+
+
+def is_blank(cell: Cell) -> bool:
+    return isinstance(cell, str) and (not cell or cell.isspace())
+
+
+TextCode = Literal["", "MISSING", "FORMULA", "ERROR_VALUE"]
+NumberCode = Literal[TextCode, "NOT_A_NUMBER", "PERCENTAGE", "OUT_OF_RANGE"]
+DayCode = Literal[TextCode, "DATE_INVALID", "DATE_AMBIGUOUS", "TIME_OF_DAY"]
+"""Codes of RowErrorCode that say why a cell has no value; '' if it has one."""
+
+
+def problem_of_text(cell: str) -> TextCode:
+    """Why a text holds no value: it is blank, a formula, or an error value."""
+    if isinstance(cell, Formula):
+        return "FORMULA"
+    if isinstance(cell, ErrorValue):
+        return "ERROR_VALUE"
+    text = cell.strip()
+    if not text:
+        return "MISSING"
+    return "ERROR_VALUE" if text in ERROR_VALUES else ""
+
+
+# --- Numbers --------------------------------------------------------------------------------------
+
+MAX_NUMBER = 2**53 - 1
+"""Numbers beyond this, in their own unit, are out of every range there is."""
+
+# Precision at which nothing is rounded.
+_EXACT = Context(prec=500)
+
+
+def number(cell: Cell, form: Form) -> tuple[Decimal | None, NumberCode]:
+    """The number in a cell, from -MAX_NUMBER to MAX_NUMBER; None, and the reason, if there is none.
+
+    A workbook's numbers are binary floats: the number meant is the shortest decimal within the 15
+    digits that spreadsheets show.
+    """
+    if isinstance(cell, str):
+        if code := problem_of_text(cell):
+            return None, code
+        numeral = plain_numeral(cell, form)
+        if numeral is None:
+            # In a plain decimal a percent sign is only a typing error.
+            is_percent = form != "DECIMAL" and is_percentage(cell)
+            return None, "PERCENTAGE" if is_percent else "NOT_A_NUMBER"
+        found = Decimal(numeral)
+    elif isinstance(cell, float):
+        if isinstance(cell, Percent) and form != "RATE":
+            return None, "PERCENTAGE"
+        whole = cell.is_integer() and abs(cell) <= MAX_NUMBER
+        found = Decimal(int(cell)) if whole else Decimal(format(cell, ".15g"))
+    elif isinstance(cell, int) and not isinstance(cell, bool):
+        found = Decimal(cell)
+    else:
+        return None, "NOT_A_NUMBER"
+    if not found.is_finite():
+        return None, "NOT_A_NUMBER"
+    return (found, "") if abs(found) <= MAX_NUMBER else (None, "OUT_OF_RANGE")
+
+
+def scaled(number: Decimal, decimals: int) -> int | None:
+    """The number times 10 ** `decimals`; None if that is no whole number."""
+    found = number.scaleb(decimals, _EXACT)
+    return int(found) if found == found.to_integral_value() else None
+
 
 _NUMERAL = r"[+-]?(?:[0-9]{1,200}(?:\.[0-9]{0,200})?|\.[0-9]{1,200})"
 _PLAIN = re.compile(_NUMERAL)
@@ -59,8 +184,6 @@ def is_percentage(text: str) -> bool:
 
 # --- Days -----------------------------------------------------------------------------------------
 
-DayCode = Literal["", "DATE_INVALID", "DATE_AMBIGUOUS", "TIME_OF_DAY"]
-
 _ZONE = r"\s?(?:Z|[+-][0-9]{2}:?[0-9]{2})?"
 _TIME = rf"(?:[ T]([0-9]{{2}}):([0-9]{{2}})(?::([0-9]{{2}})(?:\.[0-9]{{1,9}})?)?{_ZONE})?"
 _ISO = re.compile(rf"([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}){_TIME}")
@@ -77,6 +200,20 @@ _MONTHS = (
     "july", "august", "september", "october", "november", "december",
 )  # fmt: skip
 _HALF_A_MINUTE = timedelta(seconds=30)
+
+
+def day(cell: Cell, order: DateOrder | None = None) -> tuple[date | None, DayCode]:
+    """The day in a cell; None, and the reason, if there is none. `order` is that of
+    `day_of_text`."""
+    if isinstance(cell, datetime):
+        return day_of_moment(cell)
+    if isinstance(cell, date):
+        return cell, ""
+    if not isinstance(cell, str):
+        return None, "DATE_INVALID"
+    if code := problem_of_text(cell):
+        return None, code
+    return day_of_text(cell, order)
 
 
 def day_of_moment(moment: datetime) -> tuple[date | None, DayCode]:

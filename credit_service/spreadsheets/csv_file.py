@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from credit_service.spreadsheets import columns as spreadsheet_columns
 from credit_service.spreadsheets.columns import Kind
+from credit_service.spreadsheets.cell_values import is_blank
 from credit_service.spreadsheets.table import (
     MAX_HEADER_ROWS,
     Block,
@@ -18,7 +19,6 @@ from credit_service.spreadsheets.table import (
     Table,
     columns_if_matched,
     ignored_columns,
-    is_blank,
     matched,
     without_blank_rows,
 )

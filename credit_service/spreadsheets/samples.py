@@ -27,27 +27,10 @@ from credit_service.domain.calendar import add_months, installments_due_by
 from credit_service.domain.customers import approved_limit_paise
 from credit_service.domain.money import LAKH_PAISE
 from credit_service.rupees import RUPEE_PAISE
+from credit_service.spreadsheets.columns import usual_headers
 
-CUSTOMER_HEADERS = (
-    "Customer ID",
-    "First Name",
-    "Last Name",
-    "Age",
-    "Phone Number",
-    "Monthly Salary",
-    "Approved Limit",
-)
-LOAN_HEADERS = (
-    "Customer ID",
-    "Loan ID",
-    "Loan Amount",
-    "Tenure",
-    "Interest Rate",
-    "Monthly payment",
-    "EMIs paid on Time",
-    "Date of Approval",
-    "End Date",
-)
+CUSTOMER_HEADERS = usual_headers("CUSTOMERS")
+LOAN_HEADERS = usual_headers("LOANS")
 
 GOOD_CUSTOMER_ID = 101
 BAD_CUSTOMER_ID = 102

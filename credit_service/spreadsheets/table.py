@@ -2,16 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from typing import Literal
 
 from credit_service.spreadsheets import columns as spreadsheet_columns
-from credit_service.spreadsheets.cell_values import DateOrder
+from credit_service.spreadsheets.cell_values import Cell, DateOrder, is_blank
 from credit_service.spreadsheets.columns import Kind
 
-Cell = int | float | str | bool | date | datetime | time | timedelta
-"""What a cell holds; an empty one holds ''."""
 MAX_COLUMNS = 702
 """Most columns of a sheet: A to ZZ."""
 MAX_HEADER_ROWS = 20
@@ -37,60 +33,6 @@ class SpreadsheetError(Exception):
         super().__init__(message)
         self.code: ErrorCode = code
         self.message = message
-
-
-class Formula(str):
-    """A cell with a formula: its text, with the sign '='."""
-
-    __slots__ = ()
-
-
-class ErrorValue(str):
-    """A cell with an error value, such as '#N/A'."""
-
-    __slots__ = ()
-
-
-class Percent(float):
-    """A number that the sheet shows as a percentage, as shown: 12.0 for 12 %, stored as 0.12."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        """The number as shown: 12.5%."""
-        return f"{self:.15g}%"
-
-    def fraction(self) -> str:
-        """The stored number: 0.12 for 12 %."""
-        return f"{Decimal(format(self, '.15g')).scaleb(-2):f}"
-
-
-def shown(cell: Cell) -> str:
-    """The cell as a person sees it."""
-    if isinstance(cell, bool):
-        return str(cell).upper()
-    if isinstance(cell, Percent):
-        return format(cell, ".15g") + "%"
-    if isinstance(cell, float):
-        return format(cell, ".15g")
-    return str(cell)
-
-
-ERROR_VALUES = frozenset(
-    {
-        "#N/A",
-        "#REF!",
-        "#DIV/0!",
-        "#NAME?",
-        "#NULL!",
-        "#NUM!",
-        "#VALUE!",
-        "#SPILL!",
-        "#CALC!",
-        "#GETTING_DATA",
-    }
-)
-"""Error values as text, which is how a CSV file saved from a spreadsheet holds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,10 +159,6 @@ def columns_if_matched(kind: Kind, header: Sequence[object]) -> Mapping[str, int
         return spreadsheet_columns.match(kind, header)
     except spreadsheet_columns.ColumnsError:
         return {}
-
-
-def is_blank(cell: Cell) -> bool:
-    return isinstance(cell, str) and (not cell or cell.isspace())
 
 
 def without_blank_rows(

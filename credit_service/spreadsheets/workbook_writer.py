@@ -23,7 +23,7 @@ from openpyxl.drawing.spreadsheet_drawing import SpreadsheetDrawing
 from openpyxl.worksheet._writer import WorksheetWriter
 from openpyxl.writer.excel import ExcelWriter
 
-from credit_service.spreadsheets.table import Cell, ErrorValue, Percent
+from credit_service.spreadsheets.cell_values import Cell, ErrorValue, Percent
 
 MAX_ROWS = 1_048_576
 """Rows of a sheet."""

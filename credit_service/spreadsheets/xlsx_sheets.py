@@ -23,22 +23,18 @@ from python_calamine import CalamineError, CalamineSheet, CalamineWorkbook
 
 from credit_service.spreadsheets import columns as spreadsheet_columns
 from credit_service.spreadsheets.columns import Kind
+from credit_service.spreadsheets.cell_values import Cell, ErrorValue, Formula, Percent, is_blank
 from credit_service.spreadsheets.table import (
     MAX_COLUMNS,
     MAX_HEADER_ROWS,
     MAX_ROWS,
     Block,
-    Cell,
-    ErrorValue,
-    Formula,
-    Percent,
     Piece,
     Source,
     SpreadsheetError,
     Table,
     columns_if_matched,
     ignored_columns,
-    is_blank,
     matched,
 )
 from credit_service.spreadsheets.xlsx_package import (

@@ -24,16 +24,27 @@ Array = NDArray[Any]
 
 _KNOWN = "SELECT customer_id, imported FROM customers WHERE customer_id = ANY(%s)"
 _LOCK = f"{_KNOWN} ORDER BY customer_id FOR NO KEY UPDATE"
-_STORED_CUSTOMERS = """SELECT customer_id, first_name, last_name, age, monthly_income_paise,
-        phone_number, approved_limit_paise, imported
+CustomerFacts = tuple[int, str, str, int, int, str, int | None]
+"""(customer_id, first name, last name, age, monthly income in paise, phone number in E.164,
+approved limit in paise or None)."""
+CUSTOMER_FACTS = (
+    "customer_id",
+    "first_name",
+    "last_name",
+    "age",
+    "monthly_income_paise",
+    "phone_number",
+    "approved_limit_paise",
+)
+"""The names of CustomerFacts, in tables and in frames."""
+_STORED_CUSTOMERS = f"""SELECT {", ".join(CUSTOMER_FACTS)}, imported
     FROM customers WHERE customer_id = ANY(%s::bigint[])"""
 _HOLDERS = (
     "SELECT phone_number, customer_id FROM phone_numbers WHERE phone_number = ANY(%s::text[])"
 )
 _INSERT_PHONE_NUMBERS = "COPY phone_numbers (phone_number, customer_id) FROM STDIN"
 _RELEASE_PHONE_NUMBERS = "DELETE FROM phone_numbers WHERE phone_number = ANY(%s::text[])"
-_INSERT_CUSTOMERS = """COPY customers (customer_id, first_name, last_name, age,
-    monthly_income_paise, phone_number, approved_limit_paise, imported, created_at,
+_INSERT_CUSTOMERS = f"""COPY customers ({", ".join(CUSTOMER_FACTS)}, imported, created_at,
     position_as_of, position_valid_until) FROM STDIN"""
 
 
@@ -75,20 +86,13 @@ _CHANGES = """json_agg(json_build_object('fact', fact,
             'old', CASE WHEN shown THEN old_value END, 'new', CASE WHEN shown THEN new_value END)
             ORDER BY place)"""
 # Events show no personal data.
-_FACTS_OF_CUSTOMERS = (
-    ("first_name", False),
-    ("last_name", False),
-    ("age", False),
-    ("monthly_income_paise", False),
-    ("phone_number", False),
-    ("approved_limit_paise", True),
-)
+_FACTS_OF_CUSTOMERS = tuple((name, name == "approved_limit_paise") for name in CUSTOMER_FACTS[1:])
 _UPDATE_CUSTOMERS = f"""
     WITH n AS (
         SELECT * FROM unnest(%(customer_id)s::bigint[], %(first_name)s::text[],
             %(last_name)s::text[], %(age)s::smallint[], %(monthly_income_paise)s::bigint[],
-            %(phone_number)s::text[], %(approved_limit_paise)s::bigint[]) AS n (customer_id,
-            first_name, last_name, age, monthly_income_paise, phone_number, approved_limit_paise)
+            %(phone_number)s::text[], %(approved_limit_paise)s::bigint[])
+            AS n ({", ".join(CUSTOMER_FACTS)})
     ), b AS (
         SELECT c.* FROM customers c JOIN n USING (customer_id)
     ), u AS (
@@ -112,10 +116,6 @@ _UPDATE_CUSTOMERS = f"""
         FROM changed
     )
     SELECT array_agg(customer_id) FROM u WHERE current_debt_paise > approved_limit_paise"""
-
-CustomerFacts = tuple[int, str, str, int, int, str, int | None]
-"""(customer_id, first name, last name, age, monthly income in paise, phone number in E.164,
-approved limit in paise or None)."""
 
 
 def known_customers(connection: Connection, ids: Array, *, lock: bool) -> tuple[Array, Array]:
@@ -235,29 +235,29 @@ def update_customers(
         released = [old for _, old in moved]
         driver_cursor(connection).execute(_RELEASE_PHONE_NUMBERS, (released,))
         _take_phone_numbers(connection, [facts for facts, _ in moved])
-    names = ("customer_id", *(name for name, _ in _FACTS_OF_CUSTOMERS))
     columns = (list(column) for column in zip(*customers, strict=True))
-    values = dict(zip(names, columns, strict=True)) | _values(origin)
+    values = dict(zip(CUSTOMER_FACTS, columns, strict=True)) | _values(origin)
     found = driver_cursor(connection).execute(_UPDATE_CUSTOMERS, values).fetchone()
     return [] if found is None else found[0] or []
 
 
 # --- Loans ----------------------------------------------------------------------------------------
 
-# The key's place among the requested ones, the facts in the form of a source, and what decides
-# whether they may be replaced. EMIs on time by payments recorded here are no fact of a source.
-STORED_LOAN_COLUMNS = (
-    "place",
+LOAN_FACTS = (
     "principal_paise",
     "annual_rate_bps",
     "tenure_months",
     "installment_paise",
     "emis_paid_on_time",
     "start_day",
-    "imported",
-    "has_payments",
-    "ingestion_row",
 )
+"""The facts of a loan that a source gives and an import compares, by their names in frames.
+
+Their order is that of stored fingerprints, which an ingestion keeps across an upgrade.
+"""
+# The key's place among the requested ones, the facts in the form of a source, and what decides
+# whether they may be replaced. EMIs on time by payments recorded here are no fact of a source.
+STORED_LOAN_COLUMNS = ("place", *LOAN_FACTS, "imported", "has_payments", "ingestion_row")
 _STORED_LOANS = f"""
     SELECT wanted.place::int - 1, l.principal_paise, l.annual_rate_bps, l.tenure_months,
         l.installment_paise,

@@ -15,11 +15,11 @@ from sqlalchemy import Connection, exc, text
 from credit_service.clock import Moment
 from credit_service.domain.errors import RetryLaterError
 from credit_service.spreadsheets.cell_values import DateOrder
+from credit_service.spreadsheets.columns import Kind
 from credit_service.storage.arrays import Bigints, driver_cursor
 from credit_service.storage.database import Database
 
 State = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
-Kind = Literal["CUSTOMERS", "LOANS"]
 OnExisting = Literal["SKIP", "UPDATE"]
 SourceKind = Literal["STREAM", "UPLOAD"]
 RowOutcome = Literal["REJECTED", "SKIPPED"]

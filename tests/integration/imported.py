@@ -12,14 +12,7 @@ from credit_service.clock import Moment
 from credit_service.domain.calendar import add_months
 from credit_service.domain.positions import position_from_loans
 from credit_service.ingestion.streams import begin_stream, finish_stream, ingest_rows
-from credit_service.ingestion.wire import (
-    Columns,
-    CustomerColumns,
-    DateColumn,
-    LoanColumns,
-    MoneyColumn,
-    RowBatch,
-)
+from credit_service.ingestion.wire import Columns, DateColumn, MoneyColumn, RowBatch
 from credit_service.queries.ingestions import list_row_errors
 from credit_service.storage import customers, loans
 from credit_service.storage.database import Database
@@ -67,25 +60,33 @@ def columns_of(rows: Sequence[Any]) -> Columns:
     """The rows as the server passes them on."""
     if isinstance(rows[0], LoanRow):
         ends = [add_months(row.start, row.tenure_months) for row in rows]
-        return LoanColumns(
-            customer_id=[row.customer_id for row in rows],
-            loan_id=[row.loan_id for row in rows],
-            loan_amount=_money([row.rupees for row in rows]),
-            tenure_months=[row.tenure_months for row in rows],
-            interest_rate=[row.rate for row in rows],
-            monthly_installment=_money([row.installment_rupees for row in rows]),
-            emis_paid_on_time=[row.emis_paid_on_time for row in rows],
-            start_date=_dates([row.start for row in rows]),
-            end_date=_dates(ends),
+        return Columns(
+            "LOANS",
+            {
+                "customer_id": [row.customer_id for row in rows],
+                "loan_id": [row.loan_id for row in rows],
+                "loan_amount": _money([row.rupees for row in rows]),
+                "tenure_months": [row.tenure_months for row in rows],
+                "interest_rate": [row.rate for row in rows],
+                "monthly_installment": _money([row.installment_rupees for row in rows]),
+                "emis_paid_on_time": [row.emis_paid_on_time for row in rows],
+                "start_date": _dates([row.start for row in rows]),
+                "end_date": _dates(ends),
+            },
+            [None] * len(rows),
         )
-    return CustomerColumns(
-        customer_id=[row.customer_id for row in rows],
-        first_name=[row.first_name for row in rows],
-        last_name=[row.last_name for row in rows],
-        age=[row.age for row in rows],
-        phone_number=[row.phone_number for row in rows],
-        monthly_income=_money([row.income_rupees for row in rows]),
-        approved_limit=_money([row.limit_rupees for row in rows]),
+    return Columns(
+        "CUSTOMERS",
+        {
+            "customer_id": [row.customer_id for row in rows],
+            "first_name": [row.first_name for row in rows],
+            "last_name": [row.last_name for row in rows],
+            "age": [row.age for row in rows],
+            "phone_number": [row.phone_number for row in rows],
+            "monthly_income": _money([row.income_rupees for row in rows]),
+            "approved_limit": _money([row.limit_rupees for row in rows]),
+        },
+        [None] * len(rows),
     )
 
 

@@ -26,8 +26,9 @@ from credit_service.ingestion.uploads import fail_upload, run_upload, store_uplo
 from credit_service.queries.customers import get_customer
 from credit_service.queries.ingestions import get_ingestion, list_row_errors
 from credit_service.queries.loans import get_loan
+from credit_service.spreadsheets.columns import Kind
 from credit_service.storage.database import Database
-from credit_service.storage.ingestions import Header, Ingestion, Kind
+from credit_service.storage.ingestions import Header, Ingestion
 from credit_service.storage.tables import FIRST_ISSUED_ID
 from tests.integration.imported import (
     PRINCIPAL,

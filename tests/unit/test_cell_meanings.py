@@ -17,11 +17,11 @@ from credit_service.client import rows
 from credit_service.ingestion.cells import EPOCH_ORDINAL
 from credit_service.ingestion.frames import Batch, SourceRows, regrouped, source_rows
 from credit_service.ingestion.validation import validate_block, validate_columns
-from credit_service.rpc.convert.ingestion import customer_columns, loan_columns
-from credit_service.spreadsheets.cell_values import DateOrder
+from credit_service.rpc.convert.ingestion import columns_of
+from credit_service.spreadsheets.cell_values import Cell, DateOrder, ErrorValue, Formula, Percent
 from credit_service.spreadsheets.columns import Kind
 from credit_service.spreadsheets.source import open_source
-from credit_service.spreadsheets.table import Block, Cell, ErrorValue, Formula, Percent
+from credit_service.spreadsheets.table import Block
 from credit_service.v1 import ingestion_pb2, ingestion_service_pb2
 from tests.unit.spreadsheets.workbooks import LOAN_HEADERS
 
@@ -103,8 +103,7 @@ def streamed(kind: Kind, block: Block) -> Batch:
     rows._fill(messages, block, range(len(block.row_numbers)), kind)
     batch = ingestion_service_pb2.RowBatch.FromString(batch.SerializeToString())
     messages = list(rows._rows_of(batch, kind))
-    columns = loan_columns(messages) if kind == "LOANS" else customer_columns(messages)
-    return validate_columns(columns, 40, TODAY)
+    return validate_columns(columns_of(kind, messages), 40, TODAY)
 
 
 def outcome(batch: Batch) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ row by row, for streams and files alike.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
@@ -19,21 +19,21 @@ from credit_service.domain.errors import (
 )
 from credit_service.ingestion.downloads import CONTENT_TYPE, AnnotatedWorkbook
 from credit_service.ingestion.wire import (
-    CustomerColumns,
+    Columns,
     DateColumn,
-    LoanColumns,
     MoneyColumn,
     RowBatch,
     UnreadableCell,
+    WireColumn,
 )
 from credit_service.rpc.convert import fields
 from credit_service.rpc.convert.fields import Violations
 from credit_service.spreadsheets.cell_values import DateOrder
+from credit_service.spreadsheets.columns import COLUMNS, ColumnType, Kind
 from credit_service.storage.ingestions import (
     Contents,
     Header,
     Ingestion,
-    Kind,
     OnExisting,
     RowOutcome,
     StoredRowError,
@@ -56,35 +56,15 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _ROW_ERROR_PREFIX = "ROW_ERROR_CODE_"
 
 
-def customer_columns(rows: Sequence[ingestion_pb2.CustomerRow]) -> CustomerColumns:
-    """The columns of a batch of customers."""
-    return CustomerColumns(
-        customer_id=_optional(rows, "customer_id"),
-        first_name=_column(rows, "first_name"),
-        last_name=_column(rows, "last_name"),
-        age=_optional(rows, "age"),
-        phone_number=_column(rows, "phone_number"),
-        monthly_income=_money(rows, "monthly_income"),
-        approved_limit=_money(rows, "approved_limit"),
-        row_numbers=_row_numbers(rows),
-        unreadable=_unreadable(rows),
-    )
-
-
-def loan_columns(rows: Sequence[ingestion_pb2.LoanRow]) -> LoanColumns:
-    """The columns of a batch of loans."""
-    return LoanColumns(
-        customer_id=_optional(rows, "customer_id"),
-        loan_id=_optional(rows, "loan_id"),
-        loan_amount=_money(rows, "loan_amount"),
-        tenure_months=_optional(rows, "tenure_months"),
-        interest_rate=_column(rows, "interest_rate.value"),
-        monthly_installment=_money(rows, "monthly_installment"),
-        emis_paid_on_time=_optional(rows, "emis_paid_on_time"),
-        start_date=_dates(rows, "start_date"),
-        end_date=_dates(rows, "end_date"),
-        row_numbers=_row_numbers(rows),
-        unreadable=_unreadable(rows),
+def columns_of(
+    kind: Kind, rows: Sequence[ingestion_pb2.CustomerRow] | Sequence[ingestion_pb2.LoanRow]
+) -> Columns:
+    """The columns of a batch."""
+    return Columns(
+        kind,
+        {column.field: _READERS[column.type](rows, column.field) for column in COLUMNS[kind]},
+        _optional(rows, "row_number"),
+        _unreadable(rows),
     )
 
 
@@ -116,15 +96,24 @@ def _dates(rows: Sequence[Any], field: str) -> DateColumn:
     return DateColumn(_column(days, "year"), _column(days, "month"), _column(days, "day"))
 
 
-def _row_numbers(rows: Sequence[Any]) -> list[int | None]:
-    """The row numbers; empty when no row has one."""
-    numbers = _optional(rows, "row_number")
-    return numbers if any(number is not None for number in numbers) else []
+def _decimals(rows: Sequence[Any], field: str) -> list[str]:
+    return _column(rows, f"{field}.value")
 
 
 def _column(messages: Iterable[Any], field: str) -> list[Any]:
     """The field of each message."""
     return list(map(attrgetter(field), messages))
+
+
+_READERS: Mapping[ColumnType, Callable[[Sequence[Any], str], WireColumn]] = {
+    "ID": _optional,
+    "WHOLE": _optional,
+    "AMOUNT": _money,
+    "RATE": _decimals,
+    "DAY": _dates,
+    "NAME": _column,
+    "PHONE": _column,
+}
 
 
 def _unreadable(rows: Sequence[Any]) -> list[UnreadableCell]:
@@ -339,9 +328,9 @@ def _read_batch(batch: pb.RowBatch) -> RowBatch:
     violations = Violations()
     if batch.offset < 0:
         violations.add("batch.offset", OUT_OF_RANGE, f"must be 0 or more, found {batch.offset}.")
-    kind = batch.WhichOneof("rows")
+    name = batch.WhichOneof("rows")
     # Count before making an object of each row: an empty row takes only two bytes of a message.
-    found_rows: Any = getattr(batch, kind).rows if kind else ()
+    found_rows: Any = getattr(batch, name).rows if name else ()
     if not found_rows:
         violations.add("batch.rows", REQUIRED, "is required: at least one row.")
     elif len(found_rows) > MAX_BATCH_ROWS:
@@ -351,9 +340,8 @@ def _read_batch(batch: pb.RowBatch) -> RowBatch:
     violations.raise_if_any()
     # As a list: the container makes a new object at each access to a row.
     rows: list[Any] = list(found_rows)
-    if kind == "loans":
-        return RowBatch(batch.offset, loan_columns(rows))
-    return RowBatch(batch.offset, customer_columns(rows))
+    kind: Kind = "LOANS" if name == "loans" else "CUSTOMERS"
+    return RowBatch(batch.offset, columns_of(kind, rows))
 
 
 def read_chunk(request: pb.UploadSpreadsheetRequest) -> bytes:

@@ -1,9 +1,10 @@
 """Validation of customers."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from credit_service.domain import customers
 from credit_service.domain.customers import (
     MAX_MONTHLY_INCOME_PAISE,
     NewCustomer,
@@ -101,6 +102,37 @@ def test_foreign_numbers_are_numbers_too() -> None:
 def test_invalid_phone_numbers(text: str) -> None:
     with pytest.raises(ValueError, match="phone number"):
         parse_phone_number(text)
+
+
+separators = st.sampled_from(["", " ", "-", ".", "  ", "("])
+
+
+@given(
+    st.sampled_from(["", "+91", "0", "91", "+", "00", "+1", "0091"]),
+    separators,
+    st.text("0123456789", min_size=4, max_size=6),
+    separators,
+    st.text("0123456789", min_size=4, max_size=6),
+)
+@example("", "-", "60000", "", "00000")
+def test_the_usual_spellings_give_what_the_parser_gives(
+    prefix: str, first: str, head: str, second: str, tail: str
+) -> None:
+    text = prefix + first + head + second + tail
+    try:
+        expected = customers._parsed_phone_number(text)
+    except ValueError:
+        with pytest.raises(ValueError, match="phone number"):
+            parse_phone_number(text)
+    else:
+        assert parse_phone_number(text) == expected
+
+
+@given(st.integers(6_000_000_000, 9_999_999_999))
+def test_indian_mobiles_give_what_the_parser_gives(number: int) -> None:
+    test_the_usual_spellings_give_what_the_parser_gives.hypothesis.inner_test(  # type: ignore[attr-defined] # of hypothesis
+        "", "", str(number)[:5], "", str(number)[5:]
+    )
 
 
 @given(st.text(max_size=60))

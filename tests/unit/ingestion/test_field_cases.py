@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from credit_service.spreadsheets.cell_values import Percent
 from credit_service.spreadsheets.source import kinds, open_source, open_table
-from credit_service.spreadsheets.table import Percent, SpreadsheetError
+from credit_service.spreadsheets.table import SpreadsheetError
 from tests.unit.spreadsheets.test_source import read, refusal
 from tests.unit.spreadsheets.workbooks import (
     A_CUSTOMER,

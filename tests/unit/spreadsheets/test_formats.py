@@ -9,8 +9,9 @@ from xml.sax.saxutils import quoteattr
 
 import pytest
 
+from credit_service.spreadsheets.cell_values import Cell, Formula, Percent
 from credit_service.spreadsheets.source import open_source
-from credit_service.spreadsheets.table import Cell, Formula, Percent, SpreadsheetError
+from credit_service.spreadsheets.table import SpreadsheetError
 from credit_service.spreadsheets.workbook_writer import write_table
 from tests.unit.spreadsheets.workbooks import A_LOAN, LOAN_HEADERS, Xml, sheet_xml, workbook
 

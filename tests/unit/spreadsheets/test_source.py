@@ -14,9 +14,10 @@ import openpyxl
 import pytest
 
 from credit_service.spreadsheets import xlsx_package, xlsx_sheets
+from credit_service.spreadsheets.cell_values import Cell, ErrorValue, Formula
 from credit_service.spreadsheets.columns import Kind
 from credit_service.spreadsheets.source import check, open_source
-from credit_service.spreadsheets.table import Cell, ErrorValue, Formula, SpreadsheetError
+from credit_service.spreadsheets.table import SpreadsheetError
 from tests.unit.spreadsheets.workbooks import (
     A_CUSTOMER,
     A_LOAN,

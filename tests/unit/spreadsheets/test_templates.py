@@ -10,7 +10,7 @@ import pytest
 from credit_service.ingestion.frames import source_rows
 from credit_service.ingestion.validation import validate_block
 from credit_service.spreadsheets import templates
-from credit_service.spreadsheets.columns import COLUMNS, Kind
+from credit_service.spreadsheets.columns import COLUMNS, Kind, usual_headers
 from credit_service.spreadsheets.source import open_source
 from credit_service.spreadsheets.table import SpreadsheetError
 from tests.unit.spreadsheets.workbooks import A_CUSTOMER, A_LOAN
@@ -50,7 +50,7 @@ def test_the_examples_of_a_template_are_valid_rows(kind: Kind) -> None:
     book = openpyxl.load_workbook(io.BytesIO(templates.template(kind)))
     rows = [row for row in book[templates.EXPLANATIONS].iter_rows(values_only=True) if row[3]]
     named, examples = [row[0] for row in rows[1:]], [row[3] for row in rows[1:]]
-    assert tuple(named) == templates.headers(kind)
+    assert tuple(named) == usual_headers(kind)
     line = ",".join(map(str, examples)) + "\r\n"
     assert rejected(templates.csv_template(kind) + line.encode(), "filled.csv") == []
 

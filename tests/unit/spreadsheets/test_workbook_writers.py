@@ -12,9 +12,8 @@ import openpyxl
 import pytest
 import xlsxwriter
 
-from credit_service.spreadsheets.cell_values import day_of_moment
+from credit_service.spreadsheets.cell_values import Cell, Percent, day_of_moment
 from credit_service.spreadsheets.source import open_source
-from credit_service.spreadsheets.table import Cell, Percent
 from tests.tools import node_modules, tool
 
 CURRENCY = '"₹" #,##0.00'
