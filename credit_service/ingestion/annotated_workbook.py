@@ -39,8 +39,8 @@ from credit_service.ingestion.annotating import (
     Mark,
 )
 from credit_service.spreadsheets.cell_values import Cell, Formula
-from credit_service.spreadsheets.columns import (
-    BY_FIELD,
+from credit_service.spreadsheets.columns import BY_FIELD
+from credit_service.spreadsheets.headers import (
     REASONS_HEADER,
     SUMMARY_TITLE,
     headers_of,

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import BinaryIO
 
-from credit_service.spreadsheets import columns as spreadsheet_columns
-from credit_service.spreadsheets.columns import Kind
+from credit_service.spreadsheets import headers as spreadsheet_headers
 from credit_service.spreadsheets.cell_values import is_blank
+from credit_service.spreadsheets.columns import Kind
 from credit_service.spreadsheets.table import (
     MAX_HEADER_ROWS,
     Block,
@@ -40,7 +40,7 @@ def open_csv(file: BinaryIO, kind: Kind | None) -> Source:
     width = len(header)
     rows = Piece([], [(cells + [""] * width)[:width] for _, cells in first], 0)
     ignored = ignored_columns(kind, header, rows)
-    headers = spreadsheet_columns.headers_of(header, columns)
+    headers = spreadsheet_headers.headers_of(header, columns)
     return Source(kind, headers, blocks, ignored_columns=ignored)
 
 
@@ -67,11 +67,11 @@ def _headed_csv(file: BinaryIO, kind: Kind | None) -> tuple[list[_Record], Itera
         read.append(record)
         if all(map(is_blank, record[1])):
             continue
-        known = spreadsheet_columns.known_columns(record[1], kind)
+        known = spreadsheet_headers.known_columns(record[1], kind)
         if known > best[0]:
             best = (known, len(read))
         filled += 1
-        if filled == MAX_HEADER_ROWS or spreadsheet_columns.is_complete(record[1], kind):
+        if filled == MAX_HEADER_ROWS or spreadsheet_headers.is_complete(record[1], kind):
             break
     if not filled:
         raise SpreadsheetError("FILE_EMPTY", "The file holds no row.")
@@ -125,7 +125,7 @@ def _separator(text: io.TextIOWrapper, kind: Kind | None) -> tuple[str, int]:
     def rank(separator: str) -> tuple[int, int]:
         split = csv.reader(lines, delimiter=separator)
         try:
-            known = max(spreadsheet_columns.known_columns(cells, kind) for cells in split)
+            known = max(spreadsheet_headers.known_columns(cells, kind) for cells in split)
         except csv.Error:
             known = 0
         return known, lines[0].count(separator)

@@ -11,9 +11,8 @@ from itertools import chain
 from typing import BinaryIO, Literal
 
 from credit_service.spreadsheets import cell_values
-from credit_service.spreadsheets import columns as spreadsheet_columns
 from credit_service.spreadsheets.cell_values import DateOrder
-from credit_service.spreadsheets.columns import Kind
+from credit_service.spreadsheets.columns import COLUMNS, Kind
 from credit_service.spreadsheets.csv_file import UTF16_MARKS, csv_table, open_csv
 from credit_service.spreadsheets.table import Block, Source, SpreadsheetError, Table, matched
 from credit_service.spreadsheets.xlsx_package import check_directory, open_package
@@ -119,7 +118,7 @@ def kinds(file: BinaryIO, filename: str) -> tuple[Kind, ...]:
             found.add(matched(None, headed_sheet(package, part, None, PEEK_BYTES).header)[0])
     if not found:
         return (open_workbook(file, None).kind,)
-    return tuple(each for each in spreadsheet_columns.COLUMNS if each in found)
+    return tuple(each for each in COLUMNS if each in found)
 
 
 def open_table(file: BinaryIO, filename: str, kind: Kind) -> Table:

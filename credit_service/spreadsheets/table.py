@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from credit_service.spreadsheets import columns as spreadsheet_columns
+from credit_service.spreadsheets import headers as spreadsheet_headers
 from credit_service.spreadsheets.cell_values import Cell, DateOrder, is_blank
 from credit_service.spreadsheets.columns import Kind
 
@@ -89,13 +89,13 @@ class Table:
 def ignored_columns(kind: Kind, header: Sequence[Cell], rest: "Piece") -> tuple[str, ...]:
     """The columns that are not read: their headers, or the letters of columns with values and no
     header. The latter are searched in the first few thousand rows only."""
-    names = spreadsheet_columns.ignored(kind, header)
+    names = spreadsheet_headers.ignored(kind, header)
     unnamed = []
     for place, cells in enumerate(zip(*rest.rows, strict=True), rest.first_column):
         no_header = place >= len(header) or is_blank(header[place])
         if no_header and not all(map(is_blank, set(cells))):
-            unnamed.append(f"column {spreadsheet_columns.letters(place)} (no header)")
-    return (*names, *unnamed)[: spreadsheet_columns.MAX_IGNORED]
+            unnamed.append(f"column {spreadsheet_headers.letters(place)} (no header)")
+    return (*names, *unnamed)[: spreadsheet_headers.MAX_IGNORED]
 
 
 class Piece:
@@ -133,20 +133,20 @@ def matched(
 ) -> tuple[Kind, dict[str, int]]:
     """The kind and its columns. An error names `sheet` and `row` as the place of the header."""
     where = f"Row {row} of the sheet {_shortened(sheet)!r}" if sheet else f"Line {row} of the file"
-    kind = kind or spreadsheet_columns.detect(header)
+    kind = kind or spreadsheet_headers.detect(header)
     if kind is None:
         raise SpreadsheetError(
             "COLUMN_MISSING",
             f"{where} was read as the header, but is the header of neither customers nor loans; "
-            f"it has {spreadsheet_columns.listed(header)}. The templates show the columns of each.",
+            f"it has {spreadsheet_headers.listed(header)}. The templates show the columns of each.",
         )
     try:
-        return kind, spreadsheet_columns.match(kind, header)
-    except spreadsheet_columns.MissingColumnError as error:
+        return kind, spreadsheet_headers.match(kind, header)
+    except spreadsheet_headers.MissingColumnError as error:
         raise SpreadsheetError("COLUMN_MISSING", f"{error} {where} is its header.") from error
-    except spreadsheet_columns.AmbiguousColumnError as error:
+    except spreadsheet_headers.AmbiguousColumnError as error:
         raise SpreadsheetError("COLUMN_AMBIGUOUS", str(error)) from error
-    except spreadsheet_columns.UnitError as error:
+    except spreadsheet_headers.UnitError as error:
         raise SpreadsheetError("COLUMN_UNIT_UNSUPPORTED", str(error)) from error
 
 
@@ -156,8 +156,8 @@ def _shortened(text: str) -> str:
 
 def columns_if_matched(kind: Kind, header: Sequence[object]) -> Mapping[str, int]:
     try:
-        return spreadsheet_columns.match(kind, header)
-    except spreadsheet_columns.ColumnsError:
+        return spreadsheet_headers.match(kind, header)
+    except spreadsheet_headers.ColumnsError:
         return {}
 
 

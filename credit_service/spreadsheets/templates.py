@@ -7,14 +7,8 @@ console may both offer them.
 import io
 from collections.abc import Mapping
 
-from credit_service.spreadsheets.columns import (
-    COLUMNS,
-    Column,
-    ColumnType,
-    Kind,
-    letters,
-    usual_headers,
-)
+from credit_service.spreadsheets.columns import COLUMNS, Column, ColumnType, Kind, usual_headers
+from credit_service.spreadsheets.headers import letters
 
 CONTENT_TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 EXPLANATIONS = "Columns"

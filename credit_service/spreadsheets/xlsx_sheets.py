@@ -21,9 +21,9 @@ from xml.sax.saxutils import unescape
 
 from python_calamine import CalamineError, CalamineSheet, CalamineWorkbook
 
-from credit_service.spreadsheets import columns as spreadsheet_columns
-from credit_service.spreadsheets.columns import Kind
+from credit_service.spreadsheets import headers as spreadsheet_headers
 from credit_service.spreadsheets.cell_values import Cell, ErrorValue, Formula, Percent, is_blank
+from credit_service.spreadsheets.columns import Kind
 from credit_service.spreadsheets.table import (
     MAX_COLUMNS,
     MAX_HEADER_ROWS,
@@ -68,9 +68,9 @@ def open_workbook(file: BinaryIO, kind: Kind | None) -> Source:
         else:
             return Source(
                 kind_found,
-                spreadsheet_columns.headers_of(sheet.header, columns),
+                spreadsheet_headers.headers_of(sheet.header, columns),
                 _sheet_blocks(sheet.rest, sheet.pieces, columns),
-                spreadsheet_columns.shown(name),
+                spreadsheet_headers.shown(name),
                 ignored_columns(kind_found, sheet.header, sheet.rest),
                 _sheets_with_rows(package, besides=part),
             )
@@ -86,8 +86,8 @@ def _sheets_with_rows(package: Package, besides: str) -> tuple[str, ...]:
         # Damage in a sheet that is not read is ignored.
         with suppress(SpreadsheetError):
             sheet = headed_sheet(package, part, None, PEEK_BYTES)
-            if spreadsheet_columns.is_complete(sheet.header):
-                names.append(spreadsheet_columns.shown(name))
+            if spreadsheet_headers.is_complete(sheet.header):
+                names.append(spreadsheet_headers.shown(name))
     return tuple(names)
 
 
@@ -153,17 +153,17 @@ def headed_sheet(
             named = [cell for cell in cells if not is_blank(cell)]
             if not named:
                 continue
-            if not filled and named == [spreadsheet_columns.SUMMARY_TITLE]:
+            if not filled and named == [spreadsheet_headers.SUMMARY_TITLE]:
                 raise SpreadsheetError(
                     "FILE_EMPTY", "The workbook holds the summary of an ingestion and no rows."
                 )
             if not read or read[-1] is not piece:
                 read.append(piece)
-            known = spreadsheet_columns.known_columns(named, kind)
+            known = spreadsheet_headers.known_columns(named, kind)
             if known > best[0]:
                 best = (known, len(read) - 1, index)
             filled += 1
-            if filled == MAX_HEADER_ROWS or spreadsheet_columns.is_complete(named, kind):
+            if filled == MAX_HEADER_ROWS or spreadsheet_headers.is_complete(named, kind):
                 return _headed_at(read, best[1], best[2], pieces)
     if not filled:
         raise SpreadsheetError("FILE_EMPTY", "The file holds no row.")

@@ -35,9 +35,10 @@ from credit_service.ingestion.downloads import annotated_filename
 from credit_service.ingestion.frames import source_rows
 from credit_service.ingestion.validation import validate_block
 from credit_service.spreadsheets import workbook_writer, xlsx_package
-from credit_service.spreadsheets.columns import REASONS_HEADER, SUMMARY_TITLE, Kind
-from credit_service.spreadsheets.source import open_source, open_table
 from credit_service.spreadsheets.cell_values import Cell
+from credit_service.spreadsheets.columns import Kind
+from credit_service.spreadsheets.headers import REASONS_HEADER, SUMMARY_TITLE
+from credit_service.spreadsheets.source import open_source, open_table
 from credit_service.spreadsheets.table import SpreadsheetError
 from tests.unit.spreadsheets.workbooks import (
     A_LOAN,

@@ -2,8 +2,17 @@
 
 import pytest
 
-from credit_service.spreadsheets import columns
-from credit_service.spreadsheets.columns import Kind
+from credit_service.spreadsheets.columns import COLUMNS, Kind
+from credit_service.spreadsheets.headers import (
+    MAX_HEADER_CHARS,
+    MAX_IGNORED,
+    AmbiguousColumnError,
+    MissingColumnError,
+    UnitError,
+    detect,
+    ignored,
+    match,
+)
 from tests.unit.spreadsheets.workbooks import CUSTOMER_HEADERS, LOAN_HEADERS
 
 USUAL: dict[Kind, tuple[str, ...]] = {"CUSTOMERS": CUSTOMER_HEADERS, "LOANS": LOAN_HEADERS}
@@ -11,7 +20,7 @@ USUAL: dict[Kind, tuple[str, ...]] = {"CUSTOMERS": CUSTOMER_HEADERS, "LOANS": LO
 
 def with_header(kind: Kind, field: str, header: str) -> tuple[str, ...]:
     """The usual headers, with this one in place of a field's own."""
-    place = columns.match(kind, USUAL[kind])[field]
+    place = match(kind, USUAL[kind])[field]
     return tuple(header if index == place else each for index, each in enumerate(USUAL[kind]))
 
 
@@ -49,9 +58,9 @@ ACCEPTED: dict[tuple[Kind, str, str], tuple[str, ...]] = {
 )
 def test_a_header_may_add_the_unit_of_its_column(kind: Kind, field: str, header: str) -> None:
     headers = with_header(kind, field, header)
-    assert columns.match(kind, headers) == columns.match(kind, USUAL[kind])
-    assert columns.detect(headers) == kind
-    assert columns.ignored(kind, headers) == ()
+    assert match(kind, headers) == match(kind, USUAL[kind])
+    assert detect(headers) == kind
+    assert ignored(kind, headers) == ()
 
 
 AMOUNTS = (
@@ -86,16 +95,16 @@ REFUSED: dict[tuple[Kind, str, str], tuple[str, ...]] = {
 )
 def test_another_unit_is_never_read_as_the_columns_own(kind: Kind, field: str, header: str) -> None:
     headers = with_header(kind, field, header)
-    with pytest.raises(columns.UnitError, match="another unit") as caught:
-        columns.match(kind, headers)
+    with pytest.raises(UnitError, match="another unit") as caught:
+        match(kind, headers)
     assert repr(header) in str(caught.value)
-    assert columns.detect(headers) == kind
+    assert detect(headers) == kind
 
 
 def test_a_column_in_another_unit_beside_the_right_one_is_ignored_and_named() -> None:
     headers = (*LOAN_HEADERS, "Tenure (years)", "Loan Amount (in lakhs)")
-    assert columns.match("LOANS", headers) == columns.match("LOANS", LOAN_HEADERS)
-    assert columns.ignored("LOANS", headers) == ("Tenure (years)", "Loan Amount (in lakhs)")
+    assert match("LOANS", headers) == match("LOANS", LOAN_HEADERS)
+    assert ignored("LOANS", headers) == ("Tenure (years)", "Loan Amount (in lakhs)")
 
 
 @pytest.mark.parametrize(
@@ -107,41 +116,41 @@ def test_a_column_in_another_unit_beside_the_right_one_is_ignored_and_named() ->
 )
 def test_a_header_with_another_meaning_is_another_column(header: str) -> None:
     headers = (*LOAN_HEADERS, header)
-    assert columns.match("LOANS", headers) == columns.match("LOANS", LOAN_HEADERS)
-    assert columns.ignored("LOANS", headers) == ((header,) if header else ())
+    assert match("LOANS", headers) == match("LOANS", LOAN_HEADERS)
+    assert ignored("LOANS", headers) == ((header,) if header else ())
 
 
 def test_emis_paid_means_those_on_time_without_another_column() -> None:
     for header in ("emis_paid", "EMIs Paid", "No. of EMIs paid", "EMI paid (count)"):
         headers = with_header("LOANS", "emis_paid_on_time", header)
-        assert columns.match("LOANS", headers)["emis_paid_on_time"] == 6
+        assert match("LOANS", headers)["emis_paid_on_time"] == 6
     for headers in ((*LOAN_HEADERS, "EMIs paid"), ("EMIs paid", *LOAN_HEADERS)):
-        found = columns.match("LOANS", headers)["emis_paid_on_time"]
+        found = match("LOANS", headers)["emis_paid_on_time"]
         assert headers[found] == "EMIs paid on Time"
-        assert columns.ignored("LOANS", headers) == ("EMIs paid",)
+        assert ignored("LOANS", headers) == ("EMIs paid",)
 
 
 @pytest.mark.parametrize("other", ["Loan Amount (INR)", "Principal", "loan_amount"])
 def test_two_columns_with_the_same_meaning_are_rejected(other: str) -> None:
-    with pytest.raises(columns.AmbiguousColumnError, match="both stand for loan_amount"):
-        columns.match("LOANS", (*LOAN_HEADERS, other))
+    with pytest.raises(AmbiguousColumnError, match="both stand for loan_amount"):
+        match("LOANS", (*LOAN_HEADERS, other))
 
 
 def test_listed_names_are_bounded_and_on_one_line() -> None:
     names = [f"Note {n}\n\x00 {'x' * 300}" for n in range(300)]
-    found = columns.ignored("LOANS", (*LOAN_HEADERS, *names))
-    assert len(found) == columns.MAX_IGNORED
-    assert all(len(name) <= columns.MAX_HEADER_CHARS and name.isprintable() for name in found)
+    found = ignored("LOANS", (*LOAN_HEADERS, *names))
+    assert len(found) == MAX_IGNORED
+    assert all(len(name) <= MAX_HEADER_CHARS and name.isprintable() for name in found)
     assert found[0].startswith("Note 0 xxx")
-    with pytest.raises(columns.MissingColumnError) as caught:
-        columns.match("LOANS", ("Loan ID", *names))
+    with pytest.raises(MissingColumnError) as caught:
+        match("LOANS", ("Loan ID", *names))
     assert "and 271 more" in str(caught.value)
     assert len(str(caught.value)) < 4_000
 
 
 def test_every_listed_header_means_one_column() -> None:
-    for kind, of_kind in columns.COLUMNS.items():
+    for kind, of_kind in COLUMNS.items():
         for column in of_kind:
             for header in (column.field, *column.headers, *column.second_choice):
                 headers = with_header(kind, column.field, header)
-                assert columns.match(kind, headers) == columns.match(kind, USUAL[kind]), header
+                assert match(kind, headers) == match(kind, USUAL[kind]), header
