@@ -26,7 +26,7 @@ from credit_service.domain.errors import (
     PreconditionFailedError,
     RetryLaterError,
 )
-from credit_service.ingestion import batches, loader
+from credit_service.ingestion import batches, merge_loans
 from credit_service.ingestion.frames import arrays_of
 from credit_service.ingestion.streams import (
     abandon_streams,
@@ -1117,7 +1117,7 @@ def test_fingerprints_distinguish_each_fact() -> None:
         LoanRow(2, 9),
     ]
     facts = validate_columns(columns_of(rows), 0, TODAY.today).frame
-    prints = loader._fingerprints(arrays_of(facts)).tolist()
+    prints = merge_loans._fingerprints(arrays_of(facts)).tolist()
     assert len(set(prints[:7])) == 7
     # The key is not part of it.
     assert prints[7] == prints[0]

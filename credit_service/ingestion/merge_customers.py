@@ -1,0 +1,287 @@
+"""Compares valid customers with the stored ones, row by row."""
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+
+import numpy as np
+import pandas as pd
+
+from credit_service.domain.customers import approved_limit_paise
+from credit_service.domain.positions import position_from_loans
+from credit_service.ingestion.frames import NO_LIMIT
+from credit_service.ingestion.merge import Differing, Merge, difference
+from credit_service.rupees import format_inr, format_rupees
+from credit_service.storage import imports, ingestions
+from credit_service.storage.imports import CustomerFacts
+
+_PHONE_KEY = -1
+_CUSTOMER_KEY = 0
+
+
+def load_customers(merge: Merge, frame: pd.DataFrame) -> None:
+    """Load customers row by row: earlier rows decide whether a phone number is free."""
+    rows = _customer_rows(frame)
+    if not rows:
+        return
+    known = _KnownCustomers.read(merge, [row[1] for row in rows])
+    inserts: list[CustomerFacts] = []
+    updates: list[CustomerFacts] = []
+    old_phone_numbers: list[str] = []
+    for row, facts in rows:
+        customer_id, phone = facts[0], facts[5]
+        if not known.may_be_stored(merge, row, facts):
+            continue
+        stored = known.stored.get(customer_id)
+        if stored is not None:
+            (*_, old_phone, _), _ = stored
+            updates.append(facts)
+            old_phone_numbers.append(old_phone)
+            # Taken until the ingestion ends, so that a dry run need not track released numbers.
+            known.give(old_phone, customer_id, row, remember=old_phone != phone)
+        else:
+            inserts.append(facts)
+        # Later batches read what was written.
+        known.give(phone, customer_id, row, remember=not merge.writes)
+    merge.inserted, merge.updated = len(inserts), len(updates)
+    if merge.writes:
+        _write_customers(merge, inserts, updates, old_phone_numbers)
+        _write_contests(merge, known.contests)
+    ingestions.remember(
+        merge.connection, merge.ingestion.ingestion_id, list(known.to_remember.values())
+    )
+
+
+_Row = tuple[int, int]
+
+
+def _customer_rows(frame: pd.DataFrame) -> list[tuple[_Row, CustomerFacts]]:
+    columns = ("offset", "row_number", *imports.CUSTOMER_FACTS)
+    return [
+        (
+            (offset, number),
+            (customer_id, first, last, age, income, phone, None if limit == NO_LIMIT else limit),
+        )
+        for offset, number, customer_id, first, last, age, income, phone, limit in zip(
+            *(frame[name].tolist() for name in columns), strict=True
+        )
+    ]
+
+
+@dataclass
+class _KnownCustomers:
+    """The stored customers and phone numbers of a batch, as changed by its rows so far."""
+
+    stored: dict[int, tuple[CustomerFacts, bool]]
+    # The customer of each phone number, now or when the ingestion began.
+    holders: dict[str, int]
+    # (row number, fingerprint) of the first accepted row of a customer.
+    accepted: dict[int, tuple[int, int]]
+    # Contested ids, and the ids that the rows contest (True) or settle (False).
+    contested: Collection[int] = ()
+    contests: dict[int, bool] = field(default_factory=dict)
+    to_remember: dict[tuple[int, int], tuple[int, int, int, int]] = field(default_factory=dict)
+    _remembered: frozenset[tuple[int, int]] = frozenset()
+
+    @classmethod
+    def read(cls, merge: Merge, facts: Sequence[CustomerFacts]) -> "_KnownCustomers":
+        ids = sorted({each[0] for each in facts})
+        phones = sorted({each[5] for each in facts})
+        updates = merge.writes and merge.ingestion.on_existing == "UPDATE"
+        stored = imports.stored_customers(merge.connection, ids, lock=updates)
+        holders = imports.phone_holders(merge.connection, phones)
+        # Includes the numbers that customers of this batch may release.
+        numbers = [_digits(phone) for phone in {*phones, *(s[0][5] for s in stored.values())}]
+        seen = ingestions.seen(
+            merge.connection,
+            merge.ingestion.ingestion_id,
+            [*ids, *numbers],
+            [_CUSTOMER_KEY] * len(ids) + [_PHONE_KEY] * len(numbers),
+        )
+        accepted = {}
+        for (number, which), (row_number, value) in seen.items():
+            if which == _CUSTOMER_KEY:
+                accepted[number] = (row_number, value)
+            else:
+                holders[f"+{number}"] = value
+        contested = imports.contested(merge.connection, np.array(ids, np.int64))
+        return cls(stored, holders, accepted, contested, _remembered=frozenset(seen))
+
+    def may_be_stored(self, merge: Merge, row: _Row, facts: CustomerFacts) -> bool:
+        """Whether to insert or update the row; otherwise counts it."""
+        customer_id, phone = facts[0], facts[5]
+        fingerprint = _customer_fingerprint(facts)
+        if customer_id in self.accepted:
+            first_row, first_fingerprint = self.accepted[customer_id]
+            if first_fingerprint == fingerprint:
+                merge.unchanged += 1
+            else:
+                merge.reject_duplicate(row, f"customer {customer_id}", first_row)
+            return False
+        stored, imported = self.stored.get(customer_id, (None, True))
+        if stored is not None and _another_person(stored, facts):
+            self.contests[customer_id] = True
+            _reject_another_person(merge, row, customer_id)
+            return False
+        if customer_id in self.contested or customer_id in self.contests:
+            self.contests[customer_id] = False
+        if stored is not None and _same_customer(stored, facts):
+            merge.unchanged += 1
+            self._accept(customer_id, row, fingerprint)
+            return False
+        if stored is not None and merge.ingestion.on_existing == "SKIP":
+            merge.skipped += 1
+            if merge.list_skipped:
+                merge.skip(row, f"customer {customer_id}", _differing(stored, facts))
+            self._accept(customer_id, row, fingerprint)
+            return False
+        if not imported:
+            merge.reject(
+                row,
+                "customer_id",
+                "CUSTOMER_REGISTERED_HERE",
+                str(customer_id),
+                "a customer that an import brought",
+                f"Customer {customer_id} was registered with this service, and no import changes "
+                "that.",
+            )
+            return False
+        if self.holders.get(phone, customer_id) != customer_id:
+            merge.reject(
+                row,
+                "phone_number",
+                "PHONE_TAKEN",
+                phone,
+                "a phone number that no other customer has",
+                f"The phone number {phone} belongs to another customer.",
+            )
+            return False
+        limit = _limit_given(stored, facts)
+        ceiling = merge.ingestion.max_limit_paise
+        if limit is not None and ceiling is not None and limit > ceiling:
+            _reject_limit(merge, row, facts, limit, ceiling)
+            return False
+        self._accept(customer_id, row, fingerprint)
+        return True
+
+    def give(self, phone: str, customer_id: int, row: _Row, *, remember: bool) -> None:
+        """Assign the phone number to the customer."""
+        self.holders[phone] = customer_id
+        if remember:
+            self._remember(_digits(phone), _PHONE_KEY, row, customer_id)
+
+    def _accept(self, customer_id: int, row: _Row, fingerprint: int) -> None:
+        self.accepted[customer_id] = (row[1], fingerprint)
+        self._remember(customer_id, _CUSTOMER_KEY, row, fingerprint)
+
+    def _remember(self, number: int, which: int, row: _Row, value: int) -> None:
+        if (number, which) not in self._remembered:
+            self.to_remember[number, which] = (number, which, row[1], value)
+
+
+def _digits(phone: str) -> int:
+    return int(phone[1:])
+
+
+def _same_customer(stored: CustomerFacts, facts: CustomerFacts) -> bool:
+    """Whether the row equals the stored customer; a row without a limit leaves it unchanged."""
+    return stored[:6] == facts[:6] and facts[6] in (None, stored[6])
+
+
+def _differing(stored: CustomerFacts, facts: CustomerFacts) -> Differing:
+    return [
+        difference("CUSTOMERS", name, found, kept)
+        for name, found, kept in zip(imports.CUSTOMER_FACTS, facts, stored, strict=True)
+        if found is not None and found != kept
+    ]
+
+
+def _another_person(stored: CustomerFacts, facts: CustomerFacts) -> bool:
+    """Whether the row is of another person than the stored customer: both the phone number and the
+    name differ. One of them alone may change."""
+    return stored[5] != facts[5] and _full_name(stored) != _full_name(facts)
+
+
+def _full_name(facts: CustomerFacts) -> str:
+    return " ".join(f"{facts[1]} {facts[2]}".casefold().split())
+
+
+def _limit_given(stored: CustomerFacts | None, facts: CustomerFacts) -> int | None:
+    """The approved limit in paise that the row sets; None if it stays as it is."""
+    if stored is None:
+        return approved_limit_paise(facts[4]) if facts[6] is None else facts[6]
+    return None if facts[6] == stored[6] else facts[6]
+
+
+def _reject_limit(merge: Merge, row: _Row, facts: CustomerFacts, limit: int, ceiling: int) -> None:
+    by_income = "" if facts[6] is not None else ", 36 times the monthly income,"
+    merge.reject(
+        row,
+        "approved_limit",
+        "LIMIT_ABOVE_CEILING",
+        format_rupees(limit),
+        f"an approved limit of at most {format_inr(ceiling)}",
+        f"The approved limit of {format_inr(limit)}{by_income} is above {format_inr(ceiling)}, the "
+        "highest that an import may give here (CREDIT_MAX_IMPORTED_LIMIT_RUPEES).",
+    )
+
+
+def _reject_another_person(merge: Merge, row: _Row, customer_id: int) -> None:
+    """Reject the row, without disclosing anything of the stored person."""
+    merge.reject(
+        row,
+        "customer_id",
+        "CUSTOMER_MISMATCH",
+        str(customer_id),
+        "the phone number or the name of the customer who is stored under this id",
+        f"Customer {customer_id} is stored as a different person: neither the phone number nor the "
+        "name is theirs. Loans of this id are rejected until a row of customers names the stored "
+        "person. Give the customer of this row an id of their own, here and in the rows of loans.",
+    )
+
+
+def _write_contests(merge: Merge, contests: Mapping[int, bool]) -> None:
+    begun = [customer_id for customer_id, is_contested in contests.items() if is_contested]
+    ended = [customer_id for customer_id, is_contested in contests.items() if not is_contested]
+    if begun:
+        imports.mark_contested(
+            merge.connection, begun, merge.ingestion.ingestion_id, merge.moment.now
+        )
+    if ended:
+        imports.clear_contested(merge.connection, ended)
+
+
+def _customer_fingerprint(facts: Iterable[object]) -> int:
+    digest = hashlib.blake2b(repr(facts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def _write_customers(
+    merge: Merge,
+    inserts: list[CustomerFacts],
+    updates: list[CustomerFacts],
+    old_phone_numbers: list[str],
+) -> None:
+    merge.moved = [facts[0] for facts in updates]
+    if updates:
+        merge.over_limit += imports.update_customers(
+            merge.connection, updates, old_phone_numbers, merge.origin
+        )
+    if inserts:
+        with_limits = [
+            (*facts[:6], approved_limit_paise(facts[4]) if facts[6] is None else facts[6])
+            for facts in inserts
+        ]
+        day = merge.moment.today
+        imports.insert_customers(
+            merge.connection,
+            with_limits,
+            merge.moment.now,
+            day.isoformat(),
+            _empty_position_ends(day).isoformat(),
+        )
+
+
+def _empty_position_ends(day: date) -> date:
+    return position_from_loans(0, 1, 0, 0, (), day).valid_until
