@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 import openpyxl
 import pytest
 
-from credit_service.spreadsheets import xlsx_package, xlsx_sheets
+from credit_service.spreadsheets import xlsx_package, xlsx_pieces
 from credit_service.spreadsheets.cell_values import Cell, ErrorValue, Formula
 from credit_service.spreadsheets.columns import Kind
 from credit_service.spreadsheets.source import check, open_source
@@ -249,7 +249,7 @@ def with_shared_strings(dress: Callable[[str], str], *texts: str) -> bytes:
 def test_shared_strings_are_found_in_every_piece(
     monkeypatch: pytest.MonkeyPatch, piece_bytes: int, prefix: str
 ) -> None:
-    monkeypatch.setattr(xlsx_sheets, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(xlsx_pieces, "_PIECE_BYTES", piece_bytes)
     names = [f"Name {n}" for n in range(300)]
     names[5:8] = ["", " <&> \ue000", "x" * 400]
     content = with_shared_strings(prefixed if prefix else str, *names)
@@ -305,7 +305,7 @@ def test_results_do_not_depend_on_the_pieces(
             xml = xml.replace(f'<row r="{number}" ', "<row ")
             for letter in "ABCDEFGHI":
                 xml = xml.replace(f' r="{letter}{number}"', "")
-    monkeypatch.setattr(xlsx_sheets, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(xlsx_pieces, "_PIECE_BYTES", piece_bytes)
     numbers, columns, _ = read(workbook(xml))
     expected = [n for n in range(2, 102) if n not in blank]
     assert numbers == expected
@@ -703,7 +703,7 @@ def test_wide_rows_and_large_cells_are_read_or_rejected_safely(
         customers_workbook((7, large, "Rao", 30, 9_876_598_765, 1, None)), kind="CUSTOMERS"
     )
     assert (numbers, columns["first_name"]) == ([2], [large])
-    monkeypatch.setattr(xlsx_sheets, "_MAX_ROW_BYTES", 1024**2)
+    monkeypatch.setattr(xlsx_pieces, "_MAX_ROW_BYTES", 1024**2)
     monstrous = noise.randbytes(4 * 1024**2).hex()
     content = customers_workbook((7, monstrous, "Rao", 30, 9_876_598_765, 1, None))
     with pytest.raises(SpreadsheetError) as caught:
