@@ -8,5 +8,5 @@ merge_loans, merge_customers  the comparison with what is stored; merge is its s
 streams, uploads    use cases: ingest batches of a stream; store a file, and ingest it in a worker
 reading             parses and validates an uploaded file in a sandboxed process
 downloads           use case: return an uploaded file as an annotated workbook
-annotated_workbook  writes that workbook in a sandboxed process
+annotated_workbook  writes that workbook in a sandboxed process; annotated_rows is its content
 """

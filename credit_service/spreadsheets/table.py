@@ -13,6 +13,7 @@ MAX_COLUMNS = 702
 MAX_HEADER_ROWS = 20
 """Rows of a sheet, blank ones not counted, that are searched for the header."""
 MAX_ROWS = 1_048_576
+"""Rows of a sheet."""
 
 ErrorCode = Literal[
     "FORMAT_UNSUPPORTED",

@@ -25,8 +25,6 @@ from openpyxl.writer.excel import ExcelWriter
 
 from credit_service.spreadsheets.cell_values import Cell, ErrorValue, Percent
 
-MAX_ROWS = 1_048_576
-"""Rows of a sheet."""
 MAX_TEXT_CHARS = 32_767
 """Longest text of a cell. Spreadsheet programs reject a file with a longer one, so it is cut."""
 

@@ -22,7 +22,7 @@ from openpyxl.utils.datetime import CALENDAR_MAC_1904, CALENDAR_WINDOWS_1900
 from openpyxl.workbook.defined_name import DefinedName
 from openpyxl.worksheet.datavalidation import DataValidation
 
-from credit_service.ingestion import annotated_workbook, sandbox
+from credit_service.ingestion import annotated_rows, annotated_workbook, sandbox
 from credit_service.ingestion.annotated_workbook import write_annotated
 from credit_service.ingestion.annotating import (
     AnnotationError,
@@ -377,7 +377,7 @@ def test_values_that_a_sheet_cannot_contain_are_rejected(monkeypatch: pytest.Mon
     with pytest.raises(AnnotationError) as caught:
         annotated(wide, "l.csv", marks=[])
     assert caught.value.code == "TOO_LARGE_FOR_A_SHEET"
-    monkeypatch.setattr(annotated_workbook, "MAX_ROWS", 2)
+    monkeypatch.setattr(annotated_rows, "MAX_ROWS", 2)
     with pytest.raises(AnnotationError) as caught:
         annotated(csv_of(LOAN_HEADERS, A_LOAN, A_LOAN), "l.csv", marks=[])
     assert caught.value.code == "TOO_LARGE_FOR_A_SHEET"
@@ -390,7 +390,7 @@ def test_a_long_text_is_truncated_to_the_limit_of_a_cell() -> None:
 
 
 def test_notes_have_a_limit_and_reasons_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(annotated_workbook, "MAX_NOTES", 3)
+    monkeypatch.setattr(annotated_rows, "MAX_NOTES", 3)
     sheet = opened(annotated(loans_workbook(*[WRONG_LOAN] * 5)))["S1"]
     assert sum(cell.comment is not None for row in sheet for cell in row) == 3
     assert all(sheet[f"J{number}"].value for number in range(2, 7))
