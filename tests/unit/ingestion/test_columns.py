@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import date
 from typing import Any
 
+import numpy as np
 import pytest
 from google.type.date_pb2 import Date
 from google.type.decimal_pb2 import Decimal
@@ -12,7 +13,7 @@ from google.type.money_pb2 import Money
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credit_service.ingestion import cells, validation, wire
+from credit_service.ingestion import cells, merge_customers, merge_loans, validation, wire
 from credit_service.ingestion.frames import COLUMN_TYPES, source_rows
 from credit_service.ingestion.validation import validate_block, validate_columns
 from credit_service.ingestion.wire import Columns, DateColumn, MoneyColumn
@@ -133,6 +134,22 @@ def test_digests_of_streamed_rows_are_those_of_earlier_releases() -> None:
         digests = validate_columns(columns, 0, TODAY).digests
         assert digests is not None
         assert digests.tolist() == [digest]
+
+
+def test_fingerprints_of_rows_are_those_of_earlier_releases() -> None:
+    """An ingestion that began before an upgrade recognizes its rows after it."""
+    loan = {
+        "principal_paise": 10_000_000,
+        "annual_rate_bps": 1_250,
+        "tenure_months": 12,
+        "installment_paise": 888_488,
+        "emis_paid_on_time": 3,
+        "start_day": 19_753,
+    }
+    loans = {name: np.array([value]) for name, value in {"offset": 0, **loan}.items()}
+    assert merge_loans._fingerprints(loans).tolist() == [-8640790830697971068]
+    customer = (7, "Asha", "Rao", 31, 5_000_000, "+919876598765", None)
+    assert merge_customers._customer_fingerprint(customer) == 5569347643726010866
 
 
 @given(
