@@ -184,6 +184,13 @@ class Settings(BaseSettings):
         le=86_400,
         description="time without a call after which the server closes a connection",
     )
+    max_connection_age_seconds: float | None = Field(
+        default=None,
+        ge=1,
+        le=86_400,
+        description="age after which the server asks a client to open another connection, while "
+        "calls on the old one continue; unset: never",
+    )
     max_streams_per_principal: int = Field(
         default=4, ge=1, le=255, description="streams of one principal, per server process"
     )

@@ -278,7 +278,11 @@ def _max_running_calls(settings: Settings) -> int:
 
 def _options(settings: Settings, *, share_port: bool) -> list[tuple[str, int]]:
     max_pending = max(_MIN_PENDING_CALLS, settings.max_concurrent_calls)
+    age_seconds = settings.max_connection_age_seconds
+    # Without an end to the grace, so that streams on the old connection continue.
+    age = [] if age_seconds is None else [("grpc.max_connection_age_ms", int(age_seconds * 1000))]
     return [
+        *age,
         ("grpc.so_reuseport", int(share_port)),
         # Calls that grpc holds until its receiving thread gets to them. Where that thread falls
         # behind, grpc ends calls with a bare CANCELLED: some above the first number, all above the

@@ -69,6 +69,34 @@ def eventually(condition: Callable[[], bool], timeout_seconds: float = 15.0) -> 
         time.sleep(0.02)
 
 
+class TestConnectionAge:
+    """Clients open another connection after this time, and so find new servers."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"max_connection_age_seconds": 1.0})
+
+    def test_calls_move_to_a_new_connection_and_streams_continue(self, server: Edge) -> None:
+        events: Any = server.credit.WatchCreditEvents(pb.WatchCreditEventsRequest(), timeout=60)
+        assert next(iter(events)).HasField("heartbeat")
+        port = server.server.address.port
+        clients: set[int] = set()
+
+        def is_replaced() -> bool:
+            # None of them fails, without any retry policy.
+            server.credit.ListCustomers(pb.ListCustomersRequest(page_size=1), timeout=10)
+            clients.update(
+                each.raddr.port
+                for each in psutil.Process().net_connections("tcp")
+                if each.status == psutil.CONN_ESTABLISHED and each.laddr.port == port
+            )
+            return len(clients) >= 3
+
+        eventually(is_replaced, timeout_seconds=60)
+        assert events.is_active()
+        events.cancel()
+
+
 # Reflection.
 
 
