@@ -101,6 +101,14 @@ test-tools: $(VENV)/installed-dev ## install the tools of some tests: Chromium, 
 test-debian: $(VENV)/installed-dev ## run the integration tests against the system's PostgreSQL and Redis
 	$(RUN) scripts/debian.py $(or $(TESTS),tests/integration)
 
+.PHONY: test-citus
+test-citus: $(VENV)/installed-dev ## run the integration tests and the demo on a cluster: TEST_CITUS_URL=postgresql://…
+	@if [ -z "$(TEST_CITUS_URL)" ]; then \
+	  echo "Nothing was tested: set TEST_CITUS_URL to a database on the coordinator of a Citus cluster."; \
+	else \
+	  TEST_CITUS_URL="$(TEST_CITUS_URL)" $(RUN) -m pytest --numprocesses 2 --dist loadfile \
+	    $(or $(TESTS),tests/integration); fi
+
 .PHONY: check
 check: $(VENV)/installed-dev ## check style, types, imports, generated code, migrations, contract
 	$(RUN) -m ruff format --check --quiet .

@@ -35,7 +35,7 @@ from credit_service.processes.embedded import EmbeddedStack, StackUrls
 from credit_service.processes.stack_errors import StackError
 from credit_service.storage import migrate
 from credit_service.storage.database import Database
-from tests import tools
+from tests import citus, tools
 
 _TEMPLATE = f"credit_service_tests_{os.getpid()}"
 _PREFIX = "credit-service-tests-"
@@ -98,6 +98,13 @@ def _restore_interrupts() -> None:
 _restore_interrupts()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests that need PostgreSQL on one server, where they run on a cluster."""
+    for item in items if citus.url() else ():
+        if (marker := item.get_closest_marker("one_server")) is not None:
+            item.add_marker(pytest.mark.skip(reason=f"not on a cluster: {marker.args[0]}"))
+
+
 def pytest_collection_finish() -> None:
     """Exclude modules and tests, which live until the end, from garbage collection."""
     gc.collect()
@@ -129,7 +136,9 @@ def _remove_leftovers() -> None:
 @contextlib.contextmanager
 def _servers() -> Iterator[tuple[str, str]]:
     """The addresses of PostgreSQL and Redis; embedded servers by default."""
-    named = StackUrls(os.environ.get("TEST_DATABASE_URL"), os.environ.get("TEST_REDIS_URL"))
+    named = StackUrls(
+        citus.url() or os.environ.get("TEST_DATABASE_URL"), os.environ.get("TEST_REDIS_URL")
+    )
     if named.database_url is not None and named.redis_url is not None:
         yield named.database_url, named.redis_url
         return
@@ -157,12 +166,21 @@ def servers() -> Iterator[tuple[str, str]]:
     servers start a separate stack."""
     with _servers() as urls, _scratch_database(urls[0], _TEMPLATE) as template_url:
         migrate.upgrade(_sqlalchemy(template_url))
+        if citus.url():
+            migrate.distribute(_sqlalchemy(template_url))
+            citus.close_to_sessions(urls[0], _TEMPLATE)
         yield urls
 
 
 @contextlib.contextmanager
 def _scratch_database(server_url: str, name: str, template: str = "template1") -> Iterator[str]:
-    """The URL of a database created from `template`, dropped at the end."""
+    """The URL of a database created from `template`, dropped at the end; on a cluster, of one on
+    all its nodes."""
+    if citus.url():
+        source = None if template == "template1" else template
+        with citus.scratch_database(server_url, name, source) as url:
+            yield url
+        return
     create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
         sql.Identifier(name), sql.Identifier(template)
     )

@@ -127,11 +127,19 @@ def worker(*, data_dir: DataDir = None) -> int:
 
 
 @app.command(group=_RUN)
-def migrate(*, data_dir: DataDir = None, json: Json = False) -> int:
+def migrate(
+    *,
+    distributed: Annotated[
+        bool, flag("Distribute the tables over the nodes of a Citus cluster.")
+    ] = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> int:
     """Migrate the database to the latest schema. Safe to repeat and to run concurrently."""
     from credit_service.cli import running
 
-    return running.migrate(running.settings_with(data_dir=data_dir), as_json=json)
+    settings = running.settings_with(data_dir=data_dir)
+    return running.migrate(settings, distributed=distributed, as_json=json)
 
 
 @app.command(group=_USE)

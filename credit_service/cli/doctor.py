@@ -354,7 +354,10 @@ def _database(settings: "Settings") -> Iterator[Finding]:
             yield _failed("database", f"{places}: {error}", fix)
             return
         yield finding
-        for check in (_writable, _migrations, _worker, _outbox):
+        for check in (_writable, _migrations):
+            yield _guarded(check, database, settings)
+        yield from _cluster(database)
+        for check in (_worker, _outbox):
             yield _guarded(check, database, settings)
 
 
@@ -406,6 +409,27 @@ def _migrations(database: "Database", settings: "Settings") -> Finding:  # noqa:
         return _passed("migrations", f"revision {current} is the latest")
     found = f"revision {current or 'none'}; the latest is {newest}"
     return _failed("migrations", found, "credit-service migrate")
+
+
+def _cluster(database: "Database") -> Iterator[Finding]:
+    """What the database has of Citus; nothing without it."""
+    from credit_service.storage import cluster
+
+    with database.autocommit() as connection:
+        found = cluster.find(connection)
+    if found is None:
+        return
+    nodes = f"Citus {found.version}, {found.workers} worker nodes"
+    if found.inactive:
+        yield _failed("cluster", f"{nodes}, {found.inactive} inactive", "start the inactive nodes")
+    elif found.unplaced:
+        yield _failed(
+            "cluster",
+            f"{nodes}; not distributed: {', '.join(found.unplaced)}",
+            "stop servers and workers, then: credit-service migrate --distributed",
+        )
+    else:
+        yield _passed("cluster", f"{nodes}; all tables are distributed")
 
 
 def _worker(database: "Database", settings: "Settings") -> Finding:

@@ -141,14 +141,24 @@ def worker(settings: Settings) -> int:
     return ExitCode.GOOD if signals.requested else status or ExitCode.GOOD
 
 
-def migrate(settings: Settings, *, as_json: bool) -> int:
-    """Migrate the database to the newest schema."""
+def migrate(settings: Settings, *, distributed: bool, as_json: bool) -> int:
+    """Migrate the database to the newest schema; with `distributed`, place its tables on the nodes
+    of its cluster."""
     with embedded.provided(settings, join=True) as provided:
-        revision = migrations.upgrade(provided.require_database_url())
+        url = provided.require_database_url()
+        revision = migrations.upgrade(url)
+        placed = migrations.distribute(url) if distributed else None
     if as_json:
-        print_json({"revision": revision})
-    else:
-        out.print(f"The database has schema revision {revision}.")
+        document: dict[str, object] = {"revision": revision}
+        if placed is not None:
+            document["distributed"] = placed
+        print_json(document)
+        return ExitCode.GOOD
+    out.print(f"The database has schema revision {revision}.")
+    if placed:
+        out.print(f"These tables are now distributed: {', '.join(placed)}.")
+    elif placed is not None:
+        out.print("All tables were already distributed.")
     return ExitCode.GOOD
 
 

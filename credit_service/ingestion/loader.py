@@ -18,6 +18,7 @@ from credit_service.ingestion.merge_customers import load_customers
 from credit_service.ingestion.merge_loans import load_loans
 from credit_service.storage.database import LostRaceError
 from credit_service.storage.ingestions import Counts, Ingestion
+from credit_service.storage.violations import UNIQUE_VIOLATION, constraint_of, sqlstate_of
 
 
 @dataclass
@@ -58,8 +59,10 @@ def load(
             load_loans(merge, batch.frame)
         else:
             load_customers(merge, batch.frame)
-    except psycopg.errors.UniqueViolation as error:
-        raise LostRaceError(error.diag.constraint_name or "unique") from error
+    except psycopg.Error as error:
+        if sqlstate_of(error) != UNIQUE_VIOLATION:
+            raise
+        raise LostRaceError(constraint_of(error) or "unique") from error
     errors = sorted([*batch.errors, *merge.errors], key=lambda error: error.row_offset)
     rejected = len({error.row_offset for error in errors})
     return Outcome(

@@ -15,19 +15,28 @@ from credit_service.clock import Moment
 from credit_service.domain.loans import Loan
 from credit_service.domain.positions import CreditPosition
 from credit_service.observability import tracing
-from credit_service.storage import customers, requests
+from credit_service.storage import cluster, customers, requests
 from credit_service.storage.statements import Statement
 
-READ = Statement(
-    f"""
-    SELECT {customers.POSITION_COLUMNS}, {requests.COLUMNS}, s.version,
-        nextval('decision_ids'), nextval('loan_ids')
+_IDS = "nextval('decision_ids'), nextval('loan_ids')"
+
+
+def _read(columns: str) -> Statement:
+    return Statement(
+        f"""
+    SELECT {customers.POSITION_COLUMNS}, {requests.COLUMNS}, s.version{columns}
     FROM customers c
     LEFT JOIN scorecards s ON s.state = 'ACTIVE'
     LEFT JOIN requests r ON r.customer_id = c.customer_id AND r.request_id = :request_id
     WHERE c.customer_id = :customer_id
 """
-)
+    )
+
+
+READ = _read(f", {_IDS}")
+# On a cluster: the coordinator has the sequences, and another node the customer.
+_READ_WITHOUT_IDS = _read("")
+_DRAW_IDS = Statement(f"SELECT {_IDS}")
 
 _REQUESTS_AT = customers.POSITION_COLUMN_COUNT
 _REST_AT = _REQUESTS_AT + requests.COLUMN_COUNT
@@ -58,7 +67,13 @@ def read(
     """
     if lock:
         customers.lock(connection, customer_id)
-    row = READ.row(connection, {"customer_id": customer_id, "request_id": request_id})
+    values = {"customer_id": customer_id, "request_id": request_id}
+    if cluster.is_distributed(connection):
+        row = _READ_WITHOUT_IDS.row(connection, values)
+        ids = _DRAW_IDS.row(connection, {})
+        row = None if row is None or ids is None else row + ids
+    else:
+        row = READ.row(connection, values)
     if row is None:
         return None
     return BookingRead(

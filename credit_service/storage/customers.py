@@ -317,7 +317,7 @@ def _sorted_page(
 
 
 _HOLDER = Statement("SELECT customer_id FROM phone_numbers WHERE phone_number = :phone_number")
-_INSERT = text(
+_INSERT = Statement(
     """
     WITH n AS (
         SELECT nextval('customer_ids') AS customer_id
@@ -359,9 +359,8 @@ def register(connection: Connection, values: dict[str, Any]) -> int:
     `values` holds every parameter of the statement except the trace. Raises IntegrityError if the
     phone number or, after an import, the next id is taken.
     """
-    return int(
-        connection.execute(_INSERT, values | {"traceparent": tracing.traceparent()}).scalar_one()
-    )
+    rows = _INSERT.rows(connection, values | {"traceparent": tracing.traceparent()})
+    return int(rows[0][0])
 
 
 _LOANS_WITH_CUSTOMERS = f"""

@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 from credit_service.domain.errors import OverloadedError, RetryLaterError, UnavailableError
 from credit_service.observability import metrics, tracing
 from credit_service.postgresql_url import Host
-from credit_service.storage import sessions
+from credit_service.storage import sessions, violations
 from credit_service.storage.cancellation import (
     CancelScope,
     Kind,
@@ -384,7 +384,7 @@ def _is_fatal(error: psycopg.Error) -> bool:
 
 
 def _meaning_of_driver_error(error: psycopg.Error) -> Exception:
-    state = error.sqlstate
+    state = violations.sqlstate_of(error)
     if state in _TRANSIENT:
         return LostRaceError(state)
     if state == _LOCK_NOT_AVAILABLE:
@@ -453,6 +453,4 @@ def server_of(connection: Connection) -> str:
 def constraint_of(error: exc.IntegrityError) -> str:
     """Return the name of the violated constraint; empty if the database names none."""
     original = error.orig
-    if isinstance(original, psycopg.Error):
-        return original.diag.constraint_name or ""
-    return ""
+    return violations.constraint_of(original) if isinstance(original, psycopg.Error) else ""

@@ -3,6 +3,11 @@
 A fact's transaction writes its event with the customer's next `event_seq` and no `event_id`. One
 sequencer numbers committed events in the order it finds them. A sequence value drawn inside the
 fact's transaction would not work: the lower number can commit later, and a watcher would miss it.
+
+On a cluster, a committed transaction becomes visible on one node after another: a watcher could see
+event 11 before event 10. There the coordinator keeps two bookmarks: the last number assigned, and
+the last number up to which all events are visible, where watchers stop. The sequencer advances the
+second one after it has counted the events, and assigns no numbers before.
 """
 
 import json
@@ -14,6 +19,7 @@ from sqlalchemy import Connection, text
 
 from credit_service.clock import Moment
 from credit_service.observability import tracing
+from credit_service.storage import cluster
 from credit_service.storage.statements import Statement
 
 _SEQUENCER_LOCK = 0x6372656469740002
@@ -39,10 +45,14 @@ class StoredEvent:
 
 _HAS_UNPUBLISHED = Statement("SELECT FROM events WHERE event_id IS NULL LIMIT 1")
 _LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
+_PUBLISHED = """events.event_id, events.customer_id, events.kind,
+    CASE WHEN events.kind IN ('loan_created', 'loan_declined')
+        THEN CAST(events.payload ->> 'decision_id' AS bigint) END AS decision_id,
+    events.traceparent"""
 # Within a customer by event_seq: events commit in that order, so none found is ahead of a gap.
 # Between customers any order is correct.
 _PUBLISH = text(
-    """
+    f"""
     WITH waiting AS (
         SELECT customer_id, event_seq, row_number() OVER (ORDER BY customer_id, event_seq) AS place
         FROM (
@@ -56,10 +66,7 @@ _PUBLISH = text(
         FROM waiting, last
         WHERE events.customer_id = waiting.customer_id
             AND events.event_seq = waiting.event_seq
-        RETURNING events.event_id, events.customer_id, events.kind,
-            CASE WHEN events.kind IN ('loan_created', 'loan_declined')
-                THEN CAST(events.payload ->> 'decision_id' AS bigint) END AS decision_id,
-            events.traceparent
+        RETURNING {_PUBLISHED}
     )
     SELECT event_id, customer_id, kind, decision_id, traceparent FROM published ORDER BY event_id
     """
@@ -79,9 +86,42 @@ class PublishedEvent:
     traceparent: str | None
 
 
+_ASSIGNED = "events_assigned"
+_VISIBLE = "events_visible"
+_BOOKMARKS = Statement(
+    f"SELECT name, position FROM bookmarks WHERE name IN ('{_ASSIGNED}', '{_VISIBLE}')"
+)
+_SET_BOOKMARK = Statement(
+    """INSERT INTO bookmarks (name, position) VALUES (:name, :position)
+    ON CONFLICT (name) DO UPDATE SET position = EXCLUDED.position"""
+)
+_COUNT = Statement("SELECT count(*) FROM events WHERE event_id > :after AND event_id <= :until")
+_FIRST_UNPUBLISHED = Statement(
+    """SELECT customer_id, event_seq FROM events WHERE event_id IS NULL
+    ORDER BY customer_id, event_seq LIMIT :limit"""
+)
+_ASSIGN = Statement(
+    f"""UPDATE events SET event_id = n.event_id
+    FROM unnest(CAST(:customer_ids AS bigint[]), CAST(:event_seqs AS bigint[]),
+        CAST(:event_ids AS bigint[])) AS n (customer_id, event_seq, event_id)
+    WHERE events.customer_id = n.customer_id AND events.event_seq = n.event_seq
+    RETURNING {_PUBLISHED}"""
+)
+
+
 def has_unpublished(connection: Connection) -> bool:
     """Return whether there are events to publish; costs a fraction of `publish`."""
+    if cluster.is_distributed(connection):
+        assigned, visible = _bookmarks(connection)
+        if visible < assigned:
+            return True
     return bool(_HAS_UNPUBLISHED.rows(connection, {}))
+
+
+def _bookmarks(connection: Connection) -> tuple[int, int]:
+    """Return the last number assigned, and the last one up to which all events are visible."""
+    found: dict[str, int] = dict(_BOOKMARKS.rows(connection, {}))
+    return found.get(_ASSIGNED, 0), found.get(_VISIBLE, 0)
 
 
 def publish(connection: Connection, limit: int) -> list[PublishedEvent]:
@@ -92,8 +132,32 @@ def publish(connection: Connection, limit: int) -> list[PublishedEvent]:
     """
     if not connection.execute(_LOCK, {"key": _SEQUENCER_LOCK}).scalar_one():
         return []
+    if cluster.is_distributed(connection):
+        return _publish_on_cluster(connection, limit)
     rows = connection.execute(_PUBLISH, {"limit": limit})
     return [PublishedEvent(*row) for row in rows]
+
+
+def _publish_on_cluster(connection: Connection, limit: int) -> list[PublishedEvent]:
+    assigned, visible = _bookmarks(connection)
+    if visible < assigned:
+        found = _COUNT.rows(connection, {"after": visible, "until": assigned})
+        if found[0][0] < assigned - visible:
+            # A node has not committed yet. Until then its events look unpublished.
+            return []
+        _SET_BOOKMARK.run(connection, {"name": _VISIBLE, "position": assigned})
+    waiting = _FIRST_UNPUBLISHED.rows(connection, {"limit": limit})
+    if not waiting:
+        return []
+    last = assigned + len(waiting)
+    values = {
+        "customer_ids": [row[0] for row in waiting],
+        "event_seqs": [row[1] for row in waiting],
+        "event_ids": list(range(assigned + 1, last + 1)),
+    }
+    published = [PublishedEvent(*row) for row in _ASSIGN.rows(connection, values)]
+    _SET_BOOKMARK.run(connection, {"name": _ASSIGNED, "position": last})
+    return sorted(published, key=lambda event: event.event_id)
 
 
 _COLUMNS = """event_id, customer_id, event_seq, kind, customer_version, occurred_at,
@@ -114,7 +178,9 @@ _LAST = Statement("SELECT max(event_id) FROM events")
 
 
 def last_event_id(connection: Connection) -> int:
-    """Return the id of the newest published event; 0 before the first."""
+    """Return the id up to which watchers can read published events; 0 before the first."""
+    if cluster.is_distributed(connection):
+        return _bookmarks(connection)[1]
     row = _LAST.row(connection, {})
     return 0 if row is None or row[0] is None else int(row[0])
 

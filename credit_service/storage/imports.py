@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from credit_service import failpoints
 from credit_service.observability import tracing
+from credit_service.storage import cluster
 from credit_service.storage.arrays import POSTGRES_EPOCH_DAY, Bigints, driver_cursor
 
 Array = NDArray[Any]
@@ -38,7 +39,7 @@ CUSTOMER_FACTS = (
 )
 """The names of CustomerFacts, in tables and in frames."""
 _STORED_CUSTOMERS = f"""SELECT {", ".join(CUSTOMER_FACTS)}, imported
-    FROM customers WHERE customer_id = ANY(%s::bigint[])"""
+    FROM customers WHERE customer_id = ANY(%s)"""
 _HOLDERS = (
     "SELECT phone_number, customer_id FROM phone_numbers WHERE phone_number = ANY(%s::text[])"
 )
@@ -67,7 +68,7 @@ def _values(origin: Origin) -> dict[str, Any]:
 
 
 # The facts that differ between b, the rows before the statement, and u, after it: column, old and
-# new value, and whether events show the values.
+# new value, and whether events show the values. On a cluster, only a materialized b is read first.
 def _changed(facts: Sequence[tuple[str, bool]], columns: str, join: str) -> str:
     compared = ", ".join(
         f"({place}, '{name}', b.{name}::text, u.{name}::text, {str(shown).lower()})"
@@ -93,7 +94,7 @@ _UPDATE_CUSTOMERS = f"""
             %(last_name)s::text[], %(age)s::smallint[], %(monthly_income_paise)s::bigint[],
             %(phone_number)s::text[], %(approved_limit_paise)s::bigint[])
             AS n ({", ".join(CUSTOMER_FACTS)})
-    ), b AS (
+    ), b AS MATERIALIZED (
         SELECT c.* FROM customers c JOIN n USING (customer_id)
     ), u AS (
         UPDATE customers c SET version = version + 1, event_seq = event_seq + 1,
@@ -124,8 +125,14 @@ def known_customers(connection: Connection, ids: Array, *, lock: bool) -> tuple[
 
     With `lock` no other transaction changes them, or books a loan for them, until this one ends.
     """
+    cursor = driver_cursor(connection)
+    groups = cluster.lockable(connection, ids) if lock else (ids,)
     statement = _LOCK if lock else _KNOWN
-    rows = driver_cursor(connection).execute(statement, (Bigints(ids),), binary=True).fetchall()
+    rows = [
+        row
+        for group in groups
+        for row in cursor.execute(statement, (Bigints(group),), binary=True).fetchall()
+    ]
     rows.sort()
     known = np.array([row[0] for row in rows], np.int64)
     return known, np.array([row[1] for row in rows], bool)
@@ -155,7 +162,8 @@ def mark_contested(
     commits before this one or sees the record.
     """
     cursor = driver_cursor(connection)
-    cursor.execute(_LOCK, (Bigints(np.array(sorted(ids), np.int64)),))
+    for group in cluster.lockable(connection, np.array(sorted(ids), np.int64)):
+        cursor.execute(_LOCK, (Bigints(group),))
     cursor.execute(_MARK_CONTESTED, (ingestion_id, now, sorted(ids)))
 
 
@@ -168,9 +176,14 @@ def stored_customers(
     connection: Connection, ids: Sequence[int], *, lock: bool
 ) -> dict[int, tuple[CustomerFacts, bool]]:
     """Return the stored facts of these customers, and whether each was imported, by id."""
+    cursor, wanted = driver_cursor(connection), np.array(ids, np.int64)
+    groups = cluster.lockable(connection, wanted) if lock else (wanted,)
     statement = _STORED_CUSTOMERS + (" ORDER BY customer_id FOR NO KEY UPDATE" if lock else "")
-    rows = driver_cursor(connection).execute(statement, (list(ids),), binary=True)
-    return {row[0]: (row[:7], row[7]) for row in rows}
+    return {
+        row[0]: (row[:7], row[7])
+        for group in groups
+        for row in cursor.execute(statement, (Bigints(group),), binary=True)
+    }
 
 
 def phone_holders(connection: Connection, phone_numbers: Sequence[str]) -> dict[str, int]:
@@ -190,7 +203,7 @@ def insert_customers(
 
     The days are those of an empty position, in ISO format.
 
-    Raises psycopg's UniqueViolation if an id or a phone number was taken meanwhile.
+    Raises psycopg.Error, a unique violation, if an id or a phone number was taken meanwhile.
     """
     _take_phone_numbers(connection, customers)
     rest = f"t\t{created_at.isoformat()}\t{position_day}\t{position_valid_until}\n"
@@ -224,7 +237,7 @@ def update_customers(
     leaves the stored one. `old_phone_numbers` are their stored ones, in the same order. Record each
     changed fact and write it as an event. Return the customers whose debt then exceeds their limit.
 
-    Raises psycopg's UniqueViolation if a phone number was taken meanwhile.
+    Raises psycopg.Error, a unique violation, if a phone number was taken meanwhile.
     """
     moved = [
         (facts, old)
@@ -380,7 +393,7 @@ _UPDATE_LOANS = f"""
             AS n (customer_id, loan_id, principal_paise, annual_rate_bps, tenure_months,
             installment_paise, emis_paid_on_time, start_day, end_day, settled, closed_day,
             row_number)
-    ), b AS (
+    ), b AS MATERIALIZED (
         SELECT l.* FROM loans l JOIN n USING (customer_id, loan_id)
     ), u AS (
         UPDATE loans l SET principal_paise = n.principal_paise, annual_rate_bps = n.annual_rate_bps,

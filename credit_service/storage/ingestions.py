@@ -211,17 +211,15 @@ _ADVANCE = text(
     RETURNING {_COLUMNS}
     """
 )
+_OVER_LIMIT = """SELECT DISTINCT unnest(over_limit) FROM ingestion_batches
+    WHERE ingestion_id = %s"""
+_COUNT_OVER_LIMIT = """SELECT count(*) FROM customers
+    WHERE current_debt_paise > approved_limit_paise AND customer_id = ANY(%s)"""
 _END = text(
     f"""
     UPDATE ingestions SET state = :state, finished_at = :now, total_rows = :total_rows,
-        error_code = :error_code, error_message = :error_message, customers_over_limit = CASE
-            WHEN NOT validate_only THEN (
-                SELECT count(*) FROM customers c
-                WHERE c.current_debt_paise > c.approved_limit_paise AND c.customer_id IN (
-                    SELECT unnest(b.over_limit) FROM ingestion_batches b
-                    WHERE b.ingestion_id = :ingestion_id
-                )
-            ) END
+        error_code = :error_code, error_message = :error_message,
+        customers_over_limit = CASE WHEN NOT validate_only THEN :over_limit END
     WHERE ingestion_id = :ingestion_id
     RETURNING {_COLUMNS}
     """
@@ -381,8 +379,23 @@ def end(
             "total_rows": total_rows,
             "error_code": code,
             "error_message": message,
+            "over_limit": _over_limit(connection, ingestion_id),
         },
     )
+
+
+def _over_limit(connection: Connection, ingestion_id: UUID) -> int:
+    """Return how many of the customers whose debt exceeded their limit after a batch exceed it now.
+
+    Two statements: on a cluster, ingestions and customers are on different nodes.
+    """
+    cursor = driver_cursor(connection)
+    found = cursor.execute(_OVER_LIMIT, (ingestion_id,), binary=True).fetchall()
+    if not found:
+        return 0
+    ids = Bigints(np.array([row[0] for row in found], np.int64))
+    row = cursor.execute(_COUNT_OVER_LIMIT, (ids,), binary=True).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def resume(connection: Connection, ingestion_id: UUID) -> Ingestion | None:
@@ -485,7 +498,7 @@ def remember(
     """Store (customer_id, loan_id, row number, fingerprint) until `storage.retention` deletes them
     after the ingestion's end.
 
-    Raises psycopg's UniqueViolation for a key that is already stored.
+    Raises psycopg.Error, a unique violation, for a key that is already stored.
     """
     if not keys:
         return

@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, pool, text
 
 from credit_service.domain.scorecard import STANDARD
-from credit_service.storage import readiness, scorecards
+from credit_service.storage import cluster, readiness, scorecards
 from credit_service.storage.database import driver_connection
 from credit_service.storage.sessions import network_arguments
 from credit_service.storage.tables import metadata
@@ -61,6 +61,18 @@ def upgrade(url: str) -> str:
             scorecards.seed(connection, STANDARD)
             connection.commit()
     return head_revision()
+
+
+def distribute(url: str) -> list[str]:
+    """Place the tables of a migrated database on its cluster; return those that were not placed.
+
+    Raises:
+        UnsuitableDatabaseError: the database has no Citus, or no worker nodes.
+    """
+    engine = _engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        return cluster.distribute(connection)
 
 
 def _lock(connection: psycopg.Connection) -> None:

@@ -13,7 +13,7 @@ from credit_service.domain.loans import Loan
 from credit_service.domain.payments import PaymentOutcome
 from credit_service.domain.positions import CreditPosition
 from credit_service.observability import tracing
-from credit_service.storage import customers, loans, requests
+from credit_service.storage import cluster, customers, loans, requests
 from credit_service.storage.statements import Statement
 
 
@@ -172,6 +172,10 @@ _WRITE = Statement(
     .replace(":loan_id", "CAST(:loan_id AS bigint)")
     .replace(":event_count", "CAST(:event_count AS bigint)")
 )
+# On a cluster: the coordinator has the sequence, and another node the customer.
+_NEW_ID = "nextval('payment_ids')"
+_WRITE_WITH_ID = Statement(_WRITE.text.replace(_NEW_ID, ":payment_id"))
+_DRAW_ID = Statement(f"SELECT {_NEW_ID} AS payment_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +209,14 @@ def write(connection: Connection, payment: PaymentWrite, moment: Moment) -> Stor
         "on_time_count": len(payment.outcome.on_time_numbers),
         "outstanding_paise": payment.outstanding_paise,
     }
-    row = _WRITE.row(
+    statement, drawn = _WRITE, {}
+    if cluster.is_distributed(connection):
+        ids = _DRAW_ID.rows(connection, {})
+        statement, drawn = _WRITE_WITH_ID, {"payment_id": ids[0][0]}
+    row = statement.row(
         connection,
         {
+            **drawn,
             "customer_id": loan.customer_id,
             "loan_id": loan.loan_id,
             "read_version": payment.read_version,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from credit_service.domain.positions import CreditPosition
+from credit_service.storage import cluster
 from credit_service.storage.arrays import Bigints, Dates, Integers, driver_cursor
 
 # Over loans aliased l. An installment in the month of %(day)s is due from its day on, clamped to
@@ -51,7 +52,8 @@ _OF_EACH = """
 # How many customers changed, and which of them owe more than their limits.
 _MOVED = "SELECT count(*), array_agg(customer_id) FILTER (WHERE over) FROM moved"
 _OVER = "c.customer_id, c.current_debt_paise > c.approved_limit_paise AS over"
-# Lateral, so that the index finds each customer's loans even if a table was just filled and has no
+# The subquery reads customers, not the array: a cluster joins tables by customer only. Lateral, so
+# that the index finds each customer's loans even if a table was just filled and has no
 # statistics.
 _REFRESH = f"""
     WITH moved AS (UPDATE customers c SET
@@ -65,11 +67,14 @@ _REFRESH = f"""
         current_year_loans = p.current_year_loans,
         position_as_of = %(day)s,
         position_valid_until = least(p.next_change, %(next_year)s::date)
-    FROM unnest(%(customer_ids)s) AS t (customer_id)
-    CROSS JOIN LATERAL (
-        SELECT {_SUMS} FROM loans l {_OF_EACH} WHERE l.customer_id = t.customer_id
+    FROM (
+        SELECT t.customer_id, s.*
+        FROM (SELECT customer_id FROM customers WHERE customer_id = ANY(%(customer_ids)s)) t
+        CROSS JOIN LATERAL (
+            SELECT {_SUMS} FROM loans l {_OF_EACH} WHERE l.customer_id = t.customer_id
+        ) s
     ) p
-    WHERE c.customer_id = t.customer_id
+    WHERE c.customer_id = p.customer_id
     RETURNING {_OVER})
     {_MOVED}"""
 _OF_OTHERS = f"""
@@ -110,7 +115,8 @@ def refresh(connection: Connection, customer_ids: Sequence[int], day: date) -> N
     or loses the race on the version. Ignores unknown ids; ids must be distinct.
     """
     ids = np.array(list(customer_ids), np.int64)
-    driver_cursor(connection).execute(_LOCK, {"customer_ids": Bigints(ids)})
+    for group in cluster.lockable(connection, ids):
+        driver_cursor(connection).execute(_LOCK, {"customer_ids": Bigints(group)})
     refresh_locked(connection, ids, day)
 
 

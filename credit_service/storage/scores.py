@@ -14,7 +14,7 @@ from credit_service.domain.decisions import score_document
 from credit_service.domain.positions import CreditPosition
 from credit_service.domain.scoring import CreditScore
 from credit_service.observability import tracing
-from credit_service.storage import customers
+from credit_service.storage import cluster, customers
 from credit_service.storage.arrays import Bigints, Dates, Integers, driver_cursor
 
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
@@ -69,8 +69,11 @@ def lock(
     # Two statements, as for one customer: see `customers.lock`.
     statement = _LOCK_FREE if skip_locked else _LOCK_ALL
     cursor = driver_cursor(connection)
-    wanted = {"customer_ids": Bigints(np.array(customer_ids, np.int64))}
-    locked = [row[0] for row in cursor.execute(statement, wanted, binary=True)]
+    locked = [
+        row[0]
+        for group in cluster.lockable(connection, np.array(customer_ids, np.int64))
+        for row in cursor.execute(statement, {"customer_ids": Bigints(group)}, binary=True)
+    ]
     found = {"customer_ids": Bigints(np.array(locked, np.int64))}
     rows = cursor.execute(_LOCKED, found, binary=True).fetchall()
     return [

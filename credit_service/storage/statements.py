@@ -11,6 +11,8 @@ from typing import Any
 import psycopg
 from sqlalchemy import Connection, exc
 
+from credit_service.storage.violations import is_integrity_violation
+
 Row = tuple[Any, ...]
 
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
@@ -48,5 +50,7 @@ class Statement:
         driver_connection: psycopg.Connection[Row] = connection.connection.driver_connection  # type: ignore[assignment]  # the only driver used
         try:
             return driver_connection.execute(self._driver_text, values)
-        except psycopg.IntegrityError as error:
+        except (psycopg.IntegrityError, psycopg.InternalError) as error:
+            if not is_integrity_violation(error):
+                raise
             raise exc.IntegrityError(self.text, None, error, hide_parameters=True) from error

@@ -14,6 +14,7 @@ from credit_service.domain.customers import NewCustomer
 from credit_service.domain.positions import CreditPosition
 from credit_service.storage import positions
 from credit_service.storage.database import Database
+from credit_service.storage.tables import customers
 
 LAKH = 10_000_000
 """In paise."""
@@ -32,6 +33,23 @@ def a_customer(database: Database, moment: Moment, monthly_income_paise: int = L
     customer = NewCustomer("Asha", "Rao", 30, monthly_income_paise, f"+91{next(_phone_numbers)}")
     command = RegisterCustomer(uuid4(), customer)
     return register_customer(database, command, moment, "tests").customer.customer_id
+
+
+def an_older_customer(database: Database, moment: Moment) -> int:
+    """Register a customer with id 7, in the range of imports, as early releases issued; returns the
+    id."""
+    issued, customer_id = a_customer(database, moment), 7
+    others = ", ".join(name for name in customers.c.keys() if name != "customer_id")  # noqa: SIM118 - columns, not a dict
+    values = {"issued": issued, "customer_id": customer_id}
+    with database.transaction() as connection:
+        for statement in (
+            f"""INSERT INTO customers (customer_id, {others})
+            SELECT :customer_id, {others} FROM customers WHERE customer_id = :issued""",  # noqa: S608 - names of ours
+            "DELETE FROM customers WHERE customer_id = :issued",
+            "UPDATE phone_numbers SET customer_id = :customer_id WHERE customer_id = :issued",
+        ):
+            connection.execute(text(statement), values)
+    return customer_id
 
 
 def a_repaid_loan(

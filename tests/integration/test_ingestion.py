@@ -56,19 +56,10 @@ from tests.integration.imported import (
     scalar,
     snapshot,
 )
-from tests.integration.portfolio import LAKH, a_customer, a_good_customer, on
+from tests.integration.portfolio import LAKH, a_customer, a_good_customer, an_older_customer, on
 
 TODAY = on(date(2025, 6, 15))
 C1, C2, C3 = (CustomerRow(n) for n in (1, 2, 3))
-
-
-def an_older_customer(database: Database) -> int:
-    """A registered customer with an id in the range of imports, as early releases issued."""
-    issued = a_customer(database, TODAY)
-    with database.transaction() as connection:
-        statement = "UPDATE customers SET customer_id = 7 WHERE customer_id = :issued"
-        connection.execute(text(statement), {"issued": issued})
-    return 7
 
 
 @pytest.fixture
@@ -232,7 +223,7 @@ def _record_payment(database: Database, customer_id: int, loan_id: int) -> None:
 
 
 def test_a_registered_customer_is_never_replaced(database: Database) -> None:
-    customer_id = an_older_customer(database)
+    customer_id = an_older_customer(database, TODAY)
     row = CustomerRow(customer_id, phone="9123456781")
     assert counts(ingest(database, [row], TODAY)) == {"skipped": 1}
     refused = ingest(database, [row], TODAY, on_existing="UPDATE")

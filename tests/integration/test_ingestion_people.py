@@ -9,8 +9,8 @@ from credit_service.ingestion import batches
 from credit_service.queries.ingestions import list_row_errors
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Ingestion, RowOutcome, StoredRowError
-from tests.integration.imported import CustomerRow, LoanRow, counts, errors, execute, ingest, scalar
-from tests.integration.portfolio import a_customer, on
+from tests.integration.imported import CustomerRow, LoanRow, counts, errors, ingest, scalar
+from tests.integration.portfolio import a_customer, an_older_customer, on
 
 TODAY = on(date(2025, 6, 15))
 STORED = CustomerRow(1, phone="+919100000001", first_name="Asha", last_name="Rao")
@@ -19,12 +19,6 @@ STRANGER = CustomerRow(1, phone="+919200000001", first_name="Vikram", last_name=
 
 def listed(database: Database, ingestion: Ingestion, *outcomes: RowOutcome) -> list[StoredRowError]:
     return list_row_errors(database, ingestion.ingestion_id, None, 1_000, outcomes)
-
-
-def an_older_customer(database: Database) -> None:
-    """Customer 7, registered with an id in the range of imports, as early releases issued."""
-    a_customer(database, TODAY)
-    execute(database, "UPDATE customers SET customer_id = 7 WHERE NOT imported")
 
 
 # --- People ---------------------------------------------------------------------------------------
@@ -102,7 +96,7 @@ def test_a_dry_run_does_not_change_contested_ids(database: Database) -> None:
 def test_loans_of_a_registered_customer_with_a_low_id_are_rejected(
     database: Database, dry: bool
 ) -> None:
-    an_older_customer(database)
+    an_older_customer(database, TODAY)
     newer = a_customer(database, TODAY)
     rows = [LoanRow(7, 5), LoanRow(newer, 6)]
     ingestion = ingest(database, rows, TODAY, validate_only=dry)

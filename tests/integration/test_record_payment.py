@@ -130,6 +130,7 @@ def loans_read_by(database: Database, loan: Loan, amount_paise: int, day: date) 
         return int(connection.execute(counted).scalar_one()) - before
 
 
+@pytest.mark.one_server("counts the rows that this server reads")
 def test_a_payment_reads_no_other_loans_of_the_customer(database: Database) -> None:
     loan = a_loan(database)
     many_repaid_loans(database, loan.customer_id, 2_000)

@@ -64,6 +64,7 @@ def pages(connection: Connection, query: str, limit: int) -> Iterator[list[int]]
         start = page.following
 
 
+@pytest.mark.one_server("counts the rows that this server reads")
 @pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
 def test_any_search_reads_few_customers(connection: Connection, plan: str) -> None:
     connection.execute(text(f"SET LOCAL plan_cache_mode = {plan}"))
@@ -74,6 +75,7 @@ def test_any_search_reads_few_customers(connection: Connection, plan: str) -> No
         assert (scanned, by_indexes <= 3_700) == (0, True), (query, by_indexes)
 
 
+@pytest.mark.one_server("reads the plans of this server")
 def test_each_condition_uses_an_index(connection: Connection) -> None:
     plans: list[str] = []
 
