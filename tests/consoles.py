@@ -17,19 +17,19 @@ from credit_service.settings import Settings
 def console(address: str, **settings: Any) -> Iterator[str]:
     """Run a console for the server at `address`; yields its host and port."""
     chosen = Settings(server_address=address, console_listen="127.0.0.1:0", **settings)
-    stop, told = threading.Event(), threading.Event()
+    stop, announced = threading.Event(), threading.Event()
     urls: list[str] = []
 
     def announce(url: str) -> None:
         urls.append(url)
-        told.set()
+        announced.set()
 
     thread = threading.Thread(
         target=app.run, args=(chosen,), kwargs={"announce": announce, "stop": stop}
     )
     thread.start()
     try:
-        assert told.wait(10)
+        assert announced.wait(10)
         yield urlsplit(urls[0]).netloc
     finally:
         stop.set()

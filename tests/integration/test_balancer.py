@@ -30,7 +30,7 @@ from tests.integration.conftest import Edge, Refusal, code_of, refusal_of
 from tests.integration.lending import register
 
 PATH = "/credit_service.v1.CreditService/GetCustomer"
-NOBODY = pb.GetCustomerRequest(customer_id=404)
+UNKNOWN = pb.GetCustomerRequest(customer_id=404)
 
 
 @contextmanager
@@ -69,9 +69,9 @@ def test_calls_and_streams_reach_the_servers(served: tuple[str, int]) -> None:
     with through(served) as channel:
         credit, ingestion = CreditServiceStub(channel), IngestionServiceStub(channel)
         customer_id = register(credit, "9876543210")
-        told = credit.GetCustomer(pb.GetCustomerRequest(customer_id=customer_id), timeout=20)
-        assert told.customer.customer_id == customer_id
-        assert refused(lambda: credit.GetCustomer(NOBODY)).reason == "CUSTOMER_NOT_FOUND"
+        found = credit.GetCustomer(pb.GetCustomerRequest(customer_id=customer_id), timeout=20)
+        assert found.customer.customer_id == customer_id
+        assert refused(lambda: credit.GetCustomer(UNKNOWN)).reason == "CUSTOMER_NOT_FOUND"
         watched = credit.WatchCreditEvents(pb.WatchCreditEventsRequest(), timeout=20)
         next(iter(watched))
         ended = refused(lambda: ingestion.IngestRows(iter(()), timeout=20))
@@ -83,10 +83,10 @@ def test_calls_and_streams_reach_the_servers(served: tuple[str, int]) -> None:
 def test_calls_beyond_the_capacity_of_the_servers_are_rejected(served: tuple[str, int]) -> None:
     with through(served, inside=True, calls_at_most=0) as channel:
         credit = CreditServiceStub(channel)
-        told = refused(lambda: credit.GetCustomer(NOBODY, timeout=20))
-        assert (told.code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-        assert told.message == "The servers are at capacity; retry shortly."
-        assert told.details["RetryInfo"].retry_delay.ToMilliseconds() == 300
+        refusal = refused(lambda: credit.GetCustomer(UNKNOWN, timeout=20))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        assert refusal.message == "The servers are at capacity; retry shortly."
+        assert refusal.details["RetryInfo"].retry_delay.ToMilliseconds() == 300
         # Streams and health checks do not count as queued calls.
         watched = credit.WatchCreditEvents(pb.WatchCreditEventsRequest(), timeout=20)
         next(iter(watched))
@@ -136,7 +136,7 @@ def test_connections_per_address_are_limited(served: tuple[str, int]) -> None:
 
         def served_again() -> bool:
             with grpc.insecure_channel(target) as channel:
-                call: Any = CreditServiceStub(channel).GetCustomer.future(NOBODY, timeout=5)
+                call: Any = CreditServiceStub(channel).GetCustomer.future(UNKNOWN, timeout=5)
                 return call.code() is grpc.StatusCode.NOT_FOUND
 
         _until(served_again)
@@ -330,8 +330,8 @@ def test_a_call_rejected_while_sending_gets_its_status(running: ExitStack) -> No
     channel = running.enter_context(through(server.target, calls_at_most=0))
     call: Any = channel.unary_unary(PATH, bytes, bytes)
     for _ in range(3):
-        told = refused(lambda: call(bytes(2 * 2**20), timeout=20))
-        assert (told.code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        refusal = refused(lambda: call(bytes(2 * 2**20), timeout=20))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
 
 
 def test_one_connection_can_exceed_the_capacity(running: ExitStack) -> None:
@@ -349,7 +349,7 @@ def test_one_connection_can_exceed_the_capacity(running: ExitStack) -> None:
 def test_without_a_ready_server_callers_get_a_retry_delay() -> None:
     with through(ready=0) as channel:
         for ask in (
-            lambda: CreditServiceStub(channel).GetCustomer(NOBODY, timeout=20),
+            lambda: CreditServiceStub(channel).GetCustomer(UNKNOWN, timeout=20),
             lambda: IngestionServiceStub(channel).ListIngestions(
                 ingestion_pb.ListIngestionsRequest(), timeout=20
             ),
@@ -362,10 +362,10 @@ def test_without_a_ready_server_callers_get_a_retry_delay() -> None:
                 iter([ingestion_pb.UploadSpreadsheetRequest(chunk=bytes(2**20))] * 8), timeout=20
             ),
         ):
-            told = refused(ask)
-            assert told.code == grpc.StatusCode.UNAVAILABLE
-            assert told.reason == "DATABASE_UNAVAILABLE"
-            assert told.details["RetryInfo"].retry_delay.ToMilliseconds() == 1000
+            refusal = refused(ask)
+            assert refusal.code == grpc.StatusCode.UNAVAILABLE
+            assert refusal.reason == "DATABASE_UNAVAILABLE"
+            assert refusal.details["RetryInfo"].retry_delay.ToMilliseconds() == 1000
 
 
 def test_a_strict_client_reads_the_balancers_responses(running: ExitStack, tmp_path: Path) -> None:
@@ -389,9 +389,9 @@ def test_a_strict_client_reads_the_balancers_responses(running: ExitStack, tmp_p
             timeout=60,
             check=False,
         )
-        told = json.loads(done.stderr)
-        assert told["code"] == code
-        assert [each["type"] for each in told["details"]] == [
+        shown = json.loads(done.stderr)
+        assert shown["code"] == code
+        assert [each["type"] for each in shown["details"]] == [
             "google.rpc.ErrorInfo",
             "google.rpc.RetryInfo",
         ]

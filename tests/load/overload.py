@@ -188,11 +188,11 @@ def _listed(answer: bytes) -> bool:
 
 def _eligible(answer: bytes) -> bool:
     """Whether it equals the response for these identical customers."""
-    told = pb.CheckEligibilityResponse.FromString(answer)
+    answered = pb.CheckEligibilityResponse.FromString(answer)
     return (
-        told.approved
-        and told.interest_rate.value == "12.5"
-        and told.monthly_installment.units == 4730
+        answered.approved
+        and answered.interest_rate.value == "12.5"
+        and answered.monthly_installment.units == 4730
     )
 
 
