@@ -168,7 +168,9 @@ _READ_NO_SETTINGS = {"scorecard check", "token key", "completion", "template"}
 
 @pytest.mark.parametrize("command", sorted({*STARTING, *OPERATING, *LOCAL} - _READ_NO_SETTINGS))
 @pytest.mark.parametrize(("name", "value", "words"), WRONG_SETTINGS)
-def test_a_wrong_setting(run: Run, command: str, name: str, value: str, words: str) -> None:
+def test_an_invalid_setting_is_reported_in_one_line(
+    run: Run, command: str, name: str, value: str, words: str
+) -> None:
     done = run(command, **{name: value})
     if command == "doctor" and name == "CREDIT_CLOCK_OFFSET_FILE":
         assert done == Done(REFUSED, "")  # a finding among others
@@ -178,7 +180,7 @@ def test_a_wrong_setting(run: Run, command: str, name: str, value: str, words: s
 
 
 @pytest.mark.parametrize("module", ["credit_service.rpc", "credit_service.console", "workers"])
-def test_a_wrong_setting_of_a_process(module: str) -> None:
+def test_an_invalid_setting_ends_a_process(module: str) -> None:
     env = environment(CREDIT_TIME_ZONE="Asia/kolkata")
     done = subprocess.run(
         [sys.executable, "-m", module], env=env, capture_output=True, text=True, check=False
@@ -198,7 +200,7 @@ def test_unknown_variables_are_named(run: Run) -> None:
 
 
 @pytest.mark.parametrize("command", [*OPERATING, "migrate", "up"])
-def test_a_database_out_of_reach(run: Run, command: str) -> None:
+def test_an_unreachable_database_is_reported_in_one_line(run: Run, command: str) -> None:
     """Server and worker start without Redis and wait for it."""
     _is_one_line(run(command, **NOWHERE), UNAVAILABLE, "the database is unavailable", "port 1")
 
@@ -221,7 +223,7 @@ def test_a_command_that_uses_a_database_starts_none(
 
 
 @pytest.mark.parametrize("command", [*OPERATING, *STARTING])
-def test_a_data_folder_that_is_a_file(run: Run, command: str, tmp_path: Path) -> None:
+def test_a_data_folder_that_is_a_file_is_reported(run: Run, command: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     _let_others_pass(tmp_path)
     arguments = (*COMMANDS[command], f"--data-dir={tmp_path / 'file' / 'data'}")
@@ -231,7 +233,7 @@ def test_a_data_folder_that_is_a_file(run: Run, command: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("command", OPERATING)
-def test_a_user_of_the_database_without_permissions(
+def test_missing_permissions_on_the_database_are_reported(
     run: Run, command: str, database_url: str
 ) -> None:
     url = database_url.replace("+psycopg", "")
@@ -253,7 +255,7 @@ def test_a_database_without_the_schema(run: Run, command: str, servers: tuple[st
 
 
 @pytest.mark.parametrize("command", CALLING)
-def test_a_service_out_of_reach(run: Run, command: str) -> None:
+def test_an_unreachable_service_is_reported_in_one_line(run: Run, command: str) -> None:
     arguments = (*COMMANDS[command], "--address=127.0.0.1:1")
     done = run(command, *arguments, DATABASE_URL="mysql://of/another/program")
     if command == "pay":
@@ -266,7 +268,7 @@ def test_a_service_out_of_reach(run: Run, command: str) -> None:
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:https", "127.0.0.1", "127.0.0.1:0", "h:99999", ":1"]
 )
-def test_a_wrong_address(run: Run, command: str, address: str) -> None:
+def test_an_invalid_address_is_reported_in_one_line(run: Run, command: str, address: str) -> None:
     done = run(command, *COMMANDS[command], f"--address={address}")
     _is_one_line(
         Done(
@@ -291,7 +293,7 @@ def test_a_wrong_address(run: Run, command: str, address: str) -> None:
         ("--token-file", "customers.csv.d", "CREDIT_TOKEN_FILE) cannot be read: Is a directory"),
     ],
 )
-def test_a_file_of_credentials(
+def test_an_unusable_file_of_credentials_is_reported(
     run: Run, command: str, option: str, path: str, words: str, tmp_path: Path
 ) -> None:
     (tmp_path / "customers.csv.d").mkdir()

@@ -123,7 +123,7 @@ def test_a_decision_after_the_horizon_is_made_on_the_day_and_refreshes_the_row(
     from_scratch(database, customer_id)
 
 
-def test_unknown_customer(database: Database) -> None:
+def test_an_unknown_customer_is_not_found(database: Database) -> None:
     with pytest.raises(NotFoundError, match="CUSTOMER_NOT_FOUND"):
         book(database, 4711, ask(10_000))
 

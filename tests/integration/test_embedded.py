@@ -153,7 +153,7 @@ def a_stack_pids(folder: Path) -> list[int]:
     ]
 
 
-def test_two_stacks_side_by_side(folder: Path) -> None:
+def test_two_stacks_run_side_by_side(folder: Path) -> None:
     with a_stack(folder / "one") as one, a_stack(folder / "two") as two:
         assert answers(one)
         assert answers(two)
@@ -279,7 +279,7 @@ def test_a_suspended_server_can_be_stopped(data: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 120, "a space, a 'quote' and 100%", 'a "double" one'])
-def test_unusual_paths(folder: Path, name: str) -> None:
+def test_unusual_paths_are_usable(folder: Path, name: str) -> None:
     """Too long for a Unix socket, or with characters that need quoting in URLs or lists."""
     with a_stack(folder / name) as stack:
         assert answers(stack)

@@ -103,12 +103,12 @@ def output_of(*command: str, env: dict[str, str]) -> str:
     return done.stdout
 
 
-def test_the_python_client(environment: dict[str, str]) -> None:
+def test_the_python_client_works(environment: dict[str, str]) -> None:
     printed = output_of(sys.executable, str(EXAMPLES / "python/credit_client.py"), env=environment)
     assert OUTPUT.fullmatch(printed), printed
 
 
-def test_the_node_client(environment: dict[str, str]) -> None:
+def test_the_node_client_works(environment: dict[str, str]) -> None:
     environment = environment | {"NODE_PATH": node_modules("@grpc/grpc-js", "@grpc/proto-loader")}
     program = str(EXAMPLES / "node/credit_client.cjs")
     printed = output_of(tool("node"), program, str(ROOT / "protos"), SITE_PACKAGES, env=environment)

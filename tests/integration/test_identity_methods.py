@@ -208,7 +208,7 @@ def test_every_method_refuses_before_any_work(
     assert database.asked == asked
 
 
-def test_every_method_lets_the_right_token_in(server: Edge) -> None:
+def test_every_method_accepts_a_token_with_its_scope(server: Edge) -> None:
     """With its own scope alone; what an empty message gets then is each method's own affair."""
     found = {}
     for method in METHODS:
@@ -309,7 +309,9 @@ def test_keys_rotate_under_a_running_server(server: Edge, keys: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["removed", "emptied"])
-def test_without_its_key_file_a_server_refuses_all(server: Edge, keys: Path, how: str) -> None:
+def test_without_its_key_file_a_server_rejects_all_tokens(
+    server: Edge, keys: Path, how: str
+) -> None:
     held = bearing(token())
 
     def is_refused() -> bool:
@@ -486,7 +488,7 @@ def test_reflection_can_ask_for_credentials_or_be_off(
 # Addresses
 
 
-def test_other_addresses_want_tls_and_credentials(
+def test_other_addresses_require_tls_and_credentials(
     settings: Settings, database: Database, tls: "Tls"
 ) -> None:
     def changed(**changes: object) -> Settings:
@@ -567,7 +569,9 @@ def code_of(
     return grpc.StatusCode.OK
 
 
-def test_tokens_over_tls(settings: Settings, database: Database, tls: Tls) -> None:
+def test_tokens_are_accepted_over_tls_only(
+    settings: Settings, database: Database, tls: Tls
+) -> None:
     secured = settings.model_copy(update=tls.server_files)
     with serving(secured, database) as server:
         assert code_of(tls.channel(server), bearing(token())) is grpc.StatusCode.OK

@@ -442,7 +442,7 @@ class TestTokens:
             }
         )
 
-    def test_each_way_to_pass_a_token(
+    def test_a_token_is_read_from_each_source(
         self,
         server: Edge,
         tmp_path: Path,

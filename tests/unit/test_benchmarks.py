@@ -1,4 +1,4 @@
-"""That the benchmarks count, calculate and report as they say. No time is asserted."""
+"""The benchmarks count, calculate and report correctly. No test asserts a time."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""A cell means the same in a file that is uploaded and in one whose rows are streamed."""
+"""A cell means the same in an uploaded file and in a streamed one."""
 
 # ruff: noqa: DTZ001, DTZ901 - cells have no time zone
 
@@ -107,7 +107,7 @@ def streamed(kind: Kind, block: Block) -> Batch:
 
 
 def outcome(batch: Batch) -> tuple[Any, ...]:
-    """Everything that becomes of the rows but the spelling of what was found."""
+    """The facts and errors of the rows, without the found texts."""
     frame = batch.frame
     errors = [(each.row_offset, each.row_number, each.column, each.code) for each in batch.errors]
     return frame.to_dict("list"), errors
@@ -166,7 +166,8 @@ FACTS = {"loan_amount": "principal_paise", "interest_rate": "annual_rate_bps"}
 
 
 def meaning(column: str, cell: Cell, order: DateOrder | None = None) -> object:
-    """What a loan's cell comes to by both ways: the stored number or day, or the error's code."""
+    """The stored number or date of a loan's cell, or the error's code; the same for uploads and
+    streams."""
     block = one_block("LOANS", column, [cell], order)
     batch = uploaded("LOANS", block)
     assert outcome(batch) == outcome(streamed("LOANS", block))
@@ -213,7 +214,7 @@ def test_amounts_are_read_in_usual_forms(text: str) -> None:
     assert meaning("loan_amount", text) == 5_000_000
 
 
-def test_indian_and_western_groups() -> None:
+def test_indian_and_western_groups_are_read() -> None:
     assert (
         meaning("loan_amount", "1,00,000.50") == meaning("loan_amount", "100,000.50") == 10_000_050
     )
@@ -282,7 +283,7 @@ def test_unambiguous_dates_are_read(cell: Cell) -> None:
         ("45382", "DATE_INVALID"),
     ],
 )
-def test_values_that_are_not_only_a_date(cell: Cell, code: str) -> None:
+def test_values_other_than_a_date_are_rejected(cell: Cell, code: str) -> None:
     assert meaning("start_date", cell) == code
 
 
@@ -343,14 +344,14 @@ def loans_csv(days: Sequence[str], separator: str = ",", encoding: str = "utf-8"
     return text.getvalue().encode(encoding)
 
 
-def days_by_both_ways(content: bytes, folder: Path, order: DateOrder | None = None) -> list[str]:
+def start_dates(content: bytes, folder: Path, order: DateOrder | None = None) -> list[str]:
     """The start date of each row, or its error's code, in files of any number of blocks."""
     path = folder / "loans.csv"
     path.write_bytes(content)
     of_upload: list[str] = []
     with path.open("rb") as file:
         source = open_source(file, path.name, "LOANS", order)
-        # Of another size than the reader's own blocks.
+        # Of another size than the reader's blocks.
         for block in regrouped(source.blocks, 0, 1_700):
             batch = uploaded("LOANS", block)
             found = {error.row_offset - 40: error.code for error in batch.errors}
@@ -379,19 +380,19 @@ def days_by_both_ways(content: bytes, folder: Path, order: DateOrder | None = No
 def test_the_last_row_can_determine_the_date_order(
     tmp_path: Path, proof: str, day: str, encoding: str
 ) -> None:
-    """In blocks before it, after some that need no order at all."""
+    """Also for earlier blocks, after some that need no order."""
     days = ["2024-01-31"] * 6_000 + ["03-04-2024"] * 6_000 + [proof]
-    found = days_by_both_ways(loans_csv(days, encoding=encoding), tmp_path)
+    found = start_dates(loans_csv(days, encoding=encoding), tmp_path)
     assert found == ["2024-01-31"] * 6_000 + [day] * 6_000 + ["2024-02-13"]
 
 
 def test_the_date_order_of_an_ambiguous_column_is_not_guessed(tmp_path: Path) -> None:
-    assert days_by_both_ways(loans_csv(["03-04-2024", "05-06-2024", "04-04-2024"]), tmp_path) == [
+    assert start_dates(loans_csv(["03-04-2024", "05-06-2024", "04-04-2024"]), tmp_path) == [
         "DATE_AMBIGUOUS",
         "DATE_AMBIGUOUS",
         "2024-04-04",
     ]
-    assert days_by_both_ways(loans_csv(["13-02-2024", "02-13-2024"]), tmp_path) == [
+    assert start_dates(loans_csv(["13-02-2024", "02-13-2024"]), tmp_path) == [
         "DATE_AMBIGUOUS",
         "DATE_AMBIGUOUS",
     ]
@@ -399,8 +400,8 @@ def test_the_date_order_of_an_ambiguous_column_is_not_guessed(tmp_path: Path) ->
 
 def test_the_given_date_order_applies_to_every_row(tmp_path: Path) -> None:
     content = loans_csv(["03-04-2024", "2024-01-31", "13-02-2024"])
-    assert days_by_both_ways(content, tmp_path, "DMY") == ["2024-04-03", "2024-01-31", "2024-02-13"]
-    assert days_by_both_ways(content, tmp_path, "MDY") == [
+    assert start_dates(content, tmp_path, "DMY") == ["2024-04-03", "2024-01-31", "2024-02-13"]
+    assert start_dates(content, tmp_path, "MDY") == [
         "2024-03-04",
         "2024-01-31",
         "DATE_INVALID",
@@ -411,7 +412,7 @@ def test_the_given_date_order_applies_to_every_row(tmp_path: Path) -> None:
 
 
 def batches_of(path: Path) -> Batch:
-    """The rows of a small file, the same by both ways."""
+    """The rows of a small file; checks that upload and stream give the same."""
     with path.open("rb") as file:
         source = open_source(file, path.name)
         block = next(source.blocks)
@@ -420,21 +421,21 @@ def batches_of(path: Path) -> Batch:
     return batch
 
 
-def test_percentages_from_the_field(cases: Path) -> None:
+def test_percentages_of_field_files_are_read(cases: Path) -> None:
     batch = batches_of(cases / "percent_rates.xlsx")
     assert batch.errors == []
     assert batch.frame["annual_rate_bps"].tolist() == [1_200, 1_050, 1_000, 10_000, 850]
 
 
 @pytest.mark.parametrize("name", ["sheetjs_midnight_ist.xlsx", "sheetjs_midnight_z.xlsx"])
-def test_midnights_from_the_field(cases: Path, name: str) -> None:
+def test_dates_at_midnight_are_read(cases: Path, name: str) -> None:
     batch = batches_of(cases / name)
     assert batch.errors == []
     days = [date.fromordinal(day + EPOCH_ORDINAL) for day in batch.frame["start_day"].tolist()]
     assert days == [date(2024, 3, 31), date(2024, 2, 29)]
 
 
-def test_times_of_day_from_the_field(cases: Path) -> None:
+def test_a_time_of_day_in_a_date_is_rejected(cases: Path) -> None:
     batch = batches_of(cases / "time_of_day.xlsx")
     assert [(each.row_number, each.column, each.code) for each in batch.errors] == [
         (2, "start_date", "TIME_OF_DAY")
@@ -442,7 +443,7 @@ def test_times_of_day_from_the_field(cases: Path) -> None:
     assert "time of day" in batch.errors[0].message
 
 
-def test_phone_numbers_from_the_field(cases: Path) -> None:
+def test_phone_numbers_stored_as_decimals_are_read_or_rejected(cases: Path) -> None:
     batch = batches_of(cases / "phone_decimal.csv")
     assert list(batch.frame["phone_number"]) == ["+919800001921"]
     assert [(each.row_number, each.column, each.code) for each in batch.errors] == [

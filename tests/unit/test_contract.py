@@ -1,4 +1,4 @@
-"""The contract is complete, documented, lint-clean, and the generated package is what it says."""
+"""The contract is complete, documented and lint-clean, and matches the generated package."""
 
 import json
 import re
@@ -31,8 +31,8 @@ SERVICES = {
 SCOPES = {"credit.read", "credit.write", "ingest", "admin"}
 LIST_REQUEST = {"page_size", "page_token"}
 
-# RPC: scope, names its request must have, names its response must have. Other services are
-# written against them. Dots lead into messages.
+# RPC: scope, required names in the request, required names in the response. Other services depend
+# on them. Dots separate nested fields.
 CONTRACT: dict[str, tuple[str, set[str], set[str]]] = {
     "RegisterCustomer": (
         "credit.write",
@@ -249,7 +249,7 @@ def our_files() -> list[FileDescriptorProto]:
 
 
 def declared(file: FileDescriptorProto) -> dict[str, tuple[int, ...]]:
-    """All that a file declares: dotted name to its path, as descriptor.proto numbers paths."""
+    """The declarations of a file: dotted name to path, numbered as in descriptor.proto."""
     paths: dict[str, tuple[int, ...]] = {}
 
     def of_enum(enum: EnumDescriptorProto, name: str, path: tuple[int, ...]) -> None:
@@ -264,7 +264,7 @@ def declared(file: FileDescriptorProto) -> dict[str, tuple[int, ...]]:
         for index, enum in enumerate(message.enum_type):
             of_enum(enum, f"{name}.{enum.name}", (*path, 4, index))
         for index, oneof in enumerate(message.oneof_decl):
-            if not oneof.name.startswith("_"):  # those begin the implied oneofs of optional fields
+            if not oneof.name.startswith("_"):  # the implied oneof of an optional field
                 paths[f"{name}.{oneof.name}"] = (*path, 8, index)
 
     for index, message in enumerate(file.message_type):
@@ -280,7 +280,7 @@ def declared(file: FileDescriptorProto) -> dict[str, tuple[int, ...]]:
 
 
 def comments() -> dict[str, str]:
-    """Dotted name of everything in the contract to its comment, "" where it has none."""
+    """The comment of each dotted name in the contract; "" if it has none."""
     found: dict[str, str] = {}
     for file in our_files():
         by_path = {tuple(at.path): at.leading_comments for at in file.source_code_info.location}
@@ -289,7 +289,7 @@ def comments() -> dict[str, str]:
 
 
 def has_name(message: Descriptor, dotted: str) -> bool:
-    """Whether a message has a field of that name; dots lead into the fields' messages."""
+    """Whether a message has a field of this name; dots separate nested fields."""
     first, _, rest = dotted.partition(".")
     field = message.fields_by_name.get(first)
     if field is None:
@@ -310,7 +310,7 @@ def contract(command: str, root: Path = ROOT) -> subprocess.CompletedProcess[str
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of the contract and all that is made from it, to spoil."""
+    """A copy of the contract and the generated files, which tests may damage."""
     for name in ("scripts", "protos", "credit_service/v1"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copyfile(ROOT / "buf.yaml", tmp_path / "buf.yaml")
@@ -370,7 +370,7 @@ def test_every_field_of_a_request_says_whether_it_is_required() -> None:
             continue
         seen.add(message.name)
         todo.extend(field.message_type for field in message.fields if field.message_type)
-        if message.name == "UnreadableCell":  # what was found, where a field could not be filled
+        if message.name == "UnreadableCell":  # describes a field that could not be read
             continue
         names = [f"{message.name}.{field.name}" for field in message.fields]
         unsaid += [n for n in names if not re.match(r" (Required|Optional)[.,]", every[n])]
@@ -410,7 +410,7 @@ def test_the_errors_documented_at_methods_are_exactly_the_existing_ones() -> Non
         for status in re.findall(r"^ ([A-Z_]{5,}) \(", comment, flags=re.MULTILINE):
             assert status in statuses
     assert named - known == set()
-    # Those whose reason is called as their status stand at the services by the status alone.
+    # The services document reasons that are named like their status by the status only.
     assert known - named - statuses == {"UNSPECIFIED"}
 
 

@@ -1,7 +1,7 @@
-"""What deploys and watches the service fits it: names, settings, alerts, dashboards, documents.
+"""Deployment and monitoring match the service: names, settings, alerts, dashboards, documents.
 
-promtool, hadolint and docker-compose check their own files; where one is missing the test that
-needs it says so, and fails in CI.
+promtool, hadolint and docker-compose check their own files. If one is missing, its test is skipped
+with the reason, and fails in CI.
 """
 
 import json
@@ -34,17 +34,17 @@ RULE_TESTS = sorted((DEPLOY / "prometheus" / "tests").glob("*.yml"))
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 OPERATIONS = ROOT / "docs" / "operations.md"
 
-# Of Prometheus itself, of its client for each process, and of HAProxy.
+# Metrics of Prometheus, of its client for each process, and of HAProxy.
 _NOT_OURS = re.compile(r"up|ALERTS|process_\w+|haproxy_\w+")
 
 
 def _run(*command: str, **more: Any) -> None:
-    """Run a checker; its words are the test's failure."""
+    """Run a checker; its output is the message of a failure."""
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100, **more)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-# What there is to ask for: series by name, with the labels that they may have.
+# The existing series by name, with their possible labels.
 
 
 def _series() -> dict[str, set[str]]:
@@ -121,8 +121,8 @@ _WORDS = frozenset(
 
 
 def _asked(expression: str) -> Iterator[tuple[str, str]]:
-    """Each metric an expression asks for, with the text of its matchers."""
-    # Grouping labels and durations are no metrics.
+    """Each metric in an expression, with the text of its matchers."""
+    # Grouping labels and durations are not metrics.
     bare = re.sub(r"\b(by|without|on|ignoring)\s*\([^)]*\)", "", expression)
     bare = re.sub(r"\[[^\]]*\]", "", bare)
     bare = re.sub(r"offset \w+", "", bare)
@@ -141,17 +141,17 @@ def test_every_expression_uses_existing_metrics() -> None:
     recorded = _recorded()
     for where, expression in _expressions():
         asked = list(_asked(expression))
-        assert asked, f"{where} asks for nothing"
+        assert asked, f"{where} has no metric"
         for name, matchers in asked:
             if name in recorded or _NOT_OURS.fullmatch(name):
                 continue
-            assert name in SERIES, f"{where} asks for {name}, which nothing registers"
+            assert name in SERIES, f"{where} uses {name}, which is not registered"
             for label, _, _ in _MATCHER.findall(matchers):
-                assert label in SERIES[name], f"{where} asks {name} for a label {label}"
+                assert label in SERIES[name], f"{where} uses an unknown label {label} of {name}"
 
 
 def test_invalid_expressions_are_detected() -> None:
-    """The test above can fail: names and labels of several forms are found."""
+    """The test above can fail: it finds names and labels in several forms."""
     expression = (
         'sum by (le, kind) (rate(a_total{x="y b", z=~"c|d"}[5m])) / on (kind) e:f:g'
         " > 2 * avg_over_time(h[1d] offset 1h) or vector(0)"
@@ -163,7 +163,7 @@ def test_invalid_expressions_are_detected() -> None:
     ]
 
 
-# The values that rules and dashboards ask labels for are values that labels have.
+# Rules and dashboards use existing values of labels.
 
 _VALUES: dict[str, set[str]] = {
     "grpc_code": set(metrics.GRPC_CODES),
@@ -233,7 +233,7 @@ def test_the_alert_rules_pass_their_tests() -> None:
     _run(tool("promtool"), "test", "rules", *map(str, RULE_TESTS))
 
 
-# What scripts write.
+# Generated files.
 
 
 @pytest.mark.parametrize("script", ["dashboards.py", "configuration.py"])
@@ -315,12 +315,12 @@ def test_containers_have_minimal_privileges(composition: dict[str, Any]) -> None
         assert service["read_only"] is True, name
         assert "no-new-privileges:true" in service["security_opt"], name
         assert "privileged" not in service, name
-        # PostgreSQL's image begins as root, to make its folders its own.
+        # PostgreSQL's image starts as root, to own its folders.
         assert name == "postgres" or service["cap_drop"] == ["ALL"], name
 
 
 def test_containers_have_health_checks(composition: dict[str, Any]) -> None:
-    # The image's own check is that of the servers.
+    # The servers use the health check of the image.
     of_image = {"server-1", "server-2"}
     for name, service in composition["services"].items():
         assert (name in of_image) != ("healthcheck" in service), name

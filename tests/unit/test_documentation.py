@@ -1,4 +1,4 @@
-"""The documents speak of what is there: links, files, commands, settings, methods and reasons."""
+"""The links, files, commands, settings, methods and reasons in the documents exist."""
 
 import re
 import shutil
@@ -32,7 +32,7 @@ SERVICES = [
 ]
 
 VARIABLES = {f"CREDIT_{name.upper()}" for name in Settings.model_fields} | {
-    # And those that are read from the environment by themselves.
+    # Variables that are read directly from the environment.
     name
     for folder in ("credit_service", "workers", "tests")
     for path in (ROOT / folder).rglob("*.py")
@@ -45,12 +45,12 @@ def named(path: Path) -> str:
 
 
 def prose(path: Path) -> str:
-    """A page without its blocks of code."""
+    """A page without code blocks."""
     return re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def anchors(path: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """The anchors of a page's headings, as GitHub generates them."""
     headings = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -69,11 +69,11 @@ def test_links_have_existing_targets(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_named_files_exist(page: Path) -> None:
-    # What commands leave behind may be there or not.
+    # Files that commands create may be missing.
     ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text("utf-8").splitlines()}
     tops = {each.name for each in ROOT.iterdir()} - ignored
     for text in re.findall(r"`([\w./-]+)`", prose(page)):
-        if text.startswith("deploy/secrets/"):  # made by deploy/make-secrets.sh
+        if text.startswith("deploy/secrets/"):  # written by deploy/make-secrets.sh
             continue
         if text.partition("/")[0] in tops and "/" in text:
             assert (ROOT / text).exists(), text
@@ -103,7 +103,7 @@ def test_named_targets_and_settings_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)) <= targets
-    # Names of the contract begin so too.
+    # Names of the contract have the same prefix.
     assert set(re.findall(r"\bCREDIT_(?!EVENT_|SCORE_)[A-Z_]+[A-Z]\b", text)) <= VARIABLES
 
 
@@ -124,7 +124,7 @@ def test_named_commands_exist() -> None:
 
 
 def messages(message: Descriptor, seen: set[str]) -> Iterator[Descriptor]:
-    """A message and all of ours that it is made of."""
+    """A message and all messages of the contract that it contains."""
     if message.full_name in seen or message.file.package != "credit_service.v1":
         return
     seen.add(message.full_name)

@@ -1,4 +1,4 @@
-"""Failpoints: nothing without the variable, one death per arming with it, and none that is idle."""
+"""Failpoints: no effect without the variable, one exit per arming with it, and none unused."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The campaign's plan: the same from the same seed, everything in it, all of it in time."""
+"""The campaign's plan is reproducible from its seed, complete, and within the duration."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Commands in forked processes: their arguments, environment, output and end are their own."""
+"""Commands in forked processes have their own arguments, environment, output and exit status."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 
 from tests.preloaded import run_module
 
-# `python -m timeit` runs the statement that it is given, and exits with 1 when it fails.
+# `python -m timeit` runs a statement, and exits with 1 if it fails.
 ONCE = ("-n1", "-r1")
 
 
@@ -36,7 +36,7 @@ def test_a_failure_has_an_exit_status_and_a_traceback() -> None:
 def test_a_process_that_takes_too_long_is_killed() -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         run_module("timeit", *ONCE, "import time; time.sleep(100)", env={}, timeout_seconds=0.5)
-    # Servers of other tests may be children of this process too.
+    # Servers of other tests may also be children of this process.
     forking = [
         each
         for each in psutil.Process(os.getpid()).children()

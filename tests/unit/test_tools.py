@@ -1,11 +1,11 @@
-"""What is reported of tests that were skipped."""
+"""The report of skipped tests."""
 
 import pytest
 
 from tests import tools
 
 
-def test_missing_tools_make_one_line() -> None:
+def test_missing_tools_are_reported_in_one_line() -> None:
     reasons = ["Skipped: missing tool: promtool", "Skipped: missing tool: chromium"]
     assert tools.summary([*reasons, "Skipped: missing tool: chromium"]) == (
         "3 tests skipped without chromium, promtool: run `make test-tools`"

@@ -58,7 +58,7 @@ def test_the_server_accepts_the_tokens(folder: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     "scopes", [("--scope", "ingest", "credit.read"), ("--scope=ingest", "--scope=credit.read")]
 )
-def test_scopes_and_subject(
+def test_a_token_has_the_given_scopes_and_subject(
     folder: Path, capsys: pytest.CaptureFixture[str], scopes: tuple[str, ...]
 ) -> None:
     _, out, _ = run(capsys, private(folder), "--subject", "asha", *scopes)

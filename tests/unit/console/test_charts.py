@@ -96,7 +96,7 @@ def test_the_score_line_has_a_point_for_each_score_while_there_is_room(count: in
     assert (svg.get("aria-label") or "").startswith("Score history")
 
 
-def test_the_score_line_puts_scores_at_their_height() -> None:
+def test_the_height_in_the_score_line_is_the_score() -> None:
     svg = parsed(charts.score_line([ScorePoint(0, 0, "a"), ScorePoint(9, 100, "b")]))
     low, high = (each.get("cy") or "" for each in svg.findall("circle"))
     assert (low, high) == ("168", "12")

@@ -82,7 +82,7 @@ def test_a_rate_is_sent_as_typed() -> None:
     ("text", "hundredths"),
     [("29.17", 2917), ("35", 3500), ("0.5", 50), ("-1.25", -125), ("x", None), ("", None)],
 )
-def test_decimals_of_the_wire_in_hundredths(text: str, hundredths: int | None) -> None:
+def test_decimals_are_converted_to_hundredths(text: str, hundredths: int | None) -> None:
     assert formats.to_hundredths(text) == hundredths
 
 

@@ -88,7 +88,7 @@ def connections() -> Connections:
 
 
 def answer(connection: LimitedH11Protocol) -> None:
-    """What uvicorn does after the application's response."""
+    """Act like uvicorn after the application's response."""
     connection.conn.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
     connection.conn.send(h11.EndOfMessage())
     connection.on_response_complete()

@@ -166,7 +166,7 @@ def no_decisions(_request: Any, _context: grpc.ServicerContext) -> Iterator[Any]
 
 @pytest.fixture
 def visitor() -> Iterator[Visitor]:
-    """Of a console whose service accepts every token."""
+    """A visitor of a console whose service accepts every token."""
     methods = {"ListDecisions": no_decisions, "WatchCreditEvents": one_event_after_another}
     with serving(**methods) as address, console(address) as place:
         yield Visitor(place)

@@ -55,7 +55,7 @@ def test_a_limit_is_the_nearest_lakh(income: int) -> None:
         "+91 98765 98765.00",
     ],
 )
-def test_one_number_in_many_forms(text: str) -> None:
+def test_all_forms_of_a_phone_number_are_equal(text: str) -> None:
     assert parse_phone_number(text) == "+919876598765"
 
 
@@ -99,7 +99,7 @@ def test_foreign_numbers_are_numbers_too() -> None:
         "98765\n98765",
     ],
 )
-def test_invalid_phone_numbers(text: str) -> None:
+def test_invalid_phone_numbers_are_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="phone number"):
         parse_phone_number(text)
 
@@ -158,7 +158,7 @@ def test_any_text_is_a_number_or_rejected(text: str) -> None:
         (" " + "x" * 50 + "\u00a0", "x" * 50),
     ],
 )
-def test_names_of_any_script(text: str, name: str) -> None:
+def test_names_of_any_script_are_accepted(text: str, name: str) -> None:
     assert clean_name(text) == name
 
 
@@ -179,7 +179,7 @@ def test_names_of_any_script(text: str, name: str) -> None:
         "a\x85b",
     ],
 )
-def test_invalid_names(text: str) -> None:
+def test_invalid_names_are_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="must"):
         clean_name(text)
 

@@ -67,7 +67,7 @@ OUTCOME = (
 )
 
 
-def test_the_bytes_of_a_decision() -> None:
+def test_a_decision_is_encoded_to_the_same_bytes() -> None:
     decision = decide(POSITION, ASK, STANDARD, DAY)
     assert encode_inputs(POSITION, ASK, DAY, "standard-1") == INPUTS
     assert encode_outcome(decision) == OUTCOME

@@ -121,7 +121,9 @@ def test_rates_are_corrected_to_the_slab(
     ("on_time", "expected_score", "corrected"),
     [(6, 10, None), (7, 11, 1600), (26, 30, 1600), (27, 31, 1200)],
 )
-def test_edges_of_the_slabs(on_time: int, expected_score: int, corrected: int | None) -> None:
+def test_each_slab_ends_at_its_bounds(
+    on_time: int, expected_score: int, corrected: int | None
+) -> None:
     # 35 installments due make each of them worth a point; 2 loans are worth 4.
     position = replace(
         GOOD,
@@ -139,7 +141,9 @@ def test_edges_of_the_slabs(on_time: int, expected_score: int, corrected: int | 
 
 
 @pytest.mark.parametrize(("on_time", "expected_score", "corrected"), [(28, 50, 1200), (29, 51, 0)])
-def test_edge_of_the_best_slab(on_time: int, expected_score: int, corrected: int) -> None:
+def test_the_best_slab_starts_at_its_bound(
+    on_time: int, expected_score: int, corrected: int
+) -> None:
     position = replace(
         GOOD,
         emis_on_time=on_time,

@@ -65,7 +65,9 @@ def with_installment(loan: Loan, installment: int) -> Loan:
         (100_000, 1200, 1, 10_100_000),
     ],
 )
-def test_published_installments(principal_rupees: int, bps: int, tenure: int, emi: int) -> None:
+def test_installments_equal_published_values(
+    principal_rupees: int, bps: int, tenure: int, emi: int
+) -> None:
     assert installment_paise(LoanTerms(principal_rupees * 100, bps, tenure)) == emi
 
 
@@ -131,7 +133,7 @@ def test_no_principal_has_a_negative_installment(emi: int, bps: int, tenure: int
     assert largest_principal_paise(emi, bps, tenure) < 0
 
 
-def test_published_schedule() -> None:
+def test_a_schedule_equals_the_published_one() -> None:
     table = schedule(booked(100_000, 1200, 12))
     assert table.total_interest_paise == 661_853
     assert table.total_payment_paise == 10_661_853
@@ -146,7 +148,7 @@ def test_published_schedule() -> None:
     ]
 
 
-def test_schedule_without_interest() -> None:
+def test_a_schedule_without_interest_splits_the_principal() -> None:
     table = schedule(booked(100_000, 0, 3))
     assert [each.payment_paise for each in table.installments] == [3_333_333, 3_333_333, 3_333_334]
     assert table.total_interest_paise == 0
@@ -212,7 +214,7 @@ def test_all_but_the_last_installment_are_equal(principal: int, bps: int, tenure
 @pytest.mark.parametrize("principal", [1, 2, 49, 50, 149, 9_999, 100_000_000_000])
 @pytest.mark.parametrize("bps", [0, 1, 1200, 1254, 10_000])
 @pytest.mark.parametrize("tenure", [1, 2, 479, 480])
-def test_extremes(principal: int, bps: int, tenure: int) -> None:
+def test_schedules_of_extreme_loans_obey_the_laws(principal: int, bps: int, tenure: int) -> None:
     asked = LoanTerms(principal, bps, tenure)
     loan = book(asked, installment_paise(asked), 1, 1, date(2024, 2, 29), 1)
     check_laws(loan, schedule(loan))
@@ -266,7 +268,9 @@ def test_the_effective_rate_is_never_negative(p: int, installment: int, tenure: 
         (3, 2, 2),
     ],
 )
-def test_effective_rates_at_the_extremes(principal: int, installment: int, tenure: int) -> None:
+def test_schedules_at_extreme_rates_obey_the_laws(
+    principal: int, installment: int, tenure: int
+) -> None:
     base = book(LoanTerms(principal, 1200, tenure), installment, 1, 1, DAY, 1)
     check_laws(base, schedule(base))
 
@@ -394,7 +398,7 @@ def test_only_a_principal_below_the_minimum_is_not_repayable(asked: LoanTerms) -
         (100_000, 1200, 1, 10_100_000),
     ],
 )
-def test_last_installments_of_published_loans(
+def test_last_installments_equal_published_values(
     principal_rupees: int, bps: int, tenure: int, last: int
 ) -> None:
     asked = LoanTerms(principal_rupees * 100, bps, tenure)

@@ -60,7 +60,9 @@ def test_one_installment_on_its_due_date_is_on_time() -> None:
 
 
 @pytest.mark.parametrize(("days_late", "grace", "on_time"), [(1, 0, 0), (3, 3, 1), (4, 3, 0)])
-def test_grace_days(days_late: int, grace: int, on_time: int) -> None:
+def test_a_payment_within_the_grace_days_is_on_time(
+    days_late: int, grace: int, on_time: int
+) -> None:
     outcome = pay(loan(), EMI, FIRST_DUE + timedelta(days=days_late), grace=grace)
     assert outcome.settled_numbers == (1,)
     assert len(outcome.on_time_numbers) == on_time
@@ -76,7 +78,7 @@ def test_part_payments_settle_on_the_day_the_full_amount_is_reached() -> None:
     assert late.on_time_numbers == ()
 
 
-def test_several_installments_at_once_some_of_them_late() -> None:
+def test_a_payment_settles_several_installments_some_late() -> None:
     outcome = pay(loan(), 3 * EMI + 5, date(2024, 3, 31))
     assert outcome.settled_numbers == (1, 2, 3)
     assert outcome.on_time_numbers == (2, 3)
@@ -140,7 +142,7 @@ def paid_in_march() -> Loan:
         ),
     ],
 )
-def test_refusals(
+def test_an_invalid_payment_is_rejected(
     make: Callable[[], Loan], amount: int, paid_on: date, reason: str, metadata: dict[str, str]
 ) -> None:
     with pytest.raises(PreconditionFailedError) as caught:

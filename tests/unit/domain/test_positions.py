@@ -45,14 +45,14 @@ def imported(start: date, tenure: int, on_time: int, closed_on: date | None) -> 
     )
 
 
-def test_no_loan() -> None:
+def test_a_position_without_loans_is_zero() -> None:
     found = position([], date(2024, 5, 5))
     assert found == CreditPosition(
         101, 7, 5_000_000, 180_000_000, 0, 0, 0, 0, 0, 0, 0, date(2024, 5, 5), YEAR_END
     )
 
 
-def test_all_figures() -> None:
+def test_a_position_has_all_figures() -> None:
     day = date(2024, 5, 5)
     active = imported(date(2023, 12, 10), 12, 4, None)
     old = imported(date(2020, 1, 1), 12, 9, date(2021, 1, 1))
@@ -85,7 +85,9 @@ def test_all_figures() -> None:
         (date(2024, 2, 1), date(2024, 3, 1), True),
     ],
 )
-def test_current_year_activity(start: date, closed_on: date | None, counts: bool) -> None:
+def test_loans_active_in_the_current_year_count(
+    start: date, closed_on: date | None, counts: bool
+) -> None:
     found = position([imported(start, 12, 0, closed_on)], date(2024, 5, 5))
     assert found.current_year_loans == int(counts)
 
@@ -161,7 +163,7 @@ def test_a_position_is_valid_exactly_until_valid_until(data: st.DataObject, day:
     last = found.valid_until - timedelta(days=1)
     for at in (inside, last):
         assert replace(position(loans, at), as_of=day) == found
-    # The horizon is no sooner than it must be: a due date of an ACTIVE loan, the year's turn, or a
+    # The horizon is no earlier than necessary: a due date of an ACTIVE loan, the new year, or a
     # change.
     due_dates = {
         add_months(each.start_date, k)
@@ -204,7 +206,7 @@ def test_a_payment_equals_a_computation_from_all_loans(data: st.DataObject, day:
     scratch = replace(position([*others, after], at), version=stored.version + 1)
     moved = with_payment(stored, paid, after, at)
     if moved is None:
-        # The other loans must be read only where the loan that changes first is closed.
+        # The other loans must be read only if the loan that changes first is closed.
         assert after.closed_on is not None
         assert stored.valid_until == position([paid], at).valid_until
     else:

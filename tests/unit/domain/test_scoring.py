@@ -53,7 +53,9 @@ def position(on_time: int, due: int, volume_rupees: int, count: int, year: int) 
         (position(0, 10, 10_000_000, 40, 12), (0, 2500, 2000, 2000), 65),
     ],
 )
-def test_worked_scores(found: CreditPosition, points: tuple[int, ...], expected: int) -> None:
+def test_scores_equal_the_worked_examples(
+    found: CreditPosition, points: tuple[int, ...], expected: int
+) -> None:
     result = score(found, STANDARD)
     assert tuple(each.points_hundredths for each in result.components) == points
     assert result.score == expected

@@ -1,8 +1,8 @@
-"""What a hostile file would do, had it taken over the process that reads it.
+"""Attacks of a hostile file that has taken control of the process that reads it.
 
-`python -m tests.unit.ingestion.attack ORDER`: an order in JSON with `layers`, the parts of the
-sandbox to enter first, and what there is to attack. Prints, as JSON, what each attack met: an
-error's name, or "done".
+`python -m tests.unit.ingestion.attack ORDER`: the order, in JSON, has `layers`, the parts of the
+sandbox to enter first, and the targets. Prints the result of each attack as JSON: an error's name,
+or "done".
 """
 
 import ctypes
@@ -63,7 +63,7 @@ def _read_memory(library: ctypes.CDLL, pid: int, address: int) -> None:
 
 
 def attacks(order: dict[str, Any]) -> dict[str, Callable[[], object]]:
-    """Each attack by name; it raises OSError where it fails."""
+    """Each attack by name; a failed one raises OSError."""
     library = ctypes.CDLL(None, use_errno=True)
     library.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
     pid = order["pid"]

@@ -1,4 +1,4 @@
-"""Annotated workbooks: what a person sees in them, and what the reader makes of them again."""
+"""Annotated workbooks: their content for people, and their rows when read again."""
 
 import io
 import random
@@ -71,7 +71,7 @@ TODAY = date(2026, 1, 31)
 
 
 def marks_of(content: bytes, name: str, kind: Kind) -> list[Mark]:
-    """What the validation finds wrong with a file."""
+    """The errors that the validation finds in a file."""
     marks = []
     for block in open_source(io.BytesIO(content), name, kind).blocks:
         errors = validate_block(kind, source_rows(block), 0, TODAY).errors
@@ -86,7 +86,7 @@ def annotated(
     marks: Sequence[Mark] | None = None,
     **other: Any,
 ) -> bytes:
-    """The annotated workbook of a file, by default with what the validation finds."""
+    """The annotated workbook of a file, by default with the errors of the validation."""
     found = marks_of(content, name, kind) if marks is None else marks
     rejected = len({mark.row_number for mark in found})
     order = replace(ORDER, **{"filename": name, "kind": kind, "rejected": rejected, **other})
@@ -201,11 +201,11 @@ VALUES: list[Cell] = [
 ]
 
 
-def test_every_value_comes_back_equal() -> None:
-    """By way of a column that the reader knows, and one that it does not."""
+def test_every_value_is_returned_equal() -> None:
+    """In a known column and in an unknown one."""
     headers = (*CUSTOMER_HEADERS[:-1], "Remarks")
     texts = [value for value in VALUES if isinstance(value, str)]
-    # The beginning of a file must look like text; what comes later is taken as it is.
+    # Only the start of a file must look like text.
     content = csv_of(headers) + b"\r\n" * 5_000
     for number, text in enumerate(texts):
         quoted = '"' + text.replace('"', '""') + '"'
@@ -253,7 +253,7 @@ def test_a_formula_is_returned_as_text_and_rejected_again() -> None:
 
 
 def test_uncorrected_rows_are_rejected_and_annotated_again() -> None:
-    """Whatever is wrong with a row: sent again as it came back, it is no valid row."""
+    """A returned row with any error is rejected again if sent unchanged."""
     error = Xml('<c r="{r}" t="e"><v>#REF!</v></c>')
     odd_error = Xml('<c r="{r}" t="e"><v>#SPILL!</v></c>')
     bad: list[tuple[object, ...]] = [
@@ -290,7 +290,7 @@ def test_a_corrected_row_has_no_reasons() -> None:
 
 
 def test_a_line_with_too_many_values_is_never_read_as_another_row() -> None:
-    """50,000 written with a separator would shift into an income of 50 and a limit of 0."""
+    """Otherwise 50,000 with a separator would become an income of 50 and a limit of 0."""
     content = csv_of(
         ("Notes", *CUSTOMER_HEADERS),
         ("", 1, "Asha", "Rao", 30, "9876598765", "50,000"),
@@ -361,7 +361,7 @@ def test_a_summary_sheet_is_detected_by_its_first_row() -> None:
     header = (SUMMARY_TITLE, *LOAN_HEADERS)
     content = workbook(sheet_xml([header, ("x", *A_LOAN)]))
     assert cells_of(content, "x.xlsx", "LOANS")[0][1]["loan_id"] == 1001.0
-    # It is no sheet of rows, so that the error of the other sheet is reported.
+    # The sheet has no rows, so the error is that of an empty file.
     alone = workbook(sheet_xml([(SUMMARY_TITLE,), LOAN_HEADERS, A_LOAN]))
     with pytest.raises(SpreadsheetError) as caught:
         open_source(io.BytesIO(alone), "x.xlsx", "LOANS")
@@ -519,7 +519,7 @@ def test_a_process_that_opens_files_has_resource_limits(greed: str, limits: dict
 
 
 def test_the_exit_of_a_reader_distinguishes_a_greedy_file_from_a_defect() -> None:
-    # SIGTRAP and 127 are how a C library ends a process that may not send itself SIGABRT.
+    # A C library ends a process that cannot send itself SIGABRT with SIGTRAP or 127.
     for status in (-signal.SIGXCPU, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGTRAP, 127):
         ended = sandbox.ended_early(status)
         assert isinstance(ended, SpreadsheetError)
@@ -554,7 +554,7 @@ STYLES_WITH_PERCENT = (
 
 
 def test_a_percentage_is_returned_as_a_percentage_with_the_same_value() -> None:
-    """Also in a column that takes none, where a plain number could pass for a valid cell."""
+    """Also in a column without percentages, where a plain number could be a valid cell."""
     shown = Xml('<c r="{r}" s="2"><v>0.12</v></c>')
     half = Xml('<c r="{r}" s="2"><v>0.105</v></c>')
     rows = (
@@ -614,7 +614,7 @@ RUPEES = '"₹" #,##0.00'
 def original(
     *rows: Sequence[Any], change: Callable[[Any], None] = lambda _: None, epoch: Any = None
 ) -> bytes:
-    """A workbook by openpyxl, with formats and another sheet, such as a person sends."""
+    """A workbook by openpyxl with formats and another sheet, as people send."""
     book = openpyxl.Workbook()
     if epoch is not None:
         book.epoch = epoch
@@ -724,7 +724,7 @@ def test_every_value_of_an_original_means_the_same_if_sent_again() -> None:
 
 
 def test_an_original_shows_each_rejected_row() -> None:
-    """Whatever hides rows or cells, or would make them hard to correct."""
+    """Features that hide rows or cells, or make them hard to correct."""
 
     def change(book: Any) -> None:
         sheet = book["Our loans"]
@@ -769,7 +769,7 @@ def test_the_summary_states_that_openpyxl_could_not_load_the_original(
     assert opened(replaced).sheetnames == [SUMMARY_TITLE, "Our loans"]
     assert REPLACED in summary_of(replaced)
     assert {mark.row_number for mark in marks_of(replaced, "l.xlsx", "LOANS")} == {3}
-    # No original is lost where the caller sent a CSV file, or wants the rejected rows alone.
+    # Without an original workbook (CSV, rejected rows only) the summary does not say so.
     assert REPLACED not in summary_of(annotated(csv_of(LOAN_HEADERS, A_LOAN), "l.csv"))
     assert REPLACED not in summary_of(annotated(content, rejected_only=True))
 
@@ -811,7 +811,7 @@ def test_openpyxl_loads_no_dangerous_part(part: str, old: bytes, new: bytes) -> 
 
 
 def test_a_sandboxed_process_returns_the_original() -> None:
-    """All that openpyxl imports late is there."""
+    """The modules that openpyxl imports late are loaded."""
     content = original(A_LOAN, WRONG_LOAN)
     order = replace(ORDER, rejected=1)
     marks = marks_of(content, "l.xlsx", "LOANS")
@@ -841,7 +841,7 @@ def test_random_bytes_in_an_original_are_annotated_or_rejected() -> None:
         opened(back)
 
 
-# --- Rejected rows alone --------------------------------------------------------------------------
+# --- Rejected rows only ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["l.xlsx", "l.csv"])

@@ -1,4 +1,4 @@
-"""Files as people have them: read, or refused with what was found and what to do."""
+"""Files from practice are read, or rejected with the finding and the next step."""
 
 import io
 import json
@@ -213,11 +213,11 @@ def test_another_format_is_named_with_the_next_step(content: bytes, says: str) -
         assert "save it" in error.message
 
 
-# --- Width and archives of 64 bits ----------------------------------------------------------------
+# --- Width and zip64 archives ---------------------------------------------------------------------
 
 
 def wide(cell: str) -> bytes:
-    """A sheet of loans with such a cell in each column to the last one, XFD."""
+    """A sheet of loans with this cell in each further column up to XFD."""
     data = sheet_xml([LOAN_HEADERS, A_LOAN])
     for number in (1, 2):
         cells = "".join(
@@ -249,7 +249,7 @@ def test_values_beyond_the_last_readable_column_are_rejected(cell: str) -> None:
 
 
 def with_64_bits(content: bytes, **lies: int) -> bytes:
-    """The archive with a record of 64 bits, in which these fields are wrong."""
+    """The archive with a zip64 record in which these fields are wrong."""
     end = content.rindex(b"PK\x05\x06")
     entries, size, offset = struct.unpack_from("<HLL", content, end + 10)
     fields = {"length": 44, "entries": entries, "size": size, "offset": offset, "at": end}
@@ -296,14 +296,14 @@ def test_a_zip64_archive_with_a_displaced_directory_is_rejected(
 ) -> None:
     content = bytearray(with_64_bits(loans_workbook(A_LOAN), offset=offset))
     if open_ended:
-        # The usual record leaves its numbers to the other one.
+        # The usual record refers to the zip64 record for its numbers.
         place = content.rindex(b"PK\x05\x06")
         content[place + 8 : place + 20] = b"\xff" * 12
     assert refusal(bytes(content)).code == "FILE_UNSAFE"
 
 
 def test_a_part_with_an_offset_beyond_the_file_is_damaged() -> None:
-    """Its offset is in a field of 64 bits, which no file's position can be."""
+    """The zip64 offset is larger than any position in a file."""
     content = loans_workbook(A_LOAN)
     end = content.rindex(b"PK\x05\x06")
     entries, size, start = struct.unpack_from("<HLL", content, end + 10)

@@ -1,4 +1,4 @@
-"""No command and no server waits for pandas and openpyxl when it starts."""
+"""Commands and servers start without importing pandas and openpyxl."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""New loans summed column by column are what the domain makes of them one by one."""
+"""The sums of new loans by column equal those of the domain for each loan."""
 
 from datetime import date
 
@@ -21,7 +21,7 @@ DAYS = st.dates(date(2019, 12, 1), date(2027, 2, 1)) | st.sampled_from(
 
 @st.composite
 def imported_loans(draw: st.DrawFn) -> tuple[int, Loan]:
-    """A customer's id and a loan as an import brings one, in whatever state."""
+    """A customer's id and an imported loan in any state."""
     customer_id, tenure = draw(st.integers(1, 4)), draw(st.integers(1, 40))
     settled = draw(st.integers(0, tenure))
     closed_on = draw(DAYS) if settled == tenure else None

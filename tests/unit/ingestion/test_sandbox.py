@@ -1,4 +1,4 @@
-"""What the process that reads uploaded files can still do: nothing that `attack` tries."""
+"""The process that reads uploaded files cannot do anything that `attack` tries."""
 
 import io
 import json
@@ -50,7 +50,7 @@ _ATTACKS = {
     "memory",
     "signal",
 }
-# Where it is above 0, a process traces its own children alone, sandboxed or not.
+# If it is above 0, a process can trace only its own children, sandboxed or not.
 _YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 
 
@@ -66,12 +66,12 @@ def _needs(layer: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Attacked:
-    """A process with a secret, and things of its user to be taken; `user` can attack them."""
+    """A process with a secret, and files and sockets of its user, to be attacked as `user`."""
 
     order: dict[str, Any]
 
     def by(self, *layers: str) -> tuple[list[str], dict[str, str]]:
-        """The layers that an attacker entered, and what each attack met."""
+        """The layers that an attacker entered, and the result of each attack."""
         done = subprocess.run(
             [
                 sys.executable,
@@ -89,13 +89,13 @@ class Attacked:
 
 
 def _ids(user: int) -> dict[str, Any]:
-    """What makes Popen start a process as that user and no one else; nothing for one's own."""
+    """The arguments of Popen to start a process as this user; none for the current user."""
     return {} if user == os.getuid() else {"user": user, "group": user, "extra_groups": []}
 
 
 @contextmanager
 def attacked_of(user: int) -> Iterator[Attacked]:
-    """What belongs to a user, to be attacked by a process that begins as the same one."""
+    """Targets of a user, to be attacked by a process that starts as the same user."""
     with ExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         secret = folder / "database_url"
@@ -136,7 +136,7 @@ def attacked_of(user: int) -> Iterator[Attacked]:
 
 @pytest.fixture
 def attacked() -> Iterator[Attacked]:
-    # Not of root, to whom the kernel refuses little.
+    # Targets of root would not be protected: the kernel permits root almost everything.
     with attacked_of(os.getuid() or _NOBODY) as attacked:
         yield attacked
 
@@ -192,7 +192,7 @@ def test_files_are_read_and_annotated_in_sandboxed_processes() -> None:
         source.flush()
         order = reading.ReadingOrder("LOANS", "l.csv", date(2026, 1, 31), batch_rows=1_000)
         with reading.reading(source, order) as read:
-            # It waits for its batches to be taken.
+            # The process waits until its batches are read.
             next(read.batches())
             assert read.sandbox == _layers()
             assert _is_filtered(read.process.pid)

@@ -1,4 +1,4 @@
-"""Which rows are valid, what becomes of their values, and what is said of the others."""
+"""Valid rows and their converted values, and the errors of other rows."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, timedelta
@@ -79,7 +79,7 @@ def codes(batch: Batch) -> set[tuple[str, str]]:
 
 
 def judge_loan(**changes: Cell) -> set[tuple[str, str]]:
-    """The errors of a loan that would be valid but for these values, among valid ones."""
+    """The errors of a loan with these values, between valid loans."""
     batch = validate_block("LOANS", block(LOAN, {**LOAN, **changes}, LOAN), 40, TODAY)
     bad = {error.row_offset for error in batch.errors}
     assert bad <= {41}
@@ -97,7 +97,7 @@ def test_the_limit_of_ids_is_that_of_the_tables() -> None:
 
 
 @pytest.mark.parametrize("row", [LOAN, AS_TEXT], ids=["workbook", "text"])
-def test_the_facts_of_a_loan(row: Mapping[str, Cell]) -> None:
+def test_the_facts_of_a_loan_are_extracted(row: Mapping[str, Cell]) -> None:
     batch = validate_block("LOANS", block(row), 40, TODAY)
     assert batch.errors == []
     assert batch.frame.to_dict("records")[0] == {
@@ -124,7 +124,7 @@ def test_an_active_loan_is_not_closed() -> None:
     assert int(facts["closed_day"]) == NO_DAY
 
 
-def test_the_facts_of_a_customer() -> None:
+def test_the_facts_of_a_customer_are_extracted() -> None:
     without = {**CUSTOMER, "customer_id": 8.0, "approved_limit": ""}
     batch = validate_block("CUSTOMERS", block(CUSTOMER, without), 0, TODAY)
     frame = batch.frame
@@ -199,9 +199,9 @@ def test_the_facts_of_a_customer() -> None:
         ("end_date", ErrorValue("#N/A"), "ERROR_VALUE"),
     ],
 )
-def test_a_bad_cell_of_a_loan(column: str, cell: Cell, code: str) -> None:
+def test_an_invalid_cell_of_a_loan_is_reported(column: str, cell: Cell, code: str) -> None:
     assert judge_loan(**{column: cell}) == {(column, code)}
-    # Among text alone too, where columns are decoded in another way.
+    # Also in a column of text only, which is decoded differently.
     if isinstance(cell, str):
         batch = validate_block("LOANS", block(AS_TEXT, {**AS_TEXT, column: cell}), 0, TODAY)
         assert codes(batch) == {(column, code)}
@@ -229,7 +229,7 @@ def test_a_bad_cell_of_a_loan(column: str, cell: Cell, code: str) -> None:
         ("end_date", ""),
     ],
 )
-def test_a_good_cell_of_a_loan(column: str, cell: Cell) -> None:
+def test_a_valid_cell_of_a_loan_is_accepted(column: str, cell: Cell) -> None:
     assert judge_loan(**{column: cell}) == set()
 
 
@@ -269,7 +269,7 @@ def test_a_row_with_too_many_values_is_rejected() -> None:
         ("approved_limit", ErrorValue("#REF!"), "ERROR_VALUE"),
     ],
 )
-def test_a_bad_cell_of_a_customer(column: str, cell: Cell, code: str) -> None:
+def test_an_invalid_cell_of_a_customer_is_reported(column: str, cell: Cell, code: str) -> None:
     assert judge_customer(**{column: cell}) == {(column, code)}
 
 
@@ -304,7 +304,7 @@ def test_a_float_is_decoded_exactly_or_rejected(number: float) -> None:
 def test_texts_are_decoded_together_as_separately(texts: list[str], form: Form) -> None:
     together = cells.numbers(texts, form)
     for index, text in enumerate(texts):
-        # With a number beside it the column is no longer one of text alone.
+        # With a number in it, the column is not one of text only.
         alone = cells.numbers([text, 1.0], form)
         assert together.problems[index] == alone.problems[0]
         if alone.problems[0] == cells.OK:
@@ -375,7 +375,7 @@ def test_names_are_validated_like_in_the_domain(name: str) -> None:
     elif not batch.errors:
         assert list(frame["first_name"]) == [expected]
     else:
-        # The text of a spreadsheet's error value is no name.
+        # The text of a spreadsheet's error value is not a name.
         assert codes(batch) == {("first_name", "ERROR_VALUE")}
 
 
@@ -498,7 +498,7 @@ MIN_INT64, MAX_INT64 = -(2**63), 2**63 - 1
         ),
     ],
 )
-def test_a_bad_value_of_a_streamed_loan(
+def test_an_invalid_value_of_a_streamed_loan_is_reported(
     changes: dict[str, Any], column: str, code: str, found: str
 ) -> None:
     batch = validate_columns(loan_columns(**changes), 0, TODAY)
@@ -510,7 +510,7 @@ def test_an_end_date_is_optional_in_a_stream() -> None:
     assert validate_columns(loan_columns(end_date=DateColumn([0], [0], [0])), 0, TODAY).errors == []
 
 
-def test_a_streamed_customer() -> None:
+def test_a_streamed_customer_is_validated() -> None:
     columns = Columns(
         "CUSTOMERS",
         {
@@ -595,7 +595,7 @@ def test_regrouping_keeps_every_row_after_the_skipped(
 
 
 def test_a_source_frame_contains_each_cell_as_read() -> None:
-    """Whatever pandas would make of a whole number, a day or an error value by itself."""
+    """pandas does not convert whole numbers, dates or error values."""
     mixed: list[Cell] = [
         *(1, True, 1.5, 2**60 + 1, "x", "", Formula("=A1"), ErrorValue("#N/A"), Percent(12)),
         *(date(2024, 1, 31), datetime(2024, 1, 31, 5), time(10, 30), timedelta(hours=31)),  # noqa: DTZ001 - cells have no zone

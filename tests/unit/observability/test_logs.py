@@ -104,7 +104,7 @@ def test_the_console_is_masked_too() -> None:
         "+15551234567",
     ],
 )
-def test_phone_numbers_in_texts(text: str) -> None:
+def test_phone_numbers_in_texts_are_masked(text: str) -> None:
     assert masked_text(f"call {text}, now") == f"call {masked_phone_number(text)}, now"
 
 

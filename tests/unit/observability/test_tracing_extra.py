@@ -69,7 +69,7 @@ def test_an_endpoint_without_the_extra_is_an_error_that_names_the_extra() -> Non
 
 
 class Collector(http.server.BaseHTTPRequestHandler):
-    """Keeps what it is sent."""
+    """Stores the received requests."""
 
     got: "list[tuple[str, ExportTraceServiceRequest]]"
 
@@ -85,7 +85,7 @@ class Collector(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def collector() -> Iterator[tuple[str, "list[tuple[str, ExportTraceServiceRequest]]"]]:
-    """A collector's URL, and what it got."""
+    """A collector's URL, and the requests that it received."""
     kept: list[tuple[str, ExportTraceServiceRequest]] = []
     handler = type("Keeping", (Collector,), {"got": kept})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -1,4 +1,4 @@
-"""Number formats: what a sheet shows as a percentage is read as one, and nothing else is."""
+"""Number formats: exactly the cells that a sheet shows as percentages are percentages."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 
 
 def rates(cells: Sequence[str], formats: Sequence[str | int]) -> list[Cell]:
-    """What is read from these cells as rates; style 1 has the first format, style 2 the second."""
+    """The rates read from these cells; style 1 has the first format, style 2 the second."""
     codes = "".join(
         f'<numFmt numFmtId="{170 + index}" formatCode={quoteattr(code)}/>'
         for index, code in enumerate(formats)
@@ -141,7 +141,7 @@ def test_the_cell_style_decides_in_every_notation() -> None:
         cell("0.12", 's="22"'),
     ]
     assert rates(cells, [2, 10]) == [Percent(12)] * 6 + [0.12] * 3
-    # The usual way is read by itself; any other beside it, with or without its reference.
+    # The usual notation is read alone, and next to any other one, with or without a reference.
     for place, each in enumerate(cells):
         expected = [Percent(12), Percent(12) if place < 6 else 0.12]
         assert rates([cells[0], each], [2, 10]) == expected

@@ -1,4 +1,4 @@
-"""The sample workbooks repeat to the byte, and the featured customers are what they claim."""
+"""The sample workbooks are reproducible, and the featured customers are as documented."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -93,7 +93,7 @@ def _portfolio(
 
 @pytest.mark.parametrize("days_later", DAYS_LATER)
 @pytest.mark.parametrize("made_on", DAYS)
-def test_featured_customers_on_any_day(made_on: date, days_later: int) -> None:
+def test_sample_customers_have_the_same_outcome_on_any_day(made_on: date, days_later: int) -> None:
     day = made_on + timedelta(days=days_later)
     portfolio = _portfolio(made_on, day)
 
@@ -126,7 +126,7 @@ def test_featured_customers_on_any_day(made_on: date, days_later: int) -> None:
 
 
 def test_a_workbook_keeps_its_scores_after_the_import() -> None:
-    """Imported today, looked at a year later: the stable ones have not moved band."""
+    """A year after the import, the stable customers are in the same slab."""
     made_on = date(2025, 6, 15)
     portfolio = _portfolio(made_on, made_on)
     later = date(2026, 7, 1)
@@ -173,7 +173,7 @@ def test_the_layout_has_the_traps_of_the_public_file() -> None:
     assert rates[float] > 50
 
 
-def test_workbooks_read_back_and_repeat_to_the_byte(tmp_path: Path) -> None:
+def test_sample_workbooks_are_readable_and_reproducible(tmp_path: Path) -> None:
     today = date(2026, 3, 31)
     first = samples.write_samples(tmp_path / "a", customers=120, loans=150, seed=3, today=today)
     again = samples.write_samples(tmp_path / "b", customers=120, loans=150, seed=3, today=today)

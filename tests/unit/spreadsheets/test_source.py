@@ -1,4 +1,4 @@
-"""Reading workbooks and CSV files, right ones and wrong ones."""
+"""Reading valid and invalid workbooks and CSV files."""
 
 import io
 import random
@@ -219,7 +219,7 @@ def test_formulas_and_error_values_are_detected(dress: type, numbered: bool) -> 
 
 
 def with_shared_strings(dress: Callable[[str], str], *texts: str) -> bytes:
-    """Customers whose first names are these, by reference, in the ways writers have of it."""
+    """Customers with these first names as shared strings, in the notations of several writers."""
     ways = (
         '<c r="{{r}}" t="s"><v>{}</v></c>',
         '<c t="s" r="{{r}}" s="0"><v>{}</v></c>',
@@ -255,7 +255,7 @@ def test_shared_strings_are_found_in_every_piece(
     content = with_shared_strings(prefixed if prefix else str, *names)
     numbers, columns, _ = read(content, kind="CUSTOMERS")
     assert numbers == list(range(2, 302))
-    # Blanks around a text that does not ask for them are not kept by any reader.
+    # No reader keeps spaces around a text without xml:space.
     assert [str(name).strip() for name in columns["first_name"]] == [n.strip() for n in names]
     assert columns["approved_limit"] == [""] * 300
 
@@ -454,7 +454,7 @@ def test_an_unknown_error_value_affects_only_its_cell(value: str, dress: type) -
 
 
 def refused_by_directory(content: bytes, name: str = "loans.xlsx") -> str:
-    """The code it is refused with; nothing of it is inflated, and little memory taken."""
+    """The error's code; checks that nothing is inflated and little memory is used."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zipfile.ZipFile, "open", _never)
         tracemalloc.start()
@@ -473,7 +473,7 @@ def _never(*_arguments: object, **_options: object) -> None:
 
 
 def archive_of(entries: int, name_bytes: int = 1) -> bytes:
-    """An archive of empty parts, written by hand since the library takes long for many."""
+    """An archive of empty parts, written by hand because zipfile is slow for many."""
     local, directory = bytearray(), bytearray()
     for number in range(entries):
         name = f"{number:x}".encode().rjust(name_bytes, b"x")
@@ -490,13 +490,13 @@ def archive_of(entries: int, name_bytes: int = 1) -> bytes:
 
 
 def test_a_million_parts_are_rejected_despite_the_count_in_the_archive() -> None:
-    """It states seven: zipfile would create an object for each before they are counted."""
+    """The archive states seven; zipfile would create an object for each before counting them."""
     assert refused_by_directory(archive_of(90_000)) == "FILE_UNSAFE"
     assert refused_by_directory(archive_of(xlsx_package.MAX_ENTRIES + 1)) == "FILE_UNSAFE"
 
 
 def test_the_second_record_of_large_archives_is_not_trusted() -> None:
-    """A record of 64 bits may say other numbers than those that are looked at."""
+    """A zip64 record can contradict the checked numbers."""
     content = archive_of(10)
     end = content.index(b"PK\x05\x06")
     at = content.index(b"PK\x01\x02")
@@ -507,7 +507,7 @@ def test_the_second_record_of_large_archives_is_not_trusted() -> None:
 
 
 def with_stated_sizes(content: bytes, part: str, file_size: int, compress_size: int) -> bytes:
-    """The workbook, whose directory states false sizes of a part."""
+    """The workbook with false sizes of a part in its directory."""
     stated = bytearray(content)
     at = content.rindex(part.encode()) - 46
     assert stated[at : at + 4] == b"PK\x01\x02"
@@ -523,7 +523,7 @@ def test_false_sizes_do_not_bypass_the_limits() -> None:
     two_gib = 2 * 1024**3
     for sizes in ((two_gib, 11 * 1024**2), (two_gib - 1, two_gib // 100), (10**6, 10**6)):
         assert refused_by_directory(with_stated_sizes(content, SHEET, *sizes)) == "FILE_UNSAFE"
-    # A smaller size than the true one: only so much is inflated, and that is no whole sheet.
+    # With a smaller size than the true one, only a part of the sheet is inflated.
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         compressed = archive.getinfo(SHEET).compress_size
     stated = with_stated_sizes(content, SHEET, 5_000, compressed)
@@ -571,7 +571,7 @@ def recompressed(content: bytes, method: int) -> bytes:
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_unsupported_compressions_are_rejected(method: int) -> None:
-    """They may ask for gigabytes to inflate a kilobyte."""
+    """They can need gigabytes to inflate a kilobyte."""
     content = recompressed(loans_workbook(A_LOAN), method)
     assert refused_by_directory(content) == "FILE_UNREADABLE"
     assert read(recompressed(loans_workbook(A_LOAN), zipfile.ZIP_STORED))[0] == [2]
@@ -627,7 +627,7 @@ def test_entities_are_refused_in_every_part_and_encoding(
     with pytest.raises(SpreadsheetError) as caught:
         read(content, kind="CUSTOMERS")
     assert caught.value.code in ("FILE_UNSAFE", "FILE_UNREADABLE")
-    # By a look at the bytes, before a parser sees them; rows and texts are cut out beforehand.
+    # The bytes are checked before a parser reads them; rows and texts are removed before that.
     if part not in (SHEET, "xl/sharedStrings.xml"):
         expected = "a document type" if encoding == "utf-8" else "not written in UTF-8"
         assert expected in caught.value.message

@@ -1,4 +1,4 @@
-"""Templates to fill in: what people put into them is read."""
+"""Completed templates are read."""
 
 import io
 from datetime import date
@@ -20,7 +20,7 @@ ROWS: dict[Kind, tuple[Any, ...]] = {"CUSTOMERS": A_CUSTOMER, "LOANS": A_LOAN}
 
 
 def rejected(content: bytes, name: str) -> list[tuple[str, str]]:
-    """The columns and codes of what the validation finds wrong, with all columns read."""
+    """The columns and codes of the validation errors; checks that all columns are read."""
     source = open_source(io.BytesIO(content), name)
     assert source.headers.keys() == {column.field for column in COLUMNS[source.kind]}
     assert (source.ignored_columns, source.unread_sheets) == ((), ())

@@ -1,4 +1,4 @@
-"""The same rows by every usual writer of workbooks: what the sheets show is what is read."""
+"""The same rows from every usual writer of workbooks are read as the sheets show them."""
 
 import io
 import json
@@ -27,7 +27,7 @@ HEADERS = (
 )
 START, END = date(2024, 3, 31), date(2025, 3, 31)
 
-# (value, format) of each cell; a day is written as one by every writer.
+# (value, format) of each cell; every writer writes a date as a date.
 ROWS: list[list[tuple[Any, str]]] = [
     [
         *((7, "0"), (1001, TEXT), (1234567.5, LAKHS), (12, "General"), (0.12, "0%")),
@@ -95,7 +95,7 @@ def by_xlsxwriter(path: Path) -> None:
 
 
 def by_libreoffice(path: Path) -> None:
-    """Converted from what openpyxl wrote: all parts are LibreOffice's own."""
+    """Converts a workbook of openpyxl, so that LibreOffice writes all parts."""
     folder = path.parent / "converted"
     program = tool("soffice")
     source = path.with_name("source.xlsx")
@@ -193,7 +193,7 @@ def test_written_values_are_read_as_the_sheet_shows_them(
 
 
 def _day(cell: Cell) -> Cell:
-    """Days as JavaScript leaves them, some seconds off midnight, are days for what reads cells."""
+    """The date of a JavaScript date, which is some seconds off midnight; other cells unchanged."""
     if isinstance(cell, datetime):
         day, _ = day_of_moment(cell)
         assert day is not None

@@ -1,4 +1,4 @@
-"""Workbooks to try readers on, written part by part so that they can be wrong in any way."""
+"""Workbooks for tests of readers, written part by part, so that any part can be invalid."""
 
 import io
 import zipfile
@@ -35,7 +35,7 @@ _PACKAGE = "http://schemas.openxmlformats.org/package/2006/relationships"
 
 
 class Xml(str):
-    """A cell as its XML, put in as it is; {r} is its reference."""
+    """The XML of a cell, inserted unchanged; {r} is its reference."""
 
     __slots__ = ()
 
@@ -66,7 +66,7 @@ def column_name(index: int) -> str:
 
 
 def sheet_xml(rows: Mapping[int, Sequence[object]] | Sequence[Sequence[object]]) -> str:
-    """A sheet; rows by their number, or from 1 on."""
+    """A sheet of rows by number, or numbered from 1."""
     numbered = rows if isinstance(rows, Mapping) else dict(enumerate(rows, 1))
     data = "".join(
         f'<row r="{number}" spans="1:9">'

@@ -1,4 +1,4 @@
-"""Every table that grows is bounded, and docs/operations.md says how."""
+"""Every growing table has a bound, which docs/operations.md states."""
 
 import re
 

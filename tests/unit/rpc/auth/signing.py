@@ -130,7 +130,7 @@ class Fixture:
 
 
 def refused(verifier: TokenVerifier, token: str) -> str:
-    """The problem with which a token is rejected."""
+    """The reason of a token's rejection."""
     with pytest.raises(UnauthenticatedError) as caught:
         verifier.verify(token)
     assert caught.value.reason == "UNAUTHENTICATED"

@@ -40,7 +40,7 @@ from tests.unit.rpc.auth.signing import (
         ({"token_keys": None, "tls_client_ca": Path("/nowhere")}, "CREDIT_TLS_CLIENT_CA"),
     ],
 )
-def test_settings_that_contradict_each_other(
+def test_contradictory_settings_are_an_error(
     fixture: Fixture, settings: dict[str, object], named: str
 ) -> None:
     changed = fixture.settings.model_copy(update=settings)
@@ -89,7 +89,7 @@ def test_open_and_unscoped_methods(fixture: Fixture) -> None:
         ((("authorization", b"Bearer x"),), "invalid"),
     ],
 )
-def test_metadata_without_a_token(
+def test_metadata_without_a_token_is_rejected(
     fixture: Fixture, metadata: tuple[tuple[str, str | bytes], ...], problem: str
 ) -> None:
     with pytest.raises(UnauthenticatedError) as caught:

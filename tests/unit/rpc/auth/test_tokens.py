@@ -123,12 +123,14 @@ def test_types_of_access_tokens_are_valid(fixture: Fixture, token_type: str) -> 
         ({"sub": "cert:billing"}, "invalid"),
     ],
 )
-def test_invalid_claims(fixture: Fixture, changes: dict[str, object], problem: str) -> None:
+def test_invalid_claims_are_rejected(
+    fixture: Fixture, changes: dict[str, object], problem: str
+) -> None:
     assert refused(fixture.verifier, fixture.token(**changes)) == problem
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"7", b"null", b"{", b"\xff", b"[" * 4000])
-def test_claims_that_are_not_an_object(fixture: Fixture, content: bytes) -> None:
+def test_claims_must_be_an_object(fixture: Fixture, content: bytes) -> None:
     assert refused(fixture.verifier, signed(fixture.key, content)) == "invalid"
 
 

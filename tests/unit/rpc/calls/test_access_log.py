@@ -1,4 +1,4 @@
-"""Lines of the access log: their content, what they never contain, what is only counted."""
+"""Lines of the access log: content, omitted data, and calls that are only counted."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Reading a stream ahead: the order of messages, and those already here."""
+"""Reading a stream ahead: the order of messages, and those that have arrived."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ def reading(
 
 
 def awaited(messages: Messages[int]) -> int:
-    """Wait for the next message to be here and take it with `next_if`."""
+    """Wait until the next message has arrived, and take it with `next_if`."""
     until = time.monotonic() + PATIENCE_SECONDS
     while (found := messages.next_if(lambda _message: True)) is None:
         assert time.monotonic() < until
