@@ -1,4 +1,4 @@
-"""Which header stands for which column, in which unit."""
+"""The meaning of headers: column and unit."""
 
 import pytest
 
@@ -19,7 +19,7 @@ USUAL: dict[Kind, tuple[str, ...]] = {"CUSTOMERS": CUSTOMER_HEADERS, "LOANS": LO
 
 
 def with_header(kind: Kind, field: str, header: str) -> tuple[str, ...]:
-    """The usual headers, with this one in place of a field's own."""
+    """The usual headers with another header for a field."""
     place = match(kind, USUAL[kind])[field]
     return tuple(header if index == place else each for index, each in enumerate(USUAL[kind]))
 
