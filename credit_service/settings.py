@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
-from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -23,6 +22,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from credit_service import postgresql_url
 from credit_service.clock import Clock
+from credit_service.redis_url import RedisUrl
 
 _MAX_SECONDS = 1_000_000
 _MAX_DAYS = 36_500
@@ -67,7 +67,8 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("REDIS_URL", "CREDIT_REDIS_URL"),
-        description="redis://… of Redis 7, Valkey 8 or later; unset: the embedded server",
+        description="redis://…, redis+sentinel://… or redis+cluster://… of Redis 7, Valkey 8 or "
+        "later; unset: the embedded server",
     )
     data_dir: Path = Field(
         default_factory=default_data_dir, description="data folder of the embedded servers"
@@ -380,7 +381,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            _check_url(value.get_secret_value(), _REDIS_SCHEMES)
+            RedisUrl.parse(value.get_secret_value())
         return value
 
     @field_validator("time_zone")
@@ -456,40 +457,24 @@ class ClientSettings(BaseSettings):
 _DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 """All three are equivalent: many platforms use the second, SQLAlchemy the third."""
 
-_REDIS_SCHEMES = ("redis", "rediss", "unix")
-_ENCODED = "and characters such as / ? # @ in a password must be percent-encoded"
 _TARGET_SCHEME = re.compile(r"(?:dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|passthrough):.+")
 
 
 def _check_database_url(url: str) -> None:
     """Raise ValueError, which states the accepted format, for another scheme, a wrong port, or
     different numbers of hosts and ports."""
-    _check_scheme(url, _DATABASE_SCHEMES)
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in _DATABASE_SCHEMES:
+        raise ValueError(
+            "write a URL that starts with postgresql://, such as"
+            " postgresql://user:password@host:5432/database"
+        )
     try:
         postgresql_url.hosts(url)
     except ValueError as error:
-        raise ValueError(f"{error}, {_ENCODED}") from None
-
-
-def _check_url(url: str, schemes: tuple[str, ...]) -> None:
-    """Raise ValueError, which states the accepted format, for another scheme or a wrong port."""
-    _check_scheme(url, schemes)
-    try:
-        port = urlsplit(url).port
-    except ValueError:
-        port = -1
-    if port is not None and not 0 < port <= _MAX_PORT:
-        raise ValueError(f"the port must be a number from 1 to {_MAX_PORT}, {_ENCODED}")
-
-
-def _check_scheme(url: str, schemes: tuple[str, ...]) -> None:
-    scheme, separator, _ = url.partition("://")
-    if not separator or scheme not in schemes:
-        example = {"postgresql": "user:password@host:5432/database", "redis": "host:6379/0"}
         raise ValueError(
-            f"write a URL that starts with {schemes[0]}://, such as"
-            f" {schemes[0]}://{example[schemes[0]]}"
-        )
+            f"{error}, and characters such as / ? # @ in a password must be percent-encoded"
+        ) from None
 
 
 def _check_address(address: str, *, least_port: int) -> None:

@@ -78,6 +78,7 @@ _PROGRAMS = {
     "npm": _Program(("npm",), "npm"),
     "pgbouncer": _Program(("pgbouncer",), "pgbouncer"),
     "promtool": _Program(("promtool",), "prometheus"),
+    "redis-server": _Program(("redis-server",), "redis-server"),
     "soffice": _Program(("soffice",), "libreoffice-calc-nogui"),
 }
 _NODE_PACKAGES = {

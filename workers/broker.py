@@ -13,11 +13,14 @@ import structlog
 from dramatiq.broker import Consumer
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import AgeLimit, TimeLimit
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from credit_service.cache.clients import LazyCluster, make_client
+from credit_service.redis_url import RedisUrl
+
+# In a cluster, the braces put all keys into one slot, because Dramatiq's script uses several. The
+# other modes keep the name of earlier releases, so that messages survive an upgrade.
 _NAMESPACE = "credit:tasks"
-_MARK = f"{_NAMESPACE}:mark"
+_CLUSTER_NAMESPACE = "{credit:tasks}"
 _CONNECT_TIMEOUT_SECONDS = 1.0
 _ANSWER_TIMEOUT_SECONDS = 2.0
 # The sweeper resends a task long before its message has this age.
@@ -41,11 +44,18 @@ class CarrierBroker(RedisBroker):
 
     _is_unreachable = False
 
-    def __init__(self, client: "redis.Redis", *, poll_seconds: float, time_limit_seconds: float):
+    def __init__(
+        self,
+        client: "redis.Redis | LazyCluster",
+        *,
+        namespace: str,
+        poll_seconds: float,
+        time_limit_seconds: float,
+    ):
         """`poll_seconds` is the maximum interval between two polls of an empty queue."""
         super().__init__(  # type: ignore[no-untyped-call]  # Dramatiq annotates no constructor
             client=client,
-            namespace=_NAMESPACE,
+            namespace=namespace,
             middleware=[
                 AgeLimit(max_age=_MAX_AGE_MS),
                 TimeLimit(time_limit=time_limit_seconds * 1000),
@@ -99,7 +109,7 @@ class CarrierBroker(RedisBroker):
 
         Raises redis.RedisError if Redis is unreachable.
         """
-        return bool(self.client.set(_MARK, "1", nx=True))
+        return bool(self.client.set(f"{self.namespace}:mark", "1", nx=True))
 
     def _attempt(self, command: str, *arguments: str) -> None:
         with contextlib.suppress(redis.RedisError):
@@ -112,14 +122,21 @@ class CarrierBroker(RedisBroker):
 def make_broker(redis_url: str, *, poll_seconds: float, time_limit_seconds: float) -> CarrierBroker:
     """A broker on this Redis, which connects at the first message.
 
-    `poll_seconds` is the maximum interval between two polls of an empty queue. An actor that runs
-    longer than `time_limit_seconds` is interrupted.
+    `redis_url` has one of the forms of credit_service.redis_url. `poll_seconds` is the maximum
+    interval between two polls of an empty queue. An actor that runs longer than
+    `time_limit_seconds` is interrupted.
     """
-    client = redis.Redis.from_url(
-        redis_url,
-        socket_connect_timeout=_CONNECT_TIMEOUT_SECONDS,
-        socket_timeout=_ANSWER_TIMEOUT_SECONDS,
-        # One retry on a new connection, after one that Redis closed while it was idle.
-        retry=Retry(NoBackoff(), 1),
+    url = RedisUrl.parse(redis_url)
+    client = make_client(
+        url,
+        connect_timeout_seconds=_CONNECT_TIMEOUT_SECONDS,
+        timeout_seconds=_ANSWER_TIMEOUT_SECONDS,
+        # On a new connection, after one that Redis closed while it was idle.
+        retries=1,
     )
-    return CarrierBroker(client, poll_seconds=poll_seconds, time_limit_seconds=time_limit_seconds)
+    return CarrierBroker(
+        client,
+        namespace=_CLUSTER_NAMESPACE if url.mode == "cluster" else _NAMESPACE,
+        poll_seconds=poll_seconds,
+        time_limit_seconds=time_limit_seconds,
+    )

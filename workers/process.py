@@ -132,6 +132,7 @@ class WorkerProcess:
             relay=bool(self._loops),
             actors=self._act,
             database=self._database_hosts,
+            redis_mode=self._resources.cache.mode,
         )
 
     def _read(self) -> list[metrics.Reading]:
@@ -141,6 +142,7 @@ class WorkerProcess:
             ("credit_database_pool_in_use", (), in_use),
             ("credit_database_pool_size", (), pool_size),
             ("credit_cache_available", (), float(self._resources.cache.available)),
+            ("credit_redis_mode", (self._resources.cache.mode,), 1),
         ]
 
     def stop(self) -> bool:

@@ -1,11 +1,13 @@
 """The cache of credit positions, keyed by customer.
 
-An entry has the customer's version, the horizon until which it is valid, and the active scorecard's
-version. A compare-and-set rejects an older version, and any write later than half a second after
-the database was read, however long the write took to arrive. A reader uses an entry only for a day
-on which the position is valid. If Redis is slow or unreachable, that costs one short timeout, then
-nothing until the circuit breaker probes again. Entries that could not be written or removed
-meanwhile are removed before the first read after Redis is back.
+An entry has the customer's version, the horizon until which it is valid, the active scorecard's
+version, and the id of the master that accepted it. A compare-and-set rejects an older version, and
+any write later than half a second after the database was read, however long the write took to
+arrive. A reader uses an entry only for a day on which the position is valid. It ignores an entry of
+another master: a replica that was promoted may lack the newest entries and have older ones instead.
+If Redis is slow or unreachable, that costs one short timeout, then nothing until the circuit
+breaker probes again. Entries that could not be written or removed meanwhile are removed before the
+first read after Redis is back.
 
 After a miss, the position from the database is written a few milliseconds later, in one batch with
 those of other misses.
@@ -20,16 +22,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 import structlog
 
 from credit_service import failpoints
-from credit_service.cache.link import Command, RedisLink
+from credit_service.cache.link import Command, RedisLink, make_masters
 from credit_service.clock import Moment
 from credit_service.domain.positions import CreditPosition, is_valid_on
 from credit_service.observability import metrics
+from credit_service.redis_url import RedisUrl
 
 _PREFIX = "credit:position:"
 _MAX_TTL_SECONDS = 24 * 60 * 60
@@ -66,6 +69,8 @@ return clock
 _HIT, _MISS, _UNREAD = (metrics.cache_reads.labels(each) for each in ("hit", "miss", "failure"))
 _WRITTEN, _UNWRITTEN = (metrics.cache_writes.labels(each) for each in ("done", "failure"))
 
+_Item = TypeVar("_Item")
+
 log = structlog.get_logger(__name__)
 
 
@@ -75,6 +80,8 @@ class CachedPosition:
 
     position: CreditPosition
     scorecard_version: str
+    # The id of the data to which it was written: see RedisLink.master.
+    master: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +93,22 @@ class _Found:
     moment: Moment
     read_at: float
 
+    @property
+    def key(self) -> str:
+        return f"{_PREFIX}{self.position.customer_id}"
+
 
 class PositionCache:
     """The cache. Safe to share between threads. No method raises an error of Redis."""
 
     def __init__(self, url: str, *, timeout_seconds: float = 0.03):
-        self._link = RedisLink(url, timeout_seconds)
-        self._redis = self._link.client
+        """`url` has one of the forms of credit_service.redis_url. Raises ValueError for another."""
+        self._masters = make_masters(url, timeout_seconds)
+        self.mode = RedisUrl.parse(url).mode
         self._script = _COMPARE_AND_SET
         self._script_digest = hashlib.sha1(
             _COMPARE_AND_SET.encode(), usedforsecurity=False
         ).hexdigest()
-        # At most Redis' clock at time.monotonic() 0: every answer to a write has the clock.
-        self._redis_epoch_ms: float | None = None
         self._breaker = _Breaker()
         self._possibly_stale: set[int] = set()
         self._stale_lock = threading.Lock()
@@ -115,19 +125,25 @@ class PositionCache:
         """Write the queued positions and close the connections."""
         self._found.put(None)
         self._filler.join()
-        self._link.close()
+        self._masters.close()
 
     def get(self, customer_id: int, today: date) -> CachedPosition | None:
         """The customer's entry if it is valid today; None is a miss, whatever the cause."""
-        found: list[object] = []
-        if not self._is_usable() or not self._attempt(
-            lambda: found.extend(self._link.execute([("GET", f"{_PREFIX}{customer_id}")]))
-        ):
+        key = f"{_PREFIX}{customer_id}"
+        value: object = None
+        master = ""
+
+        def read() -> None:
+            nonlocal value, master
+            link = self._masters.of(key)
+            value = link.execute([("GET", key)])[0]
+            master = link.master
+
+        if not self._is_usable() or not self._attempt(read):
             _UNREAD.inc()
             return None
-        value = found[0]
         cached = _decode(customer_id, value) if isinstance(value, bytes) else None
-        if cached is None or not is_valid_on(cached.position, today):
+        if cached is None or cached.master != master or not is_valid_on(cached.position, today):
             _MISS.inc()
             return None
         _HIT.inc()
@@ -190,50 +206,55 @@ class PositionCache:
         def write() -> None:
             for start in range(0, len(entries), _BATCH):
                 some = entries[start : start + _BATCH]
-                if only_over_old:
+                for link, group in self._by_link(some, lambda each: each.key).items():
                     # Most are absent, and a read costs a tenth of an attempt to write.
-                    some = self._present(some)
-                if some:
-                    self._evaluate(some, only_over_old=only_over_old)
+                    present = _present(link, group) if only_over_old else group
+                    if present:
+                        self._evaluate(link, present, only_over_old=only_over_old)
 
         self._write_or_mark_stale([each.position.customer_id for each in entries], write)
 
-    def _present(self, entries: Sequence[_Found]) -> list[_Found]:
-        keys = [f"{_PREFIX}{each.position.customer_id}" for each in entries]
-        values = self._link.execute([("MGET", *keys)])[0]
-        return [each for each, value in zip(entries, values, strict=True) if value is not None]
+    def _by_link(
+        self, items: Iterable[_Item], key: Callable[[_Item], str]
+    ) -> dict[RedisLink, list[_Item]]:
+        """Return the items by the master of their keys."""
+        groups: dict[RedisLink, list[_Item]] = {}
+        for each in items:
+            groups.setdefault(self._masters.of(key(each)), []).append(each)
+        return groups
 
-    def _evaluate(self, entries: Sequence[_Found], *, only_over_old: bool) -> None:
-        epoch_ms = self._redis_epoch_ms
-        if epoch_ms is None:
-            epoch_ms = self._note_clock(self._link.execute([("TIME",)])[0])
-        commands = [self._command(each, epoch_ms, only_over_old=only_over_old) for each in entries]
+    def _evaluate(self, link: RedisLink, entries: Sequence[_Found], *, only_over_old: bool) -> None:
+        # If the connection breaks and the next one leads to another master, readers ignore the
+        # entries.
+        master = link.connect()
+        epoch = link.epoch
+        if epoch is None or epoch[0] != master:
+            epoch = _note_clock(link, master, link.execute([("TIME",)])[0])
+        commands = [
+            self._command(each, master, epoch[1], only_over_old=only_over_old) for each in entries
+        ]
         try:
-            answers = self._link.execute(commands)
+            answers = link.execute(commands)
         except redis.exceptions.NoScriptError:
             # Redis has restarted. Writing the earlier ones again is harmless.
-            answers = self._link.execute([("SCRIPT LOAD", self._script), *commands])
-        self._note_clock(answers[-1])
+            answers = link.execute([("SCRIPT LOAD", self._script), *commands])
+        if link.master == master:
+            _note_clock(link, master, answers[-1])
 
-    def _command(self, entry: _Found, epoch_ms: float, *, only_over_old: bool) -> Command:
+    def _command(
+        self, entry: _Found, master: str, epoch_ms: float, *, only_over_old: bool
+    ) -> Command:
         position = entry.position
         # Over an older entry, a newer one is correct even after the deadline.
         end_ms = epoch_ms + (entry.read_at + _MAX_AGE_SECONDS) * 1000
         return (
-            *("EVALSHA", self._script_digest, 1, f"{_PREFIX}{position.customer_id}"),
+            *("EVALSHA", self._script_digest, 1, entry.key),
             position.version,
-            _encode(position, entry.scorecard_version),
+            _encode(position, entry.scorecard_version, master),
             _milliseconds_to_live(position, entry.moment),
             "1" if only_over_old else "0",
             _NEVER_MS if only_over_old else int(end_ms),
         )
-
-    def _note_clock(self, answer: Sequence[bytes]) -> float:
-        """Note Redis' clock as if read just now, so that no deadline is too late."""
-        now_ms = time.monotonic() * 1000
-        epoch_ms = int(answer[0]) * 1000 + int(answer[1]) / 1000 - now_ms
-        self._redis_epoch_ms = epoch_ms
-        return epoch_ms
 
     def drop(self, customer_ids: Iterable[int]) -> None:
         """Remove entries."""
@@ -243,7 +264,11 @@ class PositionCache:
     def _unlink(self, customer_ids: Sequence[int]) -> None:
         for start in range(0, len(customer_ids), _BATCH):
             keys = [f"{_PREFIX}{each}" for each in customer_ids[start : start + _BATCH]]
-            self._redis.unlink(*keys)
+            self._remove(keys)
+
+    def _remove(self, keys: Iterable[str]) -> None:
+        for link, group in self._by_link(keys, str).items():
+            link.remove(group)
 
     def _write_or_mark_stale(self, customer_ids: list[int], write: Callable[[], None]) -> None:
         """Write, or remember that these customers' entries may be stale."""
@@ -274,19 +299,24 @@ class PositionCache:
         if len(customer_ids) <= _MAX_STALE_IDS:
             self._unlink(sorted(customer_ids))
             return
-        for key in self._redis.scan_iter(match=f"{_PREFIX}*", count=_BATCH):
-            self._redis.unlink(key)
+        for key in self._masters.scan(f"{_PREFIX}*", _BATCH):
+            self._remove([key])
 
     def _attempt(self, call: Callable[[], object]) -> bool:
         """Run the call and return whether Redis answered it."""
         try:
-            call()
+            try:
+                call()
+            except redis.RedisError as error:
+                if not self._masters.has_moved(error):
+                    raise
+                call()
         except (redis.RedisError, OSError) as error:
             if self._breaker.note_failure():
-                log.warning("cache_unavailable", error=type(error).__name__)
+                log.warning("cache_unavailable", error=type(error).__name__, mode=self.mode)
             return False
         if self._breaker.note_success():
-            log.info("cache_available")
+            log.info("cache_available", mode=self.mode)
         return True
 
 
@@ -336,7 +366,19 @@ def _milliseconds_to_live(position: CreditPosition, moment: Moment) -> int:
     return max(1, int(seconds * 1000))
 
 
-def _encode(position: CreditPosition, scorecard_version: str) -> str:
+def _present(link: RedisLink, entries: Sequence[_Found]) -> list[_Found]:
+    values = link.values([each.key for each in entries])
+    return [each for each, value in zip(entries, values, strict=True) if value is not None]
+
+
+def _note_clock(link: RedisLink, master: str, answer: Sequence[bytes]) -> tuple[str, float]:
+    """Note the master's clock as if read just now, so that no deadline is too late."""
+    now_ms = time.monotonic() * 1000
+    link.epoch = epoch = master, int(answer[0]) * 1000 + int(answer[1]) / 1000 - now_ms
+    return epoch
+
+
+def _encode(position: CreditPosition, scorecard_version: str, master: str) -> str:
     """A JSON list that starts with the version, where the script reads it."""
     return json.dumps(
         [
@@ -353,6 +395,7 @@ def _encode(position: CreditPosition, scorecard_version: str) -> str:
             position.current_year_loans,
             position.as_of.isoformat(),
             position.valid_until.isoformat(),
+            master,
         ],
         separators=(",", ":"),
     )
@@ -366,9 +409,9 @@ def _decode(customer_id: int, value: bytes) -> CachedPosition | None:
     """
     try:
         fields: list[Any] = json.loads(value)
-        version, scorecard_version, *figures = fields
+        version, scorecard_version, *figures, master = fields
         figures[-2:] = map(date.fromisoformat, figures[-2:])
         position = CreditPosition(customer_id, version, *figures)
     except (ValueError, TypeError):
         return None
-    return CachedPosition(position, scorecard_version)
+    return CachedPosition(position, scorecard_version, master)

@@ -14,11 +14,11 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -26,6 +26,7 @@ from rich.text import Text
 from credit_service.cli.common import ExitCode, Target
 
 if TYPE_CHECKING:
+    from credit_service.redis_url import RedisUrl
     from credit_service.settings import Settings
     from credit_service.storage.database import Database
 
@@ -477,26 +478,46 @@ def _outbox(database: "Database", settings: "Settings") -> Finding:
 def _redis(settings: "Settings") -> Finding:
     import redis
 
+    from credit_service.cache.clients import make_client
+    from credit_service.redis_url import RedisUrl
+
     if settings.redis_url is None:
         found = f"no embedded Valkey is running in {settings.data_dir}"
         return _failed(
             "Redis", found, f"{_START}, or use the data folder of a running stack: --data-dir"
         )
+    url = RedisUrl.parse(settings.require_redis_url())
     try:
-        client = redis.Redis.from_url(
-            settings.require_redis_url(),
-            socket_timeout=_TIMEOUT_SECONDS,
-            socket_connect_timeout=_TIMEOUT_SECONDS,
+        client: Any = make_client(
+            url, timeout_seconds=_TIMEOUT_SECONDS, connect_timeout_seconds=_TIMEOUT_SECONDS
         )
-        with client:
+        with closing(client):
             client.ping()
             server = client.info("server")
+            place, trouble = _redis_place(url, client)
     except (redis.RedisError, ValueError) as error:
         fix = "start Redis or Valkey, and check REDIS_URL"
         return _failed("Redis", str(error), fix)
+    if trouble:
+        return _failed("Redis", trouble, "repair it: redis-cli --cluster check HOST:PORT")
     # Valkey reports its own version and the Redis version that it is compatible with.
     version = str(server["redis_version"])
     own = f"Valkey {server['valkey_version']}" if "valkey_version" in server else f"Redis {version}"
     if int(version.partition(".")[0]) < _LEAST_REDIS:
         return _failed("Redis", own, "upgrade to Redis 7 or Valkey 8, or later")
-    return _passed("Redis", f"{own} is reachable")
+    return _passed("Redis", f"{own} is reachable{place}")
+
+
+def _redis_place(url: "RedisUrl", client: Any) -> tuple[str, str]:
+    """Return where Redis is if there may be several servers, and what is wrong there, or ''."""
+    if url.mode == "sentinel":
+        host, port = client.connection_pool.get_master_address()
+        replicas = client.info("replication")["connected_slaves"]
+        return f" at {host}:{port}, the Sentinels' master; connected replicas: {replicas}", ""
+    if url.mode == "cluster":
+        info = client.cluster_info()
+        if info["cluster_state"] != "ok":
+            served = info["cluster_slots_ok"]
+            return "", f"the cluster is down: it serves {served} of its 16384 slots"
+        return f" as a cluster of {info['cluster_size']} masters", ""
+    return "", ""

@@ -427,6 +427,10 @@ server_readings = Readings(
         "credit_database_pool_size": ("Database connections that the process may open.", ()),
         "credit_database_pool_in_use": ("Database connections in use.", ()),
         "credit_cache_available": ("1 while Redis answers, 0 while the service skips it.", ()),
+        "credit_redis_mode": (
+            "1 for the form of REDIS_URL that the process uses (single, sentinel, cluster).",
+            ("mode",),
+        ),
     }
 )
 """The state of a process."""

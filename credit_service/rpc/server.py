@@ -210,6 +210,7 @@ class CreditServer:
         yield "credit_database_pool_size", (), pool_size
         if self._cache is not None:
             yield "credit_cache_available", (), float(self._cache.available)
+            yield "credit_redis_mode", (self._cache.mode,), 1
 
     def _set_health(self, *, serving: bool) -> None:
         self._ready = serving
