@@ -3,7 +3,7 @@
 import io
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,19 @@ from typing import Any
 import openpyxl
 import pytest
 import xlsxwriter
+from hypothesis import example, given
+from hypothesis import strategies as st
+from openpyxl.comments import Comment
+from openpyxl.styles import Font
 
-from credit_service.spreadsheets.cell_values import Cell, Percent, day_of_moment
+from credit_service.spreadsheets import workbook_writer
+from credit_service.spreadsheets.cell_values import (
+    Cell,
+    ErrorValue,
+    Formula,
+    Percent,
+    day_of_moment,
+)
 from credit_service.spreadsheets.source import open_source
 from tests.tools import node_modules, tool
 
@@ -199,3 +210,56 @@ def _day(cell: Cell) -> Cell:
         assert day is not None
         return day
     return cell
+
+
+def _written(rows: list[list[tuple[Cell, int]]]) -> bytes:
+    """A sheet of these cells, each with the number of its style; the last of each row has a
+    comment."""
+    workbook = openpyxl.Workbook(write_only=True)
+    sheet = workbook.create_sheet("Rows")
+    factory = workbook_writer.CellFactory(sheet, [{}, {"font": Font(bold=True)}])
+
+    def lines() -> Iterator[workbook_writer.Line]:
+        for number, row in enumerate(rows, 1):
+            cells = [factory.cell(number, column, *each) for column, each in enumerate(row)]
+            if number % 3 == 0 and cells:
+                cells[-1].comment = Comment("wrong", "x")
+            yield number, cells
+
+    buffer = io.BytesIO()
+    workbook.properties.created = workbook.properties.modified = datetime(2024, 1, 1)  # noqa: DTZ001 - of a file
+    with workbook_writer.WorkbookSaver(workbook, buffer) as saver:
+        saver.write_rows(sheet, lines())
+        saver.save()
+    return buffer.getvalue()
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(
+                st.one_of(
+                    st.text(max_size=12),
+                    st.text(" \t\n<>&\"'=#_x0", max_size=8),
+                    st.integers(),
+                    st.floats(),
+                    st.booleans(),
+                    st.dates(),
+                    st.datetimes(),
+                    st.timedeltas(),
+                    st.floats(-10, 200).map(Percent),
+                    st.sampled_from([ErrorValue("#N/A"), ErrorValue("#SPILL!"), Formula("=A1")]),
+                ),
+                st.integers(0, 1),
+            ),
+            max_size=4,
+        ),
+        max_size=4,
+    )
+)
+@example([[(" ", 0), (" x", 0), ("", 0), ("", 1), ("]]>", 0)], [], [("<&>", 1)]])
+def test_rows_written_as_text_are_the_bytes_of_openpyxl(rows: list[list[tuple[Cell, int]]]) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        written = _written(rows)
+        patched.delattr(workbook_writer._LineWriter, "write_row")
+        assert _written(rows) == written
