@@ -150,6 +150,10 @@ properties: $(VENV)/installed-dev ## run the property tests with random examples
 	$(RUN) -m pytest -m hypothesis --numprocesses 2 --hypothesis-profile random \
 	  $(if $(SEED),--hypothesis-seed $(SEED)) tests/unit
 
+.PHONY: retention
+retention: $(VENV)/installed-dev ## delete most of 1,00,000 events while they are written and watched
+	RETENTION_EVENTS=100000 $(RUN) -m pytest tests/integration/test_retention_campaign.py -s -p no:xdist
+
 .PHONY: chaos-controls
 chaos-controls: $(VENV)/installed-dev ## remove each guard in turn; the fault campaign must fail
 	$(RUN) -m tests.faults.controls $(if $(SEED),--seed $(SEED))

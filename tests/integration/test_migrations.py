@@ -18,6 +18,7 @@ from credit_service.domain.eligibility import Ask
 from credit_service.domain.errors import AlreadyExistsError, RequestIdReusedError
 from credit_service.storage import migrate
 from credit_service.storage.database import Database, constraint_of
+from credit_service.storage.retention import Deletion, Retention
 from credit_service.storage.tables import FIRST_ISSUED_ID
 from tests.integration.portfolio import LAKH, on
 
@@ -170,4 +171,40 @@ def test_servers_of_the_previous_release_write_phone_numbers(database_url: str) 
     with pytest.raises(AlreadyExistsError):
         register("+919100000014")
     database.dispose()
+    engine.dispose()
+
+
+def test_ingestions_of_earlier_releases_keep_their_rows_until_the_retention_ends(
+    database_url: str,
+) -> None:
+    _downgrade(database_url, "0014")
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                """INSERT INTO ingestions (ingestion_id, kind, source, on_existing, state,
+                    import_day, created_at, finished_at, principal)
+                SELECT gen_random_uuid(), 'LOANS', 'UPLOAD', 'SKIP', 'SUCCEEDED', '2025-06-15',
+                    now(), now() - days * interval '1 day', 'tests'
+                FROM (VALUES (29), (31)) AS v (days)"""
+            )
+        )
+        connection.execute(
+            text("INSERT INTO ingestion_chunks SELECT ingestion_id, 0, 'x' FROM ingestions")
+        )
+        # What an interrupted migration left.
+        connection.execute(text("CREATE INDEX requests_created_at_idx ON requests (principal)"))
+    migrate.upgrade(database_url)
+    assert migrate.drift(database_url) == []
+    deletion = Deletion(Retention())
+    with engine.begin() as connection:
+        while deletion.step(connection) is not None:
+            pass
+        states = text("SELECT source_state, row_errors_state FROM ingestions ORDER BY finished_at")
+        assert [tuple(row) for row in connection.execute(states)] == [
+            ("DELETED", "KEPT"),
+            ("KEPT", "KEPT"),
+        ]
+        kept = text("SELECT count(*) FROM ingestion_chunks")
+        assert connection.execute(kept).scalar_one() == 1
     engine.dispose()

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, func, select, table, text
 from credit_service.cli.app import run as run_command
 from credit_service.clock import Clock
 from credit_service.commands.create_loan import CreateLoan, create_loan
+from credit_service.console import feed
 from credit_service.console.event_lines import EventLine
 from credit_service.console.feed import Feeds
 from credit_service.domain.eligibility import Ask
@@ -32,6 +33,7 @@ from credit_service.ingestion.streams import (
 )
 from credit_service.ingestion.uploads import fail_upload, store_upload
 from credit_service.ingestion.wire import RowBatch
+from credit_service.observability import metrics
 from credit_service.queries.backtest import replay_decision
 from credit_service.queries.ingestions import get_ingestion, list_row_errors
 from credit_service.rpc import watch
@@ -359,19 +361,31 @@ def test_0_days_keep_rows_forever(three_customers: Database) -> None:
 
 @pytest.fixture
 def old_events(database: Database) -> Database:
-    """Ten old events, and a new one."""
+    """Ten old events and a new one, and ten old records of requests."""
     customer_id = a_customer(database, TODAY)
     for _ in range(10):
         decide(database, customer_id)
     publish(database)
     execute(database, "UPDATE events SET occurred_at = now() - interval '91 days'")
     execute(database, "UPDATE events SET occurred_at = now() WHERE event_id = 11")
+    execute(
+        database,
+        """UPDATE requests SET created_at = now() - interval '401 days'
+            - decision_id * interval '1 second' WHERE decision_id IS NOT NULL""",
+    )
     return database
 
 
 def _workers(database: Database, count: int = 1) -> list[ExpiredRows]:
-    kept = replace(FOREVER, events=90)
+    kept = replace(FOREVER, events=90, requests=400)
     return [ExpiredRows(database, kept, threading.Event(), step_rows=4) for _ in range(count)]
+
+
+def _deleted(table: str) -> float:
+    """The metric of a table's deleted rows."""
+    labels = {"table": table}
+    name = "credit_retention_deleted_rows_total"
+    return metrics.REGISTRY.get_sample_value(name, labels) or 0
 
 
 def _run(database: Database, worker: ExpiredRows) -> int:
@@ -386,8 +400,10 @@ def test_a_pass_ends_and_the_next_one_waits(old_events: Database) -> None:
     (worker,) = _workers(old_events)
     with old_events.autocommit() as connection:
         assert retention.completed_at(connection) is None
-    assert _run(old_events, worker) == 3
-    assert counted(old_events, "events") == [1]
+    before = _deleted("events")
+    assert _run(old_events, worker) == 6
+    assert _deleted("events") - before == 10
+    assert counted(old_events, "events", "requests") == [1, 1]
     with old_events.autocommit() as connection:
         assert not retention.is_due(connection)
         completed_at = retention.completed_at(connection)
@@ -403,9 +419,9 @@ def test_a_failed_step_is_repeated(old_events: Database, monkeypatch: pytest.Mon
         patched.setattr(retention, "pause", fail)
         with pytest.raises(OSError, match="interrupted"):
             worker.step()
-    assert counted(old_events, "events") == [11]
+    assert counted(old_events, "events", "requests") == [11, 11]
     _run(old_events, worker)
-    assert counted(old_events, "events") == [1]
+    assert counted(old_events, "events", "requests") == [1, 1]
 
 
 def test_one_worker_deletes_at_a_time(old_events: Database) -> None:
@@ -413,13 +429,13 @@ def test_one_worker_deletes_at_a_time(old_events: Database) -> None:
     with old_events.transaction() as connection:
         assert retention.try_lock(connection)
         assert not second.step()
-        assert counted(old_events, "events") == [11]
+        assert counted(old_events, "requests") == [11]
     assert first.step()
     execute(old_events, "UPDATE bookmarks SET position = position + 60000 WHERE name ~ 'due'")
     # The pause after a step is one for all workers.
     assert not first.step()
     assert not second.step()
-    assert counted(old_events, "events") == [7]
+    assert counted(old_events, "requests") == [7]
 
 
 def test_ages_are_reported_for_every_table_that_expires(old_events: Database) -> None:
@@ -530,8 +546,10 @@ def test_events_that_are_no_longer_kept_are_named_by_the_command(
 
 
 def test_the_consoles_feed_starts_with_the_events_that_are_kept(
-    old_events: Database, server: Edge
+    old_events: Database, server: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Its search for the newest events meets deleted ones, and it starts after one of them.
+    monkeypatch.setattr(feed, "_SEARCH_EVENTS", 4)
     delete(old_events, replace(FOREVER, events=90))
 
     async def first() -> object:
@@ -554,7 +572,8 @@ def test_a_file_and_row_errors_that_are_no_longer_kept_are_reported(
 ) -> None:
     ingestion_id = uuid4()
     header = Header(ingestion_id, "CUSTOMERS", filename="c.csv")
-    store_upload(database, header, [b"Customer ID\n1\n"], TODAY, PRINCIPAL, 10**7)
+    content = b"Customer ID\n1\n"
+    store_upload(database, header, [content], TODAY, PRINCIPAL, 10**7)
     fail_upload(database, ingestion_id, "COLUMN_MISSING", "There is no column Age.", TODAY)
     run(database, "UPDATE ingestions SET rejected = 3, rows_read = 3")
     with database.transaction() as connection:
@@ -582,6 +601,8 @@ def test_a_file_and_row_errors_that_are_no_longer_kept_are_reported(
     listed = server.ingestion.ListRowErrors(request)
     assert (list(listed.row_errors), listed.row_errors_expired) == ([], True)
     execute(database, "UPDATE ingestions SET source_state = 'KEPT'")
+    with database.transaction() as connection:
+        ingestions.store_chunk(connection, ingestion_id, 0, content)
     assert _problem_of_download(server, ingestion_id) == "ROW_ERRORS_EXPIRED"
 
 
