@@ -136,6 +136,14 @@ chaos: $(VENV)/installed-dev ## run the fault campaign, about 12 minutes: SEED=N
 chaos-short: $(VENV)/installed-dev ## run every kind of fault once, about 2 minutes: SEED=N replays one
 	$(RUN) -m tests.faults --short $(if $(SEED),--seed $(SEED))
 
+.PHONY: failover
+failover: $(VENV)/installed-dev ## fail over to a standby five times under load, about 6 minutes: SEED=N
+	$(RUN) -m tests.faults --failover $(if $(SEED),--seed $(SEED))
+
+.PHONY: failover-short
+failover-short: $(VENV)/installed-dev ## fail over to a standby twice under load, about 2 minutes: SEED=N
+	$(RUN) -m tests.faults --failover --short $(if $(SEED),--seed $(SEED))
+
 .PHONY: fuzz
 fuzz: $(VENV)/installed-dev ## send thousands of bad inputs to a real stack, about 8 minutes: SEED=7 ONLY=files:12
 	$(RUN) -m tests.fuzz $(if $(SEED),--seed $(SEED)) $(addprefix --only ,$(ONLY))

@@ -263,11 +263,10 @@ class Account:
         gaps, turns = connection.execute(_EVENT_GAPS).one()
         if gaps or turns:
             self._find("event", f"{gaps} are missing and {turns} out of order")
-        stored = {
-            row[0]: row[1]
-            for row in connection.execute(text("SELECT event_id, customer_id FROM events"))
-        }
-        last = max((each for each in stored if each is not None), default=0)
+        # Unpublished ones are findings of the outbox.
+        published = text("SELECT event_id, customer_id FROM events WHERE event_id IS NOT NULL")
+        stored = {row[0]: row[1] for row in connection.execute(published)}
+        last = max(stored, default=0)
         until = time.monotonic() + self._drain_seconds
         seen = self._history.events
         while (not seen or seen[-1][0] < last) and time.monotonic() < until:
@@ -303,9 +302,16 @@ class Account:
             self._find("process", f"left behind: {strays}")
 
     def _check_log(self) -> None:
-        """Check that no log reports a bug."""
+        """Check that no log reports a bug.
+
+        On a busy machine a message with many tasks reaches the time limit of its actor. That is
+        counted and no bug: the tasks are sent again, and the outbox must become empty.
+        """
+        self.checked["time limits"] = 0
         for line in self._stack.log.splitlines():
-            if "Traceback" in line or "discrepancy_found" in line:
+            if "TimeLimitExceeded" in line:
+                self.checked["time limits"] += 1
+            elif "Traceback" in line or "discrepancy_found" in line:
                 self._find("log", line[:600])
 
 

@@ -1,20 +1,25 @@
 """One campaign: a stack, a load, faults, and a check of all data afterwards."""
 
+import math
 import signal
+import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.faults import stack
 from tests.faults.account import Account
 from tests.faults.cache_watch import CacheWatch
 from tests.faults.faults import Inflictor
-from tests.faults.history import Finding, History
+from tests.faults.history import Ended, Finding, History, Promotion
 from tests.faults.load import Load
 from tests.faults.plan import Plan
 
 _SHOWN_FINDINGS = 40
+# Calls that were on their way at the first write.
+_AFTERMATH_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,8 @@ class Report:
     most_memory_mib: int
     checked: dict[str, int]
     findings: list[Finding]
+    promotions: list[Promotion]
+    ended: list[Ended]
 
     def __str__(self) -> str:
         def listed(counts: Counter[str] | dict[str, int]) -> str:
@@ -47,10 +54,33 @@ class Report:
                 f"deaths:   {listed(self.deaths)}",
                 f"memory:   {self.most_memory_mib} MiB at most, of all processes together",
                 f"checked:  {listed(self.checked)}",
+                *self._failovers(),
                 *(f"FOUND     {each}" for each in self.findings[:_SHOWN_FINDINGS]),
                 f"seed {self.plan.seed}: {passed}",
             ]
         )
+
+    def _failovers(self) -> Iterator[str]:
+        """How long each failover took, and the calls that failed meanwhile."""
+        recovered = []
+        for each in self.promotions:
+            until = each.recovered_at or math.inf
+            failed = Counter(
+                call.status
+                for call in self.ended
+                if each.failed_at <= call.ended_at <= until + _AFTERMATH_SECONDS
+                and call.status != "OK"
+            )
+            words = "no write succeeded"
+            if each.recovered_at is not None:
+                recovered.append(each.recovered_at - each.promoted_at)
+                words = (
+                    f"a write {each.recovered_at - each.failed_at:.2f} s after the failure,"
+                    f" {recovered[-1]:.2f} s after the promotion"
+                )
+            yield f"failover: {each.how}: {words}; failed: {dict(failed) or 'none'}"
+        if recovered:
+            yield f"recovery: median {statistics.median(recovered):.2f} s after the promotion"
 
 
 def exit_cleanly_on_signals() -> None:
@@ -63,7 +93,7 @@ def exit_cleanly_on_signals() -> None:
 def run(plan: Plan, sabotage: str = "") -> Report:
     """Execute the plan. `sabotage` names a guard to remove: see tests/faults/sabotage."""
     past = History()
-    with stack.running(sabotage) as running:
+    with stack.running(sabotage, with_standby=bool(plan.counts.failovers)) as running:
         load = Load(running.address, plan.callers, plan.seed, running.folder, past)
         load.prepare()
         watch = CacheWatch(running.databases.redis_url, past)
@@ -86,4 +116,6 @@ def run(plan: Plan, sabotage: str = "") -> Report:
             most_memory_mib=running.most_memory_mib,
             checked=account.checked,
             findings=past.findings,
+            promotions=past.promotions,
+            ended=past.ended,
         )

@@ -24,10 +24,19 @@ EXPECTED: Mapping[str, str] = {
     "offset-check": "rows",
     "cache-compare": "cache",
     "sequencer-lock": "event",
+    "synchronous-standby": "loans",
+    "writable-server": "recovery",
+    "read-only-drop": "recovery",
 }
 """The expected kind of finding for each removed guard."""
 
 _COUNTS = Counts(kills={"server": 1, "worker": 1}, crashes=1, flushes=1)
+_FAILOVERS: Mapping[str, Counts] = {
+    "synchronous-standby": Counts(failovers=("stall",)),
+    "writable-server": Counts(failovers=("kill",)),
+    "read-only-drop": Counts(failovers=("fence",)),
+}
+"""The guards of failovers, with the faults of their campaigns."""
 
 
 def main() -> int:
@@ -38,12 +47,13 @@ def main() -> int:
     given = parser.parse_args()
     campaign.exit_cleanly_on_signals()
     seed = random.randrange(2**32) if given.seed is None else given.seed  # noqa: S311 - no secret
-    plan = Plan(given.seconds, callers=24, seed=seed, counts=_COUNTS, drain_seconds=30.0)
     print(f"seed {seed}")  # noqa: T201 - a command line
     missed = 0
     for guard, expected in EXPECTED.items():
         if given.only not in (None, guard):
             continue
+        counts = _FAILOVERS.get(guard, _COUNTS)
+        plan = Plan(given.seconds, callers=24, seed=seed, counts=counts, drain_seconds=30.0)
         report = campaign.run(plan, "" if guard == NONE else guard)
         kinds = Counter(finding.kind for finding in report.findings)
         right = expected in kinds if expected else not kinds

@@ -14,13 +14,14 @@ import redis
 
 from credit_service.clock import Clock
 from tests.faults import portfolio
-from tests.faults.history import History
+from tests.faults.history import History, Promotion
 from tests.faults.plan import Fault
 from tests.faults.stack import Part, Stack
 
 _DELAY_SECONDS = 2.0
 _BEFORE_MIDNIGHT_SECONDS = 2
 _CRASH_SECONDS = 20.0
+_RECOVERY_SECONDS = 45.0
 _INDIA = ZoneInfo("Asia/Kolkata")
 
 
@@ -42,6 +43,7 @@ class Inflictor:
             "full redis": self._fill_redis,
             "full disk": self._fill_disk,
             "clock": self._step_clock,
+            "failover": self._fail_over,
         }
 
     def inflict(self, faults: list[Fault], seconds: float) -> None:
@@ -64,6 +66,8 @@ class Inflictor:
             # The target was down at that moment.
             happened = False
         name = f"{fault.kind} {fault.target}".strip() if fault.kind != "link" else fault.how
+        if fault.kind == "failover":
+            name = f"failover {fault.how}"
         self._history.count(self._history.faults, name if happened else "missed")
 
     def _kill(self, fault: Fault) -> bool:
@@ -175,6 +179,33 @@ class Inflictor:
             for order in orders:
                 order.unlink()
         return True
+
+    def _fail_over(self, fault: Fault) -> bool:
+        """Let the primary fail, promote its standby, and wait for a write before the former primary
+        becomes the new standby. Then end the sessions: new ones must not end up there."""
+        pair, past = self._stack.pair, self._history
+        with pair.changing():
+            failed_at = time.monotonic()
+            pair.fail(fault.how)
+            pair.promote()
+            promoted_at = time.monotonic()
+            recovered_at = self._await_write(promoted_at, f"the promotion after {fault.how}")
+            past.promotions.append(Promotion(fault.how, failed_at, promoted_at, recovered_at))
+            pair.rebuild()
+            pair.end_sessions()
+            self._await_write(time.monotonic(), "the end of all sessions")
+        return True
+
+    def _await_write(self, since: float, event: str) -> float | None:
+        """Wait for a write that began after an event; return when it was acknowledged."""
+        while (found := self._history.first_write(since)) is None:
+            if time.monotonic() > since + _RECOVERY_SECONDS:
+                self._history.find(
+                    "recovery", f"no write succeeded within {_RECOVERY_SECONDS:g} s of {event}"
+                )
+                break
+            time.sleep(0.05)
+        return found
 
     def _step_clock(self, fault: Fault) -> bool:
         """Set the service's clock to just before midnight, which then passes."""

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,32 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """A call that its caller waited for; times of time.monotonic()."""
+
+    method: str
+    status: str
+    began_at: float
+    ended_at: float
+
+    @property
+    def is_write(self) -> bool:
+        """Whether it shows that writes are possible."""
+        return self.method == "CreateLoan" and self.status == "OK"
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A failover; times of time.monotonic(). `recovered_at`: a write that began after the promotion
+    was acknowledged; None: none was in time."""
+
+    how: str
+    failed_at: float
+    promoted_at: float
+    recovered_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """A violation. `kind` names the broken guarantee."""
 
@@ -60,6 +87,8 @@ class History:
         self.sent: list[Sent] = []
         self.events: list[tuple[int, int]] = []
         self.findings: list[Finding] = []
+        self.ended: list[Ended] = []
+        self.promotions: list[Promotion] = []
         self._booked: list[tuple[int, int]] = []
 
     def find(self, kind: str, text: str) -> None:
@@ -72,6 +101,19 @@ class History:
         """Increment a counter."""
         with self._lock:
             counter[name] += 1
+
+    def ends(self, method: str, status: str, began_at: float) -> None:
+        """Record the end of a call that its caller did not cancel."""
+        with self._lock:
+            self.ended.append(Ended(method, status, began_at, time.monotonic()))
+
+    def first_write(self, since: float) -> float | None:
+        """When the first write that began at that time or later was acknowledged; None if none
+        was."""
+        with self._lock:
+            ended = list(self.ended)
+        found = [each.ended_at for each in ended if each.is_write and each.began_at >= since]
+        return min(found, default=None)
 
     def asks(self, method: str, request: Any) -> Asked:
         """Record a write before it is sent."""

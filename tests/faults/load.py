@@ -225,6 +225,7 @@ class Load:
     def _mutate_twice(self, stubs: tuple[Any, Any], asked: Asked) -> None:
         """Send the same request on two connections at once, as an impatient client does."""
         calls = []
+        began_at = time.monotonic()
         for stub in stubs:
             self._history.count(self._history.calls, asked.method)
             calls.append(getattr(stub, asked.method).future(asked.request, timeout=_CALL_SECONDS))
@@ -232,9 +233,11 @@ class Load:
             try:
                 answer = call.result()
             except (grpc.RpcError, grpc.FutureCancelledError):
+                self._history.ends(asked.method, call.code().name, began_at)
                 self._failed(asked.method, asked.request, call)
             else:
                 self._history.count(self._history.statuses, "OK")
+                self._history.ends(asked.method, "OK", began_at)
                 self._history.answered(asked, answer)
 
     def _ask(self, stub: Any, pick: random.Random, method: str, request: Any) -> Any:
@@ -242,16 +245,22 @@ class Load:
         lot = pick.random()
         self._history.count(self._history.calls, method)
         timeout_seconds = 0.004 if lot < 0.02 else _CALL_SECONDS
+        began_at = time.monotonic()
         call = getattr(stub, method).future(request, timeout=timeout_seconds)
+        is_patient = 0.02 <= lot <= 0.98
         if lot > 0.98:
             time.sleep(pick.uniform(0, 0.02))
             call.cancel()
         try:
             answer = call.result()
         except (grpc.RpcError, grpc.FutureCancelledError):
+            if is_patient:
+                self._history.ends(method, call.code().name, began_at)
             self._failed(method, request, call)
             return None
         self._history.count(self._history.statuses, "OK")
+        if is_patient:
+            self._history.ends(method, "OK", began_at)
         return answer
 
     def _failed(self, method: str, request: Any, call: Any) -> None:

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tests.faults.pair import HOWS
 from tests.faults.proxy import LINKS
 
 CRASHES = (
@@ -39,7 +40,7 @@ class Fault:
     target: str = ""
     # The duration, unless the fault is instantaneous.
     lasts_seconds: float = 0.0
-    # The fault of a link: reset, delay, cut there, cut back.
+    # The fault of a link: reset, delay, cut there, cut back. For a failover: see pair.HOWS.
     how: str = ""
 
     def __str__(self) -> str:
@@ -61,6 +62,8 @@ class Counts:
     full_redis: int = 0
     full_disk: int = 0
     clock_steps: int = 0
+    # How the primary fails before each failover to its standby; none: there is no standby.
+    failovers: tuple[str, ...] = ()
 
 
 FULL = Counts(
@@ -85,6 +88,8 @@ SHORT = Counts(
     full_disk=1,
     clock_steps=3,
 )
+FAILOVERS = Counts(kills={"server": 2, "worker": 2, "relay": 1, "redis": 1}, failovers=HOWS)
+FAILOVERS_SHORT = Counts(kills={"server": 1}, failovers=("stall", "fence"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,9 @@ class Plan:
         for number in range(self.counts.clock_steps):
             at_seconds = (number + 1) / (self.counts.clock_steps + 1) * self.seconds
             faults.append(Fault("clock", at_seconds, STEPS[number % len(STEPS)]))
+        for number, how in enumerate(self.counts.failovers):
+            at_seconds = (number + 0.2) / len(self.counts.failovers) * self.seconds
+            faults.append(Fault("failover", at_seconds, how=how))
         return sorted(faults, key=lambda fault: fault.at_seconds)
 
 

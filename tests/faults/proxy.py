@@ -28,6 +28,8 @@ from typing import IO, Any
 
 INNER = ("server-database", "server-redis", "worker-database", "worker-redis")
 LINKS = ("callers", *INNER)
+SECOND = ("server-database-2", "worker-database-2")
+"""To the second PostgreSQL of a pair; these links have no faults."""
 
 Target = Sequence[Any]
 """(host, port), or (path of a Unix socket,)."""
@@ -119,7 +121,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 async def _main() -> None:
-    links = {name: _Link() for name in LINKS}
+    links = {name: _Link() for name in (*LINKS, *SECOND)}
     ports = {}
     for name, link in links.items():
         server = await asyncio.start_server(link.serve, "127.0.0.1", 0, limit=_CHUNK_BYTES)

@@ -14,6 +14,7 @@ from uuid import UUID
 import psycopg
 from sqlalchemy import Connection, text
 
+from credit_service import postgresql_url
 from credit_service.cache import positions as cache
 from credit_service.clock import Moment
 from credit_service.commands import create_loan as booking_command
@@ -21,6 +22,7 @@ from credit_service.ingestion import batches
 from credit_service.ingestion.batches import OnMoved
 from credit_service.ingestion.frames import Batch
 from credit_service.storage import bookings, event_stream, ingestions, payments
+from credit_service.storage import database as storage
 from credit_service.storage.bookings import BookingWrite
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Ingestion
@@ -139,6 +141,35 @@ def _sequencer_lock() -> None:
     event_stream._LOCK = text("SELECT CAST(:key AS bigint) IS NOT NULL")
 
 
+SYNCHRONOUS_STANDBY = "synchronous-standby"
+
+
+def _synchronous_standby() -> None:
+    """No commit waits for the standby: `stack.running` configures that; the processes are
+    unchanged."""
+
+
+def _writable_server() -> None:
+    """A connection to any server of the URL is good, even to one that accepts no writes."""
+    original = postgresql_url.for_sqlalchemy
+    guard = "&target_session_attrs=read-write"
+
+    def any_server(url: str) -> str:
+        required = original(url)
+        if guard not in required:
+            raise ValueError(f"the URL has no {guard!r}")
+        return required.replace(guard, "")
+
+    postgresql_url.for_sqlalchemy = any_server
+
+
+def _read_only_drop() -> None:
+    """A connection to a server that has become read-only stays in the pool."""
+    is_fatal = storage._is_fatal
+    storage._is_fatal = lambda error: error.sqlstate != "25006" and is_fatal(error)
+    Database.renew = lambda self: None  # type: ignore[method-assign]  # noqa: ARG005
+
+
 SABOTAGES: Mapping[str, Callable[[], None]] = {
     "version-guard": _version_guard,
     "request-key": _request_key,
@@ -146,6 +177,9 @@ SABOTAGES: Mapping[str, Callable[[], None]] = {
     "offset-check": _offset_check,
     "cache-compare": _cache_compare,
     "sequencer-lock": _sequencer_lock,
+    SYNCHRONOUS_STANDBY: _synchronous_standby,
+    "writable-server": _writable_server,
+    "read-only-drop": _read_only_drop,
 }
 """Functions that each remove a guard from the current process."""
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Self
 
@@ -25,8 +25,9 @@ from sqlalchemy import make_url
 from credit_service.failpoints import VARIABLE
 from credit_service.processes.embedded import EmbeddedStack
 from credit_service.storage import migrate
-from tests.faults import sabotages
-from tests.faults.proxy import INNER, Proxy
+from tests.faults import pair, sabotages
+from tests.faults.pair import Pair
+from tests.faults.proxy import INNER, SECOND, Proxy
 from tests.system.up import environment
 
 SERVERS = 2
@@ -129,7 +130,7 @@ class Part:
 class Stack:
     """The running stack, created by `running`."""
 
-    def __init__(self, folder: Path, databases: EmbeddedStack, sabotage: str) -> None:
+    def __init__(self, folder: Path, databases: EmbeddedStack | Pair, sabotage: str) -> None:
         self.folder = folder
         self.databases = databases
         self.failpoints = folder / "failpoints"
@@ -161,8 +162,10 @@ class Stack:
     def _part(self, name: str, program: Sequence[str], side: str) -> Part:
         ports = self.proxy.ports
         database = make_url(self.databases.database_url).database
+        links = (f"{side}-database", f"{side}-database-2")[: len(self._database_sockets)]
+        hosts = ",".join(f"127.0.0.1:{ports[link]}" for link in links)
         settings = {
-            "DATABASE_URL": f"postgresql://postgres@127.0.0.1:{ports[f'{side}-database']}/"
+            "DATABASE_URL": f"postgresql://postgres@{hosts}/"
             f"{database}?sslmode=disable&gssencmode=disable",
             "REDIS_URL": f"redis://127.0.0.1:{ports[f'{side}-redis']}/0",
             "CREDIT_LISTEN": "127.0.0.1:0",
@@ -182,11 +185,12 @@ class Stack:
         migrate.upgrade(self.sqlalchemy_url)
         if self._sabotage:
             sabotages.prepare(self._sabotage, self.databases.database_url)
-        database_url, redis_url = self.databases.database_url, self.databases.redis_url
-        database_socket = f"{make_url(database_url).query['host']}/.s.PGSQL.5432"
+        redis_url = self.databases.redis_url
         redis_socket = redis.Redis.from_url(redis_url).connection_pool.connection_kwargs["path"]
-        for link in INNER:
-            socket = database_socket if link.endswith("database") else redis_socket
+        for link in (*INNER, *SECOND):
+            socket = self._database_sockets[-1 if link in SECOND else 0]
+            if link.endswith("redis"):
+                socket = redis_socket
             # Commands of different threads and processes do not reach Redis in the order of
             # sending.
             jitter = _JITTER_SECONDS if link.endswith("redis") else 0.0
@@ -201,6 +205,18 @@ class Stack:
                 raise RuntimeError(f"the servers do not start:\n{self.log[-4000:]}")
             time.sleep(0.05)
         return self
+
+    @property
+    def pair(self) -> Pair:
+        """The databases of a campaign with failovers."""
+        if not isinstance(self.databases, Pair):
+            raise TypeError("this campaign has one PostgreSQL")
+        return self.databases
+
+    @property
+    def _database_sockets(self) -> list[str]:
+        folders = str(make_url(self.databases.database_url).query["host"]).split(",")
+        return [f"{folder}/.s.PGSQL.5432" for folder in folders]
 
     @property
     def parts(self) -> list[Part]:
@@ -283,13 +299,21 @@ class Stack:
 
 
 @contextmanager
-def running(sabotage: str = "") -> Iterator[Stack]:
+def running(sabotage: str = "", *, with_standby: bool = False) -> Iterator[Stack]:
     """A stack in a separate folder, which is removed afterwards unless FAULTS_KEEP is set."""
     folder = Path(tempfile.mkdtemp(prefix="credit-service-faults-"))
     # As root the databases run as another user, which needs access to this folder.
     folder.chmod(0o711)
     try:
-        with EmbeddedStack(folder / "data") as databases:
+        with ExitStack() as closing:
+            databases: EmbeddedStack | Pair
+            if with_standby:
+                synchronous = sabotage != sabotages.SYNCHRONOUS_STANDBY
+                databases = closing.enter_context(
+                    pair.running(folder / "data", synchronous=synchronous)
+                )
+            else:
+                databases = closing.enter_context(EmbeddedStack(folder / "data"))
             stack = Stack(folder, databases, sabotage)
             try:
                 yield stack.start()

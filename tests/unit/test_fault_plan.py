@@ -4,7 +4,8 @@ from collections import Counter
 
 from credit_service.failpoints import POINTS
 from tests.faults.controls import EXPECTED, NONE
-from tests.faults.plan import CRASHES, FULL, SHORT, Plan
+from tests.faults.pair import HOWS
+from tests.faults.plan import CRASHES, FAILOVERS, FAILOVERS_SHORT, FULL, SHORT, Plan
 from tests.faults.sabotages import SABOTAGES
 
 
@@ -51,6 +52,18 @@ def test_all_faults_happen_during_the_load_in_order() -> None:
         assert times == sorted(times)
         assert times[0] > 0
         assert times[-1] < 60.0
+
+
+def test_a_campaign_of_failovers_has_each_kind_once_and_one_after_the_other() -> None:
+    for counts in (FAILOVERS, FAILOVERS_SHORT):
+        faults = Plan(240.0, 40, 1, counts).faults()
+        failovers = [fault for fault in faults if fault.kind == "failover"]
+        assert [fault.how for fault in failovers] == list(counts.failovers)
+        assert failovers[-1].at_seconds < 240.0
+        # The manager of the pair decides when PostgreSQL runs.
+        assert not any(fault.target == "postgresql" for fault in faults)
+    assert set(FAILOVERS.failovers) == set(HOWS)
+    assert not any(fault.kind == "failover" for fault in plan(1).faults())
 
 
 def test_crashes_happen_at_failpoints_and_every_guard_has_a_control() -> None:
