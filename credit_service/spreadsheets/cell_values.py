@@ -8,15 +8,13 @@ import re
 from collections.abc import Iterable
 from datetime import date, datetime, time, timedelta
 from decimal import Context, Decimal
-from typing import Final, Literal
+from typing import Literal
 
 Form = Literal["WHOLE", "AMOUNT", "RATE", "DECIMAL"]
 """What a column of numbers holds: ids and counts; money; percent a year; numerals with at most two
 decimals, as google.type.Decimal has them."""
 DateOrder = Literal["DMY", "MDY", "YMD"]
 """The order of day, month and year in a date written in digits."""
-
-DATE_ORDERS: Final[tuple[DateOrder, ...]] = ("DMY", "MDY", "YMD")
 
 Cell = int | float | str | bool | date | datetime | time | timedelta
 """What a cell holds; an empty one holds ''."""
