@@ -246,6 +246,7 @@ class CreditServer:
                         ready=problem is None,
                         trouble=problem,
                         database=shown_hosts(url),
+                        redis_mode=None if self._cache is None else self._cache.mode,
                     )
                     self._set_health(serving=problem is None)
                 if problem is None:

@@ -10,14 +10,17 @@ from pathlib import Path
 import dramatiq
 import pytest
 from dramatiq.worker import Worker
+from pydantic import SecretStr
 from redis.crc import key_slot
 
 from credit_service.cache import positions as cache_module
 from credit_service.cache.positions import PositionCache
 from credit_service.domain.positions import CreditPosition
+from credit_service.storage.database import Database
 from tests import redis_servers
 from tests.integration.test_pooler import doctor
 from tests.integration.test_position_cache import POSITION, TODAY, held
+from tests.integration.test_workers import Lab, threads
 from tests.redis_servers import Deployment, Server, node_id, owner, wait_until
 from tests.system.redis_work import check_service
 from tests.system.test_redis_sentinel import store
@@ -167,6 +170,22 @@ def test_messages_arrive(deployment: Deployment) -> None:
     assert {key_slot(key) for key in keys} == {key_slot(b"{credit:tasks}")}
 
 
+def test_sent_tasks_follow_a_change_of_the_url(
+    deployment: Deployment, database: Database, database_url: str, redis_url: str
+) -> None:
+    """Before their time is up: the relay finds the new Redis empty."""
+    lab = Lab(database, database_url, redis_url)
+    lab.settings = lab.settings.model_copy(update={"task_timeout_seconds": 3600.0})
+    subjects = [str(number) for number in range(20)]
+    with threads(lab, act=False):
+        lab.enqueue("quick", *subjects)
+        wait_until(lambda: {state for _, _, state, _ in lab.rows()} == {"SENT"})
+    lab.settings = lab.settings.model_copy(update={"redis_url": SecretStr(deployment.url)})
+    with threads(lab):
+        lab.wait_until_all_done()
+    assert sorted(lab.done()) == sorted(subjects)
+
+
 def test_with_a_password_and_tls(tmp_path: Path) -> None:
     """Only Debian's Redis has TLS."""
     with redis_servers.cluster("redis", redis_servers.secrets(tmp_path)) as running:
@@ -179,6 +198,17 @@ def test_the_doctor_names_the_cluster(deployment: Deployment, database_url: str)
     finding = doctor(database_url, REDIS_URL=deployment.url)["Redis"]
     assert finding["ok"]
     assert str(finding["found"]).endswith("is reachable as a cluster of 3 masters")
+
+
+def test_the_doctor_reports_a_cluster_that_is_down(database_url: str) -> None:
+    with redis_servers.cluster() as running:
+        first, *others = running.servers
+        for each in others:
+            each.kill()
+        wait_until(lambda: first.client.cluster("INFO")["cluster_state"] == "fail")
+        finding = doctor(database_url, REDIS_URL=running.url)["Redis"]
+        assert not finding["ok"]
+        assert finding["fix"]
 
 
 # A failover.
