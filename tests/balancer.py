@@ -13,7 +13,7 @@ from pathlib import Path
 
 CONFIGURATION = Path(__file__).resolve().parents[1] / "deploy" / "haproxy" / "haproxy.cfg"
 
-_NOBODY = ("127.0.0.1:1", 1)
+_UNUSED = ("127.0.0.1:1", 1)
 _START_SECONDS = 20.0
 
 
@@ -41,7 +41,7 @@ def balancing(
     Yields its port once exactly `ready` servers are ready: the port for external callers, or with
     `inside` the one for internal callers. `settings` are variables of the configuration.
     """
-    first, second = (*targets, _NOBODY, _NOBODY)[:2]
+    first, second = (*targets, _UNUSED, _UNUSED)[:2]
     with (
         closing(_listening()) as calls,
         closing(_listening()) as inner,

@@ -78,7 +78,7 @@ class Account:
         self._drain_seconds = drain_seconds
         self.checked: dict[str, int] = {}
 
-    def draw(self) -> None:
+    def check(self) -> None:
         """Run all checks, the last one after servers and workers are stopped."""
         database = Database(
             self._stack.sqlalchemy_url,
@@ -122,20 +122,20 @@ class Account:
             time.sleep(0.2)
         with database.autocommit() as connection:
             rows = [tuple(row) for row in connection.execute(_TASKS)]
-        self._find("outbox", f"{left} things are left to do; tasks: {rows}")
+        self._find("outbox", f"{left} tasks, events or ingestions are unfinished; tasks: {rows}")
 
     def _check_loans_and_payments(self, connection: Connection) -> None:
         """Check that exactly the acknowledged records are stored."""
-        told: dict[str, set[Any]] = {"loans": set(), "payments": set()}
+        acknowledged: dict[str, set[Any]] = {"loans": set(), "payments": set()}
         for asked in self._history.asked.values():
             for answer in asked.answers[:1]:
                 if asked.method == "CreateLoan":
                     made = pb.CreateLoanResponse.FromString(answer)
                     if made.approved:
-                        told["loans"].add((made.loan.customer_id, made.loan.loan_id))
+                        acknowledged["loans"].add((made.loan.customer_id, made.loan.loan_id))
                 else:
                     paid = pb.RecordPaymentResponse.FromString(answer).payment
-                    told["payments"].add(paid.payment_id)
+                    acknowledged["payments"].add(paid.payment_id)
         stored: dict[str, set[Any]] = {
             "loans": {
                 (row[0], row[1])
@@ -147,9 +147,9 @@ class Account:
         }
         for name, ids in stored.items():
             self.checked[name] = len(ids)
-            lost, untold = told[name] - ids, ids - told[name]
-            if lost or untold:
-                self._find(name, f"{len(lost)} lost, {len(untold)} that no caller was notified of")
+            lost, surplus = acknowledged[name] - ids, ids - acknowledged[name]
+            if lost or surplus:
+                self._find(name, f"{len(lost)} lost, {len(surplus)} stored but not acknowledged")
 
     def _check_request_ids(self, connection: Connection) -> None:
         """Check that each request id has one effect and one response."""
@@ -157,35 +157,35 @@ class Account:
             different = list(dict.fromkeys(asked.answers))
             if len(different) > 1:
                 self._find(
-                    "reply", f"{asked.method} {request_id} got different answers: {different}"
+                    "reply", f"{asked.method} {request_id} got different responses: {different}"
                 )
         self.checked["repeats"] = sum(
             max(0, len(asked.answers) - 1) for asked in self._history.asked.values()
         )
         for table in ("decisions", "payments"):
-            doubled = connection.execute(
+            duplicated = connection.execute(
                 text(
                     f"""SELECT count(*) FROM (SELECT request_id FROM {table}
-                    GROUP BY request_id HAVING count(*) > 1) AS doubled"""  # noqa: S608 - two names of ours
+                    GROUP BY request_id HAVING count(*) > 1) AS duplicated"""  # noqa: S608 - two names of ours
                 )
             ).scalar_one()
-            if doubled:
-                self._find("effect", f"{doubled} request ids have several {table}")
+            if duplicated:
+                self._find("effect", f"{duplicated} request ids have several {table}")
         recorded = set(
             connection.execute(text("SELECT CAST(request_id AS text) FROM requests")).scalars()
         )
-        forgotten = sum(
+        unrecorded = sum(
             asked.answers != [] and request_id not in recorded
             for request_id, asked in self._history.asked.items()
         )
-        if forgotten:
-            self._find("effect", f"{forgotten} answered requests left no record")
+        if unrecorded:
+            self._find("effect", f"{unrecorded} requests with a response have no record")
         kept = sum(
             asked.answers == [] and asked.is_refused and request_id in recorded
             for request_id, asked in self._history.asked.items()
         )
         if kept:
-            self._find("effect", f"{kept} requests that were only refused left a record")
+            self._find("effect", f"{kept} requests with rejections only have a record")
 
     def _check_ingestions(self, connection: Connection) -> None:
         """Check that ingested plus rejected rows equal the sent ones, and that the loans are
@@ -205,7 +205,7 @@ class Account:
             row = rows.get(sent.ingestion_id)
             if row is None:
                 if sent.acknowledged:
-                    self._find("rows", f"{sent.ingestion_id} was acknowledged and is not there")
+                    self._find("rows", f"{sent.ingestion_id} was acknowledged and is missing")
                 continue
             bad = sent.rows - sent.good
             right = ("SUCCEEDED", sent.rows, sent.good, bad, sent.rows, sent.good)
@@ -231,18 +231,21 @@ class Account:
         for customer_id, life in replay.lives.items():
             stored, _ = customers.position_with_loans(connection, customer_id)
             if stored != replay.position(life, stored.as_of):
-                self._find("position", f"{stored} is {replay.position(life, stored.as_of)}")
+                expected = replay.position(life, stored.as_of)
+                self._find("position", f"{stored} should be {expected}")
             fresh = replay.position(life, today)
             right = score(fresh, scorecard)
             if scores.get(customer_id) != (right.score, right.override):
-                self._find("score", f"of {customer_id}: {scores.get(customer_id)} is {right.score}")
+                self._find(
+                    "score", f"of {customer_id}: {scores.get(customer_id)} should be {right.score}"
+                )
             if (life.last_score, life.last_override) != scores.get(customer_id):
                 self._find("score", f"of {customer_id}: the history ends with {life.last_score}")
             entry = cache.get(customer_id, today)
             if entry is not None:
                 cached += 1
                 if _timeless(entry.position) != _timeless(fresh):
-                    self._find("cache", f"{entry.position} is {fresh}")
+                    self._find("cache", f"{entry.position} should be {fresh}")
         cache.close()
         wrong = connection.execute(text("SELECT count(*) FROM discrepancies")).scalar_one()
         if wrong:
@@ -259,7 +262,7 @@ class Account:
         watcher."""
         for kind, surplus in connection.execute(_EVENT_KINDS).mappings().one().items():
             if surplus:
-                self._find("event", f"{surplus:+d} {kind} events beside what they tell of")
+                self._find("event", f"{surplus:+d} {kind} events compared with the stored facts")
         gaps, turns = connection.execute(_EVENT_GAPS).one()
         if gaps or turns:
             self._find("event", f"{gaps} are missing and {turns} out of order")
@@ -286,7 +289,7 @@ class Account:
         for name, state, count, seconds in connection.execute(_SESSIONS):
             counts[name] = counts.get(name, 0) + count
             if (state or "").startswith("idle in transaction") and seconds > 5.0:
-                self._find("session", f"{name}: a transaction has lain open for {seconds:.0f} s")
+                self._find("session", f"{name}: a transaction was idle for {seconds:.0f} s")
         for name, count in counts.items():
             if count > _MOST_SESSIONS.get(name, 0):
                 self._find("session", f"{name} has {count} connections")
@@ -304,8 +307,8 @@ class Account:
     def _check_log(self) -> None:
         """Check that no log reports a bug.
 
-        On a busy machine a message with many tasks reaches the time limit of its actor. That is
-        counted and no bug: the tasks are sent again, and the outbox must become empty.
+        On a busy machine a message with many tasks reaches the time limit of its actor. This is
+        counted and is not a bug: the tasks are resent, and the outbox must become empty.
         """
         self.checked["time limits"] = 0
         for line in self._stack.log.splitlines():

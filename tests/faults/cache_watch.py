@@ -45,7 +45,7 @@ class CacheWatch:
             now = time.monotonic()
             if version < before and now < until:
                 self._history.find(
-                    "cache", f"customer {customer_id} went back from version {before} to {version}"
+                    "cache", f"customer {customer_id} returned from version {before} to {version}"
                 )
             self._versions[customer_id] = version, now + milliseconds / 1000
         elif command.startswith(("UNLINK ", "DEL ")):

@@ -104,7 +104,7 @@ def run(plan: Plan, sabotage: str = "") -> Report:
         load_seconds = time.monotonic() - began
         load.settle(plan.drain_seconds)
         account = Account(running, load, past, plan.drain_seconds)
-        account.draw()
+        account.check()
         account.checked["cache writes"] = watch.writes
         return Report(
             plan=plan,

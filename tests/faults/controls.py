@@ -64,7 +64,7 @@ def main() -> int:
         if not right:
             print(report)  # noqa: T201
         print(  # noqa: T201
-            f"{guard:14} {'as it should be' if right else 'NOT as it should be':20}"
+            f"{guard:14} {'as expected' if right else 'NOT as expected':20}"
             f" {sum(report.calls.values())} calls, found {dict(kinds) or 'nothing'}"
             f"{f'; {example}' if example else ''}",
             flush=True,

@@ -113,7 +113,7 @@ class Load:
                     return
                 if time.monotonic() > until:
                     left = f"{len(unanswered)} requests and {len(unfinished)} ingestions"
-                    self._history.find("answer", f"{left} never had one")
+                    self._history.find("answer", f"{left} had no response")
                     return
                 list(callers.map(lambda asked: self._mutate(stub, pick, asked), unanswered))
                 list(callers.map(self._transfer, unfinished[:_MOST_INGESTIONS]))

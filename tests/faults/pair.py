@@ -1,8 +1,8 @@
-"""A PostgreSQL primary, its streaming standby, and what a failover manager does with them.
+"""A PostgreSQL primary, its streaming standby, and the actions of a failover manager.
 
-Like EmbeddedStack to the campaign, with Valkey beside. Both servers are those of the wheel, on Unix
-sockets. As managers do, it requires the standby's confirmation of every commit while there is a
-standby (`synchronous_standby_names`), and drops the requirement when it promotes it.
+It replaces EmbeddedStack in the campaign and includes Valkey. Both PostgreSQL servers are those of
+the wheel, on Unix sockets. Like a manager, it requires the standby's confirmation of every commit
+(`synchronous_standby_names`), and removes the requirement when it promotes the standby.
 """
 
 import shutil
@@ -46,7 +46,7 @@ class _Server(PostgreSQL):
         return [*super().command(), "-c", "wal_keep_size=1GB"]
 
     def processes(self) -> list[psutil.Process]:
-        """The server and its children, as far as they run."""
+        """The running processes of the server."""
         found = self.find()
         return [] if found is None else [found, *found.children(recursive=True)]
 
@@ -111,7 +111,7 @@ class Pair:
         """Restart Valkey if it died. A primary is not restarted: its standby is promoted."""
         return self._valkey.revive()
 
-    # What a failover manager does. One at a time: see `changing`.
+    # The actions of a failover manager, one at a time: see `changing`.
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -120,7 +120,7 @@ class Pair:
             yield
 
     def fail(self, how: str) -> None:
-        """Let the primary fail. HOWS has the possible values."""
+        """Fail the primary in one of HOWS."""
         primary = self._primary
         if how == "stop":
             primary.stop()
@@ -133,7 +133,7 @@ class Pair:
             psutil.wait_procs([process], _STEP_SECONDS)
         else:
             if how == "stall" and (receiver := self._standby.receiver()) is not None:
-                # Until `promote`: what the primary sends from now on is lost.
+                # Until `promote`, everything that the primary sends is lost.
                 receiver.suspend()
                 time.sleep(_STALL_SECONDS)
             processes = primary.processes()
@@ -147,7 +147,7 @@ class Pair:
         standby = self._standby
         standby.run("SELECT pg_promote(wait => false)")
         if (receiver := standby.receiver()) is not None:
-            # It ends before it reads what has arrived since it was suspended.
+            # It exits before it reads the data that arrived while it was suspended.
             time.sleep(0.2)
             with suppress(psutil.NoSuchProcess):
                 receiver.resume()
@@ -177,7 +177,7 @@ class Pair:
         if copying.wait(_STEP_SECONDS) != 0:
             raise RuntimeError(f"the standby cannot be copied:\n{log.read_text()}")
         with (standby.cluster / "postgresql.auto.conf").open("a") as settings:
-            # Once promoted it has no standby for a while.
+            # After the promotion it has no standby for a while.
             settings.write("synchronous_standby_names = ''\n")
         standby.start()
         self._await(
@@ -189,7 +189,7 @@ class Pair:
             self._await_synchronous()
 
     def end_sessions(self) -> None:
-        """End the service's sessions, which then have to connect again."""
+        """End the service's sessions, so that it must reconnect."""
         self._primary.run(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name LIKE 'credit-service%'"
@@ -220,7 +220,7 @@ class Pair:
         raise RuntimeError("no commit waits for the standby")
 
     def _await(self, server: _Server, question: str) -> None:
-        """Wait until the answer is true."""
+        """Wait until the query returns true."""
         until = time.monotonic() + _STEP_SECONDS
         while time.monotonic() < until:
             with suppress(psycopg.OperationalError):

@@ -127,7 +127,7 @@ class Replay:
         for life in self.lives.values():
             for loan_id, loan in life.stored.items():
                 if life.loans.get(loan_id) != loan:
-                    self._find("position", f"{loan} replayed is {life.loans.get(loan_id)}")
+                    self._find("position", f"{loan} should be {life.loans.get(loan_id)}")
 
     def _decide(self, life: Life, event: Any) -> None:
         decision = self._decisions.get(event.decision_id)
@@ -147,15 +147,15 @@ class Replay:
         if decided_on != (now.debt, now.installments, now.count, now.total, now.on_time):
             self._find(
                 "decision",
-                f"{event.decision_id} of customer {life.customer_id} was made on {decided_on} when"
-                f" the position was {now}",
+                f"{event.decision_id} of customer {life.customer_id} used {decided_on}, but the"
+                f" position was {now}",
             )
         version = decision.customer_version + (1 if decision.approved else 0)
         if event.customer_version != version:
             self._find(
                 "decision",
-                f"{event.decision_id} of customer {life.customer_id}, made on version"
-                f" {decision.customer_version}, led to version {event.customer_version}",
+                f"{event.decision_id} of customer {life.customer_id} changed version"
+                f" {decision.customer_version} to {event.customer_version}, expected {version}",
             )
         if decision.approved:
             self._book(life, decision.loan_id)
@@ -163,7 +163,7 @@ class Replay:
     def _book(self, life: Life, loan_id: int) -> None:
         stored = life.stored.get(loan_id)
         if stored is None:
-            self._find("loan", f"{loan_id} of customer {life.customer_id} is not there")
+            self._find("loan", f"{loan_id} of customer {life.customer_id} is missing")
             return
         loan = replace(
             stored,
@@ -178,21 +178,21 @@ class Replay:
         if life.figures.debt > life.limit:
             self._find(
                 "limit",
-                f"loan {loan_id} took customer {life.customer_id} to {life.figures.debt} of"
-                f" {life.limit} paise",
+                f"loan {loan_id} raised the debt of customer {life.customer_id} to"
+                f" {life.figures.debt} paise, above the limit of {life.limit}",
             )
         if 2 * life.figures.installments > life.income:
             self._find(
                 "limit",
-                f"loan {loan_id} took customer {life.customer_id} to {life.figures.installments}"
-                f" paise a month of an income of {life.income}",
+                f"loan {loan_id} raised the installments of customer {life.customer_id} to"
+                f" {life.figures.installments} paise, above half of the income of {life.income}",
             )
 
     def _pay(self, life: Life, event: Any) -> None:
         payment = self._payments.get(event.payment_id)
         before = None if payment is None else life.loans.get(payment.loan_id)
         if payment is None or before is None:
-            self._find("payment", f"{event.payment_id} of customer {life.customer_id} hangs loose")
+            self._find("payment", f"{event.payment_id} of customer {life.customer_id} has no loan")
             return
         try:
             outcome = apply_payment(
@@ -203,12 +203,12 @@ class Replay:
                 self._scorecard.grace_days,
             )
         except CreditError as refusal:
-            self._find("payment", f"{event.payment_id} should have been refused: {refusal}")
+            self._find("payment", f"{event.payment_id} should have been rejected: {refusal}")
             return
-        told = (payment.settled_count, payment.on_time_count, payment.closed_loan)
+        stored = (payment.settled_count, payment.on_time_count, payment.closed_loan)
         right = (len(outcome.settled_numbers), len(outcome.on_time_numbers), outcome.closed)
-        if told != right:
-            self._find("payment", f"{event.payment_id} says {told} and came to {right}")
+        if stored != right:
+            self._find("payment", f"{event.payment_id} has {stored}, expected {right}")
         life.loans[payment.loan_id] = outcome.loan_after
         life.figures.paid(before, outcome.loan_after)
 
@@ -220,7 +220,8 @@ class Replay:
         if line.previous_score != life.last_score:
             self._find(
                 "score",
-                f"of {life.customer_id}: {line.previous_score} before, {life.last_score} in fact",
+                f"of {life.customer_id}: the previous score {line.previous_score} should be"
+                f" {life.last_score}",
             )
         life.last_score, life.last_override = line.score, line.override
         if not whole:
@@ -232,8 +233,8 @@ class Replay:
         if (line.score, line.override) != (right.score, right.override):
             self._find(
                 "score",
-                f"of {life.customer_id} on {line.computed_on}: {line.score} {line.override} is"
-                f" {right.score} {right.override}",
+                f"of {life.customer_id} on {line.computed_on}: {line.score} {line.override} should"
+                f" be {right.score} {right.override}",
             )
 
     def position(self, life: Life, day: date) -> CreditPosition:

@@ -202,7 +202,7 @@ class Stack:
         deadline = time.monotonic() + _START_SECONDS
         while not all(server.port for server in self.servers):
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the servers do not start:\n{self.log[-4000:]}")
+                raise RuntimeError(f"the servers did not start:\n{self.log[-4000:]}")
             time.sleep(0.05)
         return self
 
@@ -238,7 +238,7 @@ class Stack:
 
     def _keep(self) -> None:
         """Restart exited parts, and update the proxy's targets."""
-        told: list[int | None] = []
+        announced: list[int | None] = []
         while not self._ending.wait(_LOOK_SECONDS):
             with self._lock:
                 if self._ending.is_set():
@@ -253,10 +253,10 @@ class Stack:
                     self._failure = failure
                     return
             ports = [server.port for server in self.servers]
-            if ports != told:
+            if ports != announced:
                 targets = [["127.0.0.1", port] for port in ports if port is not None]
                 self.proxy.order("callers", targets=targets)
-                told = ports
+                announced = ports
 
     def _weigh(self) -> None:
         """Record the peak memory of the campaign and its processes."""

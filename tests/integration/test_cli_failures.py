@@ -32,7 +32,7 @@ NOWHERE = {
     "DATABASE_URL": "postgresql://user@127.0.0.1:1/none",
     "REDIS_URL": "redis://127.0.0.1:1/0",
 }
-NOBODY = 65534
+UNPRIVILEGED_ID = 65534
 _ID = str(uuid4())
 
 STARTING: dict[str, tuple[str, ...]] = {
@@ -328,7 +328,7 @@ def _unprivileged() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    os.seteuid(NOBODY)
+    os.seteuid(UNPRIVILEGED_ID)
     try:
         yield
     finally:

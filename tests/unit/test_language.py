@@ -61,6 +61,10 @@ def _python(text: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.lineno, node.name.replace("_", " ")
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id.replace("_", " ")
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg.replace("_", " ")
 
 
 def findings(path: Path) -> list[str]:
@@ -129,6 +133,7 @@ def test_text_is_in_plain_english(path: Path) -> None:
 
 def test_strings_docstrings_comments_and_names_are_checked() -> None:
     code = '"""Whoever asks is told."""\nTEXT = "come again"  # not `parted by`, but made anew\n'
-    code += "def test_a_row_is_passed_over() -> None: ...\n"
+    code += "def test_a_row_is_passed_over(nobody: object) -> None: ...\n_SOMEONE = 1\n"
     found = {words for _, text in _python(code) for words, _ in matches(text)}
-    assert found == {"whoever", "told", "come again", "anew", "passed over"}
+    expected = {"whoever", "told", "come again", "anew", "passed over", "nobody", "someone"}
+    assert found == expected

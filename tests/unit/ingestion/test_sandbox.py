@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="Linux alone gives more than limits"
 )
 
-_NOBODY = 65534
+_UNPRIVILEGED_ID = 65534
 _ATTACKS = {
     "environment",
     "file",
@@ -137,7 +137,7 @@ def attacked_of(user: int) -> Iterator[Attacked]:
 @pytest.fixture
 def attacked() -> Iterator[Attacked]:
     # Targets of root would not be protected: the kernel permits root almost everything.
-    with attacked_of(os.getuid() or _NOBODY) as attacked:
+    with attacked_of(os.getuid() or _UNPRIVILEGED_ID) as attacked:
         yield attacked
 
 
