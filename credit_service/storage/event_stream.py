@@ -266,7 +266,7 @@ def delete_expired(connection: Connection, days: float, limit: int) -> int:
     until = after
     found = connection.execute(_OLDEST, {"after": after, "days": days, "limit": limit})
     for event_id, is_old in found:
-        if not is_old or event_id == last:
+        if not is_old or event_id >= last:
             break
         until = event_id
     if until == after:

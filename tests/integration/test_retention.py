@@ -75,8 +75,10 @@ def run(database: Database, statement: str, **values: object) -> None:
 
 
 def publish(database: Database) -> None:
-    with database.transaction() as connection:
-        event_stream.publish(connection, 1_000)
+    # On a cluster, the second step lets watchers read the events of the first.
+    for _ in range(2):
+        with database.transaction() as connection:
+            event_stream.publish(connection, 1_000)
 
 
 def decide(database: Database, customer_id: int, request_id: UUID | None = None) -> Any:
@@ -370,8 +372,9 @@ def old_events(database: Database) -> Database:
     execute(database, "UPDATE events SET occurred_at = now() WHERE event_id = 11")
     execute(
         database,
-        """UPDATE requests SET created_at = now() - interval '401 days'
-            - decision_id * interval '1 second' WHERE decision_id IS NOT NULL""",
+        """UPDATE requests
+        SET created_at = (timestamp '2020-01-01' + decision_id * interval '1 s') AT TIME ZONE 'UTC'
+        WHERE decision_id IS NOT NULL""",
     )
     return database
 
