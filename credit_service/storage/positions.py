@@ -52,10 +52,13 @@ _OF_EACH = """
 # How many customers changed, and which of them owe more than their limits.
 _MOVED = "SELECT count(*), array_agg(customer_id) FILTER (WHERE over) FROM moved"
 _OVER = "c.customer_id, c.current_debt_paise > c.approved_limit_paise AS over"
-# The subquery reads customers, not the array: a cluster joins tables by customer only. Lateral, so
-# that the index finds each customer's loans even if a table was just filled and has no
-# statistics.
-_REFRESH = f"""
+
+
+def _refresh(wanted: str) -> str:
+    """Return the statement that refreshes the positions of the customers of `wanted`, a table t."""
+    # Lateral, so that the index finds each customer's loans even if a table was just filled and has
+    # no statistics.
+    return f"""
     WITH moved AS (UPDATE customers c SET
         version = c.version + 1,
         current_debt_paise = p.current_debt_paise,
@@ -69,7 +72,7 @@ _REFRESH = f"""
         position_valid_until = least(p.next_change, %(next_year)s::date)
     FROM (
         SELECT t.customer_id, s.*
-        FROM (SELECT customer_id FROM customers WHERE customer_id = ANY(%(customer_ids)s)) t
+        FROM {wanted}
         CROSS JOIN LATERAL (
             SELECT {_SUMS} FROM loans l {_OF_EACH} WHERE l.customer_id = t.customer_id
         ) s
@@ -77,6 +80,13 @@ _REFRESH = f"""
     WHERE c.customer_id = p.customer_id
     RETURNING {_OVER})
     {_MOVED}"""
+
+
+_REFRESH = _refresh("unnest(%(customer_ids)s) AS t (customer_id)")
+# A cluster joins loans with a table only, not with an array.
+_REFRESH_ON_CLUSTER = _refresh(
+    "(SELECT customer_id FROM customers WHERE customer_id = ANY(%(customer_ids)s)) t"
+)
 _OF_OTHERS = f"""
     SELECT {_SUMS} FROM loans l {_OF_EACH}
     WHERE l.customer_id = %(customer_id)s AND l.loan_id <> %(loan_id)s"""
@@ -150,7 +160,8 @@ def refresh_locked(connection: Connection, customer_ids: Any, day: date) -> list
     """Like `refresh`, for an array of customers that this transaction has locked. Returns those
     whose debt exceeds their limit."""
     values = _day_values(day) | {"customer_ids": Bigints(customer_ids)}
-    return _moved(driver_cursor(connection), _REFRESH, values)[1]
+    statement = _REFRESH_ON_CLUSTER if cluster.is_distributed(connection) else _REFRESH
+    return _moved(driver_cursor(connection), statement, values)[1]
 
 
 def _moved(
