@@ -21,7 +21,7 @@ from credit_service.processes import binaries
 from tests.tools import tool
 
 SERVICE = "credit"
-_START_SECONDS = 60.0
+_WAIT_SECONDS = 120.0
 _SENTINELS = 3
 
 
@@ -33,7 +33,7 @@ def program(name: str) -> str:
     return str(next(found))
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = _START_SECONDS) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = _WAIT_SECONDS) -> None:
     """Wait until the condition holds; errors of Redis mean that it does not."""
     until = time.monotonic() + seconds
     while True:

@@ -326,5 +326,7 @@ class _Cluster(Masters):
         link = self._links.get(node.name)
         if link is None or link.pool is not pool:
             with self._lock:
-                link = self._links[node.name] = _Node(pool, self)
+                link = self._links.get(node.name)
+                if link is None or link.pool is not pool:
+                    link = self._links[node.name] = _Node(pool, self)
         return link

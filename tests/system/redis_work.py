@@ -18,7 +18,8 @@ from tests.integration import lending
 from tests.integration.conftest import Edge
 from tests.integration.test_database_read_only import health
 from tests.integration.test_pooler import left, unpublished
-from tests.integration.test_rpc_server import SERVING, eventually
+from tests.integration.test_rpc_server import SERVING
+from tests.redis_servers import wait_until
 from workers.process import WorkerProcess
 
 _CUSTOMERS = 6
@@ -65,7 +66,7 @@ class _Callers:
     def wait_for_bookings(self, count: int) -> None:
         """Wait until so many more bookings have been made."""
         target = self.bookings + count
-        eventually(lambda: self.bookings >= target or bool(self.problems))
+        wait_until(lambda: self.bookings >= target or bool(self.problems))
 
     def stop(self) -> None:
         self._stopping.set()
@@ -80,6 +81,8 @@ def check_service(database_url: str, redis_url: str, fail_over: Callable[[], Any
         redis_url=SecretStr(redis_url),
         listen="127.0.0.1:0",
         task_timeout_seconds=_TASK_TIMEOUT_SECONDS,
+        # A busy machine takes its time.
+        default_deadline_seconds=60.0,
     )
     database = open_database(settings)
     server, worker = CreditServer(settings, database), WorkerProcess(settings)
@@ -88,18 +91,18 @@ def check_service(database_url: str, redis_url: str, fail_over: Callable[[], Any
     try:
         with grpc.insecure_channel(str(server.address)) as channel:
             edge = Edge.of(server, channel)
-            eventually(lambda: health(edge) == SERVING)
+            wait_until(lambda: health(edge) == SERVING)
             callers = _Callers(edge, database)
             try:
                 callers.wait_for_bookings(4 * _CUSTOMERS)
                 fail_over()
                 callers.wait_for_bookings(4 * _CUSTOMERS)
                 hits = _hits()
-                eventually(lambda: _hits() > hits + _CUSTOMERS or bool(callers.problems))
+                wait_until(lambda: _hits() > hits + _CUSTOMERS or bool(callers.problems))
             finally:
                 callers.stop()
             assert not callers.problems
-            eventually(lambda: unpublished(database) == 0 and not left(database))
+            wait_until(lambda: unpublished(database) == 0 and not left(database))
     finally:
         assert worker.stop()
         server.stop(grace_seconds=2)
