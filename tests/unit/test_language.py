@@ -42,6 +42,8 @@ PLAIN = {
 }
 """Expression to what to write instead, both in lower case."""
 
+_ANY = re.compile("|".join(PLAIN))
+
 # These keep their names: settings, metrics and files that operators and links rely on.
 _NAMES = re.compile(r"`[^`\n]*`|\b\w*_\w+\b|\S+\.(?:md|py|yml)\S*|https?://\S+")
 
@@ -81,6 +83,8 @@ def findings(path: Path) -> list[str]:
 def matches(text: str) -> Iterator[tuple[str, str]]:
     """Each expression of the list in a text, with what to write instead."""
     plain = " ".join(_NAMES.sub(" ", text).lower().split())
+    if not _ANY.search(plain):
+        return
     for expression, instead in PLAIN.items():
         for match in re.finditer(expression, plain):
             yield match[0], instead
