@@ -35,9 +35,12 @@ from tests.integration.conftest import Edge, code_of
 from tests.integration.imported import PRINCIPAL, CustomerRow, columns_of, header_of
 from tests.integration.test_rpc_server import eventually
 
+pytestmark = pytest.mark.one_server("on a cluster the nodes with the rows do not wait")
+
 MOMENT = Clock().moment()
 EMIT = Statement("SELECT pg_logical_emit_message(true, 'tests', '')")
 ASSIGNED = Statement("SELECT pg_current_xact_id_if_assigned() IS NOT NULL")
+SUPERUSER = Statement("SELECT current_setting('is_superuser')")
 CANCEL_WAITING = """SELECT pg_cancel_backend(pid) FROM pg_stat_activity
     WHERE wait_event = 'SyncRep' AND datname = current_database()"""
 SHORT_SECONDS = 0.6
@@ -79,7 +82,10 @@ class Standby:
 
 
 @pytest.fixture
-def standby(database_url: str) -> Standby:
+def standby(database: Database, database_url: str) -> Standby:
+    with database.autocommit() as connection:
+        if SUPERUSER.row(connection, {}) != ("on",):
+            pytest.skip("the role of the tests must not change settings of the server")
     return Standby(database_url)
 
 
