@@ -49,6 +49,7 @@ SERVICE_NAMES = tuple(service.full_name for service in SERVICES)
 _MIN_PENDING_CALLS = 128
 _HANDSHAKE_MILLISECONDS = 10_000
 _PROBE_SECONDS = 1.0
+_UNANSWERED_SECONDS = 10.0
 _LINGER_SECONDS = 0.1
 
 _log = structlog.get_logger(__name__)
@@ -111,9 +112,13 @@ class CreditServer:
         self._server = grpc.server(self._pool, interceptors=[self._pipeline], options=options)
         self._cache = PositionCache(settings.require_redis_url()) if settings.redis_url else None
         self._add_services(database, clock)
-        self._readiness = threading.Thread(
-            target=self._watch_readiness, name="readiness", daemon=True
-        )
+        self._problem: str | None = "not checked yet"
+        self._problem_lock = threading.Lock()
+        self._probe_began_at: float | None = None
+        self._readiness = [
+            threading.Thread(target=watch, name=name, daemon=True)
+            for watch, name in ((self._probe, "readiness"), (self._watch_probe, "readiness-watch"))
+        ]
         try:
             if credentials is None:
                 port = self._server.add_insecure_port(str(address))
@@ -149,7 +154,8 @@ class CreditServer:
         self._set_health(serving=False)
         self._server.start()
         self._connections.start()
-        self._readiness.start()
+        for thread in self._readiness:
+            thread.start()
 
     def stop(self, grace_seconds: float | None = None) -> None:
         """Report NOT_SERVING, wait as the settings say, drain running calls, and close.
@@ -173,8 +179,10 @@ class CreditServer:
         time.sleep(min(_LINGER_SECONDS, grace))
         self._server.stop(None).wait()
         self._connections.close()
-        if self._readiness.is_alive():
-            self._readiness.join()
+        for thread in self._readiness:
+            if thread.is_alive():
+                # A database that hangs keeps the probe waiting.
+                thread.join(_UNANSWERED_SECONDS)
         self._close()
         self._remove_readings()
 
@@ -219,42 +227,56 @@ class CreditServer:
         for service in (*SERVICE_NAMES, ""):
             self._health.set(service, statuses.SERVING if serving else statuses.NOT_SERVING)
 
-    def _watch_readiness(self) -> None:
+    def _probe(self) -> None:
         """Make health follow PostgreSQL, over a connection of its own: whether it answers, accepts
         writes, has disk space, and has the schema."""
-        url = self._settings.require_database_url()
         probe = Database(
-            url,
+            self._settings.require_database_url(),
             pool_size=1,
             statement_timeout_seconds=2.0,
             application_name="credit-service-probe",
             pooler=self._settings.database_pooler,
         )
         watch = readiness.Monitor(probe)
-        problem: str | None = "not checked yet"
         try:
             while not self._stopping.is_set():
-                previous, problem = problem, _database_problem(probe, watch)
+                self._probe_began_at = time.monotonic()
+                problem = _database_problem(probe, watch)
+                self._probe_began_at = None
                 if problem is not None:
                     # A session keeps its initial state, such as being read-only.
                     probe.renew()
-                elif previous is not None:
+                elif self._problem is not None:
                     self._database.renew()
-                if problem != previous:
-                    _log.info(
-                        "readiness_changed",
-                        ready=problem is None,
-                        trouble=problem,
-                        database=shown_hosts(url),
-                        redis_mode=None if self._cache is None else self._cache.mode,
-                    )
-                    self._set_health(serving=problem is None)
+                self._report_readiness(problem)
                 if problem is None:
                     # After the start, which this would delay, and before the first stream.
                     streams.import_modules()
                 self._stopping.wait(_PROBE_SECONDS)
         finally:
             probe.dispose()
+
+    def _watch_probe(self) -> None:
+        """Report a probe without an answer. The driver waits for one as long as the machine of the
+        database acknowledges what it gets, whether or not PostgreSQL runs there."""
+        while not self._stopping.wait(_PROBE_SECONDS):
+            began_at = self._probe_began_at
+            if began_at is not None and time.monotonic() - began_at > _UNANSWERED_SECONDS:
+                self._report_readiness("The database does not answer.")
+
+    def _report_readiness(self, problem: str | None) -> None:
+        with self._problem_lock:
+            if problem == self._problem:
+                return
+            self._problem = problem
+            _log.info(
+                "readiness_changed",
+                ready=problem is None,
+                trouble=problem,
+                database=shown_hosts(self._settings.require_database_url()),
+                redis_mode=None if self._cache is None else self._cache.mode,
+            )
+            self._set_health(serving=problem is None)
 
 
 def _database_problem(database: Database, watch: readiness.Monitor) -> str | None:

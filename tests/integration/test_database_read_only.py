@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from credit_service.clock import Clock
 from credit_service.domain.errors import UnavailableError
 from credit_service.postgresql_url import for_sqlalchemy
 from credit_service.processes.embedded import EmbeddedStack
+from credit_service.rpc import server as rpc_server
 from credit_service.rpc.server import CreditServer
 from credit_service.settings import Settings
 from credit_service.storage import migrate, readiness, tasks
@@ -244,6 +246,38 @@ def test_a_server_is_not_ready_while_it_cannot_write(
     # From here on no call fails, although sessions were opened meanwhile.
     for _ in range(3):
         assert registered(server)
+
+
+def test_a_server_is_not_ready_while_the_database_does_not_answer(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    answers.set()
+    require = readiness.Monitor.require
+
+    def require_late(monitor: readiness.Monitor) -> None:
+        assert answers.wait(60)
+        require(monitor)
+
+    monkeypatch.setattr(readiness.Monitor, "require", require_late)
+    monkeypatch.setattr(rpc_server, "_UNANSWERED_SECONDS", 0.5)
+    running = CreditServer(settings, database)
+    running.start()
+    try:
+        with grpc.insecure_channel(str(running.address)) as channel:
+            server = Edge.of(running, channel)
+            eventually(lambda: health(server) == SERVING)
+            answers.clear()
+            eventually(lambda: health(server) == NOT_SERVING)
+            answers.set()
+            eventually(lambda: health(server) == SERVING)
+            answers.clear()
+            eventually(lambda: health(server) == NOT_SERVING)
+    finally:
+        # Before the answer: the stop does not wait for it.
+        running.stop(0)
+        assert not answers.is_set()
+        answers.set()
 
 
 # Workers.
