@@ -19,10 +19,11 @@ _EVENTS = text(
     ) AS waiting
     """
 )
+# Citus needs a column in the subquery.
 _SCORES = text(
     """
     SELECT count(*) FROM (
-        SELECT FROM credit_scores WHERE valid_until <= :today LIMIT :most
+        SELECT 1 FROM credit_scores WHERE valid_until <= :today LIMIT :most
     ) AS outdated
     """
 )

@@ -14,6 +14,8 @@ from tests.integration import portfolio
 from tests.integration.conftest import Edge, refusal_of
 from tests.integration.test_limits import MOMENT, eventually, loan_request, locked
 
+pytestmark = pytest.mark.one_server("counts the statements that wait on this server")
+
 BOOKERS = 20
 PATIENCE_SECONDS = 60.0
 

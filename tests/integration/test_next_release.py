@@ -127,6 +127,7 @@ def watched(server: Edge, after: int = 0) -> list[Any]:
     return events
 
 
+@pytest.mark.one_server("numbers events without the relay")
 def test_a_watcher_gets_known_events_and_skips_unknown_ones(
     server: Edge, database: Database
 ) -> None:
