@@ -101,9 +101,9 @@ def worker(database_url: str, redis_url: str) -> WorkerProcess:
 
 
 def finish_registration(database: Database) -> None:
-    """Mark the events of the registration, which belong to no trace, as published."""
-    with database.autocommit() as connection:
-        connection.execute(text("UPDATE events SET event_id = 1 WHERE event_id IS NULL"))
+    """Publish the events of the registration, which belong to no trace, without their tasks."""
+    with database.transaction() as connection:
+        event_stream.publish(connection, 100)
 
 
 def test_a_booking_is_one_trace_from_the_caller_to_the_actor(
