@@ -30,7 +30,11 @@ def far(network: Proxy) -> Iterator[PositionCache]:
     """A cache behind a slow network, with an open connection."""
     url = f"redis://127.0.0.1:{network.ports[LINK]}"
     opened = PositionCache(url, timeout_seconds=0.5)
-    put(opened, replace(POSITION, version=3))
+    # On a busy machine the first writes may time out.
+    until = time.monotonic() + 30.0
+    while held(opened) is None and time.monotonic() < until:
+        put(opened, replace(POSITION, version=3))
+        time.sleep(0.02)
     assert held(opened) is not None
     yield opened
     opened.close()
