@@ -534,6 +534,26 @@ LENDING = Dashboard(
             ],
         ),
         (
+            "Retention",
+            [
+                Panel(
+                    "Time since the oldest row should have been deleted",
+                    [("max by (table) (credit_retention_overdue_seconds)", "{{table}}")],
+                    unit="s",
+                ),
+                Panel(
+                    "Age of the oldest row that can expire",
+                    [("max by (table) (credit_retention_oldest_age_seconds)", "{{table}}")],
+                    unit="s",
+                ),
+                Panel(
+                    "Rows deleted a second",
+                    [(_rate("credit_retention_deleted_rows_total", "table"), "{{table}}")],
+                    unit="cps",
+                ),
+            ],
+        ),
+        (
             "Correctness of scores",
             [
                 Panel(

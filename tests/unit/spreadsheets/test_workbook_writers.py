@@ -263,3 +263,22 @@ def test_rows_written_as_text_are_the_bytes_of_openpyxl(rows: list[list[tuple[Ce
         written = _written(rows)
         patched.delattr(workbook_writer._LineWriter, "write_row")
         assert _written(rows) == written
+
+
+def test_rows_are_the_same_where_the_file_cannot_be_written_to_directly() -> None:
+    """openpyxl writes with lxml where that is installed, and then hides its file."""
+
+    class Hidden:
+        def __init__(self, xf: Any) -> None:
+            self.element, self.write = xf.element, xf.write
+
+    rows: list[list[tuple[Cell, int]]] = [[("<&> ", 0), (1, 1)], [], [(True, 0)]]
+    write_row = workbook_writer._LineWriter.write_row
+    written = _written(rows)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            workbook_writer._LineWriter,
+            "write_row",
+            lambda writer, xf, row, number: write_row(writer, Hidden(xf), row, number),
+        )
+        assert _written(rows) == written
