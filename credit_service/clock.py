@@ -10,7 +10,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-_INDIA = ZoneInfo("Asia/Kolkata")
+INDIA = ZoneInfo("Asia/Kolkata")
+"""The business time zone by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Moment:
 
     now: datetime
     today: date
-    zone: ZoneInfo = _INDIA
+    zone: ZoneInfo = INDIA
 
     def seconds_until(self, day: date) -> float:
         """Return the seconds until that day starts; negative if it has started."""

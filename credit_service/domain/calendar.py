@@ -3,6 +3,7 @@
 from datetime import date
 
 _DAYS_IN_MONTH = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+_MAX_MONTHS = 12 * 9_999
 
 
 def add_months(start: date, months: int) -> date:
@@ -31,6 +32,11 @@ def installments_due_by(start_date: date, tenure_months: int, day: date) -> int:
         return tenure_months
     # One is due in the month of `day`; compare its clamped date.
     return months if add_months(start_date, months) <= day else months - 1
+
+
+def complete_months(start: date, day: date) -> int:
+    """How many whole months lie between `start` and `day`, by `add_months`; 0 before `start`."""
+    return installments_due_by(start, _MAX_MONTHS, day)
 
 
 def next_due_date(start_date: date, tenure_months: int, day: date) -> date | None:

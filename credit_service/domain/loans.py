@@ -6,7 +6,7 @@ from datetime import date
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from enum import StrEnum
 from functools import lru_cache
-from itertools import repeat
+from itertools import islice, repeat
 from math import gcd
 
 from credit_service.domain.calendar import add_months, installments_due_by
@@ -456,6 +456,35 @@ def schedule(loan: Loan) -> Schedule:
         total_principal_paise=loan.principal_paise,
         total_interest_paise=total_interest,
     )
+
+
+def principal_outstanding_paise(loan: Loan) -> int:
+    """The principal of the installments that are not settled, in paise: 0 for a closed loan.
+
+    It is the balance that `schedule` shows after the last settled installment. A part payment
+    reduces it once the installment is settled.
+    """
+    if loan.state is LoanState.CLOSED:
+        return 0
+    if loan.installments_settled == 0:
+        return loan.principal_paise
+    return _balance_after(
+        loan.principal_paise,
+        loan.annual_rate_bps,
+        loan.tenure_months,
+        loan.installment_paise,
+        loan.installments_settled,
+    )
+
+
+# Cached: every decision about a customer needs it for each ACTIVE loan.
+@lru_cache(maxsize=16_384)
+def _balance_after(
+    principal_paise: int, annual_rate_bps: int, tenure_months: int, installment: int, count: int
+) -> int:
+    """What is owed after the first `count` installments, in paise."""
+    splits = _splits(principal_paise, annual_rate_bps, tenure_months, installment)
+    return principal_paise - sum([principal for principal, _ in islice(splits, count)])
 
 
 def imported_settled(

@@ -1,10 +1,12 @@
 """Hypothesis strategies for the domain's values."""
 
-from datetime import date
+from dataclasses import replace
+from datetime import date, timedelta
 
 from hypothesis import strategies as st
 
 from credit_service.domain.calendar import installments_due_by
+from credit_service.domain.delinquency import Settlement
 from credit_service.domain.loans import (
     MAX_ANNUAL_RATE_BPS,
     MAX_PRINCIPAL_PAISE,
@@ -92,6 +94,47 @@ def loans_with_payments(draw: st.DrawFn, day: date) -> Loan:
 def portfolios(day: date) -> st.SearchStrategy[list[Loan]]:
     """All loans of a customer on `day`."""
     return st.lists(st.one_of(loans_with_payments(day), imported_loans(day)), max_size=5)
+
+
+@st.composite
+def paid_portfolios(draw: st.DrawFn, day: date) -> tuple[list[Loan], dict[int, list[Settlement]]]:
+    """Loans of the last 400 days before `day`, some imported, most paid in part, and what
+    settled their installments."""
+    loans: list[Loan] = []
+    settlements: dict[int, list[Settlement]] = {}
+    for loan_id in range(1, draw(st.integers(0, 3)) + 1):
+        # Few paise over many months are repaid early, or with the last installment alone.
+        principal = draw(st.one_of(st.integers(100_000, 10**8), st.integers(1, 200)))
+        chosen = LoanTerms(principal, draw(st.integers(0, 4000)), draw(st.integers(1, 24)))
+        start = draw(st.dates(day - timedelta(days=400), day))
+        loan = book(chosen, installment_paise(chosen), loan_id, 1, start, 1)
+        if draw(st.booleans()):
+            import_day = draw(st.dates(start, day))
+            on_time = draw(st.integers(0, chosen.tenure_months))
+            settled, closed_on = imported_settled(on_time, start, chosen.tenure_months, import_day)
+            loan = replace(
+                loan,
+                imported=True,
+                decision_id=None,
+                settled_at_import=settled,
+                emis_paid_on_time=on_time,
+                installments_settled=settled,
+                closed_on=closed_on,
+            )
+        for _ in range(draw(st.integers(0, 5))):
+            outstanding = outstanding_paise(loan)
+            if outstanding == 0 or loan.closed_on is not None:
+                break
+            most = min(outstanding, 3 * loan.installment_paise or outstanding)
+            amount = draw(st.one_of(st.integers(1, most), st.just(most), st.just(outstanding)))
+            paid_on = draw(st.dates(loan.last_paid_on or start, day))
+            outcome = apply_payment(loan, amount, paid_on, day, 0)
+            loan = outcome.loan_after
+            if numbers := outcome.settled_numbers:
+                paid = Settlement(numbers[0], len(numbers), paid_on)
+                settlements.setdefault(loan_id, []).append(paid)
+        loans.append(loan)
+    return loans, settlements
 
 
 @st.composite

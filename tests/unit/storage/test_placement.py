@@ -9,7 +9,15 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import ForeignKeyConstraint, PrimaryKeyConstraint, Table, UniqueConstraint
 
-from credit_service.storage import bookings, customers, decisions, loans, payments, requests
+from credit_service.storage import (
+    bookings,
+    customers,
+    decisions,
+    loans,
+    payments,
+    policy_facts,
+    requests,
+)
 from credit_service.storage.tables import EVERYWHERE, LOCAL, metadata
 
 TABLES = list(metadata.tables.values())
@@ -33,6 +41,7 @@ HOT = {
     "payments._SETTLEMENTS": payments._SETTLEMENTS,
     "payments._WRITE": payments._WRITE,
     "payments._WITH_LOAN": payments._WITH_LOAN,
+    "policy_facts.READ": policy_facts.READ,
     "loans._ONE": loans._ONE,
     "loans._ALL": loans._ALL,
     **{f"loans._PAGES[{state}]": statement for state, statement in loans._PAGES.items()},

@@ -1,0 +1,88 @@
+"""Facts about a customer that a scorecard's policy uses beside the credit position."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import date
+
+from credit_service.domain.calendar import complete_months, installments_due_by
+from credit_service.domain.delinquency import AssetClass, Settlements, days_and_class
+from credit_service.domain.loans import (
+    Loan,
+    LoanState,
+    principal_outstanding_paise,
+    repayment_plan,
+)
+
+__all__ = ["AssetClass", "PolicyFacts", "policy_facts"]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFacts:
+    """Facts on one day. They change with the customer's version, and from day to day."""
+
+    active_loans: int
+    # Of ACTIVE loans.
+    principal_outstanding_paise: int
+    # EMIs of all loans whose due date has come: those paid on time, and all of them.
+    emis_on_time_when_due: int
+    emis_fallen_due: int
+    # Of the worst loan.
+    days_past_due: int
+    asset_class: AssetClass
+    age: int
+    # Complete months since the customer was stored.
+    months_as_customer: int
+
+
+def policy_facts(
+    loans: Collection[Loan], settlements: Settlements, age: int, stored_on: date, day: date
+) -> PolicyFacts:
+    """The facts on `day`, from all the customer's loans and what settled their installments.
+
+    `day` is on or after the days of all payments. The customer was stored on `stored_on`.
+    """
+    active = outstanding = on_time = fallen_due = 0
+    for loan in loans:
+        due = installments_due_by(loan.start_date, loan.tenure_months, day)
+        fallen_due += due
+        on_time += on_time_when_due(loan, due)
+        if loan.state is LoanState.ACTIVE:
+            active += 1
+            outstanding += principal_outstanding_paise(loan)
+    days_past_due, asset_class = days_and_class(loans, settlements, day)
+    return PolicyFacts(
+        active_loans=active,
+        principal_outstanding_paise=outstanding,
+        emis_on_time_when_due=on_time,
+        emis_fallen_due=fallen_due,
+        days_past_due=days_past_due,
+        asset_class=asset_class,
+        age=age,
+        months_as_customer=complete_months(stored_on, day),
+    )
+
+
+def on_time_when_due(loan: Loan, due: int) -> int:
+    """How many of the loan's first `due` installments were paid on time: 0 … due.
+
+    An installment that is settled before its due date was paid on time, so those settled ahead are
+    subtracted from the EMIs paid on time. An import gives their number but not which ones they are:
+    the settled installments are then the first ones.
+    """
+    settled = loan.installments_settled
+    if settled <= due:
+        return loan.emis_paid_on_time
+    paid_from = max(loan.settled_at_import, due)
+    ahead = paid_from - due + _payable(loan, paid_from, settled)
+    return min(max(loan.emis_paid_on_time - ahead, 0), due)
+
+
+def _payable(loan: Loan, after: int, until: int) -> int:
+    """How many of the installments `after` + 1 … `until` have an amount of more than 0."""
+    if until < loan.tenure_months:
+        # Only the last installments can be 0, or all but the last.
+        return until - after if loan.installment_paise > 0 else 0
+    plan = repayment_plan(loan)
+    if loan.installment_paise > 0:
+        return max(0, min(until, plan.full_count + 1) - after)
+    return int(after < plan.full_count + 1 <= until)
