@@ -6,7 +6,7 @@ from datetime import date
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from enum import StrEnum
 from functools import lru_cache
-from itertools import islice, repeat
+from itertools import repeat
 from math import gcd
 
 from credit_service.domain.calendar import add_months, installments_due_by
@@ -482,9 +482,18 @@ def principal_outstanding_paise(loan: Loan) -> int:
 def _balance_after(
     principal_paise: int, annual_rate_bps: int, tenure_months: int, installment: int, count: int
 ) -> int:
-    """What is owed after the first `count` installments, in paise."""
-    splits = _splits(principal_paise, annual_rate_bps, tenure_months, installment)
-    return principal_paise - sum([principal for principal, _ in islice(splits, count)])
+    """What is owed after the first `count` installments, fewer than the tenure, in paise."""
+    numerator, denominator = _monthly_rate(
+        principal_paise, annual_rate_bps, tenure_months, installment
+    )
+    # balance + interest - E, with the interest of `_splits`, is one floor. Once it is 0 or less, an
+    # earlier installment has repaid the loan.
+    divisor = 2 * denominator
+    growth, shift = divisor + 2 * numerator, denominator - installment * divisor
+    balance = principal_paise
+    for _ in repeat(None, count):
+        balance = (growth * balance + shift) // divisor
+    return max(balance, 0)
 
 
 def imported_settled(

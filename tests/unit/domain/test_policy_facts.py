@@ -81,6 +81,16 @@ def test_principal_outstanding_is_the_balance_of_the_schedule() -> None:
     assert principal_outstanding_paise(one) == 10_000_000 - (first - 100_000)
 
 
+def test_a_loan_that_rounding_repays_early_has_no_principal_left() -> None:
+    """₹0.13 over 24 months at 0 %: 13 installments of a paisa, then 11 of 0."""
+    tiny = book(LoanTerms(13, 0, 24), 1, 1, 101, START, 1)
+    left = [
+        principal_outstanding_paise(replace(tiny, installments_settled=settled))
+        for settled in (0, 12, 13, 14, 23)
+    ]
+    assert left == [13, 1, 0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("stored_on", "day", "months"),
     [
