@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from credit_service.clock import Clock, Moment
+from credit_service.commands.offers import expire_offers
 from credit_service.commands.recompute_scores import (
     lagging,
     recompute_batch,
@@ -24,7 +25,7 @@ from credit_service.commands.scorecards import decide_in_shadow
 from credit_service.domain.positions import CreditPosition
 from credit_service.ingestion.streams import abandon_streams
 from credit_service.ingestion.uploads import fail_upload, run_upload
-from credit_service.storage import event_stream, scorecards, scores, tasks
+from credit_service.storage import event_stream, offers, scorecards, scores, tasks
 from credit_service.storage.database import Database
 from credit_service.storage.event_stream import PublishedEvent
 from workers.runner import Actor, Queue, Resources
@@ -34,6 +35,9 @@ RECONCILE_SECONDS = 10.0
 
 _PARALLEL_BATCHES = 2
 """Batches of customers that are recomputed in parallel."""
+
+_EXPIRED_BATCH = 100
+"""Offers that are marked as expired before their customers' cache entries are renewed."""
 
 UPLOADS = Queue("uploads", share=0.5, window=16)
 BATCHES = Queue("batches", share=0.25, window=16, connections=_PARALLEL_BATCHES + 1)
@@ -142,6 +146,17 @@ def _refresh_due_scores(resources: Resources, _subject: str) -> None:
         _renew_cached(resources, positions, moment)
 
 
+def _expire_offers(resources: Resources, _subject: str) -> None:
+    """Mark the offers that are past their last day as EXPIRED. Subject: the day."""
+    while True:
+        resources.checkpoint()
+        moment = resources.clock.moment()
+        positions = expire_offers(resources.database, moment, _EXPIRED_BATCH)
+        if not positions:
+            return
+        _renew_cached(resources, positions, moment)
+
+
 def _reconcile(resources: Resources, _subject: str) -> None:
     """Compare the next sample of customers with a full recomputation. The subject is ignored."""
     moment = resources.clock.moment()
@@ -175,6 +190,7 @@ ACTORS = (
     ),
     Actor("recompute_scores", BATCHES, _recompute_scores, time_limit_seconds=3600),
     Actor("refresh_due_scores", BATCHES, _refresh_due_scores, time_limit_seconds=3600),
+    Actor("expire_offers", BATCHES, _expire_offers, time_limit_seconds=3600),
     Actor("reconcile", BATCHES, _reconcile, time_limit_seconds=300),
     Actor(
         "recompute_score",
@@ -238,12 +254,14 @@ class Timetable:
         self._next_reconciliation = monotonic() + RECONCILE_SECONDS
 
     def step(self) -> bool:
-        """Enqueue the refresh of outdated scores and the reconciliation, and fail abandoned
-        streams."""
+        """Enqueue the refresh of outdated scores, the expiry of offers and the reconciliation, and
+        fail abandoned streams."""
         moment = self._clock.moment()
         with self._database.autocommit() as connection:
             if scores.past_horizon(connection, today=moment.today, limit=1):
                 tasks.enqueue(connection, "refresh_due_scores", str(moment.today), moment)
+            if offers.expired(connection, moment.today, limit=1):
+                tasks.enqueue(connection, "expire_offers", str(moment.today), moment)
             if self._monotonic() >= self._next_reconciliation:
                 self._next_reconciliation = self._monotonic() + RECONCILE_SECONDS
                 tasks.enqueue(connection, "reconcile", "sample", moment)

@@ -45,6 +45,9 @@ _MAX_PAUSE_SECONDS = 2.0
 _GATHER_SECONDS = 0.005
 _MAX_QUEUED = 10_000
 _DECODED_ENTRIES = 4_096
+# Of an entry, between the scorecard's version and the days. A server of the previous release writes
+# no held credit: its entries have the days in other places, and must not read as holding none.
+_FIGURES = 9
 
 # KEYS[1]: the entry. ARGV: version, value, time to live in milliseconds, '1' to write only over an
 # existing entry, and the deadline of the write in milliseconds of Redis' clock. After the deadline
@@ -395,6 +398,8 @@ def _encode(position: CreditPosition, scorecard_version: str, master: str) -> st
             position.current_year_loans,
             position.as_of.isoformat(),
             position.valid_until.isoformat(),
+            position.held_principal_paise,
+            position.held_installments_paise,
             master,
         ],
         separators=(",", ":"),
@@ -409,8 +414,12 @@ def _decode(customer_id: int, value: bytes) -> CachedPosition | None:
     """
     try:
         fields: list[Any] = json.loads(value)
-        version, scorecard_version, *figures, master = fields
-        figures[-2:] = map(date.fromisoformat, figures[-2:])
+        version, scorecard_version, *figures, as_of, valid_until, held, installments, master = (
+            fields
+        )
+        if len(figures) != _FIGURES:
+            return None
+        figures += [*map(date.fromisoformat, (as_of, valid_until)), held, installments]
         position = CreditPosition(customer_id, version, *figures)
     except (ValueError, TypeError):
         return None

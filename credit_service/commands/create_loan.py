@@ -1,8 +1,12 @@
-"""Decide on a loan and book it atomically, against the customer's current position."""
+"""Decide on a loan, and book or offer it, atomically, against the customer's current position.
+
+A loan and an offer take the same path: read, decide, write.
+"""
 
 import json
 import time
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import lru_cache
 from uuid import UUID
 
@@ -12,18 +16,19 @@ from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
 from credit_service.commands.idempotency import fingerprint, used_before
+from credit_service.domain.cost_of_credit import Charge
 from credit_service.domain.decisions import encode_inputs, encode_outcome
 from credit_service.domain.eligibility import Ask, Decision, decide
 from credit_service.domain.errors import NotFoundError
 from credit_service.domain.loans import Loan, LoanTerms, book
-from credit_service.domain.positions import CreditPosition, with_booking
+from credit_service.domain.offers import LoanOffer, last_day_of, require_disbursement
+from credit_service.domain.positions import CreditPosition, with_booking, with_hold
 from credit_service.observability import metrics
-from credit_service.storage import bookings, customers, decisions, scorecards
+from credit_service.storage import bookings, customers, decisions, offers, scorecards
 from credit_service.storage.bookings import BookingRead, BookingWrite
 from credit_service.storage.database import Database, LostRaceError, constraint_of
 from credit_service.storage.decisions import StoredDecision
 
-_METHOD = "CreateLoan"
 _RACE_CONSTRAINTS = frozenset(
     {
         "requests_pkey",
@@ -31,6 +36,7 @@ _RACE_CONSTRAINTS = frozenset(
         "loans_pkey",
     }
 )
+_OFFERS = metrics.loan_offers.labels("created")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,29 @@ class CreateLoan:
     request_id: UUID
     customer_id: int
     ask: Ask
+
+
+@dataclass(frozen=True, slots=True)
+class CreateLoanOffer:
+    """A loan request to decide on and, if approved, to offer until `last_day`: None means 3 days
+    ahead."""
+
+    request_id: UUID
+    customer_id: int
+    ask: Ask
+    charges: tuple[Charge, ...] = ()
+    last_day: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A stored decision and the offer that it made. `decision` is None if an earlier request with
+    the same id made it; `position_after` is set if this one booked a loan or made an offer."""
+
+    stored: StoredDecision
+    offer: LoanOffer | None
+    decision: Decision | None = None
+    position_after: CreditPosition | None = None
 
 
 def create_loan(
@@ -62,23 +91,58 @@ def create_loan(
         RequestIdReusedError: the id was used for other content.
         RetryLaterError: other calls kept the customer busy for too long.
     """
+    return _create(database, command, moment, principal, cache).stored
+
+
+def create_loan_offer(
+    database: Database,
+    command: CreateLoanOffer,
+    moment: Moment,
+    principal: str,
+    *,
+    cache: PositionCache | None = None,
+) -> tuple[StoredDecision, LoanOffer | None]:
+    """Decide as `create_loan` does, store the decision, and hold the credit of an approved loan in
+    an offer; return the stored decision and the offer as made.
+
+    From this commit on the offer counts in every decision, up to its last day.
+
+    Raises:
+        InvalidFieldsError: `last_day` is not 0 to 30 days ahead, or the charges leave nothing to
+            disburse.
+        NotFoundError, RequestIdReusedError, RetryLaterError: as `create_loan`.
+    """
+    made = _create(database, command, moment, principal, cache)
+    return made.stored, made.offer
+
+
+def _create(
+    database: Database,
+    command: CreateLoan | CreateLoanOffer,
+    moment: Moment,
+    principal: str,
+    cache: PositionCache | None,
+) -> _Made:
     content = fingerprint(command)
     started_at = time.monotonic()
 
-    def attempt(number: int) -> tuple[StoredDecision, Decision | None, CreditPosition | None]:
+    def attempt(number: int) -> _Made:
         session = database.transaction() if number else database.autocommit()
         with session as connection:
             return _decide_and_book(
                 connection, command, content, moment, principal, lock=number > 0
             )
 
-    stored, decision, position_after = database.retry(attempt)
+    made = database.retry(attempt)
     failpoints.reach("create_loan.after_commit")
-    if decision is not None:
-        _count(decision)
-    if cache is not None and position_after is not None:
-        cache.put([position_after], stored.scorecard_version, moment, read_at=started_at)
-    return stored
+    if made.decision is not None:
+        _count(made.decision)
+        if made.offer is not None:
+            _OFFERS.inc()
+    if cache is not None and made.position_after is not None:
+        version = made.stored.scorecard_version
+        cache.put([made.position_after], version, moment, read_at=started_at)
+    return made
 
 
 _encode = json.JSONEncoder(default=str).encode
@@ -99,42 +163,55 @@ def _count(decision: Decision) -> None:
 
 def _decide_and_book(
     connection: Connection,
-    command: CreateLoan,
+    command: CreateLoan | CreateLoanOffer,
     content: bytes,
     moment: Moment,
     principal: str,
     *,
     lock: bool,
-) -> tuple[StoredDecision, Decision | None, CreditPosition | None]:
-    """Return the stored decision; for a new one also the decision, and for a booked loan the
-    position after it."""
-    read = bookings.read(connection, command.customer_id, command.request_id, lock=lock)
+) -> _Made:
+    """Decide and write, or return the result of the first request with this id."""
+    customer_id, method = command.customer_id, type(command).__name__
+    for_offer = isinstance(command, CreateLoanOffer)
+    read = bookings.read(
+        connection, customer_id, command.request_id, lock=lock, for_offer=for_offer
+    )
     if read is None:
-        raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
-    record = used_before(connection, read.request, command.request_id, _METHOD, content)
+        raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
+    record = used_before(connection, read.request, command.request_id, method, content)
     if record is not None:
-        stored = decisions.get(connection, command.customer_id, record.decision_id or 0)
-        return stored, None, None
+        stored = decisions.get(connection, customer_id, record.decision_id or 0)
+        if stored.offer_id is None:
+            return _Made(stored, None)
+        return _Made(stored, offers.get(connection, customer_id, stored.offer_id).as_created())
 
     position = customers.position_on(connection, read.position, moment.today)
     read = replace(read, position=position)
     scorecard = scorecards.get(connection, read.scorecard_version)
     decision = decide(position, command.ask, scorecard, moment.today)
-    loan = position_after = None
-    if decision.approved:
+    loan = offer = position_after = None
+    if isinstance(command, CreateLoanOffer):
+        require_disbursement(command.ask.principal_paise, command.charges)
+        last_day = last_day_of(command.last_day, moment.today)
+        if decision.approved:
+            offer = _offer(command, decision, read, moment, last_day, principal)
+            position_after = with_hold(position, offer.hold, moment.today)
+    elif decision.approved:
         loan = _loan(command, decision, read, moment)
         terms = LoanTerms(loan.principal_paise, loan.annual_rate_bps, loan.tenure_months)
         position_after = with_booking(position, terms, loan.installment_paise, moment.today)
     booking = BookingWrite(
         read=read,
+        method=method,
         request_id=command.request_id,
         fingerprint=content,
         inputs_json=encode_inputs(position, command.ask, moment.today, scorecard.version),
         outcome_json=encode_outcome(decision),
-        event_json=_event(command, decision, read.decision_id, loan),
+        event_json=_event(command, decision, read.decision_id, loan, offer),
         principal=principal,
         loan=loan,
         position_after=position_after,
+        offer=offer,
     )
     failpoints.reach("create_loan.before_write")
     try:
@@ -147,7 +224,7 @@ def _decide_and_book(
         raise LostRaceError("version")
     if lock:
         failpoints.reach("create_loan.before_commit")
-    return _stored(booking, command, moment, decision), decision, position_after
+    return _Made(_stored(booking, command, moment, decision), offer, decision, position_after)
 
 
 def _loan(command: CreateLoan, decision: Decision, read: BookingRead, moment: Moment) -> Loan:
@@ -155,18 +232,50 @@ def _loan(command: CreateLoan, decision: Decision, read: BookingRead, moment: Mo
     return book(
         LoanTerms(ask.principal_paise, decision.corrected_rate_bps, ask.tenure_months),
         decision.installment_paise,
-        loan_id=read.loan_id,
+        loan_id=read.new_id,
         customer_id=command.customer_id,
         day=moment.today,
         decision_id=read.decision_id,
     )
 
 
-def _event(command: CreateLoan, decision: Decision, decision_id: int, loan: Loan | None) -> str:
-    """Return the payload of loan_created or loan_declined."""
+def _offer(
+    command: CreateLoanOffer,
+    decision: Decision,
+    read: BookingRead,
+    moment: Moment,
+    last_day: date,
+    principal: str,
+) -> LoanOffer:
+    return LoanOffer(
+        customer_id=command.customer_id,
+        offer_id=read.new_id,
+        decision_id=read.decision_id,
+        principal_paise=command.ask.principal_paise,
+        annual_rate_bps=decision.corrected_rate_bps,
+        tenure_months=command.ask.tenure_months,
+        installment_paise=decision.installment_paise,
+        charges=command.charges,
+        created_at=moment.now,
+        created_on=moment.today,
+        last_day=last_day,
+        principal=principal,
+    )
+
+
+def _event(
+    command: CreateLoan | CreateLoanOffer,
+    decision: Decision,
+    decision_id: int,
+    loan: Loan | None,
+    offer: LoanOffer | None,
+) -> str:
+    """Return the payload of loan_created, loan_offer_created or loan_declined."""
     payload: dict[str, object] = {"decision_id": decision_id}
     if loan is not None:
         payload["loan"] = _fields(loan)
+    elif offer is not None:
+        payload["offer"] = offers.event_fields(offer)
     else:
         payload["ask"] = _fields(command.ask)
         payload["reasons"] = [reason.code for reason in decision.reasons]
@@ -180,7 +289,10 @@ def _fields(value: Loan | Ask) -> dict[str, object]:
 
 
 def _stored(
-    booking: BookingWrite, command: CreateLoan, moment: Moment, decision: Decision
+    booking: BookingWrite,
+    command: CreateLoan | CreateLoanOffer,
+    moment: Moment,
+    decision: Decision,
 ) -> StoredDecision:
     return StoredDecision(
         customer_id=command.customer_id,
@@ -188,12 +300,13 @@ def _stored(
         request_id=command.request_id,
         decided_at=moment.now,
         decided_on=moment.today,
-        approved=booking.loan is not None,
+        approved=decision.approved,
         loan_id=None if booking.loan is None else booking.loan.loan_id,
         customer_version=booking.read.position.version,
         scorecard_version=booking.read.scorecard_version,
         inputs_json=booking.inputs_json,
         outcome_json=booking.outcome_json,
         principal=booking.principal,
+        offer_id=None if booking.offer is None else booking.offer.offer_id,
         decided=decision,
     )

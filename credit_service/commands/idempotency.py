@@ -36,6 +36,8 @@ def _content(value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _written(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_written, value))})"
     if not is_dataclass(value):
         return repr(value)
     inner = ", ".join(f"{name}={text}" for name, text in _content(value))

@@ -60,7 +60,12 @@ class LaterReleaseError(ValueError):
 
 
 def encode_inputs(position: CreditPosition, ask: Ask, day: date, scorecard_version: str) -> str:
-    """The inputs of a decision by the current rules, as canonical JSON."""
+    """The inputs of a decision by the current rules, as canonical JSON. Held credit of 0 is left
+    out."""
+    held = {
+        "held_principal_paise": position.held_principal_paise,
+        "held_installments_paise": position.held_installments_paise,
+    }
     return _encode(
         {
             "format": FORMAT,
@@ -85,6 +90,7 @@ def encode_inputs(position: CreditPosition, ask: Ask, day: date, scorecard_versi
                 "current_year_loans": position.current_year_loans,
                 "as_of": position.as_of.isoformat(),
                 "valid_until": position.valid_until.isoformat(),
+                **{name: paise for name, paise in held.items() if paise},
             },
             "scorecard_version": scorecard_version,
         }

@@ -140,8 +140,11 @@ def decide(
     # The first two limits may be negative.
     limits = _Limits(
         max_installment_paise=_income_share_paise(position, scorecard)
-        - position.current_installments_paise,
-        max_principal_paise=position.approved_limit_paise - position.current_debt_paise,
+        - position.current_installments_paise
+        - position.held_installments_paise,
+        max_principal_paise=position.approved_limit_paise
+        - position.current_debt_paise
+        - position.held_principal_paise,
         least_principal_paise=scorecard.min_principal_paise,
         rate_bps=rate_bps,
         rules=rules,
@@ -346,14 +349,16 @@ def _burden_reason(
     position: CreditPosition, scorecard: Scorecard, installment: int, too_high: int
 ) -> Reason:
     """`too_high` is the installment that does not fit: the monthly one, or the last."""
-    burden = position.current_installments_paise + too_high
+    held = position.held_installments_paise
+    burden = position.current_installments_paise + held + too_high
+    also = f", held installments of {format_inr(held)}" if held else ""
     new = f"one of {format_inr(installment)}"
     if too_high > installment:
         new = f"loan's last one of {format_inr(too_high)}"
     return Reason(
         ReasonCode.EMI_BURDEN_TOO_HIGH,
-        f"Current installments of {format_inr(position.current_installments_paise)} and the new "
-        f"{new} come to {format_inr(burden)} a month, more than "
+        f"Current installments of {format_inr(position.current_installments_paise)}{also} and the "
+        f"new {new} come to {format_inr(burden)} a month, more than "
         f"{format_rate(scorecard.income_share_bps)} of the monthly income of "
         f"{format_inr(position.monthly_income_paise)}.",
         format_rupees(burden),
@@ -362,10 +367,12 @@ def _burden_reason(
 
 
 def _limit_reason(position: CreditPosition, ask: Ask) -> Reason:
-    debt = position.current_debt_paise + ask.principal_paise
+    held = position.held_principal_paise
+    debt = position.current_debt_paise + held + ask.principal_paise
+    also = f", held credit of {format_inr(held)}" if held else ""
     return Reason(
         ReasonCode.APPROVED_LIMIT_EXCEEDED,
-        f"The current debt of {format_inr(position.current_debt_paise)} and the loan of "
+        f"The current debt of {format_inr(position.current_debt_paise)}{also} and the loan of "
         f"{format_inr(ask.principal_paise)} come to {format_inr(debt)}, more than the approved "
         f"limit of {format_inr(position.approved_limit_paise)}.",
         format_rupees(debt),

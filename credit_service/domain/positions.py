@@ -1,22 +1,39 @@
-"""The credit position: the sums over a customer's loans that scores and decisions need."""
+"""The credit position: sums over a customer's loans and holds, for scores and decisions."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 
 from credit_service.domain.calendar import add_months, installments_due_by
 from credit_service.domain.loans import Loan, LoanState, LoanTerms
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """The credit that an OPEN offer holds, up to and including `last_day`."""
+
+    offer_id: int
+    principal_paise: int
+    installment_paise: int
+    last_day: date
+
+    @property
+    def valid_until(self) -> date:
+        """The first day on which no decision counts the hold."""
+        return self.last_day + timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
 class CreditPosition:
-    """Sums over a customer's loans, valid on every day of [as_of, valid_until).
+    """Sums over a customer's loans and holds, valid on every day of [as_of, valid_until).
 
     `current_debt_paise` (summed principal) and `current_installments_paise` cover ACTIVE loans;
     `loan_count` and `total_principal_paise` cover all loans ever taken. `emis_due` is Σ d_k with
     d_k = max(installments due, EMIs paid on time), so `emis_on_time` ≤ `emis_due`.
     `current_year_loans` counts loans opened or active at any time in the calendar year.
     `valid_until` is the first day on which a figure may change without a new event.
+    `held_principal_paise` and `held_installments_paise` cover the OPEN offers whose last day has
+    not passed: they count against the approved limit and the income share, not in the score.
     """
 
     customer_id: int
@@ -32,6 +49,8 @@ class CreditPosition:
     current_year_loans: int
     as_of: date
     valid_until: date
+    held_principal_paise: int = 0
+    held_installments_paise: int = 0
 
 
 def position_from_loans(
@@ -41,11 +60,12 @@ def position_from_loans(
     approved_limit_paise: int,
     loans: Iterable[Loan],
     day: date,
+    holds: Iterable[Hold] = (),
 ) -> CreditPosition:
-    """The position on `day`, computed from all the customer's loans.
+    """The position on `day`, computed from all the customer's loans and the holds of OPEN offers.
 
     A loan counts for the year of `day` when its start date's year is that year or earlier and it
-    had not closed before that year began.
+    had not closed before that year began. A hold whose last day is before `day` does not count.
     """
     debt = installments = count = total = on_time = due = this_year = 0
     valid_until = date(day.year + 1, 1, 1)
@@ -65,6 +85,12 @@ def position_from_loans(
         change = _next_change(loan, due_by_day)
         if change is not None and change < valid_until:
             valid_until = change
+    held = held_installments = 0
+    for hold in holds:
+        if hold.last_day >= day:
+            held += hold.principal_paise
+            held_installments += hold.installment_paise
+            valid_until = min(valid_until, hold.valid_until)
     return CreditPosition(
         customer_id=customer_id,
         version=version,
@@ -79,6 +105,8 @@ def position_from_loans(
         current_year_loans=this_year,
         as_of=day,
         valid_until=valid_until,
+        held_principal_paise=held,
+        held_installments_paise=held_installments,
     )
 
 
@@ -123,6 +151,25 @@ def with_booking(
         current_year_loans=position.current_year_loans + 1,
         as_of=day,
         valid_until=min(position.valid_until, add_months(day, 1)),
+        held_principal_paise=position.held_principal_paise,
+        held_installments_paise=position.held_installments_paise,
+    )
+
+
+def with_hold(position: CreditPosition, hold: Hold, day: date) -> CreditPosition:
+    """The position after an offer holds credit from `day` on: the next version, equal to one
+    computed from all loans and holds.
+
+    Raises ValueError when the position is not valid on `day`.
+    """
+    require_valid_on(position, day)
+    return replace(
+        position,
+        version=position.version + 1,
+        as_of=day,
+        valid_until=min(position.valid_until, hold.valid_until),
+        held_principal_paise=position.held_principal_paise + hold.principal_paise,
+        held_installments_paise=position.held_installments_paise + hold.installment_paise,
     )
 
 

@@ -187,6 +187,14 @@ decision_score = Histogram(
     registry=REGISTRY,
     buckets=(0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100),
 )
+LOAN_OFFER_EVENTS: Final = ("created", "accepted", "withdrawn", "expired")
+loan_offers = Counter(
+    "credit_loan_offers_total",
+    "Offers by what happened to them (created, accepted, withdrawn, expired). Repeated answers to"
+    " the same request id do not count.",
+    ("event",),
+    registry=REGISTRY,
+)
 lost_races = Counter(
     "credit_database_lost_races_total",
     "Attempts at a unit of work that another transaction invalidated, and that were retried.",

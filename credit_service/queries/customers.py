@@ -1,5 +1,7 @@
 """Look up customers."""
 
+from datetime import date
+
 from credit_service.domain.errors import NotFoundError
 from credit_service.storage import customers
 from credit_service.storage.customers import CustomersPage, CustomerView, PageStart
@@ -7,9 +9,15 @@ from credit_service.storage.database import Database
 
 
 def get_customer(
-    database: Database, *, customer_id: int | None = None, phone_number: str | None = None
+    database: Database,
+    *,
+    customer_id: int | None = None,
+    phone_number: str | None = None,
+    day: date | None = None,
 ) -> CustomerView:
     """Return the customer with that id or that phone number in E.164; pass exactly one of them.
+
+    With `day`, held credit is that of the day, otherwise as stored.
 
     Raises:
         NotFoundError: CUSTOMER_NOT_FOUND.
@@ -21,18 +29,22 @@ def get_customer(
             view = customers.find_by_phone(connection, phone_number)
         else:
             raise ValueError("neither customer_id nor phone_number is given")
-    if view is None:
-        if customer_id is not None:
-            raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
-        # The message omits the number, which is personal data.
-        message = "There is no customer with this phone number."
-        found_by = {"lookup": "phone_number"}
-        raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", "", message, found_by)
-    return view
+        if view is not None:
+            return view if day is None else customers.with_current_holds(connection, view, day)
+    if customer_id is not None:
+        raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
+    # The message omits the number, which is personal data.
+    message = "There is no customer with this phone number."
+    found_by = {"lookup": "phone_number"}
+    raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", "", message, found_by)
 
 
-def list_customers(database: Database, query: str, start: PageStart, limit: int) -> CustomersPage:
+def list_customers(
+    database: Database, query: str, start: PageStart, limit: int, day: date
+) -> CustomersPage:
     """Return a page of at most `limit` customers whose name or phone number starts with `query`:
-    see `storage.customers.search`."""
+    see `storage.customers.search`. Held credit is that of `day`."""
     with database.autocommit() as connection:
-        return customers.search(connection, query, start, limit)
+        page = customers.search(connection, query, start, limit)
+        views = [customers.with_current_holds(connection, each, day) for each in page.customers]
+    return page._replace(customers=views)

@@ -29,9 +29,11 @@ class RepaymentSchedule:
 
 
 def get_loan(
-    database: Database, loan_id: int, customer_id: int | None
+    database: Database, loan_id: int, customer_id: int | None, day: date | None = None
 ) -> tuple[Loan, CustomerView]:
     """Return the loan and its customer; `customer_id` is optional if only one customer has the id.
+
+    With `day`, held credit is that of the day, otherwise as stored.
 
     Raises:
         NotFoundError: LOAN_NOT_FOUND.
@@ -39,12 +41,14 @@ def get_loan(
     """
     with database.autocommit() as connection:
         found = customers.loans_of_id(connection, loan_id, customer_id, _MOST_HOLDERS_NAMED + 1)
+        if len(found) == 1:
+            loan, view = found[0]
+            if day is not None:
+                view = customers.with_current_holds(connection, view, day)
+            return loan, view
     if not found:
         raise _no_loan(loan_id, customer_id)
-    if len(found) > 1:
-        holders = [str(view.customer.customer_id) for _, view in found]
-        raise _ambiguous(loan_id, holders)
-    return found[0]
+    raise _ambiguous(loan_id, [str(view.customer.customer_id) for _, view in found])
 
 
 def _ambiguous(loan_id: int, holders: list[str]) -> PreconditionFailedError:

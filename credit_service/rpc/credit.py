@@ -74,19 +74,19 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         self, request: pb.GetCustomerRequest, context: grpc.ServicerContext
     ) -> pb.GetCustomerResponse:
         """Get a customer by id or phone number."""
-        violations = Violations()
+        violations, today = Violations(), self._clock.moment().today
         key = request.WhichOneof("key")
         if key == "customer_id":
             customer_id = fields.read_id(request.customer_id, key, violations)
             violations.raise_if_any()
-            view = get_customer(self._database, customer_id=customer_id)
+            view = get_customer(self._database, customer_id=customer_id, day=today)
         else:
             if key is None:
                 violations.add("key", REQUIRED, "is required: set customer_id or phone_number.")
                 violations.raise_if_any()
             phone = fields.read_phone_number(request.phone_number, "phone_number", violations)
             violations.raise_if_any()
-            view = get_customer(self._database, phone_number=phone)
+            view = get_customer(self._database, phone_number=phone, day=today)
         return pb.GetCustomerResponse(customer=credit.write_customer(view))
 
     def ListCustomers(
@@ -98,7 +98,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         size = pages.read_page_size(request.page_size, violations)
         violations.raise_if_any()
         start = _read_customers_token(request.page_token, query)
-        page = list_customers(self._database, query, start, size)
+        page = list_customers(self._database, query, start, size, self._clock.moment().today)
         response = pb.ListCustomersResponse()
         for view in page.customers:
             credit.fill_customer(response.customers.add(), view)
@@ -148,7 +148,8 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         loan_id = fields.read_id(request.loan_id, "loan_id", violations)
         customer_id = _optional_customer_id(request, violations)
         violations.raise_if_any()
-        loan, view = get_loan(self._database, loan_id, customer_id)
+        today = self._clock.moment().today
+        loan, view = get_loan(self._database, loan_id, customer_id, today)
         response = pb.GetLoanResponse()
         credit.fill_loan(response.loan, loan)
         credit.fill_customer(response.customer, view)

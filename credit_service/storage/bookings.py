@@ -1,7 +1,8 @@
-"""The two statements of CreateLoan: one reads everything a decision needs, one writes its effects.
+"""The two statements of CreateLoan and CreateLoanOffer: one reads everything a decision needs, one
+writes its effects.
 
 The write is guarded by the version that was read. It either moves the customer from that version to
-the next with decision, loan, request record and event, or does nothing.
+the next with decision, loan or offer, request record and event, or does nothing.
 """
 
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from sqlalchemy import Connection
 
 from credit_service.clock import Moment
 from credit_service.domain.loans import Loan
+from credit_service.domain.offers import LoanOffer
 from credit_service.domain.positions import CreditPosition
 from credit_service.observability import tracing
-from credit_service.storage import cluster, customers, requests
+from credit_service.storage import cluster, customers, offers, requests
 from credit_service.storage.statements import Statement
 
-_IDS = "nextval('decision_ids'), nextval('loan_ids')"
+_LOAN_IDS = "nextval('decision_ids'), nextval('loan_ids')"
+_OFFER_IDS = "nextval('decision_ids'), nextval('offer_ids')"
 
 
 def _read(columns: str) -> Statement:
@@ -33,10 +36,12 @@ def _read(columns: str) -> Statement:
     )
 
 
-READ = _read(f", {_IDS}")
+READ = _read(f", {_LOAN_IDS}")
+READ_FOR_OFFER = _read(f", {_OFFER_IDS}")
 # On a cluster: the coordinator has the sequences, and another node the customer.
 _READ_WITHOUT_IDS = _read("")
-_DRAW_IDS = Statement(f"SELECT {_IDS}")
+_DRAW_LOAN_IDS = Statement(f"SELECT {_LOAN_IDS}")
+_DRAW_OFFER_IDS = Statement(f"SELECT {_OFFER_IDS}")
 
 _REQUESTS_AT = customers.POSITION_COLUMN_COUNT
 _REST_AT = _REQUESTS_AT + requests.COLUMN_COUNT
@@ -54,11 +59,17 @@ class BookingRead:
     request: requests.RequestRecord | None
     scorecard_version: str
     decision_id: int
-    loan_id: int
+    # Of a loan, or of an offer.
+    new_id: int
 
 
 def read(
-    connection: Connection, customer_id: int, request_id: UUID, *, lock: bool
+    connection: Connection,
+    customer_id: int,
+    request_id: UUID,
+    *,
+    lock: bool,
+    for_offer: bool = False,
 ) -> BookingRead | None:
     """Return the customer's position, the request's record and new ids; None for an unknown
     customer.
@@ -70,10 +81,10 @@ def read(
     values = {"customer_id": customer_id, "request_id": request_id}
     if cluster.is_distributed(connection):
         row = _READ_WITHOUT_IDS.row(connection, values)
-        ids = _DRAW_IDS.row(connection, {})
+        ids = (_DRAW_OFFER_IDS if for_offer else _DRAW_LOAN_IDS).row(connection, {})
         row = None if row is None or ids is None else row + ids
     else:
-        row = READ.row(connection, values)
+        row = (READ_FOR_OFFER if for_offer else READ).row(connection, values)
     if row is None:
         return None
     return BookingRead(
@@ -84,10 +95,11 @@ def read(
 _WRITE_COMMON = """
     d AS (
         INSERT INTO decisions (customer_id, decision_id, request_id, decided_at, decided_on,
-            approved, loan_id, customer_version, scorecard_version, inputs, outcome, principal)
+            approved, loan_id, offer_id, customer_version, scorecard_version, inputs, outcome,
+            principal)
         SELECT customer_id, :decision_id, :request_id, :now, :today, :approved, :loan_id,
-            :read_version, :scorecard_version, CAST(:inputs AS json), CAST(:outcome AS json),
-            :principal
+            :offer_id, :read_version, :scorecard_version, CAST(:inputs AS json),
+            CAST(:outcome AS json), :principal
         FROM c
     ), e AS (
         INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload,
@@ -98,7 +110,7 @@ _WRITE_COMMON = """
     ), r AS (
         INSERT INTO requests (request_id, method, fingerprint, customer_id, decision_id,
             created_at, principal)
-        SELECT :request_id, 'CreateLoan', :fingerprint, customer_id, :decision_id, :now,
+        SELECT :request_id, :method, :fingerprint, customer_id, :decision_id, :now,
             :principal
         FROM c
     )
@@ -118,16 +130,48 @@ WRITE_APPROVED = Statement(
             emis_due = :emis_due,
             current_year_loans = :current_year_loans,
             position_as_of = :today,
-            position_valid_until = :valid_until
+            position_valid_until = :valid_until,
+            held_principal_paise = :held_principal_paise,
+            held_installments_paise = :held_installments_paise,
+            held_valid_until = :held_valid_until
         WHERE customer_id = :customer_id AND version = :read_version
-        RETURNING customer_id, version, event_seq, current_debt_paise, approved_limit_paise
+        RETURNING customer_id, version, event_seq, current_debt_paise, approved_limit_paise,
+            held_principal_paise
     ), {_WRITE_COMMON}, l AS (
         INSERT INTO loans (customer_id, loan_id, principal_paise, annual_rate_bps, tenure_months,
             installment_paise, start_date, end_date, imported, decision_id,
-            debt_at_booking_paise, limit_at_booking_paise)
+            debt_at_booking_paise, limit_at_booking_paise, held_at_booking_paise)
         SELECT customer_id, :loan_id, :principal_paise, :annual_rate_bps, :tenure_months,
             :installment_paise, :today, :end_date, false, :decision_id, current_debt_paise,
-            approved_limit_paise
+            approved_limit_paise, held_principal_paise
+        FROM c
+    )
+    SELECT count(*) FROM c
+    """
+)
+WRITE_OFFER = Statement(
+    f"""
+    WITH c AS (
+        UPDATE customers SET
+            version = version + 1,
+            event_seq = event_seq + 1,
+            emis_due = :emis_due,
+            current_year_loans = :current_year_loans,
+            position_as_of = :today,
+            position_valid_until = :loans_valid_until,
+            held_principal_paise = :held_principal_paise,
+            held_installments_paise = :held_installments_paise,
+            held_valid_until = :held_valid_until
+        WHERE customer_id = :customer_id AND version = :read_version
+        RETURNING customer_id, version, event_seq,
+            current_debt_paise + held_principal_paise AS used_paise, approved_limit_paise
+    ), {_WRITE_COMMON}, o AS (
+        INSERT INTO loan_offers (customer_id, offer_id, decision_id, principal_paise,
+            annual_rate_bps, tenure_months, installment_paise, charges, created_at, created_on,
+            last_day, principal, used_at_offer_paise, limit_at_offer_paise)
+        SELECT customer_id, :offer_id, :decision_id, :principal_paise, :annual_rate_bps,
+            :tenure_months, :installment_paise, CAST(:charges AS json), :now, :today, :last_day,
+            :principal, used_paise, approved_limit_paise
         FROM c
     )
     SELECT count(*) FROM c
@@ -147,9 +191,11 @@ WRITE_DECLINED = Statement(
 
 @dataclass(frozen=True, slots=True)
 class BookingWrite:
-    """A decision to store; for an approval with the loan and the position after it."""
+    """A decision to store; for an approval with the loan or the offer, and the position after
+    it."""
 
     read: BookingRead
+    method: str
     request_id: UUID
     fingerprint: bytes
     inputs_json: str
@@ -158,19 +204,23 @@ class BookingWrite:
     principal: str
     loan: Loan | None
     position_after: CreditPosition | None
+    offer: LoanOffer | None = None
 
 
 def write(connection: Connection, booking: BookingWrite, moment: Moment) -> bool:
     """Store the decision; return False if the customer's version has changed since the read.
 
-    Raises IntegrityError if a concurrent request used the request id, or if the loan would exceed
-    the customer's limit, which only a defect elsewhere can cause.
+    Raises IntegrityError if a concurrent request used the request id, or if the loan or offer would
+    exceed the customer's limit, which only a defect elsewhere can cause.
     """
     values: dict[str, Any] = {
         "customer_id": booking.read.position.customer_id,
         "read_version": booking.read.position.version,
         "scorecard_version": booking.read.scorecard_version,
         "decision_id": booking.read.decision_id,
+        "loan_id": None,
+        "offer_id": None,
+        "method": booking.method,
         "request_id": booking.request_id,
         "fingerprint": booking.fingerprint,
         "inputs": booking.inputs_json,
@@ -181,12 +231,19 @@ def write(connection: Connection, booking: BookingWrite, moment: Moment) -> bool
         "now": moment.now,
         "today": moment.today,
     }
-    if booking.loan is None or booking.position_after is None:
-        values |= {"approved": False, "loan_id": None, "event_kind": "loan_declined"}
-        return WRITE_DECLINED.row(connection, values) == (1,)
-    values |= {"approved": True, "event_kind": "loan_created"}
-    values |= _loan_values(booking.loan) | _position_values(booking.position_after)
-    return WRITE_APPROVED.row(connection, values) == (1,)
+    after = booking.position_after
+    if after is not None and booking.loan is not None:
+        values |= {"approved": True, "event_kind": "loan_created"}
+        values |= _loan_values(booking.loan) | _position_values(after)
+        return WRITE_APPROVED.row(connection, values) == (1,)
+    if after is not None and booking.offer is not None:
+        values |= {"approved": True, "event_kind": "loan_offer_created"}
+        values |= offers.values(booking.offer) | _position_values(after)
+        # That of the loans alone, which servers of the previous release compare with the loans.
+        values["loans_valid_until"] = booking.read.position.valid_until
+        return WRITE_OFFER.row(connection, values) == (1,)
+    values |= {"approved": False, "event_kind": "loan_declined"}
+    return WRITE_DECLINED.row(connection, values) == (1,)
 
 
 def _loan_values(loan: Loan) -> dict[str, int | date]:
@@ -200,8 +257,9 @@ def _loan_values(loan: Loan) -> dict[str, int | date]:
     }
 
 
-def _position_values(position: CreditPosition) -> dict[str, int | date]:
+def _position_values(position: CreditPosition) -> dict[str, int | date | None]:
     return {
+        **customers.held_values(position),
         "emis_due": position.emis_due,
         "current_year_loans": position.current_year_loans,
         "valid_until": position.valid_until,

@@ -39,8 +39,13 @@ _DISTRIBUTED = sorted(
     (each for each in metadata.sorted_tables if each.info != LOCAL),
     key=lambda table: table is not customers,
 )
-# Migration 0014: for servers of the previous release, which know no cluster.
-_TRIGGERS = ("phone_number_added", "phone_number_changed", "phone_number_removed")
+# Migrations 0014 and 0016: for servers of the previous release, which know no cluster.
+_TRIGGERS = {
+    "phone_number_added": "customers",
+    "phone_number_changed": "customers",
+    "phone_number_removed": "customers",
+    "loans_beside_held_credit": "loans",
+}
 
 
 def is_distributed(connection: Connection) -> bool:
@@ -119,8 +124,8 @@ def distribute(connection: Connection) -> list[str]:
     run("SET LOCAL citus.multi_shard_modify_mode = 'sequential'")
     # The triggers refuse changes of facts, and read no other rows.
     run("SET LOCAL citus.enable_unsafe_triggers = on")
-    for name in _TRIGGERS:
-        run(f"DROP TRIGGER IF EXISTS {name} ON customers")
+    for name, table_name in _TRIGGERS.items():
+        run(f"DROP TRIGGER IF EXISTS {name} ON {table_name}")
     # A table cannot be placed while one that is not placed refers to it.
     keys = [key for table in unplaced for key in _foreign_keys(table.foreign_key_constraints)]
     for key in keys:

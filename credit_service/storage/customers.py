@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -11,9 +11,14 @@ from sqlalchemy import Connection, text
 
 from credit_service.domain.customers import Customer
 from credit_service.domain.loans import Loan
-from credit_service.domain.positions import CreditPosition, is_valid_on, position_from_loans
+from credit_service.domain.positions import (
+    CreditPosition,
+    Hold,
+    is_valid_on,
+    position_from_loans,
+)
 from credit_service.observability import tracing
-from credit_service.storage import loans
+from credit_service.storage import holds, loans
 from credit_service.storage.statements import Statement
 
 
@@ -25,25 +30,44 @@ class CustomerView:
     position: CreditPosition
 
 
-COLUMNS = """c.customer_id, c.first_name, c.last_name, c.age, c.monthly_income_paise,
-    c.phone_number, c.approved_limit_paise, c.version, c.created_at, c.current_debt_paise,
-    c.current_installments_paise, c.loan_count, c.total_principal_paise, c.emis_on_time,
-    c.emis_due, c.current_year_loans, c.position_as_of, c.position_valid_until"""
+_SUMS = """c.current_debt_paise, c.current_installments_paise, c.loan_count,
+    c.total_principal_paise, c.emis_on_time, c.emis_due, c.current_year_loans, c.position_as_of,
+    least(c.position_valid_until, c.held_valid_until), c.held_principal_paise,
+    c.held_installments_paise"""
+
+COLUMNS = f"""c.customer_id, c.first_name, c.last_name, c.age, c.monthly_income_paise,
+    c.phone_number, c.approved_limit_paise, c.version, c.created_at, {_SUMS}"""
 """The columns that `view` reads, in its order, of a table aliased c."""
 
-COLUMN_COUNT = 18
+COLUMN_COUNT = 20
 
-POSITION_COLUMNS = """c.customer_id, c.version, c.monthly_income_paise, c.approved_limit_paise,
-    c.current_debt_paise, c.current_installments_paise, c.loan_count, c.total_principal_paise,
-    c.emis_on_time, c.emis_due, c.current_year_loans, c.position_as_of, c.position_valid_until"""
-"""The fields of a CreditPosition, in its order, of a table aliased c."""
+POSITION_COLUMNS = f"""c.customer_id, c.version, c.monthly_income_paise, c.approved_limit_paise,
+    {_SUMS}"""
+"""The fields of a CreditPosition, in its order, of a table aliased c.
 
-POSITION_COLUMN_COUNT = 13
+`valid_until` is the earlier of two days: servers of the previous release know only the one of the
+loans.
+"""
+
+POSITION_COLUMN_COUNT = 15
 
 
 def position(row: Any) -> CreditPosition:
     """Return the position from a row that starts with POSITION_COLUMNS."""
     return CreditPosition(*row[:POSITION_COLUMN_COUNT])
+
+
+def held_values(after: CreditPosition) -> dict[str, int | date | None]:
+    """Return the values of the columns of held credit, from the position after a write.
+
+    The last one is the day until which the others are valid, whatever a server of the previous
+    release writes: it does not know them.
+    """
+    return {
+        "held_principal_paise": after.held_principal_paise,
+        "held_installments_paise": after.held_installments_paise,
+        "held_valid_until": after.valid_until if after.held_principal_paise else None,
+    }
 
 
 def view(row: Any) -> CustomerView:
@@ -101,37 +125,54 @@ def lock(connection: Connection, customer_id: int) -> None:
 
 
 _POSITION_WITH_LOANS = Statement(
-    f"""SELECT {POSITION_COLUMNS}, {loans.COLUMNS}
+    f"""SELECT {POSITION_COLUMNS}, {holds.OPEN}, {loans.COLUMNS}
     FROM customers c LEFT JOIN loans l USING (customer_id)
     WHERE c.customer_id = :customer_id"""
 )
 
 
-def position_with_loans(
-    connection: Connection, customer_id: int
-) -> tuple[CreditPosition, list[Loan]]:
-    """Return the stored position and all loans of an existing customer, read at one instant."""
+class PositionFacts(NamedTuple):
+    """A customer's stored position, and the loans and holds from which it is computed."""
+
+    stored: CreditPosition
+    loans: list[Loan]
+    # Of OPEN offers, those past their last day included.
+    holds: list[Hold]
+
+    def on(self, day: date) -> CreditPosition:
+        """Return the position on that day, computed from the loans and holds."""
+        return position_from_loans(
+            self.stored.customer_id,
+            self.stored.version,
+            self.stored.monthly_income_paise,
+            self.stored.approved_limit_paise,
+            self.loans,
+            day,
+            self.holds,
+        )
+
+
+def position_facts(connection: Connection, customer_id: int) -> PositionFacts:
+    """Return the stored position, all loans and the holds of an existing customer, read at one
+    instant."""
     rows = _POSITION_WITH_LOANS.rows(connection, {"customer_id": customer_id})
-    found = [row[POSITION_COLUMN_COUNT:] for row in rows]
-    return position(rows[0]), [loans.loan(row) for row in found if row[0] is not None]
+    found = [row[POSITION_COLUMN_COUNT + 1 :] for row in rows]
+    return PositionFacts(
+        position(rows[0]),
+        [loans.loan(row) for row in found if row[0] is not None],
+        holds.holds(rows[0][POSITION_COLUMN_COUNT]),
+    )
 
 
 def position_on(connection: Connection, stored: CreditPosition, day: date) -> CreditPosition:
-    """Return the position on that day: the stored one while it is valid, else from the loans.
+    """Return the position on that day: the stored one while it is valid, else from the loans and
+    holds.
 
-    Position and loans are then read at one instant, which may be later than that of `stored`.
+    They are then read at one instant, which may be later than that of `stored`.
     """
     if is_valid_on(stored, day):
         return stored
-    newest, found = position_with_loans(connection, stored.customer_id)
-    return position_from_loans(
-        newest.customer_id,
-        newest.version,
-        newest.monthly_income_paise,
-        newest.approved_limit_paise,
-        found,
-        day,
-    )
+    return position_facts(connection, stored.customer_id).on(day)
 
 
 _POSITIONS_AFTER = text(
@@ -361,6 +402,14 @@ def register(connection: Connection, values: dict[str, Any]) -> int:
     """
     rows = _INSERT.rows(connection, values | {"traceparent": tracing.traceparent()})
     return int(rows[0][0])
+
+
+def with_current_holds(connection: Connection, found: CustomerView, day: date) -> CustomerView:
+    """Return the customer with what offers hold on that day: not what one held that has expired
+    since the position was stored."""
+    if not found.position.held_principal_paise or is_valid_on(found.position, day):
+        return found
+    return replace(found, position=position_facts(connection, found.customer.customer_id).on(day))
 
 
 _LOANS_WITH_CUSTOMERS = f"""

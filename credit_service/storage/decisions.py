@@ -28,6 +28,7 @@ class StoredDecision:
     inputs_json: str
     outcome_json: str
     principal: str
+    offer_id: int | None = None
     # The parsed outcome_json of a decision that was just made; else None.
     decided: Decision | None = field(default=None, compare=False, repr=False)
 
@@ -37,7 +38,7 @@ class StoredDecision:
         return decode_outcome(self.outcome_json) if self.decided is None else self.decided
 
     def loan_as_booked(self) -> Loan | None:
-        """Return the loan as booked, before any payment; None for a decline."""
+        """Return the loan as booked, before any payment; None for a decline or an offer."""
         if self.loan_id is None:
             return None
         ask = decode_inputs(self.inputs_json).ask
@@ -55,7 +56,7 @@ class StoredDecision:
 
 COLUMNS = """d.customer_id, d.decision_id, d.request_id, d.decided_at, d.decided_on, d.approved,
     d.loan_id, d.customer_version, d.scorecard_version, d.inputs::text, d.outcome::text,
-    d.principal"""
+    d.principal, d.offer_id"""
 """The fields of a StoredDecision, in its order, of a table aliased d."""
 
 

@@ -25,9 +25,17 @@ from credit_service.storage.statements import Statement
 _SEQUENCER_LOCK = 0x6372656469740002
 
 SCORE_CHANGING_KINDS = frozenset(
-    {"customer_registered", "loan_created", "payment_recorded", "loan_closed"}
+    {
+        "customer_registered",
+        "loan_created",
+        "payment_recorded",
+        "loan_closed",
+        "loan_offer_created",
+        "loan_offer_ended",
+    }
 )
-"""Kinds of events after which the customer's score is recomputed."""
+"""Kinds of events after which the customer's score is recomputed. Offers do not change it, but the
+version of the position to which it belongs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,8 @@ class StoredEvent:
 _HAS_UNPUBLISHED = Statement("SELECT FROM events WHERE event_id IS NULL LIMIT 1")
 _LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
 _PUBLISHED = """events.event_id, events.customer_id, events.kind,
-    CASE WHEN events.kind IN ('loan_created', 'loan_declined')
+    CASE WHEN events.kind IN ('loan_declined', 'loan_offer_created')
+            OR events.kind = 'loan_created' AND events.payload ->> 'offer_id' IS NULL
         THEN CAST(events.payload ->> 'decision_id' AS bigint) END AS decision_id,
     events.traceparent"""
 # Within a customer by event_seq: events commit in that order, so none found is ahead of a gap.
@@ -80,7 +89,8 @@ class PublishedEvent:
     event_id: int
     customer_id: int
     kind: str
-    # Of loan_created and loan_declined.
+    # Of the event of a decision: loan_created (unless an offer was accepted), loan_declined,
+    # loan_offer_created.
     decision_id: int | None
     # Of the work that it came from.
     traceparent: str | None

@@ -22,10 +22,11 @@ GROWTH: Final[Mapping[str, Growth]] = {
     "phone_numbers": Growth("each phone number in use", "a customer gives it up"),
     "loans": Growth("each loan", _KEPT),
     "payments": Growth("each payment", _KEPT),
-    "decisions": Growth("each decision of CreateLoan", "kept: each can be replayed"),
-    "shadow_decisions": Growth(
-        "each decision of CreateLoan while there is a shadow scorecard", _KEPT
+    "decisions": Growth(
+        "each decision of CreateLoan and CreateLoanOffer", "kept: each can be replayed"
     ),
+    "loan_offers": Growth("each offer", _KEPT),
+    "shadow_decisions": Growth("each of these decisions while there is a shadow scorecard", _KEPT),
     "score_history": Growth("each change of a customer's score", _KEPT),
     "fact_changes": Growth("each fact that an import changed", _KEPT),
     "ingestions": Growth("each ingestion", "kept, with its counts"),

@@ -126,7 +126,10 @@ _WRITE = Statement(
             emis_due = :emis_due,
             current_year_loans = :current_year_loans,
             position_as_of = :today,
-            position_valid_until = :valid_until
+            position_valid_until = :valid_until,
+            held_principal_paise = :held_principal_paise,
+            held_installments_paise = :held_installments_paise,
+            held_valid_until = :held_valid_until
         WHERE customer_id = :customer_id AND version = :read_version
         RETURNING customer_id, version, event_seq
     ), l AS (
@@ -227,6 +230,7 @@ def write(connection: Connection, payment: PaymentWrite, moment: Moment) -> Stor
             "emis_due": after.emis_due,
             "current_year_loans": after.current_year_loans,
             "valid_until": after.valid_until,
+            **customers.held_values(after),
             "loan_on_time": loan.emis_paid_on_time,
             "loan_settled": loan.installments_settled,
             "closed_on": loan.closed_on,

@@ -1,4 +1,4 @@
-"""The credit positions in customers' rows, computed from loans for many customers at once.
+"""The credit positions in customers' rows, computed for many customers at once.
 
 The rules are those of `domain.positions.position_from_loans`.
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from credit_service.domain.positions import CreditPosition
-from credit_service.storage import cluster
+from credit_service.storage import cluster, holds
 from credit_service.storage.arrays import Bigints, Dates, Integers, driver_cursor
 
 # Over loans aliased l. An installment in the month of %(day)s is due from its day on, clamped to
@@ -69,13 +69,17 @@ def _refresh(wanted: str) -> str:
         emis_due = p.emis_due,
         current_year_loans = p.current_year_loans,
         position_as_of = %(day)s,
-        position_valid_until = least(p.next_change, %(next_year)s::date)
+        position_valid_until = least(p.next_change, %(next_year)s::date),
+        held_principal_paise = p.held_principal_paise,
+        held_installments_paise = p.held_installments_paise,
+        held_valid_until = p.held_valid_until
     FROM (
-        SELECT t.customer_id, s.*
+        SELECT t.customer_id, s.*, h.*
         FROM {wanted}
         CROSS JOIN LATERAL (
             SELECT {_SUMS} FROM loans l {_OF_EACH} WHERE l.customer_id = t.customer_id
         ) s
+        CROSS JOIN LATERAL ({holds.SUMS} t.customer_id) h
     ) p
     WHERE c.customer_id = p.customer_id
     RETURNING {_OVER})
@@ -88,9 +92,12 @@ _REFRESH_ON_CLUSTER = _refresh(
     "(SELECT customer_id FROM customers WHERE customer_id = ANY(%(customer_ids)s)) t"
 )
 _OF_OTHERS = f"""
-    SELECT {_SUMS} FROM loans l {_OF_EACH}
-    WHERE l.customer_id = %(customer_id)s AND l.loan_id <> %(loan_id)s"""
-_HOLDS = "c.position_as_of <= %(day)s AND c.position_valid_until > %(day)s"
+    SELECT s.*, h.* FROM (
+        SELECT {_SUMS} FROM loans l {_OF_EACH}
+        WHERE l.customer_id = %(customer_id)s AND l.loan_id <> %(loan_id)s
+    ) s CROSS JOIN ({holds.SUMS} %(customer_id)s) h"""
+_HOLDS = """c.position_as_of <= %(day)s
+    AND least(c.position_valid_until, c.held_valid_until) > %(day)s"""
 _ADD = f"""
     WITH moved AS (UPDATE customers c SET
         version = c.version + 1,
@@ -119,7 +126,7 @@ _LOCK = """SELECT customer_id FROM customers WHERE customer_id = ANY(%(customer_
 
 
 def refresh(connection: Connection, customer_ids: Sequence[int], day: date) -> None:
-    """Compute these customers' positions on `day` from their loans, and raise their versions.
+    """Compute these customers' positions on `day` from loans and holds, and raise their versions.
 
     Locks the customers first, in order of id: a concurrent booking either commits before the sum,
     or loses the race on the version. Ignores unknown ids; ids must be distinct.
@@ -133,7 +140,8 @@ def refresh(connection: Connection, customer_ids: Sequence[int], day: date) -> N
 def of_other_loans(
     connection: Connection, position: CreditPosition, loan_id: int, day: date
 ) -> CreditPosition:
-    """Return the position on `day` of all loans of its customer except one, summed by PostgreSQL.
+    """Return the position on `day` of all loans of its customer except one, with the holds, summed
+    by PostgreSQL.
 
     The loans may be of a later version than `position`. The result keeps the version of `position`,
     which guards the write that follows.
@@ -141,7 +149,7 @@ def of_other_loans(
     values = _day_values(day) | {"customer_id": position.customer_id, "loan_id": loan_id}
     row = driver_cursor(connection).execute(_OF_OTHERS, values, binary=True).fetchone()
     assert row is not None  # noqa: S101 - sums without groups
-    count, total, debt, installments, on_time, due, this_year, next_change = row
+    count, total, debt, installments, on_time, due, this_year, next_change, *held, held_until = row
     return replace(
         position,
         loan_count=count,
@@ -152,7 +160,9 @@ def of_other_loans(
         emis_due=due,
         current_year_loans=this_year,
         as_of=day,
-        valid_until=min(next_change or date.max, values["next_year"]),
+        valid_until=min(next_change or date.max, held_until or date.max, values["next_year"]),
+        held_principal_paise=held[0],
+        held_installments_paise=held[1],
     )
 
 

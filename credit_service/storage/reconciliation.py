@@ -8,7 +8,8 @@ from sqlalchemy import Connection, text
 
 from credit_service.clock import Moment
 from credit_service.domain.loans import Loan
-from credit_service.storage import loans
+from credit_service.domain.positions import Hold
+from credit_service.storage import holds, loans
 
 _NAME = "reconcile"
 
@@ -27,6 +28,9 @@ _LOANS = text(
         FROM payments p WHERE p.customer_id = l.customer_id AND p.loan_id = l.loan_id
     ) p ON true
     WHERE l.customer_id = ANY(:customer_ids)"""
+)
+_HOLDS = text(
+    f"SELECT c.customer_id, {holds.OPEN} FROM customers c WHERE c.customer_id = ANY(:customer_ids)"
 )
 _RECORD = text(
     """INSERT INTO discrepancies (customer_id, found_at, stored, computed)
@@ -63,6 +67,12 @@ def loans_with_payments(
         totals = PaymentTotals(row[loans.COLUMN_COUNT], row[loans.COLUMN_COUNT + 1])
         found[row.customer_id].append((loans.loan(row), totals))
     return found
+
+
+def open_holds(connection: Connection, customer_ids: list[int]) -> dict[int, list[Hold]]:
+    """Return the holds of these customers' OPEN offers, by customer."""
+    rows = connection.execute(_HOLDS, {"customer_ids": customer_ids})
+    return {row[0]: holds.holds(row[1]) for row in rows}
 
 
 def record_discrepancy(

@@ -76,6 +76,7 @@ customer_ids = _issued_ids("customer_ids")
 loan_ids = _issued_ids("loan_ids")
 decision_ids = Sequence("decision_ids", metadata=metadata)
 payment_ids = Sequence("payment_ids", metadata=metadata)
+offer_ids = Sequence("offer_ids", metadata=metadata)
 event_ids = Sequence("event_ids", metadata=metadata)
 ingestion_event_seqs = Sequence("ingestion_event_seqs", metadata=metadata)
 
@@ -121,6 +122,12 @@ customers = Table(
     Column("current_year_loans", Integer, nullable=False, server_default=text("0")),
     Column("position_as_of", Date, nullable=False),
     Column("position_valid_until", Date, nullable=False),
+    # The sums over the offers that hold credit, valid until the day before held_valid_until, which
+    # is null without a hold. A day of its own: servers of the previous release move
+    # position_valid_until, and know no holds.
+    Column("held_principal_paise", BigInteger, nullable=False, server_default=text("0")),
+    Column("held_installments_paise", BigInteger, nullable=False, server_default=text("0")),
+    Column("held_valid_until", Date, nullable=True),
     CheckConstraint("customer_id > 0", "customer_id_positive"),
     # Rows older than the separation of ids have imported ids up to 10^15, and issued ones below it.
     CheckConstraint(
@@ -145,6 +152,11 @@ customers = Table(
         "current_year_loans >= 0 AND current_year_loans <= loan_count", "current_year_loans_range"
     ),
     CheckConstraint("position_as_of < position_valid_until", "position_period"),
+    CheckConstraint(
+        "held_principal_paise >= 0 AND held_installments_paise >= 0"
+        " AND (held_principal_paise > 0) = (held_valid_until IS NOT NULL)",
+        "held_range",
+    ),
     # Free space in the page lets an update of the position stay on it without index writes.
     postgresql_with={"fillfactor": "80"},
     info=WITH_CUSTOMER,
@@ -210,8 +222,9 @@ decisions = Table(
     _timestamp("decided_at"),
     Column("decided_on", Date, nullable=False),
     Column("approved", Boolean, nullable=False),
-    # The loan that an approval booked.
+    # The loan that an approval booked, or the offer that it made.
     Column("loan_id", BigInteger, nullable=True),
+    Column("offer_id", BigInteger, nullable=True),
     # Version of the customer's position that the decision used.
     Column("customer_version", BigInteger, nullable=False),
     Column("scorecard_version", Text, ForeignKey("scorecards.version"), nullable=False),
@@ -220,7 +233,9 @@ decisions = Table(
     Column("outcome", JSON, nullable=False),
     Column("principal", Text, nullable=False),
     PrimaryKeyConstraint("customer_id", "decision_id"),
-    CheckConstraint("approved = (loan_id IS NOT NULL)", "approval_has_loan"),
+    CheckConstraint(
+        "approved = (loan_id IS NOT NULL OR offer_id IS NOT NULL)", "approval_has_loan_or_offer"
+    ),
     Index(None, "decision_id"),
     info=WITH_CUSTOMER,
 )
@@ -257,6 +272,10 @@ loans = Table(
     # Copied from the customer's row by the statement that booked the loan.
     Column("debt_at_booking_paise", BigInteger, nullable=True),
     Column("limit_at_booking_paise", BigInteger, nullable=True),
+    # Held by offers, likewise; null if a server of release 0.1.0 booked the loan.
+    Column("held_at_booking_paise", BigInteger, nullable=True),
+    # The accepted offer whose hold became the loan.
+    Column("offer_id", BigInteger, nullable=True),
     # Installments settled before the import; payments recorded here settle those after them.
     Column("settled_at_import", SmallInteger, nullable=False, server_default=text("0")),
     Column("emis_paid_on_time", SmallInteger, nullable=False, server_default=text("0")),
@@ -296,10 +315,12 @@ loans = Table(
     ),
     CheckConstraint("paid_paise >= 0", "paid_not_negative"),
     CheckConstraint("closed_on IS NULL OR closed_on >= start_date", "closed_after_start"),
-    # The last guard against lending past the limit if all others fail.
+    # The last guard against lending past the limit if all others fail. An accepted offer held its
+    # principal within the limit of its day: see loan_offers.
     CheckConstraint(
         "imported OR (debt_at_booking_paise IS NOT NULL AND limit_at_booking_paise IS NOT NULL"
-        " AND debt_at_booking_paise <= limit_at_booking_paise)",
+        " AND (offer_id IS NOT NULL OR debt_at_booking_paise"
+        " + coalesce(held_at_booking_paise, 0) <= limit_at_booking_paise))",
         "booked_within_limit",
     ),
     CheckConstraint("imported OR decision_id IS NOT NULL", "booked_by_decision"),
@@ -311,6 +332,73 @@ loans = Table(
     Index(None, "loan_id"),
     postgresql_with={"fillfactor": "90"},
     info=WITH_CUSTOMER,
+)
+
+# An offer holds its principal and installment until it ends. Its terms never change, and it ends
+# once: a trigger refuses other changes.
+loan_offers = Table(
+    "loan_offers",
+    metadata,
+    Column("customer_id", BigInteger, nullable=False),
+    Column("offer_id", BigInteger, nullable=False),
+    Column("decision_id", BigInteger, nullable=False),
+    Column("principal_paise", BigInteger, nullable=False),
+    Column("annual_rate_bps", Integer, nullable=False),
+    Column("tenure_months", SmallInteger, nullable=False),
+    Column("installment_paise", BigInteger, nullable=False),
+    Column("charges", JSON, nullable=False),
+    _timestamp("created_at"),
+    Column("created_on", Date, nullable=False),
+    # The last day on which it can be accepted and holds credit.
+    Column("last_day", Date, nullable=False),
+    Column("principal", Text, nullable=False),
+    # Debt and held credit with this offer, and the limit, copied from the customer's row by the
+    # statement that made the offer.
+    Column("used_at_offer_paise", BigInteger, nullable=False),
+    Column("limit_at_offer_paise", BigInteger, nullable=False),
+    # OPEN past its last day counts as EXPIRED.
+    Column("state", Text, nullable=False, server_default=text("'OPEN'")),
+    _timestamp("ended_at", nullable=True),
+    # Of an accepted offer: the loan, its principal and its start date.
+    Column("loan_id", BigInteger, nullable=True),
+    Column("accepted_paise", BigInteger, nullable=True),
+    Column("disbursed_on", Date, nullable=True),
+    # Of a withdrawn offer; may be empty.
+    Column("reason", Text, nullable=True),
+    PrimaryKeyConstraint("customer_id", "offer_id"),
+    ForeignKeyConstraint(
+        ["customer_id", "decision_id"], ["decisions.customer_id", "decisions.decision_id"]
+    ),
+    CheckConstraint("principal_paise > 0 AND principal_paise <= 100000000000", "principal_range"),
+    CheckConstraint("annual_rate_bps BETWEEN 0 AND 10000", "rate_range"),
+    CheckConstraint("tenure_months BETWEEN 1 AND 480", "tenure_range"),
+    CheckConstraint("installment_paise >= 0", "installment_not_negative"),
+    CheckConstraint("last_day BETWEEN created_on AND created_on + 30", "last_day_range"),
+    CheckConstraint("used_at_offer_paise <= limit_at_offer_paise", "held_within_limit"),
+    CheckConstraint("state IN ('OPEN', 'ACCEPTED', 'WITHDRAWN', 'EXPIRED')", "state_known"),
+    CheckConstraint("(state = 'OPEN') = (ended_at IS NULL)", "ended_once"),
+    CheckConstraint(
+        "(state = 'ACCEPTED') = (loan_id IS NOT NULL)"
+        " AND (loan_id IS NULL) = (accepted_paise IS NULL)"
+        " AND (loan_id IS NULL) = (disbursed_on IS NULL)"
+        " AND (accepted_paise IS NULL OR accepted_paise BETWEEN 1 AND principal_paise)"
+        " AND (disbursed_on IS NULL OR disbursed_on >= created_on)",
+        "accepted_loan",
+    ),
+    CheckConstraint("(state = 'WITHDRAWN') = (reason IS NOT NULL)", "withdrawn_reason"),
+    Index(None, "offer_id"),
+    info=WITH_CUSTOMER,
+)
+# Few at any time.
+Index(
+    "loan_offers_open_idx",
+    loan_offers.c.customer_id,
+    postgresql_where=loan_offers.c.state == text("'OPEN'"),
+)
+Index(
+    "loan_offers_ending_idx",
+    loan_offers.c.last_day,
+    postgresql_where=loan_offers.c.state == text("'OPEN'"),
 )
 
 payments = Table(
@@ -383,7 +471,8 @@ events = Table(
     UniqueConstraint("event_id", "customer_id"),
     CheckConstraint(
         "kind IN ('customer_registered', 'loan_created', 'loan_declined', 'payment_recorded',"
-        " 'loan_closed', 'score_changed', 'rows_ingested', 'customer_updated', 'loan_updated')",
+        " 'loan_closed', 'score_changed', 'rows_ingested', 'customer_updated', 'loan_updated',"
+        " 'loan_offer_created', 'loan_offer_ended')",
         "kind_known",
     ),
     info=WITH_CUSTOMER,

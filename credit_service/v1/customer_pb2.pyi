@@ -36,6 +36,8 @@ class Customer(message.Message):
     AVAILABLE_CREDIT_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     CREATED_TIME_FIELD_NUMBER: builtins.int
+    HELD_CREDIT_FIELD_NUMBER: builtins.int
+    HELD_INSTALLMENTS_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Id of the customer. Imported customers keep the id of their source, 1 to 999999999999999. Ids
     of customers registered here start at 1000000000000001 and stay below 2^53.
@@ -73,13 +75,23 @@ class Customer(message.Message):
 
     @builtins.property
     def available_credit(self) -> money_pb2.Money:
-        """Approved limit minus current debt, in INR, at least 0: the largest principal that the limit
-        alone still allows.
+        """Approved limit minus current debt and held credit, in INR, at least 0: the largest principal
+        that the limit alone still allows.
         """
 
     @builtins.property
     def created_time(self) -> timestamp_pb2.Timestamp:
         """Time at which this service first stored the customer."""
+
+    @builtins.property
+    def held_credit(self) -> money_pb2.Money:
+        """Total principal of the customer's open offers, in INR. It counts against the approved limit
+        until each offer is accepted, is withdrawn or expires.
+        """
+
+    @builtins.property
+    def held_installments(self) -> money_pb2.Money:
+        """Total monthly installments of the customer's open offers, in INR per month."""
 
     def __init__(
         self,
@@ -96,9 +108,11 @@ class Customer(message.Message):
         available_credit: money_pb2.Money | None = ...,
         version: builtins.int = ...,
         created_time: timestamp_pb2.Timestamp | None = ...,
+        held_credit: money_pb2.Money | None = ...,
+        held_installments: money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["approved_limit", b"approved_limit", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "monthly_income", b"monthly_income"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["approved_limit", b"approved_limit", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "held_credit", b"held_credit", "held_installments", b"held_installments", "monthly_income", b"monthly_income"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["age", b"age", "approved_limit", b"approved_limit", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "customer_id", b"customer_id", "first_name", b"first_name", "last_name", b"last_name", "monthly_income", b"monthly_income", "phone_number", b"phone_number", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["age", b"age", "approved_limit", b"approved_limit", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "customer_id", b"customer_id", "first_name", b"first_name", "held_credit", b"held_credit", "held_installments", b"held_installments", "last_name", b"last_name", "monthly_income", b"monthly_income", "phone_number", b"phone_number", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -45,14 +45,14 @@ class _DeclineReasonCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Decl
     scores.
     """
     DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH: _DeclineReasonCode.ValueType  # 4
-    """The installments of active loans plus the largest installment of the new loan exceed the
-    allowed share of the monthly income (50 % in the default scorecard). found and threshold are in
-    rupees per month. found includes the monthly installment, or the last one if only the last one
-    is too high.
+    """The installments of active loans and open offers plus the largest installment of the new loan
+    exceed the allowed share of the monthly income (50 % in the default scorecard). found and
+    threshold are in rupees per month. found includes the monthly installment, or the last one if
+    only the last one is too high.
     """
     DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED: _DeclineReasonCode.ValueType  # 5
-    """Current debt plus the new principal exceed the approved limit. found and threshold are in
-    rupees.
+    """Current debt, held credit and the new principal exceed the approved limit. found and threshold
+    are in rupees.
     """
     DECLINE_REASON_CODE_LOAN_AMOUNT_TOO_SMALL: _DeclineReasonCode.ValueType  # 6
     """The principal is below the scorecard's minimum (the default scorecard has none), or too small
@@ -78,14 +78,14 @@ DECLINE_REASON_CODE_CREDIT_SCORE_TOO_LOW: DeclineReasonCode.ValueType  # 3
 scores.
 """
 DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH: DeclineReasonCode.ValueType  # 4
-"""The installments of active loans plus the largest installment of the new loan exceed the
-allowed share of the monthly income (50 % in the default scorecard). found and threshold are in
-rupees per month. found includes the monthly installment, or the last one if only the last one
-is too high.
+"""The installments of active loans and open offers plus the largest installment of the new loan
+exceed the allowed share of the monthly income (50 % in the default scorecard). found and
+threshold are in rupees per month. found includes the monthly installment, or the last one if
+only the last one is too high.
 """
 DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED: DeclineReasonCode.ValueType  # 5
-"""Current debt plus the new principal exceed the approved limit. found and threshold are in
-rupees.
+"""Current debt, held credit and the new principal exceed the approved limit. found and threshold
+are in rupees.
 """
 DECLINE_REASON_CODE_LOAN_AMOUNT_TOO_SMALL: DeclineReasonCode.ValueType  # 6
 """The principal is below the scorecard's minimum (the default scorecard has none), or too small
@@ -257,6 +257,8 @@ class DecisionInputs(message.Message):
     EMIS_DUE_FIELD_NUMBER: builtins.int
     CURRENT_YEAR_LOANS_FIELD_NUMBER: builtins.int
     INPUTS_JSON_FIELD_NUMBER: builtins.int
+    HELD_PRINCIPAL_FIELD_NUMBER: builtins.int
+    HELD_INSTALLMENTS_FIELD_NUMBER: builtins.int
     customer_version: builtins.int
     """Version of the customer's credit position that was read."""
     loan_count: builtins.int
@@ -295,6 +297,14 @@ class DecisionInputs(message.Message):
     def total_principal(self) -> money_pb2.Money:
         """Total principal of all loans ever taken."""
 
+    @builtins.property
+    def held_principal(self) -> money_pb2.Money:
+        """Total principal of the customer's open offers."""
+
+    @builtins.property
+    def held_installments(self) -> money_pb2.Money:
+        """Total monthly installments of the customer's open offers."""
+
     def __init__(
         self,
         *,
@@ -310,10 +320,12 @@ class DecisionInputs(message.Message):
         emis_due: builtins.int = ...,
         current_year_loans: builtins.int = ...,
         inputs_json: builtins.str = ...,
+        held_principal: money_pb2.Money | None = ...,
+        held_installments: money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["approved_limit", b"approved_limit", "as_of", b"as_of", "current_debt", b"current_debt", "current_installments", b"current_installments", "monthly_income", b"monthly_income", "total_principal", b"total_principal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["approved_limit", b"approved_limit", "as_of", b"as_of", "current_debt", b"current_debt", "current_installments", b"current_installments", "held_installments", b"held_installments", "held_principal", b"held_principal", "monthly_income", b"monthly_income", "total_principal", b"total_principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["approved_limit", b"approved_limit", "as_of", b"as_of", "current_debt", b"current_debt", "current_installments", b"current_installments", "current_year_loans", b"current_year_loans", "customer_version", b"customer_version", "emis_due", b"emis_due", "emis_on_time", b"emis_on_time", "inputs_json", b"inputs_json", "loan_count", b"loan_count", "monthly_income", b"monthly_income", "total_principal", b"total_principal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved_limit", b"approved_limit", "as_of", b"as_of", "current_debt", b"current_debt", "current_installments", b"current_installments", "current_year_loans", b"current_year_loans", "customer_version", b"customer_version", "emis_due", b"emis_due", "emis_on_time", b"emis_on_time", "held_installments", b"held_installments", "held_principal", b"held_principal", "inputs_json", b"inputs_json", "loan_count", b"loan_count", "monthly_income", b"monthly_income", "total_principal", b"total_principal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

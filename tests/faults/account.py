@@ -229,7 +229,7 @@ class Account:
         cache = PositionCache(self._stack.databases.redis_url, timeout_seconds=5.0)
         cached = 0
         for customer_id, life in replay.lives.items():
-            stored, _ = customers.position_with_loans(connection, customer_id)
+            stored = customers.position_facts(connection, customer_id).stored
             if stored != replay.position(life, stored.as_of):
                 expected = replay.position(life, stored.as_of)
                 self._find("position", f"{stored} should be {expected}")

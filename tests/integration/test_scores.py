@@ -98,7 +98,7 @@ def test_the_bulk_statement_equals_the_rules_for_each_customer(database: Databas
         with database.transaction() as connection:
             positions.refresh(connection, ids, day)
             for customer_id in ids:
-                stored, own = customers.position_with_loans(connection, customer_id)
+                stored, own, _ = customers.position_facts(connection, customer_id)
                 assert stored == position_from_loans(
                     customer_id,
                     stored.version,
@@ -142,7 +142,7 @@ def test_due_dates_and_the_new_year_change_scores_without_a_call(database: Datab
         while recompute_past_horizon(database, on(day)):
             pass
         with database.autocommit() as connection:
-            stored, own = customers.position_with_loans(connection, customer_id)
+            stored, own, _ = customers.position_facts(connection, customer_id)
         fresh = position_from_loans(
             customer_id,
             stored.version,

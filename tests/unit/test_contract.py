@@ -486,7 +486,7 @@ def test_breaking_and_release_reject_an_incompatible_contract(copy: Path) -> Non
     replace(
         copy / "protos/credit_service/v1/customer.proto",
         "int64 version = 11;",
-        "int64 version = 13;",
+        "int64 version = 90;",
     )
     for command in ("breaking", "release"):
         result = contract(command, copy)
@@ -499,7 +499,7 @@ def test_release_stores_the_current_contract(copy: Path) -> None:
     replace(
         copy / "protos/credit_service/v1/customer.proto",
         "int64 version = 11;",
-        "int64 version = 11;\n  // Something new.\n  int64 novelty = 13;",
+        "int64 version = 11;\n  // Something new.\n  int64 novelty = 90;",
     )
     assert contract("breaking", copy).returncode == 0
     assert contract("release", copy).returncode == 0

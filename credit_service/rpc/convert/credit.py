@@ -166,7 +166,7 @@ def write_customer(view: CustomerView) -> customer_pb2.Customer:
 def fill_customer(message: customer_pb2.Customer, view: CustomerView) -> None:
     """Fill an empty message with a customer and the current position."""
     customer, position = view.customer, view.position
-    available = customer.approved_limit_paise - position.current_debt_paise
+    used = position.current_debt_paise + position.held_principal_paise
     message.customer_id = customer.customer_id
     message.first_name = customer.first_name
     message.last_name = customer.last_name
@@ -176,7 +176,9 @@ def fill_customer(message: customer_pb2.Customer, view: CustomerView) -> None:
     fill_money(message.approved_limit, customer.approved_limit_paise)
     fill_money(message.current_debt, position.current_debt_paise)
     fill_money(message.current_installments, position.current_installments_paise)
-    fill_money(message.available_credit, max(0, available))
+    fill_money(message.available_credit, max(0, customer.approved_limit_paise - used))
+    fill_money(message.held_credit, position.held_principal_paise)
+    fill_money(message.held_installments, position.held_installments_paise)
     message.version = customer.version
     fill_time(message.created_time, customer.created_at)
 
@@ -428,6 +430,8 @@ def write_decision(stored: StoredDecision) -> decision_pb2.Decision:
             emis_due=position.emis_due,
             current_year_loans=position.current_year_loans,
             inputs_json=stored.inputs_json,
+            held_principal=write_money(position.held_principal_paise),
+            held_installments=write_money(position.held_installments_paise),
         ),
         scorecard_version=stored.scorecard_version,
         decided_time=write_time(stored.decided_at),

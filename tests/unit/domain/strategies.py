@@ -166,6 +166,8 @@ def free_positions(draw: st.DrawFn) -> CreditPosition:
         current_year_loans=draw(st.integers(0, count)),
         as_of=date(2024, 5, 5),
         valid_until=date(2024, 6, 1),
+        held_principal_paise=(held := draw(st.one_of(st.just(0), st.integers(0, 10**8)))),
+        held_installments_paise=draw(st.integers(0, 10**6)) if held else 0,
     )
 
 

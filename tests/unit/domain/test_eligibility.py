@@ -236,6 +236,38 @@ def test_the_burden_may_reach_half_of_the_income_but_not_exceed_it() -> None:
     )
 
 
+def test_held_installments_count_and_are_named() -> None:
+    # As above, with ₹4,000 of the headroom held.
+    holding = replace(GOOD, held_installments_paise=400_000, held_principal_paise=100)
+    assert answer(holding, Ask(12 * 3_000_000, 0, 12)).approved
+    (reason,) = answer(holding, Ask(12 * 3_000_000 + 6, 0, 12)).reasons
+    assert reason.message.startswith(
+        "Current installments of ₹16,000.00, held installments of ₹4,000.00 and the new one of "
+        "₹30,000.01 come to ₹50,000.01 a month"
+    )
+    assert (reason.found, reason.threshold) == ("50000.01", "50000.00")
+
+
+def test_held_credit_counts_and_is_named() -> None:
+    wealthy = replace(GOOD, monthly_income_paise=1_000_000_000, held_principal_paise=100_000_000)
+    assert answer(wealthy, Ask(210_000_000, 1200, 60)).approved
+    decision = answer(wealthy, Ask(210_000_001, 1200, 60))
+    (reason,) = decision.reasons
+    assert reason.message.startswith(
+        "The current debt of ₹5,00,000.00, held credit of ₹10,00,000.00 and the loan of "
+        "₹21,00,000.01 come to ₹36,00,000.01"
+    )
+    assert (reason.found, reason.threshold) == ("3600000.01", "3600000.00")
+    assert decision.counter_offer is not None
+    assert decision.counter_offer.max_principal_paise == 210_000_000
+
+
+def test_the_score_does_not_count_held_credit() -> None:
+    """Not even an amount with which the debt would exceed the limit."""
+    holding = replace(GOOD, held_principal_paise=GOOD.approved_limit_paise)
+    assert answer(holding, Ask(100, 0, 1)).score == answer(GOOD, Ask(100, 0, 1)).score
+
+
 def test_half_of_an_odd_income_is_not_rounded_up() -> None:
     position = replace(GOOD, monthly_income_paise=10_000_001)
     assert answer(position, Ask(12 * 3_400_000, 0, 12)).approved
@@ -421,13 +453,13 @@ def test_an_approval_follows_the_rules(position: CreditPosition, asked: Ask) -> 
     payments = [
         each.payment_paise for each in schedule(book(terms, installment, 1, 1, DAY, 1)).installments
     ]
-    affordable = 2 * (position.current_installments_paise + max(installment, payments[-1])) <= (
+    installments = position.current_installments_paise + position.held_installments_paise
+    affordable = 2 * (installments + max(installment, payments[-1])) <= (
         position.monthly_income_paise
     )
     large_enough = asked.principal_paise >= least_principal_paise(rate, asked.tenure_months)
-    within_limit = (
-        position.current_debt_paise + asked.principal_paise <= position.approved_limit_paise
-    )
+    used = position.current_debt_paise + position.held_principal_paise
+    within_limit = used + asked.principal_paise <= position.approved_limit_paise
     assert decision.score == result
     assert decision.corrected_rate_bps == rate
     assert decision.installment_paise == installment
@@ -475,7 +507,8 @@ def test_approval_is_monotone_in_the_amount_but_for_the_rounding(
 
 def _declined_for_its_size(position: CreditPosition, decision: Decision) -> bool:
     """By the limit, the score, or the monthly installment itself."""
-    burden = position.current_installments_paise + decision.installment_paise
+    burden = position.current_installments_paise + position.held_installments_paise
+    burden += decision.installment_paise
     if 2 * burden > position.monthly_income_paise:
         return True
     rounding = {ReasonCode.LOAN_AMOUNT_TOO_SMALL, ReasonCode.EMI_BURDEN_TOO_HIGH}

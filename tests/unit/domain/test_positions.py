@@ -12,9 +12,11 @@ from credit_service.domain.loans import Loan, LoanState, LoanTerms, book, instal
 from credit_service.domain.payments import apply_payment, outstanding_paise
 from credit_service.domain.positions import (
     CreditPosition,
+    Hold,
     is_valid_on,
     position_from_loans,
     with_booking,
+    with_hold,
     with_loan,
     with_payment,
 )
@@ -238,3 +240,36 @@ def test_booking_needs_a_position_that_is_valid() -> None:
     before = position([], date(2024, 5, 5))
     with pytest.raises(ValueError, match="is valid from 2024-05-05 until 2025-01-01"):
         with_booking(before, LoanTerms(100, 0, 1), 100, YEAR_END)
+
+
+def hold(last_day: date, principal: int = 5_000_000, installment: int = 444_244) -> Hold:
+    return Hold(1, principal, installment, last_day)
+
+
+def test_holds_count_up_to_their_last_day() -> None:
+    day = date(2024, 5, 5)
+    holds = [hold(date(2024, 5, 4)), hold(day), hold(date(2024, 5, 9), 1_000_000, 90_000)]
+    found = position_from_loans(101, 7, 5_000_000, 180_000_000, [], day, holds)
+    assert (found.held_principal_paise, found.held_installments_paise) == (6_000_000, 534_244)
+    assert found.valid_until == date(2024, 5, 6)
+    assert not is_valid_on(found, date(2024, 5, 6))
+    later = position_from_loans(101, 7, 5_000_000, 180_000_000, [], date(2024, 5, 6), holds)
+    assert (later.held_principal_paise, later.valid_until) == (1_000_000, date(2024, 5, 10))
+
+
+@given(st.data(), DAYS, st.lists(st.integers(0, 30), max_size=3), st.integers(0, 30))
+def test_a_hold_equals_a_full_computation(
+    data: st.DataObject, day: date, earlier: list[int], ahead: int
+) -> None:
+    loans = data.draw(portfolios(day))
+    holds = [hold(day + timedelta(days=each)) for each in earlier]
+    new = hold(day + timedelta(days=ahead))
+    before = position_from_loans(101, 7, 5_000_000, 180_000_000, loans, day, holds)
+    after = position_from_loans(101, 8, 5_000_000, 180_000_000, loans, day, [*holds, new])
+    assert with_hold(before, new, day) == after
+    # Loans come and go beside it.
+    for each in loans:
+        assert with_loan(after, each, day).held_principal_paise == after.held_principal_paise
+    booked = with_booking(after, LoanTerms(1_000_000, 1200, 12), 88_849, day)
+    assert booked.held_installments_paise == after.held_installments_paise
+    assert booked.valid_until <= new.valid_until

@@ -14,6 +14,7 @@ from credit_service.storage import (
     customers,
     decisions,
     loans,
+    offers,
     payments,
     policy_facts,
     requests,
@@ -24,7 +25,8 @@ TABLES = list(metadata.tables.values())
 _NODES = (EVERYWHERE["placement"], LOCAL["placement"])
 
 # Every statement of CheckEligibility, GetCreditScore, GetCustomer by id, GetLoan of a customer,
-# CreateLoan and RecordPayment, and the statement that finds who has a phone number.
+# CreateLoan, RecordPayment, CreateLoanOffer and the ends of offers, and the statement that finds who
+# has a phone number.
 HOT = {
     "customers._BY_ID": customers._BY_ID,
     "customers._POSITION": customers._POSITION,
@@ -36,6 +38,13 @@ HOT = {
     "bookings.READ": bookings.READ,
     "bookings.WRITE_APPROVED": bookings.WRITE_APPROVED,
     "bookings.WRITE_DECLINED": bookings.WRITE_DECLINED,
+    "bookings.READ_FOR_OFFER": bookings.READ_FOR_OFFER,
+    "bookings.WRITE_OFFER": bookings.WRITE_OFFER,
+    "offers._ONE": offers._ONE,
+    "offers._PAGE": offers._PAGE,
+    "offers._READ": offers._READ,
+    "offers._END": offers._END,
+    "offers._ACCEPT": offers._ACCEPT,
     "decisions._OF_CUSTOMER": decisions._OF_CUSTOMER,
     "payments._READ": payments._READ,
     "payments._SETTLEMENTS": payments._SETTLEMENTS,
