@@ -25,8 +25,8 @@ TABLES = list(metadata.tables.values())
 _NODES = (EVERYWHERE["placement"], LOCAL["placement"])
 
 # Every statement of CheckEligibility, GetCreditScore, GetCustomer by id, GetLoan of a customer,
-# CreateLoan, RecordPayment, CreateLoanOffer and the ends of offers, and the statement that finds who
-# has a phone number.
+# CreateLoan, RecordPayment, CreateLoanOffer and the ends of offers, and the statement that finds
+# who has a phone number.
 HOT = {
     "customers._BY_ID": customers._BY_ID,
     "customers._POSITION": customers._POSITION,
