@@ -9,6 +9,7 @@ decision but not replay it.
 """
 
 import json
+from collections.abc import Collection
 from datetime import date
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -19,11 +20,14 @@ from credit_service.domain.eligibility import (
     Ask,
     CounterOffer,
     Decision,
+    Outcome,
     Reason,
     ReasonCode,
     Rules,
     decide,
 )
+from credit_service.domain.policy import RuleOutcome, RuleResult
+from credit_service.domain.policy_facts import AssetClass, PolicyFacts
 from credit_service.domain.positions import CreditPosition
 from credit_service.domain.scorecard import Component, Scorecard
 from credit_service.domain.scoring import CreditScore, Override, ScoreComponent
@@ -32,8 +36,11 @@ FORMAT = 1
 """Raised when the shape changes other than by additions; older documents stay readable. The release
 before must already read the format that a release writes."""
 
-_INPUTS = frozenset({"format", "rules", "ask", "day", "position", "scorecard_version"})
+_INPUTS = frozenset(
+    {"format", "rules", "ask", "day", "position", "scorecard_version", "facts", "waived"}
+)
 _POSITION = frozenset(field_names(CreditPosition))
+_FACTS = frozenset(field_names(PolicyFacts))
 _ASK = frozenset(field_names(Ask))
 _RULES = frozenset(Rules)
 
@@ -53,48 +60,67 @@ class DecisionInputs(NamedTuple):
     rules: Rules | None
     # Names of inputs that a later release added; their values are in the stored text.
     unknown: tuple[str, ...]
+    # None: no scorecard needed them when the decision was made.
+    facts: PolicyFacts | None = None
+    # Codes of the rules that a reviewer waived.
+    waived: frozenset[str] = frozenset()
 
 
 class LaterReleaseError(ValueError):
     """A decision depends on inputs of a later release."""
 
 
-def encode_inputs(position: CreditPosition, ask: Ask, day: date, scorecard_version: str) -> str:
-    """The inputs of a decision by the current rules, as canonical JSON. Held credit of 0 is left
-    out."""
+class MissingFactsError(ValueError):
+    """A scorecard needs facts that the stored decision does not contain."""
+
+
+def encode_inputs(
+    position: CreditPosition,
+    ask: Ask,
+    day: date,
+    scorecard_version: str,
+    *,
+    facts: PolicyFacts | None = None,
+    waived: Collection[str] = (),
+) -> str:
+    """The inputs of a decision by the current rules, as canonical JSON. Held credit of 0, facts of
+    None and an empty `waived` are left out."""
     held = {
         "held_principal_paise": position.held_principal_paise,
         "held_installments_paise": position.held_installments_paise,
     }
-    return _encode(
-        {
-            "format": FORMAT,
-            "rules": CURRENT_RULES,
-            "ask": {
-                "principal_paise": ask.principal_paise,
-                "annual_rate_bps": ask.annual_rate_bps,
-                "tenure_months": ask.tenure_months,
-            },
-            "day": day.isoformat(),
-            "position": {
-                "customer_id": position.customer_id,
-                "version": position.version,
-                "monthly_income_paise": position.monthly_income_paise,
-                "approved_limit_paise": position.approved_limit_paise,
-                "current_debt_paise": position.current_debt_paise,
-                "current_installments_paise": position.current_installments_paise,
-                "loan_count": position.loan_count,
-                "total_principal_paise": position.total_principal_paise,
-                "emis_on_time": position.emis_on_time,
-                "emis_due": position.emis_due,
-                "current_year_loans": position.current_year_loans,
-                "as_of": position.as_of.isoformat(),
-                "valid_until": position.valid_until.isoformat(),
-                **{name: paise for name, paise in held.items() if paise},
-            },
-            "scorecard_version": scorecard_version,
-        }
-    )
+    document: dict[str, Any] = {
+        "format": FORMAT,
+        "rules": CURRENT_RULES,
+        "ask": {
+            "principal_paise": ask.principal_paise,
+            "annual_rate_bps": ask.annual_rate_bps,
+            "tenure_months": ask.tenure_months,
+        },
+        "day": day.isoformat(),
+        "position": {
+            "customer_id": position.customer_id,
+            "version": position.version,
+            "monthly_income_paise": position.monthly_income_paise,
+            "approved_limit_paise": position.approved_limit_paise,
+            "current_debt_paise": position.current_debt_paise,
+            "current_installments_paise": position.current_installments_paise,
+            "loan_count": position.loan_count,
+            "total_principal_paise": position.total_principal_paise,
+            "emis_on_time": position.emis_on_time,
+            "emis_due": position.emis_due,
+            "current_year_loans": position.current_year_loans,
+            "as_of": position.as_of.isoformat(),
+            "valid_until": position.valid_until.isoformat(),
+            **{name: paise for name, paise in held.items() if paise},
+        },
+        "scorecard_version": scorecard_version,
+    }
+    if facts is not None:
+        document["facts"] = {name: getattr(facts, name) for name in field_names(PolicyFacts)}
+    if waived:
+        document["waived"] = sorted(waived)
+    return _encode(document)
 
 
 def decode_inputs(text: str) -> DecisionInputs:
@@ -105,10 +131,12 @@ def decode_inputs(text: str) -> DecisionInputs:
     try:
         document = _decode(text)
         position, rules = document["position"], document.get("rules", Rules.FIRST)
+        facts = document.get("facts")
         unknown = [
             *sorted(document.keys() - _INPUTS),
             *sorted(f"position.{name}" for name in position if name not in _POSITION),
             *sorted(f"ask.{name}" for name in document["ask"] if name not in _ASK),
+            *sorted(f"facts.{name}" for name in facts or () if name not in _FACTS),
         ]
         if rules not in _RULES:
             unknown.append(f"rules {rules}")
@@ -124,37 +152,66 @@ def decode_inputs(text: str) -> DecisionInputs:
             str(document["scorecard_version"]),
             Rules(rules) if rules in _RULES else None,
             tuple(unknown),
+            None if facts is None else _facts(facts),
+            frozenset(map(str, document.get("waived", ()))),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not the inputs of a decision: {error!r}") from error
 
 
+def _facts(document: dict[str, Any]) -> PolicyFacts:
+    return from_document(PolicyFacts, document, asset_class=AssetClass(document["asset_class"]))
+
+
 def encode_outcome(decision: Decision) -> str:
-    """A decision as canonical JSON. Last installments of None are left out."""
-    document = {
+    """A decision as canonical JSON. Last installments of None, and what only scorecards with a
+    policy give, are left out."""
+    document: dict[str, Any] = {
         "format": FORMAT,
         "approved": decision.approved,
         "requested_rate_bps": decision.requested_rate_bps,
         "corrected_rate_bps": decision.corrected_rate_bps,
         "installment_paise": decision.installment_paise,
         "score": score_document(decision.score),
-        "reasons": [
-            {
-                "code": each.code,
-                "message": each.message,
-                "found": each.found,
-                "threshold": each.threshold,
-                "components": each.components,
-            }
-            for each in decision.reasons
-        ],
+        "reasons": [_reason_document(each) for each in decision.reasons],
         "counter_offer": None,
     }
+    if decision.referred:
+        document["outcome"] = decision.outcome
+    if decision.rules:
+        document["rules"] = [_result_document(each) for each in decision.rules]
     if decision.last_installment_paise is not None:
         document["last_installment_paise"] = decision.last_installment_paise
     if decision.counter_offer is not None:
         document["counter_offer"] = _offer_document(decision.counter_offer)
     return _encode(document)
+
+
+def _reason_document(reason: Reason) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "code": reason.code,
+        "message": reason.message,
+        "found": reason.found,
+        "threshold": reason.threshold,
+        "components": reason.components,
+    }
+    if reason.rule_code:
+        document["rule_code"] = reason.rule_code
+    return document
+
+
+def _result_document(result: RuleResult) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "code": result.code,
+        "condition": result.condition,
+        "outcome": result.outcome,
+        # Pairs keep the order in which the condition uses the names.
+        "values": result.values,
+        "applied": result.applied,
+    }
+    if result.error:
+        document["error"] = result.error
+    return document
 
 
 def _offer_document(offer: CounterOffer) -> dict[str, int | None]:
@@ -212,14 +269,28 @@ def decode_outcome(text: str) -> Decision:
                     each["found"],
                     each["threshold"],
                     tuple(_known(Component, name) for name in each["components"]),
+                    each.get("rule_code", ""),
                 )
                 for each in document["reasons"]
             ),
             counter_offer=None if offer is None else from_document(CounterOffer, offer),
             last_installment_paise=document.get("last_installment_paise"),
+            referred=document.get("outcome") == Outcome.REFERRED,
+            rules=tuple(_result(each) for each in document.get("rules", ())),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not the outcome of a decision: {error!r}") from error
+
+
+def _result(document: dict[str, Any]) -> RuleResult:
+    return RuleResult(
+        document["code"],
+        document["condition"],
+        _known(RuleOutcome, document["outcome"]),
+        tuple((name, value) for name, value in document["values"]),
+        document["applied"],
+        document.get("error", ""),
+    )
 
 
 def score_from_document(document: dict[str, Any]) -> CreditScore:
@@ -265,6 +336,8 @@ def replay(inputs_json: str, scorecard: Scorecard) -> str:
 
     Raises:
         LaterReleaseError: a later release decided, by inputs or rules unknown here.
+        MissingFactsError: the scorecard needs facts that are not stored with the decision, because
+            no scorecard needed them when it was made.
     """
     inputs = decode_inputs(inputs_json)
     if inputs.rules is None or inputs.unknown:
@@ -272,5 +345,17 @@ def replay(inputs_json: str, scorecard: Scorecard) -> str:
             f"A later release made the decision and also used {', '.join(inputs.unknown)}; "
             "replay it with that release."
         )
-    decision = decide(inputs.position, inputs.ask, scorecard, inputs.day, inputs.rules)
+    if inputs.facts is None and scorecard.needs_facts:
+        raise MissingFactsError(
+            f"The decision was made without the facts that scorecard {scorecard.version} needs."
+        )
+    decision = decide(
+        inputs.position,
+        inputs.ask,
+        scorecard,
+        inputs.day,
+        inputs.rules,
+        facts=inputs.facts,
+        waived=inputs.waived,
+    )
     return encode_outcome(decision)

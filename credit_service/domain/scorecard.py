@@ -4,16 +4,28 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
+from credit_service.domain.document_reader import DocumentReader
 from credit_service.domain.errors import (
     INVALID_FORMAT,
     OUT_OF_RANGE,
     REQUIRED,
-    FieldViolation,
     InvalidFieldsError,
 )
 from credit_service.domain.loans import MAX_ANNUAL_RATE_BPS, MAX_PRINCIPAL_PAISE
+from credit_service.domain.policy import (
+    KEYS,
+    DebtBasis,
+    NewToCredit,
+    OnTimeCounts,
+    PolicyRule,
+    policy_document,
+    read_choice,
+    read_new_to_credit,
+    read_rules,
+)
 
 MAX_SCORE = 100
 MAX_GRACE_DAYS = 31
@@ -49,6 +61,9 @@ class Scorecard:
     A component with a cap gives its full weight from the cap on: paise for loan volume, loans for
     loan count and current-year activity. A principal below `min_principal_paise` is declined; 0
     declines none.
+
+    The last four fields are the policy; docs/rules.md explains it. Their defaults decide as
+    scorecards without a policy do.
     """
 
     version: str
@@ -63,6 +78,23 @@ class Scorecard:
     income_share_bps: int
     grace_days: int
     min_principal_paise: int = 0
+    new_to_credit: NewToCredit | None = None
+    on_time_counts: OnTimeCounts = OnTimeCounts.WHEN_PAID
+    debt_basis: DebtBasis = DebtBasis.ORIGINAL_PRINCIPAL
+    rules: tuple[PolicyRule, ...] = ()
+
+    @property
+    def needs_facts(self) -> bool:
+        """Whether decisions and scores need PolicyFacts: true if it has any part of a policy."""
+        return bool(self.rules or self.new_to_credit or self.score_needs_facts)
+
+    @property
+    def score_needs_facts(self) -> bool:
+        """Whether scores need PolicyFacts."""
+        return (
+            self.on_time_counts is not OnTimeCounts.WHEN_PAID
+            or self.debt_basis is not DebtBasis.ORIGINAL_PRINCIPAL
+        )
 
     def slab(self, score: int) -> RateSlab:
         """The slab of a score in 0 … 100."""
@@ -91,8 +123,34 @@ STANDARD_DOCUMENT: Final[dict[str, Any]] = {
 }
 """The scorecard of docs/rules.md, as a document."""
 
+PRUDENT_DOCUMENT: Final[dict[str, Any]] = {
+    **STANDARD_DOCUMENT,
+    "version": "prudent-1",
+    "new_to_credit": {"max_principal_paise": 5_000_000, "min_rate_bps": 1600},
+    "on_time_counts": "WHEN_DUE",
+    "debt_basis": "PRINCIPAL_OUTSTANDING",
+    "rules": [
+        {
+            "code": "OVERDUE_MORE_THAN_30_DAYS",
+            "condition": "days_past_due > 30 || asset_class == 4",
+            "outcome": "DECLINE",
+            "message": "A loan is more than 30 days past due, or the customer's loans are "
+            "non-performing.",
+        },
+        {
+            "code": "OVERDUE_UP_TO_30_DAYS",
+            "condition": "days_past_due >= 1 && days_past_due <= 30",
+            "outcome": "REFER",
+            "message": "A loan is 1 to 30 days past due.",
+        },
+    ],
+}
+"""A scorecard with a policy for lenders, stored beside the standard one and not active: it regards
+days past due, and lends a little to customers without loans."""
+
 _MIN_PRINCIPAL = "min_principal_paise"
-"""The only optional key of a document."""
+"""The only optional key of a document besides those of a policy."""
+_REQUIRED = frozenset({"version", "components", "rate_slabs", "income_share_bps", "grace_days"})
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CAPS = {
     Component.REPAYMENT_HISTORY: None,
@@ -102,57 +160,16 @@ _CAPS = {
 }
 
 
-class _Reader:
-    """Reads a document and collects every violation with its path."""
-
-    def __init__(self) -> None:
-        self.violations: list[FieldViolation] = []
-
-    def add(self, path: str, reason: str, problem: str) -> None:
-        path = path or "scorecard"
-        self.violations.append(FieldViolation(path, reason, f"{path} {problem}."))
-
-    def mapping(self, value: object, path: str, keys: set[str]) -> Mapping[str, Any]:
-        """The value as a mapping. Unknown keys are violations, missing keys are not."""
-        if not isinstance(value, Mapping):
-            self.add(path, INVALID_FORMAT, "must be an object")
-            return {}
-        for key in value:
-            if key not in keys:
-                known = ", ".join(sorted(keys))
-                self.add(_join(path, str(key)), INVALID_FORMAT, f"is unknown; use one of {known}")
-        return value
-
-    def integer(self, parent: Mapping[str, Any], key: str, path: str, low: int, high: int) -> int:
-        """parent[key] as an integer of low … high; `low` as a placeholder for an invalid value."""
-        where = _join(path, key)
-        if key not in parent:
-            self.add(where, REQUIRED, "is missing")
-            return low
-        value = parent[key]
-        if not isinstance(value, int) or isinstance(value, bool):
-            self.add(where, INVALID_FORMAT, "must be a whole number")
-            return low
-        if not low <= value <= high:
-            self.add(where, OUT_OF_RANGE, f"must be {low} to {high}, found {value}")
-            return low
-        return value
-
-
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
-
-
 def parse_scorecard(document: Mapping[str, Any]) -> Scorecard:
-    """The scorecard of a document shaped like STANDARD_DOCUMENT, `min_principal_paise` optional.
+    """The scorecard of a document shaped like STANDARD_DOCUMENT. `min_principal_paise` and the keys
+    of a policy are optional, as in PRUDENT_DOCUMENT.
 
     Raises InvalidFieldsError naming every violation by its path: missing, unknown and out-of-range
     keys, weights that do not sum to 100, slabs that leave a gap, overlap, or treat a better
-    score worse.
+    score worse, and conditions of rules that are not accepted, with line and column.
     """
-    reader = _Reader()
-    keys = {"version", "components", "rate_slabs", "income_share_bps", "grace_days", _MIN_PRINCIPAL}
-    document = reader.mapping(document, "", keys)
+    reader = DocumentReader()
+    document = reader.mapping(document, "", _REQUIRED | KEYS | {_MIN_PRINCIPAL})
     version = document.get("version")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
         reader.add("version", INVALID_FORMAT, "must be 1 to 64 letters, digits, '.', '_', '-'")
@@ -173,6 +190,10 @@ def parse_scorecard(document: Mapping[str, Any]) -> Scorecard:
         min_principal_paise=reader.integer(document, _MIN_PRINCIPAL, "", 1, MAX_PRINCIPAL_PAISE)
         if _MIN_PRINCIPAL in document
         else 0,
+        new_to_credit=read_new_to_credit(reader, document),
+        on_time_counts=read_choice(reader, document, "on_time_counts", OnTimeCounts.WHEN_PAID),
+        debt_basis=read_choice(reader, document, "debt_basis", DebtBasis.ORIGINAL_PRINCIPAL),
+        rules=read_rules(reader, document),
     )
     if reader.violations:
         raise InvalidFieldsError(reader.violations)
@@ -180,7 +201,7 @@ def parse_scorecard(document: Mapping[str, Any]) -> Scorecard:
 
 
 def _read_components(
-    reader: _Reader, value: object
+    reader: DocumentReader, value: object
 ) -> tuple[dict[Component, int], dict[Component, int]]:
     """(weights, caps) by component."""
     violations_before = len(reader.violations)
@@ -206,7 +227,7 @@ def _read_components(
     return weights, caps
 
 
-def _read_slabs(reader: _Reader, value: object) -> tuple[RateSlab, ...]:
+def _read_slabs(reader: DocumentReader, value: object) -> tuple[RateSlab, ...]:
     if not isinstance(value, list | tuple) or not value:
         reader.add("rate_slabs", REQUIRED, "must be a list of slabs")
         return ()
@@ -237,7 +258,7 @@ def _read_slabs(reader: _Reader, value: object) -> tuple[RateSlab, ...]:
     return tuple(slabs)
 
 
-def _read_slab(reader: _Reader, value: object, path: str) -> RateSlab:
+def _read_slab(reader: DocumentReader, value: object, path: str) -> RateSlab:
     keys = {"min_score", "max_score", "min_rate_bps", "declined"}
     fields = reader.mapping(value, path, keys)
     low = reader.integer(fields, "min_score", path, 0, MAX_SCORE)
@@ -278,7 +299,9 @@ def scorecard_document(scorecard: Scorecard) -> dict[str, Any]:
     }
     if scorecard.min_principal_paise:
         document[_MIN_PRINCIPAL] = scorecard.min_principal_paise
-    return document
+    return document | policy_document(
+        scorecard.new_to_credit, scorecard.on_time_counts, scorecard.debt_basis, scorecard.rules
+    )
 
 
 def _slab_document(slab: RateSlab) -> dict[str, Any]:
@@ -289,3 +312,10 @@ def _slab_document(slab: RateSlab) -> dict[str, Any]:
 
 
 STANDARD: Final[Scorecard] = parse_scorecard(STANDARD_DOCUMENT)
+
+
+@lru_cache(maxsize=1)
+def prudent() -> Scorecard:
+    """The scorecard of PRUDENT_DOCUMENT. Parsed when needed, because its conditions take the parser
+    of conditions."""
+    return parse_scorecard(PRUDENT_DOCUMENT)

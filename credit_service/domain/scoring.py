@@ -6,6 +6,8 @@ from datetime import date
 from enum import StrEnum
 
 from credit_service.domain.money import divide_half_up
+from credit_service.domain.policy import DebtBasis, OnTimeCounts
+from credit_service.domain.policy_facts import PolicyFacts
 from credit_service.domain.positions import CreditPosition
 from credit_service.domain.scorecard import Component, Scorecard
 from credit_service.rupees import format_inr
@@ -17,7 +19,7 @@ class Override(StrEnum):
     NO_CREDIT_HISTORY = "NO_CREDIT_HISTORY"
     """The customer never had a loan."""
     DEBT_EXCEEDS_APPROVED_LIMIT = "DEBT_EXCEEDS_APPROVED_LIMIT"
-    """The summed principal of ACTIVE loans is more than the approved limit."""
+    """The debt of ACTIVE loans, by the scorecard's debt basis, is more than the approved limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +66,28 @@ class CreditScore:
     valid_until: date
 
 
-def score(position: CreditPosition, scorecard: Scorecard) -> CreditScore:
+def debt_paise(position: CreditPosition, scorecard: Scorecard, facts: PolicyFacts | None) -> int:
+    """The debt that counts against the approved limit, by the scorecard's debt basis."""
+    if scorecard.debt_basis is DebtBasis.ORIGINAL_PRINCIPAL:
+        return position.current_debt_paise
+    return _required(facts, scorecard).principal_outstanding_paise
+
+
+def score(
+    position: CreditPosition, scorecard: Scorecard, facts: PolicyFacts | None = None
+) -> CreditScore:
     """The score of a position, on every day on which the position is valid.
 
     Each component is rounded half up to hundredths of a point and their sum half up to an integer.
-    Integer arithmetic only. Explanations are built when read.
+    Integer arithmetic only. Explanations are built when read. Raises ValueError without facts if
+    `scorecard.score_needs_facts`.
     """
+    on_time, due = position.emis_on_time, position.emis_due
+    if scorecard.on_time_counts is OnTimeCounts.WHEN_DUE:
+        counts = _required(facts, scorecard)
+        on_time, due = counts.emis_on_time_when_due, counts.emis_fallen_due
     components = (
-        _component(
-            Component.REPAYMENT_HISTORY,
-            scorecard.repayment_weight,
-            position.emis_on_time,
-            position.emis_due,
-        ),
+        _component(Component.REPAYMENT_HISTORY, scorecard.repayment_weight, on_time, due),
         _component(
             Component.LOAN_VOLUME,
             scorecard.volume_weight,
@@ -96,7 +107,7 @@ def score(position: CreditPosition, scorecard: Scorecard) -> CreditScore:
     override: Override | None = None
     if position.loan_count == 0:
         override = Override.NO_CREDIT_HISTORY
-    elif position.current_debt_paise > position.approved_limit_paise:
+    elif debt_paise(position, scorecard, facts) > position.approved_limit_paise:
         override = Override.DEBT_EXCEEDS_APPROVED_LIMIT
     total = 0
     if override is None:
@@ -109,6 +120,12 @@ def score(position: CreditPosition, scorecard: Scorecard) -> CreditScore:
         position.version,
         position.valid_until,
     )
+
+
+def _required(facts: PolicyFacts | None, scorecard: Scorecard) -> PolicyFacts:
+    if facts is None:
+        raise ValueError(f"scorecard {scorecard.version} needs the facts of its policy")
+    return facts
 
 
 def _component(component: Component, weight: int, found: int, full_at: int) -> ScoreComponent:

@@ -299,12 +299,16 @@ class CheckEligibilityResponse(message.Message):
     REASONS_FIELD_NUMBER: builtins.int
     COUNTER_OFFER_FIELD_NUMBER: builtins.int
     LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    RULE_RESULTS_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Id of the customer."""
     approved: builtins.bool
     """Whether the loan would be approved now."""
     tenure_months: builtins.int
     """Requested number of monthly installments."""
+    outcome: decision_pb2.DecisionOutcome.ValueType
+    """The outcome. approved is true exactly for APPROVED."""
     @builtins.property
     def interest_rate(self) -> decimal_pb2.Decimal:
         """Requested annual rate in percent."""
@@ -325,11 +329,13 @@ class CheckEligibilityResponse(message.Message):
 
     @builtins.property
     def reasons(self) -> containers.RepeatedCompositeFieldContainer[decision_pb2.DeclineReason]:
-        """Reasons for a decline, most important first, at most four. Empty if approved."""
+        """Reasons for a decline or a referral, most important first, at most four. Empty if approved."""
 
     @builtins.property
     def counter_offer(self) -> decision_pb2.CounterOffer:
-        """What would be approved instead. Unset if approved, or if the score alone declines the loan."""
+        """What would be approved instead. Unset if approved or referred, or if the score alone
+        declines the loan.
+        """
 
     @builtins.property
     def last_installment(self) -> money_pb2.Money:
@@ -337,6 +343,10 @@ class CheckEligibilityResponse(message.Message):
         approved loan has exactly tenure_months installments, and the last one is more than 0 and at
         most twice monthly_installment.
         """
+
+    @builtins.property
+    def rule_results(self) -> containers.RepeatedCompositeFieldContainer[decision_pb2.RuleResult]:
+        """The rules of the scorecard's policy as they were evaluated, in their order. Empty without rules."""
 
     def __init__(
         self,
@@ -351,10 +361,12 @@ class CheckEligibilityResponse(message.Message):
         reasons: abc.Iterable[decision_pb2.DeclineReason] | None = ...,
         counter_offer: decision_pb2.CounterOffer | None = ...,
         last_installment: money_pb2.Money | None = ...,
+        outcome: decision_pb2.DecisionOutcome.ValueType = ...,
+        rule_results: abc.Iterable[decision_pb2.RuleResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "customer_id", b"customer_id", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment", "reasons", b"reasons", "tenure_months", b"tenure_months"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "customer_id", b"customer_id", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment", "outcome", b"outcome", "reasons", b"reasons", "rule_results", b"rule_results", "tenure_months", b"tenure_months"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -419,15 +431,19 @@ class CreateLoanResponse(message.Message):
     REASONS_FIELD_NUMBER: builtins.int
     COUNTER_OFFER_FIELD_NUMBER: builtins.int
     LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    RULE_RESULTS_FIELD_NUMBER: builtins.int
     decision_id: builtins.int
-    """Id of the stored decision, approved or declined. GetDecision returns it in full."""
+    """Id of the stored decision, approved, declined or referred. GetDecision returns it in full."""
     approved: builtins.bool
     """Whether the loan was approved and booked."""
     message: builtins.str
     """The outcome in a sentence for people."""
+    outcome: decision_pb2.DecisionOutcome.ValueType
+    """The outcome. approved is true exactly for APPROVED."""
     @builtins.property
     def loan(self) -> loan_pb2.Loan:
-        """The loan as booked. Unset if declined."""
+        """The loan as booked. Unset if declined or referred."""
 
     @builtins.property
     def interest_rate(self) -> decimal_pb2.Decimal:
@@ -445,11 +461,13 @@ class CreateLoanResponse(message.Message):
 
     @builtins.property
     def reasons(self) -> containers.RepeatedCompositeFieldContainer[decision_pb2.DeclineReason]:
-        """Reasons for the decline, most important first, at most four. Empty if approved."""
+        """Reasons for the decline or the referral, most important first, at most four. Empty if approved."""
 
     @builtins.property
     def counter_offer(self) -> decision_pb2.CounterOffer:
-        """What would have been approved. Unset if approved, or if the score alone declined the loan."""
+        """What would have been approved. Unset if approved or referred, or if the score
+        alone declined the loan.
+        """
 
     @builtins.property
     def last_installment(self) -> money_pb2.Money:
@@ -457,6 +475,10 @@ class CreateLoanResponse(message.Message):
         approved loan has exactly tenure_months installments, and the last one is more than 0 and at
         most twice monthly_installment.
         """
+
+    @builtins.property
+    def rule_results(self) -> containers.RepeatedCompositeFieldContainer[decision_pb2.RuleResult]:
+        """The rules of the scorecard's policy as they were evaluated, in their order. Empty without rules."""
 
     def __init__(
         self,
@@ -471,10 +493,12 @@ class CreateLoanResponse(message.Message):
         reasons: abc.Iterable[decision_pb2.DeclineReason] | None = ...,
         counter_offer: decision_pb2.CounterOffer | None = ...,
         last_installment: money_pb2.Money | None = ...,
+        outcome: decision_pb2.DecisionOutcome.ValueType = ...,
+        rule_results: abc.Iterable[decision_pb2.RuleResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan", b"loan", "monthly_installment", b"monthly_installment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "decision_id", b"decision_id", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan", b"loan", "message", b"message", "monthly_installment", b"monthly_installment", "reasons", b"reasons"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "decision_id", b"decision_id", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan", b"loan", "message", b"message", "monthly_installment", b"monthly_installment", "outcome", b"outcome", "reasons", b"reasons", "rule_results", b"rule_results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -775,22 +799,26 @@ class ListDecisionsRequest(message.Message):
     CUSTOMER_ID_FIELD_NUMBER: builtins.int
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Optional. Id of the customer, 1 or more. Default: decisions of all customers."""
     page_size: builtins.int
     """Optional. Decisions per page, 0 to 1,000. Default (0): 50."""
     page_token: builtins.str
     """Optional. next_page_token of the previous page. Default: the first page."""
+    outcome: decision_pb2.DecisionOutcome.ValueType
+    """Optional. Only decisions with this outcome. Default: decisions with any outcome."""
     def __init__(
         self,
         *,
         customer_id: builtins.int | None = ...,
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
+        outcome: decision_pb2.DecisionOutcome.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_customer_id", b"_customer_id", "customer_id", b"customer_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_customer_id", b"_customer_id", "customer_id", b"customer_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_customer_id", b"_customer_id", "customer_id", b"customer_id", "outcome", b"outcome", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__customer_id: _TypeAlias = typing.Literal["customer_id"]  # noqa: Y015
     _WhichOneofArgType__customer_id: _TypeAlias = typing.Literal["_customer_id", b"_customer_id"]  # noqa: Y015

@@ -221,7 +221,7 @@ class CreditServiceServicer:
     def CheckEligibility(self, request, context):
         """Returns whether a loan would be approved and at which rate and installment; if not, the reasons
         and what would be approved instead. Writes nothing; a later CreateLoan decides again. A decline
-        is a response, not an error.
+        or a referral is a response, not an error.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
@@ -233,8 +233,9 @@ class CreditServiceServicer:
 
     def CreateLoan(self, request, context):
         """Decides on a loan and, if approved, books it, atomically and based on the customer's current
-        position. Stores the decision in both cases. A decline is a response, not an error: approved is
-        false and reasons explains why.
+        position. Stores every decision. A decline is a response, not an error: approved is false and
+        reasons explains why. So is a referral to a person by a rule of the scorecard's policy: outcome
+        is REFERRED, and nothing is booked.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
@@ -312,7 +313,8 @@ class CreditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDecisions(self, request, context):
-        """Lists stored decisions of one customer or of all customers, latest first.
+        """Lists stored decisions of one customer or of all customers, latest first, optionally only those
+        with one outcome.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).

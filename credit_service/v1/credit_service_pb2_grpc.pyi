@@ -84,7 +84,7 @@ class CreditServiceStub:
     CheckEligibility: grpc.UnaryUnaryMultiCallable[credit_service_pb2.CheckEligibilityRequest, credit_service_pb2.CheckEligibilityResponse]
     """Returns whether a loan would be approved and at which rate and installment; if not, the reasons
     and what would be approved instead. Writes nothing; a later CreateLoan decides again. A decline
-    is a response, not an error.
+    or a referral is a response, not an error.
 
     Errors:
     INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
@@ -92,8 +92,9 @@ class CreditServiceStub:
     """
     CreateLoan: grpc.UnaryUnaryMultiCallable[credit_service_pb2.CreateLoanRequest, credit_service_pb2.CreateLoanResponse]
     """Decides on a loan and, if approved, books it, atomically and based on the customer's current
-    position. Stores the decision in both cases. A decline is a response, not an error: approved is
-    false and reasons explains why.
+    position. Stores every decision. A decline is a response, not an error: approved is false and
+    reasons explains why. So is a referral to a person by a rule of the scorecard's policy: outcome
+    is REFERRED, and nothing is booked.
 
     Errors:
     INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
@@ -147,7 +148,8 @@ class CreditServiceStub:
     NOT_FOUND (DECISION_NOT_FOUND).
     """
     ListDecisions: grpc.UnaryUnaryMultiCallable[credit_service_pb2.ListDecisionsRequest, credit_service_pb2.ListDecisionsResponse]
-    """Lists stored decisions of one customer or of all customers, latest first.
+    """Lists stored decisions of one customer or of all customers, latest first, optionally only those
+    with one outcome.
 
     Errors:
     INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
@@ -273,7 +275,7 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> credit_service_pb2.CheckEligibilityResponse:
         """Returns whether a loan would be approved and at which rate and installment; if not, the reasons
         and what would be approved instead. Writes nothing; a later CreateLoan decides again. A decline
-        is a response, not an error.
+        or a referral is a response, not an error.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
@@ -287,8 +289,9 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
         context: grpc.ServicerContext,
     ) -> credit_service_pb2.CreateLoanResponse:
         """Decides on a loan and, if approved, books it, atomically and based on the customer's current
-        position. Stores the decision in both cases. A decline is a response, not an error: approved is
-        false and reasons explains why.
+        position. Stores every decision. A decline is a response, not an error: approved is false and
+        reasons explains why. So is a referral to a person by a rule of the scorecard's policy: outcome
+        is REFERRED, and nothing is booked.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
@@ -378,7 +381,8 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
         request: credit_service_pb2.ListDecisionsRequest,
         context: grpc.ServicerContext,
     ) -> credit_service_pb2.ListDecisionsResponse:
-        """Lists stored decisions of one customer or of all customers, latest first.
+        """Lists stored decisions of one customer or of all customers, latest first, optionally only those
+        with one outcome.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).

@@ -24,6 +24,99 @@ else:
 
 DESCRIPTOR: descriptor.FileDescriptor
 
+class _DecisionOutcome:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DecisionOutcomeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_DecisionOutcome.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    DECISION_OUTCOME_UNSPECIFIED: _DecisionOutcome.ValueType  # 0
+    """Never sent."""
+    DECISION_OUTCOME_APPROVED: _DecisionOutcome.ValueType  # 1
+    """The loan was approved. CreateLoan booked it."""
+    DECISION_OUTCOME_DECLINED: _DecisionOutcome.ValueType  # 2
+    """The loan was declined."""
+    DECISION_OUTCOME_REFERRED: _DecisionOutcome.ValueType  # 3
+    """A rule of the scorecard's policy refers the request to a person. Nothing is booked."""
+
+class DecisionOutcome(_DecisionOutcome, metaclass=_DecisionOutcomeEnumTypeWrapper):
+    """The outcome of a decision."""
+
+DECISION_OUTCOME_UNSPECIFIED: DecisionOutcome.ValueType  # 0
+"""Never sent."""
+DECISION_OUTCOME_APPROVED: DecisionOutcome.ValueType  # 1
+"""The loan was approved. CreateLoan booked it."""
+DECISION_OUTCOME_DECLINED: DecisionOutcome.ValueType  # 2
+"""The loan was declined."""
+DECISION_OUTCOME_REFERRED: DecisionOutcome.ValueType  # 3
+"""A rule of the scorecard's policy refers the request to a person. Nothing is booked."""
+
+class _RuleOutcome:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RuleOutcomeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_RuleOutcome.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    RULE_OUTCOME_UNSPECIFIED: _RuleOutcome.ValueType  # 0
+    """Never sent by this release; an outcome of a later release."""
+    RULE_OUTCOME_DECLINE: _RuleOutcome.ValueType  # 1
+    """Declines the loan."""
+    RULE_OUTCOME_REFER: _RuleOutcome.ValueType  # 2
+    """Refers the request to a person, unless something declines it."""
+    RULE_OUTCOME_MIN_RATE: _RuleOutcome.ValueType  # 3
+    """Raises the rate to a minimum."""
+    RULE_OUTCOME_MAX_AMOUNT: _RuleOutcome.ValueType  # 4
+    """Limits the principal to a maximum."""
+
+class RuleOutcome(_RuleOutcome, metaclass=_RuleOutcomeEnumTypeWrapper):
+    """The effect of a rule of a scorecard's policy whose condition holds."""
+
+RULE_OUTCOME_UNSPECIFIED: RuleOutcome.ValueType  # 0
+"""Never sent by this release; an outcome of a later release."""
+RULE_OUTCOME_DECLINE: RuleOutcome.ValueType  # 1
+"""Declines the loan."""
+RULE_OUTCOME_REFER: RuleOutcome.ValueType  # 2
+"""Refers the request to a person, unless something declines it."""
+RULE_OUTCOME_MIN_RATE: RuleOutcome.ValueType  # 3
+"""Raises the rate to a minimum."""
+RULE_OUTCOME_MAX_AMOUNT: RuleOutcome.ValueType  # 4
+"""Limits the principal to a maximum."""
+
+class _AssetClass:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AssetClassEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_AssetClass.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    ASSET_CLASS_UNSPECIFIED: _AssetClass.ValueType  # 0
+    """Never sent."""
+    ASSET_CLASS_STANDARD: _AssetClass.ValueType  # 1
+    """No installment is overdue."""
+    ASSET_CLASS_SMA_0: _AssetClass.ValueType  # 2
+    """1 to 30 days."""
+    ASSET_CLASS_SMA_1: _AssetClass.ValueType  # 3
+    """31 to 60 days."""
+    ASSET_CLASS_SMA_2: _AssetClass.ValueType  # 4
+    """61 to 90 days."""
+    ASSET_CLASS_NPA: _AssetClass.ValueType  # 5
+    """91 days or more. It stays until no loan of the customer has arrears."""
+
+class AssetClass(_AssetClass, metaclass=_AssetClassEnumTypeWrapper):
+    """Days past due of a customer's worst loan, as a class."""
+
+ASSET_CLASS_UNSPECIFIED: AssetClass.ValueType  # 0
+"""Never sent."""
+ASSET_CLASS_STANDARD: AssetClass.ValueType  # 1
+"""No installment is overdue."""
+ASSET_CLASS_SMA_0: AssetClass.ValueType  # 2
+"""1 to 30 days."""
+ASSET_CLASS_SMA_1: AssetClass.ValueType  # 3
+"""31 to 60 days."""
+ASSET_CLASS_SMA_2: AssetClass.ValueType  # 4
+"""61 to 90 days."""
+ASSET_CLASS_NPA: AssetClass.ValueType  # 5
+"""91 days or more. It stays until no loan of the customer has arrears."""
+
 class _DeclineReasonCode:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -59,9 +152,22 @@ class _DeclineReasonCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Decl
     to be repaid in equal installments of whole paise over the tenure at the corrected rate. found
     and threshold are in rupees.
     """
+    DECLINE_REASON_CODE_NEW_TO_CREDIT_AMOUNT_EXCEEDED: _DeclineReasonCode.ValueType  # 7
+    """The customer has never had a loan, and the principal is more than the scorecard's policy lends
+    to such customers. found and threshold are in rupees.
+    """
+    DECLINE_REASON_CODE_POLICY_RULE: _DeclineReasonCode.ValueType  # 8
+    """A rule of the scorecard's policy, named in rule_code. found is the names and values that the
+    rule used, such as "days_past_due 349, asset_class 4"; threshold is its condition. If the
+    response declines, the rule declines; if it refers, the rule refers or had no result.
+    """
+    DECLINE_REASON_CODE_POLICY_AMOUNT_EXCEEDED: _DeclineReasonCode.ValueType  # 9
+    """The principal is more than a rule of the scorecard's policy allows, named in rule_code. found
+    and threshold are in rupees.
+    """
 
 class DeclineReasonCode(_DeclineReasonCode, metaclass=_DeclineReasonCodeEnumTypeWrapper):
-    """The reason for declining a loan."""
+    """The reason for declining a loan, or for referring the request to a person."""
 
 DECLINE_REASON_CODE_UNSPECIFIED: DeclineReasonCode.ValueType  # 0
 """Never sent."""
@@ -92,10 +198,23 @@ DECLINE_REASON_CODE_LOAN_AMOUNT_TOO_SMALL: DeclineReasonCode.ValueType  # 6
 to be repaid in equal installments of whole paise over the tenure at the corrected rate. found
 and threshold are in rupees.
 """
+DECLINE_REASON_CODE_NEW_TO_CREDIT_AMOUNT_EXCEEDED: DeclineReasonCode.ValueType  # 7
+"""The customer has never had a loan, and the principal is more than the scorecard's policy lends
+to such customers. found and threshold are in rupees.
+"""
+DECLINE_REASON_CODE_POLICY_RULE: DeclineReasonCode.ValueType  # 8
+"""A rule of the scorecard's policy, named in rule_code. found is the names and values that the
+rule used, such as "days_past_due 349, asset_class 4"; threshold is its condition. If the
+response declines, the rule declines; if it refers, the rule refers or had no result.
+"""
+DECLINE_REASON_CODE_POLICY_AMOUNT_EXCEEDED: DeclineReasonCode.ValueType  # 9
+"""The principal is more than a rule of the scorecard's policy allows, named in rule_code. found
+and threshold are in rupees.
+"""
 
 @typing.final
 class DeclineReason(message.Message):
-    """One reason for a decline."""
+    """One reason for a decline or a referral."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -104,16 +223,21 @@ class DeclineReason(message.Message):
     FOUND_FIELD_NUMBER: builtins.int
     THRESHOLD_FIELD_NUMBER: builtins.int
     COMPONENTS_FIELD_NUMBER: builtins.int
+    RULE_CODE_FIELD_NUMBER: builtins.int
     code: DeclineReasonCode.ValueType
     """The rule that was not met."""
     message: builtins.str
     """A sentence for people, with the figures."""
     found: builtins.str
-    """The value found, as a plain number in the unit documented at the code, such as "32884.88"."""
+    """The value found, as a plain number in the unit documented at the code, such as "32884.88". For
+    POLICY_RULE, names and values.
+    """
     threshold: builtins.str
     """The threshold, in the same unit, such as "25000.00". For scores, numbers of loans and
     LOAN_AMOUNT_TOO_SMALL it is the minimum that passes; for other amounts, the maximum.
     """
+    rule_code: builtins.str
+    """For POLICY_RULE and POLICY_AMOUNT_EXCEEDED: the code of the rule. Empty for other codes."""
     @builtins.property
     def components(self) -> containers.RepeatedScalarFieldContainer[score_pb2.ScoreComponent.ValueType]:
         """For CREDIT_SCORE_TOO_LOW: the components that lost the most points, largest loss first. Empty
@@ -128,17 +252,140 @@ class DeclineReason(message.Message):
         found: builtins.str = ...,
         threshold: builtins.str = ...,
         components: abc.Iterable[score_pb2.ScoreComponent.ValueType] | None = ...,
+        rule_code: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["code", b"code", "components", b"components", "found", b"found", "message", b"message", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["code", b"code", "components", b"components", "found", b"found", "message", b"message", "rule_code", b"rule_code", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RuleResult(message.Message):
+    """A rule of the scorecard's policy, as it was evaluated for a decision."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: builtins.int
+    CONDITION_FIELD_NUMBER: builtins.int
+    VALUES_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    APPLIED_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    code: builtins.str
+    """Code of the rule, unique in its scorecard."""
+    condition: builtins.str
+    """The condition, an expression of CEL."""
+    outcome: RuleOutcome.ValueType
+    """The effect of the rule if its condition holds."""
+    applied: builtins.bool
+    """Whether the condition held. false if it had no result."""
+    error: builtins.str
+    """Why the condition had no result, such as "division by 0"; the request is then referred to a
+    person. Empty if it had one.
+    """
+    @builtins.property
+    def values(self) -> containers.RepeatedCompositeFieldContainer[RuleValue]:
+        """The values that the condition used, in order of their first use. Money is in paise."""
+
+    def __init__(
+        self,
+        *,
+        code: builtins.str = ...,
+        condition: builtins.str = ...,
+        values: abc.Iterable[RuleValue] | None = ...,
+        outcome: RuleOutcome.ValueType = ...,
+        applied: builtins.bool = ...,
+        error: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["applied", b"applied", "code", b"code", "condition", b"condition", "error", b"error", "outcome", b"outcome", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RuleValue(message.Message):
+    """A named value that a rule used."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """The name in the condition."""
+    value: builtins.int
+    """The value. Money is in paise."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        value: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PolicyFacts(message.Message):
+    """Facts on the day of a decision that policies of scorecards use, in addition to the credit
+    position.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ACTIVE_LOANS_FIELD_NUMBER: builtins.int
+    PRINCIPAL_OUTSTANDING_FIELD_NUMBER: builtins.int
+    EMIS_ON_TIME_WHEN_DUE_FIELD_NUMBER: builtins.int
+    EMIS_FALLEN_DUE_FIELD_NUMBER: builtins.int
+    DAYS_PAST_DUE_FIELD_NUMBER: builtins.int
+    ASSET_CLASS_FIELD_NUMBER: builtins.int
+    AGE_FIELD_NUMBER: builtins.int
+    MONTHS_AS_CUSTOMER_FIELD_NUMBER: builtins.int
+    active_loans: builtins.int
+    """Number of active loans."""
+    emis_on_time_when_due: builtins.int
+    """Installments whose due date has come and that were paid on time, over all loans."""
+    emis_fallen_due: builtins.int
+    """Installments whose due date has come, over all loans."""
+    days_past_due: builtins.int
+    """Days past due of the worst loan. 0 if no installment is overdue."""
+    asset_class: AssetClass.ValueType
+    """Asset class of the customer, from the days past due."""
+    age: builtins.int
+    """Age in years."""
+    months_as_customer: builtins.int
+    """Complete months since the customer was stored."""
+    @builtins.property
+    def principal_outstanding(self) -> money_pb2.Money:
+        """Principal of active loans that is not repaid yet, in INR."""
+
+    def __init__(
+        self,
+        *,
+        active_loans: builtins.int = ...,
+        principal_outstanding: money_pb2.Money | None = ...,
+        emis_on_time_when_due: builtins.int = ...,
+        emis_fallen_due: builtins.int = ...,
+        days_past_due: builtins.int = ...,
+        asset_class: AssetClass.ValueType = ...,
+        age: builtins.int = ...,
+        months_as_customer: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["principal_outstanding", b"principal_outstanding"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["active_loans", b"active_loans", "age", b"age", "asset_class", b"asset_class", "days_past_due", b"days_past_due", "emis_fallen_due", b"emis_fallen_due", "emis_on_time_when_due", b"emis_on_time_when_due", "months_as_customer", b"months_as_customer", "principal_outstanding", b"principal_outstanding"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class CounterOffer(message.Message):
     """What would be approved instead. The offer is exact: it would be approved, and one rupee more (or
-    one month less) would not. Unset if the loan was approved, or if the score alone declined it.
+    one month less) would not. Under a scorecard with rules it would be approved, but may not be exact.
+    Unset if the loan was approved or
+    referred, or if the score alone declined it.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -257,6 +504,7 @@ class DecisionInputs(message.Message):
     EMIS_DUE_FIELD_NUMBER: builtins.int
     CURRENT_YEAR_LOANS_FIELD_NUMBER: builtins.int
     INPUTS_JSON_FIELD_NUMBER: builtins.int
+    POLICY_FACTS_FIELD_NUMBER: builtins.int
     HELD_PRINCIPAL_FIELD_NUMBER: builtins.int
     HELD_INSTALLMENTS_FIELD_NUMBER: builtins.int
     customer_version: builtins.int
@@ -298,6 +546,10 @@ class DecisionInputs(message.Message):
         """Total principal of all loans ever taken."""
 
     @builtins.property
+    def policy_facts(self) -> PolicyFacts:
+        """Facts for the policy of a scorecard. Unset if no scorecard needed them."""
+
+    @builtins.property
     def held_principal(self) -> money_pb2.Money:
         """Total principal of the customer's open offers."""
 
@@ -320,19 +572,20 @@ class DecisionInputs(message.Message):
         emis_due: builtins.int = ...,
         current_year_loans: builtins.int = ...,
         inputs_json: builtins.str = ...,
+        policy_facts: PolicyFacts | None = ...,
         held_principal: money_pb2.Money | None = ...,
         held_installments: money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["approved_limit", b"approved_limit", "as_of", b"as_of", "current_debt", b"current_debt", "current_installments", b"current_installments", "held_installments", b"held_installments", "held_principal", b"held_principal", "monthly_income", b"monthly_income", "total_principal", b"total_principal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["approved_limit", b"approved_limit", "as_of", b"as_of", "current_debt", b"current_debt", "current_installments", b"current_installments", "held_installments", b"held_installments", "held_principal", b"held_principal", "monthly_income", b"monthly_income", "policy_facts", b"policy_facts", "total_principal", b"total_principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["approved_limit", b"approved_limit", "as_of", b"as_of", "current_debt", b"current_debt", "current_installments", b"current_installments", "current_year_loans", b"current_year_loans", "customer_version", b"customer_version", "emis_due", b"emis_due", "emis_on_time", b"emis_on_time", "held_installments", b"held_installments", "held_principal", b"held_principal", "inputs_json", b"inputs_json", "loan_count", b"loan_count", "monthly_income", b"monthly_income", "total_principal", b"total_principal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved_limit", b"approved_limit", "as_of", b"as_of", "current_debt", b"current_debt", "current_installments", b"current_installments", "current_year_loans", b"current_year_loans", "customer_version", b"customer_version", "emis_due", b"emis_due", "emis_on_time", b"emis_on_time", "held_installments", b"held_installments", "held_principal", b"held_principal", "inputs_json", b"inputs_json", "loan_count", b"loan_count", "monthly_income", b"monthly_income", "policy_facts", b"policy_facts", "total_principal", b"total_principal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class Decision(message.Message):
-    """A stored decision of CreateLoan, approved or declined, with all its inputs. Decisions are never
-    changed.
+    """A stored decision of CreateLoan, approved, declined or referred, with all its inputs. Decisions
+    are never changed.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -354,6 +607,8 @@ class Decision(message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     PRINCIPAL_FIELD_NUMBER: builtins.int
     LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    RULE_RESULTS_FIELD_NUMBER: builtins.int
     decision_id: builtins.int
     """Id of the decision, 1 or more. Later decisions have larger ids."""
     customer_id: builtins.int
@@ -363,11 +618,13 @@ class Decision(message.Message):
     scorecard_version: builtins.str
     """Version of the scorecard that was used."""
     loan_id: builtins.int
-    """Id of the loan that was booked. 0 if declined."""
+    """Id of the loan that was booked. 0 if declined or referred."""
     request_id: builtins.str
     """Request id of the CreateLoan call. Empty if release 0.1.0 stored the decision without one."""
     principal: builtins.str
     """Subject of the caller's credentials. Empty if the server runs without authentication."""
+    outcome: DecisionOutcome.ValueType
+    """The outcome. approved is true exactly for APPROVED."""
     @builtins.property
     def ask(self) -> LoanAsk:
         """The requested loan."""
@@ -384,7 +641,7 @@ class Decision(message.Message):
 
     @builtins.property
     def reasons(self) -> containers.RepeatedCompositeFieldContainer[DeclineReason]:
-        """Reasons for the decline, most important first, at most four. Empty if approved."""
+        """Reasons for the decline or the referral, most important first, at most four. Empty if approved."""
 
     @builtins.property
     def counter_offer(self) -> CounterOffer:
@@ -412,6 +669,10 @@ class Decision(message.Message):
         if the others alone would repay the loan; such loans are no longer approved.
         """
 
+    @builtins.property
+    def rule_results(self) -> containers.RepeatedCompositeFieldContainer[RuleResult]:
+        """The rules of the scorecard's policy as they were evaluated, in their order. Empty without rules."""
+
     def __init__(
         self,
         *,
@@ -432,9 +693,11 @@ class Decision(message.Message):
         request_id: builtins.str = ...,
         principal: builtins.str = ...,
         last_installment: money_pb2.Money | None = ...,
+        outcome: DecisionOutcome.ValueType = ...,
+        rule_results: abc.Iterable[RuleResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["ask", b"ask", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "decided_on", b"decided_on", "decided_time", b"decided_time", "inputs", b"inputs", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "ask", b"ask", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "customer_id", b"customer_id", "decided_on", b"decided_on", "decided_time", b"decided_time", "decision_id", b"decision_id", "inputs", b"inputs", "last_installment", b"last_installment", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "principal", b"principal", "reasons", b"reasons", "request_id", b"request_id", "scorecard_version", b"scorecard_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "ask", b"ask", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "customer_id", b"customer_id", "decided_on", b"decided_on", "decided_time", b"decided_time", "decision_id", b"decision_id", "inputs", b"inputs", "last_installment", b"last_installment", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "outcome", b"outcome", "principal", b"principal", "reasons", b"reasons", "request_id", b"request_id", "rule_results", b"rule_results", "scorecard_version", b"scorecard_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

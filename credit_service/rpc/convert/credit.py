@@ -9,7 +9,13 @@ from credit_service.commands.create_loan import CreateLoan
 from credit_service.commands.register_customer import RegisterCustomer
 from credit_service.domain.customers import validate_new_customer
 from credit_service.domain.decisions import decode_inputs
-from credit_service.domain.eligibility import CounterOffer, Decision, Reason, ReasonCode
+from credit_service.domain.eligibility import (
+    CounterOffer,
+    Decision,
+    Outcome,
+    Reason,
+    ReasonCode,
+)
 from credit_service.domain.errors import (
     OUT_OF_RANGE,
     InvalidFieldsError,
@@ -33,6 +39,8 @@ from credit_service.domain.payments import (
     next_unsettled_due_date,
     paid_and_outstanding_paise,
 )
+from credit_service.domain.policy import RuleOutcome, RuleResult
+from credit_service.domain.policy_facts import AssetClass, PolicyFacts
 from credit_service.domain.scorecard import Component
 from credit_service.domain.scoring import CreditScore, Override, ScoreComponent
 from credit_service.queries.loans import RepaymentSchedule
@@ -146,6 +154,27 @@ _REASON_CODES: dict[str, Any] = {
     each: decision_pb2.DeclineReasonCode.Value(f"DECLINE_REASON_CODE_{each.name}")
     for each in ReasonCode
 }
+_OUTCOMES = {
+    each: decision_pb2.DecisionOutcome.Value(f"DECISION_OUTCOME_{each.name}") for each in Outcome
+}
+_OUTCOME_FILTERS: dict[int, Outcome | None] = {
+    decision_pb2.DECISION_OUTCOME_UNSPECIFIED: None,
+    **{number: outcome for outcome, number in _OUTCOMES.items()},
+}
+_RULE_OUTCOMES: dict[str, Any] = {
+    each: decision_pb2.RuleOutcome.Value(f"RULE_OUTCOME_{each.name}") for each in RuleOutcome
+}
+_ASSET_CLASSES = {
+    each: decision_pb2.AssetClass.Value(f"ASSET_CLASS_{each.name}") for each in AssetClass
+}
+
+
+def read_outcome(number: int, field: str, violations: Violations) -> Outcome | None:
+    """The outcome to filter by; None for decisions with any outcome."""
+    if number not in _OUTCOME_FILTERS:
+        violations.add(field, OUT_OF_RANGE, f"must be a DecisionOutcome, found {number}.")
+        return None
+    return _OUTCOME_FILTERS[number]
 
 
 def read_loan_state(number: int, field: str, violations: Violations) -> LoanState | None:
@@ -212,6 +241,33 @@ def _reason(reason: Reason) -> Any:
         found=reason.found,
         threshold=reason.threshold,
         components=[_COMPONENTS[each] for each in reason.components if each in _COMPONENTS],
+        rule_code=reason.rule_code,
+    )
+
+
+def _rule_result(result: RuleResult) -> decision_pb2.RuleResult:
+    return decision_pb2.RuleResult(
+        code=result.code,
+        condition=result.condition,
+        values=[decision_pb2.RuleValue(name=name, value=value) for name, value in result.values],
+        outcome=_RULE_OUTCOMES.get(result.outcome, decision_pb2.RULE_OUTCOME_UNSPECIFIED),
+        applied=result.applied,
+        error=result.error,
+    )
+
+
+def _policy_facts(facts: PolicyFacts | None) -> decision_pb2.PolicyFacts | None:
+    if facts is None:
+        return None
+    return decision_pb2.PolicyFacts(
+        active_loans=facts.active_loans,
+        principal_outstanding=write_money(facts.principal_outstanding_paise),
+        emis_on_time_when_due=facts.emis_on_time_when_due,
+        emis_fallen_due=facts.emis_fallen_due,
+        days_past_due=facts.days_past_due,
+        asset_class=_ASSET_CLASSES[facts.asset_class],
+        age=facts.age,
+        months_as_customer=facts.months_as_customer,
     )
 
 
@@ -265,6 +321,8 @@ def write_eligibility(
         tenure_months=ask.tenure_months,
         reasons=[_reason(each) for each in decision.reasons],
         counter_offer=_counter_offer(decision.counter_offer, decision.corrected_rate_bps),
+        outcome=_OUTCOMES[decision.outcome],
+        rule_results=[_rule_result(each) for each in decision.rules],
     )
     fill_money(response.monthly_installment, decision.installment_paise)
     fill_money(response.last_installment, _last_installment(ask, decision))
@@ -287,6 +345,8 @@ def write_created_loan(stored: StoredDecision, ask: Ask) -> credit_service_pb2.C
         last_installment=write_money(_last_installment(ask, decision)),
         reasons=[_reason(each) for each in decision.reasons],
         counter_offer=_counter_offer(decision.counter_offer, decision.corrected_rate_bps),
+        outcome=_OUTCOMES[decision.outcome],
+        rule_results=[_rule_result(each) for each in decision.rules],
     )
     if stored.loan_id is not None:
         # The loan as booked, without later payments: a retry gets the same response.
@@ -303,6 +363,8 @@ def write_created_loan(stored: StoredDecision, ask: Ask) -> credit_service_pb2.C
 
 
 def _outcome_sentence(decision: Decision, ask: Ask) -> str:
+    if decision.referred:
+        return "Referred to a person. " + " ".join(each.message for each in decision.reasons)
     if not decision.approved:
         return "Declined. " + " ".join(each.message for each in decision.reasons)
     corrected = (
@@ -430,6 +492,7 @@ def write_decision(stored: StoredDecision) -> decision_pb2.Decision:
             emis_due=position.emis_due,
             current_year_loans=position.current_year_loans,
             inputs_json=stored.inputs_json,
+            policy_facts=_policy_facts(inputs.facts),
             held_principal=write_money(position.held_principal_paise),
             held_installments=write_money(position.held_installments_paise),
         ),
@@ -439,6 +502,8 @@ def write_decision(stored: StoredDecision) -> decision_pb2.Decision:
         loan_id=stored.loan_id or 0,
         request_id="" if stored.request_id is None else str(stored.request_id),
         principal=write_principal(stored.principal),
+        outcome=_OUTCOMES[decision.outcome],
+        rule_results=[_rule_result(each) for each in decision.rules],
     )
     fill_score(message.credit_score, decision.score, stored.decided_at)
     return message

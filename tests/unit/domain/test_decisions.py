@@ -129,6 +129,8 @@ def test_replay_gives_the_same_bytes(position: CreditPosition, asked: Ask) -> No
         STANDARD.version,
         Rules.LARGEST_INSTALLMENT,
         (),
+        None,
+        frozenset(),
     )
     assert decode_outcome(outcome) == decision
     for text in (inputs, outcome):
