@@ -1,9 +1,11 @@
 """Reading a stream ahead: the order of messages, and those that have arrived."""
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 import pytest
 
@@ -78,6 +80,83 @@ def test_an_invalid_message_raises_in_its_order() -> None:
             assert messages.next_if(lambda _message: True) is None
             with pytest.raises(ValueError, match="three"):
                 next(messages)
+
+
+class _LateError(Exception):
+    """Raised by the reading thread after the end of the method."""
+
+
+class _Parsed:
+    """Stands for a message that is large when parsed."""
+
+
+@pytest.fixture
+def without_garbage_collection() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("without_garbage_collection")
+def test_a_rejected_message_is_freed_while_its_error_waits() -> None:
+    parsed: list[weakref.ref[_Parsed]] = []
+
+    def parse(_data: bytes) -> int:
+        message = _Parsed()
+        parsed.append(weakref.ref(message))
+        raise ValueError("rejected")
+
+    with read_ahead(iter([b"1"]), parse, PATIENCE_SECONDS, threading.Event()) as messages:
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not parsed or parsed[0]() is not None:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        with pytest.raises(ValueError, match="rejected") as raised:
+            next(messages)
+        # The log still shows where it was raised.
+        assert raised.traceback[-1].name == "parse"
+
+
+@pytest.mark.usefixtures("without_garbage_collection")
+def test_a_stream_that_ends_with_an_error_is_freed_at_its_end() -> None:
+    def consumed() -> weakref.ref[Messages[int]]:
+        with suppress(ValueError), reading([b"1", b"two"]) as messages:
+            stream = weakref.ref(messages)
+            try:
+                list(messages)
+            finally:
+                del messages
+        return stream
+
+    stream = consumed()
+    until = time.monotonic() + PATIENCE_SECONDS
+    # The reading thread may still be about to end.
+    while stream() is not None:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+@pytest.mark.usefixtures("without_garbage_collection")
+def test_an_error_that_comes_after_the_end_is_freed() -> None:
+    errors: list[weakref.ref[_LateError]] = []
+    has_ended = threading.Event()
+
+    def parse(_data: bytes) -> int:
+        has_ended.wait(PATIENCE_SECONDS)
+        error = _LateError()
+        errors.append(weakref.ref(error))
+        try:
+            raise error
+        finally:
+            del error
+
+    with read_ahead(iter([b"1"]), parse, PATIENCE_SECONDS, threading.Event()):
+        pass
+    has_ended.set()
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not errors or errors[0]() is not None:
+        assert time.monotonic() < until
+        time.sleep(0.001)
 
 
 def test_an_idle_stream_and_one_of_a_stopping_server_end() -> None:
