@@ -44,7 +44,8 @@ MUTANTS: Mapping[str, int] = {
 MAX_GROWTH_BYTES = 64 * 1024 * 1024
 _SETTLE_SECONDS = 30.0
 CALLERS = 6
-_FINISH_SECONDS = 120.0
+_FINISH_SECONDS = 900.0
+"""Longest wait for the end of an upload. Mutants of fields and messages leave a queue of them."""
 _CHECK_EVERY = 500
 _STREAMS = "32"
 
