@@ -2,8 +2,9 @@
 
 import random
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from google.type.decimal_pb2 import Decimal
@@ -21,6 +22,9 @@ CUSTOMERS = 30_000
 HOT_CUSTOMERS = 5
 LISTED_LOANS = 20
 _WARM_CUSTOMERS = 1_000
+"""Also the asks of a batch."""
+# A server process works on one batch at a time; one more waits for it.
+_BATCH_CALLERS = 2
 _LOANS_EACH = 3
 # Customers with long lists follow the others.
 _FIRST_LISTED = CUSTOMERS + 1
@@ -100,6 +104,45 @@ class Calls:
                 others,
             )
         ]
+
+    def check_batch(self) -> list[Result]:
+        """BatchCheckEligibility compared with CheckEligibility, in decisions per second."""
+        with ExitStack() as running:
+            real = self._server(running)
+            checks = [check_body(each) for each in range(1, _WARM_CUSTOMERS + 1)]
+            batches = [batch_body(range(1, _WARM_CUSTOMERS + 1))]
+            self._bed.flush_cache()
+            single = self._loading(real, "CheckEligibility", checks, eligible)
+            call = self._loading(
+                real,
+                "BatchCheckEligibility",
+                batches,
+                all_eligible,
+                callers=_BATCH_CALLERS,
+                channels=_BATCH_CALLERS,
+            )
+            rss_mib: list[float] = []
+
+            def work() -> Turn:
+                turn = call()
+                rss_mib.append(real.process.memory_info().rss / 2**20)
+                return replace(turn, figure=turn.figure * _WARM_CUSTOMERS)
+
+            own, others = by_turns(self._plan.rounds, [work, single])
+        result = Result(
+            "check-batch",
+            f"BatchCheckEligibility, {_WARM_CUSTOMERS:,} asks, warm cache, decisions",
+            f"CheckEligibility, warm cache, {CALLERS} callers",
+            RATE,
+            Goal("≥", 9),
+            own,
+            others,
+        )
+        result.notes.append(
+            f"memory of the server after each round: {', '.join(f'{each:.0f}' for each in rss_mib)}"
+            " MiB"
+        )
+        return [result]
 
     def create(self) -> list[Result]:
         """CreateLoan, spread and hot, and RecordPayment; compared with pgbench and each other."""
@@ -295,6 +338,7 @@ class Calls:
         check: Callable[[bytes], bool] | None = None,
         *,
         once: bool = False,
+        callers: int = CALLERS,
         channels: int = 4,
         processors: frozenset[int] | None = None,
     ) -> Callable[[], Turn]:
@@ -304,7 +348,7 @@ class Calls:
             SERVICE + method,
             bodies,
             self._plan.seconds,
-            callers=CALLERS,
+            callers=callers,
             channels=channels,
             once=once,
         )
@@ -405,6 +449,12 @@ def check_body(customer_id: int) -> bytes:
     return pb.CheckEligibilityRequest(customer_id=customer_id, **_ask()).SerializeToString()
 
 
+def batch_body(customer_ids: Iterable[int]) -> bytes:
+    """A BatchCheckEligibility request with the same ask for each of these customers."""
+    asks = [pb.CheckEligibilityRequest(customer_id=each, **_ask()) for each in customer_ids]
+    return pb.BatchCheckEligibilityRequest(asks=asks).SerializeToString()
+
+
 def create_body(customer_id: int) -> bytes:
     """The same loan as a CreateLoan request, with a new request id."""
     return pb.CreateLoanRequest(
@@ -414,6 +464,11 @@ def create_body(customer_id: int) -> bytes:
 
 def eligible(answer: bytes) -> bool:
     return pb.CheckEligibilityResponse.FromString(answer).approved
+
+
+def all_eligible(answer: bytes) -> bool:
+    results = pb.BatchCheckEligibilityResponse.FromString(answer).results
+    return len(results) == _WARM_CUSTOMERS and all(each.eligibility.approved for each in results)
 
 
 def booked(answer: bytes) -> bool:

@@ -29,6 +29,7 @@ _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
 _WINDOW = 2**31 - 1
 _FIRST_WINDOW = 65_535
 _INITIAL_WINDOW_SIZE = 4
+_MAX_FRAME_BYTES = 16_384
 _RECEIVE_BYTES = 256 * 1024
 _SAMPLES = 50
 _PATIENCE_SECONDS = 30.0
@@ -111,7 +112,10 @@ class _Connection:
         if self._send_window < 0:
             raise LoadError("the server's flow-control window is full")
         self.out += _frame(_HEADERS, _END_HEADERS, stream, next(self._headers))
-        self.out += _frame(_DATA, _END_STREAM, stream, message)
+        for start in range(0, len(message), _MAX_FRAME_BYTES):
+            part = message[start : start + _MAX_FRAME_BYTES]
+            is_last = start + _MAX_FRAME_BYTES >= len(message)
+            self.out += _frame(_DATA, _END_STREAM * is_last, stream, part)
 
     def flush(self) -> None:
         """Send the buffered frames."""

@@ -5,7 +5,7 @@
     python scripts/contract.py lint       buf lint and buf format
     python scripts/contract.py breaking   compare with the contract last released
     python scripts/contract.py release    store the current contract as the last released one
-    python scripts/contract.py imports    copy the google/type protos to .build/googleapis
+    python scripts/contract.py imports    copy googleapis' imported protos to .build/googleapis
 
 Exit status 0: success; 1: failure, with the reason on standard error. Needs the development
 dependencies grpcio-tools, mypy-protobuf, googleapis-common-protos and buf-bin.
@@ -151,9 +151,11 @@ def check() -> None:
 
 
 def imports() -> None:
-    """Copy the google/type protos to where buf and clients that load .proto files find them."""
-    for proto in package_folder("google.type.money_pb2").glob("*.proto"):
-        target = GOOGLEAPIS / "google" / "type" / proto.name
+    """Copy the imported protos of googleapis to where buf and clients that load .proto files find
+    them."""
+    types = package_folder("google.type.money_pb2").glob("*.proto")
+    for proto in (*types, package_folder("google.rpc.status_pb2") / "status.proto"):
+        target = GOOGLEAPIS / "google" / proto.parent.name / proto.name
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists() or target.read_bytes() != proto.read_bytes():
             shutil.copyfile(proto, target)

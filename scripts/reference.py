@@ -34,6 +34,7 @@ _WELL_KNOWN = {
     "google.type.Decimal": "[Decimal](README.md#decimal)",
     "google.type.Date": "[Date](README.md#date)",
     "google.protobuf.Timestamp": "[Timestamp](README.md#timestamp)",
+    "google.rpc.Status": "[Status](README.md#status)",
 }
 _INTRODUCTION = """\
 # Contract reference
@@ -64,6 +65,11 @@ currencies and amounts finer than a paisa (10,000,000 nanos) are rejected.
 ### Timestamp
 
 `google.protobuf.Timestamp`: an instant, in JSON as text in UTC: `"2026-01-31T06:30:00Z"`.
+
+### Status
+
+`google.rpc.Status`: an error, where a response contains one. `code` is the number of the status,
+`details` are those of a failed call: [errors](errors.md).
 
 ## Methods
 
@@ -294,7 +300,9 @@ def _type(contract: _Contract, each: FieldDescriptorProto) -> str:
     elif name in _WELL_KNOWN:
         text = _WELL_KNOWN[name]
     else:
-        text = f"[{_last(name)}]({contract.pages[_last(name)]}#{_last(name).lower()})"
+        # The request and the response of a method are in the section of the method.
+        section = re.sub(r"(Request|Response)$", "", _last(name)).lower()
+        text = f"[{_last(name)}]({contract.pages[_last(name)]}#{section})"
     if each.label == FieldDescriptorProto.LABEL_REPEATED:
         return f"list of {text}"
     return f"{text}, may be absent" if each.proto3_optional else text

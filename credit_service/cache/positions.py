@@ -18,10 +18,11 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
+from itertools import repeat
 from typing import Any, TypeVar
 
 import redis
@@ -98,7 +99,7 @@ class _Found:
 
     @property
     def key(self) -> str:
-        return f"{_PREFIX}{self.position.customer_id}"
+        return _key(self.position.customer_id)
 
 
 class PositionCache:
@@ -132,7 +133,7 @@ class PositionCache:
 
     def get(self, customer_id: int, today: date) -> CachedPosition | None:
         """The customer's entry if it is valid today; None is a miss, whatever the cause."""
-        key = f"{_PREFIX}{customer_id}"
+        key = _key(customer_id)
         value: object = None
         master = ""
 
@@ -151,6 +152,31 @@ class PositionCache:
             return None
         _HIT.inc()
         return cached
+
+    def get_many(self, customer_ids: Collection[int], today: date) -> dict[int, CachedPosition]:
+        """The entries of these customers that are valid today, by customer, read together. A
+        customer without one is a miss, whatever the cause."""
+        values: list[tuple[int, bytes | None, str]] = []
+
+        def read() -> None:
+            values.clear()
+            for link, group in self._by_link(customer_ids, _key).items():
+                found = link.values([_key(each) for each in group])
+                values.extend(zip(group, found, repeat(link.master)))
+
+        if not self._is_usable() or not self._attempt(read):
+            _UNREAD.inc(len(customer_ids))
+            return {}
+        entries: dict[int, CachedPosition] = {}
+        for customer_id, value, master in values:
+            cached = None if value is None else _decode(customer_id, value)
+            if cached is None or cached.master != master:
+                continue
+            if is_valid_on(cached.position, today):
+                entries[customer_id] = cached
+        _HIT.inc(len(entries))
+        _MISS.inc(len(customer_ids) - len(entries))
+        return entries
 
     def put(
         self,
@@ -266,7 +292,7 @@ class PositionCache:
 
     def _unlink(self, customer_ids: Sequence[int]) -> None:
         for start in range(0, len(customer_ids), _BATCH):
-            keys = [f"{_PREFIX}{each}" for each in customer_ids[start : start + _BATCH]]
+            keys = [_key(each) for each in customer_ids[start : start + _BATCH]]
             self._remove(keys)
 
     def _remove(self, keys: Iterable[str]) -> None:
@@ -362,6 +388,10 @@ class _Breaker:
             recovered = bool(self._pause_seconds)
             self._pause_seconds = 0.0
             return recovered
+
+
+def _key(customer_id: int) -> str:
+    return f"{_PREFIX}{customer_id}"
 
 
 def _milliseconds_to_live(position: CreditPosition, moment: Moment) -> int:

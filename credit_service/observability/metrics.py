@@ -412,7 +412,10 @@ server_readings = Readings(
             "Threads that serve a call at the moment, by kind.",
             ("kind",),
         ),
-        "credit_server_calls_waiting": ("Calls that wait for a thread, by kind.", ("kind",)),
+        "credit_server_calls_waiting": (
+            "Calls that wait for a thread, by kind (read, write, batch).",
+            ("kind",),
+        ),
         "credit_server_calls_waiting_limit": (
             "Waiting calls above which further calls are rejected, by kind.",
             ("kind",),

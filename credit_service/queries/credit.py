@@ -1,19 +1,26 @@
 """A customer's credit: position, score, and the decision on a loan request."""
 
 import time
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
 from credit_service.domain.eligibility import Ask, Decision, decide
 from credit_service.domain.errors import NotFoundError
-from credit_service.domain.positions import CreditPosition
+from credit_service.domain.positions import CreditPosition, is_valid_on
 from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import CreditScore, score
 from credit_service.storage import customers, scorecards
+from credit_service.storage import positions as stored_positions
 from credit_service.storage.database import Database
 
 _ACTIVE_VERSION_SECONDS = 1.0
+
+
+def unknown_customer(customer_id: int) -> NotFoundError:
+    """CUSTOMER_NOT_FOUND: there is no customer with that id."""
+    return NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +64,87 @@ class CreditQueries:
             cache.fill(found.position, found.scorecard.version, moment, read_at=started_at)
         return found
 
+    def snapshots(self, customer_ids: Collection[int], moment: Moment) -> dict[int, CreditSnapshot]:
+        """Return the snapshots of these customers by id, all with the same scorecard; unknown
+        customers are left out. Never writes to PostgreSQL.
+
+        Entries of the cache are read together. One statement reads the rest, and another one the
+        loans of those whose stored position is outdated.
+        """
+        found, scorecard = self._cached(customer_ids, moment)
+        missing = set(customer_ids) - found.keys()
+        if missing:
+            started_at = time.monotonic()
+            read, active = self._read_many(missing, moment)
+            if found and active is not None and active != scorecard:
+                # Another scorecard became the active one.
+                found = {}
+                read, active = self._read_many(customer_ids, moment)
+            if active is not None:
+                scorecard = active
+                self._fill_cache(read, active, moment, started_at)
+            found |= {each.customer_id: each for each in read}
+        if scorecard is None:
+            return {}
+        return {each: CreditSnapshot(position, scorecard) for each, position in found.items()}
+
+    def _cached(
+        self, customer_ids: Collection[int], moment: Moment
+    ) -> tuple[dict[int, CreditPosition], Scorecard | None]:
+        """Return positions from the cache under the active scorecard, which is None where it is not
+        known."""
+        scorecard = scorecards.known(self._active_version)
+        if self._cache is None or scorecard is None or not self._knows_active_version():
+            return {}, None
+        entries = self._cache.get_many(customer_ids, moment.today)
+        return {
+            customer_id: each.position
+            for customer_id, each in entries.items()
+            if each.scorecard_version == scorecard.version
+        }, scorecard
+
+    def _fill_cache(
+        self,
+        positions: Iterable[CreditPosition],
+        scorecard: Scorecard,
+        moment: Moment,
+        read_at: float,
+    ) -> None:
+        if self._cache is not None:
+            for each in positions:
+                self._cache.fill(each, scorecard.version, moment, read_at=read_at)
+
+    def _read_many(
+        self, customer_ids: Collection[int], moment: Moment
+    ) -> tuple[list[CreditPosition], Scorecard | None]:
+        """Return the customers' positions today, and the active scorecard; None where all are
+        unknown."""
+        with self._database.autocommit() as connection:
+            stored, version = customers.find_positions(connection, [*customer_ids])
+            if version is None:
+                return [], None
+            self._note_active_version(version)
+            valid = [each for each in stored if is_valid_on(each, moment.today)]
+            outdated = [each.customer_id for each in stored if not is_valid_on(each, moment.today)]
+            if outdated:
+                valid += stored_positions.on_day(connection, outdated, moment.today)
+            return valid, scorecards.get(connection, version)
+
     def _read(self, customer_id: int, moment: Moment) -> CreditSnapshot:
         with self._database.autocommit() as connection:
             found = customers.find_position(connection, customer_id)
             if found is None:
-                raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
+                raise unknown_customer(customer_id)
             position, scorecard_version = found
-            self._active_version = scorecard_version
-            self._known_until = time.monotonic() + _ACTIVE_VERSION_SECONDS
+            self._note_active_version(scorecard_version)
             return CreditSnapshot(
                 customers.position_on(connection, position, moment.today),
                 scorecards.get(connection, scorecard_version),
             )
+
+    def _note_active_version(self, version: str) -> None:
+        self._active_version = version
+        self._known_until = time.monotonic() + _ACTIVE_VERSION_SECONDS
 
     def _knows_active_version(self) -> bool:
         """Return whether the known active version is fresh; if not, the next read refreshes it."""
@@ -79,9 +155,14 @@ class CreditQueries:
     ) -> tuple[CreditSnapshot, Decision]:
         """Return what CreateLoan would decide now. Raises like `snapshot`."""
         found = self.snapshot(customer_id, moment)
-        return found, decide(found.position, ask, found.scorecard, moment.today)
+        return found, decide_on(found, ask, moment)
 
     def credit_score(self, customer_id: int, moment: Moment) -> tuple[CreditSnapshot, CreditScore]:
         """Return the customer's score today. Raises like `snapshot`."""
         found = self.snapshot(customer_id, moment)
         return found, score(found.position, found.scorecard)
+
+
+def decide_on(snapshot: CreditSnapshot, ask: Ask, moment: Moment) -> Decision:
+    """Return what CreateLoan would decide on the ask now."""
+    return decide(snapshot.position, ask, snapshot.scorecard, moment.today)

@@ -20,6 +20,7 @@ from credit_service.queries.credit import CreditQueries
 from credit_service.queries.customers import get_customer, list_customers
 from credit_service.queries.decisions import get_decision, list_decisions
 from credit_service.queries.loans import get_loan, list_loans, repayment_schedule
+from credit_service.rpc import batch
 from credit_service.rpc.calls.call import current_call
 from credit_service.rpc.convert import credit, fields, pages
 from credit_service.rpc.convert import events as convert_events
@@ -125,6 +126,12 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         moment = self._clock.moment()
         _, decision = self._queries.check_eligibility(customer_id, ask, moment)
         return credit.write_eligibility(customer_id, ask, decision, moment)
+
+    def BatchCheckEligibility(
+        self, request: pb.BatchCheckEligibilityRequest, context: grpc.ServicerContext
+    ) -> pb.BatchCheckEligibilityResponse:
+        """Answer each ask as CheckEligibility would."""
+        return batch.check_many(self._queries, request, self._clock.moment(), current_call())
 
     def CreateLoan(
         self, request: pb.CreateLoanRequest, context: grpc.ServicerContext

@@ -18,6 +18,7 @@ from credit_service.processes.address import Address, AddressRefusedError, liste
 from credit_service.processes.termination import Termination
 from credit_service.rpc.auth.gatekeeper import gatekeeper
 from credit_service.rpc.auth.tls import server_credentials
+from credit_service.rpc.calls import bounds
 from credit_service.rpc.calls.access_log import AccessLog
 from credit_service.rpc.calls.connections import ConnectionGuard, raise_descriptor_limit
 from credit_service.rpc.calls.pipeline import Pipeline
@@ -82,6 +83,7 @@ class CreditServer:
         self._stopping = threading.Event()
         self._pool = ServingPool(settings.threads)
         self._write_pool = ServingPool(settings.threads)
+        self._batch_pool = ServingPool(bounds.BATCH_THREADS)
         # Two more threads than streams: they reject calls while all streams are open.
         self._stream_pool = ServingPool(settings.max_streams + settings.ingestion_streams + 2)
         self._access_log = AccessLog(settings.log_format) if settings.access_log else None
@@ -89,6 +91,7 @@ class CreditServer:
         self._pipeline = Pipeline(
             self._pool,
             self._write_pool,
+            self._batch_pool,
             self._stream_pool,
             max_waiting=max(1, settings.max_concurrent_calls - settings.threads),
             max_wait_seconds=settings.max_wait_seconds,
@@ -171,7 +174,7 @@ class CreditServer:
         self._stopping.set()
         self._server.stop(grace)  # rejects new calls from here on
         deadline = time.monotonic() + grace
-        for pool in (self._pool, self._write_pool, self._stream_pool):
+        for pool in (self._pool, self._write_pool, self._batch_pool, self._stream_pool):
             if not pool.wait_until_idle(deadline - time.monotonic()):
                 _log.warning("calls_cancelled_by_stop", grace_seconds=grace)
         # Only health watches, which would last for the whole grace period, and the last bytes of
@@ -191,6 +194,7 @@ class CreditServer:
         self._pipeline.close()
         self._pool.shutdown()
         self._write_pool.shutdown()
+        self._batch_pool.shutdown()
         self._stream_pool.shutdown()
         if self._cache is not None:
             self._cache.close()
@@ -206,6 +210,8 @@ class CreditServer:
             yield "credit_server_threads_busy", (kind,), pool.busy
             yield "credit_server_calls_waiting", (kind,), pool.waiting
             yield "credit_server_calls_waiting_limit", (kind,), self._pipeline.max_waiting
+        yield "credit_server_calls_waiting", ("batch",), self._batch_pool.waiting
+        yield "credit_server_calls_waiting_limit", ("batch",), bounds.MAX_WAITING_BATCHES
         yield "credit_server_calls_awaiting_turn", (), self._pipeline.awaiting_customer_locks
         token_keys = self._gatekeeper.token_keys
         if token_keys is not None:

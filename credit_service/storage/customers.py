@@ -93,6 +93,12 @@ _POSITION = Statement(
     WHERE c.customer_id = :customer_id"""
 )
 
+_POSITIONS = Statement(
+    f"""SELECT {POSITION_COLUMNS}, s.version
+    FROM customers c LEFT JOIN scorecards s ON s.state = 'ACTIVE'
+    WHERE c.customer_id = ANY(CAST(:customer_ids AS bigint[]))"""
+)
+
 
 def find(connection: Connection, customer_id: int) -> CustomerView | None:
     """Return the customer with that id."""
@@ -110,6 +116,16 @@ def find_position(connection: Connection, customer_id: int) -> tuple[CreditPosit
     """Read the customer's stored position and the active scorecard's version in one statement."""
     row = _POSITION.row(connection, {"customer_id": customer_id})
     return None if row is None else (position(row), row[POSITION_COLUMN_COUNT])
+
+
+def find_positions(
+    connection: Connection, customer_ids: Sequence[int]
+) -> tuple[list[CreditPosition], str | None]:
+    """Read the stored positions of these customers, in any order, and the active scorecard's
+    version in one statement. Unknown customers are left out; None where all are unknown."""
+    rows = _POSITIONS.rows(connection, {"customer_ids": list(customer_ids)})
+    version = rows[0][POSITION_COLUMN_COUNT] if rows else None
+    return [position(row) for row in rows], version
 
 
 _LOCK = Statement("SELECT FROM customers WHERE customer_id = :customer_id FOR NO KEY UPDATE")

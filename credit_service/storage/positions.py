@@ -91,6 +91,18 @@ _REFRESH = _refresh("unnest(%(customer_ids)s) AS t (customer_id)")
 _REFRESH_ON_CLUSTER = _refresh(
     "(SELECT customer_id FROM customers WHERE customer_id = ANY(%(customer_ids)s)) t"
 )
+_ON_DAY = f"""
+    SELECT c.customer_id, c.version, c.monthly_income_paise, c.approved_limit_paise,
+        p.current_debt_paise, p.current_installments_paise, p.loan_count, p.total_principal_paise,
+        p.emis_on_time, p.emis_due, p.current_year_loans, %(day)s::date,
+        least(p.next_change, h.held_valid_until, %(next_year)s::date), h.held_principal_paise,
+        h.held_installments_paise
+    FROM customers c
+    CROSS JOIN LATERAL (
+        SELECT {_SUMS} FROM loans l {_OF_EACH} WHERE l.customer_id = c.customer_id
+    ) p
+    CROSS JOIN LATERAL ({holds.SUMS} c.customer_id) h
+    WHERE c.customer_id = ANY(%(customer_ids)s)"""
 _OF_OTHERS = f"""
     SELECT s.*, h.* FROM (
         SELECT {_SUMS} FROM loans l {_OF_EACH}
@@ -164,6 +176,14 @@ def of_other_loans(
         held_principal_paise=held[0],
         held_installments_paise=held[1],
     )
+
+
+def on_day(connection: Connection, customer_ids: Sequence[int], day: date) -> list[CreditPosition]:
+    """Return the positions of existing customers on `day`, in any order, summed by PostgreSQL from
+    their loans and holds. Stores nothing."""
+    values = _day_values(day) | {"customer_ids": Bigints(np.array(customer_ids, np.int64))}
+    rows = driver_cursor(connection).execute(_ON_DAY, values, binary=True).fetchall()
+    return [CreditPosition(*row) for row in rows]
 
 
 def refresh_locked(connection: Connection, customer_ids: Any, day: date) -> list[int]:

@@ -29,12 +29,13 @@ from credit_service.v1 import loan_pb2 as credit__service_dot_v1_dot_loan__pb2
 from credit_service.v1 import options_pb2 as credit__service_dot_v1_dot_options__pb2
 from credit_service.v1 import score_pb2 as credit__service_dot_v1_dot_score__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from google.type import date_pb2 as google_dot_type_dot_date__pb2
 from google.type import decimal_pb2 as google_dot_type_dot_decimal__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&credit_service/v1/credit_service.proto\x12\x11\x63redit_service.v1\x1a credit_service/v1/customer.proto\x1a credit_service/v1/decision.proto\x1a\x1d\x63redit_service/v1/event.proto\x1a\x1c\x63redit_service/v1/loan.proto\x1a\x1f\x63redit_service/v1/options.proto\x1a\x1d\x63redit_service/v1/score.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\x1a\x19google/type/decimal.proto\x1a\x17google/type/money.proto\"\xa3\x01\n\x17RegisterCustomerRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nfirst_name\x18\x02 \x01(\t\x12\x11\n\tlast_name\x18\x03 \x01(\t\x12\x0b\n\x03\x61ge\x18\x04 \x01(\x05\x12*\n\x0emonthly_income\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12\x14\n\x0cphone_number\x18\x06 \x01(\t\"I\n\x18RegisterCustomerResponse\x12-\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32\x1b.credit_service.v1.Customer\"J\n\x12GetCustomerRequest\x12\x15\n\x0b\x63ustomer_id\x18\x01 \x01(\x03H\x00\x12\x16\n\x0cphone_number\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"D\n\x13GetCustomerResponse\x12-\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32\x1b.credit_service.v1.Customer\"L\n\x14ListCustomersRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x15ListCustomersResponse\x12.\n\tcustomers\x18\x01 \x03(\x0b\x32\x1b.credit_service.v1.Customer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x15GetCreditScoreRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\x03\"N\n\x16GetCreditScoreResponse\x12\x34\n\x0c\x63redit_score\x18\x01 \x01(\x0b\x32\x1e.credit_service.v1.CreditScore\"\x9b\x01\n\x17\x43heckEligibilityRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\x03\x12\'\n\x0bloan_amount\x18\x02 \x01(\x0b\x32\x12.google.type.Money\x12+\n\rinterest_rate\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12\x15\n\rtenure_months\x18\x04 \x01(\x05\"\xa6\x04\n\x18\x43heckEligibilityResponse\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\x03\x12\x10\n\x08\x61pproved\x18\x02 \x01(\x08\x12+\n\rinterest_rate\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12\x35\n\x17\x63orrected_interest_rate\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12\x15\n\rtenure_months\x18\x05 \x01(\x05\x12/\n\x13monthly_installment\x18\x06 \x01(\x0b\x32\x12.google.type.Money\x12\x34\n\x0c\x63redit_score\x18\x07 \x01(\x0b\x32\x1e.credit_service.v1.CreditScore\x12\x31\n\x07reasons\x18\x08 \x03(\x0b\x32 .credit_service.v1.DeclineReason\x12\x36\n\rcounter_offer\x18\t \x01(\x0b\x32\x1f.credit_service.v1.CounterOffer\x12,\n\x10last_installment\x18\n \x01(\x0b\x32\x12.google.type.Money\x12\x33\n\x07outcome\x18\x0b \x01(\x0e\x32\".credit_service.v1.DecisionOutcome\x12\x33\n\x0crule_results\x18\x0c \x03(\x0b\x32\x1d.credit_service.v1.RuleResult\"\xa9\x01\n\x11\x43reateLoanRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\x03\x12\'\n\x0bloan_amount\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12+\n\rinterest_rate\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12\x15\n\rtenure_months\x18\x05 \x01(\x05\"\x8b\x04\n\x12\x43reateLoanResponse\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x03\x12\x10\n\x08\x61pproved\x18\x02 \x01(\x08\x12\x0f\n\x07message\x18\x03 \x01(\t\x12%\n\x04loan\x18\x04 \x01(\x0b\x32\x17.credit_service.v1.Loan\x12+\n\rinterest_rate\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12\x35\n\x17\x63orrected_interest_rate\x18\x06 \x01(\x0b\x32\x14.google.type.Decimal\x12/\n\x13monthly_installment\x18\x07 \x01(\x0b\x32\x12.google.type.Money\x12\x31\n\x07reasons\x18\x08 \x03(\x0b\x32 .credit_service.v1.DeclineReason\x12\x36\n\rcounter_offer\x18\t \x01(\x0b\x32\x1f.credit_service.v1.CounterOffer\x12,\n\x10last_installment\x18\n \x01(\x0b\x32\x12.google.type.Money\x12\x33\n\x07outcome\x18\x0b \x01(\x0e\x32\".credit_service.v1.DecisionOutcome\x12\x33\n\x0crule_results\x18\x0c \x03(\x0b\x32\x1d.credit_service.v1.RuleResult\"K\n\x0eGetLoanRequest\x12\x0f\n\x07loan_id\x18\x01 \x01(\x03\x12\x18\n\x0b\x63ustomer_id\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_customer_id\"g\n\x0fGetLoanResponse\x12%\n\x04loan\x18\x01 \x01(\x0b\x32\x17.credit_service.v1.Loan\x12-\n\x08\x63ustomer\x18\x02 \x01(\x0b\x32\x1b.credit_service.v1.Customer\"{\n\x10ListLoansRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\x03\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.credit_service.v1.LoanState\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"T\n\x11ListLoansResponse\x12&\n\x05loans\x18\x01 \x03(\x0b\x32\x17.credit_service.v1.Loan\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"C\n\x1bGetRepaymentScheduleRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\x03\x12\x0f\n\x07loan_id\x18\x02 \x01(\x03\"\x87\x01\n\x1cGetRepaymentScheduleResponse\x12\x34\n\x0cinstallments\x18\x01 \x03(\x0b\x32\x1e.credit_service.v1.Installment\x12\x31\n\x06totals\x18\x02 \x01(\x0b\x32!.credit_service.v1.ScheduleTotals\"\x98\x01\n\x14RecordPaymentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\x03\x12\x0f\n\x07loan_id\x18\x03 \x01(\x03\x12\"\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12\"\n\x07paid_on\x18\x05 \x01(\x0b\x32\x11.google.type.Date\"\xa1\x01\n\x15RecordPaymentResponse\x12+\n\x07payment\x18\x01 \x01(\x0b\x32\x1a.credit_service.v1.Payment\x12%\n\x04loan\x18\x02 \x01(\x0b\x32\x17.credit_service.v1.Loan\x12\x34\n\x0cinstallments\x18\x03 \x03(\x0b\x32\x1e.credit_service.v1.Installment\")\n\x12GetDecisionRequest\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x03\"D\n\x13GetDecisionResponse\x12-\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x1b.credit_service.v1.Decision\"\x9c\x01\n\x14ListDecisionsRequest\x12\x18\n\x0b\x63ustomer_id\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x33\n\x07outcome\x18\x04 \x01(\x0e\x32\".credit_service.v1.DecisionOutcomeB\x0e\n\x0c_customer_id\"`\n\x15ListDecisionsResponse\x12.\n\tdecisions\x18\x01 \x03(\x0b\x32\x1b.credit_service.v1.Decision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x95\x01\n\x18WatchCreditEventsRequest\x12\x16\n\x0e\x61\x66ter_event_id\x18\x01 \x01(\x03\x12\x18\n\x0b\x63ustomer_id\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x37\n\x0b\x65vent_types\x18\x03 \x03(\x0e\x32\".credit_service.v1.CreditEventTypeB\x0e\n\x0c_customer_id\"\x8f\x01\n\x19WatchCreditEventsResponse\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1e.credit_service.v1.CreditEventH\x00\x12\x36\n\theartbeat\x18\x02 \x01(\x0b\x32!.credit_service.v1.WatchHeartbeatH\x00\x42\t\n\x07message\"Q\n\x0eWatchHeartbeat\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rlast_event_id\x18\x02 \x01(\x03\x32\xa8\x0c\n\rCreditService\x12}\n\x10RegisterCustomer\x12*.credit_service.v1.RegisterCustomerRequest\x1a+.credit_service.v1.RegisterCustomerResponse\"\x10\xfa\xc5\x18\x0c\x63redit.write\x12p\n\x0bGetCustomer\x12%.credit_service.v1.GetCustomerRequest\x1a&.credit_service.v1.GetCustomerResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12v\n\rListCustomers\x12\'.credit_service.v1.ListCustomersRequest\x1a(.credit_service.v1.ListCustomersResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12y\n\x0eGetCreditScore\x12(.credit_service.v1.GetCreditScoreRequest\x1a).credit_service.v1.GetCreditScoreResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12\x7f\n\x10\x43heckEligibility\x12*.credit_service.v1.CheckEligibilityRequest\x1a+.credit_service.v1.CheckEligibilityResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12k\n\nCreateLoan\x12$.credit_service.v1.CreateLoanRequest\x1a%.credit_service.v1.CreateLoanResponse\"\x10\xfa\xc5\x18\x0c\x63redit.write\x12\x64\n\x07GetLoan\x12!.credit_service.v1.GetLoanRequest\x1a\".credit_service.v1.GetLoanResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12j\n\tListLoans\x12#.credit_service.v1.ListLoansRequest\x1a$.credit_service.v1.ListLoansResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12\x8b\x01\n\x14GetRepaymentSchedule\x12..credit_service.v1.GetRepaymentScheduleRequest\x1a/.credit_service.v1.GetRepaymentScheduleResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12t\n\rRecordPayment\x12\'.credit_service.v1.RecordPaymentRequest\x1a(.credit_service.v1.RecordPaymentResponse\"\x10\xfa\xc5\x18\x0c\x63redit.write\x12p\n\x0bGetDecision\x12%.credit_service.v1.GetDecisionRequest\x1a&.credit_service.v1.GetDecisionResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12v\n\rListDecisions\x12\'.credit_service.v1.ListDecisionsRequest\x1a(.credit_service.v1.ListDecisionsResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12\x84\x01\n\x11WatchCreditEvents\x12+.credit_service.v1.WatchCreditEventsRequest\x1a,.credit_service.v1.WatchCreditEventsResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&credit_service/v1/credit_service.proto\x12\x11\x63redit_service.v1\x1a credit_service/v1/customer.proto\x1a credit_service/v1/decision.proto\x1a\x1d\x63redit_service/v1/event.proto\x1a\x1c\x63redit_service/v1/loan.proto\x1a\x1f\x63redit_service/v1/options.proto\x1a\x1d\x63redit_service/v1/score.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x16google/type/date.proto\x1a\x19google/type/decimal.proto\x1a\x17google/type/money.proto\"\xa3\x01\n\x17RegisterCustomerRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nfirst_name\x18\x02 \x01(\t\x12\x11\n\tlast_name\x18\x03 \x01(\t\x12\x0b\n\x03\x61ge\x18\x04 \x01(\x05\x12*\n\x0emonthly_income\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12\x14\n\x0cphone_number\x18\x06 \x01(\t\"I\n\x18RegisterCustomerResponse\x12-\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32\x1b.credit_service.v1.Customer\"J\n\x12GetCustomerRequest\x12\x15\n\x0b\x63ustomer_id\x18\x01 \x01(\x03H\x00\x12\x16\n\x0cphone_number\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"D\n\x13GetCustomerResponse\x12-\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32\x1b.credit_service.v1.Customer\"L\n\x14ListCustomersRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x15ListCustomersResponse\x12.\n\tcustomers\x18\x01 \x03(\x0b\x32\x1b.credit_service.v1.Customer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x15GetCreditScoreRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\x03\"N\n\x16GetCreditScoreResponse\x12\x34\n\x0c\x63redit_score\x18\x01 \x01(\x0b\x32\x1e.credit_service.v1.CreditScore\"\x9b\x01\n\x17\x43heckEligibilityRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\x03\x12\'\n\x0bloan_amount\x18\x02 \x01(\x0b\x32\x12.google.type.Money\x12+\n\rinterest_rate\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12\x15\n\rtenure_months\x18\x04 \x01(\x05\"\xa6\x04\n\x18\x43heckEligibilityResponse\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\x03\x12\x10\n\x08\x61pproved\x18\x02 \x01(\x08\x12+\n\rinterest_rate\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12\x35\n\x17\x63orrected_interest_rate\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12\x15\n\rtenure_months\x18\x05 \x01(\x05\x12/\n\x13monthly_installment\x18\x06 \x01(\x0b\x32\x12.google.type.Money\x12\x34\n\x0c\x63redit_score\x18\x07 \x01(\x0b\x32\x1e.credit_service.v1.CreditScore\x12\x31\n\x07reasons\x18\x08 \x03(\x0b\x32 .credit_service.v1.DeclineReason\x12\x36\n\rcounter_offer\x18\t \x01(\x0b\x32\x1f.credit_service.v1.CounterOffer\x12,\n\x10last_installment\x18\n \x01(\x0b\x32\x12.google.type.Money\x12\x33\n\x07outcome\x18\x0b \x01(\x0e\x32\".credit_service.v1.DecisionOutcome\x12\x33\n\x0crule_results\x18\x0c \x03(\x0b\x32\x1d.credit_service.v1.RuleResult\"X\n\x1c\x42\x61tchCheckEligibilityRequest\x12\x38\n\x04\x61sks\x18\x01 \x03(\x0b\x32*.credit_service.v1.CheckEligibilityRequest\"V\n\x1d\x42\x61tchCheckEligibilityResponse\x12\x35\n\x07results\x18\x01 \x03(\x0b\x32$.credit_service.v1.EligibilityResult\"\x86\x01\n\x11\x45ligibilityResult\x12\x42\n\x0b\x65ligibility\x18\x01 \x01(\x0b\x32+.credit_service.v1.CheckEligibilityResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\xa9\x01\n\x11\x43reateLoanRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\x03\x12\'\n\x0bloan_amount\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12+\n\rinterest_rate\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12\x15\n\rtenure_months\x18\x05 \x01(\x05\"\x8b\x04\n\x12\x43reateLoanResponse\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x03\x12\x10\n\x08\x61pproved\x18\x02 \x01(\x08\x12\x0f\n\x07message\x18\x03 \x01(\t\x12%\n\x04loan\x18\x04 \x01(\x0b\x32\x17.credit_service.v1.Loan\x12+\n\rinterest_rate\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12\x35\n\x17\x63orrected_interest_rate\x18\x06 \x01(\x0b\x32\x14.google.type.Decimal\x12/\n\x13monthly_installment\x18\x07 \x01(\x0b\x32\x12.google.type.Money\x12\x31\n\x07reasons\x18\x08 \x03(\x0b\x32 .credit_service.v1.DeclineReason\x12\x36\n\rcounter_offer\x18\t \x01(\x0b\x32\x1f.credit_service.v1.CounterOffer\x12,\n\x10last_installment\x18\n \x01(\x0b\x32\x12.google.type.Money\x12\x33\n\x07outcome\x18\x0b \x01(\x0e\x32\".credit_service.v1.DecisionOutcome\x12\x33\n\x0crule_results\x18\x0c \x03(\x0b\x32\x1d.credit_service.v1.RuleResult\"K\n\x0eGetLoanRequest\x12\x0f\n\x07loan_id\x18\x01 \x01(\x03\x12\x18\n\x0b\x63ustomer_id\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_customer_id\"g\n\x0fGetLoanResponse\x12%\n\x04loan\x18\x01 \x01(\x0b\x32\x17.credit_service.v1.Loan\x12-\n\x08\x63ustomer\x18\x02 \x01(\x0b\x32\x1b.credit_service.v1.Customer\"{\n\x10ListLoansRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\x03\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.credit_service.v1.LoanState\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"T\n\x11ListLoansResponse\x12&\n\x05loans\x18\x01 \x03(\x0b\x32\x17.credit_service.v1.Loan\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"C\n\x1bGetRepaymentScheduleRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\x03\x12\x0f\n\x07loan_id\x18\x02 \x01(\x03\"\x87\x01\n\x1cGetRepaymentScheduleResponse\x12\x34\n\x0cinstallments\x18\x01 \x03(\x0b\x32\x1e.credit_service.v1.Installment\x12\x31\n\x06totals\x18\x02 \x01(\x0b\x32!.credit_service.v1.ScheduleTotals\"\x98\x01\n\x14RecordPaymentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\x03\x12\x0f\n\x07loan_id\x18\x03 \x01(\x03\x12\"\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12\"\n\x07paid_on\x18\x05 \x01(\x0b\x32\x11.google.type.Date\"\xa1\x01\n\x15RecordPaymentResponse\x12+\n\x07payment\x18\x01 \x01(\x0b\x32\x1a.credit_service.v1.Payment\x12%\n\x04loan\x18\x02 \x01(\x0b\x32\x17.credit_service.v1.Loan\x12\x34\n\x0cinstallments\x18\x03 \x03(\x0b\x32\x1e.credit_service.v1.Installment\")\n\x12GetDecisionRequest\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x03\"D\n\x13GetDecisionResponse\x12-\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x1b.credit_service.v1.Decision\"\x9c\x01\n\x14ListDecisionsRequest\x12\x18\n\x0b\x63ustomer_id\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x33\n\x07outcome\x18\x04 \x01(\x0e\x32\".credit_service.v1.DecisionOutcomeB\x0e\n\x0c_customer_id\"`\n\x15ListDecisionsResponse\x12.\n\tdecisions\x18\x01 \x03(\x0b\x32\x1b.credit_service.v1.Decision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x95\x01\n\x18WatchCreditEventsRequest\x12\x16\n\x0e\x61\x66ter_event_id\x18\x01 \x01(\x03\x12\x18\n\x0b\x63ustomer_id\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x37\n\x0b\x65vent_types\x18\x03 \x03(\x0e\x32\".credit_service.v1.CreditEventTypeB\x0e\n\x0c_customer_id\"\x8f\x01\n\x19WatchCreditEventsResponse\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1e.credit_service.v1.CreditEventH\x00\x12\x36\n\theartbeat\x18\x02 \x01(\x0b\x32!.credit_service.v1.WatchHeartbeatH\x00\x42\t\n\x07message\"Q\n\x0eWatchHeartbeat\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rlast_event_id\x18\x02 \x01(\x03\x32\xb9\r\n\rCreditService\x12}\n\x10RegisterCustomer\x12*.credit_service.v1.RegisterCustomerRequest\x1a+.credit_service.v1.RegisterCustomerResponse\"\x10\xfa\xc5\x18\x0c\x63redit.write\x12p\n\x0bGetCustomer\x12%.credit_service.v1.GetCustomerRequest\x1a&.credit_service.v1.GetCustomerResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12v\n\rListCustomers\x12\'.credit_service.v1.ListCustomersRequest\x1a(.credit_service.v1.ListCustomersResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12y\n\x0eGetCreditScore\x12(.credit_service.v1.GetCreditScoreRequest\x1a).credit_service.v1.GetCreditScoreResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12\x7f\n\x10\x43heckEligibility\x12*.credit_service.v1.CheckEligibilityRequest\x1a+.credit_service.v1.CheckEligibilityResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12\x8e\x01\n\x15\x42\x61tchCheckEligibility\x12/.credit_service.v1.BatchCheckEligibilityRequest\x1a\x30.credit_service.v1.BatchCheckEligibilityResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12k\n\nCreateLoan\x12$.credit_service.v1.CreateLoanRequest\x1a%.credit_service.v1.CreateLoanResponse\"\x10\xfa\xc5\x18\x0c\x63redit.write\x12\x64\n\x07GetLoan\x12!.credit_service.v1.GetLoanRequest\x1a\".credit_service.v1.GetLoanResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12j\n\tListLoans\x12#.credit_service.v1.ListLoansRequest\x1a$.credit_service.v1.ListLoansResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12\x8b\x01\n\x14GetRepaymentSchedule\x12..credit_service.v1.GetRepaymentScheduleRequest\x1a/.credit_service.v1.GetRepaymentScheduleResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12t\n\rRecordPayment\x12\'.credit_service.v1.RecordPaymentRequest\x1a(.credit_service.v1.RecordPaymentResponse\"\x10\xfa\xc5\x18\x0c\x63redit.write\x12p\n\x0bGetDecision\x12%.credit_service.v1.GetDecisionRequest\x1a&.credit_service.v1.GetDecisionResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12v\n\rListDecisions\x12\'.credit_service.v1.ListDecisionsRequest\x1a(.credit_service.v1.ListDecisionsResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read\x12\x84\x01\n\x11WatchCreditEvents\x12+.credit_service.v1.WatchCreditEventsRequest\x1a,.credit_service.v1.WatchCreditEventsResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0b\x63redit.read0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,6 +52,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREDITSERVICE'].methods_by_name['GetCreditScore']._serialized_options = b'\220\002\001\372\305\030\013credit.read'
   _globals['_CREDITSERVICE'].methods_by_name['CheckEligibility']._loaded_options = None
   _globals['_CREDITSERVICE'].methods_by_name['CheckEligibility']._serialized_options = b'\220\002\001\372\305\030\013credit.read'
+  _globals['_CREDITSERVICE'].methods_by_name['BatchCheckEligibility']._loaded_options = None
+  _globals['_CREDITSERVICE'].methods_by_name['BatchCheckEligibility']._serialized_options = b'\220\002\001\372\305\030\013credit.read'
   _globals['_CREDITSERVICE'].methods_by_name['CreateLoan']._loaded_options = None
   _globals['_CREDITSERVICE'].methods_by_name['CreateLoan']._serialized_options = b'\372\305\030\014credit.write'
   _globals['_CREDITSERVICE'].methods_by_name['GetLoan']._loaded_options = None
@@ -67,60 +70,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREDITSERVICE'].methods_by_name['ListDecisions']._serialized_options = b'\220\002\001\372\305\030\013credit.read'
   _globals['_CREDITSERVICE'].methods_by_name['WatchCreditEvents']._loaded_options = None
   _globals['_CREDITSERVICE'].methods_by_name['WatchCreditEvents']._serialized_options = b'\220\002\001\372\305\030\013credit.read'
-  _globals['_REGISTERCUSTOMERREQUEST']._serialized_start=364
-  _globals['_REGISTERCUSTOMERREQUEST']._serialized_end=527
-  _globals['_REGISTERCUSTOMERRESPONSE']._serialized_start=529
-  _globals['_REGISTERCUSTOMERRESPONSE']._serialized_end=602
-  _globals['_GETCUSTOMERREQUEST']._serialized_start=604
-  _globals['_GETCUSTOMERREQUEST']._serialized_end=678
-  _globals['_GETCUSTOMERRESPONSE']._serialized_start=680
-  _globals['_GETCUSTOMERRESPONSE']._serialized_end=748
-  _globals['_LISTCUSTOMERSREQUEST']._serialized_start=750
-  _globals['_LISTCUSTOMERSREQUEST']._serialized_end=826
-  _globals['_LISTCUSTOMERSRESPONSE']._serialized_start=828
-  _globals['_LISTCUSTOMERSRESPONSE']._serialized_end=924
-  _globals['_GETCREDITSCOREREQUEST']._serialized_start=926
-  _globals['_GETCREDITSCOREREQUEST']._serialized_end=970
-  _globals['_GETCREDITSCORERESPONSE']._serialized_start=972
-  _globals['_GETCREDITSCORERESPONSE']._serialized_end=1050
-  _globals['_CHECKELIGIBILITYREQUEST']._serialized_start=1053
-  _globals['_CHECKELIGIBILITYREQUEST']._serialized_end=1208
-  _globals['_CHECKELIGIBILITYRESPONSE']._serialized_start=1211
-  _globals['_CHECKELIGIBILITYRESPONSE']._serialized_end=1761
-  _globals['_CREATELOANREQUEST']._serialized_start=1764
-  _globals['_CREATELOANREQUEST']._serialized_end=1933
-  _globals['_CREATELOANRESPONSE']._serialized_start=1936
-  _globals['_CREATELOANRESPONSE']._serialized_end=2459
-  _globals['_GETLOANREQUEST']._serialized_start=2461
-  _globals['_GETLOANREQUEST']._serialized_end=2536
-  _globals['_GETLOANRESPONSE']._serialized_start=2538
-  _globals['_GETLOANRESPONSE']._serialized_end=2641
-  _globals['_LISTLOANSREQUEST']._serialized_start=2643
-  _globals['_LISTLOANSREQUEST']._serialized_end=2766
-  _globals['_LISTLOANSRESPONSE']._serialized_start=2768
-  _globals['_LISTLOANSRESPONSE']._serialized_end=2852
-  _globals['_GETREPAYMENTSCHEDULEREQUEST']._serialized_start=2854
-  _globals['_GETREPAYMENTSCHEDULEREQUEST']._serialized_end=2921
-  _globals['_GETREPAYMENTSCHEDULERESPONSE']._serialized_start=2924
-  _globals['_GETREPAYMENTSCHEDULERESPONSE']._serialized_end=3059
-  _globals['_RECORDPAYMENTREQUEST']._serialized_start=3062
-  _globals['_RECORDPAYMENTREQUEST']._serialized_end=3214
-  _globals['_RECORDPAYMENTRESPONSE']._serialized_start=3217
-  _globals['_RECORDPAYMENTRESPONSE']._serialized_end=3378
-  _globals['_GETDECISIONREQUEST']._serialized_start=3380
-  _globals['_GETDECISIONREQUEST']._serialized_end=3421
-  _globals['_GETDECISIONRESPONSE']._serialized_start=3423
-  _globals['_GETDECISIONRESPONSE']._serialized_end=3491
-  _globals['_LISTDECISIONSREQUEST']._serialized_start=3494
-  _globals['_LISTDECISIONSREQUEST']._serialized_end=3650
-  _globals['_LISTDECISIONSRESPONSE']._serialized_start=3652
-  _globals['_LISTDECISIONSRESPONSE']._serialized_end=3748
-  _globals['_WATCHCREDITEVENTSREQUEST']._serialized_start=3751
-  _globals['_WATCHCREDITEVENTSREQUEST']._serialized_end=3900
-  _globals['_WATCHCREDITEVENTSRESPONSE']._serialized_start=3903
-  _globals['_WATCHCREDITEVENTSRESPONSE']._serialized_end=4046
-  _globals['_WATCHHEARTBEAT']._serialized_start=4048
-  _globals['_WATCHHEARTBEAT']._serialized_end=4129
-  _globals['_CREDITSERVICE']._serialized_start=4132
-  _globals['_CREDITSERVICE']._serialized_end=5708
+  _globals['_REGISTERCUSTOMERREQUEST']._serialized_start=389
+  _globals['_REGISTERCUSTOMERREQUEST']._serialized_end=552
+  _globals['_REGISTERCUSTOMERRESPONSE']._serialized_start=554
+  _globals['_REGISTERCUSTOMERRESPONSE']._serialized_end=627
+  _globals['_GETCUSTOMERREQUEST']._serialized_start=629
+  _globals['_GETCUSTOMERREQUEST']._serialized_end=703
+  _globals['_GETCUSTOMERRESPONSE']._serialized_start=705
+  _globals['_GETCUSTOMERRESPONSE']._serialized_end=773
+  _globals['_LISTCUSTOMERSREQUEST']._serialized_start=775
+  _globals['_LISTCUSTOMERSREQUEST']._serialized_end=851
+  _globals['_LISTCUSTOMERSRESPONSE']._serialized_start=853
+  _globals['_LISTCUSTOMERSRESPONSE']._serialized_end=949
+  _globals['_GETCREDITSCOREREQUEST']._serialized_start=951
+  _globals['_GETCREDITSCOREREQUEST']._serialized_end=995
+  _globals['_GETCREDITSCORERESPONSE']._serialized_start=997
+  _globals['_GETCREDITSCORERESPONSE']._serialized_end=1075
+  _globals['_CHECKELIGIBILITYREQUEST']._serialized_start=1078
+  _globals['_CHECKELIGIBILITYREQUEST']._serialized_end=1233
+  _globals['_CHECKELIGIBILITYRESPONSE']._serialized_start=1236
+  _globals['_CHECKELIGIBILITYRESPONSE']._serialized_end=1786
+  _globals['_BATCHCHECKELIGIBILITYREQUEST']._serialized_start=1788
+  _globals['_BATCHCHECKELIGIBILITYREQUEST']._serialized_end=1876
+  _globals['_BATCHCHECKELIGIBILITYRESPONSE']._serialized_start=1878
+  _globals['_BATCHCHECKELIGIBILITYRESPONSE']._serialized_end=1964
+  _globals['_ELIGIBILITYRESULT']._serialized_start=1967
+  _globals['_ELIGIBILITYRESULT']._serialized_end=2101
+  _globals['_CREATELOANREQUEST']._serialized_start=2104
+  _globals['_CREATELOANREQUEST']._serialized_end=2273
+  _globals['_CREATELOANRESPONSE']._serialized_start=2276
+  _globals['_CREATELOANRESPONSE']._serialized_end=2799
+  _globals['_GETLOANREQUEST']._serialized_start=2801
+  _globals['_GETLOANREQUEST']._serialized_end=2876
+  _globals['_GETLOANRESPONSE']._serialized_start=2878
+  _globals['_GETLOANRESPONSE']._serialized_end=2981
+  _globals['_LISTLOANSREQUEST']._serialized_start=2983
+  _globals['_LISTLOANSREQUEST']._serialized_end=3106
+  _globals['_LISTLOANSRESPONSE']._serialized_start=3108
+  _globals['_LISTLOANSRESPONSE']._serialized_end=3192
+  _globals['_GETREPAYMENTSCHEDULEREQUEST']._serialized_start=3194
+  _globals['_GETREPAYMENTSCHEDULEREQUEST']._serialized_end=3261
+  _globals['_GETREPAYMENTSCHEDULERESPONSE']._serialized_start=3264
+  _globals['_GETREPAYMENTSCHEDULERESPONSE']._serialized_end=3399
+  _globals['_RECORDPAYMENTREQUEST']._serialized_start=3402
+  _globals['_RECORDPAYMENTREQUEST']._serialized_end=3554
+  _globals['_RECORDPAYMENTRESPONSE']._serialized_start=3557
+  _globals['_RECORDPAYMENTRESPONSE']._serialized_end=3718
+  _globals['_GETDECISIONREQUEST']._serialized_start=3720
+  _globals['_GETDECISIONREQUEST']._serialized_end=3761
+  _globals['_GETDECISIONRESPONSE']._serialized_start=3763
+  _globals['_GETDECISIONRESPONSE']._serialized_end=3831
+  _globals['_LISTDECISIONSREQUEST']._serialized_start=3834
+  _globals['_LISTDECISIONSREQUEST']._serialized_end=3990
+  _globals['_LISTDECISIONSRESPONSE']._serialized_start=3992
+  _globals['_LISTDECISIONSRESPONSE']._serialized_end=4088
+  _globals['_WATCHCREDITEVENTSREQUEST']._serialized_start=4091
+  _globals['_WATCHCREDITEVENTSREQUEST']._serialized_end=4240
+  _globals['_WATCHCREDITEVENTSRESPONSE']._serialized_start=4243
+  _globals['_WATCHCREDITEVENTSRESPONSE']._serialized_end=4386
+  _globals['_WATCHHEARTBEAT']._serialized_start=4388
+  _globals['_WATCHHEARTBEAT']._serialized_end=4469
+  _globals['_CREDITSERVICE']._serialized_start=4472
+  _globals['_CREDITSERVICE']._serialized_end=6193
 # @@protoc_insertion_point(module_scope)

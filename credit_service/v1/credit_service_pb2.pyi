@@ -13,6 +13,7 @@ from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
 from google.protobuf import timestamp_pb2 as timestamp_pb2
 from google.protobuf.internal import containers as containers
+from google.rpc import status_pb2 as status_pb2
 from google.type import date_pb2 as date_pb2
 from google.type import decimal_pb2 as decimal_pb2
 from google.type import money_pb2 as money_pb2
@@ -369,6 +370,84 @@ class CheckEligibilityResponse(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "customer_id", b"customer_id", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment", "outcome", b"outcome", "reasons", b"reasons", "rule_results", b"rule_results", "tenure_months", b"tenure_months"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BatchCheckEligibilityRequest(message.Message):
+    """Request of BatchCheckEligibility."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ASKS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def asks(self) -> containers.RepeatedCompositeFieldContainer[CheckEligibilityRequest]:
+        """Required. The checks, 1 to 1,000. A customer may occur several times; each ask is answered as
+        if it were the only one.
+        """
+
+    def __init__(
+        self,
+        *,
+        asks: abc.Iterable[CheckEligibilityRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["asks", b"asks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BatchCheckEligibilityResponse(message.Message):
+    """Response of BatchCheckEligibility."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def results(self) -> containers.RepeatedCompositeFieldContainer[EligibilityResult]:
+        """One result for each ask, in the order of the asks."""
+
+    def __init__(
+        self,
+        *,
+        results: abc.Iterable[EligibilityResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class EligibilityResult(message.Message):
+    """The answer to one ask of a batch."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ELIGIBILITY_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def eligibility(self) -> CheckEligibilityResponse:
+        """The response."""
+
+    @builtins.property
+    def error(self) -> status_pb2.Status:
+        """The error, with the code, message and details of CheckEligibility: INVALID_ARGUMENT
+        (INVALID_FIELD), NOT_FOUND (CUSTOMER_NOT_FOUND) or INTERNAL.
+        """
+
+    def __init__(
+        self,
+        *,
+        eligibility: CheckEligibilityResponse | None = ...,
+        error: status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["eligibility", b"eligibility", "error", b"error", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["eligibility", b"eligibility", "error", b"error", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = typing.Literal["eligibility", "error"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
 @typing.final
 class CreateLoanRequest(message.Message):

@@ -92,6 +92,11 @@ class CreditServiceStub:
                 request_serializer=credit__service_dot_v1_dot_credit__service__pb2.CheckEligibilityRequest.SerializeToString,
                 response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.CheckEligibilityResponse.FromString,
                 _registered_method=True)
+        self.BatchCheckEligibility = channel.unary_unary(
+                '/credit_service.v1.CreditService/BatchCheckEligibility',
+                request_serializer=credit__service_dot_v1_dot_credit__service__pb2.BatchCheckEligibilityRequest.SerializeToString,
+                response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.BatchCheckEligibilityResponse.FromString,
+                _registered_method=True)
         self.CreateLoan = channel.unary_unary(
                 '/credit_service.v1.CreditService/CreateLoan',
                 request_serializer=credit__service_dot_v1_dot_credit__service__pb2.CreateLoanRequest.SerializeToString,
@@ -226,6 +231,22 @@ class CreditServiceServicer:
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
         NOT_FOUND (CUSTOMER_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchCheckEligibility(self, request, context):
+        """Answers up to 1,000 eligibility checks at once, each with what CheckEligibility would return: a
+        response or an error. One failing ask does not affect the others. All answers are of the same
+        moment. Writes nothing.
+
+        A server process works on one batch at a time, and each ten asks count as one call towards the
+        limit of calls per second. Set a deadline of several seconds.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD): asks is empty or has more than 1,000 entries, or the answers
+        would exceed the message limit of 4 MiB. An invalid ask is an error in its result instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -374,6 +395,11 @@ def add_CreditServiceServicer_to_server(servicer, server):
                     servicer.CheckEligibility,
                     request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.CheckEligibilityRequest.FromString,
                     response_serializer=credit__service_dot_v1_dot_credit__service__pb2.CheckEligibilityResponse.SerializeToString,
+            ),
+            'BatchCheckEligibility': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCheckEligibility,
+                    request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.BatchCheckEligibilityRequest.FromString,
+                    response_serializer=credit__service_dot_v1_dot_credit__service__pb2.BatchCheckEligibilityResponse.SerializeToString,
             ),
             'CreateLoan': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateLoan,
@@ -584,6 +610,33 @@ class CreditService:
             '/credit_service.v1.CreditService/CheckEligibility',
             credit__service_dot_v1_dot_credit__service__pb2.CheckEligibilityRequest.SerializeToString,
             credit__service_dot_v1_dot_credit__service__pb2.CheckEligibilityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCheckEligibility(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/credit_service.v1.CreditService/BatchCheckEligibility',
+            credit__service_dot_v1_dot_credit__service__pb2.BatchCheckEligibilityRequest.SerializeToString,
+            credit__service_dot_v1_dot_credit__service__pb2.BatchCheckEligibilityResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -90,6 +90,18 @@ class CreditServiceStub:
     INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
     NOT_FOUND (CUSTOMER_NOT_FOUND).
     """
+    BatchCheckEligibility: grpc.UnaryUnaryMultiCallable[credit_service_pb2.BatchCheckEligibilityRequest, credit_service_pb2.BatchCheckEligibilityResponse]
+    """Answers up to 1,000 eligibility checks at once, each with what CheckEligibility would return: a
+    response or an error. One failing ask does not affect the others. All answers are of the same
+    moment. Writes nothing.
+
+    A server process works on one batch at a time, and each ten asks count as one call towards the
+    limit of calls per second. Set a deadline of several seconds.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD): asks is empty or has more than 1,000 entries, or the answers
+    would exceed the message limit of 4 MiB. An invalid ask is an error in its result instead.
+    """
     CreateLoan: grpc.UnaryUnaryMultiCallable[credit_service_pb2.CreateLoanRequest, credit_service_pb2.CreateLoanResponse]
     """Decides on a loan and, if approved, books it, atomically and based on the customer's current
     position. Stores every decision. A decline is a response, not an error: approved is false and
@@ -280,6 +292,24 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
         NOT_FOUND (CUSTOMER_NOT_FOUND).
+        """
+
+    @abc_1.abstractmethod
+    def BatchCheckEligibility(
+        self,
+        request: credit_service_pb2.BatchCheckEligibilityRequest,
+        context: grpc.ServicerContext,
+    ) -> credit_service_pb2.BatchCheckEligibilityResponse:
+        """Answers up to 1,000 eligibility checks at once, each with what CheckEligibility would return: a
+        response or an error. One failing ask does not affect the others. All answers are of the same
+        moment. Writes nothing.
+
+        A server process works on one batch at a time, and each ten asks count as one call towards the
+        limit of calls per second. Set a deadline of several seconds.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD): asks is empty or has more than 1,000 entries, or the answers
+        would exceed the message limit of 4 MiB. An invalid ask is an error in its result instead.
         """
 
     @abc_1.abstractmethod

@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from credit_service.rpc.errors import STATUS_DETAILS_KEY
+from credit_service.rpc.errors import STATUS_BY_NUMBER, STATUS_DETAILS_KEY
 from credit_service.v1 import ingestion_pb2
 from tests.fuzz.contract import reasons_of, status_of_reason
 
@@ -51,7 +51,11 @@ def faults(method: str, answer: Answer, *, oversized: bool = False) -> list[str]
     without details before it reaches the service.
     """
     if answer.code is grpc.StatusCode.OK:
-        return [fault for response in answer.responses for fault in unaccounted_in(response)]
+        return [
+            fault
+            for response in answer.responses
+            for fault in (*unaccounted_in(response), *_faults_of_batch(response))
+        ]
     if answer.code in _NEVER:
         return [f"{answer.code.name}: {answer.error.details()}"]
     if oversized and answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -109,6 +113,21 @@ def _details(status: status_pb2.Status, kind: Any) -> list[Any]:
             packed.Unpack(message)
             return list(message.field_violations)
     return []
+
+
+def errors_in(response: Message) -> list[status_pb2.Status]:
+    """The errors of single asks in the response to a batch."""
+    results = getattr(response, "results", ())
+    return [each.error for each in results if each.HasField("error")]
+
+
+def _faults_of_batch(response: Message) -> Iterator[str]:
+    """Errors in the answers to single asks: they must be those of CheckEligibility."""
+    for error in errors_in(response):
+        code = STATUS_BY_NUMBER[error.code]
+        if code in _NEVER:
+            yield f"{code.name} in a batch: {error.message}"
+        yield from _faults_of_status("CheckEligibility", code, error)
 
 
 def unaccounted_in(response: Message) -> list[str]:

@@ -124,7 +124,7 @@ def _outcome(
         rejected = sum(
             each.rejected for response in answer.responses for each in judge.ingestions_in(response)
         )
-        if mutant.refused:
+        if mutant.refused and not any(map(judge.errors_in, answer.responses)):
             faults.append("accepted, and must be rejected")
         elif rejected < mutant.rejected:
             faults.append(f"{rejected} rows rejected, {mutant.rejected} are invalid")

@@ -236,6 +236,21 @@ _BASES: Mapping[str, Any] = {
             )
         ]
     ],
+    "BatchCheckEligibility": lambda _, __: [
+        [
+            credit.BatchCheckEligibilityRequest(
+                asks=[
+                    credit.CheckEligibilityRequest(
+                        customer_id=customer_id,
+                        loan_amount=money(100_000),
+                        interest_rate=Decimal(value="12.5"),
+                        tenure_months=24,
+                    )
+                    for customer_id in (1, 2)
+                ]
+            )
+        ]
+    ],
     "CreateLoan": lambda _, fresh: [[_ask(fresh)]],
     "GetLoan": lambda _, __: [
         [credit.GetLoanRequest(loan_id=80, customer_id=1)],

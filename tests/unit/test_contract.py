@@ -88,6 +88,16 @@ CONTRACT: dict[str, tuple[str, set[str], set[str]]] = {
             "counter_offer",
         },
     ),
+    "BatchCheckEligibility": (
+        "credit.read",
+        {
+            "asks.customer_id",
+            "asks.loan_amount",
+            "asks.interest_rate",
+            "asks.tenure_months",
+        },
+        {"results.eligibility.approved", "results.error"},
+    ),
     "CreateLoan": (
         "credit.write",
         {"request_id", "customer_id", "loan_amount", "interest_rate", "tenure_months"},

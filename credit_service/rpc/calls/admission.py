@@ -144,6 +144,11 @@ class Admission:
         else:
             call.scopes = SCOPES
 
+    def charge(self, call: Call, calls: float) -> None:
+        """Count an admitted call as that many more, against its principal's calls per second."""
+        if self._gatekeeper.requires_credentials:
+            self._rates.charge(call.principal, calls)
+
     @contextmanager
     def stream_slot(
         self, call: Call, capacity: StreamCapacity, *, may_use_reserve: bool = False

@@ -10,6 +10,17 @@ MAX_HEALTH_PENDING = 64
 HEALTH_THREADS = 8
 """Threads for health checks, used only where `incoming` does not support this grpc release."""
 MAX_HEALTH_WAITING = 64
+MAX_ASKS = 1_000
+"""Asks in a batch."""
+ASKS_PER_CALL = 10
+"""How many asks of a batch count as one call, in the calls per second of a principal."""
+BATCH_THREADS = 1
+"""Threads that serve batches. A batch is mostly computation, so several at once would take no less
+time, and hold up the other calls."""
+MAX_WAITING_BATCHES = 16
+"""Batches that may wait for a thread."""
+MAX_BATCH_WAIT_SECONDS = 2.0
+"""How long a batch may wait while more batches arrive than the server can serve."""
 REFLECTION_IDLE_SECONDS = 5.0
 REFLECTION_LIFETIME_SECONDS = 30.0
 LAST_SECONDS = 15.0

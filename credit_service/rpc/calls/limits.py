@@ -33,6 +33,12 @@ class RateLimiter:
         # call moves that time on by its share; it may be at most BURST_SECONDS ahead of now.
         self._full_at: dict[str, float] = {}
 
+    def charge(self, principal: str, calls: float) -> None:
+        """Count more for a call that `take` admitted: its principal's next calls wait longer."""
+        with self._lock:
+            full_at = max(self._full_at.pop(principal, 0.0), self._clock())
+            self._full_at[principal] = full_at + calls / self._calls_per_second
+
     def take(self, principal: str) -> None:
         """Count one call.
 

@@ -58,6 +58,16 @@ KINDS = _kinds()
 """What a method does in the database, by its path '/package.Service/Method'."""
 
 
+BATCHES = frozenset(
+    f"/{service.full_name}/{method.name}"
+    for file in _CONTRACT
+    for service in file.services_by_name.values()
+    for method in service.methods
+    if method.name.startswith("Batch")
+)
+"""The methods that answer many requests in one call, by path."""
+
+
 def contract_metrics() -> dict[str, MethodMetrics]:
     """Metrics of the contract's methods, by path."""
     metrics.show_reasons(REASONS)

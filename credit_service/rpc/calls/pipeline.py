@@ -24,6 +24,7 @@ import grpc
 
 from credit_service.observability.metrics import method_metrics
 from credit_service.rpc.auth.gatekeeper import Gatekeeper
+from credit_service.rpc.calls import bounds
 from credit_service.rpc.calls.access_log import AccessLog
 from credit_service.rpc.calls.admission import Admission
 from credit_service.rpc.calls.concurrency import ConcurrencyLimiter
@@ -34,6 +35,7 @@ from credit_service.rpc.calls.incoming import Incoming, MessageFirstExecutor
 from credit_service.rpc.calls.keyed_locks import KeyedLocks
 from credit_service.rpc.calls.limits import RateLimiter, StreamCapacity, StreamLimiter
 from credit_service.rpc.calls.methods import (
+    BATCHES,
     HEALTH_PREFIX,
     KINDS,
     Behavior,
@@ -71,6 +73,7 @@ class Pipeline(_Interceptor):
         self,
         pool: ServingPool,
         write_pool: ServingPool,
+        batch_pool: ServingPool,
         stream_pool: ServingPool,
         *,
         max_waiting: int,
@@ -92,13 +95,14 @@ class Pipeline(_Interceptor):
         access_log: AccessLog | None = None,
     ) -> None:
         """Streams run on `stream_pool`: at most `max_streams`, and `ingestion_streams` more for
-        ingestions alone. Reflection has threads of its own, for `reflection_streams`. Other calls
-        run on `write_pool` if they write, else on `pool`. In front of each pool at most
-        `max_waiting` calls queue; at capacity they wait at most `max_wait_seconds`. Writes to one
-        customer run one after the other: at most `max_waiting` wait, each at most
-        `max_lock_wait_seconds`. The limits of principals apply where the gatekeeper requires
-        credentials. `serve_health_watch` serves a `Watch` of the health service. When `stopping` is
-        set, idle streams end with SHUTTING_DOWN."""
+        ingestions alone. Reflection has threads of its own, for `reflection_streams`. Other
+        calls run on `write_pool` if they write, batches on `batch_pool`, the others on `pool`.
+        In front of each pool at most `max_waiting` calls queue, of batches 16; at capacity they
+        wait at most `max_wait_seconds`, batches 2 s. Writes to one customer run one after the
+        other: at most `max_waiting` wait, each at most `max_lock_wait_seconds`. The limits of
+        principals apply where the gatekeeper requires credentials. `serve_health_watch` serves a
+        `Watch` of the health service. When `stopping` is set, idle streams end with
+        SHUTTING_DOWN."""
         self._stream_pool = stream_pool
         # Two more threads than streams: they reject calls while all streams are open.
         self._reflection_pool = ServingPool(reflection_streams + 2)
@@ -108,6 +112,14 @@ class Pipeline(_Interceptor):
         self._writes = Lane(
             write_pool,
             LoadShedder(write_pool, max_waiting, max_wait_seconds, max_lock_wait_seconds),
+        )
+        self._batches = Lane(
+            batch_pool,
+            LoadShedder(
+                batch_pool,
+                bounds.MAX_WAITING_BATCHES,
+                max(max_wait_seconds, bounds.MAX_BATCH_WAIT_SECONDS),
+            ),
         )
         self.max_waiting = max_waiting
         self.max_streams = max_streams + ingestion_streams
@@ -172,6 +184,7 @@ class Pipeline(_Interceptor):
         """Enforce the time limits; `now` in seconds of time.monotonic()."""
         self._reads.shedder.adjust(now)
         self._writes.shedder.adjust(now)
+        self._batches.shedder.adjust(now)
         self._customer_locks.expire(now)
         self._admission.pending_messages.expire(now)
         self._health.pending_messages.expire(now)
@@ -215,6 +228,8 @@ class Pipeline(_Interceptor):
 
     def _lane(self, method: str) -> Lane:
         """The lane of a method with one request and one response."""
+        if method in BATCHES:
+            return self._batches
         return self._writes if KINDS.get(method) == "write" else self._reads
 
     def _should_shed_streams(self, _now: float) -> bool:

@@ -6,6 +6,7 @@ text only if it has the form of an id.
 """
 
 import re
+from itertools import islice
 from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -64,7 +65,7 @@ def _collect(message: Any, plan: _Plan, ids: Ids, *, lists: bool) -> None:
             _collect(getattr(message, field), below, ids, lists=lists)
     if lists:
         for field, below in plan.lists:
-            for each in getattr(message, field):
+            for each in islice(getattr(message, field), MAX_IDS + 1):
                 _collect(each, below, ids, lists=True)
 
 

@@ -17,7 +17,7 @@ from credit_service.rpc.calls.deadlines import DeadlineWatcher
 from credit_service.rpc.calls.dispatch import Lane
 from credit_service.rpc.calls.incoming import Message
 from credit_service.rpc.calls.limits import StreamCapacity
-from credit_service.rpc.calls.methods import KINDS, Behavior, Parse, is_reflection
+from credit_service.rpc.calls.methods import BATCHES, KINDS, Behavior, Parse, is_reflection
 from credit_service.rpc.calls.rejections import UNKNOWN_METHOD, overloaded
 from credit_service.rpc.calls.streams import Messages, message_reader, read_ahead
 
@@ -70,7 +70,13 @@ class Serving:
             request = call.record_ids(parse(data))
             if isinstance(requests, Message) and requests.rejection is not None:
                 raise requests.rejection
-            return call.record_ids(behavior(request, context))
+            if method not in BATCHES:
+                return call.record_ids(behavior(request, context))
+            self._admission.charge(
+                call, min(len(request.asks), bounds.MAX_ASKS) / bounds.ASKS_PER_CALL
+            )
+            # The response names the records of the request.
+            return behavior(request, context)
 
     def unary_stream(
         self,

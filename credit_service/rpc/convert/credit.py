@@ -315,21 +315,33 @@ def write_eligibility(
     customer_id: int, ask: Ask, decision: Decision, moment: Moment
 ) -> credit_service_pb2.CheckEligibilityResponse:
     """The response of CheckEligibility."""
-    response = credit_service_pb2.CheckEligibilityResponse(
-        customer_id=customer_id,
-        approved=decision.approved,
-        tenure_months=ask.tenure_months,
-        reasons=[_reason(each) for each in decision.reasons],
-        counter_offer=_counter_offer(decision.counter_offer, decision.corrected_rate_bps),
-        outcome=_OUTCOMES[decision.outcome],
-        rule_results=[_rule_result(each) for each in decision.rules],
-    )
+    response = credit_service_pb2.CheckEligibilityResponse()
+    fill_eligibility(response, customer_id, ask, decision, moment)
+    return response
+
+
+def fill_eligibility(
+    response: credit_service_pb2.CheckEligibilityResponse,
+    customer_id: int,
+    ask: Ask,
+    decision: Decision,
+    moment: Moment,
+) -> None:
+    """Fill an empty response of CheckEligibility."""
+    response.customer_id = customer_id
+    response.approved = decision.approved
+    response.tenure_months = ask.tenure_months
     fill_money(response.monthly_installment, decision.installment_paise)
     fill_money(response.last_installment, _last_installment(ask, decision))
     response.interest_rate.value = decimal_text(decision.requested_rate_bps)
     response.corrected_interest_rate.value = decimal_text(decision.corrected_rate_bps)
     fill_score(response.credit_score, decision.score, moment.now)
-    return response
+    response.outcome = _OUTCOMES[decision.outcome]
+    response.rule_results.extend(map(_rule_result, decision.rules))
+    response.reasons.extend(map(_reason, decision.reasons))
+    offer = _counter_offer(decision.counter_offer, decision.corrected_rate_bps)
+    if offer is not None:
+        response.counter_offer.CopyFrom(offer)
 
 
 def write_created_loan(stored: StoredDecision, ask: Ask) -> credit_service_pb2.CreateLoanResponse:
