@@ -25,7 +25,6 @@ _FAILED = re.compile(r"^number of failed transactions: ([0-9]+)", re.MULTILINE)
 # id. Otherwise the statements are those of the service.
 _NAMED = (
     ("c.version,", "c.version AS read_version,"),
-    ("s.version,", "s.version AS scorecard_version,"),
     ("nextval('decision_ids')", "nextval('decision_ids') AS decision_id"),
     (
         "nextval('loan_ids')",

@@ -151,9 +151,7 @@ def _read_comments(contract: _Contract, file: FileDescriptorProto) -> None:
 
 def _page_of(file: FileDescriptorProto) -> str:
     if file.service:
-        return (
-            "ingestion-service.md" if "Ingestion" in file.service[0].name else "credit-service.md"
-        )
+        return f"{file.service[0].name.removesuffix('Service').lower()}-service.md"
     return _ERRORS if any(enum.name == _REASONS for enum in file.enum_type) else _MESSAGES
 
 

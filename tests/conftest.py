@@ -33,7 +33,7 @@ from sqlalchemy import make_url
 
 from credit_service.processes.embedded import EmbeddedStack, StackUrls
 from credit_service.processes.stack_errors import StackError
-from credit_service.storage import migrate
+from credit_service.storage import migrate, scorecards
 from credit_service.storage.database import Database
 from tests import citus, tools
 
@@ -201,6 +201,8 @@ def _sqlalchemy(url: str) -> str:
 @pytest.fixture
 def database_url(servers: tuple[str, str]) -> Iterator[str]:
     """The SQLAlchemy URL of a new, migrated database, dropped after the test."""
+    # Another database can have another scorecard of the same version.
+    scorecards._parsed.clear()
     with _scratch_database(servers[0], f"{_TEMPLATE}_{next(_numbers)}", _TEMPLATE) as url:
         yield _sqlalchemy(url)
 

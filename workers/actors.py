@@ -21,7 +21,7 @@ from credit_service.commands.recompute_scores import (
     recompute_scores,
 )
 from credit_service.commands.reconcile import reconcile
-from credit_service.commands.scorecards import decide_in_shadow
+from credit_service.commands.scorecards import decide_in_shadow, follow_schedule
 from credit_service.domain.positions import CreditPosition
 from credit_service.ingestion.streams import abandon_streams
 from credit_service.ingestion.uploads import fail_upload, run_upload
@@ -88,7 +88,7 @@ def _recompute(resources: Resources, customer_ids: Sequence[int], *, skip_locked
     def attempt(_number: int) -> tuple[list[CreditPosition], str]:
         with resources.database.transaction() as connection:
             positions = recompute_scores(connection, customer_ids, moment, skip_locked=skip_locked)
-            return positions, scorecards.active(connection).version
+            return positions, scorecards.active_version(connection, moment.today)
 
     positions, version = resources.database.retry(attempt)
     resources.cache.put(positions, version, moment, read_at=started_at)
@@ -176,7 +176,7 @@ def _renew_cached(
     if positions:
         started_at = time.monotonic()
         with resources.database.autocommit() as connection:
-            version = scorecards.active(connection).version
+            version = scorecards.active_version(connection, moment.today)
         resources.cache.put(positions, version, moment, read_at=started_at, only_over_old=True)
 
 
@@ -254,9 +254,10 @@ class Timetable:
         self._next_reconciliation = monotonic() + RECONCILE_SECONDS
 
     def step(self) -> bool:
-        """Enqueue the refresh of outdated scores, the expiry of offers and the reconciliation, and
-        fail abandoned streams."""
+        """Enqueue the refresh of outdated scores, the expiry of offers and the reconciliation, make
+        scorecards follow their schedule, and fail abandoned streams."""
         moment = self._clock.moment()
+        follow_schedule(self._database, moment)
         with self._database.autocommit() as connection:
             if scores.past_horizon(connection, today=moment.today, limit=1):
                 tasks.enqueue(connection, "refresh_due_scores", str(moment.today), moment)

@@ -440,6 +440,7 @@ EventType = Literal[
     "LOAN_CLOSED",
     "SCORE_CHANGED",
     "ROWS_INGESTED",
+    "SCORECARD_CHANGED",
 ]
 
 
@@ -481,11 +482,18 @@ _OPERATE = Group("Operate the service", sort_key=3)
 scorecard = App(
     name="scorecard",
     group=_OPERATE,
-    help="Check, activate, shadow and list scorecards in the database.",
+    help="Check, compare, activate, shadow, retire and list scorecards.",
 )
 app.command(scorecard)
 
 ScorecardFile = Annotated[Path, Parameter(help="Scorecard as a JSON file.")]
+OptionalScorecardFile = Annotated[Path | None, Parameter(help="Scorecard as a JSON file.")]
+StoredVersion = Annotated[
+    str | None, Parameter(help="Version of a stored scorecard, instead of a file.")
+]
+UnusedDataDir = Annotated[
+    Path | None, Parameter(name="--data-dir", help="Not used: the command calls the service.")
+]
 
 
 @scorecard.command
@@ -497,34 +505,100 @@ def check(file: ScorecardFile, /) -> int:
 
 
 @scorecard.command
-def activate(file: ScorecardFile, /, *, data_dir: DataDir = None) -> int:
-    """Use this scorecard for all decisions from now on. The workers recompute every score."""
-    from credit_service.cli import running, scorecards
+def activate(
+    file: OptionalScorecardFile = None,
+    /,
+    *,
+    stored: StoredVersion = None,
+    on: Annotated[
+        date | None, Parameter(help="First day on which it decides. Default: now.")
+    ] = None,
+    data_dir: UnusedDataDir = None,  # noqa: ARG001 - accepted as by earlier releases
+    target: Target = _HERE,
+) -> int:
+    """Store this scorecard and use it for all decisions from now on, or from a coming day on.
 
-    return scorecards.activate(running.operator_settings(data_dir), file)
+    The workers recompute every score. To roll back, activate the former one: --stored VERSION.
+    """
+    from credit_service.cli import scorecards
+
+    return scorecards.activate(target, file, stored, on)
 
 
 @scorecard.command
 def shadow(
-    file: Annotated[
-        Path | None, Parameter(help="Scorecard as a JSON file. If omitted, shadow mode ends.")
-    ] = None,
+    file: OptionalScorecardFile = None,
     /,
     *,
-    data_dir: DataDir = None,
+    stored: StoredVersion = None,
+    data_dir: UnusedDataDir = None,  # noqa: ARG001 - accepted as by earlier releases
+    target: Target = _HERE,
 ) -> int:
-    """Also evaluate this scorecard for every decision, without effect on the result."""
-    from credit_service.cli import running, scorecards
+    """Also evaluate this scorecard for every decision, without effect on the result.
 
-    return scorecards.shadow(running.operator_settings(data_dir), file)
+    Without a file and --stored, shadow mode ends.
+    """
+    from credit_service.cli import scorecards
+
+    return scorecards.shadow(target, file, stored)
 
 
 @scorecard.command(name="list")
-def list_scorecards(*, data_dir: DataDir = None, json: Json = False) -> int:
+def list_scorecards(
+    *,
+    data_dir: UnusedDataDir = None,  # noqa: ARG001 - accepted as by earlier releases
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
     """List the stored scorecards."""
-    from credit_service.cli import running, scorecards
+    from credit_service.cli import scorecards
 
-    return scorecards.listing(running.operator_settings(data_dir), as_json=json)
+    return scorecards.listing(target, as_json=json)
+
+
+@scorecard.command
+def show(
+    version: Annotated[
+        str, Parameter(help="Version of a stored scorecard. Default: the active one.")
+    ] = "",
+    /,
+    *,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Show a stored scorecard with its history: who changed its state, and when."""
+    from credit_service.cli import scorecards
+
+    return scorecards.show(target, version, as_json=json)
+
+
+@scorecard.command
+def compare(
+    file: OptionalScorecardFile = None,
+    /,
+    *,
+    stored: StoredVersion = None,
+    to: Annotated[str, Parameter(help="Version to compare it with. Default: the active one.")] = "",
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Show the fields in which a scorecard differs from a stored one."""
+    from credit_service.cli import scorecards
+
+    return scorecards.compare(target, file, stored, to, as_json=json)
+
+
+@scorecard.command
+def retire(
+    version: Annotated[str, Parameter(help="Version of a stored scorecard.")],
+    /,
+    *,
+    target: Target = _HERE,
+) -> int:
+    """Retire a scorecard that is not in use: it cannot be used again."""
+    from credit_service.cli import scorecards
+
+    return scorecards.retire(target, version)
 
 
 @app.command(group=_OPERATE)

@@ -9,7 +9,7 @@ import os
 import secrets
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import App, Parameter
 from joserfc import jwt
@@ -26,8 +26,16 @@ DEFAULT_FOLDER = Path("dev-keys")
 DEFAULT_ISSUER = "credit-service-dev"
 MAX_MINUTES = 24 * 60
 
-_Scope = Literal["credit.read", "credit.write", "ingest", "ingest.update", "admin"]
-_SCOPES: tuple[_Scope, ...] = ("credit.read", "credit.write", "ingest", "ingest.update", "admin")
+_Scope = Literal[
+    "credit.read",
+    "credit.write",
+    "policy.read",
+    "policy.write",
+    "ingest",
+    "ingest.update",
+    "admin",
+]
+_SCOPES: tuple[_Scope, ...] = get_args(_Scope)
 
 _Key = RSAKey | ECKey | OKPKey
 _KEY_TYPES: dict[str, type[RSAKey] | type[ECKey] | type[OKPKey]] = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from credit_service.client.display import enum_name, inr_short, words
 from credit_service.rupees import group_digits
-from credit_service.v1 import decision_pb2, event_pb2, ingestion_pb2
+from credit_service.v1 import decision_pb2, event_pb2, ingestion_pb2, scorecard_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,30 @@ def _loan_updated(event: event_pb2.CreditEvent) -> EventText:
     )
 
 
+_SCORECARD_CHANGES = {
+    scorecard_pb2.SCORECARD_CHANGE_TYPE_CREATED: "stored",
+    scorecard_pb2.SCORECARD_CHANGE_TYPE_SCHEDULED: "scheduled",
+    scorecard_pb2.SCORECARD_CHANGE_TYPE_ACTIVATED: "is active",
+    scorecard_pb2.SCORECARD_CHANGE_TYPE_TRIAL_STARTED: "is the trial",
+    scorecard_pb2.SCORECARD_CHANGE_TYPE_TRIAL_ENDED: "is no longer the trial",
+    scorecard_pb2.SCORECARD_CHANGE_TYPE_RETIRED: "retired",
+}
+
+
+def _scorecard_changed(event: event_pb2.CreditEvent) -> EventText:
+    change = event.scorecard_changed.change
+    details = []
+    if change.HasField("effective_on"):
+        day = change.effective_on
+        details.append(f"from {day.year}-{day.month:02}-{day.day:02}")
+    if change.previous_version:
+        details.append(f"replaces {change.previous_version}")
+    if change.principal:
+        details.append(f"by {change.principal}")
+    happened = _SCORECARD_CHANGES.get(change.type, "changed")
+    return EventText(f"Scorecard {change.version} {happened}", ", ".join(details))
+
+
 def _changes(changes: Iterable[event_pb2.FactChange]) -> str:
     """Return 'Tenure months 12 → 24, Age', with values where the event has them."""
     return ", ".join(
@@ -128,4 +152,5 @@ _DESCRIBERS: dict[str, Callable[[event_pb2.CreditEvent], EventText]] = {
     "rows_ingested": _rows_ingested,
     "customer_updated": _customer_updated,
     "loan_updated": _loan_updated,
+    "scorecard_changed": _scorecard_changed,
 }

@@ -174,7 +174,12 @@ def _decide_and_book(
     customer_id, method = command.customer_id, type(command).__name__
     for_offer = isinstance(command, CreateLoanOffer)
     read = bookings.read(
-        connection, customer_id, command.request_id, lock=lock, for_offer=for_offer
+        connection,
+        customer_id,
+        command.request_id,
+        moment.today,
+        lock=lock,
+        for_offer=for_offer,
     )
     if read is None:
         raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))

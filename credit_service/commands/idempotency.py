@@ -62,11 +62,16 @@ def used_before(
     if record is None:
         return None
     if record.method != method or record.fingerprint != content:
-        raise RequestIdReusedError(
-            "REQUEST_ID_REUSED",
-            f"The request id {request_id} was used before with other content; send a new id.",
-            subject=f"requests/{request_id}",
-            metadata={"request_id": str(request_id)},
-        )
+        raise request_id_reused(request_id)
     replication.confirm(connection)
     return record
+
+
+def request_id_reused(request_id: UUID) -> RequestIdReusedError:
+    """REQUEST_ID_REUSED."""
+    return RequestIdReusedError(
+        "REQUEST_ID_REUSED",
+        f"The request id {request_id} was used before with other content; send a new id.",
+        subject=f"requests/{request_id}",
+        metadata={"request_id": str(request_id)},
+    )

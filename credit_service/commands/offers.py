@@ -198,6 +198,7 @@ def _end(
                 customer_id,
                 offer_id,
                 None if command is None else command.request_id,
+                moment.today,
                 draws_loan_id=isinstance(command, AcceptLoanOffer),
             )
             if command is not None:

@@ -33,7 +33,7 @@ def recompute_scores(
     positions today, for the cache; the caller commits first. With `skip_locked` it leaves out
     customers that other transactions have locked.
     """
-    scorecard = scorecards.active(connection)
+    scorecard = scorecards.active(connection, moment.today)
     found = scores.lock(connection, customer_ids, skip_locked=skip_locked)
     expired = [
         each.position.customer_id for each in found if not is_valid_on(each.position, moment.today)
@@ -85,7 +85,7 @@ def lagging(database: Database, moment: Moment, after: int) -> list[int]:
             connection,
             after=after,
             today=moment.today,
-            scorecard_version=scorecards.active(connection).version,
+            scorecard_version=scorecards.active_version(connection, moment.today),
             limit=BATCH,
         )
 

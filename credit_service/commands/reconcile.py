@@ -53,7 +53,7 @@ def reconcile(database: Database, moment: Moment, sample: int = SAMPLE) -> Recon
         found = scores.lock(connection, customer_ids, skip_locked=True)
         loans = reconciliation.loans_with_payments(connection, customer_ids)
         holds = reconciliation.open_holds(connection, customer_ids)
-        scorecard = scorecards.active(connection)
+        scorecard = scorecards.active(connection, moment.today)
         wrong = []
         for each in found:
             customer_id = each.position.customer_id

@@ -96,7 +96,12 @@ def _record(
 ) -> _Recorded:
     """Record the payment, or return the result of the first request with this id."""
     read = payments.read(
-        connection, command.customer_id, command.loan_id, command.request_id, lock=lock
+        connection,
+        command.customer_id,
+        command.loan_id,
+        command.request_id,
+        moment.today,
+        lock=lock,
     )
     if read is None:
         raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))

@@ -10,11 +10,16 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
+from credit_service.v1 import (
+    credit_service_pb2,
+    ingestion_service_pb2,
+    scorecard_service_pb2,
+)
 
 SERVICES = (
     credit_service_pb2.DESCRIPTOR.services_by_name["CreditService"],
     ingestion_service_pb2.DESCRIPTOR.services_by_name["IngestionService"],
+    scorecard_service_pb2.DESCRIPTOR.services_by_name["ScorecardService"],
 )
 
 _METHODS: dict[str, MethodDescriptor] = {

@@ -160,6 +160,11 @@ _CAPS = {
 }
 
 
+def is_version(text: str) -> bool:
+    """Whether the text can be the version of a scorecard."""
+    return _VERSION.fullmatch(text) is not None
+
+
 def parse_scorecard(document: Mapping[str, Any]) -> Scorecard:
     """The scorecard of a document shaped like STANDARD_DOCUMENT. `min_principal_paise` and the keys
     of a policy are optional, as in PRUDENT_DOCUMENT.

@@ -87,7 +87,7 @@ class Backtest:
 def backtest(database: Database, scorecard: Scorecard, moment: Moment) -> Backtest:
     """Replay all stored decisions and score all customers with another scorecard."""
     with database.autocommit() as connection:
-        active = scorecards.active(connection)
+        active = scorecards.active(connection, moment.today)
     report = Backtest(Side(active.version), Side(scorecard.version))
     _replay_decisions(database, scorecard, report)
     _score_portfolio(database, active, scorecard, moment, report)

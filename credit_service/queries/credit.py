@@ -3,6 +3,7 @@
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from datetime import date
 
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
@@ -35,14 +36,14 @@ class CreditQueries:
     """Reads credit from the cache if possible. Safe to share between threads.
 
     A cache entry is valid only while its scorecard is the active one, which PostgreSQL confirms
-    once a second.
+    once a second, and when the day changes.
     """
 
     def __init__(self, database: Database, cache: PositionCache | None = None) -> None:
         self._database = database
         self._cache = cache
-        self._active_version = ""
-        self._known_until = 0.0
+        # Version, day and time together, so that no thread pairs one with another's.
+        self._active: tuple[str, date | None, float] = "", None, 0.0
 
     def snapshot(self, customer_id: int, moment: Moment) -> CreditSnapshot:
         """Return the customer's position today and the active scorecard. Never writes to
@@ -52,9 +53,10 @@ class CreditQueries:
             NotFoundError: CUSTOMER_NOT_FOUND.
         """
         cache = self._cache
-        if cache is not None and self._knows_active_version():
+        active_version = self._known_active_version(moment)
+        if cache is not None and active_version:
             cached = cache.get(customer_id, moment.today)
-            if cached is not None and cached.scorecard_version == self._active_version:
+            if cached is not None and cached.scorecard_version == active_version:
                 scorecard = scorecards.known(cached.scorecard_version)
                 if scorecard is not None:
                     return CreditSnapshot(cached.position, scorecard)
@@ -93,8 +95,8 @@ class CreditQueries:
     ) -> tuple[dict[int, CreditPosition], Scorecard | None]:
         """Return positions from the cache under the active scorecard, which is None where it is not
         known."""
-        scorecard = scorecards.known(self._active_version)
-        if self._cache is None or scorecard is None or not self._knows_active_version():
+        scorecard = scorecards.known(self._known_active_version(moment))
+        if self._cache is None or scorecard is None:
             return {}, None
         entries = self._cache.get_many(customer_ids, moment.today)
         return {
@@ -120,10 +122,10 @@ class CreditQueries:
         """Return the customers' positions today, and the active scorecard; None where all are
         unknown."""
         with self._database.autocommit() as connection:
-            stored, version = customers.find_positions(connection, [*customer_ids])
+            stored, version = customers.find_positions(connection, [*customer_ids], moment.today)
             if version is None:
                 return [], None
-            self._note_active_version(version)
+            self._note_active_version(version, moment)
             valid = [each for each in stored if is_valid_on(each, moment.today)]
             outdated = [each.customer_id for each in stored if not is_valid_on(each, moment.today)]
             if outdated:
@@ -132,23 +134,25 @@ class CreditQueries:
 
     def _read(self, customer_id: int, moment: Moment) -> CreditSnapshot:
         with self._database.autocommit() as connection:
-            found = customers.find_position(connection, customer_id)
+            found = customers.find_position(connection, customer_id, moment.today)
             if found is None:
                 raise unknown_customer(customer_id)
             position, scorecard_version = found
-            self._note_active_version(scorecard_version)
+            self._note_active_version(scorecard_version, moment)
             return CreditSnapshot(
                 customers.position_on(connection, position, moment.today),
                 scorecards.get(connection, scorecard_version),
             )
 
-    def _note_active_version(self, version: str) -> None:
-        self._active_version = version
-        self._known_until = time.monotonic() + _ACTIVE_VERSION_SECONDS
+    def _note_active_version(self, version: str, moment: Moment) -> None:
+        known_until = time.monotonic() + _ACTIVE_VERSION_SECONDS
+        self._active = version, moment.today, known_until
 
-    def _knows_active_version(self) -> bool:
-        """Return whether the known active version is fresh; if not, the next read refreshes it."""
-        return time.monotonic() < self._known_until
+    def _known_active_version(self, moment: Moment) -> str:
+        """Return the version of the active scorecard if it is known; if not, '', and the next read
+        refreshes it."""
+        version, day, known_until = self._active
+        return version if day == moment.today and time.monotonic() < known_until else ""
 
     def check_eligibility(
         self, customer_id: int, ask: Ask, moment: Moment

@@ -27,6 +27,7 @@ from credit_service.rpc.credit import CreditServicer
 from credit_service.rpc.health import Health
 from credit_service.rpc.ingestion import IngestionServicer
 from credit_service.rpc.reflection import REFLECTION_METHODS, Reflection
+from credit_service.rpc.scorecards import ScorecardServicer
 from credit_service.settings import Settings
 from credit_service.storage import readiness, schema
 from credit_service.storage.database import Database, write_share
@@ -35,6 +36,8 @@ from credit_service.v1 import (
     credit_service_pb2_grpc,
     ingestion_service_pb2,
     ingestion_service_pb2_grpc,
+    scorecard_service_pb2,
+    scorecard_service_pb2_grpc,
 )
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -43,6 +46,7 @@ MAX_METADATA_BYTES = 8 * 1024
 SERVICES = (
     credit_service_pb2.DESCRIPTOR.services_by_name["CreditService"],
     ingestion_service_pb2.DESCRIPTOR.services_by_name["IngestionService"],
+    scorecard_service_pb2.DESCRIPTOR.services_by_name["ScorecardService"],
 )
 SERVICE_NAMES = tuple(service.full_name for service in SERVICES)
 """The contract's services, each with a health of its own."""
@@ -147,6 +151,9 @@ class CreditServer:
                 database, clock, self._settings, cache=self._cache, stopping=self._stopping
             ),
             self._server,
+        )
+        scorecard_service_pb2_grpc.add_ScorecardServiceServicer_to_server(
+            ScorecardServicer(database, clock), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self._settings.reflection != "off":

@@ -17,7 +17,7 @@ from credit_service.domain.loans import Loan
 from credit_service.domain.offers import LoanOffer
 from credit_service.domain.positions import CreditPosition
 from credit_service.observability import tracing
-from credit_service.storage import cluster, customers, offers, requests
+from credit_service.storage import cluster, customers, offers, requests, scorecards
 from credit_service.storage.statements import Statement
 
 _LOAN_IDS = "nextval('decision_ids'), nextval('loan_ids')"
@@ -27,9 +27,9 @@ _OFFER_IDS = "nextval('decision_ids'), nextval('offer_ids')"
 def _read(columns: str) -> Statement:
     return Statement(
         f"""
-    SELECT {customers.POSITION_COLUMNS}, {requests.COLUMNS}, s.version{columns}
+    SELECT {customers.POSITION_COLUMNS}, {requests.COLUMNS}, {scorecards.ACTIVE_VERSION}{columns}
     FROM customers c
-    LEFT JOIN scorecards s ON s.state = 'ACTIVE'
+    {scorecards.ACTIVE_JOIN}
     LEFT JOIN requests r ON r.customer_id = c.customer_id AND r.request_id = :request_id
     WHERE c.customer_id = :customer_id
 """
@@ -67,18 +67,19 @@ def read(
     connection: Connection,
     customer_id: int,
     request_id: UUID,
+    day: date,
     *,
     lock: bool,
     for_offer: bool = False,
 ) -> BookingRead | None:
-    """Return the customer's position, the request's record and new ids; None for an unknown
-    customer.
+    """Return the customer's position, the request's record, the version of the scorecard that
+    decides on `day`, and new ids; None for an unknown customer.
 
     With `lock`, other writers of this customer wait until the transaction ends.
     """
     if lock:
         customers.lock(connection, customer_id)
-    values = {"customer_id": customer_id, "request_id": request_id}
+    values = {"customer_id": customer_id, "request_id": request_id, "today": day}
     if cluster.is_distributed(connection):
         row = _READ_WITHOUT_IDS.row(connection, values)
         ids = (_DRAW_OFFER_IDS if for_offer else _DRAW_LOAN_IDS).row(connection, {})

@@ -18,7 +18,7 @@ from credit_service.domain.positions import (
     position_from_loans,
 )
 from credit_service.observability import tracing
-from credit_service.storage import holds, loans
+from credit_service.storage import holds, loans, scorecards
 from credit_service.storage.statements import Statement
 
 
@@ -88,14 +88,14 @@ def view(row: Any) -> CustomerView:
 _BY_ID = Statement(f"SELECT {COLUMNS} FROM customers c WHERE c.customer_id = :customer_id")
 _BY_PHONE = Statement(f"SELECT {COLUMNS} FROM customers c WHERE c.phone_number = :phone_number")
 _POSITION = Statement(
-    f"""SELECT {POSITION_COLUMNS}, s.version
-    FROM customers c LEFT JOIN scorecards s ON s.state = 'ACTIVE'
+    f"""SELECT {POSITION_COLUMNS}, {scorecards.ACTIVE_VERSION}
+    FROM customers c {scorecards.ACTIVE_JOIN}
     WHERE c.customer_id = :customer_id"""
 )
 
 _POSITIONS = Statement(
-    f"""SELECT {POSITION_COLUMNS}, s.version
-    FROM customers c LEFT JOIN scorecards s ON s.state = 'ACTIVE'
+    f"""SELECT {POSITION_COLUMNS}, {scorecards.ACTIVE_VERSION}
+    FROM customers c {scorecards.ACTIVE_JOIN}
     WHERE c.customer_id = ANY(CAST(:customer_ids AS bigint[]))"""
 )
 
@@ -112,18 +112,22 @@ def find_by_phone(connection: Connection, phone_number: str) -> CustomerView | N
     return None if row is None else view(row)
 
 
-def find_position(connection: Connection, customer_id: int) -> tuple[CreditPosition, str] | None:
-    """Read the customer's stored position and the active scorecard's version in one statement."""
-    row = _POSITION.row(connection, {"customer_id": customer_id})
+def find_position(
+    connection: Connection, customer_id: int, day: date
+) -> tuple[CreditPosition, str] | None:
+    """Read the customer's stored position, and the version of the scorecard that decides on `day`,
+    in one statement."""
+    row = _POSITION.row(connection, {"customer_id": customer_id, "today": day})
     return None if row is None else (position(row), row[POSITION_COLUMN_COUNT])
 
 
 def find_positions(
-    connection: Connection, customer_ids: Sequence[int]
+    connection: Connection, customer_ids: Sequence[int], day: date
 ) -> tuple[list[CreditPosition], str | None]:
-    """Read the stored positions of these customers, in any order, and the active scorecard's
-    version in one statement. Unknown customers are left out; None where all are unknown."""
-    rows = _POSITIONS.rows(connection, {"customer_ids": list(customer_ids)})
+    """Read the stored positions of these customers, in any order, and the version of the scorecard
+    that decides on `day`, in one statement. Unknown customers are left out; None where all are
+    unknown."""
+    rows = _POSITIONS.rows(connection, {"customer_ids": list(customer_ids), "today": day})
     version = rows[0][POSITION_COLUMN_COUNT] if rows else None
     return [position(row) for row in rows], version
 

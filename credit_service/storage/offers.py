@@ -19,7 +19,7 @@ from credit_service.domain.loans import Loan
 from credit_service.domain.offers import LoanOffer, OfferState
 from credit_service.domain.positions import CreditPosition
 from credit_service.observability import tracing
-from credit_service.storage import cluster, customers, requests
+from credit_service.storage import cluster, customers, requests, scorecards
 from credit_service.storage.statements import Statement
 
 COLUMNS = """o.customer_id, o.offer_id, o.decision_id, o.principal_paise, o.annual_rate_bps,
@@ -157,9 +157,9 @@ def page(
 def _read(columns: str) -> Statement:
     return Statement(
         f"""
-    SELECT {COLUMNS}, {requests.COLUMNS}, s.version{columns}
+    SELECT {COLUMNS}, {requests.COLUMNS}, {scorecards.ACTIVE_VERSION}{columns}
     FROM loan_offers o
-    LEFT JOIN scorecards s ON s.state = 'ACTIVE'
+    {scorecards.ACTIVE_JOIN}
     LEFT JOIN requests r ON r.customer_id = o.customer_id
         AND r.request_id = CAST(:request_id AS uuid)
     WHERE o.customer_id = :customer_id AND o.offer_id = :offer_id
@@ -190,10 +190,12 @@ def read(
     customer_id: int,
     offer_id: int,
     request_id: UUID | None,
+    day: date,
     *,
     draws_loan_id: bool,
 ) -> EndRead:
-    """Return an existing offer and the request's record.
+    """Return an existing offer, the request's record, and the version of the scorecard that decides
+    on `day`.
 
     Read the customer's position before it: if the version has not changed at the write, the offer
     has not either.
@@ -202,6 +204,7 @@ def read(
         "customer_id": customer_id,
         "offer_id": offer_id,
         "request_id": request_id,
+        "today": day,
         "draw": draws_loan_id,
     }
     if not cluster.is_distributed(connection):

@@ -13,7 +13,7 @@ from credit_service.domain.loans import Loan
 from credit_service.domain.payments import PaymentOutcome
 from credit_service.domain.positions import CreditPosition
 from credit_service.observability import tracing
-from credit_service.storage import cluster, customers, loans, requests
+from credit_service.storage import cluster, customers, loans, requests, scorecards
 from credit_service.storage.statements import Statement
 
 
@@ -49,9 +49,10 @@ def _payment(row: Any) -> StoredPayment:
 
 _READ = Statement(
     f"""
-    SELECT {customers.POSITION_COLUMNS}, {requests.COLUMNS}, s.version, {loans.COLUMNS}
+    SELECT {customers.POSITION_COLUMNS}, {requests.COLUMNS}, {scorecards.ACTIVE_VERSION},
+        {loans.COLUMNS}
     FROM customers c
-    LEFT JOIN scorecards s ON s.state = 'ACTIVE'
+    {scorecards.ACTIVE_JOIN}
     LEFT JOIN requests r ON r.customer_id = c.customer_id AND r.request_id = :request_id
     LEFT JOIN loans l ON l.customer_id = c.customer_id AND l.loan_id = :loan_id
     WHERE c.customer_id = :customer_id
@@ -74,9 +75,15 @@ class PaymentRead:
 
 
 def read(
-    connection: Connection, customer_id: int, loan_id: int, request_id: UUID, *, lock: bool
+    connection: Connection,
+    customer_id: int,
+    loan_id: int,
+    request_id: UUID,
+    day: date,
+    *,
+    lock: bool,
 ) -> PaymentRead | None:
-    """Read the inputs in one statement; None for an unknown customer.
+    """Read the inputs on `day` in one statement; None for an unknown customer.
 
     With `lock`, other writers of this customer wait until the transaction ends.
     """
@@ -84,7 +91,12 @@ def read(
         customers.lock(connection, customer_id)
     row = _READ.row(
         connection,
-        {"customer_id": customer_id, "loan_id": loan_id, "request_id": request_id},
+        {
+            "customer_id": customer_id,
+            "loan_id": loan_id,
+            "request_id": request_id,
+            "today": day,
+        },
     )
     if row is None:
         return None

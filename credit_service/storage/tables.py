@@ -197,7 +197,7 @@ scorecards = Table(
     Column("state", Text, nullable=False),
     _timestamp("added_at"),
     _timestamp("activated_at", nullable=True),
-    CheckConstraint("state IN ('ACTIVE', 'SHADOW', 'INACTIVE')", "state_known"),
+    CheckConstraint("state IN ('ACTIVE', 'SHADOW', 'INACTIVE', 'RETIRED')", "state_known"),
     info=EVERYWHERE,
 )
 Index(
@@ -211,6 +211,45 @@ Index(
     scorecards.c.state,
     unique=True,
     postgresql_where=scorecards.c.state == text("'SHADOW'"),
+)
+
+# Activations for coming days. From its day on a row decides, whatever the states say; a worker then
+# makes the states follow and deletes it. Servers of release 0.1.0 know states only.
+scorecard_schedule = Table(
+    "scorecard_schedule",
+    metadata,
+    Column("effective_on", Date, primary_key=True),
+    Column("version", Text, ForeignKey("scorecards.version"), nullable=False),
+    Column("principal", Text, nullable=False),
+    info=EVERYWHERE,
+)
+
+# The history of scorecards, and the requests that made it.
+scorecard_changes = Table(
+    "scorecard_changes",
+    metadata,
+    Column("change_number", BigInteger, primary_key=True, autoincrement=False),
+    # Null if no request made the change: a scheduled day came.
+    Column("request_id", Uuid, nullable=True),
+    # SHA-256 of the request's content.
+    Column("fingerprint", LargeBinary, nullable=True),
+    Column("kind", Text, nullable=False),
+    Column("version", Text, ForeignKey("scorecards.version"), nullable=False),
+    Column("previous_version", Text, nullable=True),
+    Column("effective_on", Date, nullable=True),
+    _timestamp("changed_at"),
+    Column("principal", Text, nullable=False),
+    CheckConstraint(
+        "kind IN ('CREATED', 'SCHEDULED', 'ACTIVATED', 'TRIAL_STARTED', 'TRIAL_ENDED', 'RETIRED')",
+        "kind_known",
+    ),
+    CheckConstraint(
+        "(effective_on IS NOT NULL) = (kind IN ('SCHEDULED', 'ACTIVATED'))", "effective_on_given"
+    ),
+    # One request may make two changes: the first has its id.
+    UniqueConstraint("request_id"),
+    Index(None, "version", "change_number"),
+    info=EVERYWHERE,
 )
 
 decisions = Table(
@@ -472,7 +511,7 @@ events = Table(
     CheckConstraint(
         "kind IN ('customer_registered', 'loan_created', 'loan_declined', 'payment_recorded',"
         " 'loan_closed', 'score_changed', 'rows_ingested', 'customer_updated', 'loan_updated',"
-        " 'loan_offer_created', 'loan_offer_ended')",
+        " 'loan_offer_created', 'loan_offer_ended', 'scorecard_changed')",
         "kind_known",
     ),
     info=WITH_CUSTOMER,

@@ -309,6 +309,36 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
 
     Example metadata: {"after_event_id": "1204", "oldest_event_id": "90312"}
     """
+    ERROR_REASON_SCORECARD_NOT_FOUND: _ErrorReason.ValueType  # 58
+    """NOT_FOUND, with google.rpc.ResourceInfo. No such scorecard.
+
+    Example metadata: {"scorecard_version": "prudent-2"}
+    """
+    ERROR_REASON_SCORECARD_VERSION_TAKEN: _ErrorReason.ValueType  # 59
+    """ALREADY_EXISTS, with google.rpc.ResourceInfo. A scorecard with this version is stored with
+    other content, which never changes. Use another version.
+
+    Example metadata: {"scorecard_version": "prudent-1"}
+    """
+    ERROR_REASON_SCORECARD_RETIRED: _ErrorReason.ValueType  # 60
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The scorecard was retired. Create its
+    document under another version.
+
+    Example metadata: {"scorecard_version": "prudent-1"}
+    """
+    ERROR_REASON_SCORECARD_IN_USE: _ErrorReason.ValueType  # 61
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The scorecard is in use: `state` is
+    ACTIVE, TRIAL or SCHEDULED. Activate another one or end the trial first.
+
+    Example metadata: {"scorecard_version": "prudent-1", "state": "ACTIVE"}
+    """
+    ERROR_REASON_ACTIVATION_DAY_OUT_OF_RANGE: _ErrorReason.ValueType  # 62
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The day of an activation is before
+    today or too far ahead.
+
+    Example metadata: {"scorecard_version": "prudent-1", "effective_on": "2026-01-31", "today":
+    "2026-02-01"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the reason in the google.rpc.ErrorInfo of every error, with domain
@@ -603,4 +633,34 @@ them. `oldest_event_id` is the first one kept. Read the current state with the o
 then watch again after the event before oldest_event_id.
 
 Example metadata: {"after_event_id": "1204", "oldest_event_id": "90312"}
+"""
+ERROR_REASON_SCORECARD_NOT_FOUND: ErrorReason.ValueType  # 58
+"""NOT_FOUND, with google.rpc.ResourceInfo. No such scorecard.
+
+Example metadata: {"scorecard_version": "prudent-2"}
+"""
+ERROR_REASON_SCORECARD_VERSION_TAKEN: ErrorReason.ValueType  # 59
+"""ALREADY_EXISTS, with google.rpc.ResourceInfo. A scorecard with this version is stored with
+other content, which never changes. Use another version.
+
+Example metadata: {"scorecard_version": "prudent-1"}
+"""
+ERROR_REASON_SCORECARD_RETIRED: ErrorReason.ValueType  # 60
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The scorecard was retired. Create its
+document under another version.
+
+Example metadata: {"scorecard_version": "prudent-1"}
+"""
+ERROR_REASON_SCORECARD_IN_USE: ErrorReason.ValueType  # 61
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The scorecard is in use: `state` is
+ACTIVE, TRIAL or SCHEDULED. Activate another one or end the trial first.
+
+Example metadata: {"scorecard_version": "prudent-1", "state": "ACTIVE"}
+"""
+ERROR_REASON_ACTIVATION_DAY_OUT_OF_RANGE: ErrorReason.ValueType  # 62
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The day of an activation is before
+today or too far ahead.
+
+Example metadata: {"scorecard_version": "prudent-1", "effective_on": "2026-01-31", "today":
+"2026-02-01"}
 """

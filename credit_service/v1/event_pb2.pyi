@@ -8,6 +8,7 @@ from credit_service.v1 import decision_pb2 as decision_pb2
 from credit_service.v1 import ingestion_pb2 as ingestion_pb2
 from credit_service.v1 import loan_pb2 as loan_pb2
 from credit_service.v1 import score_pb2 as score_pb2
+from credit_service.v1 import scorecard_pb2 as scorecard_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
 from google.protobuf import timestamp_pb2 as timestamp_pb2
@@ -52,6 +53,8 @@ class _CreditEventTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Credit
     """customer_updated."""
     CREDIT_EVENT_TYPE_LOAN_UPDATED: _CreditEventType.ValueType  # 9
     """loan_updated."""
+    CREDIT_EVENT_TYPE_SCORECARD_CHANGED: _CreditEventType.ValueType  # 14
+    """scorecard_changed."""
 
 class CreditEventType(_CreditEventType, metaclass=_CreditEventTypeEnumTypeWrapper):
     """Event types for the filter of WatchCreditEvents. Each corresponds to a payload of CreditEvent."""
@@ -76,10 +79,12 @@ CREDIT_EVENT_TYPE_CUSTOMER_UPDATED: CreditEventType.ValueType  # 8
 """customer_updated."""
 CREDIT_EVENT_TYPE_LOAN_UPDATED: CreditEventType.ValueType  # 9
 """loan_updated."""
+CREDIT_EVENT_TYPE_SCORECARD_CHANGED: CreditEventType.ValueType  # 14
+"""scorecard_changed."""
 
 @typing.final
 class CreditEvent(message.Message):
-    """A change to a customer, a loan or an ingestion. Written in the same transaction as the change."""
+    """A change to a customer, a loan, an ingestion or a scorecard. Written in the same transaction as the change."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -96,13 +101,14 @@ class CreditEvent(message.Message):
     ROWS_INGESTED_FIELD_NUMBER: builtins.int
     CUSTOMER_UPDATED_FIELD_NUMBER: builtins.int
     LOAN_UPDATED_FIELD_NUMBER: builtins.int
+    SCORECARD_CHANGED_FIELD_NUMBER: builtins.int
     event_id: builtins.int
     """Id of the event, 1 or more. A stream sends events in ascending order of id; ids may have gaps."""
     customer_id: builtins.int
-    """Id of the customer. 0 for rows_ingested, which concerns many customers."""
+    """Id of the customer. 0 for rows_ingested and scorecard_changed, which concern many customers."""
     customer_version: builtins.int
     """Version of the customer's credit position after the event. It never decreases from one event of
-    a customer to the next. 0 for rows_ingested.
+    a customer to the next. 0 for rows_ingested and scorecard_changed.
     """
     @builtins.property
     def time(self) -> timestamp_pb2.Timestamp:
@@ -144,6 +150,10 @@ class CreditEvent(message.Message):
     def loan_updated(self) -> LoanUpdated:
         """An import changed stored facts of a loan."""
 
+    @builtins.property
+    def scorecard_changed(self) -> ScorecardChanged:
+        """A scorecard was stored, scheduled, activated, tried or retired."""
+
     def __init__(
         self,
         *,
@@ -160,12 +170,13 @@ class CreditEvent(message.Message):
         rows_ingested: RowsIngested | None = ...,
         customer_updated: CustomerUpdated | None = ...,
         loan_updated: LoanUpdated | None = ...,
+        scorecard_changed: ScorecardChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "customer_version", b"customer_version", "event_id", b"event_id", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "customer_version", b"customer_version", "event_id", b"event_id", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = typing.Literal["customer_registered", "loan_created", "loan_declined", "payment_recorded", "loan_closed", "score_changed", "rows_ingested", "customer_updated", "loan_updated"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = typing.Literal["customer_registered", "loan_created", "loan_declined", "payment_recorded", "loan_closed", "score_changed", "rows_ingested", "customer_updated", "loan_updated", "scorecard_changed"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -467,5 +478,27 @@ class FactChange(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["current", b"current", "field", b"field", "previous", b"previous"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ScorecardChanged(message.Message):
+    """A scorecard was stored, scheduled, activated, tried or retired."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def change(self) -> scorecard_pb2.ScorecardChange:
+        """What changed, who changed it and when."""
+
+    def __init__(
+        self,
+        *,
+        change: scorecard_pb2.ScorecardChange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["change", b"change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["change", b"change"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -216,7 +216,7 @@ class Account:
     def _check_customers(self, connection: Connection) -> None:
         """Check derived data against a full recomputation, and each cache entry against the
         data."""
-        scorecard = scorecards.active(connection)
+        scorecard = scorecards.active(connection, self._moment.today)
         replay = Replay(connection, scorecard, self._find)
         replay.run(portfolio.INGESTED)
         scores = {

@@ -13,7 +13,7 @@ _PROTOS = Path(__file__).parents[2] / "protos" / "credit_service" / "v1"
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method for service in SERVICES for method in service.methods
 }
-"""Every method of both services, by its name."""
+"""Every method of the services, by its name."""
 
 
 def path_of(method: MethodDescriptor) -> str:
@@ -43,8 +43,8 @@ _OF_ANY_METHOD = frozenset(
 @cache
 def reasons_of(method: str) -> frozenset[str]:
     """The reasons documented for a method, including those of all methods."""
-    for file in ("credit_service.proto", "ingestion_service.proto"):
-        text = (_PROTOS / file).read_text(encoding="utf-8")
+    for file in ("credit_service", "ingestion_service", "scorecard_service"):
+        text = (_PROTOS / f"{file}.proto").read_text(encoding="utf-8")
         match = re.search(rf"((?:  //[^\n]*\n)+)  rpc {method}\(", text)
         if match is not None:
             named = re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", match[1])

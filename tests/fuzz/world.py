@@ -1,8 +1,9 @@
 """The data on the fuzzed server: a few customers, loans, decisions, files, and their ids."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import grpc
@@ -11,16 +12,22 @@ from google.type.date_pb2 import Date
 from google.type.decimal_pb2 import Decimal
 from google.type.money_pb2 import Money
 
+from credit_service.clock import Clock
+from credit_service.domain.scorecard import STANDARD_DOCUMENT
 from credit_service.v1 import credit_service_pb2 as credit
 from credit_service.v1 import ingestion_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion
+from credit_service.v1 import scorecard_service_pb2 as scorecards
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
+from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
 from tests.fuzz.values import numbered_uuid
 
 _LISTED = (ingestion_pb2.ROW_OUTCOME_REJECTED, ingestion_pb2.ROW_OUTCOME_SKIPPED)
 
 CUSTOMERS = range(1, 13)
+TRIED, UNUSED = "tried-1", "unused-1"
+"""Versions of stored scorecards. The standard one stays active."""
 SHARED_LOAN = 77
 """A loan id shared by two customers."""
 OWN_LOAN = 78
@@ -112,7 +119,7 @@ def make(channel: grpc.Channel) -> World:
         decision_id=answers[0].decision_id,
         ingestion_ids=tuple(ids[:3]),
         request_ids=(*asks, paid),
-        page_tokens=tuple(_tokens(*stubs, ids[1])),
+        page_tokens=(*_tokens(*stubs, ids[1]), _scorecards(channel)),
     )
 
 
@@ -149,6 +156,18 @@ def _tokens(
     ).next_page_token
 
 
+def _scorecards(channel: grpc.Channel) -> str:
+    """Store two scorecards; return a page token of their list."""
+    calls = ScorecardServiceStub(channel)
+    for version in (TRIED, UNUSED):
+        created = numbered_uuid("world", version)
+        document = json.dumps({**STANDARD_DOCUMENT, "version": version})
+        calls.CreateScorecard(
+            scorecards.CreateScorecardRequest(request_id=created, document=document), timeout=20
+        )
+    return calls.ListScorecards(scorecards.ListScorecardsRequest(page_size=1)).next_page_token
+
+
 def _ask(request_id: str) -> credit.CreateLoanRequest:
     return credit.CreateLoanRequest(
         request_id=request_id,
@@ -175,6 +194,10 @@ def _upload(ingestion_id: str, content: bytes = CUSTOMERS_CSV.encode()) -> list[
         ingestion.UploadSpreadsheetRequest(header=header),
         ingestion.UploadSpreadsheetRequest(chunk=content),
     ]
+
+
+def _tomorrow() -> date:
+    return Clock().moment().today + timedelta(days=1)
 
 
 def _stream(ingestion_id: str, kind: Any, **rows: Any) -> list[Any]:
@@ -310,5 +333,39 @@ _BASES: Mapping[str, Any] = {
                 ingestion_id=world.ingestion_ids[0], rejected_only=True
             )
         ]
+    ],
+    "CreateScorecard": lambda _, fresh: [
+        [
+            scorecards.CreateScorecardRequest(
+                request_id=fresh,
+                document=json.dumps({**STANDARD_DOCUMENT, "version": f"fuzz-{fresh}"}),
+                validate_only=validate_only,
+            )
+        ]
+        for validate_only in (False, True)
+    ],
+    "GetScorecard": lambda _, __: [[scorecards.GetScorecardRequest(version=TRIED)]],
+    "ListScorecards": lambda world, _: [
+        [scorecards.ListScorecardsRequest(page_size=1, page_token=world.page_tokens[5])]
+    ],
+    "CompareScorecards": lambda _, __: [
+        [scorecards.CompareScorecardsRequest(before_version=TRIED, after_version=UNUSED)],
+        [scorecards.CompareScorecardsRequest(after_document=json.dumps(STANDARD_DOCUMENT))],
+    ],
+    "ActivateScorecard": lambda _, fresh: [
+        [
+            scorecards.ActivateScorecardRequest(
+                request_id=fresh,
+                version=STANDARD_DOCUMENT["version"],
+                effective_on=day(_tomorrow()),
+            )
+        ]
+    ],
+    "SetTrialScorecard": lambda _, fresh: [
+        [scorecards.SetTrialScorecardRequest(request_id=fresh, version=TRIED)],
+        [scorecards.SetTrialScorecardRequest(request_id=fresh, end=True)],
+    ],
+    "RetireScorecard": lambda _, fresh: [
+        [scorecards.RetireScorecardRequest(request_id=fresh, version=UNUSED)]
     ],
 }

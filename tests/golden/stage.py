@@ -31,6 +31,7 @@ _MOST_ROUNDS = 100
 
 # Issued ids of different kinds start far apart and far from imported ids, so that each is
 # recognizable anywhere, even in a sentence.
+_AT = {"at": datetime(2026, 1, 1, tzinfo=_INDIA)}
 _FIRST_IDS = {
     "customer_ids": 1_000_000_005_000_001,
     "loan_ids": 1_000_000_006_000_001,
@@ -99,6 +100,8 @@ def stage(database: Database, database_url: str, redis_url: str) -> Iterator[Sta
     with database.transaction() as connection:
         for name, first in _FIRST_IDS.items():
             connection.execute(text(f"ALTER SEQUENCE {name} RESTART WITH {first}"))
+        # The migration stored the standard scorecard by the real time.
+        connection.execute(text("UPDATE scorecards SET added_at = :at, activated_at = :at"), _AT)
     settings = Settings(
         database_url=SecretStr(database_url),
         redis_url=SecretStr(redis_url),

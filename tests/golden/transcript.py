@@ -30,12 +30,16 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2  # so that details of errors are known by name
 from grpc_status import rpc_status
 
-from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
+from credit_service.v1 import (
+    credit_service_pb2,
+    ingestion_service_pb2,
+    scorecard_service_pb2,
+)
 from tests.golden.stage import Stage
 
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method
-    for file in (credit_service_pb2, ingestion_service_pb2)
+    for file in (credit_service_pb2, ingestion_service_pb2, scorecard_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -100,6 +104,8 @@ class Names:
         if not isinstance(answer, str):
             return answer
         kind = _KIND_OF_FIELD.get(name)
+        if name == "version" and not answer.isdecimal():
+            kind = None  # a scorecard's, which is chosen, not generated
         if kind and answer and (kind, answer) not in self._given:
             return self._name(kind, answer)
         return re.sub(r"\b(?:\d{7}|\d{16})\b", self._known, answer)

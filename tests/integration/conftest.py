@@ -18,6 +18,7 @@ from credit_service.settings import Settings
 from credit_service.storage.database import Database
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
+from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
 
 _DETAILS: tuple[type[Message], ...] = (
     error_details_pb2.BadRequest,
@@ -37,6 +38,7 @@ class Edge:
     channel: grpc.Channel
     credit: CreditServiceStub
     ingestion: IngestionServiceStub
+    scorecards: ScorecardServiceStub
     health: health_pb2_grpc.HealthStub
 
     @classmethod
@@ -48,6 +50,7 @@ class Edge:
             channel,
             CreditServiceStub(channel),
             IngestionServiceStub(channel),
+            ScorecardServiceStub(channel),
             health_pb2_grpc.HealthStub(channel),
         )
 

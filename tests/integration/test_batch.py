@@ -364,7 +364,7 @@ def test_all_answers_are_under_one_scorecard(database: Database, redis_url: str)
         ):
             connection.execute(text(statement))
     # As if the active version had been confirmed just before.
-    queries._note_active_version("standard-1")
+    queries._note_active_version("standard-1", moment)
     found = queries.snapshots([*cached, 4], moment)
     assert {each.scorecard.version for each in found.values()} == {"other-1"}
     assert found.keys() == {*cached, 4}

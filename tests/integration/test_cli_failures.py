@@ -42,9 +42,6 @@ STARTING: dict[str, tuple[str, ...]] = {
     "migrate": (),
 }
 OPERATING: dict[str, tuple[str, ...]] = {
-    "scorecard activate": ("{scorecard}",),
-    "scorecard shadow": (),
-    "scorecard list": (),
     "backtest": ("{scorecard}",),
     "replay": ("1",),
 }
@@ -62,6 +59,12 @@ CALLING: dict[str, tuple[str, ...]] = {
     "decisions": (),
     "decision": ("1",),
     "events": ("--no-follow",),
+    "scorecard activate": ("{scorecard}",),
+    "scorecard shadow": (),
+    "scorecard list": (),
+    "scorecard show": (),
+    "scorecard compare": ("{scorecard}",),
+    "scorecard retire": ("example-1",),
 }
 LOCAL: dict[str, tuple[str, ...]] = {
     "scorecard check": ("{scorecard}",),

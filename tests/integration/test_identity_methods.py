@@ -204,7 +204,7 @@ def test_every_method_refuses_before_any_work(
         for method in METHODS
     }
     assert found == {method.name: expected for method in METHODS}
-    assert len(found) == 21
+    assert len(found) >= 28
     assert database.asked == asked
 
 
@@ -216,7 +216,7 @@ def test_every_method_accepts_a_token_with_its_scope(server: Edge) -> None:
             continue  # stays open: below
         bearer = "Bearer " + token(scope=scope_of(method))
         found[method.name] = outcome(server.channel, method, bearer, send=True).code()
-    assert len(found) == 20
+    assert len(found) == len(METHODS) - 1
     refused = {UNAUTHENTICATED, PERMISSION_DENIED, grpc.StatusCode.DEADLINE_EXCEEDED}
     assert not [name for name, code in found.items() if code in refused], found
     assert found["ListCustomers"] is grpc.StatusCode.OK

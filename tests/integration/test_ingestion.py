@@ -746,11 +746,11 @@ def test_without_the_offset_in_the_transaction_rows_would_be_duplicated(
 def test_an_import_changes_the_version_that_a_booking_has_read(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     with database.autocommit() as connection:
-        read = bookings.read(connection, customer_id, uuid4(), lock=False)
+        read = bookings.read(connection, customer_id, uuid4(), TODAY.today, lock=False)
     assert read is not None
     ingest(database, [LoanRow(customer_id, 1, rupees=1_000_000, tenure_months=60)], TODAY)
     with database.autocommit() as connection:
-        now = bookings.read(connection, customer_id, uuid4(), lock=False)
+        now = bookings.read(connection, customer_id, uuid4(), TODAY.today, lock=False)
     assert now is not None
     assert now.position.version > read.position.version
     assert now.position.current_debt_paise == 10 * LAKH

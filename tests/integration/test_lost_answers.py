@@ -16,15 +16,21 @@ from credit_service.cli import app
 from credit_service.client.channel import open_channel
 from credit_service.clock import Clock
 from credit_service.domain.errors import UnavailableError
+from credit_service.domain.scorecard import STANDARD_DOCUMENT
 from credit_service.storage.database import Database
-from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
+from credit_service.v1 import (
+    credit_service_pb2,
+    ingestion_service_pb2,
+    scorecard_service_pb2,
+)
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
 from tests.integration import portfolio
 from tests.integration.conftest import Edge, refusal_of
 
 WRITES = {
     method.name: method
-    for file in (credit_service_pb2, ingestion_service_pb2)
+    for file in (credit_service_pb2, ingestion_service_pb2, scorecard_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
     if method.GetOptions().idempotency_level != MethodOptions.NO_SIDE_EFFECTS
@@ -48,6 +54,10 @@ SAMPLES: Mapping[str, Mapping[str, Any]] = {
         "tenure_months": 12,
     },
     "RecordPayment": {"customer_id": 1, "loan_id": 1, "amount": {"units": 10}},
+    "CreateScorecard": {"document": json.dumps({**STANDARD_DOCUMENT, "version": "strict-1"})},
+    "ActivateScorecard": {"version": "strict-1"},
+    "SetTrialScorecard": {"version": "strict-1"},
+    "RetireScorecard": {"version": "strict-1"},
 }
 """A request of each writing method, complete except for its request id."""
 
@@ -74,7 +84,10 @@ def stored(database: Database) -> dict[str, int]:
     with database.autocommit() as connection:
         return {
             table: connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()  # noqa: S608 - one of these
-            for table in ("customers", "decisions", "payments", "requests", "events")
+            for table in (
+                *("customers", "decisions", "payments", "requests", "events"),
+                *("scorecards", "scorecard_changes"),
+            )
         }
 
 
@@ -85,8 +98,12 @@ def test_a_write_without_a_request_id_is_rejected_before_it_writes(
     before = stored(database)
     assert SAMPLES.keys() == WRITES.keys()
     with open_channel(server.target) as channel:
-        stub = CreditServiceStub(channel)
+        stubs = {
+            "CreditService": CreditServiceStub(channel),
+            "ScorecardService": ScorecardServiceStub(channel),
+        }
         for name, method in WRITES.items():
+            stub = stubs[method.containing_service.name]
             values = {**SAMPLES[name]}
             if "customer_id" in values:
                 values["customer_id"] = customer_id

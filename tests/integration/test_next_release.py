@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from credit_service.cli import app
 from credit_service.clock import Clock
-from credit_service.commands.scorecards import decide_in_shadow, try_scorecard
+from credit_service.commands.scorecards import decide_in_shadow
 from credit_service.domain.scorecard import STANDARD_DOCUMENT, parse_scorecard
 from credit_service.observability import metrics
 from credit_service.queries.backtest import backtest
@@ -19,6 +19,7 @@ from credit_service.v1 import decision_pb2, ingestion_pb2, score_pb2
 from tests.consoles import Visitor, console
 from tests.integration import lending
 from tests.integration.conftest import Edge
+from tests.integration.policies import tried
 
 _COPY_DECISION = text(
     """INSERT INTO decisions SELECT (jsonb_populate_record(d, CAST(:changes AS jsonb))).*
@@ -182,7 +183,7 @@ def test_a_later_decision_is_read_but_not_replayed(
     report = backtest(database, parse_scorecard(STANDARD_DOCUMENT), Clock().moment())
     assert (report.decisions, report.later_release) == (1, 1)
     trial = parse_scorecard({**STANDARD_DOCUMENT, "version": "trial-1"})
-    try_scorecard(database, trial, Clock().moment())
+    tried(database, trial, Clock().moment())
     decide_in_shadow(database, decision_id)
     with database.autocommit() as connection:
         assert connection.execute(text("SELECT count(*) FROM shadow_decisions")).scalar() == 0

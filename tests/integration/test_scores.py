@@ -11,11 +11,7 @@ from sqlalchemy import text
 from credit_service.commands.create_loan import CreateLoan, create_loan
 from credit_service.commands.recompute_scores import recompute_past_horizon, recompute_scores
 from credit_service.commands.reconcile import reconcile
-from credit_service.commands.scorecards import (
-    activate_scorecard,
-    decide_in_shadow,
-    try_scorecard,
-)
+from credit_service.commands.scorecards import decide_in_shadow
 from credit_service.domain.calendar import add_months, installments_due_by
 from credit_service.domain.eligibility import Ask
 from credit_service.domain.errors import AlreadyExistsError
@@ -26,6 +22,7 @@ from credit_service.queries.backtest import backtest, replay_decision
 from credit_service.queries.credit import CreditQueries
 from credit_service.storage import customers, event_stream, loans, positions
 from credit_service.storage.database import Database
+from tests.integration.policies import activated, tried
 from tests.integration.portfolio import (
     LAKH,
     a_customer,
@@ -173,13 +170,13 @@ OTHER = replace(STANDARD, version="strict-1", income_share_bps=2_000, count_cap=
 def test_a_new_scorecard_changes_every_score_and_is_recorded(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
     recompute_lagging(database, TODAY)
-    activate_scorecard(database, OTHER, TODAY)
-    activate_scorecard(database, OTHER, TODAY)
+    activated(database, OTHER, TODAY)
+    activated(database, OTHER, TODAY)
     recompute_lagging(database, TODAY)
     assert stored_scores(database)[customer_id][1] == "strict-1"
     assert history(database, customer_id)[-1][2] == "scorecard:strict-1"
     with pytest.raises(AlreadyExistsError, match="SCORECARD_VERSION_TAKEN"):
-        activate_scorecard(database, replace(OTHER, count_cap=30), TODAY)
+        activated(database, replace(OTHER, count_cap=30), TODAY)
     decision = create_loan(
         database, CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 24)), TODAY, "tests"
     )
@@ -189,7 +186,7 @@ def test_a_new_scorecard_changes_every_score_and_is_recorded(database: Database)
 
 def test_a_shadow_scorecard_decides_without_effect(database: Database) -> None:
     customer_id = a_good_customer(database, TODAY)
-    try_scorecard(database, OTHER, TODAY)
+    tried(database, OTHER, TODAY)
     asked = CreateLoan(uuid4(), customer_id, Ask(5 * LAKH, 1200, 24))
     decision = create_loan(database, asked, TODAY, "tests")
     assert (decision.approved, decision.scorecard_version) == (True, "standard-1")

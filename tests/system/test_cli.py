@@ -443,12 +443,18 @@ def test_loans_are_not_sent_if_the_customers_of_their_file_failed(
 
 
 def test_a_stack_in_another_folder_is_found(tmp_path: Path) -> None:
-    """Run `up` with a data folder, and each command that uses its database."""
+    """Run `up` with a data folder, and each command that uses its database or accepts the
+    option."""
     home = tmp_path / "home"
     with up() as running:
         data = f"--data-dir={running.folder / 'data'}"
         env = environment(HOME=str(home), XDG_DATA_HOME=str(home))
-        for arguments in (("scorecard", "list"), ("migrate",), ("scorecard", "shadow")):
+        called = f"--address={running.address}"
+        for arguments in (
+            ("scorecard", "list", called),
+            ("migrate",),
+            ("scorecard", "shadow", called),
+        ):
             done = credit_service(*arguments, data, env=env)
             assert done.returncode == 0, done
         done = credit_service("replay", "1", data, env=env)

@@ -20,15 +20,21 @@ from google.protobuf.descriptor_pb2 import (
     MethodOptions,
 )
 
-from credit_service.v1 import credit_service_pb2, error_reason_pb2, ingestion_service_pb2
+from credit_service.v1 import (
+    credit_service_pb2,
+    error_reason_pb2,
+    ingestion_service_pb2,
+    scorecard_service_pb2,
+)
 from credit_service.v1.options_pb2 import scope
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = {
     "CreditService": credit_service_pb2.DESCRIPTOR.services_by_name["CreditService"],
     "IngestionService": ingestion_service_pb2.DESCRIPTOR.services_by_name["IngestionService"],
+    "ScorecardService": scorecard_service_pb2.DESCRIPTOR.services_by_name["ScorecardService"],
 }
-SCOPES = {"credit.read", "credit.write", "ingest", "admin"}
+SCOPES = {"credit.read", "credit.write", "policy.read", "policy.write", "ingest", "admin"}
 LIST_REQUEST = {"page_size", "page_token"}
 
 # RPC: scope, required names in the request, required names in the response. Other services depend
@@ -182,6 +188,7 @@ CONTRACT: dict[str, tuple[str, set[str], set[str]]] = {
             "event.rows_ingested",
             "event.customer_updated.changes.previous",
             "event.loan_updated.changes.current",
+            "event.scorecard_changed.change.principal",
         },
     ),
     "IngestRows": (
@@ -244,6 +251,38 @@ CONTRACT: dict[str, tuple[str, set[str], set[str]]] = {
         },
     ),
     "DownloadAnnotatedWorkbook": ("ingest", {"ingestion_id"}, {"header", "chunk"}),
+    "CreateScorecard": (
+        "policy.write",
+        {"request_id", "document", "validate_only"},
+        {
+            "scorecard.version",
+            "scorecard.state",
+            "scorecard.document",
+            "scorecard.created_time",
+            "scorecard.created_by",
+            "scorecard.activated_time",
+            "scorecard.activated_by",
+            "scorecard.scheduled_on",
+        },
+    ),
+    "GetScorecard": (
+        "policy.read",
+        {"version"},
+        {"scorecard", "changes.type", "changes.time", "changes.principal"},
+    ),
+    "ListScorecards": ("policy.read", LIST_REQUEST, {"scorecards", "next_page_token"}),
+    "CompareScorecards": (
+        "policy.read",
+        {"before_version", "after_version", "after_document"},
+        {"differences.path", "differences.before", "differences.after"},
+    ),
+    "ActivateScorecard": (
+        "policy.write",
+        {"request_id", "version", "effective_on"},
+        {"scorecard"},
+    ),
+    "SetTrialScorecard": ("policy.write", {"request_id", "version", "end"}, {"scorecard"}),
+    "RetireScorecard": ("policy.write", {"request_id", "version"}, {"scorecard"}),
 }
 STREAMS_IN = {"IngestRows", "UploadSpreadsheet"}
 STREAMS_OUT = {"WatchCreditEvents", "WatchIngestion", "DownloadAnnotatedWorkbook"}
@@ -362,7 +401,10 @@ def test_only_methods_that_write_are_not_marked_free_of_side_effects() -> None:
         for name, method in METHODS.items()
         if method.GetOptions().idempotency_level != MethodOptions.NO_SIDE_EFFECTS
     }
-    assert writing == STREAMS_IN | {"RegisterCustomer", "CreateLoan", "RecordPayment"}
+    assert writing == STREAMS_IN | {
+        *("RegisterCustomer", "CreateLoan", "RecordPayment"),
+        *("CreateScorecard", "ActivateScorecard", "SetTrialScorecard", "RetireScorecard"),
+    }
 
 
 def test_everything_has_a_comment() -> None:

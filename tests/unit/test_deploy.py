@@ -22,7 +22,11 @@ from credit_service.domain.eligibility import ReasonCode
 from credit_service.observability import metrics, probe
 from credit_service.rpc.errors import REASONS
 from credit_service.settings import Settings
-from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
+from credit_service.v1 import (
+    credit_service_pb2,
+    ingestion_service_pb2,
+    scorecard_service_pb2,
+)
 from tests import balancer
 from tests.tools import tool
 from workers.actors import ACTORS
@@ -409,7 +413,11 @@ def test_the_balancer_counts_streams_separately() -> None:
     paths = re.findall(r"^    acl stream path_end (.*)$", text, re.MULTILINE)
     streams = {
         f"/{method.name}"
-        for file in (credit_service_pb2.DESCRIPTOR, ingestion_service_pb2.DESCRIPTOR)
+        for file in (
+            credit_service_pb2.DESCRIPTOR,
+            ingestion_service_pb2.DESCRIPTOR,
+            scorecard_service_pb2.DESCRIPTOR,
+        )
         for service in file.services_by_name.values()
         for method in service.methods
         if method.client_streaming or method.server_streaming

@@ -13,7 +13,12 @@ from google.protobuf.descriptor import Descriptor
 
 from credit_service.rpc.errors import REASONS
 from credit_service.settings import Settings
-from credit_service.v1 import credit_service_pb2, event_pb2, ingestion_service_pb2
+from credit_service.v1 import (
+    credit_service_pb2,
+    event_pb2,
+    ingestion_service_pb2,
+    scorecard_service_pb2,
+)
 from credit_service.v1.options_pb2 import scope
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +32,7 @@ PAGES = sorted(
 REFERENCE = ROOT / "docs" / "reference"
 SERVICES = [
     service
-    for file in (credit_service_pb2, ingestion_service_pb2)
+    for file in (credit_service_pb2, ingestion_service_pb2, scorecard_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 ]
 

@@ -4,7 +4,17 @@ from dataclasses import dataclass
 
 from credit_service.domain.principals import ANONYMOUS as ANONYMOUS_NAME
 
-SCOPES = frozenset({"credit.read", "credit.write", "ingest", "ingest.update", "admin"})
+SCOPES = frozenset(
+    {
+        "credit.read",
+        "credit.write",
+        "policy.read",
+        "policy.write",
+        "ingest",
+        "ingest.update",
+        "admin",
+    }
+)
 """Every scope of the contract."""
 MAX_NAME_CHARACTERS = 128
 

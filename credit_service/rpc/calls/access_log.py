@@ -23,7 +23,12 @@ import grpc
 
 from credit_service.observability.logs import masked_text
 from credit_service.rpc.calls.record_ids import MAX_IDS, Ids
-from credit_service.v1 import credit_service_pb2, ingestion_service_pb2, options_pb2
+from credit_service.v1 import (
+    credit_service_pb2,
+    ingestion_service_pb2,
+    options_pb2,
+    scorecard_service_pb2,
+)
 
 MAX_WAITING = 20_000
 """Longest queue of entries; beyond it calls are counted instead of logged."""
@@ -42,7 +47,11 @@ _MANY_DIGITS = re.compile(r"\d[\d-]{7,}")
 
 _SCOPES: dict[str, str] = {
     f"{service.full_name}/{method.name}": method.GetOptions().Extensions[options_pb2.scope]
-    for file in (credit_service_pb2.DESCRIPTOR, ingestion_service_pb2.DESCRIPTOR)
+    for file in (
+        credit_service_pb2.DESCRIPTOR,
+        ingestion_service_pb2.DESCRIPTOR,
+        scorecard_service_pb2.DESCRIPTOR,
+    )
     for service in file.services_by_name.values()
     for method in service.methods
 }

@@ -14,7 +14,11 @@ from credit_service.rpc.auth.gatekeeper import method_scopes
 from credit_service.rpc.errors import REASONS
 from credit_service.rpc.reflection import REFLECTION_METHODS
 from credit_service.storage.cancellation import Kind
-from credit_service.v1 import credit_service_pb2, ingestion_service_pb2
+from credit_service.v1 import (
+    credit_service_pb2,
+    ingestion_service_pb2,
+    scorecard_service_pb2,
+)
 
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
@@ -28,7 +32,12 @@ Parse = Callable[[bytes], Any]
 HEALTH_PREFIX = "/grpc.health.v1.Health/"
 HEALTH_WATCH = f"{HEALTH_PREFIX}Watch"
 
-_CONTRACT = (credit_service_pb2.DESCRIPTOR, ingestion_service_pb2.DESCRIPTOR)
+_CONTRACT = (
+    credit_service_pb2.DESCRIPTOR,
+    ingestion_service_pb2.DESCRIPTOR,
+    scorecard_service_pb2.DESCRIPTOR,
+)
+_WRITE_SCOPES = frozenset({"credit.write", "policy.write"})
 # grpc's thread does not parse longer messages: they are padded, and take no customer lock.
 _MAX_PARSED_BYTES = 4096
 
@@ -45,7 +54,7 @@ def _kinds() -> dict[str, Kind]:
     """
     services = [service for file in _CONTRACT for service in file.services_by_name.values()]
     kinds: dict[str, Kind] = {
-        path: "write" for path, scope in method_scopes(services).items() if scope == "credit.write"
+        path: "write" for path, scope in method_scopes(services).items() if scope in _WRITE_SCOPES
     }
     for service in services:
         for method in service.methods:

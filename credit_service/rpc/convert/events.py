@@ -12,6 +12,7 @@ from credit_service.domain.loans import Loan, schedule
 from credit_service.domain.money import format_hundredths
 from credit_service.domain.payments import installment_states
 from credit_service.rpc.convert import credit, fields
+from credit_service.rpc.convert import scorecards as convert_scorecards
 from credit_service.rpc.convert.fields import Violations
 from credit_service.rupees import format_inr
 from credit_service.storage.event_stream import StoredEvent
@@ -196,6 +197,11 @@ def _loan_updated(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     message.loan_updated.changes.extend(map(_change, event.payload["changes"]))
 
 
+def _scorecard_changed(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
+    change = convert_scorecards.change_from_payload(event.payload)
+    message.scorecard_changed.change.CopyFrom(convert_scorecards.write_change(change))
+
+
 # Columns whose name in the contract differs.
 _FIELDS = {
     "monthly_income_paise": "monthly_income",
@@ -233,6 +239,7 @@ _WRITE: dict[str, Callable[[event_pb2.CreditEvent, StoredEvent], None]] = {
     "rows_ingested": _rows_ingested,
     "customer_updated": _customer_updated,
     "loan_updated": _loan_updated,
+    "scorecard_changed": _scorecard_changed,
 }
 _KIND_OF_TYPE: dict[int, str] = {
     event_pb2.CreditEventType.Value(f"CREDIT_EVENT_TYPE_{kind.upper()}"): kind for kind in _WRITE

@@ -1,0 +1,404 @@
+"""ScorecardService as its callers see it."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+from zoneinfo import ZoneInfo
+
+import grpc
+import pytest
+from google.type.date_pb2 import Date
+from google.type.money_pb2 import Money
+from sqlalchemy import text
+
+from credit_service.clock import Clock, Moment
+from credit_service.commands.scorecards import follow_schedule
+from credit_service.domain.scorecard import STANDARD_DOCUMENT
+from credit_service.queries.credit import CreditQueries
+from credit_service.rpc.server import CreditServer
+from credit_service.settings import Settings
+from credit_service.storage.database import Database
+from credit_service.v1 import credit_service_pb2 as credit
+from credit_service.v1 import scorecard_pb2
+from credit_service.v1 import scorecard_service_pb2 as pb
+from tests.integration.conftest import Edge, Refusal, refusal_of
+from tests.integration.portfolio import a_good_customer
+
+INDIA = ZoneInfo("Asia/Kolkata")
+TODAY = date(2026, 6, 10)
+STATES = scorecard_pb2.ScorecardState
+CHANGES = scorecard_pb2.ScorecardChangeType
+
+
+class SetClock(Clock):
+    """A clock that shows noon of a day until it is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.day = TODAY
+
+    def moment(self) -> Moment:
+        return Moment(datetime(*self.day.timetuple()[:3], 12, tzinfo=INDIA), self.day)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A server with a set clock."""
+
+    edge: Edge
+    clock: SetClock
+    database: Database
+
+    def create(self, version: str, **fields: Any) -> scorecard_pb2.Scorecard:
+        request = pb.CreateScorecardRequest(
+            request_id=str(uuid4()), document=document(version, **fields)
+        )
+        return self.edge.scorecards.CreateScorecard(request).scorecard
+
+    def activate(self, version: str, on: date | None = None) -> scorecard_pb2.Scorecard:
+        request = pb.ActivateScorecardRequest(request_id=str(uuid4()), version=version)
+        if on is not None:
+            request.effective_on.CopyFrom(day_message(on))
+        return self.edge.scorecards.ActivateScorecard(request).scorecard
+
+    def try_out(self, version: str) -> scorecard_pb2.Scorecard:
+        request = pb.SetTrialScorecardRequest(request_id=str(uuid4()), version=version)
+        return self.edge.scorecards.SetTrialScorecard(request).scorecard
+
+    def get(self, version: str = "") -> pb.GetScorecardResponse:
+        return self.edge.scorecards.GetScorecard(pb.GetScorecardRequest(version=version))
+
+    def retire(self, version: str) -> scorecard_pb2.Scorecard:
+        request = pb.RetireScorecardRequest(request_id=str(uuid4()), version=version)
+        return self.edge.scorecards.RetireScorecard(request).scorecard
+
+    def deciding(self, customer_id: int) -> str:
+        """The version by which CheckEligibility decides now."""
+        request = credit.CheckEligibilityRequest(
+            customer_id=customer_id, loan_amount=Money(units=10_000), tenure_months=12
+        )
+        request.interest_rate.value = "12"
+        answer = self.edge.credit.CheckEligibility(request)
+        return answer.credit_score.scorecard_version
+
+    def states(self) -> dict[str, str]:
+        """The states that servers of release 0.1.0 read."""
+        with self.database.autocommit() as connection:
+            rows = connection.execute(text("SELECT version, state FROM scorecards"))
+            return {row[0]: row[1] for row in rows}
+
+    def enqueued(self) -> set[tuple[str, str]]:
+        with self.database.autocommit() as connection:
+            rows = connection.execute(text("SELECT actor, subject FROM tasks"))
+            return {(row[0], row[1]) for row in rows}
+
+
+def document(version: str, **fields: Any) -> str:
+    return json.dumps({**STANDARD_DOCUMENT, "version": version, **fields})
+
+
+def day_message(day: date) -> Date:
+    return Date(year=day.year, month=day.month, day=day.day)
+
+
+def refused(call: Any, *arguments: Any) -> Refusal:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(*arguments)
+    return refusal_of(caught.value)
+
+
+@pytest.fixture
+def place(settings: Settings, database: Database) -> Iterator[Place]:
+    clock = SetClock()
+    running = CreditServer(settings, database, clock)
+    running.start()
+    with grpc.insecure_channel(str(running.address)) as channel:
+        grpc.channel_ready_future(channel).result(timeout=20)
+        yield Place(Edge.of(running, channel), clock, database)
+    running.stop(grace_seconds=5)
+
+
+def events_of(database: Database) -> list[tuple[str, str]]:
+    with database.autocommit() as connection:
+        rows = connection.execute(
+            text(
+                """SELECT payload ->> 'kind', payload ->> 'version' FROM events
+                WHERE kind = 'scorecard_changed' ORDER BY event_seq"""
+            )
+        )
+        return [(row[0], row[1]) for row in rows]
+
+
+def test_a_created_scorecard_is_stored_and_not_used(place: Place) -> None:
+    made = place.create("strict-1", income_share_bps=2_000)
+    assert (made.version, made.state) == ("strict-1", STATES.SCORECARD_STATE_INACTIVE)
+    assert json.loads(made.document)["income_share_bps"] == 2_000
+    found = place.get("strict-1")
+    assert found.scorecard == made
+    (change,) = found.changes
+    assert (change.type, change.version) == (CHANGES.SCORECARD_CHANGE_TYPE_CREATED, "strict-1")
+    assert place.get().scorecard.version == "standard-1"
+    # The same document again is the same scorecard.
+    assert place.create("strict-1", income_share_bps=2_000) == made
+    assert events_of(place.database) == [("CREATED", "strict-1")]
+    taken = refused(place.create, "strict-1")
+    assert (taken.code, taken.reason) == (
+        grpc.StatusCode.ALREADY_EXISTS,
+        "SCORECARD_VERSION_TAKEN",
+    )
+
+
+def test_a_document_is_checked_without_storing_it(place: Place) -> None:
+    request = pb.CreateScorecardRequest(
+        request_id=str(uuid4()), document=document("strict-1"), validate_only=True
+    )
+    checked = place.edge.scorecards.CreateScorecard(request).scorecard
+    assert (checked.version, checked.state) == ("strict-1", STATES.SCORECARD_STATE_UNSPECIFIED)
+    assert refused(place.get, "strict-1").reason == "SCORECARD_NOT_FOUND"
+    request.document = document("strict-1", grace_days=-1, extra=1)
+    wrong = refused(place.edge.scorecards.CreateScorecard, request)
+    assert wrong.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert wrong.fields == {"document.grace_days", "document.extra"}
+
+
+_KEYS = ("version", "components", "rate_slabs", "income_share_bps", "grace_days")
+
+
+@pytest.mark.parametrize(
+    ("message", "fields"),
+    [
+        (pb.CreateScorecardRequest(), {"request_id", "document"}),
+        (pb.GetScorecardRequest(version="a b"), {"version"}),
+        (pb.ListScorecardsRequest(page_size=-1), {"page_size"}),
+        (pb.ListScorecardsRequest(page_token="x"), {"page_token"}),
+        (pb.CompareScorecardsRequest(before_version="/"), {"before_version", "after"}),
+        (
+            pb.CompareScorecardsRequest(after_document="{}"),
+            {f"after_document.{key}" for key in _KEYS},
+        ),
+        (
+            pb.ActivateScorecardRequest(effective_on=Date(year=2026)),
+            {"request_id", "version", "effective_on"},
+        ),
+        (pb.SetTrialScorecardRequest(), {"request_id", "trial"}),
+        (pb.SetTrialScorecardRequest(end=False), {"request_id", "end"}),
+        (pb.RetireScorecardRequest(version="\u0915"), {"request_id", "version"}),
+    ],
+)
+def test_every_bad_field_is_named(place: Place, message: Any, fields: set[str]) -> None:
+    method = message.DESCRIPTOR.name.removesuffix("Request")
+    wrong = refused(getattr(place.edge.scorecards, method), message)
+    assert wrong.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert wrong.fields == fields
+
+
+def test_unknown_versions_are_not_found(place: Place) -> None:
+    calls = place.edge.scorecards
+    for call in (place.get, place.activate, place.try_out, place.retire):
+        wrong = refused(call, "none-1")
+        assert (wrong.code, wrong.reason) == (grpc.StatusCode.NOT_FOUND, "SCORECARD_NOT_FOUND")
+        assert wrong.metadata == {"scorecard_version": "none-1"}
+    for request in (
+        pb.CompareScorecardsRequest(before_version="none-1", after_version="standard-1"),
+        pb.CompareScorecardsRequest(after_version="none-1"),
+    ):
+        assert refused(calls.CompareScorecards, request).reason == "SCORECARD_NOT_FOUND"
+
+
+def test_scorecards_are_listed_in_pages_from_the_oldest(place: Place) -> None:
+    for number in range(3):
+        place.clock.day = TODAY + timedelta(days=300 + number)
+        place.create(f"v-{number}")
+    request, versions = pb.ListScorecardsRequest(page_size=2), []
+    while True:
+        page = place.edge.scorecards.ListScorecards(request)
+        versions += [each.version for each in page.scorecards]
+        assert not any(each.document for each in page.scorecards)
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    assert sorted(versions) == ["standard-1", "v-0", "v-1", "v-2"]
+    assert len(versions) == 4
+
+
+def test_two_scorecards_are_compared_field_by_field(place: Place) -> None:
+    place.create("strict-1", income_share_bps=2_000)
+    calls = place.edge.scorecards
+    stored = calls.CompareScorecards(pb.CompareScorecardsRequest(after_version="strict-1"))
+    assert (stored.before_version, stored.after_version) == ("standard-1", "strict-1")
+    (difference,) = stored.differences
+    assert (difference.path, difference.before, difference.after) == (
+        "income_share_bps",
+        "5000",
+        "2000",
+    )
+    draft = pb.CompareScorecardsRequest(
+        before_version="strict-1", after_document=document("draft", income_share_bps=2_000)
+    )
+    assert not calls.CompareScorecards(draft).differences
+
+
+def test_an_activated_scorecard_decides_and_the_former_one_comes_back(place: Place) -> None:
+    customer_id = a_good_customer(place.database, place.clock.moment())
+    place.create("strict-1", income_share_bps=2_000)
+    active = place.activate("strict-1")
+    assert active.state == STATES.SCORECARD_STATE_ACTIVE
+    assert active.HasField("activated_time")
+    assert place.get("standard-1").scorecard.state == STATES.SCORECARD_STATE_INACTIVE
+    assert place.deciding(customer_id) == "strict-1"
+    place.activate("strict-1")  # changes nothing
+    place.activate("standard-1", TODAY)
+    assert place.deciding(customer_id) == "standard-1"
+    change = place.get("standard-1").changes[0]
+    assert (change.type, change.previous_version) == (
+        CHANGES.SCORECARD_CHANGE_TYPE_ACTIVATED,
+        "strict-1",
+    )
+    assert change.effective_on == day_message(TODAY)
+    kinds = [("CREATED", "strict-1"), ("ACTIVATED", "strict-1"), ("ACTIVATED", "standard-1")]
+    assert events_of(place.database) == kinds
+    assert ("recompute_scores", "all") in place.enqueued()
+
+
+def test_a_scheduled_scorecard_decides_from_its_day_on_without_a_worker(place: Place) -> None:
+    customer_id = a_good_customer(place.database, place.clock.moment())
+    place.create("strict-1", income_share_bps=2_000)
+    first, second = TODAY + timedelta(days=3), TODAY + timedelta(days=9)
+    scheduled = place.activate("strict-1", first)
+    assert scheduled.state == STATES.SCORECARD_STATE_INACTIVE
+    assert scheduled.scheduled_on == day_message(first)
+    place.activate("standard-1", second)
+    assert place.deciding(customer_id) == "standard-1"
+    place.clock.day = first - timedelta(days=1)
+    assert place.deciding(customer_id) == "standard-1"
+    last = second - timedelta(days=1)
+    for day, version in ((first, "strict-1"), (last, "strict-1"), (second, "standard-1")):
+        place.clock.day = day
+        assert place.deciding(customer_id) == version
+        assert place.get().scorecard.version == version
+        assert place.get(version).scorecard.state == STATES.SCORECARD_STATE_ACTIVE
+    assert place.states() == {"standard-1": "ACTIVE", "strict-1": "INACTIVE"}
+
+
+def test_a_worker_makes_the_states_follow_the_schedule(place: Place) -> None:
+    place.create("strict-1")
+    place.try_out("strict-1")
+    day = TODAY + timedelta(days=3)
+    place.activate("strict-1", day)
+    assert not follow_schedule(place.database, place.clock.moment())
+    place.clock.day = day + timedelta(days=1)
+    assert follow_schedule(place.database, place.clock.moment())
+    assert not follow_schedule(place.database, place.clock.moment())
+    assert place.states() == {"standard-1": "INACTIVE", "strict-1": "ACTIVE"}
+    found = place.get("strict-1")
+    assert not found.scorecard.HasField("scheduled_on")
+    change = found.changes[0]
+    assert change.type == CHANGES.SCORECARD_CHANGE_TYPE_ACTIVATED
+    assert change.effective_on == day_message(day)
+    assert [each.number for each in found.changes] == [4, 3, 2, 1]
+    assert ("recompute_scores", "all") in place.enqueued()
+
+
+def test_a_scheduled_activation_is_replaced_or_cancelled(place: Place) -> None:
+    for version in ("a", "b"):
+        place.create(version)
+    day = TODAY + timedelta(days=3)
+    place.activate("a", day)
+    place.activate("b", day)
+    assert not place.get("a").scorecard.HasField("scheduled_on")
+    assert place.get("b").scorecard.scheduled_on == day_message(day)
+    place.activate("standard-1", day)
+    assert not place.get("b").scorecard.HasField("scheduled_on")
+    assert not place.get("standard-1").scorecard.HasField("scheduled_on")
+    place.clock.day = day
+    assert place.get().scorecard.version == "standard-1"
+
+
+@pytest.mark.parametrize("days", [-1, 367])
+def test_a_day_out_of_range_is_rejected(place: Place, days: int) -> None:
+    wrong = refused(place.activate, "standard-1", TODAY + timedelta(days=days))
+    assert (wrong.code, wrong.reason) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "ACTIVATION_DAY_OUT_OF_RANGE",
+    )
+
+
+def test_a_trial_starts_changes_and_ends(place: Place) -> None:
+    for version in ("a", "b"):
+        place.create(version)
+    assert place.try_out("a").state == STATES.SCORECARD_STATE_TRIAL
+    assert place.try_out("b").state == STATES.SCORECARD_STATE_TRIAL
+    assert place.get("a").scorecard.state == STATES.SCORECARD_STATE_INACTIVE
+    wrong = refused(place.try_out, "standard-1")
+    assert (wrong.reason, wrong.metadata["state"]) == ("SCORECARD_IN_USE", "ACTIVE")
+    end = pb.SetTrialScorecardRequest(request_id=str(uuid4()), end=True)
+    assert not place.edge.scorecards.SetTrialScorecard(end).HasField("scorecard")
+    assert place.get("b").changes[0].type == CHANGES.SCORECARD_CHANGE_TYPE_TRIAL_ENDED
+    end.request_id = str(uuid4())
+    place.edge.scorecards.SetTrialScorecard(end)  # changes nothing
+    assert len(place.get("b").changes) == 3
+
+
+def test_a_retired_scorecard_is_used_no_more(place: Place) -> None:
+    place.create("a")
+    assert refused(place.retire, "standard-1").metadata["state"] == "ACTIVE"
+    place.try_out("a")
+    assert refused(place.retire, "a").metadata["state"] == "TRIAL"
+    place.activate("a", TODAY + timedelta(days=1))
+    place.create("b")
+    place.try_out("b")
+    assert refused(place.retire, "a").metadata["state"] == "SCHEDULED"
+    place.activate("standard-1", TODAY + timedelta(days=1))
+    assert place.retire("a").state == STATES.SCORECARD_STATE_RETIRED
+    assert place.retire("a").state == STATES.SCORECARD_STATE_RETIRED
+    for call in (place.activate, place.try_out):
+        assert refused(call, "a").reason == "SCORECARD_RETIRED"
+
+
+def test_a_repeated_request_has_one_effect(place: Place) -> None:
+    calls = place.edge.scorecards
+    place.create("a")
+    request = pb.ActivateScorecardRequest(request_id=str(uuid4()), version="a")
+    calls.ActivateScorecard(request)
+    place.activate("standard-1")
+    # The repeat does not activate it again.
+    repeated = calls.ActivateScorecard(request).scorecard
+    assert repeated.state == STATES.SCORECARD_STATE_INACTIVE
+    assert place.get().scorecard.version == "standard-1"
+    request.effective_on.CopyFrom(day_message(TODAY + timedelta(days=1)))
+    assert refused(calls.ActivateScorecard, request).reason == "REQUEST_ID_REUSED"
+    other = pb.RetireScorecardRequest(request_id=request.request_id, version="a")
+    assert refused(calls.RetireScorecard, other).reason == "REQUEST_ID_REUSED"
+
+
+def test_activations_at_once_leave_one_active_scorecard(place: Place) -> None:
+    versions = [f"v-{number}" for number in range(6)]
+    for version in versions:
+        place.create(version)
+    with ThreadPoolExecutor(6) as executor:
+        list(executor.map(place.activate, versions))
+    assert sorted(place.states().values()) == ["ACTIVE", *["INACTIVE"] * 6]
+    with place.database.autocommit() as connection:
+        rows = connection.execute(
+            text(
+                """SELECT version, previous_version FROM scorecard_changes
+                WHERE kind = 'ACTIVATED' ORDER BY change_number"""
+            )
+        ).all()
+    # Each one replaced the one before it.
+    assert [row[1] for row in rows] == ["standard-1", *[row[0] for row in rows[:-1]]]
+    assert place.get().scorecard.version == rows[-1][0]
+
+
+def test_the_cached_version_ends_with_its_day(place: Place) -> None:
+    customer_id = a_good_customer(place.database, place.clock.moment())
+    place.create("a")
+    place.activate("a", TODAY + timedelta(days=1))
+    queries = CreditQueries(place.database)
+    assert queries.snapshot(customer_id, place.clock.moment()).scorecard.version == "standard-1"
+    place.clock.day += timedelta(days=1)
+    assert queries.snapshot(customer_id, place.clock.moment()).scorecard.version == "a"
