@@ -18,6 +18,7 @@ from google.type.money_pb2 import Money
 
 from credit_service.client.display import inr, paise
 from credit_service.rupees import RUPEE_PAISE, format_inr, format_rupees
+from credit_service.v1 import decision_pb2
 
 MAX_INT32 = 2**31 - 1
 MAX_INT64 = 2**63 - 1
@@ -44,6 +45,13 @@ def other_last(
 def largest_installment_paise(message: Any) -> int:
     """Return the larger of the monthly and the last installment, which the income rule uses."""
     return max(paise(message.monthly_installment), paise(message.last_installment))
+
+
+def outcome(message: Any) -> str:
+    """Return the outcome of a decision or an eligibility check: APPROVED, DECLINED or REFERRED."""
+    if message.outcome == decision_pb2.DECISION_OUTCOME_REFERRED:
+        return "REFERRED"
+    return "APPROVED" if message.approved else "DECLINED"
 
 
 def short_rupees(amount_paise: int) -> str:

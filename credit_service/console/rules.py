@@ -4,8 +4,8 @@ A failed rule shows the service's own reason. A passed rule shows figures of the
 from the contract; a page shows no figure that the contract does not have.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from credit_service.client import display
@@ -22,6 +22,8 @@ _SCORE_CODES = frozenset(
 )
 _IN_RUPEES = frozenset(
     {
+        decision_pb2.DECLINE_REASON_CODE_NEW_TO_CREDIT_AMOUNT_EXCEEDED,
+        decision_pb2.DECLINE_REASON_CODE_POLICY_AMOUNT_EXCEEDED,
         decision_pb2.DECLINE_REASON_CODE_DEBT_EXCEEDS_APPROVED_LIMIT,
         decision_pb2.DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH,
         decision_pb2.DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED,
@@ -30,6 +32,12 @@ _IN_RUPEES = frozenset(
 _NAMES: Mapping[int, str] = {
     decision_pb2.DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH: "Installments fit the income",
     decision_pb2.DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED: "Debt stays within the limit",
+}
+_OTHER_NAMES: Mapping[int, str] = {
+    decision_pb2.DECLINE_REASON_CODE_NEW_TO_CREDIT_AMOUNT_EXCEEDED: "Amount of a first loan",
+    decision_pb2.DECLINE_REASON_CODE_LOAN_AMOUNT_TOO_SMALL: "Amount can be repaid",
+    decision_pb2.DECLINE_REASON_CODE_POLICY_RULE: "Policy rule",
+    decision_pb2.DECLINE_REASON_CODE_POLICY_AMOUNT_EXCEEDED: "Amount that a policy rule allows",
 }
 _SCORE_RULE = "Score allows a loan"
 
@@ -53,10 +61,24 @@ class Position:
     approved_limit_paise: int
     current_debt_paise: int
     current_installments_paise: int
+    held_principal_paise: int = 0
+    held_installments_paise: int = 0
+    debt_is_known: bool = True
+    """False if a policy can count another debt than the principal of active loans."""
+
+    @classmethod
+    def of_inputs(cls, inputs: Any) -> "Position":
+        """Return the position of a decision's inputs."""
+        return replace(
+            cls.of(inputs),
+            held_principal_paise=display.paise(inputs.held_principal),
+            held_installments_paise=display.paise(inputs.held_installments),
+            debt_is_known=not inputs.HasField("policy_facts"),
+        )
 
     @classmethod
     def of(cls, message: Any) -> "Position":
-        """Return the position of a Customer or of a decision's inputs: they share field names."""
+        """Return the position of a Customer."""
         return cls(
             display.paise(message.monthly_income),
             display.paise(message.approved_limit),
@@ -81,16 +103,16 @@ class RuleLine:
 def rule_lines(ask: Ask, position: Position, score: int, reasons: Sequence[Any]) -> list[RuleLine]:
     """Return the three rules in order, then any failed rules that this console does not know.
     `decided` marks the failed rule with the highest precedence."""
-    by_code = {reason.code: reason for reason in reasons}
-    weightiest = reasons[0].code if reasons else None
+    by_code = {reason.code: reason for reason in reversed(reasons)}
+    weightiest = _key(reasons[0]) if reasons else None
     score_reason = next((each for each in reasons if each.code in _SCORE_CODES), None)
     lines = [
         _declined(_SCORE_RULE, score_reason, weightiest)
         if score_reason is not None
         else _score_passed(ask, score)
     ]
-    burden = by_code.pop(decision_pb2.DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH, None)
-    limit = by_code.pop(decision_pb2.DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED, None)
+    burden = by_code.get(decision_pb2.DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH)
+    limit = by_code.get(decision_pb2.DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED)
     lines.append(
         _burden_passed(ask, position)
         if burden is None
@@ -101,21 +123,31 @@ def rule_lines(ask: Ask, position: Position, score: int, reasons: Sequence[Any])
         if limit is None
         else _declined(_NAMES[limit.code], limit, weightiest)
     )
-    others = [each for code, each in by_code.items() if code not in _SCORE_CODES]
-    return lines + [_declined("Another rule", each, weightiest) for each in others]
+    shown = _SCORE_CODES | _NAMES.keys()
+    others = [each for each in reasons if each.code not in shown]
+    return lines + [
+        _declined(_OTHER_NAMES.get(each.code, "Another rule"), each, weightiest) for each in others
+    ]
 
 
-def _declined(name: str, reason: Any, weightiest: int | None) -> RuleLine:
+def _key(reason: Any) -> tuple[int, str]:
+    """Several rules of a policy share a code."""
+    return reason.code, reason.rule_code
+
+
+def _declined(name: str, reason: Any, weightiest: tuple[int, str] | None) -> RuleLine:
     code = display.enum_name(reason.code, decision_pb2.DeclineReasonCode)
     show = formats.figure if reason.code in _IN_RUPEES else str
-    sign = "at most" if reason.code in _IN_RUPEES else "at least"
+    sign = "at most " if reason.code in _IN_RUPEES else "at least "
+    if reason.code == decision_pb2.DECLINE_REASON_CODE_POLICY_RULE:
+        sign = ""
     return RuleLine(
         name,
-        code,
+        f"{code} {reason.rule_code}".strip(),
         show(reason.found),
-        f"{sign} {show(reason.threshold)}",
+        f"{sign}{show(reason.threshold)}",
         passed=False,
-        decided=reason.code == weightiest,
+        decided=_key(reason) == weightiest,
         note=reason.message,
     )
 
@@ -128,7 +160,8 @@ def _score_passed(ask: Ask, score: int) -> RuleLine:
 
 
 def _burden_passed(ask: Ask, position: Position) -> RuleLine:
-    burden = position.current_installments_paise + ask.installment_paise
+    held = position.held_installments_paise
+    burden = position.current_installments_paise + held + ask.installment_paise
     note = ""
     if position.monthly_income_paise:
         tenths = burden * 1000 // position.monthly_income_paise
@@ -138,10 +171,15 @@ def _burden_passed(ask: Ask, position: Position) -> RuleLine:
 
 
 def _limit_passed(ask: Ask, position: Position) -> RuleLine:
-    debt = position.current_debt_paise + ask.principal_paise
+    debt = position.current_debt_paise + position.held_principal_paise + ask.principal_paise
     limit = position.approved_limit_paise
+    name = _NAMES[decision_pb2.DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED]
+    if not position.debt_is_known:
+        note = "The scorecard's policy says which debt counts."
+        found, most = "—", f"at most {format_inr(limit)}"
+        return RuleLine(name, "", found, most, passed=True, decided=False, note=note)
     return RuleLine(
-        _NAMES[decision_pb2.DECLINE_REASON_CODE_APPROVED_LIMIT_EXCEEDED],
+        name,
         "",
         format_inr(debt),
         f"at most {format_inr(limit)}",
@@ -149,6 +187,45 @@ def _limit_passed(ask: Ask, position: Position) -> RuleLine:
         decided=False,
         note=f"{format_inr(limit - debt)} of the limit remain available.",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyLine:
+    """A rule of a scorecard's policy, as it was evaluated. Values are names with figures."""
+
+    code: str
+    condition: str
+    values: list[tuple[str, str]]
+    effect: str
+    tone: str
+    applied: bool
+    error: str
+
+
+_MONEY_NAMES = frozenset({"loan_amount", "principal_outstanding", "held", "monthly_income"})
+_TONES: Mapping[int, str] = {
+    decision_pb2.RULE_OUTCOME_DECLINE: "declined",
+    decision_pb2.RULE_OUTCOME_REFER: "warn",
+}
+
+
+def policy_lines(results: Iterable[Any]) -> list[PolicyLine]:
+    """Return the rules of the policy of a decision, in its order."""
+    return [
+        PolicyLine(
+            each.code,
+            each.condition,
+            [
+                (one.name, format_inr(one.value) if one.name in _MONEY_NAMES else str(one.value))
+                for one in each.values
+            ],
+            display.words(display.enum_name(each.outcome, decision_pb2.RuleOutcome)),
+            _TONES.get(each.outcome, "accent"),
+            each.applied,
+            each.error,
+        )
+        for each in results
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from credit_service.client import display
 from credit_service.client.channel import ServiceError
+from credit_service.console import formats
 from credit_service.console.calls import SERVICES
 from credit_service.console.feed import FeedFullError, Item, Recovered
 from credit_service.console.page import Console, Page, Problem
@@ -32,6 +33,8 @@ class Rating:
     """Outcomes of the latest decisions, and their most frequent main reasons."""
 
     approved: int
+    referred: int
+    declined: int
     total: int
     reasons: list[tuple[str, int]]
 
@@ -79,10 +82,16 @@ def _rating(decisions: Any) -> Rating:
     reasons = Counter(
         display.words(display.enum_name(each.reasons[0].code, decision_pb2.DeclineReasonCode))
         for each in decisions
-        if each.reasons
+        if formats.outcome(each) == "DECLINED" and each.reasons
     )
-    approved = sum(1 for each in decisions if each.approved)
-    return Rating(approved, len(decisions), reasons.most_common(5))
+    found = Counter(map(formats.outcome, decisions))
+    return Rating(
+        found["APPROVED"],
+        found["REFERRED"],
+        found["DECLINED"],
+        len(decisions),
+        reasons.most_common(5),
+    )
 
 
 async def events(request: Request, console: Console) -> Response:

@@ -12,6 +12,7 @@ from credit_service.console.rules import (
     Position,
     component_lines,
     override_sentence,
+    policy_lines,
     rule_lines,
 )
 from credit_service.v1 import credit_service_pb2 as pb
@@ -55,7 +56,8 @@ def show(page: Page) -> Response:
     return page.render(
         "decision.html",
         decision=decision,
-        rules=rule_lines(ask, Position.of(decision.inputs), score.score, decision.reasons),
+        rules=rule_lines(ask, Position.of_inputs(decision.inputs), score.score, decision.reasons),
+        policy=policy_lines(decision.rule_results),
         components=component_lines(score),
         override=override_sentence(score),
         planned=page.planned(made_by) if decision.request_id else None,

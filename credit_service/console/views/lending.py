@@ -1,7 +1,7 @@
 """The eligibility simulator, and the application for a loan in two steps."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,10 +16,12 @@ from credit_service.console.page import Page, Problem, is_request_id, new_reques
 from credit_service.console.rules import (
     Ask,
     ComponentLine,
+    PolicyLine,
     Position,
     RuleLine,
     component_lines,
     override_sentence,
+    policy_lines,
     rule_lines,
 )
 from credit_service.v1 import credit_service_pb2 as pb
@@ -40,6 +42,7 @@ class Answer:
     check: Any
     customer: Any
     rules: list[RuleLine]
+    policy: list[PolicyLine]
     components: list[ComponentLine]
     override: str
     amount: Any
@@ -70,11 +73,13 @@ def _answer(page: Page, request: pb.CheckEligibilityRequest) -> Answer:
         check.corrected_interest_rate.value,
         formats.largest_installment_paise(check),
     )
-    rules = rule_lines(ask, Position.of(customer), check.credit_score.score, check.reasons)
+    position = replace(Position.of(customer), debt_is_known=not check.rule_results)
+    rules = rule_lines(ask, position, check.credit_score.score, check.reasons)
     return Answer(
         check,
         customer,
         rules,
+        policy_lines(check.rule_results),
         component_lines(check.credit_score),
         override_sentence(check.credit_score),
         request.loan_amount,

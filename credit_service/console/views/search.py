@@ -105,7 +105,7 @@ def _loan(loan_id: int, customer_id: Any, owner: str) -> Match:
 
 
 def _decision(decision: Any) -> Match:
-    outcome = "approved" if decision.approved else "declined"
+    outcome = formats.outcome(decision).lower()
     name = f"{display.inr_short(decision.ask.loan_amount)} for customer {decision.customer_id}, "
     address = f"/qa/decisions/{decision.decision_id}"
     return Match(f"Decision {decision.decision_id}", name + outcome, address)

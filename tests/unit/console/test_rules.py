@@ -6,6 +6,7 @@ from credit_service.console.rules import (
     Position,
     component_lines,
     override_sentence,
+    policy_lines,
     rule_lines,
 )
 from credit_service.v1 import decision_pb2, score_pb2
@@ -59,6 +60,58 @@ def test_an_unknown_reason_of_a_newer_service_is_shown() -> None:
     reason = DeclineReason(code=99, message="New.", found="1", threshold="2")  # type: ignore[arg-type]
     lines = rule_lines(ASK, POSITION, 60, [reason])
     assert (lines[3].code, lines[3].note, lines[3].decided) == ("UNKNOWN_99", "New.", True)
+
+
+def test_every_reason_of_a_policy_is_shown() -> None:
+    reasons = [
+        DeclineReason(
+            code=decision_pb2.DECLINE_REASON_CODE_POLICY_RULE,
+            rule_code=code,
+            message="Overdue.",
+            found="days_past_due 45",
+            threshold=condition,
+        )
+        for code, condition in (("OVERDUE", "days_past_due > 30"), ("SMA", "asset_class > 1"))
+    ]
+    *_, first, second = rule_lines(ASK, POSITION, 60, reasons)
+    assert (first.code, first.decided) == ("POLICY_RULE OVERDUE", True)
+    assert (first.found, first.threshold) == ("days_past_due 45", "days_past_due > 30")
+    assert (second.code, second.decided) == ("POLICY_RULE SMA", False)
+
+
+def test_held_credit_counts_in_the_figures_of_a_decision() -> None:
+    inputs = decision_pb2.DecisionInputs(
+        monthly_income=formats.money_of(10_000_000),
+        approved_limit=formats.money_of(36 * LAKH),
+        current_debt=formats.money_of(LAKH),
+        current_installments=formats.money_of(500_000),
+        held_principal=formats.money_of(2 * LAKH),
+        held_installments=formats.money_of(100_000),
+    )
+    _, burden, limit = rule_lines(ASK, Position.of_inputs(inputs), 60, [])
+    assert (burden.found, limit.found) == ("₹14,884.88", "₹4,00,000.00")
+    # Under a policy, the principal outstanding may count instead.
+    inputs.policy_facts.active_loans = 1
+    _, _, limit = rule_lines(ASK, Position.of_inputs(inputs), 60, [])
+    assert (limit.found, limit.passed) == ("—", True)
+
+
+def test_a_policy_rule_shows_its_values_its_effect_and_an_error() -> None:
+    applied = decision_pb2.RuleResult(
+        code="BIG",
+        condition="loan_amount > 100 && score < 50",
+        values=[
+            decision_pb2.RuleValue(name="loan_amount", value=LAKH),
+            decision_pb2.RuleValue(name="score", value=38),
+        ],
+        outcome=decision_pb2.RULE_OUTCOME_REFER,
+        applied=True,
+    )
+    broken = decision_pb2.RuleResult(code="B", condition="1 / score > 0", error="division by 0")
+    first, second = policy_lines([applied, broken])
+    assert first.values == [("loan_amount", "₹1,00,000.00"), ("score", "38")]
+    assert (first.effect, first.tone, first.applied) == ("Refer", "warn", True)
+    assert (second.error, second.applied) == ("division by 0", False)
 
 
 def test_a_position_is_read_from_a_customer() -> None:
