@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from credit_service.client.display import enum_name, inr_short, words
 from credit_service.rupees import group_digits
-from credit_service.v1 import decision_pb2, event_pb2, ingestion_pb2, scorecard_pb2
+from credit_service.v1 import decision_pb2, event_pb2, ingestion_pb2, offer_pb2, scorecard_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,27 @@ def _created(event: event_pb2.CreditEvent) -> EventText:
         f"{inr_short(loan.loan_amount)} over {loan.tenure_months} months "
         f"at {loan.interest_rate.value} %",
         f"decision {created.decision_id}",
+    )
+
+
+def _offered(event: event_pb2.CreditEvent) -> EventText:
+    created = event.loan_offer_created
+    offer = created.offer
+    return EventText(
+        f"Offer {offer.offer_id} made to customer {event.customer_id}",
+        f"{inr_short(offer.loan_amount)} over {offer.tenure_months} months "
+        f"at {offer.interest_rate.value} %",
+        f"decision {created.decision_id}",
+    )
+
+
+def _offer_ended(event: event_pb2.CreditEvent) -> EventText:
+    ended = event.loan_offer_ended
+    state = enum_name(ended.state, offer_pb2.LoanOfferState).lower()
+    lent = f"{inr_short(ended.accepted_amount)} lent, " if ended.loan_id else ""
+    return EventText(
+        f"Offer {ended.offer_id} of customer {event.customer_id} {state}",
+        f"{lent}{inr_short(ended.released_amount)} released",
     )
 
 
@@ -146,6 +167,8 @@ _DESCRIBERS: dict[str, Callable[[event_pb2.CreditEvent], EventText]] = {
     "customer_registered": _registered,
     "loan_created": _created,
     "loan_declined": _declined,
+    "loan_offer_created": _offered,
+    "loan_offer_ended": _offer_ended,
     "payment_recorded": _paid,
     "loan_closed": _closed,
     "score_changed": _scored,

@@ -37,6 +37,10 @@ def _href(event: event_pb2.CreditEvent) -> str:
             return f"/qa/decisions/{event.loan_created.decision_id}"
         case "loan_declined":
             return f"/qa/decisions/{event.loan_declined.decision_id}"
+        case "loan_offer_created":
+            return f"/qa/decisions/{event.loan_offer_created.decision_id}"
+        case "loan_offer_ended":
+            return customer
         case "payment_recorded":
             return f"{customer}/loans/{event.payment_recorded.payment.loan_id}"
         case "loan_closed":

@@ -11,7 +11,8 @@ import grpc
 
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
-from credit_service.commands.create_loan import create_loan
+from credit_service.commands.create_loan import create_loan, create_loan_offer
+from credit_service.commands.offers import accept_loan_offer, withdraw_loan_offer
 from credit_service.commands.record_payment import record_payment
 from credit_service.commands.register_customer import register_customer
 from credit_service.domain.errors import OUT_OF_RANGE, REQUIRED, InvalidFieldsError
@@ -20,9 +21,10 @@ from credit_service.queries.credit import CreditQueries
 from credit_service.queries.customers import get_customer, list_customers
 from credit_service.queries.decisions import get_decision, list_decisions
 from credit_service.queries.loans import get_loan, list_loans, repayment_schedule
+from credit_service.queries.offers import get_loan_offer, list_loan_offers
 from credit_service.rpc import batch
 from credit_service.rpc.calls.call import current_call
-from credit_service.rpc.convert import credit, fields, pages
+from credit_service.rpc.convert import credit, fields, offers, pages
 from credit_service.rpc.convert import events as convert_events
 from credit_service.rpc.convert.fields import Violations
 from credit_service.rpc.convert.pages import PageTokens
@@ -35,6 +37,7 @@ from credit_service.v1 import credit_service_pb2_grpc
 _CUSTOMER_PAGES = PageTokens("ListCustomers", pages.key_id)
 _CUSTOMER_PAGES_BY_TERM = PageTokens("ListCustomers", pages.key_id, pages.key_id)
 _LOAN_PAGES = PageTokens("ListLoans", pages.key_id)
+_OFFER_PAGES = PageTokens("ListLoanOffers", pages.key_id)
 _DECISION_PAGES = PageTokens("ListDecisions", pages.key_id)
 
 _MAX_PAGE_BYTES = 3 * 1024 * 1024
@@ -146,6 +149,73 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
             cache=self._cache,
         )
         return credit.write_created_loan(stored, command.ask)
+
+    def CreateLoanOffer(
+        self, request: pb.CreateLoanOfferRequest, context: grpc.ServicerContext
+    ) -> pb.CreateLoanOfferResponse:
+        """Decide on a loan and hold its credit if approved."""
+        command = offers.read_create_loan_offer(request)
+        stored, offer = create_loan_offer(
+            self._database,
+            command,
+            self._clock.moment(),
+            current_call().principal,
+            cache=self._cache,
+        )
+        return offers.write_created_offer(stored, offer, command.ask)
+
+    def GetLoanOffer(
+        self, request: pb.GetLoanOfferRequest, context: grpc.ServicerContext
+    ) -> pb.GetLoanOfferResponse:
+        """Get an offer."""
+        offer_id = fields.read_single_id(request.offer_id, "offer_id")
+        found = get_loan_offer(self._database, offer_id)
+        today = self._clock.moment().today
+        return pb.GetLoanOfferResponse(offer=offers.write_offer(found, today))
+
+    def ListLoanOffers(
+        self, request: pb.ListLoanOffersRequest, context: grpc.ServicerContext
+    ) -> pb.ListLoanOffersResponse:
+        """List a customer's offers, the latest first."""
+        violations = Violations()
+        customer_id = fields.read_id(request.customer_id, "customer_id", violations)
+        states = offers.read_states(request.states, violations)
+        size = pages.read_page_size(request.page_size, violations)
+        violations.raise_if_any()
+        filters = (customer_id, *map(str, states))
+        before = _id_of(_OFFER_PAGES.read(request.page_token, *filters))
+        today = self._clock.moment().today
+        found, more = _page(
+            list_loan_offers(self._database, customer_id, states, before, size + 1, today), size
+        )
+        response = pb.ListLoanOffersResponse(
+            offers=[offers.write_offer(each, today) for each in found]
+        )
+        if more:
+            response.next_page_token = _OFFER_PAGES.write([found[-1].offer_id], *filters)
+        return response
+
+    def AcceptLoanOffer(
+        self, request: pb.AcceptLoanOfferRequest, context: grpc.ServicerContext
+    ) -> pb.AcceptLoanOfferResponse:
+        """Book the loan of an offer."""
+        command = offers.read_accept_loan_offer(request)
+        moment = self._clock.moment()
+        ended = accept_loan_offer(
+            self._database, command, moment, current_call().principal, cache=self._cache
+        )
+        return offers.write_accepted_offer(ended, moment.today)
+
+    def WithdrawLoanOffer(
+        self, request: pb.WithdrawLoanOfferRequest, context: grpc.ServicerContext
+    ) -> pb.WithdrawLoanOfferResponse:
+        """Release the credit of an offer."""
+        command = offers.read_withdraw_loan_offer(request)
+        moment = self._clock.moment()
+        ended = withdraw_loan_offer(
+            self._database, command, moment, current_call().principal, cache=self._cache
+        )
+        return pb.WithdrawLoanOfferResponse(offer=offers.write_offer(ended, moment.today))
 
     def GetLoan(
         self, request: pb.GetLoanRequest, context: grpc.ServicerContext

@@ -8,6 +8,7 @@ from credit_service.v1 import customer_pb2 as customer_pb2
 from credit_service.v1 import decision_pb2 as decision_pb2
 from credit_service.v1 import event_pb2 as event_pb2
 from credit_service.v1 import loan_pb2 as loan_pb2
+from credit_service.v1 import offer_pb2 as offer_pb2
 from credit_service.v1 import score_pb2 as score_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
@@ -578,6 +579,368 @@ class CreateLoanResponse(message.Message):
     _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan", b"loan", "monthly_installment", b"monthly_installment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "decision_id", b"decision_id", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan", b"loan", "message", b"message", "monthly_installment", b"monthly_installment", "outcome", b"outcome", "reasons", b"reasons", "rule_results", b"rule_results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CreateLoanOfferRequest(message.Message):
+    """Request of CreateLoanOffer."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: builtins.int
+    LOAN_AMOUNT_FIELD_NUMBER: builtins.int
+    INTEREST_RATE_FIELD_NUMBER: builtins.int
+    TENURE_MONTHS_FIELD_NUMBER: builtins.int
+    CHARGES_FIELD_NUMBER: builtins.int
+    VALID_UNTIL_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """Required. UUID that makes the call safe to retry: repeats within 400 days (server setting) make
+    no second offer.
+    """
+    customer_id: builtins.int
+    """Required. Id of the customer, 1 or more."""
+    tenure_months: builtins.int
+    """Required. Number of monthly installments, 1 to 480, with the same condition as in CreateLoan."""
+    @builtins.property
+    def loan_amount(self) -> money_pb2.Money:
+        """Required. Principal in INR, more than 0 and at most 100,00,00,000 (100 crore)."""
+
+    @builtins.property
+    def interest_rate(self) -> decimal_pb2.Decimal:
+        """Required. Annual rate in percent, "0" to "100", at most two decimals."""
+
+    @builtins.property
+    def charges(self) -> containers.RepeatedCompositeFieldContainer[offer_pb2.LoanCharge]:
+        """Optional. Charges known beforehand, at most 20; together with their tax less than loan_amount.
+        Default: none.
+        """
+
+    @builtins.property
+    def valid_until(self) -> date_pb2.Date:
+        """Optional. Last day on which the offer can be accepted, today to 30 days ahead. Default: 3 days
+        ahead.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        customer_id: builtins.int = ...,
+        loan_amount: money_pb2.Money | None = ...,
+        interest_rate: decimal_pb2.Decimal | None = ...,
+        tenure_months: builtins.int = ...,
+        charges: abc.Iterable[offer_pb2.LoanCharge] | None = ...,
+        valid_until: date_pb2.Date | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["interest_rate", b"interest_rate", "loan_amount", b"loan_amount", "valid_until", b"valid_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["charges", b"charges", "customer_id", b"customer_id", "interest_rate", b"interest_rate", "loan_amount", b"loan_amount", "request_id", b"request_id", "tenure_months", b"tenure_months", "valid_until", b"valid_until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CreateLoanOfferResponse(message.Message):
+    """Response of CreateLoanOffer. For a repeated request id, the first response."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: builtins.int
+    APPROVED_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    OFFER_FIELD_NUMBER: builtins.int
+    INTEREST_RATE_FIELD_NUMBER: builtins.int
+    CORRECTED_INTEREST_RATE_FIELD_NUMBER: builtins.int
+    MONTHLY_INSTALLMENT_FIELD_NUMBER: builtins.int
+    REASONS_FIELD_NUMBER: builtins.int
+    COUNTER_OFFER_FIELD_NUMBER: builtins.int
+    LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    RULE_RESULTS_FIELD_NUMBER: builtins.int
+    decision_id: builtins.int
+    """Id of the stored decision, approved or declined. GetDecision returns it in full."""
+    approved: builtins.bool
+    """Whether the loan was approved and the offer made."""
+    message: builtins.str
+    """The outcome in a sentence for people."""
+    outcome: decision_pb2.DecisionOutcome.ValueType
+    """The outcome. approved is true exactly for APPROVED."""
+    @builtins.property
+    def offer(self) -> offer_pb2.LoanOffer:
+        """The offer as made. Unset if declined or referred."""
+
+    @builtins.property
+    def interest_rate(self) -> decimal_pb2.Decimal:
+        """Requested annual rate in percent."""
+
+    @builtins.property
+    def corrected_interest_rate(self) -> decimal_pb2.Decimal:
+        """Annual rate in percent after the correction for the score. Never below interest_rate; equal to
+        it if nothing was corrected or the score is too low for any rate.
+        """
+
+    @builtins.property
+    def monthly_installment(self) -> money_pb2.Money:
+        """Monthly installment in INR at the corrected rate."""
+
+    @builtins.property
+    def reasons(self) -> containers.RepeatedCompositeFieldContainer[decision_pb2.DeclineReason]:
+        """Reasons for the decline, most important first, at most four. Empty if approved."""
+
+    @builtins.property
+    def counter_offer(self) -> decision_pb2.CounterOffer:
+        """What would have been approved. Unset if approved, or if the score alone declined the loan."""
+
+    @builtins.property
+    def last_installment(self) -> money_pb2.Money:
+        """Last installment in INR, which brings the balance to 0; the others are monthly_installment."""
+
+    @builtins.property
+    def rule_results(self) -> containers.RepeatedCompositeFieldContainer[decision_pb2.RuleResult]:
+        """The rules of the scorecard's policy as they were evaluated, in their order. Empty without rules."""
+
+    def __init__(
+        self,
+        *,
+        decision_id: builtins.int = ...,
+        approved: builtins.bool = ...,
+        message: builtins.str = ...,
+        offer: offer_pb2.LoanOffer | None = ...,
+        interest_rate: decimal_pb2.Decimal | None = ...,
+        corrected_interest_rate: decimal_pb2.Decimal | None = ...,
+        monthly_installment: money_pb2.Money | None = ...,
+        reasons: abc.Iterable[decision_pb2.DeclineReason] | None = ...,
+        counter_offer: decision_pb2.CounterOffer | None = ...,
+        last_installment: money_pb2.Money | None = ...,
+        outcome: decision_pb2.DecisionOutcome.ValueType = ...,
+        rule_results: abc.Iterable[decision_pb2.RuleResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment", "offer", b"offer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "decision_id", b"decision_id", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "message", b"message", "monthly_installment", b"monthly_installment", "offer", b"offer", "outcome", b"outcome", "reasons", b"reasons", "rule_results", b"rule_results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetLoanOfferRequest(message.Message):
+    """Request of GetLoanOffer."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OFFER_ID_FIELD_NUMBER: builtins.int
+    offer_id: builtins.int
+    """Required. Id of the offer, 1 or more."""
+    def __init__(
+        self,
+        *,
+        offer_id: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["offer_id", b"offer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetLoanOfferResponse(message.Message):
+    """Response of GetLoanOffer."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OFFER_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def offer(self) -> offer_pb2.LoanOffer:
+        """The offer."""
+
+    def __init__(
+        self,
+        *,
+        offer: offer_pb2.LoanOffer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["offer", b"offer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["offer", b"offer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListLoanOffersRequest(message.Message):
+    """Request of ListLoanOffers."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: builtins.int
+    STATES_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    customer_id: builtins.int
+    """Required. Id of the customer, 1 or more."""
+    page_size: builtins.int
+    """Optional. Offers per page, 0 to 1,000. Default (0): 50."""
+    page_token: builtins.str
+    """Optional. next_page_token of the previous page. Default: the first page."""
+    @builtins.property
+    def states(self) -> containers.RepeatedScalarFieldContainer[offer_pb2.LoanOfferState.ValueType]:
+        """Optional. Only offers in one of these states today, at most 100 entries. Default: all states."""
+
+    def __init__(
+        self,
+        *,
+        customer_id: builtins.int = ...,
+        states: abc.Iterable[offer_pb2.LoanOfferState.ValueType] | None = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListLoanOffersResponse(message.Message):
+    """Response of ListLoanOffers."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OFFERS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Token of the next page. Empty on the last page."""
+    @builtins.property
+    def offers(self) -> containers.RepeatedCompositeFieldContainer[offer_pb2.LoanOffer]:
+        """The offers of this page, latest first."""
+
+    def __init__(
+        self,
+        *,
+        offers: abc.Iterable[offer_pb2.LoanOffer] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "offers", b"offers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class AcceptLoanOfferRequest(message.Message):
+    """Request of AcceptLoanOffer."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    OFFER_ID_FIELD_NUMBER: builtins.int
+    LOAN_AMOUNT_FIELD_NUMBER: builtins.int
+    DISBURSED_ON_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """Required. UUID that makes the call safe to retry: repeats within 400 days (server setting) do
+    not book again.
+    """
+    offer_id: builtins.int
+    """Required. Id of the offer, 1 or more."""
+    @builtins.property
+    def loan_amount(self) -> money_pb2.Money:
+        """Optional. Principal in INR, more than 0 and at most that of the offer. It must exceed the
+        charges, and be repayable in equal installments of whole paise. Default: all of the offer.
+        """
+
+    @builtins.property
+    def disbursed_on(self) -> date_pb2.Date:
+        """Optional. Start date of the loan, from the day of the offer to today. Default: today."""
+
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        offer_id: builtins.int = ...,
+        loan_amount: money_pb2.Money | None = ...,
+        disbursed_on: date_pb2.Date | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["disbursed_on", b"disbursed_on", "loan_amount", b"loan_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["disbursed_on", b"disbursed_on", "loan_amount", b"loan_amount", "offer_id", b"offer_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class AcceptLoanOfferResponse(message.Message):
+    """Response of AcceptLoanOffer. For a repeated request id, the first response."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    LOAN_FIELD_NUMBER: builtins.int
+    OFFER_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def loan(self) -> loan_pb2.Loan:
+        """The loan as booked."""
+
+    @builtins.property
+    def offer(self) -> offer_pb2.LoanOffer:
+        """The accepted offer."""
+
+    def __init__(
+        self,
+        *,
+        loan: loan_pb2.Loan | None = ...,
+        offer: offer_pb2.LoanOffer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["loan", b"loan", "offer", b"offer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["loan", b"loan", "offer", b"offer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WithdrawLoanOfferRequest(message.Message):
+    """Request of WithdrawLoanOffer."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    OFFER_ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """Required. UUID that makes the call safe to retry."""
+    offer_id: builtins.int
+    """Required. Id of the offer, 1 or more."""
+    reason: builtins.str
+    """Optional. Why, at most 200 characters after trimming, no control characters. Default: no
+    reason.
+    """
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        offer_id: builtins.int = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["offer_id", b"offer_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WithdrawLoanOfferResponse(message.Message):
+    """Response of WithdrawLoanOffer. For a repeated request id, the first response."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OFFER_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def offer(self) -> offer_pb2.LoanOffer:
+        """The withdrawn offer."""
+
+    def __init__(
+        self,
+        *,
+        offer: offer_pb2.LoanOffer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["offer", b"offer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["offer", b"offer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -102,6 +102,31 @@ class CreditServiceStub:
                 request_serializer=credit__service_dot_v1_dot_credit__service__pb2.CreateLoanRequest.SerializeToString,
                 response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.CreateLoanResponse.FromString,
                 _registered_method=True)
+        self.CreateLoanOffer = channel.unary_unary(
+                '/credit_service.v1.CreditService/CreateLoanOffer',
+                request_serializer=credit__service_dot_v1_dot_credit__service__pb2.CreateLoanOfferRequest.SerializeToString,
+                response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.CreateLoanOfferResponse.FromString,
+                _registered_method=True)
+        self.GetLoanOffer = channel.unary_unary(
+                '/credit_service.v1.CreditService/GetLoanOffer',
+                request_serializer=credit__service_dot_v1_dot_credit__service__pb2.GetLoanOfferRequest.SerializeToString,
+                response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.GetLoanOfferResponse.FromString,
+                _registered_method=True)
+        self.ListLoanOffers = channel.unary_unary(
+                '/credit_service.v1.CreditService/ListLoanOffers',
+                request_serializer=credit__service_dot_v1_dot_credit__service__pb2.ListLoanOffersRequest.SerializeToString,
+                response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.ListLoanOffersResponse.FromString,
+                _registered_method=True)
+        self.AcceptLoanOffer = channel.unary_unary(
+                '/credit_service.v1.CreditService/AcceptLoanOffer',
+                request_serializer=credit__service_dot_v1_dot_credit__service__pb2.AcceptLoanOfferRequest.SerializeToString,
+                response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.AcceptLoanOfferResponse.FromString,
+                _registered_method=True)
+        self.WithdrawLoanOffer = channel.unary_unary(
+                '/credit_service.v1.CreditService/WithdrawLoanOffer',
+                request_serializer=credit__service_dot_v1_dot_credit__service__pb2.WithdrawLoanOfferRequest.SerializeToString,
+                response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.WithdrawLoanOfferResponse.FromString,
+                _registered_method=True)
         self.GetLoan = channel.unary_unary(
                 '/credit_service.v1.CreditService/GetLoan',
                 request_serializer=credit__service_dot_v1_dot_credit__service__pb2.GetLoanRequest.SerializeToString,
@@ -270,6 +295,76 @@ class CreditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateLoanOffer(self, request, context):
+        """Decides on a loan as CreateLoan does and, if approved, holds its credit in an offer instead of
+        booking it, atomically. From then on until its last day, the offer counts against the approved
+        limit and the income share in every decision. A decline or a referral is a response, not an
+        error: nothing is held.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
+        NOT_FOUND (CUSTOMER_NOT_FOUND).
+        FAILED_PRECONDITION (REQUEST_ID_REUSED): the request id was used with other content for the
+        same customer.
+        ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
+        same request id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLoanOffer(self, request, context):
+        """Returns one offer.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD).
+        NOT_FOUND (OFFER_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLoanOffers(self, request, context):
+        """Lists a customer's offers, latest first.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
+        NOT_FOUND (CUSTOMER_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcceptLoanOffer(self, request, context):
+        """Books the loan of an open offer, all or less of it, without a new decision, and releases the
+        rest of its credit.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
+        NOT_FOUND (OFFER_NOT_FOUND).
+        FAILED_PRECONDITION (OFFER_ENDED, OFFER_EXPIRED, OFFER_AMOUNT_EXCEEDED, OFFER_AMOUNT_TOO_SMALL,
+        DISBURSEMENT_IN_FUTURE, DISBURSEMENT_BEFORE_OFFER, REQUEST_ID_REUSED).
+        ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
+        same request id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawLoanOffer(self, request, context):
+        """Ends an open offer and releases its credit.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
+        NOT_FOUND (OFFER_NOT_FOUND).
+        FAILED_PRECONDITION (OFFER_ENDED, OFFER_EXPIRED, REQUEST_ID_REUSED).
+        ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
+        same request id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetLoan(self, request, context):
         """Returns one loan with its customer. Ids of imported loans are unique per customer only, so
         customer_id may be needed as well.
@@ -405,6 +500,31 @@ def add_CreditServiceServicer_to_server(servicer, server):
                     servicer.CreateLoan,
                     request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.CreateLoanRequest.FromString,
                     response_serializer=credit__service_dot_v1_dot_credit__service__pb2.CreateLoanResponse.SerializeToString,
+            ),
+            'CreateLoanOffer': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateLoanOffer,
+                    request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.CreateLoanOfferRequest.FromString,
+                    response_serializer=credit__service_dot_v1_dot_credit__service__pb2.CreateLoanOfferResponse.SerializeToString,
+            ),
+            'GetLoanOffer': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLoanOffer,
+                    request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.GetLoanOfferRequest.FromString,
+                    response_serializer=credit__service_dot_v1_dot_credit__service__pb2.GetLoanOfferResponse.SerializeToString,
+            ),
+            'ListLoanOffers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLoanOffers,
+                    request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.ListLoanOffersRequest.FromString,
+                    response_serializer=credit__service_dot_v1_dot_credit__service__pb2.ListLoanOffersResponse.SerializeToString,
+            ),
+            'AcceptLoanOffer': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptLoanOffer,
+                    request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.AcceptLoanOfferRequest.FromString,
+                    response_serializer=credit__service_dot_v1_dot_credit__service__pb2.AcceptLoanOfferResponse.SerializeToString,
+            ),
+            'WithdrawLoanOffer': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawLoanOffer,
+                    request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.WithdrawLoanOfferRequest.FromString,
+                    response_serializer=credit__service_dot_v1_dot_credit__service__pb2.WithdrawLoanOfferResponse.SerializeToString,
             ),
             'GetLoan': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLoan,
@@ -664,6 +784,141 @@ class CreditService:
             '/credit_service.v1.CreditService/CreateLoan',
             credit__service_dot_v1_dot_credit__service__pb2.CreateLoanRequest.SerializeToString,
             credit__service_dot_v1_dot_credit__service__pb2.CreateLoanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateLoanOffer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/credit_service.v1.CreditService/CreateLoanOffer',
+            credit__service_dot_v1_dot_credit__service__pb2.CreateLoanOfferRequest.SerializeToString,
+            credit__service_dot_v1_dot_credit__service__pb2.CreateLoanOfferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLoanOffer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/credit_service.v1.CreditService/GetLoanOffer',
+            credit__service_dot_v1_dot_credit__service__pb2.GetLoanOfferRequest.SerializeToString,
+            credit__service_dot_v1_dot_credit__service__pb2.GetLoanOfferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLoanOffers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/credit_service.v1.CreditService/ListLoanOffers',
+            credit__service_dot_v1_dot_credit__service__pb2.ListLoanOffersRequest.SerializeToString,
+            credit__service_dot_v1_dot_credit__service__pb2.ListLoanOffersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcceptLoanOffer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/credit_service.v1.CreditService/AcceptLoanOffer',
+            credit__service_dot_v1_dot_credit__service__pb2.AcceptLoanOfferRequest.SerializeToString,
+            credit__service_dot_v1_dot_credit__service__pb2.AcceptLoanOfferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawLoanOffer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/credit_service.v1.CreditService/WithdrawLoanOffer',
+            credit__service_dot_v1_dot_credit__service__pb2.WithdrawLoanOfferRequest.SerializeToString,
+            credit__service_dot_v1_dot_credit__service__pb2.WithdrawLoanOfferResponse.FromString,
             options,
             channel_credentials,
             insecure,

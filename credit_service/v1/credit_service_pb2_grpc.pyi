@@ -116,6 +116,56 @@ class CreditServiceStub:
     ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
     same request id.
     """
+    CreateLoanOffer: grpc.UnaryUnaryMultiCallable[credit_service_pb2.CreateLoanOfferRequest, credit_service_pb2.CreateLoanOfferResponse]
+    """Decides on a loan as CreateLoan does and, if approved, holds its credit in an offer instead of
+    booking it, atomically. From then on until its last day, the offer counts against the approved
+    limit and the income share in every decision. A decline or a referral is a response, not an
+    error: nothing is held.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
+    NOT_FOUND (CUSTOMER_NOT_FOUND).
+    FAILED_PRECONDITION (REQUEST_ID_REUSED): the request id was used with other content for the
+    same customer.
+    ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
+    same request id.
+    """
+    GetLoanOffer: grpc.UnaryUnaryMultiCallable[credit_service_pb2.GetLoanOfferRequest, credit_service_pb2.GetLoanOfferResponse]
+    """Returns one offer.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD).
+    NOT_FOUND (OFFER_NOT_FOUND).
+    """
+    ListLoanOffers: grpc.UnaryUnaryMultiCallable[credit_service_pb2.ListLoanOffersRequest, credit_service_pb2.ListLoanOffersResponse]
+    """Lists a customer's offers, latest first.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
+    NOT_FOUND (CUSTOMER_NOT_FOUND).
+    """
+    AcceptLoanOffer: grpc.UnaryUnaryMultiCallable[credit_service_pb2.AcceptLoanOfferRequest, credit_service_pb2.AcceptLoanOfferResponse]
+    """Books the loan of an open offer, all or less of it, without a new decision, and releases the
+    rest of its credit.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
+    NOT_FOUND (OFFER_NOT_FOUND).
+    FAILED_PRECONDITION (OFFER_ENDED, OFFER_EXPIRED, OFFER_AMOUNT_EXCEEDED, OFFER_AMOUNT_TOO_SMALL,
+    DISBURSEMENT_IN_FUTURE, DISBURSEMENT_BEFORE_OFFER, REQUEST_ID_REUSED).
+    ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
+    same request id.
+    """
+    WithdrawLoanOffer: grpc.UnaryUnaryMultiCallable[credit_service_pb2.WithdrawLoanOfferRequest, credit_service_pb2.WithdrawLoanOfferResponse]
+    """Ends an open offer and releases its credit.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
+    NOT_FOUND (OFFER_NOT_FOUND).
+    FAILED_PRECONDITION (OFFER_ENDED, OFFER_EXPIRED, REQUEST_ID_REUSED).
+    ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
+    same request id.
+    """
     GetLoan: grpc.UnaryUnaryMultiCallable[credit_service_pb2.GetLoanRequest, credit_service_pb2.GetLoanResponse]
     """Returns one loan with its customer. Ids of imported loans are unique per customer only, so
     customer_id may be needed as well.
@@ -328,6 +378,86 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
         NOT_FOUND (CUSTOMER_NOT_FOUND).
         FAILED_PRECONDITION (REQUEST_ID_REUSED): the request id was used with other content for the
         same customer.
+        ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
+        same request id.
+        """
+
+    @abc_1.abstractmethod
+    def CreateLoanOffer(
+        self,
+        request: credit_service_pb2.CreateLoanOfferRequest,
+        context: grpc.ServicerContext,
+    ) -> credit_service_pb2.CreateLoanOfferResponse:
+        """Decides on a loan as CreateLoan does and, if approved, holds its credit in an offer instead of
+        booking it, atomically. From then on until its last day, the offer counts against the approved
+        limit and the income share in every decision. A decline or a referral is a response, not an
+        error: nothing is held.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
+        NOT_FOUND (CUSTOMER_NOT_FOUND).
+        FAILED_PRECONDITION (REQUEST_ID_REUSED): the request id was used with other content for the
+        same customer.
+        ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
+        same request id.
+        """
+
+    @abc_1.abstractmethod
+    def GetLoanOffer(
+        self,
+        request: credit_service_pb2.GetLoanOfferRequest,
+        context: grpc.ServicerContext,
+    ) -> credit_service_pb2.GetLoanOfferResponse:
+        """Returns one offer.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD).
+        NOT_FOUND (OFFER_NOT_FOUND).
+        """
+
+    @abc_1.abstractmethod
+    def ListLoanOffers(
+        self,
+        request: credit_service_pb2.ListLoanOffersRequest,
+        context: grpc.ServicerContext,
+    ) -> credit_service_pb2.ListLoanOffersResponse:
+        """Lists a customer's offers, latest first.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
+        NOT_FOUND (CUSTOMER_NOT_FOUND).
+        """
+
+    @abc_1.abstractmethod
+    def AcceptLoanOffer(
+        self,
+        request: credit_service_pb2.AcceptLoanOfferRequest,
+        context: grpc.ServicerContext,
+    ) -> credit_service_pb2.AcceptLoanOfferResponse:
+        """Books the loan of an open offer, all or less of it, without a new decision, and releases the
+        rest of its credit.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
+        NOT_FOUND (OFFER_NOT_FOUND).
+        FAILED_PRECONDITION (OFFER_ENDED, OFFER_EXPIRED, OFFER_AMOUNT_EXCEEDED, OFFER_AMOUNT_TOO_SMALL,
+        DISBURSEMENT_IN_FUTURE, DISBURSEMENT_BEFORE_OFFER, REQUEST_ID_REUSED).
+        ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
+        same request id.
+        """
+
+    @abc_1.abstractmethod
+    def WithdrawLoanOffer(
+        self,
+        request: credit_service_pb2.WithdrawLoanOfferRequest,
+        context: grpc.ServicerContext,
+    ) -> credit_service_pb2.WithdrawLoanOfferResponse:
+        """Ends an open offer and releases its credit.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
+        NOT_FOUND (OFFER_NOT_FOUND).
+        FAILED_PRECONDITION (OFFER_ENDED, OFFER_EXPIRED, REQUEST_ID_REUSED).
         ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
         same request id.
         """

@@ -584,8 +584,8 @@ class DecisionInputs(message.Message):
 
 @typing.final
 class Decision(message.Message):
-    """A stored decision of CreateLoan, approved, declined or referred, with all its inputs. Decisions
-    are never changed.
+    """A stored decision of CreateLoan or CreateLoanOffer, approved, declined or referred, with all its
+    inputs. Decisions are never changed.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -609,22 +609,27 @@ class Decision(message.Message):
     LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
     OUTCOME_FIELD_NUMBER: builtins.int
     RULE_RESULTS_FIELD_NUMBER: builtins.int
+    OFFER_ID_FIELD_NUMBER: builtins.int
     decision_id: builtins.int
     """Id of the decision, 1 or more. Later decisions have larger ids."""
     customer_id: builtins.int
     """Id of the customer."""
     approved: builtins.bool
-    """Whether the loan was approved and booked."""
+    """Whether the loan was approved, and booked or offered."""
     scorecard_version: builtins.str
     """Version of the scorecard that was used."""
     loan_id: builtins.int
-    """Id of the loan that was booked. 0 if declined or referred."""
+    """Id of the loan that was booked. 0 if declined, referred or offered."""
     request_id: builtins.str
-    """Request id of the CreateLoan call. Empty if release 0.1.0 stored the decision without one."""
+    """Request id of the call. Empty if release 0.1.0 stored the decision without one."""
     principal: builtins.str
     """Subject of the caller's credentials. Empty if the server runs without authentication."""
     outcome: DecisionOutcome.ValueType
     """The outcome. approved is true exactly for APPROVED."""
+    offer_id: builtins.int
+    """Id of the offer that was made. 0 for a decision of CreateLoan, and if declined or
+    referred.
+    """
     @builtins.property
     def ask(self) -> LoanAsk:
         """The requested loan."""
@@ -695,9 +700,10 @@ class Decision(message.Message):
         last_installment: money_pb2.Money | None = ...,
         outcome: DecisionOutcome.ValueType = ...,
         rule_results: abc.Iterable[RuleResult] | None = ...,
+        offer_id: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["ask", b"ask", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "decided_on", b"decided_on", "decided_time", b"decided_time", "inputs", b"inputs", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "ask", b"ask", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "customer_id", b"customer_id", "decided_on", b"decided_on", "decided_time", b"decided_time", "decision_id", b"decision_id", "inputs", b"inputs", "last_installment", b"last_installment", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "outcome", b"outcome", "principal", b"principal", "reasons", b"reasons", "request_id", b"request_id", "rule_results", b"rule_results", "scorecard_version", b"scorecard_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "ask", b"ask", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "customer_id", b"customer_id", "decided_on", b"decided_on", "decided_time", b"decided_time", "decision_id", b"decision_id", "inputs", b"inputs", "last_installment", b"last_installment", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "offer_id", b"offer_id", "outcome", b"outcome", "principal", b"principal", "reasons", b"reasons", "request_id", b"request_id", "rule_results", b"rule_results", "scorecard_version", b"scorecard_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -309,6 +309,48 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
 
     Example metadata: {"after_event_id": "1204", "oldest_event_id": "90312"}
     """
+    ERROR_REASON_OFFER_NOT_FOUND: _ErrorReason.ValueType  # 46
+    """NOT_FOUND, with google.rpc.ResourceInfo. No such offer.
+
+    Example metadata: {"offer_id": "42"}
+    """
+    ERROR_REASON_OFFER_ENDED: _ErrorReason.ValueType  # 47
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The offer was accepted or withdrawn
+    before. Make a new offer.
+
+    Example metadata: {"offer_id": "42", "state": "ACCEPTED"}
+    """
+    ERROR_REASON_OFFER_EXPIRED: _ErrorReason.ValueType  # 48
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The offer's last day has passed. Make
+    a new offer.
+
+    Example metadata: {"offer_id": "42", "valid_until": "2026-06-13"}
+    """
+    ERROR_REASON_OFFER_AMOUNT_EXCEEDED: _ErrorReason.ValueType  # 49
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The accepted amount exceeds the
+    offer's. Amounts are in rupees.
+
+    Example metadata: {"offer_id": "42", "amount": "120000.00", "offered": "100000.00"}
+    """
+    ERROR_REASON_OFFER_AMOUNT_TOO_SMALL: _ErrorReason.ValueType  # 50
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The accepted amount does not exceed
+    the offer's charges, or equal installments of whole paise do not repay it. Amounts are in
+    rupees.
+
+    Example metadata: {"offer_id": "42", "amount": "400.00", "least": "400.01"}
+    """
+    ERROR_REASON_DISBURSEMENT_IN_FUTURE: _ErrorReason.ValueType  # 51
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The disbursement is dated after
+    today.
+
+    Example metadata: {"offer_id": "42", "disbursed_on": "2026-06-14", "today": "2026-06-12"}
+    """
+    ERROR_REASON_DISBURSEMENT_BEFORE_OFFER: _ErrorReason.ValueType  # 52
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The disbursement is dated before the
+    offer was made.
+
+    Example metadata: {"offer_id": "42", "disbursed_on": "2026-06-01", "created_on": "2026-06-10"}
+    """
     ERROR_REASON_SCORECARD_NOT_FOUND: _ErrorReason.ValueType  # 58
     """NOT_FOUND, with google.rpc.ResourceInfo. No such scorecard.
 
@@ -633,6 +675,48 @@ them. `oldest_event_id` is the first one kept. Read the current state with the o
 then watch again after the event before oldest_event_id.
 
 Example metadata: {"after_event_id": "1204", "oldest_event_id": "90312"}
+"""
+ERROR_REASON_OFFER_NOT_FOUND: ErrorReason.ValueType  # 46
+"""NOT_FOUND, with google.rpc.ResourceInfo. No such offer.
+
+Example metadata: {"offer_id": "42"}
+"""
+ERROR_REASON_OFFER_ENDED: ErrorReason.ValueType  # 47
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The offer was accepted or withdrawn
+before. Make a new offer.
+
+Example metadata: {"offer_id": "42", "state": "ACCEPTED"}
+"""
+ERROR_REASON_OFFER_EXPIRED: ErrorReason.ValueType  # 48
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The offer's last day has passed. Make
+a new offer.
+
+Example metadata: {"offer_id": "42", "valid_until": "2026-06-13"}
+"""
+ERROR_REASON_OFFER_AMOUNT_EXCEEDED: ErrorReason.ValueType  # 49
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The accepted amount exceeds the
+offer's. Amounts are in rupees.
+
+Example metadata: {"offer_id": "42", "amount": "120000.00", "offered": "100000.00"}
+"""
+ERROR_REASON_OFFER_AMOUNT_TOO_SMALL: ErrorReason.ValueType  # 50
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The accepted amount does not exceed
+the offer's charges, or equal installments of whole paise do not repay it. Amounts are in
+rupees.
+
+Example metadata: {"offer_id": "42", "amount": "400.00", "least": "400.01"}
+"""
+ERROR_REASON_DISBURSEMENT_IN_FUTURE: ErrorReason.ValueType  # 51
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The disbursement is dated after
+today.
+
+Example metadata: {"offer_id": "42", "disbursed_on": "2026-06-14", "today": "2026-06-12"}
+"""
+ERROR_REASON_DISBURSEMENT_BEFORE_OFFER: ErrorReason.ValueType  # 52
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The disbursement is dated before the
+offer was made.
+
+Example metadata: {"offer_id": "42", "disbursed_on": "2026-06-01", "created_on": "2026-06-10"}
 """
 ERROR_REASON_SCORECARD_NOT_FOUND: ErrorReason.ValueType  # 58
 """NOT_FOUND, with google.rpc.ResourceInfo. No such scorecard.

@@ -7,6 +7,7 @@ from collections import abc as abc
 from credit_service.v1 import decision_pb2 as decision_pb2
 from credit_service.v1 import ingestion_pb2 as ingestion_pb2
 from credit_service.v1 import loan_pb2 as loan_pb2
+from credit_service.v1 import offer_pb2 as offer_pb2
 from credit_service.v1 import score_pb2 as score_pb2
 from credit_service.v1 import scorecard_pb2 as scorecard_pb2
 from google.protobuf import descriptor as descriptor
@@ -53,6 +54,10 @@ class _CreditEventTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Credit
     """customer_updated."""
     CREDIT_EVENT_TYPE_LOAN_UPDATED: _CreditEventType.ValueType  # 9
     """loan_updated."""
+    CREDIT_EVENT_TYPE_LOAN_OFFER_CREATED: _CreditEventType.ValueType  # 10
+    """loan_offer_created."""
+    CREDIT_EVENT_TYPE_LOAN_OFFER_ENDED: _CreditEventType.ValueType  # 11
+    """loan_offer_ended."""
     CREDIT_EVENT_TYPE_SCORECARD_CHANGED: _CreditEventType.ValueType  # 14
     """scorecard_changed."""
 
@@ -79,6 +84,10 @@ CREDIT_EVENT_TYPE_CUSTOMER_UPDATED: CreditEventType.ValueType  # 8
 """customer_updated."""
 CREDIT_EVENT_TYPE_LOAN_UPDATED: CreditEventType.ValueType  # 9
 """loan_updated."""
+CREDIT_EVENT_TYPE_LOAN_OFFER_CREATED: CreditEventType.ValueType  # 10
+"""loan_offer_created."""
+CREDIT_EVENT_TYPE_LOAN_OFFER_ENDED: CreditEventType.ValueType  # 11
+"""loan_offer_ended."""
 CREDIT_EVENT_TYPE_SCORECARD_CHANGED: CreditEventType.ValueType  # 14
 """scorecard_changed."""
 
@@ -101,6 +110,8 @@ class CreditEvent(message.Message):
     ROWS_INGESTED_FIELD_NUMBER: builtins.int
     CUSTOMER_UPDATED_FIELD_NUMBER: builtins.int
     LOAN_UPDATED_FIELD_NUMBER: builtins.int
+    LOAN_OFFER_CREATED_FIELD_NUMBER: builtins.int
+    LOAN_OFFER_ENDED_FIELD_NUMBER: builtins.int
     SCORECARD_CHANGED_FIELD_NUMBER: builtins.int
     event_id: builtins.int
     """Id of the event, 1 or more. A stream sends events in ascending order of id; ids may have gaps."""
@@ -120,11 +131,11 @@ class CreditEvent(message.Message):
 
     @builtins.property
     def loan_created(self) -> LoanCreated:
-        """CreateLoan approved and booked a loan."""
+        """CreateLoan approved and booked a loan, or AcceptLoanOffer booked one."""
 
     @builtins.property
     def loan_declined(self) -> LoanDeclined:
-        """CreateLoan declined a loan."""
+        """CreateLoan or CreateLoanOffer declined a loan."""
 
     @builtins.property
     def payment_recorded(self) -> PaymentRecorded:
@@ -151,6 +162,14 @@ class CreditEvent(message.Message):
         """An import changed stored facts of a loan."""
 
     @builtins.property
+    def loan_offer_created(self) -> LoanOfferCreated:
+        """CreateLoanOffer approved a loan and holds its credit."""
+
+    @builtins.property
+    def loan_offer_ended(self) -> LoanOfferEnded:
+        """An offer was accepted, was withdrawn or expired."""
+
+    @builtins.property
     def scorecard_changed(self) -> ScorecardChanged:
         """A scorecard was stored, scheduled, activated, tried or retired."""
 
@@ -170,13 +189,15 @@ class CreditEvent(message.Message):
         rows_ingested: RowsIngested | None = ...,
         customer_updated: CustomerUpdated | None = ...,
         loan_updated: LoanUpdated | None = ...,
+        loan_offer_created: LoanOfferCreated | None = ...,
+        loan_offer_ended: LoanOfferEnded | None = ...,
         scorecard_changed: ScorecardChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_offer_created", b"loan_offer_created", "loan_offer_ended", b"loan_offer_ended", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "customer_version", b"customer_version", "event_id", b"event_id", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "customer_version", b"customer_version", "event_id", b"event_id", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_offer_created", b"loan_offer_created", "loan_offer_ended", b"loan_offer_ended", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = typing.Literal["customer_registered", "loan_created", "loan_declined", "payment_recorded", "loan_closed", "score_changed", "rows_ingested", "customer_updated", "loan_updated", "scorecard_changed"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = typing.Literal["customer_registered", "loan_created", "loan_declined", "payment_recorded", "loan_closed", "score_changed", "rows_ingested", "customer_updated", "loan_updated", "loan_offer_created", "loan_offer_ended", "scorecard_changed"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -210,8 +231,11 @@ class LoanCreated(message.Message):
 
     DECISION_ID_FIELD_NUMBER: builtins.int
     LOAN_FIELD_NUMBER: builtins.int
+    OFFER_ID_FIELD_NUMBER: builtins.int
     decision_id: builtins.int
     """Id of the decision that booked the loan."""
+    offer_id: builtins.int
+    """Id of the offer that was accepted. 0 for a loan of CreateLoan."""
     @builtins.property
     def loan(self) -> loan_pb2.Loan:
         """The loan as booked."""
@@ -221,10 +245,11 @@ class LoanCreated(message.Message):
         *,
         decision_id: builtins.int = ...,
         loan: loan_pb2.Loan | None = ...,
+        offer_id: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["loan", b"loan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["decision_id", b"decision_id", "loan", b"loan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["decision_id", b"decision_id", "loan", b"loan", "offer_id", b"offer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -257,6 +282,72 @@ class LoanDeclined(message.Message):
     _HasFieldArgType: _TypeAlias = typing.Literal["ask", b"ask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["ask", b"ask", "decision_id", b"decision_id", "reason_codes", b"reason_codes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class LoanOfferCreated(message.Message):
+    """A loan was approved and its credit is held."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: builtins.int
+    OFFER_FIELD_NUMBER: builtins.int
+    decision_id: builtins.int
+    """Id of the decision."""
+    @builtins.property
+    def offer(self) -> offer_pb2.LoanOffer:
+        """The offer as made, without its principal."""
+
+    def __init__(
+        self,
+        *,
+        decision_id: builtins.int = ...,
+        offer: offer_pb2.LoanOffer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["offer", b"offer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["decision_id", b"decision_id", "offer", b"offer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class LoanOfferEnded(message.Message):
+    """An offer ended, and holds no credit any more."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OFFER_ID_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    LOAN_ID_FIELD_NUMBER: builtins.int
+    ACCEPTED_AMOUNT_FIELD_NUMBER: builtins.int
+    RELEASED_AMOUNT_FIELD_NUMBER: builtins.int
+    offer_id: builtins.int
+    """Id of the offer."""
+    state: offer_pb2.LoanOfferState.ValueType
+    """How it ended: ACCEPTED, WITHDRAWN or EXPIRED."""
+    loan_id: builtins.int
+    """Id of the loan that was booked from it. 0 unless ACCEPTED."""
+    @builtins.property
+    def accepted_amount(self) -> money_pb2.Money:
+        """Principal of that loan, in INR. 0 unless ACCEPTED."""
+
+    @builtins.property
+    def released_amount(self) -> money_pb2.Money:
+        """Principal that was held and is not lent, in INR."""
+
+    def __init__(
+        self,
+        *,
+        offer_id: builtins.int = ...,
+        state: offer_pb2.LoanOfferState.ValueType = ...,
+        loan_id: builtins.int = ...,
+        accepted_amount: money_pb2.Money | None = ...,
+        released_amount: money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["accepted_amount", b"accepted_amount", "released_amount", b"released_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["accepted_amount", b"accepted_amount", "loan_id", b"loan_id", "offer_id", b"offer_id", "released_amount", b"released_amount", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

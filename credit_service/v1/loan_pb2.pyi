@@ -55,7 +55,7 @@ class _LoanSourceEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_LoanSource.
     LOAN_SOURCE_IMPORTED: _LoanSource.ValueType  # 1
     """Imported from a workbook, a CSV file or a stream. The id is unique per customer only."""
     LOAN_SOURCE_BOOKED: _LoanSource.ValueType  # 2
-    """Booked by CreateLoan. The id is unique across customers."""
+    """Booked by CreateLoan or AcceptLoanOffer. The id is unique across customers."""
 
 class LoanSource(_LoanSource, metaclass=_LoanSourceEnumTypeWrapper):
     """The origin of a loan."""
@@ -65,7 +65,7 @@ LOAN_SOURCE_UNSPECIFIED: LoanSource.ValueType  # 0
 LOAN_SOURCE_IMPORTED: LoanSource.ValueType  # 1
 """Imported from a workbook, a CSV file or a stream. The id is unique per customer only."""
 LOAN_SOURCE_BOOKED: LoanSource.ValueType  # 2
-"""Booked by CreateLoan. The id is unique across customers."""
+"""Booked by CreateLoan or AcceptLoanOffer. The id is unique across customers."""
 
 class _InstallmentState:
     ValueType = typing.NewType("ValueType", builtins.int)

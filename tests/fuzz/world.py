@@ -15,7 +15,7 @@ from google.type.money_pb2 import Money
 from credit_service.clock import Clock
 from credit_service.domain.scorecard import STANDARD_DOCUMENT
 from credit_service.v1 import credit_service_pb2 as credit
-from credit_service.v1 import ingestion_pb2
+from credit_service.v1 import ingestion_pb2, offer_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion
 from credit_service.v1 import scorecard_service_pb2 as scorecards
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
@@ -43,6 +43,7 @@ class World:
 
     loan_id: int
     decision_id: int
+    offer_ids: tuple[int, ...]
     ingestion_ids: tuple[str, ...]
     request_ids: tuple[str, ...]
     page_tokens: tuple[str, ...]
@@ -112,13 +113,16 @@ def make(channel: grpc.Channel) -> World:
     rows.UploadSpreadsheet(iter(_upload(ids[2])), timeout=20)
     asks = [numbered_uuid("world", "ask", number) for number in range(2)]
     answers = [calls.CreateLoan(_ask(each), timeout=20) for each in asks]
+    held = [numbered_uuid("world", "offer", number) for number in range(3)]
+    offers = [calls.CreateLoanOffer(_offer(each), timeout=20).offer for each in held]
     paid = numbered_uuid("world", "payment")
     calls.RecordPayment(_payment(paid, answers[0].loan.loan_id), timeout=20)
     return World(
         loan_id=answers[0].loan.loan_id,
         decision_id=answers[0].decision_id,
+        offer_ids=tuple(each.offer_id for each in offers),
         ingestion_ids=tuple(ids[:3]),
-        request_ids=(*asks, paid),
+        request_ids=(*asks, *held, paid),
         page_tokens=(*_tokens(*stubs, ids[1]), _scorecards(channel)),
     )
 
@@ -150,6 +154,9 @@ def _tokens(
     yield calls.ListCustomers(credit.ListCustomersRequest(page_size=1)).next_page_token
     yield calls.ListLoans(credit.ListLoansRequest(customer_id=1, page_size=1)).next_page_token
     yield calls.ListDecisions(credit.ListDecisionsRequest(page_size=1)).next_page_token
+    yield calls.ListLoanOffers(
+        credit.ListLoanOffersRequest(customer_id=1, page_size=1)
+    ).next_page_token
     yield ingest.ListIngestions(ingestion.ListIngestionsRequest(page_size=1)).next_page_token
     yield ingest.ListRowErrors(
         ingestion.ListRowErrorsRequest(ingestion_id=ingestion_id, page_size=1, outcomes=_LISTED)
@@ -175,6 +182,25 @@ def _ask(request_id: str) -> credit.CreateLoanRequest:
         loan_amount=money(1_000, 500_000_000),
         interest_rate=Decimal(value="16.5"),
         tenure_months=12,
+    )
+
+
+def _offer(request_id: str) -> credit.CreateLoanOfferRequest:
+    return credit.CreateLoanOfferRequest(
+        request_id=request_id,
+        customer_id=1,
+        loan_amount=money(1_000, 500_000_000),
+        interest_rate=Decimal(value="16.5"),
+        tenure_months=12,
+        charges=[
+            offer_pb2.LoanCharge(
+                type="processing fee",
+                payee=offer_pb2.CHARGE_PAYEE_LENDER,
+                amount=money(20),
+                tax=money(3, 600_000_000),
+                timing=offer_pb2.CHARGE_TIMING_UPFRONT,
+            )
+        ],
     )
 
 
@@ -275,6 +301,26 @@ _BASES: Mapping[str, Any] = {
         ]
     ],
     "CreateLoan": lambda _, fresh: [[_ask(fresh)]],
+    "CreateLoanOffer": lambda _, fresh: [[_offer(fresh)]],
+    "GetLoanOffer": lambda world, _: [[credit.GetLoanOfferRequest(offer_id=world.offer_ids[0])]],
+    "ListLoanOffers": lambda world, _: [
+        [credit.ListLoanOffersRequest(customer_id=1, page_size=1, page_token=world.page_tokens[3])],
+        [credit.ListLoanOffersRequest(customer_id=1, states=[1, 4], page_size=3)],  # type: ignore[list-item]  # numbers are some
+    ],
+    "AcceptLoanOffer": lambda world, fresh: [
+        [
+            credit.AcceptLoanOfferRequest(
+                request_id=fresh, offer_id=world.offer_ids[1], loan_amount=money(500)
+            )
+        ]
+    ],
+    "WithdrawLoanOffer": lambda world, fresh: [
+        [
+            credit.WithdrawLoanOfferRequest(
+                request_id=fresh, offer_id=world.offer_ids[2], reason="changed plans"
+            )
+        ]
+    ],
     "GetLoan": lambda _, __: [
         [credit.GetLoanRequest(loan_id=80, customer_id=1)],
         [credit.GetLoanRequest(loan_id=SHARED_LOAN)],
@@ -312,7 +358,7 @@ _BASES: Mapping[str, Any] = {
         [ingestion.GetIngestionRequest(ingestion_id=world.ingestion_ids[0])]
     ],
     "ListIngestions": lambda world, _: [
-        [ingestion.ListIngestionsRequest(page_size=1, page_token=world.page_tokens[3])]
+        [ingestion.ListIngestionsRequest(page_size=1, page_token=world.page_tokens[4])]
     ],
     "WatchIngestion": lambda world, _: [
         [ingestion.WatchIngestionRequest(ingestion_id=world.ingestion_ids[0])]
@@ -322,7 +368,7 @@ _BASES: Mapping[str, Any] = {
             ingestion.ListRowErrorsRequest(
                 ingestion_id=world.ingestion_ids[1],
                 page_size=1,
-                page_token=world.page_tokens[4],
+                page_token=world.page_tokens[5],
                 outcomes=_LISTED,
             )
         ]
@@ -346,7 +392,7 @@ _BASES: Mapping[str, Any] = {
     ],
     "GetScorecard": lambda _, __: [[scorecards.GetScorecardRequest(version=TRIED)]],
     "ListScorecards": lambda world, _: [
-        [scorecards.ListScorecardsRequest(page_size=1, page_token=world.page_tokens[5])]
+        [scorecards.ListScorecardsRequest(page_size=1, page_token=world.page_tokens[6])]
     ],
     "CompareScorecards": lambda _, __: [
         [scorecards.CompareScorecardsRequest(before_version=TRIED, after_version=UNUSED)],

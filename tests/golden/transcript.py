@@ -50,6 +50,7 @@ _KIND_OF_FIELD = {
     "loan_id": "loan",
     "decision_id": "decision",
     "payment_id": "payment",
+    "offer_id": "offer",
     "event_id": "event",
     "cause_event_id": "event",
     "after_event_id": "event",

@@ -119,6 +119,44 @@ CONTRACT: dict[str, tuple[str, set[str], set[str]]] = {
             "counter_offer",
         },
     ),
+    "CreateLoanOffer": (
+        "credit.write",
+        {
+            "request_id",
+            "customer_id",
+            "loan_amount",
+            "interest_rate",
+            "tenure_months",
+            "charges",
+            "valid_until",
+        },
+        {
+            "decision_id",
+            "approved",
+            "message",
+            "reasons",
+            "counter_offer",
+            "offer.offer_id",
+            "offer.state",
+            "offer.decision_id",
+            "offer.held_credit",
+            "offer.held_installment",
+            "offer.cost_of_credit.annual_percentage_rate",
+            "offer.valid_until",
+        },
+    ),
+    "GetLoanOffer": ("credit.read", {"offer_id"}, {"offer"}),
+    "ListLoanOffers": (
+        "credit.read",
+        {"customer_id", "states", *LIST_REQUEST},
+        {"offers", "next_page_token"},
+    ),
+    "AcceptLoanOffer": (
+        "credit.write",
+        {"request_id", "offer_id", "loan_amount", "disbursed_on"},
+        {"loan", "offer"},
+    ),
+    "WithdrawLoanOffer": ("credit.write", {"request_id", "offer_id", "reason"}, {"offer"}),
     "GetLoan": ("credit.read", {"loan_id", "customer_id"}, {"loan", "customer"}),
     "ListLoans": (
         "credit.read",
@@ -182,6 +220,8 @@ CONTRACT: dict[str, tuple[str, set[str], set[str]]] = {
             "event.customer_registered",
             "event.loan_created",
             "event.loan_declined",
+            "event.loan_offer_created",
+            "event.loan_offer_ended",
             "event.payment_recorded",
             "event.loan_closed",
             "event.score_changed",
@@ -403,6 +443,7 @@ def test_only_methods_that_write_are_not_marked_free_of_side_effects() -> None:
     }
     assert writing == STREAMS_IN | {
         *("RegisterCustomer", "CreateLoan", "RecordPayment"),
+        *("CreateLoanOffer", "AcceptLoanOffer", "WithdrawLoanOffer"),
         *("CreateScorecard", "ActivateScorecard", "SetTrialScorecard", "RetireScorecard"),
     }
 

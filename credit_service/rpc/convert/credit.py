@@ -348,18 +348,9 @@ def write_created_loan(stored: StoredDecision, ask: Ask) -> credit_service_pb2.C
     """The response of CreateLoan, built from stored data: the same on every retry."""
     decision = stored.outcome
     response = credit_service_pb2.CreateLoanResponse(
-        decision_id=stored.decision_id,
-        approved=stored.approved,
-        message=_outcome_sentence(decision, ask),
-        interest_rate=write_hundredths(decision.requested_rate_bps),
-        corrected_interest_rate=write_hundredths(decision.corrected_rate_bps),
-        monthly_installment=write_money(decision.installment_paise),
-        last_installment=write_money(_last_installment(ask, decision)),
-        reasons=[_reason(each) for each in decision.reasons],
-        counter_offer=_counter_offer(decision.counter_offer, decision.corrected_rate_bps),
-        outcome=_OUTCOMES[decision.outcome],
-        rule_results=[_rule_result(each) for each in decision.rules],
+        decision_id=stored.decision_id, approved=stored.approved
     )
+    fill_outcome(response, stored, ask)
     if stored.loan_id is not None:
         # The loan as booked, without later payments: a retry gets the same response.
         loan = book(
@@ -372,6 +363,22 @@ def write_created_loan(stored: StoredDecision, ask: Ask) -> credit_service_pb2.C
         )
         fill_loan(response.loan, loan)
     return response
+
+
+def fill_outcome(response: Any, stored: StoredDecision, ask: Ask) -> None:
+    """Fill what the responses of CreateLoan and CreateLoanOffer have in common."""
+    decision = stored.outcome
+    response.outcome = _OUTCOMES[decision.outcome]
+    response.rule_results.extend(map(_rule_result, decision.rules))
+    response.message = _outcome_sentence(decision, ask)
+    response.interest_rate.value = decimal_text(decision.requested_rate_bps)
+    response.corrected_interest_rate.value = decimal_text(decision.corrected_rate_bps)
+    fill_money(response.monthly_installment, decision.installment_paise)
+    fill_money(response.last_installment, _last_installment(ask, decision))
+    response.reasons.extend(map(_reason, decision.reasons))
+    if decision.counter_offer is not None:
+        counter = _counter_offer(decision.counter_offer, decision.corrected_rate_bps)
+        response.counter_offer.CopyFrom(counter)
 
 
 def _outcome_sentence(decision: Decision, ask: Ask) -> str:
@@ -512,6 +519,7 @@ def write_decision(stored: StoredDecision) -> decision_pb2.Decision:
         decided_time=write_time(stored.decided_at),
         decided_on=write_date(stored.decided_on),
         loan_id=stored.loan_id or 0,
+        offer_id=stored.offer_id or 0,
         request_id="" if stored.request_id is None else str(stored.request_id),
         principal=write_principal(stored.principal),
         outcome=_OUTCOMES[decision.outcome],

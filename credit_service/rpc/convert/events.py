@@ -11,10 +11,11 @@ from credit_service.domain.errors import OUT_OF_RANGE
 from credit_service.domain.loans import Loan, schedule
 from credit_service.domain.money import format_hundredths
 from credit_service.domain.payments import installment_states
-from credit_service.rpc.convert import credit, fields
+from credit_service.rpc.convert import credit, fields, offers
 from credit_service.rpc.convert import scorecards as convert_scorecards
 from credit_service.rpc.convert.fields import Violations
 from credit_service.rupees import format_inr
+from credit_service.storage import offers as stored_offers
 from credit_service.storage.event_stream import StoredEvent
 from credit_service.storage.payments import StoredPayment
 from credit_service.v1 import (
@@ -122,6 +123,24 @@ def _customer_registered(message: event_pb2.CreditEvent, event: StoredEvent) -> 
 def _loan_created(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     message.loan_created.decision_id = event.payload["decision_id"]
     message.loan_created.loan.CopyFrom(credit.write_loan(_loan(event.payload["loan"])))
+    message.loan_created.offer_id = event.payload.get("offer_id") or 0
+
+
+def _loan_offer_created(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
+    offer = stored_offers.offer_of_event(
+        event.customer_id, event.payload["offer"], event.occurred_at
+    )
+    message.loan_offer_created.decision_id = event.payload["decision_id"]
+    message.loan_offer_created.offer.CopyFrom(offers.write_offer(offer, offer.created_on))
+
+
+def _loan_offer_ended(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
+    ended, facts = message.loan_offer_ended, event.payload
+    ended.offer_id = facts["offer_id"]
+    ended.state = offers.offer_state(facts["state"])
+    ended.loan_id = facts["loan_id"] or 0
+    ended.accepted_amount.CopyFrom(fields.write_money(facts["accepted_paise"]))
+    ended.released_amount.CopyFrom(fields.write_money(facts["released_paise"]))
 
 
 _LOAN_DATES = ("start_date", "end_date", "last_paid_on", "closed_on")
@@ -239,6 +258,8 @@ _WRITE: dict[str, Callable[[event_pb2.CreditEvent, StoredEvent], None]] = {
     "rows_ingested": _rows_ingested,
     "customer_updated": _customer_updated,
     "loan_updated": _loan_updated,
+    "loan_offer_created": _loan_offer_created,
+    "loan_offer_ended": _loan_offer_ended,
     "scorecard_changed": _scorecard_changed,
 }
 _KIND_OF_TYPE: dict[int, str] = {

@@ -241,11 +241,16 @@ def read_phone_number(text: str, field: str, violations: Violations) -> str:
 
 def read_query(text: str, field: str, violations: Violations) -> str:
     """A search text, trimmed."""
-    if len(text) > MAX_QUERY_LENGTH:
+    return read_text(text, field, MAX_QUERY_LENGTH, violations)
+
+
+def read_text(text: str, field: str, max_length: int, violations: Violations) -> str:
+    """An optional text, trimmed; a long one or control characters add a violation."""
+    if len(text) > max_length:
         violations.add(
             field,
             OUT_OF_RANGE,
-            f"must have at most {MAX_QUERY_LENGTH} characters, found {len(text)}.",
+            f"must have at most {max_length} characters, found {len(text)}.",
         )
     elif _CONTROL.search(text):
         violations.add(

@@ -3,7 +3,7 @@
 import pytest
 
 from credit_service.client.event_text import EventText, describe
-from credit_service.v1 import decision_pb2, event_pb2, ingestion_pb2
+from credit_service.v1 import decision_pb2, event_pb2, ingestion_pb2, offer_pb2
 from credit_service.v1.event_pb2 import CreditEvent
 
 MONEY = {"units": 1_00_000}
@@ -60,6 +60,44 @@ def event(payload: dict[str, object]) -> CreditEvent:
                 "₹1,00,000 paid by customer 101",
                 "loan 9, 1 installment settled, ₹23,000 outstanding",
             ),
+        ),
+        (
+            {
+                "loan_offer_created": {
+                    "decision_id": 7,
+                    "offer": {
+                        "offer_id": 8,
+                        "loan_amount": MONEY,
+                        "tenure_months": 12,
+                        "interest_rate": {"value": "12"},
+                    },
+                }
+            },
+            EventText(
+                "Offer 8 made to customer 101", "₹1,00,000 over 12 months at 12 %", "decision 7"
+            ),
+        ),
+        (
+            {
+                "loan_offer_ended": {
+                    "offer_id": 8,
+                    "state": offer_pb2.LOAN_OFFER_STATE_ACCEPTED,
+                    "loan_id": 9,
+                    "accepted_amount": {"units": 60_000},
+                    "released_amount": {"units": 40_000},
+                }
+            },
+            EventText("Offer 8 of customer 101 accepted", "₹60,000 lent, ₹40,000 released"),
+        ),
+        (
+            {
+                "loan_offer_ended": {
+                    "offer_id": 8,
+                    "state": offer_pb2.LOAN_OFFER_STATE_EXPIRED,
+                    "released_amount": MONEY,
+                }
+            },
+            EventText("Offer 8 of customer 101 expired", "₹1,00,000 released"),
         ),
         (
             {"loan_closed": {"loan_id": 9}},
