@@ -44,6 +44,8 @@ def script(customers: int) -> str:
     write = str(bookings.WRITE_APPROVED).replace(":request_id", ":r_new_request_id")
     for name in ("read_version", "scorecard_version", "decision_id", "loan_id"):
         write = re.sub(rf":{name}\b", f":r_{name}", write)
+    # A variable of pgbench is never null.
+    write = re.sub(r":(offer_id|held_valid_until)\b", "NULL", write)
     lines = (
         f"\\set customer_id random(1, {customers})",
         f"{_one_line(read)} \\gset r_",
@@ -98,6 +100,11 @@ def variables() -> dict[str, str]:
         "principal": "anonymous",
         "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         "approved": "true",
+        "referred": "false",
+        "method": "CreateLoan",
+        "repaid_paise": "0",
+        "held_principal_paise": "0",
+        "held_installments_paise": "0",
         "now": datetime.now(UTC).isoformat(),
         "today": TODAY.isoformat(),
         "principal_paise": str(ask.principal_paise),

@@ -22,9 +22,19 @@ from credit_service.domain.eligibility import Ask, Decision, decide
 from credit_service.domain.errors import NotFoundError
 from credit_service.domain.loans import Loan, LoanTerms, book
 from credit_service.domain.offers import LoanOffer, last_day_of, require_disbursement
+from credit_service.domain.policy_facts import PolicyFacts
 from credit_service.domain.positions import CreditPosition, with_booking, with_hold
+from credit_service.domain.scorecard import Scorecard
+from credit_service.domain.scoring import debt_paise
 from credit_service.observability import metrics
-from credit_service.storage import bookings, customers, decisions, offers, scorecards
+from credit_service.storage import (
+    bookings,
+    customers,
+    decisions,
+    offers,
+    policy_facts,
+    scorecards,
+)
 from credit_service.storage.bookings import BookingRead, BookingWrite
 from credit_service.storage.database import Database, LostRaceError, constraint_of
 from credit_service.storage.decisions import StoredDecision
@@ -156,7 +166,7 @@ def _count(decision: Decision) -> None:
         reason = "RATE_STANDS" if stands else "RATE_CORRECTED"
     else:
         reason = decision.reasons[0].code
-    outcome = "approved" if decision.approved else "declined"
+    outcome = decision.outcome.lower()
     _decisions(outcome, reason, decision.score.scorecard_version).inc()
     metrics.decision_score.observe(decision.score.score)
 
@@ -193,7 +203,8 @@ def _decide_and_book(
     position = customers.position_on(connection, read.position, moment.today)
     read = replace(read, position=position)
     scorecard = scorecards.get(connection, read.scorecard_version)
-    decision = decide(position, command.ask, scorecard, moment.today)
+    facts = _facts(connection, read, scorecard, moment)
+    decision = decide(position, command.ask, scorecard, moment.today, facts=facts)
     loan = offer = position_after = None
     if isinstance(command, CreateLoanOffer):
         require_disbursement(command.ask.principal_paise, command.charges)
@@ -210,13 +221,17 @@ def _decide_and_book(
         method=method,
         request_id=command.request_id,
         fingerprint=content,
-        inputs_json=encode_inputs(position, command.ask, moment.today, scorecard.version),
+        inputs_json=encode_inputs(
+            position, command.ask, moment.today, scorecard.version, facts=facts
+        ),
         outcome_json=encode_outcome(decision),
         event_json=_event(command, decision, read.decision_id, loan, offer),
         principal=principal,
         loan=loan,
         position_after=position_after,
         offer=offer,
+        referred=decision.referred,
+        repaid_paise=position.current_debt_paise - debt_paise(position, scorecard, facts),
     )
     failpoints.reach("create_loan.before_write")
     try:
@@ -230,6 +245,28 @@ def _decide_and_book(
     if lock:
         failpoints.reach("create_loan.before_commit")
     return _Made(_stored(booking, command, moment, decision), offer, decision, position_after)
+
+
+def _facts(
+    connection: Connection, read: BookingRead, scorecard: Scorecard, moment: Moment
+) -> PolicyFacts | None:
+    """Return the facts of the same version as the position; None if no scorecard needs them.
+
+    A shadow scorecard that needs them decides later from the stored inputs.
+
+    Raises:
+        LostRaceError: the customer's version has changed since the read.
+    """
+    if not scorecard.needs_facts:
+        shadow = read.shadow_version
+        if shadow is None or not scorecards.get(connection, shadow).needs_facts:
+            return None
+    version, facts = policy_facts.read_versioned(
+        connection, read.position.customer_id, moment.today, moment.zone
+    )
+    if version != read.position.version:
+        raise LostRaceError("version")
+    return facts
 
 
 def _loan(command: CreateLoan, decision: Decision, read: BookingRead, moment: Moment) -> Loan:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 
 from credit_service.clock import Moment
+from credit_service.domain.policy_facts import PolicyFacts
 from credit_service.domain.positions import CreditPosition, is_valid_on
 from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import score
-from credit_service.storage import positions, scorecards, scores, tasks
+from credit_service.storage import policy_facts, positions, scorecards, scores, tasks
 from credit_service.storage.database import Database
 from credit_service.storage.scores import NewScore, Scored
 
@@ -41,17 +42,34 @@ def recompute_scores(
     if expired:
         positions.refresh(connection, expired, moment.today)
         found = scores.lock(connection, [each.position.customer_id for each in found])
+    facts: dict[int, PolicyFacts] = {}
+    if scorecard.score_needs_facts:
+        ids = [each.position.customer_id for each in found]
+        facts = policy_facts.read_many(connection, ids, moment.today, moment.zone)
     outdated = frozenset(expired)
     computed = [
-        _computed(each, scorecard, moment, by_day=each.position.customer_id in outdated)
+        _computed(
+            each,
+            scorecard,
+            facts.get(each.position.customer_id),
+            moment,
+            by_day=each.position.customer_id in outdated,
+        )
         for each in found
     ]
     scores.store(connection, computed, scorecard.version, moment)
     return [each.position for each in found]
 
 
-def _computed(scored: Scored, scorecard: Scorecard, moment: Moment, *, by_day: bool) -> NewScore:
-    new, stored = score(scored.position, scorecard), scored.stored
+def _computed(
+    scored: Scored,
+    scorecard: Scorecard,
+    facts: PolicyFacts | None,
+    moment: Moment,
+    *,
+    by_day: bool,
+) -> NewScore:
+    new, stored = score(scored.position, scorecard, facts), scored.stored
     unchanged = (
         stored is not None
         and stored.score == new.score

@@ -5,6 +5,7 @@ A difference is a defect of the service. The command corrects it at once, stores
 """
 
 from dataclasses import asdict, dataclass, replace
+from zoneinfo import ZoneInfo
 
 import structlog
 from sqlalchemy import Connection
@@ -12,6 +13,7 @@ from sqlalchemy import Connection
 from credit_service.clock import Moment
 from credit_service.commands.recompute_scores import recompute_scores
 from credit_service.domain.loans import Loan
+from credit_service.domain.policy_facts import policy_facts
 from credit_service.domain.positions import (
     CreditPosition,
     Hold,
@@ -57,7 +59,9 @@ def reconcile(database: Database, moment: Moment, sample: int = SAMPLE) -> Recon
         wrong = []
         for each in found:
             customer_id = each.position.customer_id
-            differences = _differences(each, loans[customer_id], holds[customer_id], scorecard)
+            differences = _differences(
+                each, loans[customer_id], holds[customer_id], scorecard, moment.zone
+            )
             if differences:
                 wrong.append(customer_id)
                 _report(connection, customer_id, differences, moment)
@@ -74,6 +78,7 @@ def _differences(
     loans: list[tuple[Loan, PaymentTotals]],
     holds: list[Hold],
     scorecard: Scorecard,
+    zone: ZoneInfo,
 ) -> dict[str, tuple[object, object]]:
     """Return the differences by name: (stored, computed). Empty if everything matches."""
     position = stored.position
@@ -103,7 +108,12 @@ def _differences(
         and line.customer_version == position.version
         and line.scorecard_version == scorecard.version
     ):
-        right_score = score(computed, scorecard)
+        facts = None
+        if scorecard.score_needs_facts:
+            # A score uses only the facts about loans: neither settlements nor age.
+            day = line.computed_at.astimezone(zone).date()
+            facts = policy_facts([loan for loan, _ in loans], {}, 0, day, day)
+        right_score = score(computed, scorecard, facts)
         if (line.score, line.override) != (right_score.score, right_score.override):
             differences["score"] = (line.score, right_score.score)
     return differences

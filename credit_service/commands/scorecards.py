@@ -15,7 +15,12 @@ from sqlalchemy import Connection
 
 from credit_service.clock import Moment
 from credit_service.commands.idempotency import fingerprint, request_id_reused
-from credit_service.domain.decisions import LaterReleaseError, decode_outcome, replay
+from credit_service.domain.decisions import (
+    LaterReleaseError,
+    MissingFactsError,
+    decode_outcome,
+    replay,
+)
 from credit_service.domain.errors import (
     AlreadyExistsError,
     PreconditionFailedError,
@@ -230,8 +235,9 @@ def decide_in_shadow(database: Database, decision_id: int) -> None:
             return
         try:
             outcome = replay(decision.inputs_json, scorecard)
-        except LaterReleaseError as error:
-            # A worker of the previous release, while a newer release already decides.
+        except (LaterReleaseError, MissingFactsError) as error:
+            # A worker of the previous release, while a newer release already decides; or a
+            # decision from before the trial, without the facts that it needs.
             _log.warning("shadow_decision_skipped", decision_id=decision_id, reason=str(error))
             return
         decisions.store_shadow(

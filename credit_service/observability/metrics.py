@@ -176,8 +176,9 @@ def _grpc_type(client_streaming: bool, server_streaming: bool) -> str:
 
 decisions = Counter(
     "credit_decisions_total",
-    "Decisions on loans, by outcome (approved, declined) and main reason; that of an approval is"
-    " RATE_STANDS or RATE_CORRECTED. Repeated answers to the same request id do not count.",
+    "Decisions on loans, by outcome (approved, declined, referred) and main reason; that of an"
+    " approval is RATE_STANDS or RATE_CORRECTED. Repeated answers to the same request id do not"
+    " count.",
     ("outcome", "reason", "scorecard_version"),
     registry=REGISTRY,
 )

@@ -2,19 +2,20 @@
 
 import time
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
 from credit_service.domain.eligibility import Ask, Decision, decide
 from credit_service.domain.errors import NotFoundError
+from credit_service.domain.policy_facts import PolicyFacts
 from credit_service.domain.positions import CreditPosition, is_valid_on
 from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import CreditScore, score
-from credit_service.storage import customers, scorecards
+from credit_service.storage import customers, policy_facts, scorecards
 from credit_service.storage import positions as stored_positions
-from credit_service.storage.database import Database
+from credit_service.storage.database import Database, LostRaceError
 
 _ACTIVE_VERSION_SECONDS = 1.0
 
@@ -26,10 +27,12 @@ def unknown_customer(customer_id: int) -> NotFoundError:
 
 @dataclass(frozen=True, slots=True)
 class CreditSnapshot:
-    """A customer's position on a day, and the active scorecard."""
+    """A customer's position on a day, and the active scorecard; with the facts of its policy where
+    they were needed."""
 
     position: CreditPosition
     scorecard: Scorecard
+    facts: PolicyFacts | None = None
 
 
 class CreditQueries:
@@ -67,11 +70,11 @@ class CreditQueries:
         return found
 
     def snapshots(self, customer_ids: Collection[int], moment: Moment) -> dict[int, CreditSnapshot]:
-        """Return the snapshots of these customers by id, all with the same scorecard; unknown
-        customers are left out. Never writes to PostgreSQL.
+        """Return the snapshots of these customers by id, all with the same scorecard, with facts
+        where it needs them; unknown customers are left out. Never writes to PostgreSQL.
 
         Entries of the cache are read together. One statement reads the rest, and another one the
-        loans of those whose stored position is outdated.
+        loans of those whose stored position is outdated. Facts take another one.
         """
         found, scorecard = self._cached(customer_ids, moment)
         missing = set(customer_ids) - found.keys()
@@ -88,7 +91,8 @@ class CreditQueries:
             found |= {each.customer_id: each for each in read}
         if scorecard is None:
             return {}
-        return {each: CreditSnapshot(position, scorecard) for each, position in found.items()}
+        snapshots = {each: CreditSnapshot(position, scorecard) for each, position in found.items()}
+        return self._all_with_facts(snapshots, moment) if scorecard.needs_facts else snapshots
 
     def _cached(
         self, customer_ids: Collection[int], moment: Moment
@@ -159,14 +163,56 @@ class CreditQueries:
     ) -> tuple[CreditSnapshot, Decision]:
         """Return what CreateLoan would decide now. Raises like `snapshot`."""
         found = self.snapshot(customer_id, moment)
+        if found.scorecard.needs_facts:
+            found = self._with_facts(found, moment)
         return found, decide_on(found, ask, moment)
 
     def credit_score(self, customer_id: int, moment: Moment) -> tuple[CreditSnapshot, CreditScore]:
         """Return the customer's score today. Raises like `snapshot`."""
         found = self.snapshot(customer_id, moment)
-        return found, score(found.position, found.scorecard)
+        if found.scorecard.score_needs_facts:
+            found = self._with_facts(found, moment)
+        return found, score(found.position, found.scorecard, found.facts)
+
+    def _with_facts(self, found: CreditSnapshot, moment: Moment) -> CreditSnapshot:
+        """Return a snapshot with the facts of the same version of the customer.
+
+        Raises:
+            RetryLaterError: concurrent calls kept changing the customer.
+        """
+        customer_id = found.position.customer_id
+
+        def attempt(number: int) -> CreditSnapshot:
+            snapshot = found if number == 0 else self._read(customer_id, moment)
+            with self._database.autocommit() as connection:
+                version, facts = policy_facts.read_versioned(
+                    connection, customer_id, moment.today, moment.zone
+                )
+            if version != snapshot.position.version:
+                raise LostRaceError("version")
+            return replace(snapshot, facts=facts)
+
+        return self._database.retry(attempt)
+
+    def _all_with_facts(
+        self, found: dict[int, CreditSnapshot], moment: Moment
+    ) -> dict[int, CreditSnapshot]:
+        """Return the snapshots with the facts of the same versions. Raises like `_with_facts`."""
+        with self._database.autocommit() as connection:
+            facts = policy_facts.read_many_versioned(
+                connection, found.keys(), moment.today, moment.zone
+            )
+
+        def with_facts(snapshot: CreditSnapshot) -> CreditSnapshot:
+            each = facts.get(snapshot.position.customer_id)
+            if each is None or each.version != snapshot.position.version:
+                return self._with_facts(snapshot, moment)
+            return replace(snapshot, facts=each.facts)
+
+        return {customer_id: with_facts(snapshot) for customer_id, snapshot in found.items()}
 
 
 def decide_on(snapshot: CreditSnapshot, ask: Ask, moment: Moment) -> Decision:
-    """Return what CreateLoan would decide on the ask now."""
-    return decide(snapshot.position, ask, snapshot.scorecard, moment.today)
+    """Return what CreateLoan would decide on the ask now. Raises ValueError if the scorecard needs
+    facts and the snapshot has none."""
+    return decide(snapshot.position, ask, snapshot.scorecard, moment.today, facts=snapshot.facts)

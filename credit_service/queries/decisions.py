@@ -1,5 +1,6 @@
 """Look up stored decisions."""
 
+from credit_service.domain.eligibility import Outcome
 from credit_service.domain.errors import NotFoundError
 from credit_service.storage import customers, decisions
 from credit_service.storage.database import Database
@@ -22,15 +23,20 @@ def get_decision(database: Database, decision_id: int) -> StoredDecision:
 
 
 def list_decisions(
-    database: Database, customer_id: int | None, before: int | None, limit: int
+    database: Database,
+    customer_id: int | None,
+    before: int | None,
+    limit: int,
+    outcome: Outcome | None = None,
 ) -> list[StoredDecision]:
-    """Return decisions with ids below `before`, newest first; without a customer those of all.
+    """Return decisions with ids below `before`, newest first; without a customer those of all,
+    without an outcome those with any.
 
     Raises:
         NotFoundError: CUSTOMER_NOT_FOUND.
     """
     with database.autocommit() as connection:
-        found = decisions.page(connection, customer_id, before or _LAST_ID, limit)
+        found = decisions.page(connection, customer_id, before or _LAST_ID, limit, outcome)
         if (
             not found
             and customer_id is not None

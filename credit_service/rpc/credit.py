@@ -287,10 +287,15 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         """List stored decisions, the latest first."""
         violations = Violations()
         customer_id = _optional_customer_id(request, violations)
+        outcome = credit.read_outcome(request.outcome, "outcome", violations)
         size = pages.read_page_size(request.page_size, violations)
         violations.raise_if_any()
-        before = _id_of(_DECISION_PAGES.read(request.page_token, customer_id))
-        found, more = _page(list_decisions(self._database, customer_id, before, size + 1), size)
+        # Without the filter a token is that of releases that do not have it.
+        filters = (customer_id,) if outcome is None else (customer_id, str(outcome))
+        before = _id_of(_DECISION_PAGES.read(request.page_token, *filters))
+        found, more = _page(
+            list_decisions(self._database, customer_id, before, size + 1, outcome), size
+        )
         response = pb.ListDecisionsResponse()
         room_bytes = _MAX_PAGE_BYTES
         for stored in found:
@@ -302,7 +307,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
             response.decisions.append(message)
         if more:
             key = response.decisions[-1].decision_id
-            response.next_page_token = _DECISION_PAGES.write([key], customer_id)
+            response.next_page_token = _DECISION_PAGES.write([key], *filters)
         return response
 
     def WatchCreditEvents(

@@ -27,9 +27,11 @@ _OFFER_IDS = "nextval('decision_ids'), nextval('offer_ids')"
 def _read(columns: str) -> Statement:
     return Statement(
         f"""
-    SELECT {customers.POSITION_COLUMNS}, {requests.COLUMNS}, {scorecards.ACTIVE_VERSION}{columns}
+    SELECT {customers.POSITION_COLUMNS}, {requests.COLUMNS}, {scorecards.ACTIVE_VERSION},
+        t.version AS shadow_version{columns}
     FROM customers c
     {scorecards.ACTIVE_JOIN}
+    LEFT JOIN scorecards t ON t.state = 'SHADOW'
     LEFT JOIN requests r ON r.customer_id = c.customer_id AND r.request_id = :request_id
     WHERE c.customer_id = :customer_id
 """
@@ -58,6 +60,8 @@ class BookingRead:
     position: CreditPosition
     request: requests.RequestRecord | None
     scorecard_version: str
+    # Of the scorecard that decides in addition without effect, if any.
+    shadow_version: str | None
     decision_id: int
     # Of a loan, or of an offer.
     new_id: int
@@ -96,10 +100,10 @@ def read(
 _WRITE_COMMON = """
     d AS (
         INSERT INTO decisions (customer_id, decision_id, request_id, decided_at, decided_on,
-            approved, loan_id, offer_id, customer_version, scorecard_version, inputs, outcome,
-            principal)
-        SELECT customer_id, :decision_id, :request_id, :now, :today, :approved, :loan_id,
-            :offer_id, :read_version, :scorecard_version, CAST(:inputs AS json),
+            approved, referred, loan_id, offer_id, customer_version, scorecard_version, inputs,
+            outcome, principal)
+        SELECT customer_id, :decision_id, :request_id, :now, :today, :approved, :referred,
+            :loan_id, :offer_id, :read_version, :scorecard_version, CAST(:inputs AS json),
             CAST(:outcome AS json), :principal
         FROM c
     ), e AS (
@@ -143,8 +147,8 @@ WRITE_APPROVED = Statement(
             installment_paise, start_date, end_date, imported, decision_id,
             debt_at_booking_paise, limit_at_booking_paise, held_at_booking_paise)
         SELECT customer_id, :loan_id, :principal_paise, :annual_rate_bps, :tenure_months,
-            :installment_paise, :today, :end_date, false, :decision_id, current_debt_paise,
-            approved_limit_paise, held_principal_paise
+            :installment_paise, :today, :end_date, false, :decision_id,
+            current_debt_paise - :repaid_paise, approved_limit_paise, held_principal_paise
         FROM c
     )
     SELECT count(*) FROM c
@@ -172,7 +176,7 @@ WRITE_OFFER = Statement(
             last_day, principal, used_at_offer_paise, limit_at_offer_paise)
         SELECT customer_id, :offer_id, :decision_id, :principal_paise, :annual_rate_bps,
             :tenure_months, :installment_paise, CAST(:charges AS json), :now, :today, :last_day,
-            :principal, used_paise, approved_limit_paise
+            :principal, used_paise - :repaid_paise, approved_limit_paise
         FROM c
     )
     SELECT count(*) FROM c
@@ -193,7 +197,11 @@ WRITE_DECLINED = Statement(
 @dataclass(frozen=True, slots=True)
 class BookingWrite:
     """A decision to store; for an approval with the loan or the offer, and the position after
-    it."""
+    it.
+
+    `repaid_paise` is the part of the current debt that does not count against the limit, because
+    the scorecard counts the principal outstanding.
+    """
 
     read: BookingRead
     method: str
@@ -206,6 +214,8 @@ class BookingWrite:
     loan: Loan | None
     position_after: CreditPosition | None
     offer: LoanOffer | None = None
+    referred: bool = False
+    repaid_paise: int = 0
 
 
 def write(connection: Connection, booking: BookingWrite, moment: Moment) -> bool:
@@ -219,6 +229,7 @@ def write(connection: Connection, booking: BookingWrite, moment: Moment) -> bool
         "read_version": booking.read.position.version,
         "scorecard_version": booking.read.scorecard_version,
         "decision_id": booking.read.decision_id,
+        "referred": booking.referred,
         "loan_id": None,
         "offer_id": None,
         "method": booking.method,
@@ -236,10 +247,12 @@ def write(connection: Connection, booking: BookingWrite, moment: Moment) -> bool
     if after is not None and booking.loan is not None:
         values |= {"approved": True, "event_kind": "loan_created"}
         values |= _loan_values(booking.loan) | _position_values(after)
+        values["repaid_paise"] = booking.repaid_paise
         return WRITE_APPROVED.row(connection, values) == (1,)
     if after is not None and booking.offer is not None:
         values |= {"approved": True, "event_kind": "loan_offer_created"}
         values |= offers.values(booking.offer) | _position_values(after)
+        values["repaid_paise"] = booking.repaid_paise
         # That of the loans alone, which servers of the previous release compare with the loans.
         values["loans_valid_until"] = booking.read.position.valid_until
         return WRITE_OFFER.row(connection, values) == (1,)

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from credit_service.domain.decisions import decode_inputs, decode_outcome
-from credit_service.domain.eligibility import Decision
+from credit_service.domain.eligibility import Decision, Outcome
 from credit_service.domain.loans import Loan, LoanTerms, book
 
 
@@ -69,15 +69,27 @@ _OF_CUSTOMER = text(
     WHERE d.customer_id = :customer_id AND d.decision_id = :decision_id"""
 )
 _BY_ID = text(f"SELECT {COLUMNS} FROM decisions d WHERE d.decision_id = :decision_id")
-_PAGE = text(
-    f"""SELECT {COLUMNS} FROM decisions d
-    WHERE d.customer_id = :customer_id AND d.decision_id < :before
+_WITH_OUTCOME = {
+    None: "true",
+    Outcome.APPROVED: "d.approved",
+    Outcome.DECLINED: "NOT d.approved AND NOT d.referred",
+    Outcome.REFERRED: "d.referred",
+}
+_PAGE = {
+    outcome: text(
+        f"""SELECT {COLUMNS} FROM decisions d
+    WHERE d.customer_id = :customer_id AND d.decision_id < :before AND {condition}
     ORDER BY d.decision_id DESC LIMIT :limit"""
-)
-_PAGE_OF_ALL = text(
-    f"""SELECT {COLUMNS} FROM decisions d
-    WHERE d.decision_id < :before ORDER BY d.decision_id DESC LIMIT :limit"""
-)
+    )
+    for outcome, condition in _WITH_OUTCOME.items()
+}
+_PAGE_OF_ALL = {
+    outcome: text(
+        f"""SELECT {COLUMNS} FROM decisions d
+    WHERE d.decision_id < :before AND {condition} ORDER BY d.decision_id DESC LIMIT :limit"""
+    )
+    for outcome, condition in _WITH_OUTCOME.items()
+}
 
 
 def get(connection: Connection, customer_id: int, decision_id: int) -> StoredDecision:
@@ -95,11 +107,15 @@ def find(connection: Connection, decision_id: int) -> StoredDecision | None:
 
 
 def page(
-    connection: Connection, customer_id: int | None, before: int, limit: int
+    connection: Connection,
+    customer_id: int | None,
+    before: int,
+    limit: int,
+    outcome: Outcome | None = None,
 ) -> list[StoredDecision]:
     """Return decisions with ids below `before`, newest first, at most `limit`; without a customer
-    those of all customers."""
-    statement = _PAGE_OF_ALL if customer_id is None else _PAGE
+    those of all customers, without an outcome those with any."""
+    statement = (_PAGE_OF_ALL if customer_id is None else _PAGE)[outcome]
     rows = connection.execute(
         statement, {"customer_id": customer_id, "before": before, "limit": limit}
     )

@@ -10,7 +10,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, pool, text
 
-from credit_service.domain.scorecard import STANDARD
+from credit_service.domain.scorecard import PRUDENT_DOCUMENT, STANDARD
 from credit_service.storage import cluster, readiness, scorecards
 from credit_service.storage.database import driver_connection
 from credit_service.storage.sessions import network_arguments
@@ -42,7 +42,8 @@ def _engine(url: str) -> Engine:
 def upgrade(url: str) -> str:
     """Apply every missing migration and return the new revision.
 
-    A database without an active scorecard gets the standard one.
+    A database without an active scorecard gets the standard one. The prudent one is stored, not
+    active, for use as a trial or as the active one.
 
     Concurrent calls are safe: the second waits for the first and finds nothing to do.
 
@@ -59,6 +60,7 @@ def upgrade(url: str) -> str:
         with engine.connect() as connection:
             command.upgrade(_config(connection), "head")
             scorecards.seed(connection, STANDARD)
+            scorecards.seed_inactive(connection, PRUDENT_DOCUMENT)
             connection.commit()
     return head_revision()
 

@@ -7,6 +7,7 @@ one decides, at once and in every process, and a worker makes the states follow.
 
 import json
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -37,6 +38,11 @@ _SEED = text(
     SELECT :version, CAST(:document AS json), 'ACTIVE', now(), now()
     WHERE NOT EXISTS (SELECT FROM scorecards WHERE state = 'ACTIVE')
     ON CONFLICT DO NOTHING"""
+)
+_SEED_INACTIVE = text(
+    """INSERT INTO scorecards (version, document, state, added_at)
+    VALUES (:version, CAST(:document AS json), 'INACTIVE', now())
+    ON CONFLICT (version) DO NOTHING"""
 )
 
 _parsed: dict[str, Scorecard] = {}
@@ -82,6 +88,13 @@ def seed(connection: Connection, scorecard: Scorecard) -> None:
     connection.execute(
         _SEED, {"version": scorecard.version, "document": write_scorecard(scorecard)}
     )
+
+
+def seed_inactive(connection: Connection, document: Mapping[str, Any]) -> None:
+    """Store the scorecard of a valid document, not active, unless one with its version is
+    stored."""
+    values = {"version": document["version"], "document": json.dumps(document, sort_keys=True)}
+    connection.execute(_SEED_INACTIVE, values)
 
 
 # --- Changes --------------------------------------------------------------------------------------

@@ -261,6 +261,8 @@ decisions = Table(
     _timestamp("decided_at"),
     Column("decided_on", Date, nullable=False),
     Column("approved", Boolean, nullable=False),
+    # Whether a person must review the request: neither approved nor declined.
+    Column("referred", Boolean, nullable=False, server_default=text("false")),
     # The loan that an approval booked, or the offer that it made.
     Column("loan_id", BigInteger, nullable=True),
     Column("offer_id", BigInteger, nullable=True),
@@ -275,7 +277,10 @@ decisions = Table(
     CheckConstraint(
         "approved = (loan_id IS NOT NULL OR offer_id IS NOT NULL)", "approval_has_loan_or_offer"
     ),
+    CheckConstraint("NOT (approved AND referred)", "referral_not_approved"),
     Index(None, "decision_id"),
+    # The few that a person must review.
+    Index("decisions_referred_idx", "decision_id", postgresql_where=text("referred")),
     info=WITH_CUSTOMER,
 )
 

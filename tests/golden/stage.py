@@ -31,6 +31,8 @@ _MOST_ROUNDS = 100
 
 # Issued ids of different kinds start far apart and far from imported ids, so that each is
 # recognizable anywhere, even in a sentence.
+_STORED_AT = """UPDATE scorecards SET added_at = :at,
+    activated_at = CASE WHEN activated_at IS NOT NULL THEN CAST(:at AS timestamptz) END"""
 _AT = {"at": datetime(2026, 1, 1, tzinfo=_INDIA)}
 _FIRST_IDS = {
     "customer_ids": 1_000_000_005_000_001,
@@ -101,7 +103,7 @@ def stage(database: Database, database_url: str, redis_url: str) -> Iterator[Sta
         for name, first in _FIRST_IDS.items():
             connection.execute(text(f"ALTER SEQUENCE {name} RESTART WITH {first}"))
         # The migration stored the standard scorecard by the real time.
-        connection.execute(text("UPDATE scorecards SET added_at = :at, activated_at = :at"), _AT)
+        connection.execute(text(_STORED_AT), _AT)
     settings = Settings(
         database_url=SecretStr(database_url),
         redis_url=SecretStr(redis_url),

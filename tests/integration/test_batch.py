@@ -360,7 +360,7 @@ def test_all_answers_are_under_one_scorecard(database: Database, redis_url: str)
             "UPDATE scorecards SET state = 'INACTIVE'",
             """INSERT INTO scorecards (version, document, state, added_at, activated_at)
             SELECT 'other-1', jsonb_set(document::jsonb, '{version}', '"other-1"')::json, 'ACTIVE',
-                now(), now() FROM scorecards""",
+                now(), now() FROM scorecards WHERE version = 'standard-1'""",
         ):
             connection.execute(text(statement))
     # As if the active version had been confirmed just before.
