@@ -41,6 +41,7 @@ from credit_service.console.views import (
     ingestions,
     lending,
     loans,
+    scorecards,
     search,
     session,
 )
@@ -50,6 +51,7 @@ from credit_service.v1 import (
     decision_pb2,
     ingestion_pb2,
     loan_pb2,
+    scorecard_pb2,
 )
 
 _HERE = Path(__file__).parent
@@ -77,6 +79,17 @@ _PAGES: tuple[tuple[str, str, View], ...] = (
     ("POST", "/qa/apply/review", lending.apply),
     ("GET", "/qa/decisions", decisions.index),
     ("GET", "/qa/decisions/{decision_id}", decisions.show),
+    ("GET", "/qa/scorecards", scorecards.index),
+    ("GET", "/qa/scorecards/{version}", scorecards.show),
+    ("POST", "/qa/scorecards/{version}/trial", scorecards.start_trial),
+    ("POST", "/qa/scorecards/{version}/end", scorecards.end_trial),
+    ("GET", "/qa/scorecards/{version}/activate", scorecards.activation),
+    ("POST", "/qa/scorecards/{version}/activate", scorecards.activate),
+    ("GET", "/qa/scorecards/{version}/retire", scorecards.retirement),
+    ("POST", "/qa/scorecards/{version}/retire", scorecards.retire),
+    ("GET", "/qa/comparison", scorecards.compare),
+    ("GET", "/qa/draft", scorecards.draft),
+    ("POST", "/qa/draft", scorecards.save),
     ("GET", "/qa/ingestions", ingestions.index),
     ("POST", "/qa/ingestions", ingestions.upload),
     ("GET", "/qa/templates/{kind}.xlsx", ingestions.template),
@@ -99,6 +112,11 @@ _FORMS: dict[View, View] = {
     lending.apply: lending.review,
     ingestions.upload: ingestions.index,
     checks.run: checks.index,
+    scorecards.start_trial: scorecards.show,
+    scorecards.end_trial: scorecards.show,
+    scorecards.activate: scorecards.activation,
+    scorecards.retire: scorecards.retirement,
+    scorecards.save: scorecards.draft,
     session.sign_in: session.form,
 }
 """The view of each form's page, by the view that receives the form. Signing out has no page."""
@@ -237,6 +255,8 @@ def _templates(settings: Settings) -> jinja2.Environment:
         paise=display.paise,
         decline_code=partial(display.enum_name, enum=decision_pb2.DeclineReasonCode),
         asset_class=partial(display.enum_name, enum=decision_pb2.AssetClass),
+        scorecard_state=partial(display.enum_name, enum=scorecard_pb2.ScorecardState),
+        scorecard_change=partial(display.enum_name, enum=scorecard_pb2.ScorecardChangeType),
         loan_state=partial(display.enum_name, enum=loan_pb2.LoanState),
         loan_source=partial(display.enum_name, enum=loan_pb2.LoanSource),
         installment_state=partial(display.enum_name, enum=loan_pb2.InstallmentState),

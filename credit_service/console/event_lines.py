@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from credit_service.client import event_text
 from credit_service.v1 import event_pb2
@@ -51,4 +52,7 @@ def _href(event: event_pb2.CreditEvent) -> str:
             return f"/qa/ingestions/{event.customer_updated.ingestion_id}"
         case "loan_updated":
             return f"/qa/ingestions/{event.loan_updated.ingestion_id}"
+        case "scorecard_changed":
+            version = event.scorecard_changed.change.version
+            return f"/qa/scorecards/{quote(version, safe='')}" if version else "/qa/scorecards"
     return ""

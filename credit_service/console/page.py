@@ -40,7 +40,8 @@ from credit_service.settings import Settings
 _log = structlog.get_logger(__name__)
 
 MAX_FIELDS = 40
-MAX_FIELD_BYTES = 16 * 1024
+MAX_FIELD_BYTES = 80 * 1024
+"""A scorecard's document has at most 64 KiB, and browsers send two characters per line end."""
 
 _HTTP_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
@@ -408,6 +409,7 @@ _FORM_PAGES = (
     (re.compile(r"/qa/eligibility/answer"), "/qa/eligibility"),
     (re.compile(r"/qa/overview"), "/qa/"),
     (re.compile(r"(/qa/ingestions/[^/]+)/progress"), r"\1"),
+    (re.compile(r"(/qa/scorecards/[^/]+)/(?:trial|end)"), r"\1"),
     (re.compile(r"/qa/logout"), "/qa/"),
 )
 

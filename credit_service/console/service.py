@@ -15,9 +15,12 @@ from credit_service.console.calls import Call, full_method, request_json
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import event_pb2, ingestion_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
+from credit_service.v1 import scorecard_service_pb2 as scorecard_pb
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.customer_pb2 import Customer
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
+from credit_service.v1.scorecard_pb2 import Scorecard
+from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
 
 CALL_TIMEOUT_SECONDS = 10.0
 STREAM_TIMEOUT_SECONDS = 5.0
@@ -52,6 +55,7 @@ class Service:
         """`token` is the user's bearer token, or ''."""
         self._credit = CreditServiceStub(channel)
         self._ingestion = IngestionServiceStub(channel)
+        self._scorecards = ScorecardServiceStub(channel)
         self._health = health_pb2_grpc.HealthStub(channel)
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._lock = threading.Lock()
@@ -189,6 +193,39 @@ class Service:
                 stream.cancel()
 
         return first.header, chunks()
+
+    # Scorecards.
+
+    def scorecards(self, request: scorecard_pb.ListScorecardsRequest) -> Any:
+        """ListScorecards."""
+        return self._unary(self._scorecards.ListScorecards, request)
+
+    def scorecard(self, version: str) -> scorecard_pb.GetScorecardResponse:
+        """GetScorecard; of the active one for an empty version."""
+        request = scorecard_pb.GetScorecardRequest(version=version)
+        return self._unary(self._scorecards.GetScorecard, request)
+
+    def compare(
+        self, request: scorecard_pb.CompareScorecardsRequest
+    ) -> scorecard_pb.CompareScorecardsResponse:
+        """CompareScorecards."""
+        return self._unary(self._scorecards.CompareScorecards, request)
+
+    def create_scorecard(self, request: scorecard_pb.CreateScorecardRequest) -> Scorecard:
+        """CreateScorecard."""
+        return self._unary(self._scorecards.CreateScorecard, request).scorecard
+
+    def activate(self, request: scorecard_pb.ActivateScorecardRequest) -> Scorecard:
+        """ActivateScorecard."""
+        return self._unary(self._scorecards.ActivateScorecard, request).scorecard
+
+    def set_trial(self, request: scorecard_pb.SetTrialScorecardRequest) -> None:
+        """SetTrialScorecard."""
+        self._unary(self._scorecards.SetTrialScorecard, request)
+
+    def retire(self, request: scorecard_pb.RetireScorecardRequest) -> None:
+        """RetireScorecard."""
+        self._unary(self._scorecards.RetireScorecard, request)
 
     # Events and health.
 

@@ -21,6 +21,11 @@ from credit_service.v1.event_pb2 import CreditEvent
         ({"loan_updated": {"ingestion_id": "id"}}, "neutral", "/qa/ingestions/id"),
         ({"loan_offer_created": {"decision_id": 7}}, "neutral", "/qa/decisions/7"),
         ({"loan_offer_ended": {"offer_id": 8}}, "neutral", "/qa/customers/101"),
+        (
+            {"scorecard_changed": {"change": {"version": "a-1"}}},
+            "neutral",
+            "/qa/scorecards/a-1",
+        ),
         ({}, "neutral", ""),
     ],
 )
