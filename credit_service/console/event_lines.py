@@ -39,9 +39,9 @@ def _href(event: event_pb2.CreditEvent) -> str:
         case "loan_declined":
             return f"/qa/decisions/{event.loan_declined.decision_id}"
         case "loan_offer_created":
-            return f"/qa/decisions/{event.loan_offer_created.decision_id}"
+            return f"/qa/offers/{event.loan_offer_created.offer.offer_id}"
         case "loan_offer_ended":
-            return customer
+            return f"/qa/offers/{event.loan_offer_ended.offer_id}"
         case "payment_recorded":
             return f"{customer}/loans/{event.payment_recorded.payment.loan_id}"
         case "loan_closed":

@@ -410,6 +410,7 @@ _FORM_PAGES = (
     (re.compile(r"/qa/overview"), "/qa/"),
     (re.compile(r"(/qa/ingestions/[^/]+)/progress"), r"\1"),
     (re.compile(r"(/qa/scorecards/[^/]+)/(?:trial|end)"), r"\1"),
+    (re.compile(r"(/qa/offers/[^/]+)/(?:accept|withdraw)"), r"\1"),
     (re.compile(r"/qa/logout"), "/qa/"),
 )
 

@@ -5,7 +5,7 @@ from the contract; a page shows no figure that the contract does not have.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from credit_service.client import display
@@ -69,21 +69,25 @@ class Position:
     @classmethod
     def of_inputs(cls, inputs: Any) -> "Position":
         """Return the position of a decision's inputs."""
-        return replace(
-            cls.of(inputs),
-            held_principal_paise=display.paise(inputs.held_principal),
-            held_installments_paise=display.paise(inputs.held_installments),
-            debt_is_known=not inputs.HasField("policy_facts"),
-        )
+        is_known = not inputs.HasField("policy_facts")
+        return cls._of(inputs, inputs.held_principal, debt_is_known=is_known)
 
     @classmethod
     def of(cls, message: Any) -> "Position":
         """Return the position of a Customer."""
+        return cls._of(message, message.held_credit)
+
+    @classmethod
+    def _of(cls, message: Any, held: Any, *, debt_is_known: bool = True) -> "Position":
+        """A Customer and a decision's inputs share most field names."""
         return cls(
             display.paise(message.monthly_income),
             display.paise(message.approved_limit),
             display.paise(message.current_debt),
             display.paise(message.current_installments),
+            display.paise(held),
+            display.paise(message.held_installments),
+            debt_is_known,
         )
 
 

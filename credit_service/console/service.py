@@ -19,6 +19,7 @@ from credit_service.v1 import scorecard_service_pb2 as scorecard_pb
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.customer_pb2 import Customer
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
+from credit_service.v1.offer_pb2 import LoanOffer
 from credit_service.v1.scorecard_pb2 import Scorecard
 from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
 
@@ -193,6 +194,29 @@ class Service:
                 stream.cancel()
 
         return first.header, chunks()
+
+    # Offers.
+
+    def create_offer(self, request: pb.CreateLoanOfferRequest) -> pb.CreateLoanOfferResponse:
+        """CreateLoanOffer."""
+        return self._unary(self._credit.CreateLoanOffer, request)
+
+    def offer(self, offer_id: int) -> LoanOffer:
+        """GetLoanOffer."""
+        request = pb.GetLoanOfferRequest(offer_id=offer_id)
+        return self._unary(self._credit.GetLoanOffer, request).offer
+
+    def offers(self, request: pb.ListLoanOffersRequest) -> pb.ListLoanOffersResponse:
+        """ListLoanOffers."""
+        return self._unary(self._credit.ListLoanOffers, request)
+
+    def accept_offer(self, request: pb.AcceptLoanOfferRequest) -> pb.AcceptLoanOfferResponse:
+        """AcceptLoanOffer."""
+        return self._unary(self._credit.AcceptLoanOffer, request)
+
+    def withdraw_offer(self, request: pb.WithdrawLoanOfferRequest) -> None:
+        """WithdrawLoanOffer."""
+        self._unary(self._credit.WithdrawLoanOffer, request)
 
     # Scorecards.
 

@@ -200,3 +200,41 @@ def test_templates_are_offered_as_workbooks_and_csv_files(visitor: Visitor) -> N
             assert f"{name}.{ending}" in answer.headers["content-disposition"]
     for path in ("houses.xlsx", "CUSTOMERS.xlsx", "houses.csv"):
         assert visitor.ask(f"/qa/templates/{path}").status == 404
+
+
+def test_an_offer_is_made_accepted_in_part_and_withdrawn(server: Edge, visitor: Visitor) -> None:
+    customer = register(server.credit, "9876500001")
+    import_loans(server, customer, 10)
+    asked = f"customer_id={customer}&interest_rate=12&loan_amount=100000&tenure_months=12"
+
+    def offered() -> str:
+        review = f"/qa/apply/review?request_id={uuid4()}&{asked}"
+        assert "Make an offer instead" in visitor.ask(review).text
+        fields = dict(each.split("=") for each in review.partition("?")[2].split("&"))
+        answer = visitor.send(review, "/qa/apply/review", action="offer", **fields)
+        assert answer.status == 303
+        return answer.headers["location"]
+
+    first = offered()
+    page = visitor.ask(first).text
+    assert "<dt>Held credit</dt><dd>₹1,00,000</dd>" in page
+    assert "<dt>Annual percentage rate</dt>" in page
+    page = visitor.ask(f"/qa/customers/{customer}").text
+    assert "₹1,00,000 held by open offers" in page
+    assert f'href="{first}"' in page
+    ids = {"request_id": str(uuid4()), "disbursed_on": ""}
+    answer = visitor.send(first, f"{first}/accept", loan_amount="100001", **ids)
+    assert answer.status == 409
+    assert "OFFER_AMOUNT_EXCEEDED" in answer.text
+    answer = visitor.send(first, f"{first}/accept", loan_amount="x", **ids)
+    assert (answer.status, "Enter rupees" in answer.text) == (400, True)
+    assert visitor.send(first, f"{first}/accept", loan_amount="40,000", **ids).status == 303
+    page = visitor.ask(first).text
+    assert "<dt>Accepted</dt><dd>₹40,000</dd>" in page
+    assert "It holds no credit." in page
+
+    second = offered()
+    fields = {"request_id": str(uuid4()), "reason": "changed <b>plans</b>"}
+    assert visitor.send(second, f"{second}/withdraw", **fields).status == 303
+    assert "changed &lt;b&gt;plans&lt;/b&gt;" in visitor.ask(second).text
+    assert "held by open offers" not in visitor.ask(f"/qa/customers/{customer}").text

@@ -126,6 +126,12 @@ def show(page: Page) -> Response:
         page_token=page.query.get("decisions_token", ""),
     )
     decisions, decisions_problem = page.attempt(lambda: page.service.decisions(decisions_request))
+    offers_request = pb.ListLoanOffersRequest(
+        customer_id=customer_id,
+        page_size=SHOWN_DECISIONS,
+        page_token=page.query.get("offers_token", ""),
+    )
+    offers, offers_problem = page.attempt(lambda: page.service.offers(offers_request))
     history, history_problem = page.attempt(lambda: _history(page, customer_id))
     return page.render(
         "customer.html",
@@ -138,6 +144,8 @@ def show(page: Page) -> Response:
         loans_problem=loans_problem,
         decisions=decisions,
         decisions_problem=decisions_problem,
+        offers=offers,
+        offers_problem=offers_problem,
         history=history,
         history_problem=history_problem,
     )

@@ -184,7 +184,25 @@ def apply(page: Page) -> Response:
     request_id = page.request_id()
     if problems:
         return _application(page, _terms(page.form), fields.beside(FIELDS, (), problems), None)
+    if page.form.get("action") == "offer":
+        return _offer(page, request, request_id)
     created = page.service.create_loan(_create_request(request, request_id))
+    return page.redirect(f"/qa/decisions/{created.decision_id}", created.message)
+
+
+def _offer(page: Page, check: pb.CheckEligibilityRequest, request_id: str) -> Response:
+    """Make an offer, and redirect to it, or to the decision that made none."""
+    created = page.service.create_offer(
+        pb.CreateLoanOfferRequest(
+            request_id=request_id,
+            customer_id=check.customer_id,
+            loan_amount=check.loan_amount,
+            interest_rate=check.interest_rate,
+            tenure_months=check.tenure_months,
+        )
+    )
+    if created.HasField("offer"):
+        return page.redirect(f"/qa/offers/{created.offer.offer_id}", created.message)
     return page.redirect(f"/qa/decisions/{created.decision_id}", created.message)
 
 

@@ -19,8 +19,8 @@ from credit_service.v1.event_pb2 import CreditEvent
         ({"rows_ingested": {"ingestion_id": "id"}}, "neutral", "/qa/ingestions/id"),
         ({"customer_updated": {"ingestion_id": "id"}}, "neutral", "/qa/ingestions/id"),
         ({"loan_updated": {"ingestion_id": "id"}}, "neutral", "/qa/ingestions/id"),
-        ({"loan_offer_created": {"decision_id": 7}}, "neutral", "/qa/decisions/7"),
-        ({"loan_offer_ended": {"offer_id": 8}}, "neutral", "/qa/customers/101"),
+        ({"loan_offer_created": {"offer": {"offer_id": 8}}}, "neutral", "/qa/offers/8"),
+        ({"loan_offer_ended": {"offer_id": 8}}, "neutral", "/qa/offers/8"),
         (
             {"scorecard_changed": {"change": {"version": "a-1"}}},
             "neutral",

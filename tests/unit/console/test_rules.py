@@ -120,8 +120,10 @@ def test_a_position_is_read_from_a_customer() -> None:
         approved_limit=formats.money_of(2),
         current_debt=formats.money_of(3),
         current_installments=formats.money_of(4),
+        held_credit=formats.money_of(5),
+        held_installments=formats.money_of(6),
     )
-    assert Position.of(customer) == Position(1, 2, 3, 4)
+    assert Position.of(customer) == Position(1, 2, 3, 4, 5, 6)
 
 
 def test_components_add_up_from_line_to_line() -> None:
