@@ -601,12 +601,42 @@ def retire(
     return scorecards.retire(target, version)
 
 
-@app.command(group=_OPERATE)
-def backtest(file: ScorecardFile, /, *, data_dir: DataDir = None, json: Json = False) -> int:
-    """Recompute the stored decisions and all scores with another scorecard. Changes nothing."""
-    from credit_service.cli import running, scorecards
+@scorecard.command
+def trial(
+    version: Annotated[
+        str, Parameter(help="Version that is or was in shadow mode. Default: the current one.")
+    ] = "",
+    /,
+    *,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Show what a scorecard in shadow mode decided beside the real decisions."""
+    from credit_service.cli import backtests
 
-    return scorecards.run_backtest(running.operator_settings(data_dir), file, as_json=json)
+    return backtests.trial(target, version, as_json=json)
+
+
+@app.command(group=_OPERATE)
+def backtest(
+    file: OptionalScorecardFile = None,
+    /,
+    *,
+    stored: StoredVersion = None,
+    amount: Annotated[
+        str | None,
+        Parameter(help="Amount of a loan, in rupees, to decide on for every customer."),
+    ] = None,
+    rate: Annotated[str | None, Parameter(help="Rate of that loan, in percent a year.")] = None,
+    tenure: Annotated[int | None, Parameter(help="Monthly installments of that loan.")] = None,
+    data_dir: UnusedDataDir = None,  # noqa: ARG001 - accepted as by earlier releases
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Recompute the stored decisions and all scores with another scorecard. Changes nothing."""
+    from credit_service.cli import backtests
+
+    return backtests.run_backtest(target, file, stored, (amount, rate, tenure), as_json=json)
 
 
 @app.command(group=_OPERATE)
@@ -618,9 +648,9 @@ def replay(
     json: Json = False,
 ) -> int:
     """Recompute a stored decision from its stored inputs. Exits with 1 if any byte differs."""
-    from credit_service.cli import running, scorecards
+    from credit_service.cli import replay, running
 
-    return scorecards.replay(running.operator_settings(data_dir), decision_id, as_json=json)
+    return replay.replay(running.operator_settings(data_dir), decision_id, as_json=json)
 
 
 @app.command(group=_OPERATE, name="doctor")

@@ -1,15 +1,10 @@
-"""`scorecard`: commands for policy owners. `backtest` and `replay` use the database directly.
-
-The settings of the last two name a running database. They never start one.
-"""
+"""`scorecard`: commands for policy owners, which call the service."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -29,7 +24,6 @@ from credit_service.cli.output import (
 )
 from credit_service.client.channel import decoded_errors
 from credit_service.client.display import enum_name
-from credit_service.domain.decisions import LaterReleaseError
 from credit_service.domain.errors import (
     CreditError,
     InvalidFieldsError,
@@ -39,9 +33,6 @@ from credit_service.domain.errors import (
 )
 from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scorecard_json import MAX_DOCUMENT_BYTES, read_scorecard
-from credit_service.queries.backtest import Backtest, Side, backtest, replay_decision
-from credit_service.settings import Settings
-from credit_service.storage.database import Database
 from credit_service.v1 import scorecard_pb2
 from credit_service.v1 import scorecard_service_pb2 as pb
 from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
@@ -51,22 +42,6 @@ _PAGE_SIZE = 1_000
 _BANDS = ((0, 10), (11, 30), (31, 50), (51, 100))
 _FLIPS_SHOWN = 20
 _LONG_STATEMENT_SECONDS = 120.0
-
-
-@contextmanager
-def _database(settings: Settings) -> Iterator[Database]:
-    """The database of the settings."""
-    database = Database(
-        settings.require_database_url(),
-        pool_size=2,
-        statement_timeout_seconds=_LONG_STATEMENT_SECONDS,
-        application_name="credit-service operator",
-        pooler=settings.database_pooler,
-    )
-    try:
-        yield database
-    finally:
-        database.dispose()
 
 
 def read_document(path: Path) -> tuple[str, Scorecard]:
@@ -90,7 +65,7 @@ def read_document(path: Path) -> tuple[str, Scorecard]:
         raise
 
 
-def _rejected(error: CreditError) -> int:
+def rejected(error: CreditError) -> int:
     """Print the reason and return the exit code. Raise errors of the database again."""
     if isinstance(error, UnavailableError | RetryLaterError | OverloadedError):
         raise error
@@ -103,7 +78,7 @@ def _rejected(error: CreditError) -> int:
 
 
 @contextmanager
-def _service(target: Target) -> Iterator[ScorecardServiceStub]:
+def service(target: Target) -> Iterator[ScorecardServiceStub]:
     """The service's methods. Failed calls raise ServiceError."""
     with connected(target) as channel, decoded_errors():
         yield ScorecardServiceStub(channel)
@@ -114,19 +89,19 @@ def check(path: Path) -> int:
     try:
         _, scorecard = read_document(path)
     except CreditError as error:
-        return _rejected(error)
+        return rejected(error)
     out.print(Text(f"{path} is a valid scorecard, version {scorecard.version}."))
     return ExitCode.GOOD
 
 
-def _stored(service: ScorecardServiceStub, path: Path | None, version: str | None) -> str:
+def _stored(calls: ScorecardServiceStub, path: Path | None, version: str | None) -> str:
     """Return the version, after storing the scorecard of a given file. Raises ServiceError, and as
     `read_document`."""
     if path is None:
         return version or ""
     text, scorecard = read_document(path)
     request = pb.CreateScorecardRequest(request_id=str(uuid4()), document=text)
-    service.CreateScorecard(request, timeout=CALL_TIMEOUT_SECONDS)
+    calls.CreateScorecard(request, timeout=CALL_TIMEOUT_SECONDS)
     return scorecard.version
 
 
@@ -137,15 +112,15 @@ def activate(target: Target, path: Path | None, version: str | None, on: date | 
     try:
         if path is not None:
             read_document(path)
-        with _service(target) as service:
+        with service(target) as calls:
             request = pb.ActivateScorecardRequest(
-                request_id=str(uuid4()), version=_stored(service, path, version)
+                request_id=str(uuid4()), version=_stored(calls, path, version)
             )
             if on is not None:
                 request.effective_on.CopyFrom(Date(year=on.year, month=on.month, day=on.day))
-            done = service.ActivateScorecard(request, timeout=CALL_TIMEOUT_SECONDS).scorecard
+            done = calls.ActivateScorecard(request, timeout=CALL_TIMEOUT_SECONDS).scorecard
     except CreditError as error:
-        return _rejected(error)
+        return rejected(error)
     if done.state == scorecard_pb2.SCORECARD_STATE_ACTIVE:
         out.print(Text(f"Scorecard {done.version} is now active."))
         note("The workers are recomputing every score.")
@@ -162,14 +137,14 @@ def shadow(target: Target, path: Path | None, version: str | None) -> int:
     try:
         if path is not None:
             read_document(path)
-        with _service(target) as service:
+        with service(target) as calls:
             if path is None and version is None:
                 request.end = True
             else:
-                request.version = _stored(service, path, version)
-            done = service.SetTrialScorecard(request, timeout=CALL_TIMEOUT_SECONDS)
+                request.version = _stored(calls, path, version)
+            done = calls.SetTrialScorecard(request, timeout=CALL_TIMEOUT_SECONDS)
     except CreditError as error:
-        return _rejected(error)
+        return rejected(error)
     if done.HasField("scorecard"):
         out.print(Text(f"Scorecard {done.scorecard.version} is now in shadow mode."))
     else:
@@ -180,8 +155,8 @@ def shadow(target: Target, path: Path | None, version: str | None) -> int:
 def retire(target: Target, version: str) -> int:
     """Retire a stored scorecard."""
     request = pb.RetireScorecardRequest(request_id=str(uuid4()), version=version)
-    with _service(target) as service:
-        service.RetireScorecard(request, timeout=CALL_TIMEOUT_SECONDS)
+    with service(target) as calls:
+        calls.RetireScorecard(request, timeout=CALL_TIMEOUT_SECONDS)
     out.print(Text(f"Scorecard {version} is retired."))
     return ExitCode.GOOD
 
@@ -189,8 +164,8 @@ def retire(target: Target, version: str) -> int:
 def show(target: Target, version: str, *, as_json: bool) -> int:
     """Print a scorecard's document and history; of the active one for an empty version."""
     request = pb.GetScorecardRequest(version=version)
-    with _service(target) as service:
-        response = service.GetScorecard(request, timeout=CALL_TIMEOUT_SECONDS)
+    with service(target) as calls:
+        response = calls.GetScorecard(request, timeout=CALL_TIMEOUT_SECONDS)
     if as_json:
         print_json(as_dict(response))
         return ExitCode.GOOD
@@ -221,9 +196,9 @@ def compare(
         else:
             request.after_document, _ = read_document(path)
     except CreditError as error:
-        return _rejected(error)
-    with _service(target) as service:
-        response = service.CompareScorecards(request, timeout=CALL_TIMEOUT_SECONDS)
+        return rejected(error)
+    with service(target) as calls:
+        response = calls.CompareScorecards(request, timeout=CALL_TIMEOUT_SECONDS)
     if as_json:
         print_json(as_dict(response))
         return ExitCode.GOOD
@@ -241,9 +216,9 @@ def listing(target: Target, *, as_json: bool) -> int:
     """List the stored scorecards."""
     found: list[scorecard_pb2.Scorecard] = []
     request = pb.ListScorecardsRequest(page_size=_PAGE_SIZE)
-    with _service(target) as service:
+    with service(target) as calls:
         while True:
-            page = service.ListScorecards(request, timeout=CALL_TIMEOUT_SECONDS)
+            page = calls.ListScorecards(request, timeout=CALL_TIMEOUT_SECONDS)
             found += page.scorecards
             if not page.next_page_token:
                 break
@@ -287,143 +262,3 @@ def _state(found: scorecard_pb2.Scorecard) -> str:
 
 def _day(day: Date) -> str:
     return f"{day.year}-{day.month:02}-{day.day:02}" if day.year else ""
-
-
-def replay(settings: Settings, decision_id: int, *, as_json: bool) -> int:
-    """Recompute a stored decision from its stored inputs and compare the bytes."""
-    try:
-        with _database(settings) as database:
-            found = replay_decision(database, decision_id)
-    except CreditError as error:
-        return _rejected(error)
-    except LaterReleaseError as error:
-        print_failure([f"decision {decision_id} cannot be replayed here: {error}"])
-        return ExitCode.REFUSED
-    if as_json:
-        print_json(
-            {
-                "decision_id": found.decision_id,
-                "scorecard_version": found.scorecard_version,
-                "identical": found.is_identical,
-                "stored_outcome": json.loads(found.stored_outcome),
-                "computed_outcome": json.loads(found.computed_outcome),
-            }
-        )
-    elif found.is_identical:
-        size = len(found.stored_outcome.encode())
-        out.print(
-            Text(
-                f"Decision {decision_id} with scorecard {found.scorecard_version}: identical, "
-                f"byte for byte ({size} bytes)."
-            )
-        )
-    else:
-        print_failure(
-            [
-                f"decision {decision_id} with scorecard {found.scorecard_version} differs:",
-                f"  stored:   {found.stored_outcome}",
-                f"  computed: {found.computed_outcome}",
-            ]
-        )
-    return ExitCode.GOOD if found.is_identical else ExitCode.REFUSED
-
-
-def run_backtest(settings: Settings, path: Path, *, as_json: bool) -> int:
-    """Print the decisions and scores that another scorecard gives."""
-    try:
-        _, scorecard = read_document(path)
-    except CreditError as error:
-        return _rejected(error)
-    with _database(settings) as database:
-        report = backtest(database, scorecard, settings.clock.moment())
-    if as_json:
-        print_json(_as_document(report))
-    else:
-        _print_report(report)
-    return ExitCode.GOOD
-
-
-def _as_document(report: Backtest) -> dict[str, Any]:
-    def side(each: Side) -> dict[str, Any]:
-        return {
-            "scorecard_version": each.scorecard_version,
-            "approved": each.approved,
-            "reasons": dict(sorted(each.reasons.items())),
-            "scores": {str(value): count for value, count in sorted(each.scores.items())},
-        }
-
-    return {
-        "decisions": report.decisions,
-        "decisions_of_later_release": report.later_release,
-        "customers": report.customers,
-        "scores_changed": report.scores_changed,
-        "before": side(report.before),
-        "after": side(report.after),
-        "flip_count": report.flip_count,
-        "flips": [
-            {
-                "decision_id": each.decision_id,
-                "customer_id": each.customer_id,
-                "approved_before": each.approved_before,
-                "approved_after": each.approved_after,
-            }
-            for each in report.flips
-        ],
-    }
-
-
-def _print_report(report: Backtest) -> None:
-    before, after = report.before, report.after
-    out.print(
-        Text(
-            f"{report.decisions} stored decisions and {report.customers} customers: as stored, "
-            f"and with scorecard {after.scorecard_version}"
-        )
-    )
-    if report.later_release:
-        note(
-            f"{report.later_release} decisions are omitted: a later release made them from inputs "
-            "that this release does not know."
-        )
-    table = Listing("", "before", after.scorecard_version)
-    table.add(
-        "approved",
-        _share(before.approved, report.decisions),
-        _share(after.approved, report.decisions),
-    )
-    for code in sorted(before.reasons | after.reasons):
-        table.add(f"declined: {code}", str(before.reasons[code]), str(after.reasons[code]))
-    for low, high in _BANDS:
-        table.add(
-            f"score {low} to {high}",
-            _share(_within(before.scores, low, high), report.customers),
-            _share(_within(after.scores, low, high), report.customers),
-        )
-    table.print()
-    out.print(Text(f"Changed scores: {report.scores_changed} customers."))
-    out.print(Text(f"Changed outcomes: {report.flip_count} decisions."))
-    if report.flips:
-        flips = Listing("decision", "customer", "before", "after")
-        for each in report.flips[:_FLIPS_SHOWN]:
-            flips.add(
-                str(each.decision_id),
-                str(each.customer_id),
-                _word(approved=each.approved_before),
-                _word(approved=each.approved_after),
-            )
-        flips.print()
-    if report.flip_count > _FLIPS_SHOWN:
-        note(f"Showing the first {_FLIPS_SHOWN}; --json shows up to {len(report.flips)}.")
-
-
-def _within(scores: Counter[int], low: int, high: int) -> int:
-    return sum(count for value, count in scores.items() if low <= value <= high)
-
-
-def _share(part: int, whole: int) -> str:
-    tenths = (part * 1000 + whole // 2) // whole if whole else 0
-    return f"{part} ({tenths // 10}.{tenths % 10} %)"
-
-
-def _word(*, approved: bool) -> str:
-    return "approved" if approved else "declined"

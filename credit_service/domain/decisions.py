@@ -339,6 +339,11 @@ def replay(inputs_json: str, scorecard: Scorecard) -> str:
         MissingFactsError: the scorecard needs facts that are not stored with the decision, because
             no scorecard needed them when it was made.
     """
+    return encode_outcome(redecide(inputs_json, scorecard))
+
+
+def redecide(inputs_json: str, scorecard: Scorecard) -> Decision:
+    """The decision of stored inputs under a scorecard. Raises as `replay` does."""
     inputs = decode_inputs(inputs_json)
     if inputs.rules is None or inputs.unknown:
         raise LaterReleaseError(
@@ -349,7 +354,7 @@ def replay(inputs_json: str, scorecard: Scorecard) -> str:
         raise MissingFactsError(
             f"The decision was made without the facts that scorecard {scorecard.version} needs."
         )
-    decision = decide(
+    return decide(
         inputs.position,
         inputs.ask,
         scorecard,
@@ -358,4 +363,3 @@ def replay(inputs_json: str, scorecard: Scorecard) -> str:
         facts=inputs.facts,
         waived=inputs.waived,
     )
-    return encode_outcome(decision)

@@ -1,19 +1,42 @@
-"""Backtest: another scorecard's decisions on stored inputs, and its scores of today's portfolio."""
+"""Backtests: another scorecard's decisions on stored inputs and on today's portfolio, and what a
+trial decided."""
 
+import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import date
+from typing import NamedTuple
+
+from sqlalchemy import Connection
 
 from credit_service.clock import Moment
-from credit_service.domain.decisions import LaterReleaseError, decode_outcome, replay
-from credit_service.domain.positions import is_valid_on
+from credit_service.domain.decisions import LaterReleaseError, MissingFactsError, redecide, replay
+from credit_service.domain.eligibility import Ask, decide
+from credit_service.domain.errors import NotFoundError
+from credit_service.domain.outcome_comparison import (
+    OutcomeComparison,
+    outcome_of,
+    outcome_of_document,
+)
+from credit_service.domain.policy_facts import PolicyFacts
+from credit_service.domain.positions import CreditPosition, is_valid_on
 from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import score
 from credit_service.queries.decisions import get_decision
-from credit_service.storage import customers, decisions, scorecards
+from credit_service.storage import customers, decisions, policy_facts, positions, scorecards
 from credit_service.storage.database import Database
 
-_BATCH = 1_000
-_MOST_FLIPS_NAMED = 1_000
+MAX_TRIAL_DECISIONS = 5_000
+"""Latest decisions of a trial that are compared with the real ones."""
+
+_BATCH = 500
+"""Rows that a statement reads. The caller can stop a backtest between two batches."""
+_LAST_ID = 2**63 - 1
+# A thread that computes without a pause keeps the interpreter for 5 ms at a time, which calls on
+# other threads wait for, several times each.
+_PAUSE_EVERY_ROWS = 20
+_PAUSE_SECONDS = 0.0002
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,82 +68,90 @@ def replay_decision(database: Database, decision_id: int) -> Replay:
     return Replay(decision_id, scorecard.version, decision.outcome_json, computed)
 
 
-@dataclass(frozen=True, slots=True)
-class Flip:
-    """A decision that the other scorecard would have reversed."""
+class Progress(NamedTuple):
+    """Rows done, and rows when the backtest started."""
 
-    decision_id: int
-    customer_id: int
-    approved_before: bool
-    approved_after: bool
-
-
-@dataclass(slots=True)
-class Side:
-    """The results of one scorecard."""
-
-    scorecard_version: str
-    approved: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    scores: Counter[int] = field(default_factory=Counter)
+    decisions_done: int
+    decisions_total: int
+    customers_done: int
+    customers_total: int
 
 
 @dataclass(slots=True)
 class Backtest:
-    """Stored decisions and today's portfolio under two scorecards.
+    """The result. `decisions` compares each stored outcome with that of the tested scorecard, and
+    `portfolio` the active scorecard with the tested one, if there was an ask."""
 
-    `before` counts the stored decisions, by the scorecard that was active then, and scores the
-    portfolio with the one that is active now.
-    """
-
-    before: Side
-    after: Side
-    decisions: int = 0
+    active_version: str
+    tested_version: str
+    day: date
+    decisions: OutcomeComparison | None = None
     # Left out: made by a later release from inputs unknown to this one.
     later_release: int = 0
+    # Left out: the tested scorecard needs facts, and none are stored.
+    without_facts: int = 0
     customers: int = 0
     scores_changed: int = 0
-    flips: list[Flip] = field(default_factory=list)
-    flip_count: int = 0
+    scores_before: Counter[int] = field(default_factory=Counter)
+    scores_after: Counter[int] = field(default_factory=Counter)
+    portfolio: OutcomeComparison | None = None
 
 
-def backtest(database: Database, scorecard: Scorecard, moment: Moment) -> Backtest:
-    """Replay all stored decisions and score all customers with another scorecard."""
+def backtest(
+    database: Database,
+    scorecard: Scorecard,
+    moment: Moment,
+    *,
+    ask: Ask | None = None,
+    skip_decisions: bool = False,
+    skip_portfolio: bool = False,
+) -> Iterator[Progress | Backtest]:
+    """Yield the progress after each batch of rows, from 0 on, and finally the result.
+
+    Needs memory for one batch. Holds a connection only while it reads one.
+    """
     with database.autocommit() as connection:
         active = scorecards.active(connection, moment.today)
-    report = Backtest(Side(active.version), Side(scorecard.version))
-    _replay_decisions(database, scorecard, report)
-    _score_portfolio(database, active, scorecard, moment, report)
-    return report
+        totals = (
+            0 if skip_decisions else decisions.count(connection),
+            0 if skip_portfolio else customers.count(connection),
+        )
+    report = Backtest(active.version, scorecard.version, moment.today)
+    yield Progress(0, totals[0], 0, totals[1])
+    done = 0
+    if not skip_decisions:
+        for done in _replay_decisions(database, scorecard, report):
+            yield Progress(done, totals[0], 0, totals[1])
+    if not skip_portfolio:
+        for _ in _score_portfolio(database, active, scorecard, moment, ask, report):
+            yield Progress(done, totals[0], report.customers, totals[1])
+    yield report
 
 
-def _replay_decisions(database: Database, scorecard: Scorecard, report: Backtest) -> None:
-    after = 0
+def _replay_decisions(database: Database, scorecard: Scorecard, report: Backtest) -> Iterator[int]:
+    """Yield the number of decisions done, after each batch."""
+    report.decisions = comparison = OutcomeComparison()
+    after = done = 0
     while True:
         with database.autocommit() as connection:
             batch = decisions.batch_after(connection, after, _BATCH)
         if not batch:
             return
         after = batch[-1].decision_id
-        for decision in batch:
-            before = decode_outcome(decision.outcome_json)
+        for number, decision in enumerate(batch):
+            _give_way(number)
             try:
-                then = decode_outcome(replay(decision.inputs_json, scorecard))
+                then = outcome_of(redecide(decision.inputs_json, scorecard))
             except LaterReleaseError:
                 report.later_release += 1
                 continue
-            report.decisions += 1
-            for side, outcome in ((report.before, before), (report.after, then)):
-                side.approved += outcome.approved
-                side.reasons.update(str(reason.code) for reason in outcome.reasons)
-            if before.approved == then.approved:
+            except MissingFactsError:
+                report.without_facts += 1
                 continue
-            report.flip_count += 1
-            if len(report.flips) < _MOST_FLIPS_NAMED:
-                flip = Flip(
-                    decision.decision_id, decision.customer_id, before.approved, then.approved
-                )
-                report.flips.append(flip)
+            before = outcome_of_document(decision.outcome_json)
+            comparison.add(before, then, decision.decision_id, decision.customer_id)
+        done += len(batch)
+        yield done
 
 
 def _score_portfolio(
@@ -128,21 +159,106 @@ def _score_portfolio(
     active: Scorecard,
     scorecard: Scorecard,
     moment: Moment,
+    ask: Ask | None,
     report: Backtest,
-) -> None:
+) -> Iterator[None]:
+    """Yield after each batch of customers."""
+    if ask is not None:
+        report.portfolio = OutcomeComparison()
     after = 0
     while True:
         with database.autocommit() as connection:
-            batch = customers.positions_after(connection, after, _BATCH)
-            if not batch:
+            stored = customers.positions_after(connection, after, _BATCH)
+            if not stored:
                 return
-            after = batch[-1].customer_id
-            for stored in batch:
-                position = stored
-                if not is_valid_on(stored, moment.today):
-                    position = customers.position_on(connection, stored, moment.today)
-                before, then = score(position, active), score(position, scorecard)
-                report.customers += 1
-                report.before.scores[before.score] += 1
-                report.after.scores[then.score] += 1
-                report.scores_changed += before.score != then.score
+            after = stored[-1].customer_id
+            batch = _on_day(connection, stored, moment.today)
+            facts: dict[int, PolicyFacts] = {}
+            if active.needs_facts or scorecard.needs_facts:
+                ids = [each.customer_id for each in batch]
+                facts = policy_facts.read_many(connection, ids, moment.today, moment.zone)
+        for number, position in enumerate(batch):
+            _give_way(number)
+            found = facts.get(position.customer_id)
+            _compare(position, found, active, scorecard, moment.today, ask, report)
+        yield
+
+
+def _compare(
+    position: CreditPosition,
+    facts: PolicyFacts | None,
+    active: Scorecard,
+    scorecard: Scorecard,
+    day: date,
+    ask: Ask | None,
+    report: Backtest,
+) -> None:
+    if ask is None or report.portfolio is None:
+        before, then = score(position, active, facts), score(position, scorecard, facts)
+    else:
+        decided = decide(position, ask, active, day, facts=facts)
+        again = decide(position, ask, scorecard, day, facts=facts)
+        report.portfolio.add(outcome_of(decided), outcome_of(again), 0, position.customer_id)
+        before, then = decided.score, again.score
+    report.customers += 1
+    report.scores_before[before.score] += 1
+    report.scores_after[then.score] += 1
+    report.scores_changed += before.score != then.score
+
+
+def _on_day(
+    connection: Connection, stored: list[CreditPosition], day: date
+) -> list[CreditPosition]:
+    """The positions on that day, in any order: those stored, and the outdated ones computed."""
+    found = [each for each in stored if is_valid_on(each, day)]
+    outdated = [each.customer_id for each in stored if not is_valid_on(each, day)]
+    if outdated:
+        found += positions.on_day(connection, outdated, day)
+    return found
+
+
+def _give_way(number: int) -> None:
+    """Let calls on other threads run, every few rows."""
+    if number % _PAUSE_EVERY_ROWS == 0:
+        time.sleep(_PAUSE_SECONDS)
+
+
+def trial_results(
+    database: Database, version: str | None, moment: Moment
+) -> tuple[str, OutcomeComparison]:
+    """Return the version of a trial, by default the current one, and the real decisions compared
+    with those of the trial: the latest, at most MAX_TRIAL_DECISIONS.
+
+    Raises:
+        NotFoundError: SCORECARD_NOT_FOUND, also without a version and a trial.
+    """
+    with database.autocommit() as connection:
+        if version is None:
+            trial = scorecards.shadow(connection)
+            if trial is None:
+                raise NotFoundError(
+                    "SCORECARD_NOT_FOUND",
+                    "scorecard",
+                    "trial",
+                    "No scorecard is the trial; name the version of a former one.",
+                    {},
+                )
+            version = trial.version
+        if scorecards.find(connection, version, moment.today) is None:
+            raise scorecards.not_found(version)
+    comparison, before = OutcomeComparison(), _LAST_ID
+    while comparison.compared < MAX_TRIAL_DECISIONS:
+        with database.autocommit() as connection:
+            page = decisions.shadow_pairs(connection, version, before, _BATCH)
+        for number, pair in enumerate(page):
+            _give_way(number)
+            comparison.add(
+                outcome_of_document(pair.outcome_json),
+                outcome_of_document(pair.shadow_outcome_json),
+                pair.decision_id,
+                pair.customer_id,
+            )
+        if len(page) < _BATCH:
+            break
+        before = page[-1].decision_id
+    return version, comparison

@@ -64,6 +64,16 @@ def compare_scorecards(
     return Comparison(first.version, second.version, differences(first, second))
 
 
+def find_scorecard(database: Database, version: str) -> Scorecard:
+    """Return a stored scorecard.
+
+    Raises:
+        NotFoundError: SCORECARD_NOT_FOUND.
+    """
+    with database.autocommit() as connection:
+        return _read(connection, version)
+
+
 def _read(connection: Connection, version: str) -> Scorecard:
     try:
         return scorecards.get(connection, version)

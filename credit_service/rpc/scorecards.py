@@ -3,6 +3,11 @@
 # The method names are the contract's, the arguments grpc's.
 # ruff: noqa: N802, ARG002
 
+import math
+import threading
+import time
+from collections.abc import Iterator
+
 import grpc
 
 from credit_service.clock import Clock
@@ -12,8 +17,15 @@ from credit_service.commands.scorecards import (
     retire_scorecard,
     set_trial_scorecard,
 )
-from credit_service.queries.scorecards import compare_scorecards, get_scorecard, list_scorecards
+from credit_service.queries.backtest import Backtest, backtest, trial_results
+from credit_service.queries.scorecards import (
+    compare_scorecards,
+    find_scorecard,
+    get_scorecard,
+    list_scorecards,
+)
 from credit_service.rpc.calls.call import current_call
+from credit_service.rpc.calls.streams import shutting_down
 from credit_service.rpc.convert import pages
 from credit_service.rpc.convert import scorecards as convert
 from credit_service.rpc.convert.fields import Violations
@@ -22,15 +34,21 @@ from credit_service.storage.database import Database
 from credit_service.v1 import scorecard_pb2, scorecard_service_pb2_grpc
 from credit_service.v1 import scorecard_service_pb2 as pb
 
+_POLL_SECONDS = 0.2
+_PROGRESS_SECONDS = 0.5
 _PAGES = PageTokens("ListScorecards", pages.key_instant, str)
 
 
 class ScorecardServicer(scorecard_service_pb2_grpc.ScorecardServiceServicer):
     """Implements ScorecardService. The contract lists the errors of each method."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, *, stopping: threading.Event) -> None:
+        """Backtests end when `stopping` is set."""
         self._database = database
         self._clock = clock
+        self._stopping = stopping
+        # They compute: two at once would take twice as long each.
+        self._backtests = threading.BoundedSemaphore(1)
 
     def CreateScorecard(
         self, request: pb.CreateScorecardRequest, context: grpc.ServicerContext
@@ -120,3 +138,51 @@ class ScorecardServicer(scorecard_service_pb2_grpc.ScorecardServiceServicer):
             self._database, command, self._clock.moment(), current_call().principal
         )
         return pb.RetireScorecardResponse(scorecard=convert.write_scorecard_message(stored))
+
+    def GetTrialResults(
+        self, request: pb.GetTrialResultsRequest, context: grpc.ServicerContext
+    ) -> pb.GetTrialResultsResponse:
+        """Compare a trial's decisions with the real ones."""
+        violations = Violations()
+        version = convert.read_optional_version(request.version, "version", violations)
+        violations.raise_if_any()
+        version, results = trial_results(self._database, version, self._clock.moment())
+        return pb.GetTrialResultsResponse(
+            version=version, results=convert.write_comparison(results)
+        )
+
+    def BacktestScorecard(
+        self, request: pb.BacktestScorecardRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.BacktestScorecardResponse]:
+        """Decide and score again, and stream the progress and the result."""
+        tested, ask = convert.read_backtest_scorecard(request)
+        call = current_call()
+
+        def raise_if_ended() -> None:
+            if self._stopping.is_set():
+                raise shutting_down()
+            call.raise_if_cancelled()
+            call.raise_if_expired()
+
+        if isinstance(tested, str):
+            tested = find_scorecard(self._database, tested)
+        while not self._backtests.acquire(timeout=_POLL_SECONDS):
+            raise_if_ended()
+        try:
+            sent_at = -math.inf
+            for found in backtest(
+                self._database,
+                tested,
+                self._clock.moment(),
+                ask=ask,
+                skip_decisions=request.skip_decisions,
+                skip_portfolio=request.skip_portfolio,
+            ):
+                raise_if_ended()
+                if isinstance(found, Backtest):
+                    yield convert.write_backtest(found)
+                elif time.monotonic() - sent_at >= _PROGRESS_SECONDS:
+                    sent_at = time.monotonic()
+                    yield convert.write_progress(found)
+        finally:
+            self._backtests.release()

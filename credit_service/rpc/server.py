@@ -153,7 +153,7 @@ class CreditServer:
             self._server,
         )
         scorecard_service_pb2_grpc.add_ScorecardServiceServicer_to_server(
-            ScorecardServicer(database, clock), self._server
+            ScorecardServicer(database, clock, stopping=self._stopping), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self._settings.reflection != "off":

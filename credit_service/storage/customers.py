@@ -208,6 +208,15 @@ def positions_after(connection: Connection, after: int, limit: int) -> list[Cred
     return [position(row) for row in rows]
 
 
+_COUNT = text("SELECT count(*) FROM customers")
+
+
+def count(connection: Connection) -> int:
+    """Return the number of customers."""
+    found: int = connection.execute(_COUNT).scalar_one()
+    return found
+
+
 class PageStart(NamedTuple):
     """Where a page of customers starts.
 

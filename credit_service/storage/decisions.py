@@ -158,3 +158,36 @@ def store_shadow(
             "outcome": outcome_json,
         },
     )
+
+
+_COUNT = text("SELECT count(*) FROM decisions")
+_PAIRS = text(
+    """SELECT d.decision_id, d.customer_id, d.outcome::text, s.outcome::text
+    FROM shadow_decisions s
+        JOIN decisions d ON d.customer_id = s.customer_id AND d.decision_id = s.decision_id
+    WHERE s.scorecard_version = :version AND s.decision_id < :before
+    ORDER BY s.decision_id DESC LIMIT :limit"""
+)
+
+
+def count(connection: Connection) -> int:
+    """Return the number of stored decisions."""
+    found: int = connection.execute(_COUNT).scalar_one()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowPair:
+    """A stored decision and what a shadow scorecard decided, as canonical JSON."""
+
+    decision_id: int
+    customer_id: int
+    outcome_json: str
+    shadow_outcome_json: str
+
+
+def shadow_pairs(connection: Connection, version: str, before: int, limit: int) -> list[ShadowPair]:
+    """Return what a shadow scorecard decided beside the real decisions with ids below `before`,
+    newest first, at most `limit`."""
+    rows = connection.execute(_PAIRS, {"version": version, "before": before, "limit": limit})
+    return [ShadowPair(*row) for row in rows]

@@ -297,6 +297,7 @@ shadow_decisions = Table(
     ForeignKeyConstraint(
         ["customer_id", "decision_id"], ["decisions.customer_id", "decisions.decision_id"]
     ),
+    Index(None, "scorecard_version", "decision_id"),
     info=WITH_CUSTOMER,
 )
 

@@ -352,9 +352,9 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     Example metadata: {"offer_id": "42", "disbursed_on": "2026-06-01", "created_on": "2026-06-10"}
     """
     ERROR_REASON_SCORECARD_NOT_FOUND: _ErrorReason.ValueType  # 58
-    """NOT_FOUND, with google.rpc.ResourceInfo. No such scorecard.
+    """NOT_FOUND, with google.rpc.ResourceInfo. No such scorecard, or no scorecard is the trial.
 
-    Example metadata: {"scorecard_version": "prudent-2"}
+    Example metadata: {"scorecard_version": "prudent-2"} or {}
     """
     ERROR_REASON_SCORECARD_VERSION_TAKEN: _ErrorReason.ValueType  # 59
     """ALREADY_EXISTS, with google.rpc.ResourceInfo. A scorecard with this version is stored with
@@ -719,9 +719,9 @@ offer was made.
 Example metadata: {"offer_id": "42", "disbursed_on": "2026-06-01", "created_on": "2026-06-10"}
 """
 ERROR_REASON_SCORECARD_NOT_FOUND: ErrorReason.ValueType  # 58
-"""NOT_FOUND, with google.rpc.ResourceInfo. No such scorecard.
+"""NOT_FOUND, with google.rpc.ResourceInfo. No such scorecard, or no scorecard is the trial.
 
-Example metadata: {"scorecard_version": "prudent-2"}
+Example metadata: {"scorecard_version": "prudent-2"} or {}
 """
 ERROR_REASON_SCORECARD_VERSION_TAKEN: ErrorReason.ValueType  # 59
 """ALREADY_EXISTS, with google.rpc.ResourceInfo. A scorecard with this version is stored with

@@ -22,25 +22,40 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from credit_service.v1 import decision_pb2 as credit__service_dot_v1_dot_decision__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.type import date_pb2 as google_dot_type_dot_date__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!credit_service/v1/scorecard.proto\x12\x11\x63redit_service.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\"\x99\x02\n\tScorecard\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.credit_service.v1.ScorecardState\x12\x10\n\x08\x64ocument\x18\x03 \x01(\t\x12\x30\n\x0c\x63reated_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12\x32\n\x0e\x61\x63tivated_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x61\x63tivated_by\x18\x07 \x01(\t\x12\'\n\x0cscheduled_on\x18\x08 \x01(\x0b\x32\x11.google.type.Date\"\xe8\x01\n\x0fScorecardChange\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x34\n\x04type\x18\x02 \x01(\x0e\x32&.credit_service.v1.ScorecardChangeType\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x18\n\x10previous_version\x18\x04 \x01(\t\x12\'\n\x0c\x65\x66\x66\x65\x63tive_on\x18\x05 \x01(\x0b\x32\x11.google.type.Date\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tprincipal\x18\x07 \x01(\t\"B\n\x13ScorecardDifference\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t*\xa3\x01\n\x0eScorecardState\x12\x1f\n\x1bSCORECARD_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18SCORECARD_STATE_INACTIVE\x10\x01\x12\x19\n\x15SCORECARD_STATE_TRIAL\x10\x02\x12\x1a\n\x16SCORECARD_STATE_ACTIVE\x10\x03\x12\x1b\n\x17SCORECARD_STATE_RETIRED\x10\x04*\x9c\x02\n\x13ScorecardChangeType\x12%\n!SCORECARD_CHANGE_TYPE_UNSPECIFIED\x10\x00\x12!\n\x1dSCORECARD_CHANGE_TYPE_CREATED\x10\x01\x12#\n\x1fSCORECARD_CHANGE_TYPE_SCHEDULED\x10\x02\x12#\n\x1fSCORECARD_CHANGE_TYPE_ACTIVATED\x10\x03\x12\'\n#SCORECARD_CHANGE_TYPE_TRIAL_STARTED\x10\x04\x12%\n!SCORECARD_CHANGE_TYPE_TRIAL_ENDED\x10\x05\x12!\n\x1dSCORECARD_CHANGE_TYPE_RETIRED\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!credit_service/v1/scorecard.proto\x12\x11\x63redit_service.v1\x1a credit_service/v1/decision.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\"\x99\x02\n\tScorecard\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.credit_service.v1.ScorecardState\x12\x10\n\x08\x64ocument\x18\x03 \x01(\t\x12\x30\n\x0c\x63reated_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12\x32\n\x0e\x61\x63tivated_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x61\x63tivated_by\x18\x07 \x01(\t\x12\'\n\x0cscheduled_on\x18\x08 \x01(\x0b\x32\x11.google.type.Date\"\xe8\x01\n\x0fScorecardChange\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x34\n\x04type\x18\x02 \x01(\x0e\x32&.credit_service.v1.ScorecardChangeType\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x18\n\x10previous_version\x18\x04 \x01(\t\x12\'\n\x0c\x65\x66\x66\x65\x63tive_on\x18\x05 \x01(\x0b\x32\x11.google.type.Date\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tprincipal\x18\x07 \x01(\t\"B\n\x13ScorecardDifference\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"\x97\x02\n\x11OutcomeComparison\x12\x10\n\x08\x63ompared\x18\x01 \x01(\x03\x12\x30\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32 .credit_service.v1.OutcomeCounts\x12/\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32 .credit_service.v1.OutcomeCounts\x12\r\n\x05\x66lips\x18\x04 \x01(\x03\x12\x15\n\rrates_changed\x18\x05 \x01(\x03\x12\x30\n\x07reasons\x18\x06 \x03(\x0b\x32\x1f.credit_service.v1.ReasonCounts\x12\x35\n\rflip_examples\x18\x07 \x03(\x0b\x32\x1e.credit_service.v1.OutcomeFlip\"E\n\rOutcomeCounts\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x03\x12\x10\n\x08\x64\x65\x63lined\x18\x02 \x01(\x03\x12\x10\n\x08referred\x18\x03 \x01(\x03\"\x86\x01\n\x0cReasonCounts\x12\x32\n\x04\x63ode\x18\x01 \x01(\x0e\x32$.credit_service.v1.DeclineReasonCode\x12\x11\n\trule_code\x18\x02 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x03 \x01(\x03\x12\r\n\x05\x61\x66ter\x18\x04 \x01(\x03\x12\x10\n\x08\x65xamples\x18\x05 \x03(\x03\"\xda\x01\n\x0bOutcomeFlip\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x03\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\x03\x12\x32\n\x06\x62\x65\x66ore\x18\x03 \x01(\x0e\x32\".credit_service.v1.DecisionOutcome\x12\x31\n\x05\x61\x66ter\x18\x04 \x01(\x0e\x32\".credit_service.v1.DecisionOutcome\x12:\n\x0creason_codes\x18\x05 \x03(\x0e\x32$.credit_service.v1.DeclineReasonCode\";\n\x0bScoreCounts\x12\r\n\x05score\x18\x01 \x01(\x05\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\x03\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x03\"t\n\x10\x42\x61\x63ktestProgress\x12\x16\n\x0e\x64\x65\x63isions_done\x18\x01 \x01(\x03\x12\x17\n\x0f\x64\x65\x63isions_total\x18\x02 \x01(\x03\x12\x16\n\x0e\x63ustomers_done\x18\x03 \x01(\x03\x12\x17\n\x0f\x63ustomers_total\x18\x04 \x01(\x03\"\xf2\x02\n\x0e\x42\x61\x63ktestResult\x12\x16\n\x0e\x61\x63tive_version\x18\x01 \x01(\t\x12\x16\n\x0etested_version\x18\x02 \x01(\t\x12\x1e\n\x03\x64\x61y\x18\x03 \x01(\x0b\x32\x11.google.type.Date\x12\x37\n\tdecisions\x18\x04 \x01(\x0b\x32$.credit_service.v1.OutcomeComparison\x12\"\n\x1a\x64\x65\x63isions_of_later_release\x18\x05 \x01(\x03\x12\x1f\n\x17\x64\x65\x63isions_without_facts\x18\x06 \x01(\x03\x12\x11\n\tcustomers\x18\x07 \x01(\x03\x12\x16\n\x0escores_changed\x18\x08 \x01(\x03\x12.\n\x06scores\x18\t \x03(\x0b\x32\x1e.credit_service.v1.ScoreCounts\x12\x37\n\tportfolio\x18\n \x01(\x0b\x32$.credit_service.v1.OutcomeComparison*\xa3\x01\n\x0eScorecardState\x12\x1f\n\x1bSCORECARD_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18SCORECARD_STATE_INACTIVE\x10\x01\x12\x19\n\x15SCORECARD_STATE_TRIAL\x10\x02\x12\x1a\n\x16SCORECARD_STATE_ACTIVE\x10\x03\x12\x1b\n\x17SCORECARD_STATE_RETIRED\x10\x04*\x9c\x02\n\x13ScorecardChangeType\x12%\n!SCORECARD_CHANGE_TYPE_UNSPECIFIED\x10\x00\x12!\n\x1dSCORECARD_CHANGE_TYPE_CREATED\x10\x01\x12#\n\x1fSCORECARD_CHANGE_TYPE_SCHEDULED\x10\x02\x12#\n\x1fSCORECARD_CHANGE_TYPE_ACTIVATED\x10\x03\x12\'\n#SCORECARD_CHANGE_TYPE_TRIAL_STARTED\x10\x04\x12%\n!SCORECARD_CHANGE_TYPE_TRIAL_ENDED\x10\x05\x12!\n\x1dSCORECARD_CHANGE_TYPE_RETIRED\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'credit_service.v1.scorecard_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCORECARDSTATE']._serialized_start=701
-  _globals['_SCORECARDSTATE']._serialized_end=864
-  _globals['_SCORECARDCHANGETYPE']._serialized_start=867
-  _globals['_SCORECARDCHANGETYPE']._serialized_end=1151
-  _globals['_SCORECARD']._serialized_start=114
-  _globals['_SCORECARD']._serialized_end=395
-  _globals['_SCORECARDCHANGE']._serialized_start=398
-  _globals['_SCORECARDCHANGE']._serialized_end=630
-  _globals['_SCORECARDDIFFERENCE']._serialized_start=632
-  _globals['_SCORECARDDIFFERENCE']._serialized_end=698
+  _globals['_SCORECARDSTATE']._serialized_start=1998
+  _globals['_SCORECARDSTATE']._serialized_end=2161
+  _globals['_SCORECARDCHANGETYPE']._serialized_start=2164
+  _globals['_SCORECARDCHANGETYPE']._serialized_end=2448
+  _globals['_SCORECARD']._serialized_start=148
+  _globals['_SCORECARD']._serialized_end=429
+  _globals['_SCORECARDCHANGE']._serialized_start=432
+  _globals['_SCORECARDCHANGE']._serialized_end=664
+  _globals['_SCORECARDDIFFERENCE']._serialized_start=666
+  _globals['_SCORECARDDIFFERENCE']._serialized_end=732
+  _globals['_OUTCOMECOMPARISON']._serialized_start=735
+  _globals['_OUTCOMECOMPARISON']._serialized_end=1014
+  _globals['_OUTCOMECOUNTS']._serialized_start=1016
+  _globals['_OUTCOMECOUNTS']._serialized_end=1085
+  _globals['_REASONCOUNTS']._serialized_start=1088
+  _globals['_REASONCOUNTS']._serialized_end=1222
+  _globals['_OUTCOMEFLIP']._serialized_start=1225
+  _globals['_OUTCOMEFLIP']._serialized_end=1443
+  _globals['_SCORECOUNTS']._serialized_start=1445
+  _globals['_SCORECOUNTS']._serialized_end=1504
+  _globals['_BACKTESTPROGRESS']._serialized_start=1506
+  _globals['_BACKTESTPROGRESS']._serialized_end=1622
+  _globals['_BACKTESTRESULT']._serialized_start=1625
+  _globals['_BACKTESTRESULT']._serialized_end=1995
 # @@protoc_insertion_point(module_scope)

@@ -3,9 +3,12 @@
 isort:skip_file
 """
 
+from collections import abc as abc
+from credit_service.v1 import decision_pb2 as decision_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
 from google.protobuf import timestamp_pb2 as timestamp_pb2
+from google.protobuf.internal import containers as containers
 from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
 from google.type import date_pb2 as date_pb2
 import builtins as builtins
@@ -230,5 +233,289 @@ class ScorecardDifference(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["after", b"after", "before", b"before", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class OutcomeComparison(message.Message):
+    """The outcomes of the same requests under two scorecards."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    COMPARED_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    FLIPS_FIELD_NUMBER: builtins.int
+    RATES_CHANGED_FIELD_NUMBER: builtins.int
+    REASONS_FIELD_NUMBER: builtins.int
+    FLIP_EXAMPLES_FIELD_NUMBER: builtins.int
+    compared: builtins.int
+    """Number of requests compared."""
+    flips: builtins.int
+    """Number of requests with another outcome."""
+    rates_changed: builtins.int
+    """Number of requests approved by both at different rates."""
+    @builtins.property
+    def before(self) -> OutcomeCounts:
+        """Outcomes under the first scorecard."""
+
+    @builtins.property
+    def after(self) -> OutcomeCounts:
+        """Outcomes under the second scorecard."""
+
+    @builtins.property
+    def reasons(self) -> containers.RepeatedCompositeFieldContainer[ReasonCounts]:
+        """How often each reason occurred, the most frequent under the second scorecard first."""
+
+    @builtins.property
+    def flip_examples(self) -> containers.RepeatedCompositeFieldContainer[OutcomeFlip]:
+        """Requests with another outcome, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        compared: builtins.int = ...,
+        before: OutcomeCounts | None = ...,
+        after: OutcomeCounts | None = ...,
+        flips: builtins.int = ...,
+        rates_changed: builtins.int = ...,
+        reasons: abc.Iterable[ReasonCounts] | None = ...,
+        flip_examples: abc.Iterable[OutcomeFlip] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after", b"after", "before", b"before", "compared", b"compared", "flip_examples", b"flip_examples", "flips", b"flips", "rates_changed", b"rates_changed", "reasons", b"reasons"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class OutcomeCounts(message.Message):
+    """Numbers of requests by outcome."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    APPROVED_FIELD_NUMBER: builtins.int
+    DECLINED_FIELD_NUMBER: builtins.int
+    REFERRED_FIELD_NUMBER: builtins.int
+    approved: builtins.int
+    """Approved."""
+    declined: builtins.int
+    """Declined."""
+    referred: builtins.int
+    """Referred to a person."""
+    def __init__(
+        self,
+        *,
+        approved: builtins.int = ...,
+        declined: builtins.int = ...,
+        referred: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "declined", b"declined", "referred", b"referred"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReasonCounts(message.Message):
+    """How often a reason occurred. A request can have several reasons."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: builtins.int
+    RULE_CODE_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    EXAMPLES_FIELD_NUMBER: builtins.int
+    code: decision_pb2.DeclineReasonCode.ValueType
+    """The reason. UNSPECIFIED for one of a later release."""
+    rule_code: builtins.str
+    """Code of the rule, for the reasons of rules. Empty for others."""
+    before: builtins.int
+    """Number of requests with it under the first scorecard."""
+    after: builtins.int
+    """Number of requests with it under the second scorecard."""
+    @builtins.property
+    def examples(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Requests with it under the second scorecard, at most five: ids of decisions, or of customers if
+        the portfolio was asked.
+        """
+
+    def __init__(
+        self,
+        *,
+        code: decision_pb2.DeclineReasonCode.ValueType = ...,
+        rule_code: builtins.str = ...,
+        before: builtins.int = ...,
+        after: builtins.int = ...,
+        examples: abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after", b"after", "before", b"before", "code", b"code", "examples", b"examples", "rule_code", b"rule_code"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class OutcomeFlip(message.Message):
+    """A request with different outcomes under two scorecards."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    REASON_CODES_FIELD_NUMBER: builtins.int
+    decision_id: builtins.int
+    """Id of the stored decision. 0 if the portfolio was asked."""
+    customer_id: builtins.int
+    """Id of the customer."""
+    before: decision_pb2.DecisionOutcome.ValueType
+    """Outcome under the first scorecard."""
+    after: decision_pb2.DecisionOutcome.ValueType
+    """Outcome under the second scorecard."""
+    @builtins.property
+    def reason_codes(self) -> containers.RepeatedScalarFieldContainer[decision_pb2.DeclineReasonCode.ValueType]:
+        """Reasons under the second scorecard; under the first one if the second one approves."""
+
+    def __init__(
+        self,
+        *,
+        decision_id: builtins.int = ...,
+        customer_id: builtins.int = ...,
+        before: decision_pb2.DecisionOutcome.ValueType = ...,
+        after: decision_pb2.DecisionOutcome.ValueType = ...,
+        reason_codes: abc.Iterable[decision_pb2.DeclineReasonCode.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after", b"after", "before", b"before", "customer_id", b"customer_id", "decision_id", b"decision_id", "reason_codes", b"reason_codes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ScoreCounts(message.Message):
+    """Numbers of customers with a score."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SCORE_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    score: builtins.int
+    """The score, 0 to 100."""
+    before: builtins.int
+    """Customers with it under the first scorecard."""
+    after: builtins.int
+    """Customers with it under the second scorecard."""
+    def __init__(
+        self,
+        *,
+        score: builtins.int = ...,
+        before: builtins.int = ...,
+        after: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after", b"after", "before", b"before", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BacktestProgress(message.Message):
+    """The progress of a backtest."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DECISIONS_DONE_FIELD_NUMBER: builtins.int
+    DECISIONS_TOTAL_FIELD_NUMBER: builtins.int
+    CUSTOMERS_DONE_FIELD_NUMBER: builtins.int
+    CUSTOMERS_TOTAL_FIELD_NUMBER: builtins.int
+    decisions_done: builtins.int
+    """Stored decisions done."""
+    decisions_total: builtins.int
+    """Stored decisions when the backtest started."""
+    customers_done: builtins.int
+    """Customers done."""
+    customers_total: builtins.int
+    """Customers when the backtest started."""
+    def __init__(
+        self,
+        *,
+        decisions_done: builtins.int = ...,
+        decisions_total: builtins.int = ...,
+        customers_done: builtins.int = ...,
+        customers_total: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["customers_done", b"customers_done", "customers_total", b"customers_total", "decisions_done", b"decisions_done", "decisions_total", b"decisions_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BacktestResult(message.Message):
+    """The result of a backtest."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ACTIVE_VERSION_FIELD_NUMBER: builtins.int
+    TESTED_VERSION_FIELD_NUMBER: builtins.int
+    DAY_FIELD_NUMBER: builtins.int
+    DECISIONS_FIELD_NUMBER: builtins.int
+    DECISIONS_OF_LATER_RELEASE_FIELD_NUMBER: builtins.int
+    DECISIONS_WITHOUT_FACTS_FIELD_NUMBER: builtins.int
+    CUSTOMERS_FIELD_NUMBER: builtins.int
+    SCORES_CHANGED_FIELD_NUMBER: builtins.int
+    SCORES_FIELD_NUMBER: builtins.int
+    PORTFOLIO_FIELD_NUMBER: builtins.int
+    active_version: builtins.str
+    """Version of the scorecard that is active."""
+    tested_version: builtins.str
+    """Version of the scorecard that was tested."""
+    decisions_of_later_release: builtins.int
+    """Stored decisions left out: a later release made them from inputs that this one does not know."""
+    decisions_without_facts: builtins.int
+    """Stored decisions left out: they have no policy facts, which the tested scorecard needs."""
+    customers: builtins.int
+    """Number of customers scored. 0 if the portfolio was skipped."""
+    scores_changed: builtins.int
+    """Number of customers whose score changes."""
+    @builtins.property
+    def day(self) -> date_pb2.Date:
+        """Day for which scores and the outcomes of the portfolio were computed."""
+
+    @builtins.property
+    def decisions(self) -> OutcomeComparison:
+        """The stored decisions: the first scorecard is the one by which each was made. Absent if they were
+        skipped.
+        """
+
+    @builtins.property
+    def scores(self) -> containers.RepeatedCompositeFieldContainer[ScoreCounts]:
+        """Score distribution of the portfolio, in order of score, without scores that no customer has."""
+
+    @builtins.property
+    def portfolio(self) -> OutcomeComparison:
+        """The portfolio, if the request has an ask: the first scorecard is the active one."""
+
+    def __init__(
+        self,
+        *,
+        active_version: builtins.str = ...,
+        tested_version: builtins.str = ...,
+        day: date_pb2.Date | None = ...,
+        decisions: OutcomeComparison | None = ...,
+        decisions_of_later_release: builtins.int = ...,
+        decisions_without_facts: builtins.int = ...,
+        customers: builtins.int = ...,
+        scores_changed: builtins.int = ...,
+        scores: abc.Iterable[ScoreCounts] | None = ...,
+        portfolio: OutcomeComparison | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["day", b"day", "decisions", b"decisions", "portfolio", b"portfolio"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["active_version", b"active_version", "customers", b"customers", "day", b"day", "decisions", b"decisions", "decisions_of_later_release", b"decisions_of_later_release", "decisions_without_facts", b"decisions_without_facts", "portfolio", b"portfolio", "scores", b"scores", "scores_changed", b"scores_changed", "tested_version", b"tested_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

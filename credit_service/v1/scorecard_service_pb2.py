@@ -25,9 +25,11 @@ _sym_db = _symbol_database.Default()
 from credit_service.v1 import options_pb2 as credit__service_dot_v1_dot_options__pb2
 from credit_service.v1 import scorecard_pb2 as credit__service_dot_v1_dot_scorecard__pb2
 from google.type import date_pb2 as google_dot_type_dot_date__pb2
+from google.type import decimal_pb2 as google_dot_type_dot_decimal__pb2
+from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)credit_service/v1/scorecard_service.proto\x12\x11\x63redit_service.v1\x1a\x1f\x63redit_service/v1/options.proto\x1a!credit_service/v1/scorecard.proto\x1a\x16google/type/date.proto\"U\n\x16\x43reateScorecardRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"J\n\x17\x43reateScorecardResponse\x12/\n\tscorecard\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Scorecard\"&\n\x13GetScorecardRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"|\n\x14GetScorecardResponse\x12/\n\tscorecard\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Scorecard\x12\x33\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\".credit_service.v1.ScorecardChange\">\n\x15ListScorecardsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"c\n\x16ListScorecardsResponse\x12\x30\n\nscorecards\x18\x01 \x03(\x0b\x32\x1c.credit_service.v1.Scorecard\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x18\x43ompareScorecardsRequest\x12\x16\n\x0e\x62\x65\x66ore_version\x18\x01 \x01(\t\x12\x17\n\rafter_version\x18\x02 \x01(\tH\x00\x12\x18\n\x0e\x61\x66ter_document\x18\x03 \x01(\tH\x00\x42\x07\n\x05\x61\x66ter\"\x87\x01\n\x19\x43ompareScorecardsResponse\x12\x16\n\x0e\x62\x65\x66ore_version\x18\x01 \x01(\t\x12\x15\n\rafter_version\x18\x02 \x01(\t\x12;\n\x0b\x64ifferences\x18\x03 \x03(\x0b\x32&.credit_service.v1.ScorecardDifference\"h\n\x18\x41\x63tivateScorecardRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\'\n\x0c\x65\x66\x66\x65\x63tive_on\x18\x03 \x01(\x0b\x32\x11.google.type.Date\"L\n\x19\x41\x63tivateScorecardResponse\x12/\n\tscorecard\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Scorecard\"Y\n\x18SetTrialScorecardRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\tH\x00\x12\r\n\x03\x65nd\x18\x03 \x01(\x08H\x00\x42\x07\n\x05trial\"L\n\x19SetTrialScorecardResponse\x12/\n\tscorecard\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Scorecard\"=\n\x16RetireScorecardRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"J\n\x17RetireScorecardResponse\x12/\n\tscorecard\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Scorecard2\x85\x07\n\x10ScorecardService\x12z\n\x0f\x43reateScorecard\x12).credit_service.v1.CreateScorecardRequest\x1a*.credit_service.v1.CreateScorecardResponse\"\x10\xfa\xc5\x18\x0cpolicy.write\x12s\n\x0cGetScorecard\x12&.credit_service.v1.GetScorecardRequest\x1a\'.credit_service.v1.GetScorecardResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0bpolicy.read\x12y\n\x0eListScorecards\x12(.credit_service.v1.ListScorecardsRequest\x1a).credit_service.v1.ListScorecardsResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0bpolicy.read\x12\x82\x01\n\x11\x43ompareScorecards\x12+.credit_service.v1.CompareScorecardsRequest\x1a,.credit_service.v1.CompareScorecardsResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0bpolicy.read\x12\x80\x01\n\x11\x41\x63tivateScorecard\x12+.credit_service.v1.ActivateScorecardRequest\x1a,.credit_service.v1.ActivateScorecardResponse\"\x10\xfa\xc5\x18\x0cpolicy.write\x12\x80\x01\n\x11SetTrialScorecard\x12+.credit_service.v1.SetTrialScorecardRequest\x1a,.credit_service.v1.SetTrialScorecardResponse\"\x10\xfa\xc5\x18\x0cpolicy.write\x12z\n\x0fRetireScorecard\x12).credit_service.v1.RetireScorecardRequest\x1a*.credit_service.v1.RetireScorecardResponse\"\x10\xfa\xc5\x18\x0cpolicy.writeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)credit_service/v1/scorecard_service.proto\x12\x11\x63redit_service.v1\x1a\x1f\x63redit_service/v1/options.proto\x1a!credit_service/v1/scorecard.proto\x1a\x16google/type/date.proto\x1a\x19google/type/decimal.proto\x1a\x17google/type/money.proto\"U\n\x16\x43reateScorecardRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"J\n\x17\x43reateScorecardResponse\x12/\n\tscorecard\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Scorecard\"&\n\x13GetScorecardRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"|\n\x14GetScorecardResponse\x12/\n\tscorecard\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Scorecard\x12\x33\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\".credit_service.v1.ScorecardChange\">\n\x15ListScorecardsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"c\n\x16ListScorecardsResponse\x12\x30\n\nscorecards\x18\x01 \x03(\x0b\x32\x1c.credit_service.v1.Scorecard\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x18\x43ompareScorecardsRequest\x12\x16\n\x0e\x62\x65\x66ore_version\x18\x01 \x01(\t\x12\x17\n\rafter_version\x18\x02 \x01(\tH\x00\x12\x18\n\x0e\x61\x66ter_document\x18\x03 \x01(\tH\x00\x42\x07\n\x05\x61\x66ter\"\x87\x01\n\x19\x43ompareScorecardsResponse\x12\x16\n\x0e\x62\x65\x66ore_version\x18\x01 \x01(\t\x12\x15\n\rafter_version\x18\x02 \x01(\t\x12;\n\x0b\x64ifferences\x18\x03 \x03(\x0b\x32&.credit_service.v1.ScorecardDifference\"h\n\x18\x41\x63tivateScorecardRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\'\n\x0c\x65\x66\x66\x65\x63tive_on\x18\x03 \x01(\x0b\x32\x11.google.type.Date\"L\n\x19\x41\x63tivateScorecardResponse\x12/\n\tscorecard\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Scorecard\"Y\n\x18SetTrialScorecardRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\tH\x00\x12\r\n\x03\x65nd\x18\x03 \x01(\x08H\x00\x42\x07\n\x05trial\"L\n\x19SetTrialScorecardResponse\x12/\n\tscorecard\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Scorecard\"=\n\x16RetireScorecardRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"J\n\x17RetireScorecardResponse\x12/\n\tscorecard\x18\x01 \x01(\x0b\x32\x1c.credit_service.v1.Scorecard\")\n\x16GetTrialResultsRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"a\n\x17GetTrialResultsResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x35\n\x07results\x18\x02 \x01(\x0b\x32$.credit_service.v1.OutcomeComparison\"\xb6\x01\n\x18\x42\x61\x63ktestScorecardRequest\x12\x11\n\x07version\x18\x01 \x01(\tH\x00\x12\x12\n\x08\x64ocument\x18\x02 \x01(\tH\x00\x12\x36\n\rportfolio_ask\x18\x03 \x01(\x0b\x32\x1f.credit_service.v1.PortfolioAsk\x12\x16\n\x0eskip_decisions\x18\x04 \x01(\x08\x12\x16\n\x0eskip_portfolio\x18\x05 \x01(\x08\x42\x0b\n\tscorecard\"{\n\x0cPortfolioAsk\x12\'\n\x0bloan_amount\x18\x01 \x01(\x0b\x32\x12.google.type.Money\x12+\n\rinterest_rate\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12\x15\n\rtenure_months\x18\x03 \x01(\x05\"\x94\x01\n\x19\x42\x61\x63ktestScorecardResponse\x12\x37\n\x08progress\x18\x01 \x01(\x0b\x32#.credit_service.v1.BacktestProgressH\x00\x12\x33\n\x06result\x18\x02 \x01(\x0b\x32!.credit_service.v1.BacktestResultH\x00\x42\t\n\x07payload2\x8a\t\n\x10ScorecardService\x12z\n\x0f\x43reateScorecard\x12).credit_service.v1.CreateScorecardRequest\x1a*.credit_service.v1.CreateScorecardResponse\"\x10\xfa\xc5\x18\x0cpolicy.write\x12s\n\x0cGetScorecard\x12&.credit_service.v1.GetScorecardRequest\x1a\'.credit_service.v1.GetScorecardResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0bpolicy.read\x12y\n\x0eListScorecards\x12(.credit_service.v1.ListScorecardsRequest\x1a).credit_service.v1.ListScorecardsResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0bpolicy.read\x12\x82\x01\n\x11\x43ompareScorecards\x12+.credit_service.v1.CompareScorecardsRequest\x1a,.credit_service.v1.CompareScorecardsResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0bpolicy.read\x12\x80\x01\n\x11\x41\x63tivateScorecard\x12+.credit_service.v1.ActivateScorecardRequest\x1a,.credit_service.v1.ActivateScorecardResponse\"\x10\xfa\xc5\x18\x0cpolicy.write\x12\x80\x01\n\x11SetTrialScorecard\x12+.credit_service.v1.SetTrialScorecardRequest\x1a,.credit_service.v1.SetTrialScorecardResponse\"\x10\xfa\xc5\x18\x0cpolicy.write\x12z\n\x0fRetireScorecard\x12).credit_service.v1.RetireScorecardRequest\x1a*.credit_service.v1.RetireScorecardResponse\"\x10\xfa\xc5\x18\x0cpolicy.write\x12|\n\x0fGetTrialResults\x12).credit_service.v1.GetTrialResultsRequest\x1a*.credit_service.v1.GetTrialResultsResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0bpolicy.read\x12\x84\x01\n\x11\x42\x61\x63ktestScorecard\x12+.credit_service.v1.BacktestScorecardRequest\x1a,.credit_service.v1.BacktestScorecardResponse\"\x12\x90\x02\x01\xfa\xc5\x18\x0bpolicy.read0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,34 +50,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCORECARDSERVICE'].methods_by_name['SetTrialScorecard']._serialized_options = b'\372\305\030\014policy.write'
   _globals['_SCORECARDSERVICE'].methods_by_name['RetireScorecard']._loaded_options = None
   _globals['_SCORECARDSERVICE'].methods_by_name['RetireScorecard']._serialized_options = b'\372\305\030\014policy.write'
-  _globals['_CREATESCORECARDREQUEST']._serialized_start=156
-  _globals['_CREATESCORECARDREQUEST']._serialized_end=241
-  _globals['_CREATESCORECARDRESPONSE']._serialized_start=243
-  _globals['_CREATESCORECARDRESPONSE']._serialized_end=317
-  _globals['_GETSCORECARDREQUEST']._serialized_start=319
-  _globals['_GETSCORECARDREQUEST']._serialized_end=357
-  _globals['_GETSCORECARDRESPONSE']._serialized_start=359
-  _globals['_GETSCORECARDRESPONSE']._serialized_end=483
-  _globals['_LISTSCORECARDSREQUEST']._serialized_start=485
-  _globals['_LISTSCORECARDSREQUEST']._serialized_end=547
-  _globals['_LISTSCORECARDSRESPONSE']._serialized_start=549
-  _globals['_LISTSCORECARDSRESPONSE']._serialized_end=648
-  _globals['_COMPARESCORECARDSREQUEST']._serialized_start=650
-  _globals['_COMPARESCORECARDSREQUEST']._serialized_end=760
-  _globals['_COMPARESCORECARDSRESPONSE']._serialized_start=763
-  _globals['_COMPARESCORECARDSRESPONSE']._serialized_end=898
-  _globals['_ACTIVATESCORECARDREQUEST']._serialized_start=900
-  _globals['_ACTIVATESCORECARDREQUEST']._serialized_end=1004
-  _globals['_ACTIVATESCORECARDRESPONSE']._serialized_start=1006
-  _globals['_ACTIVATESCORECARDRESPONSE']._serialized_end=1082
-  _globals['_SETTRIALSCORECARDREQUEST']._serialized_start=1084
-  _globals['_SETTRIALSCORECARDREQUEST']._serialized_end=1173
-  _globals['_SETTRIALSCORECARDRESPONSE']._serialized_start=1175
-  _globals['_SETTRIALSCORECARDRESPONSE']._serialized_end=1251
-  _globals['_RETIRESCORECARDREQUEST']._serialized_start=1253
-  _globals['_RETIRESCORECARDREQUEST']._serialized_end=1314
-  _globals['_RETIRESCORECARDRESPONSE']._serialized_start=1316
-  _globals['_RETIRESCORECARDRESPONSE']._serialized_end=1390
-  _globals['_SCORECARDSERVICE']._serialized_start=1393
-  _globals['_SCORECARDSERVICE']._serialized_end=2294
+  _globals['_SCORECARDSERVICE'].methods_by_name['GetTrialResults']._loaded_options = None
+  _globals['_SCORECARDSERVICE'].methods_by_name['GetTrialResults']._serialized_options = b'\220\002\001\372\305\030\013policy.read'
+  _globals['_SCORECARDSERVICE'].methods_by_name['BacktestScorecard']._loaded_options = None
+  _globals['_SCORECARDSERVICE'].methods_by_name['BacktestScorecard']._serialized_options = b'\220\002\001\372\305\030\013policy.read'
+  _globals['_CREATESCORECARDREQUEST']._serialized_start=208
+  _globals['_CREATESCORECARDREQUEST']._serialized_end=293
+  _globals['_CREATESCORECARDRESPONSE']._serialized_start=295
+  _globals['_CREATESCORECARDRESPONSE']._serialized_end=369
+  _globals['_GETSCORECARDREQUEST']._serialized_start=371
+  _globals['_GETSCORECARDREQUEST']._serialized_end=409
+  _globals['_GETSCORECARDRESPONSE']._serialized_start=411
+  _globals['_GETSCORECARDRESPONSE']._serialized_end=535
+  _globals['_LISTSCORECARDSREQUEST']._serialized_start=537
+  _globals['_LISTSCORECARDSREQUEST']._serialized_end=599
+  _globals['_LISTSCORECARDSRESPONSE']._serialized_start=601
+  _globals['_LISTSCORECARDSRESPONSE']._serialized_end=700
+  _globals['_COMPARESCORECARDSREQUEST']._serialized_start=702
+  _globals['_COMPARESCORECARDSREQUEST']._serialized_end=812
+  _globals['_COMPARESCORECARDSRESPONSE']._serialized_start=815
+  _globals['_COMPARESCORECARDSRESPONSE']._serialized_end=950
+  _globals['_ACTIVATESCORECARDREQUEST']._serialized_start=952
+  _globals['_ACTIVATESCORECARDREQUEST']._serialized_end=1056
+  _globals['_ACTIVATESCORECARDRESPONSE']._serialized_start=1058
+  _globals['_ACTIVATESCORECARDRESPONSE']._serialized_end=1134
+  _globals['_SETTRIALSCORECARDREQUEST']._serialized_start=1136
+  _globals['_SETTRIALSCORECARDREQUEST']._serialized_end=1225
+  _globals['_SETTRIALSCORECARDRESPONSE']._serialized_start=1227
+  _globals['_SETTRIALSCORECARDRESPONSE']._serialized_end=1303
+  _globals['_RETIRESCORECARDREQUEST']._serialized_start=1305
+  _globals['_RETIRESCORECARDREQUEST']._serialized_end=1366
+  _globals['_RETIRESCORECARDRESPONSE']._serialized_start=1368
+  _globals['_RETIRESCORECARDRESPONSE']._serialized_end=1442
+  _globals['_GETTRIALRESULTSREQUEST']._serialized_start=1444
+  _globals['_GETTRIALRESULTSREQUEST']._serialized_end=1485
+  _globals['_GETTRIALRESULTSRESPONSE']._serialized_start=1487
+  _globals['_GETTRIALRESULTSRESPONSE']._serialized_end=1584
+  _globals['_BACKTESTSCORECARDREQUEST']._serialized_start=1587
+  _globals['_BACKTESTSCORECARDREQUEST']._serialized_end=1769
+  _globals['_PORTFOLIOASK']._serialized_start=1771
+  _globals['_PORTFOLIOASK']._serialized_end=1894
+  _globals['_BACKTESTSCORECARDRESPONSE']._serialized_start=1897
+  _globals['_BACKTESTSCORECARDRESPONSE']._serialized_end=2045
+  _globals['_SCORECARDSERVICE']._serialized_start=2048
+  _globals['_SCORECARDSERVICE']._serialized_end=3210
 # @@protoc_insertion_point(module_scope)

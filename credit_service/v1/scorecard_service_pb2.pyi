@@ -9,6 +9,8 @@ from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
 from google.protobuf.internal import containers as containers
 from google.type import date_pb2 as date_pb2
+from google.type import decimal_pb2 as decimal_pb2
+from google.type import money_pb2 as money_pb2
 import builtins as builtins
 import sys
 import typing as typing
@@ -381,3 +383,151 @@ class RetireScorecardResponse(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["scorecard", b"scorecard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetTrialResultsRequest(message.Message):
+    """Request of GetTrialResults."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    version: builtins.str
+    """Optional. Version of a scorecard that is or was the trial. Default: the trial."""
+    def __init__(
+        self,
+        *,
+        version: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetTrialResultsResponse(message.Message):
+    """Response of GetTrialResults."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    RESULTS_FIELD_NUMBER: builtins.int
+    version: builtins.str
+    """Version of the trial."""
+    @builtins.property
+    def results(self) -> scorecard_pb2.OutcomeComparison:
+        """The real decisions, and those of the trial as the second scorecard."""
+
+    def __init__(
+        self,
+        *,
+        version: builtins.str = ...,
+        results: scorecard_pb2.OutcomeComparison | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["results", b"results"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["results", b"results", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BacktestScorecardRequest(message.Message):
+    """Request of BacktestScorecard."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    DOCUMENT_FIELD_NUMBER: builtins.int
+    PORTFOLIO_ASK_FIELD_NUMBER: builtins.int
+    SKIP_DECISIONS_FIELD_NUMBER: builtins.int
+    SKIP_PORTFOLIO_FIELD_NUMBER: builtins.int
+    version: builtins.str
+    """Optional, one of the two. Version of a stored scorecard."""
+    document: builtins.str
+    """Optional, one of the two. A document as JSON text, at most 65,536 bytes."""
+    skip_decisions: builtins.bool
+    """Optional. Leave out the stored decisions. Default: false."""
+    skip_portfolio: builtins.bool
+    """Optional. Leave out the customers. Default: false."""
+    @builtins.property
+    def portfolio_ask(self) -> PortfolioAsk:
+        """Optional. A loan to decide on for every customer. Default: customers are scored only."""
+
+    def __init__(
+        self,
+        *,
+        version: builtins.str = ...,
+        document: builtins.str = ...,
+        portfolio_ask: PortfolioAsk | None = ...,
+        skip_decisions: builtins.bool = ...,
+        skip_portfolio: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["document", b"document", "portfolio_ask", b"portfolio_ask", "scorecard", b"scorecard", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["document", b"document", "portfolio_ask", b"portfolio_ask", "scorecard", b"scorecard", "skip_decisions", b"skip_decisions", "skip_portfolio", b"skip_portfolio", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_scorecard: _TypeAlias = typing.Literal["version", "document"]  # noqa: Y015
+    _WhichOneofArgType_scorecard: _TypeAlias = typing.Literal["scorecard", b"scorecard"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_scorecard) -> _WhichOneofReturnType_scorecard | None: ...
+
+@typing.final
+class PortfolioAsk(message.Message):
+    """A loan to decide on for every customer."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    LOAN_AMOUNT_FIELD_NUMBER: builtins.int
+    INTEREST_RATE_FIELD_NUMBER: builtins.int
+    TENURE_MONTHS_FIELD_NUMBER: builtins.int
+    tenure_months: builtins.int
+    """Required. Number of monthly installments, 1 to 480."""
+    @builtins.property
+    def loan_amount(self) -> money_pb2.Money:
+        """Required. Principal, more than ₹0, at most ₹100,00,00,000, in INR."""
+
+    @builtins.property
+    def interest_rate(self) -> decimal_pb2.Decimal:
+        """Required. Requested annual rate in percent, 0 to 100, at most two decimals."""
+
+    def __init__(
+        self,
+        *,
+        loan_amount: money_pb2.Money | None = ...,
+        interest_rate: decimal_pb2.Decimal | None = ...,
+        tenure_months: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["interest_rate", b"interest_rate", "loan_amount", b"loan_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["interest_rate", b"interest_rate", "loan_amount", b"loan_amount", "tenure_months", b"tenure_months"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BacktestScorecardResponse(message.Message):
+    """Response of BacktestScorecard."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: builtins.int
+    RESULT_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def progress(self) -> scorecard_pb2.BacktestProgress:
+        """How far the backtest is."""
+
+    @builtins.property
+    def result(self) -> scorecard_pb2.BacktestResult:
+        """The last message: the result."""
+
+    def __init__(
+        self,
+        *,
+        progress: scorecard_pb2.BacktestProgress | None = ...,
+        result: scorecard_pb2.BacktestResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["payload", b"payload", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["payload", b"payload", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_payload: _TypeAlias = typing.Literal["progress", "result"]  # noqa: Y015
+    _WhichOneofArgType_payload: _TypeAlias = typing.Literal["payload", b"payload"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...

@@ -92,6 +92,16 @@ class ScorecardServiceStub:
                 request_serializer=credit__service_dot_v1_dot_scorecard__service__pb2.RetireScorecardRequest.SerializeToString,
                 response_deserializer=credit__service_dot_v1_dot_scorecard__service__pb2.RetireScorecardResponse.FromString,
                 _registered_method=True)
+        self.GetTrialResults = channel.unary_unary(
+                '/credit_service.v1.ScorecardService/GetTrialResults',
+                request_serializer=credit__service_dot_v1_dot_scorecard__service__pb2.GetTrialResultsRequest.SerializeToString,
+                response_deserializer=credit__service_dot_v1_dot_scorecard__service__pb2.GetTrialResultsResponse.FromString,
+                _registered_method=True)
+        self.BacktestScorecard = channel.unary_stream(
+                '/credit_service.v1.ScorecardService/BacktestScorecard',
+                request_serializer=credit__service_dot_v1_dot_scorecard__service__pb2.BacktestScorecardRequest.SerializeToString,
+                response_deserializer=credit__service_dot_v1_dot_scorecard__service__pb2.BacktestScorecardResponse.FromString,
+                _registered_method=True)
 
 
 class ScorecardServiceServicer:
@@ -222,6 +232,35 @@ class ScorecardServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTrialResults(self, request, context):
+        """Sets what a trial decided beside the real decisions, for its latest decisions, at most 5,000.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD).
+        NOT_FOUND (SCORECARD_NOT_FOUND): also if no version is given and there is no trial.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BacktestScorecard(self, request, context):
+        """Decides the stored decisions again with a scorecard, and scores all customers with it; with an
+        ask, also decides on that loan for each customer. Stores nothing. Streams the progress, about
+        twice a second, and finally the result, after which the stream ends. A server process runs one
+        backtest at a time; further ones wait. Rows that change meanwhile are read before or after their
+        change.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD): names every bad field, and each error of a given document by
+        its path.
+        NOT_FOUND (SCORECARD_NOT_FOUND).
+        RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
+        UNAVAILABLE (SHUTTING_DOWN, STREAM_LIFETIME_OVER): call again; the backtest starts over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ScorecardServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -259,6 +298,16 @@ def add_ScorecardServiceServicer_to_server(servicer, server):
                     servicer.RetireScorecard,
                     request_deserializer=credit__service_dot_v1_dot_scorecard__service__pb2.RetireScorecardRequest.FromString,
                     response_serializer=credit__service_dot_v1_dot_scorecard__service__pb2.RetireScorecardResponse.SerializeToString,
+            ),
+            'GetTrialResults': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTrialResults,
+                    request_deserializer=credit__service_dot_v1_dot_scorecard__service__pb2.GetTrialResultsRequest.FromString,
+                    response_serializer=credit__service_dot_v1_dot_scorecard__service__pb2.GetTrialResultsResponse.SerializeToString,
+            ),
+            'BacktestScorecard': grpc.unary_stream_rpc_method_handler(
+                    servicer.BacktestScorecard,
+                    request_deserializer=credit__service_dot_v1_dot_scorecard__service__pb2.BacktestScorecardRequest.FromString,
+                    response_serializer=credit__service_dot_v1_dot_scorecard__service__pb2.BacktestScorecardResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -473,6 +522,60 @@ class ScorecardService:
             '/credit_service.v1.ScorecardService/RetireScorecard',
             credit__service_dot_v1_dot_scorecard__service__pb2.RetireScorecardRequest.SerializeToString,
             credit__service_dot_v1_dot_scorecard__service__pb2.RetireScorecardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTrialResults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/credit_service.v1.ScorecardService/GetTrialResults',
+            credit__service_dot_v1_dot_scorecard__service__pb2.GetTrialResultsRequest.SerializeToString,
+            credit__service_dot_v1_dot_scorecard__service__pb2.GetTrialResultsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BacktestScorecard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/credit_service.v1.ScorecardService/BacktestScorecard',
+            credit__service_dot_v1_dot_scorecard__service__pb2.BacktestScorecardRequest.SerializeToString,
+            credit__service_dot_v1_dot_scorecard__service__pb2.BacktestScorecardResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -113,6 +113,27 @@ class ScorecardServiceStub:
     ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
     same request id.
     """
+    GetTrialResults: grpc.UnaryUnaryMultiCallable[scorecard_service_pb2.GetTrialResultsRequest, scorecard_service_pb2.GetTrialResultsResponse]
+    """Sets what a trial decided beside the real decisions, for its latest decisions, at most 5,000.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD).
+    NOT_FOUND (SCORECARD_NOT_FOUND): also if no version is given and there is no trial.
+    """
+    BacktestScorecard: grpc.UnaryStreamMultiCallable[scorecard_service_pb2.BacktestScorecardRequest, scorecard_service_pb2.BacktestScorecardResponse]
+    """Decides the stored decisions again with a scorecard, and scores all customers with it; with an
+    ask, also decides on that loan for each customer. Stores nothing. Streams the progress, about
+    twice a second, and finally the result, after which the stream ends. A server process runs one
+    backtest at a time; further ones wait. Rows that change meanwhile are read before or after their
+    change.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD): names every bad field, and each error of a given document by
+    its path.
+    NOT_FOUND (SCORECARD_NOT_FOUND).
+    RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
+    UNAVAILABLE (SHUTTING_DOWN, STREAM_LIFETIME_OVER): call again; the backtest starts over.
+    """
 
 class ScorecardServiceServicer(metaclass=abc_1.ABCMeta):
     """Stores, compares, tries, activates and retires scorecards, the documents by which the service
@@ -254,6 +275,39 @@ class ScorecardServiceServicer(metaclass=abc_1.ABCMeta):
         (REQUEST_ID_REUSED): the request id was used with other content.
         ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
         same request id.
+        """
+
+    @abc_1.abstractmethod
+    def GetTrialResults(
+        self,
+        request: scorecard_service_pb2.GetTrialResultsRequest,
+        context: grpc.ServicerContext,
+    ) -> scorecard_service_pb2.GetTrialResultsResponse:
+        """Sets what a trial decided beside the real decisions, for its latest decisions, at most 5,000.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD).
+        NOT_FOUND (SCORECARD_NOT_FOUND): also if no version is given and there is no trial.
+        """
+
+    @abc_1.abstractmethod
+    def BacktestScorecard(
+        self,
+        request: scorecard_service_pb2.BacktestScorecardRequest,
+        context: grpc.ServicerContext,
+    ) -> abc.Iterator[scorecard_service_pb2.BacktestScorecardResponse]:
+        """Decides the stored decisions again with a scorecard, and scores all customers with it; with an
+        ask, also decides on that loan for each customer. Stores nothing. Streams the progress, about
+        twice a second, and finally the result, after which the stream ends. A server process runs one
+        backtest at a time; further ones wait. Rows that change meanwhile are read before or after their
+        change.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD): names every bad field, and each error of a given document by
+        its path.
+        NOT_FOUND (SCORECARD_NOT_FOUND).
+        RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
+        UNAVAILABLE (SHUTTING_DOWN, STREAM_LIFETIME_OVER): call again; the backtest starts over.
         """
 
 def add_ScorecardServiceServicer_to_server(servicer: ScorecardServiceServicer, server: grpc.Server) -> None: ...

@@ -411,6 +411,20 @@ _BASES: Mapping[str, Any] = {
         [scorecards.SetTrialScorecardRequest(request_id=fresh, version=TRIED)],
         [scorecards.SetTrialScorecardRequest(request_id=fresh, end=True)],
     ],
+    "GetTrialResults": lambda _, __: [[scorecards.GetTrialResultsRequest(version=TRIED)]],
+    "BacktestScorecard": lambda _, __: [
+        [
+            scorecards.BacktestScorecardRequest(
+                version=TRIED,
+                portfolio_ask=scorecards.PortfolioAsk(
+                    loan_amount=money(100_000, 500_000_000),
+                    interest_rate=Decimal(value="12.5"),
+                    tenure_months=24,
+                ),
+            )
+        ],
+        [scorecards.BacktestScorecardRequest(document=json.dumps(STANDARD_DOCUMENT))],
+    ],
     "RetireScorecard": lambda _, fresh: [
         [scorecards.RetireScorecardRequest(request_id=fresh, version=UNUSED)]
     ],

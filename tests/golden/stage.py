@@ -4,11 +4,13 @@ Nothing runs in the background: relay, actors and time advance only on a transcr
 same transcript always gives the same responses.
 """
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
 import grpc
@@ -17,6 +19,7 @@ from sqlalchemy import text
 
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock, Moment
+from credit_service.rpc import scorecards
 from credit_service.rpc.server import CreditServer
 from credit_service.settings import Settings
 from credit_service.storage import event_stream, tasks
@@ -116,7 +119,9 @@ def stage(database: Database, database_url: str, redis_url: str) -> Iterator[Sta
     resources = Resources(database, cache, clock, threading.Event(), settings.ingestion_batch_rows)
     server = CreditServer(settings, database, clock)
     server.start()
-    with grpc.insecure_channel(str(server.address)) as channel:
+    # The first progress message only: on a slow machine there would be more.
+    one_progress = patch.object(scorecards, "_PROGRESS_SECONDS", math.inf)
+    with one_progress, grpc.insecure_channel(str(server.address)) as channel:
         yield Stage(
             channel,
             clock,

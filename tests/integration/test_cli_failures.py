@@ -42,7 +42,6 @@ STARTING: dict[str, tuple[str, ...]] = {
     "migrate": (),
 }
 OPERATING: dict[str, tuple[str, ...]] = {
-    "backtest": ("{scorecard}",),
     "replay": ("1",),
 }
 CALLING: dict[str, tuple[str, ...]] = {
@@ -65,6 +64,8 @@ CALLING: dict[str, tuple[str, ...]] = {
     "scorecard show": (),
     "scorecard compare": ("{scorecard}",),
     "scorecard retire": ("example-1",),
+    "scorecard trial": (),
+    "backtest": ("{scorecard}",),
 }
 LOCAL: dict[str, tuple[str, ...]] = {
     "scorecard check": ("{scorecard}",),

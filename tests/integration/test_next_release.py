@@ -11,7 +11,6 @@ from credit_service.clock import Clock
 from credit_service.commands.scorecards import decide_in_shadow
 from credit_service.domain.scorecard import STANDARD_DOCUMENT, parse_scorecard
 from credit_service.observability import metrics
-from credit_service.queries.backtest import backtest
 from credit_service.storage import event_stream
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
@@ -19,7 +18,7 @@ from credit_service.v1 import decision_pb2, ingestion_pb2, score_pb2
 from tests.consoles import Visitor, console
 from tests.integration import lending
 from tests.integration.conftest import Edge
-from tests.integration.policies import tried
+from tests.integration.policies import backtested, tried
 
 _COPY_DECISION = text(
     """INSERT INTO decisions SELECT (jsonb_populate_record(d, CAST(:changes AS jsonb))).*
@@ -180,8 +179,9 @@ def test_a_later_decision_is_read_but_not_replayed(
     assert app.run(["replay", str(decision_id)]) == 1
     assert "A later release made the decision" in capsys.readouterr().err
     assert app.run(["decision", str(decision_id)]) == 0
-    report = backtest(database, parse_scorecard(STANDARD_DOCUMENT), Clock().moment())
-    assert (report.decisions, report.later_release) == (1, 1)
+    report = backtested(database, parse_scorecard(STANDARD_DOCUMENT), Clock().moment())
+    assert report.decisions is not None
+    assert (report.decisions.compared, report.later_release) == (1, 1)
     trial = parse_scorecard({**STANDARD_DOCUMENT, "version": "trial-1"})
     tried(database, trial, Clock().moment())
     decide_in_shadow(database, decision_id)

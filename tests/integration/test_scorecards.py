@@ -1,6 +1,7 @@
 """ScorecardService as its callers see it."""
 
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,16 +17,18 @@ from google.type.money_pb2 import Money
 from sqlalchemy import text
 
 from credit_service.clock import Clock, Moment
-from credit_service.commands.scorecards import follow_schedule
+from credit_service.commands.scorecards import decide_in_shadow, follow_schedule
 from credit_service.domain.scorecard import STANDARD_DOCUMENT
+from credit_service.queries import backtest as backtests
 from credit_service.queries.credit import CreditQueries
+from credit_service.rpc import scorecards as rpc_scorecards
 from credit_service.rpc.server import CreditServer
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as credit
-from credit_service.v1 import scorecard_pb2
+from credit_service.v1 import decision_pb2, scorecard_pb2
 from credit_service.v1 import scorecard_service_pb2 as pb
-from tests.integration.conftest import Edge, Refusal, refusal_of
+from tests.integration.conftest import Edge, Refusal, code_of, refusal_of
 from tests.integration.portfolio import a_good_customer
 
 INDIA = ZoneInfo("Asia/Kolkata")
@@ -404,3 +407,160 @@ def test_the_cached_version_ends_with_its_day(place: Place) -> None:
     assert queries.snapshot(customer_id, place.clock.moment()).scorecard.version == "standard-1"
     place.clock.day += timedelta(days=1)
     assert queries.snapshot(customer_id, place.clock.moment()).scorecard.version == "a"
+
+
+# Trials and backtests.
+
+
+ASK = pb.PortfolioAsk(loan_amount=Money(units=500_000), tenure_months=24)
+ASK.interest_rate.value = "12"
+
+
+def apply(place: Place, customer_id: int, units: int) -> credit.CreateLoanResponse:
+    request = credit.CreateLoanRequest(
+        request_id=str(uuid4()),
+        customer_id=customer_id,
+        loan_amount=Money(units=units),
+        tenure_months=24,
+    )
+    request.interest_rate.value = "12"
+    return place.edge.credit.CreateLoan(request)
+
+
+def backtested(place: Place, **fields: Any) -> list[pb.BacktestScorecardResponse]:
+    return list(place.edge.scorecards.BacktestScorecard(pb.BacktestScorecardRequest(**fields)))
+
+
+def test_a_trial_is_set_beside_the_real_decisions(place: Place) -> None:
+    customer_id = a_good_customer(place.database, place.clock.moment())
+    place.create("strict-1", income_share_bps=500)
+    place.try_out("strict-1")
+    made = [apply(place, customer_id, units).decision_id for units in (500_000, 1_000)]
+    for decision_id in made:
+        decide_in_shadow(place.database, decision_id)
+    calls = place.edge.scorecards
+    for request in (pb.GetTrialResultsRequest(), pb.GetTrialResultsRequest(version="strict-1")):
+        found = calls.GetTrialResults(request)
+        assert found.version == "strict-1"
+        results = found.results
+        assert (results.compared, results.before.approved) == (2, 2)
+        assert (results.flips, results.after.declined) == (2, 2)
+        assert [each.decision_id for each in results.flip_examples] == made[::-1]
+        (reason,) = results.reasons
+        assert reason.code == decision_pb2.DECLINE_REASON_CODE_EMI_BURDEN_TOO_HIGH
+        assert list(reason.examples) == made[::-1]
+    end = pb.SetTrialScorecardRequest(request_id=str(uuid4()), end=True)
+    calls.SetTrialScorecard(end)
+    missing = refused(calls.GetTrialResults, pb.GetTrialResultsRequest())
+    assert missing.reason == "SCORECARD_NOT_FOUND"
+
+
+def test_a_backtest_decides_on_stored_decisions_and_the_portfolio(place: Place) -> None:
+    moment = place.clock.moment()
+    good = [a_good_customer(place.database, moment) for _ in range(3)]
+    decision_id = apply(place, good[0], 500_000).decision_id
+    first, *others = backtested(
+        place, document=document("draft", income_share_bps=500), portfolio_ask=ASK
+    )
+    assert (first.progress.decisions_total, first.progress.customers_total) == (1, 3)
+    result = others[-1].result
+    assert (result.active_version, result.tested_version) == ("standard-1", "draft")
+    assert result.day == day_message(TODAY)
+    assert [each.decision_id for each in result.decisions.flip_examples] == [decision_id]
+    assert (result.customers, sum(each.before for each in result.scores)) == (3, 3)
+    portfolio = result.portfolio
+    assert (portfolio.compared, portfolio.before.approved) == (3, 3)
+    assert (portfolio.after.declined, portfolio.flips) == (3, 3)
+    assert [each.customer_id for each in portfolio.flip_examples] == sorted(good)
+    assert list(portfolio.reasons[0].examples) == sorted(good)
+    # Nothing is stored.
+    assert refused(place.get, "draft").reason == "SCORECARD_NOT_FOUND"
+
+
+def test_a_backtest_leaves_out_what_is_not_wanted(place: Place) -> None:
+    customer_id = a_good_customer(place.database, place.clock.moment())
+    apply(place, customer_id, 500_000)
+    only = backtested(place, version="standard-1", skip_decisions=True)[-1].result
+    assert (only.HasField("decisions"), only.HasField("portfolio")) == (False, False)
+    assert only.customers == 1
+    only = backtested(place, version="standard-1", skip_portfolio=True)[-1].result
+    assert (only.decisions.compared, only.customers) == (1, 0)
+    assert (only.decisions.flips, only.decisions.rates_changed) == (0, 0)
+
+
+def test_decisions_without_facts_are_left_out_of_a_policys_backtest(place: Place) -> None:
+    customer_id = a_good_customer(place.database, place.clock.moment())
+    decision_id = apply(place, customer_id, 500_000).decision_id
+    rule = {
+        "code": "YOUNG",
+        "condition": "age < 120",
+        "outcome": "REFER",
+        "message": "The customer is young.",
+    }
+    draft = document("policy-1", rules=[rule])
+    result = backtested(place, document=draft, portfolio_ask=ASK)[-1].result
+    assert (result.decisions_without_facts, result.decisions.compared) == (1, 0)
+    # A trial that started after the decision leaves it out too.
+    place.create("policy-1", rules=[rule])
+    place.try_out("policy-1")
+    decide_in_shadow(place.database, decision_id)
+    trial = place.edge.scorecards.GetTrialResults(pb.GetTrialResultsRequest())
+    assert trial.results.compared == 0
+    # The portfolio has the facts of today.
+    assert result.portfolio.after.referred == 1
+    assert result.portfolio.reasons[0].rule_code == "YOUNG"
+
+
+def test_an_unknown_version_cannot_be_tested(place: Place) -> None:
+    missing = refused(backtested, place)
+    assert missing.fields == {"scorecard"}
+    request = pb.BacktestScorecardRequest(version="none-1")
+    found = refused(lambda: list(place.edge.scorecards.BacktestScorecard(request)))
+    assert found.reason == "SCORECARD_NOT_FOUND"
+
+
+def test_a_backtest_ends_when_its_caller_goes(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An endless backtest, one that waits for it, and one after it."""
+    batches = []
+
+    def endless(*_: object, **__: object) -> Iterator[backtests.Progress]:
+        while True:
+            batches.append(1)
+            yield backtests.Progress(0, 0, 0, 0)
+            threading.Event().wait(0.01)
+
+    request = pb.BacktestScorecardRequest(version="standard-1")
+    with monkeypatch.context() as patched:
+        patched.setattr(rpc_scorecards, "backtest", endless)
+        call: Any = place.edge.scorecards.BacktestScorecard(request)
+        next(call)
+        waiting: Any = place.edge.scorecards.BacktestScorecard(request, timeout=0.5)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(waiting)
+        assert code_of(caught.value) is grpc.StatusCode.DEADLINE_EXCEEDED
+        call.cancel()
+    # Waits until the first one has ended.
+    assert backtested(place, version="standard-1")[-1].HasField("result")
+    before = len(batches)
+    assert before > 1
+    backtested(place, version="standard-1")
+    assert len(batches) == before
+
+
+def test_a_server_that_stops_ends_a_backtest(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(*_: object, **__: object) -> Iterator[backtests.Progress]:
+        while True:
+            yield backtests.Progress(0, 0, 0, 0)
+            threading.Event().wait(0.01)
+
+    monkeypatch.setattr(rpc_scorecards, "backtest", endless)
+    call: Any = place.edge.scorecards.BacktestScorecard(
+        pb.BacktestScorecardRequest(version="standard-1")
+    )
+    next(call)
+    place.edge.server._stopping.set()
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call)
+    assert refusal_of(caught.value).reason == "SHUTTING_DOWN"

@@ -18,11 +18,11 @@ from credit_service.domain.errors import AlreadyExistsError
 from credit_service.domain.positions import position_from_loans
 from credit_service.domain.scorecard import STANDARD
 from credit_service.domain.scoring import score
-from credit_service.queries.backtest import backtest, replay_decision
+from credit_service.queries.backtest import replay_decision
 from credit_service.queries.credit import CreditQueries
 from credit_service.storage import customers, event_stream, loans, positions
 from credit_service.storage.database import Database
-from tests.integration.policies import activated, tried
+from tests.integration.policies import activated, backtested, tried
 from tests.integration.portfolio import (
     LAKH,
     a_customer,
@@ -204,13 +204,16 @@ def test_a_backtest_names_the_decisions_that_flip(database: Database) -> None:
     decision = create_loan(
         database, CreateLoan(uuid4(), customer_id, Ask(5 * LAKH, 1200, 24)), TODAY, "tests"
     )
-    report = backtest(database, OTHER, TODAY)
-    assert (report.decisions, report.before.approved, report.after.approved) == (1, 1, 0)
-    assert [flip.decision_id for flip in report.flips] == [decision.decision_id]
-    assert report.after.reasons == {"EMI_BURDEN_TOO_HIGH": 1}
+    report = backtested(database, OTHER, TODAY)
+    found = report.decisions
+    assert found is not None
+    assert (found.compared, found.before, found.after) == (1, {"APPROVED": 1}, {"DECLINED": 1})
+    assert [flip.decision_id for flip in found.flips] == [decision.decision_id]
+    assert found.reasons_after == {("EMI_BURDEN_TOO_HIGH", ""): 1}
     assert report.scores_changed == 1
-    same = backtest(database, STANDARD, TODAY)
-    assert (same.flip_count, same.scores_changed) == (0, 0)
+    same = backtested(database, STANDARD, TODAY)
+    assert same.decisions is not None
+    assert (same.decisions.flip_count, same.scores_changed) == (0, 0)
 
 
 def test_the_reconciliation_finds_and_corrects_discrepancies(database: Database) -> None:

@@ -323,9 +323,25 @@ CONTRACT: dict[str, tuple[str, set[str], set[str]]] = {
     ),
     "SetTrialScorecard": ("policy.write", {"request_id", "version", "end"}, {"scorecard"}),
     "RetireScorecard": ("policy.write", {"request_id", "version"}, {"scorecard"}),
+    "GetTrialResults": ("policy.read", {"version"}, {"version", "results.flip_examples"}),
+    "BacktestScorecard": (
+        "policy.read",
+        {"version", "document", "portfolio_ask.loan_amount"},
+        {
+            "progress.customers_done",
+            "result.decisions.before.approved",
+            "result.decisions.reasons.examples",
+            "result.decisions.flip_examples.customer_id",
+            "result.scores.score",
+            "result.portfolio",
+        },
+    ),
 }
 STREAMS_IN = {"IngestRows", "UploadSpreadsheet"}
-STREAMS_OUT = {"WatchCreditEvents", "WatchIngestion", "DownloadAnnotatedWorkbook"}
+STREAMS_OUT = {
+    *("WatchCreditEvents", "WatchIngestion", "DownloadAnnotatedWorkbook"),
+    "BacktestScorecard",
+}
 
 METHODS = {method.name: method for service in SERVICES.values() for method in service.methods}
 

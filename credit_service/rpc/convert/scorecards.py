@@ -1,18 +1,28 @@
 """Convert messages of scorecards."""
 
+from collections import Counter
 from datetime import date, datetime
 from typing import Any
 
 from credit_service.commands import scorecards as commands
-from credit_service.domain.errors import INVALID_FORMAT, REQUIRED, InvalidFieldsError
+from credit_service.domain.eligibility import Ask, Outcome
+from credit_service.domain.errors import (
+    INVALID_FORMAT,
+    REQUIRED,
+    FieldViolation,
+    InvalidFieldsError,
+)
+from credit_service.domain.outcome_comparison import Flip, OutcomeComparison, ReasonKey
 from credit_service.domain.scorecard import Scorecard, is_version
 from credit_service.domain.scorecard_json import Difference, read_scorecard, write_scorecard
-from credit_service.rpc.convert import fields
+from credit_service.queries.backtest import Backtest, Progress
+from credit_service.rpc.convert import credit, fields
 from credit_service.rpc.convert.fields import Violations, quoted
 from credit_service.storage.scorecards import ScorecardChange, StoredScorecard
-from credit_service.v1 import scorecard_pb2
+from credit_service.v1 import decision_pb2, scorecard_pb2
 from credit_service.v1 import scorecard_service_pb2 as pb
 
+_ASK = "portfolio_ask"
 _STATES = {
     "INACTIVE": scorecard_pb2.SCORECARD_STATE_INACTIVE,
     "SHADOW": scorecard_pb2.SCORECARD_STATE_TRIAL,
@@ -87,6 +97,32 @@ def read_compare_scorecards(
     violations.raise_if_any()
     assert after is not None  # noqa: S101 - else there is a violation
     return before, after
+
+
+def read_backtest_scorecard(
+    request: pb.BacktestScorecardRequest,
+) -> tuple[str | Scorecard, Ask | None]:
+    """The version or the scorecard to test, and the ask. Raises InvalidFieldsError."""
+    violations = Violations()
+    tested: str | Scorecard | None = None
+    match request.WhichOneof("scorecard"):
+        case "version":
+            tested = read_version(request.version, "version", violations)
+        case "document":
+            tested = _read_document(request.document, "document", violations)
+        case _:
+            violations.add("scorecard", REQUIRED, "is required: set version or document.")
+    ask: Ask | None = None
+    if request.HasField("portfolio_ask"):
+        of_ask = Violations()
+        ask = credit.read_ask(request.portfolio_ask, of_ask)
+        violations.found += [
+            FieldViolation(f"{_ASK}.{each.field}", each.reason, f"{_ASK}.{each.message}")
+            for each in of_ask.found
+        ]
+    violations.raise_if_any()
+    assert tested is not None  # noqa: S101 - else there is a violation
+    return tested, ask
 
 
 def read_version(text: str, field: str, violations: Violations) -> str:
@@ -174,3 +210,95 @@ def write_difference(difference: Difference) -> scorecard_pb2.ScorecardDifferenc
     return scorecard_pb2.ScorecardDifference(
         path=difference.path, before=difference.before, after=difference.after
     )
+
+
+def write_comparison(found: OutcomeComparison) -> scorecard_pb2.OutcomeComparison:
+    """The outcomes under two scorecards."""
+    keys = found.reasons_before | found.reasons_after
+    ordered = sorted(
+        keys, key=lambda key: (-found.reasons_after[key], -found.reasons_before[key], key)
+    )
+    return scorecard_pb2.OutcomeComparison(
+        compared=found.compared,
+        before=_outcome_counts(found.before),
+        after=_outcome_counts(found.after),
+        flips=found.flip_count,
+        rates_changed=found.rates_changed,
+        reasons=[_reason_counts(found, key) for key in ordered],
+        flip_examples=[_flip(each) for each in found.flips],
+    )
+
+
+def _outcome_counts(counts: Counter[str]) -> scorecard_pb2.OutcomeCounts:
+    return scorecard_pb2.OutcomeCounts(
+        approved=counts[Outcome.APPROVED],
+        declined=counts[Outcome.DECLINED],
+        referred=counts[Outcome.REFERRED],
+    )
+
+
+def _reason_counts(found: OutcomeComparison, key: ReasonKey) -> scorecard_pb2.ReasonCounts:
+    return scorecard_pb2.ReasonCounts(
+        code=credit.reason_code(key.code),
+        rule_code=key.rule_code,
+        before=found.reasons_before[key],
+        after=found.reasons_after[key],
+        examples=found.examples.get(key, ()),
+    )
+
+
+def _flip(flip: Flip) -> scorecard_pb2.OutcomeFlip:
+    return scorecard_pb2.OutcomeFlip(
+        decision_id=flip.decision_id,
+        customer_id=flip.customer_id,
+        before=_outcome(flip.before.outcome),
+        after=_outcome(flip.after.outcome),
+        reason_codes=[
+            credit.reason_code(each.code) for each in flip.after.reasons or flip.before.reasons
+        ],
+    )
+
+
+def _outcome(name: str) -> decision_pb2.DecisionOutcome.ValueType:
+    key = f"DECISION_OUTCOME_{name}"
+    if key in decision_pb2.DecisionOutcome.keys():  # noqa: SIM118 - no mapping
+        return decision_pb2.DecisionOutcome.Value(key)
+    return decision_pb2.DECISION_OUTCOME_UNSPECIFIED
+
+
+def write_progress(progress: Progress) -> pb.BacktestScorecardResponse:
+    """A message with the progress of a backtest."""
+    return pb.BacktestScorecardResponse(
+        progress=scorecard_pb2.BacktestProgress(
+            decisions_done=progress.decisions_done,
+            decisions_total=progress.decisions_total,
+            customers_done=progress.customers_done,
+            customers_total=progress.customers_total,
+        )
+    )
+
+
+def write_backtest(report: Backtest) -> pb.BacktestScorecardResponse:
+    """The message with the result of a backtest."""
+    message = scorecard_pb2.BacktestResult(
+        active_version=report.active_version,
+        tested_version=report.tested_version,
+        day=fields.write_date(report.day),
+        decisions_of_later_release=report.later_release,
+        decisions_without_facts=report.without_facts,
+        customers=report.customers,
+        scores_changed=report.scores_changed,
+        scores=[
+            scorecard_pb2.ScoreCounts(
+                score=value,
+                before=report.scores_before[value],
+                after=report.scores_after[value],
+            )
+            for value in sorted(report.scores_before | report.scores_after)
+        ],
+    )
+    if report.decisions is not None:
+        message.decisions.CopyFrom(write_comparison(report.decisions))
+    if report.portfolio is not None:
+        message.portfolio.CopyFrom(write_comparison(report.portfolio))
+    return pb.BacktestScorecardResponse(result=message)
