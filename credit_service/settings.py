@@ -250,6 +250,12 @@ class Settings(BaseSettings):
         le=1_000 * 1_00_00_000,
         description="highest approved limit that an import may set; rows above it are rejected",
     )
+    referral_days: int = Field(
+        default=7,
+        ge=1,
+        le=_MAX_DAYS,
+        description="days after a referred decision on which it can be reviewed",
+    )
     ingestion_batch_rows: int = Field(
         default=25_000, ge=1, le=100_000, description="rows ingested per transaction"
     )

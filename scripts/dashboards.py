@@ -406,6 +406,15 @@ LENDING = Dashboard(
                     stacked="normal",
                 ),
                 Panel(
+                    "Referred decisions that wait for a reviewer",
+                    [("max(credit_referrals_pending)", "decisions")],
+                ),
+                Panel(
+                    "Age of the oldest that waits",
+                    [("max(credit_referrals_oldest_pending_age_seconds)", "age")],
+                    unit="s",
+                ),
+                Panel(
                     "Approval rate by scorecard",
                     [
                         (

@@ -21,6 +21,7 @@ from credit_service.commands.recompute_scores import (
     recompute_scores,
 )
 from credit_service.commands.reconcile import reconcile
+from credit_service.commands.review_decision import expire_referrals
 from credit_service.commands.scorecards import decide_in_shadow, follow_schedule
 from credit_service.domain.positions import CreditPosition
 from credit_service.ingestion.streams import abandon_streams
@@ -255,7 +256,7 @@ class Timetable:
 
     def step(self) -> bool:
         """Enqueue the refresh of outdated scores, the expiry of offers and the reconciliation, make
-        scorecards follow their schedule, and fail abandoned streams."""
+        scorecards follow their schedule, fail abandoned streams, and mark expired referrals."""
         moment = self._clock.moment()
         follow_schedule(self._database, moment)
         with self._database.autocommit() as connection:
@@ -267,4 +268,5 @@ class Timetable:
                 self._next_reconciliation = self._monotonic() + RECONCILE_SECONDS
                 tasks.enqueue(connection, "reconcile", "sample", moment)
         abandon_streams(self._database, moment, self._stream_silence_seconds)
+        expire_referrals(self._database, moment)
         return False

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from credit_service.clock import Clock
 from credit_service.observability import metrics
 from credit_service.observability.metrics import Reading
-from credit_service.storage import backlog, retention, tasks
+from credit_service.storage import backlog, referrals, retention, tasks
 from credit_service.storage.database import Database
 from credit_service.storage.retention import Deletion, Retention
 
@@ -51,7 +51,9 @@ class BacklogReader:
     def step(self) -> bool:
         """Read once. Raises what the Database raises."""
         with self._database.autocommit() as connection:
-            waiting = backlog.waiting(connection, self._clock.moment())
+            moment = self._clock.moment()
+            waiting = backlog.waiting(connection, moment)
+            queue = referrals.queue(connection, moment)
             found = tasks.backlog(connection)
             ages = self._deletion.ages(connection)
             completed_at = retention.completed_at(connection)
@@ -61,6 +63,8 @@ class BacklogReader:
             ("credit_ingestions_unfinished", ("queued",), waiting.ingestions_queued),
             ("credit_ingestions_unfinished", ("running",), waiting.ingestions_running),
             ("credit_scores_past_horizon", (), waiting.scores_past_horizon),
+            ("credit_referrals_pending", (), queue.pending),
+            ("credit_referrals_oldest_pending_age_seconds", (), queue.oldest_age_seconds),
         ]
         counts = {(actor, state): 0 for actor in self._actors for state in _STATES}
         overdue_seconds = dict.fromkeys(self._actors, 0.0)

@@ -29,6 +29,7 @@ MAX_MINUTES = 24 * 60
 _Scope = Literal[
     "credit.read",
     "credit.write",
+    "credit.review",
     "policy.read",
     "policy.write",
     "ingest",

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 from credit_service.client.display import enum_name, inr_short, words
 from credit_service.rupees import group_digits
-from credit_service.v1 import decision_pb2, event_pb2, ingestion_pb2, offer_pb2, scorecard_pb2
+from credit_service.v1 import (
+    decision_pb2,
+    event_pb2,
+    ingestion_pb2,
+    offer_pb2,
+    referral_pb2,
+    scorecard_pb2,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +156,29 @@ def _scorecard_changed(event: event_pb2.CreditEvent) -> EventText:
     return EventText(f"Scorecard {change.version} {happened}", ", ".join(details))
 
 
+def _referred(event: event_pb2.CreditEvent) -> EventText:
+    referred = event.decision_referred
+    amount, day = inr_short(referred.ask.loan_amount), referred.last_day
+    kind = "Offer" if referred.kind == referral_pb2.REFERRAL_KIND_OFFER else "Loan"
+    return EventText(
+        f"{kind} referred to a reviewer for customer {event.customer_id}",
+        f"{amount}: {', '.join(referred.rule_codes)}, to review by "
+        f"{day.year:04}-{day.month:02}-{day.day:02}",
+        f"decision {referred.decision_id}",
+    )
+
+
+def _reviewed(event: event_pb2.CreditEvent) -> EventText:
+    reviewed = event.decision_reviewed
+    approved = reviewed.verdict == referral_pb2.REVIEW_VERDICT_APPROVE
+    return EventText(
+        f"Referral of customer {event.customer_id} "
+        f"{'approved' if approved else 'declined'} by a reviewer",
+        f"new decision {reviewed.result_decision_id}" if approved else "",
+        f"decision {reviewed.decision_id}",
+    )
+
+
 def _changes(changes: Iterable[event_pb2.FactChange]) -> str:
     """Return 'Tenure months 12 → 24, Age', with values where the event has them."""
     return ", ".join(
@@ -176,4 +206,6 @@ _DESCRIBERS: dict[str, Callable[[event_pb2.CreditEvent], EventText]] = {
     "customer_updated": _customer_updated,
     "loan_updated": _loan_updated,
     "scorecard_changed": _scorecard_changed,
+    "decision_referred": _referred,
+    "decision_reviewed": _reviewed,
 }

@@ -24,6 +24,14 @@ from credit_service.domain.loans import Loan, LoanTerms, book
 from credit_service.domain.offers import LoanOffer, last_day_of, require_disbursement
 from credit_service.domain.policy_facts import PolicyFacts
 from credit_service.domain.positions import CreditPosition, with_booking, with_hold
+from credit_service.domain.referrals import (
+    DEFAULT_REVIEW_DAYS,
+    Referral,
+    ReferralKind,
+    ReferralState,
+    referring_rules,
+)
+from credit_service.domain.referrals import last_day as last_day_of_review
 from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import debt_paise
 from credit_service.observability import metrics
@@ -71,7 +79,17 @@ class CreateLoanOffer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class Approval:
+    """A reviewer's approval of a referred request, which decides it again: the method that writes,
+    the principal who made the request, and the codes of the rules that no longer refer it."""
+
+    method: str
+    requested_by: str
+    waived: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
     """A stored decision and the offer that it made. `decision` is None if an earlier request with
     the same id made it; `position_after` is set if this one booked a loan or made an offer."""
 
@@ -88,10 +106,12 @@ def create_loan(
     principal: str,
     *,
     cache: PositionCache | None = None,
+    referral_days: int = DEFAULT_REVIEW_DAYS,
 ) -> StoredDecision:
     """Decide, store the decision and book an approved loan; return the stored decision.
 
-    `loan_id` is set if it was approved and booked. Takes two round trips without concurrent writes
+    `loan_id` is set if it was approved and booked, `referral` if it was referred: then it can be
+    reviewed up to `referral_days` later. Takes two round trips without concurrent writes
     to the customer: a read, and a write guarded by the version that was read. After a lost race it
     retries with the customer's row locked, so that concurrent calls queue instead of colliding.
     Writes the new position to the cache before it returns.
@@ -101,7 +121,7 @@ def create_loan(
         RequestIdReusedError: the id was used for other content.
         RetryLaterError: other calls kept the customer busy for too long.
     """
-    return _create(database, command, moment, principal, cache).stored
+    return _create(database, command, moment, principal, cache, referral_days).stored
 
 
 def create_loan_offer(
@@ -111,6 +131,7 @@ def create_loan_offer(
     principal: str,
     *,
     cache: PositionCache | None = None,
+    referral_days: int = DEFAULT_REVIEW_DAYS,
 ) -> tuple[StoredDecision, LoanOffer | None]:
     """Decide as `create_loan` does, store the decision, and hold the credit of an approved loan in
     an offer; return the stored decision and the offer as made.
@@ -122,7 +143,7 @@ def create_loan_offer(
             disburse.
         NotFoundError, RequestIdReusedError, RetryLaterError: as `create_loan`.
     """
-    made = _create(database, command, moment, principal, cache)
+    made = _create(database, command, moment, principal, cache, referral_days)
     return made.stored, made.offer
 
 
@@ -132,19 +153,33 @@ def _create(
     moment: Moment,
     principal: str,
     cache: PositionCache | None,
-) -> _Made:
+    referral_days: int,
+) -> Made:
     content = fingerprint(command)
     started_at = time.monotonic()
 
-    def attempt(number: int) -> _Made:
+    def attempt(number: int) -> Made:
         session = database.transaction() if number else database.autocommit()
         with session as connection:
-            return _decide_and_book(
-                connection, command, content, moment, principal, lock=number > 0
+            return decide_and_book(
+                connection,
+                command,
+                content,
+                moment,
+                principal,
+                lock=number > 0,
+                referral_days=referral_days,
             )
 
     made = database.retry(attempt)
     failpoints.reach("create_loan.after_commit")
+    report(made, cache, moment, started_at)
+    return made
+
+
+def report(made: Made, cache: PositionCache | None, moment: Moment, started_at: float) -> None:
+    """Count a new decision in the metrics, and write the new position to the cache. The data was
+    read after `started_at`, in seconds of time.monotonic()."""
     if made.decision is not None:
         _count(made.decision)
         if made.offer is not None:
@@ -152,7 +187,6 @@ def _create(
     if cache is not None and made.position_after is not None:
         version = made.stored.scorecard_version
         cache.put([made.position_after], version, moment, read_at=started_at)
-    return made
 
 
 _encode = json.JSONEncoder(default=str).encode
@@ -171,7 +205,7 @@ def _count(decision: Decision) -> None:
     metrics.decision_score.observe(decision.score.score)
 
 
-def _decide_and_book(
+def decide_and_book(
     connection: Connection,
     command: CreateLoan | CreateLoanOffer,
     content: bytes,
@@ -179,9 +213,15 @@ def _decide_and_book(
     principal: str,
     *,
     lock: bool,
-) -> _Made:
-    """Decide and write, or return the result of the first request with this id."""
-    customer_id, method = command.customer_id, type(command).__name__
+    referral_days: int,
+    approval: Approval | None = None,
+) -> Made:
+    """Decide and write, or return the result of the first request with this id. `approval` is that
+    of a request that was referred before."""
+    customer_id = command.customer_id
+    if approval is None:
+        approval = Approval(type(command).__name__, principal, frozenset())
+    method = approval.method
     for_offer = isinstance(command, CreateLoanOffer)
     read = bookings.read(
         connection,
@@ -197,14 +237,15 @@ def _decide_and_book(
     if record is not None:
         stored = decisions.get(connection, customer_id, record.decision_id or 0)
         if stored.offer_id is None:
-            return _Made(stored, None)
-        return _Made(stored, offers.get(connection, customer_id, stored.offer_id).as_created())
+            return Made(stored, None)
+        return Made(stored, offers.get(connection, customer_id, stored.offer_id).as_created())
 
     position = customers.position_on(connection, read.position, moment.today)
     read = replace(read, position=position)
     scorecard = scorecards.get(connection, read.scorecard_version)
+    waived = approval.waived
     facts = _facts(connection, read, scorecard, moment)
-    decision = decide(position, command.ask, scorecard, moment.today, facts=facts)
+    decision = decide(position, command.ask, scorecard, moment.today, waived=waived, facts=facts)
     loan = offer = position_after = None
     if isinstance(command, CreateLoanOffer):
         require_disbursement(command.ask.principal_paise, command.charges)
@@ -216,22 +257,25 @@ def _decide_and_book(
         loan = _loan(command, decision, read, moment)
         terms = LoanTerms(loan.principal_paise, loan.annual_rate_bps, loan.tenure_months)
         position_after = with_booking(position, terms, loan.installment_paise, moment.today)
+    review_until = last_day_of_review(moment.today, referral_days)
+    referral = _referral(command, decision, read, approval.requested_by, review_until)
     booking = BookingWrite(
         read=read,
         method=method,
         request_id=command.request_id,
         fingerprint=content,
         inputs_json=encode_inputs(
-            position, command.ask, moment.today, scorecard.version, facts=facts
+            position, command.ask, moment.today, scorecard.version, waived=waived, facts=facts
         ),
         outcome_json=encode_outcome(decision),
-        event_json=_event(command, decision, read.decision_id, loan, offer),
+        event_json=_event(command, decision, read.decision_id, loan, offer, referral),
         principal=principal,
         loan=loan,
         position_after=position_after,
         offer=offer,
         referred=decision.referred,
         repaid_paise=position.current_debt_paise - debt_paise(position, scorecard, facts),
+        referral=referral,
     )
     failpoints.reach("create_loan.before_write")
     try:
@@ -244,7 +288,7 @@ def _decide_and_book(
         raise LostRaceError("version")
     if lock:
         failpoints.reach("create_loan.before_commit")
-    return _Made(_stored(booking, command, moment, decision), offer, decision, position_after)
+    return Made(_stored(booking, command, moment, decision), offer, decision, position_after)
 
 
 def _facts(
@@ -305,19 +349,53 @@ def _offer(
     )
 
 
+def _referral(
+    command: CreateLoan | CreateLoanOffer,
+    decision: Decision,
+    read: BookingRead,
+    requested_by: str,
+    last_day: date,
+) -> Referral | None:
+    """Return the review that a referred decision waits for; None for another decision."""
+    if not decision.referred:
+        return None
+    kind, offer = ReferralKind.LOAN, None
+    if isinstance(command, CreateLoanOffer):
+        kind = ReferralKind.OFFER
+        offer = offers.request_json(command.charges, command.last_day)
+    return Referral(
+        command.customer_id,
+        read.decision_id,
+        kind,
+        requested_by,
+        last_day,
+        ReferralState.PENDING,
+        offer=offer,
+    )
+
+
 def _event(
     command: CreateLoan | CreateLoanOffer,
     decision: Decision,
     decision_id: int,
     loan: Loan | None,
     offer: LoanOffer | None,
+    referral: Referral | None,
 ) -> str:
-    """Return the payload of loan_created, loan_offer_created or loan_declined."""
+    """Return the payload of loan_created, loan_offer_created, decision_referred or
+    loan_declined."""
     payload: dict[str, object] = {"decision_id": decision_id}
     if loan is not None:
         payload["loan"] = _fields(loan)
     elif offer is not None:
         payload["offer"] = offers.event_fields(offer)
+    elif referral is not None:
+        payload["kind"] = referral.kind
+        payload["ask"] = _fields(command.ask)
+        payload["rule_codes"] = [
+            each.code for each in decision.rules if each.code in referring_rules(decision)
+        ]
+        payload["last_day"] = referral.last_day
     else:
         payload["ask"] = _fields(command.ask)
         payload["reasons"] = [reason.code for reason in decision.reasons]
@@ -350,5 +428,6 @@ def _stored(
         outcome_json=booking.outcome_json,
         principal=booking.principal,
         offer_id=None if booking.offer is None else booking.offer.offer_id,
+        referral=booking.referral,
         decided=decision,
     )

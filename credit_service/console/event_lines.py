@@ -29,15 +29,18 @@ def describe(event: event_pb2.CreditEvent) -> EventLine:
     return EventLine(event.event_id, event.time, tone, text.title, text.detail, _href(event))
 
 
+_OF_DECISIONS = frozenset(
+    {"loan_created", "loan_declined", "decision_referred", "decision_reviewed"}
+)
+
+
 def _href(event: event_pb2.CreditEvent) -> str:
     customer = f"/qa/customers/{event.customer_id}"
     match event.WhichOneof("payload"):
         case "customer_registered" | "score_changed":
             return customer
-        case "loan_created":
-            return f"/qa/decisions/{event.loan_created.decision_id}"
-        case "loan_declined":
-            return f"/qa/decisions/{event.loan_declined.decision_id}"
+        case str(payload) if payload in _OF_DECISIONS:
+            return f"/qa/decisions/{getattr(event, payload).decision_id}"
         case "loan_offer_created":
             return f"/qa/offers/{event.loan_offer_created.offer.offer_id}"
         case "loan_offer_ended":

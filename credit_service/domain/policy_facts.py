@@ -66,14 +66,13 @@ def on_time_when_due(loan: Loan, due: int) -> int:
     """How many of the loan's first `due` installments were paid on time: 0 … due.
 
     An installment that is settled before its due date was paid on time, so those settled ahead are
-    subtracted from the EMIs paid on time. If an import settled some ahead, all installments until
-    then were on time: the source counts more of them than were due.
+    subtracted from the EMIs paid on time.
     """
     settled = loan.installments_settled
     if settled <= due:
         return loan.emis_paid_on_time
-    ahead = _payable(loan, max(loan.settled_at_import, due), settled)
-    return min(max(loan.emis_paid_on_time - ahead, 0), due)
+    # An import may count installments of 0 as paid on time, payments do not.
+    return min(max(loan.emis_paid_on_time - _payable(loan, due, settled), 0), due)
 
 
 def _payable(loan: Loan, after: int, until: int) -> int:

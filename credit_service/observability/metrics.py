@@ -467,6 +467,14 @@ backlog_readings = Readings(
             ("actor",),
         ),
         "credit_ingestions_unfinished": ("Ingestions by state (queued, running).", ("state",)),
+        "credit_referrals_pending": (
+            "Referred decisions that wait for a reviewer; counts at most 10,000.",
+            (),
+        ),
+        "credit_referrals_oldest_pending_age_seconds": (
+            "Age of the oldest referred decision that waits for a reviewer; 0 if none waits.",
+            (),
+        ),
         "credit_retention_oldest_age_seconds": (
             "Time for which the oldest row that can expire has been kept, by table; 0 without one.",
             ("table",),

@@ -1,7 +1,10 @@
 """Look up stored decisions."""
 
+from datetime import date
+
 from credit_service.domain.eligibility import Outcome
 from credit_service.domain.errors import NotFoundError
+from credit_service.domain.referrals import ReferralState
 from credit_service.storage import customers, decisions
 from credit_service.storage.database import Database
 from credit_service.storage.decisions import StoredDecision
@@ -28,15 +31,21 @@ def list_decisions(
     before: int | None,
     limit: int,
     outcome: Outcome | None = None,
+    *,
+    state: ReferralState | None = None,
+    day: date = date.min,
 ) -> list[StoredDecision]:
     """Return decisions with ids below `before`, newest first; without a customer those of all,
-    without an outcome those with any.
+    without an outcome those with any. With `state`, only those whose referral is in that state on
+    `day`.
 
     Raises:
         NotFoundError: CUSTOMER_NOT_FOUND.
     """
     with database.autocommit() as connection:
-        found = decisions.page(connection, customer_id, before or _LAST_ID, limit, outcome)
+        found = decisions.page(
+            connection, customer_id, before or _LAST_ID, limit, outcome, state=state, day=day
+        )
         if (
             not found
             and customer_id is not None

@@ -15,6 +15,7 @@ from credit_service.commands.create_loan import create_loan, create_loan_offer
 from credit_service.commands.offers import accept_loan_offer, withdraw_loan_offer
 from credit_service.commands.record_payment import record_payment
 from credit_service.commands.register_customer import register_customer
+from credit_service.commands.review_decision import review_decision
 from credit_service.domain.errors import OUT_OF_RANGE, REQUIRED, InvalidFieldsError
 from credit_service.observability import metrics
 from credit_service.queries.credit import CreditQueries
@@ -24,7 +25,7 @@ from credit_service.queries.loans import get_loan, list_loans, repayment_schedul
 from credit_service.queries.offers import get_loan_offer, list_loan_offers
 from credit_service.rpc import batch
 from credit_service.rpc.calls.call import current_call
-from credit_service.rpc.convert import credit, fields, offers, pages
+from credit_service.rpc.convert import credit, fields, offers, pages, referrals, reviews
 from credit_service.rpc.convert import events as convert_events
 from credit_service.rpc.convert.fields import Violations
 from credit_service.rpc.convert.pages import PageTokens
@@ -56,8 +57,11 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         *,
         cache: PositionCache | None,
         stopping: threading.Event,
+        referral_days: int,
     ) -> None:
-        """Event streams end when `stopping` is set."""
+        """Event streams end when `stopping` is set. A referred decision can be reviewed up to
+        `referral_days` later."""
+        self._referral_days = referral_days
         self._database = database
         self._clock = clock
         self._cache = cache
@@ -147,6 +151,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
             self._clock.moment(),
             current_call().principal,
             cache=self._cache,
+            referral_days=self._referral_days,
         )
         return credit.write_created_loan(stored, command.ask)
 
@@ -161,6 +166,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
             self._clock.moment(),
             current_call().principal,
             cache=self._cache,
+            referral_days=self._referral_days,
         )
         return offers.write_created_offer(stored, offer, command.ask)
 
@@ -279,7 +285,8 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         """Get a stored decision."""
         decision_id = fields.read_single_id(request.decision_id, "decision_id")
         stored = get_decision(self._database, decision_id)
-        return pb.GetDecisionResponse(decision=credit.write_decision(stored))
+        today = self._clock.moment().today
+        return pb.GetDecisionResponse(decision=credit.write_decision(stored, today))
 
     def ListDecisions(
         self, request: pb.ListDecisionsRequest, context: grpc.ServicerContext
@@ -288,18 +295,21 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         violations = Violations()
         customer_id = _optional_customer_id(request, violations)
         outcome = credit.read_outcome(request.outcome, "outcome", violations)
+        state = referrals.read_referral_state(request.referral_state, "referral_state", violations)
         size = pages.read_page_size(request.page_size, violations)
         violations.raise_if_any()
-        # Without the filter a token is that of releases that do not have it.
-        filters = (customer_id,) if outcome is None else (customer_id, str(outcome))
+        # Without the filters a token is that of releases that do not have them.
+        filters = (customer_id, *(str(each) for each in (outcome, state) if each is not None))
         before = _id_of(_DECISION_PAGES.read(request.page_token, *filters))
-        found, more = _page(
-            list_decisions(self._database, customer_id, before, size + 1, outcome), size
+        today = self._clock.moment().today
+        decisions = list_decisions(
+            self._database, customer_id, before, size + 1, outcome, state=state, day=today
         )
+        found, more = _page(decisions, size)
         response = pb.ListDecisionsResponse()
         room_bytes = _MAX_PAGE_BYTES
         for stored in found:
-            message = credit.write_decision(stored)
+            message = credit.write_decision(stored, today)
             room_bytes -= message.ByteSize()
             if room_bytes < 0:
                 more = True
@@ -309,6 +319,21 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
             key = response.decisions[-1].decision_id
             response.next_page_token = _DECISION_PAGES.write([key], *filters)
         return response
+
+    def ReviewDecision(
+        self, request: pb.ReviewDecisionRequest, context: grpc.ServicerContext
+    ) -> pb.ReviewDecisionResponse:
+        """Approve or decline a referred decision."""
+        command = reviews.read_review_decision(request)
+        review = review_decision(
+            self._database,
+            command,
+            self._clock.moment(),
+            current_call().principal,
+            cache=self._cache,
+            referral_days=self._referral_days,
+        )
+        return reviews.write_review(review)
 
     def WatchCreditEvents(
         self, request: pb.WatchCreditEventsRequest, context: grpc.ServicerContext

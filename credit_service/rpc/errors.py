@@ -27,6 +27,7 @@ from credit_service.domain.errors import (
     RetryLaterError,
     UnavailableError,
 )
+from credit_service.domain.referrals import SelfReviewError
 from credit_service.storage.database import LostRaceError
 from credit_service.v1 import error_reason_pb2
 
@@ -98,6 +99,7 @@ STATUS_OF_KIND: dict[type[CreditError], grpc.StatusCode] = {
     UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
     NotOwnerError: grpc.StatusCode.PERMISSION_DENIED,
+    SelfReviewError: grpc.StatusCode.PERMISSION_DENIED,
 }
 """The status of each kind of error; others have that of their nearest base class here."""
 

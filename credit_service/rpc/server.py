@@ -143,7 +143,13 @@ class CreditServer:
 
     def _add_services(self, database: Database, clock: Clock) -> None:
         credit_service_pb2_grpc.add_CreditServiceServicer_to_server(
-            CreditServicer(database, clock, cache=self._cache, stopping=self._stopping),
+            CreditServicer(
+                database,
+                clock,
+                cache=self._cache,
+                stopping=self._stopping,
+                referral_days=self._settings.referral_days,
+            ),
             self._server,
         )
         ingestion_service_pb2_grpc.add_IngestionServiceServicer_to_server(

@@ -16,8 +16,9 @@ from credit_service.clock import Moment
 from credit_service.domain.loans import Loan
 from credit_service.domain.offers import LoanOffer
 from credit_service.domain.positions import CreditPosition
+from credit_service.domain.referrals import Referral
 from credit_service.observability import tracing
-from credit_service.storage import cluster, customers, offers, requests, scorecards
+from credit_service.storage import cluster, customers, offers, referrals, requests, scorecards
 from credit_service.storage.statements import Statement
 
 _LOAN_IDS = "nextval('decision_ids'), nextval('loan_ids')"
@@ -192,12 +193,23 @@ WRITE_DECLINED = Statement(
     SELECT count(*) FROM c
     """
 )
+WRITE_REFERRED = Statement(
+    f"""
+    WITH c AS (
+        UPDATE customers SET event_seq = event_seq + 1
+        WHERE customer_id = :customer_id AND version = :read_version
+        RETURNING customer_id, version, event_seq
+    ), {_WRITE_COMMON}, f AS ({referrals.INSERT}
+    )
+    SELECT count(*) FROM c
+    """
+)
 
 
 @dataclass(frozen=True, slots=True)
 class BookingWrite:
     """A decision to store; for an approval with the loan or the offer, and the position after
-    it.
+    it, and for a referral with its review.
 
     `repaid_paise` is the part of the current debt that does not count against the limit, because
     the scorecard counts the principal outstanding.
@@ -216,6 +228,7 @@ class BookingWrite:
     offer: LoanOffer | None = None
     referred: bool = False
     repaid_paise: int = 0
+    referral: Referral | None = None
 
 
 def write(connection: Connection, booking: BookingWrite, moment: Moment) -> bool:
@@ -256,6 +269,9 @@ def write(connection: Connection, booking: BookingWrite, moment: Moment) -> bool
         # That of the loans alone, which servers of the previous release compare with the loans.
         values["loans_valid_until"] = booking.read.position.valid_until
         return WRITE_OFFER.row(connection, values) == (1,)
+    if booking.referral is not None:
+        values |= {"approved": False, "event_kind": "decision_referred"}
+        return WRITE_REFERRED.row(connection, values | referrals.values(booking.referral)) == (1,)
     values |= {"approved": False, "event_kind": "loan_declined"}
     return WRITE_DECLINED.row(connection, values) == (1,)
 

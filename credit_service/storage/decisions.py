@@ -1,6 +1,6 @@
 """Stored decisions: facts that never change."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID
@@ -10,6 +10,9 @@ from sqlalchemy import Connection, text
 from credit_service.domain.decisions import decode_inputs, decode_outcome
 from credit_service.domain.eligibility import Decision, Outcome
 from credit_service.domain.loans import Loan, LoanTerms, book
+from credit_service.domain.referrals import Referral, ReferralState
+from credit_service.storage import referrals
+from credit_service.storage.statements import Row, Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,10 @@ class StoredDecision:
     outcome_json: str
     principal: str
     offer_id: int | None = None
+    # Of a decision that was referred; read by `get`, `find` and `page`.
+    referral: Referral | None = None
+    # The referred decision that this one decides again; 0 for others. Read likewise.
+    reviewed_decision_id: int = 0
     # The parsed outcome_json of a decision that was just made; else None.
     decided: Decision | None = field(default=None, compare=False, repr=False)
 
@@ -64,46 +71,72 @@ def _decision(row: Any) -> StoredDecision:
     return StoredDecision(*row)
 
 
-_OF_CUSTOMER = text(
-    f"""SELECT {COLUMNS} FROM decisions d
+_REVIEWS_AT = -(referrals.COLUMN_COUNT + 1)
+_REVIEW_COLUMNS = f"{COLUMNS}, {referrals.COLUMNS}, o.decision_id"
+_REFERRAL_OF = "referrals f ON f.customer_id = d.customer_id AND f.decision_id = d.decision_id"
+_ORIGIN_OF = """LEFT JOIN referrals o
+        ON o.customer_id = d.customer_id AND o.result_decision_id = d.decision_id"""
+_WITH_REVIEWS = f"""SELECT {_REVIEW_COLUMNS}
+    FROM decisions d LEFT JOIN {_REFERRAL_OF} {_ORIGIN_OF}"""
+
+
+def _with_review(row: Row) -> StoredDecision:
+    """Return the decision from a row of _REVIEW_COLUMNS."""
+    return replace(
+        _decision(row[:_REVIEWS_AT]),
+        referral=referrals.referral(row[_REVIEWS_AT:-1]),
+        reviewed_decision_id=row[-1] or 0,
+    )
+
+
+_OF_CUSTOMER = Statement(
+    f"""{_WITH_REVIEWS}
     WHERE d.customer_id = :customer_id AND d.decision_id = :decision_id"""
 )
-_BY_ID = text(f"SELECT {COLUMNS} FROM decisions d WHERE d.decision_id = :decision_id")
+_BY_ID = Statement(f"{_WITH_REVIEWS} WHERE d.decision_id = :decision_id")
+_REFERRED = f"""SELECT {_REVIEW_COLUMNS}
+    FROM referrals f JOIN decisions d
+        ON d.customer_id = f.customer_id AND d.decision_id = f.decision_id {_ORIGIN_OF}"""
 _WITH_OUTCOME = {
     None: "true",
     Outcome.APPROVED: "d.approved",
     Outcome.DECLINED: "NOT d.approved AND NOT d.referred",
     Outcome.REFERRED: "d.referred",
 }
-_PAGE = {
-    outcome: text(
-        f"""SELECT {COLUMNS} FROM decisions d
-    WHERE d.customer_id = :customer_id AND d.decision_id < :before AND {condition}
-    ORDER BY d.decision_id DESC LIMIT :limit"""
+
+
+def _page(outcome: Outcome | None, state: ReferralState | None, of_customer: str) -> Statement:
+    """Return the query of a page; without outcome and state that of all decisions."""
+    condition = f"{of_customer} AND {_WITH_OUTCOME[outcome]}"
+    if state is None:
+        return Statement(
+            f"""{_WITH_REVIEWS} WHERE {condition} AND d.decision_id < :before
+            ORDER BY d.decision_id DESC LIMIT :limit"""
+        )
+    # In order of the referrals' own ids, which their index has.
+    return Statement(
+        f"""{_REFERRED} WHERE {condition} AND {referrals.condition(state)}
+            AND f.decision_id < :before ORDER BY f.decision_id DESC LIMIT :limit"""
     )
-    for outcome, condition in _WITH_OUTCOME.items()
-}
-_PAGE_OF_ALL = {
-    outcome: text(
-        f"""SELECT {COLUMNS} FROM decisions d
-    WHERE d.decision_id < :before AND {condition} ORDER BY d.decision_id DESC LIMIT :limit"""
-    )
-    for outcome, condition in _WITH_OUTCOME.items()
-}
+
+
+_FILTERS = [(outcome, state) for outcome in _WITH_OUTCOME for state in (None, *ReferralState)]
+_PAGES = {each: _page(*each, "d.customer_id = :customer_id") for each in _FILTERS}
+_PAGES_OF_ALL = {each: _page(*each, "true") for each in _FILTERS}
 
 
 def get(connection: Connection, customer_id: int, decision_id: int) -> StoredDecision:
     """Return the decision with that key, which must exist."""
-    row = connection.execute(
-        _OF_CUSTOMER, {"customer_id": customer_id, "decision_id": decision_id}
-    ).one()
-    return _decision(row)
+    row = _OF_CUSTOMER.row(connection, {"customer_id": customer_id, "decision_id": decision_id})
+    if row is None:
+        raise LookupError(f"there is no decision {decision_id} about customer {customer_id}")
+    return _with_review(row)
 
 
 def find(connection: Connection, decision_id: int) -> StoredDecision | None:
     """Return the decision with that id; ids are unique across customers."""
-    row = connection.execute(_BY_ID, {"decision_id": decision_id}).one_or_none()
-    return None if row is None else _decision(row)
+    row = _BY_ID.row(connection, {"decision_id": decision_id})
+    return None if row is None else _with_review(row)
 
 
 def page(
@@ -112,14 +145,16 @@ def page(
     before: int,
     limit: int,
     outcome: Outcome | None = None,
+    *,
+    state: ReferralState | None = None,
+    day: date,
 ) -> list[StoredDecision]:
     """Return decisions with ids below `before`, newest first, at most `limit`; without a customer
-    those of all customers, without an outcome those with any."""
-    statement = (_PAGE_OF_ALL if customer_id is None else _PAGE)[outcome]
-    rows = connection.execute(
-        statement, {"customer_id": customer_id, "before": before, "limit": limit}
-    )
-    return [_decision(row) for row in rows]
+    those of all customers, without an outcome those with any. With `state`, only those whose
+    referral is in that state on `day`."""
+    statement = (_PAGES_OF_ALL if customer_id is None else _PAGES)[outcome, state]
+    values = {"customer_id": customer_id, "before": before, "limit": limit, "today": day}
+    return [_with_review(row) for row in statement.rows(connection, values)]
 
 
 _EVERY = text(

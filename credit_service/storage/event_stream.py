@@ -54,7 +54,7 @@ class StoredEvent:
 _HAS_UNPUBLISHED = Statement("SELECT FROM events WHERE event_id IS NULL LIMIT 1")
 _LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
 _PUBLISHED = """events.event_id, events.customer_id, events.kind,
-    CASE WHEN events.kind IN ('loan_declined', 'loan_offer_created')
+    CASE WHEN events.kind IN ('loan_declined', 'loan_offer_created', 'decision_referred')
             OR events.kind = 'loan_created' AND events.payload ->> 'offer_id' IS NULL
         THEN CAST(events.payload ->> 'decision_id' AS bigint) END AS decision_id,
     events.traceparent"""
@@ -90,7 +90,7 @@ class PublishedEvent:
     customer_id: int
     kind: str
     # Of the event of a decision: loan_created (unless an offer was accepted), loan_declined,
-    # loan_offer_created.
+    # loan_offer_created, decision_referred.
     decision_id: int | None
     # Of the work that it came from.
     traceparent: str | None

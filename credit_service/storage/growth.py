@@ -27,6 +27,7 @@ GROWTH: Final[Mapping[str, Growth]] = {
     ),
     "loan_offers": Growth("each offer", _KEPT),
     "shadow_decisions": Growth("each of these decisions while there is a shadow scorecard", _KEPT),
+    "referrals": Growth("each decision that was referred", "kept, as the decision is"),
     "score_history": Growth("each change of a customer's score", _KEPT),
     "fact_changes": Growth("each fact that an import changed", _KEPT),
     "ingestions": Growth("each ingestion", "kept, with its counts"),

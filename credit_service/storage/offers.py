@@ -33,10 +33,7 @@ _CHARGES, _STATE = 7, 12
 
 def _offer(row: Any) -> LoanOffer:
     fields = list(row[:COLUMN_COUNT])
-    fields[_CHARGES] = tuple(
-        Charge(each["type"], ChargePayee(each["payee"]), each["amount_paise"], each["tax_paise"])
-        for each in fields[_CHARGES]
-    )
+    fields[_CHARGES] = tuple(map(_read_charge, fields[_CHARGES]))
     fields[_STATE] = OfferState(fields[_STATE])
     return LoanOffer(*fields)
 
@@ -63,6 +60,15 @@ def _charge(charge: Charge) -> dict[str, object]:
     }
 
 
+def _read_charge(document: dict[str, Any]) -> Charge:
+    return Charge(
+        document["type"],
+        ChargePayee(document["payee"]),
+        document["amount_paise"],
+        document["tax_paise"],
+    )
+
+
 def event_fields(offer: LoanOffer) -> dict[str, object]:
     """Return a new offer as the event loan_offer_created has it: without the caller."""
     return {
@@ -78,6 +84,25 @@ def event_fields(offer: LoanOffer) -> dict[str, object]:
     }
 
 
+def request_json(charges: Sequence[Charge], last_day: date | None) -> str:
+    """Return what a request for an offer has besides its terms, as JSON."""
+    document = {
+        "charges": [_charge(each) for each in charges],
+        "last_day": None if last_day is None else last_day.isoformat(),
+    }
+    return json.dumps(document)
+
+
+def read_request(text: str) -> tuple[tuple[Charge, ...], date | None]:
+    """Return the charges and the last day of `request_json`."""
+    document = json.loads(text)
+    last_day = document["last_day"]
+    return (
+        tuple(map(_read_charge, document["charges"])),
+        None if last_day is None else date.fromisoformat(last_day),
+    )
+
+
 def offer_of_event(customer_id: int, document: dict[str, Any], created_at: Any) -> LoanOffer:
     """Return the offer of `event_fields`, as created. Fields of a later release are ignored."""
     return LoanOffer(
@@ -88,12 +113,7 @@ def offer_of_event(customer_id: int, document: dict[str, Any], created_at: Any) 
         annual_rate_bps=document["annual_rate_bps"],
         tenure_months=document["tenure_months"],
         installment_paise=document["installment_paise"],
-        charges=tuple(
-            Charge(
-                each["type"], ChargePayee(each["payee"]), each["amount_paise"], each["tax_paise"]
-            )
-            for each in document["charges"]
-        ),
+        charges=tuple(map(_read_charge, document["charges"])),
         created_at=created_at,
         created_on=date.fromisoformat(document["created_on"]),
         last_day=date.fromisoformat(document["last_day"]),

@@ -301,6 +301,55 @@ shadow_decisions = Table(
     info=WITH_CUSTOMER,
 )
 
+# The review of each decision that was referred.
+referrals = Table(
+    "referrals",
+    metadata,
+    Column("customer_id", BigInteger, nullable=False),
+    Column("decision_id", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    # What an offer needs besides its terms.
+    Column("offer", JSON, nullable=True),
+    # The principal of the request, who cannot review it.
+    Column("requested_by", Text, nullable=False),
+    _timestamp("referred_at"),
+    # Last day on which it can be reviewed. After it no reader takes the state for PENDING.
+    Column("last_day", Date, nullable=False),
+    Column("state", Text, nullable=False, server_default=text("'PENDING'")),
+    Column("reviewer", Text, nullable=True),
+    Column("reason", Text, nullable=True),
+    _timestamp("reviewed_at", nullable=True),
+    # The decision that an approval made.
+    Column("result_decision_id", BigInteger, nullable=True),
+    PrimaryKeyConstraint("customer_id", "decision_id"),
+    ForeignKeyConstraint(
+        ["customer_id", "decision_id"], ["decisions.customer_id", "decisions.decision_id"]
+    ),
+    ForeignKeyConstraint(
+        ["customer_id", "result_decision_id"], ["decisions.customer_id", "decisions.decision_id"]
+    ),
+    CheckConstraint("kind IN ('LOAN', 'OFFER')", "kind_known"),
+    CheckConstraint("(kind = 'OFFER') = (offer IS NOT NULL)", "offer_given"),
+    CheckConstraint("state IN ('PENDING', 'APPROVED', 'DECLINED', 'EXPIRED')", "state_known"),
+    CheckConstraint(
+        "(state IN ('APPROVED', 'DECLINED')) = (reviewer IS NOT NULL)"
+        " AND (reviewer IS NULL) = (reason IS NULL)"
+        " AND (reviewer IS NULL) = (reviewed_at IS NULL)",
+        "reviewed",
+    ),
+    CheckConstraint("(state = 'APPROVED') = (result_decision_id IS NOT NULL)", "approval_decided"),
+    CheckConstraint("char_length(reason) BETWEEN 1 AND 500", "reason_length"),
+    # The queue of reviewers.
+    Index(None, "state", "decision_id"),
+    info=WITH_CUSTOMER,
+)
+Index(
+    "referrals_result_idx",
+    referrals.c.customer_id,
+    referrals.c.result_decision_id,
+    postgresql_where=referrals.c.result_decision_id.is_not(None),
+)
+
 loans = Table(
     "loans",
     metadata,
@@ -517,7 +566,8 @@ events = Table(
     CheckConstraint(
         "kind IN ('customer_registered', 'loan_created', 'loan_declined', 'payment_recorded',"
         " 'loan_closed', 'score_changed', 'rows_ingested', 'customer_updated', 'loan_updated',"
-        " 'loan_offer_created', 'loan_offer_ended', 'scorecard_changed')",
+        " 'loan_offer_created', 'loan_offer_ended', 'scorecard_changed', 'decision_referred',"
+        " 'decision_reviewed')",
         "kind_known",
     ),
     info=WITH_CUSTOMER,

@@ -9,6 +9,7 @@ from credit_service.v1 import decision_pb2 as decision_pb2
 from credit_service.v1 import event_pb2 as event_pb2
 from credit_service.v1 import loan_pb2 as loan_pb2
 from credit_service.v1 import offer_pb2 as offer_pb2
+from credit_service.v1 import referral_pb2 as referral_pb2
 from credit_service.v1 import score_pb2 as score_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
@@ -513,6 +514,7 @@ class CreateLoanResponse(message.Message):
     LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
     OUTCOME_FIELD_NUMBER: builtins.int
     RULE_RESULTS_FIELD_NUMBER: builtins.int
+    REFERRAL_FIELD_NUMBER: builtins.int
     decision_id: builtins.int
     """Id of the stored decision, approved, declined or referred. GetDecision returns it in full."""
     approved: builtins.bool
@@ -560,6 +562,10 @@ class CreateLoanResponse(message.Message):
     def rule_results(self) -> containers.RepeatedCompositeFieldContainer[decision_pb2.RuleResult]:
         """The rules of the scorecard's policy as they were evaluated, in their order. Empty without rules."""
 
+    @builtins.property
+    def referral(self) -> referral_pb2.Referral:
+        """The review that the decision waits for. Unset unless the outcome is REFERRED."""
+
     def __init__(
         self,
         *,
@@ -575,10 +581,11 @@ class CreateLoanResponse(message.Message):
         last_installment: money_pb2.Money | None = ...,
         outcome: decision_pb2.DecisionOutcome.ValueType = ...,
         rule_results: abc.Iterable[decision_pb2.RuleResult] | None = ...,
+        referral: referral_pb2.Referral | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan", b"loan", "monthly_installment", b"monthly_installment"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan", b"loan", "monthly_installment", b"monthly_installment", "referral", b"referral"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "decision_id", b"decision_id", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan", b"loan", "message", b"message", "monthly_installment", b"monthly_installment", "outcome", b"outcome", "reasons", b"reasons", "rule_results", b"rule_results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "decision_id", b"decision_id", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan", b"loan", "message", b"message", "monthly_installment", b"monthly_installment", "outcome", b"outcome", "reasons", b"reasons", "referral", b"referral", "rule_results", b"rule_results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -658,6 +665,7 @@ class CreateLoanOfferResponse(message.Message):
     LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
     OUTCOME_FIELD_NUMBER: builtins.int
     RULE_RESULTS_FIELD_NUMBER: builtins.int
+    REFERRAL_FIELD_NUMBER: builtins.int
     decision_id: builtins.int
     """Id of the stored decision, approved or declined. GetDecision returns it in full."""
     approved: builtins.bool
@@ -700,6 +708,10 @@ class CreateLoanOfferResponse(message.Message):
     def rule_results(self) -> containers.RepeatedCompositeFieldContainer[decision_pb2.RuleResult]:
         """The rules of the scorecard's policy as they were evaluated, in their order. Empty without rules."""
 
+    @builtins.property
+    def referral(self) -> referral_pb2.Referral:
+        """The review that the decision waits for. Unset unless the outcome is REFERRED."""
+
     def __init__(
         self,
         *,
@@ -715,10 +727,11 @@ class CreateLoanOfferResponse(message.Message):
         last_installment: money_pb2.Money | None = ...,
         outcome: decision_pb2.DecisionOutcome.ValueType = ...,
         rule_results: abc.Iterable[decision_pb2.RuleResult] | None = ...,
+        referral: referral_pb2.Referral | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment", "offer", b"offer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment", "offer", b"offer", "referral", b"referral"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "decision_id", b"decision_id", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "message", b"message", "monthly_installment", b"monthly_installment", "offer", b"offer", "outcome", b"outcome", "reasons", b"reasons", "rule_results", b"rule_results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "decision_id", b"decision_id", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "message", b"message", "monthly_installment", b"monthly_installment", "offer", b"offer", "outcome", b"outcome", "reasons", b"reasons", "referral", b"referral", "rule_results", b"rule_results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1242,6 +1255,7 @@ class ListDecisionsRequest(message.Message):
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     OUTCOME_FIELD_NUMBER: builtins.int
+    REFERRAL_STATE_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Optional. Id of the customer, 1 or more. Default: decisions of all customers."""
     page_size: builtins.int
@@ -1250,6 +1264,10 @@ class ListDecisionsRequest(message.Message):
     """Optional. next_page_token of the previous page. Default: the first page."""
     outcome: decision_pb2.DecisionOutcome.ValueType
     """Optional. Only decisions with this outcome. Default: decisions with any outcome."""
+    referral_state: referral_pb2.ReferralState.ValueType
+    """Optional. Only decisions whose referral is in this state today; PENDING is the reviewers'
+    queue. Default: all decisions, referred or not.
+    """
     def __init__(
         self,
         *,
@@ -1257,10 +1275,11 @@ class ListDecisionsRequest(message.Message):
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
         outcome: decision_pb2.DecisionOutcome.ValueType = ...,
+        referral_state: referral_pb2.ReferralState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_customer_id", b"_customer_id", "customer_id", b"customer_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_customer_id", b"_customer_id", "customer_id", b"customer_id", "outcome", b"outcome", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_customer_id", b"_customer_id", "customer_id", b"customer_id", "outcome", b"outcome", "page_size", b"page_size", "page_token", b"page_token", "referral_state", b"referral_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__customer_id: _TypeAlias = typing.Literal["customer_id"]  # noqa: Y015
     _WhichOneofArgType__customer_id: _TypeAlias = typing.Literal["_customer_id", b"_customer_id"]  # noqa: Y015
@@ -1289,6 +1308,82 @@ class ListDecisionsResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["decisions", b"decisions", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReviewDecisionRequest(message.Message):
+    """Request of ReviewDecision."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    DECISION_ID_FIELD_NUMBER: builtins.int
+    VERDICT_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """Required. UUID that makes the call safe to retry: repeats within 400 days (server setting) do
+    not review again.
+    """
+    decision_id: builtins.int
+    """Required. Id of the decision to review, 1 or more."""
+    verdict: referral_pb2.ReviewVerdict.ValueType
+    """Required. APPROVE or DECLINE."""
+    reason: builtins.str
+    """Required. Why, 1 to 500 characters after trimming, no control characters except line breaks and
+    tabs. It is stored with the referral.
+    """
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        decision_id: builtins.int = ...,
+        verdict: referral_pb2.ReviewVerdict.ValueType = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["decision_id", b"decision_id", "reason", b"reason", "request_id", b"request_id", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReviewDecisionResponse(message.Message):
+    """Response of ReviewDecision. For a repeated request id, the first response."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: builtins.int
+    LOAN_FIELD_NUMBER: builtins.int
+    OFFER_FIELD_NUMBER: builtins.int
+    REFERRAL_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def decision(self) -> decision_pb2.Decision:
+        """The decision that the approval made. For a decline, the referred decision."""
+
+    @builtins.property
+    def loan(self) -> loan_pb2.Loan:
+        """The loan as booked. Unset unless the new decision approved a loan."""
+
+    @builtins.property
+    def offer(self) -> offer_pb2.LoanOffer:
+        """The offer as made. Unset unless the new decision approved an offer."""
+
+    @builtins.property
+    def referral(self) -> referral_pb2.Referral:
+        """The review of the referred decision."""
+
+    def __init__(
+        self,
+        *,
+        decision: decision_pb2.Decision | None = ...,
+        loan: loan_pb2.Loan | None = ...,
+        offer: offer_pb2.LoanOffer | None = ...,
+        referral: referral_pb2.Referral | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["decision", b"decision", "loan", b"loan", "offer", b"offer", "referral", b"referral"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["decision", b"decision", "loan", b"loan", "offer", b"offer", "referral", b"referral"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -157,6 +157,11 @@ class CreditServiceStub:
                 request_serializer=credit__service_dot_v1_dot_credit__service__pb2.ListDecisionsRequest.SerializeToString,
                 response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.ListDecisionsResponse.FromString,
                 _registered_method=True)
+        self.ReviewDecision = channel.unary_unary(
+                '/credit_service.v1.CreditService/ReviewDecision',
+                request_serializer=credit__service_dot_v1_dot_credit__service__pb2.ReviewDecisionRequest.SerializeToString,
+                response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.ReviewDecisionResponse.FromString,
+                _registered_method=True)
         self.WatchCreditEvents = channel.unary_stream(
                 '/credit_service.v1.CreditService/WatchCreditEvents',
                 request_serializer=credit__service_dot_v1_dot_credit__service__pb2.WatchCreditEventsRequest.SerializeToString,
@@ -440,6 +445,27 @@ class CreditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReviewDecision(self, request, context):
+        """Approves or declines a decision whose outcome is REFERRED. An approval decides again, on the
+        customer's current position and the active scorecard, without the rules that referred the
+        request; all other rules apply. If the new decision approves, it books the loan, or makes the
+        offer that was requested. It can also decline, or refer again because of another rule; both are
+        responses, not errors. The reviewer is not the principal who made the request; a server without
+        authentication does not know its callers and allows every review.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
+        NOT_FOUND (DECISION_NOT_FOUND).
+        PERMISSION_DENIED (REVIEWER_IS_REQUESTER).
+        FAILED_PRECONDITION (DECISION_NOT_REFERRED, REFERRAL_ALREADY_REVIEWED, REFERRAL_EXPIRED,
+        REQUEST_ID_REUSED).
+        ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
+        same request id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchCreditEvents(self, request, context):
         """Streams credit events as they happen, starting after a given event. Sends every event that
         passes the filters and whose type this server knows; a newer server sends the types of its
@@ -555,6 +581,11 @@ def add_CreditServiceServicer_to_server(servicer, server):
                     servicer.ListDecisions,
                     request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.ListDecisionsRequest.FromString,
                     response_serializer=credit__service_dot_v1_dot_credit__service__pb2.ListDecisionsResponse.SerializeToString,
+            ),
+            'ReviewDecision': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReviewDecision,
+                    request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.ReviewDecisionRequest.FromString,
+                    response_serializer=credit__service_dot_v1_dot_credit__service__pb2.ReviewDecisionResponse.SerializeToString,
             ),
             'WatchCreditEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchCreditEvents,
@@ -1081,6 +1112,33 @@ class CreditService:
             '/credit_service.v1.CreditService/ListDecisions',
             credit__service_dot_v1_dot_credit__service__pb2.ListDecisionsRequest.SerializeToString,
             credit__service_dot_v1_dot_credit__service__pb2.ListDecisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReviewDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/credit_service.v1.CreditService/ReviewDecision',
+            credit__service_dot_v1_dot_credit__service__pb2.ReviewDecisionRequest.SerializeToString,
+            credit__service_dot_v1_dot_credit__service__pb2.ReviewDecisionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -217,6 +217,23 @@ class CreditServiceStub:
     INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
     NOT_FOUND (CUSTOMER_NOT_FOUND): the given customer does not exist.
     """
+    ReviewDecision: grpc.UnaryUnaryMultiCallable[credit_service_pb2.ReviewDecisionRequest, credit_service_pb2.ReviewDecisionResponse]
+    """Approves or declines a decision whose outcome is REFERRED. An approval decides again, on the
+    customer's current position and the active scorecard, without the rules that referred the
+    request; all other rules apply. If the new decision approves, it books the loan, or makes the
+    offer that was requested. It can also decline, or refer again because of another rule; both are
+    responses, not errors. The reviewer is not the principal who made the request; a server without
+    authentication does not know its callers and allows every review.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
+    NOT_FOUND (DECISION_NOT_FOUND).
+    PERMISSION_DENIED (REVIEWER_IS_REQUESTER).
+    FAILED_PRECONDITION (DECISION_NOT_REFERRED, REFERRAL_ALREADY_REVIEWED, REFERRAL_EXPIRED,
+    REQUEST_ID_REUSED).
+    ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
+    same request id.
+    """
     WatchCreditEvents: grpc.UnaryStreamMultiCallable[credit_service_pb2.WatchCreditEventsRequest, credit_service_pb2.WatchCreditEventsResponse]
     """Streams credit events as they happen, starting after a given event. Sends every event that
     passes the filters and whose type this server knows; a newer server sends the types of its
@@ -547,6 +564,29 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
         NOT_FOUND (CUSTOMER_NOT_FOUND): the given customer does not exist.
+        """
+
+    @abc_1.abstractmethod
+    def ReviewDecision(
+        self,
+        request: credit_service_pb2.ReviewDecisionRequest,
+        context: grpc.ServicerContext,
+    ) -> credit_service_pb2.ReviewDecisionResponse:
+        """Approves or declines a decision whose outcome is REFERRED. An approval decides again, on the
+        customer's current position and the active scorecard, without the rules that referred the
+        request; all other rules apply. If the new decision approves, it books the loan, or makes the
+        offer that was requested. It can also decline, or refer again because of another rule; both are
+        responses, not errors. The reviewer is not the principal who made the request; a server without
+        authentication does not know its callers and allows every review.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
+        NOT_FOUND (DECISION_NOT_FOUND).
+        PERMISSION_DENIED (REVIEWER_IS_REQUESTER).
+        FAILED_PRECONDITION (DECISION_NOT_REFERRED, REFERRAL_ALREADY_REVIEWED, REFERRAL_EXPIRED,
+        REQUEST_ID_REUSED).
+        ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
+        same request id.
         """
 
     @abc_1.abstractmethod

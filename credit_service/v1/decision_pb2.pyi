@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as abc
+from credit_service.v1 import referral_pb2 as referral_pb2
 from credit_service.v1 import score_pb2 as score_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
@@ -610,6 +611,8 @@ class Decision(message.Message):
     OUTCOME_FIELD_NUMBER: builtins.int
     RULE_RESULTS_FIELD_NUMBER: builtins.int
     OFFER_ID_FIELD_NUMBER: builtins.int
+    REFERRAL_FIELD_NUMBER: builtins.int
+    REVIEWED_DECISION_ID_FIELD_NUMBER: builtins.int
     decision_id: builtins.int
     """Id of the decision, 1 or more. Later decisions have larger ids."""
     customer_id: builtins.int
@@ -629,6 +632,10 @@ class Decision(message.Message):
     offer_id: builtins.int
     """Id of the offer that was made. 0 for a decision of CreateLoan, and if declined or
     referred.
+    """
+    reviewed_decision_id: builtins.int
+    """Id of the referred decision that this one decides again, after its approval by a reviewer. 0
+    for others.
     """
     @builtins.property
     def ask(self) -> LoanAsk:
@@ -678,6 +685,10 @@ class Decision(message.Message):
     def rule_results(self) -> containers.RepeatedCompositeFieldContainer[RuleResult]:
         """The rules of the scorecard's policy as they were evaluated, in their order. Empty without rules."""
 
+    @builtins.property
+    def referral(self) -> referral_pb2.Referral:
+        """The review of a decision whose outcome is REFERRED. Unset for others."""
+
     def __init__(
         self,
         *,
@@ -701,9 +712,11 @@ class Decision(message.Message):
         outcome: DecisionOutcome.ValueType = ...,
         rule_results: abc.Iterable[RuleResult] | None = ...,
         offer_id: builtins.int = ...,
+        referral: referral_pb2.Referral | None = ...,
+        reviewed_decision_id: builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["ask", b"ask", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "decided_on", b"decided_on", "decided_time", b"decided_time", "inputs", b"inputs", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["ask", b"ask", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "decided_on", b"decided_on", "decided_time", b"decided_time", "inputs", b"inputs", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment", "referral", b"referral"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "ask", b"ask", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "customer_id", b"customer_id", "decided_on", b"decided_on", "decided_time", b"decided_time", "decision_id", b"decision_id", "inputs", b"inputs", "last_installment", b"last_installment", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "offer_id", b"offer_id", "outcome", b"outcome", "principal", b"principal", "reasons", b"reasons", "request_id", b"request_id", "rule_results", b"rule_results", "scorecard_version", b"scorecard_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "ask", b"ask", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "customer_id", b"customer_id", "decided_on", b"decided_on", "decided_time", b"decided_time", "decision_id", b"decision_id", "inputs", b"inputs", "last_installment", b"last_installment", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "offer_id", b"offer_id", "outcome", b"outcome", "principal", b"principal", "reasons", b"reasons", "referral", b"referral", "request_id", b"request_id", "reviewed_decision_id", b"reviewed_decision_id", "rule_results", b"rule_results", "scorecard_version", b"scorecard_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -351,6 +351,30 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
 
     Example metadata: {"offer_id": "42", "disbursed_on": "2026-06-01", "created_on": "2026-06-10"}
     """
+    ERROR_REASON_DECISION_NOT_REFERRED: _ErrorReason.ValueType  # 53
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The outcome of the decision is not
+    REFERRED, so there is nothing to review.
+
+    Example metadata: {"decision_id": "9041"}
+    """
+    ERROR_REASON_REFERRAL_ALREADY_REVIEWED: _ErrorReason.ValueType  # 54
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. Another review was first. `state` is
+    APPROVED or DECLINED.
+
+    Example metadata: {"decision_id": "9041", "state": "APPROVED"}
+    """
+    ERROR_REASON_REFERRAL_EXPIRED: _ErrorReason.ValueType  # 55
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The last day of the referral has
+    passed. Make the request again.
+
+    Example metadata: {"decision_id": "9041", "last_day": "2026-11-30"}
+    """
+    ERROR_REASON_REVIEWER_IS_REQUESTER: _ErrorReason.ValueType  # 56
+    """PERMISSION_DENIED. The caller made the request; another principal must review it. A server
+    without authentication does not know its callers and allows every review.
+
+    Example metadata: {"decision_id": "9041"}
+    """
     ERROR_REASON_SCORECARD_NOT_FOUND: _ErrorReason.ValueType  # 58
     """NOT_FOUND, with google.rpc.ResourceInfo. No such scorecard, or no scorecard is the trial.
 
@@ -717,6 +741,30 @@ ERROR_REASON_DISBURSEMENT_BEFORE_OFFER: ErrorReason.ValueType  # 52
 offer was made.
 
 Example metadata: {"offer_id": "42", "disbursed_on": "2026-06-01", "created_on": "2026-06-10"}
+"""
+ERROR_REASON_DECISION_NOT_REFERRED: ErrorReason.ValueType  # 53
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The outcome of the decision is not
+REFERRED, so there is nothing to review.
+
+Example metadata: {"decision_id": "9041"}
+"""
+ERROR_REASON_REFERRAL_ALREADY_REVIEWED: ErrorReason.ValueType  # 54
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. Another review was first. `state` is
+APPROVED or DECLINED.
+
+Example metadata: {"decision_id": "9041", "state": "APPROVED"}
+"""
+ERROR_REASON_REFERRAL_EXPIRED: ErrorReason.ValueType  # 55
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The last day of the referral has
+passed. Make the request again.
+
+Example metadata: {"decision_id": "9041", "last_day": "2026-11-30"}
+"""
+ERROR_REASON_REVIEWER_IS_REQUESTER: ErrorReason.ValueType  # 56
+"""PERMISSION_DENIED. The caller made the request; another principal must review it. A server
+without authentication does not know its callers and allows every review.
+
+Example metadata: {"decision_id": "9041"}
 """
 ERROR_REASON_SCORECARD_NOT_FOUND: ErrorReason.ValueType  # 58
 """NOT_FOUND, with google.rpc.ResourceInfo. No such scorecard, or no scorecard is the trial.

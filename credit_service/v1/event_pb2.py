@@ -26,6 +26,7 @@ from credit_service.v1 import decision_pb2 as credit__service_dot_v1_dot_decisio
 from credit_service.v1 import ingestion_pb2 as credit__service_dot_v1_dot_ingestion__pb2
 from credit_service.v1 import loan_pb2 as credit__service_dot_v1_dot_loan__pb2
 from credit_service.v1 import offer_pb2 as credit__service_dot_v1_dot_offer__pb2
+from credit_service.v1 import referral_pb2 as credit__service_dot_v1_dot_referral__pb2
 from credit_service.v1 import score_pb2 as credit__service_dot_v1_dot_score__pb2
 from credit_service.v1 import scorecard_pb2 as credit__service_dot_v1_dot_scorecard__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
@@ -33,41 +34,45 @@ from google.type import date_pb2 as google_dot_type_dot_date__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63redit_service/v1/event.proto\x12\x11\x63redit_service.v1\x1a credit_service/v1/decision.proto\x1a!credit_service/v1/ingestion.proto\x1a\x1c\x63redit_service/v1/loan.proto\x1a\x1d\x63redit_service/v1/offer.proto\x1a\x1d\x63redit_service/v1/score.proto\x1a!credit_service/v1/scorecard.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\x1a\x17google/type/money.proto\"\xe1\x06\n\x0b\x43reditEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63ustomer_id\x18\x03 \x01(\x03\x12\x18\n\x10\x63ustomer_version\x18\x04 \x01(\x03\x12\x44\n\x13\x63ustomer_registered\x18\x05 \x01(\x0b\x32%.credit_service.v1.CustomerRegisteredH\x00\x12\x36\n\x0cloan_created\x18\x06 \x01(\x0b\x32\x1e.credit_service.v1.LoanCreatedH\x00\x12\x38\n\rloan_declined\x18\x07 \x01(\x0b\x32\x1f.credit_service.v1.LoanDeclinedH\x00\x12>\n\x10payment_recorded\x18\x08 \x01(\x0b\x32\".credit_service.v1.PaymentRecordedH\x00\x12\x34\n\x0bloan_closed\x18\t \x01(\x0b\x32\x1d.credit_service.v1.LoanClosedH\x00\x12\x38\n\rscore_changed\x18\n \x01(\x0b\x32\x1f.credit_service.v1.ScoreChangedH\x00\x12\x38\n\rrows_ingested\x18\x0b \x01(\x0b\x32\x1f.credit_service.v1.RowsIngestedH\x00\x12>\n\x10\x63ustomer_updated\x18\x0c \x01(\x0b\x32\".credit_service.v1.CustomerUpdatedH\x00\x12\x36\n\x0cloan_updated\x18\r \x01(\x0b\x32\x1e.credit_service.v1.LoanUpdatedH\x00\x12\x41\n\x12loan_offer_created\x18\x0e \x01(\x0b\x32#.credit_service.v1.LoanOfferCreatedH\x00\x12=\n\x10loan_offer_ended\x18\x0f \x01(\x0b\x32!.credit_service.v1.LoanOfferEndedH\x00\x12@\n\x11scorecard_changed\x18\x12 \x01(\x0b\x32#.credit_service.v1.ScorecardChangedH\x00\x42\t\n\x07payload\"@\n\x12\x43ustomerRegistered\x12*\n\x0e\x61pproved_limit\x18\x01 \x01(\x0b\x32\x12.google.type.Money\"[\n\x0bLoanCreated\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x03\x12%\n\x04loan\x18\x02 \x01(\x0b\x32\x17.credit_service.v1.Loan\x12\x10\n\x08offer_id\x18\x03 \x01(\x03\"\x88\x01\n\x0cLoanDeclined\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x03\x12\'\n\x03\x61sk\x18\x02 \x01(\x0b\x32\x1a.credit_service.v1.LoanAsk\x12:\n\x0creason_codes\x18\x03 \x03(\x0e\x32$.credit_service.v1.DeclineReasonCode\"T\n\x10LoanOfferCreated\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x03\x12+\n\x05offer\x18\x02 \x01(\x0b\x32\x1c.credit_service.v1.LoanOffer\"\xbf\x01\n\x0eLoanOfferEnded\x12\x10\n\x08offer_id\x18\x01 \x01(\x03\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.credit_service.v1.LoanOfferState\x12\x0f\n\x07loan_id\x18\x03 \x01(\x03\x12+\n\x0f\x61\x63\x63\x65pted_amount\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12+\n\x0freleased_amount\x18\x05 \x01(\x0b\x32\x12.google.type.Money\"\xa3\x01\n\x0fPaymentRecorded\x12+\n\x07payment\x18\x01 \x01(\x0b\x32\x1a.credit_service.v1.Payment\x12\x1c\n\x14installments_settled\x18\x02 \x01(\x05\x12\x1c\n\x14installments_on_time\x18\x03 \x01(\x05\x12\'\n\x0boutstanding\x18\x04 \x01(\x0b\x32\x12.google.type.Money\"W\n\nLoanClosed\x12\x0f\n\x07loan_id\x18\x01 \x01(\x03\x12$\n\tclosed_on\x18\x02 \x01(\x0b\x32\x11.google.type.Date\x12\x12\n\npayment_id\x18\x03 \x01(\x03\"\x8c\x01\n\x0cScoreChanged\x12\x34\n\x0c\x63redit_score\x18\x01 \x01(\x0b\x32\x1e.credit_service.v1.CreditScore\x12\x1b\n\x0eprevious_score\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\x0e\x63\x61use_event_id\x18\x03 \x01(\x03\x42\x11\n\x0f_previous_score\"w\n\x0cRowsIngested\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .credit_service.v1.IngestionKind\x12\x10\n\x08inserted\x18\x03 \x01(\x03\x12\x0f\n\x07updated\x18\x04 \x01(\x03\"W\n\x0f\x43ustomerUpdated\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\x12.\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x1d.credit_service.v1.FactChange\"d\n\x0bLoanUpdated\x12\x0f\n\x07loan_id\x18\x01 \x01(\x03\x12\x14\n\x0cingestion_id\x18\x02 \x01(\t\x12.\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x1d.credit_service.v1.FactChange\">\n\nFactChange\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x10\n\x08previous\x18\x02 \x01(\t\x12\x0f\n\x07\x63urrent\x18\x03 \x01(\t\"F\n\x10ScorecardChanged\x12\x32\n\x06\x63hange\x18\x01 \x01(\x0b\x32\".credit_service.v1.ScorecardChange*\x84\x04\n\x0f\x43reditEventType\x12!\n\x1d\x43REDIT_EVENT_TYPE_UNSPECIFIED\x10\x00\x12)\n%CREDIT_EVENT_TYPE_CUSTOMER_REGISTERED\x10\x01\x12\"\n\x1e\x43REDIT_EVENT_TYPE_LOAN_CREATED\x10\x02\x12#\n\x1f\x43REDIT_EVENT_TYPE_LOAN_DECLINED\x10\x03\x12&\n\"CREDIT_EVENT_TYPE_PAYMENT_RECORDED\x10\x04\x12!\n\x1d\x43REDIT_EVENT_TYPE_LOAN_CLOSED\x10\x05\x12#\n\x1f\x43REDIT_EVENT_TYPE_SCORE_CHANGED\x10\x06\x12#\n\x1f\x43REDIT_EVENT_TYPE_ROWS_INGESTED\x10\x07\x12&\n\"CREDIT_EVENT_TYPE_CUSTOMER_UPDATED\x10\x08\x12\"\n\x1e\x43REDIT_EVENT_TYPE_LOAN_UPDATED\x10\t\x12(\n$CREDIT_EVENT_TYPE_LOAN_OFFER_CREATED\x10\n\x12&\n\"CREDIT_EVENT_TYPE_LOAN_OFFER_ENDED\x10\x0b\x12\'\n#CREDIT_EVENT_TYPE_SCORECARD_CHANGED\x10\x0e\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63redit_service/v1/event.proto\x12\x11\x63redit_service.v1\x1a credit_service/v1/decision.proto\x1a!credit_service/v1/ingestion.proto\x1a\x1c\x63redit_service/v1/loan.proto\x1a\x1d\x63redit_service/v1/offer.proto\x1a credit_service/v1/referral.proto\x1a\x1d\x63redit_service/v1/score.proto\x1a!credit_service/v1/scorecard.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\x1a\x17google/type/money.proto\"\xe5\x07\n\x0b\x43reditEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63ustomer_id\x18\x03 \x01(\x03\x12\x18\n\x10\x63ustomer_version\x18\x04 \x01(\x03\x12\x44\n\x13\x63ustomer_registered\x18\x05 \x01(\x0b\x32%.credit_service.v1.CustomerRegisteredH\x00\x12\x36\n\x0cloan_created\x18\x06 \x01(\x0b\x32\x1e.credit_service.v1.LoanCreatedH\x00\x12\x38\n\rloan_declined\x18\x07 \x01(\x0b\x32\x1f.credit_service.v1.LoanDeclinedH\x00\x12>\n\x10payment_recorded\x18\x08 \x01(\x0b\x32\".credit_service.v1.PaymentRecordedH\x00\x12\x34\n\x0bloan_closed\x18\t \x01(\x0b\x32\x1d.credit_service.v1.LoanClosedH\x00\x12\x38\n\rscore_changed\x18\n \x01(\x0b\x32\x1f.credit_service.v1.ScoreChangedH\x00\x12\x38\n\rrows_ingested\x18\x0b \x01(\x0b\x32\x1f.credit_service.v1.RowsIngestedH\x00\x12>\n\x10\x63ustomer_updated\x18\x0c \x01(\x0b\x32\".credit_service.v1.CustomerUpdatedH\x00\x12\x36\n\x0cloan_updated\x18\r \x01(\x0b\x32\x1e.credit_service.v1.LoanUpdatedH\x00\x12\x41\n\x12loan_offer_created\x18\x0e \x01(\x0b\x32#.credit_service.v1.LoanOfferCreatedH\x00\x12=\n\x10loan_offer_ended\x18\x0f \x01(\x0b\x32!.credit_service.v1.LoanOfferEndedH\x00\x12@\n\x11scorecard_changed\x18\x12 \x01(\x0b\x32#.credit_service.v1.ScorecardChangedH\x00\x12@\n\x11\x64\x65\x63ision_referred\x18\x10 \x01(\x0b\x32#.credit_service.v1.DecisionReferredH\x00\x12@\n\x11\x64\x65\x63ision_reviewed\x18\x11 \x01(\x0b\x32#.credit_service.v1.DecisionReviewedH\x00\x42\t\n\x07payload\"@\n\x12\x43ustomerRegistered\x12*\n\x0e\x61pproved_limit\x18\x01 \x01(\x0b\x32\x12.google.type.Money\"[\n\x0bLoanCreated\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x03\x12%\n\x04loan\x18\x02 \x01(\x0b\x32\x17.credit_service.v1.Loan\x12\x10\n\x08offer_id\x18\x03 \x01(\x03\"\x88\x01\n\x0cLoanDeclined\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x03\x12\'\n\x03\x61sk\x18\x02 \x01(\x0b\x32\x1a.credit_service.v1.LoanAsk\x12:\n\x0creason_codes\x18\x03 \x03(\x0e\x32$.credit_service.v1.DeclineReasonCode\"T\n\x10LoanOfferCreated\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x03\x12+\n\x05offer\x18\x02 \x01(\x0b\x32\x1c.credit_service.v1.LoanOffer\"\xbf\x01\n\x0eLoanOfferEnded\x12\x10\n\x08offer_id\x18\x01 \x01(\x03\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.credit_service.v1.LoanOfferState\x12\x0f\n\x07loan_id\x18\x03 \x01(\x03\x12+\n\x0f\x61\x63\x63\x65pted_amount\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12+\n\x0freleased_amount\x18\x05 \x01(\x0b\x32\x12.google.type.Money\"\xa3\x01\n\x0fPaymentRecorded\x12+\n\x07payment\x18\x01 \x01(\x0b\x32\x1a.credit_service.v1.Payment\x12\x1c\n\x14installments_settled\x18\x02 \x01(\x05\x12\x1c\n\x14installments_on_time\x18\x03 \x01(\x05\x12\'\n\x0boutstanding\x18\x04 \x01(\x0b\x32\x12.google.type.Money\"W\n\nLoanClosed\x12\x0f\n\x07loan_id\x18\x01 \x01(\x03\x12$\n\tclosed_on\x18\x02 \x01(\x0b\x32\x11.google.type.Date\x12\x12\n\npayment_id\x18\x03 \x01(\x03\"\x8c\x01\n\x0cScoreChanged\x12\x34\n\x0c\x63redit_score\x18\x01 \x01(\x0b\x32\x1e.credit_service.v1.CreditScore\x12\x1b\n\x0eprevious_score\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\x0e\x63\x61use_event_id\x18\x03 \x01(\x03\x42\x11\n\x0f_previous_score\"w\n\x0cRowsIngested\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .credit_service.v1.IngestionKind\x12\x10\n\x08inserted\x18\x03 \x01(\x03\x12\x0f\n\x07updated\x18\x04 \x01(\x03\"W\n\x0f\x43ustomerUpdated\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\x12.\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x1d.credit_service.v1.FactChange\"d\n\x0bLoanUpdated\x12\x0f\n\x07loan_id\x18\x01 \x01(\x03\x12\x14\n\x0cingestion_id\x18\x02 \x01(\t\x12.\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x1d.credit_service.v1.FactChange\">\n\nFactChange\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x10\n\x08previous\x18\x02 \x01(\t\x12\x0f\n\x07\x63urrent\x18\x03 \x01(\t\"F\n\x10ScorecardChanged\x12\x32\n\x06\x63hange\x18\x01 \x01(\x0b\x32\".credit_service.v1.ScorecardChange\"\xb8\x01\n\x10\x44\x65\x63isionReferred\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x03\x12-\n\x04kind\x18\x02 \x01(\x0e\x32\x1f.credit_service.v1.ReferralKind\x12\'\n\x03\x61sk\x18\x03 \x01(\x0b\x32\x1a.credit_service.v1.LoanAsk\x12\x12\n\nrule_codes\x18\x04 \x03(\t\x12#\n\x08last_day\x18\x05 \x01(\x0b\x32\x11.google.type.Date\"v\n\x10\x44\x65\x63isionReviewed\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\x03\x12\x31\n\x07verdict\x18\x02 \x01(\x0e\x32 .credit_service.v1.ReviewVerdict\x12\x1a\n\x12result_decision_id\x18\x03 \x01(\x03*\xd6\x04\n\x0f\x43reditEventType\x12!\n\x1d\x43REDIT_EVENT_TYPE_UNSPECIFIED\x10\x00\x12)\n%CREDIT_EVENT_TYPE_CUSTOMER_REGISTERED\x10\x01\x12\"\n\x1e\x43REDIT_EVENT_TYPE_LOAN_CREATED\x10\x02\x12#\n\x1f\x43REDIT_EVENT_TYPE_LOAN_DECLINED\x10\x03\x12&\n\"CREDIT_EVENT_TYPE_PAYMENT_RECORDED\x10\x04\x12!\n\x1d\x43REDIT_EVENT_TYPE_LOAN_CLOSED\x10\x05\x12#\n\x1f\x43REDIT_EVENT_TYPE_SCORE_CHANGED\x10\x06\x12#\n\x1f\x43REDIT_EVENT_TYPE_ROWS_INGESTED\x10\x07\x12&\n\"CREDIT_EVENT_TYPE_CUSTOMER_UPDATED\x10\x08\x12\"\n\x1e\x43REDIT_EVENT_TYPE_LOAN_UPDATED\x10\t\x12(\n$CREDIT_EVENT_TYPE_LOAN_OFFER_CREATED\x10\n\x12&\n\"CREDIT_EVENT_TYPE_LOAN_OFFER_ENDED\x10\x0b\x12\'\n#CREDIT_EVENT_TYPE_SCORECARD_CHANGED\x10\x0e\x12\'\n#CREDIT_EVENT_TYPE_DECISION_REFERRED\x10\x0c\x12\'\n#CREDIT_EVENT_TYPE_DECISION_REVIEWED\x10\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'credit_service.v1.event_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CREDITEVENTTYPE']._serialized_start=2623
-  _globals['_CREDITEVENTTYPE']._serialized_end=3139
-  _globals['_CREDITEVENT']._serialized_start=331
-  _globals['_CREDITEVENT']._serialized_end=1196
-  _globals['_CUSTOMERREGISTERED']._serialized_start=1198
-  _globals['_CUSTOMERREGISTERED']._serialized_end=1262
-  _globals['_LOANCREATED']._serialized_start=1264
-  _globals['_LOANCREATED']._serialized_end=1355
-  _globals['_LOANDECLINED']._serialized_start=1358
-  _globals['_LOANDECLINED']._serialized_end=1494
-  _globals['_LOANOFFERCREATED']._serialized_start=1496
-  _globals['_LOANOFFERCREATED']._serialized_end=1580
-  _globals['_LOANOFFERENDED']._serialized_start=1583
-  _globals['_LOANOFFERENDED']._serialized_end=1774
-  _globals['_PAYMENTRECORDED']._serialized_start=1777
-  _globals['_PAYMENTRECORDED']._serialized_end=1940
-  _globals['_LOANCLOSED']._serialized_start=1942
-  _globals['_LOANCLOSED']._serialized_end=2029
-  _globals['_SCORECHANGED']._serialized_start=2032
-  _globals['_SCORECHANGED']._serialized_end=2172
-  _globals['_ROWSINGESTED']._serialized_start=2174
-  _globals['_ROWSINGESTED']._serialized_end=2293
-  _globals['_CUSTOMERUPDATED']._serialized_start=2295
-  _globals['_CUSTOMERUPDATED']._serialized_end=2382
-  _globals['_LOANUPDATED']._serialized_start=2384
-  _globals['_LOANUPDATED']._serialized_end=2484
-  _globals['_FACTCHANGE']._serialized_start=2486
-  _globals['_FACTCHANGE']._serialized_end=2548
-  _globals['_SCORECARDCHANGED']._serialized_start=2550
-  _globals['_SCORECARDCHANGED']._serialized_end=2620
+  _globals['_CREDITEVENTTYPE']._serialized_start=3096
+  _globals['_CREDITEVENTTYPE']._serialized_end=3694
+  _globals['_CREDITEVENT']._serialized_start=365
+  _globals['_CREDITEVENT']._serialized_end=1362
+  _globals['_CUSTOMERREGISTERED']._serialized_start=1364
+  _globals['_CUSTOMERREGISTERED']._serialized_end=1428
+  _globals['_LOANCREATED']._serialized_start=1430
+  _globals['_LOANCREATED']._serialized_end=1521
+  _globals['_LOANDECLINED']._serialized_start=1524
+  _globals['_LOANDECLINED']._serialized_end=1660
+  _globals['_LOANOFFERCREATED']._serialized_start=1662
+  _globals['_LOANOFFERCREATED']._serialized_end=1746
+  _globals['_LOANOFFERENDED']._serialized_start=1749
+  _globals['_LOANOFFERENDED']._serialized_end=1940
+  _globals['_PAYMENTRECORDED']._serialized_start=1943
+  _globals['_PAYMENTRECORDED']._serialized_end=2106
+  _globals['_LOANCLOSED']._serialized_start=2108
+  _globals['_LOANCLOSED']._serialized_end=2195
+  _globals['_SCORECHANGED']._serialized_start=2198
+  _globals['_SCORECHANGED']._serialized_end=2338
+  _globals['_ROWSINGESTED']._serialized_start=2340
+  _globals['_ROWSINGESTED']._serialized_end=2459
+  _globals['_CUSTOMERUPDATED']._serialized_start=2461
+  _globals['_CUSTOMERUPDATED']._serialized_end=2548
+  _globals['_LOANUPDATED']._serialized_start=2550
+  _globals['_LOANUPDATED']._serialized_end=2650
+  _globals['_FACTCHANGE']._serialized_start=2652
+  _globals['_FACTCHANGE']._serialized_end=2714
+  _globals['_SCORECARDCHANGED']._serialized_start=2716
+  _globals['_SCORECARDCHANGED']._serialized_end=2786
+  _globals['_DECISIONREFERRED']._serialized_start=2789
+  _globals['_DECISIONREFERRED']._serialized_end=2973
+  _globals['_DECISIONREVIEWED']._serialized_start=2975
+  _globals['_DECISIONREVIEWED']._serialized_end=3093
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from credit_service.v1 import decision_pb2 as decision_pb2
 from credit_service.v1 import ingestion_pb2 as ingestion_pb2
 from credit_service.v1 import loan_pb2 as loan_pb2
 from credit_service.v1 import offer_pb2 as offer_pb2
+from credit_service.v1 import referral_pb2 as referral_pb2
 from credit_service.v1 import score_pb2 as score_pb2
 from credit_service.v1 import scorecard_pb2 as scorecard_pb2
 from google.protobuf import descriptor as descriptor
@@ -60,6 +61,10 @@ class _CreditEventTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Credit
     """loan_offer_ended."""
     CREDIT_EVENT_TYPE_SCORECARD_CHANGED: _CreditEventType.ValueType  # 14
     """scorecard_changed."""
+    CREDIT_EVENT_TYPE_DECISION_REFERRED: _CreditEventType.ValueType  # 12
+    """decision_referred."""
+    CREDIT_EVENT_TYPE_DECISION_REVIEWED: _CreditEventType.ValueType  # 13
+    """decision_reviewed."""
 
 class CreditEventType(_CreditEventType, metaclass=_CreditEventTypeEnumTypeWrapper):
     """Event types for the filter of WatchCreditEvents. Each corresponds to a payload of CreditEvent."""
@@ -90,6 +95,10 @@ CREDIT_EVENT_TYPE_LOAN_OFFER_ENDED: CreditEventType.ValueType  # 11
 """loan_offer_ended."""
 CREDIT_EVENT_TYPE_SCORECARD_CHANGED: CreditEventType.ValueType  # 14
 """scorecard_changed."""
+CREDIT_EVENT_TYPE_DECISION_REFERRED: CreditEventType.ValueType  # 12
+"""decision_referred."""
+CREDIT_EVENT_TYPE_DECISION_REVIEWED: CreditEventType.ValueType  # 13
+"""decision_reviewed."""
 
 @typing.final
 class CreditEvent(message.Message):
@@ -113,6 +122,8 @@ class CreditEvent(message.Message):
     LOAN_OFFER_CREATED_FIELD_NUMBER: builtins.int
     LOAN_OFFER_ENDED_FIELD_NUMBER: builtins.int
     SCORECARD_CHANGED_FIELD_NUMBER: builtins.int
+    DECISION_REFERRED_FIELD_NUMBER: builtins.int
+    DECISION_REVIEWED_FIELD_NUMBER: builtins.int
     event_id: builtins.int
     """Id of the event, 1 or more. A stream sends events in ascending order of id; ids may have gaps."""
     customer_id: builtins.int
@@ -173,6 +184,14 @@ class CreditEvent(message.Message):
     def scorecard_changed(self) -> ScorecardChanged:
         """A scorecard was stored, scheduled, activated, tried or retired."""
 
+    @builtins.property
+    def decision_referred(self) -> DecisionReferred:
+        """A decision was referred to a reviewer."""
+
+    @builtins.property
+    def decision_reviewed(self) -> DecisionReviewed:
+        """A reviewer approved or declined a referred decision."""
+
     def __init__(
         self,
         *,
@@ -192,12 +211,14 @@ class CreditEvent(message.Message):
         loan_offer_created: LoanOfferCreated | None = ...,
         loan_offer_ended: LoanOfferEnded | None = ...,
         scorecard_changed: ScorecardChanged | None = ...,
+        decision_referred: DecisionReferred | None = ...,
+        decision_reviewed: DecisionReviewed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_offer_created", b"loan_offer_created", "loan_offer_ended", b"loan_offer_ended", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "decision_referred", b"decision_referred", "decision_reviewed", b"decision_reviewed", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_offer_created", b"loan_offer_created", "loan_offer_ended", b"loan_offer_ended", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "customer_version", b"customer_version", "event_id", b"event_id", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_offer_created", b"loan_offer_created", "loan_offer_ended", b"loan_offer_ended", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "customer_version", b"customer_version", "decision_referred", b"decision_referred", "decision_reviewed", b"decision_reviewed", "event_id", b"event_id", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_offer_created", b"loan_offer_created", "loan_offer_ended", b"loan_offer_ended", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = typing.Literal["customer_registered", "loan_created", "loan_declined", "payment_recorded", "loan_closed", "score_changed", "rows_ingested", "customer_updated", "loan_updated", "loan_offer_created", "loan_offer_ended", "scorecard_changed"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = typing.Literal["customer_registered", "loan_created", "loan_declined", "payment_recorded", "loan_closed", "score_changed", "rows_ingested", "customer_updated", "loan_updated", "loan_offer_created", "loan_offer_ended", "scorecard_changed", "decision_referred", "decision_reviewed"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -591,5 +612,77 @@ class ScorecardChanged(message.Message):
     _HasFieldArgType: _TypeAlias = typing.Literal["change", b"change"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["change", b"change"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DecisionReferred(message.Message):
+    """A decision was referred to a reviewer. Nothing was booked."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    ASK_FIELD_NUMBER: builtins.int
+    RULE_CODES_FIELD_NUMBER: builtins.int
+    LAST_DAY_FIELD_NUMBER: builtins.int
+    decision_id: builtins.int
+    """Id of the decision. GetDecision returns it in full."""
+    kind: referral_pb2.ReferralKind.ValueType
+    """What the request asks for."""
+    @builtins.property
+    def ask(self) -> decision_pb2.LoanAsk:
+        """The requested loan."""
+
+    @builtins.property
+    def rule_codes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Codes of the rules that referred it, in the order of the scorecard."""
+
+    @builtins.property
+    def last_day(self) -> date_pb2.Date:
+        """Last day on which it can be reviewed. No event follows if no reviewer decides by then."""
+
+    def __init__(
+        self,
+        *,
+        decision_id: builtins.int = ...,
+        kind: referral_pb2.ReferralKind.ValueType = ...,
+        ask: decision_pb2.LoanAsk | None = ...,
+        rule_codes: abc.Iterable[builtins.str] | None = ...,
+        last_day: date_pb2.Date | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["ask", b"ask", "last_day", b"last_day"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ask", b"ask", "decision_id", b"decision_id", "kind", b"kind", "last_day", b"last_day", "rule_codes", b"rule_codes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DecisionReviewed(message.Message):
+    """A reviewer approved or declined a referred decision. For an approval, it follows the event of the
+    new decision: loan_created, loan_declined or decision_referred.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: builtins.int
+    VERDICT_FIELD_NUMBER: builtins.int
+    RESULT_DECISION_ID_FIELD_NUMBER: builtins.int
+    decision_id: builtins.int
+    """Id of the referred decision."""
+    verdict: referral_pb2.ReviewVerdict.ValueType
+    """The reviewer's verdict."""
+    result_decision_id: builtins.int
+    """Id of the decision that the approval made. 0 for a decline."""
+    def __init__(
+        self,
+        *,
+        decision_id: builtins.int = ...,
+        verdict: referral_pb2.ReviewVerdict.ValueType = ...,
+        result_decision_id: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["decision_id", b"decision_id", "result_decision_id", b"result_decision_id", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

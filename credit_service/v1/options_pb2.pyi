@@ -15,6 +15,7 @@ scope: extension_dict._ExtensionFieldDescriptor[descriptor_pb2.MethodOptions, bu
 """The scope that the caller's credentials need for the method. Every method declares exactly one:
   credit.read   reads customers, scores, loans, decisions and events
   credit.write  registers customers, books loans, records payments
+  credit.review reviews referred decisions
   policy.read   reads, compares and backtests scorecards
   policy.write  creates, tries, activates and retires scorecards
   ingest        sends rows and files, lists all ingestions, reads the row errors of its own

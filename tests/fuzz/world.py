@@ -349,6 +349,16 @@ _BASES: Mapping[str, Any] = {
         [credit.ListDecisionsRequest(page_size=1, page_token=world.page_tokens[2])],
         [credit.ListDecisionsRequest(customer_id=1, page_size=3)],
     ],
+    "ReviewDecision": lambda world, fresh: [
+        [
+            credit.ReviewDecisionRequest(
+                request_id=fresh,
+                decision_id=world.decision_id,
+                verdict=2,  # type: ignore[arg-type]  # a number is one
+                reason="No proof of income.",
+            )
+        ]
+    ],
     "WatchCreditEvents": lambda _, __: [
         [credit.WatchCreditEventsRequest(customer_id=1, event_types=[1, 2])]  # type: ignore[list-item]  # numbers are some
     ],

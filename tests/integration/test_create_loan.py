@@ -303,7 +303,7 @@ def test_facts_cannot_be_changed(database: Database) -> None:
         "UPDATE payments SET amount_paise = 1",
         "DELETE FROM payments",
         "TRUNCATE payments",
-        "TRUNCATE decisions, shadow_decisions, loan_offers",
+        "TRUNCATE decisions, shadow_decisions, loan_offers, referrals",
         "TRUNCATE loan_offers",
         "TRUNCATE shadow_decisions",
         "TRUNCATE score_history",

@@ -34,7 +34,15 @@ SERVICES = {
     "IngestionService": ingestion_service_pb2.DESCRIPTOR.services_by_name["IngestionService"],
     "ScorecardService": scorecard_service_pb2.DESCRIPTOR.services_by_name["ScorecardService"],
 }
-SCOPES = {"credit.read", "credit.write", "policy.read", "policy.write", "ingest", "admin"}
+SCOPES = {
+    "credit.read",
+    "credit.write",
+    "credit.review",
+    "policy.read",
+    "policy.write",
+    "ingest",
+    "admin",
+}
 LIST_REQUEST = {"page_size", "page_token"}
 
 # RPC: scope, required names in the request, required names in the response. Other services depend
@@ -206,8 +214,23 @@ CONTRACT: dict[str, tuple[str, set[str], set[str]]] = {
     ),
     "ListDecisions": (
         "credit.read",
-        {"customer_id", *LIST_REQUEST},
-        {"decisions", "next_page_token"},
+        {"customer_id", "referral_state", *LIST_REQUEST},
+        {"decisions", "decisions.referral.state", "next_page_token"},
+    ),
+    "ReviewDecision": (
+        "credit.review",
+        {"request_id", "decision_id", "verdict", "reason"},
+        {
+            "decision",
+            "decision.reviewed_decision_id",
+            "loan",
+            "offer",
+            "referral.state",
+            "referral.last_day",
+            "referral.reviewer",
+            "referral.reason",
+            "referral.result_decision_id",
+        },
     ),
     "WatchCreditEvents": (
         "credit.read",
@@ -229,6 +252,8 @@ CONTRACT: dict[str, tuple[str, set[str], set[str]]] = {
             "event.customer_updated.changes.previous",
             "event.loan_updated.changes.current",
             "event.scorecard_changed.change.principal",
+            "event.decision_referred.last_day",
+            "event.decision_reviewed.verdict",
         },
     ),
     "IngestRows": (
@@ -458,7 +483,7 @@ def test_only_methods_that_write_are_not_marked_free_of_side_effects() -> None:
         if method.GetOptions().idempotency_level != MethodOptions.NO_SIDE_EFFECTS
     }
     assert writing == STREAMS_IN | {
-        *("RegisterCustomer", "CreateLoan", "RecordPayment"),
+        *("RegisterCustomer", "CreateLoan", "RecordPayment", "ReviewDecision"),
         *("CreateLoanOffer", "AcceptLoanOffer", "WithdrawLoanOffer"),
         *("CreateScorecard", "ActivateScorecard", "SetTrialScorecard", "RetireScorecard"),
     }

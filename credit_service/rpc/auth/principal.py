@@ -8,6 +8,7 @@ SCOPES = frozenset(
     {
         "credit.read",
         "credit.write",
+        "credit.review",
         "policy.read",
         "policy.write",
         "ingest",

@@ -37,7 +37,7 @@ _CONTRACT = (
     ingestion_service_pb2.DESCRIPTOR,
     scorecard_service_pb2.DESCRIPTOR,
 )
-_WRITE_SCOPES = frozenset({"credit.write", "policy.write"})
+_WRITE_SCOPES = frozenset({"credit.write", "credit.review", "policy.write"})
 # grpc's thread does not parse longer messages: they are padded, and take no customer lock.
 _MAX_PARSED_BYTES = 4096
 

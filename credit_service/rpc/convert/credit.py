@@ -60,6 +60,7 @@ from credit_service.rpc.convert.fields import (
     write_principal,
     write_time,
 )
+from credit_service.rpc.convert.referrals import write_new_referral, write_referral
 from credit_service.rupees import format_inr
 from credit_service.storage.customers import CustomerView
 from credit_service.storage.decisions import StoredDecision
@@ -362,6 +363,8 @@ def write_created_loan(stored: StoredDecision, ask: Ask) -> credit_service_pb2.C
             decision_id=stored.decision_id,
         )
         fill_loan(response.loan, loan)
+    if stored.referral is not None:
+        response.referral.CopyFrom(write_new_referral(stored.referral))
     return response
 
 
@@ -479,8 +482,8 @@ def write_installment(
     )
 
 
-def write_decision(stored: StoredDecision) -> decision_pb2.Decision:
-    """A stored decision with its inputs."""
+def write_decision(stored: StoredDecision, today: date) -> decision_pb2.Decision:
+    """A stored decision with its inputs, and the state of its referral today."""
     inputs = decode_inputs(stored.inputs_json)
     position, ask, day = inputs.position, inputs.ask, inputs.day
     decision = stored.outcome
@@ -524,6 +527,9 @@ def write_decision(stored: StoredDecision) -> decision_pb2.Decision:
         principal=write_principal(stored.principal),
         outcome=_OUTCOMES[decision.outcome],
         rule_results=[_rule_result(each) for each in decision.rules],
+        reviewed_decision_id=stored.reviewed_decision_id,
     )
+    if stored.referral is not None:
+        message.referral.CopyFrom(write_referral(stored.referral, today))
     fill_score(message.credit_score, decision.score, stored.decided_at)
     return message

@@ -11,7 +11,7 @@ from credit_service.domain.errors import OUT_OF_RANGE
 from credit_service.domain.loans import Loan, schedule
 from credit_service.domain.money import format_hundredths
 from credit_service.domain.payments import installment_states
-from credit_service.rpc.convert import credit, fields, offers
+from credit_service.rpc.convert import credit, fields, offers, referrals
 from credit_service.rpc.convert import scorecards as convert_scorecards
 from credit_service.rpc.convert.fields import Violations
 from credit_service.rupees import format_inr
@@ -20,6 +20,7 @@ from credit_service.storage.event_stream import StoredEvent
 from credit_service.storage.payments import StoredPayment
 from credit_service.v1 import (
     credit_service_pb2,
+    decision_pb2,
     event_pb2,
     ingestion_pb2,
     loan_pb2,
@@ -156,12 +157,16 @@ def _loan(document: dict[str, Any]) -> Loan:
 
 
 def _loan_declined(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
-    declined, ask = message.loan_declined, event.payload["ask"]
+    declined = message.loan_declined
     declined.decision_id = event.payload["decision_id"]
-    declined.ask.loan_amount.CopyFrom(fields.write_money(ask["principal_paise"]))
-    declined.ask.interest_rate.CopyFrom(fields.write_hundredths(ask["annual_rate_bps"]))
-    declined.ask.tenure_months = ask["tenure_months"]
+    _fill_ask(declined.ask, event.payload["ask"])
     declined.reason_codes.extend(credit.reason_code(code) for code in event.payload["reasons"])
+
+
+def _fill_ask(message: decision_pb2.LoanAsk, ask: dict[str, Any]) -> None:
+    message.loan_amount.CopyFrom(fields.write_money(ask["principal_paise"]))
+    message.interest_rate.CopyFrom(fields.write_hundredths(ask["annual_rate_bps"]))
+    message.tenure_months = ask["tenure_months"]
 
 
 def _payment_recorded(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
@@ -248,6 +253,22 @@ def _fact_text(fact: str, value: str | None) -> str:
     return format_hundredths(int(value)) if fact.endswith("_bps") else value
 
 
+def _decision_referred(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
+    referred, payload = message.decision_referred, event.payload
+    referred.decision_id = payload["decision_id"]
+    referred.kind = referrals.KINDS[payload["kind"]]
+    _fill_ask(referred.ask, payload["ask"])
+    referred.rule_codes.extend(payload["rule_codes"])
+    referred.last_day.CopyFrom(fields.write_date(date.fromisoformat(payload["last_day"])))
+
+
+def _decision_reviewed(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
+    reviewed, payload = message.decision_reviewed, event.payload
+    reviewed.decision_id = payload["decision_id"]
+    reviewed.verdict = referrals.VERDICTS[payload["verdict"]]
+    reviewed.result_decision_id = payload["result_decision_id"] or 0
+
+
 _WRITE: dict[str, Callable[[event_pb2.CreditEvent, StoredEvent], None]] = {
     "customer_registered": _customer_registered,
     "loan_created": _loan_created,
@@ -261,6 +282,8 @@ _WRITE: dict[str, Callable[[event_pb2.CreditEvent, StoredEvent], None]] = {
     "loan_offer_created": _loan_offer_created,
     "loan_offer_ended": _loan_offer_ended,
     "scorecard_changed": _scorecard_changed,
+    "decision_referred": _decision_referred,
+    "decision_reviewed": _decision_reviewed,
 }
 _KIND_OF_TYPE: dict[int, str] = {
     event_pb2.CreditEventType.Value(f"CREDIT_EVENT_TYPE_{kind.upper()}"): kind for kind in _WRITE

@@ -22,6 +22,7 @@ from credit_service.domain.loans import (
 from credit_service.domain.offers import MAX_CHARGES, LoanOffer, OfferState
 from credit_service.rpc.convert import credit, fields
 from credit_service.rpc.convert.fields import Violations, write_date, write_money
+from credit_service.rpc.convert.referrals import write_new_referral
 from credit_service.rupees import format_inr
 from credit_service.storage.decisions import StoredDecision
 from credit_service.v1 import credit_service_pb2, offer_pb2
@@ -159,6 +160,8 @@ def write_created_offer(
     if offer is not None:
         response.message += f" The offer is valid until {offer.last_day}."
         response.offer.CopyFrom(write_offer(offer, offer.created_on))
+    if stored.referral is not None:
+        response.referral.CopyFrom(write_new_referral(stored.referral))
     return response
 
 

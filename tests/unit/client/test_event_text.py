@@ -148,6 +148,32 @@ def event(payload: dict[str, object]) -> CreditEvent:
                 "ingestion id",
             ),
         ),
+        (
+            {
+                "decision_referred": {
+                    "decision_id": 5,
+                    "kind": 1,
+                    "ask": {"loan_amount": {"units": 100_000}},
+                    "rule_codes": ["LATE"],
+                    "last_day": {"year": 2026, "month": 6, "day": 17},
+                }
+            },
+            EventText(
+                "Loan referred to a reviewer for customer 101",
+                "₹1,00,000: LATE, to review by 2026-06-17",
+                "decision 5",
+            ),
+        ),
+        (
+            {"decision_reviewed": {"decision_id": 5, "verdict": 1, "result_decision_id": 6}},
+            EventText(
+                "Referral of customer 101 approved by a reviewer", "new decision 6", "decision 5"
+            ),
+        ),
+        (
+            {"decision_reviewed": {"decision_id": 5, "verdict": 2}},
+            EventText("Referral of customer 101 declined by a reviewer", "", "decision 5"),
+        ),
     ],
 )
 def test_an_event_is_described_in_words(payload: dict[str, object], text: EventText) -> None:
