@@ -1,6 +1,6 @@
 """`score`, `check`, `loans`, `pay` and the other commands that show one response as a table."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -31,7 +31,7 @@ from credit_service.client.channel import (
     ServiceError,
     decoded_errors,
 )
-from credit_service.client.display import enum_name, inr
+from credit_service.client.display import enum_name, inr, words
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import decision_pb2, loan_pb2, score_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
@@ -134,7 +134,7 @@ def check(
         return ExitCode.GOOD
     requested, corrected = response.interest_rate.value, response.corrected_interest_rate.value
     changed = "" if requested == corrected else f" (requested: {requested} %)"
-    _print_outcome(approved=response.approved, name="would be approved", other="would be declined")
+    _print_outcome(response, f"would be {_outcome(response)}")
     out.print(
         Text(
             f"  {inr(request.loan_amount)} over {tenure} months at {corrected} % a year{changed}: "
@@ -145,6 +145,7 @@ def check(
     _show_reasons(response)
     if response.HasField("counter_offer"):
         _show_counter_offer(response.counter_offer)
+    _show_rules(response.rule_results)
     _show_score(response.credit_score)
     return ExitCode.GOOD
 
@@ -160,8 +161,31 @@ def _a_month(
     return text
 
 
-def _print_outcome(*, approved: bool, name: str, other: str) -> None:
-    out.print(Text(name if approved else other, style="bold green" if approved else "bold red"))
+_OUTCOME_STYLES = {"approved": "bold green", "declined": "bold red", "referred": "bold yellow"}
+
+
+def _outcome(message: Any) -> str:
+    """Return approved, declined or referred."""
+    if message.outcome == decision_pb2.DECISION_OUTCOME_REFERRED:
+        return "referred"
+    return "approved" if message.approved else "declined"
+
+
+def _print_outcome(message: Any, sentence: str) -> None:
+    out.print(Text(sentence, style=_OUTCOME_STYLES[_outcome(message)]))
+
+
+def _show_rules(results: Sequence[decision_pb2.RuleResult]) -> None:
+    """Show the rules of the policy as they were evaluated; nothing without rules."""
+    if not results:
+        return
+    table = Listing("rule", "effect", "applied", "values", "condition")
+    for each in results:
+        values = ", ".join(f"{value.name} {value.value}" for value in each.values)
+        effect = words(enum_name(each.outcome, decision_pb2.RuleOutcome))
+        applied = each.error or ("yes" if each.applied else "no")
+        table.add(each.code, effect, applied, values, each.condition)
+    table.print()
 
 
 def _show_reasons(answer: pb.CheckEligibilityResponse | decision_pb2.Decision) -> None:
@@ -365,7 +389,7 @@ def decisions(target: Target, customer_id: int | None, limit: int, *, as_json: b
             str(each.ask.tenure_months),
             f"{each.corrected_interest_rate.value} %",
             str(each.credit_score.score),
-            f"approved: loan {each.loan_id}" if each.approved else f"declined: {reasons}",
+            f"approved: loan {each.loan_id}" if each.approved else f"{_outcome(each)}: {reasons}",
         )
     return _print_list(table, "decisions", found, more=more, as_json=as_json)
 
@@ -379,11 +403,8 @@ def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
         print_json(as_dict(response))
         return ExitCode.GOOD
     found = response.decision
-    _print_outcome(
-        approved=found.approved,
-        name=f"Decision {decision_id}: approved, loan {found.loan_id}",
-        other=f"Decision {decision_id}: declined",
-    )
+    loan = f", loan {found.loan_id}" if found.approved else ""
+    _print_outcome(found, f"Decision {decision_id}: {_outcome(found)}{loan}")
     _show_reasons(found)
     if found.HasField("counter_offer"):
         _show_counter_offer(found.counter_offer)
@@ -414,6 +435,7 @@ def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
             ),
         ),
     )
+    _show_rules(found.rule_results)
     _show_score(found.credit_score)
     return ExitCode.GOOD
 

@@ -91,7 +91,7 @@ class ConditionError(ValueError):
     """A condition that is not accepted: the problem, and its place as 1-based line and column."""
 
     def __init__(self, problem: str, line: int, column: int) -> None:
-        super().__init__(f"{problem}, at line {line}, column {column}")
+        super().__init__(f"has an error at line {line}, column {column}: {problem}")
         self.problem = problem
         self.line = line
         self.column = column

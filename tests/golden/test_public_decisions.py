@@ -1,5 +1,5 @@
-"""Decisions on the 300 customers of the public workbooks: unchanged under the standard scorecard, as
-documented under the prudent one."""
+"""Decisions on the 300 customers of the public workbooks: unchanged under the standard scorecard,
+as documented under the prudent one."""
 
 import hashlib
 from collections import Counter

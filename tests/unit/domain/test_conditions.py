@@ -127,7 +127,7 @@ def test_a_wrong_condition_is_refused_with_its_place(
         check_condition(text)
     assert problem in caught.value.problem
     assert (caught.value.line, caught.value.column) == (line, column)
-    assert str(caught.value).endswith(f", at line {line}, column {column}")
+    assert str(caught.value).startswith(f"has an error at line {line}, column {column}: ")
 
 
 @pytest.mark.parametrize(

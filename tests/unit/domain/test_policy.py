@@ -323,7 +323,10 @@ def test_a_wrong_condition_is_named_with_its_place() -> None:
 
     ((field, message),) = faults(change)
     assert field == "rules[0].condition"
-    assert message.endswith("months_as_customer, at line 2, column 6.")
+    assert message.startswith(
+        "rules[0].condition has an error at line 2, column 6: 'late' is unknown; use one of score"
+    )
+    assert message.endswith("months_as_customer.")
 
 
 # The cases for which policies were introduced.

@@ -1,0 +1,48 @@
+"""Decisions as the command line shows them."""
+
+import pytest
+
+from credit_service.cli import show
+from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import decision_pb2
+
+OVERDUE = decision_pb2.RuleResult(
+    code="OVERDUE",
+    condition="days_past_due > 30 || asset_class == 4",
+    values=[
+        decision_pb2.RuleValue(name="days_past_due", value=31),
+        decision_pb2.RuleValue(name="asset_class", value=2),
+    ],
+    outcome=decision_pb2.RULE_OUTCOME_MIN_RATE,
+    applied=True,
+)
+
+
+def test_rules_are_shown_with_the_values_used(capsys: pytest.CaptureFixture[str]) -> None:
+    broken = decision_pb2.RuleResult(code="BROKEN", condition="1 / age > 1", error="division by 0")
+    show._show_rules([OVERDUE, broken])
+    _, overdue, failed = capsys.readouterr().out.splitlines()
+    for text in ("OVERDUE", "Min rate", "yes", "days_past_due 31, asset_class 2"):
+        assert text in overdue
+    assert overdue.endswith(OVERDUE.condition)
+    assert "division by 0" in failed
+    show._show_rules([])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("approved", "outcome", "expected"),
+    [
+        (True, decision_pb2.DECISION_OUTCOME_APPROVED, "approved"),
+        (False, decision_pb2.DECISION_OUTCOME_DECLINED, "declined"),
+        (False, decision_pb2.DECISION_OUTCOME_REFERRED, "referred"),
+        # A server of release 0.1.0.
+        (True, decision_pb2.DECISION_OUTCOME_UNSPECIFIED, "approved"),
+        (False, decision_pb2.DECISION_OUTCOME_UNSPECIFIED, "declined"),
+    ],
+)
+def test_a_referral_is_neither_approved_nor_declined(
+    approved: bool, outcome: decision_pb2.DecisionOutcome.ValueType, expected: str
+) -> None:
+    response = pb.CheckEligibilityResponse(approved=approved, outcome=outcome)
+    assert show._outcome(response) == expected
