@@ -7,6 +7,7 @@ text therefore takes a new edition of the rules.
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import IntEnum, StrEnum
+from typing import NamedTuple
 
 from credit_service.domain.loans import (
     MAX_PRINCIPAL_PAISE,
@@ -198,8 +199,7 @@ def decide(
     return decision if counter_offer is None else replace(decision, counter_offer=counter_offer)
 
 
-@dataclass(frozen=True, slots=True)
-class _Case:
+class _Case(NamedTuple):
     """What a decision depends on besides the ask. `min_rate_bps` is None when the score declines;
     `new_to_credit` is set when its terms replace that decline."""
 
@@ -370,7 +370,7 @@ def _capped(limits: "_Limits", case: _Case, results: tuple[RuleResult, ...]) -> 
         caps.append(capping.max_principal_paise)
     if not caps:
         return limits
-    return replace(limits, max_principal_paise=min(limits.max_principal_paise, *caps))
+    return limits._replace(max_principal_paise=min(limits.max_principal_paise, *caps))
 
 
 def _referrals(case: _Case, results: tuple[RuleResult, ...]) -> list[Reason]:
@@ -385,8 +385,7 @@ def _referrals(case: _Case, results: tuple[RuleResult, ...]) -> list[Reason]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Limits:
+class _Limits(NamedTuple):
     """Limits of an approved loan, at the corrected rate."""
 
     max_installment_paise: int

@@ -230,6 +230,8 @@ def _growth(annual_rate_bps: int, tenure_months: int) -> tuple[int, int, int, in
     return a, (a + b) ** tenure_months, b**tenure_months, b
 
 
+# Cached: rates and tenures recur, and the numbers have up to thousands of bits.
+@lru_cache(maxsize=4_096)
 def installment_factor(annual_rate_bps: int, tenure_months: int) -> tuple[int, int]:
     """The installment per paisa of principal, as an exact fraction (numerator, denominator).
 

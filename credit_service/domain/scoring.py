@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
+from functools import lru_cache
 
 from credit_service.domain.money import divide_half_up
 from credit_service.domain.policy import DebtBasis, OnTimeCounts
@@ -128,6 +129,8 @@ def _required(facts: PolicyFacts | None, scorecard: Scorecard) -> PolicyFacts:
     return facts
 
 
+# Cached because many customers share one.
+@lru_cache(maxsize=4_096)
 def _component(component: Component, weight: int, found: int, full_at: int) -> ScoreComponent:
     """min(found / full_at, 1) · weight in hundredths of a point; 0 when full_at is 0."""
     most = weight * 100

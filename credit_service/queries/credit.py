@@ -1,14 +1,14 @@
 """A customer's credit: position, score, and the decision on a loan request."""
 
 import time
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
 from credit_service.domain.eligibility import Ask, Decision, decide
-from credit_service.domain.errors import NotFoundError
+from credit_service.domain.errors import NotFoundError, RetryLaterError
 from credit_service.domain.policy_facts import PolicyFacts
 from credit_service.domain.positions import CreditPosition, is_valid_on
 from credit_service.domain.scorecard import Scorecard
@@ -18,11 +18,8 @@ from credit_service.storage import positions as stored_positions
 from credit_service.storage.database import Database, LostRaceError
 
 _ACTIVE_VERSION_SECONDS = 1.0
-
-
-def unknown_customer(customer_id: int) -> NotFoundError:
-    """CUSTOMER_NOT_FOUND: there is no customer with that id."""
-    return NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
+_FACTS_AT_ONCE = 200
+"""Customers whose loans are in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +30,36 @@ class CreditSnapshot:
     position: CreditPosition
     scorecard: Scorecard
     facts: PolicyFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreditSnapshots:
+    """The positions of many customers on a day by customer id, and the active scorecard, which is
+    None where all customers are unknown; with the facts of its policy where they were needed.
+
+    `conflicts` has the customers whose position and facts could not be read at one version.
+    """
+
+    positions: Mapping[int, CreditPosition]
+    scorecard: Scorecard | None
+    day: date
+    facts: Mapping[int, PolicyFacts] = field(default_factory=dict)
+    conflicts: Mapping[int, RetryLaterError] = field(default_factory=dict)
+
+    def decide(self, customer_id: int, ask: Ask) -> Decision:
+        """Return what CreateLoan would decide on the ask now.
+
+        Raises:
+            NotFoundError: CUSTOMER_NOT_FOUND.
+            RetryLaterError: concurrent calls kept changing the customer.
+        """
+        if customer_id in self.conflicts:
+            raise self.conflicts[customer_id]
+        position = self.positions.get(customer_id)
+        if position is None or self.scorecard is None:
+            raise unknown_customer(customer_id)
+        facts = self.facts.get(customer_id)
+        return decide(position, ask, self.scorecard, self.day, facts=facts)
 
 
 class CreditQueries:
@@ -69,12 +96,13 @@ class CreditQueries:
             cache.fill(found.position, found.scorecard.version, moment, read_at=started_at)
         return found
 
-    def snapshots(self, customer_ids: Collection[int], moment: Moment) -> dict[int, CreditSnapshot]:
-        """Return the snapshots of these customers by id, all with the same scorecard, with facts
+    def snapshots(self, customer_ids: Collection[int], moment: Moment) -> CreditSnapshots:
+        """Return the positions of these customers today, all with the same scorecard, with facts
         where it needs them; unknown customers are left out. Never writes to PostgreSQL.
 
         Entries of the cache are read together. One statement reads the rest, and another one the
-        loans of those whose stored position is outdated. Facts take another one.
+        loans of those whose stored position is outdated. Facts take a statement for each
+        _FACTS_AT_ONCE customers.
         """
         found, scorecard = self._cached(customer_ids, moment)
         missing = set(customer_ids) - found.keys()
@@ -89,10 +117,10 @@ class CreditQueries:
                 scorecard = active
                 self._fill_cache(read, active, moment, started_at)
             found |= {each.customer_id: each for each in read}
-        if scorecard is None:
-            return {}
-        snapshots = {each: CreditSnapshot(position, scorecard) for each, position in found.items()}
-        return self._all_with_facts(snapshots, moment) if scorecard.needs_facts else snapshots
+        snapshots = CreditSnapshots(found, scorecard, moment.today)
+        if scorecard is None or not scorecard.needs_facts:
+            return snapshots
+        return self._all_with_facts(found, scorecard, moment)
 
     def _cached(
         self, customer_ids: Collection[int], moment: Moment
@@ -165,7 +193,7 @@ class CreditQueries:
         found = self.snapshot(customer_id, moment)
         if found.scorecard.needs_facts:
             found = self._with_facts(found, moment)
-        return found, decide_on(found, ask, moment)
+        return found, decide(found.position, ask, found.scorecard, moment.today, facts=found.facts)
 
     def credit_score(self, customer_id: int, moment: Moment) -> tuple[CreditSnapshot, CreditScore]:
         """Return the customer's score today. Raises like `snapshot`."""
@@ -195,24 +223,32 @@ class CreditQueries:
         return self._database.retry(attempt)
 
     def _all_with_facts(
-        self, found: dict[int, CreditSnapshot], moment: Moment
-    ) -> dict[int, CreditSnapshot]:
-        """Return the snapshots with the facts of the same versions. Raises like `_with_facts`."""
-        with self._database.autocommit() as connection:
-            facts = policy_facts.read_many_versioned(
-                connection, found.keys(), moment.today, moment.zone
-            )
+        self, found: Mapping[int, CreditPosition], scorecard: Scorecard, moment: Moment
+    ) -> CreditSnapshots:
+        """Return the snapshots of these positions with the facts of the same versions."""
+        positions = dict(found)
+        facts: dict[int, PolicyFacts] = {}
+        conflicts: dict[int, RetryLaterError] = {}
+        ids = list(found)
+        for start in range(0, len(ids), _FACTS_AT_ONCE):
+            some = ids[start : start + _FACTS_AT_ONCE]
+            with self._database.autocommit() as connection:
+                read = policy_facts.read_many_versioned(connection, some, moment.today, moment.zone)
+            for each in some:
+                if each in read and read[each].version == positions[each].version:
+                    facts[each] = read[each].facts
+                    continue
+                try:
+                    again = self._with_facts(CreditSnapshot(positions[each], scorecard), moment)
+                except RetryLaterError as error:
+                    conflicts[each] = error
+                    continue
+                positions[each] = again.position
+                if again.facts is not None:
+                    facts[each] = again.facts
+        return CreditSnapshots(positions, scorecard, moment.today, facts, conflicts)
 
-        def with_facts(snapshot: CreditSnapshot) -> CreditSnapshot:
-            each = facts.get(snapshot.position.customer_id)
-            if each is None or each.version != snapshot.position.version:
-                return self._with_facts(snapshot, moment)
-            return replace(snapshot, facts=each.facts)
 
-        return {customer_id: with_facts(snapshot) for customer_id, snapshot in found.items()}
-
-
-def decide_on(snapshot: CreditSnapshot, ask: Ask, moment: Moment) -> Decision:
-    """Return what CreateLoan would decide on the ask now. Raises ValueError if the scorecard needs
-    facts and the snapshot has none."""
-    return decide(snapshot.position, ask, snapshot.scorecard, moment.today, facts=snapshot.facts)
+def unknown_customer(customer_id: int) -> NotFoundError:
+    """CUSTOMER_NOT_FOUND: there is no customer with that id."""
+    return NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))

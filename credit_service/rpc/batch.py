@@ -1,23 +1,18 @@
 """BatchCheckEligibility: the answers of CheckEligibility to many asks.
 
-A batch is mostly computation, during which its thread holds the interpreter's lock. After each
-slice of work it checks that its caller still waits, and pauses: other calls get the lock within
-about a slice, instead of the 5 ms after which the interpreter takes it from a thread.
+A batch is mostly computation, during which its thread holds the interpreter's lock. While it runs,
+the interpreter hands the lock to a waiting thread after 0.5 ms instead of 5 ms, so that the other
+calls hardly notice a batch.
 """
 
-import time
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from credit_service.clock import Moment
 from credit_service.domain.errors import OUT_OF_RANGE, REQUIRED, InvalidFieldsError
-from credit_service.domain.loans import Ask
-from credit_service.queries.credit import (
-    CreditQueries,
-    CreditSnapshot,
-    decide_on,
-    unknown_customer,
-)
+from credit_service.queries.credit import CreditQueries, CreditSnapshots
 from credit_service.rpc.calls.bounds import MAX_ASKS
 from credit_service.rpc.calls.call import Call
 from credit_service.rpc.convert import credit
@@ -27,8 +22,9 @@ from credit_service.v1 import credit_service_pb2 as pb
 
 _MAX_RESPONSE_BYTES = 4 * 1024 * 1024 - 1024
 """The limit of messages, less room for what surrounds a message."""
-_SLICE_SECONDS = 0.001
-_PAUSE_SECONDS = 0.000001
+_USUAL_SWITCH_SECONDS = sys.getswitchinterval()
+_SWITCH_SECONDS = 0.0005
+_ASKS_BETWEEN_CHECKS = 20
 
 T = TypeVar("T")
 
@@ -46,11 +42,13 @@ def check_many(
         DeadlineExceededError: the deadline has passed, or the caller has gone.
     """
     _require_count(len(request.asks))
-    asks = [_read(each) for each in _in_slices(request.asks, call)]
-    snapshots = queries.snapshots({each[0] for each in asks if isinstance(each, tuple)}, moment)
     response = pb.BatchCheckEligibilityResponse()
-    for ask in _in_slices(asks, call):
-        _fill(response.results.add(), ask, snapshots, moment, call)
+    with _short_switch_interval():
+        # Nothing else is kept of an ask: the garbage collector would visit it several times.
+        ids = {each.customer_id for each in request.asks}
+        snapshots = queries.snapshots({each for each in ids if each > 0}, moment)
+        for ask in _while_awaited(request.asks, call):
+            _answer(ask, response.results.add(), snapshots, moment, call)
     if response.ByteSize() > _MAX_RESPONSE_BYTES:
         raise _rejected(OUT_OF_RANGE, "must be fewer: their answers exceed 4 MiB.")
     return response
@@ -69,46 +67,35 @@ def _rejected(reason: str, sentence: str) -> InvalidFieldsError:
     return InvalidFieldsError(violations.found)
 
 
-def _read(request: pb.CheckEligibilityRequest) -> tuple[int, Ask] | InvalidFieldsError:
-    """The customer's id and the ask, or why they are invalid."""
-    try:
-        return credit.read_check_eligibility(request)
-    except InvalidFieldsError as error:
-        return error
-
-
-def _fill(
+def _answer(
+    request: pb.CheckEligibilityRequest,
     result: pb.EligibilityResult,
-    asked: tuple[int, Ask] | InvalidFieldsError,
-    snapshots: dict[int, CreditSnapshot],
+    snapshots: CreditSnapshots,
     moment: Moment,
     call: Call,
 ) -> None:
-    """Fill an empty result with the answer."""
-    error: Exception
-    if isinstance(asked, InvalidFieldsError):
-        error = asked
-    elif asked[0] not in snapshots:
-        error = unknown_customer(asked[0])
-    else:
-        customer_id, ask = asked
-        try:
-            decision = decide_on(snapshots[customer_id], ask, moment)
-            credit.fill_eligibility(result.eligibility, customer_id, ask, decision, moment)
-        except Exception as defect:  # noqa: BLE001 - logged, as if it had ended a call of its own
-            error = defect
-        else:
-            return
-    result.error.CopyFrom(to_status(error, call.call_id, call.method))
+    """Fill an empty result with the answer to an ask."""
+    try:
+        customer_id, ask = credit.read_check_eligibility(request)
+        decision = snapshots.decide(customer_id, ask)
+        credit.fill_eligibility(result.eligibility, customer_id, ask, decision, moment)
+    except Exception as error:  # noqa: BLE001 - a defect is logged, as if the ask were a call
+        result.error.CopyFrom(to_status(error, call.call_id, call.method))
 
 
-def _in_slices(items: Iterable[T], call: Call) -> Iterator[T]:
-    """The items, with a pause after each slice of work. Raises DeadlineExceededError when no caller
-    waits any more."""
-    slice_end = time.monotonic() + _SLICE_SECONDS
-    for each in items:
-        yield each
-        if time.monotonic() >= slice_end:
-            call.raise_if_cancelled()
-            time.sleep(_PAUSE_SECONDS)
-            slice_end = time.monotonic() + _SLICE_SECONDS
+def _while_awaited(items: Sequence[T], call: Call) -> Iterator[T]:
+    """The items. Raises DeadlineExceededError once no caller waits for them any more."""
+    for start in range(0, len(items), _ASKS_BETWEEN_CHECKS):
+        call.raise_if_cancelled()
+        yield from items[start : start + _ASKS_BETWEEN_CHECKS]
+
+
+@contextmanager
+def _short_switch_interval() -> Iterator[None]:
+    """Let other threads run soon. The interval is the process's, so one batch at a time is served:
+    see `bounds.BATCH_THREADS`."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(_USUAL_SWITCH_SECONDS)

@@ -434,7 +434,8 @@ class EligibilityResult(message.Message):
     @builtins.property
     def error(self) -> status_pb2.Status:
         """The error, with the code, message and details of CheckEligibility: INVALID_ARGUMENT
-        (INVALID_FIELD), NOT_FOUND (CUSTOMER_NOT_FOUND) or INTERNAL.
+        (INVALID_FIELD), NOT_FOUND (CUSTOMER_NOT_FOUND), ABORTED (CONFLICT_RETRIES_EXHAUSTED) or
+        INTERNAL.
         """
 
     def __init__(

@@ -261,6 +261,8 @@ class CreditServiceServicer:
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
         NOT_FOUND (CUSTOMER_NOT_FOUND).
+        ABORTED (CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo. Only under a scorecard with a
+        policy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -89,6 +89,8 @@ class CreditServiceStub:
     Errors:
     INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
     NOT_FOUND (CUSTOMER_NOT_FOUND).
+    ABORTED (CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo. Only under a scorecard with a
+    policy.
     """
     BatchCheckEligibility: grpc.UnaryUnaryMultiCallable[credit_service_pb2.BatchCheckEligibilityRequest, credit_service_pb2.BatchCheckEligibilityResponse]
     """Answers up to 1,000 eligibility checks at once, each with what CheckEligibility would return: a
@@ -359,6 +361,8 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
         NOT_FOUND (CUSTOMER_NOT_FOUND).
+        ABORTED (CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo. Only under a scorecard with a
+        policy.
         """
 
     @abc_1.abstractmethod

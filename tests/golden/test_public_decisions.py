@@ -104,11 +104,10 @@ def _digest_under_the_standard_scorecard(public: Database) -> tuple[str, Counter
     """The digest of the bytes of 8,100 decisions. The code of release 0.1.0's rules, without
     policies, gave the same."""
     digest, outcomes = hashlib.sha256(), Counter[bool]()
-    snapshots = CreditQueries(public).snapshots(CUSTOMERS, IMPORTED)
+    positions = CreditQueries(public).snapshots(CUSTOMERS, IMPORTED).positions
     for customer_id in CUSTOMERS:
         for asked in ASKS:
-            position = snapshots[customer_id].position
-            decision = decide(position, asked, STANDARD, IMPORTED.today)
+            decision = decide(positions[customer_id], asked, STANDARD, IMPORTED.today)
             digest.update(encode_outcome(decision).encode() + b"\n")
             outcomes[decision.approved] += 1
     return digest.hexdigest(), outcomes
@@ -116,15 +115,13 @@ def _digest_under_the_standard_scorecard(public: Database) -> tuple[str, Counter
 
 def _outcomes(public: Database, day: Moment) -> tuple[dict[str, int], dict[str, int]]:
     """How many customers have which outcome under the two scorecards."""
-    snapshots = CreditQueries(public).snapshots(CUSTOMERS, day)
+    positions = CreditQueries(public).snapshots(CUSTOMERS, day).positions
     with public.autocommit() as connection:
         facts = policy_facts.read_many(connection, CUSTOMERS, day.today)
     standard, prudently = Counter[str](), Counter[str]()
-    for customer_id, snapshot in snapshots.items():
+    for customer_id, position in positions.items():
         for scorecard, counter in ((STANDARD, standard), (prudent(), prudently)):
-            decision = decide(
-                snapshot.position, ASK, scorecard, day.today, facts=facts[customer_id]
-            )
+            decision = decide(position, ASK, scorecard, day.today, facts=facts[customer_id])
             reason = decision.reasons[0].code if decision.reasons else decision.corrected_rate_bps
             counter[f"{decision.outcome} {reason}"] += 1
     return dict(standard), dict(prudently)

@@ -25,24 +25,27 @@ from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock, Moment
 from credit_service.commands.create_loan import CreateLoanOffer, create_loan_offer
 from credit_service.domain.calendar import add_months
+from credit_service.domain.errors import RetryLaterError
 from credit_service.domain.loans import Ask
-from credit_service.queries import credit as credit_queries
-from credit_service.queries.credit import CreditQueries
+from credit_service.domain.scorecard import STANDARD, prudent
+from credit_service.queries.credit import CreditQueries, CreditSnapshots
 from credit_service.rpc import batch
 from credit_service.rpc.calls import bounds
 from credit_service.rpc.server import CreditServer
 from credit_service.settings import Settings
-from credit_service.storage import positions
+from credit_service.storage import policy_facts, positions
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from tests.integration.conftest import refusal_of
+from tests.integration.policies import activated
 from tests.integration.portfolio import LAKH, a_good_customer, on
 
 ASKS = int(os.environ.get("BATCH_ASKS", "300"))
 CUSTOMERS = 120
 MOMENT = Clock().moment()
 TODAY = MOMENT.today
+INVALID_ARGUMENT, NOT_FOUND = 3, 5
 _CUSTOMER = text(
     """INSERT INTO customers (customer_id, first_name, last_name, age, monthly_income_paise,
         phone_number, approved_limit_paise, imported, created_at, position_as_of,
@@ -186,10 +189,20 @@ def refused(credit: CreditServiceStub, request: pb.BatchCheckEligibilityRequest)
     return refusal_of(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("version", "reasons"),
+    [("standard-1", {1, 2, 3, 4, 5}), ("prudent-1", {2, 4, 5, 7, 8})],
+)
 def test_answers_are_those_of_single_calls(
-    database: Database, credit: CreditServiceStub, redis_url: str
+    database: Database,
+    credit: CreditServiceStub,
+    redis_url: str,
+    version: str,
+    reasons: set[int],
 ) -> None:
     fill(database)
+    if version != STANDARD.version:
+        activated(database, prudent(), MOMENT)
     asked = asks(ASKS)
     cold = in_bytes(batched(credit, asked))
     singles = [single(credit, each) for each in asked]
@@ -204,11 +217,9 @@ def test_answers_are_those_of_single_calls(
     # All kinds of answers were compared.
     answered = [each.eligibility for each in singles if each.HasField("eligibility")]
     codes = {each.error.code for each in singles if each.HasField("error")}
-    assert codes == {
-        code.value[0] for code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
-    }
+    assert codes == {INVALID_ARGUMENT, NOT_FOUND}
     assert any(each.approved for each in answered)
-    assert {reason.code for each in answered for reason in each.reasons} >= {1, 2, 3, 4, 5}
+    assert {reason.code for each in answered for reason in each.reasons} >= reasons
     assert any(each.HasField("counter_offer") for each in answered)
 
 
@@ -247,7 +258,7 @@ def test_a_batch_ends_when_its_caller_has_gone(
 ) -> None:
     fill(database)
     decided, started, gone = [], threading.Event(), threading.Event()
-    original = credit_queries.decide_on
+    original = CreditSnapshots.decide
 
     def decide_slowly(*arguments: Any) -> Any:
         decided.append(arguments)
@@ -256,7 +267,7 @@ def test_a_batch_ends_when_its_caller_has_gone(
         time.sleep(0.002)
         return original(*arguments)
 
-    monkeypatch.setattr(batch, "decide_on", decide_slowly)
+    monkeypatch.setattr(CreditSnapshots, "decide", decide_slowly)
     ask = pb.CheckEligibilityRequest(
         customer_id=1,
         loan_amount=rupees(5_000),
@@ -311,7 +322,9 @@ def test_cached_positions_are_read_together(
     queries, ids = CreditQueries(database, cache), range(1, CUSTOMERS + 1)
     moment = on(TODAY)
     found = queries.snapshots([*ids, 10_000], moment)
-    assert found == {each: CreditQueries(database).snapshot(each, moment) for each in ids}
+    fresh = {each: CreditQueries(database).snapshot(each, moment) for each in ids}
+    assert found.positions == {each: snapshot.position for each, snapshot in fresh.items()}
+    assert found.scorecard == fresh[1].scorecard
     deadline = time.monotonic() + 20
     while len(cache.get_many(ids, TODAY)) < CUSTOMERS:
         assert time.monotonic() < deadline, "the cache was not filled"
@@ -323,6 +336,36 @@ def test_cached_positions_are_read_together(
     cache.drop([7])
     assert queries.snapshots(ids, moment) == found
     cache.close()
+
+
+def test_a_customer_that_keeps_changing_has_an_error_of_its_own(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where facts and position cannot be read at one version. The other asks are answered."""
+    fill(database)
+    activated(database, prudent(), MOMENT)
+    moment, changing = on(TODAY), 1
+    original = policy_facts.read_versioned
+
+    def changed(*arguments: Any) -> Any:
+        return original(*arguments)._replace(version=-1)
+
+    def change_one(*arguments: Any) -> Any:
+        found = read_many(*arguments)
+        found[changing] = found[changing]._replace(version=-1)
+        return found
+
+    read_many = policy_facts.read_many_versioned
+    monkeypatch.setattr(policy_facts, "read_many_versioned", change_one)
+    queries, ask = CreditQueries(database), Ask(LAKH, 1200, 12)
+    # A customer that changed once is read again.
+    once = queries.snapshots([changing, 2], moment)
+    assert once.decide(changing, ask) == queries.check_eligibility(changing, ask, moment)[1]
+    monkeypatch.setattr(policy_facts, "read_versioned", changed)
+    always = queries.snapshots([changing, 2], moment)
+    with pytest.raises(RetryLaterError):
+        always.decide(changing, ask)
+    assert always.decide(2, ask) == once.decide(2, ask)
 
 
 def test_held_credit_counts_where_the_stored_position_is_outdated(database: Database) -> None:
@@ -339,9 +382,9 @@ def test_held_credit_counts_where_the_stored_position_is_outdated(database: Data
             {"today": TODAY},
         )
     queries = CreditQueries(database)
-    (found,) = queries.snapshots([customer_id], moment).values()
-    assert found == queries.snapshot(customer_id, moment)
-    assert found.position.held_principal_paise == LAKH
+    position = queries.snapshots([customer_id], moment).positions[customer_id]
+    assert position == queries.snapshot(customer_id, moment).position
+    assert position.held_principal_paise == LAKH
 
 
 def test_all_answers_are_under_one_scorecard(database: Database, redis_url: str) -> None:
@@ -366,6 +409,7 @@ def test_all_answers_are_under_one_scorecard(database: Database, redis_url: str)
     # As if the active version had been confirmed just before.
     queries._note_active_version("standard-1", moment)
     found = queries.snapshots([*cached, 4], moment)
-    assert {each.scorecard.version for each in found.values()} == {"other-1"}
-    assert found.keys() == {*cached, 4}
+    assert found.scorecard is not None
+    assert found.scorecard.version == "other-1"
+    assert found.positions.keys() == {*cached, 4}
     cache.close()

@@ -19,7 +19,7 @@ from credit_service.domain.eligibility import Ask, Outcome
 from credit_service.domain.policy import DebtBasis
 from credit_service.domain.scorecard import STANDARD, prudent
 from credit_service.queries.backtest import replay_decision
-from credit_service.queries.credit import CreditQueries, decide_on
+from credit_service.queries.credit import CreditQueries
 from credit_service.queries.decisions import list_decisions
 from credit_service.queries.loans import list_loans
 from credit_service.storage import bookings, customers, policy_facts, scorecards
@@ -286,7 +286,7 @@ def test_decisions_on_many_customers_are_those_on_each(prudently: Database) -> N
     day = on(date(2026, 7, 20))
     queries = CreditQueries(prudently)
     snapshots = queries.snapshots(ids, day)
-    together = [encode_outcome(decide_on(snapshots[each], ask(1_000), day)) for each in ids]
+    together = [encode_outcome(snapshots.decide(each, ask(1_000))) for each in ids]
     singly = [encode_outcome(queries.check_eligibility(each, ask(1_000), day)[1]) for each in ids]
     assert together == singly
     assert [('"REFERRED"' in each) for each in together] == [True, False, False]

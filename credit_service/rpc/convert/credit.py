@@ -230,31 +230,46 @@ def fill_score(message: score_pb2.CreditScore, score: CreditScore, computed_at: 
     message.override = _OVERRIDES.get(score.override, score_pb2.SCORE_OVERRIDE_UNSPECIFIED)
     message.scorecard_version = score.scorecard_version
     message.customer_version = score.customer_version
-    message.components.extend(map(_component, score.components))
+    for each in score.components:
+        # `extend` serializes each message and parses it again.
+        message.components.add().CopyFrom(_component(each))
     fill_time(message.computed_time, computed_at)
     fill_date(message.valid_until, score.valid_until)
 
 
-def _reason(reason: Reason) -> Any:
-    return decision_pb2.DeclineReason(
-        code=reason_code(reason.code),
-        message=reason.message,
-        found=reason.found,
-        threshold=reason.threshold,
-        components=[_COMPONENTS[each] for each in reason.components if each in _COMPONENTS],
-        rule_code=reason.rule_code,
-    )
+def _reason(reason: Reason) -> decision_pb2.DeclineReason:
+    message = decision_pb2.DeclineReason()
+    _fill_reason(message, reason)
+    return message
+
+
+def _fill_reason(message: decision_pb2.DeclineReason, reason: Reason) -> None:
+    message.code = reason_code(reason.code)
+    message.message = reason.message
+    message.found = reason.found
+    message.threshold = reason.threshold
+    for each in reason.components:
+        if each in _COMPONENTS:
+            message.components.append(_COMPONENTS[each])
+    message.rule_code = reason.rule_code
 
 
 def _rule_result(result: RuleResult) -> decision_pb2.RuleResult:
-    return decision_pb2.RuleResult(
-        code=result.code,
-        condition=result.condition,
-        values=[decision_pb2.RuleValue(name=name, value=value) for name, value in result.values],
-        outcome=_RULE_OUTCOMES.get(result.outcome, decision_pb2.RULE_OUTCOME_UNSPECIFIED),
-        applied=result.applied,
-        error=result.error,
-    )
+    message = decision_pb2.RuleResult()
+    _fill_rule_result(message, result)
+    return message
+
+
+def _fill_rule_result(message: decision_pb2.RuleResult, result: RuleResult) -> None:
+    message.code = result.code
+    message.condition = result.condition
+    for name, value in result.values:
+        named = message.values.add()
+        named.name = name
+        named.value = value
+    message.outcome = _RULE_OUTCOMES.get(result.outcome, decision_pb2.RULE_OUTCOME_UNSPECIFIED)
+    message.applied = result.applied
+    message.error = result.error
 
 
 def _policy_facts(facts: PolicyFacts | None) -> decision_pb2.PolicyFacts | None:
@@ -277,31 +292,34 @@ def reason_code(name: str) -> Any:
     return _REASON_CODES.get(name, decision_pb2.DECLINE_REASON_CODE_UNSPECIFIED)
 
 
-def _counter_offer(offer: CounterOffer | None, corrected_rate_bps: int) -> Any:
+def _counter_offer(
+    offer: CounterOffer | None, corrected_rate_bps: int
+) -> decision_pb2.CounterOffer | None:
     if offer is None:
         return None
-    message = decision_pb2.CounterOffer(
-        corrected_interest_rate=write_hundredths(corrected_rate_bps)
-    )
+    message = decision_pb2.CounterOffer()
+    _fill_counter_offer(message, offer, corrected_rate_bps)
+    return message
+
+
+def _fill_counter_offer(
+    message: decision_pb2.CounterOffer, offer: CounterOffer, corrected_rate_bps: int
+) -> None:
+    message.corrected_interest_rate.value = decimal_text(corrected_rate_bps)
     if offer.max_principal_paise is not None:
-        message.max_loan_amount.CopyFrom(write_money(offer.max_principal_paise))
+        fill_money(message.max_loan_amount, offer.max_principal_paise)
     if offer.max_principal_installment_paise is not None:
-        message.max_loan_amount_installment.CopyFrom(
-            write_money(offer.max_principal_installment_paise)
-        )
+        fill_money(message.max_loan_amount_installment, offer.max_principal_installment_paise)
     if offer.min_tenure_months is not None:
         message.min_tenure_months = offer.min_tenure_months
     if offer.min_tenure_installment_paise is not None:
-        message.min_tenure_installment.CopyFrom(write_money(offer.min_tenure_installment_paise))
+        fill_money(message.min_tenure_installment, offer.min_tenure_installment_paise)
     if offer.max_principal_last_installment_paise is not None:
-        message.max_loan_amount_last_installment.CopyFrom(
-            write_money(offer.max_principal_last_installment_paise)
+        fill_money(
+            message.max_loan_amount_last_installment, offer.max_principal_last_installment_paise
         )
     if offer.min_tenure_last_installment_paise is not None:
-        message.min_tenure_last_installment.CopyFrom(
-            write_money(offer.min_tenure_last_installment_paise)
-        )
-    return message
+        fill_money(message.min_tenure_last_installment, offer.min_tenure_last_installment_paise)
 
 
 def _last_installment(ask: Ask, decision: Decision) -> int:
@@ -338,11 +356,14 @@ def fill_eligibility(
     response.corrected_interest_rate.value = decimal_text(decision.corrected_rate_bps)
     fill_score(response.credit_score, decision.score, moment.now)
     response.outcome = _OUTCOMES[decision.outcome]
-    response.rule_results.extend(map(_rule_result, decision.rules))
-    response.reasons.extend(map(_reason, decision.reasons))
-    offer = _counter_offer(decision.counter_offer, decision.corrected_rate_bps)
-    if offer is not None:
-        response.counter_offer.CopyFrom(offer)
+    for result in decision.rules:
+        _fill_rule_result(response.rule_results.add(), result)
+    for reason in decision.reasons:
+        _fill_reason(response.reasons.add(), reason)
+    if decision.counter_offer is not None:
+        _fill_counter_offer(
+            response.counter_offer, decision.counter_offer, decision.corrected_rate_bps
+        )
 
 
 def write_created_loan(stored: StoredDecision, ask: Ask) -> credit_service_pb2.CreateLoanResponse:

@@ -37,6 +37,7 @@ _MAX_NANOS = 999_999_999
 _MAX_DECIMAL_LENGTH = 40
 _MAX_QUOTED = 40
 
+_MAX_PLAIN_LENGTH = len("100.00")
 _PLAIN_RATE = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,2}))?")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _EXACT = Context(prec=2 * _MAX_DECIMAL_LENGTH)
@@ -121,10 +122,8 @@ def read_rate_bps(message: Any, field: str, violations: Violations) -> int | Non
         violations.add(field, REQUIRED, "is required.")
         return None
     text: str = getattr(message, field).value
-    plain = _PLAIN_RATE.fullmatch(text)
-    if plain is not None:
-        whole, fraction = plain.groups()
-        return int(whole) * 100 + (int(fraction.ljust(2, "0")) if fraction else 0)
+    if len(text) <= _MAX_PLAIN_LENGTH and (plain := _plain_rate_bps(text)) is not None:
+        return plain
     if not text:
         violations.add(field, REQUIRED, "is required: its value is empty.")
         return None
@@ -134,6 +133,17 @@ def read_rate_bps(message: Any, field: str, violations: Violations) -> int | Non
         )
         return None
     return _hundredths(Decimal(text), text, field, violations)
+
+
+# Cached because rates recur.
+@lru_cache(maxsize=1_024)
+def _plain_rate_bps(text: str) -> int | None:
+    """Basis points of a plain text such as "12.5"; None for any other."""
+    plain = _PLAIN_RATE.fullmatch(text)
+    if plain is None:
+        return None
+    whole, fraction = plain.groups()
+    return int(whole) * 100 + (int(fraction.ljust(2, "0")) if fraction else 0)
 
 
 def _hundredths(value: Decimal, text: str, field: str, violations: Violations) -> int | None:
