@@ -28,12 +28,14 @@ from starlette.types import Scope
 from credit_service.client import display
 from credit_service.client.channel import open_channel
 from credit_service.console import charts, fields, formats
+from credit_service.console.backtests import Backtests
 from credit_service.console.calls import Snippets
 from credit_service.console.feed import Feeds
 from credit_service.console.http_limits import LimitedH11Protocol
 from credit_service.console.page import Console, Page, View, form_page, view
 from credit_service.console.security import Drafts, Guard, Sessions, is_loopback
 from credit_service.console.views import (
+    backtests,
     checks,
     customers,
     dashboard,
@@ -95,6 +97,11 @@ _PAGES: tuple[tuple[str, str, View], ...] = (
     ("GET", "/qa/comparison", scorecards.compare),
     ("GET", "/qa/draft", scorecards.draft),
     ("POST", "/qa/draft", scorecards.save),
+    ("GET", "/qa/trial", backtests.trial),
+    ("GET", "/qa/backtest", backtests.form),
+    ("POST", "/qa/backtest", backtests.start),
+    ("GET", "/qa/backtests/{backtest_id}", backtests.show),
+    ("GET", "/qa/backtests/{backtest_id}/progress", backtests.progress),
     ("GET", "/qa/ingestions", ingestions.index),
     ("POST", "/qa/ingestions", ingestions.upload),
     ("GET", "/qa/templates/{kind}.xlsx", ingestions.template),
@@ -124,6 +131,7 @@ _FORMS: dict[View, View] = {
     scorecards.activate: scorecards.activation,
     scorecards.retire: scorecards.retirement,
     scorecards.save: scorecards.draft,
+    backtests.start: backtests.form,
     session.sign_in: session.form,
 }
 """The view of each form's page, by the view that receives the form. Signing out has no page."""
@@ -143,6 +151,7 @@ def build_app(settings: Settings) -> Starlette:
             settings.console_secret.get_secret_value() if settings.console_secret else None
         ),
         drafts=Drafts(),
+        backtests=Backtests(),
         feeds=Feeds(channel),
         templates=_templates(settings),
         snippets=Snippets(
@@ -159,6 +168,7 @@ def build_app(settings: Settings) -> Starlette:
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
         console.feeds.close()
+        console.backtests.close()
         channel.close()
 
     async def events(request: Request) -> Response:
@@ -261,6 +271,7 @@ def _templates(settings: Settings) -> jinja2.Environment:
         left_out=ingestions.left_out,
         paise=display.paise,
         decline_code=partial(display.enum_name, enum=decision_pb2.DeclineReasonCode),
+        decision_outcome=partial(display.enum_name, enum=decision_pb2.DecisionOutcome),
         asset_class=partial(display.enum_name, enum=decision_pb2.AssetClass),
         offer_state=partial(display.enum_name, enum=offer_pb2.LoanOfferState),
         charge_payee=partial(display.enum_name, enum=offer_pb2.ChargePayee),

@@ -4,7 +4,7 @@ Coordinates are integer tenths of a unit, computed from integers, money included
 come from the stylesheet by class name. Every chart has a text description.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from credit_service.client import display
 from credit_service.console import formats
+from credit_service.rupees import group_digits
 
 _ROUND = 1000
 
@@ -147,6 +148,53 @@ def score_line(points: Sequence[ScorePoint]) -> Markup:
     if points:
         title += f", now {points[-1].score} of 100"
     return _svg(width, height, "chart", title, "".join(parts))
+
+
+_BAND = 10
+
+
+def score_distribution(counts: Iterable[Any], title: str) -> Markup:
+    """Return bars of the numbers of customers by bands of ten scores, before and after. `counts`
+    are ScoreCounts messages. The last band includes 100."""
+    bands = [[0, 0] for _ in range(100 // _BAND)]
+    for each in counts:
+        band = bands[min(each.score // _BAND, len(bands) - 1)]
+        band[0] += each.before
+        band[1] += each.after
+    width, height, left, top = 760, 190, 60, 24
+    plot_width, plot_height = width - left - 12, height - top - 26
+    tallest = max((number for band in bands for number in band), default=0)
+    floor = (top + plot_height) * 10
+    parts = []
+    for part in (0, 1, 2):
+        at = _tenths(floor - plot_height * 5 * part)
+        label_at = _tenths(floor - plot_height * 5 * part + 35)
+        parts.append(
+            f'<line class="grid" x1="{left}" x2="{width - 12}" y1="{at}" y2="{at}"/>'
+            f'<text class="tick end" x="{left - 8}" y="{label_at}">'
+            f"{group_digits(tallest * part // 2)}</text>"
+        )
+    step = plot_width * 10 // len(bands)
+    for number, band in enumerate(bands):
+        begin = left * 10 + number * step
+        for side, (tone, value) in enumerate(zip(("principal", "interest"), band, strict=True)):
+            tall = _scaled(value, tallest, plot_height)
+            parts.append(
+                f'<rect class="{tone}" x="{_tenths(begin + step // 10 + side * step * 4 // 10)}" '
+                f'width="{_tenths(step * 4 // 10 - 10)}" y="{_tenths(floor - tall)}" '
+                f'height="{_tenths(tall)}"><title>{value}</title></rect>'
+            )
+        last = 100 if number == len(bands) - 1 else (number + 1) * _BAND - 1
+        parts.append(
+            f'<text class="tick middle" x="{_tenths(begin + step // 2)}" y="{height - 8}">'
+            f"{number * _BAND} to {last}</text>"
+        )
+    listed = ", ".join(
+        f"{number * _BAND} and more {before} and {after}"
+        for number, (before, after) in enumerate(bands)
+        if before or after
+    )
+    return _svg(width, height, "chart wide", f"{title}. {listed}", "".join(parts))
 
 
 def schedule_chart(installments: Sequence[Any], title: str) -> Markup:

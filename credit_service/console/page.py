@@ -25,6 +25,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 
 from credit_service.client.channel import ServiceError
 from credit_service.console import fields, formats
+from credit_service.console.backtests import Backtests
 from credit_service.console.calls import Call, Snippets, full_method, request_json
 from credit_service.console.feed import Feeds
 from credit_service.console.security import (
@@ -97,6 +98,7 @@ class Console:
     channel: grpc.Channel
     sessions: Sessions
     drafts: Drafts
+    backtests: Backtests
     feeds: Feeds
     templates: jinja2.Environment
     snippets: Snippets
@@ -411,6 +413,7 @@ _FORM_PAGES = (
     (re.compile(r"(/qa/ingestions/[^/]+)/progress"), r"\1"),
     (re.compile(r"(/qa/scorecards/[^/]+)/(?:trial|end)"), r"\1"),
     (re.compile(r"(/qa/offers/[^/]+)/(?:accept|withdraw)"), r"\1"),
+    (re.compile(r"(/qa/backtests/[^/]+)/progress"), r"\1"),
     (re.compile(r"/qa/logout"), "/qa/"),
 )
 

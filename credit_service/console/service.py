@@ -251,6 +251,27 @@ class Service:
         """RetireScorecard."""
         self._unary(self._scorecards.RetireScorecard, request)
 
+    def trial_results(self, version: str) -> scorecard_pb.GetTrialResultsResponse:
+        """GetTrialResults; of the present trial for an empty version."""
+        request = scorecard_pb.GetTrialResultsRequest(version=version)
+        return self._unary(self._scorecards.GetTrialResults, request)
+
+    def backtest(
+        self,
+        request: scorecard_pb.BacktestScorecardRequest,
+        on_opened: Callable[[Callable[[], object]], None],
+    ) -> Iterator[scorecard_pb.BacktestScorecardResponse]:
+        """BacktestScorecard, until its result. Calls `on_opened` with a function that cancels it.
+
+        The service limits its duration.
+        """
+        stream: Any = self._scorecards.BacktestScorecard(
+            request, metadata=self._metadata, wait_for_ready=False
+        )
+        on_opened(stream.cancel)
+        with self._kept(request):
+            yield from stream
+
     # Events and health.
 
     def history(

@@ -3,6 +3,7 @@
 Only `make pictures` takes the pictures for the documentation, in the folder SCREENSHOTS.
 """
 
+import json
 import os
 import re
 import time
@@ -12,15 +13,18 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from google.type.decimal_pb2 import Decimal as DecimalMessage
 from google.type.money_pb2 import Money
 from playwright.sync_api import Browser, Page, expect
 
 from credit_service.console.checklist.bench import Bench, loan_row
 from credit_service.console.service import Service
+from credit_service.domain.scorecard import PRUDENT_DOCUMENT
 from credit_service.spreadsheets import samples
 from credit_service.v1 import credit_service_pb2 as pb
-from credit_service.v1 import event_pb2, ingestion_pb2
+from credit_service.v1 import event_pb2, ingestion_pb2, offer_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
+from credit_service.v1 import scorecard_service_pb2 as scorecard_pb
 from tests.browser.conftest import OpenTab, Place, Tab, new_context
 
 MAX_PICTURE_BYTES = 300 * 1024
@@ -90,6 +94,30 @@ def story(place: Place) -> dict[str, str]:
         "2,883,50000,12,120,4500,12,2015-13-05,2016-01-05\r\n",
         encoding="utf-8",
     )
+    offer = service.create_offer(
+        pb.CreateLoanOfferRequest(
+            request_id=str(uuid4()),
+            customer_id=customer_id,
+            loan_amount=Money(units=50_000),
+            interest_rate=DecimalMessage(value="12"),
+            tenure_months=12,
+            charges=[
+                offer_pb2.LoanCharge(
+                    type="processing fee",
+                    payee=offer_pb2.CHARGE_PAYEE_LENDER,
+                    amount=Money(units=500),
+                )
+            ],
+        )
+    ).offer
+    service.create_scorecard(
+        scorecard_pb.CreateScorecardRequest(
+            request_id=str(uuid4()), document=json.dumps(PRUDENT_DOCUMENT)
+        )
+    )
+    service.set_trial(
+        scorecard_pb.SetTrialScorecardRequest(request_id=str(uuid4()), version="prudent-1")
+    )
     ask = f"customer_id={customer_id}&loan_amount=900000&interest_rate=12&tenure_months=18"
     return {
         "dashboard": "/qa/",
@@ -103,6 +131,15 @@ def story(place: Place) -> dict[str, str]:
         "review": f"/qa/apply/review?{ask}",
         "decisions": "/qa/decisions",
         "decision": f"/qa/decisions/{declined.decision_id}",
+        "offer": f"/qa/offers/{offer.offer_id}",
+        "scorecards": "/qa/scorecards",
+        "scorecard": "/qa/scorecards/prudent-1",
+        "comparison": "/qa/comparison?before=standard-1&after=prudent-1",
+        "draft": "/qa/draft?base=prudent-1",
+        "activation": "/qa/scorecards/prudent-1/activate",
+        "backtest": "/qa/backtest?version=prudent-1",
+        "trial": "/qa/trial",
+        "retirement": "/qa/scorecards/prudent-1/retire",
         "ingestions": "/qa/ingestions",
         "ingestion": _uploaded(service, rejected),
         "checks": "/qa/checks",
@@ -133,6 +170,15 @@ PAGES = (
     "review",
     "decisions",
     "decision",
+    "offer",
+    "scorecards",
+    "scorecard",
+    "comparison",
+    "draft",
+    "activation",
+    "retirement",
+    "backtest",
+    "trial",
     "ingestions",
     "ingestion",
     "checks",

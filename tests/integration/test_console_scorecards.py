@@ -2,6 +2,7 @@
 
 import html
 import json
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from uuid import uuid4
@@ -13,6 +14,7 @@ from credit_service.domain.scorecard import PRUDENT_DOCUMENT
 from credit_service.v1 import scorecard_service_pb2 as pb
 from tests.consoles import Answer, Visitor, console
 from tests.integration.conftest import Edge
+from tests.integration.lending import ask, import_loans, register
 
 PRUDENT = "/qa/scorecards/prudent-1"
 
@@ -101,7 +103,7 @@ def test_a_scorecard_is_tried_activated_scheduled_rolled_back_and_retired(
     assert send(visitor, f"{PRUDENT}/end", PRUDENT).status == 303
 
     page = visitor.ask(f"{PRUDENT}/activate").text
-    assert "Activate prudent-1 in place of standard-1" in page
+    assert "It replaces standard-1 for every customer and every caller." in page
     assert "<code>debt_basis</code>" in page
     # The page names what changes: another active scorecard than that one is not replaced.
     stale = send(visitor, f"{PRUDENT}/activate", replaces="other", effective_on="")
@@ -141,3 +143,41 @@ def test_a_form_of_an_earlier_session_is_not_sent(visitor: Visitor) -> None:
     assert "Start the trial" in visitor.ask(PRUDENT).text
     address = visitor.ask(f"{PRUDENT}/trial").headers["location"]
     assert address == PRUDENT
+
+
+def test_a_backtest_runs_beside_its_page_and_shows_its_result(
+    server: Edge, visitor: Visitor
+) -> None:
+    customer = register(server.credit, "9876500001")
+    import_loans(server, customer, 3)
+    server.credit.CreateLoan(ask(customer))
+    terms = {"loan_amount": "50,000", "interest_rate": "12", "tenure_months": "12"}
+    bad = visitor.send("/qa/backtest", version="prudent-1", loan_amount="much")
+    assert bad.status == 400
+    started = visitor.send("/qa/backtest", version="prudent-1", **terms)
+    assert started.status == 303
+    address = started.headers["location"]
+    until = time.monotonic() + 60
+    while 'data-ended="no"' in visitor.ask(f"{address}/progress").text:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    page = visitor.ask(address).text
+    assert "scores change." in page
+    assert "The loan for every customer" in page
+    assert "Customers by score: standard-1 and prudent-1." in page
+    # Only the session that started it sees it.
+    assert Visitor(visitor.place).ask(address).status == 404
+    ended = visitor.send("/qa/backtest", version="none")
+    address = ended.headers["location"]
+    while 'data-ended="no"' in visitor.ask(f"{address}/progress").text:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert "SCORECARD_NOT_FOUND" in visitor.ask(address).text
+
+
+def test_the_results_of_a_trial_are_shown(server: Edge, visitor: Visitor) -> None:
+    assert visitor.ask("/qa/trial").status == 404
+    assert send(visitor, f"{PRUDENT}/trial", PRUDENT).status == 303
+    page = visitor.ask("/qa/trial").text
+    assert "<h1>Trial of prudent-1</h1>" in page
+    assert "No decisions yet." in page

@@ -215,7 +215,7 @@ function follow(place, address, onEnd, expected = 0) {
     const seconds = (performance.now() - began) / 1000;
     if (seconds >= 0.4 && rows > before) {
       const rate = (rows - before) / seconds;
-      said = `${new Intl.NumberFormat("en-IN").format(Math.round(rate))} rows a second`;
+      said = `${new Intl.NumberFormat("en-IN").format(Math.round(rate))} ${progress.dataset.unit || "rows"} a second`;
       if (total > rows) said += `, about ${Math.max(1, Math.round((total - rows) / rate))} s left`;
     }
     find("[data-rate]", progress).textContent = said;

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from credit_service.console import charts, formats
 from credit_service.console.charts import ScorePoint
 from credit_service.v1 import loan_pb2
+from credit_service.v1.scorecard_pb2 import ScoreCounts
 
 
 def parsed(svg: str) -> ET.Element:
@@ -136,3 +137,14 @@ def test_no_chart_needs_a_style_attribute_which_the_policy_forbids() -> None:
         charts.schedule_chart(lines, "t"),
     ):
         assert "style" not in svg
+
+
+def test_scores_are_counted_in_bands_of_ten_with_100_in_the_last() -> None:
+    counts = [
+        ScoreCounts(score=score, before=before, after=after)
+        for score, before, after in ((0, 4, 0), (9, 1, 2), (100, 0, 3))
+    ]
+    drawn = charts.score_distribution(counts, "Customers")
+    assert "Customers. 0 and more 5 and 2, 90 and more 0 and 3" in drawn
+    assert drawn.count('class="principal"') == drawn.count('class="interest"') == 10
+    assert charts.score_distribution([], "None")

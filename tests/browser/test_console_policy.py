@@ -1,0 +1,110 @@
+"""The policy owner's journey: from a draft to an active scorecard, and back."""
+
+import json
+from uuid import uuid4
+
+from google.type.decimal_pb2 import Decimal as DecimalMessage
+from google.type.money_pb2 import Money
+from playwright.sync_api import Page, expect
+
+from credit_service.domain.scorecard import PRUDENT_DOCUMENT
+from credit_service.spreadsheets import samples
+from credit_service.v1 import credit_service_pb2 as pb
+from tests.browser.conftest import OpenTab, Place
+from tests.browser.test_console_flows import soon
+
+
+def edited(page: Page, **changes: object) -> str:
+    """Change keys of the document in the editor. Returns its text."""
+    field = page.get_by_label("Document", exact=True)
+    document = {**json.loads(field.input_value()), **changes}
+    text = json.dumps(document, indent=2)
+    field.fill(text)
+    return text
+
+
+def test_a_scorecard_is_drafted_checked_compared_tried_activated_and_rolled_back(
+    place: Place, open_tab: OpenTab
+) -> None:
+    tab = open_tab()
+    tab.expected.append("400")
+    page = tab.page
+    page.goto("/qa/scorecards")
+    expect(page.get_by_role("heading", name="Active: standard-1")).to_be_visible()
+
+    # Draft and check: each error has its line.
+    page.get_by_role("link", name="New draft").click()
+    rule = {**PRUDENT_DOCUMENT["rules"][0], "condition": "days_past_due > thirty"}
+    text = edited(page, version="journey-1", rules=[rule])
+    page.get_by_role("button", name="Check").click()
+    line = 1 + next(n for n, each in enumerate(text.splitlines()) if "thirty" in each)
+    problem = page.get_by_role("alert")
+    expect(problem).to_contain_text("The document is not valid.")
+    expect(problem).to_contain_text(f"Line {line} rules[0].condition")
+    problem.get_by_role("link", name=f"Line {line}").click()
+    expect(page.locator(f"#line-{line}")).to_contain_text("thirty")
+
+    edited(page, rules=PRUDENT_DOCUMENT["rules"])
+    page.get_by_role("button", name="Check").click()
+    expect(page.get_by_role("heading", name="Valid: journey-1")).to_be_visible()
+    differences = page.get_by_role("region", name="Differences")
+    expect(differences).to_contain_text("OVERDUE_UP_TO_30_DAYS")
+    page.get_by_role("button", name="Store").click()
+    expect(page.get_by_role("status")).to_contain_text("It decides nothing yet.")
+
+    # Compare.
+    page.get_by_role("link", name="Compare with the active one").click()
+    page.get_by_label("Second").select_option("journey-1")
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_role("region", name="Documents")).to_contain_text("days_past_due >= 1")
+    page.get_by_role("link", name="Scorecard journey-1").click()
+
+    # Backtest.
+    page.locator("main").get_by_role("link", name="Backtest").click()
+    expect(page.get_by_label("Scorecard")).to_have_value("journey-1")
+    page.get_by_label("Loan amount").fill("50,000")
+    page.get_by_label("Yearly rate").fill("12")
+    page.get_by_label("Months").fill("12")
+    page.get_by_role("button", name="Start the backtest").click()
+    expect(page.get_by_role("heading", name="Scores of the customers")).to_be_visible()
+    expect(page.get_by_role("img", name="Customers by score")).to_be_visible()
+    expect(page.get_by_role("region", name="Outcomes as a table").last).to_contain_text("Referred")
+    page.get_by_role("link", name="Scorecard journey-1").click()
+
+    # Try.
+    page.get_by_role("button", name="Start the trial").click()
+    expect(page.get_by_role("status")).to_contain_text("Scorecard journey-1 is the trial.")
+
+    request = pb.CreateLoanRequest(
+        request_id=str(uuid4()),
+        customer_id=samples.GOOD_CUSTOMER_ID,
+        loan_amount=Money(units=10_000),
+        interest_rate=DecimalMessage(value="12"),
+        tenure_months=12,
+    )
+    place.credit.CreateLoan(request, timeout=10)
+    page.get_by_role("link", name="What the trial decided").click()
+
+    def is_shown() -> bool:
+        page.reload()
+        return page.get_by_role("region", name="Outcomes as a table").count() == 1
+
+    soon(is_shown, 60)
+    page.get_by_role("link", name="Scorecard journey-1").click()
+
+    # Activate: the page says what changes.
+    page.get_by_role("link", name="Activate", exact=True).click()
+    expect(page.get_by_role("region", name="Differences")).to_contain_text("OVERDUE_UP_TO_30_DAYS")
+    expect(page.locator(".sub")).to_contain_text("It replaces standard-1")
+    page.get_by_role("button", name="Confirm and activate").click()
+    expect(page.get_by_role("status")).to_contain_text("Scorecard journey-1 is active.")
+    history = page.get_by_role("region", name="History as a table")
+    for change in ("Activated", "Trial started", "Created"):
+        expect(history).to_contain_text(change)
+
+    # Roll back.
+    page.get_by_role("link", name="Scorecards", exact=True).click()
+    page.get_by_role("link", name="Roll back to standard-1").click()
+    expect(page.locator(".sub")).to_contain_text("It replaces journey-1")
+    page.get_by_role("button", name="Confirm and activate").click()
+    expect(page.get_by_role("status")).to_contain_text("Scorecard standard-1 is active.")
