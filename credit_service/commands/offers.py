@@ -208,11 +208,14 @@ def _end(
             elif read.offer.state is not OfferState.OPEN:
                 # It ended since the search.
                 return _Ended(read.offer)
-            failpoints.reach("offer.before_write")
-            return _write(connection, command, content, facts, read, end, moment, principal)
+            failpoints.reach("end_offer.before_write")
+            ended = _write(connection, command, content, facts, read, end, moment, principal)
+            if number:
+                failpoints.reach("end_offer.before_commit")
+            return ended
 
     ended = database.retry(attempt)
-    failpoints.reach("offer.after_commit")
+    failpoints.reach("end_offer.after_commit")
     if ended.position_after is not None:
         metrics.loan_offers.labels(ended.offer.state.lower()).inc()
     return ended

@@ -25,6 +25,7 @@ _LEFT = text(
     """SELECT (SELECT count(*) FROM tasks WHERE actor <> 'reconcile')
         + (SELECT count(*) FROM events WHERE event_id IS NULL)
         + (SELECT count(*) FROM credit_scores WHERE valid_until <= :today)
+        + (SELECT count(*) FROM loan_offers WHERE state = 'OPEN' AND last_day < :today)
         + (SELECT count(*) FROM ingestions WHERE state IN ('QUEUED', 'RUNNING'))"""
 )
 _TASKS = text("SELECT actor, state, count(*), max(last_error) FROM tasks GROUP BY 1, 2")
@@ -34,6 +35,10 @@ _EVENT_KINDS = text(
             - (SELECT count(*) FROM loans WHERE NOT imported) AS loan_created,
         (SELECT count(*) FROM events WHERE kind = 'loan_declined')
             - (SELECT count(*) FROM decisions WHERE NOT approved) AS loan_declined,
+        (SELECT count(*) FROM events WHERE kind = 'loan_offer_created')
+            - (SELECT count(*) FROM loan_offers) AS loan_offer_created,
+        (SELECT count(*) FROM events WHERE kind = 'loan_offer_ended')
+            - (SELECT count(*) FROM loan_offers WHERE state <> 'OPEN') AS loan_offer_ended,
         (SELECT count(*) FROM events WHERE kind = 'payment_recorded')
             - (SELECT count(*) FROM payments) AS payment_recorded,
         (SELECT count(*) FROM events WHERE kind = 'loan_closed')
@@ -43,6 +48,14 @@ _EVENT_KINDS = text(
         (SELECT count(*) FROM events WHERE kind IN ('customer_updated', 'loan_updated'))
             - (SELECT count(*) FROM (SELECT DISTINCT customer_id, event_seq FROM fact_changes) f)
             AS facts_changed"""
+)
+_ENDED_TWICE = text(
+    """SELECT (SELECT count(*) FROM (
+            SELECT payload ->> 'offer_id' FROM events WHERE kind = 'loan_offer_ended'
+            GROUP BY 1 HAVING count(*) > 1) AS twice)
+        + (SELECT count(*) FROM (
+            SELECT offer_id FROM loans WHERE offer_id IS NOT NULL
+            GROUP BY 1 HAVING count(*) > 1) AS twice)"""
 )
 _EVENT_GAPS = text(
     """SELECT count(*) FILTER (WHERE step <> 1), count(*) FILTER (WHERE advance < 1) FROM (
@@ -126,16 +139,14 @@ class Account:
 
     def _check_loans_and_payments(self, connection: Connection) -> None:
         """Check that exactly the acknowledged records are stored."""
-        acknowledged: dict[str, set[Any]] = {"loans": set(), "payments": set()}
+        acknowledged: dict[str, set[Any]] = {
+            name: set() for name in ("loans", "payments", "offers", "withdrawn")
+        }
         for asked in self._history.asked.values():
             for answer in asked.answers[:1]:
-                if asked.method == "CreateLoan":
-                    made = pb.CreateLoanResponse.FromString(answer)
-                    if made.approved:
-                        acknowledged["loans"].add((made.loan.customer_id, made.loan.loan_id))
-                else:
-                    paid = pb.RecordPaymentResponse.FromString(answer).payment
-                    acknowledged["payments"].add(paid.payment_id)
+                name, found = _effect(asked.method, answer)
+                if found is not None:
+                    acknowledged[name].add(found)
         stored: dict[str, set[Any]] = {
             "loans": {
                 (row[0], row[1])
@@ -144,6 +155,12 @@ class Account:
                 )
             },
             "payments": set(connection.execute(text("SELECT payment_id FROM payments")).scalars()),
+            "offers": set(connection.execute(text("SELECT offer_id FROM loan_offers")).scalars()),
+            "withdrawn": set(
+                connection.execute(
+                    text("SELECT offer_id FROM loan_offers WHERE state = 'WITHDRAWN'")
+                ).scalars()
+            ),
         }
         for name, ids in stored.items():
             self.checked[name] = len(ids)
@@ -159,6 +176,9 @@ class Account:
                 self._find(
                     "reply", f"{asked.method} {request_id} got different responses: {different}"
                 )
+        twice = connection.execute(_ENDED_TWICE).scalar_one()
+        if twice:
+            self._find("effect", f"{twice} offers ended more than once")
         self.checked["repeats"] = sum(
             max(0, len(asked.answers) - 1) for asked in self._history.asked.values()
         )
@@ -316,6 +336,24 @@ class Account:
                 self.checked["time limits"] += 1
             elif "Traceback" in line or "discrepancy_found" in line:
                 self._find("log", line[:600])
+
+
+def _effect(method: str, answer: bytes) -> tuple[str, Any]:
+    """The kind and the key of what an acknowledged call stored; None for the key of a decline."""
+    match method:
+        case "CreateLoan":
+            made = pb.CreateLoanResponse.FromString(answer)
+            return "loans", (made.loan.customer_id, made.loan.loan_id) if made.approved else None
+        case "AcceptLoanOffer":
+            loan = pb.AcceptLoanOfferResponse.FromString(answer).loan
+            return "loans", (loan.customer_id, loan.loan_id)
+        case "CreateLoanOffer":
+            offered = pb.CreateLoanOfferResponse.FromString(answer)
+            return "offers", offered.offer.offer_id if offered.approved else None
+        case "WithdrawLoanOffer":
+            return "withdrawn", pb.WithdrawLoanOfferResponse.FromString(answer).offer.offer_id
+        case _:
+            return "payments", pb.RecordPaymentResponse.FromString(answer).payment.payment_id
 
 
 def _timeless(position: CreditPosition) -> CreditPosition:

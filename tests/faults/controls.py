@@ -24,6 +24,7 @@ EXPECTED: Mapping[str, str] = {
     "offset-check": "rows",
     "cache-compare": "cache",
     "sequencer-lock": "event",
+    "held-credit": "limit",
     "synchronous-standby": "loans",
     "writable-server": "recovery",
     "read-only-drop": "recovery",

@@ -90,6 +90,7 @@ class History:
         self.ended: list[Ended] = []
         self.promotions: list[Promotion] = []
         self._booked: list[tuple[int, int]] = []
+        self._offered: list[tuple[int, int]] = []
 
     def find(self, kind: str, text: str) -> None:
         """Record a violation."""
@@ -124,8 +125,11 @@ class History:
         """Record a response."""
         with self._lock:
             asked.answers.append(answer.SerializeToString(deterministic=True))
-            if isinstance(answer, pb.CreateLoanResponse) and answer.approved:
-                self._booked.append((answer.loan.customer_id, answer.loan.loan_id))
+            if isinstance(answer, pb.CreateLoanResponse | pb.AcceptLoanOfferResponse):
+                if answer.HasField("loan"):
+                    self._booked.append((answer.loan.customer_id, answer.loan.loan_id))
+            elif isinstance(answer, pb.CreateLoanOfferResponse) and answer.approved:
+                self._offered.append((answer.offer.offer_id, answer.offer.loan_amount.units))
 
     def refused(self, request: Any) -> None:
         """Record a rejection by the rules, which has no effect and is not stored."""
@@ -147,6 +151,11 @@ class History:
         """A booked (customer, loan), preferably a recent one."""
         with self._lock:
             return pick.choice(self._booked[-2000:]) if self._booked else None
+
+    def offer(self, pick: random.Random) -> tuple[int, int] | None:
+        """(offer, amount in rupees) of an offer that was made, preferably a recent one."""
+        with self._lock:
+            return pick.choice(self._offered[-200:]) if self._offered else None
 
     def unanswered(self) -> list[Asked]:
         """Writes without a response or rejection so far."""

@@ -1,8 +1,9 @@
 """The callers: closed loops that record their calls and responses.
 
-60 % reads, 25 % CreateLoan (half of it on five hot customers), 10 % repeats of a request id, often
-twice concurrently, and 5 % payments and ingestions. Some calls have a very short deadline, some are
-cancelled. Calls without a response are repeated at the end, with the same request id.
+60 % reads, 17 % CreateLoan (half of it on five hot customers), 8 % offers and their ends, 10 %
+repeats of a request id, often twice concurrently, and 5 % payments and ingestions. Some calls have
+a very short deadline, some are cancelled. Calls without a response are repeated at the end, with
+the same request id.
 """
 
 import random
@@ -34,6 +35,7 @@ _TRY_AGAIN = {
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+_REJECTED_BY_RULES = {"RecordPayment", "AcceptLoanOffer", "WithdrawLoanOffer"}
 _TOO_MUCH = 5_000_000
 _CALL_SECONDS = 5.0
 _STREAM_ROWS = 120
@@ -135,8 +137,12 @@ class Load:
                 lot = pick.random()
                 if lot < 0.60:
                     self._read(stub, pick)
-                elif lot < 0.85:
+                elif lot < 0.77:
                     self._create(stub, other, pick)
+                elif lot < 0.82:
+                    self._offer(stub, pick)
+                elif lot < 0.85:
+                    self._end_offer(stub, other, pick)
                 elif lot < 0.95:
                     self._repeat(stub, other, pick)
                 elif lot < 0.985:
@@ -191,6 +197,39 @@ class Load:
         asked = self._history.asks("CreateLoan", request)
         # A decline does not change the version: only the request's key prevents a second one.
         if units == _TOO_MUCH or pick.random() < 0.1:
+            self._mutate_twice((stub, other), asked)
+        else:
+            self._mutate(stub, pick, asked)
+
+    def _offer(self, stub: Any, pick: random.Random) -> None:
+        hot = pick.random() < 0.7
+        request = pb.CreateLoanOfferRequest(
+            request_id=str(portfolio.request_id(pick)),
+            customer_id=pick.choice(portfolio.HOT if hot else portfolio.ORDINARY),
+            loan_amount=Money(units=pick.randint(1, 20) * (1_000 if hot else 100)),
+            interest_rate=Decimal(value="16"),
+            tenure_months=pick.choice([1, 12, 60]),
+        )
+        self._mutate(stub, pick, self._history.asks("CreateLoanOffer", request))
+
+    def _end_offer(self, stub: Any, other: Any, pick: random.Random) -> None:
+        """Accept an offer, often a part of it, or withdraw it; some have ended before."""
+        offered = self._history.offer(pick)
+        if offered is None:
+            return
+        offer_id, units = offered
+        request_id = str(portfolio.request_id(pick))
+        request: Any
+        if pick.random() < 0.6:
+            part = units if pick.random() < 0.5 else max(1, units // 2)
+            request = pb.AcceptLoanOfferRequest(
+                request_id=request_id, offer_id=offer_id, loan_amount=Money(units=part)
+            )
+            asked = self._history.asks("AcceptLoanOffer", request)
+        else:
+            request = pb.WithdrawLoanOfferRequest(request_id=request_id, offer_id=offer_id)
+            asked = self._history.asks("WithdrawLoanOffer", request)
+        if pick.random() < 0.3:
             self._mutate_twice((stub, other), asked)
         else:
             self._mutate(stub, pick, asked)
@@ -264,13 +303,14 @@ class Load:
         return answer
 
     def _failed(self, method: str, request: Any, call: Any) -> None:
-        """The rules may reject a payment; all other errors must be retryable."""
+        """The rules may reject a payment or the end of an offer; all other errors must be
+        retryable."""
         code = call.code()
         self._history.count(self._history.statuses, code.name)
         if code in _TRY_AGAIN:
             # Spread the load on a server that has just restarted.
             time.sleep(random.uniform(0.01, 0.2))  # noqa: S311 - a pause, no secret
-        elif method == "RecordPayment" and code is grpc.StatusCode.FAILED_PRECONDITION:
+        elif method in _REJECTED_BY_RULES and code is grpc.StatusCode.FAILED_PRECONDITION:
             self._history.refused(request)
         else:
             self._history.find("status", f"{method}: {code.name} {call.details() or ''}")

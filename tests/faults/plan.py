@@ -16,6 +16,8 @@ CRASHES = (
     "create_loan.before_commit",
     "create_loan.after_commit",
     "record_payment.after_commit",
+    "end_offer.before_commit",
+    "end_offer.after_commit",
     "relay.before_publish_commit",
     "relay.before_send",
     "relay.after_send",

@@ -16,7 +16,7 @@ from credit_service.domain.decisions import decode_inputs
 from credit_service.domain.errors import CreditError
 from credit_service.domain.loans import Loan, LoanState
 from credit_service.domain.payments import apply_payment
-from credit_service.domain.positions import CreditPosition, position_from_loans
+from credit_service.domain.positions import CreditPosition, Hold, position_from_loans
 from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import score
 from credit_service.storage import loans as stored_loans
@@ -27,13 +27,17 @@ Find = Callable[[str, str], None]
 _EVENTS = text(
     """SELECT e.customer_id, e.event_seq, e.kind, e.customer_version,
         CAST(e.payload ->> 'decision_id' AS bigint) AS decision_id,
-        CAST(e.payload ->> 'payment_id' AS bigint) AS payment_id
+        CAST(e.payload ->> 'payment_id' AS bigint) AS payment_id,
+        CAST(coalesce(e.payload ->> 'offer_id', e.payload #>> '{offer,offer_id}') AS bigint)
+            AS offer_id,
+        CAST(e.payload #>> '{loan,loan_id}' AS bigint) AS loan_id
     FROM events e WHERE e.customer_id > 0 ORDER BY e.customer_id, e.event_seq"""
 )
 _DECISIONS = text(
     """SELECT decision_id, approved, loan_id, customer_version, inputs::text AS inputs
     FROM decisions"""
 )
+_OFFERS = text("SELECT offer_id, principal_paise, installment_paise, last_day FROM loan_offers")
 _PAYMENTS = text(
     """SELECT payment_id, loan_id, amount_paise, paid_on, settled_count, on_time_count, closed_loan
     FROM payments"""
@@ -83,9 +87,19 @@ class Life:
     limit: int
     stored: dict[int, Loan] = field(default_factory=dict)
     loans: dict[int, Loan] = field(default_factory=dict)
+    # Of the offers that are open.
+    holds: dict[int, Hold] = field(default_factory=dict)
     figures: _Figures = field(default_factory=_Figures)
     last_score: int | None = None
     last_override: str | None = None
+
+    def held(self, day: date) -> tuple[int, int]:
+        """(principal, installments) that offers hold on a day."""
+        open_ones = [hold for hold in self.holds.values() if hold.last_day >= day]
+        return (
+            sum(hold.principal_paise for hold in open_ones),
+            sum(hold.installment_paise for hold in open_ones),
+        )
 
 
 class Replay:
@@ -105,6 +119,7 @@ class Replay:
                 life.figures.add(loan)
         self._events = connection.execute(_EVENTS).all()
         self._decisions = {row.decision_id: row for row in connection.execute(_DECISIONS)}
+        self._offers = {row.offer_id: Hold(*row) for row in connection.execute(_OFFERS)}
         self._payments = {row.payment_id: row for row in connection.execute(_PAYMENTS)}
         self._scores = {
             (row.customer_id, row.event_seq): row for row in connection.execute(_HISTORY)
@@ -118,8 +133,14 @@ class Replay:
             life = self.lives[event.customer_id]
             whole = life.customer_id not in moved_by_ingestions
             match event.kind:
-                case "loan_created" | "loan_declined":
+                case "loan_created" if event.offer_id is not None:
+                    # Without a decision; loan_offer_ended follows.
+                    life.holds.pop(event.offer_id, None)
+                    self._book(life, event.loan_id)
+                case "loan_created" | "loan_declined" | "loan_offer_created":
                     self._decide(life, event)
+                case "loan_offer_ended":
+                    life.holds.pop(event.offer_id, None)
                 case "payment_recorded":
                     self._pay(life, event)
                 case "score_changed":
@@ -135,7 +156,8 @@ class Replay:
             self._find("event", f"customer {life.customer_id}: no decision {event.decision_id}")
             return
         self.decisions_checked += 1
-        position = decode_inputs(decision.inputs).position
+        inputs = decode_inputs(decision.inputs)
+        position = inputs.position
         now = life.figures
         decided_on = (
             position.current_debt_paise,
@@ -143,12 +165,14 @@ class Replay:
             position.loan_count,
             position.total_principal_paise,
             position.emis_on_time,
+            (position.held_principal_paise, position.held_installments_paise),
         )
-        if decided_on != (now.debt, now.installments, now.count, now.total, now.on_time):
+        held = life.held(inputs.day)
+        if decided_on != (now.debt, now.installments, now.count, now.total, now.on_time, held):
             self._find(
                 "decision",
                 f"{event.decision_id} of customer {life.customer_id} used {decided_on}, but the"
-                f" position was {now}",
+                f" position was {now} with {held} held",
             )
         version = decision.customer_version + (1 if decision.approved else 0)
         if event.customer_version != version:
@@ -157,8 +181,17 @@ class Replay:
                 f"{event.decision_id} of customer {life.customer_id} changed version"
                 f" {decision.customer_version} to {event.customer_version}, expected {version}",
             )
-        if decision.approved:
+        if not decision.approved:
+            return
+        if event.offer_id is None:
             self._book(life, decision.loan_id)
+            return
+        hold = self._offers.get(event.offer_id)
+        if hold is None:
+            self._find("offers", f"{event.offer_id} of customer {life.customer_id} is missing")
+            return
+        life.holds[hold.offer_id] = hold
+        self._check_limits(life, f"offer {hold.offer_id}", inputs.day)
 
     def _book(self, life: Life, loan_id: int) -> None:
         stored = life.stored.get(loan_id)
@@ -175,17 +208,24 @@ class Replay:
         )
         life.loans[loan_id] = loan
         life.figures.add(loan)
-        if life.figures.debt > life.limit:
+        self._check_limits(life, f"loan {loan_id}", loan.start_date)
+
+    def _check_limits(self, life: Life, what: str, day: date) -> None:
+        """Check that debt and installments, with the held ones, are within their limits."""
+        held, held_installments = life.held(day)
+        debt = life.figures.debt + held
+        installments = life.figures.installments + held_installments
+        if debt > life.limit:
             self._find(
                 "limit",
-                f"loan {loan_id} raised the debt of customer {life.customer_id} to"
-                f" {life.figures.debt} paise, above the limit of {life.limit}",
+                f"{what} raised debt and held credit of customer {life.customer_id} to {debt}"
+                f" paise, above the limit of {life.limit}",
             )
-        if 2 * life.figures.installments > life.income:
+        if 2 * installments > life.income:
             self._find(
                 "limit",
-                f"loan {loan_id} raised the installments of customer {life.customer_id} to"
-                f" {life.figures.installments} paise, above half of the income of {life.income}",
+                f"{what} raised the installments of customer {life.customer_id} to {installments}"
+                f" paise, above half of the income of {life.income}",
             )
 
     def _pay(self, life: Life, event: Any) -> None:
@@ -238,11 +278,17 @@ class Replay:
             )
 
     def position(self, life: Life, day: date) -> CreditPosition:
-        """The position on a day, from the loans replayed so far."""
+        """The position on a day, from the loans and holds replayed so far."""
         return self._position(life, life.loans.values(), day)
 
     @staticmethod
     def _position(life: Life, loans: Iterable[Loan], day: date) -> CreditPosition:
         return position_from_loans(
-            life.customer_id, life.version, life.income, life.limit, loans, day
+            life.customer_id,
+            life.version,
+            life.income,
+            life.limit,
+            loans,
+            day,
+            life.holds.values(),
         )

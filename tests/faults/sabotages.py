@@ -18,6 +18,7 @@ from credit_service import postgresql_url
 from credit_service.cache import positions as cache
 from credit_service.clock import Moment
 from credit_service.commands import create_loan as booking_command
+from credit_service.domain.positions import CreditPosition
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import OnMoved
 from credit_service.ingestion.frames import Batch
@@ -144,6 +145,17 @@ def _sequencer_lock() -> None:
 SYNCHRONOUS_STANDBY = "synchronous-standby"
 
 
+def _held_credit() -> None:
+    """Decisions leave out the credit that offers hold; `prepare` drops the last guards."""
+    decide = booking_command.decide  # type: ignore[attr-defined]  # imported there
+
+    def blind(position: CreditPosition, *given: Any, **named: Any) -> Any:
+        seen = replace(position, held_principal_paise=0, held_installments_paise=0)
+        return decide(seen, *given, **named)
+
+    booking_command.decide = blind  # type: ignore[attr-defined]  # imported there
+
+
 def _synchronous_standby() -> None:
     """No commit waits for the standby: `stack.running` configures that; the processes are
     unchanged."""
@@ -177,6 +189,7 @@ SABOTAGES: Mapping[str, Callable[[], None]] = {
     "offset-check": _offset_check,
     "cache-compare": _cache_compare,
     "sequencer-lock": _sequencer_lock,
+    "held-credit": _held_credit,
     SYNCHRONOUS_STANDBY: _synchronous_standby,
     "writable-server": _writable_server,
     "read-only-drop": _read_only_drop,
@@ -190,3 +203,10 @@ def prepare(sabotage: str, database_url: str) -> None:
         with psycopg.connect(database_url) as connection:
             connection.execute("ALTER TABLE requests DROP CONSTRAINT requests_pkey")
             connection.execute("CREATE INDEX requests_request_id_idx ON requests (request_id)")
+    if sabotage == "held-credit":
+        with psycopg.connect(database_url) as connection:
+            for table, check in (
+                ("loans", "loans_booked_within_limit_check"),
+                ("loan_offers", "loan_offers_held_within_limit_check"),
+            ):
+                connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {check}")

@@ -1,4 +1,4 @@
-"""A process that exits at a failpoint of a booking or a payment leaves all of it, or nothing."""
+"""A process that exits at a failpoint of a write leaves all of the write, or nothing."""
 
 from collections.abc import Callable
 from datetime import date
@@ -8,7 +8,13 @@ import pytest
 from sqlalchemy import text
 
 from credit_service import failpoints
-from credit_service.commands.create_loan import CreateLoan, create_loan
+from credit_service.commands.create_loan import (
+    CreateLoan,
+    CreateLoanOffer,
+    create_loan,
+    create_loan_offer,
+)
+from credit_service.commands.offers import AcceptLoanOffer, accept_loan_offer
 from credit_service.commands.record_payment import RecordPayment, record_payment
 from credit_service.domain.eligibility import Ask
 from credit_service.storage.database import Database
@@ -114,3 +120,33 @@ def test_a_payment_is_atomic(
     first = record_payment(database, command, TODAY, "tests")
     assert record_payment(database, command, TODAY, "tests") == first
     assert facts(database)[2] == 1
+
+
+@pytest.mark.parametrize(
+    ("point", "stored"),
+    [
+        ("end_offer.before_write", (0, 1, 0, 1, 0)),
+        # Only the concurrent call's loan.
+        ("end_offer.before_commit", (1, 2, 0, 2, 1)),
+        ("end_offer.after_commit", (1, 1, 0, 2, 1)),
+    ],
+)
+def test_an_acceptance_is_atomic(
+    database: Database, point: str, stored: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer_id = a_good_customer(database, TODAY)
+    offered = CreateLoanOffer(uuid4(), customer_id, ASK)
+    _, offer = create_loan_offer(database, offered, TODAY, "tests")
+    assert offer is not None
+    command = AcceptLoanOffer(uuid4(), offer.offer_id)
+    die_at(
+        point,
+        lambda: accept_loan_offer(database, command, TODAY, "tests"),
+        lambda: book(database, customer_id, uuid4()),
+        monkeypatch,
+    )
+    assert facts(database) == stored
+    first = accept_loan_offer(database, command, TODAY, "tests")
+    assert accept_loan_offer(database, command, TODAY, "tests") == first
+    rivals = 1 if point == "end_offer.before_commit" else 0
+    assert facts(database)[0] == 1 + rivals

@@ -6,7 +6,7 @@ purpose, to be readable.
 
 import calendar
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Any
@@ -104,6 +104,7 @@ class Bank:
         self.today = today
         self.customers: dict[int, Facts] = {}
         self.loans: dict[tuple[int, int], Facts] = {}
+        self.offers: dict[int, Facts] = {}
 
     # Reads.
 
@@ -121,6 +122,28 @@ class Bank:
 
     def installments(self, customer_id: int) -> int:
         return sum(loan["installment"] for loan in self.active(customer_id))
+
+    def offers_of(self, customer_id: int) -> list[tuple[int, Facts]]:
+        """Latest first."""
+        found = [each for each in self.offers.items() if each[1]["customer"] == customer_id]
+        return sorted(found, reverse=True)
+
+    def offer_state(self, offer: Facts) -> str:
+        """OPEN up to the last day, then EXPIRED, unless it was accepted or withdrawn."""
+        if offer["state"] == "OPEN" and self.today > offer["last_day"]:
+            return "EXPIRED"
+        return str(offer["state"])
+
+    def held(self, customer_id: int) -> int:
+        return sum(offer["principal"] for offer in self._open_offers(customer_id))
+
+    def held_installments(self, customer_id: int) -> int:
+        return sum(offer["installment"] for offer in self._open_offers(customer_id))
+
+    def _open_offers(self, customer_id: int) -> list[Facts]:
+        return [
+            offer for _, offer in self.offers_of(customer_id) if self.offer_state(offer) == "OPEN"
+        ]
 
     def score(self, customer_id: int) -> tuple[int, list[int], str]:
         """(score, hundredths of a point by component, override)."""
@@ -169,10 +192,11 @@ class Bank:
                 "start": self.today,
             }
         )[-1]
-        burden = self.installments(customer_id) + max(installment, last)
+        burden = self.installments(customer_id) + self.held_installments(customer_id)
+        burden += max(installment, last)
         if 2 * burden > customer["income"]:
             reasons.append("EMI_BURDEN_TOO_HIGH")
-        if self.debt(customer_id) + principal > customer["limit"]:
+        if self.debt(customer_id) + self.held(customer_id) + principal > customer["limit"]:
             reasons.append("APPROVED_LIMIT_EXCEEDED")
         if not repayable(principal, rate, tenure):
             reasons.append("LOAN_AMOUNT_TOO_SMALL")
@@ -208,12 +232,64 @@ class Bank:
         """Book an approved loan with the id issued by the service."""
         judged = self.judge(customer_id, *asked)
         principal, _, tenure = asked
+        self._add_loan(customer_id, loan_id, (principal, judged["rate"], tenure), self.today)
+
+    def offer(
+        self, customer_id: int, offer_id: int, asked: tuple[int, int, int], days: int
+    ) -> None:
+        """Hold the credit of an approved loan for some days after today."""
+        judged = self.judge(customer_id, *asked)
+        self.offers[offer_id] = {
+            "customer": customer_id,
+            "principal": asked[0],
+            "bps": judged["rate"],
+            "tenure": asked[2],
+            "installment": judged["installment"],
+            "made_on": self.today,
+            "last_day": self.today + timedelta(days=days),
+            "state": "OPEN",
+        }
+
+    def refuse_acceptance(self, offer: Facts, amount: int, day: date) -> None:
+        """Raise Refused if the offer has no such loan."""
+        self._refuse_ended(offer)
+        if amount > offer["principal"]:
+            raise Refused("OFFER_AMOUNT_EXCEEDED")
+        if not repayable(amount, offer["bps"], offer["tenure"]):
+            raise Refused("OFFER_AMOUNT_TOO_SMALL")
+        if day > self.today:
+            raise Refused("DISBURSEMENT_IN_FUTURE")
+        if day < offer["made_on"]:
+            raise Refused("DISBURSEMENT_BEFORE_OFFER")
+
+    def accept(self, offer_id: int, loan_id: int, amount: int, day: date) -> None:
+        """Book the loan of an offer with the id issued by the service."""
+        offer = self.offers[offer_id]
+        self.refuse_acceptance(offer, amount, day)
+        offer["state"] = "ACCEPTED"
+        terms = amount, offer["bps"], offer["tenure"]
+        self._add_loan(offer["customer"], loan_id, terms, day)
+
+    def withdraw(self, offer_id: int) -> None:
+        """Release the credit of an offer."""
+        self._refuse_ended(self.offers[offer_id])
+        self.offers[offer_id]["state"] = "WITHDRAWN"
+
+    def _refuse_ended(self, offer: Facts) -> None:
+        state = self.offer_state(offer)
+        if state != "OPEN":
+            raise Refused("OFFER_EXPIRED" if state == "EXPIRED" else "OFFER_ENDED")
+
+    def _add_loan(
+        self, customer_id: int, loan_id: int, terms: tuple[int, int, int], start: date
+    ) -> None:
+        principal, rate, tenure = terms
         self.loans[customer_id, loan_id] = {
             "principal": principal,
-            "bps": judged["rate"],
+            "bps": rate,
             "tenure": tenure,
-            "installment": judged["installment"],
-            "start": self.today,
+            "installment": emi(principal, rate, tenure),
+            "start": start,
             "source_on_time": 0,
             "on_time": 0,
             "settled_before": 0,

@@ -20,6 +20,7 @@ from credit_service.v1 import (
     decision_pb2,
     ingestion_pb2,
     loan_pb2,
+    offer_pb2,
     score_pb2,
 )
 from credit_service.v1 import ingestion_service_pb2 as ingestion
@@ -226,7 +227,10 @@ class ServiceAndModel(RuleBasedStateMachine):
         debt = self.bank.debt(number)
         assert paise_of(message.current_debt) == debt
         assert paise_of(message.current_installments) == self.bank.installments(number)
-        assert paise_of(message.available_credit) == max(0, known["limit"] - debt)
+        held = self.bank.held(number)
+        assert paise_of(message.held_credit) == held
+        assert paise_of(message.held_installments) == self.bank.held_installments(number)
+        assert paise_of(message.available_credit) == max(0, known["limit"] - debt - held)
 
     # Imports.
 
@@ -434,7 +438,8 @@ class ServiceAndModel(RuleBasedStateMachine):
             assert all(loan_id != key[1] for _, loan_id in self.bank.loans)
             self.bank.book(*key, asked)
             self._same_loan(answer.loan)
-            assert self.bank.debt(number) <= self.bank.customers[number]["limit"]
+            used = self.bank.debt(number) + self.bank.held(number)
+            assert used <= self.bank.customers[number]["limit"]
 
     def _same_decision(self, answer: Any, number: int, asked: tuple[int, int, int]) -> None:
         judged = self.bank.judge(number, *asked)
@@ -472,6 +477,108 @@ class ServiceAndModel(RuleBasedStateMachine):
             assert offer.min_tenure_months == 1 or not fits(principal, offer.min_tenure_months - 1)
         else:
             assert not fits(principal, 480)
+
+    # Offers.
+
+    @rule(
+        place=_customer,
+        principal=_amount,
+        bps=_rate,
+        tenure=_tenure,
+        days=st.sampled_from([-1, 0, 1, 3, 30, 31]),
+    )
+    def offer(self, place: int, principal: int, bps: int, tenure: int, days: int) -> None:
+        number = self._a_customer(place)
+        asked = (principal, bps, tenure)
+        request = credit_service_pb2.CreateLoanOfferRequest(
+            request_id=self._request_id(),
+            customer_id=number,
+            loan_amount=money_of(principal),
+            interest_rate=to_rate(bps),
+            tenure_months=tenure,
+            valid_until=to_day(self.bank.today + timedelta(days=days)),
+        )
+        answer = self._ask(self.edge.credit.CreateLoanOffer, request)
+        if not repayable(principal, bps, tenure) or not 0 <= days <= 30:
+            assert answer == "INVALID_FIELD"
+            return
+        assert not isinstance(answer, str), answer
+        self._same_decision(answer, number, asked)
+        if answer.approved:
+            assert answer.offer.offer_id not in self.bank.offers
+            self.bank.offer(number, answer.offer.offer_id, asked, days)
+            self._same_offer_as_made(answer.offer)
+            used = self.bank.debt(number) + self.bank.held(number)
+            assert used <= self.bank.customers[number]["limit"]
+
+    @precondition(lambda self: self.bank.offers)
+    @rule(
+        which=st.integers(0, 5),
+        share=st.sampled_from(["all", "all", "half", "one", "more"]),
+        days_ago=st.sampled_from([0, 0, 0, 1, 4, -1]),
+    )
+    def accept(self, which: int, share: str, days_ago: int) -> None:
+        offer_id, offer = self._an_offer(which)
+        whole = offer["principal"]
+        amount = {"all": whole, "half": max(1, whole // 2), "one": 1, "more": whole + 1}[share]
+        day = self.bank.today - timedelta(days=days_ago)
+        request = credit_service_pb2.AcceptLoanOfferRequest(
+            request_id=self._request_id(),
+            offer_id=offer_id,
+            loan_amount=money_of(amount),
+            disbursed_on=to_day(day),
+        )
+        answer = self._ask(self.edge.credit.AcceptLoanOffer, request)
+        refusal = outcome_of(self.bank.refuse_acceptance, offer, amount, day)
+        if isinstance(refusal, str):
+            assert answer == refusal
+            return
+        assert not isinstance(answer, str), answer
+        self.bank.accept(offer_id, answer.loan.loan_id, amount, day)
+        self._same_loan(answer.loan)
+        self._same_offer_as_made(answer.offer)
+
+    @precondition(lambda self: self.bank.offers)
+    @rule(which=st.integers(0, 5))
+    def withdraw(self, which: int) -> None:
+        offer_id, _ = self._an_offer(which)
+        request = credit_service_pb2.WithdrawLoanOfferRequest(
+            request_id=self._request_id(), offer_id=offer_id, reason="changed plans"
+        )
+        answer = self._ask(self.edge.credit.WithdrawLoanOffer, request)
+        refusal = outcome_of(self.bank.withdraw, offer_id)
+        if isinstance(refusal, str):
+            assert answer == refusal
+            return
+        assert not isinstance(answer, str), answer
+        self._same_offer_as_made(answer.offer)
+
+    @rule(place=_customer)
+    def list_offers(self, place: int) -> None:
+        number = self._a_customer(place)
+        request = credit_service_pb2.ListLoanOffersRequest(customer_id=number, page_size=1000)
+        answer = self.edge.credit.ListLoanOffers(request, timeout=30)
+        known = self.bank.offers_of(number)
+        assert [each.offer_id for each in answer.offers] == [offer_id for offer_id, _ in known]
+        for message in answer.offers:
+            self._same_offer_as_made(message)
+
+    def _an_offer(self, which: int) -> tuple[int, Facts]:
+        known = sorted(self.bank.offers)[-6:]
+        offer_id = known[which % len(known)]
+        return offer_id, self.bank.offers[offer_id]
+
+    def _same_offer_as_made(self, message: Any) -> None:
+        offer = self.bank.offers[message.offer_id]
+        state = self.bank.offer_state(offer)
+        assert message.customer_id == offer["customer"]
+        assert offer_pb2.LoanOfferState.Name(message.state) == f"LOAN_OFFER_STATE_{state}"
+        assert paise_of(message.loan_amount) == offer["principal"]
+        assert rate_of(message.interest_rate) == offer["bps"]
+        assert paise_of(message.monthly_installment) == offer["installment"]
+        held = offer["principal"] if state == "OPEN" else 0
+        assert paise_of(message.held_credit) == held
+        assert day_of(message.valid_until) == offer["last_day"]
 
     @rule(place=_customer)
     def read_a_score(self, place: int) -> None:
@@ -603,13 +710,13 @@ class ServiceAndModel(RuleBasedStateMachine):
         again = type(request)()
         again.CopyFrom(request)
         if other:
-            field = next(
-                name
-                for name in ("loan_amount", "amount", "monthly_income")
-                if name in request.DESCRIPTOR.fields_by_name
-            )
-            money = getattr(again, field)
-            money.units += 1
+            known = request.DESCRIPTOR.fields_by_name
+            if "reason" in known:
+                again.reason += "."
+            else:
+                names = ("loan_amount", "amount", "monthly_income")
+                money = getattr(again, next(name for name in names if name in known))
+                money.units += 1
         try:
             found: bytes | str = method(again, timeout=30).SerializeToString(deterministic=True)
         except grpc.RpcError as error:

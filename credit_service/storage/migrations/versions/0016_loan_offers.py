@@ -155,31 +155,31 @@ def _create_offers() -> None:
         sa.Column("reason", sa.Text(), nullable=True),
         sa.CheckConstraint(
             "principal_paise > 0 AND principal_paise <= 100000000000",
-            name="loan_offers_principal_range_check",
+            name=op.f("loan_offers_principal_range_check"),
         ),
         sa.CheckConstraint(
-            "annual_rate_bps BETWEEN 0 AND 10000", name="loan_offers_rate_range_check"
+            "annual_rate_bps BETWEEN 0 AND 10000", name=op.f("loan_offers_rate_range_check")
         ),
         sa.CheckConstraint(
-            "tenure_months BETWEEN 1 AND 480", name="loan_offers_tenure_range_check"
+            "tenure_months BETWEEN 1 AND 480", name=op.f("loan_offers_tenure_range_check")
         ),
         sa.CheckConstraint(
-            "installment_paise >= 0", name="loan_offers_installment_not_negative_check"
+            "installment_paise >= 0", name=op.f("loan_offers_installment_not_negative_check")
         ),
         sa.CheckConstraint(
             "last_day BETWEEN created_on AND created_on + 30",
-            name="loan_offers_last_day_range_check",
+            name=op.f("loan_offers_last_day_range_check"),
         ),
         sa.CheckConstraint(
             "used_at_offer_paise <= limit_at_offer_paise",
-            name="loan_offers_held_within_limit_check",
+            name=op.f("loan_offers_held_within_limit_check"),
         ),
         sa.CheckConstraint(
             "state IN ('OPEN', 'ACCEPTED', 'WITHDRAWN', 'EXPIRED')",
-            name="loan_offers_state_known_check",
+            name=op.f("loan_offers_state_known_check"),
         ),
         sa.CheckConstraint(
-            "(state = 'OPEN') = (ended_at IS NULL)", name="loan_offers_ended_once_check"
+            "(state = 'OPEN') = (ended_at IS NULL)", name=op.f("loan_offers_ended_once_check")
         ),
         sa.CheckConstraint(
             "(state = 'ACCEPTED') = (loan_id IS NOT NULL)"
@@ -187,16 +187,16 @@ def _create_offers() -> None:
             " AND (loan_id IS NULL) = (disbursed_on IS NULL)"
             " AND (accepted_paise IS NULL OR accepted_paise BETWEEN 1 AND principal_paise)"
             " AND (disbursed_on IS NULL OR disbursed_on >= created_on)",
-            name="loan_offers_accepted_loan_check",
+            name=op.f("loan_offers_accepted_loan_check"),
         ),
         sa.CheckConstraint(
             "(state = 'WITHDRAWN') = (reason IS NOT NULL)",
-            name="loan_offers_withdrawn_reason_check",
+            name=op.f("loan_offers_withdrawn_reason_check"),
         ),
         sa.ForeignKeyConstraint(
             ["customer_id", "decision_id"],
             ["decisions.customer_id", "decisions.decision_id"],
-            name="loan_offers_customer_id_decision_id_fkey",
+            name=op.f("loan_offers_customer_id_decision_id_fkey"),
         ),
         sa.PrimaryKeyConstraint("customer_id", "offer_id", name="loan_offers_pkey"),
     )
