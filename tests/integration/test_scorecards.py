@@ -1,7 +1,9 @@
 """ScorecardService as its callers see it."""
 
 import json
+import math
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from google.type.date_pb2 import Date
 from google.type.money_pb2 import Money
 from sqlalchemy import text
 
+from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock, Moment
 from credit_service.commands.scorecards import decide_in_shadow, follow_schedule
 from credit_service.domain.scorecard import STANDARD_DOCUMENT
@@ -399,14 +402,27 @@ def test_activations_at_once_leave_one_active_scorecard(place: Place) -> None:
     assert place.get().scorecard.version == rows[-1][0]
 
 
-def test_the_cached_version_ends_with_its_day(place: Place) -> None:
+def test_the_known_version_ends_with_its_day(
+    place: Place, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The position is in the cache on both days, and the active version was confirmed just now."""
+    monkeypatch.setattr("credit_service.queries.credit._ACTIVE_VERSION_SECONDS", 3_600.0)
     customer_id = a_good_customer(place.database, place.clock.moment())
     place.create("a")
     place.activate("a", TODAY + timedelta(days=1))
-    queries = CreditQueries(place.database)
+    cache = PositionCache(redis_url, timeout_seconds=5.0)
+    queries = CreditQueries(place.database, cache)
     assert queries.snapshot(customer_id, place.clock.moment()).scorecard.version == "standard-1"
+    deadline = time.monotonic() + 20
+    while cache.get(customer_id, TODAY) is None:
+        assert time.monotonic() < deadline, "the cache was not filled"
+        time.sleep(0.01)
     place.clock.day += timedelta(days=1)
-    assert queries.snapshot(customer_id, place.clock.moment()).scorecard.version == "a"
+    moment = place.clock.moment()
+    assert cache.get(customer_id, moment.today) is not None
+    assert queries.snapshot(customer_id, moment).scorecard.version == "a"
+    assert queries.snapshots([customer_id], moment)[customer_id].scorecard.version == "a"
+    cache.close()
 
 
 # Trials and backtests.
@@ -428,7 +444,8 @@ def apply(place: Place, customer_id: int, units: int) -> credit.CreateLoanRespon
 
 
 def backtested(place: Place, **fields: Any) -> list[pb.BacktestScorecardResponse]:
-    return list(place.edge.scorecards.BacktestScorecard(pb.BacktestScorecardRequest(**fields)))
+    request = pb.BacktestScorecardRequest(**fields)
+    return list(place.edge.scorecards.BacktestScorecard(request, timeout=60))
 
 
 def test_a_trial_is_set_beside_the_real_decisions(place: Place) -> None:
@@ -523,6 +540,8 @@ def test_a_backtest_ends_when_its_caller_goes(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An endless backtest, one that waits for it, and one after it."""
+    # After the first message it sends none, so that grpc does not end it.
+    monkeypatch.setattr(rpc_scorecards, "_PROGRESS_SECONDS", math.inf)
     batches = []
 
     def endless(*_: object, **__: object) -> Iterator[backtests.Progress]:
@@ -555,6 +574,7 @@ def test_a_server_that_stops_ends_a_backtest(place: Place, monkeypatch: pytest.M
             yield backtests.Progress(0, 0, 0, 0)
             threading.Event().wait(0.01)
 
+    monkeypatch.setattr(rpc_scorecards, "_PROGRESS_SECONDS", math.inf)
     monkeypatch.setattr(rpc_scorecards, "backtest", endless)
     call: Any = place.edge.scorecards.BacktestScorecard(
         pb.BacktestScorecardRequest(version="standard-1")
