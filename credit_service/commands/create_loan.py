@@ -294,23 +294,16 @@ def decide_and_book(
 def _facts(
     connection: Connection, read: BookingRead, scorecard: Scorecard, moment: Moment
 ) -> PolicyFacts | None:
-    """Return the facts of the same version as the position; None if no scorecard needs them.
+    """Return the facts of the policy; None if no scorecard needs them.
 
-    A shadow scorecard that needs them decides later from the stored inputs.
-
-    Raises:
-        LostRaceError: the customer's version has changed since the read.
+    If they are of a later version than the position, the write is guarded by that of the position
+    and has no effect. A shadow scorecard that needs them decides later from the stored inputs.
     """
     if not scorecard.needs_facts:
         shadow = read.shadow_version
         if shadow is None or not scorecards.get(connection, shadow).needs_facts:
             return None
-    version, facts = policy_facts.read_versioned(
-        connection, read.position.customer_id, moment.today, moment.zone
-    )
-    if version != read.position.version:
-        raise LostRaceError("version")
-    return facts
+    return policy_facts.read(connection, read.position.customer_id, moment.today, moment.zone)
 
 
 def _loan(command: CreateLoan, decision: Decision, read: BookingRead, moment: Moment) -> Loan:

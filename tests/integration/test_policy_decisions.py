@@ -240,32 +240,35 @@ def test_a_trial_with_a_policy_decides_from_the_stored_facts(database: Database)
     assert '"OVERDUE_MORE_THAN_30_DAYS"' in outcome
 
 
-def test_facts_of_a_later_version_are_not_decided_on(
+def test_position_and_facts_are_of_one_version(
     prudently: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A payment between the read and that of the facts: the decision starts again."""
+    """A payment between the read of the position and that of the facts: both are read again."""
     customer_id = a_good_customer(prudently, TODAY)
     booked = book(prudently, customer_id, ask(1_00_000))
     assert booked.loan_id is not None
     day = on(date(2026, 7, 12))
+    payment = RecordPayment(uuid4(), customer_id, booked.loan_id, 900_000, None)
     read = policy_facts.read_versioned
-    payments = iter([RecordPayment(uuid4(), customer_id, booked.loan_id, 900_000, None)] * 2)
+    payments: list[RecordPayment] = []
 
     def paying(*args: Any) -> Any:
-        payment = next(payments, None)
-        if payment is not None:
-            record_payment(prudently, replace(payment, request_id=uuid4()), day, "tests")
+        if payments:
+            record_payment(prudently, replace(payments.pop(), request_id=uuid4()), day, "tests")
         return read(*args)
 
     monkeypatch.setattr(policy_facts, "read_versioned", paying)
-    _, checked = CreditQueries(prudently).check_eligibility(customer_id, ask(1_000), day)
+    payments = [payment, payment]
+    snapshot, checked = CreditQueries(prudently).check_eligibility(customer_id, ask(1_000), day)
     assert checked.approved
-    decided = book(prudently, customer_id, ask(1_000), day)
-    facts = decode_inputs(decided.inputs_json).facts
-    assert facts is not None
-    assert facts.days_past_due == 0
     with prudently.autocommit() as connection:
-        version, _ = read(connection, customer_id, day.today)
+        assert snapshot.position.version == read(connection, customer_id, day.today).version
+
+    payments = [payment]
+    decided = book(prudently, customer_id, ask(1_000), day)
+    assert decided.approved
+    with prudently.autocommit() as connection:
+        version = read(connection, customer_id, day.today).version
     assert decided.customer_version == version - 1
 
 
