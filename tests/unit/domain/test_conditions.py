@@ -209,6 +209,51 @@ def test_a_condition_lists_its_names_in_order_of_their_use() -> None:
     assert condition == check_condition(condition.text)
 
 
+tokens = st.sampled_from(
+    [
+        *NAMES,
+        "true",
+        "false",
+        "null",
+        "in",
+        "x",
+        "0",
+        "7",
+        "0x",
+        "0xF",
+        "1.5",
+        "1u",
+        "9" * 19,
+        *"+-*/%<>!?:()[]{},.&|=;@#'\"",
+        "&&",
+        "||",
+        "==",
+        "!=",
+        "<=",
+        ">=",
+        "//",
+        "\n",
+        "\t",
+        "é",
+        "\x00",
+    ]
+)
+
+
+@given(
+    st.one_of(st.text(), st.lists(tokens, max_size=60).map(" ".join), st.lists(tokens).map("".join))
+)
+def test_any_text_is_a_condition_or_refused_with_a_place_in_it(text: str) -> None:
+    try:
+        condition = check_condition(text)
+    except ConditionError as error:
+        lines = text.split("\n")
+        line = lines[error.line - 1]
+        assert 1 <= error.column <= len(line) + 1  # noqa: PT017
+    else:
+        assert set(condition.names) <= NAMES.keys()
+
+
 # Google's implementation of CEL, to compare with.
 GOOGLE = cel.NewEnv(variables=dict.fromkeys(NAMES, cel.Type.INT))
 
