@@ -268,7 +268,7 @@ def decide_and_book(
             position, command.ask, moment.today, scorecard.version, waived=waived, facts=facts
         ),
         outcome_json=encode_outcome(decision),
-        event_json=_event(command, decision, read.decision_id, loan, offer, referral),
+        event_json=_event(command, decision, read.decision_id, loan, offer, referral, waived),
         principal=principal,
         loan=loan,
         position_after=position_after,
@@ -374,6 +374,7 @@ def _event(
     loan: Loan | None,
     offer: LoanOffer | None,
     referral: Referral | None,
+    waived: frozenset[str],
 ) -> str:
     """Return the payload of loan_created, loan_offer_created, decision_referred or
     loan_declined."""
@@ -385,9 +386,7 @@ def _event(
     elif referral is not None:
         payload["kind"] = referral.kind
         payload["ask"] = _fields(command.ask)
-        payload["rule_codes"] = [
-            each.code for each in decision.rules if each.code in referring_rules(decision)
-        ]
+        payload["rule_codes"] = referring_rules(decision, waived)
         payload["last_day"] = referral.last_day
     else:
         payload["ask"] = _fields(command.ask)

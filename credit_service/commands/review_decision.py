@@ -129,6 +129,7 @@ def _approve(
     if referral is None:
         raise not_referred(command.decision_id)
     inputs = decode_inputs(referred.inputs_json)
+    waived = inputs.waived.union(referring_rules(referred.outcome, inputs.waived))
     made = decide_and_book(
         connection,
         _request(command, referral, inputs.ask, moment.today),
@@ -137,11 +138,7 @@ def _approve(
         principal,
         lock=True,
         referral_days=referral_days,
-        approval=Approval(
-            METHOD,
-            referral.requested_by,
-            inputs.waived | referring_rules(referred.outcome),
-        ),
+        approval=Approval(METHOD, referral.requested_by, waived),
     )
     result_id = made.stored.decision_id
     review = _review(command, referral, principal, ReferralState.APPROVED, result_id)

@@ -80,13 +80,14 @@ class Referral:
         return self.stored_state
 
 
-def referring_rules(decision: Decision) -> frozenset[str]:
-    """The codes of the rules that referred a request: those that apply, and those without a
-    result."""
-    return frozenset(
+def referring_rules(decision: Decision, waived: frozenset[str]) -> tuple[str, ...]:
+    """The codes of the rules that referred a request, in their order: those that apply, and those
+    without a result, unless they were waived."""
+    return tuple(
         each.code
         for each in decision.rules
-        if each.error or (each.applied and each.outcome == RuleOutcome.REFER)
+        if (each.error or (each.applied and each.outcome == RuleOutcome.REFER))
+        and each.code not in waived
     )
 
 

@@ -8,13 +8,20 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import exc, text
 
-from credit_service.commands.create_loan import CreateLoan, create_loan
+from credit_service.clock import Clock, Moment
+from credit_service.commands.create_loan import (
+    CreateLoan,
+    CreateLoanOffer,
+    create_loan,
+    create_loan_offer,
+)
 from credit_service.commands.review_decision import (
     Review,
     ReviewDecision,
     expire_referrals,
     review_decision,
 )
+from credit_service.domain.cost_of_credit import Charge, ChargePayee
 from credit_service.domain.decisions import decode_inputs, replay
 from credit_service.domain.eligibility import Ask, Outcome
 from credit_service.domain.errors import (
@@ -25,11 +32,13 @@ from credit_service.domain.errors import (
 from credit_service.domain.referrals import ReferralKind, ReferralState, SelfReviewError, Verdict
 from credit_service.domain.scorecard import STANDARD_DOCUMENT, parse_scorecard
 from credit_service.queries.decisions import get_decision, list_decisions
-from credit_service.storage import referrals, scorecards
+from credit_service.storage import customers, event_stream, referrals, scorecards
 from credit_service.storage.database import Database
 from credit_service.storage.decisions import StoredDecision
+from credit_service.storage.referrals import ReviewWrite
 from tests.integration.portfolio import LAKH, a_customer, a_good_customer, on
 from tests.integration.test_create_loan import from_scratch, in_parallel
+from workers.actors import Timetable
 
 DAY = date(2026, 6, 10)
 LAST = date(2026, 6, 17)
@@ -243,6 +252,9 @@ def test_another_rule_refers_again_and_the_first_principal_stays_excluded(
     assert again.reviewed_decision_id == decision_id
     assert again.referral.requested_by == "maker"
     assert listed(database, ReferralState.PENDING) == [again.decision_id]
+    events = events_of(database, again.customer_id)
+    assert [kind for kind, _ in events] == ["decision_referred"] * 2 + ["decision_reviewed"]
+    assert events[1][1]["rule_codes"] == ["EVERY"]
     with pytest.raises(SelfReviewError):
         review(database, again.decision_id, Verdict.APPROVE, by="maker")
     made = review(database, again.decision_id, Verdict.APPROVE, by="second").decision
@@ -411,3 +423,79 @@ def test_a_pending_referral_keeps_its_facts(database: Database) -> None:
     a_referred_decision(database)
     with pytest.raises(exc.DatabaseError):
         change("UPDATE referrals SET last_day = last_day + 30")(database)
+
+
+def a_referred_offer(database: Database, last_day: date | None = None) -> int:
+    charges = (Charge("fee", ChargePayee.LENDER, 100_00, 18_00),)
+    command = CreateLoanOffer(
+        uuid4(), a_late_customer(database), Ask(LAKH, 1200, 12), charges, last_day
+    )
+    decision, offer = create_loan_offer(database, command, TODAY, "maker")
+    assert offer is None
+    assert decision.referral is not None
+    assert decision.referral.kind is ReferralKind.OFFER
+    return decision.decision_id
+
+
+def test_an_approval_makes_the_offer_that_was_requested(database: Database) -> None:
+    decision_id = a_referred_offer(database, date(2026, 6, 30))
+    done = review(database, decision_id, Verdict.APPROVE, day=date(2026, 6, 12))
+    offer = done.offer
+    assert offer is not None
+    assert done.decision.offer_id == offer.offer_id
+    assert (done.decision.approved, done.decision.loan_id) == (True, None)
+    assert (offer.created_on, offer.last_day) == (date(2026, 6, 12), date(2026, 6, 30))
+    assert offer.charges == (Charge("fee", ChargePayee.LENDER, 100_00, 18_00),)
+    with database.autocommit() as connection:
+        facts = customers.position_facts(connection, offer.customer_id)
+    assert facts.stored == facts.on(facts.stored.as_of)
+    assert facts.stored.held_principal_paise == LAKH
+    again = review(database, decision_id, Verdict.APPROVE, key=done.decision.request_id)
+    assert again == done
+
+
+def test_an_offer_whose_last_day_passed_before_the_review_gets_a_new_one(
+    database: Database,
+) -> None:
+    decision_id = a_referred_offer(database, date(2026, 6, 11))
+    offer = review(database, decision_id, Verdict.APPROVE, day=date(2026, 6, 12)).offer
+    assert offer is not None
+    assert offer.last_day == date(2026, 6, 15)
+
+
+@pytest.mark.parametrize("state", [ReferralState.APPROVED, ReferralState.DECLINED])
+def test_the_statements_change_only_a_pending_referral(
+    database: Database, state: ReferralState
+) -> None:
+    """The last guard, without the checks before it."""
+    decision_id = a_referred_decision(database)
+    customer_id = get_decision(database, decision_id).customer_id
+    result = decision_id if state is ReferralState.APPROVED else None
+    write = ReviewWrite(customer_id, decision_id, state, "checker", REASON, result, "{}")
+
+    def attempt(day: date) -> bool:
+        with database.transaction() as connection:
+            if state is ReferralState.APPROVED:
+                return referrals.approve(connection, write, on(day))
+            return referrals.decline(connection, write, uuid4(), b"x" * 32, on(day))
+
+    assert not attempt(LAST + timedelta(days=1))
+    assert attempt(LAST)
+    assert not attempt(LAST)
+
+
+def test_workers_mark_expired_referrals_and_try_referred_decisions(database: Database) -> None:
+    decision_id = a_referred_decision(database)
+    with database.transaction() as connection:
+        published = event_stream.publish(connection, 100)
+    (referred,) = [each for each in published if each.kind == "decision_referred"]
+    assert referred.decision_id == decision_id
+
+    class Later(Clock):
+        def moment(self) -> Moment:
+            return on(LAST + timedelta(days=1))
+
+    Timetable(database, Later()).step()
+    found = get_decision(database, decision_id).referral
+    assert found is not None
+    assert found.stored_state is ReferralState.EXPIRED
