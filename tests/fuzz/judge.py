@@ -117,7 +117,9 @@ def _details(status: status_pb2.Status, kind: Any) -> list[Any]:
 
 def errors_in(response: Message) -> list[status_pb2.Status]:
     """The errors of single asks in the response to a batch."""
-    results = getattr(response, "results", ())
+    if response.DESCRIPTOR.name != "BatchCheckEligibilityResponse":
+        return []
+    results: Any = getattr(response, "results", ())
     return [each.error for each in results if each.HasField("error")]
 
 
