@@ -145,7 +145,7 @@ def lock(connection: Connection, customer_id: int) -> None:
 
 
 _POSITION_WITH_LOANS = Statement(
-    f"""SELECT {POSITION_COLUMNS}, {holds.OPEN}, {loans.COLUMNS}
+    f"""SELECT {POSITION_COLUMNS}, {holds.OPEN_OF_CUSTOMER}, {loans.COLUMNS}
     FROM customers c LEFT JOIN loans l USING (customer_id)
     WHERE c.customer_id = :customer_id"""
 )

@@ -6,11 +6,14 @@ from typing import Any
 
 from credit_service.domain.positions import Hold
 
-OPEN = """(SELECT json_agg(json_build_array(o.offer_id, o.principal_paise, o.installment_paise,
+_OPEN = """(SELECT json_agg(json_build_array(o.offer_id, o.principal_paise, o.installment_paise,
     o.last_day) ORDER BY o.offer_id) FROM loan_offers o
-    WHERE o.customer_id = c.customer_id AND o.state = 'OPEN')"""
+    WHERE o.state = 'OPEN' AND o.customer_id = """
+OPEN = f"{_OPEN}c.customer_id)"
 """A column that `holds` reads: the offers of the customer of a table aliased c, those past their
 last day included."""
+OPEN_OF_CUSTOMER = f"{_OPEN}:customer_id)"
+"""The same for the parameter. A cluster does not infer the customer from a join with loans."""
 
 SUMS = """
     SELECT coalesce(sum(o.principal_paise), 0)::bigint AS held_principal_paise,
