@@ -414,6 +414,7 @@ _FORM_PAGES = (
     (re.compile(r"(/qa/scorecards/[^/]+)/(?:trial|end)"), r"\1"),
     (re.compile(r"(/qa/offers/[^/]+)/(?:accept|withdraw)"), r"\1"),
     (re.compile(r"(/qa/backtests/[^/]+)/progress"), r"\1"),
+    (re.compile(r"(/qa/decisions/[^/]+)/review"), r"\1"),
     (re.compile(r"/qa/logout"), "/qa/"),
 )
 

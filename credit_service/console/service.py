@@ -120,6 +120,10 @@ class Service:
         """ListDecisions."""
         return self._unary(self._credit.ListDecisions, request)
 
+    def review(self, request: pb.ReviewDecisionRequest) -> pb.ReviewDecisionResponse:
+        """ReviewDecision."""
+        return self._unary(self._credit.ReviewDecision, request)
+
     # Ingestion.
 
     def ingestions(self, request: ingestion_pb.ListIngestionsRequest) -> Any:

@@ -20,6 +20,8 @@ from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 from tests.consoles import Visitor, console
 from tests.integration.conftest import Edge
 from tests.integration.lending import ask, import_loans, register
+from tests.integration.test_referrals import activate_referring
+from tests.integration.test_rpc_credit import good_customer, loan_request
 
 LAST = "a month, the last ₹8,884.85"
 
@@ -238,3 +240,59 @@ def test_an_offer_is_made_accepted_in_part_and_withdrawn(server: Edge, visitor: 
     assert visitor.send(second, f"{second}/withdraw", **fields).status == 303
     assert "changed &lt;b&gt;plans&lt;/b&gt;" in visitor.ask(second).text
     assert "held by open offers" not in visitor.ask(f"/qa/customers/{customer}").text
+
+
+def test_the_rules_of_a_policy_are_shown(
+    server: Edge, visitor: Visitor, database: Database
+) -> None:
+    customer = register(server.credit, "9876500001")
+    import_loans(server, customer, 3)
+    activate_referring(database)
+    asked = f"customer_id={customer}&interest_rate=12&loan_amount=10000&tenure_months=12"
+    page = visitor.ask(f"/qa/eligibility/answer?{asked}").text
+    assert 'aria-label="Policy rules as a table"' in page
+    assert '<span class="num">tenure_months 12</span>' in page
+    assert "Not applied" in page
+    decision = server.credit.CreateLoan(ask(customer, str(uuid4())))
+    page = visitor.ask(f"/qa/decisions/{decision.decision_id}").text
+    assert 'aria-label="Policy rules as a table"' in page
+
+
+def test_a_referral_is_reviewed_on_one_page(
+    server: Edge, visitor: Visitor, database: Database
+) -> None:
+    activate_referring(database)
+    customer = good_customer(database)
+
+    def referred() -> str:
+        decision = server.credit.CreateLoan(loan_request(customer, tenure_months=61))
+        return f"/qa/decisions/{decision.decision_id}"
+
+    first, second = referred(), referred()
+    page = visitor.ask("/qa/referrals").text
+    assert f'href="{first}"' in page
+    assert f'href="{second}"' in page
+    page = visitor.ask(first).text
+    for part in ("Referred", "Approve and decide again", "The customer now", "Policy rules"):
+        assert part in page, part
+    ids = {"request_id": str(uuid4())}
+    empty = visitor.send(first, f"{first}/review", verdict="approve", reason="", **ids)
+    assert empty.status == 400
+    assert 'id="p-reason"' in empty.text
+    none = visitor.send(first, f"{first}/review", reason="No verdict", **ids)
+    assert none.status == 400
+    done = visitor.send(first, f"{first}/review", verdict="approve", reason="By phone", **ids)
+    assert done.status == 303
+    page = visitor.ask(done.headers["location"]).text
+    assert f'This decision was made by the review of <a href="{first}">' in page
+    page = visitor.ask(first).text
+    assert "<dt>Reason</dt><dd>By phone</dd>" in page
+    assert "Approve and decide again" not in page
+    ids = {"request_id": str(uuid4())}
+    done = visitor.send(second, f"{second}/review", verdict="decline", reason="<i>No</i>", **ids)
+    assert done.headers["location"] == second
+    page = visitor.ask(second).text
+    assert "The request is declined." in page
+    assert "<dt>Reason</dt><dd>&lt;i&gt;No&lt;/i&gt;</dd>" in page
+    assert "No request waits for a review." in visitor.ask("/qa/referrals").text
+    assert f'href="{second}"' in visitor.ask("/qa/referrals?state=DECLINED").text
