@@ -66,18 +66,6 @@ def condition(state: ReferralState) -> str:
     return f"f.state = '{state}'"
 
 
-_FIND = Statement(
-    f"""SELECT {COLUMNS} FROM referrals f
-    WHERE f.customer_id = :customer_id AND f.decision_id = :decision_id"""
-)
-
-
-def find(connection: Connection, customer_id: int, decision_id: int) -> Referral | None:
-    """Return the referral of that decision about that customer."""
-    row = _FIND.row(connection, {"customer_id": customer_id, "decision_id": decision_id})
-    return None if row is None else referral(row)
-
-
 @dataclass(frozen=True, slots=True)
 class ReviewWrite:
     """A review to store. `result_decision_id` is that of an approval."""

@@ -299,6 +299,8 @@ def test_the_backlog_is_read_from_the_database(database: Database, server: Edge)
         assert value("credit_outbox_tasks", actor="ingest_upload", state="pending") == 0
         assert value("credit_outbox_oldest_task_overdue_seconds", actor="ingest_upload") == 0
         assert value("credit_ingestions_unfinished", state="queued") == 0
+        assert value("credit_referrals_pending") == 0
+        assert value("credit_referrals_oldest_pending_age_seconds") == 0
         now[0] += 31
         assert value("credit_outbox_events_waiting") is None, "an outdated reading is not shown"
     finally:

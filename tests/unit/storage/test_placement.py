@@ -17,6 +17,7 @@ from credit_service.storage import (
     offers,
     payments,
     policy_facts,
+    referrals,
     requests,
 )
 from credit_service.storage.tables import EVERYWHERE, LOCAL, metadata
@@ -38,6 +39,7 @@ HOT = {
     "bookings.READ": bookings.READ,
     "bookings.WRITE_APPROVED": bookings.WRITE_APPROVED,
     "bookings.WRITE_DECLINED": bookings.WRITE_DECLINED,
+    "bookings.WRITE_REFERRED": bookings.WRITE_REFERRED,
     "bookings.READ_FOR_OFFER": bookings.READ_FOR_OFFER,
     "bookings.WRITE_OFFER": bookings.WRITE_OFFER,
     "offers._ONE": offers._ONE,
@@ -51,6 +53,8 @@ HOT = {
     "payments._WRITE": payments._WRITE,
     "payments._WITH_LOAN": payments._WITH_LOAN,
     "policy_facts.READ": policy_facts.READ,
+    "referrals.APPROVE": referrals.APPROVE,
+    "referrals.DECLINE": referrals.DECLINE,
     "loans._ONE": loans._ONE,
     "loans._ALL": loans._ALL,
     **{f"loans._PAGES[{state}]": statement for state, statement in loans._PAGES.items()},
