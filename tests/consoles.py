@@ -57,6 +57,7 @@ class Visitor:
 
     place: str
     cookies: dict[str, str] = field(default_factory=dict)
+    timeout_seconds: float = 10.0
 
     def ask(
         self, path: str, body: bytes | None = None, content_type: str = "", **headers: str
@@ -66,7 +67,7 @@ class Visitor:
             headers["cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         if content_type:
             headers["content-type"] = content_type
-        connection = http.client.HTTPConnection(self.place, timeout=10)
+        connection = http.client.HTTPConnection(self.place, timeout=self.timeout_seconds)
         try:
             connection.request("GET" if body is None else "POST", path, body, headers)
             response = connection.getresponse()

@@ -333,6 +333,36 @@ def check_eligibility(
 
 
 @app.command(group=_USE)
+def check_file(
+    file: Annotated[
+        Path,
+        Parameter(
+            help="An .xlsx workbook or a .csv file with the columns Customer ID, Loan Amount, "
+            "Interest Rate and Tenure."
+        ),
+    ],
+    /,
+    *,
+    output: Annotated[
+        Path | None,
+        Parameter(
+            name=("--output", "-o"),
+            help="File to save. Default: NAME-answers.xlsx or .csv in the current folder.",
+        ),
+    ] = None,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Check the eligibility of each row of a file, and save it with the answers beside the rows.
+
+    Books nothing. Never overwrites a file. Exits with 1 if a row has an error.
+    """
+    from credit_service.cli import check_file
+
+    return check_file.check_file(file, output, target, as_json=json)
+
+
+@app.command(group=_USE)
 def loans(
     customer_id: CustomerId,
     /,

@@ -226,13 +226,13 @@ def annotated(
     Raises ServiceError, FileExistsError.
     """
     if output is not None:
-        _ensure_free(output)
+        ensure_free(output)
     with connected(target) as channel, tempfile.TemporaryFile() as file:
         client = IngestionClient(channel)
         header = client.annotated_workbook(ingestion_id, file, rejected_only=rejected_only)
         # The name comes from the server, so its folders are dropped.
         path = output or Path(PurePath(header.filename.replace("\\", "/")).name)
-        _ensure_free(path)
+        ensure_free(path)
         file.seek(0)
         with path.open("xb") as saved:
             shutil.copyfileobj(file, saved)
@@ -251,7 +251,7 @@ def save_template(
     Raises FileExistsError.
     """
     path = output or Path(f"{kind}-template.{'csv' if as_csv else 'xlsx'}")
-    _ensure_free(path)
+    ensure_free(path)
     made = templates.csv_template if as_csv else templates.template
     with path.open("xb") as saved:
         saved.write(made(_KINDS[kind]))
@@ -262,7 +262,8 @@ def save_template(
     return ExitCode.GOOD
 
 
-def _ensure_free(path: Path) -> None:
+def ensure_free(path: Path) -> None:
+    """Raise FileExistsError if there is a file at the path."""
     if path.exists():
         raise FileExistsError(
             errno.EEXIST, "already exists; choose another file with --output", str(path)

@@ -183,7 +183,7 @@ def _fill(messages: Any, block: Block, rows: range, kind: Kind) -> None:
         for column in COLUMNS[kind]:
             if column.field not in block.columns:
                 continue
-            convert = _CONVERTERS[column.type]
+            convert = CONVERTERS[column.type]
             if order := block.date_orders.get(column.field):
                 convert = replace(convert, cell=partial(_date, order=order))
             cells = block.columns[column.field][part]
@@ -241,7 +241,7 @@ def _fill_dates(messages: Sequence[Any], field: str, days: Sequence[Date | None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Converter:
+class Converter:
     """Converts cells to field values, and fills the field of messages with them. `together`
     converts a whole column of common cells to the same values in a fraction of the time, and
     returns None for any other column."""
@@ -252,14 +252,14 @@ class _Converter:
 
 
 def _converted(
-    name: str, cells: Sequence[Cell], convert: _Converter, unreadable: _Unreadable
+    name: str, cells: Sequence[Cell], convert: Converter, unreadable: _Unreadable
 ) -> list[Any]:
     values = convert.together(cells)
     if values is not None:
         return values
     try:
         return list(map(convert.cell, cells))
-    except _UnreadableError:
+    except UnreadableError:
         return _cell_by_cell(name, cells, convert.cell, unreadable)
 
 
@@ -273,7 +273,7 @@ def _cell_by_cell(
     for index, cell in enumerate(cells):
         try:
             values.append(convert(cell))
-        except _UnreadableError as error:
+        except UnreadableError as error:
             values.append(None)
             found = cell_values.shown(cell)[:_MAX_FOUND_CHARS]
             code = ingestion_pb2.RowErrorCode.Value(f"ROW_ERROR_CODE_{error.code}")
@@ -283,7 +283,7 @@ def _cell_by_cell(
     return values
 
 
-class _UnreadableError(Exception):
+class UnreadableError(Exception):
     """The cell does not fit the field. `code` is a name of RowErrorCode."""
 
     def __init__(self, code: str) -> None:
@@ -297,7 +297,7 @@ _PLAIN_DIGITS = 15
 def _raise_unless_empty(code: str) -> None:
     """Raise the reason why a cell has no value, unless it is empty."""
     if code not in ("", "MISSING"):
-        raise _UnreadableError(code)
+        raise UnreadableError(code)
 
 
 def _number(cell: Cell, form: Form) -> Decimal | None:
@@ -310,7 +310,7 @@ def _number(cell: Cell, form: Form) -> Decimal | None:
 def _scaled(number: Decimal, decimals: int) -> int:
     value = cell_values.scaled(number, decimals)
     if value is None:
-        raise _UnreadableError("TOO_PRECISE" if decimals else "NOT_A_WHOLE_NUMBER")
+        raise UnreadableError("TOO_PRECISE" if decimals else "NOT_A_WHOLE_NUMBER")
     return value
 
 
@@ -330,7 +330,7 @@ def _whole_numbers(cells: Sequence[Any], most: int) -> list[int] | None:
     return numbers if -most <= min(numbers) and max(numbers) <= most else None
 
 
-def _whole(most: int) -> _Converter:
+def _whole(most: int) -> Converter:
     """Return the converter to a whole number from -`most` to `most`."""
 
     def convert(cell: Cell) -> int | None:
@@ -339,10 +339,10 @@ def _whole(most: int) -> _Converter:
             return None
         whole = _scaled(number, 0)
         if not -most <= whole <= most:
-            raise _UnreadableError("OUT_OF_RANGE")
+            raise UnreadableError("OUT_OF_RANGE")
         return whole
 
-    return _Converter(convert, lambda cells: _whole_numbers(cells, most))
+    return Converter(convert, lambda cells: _whole_numbers(cells, most))
 
 
 def _money(cell: Cell) -> _Amount | None:
@@ -378,7 +378,7 @@ def _date(cell: Cell, order: DateOrder | None = None) -> Date | None:
     return None if day is None else Date(year=day.year, month=day.month, day=day.day)
 
 
-def _text(too_long: str) -> _Converter:
+def _text(too_long: str) -> Converter:
     """Return the converter that keeps text. `too_long` is the error code of overlong text."""
 
     def convert(cell: Cell) -> str:
@@ -386,18 +386,18 @@ def _text(too_long: str) -> _Converter:
             return cell_values.shown(cell)
         _raise_unless_empty(cell_values.problem_of_text(cell))
         if len(cell) > _MAX_TEXT_CHARS:
-            raise _UnreadableError(too_long)
+            raise UnreadableError(too_long)
         return cell
 
-    return _Converter(convert)
+    return Converter(convert)
 
 
-_CONVERTERS: Mapping[ColumnType, _Converter] = {
+CONVERTERS: Mapping[ColumnType, Converter] = {
     "ID": _whole(MAX_NUMBER),
     "WHOLE": _whole(2**31 - 1),
-    "AMOUNT": _Converter(_money, _whole_amounts, _fill_money),
-    "RATE": _Converter(_rate, fill=_fill_decimals),
-    "DAY": _Converter(_date, fill=_fill_dates),
+    "AMOUNT": Converter(_money, _whole_amounts, _fill_money),
+    "RATE": Converter(_rate, fill=_fill_decimals),
+    "DAY": Converter(_date, fill=_fill_dates),
     "NAME": _text("TEXT_INVALID"),
     "PHONE": _text("PHONE_INVALID"),
 }

@@ -35,6 +35,7 @@ from credit_service.console.http_limits import LimitedH11Protocol
 from credit_service.console.page import Console, Page, View, form_page, view
 from credit_service.console.security import Drafts, Guard, Sessions, is_loopback
 from credit_service.console.views import (
+    asks,
     backtests,
     checks,
     customers,
@@ -80,6 +81,8 @@ _PAGES: tuple[tuple[str, str, View], ...] = (
     ("GET", "/qa/loans/{loan_id}", loans.find),
     ("GET", "/qa/eligibility", lending.simulator),
     ("GET", "/qa/eligibility/answer", lending.simulate),
+    ("GET", "/qa/asks", asks.form),
+    ("POST", "/qa/asks", asks.answer),
     ("GET", "/qa/apply", lending.application),
     ("GET", "/qa/apply/review", lending.review),
     ("POST", "/qa/apply/review", lending.apply),
@@ -127,6 +130,7 @@ _FORMS: dict[View, View] = {
     loans.pay: loans.show,
     lending.apply: lending.review,
     ingestions.upload: ingestions.index,
+    asks.answer: asks.form,
     checks.run: checks.index,
     referrals.review: decisions.show,
     offers.accept: offers.show,

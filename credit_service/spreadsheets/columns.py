@@ -1,4 +1,4 @@
-"""The one table of the columns of customers and loans.
+"""The one table of the columns of customers, loans and asks.
 
 The client, which streams the rows of a file, and the service, which reads uploaded ones, share it.
 It imports no module of ours, so that both may import it. Headers, templates and samples, the types
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["CUSTOMERS", "LOANS"]
+TableKind = Literal["CUSTOMERS", "LOANS", "ASKS"]
+"""ASKS are eligibility checks. They are never imported, and no header is detected as theirs."""
 ColumnType = Literal["ID", "WHOLE", "AMOUNT", "RATE", "DAY", "NAME", "PHONE"]
 """What a column holds. The type decides how a cell is read, which message carries the value, and
 the value in the service: AMOUNT in paise, RATE in basis points, DAY in days since 1970-01-01."""
@@ -218,12 +220,21 @@ COLUMNS: Mapping[Kind, tuple[Column, ...]] = {
         ),
     ),
 }
-BY_FIELD: Mapping[Kind, Mapping[str, Column]] = {
-    kind: {column.field: column for column in columns} for kind, columns in COLUMNS.items()
+_FIELDS_OF_ASKS = ("customer_id", "loan_amount", "interest_rate", "tenure_months")
+
+TABLES: Mapping[TableKind, tuple[Column, ...]] = {
+    "CUSTOMERS": COLUMNS["CUSTOMERS"],
+    "LOANS": COLUMNS["LOANS"],
+    "ASKS": tuple(each for each in COLUMNS["LOANS"] if each.field in _FIELDS_OF_ASKS),
+}
+"""The columns of every kind of file."""
+
+BY_FIELD: Mapping[TableKind, Mapping[str, Column]] = {
+    kind: {column.field: column for column in columns} for kind, columns in TABLES.items()
 }
 """The columns of each kind by their field."""
 
 
-def usual_headers(kind: Kind) -> tuple[str, ...]:
+def usual_headers(kind: TableKind) -> tuple[str, ...]:
     """The usual header of each column, in order."""
-    return tuple(column.headers[0] for column in COLUMNS[kind])
+    return tuple(column.headers[0] for column in TABLES[kind])

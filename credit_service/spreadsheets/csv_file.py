@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from credit_service.spreadsheets import headers as spreadsheet_headers
 from credit_service.spreadsheets.cell_values import is_blank
-from credit_service.spreadsheets.columns import Kind
+from credit_service.spreadsheets.columns import Kind, TableKind
 from credit_service.spreadsheets.table import (
     MAX_HEADER_ROWS,
     Block,
@@ -44,7 +44,7 @@ def open_csv(file: BinaryIO, kind: Kind | None) -> Source:
     return Source(kind, headers, blocks, ignored_columns=ignored)
 
 
-def csv_table(file: BinaryIO, kind: Kind) -> Table:
+def csv_table(file: BinaryIO, kind: TableKind) -> Table:
     (*above, (line, header)), records = _headed_csv(file, kind)
     return Table("", line, header, columns_if_matched(kind, header), records, above)
 
@@ -52,7 +52,7 @@ def csv_table(file: BinaryIO, kind: Kind) -> Table:
 _Record = tuple[int, list[str]]
 
 
-def _headed_csv(file: BinaryIO, kind: Kind | None) -> tuple[list[_Record], Iterator[_Record]]:
+def _headed_csv(file: BinaryIO, kind: TableKind | None) -> tuple[list[_Record], Iterator[_Record]]:
     """The records up to the header, which is the last of them, and the records below it."""
     file.seek(0)
     utf16 = file.read(2) in UTF16_MARKS
@@ -83,7 +83,7 @@ _SEPARATOR_LINE = re.compile(r"""sep=([^\w"'\r\n])\r?\n?""", re.IGNORECASE)
 _LINE_CHARS = 65_536
 
 
-def _csv_records(text: io.TextIOWrapper, kind: Kind | None) -> Iterator[_Record]:
+def _csv_records(text: io.TextIOWrapper, kind: TableKind | None) -> Iterator[_Record]:
     """The line of the beginning of each record, and its cells."""
     line = 1
     try:
@@ -112,7 +112,7 @@ def _csv_records(text: io.TextIOWrapper, kind: Kind | None) -> Iterator[_Record]
             text.detach()
 
 
-def _separator(text: io.TextIOWrapper, kind: Kind | None) -> tuple[str, int]:
+def _separator(text: io.TextIOWrapper, kind: TableKind | None) -> tuple[str, int]:
     """The separator, and the number of lines before the records that only name it.
 
     The first line may name it as Excel does (sep=;). Otherwise it is the one by which one of the

@@ -9,7 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from credit_service.spreadsheets.columns import BY_FIELD, COLUMNS, Column, Kind, Unit
+from credit_service.spreadsheets.columns import (
+    BY_FIELD,
+    COLUMNS,
+    TABLES,
+    Column,
+    Kind,
+    TableKind,
+    Unit,
+)
 
 MAX_IGNORED = 50
 """Most ignored columns that an answer names."""
@@ -125,7 +133,7 @@ def _words(header: object) -> tuple[str, ...]:
 
 
 _MAX_WORDS_CHARS = 200
-_NAMES: Mapping[Kind, Mapping[str, tuple[Column, bool]]] = {
+_NAMES: Mapping[TableKind, Mapping[str, tuple[Column, bool]]] = {
     kind: {
         name: (column, first_choice)
         for column in columns
@@ -137,7 +145,7 @@ _NAMES: Mapping[Kind, Mapping[str, tuple[Column, bool]]] = {
         for header in names
         for name in (normalized(header), "".join(_words(header)))
     }
-    for kind, columns in COLUMNS.items()
+    for kind, columns in TABLES.items()
 }
 
 
@@ -152,7 +160,7 @@ class _Meaning:
 
 
 @lru_cache(maxsize=4_096)
-def _meaning_of_words(kind: Kind, words: tuple[str, ...]) -> _Meaning | None:
+def _meaning_of_words(kind: TableKind, words: tuple[str, ...]) -> _Meaning | None:
     names = _NAMES[kind]
     for length in range(len(words), 0, -1):
         named = names.get("".join(words[:length]))
@@ -168,7 +176,7 @@ def _meaning_of_words(kind: Kind, words: tuple[str, ...]) -> _Meaning | None:
     return None
 
 
-def _meaning(kind: Kind, header: object) -> _Meaning | None:
+def _meaning(kind: TableKind, header: object) -> _Meaning | None:
     named = _NAMES[kind].get(normalized(header)) if _has_no_sign(header) else None
     if named is not None:
         return _Meaning(named[0], unit_fits=True, first_choice=named[1])
@@ -190,7 +198,7 @@ class _Reading:
     ambiguous: tuple[str, int, int] | None
 
 
-def _read(kind: Kind, headers: Sequence[object]) -> _Reading:
+def _read(kind: TableKind, headers: Sequence[object]) -> _Reading:
     first: dict[str, int] = {}
     second: dict[str, int] = {}
     wrong: dict[str, int] = {}
@@ -217,7 +225,7 @@ def _read(kind: Kind, headers: Sequence[object]) -> _Reading:
 # --- Matching -------------------------------------------------------------------------------------
 
 
-def match(kind: Kind, headers: Sequence[object]) -> dict[str, int]:
+def match(kind: TableKind, headers: Sequence[object]) -> dict[str, int]:
     """Field name → index of its column. Ignores unknown headers.
 
     Raises:
@@ -233,7 +241,7 @@ def match(kind: Kind, headers: Sequence[object]) -> dict[str, int]:
     for field, index in found.wrong_units.items():
         raise _unit_error(kind, field, headers[index])
     columns = found.columns
-    missing = [each for each in COLUMNS[kind] if each.required and each.field not in columns]
+    missing = [each for each in TABLES[kind] if each.required and each.field not in columns]
     if missing:
         named = ", ".join(repr(each.headers[0]) for each in missing)
         raise MissingColumnError(
@@ -273,7 +281,7 @@ def letters(index: int) -> str:
     return name
 
 
-def _unit_error(kind: Kind, field: str, header: object) -> UnitError:
+def _unit_error(kind: TableKind, field: str, header: object) -> UnitError:
     column = BY_FIELD[kind][field]
     usual = column.headers[0]
     if column.unit == "DAY":
@@ -287,7 +295,7 @@ def _unit_error(kind: Kind, field: str, header: object) -> UnitError:
     )
 
 
-def ignored(kind: Kind, headers: Sequence[object]) -> tuple[str, ...]:
+def ignored(kind: TableKind, headers: Sequence[object]) -> tuple[str, ...]:
     """The headers of columns that are not read: at most MAX_IGNORED, each cut to
     MAX_HEADER_CHARS characters."""
     used = set(_read(kind, headers).columns.values())
@@ -301,24 +309,24 @@ def headers_of(headers: Sequence[object], columns: Mapping[str, int]) -> dict[st
     return {field: shown(headers[index])[:MAX_HEADER_CHARS] for field, index in columns.items()}
 
 
-def known_columns(headers: Sequence[object], kind: Kind | None = None) -> int:
+def known_columns(headers: Sequence[object], kind: TableKind | None = None) -> int:
     """The number of columns that these headers name, of the kind or of the best fitting one."""
     return max(len(_named(each, headers)) for each in _kinds(kind))
 
 
-def is_complete(headers: Sequence[object], kind: Kind | None = None) -> bool:
+def is_complete(headers: Sequence[object], kind: TableKind | None = None) -> bool:
     """Whether the headers name every required column of the kind, or of either kind."""
     return any(
-        _named(each, headers) >= {column.field for column in COLUMNS[each] if column.required}
+        _named(each, headers) >= {column.field for column in TABLES[each] if column.required}
         for each in _kinds(kind)
     )
 
 
-def _kinds(kind: Kind | None) -> Iterable[Kind]:
+def _kinds(kind: TableKind | None) -> Iterable[TableKind]:
     return COLUMNS if kind is None else (kind,)
 
 
-def _named(kind: Kind, headers: Sequence[object]) -> set[str]:
+def _named(kind: TableKind, headers: Sequence[object]) -> set[str]:
     """The fields that the headers name, in any unit."""
     # A number is no header, and need not be matched.
     texts = (header for header in headers if isinstance(header, str))

@@ -12,7 +12,7 @@ from typing import BinaryIO, Literal
 
 from credit_service.spreadsheets import cell_values
 from credit_service.spreadsheets.cell_values import DateOrder
-from credit_service.spreadsheets.columns import COLUMNS, Kind
+from credit_service.spreadsheets.columns import COLUMNS, Kind, TableKind
 from credit_service.spreadsheets.csv_file import UTF16_MARKS, csv_table, open_csv
 from credit_service.spreadsheets.table import Block, Source, SpreadsheetError, Table, matched
 from credit_service.spreadsheets.xlsx_package import check_directory, open_package
@@ -121,7 +121,7 @@ def kinds(file: BinaryIO, filename: str) -> tuple[Kind, ...]:
     return tuple(each for each in COLUMNS if each in found)
 
 
-def open_table(file: BinaryIO, filename: str, kind: Kind) -> Table:
+def open_table(file: BinaryIO, filename: str, kind: TableKind) -> Table:
     """The rows that `open_source` finds, with everything that it ignores. If no header fits, the
     rows of the first sheet that has any.
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from credit_service.spreadsheets import headers as spreadsheet_headers
 from credit_service.spreadsheets.cell_values import Cell, DateOrder, is_blank
-from credit_service.spreadsheets.columns import Kind
+from credit_service.spreadsheets.columns import Kind, TableKind
 
 MAX_COLUMNS = 702
 """Most columns of a sheet: A to ZZ."""
@@ -133,17 +133,29 @@ def matched(
     kind: Kind | None, header: Sequence[Cell], sheet: str = "", row: int = 0
 ) -> tuple[Kind, dict[str, int]]:
     """The kind and its columns. An error names `sheet` and `row` as the place of the header."""
-    where = f"Row {row} of the sheet {_shortened(sheet)!r}" if sheet else f"Line {row} of the file"
     kind = kind or spreadsheet_headers.detect(header)
     if kind is None:
         raise SpreadsheetError(
             "COLUMN_MISSING",
-            f"{where} was read as the header, but is the header of neither customers nor loans; "
-            f"it has {spreadsheet_headers.listed(header)}. The templates show the columns of each.",
+            f"{_place(sheet, row)} was read as the header, but is the header of neither customers "
+            f"nor loans; it has {spreadsheet_headers.listed(header)}. The templates show the "
+            "columns of each.",
         )
+    return kind, columns_of(kind, header, sheet, row)
+
+
+def columns_of(
+    kind: TableKind, header: Sequence[Cell], sheet: str = "", row: int = 0
+) -> dict[str, int]:
+    """Field → index of its column. An error names `sheet` and `row` as in `matched`.
+
+    Raises:
+        SpreadsheetError: the header does not identify the columns.
+    """
     try:
-        return kind, spreadsheet_headers.match(kind, header)
+        return spreadsheet_headers.match(kind, header)
     except spreadsheet_headers.MissingColumnError as error:
+        where = _place(sheet, row)
         raise SpreadsheetError("COLUMN_MISSING", f"{error} {where} is its header.") from error
     except spreadsheet_headers.AmbiguousColumnError as error:
         raise SpreadsheetError("COLUMN_AMBIGUOUS", str(error)) from error
@@ -151,11 +163,15 @@ def matched(
         raise SpreadsheetError("COLUMN_UNIT_UNSUPPORTED", str(error)) from error
 
 
+def _place(sheet: str, row: int) -> str:
+    return f"Row {row} of the sheet {_shortened(sheet)!r}" if sheet else f"Line {row} of the file"
+
+
 def _shortened(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-def columns_if_matched(kind: Kind, header: Sequence[object]) -> Mapping[str, int]:
+def columns_if_matched(kind: TableKind, header: Sequence[object]) -> Mapping[str, int]:
     try:
         return spreadsheet_headers.match(kind, header)
     except spreadsheet_headers.ColumnsError:

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import IO, Any, Self
 from xml.sax.saxutils import escape
 
@@ -162,7 +163,7 @@ class CellFactory:
         self._attributes = styles
         self._styles: dict[tuple[int, str, bool], Any] = {}
 
-    def cell(self, row: int, column: int, value: Cell, style: int = 0) -> Any:
+    def cell(self, row: int, column: int, value: Cell | Decimal, style: int = 0) -> Any:
         """A cell at a row from 1 and a column from 0, in one of the styles."""
         cell = SheetCell(self._sheet, row, column + 1)
         number_format, quoted = set_value(cell, value)
@@ -201,7 +202,7 @@ _LOOKS_LIKE_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _ERROR_VALUES = frozenset({"#N/A", "#REF!", "#DIV/0!", "#NAME?", "#NULL!", "#NUM!", "#VALUE!"})
 
 
-def set_value(cell: Any, value: Cell) -> tuple[str, bool]:
+def set_value(cell: Any, value: Cell | Decimal) -> tuple[str, bool]:
     """Give an openpyxl cell a value that our reader reads back equal, never a formula.
 
     Returns the number format that shows it, empty for the general one, and whether it must be
@@ -218,6 +219,8 @@ def set_value(cell: Any, value: Cell) -> tuple[str, bool]:
     elif isinstance(value, Percent) and math.isfinite(value):
         number_format = _WHOLE_PERCENT if value.is_integer() else _PERCENT
         stored = value.fraction()
+    elif isinstance(value, Decimal):
+        stored = format(value, "f")
     elif isinstance(value, int | float):
         if not math.isfinite(value):
             return "", _set_text(cell, str(value))

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from credit_service.spreadsheets import headers as spreadsheet_headers
 from credit_service.spreadsheets.cell_values import Cell, is_blank
-from credit_service.spreadsheets.columns import Kind
+from credit_service.spreadsheets.columns import Kind, TableKind
 from credit_service.spreadsheets.table import (
     MAX_HEADER_ROWS,
     Block,
@@ -62,7 +62,7 @@ def _sheets_with_rows(package: Package, besides: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def workbook_table(file: BinaryIO, kind: Kind) -> Table:
+def workbook_table(file: BinaryIO, kind: TableKind) -> Table:
     package = open_package(file)
     first_table: Table | None = None
     first_error: SpreadsheetError | None = None
@@ -111,7 +111,7 @@ class _HeadedSheet:
 
 
 def headed_sheet(
-    package: Package, part: str, kind: Kind | None, piece_bytes: int | None = None
+    package: Package, part: str, kind: TableKind | None, piece_bytes: int | None = None
 ) -> _HeadedSheet:
     """The sheet from its header on: the row that names the most columns of the first
     MAX_HEADER_ROWS."""

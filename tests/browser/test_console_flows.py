@@ -626,6 +626,34 @@ def both_sheets(path: Path, customer_id: int, loans_first: bool = True) -> Path:
     return path
 
 
+def test_a_file_of_asks_is_downloaded_with_the_answers(
+    place: Place, open_tab: OpenTab, tmp_path: Path
+) -> None:
+    tab = open_tab()
+    tab.expected.append("400")
+    page = tab.page
+    customer_id = registered(place, "+917300000081")
+    file = tmp_path / "May.csv"
+    file.write_text(
+        f"Customer ID,Loan Amount,Rate,Tenure\n{customer_id},100000,12,12\n999999,100000,12,12\n",
+        encoding="utf-8",
+    )
+    page.goto("/qa/eligibility")
+    page.get_by_role("link", name="Check a file").click()
+    page.get_by_role("button", name="Check and download").click()
+    expect(page.get_by_role("alert")).to_have_text("Choose a file.")
+    page.get_by_label("A .xlsx or .csv file").set_input_files(file)
+    with page.expect_download(timeout=60_000) as started:
+        page.get_by_role("button", name="Check and download").click()
+    assert started.value.suggested_filename == "May-answers.csv"
+    started.value.save_as(tmp_path / "answers.csv")
+    text = (tmp_path / "answers.csv").read_text(encoding="utf-8-sig")
+    declined, unknown = list(csv.DictReader(io.StringIO(text)))
+    assert declined["Answer"] == "DECLINED"
+    assert declined["Answer reasons"].startswith("NO_CREDIT_HISTORY")
+    assert unknown["Answer error"] == "CUSTOMER_NOT_FOUND: There is no customer 999999."
+
+
 def test_a_workbook_of_both_kinds_becomes_two_ingestions(
     place: Place, page: Page, tmp_path: Path
 ) -> None:

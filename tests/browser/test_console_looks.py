@@ -127,6 +127,7 @@ def story(place: Place) -> dict[str, str]:
         "loan": f"/qa/customers/{customer_id}/loans/{loan.loan_id}",
         "shared-loan": f"/qa/loans/{samples.SHARED_LOAN_ID}",
         "simulator": f"/qa/eligibility?{ask}",
+        "asks": "/qa/asks",
         "apply": "/qa/apply",
         "review": f"/qa/apply/review?{ask}",
         "decisions": "/qa/decisions",

@@ -47,6 +47,7 @@ OPERATING: dict[str, tuple[str, ...]] = {
 CALLING: dict[str, tuple[str, ...]] = {
     "ingest": ("{csv}",),
     "annotated": (_ID,),
+    "check-file": ("{csv}",),
     "call": ("ListCustomers",),
     "customer": ("1",),
     "score": ("1",),

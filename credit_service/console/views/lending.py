@@ -27,7 +27,7 @@ from credit_service.console.rules import (
 from credit_service.v1 import credit_service_pb2 as pb
 
 FIELDS = ("customer_id", "loan_amount", "interest_rate", "tenure_months")
-_EXAMPLE = pb.CheckEligibilityRequest(
+EXAMPLE = pb.CheckEligibilityRequest(
     customer_id=101,
     loan_amount=formats.money_of(10_000_000),
     interest_rate={"value": "12"},
@@ -113,7 +113,7 @@ def _simulated(page: Page) -> dict[str, Any]:
 
 def simulator(page: Page) -> Response:
     """The simulator, with its answer if the address has terms."""
-    return page.render("eligibility.html", planned=page.planned(_EXAMPLE), **_simulated(page))
+    return page.render("eligibility.html", planned=page.planned(EXAMPLE), **_simulated(page))
 
 
 def simulate(page: Page) -> Response:
@@ -134,10 +134,10 @@ def _application(
     planned = page.planned(
         pb.CreateLoanRequest(
             request_id="0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20",
-            customer_id=_EXAMPLE.customer_id,
-            loan_amount=_EXAMPLE.loan_amount,
-            interest_rate=_EXAMPLE.interest_rate,
-            tenure_months=_EXAMPLE.tenure_months,
+            customer_id=EXAMPLE.customer_id,
+            loan_amount=EXAMPLE.loan_amount,
+            interest_rate=EXAMPLE.interest_rate,
+            tenure_months=EXAMPLE.tenure_months,
         )
     )
     return page.render(

@@ -194,5 +194,5 @@ def test_unreadable_files_are_reported_with_the_reason(tmp_path: Path) -> None:
 def test_a_date_with_a_time_is_invalid(tmp_path: Path) -> None:
     midnight = datetime(2024, 1, 31)  # noqa: DTZ001 - a sheet knows no time zone
     assert rows._date(midnight) == rows._date(date(2024, 1, 31)) == rows._date("2024-01-31")
-    with pytest.raises(rows._UnreadableError):
+    with pytest.raises(rows.UnreadableError):
         rows._date(midnight.replace(hour=9))
