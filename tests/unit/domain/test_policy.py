@@ -5,12 +5,14 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from credit_service.domain.conditions import NAMES
 from credit_service.domain.decisions import (
     MissingFactsError,
     decode_inputs,
@@ -604,6 +606,30 @@ def test_counter_offers_pass_every_rule() -> None:
     # A rule that refers every amount leaves nothing that would be approved.
     refers = with_rules(rule("LARGE", "loan_amount > 100000", "REFER"))
     assert answer(ask(10_00_000), refers).counter_offer is None
+
+
+def test_a_rule_gets_the_value_of_every_name() -> None:
+    position = replace(GOOD, held_principal_paise=70, held_installments_paise=400_000)
+    scorecard = with_rules(rule("ALL", f"{' + '.join(NAMES)} < 0", "REFER"))
+    decision = answer(ask(50_000, 0, 10), scorecard, position)
+    assert dict(decision.rules[0].values) == {
+        "score": 88,
+        "days_past_due": 0,
+        "asset_class": 0,
+        "active_loans": 2,
+        "loan_count": 6,
+        "principal_outstanding": 30_000_000,
+        "held": 70,
+        "age": 35,
+        "monthly_income": 10_000_000,
+        # 16,000 + 4,000 + 5,000 of 1,00,000.
+        "installment_share_bps": 2_500,
+        "loan_amount": 5_000_000,
+        "tenure_months": 10,
+        "months_as_customer": 14,
+    }
+    rules = (Path(__file__).parents[3] / "docs" / "rules.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in rules for name in NAMES)
 
 
 # Laws.
