@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from benchmarks import bed, pgbench, scale
 from credit_service.rpc.convert.events import write_event
@@ -10,6 +11,7 @@ from credit_service.storage import event_stream
 from credit_service.storage.database import Database
 
 
+@pytest.mark.one_server("pgbench compares with one server")
 def test_pgbench_books_loans_by_the_statements_of_the_service(
     database_url: str, tmp_path: Path
 ) -> None:

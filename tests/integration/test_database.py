@@ -109,7 +109,7 @@ def test_a_broken_connection_leaks_none_that_is_in_use(small: Database, database
             in_use.exec_driver_sql("SELECT 1")
             gone = backend(small)
             with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as other:
-                other.execute("SELECT pg_terminate_backend(%s)", (gone,))
+                other.execute("SELECT pg_terminate_backend(%s::int)", (gone,))
             with pytest.raises(UnavailableError):
                 backend(small)
         assert small.pool_use() == (0, SIZE)

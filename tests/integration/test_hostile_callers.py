@@ -228,6 +228,7 @@ def test_unauthenticated_calls_are_rejected_before_their_message(server: Edge) -
     assert server.server._pipeline.pending_messages == 0
 
 
+@pytest.mark.one_server("counts the statements that wait on this server")
 def test_one_principal_never_has_all_threads(
     server: Edge, settings: Settings, database: Database, database_url: str
 ) -> None:

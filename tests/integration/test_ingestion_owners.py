@@ -1,6 +1,7 @@
 """Several teams share the service: only its owner continues an ingestion."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,11 @@ from tests.integration.test_rpc_ingestion import (
 from tests.integration.test_rpc_server import eventually
 
 PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED
-A = bearing(token(sub="team-a", scope="ingest"))
-B = bearing(token(sub="team-b", scope="ingest"))
-READER = bearing(token(sub="team-c", scope="ingest credit.read"))
+# Longer than the tests of a busy machine take.
+_EXPIRY = int(time.time()) + 86_400
+A = bearing(token(sub="team-a", scope="ingest", exp=_EXPIRY))
+B = bearing(token(sub="team-b", scope="ingest", exp=_EXPIRY))
+READER = bearing(token(sub="team-c", scope="ingest credit.read", exp=_EXPIRY))
 
 Metadata = tuple[tuple[str, str], ...]
 

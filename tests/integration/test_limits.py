@@ -245,6 +245,7 @@ def locked(database_url: str, *customer_ids: int) -> Iterator[Callable[[], int]]
         yield waiting
 
 
+@pytest.mark.one_server("counts the statements that wait on this server")
 def test_a_cancelled_call_stops_its_statement(
     server: Edge, database: Database, database_url: str
 ) -> None:

@@ -49,6 +49,7 @@ def _next(connection: Connection, sequence: str) -> int:
     return found
 
 
+@pytest.mark.one_server("migrates tables that are not distributed")
 def test_ids_issued_after_the_migration_lie_above_those_imported(database_url: str) -> None:
     _downgrade(database_url, "0002")
     engine = create_engine(database_url)
@@ -70,6 +71,7 @@ def test_ids_issued_after_the_migration_lie_above_those_imported(database_url: s
     engine.dispose()
 
 
+@pytest.mark.one_server("migrates tables that are not distributed")
 def test_rejections_stored_by_earlier_releases_are_deleted(database_url: str) -> None:
     _downgrade(database_url, "0007")
     engine = create_engine(database_url)
@@ -91,6 +93,7 @@ def test_rejections_stored_by_earlier_releases_are_deleted(database_url: str) ->
     assert [tuple(row) for row in left] == [(7, None)]
 
 
+@pytest.mark.one_server("migrates tables that are not distributed")
 def test_concurrent_migrations_wait_for_each_other(database_url: str) -> None:
     """Also if one builds an index concurrently and waits for all sessions with a snapshot."""
     _downgrade(database_url, "0011")
@@ -105,6 +108,7 @@ _EARLIER_REQUESTS = """INSERT INTO requests (request_id, method, fingerprint, cu
     VALUES (:request_id, :method, :fingerprint, :customer_id, :decision_id, now(), 'tests')"""
 
 
+@pytest.mark.one_server("migrates tables that are not distributed")
 def test_requests_stored_by_the_previous_release_are_answered(database_url: str) -> None:
     """Also those about the same id, which the previous release accepted for one customer only."""
     new = RegisterCustomer(uuid4(), NewCustomer("Asha", "Rao", 30, LAKH, "+919812345678"))
@@ -144,6 +148,7 @@ def test_requests_stored_by_the_previous_release_are_answered(database_url: str)
     database.dispose()
 
 
+@pytest.mark.one_server("only servers of this release use a cluster")
 def test_servers_of_the_previous_release_write_phone_numbers(database_url: str) -> None:
     """They write to `customers` alone."""
     engine = create_engine(database_url)
@@ -174,6 +179,7 @@ def test_servers_of_the_previous_release_write_phone_numbers(database_url: str) 
     engine.dispose()
 
 
+@pytest.mark.one_server("migrates tables that are not distributed")
 def test_ingestions_of_earlier_releases_keep_their_rows_until_the_retention_ends(
     database_url: str,
 ) -> None:

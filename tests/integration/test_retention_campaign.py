@@ -91,8 +91,8 @@ def published(database: Database) -> int:
 
 
 def unfinished(database: Database) -> int:
-    waiting = "SELECT count(*) + (SELECT count(*) FROM tasks) FROM events WHERE event_id IS NULL"
-    return int(scalar(database, waiting))
+    events = scalar(database, "SELECT count(*) FROM events WHERE event_id IS NULL")
+    return int(events) + int(scalar(database, "SELECT count(*) FROM tasks"))
 
 
 def watched(server: Edge, after: int) -> Iterator[int]:

@@ -1,5 +1,6 @@
 """Referrals as callers see them: a server that knows its callers."""
 
+import time
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,7 +20,11 @@ from tests.integration.test_referrals import activate_referring
 from tests.integration.test_rpc_credit import good_customer, loan_request
 
 SCOPES = "credit.read credit.write credit.review"
-MAKER, CHECKER = (bearing(token(sub=name, scope=SCOPES)) for name in ("maker", "checker"))
+# Longer than the tests of a busy machine take.
+_EXPIRY = int(time.time()) + 86_400
+MAKER, CHECKER = (
+    bearing(token(sub=name, scope=SCOPES, exp=_EXPIRY)) for name in ("maker", "checker")
+)
 APPROVE = referral_pb2.REVIEW_VERDICT_APPROVE
 DECLINE = referral_pb2.REVIEW_VERDICT_DECLINE
 PENDING = referral_pb2.REFERRAL_STATE_PENDING
