@@ -1,6 +1,7 @@
-"""The policy owner's journey: from a draft to an active scorecard, and back."""
+"""The policy owner's journey from a draft to an active scorecard and back, reviews, and offers."""
 
 import json
+import re
 from uuid import uuid4
 
 from google.type.decimal_pb2 import Decimal as DecimalMessage
@@ -10,6 +11,8 @@ from playwright.sync_api import Page, expect
 from credit_service.domain.scorecard import PRUDENT_DOCUMENT
 from credit_service.spreadsheets import samples
 from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import scorecard_service_pb2 as scorecard_pb
+from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
 from tests.browser.conftest import OpenTab, Place
 from tests.browser.test_console_flows import soon
 
@@ -108,3 +111,61 @@ def test_a_scorecard_is_drafted_checked_compared_tried_activated_and_rolled_back
     expect(page.locator(".sub")).to_contain_text("It replaces journey-1")
     page.get_by_role("button", name="Confirm and activate").click()
     expect(page.get_by_role("status")).to_contain_text("Scorecard standard-1 is active.")
+
+
+def test_a_referred_request_is_reviewed_and_an_offer_is_accepted(place: Place, page: Page) -> None:
+    rule = {
+        "code": "LONG_TENURE",
+        "condition": "tenure_months > 60",
+        "outcome": "REFER",
+        "message": "The tenure is more than 60 months.",
+    }
+    document = json.dumps({**PRUDENT_DOCUMENT, "version": "refer-1", "rules": [rule]})
+    scorecards = ScorecardServiceStub(place.channel)
+    scorecards.CreateScorecard(
+        scorecard_pb.CreateScorecardRequest(request_id=str(uuid4()), document=document), timeout=10
+    )
+    activate(scorecards, "refer-1")
+    try:
+        request = pb.CreateLoanRequest(
+            request_id=str(uuid4()),
+            customer_id=samples.GOOD_CUSTOMER_ID,
+            loan_amount=Money(units=10_000),
+            interest_rate=DecimalMessage(value="12"),
+            tenure_months=61,
+        )
+        decision_id = place.credit.CreateLoan(request, timeout=10).decision_id
+        page.goto("/qa/")
+        page.get_by_role("link", name="Referrals").click()
+        row = page.get_by_role("row", name=re.compile(rf"^{decision_id} "))
+        expect(row).to_contain_text("LONG_TENURE")
+        row.get_by_role("link", name=str(decision_id), exact=True).click()
+        expect(page.get_by_role("heading", name="Referred")).to_be_visible()
+        expect(page.get_by_role("region", name="Policy rules")).to_contain_text("tenure_months 61")
+        expect(page.get_by_role("heading", name="The customer now")).to_be_visible()
+        page.get_by_label("Reason").fill("Income checked by phone.")
+        page.get_by_role("button", name="Approve and decide again").click()
+        expect(page.get_by_role("status")).to_contain_text("was made again, and is approved.")
+        expect(page.get_by_role("link", name=re.compile("^Loan "))).to_be_visible()
+    finally:
+        activate(scorecards, "standard-1")
+
+    ask = f"customer_id={samples.GOOD_CUSTOMER_ID}&loan_amount=5000&interest_rate=12"
+    page.goto(f"/qa/apply/review?{ask}&tenure_months=12")
+    page.get_by_role("button", name="Make an offer instead").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Open")
+    expect(page.locator("main")).to_contain_text("Annual percentage rate")
+    address = page.url
+    page.goto(f"/qa/customers/{samples.GOOD_CUSTOMER_ID}")
+    expect(page.get_by_role("region", name="Limit")).to_contain_text("₹5,000 held by open offers")
+    page.goto(address)
+    page.get_by_label("Amount").fill("4,000")
+    page.get_by_role("button", name="Accept and book the loan").click()
+    expect(page.get_by_role("status")).to_contain_text("of ₹4,000 is booked.")
+    expect(page.locator("main")).to_contain_text("It holds no credit.")
+
+
+def activate(scorecards: ScorecardServiceStub, version: str) -> None:
+    scorecards.ActivateScorecard(
+        scorecard_pb.ActivateScorecardRequest(request_id=str(uuid4()), version=version), timeout=10
+    )
