@@ -378,6 +378,21 @@ def loans(
 
 
 @app.command(group=_USE)
+def offers(
+    customer_id: CustomerId,
+    /,
+    *,
+    limit: Limit = 50,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """List a customer's offers, latest first."""
+    from credit_service.cli import show
+
+    return show.offers(target, customer_id, _bounded(limit), as_json=json)
+
+
+@app.command(group=_USE)
 def loan(
     loan_id: LoanId,
     /,

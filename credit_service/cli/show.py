@@ -33,7 +33,7 @@ from credit_service.client.channel import (
 )
 from credit_service.client.display import enum_name, inr, words
 from credit_service.v1 import credit_service_pb2 as pb
-from credit_service.v1 import decision_pb2, loan_pb2, score_pb2
+from credit_service.v1 import decision_pb2, loan_pb2, offer_pb2, score_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.customer_pb2 import Customer
 
@@ -78,6 +78,7 @@ def _show_customer(found: Customer) -> None:
         ("approved limit", inr(found.approved_limit)),
         ("current debt", inr(found.current_debt)),
         ("installments", f"{inr(found.current_installments)} a month"),
+        ("held by offers", f"{inr(found.held_credit)}, {inr(found.held_installments)} a month"),
         ("available", inr(found.available_credit)),
     )
 
@@ -235,6 +236,29 @@ def loans(target: Target, customer_id: int, limit: int, *, as_json: bool) -> int
             _day(each.next_due_date),
         )
     return _print_list(table, "loans", found, more=more, as_json=as_json)
+
+
+def offers(target: Target, customer_id: int, limit: int, *, as_json: bool) -> int:
+    """List a customer's offers, latest first."""
+    request = pb.ListLoanOffersRequest(customer_id=customer_id)
+    with _service(target) as service:
+        found, more = _pages(service.ListLoanOffers, request, "offers", limit)
+    table = Listing(
+        ("offer", "right"), ("amount", "right"), ("rate", "right"), ("APR", "right"),
+        ("installment", "right"), "state", "valid until", ("loan", "right"),
+    )  # fmt: skip
+    for each in found:
+        table.add(
+            str(each.offer_id),
+            inr(each.loan_amount),
+            f"{each.interest_rate.value} %",
+            f"{each.cost_of_credit.annual_percentage_rate.value} %",
+            inr(each.monthly_installment),
+            enum_name(each.state, offer_pb2.LoanOfferState),
+            _day(each.valid_until),
+            str(each.loan_id or ""),
+        )
+    return _print_list(table, "offers", found, more=more, as_json=as_json)
 
 
 def loan(target: Target, loan_id: int, customer_id: int | None, *, as_json: bool) -> int:

@@ -53,6 +53,7 @@ CALLING: dict[str, tuple[str, ...]] = {
     "score": ("1",),
     "check": ("1", "1000", "10", "12"),
     "loans": ("1",),
+    "offers": ("1",),
     "loan": ("1",),
     "schedule": ("1", "1"),
     "pay": ("1", "1", "10"),

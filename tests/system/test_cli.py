@@ -274,6 +274,7 @@ def test_help_is_fast_and_complete() -> None:
     for command in (
         *("up", "serve", "worker", "migrate", "ingest", "sample-data", "demo", "call", "customer"),
         *("score", "check", "loans", "loan", "schedule", "pay", "decisions", "decision", "events"),
+        *("offers",),
         *("doctor", "completion", "token", "scorecard", "backtest", "replay"),
     ):
         assert f"│ {command} " in done.stdout

@@ -320,6 +320,28 @@ def test_lists_read_several_pages_and_report_more_results(run: Run) -> None:
     assert "There are no loans" in run("loans", "106").errors
 
 
+def test_offers_are_listed_with_their_rate_and_state(run: Run) -> None:
+    request = {
+        "customer_id": 101,
+        "loan_amount": {"units": 20_000},
+        "interest_rate": {"value": "15"},
+        "tenure_months": 24,
+        "charges": [
+            {"type": "fee", "payee": "CHARGE_PAYEE_LENDER", "amount": {"units": 160}},
+            {"type": "insurance", "payee": "CHARGE_PAYEE_THIRD_PARTY", "amount": {"units": 240}},
+        ],
+    }
+    made = run("call", "CreateLoanOffer", json.dumps(request)).document
+    done = run("offers", "101")
+    assert "₹20,000.00 15 % 17.07 % ₹969.73 OPEN" in done.words, done
+    (listed,) = run("offers", "101", "--limit=1", "--json").document["offers"]
+    assert listed["offer_id"] == made["offer"]["offer_id"]
+    assert "held by offers ₹20,000.00, ₹969.73 a month" in run("customer", "101").words
+    ended = {"offer_id": made["offer"]["offer_id"]}
+    assert run("call", "WithdrawLoanOffer", json.dumps(ended)).code == 0
+    assert "There are no offers" in run("offers", "106").errors
+
+
 def test_a_loan_is_checked_booked_and_paid(run: Run) -> None:
     request = {
         "customer_id": 101,
