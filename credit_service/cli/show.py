@@ -33,7 +33,7 @@ from credit_service.client.channel import (
 )
 from credit_service.client.display import enum_name, inr, words
 from credit_service.v1 import credit_service_pb2 as pb
-from credit_service.v1 import decision_pb2, loan_pb2, offer_pb2, score_pb2
+from credit_service.v1 import decision_pb2, loan_pb2, offer_pb2, referral_pb2, score_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.customer_pb2 import Customer
 
@@ -174,6 +174,25 @@ def _outcome(message: Any) -> str:
 
 def _print_outcome(message: Any, sentence: str) -> None:
     out.print(Text(sentence, style=_OUTCOME_STYLES[_outcome(message)]))
+
+
+def _review_facts(found: decision_pb2.Decision) -> list[tuple[str, str]]:
+    """Return the review of a referred decision, and the decision that this one decides again."""
+    facts = []
+    if found.HasField("referral"):
+        referral = found.referral
+        state = enum_name(referral.state, referral_pb2.ReferralState).lower()
+        if referral.HasField("reviewed_time"):
+            result = referral.result_decision_id
+            new = f", new decision {result}" if result else ""
+            when = f"{instant(referral.reviewed_time)} {_by(referral.reviewer)}".strip()
+            state += f" {when}{new}: {referral.reason}"
+        else:
+            state += f", last day {_day(referral.last_day)}"
+        facts.append(("referral", state))
+    if found.reviewed_decision_id:
+        facts.append(("reviewed", f"decision {found.reviewed_decision_id}"))
+    return facts
 
 
 def _show_rules(results: Sequence[decision_pb2.RuleResult]) -> None:
@@ -458,6 +477,7 @@ def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
                 f"installments on time, {inputs.current_year_loans} loans this year"
             ),
         ),
+        *_review_facts(found),
     )
     _show_rules(found.rule_results)
     _show_score(found.credit_score)

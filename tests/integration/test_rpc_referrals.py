@@ -1,6 +1,7 @@
 """Referrals as callers see them: a server that knows its callers."""
 
 import time
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -66,6 +67,10 @@ def a_review(decision_id: int, **other: Any) -> pb.ReviewDecisionRequest:
     return pb.ReviewDecisionRequest(**{**values, **other})
 
 
+def day_of(message: Any) -> date:
+    return date(message.year, message.month, message.day)
+
+
 def refused(server: Edge, request: Any, metadata: Any = CHECKER) -> Refusal:
     with pytest.raises(grpc.RpcError) as caught:
         server.credit.ReviewDecision(request, metadata=metadata)
@@ -79,6 +84,9 @@ def test_a_referral_is_reviewed_by_another_caller(
     assert (referred.approved, referred.HasField("loan")) == (False, False)
     assert referred.referral.state == PENDING
     assert referred.referral.kind == referral_pb2.REFERRAL_KIND_LOAN
+    query = pb.GetDecisionRequest(decision_id=referred.decision_id)
+    decided_on = server.credit.GetDecision(query, metadata=MAKER).decision.decided_on
+    assert day_of(referred.referral.last_day) - day_of(decided_on) == timedelta(days=3)
     own = refused(server, a_review(referred.decision_id), MAKER)
     assert (own.code, own.reason) == (
         grpc.StatusCode.PERMISSION_DENIED,

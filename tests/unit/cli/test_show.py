@@ -1,10 +1,11 @@
 """Decisions as the command line shows them."""
 
 import pytest
+from google.type.date_pb2 import Date
 
 from credit_service.cli import show
 from credit_service.v1 import credit_service_pb2 as pb
-from credit_service.v1 import decision_pb2
+from credit_service.v1 import decision_pb2, referral_pb2
 
 OVERDUE = decision_pb2.RuleResult(
     code="OVERDUE",
@@ -46,3 +47,23 @@ def test_a_referral_is_neither_approved_nor_declined(
 ) -> None:
     response = pb.CheckEligibilityResponse(approved=approved, outcome=outcome)
     assert show._outcome(response) == expected
+
+
+def test_the_review_of_a_referred_decision_is_shown() -> None:
+    waiting = decision_pb2.Decision(
+        referral=referral_pb2.Referral(
+            state=referral_pb2.REFERRAL_STATE_PENDING, last_day=Date(year=2026, month=6, day=17)
+        )
+    )
+    assert show._review_facts(waiting) == [("referral", "pending, last day 2026-06-17")]
+    waiting.referral.state = referral_pb2.REFERRAL_STATE_APPROVED
+    waiting.referral.reviewer = "checker"
+    waiting.referral.reason = "Income checked."
+    waiting.referral.result_decision_id = 8
+    waiting.referral.reviewed_time.FromJsonString("2026-06-12T06:30:00Z")
+    ((name, text),) = show._review_facts(waiting)
+    assert name == "referral"
+    assert text.startswith("approved ")
+    assert text.endswith(" by checker, new decision 8: Income checked.")
+    again = decision_pb2.Decision(reviewed_decision_id=7)
+    assert show._review_facts(again) == [("reviewed", "decision 7")]
