@@ -1,6 +1,7 @@
 """Decisions with a policy, against the real database: facts are read, stored and replayed."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, timedelta
@@ -270,6 +271,24 @@ def test_position_and_facts_are_of_one_version(
     with prudently.autocommit() as connection:
         version = read(connection, customer_id, day.today).version
     assert decided.customer_version == version - 1
+
+
+def test_concurrent_loans_never_exceed_the_limit_of_what_is_not_repaid(
+    prudently: Database,
+) -> None:
+    """Of twelve loans of a third of the limit each, three are booked."""
+    customer_id = a_good_customer(prudently, TODAY)
+    position, _ = stored_position(prudently, customer_id)
+    third = Ask(position.approved_limit_paise // 3, 0, 480)
+    with ThreadPoolExecutor(6) as threads:
+        booked = list(threads.map(lambda _: book(prudently, customer_id, third), range(12)))
+    assert sum(each.approved for each in booked) == 3
+    with prudently.autocommit() as connection:
+        facts = policy_facts.read(connection, customer_id, TODAY.today)
+    assert facts.principal_outstanding_paise <= position.approved_limit_paise
+    assert {each.outcome.reasons[0].code for each in booked if not each.approved} == {
+        "APPROVED_LIMIT_EXCEEDED"
+    }
 
 
 def test_a_debt_basis_alone_needs_facts_too(database: Database) -> None:
