@@ -15,6 +15,7 @@ from credit_service.v1 import scorecard_service_pb2 as scorecard_pb
 from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
 from tests.browser.conftest import OpenTab, Place
 from tests.browser.test_console_flows import soon
+from tests.browser.test_console_looks import faults
 
 
 def edited(page: Page, **changes: object) -> str:
@@ -27,7 +28,7 @@ def edited(page: Page, **changes: object) -> str:
 
 
 def test_a_scorecard_is_drafted_checked_compared_tried_activated_and_rolled_back(
-    place: Place, open_tab: OpenTab
+    place: Place, open_tab: OpenTab, axe: str
 ) -> None:
     tab = open_tab()
     tab.expected.append("400")
@@ -44,6 +45,7 @@ def test_a_scorecard_is_drafted_checked_compared_tried_activated_and_rolled_back
     problem = page.get_by_role("alert")
     expect(problem).to_contain_text("The document is not valid.")
     expect(problem).to_contain_text(f"Line {line} rules[0].condition")
+    assert faults(page, axe, {}) == []
     problem.get_by_role("link", name=f"Line {line}").click()
     expect(page.locator(f"#line-{line}")).to_contain_text("thirty")
 
@@ -71,7 +73,8 @@ def test_a_scorecard_is_drafted_checked_compared_tried_activated_and_rolled_back
     page.get_by_role("button", name="Start the backtest").click()
     expect(page.get_by_role("heading", name="Scores of the customers")).to_be_visible()
     expect(page.get_by_role("img", name="Customers by score")).to_be_visible()
-    expect(page.get_by_role("region", name="Outcomes as a table").last).to_contain_text("Referred")
+    expect(page.get_by_role("region", name="Outcomes of customers")).to_contain_text("Referred")
+    assert faults(page, axe, {}) == []
     page.get_by_role("link", name="Scorecard journey-1").click()
 
     # Try.
@@ -90,7 +93,7 @@ def test_a_scorecard_is_drafted_checked_compared_tried_activated_and_rolled_back
 
     def is_shown() -> bool:
         page.reload()
-        return page.get_by_role("region", name="Outcomes as a table").count() == 1
+        return page.get_by_role("region", name="Outcomes of decisions").count() == 1
 
     soon(is_shown, 60)
     page.get_by_role("link", name="Scorecard journey-1").click()
@@ -101,6 +104,7 @@ def test_a_scorecard_is_drafted_checked_compared_tried_activated_and_rolled_back
     expect(page.locator(".sub")).to_contain_text("It replaces standard-1")
     page.get_by_role("button", name="Confirm and activate").click()
     expect(page.get_by_role("status")).to_contain_text("Scorecard journey-1 is active.")
+    assert faults(page, axe, {}) == []
     history = page.get_by_role("region", name="History as a table")
     for change in ("Activated", "Trial started", "Created"):
         expect(history).to_contain_text(change)
@@ -113,7 +117,9 @@ def test_a_scorecard_is_drafted_checked_compared_tried_activated_and_rolled_back
     expect(page.get_by_role("status")).to_contain_text("Scorecard standard-1 is active.")
 
 
-def test_a_referred_request_is_reviewed_and_an_offer_is_accepted(place: Place, page: Page) -> None:
+def test_a_referred_request_is_reviewed_and_an_offer_is_accepted(
+    place: Place, page: Page, axe: str
+) -> None:
     rule = {
         "code": "LONG_TENURE",
         "condition": "tenure_months > 60",
@@ -143,6 +149,7 @@ def test_a_referred_request_is_reviewed_and_an_offer_is_accepted(place: Place, p
         expect(page.get_by_role("heading", name="Referred")).to_be_visible()
         expect(page.get_by_role("region", name="Policy rules")).to_contain_text("tenure_months 61")
         expect(page.get_by_role("heading", name="The customer now")).to_be_visible()
+        assert faults(page, axe, {}) == []
         page.get_by_label("Reason").fill("Income checked by phone.")
         page.get_by_role("button", name="Approve and decide again").click()
         expect(page.get_by_role("status")).to_contain_text("was made again, and is approved.")
