@@ -30,12 +30,14 @@ from credit_service.storage.database import Database
 MAX_TRIAL_DECISIONS = 5_000
 """Latest decisions of a trial that are compared with the real ones."""
 
-_BATCH = 500
-"""Rows that a statement reads. The caller can stop a backtest between two batches."""
+_BATCH = 100
+"""Rows that a statement of a backtest reads. The caller can stop it between two batches."""
+_TRIAL_PAGE = 500
 _LAST_ID = 2**63 - 1
 # A thread that computes without a pause keeps the interpreter for 5 ms at a time, which calls on
-# other threads wait for, several times each.
-_PAUSE_EVERY_ROWS = 20
+# other threads wait for, several times each. Small batches matter for the same reason: their rows
+# become objects without a pause. docs/performance.md has the figures.
+_PAUSE_EVERY_ROWS = 5
 _PAUSE_SECONDS = 0.0002
 
 
@@ -249,7 +251,7 @@ def trial_results(
     comparison, before = OutcomeComparison(), _LAST_ID
     while comparison.compared < MAX_TRIAL_DECISIONS:
         with database.autocommit() as connection:
-            page = decisions.shadow_pairs(connection, version, before, _BATCH)
+            page = decisions.shadow_pairs(connection, version, before, _TRIAL_PAGE)
         for number, pair in enumerate(page):
             _give_way(number)
             comparison.add(
@@ -258,7 +260,7 @@ def trial_results(
                 pair.decision_id,
                 pair.customer_id,
             )
-        if len(page) < _BATCH:
+        if len(page) < _TRIAL_PAGE:
             break
         before = page[-1].decision_id
     return version, comparison
