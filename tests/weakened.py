@@ -14,9 +14,10 @@ if "descriptors" in _given:
     _limit = int(_given["descriptors"])
     resource.setrlimit(resource.RLIMIT_NOFILE, (_limit, _limit))
 
-from credit_service.rpc import server  # noqa: E402
+from credit_service.rpc import batch, server  # noqa: E402
 from credit_service.rpc.__main__ import main  # noqa: E402
 from credit_service.rpc.calls import (  # noqa: E402
+    bounds,
     concurrency,
     connections,
     incoming,
@@ -66,6 +67,13 @@ def _let_connections_use_up_descriptors() -> None:
     _replace(connections.ConnectionGuard, "check", lambda _guard: 0)
 
 
+def _let_many_batches_compute_at_once() -> None:
+    _replace(bounds, "BATCH_THREADS", 16)
+    _replace(bounds, "MAX_WAITING_BATCHES", _UNLIMITED)
+    _replace(bounds, "ASKS_PER_CALL", _UNLIMITED)
+    _replace(batch, "_SWITCH_SECONDS", batch._USUAL_SWITCH_SECONDS)
+
+
 def _replace(place: Any, name: str, value: Any) -> None:
     setattr(place, name, value)
 
@@ -76,6 +84,7 @@ GUARDS: dict[str, Callable[[], None]] = {
     "turns": _let_writers_of_one_customer_wait_in_the_database,
     "streams": _remove_reserve_of_streams,
     "connections": _let_connections_use_up_descriptors,
+    "batches": _let_many_batches_compute_at_once,
 }
 
 if __name__ == "__main__":

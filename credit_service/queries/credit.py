@@ -109,11 +109,8 @@ class CreditQueries:
         if missing:
             started_at = time.monotonic()
             read, active = self._read_many(missing, moment)
-            if found and active is not None and active != scorecard:
-                # Another scorecard became the active one.
-                found = {}
-                read, active = self._read_many(customer_ids, moment)
             if active is not None:
+                # It may have become the active one just now. Positions depend on no scorecard.
                 scorecard = active
                 self._fill_cache(read, active, moment, started_at)
             found |= {each.customer_id: each for each in read}

@@ -44,7 +44,9 @@ rows read: 1 rejected: 0
 Approved: ₹50,000.00 over 12 months at 12.5 % a year, ₹4,454.14 a month, the last ₹4,454.17.
 retried: the same loan
 INVALID_ARGUMENT \(INVALID_FIELD\)
-(?:  \w+: [^\n]+\n){3}(?:event: score_changed\n){0,2}event: loan_created
+(?:  \w+: [^\n]+\n){3}checked: approved
+checked: error 3
+(?:event: score_changed\n){0,2}event: loan_created
 """
 )
 

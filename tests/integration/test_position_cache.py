@@ -1,5 +1,6 @@
 """The cache on a real Valkey: newer entries win, failures are misses, stale entries are unused."""
 
+import re
 import socket
 import threading
 import time
@@ -84,6 +85,31 @@ def test_an_entry_is_a_miss_outside_its_validity(cache: PositionCache) -> None:
     assert held(cache, date(2026, 6, 30)) == POSITION
     assert held(cache, date(2026, 7, 1)) is None
     assert held(cache, date(2026, 6, 9)) is None
+
+
+def test_many_entries_are_read_by_the_same_rules(cache: PositionCache, redis_url: str) -> None:
+    other = replace(POSITION, customer_id=8)
+    put(cache, POSITION)
+    put(cache, other)
+    ids = [7, 8, 9]
+
+    def held_on(day: date) -> set[int]:
+        return set(cache.get_many(ids, day))
+
+    assert {each.position for each in cache.get_many(ids, TODAY.today).values()} == {
+        POSITION,
+        other,
+    }
+    assert held_on(date(2026, 6, 30)) == {7, 8}
+    assert held_on(date(2026, 7, 1)) == held_on(date(2026, 6, 9)) == set()
+    client = redis.Redis.from_url(redis_url)
+    entry = client.get("credit:position:8")
+    assert isinstance(entry, bytes)
+    # As a replica that was promoted may have it.
+    client.set("credit:position:8", re.sub(rb'"[0-9a-f]+"\]$', b'"another"]', entry))
+    client.set("credit:position:9", b"[1]")
+    client.close()
+    assert held_on(TODAY.today) == {7}
 
 
 def test_an_entry_expires_after_a_day_or_at_its_horizon(

@@ -21,7 +21,7 @@ import grpc
 import psycopg
 from grpc_reflection.v1alpha import reflection_pb2
 
-from benchmarks.calls import SERVICE
+from benchmarks.calls import SERVICE, batch_body
 from credit_service.rpc.calls.connections import raise_descriptor_limit
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
@@ -233,6 +233,17 @@ def _searches(attack: _Attack) -> None:
     _callers(attack, 60, search, "searches")
 
 
+def _batches(attack: _Attack) -> None:
+    """Forty callers that send a batch of 1,000 checks each second, all at once."""
+    metadata: Any = authorized(attack.scene.token)
+    request = pb.BatchCheckEligibilityRequest.FromString(batch_body(range(1, 1_001)))
+
+    def check(stub: CreditServiceStub, _number: int) -> None:
+        stub.BatchCheckEligibility(request, timeout=5, metadata=metadata)
+
+    _callers(attack, 40, check, "batches")
+
+
 def _bookers(attack: _Attack) -> None:
     """Twenty callers that book for one customer, whose row another transaction locks."""
     metadata: Any = authorized(attack.scene.token)
@@ -276,6 +287,7 @@ ATTACKS: dict[str, Callable[[_Attack], None]] = {
     "endless-calls": _endless_calls,
     "streams": _streams,
     "searches": _searches,
+    "batches": _batches,
     "bookers": _bookers,
     "idle-connections": _idle_connections,
 }

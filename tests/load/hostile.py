@@ -60,6 +60,7 @@ _WITHOUT = {
     "streams": ("streams",),
     "turns,shares": ("bookers",),
     "connections": ("idle-connections",),
+    "batches,shares": ("batches",),
     "indexes,shares": ("searches",),
 }
 """Guards, and the attacks that detect their absence. `indexes` are database indexes."""

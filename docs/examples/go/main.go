@@ -348,6 +348,34 @@ func run(ctx context.Context) error {
 		}
 	}
 
+	// Many checks in one call: each result is at the place of its ask.
+	asks := []*creditpb.CheckEligibilityRequest{
+		{
+			CustomerId:   customer,
+			LoanAmount:   rupees(10000),
+			InterestRate: &decimal.Decimal{Value: "12.5"},
+			TenureMonths: 12,
+		},
+		{CustomerId: customer, TenureMonths: 481},
+	}
+	var batch *creditpb.BatchCheckEligibilityResponse
+	err = untilAnswered(ctx, func(ctx context.Context) (err error) {
+		batch, err = credit.BatchCheckEligibility(ctx, &creditpb.BatchCheckEligibilityRequest{Asks: asks})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, result := range batch.Results {
+		if failed := result.GetError(); failed != nil {
+			fmt.Println("checked: error", failed.Code)
+		} else if result.GetEligibility().Approved {
+			fmt.Println("checked: approved")
+		} else {
+			fmt.Println("checked: not approved")
+		}
+	}
+
 	return follow(ctx, credit, 0, customer, func(event *creditpb.CreditEvent) bool {
 		fmt.Printf("event: %T\n", event.Payload)
 		return event.GetLoanCreated().GetDecisionId() == booked.DecisionId

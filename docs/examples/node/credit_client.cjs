@@ -262,6 +262,19 @@ async function main() {
     }
   }
 
+  // Many checks in one call: each result is at the place of its ask.
+  const small = {
+    customer_id,
+    loan_amount: rupees(10000),
+    interest_rate: {value: '12.5'},
+    tenure_months: 12,
+  };
+  const asks = [small, {customer_id, tenure_months: 481}];
+  for (const each of (await answerOf(credit, 'BatchCheckEligibility', {asks})).results) {
+    if (each.result === 'error') console.log('checked: error', each.error.code);
+    else console.log('checked:', each.eligibility.approved ? 'approved' : 'not approved');
+  }
+
   for await (const event of follow(credit, 0, customer_id)) {
     console.log('event:', event.payload);
     if (event.loan_created?.loan.loan_id === booked.loan.loan_id) break;

@@ -284,6 +284,20 @@ def main() -> None:
         for field, problem in refused.fields.items():
             print(f"  {field}: {problem}")
 
+    # Many checks in one call: each result is at the place of its ask.
+    small = credit_service_pb2.CheckEligibilityRequest(
+        customer_id=customer_id,
+        loan_amount=rupees(10_000),
+        interest_rate=decimal_pb2.Decimal(value="12.5"),
+        tenure_months=12,
+    )
+    batch = credit_service_pb2.BatchCheckEligibilityRequest(asks=[small, wrong])
+    for result in answer_of(credit.BatchCheckEligibility, batch).results:
+        if result.HasField("error"):
+            print("checked: error", result.error.code)
+        else:
+            print("checked:", "approved" if result.eligibility.approved else "not approved")
+
     for event in follow(credit, after_event_id=0, customer_id=customer_id):
         print("event:", event.WhichOneof("payload"))
         if event.HasField("loan_created") and event.loan_created.loan == booked.loan:
