@@ -3,7 +3,7 @@
 import pytest
 
 from credit_service.client.event_text import EventText, describe
-from credit_service.v1 import decision_pb2, event_pb2, ingestion_pb2, offer_pb2
+from credit_service.v1 import decision_pb2, event_pb2, ingestion_pb2, offer_pb2, scorecard_pb2
 from credit_service.v1.event_pb2 import CreditEvent
 
 MONEY = {"units": 1_00_000}
@@ -98,6 +98,23 @@ def event(payload: dict[str, object]) -> CreditEvent:
                 }
             },
             EventText("Offer 8 of customer 101 expired", "₹1,00,000 released"),
+        ),
+        (
+            {
+                "scorecard_changed": {
+                    "change": {
+                        "type": scorecard_pb2.SCORECARD_CHANGE_TYPE_SCHEDULED,
+                        "version": "strict-1",
+                        "previous_version": "standard-1",
+                        "effective_on": {"year": 2027, "month": 4, "day": 1},
+                        "principal": "asha@example",
+                    }
+                }
+            },
+            EventText(
+                "Scorecard strict-1 scheduled",
+                "from 2027-04-01, replaces standard-1, by asha@example",
+            ),
         ),
         (
             {"loan_closed": {"loan_id": 9}},
