@@ -5,6 +5,7 @@ from datetime import date, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import numpy as np
 import pytest
 from sqlalchemy import exc, text
 
@@ -394,6 +395,60 @@ def test_positions_keep_holds_through_payments_imports_and_refreshes(
     assert held(database, customer_id) == 5
     recompute_lagging(database, after(31))
     assert held(database, customer_id) == 0
+
+
+def test_imported_loans_keep_holds_and_drop_expired_ones(
+    database: Database, customer_id: int
+) -> None:
+    an_offer(database, customer_id, 5)
+
+    def imported(moment: Moment) -> None:
+        with database.transaction() as connection:
+            customers.lock(connection, customer_id)
+            loan_id = connection.execute(text("SELECT max(loan_id) + 1 FROM loans")).scalar_one()
+            connection.execute(
+                text(
+                    """INSERT INTO loans SELECT (jsonb_populate_record(l,
+                        jsonb_build_object('loan_id', CAST(:loan_id AS bigint)))).*
+                    FROM loans l WHERE customer_id = :customer_id ORDER BY loan_id LIMIT 1"""
+                ),
+                {"customer_id": customer_id, "loan_id": loan_id},
+            )
+            closed = {
+                "customer_id": customer_id,
+                "loan_count": 1,
+                "total_principal_paise": 5 * LAKH,
+                "current_debt_paise": 0,
+                "current_installments_paise": 0,
+                "emis_on_time": 12,
+                "emis_due": 12,
+                "current_year_loans": 0,
+                "next_change_day": (date(2027, 1, 1) - date(1970, 1, 1)).days,
+            }
+            sums = {name: np.array([value]) for name, value in closed.items()}
+            positions.add_loans(connection, positions.LoanSums(**sums), moment.today)
+
+    imported(TODAY)
+    assert held(database, customer_id) == 5
+    imported(after(4))
+    assert held(database, customer_id) == 0
+    assert position(database, customer_id).loan_count == 5
+
+
+def test_an_offer_outlives_a_lower_limit(database: Database, customer_id: int) -> None:
+    """An import lowered it: the offer was approved before, but no other loan is."""
+    offer = an_offer(database, customer_id, 20)
+    with database.transaction() as connection:
+        connection.execute(
+            text(
+                """UPDATE customers SET approved_limit_paise = 100, version = version + 1
+                WHERE customer_id = :id"""
+            ),
+            {"id": customer_id},
+        )
+    assert not booked(database, customer_id, 1)
+    assert accept(database, offer).loan().principal_paise == 20 * LAKH
+    assert position(database, customer_id).current_debt_paise == 20 * LAKH
 
 
 def test_the_reconciliation_finds_a_wrong_hold(database: Database, customer_id: int) -> None:

@@ -1,5 +1,6 @@
 """The cache on a real Valkey: newer entries win, failures are misses, stale entries are unused."""
 
+import json
 import re
 import socket
 import threading
@@ -53,6 +54,23 @@ def test_an_entry_is_read_as_it_was_written(cache: PositionCache) -> None:
     assert held(cache) is None
     put(cache, POSITION)
     assert held(cache) == POSITION
+
+
+def test_an_entry_has_the_held_credit(cache: PositionCache) -> None:
+    holding = replace(POSITION, held_principal_paise=LAKH, held_installments_paise=888_488)
+    put(cache, holding)
+    assert held(cache) == holding
+
+
+def test_an_entry_of_the_previous_release_is_a_miss(cache: PositionCache, redis_url: str) -> None:
+    """It has no held credit, and must not read as holding none."""
+    put(cache, POSITION)
+    key = f"credit:position:{POSITION.customer_id}"
+    with redis.Redis.from_url(redis_url) as client:
+        fields = json.loads(client.get(key))
+        assert fields[-3:-1] == [0, 0]
+        client.set(key, json.dumps([*fields[:-3], fields[-1]]))
+    assert held(cache) is None
 
 
 def test_an_older_version_is_rejected(cache: PositionCache) -> None:
