@@ -507,6 +507,15 @@ def test_a_backtest_leaves_out_what_is_not_wanted(place: Place) -> None:
     assert (only.decisions.flips, only.decisions.rates_changed) == (0, 0)
 
 
+def test_outdated_positions_are_computed_for_a_backtest(place: Place) -> None:
+    """The next year has begun, and no worker has refreshed the positions."""
+    a_good_customer(place.database, place.clock.moment())
+    place.clock.day += timedelta(days=400)
+    result = backtested(place, version="standard-1", portfolio_ask=ASK)[-1].result
+    assert (result.customers, result.portfolio.before.approved) == (1, 1)
+    assert result.day == day_message(place.clock.day)
+
+
 def test_decisions_without_facts_are_left_out_of_a_policys_backtest(place: Place) -> None:
     customer_id = a_good_customer(place.database, place.clock.moment())
     decision_id = apply(place, customer_id, 500_000).decision_id
