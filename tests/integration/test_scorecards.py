@@ -176,32 +176,31 @@ def test_a_document_is_checked_without_storing_it(place: Place) -> None:
 _KEYS = ("version", "components", "rate_slabs", "income_share_bps", "grace_days")
 
 
-@pytest.mark.parametrize(
-    ("message", "fields"),
-    [
-        (pb.CreateScorecardRequest(), {"request_id", "document"}),
-        (pb.GetScorecardRequest(version="a b"), {"version"}),
-        (pb.ListScorecardsRequest(page_size=-1), {"page_size"}),
-        (pb.ListScorecardsRequest(page_token="x"), {"page_token"}),
-        (pb.CompareScorecardsRequest(before_version="/"), {"before_version", "after"}),
-        (
-            pb.CompareScorecardsRequest(after_document="{}"),
-            {f"after_document.{key}" for key in _KEYS},
-        ),
-        (
-            pb.ActivateScorecardRequest(effective_on=Date(year=2026)),
-            {"request_id", "version", "effective_on"},
-        ),
-        (pb.SetTrialScorecardRequest(), {"request_id", "trial"}),
-        (pb.SetTrialScorecardRequest(end=False), {"request_id", "end"}),
-        (pb.RetireScorecardRequest(version="\u0915"), {"request_id", "version"}),
-    ],
-)
-def test_every_bad_field_is_named(place: Place, message: Any, fields: set[str]) -> None:
-    method = message.DESCRIPTOR.name.removesuffix("Request")
-    wrong = refused(getattr(place.edge.scorecards, method), message)
-    assert wrong.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert wrong.fields == fields
+BAD: list[tuple[Any, set[str]]] = [
+    (pb.CreateScorecardRequest(), {"request_id", "document"}),
+    (pb.GetScorecardRequest(version="a b"), {"version"}),
+    (pb.ListScorecardsRequest(page_size=-1), {"page_size"}),
+    (pb.ListScorecardsRequest(page_token="x"), {"page_token"}),
+    (pb.CompareScorecardsRequest(before_version="/"), {"before_version", "after"}),
+    (
+        pb.CompareScorecardsRequest(after_document="{}"),
+        {f"after_document.{key}" for key in _KEYS},
+    ),
+    (
+        pb.ActivateScorecardRequest(effective_on=Date(year=2026)),
+        {"request_id", "version", "effective_on"},
+    ),
+    (pb.SetTrialScorecardRequest(), {"request_id", "trial"}),
+    (pb.SetTrialScorecardRequest(end=False), {"request_id", "end"}),
+    (pb.RetireScorecardRequest(version="\u0915"), {"request_id", "version"}),
+]
+
+
+def test_every_bad_field_is_named(place: Place) -> None:
+    for message, fields in BAD:
+        method = message.DESCRIPTOR.name.removesuffix("Request")
+        wrong = refused(getattr(place.edge.scorecards, method), message)
+        assert (wrong.code, wrong.fields) == (grpc.StatusCode.INVALID_ARGUMENT, fields), message
 
 
 def test_unknown_versions_are_not_found(place: Place) -> None:
@@ -326,13 +325,13 @@ def test_a_scheduled_activation_is_replaced_or_cancelled(place: Place) -> None:
     assert place.get().scorecard.version == "standard-1"
 
 
-@pytest.mark.parametrize("days", [-1, 367])
-def test_a_day_out_of_range_is_rejected(place: Place, days: int) -> None:
-    wrong = refused(place.activate, "standard-1", TODAY + timedelta(days=days))
-    assert (wrong.code, wrong.reason) == (
-        grpc.StatusCode.FAILED_PRECONDITION,
-        "ACTIVATION_DAY_OUT_OF_RANGE",
-    )
+def test_a_day_out_of_range_is_rejected(place: Place) -> None:
+    for days in (-1, 367):
+        wrong = refused(place.activate, "standard-1", TODAY + timedelta(days=days))
+        assert (wrong.code, wrong.reason) == (
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "ACTIVATION_DAY_OUT_OF_RANGE",
+        )
 
 
 def test_a_trial_starts_changes_and_ends(place: Place) -> None:
