@@ -43,6 +43,7 @@ OUTPUT = re.compile(
 rows read: 1 rejected: 0
 Approved: ₹50,000.00 over 12 months at 12.5 % a year, ₹4,454.14 a month, the last ₹4,454.17.
 retried: the same loan
+offered ₹25000, lent ₹20000
 INVALID_ARGUMENT \(INVALID_FIELD\)
 (?:  \w+: [^\n]+\n){3}checked: approved
 checked: error 3

@@ -1,4 +1,5 @@
-// A client of the credit service: connect, book once, handle errors, stream rows, follow events.
+// A client of the credit service: connect, book once, offer and accept, check in batches, handle errors,
+// stream rows, follow events.
 //
 //	CREDIT_ADDRESS=127.0.0.1:50051 go run .
 //
@@ -333,6 +334,38 @@ func run(ctx context.Context) error {
 	}
 	// A decline is a response, too; its reasons and counter-offer state what would be approved.
 	fmt.Println(booked.Message)
+
+	// An offer holds its credit until it is accepted or withdrawn, or its last day is over.
+	sanction := &creditpb.CreateLoanOfferRequest{
+		RequestId:    uuid.NewString(),
+		CustomerId:   customer,
+		LoanAmount:   rupees(25000),
+		InterestRate: &decimal.Decimal{Value: "12.5"},
+		TenureMonths: 12,
+	}
+	var offered *creditpb.CreateLoanOfferResponse
+	err = untilAnswered(ctx, func(ctx context.Context) (err error) {
+		offered, err = credit.CreateLoanOffer(ctx, sanction)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	disbursement := &creditpb.AcceptLoanOfferRequest{
+		RequestId:  uuid.NewString(),
+		OfferId:    offered.GetOffer().GetOfferId(),
+		LoanAmount: rupees(20000),
+	}
+	var accepted *creditpb.AcceptLoanOfferResponse
+	err = untilAnswered(ctx, func(ctx context.Context) (err error) {
+		accepted, err = credit.AcceptLoanOffer(ctx, disbursement)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Printf("offered ₹%d, lent ₹%d\n",
+		offered.GetOffer().GetLoanAmount().GetUnits(), accepted.GetLoan().GetLoanAmount().GetUnits())
 
 	err = untilAnswered(ctx, func(ctx context.Context) error {
 		_, err := credit.CheckEligibility(ctx, &creditpb.CheckEligibilityRequest{

@@ -1,4 +1,5 @@
-// A client of the credit service: connect, book once, handle errors, stream rows, follow events.
+// A client of the credit service: connect, book once, offer and accept, check in batches, handle errors,
+// stream rows, follow events.
 //
 //     CREDIT_ADDRESS=127.0.0.1:50051 node credit_client.cjs ../../../protos GOOGLEAPIS
 //
@@ -252,6 +253,21 @@ async function main() {
   const again = await answerOf(credit, 'CreateLoan', ask);
   if (again.loan.loan_id !== booked.loan.loan_id) throw new Error('a second loan');
   console.log('retried: the same loan');
+
+  // An offer holds its credit until it is accepted or withdrawn, or its last day is over.
+  const {offer} = await answerOf(credit, 'CreateLoanOffer', {
+    request_id: randomUUID(),
+    customer_id,
+    loan_amount: rupees(25000),
+    interest_rate: {value: '12.5'},
+    tenure_months: 12,
+  });
+  const accepted = await answerOf(credit, 'AcceptLoanOffer', {
+    request_id: randomUUID(),
+    offer_id: offer.offer_id,
+    loan_amount: rupees(20000),
+  });
+  console.log(`offered ₹${offer.loan_amount.units}, lent ₹${accepted.loan.loan_amount.units}`);
 
   try {
     await answerOf(credit, 'CheckEligibility', {customer_id, tenure_months: 481});

@@ -1,4 +1,5 @@
-"""A client of the credit service: connect, book once, handle errors, stream rows, follow events.
+"""A client of the credit service: connect, book once, offer and accept, check in batches, handle
+errors, stream rows, follow events.
 
     CREDIT_ADDRESS=127.0.0.1:50051 python credit_client.py
 
@@ -275,6 +276,23 @@ def main() -> None:
     # A retry, as after a lost response, returns the same loan and books no second one.
     assert answer_of(credit.CreateLoan, ask).loan.loan_id == booked.loan.loan_id
     print("retried: the same loan")
+
+    # An offer holds its credit until it is accepted or withdrawn, or its last day is over.
+    sanction = credit_service_pb2.CreateLoanOfferRequest(
+        request_id=str(uuid.uuid4()),
+        customer_id=customer_id,
+        loan_amount=rupees(25_000),
+        interest_rate=decimal_pb2.Decimal(value="12.5"),
+        tenure_months=12,
+    )
+    offered = answer_of(credit.CreateLoanOffer, sanction)
+    disbursement = credit_service_pb2.AcceptLoanOfferRequest(
+        request_id=str(uuid.uuid4()),
+        offer_id=offered.offer.offer_id,
+        loan_amount=rupees(20_000),
+    )
+    accepted = answer_of(credit.AcceptLoanOffer, disbursement)
+    print(f"offered ₹{offered.offer.loan_amount.units}, lent ₹{accepted.loan.loan_amount.units}")
 
     wrong = credit_service_pb2.CheckEligibilityRequest(customer_id=customer_id, tenure_months=481)
     try:
