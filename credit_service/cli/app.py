@@ -198,7 +198,7 @@ def ingest(
 
 @app.command(group=_USE)
 def template(
-    kind: Annotated[Literal["customers", "loans"], Parameter(help="Kind of rows.")],
+    kind: Annotated[Literal["customers", "loans", "asks"], Parameter(help="Kind of rows.")],
     /,
     *,
     csv: Annotated[bool, flag("Save a .csv file with the header instead of a workbook.")] = False,
@@ -211,7 +211,7 @@ def template(
     ] = None,
     json: Json = False,
 ) -> int:
-    """Save an empty file with the headers of customers or loans, to fill in and ingest.
+    """Save an empty file with the headers of customers, loans or asks, to fill in.
 
     A second sheet describes each column. Never overwrites a file. Needs no running service.
     """

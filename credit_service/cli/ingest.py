@@ -244,7 +244,7 @@ def annotated(
 
 
 def save_template(
-    kind: Literal["customers", "loans"], output: Path | None, *, as_csv: bool, as_json: bool
+    kind: Literal["customers", "loans", "asks"], output: Path | None, *, as_csv: bool, as_json: bool
 ) -> int:
     """Save an empty file to fill in. Never overwrite a file.
 
@@ -254,7 +254,7 @@ def save_template(
     ensure_free(path)
     made = templates.csv_template if as_csv else templates.template
     with path.open("xb") as saved:
-        saved.write(made(_KINDS[kind]))
+        saved.write(made("ASKS" if kind == "asks" else _KINDS[kind]))
     if as_json:
         print_json({"path": str(path)})
     else:

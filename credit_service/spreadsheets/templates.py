@@ -7,7 +7,7 @@ console may both offer them.
 import io
 from collections.abc import Mapping
 
-from credit_service.spreadsheets.columns import COLUMNS, Column, ColumnType, Kind, usual_headers
+from credit_service.spreadsheets.columns import TABLES, Column, ColumnType, TableKind, usual_headers
 from credit_service.spreadsheets.headers import letters
 
 CONTENT_TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
@@ -15,13 +15,13 @@ EXPLANATIONS = "Columns"
 """The name of the second sheet, which says what each column takes. It is never read."""
 
 
-def csv_template(kind: Kind) -> bytes:
+def csv_template(kind: TableKind) -> bytes:
     """A CSV file of the header alone, in UTF-8 with a byte order mark, as spreadsheet programs
     expect."""
     return b"\xef\xbb\xbf" + (",".join(usual_headers(kind)) + "\r\n").encode()
 
 
-def template(kind: Kind) -> bytes:
+def template(kind: TableKind) -> bytes:
     """A workbook of the header, with each column formatted for its values, and a second sheet
     that explains the columns. The bytes are the same each time."""
     # Importing openpyxl takes 0.3 s, which other commands and pages save.
@@ -36,14 +36,14 @@ def template(kind: Kind) -> bytes:
     rows.title = kind.capitalize()
     rows.append(usual_headers(kind))
     rows.freeze_panes = "A2"
-    for index, column in enumerate(COLUMNS[kind]):
+    for index, column in enumerate(TABLES[kind]):
         dimension = rows.column_dimensions[letters(index)]
         dimension.width = 20
         dimension.number_format = _NUMBER_FORMATS[column.type]
     explanations = workbook.create_sheet(EXPLANATIONS)
     explanations.append([f"Fill in the sheet '{rows.title}'. This sheet is not read."])
     explanations.append(["Column", "Needed", "Takes", "Example", "Other headers that are read"])
-    for column in COLUMNS[kind]:
+    for column in TABLES[kind]:
         explanations.append(_explained(column))
     explanations.append(
         ["A header may name its unit: rupees as (INR), (Rs.) or (₹), months, % p.a."]

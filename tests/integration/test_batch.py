@@ -23,7 +23,12 @@ from sqlalchemy import text
 
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock, Moment
-from credit_service.commands.create_loan import CreateLoanOffer, create_loan_offer
+from credit_service.commands.create_loan import (
+    CreateLoan,
+    CreateLoanOffer,
+    create_loan,
+    create_loan_offer,
+)
 from credit_service.domain.calendar import add_months
 from credit_service.domain.errors import RetryLaterError
 from credit_service.domain.loans import Ask
@@ -36,6 +41,7 @@ from credit_service.settings import Settings
 from credit_service.storage import policy_facts, positions
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import decision_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from tests.integration.conftest import refusal_of
 from tests.integration.policies import activated
@@ -46,6 +52,7 @@ CUSTOMERS = 120
 MOMENT = Clock().moment()
 TODAY = MOMENT.today
 INVALID_ARGUMENT, NOT_FOUND = 3, 5
+REFERRED = decision_pb2.DECISION_OUTCOME_REFERRED
 _CUSTOMER = text(
     """INSERT INTO customers (customer_id, first_name, last_name, age, monthly_income_paise,
         phone_number, approved_limit_paise, imported, created_at, position_as_of,
@@ -122,6 +129,15 @@ def fill(database: Database) -> None:
         positions.refresh(
             connection, [each for each in ids if not each % 3], TODAY - timedelta(days=45)
         )
+
+
+def a_late_customer(database: Database) -> int:
+    """A good customer with a loan booked here, whose first installment is 9 to 12 days overdue."""
+    moment = on(TODAY - timedelta(days=40))
+    customer_id = a_good_customer(database, moment)
+    command = CreateLoan(uuid4(), customer_id, Ask(LAKH, 1200, 12))
+    assert create_loan(database, command, moment, "tests").approved
+    return customer_id
 
 
 def rupees(amount: int) -> Money:
@@ -203,7 +219,9 @@ def test_answers_are_those_of_single_calls(
     fill(database)
     if version != STANDARD.version:
         activated(database, prudent(), MOMENT)
-    asked = asks(ASKS)
+    asked, late = asks(ASKS), a_late_customer(database)
+    for each in asked[1::10]:
+        each.customer_id = late
     cold = in_bytes(batched(credit, asked))
     singles = [single(credit, each) for each in asked]
     assert cold == in_bytes(singles)
@@ -221,6 +239,7 @@ def test_answers_are_those_of_single_calls(
     assert any(each.approved for each in answered)
     assert {reason.code for each in answered for reason in each.reasons} >= reasons
     assert any(each.HasField("counter_offer") for each in answered)
+    assert any(each.outcome == REFERRED for each in answered) == (version == "prudent-1")
 
 
 def test_a_customer_may_occur_several_times(database: Database, credit: CreditServiceStub) -> None:
