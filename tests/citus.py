@@ -40,7 +40,7 @@ def _nodes(server_url: str) -> list[tuple[str, int, int, bool]]:
         return list(connection.execute(_NODES).fetchall())
 
 
-def _servers(server_url: str) -> list[str]:
+def servers(server_url: str) -> list[str]:
     """The URLs of the nodes' servers, the coordinator's first."""
     address = make_url(server_url)
     return [
@@ -60,10 +60,11 @@ def scratch_database(server_url: str, name: str, template: str | None = None) ->
         sql.Identifier(name), sql.Identifier(source)
     )
     with ExitStack() as closing:
-        for each in _servers(server_url):
-            connection = closing.enter_context(_administering(each))
-            connection.execute(create)
-            closing.callback(_drop, connection, name)
+        for each in servers(server_url):
+            with _administering(each) as connection:
+                connection.execute(create)
+            # By a new connection: a test may have restarted the server.
+            closing.callback(_drop, each, name)
             if template is None:
                 with psycopg.connect(of_database(each, name), autocommit=True) as inside:
                     inside.execute("CREATE EXTENSION citus")
@@ -80,8 +81,13 @@ def _administering(server_url: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def _drop(connection: psycopg.Connection, name: str) -> None:
-    """Drop a database of this connection's server."""
+def _drop(server_url: str, name: str) -> None:
+    """Drop a database of the server."""
+    with _administering(server_url) as connection:
+        _drop_by(connection, name)
+
+
+def _drop_by(connection: psycopg.Connection, name: str) -> None:
     # A prepared transaction keeps its database from being dropped.
     left = connection.execute(_PREPARED, (name,)).fetchall()
     if left:
@@ -119,7 +125,7 @@ def _join(server_url: str, name: str) -> None:
 
 def close_to_sessions(server_url: str, name: str) -> None:
     """Make the database a template: Citus keeps a session in every database that allows one."""
-    for each in _servers(server_url):
+    for each in servers(server_url):
         with _administering(each) as connection:
             connection.execute(
                 sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name))

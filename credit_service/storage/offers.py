@@ -187,6 +187,8 @@ def _read(columns: str) -> Statement:
     )
 
 
+_NO_REQUEST = UUID(int=0)
+"""An id that no request has. With null, Citus refuses the join."""
 _NEW_ID = "nextval('loan_ids')"
 _READ = _read(f", CASE WHEN :draw THEN {_NEW_ID} ELSE 0 END")
 # On a cluster: the coordinator has the sequence, and another node the offer.
@@ -223,7 +225,7 @@ def read(
     wanted = {
         "customer_id": customer_id,
         "offer_id": offer_id,
-        "request_id": request_id,
+        "request_id": request_id or _NO_REQUEST,
         "today": day,
         "draw": draws_loan_id,
     }

@@ -337,7 +337,7 @@ def test_cached_positions_are_read_together(
 ) -> None:
     """Without PostgreSQL once all customers are cached, under the active scorecard only."""
     fill(database)
-    cache = PositionCache(redis_url, timeout_seconds=1.0)
+    cache = PositionCache(redis_url, timeout_seconds=5.0)
     queries, ids = CreditQueries(database, cache), range(1, CUSTOMERS + 1)
     moment = on(TODAY)
     found = queries.snapshots([*ids, 10_000], moment)
