@@ -194,6 +194,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         yield executed
 
 
+@pytest.mark.one_server("compares the statements of one server")
 def test_facts_are_read_only_for_a_scorecard_that_needs_them(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
