@@ -86,8 +86,13 @@ PYTEST = $(RUN) -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorde
 
 .PHONY: test
 test: TESTS ?= tests/fuzz tests/golden tests/integration tests/model tests/unit
+test: MARKS ?= not slow and not pictures
 test: $(VENV)/installed-dev ## run the tests against the real PostgreSQL and Valkey: TESTS=folder
-	$(PYTEST) $(TESTS)
+	$(PYTEST) -m "$(MARKS)" $(TESTS)
+
+.PHONY: test-slow
+test-slow: $(VENV)/installed-dev ## run the tests that `make test` leaves out because each takes seconds
+	$(PYTEST) -m slow tests/fuzz tests/golden tests/integration tests/model tests/unit
 
 .PHONY: test-system
 test-system: $(VENV)/installed-dev ## run the tests of the full stack: commands, console in a browser

@@ -48,6 +48,7 @@ def fuzzer(
     guarded.stop(grace_seconds=5)
 
 
+@pytest.mark.slow
 def test_invalid_inputs_get_documented_responses(fuzzer: Fuzzer) -> None:
     # Spread over the mutants with a single change, which come first.
     step = fuzzer.fields.systematic // SAMPLES["fields"]

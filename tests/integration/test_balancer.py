@@ -207,6 +207,7 @@ def running() -> Iterator[ExitStack]:
         yield stack
 
 
+@pytest.mark.slow
 def test_a_burst_may_queue_and_later_calls_may_not(running: ExitStack) -> None:
     """The capacity is one call, and three in a burst."""
     server = Standin(running)
@@ -250,6 +251,7 @@ def test_a_caller_with_few_calls_is_served_while_those_of_another_wait(running: 
     assert many.refused()
 
 
+@pytest.mark.slow
 def test_queueing_is_probed_from_time_to_time(running: ExitStack) -> None:
     """Long waiting calls exceed the capacity without being overload."""
     server = Standin(running)

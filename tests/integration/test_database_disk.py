@@ -65,6 +65,7 @@ def register_many(edge: Edge, phones: Iterable[int]) -> None:
         lending.register(edge.credit, f"+91{phone}")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_reported_until_there_is_space(small_disk: Path) -> None:
     with ExitStack() as closing:
         stack = closing.enter_context(EmbeddedStack(small_disk / "data", valkey=False))

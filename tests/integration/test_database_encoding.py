@@ -58,6 +58,7 @@ def test_it_is_refused(
     assert "--encoding=UTF8" in line
 
 
+@pytest.mark.slow
 def test_the_doctor_says_so(encoding: str, other_url: str) -> None:
     done = credit_service("doctor", env=environment(DATABASE_URL=other_url))
     assert done.returncode == 1

@@ -283,6 +283,7 @@ def test_a_server_is_not_ready_while_the_database_does_not_answer(
 # Workers.
 
 
+@pytest.mark.slow
 def test_workers_continue_when_writes_are_possible_again(
     server: Edge, database: Database, database_url: str, redis_url: str, switch: Switch
 ) -> None:
@@ -339,6 +340,7 @@ def findings_of_database(url: str) -> dict[str, doctor.Finding]:
     return {each.name: each for each in doctor._database(settings)}
 
 
+@pytest.mark.slow
 def test_the_doctor_reports_a_read_only_database(database_url: str, switch: Switch) -> None:
     _, good = findings(database_url)
     assert good["writable"]["ok"]

@@ -381,6 +381,7 @@ def _has_ended(connection: socket.socket) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_idle_connections_do_not_use_up_the_descriptors(database_url: str) -> None:
     """A process with 160 file descriptors, and 200 connections from one address."""
     with bed.server(

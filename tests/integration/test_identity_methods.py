@@ -308,6 +308,7 @@ def test_keys_rotate_under_a_running_server(server: Edge, keys: Path) -> None:
     assert (code(old_token), code(new_token)) == (UNAUTHENTICATED, grpc.StatusCode.OK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["removed", "emptied"])
 def test_without_its_key_file_a_server_rejects_all_tokens(
     server: Edge, keys: Path, how: str

@@ -340,6 +340,7 @@ def killed_after(batches: int) -> Iterator[None]:
     raise _Killed
 
 
+@pytest.mark.slow
 def test_a_run_resumes_where_the_last_one_was_killed(seven: Database) -> None:
     stored = store(seven, "LOANS", many_loans(250))
     offsets = []

@@ -307,6 +307,7 @@ def incomplete_calls(server: Edge, path: str, count: int) -> tuple[list[Any], th
     return [call.future(nothing()) for _ in range(count)], released
 
 
+@pytest.mark.slow
 def test_calls_without_a_message_are_cancelled_and_free_their_threads(
     server: Edge, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,15 @@ SAMPLES: Mapping[str, Mapping[str, Any]] = {
         "tenure_months": 12,
     },
     "RecordPayment": {"customer_id": 1, "loan_id": 1, "amount": {"units": 10}},
+    "CreateLoanOffer": {
+        "customer_id": 1,
+        "loan_amount": {"units": 100_000},
+        "interest_rate": {"value": "12.5"},
+        "tenure_months": 12,
+    },
+    "AcceptLoanOffer": {"offer_id": 1},
+    "WithdrawLoanOffer": {"offer_id": 1},
+    "ReviewDecision": {"decision_id": 1, "verdict": "REVIEW_VERDICT_APPROVE", "reason": "good"},
     "CreateScorecard": {"document": json.dumps({**STANDARD_DOCUMENT, "version": "strict-1"})},
     "ActivateScorecard": {"version": "strict-1"},
     "SetTrialScorecard": {"version": "strict-1"},
@@ -86,7 +95,7 @@ def stored(database: Database) -> dict[str, int]:
             table: connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()  # noqa: S608 - one of these
             for table in (
                 *("customers", "decisions", "payments", "requests", "events"),
-                *("scorecards", "scorecard_changes"),
+                *("loan_offers", "referrals", "scorecards", "scorecard_changes"),
             )
         }
 

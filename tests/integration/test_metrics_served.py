@@ -377,6 +377,7 @@ def _call_until_both_served(group: ServerGroup) -> int:
     raise AssertionError("one process got all connections")
 
 
+@pytest.mark.slow
 def test_one_endpoint_serves_the_metrics_of_all_processes_across_restarts(
     group: ServerGroup,
 ) -> None:

@@ -99,6 +99,7 @@ def calls(url: str, customer_id: int, seed: int, offer_ids: list[int]) -> Counte
     return found
 
 
+@pytest.mark.slow
 def test_offers_and_bookings_stay_within_the_limit_at_every_commit(
     watched: Database, database_url: str
 ) -> None:

@@ -299,6 +299,7 @@ def doctor(url: str, **settings: str) -> dict[str, dict[str, object]]:
     return {each["name"]: each for each in json.loads(done.stdout)["checks"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ignored", "check"), [("", "database"), ("options", "writable")], ids=["refused", "ignored"]
 )

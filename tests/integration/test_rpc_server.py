@@ -210,6 +210,7 @@ def test_a_release_needs_its_newest_migration() -> None:
     assert schema._needed() == migrate.head_revision()
 
 
+@pytest.mark.slow
 def test_a_server_is_not_ready_before_the_database_is_migrated(
     server: Edge, database: Database
 ) -> None:
@@ -567,6 +568,7 @@ def test_a_stopping_server_serves_during_the_shutdown_delay(
             stub.ListCustomers(pb.ListCustomersRequest(), timeout=2)
 
 
+@pytest.mark.slow
 def test_no_call_with_the_retry_policy_fails_during_restarts(
     settings: Settings, database: Database
 ) -> None:
@@ -820,6 +822,7 @@ def test_a_process_that_cannot_start_is_an_error(settings: Settings) -> None:
         ServerGroup(wrong).start()
 
 
+@pytest.mark.slow
 def test_servers_stop_when_their_supervisor_is_killed(settings: Settings) -> None:
     program = (
         "from credit_service.rpc.server_group import run\n"

@@ -184,6 +184,7 @@ def test_a_killed_worker_loses_nothing(lab: Lab) -> None:
     assert len(lab.done()) < len(subjects) + 2 + 20
 
 
+@pytest.mark.slow
 def test_a_suspended_worker_loses_its_task_to_another(lab: Lab) -> None:
     with worker(lab.environment) as first:
         lab.enqueue("gated", "a")
@@ -200,6 +201,7 @@ def test_a_suspended_worker_loses_its_task_to_another(lab: Lab) -> None:
         wait_until(lambda: set(lab.done()) == {"a", "after"})
 
 
+@pytest.mark.slow
 def test_long_work_keeps_its_lease(lab: Lab) -> None:
     with threads(lab), threads(lab):
         lab.enqueue("deaf", f"{1.75 * LEASE_SECONDS} s")
@@ -248,6 +250,7 @@ def test_stored_errors_have_no_phone_numbers(lab: Lab) -> None:
     assert error == "ValueError: cannot reach +91**********65"
 
 
+@pytest.mark.slow
 def test_a_terminated_worker_releases_its_tasks(lab: Lab) -> None:
     with worker(lab.environment) as first:
         lab.enqueue("gated", "a")

@@ -233,6 +233,7 @@ def test_promtool_accepts_configuration_and_rules() -> None:
     _run(promtool, "check", "rules", *map(str, RULES))
 
 
+@pytest.mark.slow
 def test_the_alert_rules_pass_their_tests() -> None:
     _run(tool("promtool"), "test", "rules", *map(str, RULE_TESTS))
 

@@ -327,6 +327,7 @@ def refusal(text: str) -> str:
 REFUSED = re.compile("divides by 0|has no value: .*|has [0-9]+ characters, .*")
 
 
+@pytest.mark.slow
 @given(comparisons(), st.fixed_dictionaries(dict.fromkeys(NAMES, integers)))
 def test_conditions_have_the_results_of_googles_implementation(
     text: str, values: dict[str, int]
