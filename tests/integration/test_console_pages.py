@@ -213,7 +213,7 @@ def test_an_offer_is_made_accepted_in_part_and_withdrawn(server: Edge, visitor: 
         review = f"/qa/apply/review?request_id={uuid4()}&{asked}"
         assert "Make an offer instead" in visitor.ask(review).text
         fields = dict(each.split("=") for each in review.partition("?")[2].split("&"))
-        answer = visitor.send(review, "/qa/apply/review", action="offer", **fields)
+        answer = visitor.send(review, "/qa/apply/review", intent="offer", **fields)
         assert answer.status == 303
         return answer.headers["location"]
 

@@ -29,10 +29,10 @@ def visitor(server: Edge) -> Iterator[Visitor]:
         yield Visitor(place)
 
 
-def draft(visitor: Visitor, document: object, action: str) -> Answer:
+def draft(visitor: Visitor, document: object, intent: str) -> Answer:
     text = document if isinstance(document, str) else json.dumps(document, indent=2)
     fields = {"request_id": str(uuid4()), "base": "standard-1", "document": text}
-    return visitor.send("/qa/draft", action=action, **fields)
+    return visitor.send("/qa/draft", intent=intent, **fields)
 
 
 def send(visitor: Visitor, to: str, page: str = "", **fields: str) -> Answer:

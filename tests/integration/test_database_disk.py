@@ -151,6 +151,7 @@ def monitor_of_a_full_disk(database: Database) -> readiness.Monitor:
     return monitor
 
 
+@pytest.mark.slow
 def test_a_space_check_that_times_out_changes_nothing(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

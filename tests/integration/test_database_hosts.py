@@ -55,6 +55,7 @@ def test_a_server_uses_the_host_that_answers(
     assert "hush-hush" not in logged
 
 
+@pytest.mark.slow
 def test_commands_use_it_and_the_doctor_names_all_hosts(hosts: str) -> None:
     assert credit_service("migrate", env=environment(DATABASE_URL=hosts)).returncode == 0
     assert migrate.drift(for_sqlalchemy(hosts)) == []

@@ -217,6 +217,7 @@ def health(server: Edge) -> int:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end_sessions", [True, False])
 def test_a_server_is_not_ready_while_it_cannot_write(
     server: Edge, switch: Switch, end_sessions: bool
@@ -248,6 +249,7 @@ def test_a_server_is_not_ready_while_it_cannot_write(
         assert registered(server)
 
 
+@pytest.mark.slow
 def test_a_server_is_not_ready_while_the_database_does_not_answer(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,6 +405,7 @@ def standby() -> Iterator[EmbeddedStack]:
             yield running
 
 
+@pytest.mark.slow
 def test_a_standby_serves_reads_until_it_is_promoted(standby: EmbeddedStack) -> None:
     url = standby.database_url.replace("postgresql:", "postgresql+psycopg:")
     code, bad = findings(url)

@@ -91,6 +91,7 @@ def test_a_cancelled_scope_starts_no_statement(database: Database) -> None:
     assert database.pool_use()[0] == 0
 
 
+@pytest.mark.slow
 def test_a_cancellation_never_hits_the_next_user(database_url: str) -> None:
     """One connection alternates between a call cancelled at any moment and one that is not."""
     database = Database(database_url, pool_size=1)

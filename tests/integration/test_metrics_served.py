@@ -402,6 +402,7 @@ def test_one_endpoint_serves_the_metrics_of_all_processes_across_restarts(
     assert _scrape(group)["credit_server_process_deaths_total", frozenset()] == deaths + 1
 
 
+@pytest.mark.slow
 def test_a_suspended_process_does_not_hide_the_others(
     group: ServerGroup,
 ) -> None:

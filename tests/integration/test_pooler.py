@@ -91,6 +91,7 @@ def settings_of(url: str, **changes: object) -> Settings:
 # The service as a whole.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool_mode", ["transaction", "session"])
 def test_concurrent_mixed_calls_all_succeed(
     servers: tuple[str, str], database_url: str, redis_url: str, pool_mode: str
@@ -268,6 +269,7 @@ def test_a_failed_statement_fails_as_without_a_pooler(pooled: Database) -> None:
 # Commands.
 
 
+@pytest.mark.slow
 def test_migrations_run_through_it(servers: tuple[str, str], database_url: str) -> None:
     name, redis_url = make_url(database_url).database, servers[1]
     with (

@@ -145,6 +145,7 @@ def test_a_confirmation_writes_nothing_without_standbys(database: Database) -> N
 # Repeated requests.
 
 
+@pytest.mark.slow
 def test_a_repeated_request_gets_no_unconfirmed_answer(server: Edge, standby: Standby) -> None:
     customer_id = lending.register(server.credit, "+919811111111")
     lending.import_loans(server, customer_id, 3)
@@ -195,6 +196,7 @@ UPLOAD = Header(
 )
 
 
+@pytest.mark.slow
 def test_resuming_an_ingestion_waits_for_the_standby(database: Database, standby: Standby) -> None:
     header, upload = header_of(ROWS), replace(UPLOAD, ingestion_id=uuid.uuid4())
     batch = RowBatch(0, columns_of(ROWS))

@@ -196,6 +196,7 @@ def percentile(seconds: list[float], share: float) -> str:
     return f"{sorted(seconds)[int(len(seconds) * share)] * 1000:.1f} ms"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_tables_stay_bounded_and_watchers_resume(
     database: Database,

@@ -771,6 +771,7 @@ def test_fifty_loans_over_two_processes_exceed_no_limit(
     assert sum(approved) == 7
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_be_started_is_retried(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -791,6 +792,7 @@ def test_a_process_that_cannot_be_started_is_retried(
         running.stop()
 
 
+@pytest.mark.slow
 def test_a_process_that_keeps_dying_is_restarted_and_does_not_affect_others(
     group: ServerGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:

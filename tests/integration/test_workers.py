@@ -168,6 +168,7 @@ def test_relays_and_actors_may_run_in_several_processes(lab: Lab) -> None:
     assert sorted(lab.done()) == sorted(subjects)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing(lab: Lab) -> None:
     subjects = [str(number) for number in range(500)]
     with worker(lab.environment) as first:
@@ -283,6 +284,7 @@ def own_stack() -> Iterator[EmbeddedStack]:
             yield stack
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["Valkey", "PostgreSQL"])
 def test_a_killed_server_loses_nothing(own_stack: EmbeddedStack, victim: str) -> None:
     url = own_stack.database_url.replace("postgresql://", "postgresql+psycopg://", 1)

@@ -578,6 +578,7 @@ def test_the_contract_is_compatible_with_the_last_release() -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_check_detects_changed_missing_and_obsolete_files(copy: Path) -> None:
     package = copy / "credit_service" / "v1"
     (package / "left_over_pb2.py").write_text("", encoding="utf-8")
@@ -629,6 +630,7 @@ def test_breaking_and_release_reject_an_incompatible_contract(copy: Path) -> Non
     assert released.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_release_stores_the_current_contract(copy: Path) -> None:
     replace(
         copy / "protos/credit_service/v1/customer.proto",

@@ -162,6 +162,7 @@ def test_the_reference_explains_every_reason() -> None:
     assert errors.count("\nMetadata: `{") == len(REASONS)
 
 
+@pytest.mark.slow
 def test_an_outdated_reference_is_detected(tmp_path: Path) -> None:
     for name in ("scripts", "protos", "credit_service/v1", "docs/reference"):
         shutil.copytree(ROOT / name, tmp_path / name)

@@ -33,6 +33,7 @@ def test_a_failure_has_an_exit_status_and_a_traceback() -> None:
     assert killed.returncode == -9
 
 
+@pytest.mark.slow
 def test_a_process_that_takes_too_long_is_killed() -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         run_module("timeit", *ONCE, "import time; time.sleep(100)", env={}, timeout_seconds=0.5)

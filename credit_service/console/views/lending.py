@@ -184,7 +184,7 @@ def apply(page: Page) -> Response:
     request_id = page.request_id()
     if problems:
         return _application(page, _terms(page.form), fields.beside(FIELDS, (), problems), None)
-    if page.form.get("action") == "offer":
+    if page.form.get("intent") == "offer":
         return _offer(page, request, request_id)
     created = page.service.create_loan(_create_request(request, request_id))
     return page.redirect(f"/qa/decisions/{created.decision_id}", created.message)

@@ -178,7 +178,7 @@ def save(page: Page) -> Response:
     request = pb.CreateScorecardRequest(
         request_id=page.request_id(),
         document=document,
-        validate_only=page.form.get("action") != "store",
+        validate_only=page.form.get("intent") != "store",
     )
     try:
         scorecard = page.service.create_scorecard(request)

@@ -182,6 +182,7 @@ def _is_filtered(pid: int) -> bool:
     return "Seccomp:\t2" in Path(f"/proc/{pid}/status").read_text()
 
 
+@pytest.mark.slow
 def test_files_are_read_and_annotated_in_sandboxed_processes() -> None:
     _needs("SYSTEM_CALL_FILTER")
     rows = b"".join(b"%d,1,1,1,1,1,1,2024-01-31,\r\n" % number for number in range(50_000))
