@@ -7,7 +7,8 @@ arrive. A reader uses an entry only for a day on which the position is valid. It
 another master: a replica that was promoted may lack the newest entries and have older ones instead.
 If Redis is slow or unreachable, that costs one short timeout, then nothing until the circuit
 breaker probes again. Entries that could not be written or removed meanwhile are removed before the
-first read after Redis is back.
+first read after Redis is back, and once more half a second after the failed write, when no older
+write can arrive any more; in between, they are not read.
 
 After a miss, the position from the database is written a few milliseconds later, in one batch with
 those of other misses.
@@ -114,7 +115,11 @@ class PositionCache:
             _COMPARE_AND_SET.encode(), usedforsecurity=False
         ).hexdigest()
         self._breaker = _Breaker()
-        self._possibly_stale: set[int] = set()
+        # Customers whose entries must be removed, with the time of the last failed write.
+        self._possibly_stale: dict[int, float] = {}
+        # Customers whose entries are not read until a time: a write from before the failed one may
+        # still arrive. Then they are removed once more.
+        self._quarantined: dict[int, float] = {}
         self._stale_lock = threading.Lock()
         self._found: queue.SimpleQueue[_Found | None] = queue.SimpleQueue()
         self._filler = threading.Thread(target=self._fill_in, name="cache-filler", daemon=True)
@@ -143,7 +148,12 @@ class PositionCache:
             value = link.execute([("GET", key)])[0]
             master = link.master
 
-        if not self._is_usable() or not self._attempt(read):
+        usable = self._is_usable()
+        # Before the read: an entry may be removed, and its quarantine end, during the read.
+        if usable and customer_id in self._quarantined:
+            _MISS.inc()
+            return None
+        if not usable or not self._attempt(read):
             _UNREAD.inc()
             return None
         cached = _decode(customer_id, value) if isinstance(value, bytes) else None
@@ -160,11 +170,14 @@ class PositionCache:
 
         def read() -> None:
             values.clear()
-            for link, group in self._by_link(customer_ids, _key).items():
+            for link, group in self._by_link(readable, _key).items():
                 found = link.values([_key(each) for each in group])
                 values.extend(zip(group, found, repeat(link.master)))
 
-        if not self._is_usable() or not self._attempt(read):
+        usable = self._is_usable()
+        # Before the read, as in `get`.
+        readable = [each for each in customer_ids if each not in self._quarantined]
+        if not usable or not self._attempt(read):
             _UNREAD.inc(len(customer_ids))
             return {}
         entries: dict[int, CachedPosition] = {}
@@ -308,23 +321,43 @@ class PositionCache:
             return
         _UNWRITTEN.inc(len(customer_ids))
         with self._stale_lock:
-            self._possibly_stale.update(customer_ids)
+            self._possibly_stale.update(dict.fromkeys(customer_ids, time.monotonic()))
 
     def _is_usable(self) -> bool:
         """Whether Redis may be used. Removes possibly stale entries first once it is back."""
         if not self._breaker.allows():
             return False
+        if self._quarantined:
+            self._end_quarantines()
         if not self._possibly_stale:
             return True
         with self._stale_lock:
-            stale, self._possibly_stale = self._possibly_stale, set()
-        if self._attempt(lambda: self._clear(stale)):
+            stale, self._possibly_stale = self._possibly_stale, {}
+            settled = time.monotonic() - _MAX_AGE_SECONDS
+            for customer_id, failed_at in stale.items():
+                self._quarantined.pop(customer_id, None)
+                self._quarantined[customer_id] = failed_at + _MAX_AGE_SECONDS
+        if self._attempt(lambda: self._clear(stale.keys())):
+            with self._stale_lock:
+                for customer_id, failed_at in stale.items():
+                    if failed_at <= settled:
+                        self._quarantined.pop(customer_id, None)
             return True
         with self._stale_lock:
-            self._possibly_stale |= stale
+            self._possibly_stale = {**stale, **self._possibly_stale}
         return False
 
-    def _clear(self, customer_ids: set[int]) -> None:
+    def _end_quarantines(self) -> None:
+        """Have the entries of customers removed whose quarantine is over."""
+        now = time.monotonic()
+        with self._stale_lock:
+            for customer_id, until in [*self._quarantined.items()]:
+                if until > now:
+                    break
+                del self._quarantined[customer_id]
+                self._possibly_stale.setdefault(customer_id, until - _MAX_AGE_SECONDS)
+
+    def _clear(self, customer_ids: Collection[int]) -> None:
         if len(customer_ids) <= _MAX_STALE_IDS:
             self._unlink(sorted(customer_ids))
             return

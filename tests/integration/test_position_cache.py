@@ -154,6 +154,27 @@ def test_only_over_old_adds_no_entry_and_drop_removes_it(cache: PositionCache) -
     assert held(cache) is None
 
 
+def test_an_older_write_that_arrives_after_a_failed_one_is_not_read(
+    cache: PositionCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A position that another thread read before the failed write, and wrote after it."""
+    put(cache, POSITION)
+    with monkeypatch.context() as failing:
+        failing.setattr(cache, "_attempt", lambda _call: False)
+        put(cache, replace(POSITION, version=6))
+    assert held(cache) is None
+    put(cache, POSITION)
+    assert held(cache) is None
+    assert cache.get_many([POSITION.customer_id], TODAY.today) == {}
+    # Half a second after the failed write, when no older one can arrive any more, it is removed.
+    for customer_id in cache._quarantined:
+        cache._quarantined[customer_id] = time.monotonic()
+    assert held(cache) is None
+    assert not cache._quarantined
+    put(cache, replace(POSITION, version=6))
+    assert held(cache) == replace(POSITION, version=6)
+
+
 def test_a_position_read_too_long_ago_removes_the_entry(cache: PositionCache) -> None:
     put(cache, POSITION)
     cache.put([replace(POSITION, version=6)], "x", TODAY, read_at=time.monotonic() - 1)

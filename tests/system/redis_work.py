@@ -101,7 +101,7 @@ def check_service(database_url: str, redis_url: str, fail_over: Callable[[], Any
                 wait_until(lambda: _hits() > hits + _CUSTOMERS or bool(callers.problems))
             finally:
                 callers.stop()
-            assert not callers.problems
+            assert not callers.problems, callers.problems
             wait_until(lambda: unpublished(database) == 0 and not left(database))
     finally:
         assert worker.stop()
