@@ -94,7 +94,7 @@ def test_too_many_stale_entries_are_removed_by_a_scan(
 ) -> None:
     monkeypatch.setattr(cache_module, "_MAX_STALE_IDS", 10)
     store_all(cache, POSITIONS)
-    cache._possibly_stale.update(each.customer_id for each in POSITIONS[:20])
+    cache._possibly_stale.update(dict.fromkeys((each.customer_id for each in POSITIONS[:20]), 0.0))
     assert found(cache) == []
     assert cache.available
 
