@@ -351,7 +351,8 @@ class PositionCache:
         """Have the entries of customers removed whose quarantine is over."""
         now = time.monotonic()
         with self._stale_lock:
-            for customer_id, until in [*self._quarantined.items()]:
+            while self._quarantined:
+                customer_id, until = next(iter(self._quarantined.items()))
                 if until > now:
                     break
                 del self._quarantined[customer_id]
