@@ -54,12 +54,35 @@ class LoanState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ScheduleRevision:
+    """The schedule of a loan since its last prepayment or foreclosure, and the agreed terms.
+
+    After installment `after_number`, `balance_paise` of the principal is owed. The interest of the
+    next installment is `next_interest_paise`. Of all that was paid, including what the import
+    treated as settled, `paid_paise` belongs to the installments up to `after_number` and to prepaid
+    principal; the rest is credited to later installments.
+    """
+
+    agreed_tenure_months: int
+    agreed_installment_paise: int
+    after_number: int
+    balance_paise: int
+    next_interest_paise: int
+    paid_paise: int
+
+
+@dataclass(frozen=True, slots=True)
 class Loan:
     """A loan with the sums of its payments.
 
+    `tenure_months`, `installment_paise` and `end_date` are the current ones: a prepayment or a
+    foreclosure changes them, and `revision` then has the agreed ones. It is None for a loan whose
+    schedule is the agreed one.
+
     `settled_at_import` counts the installments that the import treated as settled (0 for a loan
     booked here); `installments_settled` includes them; `paid_paise` sums only the payments recorded
-    here. `decision_id` is None for an imported loan.
+    here, without prepayment charges. `on_time_at_import` counts the EMIs that the import says were
+    paid on time; None where no write has stored it yet. `decision_id` is None for an imported loan.
     """
 
     customer_id: int
@@ -78,6 +101,20 @@ class Loan:
     paid_paise: int
     last_paid_on: date | None
     closed_on: date | None
+    on_time_at_import: int | None = None
+    revision: ScheduleRevision | None = None
+
+    @property
+    def agreed_tenure_months(self) -> int:
+        """The tenure at the start, in months: 1 … 480."""
+        return self.tenure_months if self.revision is None else self.revision.agreed_tenure_months
+
+    @property
+    def agreed_installment_paise(self) -> int:
+        """The monthly installment at the start."""
+        if self.revision is None:
+            return self.installment_paise
+        return self.revision.agreed_installment_paise
 
     @property
     def state(self) -> LoanState:
@@ -255,6 +292,18 @@ def installment_paise(terms: LoanTerms | Ask) -> int:
     return divide_half_up(terms.principal_paise * numerator, denominator)
 
 
+def reduced_installment_paise(loan: Loan, balance_paise: int, months: int) -> int:
+    """The installment that repays a balance of the loan in `months`, at the rate of its interest,
+    rounded half up: at least 1 paisa."""
+    numerator, denominator = monthly_rate(loan)
+    if numerator == 0:
+        return max(divide_half_up(balance_paise, months), 1)
+    common = gcd(numerator, denominator)
+    a, b = numerator // common, denominator // common
+    growth, base = (a + b) ** months, b**months
+    return max(divide_half_up(balance_paise * a * growth, b * (growth - base)), 1)
+
+
 def last_installment_paise(terms: LoanTerms | Ask, installment: int) -> int:
     """The last installment of a loan repaid at its own rate, consistent with `schedule`.
 
@@ -302,6 +351,8 @@ _NEWTON_TOLERANCE = Decimal("1e-30")
 _MAX_NEWTON_STEPS = 200
 
 
+# Cached: a loan needs it for its plan, its balances and its schedule.
+@lru_cache(maxsize=4_096)
 def effective_monthly_rate(
     principal_paise: int, installment_paise: int, tenure_months: int
 ) -> tuple[int, int]:
@@ -341,17 +392,25 @@ def _monthly_rate(
     return effective_monthly_rate(principal_paise, installment, tenure_months)
 
 
-def _splits(
-    principal_paise: int, annual_rate_bps: int, tenure_months: int, installment: int
-) -> Iterator[tuple[int, int]]:
-    """(principal, interest) of each installment in order, in paise."""
-    numerator, denominator = _monthly_rate(
-        principal_paise, annual_rate_bps, tenure_months, installment
+def monthly_rate(loan: Loan) -> tuple[int, int]:
+    """The monthly rate of the loan's interest, as (numerator, denominator): by the agreed terms,
+    so that a revised installment does not change it."""
+    return _monthly_rate(
+        loan.principal_paise,
+        loan.annual_rate_bps,
+        loan.agreed_tenure_months,
+        loan.agreed_installment_paise,
     )
+
+
+def _splits(
+    rate: tuple[int, int], balance: int, installment: int, count: int
+) -> Iterator[tuple[int, int]]:
+    """(principal, interest) of the last `count` installments in order, in paise."""
+    numerator, denominator = rate
     twice = 2 * numerator
     divisor = 2 * denominator
-    balance = principal_paise
-    for _ in range(tenure_months - 1):
+    for _ in range(count - 1):
         interest = (twice * balance + denominator) // divisor
         principal = min(installment - interest, balance)
         balance -= principal
@@ -359,28 +418,63 @@ def _splits(
     yield balance, (twice * balance + denominator) // divisor
 
 
+def _agreed_splits(
+    principal_paise: int, annual_rate_bps: int, tenure_months: int, installment: int
+) -> Iterator[tuple[int, int]]:
+    """(principal, interest) of each installment of the agreed schedule, in paise."""
+    rate = _monthly_rate(principal_paise, annual_rate_bps, tenure_months, installment)
+    return _splits(rate, principal_paise, installment, tenure_months)
+
+
+def _revised_splits(
+    rate: tuple[int, int], revision: ScheduleRevision, tenure_months: int, installment: int
+) -> Iterator[tuple[int, int]]:
+    """(principal, interest) of each installment after `revision.after_number`, in paise.
+
+    The first of them pays at least its interest. That can be more than a reduced installment where
+    most of the running period had passed before most of the principal was prepaid.
+    """
+    balance, interest = revision.balance_paise, revision.next_interest_paise
+    count = tenure_months - revision.after_number
+    if count == 1:
+        yield balance, interest
+        return
+    principal = min(max(installment - interest, 0), balance)
+    yield principal, interest
+    yield from _splits(rate, balance - principal, installment, count - 1)
+
+
 @dataclass(frozen=True, slots=True)
 class RepaymentPlan:
     """The amounts of a loan's installments, without their split.
 
-    `full_count` installments of `installment_paise`, one of `final_paise`, then 0 for the rest of
-    `tenure_months`.
+    After installment `after_number`: installments of `installment_paise` up to number `full_count`,
+    one of `final_paise`, then 0 for the rest of `tenure_months`. If there is a full one, the first
+    of them is `raised_paise` more.
+
+    `after_number` is 0 for the agreed schedule. `before_paise` is what the installments up to
+    `after_number` and prepaid principal took.
     """
 
     tenure_months: int
     installment_paise: int
     full_count: int
     final_paise: int
+    after_number: int = 0
+    before_paise: int = 0
+    raised_paise: int = 0
 
     @property
     def total_paise(self) -> int:
-        """The sum of all payments."""
-        return self.full_count * self.installment_paise + self.final_paise
+        """The sum of all payments, including prepaid principal."""
+        full = (self.full_count - self.after_number) * self.installment_paise
+        return self.before_paise + full + self.raised_paise + self.final_paise
 
     def payment_paise(self, number: int) -> int:
-        """The amount of installment `number` (1 … tenure)."""
+        """The amount of installment `number` (after_number + 1 … tenure)."""
         if number <= self.full_count:
-            return self.installment_paise
+            raised = self.raised_paise if number == self.after_number + 1 else 0
+            return self.installment_paise + raised
         return self.final_paise if number == self.full_count + 1 else 0
 
     @property
@@ -389,24 +483,43 @@ class RepaymentPlan:
         return self.payment_paise(self.tenure_months)
 
     def first_paise(self, count: int) -> int:
-        """The sum of the first `count` installments, 0 … tenure."""
+        """The sum of the first `count` installments (after_number … tenure), with prepaid
+        principal."""
         if count > self.full_count:
             return self.total_paise
-        return count * self.installment_paise
+        if count <= self.after_number:
+            return self.before_paise
+        full = (count - self.after_number) * self.installment_paise
+        return self.before_paise + full + self.raised_paise
 
     def settled_by(self, paise: int) -> int:
-        """How many installments the sum settles, in order: 0 … tenure."""
+        """How many installments the sum settles, in order: after_number … tenure."""
         if paise >= self.total_paise:
             return self.tenure_months
         if self.installment_paise == 0:
             return self.full_count
-        return min(paise // self.installment_paise, self.full_count)
+        full = (paise - self.before_paise - self.raised_paise) // self.installment_paise
+        return min(self.after_number + max(full, 0), self.full_count)
 
 
 def repayment_plan(loan: Loan) -> RepaymentPlan:
     """The amounts of the loan's installments, consistent with `schedule`."""
+    if loan.revision is None:
+        return _plan(
+            loan.principal_paise, loan.annual_rate_bps, loan.tenure_months, loan.installment_paise
+        )
+    return _revised_plan(
+        monthly_rate(loan), loan.revision, loan.tenure_months, loan.installment_paise
+    )
+
+
+def agreed_plan(loan: Loan) -> RepaymentPlan:
+    """The amounts of the loan's installments as agreed at the start."""
     return _plan(
-        loan.principal_paise, loan.annual_rate_bps, loan.tenure_months, loan.installment_paise
+        loan.principal_paise,
+        loan.annual_rate_bps,
+        loan.agreed_tenure_months,
+        loan.agreed_installment_paise,
     )
 
 
@@ -415,18 +528,39 @@ def repayment_plan(loan: Loan) -> RepaymentPlan:
 def _plan(
     principal_paise: int, annual_rate_bps: int, tenure_months: int, installment: int
 ) -> RepaymentPlan:
-    full_count = 0
-    final = 0
-    balance = principal_paise
-    for principal, interest in _splits(
-        principal_paise, annual_rate_bps, tenure_months, installment
-    ):
+    splits = _agreed_splits(principal_paise, annual_rate_bps, tenure_months, installment)
+    full_count, _, final = _until_repaid(splits, principal_paise)
+    return RepaymentPlan(tenure_months, installment, full_count, final)
+
+
+@lru_cache(maxsize=4_096)
+def _revised_plan(
+    rate: tuple[int, int], revision: ScheduleRevision, tenure_months: int, installment: int
+) -> RepaymentPlan:
+    splits = _revised_splits(rate, revision, tenure_months, installment)
+    full_count, first, final = _until_repaid(splits, revision.balance_paise)
+    return RepaymentPlan(
+        tenure_months,
+        installment,
+        revision.after_number + full_count,
+        final,
+        after_number=revision.after_number,
+        before_paise=revision.paid_paise,
+        raised_paise=first - installment if full_count else 0,
+    )
+
+
+def _until_repaid(splits: Iterator[tuple[int, int]], balance: int) -> tuple[int, int, int]:
+    """(number of installments before the one that ends the debt, the first of all, the one that
+    ends the debt), amounts in paise."""
+    first = 0
+    for count, (principal, interest) in enumerate(splits):
+        if count == 0:
+            first = principal + interest
         balance -= principal
         if balance == 0:
-            final = principal + interest
-            break
-        full_count += 1
-    return RepaymentPlan(tenure_months, installment, full_count, final)
+            return count, first, principal + interest
+    raise ArithmeticError(f"the installments leave {balance} paise of the principal")
 
 
 def schedule(loan: Loan) -> Schedule:
@@ -436,14 +570,25 @@ def schedule(loan: Loan) -> Schedule:
     the balancing figure, so the balance ends at exactly 0. An installment never exceeds the debt:
     where E rounded up repays early, which takes an extreme rate and tenure or a principal of a few
     paise, the installment that ends the debt is smaller and those after it are 0.
+
+    For a revised loan: the installments after `revision.after_number`, and their totals. Those
+    before are in the account of `loan_replay.replay`.
     """
+    revision = loan.revision
+    if revision is None:
+        after, balance = 0, loan.principal_paise
+        splits = _agreed_splits(
+            loan.principal_paise, loan.annual_rate_bps, loan.tenure_months, loan.installment_paise
+        )
+    else:
+        after, balance = revision.after_number, revision.balance_paise
+        splits = _revised_splits(
+            monthly_rate(loan), revision, loan.tenure_months, loan.installment_paise
+        )
+    total_principal = balance
     lines = []
-    balance = loan.principal_paise
     total_interest = 0
-    splits = _splits(
-        loan.principal_paise, loan.annual_rate_bps, loan.tenure_months, loan.installment_paise
-    )
-    for number, (principal, interest) in enumerate(splits, start=1):
+    for number, (principal, interest) in enumerate(splits, start=after + 1):
         balance -= principal
         total_interest += interest
         due_date = add_months(loan.start_date, number)
@@ -454,8 +599,8 @@ def schedule(loan: Loan) -> Schedule:
         )
     return Schedule(
         installments=tuple(lines),
-        total_payment_paise=loan.principal_paise + total_interest,
-        total_principal_paise=loan.principal_paise,
+        total_payment_paise=total_principal + total_interest,
+        total_principal_paise=total_principal,
         total_interest_paise=total_interest,
     )
 
@@ -464,18 +609,33 @@ def principal_outstanding_paise(loan: Loan) -> int:
     """The principal of the installments that are not settled, in paise: 0 for a closed loan.
 
     It is the balance that `schedule` shows after the last settled installment. A part payment
-    reduces it once the installment is settled.
+    reduces it once the installment is settled, a prepayment at once.
     """
     if loan.state is LoanState.CLOSED:
         return 0
-    if loan.installments_settled == 0:
+    return balance_after_paise(loan, loan.installments_settled)
+
+
+def balance_after_paise(loan: Loan, count: int) -> int:
+    """The principal owed after the first `count` installments, in paise.
+
+    `count` is 0 … tenure - 1, and for a revised loan at least `revision.after_number`.
+    """
+    revision = loan.revision
+    if revision is not None:
+        if count <= revision.after_number:
+            return revision.balance_paise
+        return _revised_balance_after(
+            monthly_rate(loan), revision, loan.installment_paise, count - revision.after_number
+        )
+    if count == 0:
         return loan.principal_paise
     return _balance_after(
         loan.principal_paise,
         loan.annual_rate_bps,
         loan.tenure_months,
         loan.installment_paise,
-        loan.installments_settled,
+        count,
     )
 
 
@@ -485,14 +645,26 @@ def _balance_after(
     principal_paise: int, annual_rate_bps: int, tenure_months: int, installment: int, count: int
 ) -> int:
     """What is owed after the first `count` installments, fewer than the tenure, in paise."""
-    numerator, denominator = _monthly_rate(
-        principal_paise, annual_rate_bps, tenure_months, installment
-    )
+    rate = _monthly_rate(principal_paise, annual_rate_bps, tenure_months, installment)
+    return _reduced(rate, principal_paise, installment, count)
+
+
+@lru_cache(maxsize=4_096)
+def _revised_balance_after(
+    rate: tuple[int, int], revision: ScheduleRevision, installment: int, count: int
+) -> int:
+    """What is owed `count` installments after the revision, before the last one, in paise."""
+    first_principal = max(installment - revision.next_interest_paise, 0)
+    return _reduced(rate, revision.balance_paise - first_principal, installment, count - 1)
+
+
+def _reduced(rate: tuple[int, int], balance: int, installment: int, count: int) -> int:
+    """The balance after `count` more installments, in paise: 0 once it is repaid."""
+    numerator, denominator = rate
     # balance + interest - E, with the interest of `_splits`, is one floor. Once it is 0 or less, an
     # earlier installment has repaid the loan.
     divisor = 2 * denominator
     growth, shift = divisor + 2 * numerator, denominator - installment * divisor
-    balance = principal_paise
     for _ in repeat(None, count):
         balance = (growth * balance + shift) // divisor
     return max(balance, 0)

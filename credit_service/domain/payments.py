@@ -1,5 +1,6 @@
 """Payments settle installments in order; a loan's state is derived from them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from enum import StrEnum
@@ -11,8 +12,34 @@ from credit_service.domain.errors import (
     InvalidFieldsError,
     PreconditionFailedError,
 )
-from credit_service.domain.loans import Loan, LoanState, repayment_plan
+from credit_service.domain.loans import (
+    Loan,
+    LoanState,
+    RepaymentPlan,
+    agreed_plan,
+    repayment_plan,
+)
 from credit_service.rupees import format_inr, format_rupees
+
+
+class PaymentPurpose(StrEnum):
+    """What a payment is for. Each first settles the installments that are due."""
+
+    INSTALLMENTS = "INSTALLMENTS"
+    """It settles installments in order, also before they are due."""
+    PART_PREPAYMENT = "PART_PREPAYMENT"
+    """It repays a part of the principal at once."""
+    FORECLOSURE = "FORECLOSURE"
+    """It repays all principal and closes the loan."""
+
+
+class PrepaymentEffect(StrEnum):
+    """What a part prepayment changes."""
+
+    REDUCE_TENURE = "REDUCE_TENURE"
+    """Fewer installments of the same amount."""
+    REDUCE_INSTALLMENT = "REDUCE_INSTALLMENT"
+    """Smaller installments over the same tenure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +82,20 @@ def outstanding_paise(loan: Loan) -> int:
 
 
 def paid_and_outstanding_paise(loan: Loan) -> tuple[int, int]:
-    """(paid, unpaid) under the schedule; together the schedule's total.
+    """(paid, unpaid) under the schedule; together the schedule's total, with prepaid principal.
 
-    Installments that the import treated as settled count as paid.
+    Installments that the import treated as settled count as paid. After a reversal, more can be
+    paid than is owed: nothing is unpaid then.
     """
-    plan = repayment_plan(loan)
-    paid = plan.first_paise(loan.settled_at_import) + loan.paid_paise
-    return paid, plan.total_paise - paid
+    paid = paid_in_all_paise(loan)
+    return paid, max(repayment_plan(loan).total_paise - paid, 0)
+
+
+def paid_in_all_paise(loan: Loan) -> int:
+    """What was paid on the loan, with the installments that the import treated as settled."""
+    if loan.settled_at_import == 0:
+        return loan.paid_paise
+    return agreed_plan(loan).first_paise(loan.settled_at_import) + loan.paid_paise
 
 
 def next_unsettled_due_date(loan: Loan) -> date | None:
@@ -72,11 +106,11 @@ def next_unsettled_due_date(loan: Loan) -> date | None:
 
 
 def installment_states(loan: Loan, today: date) -> tuple[InstallmentProgress, ...]:
-    """The state of every installment on `today`, in order."""
+    """The state of every installment on `today`, in order: of those in `loans.schedule`."""
     plan = repayment_plan(loan)
-    rest = plan.first_paise(loan.settled_at_import) + loan.paid_paise
+    rest = paid_in_all_paise(loan) - plan.before_paise
     lines = []
-    for number in range(1, loan.tenure_months + 1):
+    for number in range(plan.after_number + 1, loan.tenure_months + 1):
         paid = min(plan.payment_paise(number), rest)
         rest -= paid
         lines.append(InstallmentProgress(number, _state(loan, number, paid, today), paid))
@@ -97,40 +131,35 @@ def _state(loan: Loan, number: int, paid_paise: int, today: date) -> Installment
 def apply_payment(
     loan: Loan, amount_paise: int, paid_on: date, today: date, grace_days: int
 ) -> PaymentOutcome:
-    """The loan after a payment of `amount_paise` on `paid_on`.
+    """The loan after a payment of `amount_paise` on `paid_on` for its installments.
 
-    An installment is settled on the day its full amount is reached. It is on time if that day is at
-    most `grace_days` after its due date and its amount is more than 0.
+    Equal to a replay of all its payments and this one: see `loan_replay.replay`. An installment is
+    settled on the day its full amount is reached. It is on time if that day is at most `grace_days`
+    after its due date and its amount is more than 0.
 
     Raises:
         InvalidFieldsError: the amount is 0 or less.
         PreconditionFailedError: LOAN_CLOSED, PAYMENT_IN_FUTURE, PAYMENT_BEFORE_LOAN_START,
             PAYMENT_BEFORE_PREVIOUS or PAYMENT_EXCEEDS_OUTSTANDING, checked in this order.
     """
-    if amount_paise <= 0:
-        message = f"amount must be more than ₹0, found {format_inr(amount_paise)}."
-        raise InvalidFieldsError([FieldViolation("amount", OUT_OF_RANGE, message)])
-    _require_payable(loan, paid_on, today)
+    require_positive(amount_paise)
+    require_payable(loan, paid_on, today)
+    if loan.last_paid_on is not None and paid_on < loan.last_paid_on:
+        raise rejection(
+            loan,
+            "PAYMENT_BEFORE_PREVIOUS",
+            f"The payment is dated {paid_on}, before the loan's previous payment on "
+            f"{loan.last_paid_on}.",
+            paid_on=paid_on,
+            previous_paid_on=loan.last_paid_on,
+        )
     paid, outstanding = paid_and_outstanding_paise(loan)
     if amount_paise > outstanding:
-        raise _rejection(
-            loan,
-            "PAYMENT_EXCEEDS_OUTSTANDING",
-            f"The payment of {format_inr(amount_paise)} is more than the "
-            f"{format_inr(outstanding)} outstanding on the loan.",
-            amount=format_rupees(amount_paise),
-            outstanding=format_rupees(outstanding),
-        )
+        raise exceeds_error(loan, amount_paise, outstanding)
     plan = repayment_plan(loan)
     settled = plan.settled_by(paid + amount_paise)
     numbers = tuple(range(loan.installments_settled + 1, settled + 1))
-    # An installment of 0 is settled with the rest, but was not paid.
-    on_time = tuple(
-        number
-        for number in numbers
-        if plan.payment_paise(number) > 0
-        and paid_on <= add_months(loan.start_date, number) + timedelta(days=grace_days)
-    )
+    on_time = on_time_numbers(loan.start_date, plan, numbers, paid_on, grace_days)
     closed = settled == loan.tenure_months
     after = replace(
         loan,
@@ -143,17 +172,32 @@ def apply_payment(
     return PaymentOutcome(after, numbers, on_time, closed)
 
 
-def _require_payable(loan: Loan, paid_on: date, today: date) -> None:
+def on_time_numbers(
+    start_date: date, plan: RepaymentPlan, numbers: Iterable[int], paid_on: date, grace_days: int
+) -> tuple[int, ...]:
+    """Which of these installments a payment of that day settles on time."""
+    # An installment of 0 is settled with the rest, but was not paid.
+    return tuple(
+        number
+        for number in numbers
+        if plan.payment_paise(number) > 0
+        and paid_on <= add_months(start_date, number) + timedelta(days=grace_days)
+    )
+
+
+def require_positive(amount_paise: int) -> None:
+    """Raise InvalidFieldsError unless the amount is more than 0."""
+    if amount_paise <= 0:
+        message = f"amount must be more than ₹0, found {format_inr(amount_paise)}."
+        raise InvalidFieldsError([FieldViolation("amount", OUT_OF_RANGE, message)])
+
+
+def require_payable(loan: Loan, paid_on: date, today: date) -> None:
     """Raise PreconditionFailedError when the loan accepts no payment of that day."""
     if loan.closed_on is not None:
-        raise _rejection(
-            loan,
-            "LOAN_CLOSED",
-            f"The loan was closed on {loan.closed_on}; nothing is left to pay.",
-            closed_on=loan.closed_on,
-        )
+        raise closed_error(loan)
     if paid_on > today:
-        raise _rejection(
+        raise rejection(
             loan,
             "PAYMENT_IN_FUTURE",
             f"The payment is dated {paid_on}, after today, {today}.",
@@ -161,27 +205,41 @@ def _require_payable(loan: Loan, paid_on: date, today: date) -> None:
             today=today,
         )
     if paid_on < loan.start_date:
-        raise _rejection(
+        raise rejection(
             loan,
             "PAYMENT_BEFORE_LOAN_START",
             f"The payment is dated {paid_on}, before the loan's start on {loan.start_date}.",
             paid_on=paid_on,
             start_date=loan.start_date,
         )
-    if loan.last_paid_on is not None and paid_on < loan.last_paid_on:
-        raise _rejection(
-            loan,
-            "PAYMENT_BEFORE_PREVIOUS",
-            f"The payment is dated {paid_on}, before the loan's previous payment on "
-            f"{loan.last_paid_on}.",
-            paid_on=paid_on,
-            previous_paid_on=loan.last_paid_on,
-        )
 
 
-def _rejection(
+def closed_error(loan: Loan) -> PreconditionFailedError:
+    """LOAN_CLOSED: nothing is left to pay."""
+    return rejection(
+        loan,
+        "LOAN_CLOSED",
+        f"The loan was closed on {loan.closed_on}; nothing is left to pay.",
+        closed_on=str(loan.closed_on),
+    )
+
+
+def exceeds_error(loan: Loan, amount_paise: int, outstanding_paise: int) -> PreconditionFailedError:
+    """PAYMENT_EXCEEDS_OUTSTANDING: the amount is more than what is unpaid."""
+    return rejection(
+        loan,
+        "PAYMENT_EXCEEDS_OUTSTANDING",
+        f"The payment of {format_inr(amount_paise)} is more than the "
+        f"{format_inr(outstanding_paise)} outstanding on the loan.",
+        amount=format_rupees(amount_paise),
+        outstanding=format_rupees(outstanding_paise),
+    )
+
+
+def rejection(
     loan: Loan, reason: str, message: str, **figures: str | date
 ) -> PreconditionFailedError:
+    """The error of a payment that the loan does not accept, with the figures as metadata."""
     return PreconditionFailedError(
         reason,
         message,

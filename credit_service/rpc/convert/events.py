@@ -52,12 +52,13 @@ def write_recorded_payment(
     settled = recorded.payment.settled_numbers
     lines = schedule(recorded.loan).installments if settled else ()
     progress = installment_states(recorded.loan, today) if settled else ()
+    first = lines[0].number if lines else 1
     return credit_service_pb2.RecordPaymentResponse(
         payment=write_payment(recorded.payment),
         loan=credit.write_loan(recorded.loan),
         installments=[
             credit.write_installment(
-                lines[number - 1], progress[number - 1], recorded.payment.paid_on
+                lines[number - first], progress[number - first], recorded.payment.paid_on
             )
             for number in settled
         ],
