@@ -1,12 +1,16 @@
 """Hypothesis strategies for the domain's values."""
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date, timedelta
 
 from hypothesis import strategies as st
 
-from credit_service.domain.calendar import installments_due_by
+from credit_service.domain.calendar import add_months, installments_due_by
 from credit_service.domain.delinquency import Settlement
+from credit_service.domain.errors import PreconditionFailedError
+from credit_service.domain.foreclosure import quote
+from credit_service.domain.loan_replay import PaymentFact, replay
 from credit_service.domain.loans import (
     MAX_ANNUAL_RATE_BPS,
     MAX_PRINCIPAL_PAISE,
@@ -17,8 +21,15 @@ from credit_service.domain.loans import (
     book,
     imported_settled,
     installment_paise,
+    principal_outstanding_paise,
 )
-from credit_service.domain.payments import apply_payment, outstanding_paise
+from credit_service.domain.payment_recording import record_payment
+from credit_service.domain.payments import (
+    PaymentPurpose,
+    PrepaymentEffect,
+    apply_payment,
+    outstanding_paise,
+)
 from credit_service.domain.positions import CreditPosition, position_from_loans
 
 days = st.dates(date(2000, 1, 1), date(2060, 12, 31))
@@ -89,6 +100,76 @@ def loans_with_payments(draw: st.DrawFn, day: date) -> Loan:
         paid_on = draw(st.dates(loan.last_paid_on or start, day))
         loan = apply_payment(loan, amount, paid_on, day, 0).loan_after
     return loan
+
+
+@st.composite
+def histories(draw: st.DrawFn, day: date) -> tuple[Loan, list[PaymentFact]]:
+    """A loan without payments, and payments of all purposes on it up to `day`, as recorded: some
+    backdated, maybe closing it."""
+    loan = draw(_loans_of_histories(day))
+    current = loan
+    facts: list[PaymentFact] = []
+    for _ in range(draw(st.integers(0, 6))):
+        if current.closed_on is not None:
+            break
+        fact = draw(payment_facts(current, facts, day))
+        with suppress(PreconditionFailedError):
+            recording = record_payment(current, facts, fact, day, 0)
+            facts.append(recording.applied.fact)
+            current = recording.account.loan
+    return loan, facts
+
+
+@st.composite
+def open_histories(draw: st.DrawFn, day: date) -> tuple[Loan, list[PaymentFact]]:
+    """Likewise, without the payments that close the loan. It may be closed by its import."""
+    loan, facts = draw(histories(day))
+    while facts and replay(loan, facts).loan.closed_on is not None:
+        facts.pop()
+    return loan, facts
+
+
+@st.composite
+def _loans_of_histories(draw: st.DrawFn, day: date) -> Loan:
+    start = draw(st.dates(day - timedelta(days=800), day))
+    if draw(st.integers(0, 3)) == 0:
+        loan = draw(imported_loans(day))
+        settled = min(loan.settled_at_import, loan.tenure_months)
+        on_time = min(loan.emis_paid_on_time, settled)
+        return replace(loan, emis_paid_on_time=on_time, on_time_at_import=on_time)
+    principal = draw(st.one_of(st.integers(100_000, 10**8), st.integers(1, 5_000)))
+    rate = draw(st.one_of(st.integers(0, 4000), st.sampled_from([0, 1200, MAX_ANNUAL_RATE_BPS])))
+    tenure = draw(st.one_of(st.integers(1, 24), st.sampled_from([1, 2, 120, 480])))
+    chosen = LoanTerms(principal, rate, tenure)
+    return book(chosen, installment_paise(chosen), 1, 1, start, 1)
+
+
+@st.composite
+def payment_facts(
+    draw: st.DrawFn, loan: Loan, recorded: list[PaymentFact], day: date
+) -> PaymentFact:
+    """The next payment on a loan, of any purpose; not every one can be recorded."""
+    purpose = draw(st.sampled_from([*PaymentPurpose, PaymentPurpose.INSTALLMENTS]))
+    earliest = draw(st.sampled_from([loan.start_date, loan.last_paid_on or loan.start_date]))
+    due_dates = [add_months(loan.start_date, k) for k in range(loan.tenure_months + 1)]
+    usual = [each for each in due_dates if earliest <= each <= day]
+    paid_on = draw(st.one_of(st.dates(earliest, day), st.sampled_from(usual or [day])))
+    left = max(outstanding_paise(loan), 1)
+    owed = max(principal_outstanding_paise(loan) - 1, 1)
+    effect = None
+    if purpose is PaymentPurpose.INSTALLMENTS:
+        several = loan.installment_paise * draw(st.integers(1, 5)) or left
+        most = st.sampled_from([left, min(left, several)])
+        amount = draw(st.one_of(st.integers(1, left), most))
+    elif purpose is PaymentPurpose.PART_PREPAYMENT:
+        amount = draw(st.one_of(st.integers(1, owed), st.just(owed)))
+        effect = draw(st.sampled_from(PrepaymentEffect))
+    else:
+        account = replay(loan, recorded, until=paid_on)
+        is_open = account.loan.closed_on is None
+        amount = quote(account, paid_on, 0).total_paise if is_open else left
+    number = len(recorded) + 1
+    return PaymentFact(number, amount, paid_on, purpose, effect, draw(st.integers(0, 5)))
 
 
 def portfolios(day: date) -> st.SearchStrategy[list[Loan]]:
