@@ -306,7 +306,7 @@ class _Replay:
         numerator, denominator = monthly_rate(terms)
         interest = divide_half_up(numerator * paise_days, denominator * (ends - begins).days)
         installment = terms.installment_paise
-        if effect is PrepaymentEffect.REDUCE_INSTALLMENT:
+        if effect is PrepaymentEffect.REDUCE_INSTALLMENT and balance > 0:
             left = terms.tenure_months - found.number
             installment = min(installment, reduced_installment_paise(terms, balance, left))
         self._revise(found, terms.tenure_months, installment, interest, prepaid)

@@ -16,7 +16,10 @@ from credit_service.domain.loan_replay import LoanAccount, PaymentFact, replay
 from credit_service.domain.loans import (
     Loan,
     LoanState,
+    LoanTerms,
     balance_after_paise,
+    book,
+    installment_paise,
     principal_outstanding_paise,
     repayment_plan,
     schedule,
@@ -86,6 +89,13 @@ def check(account: LoanAccount, agreed: Loan) -> None:
         paid, plan.total_paise
     )
 
+    if loan.last_paid_on is not None:
+        rest, settled = paid - plan.before_paise, after
+        while settled < loan.tenure_months and payments[settled] <= rest:
+            rest -= payments[settled]
+            settled += 1
+        assert loan.installments_settled == settled
+
     # What the payments did.
     assert loan.paid_paise == sum(
         each.fact.amount_paise - each.fact.charge_paise for each in account.applied
@@ -110,6 +120,30 @@ def test_an_account_is_consistent(history: History) -> None:
     check(account, loan)
     assert account.excess_paise == 0
     assert len(account.applied) == len(facts)
+
+
+@pytest.mark.parametrize("paid", [0, 1, 73_574, 73_575, 73_576, 74_835, 74_836, 84_911])
+def test_figures_of_a_raised_installment_agree(paid: int) -> None:
+    """735.75 of interest and seven installments of 12.61, then one of 25.09: see
+    `test_a_reduced_installment_pays_at_least_its_interest`."""
+    terms = LoanTerms(10_000_000, 1200, 12)
+    loan = book(terms, installment_paise(terms), 1, 1, date(2026, 1, 15), 1)
+    nearly_all = PaymentFact(
+        2,
+        7_600_000,
+        date(2026, 5, 14),
+        PaymentPurpose.PART_PREPAYMENT,
+        PrepaymentEffect.REDUCE_INSTALLMENT,
+    )
+    facts = [PaymentFact(1, 3 * loan.installment_paise, date(2026, 4, 15)), nearly_all]
+    account = replay(loan, facts)
+    if paid:
+        day = date(2026, 5, 14)
+        after = apply_payment(account.loan, paid, day, day, 0).loan_after
+        account = replay(loan, [*facts, PaymentFact(3, paid, day)])
+        assert account.loan == after
+    assert account.installments[3].payment_paise == 73_575
+    check(account, loan)
 
 
 @given(histories(DAY), st.data())

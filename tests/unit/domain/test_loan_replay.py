@@ -225,6 +225,9 @@ def test_a_prepayment_first_settles_what_is_due() -> None:
     applied = account.applied[0]
     assert list(applied.settled_numbers) == [1, 2]
     assert (applied.on_time_count, applied.prepaid_principal_paise) == (0, 2_000_000 - 2 * EMI)
+    on_time = replay(loan(), [prepayment(2, EMI + 1, date(2026, 2, 15))])
+    assert on_time.loan.emis_paid_on_time == 1
+    assert on_time.prepaid_principal_paise == 1
     too_little = replay(loan(), [prepayment(2, EMI + 1, date(2026, 3, 25))])
     assert too_little.loan.revision is None
     assert too_little.loan.installments_settled == 1
@@ -261,7 +264,14 @@ def test_all_principal_without_its_interest_leaves_the_interest_due() -> None:
     assert loan_after.state is LoanState.ACTIVE
     assert (line.principal_paise, line.interest_paise) == (0, 25_369)
     assert (loan_after.tenure_months, outstanding_paise(loan_after)) == (4, 15_369)
+    assert loan_after.installment_paise == EMI
     assert account.applied[-1].prepaid_principal_paise == 7_610_802
+    effect = PrepaymentEffect.REDUCE_INSTALLMENT
+    likewise = paid_until_april(prepayment(2, 7_610_802 + 10_000, date(2026, 4, 25), effect))
+    assert likewise.loan == loan_after
+    missing = paid_until_april(foreclosure(2, 7_610_802 + 25_368, date(2026, 4, 25)))
+    assert missing.loan.revision == loan_after.revision
+    assert outstanding_paise(missing.loan) == 1
     assert apply_payment(
         loan_after, 15_369, date(2026, 5, 15), date(2026, 5, 15), 0
     ).loan_after.closed_on == date(2026, 5, 15)
@@ -271,6 +281,10 @@ def test_a_foreclosure_after_the_end_pays_what_is_due() -> None:
     account = replay(loan(), [foreclosure(1, 10_661_853, date(2027, 6, 1))])
     assert account.loan.revision is None
     assert account.loan.closed_on == date(2027, 6, 1)
+    for purpose in (PaymentPurpose.FORECLOSURE, PaymentPurpose.PART_PREPAYMENT):
+        more = replay(loan(), [PaymentFact(1, 10_661_858, date(2027, 6, 1), purpose)])
+        assert more.excess_paise == 5
+        assert (more.installments, more.loan.revision) == (account.installments, None)
 
 
 def test_payments_after_the_end_are_in_excess() -> None:
