@@ -22,6 +22,7 @@ from credit_service.domain.loans import (
     imported_settled,
     installment_paise,
     principal_outstanding_paise,
+    repayment_plan,
 )
 from credit_service.domain.payment_recording import record_payment
 from credit_service.domain.payments import (
@@ -29,6 +30,7 @@ from credit_service.domain.payments import (
     PrepaymentEffect,
     apply_payment,
     outstanding_paise,
+    paid_in_all_paise,
 )
 from credit_service.domain.positions import CreditPosition, position_from_loans
 
@@ -102,27 +104,43 @@ def loans_with_payments(draw: st.DrawFn, day: date) -> Loan:
     return loan
 
 
+History = tuple[Loan, list[PaymentFact]]
+"""A loan without payments, and those recorded on it."""
+
+
 @st.composite
-def histories(draw: st.DrawFn, day: date) -> tuple[Loan, list[PaymentFact]]:
-    """A loan without payments, and payments of all purposes on it up to `day`, as recorded: some
-    backdated, maybe closing it."""
+def histories(draw: st.DrawFn, day: date) -> History:
+    """A loan and payments of all purposes on it up to `day`, some backdated, maybe closing it."""
     loan = draw(_loans_of_histories(day))
     current = loan
     facts: list[PaymentFact] = []
-    for _ in range(draw(st.integers(0, 6))):
+    for _ in range(draw(st.sampled_from([1, 2, 3, 4, 6, 0]))):
+        fact = draw(payment_facts(current, facts, day))
+        for each in (*_what_is_due(loan, facts, fact), fact):
+            with suppress(PreconditionFailedError):
+                recording = record_payment(current, facts, each, day)
+                facts.append(replace(recording.applied.fact, payment_number=len(facts) + 1))
+                current = recording.account.loan
         if current.closed_on is not None:
             break
-        fact = draw(payment_facts(current, facts, day))
-        with suppress(PreconditionFailedError):
-            recording = record_payment(current, facts, fact, day, 0)
-            facts.append(recording.applied.fact)
-            current = recording.account.loan
     return loan, facts
 
 
+def _what_is_due(loan: Loan, facts: list[PaymentFact], fact: PaymentFact) -> list[PaymentFact]:
+    """The payment of what is due on the day of a prepayment, which would be rejected without."""
+    if fact.purpose is not PaymentPurpose.PART_PREPAYMENT:
+        return []
+    before = replay(loan, facts, until=fact.paid_on).loan
+    due = installments_due_by(before.start_date, before.tenure_months, fact.paid_on)
+    amount = repayment_plan(before).first_paise(due) - paid_in_all_paise(before)
+    if amount <= 0:
+        return []
+    return [PaymentFact(fact.payment_number - 1, amount, fact.paid_on, grace_days=5)]
+
+
 @st.composite
-def open_histories(draw: st.DrawFn, day: date) -> tuple[Loan, list[PaymentFact]]:
-    """Likewise, without the payments that close the loan. It may be closed by its import."""
+def open_histories(draw: st.DrawFn, day: date) -> History:
+    """Likewise, without the payments that close the loan."""
     loan, facts = draw(histories(day))
     while facts and replay(loan, facts).loan.closed_on is not None:
         facts.pop()
@@ -131,17 +149,31 @@ def open_histories(draw: st.DrawFn, day: date) -> tuple[Loan, list[PaymentFact]]
 
 @st.composite
 def _loans_of_histories(draw: st.DrawFn, day: date) -> Loan:
-    start = draw(st.dates(day - timedelta(days=800), day))
-    if draw(st.integers(0, 3)) == 0:
-        loan = draw(imported_loans(day))
-        settled = min(loan.settled_at_import, loan.tenure_months)
-        on_time = min(loan.emis_paid_on_time, settled)
-        return replace(loan, emis_paid_on_time=on_time, on_time_at_import=on_time)
+    """A loan of the last 800 days before `day`, maybe imported, mostly open."""
+    start = day - timedelta(days=draw(st.integers(0, 800)))
     principal = draw(st.one_of(st.integers(100_000, 10**8), st.integers(1, 5_000)))
     rate = draw(st.one_of(st.integers(0, 4000), st.sampled_from([0, 1200, MAX_ANNUAL_RATE_BPS])))
-    tenure = draw(st.one_of(st.integers(1, 24), st.sampled_from([1, 2, 120, 480])))
+    tenure = draw(st.one_of(st.integers(3, 48), st.sampled_from([1, 2, 12, 120, 480])))
     chosen = LoanTerms(principal, rate, tenure)
-    return book(chosen, installment_paise(chosen), 1, 1, start, 1)
+    loan = book(chosen, installment_paise(chosen), 1, 1, start, 1)
+    if not draw(st.sampled_from([False, False, True])):
+        return loan
+    # Of another rate, or with so small installments that the last one repays most.
+    installment = draw(st.integers(1, max(1, 3 * principal // tenure)))
+    import_day = draw(st.dates(start, day))
+    on_time = draw(st.one_of(st.just(0), st.integers(0, tenure)))
+    settled, closed_on = imported_settled(on_time, start, tenure, import_day)
+    return replace(
+        loan,
+        installment_paise=installment,
+        imported=True,
+        decision_id=None,
+        settled_at_import=settled,
+        emis_paid_on_time=on_time,
+        installments_settled=settled,
+        closed_on=closed_on,
+        on_time_at_import=on_time,
+    )
 
 
 @st.composite
@@ -149,26 +181,28 @@ def payment_facts(
     draw: st.DrawFn, loan: Loan, recorded: list[PaymentFact], day: date
 ) -> PaymentFact:
     """The next payment on a loan, of any purpose; not every one can be recorded."""
-    purpose = draw(st.sampled_from([*PaymentPurpose, PaymentPurpose.INSTALLMENTS]))
-    earliest = draw(st.sampled_from([loan.start_date, loan.last_paid_on or loan.start_date]))
+    prepayment = PaymentPurpose.PART_PREPAYMENT
+    purpose = draw(st.sampled_from([PaymentPurpose.INSTALLMENTS, prepayment, *PaymentPurpose]))
+    last = loan.last_paid_on or loan.start_date
+    earliest = draw(st.sampled_from([last, last, loan.start_date]))
     due_dates = [add_months(loan.start_date, k) for k in range(loan.tenure_months + 1)]
     usual = [each for each in due_dates if earliest <= each <= day]
-    paid_on = draw(st.one_of(st.dates(earliest, day), st.sampled_from(usual or [day])))
+    soon = min(earliest + timedelta(days=100), day)
+    paid_on = draw(st.one_of(st.dates(earliest, soon), st.sampled_from(usual or [day])))
     left = max(outstanding_paise(loan), 1)
     owed = max(principal_outstanding_paise(loan) - 1, 1)
     effect = None
     if purpose is PaymentPurpose.INSTALLMENTS:
-        several = loan.installment_paise * draw(st.integers(1, 5)) or left
-        most = st.sampled_from([left, min(left, several)])
-        amount = draw(st.one_of(st.integers(1, left), most))
-    elif purpose is PaymentPurpose.PART_PREPAYMENT:
-        amount = draw(st.one_of(st.integers(1, owed), st.just(owed)))
+        several = min(left, max(loan.installment_paise, 1) * draw(st.integers(1, 5)))
+        amount = draw(st.sampled_from([several, several - several // 3, min(left, 1), left]))
+    elif purpose is prepayment:
+        amount = draw(st.one_of(st.integers(1, owed), st.sampled_from([1, owed // 3 + 1, owed])))
         effect = draw(st.sampled_from(PrepaymentEffect))
     else:
         account = replay(loan, recorded, until=paid_on)
         is_open = account.loan.closed_on is None
         amount = quote(account, paid_on, 0).total_paise if is_open else left
-    number = len(recorded) + 1
+    number = len(recorded) + 2
     return PaymentFact(number, amount, paid_on, purpose, effect, draw(st.integers(0, 5)))
 
 
