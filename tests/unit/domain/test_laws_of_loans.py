@@ -101,6 +101,13 @@ def check(account: LoanAccount, agreed: Loan) -> None:
     )
     numbers = [number for each in account.applied for number in each.settled_numbers]
     assert numbers == list(range(loan.settled_at_import + 1, loan.installments_settled + 1))
+    assert [
+        (number, each.paid_on)
+        for each in account.settlements
+        for number in range(each.first_number, each.first_number + each.count)
+    ] == [
+        (number, each.fact.paid_on) for each in account.applied for number in each.settled_numbers
+    ]
     on_time = sum(each.on_time_count for each in account.applied)
     assert loan.emis_paid_on_time == agreed.emis_paid_on_time + on_time
     assert loan.emis_paid_on_time <= max(loan.installments_settled, agreed.emis_paid_on_time)
