@@ -87,15 +87,20 @@ def paid_and_outstanding_paise(loan: Loan) -> tuple[int, int]:
     Installments that the import treated as settled count as paid. After a reversal, more can be
     paid than is owed: nothing is unpaid then.
     """
-    paid = paid_in_all_paise(loan)
-    return paid, max(repayment_plan(loan).total_paise - paid, 0)
+    plan = repayment_plan(loan)
+    paid = _paid_in_all(loan, plan)
+    return paid, max(plan.total_paise - paid, 0)
 
 
 def paid_in_all_paise(loan: Loan) -> int:
     """What was paid on the loan, with the installments that the import treated as settled."""
-    if loan.settled_at_import == 0:
-        return loan.paid_paise
-    return agreed_plan(loan).first_paise(loan.settled_at_import) + loan.paid_paise
+    return _paid_in_all(loan, repayment_plan(loan))
+
+
+def _paid_in_all(loan: Loan, plan: RepaymentPlan) -> int:
+    """Likewise, with the loan's plan: lists of loans have it at hand."""
+    agreed = plan if loan.revision is None else agreed_plan(loan)
+    return agreed.first_paise(loan.settled_at_import) + loan.paid_paise
 
 
 def next_unsettled_due_date(loan: Loan) -> date | None:
@@ -108,7 +113,7 @@ def next_unsettled_due_date(loan: Loan) -> date | None:
 def installment_states(loan: Loan, today: date) -> tuple[InstallmentProgress, ...]:
     """The state of every installment on `today`, in order: of those in `loans.schedule`."""
     plan = repayment_plan(loan)
-    rest = paid_in_all_paise(loan) - plan.before_paise
+    rest = _paid_in_all(loan, plan) - plan.before_paise
     lines = []
     for number in range(plan.after_number + 1, loan.tenure_months + 1):
         paid = min(plan.payment_paise(number), rest)

@@ -172,7 +172,8 @@ def test_the_order_of_recording_does_not_matter(history: History, data: st.DataO
         replace(each, payment_number=number)
         for each, number in zip(one_a_day.values(), numbers, strict=True)
     ]
-    stored, recorded = loan, []
+    stored = loan
+    recorded: list[PaymentFact] = []
     for each in sorted(renumbered, key=lambda each: each.payment_number):
         recorded.append(each)
         # Each write replays from the loan that the one before stored.

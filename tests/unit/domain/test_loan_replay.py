@@ -168,7 +168,7 @@ def test_a_reduced_installment_pays_at_least_its_interest() -> None:
     effect = PrepaymentEffect.REDUCE_INSTALLMENT
     account = paid_until_april(prepayment(2, 7_600_000, date(2026, 5, 14), effect))
     assert amounts(account)[3:] == [73_575] + [1_261] * 7 + [2_509]
-    assert account.installments[3].balance_paise == account.loan.revision.balance_paise
+    assert account.installments[3].principal_paise == 0
 
 
 def test_a_loan_without_interest() -> None:
