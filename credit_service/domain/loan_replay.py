@@ -11,6 +11,7 @@ decided in `payment_recording`.
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import islice
 
 from credit_service.domain.calendar import add_months, installments_due_by
 from credit_service.domain.delinquency import Settlement
@@ -23,6 +24,7 @@ from credit_service.domain.loans import (
     reduced_installment_paise,
     repayment_plan,
     schedule,
+    scheduled_installments,
 )
 from credit_service.domain.money import divide_half_up
 from credit_service.domain.payments import (
@@ -327,8 +329,7 @@ class _Replay:
         """Replace the installments after `found.number`."""
         terms, number = self._terms, found.number
         past = number - (terms.revision.after_number if terms.revision else 0)
-        if past:
-            self._past.extend(schedule(terms).installments[:past])
+        self._past.extend(islice(scheduled_installments(terms), past))
         self._accrual = found.accrual
         revision = ScheduleRevision(
             terms.agreed_tenure_months,

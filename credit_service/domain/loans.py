@@ -574,6 +574,19 @@ def schedule(loan: Loan) -> Schedule:
     For a revised loan: the installments after `revision.after_number`, and their totals. Those
     before are in the account of `loan_replay.replay`.
     """
+    lines = tuple(scheduled_installments(loan))
+    principal = loan.principal_paise if loan.revision is None else loan.revision.balance_paise
+    interest = sum(each.interest_paise for each in lines)
+    return Schedule(
+        installments=lines,
+        total_payment_paise=principal + interest,
+        total_principal_paise=principal,
+        total_interest_paise=interest,
+    )
+
+
+def scheduled_installments(loan: Loan) -> Iterator[ScheduledInstallment]:
+    """The installments of `schedule`, one by one."""
     revision = loan.revision
     if revision is None:
         after, balance = 0, loan.principal_paise
@@ -585,24 +598,12 @@ def schedule(loan: Loan) -> Schedule:
         splits = _revised_splits(
             monthly_rate(loan), revision, loan.tenure_months, loan.installment_paise
         )
-    total_principal = balance
-    lines = []
-    total_interest = 0
     for number, (principal, interest) in enumerate(splits, start=after + 1):
         balance -= principal
-        total_interest += interest
         due_date = add_months(loan.start_date, number)
-        lines.append(
-            ScheduledInstallment(
-                number, due_date, principal + interest, principal, interest, balance
-            )
+        yield ScheduledInstallment(
+            number, due_date, principal + interest, principal, interest, balance
         )
-    return Schedule(
-        installments=tuple(lines),
-        total_payment_paise=total_principal + total_interest,
-        total_principal_paise=total_principal,
-        total_interest_paise=total_interest,
-    )
 
 
 def principal_outstanding_paise(loan: Loan) -> int:
