@@ -450,7 +450,8 @@ class RepaymentPlan:
 
     After installment `after_number`: installments of `installment_paise` up to number `full_count`,
     one of `final_paise`, then 0 for the rest of `tenure_months`. If there is a full one, the first
-    of them is `raised_paise` more.
+    of them is `raised_paise` more. `total_paise` is the sum of all payments, including prepaid
+    principal.
 
     `after_number` is 0 for the agreed schedule. `before_paise` is what the installments up to
     `after_number` and prepaid principal took.
@@ -460,21 +461,17 @@ class RepaymentPlan:
     installment_paise: int
     full_count: int
     final_paise: int
+    total_paise: int
     after_number: int = 0
     before_paise: int = 0
     raised_paise: int = 0
 
-    @property
-    def total_paise(self) -> int:
-        """The sum of all payments, including prepaid principal."""
-        full = (self.full_count - self.after_number) * self.installment_paise
-        return self.before_paise + full + self.raised_paise + self.final_paise
-
     def payment_paise(self, number: int) -> int:
         """The amount of installment `number` (after_number + 1 … tenure)."""
         if number <= self.full_count:
-            raised = self.raised_paise if number == self.after_number + 1 else 0
-            return self.installment_paise + raised
+            if number == self.after_number + 1:
+                return self.installment_paise + self.raised_paise
+            return self.installment_paise
         return self.final_paise if number == self.full_count + 1 else 0
 
     @property
@@ -530,7 +527,9 @@ def _plan(
 ) -> RepaymentPlan:
     splits = _agreed_splits(principal_paise, annual_rate_bps, tenure_months, installment)
     full_count, _, final = _until_repaid(splits, principal_paise)
-    return RepaymentPlan(tenure_months, installment, full_count, final)
+    return RepaymentPlan(
+        tenure_months, installment, full_count, final, full_count * installment + final
+    )
 
 
 @lru_cache(maxsize=4_096)
@@ -539,14 +538,16 @@ def _revised_plan(
 ) -> RepaymentPlan:
     splits = _revised_splits(rate, revision, tenure_months, installment)
     full_count, first, final = _until_repaid(splits, revision.balance_paise)
+    raised = first - installment if full_count else 0
     return RepaymentPlan(
         tenure_months,
         installment,
         revision.after_number + full_count,
         final,
+        revision.paid_paise + full_count * installment + raised + final,
         after_number=revision.after_number,
         before_paise=revision.paid_paise,
-        raised_paise=first - installment if full_count else 0,
+        raised_paise=raised,
     )
 
 

@@ -88,19 +88,16 @@ def paid_and_outstanding_paise(loan: Loan) -> tuple[int, int]:
     paid than is owed: nothing is unpaid then.
     """
     plan = repayment_plan(loan)
-    paid = _paid_in_all(loan, plan)
-    return paid, max(plan.total_paise - paid, 0)
+    # Not in a function of its own, because lists of loans compute it for every loan.
+    agreed = plan if loan.revision is None else agreed_plan(loan)
+    paid = agreed.first_paise(loan.settled_at_import) + loan.paid_paise
+    outstanding = plan.total_paise - paid
+    return paid, outstanding if outstanding > 0 else 0
 
 
 def paid_in_all_paise(loan: Loan) -> int:
     """What was paid on the loan, with the installments that the import treated as settled."""
-    return _paid_in_all(loan, repayment_plan(loan))
-
-
-def _paid_in_all(loan: Loan, plan: RepaymentPlan) -> int:
-    """Likewise, with the loan's plan: lists of loans have it at hand."""
-    agreed = plan if loan.revision is None else agreed_plan(loan)
-    return agreed.first_paise(loan.settled_at_import) + loan.paid_paise
+    return paid_and_outstanding_paise(loan)[0]
 
 
 def next_unsettled_due_date(loan: Loan) -> date | None:
@@ -113,7 +110,7 @@ def next_unsettled_due_date(loan: Loan) -> date | None:
 def installment_states(loan: Loan, today: date) -> tuple[InstallmentProgress, ...]:
     """The state of every installment on `today`, in order: of those in `loans.schedule`."""
     plan = repayment_plan(loan)
-    rest = _paid_in_all(loan, plan) - plan.before_paise
+    rest = paid_in_all_paise(loan) - plan.before_paise
     lines = []
     for number in range(plan.after_number + 1, loan.tenure_months + 1):
         paid = min(plan.payment_paise(number), rest)
