@@ -4,7 +4,7 @@
 # ruff: noqa: N802, ARG002
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import grpc
@@ -58,9 +58,11 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         cache: PositionCache | None,
         stopping: threading.Event,
         referral_days: int,
+        others_run: Callable[[], bool],
     ) -> None:
         """Event streams end when `stopping` is set. A referred decision can be reviewed up to
-        `referral_days` later."""
+        `referral_days` later. `others_run` says whether calls besides batches and streams run."""
+        self._others_run = others_run
         self._referral_days = referral_days
         self._database = database
         self._clock = clock
@@ -138,7 +140,9 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         self, request: pb.BatchCheckEligibilityRequest, context: grpc.ServicerContext
     ) -> pb.BatchCheckEligibilityResponse:
         """Answer each ask as CheckEligibility would."""
-        return batch.check_many(self._queries, request, self._clock.moment(), current_call())
+        return batch.check_many(
+            self._queries, request, self._clock.moment(), current_call(), self._others_run
+        )
 
     def CreateLoan(
         self, request: pb.CreateLoanRequest, context: grpc.ServicerContext

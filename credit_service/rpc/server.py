@@ -149,6 +149,7 @@ class CreditServer:
                 cache=self._cache,
                 stopping=self._stopping,
                 referral_days=self._settings.referral_days,
+                others_run=lambda: bool(self._pool.busy or self._write_pool.busy),
             ),
             self._server,
         )
