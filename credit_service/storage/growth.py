@@ -22,6 +22,7 @@ GROWTH: Final[Mapping[str, Growth]] = {
     "phone_numbers": Growth("each phone number in use", "a customer gives it up"),
     "loans": Growth("each loan", _KEPT),
     "payments": Growth("each payment", _KEPT),
+    "payment_reversals": Growth("each payment that was reversed", _KEPT),
     "decisions": Growth(
         "each decision of CreateLoan and CreateLoanOffer", "kept: each can be replayed"
     ),
