@@ -34,6 +34,7 @@ _WELL_KNOWN = {
     "google.type.Decimal": "[Decimal](README.md#decimal)",
     "google.type.Date": "[Date](README.md#date)",
     "google.protobuf.Timestamp": "[Timestamp](README.md#timestamp)",
+    "google.protobuf.FieldMask": "[FieldMask](README.md#fieldmask)",
     "google.rpc.Status": "[Status](README.md#status)",
 }
 _INTRODUCTION = """\
@@ -65,6 +66,11 @@ currencies and amounts finer than a paisa (10,000,000 nanos) are rejected.
 ### Timestamp
 
 `google.protobuf.Timestamp`: an instant, in JSON as text in UTC: `"2026-01-31T06:30:00Z"`.
+
+### FieldMask
+
+`google.protobuf.FieldMask`: names of fields, in JSON as text, comma-separated in camelCase:
+`"monthlyIncome,phoneNumber"`.
 
 ### Status
 

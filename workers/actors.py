@@ -212,7 +212,7 @@ def follow(connection: Connection, published: Sequence[PublishedEvent], moment: 
     moved = _first_traces(
         (event.customer_id, event.traceparent)
         for event in published
-        if event.kind in event_stream.SCORE_CHANGING_KINDS
+        if event.kind in event_stream.SCORE_CHANGING_KINDS and not event.of_ingestion
     )
     tasks.enqueue_for(connection, "recompute_score", moved, moment)
     ingested = _first_traces(

@@ -52,25 +52,33 @@ def _attempt_once(
     database: Database, command: RegisterCustomer, moment: Moment, principal: str
 ) -> CustomerView:
     content = fingerprint(command)
+    phone_number = command.customer.phone_number
     with database.autocommit() as connection:
-        # A registered customer keeps the phone number, which therefore leads to the first request.
-        customer_id = customers.holder(connection, command.customer.phone_number)
-        if customer_id is None:
-            customer_id = _register(connection, _values(command, content, moment, principal))
-        else:
+        # The phone number leads to the first request: its customer has the number, or had it.
+        holder = customers.holder(connection, phone_number)
+        former = customers.former_holders(connection, phone_number)
+        for customer_id in former if holder is None else [holder, *former]:
             record = requests.find(connection, customer_id, command.request_id)
-            if used_before(connection, record, command.request_id, _METHOD, content) is None:
-                if customers.find(connection, customer_id) is None:
-                    # On a cluster, the number's node commits before the customer's node.
-                    raise LostRaceError("phone_numbers_pkey")
-                raise AlreadyExistsError(
-                    "PHONE_NUMBER_TAKEN",
-                    "customer",
-                    command.customer.phone_number,
-                    "A customer with this phone number is already registered.",
-                    {"field": "phone_number"},
-                )
-        return _as_registered(connection, customer_id, command, moment)
+            if used_before(connection, record, command.request_id, _METHOD, content) is not None:
+                return _as_registered(connection, customer_id, command, moment)
+        if holder is None:
+            customer_id = _register(connection, _values(command, content, moment, principal))
+            return _as_registered(connection, customer_id, command, moment)
+        if customers.find(connection, holder) is None:
+            # On a cluster, the number's node commits before the customer's node.
+            raise LostRaceError("phone_numbers_pkey")
+        raise phone_number_taken(phone_number)
+
+
+def phone_number_taken(phone_number: str) -> AlreadyExistsError:
+    """PHONE_NUMBER_TAKEN."""
+    return AlreadyExistsError(
+        "PHONE_NUMBER_TAKEN",
+        "customer",
+        phone_number,
+        "A customer with this phone number is already registered.",
+        {"field": "phone_number"},
+    )
 
 
 def _register(connection: Connection, values: dict[str, object]) -> int:

@@ -2,8 +2,9 @@
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeVar
 
 import phonenumbers
 
@@ -21,9 +22,12 @@ MAX_NAME_LENGTH = 50
 MIN_AGE = 18
 MAX_AGE = 120
 MAX_MONTHLY_INCOME_PAISE = 10 * CRORE_PAISE
+MAX_LIMIT_PAISE = 1_000 * CRORE_PAISE
 LIMIT_MONTHS = 36
 """The approved limit is this many months' income."""
 DEFAULT_REGION = "IN"
+
+T = TypeVar("T")
 
 _MAX_PHONE_TEXT_LENGTH = 40
 # Digits of any script and their separators; the fraction of a decimal number must be zero.
@@ -65,6 +69,30 @@ class Customer:
     approved_limit_paise: int
     version: int
     created_at: datetime
+    # Whether an import or a caller set the limit. Servers of the previous release set limits
+    # without it: `has_set_limit` knows them too.
+    limit_set: bool = False
+
+    @property
+    def has_set_limit(self) -> bool:
+        """Whether the limit was set, and so does not follow the income: see `has_set_limit`."""
+        return has_set_limit(self.limit_set, self.approved_limit_paise, self.monthly_income_paise)
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerChange:
+    """New facts of a customer, valid ones; None leaves a fact as it is.
+
+    `limit_by_rule` returns a limit that was set to the rule. It excludes `approved_limit_paise`.
+    """
+
+    first_name: str | None = None
+    last_name: str | None = None
+    age: int | None = None
+    monthly_income_paise: int | None = None
+    phone_number: str | None = None
+    approved_limit_paise: int | None = None
+    limit_by_rule: bool = False
 
 
 def clean_name(text: str) -> str:
@@ -140,6 +168,49 @@ def approved_limit_paise(monthly_income_paise: int) -> int:
     return divide_half_up(LIMIT_MONTHS * monthly_income_paise, LAKH_PAISE) * LAKH_PAISE
 
 
+def has_set_limit(limit_set: bool, limit_paise: int, monthly_income_paise: int) -> bool:
+    """Whether an import or a caller set the limit.
+
+    A limit that differs from the rule for the income was set, also without `limit_set`: earlier
+    releases, and their servers beside this one, store limits without it. One that they set to
+    exactly the rule's amount counts as not set.
+    """
+    return limit_set or limit_paise != approved_limit_paise(monthly_income_paise)
+
+
+def changed(customer: Customer, change: CustomerChange) -> Customer:
+    """The customer after the change, of the same version.
+
+    A limit that was not set follows the income; one that was set stays until it is set again or
+    returned to the rule.
+    """
+    income = _new(change.monthly_income_paise, customer.monthly_income_paise)
+    if change.approved_limit_paise is not None:
+        limit, limit_set = change.approved_limit_paise, True
+    elif change.limit_by_rule:
+        limit, limit_set = approved_limit_paise(income), False
+    elif income == customer.monthly_income_paise:
+        limit, limit_set = customer.approved_limit_paise, customer.limit_set
+    elif customer.has_set_limit:
+        limit, limit_set = customer.approved_limit_paise, True
+    else:
+        limit, limit_set = approved_limit_paise(income), False
+    return replace(
+        customer,
+        first_name=_new(change.first_name, customer.first_name),
+        last_name=_new(change.last_name, customer.last_name),
+        age=_new(change.age, customer.age),
+        monthly_income_paise=income,
+        phone_number=_new(change.phone_number, customer.phone_number),
+        approved_limit_paise=limit,
+        limit_set=limit_set,
+    )
+
+
+def _new(value: T | None, stored: T) -> T:
+    return stored if value is None else value
+
+
 def validate_new_customer(
     *,
     first_name: str,
@@ -149,36 +220,98 @@ def validate_new_customer(
     phone_number: str,
 ) -> NewCustomer:
     """The cleaned customer. Raises InvalidFieldsError with every bad field by its contract name."""
+    change = validate_customer_change(
+        first_name=first_name,
+        last_name=last_name,
+        age=age,
+        monthly_income_paise=monthly_income_paise,
+        phone_number=phone_number,
+    )
+    return NewCustomer(
+        change.first_name or "",
+        change.last_name or "",
+        age,
+        monthly_income_paise,
+        change.phone_number or "",
+    )
+
+
+def validate_customer_change(
+    *,
+    first_name: str | None = None,
+    last_name: str | None = None,
+    age: int | None = None,
+    monthly_income_paise: int | None = None,
+    phone_number: str | None = None,
+    approved_limit_paise: int | None = None,
+    limit_by_rule: bool = False,
+    prefix: str = "",
+) -> CustomerChange:
+    """The change with cleaned facts; None leaves a fact as it is. Raises InvalidFieldsError with
+    every bad field by its contract name after `prefix`."""
     violations: list[FieldViolation] = []
-    names = {"first_name": first_name, "last_name": last_name}
-    for field, text in names.items():
-        try:
-            names[field] = clean_name(text)
-        except ValueError as error:
-            reason = REQUIRED if not text.strip() else INVALID_FORMAT
-            violations.append(FieldViolation(field, reason, f"{field} {error}."))
-    if not MIN_AGE <= age <= MAX_AGE:
-        violations.append(
-            FieldViolation(
-                "age", OUT_OF_RANGE, f"age must be {MIN_AGE} to {MAX_AGE} years, found {age}."
-            )
+    if first_name is not None:
+        first_name = _checked_name(f"{prefix}first_name", first_name, violations)
+    if last_name is not None:
+        last_name = _checked_name(f"{prefix}last_name", last_name, violations)
+    if age is not None and not MIN_AGE <= age <= MAX_AGE:
+        message = f"{prefix}age must be {MIN_AGE} to {MAX_AGE} years, found {age}."
+        violations.append(FieldViolation(f"{prefix}age", OUT_OF_RANGE, message))
+    if monthly_income_paise is not None:
+        _check_amount(
+            f"{prefix}monthly_income",
+            monthly_income_paise,
+            1,
+            MAX_MONTHLY_INCOME_PAISE,
+            "more than ₹0 and at most ₹10 crore",
+            violations,
         )
-    if not 0 < monthly_income_paise <= MAX_MONTHLY_INCOME_PAISE:
-        violations.append(
-            FieldViolation(
-                "monthly_income",
-                OUT_OF_RANGE,
-                "monthly_income must be more than ₹0 and at most ₹10 crore, "
-                f"found {format_inr(monthly_income_paise)}.",
-            )
+    if phone_number is not None:
+        phone_number = _checked_phone_number(f"{prefix}phone_number", phone_number, violations)
+    if approved_limit_paise is not None:
+        _check_amount(
+            f"{prefix}approved_limit",
+            approved_limit_paise,
+            0,
+            MAX_LIMIT_PAISE,
+            "₹0 to ₹1,000 crore",
+            violations,
         )
-    phone = ""
-    try:
-        phone = parse_phone_number(phone_number)
-    except ValueError:
-        reason, found = (INVALID_FORMAT, "") if phone_number.strip() else (REQUIRED, ", found none")
-        message = f"phone_number must be a valid phone number such as +91 98765 98765{found}."
-        violations.append(FieldViolation("phone_number", reason, message))
     if violations:
         raise InvalidFieldsError(violations)
-    return NewCustomer(names["first_name"], names["last_name"], age, monthly_income_paise, phone)
+    return CustomerChange(
+        first_name,
+        last_name,
+        age,
+        monthly_income_paise,
+        phone_number,
+        approved_limit_paise,
+        limit_by_rule,
+    )
+
+
+def _checked_name(field: str, text: str, violations: list[FieldViolation]) -> str:
+    try:
+        return clean_name(text)
+    except ValueError as error:
+        reason = REQUIRED if not text.strip() else INVALID_FORMAT
+        violations.append(FieldViolation(field, reason, f"{field} {error}."))
+        return text
+
+
+def _check_amount(
+    field: str, paise: int, least: int, most: int, bounds: str, violations: list[FieldViolation]
+) -> None:
+    if not least <= paise <= most:
+        message = f"{field} must be {bounds}, found {format_inr(paise)}."
+        violations.append(FieldViolation(field, OUT_OF_RANGE, message))
+
+
+def _checked_phone_number(field: str, text: str, violations: list[FieldViolation]) -> str:
+    try:
+        return parse_phone_number(text)
+    except ValueError:
+        reason, found = (INVALID_FORMAT, "") if text.strip() else (REQUIRED, ", found none")
+        message = f"{field} must be a valid phone number such as +91 98765 98765{found}."
+        violations.append(FieldViolation(field, reason, message))
+        return text

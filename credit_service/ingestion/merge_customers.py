@@ -8,13 +8,13 @@ from datetime import date
 import numpy as np
 import pandas as pd
 
-from credit_service.domain.customers import approved_limit_paise
+from credit_service.domain.customers import approved_limit_paise, has_set_limit
 from credit_service.domain.positions import position_from_loans
 from credit_service.ingestion.frames import NO_LIMIT
 from credit_service.ingestion.merge import Differing, Merge, difference
 from credit_service.rupees import format_inr, format_rupees
 from credit_service.storage import imports, ingestions
-from credit_service.storage.imports import CustomerFacts
+from credit_service.storage.imports import CustomerFacts, NewLimit, StoredFacts
 
 _PHONE_KEY = -1
 _CUSTOMER_KEY = 0
@@ -28,16 +28,16 @@ def load_customers(merge: Merge, frame: pd.DataFrame) -> None:
     known = _KnownCustomers.read(merge, [row[1] for row in rows])
     inserts: list[CustomerFacts] = []
     updates: list[CustomerFacts] = []
-    old_phone_numbers: list[str] = []
+    replaced: list[StoredFacts] = []
     for row, facts in rows:
         customer_id, phone = facts[0], facts[5]
         if not known.may_be_stored(merge, row, facts):
             continue
         stored = known.stored.get(customer_id)
         if stored is not None:
-            (*_, old_phone, _), _ = stored
+            (*_, old_phone, _), *_ = stored
             updates.append(facts)
-            old_phone_numbers.append(old_phone)
+            replaced.append(stored)
             # Taken until the ingestion ends, so that a dry run need not track released numbers.
             known.give(old_phone, customer_id, row, remember=old_phone != phone)
         else:
@@ -46,7 +46,7 @@ def load_customers(merge: Merge, frame: pd.DataFrame) -> None:
         known.give(phone, customer_id, row, remember=not merge.writes)
     merge.inserted, merge.updated = len(inserts), len(updates)
     if merge.writes:
-        _write_customers(merge, inserts, updates, old_phone_numbers)
+        _write_customers(merge, inserts, updates, replaced)
         _write_contests(merge, known.contests)
     ingestions.remember(
         merge.connection, merge.ingestion.ingestion_id, list(known.to_remember.values())
@@ -73,7 +73,7 @@ def _customer_rows(frame: pd.DataFrame) -> list[tuple[_Row, CustomerFacts]]:
 class _KnownCustomers:
     """The stored customers and phone numbers of a batch, as changed by its rows so far."""
 
-    stored: dict[int, tuple[CustomerFacts, bool]]
+    stored: dict[int, StoredFacts]
     # The customer of each phone number, now or when the ingestion began.
     holders: dict[str, int]
     # (row number, fingerprint) of the first accepted row of a customer.
@@ -82,6 +82,8 @@ class _KnownCustomers:
     contested: Collection[int] = ()
     contests: dict[int, bool] = field(default_factory=dict)
     to_remember: dict[tuple[int, int], tuple[int, int, int, int]] = field(default_factory=dict)
+    # (phone number, customer id) of the customers who had one of the batch's phone numbers before.
+    former_holders: Collection[tuple[str, int]] = ()
     _remembered: frozenset[tuple[int, int]] = frozenset()
 
     @classmethod
@@ -106,7 +108,17 @@ class _KnownCustomers:
             else:
                 holders[f"+{number}"] = value
         contested = imports.contested(merge.connection, np.array(ids, np.int64))
-        return cls(stored, holders, accepted, contested, _remembered=frozenset(seen))
+        others = [
+            each[5] for each in facts if each[0] in stored and _differs(stored[each[0]].facts, each)
+        ]
+        return cls(
+            stored,
+            holders,
+            accepted,
+            contested,
+            former_holders=imports.former_holders(merge.connection, others) if others else (),
+            _remembered=frozenset(seen),
+        )
 
     def may_be_stored(self, merge: Merge, row: _Row, facts: CustomerFacts) -> bool:
         """Whether to insert or update the row; otherwise counts it."""
@@ -119,8 +131,9 @@ class _KnownCustomers:
             else:
                 merge.reject_duplicate(row, f"customer {customer_id}", first_row)
             return False
-        stored, imported = self.stored.get(customer_id, (None, True))
-        if stored is not None and _another_person(stored, facts):
+        known = self.stored.get(customer_id)
+        stored, imported = (None, True) if known is None else (known.facts, known.imported)
+        if stored is not None and self._another_person(stored, facts):
             self.contests[customer_id] = True
             _reject_another_person(merge, row, customer_id)
             return False
@@ -157,13 +170,20 @@ class _KnownCustomers:
                 f"The phone number {phone} belongs to another customer.",
             )
             return False
-        limit = _limit_given(stored, facts)
+        limit = _new_limit(known, facts).paise
+        is_kept = stored is not None and limit == stored[6]
         ceiling = merge.ingestion.max_limit_paise
-        if limit is not None and ceiling is not None and limit > ceiling:
+        if not is_kept and ceiling is not None and limit > ceiling:
             _reject_limit(merge, row, facts, limit, ceiling)
             return False
         self._accept(customer_id, row, fingerprint)
         return True
+
+    def _another_person(self, stored: CustomerFacts, facts: CustomerFacts) -> bool:
+        """Whether the row is of another person than the stored customer: both the phone number and
+        the name differ, and the customer did not have that phone number before. One of them alone
+        may change."""
+        return _differs(stored, facts) and (facts[5], facts[0]) not in self.former_holders
 
     def give(self, phone: str, customer_id: int, row: _Row, *, remember: bool) -> None:
         """Assign the phone number to the customer."""
@@ -197,9 +217,8 @@ def _differing(stored: CustomerFacts, facts: CustomerFacts) -> Differing:
     ]
 
 
-def _another_person(stored: CustomerFacts, facts: CustomerFacts) -> bool:
-    """Whether the row is of another person than the stored customer: both the phone number and the
-    name differ. One of them alone may change."""
+def _differs(stored: CustomerFacts, facts: CustomerFacts) -> bool:
+    """Whether both the phone number and the name differ."""
     return stored[5] != facts[5] and _full_name(stored) != _full_name(facts)
 
 
@@ -207,11 +226,21 @@ def _full_name(facts: CustomerFacts) -> str:
     return " ".join(f"{facts[1]} {facts[2]}".casefold().split())
 
 
-def _limit_given(stored: CustomerFacts | None, facts: CustomerFacts) -> int | None:
-    """The approved limit in paise that the row sets; None if it stays as it is."""
-    if stored is None:
-        return approved_limit_paise(facts[4]) if facts[6] is None else facts[6]
-    return None if facts[6] == stored[6] else facts[6]
+def _new_limit(known: StoredFacts | None, facts: CustomerFacts) -> NewLimit:
+    """The approved limit that the row leaves: its own, else the stored one if that was set or the
+    income stays, else the one by the rule."""
+    income, given = facts[4], facts[6]
+    if given is not None:
+        return NewLimit(given, limit_set=True)
+    by_rule = approved_limit_paise(income)
+    if known is None:
+        return NewLimit(by_rule, limit_set=False)
+    old_income, stored_limit = known.facts[4], known.facts[6] or 0
+    if income == old_income:
+        return NewLimit(stored_limit, known.limit_set)
+    if has_set_limit(known.limit_set, stored_limit, old_income):
+        return NewLimit(stored_limit, limit_set=True)
+    return NewLimit(by_rule, limit_set=False)
 
 
 def _reject_limit(merge: Merge, row: _Row, facts: CustomerFacts, limit: int, ceiling: int) -> None:
@@ -261,22 +290,24 @@ def _write_customers(
     merge: Merge,
     inserts: list[CustomerFacts],
     updates: list[CustomerFacts],
-    old_phone_numbers: list[str],
+    replaced: list[StoredFacts],
 ) -> None:
+    """Store the new facts; `replaced` are those before the updates, in the same order."""
     merge.moved = [facts[0] for facts in updates]
     if updates:
         merge.over_limit += imports.update_customers(
-            merge.connection, updates, old_phone_numbers, merge.origin
+            merge.connection,
+            updates,
+            [_new_limit(*each) for each in zip(replaced, updates, strict=True)],
+            [known.facts[5] for known in replaced],
+            merge.origin,
         )
     if inserts:
-        with_limits = [
-            (*facts[:6], approved_limit_paise(facts[4]) if facts[6] is None else facts[6])
-            for facts in inserts
-        ]
         day = merge.moment.today
         imports.insert_customers(
             merge.connection,
-            with_limits,
+            inserts,
+            [_new_limit(None, facts) for facts in inserts],
             merge.moment.now,
             day.isoformat(),
             _empty_position_ends(day).isoformat(),

@@ -26,7 +26,6 @@ from credit_service.ingestion.frames import (
 )
 from credit_service.ingestion.loan_days import add_months, imported_settled
 from credit_service.ingestion.wire import Columns
-from credit_service.rupees import RUPEE_PAISE
 from credit_service.spreadsheets import cell_values
 from credit_service.spreadsheets.columns import BY_FIELD, COLUMNS, Column, ColumnType, Kind
 
@@ -36,8 +35,6 @@ MAX_CUSTOMER_ID_OF_LOAN = 2**53 - 1
 """Largest customer id that a loan may name: the customer may have been registered here."""
 MAX_INSTALLMENT_PAISE = 2 * loan_rules.MAX_PRINCIPAL_PAISE
 """Largest installment of a source, which is not checked otherwise."""
-MAX_LIMIT_PAISE = 1_000 * 10_000_000 * RUPEE_PAISE
-"""Largest approved limit of a source: ₹1,000 crore."""
 FIRST_START_DATE = date(1900, 1, 1)
 
 _RANGES: Mapping[Kind, Mapping[str, tuple[int, int]]] = {
@@ -45,7 +42,7 @@ _RANGES: Mapping[Kind, Mapping[str, tuple[int, int]]] = {
         "customer_id": (1, MAX_ID),
         "age": (customer_rules.MIN_AGE, customer_rules.MAX_AGE),
         "monthly_income": (1, customer_rules.MAX_MONTHLY_INCOME_PAISE),
-        "approved_limit": (0, MAX_LIMIT_PAISE),
+        "approved_limit": (0, customer_rules.MAX_LIMIT_PAISE),
     },
     "LOANS": {
         "customer_id": (1, MAX_CUSTOMER_ID_OF_LOAN),

@@ -3,9 +3,12 @@
 from datetime import date
 
 from credit_service.domain.errors import NotFoundError
-from credit_service.storage import customers
+from credit_service.storage import customers, fact_changes
 from credit_service.storage.customers import CustomersPage, CustomerView, PageStart
 from credit_service.storage.database import Database
+from credit_service.storage.fact_changes import StoredChange
+
+_AFTER_ALL = 2**63 - 1
 
 
 def get_customer(
@@ -48,3 +51,21 @@ def list_customers(
         page = customers.search(connection, query, start, limit)
         views = [customers.with_current_holds(connection, each, day) for each in page.customers]
     return page._replace(customers=views)
+
+
+def list_customer_changes(
+    database: Database, customer_id: int, before: int | None, limit: int
+) -> list[StoredChange]:
+    """Return the changes of a customer's facts and of their loans' facts, latest first, at most
+    `limit`: those with event numbers below `before`, None for all.
+
+    Raises:
+        NotFoundError: CUSTOMER_NOT_FOUND.
+    """
+    with database.autocommit() as connection:
+        found = fact_changes.page(
+            connection, customer_id, _AFTER_ALL if before is None else before, limit
+        )
+        if not found and customers.find(connection, customer_id) is None:
+            raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
+    return found

@@ -1,5 +1,6 @@
 """Customers, and the credit position stored in each customer's row."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
+from credit_service.clock import Moment
 from credit_service.domain.customers import Customer
 from credit_service.domain.loans import Loan
 from credit_service.domain.positions import (
@@ -36,10 +38,11 @@ _SUMS = """c.current_debt_paise, c.current_installments_paise, c.loan_count,
     c.held_installments_paise"""
 
 COLUMNS = f"""c.customer_id, c.first_name, c.last_name, c.age, c.monthly_income_paise,
-    c.phone_number, c.approved_limit_paise, c.version, c.created_at, {_SUMS}"""
+    c.phone_number, c.approved_limit_paise, c.version, c.created_at, c.limit_set, {_SUMS}"""
 """The columns that `view` reads, in its order, of a table aliased c."""
 
-COLUMN_COUNT = 20
+_SUMS_AT = 10
+COLUMN_COUNT = 21
 
 POSITION_COLUMNS = f"""c.customer_id, c.version, c.monthly_income_paise, c.approved_limit_paise,
     {_SUMS}"""
@@ -72,7 +75,7 @@ def held_values(after: CreditPosition) -> dict[str, int | date | None]:
 
 def view(row: Any) -> CustomerView:
     """Return the view from a row that starts with COLUMNS."""
-    customer = Customer(*row[:9])
+    customer = Customer(*row[:_SUMS_AT])
     return CustomerView(
         customer,
         CreditPosition(
@@ -80,7 +83,7 @@ def view(row: Any) -> CustomerView:
             customer.version,
             customer.monthly_income_paise,
             customer.approved_limit_paise,
-            *row[9:COLUMN_COUNT],
+            *row[_SUMS_AT:COLUMN_COUNT],
         ),
     )
 
@@ -387,6 +390,10 @@ def _sorted_page(
 
 
 _HOLDER = Statement("SELECT customer_id FROM phone_numbers WHERE phone_number = :phone_number")
+_FORMER_HOLDERS = Statement(
+    """SELECT customer_id FROM former_phone_numbers WHERE phone_number = :phone_number
+    ORDER BY customer_id"""
+)
 _INSERT = Statement(
     """
     WITH n AS (
@@ -423,6 +430,13 @@ def holder(connection: Connection, phone_number: str) -> int | None:
     return None if row is None else int(row[0])
 
 
+def former_holders(connection: Connection, phone_number: str) -> list[int]:
+    """Return the ids of the customers who had that phone number, in E.164, until UpdateCustomer
+    changed it."""
+    rows = _FORMER_HOLDERS.rows(connection, {"phone_number": phone_number})
+    return [int(row[0]) for row in rows]
+
+
 def register(connection: Connection, values: dict[str, Any]) -> int:
     """Insert a customer with its first event and request record in one statement; return its id.
 
@@ -431,6 +445,98 @@ def register(connection: Connection, values: dict[str, Any]) -> int:
     """
     rows = _INSERT.rows(connection, values | {"traceparent": tracing.traceparent()})
     return int(rows[0][0])
+
+
+_RELEASE_PHONE_NUMBER = Statement("DELETE FROM phone_numbers WHERE phone_number = :phone_number")
+_TAKE_PHONE_NUMBER = Statement(
+    """INSERT INTO phone_numbers (phone_number, customer_id) VALUES (:phone_number, :customer_id)"""
+)
+_KEEP_FORMER_HOLDER = Statement(
+    """INSERT INTO former_phone_numbers (phone_number, customer_id)
+    VALUES (:phone_number, :customer_id) ON CONFLICT DO NOTHING"""
+)
+
+
+def move_phone_number(connection: Connection, customer_id: int, old: str, new: str) -> None:
+    """Release the customer's phone number and take the new one, in E.164, in a transaction.
+
+    Raises IntegrityError if another customer has the new one.
+    """
+    _RELEASE_PHONE_NUMBER.run(connection, {"phone_number": old})
+    _TAKE_PHONE_NUMBER.run(connection, {"phone_number": new, "customer_id": customer_id})
+    _KEEP_FORMER_HOLDER.run(connection, {"phone_number": old, "customer_id": customer_id})
+
+
+# Facts that a caller can change, and whether events show their values: personal data they do not.
+_CHANGEABLE = {
+    "first_name": False,
+    "last_name": False,
+    "age": False,
+    "monthly_income_paise": False,
+    "phone_number": False,
+    "approved_limit_paise": True,
+    "limit_set": True,
+}
+_UPDATE = Statement(
+    f"""
+    WITH c AS (
+        UPDATE customers SET version = version + 1, event_seq = event_seq + 1,
+            {", ".join(f"{name} = :{name}" for name in _CHANGEABLE)}
+        WHERE customer_id = :customer_id AND version = :read_version
+        RETURNING customer_id, version, event_seq
+    ), e AS (
+        INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload,
+            traceparent)
+        SELECT customer_id, event_seq, 'customer_updated', version, :now, CAST(:payload AS json),
+            CAST(:traceparent AS text)
+        FROM c
+    ), f AS (
+        INSERT INTO fact_changes (customer_id, event_seq, fact, old_value, new_value, principal,
+            changed_at)
+        SELECT c.customer_id, c.event_seq, n.fact, n.old_value, n.new_value, :principal, :now
+        FROM c CROSS JOIN unnest(CAST(:facts AS text[]), CAST(:old_values AS text[]),
+            CAST(:new_values AS text[])) AS n (fact, old_value, new_value)
+    )
+    SELECT count(*) FROM c
+    """
+)
+
+
+def update(
+    connection: Connection, before: Customer, after: Customer, moment: Moment, principal: str
+) -> bool:
+    """Store the changed facts of a customer, each with its old and new value, and one event; return
+    False if the version is no longer that of `before`. At least one fact differs."""
+    names = [name for name in _CHANGEABLE if getattr(before, name) != getattr(after, name)]
+    changes = [(name, _text(getattr(before, name)), _text(getattr(after, name))) for name in names]
+    shown = [
+        {
+            "fact": name,
+            "old": old if _CHANGEABLE[name] else None,
+            "new": new if _CHANGEABLE[name] else None,
+        }
+        for name, old, new in changes
+    ]
+    # Servers of the previous release read an ingestion's id as text.
+    payload = {"ingestion_id": "", "changes": shown, "principal": principal}
+    values = {
+        "customer_id": before.customer_id,
+        "read_version": before.version,
+        **{name: getattr(after, name) for name in _CHANGEABLE},
+        "payload": json.dumps(payload),
+        "facts": names,
+        "old_values": [old for _, old, _ in changes],
+        "new_values": [new for _, _, new in changes],
+        "principal": principal,
+        "now": moment.now,
+        "traceparent": tracing.traceparent(),
+    }
+    return _UPDATE.row(connection, values) == (1,)
+
+
+def _text(value: object) -> str:
+    """Return a fact in PostgreSQL's text format."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def with_current_holds(connection: Connection, found: CustomerView, day: date) -> CustomerView:

@@ -30,13 +30,14 @@ SCORE_CHANGING_KINDS = frozenset(
         "loan_created",
         "payment_recorded",
         "loan_closed",
-        "payment_reversed",
         "loan_offer_created",
         "loan_offer_ended",
+        "customer_updated",
     }
 )
-"""Kinds of events after which the customer's score is recomputed. Offers do not change it, but the
-version of the position to which it belongs."""
+"""Kinds of events after which the customer's score is recomputed, unless they are of an ingestion:
+its end recomputes the scores of all its customers. Offers do not change a score, but the version of
+the position to which it belongs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ _PUBLISHED = """events.event_id, events.customer_id, events.kind,
     CASE WHEN events.kind IN ('loan_declined', 'loan_offer_created', 'decision_referred')
             OR events.kind = 'loan_created' AND events.payload ->> 'offer_id' IS NULL
         THEN CAST(events.payload ->> 'decision_id' AS bigint) END AS decision_id,
+    events.kind = 'customer_updated' AND events.payload ->> 'ingestion_id' <> '' AS of_ingestion,
     events.traceparent"""
 # Within a customer by event_seq: events commit in that order, so none found is ahead of a gap.
 # Between customers any order is correct.
@@ -78,7 +80,8 @@ _PUBLISH = text(
             AND events.event_seq = waiting.event_seq
         RETURNING {_PUBLISHED}
     )
-    SELECT event_id, customer_id, kind, decision_id, traceparent FROM published ORDER BY event_id
+    SELECT event_id, customer_id, kind, decision_id, of_ingestion, traceparent
+    FROM published ORDER BY event_id
     """
 )
 
@@ -93,6 +96,8 @@ class PublishedEvent:
     # Of the event of a decision: loan_created (unless an offer was accepted), loan_declined,
     # loan_offer_created, decision_referred.
     decision_id: int | None
+    # Whether an ingestion wrote this customer_updated.
+    of_ingestion: bool
     # Of the work that it came from.
     traceparent: str | None
 

@@ -20,9 +20,9 @@ _ONE_ROW = "the row is replaced"
 GROWTH: Final[Mapping[str, Growth]] = {
     "customers": Growth("each customer", _KEPT),
     "phone_numbers": Growth("each phone number in use", "a customer gives it up"),
+    "former_phone_numbers": Growth("each phone number that UpdateCustomer replaced", _KEPT),
     "loans": Growth("each loan", _KEPT),
     "payments": Growth("each payment", _KEPT),
-    "payment_reversals": Growth("each payment that was reversed", _KEPT),
     "decisions": Growth(
         "each decision of CreateLoan and CreateLoanOffer", "kept: each can be replayed"
     ),
@@ -30,7 +30,7 @@ GROWTH: Final[Mapping[str, Growth]] = {
     "shadow_decisions": Growth("each of these decisions while there is a shadow scorecard", _KEPT),
     "referrals": Growth("each decision that was referred", "kept, as the decision is"),
     "score_history": Growth("each change of a customer's score", _KEPT),
-    "fact_changes": Growth("each fact that an import changed", _KEPT),
+    "fact_changes": Growth("each fact that an import or UpdateCustomer changed", _KEPT),
     "ingestions": Growth("each ingestion", "kept, with its counts"),
     "credit_scores": Growth("each customer", _ONE_ROW),
     "contested_customers": Growth("each customer whose id an import gave to another", _ONE_ROW),

@@ -7,7 +7,7 @@ built from whole columns, which takes a twentieth of the time of formatting row 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -38,15 +38,33 @@ CUSTOMER_FACTS = (
     "approved_limit_paise",
 )
 """The names of CustomerFacts, in tables and in frames."""
-_STORED_CUSTOMERS = f"""SELECT {", ".join(CUSTOMER_FACTS)}, imported
+_STORED_CUSTOMERS = f"""SELECT {", ".join(CUSTOMER_FACTS)}, imported, limit_set
     FROM customers WHERE customer_id = ANY(%s)"""
 _HOLDERS = (
     "SELECT phone_number, customer_id FROM phone_numbers WHERE phone_number = ANY(%s::text[])"
 )
+_FORMER_HOLDERS = """SELECT phone_number, customer_id FROM former_phone_numbers
+    WHERE phone_number = ANY(%s::text[])"""
 _INSERT_PHONE_NUMBERS = "COPY phone_numbers (phone_number, customer_id) FROM STDIN"
 _RELEASE_PHONE_NUMBERS = "DELETE FROM phone_numbers WHERE phone_number = ANY(%s::text[])"
-_INSERT_CUSTOMERS = f"""COPY customers ({", ".join(CUSTOMER_FACTS)}, imported, created_at,
-    position_as_of, position_valid_until) FROM STDIN"""
+_INSERT_CUSTOMERS = f"""COPY customers ({", ".join(CUSTOMER_FACTS)}, limit_set, imported,
+    created_at, position_as_of, position_valid_until) FROM STDIN"""
+
+
+class StoredFacts(NamedTuple):
+    """The facts of a stored customer, whether an import brought the customer, and the stored
+    `limit_set`."""
+
+    facts: CustomerFacts
+    imported: bool
+    limit_set: bool
+
+
+class NewLimit(NamedTuple):
+    """The approved limit in paise that a row leaves, and the `limit_set` to store with it."""
+
+    paise: int
+    limit_set: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +105,23 @@ _CHANGES = """json_agg(json_build_object('fact', fact,
             'old', CASE WHEN shown THEN old_value END, 'new', CASE WHEN shown THEN new_value END)
             ORDER BY place)"""
 # Events show no personal data.
-_FACTS_OF_CUSTOMERS = tuple((name, name == "approved_limit_paise") for name in CUSTOMER_FACTS[1:])
+_FACTS_OF_CUSTOMERS = (
+    *((name, name == "approved_limit_paise") for name in CUSTOMER_FACTS[1:]),
+    ("limit_set", True),
+)
 _UPDATE_CUSTOMERS = f"""
     WITH n AS (
         SELECT * FROM unnest(%(customer_id)s::bigint[], %(first_name)s::text[],
             %(last_name)s::text[], %(age)s::smallint[], %(monthly_income_paise)s::bigint[],
-            %(phone_number)s::text[], %(approved_limit_paise)s::bigint[])
-            AS n ({", ".join(CUSTOMER_FACTS)})
+            %(phone_number)s::text[], %(approved_limit_paise)s::bigint[], %(limit_set)s::bool[])
+            AS n ({", ".join(CUSTOMER_FACTS)}, limit_set)
     ), b AS MATERIALIZED (
         SELECT c.* FROM customers c JOIN n USING (customer_id)
     ), u AS (
         UPDATE customers c SET version = version + 1, event_seq = event_seq + 1,
             first_name = n.first_name, last_name = n.last_name, age = n.age,
             monthly_income_paise = n.monthly_income_paise, phone_number = n.phone_number,
-            approved_limit_paise = coalesce(n.approved_limit_paise, c.approved_limit_paise)
+            approved_limit_paise = n.approved_limit_paise, limit_set = n.limit_set
         FROM n WHERE c.customer_id = n.customer_id
         RETURNING c.*
     ), {_changed(_FACTS_OF_CUSTOMERS, "customer_id, u.event_seq, u.version", "customer_id")}, e AS (
@@ -174,13 +195,13 @@ def clear_contested(connection: Connection, ids: Sequence[int]) -> None:
 
 def stored_customers(
     connection: Connection, ids: Sequence[int], *, lock: bool
-) -> dict[int, tuple[CustomerFacts, bool]]:
-    """Return the stored facts of these customers, and whether each was imported, by id."""
+) -> dict[int, StoredFacts]:
+    """Return the stored facts of these customers by id."""
     cursor, wanted = driver_cursor(connection), np.array(ids, np.int64)
     groups = cluster.lockable(connection, wanted) if lock else (wanted,)
     statement = _STORED_CUSTOMERS + (" ORDER BY customer_id FOR NO KEY UPDATE" if lock else "")
     return {
-        row[0]: (row[:7], row[7])
+        row[0]: StoredFacts(row[:7], row[7], row[8])
         for group in groups
         for row in cursor.execute(statement, (Bigints(group),), binary=True)
     }
@@ -192,14 +213,25 @@ def phone_holders(connection: Connection, phone_numbers: Sequence[str]) -> dict[
     return {row[0]: row[1] for row in rows}
 
 
+def former_holders(
+    connection: Connection, phone_numbers: Sequence[str]
+) -> frozenset[tuple[str, int]]:
+    """Return (phone number, customer id) of the customers who had one of these phone numbers until
+    UpdateCustomer changed it."""
+    rows = driver_cursor(connection).execute(_FORMER_HOLDERS, (list(phone_numbers),), binary=True)
+    return frozenset((row[0], row[1]) for row in rows)
+
+
 def insert_customers(
     connection: Connection,
     customers: Sequence[CustomerFacts],
+    limits: Sequence[NewLimit],
     created_at: datetime,
     position_day: str,
     position_valid_until: str,
 ) -> None:
-    """Insert customers without loans, each with a limit, in order of id.
+    """Insert customers without loans, with these limits instead of those in their facts, in order
+    of id.
 
     The days are those of an empty position, in ISO format.
 
@@ -208,9 +240,9 @@ def insert_customers(
     _take_phone_numbers(connection, customers)
     rest = f"t\t{created_at.isoformat()}\t{position_day}\t{position_valid_until}\n"
     lines = [
-        f"{customer_id}\t{_escaped(first)}\t{_escaped(last)}\t{age}\t{income}\t{phone}\t{limit}\t"
-        + rest
-        for customer_id, first, last, age, income, phone, limit in sorted(customers)
+        f"{facts[0]}\t{_escaped(facts[1])}\t{_escaped(facts[2])}\t{facts[3]}\t{facts[4]}\t{facts[5]}\t"
+        f"{limit.paise}\t{'t' if limit.limit_set else 'f'}\t{rest}"
+        for facts, limit in sorted(zip(customers, limits, strict=True), key=lambda pair: pair[0][0])
     ]
     with driver_cursor(connection).copy(_INSERT_CUSTOMERS) as copy:
         copy.write("".join(lines))
@@ -230,12 +262,14 @@ def _escaped(name: str) -> str:
 def update_customers(
     connection: Connection,
     customers: Sequence[CustomerFacts],
+    limits: Sequence[NewLimit],
     old_phone_numbers: Sequence[str],
     origin: Origin,
 ) -> list[int]:
-    """Replace facts of locked customers, each of which differs from what is stored; a None limit
-    leaves the stored one. `old_phone_numbers` are their stored ones, in the same order. Record each
-    changed fact and write it as an event. Return the customers whose debt then exceeds their limit.
+    """Replace facts of locked customers, each of which differs from what is stored. `limits`, which
+    replace those in the facts, and `old_phone_numbers`, the stored ones, are in the same order.
+    Record each changed fact and write it as an event. Return the customers whose debt then exceeds
+    their limit.
 
     Raises psycopg.Error, a unique violation, if a phone number was taken meanwhile.
     """
@@ -250,6 +284,8 @@ def update_customers(
         _take_phone_numbers(connection, [facts for facts, _ in moved])
     columns = (list(column) for column in zip(*customers, strict=True))
     values = dict(zip(CUSTOMER_FACTS, columns, strict=True)) | _values(origin)
+    values["approved_limit_paise"] = [limit.paise for limit in limits]
+    values["limit_set"] = [limit.limit_set for limit in limits]
     found = driver_cursor(connection).execute(_UPDATE_CUSTOMERS, values).fetchone()
     return [] if found is None else found[0] or []
 
@@ -272,16 +308,14 @@ Their order is that of stored fingerprints, which an ingestion keeps across an u
 # whether they may be replaced. EMIs on time by payments recorded here are no fact of a source.
 STORED_LOAN_COLUMNS = ("place", *LOAN_FACTS, "imported", "has_payments", "ingestion_row")
 _STORED_LOANS = f"""
-    SELECT wanted.place::int - 1, l.principal_paise, l.annual_rate_bps,
-        coalesce(l.agreed_tenure_months, l.tenure_months),
-        coalesce(l.agreed_installment_paise, l.installment_paise),
-        coalesce(l.on_time_at_import::int,
-            l.emis_paid_on_time - CASE WHEN l.last_paid_on IS NULL THEN 0 ELSE (
-                SELECT coalesce(sum(p.on_time_count), 0)::int FROM payments p
-                WHERE p.customer_id = l.customer_id AND p.loan_id = l.loan_id
-            ) END),
+    SELECT wanted.place::int - 1, l.principal_paise, l.annual_rate_bps, l.tenure_months,
+        l.installment_paise,
+        l.emis_paid_on_time - CASE WHEN l.last_paid_on IS NULL THEN 0 ELSE (
+            SELECT coalesce(sum(p.on_time_count), 0)::int FROM payments p
+            WHERE p.customer_id = l.customer_id AND p.loan_id = l.loan_id
+        ) END,
         l.start_date - '2000-01-01'::date + {POSTGRES_EPOCH_DAY},
-        l.imported::int, (l.last_paid_on IS NOT NULL OR l.on_time_at_import IS NOT NULL)::int,
+        l.imported::int, (l.last_paid_on IS NOT NULL)::int,
         CASE WHEN l.ingestion_id = %s THEN l.ingestion_row END
     FROM unnest(%s, %s) WITH ORDINALITY AS wanted (customer_id, loan_id, place)
     JOIN loans l ON l.customer_id = wanted.customer_id AND l.loan_id = wanted.loan_id

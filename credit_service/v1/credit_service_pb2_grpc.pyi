@@ -67,6 +67,29 @@ class CreditServiceStub:
     INVALID_ARGUMENT (INVALID_FIELD): no key is set, or it is malformed. NOT_FOUND
     (CUSTOMER_NOT_FOUND).
     """
+    UpdateCustomer: grpc.UnaryUnaryMultiCallable[credit_service_pb2.UpdateCustomerRequest, credit_service_pb2.UpdateCustomerResponse]
+    """Changes facts of a customer: those in update_mask. An approved limit that was not set follows
+    the monthly income. Decisions that are being made meanwhile start again with the new facts.
+    Every change is recorded with the old and the new value, and published as customer_updated. If
+    all facts have the new values already, nothing changes and no event is published.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
+    NOT_FOUND (CUSTOMER_NOT_FOUND).
+    ALREADY_EXISTS (PHONE_NUMBER_TAKEN): another customer has the phone number.
+    FAILED_PRECONDITION (REQUEST_ID_REUSED): the request id was used with other content for the
+    same customer.
+    ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
+    same request id.
+    """
+    ListCustomerChanges: grpc.UnaryUnaryMultiCallable[credit_service_pb2.ListCustomerChangesRequest, credit_service_pb2.ListCustomerChangesResponse]
+    """Lists the changes of a customer's facts and of their loans' facts by UpdateCustomer and by
+    imports, latest first. Unlike events, it has the values of all facts, and is kept.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
+    NOT_FOUND (CUSTOMER_NOT_FOUND).
+    """
     ListCustomers: grpc.UnaryUnaryMultiCallable[credit_service_pb2.ListCustomersRequest, credit_service_pb2.ListCustomersResponse]
     """Lists customers in ascending order of id: all, or those whose name or phone number starts with
     a text.
@@ -194,49 +217,15 @@ class CreditServiceStub:
     """
     RecordPayment: grpc.UnaryUnaryMultiCallable[credit_service_pb2.RecordPaymentRequest, credit_service_pb2.RecordPaymentResponse]
     """Records a payment towards a loan. The payment settles installments in order, may cover part of
-    one or several of them, and closes the loan once all are settled. With purpose PART_PREPAYMENT
-    it repays principal at once, with FORECLOSURE all that is owed on the day.
-
-    It may be dated on any day from the loan's start to today: the loan is then computed again from
-    all its payments in the order of their days, and payments of one day in the order in which they
-    were recorded.
+    one or several of them, and closes the loan once all are settled.
 
     Errors:
     INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
     NOT_FOUND (CUSTOMER_NOT_FOUND, LOAN_NOT_FOUND).
     FAILED_PRECONDITION (PAYMENT_EXCEEDS_OUTSTANDING, LOAN_CLOSED, PAYMENT_IN_FUTURE,
-    PAYMENT_BEFORE_LOAN_START, PREPAYMENT_WHILE_OVERDUE, PREPAYMENT_TOO_LARGE,
-    FORECLOSURE_AMOUNT_DIFFERS, FORECLOSURE_BEFORE_PAYMENT, REQUEST_ID_REUSED).
+    PAYMENT_BEFORE_LOAN_START, PAYMENT_BEFORE_PREVIOUS, REQUEST_ID_REUSED).
     ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
     same request id.
-    """
-    ReversePayment: grpc.UnaryUnaryMultiCallable[credit_service_pb2.ReversePaymentRequest, credit_service_pb2.ReversePaymentResponse]
-    """Reverses a payment: the loan becomes what it would be without it. A closed loan may become
-    ACTIVE again; settled installments, the schedule, the customer's position and score follow.
-    Nothing is deleted, and earlier decisions stay as they are.
-
-    Errors:
-    INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
-    NOT_FOUND (PAYMENT_NOT_FOUND).
-    FAILED_PRECONDITION (PAYMENT_ALREADY_REVERSED, REQUEST_ID_REUSED).
-    ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
-    same request id.
-    """
-    ListPayments: grpc.UnaryUnaryMultiCallable[credit_service_pb2.ListPaymentsRequest, credit_service_pb2.ListPaymentsResponse]
-    """Lists the payments of a loan in the order in which they were recorded, reversed ones included.
-
-    Errors:
-    INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
-    NOT_FOUND (LOAN_NOT_FOUND).
-    """
-    GetForeclosureQuote: grpc.UnaryUnaryMultiCallable[credit_service_pb2.GetForeclosureQuoteRequest, credit_service_pb2.GetForeclosureQuoteResponse]
-    """Returns what closes a loan on a day. A payment of exactly `total` with purpose FORECLOSURE and
-    that day closes the loan, if no other payment is recorded before it.
-
-    Errors:
-    INVALID_ARGUMENT (INVALID_FIELD).
-    NOT_FOUND (LOAN_NOT_FOUND).
-    FAILED_PRECONDITION (LOAN_CLOSED, PAYMENT_BEFORE_LOAN_START, FORECLOSURE_BEFORE_PAYMENT).
     """
     GetDecision: grpc.UnaryUnaryMultiCallable[credit_service_pb2.GetDecisionRequest, credit_service_pb2.GetDecisionResponse]
     """Returns a stored decision with all its inputs.
@@ -354,6 +343,41 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): no key is set, or it is malformed. NOT_FOUND
         (CUSTOMER_NOT_FOUND).
+        """
+
+    @abc_1.abstractmethod
+    def UpdateCustomer(
+        self,
+        request: credit_service_pb2.UpdateCustomerRequest,
+        context: grpc.ServicerContext,
+    ) -> credit_service_pb2.UpdateCustomerResponse:
+        """Changes facts of a customer: those in update_mask. An approved limit that was not set follows
+        the monthly income. Decisions that are being made meanwhile start again with the new facts.
+        Every change is recorded with the old and the new value, and published as customer_updated. If
+        all facts have the new values already, nothing changes and no event is published.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
+        NOT_FOUND (CUSTOMER_NOT_FOUND).
+        ALREADY_EXISTS (PHONE_NUMBER_TAKEN): another customer has the phone number.
+        FAILED_PRECONDITION (REQUEST_ID_REUSED): the request id was used with other content for the
+        same customer.
+        ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
+        same request id.
+        """
+
+    @abc_1.abstractmethod
+    def ListCustomerChanges(
+        self,
+        request: credit_service_pb2.ListCustomerChangesRequest,
+        context: grpc.ServicerContext,
+    ) -> credit_service_pb2.ListCustomerChangesResponse:
+        """Lists the changes of a customer's facts and of their loans' facts by UpdateCustomer and by
+        imports, latest first. Unlike events, it has the values of all facts, and is kept.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
+        NOT_FOUND (CUSTOMER_NOT_FOUND).
         """
 
     @abc_1.abstractmethod
@@ -566,67 +590,15 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
         context: grpc.ServicerContext,
     ) -> credit_service_pb2.RecordPaymentResponse:
         """Records a payment towards a loan. The payment settles installments in order, may cover part of
-        one or several of them, and closes the loan once all are settled. With purpose PART_PREPAYMENT
-        it repays principal at once, with FORECLOSURE all that is owed on the day.
-
-        It may be dated on any day from the loan's start to today: the loan is then computed again from
-        all its payments in the order of their days, and payments of one day in the order in which they
-        were recorded.
+        one or several of them, and closes the loan once all are settled.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
         NOT_FOUND (CUSTOMER_NOT_FOUND, LOAN_NOT_FOUND).
         FAILED_PRECONDITION (PAYMENT_EXCEEDS_OUTSTANDING, LOAN_CLOSED, PAYMENT_IN_FUTURE,
-        PAYMENT_BEFORE_LOAN_START, PREPAYMENT_WHILE_OVERDUE, PREPAYMENT_TOO_LARGE,
-        FORECLOSURE_AMOUNT_DIFFERS, FORECLOSURE_BEFORE_PAYMENT, REQUEST_ID_REUSED).
+        PAYMENT_BEFORE_LOAN_START, PAYMENT_BEFORE_PREVIOUS, REQUEST_ID_REUSED).
         ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
         same request id.
-        """
-
-    @abc_1.abstractmethod
-    def ReversePayment(
-        self,
-        request: credit_service_pb2.ReversePaymentRequest,
-        context: grpc.ServicerContext,
-    ) -> credit_service_pb2.ReversePaymentResponse:
-        """Reverses a payment: the loan becomes what it would be without it. A closed loan may become
-        ACTIVE again; settled installments, the schedule, the customer's position and score follow.
-        Nothing is deleted, and earlier decisions stay as they are.
-
-        Errors:
-        INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
-        NOT_FOUND (PAYMENT_NOT_FOUND).
-        FAILED_PRECONDITION (PAYMENT_ALREADY_REVERSED, REQUEST_ID_REUSED).
-        ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
-        same request id.
-        """
-
-    @abc_1.abstractmethod
-    def ListPayments(
-        self,
-        request: credit_service_pb2.ListPaymentsRequest,
-        context: grpc.ServicerContext,
-    ) -> credit_service_pb2.ListPaymentsResponse:
-        """Lists the payments of a loan in the order in which they were recorded, reversed ones included.
-
-        Errors:
-        INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
-        NOT_FOUND (LOAN_NOT_FOUND).
-        """
-
-    @abc_1.abstractmethod
-    def GetForeclosureQuote(
-        self,
-        request: credit_service_pb2.GetForeclosureQuoteRequest,
-        context: grpc.ServicerContext,
-    ) -> credit_service_pb2.GetForeclosureQuoteResponse:
-        """Returns what closes a loan on a day. A payment of exactly `total` with purpose FORECLOSURE and
-        that day closes the loan, if no other payment is recorded before it.
-
-        Errors:
-        INVALID_ARGUMENT (INVALID_FIELD).
-        NOT_FOUND (LOAN_NOT_FOUND).
-        FAILED_PRECONDITION (LOAN_CLOSED, PAYMENT_BEFORE_LOAN_START, FORECLOSURE_BEFORE_PAYMENT).
         """
 
     @abc_1.abstractmethod

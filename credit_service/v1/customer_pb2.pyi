@@ -38,6 +38,7 @@ class Customer(message.Message):
     CREATED_TIME_FIELD_NUMBER: builtins.int
     HELD_CREDIT_FIELD_NUMBER: builtins.int
     HELD_INSTALLMENTS_FIELD_NUMBER: builtins.int
+    APPROVED_LIMIT_SET_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Id of the customer. Imported customers keep the id of their source, 1 to 999999999999999. Ids
     of customers registered here start at 1000000000000001 and stay below 2^53.
@@ -47,11 +48,17 @@ class Customer(message.Message):
     last_name: builtins.str
     """Last name, 1 to 50 characters of any script, trimmed."""
     age: builtins.int
-    """Age in completed years at the time the customer was stored, 18 to 120."""
+    """Age in completed years at the time it was stored or last changed, 18 to 120."""
     phone_number: builtins.str
     """Phone number in E.164 format, such as "+919876598765". Unique across customers."""
     version: builtins.int
     """Version of the customer's credit position. It increases with every change."""
+    approved_limit_set: builtins.bool
+    """Whether an import or UpdateCustomer set the approved limit. A limit that was set stays when the
+    income changes, until it is set again or returned to the rule; otherwise it follows the income.
+    A limit that an import set before this field existed counts as set if it differs from the rule
+    for the income.
+    """
     @builtins.property
     def monthly_income(self) -> money_pb2.Money:
         """Monthly income in INR, more than 0 and at most 10,00,00,000 (10 crore)."""
@@ -59,8 +66,7 @@ class Customer(message.Message):
     @builtins.property
     def approved_limit(self) -> money_pb2.Money:
         """Maximum total principal of the customer's active loans, in INR, 0 or more. It is 36 times the
-        monthly income, rounded half up to the nearest lakh (1,00,000), or the value in the source of
-        an imported customer.
+        monthly income, rounded half up to the nearest lakh (1,00,000), unless approved_limit_set.
         """
 
     @builtins.property
@@ -110,9 +116,10 @@ class Customer(message.Message):
         created_time: timestamp_pb2.Timestamp | None = ...,
         held_credit: money_pb2.Money | None = ...,
         held_installments: money_pb2.Money | None = ...,
+        approved_limit_set: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["approved_limit", b"approved_limit", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "held_credit", b"held_credit", "held_installments", b"held_installments", "monthly_income", b"monthly_income"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["age", b"age", "approved_limit", b"approved_limit", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "customer_id", b"customer_id", "first_name", b"first_name", "held_credit", b"held_credit", "held_installments", b"held_installments", "last_name", b"last_name", "monthly_income", b"monthly_income", "phone_number", b"phone_number", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["age", b"age", "approved_limit", b"approved_limit", "approved_limit_set", b"approved_limit_set", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "customer_id", b"customer_id", "first_name", b"first_name", "held_credit", b"held_credit", "held_installments", b"held_installments", "last_name", b"last_name", "monthly_income", b"monthly_income", "phone_number", b"phone_number", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

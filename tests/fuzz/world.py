@@ -7,6 +7,7 @@ from datetime import date, timedelta
 from typing import Any
 
 import grpc
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.type.date_pb2 import Date
 from google.type.decimal_pb2 import Decimal
@@ -19,6 +20,7 @@ from credit_service.v1 import ingestion_pb2, offer_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion
 from credit_service.v1 import scorecard_service_pb2 as scorecards
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from credit_service.v1.customer_pb2 import Customer
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
 from tests.fuzz.values import numbered_uuid
@@ -44,7 +46,6 @@ class World:
     loan_id: int
     decision_id: int
     offer_ids: tuple[int, ...]
-    payment_ids: tuple[int, ...]
     ingestion_ids: tuple[str, ...]
     request_ids: tuple[str, ...]
     page_tokens: tuple[str, ...]
@@ -116,25 +117,15 @@ def make(channel: grpc.Channel) -> World:
     answers = [calls.CreateLoan(_ask(each), timeout=20) for each in asks]
     held = [numbered_uuid("world", "offer", number) for number in range(3)]
     offers = [calls.CreateLoanOffer(_offer(each), timeout=20).offer for each in held]
-    paid = [numbered_uuid("world", "payment", number) for number in range(3)]
-    loan_id = answers[0].loan.loan_id
-    payments = [
-        calls.RecordPayment(_payment(each, loan_id), timeout=20).payment.payment_id for each in paid
-    ]
+    paid = numbered_uuid("world", "payment")
+    calls.RecordPayment(_payment(paid, answers[0].loan.loan_id), timeout=20)
     return World(
-        loan_id=loan_id,
+        loan_id=answers[0].loan.loan_id,
         decision_id=answers[0].decision_id,
         offer_ids=tuple(each.offer_id for each in offers),
-        payment_ids=tuple(payments),
         ingestion_ids=tuple(ids[:3]),
-        request_ids=(*asks, *held, *paid),
-        page_tokens=(
-            *_tokens(*stubs, ids[1]),
-            _scorecards(channel),
-            calls.ListPayments(
-                credit.ListPaymentsRequest(customer_id=1, loan_id=loan_id, page_size=1)
-            ).next_page_token,
-        ),
+        request_ids=(*asks, *held, paid),
+        page_tokens=(*_tokens(*stubs, ids[1]), _scorecards(channel)),
     )
 
 
@@ -215,6 +206,14 @@ def _offer(request_id: str) -> credit.CreateLoanOfferRequest:
     )
 
 
+def _update(request_id: str, **facts: Any) -> credit.UpdateCustomerRequest:
+    return credit.UpdateCustomerRequest(
+        request_id=request_id,
+        customer=Customer(customer_id=1, **facts),
+        update_mask=FieldMask(paths=list(facts)),
+    )
+
+
 def _payment(request_id: str, loan_id: int) -> credit.RecordPaymentRequest:
     return credit.RecordPaymentRequest(
         request_id=request_id, customer_id=1, loan_id=loan_id, amount=money(0, 10_000_000)
@@ -280,6 +279,13 @@ _BASES: Mapping[str, Any] = {
     "GetCustomer": lambda _, __: [
         [credit.GetCustomerRequest(customer_id=1)],
         [credit.GetCustomerRequest(phone_number="9876500001")],
+    ],
+    "UpdateCustomer": lambda _, fresh: [
+        [_update(fresh, age=41, phone_number=f"+91{7_100_000_000 + int(fresh[:7] or '0', 16)}")],
+        [_update(fresh, monthly_income=money(60_000), approved_limit=money(500_000))],
+    ],
+    "ListCustomerChanges": lambda _, __: [
+        [credit.ListCustomerChangesRequest(customer_id=1, page_size=2)]
     ],
     "ListCustomers": lambda world, _: [
         [credit.ListCustomersRequest(page_size=1, page_token=world.page_tokens[0])],
@@ -354,44 +360,6 @@ _BASES: Mapping[str, Any] = {
                 paid_on=day(date(2021, 1, 1)),
             )
         ],
-        [
-            credit.RecordPaymentRequest(
-                request_id=fresh,
-                customer_id=1,
-                loan_id=world.loan_id,
-                amount=money(0, 10_000_000),
-                purpose=2,  # type: ignore[arg-type]  # a number is one
-                prepayment_effect=2,  # type: ignore[arg-type]  # a number is one
-                validate_only=True,
-            )
-        ],
-    ],
-    "ReversePayment": lambda world, fresh: [
-        [
-            credit.ReversePaymentRequest(
-                request_id=fresh,
-                payment_id=each,
-                reason=1,  # type: ignore[arg-type]  # a number is one
-            )
-        ]
-        for each in world.payment_ids
-    ],
-    "ListPayments": lambda world, _: [
-        [
-            credit.ListPaymentsRequest(
-                customer_id=1,
-                loan_id=world.loan_id,
-                page_size=1,
-                page_token=world.page_tokens[7],
-            )
-        ]
-    ],
-    "GetForeclosureQuote": lambda world, _: [
-        [
-            credit.GetForeclosureQuoteRequest(
-                customer_id=1, loan_id=world.loan_id, paid_on=day(_tomorrow())
-            )
-        ]
     ],
     "GetDecision": lambda world, _: [[credit.GetDecisionRequest(decision_id=world.decision_id)]],
     "ListDecisions": lambda world, _: [

@@ -47,6 +47,7 @@ SAMPLES: Mapping[str, Mapping[str, Any]] = {
         "monthly_income": {"units": 50_000},
         "phone_number": "9876598765",
     },
+    "UpdateCustomer": {"customer": {"customer_id": 1, "age": 31}, "update_mask": "age"},
     "CreateLoan": {
         "customer_id": 1,
         "loan_amount": {"units": 100_000},
@@ -54,7 +55,6 @@ SAMPLES: Mapping[str, Mapping[str, Any]] = {
         "tenure_months": 12,
     },
     "RecordPayment": {"customer_id": 1, "loan_id": 1, "amount": {"units": 10}},
-    "ReversePayment": {"payment_id": 1, "reason": "PAYMENT_REVERSAL_REASON_BOUNCED"},
     "CreateLoanOffer": {
         "customer_id": 1,
         "loan_amount": {"units": 100_000},

@@ -100,9 +100,11 @@ def customer_reader(parse: Parse) -> Callable[[bytes], int]:
         if len(data) > _MAX_PARSED_BYTES:
             return 0
         try:
-            return int(getattr(parse(data), "customer_id", 0))
+            message = parse(data)
         except InvalidRequestError:
             return 0
+        # UpdateCustomer has the customer itself.
+        return int(getattr(getattr(message, "customer", message), "customer_id", 0))
 
     return customer_of
 

@@ -1,6 +1,5 @@
 """Convert messages of CreditService."""
 
-from collections.abc import Iterable
 from datetime import date, datetime
 from functools import lru_cache
 from typing import Any
@@ -8,7 +7,12 @@ from typing import Any
 from credit_service.clock import Moment
 from credit_service.commands.create_loan import CreateLoan
 from credit_service.commands.register_customer import RegisterCustomer
-from credit_service.domain.customers import validate_new_customer
+from credit_service.commands.update_customer import UpdateCustomer
+from credit_service.domain.customers import (
+    CustomerChange,
+    validate_customer_change,
+    validate_new_customer,
+)
 from credit_service.domain.decisions import decode_inputs
 from credit_service.domain.eligibility import (
     CounterOffer,
@@ -19,6 +23,7 @@ from credit_service.domain.eligibility import (
 )
 from credit_service.domain.errors import (
     OUT_OF_RANGE,
+    REQUIRED,
     InvalidFieldsError,
 )
 from credit_service.domain.loans import (
@@ -30,7 +35,6 @@ from credit_service.domain.loans import (
     ScheduledInstallment,
     book,
     last_installment_paise,
-    principal_outstanding_paise,
     repayment_plan,
     validate_ask,
 )
@@ -52,6 +56,7 @@ from credit_service.rpc.convert.fields import (
     fill_date,
     fill_money,
     fill_time,
+    quoted,
     read_id,
     read_money,
     read_rate_bps,
@@ -112,6 +117,59 @@ def read_register_customer(request: credit_service_pb2.RegisterCustomerRequest) 
     return RegisterCustomer(request_id, customer)
 
 
+CHANGEABLE_FIELDS = (
+    "first_name",
+    "last_name",
+    "age",
+    "monthly_income",
+    "phone_number",
+    "approved_limit",
+)
+"""The fields of Customer that UpdateCustomer changes."""
+
+
+def read_update_customer(request: credit_service_pb2.UpdateCustomerRequest) -> UpdateCustomer:
+    """The command of an UpdateCustomer request. Raises InvalidFieldsError."""
+    violations = Violations()
+    request_id = read_request_id(request, violations)
+    customer_id = read_id(request.customer.customer_id, "customer.customer_id", violations)
+    change = _read_customer_change(request, violations)
+    violations.raise_if_any()
+    return UpdateCustomer(request_id, customer_id, change)
+
+
+def _read_customer_change(
+    request: credit_service_pb2.UpdateCustomerRequest, violations: Violations
+) -> CustomerChange:
+    customer = request.customer
+    paths = set(request.update_mask.paths)
+    expected = ", ".join(CHANGEABLE_FIELDS)
+    if not paths:
+        violations.add("update_mask", REQUIRED, f"is required: at least one of {expected}.")
+    for path in sorted(paths.difference(CHANGEABLE_FIELDS))[:_MAX_PATHS_NAMED]:
+        violations.add(
+            "update_mask", OUT_OF_RANGE, f"must list only {expected}, found {quoted(path)}."
+        )
+    given: dict[str, Any] = {
+        name: getattr(customer, name)
+        for name in ("first_name", "last_name", "age", "phone_number")
+        if name in paths
+    }
+    if "monthly_income" in paths:
+        income = read_money(customer, "monthly_income", violations, "customer.monthly_income")
+        given["monthly_income_paise"] = income
+    if "approved_limit" in paths and customer.HasField("approved_limit"):
+        limit = read_money(customer, "approved_limit", violations, "customer.approved_limit")
+        given["approved_limit_paise"] = limit
+    elif "approved_limit" in paths:
+        given["limit_by_rule"] = True
+    try:
+        return validate_customer_change(**given, prefix="customer.")
+    except InvalidFieldsError as error:
+        violations.merge(error)
+        return CustomerChange()
+
+
 def read_create_loan(request: credit_service_pb2.CreateLoanRequest) -> CreateLoan:
     """The command of a CreateLoan request. Raises InvalidFieldsError."""
     violations = Violations()
@@ -134,6 +192,7 @@ def read_check_eligibility(
 
 
 _CACHED_COMPONENTS = 4_096
+_MAX_PATHS_NAMED = 10
 
 
 _LOAN_STATES = {state: loan_pb2.LoanState.Value(f"LOAN_STATE_{state.name}") for state in LoanState}
@@ -213,6 +272,7 @@ def fill_customer(message: customer_pb2.Customer, view: CustomerView) -> None:
     fill_money(message.held_installments, position.held_installments_paise)
     message.version = customer.version
     fill_time(message.created_time, customer.created_at)
+    message.approved_limit_set = customer.has_set_limit
 
 
 @lru_cache(maxsize=_CACHED_COMPONENTS)
@@ -456,9 +516,6 @@ def fill_loan(message: loan_pb2.Loan, loan: Loan) -> None:
     fill_money(message.outstanding, outstanding)
     fill_money(message.paid_amount, paid)
     fill_money(message.last_installment, repayment_plan(loan).last_paise)
-    fill_money(message.principal_outstanding, principal_outstanding_paise(loan))
-    message.agreed_tenure_months = loan.agreed_tenure_months
-    fill_money(message.agreed_monthly_installment, loan.agreed_installment_paise)
     if loan.closed_on is not None:
         fill_date(message.closed_on, loan.closed_on)
     due = next_unsettled_due_date(loan)
@@ -470,34 +527,20 @@ def write_schedule(
     found: RepaymentSchedule,
 ) -> credit_service_pb2.GetRepaymentScheduleResponse:
     """The response of GetRepaymentSchedule."""
-    prepaid = found.prepaid_principal_paise
-    response = credit_service_pb2.GetRepaymentScheduleResponse(
+    schedule = found.schedule
+    outstanding = paid_and_outstanding_paise(found.loan)[1]
+    return credit_service_pb2.GetRepaymentScheduleResponse(
         installments=[
             write_installment(line, progress, found.settled_on.get(line.number))
-            for line, progress in zip(found.installments, found.progress, strict=True)
+            for line, progress in zip(schedule.installments, found.progress, strict=True)
         ],
+        totals=loan_pb2.ScheduleTotals(
+            payments=write_money(schedule.total_payment_paise),
+            principal=write_money(schedule.total_principal_paise),
+            interest=write_money(schedule.total_interest_paise),
+            outstanding=write_money(outstanding),
+        ),
     )
-    outstanding = paid_and_outstanding_paise(found.loan)[1]
-    fill_totals(response.totals, found.installments, prepaid, outstanding)
-    return response
-
-
-def fill_totals(
-    message: loan_pb2.ScheduleTotals,
-    installments: Iterable[ScheduledInstallment],
-    prepaid_principal_paise: int,
-    outstanding_paise: int,
-) -> None:
-    """Fill an empty message with the totals of installments and of what was prepaid beside them."""
-    principal, interest = prepaid_principal_paise, 0
-    for line in installments:
-        principal += line.principal_paise
-        interest += line.interest_paise
-    fill_money(message.payments, principal + interest)
-    fill_money(message.principal, principal)
-    fill_money(message.interest, interest)
-    fill_money(message.outstanding, outstanding_paise)
-    fill_money(message.prepaid_principal, prepaid_principal_paise)
 
 
 def write_installment(

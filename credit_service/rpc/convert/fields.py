@@ -83,22 +83,26 @@ def quoted(text: str) -> str:
 # Readers. Each reads the field of that name from a message.
 
 
-def read_money(message: Any, field: str, violations: Violations) -> int | None:
-    """Paise of a google.type.Money; None, with a violation, when it cannot be read."""
+def read_money(
+    message: Any, field: str, violations: Violations, path: str | None = None
+) -> int | None:
+    """Paise of a google.type.Money; None, with a violation of `path` (default: the field), when it
+    cannot be read."""
+    path = path or field
     if not message.HasField(field):
-        violations.add(field, REQUIRED, "is required.")
+        violations.add(path, REQUIRED, "is required.")
         return None
     money = getattr(message, field)
     currency = money.currency_code
     units: int = money.units
     nanos: int = money.nanos
     if currency and currency != CURRENCY:
-        violations.add(field, INVALID_FORMAT, f"must be in INR, found {quoted(currency)}.")
+        violations.add(path, INVALID_FORMAT, f"must be in INR, found {quoted(currency)}.")
         return None
     if nanos:
         if not -_MAX_NANOS <= nanos <= _MAX_NANOS or (units and (units > 0) != (nanos > 0)):
             violations.add(
-                field,
+                path,
                 INVALID_FORMAT,
                 f"must have nanos below 1,000,000,000 with the same sign as units, found units "
                 f"{units} and nanos {nanos}.",
@@ -106,7 +110,7 @@ def read_money(message: Any, field: str, violations: Violations) -> int | None:
             return None
         if nanos % _NANOS_PER_PAISA:
             violations.add(
-                field,
+                path,
                 INVALID_FORMAT,
                 f"must be whole paise (multiples of 10,000,000 nanos), found nanos {nanos}.",
             )

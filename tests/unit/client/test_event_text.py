@@ -3,14 +3,7 @@
 import pytest
 
 from credit_service.client.event_text import EventText, describe
-from credit_service.v1 import (
-    decision_pb2,
-    event_pb2,
-    ingestion_pb2,
-    loan_pb2,
-    offer_pb2,
-    scorecard_pb2,
-)
+from credit_service.v1 import decision_pb2, event_pb2, ingestion_pb2, offer_pb2, scorecard_pb2
 from credit_service.v1.event_pb2 import CreditEvent
 
 MONEY = {"units": 1_00_000}
@@ -128,36 +121,6 @@ def event(payload: dict[str, object]) -> CreditEvent:
             EventText("Loan 9 of customer 101 closed", ""),
         ),
         (
-            {
-                "payment_reversed": {
-                    "loan_id": 9,
-                    "reason": loan_pb2.PAYMENT_REVERSAL_REASON_WRONG_LOAN,
-                    "amount": MONEY,
-                    "outstanding": {"units": 23_000},
-                    "reopened": True,
-                }
-            },
-            EventText(
-                "Payment of ₹1,00,000 by customer 101 reversed",
-                "wrong loan: loan 9, ₹23,000 outstanding, loan reopened",
-            ),
-        ),
-        (
-            {
-                "loan_prepaid": {
-                    "loan_id": 9,
-                    "prepaid_principal": MONEY,
-                    "tenure_months": 10,
-                    "monthly_installment": {"units": 8_884},
-                    "outstanding": {"units": 23_000},
-                }
-            },
-            EventText(
-                "₹1,00,000 of loan 9 prepaid by customer 101",
-                "now 10 months of ₹8,884, ₹23,000 outstanding",
-            ),
-        ),
-        (
             {"score_changed": {"credit_score": {"score": 52}, "previous_score": 38}},
             EventText("Score of customer 101: 52", "previous score: 38"),
         ),
@@ -187,6 +150,25 @@ def event(payload: dict[str, object]) -> CreditEvent:
                 "Phone number, Approved limit 1.00 → 2.00",
                 "ingestion id",
             ),
+        ),
+        (
+            {
+                "customer_updated": {
+                    "principal": "meera",
+                    "changes": [
+                        {"field": "monthly_income"},
+                        {"field": "approved_limit_set", "previous": "true", "current": "false"},
+                    ],
+                }
+            },
+            EventText(
+                "Customer 101 changed by meera",
+                "Monthly income, Approved limit set true → false",
+            ),
+        ),
+        (
+            {"customer_updated": {"changes": [{"field": "age"}]}},
+            EventText("Customer 101 changed", "Age"),
         ),
         (
             {

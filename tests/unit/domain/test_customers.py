@@ -1,5 +1,8 @@
 """Validation of customers."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -7,8 +10,11 @@ from hypothesis import strategies as st
 from credit_service.domain import customers
 from credit_service.domain.customers import (
     MAX_MONTHLY_INCOME_PAISE,
+    Customer,
+    CustomerChange,
     NewCustomer,
     approved_limit_paise,
+    changed,
     clean_name,
     parse_phone_number,
     validate_new_customer,
@@ -241,3 +247,74 @@ def test_bounds(field: str, value: object, fits: bool) -> None:
     else:
         with pytest.raises(InvalidFieldsError):
             valid(**{field: value})
+
+
+CUSTOMER = Customer(
+    1,
+    "Asha",
+    "Rao",
+    30,
+    5_000_000,
+    "+919876598765",
+    180_000_000,
+    3,
+    datetime(2026, 1, 1, tzinfo=UTC),
+)
+
+
+@given(
+    st.integers(1, MAX_MONTHLY_INCOME_PAISE),
+    st.none() | st.integers(0, customers.MAX_LIMIT_PAISE),
+    st.none() | st.integers(1, MAX_MONTHLY_INCOME_PAISE),
+    st.none() | st.integers(0, customers.MAX_LIMIT_PAISE),
+    st.booleans(),
+)
+def test_a_limit_follows_the_income_unless_it_was_set(
+    income: int, set_limit: int | None, new_income: int | None, new_limit: int | None, rule: bool
+) -> None:
+    limit = approved_limit_paise(income) if set_limit is None else set_limit
+    before = replace(
+        CUSTOMER,
+        monthly_income_paise=income,
+        approved_limit_paise=limit,
+        limit_set=set_limit is not None,
+    )
+    change = CustomerChange(
+        monthly_income_paise=new_income,
+        approved_limit_paise=new_limit,
+        limit_by_rule=rule and new_limit is None,
+    )
+    after = changed(before, change)
+    by_rule = approved_limit_paise(after.monthly_income_paise)
+    if new_limit is not None:
+        assert (after.approved_limit_paise, after.has_set_limit) == (new_limit, True)
+    elif rule or set_limit is None:
+        assert (after.approved_limit_paise, after.has_set_limit) == (by_rule, False)
+    else:
+        assert (after.approved_limit_paise, after.has_set_limit) == (limit, True)
+    assert after.monthly_income_paise == (new_income or income)
+    assert changed(after, change) == after
+    assert (after.version, after.first_name) == (before.version, before.first_name)
+
+
+def test_a_change_names_every_bad_fact_with_its_path() -> None:
+    with pytest.raises(InvalidFieldsError) as caught:
+        customers.validate_customer_change(
+            first_name=" ",
+            last_name="A" * 51,
+            age=17,
+            monthly_income_paise=0,
+            phone_number="12",
+            approved_limit_paise=-1,
+            prefix="customer.",
+        )
+    assert [each.field for each in caught.value.violations] == [
+        "customer.first_name",
+        "customer.last_name",
+        "customer.age",
+        "customer.monthly_income",
+        "customer.phone_number",
+        "customer.approved_limit",
+    ]
+    assert all(each.message.startswith(each.field) for each in caught.value.violations)
+    assert customers.validate_customer_change(first_name=" Asha ") == CustomerChange("Asha")

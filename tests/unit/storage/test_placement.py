@@ -13,6 +13,7 @@ from credit_service.storage import (
     bookings,
     customers,
     decisions,
+    fact_changes,
     loans,
     offers,
     payments,
@@ -26,9 +27,8 @@ TABLES = list(metadata.tables.values())
 _NODES = (EVERYWHERE["placement"], LOCAL["placement"])
 
 # Every statement of CheckEligibility, GetCreditScore, GetCustomer by id, GetLoan of a customer,
-# CreateLoan, RecordPayment, ReversePayment, ListPayments, CreateLoanOffer and the ends of offers,
-# except those that find a customer by the id of a payment or an offer; and the statement that
-# finds who has a phone number.
+# CreateLoan, RecordPayment, CreateLoanOffer and the ends of offers, those of UpdateCustomer, and
+# the statements that find who has or had a phone number.
 HOT = {
     "customers._BY_ID": customers._BY_ID,
     "customers._POSITION": customers._POSITION,
@@ -36,7 +36,11 @@ HOT = {
     "customers._LOCK": customers._LOCK,
     "customers._LOAN_OF_CUSTOMER": customers._LOAN_OF_CUSTOMER,
     "customers._HOLDER": customers._HOLDER,
+    "customers._FORMER_HOLDERS": customers._FORMER_HOLDERS,
+    "customers._UPDATE": customers._UPDATE,
+    "fact_changes._PAGE": fact_changes._PAGE,
     "requests._FIND": requests._FIND,
+    "requests._CUSTOMER_AFTER": requests._CUSTOMER_AFTER,
     "bookings.READ": bookings.READ,
     "bookings.WRITE_APPROVED": bookings.WRITE_APPROVED,
     "bookings.WRITE_DECLINED": bookings.WRITE_DECLINED,
@@ -52,10 +56,7 @@ HOT = {
     "payments._READ": payments._READ,
     "payments._SETTLEMENTS": payments._SETTLEMENTS,
     "payments._WRITE": payments._WRITE,
-    "payments._WRITE_REPLAYED": payments._WRITE_REPLAYED,
-    "payments._REVERSE": payments._REVERSE,
-    "payments._HISTORY": payments._HISTORY,
-    "payments._PAGE": payments._PAGE,
+    "payments._WITH_LOAN": payments._WITH_LOAN,
     "policy_facts.READ": policy_facts.READ,
     "referrals.APPROVE": referrals.APPROVE,
     "referrals.DECLINE": referrals.DECLINE,
