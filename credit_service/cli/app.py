@@ -308,6 +308,49 @@ def customer(
 
 
 @app.command(group=_USE)
+def update_customer(
+    customer_id: CustomerId,
+    /,
+    *,
+    first_name: Annotated[str | None, Parameter(help="New first name.")] = None,
+    last_name: Annotated[str | None, Parameter(help="New last name.")] = None,
+    age: Annotated[int | None, Parameter(help="New age in years.")] = None,
+    income: Annotated[str | None, Parameter(help="New monthly income in rupees.")] = None,
+    phone: Annotated[str | None, Parameter(help="New phone number.")] = None,
+    limit: Annotated[
+        str | None,
+        Parameter(
+            help="New approved limit in rupees, which stays when the income changes; or `rule`, "
+            "the limit that follows the income."
+        ),
+    ] = None,
+    request_id: Annotated[
+        UUID | None,
+        Parameter(help="Request id that makes a repeat safe. Default: a new id."),
+    ] = None,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Change facts of a customer: those that are given."""
+    from credit_service.cli import show
+
+    change = show.CustomerChange(
+        customer_id, first_name, last_name, age, income, phone, limit, request_id
+    )
+    return show.update_customer(target, change, as_json=json)
+
+
+@app.command(group=_USE)
+def changes(
+    customer_id: CustomerId, /, *, limit: Limit = 50, target: Target = _HERE, json: Json = False
+) -> int:
+    """List the changes of a customer's facts and loans, latest first."""
+    from credit_service.cli import show
+
+    return show.customer_changes(target, customer_id, _bounded(limit), as_json=json)
+
+
+@app.command(group=_USE)
 def score(customer_id: CustomerId, /, *, target: Target = _HERE, json: Json = False) -> int:
     """Show a customer's credit score, component by component."""
     from credit_service.cli import show

@@ -37,6 +37,7 @@ from credit_service.console.security import Drafts, Guard, Sessions, is_loopback
 from credit_service.console.views import (
     asks,
     backtests,
+    changes,
     checks,
     customers,
     dashboard,
@@ -75,6 +76,8 @@ _PAGES: tuple[tuple[str, str, View], ...] = (
     ("GET", "/qa/customers/new", customers.registration),
     ("POST", "/qa/customers/new", customers.register),
     ("GET", "/qa/customers/{customer_id}", customers.show),
+    ("GET", "/qa/customers/{customer_id}/edit", changes.form),
+    ("POST", "/qa/customers/{customer_id}/edit", changes.change),
     ("GET", "/qa/customers/{customer_id}/loans/{loan_id}", loans.show),
     ("POST", "/qa/customers/{customer_id}/loans/{loan_id}/pay", loans.pay),
     ("GET", "/qa/customers/{customer_id}/loans/{loan_id}/schedule.csv", loans.schedule_csv),
@@ -127,6 +130,7 @@ _PAGES: tuple[tuple[str, str, View], ...] = (
 
 _FORMS: dict[View, View] = {
     customers.register: customers.registration,
+    changes.change: changes.form,
     loans.pay: loans.show,
     lending.apply: lending.review,
     ingestions.upload: ingestions.index,
@@ -267,6 +271,7 @@ def _templates(settings: Settings) -> jinja2.Environment:
         outcome=formats.outcome,
         inr_of_paise=format_inr,
         plain_amount=formats.plain_amount,
+        figure=formats.figure,
         civil=formats.civil,
         iso=formats.iso,
         instant=partial(formats.instant, zone=zone),

@@ -74,6 +74,16 @@ class Service:
         request = pb.GetCustomerRequest(customer_id=customer_id)
         return self._unary(self._credit.GetCustomer, request).customer
 
+    def update_customer(self, request: pb.UpdateCustomerRequest) -> Customer:
+        """UpdateCustomer."""
+        return self._unary(self._credit.UpdateCustomer, request).customer
+
+    def customer_changes(
+        self, request: pb.ListCustomerChangesRequest
+    ) -> pb.ListCustomerChangesResponse:
+        """ListCustomerChanges."""
+        return self._unary(self._credit.ListCustomerChanges, request)
+
     def customers(self, request: pb.ListCustomersRequest) -> pb.ListCustomersResponse:
         """ListCustomers."""
         return self._unary(self._credit.ListCustomers, request)

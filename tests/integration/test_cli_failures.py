@@ -50,6 +50,8 @@ CALLING: dict[str, tuple[str, ...]] = {
     "check-file": ("{csv}",),
     "call": ("ListCustomers",),
     "customer": ("1",),
+    "update-customer": ("1", "--age=31"),
+    "changes": ("1",),
     "score": ("1",),
     "check": ("1", "1000", "10", "12"),
     "loans": ("1",),
@@ -69,6 +71,7 @@ CALLING: dict[str, tuple[str, ...]] = {
     "scorecard trial": (),
     "backtest": ("{scorecard}",),
 }
+WRITING = ("pay", "update-customer")
 LOCAL: dict[str, tuple[str, ...]] = {
     "scorecard check": ("{scorecard}",),
     "doctor": (),
@@ -264,7 +267,7 @@ def test_a_database_without_the_schema(run: Run, command: str, servers: tuple[st
 def test_an_unreachable_service_is_reported_in_one_line(run: Run, command: str) -> None:
     arguments = (*COMMANDS[command], "--address=127.0.0.1:1")
     done = run(command, *arguments, DATABASE_URL="mysql://of/another/program")
-    if command == "pay":
+    if command in WRITING:
         # Also how to repeat it safely.
         done = Done(done.code, done.errors.split("\n", 1)[1])
     _is_one_line(done, UNAVAILABLE, "No credit service answers at 127.0.0.1:1")
@@ -280,7 +283,7 @@ def test_an_invalid_address_is_reported_in_one_line(run: Run, command: str, addr
         Done(
             done.code,
             done.errors.split("\n", 1)[-1]
-            if command == "pay" and done.errors.count("\n") > 1
+            if command in WRITING and done.errors.count("\n") > 1
             else done.errors,
         ),
         USAGE,

@@ -1,6 +1,7 @@
 """Pages of the console, and commands that show the same, before a server in this process."""
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -15,9 +16,10 @@ from credit_service.ingestion.uploads import run_upload
 from credit_service.spreadsheets import samples, templates
 from credit_service.spreadsheets.columns import COLUMNS
 from credit_service.storage.database import Database
+from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
-from tests.consoles import Visitor, console
+from tests.consoles import Answer, Visitor, console
 from tests.integration.conftest import Edge
 from tests.integration.lending import ask, import_loans, register
 from tests.integration.test_referrals import activate_referring
@@ -105,6 +107,44 @@ def test_the_date_order_is_sent_to_the_service(visitor: Visitor, database_url: s
     assert [send(order) for order in ("dmy", "mdy", "ymd")] == ["DMY", "MDY", "YMD"]
     assert send("column") == send("") == "None"
     assert "Choose the order of numeric dates." in send("ydm")
+
+
+def test_only_the_edited_fields_of_a_customer_change(server: Edge, visitor: Visitor) -> None:
+    customer = register(server.credit, "9876500001")
+    register(server.credit, "9876500002")
+    home, page = f"/qa/customers/{customer}", f"/qa/customers/{customer}/edit"
+    assert "No fact of this customer has changed." in visitor.ask(home).text
+    shown = visitor.ask(page).text
+    fields = dict(re.findall(r'<input [^>]*name="([a-z_]+)"[^>]* value="([^"]*)"', shown))
+    assert fields["was_monthly_income"] == fields["monthly_income"] == "50000"
+    assert fields.pop("csrf_token")
+    # A change of another field after the form was shown stays.
+    update = pb.UpdateCustomerRequest(request_id=str(uuid4()))
+    update.customer.customer_id, update.customer.last_name = customer, "Sen"
+    update.update_mask.paths.append("last_name")
+    server.credit.UpdateCustomer(update)
+
+    def send(**edited: str) -> Answer:
+        return visitor.send(page, **{**fields, "request_id": str(uuid4()), **edited})
+
+    taken = send(phone_number="9876500002", age="x")
+    assert taken.status == 400
+    assert "Enter a whole number." in taken.text
+    taken = send(phone_number="9876500002")
+    assert (taken.status, "already registered" in taken.text) == (409, True)
+    assert send(monthly_income="₹ 1,00,000", age="31").status == 303
+    assert "2 fields of customer" in visitor.ask(home).text
+    stored = server.credit.GetCustomer(pb.GetCustomerRequest(customer_id=customer)).customer
+    assert (stored.last_name, stored.age, stored.approved_limit.units) == ("Sen", 31, 36_00_000)
+    limit = send(limit_by_rule="", approved_limit="some")
+    assert (limit.status, "Enter rupees" in limit.text) == (400, True)
+    assert send(limit_by_rule="", approved_limit="700000").status == 303
+    assert send().headers["location"] == home
+    listed = visitor.ask(home).text
+    assert "The limit was set." in listed
+    assert "<bdi>₹50,000.00</bdi></td> <td><bdi>₹1,00,000.00" in listed
+    assert send(was_limit_by_rule="", limit_by_rule="yes").status == 303
+    assert "The limit follows the income." in visitor.ask(home).text
 
 
 def upload_customers(server: Edge, database: Database, content: str) -> str:

@@ -274,7 +274,7 @@ def test_help_is_fast_and_complete() -> None:
     for command in (
         *("up", "serve", "worker", "migrate", "ingest", "sample-data", "demo", "call", "customer"),
         *("score", "check", "loans", "loan", "schedule", "pay", "decisions", "decision", "events"),
-        *("offers",),
+        *("offers", "update-customer", "changes"),
         *("doctor", "completion", "token", "scorecard", "backtest", "replay"),
     ):
         assert f"│ {command} " in done.stdout

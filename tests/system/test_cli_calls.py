@@ -342,6 +342,25 @@ def test_offers_are_listed_with_their_rate_and_state(run: Run) -> None:
     assert "There are no offers" in run("offers", "106").errors
 
 
+def test_a_customer_is_changed_and_the_changes_are_listed(run: Run) -> None:
+    changed = run("update-customer", "104", "--income=1,00,000", "--last-name=Iyer")
+    assert "Iyer" in changed.words
+    again = ("update-customer", "104", "--limit=5,00,000", f"--request-id={uuid.uuid4()}")
+    first, second = run(*again, "--json"), run(*again, "--json")
+    assert first.document == second.document
+    assert first.document["customer"]["approved_limit_set"] is True
+    assert "5,00,000.00, set" in run("customer", "104").words
+    assert "by the income" in run("update-customer", "104", "--limit=rule").words
+    listed = run("changes", "104", "--limit=2", "--json").document
+    assert [each["facts"][0]["current"] for each in listed["changes"]][1] == "500000.00"
+    assert listed["more"] is True
+    # The value may be broken over two lines.
+    assert "Iyer" in run("changes", "104").words
+    nothing = run("update-customer", "104")
+    assert (nothing.code, "--first-name" in nothing.errors) == (2, True)
+    assert run("update-customer", "104", "--age=7").code == 1
+
+
 def test_a_loan_is_checked_booked_and_paid(run: Run) -> None:
     request = {
         "customer_id": 101,

@@ -133,6 +133,12 @@ def show(page: Page) -> Response:
     )
     offers, offers_problem = page.attempt(lambda: page.service.offers(offers_request))
     history, history_problem = page.attempt(lambda: _history(page, customer_id))
+    changes_request = pb.ListCustomerChangesRequest(
+        customer_id=customer_id,
+        page_size=SHOWN_DECISIONS,
+        page_token=page.query.get("changes_token", ""),
+    )
+    changes, changes_problem = page.attempt(lambda: page.service.customer_changes(changes_request))
     return page.render(
         "customer.html",
         customer=customer,
@@ -148,6 +154,8 @@ def show(page: Page) -> Response:
         offers_problem=offers_problem,
         history=history,
         history_problem=history_problem,
+        changes=changes,
+        changes_problem=changes_problem,
     )
 
 
