@@ -63,6 +63,16 @@ def _placed(connection: Connection) -> set[str]:
     return {row[0] for row in _PLACED.rows(connection, {})}
 
 
+def keys_of_new_table(
+    connection: Connection, *keys: ForeignKeyConstraint
+) -> tuple[ForeignKeyConstraint, ...]:
+    """Return the foreign keys with which a migration creates a table: none on a cluster.
+
+    There `distribute` adds them, because no table refers to a distributed one before it is placed.
+    """
+    return () if is_distributed(connection) else keys
+
+
 def lockable(connection: Connection, customer_ids: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Yield the ids in groups that one statement can lock: all together, and on a cluster those of
     each shard, in the order of shards and ids."""

@@ -6,15 +6,22 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-from sqlalchemy import text
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine, exc, inspect, text
 
 from credit_service.cli.demo import _Demo
-from credit_service.commands.create_loan import CreateLoan, create_loan
+from credit_service.commands.create_loan import (
+    CreateLoan,
+    CreateLoanOffer,
+    create_loan,
+    create_loan_offer,
+)
 from credit_service.commands.record_payment import RecordPayment, record_payment
 from credit_service.domain.eligibility import Ask
 from credit_service.storage import cluster, event_stream, migrate
 from credit_service.storage.database import Database
-from credit_service.storage.tables import LOCAL, metadata
+from credit_service.storage.tables import EVERYWHERE, LOCAL, metadata
 from tests import citus
 from tests.integration.portfolio import LAKH, a_customer, a_good_customer, on
 from tests.system.up import credit_service, environment, up
@@ -22,6 +29,15 @@ from tests.system.up import credit_service, environment, up
 TODAY = on(date(2026, 6, 10))
 on_a_cluster = pytest.mark.skipif(not citus.url(), reason="TEST_CITUS_URL is not set")
 on_one_server = pytest.mark.one_server("tests a server without Citus")
+
+# Of the schema 0015.
+_EARLIER_CUSTOMERS = """INSERT INTO customers (customer_id, first_name, last_name, age,
+        monthly_income_paise, phone_number, approved_limit_paise, imported, created_at,
+        position_as_of, position_valid_until)
+    SELECT n, 'Asha', 'Rao', 30, 100, '+9191000000' || 10 + n, 0, true, now(), '2025-06-15',
+        '2025-06-16'
+    FROM generate_series(1, 40) n"""
+_PLACED = "SELECT table_name::text, citus_table_type FROM citus_tables"
 
 
 @pytest.fixture
@@ -149,6 +165,64 @@ def test_every_table_is_placed_as_declared(database: Database, database_url: str
     assert migrate.drift(database_url) == []
     done = credit_service("migrate", "--distributed", env=environment(DATABASE_URL=database_url))
     assert "All tables were already distributed." in done.stdout
+
+
+def _distributed_by_an_earlier_release(
+    url: str, revision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Migrate an empty database to the schema of an earlier release, and place its tables."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    with engine.begin() as connection, monkeypatch.context() as earlier:
+        names = inspect(connection).get_table_names()
+        known = [each for each in cluster._DISTRIBUTED if each.name in names]
+        earlier.setattr(cluster, "_DISTRIBUTED", known)
+        cluster.distribute(connection)
+    engine.dispose()
+
+
+@on_a_cluster
+def test_a_distributed_database_of_an_earlier_release_is_migrated(
+    servers: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"earlier_{uuid4().hex[:12]}"
+    with citus.scratch_database(servers[0], name) as plain_url:
+        url = plain_url.replace("postgresql://", "postgresql+psycopg://", 1)
+        _distributed_by_an_earlier_release(url, "0015", monkeypatch)
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(text(_EARLIER_CUSTOMERS))
+        done = credit_service("migrate", "--distributed", env=environment(DATABASE_URL=url))
+        assert done.returncode == 0, done.stderr
+        assert "These tables are now distributed: " in done.stdout
+        assert "loan_offers" in done.stdout
+        with engine.begin() as connection:
+            placed = connection.execute(text(_PLACED)).all()
+            assert {(name, kind) for name, kind in placed} == {
+                (table.name, "reference" if table.info == EVERYWHERE else "distributed")
+                for table in metadata.tables.values()
+                if table.info != LOCAL
+            }
+            kept = connection.execute(text("SELECT count(*), sum(customer_id) FROM customers"))
+            assert kept.one() == (40, 820)
+        engine.dispose()
+        assert migrate.drift(url) == []
+        database = Database(url)
+        customer_id = a_good_customer(database, TODAY)
+        ask = Ask(LAKH, 1200, 12)
+        _, offer = create_loan_offer(
+            database, CreateLoanOffer(uuid4(), customer_id, ask), TODAY, "tests"
+        )
+        assert offer is not None
+        assert create_loan(database, CreateLoan(uuid4(), customer_id, ask), TODAY, "tests").loan_id
+        with pytest.raises(exc.DBAPIError, match="rows are facts and never change"):
+            change(database, "DELETE FROM loan_offers")
+        database.dispose()
 
 
 @on_a_cluster

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from credit_service.storage import cluster
+
 revision = "0016"
 down_revision = "0015"
 branch_labels = None
@@ -123,11 +125,13 @@ def upgrade() -> None:
         " FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
     )
     op.execute(_REFUSE_OLD_SERVERS)
-    op.execute(
-        "CREATE TRIGGER loans_beside_held_credit BEFORE INSERT ON loans FOR EACH ROW"
-        " WHEN (NEW.held_at_booking_paise IS NULL AND NOT NEW.imported)"
-        " EXECUTE FUNCTION refuse_held_credit()"
-    )
+    # No servers of the previous release run while a cluster is migrated.
+    if not cluster.is_distributed(op.get_bind()):
+        op.execute(
+            "CREATE TRIGGER loans_beside_held_credit BEFORE INSERT ON loans FOR EACH ROW"
+            " WHEN (NEW.held_at_booking_paise IS NULL AND NOT NEW.imported)"
+            " EXECUTE FUNCTION refuse_held_credit()"
+        )
 
 
 def _create_offers() -> None:
@@ -193,12 +197,15 @@ def _create_offers() -> None:
             "(state = 'WITHDRAWN') = (reason IS NOT NULL)",
             name=op.f("loan_offers_withdrawn_reason_check"),
         ),
-        sa.ForeignKeyConstraint(
-            ["customer_id", "decision_id"],
-            ["decisions.customer_id", "decisions.decision_id"],
-            name=op.f("loan_offers_customer_id_decision_id_fkey"),
-        ),
         sa.PrimaryKeyConstraint("customer_id", "offer_id", name="loan_offers_pkey"),
+        *cluster.keys_of_new_table(
+            op.get_bind(),
+            sa.ForeignKeyConstraint(
+                ["customer_id", "decision_id"],
+                ["decisions.customer_id", "decisions.decision_id"],
+                name=op.f("loan_offers_customer_id_decision_id_fkey"),
+            ),
+        ),
     )
     op.create_index("loan_offers_offer_id_idx", "loan_offers", ["offer_id"])
     for name, column in (("open", "customer_id"), ("ending", "last_day")):
@@ -211,7 +218,7 @@ def _create_offers() -> None:
 
 
 def downgrade() -> None:
-    op.execute("DROP TRIGGER loans_beside_held_credit ON loans")
+    op.execute("DROP TRIGGER IF EXISTS loans_beside_held_credit ON loans")
     op.execute("DROP FUNCTION refuse_held_credit()")
     op.drop_table("loan_offers")
     op.execute("DROP SEQUENCE offer_ids")

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from credit_service.storage import cluster
+
 revision = "0017"
 down_revision = "0016"
 branch_labels = None
@@ -25,8 +27,11 @@ def upgrade() -> None:
         sa.Column("effective_on", sa.Date(), nullable=False),
         sa.Column("version", sa.Text(), nullable=False),
         sa.Column("principal", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["version"], ["scorecards.version"], name="scorecard_schedule_version_fkey"
+        *cluster.keys_of_new_table(
+            op.get_bind(),
+            sa.ForeignKeyConstraint(
+                ["version"], ["scorecards.version"], name="scorecard_schedule_version_fkey"
+            ),
         ),
         sa.PrimaryKeyConstraint("effective_on", name="scorecard_schedule_pkey"),
     )
@@ -50,8 +55,11 @@ def upgrade() -> None:
             "(effective_on IS NOT NULL) = (kind IN ('SCHEDULED', 'ACTIVATED'))",
             name="scorecard_changes_effective_on_given_check",
         ),
-        sa.ForeignKeyConstraint(
-            ["version"], ["scorecards.version"], name="scorecard_changes_version_fkey"
+        *cluster.keys_of_new_table(
+            op.get_bind(),
+            sa.ForeignKeyConstraint(
+                ["version"], ["scorecards.version"], name="scorecard_changes_version_fkey"
+            ),
         ),
         sa.PrimaryKeyConstraint("change_number", name="scorecard_changes_pkey"),
         sa.UniqueConstraint("request_id", name="scorecard_changes_request_id_key"),

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from credit_service.storage import cluster
+
 revision = "0020"
 down_revision = "0019"
 branch_labels = None
@@ -60,15 +62,18 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "char_length(reason) BETWEEN 1 AND 500", name="referrals_reason_length_check"
         ),
-        sa.ForeignKeyConstraint(
-            ["customer_id", "decision_id"],
-            ["decisions.customer_id", "decisions.decision_id"],
-            name="referrals_customer_id_decision_id_fkey",
-        ),
-        sa.ForeignKeyConstraint(
-            ["customer_id", "result_decision_id"],
-            ["decisions.customer_id", "decisions.decision_id"],
-            name="referrals_customer_id_result_decision_id_fkey",
+        *cluster.keys_of_new_table(
+            op.get_bind(),
+            sa.ForeignKeyConstraint(
+                ["customer_id", "decision_id"],
+                ["decisions.customer_id", "decisions.decision_id"],
+                name="referrals_customer_id_decision_id_fkey",
+            ),
+            sa.ForeignKeyConstraint(
+                ["customer_id", "result_decision_id"],
+                ["decisions.customer_id", "decisions.decision_id"],
+                name="referrals_customer_id_result_decision_id_fkey",
+            ),
         ),
         sa.PrimaryKeyConstraint("customer_id", "decision_id", name="referrals_pkey"),
     )
