@@ -22,17 +22,20 @@ POINTS = frozenset(
         # The decision is made, and nothing is written.
         "create_loan.before_write",
         "record_payment.before_write",
+        "reverse_payment.before_write",
         "end_offer.before_write",
         "update_customer.before_write",
         # Everything is written, including the request's record, in an open transaction: a retry
         # after a lost race.
         "create_loan.before_commit",
         "record_payment.before_commit",
+        "reverse_payment.before_commit",
         "end_offer.before_commit",
         "update_customer.before_commit",
         # Committed; cache and caller do not have the result yet.
         "create_loan.after_commit",
         "record_payment.after_commit",
+        "reverse_payment.after_commit",
         "end_offer.after_commit",
         "update_customer.after_commit",
         # A COPY of a batch of rows is in progress.

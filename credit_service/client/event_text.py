@@ -9,6 +9,7 @@ from credit_service.v1 import (
     decision_pb2,
     event_pb2,
     ingestion_pb2,
+    loan_pb2,
     offer_pb2,
     referral_pb2,
     scorecard_pb2,
@@ -92,6 +93,27 @@ def _paid(event: event_pb2.CreditEvent) -> EventText:
 
 def _closed(event: event_pb2.CreditEvent) -> EventText:
     return EventText(f"Loan {event.loan_closed.loan_id} of customer {event.customer_id} closed")
+
+
+def _reversed(event: event_pb2.CreditEvent) -> EventText:
+    reversal = event.payment_reversed
+    reason = words(enum_name(reversal.reason, loan_pb2.PaymentReversalReason)).lower()
+    reopened = ", loan reopened" if reversal.reopened else ""
+    return EventText(
+        f"Payment of {inr_short(reversal.amount)} by customer {event.customer_id} reversed",
+        f"{reason}: loan {reversal.loan_id}, {inr_short(reversal.outstanding)} outstanding"
+        f"{reopened}",
+    )
+
+
+def _prepaid(event: event_pb2.CreditEvent) -> EventText:
+    prepaid = event.loan_prepaid
+    return EventText(
+        f"{inr_short(prepaid.prepaid_principal)} of loan {prepaid.loan_id} prepaid by customer "
+        f"{event.customer_id}",
+        f"now {prepaid.tenure_months} months of {inr_short(prepaid.monthly_installment)}, "
+        f"{inr_short(prepaid.outstanding)} outstanding",
+    )
 
 
 def _scored(event: event_pb2.CreditEvent) -> EventText:
@@ -205,6 +227,8 @@ _DESCRIBERS: dict[str, Callable[[event_pb2.CreditEvent], EventText]] = {
     "loan_offer_ended": _offer_ended,
     "payment_recorded": _paid,
     "loan_closed": _closed,
+    "payment_reversed": _reversed,
+    "loan_prepaid": _prepaid,
     "score_changed": _scored,
     "rows_ingested": _rows_ingested,
     "customer_updated": _customer_updated,

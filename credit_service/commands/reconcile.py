@@ -4,7 +4,7 @@ A difference is a defect of the service. The command corrects it at once, stores
 `discrepancies`, and logs it.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -25,7 +25,6 @@ from credit_service.domain.scoring import score
 from credit_service.observability import metrics
 from credit_service.storage import positions, reconciliation, scorecards, scores
 from credit_service.storage.database import Database
-from credit_service.storage.reconciliation import PaymentTotals
 from credit_service.storage.scores import Scored
 
 SAMPLE = 500
@@ -75,7 +74,7 @@ def reconcile(database: Database, moment: Moment, sample: int = SAMPLE) -> Recon
 
 def _differences(
     stored: Scored,
-    loans: list[tuple[Loan, PaymentTotals]],
+    loans: list[tuple[Loan, Loan]],
     holds: list[Hold],
     scorecard: Scorecard,
     zone: ZoneInfo,
@@ -97,10 +96,8 @@ def _differences(
     # Such a position is valid on no day, and is computed from the facts where it is needed.
     if position != computed and is_valid_on(position, position.as_of):
         differences["position"] = (asdict(position), asdict(computed))
-    for loan, totals in loans:
-        settled = loan.settled_at_import + totals.settled_count
-        if (loan.paid_paise, loan.installments_settled) != (totals.amount_paise, settled):
-            right = replace(loan, paid_paise=totals.amount_paise, installments_settled=settled)
+    for loan, right in loans:
+        if loan != right:
             differences[f"loan {loan.loan_id}"] = (asdict(loan), asdict(right))
     line = stored.stored
     if (

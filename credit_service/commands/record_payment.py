@@ -1,4 +1,8 @@
-"""Record a payment on a loan: settle installments in order, and close the loan after the last."""
+"""Record a payment on a loan: installments, a part prepayment or a foreclosure, on any day.
+
+A payment for installments that is in order of the days takes two statements. Every other payment
+also reads the loan's payments, and the loan is computed from all of them.
+"""
 
 import time
 from dataclasses import dataclass, replace
@@ -11,13 +15,27 @@ from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
 from credit_service.commands.idempotency import fingerprint, used_before
+from credit_service.domain import payment_recording
 from credit_service.domain.errors import NotFoundError
+from credit_service.domain.loan_replay import LoanAccount, PaymentFact
 from credit_service.domain.loans import Loan, unknown_loan
-from credit_service.domain.payments import apply_payment, outstanding_paise
+from credit_service.domain.payments import (
+    PaymentPurpose,
+    PrepaymentEffect,
+    apply_payment,
+    outstanding_paise,
+)
 from credit_service.domain.positions import CreditPosition, is_valid_on, with_loan, with_payment
+from credit_service.domain.scorecard import Scorecard
 from credit_service.storage import payments, positions, scorecards
 from credit_service.storage.database import Database, LostRaceError, constraint_of
-from credit_service.storage.payments import PaymentWrite, StoredPayment
+from credit_service.storage.payments import (
+    LoanHistory,
+    LoanWrite,
+    PaymentRead,
+    PaymentWrite,
+    StoredPayment,
+)
 
 _METHOD = "RecordPayment"
 _RACE_CONSTRAINTS = frozenset({"requests_pkey", "payments_pkey"})
@@ -25,21 +43,31 @@ _RACE_CONSTRAINTS = frozenset({"requests_pkey", "payments_pkey"})
 
 @dataclass(frozen=True, slots=True)
 class RecordPayment:
-    """A payment to record; `paid_on` None means today."""
+    """A payment to record; `paid_on` None means today. `effect` is None unless it is a part
+    prepayment. With `validate_only` nothing is stored."""
 
     request_id: UUID
     customer_id: int
     loan_id: int
     amount_paise: int
     paid_on: date | None
+    purpose: PaymentPurpose = PaymentPurpose.INSTALLMENTS
+    effect: PrepaymentEffect | None = None
+    validate_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedPayment:
-    """The payment, and the loan right after it."""
+    """The payment, and the loan right after it. `account` is None after a payment for installments
+    in order of the days: then the loan alone says what it settled. A payment that was only
+    validated has id 0. `has_schedule` says whether the caller gets the installments that are
+    left."""
 
     payment: StoredPayment
     loan: Loan
+    account: LoanAccount | None = None
+    prepaid_principal_paise: int = 0
+    has_schedule: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +75,20 @@ class _Recorded:
     """A response; for a new payment with the position after it."""
 
     answer: RecordedPayment
-    scorecard_version: str
-    position_after: CreditPosition | None
+    scorecard_version: str = ""
+    position_after: CreditPosition | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Effects:
+    """What a payment does: the loan after it, and what of that is its own."""
+
+    loan_after: Loan
+    settled_numbers: range
+    on_time_count: int
+    charge_paise: int = 0
+    prepaid_principal_paise: int = 0
+    account: LoanAccount | None = None
 
 
 def record_payment(
@@ -65,7 +105,8 @@ def record_payment(
 
     Raises:
         NotFoundError: LOAN_NOT_FOUND, CUSTOMER_NOT_FOUND.
-        PreconditionFailedError: the rules of `domain.payments.apply_payment`.
+        PreconditionFailedError: the rules of `domain.payments.apply_payment` and of
+            `domain.payment_recording.record_payment`.
         RequestIdReusedError: the id was used for other content.
         RetryLaterError: other calls kept the customer busy for too long.
     """
@@ -79,6 +120,8 @@ def record_payment(
             return _record(connection, command, content, moment, principal, lock=number > 0)
 
     recorded = database.retry(attempt)
+    if command.validate_only:
+        return recorded.answer
     failpoints.reach("record_payment.after_commit")
     if cache is not None and recorded.position_after is not None:
         cache.put([recorded.position_after], recorded.scorecard_version, moment, read_at=started_at)
@@ -105,33 +148,123 @@ def _record(
     )
     if read is None:
         raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
-    record = used_before(connection, read.request, command.request_id, _METHOD, content)
-    if record is not None:
-        answer = _as_recorded(connection, command, record.payment_number or 0)
-        return _Recorded(answer, "", None)
+    if not command.validate_only:
+        record = used_before(connection, read.request, command.request_id, _METHOD, content)
+        if record is not None:
+            return _Recorded(_as_recorded(connection, command, record.payment_number or 0))
     before = read.loan
     if before is None:
         raise unknown_loan(command.customer_id, command.loan_id)
 
     scorecard = scorecards.get(connection, read.scorecard_version)
     paid_on = command.paid_on or moment.today
-    outcome = apply_payment(
-        before, command.amount_paise, paid_on, moment.today, scorecard.grace_days
-    )
-    after = outcome.loan_after
-    position = read.position
-    payment = PaymentWrite(
-        request_id=command.request_id,
-        fingerprint=content,
-        amount_paise=command.amount_paise,
-        paid_on=paid_on,
-        outcome=outcome,
-        outstanding_paise=outstanding_paise(after),
-        read_version=position.version,
-        position_after=_position_after(connection, position, before, after, moment.today),
-        principal=principal,
+    if _is_in_order(command, before, paid_on):
+        effects = _applied(before, command, paid_on, moment.today, scorecard)
+    else:
+        # If the loan has changed since it was read, so has the customer's version, and the guarded
+        # write fails.
+        history = _history(connection, command.customer_id, command.loan_id)
+        if not command.validate_only:
+            history.raise_if_used(command.request_id)
+        before = history.loan
+        effects = _replayed(history, command, paid_on, moment.today, scorecard)
+    if command.validate_only:
+        return _Recorded(_validated(command, paid_on, moment, principal, effects))
+    payment = _payment_write(
+        connection, command, content, moment, principal, read, before, paid_on, effects, scorecard
     )
     failpoints.reach("record_payment.before_write")
+    stored = _store(connection, payment, moment)
+    if lock:
+        failpoints.reach("record_payment.before_commit")
+    return _Recorded(
+        _answer(command, stored, effects), scorecard.version, payment.effects.position_after
+    )
+
+
+def _is_in_order(command: RecordPayment, loan: Loan, paid_on: date) -> bool:
+    """Return whether the loan after the payment follows from the loan alone."""
+    return (
+        command.purpose is PaymentPurpose.INSTALLMENTS
+        and (loan.last_paid_on is None or paid_on >= loan.last_paid_on)
+        and not command.validate_only
+    )
+
+
+def _applied(
+    loan: Loan, command: RecordPayment, paid_on: date, today: date, scorecard: Scorecard
+) -> _Effects:
+    outcome = apply_payment(loan, command.amount_paise, paid_on, today, scorecard.grace_days)
+    return _Effects(
+        outcome.loan_after,
+        range(loan.installments_settled + 1, outcome.loan_after.installments_settled + 1),
+        len(outcome.on_time_numbers),
+    )
+
+
+def _replayed(
+    history: LoanHistory, command: RecordPayment, paid_on: date, today: date, scorecard: Scorecard
+) -> _Effects:
+    fact = PaymentFact(
+        payment_number=history.last_payment_number + 1,
+        amount_paise=command.amount_paise,
+        paid_on=paid_on,
+        purpose=command.purpose,
+        effect=command.effect,
+        grace_days=scorecard.grace_days,
+    )
+    recording = payment_recording.record_payment(
+        history.loan, history.facts(), fact, today, scorecard.prepayment_charge_bps
+    )
+    applied = recording.applied
+    return _Effects(
+        recording.account.loan,
+        applied.settled_numbers,
+        applied.on_time_count,
+        applied.fact.charge_paise,
+        applied.prepaid_principal_paise,
+        recording.account,
+    )
+
+
+def _payment_write(
+    connection: Connection,
+    command: RecordPayment,
+    content: bytes,
+    moment: Moment,
+    principal: str,
+    read: PaymentRead,
+    before: Loan,
+    paid_on: date,
+    effects: _Effects,
+    scorecard: Scorecard,
+) -> PaymentWrite:
+    after, position = effects.loan_after, read.position
+    return PaymentWrite(
+        LoanWrite(
+            request_id=command.request_id,
+            fingerprint=content,
+            principal=principal,
+            read_version=position.version,
+            position_after=position_after(connection, position, before, after, moment.today),
+            loan_after=after,
+            outstanding_paise=outstanding_paise(after),
+            is_replayed=effects.account is not None,
+        ),
+        amount_paise=command.amount_paise,
+        paid_on=paid_on,
+        settled_numbers=effects.settled_numbers,
+        on_time_count=effects.on_time_count,
+        grace_days=scorecard.grace_days,
+        purpose=command.purpose,
+        effect=command.effect,
+        charge_paise=effects.charge_paise,
+        prepaid_principal_paise=effects.prepaid_principal_paise,
+    )
+
+
+def _store(connection: Connection, payment: PaymentWrite, moment: Moment) -> StoredPayment:
+    """Store the payment. Raises LostRaceError if a concurrent request changed the customer."""
     try:
         stored = payments.write(connection, payment, moment)
     except exc.IntegrityError as error:
@@ -140,18 +273,15 @@ def _record(
         raise
     if stored is None:
         raise LostRaceError("version")
-    if lock:
-        failpoints.reach("record_payment.before_commit")
-    answer = RecordedPayment(stored, after)
-    return _Recorded(answer, scorecard.version, payment.position_after)
+    return stored
 
 
-def _position_after(
+def position_after(
     connection: Connection, position: CreditPosition, before: Loan, after: Loan, day: date
 ) -> CreditPosition:
-    """Return the position after the payment. The cost grows with the customer's other loans only if
-    the stored position is outdated, or the loan closed and its next due date was the position's
-    first change."""
+    """Return the position after a loan has changed. The cost grows with the customer's other loans
+    only if the stored position is outdated, or the loan closed and its next due date was the
+    position's first change."""
     if is_valid_on(position, day):
         moved = with_payment(position, before, after, day)
         if moved is not None:
@@ -161,20 +291,62 @@ def _position_after(
     return with_loan(others, after, day)
 
 
+def _answer(command: RecordPayment, stored: StoredPayment, effects: _Effects) -> RecordedPayment:
+    return RecordedPayment(
+        stored,
+        effects.loan_after,
+        effects.account,
+        effects.prepaid_principal_paise,
+        command.validate_only or command.purpose is PaymentPurpose.PART_PREPAYMENT,
+    )
+
+
+def _validated(
+    command: RecordPayment, paid_on: date, moment: Moment, principal: str, effects: _Effects
+) -> RecordedPayment:
+    """Return the response of a payment that is not stored."""
+    payment = StoredPayment(
+        customer_id=command.customer_id,
+        loan_id=command.loan_id,
+        payment_number=0,
+        payment_id=0,
+        request_id=command.request_id,
+        amount_paise=command.amount_paise,
+        paid_on=paid_on,
+        recorded_at=moment.now,
+        settled_numbers=effects.settled_numbers,
+        on_time_count=effects.on_time_count,
+        closed_loan=effects.loan_after.closed_on is not None,
+        principal=principal,
+        purpose=command.purpose,
+        effect=command.effect,
+        charge_paise=effects.charge_paise,
+    )
+    return _answer(command, payment, effects)
+
+
 def _as_recorded(
     connection: Connection, command: RecordPayment, payment_number: int
 ) -> RecordedPayment:
     """Return the first response to the payment, although the loan may have changed since."""
-    loan, made = payments.with_loan(connection, command.customer_id, command.loan_id)
-    until, later = made[:payment_number], made[payment_number:]
-    payment = until[-1]
-    then = replace(
-        loan,
-        installments_settled=loan.installments_settled
-        - sum(len(each.settled_numbers) for each in later),
-        emis_paid_on_time=loan.emis_paid_on_time - sum(each.on_time_count for each in later),
-        paid_paise=sum(each.amount_paise for each in until),
-        last_paid_on=payment.paid_on,
-        closed_on=payment.paid_on if payment.closed_loan else None,
+    history = _history(connection, command.customer_id, command.loan_id)
+    account = history.after_payment(payment_number)
+    payment = history.payment(payment_number)
+    prepaid = account.applied_payment(payment_number).prepaid_principal_paise
+    effects = _Effects(
+        account.loan,
+        payment.settled_numbers,
+        payment.on_time_count,
+        payment.charge_paise,
+        prepaid,
+        account,
     )
-    return RecordedPayment(payment, then)
+    # A later reversal was not in the first response.
+    return _answer(command, replace(payment, reversal=None), effects)
+
+
+def _history(connection: Connection, customer_id: int, loan_id: int) -> LoanHistory:
+    found = payments.history(connection, customer_id, loan_id)
+    if found is None:
+        raise unknown_loan(customer_id, loan_id)
+    return found

@@ -47,8 +47,8 @@ def _href(event: event_pb2.CreditEvent) -> str:
             return f"/qa/offers/{event.loan_offer_ended.offer_id}"
         case "payment_recorded":
             return f"{customer}/loans/{event.payment_recorded.payment.loan_id}"
-        case "loan_closed":
-            return f"{customer}/loans/{event.loan_closed.loan_id}"
+        case "loan_closed" | "payment_reversed" | "loan_prepaid" as payload:
+            return f"{customer}/loans/{getattr(event, payload).loan_id}"
         case "rows_ingested":
             return f"/qa/ingestions/{event.rows_ingested.ingestion_id}"
         case "customer_updated" if event.customer_updated.ingestion_id:

@@ -6,13 +6,20 @@ from datetime import date
 from credit_service.domain.calendar import installments_due_by
 from credit_service.domain.loan_replay import LoanAccount, payoff
 from credit_service.domain.loans import (
+    Loan,
     LoanState,
     balance_after_paise,
     principal_outstanding_paise,
     repayment_plan,
 )
 from credit_service.domain.money import divide_half_up
-from credit_service.domain.payments import closed_error, outstanding_paise, paid_in_all_paise
+from credit_service.domain.payments import (
+    closed_error,
+    outstanding_paise,
+    paid_in_all_paise,
+    rejection,
+    require_payable,
+)
 
 _BPS = 10_000
 
@@ -21,7 +28,8 @@ _BPS = 10_000
 class ForeclosureQuote:
     """The amount that closes a loan on `day`, and its parts, in paise.
 
-    total = principal outstanding + past interest + running interest - paid in part + charge.
+    total = principal outstanding + past interest + running interest - paid in part + charge
+          = principal not due + overdue + running interest - paid ahead + charge.
 
     `past_interest_paise` is that of the installments that are due and not settled,
     `running_interest_paise` that of the days since the last due date, and `paid_in_part_paise` what
@@ -39,6 +47,31 @@ class ForeclosureQuote:
     total_paise: int
     interest_per_day_paise: int
     interest_saved_paise: int
+    principal_not_due_paise: int
+    # The unpaid part of the installments that are due.
+    overdue_paise: int
+
+    @property
+    def paid_ahead_paise(self) -> int:
+        """What was paid on the next installment, ahead of its due date."""
+        return self.paid_in_part_paise if self.overdue_paise == 0 else 0
+
+
+def require_foreclosable(loan: Loan, day: date) -> None:
+    """Raise PreconditionFailedError if a foreclosure on `day` would not be the loan's last payment.
+
+    LOAN_CLOSED, PAYMENT_BEFORE_LOAN_START or FORECLOSURE_BEFORE_PAYMENT, checked in this order.
+    """
+    require_payable(loan, day, day)
+    if loan.last_paid_on is not None and day < loan.last_paid_on:
+        raise rejection(
+            loan,
+            "FORECLOSURE_BEFORE_PAYMENT",
+            f"The foreclosure is dated {day}, before the loan's last payment on "
+            f"{loan.last_paid_on}; use that day or a later one.",
+            paid_on=day,
+            last_paid_on=loan.last_paid_on,
+        )
 
 
 def quote(account: LoanAccount, day: date, charge_bps: int) -> ForeclosureQuote:
@@ -68,7 +101,9 @@ def quote(account: LoanAccount, day: date, charge_bps: int) -> ForeclosureQuote:
     in_part = paid - plan.first_paise(settled)
     left = outstanding_paise(loan)
     if number == loan.tenure_months:
-        return ForeclosureQuote(day, principal, past - principal, 0, in_part, 0, left, 0, 0)
+        return ForeclosureQuote(
+            day, principal, past - principal, 0, in_part, 0, left, 0, 0, 0, left
+        )
     balance = balance_after_paise(loan, number)
     # As after a payment of what is due.
     found = payoff(loan, max(paid, plan.first_paise(number)), number, day, account.accrual)
@@ -85,4 +120,6 @@ def quote(account: LoanAccount, day: date, charge_bps: int) -> ForeclosureQuote:
         total_paise=amount + charge,
         interest_per_day_paise=divide_half_up(*found.per_day),
         interest_saved_paise=left - amount,
+        principal_not_due_paise=balance,
+        overdue_paise=arrears,
     )

@@ -97,6 +97,10 @@ class LoanAccount:
         """The whole current schedule, in order: 1 … tenure."""
         return self.past_installments + schedule(self.loan).installments
 
+    def applied_payment(self, payment_number: int) -> AppliedPayment:
+        """The payment with that number, which must be one of `applied`."""
+        return next(each for each in self.applied if each.fact.payment_number == payment_number)
+
     @property
     def prepaid_principal_paise(self) -> int:
         """The principal that prepayments repaid: with that of the installments, the principal."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 
 from credit_service.domain.calendar import installments_due_by
-from credit_service.domain.foreclosure import quote
+from credit_service.domain.foreclosure import quote, require_foreclosable
 from credit_service.domain.loan_replay import AppliedPayment, LoanAccount, PaymentFact, replay
 from credit_service.domain.loans import Loan, principal_outstanding_paise, repayment_plan
 from credit_service.domain.payments import (
@@ -43,14 +43,15 @@ def record_payment(
     Raises:
         InvalidFieldsError: the amount is 0 or less.
         PreconditionFailedError: LOAN_CLOSED, PAYMENT_IN_FUTURE, PAYMENT_BEFORE_LOAN_START,
-            PREPAYMENT_WHILE_OVERDUE, PREPAYMENT_TOO_LARGE, FORECLOSURE_AMOUNT_DIFFERS or
-            PAYMENT_EXCEEDS_OUTSTANDING, checked in this order.
+            PREPAYMENT_WHILE_OVERDUE, PREPAYMENT_TOO_LARGE, FORECLOSURE_BEFORE_PAYMENT,
+            FORECLOSURE_AMOUNT_DIFFERS or PAYMENT_EXCEEDS_OUTSTANDING, checked in this order.
     """
     require_positive(payment.amount_paise)
     require_payable(loan, payment.paid_on, today)
     if payment.purpose is PaymentPurpose.PART_PREPAYMENT:
         _require_prepayable(replay(loan, payments, until=payment.paid_on).loan, payment)
     elif payment.purpose is PaymentPurpose.FORECLOSURE:
+        require_foreclosable(loan, payment.paid_on)
         before = replay(loan, payments, until=payment.paid_on)
         found = quote(before, payment.paid_on, prepayment_charge_bps)
         if payment.amount_paise != found.total_paise:

@@ -16,6 +16,7 @@ from credit_service.domain.loans import (
     Loan,
     LoanState,
     RepaymentPlan,
+    ScheduledInstallment,
     agreed_plan,
     repayment_plan,
 )
@@ -40,6 +41,19 @@ class PrepaymentEffect(StrEnum):
     """Fewer installments of the same amount."""
     REDUCE_INSTALLMENT = "REDUCE_INSTALLMENT"
     """Smaller installments over the same tenure."""
+
+
+class ReversalReason(StrEnum):
+    """Why a payment was reversed."""
+
+    BOUNCED = "BOUNCED"
+    """It was returned unpaid."""
+    DUPLICATE = "DUPLICATE"
+    """It was recorded twice."""
+    WRONG_LOAN = "WRONG_LOAN"
+    """It belongs to another loan."""
+    ENTRY_ERROR = "ENTRY_ERROR"
+    """Its amount, day or purpose was recorded wrongly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +131,13 @@ def installment_states(loan: Loan, today: date) -> tuple[InstallmentProgress, ..
         rest -= paid
         lines.append(InstallmentProgress(number, _state(loan, number, paid, today), paid))
     return tuple(lines)
+
+
+def paid_in_full(installment: ScheduledInstallment) -> InstallmentProgress:
+    """The progress of an installment before the last revision of the schedule: all are settled."""
+    return InstallmentProgress(
+        installment.number, InstallmentState.SETTLED, installment.payment_paise
+    )
 
 
 def _state(loan: Loan, number: int, paid_paise: int, today: date) -> InstallmentState:

@@ -82,6 +82,7 @@ class Scorecard:
     on_time_counts: OnTimeCounts = OnTimeCounts.WHEN_PAID
     debt_basis: DebtBasis = DebtBasis.ORIGINAL_PRINCIPAL
     rules: tuple[PolicyRule, ...] = ()
+    prepayment_charge_bps: int = 0
 
     @property
     def needs_facts(self) -> bool:

@@ -1,13 +1,24 @@
 """Look up loans and their schedules."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 from credit_service.clock import Moment
 from credit_service.domain.errors import NotFoundError, PreconditionFailedError
-from credit_service.domain.loans import Loan, LoanState, Schedule, schedule, unknown_loan
-from credit_service.domain.payments import InstallmentProgress, installment_states
+from credit_service.domain.loan_replay import LoanAccount
+from credit_service.domain.loans import (
+    Loan,
+    LoanState,
+    ScheduledInstallment,
+    schedule,
+    unknown_loan,
+)
+from credit_service.domain.payments import (
+    InstallmentProgress,
+    installment_states,
+    paid_in_full,
+)
 from credit_service.storage import customers, loans, payments
 from credit_service.storage.customers import CustomerView
 from credit_service.storage.database import Database
@@ -20,12 +31,14 @@ class RepaymentSchedule:
     """A loan, its installments, and the progress of each.
 
     `settled_on` maps the number of each installment that payments settled to its day.
+    `prepaid_principal_paise` is what prepayments repaid in addition to the installments.
     """
 
     loan: Loan
-    schedule: Schedule
-    progress: tuple[InstallmentProgress, ...]
+    installments: Sequence[ScheduledInstallment]
+    progress: Sequence[InstallmentProgress]
     settled_on: Mapping[int, date]
+    prepaid_principal_paise: int = 0
 
 
 def get_loan(
@@ -95,9 +108,30 @@ def repayment_schedule(
         loan = loans.find(connection, customer_id, loan_id)
         if loan is None:
             raise _no_loan(loan_id, customer_id)
+        if loan.on_time_at_import is not None:
+            # What a payment settled when it was recorded may have changed since.
+            history = payments.history(connection, customer_id, loan_id)
+            assert history is not None  # noqa: S101 - loans are never deleted while they have payments
+            return _replayed(history.account(), moment.today)
         # Read after the loan: a payment in between only adds an unused day.
         settled_on = (
             payments.settlement_days(connection, customer_id, loan_id) if loan.paid_paise else {}
         )
     progress = installment_states(loan, moment.today)
-    return RepaymentSchedule(loan, schedule(loan), progress, settled_on)
+    return RepaymentSchedule(loan, schedule(loan).installments, progress, settled_on)
+
+
+def _replayed(account: LoanAccount, today: date) -> RepaymentSchedule:
+    """Return the schedule of a loan that was computed from all its payments."""
+    settled_on = {
+        number: applied.fact.paid_on
+        for applied in account.applied
+        for number in applied.settled_numbers
+    }
+    return RepaymentSchedule(
+        account.loan,
+        account.installments,
+        [*map(paid_in_full, account.past_installments), *installment_states(account.loan, today)],
+        settled_on,
+        account.prepaid_principal_paise,
+    )

@@ -15,6 +15,7 @@ from credit_service.commands.create_loan import create_loan, create_loan_offer
 from credit_service.commands.offers import accept_loan_offer, withdraw_loan_offer
 from credit_service.commands.record_payment import record_payment
 from credit_service.commands.register_customer import register_customer
+from credit_service.commands.reverse_payment import reverse_payment
 from credit_service.commands.review_decision import review_decision
 from credit_service.commands.update_customer import update_customer
 from credit_service.domain.errors import OUT_OF_RANGE, REQUIRED, InvalidFieldsError
@@ -28,9 +29,18 @@ from credit_service.queries.customers import (
 from credit_service.queries.decisions import get_decision, list_decisions
 from credit_service.queries.loans import get_loan, list_loans, repayment_schedule
 from credit_service.queries.offers import get_loan_offer, list_loan_offers
+from credit_service.queries.payments import foreclosure_quote, list_payments
 from credit_service.rpc import batch
 from credit_service.rpc.calls.call import current_call
-from credit_service.rpc.convert import credit, fields, offers, pages, referrals, reviews
+from credit_service.rpc.convert import (
+    credit,
+    fields,
+    offers,
+    pages,
+    payments,
+    referrals,
+    reviews,
+)
 from credit_service.rpc.convert import events as convert_events
 from credit_service.rpc.convert.fields import Violations
 from credit_service.rpc.convert.pages import PageTokens
@@ -44,6 +54,7 @@ _CUSTOMER_PAGES = PageTokens("ListCustomers", pages.key_id)
 _CUSTOMER_PAGES_BY_TERM = PageTokens("ListCustomers", pages.key_id, pages.key_id)
 _CHANGE_PAGES = PageTokens("ListCustomerChanges", pages.key_id)
 _LOAN_PAGES = PageTokens("ListLoans", pages.key_id)
+_PAYMENT_PAGES = PageTokens("ListPayments", pages.key_id)
 _OFFER_PAGES = PageTokens("ListLoanOffers", pages.key_id)
 _DECISION_PAGES = PageTokens("ListDecisions", pages.key_id)
 
@@ -315,12 +326,59 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         self, request: pb.RecordPaymentRequest, context: grpc.ServicerContext
     ) -> pb.RecordPaymentResponse:
         """Record a payment on a loan."""
-        command = convert_events.read_record_payment(request)
+        command = payments.read_record_payment(request)
         moment = self._clock.moment()
         recorded = record_payment(
             self._database, command, moment, current_call().principal, cache=self._cache
         )
-        return convert_events.write_recorded_payment(recorded, moment.today)
+        return payments.write_recorded_payment(recorded, moment.today)
+
+    def ReversePayment(
+        self, request: pb.ReversePaymentRequest, context: grpc.ServicerContext
+    ) -> pb.ReversePaymentResponse:
+        """Reverse a payment."""
+        command = payments.read_reverse_payment(request)
+        done = reverse_payment(
+            self._database,
+            command,
+            self._clock.moment(),
+            current_call().principal,
+            cache=self._cache,
+        )
+        return payments.write_reversed_payment(done)
+
+    def ListPayments(
+        self, request: pb.ListPaymentsRequest, context: grpc.ServicerContext
+    ) -> pb.ListPaymentsResponse:
+        """List a loan's payments in the order of recording."""
+        violations = Violations()
+        customer_id = fields.read_id(request.customer_id, "customer_id", violations)
+        loan_id = fields.read_id(request.loan_id, "loan_id", violations)
+        size = pages.read_page_size(request.page_size, violations)
+        violations.raise_if_any()
+        after = _id_of(_PAYMENT_PAGES.read(request.page_token, customer_id, loan_id))
+        page = list_payments(self._database, customer_id, loan_id, after, size + 1)
+        found, more = _page(page.payments, size)
+        response = pb.ListPaymentsResponse(
+            payments=[
+                payments.write_payment(each, page.prepaid_paise.get(each.payment_number, 0))
+                for each in found
+            ]
+        )
+        if more:
+            key = found[-1].payment_number
+            response.next_page_token = _PAYMENT_PAGES.write([key], customer_id, loan_id)
+        return response
+
+    def GetForeclosureQuote(
+        self, request: pb.GetForeclosureQuoteRequest, context: grpc.ServicerContext
+    ) -> pb.GetForeclosureQuoteResponse:
+        """Compute what closes a loan on a day."""
+        customer_id, loan_id, paid_on = payments.read_foreclosure_quote(request)
+        quote = foreclosure_quote(
+            self._database, customer_id, loan_id, paid_on, self._clock.moment()
+        )
+        return payments.write_foreclosure_quote(customer_id, loan_id, quote)
 
     def GetDecision(
         self, request: pb.GetDecisionRequest, context: grpc.ServicerContext

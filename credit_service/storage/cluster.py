@@ -39,12 +39,13 @@ _DISTRIBUTED = sorted(
     (each for each in metadata.sorted_tables if each.info != LOCAL),
     key=lambda table: table is not customers,
 )
-# Migrations 0014 and 0016: for servers of the previous release, which know no cluster.
+# Migrations 0014, 0016 and 0021: for servers of the previous release, which know no cluster.
 _TRIGGERS = {
     "phone_number_added": "customers",
     "phone_number_changed": "customers",
     "phone_number_removed": "customers",
     "loans_beside_held_credit": "loans",
+    "payments_beside_revisions": "payments",
 }
 
 

@@ -30,6 +30,7 @@ SCORE_CHANGING_KINDS = frozenset(
         "loan_created",
         "payment_recorded",
         "loan_closed",
+        "payment_reversed",
         "loan_offer_created",
         "loan_offer_ended",
         "customer_updated",

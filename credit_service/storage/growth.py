@@ -23,6 +23,7 @@ GROWTH: Final[Mapping[str, Growth]] = {
     "former_phone_numbers": Growth("each phone number that UpdateCustomer replaced", _KEPT),
     "loans": Growth("each loan", _KEPT),
     "payments": Growth("each payment", _KEPT),
+    "payment_reversals": Growth("each payment that was reversed", _KEPT),
     "decisions": Growth(
         "each decision of CreateLoan and CreateLoanOffer", "kept: each can be replayed"
     ),

@@ -308,14 +308,16 @@ Their order is that of stored fingerprints, which an ingestion keeps across an u
 # whether they may be replaced. EMIs on time by payments recorded here are no fact of a source.
 STORED_LOAN_COLUMNS = ("place", *LOAN_FACTS, "imported", "has_payments", "ingestion_row")
 _STORED_LOANS = f"""
-    SELECT wanted.place::int - 1, l.principal_paise, l.annual_rate_bps, l.tenure_months,
-        l.installment_paise,
-        l.emis_paid_on_time - CASE WHEN l.last_paid_on IS NULL THEN 0 ELSE (
-            SELECT coalesce(sum(p.on_time_count), 0)::int FROM payments p
-            WHERE p.customer_id = l.customer_id AND p.loan_id = l.loan_id
-        ) END,
+    SELECT wanted.place::int - 1, l.principal_paise, l.annual_rate_bps,
+        coalesce(l.agreed_tenure_months, l.tenure_months),
+        coalesce(l.agreed_installment_paise, l.installment_paise),
+        coalesce(l.on_time_at_import::int,
+            l.emis_paid_on_time - CASE WHEN l.last_paid_on IS NULL THEN 0 ELSE (
+                SELECT coalesce(sum(p.on_time_count), 0)::int FROM payments p
+                WHERE p.customer_id = l.customer_id AND p.loan_id = l.loan_id
+            ) END),
         l.start_date - '2000-01-01'::date + {POSTGRES_EPOCH_DAY},
-        l.imported::int, (l.last_paid_on IS NOT NULL)::int,
+        l.imported::int, (l.last_paid_on IS NOT NULL OR l.on_time_at_import IS NOT NULL)::int,
         CASE WHEN l.ingestion_id = %s THEN l.ingestion_row END
     FROM unnest(%s, %s) WITH ORDINALITY AS wanted (customer_id, loan_id, place)
     JOIN loans l ON l.customer_id = wanted.customer_id AND l.loan_id = wanted.loan_id

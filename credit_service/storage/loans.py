@@ -4,20 +4,58 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from credit_service.domain.loans import Loan, LoanState
+from credit_service.domain.loans import Loan, LoanState, ScheduleRevision
 from credit_service.storage.statements import Statement
 
 COLUMNS = """l.customer_id, l.loan_id, l.principal_paise, l.annual_rate_bps, l.tenure_months,
     l.installment_paise, l.start_date, l.end_date, l.imported, l.decision_id, l.settled_at_import,
-    l.emis_paid_on_time, l.installments_settled, l.paid_paise, l.last_paid_on, l.closed_on"""
-"""The fields of a Loan, in its order, of a table aliased l."""
+    l.emis_paid_on_time, l.installments_settled, l.paid_paise, l.last_paid_on, l.closed_on,
+    l.on_time_at_import, l.agreed_tenure_months, l.agreed_installment_paise, l.revised_after,
+    l.revised_balance_paise, l.revised_next_interest_paise, l.revised_paid_paise"""
+"""The columns that `loan` reads, in its order, of a table aliased l."""
 
-COLUMN_COUNT = 16
+COLUMN_COUNT = 23
+_REVISION_AT = 17
 
 
 def loan(row: Any) -> Loan:
     """Return the loan from a row that starts with COLUMNS."""
-    return Loan(*row[:COLUMN_COUNT])
+    if row[_REVISION_AT] is None:
+        return Loan(*row[:_REVISION_AT])
+    revision = ScheduleRevision(*row[_REVISION_AT:COLUMN_COUNT])
+    return Loan(*(*row[:_REVISION_AT], revision))
+
+
+_OF_LOAN = (
+    "tenure_months",
+    "installment_paise",
+    "end_date",
+    "emis_paid_on_time",
+    "installments_settled",
+    "paid_paise",
+    "last_paid_on",
+    "closed_on",
+    "on_time_at_import",
+)
+_OF_REVISION = {
+    "agreed_tenure_months": "agreed_tenure_months",
+    "agreed_installment_paise": "agreed_installment_paise",
+    "revised_after": "after_number",
+    "revised_balance_paise": "balance_paise",
+    "revised_next_interest_paise": "next_interest_paise",
+    "revised_paid_paise": "paid_paise",
+}
+DERIVED_COLUMNS = (*_OF_LOAN, *_OF_REVISION)
+"""The columns that follow from the agreed terms and the payments."""
+
+
+def derived_values(loan: Loan) -> dict[str, Any]:
+    """Return the values of DERIVED_COLUMNS, by column."""
+    revision = loan.revision
+    values: dict[str, Any] = {name: getattr(loan, name) for name in _OF_LOAN}
+    for column, name in _OF_REVISION.items():
+        values[column] = None if revision is None else getattr(revision, name)
+    return values
 
 
 _ONE = Statement(

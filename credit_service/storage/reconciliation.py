@@ -1,7 +1,7 @@
 """The reads of the reconciliation, its progress, and the discrepancies that it found."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from credit_service.clock import Moment
 from credit_service.domain.loans import Loan
 from credit_service.domain.positions import Hold
-from credit_service.storage import holds, loans
+from credit_service.storage import holds, loans, payments
 
 _NAME = "reconcile"
 
@@ -38,14 +38,6 @@ _RECORD = text(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PaymentTotals:
-    """The totals of a loan's payments."""
-
-    amount_paise: int
-    settled_count: int
-
-
 def next_sample(connection: Connection, limit: int) -> list[int]:
     """Return the ids after the last sample, wrapping around at the end, and move the bookmark.
 
@@ -60,12 +52,24 @@ def next_sample(connection: Connection, limit: int) -> list[int]:
 
 def loans_with_payments(
     connection: Connection, customer_ids: list[int]
-) -> dict[int, list[tuple[Loan, PaymentTotals]]]:
-    """Return all loans of these customers with the totals of their payments, by customer."""
-    found: dict[int, list[tuple[Loan, PaymentTotals]]] = {each: [] for each in customer_ids}
-    for row in connection.execute(_LOANS, {"customer_ids": customer_ids}):
-        totals = PaymentTotals(row[loans.COLUMN_COUNT], row[loans.COLUMN_COUNT + 1])
-        found[row.customer_id].append((loans.loan(row), totals))
+) -> dict[int, list[tuple[Loan, Loan]]]:
+    """Return all loans of these customers by customer, each as stored and as its payments say.
+
+    A loan whose payments were recorded in order of their days, none of them reversed, has their
+    sums; another loan is computed from each of them.
+    """
+    found: dict[int, list[tuple[Loan, Loan]]] = {each: [] for each in customer_ids}
+    for row in connection.execute(_LOANS, {"customer_ids": customer_ids}).all():
+        stored = loans.loan(row)
+        paid, settled = row[loans.COLUMN_COUNT :]
+        computed = replace(
+            stored, paid_paise=paid, installments_settled=stored.settled_at_import + settled
+        )
+        if stored.on_time_at_import is not None:
+            history = payments.history(connection, stored.customer_id, stored.loan_id)
+            assert history is not None  # noqa: S101 - the customer is locked
+            computed = history.account().loan
+        found[stored.customer_id].append((stored, computed))
     return found
 
 

@@ -392,6 +392,18 @@ loans = Table(
     Column("paid_paise", BigInteger, nullable=False, server_default=text("0")),
     Column("last_paid_on", Date, nullable=True),
     Column("closed_on", Date, nullable=True),
+    # EMIs on time of the import, 0 for a loan booked here. Null until the loan is first computed
+    # from its payments again; until then emis_paid_on_time less those of its payments.
+    Column("on_time_at_import", SmallInteger, nullable=True),
+    # What prepayments changed; null without one. Tenure, installment and end date above are the
+    # current ones: these are the agreed ones, and the state from which later installments follow
+    # (see domain.loans.ScheduleRevision).
+    Column("agreed_tenure_months", SmallInteger, nullable=True),
+    Column("agreed_installment_paise", BigInteger, nullable=True),
+    Column("revised_after", SmallInteger, nullable=True),
+    Column("revised_balance_paise", BigInteger, nullable=True),
+    Column("revised_next_interest_paise", BigInteger, nullable=True),
+    Column("revised_paid_paise", BigInteger, nullable=True),
     # The ingestion that inserted or last updated it, and the row's number in that source. They
     # identify a second row with the same key in one ingestion.
     Column("ingestion_id", Uuid, nullable=True),
@@ -423,6 +435,19 @@ loans = Table(
     ),
     CheckConstraint("paid_paise >= 0", "paid_not_negative"),
     CheckConstraint("closed_on IS NULL OR closed_on >= start_date", "closed_after_start"),
+    CheckConstraint("on_time_at_import BETWEEN 0 AND settled_at_import", "on_time_at_import_range"),
+    CheckConstraint(
+        "num_nulls(agreed_tenure_months, agreed_installment_paise, revised_after,"
+        " revised_balance_paise, revised_next_interest_paise, revised_paid_paise) IN (0, 6)"
+        " AND (agreed_tenure_months IS NULL OR on_time_at_import IS NOT NULL)",
+        "revised_entirely",
+    ),
+    CheckConstraint(
+        "agreed_tenure_months BETWEEN 1 AND 480 AND agreed_installment_paise >= 0"
+        " AND revised_after BETWEEN 0 AND tenure_months AND revised_balance_paise >= 0"
+        " AND revised_next_interest_paise >= 0 AND revised_paid_paise >= 0",
+        "revised_range",
+    ),
     # The last guard against lending past the limit if all others fail. An accepted offer held its
     # principal within the limit of its day: see loan_offers.
     CheckConstraint(
@@ -521,17 +546,69 @@ payments = Table(
     Column("amount_paise", BigInteger, nullable=False),
     Column("paid_on", Date, nullable=False),
     _timestamp("recorded_at"),
-    # The installments that this payment settled: number of the first, and count.
+    # The installments that this payment settled when it was recorded: number of the first, and
+    # count. An earlier payment that is recorded or reversed later may change them.
     Column("first_settled", SmallInteger, nullable=True),
     Column("settled_count", SmallInteger, nullable=False),
     Column("on_time_count", SmallInteger, nullable=False),
     Column("closed_loan", Boolean, nullable=False),
     Column("principal", Text, nullable=False),
+    Column("purpose", Text, nullable=False, server_default=text("'INSTALLMENTS'")),
+    Column("effect", Text, nullable=True),
+    # Of the scorecard that was active at the recording; null if a server of release 0.1.0 recorded
+    # the payment.
+    Column("grace_days", SmallInteger, nullable=True),
+    # The part of the amount that is the charge for a foreclosure.
+    Column("charge_paise", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("customer_id", "loan_id", "payment_number"),
     ForeignKeyConstraint(["customer_id", "loan_id"], ["loans.customer_id", "loans.loan_id"]),
     CheckConstraint("amount_paise > 0", "amount_positive"),
     CheckConstraint("settled_count >= 0 AND on_time_count BETWEEN 0 AND settled_count", "counts"),
+    CheckConstraint(
+        "purpose IN ('INSTALLMENTS', 'PART_PREPAYMENT', 'FORECLOSURE')", "purpose_known"
+    ),
+    CheckConstraint(
+        "(effect IS NOT NULL) = (purpose = 'PART_PREPAYMENT')"
+        " AND (effect IS NULL OR effect IN ('REDUCE_TENURE', 'REDUCE_INSTALLMENT'))",
+        "effect_of_prepayment",
+    ),
+    CheckConstraint("grace_days >= 0", "grace_days_not_negative"),
+    CheckConstraint(
+        "charge_paise >= 0 AND charge_paise < amount_paise"
+        " AND (charge_paise = 0 OR purpose = 'FORECLOSURE')",
+        "charge_range",
+    ),
     Index(None, "payment_id"),
+    info=WITH_CUSTOMER,
+)
+
+# A reversed payment counts no more. Its row in payments stays as it is.
+payment_reversals = Table(
+    "payment_reversals",
+    metadata,
+    Column("customer_id", BigInteger, nullable=False),
+    Column("loan_id", BigInteger, nullable=False),
+    Column("payment_number", Integer, nullable=False),
+    # 1, 2, 3 … in the order of the loan's reversals.
+    Column("reversal_number", Integer, nullable=False),
+    # The number of the loan's last payment at that time.
+    Column("last_payment_number", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("request_id", Uuid, nullable=False),
+    _timestamp("reversed_at"),
+    Column("principal", Text, nullable=False),
+    PrimaryKeyConstraint("customer_id", "loan_id", "payment_number"),
+    ForeignKeyConstraint(
+        ["customer_id", "loan_id", "payment_number"],
+        ["payments.customer_id", "payments.loan_id", "payments.payment_number"],
+    ),
+    UniqueConstraint("customer_id", "loan_id", "reversal_number"),
+    CheckConstraint(
+        "reversal_number > 0 AND last_payment_number >= payment_number", "numbers_follow"
+    ),
+    CheckConstraint(
+        "reason IN ('BOUNCED', 'DUPLICATE', 'WRONG_LOAN', 'ENTRY_ERROR')", "reason_known"
+    ),
     info=WITH_CUSTOMER,
 )
 
@@ -583,7 +660,7 @@ events = Table(
         "kind IN ('customer_registered', 'loan_created', 'loan_declined', 'payment_recorded',"
         " 'loan_closed', 'score_changed', 'rows_ingested', 'customer_updated', 'loan_updated',"
         " 'loan_offer_created', 'loan_offer_ended', 'scorecard_changed', 'decision_referred',"
-        " 'decision_reviewed')",
+        " 'decision_reviewed', 'payment_reversed', 'loan_prepaid')",
         "kind_known",
     ),
     info=WITH_CUSTOMER,

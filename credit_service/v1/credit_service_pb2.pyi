@@ -1263,7 +1263,9 @@ class GetRepaymentScheduleResponse(message.Message):
     TOTALS_FIELD_NUMBER: builtins.int
     @builtins.property
     def installments(self) -> containers.RepeatedCompositeFieldContainer[loan_pb2.Installment]:
-        """All installments in ascending order of number: exactly tenure_months of them, not paginated."""
+        """All installments in ascending order of number: exactly tenure_months of them, not paginated.
+        After a prepayment, the balance falls by more than the principal of the installments.
+        """
 
     @builtins.property
     def totals(self) -> loan_pb2.ScheduleTotals:
@@ -1292,6 +1294,9 @@ class RecordPaymentRequest(message.Message):
     LOAN_ID_FIELD_NUMBER: builtins.int
     AMOUNT_FIELD_NUMBER: builtins.int
     PAID_ON_FIELD_NUMBER: builtins.int
+    PURPOSE_FIELD_NUMBER: builtins.int
+    PREPAYMENT_EFFECT_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Required. UUID that makes the call safe to retry: repeats within 400 days (server setting) do
     not record again.
@@ -1300,14 +1305,27 @@ class RecordPaymentRequest(message.Message):
     """Required. Id of the customer, 1 or more."""
     loan_id: builtins.int
     """Required. Id of the loan within the customer's loans, 1 or more."""
+    purpose: loan_pb2.PaymentPurpose.ValueType
+    """Optional. What the payment is for. Default: INSTALLMENTS."""
+    prepayment_effect: loan_pb2.PrepaymentEffect.ValueType
+    """Optional. Effect of a part prepayment; must be unset for another purpose. Default:
+    REDUCE_TENURE.
+    """
+    validate_only: builtins.bool
+    """Optional. Checks the payment and returns what it would do, without storing anything; the
+    request id stays unused. Default: false.
+    """
     @builtins.property
     def amount(self) -> money_pb2.Money:
-        """Required. Amount in INR, more than 0 and at most the outstanding amount."""
+        """Required. Amount in INR, more than 0 and at most the outstanding amount. For PART_PREPAYMENT,
+        less than the principal outstanding on the day; for FORECLOSURE, exactly the total of
+        GetForeclosureQuote for the day.
+        """
 
     @builtins.property
     def paid_on(self) -> date_pb2.Date:
-        """Optional. Day of the payment: not in the future, not before the loan's start date, not before
-        the loan's previous payment. Default: today.
+        """Optional. Day of the payment: not in the future, not before the loan's start date. For
+        FORECLOSURE, not before the day of another payment. Default: today.
         """
 
     def __init__(
@@ -1318,10 +1336,13 @@ class RecordPaymentRequest(message.Message):
         loan_id: builtins.int = ...,
         amount: money_pb2.Money | None = ...,
         paid_on: date_pb2.Date | None = ...,
+        purpose: loan_pb2.PaymentPurpose.ValueType = ...,
+        prepayment_effect: loan_pb2.PrepaymentEffect.ValueType = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "paid_on", b"paid_on"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "customer_id", b"customer_id", "loan_id", b"loan_id", "paid_on", b"paid_on", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "customer_id", b"customer_id", "loan_id", b"loan_id", "paid_on", b"paid_on", "prepayment_effect", b"prepayment_effect", "purpose", b"purpose", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1334,9 +1355,11 @@ class RecordPaymentResponse(message.Message):
     PAYMENT_FIELD_NUMBER: builtins.int
     LOAN_FIELD_NUMBER: builtins.int
     INSTALLMENTS_FIELD_NUMBER: builtins.int
+    SCHEDULE_FIELD_NUMBER: builtins.int
+    TOTALS_FIELD_NUMBER: builtins.int
     @builtins.property
     def payment(self) -> loan_pb2.Payment:
-        """The payment as stored."""
+        """The payment as stored. With validate_only, without payment_id and recorded_time."""
 
     @builtins.property
     def loan(self) -> loan_pb2.Loan:
@@ -1348,16 +1371,262 @@ class RecordPaymentResponse(message.Message):
         of one.
         """
 
+    @builtins.property
+    def schedule(self) -> containers.RepeatedCompositeFieldContainer[loan_pb2.Installment]:
+        """The installments that are left after the payment, in ascending order of number. Set with
+        validate_only and for PART_PREPAYMENT, empty otherwise: GetRepaymentSchedule returns them.
+        """
+
+    @builtins.property
+    def totals(self) -> loan_pb2.ScheduleTotals:
+        """Totals over `schedule`. Unset without it."""
+
     def __init__(
         self,
         *,
         payment: loan_pb2.Payment | None = ...,
         loan: loan_pb2.Loan | None = ...,
         installments: abc.Iterable[loan_pb2.Installment] | None = ...,
+        schedule: abc.Iterable[loan_pb2.Installment] | None = ...,
+        totals: loan_pb2.ScheduleTotals | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["loan", b"loan", "payment", b"payment", "totals", b"totals"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["installments", b"installments", "loan", b"loan", "payment", b"payment", "schedule", b"schedule", "totals", b"totals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReversePaymentRequest(message.Message):
+    """Request of ReversePayment."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    PAYMENT_ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """Required. UUID that makes the call safe to retry: repeats within 400 days (server setting)
+    return the first response.
+    """
+    payment_id: builtins.int
+    """Required. Id of the payment, 1 or more."""
+    reason: loan_pb2.PaymentReversalReason.ValueType
+    """Required. Why it is reversed."""
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        payment_id: builtins.int = ...,
+        reason: loan_pb2.PaymentReversalReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["payment_id", b"payment_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReversePaymentResponse(message.Message):
+    """Response of ReversePayment. For a repeated request id, the first response."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: builtins.int
+    LOAN_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def payment(self) -> loan_pb2.Payment:
+        """The payment with its reversal."""
+
+    @builtins.property
+    def loan(self) -> loan_pb2.Loan:
+        """The loan without the payment."""
+
+    def __init__(
+        self,
+        *,
+        payment: loan_pb2.Payment | None = ...,
+        loan: loan_pb2.Loan | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["loan", b"loan", "payment", b"payment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["installments", b"installments", "loan", b"loan", "payment", b"payment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["loan", b"loan", "payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListPaymentsRequest(message.Message):
+    """Request of ListPayments."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: builtins.int
+    LOAN_ID_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    customer_id: builtins.int
+    """Required. Id of the customer, 1 or more."""
+    loan_id: builtins.int
+    """Required. Id of the loan within the customer's loans, 1 or more."""
+    page_size: builtins.int
+    """Optional. Payments per page, 0 to 1,000. Default (0): 50."""
+    page_token: builtins.str
+    """Optional. next_page_token of the previous page. Default: the first page."""
+    def __init__(
+        self,
+        *,
+        customer_id: builtins.int = ...,
+        loan_id: builtins.int = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "loan_id", b"loan_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListPaymentsResponse(message.Message):
+    """Response of ListPayments."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PAYMENTS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Token of the next page. Empty on the last page."""
+    @builtins.property
+    def payments(self) -> containers.RepeatedCompositeFieldContainer[loan_pb2.Payment]:
+        """The payments of this page, in the order in which they were recorded."""
+
+    def __init__(
+        self,
+        *,
+        payments: abc.Iterable[loan_pb2.Payment] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "payments", b"payments"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetForeclosureQuoteRequest(message.Message):
+    """Request of GetForeclosureQuote."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: builtins.int
+    LOAN_ID_FIELD_NUMBER: builtins.int
+    PAID_ON_FIELD_NUMBER: builtins.int
+    customer_id: builtins.int
+    """Required. Id of the customer, 1 or more."""
+    loan_id: builtins.int
+    """Required. Id of the loan within the customer's loans, 1 or more."""
+    @builtins.property
+    def paid_on(self) -> date_pb2.Date:
+        """Optional. Day of the payment: not before the loan's start date or its last payment, at most 30
+        days ahead. Default: today.
+        """
+
+    def __init__(
+        self,
+        *,
+        customer_id: builtins.int = ...,
+        loan_id: builtins.int = ...,
+        paid_on: date_pb2.Date | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["paid_on", b"paid_on"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "loan_id", b"loan_id", "paid_on", b"paid_on"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetForeclosureQuoteResponse(message.Message):
+    """Response of GetForeclosureQuote: what closes the loan on one day. All money is in INR."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: builtins.int
+    LOAN_ID_FIELD_NUMBER: builtins.int
+    PAID_ON_FIELD_NUMBER: builtins.int
+    PRINCIPAL_OUTSTANDING_FIELD_NUMBER: builtins.int
+    OVERDUE_FIELD_NUMBER: builtins.int
+    INTEREST_ACCRUED_FIELD_NUMBER: builtins.int
+    CHARGES_FIELD_NUMBER: builtins.int
+    PREPAYMENT_CHARGE_FIELD_NUMBER: builtins.int
+    TOTAL_FIELD_NUMBER: builtins.int
+    INTEREST_PER_DAY_FIELD_NUMBER: builtins.int
+    PAID_AHEAD_FIELD_NUMBER: builtins.int
+    INTEREST_SAVED_FIELD_NUMBER: builtins.int
+    customer_id: builtins.int
+    """Id of the customer."""
+    loan_id: builtins.int
+    """Id of the loan within the customer's loans."""
+    @builtins.property
+    def paid_on(self) -> date_pb2.Date:
+        """The day for which the amounts hold."""
+
+    @builtins.property
+    def principal_outstanding(self) -> money_pb2.Money:
+        """Principal after the installments that are due on or before the day."""
+
+    @builtins.property
+    def overdue(self) -> money_pb2.Money:
+        """Unpaid part of the installments that are due on or before the day."""
+
+    @builtins.property
+    def interest_accrued(self) -> money_pb2.Money:
+        """Interest of the running period, from the last due date to the day. 0 if the installment of
+        that period is already settled.
+        """
+
+    @builtins.property
+    def charges(self) -> money_pb2.Money:
+        """Charges due: 0, because no charges fall due during a loan."""
+
+    @builtins.property
+    def prepayment_charge(self) -> money_pb2.Money:
+        """Charge for the foreclosure under the active scorecard, of the principal that is not due yet."""
+
+    @builtins.property
+    def total(self) -> money_pb2.Money:
+        """What closes the loan on the day: the sum of the five amounts above, less paid_ahead."""
+
+    @builtins.property
+    def interest_per_day(self) -> money_pb2.Money:
+        """Interest that each further day adds until the next due date, rounded half up."""
+
+    @builtins.property
+    def paid_ahead(self) -> money_pb2.Money:
+        """Amount that was paid towards the next installment ahead of its due date."""
+
+    @builtins.property
+    def interest_saved(self) -> money_pb2.Money:
+        """Interest that the schedule asks for and that is not owed after the foreclosure."""
+
+    def __init__(
+        self,
+        *,
+        customer_id: builtins.int = ...,
+        loan_id: builtins.int = ...,
+        paid_on: date_pb2.Date | None = ...,
+        principal_outstanding: money_pb2.Money | None = ...,
+        overdue: money_pb2.Money | None = ...,
+        interest_accrued: money_pb2.Money | None = ...,
+        charges: money_pb2.Money | None = ...,
+        prepayment_charge: money_pb2.Money | None = ...,
+        total: money_pb2.Money | None = ...,
+        interest_per_day: money_pb2.Money | None = ...,
+        paid_ahead: money_pb2.Money | None = ...,
+        interest_saved: money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["charges", b"charges", "interest_accrued", b"interest_accrued", "interest_per_day", b"interest_per_day", "interest_saved", b"interest_saved", "overdue", b"overdue", "paid_ahead", b"paid_ahead", "paid_on", b"paid_on", "prepayment_charge", b"prepayment_charge", "principal_outstanding", b"principal_outstanding", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["charges", b"charges", "customer_id", b"customer_id", "interest_accrued", b"interest_accrued", "interest_per_day", b"interest_per_day", "interest_saved", b"interest_saved", "loan_id", b"loan_id", "overdue", b"overdue", "paid_ahead", b"paid_ahead", "paid_on", b"paid_on", "prepayment_charge", b"prepayment_charge", "principal_outstanding", b"principal_outstanding", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -157,6 +157,21 @@ class CreditServiceStub:
                 request_serializer=credit__service_dot_v1_dot_credit__service__pb2.RecordPaymentRequest.SerializeToString,
                 response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.RecordPaymentResponse.FromString,
                 _registered_method=True)
+        self.ReversePayment = channel.unary_unary(
+                '/credit_service.v1.CreditService/ReversePayment',
+                request_serializer=credit__service_dot_v1_dot_credit__service__pb2.ReversePaymentRequest.SerializeToString,
+                response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.ReversePaymentResponse.FromString,
+                _registered_method=True)
+        self.ListPayments = channel.unary_unary(
+                '/credit_service.v1.CreditService/ListPayments',
+                request_serializer=credit__service_dot_v1_dot_credit__service__pb2.ListPaymentsRequest.SerializeToString,
+                response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.ListPaymentsResponse.FromString,
+                _registered_method=True)
+        self.GetForeclosureQuote = channel.unary_unary(
+                '/credit_service.v1.CreditService/GetForeclosureQuote',
+                request_serializer=credit__service_dot_v1_dot_credit__service__pb2.GetForeclosureQuoteRequest.SerializeToString,
+                response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.GetForeclosureQuoteResponse.FromString,
+                _registered_method=True)
         self.GetDecision = channel.unary_unary(
                 '/credit_service.v1.CreditService/GetDecision',
                 request_serializer=credit__service_dot_v1_dot_credit__service__pb2.GetDecisionRequest.SerializeToString,
@@ -451,15 +466,61 @@ class CreditServiceServicer:
 
     def RecordPayment(self, request, context):
         """Records a payment towards a loan. The payment settles installments in order, may cover part of
-        one or several of them, and closes the loan once all are settled.
+        one or several of them, and closes the loan once all are settled. With purpose PART_PREPAYMENT
+        it repays principal at once, with FORECLOSURE all that is owed on the day.
+
+        It may be dated on any day from the loan's start to today: the loan is then computed again from
+        all its payments in the order of their days, and payments of one day in the order in which they
+        were recorded.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
         NOT_FOUND (CUSTOMER_NOT_FOUND, LOAN_NOT_FOUND).
         FAILED_PRECONDITION (PAYMENT_EXCEEDS_OUTSTANDING, LOAN_CLOSED, PAYMENT_IN_FUTURE,
-        PAYMENT_BEFORE_LOAN_START, PAYMENT_BEFORE_PREVIOUS, REQUEST_ID_REUSED).
+        PAYMENT_BEFORE_LOAN_START, PREPAYMENT_WHILE_OVERDUE, PREPAYMENT_TOO_LARGE,
+        FORECLOSURE_AMOUNT_DIFFERS, FORECLOSURE_BEFORE_PAYMENT, REQUEST_ID_REUSED).
         ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
         same request id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReversePayment(self, request, context):
+        """Reverses a payment: the loan becomes what it would be without it. A closed loan may become
+        ACTIVE again; settled installments, the schedule, the customer's position and score follow.
+        Nothing is deleted, and earlier decisions stay as they are.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
+        NOT_FOUND (PAYMENT_NOT_FOUND).
+        FAILED_PRECONDITION (PAYMENT_ALREADY_REVERSED, REQUEST_ID_REUSED).
+        ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
+        same request id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPayments(self, request, context):
+        """Lists the payments of a loan in the order in which they were recorded, reversed ones included.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
+        NOT_FOUND (LOAN_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetForeclosureQuote(self, request, context):
+        """Returns what closes a loan on a day. A payment of exactly `total` with purpose FORECLOSURE and
+        that day closes the loan, if no other payment is recorded before it.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD).
+        NOT_FOUND (LOAN_NOT_FOUND).
+        FAILED_PRECONDITION (LOAN_CLOSED, PAYMENT_BEFORE_LOAN_START, FORECLOSURE_BEFORE_PAYMENT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -624,6 +685,21 @@ def add_CreditServiceServicer_to_server(servicer, server):
                     servicer.RecordPayment,
                     request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.RecordPaymentRequest.FromString,
                     response_serializer=credit__service_dot_v1_dot_credit__service__pb2.RecordPaymentResponse.SerializeToString,
+            ),
+            'ReversePayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReversePayment,
+                    request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.ReversePaymentRequest.FromString,
+                    response_serializer=credit__service_dot_v1_dot_credit__service__pb2.ReversePaymentResponse.SerializeToString,
+            ),
+            'ListPayments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPayments,
+                    request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.ListPaymentsRequest.FromString,
+                    response_serializer=credit__service_dot_v1_dot_credit__service__pb2.ListPaymentsResponse.SerializeToString,
+            ),
+            'GetForeclosureQuote': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetForeclosureQuote,
+                    request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.GetForeclosureQuoteRequest.FromString,
+                    response_serializer=credit__service_dot_v1_dot_credit__service__pb2.GetForeclosureQuoteResponse.SerializeToString,
             ),
             'GetDecision': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDecision,
@@ -1165,6 +1241,87 @@ class CreditService:
             '/credit_service.v1.CreditService/RecordPayment',
             credit__service_dot_v1_dot_credit__service__pb2.RecordPaymentRequest.SerializeToString,
             credit__service_dot_v1_dot_credit__service__pb2.RecordPaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReversePayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/credit_service.v1.CreditService/ReversePayment',
+            credit__service_dot_v1_dot_credit__service__pb2.ReversePaymentRequest.SerializeToString,
+            credit__service_dot_v1_dot_credit__service__pb2.ReversePaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPayments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/credit_service.v1.CreditService/ListPayments',
+            credit__service_dot_v1_dot_credit__service__pb2.ListPaymentsRequest.SerializeToString,
+            credit__service_dot_v1_dot_credit__service__pb2.ListPaymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetForeclosureQuote(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/credit_service.v1.CreditService/GetForeclosureQuote',
+            credit__service_dot_v1_dot_credit__service__pb2.GetForeclosureQuoteRequest.SerializeToString,
+            credit__service_dot_v1_dot_credit__service__pb2.GetForeclosureQuoteResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -217,15 +217,49 @@ class CreditServiceStub:
     """
     RecordPayment: grpc.UnaryUnaryMultiCallable[credit_service_pb2.RecordPaymentRequest, credit_service_pb2.RecordPaymentResponse]
     """Records a payment towards a loan. The payment settles installments in order, may cover part of
-    one or several of them, and closes the loan once all are settled.
+    one or several of them, and closes the loan once all are settled. With purpose PART_PREPAYMENT
+    it repays principal at once, with FORECLOSURE all that is owed on the day.
+
+    It may be dated on any day from the loan's start to today: the loan is then computed again from
+    all its payments in the order of their days, and payments of one day in the order in which they
+    were recorded.
 
     Errors:
     INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
     NOT_FOUND (CUSTOMER_NOT_FOUND, LOAN_NOT_FOUND).
     FAILED_PRECONDITION (PAYMENT_EXCEEDS_OUTSTANDING, LOAN_CLOSED, PAYMENT_IN_FUTURE,
-    PAYMENT_BEFORE_LOAN_START, PAYMENT_BEFORE_PREVIOUS, REQUEST_ID_REUSED).
+    PAYMENT_BEFORE_LOAN_START, PREPAYMENT_WHILE_OVERDUE, PREPAYMENT_TOO_LARGE,
+    FORECLOSURE_AMOUNT_DIFFERS, FORECLOSURE_BEFORE_PAYMENT, REQUEST_ID_REUSED).
     ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
     same request id.
+    """
+    ReversePayment: grpc.UnaryUnaryMultiCallable[credit_service_pb2.ReversePaymentRequest, credit_service_pb2.ReversePaymentResponse]
+    """Reverses a payment: the loan becomes what it would be without it. A closed loan may become
+    ACTIVE again; settled installments, the schedule, the customer's position and score follow.
+    Nothing is deleted, and earlier decisions stay as they are.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
+    NOT_FOUND (PAYMENT_NOT_FOUND).
+    FAILED_PRECONDITION (PAYMENT_ALREADY_REVERSED, REQUEST_ID_REUSED).
+    ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
+    same request id.
+    """
+    ListPayments: grpc.UnaryUnaryMultiCallable[credit_service_pb2.ListPaymentsRequest, credit_service_pb2.ListPaymentsResponse]
+    """Lists the payments of a loan in the order in which they were recorded, reversed ones included.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
+    NOT_FOUND (LOAN_NOT_FOUND).
+    """
+    GetForeclosureQuote: grpc.UnaryUnaryMultiCallable[credit_service_pb2.GetForeclosureQuoteRequest, credit_service_pb2.GetForeclosureQuoteResponse]
+    """Returns what closes a loan on a day. A payment of exactly `total` with purpose FORECLOSURE and
+    that day closes the loan, if no other payment is recorded before it.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD).
+    NOT_FOUND (LOAN_NOT_FOUND).
+    FAILED_PRECONDITION (LOAN_CLOSED, PAYMENT_BEFORE_LOAN_START, FORECLOSURE_BEFORE_PAYMENT).
     """
     GetDecision: grpc.UnaryUnaryMultiCallable[credit_service_pb2.GetDecisionRequest, credit_service_pb2.GetDecisionResponse]
     """Returns a stored decision with all its inputs.
@@ -590,15 +624,67 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
         context: grpc.ServicerContext,
     ) -> credit_service_pb2.RecordPaymentResponse:
         """Records a payment towards a loan. The payment settles installments in order, may cover part of
-        one or several of them, and closes the loan once all are settled.
+        one or several of them, and closes the loan once all are settled. With purpose PART_PREPAYMENT
+        it repays principal at once, with FORECLOSURE all that is owed on the day.
+
+        It may be dated on any day from the loan's start to today: the loan is then computed again from
+        all its payments in the order of their days, and payments of one day in the order in which they
+        were recorded.
 
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
         NOT_FOUND (CUSTOMER_NOT_FOUND, LOAN_NOT_FOUND).
         FAILED_PRECONDITION (PAYMENT_EXCEEDS_OUTSTANDING, LOAN_CLOSED, PAYMENT_IN_FUTURE,
-        PAYMENT_BEFORE_LOAN_START, PAYMENT_BEFORE_PREVIOUS, REQUEST_ID_REUSED).
+        PAYMENT_BEFORE_LOAN_START, PREPAYMENT_WHILE_OVERDUE, PREPAYMENT_TOO_LARGE,
+        FORECLOSURE_AMOUNT_DIFFERS, FORECLOSURE_BEFORE_PAYMENT, REQUEST_ID_REUSED).
         ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
         same request id.
+        """
+
+    @abc_1.abstractmethod
+    def ReversePayment(
+        self,
+        request: credit_service_pb2.ReversePaymentRequest,
+        context: grpc.ServicerContext,
+    ) -> credit_service_pb2.ReversePaymentResponse:
+        """Reverses a payment: the loan becomes what it would be without it. A closed loan may become
+        ACTIVE again; settled installments, the schedule, the customer's position and score follow.
+        Nothing is deleted, and earlier decisions stay as they are.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD): names every bad field.
+        NOT_FOUND (PAYMENT_NOT_FOUND).
+        FAILED_PRECONDITION (PAYMENT_ALREADY_REVERSED, REQUEST_ID_REUSED).
+        ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo with the
+        same request id.
+        """
+
+    @abc_1.abstractmethod
+    def ListPayments(
+        self,
+        request: credit_service_pb2.ListPaymentsRequest,
+        context: grpc.ServicerContext,
+    ) -> credit_service_pb2.ListPaymentsResponse:
+        """Lists the payments of a loan in the order in which they were recorded, reversed ones included.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
+        NOT_FOUND (LOAN_NOT_FOUND).
+        """
+
+    @abc_1.abstractmethod
+    def GetForeclosureQuote(
+        self,
+        request: credit_service_pb2.GetForeclosureQuoteRequest,
+        context: grpc.ServicerContext,
+    ) -> credit_service_pb2.GetForeclosureQuoteResponse:
+        """Returns what closes a loan on a day. A payment of exactly `total` with purpose FORECLOSURE and
+        that day closes the loan, if no other payment is recorded before it.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD).
+        NOT_FOUND (LOAN_NOT_FOUND).
+        FAILED_PRECONDITION (LOAN_CLOSED, PAYMENT_BEFORE_LOAN_START, FORECLOSURE_BEFORE_PAYMENT).
         """
 
     @abc_1.abstractmethod

@@ -141,7 +141,7 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """
     ERROR_REASON_PAYMENT_BEFORE_PREVIOUS: _ErrorReason.ValueType  # 20
     """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The payment is dated before the
-    loan's previous payment.
+    loan's previous payment. Sent only by servers of earlier releases.
 
     Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-03-01",
     "previous_paid_on": "2024-04-05"}
@@ -405,6 +405,46 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     Example metadata: {"scorecard_version": "prudent-1", "effective_on": "2026-01-31", "today":
     "2026-02-01"}
     """
+    ERROR_REASON_PREPAYMENT_WHILE_OVERDUE: _ErrorReason.ValueType  # 63
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. An installment that is due on or before
+    the day of the part prepayment is not settled. Record a payment for the installments first.
+    `overdue` is the unpaid part, in rupees.
+
+    Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-04-25", "overdue":
+    "8884.88"}
+    """
+    ERROR_REASON_PREPAYMENT_TOO_LARGE: _ErrorReason.ValueType  # 64
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. A part prepayment must be less than the
+    principal outstanding on its day. To repay all, use purpose FORECLOSURE. Amounts are in rupees.
+
+    Example metadata: {"customer_id": "101", "loan_id": "7001", "amount": "90000.00",
+    "principal_outstanding": "76111.62"}
+    """
+    ERROR_REASON_FORECLOSURE_AMOUNT_DIFFERS: _ErrorReason.ValueType  # 65
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The amount of a foreclosure differs
+    from what closes the loan on its day. Call GetForeclosureQuote for the day and pay its total.
+    Amounts are in rupees.
+
+    Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-01-06", "amount":
+    "100000.00", "total": "100161.29"}
+    """
+    ERROR_REASON_PAYMENT_NOT_FOUND: _ErrorReason.ValueType  # 66
+    """NOT_FOUND, with google.rpc.ResourceInfo. No such payment.
+
+    Example metadata: {"payment_id": "42"}
+    """
+    ERROR_REASON_PAYMENT_ALREADY_REVERSED: _ErrorReason.ValueType  # 67
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The payment was reversed before.
+
+    Example metadata: {"customer_id": "101", "loan_id": "7001", "payment_id": "42"}
+    """
+    ERROR_REASON_FORECLOSURE_BEFORE_PAYMENT: _ErrorReason.ValueType  # 68
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The day of a foreclosure is before
+    another payment of the loan. Use the day of the last payment or a later one.
+
+    Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-03-01",
+    "last_paid_on": "2024-04-05"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the reason in the google.rpc.ErrorInfo of every error, with domain
@@ -532,7 +572,7 @@ Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-01-
 """
 ERROR_REASON_PAYMENT_BEFORE_PREVIOUS: ErrorReason.ValueType  # 20
 """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The payment is dated before the
-loan's previous payment.
+loan's previous payment. Sent only by servers of earlier releases.
 
 Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-03-01",
 "previous_paid_on": "2024-04-05"}
@@ -795,4 +835,44 @@ today or too far ahead.
 
 Example metadata: {"scorecard_version": "prudent-1", "effective_on": "2026-01-31", "today":
 "2026-02-01"}
+"""
+ERROR_REASON_PREPAYMENT_WHILE_OVERDUE: ErrorReason.ValueType  # 63
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. An installment that is due on or before
+the day of the part prepayment is not settled. Record a payment for the installments first.
+`overdue` is the unpaid part, in rupees.
+
+Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-04-25", "overdue":
+"8884.88"}
+"""
+ERROR_REASON_PREPAYMENT_TOO_LARGE: ErrorReason.ValueType  # 64
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. A part prepayment must be less than the
+principal outstanding on its day. To repay all, use purpose FORECLOSURE. Amounts are in rupees.
+
+Example metadata: {"customer_id": "101", "loan_id": "7001", "amount": "90000.00",
+"principal_outstanding": "76111.62"}
+"""
+ERROR_REASON_FORECLOSURE_AMOUNT_DIFFERS: ErrorReason.ValueType  # 65
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The amount of a foreclosure differs
+from what closes the loan on its day. Call GetForeclosureQuote for the day and pay its total.
+Amounts are in rupees.
+
+Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-01-06", "amount":
+"100000.00", "total": "100161.29"}
+"""
+ERROR_REASON_PAYMENT_NOT_FOUND: ErrorReason.ValueType  # 66
+"""NOT_FOUND, with google.rpc.ResourceInfo. No such payment.
+
+Example metadata: {"payment_id": "42"}
+"""
+ERROR_REASON_PAYMENT_ALREADY_REVERSED: ErrorReason.ValueType  # 67
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The payment was reversed before.
+
+Example metadata: {"customer_id": "101", "loan_id": "7001", "payment_id": "42"}
+"""
+ERROR_REASON_FORECLOSURE_BEFORE_PAYMENT: ErrorReason.ValueType  # 68
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The day of a foreclosure is before
+another payment of the loan. Use the day of the last payment or a later one.
+
+Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-03-01",
+"last_paid_on": "2024-04-05"}
 """

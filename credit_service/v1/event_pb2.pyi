@@ -65,6 +65,10 @@ class _CreditEventTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Credit
     """decision_referred."""
     CREDIT_EVENT_TYPE_DECISION_REVIEWED: _CreditEventType.ValueType  # 13
     """decision_reviewed."""
+    CREDIT_EVENT_TYPE_PAYMENT_REVERSED: _CreditEventType.ValueType  # 15
+    """payment_reversed."""
+    CREDIT_EVENT_TYPE_LOAN_PREPAID: _CreditEventType.ValueType  # 16
+    """loan_prepaid."""
 
 class CreditEventType(_CreditEventType, metaclass=_CreditEventTypeEnumTypeWrapper):
     """Event types for the filter of WatchCreditEvents. Each corresponds to a payload of CreditEvent."""
@@ -99,6 +103,10 @@ CREDIT_EVENT_TYPE_DECISION_REFERRED: CreditEventType.ValueType  # 12
 """decision_referred."""
 CREDIT_EVENT_TYPE_DECISION_REVIEWED: CreditEventType.ValueType  # 13
 """decision_reviewed."""
+CREDIT_EVENT_TYPE_PAYMENT_REVERSED: CreditEventType.ValueType  # 15
+"""payment_reversed."""
+CREDIT_EVENT_TYPE_LOAN_PREPAID: CreditEventType.ValueType  # 16
+"""loan_prepaid."""
 
 @typing.final
 class CreditEvent(message.Message):
@@ -124,6 +132,8 @@ class CreditEvent(message.Message):
     SCORECARD_CHANGED_FIELD_NUMBER: builtins.int
     DECISION_REFERRED_FIELD_NUMBER: builtins.int
     DECISION_REVIEWED_FIELD_NUMBER: builtins.int
+    PAYMENT_REVERSED_FIELD_NUMBER: builtins.int
+    LOAN_PREPAID_FIELD_NUMBER: builtins.int
     event_id: builtins.int
     """Id of the event, 1 or more. A stream sends events in ascending order of id; ids may have gaps."""
     customer_id: builtins.int
@@ -192,6 +202,14 @@ class CreditEvent(message.Message):
     def decision_reviewed(self) -> DecisionReviewed:
         """A reviewer approved or declined a referred decision."""
 
+    @builtins.property
+    def payment_reversed(self) -> PaymentReversed:
+        """ReversePayment reversed a payment."""
+
+    @builtins.property
+    def loan_prepaid(self) -> LoanPrepaid:
+        """A part prepayment repaid principal ahead of the schedule. It follows its payment_recorded."""
+
     def __init__(
         self,
         *,
@@ -213,12 +231,14 @@ class CreditEvent(message.Message):
         scorecard_changed: ScorecardChanged | None = ...,
         decision_referred: DecisionReferred | None = ...,
         decision_reviewed: DecisionReviewed | None = ...,
+        payment_reversed: PaymentReversed | None = ...,
+        loan_prepaid: LoanPrepaid | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "decision_referred", b"decision_referred", "decision_reviewed", b"decision_reviewed", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_offer_created", b"loan_offer_created", "loan_offer_ended", b"loan_offer_ended", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "decision_referred", b"decision_referred", "decision_reviewed", b"decision_reviewed", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_offer_created", b"loan_offer_created", "loan_offer_ended", b"loan_offer_ended", "loan_prepaid", b"loan_prepaid", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "payment_reversed", b"payment_reversed", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "customer_version", b"customer_version", "decision_referred", b"decision_referred", "decision_reviewed", b"decision_reviewed", "event_id", b"event_id", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_offer_created", b"loan_offer_created", "loan_offer_ended", b"loan_offer_ended", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "customer_version", b"customer_version", "decision_referred", b"decision_referred", "decision_reviewed", b"decision_reviewed", "event_id", b"event_id", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_offer_created", b"loan_offer_created", "loan_offer_ended", b"loan_offer_ended", "loan_prepaid", b"loan_prepaid", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "payment_reversed", b"payment_reversed", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = typing.Literal["customer_registered", "loan_created", "loan_declined", "payment_recorded", "loan_closed", "score_changed", "rows_ingested", "customer_updated", "loan_updated", "loan_offer_created", "loan_offer_ended", "scorecard_changed", "decision_referred", "decision_reviewed"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = typing.Literal["customer_registered", "loan_created", "loan_declined", "payment_recorded", "loan_closed", "score_changed", "rows_ingested", "customer_updated", "loan_updated", "loan_offer_created", "loan_offer_ended", "scorecard_changed", "decision_referred", "decision_reviewed", "payment_reversed", "loan_prepaid"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -688,5 +708,105 @@ class DecisionReviewed(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["decision_id", b"decision_id", "result_decision_id", b"result_decision_id", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PaymentReversed(message.Message):
+    """A payment was reversed."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PAYMENT_ID_FIELD_NUMBER: builtins.int
+    LOAN_ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    AMOUNT_FIELD_NUMBER: builtins.int
+    PAID_ON_FIELD_NUMBER: builtins.int
+    OUTSTANDING_FIELD_NUMBER: builtins.int
+    REOPENED_FIELD_NUMBER: builtins.int
+    payment_id: builtins.int
+    """Id of the payment."""
+    loan_id: builtins.int
+    """Id of the loan within the customer's loans."""
+    reason: loan_pb2.PaymentReversalReason.ValueType
+    """Why it was reversed."""
+    reopened: builtins.bool
+    """Whether the loan was CLOSED and is ACTIVE again."""
+    @builtins.property
+    def amount(self) -> money_pb2.Money:
+        """Amount of the payment, in INR."""
+
+    @builtins.property
+    def paid_on(self) -> date_pb2.Date:
+        """Day of the payment."""
+
+    @builtins.property
+    def outstanding(self) -> money_pb2.Money:
+        """Amount left to pay on the loan without the payment, including interest, in INR."""
+
+    def __init__(
+        self,
+        *,
+        payment_id: builtins.int = ...,
+        loan_id: builtins.int = ...,
+        reason: loan_pb2.PaymentReversalReason.ValueType = ...,
+        amount: money_pb2.Money | None = ...,
+        paid_on: date_pb2.Date | None = ...,
+        outstanding: money_pb2.Money | None = ...,
+        reopened: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "outstanding", b"outstanding", "paid_on", b"paid_on"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "loan_id", b"loan_id", "outstanding", b"outstanding", "paid_on", b"paid_on", "payment_id", b"payment_id", "reason", b"reason", "reopened", b"reopened"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class LoanPrepaid(message.Message):
+    """A part prepayment repaid principal ahead of the schedule. A foreclosure closes the loan instead."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PAYMENT_ID_FIELD_NUMBER: builtins.int
+    LOAN_ID_FIELD_NUMBER: builtins.int
+    PREPAYMENT_EFFECT_FIELD_NUMBER: builtins.int
+    PREPAID_PRINCIPAL_FIELD_NUMBER: builtins.int
+    TENURE_MONTHS_FIELD_NUMBER: builtins.int
+    MONTHLY_INSTALLMENT_FIELD_NUMBER: builtins.int
+    OUTSTANDING_FIELD_NUMBER: builtins.int
+    payment_id: builtins.int
+    """Id of the payment."""
+    loan_id: builtins.int
+    """Id of the loan within the customer's loans."""
+    prepayment_effect: loan_pb2.PrepaymentEffect.ValueType
+    """What changed in the rest of the schedule."""
+    tenure_months: builtins.int
+    """Number of monthly installments of the loan from now on."""
+    @builtins.property
+    def prepaid_principal(self) -> money_pb2.Money:
+        """Principal repaid ahead of the schedule, in INR."""
+
+    @builtins.property
+    def monthly_installment(self) -> money_pb2.Money:
+        """Monthly installment from now on, in INR."""
+
+    @builtins.property
+    def outstanding(self) -> money_pb2.Money:
+        """Amount left to pay on the loan, including interest, in INR."""
+
+    def __init__(
+        self,
+        *,
+        payment_id: builtins.int = ...,
+        loan_id: builtins.int = ...,
+        prepayment_effect: loan_pb2.PrepaymentEffect.ValueType = ...,
+        prepaid_principal: money_pb2.Money | None = ...,
+        tenure_months: builtins.int = ...,
+        monthly_installment: money_pb2.Money | None = ...,
+        outstanding: money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["monthly_installment", b"monthly_installment", "outstanding", b"outstanding", "prepaid_principal", b"prepaid_principal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "outstanding", b"outstanding", "payment_id", b"payment_id", "prepaid_principal", b"prepaid_principal", "prepayment_effect", b"prepayment_effect", "tenure_months", b"tenure_months"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -102,6 +102,95 @@ INSTALLMENT_STATE_OVERDUE: InstallmentState.ValueType  # 4
 INSTALLMENT_STATE_UPCOMING: InstallmentState.ValueType  # 5
 """Nothing paid; the due date is in the future."""
 
+class _PaymentPurpose:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PaymentPurposeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PaymentPurpose.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    PAYMENT_PURPOSE_UNSPECIFIED: _PaymentPurpose.ValueType  # 0
+    """In a request: INSTALLMENTS. Never sent in a response."""
+    PAYMENT_PURPOSE_INSTALLMENTS: _PaymentPurpose.ValueType  # 1
+    """Settles installments in order, those ahead of their due dates included."""
+    PAYMENT_PURPOSE_PART_PREPAYMENT: _PaymentPurpose.ValueType  # 2
+    """Repays principal at once, ahead of the schedule. The rest of the schedule changes as
+    prepayment_effect says.
+    """
+    PAYMENT_PURPOSE_FORECLOSURE: _PaymentPurpose.ValueType  # 3
+    """Repays all that is owed on the day and closes the loan."""
+
+class PaymentPurpose(_PaymentPurpose, metaclass=_PaymentPurposeEnumTypeWrapper):
+    """What a payment is for."""
+
+PAYMENT_PURPOSE_UNSPECIFIED: PaymentPurpose.ValueType  # 0
+"""In a request: INSTALLMENTS. Never sent in a response."""
+PAYMENT_PURPOSE_INSTALLMENTS: PaymentPurpose.ValueType  # 1
+"""Settles installments in order, those ahead of their due dates included."""
+PAYMENT_PURPOSE_PART_PREPAYMENT: PaymentPurpose.ValueType  # 2
+"""Repays principal at once, ahead of the schedule. The rest of the schedule changes as
+prepayment_effect says.
+"""
+PAYMENT_PURPOSE_FORECLOSURE: PaymentPurpose.ValueType  # 3
+"""Repays all that is owed on the day and closes the loan."""
+
+class _PrepaymentEffect:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PrepaymentEffectEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PrepaymentEffect.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    PREPAYMENT_EFFECT_UNSPECIFIED: _PrepaymentEffect.ValueType  # 0
+    """In a request: REDUCE_TENURE. In a response: the payment is no part prepayment."""
+    PREPAYMENT_EFFECT_REDUCE_TENURE: _PrepaymentEffect.ValueType  # 1
+    """The monthly installment stays, and the loan ends earlier."""
+    PREPAYMENT_EFFECT_REDUCE_INSTALLMENT: _PrepaymentEffect.ValueType  # 2
+    """The number of installments stays, and the monthly installment is recomputed from the balance
+    after the prepayment.
+    """
+
+class PrepaymentEffect(_PrepaymentEffect, metaclass=_PrepaymentEffectEnumTypeWrapper):
+    """What a part prepayment changes in the rest of the schedule. The last installment balances."""
+
+PREPAYMENT_EFFECT_UNSPECIFIED: PrepaymentEffect.ValueType  # 0
+"""In a request: REDUCE_TENURE. In a response: the payment is no part prepayment."""
+PREPAYMENT_EFFECT_REDUCE_TENURE: PrepaymentEffect.ValueType  # 1
+"""The monthly installment stays, and the loan ends earlier."""
+PREPAYMENT_EFFECT_REDUCE_INSTALLMENT: PrepaymentEffect.ValueType  # 2
+"""The number of installments stays, and the monthly installment is recomputed from the balance
+after the prepayment.
+"""
+
+class _PaymentReversalReason:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PaymentReversalReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PaymentReversalReason.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    PAYMENT_REVERSAL_REASON_UNSPECIFIED: _PaymentReversalReason.ValueType  # 0
+    """Rejected in a request. Never sent."""
+    PAYMENT_REVERSAL_REASON_BOUNCED: _PaymentReversalReason.ValueType  # 1
+    """The payment was returned unpaid, such as a bounced mandate or cheque."""
+    PAYMENT_REVERSAL_REASON_DUPLICATE: _PaymentReversalReason.ValueType  # 2
+    """The same payment was recorded twice."""
+    PAYMENT_REVERSAL_REASON_WRONG_LOAN: _PaymentReversalReason.ValueType  # 3
+    """The payment belongs to another loan."""
+    PAYMENT_REVERSAL_REASON_ENTRY_ERROR: _PaymentReversalReason.ValueType  # 4
+    """The amount, day or purpose was recorded wrongly."""
+
+class PaymentReversalReason(_PaymentReversalReason, metaclass=_PaymentReversalReasonEnumTypeWrapper):
+    """Why a payment was reversed."""
+
+PAYMENT_REVERSAL_REASON_UNSPECIFIED: PaymentReversalReason.ValueType  # 0
+"""Rejected in a request. Never sent."""
+PAYMENT_REVERSAL_REASON_BOUNCED: PaymentReversalReason.ValueType  # 1
+"""The payment was returned unpaid, such as a bounced mandate or cheque."""
+PAYMENT_REVERSAL_REASON_DUPLICATE: PaymentReversalReason.ValueType  # 2
+"""The same payment was recorded twice."""
+PAYMENT_REVERSAL_REASON_WRONG_LOAN: PaymentReversalReason.ValueType  # 3
+"""The payment belongs to another loan."""
+PAYMENT_REVERSAL_REASON_ENTRY_ERROR: PaymentReversalReason.ValueType  # 4
+"""The amount, day or purpose was recorded wrongly."""
+
 @typing.final
 class Loan(message.Message):
     """A loan in its current state. Its key is (customer_id, loan_id). All money is in INR."""
@@ -127,6 +216,9 @@ class Loan(message.Message):
     PAID_AMOUNT_FIELD_NUMBER: builtins.int
     NEXT_DUE_DATE_FIELD_NUMBER: builtins.int
     LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
+    PRINCIPAL_OUTSTANDING_FIELD_NUMBER: builtins.int
+    AGREED_TENURE_MONTHS_FIELD_NUMBER: builtins.int
+    AGREED_MONTHLY_INSTALLMENT_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Id of the borrower."""
     loan_id: builtins.int
@@ -134,7 +226,9 @@ class Loan(message.Message):
     across customers. Ids of imported loans, 1 to 999999999999999, are unique per customer only.
     """
     tenure_months: builtins.int
-    """Number of monthly installments, 1 to 480."""
+    """Number of monthly installments, 1 to 480. Prepayments change it: agreed_tenure_months is the
+    number that was agreed.
+    """
     emis_paid_on_time: builtins.int
     """Number of installments settled on time, 0 to tenure_months."""
     installments_settled: builtins.int
@@ -149,6 +243,8 @@ class Loan(message.Message):
     """Whether the loan was imported or booked here."""
     decision_id: builtins.int
     """Id of the decision that booked the loan. 0 for an imported loan."""
+    agreed_tenure_months: builtins.int
+    """Number of monthly installments that was agreed, 1 to 480, before any prepayment."""
     @builtins.property
     def loan_amount(self) -> money_pb2.Money:
         """Principal in INR, more than 0 and at most 100,00,00,000 (100 crore)."""
@@ -162,7 +258,8 @@ class Loan(message.Message):
     @builtins.property
     def monthly_installment(self) -> money_pb2.Money:
         """Monthly installment in INR: the reducing-balance installment of a booked loan, or the source's
-        value for an imported loan. last_installment may differ from it.
+        value for an imported loan. last_installment may differ from it. Prepayments change it:
+        agreed_monthly_installment is the one that was agreed.
         """
 
     @builtins.property
@@ -183,8 +280,8 @@ class Loan(message.Message):
 
     @builtins.property
     def paid_amount(self) -> money_pb2.Money:
-        """Amount paid under the schedule, in INR: the settled installments and any part of the next one.
-        paid_amount plus outstanding is the schedule's total.
+        """Amount paid under the schedule, in INR: the settled installments, any part of the next one and
+        prepaid principal. paid_amount plus outstanding is the schedule's total.
         """
 
     @builtins.property
@@ -197,6 +294,16 @@ class Loan(message.Message):
         more than 0 and at most two monthly installments. 0 if the earlier installments already repay
         the loan, which is possible for imported loans only.
         """
+
+    @builtins.property
+    def principal_outstanding(self) -> money_pb2.Money:
+        """Principal not yet repaid under the schedule, in INR: the balance after the last settled
+        installment and the last prepayment. 0 once CLOSED.
+        """
+
+    @builtins.property
+    def agreed_monthly_installment(self) -> money_pb2.Money:
+        """Monthly installment that was agreed, in INR, before any prepayment."""
 
     def __init__(
         self,
@@ -220,10 +327,13 @@ class Loan(message.Message):
         paid_amount: money_pb2.Money | None = ...,
         next_due_date: date_pb2.Date | None = ...,
         last_installment: money_pb2.Money | None = ...,
+        principal_outstanding: money_pb2.Money | None = ...,
+        agreed_tenure_months: builtins.int = ...,
+        agreed_monthly_installment: money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["closed_on", b"closed_on", "end_date", b"end_date", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "start_date", b"start_date"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["agreed_monthly_installment", b"agreed_monthly_installment", "closed_on", b"closed_on", "end_date", b"end_date", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "principal_outstanding", b"principal_outstanding", "start_date", b"start_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["closed_on", b"closed_on", "customer_id", b"customer_id", "decision_id", b"decision_id", "emis_paid_on_time", b"emis_paid_on_time", "end_date", b"end_date", "installments_settled", b"installments_settled", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "repayments_left", b"repayments_left", "source", b"source", "start_date", b"start_date", "state", b"state", "tenure_months", b"tenure_months"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agreed_monthly_installment", b"agreed_monthly_installment", "agreed_tenure_months", b"agreed_tenure_months", "closed_on", b"closed_on", "customer_id", b"customer_id", "decision_id", b"decision_id", "emis_paid_on_time", b"emis_paid_on_time", "end_date", b"end_date", "installments_settled", b"installments_settled", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "principal_outstanding", b"principal_outstanding", "repayments_left", b"repayments_left", "source", b"source", "start_date", b"start_date", "state", b"state", "tenure_months", b"tenure_months"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -305,6 +415,7 @@ class ScheduleTotals(message.Message):
     PRINCIPAL_FIELD_NUMBER: builtins.int
     INTEREST_FIELD_NUMBER: builtins.int
     OUTSTANDING_FIELD_NUMBER: builtins.int
+    PREPAID_PRINCIPAL_FIELD_NUMBER: builtins.int
     @builtins.property
     def payments(self) -> money_pb2.Money:
         """Total of all payments: principal plus interest."""
@@ -321,6 +432,10 @@ class ScheduleTotals(message.Message):
     def outstanding(self) -> money_pb2.Money:
         """Amount left to pay, including interest."""
 
+    @builtins.property
+    def prepaid_principal(self) -> money_pb2.Money:
+        """Part of `principal` and `payments` that prepayments repaid, in addition to the installments."""
+
     def __init__(
         self,
         *,
@@ -328,16 +443,17 @@ class ScheduleTotals(message.Message):
         principal: money_pb2.Money | None = ...,
         interest: money_pb2.Money | None = ...,
         outstanding: money_pb2.Money | None = ...,
+        prepaid_principal: money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["interest", b"interest", "outstanding", b"outstanding", "payments", b"payments", "principal", b"principal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["interest", b"interest", "outstanding", b"outstanding", "payments", b"payments", "prepaid_principal", b"prepaid_principal", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["interest", b"interest", "outstanding", b"outstanding", "payments", b"payments", "principal", b"principal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["interest", b"interest", "outstanding", b"outstanding", "payments", b"payments", "prepaid_principal", b"prepaid_principal", "principal", b"principal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class Payment(message.Message):
-    """A payment towards a loan. Payments are never changed or deleted."""
+    """A payment towards a loan. Payments are never changed or deleted; a reversed one counts no more."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -349,6 +465,11 @@ class Payment(message.Message):
     RECORDED_TIME_FIELD_NUMBER: builtins.int
     PRINCIPAL_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    PURPOSE_FIELD_NUMBER: builtins.int
+    PREPAYMENT_EFFECT_FIELD_NUMBER: builtins.int
+    REVERSAL_FIELD_NUMBER: builtins.int
+    PREPAID_PRINCIPAL_FIELD_NUMBER: builtins.int
+    PREPAYMENT_CHARGE_FIELD_NUMBER: builtins.int
     payment_id: builtins.int
     """Id of the payment, 1 or more."""
     customer_id: builtins.int
@@ -361,6 +482,10 @@ class Payment(message.Message):
     """
     request_id: builtins.str
     """Request id of the call that recorded it. Empty if release 0.1.0 stored the payment without one."""
+    purpose: PaymentPurpose.ValueType
+    """What the payment is for."""
+    prepayment_effect: PrepaymentEffect.ValueType
+    """Effect of a part prepayment. UNSPECIFIED for another purpose."""
     @builtins.property
     def amount(self) -> money_pb2.Money:
         """Amount paid in INR, more than 0."""
@@ -373,6 +498,21 @@ class Payment(message.Message):
     def recorded_time(self) -> timestamp_pb2.Timestamp:
         """Time at which this service recorded the payment."""
 
+    @builtins.property
+    def reversal(self) -> PaymentReversal:
+        """The reversal of the payment. Unset unless it was reversed."""
+
+    @builtins.property
+    def prepaid_principal(self) -> money_pb2.Money:
+        """Principal that a part prepayment repaid ahead of the schedule, in INR; 0 if it was reversed.
+        Payments dated before it that are recorded or reversed later may change it. Unset for another
+        purpose.
+        """
+
+    @builtins.property
+    def prepayment_charge(self) -> money_pb2.Money:
+        """Part of `amount` that is the charge for a foreclosure, in INR. Unset for another purpose."""
+
     def __init__(
         self,
         *,
@@ -384,9 +524,50 @@ class Payment(message.Message):
         recorded_time: timestamp_pb2.Timestamp | None = ...,
         principal: builtins.str = ...,
         request_id: builtins.str = ...,
+        purpose: PaymentPurpose.ValueType = ...,
+        prepayment_effect: PrepaymentEffect.ValueType = ...,
+        reversal: PaymentReversal | None = ...,
+        prepaid_principal: money_pb2.Money | None = ...,
+        prepayment_charge: money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "paid_on", b"paid_on", "recorded_time", b"recorded_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "paid_on", b"paid_on", "prepaid_principal", b"prepaid_principal", "prepayment_charge", b"prepayment_charge", "recorded_time", b"recorded_time", "reversal", b"reversal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "customer_id", b"customer_id", "loan_id", b"loan_id", "paid_on", b"paid_on", "payment_id", b"payment_id", "principal", b"principal", "recorded_time", b"recorded_time", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "customer_id", b"customer_id", "loan_id", b"loan_id", "paid_on", b"paid_on", "payment_id", b"payment_id", "prepaid_principal", b"prepaid_principal", "prepayment_charge", b"prepayment_charge", "prepayment_effect", b"prepayment_effect", "principal", b"principal", "purpose", b"purpose", "recorded_time", b"recorded_time", "request_id", b"request_id", "reversal", b"reversal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PaymentReversal(message.Message):
+    """The reversal of a payment: from then on the loan is what it would be without the payment."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: builtins.int
+    REVERSED_TIME_FIELD_NUMBER: builtins.int
+    PRINCIPAL_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    reason: PaymentReversalReason.ValueType
+    """Why it was reversed."""
+    principal: builtins.str
+    """Subject of the credentials of the caller who reversed it. Empty if the server runs without
+    authentication.
+    """
+    request_id: builtins.str
+    """Request id of the call that reversed it."""
+    @builtins.property
+    def reversed_time(self) -> timestamp_pb2.Timestamp:
+        """Time at which this service recorded the reversal."""
+
+    def __init__(
+        self,
+        *,
+        reason: PaymentReversalReason.ValueType = ...,
+        reversed_time: timestamp_pb2.Timestamp | None = ...,
+        principal: builtins.str = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["reversed_time", b"reversed_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["principal", b"principal", "reason", b"reason", "request_id", b"request_id", "reversed_time", b"reversed_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

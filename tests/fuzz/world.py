@@ -46,6 +46,7 @@ class World:
     loan_id: int
     decision_id: int
     offer_ids: tuple[int, ...]
+    payment_ids: tuple[int, ...]
     ingestion_ids: tuple[str, ...]
     request_ids: tuple[str, ...]
     page_tokens: tuple[str, ...]
@@ -117,15 +118,25 @@ def make(channel: grpc.Channel) -> World:
     answers = [calls.CreateLoan(_ask(each), timeout=20) for each in asks]
     held = [numbered_uuid("world", "offer", number) for number in range(3)]
     offers = [calls.CreateLoanOffer(_offer(each), timeout=20).offer for each in held]
-    paid = numbered_uuid("world", "payment")
-    calls.RecordPayment(_payment(paid, answers[0].loan.loan_id), timeout=20)
+    paid = [numbered_uuid("world", "payment", number) for number in range(3)]
+    loan_id = answers[0].loan.loan_id
+    payments = [
+        calls.RecordPayment(_payment(each, loan_id), timeout=20).payment.payment_id for each in paid
+    ]
     return World(
-        loan_id=answers[0].loan.loan_id,
+        loan_id=loan_id,
         decision_id=answers[0].decision_id,
         offer_ids=tuple(each.offer_id for each in offers),
+        payment_ids=tuple(payments),
         ingestion_ids=tuple(ids[:3]),
-        request_ids=(*asks, *held, paid),
-        page_tokens=(*_tokens(*stubs, ids[1]), _scorecards(channel)),
+        request_ids=(*asks, *held, *paid),
+        page_tokens=(
+            *_tokens(*stubs, ids[1]),
+            _scorecards(channel),
+            calls.ListPayments(
+                credit.ListPaymentsRequest(customer_id=1, loan_id=loan_id, page_size=1)
+            ).next_page_token,
+        ),
     )
 
 
@@ -360,6 +371,44 @@ _BASES: Mapping[str, Any] = {
                 paid_on=day(date(2021, 1, 1)),
             )
         ],
+        [
+            credit.RecordPaymentRequest(
+                request_id=fresh,
+                customer_id=1,
+                loan_id=world.loan_id,
+                amount=money(0, 10_000_000),
+                purpose=2,  # type: ignore[arg-type]  # a number is one
+                prepayment_effect=2,  # type: ignore[arg-type]  # a number is one
+                validate_only=True,
+            )
+        ],
+    ],
+    "ReversePayment": lambda world, fresh: [
+        [
+            credit.ReversePaymentRequest(
+                request_id=fresh,
+                payment_id=each,
+                reason=1,  # type: ignore[arg-type]  # a number is one
+            )
+        ]
+        for each in world.payment_ids
+    ],
+    "ListPayments": lambda world, _: [
+        [
+            credit.ListPaymentsRequest(
+                customer_id=1,
+                loan_id=world.loan_id,
+                page_size=1,
+                page_token=world.page_tokens[7],
+            )
+        ]
+    ],
+    "GetForeclosureQuote": lambda world, _: [
+        [
+            credit.GetForeclosureQuoteRequest(
+                customer_id=1, loan_id=world.loan_id, paid_on=day(_tomorrow())
+            )
+        ]
     ],
     "GetDecision": lambda world, _: [[credit.GetDecisionRequest(decision_id=world.decision_id)]],
     "ListDecisions": lambda world, _: [

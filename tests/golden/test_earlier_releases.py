@@ -19,6 +19,7 @@ from credit_service.domain.decisions import decode_inputs, decode_outcome, repla
 from credit_service.domain.scorecard import parse_scorecard
 from credit_service.rpc.convert import credit
 from credit_service.rpc.convert import events as convert_events
+from credit_service.rpc.convert import payments as convert_payments
 from credit_service.storage.event_stream import StoredEvent
 from credit_service.v1 import credit_service_pb2 as pb
 
@@ -28,7 +29,7 @@ RELEASES = sorted(
 READERS: Mapping[str, tuple[Any, Callable[[Any], Any]]] = {
     "RegisterCustomer": (pb.RegisterCustomerRequest, credit.read_register_customer),
     "CreateLoan": (pb.CreateLoanRequest, credit.read_create_loan),
-    "RecordPayment": (pb.RecordPaymentRequest, convert_events.read_record_payment),
+    "RecordPayment": (pb.RecordPaymentRequest, convert_payments.read_record_payment),
 }
 
 release = pytest.mark.parametrize("folder", RELEASES, ids=lambda path: path.name)

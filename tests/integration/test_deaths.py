@@ -15,8 +15,12 @@ from credit_service.commands.create_loan import (
     create_loan_offer,
 )
 from credit_service.commands.offers import AcceptLoanOffer, accept_loan_offer
+from credit_service.commands.reconcile import reconcile
 from credit_service.commands.record_payment import RecordPayment, record_payment
+from credit_service.commands.reverse_payment import ReversePayment, reverse_payment
 from credit_service.domain.eligibility import Ask
+from credit_service.domain.payments import PaymentPurpose, PrepaymentEffect, ReversalReason
+from credit_service.rpc.convert.payments import write_recorded_payment
 from credit_service.storage.database import Database
 from tests.integration.portfolio import LAKH, a_good_customer, on
 
@@ -117,8 +121,11 @@ def test_a_payment_is_atomic(
         monkeypatch,
     )
     assert facts(database) == stored
-    first = record_payment(database, command, TODAY, "tests")
-    assert record_payment(database, command, TODAY, "tests") == first
+    first, again = (
+        write_recorded_payment(record_payment(database, command, TODAY, "tests"), TODAY.today)
+        for _ in range(2)
+    )
+    assert again == first
     assert facts(database)[2] == 1
 
 
@@ -150,3 +157,95 @@ def test_an_acceptance_is_atomic(
     assert accept_loan_offer(database, command, TODAY, "tests") == first
     rivals = 1 if point == "end_offer.before_commit" else 0
     assert facts(database)[0] == 1 + rivals
+
+
+PAYMENTS = text(
+    """SELECT
+        (SELECT count(*) FROM payments),
+        (SELECT count(*) FROM payment_reversals),
+        (SELECT count(*) FROM requests WHERE method IN ('RecordPayment', 'ReversePayment')),
+        (SELECT count(*) FROM events WHERE kind IN ('payment_recorded', 'loan_prepaid')),
+        (SELECT count(*) FROM events WHERE kind = 'payment_reversed')"""
+)
+
+
+@pytest.mark.parametrize(
+    ("point", "payments"),
+    [
+        ("record_payment.before_write", 1),
+        # Only the concurrent call's payment.
+        ("record_payment.before_commit", 2),
+        ("record_payment.after_commit", 2),
+    ],
+)
+def test_a_prepayment_is_atomic(
+    database: Database, point: str, payments: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer_id = a_good_customer(database, TODAY)
+    loan_id = book(database, customer_id, uuid4())
+    pay(database, customer_id, loan_id, 1_000)
+    command = RecordPayment(
+        uuid4(),
+        customer_id,
+        loan_id,
+        LAKH // 10,
+        None,
+        PaymentPurpose.PART_PREPAYMENT,
+        PrepaymentEffect.REDUCE_TENURE,
+    )
+    die_at(
+        point,
+        lambda: record_payment(database, command, TODAY, "tests"),
+        lambda: pay(database, customer_id, loan_id, 1_000),
+        monkeypatch,
+    )
+    prepaid = 1 if point == "record_payment.after_commit" else 0
+    assert counts(database) == (payments, 0, payments, payments + prepaid, 0)
+    record_payment(database, command, TODAY, "tests")
+    record_payment(database, command, TODAY, "tests")
+    rivals = 1 if point == "record_payment.before_commit" else 0
+    assert counts(database) == (2 + rivals, 0, 2 + rivals, 3 + rivals, 0)
+    assert reconcile(database, TODAY).discrepancies == 0
+
+
+@pytest.mark.parametrize(
+    ("point", "payments", "reversals"),
+    [
+        ("reverse_payment.before_write", 1, 0),
+        ("reverse_payment.before_commit", 2, 0),
+        ("reverse_payment.after_commit", 1, 1),
+    ],
+)
+def test_a_reversal_is_atomic(
+    database: Database,
+    point: str,
+    payments: int,
+    reversals: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    customer_id = a_good_customer(database, TODAY)
+    loan_id = book(database, customer_id, uuid4())
+    payment_id = pay(database, customer_id, loan_id, 1_000)
+    command = ReversePayment(uuid4(), payment_id, ReversalReason.BOUNCED)
+    die_at(
+        point,
+        lambda: reverse_payment(database, command, TODAY, "tests"),
+        lambda: pay(database, customer_id, loan_id, 1_000),
+        monkeypatch,
+    )
+    total = payments + reversals
+    assert counts(database) == (payments, reversals, total, payments, reversals)
+    first = reverse_payment(database, command, TODAY, "tests")
+    assert reverse_payment(database, command, TODAY, "tests") == first
+    assert counts(database) == (payments, 1, payments + 1, payments, 1)
+    assert reconcile(database, TODAY).discrepancies == 0
+
+
+def pay(database: Database, customer_id: int, loan_id: int, amount_paise: int) -> int:
+    command = RecordPayment(uuid4(), customer_id, loan_id, amount_paise, None)
+    return record_payment(database, command, TODAY, "tests").payment.payment_id
+
+
+def counts(database: Database) -> tuple[int, ...]:
+    with database.autocommit() as connection:
+        return tuple(connection.execute(PAYMENTS).one())

@@ -55,6 +55,7 @@ SAMPLES: Mapping[str, Mapping[str, Any]] = {
         "tenure_months": 12,
     },
     "RecordPayment": {"customer_id": 1, "loan_id": 1, "amount": {"units": 10}},
+    "ReversePayment": {"payment_id": 1, "reason": "PAYMENT_REVERSAL_REASON_BOUNCED"},
     "CreateLoanOffer": {
         "customer_id": 1,
         "loan_amount": {"units": 100_000},

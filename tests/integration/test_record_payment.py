@@ -23,6 +23,7 @@ from credit_service.domain.loans import Loan, LoanState, schedule
 from credit_service.domain.payments import outstanding_paise
 from credit_service.queries.customers import get_customer
 from credit_service.queries.loans import list_loans, repayment_schedule
+from credit_service.rpc.convert.payments import write_recorded_payment
 from credit_service.storage import positions
 from credit_service.storage.database import Database
 from tests.integration.portfolio import LAKH, a_good_customer, on
@@ -44,6 +45,11 @@ def pay(
 ) -> RecordedPayment:
     command = RecordPayment(key or uuid4(), loan.customer_id, loan.loan_id, amount_paise, None)
     return record_payment(database, command, on(day), "tests")
+
+
+def seen(recorded: RecordedPayment) -> bytes:
+    """The response as a caller sees it."""
+    return write_recorded_payment(recorded, START.today).SerializeToString(deterministic=True)
 
 
 def test_payments_settle_a_loan_until_it_is_closed(database: Database) -> None:
@@ -152,7 +158,6 @@ def test_rejections_change_nothing(database: Database) -> None:
         (outstanding_paise(loan) - 99, date(2026, 2, 10), "PAYMENT_EXCEEDS_OUTSTANDING"),
         (100, date(2026, 2, 12), "PAYMENT_IN_FUTURE"),
         (100, date(2026, 1, 30), "PAYMENT_BEFORE_LOAN_START"),
-        (100, date(2026, 2, 9), "PAYMENT_BEFORE_PREVIOUS"),
     ):
         command = RecordPayment(uuid4(), loan.customer_id, loan.loan_id, amount, paid_on)
         with pytest.raises(PreconditionFailedError) as refused:
@@ -175,11 +180,11 @@ def test_rejections_change_nothing(database: Database) -> None:
 def test_the_same_payment_sent_twenty_times_counts_once(database: Database) -> None:
     loan, key = a_loan(database), uuid4()
     answers = in_parallel(lambda: pay(database, loan, 1_000_00, date(2026, 2, 1), key), 20)
-    assert len({repr(answer) for answer in answers}) == 1
+    assert len({seen(answer) for answer in answers}) == 1
     again = pay(database, loan, 500_00, date(2026, 2, 2))
     assert again.loan.paid_paise == 1_500_00
     # The retry returns the first response, although the loan has changed since.
-    assert pay(database, loan, 1_000_00, date(2026, 2, 3), key) == answers[0]
+    assert seen(pay(database, loan, 1_000_00, date(2026, 2, 3), key)) == seen(answers[0])
     with pytest.raises(RequestIdReusedError):
         pay(database, loan, 1_000_01, date(2026, 2, 3), key)
 
@@ -190,7 +195,8 @@ def test_a_rejected_payment_is_evaluated_again(database: Database) -> None:
     with pytest.raises(PreconditionFailedError, match="PAYMENT_IN_FUTURE"):
         record_payment(database, command, on(date(2026, 2, 1)), "tests")
     recorded = record_payment(database, command, on(date(2026, 3, 1)), "tests")
-    assert record_payment(database, command, on(date(2026, 4, 1)), "tests") == recorded
+    again = record_payment(database, command, on(date(2026, 4, 1)), "tests")
+    assert seen(again) == seen(recorded)
 
 
 def test_concurrent_payments_are_all_counted_up_to_the_outstanding_amount(
@@ -225,7 +231,7 @@ def test_a_retry_returns_the_same_despite_concurrent_payments(
     with _after_every_statement(monkeypatch, rival) as times:
         again = pay(database, loan, 100, date(2026, 2, 10), key)
     assert times() > 0
-    assert again == first
+    assert seen(again) == seen(first)
 
 
 @contextmanager

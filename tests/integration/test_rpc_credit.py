@@ -323,6 +323,9 @@ REQUIRED_FIELDS = {
         pb.RecordPaymentRequest(),
         {"request_id", "customer_id", "loan_id", "amount"},
     ),
+    "ReversePayment": (pb.ReversePaymentRequest(), {"request_id", "payment_id", "reason"}),
+    "ListPayments": (pb.ListPaymentsRequest(), {"customer_id", "loan_id"}),
+    "GetForeclosureQuote": (pb.GetForeclosureQuoteRequest(), {"customer_id", "loan_id"}),
     "GetLoan": (pb.GetLoanRequest(), {"loan_id"}),
     "ListLoans": (pb.ListLoansRequest(), {"customer_id"}),
     "GetRepaymentSchedule": (pb.GetRepaymentScheduleRequest(), {"customer_id", "loan_id"}),
@@ -530,6 +533,21 @@ UNKNOWN = [
         "LOAN_NOT_FOUND",
     ),
     ("GetDecision", pb.GetDecisionRequest(decision_id=HUGE), "DECISION_NOT_FOUND"),
+    ("ListPayments", pb.ListPaymentsRequest(customer_id=77, loan_id=77), "LOAN_NOT_FOUND"),
+    (
+        "GetForeclosureQuote",
+        pb.GetForeclosureQuoteRequest(customer_id=77, loan_id=77),
+        "LOAN_NOT_FOUND",
+    ),
+    (
+        "ReversePayment",
+        pb.ReversePaymentRequest(
+            request_id=str(uuid4()),
+            payment_id=HUGE,
+            reason=loan_pb2.PAYMENT_REVERSAL_REASON_BOUNCED,
+        ),
+        "PAYMENT_NOT_FOUND",
+    ),
 ]
 
 
@@ -537,9 +555,10 @@ def test_unknown_ids_are_not_found(server: Edge) -> None:
     for method, request, reason in UNKNOWN:
         found = refused(getattr(server.credit, method), request)
         assert (found.code, found.reason) == (grpc.StatusCode.NOT_FOUND, reason), method
-        assert found.details["ResourceInfo"].resource_type in {"customer", "loan", "decision"}
+        kinds = {"customer", "loan", "decision", "payment"}
+        assert found.details["ResourceInfo"].resource_type in kinds
         assert found.message
-        names = {"customer_id", "loan_id", "decision_id", "lookup"}
+        names = {*(f"{each}_id" for each in kinds), "lookup"}
         assert found.metadata
         assert set(found.metadata) <= names
 

@@ -314,25 +314,31 @@ class Bank:
             raise Refused("PAYMENT_IN_FUTURE")
         if day < loan["start"]:
             raise Refused("PAYMENT_BEFORE_LOAN_START")
-        if loan["paid_on"] is not None and day < loan["paid_on"]:
-            raise Refused("PAYMENT_BEFORE_PREVIOUS")
         if amount > self.outstanding(loan):
             raise Refused("PAYMENT_EXCEEDS_OUTSTANDING")
-        loan["paid"] += amount
-        loan["paid_on"] = day
+        made = loan.setdefault("payments", [])
+        number = len(made)
+        made.append((day, number, amount))
+        loan["paid"], loan["settled"] = 0, loan["settled_before"]
+        loan["on_time"] = loan["source_on_time"]
         asked = payments_of(loan)
-        settled = []
-        while (
-            loan["settled"] < loan["tenure"]
-            and sum(asked[loan["settled_before"] : loan["settled"] + 1]) <= loan["paid"]
-        ):
-            loan["settled"] += 1
-            settled.append(loan["settled"])
-            on_time = day <= due_date(loan["start"], loan["settled"])
-            loan["on_time"] += on_time and asked[loan["settled"] - 1] > 0
-        if loan["settled"] == loan["tenure"]:
-            loan["closed_on"] = day
-        return settled
+        own: list[int] = []
+        # In the order of the days, then of the recording.
+        for day_of, place, amount_of in sorted(made):
+            loan["paid"] += amount_of
+            loan["paid_on"] = day_of
+            while (
+                loan["settled"] < loan["tenure"]
+                and sum(asked[loan["settled_before"] : loan["settled"] + 1]) <= loan["paid"]
+            ):
+                loan["settled"] += 1
+                on_time = day_of <= due_date(loan["start"], loan["settled"])
+                loan["on_time"] += on_time and asked[loan["settled"] - 1] > 0
+                if place == number:
+                    own.append(loan["settled"])
+            if loan["settled"] == loan["tenure"]:
+                loan["closed_on"] = day_of
+        return own
 
     def import_customers(
         self, rows: Sequence[Facts], *, update: bool, writes: bool

@@ -219,8 +219,47 @@ CONTRACT: dict[str, tuple[str, set[str], set[str]]] = {
     ),
     "RecordPayment": (
         "credit.write",
-        {"request_id", "customer_id", "loan_id", "amount", "paid_on"},
-        {"payment", "loan", "installments"},
+        {
+            "request_id",
+            "customer_id",
+            "loan_id",
+            "amount",
+            "paid_on",
+            "purpose",
+            "prepayment_effect",
+            "validate_only",
+        },
+        {
+            "payment.reversal.reason",
+            "loan.principal_outstanding",
+            "installments",
+            "schedule",
+            "totals.interest",
+        },
+    ),
+    "ReversePayment": (
+        "credit.write",
+        {"request_id", "payment_id", "reason"},
+        {"payment.reversal.reason", "loan"},
+    ),
+    "ListPayments": (
+        "credit.read",
+        {"customer_id", "loan_id", *LIST_REQUEST},
+        {"payments.reversal", "next_page_token"},
+    ),
+    "GetForeclosureQuote": (
+        "credit.read",
+        {"customer_id", "loan_id", "paid_on"},
+        {
+            "paid_on",
+            "principal_outstanding",
+            "overdue",
+            "interest_accrued",
+            "charges",
+            "prepayment_charge",
+            "total",
+            "interest_per_day",
+        },
     ),
     "GetDecision": (
         "credit.read",
@@ -271,6 +310,8 @@ CONTRACT: dict[str, tuple[str, set[str], set[str]]] = {
             "event.loan_offer_ended",
             "event.payment_recorded",
             "event.loan_closed",
+            "event.payment_reversed.reopened",
+            "event.loan_prepaid.prepaid_principal",
             "event.score_changed",
             "event.rows_ingested",
             "event.customer_updated.changes.previous",
@@ -508,7 +549,7 @@ def test_only_methods_that_write_are_not_marked_free_of_side_effects() -> None:
     }
     assert writing == STREAMS_IN | {
         *("RegisterCustomer", "UpdateCustomer"),
-        *("CreateLoan", "RecordPayment", "ReviewDecision"),
+        *("CreateLoan", "RecordPayment", "ReversePayment", "ReviewDecision"),
         *("CreateLoanOffer", "AcceptLoanOffer", "WithdrawLoanOffer"),
         *("CreateScorecard", "ActivateScorecard", "SetTrialScorecard", "RetireScorecard"),
     }
@@ -571,7 +612,8 @@ def test_the_errors_documented_at_methods_are_exactly_the_existing_ones() -> Non
             assert status in statuses
     assert named - known == set()
     # The services document reasons that are named like their status by the status only.
-    assert known - named - statuses == {"UNSPECIFIED"}
+    # Only servers of earlier releases send PAYMENT_BEFORE_PREVIOUS.
+    assert known - named - statuses == {"UNSPECIFIED", "PAYMENT_BEFORE_PREVIOUS"}
 
 
 def test_lists_are_paged_alike() -> None:

@@ -1,5 +1,6 @@
 """Convert messages of CreditService."""
 
+from collections.abc import Iterable
 from datetime import date, datetime
 from functools import lru_cache
 from typing import Any
@@ -35,6 +36,7 @@ from credit_service.domain.loans import (
     ScheduledInstallment,
     book,
     last_installment_paise,
+    principal_outstanding_paise,
     repayment_plan,
     validate_ask,
 )
@@ -516,6 +518,9 @@ def fill_loan(message: loan_pb2.Loan, loan: Loan) -> None:
     fill_money(message.outstanding, outstanding)
     fill_money(message.paid_amount, paid)
     fill_money(message.last_installment, repayment_plan(loan).last_paise)
+    fill_money(message.principal_outstanding, principal_outstanding_paise(loan))
+    message.agreed_tenure_months = loan.agreed_tenure_months
+    fill_money(message.agreed_monthly_installment, loan.agreed_installment_paise)
     if loan.closed_on is not None:
         fill_date(message.closed_on, loan.closed_on)
     due = next_unsettled_due_date(loan)
@@ -527,20 +532,34 @@ def write_schedule(
     found: RepaymentSchedule,
 ) -> credit_service_pb2.GetRepaymentScheduleResponse:
     """The response of GetRepaymentSchedule."""
-    schedule = found.schedule
-    outstanding = paid_and_outstanding_paise(found.loan)[1]
-    return credit_service_pb2.GetRepaymentScheduleResponse(
+    prepaid = found.prepaid_principal_paise
+    response = credit_service_pb2.GetRepaymentScheduleResponse(
         installments=[
             write_installment(line, progress, found.settled_on.get(line.number))
-            for line, progress in zip(schedule.installments, found.progress, strict=True)
+            for line, progress in zip(found.installments, found.progress, strict=True)
         ],
-        totals=loan_pb2.ScheduleTotals(
-            payments=write_money(schedule.total_payment_paise),
-            principal=write_money(schedule.total_principal_paise),
-            interest=write_money(schedule.total_interest_paise),
-            outstanding=write_money(outstanding),
-        ),
     )
+    outstanding = paid_and_outstanding_paise(found.loan)[1]
+    fill_totals(response.totals, found.installments, prepaid, outstanding)
+    return response
+
+
+def fill_totals(
+    message: loan_pb2.ScheduleTotals,
+    installments: Iterable[ScheduledInstallment],
+    prepaid_principal_paise: int,
+    outstanding_paise: int,
+) -> None:
+    """Fill an empty message with the totals of installments and of what was prepaid beside them."""
+    principal, interest = prepaid_principal_paise, 0
+    for line in installments:
+        principal += line.principal_paise
+        interest += line.interest_paise
+    fill_money(message.payments, principal + interest)
+    fill_money(message.principal, principal)
+    fill_money(message.interest, interest)
+    fill_money(message.outstanding, outstanding_paise)
+    fill_money(message.prepaid_principal, prepaid_principal_paise)
 
 
 def write_installment(

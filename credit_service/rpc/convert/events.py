@@ -1,83 +1,23 @@
-"""Convert messages of payments and events."""
+"""Convert events."""
 
 from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Any
 
-from credit_service.commands.record_payment import RecordedPayment, RecordPayment
 from credit_service.domain.decisions import score_from_document
 from credit_service.domain.documents import from_document
 from credit_service.domain.errors import OUT_OF_RANGE
-from credit_service.domain.loans import Loan, schedule
+from credit_service.domain.loans import Loan
 from credit_service.domain.money import format_hundredths
-from credit_service.domain.payments import installment_states
-from credit_service.rpc.convert import credit, fields, offers, referrals
+from credit_service.rpc.convert import credit, fields, offers, payments, referrals
 from credit_service.rpc.convert import scorecards as convert_scorecards
 from credit_service.rpc.convert.fields import Violations
-from credit_service.rupees import format_inr
 from credit_service.storage import offers as stored_offers
 from credit_service.storage.event_stream import StoredEvent
 from credit_service.storage.fact_changes import StoredChange
-from credit_service.storage.payments import StoredPayment
-from credit_service.v1 import (
-    credit_service_pb2,
-    decision_pb2,
-    event_pb2,
-    ingestion_pb2,
-    loan_pb2,
-)
+from credit_service.v1 import credit_service_pb2, decision_pb2, event_pb2, ingestion_pb2
 
 MAX_EVENT_TYPES = 100
-
-
-def read_record_payment(request: credit_service_pb2.RecordPaymentRequest) -> RecordPayment:
-    """The command of a RecordPayment request. Raises InvalidFieldsError."""
-    violations = Violations()
-    request_id = fields.read_request_id(request, violations)
-    customer_id = fields.read_id(request.customer_id, "customer_id", violations)
-    loan_id = fields.read_id(request.loan_id, "loan_id", violations)
-    amount = fields.read_money(request, "amount", violations)
-    if amount is not None and amount <= 0:
-        violations.add("amount", OUT_OF_RANGE, f"must be more than ₹0, found {format_inr(amount)}.")
-    paid_on: date | None = None
-    if request.HasField("paid_on"):
-        paid_on = fields.read_date(request, "paid_on", violations)
-    violations.raise_if_any()
-    return RecordPayment(request_id, customer_id, loan_id, amount or 0, paid_on)
-
-
-def write_recorded_payment(
-    recorded: RecordedPayment, today: date
-) -> credit_service_pb2.RecordPaymentResponse:
-    """The response of RecordPayment."""
-    settled = recorded.payment.settled_numbers
-    lines = schedule(recorded.loan).installments if settled else ()
-    progress = installment_states(recorded.loan, today) if settled else ()
-    first = lines[0].number if lines else 1
-    return credit_service_pb2.RecordPaymentResponse(
-        payment=write_payment(recorded.payment),
-        loan=credit.write_loan(recorded.loan),
-        installments=[
-            credit.write_installment(
-                lines[number - first], progress[number - first], recorded.payment.paid_on
-            )
-            for number in settled
-        ],
-    )
-
-
-def write_payment(payment: StoredPayment) -> loan_pb2.Payment:
-    """A payment as stored."""
-    return loan_pb2.Payment(
-        payment_id=payment.payment_id,
-        customer_id=payment.customer_id,
-        loan_id=payment.loan_id,
-        amount=fields.write_money(payment.amount_paise),
-        paid_on=fields.write_date(payment.paid_on),
-        recorded_time=fields.write_time(payment.recorded_at),
-        principal=fields.write_principal(payment.principal),
-        request_id="" if payment.request_id is None else str(payment.request_id),
-    )
 
 
 def read_event_kinds(numbers: Sequence[int], field: str, violations: Violations) -> frozenset[str]:
@@ -180,6 +120,7 @@ def _payment_recorded(message: event_pb2.CreditEvent, event: StoredEvent) -> Non
     paid_on = fields.write_date(date.fromisoformat(facts["paid_on"]))
     recorded.payment.paid_on.CopyFrom(paid_on)
     recorded.payment.recorded_time.CopyFrom(message.time)
+    payments.fill_purpose(recorded.payment, facts)
     recorded.installments_settled = facts["settled_count"]
     recorded.installments_on_time = facts["on_time_count"]
     recorded.outstanding.CopyFrom(fields.write_money(facts["outstanding_paise"]))
@@ -190,6 +131,28 @@ def _loan_closed(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     message.loan_closed.payment_id = event.payload["payment_id"]
     closed_on = fields.write_date(date.fromisoformat(event.payload["closed_on"]))
     message.loan_closed.closed_on.CopyFrom(closed_on)
+
+
+def _payment_reversed(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
+    facts, reversal = event.payload, message.payment_reversed
+    reversal.payment_id = facts["payment_id"]
+    reversal.loan_id = facts["loan_id"]
+    reversal.reason = payments.reason_number(facts["reason"])
+    fields.fill_money(reversal.amount, facts["amount_paise"])
+    fields.fill_date(reversal.paid_on, date.fromisoformat(facts["paid_on"]))
+    fields.fill_money(reversal.outstanding, facts["outstanding_paise"])
+    reversal.reopened = facts["reopened"]
+
+
+def _loan_prepaid(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
+    facts, prepaid = event.payload, message.loan_prepaid
+    prepaid.payment_id = facts["payment_id"]
+    prepaid.loan_id = facts["loan_id"]
+    prepaid.prepayment_effect = payments.effect_number(facts["effect"])
+    fields.fill_money(prepaid.prepaid_principal, facts["prepaid_principal_paise"])
+    prepaid.tenure_months = facts["tenure_months"]
+    fields.fill_money(prepaid.monthly_installment, facts["installment_paise"])
+    fields.fill_money(prepaid.outstanding, facts["outstanding_paise"])
 
 
 def _score_changed(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
@@ -298,6 +261,8 @@ _WRITE: dict[str, Callable[[event_pb2.CreditEvent, StoredEvent], None]] = {
     "scorecard_changed": _scorecard_changed,
     "decision_referred": _decision_referred,
     "decision_reviewed": _decision_reviewed,
+    "payment_reversed": _payment_reversed,
+    "loan_prepaid": _loan_prepaid,
 }
 _KIND_OF_TYPE: dict[int, str] = {
     event_pb2.CreditEventType.Value(f"CREDIT_EVENT_TYPE_{kind.upper()}"): kind for kind in _WRITE

@@ -3,7 +3,14 @@
 import pytest
 
 from credit_service.client.event_text import EventText, describe
-from credit_service.v1 import decision_pb2, event_pb2, ingestion_pb2, offer_pb2, scorecard_pb2
+from credit_service.v1 import (
+    decision_pb2,
+    event_pb2,
+    ingestion_pb2,
+    loan_pb2,
+    offer_pb2,
+    scorecard_pb2,
+)
 from credit_service.v1.event_pb2 import CreditEvent
 
 MONEY = {"units": 1_00_000}
@@ -119,6 +126,36 @@ def event(payload: dict[str, object]) -> CreditEvent:
         (
             {"loan_closed": {"loan_id": 9}},
             EventText("Loan 9 of customer 101 closed", ""),
+        ),
+        (
+            {
+                "payment_reversed": {
+                    "loan_id": 9,
+                    "reason": loan_pb2.PAYMENT_REVERSAL_REASON_WRONG_LOAN,
+                    "amount": MONEY,
+                    "outstanding": {"units": 23_000},
+                    "reopened": True,
+                }
+            },
+            EventText(
+                "Payment of ₹1,00,000 by customer 101 reversed",
+                "wrong loan: loan 9, ₹23,000 outstanding, loan reopened",
+            ),
+        ),
+        (
+            {
+                "loan_prepaid": {
+                    "loan_id": 9,
+                    "prepaid_principal": MONEY,
+                    "tenure_months": 10,
+                    "monthly_installment": {"units": 8_884},
+                    "outstanding": {"units": 23_000},
+                }
+            },
+            EventText(
+                "₹1,00,000 of loan 9 prepaid by customer 101",
+                "now 10 months of ₹8,884, ₹23,000 outstanding",
+            ),
         ),
         (
             {"score_changed": {"credit_score": {"score": 52}, "previous_score": 38}},

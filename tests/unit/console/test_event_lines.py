@@ -15,6 +15,8 @@ from credit_service.v1.event_pb2 import CreditEvent
         ({"loan_declined": {"decision_id": 6}}, "declined", "/qa/decisions/6"),
         ({"payment_recorded": {"payment": {"loan_id": 9}}}, "neutral", "/qa/customers/101/loans/9"),
         ({"loan_closed": {"loan_id": 9}}, "neutral", "/qa/customers/101/loans/9"),
+        ({"payment_reversed": {"loan_id": 9}}, "neutral", "/qa/customers/101/loans/9"),
+        ({"loan_prepaid": {"loan_id": 9}}, "neutral", "/qa/customers/101/loans/9"),
         ({"score_changed": {}}, "neutral", "/qa/customers/101"),
         ({"rows_ingested": {"ingestion_id": "id"}}, "neutral", "/qa/ingestions/id"),
         ({"customer_updated": {"ingestion_id": "id"}}, "neutral", "/qa/ingestions/id"),

@@ -44,6 +44,8 @@ def test_a_quote_equals_the_published_one() -> None:
         total_paise=10_016_129,
         interest_per_day_paise=3_226,
         interest_saved_paise=661_853 - 16_129,
+        principal_not_due_paise=10_000_000,
+        overdue_paise=0,
     )
 
 

@@ -68,8 +68,8 @@ APRIL = date(2026, 4, 25)
         (
             [*PAID, PaymentFact(2, EMI, date(2026, 5, 15))],
             payment(7_636_171, APRIL, FORECLOSURE),
-            "PAYMENT_EXCEEDS_OUTSTANDING",
-            {"amount": "76361.71", "outstanding": "67476.83"},
+            "FORECLOSURE_BEFORE_PAYMENT",
+            {"paid_on": "2026-04-25", "last_paid_on": "2026-05-15"},
         ),
     ],
 )

@@ -27,7 +27,8 @@ TABLES = list(metadata.tables.values())
 _NODES = (EVERYWHERE["placement"], LOCAL["placement"])
 
 # Every statement of CheckEligibility, GetCreditScore, GetCustomer by id, GetLoan of a customer,
-# CreateLoan, RecordPayment, CreateLoanOffer and the ends of offers, those of UpdateCustomer, and
+# CreateLoan, RecordPayment, ReversePayment, ListPayments, CreateLoanOffer and the ends of offers,
+# except those that find a customer by the id of a payment or an offer; those of UpdateCustomer, and
 # the statements that find who has or had a phone number.
 HOT = {
     "customers._BY_ID": customers._BY_ID,
@@ -56,7 +57,10 @@ HOT = {
     "payments._READ": payments._READ,
     "payments._SETTLEMENTS": payments._SETTLEMENTS,
     "payments._WRITE": payments._WRITE,
-    "payments._WITH_LOAN": payments._WITH_LOAN,
+    "payments._WRITE_REPLAYED": payments._WRITE_REPLAYED,
+    "payments._REVERSE": payments._REVERSE,
+    "payments._HISTORY": payments._HISTORY,
+    "payments._PAGE": payments._PAGE,
     "policy_facts.READ": policy_facts.READ,
     "referrals.APPROVE": referrals.APPROVE,
     "referrals.DECLINE": referrals.DECLINE,

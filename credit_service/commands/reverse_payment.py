@@ -1,0 +1,188 @@
+"""Reverse a payment: the loan becomes what it would be without it."""
+
+import time
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection, exc
+
+from credit_service import failpoints
+from credit_service.cache.positions import PositionCache
+from credit_service.clock import Moment
+from credit_service.commands.idempotency import fingerprint, used_before
+from credit_service.commands.record_payment import position_after
+from credit_service.domain.errors import NotFoundError, PreconditionFailedError
+from credit_service.domain.loan_replay import replay
+from credit_service.domain.loans import Loan, LoanState
+from credit_service.domain.payments import ReversalReason, outstanding_paise
+from credit_service.domain.positions import CreditPosition
+from credit_service.storage import payments
+from credit_service.storage.database import Database, LostRaceError, constraint_of
+from credit_service.storage.payments import (
+    LoanWrite,
+    PaymentKey,
+    PaymentRead,
+    ReversalWrite,
+    StoredPayment,
+)
+
+_METHOD = "ReversePayment"
+_RACE_CONSTRAINTS = frozenset(
+    {
+        "requests_pkey",
+        "payment_reversals_pkey",
+        "payment_reversals_customer_id_loan_id_reversal_number_key",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReversePayment:
+    """Reverse a payment."""
+
+    request_id: UUID
+    payment_id: int
+    reason: ReversalReason
+
+
+@dataclass(frozen=True, slots=True)
+class ReversedPayment:
+    """The payment with its reversal, and the loan right after it."""
+
+    payment: StoredPayment
+    loan: Loan
+
+
+@dataclass(frozen=True, slots=True)
+class _Reversed:
+    """A response; for a new reversal with the position after it."""
+
+    answer: ReversedPayment
+    scorecard_version: str = ""
+    position_after: CreditPosition | None = None
+
+
+def reverse_payment(
+    database: Database,
+    command: ReversePayment,
+    moment: Moment,
+    principal: str,
+    *,
+    cache: PositionCache | None = None,
+) -> ReversedPayment:
+    """Store the reversal and its effects atomically, guarded by the customer's version.
+
+    Writes the new position to the cache before it returns.
+
+    Raises:
+        NotFoundError: PAYMENT_NOT_FOUND.
+        PreconditionFailedError: PAYMENT_ALREADY_REVERSED.
+        RequestIdReusedError: the id was used for other content.
+        RetryLaterError: other calls kept the customer busy for too long.
+    """
+    with database.autocommit() as connection:
+        key = payments.find(connection, command.payment_id)
+    if key is None:
+        raise NotFoundError("PAYMENT_NOT_FOUND", "payment", str(command.payment_id))
+    content = fingerprint(command)
+    started_at = time.monotonic()
+
+    def attempt(number: int) -> _Reversed:
+        session = database.transaction() if number else database.autocommit()
+        with session as connection:
+            return _reverse(connection, command, key, content, moment, principal, lock=number > 0)
+
+    done = database.retry(attempt)
+    failpoints.reach("reverse_payment.after_commit")
+    if cache is not None and done.position_after is not None:
+        cache.put([done.position_after], done.scorecard_version, moment, read_at=started_at)
+    return done.answer
+
+
+def _reverse(
+    connection: Connection,
+    command: ReversePayment,
+    key: PaymentKey,
+    content: bytes,
+    moment: Moment,
+    principal: str,
+    *,
+    lock: bool,
+) -> _Reversed:
+    """Reverse the payment, or return the result of the first request with this id."""
+    read = payments.read(
+        connection, key.customer_id, key.loan_id, command.request_id, moment.today, lock=lock
+    )
+    # If the loan has changed since the read, so has the customer's version, and the guarded write
+    # fails.
+    history = payments.history(connection, key.customer_id, key.loan_id)
+    if read is None or history is None:
+        raise NotFoundError("PAYMENT_NOT_FOUND", "payment", str(command.payment_id))
+    payment = history.payment(key.payment_number)
+    reversal = payment.reversal
+    if used_before(connection, read.request, command.request_id, _METHOD, content):
+        if reversal is None:
+            # The record was read after the payments were.
+            raise LostRaceError("version")
+        return _Reversed(ReversedPayment(payment, history.after_reversal(reversal).loan))
+    history.raise_if_used(command.request_id)
+    if reversal is not None:
+        raise _already_reversed(payment)
+    after = replay(history.loan, history.facts_without(key.payment_number)).loan
+    effects = _effects(connection, command, content, moment, principal, read, history.loan, after)
+    reversing = ReversalWrite(
+        effects,
+        payment,
+        reversal_number=history.last_reversal_number + 1,
+        last_payment_number=history.last_payment_number,
+        reason=command.reason,
+        reopened=history.loan.state is LoanState.CLOSED and after.state is LoanState.ACTIVE,
+    )
+    failpoints.reach("reverse_payment.before_write")
+    try:
+        stored = payments.reverse(connection, reversing, moment)
+    except exc.IntegrityError as error:
+        if constraint_of(error) in _RACE_CONSTRAINTS:
+            raise LostRaceError(constraint_of(error)) from error
+        raise
+    if stored is None:
+        raise LostRaceError("version")
+    if lock:
+        failpoints.reach("reverse_payment.before_commit")
+    return _Reversed(ReversedPayment(stored, after), read.scorecard_version, effects.position_after)
+
+
+def _effects(
+    connection: Connection,
+    command: ReversePayment,
+    content: bytes,
+    moment: Moment,
+    principal: str,
+    read: PaymentRead,
+    before: Loan,
+    after: Loan,
+) -> LoanWrite:
+    return LoanWrite(
+        request_id=command.request_id,
+        fingerprint=content,
+        principal=principal,
+        read_version=read.position.version,
+        position_after=position_after(connection, read.position, before, after, moment.today),
+        loan_after=after,
+        outstanding_paise=outstanding_paise(after),
+        is_replayed=True,
+    )
+
+
+def _already_reversed(payment: StoredPayment) -> PreconditionFailedError:
+    """PAYMENT_ALREADY_REVERSED."""
+    return PreconditionFailedError(
+        "PAYMENT_ALREADY_REVERSED",
+        f"Payment {payment.payment_id} was reversed before.",
+        subject=f"payments/{payment.payment_id}",
+        metadata={
+            "customer_id": str(payment.customer_id),
+            "loan_id": str(payment.loan_id),
+            "payment_id": str(payment.payment_id),
+        },
+    )
