@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from credit_service.storage import cluster
+
 revision = "0021"
 down_revision = "0020"
 branch_labels = None
@@ -145,10 +147,13 @@ def _create_reversals() -> None:
             "reason IN ('BOUNCED', 'DUPLICATE', 'WRONG_LOAN', 'ENTRY_ERROR')",
             name=op.f("payment_reversals_reason_known_check"),
         ),
-        sa.ForeignKeyConstraint(
-            ["customer_id", "loan_id", "payment_number"],
-            ["payments.customer_id", "payments.loan_id", "payments.payment_number"],
-            name=op.f("payment_reversals_customer_id_loan_id_payment_number_fkey"),
+        *cluster.keys_of_new_table(
+            op.get_bind(),
+            sa.ForeignKeyConstraint(
+                ["customer_id", "loan_id", "payment_number"],
+                ["payments.customer_id", "payments.loan_id", "payments.payment_number"],
+                name=op.f("payment_reversals_customer_id_loan_id_payment_number_fkey"),
+            ),
         ),
         sa.PrimaryKeyConstraint(
             "customer_id", "loan_id", "payment_number", name="payment_reversals_pkey"
