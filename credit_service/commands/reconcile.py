@@ -23,7 +23,7 @@ from credit_service.domain.positions import (
 from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import score
 from credit_service.observability import metrics
-from credit_service.storage import positions, reconciliation, scorecards, scores
+from credit_service.storage import loans, positions, reconciliation, scorecards, scores
 from credit_service.storage.database import Database
 from credit_service.storage.scores import Scored
 
@@ -45,21 +45,25 @@ class Reconciled:
 def reconcile(database: Database, moment: Moment, sample: int = SAMPLE) -> Reconciled:
     """Compare the next customers with values computed from their facts, and correct them.
 
-    Skips customers that other transactions have locked, until the next round.
+    Loans are compared with a replay of their payments. Skips customers that other transactions have
+    locked, until the next round.
     """
     corrected: list[CreditPosition] = []
     with database.transaction() as connection:
         customer_ids = reconciliation.next_sample(connection, sample)
+        # Before the lock, because a replay of all payments takes long.
+        suspects = list(reconciliation.wrong_loans(connection, customer_ids))
         # Locked before the loans are read, so that no payment commits in between.
         found = scores.lock(connection, customer_ids, skip_locked=True)
-        loans = reconciliation.loans_with_payments(connection, customer_ids)
+        wrong_loans = _correct_loans(connection, suspects, found)
+        loans_of = reconciliation.loans_of(connection, customer_ids)
         holds = reconciliation.open_holds(connection, customer_ids)
         scorecard = scorecards.active(connection, moment.today)
         wrong = []
         for each in found:
             customer_id = each.position.customer_id
-            differences = _differences(
-                each, loans[customer_id], holds[customer_id], scorecard, moment.zone
+            differences = wrong_loans.get(customer_id, {}) | _differences(
+                each, loans_of[customer_id], holds[customer_id], scorecard, moment.zone
             )
             if differences:
                 wrong.append(customer_id)
@@ -72,14 +76,34 @@ def reconcile(database: Database, moment: Moment, sample: int = SAMPLE) -> Recon
     return Reconciled(len(found), len(wrong), corrected)
 
 
+_Differences = dict[str, tuple[object, object]]
+"""What differs: stored and computed, by name."""
+
+
+def _correct_loans(
+    connection: Connection, suspects: list[int], locked: list[Scored]
+) -> dict[int, _Differences]:
+    """Store what the payments of these customers say about their loans, if they are locked. Return
+    the differences by customer."""
+    ids = {each.position.customer_id for each in locked} & set(suspects)
+    found: dict[int, _Differences] = {}
+    if ids:
+        for customer_id, wrong in reconciliation.wrong_loans(connection, sorted(ids)).items():
+            for stored, computed in wrong:
+                loans.correct(connection, computed)
+                difference = (asdict(stored), asdict(computed))
+                found.setdefault(customer_id, {})[f"loan {stored.loan_id}"] = difference
+    return found
+
+
 def _differences(
     stored: Scored,
-    loans: list[tuple[Loan, Loan]],
+    of_customer: list[Loan],
     holds: list[Hold],
     scorecard: Scorecard,
     zone: ZoneInfo,
-) -> dict[str, tuple[object, object]]:
-    """Return the differences by name: (stored, computed). Empty if everything matches."""
+) -> _Differences:
+    """Return the differences of the position and the score. Empty if everything matches."""
     position = stored.position
     # As of the stored day: an outdated day is no defect.
     computed = position_from_loans(
@@ -87,18 +111,15 @@ def _differences(
         position.version,
         position.monthly_income_paise,
         position.approved_limit_paise,
-        [loan for loan, _ in loans],
+        of_customer,
         position.as_of,
         holds,
     )
-    differences: dict[str, tuple[object, object]] = {}
+    differences: _Differences = {}
     # A server of the previous release moves the day past the end of a hold, which it does not know.
     # Such a position is valid on no day, and is computed from the facts where it is needed.
     if position != computed and is_valid_on(position, position.as_of):
         differences["position"] = (asdict(position), asdict(computed))
-    for loan, right in loans:
-        if loan != right:
-            differences[f"loan {loan.loan_id}"] = (asdict(loan), asdict(right))
     line = stored.stored
     if (
         line is not None
@@ -109,7 +130,7 @@ def _differences(
         if scorecard.score_needs_facts:
             # A score uses only the facts about loans: neither settlements nor age.
             day = line.computed_at.astimezone(zone).date()
-            facts = policy_facts([loan for loan, _ in loans], {}, 0, day, day)
+            facts = policy_facts(of_customer, {}, 0, day, day)
         right_score = score(computed, scorecard, facts)
         if (line.score, line.override) != (right_score.score, right_score.override):
             differences["score"] = (line.score, right_score.score)
@@ -119,7 +140,7 @@ def _differences(
 def _report(
     connection: Connection,
     customer_id: int,
-    differences: dict[str, tuple[object, object]],
+    differences: _Differences,
     moment: Moment,
 ) -> None:
     reconciliation.record_discrepancy(

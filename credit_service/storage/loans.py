@@ -101,3 +101,15 @@ def page(
         connection, {"customer_id": customer_id, "after": after, "limit": limit}
     )
     return [loan(row) for row in rows]
+
+
+_CORRECT = Statement(
+    f"""UPDATE loans SET {", ".join(f"{name} = :{name}" for name in DERIVED_COLUMNS)}
+    WHERE customer_id = :customer_id AND loan_id = :loan_id"""
+)
+
+
+def correct(connection: Connection, loan: Loan) -> None:
+    """Store what follows from the loan's payments. The customer is locked."""
+    key = {"customer_id": loan.customer_id, "loan_id": loan.loan_id}
+    _CORRECT.run(connection, derived_values(loan) | key)

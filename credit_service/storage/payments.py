@@ -92,9 +92,10 @@ def _payment(row: Any) -> StoredPayment:
 class LoanHistory:
     """A loan and all payments recorded on it, in the order of recording, read at one instant.
 
-    The loan's `on_time_at_import` is set.
+    `loan` is `stored` with `on_time_at_import` set.
     """
 
+    stored: Loan
     loan: Loan
     payments: tuple[StoredPayment, ...]
 
@@ -200,13 +201,13 @@ def history(connection: Connection, customer_id: int, loan_id: int) -> LoanHisto
 def history_from(rows: Sequence[Any]) -> LoanHistory:
     """Return the loan and its payments from rows that start with `loans.COLUMNS` and COLUMNS: one
     for each payment, in the order of recording, or a single one without a payment."""
-    loan = loans.loan(rows[0])
+    loan = stored = loans.loan(rows[0])
     found = [row[loans.COLUMN_COUNT :] for row in rows]
     made = tuple(_payment(row) for row in found if row[_NUMBER_AT] is not None)
     if loan.on_time_at_import is None:
         by_payments = sum(each.on_time_count for each in made)
         loan = replace(loan, on_time_at_import=loan.emis_paid_on_time - by_payments)
-    return LoanHistory(loan, made)
+    return LoanHistory(stored, loan, made)
 
 
 _BY_ID = Statement(

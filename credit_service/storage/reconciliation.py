@@ -2,14 +2,17 @@
 
 import json
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Connection, text
 
 from credit_service.clock import Moment
+from credit_service.domain.loan_replay import replay
 from credit_service.domain.loans import Loan
 from credit_service.domain.positions import Hold
 from credit_service.storage import holds, loans, payments
+from credit_service.storage.statements import Statement
 
 _NAME = "reconcile"
 
@@ -21,13 +24,14 @@ _MOVE_BOOKMARK = text("UPDATE bookmarks SET position = :position WHERE name = :n
 _NEXT_IDS = text(
     "SELECT customer_id FROM customers WHERE customer_id > :after ORDER BY customer_id LIMIT :limit"
 )
-_LOANS = text(
-    f"""SELECT {loans.COLUMNS}, coalesce(p.amount_paise, 0), coalesce(p.settled, 0)
-    FROM loans l LEFT JOIN LATERAL (
-        SELECT sum(amount_paise)::bigint AS amount_paise, sum(settled_count)::bigint AS settled
-        FROM payments p WHERE p.customer_id = l.customer_id AND p.loan_id = l.loan_id
-    ) p ON true
-    WHERE l.customer_id = ANY(:customer_ids)"""
+_LOANS = text(f"SELECT {loans.COLUMNS} FROM loans l WHERE l.customer_id = ANY(:customer_ids)")
+_HISTORIES = Statement(
+    f"""SELECT {loans.COLUMNS}, {payments.COLUMNS}
+    FROM loans l
+    LEFT JOIN payments p ON p.customer_id = l.customer_id AND p.loan_id = l.loan_id
+    {payments.WITH_REVERSALS}
+    WHERE l.customer_id = ANY(:customer_ids)
+    ORDER BY l.customer_id, l.loan_id, p.payment_number"""
 )
 _HOLDS = text(
     f"SELECT c.customer_id, {holds.OPEN} FROM customers c WHERE c.customer_id = ANY(:customer_ids)"
@@ -50,26 +54,32 @@ def next_sample(connection: Connection, limit: int) -> list[int]:
     return ids
 
 
-def loans_with_payments(
+def wrong_loans(
     connection: Connection, customer_ids: list[int]
 ) -> dict[int, list[tuple[Loan, Loan]]]:
-    """Return all loans of these customers by customer, each as stored and as its payments say.
+    """Return the loans of these customers that differ from a replay of their payments, by customer:
+    each as stored and as computed.
 
-    A loan whose payments were recorded in order of their days, none of them reversed, has their
-    sums; another loan is computed from each of them.
+    Needs no lock: the statement reads a loan and its payments at one instant.
     """
-    found: dict[int, list[tuple[Loan, Loan]]] = {each: [] for each in customer_ids}
-    for row in connection.execute(_LOANS, {"customer_ids": customer_ids}).all():
-        stored = loans.loan(row)
-        paid, settled = row[loans.COLUMN_COUNT :]
-        computed = replace(
-            stored, paid_paise=paid, installments_settled=stored.settled_at_import + settled
-        )
-        if stored.on_time_at_import is not None:
-            history = payments.history(connection, stored.customer_id, stored.loan_id)
-            assert history is not None  # noqa: S101 - the customer is locked
-            computed = history.account().loan
-        found[stored.customer_id].append((stored, computed))
+    found: dict[int, list[tuple[Loan, Loan]]] = {}
+    rows = _HISTORIES.rows(connection, {"customer_ids": customer_ids})
+    for _, of_loan in groupby(rows, key=lambda row: tuple(row[:2])):
+        history = payments.history_from(list(of_loan))
+        stored, agreed = history.stored, history.loan
+        if not agreed.imported:
+            agreed = replace(agreed, on_time_at_import=0)
+        computed = replay(agreed, history.facts()).loan
+        if replace(stored, on_time_at_import=agreed.on_time_at_import) != computed:
+            found.setdefault(stored.customer_id, []).append((stored, computed))
+    return found
+
+
+def loans_of(connection: Connection, customer_ids: list[int]) -> dict[int, list[Loan]]:
+    """Return all loans of these customers, by customer."""
+    found: dict[int, list[Loan]] = {each: [] for each in customer_ids}
+    for row in connection.execute(_LOANS, {"customer_ids": customer_ids}):
+        found[row.customer_id].append(loans.loan(row))
     return found
 
 

@@ -549,3 +549,49 @@ def test_a_server_of_the_previous_release_adds_no_payment_to_a_prepaid_loan(
     assert stored(database, loan) == done.loan
     reverse(database, done.payment.payment_id)
     add()
+
+
+@pytest.mark.parametrize("is_prepaid", [False, True])
+@pytest.mark.parametrize(
+    ("column", "wrong"),
+    [
+        ("paid_paise", "UPDATE loans SET paid_paise = paid_paise - 1 WHERE loan_id = :id"),
+        ("emis_paid_on_time", "UPDATE loans SET emis_paid_on_time = 2 WHERE loan_id = :id"),
+        ("installments_settled", "UPDATE loans SET installments_settled = 4 WHERE loan_id = :id"),
+        ("last_paid_on", "UPDATE loans SET last_paid_on = '2026-04-14' WHERE loan_id = :id"),
+    ],
+)
+def test_a_loan_that_differs_from_its_payments_is_found_and_corrected(
+    database: Database, is_prepaid: bool, column: str, wrong: str
+) -> None:
+    loan = a_loan(database)
+    three_installments(database, loan)
+    if is_prepaid:
+        prepay(database, loan)
+    right = stored(database, loan)
+    with database.transaction() as connection:
+        connection.execute(text(wrong), {"id": loan.loan_id})
+    assert reconcile(database, TODAY).discrepancies == 1
+    with database.autocommit() as connection:
+        found = connection.execute(text("SELECT stored, computed FROM discrepancies")).one()
+    name = f"loan {loan.loan_id}"
+    assert found.stored[name][column] != found.computed[name][column]
+    # As a write that replays, the correction stores `on_time_at_import`.
+    assert stored(database, loan) == replace(right, on_time_at_import=0)
+
+
+def test_a_wrong_loan_of_a_locked_customer_is_left_for_the_next_round(database: Database) -> None:
+    loan = a_loan(database)
+    three_installments(database, loan)
+    with database.transaction() as connection:
+        connection.execute(
+            text("UPDATE loans SET paid_paise = 1 WHERE loan_id = :id"), {"id": loan.loan_id}
+        )
+    with database.transaction() as other:
+        other.execute(
+            text("SELECT FROM customers WHERE customer_id = :id FOR UPDATE"),
+            {"id": loan.customer_id},
+        )
+        assert reconcile(database, TODAY).discrepancies == 0
+    assert reconcile(database, TODAY).discrepancies == 1
+    assert stored(database, loan).paid_paise == 3 * EMI
