@@ -276,7 +276,7 @@ events_published = Counter(
 )
 reconciled_customers = Counter(
     "credit_reconciled_customers_total",
-    "Customers whose stored position and score the reconciliation compared with the facts.",
+    "Customers whose stored loans, position and score the reconciliation compared with the facts.",
     registry=REGISTRY,
 )
 discrepancies = Counter(
