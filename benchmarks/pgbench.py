@@ -112,6 +112,7 @@ def variables() -> dict[str, str]:
         "tenure_months": str(ask.tenure_months),
         "installment_paise": str(decision.installment_paise),
         "end_date": add_months(TODAY, 24).isoformat(),
+        "charges": "[]",
         "emis_due": str(position.emis_due),
         "current_year_loans": str(position.current_year_loans + 1),
         "valid_until": position.valid_until.isoformat(),

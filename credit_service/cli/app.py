@@ -366,13 +366,21 @@ def check_eligibility(
     tenure_months: Annotated[int, Parameter(help="Number of monthly installments.")],
     /,
     *,
+    lender_charges: Annotated[
+        str | None, Parameter(help="Charges of the lender in rupees, with tax. Default: none.")
+    ] = None,
+    third_party_charges: Annotated[
+        str | None, Parameter(help="Charges of third parties in rupees, with tax. Default: none.")
+    ] = None,
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
-    """Check whether a loan would be approved, with reasons and a counter-offer. Stores nothing."""
+    """Check whether a loan would be approved, with its cost, reasons and a counter-offer. Stores
+    nothing."""
     from credit_service.cli import show
 
-    return show.check(target, customer_id, amount, rate, tenure_months, as_json=json)
+    ask = show.Ask(customer_id, amount, rate, tenure_months, lender_charges, third_party_charges)
+    return show.check(target, ask, as_json=json)
 
 
 @app.command(group=_USE)
@@ -381,7 +389,7 @@ def check_file(
         Path,
         Parameter(
             help="An .xlsx workbook or a .csv file with the columns Customer ID, Loan Amount, "
-            "Interest Rate and Tenure."
+            "Interest Rate and Tenure; optional: Lender Charges, Third Party Charges."
         ),
     ],
     /,
@@ -451,6 +459,22 @@ def loan(
     from credit_service.cli import show
 
     return show.loan(target, loan_id, customer, as_json=json)
+
+
+@app.command(group=_USE)
+def key_facts(
+    offer_id: Annotated[int | None, Parameter(help="Id of an offer.")] = None,
+    /,
+    *,
+    customer: Annotated[int | None, Parameter(help="Customer of a loan, with --loan.")] = None,
+    loan: Annotated[int | None, Parameter(help="Id of the loan, with --customer.")] = None,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Show the key facts statement of an offer or of a booked loan."""
+    from credit_service.cli import show
+
+    return show.key_facts(target, offer_id, customer, loan, as_json=json)
 
 
 @app.command(group=_USE)

@@ -33,7 +33,14 @@ from credit_service.client.channel import (
 )
 from credit_service.client.display import enum_name, inr, words
 from credit_service.v1 import credit_service_pb2 as pb
-from credit_service.v1 import decision_pb2, loan_pb2, offer_pb2, referral_pb2, score_pb2
+from credit_service.v1 import (
+    decision_pb2,
+    key_facts_pb2,
+    loan_pb2,
+    offer_pb2,
+    referral_pb2,
+    score_pb2,
+)
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.customer_pb2 import Customer
 
@@ -215,15 +222,27 @@ def _show_score(found: score_pb2.CreditScore) -> None:
 # Eligibility.
 
 
-def check(
-    target: Target, customer_id: int, amount: str, rate: str, tenure: int, *, as_json: bool
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Arguments of `check`. Charges are amounts with tax; None for none."""
+
+    customer_id: int
+    amount: str
+    rate: str
+    tenure_months: int
+    lender_charges: str | None = None
+    third_party_charges: str | None = None
+
+
+def check(target: Target, ask: Ask, *, as_json: bool) -> int:
     """Show whether a loan would be approved. A decline also exits with GOOD."""
+    tenure = ask.tenure_months
     request = pb.CheckEligibilityRequest(
-        customer_id=customer_id,
-        loan_amount=read_money(amount),
-        interest_rate=read_rate(rate),
+        customer_id=ask.customer_id,
+        loan_amount=read_money(ask.amount),
+        interest_rate=read_rate(ask.rate),
         tenure_months=tenure,
+        charges=_charges(ask),
     )
     with _service(target) as service:
         response = service.CheckEligibility(request, timeout=CALL_TIMEOUT_SECONDS)
@@ -240,12 +259,36 @@ def check(
         ),
         soft_wrap=True,
     )
+    if response.HasField("cost_of_credit"):
+        out.print(Text(f"  {_cost(response.cost_of_credit)}"), soft_wrap=True)
     _show_reasons(response)
     if response.HasField("counter_offer"):
         _show_counter_offer(response.counter_offer)
     _show_rules(response.rule_results)
     _show_score(response.credit_score)
     return ExitCode.GOOD
+
+
+_CHARGES = (
+    ("lender_charges", "lender charges", offer_pb2.CHARGE_PAYEE_LENDER),
+    ("third_party_charges", "third party charges", offer_pb2.CHARGE_PAYEE_THIRD_PARTY),
+)
+
+
+def _charges(ask: Ask) -> list[offer_pb2.LoanCharge]:
+    """Return the charges of an ask. Raises UsageError."""
+    return [
+        offer_pb2.LoanCharge(type=name, payee=payee, amount=read_money(amount))
+        for field, name, payee in _CHARGES
+        if (amount := getattr(ask, field)) is not None
+    ]
+
+
+def _cost(found: offer_pb2.CostOfCredit) -> str:
+    return (
+        f"APR {found.annual_percentage_rate.value} %, {inr(found.net_disbursed)} disbursed, "
+        f"{inr(found.total_interest)} interest, {inr(found.total_payable)} to pay"
+    )
 
 
 def _a_month(
@@ -409,12 +452,78 @@ def _show_loan(found: loan_pb2.Loan) -> None:
         ("term", f"{_day(found.start_date)} to {_day(found.end_date)}"),
         ("outstanding", inr(found.outstanding)),
         ("next due", _day(found.next_due_date) or "none"),
+        *([("cost", _cost(found.cost_of_credit))] if found.HasField("cost_of_credit") else []),
     )
 
 
 def _loan_state(found: loan_pb2.Loan) -> str:
     state = enum_name(found.state, loan_pb2.LoanState).lower()
     return f"{state} {_day(found.closed_on)}".strip()
+
+
+def key_facts(
+    target: Target,
+    offer_id: int | None,
+    customer_id: int | None,
+    loan_id: int | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Show the key facts of an offer, or of a loan. Raises UsageError, ServiceError."""
+    given = [each is not None for each in (offer_id, customer_id, loan_id)]
+    if given not in ([True, False, False], [False, True, True]):
+        raise UsageError("give either the id of an offer, or --customer and --loan")
+    request = pb.GetKeyFactsStatementRequest(
+        offer_id=offer_id or 0, customer_id=customer_id or 0, loan_id=loan_id or 0
+    )
+    with _service(target) as service:
+        response = service.GetKeyFactsStatement(request, timeout=CALL_TIMEOUT_SECONDS)
+    if as_json:
+        print_json(as_dict(response))
+        return ExitCode.GOOD
+    _show_key_facts(response.key_facts)
+    return ExitCode.GOOD
+
+
+def _show_key_facts(found: key_facts_pb2.KeyFacts) -> None:
+    cost = found.cost_of_credit
+    lender, others = inr(cost.lender_charges), inr(cost.third_party_charges)
+    charges = f"{lender} of the lender, {others} of third parties"
+    about = f"loan {found.loan_id}"
+    if found.offer_id:
+        about = f"offer {found.offer_id}, valid until {_day(found.valid_until)}"
+    _print_facts(
+        ("key facts", f"{about}, prepared on {_day(found.prepared_on)}"),
+        ("customer", f"{found.customer_id}  {found.customer_name}"),
+        ("amount", f"{inr(found.loan_amount)} at {found.interest_rate.value} % a year, fixed"),
+        ("installments", f"{found.tenure_months}, {_a_month(found)}"),
+        ("term", f"{_day(found.start_date)} to {_day(found.installments[-1].due_date)}"),
+        ("APR", f"{cost.annual_percentage_rate.value} %"),
+        ("disbursed", inr(cost.net_disbursed)),
+        ("charges", charges),
+        ("interest", inr(cost.total_interest)),
+        ("to pay", inr(cost.total_payable)),
+        ("foreclosure", f"charge of {found.prepayment_charge.value} % of the principal repaid"),
+    )  # fmt: skip
+    for each in found.charges:
+        payee = words(enum_name(each.payee, offer_pb2.ChargePayee)).lower()
+        out.print(Text(f"  {each.type} ({payee}): {inr(each.amount)}, tax {inr(each.tax)}"))
+    for charge in found.contingent_charges:
+        out.print(Text(f"  {charge.type}: {charge.sentence}"), soft_wrap=True)
+    table = Listing(
+        ("no.", "right"), "due", ("payment", "right"), ("principal", "right"),
+        ("interest", "right"), ("balance", "right"),
+    )  # fmt: skip
+    for line in found.installments:
+        table.add(
+            str(line.number),
+            _day(line.due_date),
+            inr(line.payment),
+            inr(line.principal),
+            inr(line.interest),
+            inr(line.balance),
+        )
+    table.print()
 
 
 def schedule(target: Target, customer_id: int, loan_id: int, *, as_json: bool) -> int:

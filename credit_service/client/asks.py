@@ -32,7 +32,7 @@ from credit_service.spreadsheets.source import check, open_table
 from credit_service.spreadsheets.table import MAX_COLUMNS, SpreadsheetError, Table, columns_of
 from credit_service.spreadsheets.workbook_writer import CellFactory, Line, WorkbookSaver
 from credit_service.v1 import credit_service_pb2 as pb
-from credit_service.v1 import decision_pb2
+from credit_service.v1 import decision_pb2, offer_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 
 BATCH_ASKS = 1_000
@@ -49,10 +49,17 @@ HEADERS = (
     "Answer reasons",
     "Answer largest amount",
     "Answer shortest tenure",
+    "Answer APR",
+    "Answer net disbursed",
     "Answer error",
 )
 """The columns of answers. They replace those of an earlier answer to the same file."""
-_WIDTHS = (12, 12, 18, 18, 12, 60, 18, 18, 60)
+_WIDTHS = (12, 12, 18, 18, 12, 60, 18, 18, 12, 18, 60)
+_PAYEES = {
+    "lender_charges": offer_pb2.CHARGE_PAYEE_LENDER,
+    "third_party_charges": offer_pb2.CHARGE_PAYEE_THIRD_PARTY,
+}
+"""Who receives the charge of a column. The other columns are fields of the ask."""
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 _FIRST_PAUSE_SECONDS = 0.2
 _MAX_PAUSE_SECONDS = 5.0
@@ -171,9 +178,16 @@ def _read(
     ask = pb.CheckEligibilityRequest()
     problems = []
     for column in TABLES["ASKS"]:
-        convert, cell = CONVERTERS[column.type], values[column.field]
+        convert, cell = CONVERTERS[column.type], values.get(column.field, "")
         try:
-            convert.fill([ask], column.field, [convert.cell(cell)])
+            value = convert.cell(cell)
+            if column.field not in _PAYEES:
+                convert.fill([ask], column.field, [value])
+            elif value is not None and any(value):
+                charge = ask.charges.add(
+                    type=column.headers[0].lower(), payee=_PAYEES[column.field]
+                )
+                convert.fill([charge], "amount", [value])
         except UnreadableError as error:
             found = cell_values.shown(cell)[:100]
             problems.append(
@@ -236,6 +250,7 @@ def _written(result: pb.EligibilityResult, counts: Counts) -> _Answer:
             for each in found.reasons
         ),
         *_counter_offer(found.counter_offer),
+        *_cost(found),
         "",
     )
 
@@ -246,6 +261,14 @@ def _counter_offer(offer: decision_pb2.CounterOffer) -> tuple[Cell | Decimal, Ce
         _rupees(offer.max_loan_amount) if offer.HasField("max_loan_amount") else "",
         offer.min_tenure_months or "",
     )
+
+
+def _cost(found: pb.CheckEligibilityResponse) -> tuple[Cell | Decimal, Cell | Decimal]:
+    """The annual percentage rate and what is disbursed; "" for a decline."""
+    if not found.HasField("cost_of_credit"):
+        return "", ""
+    cost = found.cost_of_credit
+    return Decimal(cost.annual_percentage_rate.value), _rupees(cost.net_disbursed)
 
 
 def _rupees(money: Any) -> Decimal:

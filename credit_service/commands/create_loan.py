@@ -16,12 +16,12 @@ from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
 from credit_service.commands.idempotency import fingerprint, used_before
-from credit_service.domain.cost_of_credit import Charge
+from credit_service.domain.charges import Charge, require_disbursement
 from credit_service.domain.decisions import encode_inputs, encode_outcome
 from credit_service.domain.eligibility import Ask, Decision, decide
 from credit_service.domain.errors import NotFoundError
 from credit_service.domain.loans import Loan, LoanTerms, book
-from credit_service.domain.offers import LoanOffer, last_day_of, require_disbursement
+from credit_service.domain.offers import LoanOffer, last_day_of
 from credit_service.domain.policy_facts import PolicyFacts
 from credit_service.domain.positions import CreditPosition, with_booking, with_hold
 from credit_service.domain.referrals import (
@@ -39,6 +39,7 @@ from credit_service.storage import (
     bookings,
     customers,
     decisions,
+    loans,
     offers,
     policy_facts,
     scorecards,
@@ -64,6 +65,7 @@ class CreateLoan:
     request_id: UUID
     customer_id: int
     ask: Ask
+    charges: tuple[Charge, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ def create_loan(
     Writes the new position to the cache before it returns.
 
     Raises:
+        InvalidFieldsError: the charges leave nothing to disburse.
         NotFoundError: CUSTOMER_NOT_FOUND.
         RequestIdReusedError: the id was used for other content.
         RetryLaterError: other calls kept the customer busy for too long.
@@ -139,9 +142,8 @@ def create_loan_offer(
     From this commit on the offer counts in every decision, up to its last day.
 
     Raises:
-        InvalidFieldsError: `last_day` is not 0 to 30 days ahead, or the charges leave nothing to
-            disburse.
-        NotFoundError, RequestIdReusedError, RetryLaterError: as `create_loan`.
+        InvalidFieldsError: `last_day` is not 0 to 30 days ahead.
+        InvalidFieldsError, NotFoundError, RequestIdReusedError, RetryLaterError: as `create_loan`.
     """
     made = _create(database, command, moment, principal, cache, referral_days)
     return made.stored, made.offer
@@ -247,8 +249,8 @@ def decide_and_book(
     facts = _facts(connection, read, scorecard, moment)
     decision = decide(position, command.ask, scorecard, moment.today, waived=waived, facts=facts)
     loan = offer = position_after = None
+    require_disbursement(command.ask.principal_paise, command.charges)
     if isinstance(command, CreateLoanOffer):
-        require_disbursement(command.ask.principal_paise, command.charges)
         last_day = last_day_of(command.last_day, moment.today)
         if decision.approved:
             offer = _offer(command, decision, read, moment, last_day, principal)
@@ -315,6 +317,7 @@ def _loan(command: CreateLoan, decision: Decision, read: BookingRead, moment: Mo
         customer_id=command.customer_id,
         day=moment.today,
         decision_id=read.decision_id,
+        charges=command.charges,
     )
 
 
@@ -356,6 +359,8 @@ def _referral(
     if isinstance(command, CreateLoanOffer):
         kind = ReferralKind.OFFER
         offer = offers.request_json(command.charges, command.last_day)
+    elif command.charges:
+        offer = offers.request_json(command.charges, None)
     return Referral(
         command.customer_id,
         read.decision_id,
@@ -380,24 +385,22 @@ def _event(
     loan_declined."""
     payload: dict[str, object] = {"decision_id": decision_id}
     if loan is not None:
-        payload["loan"] = _fields(loan)
+        payload["loan"] = loans.event_fields(loan)
     elif offer is not None:
         payload["offer"] = offers.event_fields(offer)
     elif referral is not None:
         payload["kind"] = referral.kind
-        payload["ask"] = _fields(command.ask)
+        payload["ask"] = _ask_fields(command.ask)
         payload["rule_codes"] = referring_rules(decision, waived)
         payload["last_day"] = referral.last_day
     else:
-        payload["ask"] = _fields(command.ask)
+        payload["ask"] = _ask_fields(command.ask)
         payload["reasons"] = [reason.code for reason in decision.reasons]
     return _encode(payload)
 
 
-def _fields(value: Loan | Ask) -> dict[str, object]:
-    """Return the fields by name. (dataclasses.asdict copies each one and takes ten times as
-    long.)"""
-    return {name: getattr(value, name) for name in value.__slots__}
+def _ask_fields(ask: Ask) -> dict[str, object]:
+    return {name: getattr(ask, name) for name in ask.__slots__}
 
 
 def _stored(

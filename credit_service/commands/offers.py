@@ -28,7 +28,7 @@ from credit_service.domain.offers import (
 )
 from credit_service.domain.positions import CreditPosition
 from credit_service.observability import metrics
-from credit_service.storage import customers, offers
+from credit_service.storage import customers, loans, offers
 from credit_service.storage.customers import PositionFacts
 from credit_service.storage.database import Database, LostRaceError, constraint_of
 from credit_service.storage.offers import EndRead, EndWrite
@@ -264,8 +264,11 @@ def _write(
 
 def _loan_event(offer: LoanOffer, loan: Loan) -> str:
     """Return the payload of loan_created."""
-    fields = {name: getattr(loan, name) for name in loan.__slots__}
-    payload = {"decision_id": offer.decision_id, "offer_id": offer.offer_id, "loan": fields}
+    payload = {
+        "decision_id": offer.decision_id,
+        "offer_id": offer.offer_id,
+        "loan": loans.event_fields(loan),
+    }
     return json.dumps(payload, default=str)
 
 

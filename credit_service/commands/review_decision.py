@@ -22,10 +22,12 @@ from credit_service.commands.idempotency import fingerprint, used_before
 from credit_service.domain.decisions import decode_inputs
 from credit_service.domain.eligibility import Ask
 from credit_service.domain.errors import NotFoundError
+from credit_service.domain.loans import Loan
 from credit_service.domain.offers import LoanOffer
 from credit_service.domain.referrals import (
     DEFAULT_REVIEW_DAYS,
     Referral,
+    ReferralKind,
     ReferralState,
     Verdict,
     not_referred,
@@ -52,11 +54,12 @@ class ReviewDecision:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A stored review: the decision that an approval made, else the referred one, and the offer of
-    that decision, as made."""
+    """A stored review: the decision that an approval made, else the referred one, and the loan or
+    the offer of that decision, as made."""
 
     decision: StoredDecision
     referral: Referral
+    loan: Loan | None = None
     offer: LoanOffer | None = None
 
 
@@ -152,9 +155,9 @@ def _request(
 ) -> CreateLoan | CreateLoanOffer:
     """Return the referred request. The last day that was requested for an offer is kept while it
     lies ahead."""
-    if referral.offer is None:
-        return CreateLoan(command.request_id, referral.customer_id, ask)
     charges, last_day = offers.read_request(referral.offer)
+    if referral.kind is ReferralKind.LOAN:
+        return CreateLoan(command.request_id, referral.customer_id, ask, charges)
     if last_day is not None and last_day < today:
         last_day = None
     return CreateLoanOffer(command.request_id, referral.customer_id, ask, charges, last_day)
@@ -214,7 +217,8 @@ def _stored(connection: Connection, customer_id: int, decision_id: int) -> Revie
     offer = None
     if decision.offer_id is not None:
         offer = offers.get(connection, customer_id, decision.offer_id).as_created()
-    return Review(decision, referral, offer)
+    charges, _ = offers.read_request(referral.offer)
+    return Review(decision, referral, decision.loan_as_booked(charges), offer)
 
 
 def expire_referrals(database: Database, moment: Moment) -> int:

@@ -21,6 +21,8 @@ _ORDER = (
     "new_to_credit",
     "on_time_counts",
     "debt_basis",
+    "prepayment_charge_bps",
+    "contingent_charges",
     "rules",
     "code",
     "condition",
@@ -224,6 +226,10 @@ def _limits(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Installments on time count", display.words(str(counts)).lower()
     basis = content.get("debt_basis", "ORIGINAL_PRINCIPAL")
     yield "Debt in the limit", display.words(str(basis)).lower()
+    charge = content.get("prepayment_charge_bps", 0)
+    yield "Charge for foreclosure", _percent(charge) if charge else "none"
+    for each in content.get("contingent_charges", ()):
+        yield display.words(str(each.get("type", ""))), str(each.get("sentence", ""))
 
 
 def _effect(rule: Mapping[str, Any]) -> str:

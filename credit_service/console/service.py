@@ -19,6 +19,7 @@ from credit_service.v1 import scorecard_service_pb2 as scorecard_pb
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.customer_pb2 import Customer
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
+from credit_service.v1.key_facts_pb2 import KeyFacts
 from credit_service.v1.offer_pb2 import LoanOffer
 from credit_service.v1.scorecard_pb2 import Scorecard
 from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
@@ -116,6 +117,10 @@ class Service:
         """GetRepaymentSchedule."""
         request = pb.GetRepaymentScheduleRequest(customer_id=customer_id, loan_id=loan_id)
         return self._unary(self._credit.GetRepaymentSchedule, request)
+
+    def key_facts(self, request: pb.GetKeyFactsStatementRequest) -> KeyFacts:
+        """GetKeyFactsStatement."""
+        return self._unary(self._credit.GetKeyFactsStatement, request).key_facts
 
     def pay(self, request: pb.RecordPaymentRequest) -> pb.RecordPaymentResponse:
         """RecordPayment."""

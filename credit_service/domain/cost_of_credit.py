@@ -6,35 +6,18 @@ monthly rate, not compounded.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 
-from credit_service.domain.loans import LoanTerms, installment_paise, last_installment_paise
+from credit_service.domain.charges import Charge, ChargePayee, charges_paise
+from credit_service.domain.loans import (
+    Loan,
+    LoanTerms,
+    installment_paise,
+    last_installment_paise,
+)
 
 _MONTHLY_BPS = 120_000
 """A yearly rate of 1 basis point is 1 / 120 000 a month."""
-
-
-class ChargePayee(StrEnum):
-    """Who receives a charge."""
-
-    LENDER = "LENDER"
-    THIRD_PARTY = "THIRD_PARTY"
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """A charge that is deducted from what is disbursed, with its tax. It bears no interest."""
-
-    type: str
-    payee: ChargePayee
-    amount_paise: int
-    tax_paise: int = 0
-
-    @property
-    def total_paise(self) -> int:
-        """Amount and tax."""
-        return self.amount_paise + self.tax_paise
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +32,44 @@ class CostOfCredit:
     total_payable_paise: int
 
 
-def charges_paise(charges: Sequence[Charge]) -> int:
-    """The charges with their taxes."""
-    return sum(each.total_paise for each in charges)
-
-
 def cost_of_credit(terms: LoanTerms, charges: Sequence[Charge] = ()) -> CostOfCredit:
-    """The cost of a loan booked at these terms. Raises ValueError if the charges leave nothing to
-    disburse."""
-    installment = installment_paise(terms)
-    last = last_installment_paise(terms, installment)
-    payable = installment * (terms.tenure_months - 1) + last
+    """The cost of a loan booked at these terms, which whole paise repay. Raises ValueError if the
+    charges leave nothing to disburse."""
+    monthly = installment_paise(terms)
+    last = last_installment_paise(terms, monthly)
+    payable = monthly * (terms.tenure_months - 1) + last
     lender = charges_paise([each for each in charges if each.payee is ChargePayee.LENDER])
     total = charges_paise(charges)
     net = terms.principal_paise - total
+    if not total and last > 0 and _rate_stands(terms):
+        rate_bps = terms.annual_rate_bps
+    else:
+        rate_bps = apr_bps(net, monthly, last, terms.tenure_months)
     return CostOfCredit(
-        apr_bps=apr_bps(net, installment, last, terms.tenure_months),
+        apr_bps=rate_bps,
         net_disbursed_paise=net,
         lender_charges_paise=lender,
         third_party_charges_paise=total - lender,
         total_interest_paise=payable - terms.principal_paise,
         total_payable_paise=payable,
     )
+
+
+def agreed_terms(loan: Loan) -> LoanTerms:
+    """The terms of a loan as agreed, before any prepayment."""
+    return LoanTerms(loan.principal_paise, loan.annual_rate_bps, loan.agreed_tenure_months)
+
+
+def _rate_stands(terms: LoanTerms) -> bool:
+    """Whether the principal is so large that without charges the annual percentage rate is the
+    rate of the loan. Nearly every loan passes this test, without numbers of thousands of bits.
+
+    The interest of each month is rounded by at most half a paisa, so that at the rate r of the
+    loan, the n installments are worth P ± n/2. Half a basis point, h = 1 / 240 000 a month, changes
+    that by at least h / (1 + r + 2h) of it, because each installment is due in a month or later.
+    So the rate rounds to that of the loan if P > n·(1 + r + 2h) / 2h + n/2.
+    """
+    return terms.principal_paise > terms.tenure_months * (_MONTHLY_BPS + 2 + terms.annual_rate_bps)
 
 
 @lru_cache(maxsize=4_096)

@@ -10,6 +10,7 @@ from itertools import repeat
 from math import gcd
 
 from credit_service.domain.calendar import add_months, installments_due_by
+from credit_service.domain.charges import Charge
 from credit_service.domain.errors import (
     OUT_OF_RANGE,
     FieldViolation,
@@ -82,7 +83,8 @@ class Loan:
     `settled_at_import` counts the installments that the import treated as settled (0 for a loan
     booked here); `installments_settled` includes them; `paid_paise` sums only the payments recorded
     here, without prepayment charges. `on_time_at_import` counts the EMIs that the import says were
-    paid on time; None where no write has stored it yet. `decision_id` is None for an imported loan.
+    paid on time; None where no write has stored it yet. `decision_id` is None for an imported loan,
+    and `charges` is empty, because they are not known.
     """
 
     customer_id: int
@@ -103,6 +105,7 @@ class Loan:
     closed_on: date | None
     on_time_at_import: int | None = None
     revision: ScheduleRevision | None = None
+    charges: tuple[Charge, ...] = ()
 
     @property
     def agreed_tenure_months(self) -> int:
@@ -694,6 +697,7 @@ def book(
     customer_id: int,
     day: date,
     decision_id: int,
+    charges: tuple[Charge, ...] = (),
 ) -> Loan:
     """The loan that an approval on `day` books: it starts that day with nothing settled."""
     return Loan(
@@ -713,4 +717,5 @@ def book(
         paid_paise=0,
         last_paid_on=None,
         closed_on=None,
+        charges=charges,
     )

@@ -1,11 +1,10 @@
 """Loan offers: approved terms that hold credit until they are accepted, are withdrawn or expire."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 
-from credit_service.domain.cost_of_credit import Charge, charges_paise
+from credit_service.domain.charges import Charge, charges_paise
 from credit_service.domain.errors import (
     OUT_OF_RANGE,
     FieldViolation,
@@ -26,7 +25,6 @@ from credit_service.rupees import format_inr, format_rupees
 DEFAULT_DAYS = 3
 """Days from the creation of an offer to its last day."""
 MAX_DAYS = 30
-MAX_CHARGES = 20
 
 
 class OfferState(StrEnum):
@@ -105,6 +103,7 @@ class LoanOffer:
             customer_id=self.customer_id,
             day=self.disbursed_on,
             decision_id=self.decision_id,
+            charges=self.charges,
         )
 
 
@@ -121,17 +120,6 @@ def last_day_of(chosen: date | None, today: date) -> date:
         message = f"valid_until must be {today} to {latest}, found {last_day}."
         raise InvalidFieldsError([FieldViolation("valid_until", OUT_OF_RANGE, message)])
     return last_day
-
-
-def require_disbursement(principal_paise: int, charges: Sequence[Charge]) -> None:
-    """Raise InvalidFieldsError naming charges when they leave nothing to disburse."""
-    total = charges_paise(charges)
-    if total >= principal_paise:
-        message = (
-            f"charges must be less than the loan of {format_inr(principal_paise)}, "
-            f"found {format_inr(total)} with tax."
-        )
-        raise InvalidFieldsError([FieldViolation("charges", OUT_OF_RANGE, message)])
 
 
 def accepted(

@@ -58,7 +58,7 @@ class Referral:
 
     `requested_by` is the principal of the request. `reviewer`, `reason` and `reviewed_at` are None
     without a review; `result_decision_id` is that of the decision that an approval made. `offer` is
-    what an offer needs besides its terms, as JSON; None for a loan.
+    what an offer, or a loan with charges, needs besides its terms, as JSON; None for another loan.
     """
 
     customer_id: int

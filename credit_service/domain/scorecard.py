@@ -29,6 +29,10 @@ from credit_service.domain.policy import (
 
 MAX_SCORE = 100
 MAX_GRACE_DAYS = 31
+MAX_PREPAYMENT_CHARGE_BPS = 1_000
+MAX_CONTINGENT_CHARGES = 20
+MAX_CHARGE_TYPE_LENGTH = 50
+MAX_SENTENCE_LENGTH = 500
 MAX_CAP = 10**15
 """Largest cap; keeps every product within 64 bits for computations in SQL."""
 
@@ -55,6 +59,15 @@ class RateSlab:
 
 
 @dataclass(frozen=True, slots=True)
+class ContingentCharge:
+    """A charge of a loan that becomes due only if something happens; `sentence` says when it does,
+    and how much it is."""
+
+    type: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Scorecard:
     """A validated scorecard. Weights sum to 100; slabs cover 0 … 100 in rising order.
 
@@ -62,8 +75,9 @@ class Scorecard:
     loan count and current-year activity. A principal below `min_principal_paise` is declined; 0
     declines none.
 
-    The last four fields are the policy; docs/rules.md explains it. Their defaults decide as
-    scorecards without a policy do.
+    `new_to_credit` to `rules` are the policy; docs/rules.md explains it. Their defaults decide as
+    scorecards without a policy do. The last two fields decide nothing: they are charges of the
+    loans that the scorecard approves, for foreclosure as a share of the principal that it repays.
     """
 
     version: str
@@ -83,6 +97,7 @@ class Scorecard:
     debt_basis: DebtBasis = DebtBasis.ORIGINAL_PRINCIPAL
     rules: tuple[PolicyRule, ...] = ()
     prepayment_charge_bps: int = 0
+    contingent_charges: tuple[ContingentCharge, ...] = ()
 
     @property
     def needs_facts(self) -> bool:
@@ -150,7 +165,10 @@ PRUDENT_DOCUMENT: Final[dict[str, Any]] = {
 days past due, and lends a little to customers without loans."""
 
 _MIN_PRINCIPAL = "min_principal_paise"
-"""The only optional key of a document besides those of a policy."""
+_PREPAYMENT_CHARGE = "prepayment_charge_bps"
+_CONTINGENT_CHARGES = "contingent_charges"
+_OPTIONAL = frozenset({_MIN_PRINCIPAL, _PREPAYMENT_CHARGE, _CONTINGENT_CHARGES})
+"""The optional keys of a document besides those of a policy."""
 _REQUIRED = frozenset({"version", "components", "rate_slabs", "income_share_bps", "grace_days"})
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CAPS = {
@@ -167,15 +185,15 @@ def is_version(text: str) -> bool:
 
 
 def parse_scorecard(document: Mapping[str, Any]) -> Scorecard:
-    """The scorecard of a document shaped like STANDARD_DOCUMENT. `min_principal_paise` and the keys
-    of a policy are optional, as in PRUDENT_DOCUMENT.
+    """The scorecard of a document shaped like STANDARD_DOCUMENT. `min_principal_paise`, the keys of
+    a policy, as in PRUDENT_DOCUMENT, `prepayment_charge_bps` and `contingent_charges` are optional.
 
     Raises InvalidFieldsError naming every violation by its path: missing, unknown and out-of-range
     keys, weights that do not sum to 100, slabs that leave a gap, overlap, or treat a better
     score worse, and conditions of rules that are not accepted, with line and column.
     """
     reader = DocumentReader()
-    document = reader.mapping(document, "", _REQUIRED | KEYS | {_MIN_PRINCIPAL})
+    document = reader.mapping(document, "", _REQUIRED | KEYS | _OPTIONAL)
     version = document.get("version")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
         reader.add("version", INVALID_FORMAT, "must be 1 to 64 letters, digits, '.', '_', '-'")
@@ -200,6 +218,12 @@ def parse_scorecard(document: Mapping[str, Any]) -> Scorecard:
         on_time_counts=read_choice(reader, document, "on_time_counts", OnTimeCounts.WHEN_PAID),
         debt_basis=read_choice(reader, document, "debt_basis", DebtBasis.ORIGINAL_PRINCIPAL),
         rules=read_rules(reader, document),
+        prepayment_charge_bps=reader.integer(
+            document, _PREPAYMENT_CHARGE, "", 0, MAX_PREPAYMENT_CHARGE_BPS
+        )
+        if _PREPAYMENT_CHARGE in document
+        else 0,
+        contingent_charges=_read_contingent_charges(reader, document),
     )
     if reader.violations:
         raise InvalidFieldsError(reader.violations)
@@ -280,6 +304,30 @@ def _read_slab(reader: DocumentReader, value: object, path: str) -> RateSlab:
     return RateSlab(low, high, rate)
 
 
+def _read_contingent_charges(
+    reader: DocumentReader, document: Mapping[str, Any]
+) -> tuple[ContingentCharge, ...]:
+    value = document.get(_CONTINGENT_CHARGES, ())
+    if not isinstance(value, list | tuple):
+        reader.add(_CONTINGENT_CHARGES, INVALID_FORMAT, "must be a list of charges")
+        return ()
+    if len(value) > MAX_CONTINGENT_CHARGES:
+        problem = f"must have at most {MAX_CONTINGENT_CHARGES} charges, found {len(value)}"
+        reader.add(_CONTINGENT_CHARGES, OUT_OF_RANGE, problem)
+        return ()
+    charges = []
+    for index, each in enumerate(value):
+        path = f"{_CONTINGENT_CHARGES}[{index}]"
+        fields = reader.mapping(each, path, {"type", "sentence"})
+        charges.append(
+            ContingentCharge(
+                reader.text(fields, "type", path, MAX_CHARGE_TYPE_LENGTH),
+                reader.text(fields, "sentence", path, MAX_SENTENCE_LENGTH),
+            )
+        )
+    return tuple(charges)
+
+
 def scorecard_document(scorecard: Scorecard) -> dict[str, Any]:
     """The document from which `parse_scorecard` reads an equal scorecard."""
     document: dict[str, Any] = {
@@ -305,6 +353,12 @@ def scorecard_document(scorecard: Scorecard) -> dict[str, Any]:
     }
     if scorecard.min_principal_paise:
         document[_MIN_PRINCIPAL] = scorecard.min_principal_paise
+    if scorecard.prepayment_charge_bps:
+        document[_PREPAYMENT_CHARGE] = scorecard.prepayment_charge_bps
+    if scorecard.contingent_charges:
+        document[_CONTINGENT_CHARGES] = [
+            {"type": each.type, "sentence": each.sentence} for each in scorecard.contingent_charges
+        ]
     return document | policy_document(
         scorecard.new_to_credit, scorecard.on_time_counts, scorecard.debt_basis, scorecard.rules
     )

@@ -80,9 +80,9 @@ def _answer(
 ) -> None:
     """Fill an empty result with the answer to an ask."""
     try:
-        customer_id, ask = credit.read_check_eligibility(request)
+        customer_id, ask, charges = credit.read_check_eligibility(request)
         decision = snapshots.decide(customer_id, ask)
-        credit.fill_eligibility(result.eligibility, customer_id, ask, decision, moment)
+        credit.fill_eligibility(result.eligibility, customer_id, ask, charges, decision, moment)
     except Exception as error:  # noqa: BLE001 - a defect is logged, as if the ask were a call
         result.error.CopyFrom(to_status(error, call.call_id, call.method))
 

@@ -27,6 +27,7 @@ from credit_service.queries.customers import (
     list_customers,
 )
 from credit_service.queries.decisions import get_decision, list_decisions
+from credit_service.queries.key_facts import loan_statement, offer_statement
 from credit_service.queries.loans import get_loan, list_loans, repayment_schedule
 from credit_service.queries.offers import get_loan_offer, list_loan_offers
 from credit_service.queries.payments import foreclosure_quote, list_payments
@@ -35,6 +36,7 @@ from credit_service.rpc.calls.call import current_call
 from credit_service.rpc.convert import (
     credit,
     fields,
+    key_facts,
     offers,
     pages,
     payments,
@@ -181,10 +183,10 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         self, request: pb.CheckEligibilityRequest, context: grpc.ServicerContext
     ) -> pb.CheckEligibilityResponse:
         """Decide as CreateLoan would now, without storing anything."""
-        customer_id, ask = credit.read_check_eligibility(request)
+        customer_id, ask, charges = credit.read_check_eligibility(request)
         moment = self._clock.moment()
         _, decision = self._queries.check_eligibility(customer_id, ask, moment)
-        return credit.write_eligibility(customer_id, ask, decision, moment)
+        return credit.write_eligibility(customer_id, ask, charges, decision, moment)
 
     def BatchCheckEligibility(
         self, request: pb.BatchCheckEligibilityRequest, context: grpc.ServicerContext
@@ -207,7 +209,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
             cache=self._cache,
             referral_days=self._referral_days,
         )
-        return credit.write_created_loan(stored, command.ask)
+        return credit.write_created_loan(stored, command.ask, command.charges)
 
     def CreateLoanOffer(
         self, request: pb.CreateLoanOfferRequest, context: grpc.ServicerContext
@@ -310,6 +312,18 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
             key = found[-1].loan_id
             response.next_page_token = _LOAN_PAGES.write([key], customer_id, state)
         return response
+
+    def GetKeyFactsStatement(
+        self, request: pb.GetKeyFactsStatementRequest, context: grpc.ServicerContext
+    ) -> pb.GetKeyFactsStatementResponse:
+        """Get the key facts of an offer or of a booked loan."""
+        key = key_facts.read_key_facts(request)
+        today = self._clock.moment().today
+        if isinstance(key, int):
+            found = offer_statement(self._database, key, today)
+        else:
+            found = loan_statement(self._database, *key, today)
+        return pb.GetKeyFactsStatementResponse(key_facts=key_facts.write_key_facts(found))
 
     def GetRepaymentSchedule(
         self, request: pb.GetRepaymentScheduleRequest, context: grpc.ServicerContext

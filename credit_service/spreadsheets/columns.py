@@ -221,11 +221,39 @@ COLUMNS: Mapping[Kind, tuple[Column, ...]] = {
     ),
 }
 _FIELDS_OF_ASKS = ("customer_id", "loan_amount", "interest_rate", "tenure_months")
+_CHARGES = "rupees, 0 or more and at most 100 crore, with at most two decimals, or nothing"
+_CHARGES_OF_ASKS = (
+    Column(
+        field="lender_charges",
+        type="AMOUNT",
+        unit="RUPEES",
+        headers=("Lender Charges", "Charges of the Lender"),
+        required=False,
+        expected=_CHARGES,
+        example="500",
+        advice="with tax, deducted from what is disbursed",
+        fact="lender_charges_paise",
+    ),
+    Column(
+        field="third_party_charges",
+        type="AMOUNT",
+        unit="RUPEES",
+        headers=("Third Party Charges", "Charges of Third Parties"),
+        required=False,
+        expected=_CHARGES,
+        example="240",
+        advice="such as insurance, with tax",
+        fact="third_party_charges_paise",
+    ),
+)
 
 TABLES: Mapping[TableKind, tuple[Column, ...]] = {
     "CUSTOMERS": COLUMNS["CUSTOMERS"],
     "LOANS": COLUMNS["LOANS"],
-    "ASKS": tuple(each for each in COLUMNS["LOANS"] if each.field in _FIELDS_OF_ASKS),
+    "ASKS": (
+        *(each for each in COLUMNS["LOANS"] if each.field in _FIELDS_OF_ASKS),
+        *_CHARGES_OF_ASKS,
+    ),
 }
 """The columns of every kind of file."""
 

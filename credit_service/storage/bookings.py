@@ -18,7 +18,15 @@ from credit_service.domain.offers import LoanOffer
 from credit_service.domain.positions import CreditPosition
 from credit_service.domain.referrals import Referral
 from credit_service.observability import tracing
-from credit_service.storage import cluster, customers, offers, referrals, requests, scorecards
+from credit_service.storage import (
+    charges,
+    cluster,
+    customers,
+    offers,
+    referrals,
+    requests,
+    scorecards,
+)
 from credit_service.storage.statements import Statement
 
 _LOAN_IDS = "nextval('decision_ids'), nextval('loan_ids')"
@@ -146,10 +154,11 @@ WRITE_APPROVED = Statement(
     ), {_WRITE_COMMON}, l AS (
         INSERT INTO loans (customer_id, loan_id, principal_paise, annual_rate_bps, tenure_months,
             installment_paise, start_date, end_date, imported, decision_id,
-            debt_at_booking_paise, limit_at_booking_paise, held_at_booking_paise)
+            debt_at_booking_paise, limit_at_booking_paise, held_at_booking_paise, charges)
         SELECT customer_id, :loan_id, :principal_paise, :annual_rate_bps, :tenure_months,
             :installment_paise, :today, :end_date, false, :decision_id,
-            current_debt_paise - :repaid_paise, approved_limit_paise, held_principal_paise
+            current_debt_paise - :repaid_paise, approved_limit_paise, held_principal_paise,
+            CAST(:charges AS json)
         FROM c
     )
     SELECT count(*) FROM c
@@ -276,7 +285,7 @@ def write(connection: Connection, booking: BookingWrite, moment: Moment) -> bool
     return WRITE_DECLINED.row(connection, values) == (1,)
 
 
-def _loan_values(loan: Loan) -> dict[str, int | date]:
+def _loan_values(loan: Loan) -> dict[str, int | date | str | None]:
     return {
         "loan_id": loan.loan_id,
         "principal_paise": loan.principal_paise,
@@ -284,6 +293,7 @@ def _loan_values(loan: Loan) -> dict[str, int | date]:
         "tenure_months": loan.tenure_months,
         "installment_paise": loan.installment_paise,
         "end_date": loan.end_date,
+        "charges": charges.text(loan.charges),
     }
 
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from credit_service.domain.charges import Charge
 from credit_service.domain.decisions import decode_inputs, decode_outcome
 from credit_service.domain.eligibility import Decision, Outcome
 from credit_service.domain.loans import Loan, LoanTerms, book
@@ -44,8 +45,9 @@ class StoredDecision:
         """The decision."""
         return decode_outcome(self.outcome_json) if self.decided is None else self.decided
 
-    def loan_as_booked(self) -> Loan | None:
-        """Return the loan as booked, before any payment; None for a decline or an offer."""
+    def loan_as_booked(self, charges: tuple[Charge, ...] = ()) -> Loan | None:
+        """Return the loan as booked with these charges, before any payment; None for a decline or
+        an offer."""
         if self.loan_id is None:
             return None
         ask = decode_inputs(self.inputs_json).ask
@@ -58,6 +60,7 @@ class StoredDecision:
             customer_id=self.customer_id,
             day=self.decided_on,
             decision_id=self.decision_id,
+            charges=charges,
         )
 
 
@@ -131,6 +134,21 @@ def get(connection: Connection, customer_id: int, decision_id: int) -> StoredDec
     if row is None:
         raise LookupError(f"there is no decision {decision_id} about customer {customer_id}")
     return _with_review(row)
+
+
+_SCORECARD = Statement(
+    """SELECT scorecard_version FROM decisions
+    WHERE customer_id = :customer_id AND decision_id = :decision_id"""
+)
+
+
+def scorecard_version(connection: Connection, customer_id: int, decision_id: int) -> str:
+    """Return the version of the scorecard of the decision with that key, which must exist."""
+    row = _SCORECARD.row(connection, {"customer_id": customer_id, "decision_id": decision_id})
+    if row is None:
+        raise LookupError(f"there is no decision {decision_id} about customer {customer_id}")
+    version: str = row[0]
+    return version
 
 
 def find(connection: Connection, decision_id: int) -> StoredDecision | None:

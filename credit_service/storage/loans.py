@@ -1,29 +1,64 @@
 """Stored loans."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import date
 from typing import Any
 
 from sqlalchemy import Connection
 
+from credit_service.domain.documents import field_names, from_document
 from credit_service.domain.loans import Loan, LoanState, ScheduleRevision
+from credit_service.storage import charges
 from credit_service.storage.statements import Statement
 
 COLUMNS = """l.customer_id, l.loan_id, l.principal_paise, l.annual_rate_bps, l.tenure_months,
     l.installment_paise, l.start_date, l.end_date, l.imported, l.decision_id, l.settled_at_import,
     l.emis_paid_on_time, l.installments_settled, l.paid_paise, l.last_paid_on, l.closed_on,
     l.on_time_at_import, l.agreed_tenure_months, l.agreed_installment_paise, l.revised_after,
-    l.revised_balance_paise, l.revised_next_interest_paise, l.revised_paid_paise"""
+    l.revised_balance_paise, l.revised_next_interest_paise, l.revised_paid_paise, l.charges"""
 """The columns that `loan` reads, in its order, of a table aliased l."""
 
-COLUMN_COUNT = 23
-_REVISION_AT = 17
+COLUMN_COUNT = 24
+_REVISION_AT, _CHARGES_AT = 17, 23
 
 
 def loan(row: Any) -> Loan:
     """Return the loan from a row that starts with COLUMNS."""
     if row[_REVISION_AT] is None:
-        return Loan(*row[:_REVISION_AT])
-    revision = ScheduleRevision(*row[_REVISION_AT:COLUMN_COUNT])
-    return Loan(*(*row[:_REVISION_AT], revision))
+        found = Loan(*row[:_REVISION_AT])
+    else:
+        revision = ScheduleRevision(*row[_REVISION_AT:_CHARGES_AT])
+        found = Loan(*(*row[:_REVISION_AT], revision))
+    stored = row[_CHARGES_AT]
+    return replace(found, charges=charges.read(stored)) if stored else found
+
+
+_LATER_FIELDS = frozenset({"on_time_at_import", "revision", "charges"})
+"""Fields that release 0.1.0 does not have. Of a loan as booked, only the charges have a value."""
+_EVENT_FIELDS = tuple([name for name in field_names(Loan) if name not in _LATER_FIELDS])
+
+
+def event_fields(booked: Loan) -> dict[str, Any]:
+    """Return a loan as booked, as the event loan_created has it. (dataclasses.asdict copies each
+    field and takes ten times as long.)"""
+    fields = {name: getattr(booked, name) for name in _EVENT_FIELDS}
+    if booked.charges:
+        fields["charges"] = charges.documents(booked.charges)
+    return fields
+
+
+_EVENT_DATES = ("start_date", "end_date", "last_paid_on", "closed_on")
+
+
+def loan_of_event(document: Mapping[str, Any]) -> Loan:
+    """Return the loan of `event_fields`. Fields of a later release are ignored."""
+    dates = {
+        name: date.fromisoformat(document[name])
+        for name in _EVENT_DATES
+        if document[name] is not None
+    }
+    return from_document(Loan, document, charges=charges.read(document.get("charges")), **dates)
 
 
 _OF_LOAN = (

@@ -14,12 +14,12 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from credit_service.clock import Moment
-from credit_service.domain.cost_of_credit import Charge, ChargePayee
+from credit_service.domain.charges import Charge
 from credit_service.domain.loans import Loan
 from credit_service.domain.offers import LoanOffer, OfferState
 from credit_service.domain.positions import CreditPosition
 from credit_service.observability import tracing
-from credit_service.storage import cluster, customers, requests, scorecards
+from credit_service.storage import charges, cluster, customers, requests, scorecards
 from credit_service.storage.statements import Statement
 
 COLUMNS = """o.customer_id, o.offer_id, o.decision_id, o.principal_paise, o.annual_rate_bps,
@@ -33,7 +33,7 @@ _CHARGES, _STATE = 7, 12
 
 def _offer(row: Any) -> LoanOffer:
     fields = list(row[:COLUMN_COUNT])
-    fields[_CHARGES] = tuple(map(_read_charge, fields[_CHARGES]))
+    fields[_CHARGES] = charges.read(fields[_CHARGES])
     fields[_STATE] = OfferState(fields[_STATE])
     return LoanOffer(*fields)
 
@@ -46,27 +46,9 @@ def values(offer: LoanOffer) -> dict[str, object]:
         "annual_rate_bps": offer.annual_rate_bps,
         "tenure_months": offer.tenure_months,
         "installment_paise": offer.installment_paise,
-        "charges": json.dumps([_charge(each) for each in offer.charges]),
+        "charges": json.dumps(charges.documents(offer.charges)),
         "last_day": offer.last_day,
     }
-
-
-def _charge(charge: Charge) -> dict[str, object]:
-    return {
-        "type": charge.type,
-        "payee": charge.payee,
-        "amount_paise": charge.amount_paise,
-        "tax_paise": charge.tax_paise,
-    }
-
-
-def _read_charge(document: dict[str, Any]) -> Charge:
-    return Charge(
-        document["type"],
-        ChargePayee(document["payee"]),
-        document["amount_paise"],
-        document["tax_paise"],
-    )
 
 
 def event_fields(offer: LoanOffer) -> dict[str, object]:
@@ -78,27 +60,31 @@ def event_fields(offer: LoanOffer) -> dict[str, object]:
         "annual_rate_bps": offer.annual_rate_bps,
         "tenure_months": offer.tenure_months,
         "installment_paise": offer.installment_paise,
-        "charges": [_charge(each) for each in offer.charges],
+        "charges": charges.documents(offer.charges),
         "created_on": offer.created_on,
         "last_day": offer.last_day,
     }
 
 
-def request_json(charges: Sequence[Charge], last_day: date | None) -> str:
-    """Return what a request for an offer has besides its terms, as JSON."""
+def request_json(requested: Sequence[Charge], last_day: date | None) -> str:
+    """Return what a request for an offer, or for a loan with charges, has besides its terms, as
+    JSON."""
     document = {
-        "charges": [_charge(each) for each in charges],
+        "charges": charges.documents(requested),
         "last_day": None if last_day is None else last_day.isoformat(),
     }
     return json.dumps(document)
 
 
-def read_request(text: str) -> tuple[tuple[Charge, ...], date | None]:
-    """Return the charges and the last day of `request_json`."""
+def read_request(text: str | None) -> tuple[tuple[Charge, ...], date | None]:
+    """Return the charges and the last day of `request_json`; neither for None, a request for a loan
+    without charges."""
+    if text is None:
+        return (), None
     document = json.loads(text)
     last_day = document["last_day"]
     return (
-        tuple(map(_read_charge, document["charges"])),
+        charges.read(document["charges"]),
         None if last_day is None else date.fromisoformat(last_day),
     )
 
@@ -113,7 +99,7 @@ def offer_of_event(customer_id: int, document: dict[str, Any], created_at: Any) 
         annual_rate_bps=document["annual_rate_bps"],
         tenure_months=document["tenure_months"],
         installment_paise=document["installment_paise"],
-        charges=tuple(map(_read_charge, document["charges"])),
+        charges=charges.read(document["charges"]),
         created_at=created_at,
         created_on=date.fromisoformat(document["created_on"]),
         last_day=date.fromisoformat(document["last_day"]),
@@ -290,10 +276,11 @@ _ACCEPT = Statement(
     + """, l AS (
         INSERT INTO loans (customer_id, loan_id, principal_paise, annual_rate_bps, tenure_months,
             installment_paise, start_date, end_date, imported, decision_id, debt_at_booking_paise,
-            limit_at_booking_paise, held_at_booking_paise, offer_id)
+            limit_at_booking_paise, held_at_booking_paise, offer_id, charges)
         SELECT customer_id, CAST(:loan_id AS bigint), :accepted_paise, :annual_rate_bps,
             :tenure_months, :installment_paise, :disbursed_on, :end_date, false, :decision_id,
-            current_debt_paise, approved_limit_paise, held_principal_paise, :offer_id
+            current_debt_paise, approved_limit_paise, held_principal_paise, :offer_id,
+            CAST(:charges AS json)
         FROM c
     ), b AS (
         INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload,
@@ -365,6 +352,7 @@ def end(connection: Connection, ending: EndWrite, moment: Moment) -> bool:
         "tenure_months": loan.tenure_months,
         "installment_paise": loan.installment_paise,
         "end_date": loan.end_date,
+        "charges": charges.text(loan.charges),
         "loan_event": ending.loan_event_json,
     }
     return _ACCEPT.row(connection, parameters) == (1,)

@@ -322,7 +322,8 @@ referrals = Table(
     Column("customer_id", BigInteger, nullable=False),
     Column("decision_id", BigInteger, nullable=False),
     Column("kind", Text, nullable=False),
-    # What an offer needs besides its terms.
+    # What an offer, or a loan with charges, needs besides its terms. A server of an earlier release
+    # that approves such a loan offers it with its charges instead of booking it without them.
     Column("offer", JSON, nullable=True),
     # The principal of the request, who cannot review it.
     Column("requested_by", Text, nullable=False),
@@ -343,7 +344,7 @@ referrals = Table(
         ["customer_id", "result_decision_id"], ["decisions.customer_id", "decisions.decision_id"]
     ),
     CheckConstraint("kind IN ('LOAN', 'OFFER')", "kind_known"),
-    CheckConstraint("(kind = 'OFFER') = (offer IS NOT NULL)", "offer_given"),
+    CheckConstraint("kind = 'LOAN' OR offer IS NOT NULL", "offer_given"),
     CheckConstraint("state IN ('PENDING', 'APPROVED', 'DECLINED', 'EXPIRED')", "state_known"),
     CheckConstraint(
         "(state IN ('APPROVED', 'DECLINED')) = (reviewer IS NOT NULL)"
@@ -404,6 +405,8 @@ loans = Table(
     Column("revised_balance_paise", BigInteger, nullable=True),
     Column("revised_next_interest_paise", BigInteger, nullable=True),
     Column("revised_paid_paise", BigInteger, nullable=True),
+    # Charges of the request that booked it; null for none.
+    Column("charges", JSON, nullable=True),
     # The ingestion that inserted or last updated it, and the row's number in that source. They
     # identify a second row with the same key in one ingestion.
     Column("ingestion_id", Uuid, nullable=True),

@@ -7,6 +7,7 @@ from collections import abc as abc
 from credit_service.v1 import customer_pb2 as customer_pb2
 from credit_service.v1 import decision_pb2 as decision_pb2
 from credit_service.v1 import event_pb2 as event_pb2
+from credit_service.v1 import key_facts_pb2 as key_facts_pb2
 from credit_service.v1 import loan_pb2 as loan_pb2
 from credit_service.v1 import offer_pb2 as offer_pb2
 from credit_service.v1 import referral_pb2 as referral_pb2
@@ -414,6 +415,7 @@ class CheckEligibilityRequest(message.Message):
     LOAN_AMOUNT_FIELD_NUMBER: builtins.int
     INTEREST_RATE_FIELD_NUMBER: builtins.int
     TENURE_MONTHS_FIELD_NUMBER: builtins.int
+    CHARGES_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Required. Id of the customer, 1 or more."""
     tenure_months: builtins.int
@@ -429,6 +431,12 @@ class CheckEligibilityRequest(message.Message):
     def interest_rate(self) -> decimal_pb2.Decimal:
         """Required. Annual rate in percent, "0" to "100", at most two decimals."""
 
+    @builtins.property
+    def charges(self) -> containers.RepeatedCompositeFieldContainer[offer_pb2.LoanCharge]:
+        """Optional. Charges known beforehand, at most 20; together with their tax less than loan_amount.
+        They change only cost_of_credit. Default: none.
+        """
+
     def __init__(
         self,
         *,
@@ -436,10 +444,11 @@ class CheckEligibilityRequest(message.Message):
         loan_amount: money_pb2.Money | None = ...,
         interest_rate: decimal_pb2.Decimal | None = ...,
         tenure_months: builtins.int = ...,
+        charges: abc.Iterable[offer_pb2.LoanCharge] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["interest_rate", b"interest_rate", "loan_amount", b"loan_amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "interest_rate", b"interest_rate", "loan_amount", b"loan_amount", "tenure_months", b"tenure_months"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["charges", b"charges", "customer_id", b"customer_id", "interest_rate", b"interest_rate", "loan_amount", b"loan_amount", "tenure_months", b"tenure_months"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -461,6 +470,7 @@ class CheckEligibilityResponse(message.Message):
     LAST_INSTALLMENT_FIELD_NUMBER: builtins.int
     OUTCOME_FIELD_NUMBER: builtins.int
     RULE_RESULTS_FIELD_NUMBER: builtins.int
+    COST_OF_CREDIT_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Id of the customer."""
     approved: builtins.bool
@@ -508,6 +518,10 @@ class CheckEligibilityResponse(message.Message):
     def rule_results(self) -> containers.RepeatedCompositeFieldContainer[decision_pb2.RuleResult]:
         """The rules of the scorecard's policy as they were evaluated, in their order. Empty without rules."""
 
+    @builtins.property
+    def cost_of_credit(self) -> offer_pb2.CostOfCredit:
+        """What the loan costs at the corrected rate. Unset if declined."""
+
     def __init__(
         self,
         *,
@@ -523,10 +537,11 @@ class CheckEligibilityResponse(message.Message):
         last_installment: money_pb2.Money | None = ...,
         outcome: decision_pb2.DecisionOutcome.ValueType = ...,
         rule_results: abc.Iterable[decision_pb2.RuleResult] | None = ...,
+        cost_of_credit: offer_pb2.CostOfCredit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "cost_of_credit", b"cost_of_credit", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "customer_id", b"customer_id", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment", "outcome", b"outcome", "reasons", b"reasons", "rule_results", b"rule_results", "tenure_months", b"tenure_months"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "cost_of_credit", b"cost_of_credit", "counter_offer", b"counter_offer", "credit_score", b"credit_score", "customer_id", b"customer_id", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "monthly_installment", b"monthly_installment", "outcome", b"outcome", "reasons", b"reasons", "rule_results", b"rule_results", "tenure_months", b"tenure_months"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -620,6 +635,7 @@ class CreateLoanRequest(message.Message):
     LOAN_AMOUNT_FIELD_NUMBER: builtins.int
     INTEREST_RATE_FIELD_NUMBER: builtins.int
     TENURE_MONTHS_FIELD_NUMBER: builtins.int
+    CHARGES_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Required. UUID that makes the call safe to retry: repeats within 400 days (server setting) do
     not book again.
@@ -639,6 +655,12 @@ class CreateLoanRequest(message.Message):
     def interest_rate(self) -> decimal_pb2.Decimal:
         """Required. Annual rate in percent, "0" to "100", at most two decimals."""
 
+    @builtins.property
+    def charges(self) -> containers.RepeatedCompositeFieldContainer[offer_pb2.LoanCharge]:
+        """Optional. Charges known beforehand, at most 20; together with their tax less than loan_amount.
+        They are stored with the loan and do not affect the decision. Default: none.
+        """
+
     def __init__(
         self,
         *,
@@ -647,10 +669,11 @@ class CreateLoanRequest(message.Message):
         loan_amount: money_pb2.Money | None = ...,
         interest_rate: decimal_pb2.Decimal | None = ...,
         tenure_months: builtins.int = ...,
+        charges: abc.Iterable[offer_pb2.LoanCharge] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["interest_rate", b"interest_rate", "loan_amount", b"loan_amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "interest_rate", b"interest_rate", "loan_amount", b"loan_amount", "request_id", b"request_id", "tenure_months", b"tenure_months"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["charges", b"charges", "customer_id", b"customer_id", "interest_rate", b"interest_rate", "loan_amount", b"loan_amount", "request_id", b"request_id", "tenure_months", b"tenure_months"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -673,6 +696,7 @@ class CreateLoanResponse(message.Message):
     OUTCOME_FIELD_NUMBER: builtins.int
     RULE_RESULTS_FIELD_NUMBER: builtins.int
     REFERRAL_FIELD_NUMBER: builtins.int
+    COST_OF_CREDIT_FIELD_NUMBER: builtins.int
     decision_id: builtins.int
     """Id of the stored decision, approved, declined or referred. GetDecision returns it in full."""
     approved: builtins.bool
@@ -724,6 +748,10 @@ class CreateLoanResponse(message.Message):
     def referral(self) -> referral_pb2.Referral:
         """The review that the decision waits for. Unset unless the outcome is REFERRED."""
 
+    @builtins.property
+    def cost_of_credit(self) -> offer_pb2.CostOfCredit:
+        """What the loan costs at the corrected rate. Unset if declined."""
+
     def __init__(
         self,
         *,
@@ -740,10 +768,11 @@ class CreateLoanResponse(message.Message):
         outcome: decision_pb2.DecisionOutcome.ValueType = ...,
         rule_results: abc.Iterable[decision_pb2.RuleResult] | None = ...,
         referral: referral_pb2.Referral | None = ...,
+        cost_of_credit: offer_pb2.CostOfCredit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan", b"loan", "monthly_installment", b"monthly_installment", "referral", b"referral"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["corrected_interest_rate", b"corrected_interest_rate", "cost_of_credit", b"cost_of_credit", "counter_offer", b"counter_offer", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan", b"loan", "monthly_installment", b"monthly_installment", "referral", b"referral"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "counter_offer", b"counter_offer", "decision_id", b"decision_id", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan", b"loan", "message", b"message", "monthly_installment", b"monthly_installment", "outcome", b"outcome", "reasons", b"reasons", "referral", b"referral", "rule_results", b"rule_results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["approved", b"approved", "corrected_interest_rate", b"corrected_interest_rate", "cost_of_credit", b"cost_of_credit", "counter_offer", b"counter_offer", "decision_id", b"decision_id", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan", b"loan", "message", b"message", "monthly_installment", b"monthly_installment", "outcome", b"outcome", "reasons", b"reasons", "referral", b"referral", "rule_results", b"rule_results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1226,6 +1255,58 @@ class ListLoansResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["loans", b"loans", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetKeyFactsStatementRequest(message.Message):
+    """Request of GetKeyFactsStatement: either offer_id, or customer_id and loan_id."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OFFER_ID_FIELD_NUMBER: builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: builtins.int
+    LOAN_ID_FIELD_NUMBER: builtins.int
+    offer_id: builtins.int
+    """Optional. Id of the offer, 1 or more. Default (0): the statement is about a loan."""
+    customer_id: builtins.int
+    """Optional. Id of the customer, 1 or more. Needed without offer_id, and left out with it."""
+    loan_id: builtins.int
+    """Optional. Id of the loan within the customer's loans, 1 or more. Needed without offer_id, and
+    left out with it.
+    """
+    def __init__(
+        self,
+        *,
+        offer_id: builtins.int = ...,
+        customer_id: builtins.int = ...,
+        loan_id: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "loan_id", b"loan_id", "offer_id", b"offer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetKeyFactsStatementResponse(message.Message):
+    """Response of GetKeyFactsStatement."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KEY_FACTS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def key_facts(self) -> key_facts_pb2.KeyFacts:
+        """The statement."""
+
+    def __init__(
+        self,
+        *,
+        key_facts: key_facts_pb2.KeyFacts | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["key_facts", b"key_facts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["key_facts", b"key_facts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

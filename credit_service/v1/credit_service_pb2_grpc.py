@@ -147,6 +147,11 @@ class CreditServiceStub:
                 request_serializer=credit__service_dot_v1_dot_credit__service__pb2.ListLoansRequest.SerializeToString,
                 response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.ListLoansResponse.FromString,
                 _registered_method=True)
+        self.GetKeyFactsStatement = channel.unary_unary(
+                '/credit_service.v1.CreditService/GetKeyFactsStatement',
+                request_serializer=credit__service_dot_v1_dot_credit__service__pb2.GetKeyFactsStatementRequest.SerializeToString,
+                response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.GetKeyFactsStatementResponse.FromString,
+                _registered_method=True)
         self.GetRepaymentSchedule = channel.unary_unary(
                 '/credit_service.v1.CreditService/GetRepaymentSchedule',
                 request_serializer=credit__service_dot_v1_dot_credit__service__pb2.GetRepaymentScheduleRequest.SerializeToString,
@@ -453,6 +458,21 @@ class CreditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetKeyFactsStatement(self, request, context):
+        """Returns the key facts of an offer or of a booked loan as agreed: amount, installments, charges by
+        payee, annual percentage rate, schedule, and charges that may become due. Payments and
+        prepayments do not change it.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD).
+        NOT_FOUND (OFFER_NOT_FOUND, LOAN_NOT_FOUND).
+        FAILED_PRECONDITION (KEY_FACTS_UNKNOWN): the loan was imported, so that its charges are not
+        known.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRepaymentSchedule(self, request, context):
         """Returns all installments of a loan, with principal, interest and current state.
 
@@ -675,6 +695,11 @@ def add_CreditServiceServicer_to_server(servicer, server):
                     servicer.ListLoans,
                     request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.ListLoansRequest.FromString,
                     response_serializer=credit__service_dot_v1_dot_credit__service__pb2.ListLoansResponse.SerializeToString,
+            ),
+            'GetKeyFactsStatement': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKeyFactsStatement,
+                    request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.GetKeyFactsStatementRequest.FromString,
+                    response_serializer=credit__service_dot_v1_dot_credit__service__pb2.GetKeyFactsStatementResponse.SerializeToString,
             ),
             'GetRepaymentSchedule': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRepaymentSchedule,
@@ -1187,6 +1212,33 @@ class CreditService:
             '/credit_service.v1.CreditService/ListLoans',
             credit__service_dot_v1_dot_credit__service__pb2.ListLoansRequest.SerializeToString,
             credit__service_dot_v1_dot_credit__service__pb2.ListLoansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKeyFactsStatement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/credit_service.v1.CreditService/GetKeyFactsStatement',
+            credit__service_dot_v1_dot_credit__service__pb2.GetKeyFactsStatementRequest.SerializeToString,
+            credit__service_dot_v1_dot_credit__service__pb2.GetKeyFactsStatementResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -208,6 +208,17 @@ class CreditServiceStub:
     INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
     NOT_FOUND (CUSTOMER_NOT_FOUND).
     """
+    GetKeyFactsStatement: grpc.UnaryUnaryMultiCallable[credit_service_pb2.GetKeyFactsStatementRequest, credit_service_pb2.GetKeyFactsStatementResponse]
+    """Returns the key facts of an offer or of a booked loan as agreed: amount, installments, charges by
+    payee, annual percentage rate, schedule, and charges that may become due. Payments and
+    prepayments do not change it.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD).
+    NOT_FOUND (OFFER_NOT_FOUND, LOAN_NOT_FOUND).
+    FAILED_PRECONDITION (KEY_FACTS_UNKNOWN): the loan was imported, so that its charges are not
+    known.
+    """
     GetRepaymentSchedule: grpc.UnaryUnaryMultiCallable[credit_service_pb2.GetRepaymentScheduleRequest, credit_service_pb2.GetRepaymentScheduleResponse]
     """Returns all installments of a loan, with principal, interest and current state.
 
@@ -602,6 +613,23 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
         Errors:
         INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
         NOT_FOUND (CUSTOMER_NOT_FOUND).
+        """
+
+    @abc_1.abstractmethod
+    def GetKeyFactsStatement(
+        self,
+        request: credit_service_pb2.GetKeyFactsStatementRequest,
+        context: grpc.ServicerContext,
+    ) -> credit_service_pb2.GetKeyFactsStatementResponse:
+        """Returns the key facts of an offer or of a booked loan as agreed: amount, installments, charges by
+        payee, annual percentage rate, schedule, and charges that may become due. Payments and
+        prepayments do not change it.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD).
+        NOT_FOUND (OFFER_NOT_FOUND, LOAN_NOT_FOUND).
+        FAILED_PRECONDITION (KEY_FACTS_UNKNOWN): the loan was imported, so that its charges are not
+        known.
         """
 
     @abc_1.abstractmethod

@@ -445,6 +445,12 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-03-01",
     "last_paid_on": "2024-04-05"}
     """
+    ERROR_REASON_KEY_FACTS_UNKNOWN: _ErrorReason.ValueType  # 72
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The loan was imported: its charges are
+    not known, so that there is no key facts statement.
+
+    Example metadata: {"customer_id": "101", "loan_id": "7798"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the reason in the google.rpc.ErrorInfo of every error, with domain
@@ -875,4 +881,10 @@ another payment of the loan. Use the day of the last payment or a later one.
 
 Example metadata: {"customer_id": "101", "loan_id": "7001", "paid_on": "2024-03-01",
 "last_paid_on": "2024-04-05"}
+"""
+ERROR_REASON_KEY_FACTS_UNKNOWN: ErrorReason.ValueType  # 72
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The loan was imported: its charges are
+not known, so that there is no key facts statement.
+
+Example metadata: {"customer_id": "101", "loan_id": "7798"}
 """

@@ -3,9 +3,12 @@
 isort:skip_file
 """
 
+from collections import abc as abc
+from credit_service.v1 import offer_pb2 as offer_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
 from google.protobuf import timestamp_pb2 as timestamp_pb2
+from google.protobuf.internal import containers as containers
 from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
 from google.type import date_pb2 as date_pb2
 from google.type import decimal_pb2 as decimal_pb2
@@ -219,6 +222,8 @@ class Loan(message.Message):
     PRINCIPAL_OUTSTANDING_FIELD_NUMBER: builtins.int
     AGREED_TENURE_MONTHS_FIELD_NUMBER: builtins.int
     AGREED_MONTHLY_INSTALLMENT_FIELD_NUMBER: builtins.int
+    CHARGES_FIELD_NUMBER: builtins.int
+    COST_OF_CREDIT_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Id of the borrower."""
     loan_id: builtins.int
@@ -305,6 +310,18 @@ class Loan(message.Message):
     def agreed_monthly_installment(self) -> money_pb2.Money:
         """Monthly installment that was agreed, in INR, before any prepayment."""
 
+    @builtins.property
+    def charges(self) -> containers.RepeatedCompositeFieldContainer[offer_pb2.LoanCharge]:
+        """Charges of a booked loan, in the order of the request. Empty for an imported loan, whose charges
+        are not known.
+        """
+
+    @builtins.property
+    def cost_of_credit(self) -> offer_pb2.CostOfCredit:
+        """What the loan costs as agreed when it was booked; payments do not change it. Unset for an
+        imported loan, because its charges are not known.
+        """
+
     def __init__(
         self,
         *,
@@ -330,10 +347,12 @@ class Loan(message.Message):
         principal_outstanding: money_pb2.Money | None = ...,
         agreed_tenure_months: builtins.int = ...,
         agreed_monthly_installment: money_pb2.Money | None = ...,
+        charges: abc.Iterable[offer_pb2.LoanCharge] | None = ...,
+        cost_of_credit: offer_pb2.CostOfCredit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["agreed_monthly_installment", b"agreed_monthly_installment", "closed_on", b"closed_on", "end_date", b"end_date", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "principal_outstanding", b"principal_outstanding", "start_date", b"start_date"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["agreed_monthly_installment", b"agreed_monthly_installment", "closed_on", b"closed_on", "cost_of_credit", b"cost_of_credit", "end_date", b"end_date", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "principal_outstanding", b"principal_outstanding", "start_date", b"start_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["agreed_monthly_installment", b"agreed_monthly_installment", "agreed_tenure_months", b"agreed_tenure_months", "closed_on", b"closed_on", "customer_id", b"customer_id", "decision_id", b"decision_id", "emis_paid_on_time", b"emis_paid_on_time", "end_date", b"end_date", "installments_settled", b"installments_settled", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "principal_outstanding", b"principal_outstanding", "repayments_left", b"repayments_left", "source", b"source", "start_date", b"start_date", "state", b"state", "tenure_months", b"tenure_months"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agreed_monthly_installment", b"agreed_monthly_installment", "agreed_tenure_months", b"agreed_tenure_months", "charges", b"charges", "closed_on", b"closed_on", "cost_of_credit", b"cost_of_credit", "customer_id", b"customer_id", "decision_id", b"decision_id", "emis_paid_on_time", b"emis_paid_on_time", "end_date", b"end_date", "installments_settled", b"installments_settled", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "principal_outstanding", b"principal_outstanding", "repayments_left", b"repayments_left", "source", b"source", "start_date", b"start_date", "state", b"state", "tenure_months", b"tenure_months"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

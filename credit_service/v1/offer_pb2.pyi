@@ -140,7 +140,7 @@ class LoanCharge(message.Message):
 
 @typing.final
 class CostOfCredit(message.Message):
-    """What the loan of an offer costs if it is accepted in full. All money is in INR."""
+    """What a loan costs if it is repaid as agreed. All money is in INR."""
 
     DESCRIPTOR: descriptor.Descriptor
 

@@ -195,6 +195,17 @@ def _ask(request_id: str) -> credit.CreateLoanRequest:
         loan_amount=money(1_000, 500_000_000),
         interest_rate=Decimal(value="16.5"),
         tenure_months=12,
+        charges=[_charge()],
+    )
+
+
+def _charge() -> offer_pb2.LoanCharge:
+    return offer_pb2.LoanCharge(
+        type="processing fee",
+        payee=offer_pb2.CHARGE_PAYEE_LENDER,
+        amount=money(20),
+        tax=money(3, 600_000_000),
+        timing=offer_pb2.CHARGE_TIMING_UPFRONT,
     )
 
 
@@ -205,15 +216,7 @@ def _offer(request_id: str) -> credit.CreateLoanOfferRequest:
         loan_amount=money(1_000, 500_000_000),
         interest_rate=Decimal(value="16.5"),
         tenure_months=12,
-        charges=[
-            offer_pb2.LoanCharge(
-                type="processing fee",
-                payee=offer_pb2.CHARGE_PAYEE_LENDER,
-                amount=money(20),
-                tax=money(3, 600_000_000),
-                timing=offer_pb2.CHARGE_TIMING_UPFRONT,
-            )
-        ],
+        charges=[_charge()],
     )
 
 
@@ -310,6 +313,7 @@ _BASES: Mapping[str, Any] = {
                 loan_amount=money(100_000, 500_000_000),
                 interest_rate=Decimal(value="12.5"),
                 tenure_months=24,
+                charges=[_charge()],
             )
         ]
     ],
@@ -322,6 +326,7 @@ _BASES: Mapping[str, Any] = {
                         loan_amount=money(100_000),
                         interest_rate=Decimal(value="12.5"),
                         tenure_months=24,
+                        charges=[_charge()],
                     )
                     for customer_id in (1, 2)
                 ]
@@ -356,6 +361,10 @@ _BASES: Mapping[str, Any] = {
     "ListLoans": lambda world, _: [
         [credit.ListLoansRequest(customer_id=1, page_size=1, page_token=world.page_tokens[1])],
         [credit.ListLoansRequest(customer_id=1, state=2, page_size=3)],  # type: ignore[arg-type]  # a number is one
+    ],
+    "GetKeyFactsStatement": lambda world, _: [
+        [credit.GetKeyFactsStatementRequest(offer_id=world.offer_ids[0])],
+        [credit.GetKeyFactsStatementRequest(customer_id=1, loan_id=world.loan_id)],
     ],
     "GetRepaymentSchedule": lambda world, _: [
         [credit.GetRepaymentScheduleRequest(customer_id=1, loan_id=world.loan_id)]

@@ -94,16 +94,17 @@ def test_a_workbook_comes_back_with_the_answers(server: Edge, customer_id: int) 
     assert rows[1] == [*HEADER, *asks.HEADERS]
     approved, blank, declined, unknown, cell, invalid = (row[len(HEADER) :] for row in rows[2:])
     assert approved[:4] == ["APPROVED", 12.5, 4730.73, 4730.76]
-    assert approved[5:] == [None] * 4
+    assert approved[5:8] == [None] * 3
+    assert approved[8:] == [12.5, 100_000, None]
     assert blank == [None] * len(asks.HEADERS)
     assert declined[0] == "DECLINED"
     assert "EMI_BURDEN_TOO_HIGH: Current installments of" in declined[5]
     assert "APPROVED_LIMIT_EXCEEDED" in declined[5]
     assert declined[6] > 0
     assert unknown[0] == cell[0] == invalid[0] == "ERROR"
-    assert unknown[8] == "CUSTOMER_NOT_FOUND: There is no customer 4242."
-    assert cell[8].startswith("Loan Amount (NOT_A_NUMBER): found 'a lot', expected rupees")
-    assert invalid[8] == "INVALID_FIELD: tenure_months must be 1 to 480, found 481."
+    assert unknown[10] == "CUSTOMER_NOT_FOUND: There is no customer 4242."
+    assert cell[10].startswith("Loan Amount (NOT_A_NUMBER): found 'a lot', expected rupees")
+    assert invalid[10] == "INVALID_FIELD: tenure_months must be 1 to 480, found 481."
     # No cell is a formula.
     assert sheet["B3"].value == "=1+1"
     assert sheet["B3"].data_type == "s"
@@ -133,7 +134,8 @@ def test_a_csv_file_comes_back_without_formulas(server: Edge, customer_id: int) 
     assert header == [*HEADER, *asks.HEADERS]
     assert approved[1:] == [
         *("'=HYPERLINK()", "1,00,000", "12.5", "24"),
-        *("APPROVED", "12.5", "4730.73", "4730.76", approved[9], "", "", "", ""),
+        *("APPROVED", "12.5", "4730.73", "4730.76", approved[9], "", "", ""),
+        *("12.5", "100000.00", ""),
     ]
     assert too_long[1] == "-5"
     assert too_long[-1].startswith("ROW_TOO_LONG")
@@ -149,7 +151,33 @@ def test_a_template_that_was_filled_in_is_answered(server: Edge, customer_id: in
     workbook.save(saved)
     counts, output = answered(server.credit, saved.getvalue(), "asks-template.xlsx")
     assert counts.decisions == {"APPROVED": 1}
-    assert rows_of_workbook(output)[0][:4] == list(usual_headers("ASKS"))
+    assert rows_of_workbook(output)[0][:6] == list(usual_headers("ASKS"))
+
+
+def test_a_file_may_have_charges(server: Edge, customer_id: int) -> None:
+    """The figures of the Reserve Bank of India's illustration."""
+    header = (
+        "Customer ID",
+        "Loan Amount",
+        "Rate",
+        "Tenure",
+        "Lender Charges",
+        "Third Party Charges",
+    )
+    terms = (customer_id, 20_000, 15, 24)
+    content = as_csv(
+        header,
+        (*terms, 160, "240.00"),
+        (*terms, 0, ""),
+        (*terms, "20,000", ""),
+        (*terms, "a lot", ""),
+    )
+    _, output = answered(server.credit, content, "asks.csv")
+    costly, free, too_much, unreadable = (row[len(header) :] for row in rows_of_csv(output)[1:])
+    assert costly[8:] == ["17.07", "19600.00", ""]
+    assert free[8:] == ["15", "20000.00", ""]
+    assert too_much[-1].startswith("INVALID_FIELD: charges must be less than the loan of ₹20,000")
+    assert unreadable[-1].startswith("Lender Charges (NOT_A_NUMBER): found 'a lot'")
 
 
 def test_a_file_without_a_column_is_rejected(server: Edge) -> None:

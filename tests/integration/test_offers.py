@@ -26,7 +26,7 @@ from credit_service.commands.offers import (
 )
 from credit_service.commands.reconcile import reconcile
 from credit_service.commands.record_payment import RecordPayment, record_payment
-from credit_service.domain.cost_of_credit import Charge, ChargePayee
+from credit_service.domain.charges import Charge, ChargePayee
 from credit_service.domain.decisions import decode_inputs, replay
 from credit_service.domain.errors import (
     InvalidFieldsError,

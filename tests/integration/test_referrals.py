@@ -21,7 +21,7 @@ from credit_service.commands.review_decision import (
     expire_referrals,
     review_decision,
 )
-from credit_service.domain.cost_of_credit import Charge, ChargePayee
+from credit_service.domain.charges import Charge, ChargePayee
 from credit_service.domain.decisions import decode_inputs, replay
 from credit_service.domain.eligibility import Ask, Outcome
 from credit_service.domain.errors import (

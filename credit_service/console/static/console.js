@@ -46,6 +46,10 @@ document.addEventListener("click", async (event) => {
   setTimeout(() => { button.innerHTML = before; }, 1500);
 });
 
+document.addEventListener("click", (event) => {
+  if (event.target.closest("[data-print]")) window.print();
+});
+
 // Forms that are sent once: the second click of a double click does nothing. The request id in the
 // form makes a repeat safe; this only avoids it.
 for (const form of document.querySelectorAll("form[data-once]")) {

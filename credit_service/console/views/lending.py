@@ -1,7 +1,8 @@
 """The eligibility simulator, and the application for a loan in two steps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -25,8 +26,14 @@ from credit_service.console.rules import (
     rule_lines,
 )
 from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import offer_pb2
 
-FIELDS = ("customer_id", "loan_amount", "interest_rate", "tenure_months")
+CHARGES = {
+    "lender_charges": offer_pb2.CHARGE_PAYEE_LENDER,
+    "third_party_charges": offer_pb2.CHARGE_PAYEE_THIRD_PARTY,
+}
+"""Who receives the charges of each optional field."""
+FIELDS = ("customer_id", "loan_amount", "interest_rate", "tenure_months", *CHARGES)
 EXAMPLE = pb.CheckEligibilityRequest(
     customer_id=101,
     loan_amount=formats.money_of(10_000_000),
@@ -59,8 +66,25 @@ def _read(values: Mapping[str, str]) -> tuple[pb.CheckEligibilityRequest, dict[s
         loan_amount=typed.money("loan_amount"),
         interest_rate=typed.rate("interest_rate"),
         tenure_months=typed.whole("tenure_months", formats.MAX_INT32),
+        charges=[
+            offer_pb2.LoanCharge(
+                type=fields.label(name).lower(), payee=payee, amount=typed.money(name)
+            )
+            for name, payee in CHARGES.items()
+            if typed.text(name)
+        ],
     )
     return request, typed.problems
+
+
+def _problems(
+    violations: Iterable[tuple[str, str]], typed: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """Return the problem of each field; that of the charges together beside the first of them."""
+    found = fields.beside((*FIELDS, "charges"), violations, typed)
+    if "charges" in found:
+        found.setdefault(next(iter(CHARGES)), found.pop("charges"))
+    return found
 
 
 def _answer(page: Page, request: pb.CheckEligibilityRequest) -> Answer:
@@ -101,13 +125,13 @@ def _simulated(page: Page) -> dict[str, Any]:
         return shown
     request, problems = _read(values)
     if problems:
-        return {**shown, "problems": fields.beside(FIELDS, (), problems)}
+        return {**shown, "problems": _problems((), problems)}
     try:
         return {**shown, "answer": _answer(page, request)}
     except ServiceError as error:
         if error.code is grpc.StatusCode.UNAUTHENTICATED:
             raise
-        found = fields.beside(FIELDS, error.violations, {})
+        found = _problems(error.violations)
         return {**shown, "problems": found, "problem": Problem(error)}
 
 
@@ -163,10 +187,10 @@ def review(page: Page) -> Response:
     except ServiceError as error:
         if error.code is grpc.StatusCode.UNAUTHENTICATED:
             raise
-        found = fields.beside(FIELDS, error.violations, problems)
+        found = _problems(error.violations, problems)
         return _application(page, values, found, Problem(error))
     if problems:
-        return _application(page, values, fields.beside(FIELDS, (), problems), None)
+        return _application(page, values, _problems((), problems), None)
     planned = page.planned(_create_request(request, request_id))
     return page.render(
         "review.html",
@@ -183,7 +207,7 @@ def apply(page: Page) -> Response:
     request, problems = _read(page.form)
     request_id = page.request_id()
     if problems:
-        return _application(page, _terms(page.form), fields.beside(FIELDS, (), problems), None)
+        return _application(page, _terms(page.form), _problems((), problems), None)
     if page.form.get("intent") == "offer":
         return _offer(page, request, request_id)
     created = page.service.create_loan(_create_request(request, request_id))
@@ -199,6 +223,7 @@ def _offer(page: Page, check: pb.CheckEligibilityRequest, request_id: str) -> Re
             loan_amount=check.loan_amount,
             interest_rate=check.interest_rate,
             tenure_months=check.tenure_months,
+            charges=check.charges,
         )
     )
     if created.HasField("offer"):
@@ -213,4 +238,5 @@ def _create_request(check: pb.CheckEligibilityRequest, request_id: str) -> pb.Cr
         loan_amount=check.loan_amount,
         interest_rate=check.interest_rate,
         tenure_months=check.tenure_months,
+        charges=check.charges,
     )

@@ -9,6 +9,8 @@ from credit_service.clock import Moment
 from credit_service.commands.create_loan import CreateLoan
 from credit_service.commands.register_customer import RegisterCustomer
 from credit_service.commands.update_customer import UpdateCustomer
+from credit_service.domain.charges import Charge
+from credit_service.domain.cost_of_credit import agreed_terms
 from credit_service.domain.customers import (
     CustomerChange,
     validate_customer_change,
@@ -52,6 +54,7 @@ from credit_service.domain.policy_facts import AssetClass, PolicyFacts
 from credit_service.domain.scorecard import Component
 from credit_service.domain.scoring import CreditScore, Override, ScoreComponent
 from credit_service.queries.loans import RepaymentSchedule
+from credit_service.rpc.convert.charges import cost_message, read_charges, write_charges
 from credit_service.rpc.convert.fields import (
     Violations,
     decimal_text,
@@ -178,19 +181,22 @@ def read_create_loan(request: credit_service_pb2.CreateLoanRequest) -> CreateLoa
     request_id = read_request_id(request, violations)
     customer_id = read_id(request.customer_id, "customer_id", violations)
     ask = read_ask(request, violations)
+    charges = read_charges(request.charges, ask.principal_paise, violations)
     violations.raise_if_any()
-    return CreateLoan(request_id, customer_id, ask)
+    return CreateLoan(request_id, customer_id, ask, charges)
 
 
 def read_check_eligibility(
     request: credit_service_pb2.CheckEligibilityRequest,
-) -> tuple[int, Ask]:
-    """The customer id and the ask of a CheckEligibility request. Raises InvalidFieldsError."""
+) -> tuple[int, Ask, tuple[Charge, ...]]:
+    """The customer id, the ask and the charges of a CheckEligibility request. Raises
+    InvalidFieldsError."""
     violations = Violations()
     customer_id = read_id(request.customer_id, "customer_id", violations)
     ask = read_ask(request, violations)
+    charges = read_charges(request.charges, ask.principal_paise, violations)
     violations.raise_if_any()
-    return customer_id, ask
+    return customer_id, ask, charges
 
 
 _CACHED_COMPONENTS = 4_096
@@ -395,11 +401,15 @@ def _last_installment(ask: Ask, decision: Decision) -> int:
 
 
 def write_eligibility(
-    customer_id: int, ask: Ask, decision: Decision, moment: Moment
+    customer_id: int,
+    ask: Ask,
+    charges: tuple[Charge, ...],
+    decision: Decision,
+    moment: Moment,
 ) -> credit_service_pb2.CheckEligibilityResponse:
     """The response of CheckEligibility."""
     response = credit_service_pb2.CheckEligibilityResponse()
-    fill_eligibility(response, customer_id, ask, decision, moment)
+    fill_eligibility(response, customer_id, ask, charges, decision, moment)
     return response
 
 
@@ -407,6 +417,7 @@ def fill_eligibility(
     response: credit_service_pb2.CheckEligibilityResponse,
     customer_id: int,
     ask: Ask,
+    charges: tuple[Charge, ...],
     decision: Decision,
     moment: Moment,
 ) -> None:
@@ -428,9 +439,19 @@ def fill_eligibility(
         _fill_counter_offer(
             response.counter_offer, decision.counter_offer, decision.corrected_rate_bps
         )
+    _fill_cost(response, ask, charges, decision)
 
 
-def write_created_loan(stored: StoredDecision, ask: Ask) -> credit_service_pb2.CreateLoanResponse:
+def _fill_cost(response: Any, ask: Ask, charges: tuple[Charge, ...], decision: Decision) -> None:
+    """Fill cost_of_credit with the cost at the corrected rate, unless the loan is declined."""
+    if decision.outcome is not Outcome.DECLINED:
+        terms = LoanTerms(ask.principal_paise, decision.corrected_rate_bps, ask.tenure_months)
+        response.cost_of_credit.CopyFrom(cost_message(terms, charges))
+
+
+def write_created_loan(
+    stored: StoredDecision, ask: Ask, charges: tuple[Charge, ...]
+) -> credit_service_pb2.CreateLoanResponse:
     """The response of CreateLoan, built from stored data: the same on every retry."""
     decision = stored.outcome
     response = credit_service_pb2.CreateLoanResponse(
@@ -446,8 +467,10 @@ def write_created_loan(stored: StoredDecision, ask: Ask) -> credit_service_pb2.C
             customer_id=stored.customer_id,
             day=stored.decided_on,
             decision_id=stored.decision_id,
+            charges=charges,
         )
         fill_loan(response.loan, loan)
+    _fill_cost(response, ask, charges, decision)
     if stored.referral is not None:
         response.referral.CopyFrom(write_new_referral(stored.referral))
     return response
@@ -526,6 +549,10 @@ def fill_loan(message: loan_pb2.Loan, loan: Loan) -> None:
     due = next_unsettled_due_date(loan)
     if due is not None:
         fill_date(message.next_due_date, due)
+    if loan.charges:
+        message.charges.extend(write_charges(loan.charges))
+    if not loan.imported:
+        message.cost_of_credit.CopyFrom(cost_message(agreed_terms(loan), loan.charges))
 
 
 def write_schedule(

@@ -5,13 +5,12 @@ from datetime import date
 from typing import Any
 
 from credit_service.domain.decisions import score_from_document
-from credit_service.domain.documents import from_document
 from credit_service.domain.errors import OUT_OF_RANGE
-from credit_service.domain.loans import Loan
 from credit_service.domain.money import format_hundredths
 from credit_service.rpc.convert import credit, fields, offers, payments, referrals
 from credit_service.rpc.convert import scorecards as convert_scorecards
 from credit_service.rpc.convert.fields import Violations
+from credit_service.storage import loans as stored_loans
 from credit_service.storage import offers as stored_offers
 from credit_service.storage.event_stream import StoredEvent
 from credit_service.storage.fact_changes import StoredChange
@@ -65,7 +64,9 @@ def _customer_registered(message: event_pb2.CreditEvent, event: StoredEvent) -> 
 
 def _loan_created(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     message.loan_created.decision_id = event.payload["decision_id"]
-    message.loan_created.loan.CopyFrom(credit.write_loan(_loan(event.payload["loan"])))
+    message.loan_created.loan.CopyFrom(
+        credit.write_loan(stored_loans.loan_of_event(event.payload["loan"]))
+    )
     message.loan_created.offer_id = event.payload.get("offer_id") or 0
 
 
@@ -84,18 +85,6 @@ def _loan_offer_ended(message: event_pb2.CreditEvent, event: StoredEvent) -> Non
     ended.loan_id = facts["loan_id"] or 0
     ended.accepted_amount.CopyFrom(fields.write_money(facts["accepted_paise"]))
     ended.released_amount.CopyFrom(fields.write_money(facts["released_paise"]))
-
-
-_LOAN_DATES = ("start_date", "end_date", "last_paid_on", "closed_on")
-
-
-def _loan(document: dict[str, Any]) -> Loan:
-    dates = {
-        name: date.fromisoformat(document[name])
-        for name in _LOAN_DATES
-        if document[name] is not None
-    }
-    return from_document(Loan, document, **dates)
 
 
 def _loan_declined(message: event_pb2.CreditEvent, event: StoredEvent) -> None:

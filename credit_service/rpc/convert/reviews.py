@@ -39,9 +39,8 @@ def write_review(review: Review) -> credit_service_pb2.ReviewDecisionResponse:
     response = credit_service_pb2.ReviewDecisionResponse(
         decision=credit.write_decision(decision, day), referral=write_referral(referral, day)
     )
-    loan = decision.loan_as_booked()
-    if loan is not None:
-        credit.fill_loan(response.loan, loan)
+    if review.loan is not None:
+        credit.fill_loan(response.loan, review.loan)
     if review.offer is not None:
         response.offer.CopyFrom(offers.write_offer(review.offer, review.offer.created_on))
     if decision.decision_id != referral.decision_id and decision.referral is not None:

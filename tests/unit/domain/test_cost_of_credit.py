@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credit_service.domain.cost_of_credit import (
-    Charge,
-    ChargePayee,
-    apr_bps,
-    charges_paise,
-    cost_of_credit,
+from credit_service.domain.charges import Charge, ChargePayee, charges_paise
+from credit_service.domain.cost_of_credit import apr_bps, cost_of_credit
+from credit_service.domain.loans import (
+    LoanTerms,
+    installment_paise,
+    is_repayable,
+    last_installment_paise,
 )
-from credit_service.domain.loans import LoanTerms, installment_paise, is_repayable
 from tests.unit.domain.strategies import terms
 
 RBI = LoanTerms(20_000_00, 1500, 24)
@@ -82,3 +82,26 @@ def test_the_rate_is_rounded_half_up(chosen: LoanTerms, percent: int) -> None:
     if rate > 0:
         assert present_value(installment, last, chosen.tenure_months, rate - half) > net - slack
     assert present_value(installment, last, chosen.tenure_months, rate + half) < net + slack
+
+
+@given(terms.filter(is_repayable))
+def test_the_test_without_large_numbers_gives_the_same_rate(chosen: LoanTerms) -> None:
+    installment = installment_paise(chosen)
+    last = last_installment_paise(chosen, installment)
+    rate = apr_bps(chosen.principal_paise, installment, last, chosen.tenure_months)
+    assert cost_of_credit(chosen).apr_bps == rate
+
+
+@pytest.mark.parametrize("months", [1, 2, 12, 24, 240, 480])
+@pytest.mark.parametrize("rate", [0, 1, 1500, 10_000])
+def test_the_least_principal_of_that_test_has_the_rate_of_the_loan(months: int, rate: int) -> None:
+    least = LoanTerms(months * (120_002 + rate) + 1, rate, months)
+    if is_repayable(least):
+        installment = installment_paise(least)
+        last = last_installment_paise(least, installment)
+        assert apr_bps(least.principal_paise, installment, last, months) == rate
+
+
+def test_roundings_change_the_rate_of_a_small_loan() -> None:
+    """₹10 over 12 months at 15 %."""
+    assert cost_of_credit(LoanTerms(10_00, 1500, 12)).apr_bps != 1500

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from credit_service.domain.cost_of_credit import Charge, ChargePayee
+from credit_service.domain.charges import Charge, ChargePayee, require_disbursement
 from credit_service.domain.errors import InvalidFieldsError, PreconditionFailedError
 from credit_service.domain.offers import (
     LoanOffer,
@@ -13,7 +13,6 @@ from credit_service.domain.offers import (
     accepted,
     expired,
     last_day_of,
-    require_disbursement,
     withdrawn,
 )
 

@@ -11,6 +11,7 @@ from credit_service.domain.errors import InvalidFieldsError
 from credit_service.domain.scorecard import (
     STANDARD,
     STANDARD_DOCUMENT,
+    ContingentCharge,
     RateSlab,
     parse_scorecard,
     scorecard_document,
@@ -182,3 +183,46 @@ def test_an_invalid_minimum_principal_is_named(least: object) -> None:
     with pytest.raises(InvalidFieldsError) as caught:
         parse_scorecard({**STANDARD_DOCUMENT, "min_principal_paise": least})
     assert [each.field for each in caught.value.violations] == ["min_principal_paise"]
+
+
+LATE_FEE = {"type": "late payment", "sentence": "₹500 for each installment paid late."}
+
+
+def test_charges_of_loans_are_optional() -> None:
+    assert STANDARD.prepayment_charge_bps == 0
+    assert STANDARD.contingent_charges == ()
+    charges = {"prepayment_charge_bps": 1_000, "contingent_charges": [LATE_FEE]}
+    scorecard = parse_scorecard({**STANDARD_DOCUMENT, **charges})
+    assert scorecard.prepayment_charge_bps == 1_000
+    assert scorecard.contingent_charges == (
+        ContingentCharge("late payment", "₹500 for each installment paid late."),
+    )
+    assert not scorecard.needs_facts
+    assert scorecard_document(scorecard) == {**STANDARD_DOCUMENT, **charges}
+    none = {"prepayment_charge_bps": 0, "contingent_charges": []}
+    assert parse_scorecard({**STANDARD_DOCUMENT, **none}) == STANDARD
+
+
+@pytest.mark.parametrize(
+    ("charges", "expected"),
+    [
+        ({"prepayment_charge_bps": 1_001}, ["prepayment_charge_bps"]),
+        ({"prepayment_charge_bps": -1}, ["prepayment_charge_bps"]),
+        ({"prepayment_charge_bps": 2.5}, ["prepayment_charge_bps"]),
+        ({"contingent_charges": "late fee"}, ["contingent_charges"]),
+        ({"contingent_charges": [LATE_FEE] * 21}, ["contingent_charges"]),
+        ({"contingent_charges": ["late fee"]}, ["contingent_charges[0]"]),
+        (
+            {"contingent_charges": [LATE_FEE, {"type": "x" * 51}]},
+            ["contingent_charges[1].type", "contingent_charges[1].sentence"],
+        ),
+        (
+            {"contingent_charges": [{**LATE_FEE, "sentence": "x" * 501}]},
+            ["contingent_charges[0].sentence"],
+        ),
+        ({"contingent_charges": [{**LATE_FEE, "amount": 5}]}, ["contingent_charges[0].amount"]),
+    ],
+)
+def test_invalid_charges_are_named_by_path(charges: dict[str, Any], expected: list[str]) -> None:
+    found = faults({**STANDARD_DOCUMENT, **charges})
+    assert found[: len(expected)] == expected
