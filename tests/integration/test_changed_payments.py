@@ -35,11 +35,14 @@ from credit_service.domain.payments import (
     ReversalReason,
     outstanding_paise,
 )
+from credit_service.domain.scorecard import STANDARD
 from credit_service.queries.loans import repayment_schedule
 from credit_service.queries.payments import foreclosure_quote, list_payments
 from credit_service.rpc.convert.payments import write_recorded_payment, write_reversed_payment
 from credit_service.storage import loans, payments
 from credit_service.storage.database import Database
+from tests.integration.imported import CustomerRow, LoanRow, counts, errors, ingest
+from tests.integration.policies import activated
 from tests.integration.portfolio import LAKH, a_good_customer, on
 from tests.integration.test_create_loan import from_scratch, in_parallel
 
@@ -207,6 +210,30 @@ def test_the_total_of_a_quote_closes_the_loan_and_a_paisa_less_does_not(
     assert tuple(found.installments) == schedule(loan).installments
 
 
+def test_a_foreclosure_pays_the_charge_of_the_active_scorecard(database: Database) -> None:
+    loan = a_loan(database)
+    # 2 % of the principal.
+    strict = replace(STANDARD, version="charging-1", prepayment_charge_bps=200)
+    activated(database, strict, TODAY)
+    day = date(2026, 1, 21)
+    quote = foreclosure_quote(database, loan.customer_id, loan.loan_id, day, TODAY)
+    assert quote.charge_paise == LAKH // 50
+    closed = pay(database, loan, quote.total_paise, day, PaymentPurpose.FORECLOSURE)
+    message = write_recorded_payment(closed, TODAY.today).payment
+    assert (message.prepayment_charge.units, message.amount.units) == (2_000, 102_193)
+    assert stored(database, loan).paid_paise == quote.total_paise - quote.charge_paise
+    # The first response, also under a scorecard without a charge.
+    activated(database, replace(STANDARD, version="free-1"), TODAY)
+    assert pay(
+        database,
+        loan,
+        quote.total_paise,
+        day,
+        PaymentPurpose.FORECLOSURE,
+        key=closed.payment.request_id,
+    ).loan == stored(database, loan)
+
+
 def test_a_foreclosure_before_another_payment_is_rejected(database: Database) -> None:
     loan = a_loan(database)
     pay(database, loan, EMI, date(2026, 2, 15))
@@ -344,10 +371,10 @@ def test_a_reversal_never_changes(database: Database) -> None:
 
 def test_retries_return_the_first_response_whatever_happened_since(database: Database) -> None:
     loan = a_loan(database)
-    keys = [uuid4() for _ in range(4)]
+    keys = [uuid4() for _ in range(5)]
 
     def calls() -> list[bytes]:
-        """Each call twice or more: installments, a backdated payment, a prepayment, a reversal."""
+        """Installments, a backdated payment, a prepayment, a reversal, and a payment after it."""
         first = pay(database, loan, 2 * EMI, date(2026, 3, 15), key=keys[0])
         answers = [
             write_recorded_payment(each, TODAY.today).SerializeToString(deterministic=True)
@@ -358,7 +385,10 @@ def test_retries_return_the_first_response_whatever_happened_since(database: Dat
             )
         ]
         reversal = reverse(database, first.payment.payment_id, key=keys[3])
-        return [*answers, write_reversed_payment(reversal).SerializeToString(deterministic=True)]
+        answers.append(write_reversed_payment(reversal).SerializeToString(deterministic=True))
+        last = pay(database, loan, 100, date(2026, 2, 20), key=keys[4])
+        message = write_recorded_payment(last, TODAY.today)
+        return [*answers, message.SerializeToString(deterministic=True)]
 
     answers = calls()
     assert calls() == answers
@@ -366,10 +396,10 @@ def test_retries_return_the_first_response_whatever_happened_since(database: Dat
         pay(database, loan, EMI, date(2026, 2, 15), key=keys[1])
     with pytest.raises(RequestIdReusedError):
         pay(database, loan, 100, TODAY.today, key=keys[3])
-    later = pay(database, loan, 100, date(2026, 2, 20))
+    later = pay(database, loan, 100, date(2026, 2, 21))
     reverse(database, later.payment.payment_id)
     assert calls() == answers
-    assert len(events(database, loan)) == 3 + 1 + 1 + 2
+    assert len(events(database, loan)) == 3 + 1 + 1 + 1 + 2
     stored(database, loan)
 
 
@@ -471,6 +501,64 @@ def test_a_payment_between_any_two_statements_is_not_lost(
     assert rivals == 3
     own = {"backdated": EMI + 100, "prepayment": PREPAID + 100, "reversal": 0}[kind]
     assert stored(database, loan).paid_paise == 3 * EMI + 3 * 1_000 + own
+
+
+def test_a_repeat_between_any_two_statements_gets_the_first_response(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loan = a_loan(database)
+    total = foreclosure_quote(database, loan.customer_id, loan.loan_id, None, TODAY).total_paise
+    close, undo = uuid4(), uuid4()
+
+    def foreclose() -> RecordedPayment:
+        day = TODAY.today
+        return pay(database, loan, total, day, PaymentPurpose.FORECLOSURE, key=close)
+
+    # Without a check of what was read after the request's record: LOAN_CLOSED, and that the payment
+    # was reversed before.
+    for most in (1, 2):
+        with _after_every_statement(monkeypatch, foreclose, most):
+            closed = foreclose()
+    payment_id = closed.payment.payment_id
+    for most in (1, 2, 3):
+        with _after_every_statement(
+            monkeypatch, lambda: reverse(database, payment_id, key=undo), most
+        ):
+            assert reverse(database, payment_id, key=undo).loan.state is LoanState.ACTIVE
+    kinds = [kind for kind, _ in events(database, loan)]
+    assert kinds == ["payment_recorded", "loan_closed", "payment_reversed"]
+    assert stored(database, loan).paid_paise == 0
+
+
+# --- Imported loans -------------------------------------------------------------------------------
+
+
+def test_an_import_does_not_replace_a_loan_whose_only_payment_was_reversed(
+    database: Database,
+) -> None:
+    row = LoanRow(1, 1, emis_paid_on_time=2, start=START.today)
+    ingest(database, [CustomerRow(1, limit_rupees=700_000)], TODAY)
+    ingest(database, [row], TODAY)
+    loan = on_file(database, 1, 1)
+    assert (loan.installments_settled, loan.on_time_at_import) == (3, None)
+    done = prepay(database, loan)
+    again = ingest(database, [row], TODAY, on_existing="UPDATE")
+    assert counts(again) == {"unchanged": 1}
+    reverse(database, done.payment.payment_id)
+    after = on_file(database, 1, 1)
+    assert after == replace(loan, on_time_at_import=2)
+    for rows, found in (([row], "unchanged"), ([replace(row, rupees=90_000)], "rejected")):
+        ingestion = ingest(database, rows, TODAY, on_existing="UPDATE")
+        assert counts(ingestion) == {found: 1}
+    assert errors(database, ingestion.ingestion_id) == [(1, "loan_id", "LOAN_HAS_PAYMENTS")]
+    assert reconcile(database, TODAY).discrepancies == 0
+
+
+def on_file(database: Database, customer_id: int, loan_id: int) -> Loan:
+    with database.autocommit() as connection:
+        found = loans.find(connection, customer_id, loan_id)
+    assert found is not None
+    return found
 
 
 # --- The previous release -------------------------------------------------------------------------
