@@ -19,6 +19,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from credit_service.cli.common import (
     DEFAULT_ERRORS_SHOWN,
+    AsOf,
     CustomerId,
     DataDir,
     ExitCode,
@@ -298,13 +299,14 @@ def customer(
     phone: Annotated[
         str | None, Parameter(help="Phone number in any usual format, instead of an id.")
     ] = None,
+    as_of: AsOf = None,
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
     """Show a customer with limit, debt and available credit."""
     from credit_service.cli import show
 
-    return show.customer(target, customer_id, phone, as_json=json)
+    return show.customer(target, customer_id, phone, as_of, as_json=json)
 
 
 @app.command(group=_USE)
@@ -351,11 +353,18 @@ def changes(
 
 
 @app.command(group=_USE)
-def score(customer_id: CustomerId, /, *, target: Target = _HERE, json: Json = False) -> int:
+def score(
+    customer_id: CustomerId,
+    /,
+    *,
+    as_of: AsOf = None,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
     """Show a customer's credit score, component by component."""
     from credit_service.cli import show
 
-    return show.score(target, customer_id, as_json=json)
+    return show.score(target, customer_id, as_of, as_json=json)
 
 
 @app.command(group=_USE, name="check")

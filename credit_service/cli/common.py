@@ -1,6 +1,7 @@
 """Shared by the commands: exit codes, the target service, and common parameters."""
 
 from dataclasses import dataclass, field
+from datetime import date
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated
@@ -91,4 +92,12 @@ class Target:
 
 CustomerId = Annotated[int, Parameter(help="Id of the customer.")]
 LoanId = Annotated[int, Parameter(help="Id of the loan.")]
+AsOf = Annotated[
+    date | None,
+    Parameter(
+        name="--as-of",
+        help="An earlier day, such as 2026-01-31: show what the service would have said at its "
+        "end, by what is known now. Default: today.",
+    ),
+]
 Limit = Annotated[int, Parameter(help="Maximum number to show, 1 to 100000.")]

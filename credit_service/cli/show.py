@@ -31,7 +31,7 @@ from credit_service.client.channel import (
     ServiceError,
     decoded_errors,
 )
-from credit_service.client.display import enum_name, inr, words
+from credit_service.client.display import enum_name, inr, unknown_fact, words
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import (
     decision_pb2,
@@ -58,8 +58,16 @@ def _service(target: Target) -> Iterator[CreditServiceStub]:
 # One customer.
 
 
-def customer(target: Target, customer_id: int | None, phone: str | None, *, as_json: bool) -> int:
-    """Show a customer by id or by phone number. Raises UsageError, ServiceError."""
+def customer(
+    target: Target,
+    customer_id: int | None,
+    phone: str | None,
+    as_of: date | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Show a customer by id or by phone number, today or as of an earlier day. Raises UsageError,
+    ServiceError."""
     if (customer_id is None) == (phone is None):
         raise UsageError("give either a customer id or --phone")
     request = pb.GetCustomerRequest()
@@ -67,6 +75,8 @@ def customer(target: Target, customer_id: int | None, phone: str | None, *, as_j
         request.customer_id = customer_id
     elif phone is not None:
         request.phone_number = phone
+    if as_of is not None:
+        request.as_of.CopyFrom(_to_date(as_of))
     with _service(target) as service:
         response = service.GetCustomer(request, timeout=CALL_TIMEOUT_SECONDS)
     if as_json:
@@ -77,6 +87,7 @@ def customer(target: Target, customer_id: int | None, phone: str | None, *, as_j
 
 
 def _show_customer(found: Customer) -> None:
+    _show_as_of(found)
     _print_facts(
         ("customer", f"{found.customer_id}  {found.first_name} {found.last_name}"),
         ("age", str(found.age) if found.age else "unknown"),
@@ -187,9 +198,20 @@ def customer_changes(target: Target, customer_id: int, limit: int, *, as_json: b
     return _print_list(table, "changes", found, more=more, as_json=as_json)
 
 
-def score(target: Target, customer_id: int, *, as_json: bool) -> int:
-    """Show a customer's current score, component by component."""
+def _show_as_of(found: Customer | score_pb2.CreditScore) -> None:
+    """Show the day of an answer about an earlier day, and what is not known about it."""
+    if not found.HasField("as_of"):
+        return
+    out.print(Text(f"As of {_day(found.as_of.day)}, by what is known today", style="bold"))
+    for each in found.as_of.unknown_facts:
+        out.print(Text(f"  not known: {unknown_fact(each)}"), soft_wrap=True)
+
+
+def score(target: Target, customer_id: int, as_of: date | None, *, as_json: bool) -> int:
+    """Show a customer's score, component by component, today or as of an earlier day."""
     request = pb.GetCreditScoreRequest(customer_id=customer_id)
+    if as_of is not None:
+        request.as_of.CopyFrom(_to_date(as_of))
     with _service(target) as service:
         response = service.GetCreditScore(request, timeout=CALL_TIMEOUT_SECONDS)
     if as_json:
@@ -201,6 +223,7 @@ def score(target: Target, customer_id: int, *, as_json: bool) -> int:
 
 
 def _show_score(found: score_pb2.CreditScore) -> None:
+    _show_as_of(found)
     out.print(Text.assemble(("score ", "bold"), (f"{found.score}", "bold"), " of 100"))
     if found.override:
         rule = enum_name(found.override, score_pb2.ScoreOverride)
@@ -589,8 +612,7 @@ def pay(target: Target, payment: Payment, *, as_json: bool) -> int:
         amount=read_money(payment.amount),
     )
     if payment.paid_on is not None:
-        day = payment.paid_on
-        request.paid_on.CopyFrom(Date(year=day.year, month=day.month, day=day.day))
+        request.paid_on.CopyFrom(_to_date(payment.paid_on))
     try:
         with _service(target) as service:
             response = service.RecordPayment(request, timeout=CALL_TIMEOUT_SECONDS)
@@ -729,6 +751,10 @@ def _print_facts(*facts: tuple[str, str]) -> None:
 def _by(principal: str) -> str:
     """Return the principal with "by", or '' if the service does not authenticate callers."""
     return f"by {principal}" if principal else ""
+
+
+def _to_date(day: date) -> Date:
+    return Date(year=day.year, month=day.month, day=day.day)
 
 
 def _day(day: Message) -> str:

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from credit_service.rupees import RUPEE_PAISE, format_inr
+from credit_service.v1 import as_of_pb2
 
 _NANOS_PER_PAISA = 10_000_000
 
@@ -44,3 +45,20 @@ def words(name: str) -> str:
     for lower, upper in (("emi ", "EMI "), (" emi", " EMI")):
         text = text.replace(lower, upper)
     return text[:1].upper() + text[1:]
+
+
+_UNKNOWN_FACTS = {
+    as_of_pb2.UNKNOWN_FACT_IMPORTED_PAYMENTS: (
+        "which EMIs of loans that were imported after the day were paid on time, and their "
+        "arrears; the answer counts the EMIs that fell due first, and no arrears"
+    ),
+    as_of_pb2.UNKNOWN_FACT_CUSTOMER: (
+        "income and limit, because the customer was stored after the day; the answer uses those "
+        "that were stored first"
+    ),
+}
+
+
+def unknown_fact(value: Any) -> str:
+    """Return what is not known about an earlier day, as a part of a sentence."""
+    return _UNKNOWN_FACTS.get(value) or words(enum_name(value, as_of_pb2.UnknownFact))

@@ -35,6 +35,7 @@ from credit_service.console.http_limits import LimitedH11Protocol
 from credit_service.console.page import Console, Page, View, form_page, view
 from credit_service.console.security import Drafts, Guard, Sessions, is_loopback
 from credit_service.console.views import (
+    as_of,
     asks,
     backtests,
     changes,
@@ -79,6 +80,7 @@ _PAGES: tuple[tuple[str, str, View], ...] = (
     ("GET", "/qa/customers/{customer_id}", customers.show),
     ("GET", "/qa/customers/{customer_id}/edit", changes.form),
     ("POST", "/qa/customers/{customer_id}/edit", changes.change),
+    ("GET", "/qa/customers/{customer_id}/as-of", as_of.show),
     ("GET", "/qa/customers/{customer_id}/loans/{loan_id}", loans.show),
     ("POST", "/qa/customers/{customer_id}/loans/{loan_id}/pay", loans.pay),
     ("GET", "/qa/customers/{customer_id}/loans/{loan_id}/schedule.csv", loans.schedule_csv),

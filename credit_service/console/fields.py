@@ -23,6 +23,7 @@ LABELS: Mapping[str, str] = {
     "tenure_months": "Months",
     "amount": "Amount",
     "paid_on": "Paid on",
+    "as_of": "Day",
     "disbursed_on": "Disbursed on",
     "reason": "Reason",
     "valid_until": "Last day",

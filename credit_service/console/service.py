@@ -70,9 +70,9 @@ class Service:
         """RegisterCustomer."""
         return self._unary(self._credit.RegisterCustomer, request).customer
 
-    def customer(self, customer_id: int) -> Customer:
-        """GetCustomer."""
-        request = pb.GetCustomerRequest(customer_id=customer_id)
+    def customer(self, customer_id: int, as_of: Any = None) -> Customer:
+        """GetCustomer, today or as of a google.type.Date."""
+        request = pb.GetCustomerRequest(customer_id=customer_id, as_of=as_of)
         return self._unary(self._credit.GetCustomer, request).customer
 
     def update_customer(self, request: pb.UpdateCustomerRequest) -> Customer:
@@ -89,9 +89,9 @@ class Service:
         """ListCustomers."""
         return self._unary(self._credit.ListCustomers, request)
 
-    def score(self, customer_id: int) -> Any:
-        """GetCreditScore."""
-        request = pb.GetCreditScoreRequest(customer_id=customer_id)
+    def score(self, customer_id: int, as_of: Any = None) -> Any:
+        """GetCreditScore, for today or as of a google.type.Date."""
+        request = pb.GetCreditScoreRequest(customer_id=customer_id, as_of=as_of)
         return self._unary(self._credit.GetCreditScore, request).credit_score
 
     # Lending.

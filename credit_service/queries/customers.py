@@ -36,10 +36,15 @@ def get_customer(
             return view if day is None else customers.with_current_holds(connection, view, day)
     if customer_id is not None:
         raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
-    # The message omits the number, which is personal data.
+    raise unknown_phone_number()
+
+
+def unknown_phone_number() -> NotFoundError:
+    """CUSTOMER_NOT_FOUND: no customer has the phone number. The message omits it, because it is
+    personal data."""
     message = "There is no customer with this phone number."
     found_by = {"lookup": "phone_number"}
-    raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", "", message, found_by)
+    return NotFoundError("CUSTOMER_NOT_FOUND", "customer", "", message, found_by)
 
 
 def list_customers(

@@ -20,6 +20,7 @@ from credit_service.commands.review_decision import review_decision
 from credit_service.commands.update_customer import update_customer
 from credit_service.domain.errors import OUT_OF_RANGE, REQUIRED, InvalidFieldsError
 from credit_service.observability import metrics
+from credit_service.queries import as_of
 from credit_service.queries.credit import CreditQueries
 from credit_service.queries.customers import (
     get_customer,
@@ -44,6 +45,7 @@ from credit_service.rpc.convert import (
     reviews,
 )
 from credit_service.rpc.convert import events as convert_events
+from credit_service.rpc.convert.as_of import fill_as_of, read_as_of, write_customer_as_of
 from credit_service.rpc.convert.fields import Violations
 from credit_service.rpc.convert.pages import PageTokens
 from credit_service.rpc.watch import EventTail
@@ -102,20 +104,30 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     def GetCustomer(
         self, request: pb.GetCustomerRequest, context: grpc.ServicerContext
     ) -> pb.GetCustomerResponse:
-        """Get a customer by id or phone number."""
-        violations, today = Violations(), self._clock.moment().today
+        """Get a customer by id or phone number, today or as of an earlier day."""
+        violations, moment = Violations(), self._clock.moment()
+        database, today = self._database, moment.today
         key = request.WhichOneof("key")
+        customer_id, phone = 0, ""
         if key == "customer_id":
             customer_id = fields.read_id(request.customer_id, key, violations)
-            violations.raise_if_any()
-            view = get_customer(self._database, customer_id=customer_id, day=today)
+        elif key == "phone_number":
+            phone = fields.read_phone_number(request.phone_number, key, violations)
         else:
-            if key is None:
-                violations.add("key", REQUIRED, "is required: set customer_id or phone_number.")
-                violations.raise_if_any()
-            phone = fields.read_phone_number(request.phone_number, "phone_number", violations)
-            violations.raise_if_any()
-            view = get_customer(self._database, phone_number=phone, day=today)
+            violations.add("key", REQUIRED, "is required: set customer_id or phone_number.")
+        day = read_as_of(request, today, violations)
+        if day is not None:
+            found = (
+                as_of.credit_by_phone(database, phone, day, moment)
+                if phone
+                else as_of.credit_of(database, customer_id, day, moment)
+            )
+            return pb.GetCustomerResponse(customer=write_customer_as_of(found))
+        view = (
+            get_customer(database, phone_number=phone, day=today)
+            if phone
+            else get_customer(database, customer_id=customer_id, day=today)
+        )
         return pb.GetCustomerResponse(customer=credit.write_customer(view))
 
     def UpdateCustomer(
@@ -171,11 +183,17 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     def GetCreditScore(
         self, request: pb.GetCreditScoreRequest, context: grpc.ServicerContext
     ) -> pb.GetCreditScoreResponse:
-        """Compute today's score of a customer."""
-        customer_id = fields.read_single_id(request.customer_id, "customer_id")
+        """Compute the score of a customer, for today or as of an earlier day."""
         moment = self._clock.moment()
-        _, score = self._queries.credit_score(customer_id, moment)
+        violations = Violations()
+        customer_id = fields.read_id(request.customer_id, "customer_id", violations)
+        day = read_as_of(request, moment.today, violations)
         response = pb.GetCreditScoreResponse()
+        if day is None:
+            _, score = self._queries.credit_score(customer_id, moment)
+        else:
+            score, found = as_of.score_of(self._database, customer_id, day, moment)
+            fill_as_of(response.credit_score.as_of, found)
         credit.fill_score(response.credit_score, score, moment.now)
         return response
 
@@ -345,7 +363,9 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         recorded = record_payment(
             self._database, command, moment, current_call().principal, cache=self._cache
         )
-        return payments.write_recorded_payment(recorded, moment.today)
+        # A repeat, on whatever day, gets the first response.
+        day = recorded.payment.recorded_at.astimezone(moment.zone).date()
+        return payments.write_recorded_payment(recorded, day)
 
     def ReversePayment(
         self, request: pb.ReversePaymentRequest, context: grpc.ServicerContext

@@ -108,19 +108,25 @@ class GetCustomerRequest(message.Message):
 
     CUSTOMER_ID_FIELD_NUMBER: builtins.int
     PHONE_NUMBER_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Optional, one of the two. Id of the customer, 1 or more."""
     phone_number: builtins.str
     """Optional, one of the two. Phone number in any common notation."""
+    @builtins.property
+    def as_of(self) -> date_pb2.Date:
+        """Optional. An earlier day, whose position is computed from the facts. Default: today."""
+
     def __init__(
         self,
         *,
         customer_id: builtins.int = ...,
         phone_number: builtins.str = ...,
+        as_of: date_pb2.Date | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "key", b"key", "phone_number", b"phone_number"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "customer_id", b"customer_id", "key", b"key", "phone_number", b"phone_number"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "key", b"key", "phone_number", b"phone_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "customer_id", b"customer_id", "key", b"key", "phone_number", b"phone_number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_key: _TypeAlias = typing.Literal["customer_id", "phone_number"]  # noqa: Y015
     _WhichOneofArgType_key: _TypeAlias = typing.Literal["key", b"key"]  # noqa: Y015
@@ -370,16 +376,22 @@ class GetCreditScoreRequest(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     CUSTOMER_ID_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Required. Id of the customer, 1 or more."""
+    @builtins.property
+    def as_of(self) -> date_pb2.Date:
+        """Optional. An earlier day, whose score is computed from the facts. Default: today."""
+
     def __init__(
         self,
         *,
         customer_id: builtins.int = ...,
+        as_of: date_pb2.Date | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "customer_id", b"customer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -392,7 +404,7 @@ class GetCreditScoreResponse(message.Message):
     CREDIT_SCORE_FIELD_NUMBER: builtins.int
     @builtins.property
     def credit_score(self) -> score_pb2.CreditScore:
-        """The score for today."""
+        """The score for today, or for the requested day."""
 
     def __init__(
         self,

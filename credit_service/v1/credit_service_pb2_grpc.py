@@ -251,11 +251,13 @@ class CreditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCustomer(self, request, context):
-        """Returns one customer with their current credit position, by id or by phone number.
+        """Returns one customer with their credit position today or on an earlier day, by id or by phone
+        number.
 
         Errors:
-        INVALID_ARGUMENT (INVALID_FIELD): no key is set, or it is malformed. NOT_FOUND
-        (CUSTOMER_NOT_FOUND).
+        INVALID_ARGUMENT (INVALID_FIELD): no key is set, or a field is malformed. INVALID_ARGUMENT
+        (AS_OF_OUT_OF_RANGE). NOT_FOUND (CUSTOMER_NOT_FOUND).
+        ABORTED (CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo. Only with as_of.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -304,11 +306,14 @@ class CreditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCreditScore(self, request, context):
-        """Returns a customer's credit score for today, 0 to 100, with an explanation of each component.
+        """Returns a customer's credit score for today or an earlier day, 0 to 100, with an explanation of
+        each component.
 
         Errors:
-        INVALID_ARGUMENT (INVALID_FIELD).
+        INVALID_ARGUMENT (INVALID_FIELD, AS_OF_OUT_OF_RANGE).
         NOT_FOUND (CUSTOMER_NOT_FOUND).
+        ABORTED (CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo. Only with as_of, or under a
+        scorecard with a policy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

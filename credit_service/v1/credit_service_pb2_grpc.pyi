@@ -61,11 +61,13 @@ class CreditServiceStub:
     ABORTED (REQUEST_IN_PROGRESS, CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo.
     """
     GetCustomer: grpc.UnaryUnaryMultiCallable[credit_service_pb2.GetCustomerRequest, credit_service_pb2.GetCustomerResponse]
-    """Returns one customer with their current credit position, by id or by phone number.
+    """Returns one customer with their credit position today or on an earlier day, by id or by phone
+    number.
 
     Errors:
-    INVALID_ARGUMENT (INVALID_FIELD): no key is set, or it is malformed. NOT_FOUND
-    (CUSTOMER_NOT_FOUND).
+    INVALID_ARGUMENT (INVALID_FIELD): no key is set, or a field is malformed. INVALID_ARGUMENT
+    (AS_OF_OUT_OF_RANGE). NOT_FOUND (CUSTOMER_NOT_FOUND).
+    ABORTED (CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo. Only with as_of.
     """
     UpdateCustomer: grpc.UnaryUnaryMultiCallable[credit_service_pb2.UpdateCustomerRequest, credit_service_pb2.UpdateCustomerResponse]
     """Changes facts of a customer: those in update_mask. An approved limit that was not set follows
@@ -98,11 +100,14 @@ class CreditServiceStub:
     INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
     """
     GetCreditScore: grpc.UnaryUnaryMultiCallable[credit_service_pb2.GetCreditScoreRequest, credit_service_pb2.GetCreditScoreResponse]
-    """Returns a customer's credit score for today, 0 to 100, with an explanation of each component.
+    """Returns a customer's credit score for today or an earlier day, 0 to 100, with an explanation of
+    each component.
 
     Errors:
-    INVALID_ARGUMENT (INVALID_FIELD).
+    INVALID_ARGUMENT (INVALID_FIELD, AS_OF_OUT_OF_RANGE).
     NOT_FOUND (CUSTOMER_NOT_FOUND).
+    ABORTED (CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo. Only with as_of, or under a
+    scorecard with a policy.
     """
     CheckEligibility: grpc.UnaryUnaryMultiCallable[credit_service_pb2.CheckEligibilityRequest, credit_service_pb2.CheckEligibilityResponse]
     """Returns whether a loan would be approved and at which rate and installment; if not, the reasons
@@ -383,11 +388,13 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
         request: credit_service_pb2.GetCustomerRequest,
         context: grpc.ServicerContext,
     ) -> credit_service_pb2.GetCustomerResponse:
-        """Returns one customer with their current credit position, by id or by phone number.
+        """Returns one customer with their credit position today or on an earlier day, by id or by phone
+        number.
 
         Errors:
-        INVALID_ARGUMENT (INVALID_FIELD): no key is set, or it is malformed. NOT_FOUND
-        (CUSTOMER_NOT_FOUND).
+        INVALID_ARGUMENT (INVALID_FIELD): no key is set, or a field is malformed. INVALID_ARGUMENT
+        (AS_OF_OUT_OF_RANGE). NOT_FOUND (CUSTOMER_NOT_FOUND).
+        ABORTED (CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo. Only with as_of.
         """
 
     @abc_1.abstractmethod
@@ -444,11 +451,14 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
         request: credit_service_pb2.GetCreditScoreRequest,
         context: grpc.ServicerContext,
     ) -> credit_service_pb2.GetCreditScoreResponse:
-        """Returns a customer's credit score for today, 0 to 100, with an explanation of each component.
+        """Returns a customer's credit score for today or an earlier day, 0 to 100, with an explanation of
+        each component.
 
         Errors:
-        INVALID_ARGUMENT (INVALID_FIELD).
+        INVALID_ARGUMENT (INVALID_FIELD, AS_OF_OUT_OF_RANGE).
         NOT_FOUND (CUSTOMER_NOT_FOUND).
+        ABORTED (CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo. Only with as_of, or under a
+        scorecard with a policy.
         """
 
     @abc_1.abstractmethod

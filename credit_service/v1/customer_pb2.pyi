@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from credit_service.v1 import as_of_pb2 as as_of_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
 from google.protobuf import timestamp_pb2 as timestamp_pb2
@@ -39,6 +40,7 @@ class Customer(message.Message):
     HELD_CREDIT_FIELD_NUMBER: builtins.int
     HELD_INSTALLMENTS_FIELD_NUMBER: builtins.int
     APPROVED_LIMIT_SET_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Id of the customer. Imported customers keep the id of their source, 1 to 999999999999999. Ids
     of customers registered here start at 1000000000000001 and stay below 2^53.
@@ -99,6 +101,12 @@ class Customer(message.Message):
     def held_installments(self) -> money_pb2.Money:
         """Total monthly installments of the customer's open offers, in INR per month."""
 
+    @builtins.property
+    def as_of(self) -> as_of_pb2.AsOf:
+        """The day that GetCustomer was asked for: all fields are of that day, except version and
+        created_time. Unset if the request names no day.
+        """
+
     def __init__(
         self,
         *,
@@ -117,9 +125,10 @@ class Customer(message.Message):
         held_credit: money_pb2.Money | None = ...,
         held_installments: money_pb2.Money | None = ...,
         approved_limit_set: builtins.bool = ...,
+        as_of: as_of_pb2.AsOf | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["approved_limit", b"approved_limit", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "held_credit", b"held_credit", "held_installments", b"held_installments", "monthly_income", b"monthly_income"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["approved_limit", b"approved_limit", "as_of", b"as_of", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "held_credit", b"held_credit", "held_installments", b"held_installments", "monthly_income", b"monthly_income"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["age", b"age", "approved_limit", b"approved_limit", "approved_limit_set", b"approved_limit_set", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "customer_id", b"customer_id", "first_name", b"first_name", "held_credit", b"held_credit", "held_installments", b"held_installments", "last_name", b"last_name", "monthly_income", b"monthly_income", "phone_number", b"phone_number", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["age", b"age", "approved_limit", b"approved_limit", "approved_limit_set", b"approved_limit_set", "as_of", b"as_of", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "customer_id", b"customer_id", "first_name", b"first_name", "held_credit", b"held_credit", "held_installments", b"held_installments", "last_name", b"last_name", "monthly_income", b"monthly_income", "phone_number", b"phone_number", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -451,6 +451,12 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
 
     Example metadata: {"customer_id": "101", "loan_id": "7798"}
     """
+    ERROR_REASON_AS_OF_OUT_OF_RANGE: _ErrorReason.ValueType  # 87
+    """INVALID_ARGUMENT, with google.rpc.BadRequest. The day of as_of is after today: a position or
+    score is known for today and earlier days.
+
+    Example metadata: {"fields": "as_of"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the reason in the google.rpc.ErrorInfo of every error, with domain
@@ -887,4 +893,10 @@ ERROR_REASON_KEY_FACTS_UNKNOWN: ErrorReason.ValueType  # 72
 not known, so that there is no key facts statement.
 
 Example metadata: {"customer_id": "101", "loan_id": "7798"}
+"""
+ERROR_REASON_AS_OF_OUT_OF_RANGE: ErrorReason.ValueType  # 87
+"""INVALID_ARGUMENT, with google.rpc.BadRequest. The day of as_of is after today: a position or
+score is known for today and earlier days.
+
+Example metadata: {"fields": "as_of"}
 """

@@ -22,24 +22,25 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from credit_service.v1 import as_of_pb2 as credit__service_dot_v1_dot_as__of__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.type import date_pb2 as google_dot_type_dot_date__pb2
 from google.type import decimal_pb2 as google_dot_type_dot_decimal__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63redit_service/v1/score.proto\x12\x11\x63redit_service.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\x1a\x19google/type/decimal.proto\"\xb1\x01\n\x14\x43reditScoreComponent\x12\x34\n\tcomponent\x18\x01 \x01(\x0e\x32!.credit_service.v1.ScoreComponent\x12$\n\x06points\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12(\n\nmax_points\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12\x13\n\x0b\x65xplanation\x18\x04 \x01(\t\"\x9d\x02\n\x0b\x43reditScore\x12\r\n\x05score\x18\x01 \x01(\x05\x12;\n\ncomponents\x18\x02 \x03(\x0b\x32\'.credit_service.v1.CreditScoreComponent\x12\x32\n\x08override\x18\x03 \x01(\x0e\x32 .credit_service.v1.ScoreOverride\x12\x19\n\x11scorecard_version\x18\x04 \x01(\t\x12\x18\n\x10\x63ustomer_version\x18\x05 \x01(\x03\x12\x31\n\rcomputed_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x0bvalid_until\x18\x07 \x01(\x0b\x32\x11.google.type.Date*\xc4\x01\n\x0eScoreComponent\x12\x1f\n\x1bSCORE_COMPONENT_UNSPECIFIED\x10\x00\x12%\n!SCORE_COMPONENT_REPAYMENT_HISTORY\x10\x01\x12\x1f\n\x1bSCORE_COMPONENT_LOAN_VOLUME\x10\x02\x12\x1e\n\x1aSCORE_COMPONENT_LOAN_COUNT\x10\x03\x12)\n%SCORE_COMPONENT_CURRENT_YEAR_ACTIVITY\x10\x04*\x85\x01\n\rScoreOverride\x12\x1e\n\x1aSCORE_OVERRIDE_UNSPECIFIED\x10\x00\x12$\n SCORE_OVERRIDE_NO_CREDIT_HISTORY\x10\x01\x12.\n*SCORE_OVERRIDE_DEBT_EXCEEDS_APPROVED_LIMIT\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63redit_service/v1/score.proto\x12\x11\x63redit_service.v1\x1a\x1d\x63redit_service/v1/as_of.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\x1a\x19google/type/decimal.proto\"\xb1\x01\n\x14\x43reditScoreComponent\x12\x34\n\tcomponent\x18\x01 \x01(\x0e\x32!.credit_service.v1.ScoreComponent\x12$\n\x06points\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12(\n\nmax_points\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12\x13\n\x0b\x65xplanation\x18\x04 \x01(\t\"\xc5\x02\n\x0b\x43reditScore\x12\r\n\x05score\x18\x01 \x01(\x05\x12;\n\ncomponents\x18\x02 \x03(\x0b\x32\'.credit_service.v1.CreditScoreComponent\x12\x32\n\x08override\x18\x03 \x01(\x0e\x32 .credit_service.v1.ScoreOverride\x12\x19\n\x11scorecard_version\x18\x04 \x01(\t\x12\x18\n\x10\x63ustomer_version\x18\x05 \x01(\x03\x12\x31\n\rcomputed_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x0bvalid_until\x18\x07 \x01(\x0b\x32\x11.google.type.Date\x12&\n\x05\x61s_of\x18\x08 \x01(\x0b\x32\x17.credit_service.v1.AsOf*\xc4\x01\n\x0eScoreComponent\x12\x1f\n\x1bSCORE_COMPONENT_UNSPECIFIED\x10\x00\x12%\n!SCORE_COMPONENT_REPAYMENT_HISTORY\x10\x01\x12\x1f\n\x1bSCORE_COMPONENT_LOAN_VOLUME\x10\x02\x12\x1e\n\x1aSCORE_COMPONENT_LOAN_COUNT\x10\x03\x12)\n%SCORE_COMPONENT_CURRENT_YEAR_ACTIVITY\x10\x04*\x85\x01\n\rScoreOverride\x12\x1e\n\x1aSCORE_OVERRIDE_UNSPECIFIED\x10\x00\x12$\n SCORE_OVERRIDE_NO_CREDIT_HISTORY\x10\x01\x12.\n*SCORE_OVERRIDE_DEBT_EXCEEDS_APPROVED_LIMIT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'credit_service.v1.score_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCORECOMPONENT']._serialized_start=605
-  _globals['_SCORECOMPONENT']._serialized_end=801
-  _globals['_SCOREOVERRIDE']._serialized_start=804
-  _globals['_SCOREOVERRIDE']._serialized_end=937
-  _globals['_CREDITSCORECOMPONENT']._serialized_start=137
-  _globals['_CREDITSCORECOMPONENT']._serialized_end=314
-  _globals['_CREDITSCORE']._serialized_start=317
-  _globals['_CREDITSCORE']._serialized_end=602
+  _globals['_SCORECOMPONENT']._serialized_start=676
+  _globals['_SCORECOMPONENT']._serialized_end=872
+  _globals['_SCOREOVERRIDE']._serialized_start=875
+  _globals['_SCOREOVERRIDE']._serialized_end=1008
+  _globals['_CREDITSCORECOMPONENT']._serialized_start=168
+  _globals['_CREDITSCORECOMPONENT']._serialized_end=345
+  _globals['_CREDITSCORE']._serialized_start=348
+  _globals['_CREDITSCORE']._serialized_end=673
 # @@protoc_insertion_point(module_scope)

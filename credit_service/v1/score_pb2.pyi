@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as abc
+from credit_service.v1 import as_of_pb2 as as_of_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
 from google.protobuf import timestamp_pb2 as timestamp_pb2
@@ -133,6 +134,7 @@ class CreditScore(message.Message):
     CUSTOMER_VERSION_FIELD_NUMBER: builtins.int
     COMPUTED_TIME_FIELD_NUMBER: builtins.int
     VALID_UNTIL_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
     score: builtins.int
     """The score, 0 to 100: the sum of the components' points rounded half up, or 0 if an override
     applies.
@@ -159,6 +161,10 @@ class CreditScore(message.Message):
         date of an active loan or the next 1 January, whichever comes first.
         """
 
+    @builtins.property
+    def as_of(self) -> as_of_pb2.AsOf:
+        """The day that GetCreditScore was asked for. Unset if the request names no day."""
+
     def __init__(
         self,
         *,
@@ -169,9 +175,10 @@ class CreditScore(message.Message):
         customer_version: builtins.int = ...,
         computed_time: timestamp_pb2.Timestamp | None = ...,
         valid_until: date_pb2.Date | None = ...,
+        as_of: as_of_pb2.AsOf | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["computed_time", b"computed_time", "valid_until", b"valid_until"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "computed_time", b"computed_time", "valid_until", b"valid_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["components", b"components", "computed_time", b"computed_time", "customer_version", b"customer_version", "override", b"override", "score", b"score", "scorecard_version", b"scorecard_version", "valid_until", b"valid_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "components", b"components", "computed_time", b"computed_time", "customer_version", b"customer_version", "override", b"override", "score", b"score", "scorecard_version", b"scorecard_version", "valid_until", b"valid_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

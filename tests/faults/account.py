@@ -43,6 +43,8 @@ _EVENT_KINDS = text(
             - (SELECT count(*) FROM payments) AS payment_recorded,
         (SELECT count(*) FROM events WHERE kind = 'loan_closed')
             - (SELECT count(*) FROM payments WHERE closed_loan) AS loan_closed,
+        (SELECT count(*) FROM events WHERE kind = 'payment_reversed')
+            - (SELECT count(*) FROM payment_reversals) AS payment_reversed,
         (SELECT count(*) FROM events WHERE kind = 'score_changed')
             - (SELECT count(*) FROM score_history) AS score_changed,
         (SELECT count(*) FROM events WHERE kind IN ('customer_updated', 'loan_updated'))
@@ -140,7 +142,7 @@ class Account:
     def _check_loans_and_payments(self, connection: Connection) -> None:
         """Check that exactly the acknowledged records are stored."""
         acknowledged: dict[str, set[Any]] = {
-            name: set() for name in ("loans", "payments", "offers", "withdrawn")
+            name: set() for name in ("loans", "payments", "reversals", "offers", "withdrawn")
         }
         for asked in self._history.asked.values():
             for answer in asked.answers[:1]:
@@ -155,6 +157,14 @@ class Account:
                 )
             },
             "payments": set(connection.execute(text("SELECT payment_id FROM payments")).scalars()),
+            "reversals": set(
+                connection.execute(
+                    text(
+                        """SELECT payment_id FROM payment_reversals
+                        JOIN payments USING (customer_id, loan_id, payment_number)"""
+                    )
+                ).scalars()
+            ),
             "offers": set(connection.execute(text("SELECT offer_id FROM loan_offers")).scalars()),
             "withdrawn": set(
                 connection.execute(
@@ -273,6 +283,8 @@ class Account:
         self.checked |= {
             "customers": len(replay.lives),
             "decisions": replay.decisions_checked,
+            "reversed": replay.reversals_checked,
+            "prepaid": replay.prepayments_checked,
             "scores": replay.scores_checked,
             "cached": cached,
         }
@@ -352,6 +364,8 @@ def _effect(method: str, answer: bytes) -> tuple[str, Any]:
             return "offers", offered.offer.offer_id if offered.approved else None
         case "WithdrawLoanOffer":
             return "withdrawn", pb.WithdrawLoanOfferResponse.FromString(answer).offer.offer_id
+        case "ReversePayment":
+            return "reversals", pb.ReversePaymentResponse.FromString(answer).payment.payment_id
         case _:
             return "payments", pb.RecordPaymentResponse.FromString(answer).payment.payment_id
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from credit_service.clock import Clock
 from tests.faults import stack
 from tests.faults.account import Account
 from tests.faults.cache_watch import CacheWatch
@@ -94,7 +95,8 @@ def run(plan: Plan, sabotage: str = "") -> Report:
     """Execute the plan. `sabotage` names a guard to remove: see tests/faults/sabotage."""
     past = History()
     with stack.running(sabotage, with_standby=bool(plan.counts.failovers)) as running:
-        load = Load(running.address, plan.callers, plan.seed, running.folder, past)
+        clock = Clock(offset_file=running.clock_file)
+        load = Load(running.address, clock, plan.callers, plan.seed, running.folder, past)
         load.prepare()
         watch = CacheWatch(running.databases.redis_url, past)
         began = time.monotonic()

@@ -19,6 +19,8 @@ NONE = "none"
 EXPECTED: Mapping[str, str] = {
     NONE: "",
     "version-guard": "decision",
+    "reversal-guard": "position",
+    "replay": "position",
     "request-key": "effect",
     "outbox": "event",
     "offset-check": "rows",
@@ -32,12 +34,14 @@ EXPECTED: Mapping[str, str] = {
 """The expected kind of finding for each removed guard."""
 
 _COUNTS = Counts(kills={"server": 1, "worker": 1}, crashes=1, flushes=1)
-_FAILOVERS: Mapping[str, Counts] = {
+_OTHERS: Mapping[str, Counts] = {
+    # Without a step of the clock no payment can be backdated.
+    "replay": Counts(clock_steps=3),
     "synchronous-standby": Counts(failovers=("stall",)),
     "writable-server": Counts(failovers=("kill",)),
     "read-only-drop": Counts(failovers=("fence",)),
 }
-"""The guards of failovers, with the faults of their campaigns."""
+"""The guards whose campaigns have other faults, with these."""
 
 
 def main() -> int:
@@ -53,7 +57,7 @@ def main() -> int:
     for guard, expected in EXPECTED.items():
         if given.only not in (None, guard):
             continue
-        counts = _FAILOVERS.get(guard, _COUNTS)
+        counts = _OTHERS.get(guard, _COUNTS)
         # With all guards everything must end, also on a busy machine.
         drain_seconds = 120.0 if guard == NONE else 30.0
         plan = Plan(given.seconds, 24, seed, counts, drain_seconds)

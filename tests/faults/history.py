@@ -91,6 +91,7 @@ class History:
         self.promotions: list[Promotion] = []
         self._booked: list[tuple[int, int]] = []
         self._offered: list[tuple[int, int]] = []
+        self._paid: list[int] = []
 
     def find(self, kind: str, text: str) -> None:
         """Record a violation."""
@@ -130,11 +131,16 @@ class History:
                     self._booked.append((answer.loan.customer_id, answer.loan.loan_id))
             elif isinstance(answer, pb.CreateLoanOfferResponse) and answer.approved:
                 self._offered.append((answer.offer.offer_id, answer.offer.loan_amount.units))
+            elif isinstance(answer, pb.RecordPaymentResponse):
+                self._paid.append(answer.payment.payment_id)
 
     def refused(self, request: Any) -> None:
         """Record a rejection by the rules, which has no effect and is not stored."""
         with self._lock:
-            self.asked[request.request_id].is_refused = True
+            asked = self.asked.get(request.request_id)
+            # A call that only validates is not recorded.
+            if asked is not None:
+                asked.is_refused = True
 
     def sends(self, sent: Sent) -> None:
         """Record the start of an ingestion."""
@@ -156,6 +162,11 @@ class History:
         """(offer, amount in rupees) of an offer that was made, preferably a recent one."""
         with self._lock:
             return pick.choice(self._offered[-200:]) if self._offered else None
+
+    def payment(self, pick: random.Random) -> int | None:
+        """The id of a recorded payment, preferably a recent one."""
+        with self._lock:
+            return pick.choice(self._paid[-200:]) if self._paid else None
 
     def unanswered(self) -> list[Asked]:
         """Writes without a response or rejection so far."""

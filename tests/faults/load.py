@@ -1,9 +1,10 @@
 """The callers: closed loops that record their calls and responses.
 
-60 % reads, 17 % CreateLoan (half of it on five hot customers), 8 % offers and their ends, 10 %
-repeats of a request id, often twice concurrently, and 5 % payments and ingestions. Some calls have
-a very short deadline, some are cancelled. Calls without a response are repeated at the end, with
-the same request id.
+54 % reads, 17 % CreateLoan (half of it on five hot customers), 8 % offers and their ends, 10 %
+repeats of a request id, often twice concurrently, 10 % payments and their reversals, and
+ingestions. Many payments are backdated, prepay or foreclose a loan. Some calls have a very short
+deadline, some are cancelled. Calls without a response are repeated at the end, with the same
+request id.
 """
 
 import random
@@ -12,10 +13,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
+from google.type.date_pb2 import Date
 from google.type.decimal_pb2 import Decimal
 from google.type.money_pb2 import Money
 
@@ -23,8 +26,14 @@ from credit_service.client import channel, ingestion, rows
 from credit_service.client.channel import ServiceError
 from credit_service.client.ingestion import IngestionClient, Patience
 from credit_service.client.rows import BatchProgress, SourceFile
+from credit_service.clock import Clock
 from credit_service.v1 import credit_service_pb2 as pb
-from credit_service.v1 import credit_service_pb2_grpc, ingestion_pb2, ingestion_service_pb2
+from credit_service.v1 import (
+    credit_service_pb2_grpc,
+    ingestion_pb2,
+    ingestion_service_pb2,
+    loan_pb2,
+)
 from tests.faults import portfolio
 from tests.faults.history import Asked, History, Sent
 
@@ -35,7 +44,13 @@ _TRY_AGAIN = {
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
-_REJECTED_BY_RULES = {"RecordPayment", "AcceptLoanOffer", "WithdrawLoanOffer"}
+_REJECTED_BY_RULES = {
+    "RecordPayment",
+    "ReversePayment",
+    "GetForeclosureQuote",
+    "AcceptLoanOffer",
+    "WithdrawLoanOffer",
+}
 _TOO_MUCH = 5_000_000
 _CALL_SECONDS = 5.0
 _STREAM_ROWS = 120
@@ -62,8 +77,11 @@ class _InSmallBatches(SourceFile):
 class Load:
     """The callers of one campaign."""
 
-    def __init__(self, address: str, callers: int, seed: int, folder: Path, past: History) -> None:
+    def __init__(
+        self, address: str, clock: Clock, callers: int, seed: int, folder: Path, past: History
+    ) -> None:
         self._address = address
+        self._clock = clock
         self._seed = seed
         self._folder = folder
         self._history = past
@@ -135,18 +153,20 @@ class Load:
         with self._stub() as stub, self._stub() as other:
             while not self._stop.is_set():
                 lot = pick.random()
-                if lot < 0.60:
+                if lot < 0.535:
                     self._read(stub, pick)
-                elif lot < 0.77:
+                elif lot < 0.705:
                     self._create(stub, other, pick)
-                elif lot < 0.82:
+                elif lot < 0.755:
                     self._offer(stub, pick)
-                elif lot < 0.85:
+                elif lot < 0.785:
                     self._end_offer(stub, other, pick)
-                elif lot < 0.95:
+                elif lot < 0.885:
                     self._repeat(stub, other, pick)
+                elif lot < 0.955:
+                    self._pay(stub, other, pick)
                 elif lot < 0.985:
-                    self._pay(stub, pick)
+                    self._reverse(stub, other, pick)
                 elif self._streams.acquire(blocking=False):
                     try:
                         self._ingest(pick)
@@ -243,7 +263,8 @@ class Load:
         else:
             self._mutate(stub, pick, asked)
 
-    def _pay(self, stub: Any, pick: random.Random) -> None:
+    def _pay(self, stub: Any, other: Any, pick: random.Random) -> None:
+        """Pay a loan: for its installments, often on an earlier day, or ahead of its schedule."""
         booked = self._history.loan(pick)
         if booked is None:
             return
@@ -253,8 +274,49 @@ class Load:
             loan_id=booked[1],
             amount=Money(units=pick.randint(1, 1_000)),
         )
+        lot = pick.random()
+        if lot < 0.25:
+            day = self._clock.moment().today - timedelta(days=pick.choice([0, 1, 30]))
+            request.paid_on.CopyFrom(Date(year=day.year, month=day.month, day=day.day))
+        elif lot < 0.5:
+            request.purpose = loan_pb2.PAYMENT_PURPOSE_PART_PREPAYMENT
+            request.prepayment_effect = pick.choice(loan_pb2.PrepaymentEffect.values())
+        elif lot < 0.65:
+            quote = self._quote(stub, pick, booked)
+            if quote is None:
+                return
+            request.purpose = loan_pb2.PAYMENT_PURPOSE_FORECLOSURE
+            request.amount.CopyFrom(quote.total)
+            request.paid_on.CopyFrom(quote.paid_on)
+        if pick.random() < 0.1:
+            request.validate_only = True
+            self._ask(stub, pick, "RecordPayment", request)
+            return
         asked = self._history.asks("RecordPayment", request)
-        self._mutate(stub, pick, asked)
+        if pick.random() < 0.1:
+            self._mutate_twice((stub, other), asked)
+        else:
+            self._mutate(stub, pick, asked)
+
+    def _quote(self, stub: Any, pick: random.Random, booked: tuple[int, int]) -> Any:
+        request = pb.GetForeclosureQuoteRequest(customer_id=booked[0], loan_id=booked[1])
+        return self._ask(stub, pick, "GetForeclosureQuote", request)
+
+    def _reverse(self, stub: Any, other: Any, pick: random.Random) -> None:
+        """Reverse a payment; some are reversed already, by another request."""
+        payment_id = self._history.payment(pick)
+        if payment_id is None:
+            return
+        request = pb.ReversePaymentRequest(
+            request_id=str(portfolio.request_id(pick)),
+            payment_id=payment_id,
+            reason=loan_pb2.PAYMENT_REVERSAL_REASON_BOUNCED,
+        )
+        asked = self._history.asks("ReversePayment", request)
+        if pick.random() < 0.3:
+            self._mutate_twice((stub, other), asked)
+        else:
+            self._mutate(stub, pick, asked)
 
     def _mutate(self, stub: Any, pick: random.Random, asked: Asked) -> None:
         answer = self._ask(stub, pick, asked.method, asked.request)
@@ -311,7 +373,8 @@ class Load:
             # Spread the load on a server that has just restarted.
             time.sleep(random.uniform(0.01, 0.2))  # noqa: S311 - a pause, no secret
         elif method in _REJECTED_BY_RULES and code is grpc.StatusCode.FAILED_PRECONDITION:
-            self._history.refused(request)
+            if request.DESCRIPTOR.fields_by_name.get("request_id"):
+                self._history.refused(request)
         else:
             self._history.find("status", f"{method}: {code.name} {call.details() or ''}")
 

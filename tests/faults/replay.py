@@ -12,10 +12,13 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from credit_service.clock import INDIA
 from credit_service.domain.decisions import decode_inputs
 from credit_service.domain.errors import CreditError
+from credit_service.domain.loan_replay import PaymentFact, replay
 from credit_service.domain.loans import Loan, LoanState
-from credit_service.domain.payments import apply_payment
+from credit_service.domain.payment_recording import record_payment
+from credit_service.domain.payments import PaymentPurpose, PrepaymentEffect
 from credit_service.domain.positions import CreditPosition, Hold, position_from_loans
 from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import score
@@ -30,7 +33,7 @@ _EVENTS = text(
         CAST(e.payload ->> 'payment_id' AS bigint) AS payment_id,
         CAST(coalesce(e.payload ->> 'offer_id', e.payload #>> '{offer,offer_id}') AS bigint)
             AS offer_id,
-        CAST(e.payload #>> '{loan,loan_id}' AS bigint) AS loan_id
+        CAST(e.payload #>> '{loan,loan_id}' AS bigint) AS loan_id, e.occurred_at
     FROM events e WHERE e.customer_id > 0 ORDER BY e.customer_id, e.event_seq"""
 )
 _DECISIONS = text(
@@ -39,7 +42,8 @@ _DECISIONS = text(
 )
 _OFFERS = text("SELECT offer_id, principal_paise, installment_paise, last_day FROM loan_offers")
 _PAYMENTS = text(
-    """SELECT payment_id, loan_id, amount_paise, paid_on, settled_count, on_time_count, closed_loan
+    """SELECT payment_id, loan_id, payment_number, amount_paise, paid_on, settled_count,
+        on_time_count, closed_loan, purpose, effect, charge_paise
     FROM payments"""
 )
 _HISTORY = text(
@@ -70,11 +74,14 @@ class _Figures:
             self.debt += loan.principal_paise
             self.installments += loan.installment_paise
 
-    def paid(self, before: Loan, after: Loan) -> None:
+    def moved(self, before: Loan, after: Loan) -> None:
         self.on_time += after.emis_paid_on_time - before.emis_paid_on_time
-        if after.state is LoanState.CLOSED:
-            self.debt -= after.principal_paise
-            self.installments -= after.installment_paise
+        if before.state is LoanState.ACTIVE:
+            self.debt -= before.principal_paise
+            self.installments -= before.installment_paise
+        if after.state is LoanState.ACTIVE:
+            self.debt += after.principal_paise
+            self.installments += after.installment_paise
 
 
 @dataclass
@@ -87,6 +94,8 @@ class Life:
     limit: int
     stored: dict[int, Loan] = field(default_factory=dict)
     loans: dict[int, Loan] = field(default_factory=dict)
+    # The payments that count, by loan and number.
+    payments: dict[int, dict[int, PaymentFact]] = field(default_factory=dict)
     # Of the offers that are open.
     holds: dict[int, Hold] = field(default_factory=dict)
     figures: _Figures = field(default_factory=_Figures)
@@ -125,6 +134,7 @@ class Replay:
             (row.customer_id, row.event_seq): row for row in connection.execute(_HISTORY)
         }
         self.scores_checked = self.decisions_checked = 0
+        self.reversals_checked = self.prepayments_checked = self._prepayments_announced = 0
 
     def run(self, moved_by_ingestions: range) -> None:
         """Process all events. Customers with imported loans are checked only at the end, because
@@ -143,12 +153,31 @@ class Replay:
                     life.holds.pop(event.offer_id, None)
                 case "payment_recorded":
                     self._pay(life, event)
+                case "payment_reversed":
+                    self._reverse(life, event)
+                case "loan_prepaid":
+                    self._prepayments_announced += 1
                 case "score_changed":
                     self._score(life, event, whole=whole)
+        self._check_loans()
+        if self._prepayments_announced != self.prepayments_checked:
+            self._find(
+                "event",
+                f"{self._prepayments_announced} loan_prepaid events of {self.prepayments_checked}"
+                f" prepayments",
+            )
+
+    def _check_loans(self) -> None:
+        """Compare the stored loans with the replayed ones."""
         for life in self.lives.values():
             for loan_id, loan in life.stored.items():
-                if life.loans.get(loan_id) != loan:
-                    self._find("position", f"{loan} should be {life.loans.get(loan_id)}")
+                known = life.loans.get(loan_id)
+                # Until its first replay a loan has no EMIs on time at its import.
+                if (
+                    known is None
+                    or replace(known, on_time_at_import=loan.on_time_at_import) != loan
+                ):
+                    self._find("position", f"{loan} should be {known}")
 
     def _decide(self, life: Life, event: Any) -> None:
         decision = self._decisions.get(event.decision_id)
@@ -198,14 +227,7 @@ class Replay:
         if stored is None:
             self._find("loan", f"{loan_id} of customer {life.customer_id} is missing")
             return
-        loan = replace(
-            stored,
-            emis_paid_on_time=0,
-            installments_settled=0,
-            paid_paise=0,
-            last_paid_on=None,
-            closed_on=None,
-        )
+        loan = replay(stored, []).loan
         life.loans[loan_id] = loan
         life.figures.add(loan)
         self._check_limits(life, f"loan {loan_id}", loan.start_date)
@@ -234,23 +256,50 @@ class Replay:
         if payment is None or before is None:
             self._find("payment", f"{event.payment_id} of customer {life.customer_id} has no loan")
             return
+        counted = life.payments.setdefault(payment.loan_id, {})
+        fact = PaymentFact(
+            payment.payment_number,
+            payment.amount_paise,
+            payment.paid_on,
+            PaymentPurpose(payment.purpose),
+            None if payment.effect is None else PrepaymentEffect(payment.effect),
+            self._scorecard.grace_days,
+        )
+        today = event.occurred_at.astimezone(INDIA).date()
+        charge_bps = self._scorecard.prepayment_charge_bps
         try:
-            outcome = apply_payment(
-                before,
-                payment.amount_paise,
-                payment.paid_on,
-                payment.paid_on,
-                self._scorecard.grace_days,
-            )
+            found = record_payment(before, counted.values(), fact, today, charge_bps)
         except CreditError as refusal:
             self._find("payment", f"{event.payment_id} should have been rejected: {refusal}")
             return
-        stored = (payment.settled_count, payment.on_time_count, payment.closed_loan)
-        right = (len(outcome.settled_numbers), len(outcome.on_time_numbers), outcome.closed)
+        applied, after = found.applied, found.account.loan
+        is_closed = after.state is LoanState.CLOSED
+        charge = applied.fact.charge_paise
+        stored = (
+            payment.settled_count,
+            payment.on_time_count,
+            payment.closed_loan,
+            payment.charge_paise,
+        )
+        right = (len(applied.settled_numbers), applied.on_time_count, is_closed, charge)
         if stored != right:
             self._find("payment", f"{event.payment_id} has {stored}, expected {right}")
-        life.loans[payment.loan_id] = outcome.loan_after
-        life.figures.paid(before, outcome.loan_after)
+        self.prepayments_checked += applied.prepaid_principal_paise > 0
+        counted[payment.payment_number] = applied.fact
+        life.loans[payment.loan_id] = after
+        life.figures.moved(before, after)
+
+    def _reverse(self, life: Life, event: Any) -> None:
+        payment = self._payments.get(event.payment_id)
+        counted = {} if payment is None else life.payments.get(payment.loan_id, {})
+        if payment is None or counted.pop(payment.payment_number, None) is None:
+            self._find("payment", f"{event.payment_id} was reversed, and does not count before")
+            return
+        self.reversals_checked += 1
+        before = life.loans[payment.loan_id]
+        after = replay(before, counted.values()).loan
+        life.loans[payment.loan_id] = after
+        life.figures.moved(before, after)
 
     def _score(self, life: Life, event: Any, *, whole: bool) -> None:
         line = self._scores.get((life.customer_id, event.event_seq))

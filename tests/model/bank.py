@@ -4,96 +4,32 @@ Money is in paise, rates in basis points per year. Requests must be well-formed.
 purpose, to be readable.
 """
 
-import calendar
 from collections.abc import Sequence
 from datetime import date, timedelta
-from decimal import Decimal, localcontext
 from fractions import Fraction
-from typing import Any
+
+from tests.model.loans import (
+    FORECLOSURE,
+    PART_PREPAYMENT,
+    Facts,
+    Life,
+    class_of,
+    days_past_due,
+    due_by,
+    due_date,
+    emi,
+    half_up,
+    in_order,
+    repayable,
+    replay,
+)
 
 RUPEE = 100
 LAKH = 100_000 * RUPEE
 
-Facts = dict[str, Any]
-
 
 class Refused(Exception):  # noqa: N818 - a result, not a defect
     """A rejected request, with its reason."""
-
-
-def half_up(value: Fraction) -> int:
-    """Round to the nearest integer, half up; for values of 0 or more."""
-    return (2 * value.numerator + value.denominator) // (2 * value.denominator)
-
-
-def due_date(start: date, number: int) -> date:
-    """`number` months after the start, clamped to the month's end."""
-    year, month = divmod(start.year * 12 + start.month - 1 + number, 12)
-    return date(year, month + 1, min(start.day, calendar.monthrange(year, month + 1)[1]))
-
-
-def due_by(start: date, tenure: int, day: date) -> int:
-    """The number of installments due by a day, inclusive."""
-    return sum(due_date(start, number) <= day for number in range(1, tenure + 1))
-
-
-def emi(principal: int, bps: int, tenure: int) -> int:
-    """The installment by the formula; P / n at rate 0."""
-    rate = Fraction(bps, 120_000)
-    if not rate:
-        return half_up(Fraction(principal, tenure))
-    growth = (1 + rate) ** tenure
-    return half_up(principal * rate * growth / (growth - 1))
-
-
-def repayable(principal: int, bps: int, tenure: int) -> bool:
-    """Whether the unrounded installment is at least the final value of a paisa per month with
-    interest."""
-    growth = 1 + Fraction(bps, 120_000)
-    grown = sum((growth**month for month in range(tenure)), Fraction(0))
-    installment = principal * growth**tenure / grown
-    return installment >= grown
-
-
-def split_rate(principal: int, bps: int, tenure: int, installment: int) -> Fraction:
-    """The monthly rate for splitting installments: the loan's own if the installment is the
-    formula's, otherwise the rate implied by P, E and n, found by bisection."""
-    if installment == emi(principal, bps, tenure):
-        return Fraction(bps, 120_000)
-    if installment * tenure <= principal:
-        return Fraction(0)
-    with localcontext() as context:
-        context.prec = 60
-        low, high = Decimal(0), Decimal(1)
-        owed = Decimal(principal)
-
-        def worth(rate: Decimal) -> Decimal:
-            return installment * (1 - (1 + rate) ** -tenure) / rate
-
-        while worth(high) > owed:
-            high *= 2
-        for _ in range(150):
-            middle = (low + high) / 2
-            low, high = (middle, high) if worth(middle) > owed else (low, middle)
-        return Fraction(high)
-
-
-def schedule(loan: Facts) -> list[tuple[date, int, int, int]]:
-    """(due date, principal, interest, balance after) of each installment."""
-    balance, tenure = loan["principal"], loan["tenure"]
-    rate = split_rate(balance, loan["bps"], tenure, loan["installment"])
-    lines = []
-    for number in range(1, tenure + 1):
-        interest = half_up(balance * rate)
-        principal = min(loan["installment"] - interest, balance) if number < tenure else balance
-        balance -= principal
-        lines.append((due_date(loan["start"], number), principal, interest, balance))
-    return lines
-
-
-def payments_of(loan: Facts) -> list[int]:
-    """The payment of each installment."""
-    return [principal + interest for _, principal, interest, _ in schedule(loan)]
 
 
 class Bank:
@@ -103,10 +39,40 @@ class Bank:
     def __init__(self, today: date) -> None:
         self.today = today
         self.customers: dict[int, Facts] = {}
+        # For each customer the facts before each change, with the day of the change.
+        self.former: dict[int, list[tuple[date, Facts]]] = {}
         self.loans: dict[tuple[int, int], Facts] = {}
         self.offers: dict[int, Facts] = {}
+        # The loan of each payment.
+        self.payments: dict[int, tuple[tuple[int, int], Facts]] = {}
 
     # Reads.
+
+    def as_of(self, day: date) -> "Bank":
+        """The bank at the end of an earlier day, from the facts that are known now."""
+        then = Bank(day)
+        for number, facts in self.customers.items():
+            changes = self.former.get(number, [])
+            then.customers[number] = next(
+                (former for changed_on, former in changes if changed_on > day), facts
+            )
+        for key, loan in self.loans.items():
+            if loan["start"] <= day:
+                then.loans[key] = _loan_as_of(loan, day)
+        for offer_id, offer in self.offers.items():
+            if offer["made_on"] <= day:
+                is_held = offer["released_on"] is None or day < offer["released_on"]
+                then.offers[offer_id] = {**offer, "state": "OPEN" if is_held else "ENDED"}
+        return then
+
+    def lives(self, customer_id: int) -> list[Life]:
+        """The loans after their payments, in ascending order of id."""
+        return [loan["life"] for loan in self.loans_of(customer_id)]
+
+    def delinquency(self, customer_id: int) -> tuple[int, str]:
+        """(days past due, asset class) of a customer today."""
+        lives = self.lives(customer_id)
+        return days_past_due(lives, self.today), class_of(lives, self.today)
 
     def loans_of(self, customer_id: int) -> list[Facts]:
         """In ascending order of id."""
@@ -115,13 +81,13 @@ class Bank:
 
     def active(self, customer_id: int) -> list[Facts]:
         """Loans with an unsettled installment."""
-        return [loan for loan in self.loans_of(customer_id) if loan["closed_on"] is None]
+        return [loan for loan in self.loans_of(customer_id) if loan["life"].closed_on is None]
 
     def debt(self, customer_id: int) -> int:
         return sum(loan["principal"] for loan in self.active(customer_id))
 
     def installments(self, customer_id: int) -> int:
-        return sum(loan["installment"] for loan in self.active(customer_id))
+        return sum(loan["life"].installment for loan in self.active(customer_id))
 
     def offers_of(self, customer_id: int) -> list[tuple[int, Facts]]:
         """Latest first."""
@@ -149,17 +115,14 @@ class Bank:
         """(score, hundredths of a point by component, override)."""
         loans = self.loans_of(customer_id)
         year = self.today.year
-        on_time = sum(loan["on_time"] for loan in loans)
-        due = sum(
-            max(due_by(loan["start"], loan["tenure"], self.today), loan["on_time"])
-            for loan in loans
-        )
+        lives = [loan["life"] for loan in loans]
+        on_time = sum(life.on_time for life in lives)
+        due = sum(max(due_by(life.start, life.tenure, self.today), life.on_time) for life in lives)
         volume = Fraction(sum(loan["principal"] for loan in loans), 10 * LAKH)
         this_year = [
-            loan
-            for loan in loans
-            if loan["start"].year <= year
-            and (loan["closed_on"] is None or loan["closed_on"].year >= year)
+            life
+            for life in lives
+            if life.start.year <= year and (life.closed_on is None or life.closed_on.year >= year)
         ]
         points = [
             half_up(Fraction(3500 * on_time, due)) if due else 0,
@@ -183,15 +146,7 @@ class Bank:
         reasons = []
         if floor is None:
             reasons.append(override or "CREDIT_SCORE_TOO_LOW")
-        last = payments_of(
-            {
-                "principal": principal,
-                "bps": rate,
-                "tenure": tenure,
-                "installment": installment,
-                "start": self.today,
-            }
-        )[-1]
+        last = Life(_booked((principal, rate, tenure), self.today)).last_payment()
         burden = self.installments(customer_id) + self.held_installments(customer_id)
         burden += max(installment, last)
         if 2 * burden > customer["income"]:
@@ -214,19 +169,34 @@ class Bank:
     def register(self, customer_id: int, phone: str, age: int, income: int) -> None:
         """Register a customer with the id issued by the service."""
         self.refuse_registration(phone)
-        limit = half_up(Fraction(36 * income, LAKH)) * LAKH
         self.customers[customer_id] = {
             "phone": phone,
             "age": age,
             "income": income,
-            "limit": limit,
+            "limit": limit_by_rule(income),
+            "limit_set": False,
             "imported": False,
+            "stored_on": self.today,
         }
 
     def refuse_registration(self, phone: str) -> None:
         """Raise Refused if another customer has the phone number."""
         if any(each["phone"] == phone for each in self.customers.values()):
             raise Refused("PHONE_NUMBER_TAKEN")
+
+    def update(self, customer_id: int, changes: Facts) -> None:
+        """Change facts of a customer; a limit of None follows the income again."""
+        former = self.customers[customer_id]
+        if "phone" in changes and changes["phone"] != former["phone"]:
+            self.refuse_registration(changes["phone"])
+        facts = {**former, **changes}
+        if changes.get("limit") is not None:
+            facts["limit_set"] = True
+        elif "limit" in changes:
+            facts |= {"limit": limit_by_rule(facts["income"]), "limit_set": False}
+        else:
+            facts |= _limit_after(former, facts["income"])
+        self._change(customer_id, facts)
 
     def book(self, customer_id: int, loan_id: int, asked: tuple[int, int, int]) -> None:
         """Book an approved loan with the id issued by the service."""
@@ -248,6 +218,7 @@ class Bank:
             "made_on": self.today,
             "last_day": self.today + timedelta(days=days),
             "state": "OPEN",
+            "released_on": None,
         }
 
     def refuse_acceptance(self, offer: Facts, amount: int, day: date) -> None:
@@ -266,14 +237,14 @@ class Bank:
         """Book the loan of an offer with the id issued by the service."""
         offer = self.offers[offer_id]
         self.refuse_acceptance(offer, amount, day)
-        offer["state"] = "ACCEPTED"
+        offer["state"], offer["released_on"] = "ACCEPTED", day
         terms = amount, offer["bps"], offer["tenure"]
         self._add_loan(offer["customer"], loan_id, terms, day)
 
     def withdraw(self, offer_id: int) -> None:
         """Release the credit of an offer."""
         self._refuse_ended(self.offers[offer_id])
-        self.offers[offer_id]["state"] = "WITHDRAWN"
+        self.offers[offer_id] |= {"state": "WITHDRAWN", "released_on": self.today}
 
     def _refuse_ended(self, offer: Facts) -> None:
         state = self.offer_state(offer)
@@ -283,62 +254,72 @@ class Bank:
     def _add_loan(
         self, customer_id: int, loan_id: int, terms: tuple[int, int, int], start: date
     ) -> None:
-        principal, rate, tenure = terms
-        self.loans[customer_id, loan_id] = {
-            "principal": principal,
-            "bps": rate,
-            "tenure": tenure,
-            "installment": emi(principal, rate, tenure),
-            "start": start,
-            "source_on_time": 0,
-            "on_time": 0,
-            "settled_before": 0,
-            "settled": 0,
-            "paid": 0,
-            "paid_on": None,
-            "closed_on": None,
-            "imported": False,
-        }
+        self.loans[customer_id, loan_id] = _derived(_booked(terms, start))
 
-    def outstanding(self, loan: Facts) -> int:
-        """The outstanding amount."""
-        asked = payments_of(loan)
-        return sum(asked[loan["settled_before"] :]) - int(loan["paid"])
-
-    def pay(self, key: tuple[int, int], amount: int, day: date) -> list[int]:
-        """The numbers of the installments settled by a payment."""
+    def quote(self, key: tuple[int, int], day: date) -> int:
+        """What closes a loan on a day."""
         loan = self.loans[key]
-        if loan["closed_on"] is not None:
+        self._refuse_day(loan, min(day, self.today))
+        _refuse_foreclosure(loan, day)
+        return replay(loan, until=day).quote(day)
+
+    def _refuse_day(self, loan: Facts, day: date) -> None:
+        """Raise Refused if the loan takes no payment of a day."""
+        if loan["life"].closed_on is not None:
             raise Refused("LOAN_CLOSED")
         if day > self.today:
             raise Refused("PAYMENT_IN_FUTURE")
         if day < loan["start"]:
             raise Refused("PAYMENT_BEFORE_LOAN_START")
-        if amount > self.outstanding(loan):
+
+    def paid(self, key: tuple[int, int], asked: Facts) -> Life:
+        """The loan after a payment that is not recorded yet. Raises Refused if it cannot be."""
+        loan, day = self.loans[key], asked["day"]
+        self._refuse_day(loan, day)
+        then = replay(loan, until=day)
+        if asked["purpose"] == PART_PREPAYMENT:
+            if then.overdue(day):
+                raise Refused("PREPAYMENT_WHILE_OVERDUE")
+            if asked["amount"] >= then.balance():
+                raise Refused("PREPAYMENT_TOO_LARGE")
+        if asked["purpose"] == FORECLOSURE:
+            _refuse_foreclosure(loan, day)
+            if asked["amount"] != then.quote(day):
+                raise Refused("FORECLOSURE_AMOUNT_DIFFERS")
+        life = replay(loan, extra=[asked])
+        if life.excess:
             raise Refused("PAYMENT_EXCEEDS_OUTSTANDING")
-        made = loan.setdefault("payments", [])
-        number = len(made)
-        made.append((day, number, amount))
-        loan["paid"], loan["settled"] = 0, loan["settled_before"]
-        loan["on_time"] = loan["source_on_time"]
-        asked = payments_of(loan)
-        own: list[int] = []
-        # In the order of the days, then of the recording.
-        for day_of, place, amount_of in sorted(made):
-            loan["paid"] += amount_of
-            loan["paid_on"] = day_of
-            while (
-                loan["settled"] < loan["tenure"]
-                and sum(asked[loan["settled_before"] : loan["settled"] + 1]) <= loan["paid"]
-            ):
-                loan["settled"] += 1
-                on_time = day_of <= due_date(loan["start"], loan["settled"])
-                loan["on_time"] += on_time and asked[loan["settled"] - 1] > 0
-                if place == number:
-                    own.append(loan["settled"])
-            if loan["settled"] == loan["tenure"]:
-                loan["closed_on"] = day_of
-        return own
+        return life
+
+    def payment(self, key: tuple[int, int], amount: int, day: date, purpose: str) -> Facts:
+        """The next payment of a loan."""
+        return {
+            "number": len(self.loans[key]["payments"]) + 1,
+            "amount": amount,
+            "day": day,
+            "purpose": purpose,
+            "effect": "",
+            "charge": 0,
+            "grace": 0,
+            "reversed": "",
+        }
+
+    def pay(self, key: tuple[int, int], payment_id: int, asked: Facts) -> None:
+        """Record a payment with the id issued by the service."""
+        loan = self.loans[key]
+        loan["payments"].append(asked)
+        self.payments[payment_id] = key, asked
+        _derived(loan)
+
+    def reverse(self, payment_id: int, reason: str) -> None:
+        """Take a payment back."""
+        if payment_id not in self.payments:
+            raise Refused("PAYMENT_NOT_FOUND")
+        key, payment = self.payments[payment_id]
+        if payment["reversed"]:
+            raise Refused("PAYMENT_ALREADY_REVERSED")
+        payment["reversed"] = reason
+        _derived(self.loans[key])
 
     def import_customers(
         self, rows: Sequence[Facts], *, update: bool, writes: bool
@@ -354,20 +335,29 @@ class Bank:
             counts[outcome] += 1
             if outcome in ("inserted", "updated"):
                 number = row["customer_id"]
-                limit = row["limit"]
-                if limit is None and outcome == "updated":
-                    limit = customers[number]["limit"]
-                if limit is None:
-                    limit = half_up(Fraction(36 * row["income"], LAKH)) * LAKH
+                limit = {"limit": row["limit"], "limit_set": True}
+                if row["limit"] is None and outcome == "updated":
+                    limit = _limit_after(customers[number], row["income"])
+                elif row["limit"] is None:
+                    limit = {"limit": limit_by_rule(row["income"]), "limit_set": False}
                 customers[number] = {
                     **{name: row[name] for name in ("phone", "age", "income")},
-                    "limit": limit,
+                    **limit,
                     "imported": True,
+                    "stored_on": customers.get(number, {"stored_on": self.today})["stored_on"],
                 }
                 holders[row["phone"]] = number
         if writes:
-            self.customers = customers
+            for number, facts in customers.items():
+                self._change(number, facts)
         return counts
+
+    def _change(self, number: int, facts: Facts) -> None:
+        """Store the facts of a customer, and keep the former ones."""
+        former = self.customers.get(number)
+        if former is not None and former != facts:
+            self.former.setdefault(number, []).append((self.today, former))
+        self.customers[number] = facts
 
     def import_loans(self, rows: Sequence[Facts], *, update: bool, writes: bool) -> dict[str, int]:
         """Import rows; returns the number of rows per outcome."""
@@ -405,7 +395,7 @@ class Bank:
         elif stored is not None and not update:
             outcome = "skipped"
         elif stored is not None:
-            if not stored["imported"] or stored["paid"]:
+            if not stored["imported"] or stored["payments"]:
                 return "rejected"
             outcome = "updated"
         first[key] = row
@@ -415,16 +405,75 @@ class Bank:
         due = due_by(row["start"], row["tenure"], self.today)
         settled = min(max(due, row["source_on_time"]), row["tenure"])
         end = due_date(row["start"], row["tenure"])
-        return {
-            **{name: row[name] for name in _LOAN_FACTS},
-            "on_time": row["source_on_time"],
-            "settled_before": settled,
-            "settled": settled,
-            "paid": 0,
-            "paid_on": None,
-            "closed_on": min(end, self.today) if settled == row["tenure"] else None,
-            "imported": True,
-        }
+        return _derived(
+            {
+                **{name: row[name] for name in _LOAN_FACTS},
+                "settled_before": settled,
+                "closed_before": min(end, self.today) if settled == row["tenure"] else None,
+                "imported_on": self.today,
+                "imported": True,
+                "payments": [],
+            }
+        )
+
+
+def limit_by_rule(income: int) -> int:
+    """36 months' income to the nearest lakh."""
+    return half_up(Fraction(36 * income, LAKH)) * LAKH
+
+
+def _limit_after(former: Facts, income: int) -> Facts:
+    """The limit after the income changes: it follows the income unless it was set. One that differs
+    from the rule was set."""
+    if income == former["income"]:
+        return {name: former[name] for name in ("limit", "limit_set")}
+    if former["limit_set"] or former["limit"] != limit_by_rule(former["income"]):
+        return {"limit": former["limit"], "limit_set": True}
+    return {"limit": limit_by_rule(income), "limit_set": False}
+
+
+def _booked(terms: tuple[int, int, int], start: date) -> Facts:
+    """The facts of a loan that the service books."""
+    principal, rate, tenure = terms
+    return {
+        "principal": principal,
+        "bps": rate,
+        "tenure": tenure,
+        "installment": emi(principal, rate, tenure),
+        "start": start,
+        "source_on_time": 0,
+        "settled_before": 0,
+        "closed_before": None,
+        "imported_on": None,
+        "imported": False,
+        "payments": [],
+    }
+
+
+def _derived(loan: Facts) -> Facts:
+    """The loan with its life, which follows from its other facts."""
+    loan["life"] = replay(loan)
+    return loan
+
+
+def _refuse_foreclosure(loan: Facts, day: date) -> None:
+    """Raise Refused if a payment is dated after the day: it would follow the foreclosure."""
+    if any(payment["day"] > day for payment in in_order(loan["payments"])):
+        raise Refused("FORECLOSURE_BEFORE_PAYMENT")
+
+
+def _loan_as_of(loan: Facts, day: date) -> Facts:
+    """The loan at the end of a day from its start on. Before its import, the installments due by
+    the day count as settled, and the first of them as paid on time."""
+    then = dict(loan)
+    if loan["imported"] and day < loan["imported_on"]:
+        settled = min(loan["settled_before"], due_by(loan["start"], loan["tenure"], day))
+        then["settled_before"] = settled
+        then["source_on_time"] = min(loan["source_on_time"], settled)
+        if settled < loan["tenure"]:
+            then["closed_before"] = None
+    then["life"] = replay(then, until=day)
+    return then
 
 
 OUTCOMES = ("inserted", "updated", "unchanged", "skipped", "rejected")

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from credit_service.v1 import (
     credit_service_pb2,
+    customer_pb2,
     decision_pb2,
     ingestion_pb2,
     loan_pb2,
@@ -25,18 +26,19 @@ from credit_service.v1 import (
 )
 from credit_service.v1 import ingestion_service_pb2 as ingestion
 from tests.integration.conftest import Edge, refusal_of
-from tests.model.bank import (
-    LAKH,
-    OUTCOMES,
-    RUPEE,
-    Bank,
+from tests.model.bank import LAKH, OUTCOMES, RUPEE, Bank, Refused, limit_by_rule
+from tests.model.loans import (
+    FORECLOSURE,
+    INSTALLMENTS,
+    PART_PREPAYMENT,
+    REDUCE_INSTALLMENT,
+    REDUCE_TENURE,
     Facts,
-    Refused,
+    Life,
     due_date,
     emi,
-    payments_of,
+    payment_of,
     repayable,
-    schedule,
 )
 
 T = TypeVar("T")
@@ -54,6 +56,14 @@ _amount = st.sampled_from([1, 100, 33_333, 1 * LAKH, 5 * LAKH, 12 * LAKH]) | st.
 _rate = st.sampled_from([0, 1, 899, 1199, 1200, 1201, 1600, 3650, 10_000])
 _tenure = st.sampled_from([1, 2, 3, 12, 13, 60, 480])
 _income = st.sampled_from([138_800, 138_900, 1_250_000, 6_250_000, 50_000_00, 200_000_00])
+
+
+_MASK = {
+    "phone": "phone_number",
+    "age": "age",
+    "income": "monthly_income",
+    "limit": "approved_limit",
+}
 
 
 def money_of(paise: int) -> Money:
@@ -175,14 +185,21 @@ class ServiceAndModel(RuleBasedStateMachine):
 
     def _ask(self, method: Callable[..., Any], request: Any) -> Any:
         """The response, stored for repeats; or the reason of a rejection, which had no effect."""
-        try:
-            answer = method(request, timeout=30)
-        except grpc.RpcError as error:
-            return refusal_of(error).reason
+        answer = outcome_of(self._answer_of, method, request)
+        if isinstance(answer, str):
+            return answer
         if getattr(request, "request_id", ""):
             kept = answer.SerializeToString(deterministic=True)
             self.asked.append((method, request, kept))
         return answer
+
+    @staticmethod
+    def _answer_of(method: Callable[..., Any], request: Any) -> Any:
+        """The response. Raises Refused."""
+        try:
+            return method(request, timeout=30)
+        except grpc.RpcError as error:
+            raise Refused(refusal_of(error).reason) from error
 
     # Customers.
 
@@ -224,6 +241,8 @@ class ServiceAndModel(RuleBasedStateMachine):
         assert message.age == known["age"]
         assert paise_of(message.monthly_income) == known["income"]
         assert paise_of(message.approved_limit) == known["limit"]
+        by_rule = limit_by_rule(known["income"])
+        assert message.approved_limit_set == (known["limit_set"] or known["limit"] != by_rule)
         debt = self.bank.debt(number)
         assert paise_of(message.current_debt) == debt
         assert paise_of(message.current_installments) == self.bank.installments(number)
@@ -231,6 +250,44 @@ class ServiceAndModel(RuleBasedStateMachine):
         assert paise_of(message.held_credit) == held
         assert paise_of(message.held_installments) == self.bank.held_installments(number)
         assert paise_of(message.available_credit) == max(0, known["limit"] - debt - held)
+
+    @rule(
+        place=_customer,
+        changes=st.fixed_dictionaries(
+            {},
+            optional={
+                "phone": _customer,
+                "age": st.sampled_from([18, 31, 121]),
+                "income": _income,
+                "limit": st.sampled_from([None, 0, 18 * LAKH, 36 * LAKH]),
+            },
+        ),
+    )
+    def update_a_customer(self, place: int, changes: Facts) -> None:
+        number = self._a_customer(place)
+        wanted = customer_pb2.Customer(customer_id=number)
+        if "phone" in changes:
+            changes["phone"] = wanted.phone_number = self._phone(changes["phone"])
+        if "age" in changes:
+            wanted.age = changes["age"]
+        if "income" in changes:
+            wanted.monthly_income.CopyFrom(money_of(changes["income"]))
+        if changes.get("limit") is not None:
+            wanted.approved_limit.CopyFrom(money_of(changes["limit"]))
+        request = credit_service_pb2.UpdateCustomerRequest(
+            request_id=self._request_id(), customer=wanted
+        )
+        request.update_mask.paths.extend(_MASK[name] for name in changes)
+        answer = self._ask(self.edge.credit.UpdateCustomer, request)
+        if not changes or changes.get("age") == 121:
+            assert answer == "INVALID_FIELD"
+            return
+        refusal = outcome_of(self.bank.update, number, changes)
+        if isinstance(refusal, str):
+            assert answer == refusal
+            return
+        assert not isinstance(answer, str), answer
+        self._same_customer(answer.customer)
 
     # Imports.
 
@@ -607,26 +664,28 @@ class ServiceAndModel(RuleBasedStateMachine):
 
     def _same_loan(self, message: Any) -> None:
         loan = self.bank.loans[message.customer_id, message.loan_id]
+        life = loan["life"]
         assert paise_of(message.loan_amount) == loan["principal"]
         assert rate_of(message.interest_rate) == loan["bps"]
-        assert message.tenure_months == loan["tenure"]
-        assert paise_of(message.monthly_installment) == loan["installment"]
-        assert paise_of(message.last_installment) == payments_of(loan)[-1]
-        assert message.emis_paid_on_time == loan["on_time"]
-        assert message.installments_settled == loan["settled"]
-        assert message.repayments_left == loan["tenure"] - loan["settled"]
+        assert message.tenure_months == life.tenure
+        assert paise_of(message.monthly_installment) == life.installment
+        assert paise_of(message.last_installment) == life.last_payment()
+        assert message.emis_paid_on_time == life.on_time
+        assert message.installments_settled == life.settled
+        assert message.repayments_left == life.tenure - life.settled
         assert day_of(message.start_date) == loan["start"]
-        assert day_of(message.end_date) == due_date(loan["start"], loan["tenure"])
+        assert day_of(message.end_date) == due_date(loan["start"], life.tenure)
         closed = day_of(message.closed_on) if message.HasField("closed_on") else None
-        assert closed == loan["closed_on"]
+        assert closed == life.closed_on
         is_closed = message.state == loan_pb2.LOAN_STATE_CLOSED
         assert is_closed == message.HasField("closed_on")
-        assert paise_of(message.outstanding) == self.bank.outstanding(loan)
+        assert paise_of(message.outstanding) == life.unpaid()
 
     @precondition(lambda self: self.bank.loans)
     @rule(place=_loan)
     def read_a_schedule(self, place: int) -> None:
         (number, loan_id), loan = self._a_loan(place)
+        life = loan["life"]
         request = credit_service_pb2.GetRepaymentScheduleRequest(
             customer_id=number, loan_id=loan_id
         )
@@ -640,22 +699,22 @@ class ServiceAndModel(RuleBasedStateMachine):
             )
             for each in answer.installments
         ]
-        assert lines == schedule(loan)
-        assert sum(principal for _, principal, _, _ in lines) == loan["principal"]
+        assert lines == life.schedule()
+        prepaid = sum(did["prepaid"] for did in life.applied.values())
+        assert sum(principal for _, principal, _, _ in lines) + prepaid == loan["principal"]
         assert lines[-1][3] == 0
-        assert paise_of(answer.totals.payments) == sum(payments_of(loan))
-        assert paise_of(answer.totals.outstanding) == self.bank.outstanding(loan)
+        assert paise_of(answer.totals.outstanding) == life.unpaid()
 
     @precondition(lambda self: self.bank.loans)
     @rule(
         place=_loan,
         share=st.sampled_from(["part", "one", "one and a part", "three", "all", "too much"]),
-        days_ago=st.sampled_from([0, 0, 0, 1, 40, -1, 5_000]),
+        days_ago=st.sampled_from([0, 0, 0, 1, 40, 100, -1, 5_000]),
     )
     def pay(self, place: int, share: str, days_ago: int) -> None:
         key, loan = self._a_loan(place)
-        one = loan["installment"]
-        left = self.bank.outstanding(loan)
+        one = loan["life"].installment
+        left = loan["life"].unpaid()
         amount = {
             "part": max(1, one // 3),
             "one": one,
@@ -666,39 +725,221 @@ class ServiceAndModel(RuleBasedStateMachine):
         }[share]
         self._pay(key, amount, self.bank.today - timedelta(days=days_ago))
 
-    def _pay(self, key: tuple[int, int], amount: int, day: date) -> None:
+    def _pay(
+        self,
+        key: tuple[int, int],
+        amount: int,
+        day: date,
+        purpose: str = INSTALLMENTS,
+        effect: str = "",
+    ) -> None:
+        asked = self.bank.payment(key, amount, day, purpose) | {"effect": effect or REDUCE_TENURE}
         request = credit_service_pb2.RecordPaymentRequest(
             request_id=self._request_id(),
             customer_id=key[0],
             loan_id=key[1],
             amount=money_of(amount),
             paid_on=to_day(day),
+            purpose=loan_pb2.PaymentPurpose.Value(f"PAYMENT_PURPOSE_{purpose}"),
         )
+        if effect:
+            request.prepayment_effect = loan_pb2.PrepaymentEffect.Value(
+                f"PREPAYMENT_EFFECT_{effect}"
+            )
+        after = outcome_of(self.bank.paid, key, asked)
+        self._try_a_payment(request, after)
         answer = self._ask(self.edge.credit.RecordPayment, request)
-        settled = outcome_of(self.bank.pay, key, amount, day)
-        if isinstance(settled, str):
-            assert answer == settled
+        if isinstance(after, str):
+            assert answer == after
             return
         assert not isinstance(answer, str), answer
-        assert [each.number for each in answer.installments] == settled
+        self.bank.pay(key, answer.payment.payment_id, asked)
+        self._same_answer(answer, key, after, with_schedule=purpose == PART_PREPAYMENT)
         self._same_loan(answer.loan)
+
+    def _try_a_payment(self, request: Any, after: Life | str) -> None:
+        """Ask what the payment would do; it does nothing yet."""
+        trial = type(request)()
+        trial.CopyFrom(request)
+        trial.validate_only = True
+        trial.request_id = self._request_id()
+        answer = outcome_of(self._answer_of, self.edge.credit.RecordPayment, trial)
+        if isinstance(answer, str) or isinstance(after, str):
+            assert answer == after
+            return
+        self._same_answer(answer, (request.customer_id, request.loan_id), after, with_schedule=True)
+
+    def _same_answer(
+        self, answer: Any, key: tuple[int, int], after: Life, *, with_schedule: bool
+    ) -> None:
+        """Compare what a payment settled and prepaid, and the schedule after it."""
+        number = max(after.applied)
+        did = after.applied[number]
+        assert [each.number for each in answer.installments] == did["settled"]
+        assert paise_of(answer.payment.prepaid_principal) == did["prepaid"]
+        assert (answer.payment.customer_id, answer.payment.loan_id) == key
+        left = [
+            (each.number, day_of(each.due_date), paise_of(each.principal), paise_of(each.interest))
+            for each in answer.schedule
+        ]
+        known = [
+            (number, line["due"], line["principal"], line["interest"])
+            for number, line in enumerate(after.lines, start=1)
+        ]
+        assert left == (known[after.settled :] if with_schedule else [])
 
     @precondition(lambda self: self.bank.loans)
     @rule(place=_loan, late=st.sampled_from([0, -1, 0, 1]), short=st.sampled_from([0, 0, 0, 1]))
     def pay_near_the_due_date(self, place: int, late: int, short: int) -> None:
         """Pay the next installment, or a paisa less; a day early, on time or late."""
-        active = [key for key, loan in sorted(self.bank.loans.items()) if not loan["closed_on"]]
-        if not active:
+        key = self._an_active_loan(place)
+        if key is None:
             return
-        key = active[place % len(active)]
         loan = self.bank.loans[key]
-        number = loan["settled"] + 1
-        day = due_date(loan["start"], number) + timedelta(days=late)
+        line = loan["life"].lines[loan["life"].settled]
+        day = line["due"] + timedelta(days=late)
         if day > self.bank.today:
             self._set_day(day)
-        asked = sum(payments_of(loan)[loan["settled_before"] : number]) - loan["paid"] - short
+        asked = payment_of(line) - loan["life"].credit - short
         if asked > 0:
             self._pay(key, asked, day)
+
+    def _an_active_loan(self, place: int) -> tuple[int, int] | None:
+        active = [
+            key for key, loan in sorted(self.bank.loans.items()) if not loan["life"].closed_on
+        ]
+        return active[place % len(active)] if active else None
+
+    @precondition(lambda self: self.bank.loans)
+    @rule(
+        place=_loan,
+        catch_up=st.booleans(),
+        share=st.sampled_from(["little", "third", "half", "nearly all", "all"]),
+        effect=st.sampled_from(["", REDUCE_TENURE, REDUCE_INSTALLMENT]),
+        days_ago=st.sampled_from([0, 0, 0, 3, 45]),
+    )
+    def prepay(self, place: int, share: str, effect: str, days_ago: int, *, catch_up: bool) -> None:
+        """Repay principal early; often after what is overdue is paid."""
+        key = self._an_active_loan(place)
+        if key is None:
+            return
+        day = max(self.bank.today - timedelta(days=days_ago), self.bank.loans[key]["start"])
+        overdue = self.bank.loans[key]["life"].overdue(day)
+        if catch_up and overdue:
+            self._pay(key, overdue, day)
+        life = self.bank.loans[key]["life"]
+        balance = life.balance()
+        amount = {
+            "little": 1,
+            "third": balance // 3,
+            "half": balance // 2,
+            "nearly all": balance - 1,
+            "all": balance,
+        }[share]
+        if amount > 0:
+            self._pay(key, amount, day, PART_PREPAYMENT, effect)
+
+    @precondition(lambda self: self.bank.loans)
+    @rule(
+        place=_loan,
+        off=st.sampled_from([0, 0, 0, 0, -1, 1]),
+        days_ago=st.sampled_from([0, 0, 0, 3, 45]),
+    )
+    def foreclose(self, place: int, off: int, days_ago: int) -> None:
+        """Ask what closes a loan on a day, and pay it, or a paisa less or more."""
+        key = self._an_active_loan(place)
+        if key is None:
+            return
+        day = max(self.bank.today - timedelta(days=days_ago), self.bank.loans[key]["start"])
+        request = credit_service_pb2.GetForeclosureQuoteRequest(
+            customer_id=key[0], loan_id=key[1], paid_on=to_day(day)
+        )
+        total = outcome_of(self.bank.quote, key, day)
+        answer = self._ask(self.edge.credit.GetForeclosureQuote, request)
+        if isinstance(total, str):
+            assert answer == total
+            total = self.bank.loans[key]["life"].balance()
+        else:
+            assert not isinstance(answer, str), answer
+            assert paise_of(answer.total) == total
+        if total + off > 0:
+            self._pay(key, total + off, day, FORECLOSURE)
+
+    @precondition(lambda self: self.bank.payments)
+    @rule(
+        which=st.integers(0, 7),
+        reason=st.sampled_from(["BOUNCED", "DUPLICATE", "WRONG_LOAN", "ENTRY_ERROR"]),
+    )
+    def reverse_a_payment(self, which: int, reason: str) -> None:
+        """Take one of the latest payments back; some are taken back already."""
+        known = sorted(self.bank.payments)[-8:]
+        payment_id = known[which % len(known)]
+        request = credit_service_pb2.ReversePaymentRequest(
+            request_id=self._request_id(),
+            payment_id=payment_id,
+            reason=loan_pb2.PaymentReversalReason.Value(f"PAYMENT_REVERSAL_REASON_{reason}"),
+        )
+        answer = self._ask(self.edge.credit.ReversePayment, request)
+        refusal = outcome_of(self.bank.reverse, payment_id, reason)
+        if isinstance(refusal, str):
+            assert answer == refusal
+            return
+        assert not isinstance(answer, str), answer
+        assert answer.payment.payment_id == payment_id
+        assert answer.payment.reversal.reason == request.reason
+        self._same_loan(answer.loan)
+
+    @precondition(lambda self: self.bank.payments)
+    @rule(which=st.integers(0, 7))
+    def list_payments(self, which: int) -> None:
+        known = sorted(self.bank.payments)[-8:]
+        key, _ = self.bank.payments[known[which % len(known)]]
+        loan = self.bank.loans[key]
+        request = credit_service_pb2.ListPaymentsRequest(
+            customer_id=key[0], loan_id=key[1], page_size=1000
+        )
+        answer = self.edge.credit.ListPayments(request, timeout=30)
+        found = {
+            each.payment_id: (
+                paise_of(each.amount),
+                day_of(each.paid_on),
+                loan_pb2.PaymentPurpose.Name(each.purpose).removeprefix("PAYMENT_PURPOSE_"),
+                loan_pb2.PaymentReversalReason.Name(each.reversal.reason).removeprefix(
+                    "PAYMENT_REVERSAL_REASON_"
+                )
+                if each.HasField("reversal")
+                else "",
+            )
+            for each in answer.payments
+        }
+        assert found == {
+            payment_id: (each["amount"], each["day"], each["purpose"], each["reversed"])
+            for payment_id, (place, each) in self.bank.payments.items()
+            if place == key
+        }
+        assert len(found) == len(loan["payments"])
+
+    # Earlier days.
+
+    @rule(place=_customer, days_ago=st.sampled_from([0, 1, 30, 91, 200, 366, -1]))
+    def read_an_earlier_day(self, place: int, days_ago: int) -> None:
+        """Compare score and position as of a day; that of today is the usual one."""
+        number, day = self._a_customer(place), self.bank.today - timedelta(days=days_ago)
+        scored = credit_service_pb2.GetCreditScoreRequest(customer_id=number, as_of=to_day(day))
+        asked = credit_service_pb2.GetCustomerRequest(customer_id=number, as_of=to_day(day))
+        score = self._ask(self.edge.credit.GetCreditScore, scored)
+        found = self._ask(self.edge.credit.GetCustomer, asked)
+        if days_ago < 0:
+            assert (score, found) == ("AS_OF_OUT_OF_RANGE", "AS_OF_OUT_OF_RANGE")
+            return
+        now, self.bank = self.bank, self.bank.as_of(day)
+        try:
+            self._same_score(score.credit_score, number)
+            self._same_customer(found.customer)
+        finally:
+            self.bank = now
+        for answer in (score.credit_score, found.customer):
+            assert day_of(answer.as_of.day) == day
 
     # Repeats.
 
@@ -711,7 +952,12 @@ class ServiceAndModel(RuleBasedStateMachine):
         again.CopyFrom(request)
         if other:
             known = request.DESCRIPTOR.fields_by_name
-            if "reason" in known:
+            if "payment_id" in known:
+                again.reason = again.reason % 4 + 1
+            elif "update_mask" in known:
+                again.customer.first_name = "Other"
+                again.update_mask.paths.append("first_name")
+            elif "reason" in known:
                 again.reason += "."
             else:
                 names = ("loan_amount", "amount", "monthly_income")

@@ -49,10 +49,10 @@ def test_every_page_has_one_route() -> None:
 def test_every_page_is_well_formed_by_name() -> None:
     used = set()
     for path in CONSOLE.rglob("*.py"):
-        used |= set(re.findall(r"\"(_?[a-z]+\.html)\"", path.read_text(encoding="utf-8")))
+        used |= set(re.findall(r"\"([a-z_]+\.html)\"", path.read_text(encoding="utf-8")))
     for path in TEMPLATES:
         text = path.read_text(encoding="utf-8")
-        used |= set(re.findall(r"'(_?[a-z]+\.html)'", text))
+        used |= set(re.findall(r"'([a-z_]+\.html)'", text))
     assert {path.name for path in TEMPLATES} == used
 
 
