@@ -336,3 +336,27 @@ def test_a_referral_is_reviewed_on_one_page(
     assert "<dt>Reason</dt><dd>&lt;i&gt;No&lt;/i&gt;</dd>" in page
     assert "No request waits for a review." in visitor.ask("/qa/referrals").text
     assert f'href="{second}"' in visitor.ask("/qa/referrals?state=DECLINED").text
+
+
+def test_an_earlier_day_is_shown_with_what_is_not_known(
+    server: Edge, visitor: Visitor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    customer = register(server.credit, "9876500001")
+    import_loans(server, customer, 2)
+    path = f"/qa/customers/{customer}/as-of"
+    assert path in visitor.ask(f"/qa/customers/{customer}").text
+    assert "Today or an earlier day." in visitor.ask(path).text
+    page = visitor.ask(f"{path}?as_of=2020-06-30").text
+    # Two loans from January 2020 to January 2021.
+    assert "<dt>Current debt</dt><dd>₹2,00,000</dd>" in page
+    for unknown in ("which EMIs of loans", "income and limit, because"):
+        assert f"Not known: {unknown}" in page
+    assert "Enter a date" in visitor.ask(f"{path}?as_of=soon").text
+    assert "Must be today" in visitor.ask(f"{path}?as_of=2999-01-01").text
+
+    for command in ("customer", "score"):
+        words = [command, str(customer), "--as-of", "2020-06-30", f"--address={server.target}"]
+        assert run(words) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "As of 2020-06-30, by what is known today" in shown
+        assert "not known: which EMIs of loans" in shown
