@@ -42,6 +42,9 @@ POINTS = frozenset(
         "ingestion.mid_copy",
         "ingestion.before_commit",
         "ingestion.after_commit",
+        # A range of customers of an ingestion is taken back.
+        "revert.before_commit",
+        "revert.after_commit",
         # Events are numbered and tasks are enqueued, in an open transaction.
         "relay.before_publish_commit",
         # Tasks are marked as sent. No message has been sent, or only one.

@@ -24,6 +24,7 @@ from credit_service.commands.reconcile import reconcile
 from credit_service.commands.review_decision import expire_referrals
 from credit_service.commands.scorecards import decide_in_shadow, follow_schedule
 from credit_service.domain.positions import CreditPosition
+from credit_service.ingestion import reverting
 from credit_service.ingestion.streams import abandon_streams
 from credit_service.ingestion.uploads import fail_upload, run_upload
 from credit_service.storage import event_stream, offers, scorecards, scores, tasks
@@ -66,6 +67,22 @@ def _give_up_upload(resources: Resources, subject: str) -> None:
         f"{tasks.MAX_ATTEMPTS} attempts at ingesting the file failed.",
         resources.clock.moment(),
     )
+
+
+def _revert_ingestion(resources: Resources, subject: str) -> None:
+    """Take back the rows of an ingestion. Subject: the ingestion's id."""
+    reverting.run_revert(
+        resources.database,
+        UUID(subject),
+        resources.clock,
+        on_progress=resources.checkpoint,
+        on_moved=resources.cache.drop,
+    )
+
+
+def _give_up_revert(resources: Resources, subject: str) -> None:
+    """Publish the rows taken back so far; the ingestion stays REVERTING."""
+    reverting.announce_revert(resources.database, UUID(subject), resources.clock.moment())
 
 
 def _recompute_score(resources: Resources, subject: str) -> None:
@@ -188,6 +205,13 @@ ACTORS = (
         _ingest_upload,
         time_limit_seconds=3600,
         give_up=_give_up_upload,
+    ),
+    Actor(
+        reverting.ACTOR,
+        BATCHES,
+        _revert_ingestion,
+        time_limit_seconds=3600,
+        give_up=_give_up_revert,
     ),
     Actor("recompute_scores", BATCHES, _recompute_scores, time_limit_seconds=3600),
     Actor("refresh_due_scores", BATCHES, _refresh_due_scores, time_limit_seconds=3600),

@@ -64,6 +64,9 @@ _USE = Group("Use a running service", sort_key=1)
 _TRY = Group("Try it out", sort_key=2)
 
 _HERE = Target()
+_REQUEST_ID_HELP = (
+    "Request id. Repeat the command with the same id to retry safely. Default: a new one."
+)
 
 
 @app.command(group=_RUN)
@@ -246,6 +249,43 @@ def annotated(
     from credit_service.cli import ingest
 
     return ingest.annotated(ingestion_id, output, target, rejected_only=rejected_only, as_json=json)
+
+
+@app.command(group=_USE)
+def cancel_ingestion(
+    ingestion_id: Annotated[UUID, Parameter(help="Id of a queued or running ingestion.")],
+    /,
+    *,
+    request_id: Annotated[UUID | None, Parameter(help=_REQUEST_ID_HELP)] = None,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """End an ingestion before its last row. Its committed rows stay stored."""
+    from credit_service.cli import undo
+
+    return undo.cancel(ingestion_id, request_id, target, as_json=json)
+
+
+@app.command(group=_USE)
+def revert_ingestion(
+    ingestion_id: Annotated[UUID, Parameter(help="Id of an ended ingestion.")],
+    /,
+    *,
+    rows: Annotated[
+        int, Parameter(help="Maximum number of kept rows to show, 0 to 1000.")
+    ] = DEFAULT_ERRORS_SHOWN,
+    request_id: Annotated[UUID | None, Parameter(help=_REQUEST_ID_HELP)] = None,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Take an ingestion's rows back: remove those it inserted, restore those it updated.
+
+    Waits for the end. Exits with 1 if rows stay because something depends on them.
+    """
+    from credit_service.cli import undo
+
+    shown = min(max(rows, 0), 1000)
+    return undo.revert(ingestion_id, request_id, shown, target, as_json=json)
 
 
 @app.command(group=_USE)

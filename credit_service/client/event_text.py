@@ -128,6 +128,13 @@ def _scored(event: event_pb2.CreditEvent) -> EventText:
 def _rows_ingested(event: event_pb2.CreditEvent) -> EventText:
     rows = event.rows_ingested
     kind = enum_name(rows.kind, ingestion_pb2.IngestionKind).lower()
+    changed = rows.removed + rows.restored
+    if changed:
+        return EventText(
+            f"{group_digits(changed)} {kind.removesuffix('s') if changed == 1 else kind} reverted",
+            f"{group_digits(rows.removed)} removed, {group_digits(rows.restored)} restored",
+            f"ingestion {rows.ingestion_id}",
+        )
     changed = rows.inserted + rows.updated
     return EventText(
         f"{group_digits(changed)} {kind.removesuffix('s') if changed == 1 else kind} stored",
@@ -143,7 +150,7 @@ def _customer_updated(event: event_pb2.CreditEvent) -> EventText:
         by = f" by {updated.principal}" if updated.principal else ""
         return EventText(f"Customer {event.customer_id} changed{by}", changes)
     return EventText(
-        f"Customer {event.customer_id} changed by an import",
+        f"Customer {event.customer_id} {_by_import(updated)}",
         changes,
         f"ingestion {updated.ingestion_id}",
     )
@@ -152,10 +159,14 @@ def _customer_updated(event: event_pb2.CreditEvent) -> EventText:
 def _loan_updated(event: event_pb2.CreditEvent) -> EventText:
     updated = event.loan_updated
     return EventText(
-        f"Loan {updated.loan_id} of customer {event.customer_id} changed by an import",
+        f"Loan {updated.loan_id} of customer {event.customer_id} {_by_import(updated)}",
         _changes(updated.changes),
         f"ingestion {updated.ingestion_id}",
     )
+
+
+def _by_import(updated: event_pb2.CustomerUpdated | event_pb2.LoanUpdated) -> str:
+    return "restored by a revert" if updated.reverted else "changed by an import"
 
 
 _SCORECARD_CHANGES = {

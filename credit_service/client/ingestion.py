@@ -31,9 +31,10 @@ ENDED = frozenset(
         ingestion_pb2.INGESTION_STATE_SUCCEEDED,
         ingestion_pb2.INGESTION_STATE_FAILED,
         ingestion_pb2.INGESTION_STATE_CANCELLED,
+        ingestion_pb2.INGESTION_STATE_REVERTED,
     }
 )
-"""States of an ended ingestion. Only a resumed stream leaves one of them."""
+"""States of an ended ingestion. Only a resumed stream and a revert leave one of them."""
 
 # Statuses of a lost connection, a stopping server and a busy server. The transport also produces
 # INTERNAL and UNKNOWN; with an ErrorInfo they come from the service.
@@ -234,6 +235,35 @@ class IngestionClient:
             except ServiceError as error:
                 transfer.failed(error)
             transfer.wait(transfer.offset)
+
+    def cancel(self, ingestion_id: UUID, request_id: UUID) -> ingestion_pb2.Ingestion:
+        """Cancel an ingestion and return it. Retries while a batch is being committed, and after a
+        lost connection. Raises ServiceError."""
+        request = ingestion_service_pb2.CancelIngestionRequest(
+            request_id=str(request_id), ingestion_id=str(ingestion_id)
+        )
+        response = self._persist(
+            lambda: self._stub.CancelIngestion(request, timeout=self._patience.call_timeout_seconds)
+        )
+        return response.ingestion
+
+    def revert(self, ingestion_id: UUID, request_id: UUID) -> ingestion_pb2.Ingestion:
+        """Let the workers revert an ingestion and return it, without waiting for them. Retries
+        after a lost connection. Raises ServiceError."""
+        request = ingestion_service_pb2.RevertIngestionRequest(
+            request_id=str(request_id), ingestion_id=str(ingestion_id)
+        )
+        response = self._persist(
+            lambda: self._stub.RevertIngestion(request, timeout=self._patience.call_timeout_seconds)
+        )
+        return response.ingestion
+
+    def _persist(self, call: Callable[[], T]) -> T:
+        def decoded() -> T:
+            with decoded_errors():
+                return call()
+
+        return _Transfer(self._patience, Listener()).persist(decoded)
 
     def get(self, ingestion_id: UUID) -> ingestion_pb2.Ingestion:
         """Return an ingestion in its current state. Raises ServiceError."""

@@ -52,6 +52,7 @@ from credit_service.console.views import (
     scorecards,
     search,
     session,
+    undo,
 )
 from credit_service.rupees import format_inr, group_digits
 from credit_service.settings import Settings
@@ -124,6 +125,10 @@ _PAGES: tuple[tuple[str, str, View], ...] = (
     ("GET", "/qa/ingestions/{ingestion_id}", ingestions.show),
     ("GET", "/qa/ingestions/{ingestion_id}/progress", ingestions.progress),
     ("GET", "/qa/ingestions/{ingestion_id}/errors.csv", ingestions.errors_csv),
+    ("GET", "/qa/ingestions/{ingestion_id}/cancel", undo.cancellation),
+    ("POST", "/qa/ingestions/{ingestion_id}/cancel", undo.cancel),
+    ("GET", "/qa/ingestions/{ingestion_id}/revert", undo.reversal),
+    ("POST", "/qa/ingestions/{ingestion_id}/revert", undo.revert),
     ("GET", "/qa/ingestions/{ingestion_id}/annotated", ingestions.annotated),
     ("GET", "/qa/ingestions/{ingestion_id}/rejected", ingestions.rejected),
     ("GET", "/qa/checks", checks.index),
@@ -139,6 +144,8 @@ _FORMS: dict[View, View] = {
     loans.pay: loans.show,
     lending.apply: lending.review,
     ingestions.upload: ingestions.index,
+    undo.cancel: undo.cancellation,
+    undo.revert: undo.reversal,
     asks.answer: asks.form,
     checks.run: checks.index,
     referrals.review: decisions.show,

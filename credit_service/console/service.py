@@ -41,6 +41,7 @@ ENDED_STATES = frozenset(
         ingestion_pb2.INGESTION_STATE_SUCCEEDED,
         ingestion_pb2.INGESTION_STATE_FAILED,
         ingestion_pb2.INGESTION_STATE_CANCELLED,
+        ingestion_pb2.INGESTION_STATE_REVERTED,
     }
 )
 """Final states of an ingestion."""
@@ -149,6 +150,18 @@ class Service:
         """GetIngestion."""
         request = ingestion_pb.GetIngestionRequest(ingestion_id=ingestion_id)
         return self._unary(self._ingestion.GetIngestion, request).ingestion
+
+    def cancel_ingestion(
+        self, request: ingestion_pb.CancelIngestionRequest
+    ) -> ingestion_pb2.Ingestion:
+        """CancelIngestion."""
+        return self._unary(self._ingestion.CancelIngestion, request).ingestion
+
+    def revert_ingestion(
+        self, request: ingestion_pb.RevertIngestionRequest
+    ) -> ingestion_pb2.Ingestion:
+        """RevertIngestion."""
+        return self._unary(self._ingestion.RevertIngestion, request).ingestion
 
     def row_errors(
         self, request: ingestion_pb.ListRowErrorsRequest

@@ -15,6 +15,7 @@ from credit_service.domain.errors import (
     NotOwnerError,
     OutOfRangeError,
     PreconditionFailedError,
+    RequestIdReusedError,
 )
 from credit_service.domain.principals import is_other
 from credit_service.observability import metrics
@@ -76,7 +77,7 @@ def commit_batch(
                 # Its stream was silent for too long, and continues.
                 ingestion = ingestions.resume(connection, ingestion_id) or ingestion
             if ingestion.has_ended:
-                raise _has_ended(ingestion)
+                raise has_ended(ingestion)
             if offset > committed:
                 raise _offset_mismatch(ingestion, offset)
             batch = batch or validated(ingestion)
@@ -172,12 +173,22 @@ def end(
     *,
     total_rows: int | None = None,
     error: tuple[str, str] | None = None,
+    cancel_request_id: UUID | None = None,
 ) -> Ingestion:
-    """End a locked ingestion, as failed if `error`, which is (code, message), is given."""
+    """End a locked ingestion, as failed if `error`, which is (code, message), is given, and as
+    cancelled if the id of the request is given."""
     announce(connection, ingestion, moment)
     state = ingestions.SUCCEEDED if error is None else ingestions.FAILED
+    if cancel_request_id is not None:
+        state = ingestions.CANCELLED
     ended = ingestions.end(
-        connection, ingestion.ingestion_id, state, moment, total_rows=total_rows, error=error
+        connection,
+        ingestion.ingestion_id,
+        state,
+        moment,
+        total_rows=total_rows,
+        error=error,
+        cancel_request_id=cancel_request_id,
     )
     kind, source = ended.kind.lower(), ended.source.lower()
     metrics.ingestions_ended.labels(kind, source, ended.state.lower()).inc()
@@ -186,25 +197,28 @@ def end(
 
 
 def announce(connection: Connection, ingestion: Ingestion, moment: Moment) -> None:
-    """Publish an event of the rows stored so far; workers then recompute scores."""
-    if ingestion.validate_only or not ingestion.inserted + ingestion.updated:
+    """Publish an event of the rows stored so far, and of those that a revert took back; workers
+    then recompute scores."""
+    if not ingestion.wrote_rows:
         return
-    event_stream.append_for_no_customer(
-        connection,
-        "rows_ingested",
-        {
-            "ingestion_id": str(ingestion.ingestion_id),
-            "kind": ingestion.kind,
-            "inserted": ingestion.inserted,
-            "updated": ingestion.updated,
-        },
-        moment,
-    )
+    payload = {
+        "ingestion_id": str(ingestion.ingestion_id),
+        "kind": ingestion.kind,
+        "inserted": ingestion.inserted,
+        "updated": ingestion.updated,
+    }
+    if ingestion.revert_request_id is not None:
+        payload |= {"removed": ingestion.rows_removed, "restored": ingestion.rows_restored}
+    event_stream.append_for_no_customer(connection, "rows_ingested", payload, moment)
 
 
-def check_owner(ingestion: Ingestion, principal: str) -> None:
-    """Check that the caller may continue an ingestion. Ownership does not apply if the caller, or
-    the owner, is anonymous.
+def check_owner(
+    ingestion: Ingestion,
+    principal: str,
+    advice: str = "Send your rows under a new ingestion id.",
+) -> None:
+    """Check that the caller may continue, cancel or revert an ingestion. Ownership does not apply
+    if the caller, or the owner, is anonymous.
 
     Raises:
         NotOwnerError: INGESTION_NOT_OWNED.
@@ -212,9 +226,23 @@ def check_owner(ingestion: Ingestion, principal: str) -> None:
     if is_other(principal, ingestion.principal):
         raise NotOwnerError(
             "INGESTION_NOT_OWNED",
-            f"The ingestion {ingestion.ingestion_id} belongs to another caller. Send "
-            "your rows under a new ingestion id.",
+            f"The ingestion {ingestion.ingestion_id} belongs to another caller. {advice}",
             metadata={"ingestion_id": str(ingestion.ingestion_id)},
+        )
+
+
+def check_request(connection: Connection, request_id: UUID) -> None:
+    """Check that no request with that id cancelled or reverted an ingestion.
+
+    Raises:
+        RequestIdReusedError: REQUEST_ID_REUSED.
+    """
+    if ingestions.request_is_used(connection, request_id):
+        raise RequestIdReusedError(
+            "REQUEST_ID_REUSED",
+            f"The request id {request_id} was used before with other content; send a new id.",
+            subject=f"requests/{request_id}",
+            metadata={"request_id": str(request_id)},
         )
 
 
@@ -282,10 +310,17 @@ def check_same_header(ingestion: Ingestion, header: Header, source: str) -> None
         )
 
 
-def _has_ended(ingestion: Ingestion) -> PreconditionFailedError:
+OWNED_ADVICE = "Ask that caller, or one with the scope admin."
+"""For a caller who may not cancel or revert an ingestion."""
+
+
+def has_ended(
+    ingestion: Ingestion, advice: str = "accepts no more rows; use a new id."
+) -> PreconditionFailedError:
+    """The error for an ingestion that has ended, and for that reason cannot do more."""
     return PreconditionFailedError(
         "INGESTION_ENDED",
-        f"The ingestion has ended ({ingestion.state}) and accepts no more rows; use a new id.",
+        f"The ingestion has ended ({ingestion.state}) and {advice}",
         subject=f"ingestions/{ingestion.ingestion_id}",
         metadata={"ingestion_id": str(ingestion.ingestion_id), "state": ingestion.state},
     )

@@ -26,9 +26,8 @@ def load_customers(merge: Merge, frame: pd.DataFrame) -> None:
     if not rows:
         return
     known = _KnownCustomers.read(merge, [row[1] for row in rows])
-    inserts: list[CustomerFacts] = []
-    updates: list[CustomerFacts] = []
-    replaced: list[StoredFacts] = []
+    inserts: list[tuple[CustomerFacts, int]] = []
+    updates: list[tuple[CustomerFacts, int, StoredFacts]] = []
     for row, facts in rows:
         customer_id, phone = facts[0], facts[5]
         if not known.may_be_stored(merge, row, facts):
@@ -36,17 +35,16 @@ def load_customers(merge: Merge, frame: pd.DataFrame) -> None:
         stored = known.stored.get(customer_id)
         if stored is not None:
             (*_, old_phone, _), *_ = stored
-            updates.append(facts)
-            replaced.append(stored)
+            updates.append((facts, row[1], stored))
             # Taken until the ingestion ends, so that a dry run need not track released numbers.
             known.give(old_phone, customer_id, row, remember=old_phone != phone)
         else:
-            inserts.append(facts)
+            inserts.append((facts, row[1]))
         # Later batches read what was written.
         known.give(phone, customer_id, row, remember=not merge.writes)
     merge.inserted, merge.updated = len(inserts), len(updates)
     if merge.writes:
-        _write_customers(merge, inserts, updates, replaced)
+        _write_customers(merge, inserts, updates)
         _write_contests(merge, known.contests)
     ingestions.remember(
         merge.connection, merge.ingestion.ingestion_id, list(known.to_remember.values())
@@ -288,27 +286,31 @@ def _customer_fingerprint(facts: Iterable[object]) -> int:
 
 def _write_customers(
     merge: Merge,
-    inserts: list[CustomerFacts],
-    updates: list[CustomerFacts],
-    replaced: list[StoredFacts],
+    inserts: Sequence[tuple[CustomerFacts, int]],
+    updates: Sequence[tuple[CustomerFacts, int, StoredFacts]],
 ) -> None:
-    """Store the new facts; `replaced` are those before the updates, in the same order."""
-    merge.moved = [facts[0] for facts in updates]
+    """Insert customers, given with their row numbers, and update others, given also with their
+    stored facts."""
+    merge.moved = [facts[0] for facts, _, _ in updates]
     if updates:
+        changed = [facts for facts, _, _ in updates]
+        row_numbers = [row_number for _, row_number, _ in updates]
         merge.over_limit += imports.update_customers(
             merge.connection,
-            updates,
-            [_new_limit(*each) for each in zip(replaced, updates, strict=True)],
-            [known.facts[5] for known in replaced],
+            changed,
+            row_numbers,
+            [_new_limit(known, facts) for facts, _, known in updates],
+            [known.facts[5] for _, _, known in updates],
             merge.origin,
         )
     if inserts:
         day = merge.moment.today
         imports.insert_customers(
             merge.connection,
-            inserts,
-            [_new_limit(None, facts) for facts in inserts],
-            merge.moment.now,
+            [facts for facts, _ in inserts],
+            [row_number for _, row_number in inserts],
+            [_new_limit(None, facts) for facts, _ in inserts],
+            merge.origin,
             day.isoformat(),
             _empty_position_ends(day).isoformat(),
         )

@@ -15,7 +15,12 @@ import structlog
 
 from credit_service import failpoints
 from credit_service.clock import Clock, Moment
-from credit_service.domain.errors import InvalidRequestError, OverloadedError, RetryLaterError
+from credit_service.domain.errors import (
+    InvalidRequestError,
+    OverloadedError,
+    PreconditionFailedError,
+    RetryLaterError,
+)
 from credit_service.ingestion import batches, sandbox
 from credit_service.ingestion.batches import OnMoved
 from credit_service.spreadsheets.source import check
@@ -188,6 +193,12 @@ def run_upload(
             return _ingest(database, ingestion, file, clock, batch_rows, on_progress, on_moved)
         except SpreadsheetError as error:
             return fail_upload(database, ingestion_id, error.code, error.message, clock.moment())
+        except PreconditionFailedError as error:
+            if error.reason != "INGESTION_ENDED":
+                raise
+            # A caller cancelled it while the batch was read.
+            with database.autocommit() as connection:
+                return ingestions.find(connection, ingestion_id) or ingestion
 
 
 def prepare() -> None:

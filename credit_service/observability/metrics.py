@@ -221,7 +221,7 @@ ingestion_batch_seconds = Histogram(
 )
 ingestions_ended = Counter(
     "credit_ingestions_total",
-    "Ingestions that ended, by kind, source and state (succeeded, failed).",
+    "Ingestions that ended, by kind, source and state (succeeded, failed, cancelled, reverted).",
     ("kind", "source", "state"),
     registry=REGISTRY,
 )
@@ -308,7 +308,7 @@ for _kind, _source in product(("customers", "loans"), ("stream", "upload")):
     customers_over_limit.labels(_kind, _source)
     for _outcome in ROW_OUTCOMES:
         ingested_rows.labels(_kind, _source, _outcome)
-    for _state in ("succeeded", "failed"):
+    for _state in ("succeeded", "failed", "cancelled", "reverted"):
         ingestions_ended.labels(_kind, _source, _state)
 
 

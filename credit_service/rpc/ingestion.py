@@ -12,7 +12,9 @@ import structlog
 
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
+from credit_service.ingestion.cancelling import cancel_ingestion
 from credit_service.ingestion.downloads import Annotator
+from credit_service.ingestion.reverting import revert_ingestion
 from credit_service.ingestion.streams import (
     begin_stream,
     fail_stream,
@@ -34,12 +36,12 @@ from credit_service.rupees import RUPEE_PAISE
 from credit_service.settings import Settings
 from credit_service.storage.cancellation import shielded
 from credit_service.storage.database import Database
-from credit_service.storage.ingestions import Header
+from credit_service.storage.ingestions import OnExisting
 from credit_service.v1 import ingestion_service_pb2 as pb
 from credit_service.v1 import ingestion_service_pb2_grpc
 
 FIRST_ROW_ERRORS = 100
-"""Row errors in the response of IngestRows."""
+"""Row errors in the responses of IngestRows and RevertIngestion."""
 
 CHUNK_BYTES = 1024**2
 """Largest chunk of a workbook."""
@@ -47,19 +49,22 @@ CHUNK_BYTES = 1024**2
 _POLL_SECONDS = 0.2
 _READ_SCOPE = "credit.read"
 _UPDATE_SCOPE = "ingest.update"
+_ADMIN_SCOPE = "admin"
 _INGESTION_PAGES = PageTokens("ListIngestions", pages.key_instant, pages.key_uuid)
 _ERROR_PAGES = PageTokens("ListRowErrors", pages.key_id, pages.key_id)
 
 _log = structlog.get_logger(__name__)
 
 
-def _require_update_scope(header: Header) -> None:
-    """Raise PermissionDeniedError if the header asks for updates and the caller lacks the scope."""
-    if header.on_existing == "UPDATE" and _UPDATE_SCOPE not in current_call().scopes:
+def _require_update_scope(
+    on_existing: OnExisting, advice: str = ", or send without UPDATE to store new rows only"
+) -> None:
+    """Raise PermissionDeniedError if stored rows are updated and the caller lacks the scope."""
+    if on_existing == "UPDATE" and _UPDATE_SCOPE not in current_call().scopes:
         raise PermissionDeniedError(
             "PERMISSION_DENIED",
             f"Missing scope: updating stored rows requires {_UPDATE_SCOPE}. Use credentials that "
-            "grant it, or send without UPDATE to store new rows only.",
+            f"grant it{advice}.",
             {"required_scope": _UPDATE_SCOPE},
         )
 
@@ -93,7 +98,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         """Store rows, each batch once; batches that wait together share a transaction."""
         call = current_call()
         header = convert_ingestion.read_stream_header(next(requests, None))
-        _require_update_scope(header)
+        _require_update_scope(header.on_existing)
         begin_stream(
             self._database,
             header,
@@ -168,7 +173,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
         """Store a file for the workers."""
         call = current_call()
         header = convert_ingestion.read_upload_header(next(requests, None))
-        _require_update_scope(header)
+        _require_update_scope(header.on_existing)
 
         def chunks() -> Iterator[bytes]:
             for request in requests:
@@ -218,7 +223,7 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
     def WatchIngestion(
         self, request: pb.WatchIngestionRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.WatchIngestionResponse]:
-        """Poll an ingestion's row and stream its changes until it ends."""
+        """Poll an ingestion's row and stream its changes until it, or its revert, ends."""
         ingestion_id = convert_ingestion.read_ingestion_id(request.ingestion_id)
         call = current_call()
         seen = None
@@ -229,12 +234,49 @@ class IngestionServicer(ingestion_service_pb2_grpc.IngestionServiceServicer):
                     ingestion=convert_ingestion.write_ingestion(ingestion)
                 )
                 seen = ingestion
-            if ingestion.has_ended:
+            if ingestion.is_at_rest:
                 return
             if self._stopping.wait(_POLL_SECONDS):
                 raise shutting_down()
             call.raise_if_cancelled()
             call.raise_if_expired()
+
+    def CancelIngestion(
+        self, request: pb.CancelIngestionRequest, context: grpc.ServicerContext
+    ) -> pb.CancelIngestionResponse:
+        """End an ingestion before its last row."""
+        call = current_call()
+        request_id, ingestion_id = convert_ingestion.read_undo(request)
+        ingestion = cancel_ingestion(
+            self._database,
+            ingestion_id,
+            request_id,
+            self._clock.moment(),
+            call.principal,
+            owns_all=_ADMIN_SCOPE in call.scopes,
+        )
+        return pb.CancelIngestionResponse(ingestion=convert_ingestion.write_ingestion(ingestion))
+
+    def RevertIngestion(
+        self, request: pb.RevertIngestionRequest, context: grpc.ServicerContext
+    ) -> pb.RevertIngestionResponse:
+        """Let the workers take back the rows of an ingestion."""
+        call = current_call()
+        request_id, ingestion_id = convert_ingestion.read_undo(request)
+        _require_update_scope(get_ingestion(self._database, ingestion_id).on_existing, "")
+        ingestion = revert_ingestion(
+            self._database,
+            ingestion_id,
+            request_id,
+            self._clock.moment(),
+            call.principal,
+            owns_all=_ADMIN_SCOPE in call.scopes,
+        )
+        kept = list_row_errors(self._database, ingestion_id, None, FIRST_ROW_ERRORS, ["KEPT"])
+        return pb.RevertIngestionResponse(
+            ingestion=convert_ingestion.write_ingestion(ingestion),
+            kept_rows=[convert_ingestion.write_row_error(each) for each in kept],
+        )
 
     def ListRowErrors(
         self, request: pb.ListRowErrorsRequest, context: grpc.ServicerContext

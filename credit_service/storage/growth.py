@@ -32,6 +32,9 @@ GROWTH: Final[Mapping[str, Growth]] = {
     "referrals": Growth("each decision that was referred", "kept, as the decision is"),
     "score_history": Growth("each change of a customer's score", _KEPT),
     "fact_changes": Growth("each fact that an import or UpdateCustomer changed", _KEPT),
+    "removed_customers": Growth(
+        "each customer that a revert removed", "a later import of the customer's id"
+    ),
     "ingestions": Growth("each ingestion", "kept, with its counts"),
     "credit_scores": Growth("each customer", _ONE_ROW),
     "contested_customers": Growth("each customer whose id an import gave to another", _ONE_ROW),
@@ -65,8 +68,9 @@ GROWTH: Final[Mapping[str, Growth]] = {
         "`CREDIT_SOURCE_RETENTION_DAYS` after the end of the ingestion",
     ),
     "row_errors": Growth(
-        "each error of a row; of an ingestion, the errors of about 2,00,000 rows at most",
-        "`CREDIT_ROW_ERROR_RETENTION_DAYS` after the end of the ingestion",
+        "each error of a row; of an ingestion, the errors of about 3,00,000 rows at most",
+        "`CREDIT_ROW_ERROR_RETENTION_DAYS` after the end of the ingestion, or the request of its"
+        " revert",
     ),
 }
 """How each table is bounded, by its name."""

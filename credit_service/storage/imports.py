@@ -47,8 +47,13 @@ _FORMER_HOLDERS = """SELECT phone_number, customer_id FROM former_phone_numbers
     WHERE phone_number = ANY(%s::text[])"""
 _INSERT_PHONE_NUMBERS = "COPY phone_numbers (phone_number, customer_id) FROM STDIN"
 _RELEASE_PHONE_NUMBERS = "DELETE FROM phone_numbers WHERE phone_number = ANY(%s::text[])"
-_INSERT_CUSTOMERS = f"""COPY customers ({", ".join(CUSTOMER_FACTS)}, limit_set, imported,
-    created_at, position_as_of, position_valid_until) FROM STDIN"""
+_INSERT_CUSTOMERS = f"""COPY customers ({", ".join(CUSTOMER_FACTS)}, limit_set, ingestion_row,
+    ingestion_id, imported, created_at, position_as_of, position_valid_until) FROM STDIN"""
+_REMOVED = "SELECT customer_id FROM removed_customers WHERE customer_id = ANY(%s)"
+_CONTINUE_REMOVED = """UPDATE customers c SET version = r.version + 1, event_seq = r.event_seq
+    FROM removed_customers r
+    WHERE c.customer_id = ANY(%s) AND r.customer_id = c.customer_id"""
+_FORGET_REMOVED = "DELETE FROM removed_customers WHERE customer_id = ANY(%s)"
 
 
 class StoredFacts(NamedTuple):
@@ -69,14 +74,16 @@ class NewLimit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The source of changed facts: the ingestion, its principal, and the time."""
+    """The source of changed facts: the ingestion, the principal that sent or reverted it, and the
+    time."""
 
     ingestion_id: UUID
     principal: str
     now: datetime
 
 
-def _values(origin: Origin) -> dict[str, Any]:
+def values_of(origin: Origin) -> dict[str, Any]:
+    """Return the values of the statements that change facts."""
     return {
         "ingestion_id": origin.ingestion_id,
         "principal": origin.principal,
@@ -104,40 +111,59 @@ def _changed(facts: Sequence[tuple[str, bool]], columns: str, join: str) -> str:
 _CHANGES = """json_agg(json_build_object('fact', fact,
             'old', CASE WHEN shown THEN old_value END, 'new', CASE WHEN shown THEN new_value END)
             ORDER BY place)"""
+_PREVIOUS = "b.ingestion_id AS previous_id, b.ingestion_row AS previous_row"
 # Events show no personal data.
-_FACTS_OF_CUSTOMERS = (
+FACTS_OF_CUSTOMERS = (
     *((name, name == "approved_limit_paise") for name in CUSTOMER_FACTS[1:]),
     ("limit_set", True),
 )
-_UPDATE_CUSTOMERS = f"""
-    WITH n AS (
-        SELECT * FROM unnest(%(customer_id)s::bigint[], %(first_name)s::text[],
-            %(last_name)s::text[], %(age)s::smallint[], %(monthly_income_paise)s::bigint[],
-            %(phone_number)s::text[], %(approved_limit_paise)s::bigint[], %(limit_set)s::bool[])
-            AS n ({", ".join(CUSTOMER_FACTS)}, limit_set)
+"""The facts of a customer whose changes are recorded, and whether events show the values."""
+
+
+def customers_update(new: str, of_payload: str = "") -> str:
+    """Return the statement that replaces facts of customers by the rows of the query `new`, whose
+    columns are the id, FACTS_OF_CUSTOMERS, ingestion_id and ingestion_row; `of_payload` is added to
+    its events.
+    """
+    columns = f"customer_id, u.event_seq, u.version, {_PREVIOUS}"
+    return f"""
+    WITH n AS ({new}
     ), b AS MATERIALIZED (
         SELECT c.* FROM customers c JOIN n USING (customer_id)
     ), u AS (
         UPDATE customers c SET version = version + 1, event_seq = event_seq + 1,
             first_name = n.first_name, last_name = n.last_name, age = n.age,
             monthly_income_paise = n.monthly_income_paise, phone_number = n.phone_number,
-            approved_limit_paise = n.approved_limit_paise, limit_set = n.limit_set
+            approved_limit_paise = n.approved_limit_paise, limit_set = n.limit_set,
+            ingestion_id = n.ingestion_id, ingestion_row = n.ingestion_row
         FROM n WHERE c.customer_id = n.customer_id
         RETURNING c.*
-    ), {_changed(_FACTS_OF_CUSTOMERS, "customer_id, u.event_seq, u.version", "customer_id")}, e AS (
+    ), {_changed(FACTS_OF_CUSTOMERS, columns, "customer_id")}, e AS (
         INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload,
             traceparent)
         SELECT customer_id, event_seq, 'customer_updated', version, %(now)s, json_build_object(
-            'ingestion_id', %(ingestion_id)s::uuid, 'changes', {_CHANGES}), %(traceparent)s::text
+            'ingestion_id', %(ingestion_id)s::uuid, 'changes', {_CHANGES}{of_payload}),
+            %(traceparent)s::text
         FROM changed GROUP BY customer_id, event_seq, version
     ), f AS (
         INSERT INTO fact_changes (customer_id, event_seq, fact, old_value, new_value, principal,
-            ingestion_id, changed_at)
+            ingestion_id, changed_at, previous_ingestion_id, previous_ingestion_row)
         SELECT customer_id, event_seq, fact, old_value, new_value, %(principal)s,
-            %(ingestion_id)s, %(now)s
+            %(ingestion_id)s, %(now)s, previous_id, previous_row
         FROM changed
     )
     SELECT array_agg(customer_id) FROM u WHERE current_debt_paise > approved_limit_paise"""
+
+
+_UPDATE_CUSTOMERS = customers_update(
+    f"""
+        SELECT n.*, %(ingestion_id)s::uuid AS ingestion_id
+        FROM unnest(%(customer_id)s::bigint[], %(first_name)s::text[],
+            %(last_name)s::text[], %(age)s::smallint[], %(monthly_income_paise)s::bigint[],
+            %(phone_number)s::text[], %(approved_limit_paise)s::bigint[], %(limit_set)s::bool[],
+            %(row_number)s::bigint[]) AS n ({", ".join(CUSTOMER_FACTS)}, limit_set,
+            ingestion_row)"""
+)
 
 
 def known_customers(connection: Connection, ids: Array, *, lock: bool) -> tuple[Array, Array]:
@@ -225,27 +251,44 @@ def former_holders(
 def insert_customers(
     connection: Connection,
     customers: Sequence[CustomerFacts],
+    row_numbers: Sequence[int],
     limits: Sequence[NewLimit],
-    created_at: datetime,
+    origin: Origin,
     position_day: str,
     position_valid_until: str,
 ) -> None:
     """Insert customers without loans, with these limits instead of those in their facts, in order
-    of id.
+    of id. `row_numbers`, theirs in the source, and `limits` are in the order of `customers`.
 
     The days are those of an empty position, in ISO format.
 
     Raises psycopg.Error, a unique violation, if an id or a phone number was taken meanwhile.
     """
     _take_phone_numbers(connection, customers)
-    rest = f"t\t{created_at.isoformat()}\t{position_day}\t{position_valid_until}\n"
+    rest = (
+        f"{origin.ingestion_id}\tt\t{origin.now.isoformat()}\t{position_day}"
+        f"\t{position_valid_until}\n"
+    )
     lines = [
         f"{facts[0]}\t{_escaped(facts[1])}\t{_escaped(facts[2])}\t{facts[3]}\t{facts[4]}\t{facts[5]}\t"
-        f"{limit.paise}\t{'t' if limit.limit_set else 'f'}\t{rest}"
-        for facts, limit in sorted(zip(customers, limits, strict=True), key=lambda pair: pair[0][0])
+        f"{limit.paise}\t{'t' if limit.limit_set else 'f'}\t{row_number}\t{rest}"
+        for facts, row_number, limit in sorted(
+            zip(customers, row_numbers, limits, strict=True), key=lambda each: each[0][0]
+        )
     ]
-    with driver_cursor(connection).copy(_INSERT_CUSTOMERS) as copy:
+    cursor = driver_cursor(connection)
+    with cursor.copy(_INSERT_CUSTOMERS) as copy:
         copy.write("".join(lines))
+    _continue_removed(cursor, np.array([facts[0] for facts in customers], np.int64))
+
+
+def _continue_removed(cursor: Any, ids: Array) -> None:
+    """Let customers that a revert had removed continue their versions and numbers of events."""
+    rows = cursor.execute(_REMOVED, (Bigints(ids),), binary=True).fetchall()
+    if rows:
+        removed = Bigints(np.array([row[0] for row in rows], np.int64))
+        cursor.execute(_CONTINUE_REMOVED, (removed,))
+        cursor.execute(_FORGET_REMOVED, (removed,))
 
 
 def _take_phone_numbers(connection: Connection, customers: Sequence[CustomerFacts]) -> None:
@@ -262,32 +305,51 @@ def _escaped(name: str) -> str:
 def update_customers(
     connection: Connection,
     customers: Sequence[CustomerFacts],
+    row_numbers: Sequence[int],
     limits: Sequence[NewLimit],
     old_phone_numbers: Sequence[str],
     origin: Origin,
 ) -> list[int]:
-    """Replace facts of locked customers, each of which differs from what is stored. `limits`, which
-    replace those in the facts, and `old_phone_numbers`, the stored ones, are in the same order.
-    Record each changed fact and write it as an event. Return the customers whose debt then exceeds
-    their limit.
+    """Replace facts of locked customers, each of which differs from what is stored. `row_numbers`,
+    theirs in the source, `limits`, which replace those in the facts, and `old_phone_numbers`, the
+    stored ones, are in the same order. Record each changed fact and write it as an event. Return
+    the customers whose debt then exceeds their limit.
 
     Raises psycopg.Error, a unique violation, if a phone number was taken meanwhile.
     """
-    moved = [
-        (facts, old)
-        for facts, old in zip(customers, old_phone_numbers, strict=True)
-        if facts[5] != old
-    ]
-    if moved:
-        released = [old for _, old in moved]
-        driver_cursor(connection).execute(_RELEASE_PHONE_NUMBERS, (released,))
-        _take_phone_numbers(connection, [facts for facts, _ in moved])
+    move_phone_numbers(
+        connection,
+        [
+            (facts[0], old, facts[5])
+            for facts, old in zip(customers, old_phone_numbers, strict=True)
+        ],
+    )
     columns = (list(column) for column in zip(*customers, strict=True))
-    values = dict(zip(CUSTOMER_FACTS, columns, strict=True)) | _values(origin)
+    values = dict(zip(CUSTOMER_FACTS, columns, strict=True)) | values_of(origin)
+    values["row_number"] = list(row_numbers)
     values["approved_limit_paise"] = [limit.paise for limit in limits]
     values["limit_set"] = [limit.limit_set for limit in limits]
     found = driver_cursor(connection).execute(_UPDATE_CUSTOMERS, values).fetchone()
     return [] if found is None else found[0] or []
+
+
+def move_phone_numbers(
+    connection: Connection, moves: Sequence[tuple[int, str, str | None]]
+) -> None:
+    """Replace the phone numbers of customers, given as (customer id, old number, new number); a
+    new number of None only releases the old one.
+
+    Raises psycopg.Error, a unique violation, if a new number was taken meanwhile.
+    """
+    moved = [each for each in moves if each[1] != each[2]]
+    if not moved:
+        return
+    cursor = driver_cursor(connection)
+    cursor.execute(_RELEASE_PHONE_NUMBERS, ([old for _, old, _ in moved],))
+    lines = sorted(f"{new}\t{customer_id}\n" for customer_id, _, new in moved if new is not None)
+    if lines:
+        with cursor.copy(_INSERT_PHONE_NUMBERS) as copy:
+            copy.write("".join(lines))
 
 
 # --- Loans ----------------------------------------------------------------------------------------
@@ -405,7 +467,7 @@ def _binary_rows(facts: Array, ingestion_id: UUID, *, closed: bool) -> bytes:
     return rows.tobytes()
 
 
-_FACTS_OF_LOANS = tuple(
+FACTS_OF_LOANS = tuple(
     (name, True)
     for name in (
         "principal_paise",
@@ -419,33 +481,32 @@ _FACTS_OF_LOANS = tuple(
         "closed_on",
     )
 )
-# A customer's events are in order of the loan ids. They carry the version of the refreshed
-# position, which the same transaction writes next.
-_UPDATE_LOANS = f"""
-    WITH n AS (
-        SELECT * FROM unnest(%(customer_id)s::bigint[], %(loan_id)s::bigint[],
-            %(principal_paise)s::bigint[], %(annual_rate_bps)s::int[],
-            %(tenure_months)s::smallint[], %(installment_paise)s::bigint[],
-            %(emis_paid_on_time)s::smallint[], %(start_day)s::int[], %(end_day)s::int[],
-            %(installments_settled)s::smallint[], %(closed_day)s::int[], %(row_number)s::bigint[])
-            AS n (customer_id, loan_id, principal_paise, annual_rate_bps, tenure_months,
-            installment_paise, emis_paid_on_time, start_day, end_day, settled, closed_day,
-            row_number)
+"""The facts of a loan whose changes are recorded; events show the values."""
+
+
+def loans_update(new: str, of_payload: str = "") -> str:
+    """Return the statement that replaces facts of loans by the rows of the query `new`, whose
+    columns are the key, FACTS_OF_LOANS, ingestion_id and ingestion_row; `of_payload` is added to
+    its events.
+
+    A customer's events are in order of the loan ids. They carry the version of the refreshed
+    position, which the same transaction writes next.
+    """
+    columns = f"customer_id, loan_id, {_PREVIOUS}"
+    return f"""
+    WITH n AS ({new}
     ), b AS MATERIALIZED (
         SELECT l.* FROM loans l JOIN n USING (customer_id, loan_id)
     ), u AS (
         UPDATE loans l SET principal_paise = n.principal_paise, annual_rate_bps = n.annual_rate_bps,
             tenure_months = n.tenure_months, installment_paise = n.installment_paise,
-            emis_paid_on_time = n.emis_paid_on_time,
-            start_date = '2000-01-01'::date + (n.start_day - {POSTGRES_EPOCH_DAY}),
-            end_date = '2000-01-01'::date + (n.end_day - {POSTGRES_EPOCH_DAY}),
-            settled_at_import = n.settled, installments_settled = n.settled,
-            closed_on = '2000-01-01'::date
-                + (nullif(n.closed_day, %(no_day)s) - {POSTGRES_EPOCH_DAY}),
-            ingestion_id = %(ingestion_id)s, ingestion_row = n.row_number
+            emis_paid_on_time = n.emis_paid_on_time, start_date = n.start_date,
+            end_date = n.end_date, settled_at_import = n.installments_settled,
+            installments_settled = n.installments_settled, closed_on = n.closed_on,
+            ingestion_id = n.ingestion_id, ingestion_row = n.ingestion_row
         FROM n WHERE l.customer_id = n.customer_id AND l.loan_id = n.loan_id
         RETURNING l.*
-    ), {_changed(_FACTS_OF_LOANS, "customer_id, loan_id", "customer_id, loan_id")}, updates AS (
+    ), {_changed(FACTS_OF_LOANS, columns, "customer_id, loan_id")}, updates AS (
         SELECT customer_id, loan_id, {_CHANGES} AS changes,
             row_number() OVER (PARTITION BY customer_id ORDER BY loan_id) AS place
         FROM changed GROUP BY customer_id, loan_id
@@ -459,15 +520,36 @@ _UPDATE_LOANS = f"""
             traceparent)
         SELECT customer_id, seq_before + place, 'loan_updated', version, %(now)s,
             json_build_object('loan_id', loan_id, 'ingestion_id', %(ingestion_id)s::uuid,
-                'changes', changes), %(traceparent)s::text
+                'changes', changes{of_payload}), %(traceparent)s::text
         FROM updates JOIN c USING (customer_id)
     )
     INSERT INTO fact_changes (customer_id, event_seq, fact, loan_id, old_value, new_value,
-        principal, ingestion_id, changed_at)
+        principal, ingestion_id, changed_at, previous_ingestion_id, previous_ingestion_row)
     SELECT customer_id, seq_before + updates.place, fact, loan_id, old_value, new_value,
-        %(principal)s, %(ingestion_id)s, %(now)s
-    FROM changed JOIN updates USING (customer_id, loan_id) JOIN c USING (customer_id)
-"""
+        %(principal)s, %(ingestion_id)s, %(now)s, previous_id, previous_row
+    FROM changed JOIN updates USING (customer_id, loan_id) JOIN c USING (customer_id)"""
+
+
+def _date(day: str) -> str:
+    return f"'2000-01-01'::date + ({day} - {POSTGRES_EPOCH_DAY})"
+
+
+_UPDATE_LOANS = loans_update(
+    f"""
+        SELECT customer_id, loan_id, principal_paise, annual_rate_bps, tenure_months,
+            installment_paise, emis_paid_on_time, {_date("start_day")} AS start_date,
+            {_date("end_day")} AS end_date, installments_settled,
+            {_date("nullif(closed_day, %(no_day)s)")} AS closed_on,
+            %(ingestion_id)s::uuid AS ingestion_id, ingestion_row
+        FROM unnest(%(customer_id)s::bigint[], %(loan_id)s::bigint[],
+            %(principal_paise)s::bigint[], %(annual_rate_bps)s::int[],
+            %(tenure_months)s::smallint[], %(installment_paise)s::bigint[],
+            %(emis_paid_on_time)s::smallint[], %(start_day)s::int[], %(end_day)s::int[],
+            %(installments_settled)s::smallint[], %(closed_day)s::int[], %(row_number)s::bigint[])
+            AS n (customer_id, loan_id, principal_paise, annual_rate_bps, tenure_months,
+            installment_paise, emis_paid_on_time, start_day, end_day, installments_settled,
+            closed_day, ingestion_row)"""
+)
 
 
 def update_loans(connection: Connection, facts: Array, no_day: int, origin: Origin) -> None:
@@ -479,7 +561,7 @@ def update_loans(connection: Connection, facts: Array, no_day: int, origin: Orig
     """
     values: Mapping[str, Any] = {
         "no_day": no_day,
-        **_values(origin),
+        **values_of(origin),
         **{name: facts[name].tolist() for name in facts.dtype.names or ()},
     }
     driver_cursor(connection).execute(_UPDATE_LOANS, values)

@@ -19,15 +19,16 @@ from credit_service.spreadsheets.columns import Kind
 from credit_service.storage.arrays import Bigints, driver_cursor
 from credit_service.storage.database import Database
 
-State = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
+State = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "REVERTING", "REVERTED"]
 OnExisting = Literal["SKIP", "UPDATE"]
 SourceKind = Literal["STREAM", "UPLOAD"]
-RowOutcome = Literal["REJECTED", "SKIPPED"]
+RowOutcome = Literal["REJECTED", "SKIPPED", "KEPT"]
 PartState = Literal["KEPT", "DELETING", "DELETED"]
 """What is left of an ingestion's rows in another table: DELETING from the first deleted row on."""
 
 SUCCEEDED: State = "SUCCEEDED"
 FAILED: State = "FAILED"
+CANCELLED: State = "CANCELLED"
 
 ABANDONED = "ABANDONED"
 SOURCE_FAILED = "SOURCE_FAILED"
@@ -128,11 +129,33 @@ class Ingestion:
     # An upload's bytes, and the digests of a stream's rows.
     source_state: PartState
     row_errors_state: PartState
+    # Whether it can be reverted; False for those of earlier releases.
+    is_traced: bool = True
+    cancel_request_id: UUID | None = None
+    revert_request_id: UUID | None = None
+    reverted_by: str | None = None
+    revert_requested_at: datetime | None = None
+    reverted_at: datetime | None = None
+    # The revert has finished the customers with ids up to here.
+    reverted_until: int = 0
+    rows_removed: int = 0
+    rows_restored: int = 0
+    rows_kept: int = 0
 
     @property
     def has_ended(self) -> bool:
         """Whether it accepts no more rows."""
         return self.state not in ("QUEUED", "RUNNING")
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no stream, worker or revert is working on it."""
+        return self.has_ended and self.state != "REVERTING"
+
+    @property
+    def wrote_rows(self) -> bool:
+        """Whether it inserted or updated rows."""
+        return not self.validate_only and bool(self.inserted or self.updated)
 
     @property
     def is_file_expired(self) -> bool:
@@ -142,12 +165,14 @@ class Ingestion:
     @property
     def is_row_errors_expired(self) -> bool:
         """Whether it had row errors, which were deleted at the end of their retention."""
-        return self.row_errors_state != "KEPT" and bool(self.rejected or self.skipped)
+        listed = self.rejected or self.skipped or self.rows_kept
+        return self.row_errors_state != "KEPT" and bool(listed)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRowError:
-    """Why a row was not stored; `error_number` counts from 1 within the row.
+    """Why a row was not stored, or not taken back by a revert; `error_number` counts from 1 within
+    the row.
 
     `column_header`, set when the error is read, is the column's header in the uploaded file; empty
     if unknown.
@@ -171,10 +196,11 @@ _CREATE = text(
     """
     INSERT INTO ingestions (ingestion_id, kind, source, filename, on_existing, validate_only, state,
         import_day, size_bytes, sha256, date_order, created_at, started_at, principal,
-        sheet, ignored_columns, unread_sheets, column_headers, max_limit_paise)
+        sheet, ignored_columns, unread_sheets, column_headers, max_limit_paise, is_traced)
     VALUES (:ingestion_id, :kind, :source, :filename, :on_existing, :validate_only, :state,
         :import_day, :size_bytes, :sha256, :date_order, :now, :started_at, :principal,
-        :sheet, :ignored_columns, :unread_sheets, CAST(:column_headers AS json), :max_limit_paise)
+        :sheet, :ignored_columns, :unread_sheets, CAST(:column_headers AS json), :max_limit_paise,
+        true)
     ON CONFLICT (ingestion_id) DO NOTHING
     """
 )
@@ -219,7 +245,8 @@ _END = text(
     f"""
     UPDATE ingestions SET state = :state, finished_at = :now, total_rows = :total_rows,
         error_code = :error_code, error_message = :error_message,
-        customers_over_limit = CASE WHEN NOT validate_only THEN :over_limit END
+        customers_over_limit = CASE WHEN NOT validate_only THEN :over_limit END,
+        cancel_request_id = :cancel_request_id
     WHERE ingestion_id = :ingestion_id
     RETURNING {_COLUMNS}
     """
@@ -234,6 +261,30 @@ _RESUME = text(
             AND keys_state = 'KEPT' AND source_state = 'KEPT'))
     RETURNING {_COLUMNS}
     """
+)
+_OF_REQUEST = text(
+    """SELECT ingestion_id FROM ingestions
+    WHERE cancel_request_id = :request_id OR revert_request_id = :request_id"""
+)
+_BEGIN_REVERT = text(
+    f"""
+    UPDATE ingestions SET state = 'REVERTING', revert_request_id = :request_id,
+        reverted_by = :principal, revert_requested_at = :now
+    WHERE ingestion_id = :ingestion_id
+    RETURNING {_COLUMNS}
+    """
+)
+_ADVANCE_REVERT = text(
+    f"""
+    UPDATE ingestions SET reverted_until = :until, rows_removed = rows_removed + :removed,
+        rows_restored = rows_restored + :restored, rows_kept = rows_kept + :kept
+    WHERE ingestion_id = :ingestion_id
+    RETURNING {_COLUMNS}
+    """
+)
+_END_REVERT = text(
+    f"""UPDATE ingestions SET state = 'REVERTED', reverted_at = :now
+    WHERE ingestion_id = :ingestion_id RETURNING {_COLUMNS}"""
 )
 _LOCK_SILENT = text(
     f"""
@@ -366,8 +417,9 @@ def end(
     *,
     total_rows: int | None,
     error: tuple[str, str] | None = None,
+    cancel_request_id: UUID | None = None,
 ) -> Ingestion:
-    """End an ingestion, with (code, message) if it failed."""
+    """End an ingestion, with (code, message) if it failed, and the request if it was cancelled."""
     code, message = error or (None, None)
     return _exactly_one(
         connection,
@@ -380,6 +432,7 @@ def end(
             "error_code": code,
             "error_message": message,
             "over_limit": _over_limit(connection, ingestion_id),
+            "cancel_request_id": cancel_request_id,
         },
     )
 
@@ -396,6 +449,33 @@ def _over_limit(connection: Connection, ingestion_id: UUID) -> int:
     ids = Bigints(np.array([row[0] for row in found], np.int64))
     row = cursor.execute(_COUNT_OVER_LIMIT, (ids,), binary=True).fetchone()
     return 0 if row is None else int(row[0])
+
+
+def request_is_used(connection: Connection, request_id: UUID) -> bool:
+    """Return whether a request with that id cancelled or reverted an ingestion."""
+    return connection.execute(_OF_REQUEST, {"request_id": request_id}).first() is not None
+
+
+def begin_revert(
+    connection: Connection, ingestion_id: UUID, request_id: UUID, principal: str, moment: Moment
+) -> Ingestion:
+    """Mark an ended, locked ingestion as being reverted."""
+    values = {"request_id": request_id, "principal": principal, "now": moment.now}
+    return _exactly_one(connection, _BEGIN_REVERT, values | {"ingestion_id": ingestion_id})
+
+
+def advance_revert(
+    connection: Connection, ingestion_id: UUID, until: int, removed: int, restored: int, kept: int
+) -> Ingestion:
+    """Add the counts of rows of the customers with ids up to `until`."""
+    values = {"until": until, "removed": removed, "restored": restored, "kept": kept}
+    return _exactly_one(connection, _ADVANCE_REVERT, values | {"ingestion_id": ingestion_id})
+
+
+def end_revert(connection: Connection, ingestion_id: UUID, moment: Moment) -> Ingestion:
+    """Mark an ingestion as reverted."""
+    values = {"ingestion_id": ingestion_id, "now": moment.now}
+    return _exactly_one(connection, _END_REVERT, values)
 
 
 def resume(connection: Connection, ingestion_id: UUID) -> Ingestion | None:

@@ -37,7 +37,8 @@ class Retention:
     """Days for which rows are kept; 0 keeps them forever.
 
     Request records, events and discrepancies are kept from their creation, parked tasks from their
-    parking, sources and row errors from the end of their ingestion.
+    parking, sources from the end of their ingestion, row errors too, or from the request of its
+    revert.
     """
 
     requests: float = 400
@@ -232,16 +233,18 @@ class _Table:
 
 
 class _OfIngestions(_Expiring):
-    """Rows that expire `days` after the end of their ingestion.
+    """Rows that expire `days` after the end of their ingestion, or after the time `since`.
 
     `state` is the column of `ingestions` that names what is left of them. A stream that can be
     resumed keeps them.
     """
 
-    def __init__(self, state: str, days: float, tables: Sequence[_Table]) -> None:
+    def __init__(
+        self, state: str, days: float, tables: Sequence[_Table], *, since: str = "finished_at"
+    ) -> None:
         super().__init__(tables[0].name, days)
         self._tables = tables
-        expired = f"{_HAS_ENDED} AND finished_at < {_CUTOFF}" if days else _HAS_ENDED
+        expired = f"{_HAS_ENDED} AND {since} < {_CUTOFF}" if days else _HAS_ENDED
         self._find = text(
             f"""SELECT ingestion_id FROM ingestions WHERE {state} <> 'DELETED' AND {expired}
             ORDER BY finished_at LIMIT 1"""
@@ -255,8 +258,8 @@ class _OfIngestions(_Expiring):
             f"UPDATE ingestions SET {state} = 'DELETED' WHERE ingestion_id = :ingestion_id"
         )
         self._oldest = Statement(
-            f"""SELECT extract(epoch FROM now() - min(finished_at)), extract(epoch FROM now() - min(
-                greatest(finished_at + :days * interval '1 day',
+            f"""SELECT extract(epoch FROM now() - min({since})), extract(epoch FROM now() - min(
+                greatest({since} + :days * interval '1 day',
                     CASE WHEN {_RESUMABLE} THEN {_RESUMABLE_UNTIL} END)))
             FROM ingestions WHERE {state} <> 'DELETED' AND finished_at IS NOT NULL"""
         )
@@ -314,7 +317,13 @@ class Deletion:
         errors = _Table("row_errors", "row_offset", "error_number")
         expiring = (
             _OfIngestions("source_state", retention.sources, [chunks, batches]),
-            _OfIngestions("row_errors_state", retention.row_errors, [errors]),
+            _OfIngestions(
+                "row_errors_state",
+                retention.row_errors,
+                [errors],
+                # A revert lists the rows that it kept.
+                since="coalesce(revert_requested_at, finished_at)",
+            ),
             _Timed("requests", "created_at", retention.requests),
             _Events("events", retention.events),
             _Timed("tasks", "due_at", retention.parked_tasks, "state = 'PARKED'"),

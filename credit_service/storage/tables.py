@@ -131,6 +131,10 @@ customers = Table(
     # Whether an import or a caller set the limit. Servers of the previous release set limits
     # without it: a limit that differs from the rule counts as set, see domain.customers.
     Column("limit_set", Boolean, nullable=False, server_default=false()),
+    # The ingestion that inserted or last updated the customer, and the row's number in that source;
+    # null for a registered customer, and for those stored by servers of an earlier release.
+    Column("ingestion_id", Uuid, nullable=True),
+    Column("ingestion_row", BigInteger, nullable=True),
     CheckConstraint("customer_id > 0", "customer_id_positive"),
     # Rows older than the separation of ids have imported ids up to 10^15, and issued ones below it.
     CheckConstraint(
@@ -722,7 +726,8 @@ credit_scores = Table(
 score_history = Table(
     "score_history",
     metadata,
-    Column("customer_id", BigInteger, ForeignKey("customers.customer_id"), nullable=False),
+    # Without a foreign key: it stays when a revert removes the customer.
+    Column("customer_id", BigInteger, nullable=False),
     # The number of the customer's score_changed event.
     Column("event_seq", BigInteger, nullable=False),
     Column("score", SmallInteger, nullable=False),
@@ -744,7 +749,8 @@ score_history = Table(
 fact_changes = Table(
     "fact_changes",
     metadata,
-    Column("customer_id", BigInteger, ForeignKey("customers.customer_id"), nullable=False),
+    # Without a foreign key: it stays when a revert removes the customer.
+    Column("customer_id", BigInteger, nullable=False),
     # The number of the customer's event about it.
     Column("event_seq", BigInteger, nullable=False),
     # Its column in customers or loans.
@@ -759,9 +765,27 @@ fact_changes = Table(
     # They are never deleted.
     Column("ingestion_id", Uuid, nullable=True),
     _timestamp("changed_at"),
+    # The ingestion and the row number that the customer or loan had before the change. The same
+    # ingestion twice: a revert of that ingestion.
+    Column("previous_ingestion_id", Uuid, nullable=True),
+    Column("previous_ingestion_row", BigInteger, nullable=True),
     PrimaryKeyConstraint("customer_id", "event_seq", "fact"),
     CheckConstraint("old_value IS DISTINCT FROM new_value", "value_changed"),
     Index(None, "ingestion_id"),
+    info=WITH_CUSTOMER,
+)
+
+# The imported customers that a revert removed. A later import of the same id continues the version
+# and the numbers of events: older events and cache entries of that id may still exist.
+removed_customers = Table(
+    "removed_customers",
+    metadata,
+    Column("customer_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("version", BigInteger, nullable=False),
+    Column("event_seq", BigInteger, nullable=False),
+    # The reverted ingestion.
+    Column("ingestion_id", Uuid, nullable=False),
+    _timestamp("removed_at"),
     info=WITH_CUSTOMER,
 )
 
@@ -835,12 +859,43 @@ ingestions = Table(
     _part_state("keys_state"),
     _part_state("source_state"),
     _part_state("row_errors_state"),
+    # Whether it can be reverted: its rows refer to it, and changed facts to what was there before.
+    # False for the ingestions of earlier releases.
+    Column("is_traced", Boolean, nullable=False, server_default=false()),
+    # The requests that cancelled and reverted it.
+    Column("cancel_request_id", Uuid, nullable=True),
+    Column("revert_request_id", Uuid, nullable=True),
+    Column("reverted_by", Text, nullable=True),
+    _timestamp("revert_requested_at", nullable=True),
+    _timestamp("reverted_at", nullable=True),
+    # The revert has finished the customers with ids up to here.
+    Column("reverted_until", BigInteger, nullable=False, server_default=text("0")),
+    # Rows that the revert removed, restored, and could not take back.
+    Column("rows_removed", BigInteger, nullable=False, server_default=text("0")),
+    Column("rows_restored", BigInteger, nullable=False, server_default=text("0")),
+    Column("rows_kept", BigInteger, nullable=False, server_default=text("0")),
+    UniqueConstraint("cancel_request_id"),
+    UniqueConstraint("revert_request_id"),
     CheckConstraint("kind IN ('CUSTOMERS', 'LOANS')", "kind_known"),
     CheckConstraint("source IN ('STREAM', 'UPLOAD')", "source_known"),
     CheckConstraint("on_existing IN ('SKIP', 'UPDATE')", "on_existing_known"),
     CheckConstraint("date_order IN ('DMY', 'MDY', 'YMD')", "date_order_known"),
     CheckConstraint(
-        "state IN ('QUEUED', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED')", "state_known"
+        "state IN ('QUEUED', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED', 'REVERTING',"
+        " 'REVERTED')",
+        "state_known",
+    ),
+    CheckConstraint(
+        "(state IN ('REVERTING', 'REVERTED')) = (revert_request_id IS NOT NULL)"
+        " AND (revert_request_id IS NULL) = (reverted_by IS NULL)"
+        " AND (revert_request_id IS NULL) = (revert_requested_at IS NULL)"
+        " AND (state = 'REVERTED') = (reverted_at IS NOT NULL)",
+        "revert_requested",
+    ),
+    CheckConstraint(
+        "rows_removed <= inserted AND rows_restored <= updated"
+        " AND rows_removed + rows_restored + rows_kept <= inserted + updated",
+        "reverted_once",
     ),
     CheckConstraint(
         "rows_read = inserted + updated + unchanged + skipped + rejected", "every_row_accounted"
@@ -928,7 +983,7 @@ row_errors = Table(
     metadata,
     Column("ingestion_id", Uuid, ForeignKey("ingestions.ingestion_id"), nullable=False),
     # Place of the row among the rows of the source, from 0. The client chooses a streamed row's
-    # number, which need not be unique.
+    # number, which need not be unique. Rows that a revert kept come after those of the source.
     Column("row_offset", BigInteger, nullable=False),
     # 1, 2 … within the row.
     Column("error_number", SmallInteger, nullable=False),
@@ -941,6 +996,6 @@ row_errors = Table(
     # The outcome of the row.
     Column("outcome", Text, nullable=False, server_default=text("'REJECTED'")),
     PrimaryKeyConstraint("ingestion_id", "row_offset", "error_number"),
-    CheckConstraint("outcome IN ('REJECTED', 'SKIPPED')", "outcome_known"),
+    CheckConstraint("outcome IN ('REJECTED', 'SKIPPED', 'KEPT')", "outcome_known"),
     info=LOCAL,
 )

@@ -160,15 +160,15 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     "fields": "kind,on_existing"}
     """
     ERROR_REASON_INGESTION_ENDED: _ErrorReason.ValueType  # 23
-    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has ended and accepts
-    no more rows. Use a new id.
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has ended: it
+    accepts no more rows and cannot be cancelled. Use a new id for further rows.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state":
     "SUCCEEDED"}
     """
     ERROR_REASON_INGESTION_NOT_ENDED: _ErrorReason.ValueType  # 24
     """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has not ended yet. Use
-    WatchIngestion to wait for its end.
+    WatchIngestion to wait for its end, or end it with CancelIngestion.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state": "RUNNING"}
     """
@@ -192,8 +192,8 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     Example metadata: {}
     """
     ERROR_REASON_INGESTION_IN_PROGRESS: _ErrorReason.ValueType  # 28
-    """ABORTED, with google.rpc.RetryInfo. Another stream is sending under the same ingestion id. Wait
-    for it to end, or resume after it breaks.
+    """ABORTED, with google.rpc.RetryInfo. Another stream is sending under the same ingestion id, or a
+    batch of it is being committed. Wait for it to end, or retry.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
     """
@@ -284,7 +284,8 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """
     ERROR_REASON_INGESTION_NOT_OWNED: _ErrorReason.ValueType  # 42
     """PERMISSION_DENIED. The ingestion belongs to another caller; only the caller that started it can
-    continue it. Generate an id of your own.
+    continue it, and only that caller or one with the scope admin can cancel or revert it. Generate
+    an id of your own for rows.
 
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
     """
@@ -457,6 +458,19 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
 
     Example metadata: {"fields": "as_of"}
     """
+    ERROR_REASON_INGESTION_ALREADY_REVERTED: _ErrorReason.ValueType  # 80
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. Another request already reverted the
+    ingestion, or its revert is in progress. GetIngestion returns the counts.
+
+    Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state": "REVERTED"}
+    """
+    ERROR_REASON_INGESTION_NOT_REVERTIBLE: _ErrorReason.ValueType  # 81
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. An earlier release ran the ingestion
+    and did not record which rows it inserted. Import a corrected file with on_existing UPDATE.
+
+    Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state":
+    "SUCCEEDED"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the reason in the google.rpc.ErrorInfo of every error, with domain
@@ -603,15 +617,15 @@ Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f",
 "fields": "kind,on_existing"}
 """
 ERROR_REASON_INGESTION_ENDED: ErrorReason.ValueType  # 23
-"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has ended and accepts
-no more rows. Use a new id.
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has ended: it
+accepts no more rows and cannot be cancelled. Use a new id for further rows.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state":
 "SUCCEEDED"}
 """
 ERROR_REASON_INGESTION_NOT_ENDED: ErrorReason.ValueType  # 24
 """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The ingestion has not ended yet. Use
-WatchIngestion to wait for its end.
+WatchIngestion to wait for its end, or end it with CancelIngestion.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state": "RUNNING"}
 """
@@ -635,8 +649,8 @@ server has used up its own retries. Nothing was stored. Retry the call.
 Example metadata: {}
 """
 ERROR_REASON_INGESTION_IN_PROGRESS: ErrorReason.ValueType  # 28
-"""ABORTED, with google.rpc.RetryInfo. Another stream is sending under the same ingestion id. Wait
-for it to end, or resume after it breaks.
+"""ABORTED, with google.rpc.RetryInfo. Another stream is sending under the same ingestion id, or a
+batch of it is being committed. Wait for it to end, or retry.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
 """
@@ -727,7 +741,8 @@ Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "offs
 """
 ERROR_REASON_INGESTION_NOT_OWNED: ErrorReason.ValueType  # 42
 """PERMISSION_DENIED. The ingestion belongs to another caller; only the caller that started it can
-continue it. Generate an id of your own.
+continue it, and only that caller or one with the scope admin can cancel or revert it. Generate
+an id of your own for rows.
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f"}
 """
@@ -899,4 +914,17 @@ ERROR_REASON_AS_OF_OUT_OF_RANGE: ErrorReason.ValueType  # 87
 score is known for today and earlier days.
 
 Example metadata: {"fields": "as_of"}
+"""
+ERROR_REASON_INGESTION_ALREADY_REVERTED: ErrorReason.ValueType  # 80
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. Another request already reverted the
+ingestion, or its revert is in progress. GetIngestion returns the counts.
+
+Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state": "REVERTED"}
+"""
+ERROR_REASON_INGESTION_NOT_REVERTIBLE: ErrorReason.ValueType  # 81
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. An earlier release ran the ingestion
+and did not record which rows it inserted. Import a corrected file with on_existing UPDATE.
+
+Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state":
+"SUCCEEDED"}
 """

@@ -502,6 +502,8 @@ class RowsIngested(message.Message):
     KIND_FIELD_NUMBER: builtins.int
     INSERTED_FIELD_NUMBER: builtins.int
     UPDATED_FIELD_NUMBER: builtins.int
+    REMOVED_FIELD_NUMBER: builtins.int
+    RESTORED_FIELD_NUMBER: builtins.int
     ingestion_id: builtins.str
     """Id of the ingestion (UUID). GetIngestion returns it in full."""
     kind: ingestion_pb2.IngestionKind.ValueType
@@ -510,6 +512,10 @@ class RowsIngested(message.Message):
     """Number of rows inserted by the ingestion so far."""
     updated: builtins.int
     """Number of rows updated by the ingestion so far."""
+    removed: builtins.int
+    """Number of inserted rows that RevertIngestion removed so far; 0 before a revert."""
+    restored: builtins.int
+    """Number of updated rows whose former facts RevertIngestion restored so far; 0 before a revert."""
     def __init__(
         self,
         *,
@@ -517,10 +523,12 @@ class RowsIngested(message.Message):
         kind: ingestion_pb2.IngestionKind.ValueType = ...,
         inserted: builtins.int = ...,
         updated: builtins.int = ...,
+        removed: builtins.int = ...,
+        restored: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["ingestion_id", b"ingestion_id", "inserted", b"inserted", "kind", b"kind", "updated", b"updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ingestion_id", b"ingestion_id", "inserted", b"inserted", "kind", b"kind", "removed", b"removed", "restored", b"restored", "updated", b"updated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -533,10 +541,13 @@ class CustomerUpdated(message.Message):
     INGESTION_ID_FIELD_NUMBER: builtins.int
     CHANGES_FIELD_NUMBER: builtins.int
     PRINCIPAL_FIELD_NUMBER: builtins.int
+    REVERTED_FIELD_NUMBER: builtins.int
     ingestion_id: builtins.str
     """Id of the ingestion (UUID). GetIngestion returns its principal. Empty for UpdateCustomer."""
     principal: builtins.str
     """Principal that called UpdateCustomer. Empty for an import, and for a caller without credentials."""
+    reverted: builtins.bool
+    """Whether RevertIngestion restored the facts from before the ingestion."""
     @builtins.property
     def changes(self) -> containers.RepeatedCompositeFieldContainer[FactChange]:
         """The facts that changed, at least one."""
@@ -547,10 +558,11 @@ class CustomerUpdated(message.Message):
         ingestion_id: builtins.str = ...,
         changes: abc.Iterable[FactChange] | None = ...,
         principal: builtins.str = ...,
+        reverted: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["changes", b"changes", "ingestion_id", b"ingestion_id", "principal", b"principal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["changes", b"changes", "ingestion_id", b"ingestion_id", "principal", b"principal", "reverted", b"reverted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -563,10 +575,13 @@ class LoanUpdated(message.Message):
     LOAN_ID_FIELD_NUMBER: builtins.int
     INGESTION_ID_FIELD_NUMBER: builtins.int
     CHANGES_FIELD_NUMBER: builtins.int
+    REVERTED_FIELD_NUMBER: builtins.int
     loan_id: builtins.int
     """Id of the loan within the customer's loans."""
     ingestion_id: builtins.str
     """Id of the ingestion (UUID). GetIngestion returns its principal."""
+    reverted: builtins.bool
+    """Whether RevertIngestion restored the facts from before the ingestion."""
     @builtins.property
     def changes(self) -> containers.RepeatedCompositeFieldContainer[FactChange]:
         """The facts that changed, at least one, including derived ones such as end_date."""
@@ -577,10 +592,11 @@ class LoanUpdated(message.Message):
         loan_id: builtins.int = ...,
         ingestion_id: builtins.str = ...,
         changes: abc.Iterable[FactChange] | None = ...,
+        reverted: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["changes", b"changes", "ingestion_id", b"ingestion_id", "loan_id", b"loan_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["changes", b"changes", "ingestion_id", b"ingestion_id", "loan_id", b"loan_id", "reverted", b"reverted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

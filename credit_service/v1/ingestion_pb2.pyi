@@ -151,7 +151,11 @@ class _IngestionStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Ingesti
     or SOURCE_FAILED can be resumed under its id; it is then RUNNING again.
     """
     INGESTION_STATE_CANCELLED: _IngestionState.ValueType  # 5
-    """Ended by an operator before its last row. The rows of committed batches stay stored."""
+    """Ended by CancelIngestion before its last row. The rows of committed batches stay stored."""
+    INGESTION_STATE_REVERTED: _IngestionState.ValueType  # 6
+    """Reverted: its rows were taken back, except those that `rows_kept` counts."""
+    INGESTION_STATE_REVERTING: _IngestionState.ValueType  # 7
+    """A worker takes its rows back; see RevertIngestion."""
 
 class IngestionState(_IngestionState, metaclass=_IngestionStateEnumTypeWrapper):
     """The state of an ingestion."""
@@ -169,7 +173,11 @@ INGESTION_STATE_FAILED: IngestionState.ValueType  # 4
 or SOURCE_FAILED can be resumed under its id; it is then RUNNING again.
 """
 INGESTION_STATE_CANCELLED: IngestionState.ValueType  # 5
-"""Ended by an operator before its last row. The rows of committed batches stay stored."""
+"""Ended by CancelIngestion before its last row. The rows of committed batches stay stored."""
+INGESTION_STATE_REVERTED: IngestionState.ValueType  # 6
+"""Reverted: its rows were taken back, except those that `rows_kept` counts."""
+INGESTION_STATE_REVERTING: IngestionState.ValueType  # 7
+"""A worker takes its rows back; see RevertIngestion."""
 
 class _IngestionErrorCode:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -258,9 +266,11 @@ class _RowOutcomeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_RowOutcome.
     """The row is invalid."""
     ROW_OUTCOME_SKIPPED: _RowOutcome.ValueType  # 2
     """The row's key is stored with other values, which were kept; see ON_EXISTING_SKIP."""
+    ROW_OUTCOME_KEPT: _RowOutcome.ValueType  # 3
+    """The row was stored, and RevertIngestion could not take it back."""
 
 class RowOutcome(_RowOutcome, metaclass=_RowOutcomeEnumTypeWrapper):
-    """The outcome of a row that was not stored."""
+    """The outcome of a row that was not stored, or not taken back."""
 
 ROW_OUTCOME_UNSPECIFIED: RowOutcome.ValueType  # 0
 """Never sent."""
@@ -268,6 +278,8 @@ ROW_OUTCOME_REJECTED: RowOutcome.ValueType  # 1
 """The row is invalid."""
 ROW_OUTCOME_SKIPPED: RowOutcome.ValueType  # 2
 """The row's key is stored with other values, which were kept; see ON_EXISTING_SKIP."""
+ROW_OUTCOME_KEPT: RowOutcome.ValueType  # 3
+"""The row was stored, and RevertIngestion could not take it back."""
 
 class _RowErrorCode:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -292,7 +304,7 @@ class _RowErrorCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_RowErrorC
     ROW_ERROR_CODE_PHONE_INVALID: _RowErrorCode.ValueType  # 7
     """Not a valid number in the numbering plan of its country."""
     ROW_ERROR_CODE_PHONE_TAKEN: _RowErrorCode.ValueType  # 8
-    """The phone number belongs to another customer."""
+    """The phone number belongs to another customer. For a row that a revert kept, the former one."""
     ROW_ERROR_CODE_DATE_INVALID: _RowErrorCode.ValueType  # 9
     """Not a date, or a date that does not exist."""
     ROW_ERROR_CODE_DATE_IN_FUTURE: _RowErrorCode.ValueType  # 10
@@ -349,9 +361,19 @@ class _RowErrorCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_RowErrorC
     """The row's approved limit or, without one, the limit computed from its income exceeds the
     maximum for imports (the server's setting CREDIT_MAX_IMPORTED_LIMIT_RUPEES).
     """
+    ROW_ERROR_CODE_PAYMENT_SINCE: _RowErrorCode.ValueType  # 33
+    """For a row that a revert kept: a payment of the loan is recorded here."""
+    ROW_ERROR_CODE_BOOKING_SINCE: _RowErrorCode.ValueType  # 34
+    """For a row that a revert kept: a loan or an offer was approved for the customer since the
+    ingestion wrote the row.
+    """
+    ROW_ERROR_CODE_CHANGE_SINCE: _RowErrorCode.ValueType  # 35
+    """For a row that a revert kept: a later import, or a caller, changed the record."""
+    ROW_ERROR_CODE_CUSTOMER_IN_USE: _RowErrorCode.ValueType  # 36
+    """For a row that a revert kept: the ingestion inserted the customer, who has loans or decisions."""
 
 class RowErrorCode(_RowErrorCode, metaclass=_RowErrorCodeEnumTypeWrapper):
-    """Why a row was rejected or skipped."""
+    """Why a row was rejected, skipped or not taken back."""
 
 ROW_ERROR_CODE_UNSPECIFIED: RowErrorCode.ValueType  # 0
 """Never sent."""
@@ -370,7 +392,7 @@ ROW_ERROR_CODE_TEXT_INVALID: RowErrorCode.ValueType  # 6
 ROW_ERROR_CODE_PHONE_INVALID: RowErrorCode.ValueType  # 7
 """Not a valid number in the numbering plan of its country."""
 ROW_ERROR_CODE_PHONE_TAKEN: RowErrorCode.ValueType  # 8
-"""The phone number belongs to another customer."""
+"""The phone number belongs to another customer. For a row that a revert kept, the former one."""
 ROW_ERROR_CODE_DATE_INVALID: RowErrorCode.ValueType  # 9
 """Not a date, or a date that does not exist."""
 ROW_ERROR_CODE_DATE_IN_FUTURE: RowErrorCode.ValueType  # 10
@@ -427,6 +449,16 @@ ROW_ERROR_CODE_LIMIT_ABOVE_CEILING: RowErrorCode.ValueType  # 30
 """The row's approved limit or, without one, the limit computed from its income exceeds the
 maximum for imports (the server's setting CREDIT_MAX_IMPORTED_LIMIT_RUPEES).
 """
+ROW_ERROR_CODE_PAYMENT_SINCE: RowErrorCode.ValueType  # 33
+"""For a row that a revert kept: a payment of the loan is recorded here."""
+ROW_ERROR_CODE_BOOKING_SINCE: RowErrorCode.ValueType  # 34
+"""For a row that a revert kept: a loan or an offer was approved for the customer since the
+ingestion wrote the row.
+"""
+ROW_ERROR_CODE_CHANGE_SINCE: RowErrorCode.ValueType  # 35
+"""For a row that a revert kept: a later import, or a caller, changed the record."""
+ROW_ERROR_CODE_CUSTOMER_IN_USE: RowErrorCode.ValueType  # 36
+"""For a row that a revert kept: the ingestion inserted the customer, who has loans or decisions."""
 
 @typing.final
 class Ingestion(message.Message):
@@ -463,6 +495,12 @@ class Ingestion(message.Message):
     CUSTOMERS_OVER_LIMIT_FIELD_NUMBER: builtins.int
     FILE_EXPIRED_FIELD_NUMBER: builtins.int
     ROW_ERRORS_EXPIRED_FIELD_NUMBER: builtins.int
+    ROWS_REMOVED_FIELD_NUMBER: builtins.int
+    ROWS_RESTORED_FIELD_NUMBER: builtins.int
+    ROWS_KEPT_FIELD_NUMBER: builtins.int
+    REVERT_REQUESTED_TIME_FIELD_NUMBER: builtins.int
+    REVERTED_TIME_FIELD_NUMBER: builtins.int
+    REVERTED_BY_FIELD_NUMBER: builtins.int
     ingestion_id: builtins.str
     """Id of the ingestion, a UUID chosen by the client."""
     kind: IngestionKind.ValueType
@@ -518,7 +556,19 @@ class Ingestion(message.Message):
     """
     row_errors_expired: builtins.bool
     """Whether the ingestion had row errors that are no longer kept. They are kept for 90 days after
-    the end (server setting). The counts stay.
+    the end or the request of the revert (server setting). The counts stay.
+    """
+    rows_removed: builtins.int
+    """Number of inserted rows that the revert removed so far."""
+    rows_restored: builtins.int
+    """Number of updated rows whose former facts the revert restored so far."""
+    rows_kept: builtins.int
+    """Number of inserted and updated rows that the revert could not take back so far. ListRowErrors
+    lists them with the outcome KEPT.
+    """
+    reverted_by: builtins.str
+    """Subject of the credentials of the caller who reverted it. Empty without a revert, or if the
+    server runs without authentication.
     """
     @builtins.property
     def created_time(self) -> timestamp_pb2.Timestamp:
@@ -530,7 +580,7 @@ class Ingestion(message.Message):
 
     @builtins.property
     def finished_time(self) -> timestamp_pb2.Timestamp:
-        """Time at which it ended. Unset while QUEUED or RUNNING."""
+        """Time at which reading ended. Unset while QUEUED or RUNNING."""
 
     @builtins.property
     def error(self) -> IngestionError:
@@ -548,6 +598,14 @@ class Ingestion(message.Message):
         """Other sheets of the workbook with the headers of customers or loans, at most 50. They were not
         read, because an ingestion reads one sheet. Send the file again for rows of the other kind.
         """
+
+    @builtins.property
+    def revert_requested_time(self) -> timestamp_pb2.Timestamp:
+        """Time of the request to revert it. Unset unless it is REVERTING or REVERTED."""
+
+    @builtins.property
+    def reverted_time(self) -> timestamp_pb2.Timestamp:
+        """Time at which the revert ended. Unset unless it is REVERTED."""
 
     def __init__(
         self,
@@ -579,10 +637,16 @@ class Ingestion(message.Message):
         customers_over_limit: builtins.int | None = ...,
         file_expired: builtins.bool = ...,
         row_errors_expired: builtins.bool = ...,
+        rows_removed: builtins.int = ...,
+        rows_restored: builtins.int = ...,
+        rows_kept: builtins.int = ...,
+        revert_requested_time: timestamp_pb2.Timestamp | None = ...,
+        reverted_time: timestamp_pb2.Timestamp | None = ...,
+        reverted_by: builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_customers_over_limit", b"_customers_over_limit", "_total_rows", b"_total_rows", "created_time", b"created_time", "customers_over_limit", b"customers_over_limit", "error", b"error", "finished_time", b"finished_time", "started_time", b"started_time", "total_rows", b"total_rows"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_customers_over_limit", b"_customers_over_limit", "_total_rows", b"_total_rows", "created_time", b"created_time", "customers_over_limit", b"customers_over_limit", "error", b"error", "finished_time", b"finished_time", "revert_requested_time", b"revert_requested_time", "reverted_time", b"reverted_time", "started_time", b"started_time", "total_rows", b"total_rows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_customers_over_limit", b"_customers_over_limit", "_total_rows", b"_total_rows", "committed_offset", b"committed_offset", "created_time", b"created_time", "customers_over_limit", b"customers_over_limit", "error", b"error", "file_expired", b"file_expired", "filename", b"filename", "finished_time", b"finished_time", "ignored_columns", b"ignored_columns", "ingestion_id", b"ingestion_id", "inserted", b"inserted", "kind", b"kind", "on_existing", b"on_existing", "principal", b"principal", "rejected", b"rejected", "row_errors_expired", b"row_errors_expired", "rows_read", b"rows_read", "sha256", b"sha256", "sheet", b"sheet", "skipped", b"skipped", "source", b"source", "started_time", b"started_time", "state", b"state", "total_rows", b"total_rows", "unchanged", b"unchanged", "unread_sheets", b"unread_sheets", "updated", b"updated", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_customers_over_limit", b"_customers_over_limit", "_total_rows", b"_total_rows", "committed_offset", b"committed_offset", "created_time", b"created_time", "customers_over_limit", b"customers_over_limit", "error", b"error", "file_expired", b"file_expired", "filename", b"filename", "finished_time", b"finished_time", "ignored_columns", b"ignored_columns", "ingestion_id", b"ingestion_id", "inserted", b"inserted", "kind", b"kind", "on_existing", b"on_existing", "principal", b"principal", "rejected", b"rejected", "revert_requested_time", b"revert_requested_time", "reverted_by", b"reverted_by", "reverted_time", b"reverted_time", "row_errors_expired", b"row_errors_expired", "rows_kept", b"rows_kept", "rows_read", b"rows_read", "rows_removed", b"rows_removed", "rows_restored", b"rows_restored", "sha256", b"sha256", "sheet", b"sheet", "skipped", b"skipped", "source", b"source", "started_time", b"started_time", "state", b"state", "total_rows", b"total_rows", "unchanged", b"unchanged", "unread_sheets", b"unread_sheets", "updated", b"updated", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__customers_over_limit: _TypeAlias = typing.Literal["customers_over_limit"]  # noqa: Y015
     _WhichOneofArgType__customers_over_limit: _TypeAlias = typing.Literal["_customers_over_limit", b"_customers_over_limit"]  # noqa: Y015
@@ -620,7 +684,7 @@ class IngestionError(message.Message):
 @typing.final
 class RowError(message.Message):
     """Why a row was not stored: one error of a rejected row, which can have several, or how a skipped
-    row differs from the stored record.
+    row differs from the stored record. Or why a revert did not take a stored row back.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -642,7 +706,7 @@ class RowError(message.Message):
     code: RowErrorCode.ValueType
     """The kind of error."""
     found: builtins.str
-    """The value found, as text, truncated to 200 characters. Formulas are returned unchanged:
+    """The value found, as text, truncated to 200 characters; of a kept row its key. Formulas are returned unchanged:
     neutralize them before writing them to a sheet.
     """
     expected: builtins.str
@@ -650,7 +714,7 @@ class RowError(message.Message):
     message: builtins.str
     """The complete error in a sentence for people."""
     outcome: RowOutcome.ValueType
-    """Outcome of the row: REJECTED or SKIPPED."""
+    """Outcome of the row."""
     column_header: builtins.str
     """Header of the column in the uploaded file, such as "Principal (INR)", truncated to 100
     characters. Empty for a streamed row, for an error of the whole row, and for files read by

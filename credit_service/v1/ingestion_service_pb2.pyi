@@ -488,6 +488,112 @@ class WatchIngestionResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class CancelIngestionRequest(message.Message):
+    """Request of CancelIngestion."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    INGESTION_ID_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """Required. UUID chosen by the client, neither nil nor max. Repeating the request with the same
+    id returns the ingestion.
+    """
+    ingestion_id: builtins.str
+    """Required. Id of the ingestion, a UUID."""
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        ingestion_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ingestion_id", b"ingestion_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CancelIngestionResponse(message.Message):
+    """Response of CancelIngestion."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    INGESTION_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def ingestion(self) -> ingestion_pb2.Ingestion:
+        """The ingestion: CANCELLED, or a later state if the request was repeated."""
+
+    def __init__(
+        self,
+        *,
+        ingestion: ingestion_pb2.Ingestion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["ingestion", b"ingestion"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ingestion", b"ingestion"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RevertIngestionRequest(message.Message):
+    """Request of RevertIngestion."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    INGESTION_ID_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """Required. UUID chosen by the client, neither nil nor max. Repeating the request with the same
+    id returns the ingestion in its current state.
+    """
+    ingestion_id: builtins.str
+    """Required. Id of the ingestion, a UUID."""
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        ingestion_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ingestion_id", b"ingestion_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RevertIngestionResponse(message.Message):
+    """Response of RevertIngestion."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    INGESTION_FIELD_NUMBER: builtins.int
+    KEPT_ROWS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def ingestion(self) -> ingestion_pb2.Ingestion:
+        """The ingestion: REVERTING, or REVERTED if there was nothing to take back or the request was
+        repeated.
+        """
+
+    @builtins.property
+    def kept_rows(self) -> containers.RepeatedCompositeFieldContainer[ingestion_pb2.RowError]:
+        """The first rows that the revert has kept so far, at most 100. ListRowErrors returns all of them
+        with the outcome KEPT.
+        """
+
+    def __init__(
+        self,
+        *,
+        ingestion: ingestion_pb2.Ingestion | None = ...,
+        kept_rows: abc.Iterable[ingestion_pb2.RowError] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["ingestion", b"ingestion"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ingestion", b"ingestion", "kept_rows", b"kept_rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class ListRowErrorsRequest(message.Message):
     """Request of ListRowErrors."""
 

@@ -81,6 +81,16 @@ class IngestionServiceStub:
                 request_serializer=credit__service_dot_v1_dot_ingestion__service__pb2.ListRowErrorsRequest.SerializeToString,
                 response_deserializer=credit__service_dot_v1_dot_ingestion__service__pb2.ListRowErrorsResponse.FromString,
                 _registered_method=True)
+        self.CancelIngestion = channel.unary_unary(
+                '/credit_service.v1.IngestionService/CancelIngestion',
+                request_serializer=credit__service_dot_v1_dot_ingestion__service__pb2.CancelIngestionRequest.SerializeToString,
+                response_deserializer=credit__service_dot_v1_dot_ingestion__service__pb2.CancelIngestionResponse.FromString,
+                _registered_method=True)
+        self.RevertIngestion = channel.unary_unary(
+                '/credit_service.v1.IngestionService/RevertIngestion',
+                request_serializer=credit__service_dot_v1_dot_ingestion__service__pb2.RevertIngestionRequest.SerializeToString,
+                response_deserializer=credit__service_dot_v1_dot_ingestion__service__pb2.RevertIngestionResponse.FromString,
+                _registered_method=True)
         self.DownloadAnnotatedWorkbook = channel.unary_stream(
                 '/credit_service.v1.IngestionService/DownloadAnnotatedWorkbook',
                 request_serializer=credit__service_dot_v1_dot_ingestion__service__pb2.DownloadAnnotatedWorkbookRequest.SerializeToString,
@@ -210,9 +220,10 @@ class IngestionServiceServicer:
 
     def ListRowErrors(self, request, context):
         """Lists the errors of an ingestion's rejected rows in row order and, if requested, how its
-        skipped rows differ from the stored records, one entry per skipped row. The service keeps about
-        100,000 rows of each; the counts include all. It keeps them for 90 days after the end of the
-        ingestion (server setting); then row_errors_expired is set.
+        skipped rows differ from the stored records, one entry per skipped row, and why RevertIngestion
+        kept rows, one entry per row. The service keeps about 100,000 rows of each; the counts include
+        all. It keeps them for 90 days after the end of the ingestion or the request of its revert
+        (server setting); then row_errors_expired is set.
 
         Row errors quote row values. For another caller's ingestion the caller also needs the scope
         credit.read, which gives access to all customers' data.
@@ -222,6 +233,59 @@ class IngestionServiceServicer:
         NOT_FOUND (INGESTION_NOT_FOUND).
         PERMISSION_DENIED: the ingestion belongs to another caller and the scope credit.read is
         missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelIngestion(self, request, context):
+        """Ends an ingestion before its last row: a stream or an upload, QUEUED or RUNNING. It becomes
+        CANCELLED. The rows of committed batches stay stored and are counted; RevertIngestion takes
+        them back.
+
+        The call waits for the batch that is being committed. No row is stored after it returns: a
+        stream that continues gets FAILED_PRECONDITION (INGESTION_ENDED), and a worker stops.
+
+        Only the caller who started the ingestion can cancel it, and callers with the scope admin.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD).
+        NOT_FOUND (INGESTION_NOT_FOUND).
+        PERMISSION_DENIED (INGESTION_NOT_OWNED): the ingestion belongs to another caller.
+        FAILED_PRECONDITION (INGESTION_ENDED): it has ended. (REQUEST_ID_REUSED).
+        ABORTED (INGESTION_IN_PROGRESS): a batch is being committed; retry after the RetryInfo.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevertIngestion(self, request, context):
+        """Takes back the rows of an ended ingestion: removes those that it inserted and restores the
+        former facts of those that it updated. It becomes REVERTING at once; a worker does the rest, a
+        range of customers at a time, and marks it as REVERTED. WatchIngestion reports the progress.
+        An ingestion can be reverted once, and no longer resumed.
+
+        A row stays if something depends on it since: a payment of the loan, a loan or an offer
+        approved for the customer, or a later change of the same record by an import or a caller. An
+        inserted customer with loans or decisions stays, too. ListRowErrors lists these rows with the
+        outcome KEPT. A later import that found a row unchanged does not keep it.
+
+        Past decisions, events and the history of scores stay as they are. Positions follow in the same
+        transactions, scores shortly after. Restored records have an event each, customer_updated or
+        loan_updated; removed ones are counted in the event rows_ingested at the end.
+
+        Only the caller who started the ingestion can revert it, and callers with the scope admin. An
+        ingestion with on_existing UPDATE needs the scope ingest.update in addition.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD).
+        NOT_FOUND (INGESTION_NOT_FOUND).
+        PERMISSION_DENIED (INGESTION_NOT_OWNED): the ingestion belongs to another caller.
+        (PERMISSION_DENIED): its on_existing is UPDATE and the scope ingest.update is missing.
+        FAILED_PRECONDITION (INGESTION_NOT_ENDED): it is still QUEUED or RUNNING; cancel it first.
+        (INGESTION_ALREADY_REVERTED): another request reverted it. (INGESTION_NOT_REVERTIBLE): an
+        earlier release ran it. (REQUEST_ID_REUSED).
+        ABORTED (INGESTION_IN_PROGRESS): retry after the RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -303,6 +367,16 @@ def add_IngestionServiceServicer_to_server(servicer, server):
                     servicer.ListRowErrors,
                     request_deserializer=credit__service_dot_v1_dot_ingestion__service__pb2.ListRowErrorsRequest.FromString,
                     response_serializer=credit__service_dot_v1_dot_ingestion__service__pb2.ListRowErrorsResponse.SerializeToString,
+            ),
+            'CancelIngestion': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelIngestion,
+                    request_deserializer=credit__service_dot_v1_dot_ingestion__service__pb2.CancelIngestionRequest.FromString,
+                    response_serializer=credit__service_dot_v1_dot_ingestion__service__pb2.CancelIngestionResponse.SerializeToString,
+            ),
+            'RevertIngestion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevertIngestion,
+                    request_deserializer=credit__service_dot_v1_dot_ingestion__service__pb2.RevertIngestionRequest.FromString,
+                    response_serializer=credit__service_dot_v1_dot_ingestion__service__pb2.RevertIngestionResponse.SerializeToString,
             ),
             'DownloadAnnotatedWorkbook': grpc.unary_stream_rpc_method_handler(
                     servicer.DownloadAnnotatedWorkbook,
@@ -489,6 +563,60 @@ class IngestionService:
             '/credit_service.v1.IngestionService/ListRowErrors',
             credit__service_dot_v1_dot_ingestion__service__pb2.ListRowErrorsRequest.SerializeToString,
             credit__service_dot_v1_dot_ingestion__service__pb2.ListRowErrorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelIngestion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/credit_service.v1.IngestionService/CancelIngestion',
+            credit__service_dot_v1_dot_ingestion__service__pb2.CancelIngestionRequest.SerializeToString,
+            credit__service_dot_v1_dot_ingestion__service__pb2.CancelIngestionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevertIngestion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/credit_service.v1.IngestionService/RevertIngestion',
+            credit__service_dot_v1_dot_ingestion__service__pb2.RevertIngestionRequest.SerializeToString,
+            credit__service_dot_v1_dot_ingestion__service__pb2.RevertIngestionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -115,9 +115,10 @@ class IngestionServiceStub:
     """
     ListRowErrors: grpc.UnaryUnaryMultiCallable[ingestion_service_pb2.ListRowErrorsRequest, ingestion_service_pb2.ListRowErrorsResponse]
     """Lists the errors of an ingestion's rejected rows in row order and, if requested, how its
-    skipped rows differ from the stored records, one entry per skipped row. The service keeps about
-    100,000 rows of each; the counts include all. It keeps them for 90 days after the end of the
-    ingestion (server setting); then row_errors_expired is set.
+    skipped rows differ from the stored records, one entry per skipped row, and why RevertIngestion
+    kept rows, one entry per row. The service keeps about 100,000 rows of each; the counts include
+    all. It keeps them for 90 days after the end of the ingestion or the request of its revert
+    (server setting); then row_errors_expired is set.
 
     Row errors quote row values. For another caller's ingestion the caller also needs the scope
     credit.read, which gives access to all customers' data.
@@ -127,6 +128,51 @@ class IngestionServiceStub:
     NOT_FOUND (INGESTION_NOT_FOUND).
     PERMISSION_DENIED: the ingestion belongs to another caller and the scope credit.read is
     missing.
+    """
+    CancelIngestion: grpc.UnaryUnaryMultiCallable[ingestion_service_pb2.CancelIngestionRequest, ingestion_service_pb2.CancelIngestionResponse]
+    """Ends an ingestion before its last row: a stream or an upload, QUEUED or RUNNING. It becomes
+    CANCELLED. The rows of committed batches stay stored and are counted; RevertIngestion takes
+    them back.
+
+    The call waits for the batch that is being committed. No row is stored after it returns: a
+    stream that continues gets FAILED_PRECONDITION (INGESTION_ENDED), and a worker stops.
+
+    Only the caller who started the ingestion can cancel it, and callers with the scope admin.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD).
+    NOT_FOUND (INGESTION_NOT_FOUND).
+    PERMISSION_DENIED (INGESTION_NOT_OWNED): the ingestion belongs to another caller.
+    FAILED_PRECONDITION (INGESTION_ENDED): it has ended. (REQUEST_ID_REUSED).
+    ABORTED (INGESTION_IN_PROGRESS): a batch is being committed; retry after the RetryInfo.
+    """
+    RevertIngestion: grpc.UnaryUnaryMultiCallable[ingestion_service_pb2.RevertIngestionRequest, ingestion_service_pb2.RevertIngestionResponse]
+    """Takes back the rows of an ended ingestion: removes those that it inserted and restores the
+    former facts of those that it updated. It becomes REVERTING at once; a worker does the rest, a
+    range of customers at a time, and marks it as REVERTED. WatchIngestion reports the progress.
+    An ingestion can be reverted once, and no longer resumed.
+
+    A row stays if something depends on it since: a payment of the loan, a loan or an offer
+    approved for the customer, or a later change of the same record by an import or a caller. An
+    inserted customer with loans or decisions stays, too. ListRowErrors lists these rows with the
+    outcome KEPT. A later import that found a row unchanged does not keep it.
+
+    Past decisions, events and the history of scores stay as they are. Positions follow in the same
+    transactions, scores shortly after. Restored records have an event each, customer_updated or
+    loan_updated; removed ones are counted in the event rows_ingested at the end.
+
+    Only the caller who started the ingestion can revert it, and callers with the scope admin. An
+    ingestion with on_existing UPDATE needs the scope ingest.update in addition.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD).
+    NOT_FOUND (INGESTION_NOT_FOUND).
+    PERMISSION_DENIED (INGESTION_NOT_OWNED): the ingestion belongs to another caller.
+    (PERMISSION_DENIED): its on_existing is UPDATE and the scope ingest.update is missing.
+    FAILED_PRECONDITION (INGESTION_NOT_ENDED): it is still QUEUED or RUNNING; cancel it first.
+    (INGESTION_ALREADY_REVERTED): another request reverted it. (INGESTION_NOT_REVERTIBLE): an
+    earlier release ran it. (REQUEST_ID_REUSED).
+    ABORTED (INGESTION_IN_PROGRESS): retry after the RetryInfo.
     """
     DownloadAnnotatedWorkbook: grpc.UnaryStreamMultiCallable[ingestion_service_pb2.DownloadAnnotatedWorkbookRequest, ingestion_service_pb2.DownloadAnnotatedWorkbookResponse]
     """Returns an uploaded file as an .xlsx workbook that shows what to correct, as a stream: a header
@@ -306,9 +352,10 @@ class IngestionServiceServicer(metaclass=abc_1.ABCMeta):
         context: grpc.ServicerContext,
     ) -> ingestion_service_pb2.ListRowErrorsResponse:
         """Lists the errors of an ingestion's rejected rows in row order and, if requested, how its
-        skipped rows differ from the stored records, one entry per skipped row. The service keeps about
-        100,000 rows of each; the counts include all. It keeps them for 90 days after the end of the
-        ingestion (server setting); then row_errors_expired is set.
+        skipped rows differ from the stored records, one entry per skipped row, and why RevertIngestion
+        kept rows, one entry per row. The service keeps about 100,000 rows of each; the counts include
+        all. It keeps them for 90 days after the end of the ingestion or the request of its revert
+        (server setting); then row_errors_expired is set.
 
         Row errors quote row values. For another caller's ingestion the caller also needs the scope
         credit.read, which gives access to all customers' data.
@@ -318,6 +365,63 @@ class IngestionServiceServicer(metaclass=abc_1.ABCMeta):
         NOT_FOUND (INGESTION_NOT_FOUND).
         PERMISSION_DENIED: the ingestion belongs to another caller and the scope credit.read is
         missing.
+        """
+
+    @abc_1.abstractmethod
+    def CancelIngestion(
+        self,
+        request: ingestion_service_pb2.CancelIngestionRequest,
+        context: grpc.ServicerContext,
+    ) -> ingestion_service_pb2.CancelIngestionResponse:
+        """Ends an ingestion before its last row: a stream or an upload, QUEUED or RUNNING. It becomes
+        CANCELLED. The rows of committed batches stay stored and are counted; RevertIngestion takes
+        them back.
+
+        The call waits for the batch that is being committed. No row is stored after it returns: a
+        stream that continues gets FAILED_PRECONDITION (INGESTION_ENDED), and a worker stops.
+
+        Only the caller who started the ingestion can cancel it, and callers with the scope admin.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD).
+        NOT_FOUND (INGESTION_NOT_FOUND).
+        PERMISSION_DENIED (INGESTION_NOT_OWNED): the ingestion belongs to another caller.
+        FAILED_PRECONDITION (INGESTION_ENDED): it has ended. (REQUEST_ID_REUSED).
+        ABORTED (INGESTION_IN_PROGRESS): a batch is being committed; retry after the RetryInfo.
+        """
+
+    @abc_1.abstractmethod
+    def RevertIngestion(
+        self,
+        request: ingestion_service_pb2.RevertIngestionRequest,
+        context: grpc.ServicerContext,
+    ) -> ingestion_service_pb2.RevertIngestionResponse:
+        """Takes back the rows of an ended ingestion: removes those that it inserted and restores the
+        former facts of those that it updated. It becomes REVERTING at once; a worker does the rest, a
+        range of customers at a time, and marks it as REVERTED. WatchIngestion reports the progress.
+        An ingestion can be reverted once, and no longer resumed.
+
+        A row stays if something depends on it since: a payment of the loan, a loan or an offer
+        approved for the customer, or a later change of the same record by an import or a caller. An
+        inserted customer with loans or decisions stays, too. ListRowErrors lists these rows with the
+        outcome KEPT. A later import that found a row unchanged does not keep it.
+
+        Past decisions, events and the history of scores stay as they are. Positions follow in the same
+        transactions, scores shortly after. Restored records have an event each, customer_updated or
+        loan_updated; removed ones are counted in the event rows_ingested at the end.
+
+        Only the caller who started the ingestion can revert it, and callers with the scope admin. An
+        ingestion with on_existing UPDATE needs the scope ingest.update in addition.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD).
+        NOT_FOUND (INGESTION_NOT_FOUND).
+        PERMISSION_DENIED (INGESTION_NOT_OWNED): the ingestion belongs to another caller.
+        (PERMISSION_DENIED): its on_existing is UPDATE and the scope ingest.update is missing.
+        FAILED_PRECONDITION (INGESTION_NOT_ENDED): it is still QUEUED or RUNNING; cancel it first.
+        (INGESTION_ALREADY_REVERTED): another request reverted it. (INGESTION_NOT_REVERTIBLE): an
+        earlier release ran it. (REQUEST_ID_REUSED).
+        ABORTED (INGESTION_IN_PROGRESS): retry after the RetryInfo.
         """
 
     @abc_1.abstractmethod

@@ -47,6 +47,8 @@ OPERATING: dict[str, tuple[str, ...]] = {
 CALLING: dict[str, tuple[str, ...]] = {
     "ingest": ("{csv}",),
     "annotated": (_ID,),
+    "cancel-ingestion": (_ID,),
+    "revert-ingestion": (_ID,),
     "check-file": ("{csv}",),
     "call": ("ListCustomers",),
     "customer": ("1",),

@@ -12,6 +12,7 @@ import pytest
 
 from credit_service.cli.app import run
 from credit_service.clock import Clock
+from credit_service.ingestion.reverting import revert_ingestion, run_revert
 from credit_service.ingestion.uploads import run_upload
 from credit_service.spreadsheets import samples, templates
 from credit_service.spreadsheets.columns import COLUMNS
@@ -162,6 +163,36 @@ def upload_customers(server: Edge, database: Database, content: str) -> str:
     server.ingestion.UploadSpreadsheet(iter(messages))
     run_upload(database, UUID(ingestion_id), Clock())
     return ingestion_id
+
+
+def test_an_ingestion_is_reverted_in_the_console_and_on_the_command_line(
+    server: Edge,
+    visitor: Visitor,
+    database: Database,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    header = "Customer ID,First Name,Last Name,Age,Phone Number,Monthly Salary\n"
+    first = upload_customers(server, database, header + "1,Asha,Rao,31,9876500001,50000\n")
+    second = upload_customers(server, database, header + "2,Dev,Nair,33,9876500002,50000\n")
+    path = f"/qa/ingestions/{first}"
+    page = visitor.ask(path).text
+    assert f'href="{path}/revert">Revert the ingestion</a>' in page
+    assert f"{path}/cancel" not in page
+    answer = visitor.send(f"{path}/revert", request_id=str(uuid4()))
+    assert (answer.status, answer.headers["location"]) == (303, path)
+    assert "A worker takes the rows of this ingestion back." in visitor.ask(path).text
+    run_revert(database, UUID(first), Clock())
+    page = visitor.ask(path).text
+    assert "<dt>Removed</dt><dd>1</dd>" in page
+    assert f"{path}/revert" not in page
+    # The command line waits for the worker.
+    revert_ingestion(database, UUID(second), UUID(second), Clock().moment(), "anonymous")
+    run_revert(database, UUID(second), Clock())
+    words = [second, f"--request-id={second}", f"--address={server.target}"]
+    assert run(["revert-ingestion", *words]) == 0
+    assert "removed 1   restored 0   kept 0" in capsys.readouterr().out
+    assert run(["cancel-ingestion", second, f"--address={server.target}"]) == 1
+    assert "INGESTION_ENDED" in capsys.readouterr().err
 
 
 def test_only_the_rejected_rows_of_a_file_are_saved(

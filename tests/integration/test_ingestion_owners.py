@@ -5,13 +5,15 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import grpc
 import pytest
 from google.type.money_pb2 import Money
 from pydantic import SecretStr
 
+from credit_service.clock import Clock
+from credit_service.ingestion.reverting import run_revert
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
 from credit_service.v1 import ingestion_pb2
@@ -200,3 +202,69 @@ def test_replacing_stored_facts_requires_its_own_scope(server: Edge) -> None:
     assert refused(ingest, server, only, header(str(uuid4()))).metadata == {
         "required_scope": "ingest"
     }
+
+
+def test_the_owner_and_an_admin_cancel_and_revert_an_ingestion(
+    server: Edge, database: Database
+) -> None:
+    admin = bearing(token(sub="operations", scope="ingest admin", exp=_EXPIRY))
+    running, ended, updated = (str(uuid4()) for _ in range(3))
+    rows = [customer_row(1), customer_row(2)]
+    upload(server, A, running)
+    ingest(server, A, header(ended), batch(0, rows))
+    updater = bearing(token(sub="team-a", scope="ingest ingest.update", exp=_EXPIRY))
+    update = header(updated, on_existing=ingestion_pb2.ON_EXISTING_UPDATE)
+    ingest(server, updater, update, batch(0, [customer_row(1, age=44)]))
+
+    def cancel(ingestion_id: str, caller: Metadata, request_id: str = "") -> Any:
+        request = pb.CancelIngestionRequest(
+            request_id=request_id or str(uuid4()), ingestion_id=ingestion_id
+        )
+        return server.ingestion.CancelIngestion(request, metadata=caller).ingestion
+
+    def revert(ingestion_id: str, caller: Metadata, request_id: str = "") -> Any:
+        request = pb.RevertIngestionRequest(
+            request_id=request_id or str(uuid4()), ingestion_id=ingestion_id
+        )
+        return server.ingestion.RevertIngestion(request, metadata=caller)
+
+    for undo, ingestion_id in ((cancel, running), (revert, ended)):
+        refusal = refused(undo, ingestion_id, B)
+        assert (refusal.code, refusal.reason) == (PERMISSION_DENIED, "INGESTION_NOT_OWNED")
+        fields = refused(undo, "", A, "no UUID")
+        assert fields.metadata == {"fields": "request_id,ingestion_id"}
+        assert refused(undo, str(uuid4()), A).reason == "INGESTION_NOT_FOUND"
+    for caller in (A, admin):
+        refusal = refused(revert, updated, caller)
+        assert refusal.metadata == {"required_scope": "ingest.update"}
+    assert cancel(running, admin).state == ingestion_pb2.INGESTION_STATE_CANCELLED
+    refusal = refused(cancel, running, A)
+    assert (refusal.reason, refusal.metadata["state"]) == ("INGESTION_ENDED", "CANCELLED")
+
+    request_id = str(uuid4())
+    begun = revert(ended, admin, request_id).ingestion
+    assert begun.state == ingestion_pb2.INGESTION_STATE_REVERTING
+    assert begun.reverted_by == "operations"
+    watched: Any = server.ingestion.WatchIngestion(
+        pb.WatchIngestionRequest(ingestion_id=ended), metadata=A, timeout=20
+    )
+    assert next(watched).ingestion == begun
+    run_revert(database, UUID(ended), Clock())
+    last = list(watched)[-1].ingestion
+    assert last.state == ingestion_pb2.INGESTION_STATE_REVERTED
+    assert (last.rows_removed, last.rows_kept) == (1, 1)
+    assert last.HasField("reverted_time")
+    repeated = revert(ended, admin, request_id)
+    assert repeated.ingestion == last
+    # Customer 1 was updated by a later ingestion.
+    (kept,) = repeated.kept_rows
+    assert kept.code == ingestion_pb2.ROW_ERROR_CODE_CHANGE_SINCE
+    assert (kept.found, kept.row_number) == ("customer 1", 1)
+    listed = server.ingestion.ListRowErrors(
+        pb.ListRowErrorsRequest(ingestion_id=ended, outcomes=[ingestion_pb2.ROW_OUTCOME_KEPT]),
+        metadata=A,
+    )
+    assert list(listed.row_errors) == [kept]
+    assert kept.outcome == ingestion_pb2.ROW_OUTCOME_KEPT
+    assert refused(revert, ended, A).reason == "INGESTION_ALREADY_REVERTED"
+    assert names(database) == ["First 1"]

@@ -402,6 +402,25 @@ CONTRACT: dict[str, tuple[str, set[str], set[str]]] = {
             "next_page_token",
         },
     ),
+    "CancelIngestion": (
+        "ingest",
+        {"request_id", "ingestion_id"},
+        {"ingestion.state", "ingestion.inserted", "ingestion.finished_time"},
+    ),
+    "RevertIngestion": (
+        "ingest",
+        {"request_id", "ingestion_id"},
+        {
+            "ingestion.state",
+            "ingestion.rows_removed",
+            "ingestion.rows_restored",
+            "ingestion.rows_kept",
+            "ingestion.revert_requested_time",
+            "ingestion.reverted_time",
+            "ingestion.reverted_by",
+            "kept_rows.code",
+        },
+    ),
     "DownloadAnnotatedWorkbook": ("ingest", {"ingestion_id"}, {"header", "chunk"}),
     "CreateScorecard": (
         "policy.write",
@@ -570,6 +589,7 @@ def test_only_methods_that_write_are_not_marked_free_of_side_effects() -> None:
         if method.GetOptions().idempotency_level != MethodOptions.NO_SIDE_EFFECTS
     }
     assert writing == STREAMS_IN | {
+        *("CancelIngestion", "RevertIngestion"),
         *("RegisterCustomer", "UpdateCustomer"),
         *("CreateLoan", "RecordPayment", "ReversePayment", "ReviewDecision"),
         *("CreateLoanOffer", "AcceptLoanOffer", "WithdrawLoanOffer"),

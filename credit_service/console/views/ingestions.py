@@ -244,7 +244,12 @@ def _sha256(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-_LISTED = (ingestion_pb2.ROW_OUTCOME_REJECTED, ingestion_pb2.ROW_OUTCOME_SKIPPED)
+_LISTED = (
+    ingestion_pb2.ROW_OUTCOME_REJECTED,
+    ingestion_pb2.ROW_OUTCOME_SKIPPED,
+    ingestion_pb2.ROW_OUTCOME_KEPT,
+)
+_ACTIVE = (ingestion_pb2.INGESTION_STATE_QUEUED, ingestion_pb2.INGESTION_STATE_RUNNING)
 
 
 def show(page: Page) -> Response:
@@ -271,7 +276,16 @@ def show(page: Page) -> Response:
         next_href=f"{path}?{urlencode({'page_token': token})}#errors" if token else "",
         first_page=not request.page_token,
         is_annotated=_is_annotated(ingestion),
+        can_cancel=ingestion.state in _ACTIVE,
+        can_revert=_can_revert(ingestion),
     )
+
+
+def _can_revert(ingestion: ingestion_pb2.Ingestion) -> bool:
+    """Return whether the ingestion has ended, wrote rows, and is not reverted."""
+    wrote_rows = not ingestion.validate_only and bool(ingestion.inserted or ingestion.updated)
+    is_reverted = ingestion.state == ingestion_pb2.INGESTION_STATE_REVERTED
+    return wrote_rows and ingestion.state in ENDED_STATES and not is_reverted
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +382,17 @@ def _counts(ingestion: ingestion_pb2.Ingestion) -> dict[str, int]:
         "unchanged": ingestion.unchanged,
         "skipped": ingestion.skipped,
         "rejected": ingestion.rejected,
+    } | _revert_counts(ingestion)
+
+
+def _revert_counts(ingestion: ingestion_pb2.Ingestion) -> dict[str, int]:
+    """Return the counts of a revert; empty without one."""
+    if not ingestion.HasField("revert_requested_time"):
+        return {}
+    return {
+        "removed": ingestion.rows_removed,
+        "restored": ingestion.rows_restored,
+        "kept": ingestion.rows_kept,
     }
 
 

@@ -162,6 +162,8 @@ def _rows_ingested(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
         ingested.kind = ingestion_pb2.IngestionKind.Value(kind)
     ingested.inserted = event.payload["inserted"]
     ingested.updated = event.payload["updated"]
+    ingested.removed = event.payload.get("removed", 0)
+    ingested.restored = event.payload.get("restored", 0)
 
 
 def _customer_updated(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
@@ -169,6 +171,7 @@ def _customer_updated(message: event_pb2.CreditEvent, event: StoredEvent) -> Non
     updated.ingestion_id = payload["ingestion_id"]
     updated.changes.extend(map(_change, payload["changes"]))
     updated.principal = fields.write_principal(payload.get("principal", ""))
+    updated.reverted = payload.get("reverted", False)
 
 
 def fill_customer_change(message: credit_service_pb2.CustomerChange, change: StoredChange) -> None:
@@ -184,6 +187,7 @@ def _loan_updated(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     message.loan_updated.loan_id = event.payload["loan_id"]
     message.loan_updated.ingestion_id = event.payload["ingestion_id"]
     message.loan_updated.changes.extend(map(_change, event.payload["changes"]))
+    message.loan_updated.reverted = event.payload.get("reverted", False)
 
 
 def _scorecard_changed(message: event_pb2.CreditEvent, event: StoredEvent) -> None:

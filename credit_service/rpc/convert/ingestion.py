@@ -140,6 +140,7 @@ _KINDS: dict[int, Kind] = {
 _OUTCOMES: dict[int, RowOutcome] = {
     ingestion_pb2.ROW_OUTCOME_REJECTED: "REJECTED",
     ingestion_pb2.ROW_OUTCOME_SKIPPED: "SKIPPED",
+    ingestion_pb2.ROW_OUTCOME_KEPT: "KEPT",
 }
 _ON_EXISTING: dict[int, OnExisting] = {
     ingestion_pb2.ON_EXISTING_UNSPECIFIED: "SKIP",
@@ -318,7 +319,7 @@ def read_outcomes(numbers: Sequence[int], violations: Violations) -> list[RowOut
     for number in dict.fromkeys(numbers):
         outcome = _OUTCOMES.get(number)
         if outcome is None:
-            violations.add("outcomes", OUT_OF_RANGE, "must be REJECTED or SKIPPED.")
+            violations.add("outcomes", OUT_OF_RANGE, "must be REJECTED, SKIPPED or KEPT.")
             break
         found.append(outcome)
     return found or ["REJECTED"]
@@ -366,6 +367,17 @@ def read_ingestion_id(text: str) -> UUID:
     ingestion_id = fields.read_required_uuid(text, "ingestion_id", violations)
     violations.raise_if_any()
     return ingestion_id
+
+
+def read_undo(
+    request: pb.CancelIngestionRequest | pb.RevertIngestionRequest,
+) -> tuple[UUID, UUID]:
+    """The request's id and the ingestion's. Raises InvalidFieldsError."""
+    violations = Violations()
+    request_id = fields.read_required_uuid(request.request_id, "request_id", violations)
+    ingestion_id = fields.read_required_uuid(request.ingestion_id, "ingestion_id", violations)
+    violations.raise_if_any()
+    return request_id, ingestion_id
 
 
 _STATES: dict[str, Any] = {
@@ -418,6 +430,12 @@ def write_ingestion(ingestion: Ingestion) -> Any:
         customers_over_limit=ingestion.customers_over_limit,
         file_expired=ingestion.is_file_expired,
         row_errors_expired=ingestion.is_row_errors_expired,
+        rows_removed=ingestion.rows_removed,
+        rows_restored=ingestion.rows_restored,
+        rows_kept=ingestion.rows_kept,
+        revert_requested_time=_time(ingestion.revert_requested_at),
+        reverted_time=_time(ingestion.reverted_at),
+        reverted_by=fields.write_principal(ingestion.reverted_by or ""),
     )
     if ingestion.error_code is not None:
         message.error.code = _ERROR_CODES[ingestion.error_code]
@@ -430,7 +448,7 @@ def _time(instant: datetime | None) -> Any:
 
 
 def write_row_error(error: StoredRowError) -> Any:
-    """Why a row was not stored."""
+    """Why a row was not stored, or not taken back."""
     return ingestion_pb2.RowError(
         row_number=error.row_number,
         column=error.column,
