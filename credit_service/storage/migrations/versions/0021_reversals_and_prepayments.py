@@ -121,10 +121,12 @@ def upgrade() -> None:
         " FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
     )
     op.execute(_REFUSE_OLD_SERVERS)
-    op.execute(
-        "CREATE TRIGGER payments_beside_revisions BEFORE INSERT ON payments FOR EACH ROW"
-        " WHEN (NEW.grace_days IS NULL) EXECUTE FUNCTION refuse_revised_loan()"
-    )
+    # No servers of the previous release run while a cluster is migrated.
+    if not cluster.is_distributed(op.get_bind()):
+        op.execute(
+            "CREATE TRIGGER payments_beside_revisions BEFORE INSERT ON payments FOR EACH ROW"
+            " WHEN (NEW.grace_days IS NULL) EXECUTE FUNCTION refuse_revised_loan()"
+        )
 
 
 def _create_reversals() -> None:
@@ -168,7 +170,7 @@ def _create_reversals() -> None:
 
 
 def downgrade() -> None:
-    op.execute("DROP TRIGGER payments_beside_revisions ON payments")
+    op.execute("DROP TRIGGER IF EXISTS payments_beside_revisions ON payments")
     op.execute("DROP FUNCTION refuse_revised_loan()")
     op.drop_table("payment_reversals")
     op.execute("DELETE FROM events WHERE kind IN ('payment_reversed', 'loan_prepaid')")
