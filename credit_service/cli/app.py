@@ -424,8 +424,8 @@ def check_eligibility(
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
-    """Check whether a loan would be approved, with its cost, reasons and a counter-offer. Stores
-    nothing."""
+    """Check whether a loan would be approved, with reasons, a counter-offer, and its cost if there
+    are charges. Stores nothing."""
     from credit_service.cli import show
 
     ask = show.Ask(customer_id, amount, rate, tenure_months, lender_charges, third_party_charges)

@@ -532,7 +532,9 @@ class CheckEligibilityResponse(message.Message):
 
     @builtins.property
     def cost_of_credit(self) -> offer_pb2.CostOfCredit:
-        """What the loan costs at the corrected rate. Unset if declined."""
+        """What the loan costs at the corrected rate. Set if the request has charges and the loan is not
+        declined.
+        """
 
     def __init__(
         self,

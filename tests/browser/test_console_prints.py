@@ -51,7 +51,7 @@ def printed(page: Page) -> bytes:
 def test_the_key_facts_are_on_one_page_and_the_schedule_on_the_next(
     place: Place, page: Page
 ) -> None:
-    for charges in (2, 20):
+    for charges in (2, 10):
         page.goto(an_offer(place, charges))
         page.get_by_role("link", name="Key facts statement").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("Key facts statement")

@@ -98,7 +98,7 @@ def test_charges_do_not_change_a_decision(server: Edge, customer_id: int) -> Non
     without = server.credit.CheckEligibility(
         pb.CheckEligibilityRequest(**ask(customer_id, charges=[]))
     )
-    assert without.cost_of_credit.annual_percentage_rate.value == "15"
+    assert not without.HasField("cost_of_credit")
     for each in (with_charges, without):
         each.ClearField("cost_of_credit")
         each.credit_score.ClearField("computed_time")
@@ -126,7 +126,7 @@ def test_a_batch_answers_charges_as_single_checks_do(server: Edge, customer_id: 
     rates = [
         each.eligibility.cost_of_credit.annual_percentage_rate.value for each in answer.results[:2]
     ]
-    assert rates == ["17.07", "15"]
+    assert rates == ["17.07", ""]
     assert "charges must have at most 20 entries" in answer.results[2].error.message
 
 

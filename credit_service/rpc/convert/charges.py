@@ -112,8 +112,11 @@ def write_charges(charges: Iterable[Charge]) -> list[offer_pb2.LoanCharge]:
 
 # Cached: the same terms recur, and filling a message takes longer than copying one.
 @lru_cache(maxsize=16_384)
-def cost_message(terms: LoanTerms, charges: tuple[Charge, ...]) -> offer_pb2.CostOfCredit:
+def cost_message(
+    principal_paise: int, annual_rate_bps: int, tenure_months: int, charges: tuple[Charge, ...]
+) -> offer_pb2.CostOfCredit:
     """What a loan booked at these terms costs. Never change the message."""
+    terms = LoanTerms(principal_paise, annual_rate_bps, tenure_months)
     cost = cost_of_credit(terms, charges)
     message = offer_pb2.CostOfCredit()
     message.annual_percentage_rate.value = decimal_text(cost.apr_bps)

@@ -10,7 +10,6 @@ from credit_service.commands.create_loan import CreateLoan
 from credit_service.commands.register_customer import RegisterCustomer
 from credit_service.commands.update_customer import UpdateCustomer
 from credit_service.domain.charges import Charge
-from credit_service.domain.cost_of_credit import agreed_terms
 from credit_service.domain.customers import (
     CustomerChange,
     validate_customer_change,
@@ -439,14 +438,18 @@ def fill_eligibility(
         _fill_counter_offer(
             response.counter_offer, decision.counter_offer, decision.corrected_rate_bps
         )
-    _fill_cost(response, ask, charges, decision)
+    if charges:
+        # Not for every check: it would take a batch of checks up to half as long again.
+        _fill_cost(response, ask, charges, decision)
 
 
 def _fill_cost(response: Any, ask: Ask, charges: tuple[Charge, ...], decision: Decision) -> None:
     """Fill cost_of_credit with the cost at the corrected rate, unless the loan is declined."""
     if decision.outcome is not Outcome.DECLINED:
-        terms = LoanTerms(ask.principal_paise, decision.corrected_rate_bps, ask.tenure_months)
-        response.cost_of_credit.CopyFrom(cost_message(terms, charges))
+        rate_bps = decision.corrected_rate_bps
+        response.cost_of_credit.CopyFrom(
+            cost_message(ask.principal_paise, rate_bps, ask.tenure_months, charges)
+        )
 
 
 def write_created_loan(
@@ -552,7 +555,10 @@ def fill_loan(message: loan_pb2.Loan, loan: Loan) -> None:
     if loan.charges:
         message.charges.extend(write_charges(loan.charges))
     if not loan.imported:
-        message.cost_of_credit.CopyFrom(cost_message(agreed_terms(loan), loan.charges))
+        tenure = loan.agreed_tenure_months
+        message.cost_of_credit.CopyFrom(
+            cost_message(loan.principal_paise, loan.annual_rate_bps, tenure, loan.charges)
+        )
 
 
 def write_schedule(

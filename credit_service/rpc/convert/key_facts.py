@@ -1,6 +1,5 @@
 """Convert messages of key facts statements."""
 
-from credit_service.domain.cost_of_credit import agreed_terms
 from credit_service.domain.errors import INVALID_FORMAT, REQUIRED
 from credit_service.domain.key_facts import KeyFacts
 from credit_service.rpc.convert import fields, offers
@@ -45,7 +44,9 @@ def write_key_facts(found: KeyFacts) -> key_facts_pb2.KeyFacts:
         last_installment=write_money(lines[-1].payment_paise),
         start_date=write_date(agreed.start_date),
         charges=write_charges(agreed.charges),
-        cost_of_credit=cost_message(agreed_terms(agreed), agreed.charges),
+        cost_of_credit=cost_message(
+            agreed.principal_paise, agreed.annual_rate_bps, agreed.tenure_months, agreed.charges
+        ),
         prepayment_charge=fields.write_hundredths(found.scorecard.prepayment_charge_bps),
         contingent_charges=[
             key_facts_pb2.ContingentCharge(type=each.type, sentence=each.sentence)

@@ -127,7 +127,11 @@ def write_offer(offer: LoanOffer, today: date) -> offer_pb2.LoanOffer:
         withdrawal_reason=offer.reason or "",
         principal=fields.write_principal(offer.principal),
     )
-    message.cost_of_credit.CopyFrom(cost_message(offer.terms, offer.charges))
+    message.cost_of_credit.CopyFrom(
+        cost_message(
+            offer.principal_paise, offer.annual_rate_bps, offer.tenure_months, offer.charges
+        )
+    )
     if offer.ended_at is not None:
         message.ended_time.CopyFrom(fields.write_time(offer.ended_at))
     if offer.accepted_paise is not None:
