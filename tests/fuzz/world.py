@@ -25,7 +25,11 @@ from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
 from tests.fuzz.values import numbered_uuid
 
-_LISTED = (ingestion_pb2.ROW_OUTCOME_REJECTED, ingestion_pb2.ROW_OUTCOME_SKIPPED)
+_LISTED = (
+    ingestion_pb2.ROW_OUTCOME_REJECTED,
+    ingestion_pb2.ROW_OUTCOME_SKIPPED,
+    ingestion_pb2.ROW_OUTCOME_KEPT,
+)
 
 CUSTOMERS = range(1, 13)
 TRIED, UNUSED = "tried-1", "unused-1"
@@ -444,6 +448,13 @@ _BASES: Mapping[str, Any] = {
     ],
     "ListIngestions": lambda world, _: [
         [ingestion.ListIngestionsRequest(page_size=1, page_token=world.page_tokens[4])]
+    ],
+    # Of the file: no stream and no test waits for it.
+    "CancelIngestion": lambda world, fresh: [
+        [ingestion.CancelIngestionRequest(request_id=fresh, ingestion_id=world.ingestion_ids[2])]
+    ],
+    "RevertIngestion": lambda world, fresh: [
+        [ingestion.RevertIngestionRequest(request_id=fresh, ingestion_id=world.ingestion_ids[2])]
     ],
     "WatchIngestion": lambda world, _: [
         [ingestion.WatchIngestionRequest(ingestion_id=world.ingestion_ids[0])]

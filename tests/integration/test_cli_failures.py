@@ -60,6 +60,7 @@ CALLING: dict[str, tuple[str, ...]] = {
     "offers": ("1",),
     "loan": ("1",),
     "schedule": ("1", "1"),
+    "key-facts": ("1",),
     "pay": ("1", "1", "10"),
     "decisions": (),
     "decision": ("1",),

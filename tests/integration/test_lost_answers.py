@@ -24,6 +24,7 @@ from credit_service.v1 import (
     scorecard_service_pb2,
 )
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
 from tests.integration import portfolio
 from tests.integration.conftest import Edge, refusal_of
@@ -69,6 +70,8 @@ SAMPLES: Mapping[str, Mapping[str, Any]] = {
     "ActivateScorecard": {"version": "strict-1"},
     "SetTrialScorecard": {"version": "strict-1"},
     "RetireScorecard": {"version": "strict-1"},
+    "CancelIngestion": {"ingestion_id": "5b0c1f0e-6f0a-4c55-9a57-2f4f0c1d7a02"},
+    "RevertIngestion": {"ingestion_id": "5b0c1f0e-6f0a-4c55-9a57-2f4f0c1d7a02"},
 }
 """A request of each writing method, complete except for its request id."""
 
@@ -111,6 +114,7 @@ def test_a_write_without_a_request_id_is_rejected_before_it_writes(
     with open_channel(server.target) as channel:
         stubs = {
             "CreditService": CreditServiceStub(channel),
+            "IngestionService": IngestionServiceStub(channel),
             "ScorecardService": ScorecardServiceStub(channel),
         }
         for name, method in WRITES.items():

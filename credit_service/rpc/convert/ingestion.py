@@ -374,7 +374,7 @@ def read_undo(
 ) -> tuple[UUID, UUID]:
     """The request's id and the ingestion's. Raises InvalidFieldsError."""
     violations = Violations()
-    request_id = fields.read_required_uuid(request.request_id, "request_id", violations)
+    request_id = fields.read_request_id(request, violations)
     ingestion_id = fields.read_required_uuid(request.ingestion_id, "ingestion_id", violations)
     violations.raise_if_any()
     return request_id, ingestion_id
