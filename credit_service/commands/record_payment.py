@@ -27,7 +27,7 @@ from credit_service.domain.payments import (
 )
 from credit_service.domain.positions import CreditPosition, is_valid_on, with_loan, with_payment
 from credit_service.domain.scorecard import Scorecard
-from credit_service.storage import payments, positions, scorecards
+from credit_service.storage import decisions, payments, positions, scorecards
 from credit_service.storage.database import Database, LostRaceError, constraint_of
 from credit_service.storage.payments import (
     LoanHistory,
@@ -167,7 +167,13 @@ def _record(
         if not command.validate_only:
             history.raise_if_used(command.request_id)
         before = history.loan
-        effects = _replayed(history, command, paid_on, moment.today, scorecard)
+        charge_bps = 0
+        if command.purpose is PaymentPurpose.FORECLOSURE:
+            charging = decisions.scorecard_of_loan(connection, before, scorecard)
+            charge_bps = charging.prepayment_charge_bps
+        effects = _replayed(
+            history, command, paid_on, moment.today, scorecard.grace_days, charge_bps
+        )
     if command.validate_only:
         return _Recorded(_validated(command, paid_on, moment, principal, effects))
     payment = _payment_write(
@@ -203,7 +209,12 @@ def _applied(
 
 
 def _replayed(
-    history: LoanHistory, command: RecordPayment, paid_on: date, today: date, scorecard: Scorecard
+    history: LoanHistory,
+    command: RecordPayment,
+    paid_on: date,
+    today: date,
+    grace_days: int,
+    charge_bps: int,
 ) -> _Effects:
     fact = PaymentFact(
         payment_number=history.last_payment_number + 1,
@@ -211,10 +222,10 @@ def _replayed(
         paid_on=paid_on,
         purpose=command.purpose,
         effect=command.effect,
-        grace_days=scorecard.grace_days,
+        grace_days=grace_days,
     )
     recording = payment_recording.record_payment(
-        history.loan, history.facts(), fact, today, scorecard.prepayment_charge_bps
+        history.loan, history.facts(), fact, today, charge_bps
     )
     applied = recording.applied
     return _Effects(

@@ -9,7 +9,7 @@ from credit_service.domain.errors import OUT_OF_RANGE, FieldViolation, InvalidFi
 from credit_service.domain.foreclosure import ForeclosureQuote, quote, require_foreclosable
 from credit_service.domain.loans import unknown_loan
 from credit_service.domain.payments import PaymentPurpose
-from credit_service.storage import loans, payments, scorecards
+from credit_service.storage import decisions, loans, payments, scorecards
 from credit_service.storage.database import Database
 from credit_service.storage.payments import StoredPayment
 
@@ -63,9 +63,10 @@ def foreclosure_quote(
         raise InvalidFieldsError([FieldViolation("paid_on", OUT_OF_RANGE, message)])
     with database.autocommit() as connection:
         history = payments.history(connection, customer_id, loan_id)
-        scorecard = scorecards.active(connection, moment.today)
-    if history is None:
-        raise unknown_loan(customer_id, loan_id)
+        if history is None:
+            raise unknown_loan(customer_id, loan_id)
+        active = scorecards.active(connection, moment.today)
+        scorecard = decisions.scorecard_of_loan(connection, history.loan, active)
     account = history.account()
     require_foreclosable(account.loan, day)
     return quote(account, day, scorecard.prepayment_charge_bps)

@@ -12,7 +12,8 @@ from credit_service.domain.decisions import decode_inputs, decode_outcome
 from credit_service.domain.eligibility import Decision, Outcome
 from credit_service.domain.loans import Loan, LoanTerms, book
 from credit_service.domain.referrals import Referral, ReferralState
-from credit_service.storage import referrals
+from credit_service.domain.scorecard import Scorecard
+from credit_service.storage import referrals, scorecards
 from credit_service.storage.statements import Row, Statement
 
 
@@ -149,6 +150,15 @@ def scorecard_version(connection: Connection, customer_id: int, decision_id: int
         raise LookupError(f"there is no decision {decision_id} about customer {customer_id}")
     version: str = row[0]
     return version
+
+
+def scorecard_of_loan(connection: Connection, loan: Loan, active: Scorecard) -> Scorecard:
+    """Return the scorecard that has the charges of a loan: the one that decided on it, which the
+    key facts statement names; `active` for an imported loan."""
+    if loan.decision_id is None:
+        return active
+    version = scorecard_version(connection, loan.customer_id, loan.decision_id)
+    return scorecards.get(connection, version)
 
 
 def find(connection: Connection, decision_id: int) -> StoredDecision | None:

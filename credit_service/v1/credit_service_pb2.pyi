@@ -1685,7 +1685,9 @@ class GetForeclosureQuoteResponse(message.Message):
 
     @builtins.property
     def prepayment_charge(self) -> money_pb2.Money:
-        """Charge for the foreclosure under the active scorecard, of the principal that is not due yet."""
+        """Charge for the foreclosure, of the principal that is not due yet, by the scorecard that decided
+        on the loan; by the active one for an imported loan.
+        """
 
     @builtins.property
     def total(self) -> money_pb2.Money:

@@ -210,11 +210,13 @@ def test_the_total_of_a_quote_closes_the_loan_and_a_paisa_less_does_not(
     assert tuple(found.installments) == schedule(loan).installments
 
 
-def test_a_foreclosure_pays_the_charge_of_the_active_scorecard(database: Database) -> None:
-    loan = a_loan(database)
+def test_a_foreclosure_pays_the_charge_of_the_scorecard_that_decided(database: Database) -> None:
     # 2 % of the principal.
     strict = replace(STANDARD, version="charging-1", prepayment_charge_bps=200)
-    activated(database, strict, TODAY)
+    activated(database, strict, START)
+    loan = a_loan(database)
+    # Of which the loan's key facts statement knows nothing.
+    activated(database, replace(STANDARD, version="dear-1", prepayment_charge_bps=500), TODAY)
     day = date(2026, 1, 21)
     quote = foreclosure_quote(database, loan.customer_id, loan.loan_id, day, TODAY)
     assert quote.charge_paise == LAKH // 50
