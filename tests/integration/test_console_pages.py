@@ -275,6 +275,48 @@ def test_templates_are_offered_as_workbooks_and_csv_files(visitor: Visitor) -> N
         assert visitor.ask(f"/qa/templates/{path}").status == 404
 
 
+def test_charges_and_the_key_facts_are_shown(
+    server: Edge, visitor: Visitor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The figures of the Reserve Bank of India's illustration."""
+    customer = register(server.credit, "9876500001")
+    import_loans(server, customer, 10)
+    asked = f"customer_id={customer}&interest_rate=15&loan_amount=20000&tenure_months=24"
+    charged = f"{asked}&lender_charges=160&third_party_charges=240"
+    assert (
+        '<span class="num">17.07 %</span>' in visitor.ask(f"/qa/eligibility/answer?{charged}").text
+    )
+    assert "Annual percentage rate" not in visitor.ask(f"/qa/eligibility/answer?{asked}").text
+    too_much = visitor.ask(f"/qa/apply/review?request_id={uuid4()}&{asked}&lender_charges=20000")
+    assert too_much.status == 400
+    assert 'id="p-lender_charges">Must be less than the loan of ₹20,000.00' in too_much.text
+
+    review = f"/qa/apply/review?request_id={uuid4()}&{charged}"
+    fields = dict(each.split("=") for each in review.partition("?")[2].split("&"))
+    assert visitor.send(review, "/qa/apply/review", **fields).status == 303
+    loans = server.credit.ListLoans(pb.ListLoansRequest(customer_id=customer)).loans
+    loan_id = loans[-1].loan_id
+    assert [each.amount.units for each in loans[-1].charges] == [160, 240]
+    here = f"/qa/customers/{customer}/loans/{loan_id}"
+    assert f'href="{here}/key-facts"' in visitor.ask(here).text
+    page = visitor.ask(f"{here}/key-facts").text
+    for expected in ("17.07 %", "₹19,600.00", "charges of third parties", "No charge."):
+        assert expected in page
+    imported = f"/qa/customers/{customer}/loans/{loans[0].loan_id}"
+    assert "key-facts" not in visitor.ask(imported).text
+
+    address = f"--address={server.target}"
+    charges = ["--lender-charges", "160", "--third-party-charges", "240"]
+    for words in (
+        ["check", str(customer), "20000", "15", "24", *charges],
+        ["key-facts", "--customer", str(customer), "--loan", str(loan_id)],
+        ["loan", str(loan_id)],
+    ):
+        assert run([*words, address]) == 0
+        assert "17.07 %" in capsys.readouterr().out
+    assert run(["key-facts", "--loan", str(loan_id), address]) == 2
+
+
 def test_an_offer_is_made_accepted_in_part_and_withdrawn(server: Edge, visitor: Visitor) -> None:
     customer = register(server.credit, "9876500001")
     import_loans(server, customer, 10)
