@@ -26,6 +26,7 @@ from credit_service.cli.common import (
     Json,
     Limit,
     LoanId,
+    RequestId,
     Target,
     flag,
 )
@@ -366,10 +367,7 @@ def update_customer(
             "the limit that follows the income."
         ),
     ] = None,
-    request_id: Annotated[
-        UUID | None,
-        Parameter(help="Request id that makes a repeat safe. Default: a new id."),
-    ] = None,
+    request_id: RequestId = None,
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
@@ -549,10 +547,7 @@ def pay(
     /,
     *,
     on: Annotated[date | None, Parameter(help="Date of the payment. Default: today.")] = None,
-    request_id: Annotated[
-        UUID | None,
-        Parameter(help="Request id that makes a repeat safe. Default: a new id."),
-    ] = None,
+    request_id: RequestId = None,
     target: Target = _HERE,
     json: Json = False,
 ) -> int:
@@ -561,6 +556,84 @@ def pay(
 
     payment = show.Payment(customer_id, loan_id, amount, on, request_id)
     return show.pay(target, payment, as_json=json)
+
+
+@app.command(group=_USE)
+def payments(
+    customer_id: CustomerId,
+    loan_id: LoanId,
+    /,
+    *,
+    limit: Limit = 50,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """List a loan's payments as they were recorded, with their reversals."""
+    from credit_service.cli import payments
+
+    return payments.payments(target, customer_id, loan_id, _bounded(limit), as_json=json)
+
+
+@app.command(group=_USE)
+def reverse_payment(
+    payment_id: Annotated[int, Parameter(help="Id of the payment.")],
+    /,
+    *,
+    reason: Annotated[
+        Literal["bounced", "duplicate", "wrong-loan", "entry-error"],
+        Parameter(help="Why it is reversed."),
+    ],
+    request_id: RequestId = None,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Reverse a payment: the loan becomes what it would be without it."""
+    from credit_service.cli import payments
+
+    return payments.reverse(target, payment_id, reason, request_id, as_json=json)
+
+
+@app.command(group=_USE)
+def prepay(
+    customer_id: CustomerId,
+    loan_id: LoanId,
+    amount: Annotated[str, Parameter(help="Amount in rupees, such as 20000.")],
+    /,
+    *,
+    effect: Annotated[
+        Literal["tenure", "installment"],
+        Parameter(help="What the prepayment reduces."),
+    ] = "tenure",
+    on: Annotated[date | None, Parameter(help="Date of the payment. Default: today.")] = None,
+    dry_run: Annotated[bool, flag("Only show the new schedule; record nothing.")] = False,
+    request_id: RequestId = None,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Repay a part of the principal ahead of the schedule."""
+    from credit_service.cli import payments
+
+    prepayment = payments.Prepayment(customer_id, loan_id, amount, effect, on, dry_run, request_id)
+    return payments.prepay(target, prepayment, as_json=json)
+
+
+@app.command(group=_USE)
+def foreclosure(
+    customer_id: CustomerId,
+    loan_id: LoanId,
+    /,
+    *,
+    on: Annotated[date | None, Parameter(help="Day of the payment. Default: today.")] = None,
+    pay: Annotated[bool, flag("Also record the payment, which closes the loan.")] = False,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Show what closes a loan on a day; with --pay, also pay it."""
+    from credit_service.cli import payments
+
+    return payments.foreclosure(
+        target, payments.Foreclosure(customer_id, loan_id, on, pay), as_json=json
+    )
 
 
 @app.command(group=_USE)

@@ -5,6 +5,7 @@ from datetime import date
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 from cyclopts import Group, Parameter
 
@@ -99,5 +100,8 @@ AsOf = Annotated[
         help="An earlier day, such as 2026-01-31: show what the service would have said at its "
         "end, by what is known now. Default: today.",
     ),
+]
+RequestId = Annotated[
+    UUID | None, Parameter(help="Request id that makes a repeat safe. Default: a new id.")
 ]
 Limit = Annotated[int, Parameter(help="Maximum number to show, 1 to 100000.")]

@@ -49,7 +49,7 @@ _BAR_CELLS = 20
 
 
 @contextmanager
-def _service(target: Target) -> Iterator[CreditServiceStub]:
+def service_at(target: Target) -> Iterator[CreditServiceStub]:
     """The service's methods. Failed calls raise ServiceError."""
     with connected(target) as channel, decoded_errors():
         yield CreditServiceStub(channel)
@@ -76,8 +76,8 @@ def customer(
     elif phone is not None:
         request.phone_number = phone
     if as_of is not None:
-        request.as_of.CopyFrom(_to_date(as_of))
-    with _service(target) as service:
+        request.as_of.CopyFrom(date_of(as_of))
+    with service_at(target) as service:
         response = service.GetCustomer(request, timeout=CALL_TIMEOUT_SECONDS)
     if as_json:
         print_json(as_dict(response))
@@ -88,7 +88,7 @@ def customer(
 
 def _show_customer(found: Customer) -> None:
     _show_as_of(found)
-    _print_facts(
+    print_facts(
         ("customer", f"{found.customer_id}  {found.first_name} {found.last_name}"),
         ("age", str(found.age) if found.age else "unknown"),
         ("phone", found.phone_number),
@@ -129,7 +129,7 @@ def update_customer(target: Target, change: CustomerChange, *, as_json: bool) ->
     request_id = change.request_id or uuid4()
     request = _update_request(change, request_id)
     try:
-        with _service(target) as service:
+        with service_at(target) as service:
             response = service.UpdateCustomer(request, timeout=CALL_TIMEOUT_SECONDS)
     except (ServiceError, KeyboardInterrupt) as error:
         if not isinstance(error, ServiceError) or error.unavailable:
@@ -179,8 +179,8 @@ def _update_request(change: CustomerChange, request_id: UUID) -> pb.UpdateCustom
 def customer_changes(target: Target, customer_id: int, limit: int, *, as_json: bool) -> int:
     """List the changes of a customer's facts, latest first."""
     request = pb.ListCustomerChangesRequest(customer_id=customer_id)
-    with _service(target) as service:
-        found, more = _pages(service.ListCustomerChanges, request, "changes", limit)
+    with service_at(target) as service:
+        found, more = list_pages(service.ListCustomerChanges, request, "changes", limit)
     table = Listing("time", "by", ("loan", "right"), "fact", "old value", "new value")
     for each in found:
         by = (
@@ -195,14 +195,14 @@ def customer_changes(target: Target, customer_id: int, limit: int, *, as_json: b
                 fact.previous,
                 fact.current,
             )
-    return _print_list(table, "changes", found, more=more, as_json=as_json)
+    return print_list(table, "changes", found, more=more, as_json=as_json)
 
 
 def _show_as_of(found: Customer | score_pb2.CreditScore) -> None:
     """Show the day of an answer about an earlier day, and what is not known about it."""
     if not found.HasField("as_of"):
         return
-    out.print(Text(f"As of {_day(found.as_of.day)}, by what is known today", style="bold"))
+    out.print(Text(f"As of {day_text(found.as_of.day)}, by what is known today", style="bold"))
     for each in found.as_of.unknown_facts:
         out.print(Text(f"  not known: {unknown_fact(each)}"), soft_wrap=True)
 
@@ -211,8 +211,8 @@ def score(target: Target, customer_id: int, as_of: date | None, *, as_json: bool
     """Show a customer's score, component by component, today or as of an earlier day."""
     request = pb.GetCreditScoreRequest(customer_id=customer_id)
     if as_of is not None:
-        request.as_of.CopyFrom(_to_date(as_of))
-    with _service(target) as service:
+        request.as_of.CopyFrom(date_of(as_of))
+    with service_at(target) as service:
         response = service.GetCreditScore(request, timeout=CALL_TIMEOUT_SECONDS)
     if as_json:
         print_json(as_dict(response))
@@ -237,7 +237,7 @@ def _show_score(found: score_pb2.CreditScore) -> None:
         table.add(name.lower().replace("_", " "), str(points), str(most), bar, each.explanation)
     table.print()
     out.print(
-        Text(f"  scorecard {found.scorecard_version}, valid until {_day(found.valid_until)}"),
+        Text(f"  scorecard {found.scorecard_version}, valid until {day_text(found.valid_until)}"),
         style="dim",
     )
 
@@ -267,7 +267,7 @@ def check(target: Target, ask: Ask, *, as_json: bool) -> int:
         tenure_months=tenure,
         charges=_charges(ask),
     )
-    with _service(target) as service:
+    with service_at(target) as service:
         response = service.CheckEligibility(request, timeout=CALL_TIMEOUT_SECONDS)
     if as_json:
         print_json(as_dict(response))
@@ -351,7 +351,7 @@ def _review_facts(found: decision_pb2.Decision) -> list[tuple[str, str]]:
             when = f"{instant(referral.reviewed_time)} {_by(referral.reviewer)}".strip()
             state += f" {when}{new}: {referral.reason}"
         else:
-            state += f", last day {_day(referral.last_day)}"
+            state += f", last day {day_text(referral.last_day)}"
         facts.append(("referral", state))
     if found.reviewed_decision_id:
         facts.append(("reviewed", f"decision {found.reviewed_decision_id}"))
@@ -400,8 +400,8 @@ def _show_counter_offer(offer: decision_pb2.CounterOffer) -> None:
 def loans(target: Target, customer_id: int, limit: int, *, as_json: bool) -> int:
     """List a customer's loans."""
     request = pb.ListLoansRequest(customer_id=customer_id)
-    with _service(target) as service:
-        found, more = _pages(service.ListLoans, request, "loans", limit)
+    with service_at(target) as service:
+        found, more = list_pages(service.ListLoans, request, "loans", limit)
     table = Listing(
         ("loan", "right"), ("amount", "right"), ("rate", "right"), ("installment", "right"),
         ("settled", "right"), ("outstanding", "right"), "state", "next due",
@@ -414,17 +414,17 @@ def loans(target: Target, customer_id: int, limit: int, *, as_json: bool) -> int
             inr(each.monthly_installment),
             f"{each.installments_settled}/{each.tenure_months}",
             inr(each.outstanding),
-            _loan_state(each),
-            _day(each.next_due_date),
+            loan_state(each),
+            day_text(each.next_due_date),
         )
-    return _print_list(table, "loans", found, more=more, as_json=as_json)
+    return print_list(table, "loans", found, more=more, as_json=as_json)
 
 
 def offers(target: Target, customer_id: int, limit: int, *, as_json: bool) -> int:
     """List a customer's offers, latest first."""
     request = pb.ListLoanOffersRequest(customer_id=customer_id)
-    with _service(target) as service:
-        found, more = _pages(service.ListLoanOffers, request, "offers", limit)
+    with service_at(target) as service:
+        found, more = list_pages(service.ListLoanOffers, request, "offers", limit)
     table = Listing(
         ("offer", "right"), ("amount", "right"), ("rate", "right"), ("APR", "right"),
         ("installment", "right"), "state", "valid until", ("loan", "right"),
@@ -437,16 +437,16 @@ def offers(target: Target, customer_id: int, limit: int, *, as_json: bool) -> in
             f"{each.cost_of_credit.annual_percentage_rate.value} %",
             inr(each.monthly_installment),
             enum_name(each.state, offer_pb2.LoanOfferState),
-            _day(each.valid_until),
+            day_text(each.valid_until),
             str(each.loan_id or ""),
         )
-    return _print_list(table, "offers", found, more=more, as_json=as_json)
+    return print_list(table, "offers", found, more=more, as_json=as_json)
 
 
 def loan(target: Target, loan_id: int, customer_id: int | None, *, as_json: bool) -> int:
     """Show one loan with its customer."""
     request = pb.GetLoanRequest(loan_id=loan_id, customer_id=customer_id)
-    with _service(target) as service:
+    with service_at(target) as service:
         response = service.GetLoan(request, timeout=CALL_TIMEOUT_SECONDS)
     if as_json:
         print_json(as_dict(response))
@@ -460,9 +460,9 @@ def loan(target: Target, loan_id: int, customer_id: int | None, *, as_json: bool
 def _show_loan(found: loan_pb2.Loan) -> None:
     source = enum_name(found.source, loan_pb2.LoanSource).lower()
     by = f", by decision {found.decision_id}" if found.decision_id else ""
-    _print_facts(
+    print_facts(
         ("loan", f"{found.loan_id}  of customer {found.customer_id}, {source}{by}"),
-        ("state", _loan_state(found)),
+        ("state", loan_state(found)),
         ("amount", f"{inr(found.loan_amount)} at {found.interest_rate.value} % a year"),
         ("installment", _a_month(found)),
         (
@@ -472,16 +472,16 @@ def _show_loan(found: loan_pb2.Loan) -> None:
                 f"{found.emis_paid_on_time} on time, {found.repayments_left} left"
             ),
         ),
-        ("term", f"{_day(found.start_date)} to {_day(found.end_date)}"),
+        ("term", f"{day_text(found.start_date)} to {day_text(found.end_date)}"),
         ("outstanding", inr(found.outstanding)),
-        ("next due", _day(found.next_due_date) or "none"),
+        ("next due", day_text(found.next_due_date) or "none"),
         *([("cost", _cost(found.cost_of_credit))] if found.HasField("cost_of_credit") else []),
     )
 
 
-def _loan_state(found: loan_pb2.Loan) -> str:
+def loan_state(found: loan_pb2.Loan) -> str:
     state = enum_name(found.state, loan_pb2.LoanState).lower()
-    return f"{state} {_day(found.closed_on)}".strip()
+    return f"{state} {day_text(found.closed_on)}".strip()
 
 
 def key_facts(
@@ -499,7 +499,7 @@ def key_facts(
     request = pb.GetKeyFactsStatementRequest(
         offer_id=offer_id or 0, customer_id=customer_id or 0, loan_id=loan_id or 0
     )
-    with _service(target) as service:
+    with service_at(target) as service:
         response = service.GetKeyFactsStatement(request, timeout=CALL_TIMEOUT_SECONDS)
     if as_json:
         print_json(as_dict(response))
@@ -514,13 +514,13 @@ def _show_key_facts(found: key_facts_pb2.KeyFacts) -> None:
     charges = f"{lender} of the lender, {others} of third parties"
     about = f"loan {found.loan_id}"
     if found.offer_id:
-        about = f"offer {found.offer_id}, valid until {_day(found.valid_until)}"
-    _print_facts(
-        ("key facts", f"{about}, prepared on {_day(found.prepared_on)}"),
+        about = f"offer {found.offer_id}, valid until {day_text(found.valid_until)}"
+    print_facts(
+        ("key facts", f"{about}, prepared on {day_text(found.prepared_on)}"),
         ("customer", f"{found.customer_id}  {found.customer_name}"),
         ("amount", f"{inr(found.loan_amount)} at {found.interest_rate.value} % a year, fixed"),
         ("installments", f"{found.tenure_months}, {_a_month(found)}"),
-        ("term", f"{_day(found.start_date)} to {_day(found.installments[-1].due_date)}"),
+        ("term", f"{day_text(found.start_date)} to {day_text(found.installments[-1].due_date)}"),
         ("APR", f"{cost.annual_percentage_rate.value} %"),
         ("disbursed", inr(cost.net_disbursed)),
         ("charges", charges),
@@ -540,7 +540,7 @@ def _show_key_facts(found: key_facts_pb2.KeyFacts) -> None:
     for line in found.installments:
         table.add(
             str(line.number),
-            _day(line.due_date),
+            day_text(line.due_date),
             inr(line.payment),
             inr(line.principal),
             inr(line.interest),
@@ -552,7 +552,7 @@ def _show_key_facts(found: key_facts_pb2.KeyFacts) -> None:
 def schedule(target: Target, customer_id: int, loan_id: int, *, as_json: bool) -> int:
     """Show all installments of a loan."""
     request = pb.GetRepaymentScheduleRequest(customer_id=customer_id, loan_id=loan_id)
-    with _service(target) as service:
+    with service_at(target) as service:
         response = service.GetRepaymentSchedule(request, timeout=CALL_TIMEOUT_SECONDS)
     if as_json:
         print_json(as_dict(response))
@@ -564,7 +564,7 @@ def schedule(target: Target, customer_id: int, loan_id: int, *, as_json: bool) -
     for each in response.installments:
         table.add(
             str(each.number),
-            _day(each.due_date),
+            day_text(each.due_date),
             inr(each.payment),
             inr(each.principal),
             inr(each.interest),
@@ -588,7 +588,7 @@ def _installment_state(each: loan_pb2.Installment) -> str:
     state = name.lower().replace("_", " ")
     if each.state == loan_pb2.INSTALLMENT_STATE_PARTLY_PAID:
         return f"{state}: {inr(each.paid_amount)}"
-    return f"{state} {_day(each.settled_on)}".strip()
+    return f"{state} {day_text(each.settled_on)}".strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -612,9 +612,9 @@ def pay(target: Target, payment: Payment, *, as_json: bool) -> int:
         amount=read_money(payment.amount),
     )
     if payment.paid_on is not None:
-        request.paid_on.CopyFrom(_to_date(payment.paid_on))
+        request.paid_on.CopyFrom(date_of(payment.paid_on))
     try:
-        with _service(target) as service:
+        with service_at(target) as service:
             response = service.RecordPayment(request, timeout=CALL_TIMEOUT_SECONDS)
     except (ServiceError, KeyboardInterrupt) as error:
         if not isinstance(error, ServiceError) or error.unavailable:
@@ -628,12 +628,14 @@ def pay(target: Target, payment: Payment, *, as_json: bool) -> int:
         return ExitCode.GOOD
     stored = response.payment
     out.print(
-        Text(f"Payment {stored.payment_id}: {inr(stored.amount)} paid on {_day(stored.paid_on)}")
+        Text(
+            f"Payment {stored.payment_id}: {inr(stored.amount)} paid on {day_text(stored.paid_on)}"
+        )
     )
     numbers = ", ".join(str(each.number) for each in response.installments)
     out.print(Text(f"  settled installments: {numbers or 'none'}"))
     out.print(
-        Text(f"  outstanding {inr(response.loan.outstanding)}, loan {_loan_state(response.loan)}")
+        Text(f"  outstanding {inr(response.loan.outstanding)}, loan {loan_state(response.loan)}")
     )
     return ExitCode.GOOD
 
@@ -644,8 +646,8 @@ def pay(target: Target, payment: Payment, *, as_json: bool) -> int:
 def decisions(target: Target, customer_id: int | None, limit: int, *, as_json: bool) -> int:
     """List stored decisions, latest first."""
     request = pb.ListDecisionsRequest(customer_id=customer_id)
-    with _service(target) as service:
-        found, more = _pages(service.ListDecisions, request, "decisions", limit)
+    with service_at(target) as service:
+        found, more = list_pages(service.ListDecisions, request, "decisions", limit)
     table = Listing(
         ("decision", "right"), "time", ("customer", "right"), ("requested", "right"),
         ("months", "right"), ("rate", "right"), ("score", "right"), "outcome",
@@ -662,13 +664,13 @@ def decisions(target: Target, customer_id: int | None, limit: int, *, as_json: b
             str(each.credit_score.score),
             f"approved: loan {each.loan_id}" if each.approved else f"{_outcome(each)}: {reasons}",
         )
-    return _print_list(table, "decisions", found, more=more, as_json=as_json)
+    return print_list(table, "decisions", found, more=more, as_json=as_json)
 
 
 def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
     """Show a stored decision with its inputs."""
     request = pb.GetDecisionRequest(decision_id=decision_id)
-    with _service(target) as service:
+    with service_at(target) as service:
         response = service.GetDecision(request, timeout=CALL_TIMEOUT_SECONDS)
     if as_json:
         print_json(as_dict(response))
@@ -680,7 +682,7 @@ def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
     if found.HasField("counter_offer"):
         _show_counter_offer(found.counter_offer)
     ask, inputs = found.ask, found.inputs
-    _print_facts(
+    print_facts(
         ("customer", f"{found.customer_id} (version {inputs.customer_version})"),
         ("decided", f"{instant(found.decided_time)} {_by(found.principal)}"),
         (
@@ -715,7 +717,7 @@ def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
 # Helpers.
 
 
-def _pages(
+def list_pages(
     method: Callable[..., Any], request: Any, name: str, limit: int
 ) -> tuple[list[Any], bool]:
     """Return the first `limit` items of a list, read page by page, and whether there are more."""
@@ -730,7 +732,7 @@ def _pages(
     return found, bool(request.page_token)
 
 
-def _print_list(table: Listing, name: str, found: list[Any], *, more: bool, as_json: bool) -> int:
+def print_list(table: Listing, name: str, found: list[Any], *, more: bool, as_json: bool) -> int:
     if as_json:
         print_json({name: [as_dict(each) for each in found], "more": more})
     elif not found:
@@ -742,7 +744,7 @@ def _print_list(table: Listing, name: str, found: list[Any], *, more: bool, as_j
     return ExitCode.GOOD
 
 
-def _print_facts(*facts: tuple[str, str]) -> None:
+def print_facts(*facts: tuple[str, str]) -> None:
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         out.print(Text.assemble((f"{name:{width}}  ", "bold"), value), soft_wrap=True)
@@ -753,11 +755,11 @@ def _by(principal: str) -> str:
     return f"by {principal}" if principal else ""
 
 
-def _to_date(day: date) -> Date:
+def date_of(day: date) -> Date:
     return Date(year=day.year, month=day.month, day=day.day)
 
 
-def _day(day: Message) -> str:
+def day_text(day: Message) -> str:
     """Return a day as '2026-01-31', or '' if unset."""
     return (
         f"{day.year:04}-{day.month:02}-{day.day:02}" if isinstance(day, Date) and day.year else ""

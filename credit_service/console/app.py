@@ -48,6 +48,7 @@ from credit_service.console.views import (
     lending,
     loans,
     offers,
+    payments,
     referrals,
     scorecards,
     search,
@@ -71,6 +72,9 @@ _FORM_BYTES = 1024 * 1024
 
 _STOP_SECONDS = 5
 
+_LOAN = "/qa/customers/{customer_id}/loans/{loan_id}"
+_PAYMENT = f"{_LOAN}/payments/{{payment_id}}"
+
 _PAGES: tuple[tuple[str, str, View], ...] = (
     ("GET", "/qa/", dashboard.home),
     ("GET", "/qa/overview", dashboard.overview),
@@ -86,6 +90,13 @@ _PAGES: tuple[tuple[str, str, View], ...] = (
     ("POST", "/qa/customers/{customer_id}/loans/{loan_id}/pay", loans.pay),
     ("GET", "/qa/customers/{customer_id}/loans/{loan_id}/schedule.csv", loans.schedule_csv),
     ("GET", "/qa/customers/{customer_id}/loans/{loan_id}/key-facts", keyfacts.of_loan),
+    ("GET", f"{_PAYMENT}/reverse", payments.reversal),
+    ("POST", f"{_PAYMENT}/reverse", payments.reverse),
+    ("GET", f"{_LOAN}/prepay", payments.prepayment),
+    ("GET", f"{_LOAN}/prepay/review", payments.preview),
+    ("POST", f"{_LOAN}/prepay/review", payments.prepay),
+    ("GET", f"{_LOAN}/foreclose", payments.quote),
+    ("POST", f"{_LOAN}/foreclose", payments.foreclose),
     ("GET", "/qa/loans/{loan_id}", loans.find),
     ("GET", "/qa/eligibility", lending.simulator),
     ("GET", "/qa/eligibility/answer", lending.simulate),
@@ -142,6 +153,9 @@ _FORMS: dict[View, View] = {
     customers.register: customers.registration,
     changes.change: changes.form,
     loans.pay: loans.show,
+    payments.reverse: payments.reversal,
+    payments.prepay: payments.preview,
+    payments.foreclose: payments.quote,
     lending.apply: lending.review,
     ingestions.upload: ingestions.index,
     undo.cancel: undo.cancellation,
@@ -307,6 +321,9 @@ def _templates(settings: Settings) -> jinja2.Environment:
         scorecard_change=partial(display.enum_name, enum=scorecard_pb2.ScorecardChangeType),
         loan_state=partial(display.enum_name, enum=loan_pb2.LoanState),
         loan_source=partial(display.enum_name, enum=loan_pb2.LoanSource),
+        payment_purpose=partial(display.enum_name, enum=loan_pb2.PaymentPurpose),
+        prepayment_effect=partial(display.enum_name, enum=loan_pb2.PrepaymentEffect),
+        reversal_reason=partial(display.enum_name, enum=loan_pb2.PaymentReversalReason),
         installment_state=partial(display.enum_name, enum=loan_pb2.InstallmentState),
         ingestion_state=partial(display.enum_name, enum=ingestion_pb2.IngestionState),
         ingestion_kind=partial(display.enum_name, enum=ingestion_pb2.IngestionKind),

@@ -385,7 +385,7 @@ def _sign_in_first(page: Page, error: ServiceError) -> Response:
     target = form_page(page.request.url.path)
     if page.request.method == "GET" and page.request.url.query:
         target += f"?{page.request.url.query}"
-    elif target == "/qa/apply/review":
+    elif target == "/qa/apply/review" or target.endswith("/prepay/review"):
         # The address of this page contains the terms by design, so that it can be reloaded.
         kept = {name: value for name, value in page.form.items() if name != "csrf_token"}
         target += f"?{urlencode(kept)}"

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from credit_service.client.channel import ServiceError, decoded
 from credit_service.console.calls import Call, full_method, request_json
 from credit_service.v1 import credit_service_pb2 as pb
-from credit_service.v1 import event_pb2, ingestion_pb2
+from credit_service.v1 import event_pb2, ingestion_pb2, loan_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 from credit_service.v1 import scorecard_service_pb2 as scorecard_pb
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
@@ -126,6 +126,30 @@ class Service:
     def pay(self, request: pb.RecordPaymentRequest) -> pb.RecordPaymentResponse:
         """RecordPayment."""
         return self._unary(self._credit.RecordPayment, request)
+
+    def payments(self, request: pb.ListPaymentsRequest) -> pb.ListPaymentsResponse:
+        """ListPayments."""
+        return self._unary(self._credit.ListPayments, request)
+
+    def all_payments(self, customer_id: int, loan_id: int) -> Iterator[loan_pb2.Payment]:
+        """ListPayments, page by page."""
+        request = pb.ListPaymentsRequest(customer_id=customer_id, loan_id=loan_id, page_size=1_000)
+        while True:
+            response = self.payments(request)
+            yield from response.payments
+            request.page_token = response.next_page_token
+            if not request.page_token:
+                return
+
+    def reverse_payment(self, request: pb.ReversePaymentRequest) -> pb.ReversePaymentResponse:
+        """ReversePayment."""
+        return self._unary(self._credit.ReversePayment, request)
+
+    def foreclosure_quote(
+        self, request: pb.GetForeclosureQuoteRequest
+    ) -> pb.GetForeclosureQuoteResponse:
+        """GetForeclosureQuote."""
+        return self._unary(self._credit.GetForeclosureQuote, request)
 
     def decision(self, decision_id: int) -> Any:
         """GetDecision."""

@@ -62,6 +62,10 @@ CALLING: dict[str, tuple[str, ...]] = {
     "schedule": ("1", "1"),
     "key-facts": ("1",),
     "pay": ("1", "1", "10"),
+    "payments": ("1", "1"),
+    "reverse-payment": ("1", "--reason=bounced"),
+    "prepay": ("1", "1", "10"),
+    "foreclosure": ("1", "1"),
     "decisions": (),
     "decision": ("1",),
     "events": ("--no-follow",),
@@ -74,7 +78,7 @@ CALLING: dict[str, tuple[str, ...]] = {
     "scorecard trial": (),
     "backtest": ("{scorecard}",),
 }
-WRITING = ("pay", "update-customer")
+WRITING = ("pay", "update-customer", "reverse-payment", "prepay")
 LOCAL: dict[str, tuple[str, ...]] = {
     "scorecard check": ("{scorecard}",),
     "doctor": (),

@@ -110,6 +110,44 @@ def test_the_date_order_is_sent_to_the_service(visitor: Visitor, database_url: s
     assert "Choose the order of numeric dates." in send("ydm")
 
 
+def test_a_payment_is_reversed_and_a_loan_prepaid_and_foreclosed(
+    server: Edge, visitor: Visitor
+) -> None:
+    customer = register(server.credit, "9876500001")
+    import_loans(server, customer, 10)
+    loan = server.credit.CreateLoan(ask(customer, str(uuid4()))).loan
+    home = f"/qa/customers/{customer}/loans/{loan.loan_id}"
+
+    def send(path: str, **fields: str) -> Answer:
+        return visitor.send(home + path, request_id=str(uuid4()), **fields)
+
+    paid = visitor.send(home, f"{home}/pay", request_id=str(uuid4()), amount="8800")
+    assert paid.status == 303
+    found = re.search(r"payments/([0-9]+)/reverse", visitor.ask(home).text)
+    assert found is not None
+    reversal = f"/payments/{found[1]}/reverse"
+    assert send(reversal).status == 400
+    assert send(reversal, reason="BOUNCED").status == 303
+    assert '<span class="badge declined">Reversed</span>' in visitor.ask(home).text
+    assert "It was reversed" in visitor.ask(home + reversal).text
+
+    terms = {"amount": "20000", "effect": "installment"}
+    query = f"/prepay/review?request_id={uuid4()}&amount=20000&effect=installment"
+    assert "Reduce the installment <span" in visitor.ask(home + query).text
+    assert visitor.ask(home + "/prepay/review?amount=x&request_id=" + str(uuid4())).status == 400
+    booked = visitor.send(
+        f"{home}{query}", f"{home}/prepay/review", request_id=str(uuid4()), **terms
+    )
+    assert booked.status == 303
+    assert "Part prepayment" in visitor.ask(home).text
+
+    quote = visitor.ask(f"{home}/foreclose").text
+    fields = dict(re.findall(r'name="(amount|paid_on)" value="([^"]+)"', quote))
+    assert send("/foreclose", **{**fields, "amount": "1"}).status in (400, 409)
+    assert send("/foreclose", **fields).status == 303
+    assert "The loan is closed." in visitor.ask(home).text
+
+
 def test_only_the_edited_fields_of_a_customer_change(server: Edge, visitor: Visitor) -> None:
     customer = register(server.credit, "9876500001")
     register(server.credit, "9876500002")

@@ -275,6 +275,7 @@ def test_help_is_fast_and_complete() -> None:
         *("up", "serve", "worker", "migrate", "ingest", "sample-data", "demo", "call", "customer"),
         *("score", "check", "loans", "loan", "schedule", "pay", "decisions", "decision", "events"),
         *("offers", "update-customer", "changes"),
+        *("payments", "reverse-payment", "prepay", "foreclosure"),
         *("doctor", "completion", "token", "scorecard", "backtest", "replay"),
     ):
         assert f"│ {command} " in done.stdout

@@ -342,6 +342,37 @@ def test_offers_are_listed_with_their_rate_and_state(run: Run) -> None:
     assert "There are no offers" in run("offers", "106").errors
 
 
+def test_a_payment_is_reversed_and_a_loan_prepaid_and_foreclosed(run: Run) -> None:
+    request = {
+        "customer_id": 101,
+        "loan_amount": {"units": 40000},
+        "interest_rate": {"value": "12"},
+        "tenure_months": 12,
+    }
+    loan_id = run("call", "CreateLoan", json.dumps(request)).document["loan"]["loan_id"]
+    loan = ("101", loan_id)
+    assert "There are no payments" in run("payments", *loan).words
+    paid = run("pay", *loan, "3554", "--json").document["payment"]["payment_id"]
+    again = ("reverse-payment", paid, "--reason=wrong-loan", f"--request-id={uuid.uuid4()}")
+    first, second = run(*again, "--json"), run(*again, "--json")
+    assert first.document == second.document
+    assert run("reverse-payment", paid, "--reason=bounced").code == 1
+    (listed,) = run("payments", *loan, "--json").document["payments"]
+    assert listed["reversal"]["reason"] == "PAYMENT_REVERSAL_REASON_WRONG_LOAN"
+    assert "wrong" in run("payments", *loan).words
+
+    tried = run("prepay", *loan, "10,000", "--effect=installment", "--dry-run")
+    assert "12 installments left" in tried.words
+    assert "Nothing was recorded" in tried.errors
+    assert len(run("payments", *loan, "--json").document["payments"]) == 1
+    assert "9 installments left" in run("prepay", *loan, "10,000").words
+
+    assert "principal outstanding" in run("foreclosure", *loan).output
+    assert "30,000.00" in run("foreclosure", *loan).words
+    assert "The loan is closed" in run("foreclosure", *loan, "--pay").words
+    assert "LOAN_CLOSED" in run("foreclosure", *loan, "--pay").errors
+
+
 def test_a_customer_is_changed_and_the_changes_are_listed(run: Run) -> None:
     changed = run("update-customer", "104", "--income=1,00,000", "--last-name=Iyer")
     assert "Iyer" in changed.words

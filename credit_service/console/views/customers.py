@@ -107,6 +107,7 @@ class History:
     points: list[ScorePoint] = field(default_factory=list)
     changes: list[event_pb2.CreditEvent] = field(default_factory=list)
     payments: list[Any] = field(default_factory=list)
+    reversed_ids: set[int] = field(default_factory=set)
 
 
 def show(page: Page) -> Response:
@@ -165,8 +166,12 @@ def _history(page: Page, customer_id: int) -> History:
         customer_id,
         event_pb2.CREDIT_EVENT_TYPE_SCORE_CHANGED,
         event_pb2.CREDIT_EVENT_TYPE_PAYMENT_RECORDED,
+        event_pb2.CREDIT_EVENT_TYPE_PAYMENT_REVERSED,
     )
     for event in events:
+        if event.WhichOneof("payload") == "payment_reversed":
+            history.reversed_ids.add(event.payment_reversed.payment_id)
+            continue
         if event.WhichOneof("payload") == "payment_recorded":
             history.payments.insert(0, event.payment_recorded)
             continue

@@ -90,6 +90,10 @@ def _show(
         due = formats.money_of(
             display.paise(next_installment.payment) - display.paise(next_installment.paid_amount)
         )
+    request = pb.ListPaymentsRequest(
+        customer_id=customer_id, loan_id=loan_id, page_token=page.query.get("payments_token", "")
+    )
+    payments, payments_problem = page.attempt(lambda: page.service.payments(request))
     status = (problem.http_status if problem is not None else 400) if failed else 200
     return page.render(
         "loan.html",
@@ -98,6 +102,8 @@ def _show(
         customer=found.customer,
         schedule=schedule,
         due=due,
+        payments=payments,
+        payments_problem=payments_problem,
         values=values,
         problems=problems,
         problem=problem,
