@@ -184,6 +184,7 @@ def test_a_cancellation_waits_for_the_batch_that_is_being_committed(
     assert sorted(order) == ["cancelled", "committed"]
     # It counts the batch that was committed before it.
     assert (found[0].state, found[0].inserted) == ("CANCELLED", 2)
+    assert [each["inserted"] for each in events(database)] == [2]
     assert get_ingestion(database, ingestion_id) == found[0]
     assert stored(database) == 2
 
