@@ -45,7 +45,7 @@ def script(customers: int) -> str:
     for name in ("read_version", "scorecard_version", "decision_id", "loan_id"):
         write = re.sub(rf":{name}\b", f":r_{name}", write)
     # A variable of pgbench is never null.
-    write = re.sub(r":(offer_id|held_valid_until)\b", "NULL", write)
+    write = re.sub(r":(offer_id|held_valid_until|npa_since)\b", "NULL", write)
     lines = (
         f"\\set customer_id random(1, {customers})",
         f"{_one_line(read)} \\gset r_",
@@ -105,6 +105,8 @@ def variables() -> dict[str, str]:
         "repaid_paise": "0",
         "held_principal_paise": "0",
         "held_installments_paise": "0",
+        "arrears_known": "true",
+        "oldest_unpaid_due": add_months(TODAY, 1).isoformat(),
         "now": datetime.now(UTC).isoformat(),
         "today": TODAY.isoformat(),
         "principal_paise": str(ask.principal_paise),

@@ -494,6 +494,36 @@ LENDING = Dashboard(
             ],
         ),
         (
+            "Arrears",
+            [
+                Panel(
+                    "Customers by new asset class, per day",
+                    [
+                        (
+                            _rise("credit_asset_class_changes_total", "asset_class", window="1d"),
+                            "{{asset_class}}",
+                        )
+                    ],
+                    width=12,
+                    description="Announced changes. A change for the worse counts after its day.",
+                ),
+                Panel(
+                    "Delay of the announcement",
+                    [
+                        (
+                            (
+                                "actor:credit_outbox_oldest_task_overdue_seconds:max"
+                                '{actor="announce_classes"}'
+                            ),
+                            "overdue task",
+                        )
+                    ],
+                    unit="s",
+                    width=12,
+                ),
+            ],
+        ),
+        (
             "Outbox and workers",
             [
                 Panel(

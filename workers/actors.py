@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from credit_service.clock import Clock, Moment
+from credit_service.commands.announce_classes import announce_classes, is_due
 from credit_service.commands.offers import expire_offers
 from credit_service.commands.recompute_scores import (
     lagging,
@@ -175,6 +176,11 @@ def _expire_offers(resources: Resources, _subject: str) -> None:
         _renew_cached(resources, positions, moment)
 
 
+def _announce_classes(resources: Resources, _subject: str) -> None:
+    """Announce the classes of days that have ended. Subject: the day."""
+    announce_classes(resources.database, resources.clock.moment(), resources.checkpoint)
+
+
 def _reconcile(resources: Resources, _subject: str) -> None:
     """Compare the next sample of customers with a full recomputation. The subject is ignored."""
     moment = resources.clock.moment()
@@ -216,6 +222,7 @@ ACTORS = (
     Actor("recompute_scores", BATCHES, _recompute_scores, time_limit_seconds=3600),
     Actor("refresh_due_scores", BATCHES, _refresh_due_scores, time_limit_seconds=3600),
     Actor("expire_offers", BATCHES, _expire_offers, time_limit_seconds=3600),
+    Actor("announce_classes", BATCHES, _announce_classes, time_limit_seconds=3600),
     Actor("reconcile", BATCHES, _reconcile, time_limit_seconds=300),
     Actor(
         "recompute_score",
@@ -279,8 +286,9 @@ class Timetable:
         self._next_reconciliation = monotonic() + RECONCILE_SECONDS
 
     def step(self) -> bool:
-        """Enqueue the refresh of outdated scores, the expiry of offers and the reconciliation, make
-        scorecards follow their schedule, fail abandoned streams, and mark expired referrals."""
+        """Enqueue the refresh of outdated scores, the expiry of offers, the announcement of asset
+        classes and the reconciliation, make scorecards follow their schedule, fail abandoned
+        streams, and mark expired referrals."""
         moment = self._clock.moment()
         follow_schedule(self._database, moment)
         with self._database.autocommit() as connection:
@@ -288,6 +296,8 @@ class Timetable:
                 tasks.enqueue(connection, "refresh_due_scores", str(moment.today), moment)
             if offers.expired(connection, moment.today, limit=1):
                 tasks.enqueue(connection, "expire_offers", str(moment.today), moment)
+            if is_due(connection, moment):
+                tasks.enqueue(connection, "announce_classes", str(moment.today), moment)
             if self._monotonic() >= self._next_reconciliation:
                 self._next_reconciliation = self._monotonic() + RECONCILE_SECONDS
                 tasks.enqueue(connection, "reconcile", "sample", moment)

@@ -32,6 +32,7 @@ import structlog
 from credit_service import failpoints
 from credit_service.cache.link import Command, RedisLink, make_masters
 from credit_service.clock import Moment
+from credit_service.domain.delinquency import Arrears
 from credit_service.domain.positions import CreditPosition, is_valid_on
 from credit_service.observability import metrics
 from credit_service.redis_url import RedisUrl
@@ -48,7 +49,8 @@ _GATHER_SECONDS = 0.005
 _MAX_QUEUED = 10_000
 _DECODED_ENTRIES = 4_096
 # Of an entry, between the scorecard's version and the days. A server of the previous release writes
-# no held credit: its entries have the days in other places, and must not read as holding none.
+# neither held credit nor arrears: its entries have the days in other places, and must not read as
+# having none.
 _FIGURES = 9
 
 # KEYS[1]: the entry. ARGV: version, value, time to live in milliseconds, '1' to write only over an
@@ -447,6 +449,7 @@ def _note_clock(link: RedisLink, master: str, answer: Sequence[bytes]) -> tuple[
 
 def _encode(position: CreditPosition, scorecard_version: str, master: str) -> str:
     """A JSON list that starts with the version, where the script reads it."""
+    arrears = position.arrears or Arrears()
     return json.dumps(
         [
             position.version,
@@ -464,10 +467,20 @@ def _encode(position: CreditPosition, scorecard_version: str, master: str) -> st
             position.valid_until.isoformat(),
             position.held_principal_paise,
             position.held_installments_paise,
+            position.arrears is not None,
+            *map(_text, (arrears.oldest_unpaid_due, arrears.npa_since)),
             master,
         ],
         separators=(",", ":"),
     )
+
+
+def _text(day: date | None) -> str | None:
+    return None if day is None else day.isoformat()
+
+
+def _day(text: str | None) -> date | None:
+    return None if text is None else date.fromisoformat(text)
 
 
 @lru_cache(maxsize=_DECODED_ENTRIES)
@@ -478,12 +491,13 @@ def _decode(customer_id: int, value: bytes) -> CachedPosition | None:
     """
     try:
         fields: list[Any] = json.loads(value)
-        version, scorecard_version, *figures, as_of, valid_until, held, installments, master = (
-            fields
-        )
+        version, scorecard_version, *figures, as_of, valid_until, held, installments = fields[:-4]
+        known, oldest_unpaid_due, npa_since, master = fields[-4:]
         if len(figures) != _FIGURES:
             return None
         figures += [*map(date.fromisoformat, (as_of, valid_until)), held, installments]
+        arrears = Arrears(_day(oldest_unpaid_due), _day(npa_since))
+        figures.append(arrears if known else None)
         position = CreditPosition(customer_id, version, *figures)
     except (ValueError, TypeError):
         return None

@@ -476,6 +476,38 @@ def loans(
 
 
 @app.command(group=_USE)
+def overdue(
+    *,
+    asset_class: Annotated[
+        Literal["SMA_0", "SMA_1", "SMA_2", "NPA"] | None,
+        Parameter(name="--class", help="Only loans of customers of this asset class."),
+    ] = None,
+    days: Annotated[int, Parameter(help="Only loans with at least so many days past due.")] = 1,
+    limit: Limit = 50,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """List the overdue loans of all customers, most days past due first."""
+    from credit_service.cli import show
+
+    return show.overdue(target, asset_class, days, _bounded(limit), as_json=json)
+
+
+@app.command(group=_USE)
+def arrears(
+    customer_id: CustomerId,
+    /,
+    *,
+    target: Target = _HERE,
+    json: Json = False,
+) -> int:
+    """Show a customer's days past due, asset class and overdue loans."""
+    from credit_service.cli import show
+
+    return show.arrears(target, customer_id, as_json=json)
+
+
+@app.command(group=_USE)
 def offers(
     customer_id: CustomerId,
     /,
@@ -675,6 +707,7 @@ EventType = Literal[
     "SCORE_CHANGED",
     "ROWS_INGESTED",
     "SCORECARD_CHANGED",
+    "ASSET_CLASS_CHANGED",
 ]
 
 

@@ -102,7 +102,13 @@ def _show_customer(found: Customer) -> None:
         ("installments", f"{inr(found.current_installments)} a month"),
         ("held by offers", f"{inr(found.held_credit)}, {inr(found.held_installments)} a month"),
         ("available", inr(found.available_credit)),
+        ("arrears", _arrears(found)),
     )
+
+
+def _arrears(found: Customer) -> str:
+    asset_class = enum_name(found.asset_class, decision_pb2.AssetClass)
+    return f"{found.days_past_due} days past due, {asset_class}"
 
 
 _BY_RULE = "rule"
@@ -420,6 +426,63 @@ def loans(target: Target, customer_id: int, limit: int, *, as_json: bool) -> int
     return print_list(table, "loans", found, more=more, as_json=as_json)
 
 
+def overdue(
+    target: Target, asset_class: str | None, days: int, limit: int, *, as_json: bool
+) -> int:
+    """List the overdue loans of all customers, most days past due first."""
+    request = pb.ListDelinquentLoansRequest(min_days_past_due=days)
+    if asset_class is not None:
+        request.asset_class = decision_pb2.AssetClass.Value(f"ASSET_CLASS_{asset_class}")
+    with service_at(target) as service:
+        found, more = list_pages(service.ListDelinquentLoans, request, "loans", limit)
+    table = Listing(
+        ("customer", "right"), ("loan", "right"), "class", ("days past due", "right"),
+        "unpaid since", ("installments", "right"), ("overdue", "right"),
+    )  # fmt: skip
+    for each in found:
+        table.add(
+            str(each.customer_id),
+            str(each.loan_id),
+            enum_name(each.asset_class, decision_pb2.AssetClass),
+            str(each.days_past_due),
+            day_text(each.oldest_due_date),
+            str(each.overdue_installments),
+            inr(each.overdue_amount),
+        )
+    return print_list(table, "loans", found, more=more, as_json=as_json)
+
+
+def arrears(target: Target, customer_id: int, *, as_json: bool) -> int:
+    """Show a customer's days past due, asset class and overdue loans."""
+    request = pb.GetDelinquencyRequest(customer_id=customer_id)
+    with service_at(target) as service:
+        response = service.GetDelinquency(request, timeout=CALL_TIMEOUT_SECONDS)
+    if as_json:
+        print_json(as_dict(response))
+        return ExitCode.GOOD
+    found = response.delinquency
+    print_facts(
+        ("customer", str(found.customer_id)),
+        ("class", enum_name(found.asset_class, decision_pb2.AssetClass)),
+        ("since", day_text(found.asset_class_since) or "the start"),
+        ("days past due", str(found.days_past_due)),
+        ("overdue", inr(found.overdue_amount)),
+        ("next change", day_text(found.next_change) or "none"),
+    )
+    for each in found.loans:
+        known_from = day_text(each.arrears_known_from)
+        known = f", arrears known from {known_from}" if known_from else ""
+        out.print(
+            Text(
+                f"  loan {each.loan_id}: {each.days_past_due} days, {inr(each.overdue_amount)} in "
+                f"{each.overdue_installments} installments since "
+                f"{day_text(each.oldest_due_date)}{known}"
+            ),
+            soft_wrap=True,
+        )
+    return ExitCode.GOOD
+
+
 def offers(target: Target, customer_id: int, limit: int, *, as_json: bool) -> int:
     """List a customer's offers, latest first."""
     request = pb.ListLoanOffersRequest(customer_id=customer_id)
@@ -476,6 +539,7 @@ def _show_loan(found: loan_pb2.Loan) -> None:
         ("outstanding", inr(found.outstanding)),
         ("next due", day_text(found.next_due_date) or "none"),
         *([("cost", _cost(found.cost_of_credit))] if found.HasField("cost_of_credit") else []),
+        ("days past due", str(found.days_past_due)),
     )
 
 

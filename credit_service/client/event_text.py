@@ -216,6 +216,20 @@ def _reviewed(event: event_pb2.CreditEvent) -> EventText:
     )
 
 
+def _class_changed(event: event_pb2.CreditEvent) -> EventText:
+    changed = event.asset_class_changed
+    previous, current = (
+        enum_name(each, decision_pb2.AssetClass)
+        for each in (changed.previous_class, changed.asset_class)
+    )
+    days, since = changed.days_past_due, changed.since
+    return EventText(
+        f"Asset class of customer {event.customer_id}: {current}",
+        f"previous class: {previous}, {days} day{'' if days == 1 else 's'} past due on "
+        f"{since.year:04}-{since.month:02}-{since.day:02}",
+    )
+
+
 def _changes(changes: Iterable[event_pb2.FactChange]) -> str:
     """Return 'Tenure months 12 → 24, Age', with values where the event has them."""
     return ", ".join(
@@ -247,4 +261,5 @@ _DESCRIBERS: dict[str, Callable[[event_pb2.CreditEvent], EventText]] = {
     "scorecard_changed": _scorecard_changed,
     "decision_referred": _referred,
     "decision_reviewed": _reviewed,
+    "asset_class_changed": _class_changed,
 }

@@ -17,6 +17,7 @@ from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
 from credit_service.commands.idempotency import fingerprint, used_before
+from credit_service.domain.delinquency import first_unpaid_due, with_loan_due
 from credit_service.domain.loans import Loan
 from credit_service.domain.offers import (
     LoanOffer,
@@ -240,6 +241,11 @@ def _write(
         [each for each in facts.holds if each.offer_id != offer.offer_id],
     )
     position_after = remaining.on(moment.today)
+    if loan is not None and position_after.arrears is not None:
+        first_due = first_unpaid_due(loan)
+        assert first_due is not None  # noqa: S101 - a new loan is ACTIVE
+        after = with_loan_due(position_after.arrears, first_due, moment.today)
+        position_after = replace(position_after, arrears=after)
     ending = EndWrite(
         offer=offer,
         read_version=facts.stored.version,

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from credit_service.clock import Moment
 from credit_service.commands.recompute_scores import recompute_scores
+from credit_service.domain.delinquency import Arrears
 from credit_service.domain.loans import Loan
 from credit_service.domain.policy_facts import policy_facts
 from credit_service.domain.positions import (
@@ -23,7 +24,7 @@ from credit_service.domain.positions import (
 from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import score
 from credit_service.observability import metrics
-from credit_service.storage import loans, positions, reconciliation, scorecards, scores
+from credit_service.storage import arrears, loans, positions, reconciliation, scorecards, scores
 from credit_service.storage.database import Database
 from credit_service.storage.scores import Scored
 
@@ -59,17 +60,22 @@ def reconcile(database: Database, moment: Moment, sample: int = SAMPLE) -> Recon
         loans_of = reconciliation.loans_of(connection, customer_ids)
         holds = reconciliation.open_holds(connection, customer_ids)
         scorecard = scorecards.active(connection, moment.today)
+        computed = arrears.compute(connection, customer_ids, moment.today)
         wrong = []
         for each in found:
             customer_id = each.position.customer_id
             differences = wrong_loans.get(customer_id, {}) | _differences(
                 each, loans_of[customer_id], holds[customer_id], scorecard, moment.zone
             )
+            known = each.position.arrears
+            if known not in (None, computed[customer_id]):
+                differences["arrears"] = (known, computed[customer_id])
             if differences:
                 wrong.append(customer_id)
                 _report(connection, customer_id, differences, moment)
         if wrong:
             positions.refresh(connection, wrong, moment.today)
+            arrears.fill(connection, wrong, moment.today)
             corrected = recompute_scores(connection, wrong, moment)
     metrics.reconciled_customers.inc(len(found))
     metrics.discrepancies.inc(len(wrong))
@@ -114,6 +120,7 @@ def _differences(
         of_customer,
         position.as_of,
         holds,
+        position.arrears,
     )
     differences: _Differences = {}
     # A server of the previous release moves the day past the end of a hold, which it does not know.
@@ -128,9 +135,9 @@ def _differences(
     ):
         facts = None
         if scorecard.score_needs_facts:
-            # A score uses only the facts about loans: neither settlements nor age.
+            # A score uses only the facts about loans: neither arrears nor age.
             day = line.computed_at.astimezone(zone).date()
-            facts = policy_facts(of_customer, {}, 0, day, day)
+            facts = policy_facts(of_customer, Arrears(), 0, day, day)
         right_score = score(computed, scorecard, facts)
         if (line.score, line.override) != (right_score.score, right_score.override):
             differences["score"] = (line.score, right_score.score)

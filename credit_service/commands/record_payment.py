@@ -5,6 +5,7 @@ also reads the loan's payments, and the loan is computed from all of them.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from uuid import UUID
@@ -14,8 +15,10 @@ from sqlalchemy import Connection, exc
 from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
+from credit_service.commands import moved_arrears
 from credit_service.commands.idempotency import fingerprint, used_before
 from credit_service.domain import payment_recording
+from credit_service.domain.delinquency import Arrears, ClassChange, Settlement
 from credit_service.domain.errors import NotFoundError
 from credit_service.domain.loan_replay import LoanAccount, PaymentFact
 from credit_service.domain.loans import Loan, unknown_loan
@@ -27,6 +30,7 @@ from credit_service.domain.payments import (
 )
 from credit_service.domain.positions import CreditPosition, is_valid_on, with_loan, with_payment
 from credit_service.domain.scorecard import Scorecard
+from credit_service.observability import metrics
 from credit_service.storage import decisions, payments, positions, scorecards
 from credit_service.storage.database import Database, LostRaceError, constraint_of
 from credit_service.storage.payments import (
@@ -77,6 +81,7 @@ class _Recorded:
     answer: RecordedPayment
     scorecard_version: str = ""
     position_after: CreditPosition | None = None
+    class_changes: Sequence[ClassChange] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,8 @@ def record_payment(
     if command.validate_only:
         return recorded.answer
     failpoints.reach("record_payment.after_commit")
+    for each in recorded.class_changes:
+        metrics.asset_class_changes.labels(each.current.name).inc()
     if cache is not None and recorded.position_after is not None:
         cache.put([recorded.position_after], recorded.scorecard_version, moment, read_at=started_at)
     return recorded.answer
@@ -184,7 +191,10 @@ def _record(
     if lock:
         failpoints.reach("record_payment.before_commit")
     return _Recorded(
-        _answer(command, stored, effects), scorecard.version, payment.effects.position_after
+        _answer(command, stored, effects),
+        scorecard.version,
+        payment.effects.position_after,
+        payment.effects.class_changes,
     )
 
 
@@ -251,15 +261,23 @@ def _payment_write(
     scorecard: Scorecard,
 ) -> PaymentWrite:
     after, position = effects.loan_after, read.position
+    moved, changes = moved_arrears.moved(
+        read,
+        position_after(connection, position, before, after, moment.today),
+        _arrears_after(connection, read, effects, paid_on, moment.today),
+        moment.today,
+    )
     return PaymentWrite(
         LoanWrite(
             request_id=command.request_id,
             fingerprint=content,
             principal=principal,
             read_version=position.version,
-            position_after=position_after(connection, position, before, after, moment.today),
+            position_after=moved,
             loan_after=after,
             outstanding_paise=outstanding_paise(after),
+            announced_class=read.announced_class,
+            class_changes=changes,
             is_replayed=effects.account is not None,
         ),
         amount_paise=command.amount_paise,
@@ -272,6 +290,17 @@ def _payment_write(
         charge_paise=effects.charge_paise,
         prepaid_principal_paise=effects.prepaid_principal_paise,
     )
+
+
+def _arrears_after(
+    connection: Connection, read: PaymentRead, effects: _Effects, paid_on: date, day: date
+) -> Arrears:
+    if effects.account is not None:
+        settlements = effects.account.settlements
+        return moved_arrears.after_replay(connection, effects.loan_after, settlements, day)
+    numbers = effects.settled_numbers
+    settled = Settlement(numbers[0], len(numbers), paid_on) if numbers else None
+    return moved_arrears.after_payment(connection, read, effects.loan_after, settled, day)
 
 
 def _store(connection: Connection, payment: PaymentWrite, moment: Moment) -> StoredPayment:

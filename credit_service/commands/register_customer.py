@@ -10,6 +10,7 @@ from sqlalchemy import Connection, exc
 from credit_service.clock import Moment
 from credit_service.commands.idempotency import fingerprint, used_before
 from credit_service.domain.customers import Customer, NewCustomer, approved_limit_paise
+from credit_service.domain.delinquency import Arrears
 from credit_service.domain.errors import AlreadyExistsError
 from credit_service.domain.positions import position_from_loans
 from credit_service.storage import customers, requests
@@ -136,5 +137,7 @@ def _as_registered(
         _FIRST_VERSION,
         view.customer.created_at,
     )
-    position = position_from_loans(customer_id, _FIRST_VERSION, income, limit, (), moment.today)
+    position = position_from_loans(
+        customer_id, _FIRST_VERSION, income, limit, (), moment.today, arrears=Arrears()
+    )
     return CustomerView(customer, position)

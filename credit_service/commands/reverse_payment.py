@@ -1,6 +1,7 @@
 """Reverse a payment: the loan becomes what it would be without it."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -9,13 +10,16 @@ from sqlalchemy import Connection, exc
 from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
+from credit_service.commands import moved_arrears
 from credit_service.commands.idempotency import fingerprint, used_before
 from credit_service.commands.record_payment import position_after
+from credit_service.domain.delinquency import ClassChange
 from credit_service.domain.errors import NotFoundError, PreconditionFailedError
-from credit_service.domain.loan_replay import replay
+from credit_service.domain.loan_replay import LoanAccount, replay
 from credit_service.domain.loans import Loan, LoanState
 from credit_service.domain.payments import ReversalReason, outstanding_paise
 from credit_service.domain.positions import CreditPosition
+from credit_service.observability import metrics
 from credit_service.storage import payments
 from credit_service.storage.database import Database, LostRaceError, constraint_of
 from credit_service.storage.payments import (
@@ -60,6 +64,7 @@ class _Reversed:
     answer: ReversedPayment
     scorecard_version: str = ""
     position_after: CreditPosition | None = None
+    class_changes: Sequence[ClassChange] = ()
 
 
 def reverse_payment(
@@ -94,6 +99,8 @@ def reverse_payment(
 
     done = database.retry(attempt)
     failpoints.reach("reverse_payment.after_commit")
+    for each in done.class_changes:
+        metrics.asset_class_changes.labels(each.current.name).inc()
     if cache is not None and done.position_after is not None:
         cache.put([done.position_after], done.scorecard_version, moment, read_at=started_at)
     return done.answer
@@ -128,8 +135,9 @@ def _reverse(
     history.raise_if_used(command.request_id)
     if reversal is not None:
         raise _already_reversed(payment)
-    after = replay(history.loan, history.facts_without(key.payment_number)).loan
-    effects = _effects(connection, command, content, moment, principal, read, history.loan, after)
+    account = replay(history.loan, history.facts_without(key.payment_number))
+    after = account.loan
+    effects = _effects(connection, command, content, moment, principal, read, history.loan, account)
     reversing = ReversalWrite(
         effects,
         payment,
@@ -149,7 +157,12 @@ def _reverse(
         raise LostRaceError("version")
     if lock:
         failpoints.reach("reverse_payment.before_commit")
-    return _Reversed(ReversedPayment(stored, after), read.scorecard_version, effects.position_after)
+    return _Reversed(
+        ReversedPayment(stored, after),
+        read.scorecard_version,
+        effects.position_after,
+        effects.class_changes,
+    )
 
 
 def _effects(
@@ -160,16 +173,25 @@ def _effects(
     principal: str,
     read: PaymentRead,
     before: Loan,
-    after: Loan,
+    account: LoanAccount,
 ) -> LoanWrite:
+    after, day = account.loan, moment.today
+    moved, changes = moved_arrears.moved(
+        read,
+        position_after(connection, read.position, before, after, day),
+        moved_arrears.after_replay(connection, after, account.settlements, day),
+        day,
+    )
     return LoanWrite(
         request_id=command.request_id,
         fingerprint=content,
         principal=principal,
         read_version=read.position.version,
-        position_after=position_after(connection, read.position, before, after, moment.today),
+        position_after=moved,
         loan_after=after,
         outstanding_paise=outstanding_paise(after),
+        announced_class=read.announced_class,
+        class_changes=changes,
         is_replayed=True,
     )
 

@@ -14,6 +14,7 @@ from credit_service.clock import Moment
 from credit_service.commands.idempotency import fingerprint, used_before
 from credit_service.commands.register_customer import phone_number_taken
 from credit_service.domain.customers import Customer, CustomerChange, changed
+from credit_service.domain.delinquency import Arrears
 from credit_service.domain.documents import from_document
 from credit_service.domain.errors import NotFoundError
 from credit_service.domain.positions import CreditPosition
@@ -109,6 +110,9 @@ def _update(
             after = replace(after, version=after.version + 1)
         position = replace(
             customers.position_on(connection, before.position, moment.today),
+            arrears=customers.with_current_figures(connection, [before], moment.today)[
+                0
+            ].position.arrears,
             version=after.version,
             monthly_income_paise=after.monthly_income_paise,
             approved_limit_paise=after.approved_limit_paise,
@@ -158,5 +162,12 @@ def _as_updated(connection: Connection, customer_id: int, request_id: UUID) -> C
         from_document(
             Customer, customer, created_at=datetime.fromisoformat(customer["created_at"])
         ),
-        from_document(CreditPosition, position, **days),
+        from_document(CreditPosition, position, **days, arrears=_arrears(position.get("arrears"))),
     )
+
+
+def _arrears(document: dict[str, str | None] | None) -> Arrears | None:
+    if document is None:
+        return None
+    days = {name: text and date.fromisoformat(text) for name, text in document.items()}
+    return from_document(Arrears, days)

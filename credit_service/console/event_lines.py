@@ -37,7 +37,7 @@ _OF_DECISIONS = frozenset(
 def _href(event: event_pb2.CreditEvent) -> str:
     customer = f"/qa/customers/{event.customer_id}"
     match event.WhichOneof("payload"):
-        case "customer_registered" | "score_changed":
+        case "customer_registered" | "score_changed" | "asset_class_changed":
             return customer
         case str(payload) if payload in _OF_DECISIONS:
             return f"/qa/decisions/{getattr(event, payload).decision_id}"

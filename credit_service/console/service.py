@@ -164,6 +164,12 @@ class Service:
         """ReviewDecision."""
         return self._unary(self._credit.ReviewDecision, request)
 
+    def overdue_loans(
+        self, request: pb.ListDelinquentLoansRequest
+    ) -> pb.ListDelinquentLoansResponse:
+        """ListDelinquentLoans."""
+        return self._unary(self._credit.ListDelinquentLoans, request)
+
     # Ingestion.
 
     def ingestions(self, request: ingestion_pb.ListIngestionsRequest) -> Any:

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from credit_service.domain.calendar import installments_due_by
 from credit_service.domain.customers import Customer
+from credit_service.domain.delinquency import arrears
 from credit_service.domain.errors import OUT_OF_RANGE, FieldViolation, InvalidFieldsError
 from credit_service.domain.loan_replay import PaymentFact, replay
 from credit_service.domain.loans import Loan
@@ -104,6 +105,7 @@ def credit_as_of(history: CustomerHistory, day: date) -> CreditAsOf:
         account = replay(_at_import(each, day), each.payments, until=day)
         loans.append(account.loan)
         settlements[account.loan.loan_id] = account.settlements
+    known = arrears(loans, settlements, day)
     position = position_from_loans(
         customer.customer_id,
         customer.version,
@@ -112,13 +114,14 @@ def credit_as_of(history: CustomerHistory, day: date) -> CreditAsOf:
         loans,
         day,
         [each.hold for each in history.holds if each.is_held_on(day)],
+        known,
     )
     unknown = []
     if any(_is_before_import(each, day) for each in begun):
         unknown.append(UnknownFact.IMPORTED_PAYMENTS)
     if day < history.stored_on:
         unknown.append(UnknownFact.CUSTOMER)
-    facts = policy_facts(loans, settlements, customer.age, min(history.stored_on, day), day)
+    facts = policy_facts(loans, known, customer.age, min(history.stored_on, day), day)
     return CreditAsOf(day, customer, position, facts, tuple(unknown))
 
 

@@ -4,8 +4,11 @@ Both are pure functions of loans, the payments that settled their installments, 
 days do not delay them, and a part payment does not reset them: an installment is unpaid until the
 day on which its full amount is reached.
 
-An imported loan has no record of arrears before its import. Its days past due count from the first
-due date after the import day.
+An imported loan has no record of arrears before its import, unless the source gives the number of
+installments that are settled. Its days past due count from the first due date after the import day.
+
+`delinquency` computes everything from the facts. `Arrears` are the two days of it that are stored:
+they give the days past due and the class on every later day, without any payment in between.
 
 Source of the classes: Reserve Bank of India, circular of 12 November 2021 on the recognition of
 income and the classification of assets.
@@ -47,6 +50,8 @@ _FIRST_DAYS = (
 )
 """The days past due from which a class applies, the worst class first."""
 _NPA_DAYS = _FIRST_DAYS[0][0]
+CLASS_DAYS = {asset_class: days for days, asset_class in _FIRST_DAYS}
+"""The days past due from which each class but STANDARD applies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,66 @@ class Settlement:
     first_number: int
     count: int
     paid_on: date
+
+
+@dataclass(frozen=True, slots=True)
+class Arrears:
+    """What decides days past due and class from the day of the last payment on, until the next one.
+
+    `oldest_unpaid_due` is the earliest due date of an unpaid installment of any ACTIVE loan: in the
+    future for a customer without arrears, None without an unpaid installment. `npa_since` is the
+    first day of an NPA whose oldest arrears have been paid since, while later ones are left; else
+    None, and the customer is NPA from 91 days past due on.
+    """
+
+    oldest_unpaid_due: date | None = None
+    npa_since: date | None = None
+
+    @property
+    def npa_from(self) -> date | None:
+        """The first day on which the customer is NPA unless a payment is made."""
+        if self.npa_since is not None or self.oldest_unpaid_due is None:
+            return self.npa_since
+        return self.oldest_unpaid_due + timedelta(days=_NPA_DAYS - 1)
+
+    def exist_on(self, day: date) -> bool:
+        """Whether an installment is past due at the end of `day`."""
+        return self.oldest_unpaid_due is not None and self.oldest_unpaid_due <= day
+
+    def days_past_due(self, day: date) -> int:
+        """Days past due of the worst loan at the end of `day`: 0 without arrears."""
+        if self.oldest_unpaid_due is None:
+            return 0
+        return max(0, (day - self.oldest_unpaid_due).days + 1)
+
+    def asset_class(self, day: date) -> AssetClass:
+        """The class at the end of `day`."""
+        if self.npa_from is not None and self.npa_from <= day:
+            return AssetClass.NPA
+        return class_of(self.days_past_due(day))
+
+    def changes(self) -> list[tuple[date, AssetClass]]:
+        """The first day of each class that the customer gets unless a payment is made, in order."""
+        first, npa_from = self.oldest_unpaid_due, self.npa_from
+        if first is None or npa_from is None:
+            return []
+        return [
+            *(
+                (on, asset_class)
+                for days, asset_class in reversed(_FIRST_DAYS[1:])
+                if (on := first + timedelta(days=days - 1)) < npa_from
+            ),
+            (npa_from, AssetClass.NPA),
+        ]
+
+
+class ClassChange(NamedTuple):
+    """A change of a customer's class, on the day from whose end on it is `current`."""
+
+    on: date
+    previous: AssetClass
+    current: AssetClass
+    days_past_due: int
 
 
 Settlements = Mapping[int, Sequence[Settlement]]
@@ -123,6 +188,104 @@ def delinquency(loans: Sequence[Loan], settlements: Settlements, day: date) -> D
         day + timedelta(days=first_day - days) for first_day, _ in _FIRST_DAYS if first_day > days
     )
     return Delinquency(days, current, _class_since(span, current, day), next_change)
+
+
+def first_unpaid_due(loan: Loan) -> date | None:
+    """Due date of the loan's oldest unpaid installment of more than 0; None for a CLOSED loan."""
+    if loan.closed_on is not None:
+        return None
+    return add_months(loan.start_date, _first_payable(loan, loan.installments_settled + 1))
+
+
+def days_past_due_of(loan: Loan, day: date) -> int:
+    """Days past due of the loan at the end of `day`, on or after the day of its last payment."""
+    return Arrears(first_unpaid_due(loan)).days_past_due(day)
+
+
+def arrears_known_from(loan: Loan) -> date | None:
+    """The first due date whose arrears are known, of an imported loan whose source does not say
+    which installments are settled; None for any other loan."""
+    if not loan.imported or loan.arrears_imported or loan.settled_at_import >= loan.tenure_months:
+        return None
+    return add_months(loan.start_date, loan.settled_at_import + 1)
+
+
+def arrears(loans: Sequence[Loan], settlements: Settlements, day: date) -> Arrears:
+    """The customer's arrears at the end of `day`, on or after the days of all payments."""
+    oldest = min(
+        (due for each in loans if (due := first_unpaid_due(each)) is not None), default=None
+    )
+    plain = Arrears(oldest)
+    if not plain.exist_on(day) or not settlements:
+        return plain
+    found = delinquency(loans, settlements, day)
+    if found.asset_class is not AssetClass.NPA or found.since == plain.npa_from:
+        return plain
+    return Arrears(oldest, found.since)
+
+
+def with_loan_due(before: Arrears, first_due: date, day: date) -> Arrears | None:
+    """The arrears after a loan is booked whose first installment falls due on `first_due`.
+
+    None where the facts must be read: it fell due before the end of `day`.
+    """
+    if first_due <= day:
+        return None
+    oldest = before.oldest_unpaid_due
+    return Arrears(first_due if oldest is None else min(oldest, first_due), before.npa_since)
+
+
+def with_payment(
+    before: Arrears, oldest_unpaid_due: date | None, paid_on: date, day: date
+) -> Arrears | None:
+    """The arrears after a payment of `paid_on` is recorded on `day`, on or after the loan's last
+    one, which leaves `oldest_unpaid_due` as the earliest due date of all loans.
+
+    None where the facts must be read: an earlier day decides whether the customer stays NPA.
+    """
+    after = Arrears(oldest_unpaid_due)
+    npa_from = before.npa_from
+    if not after.exist_on(day) or npa_from is None or npa_from > day:
+        return after
+    if npa_from >= paid_on:
+        # It was not reached before the payment.
+        return after if paid_on == day else None
+    if not after.exist_on(paid_on):
+        return None
+    return after if npa_from == after.npa_from else Arrears(oldest_unpaid_due, npa_from)
+
+
+def class_changes(
+    announced: AssetClass, before: Arrears | None, after: Arrears, day: date
+) -> list[ClassChange]:
+    """The changes to announce after a payment or a reversal on `day`. The class announced last is
+    `announced`.
+
+    First the changes that time alone brought by the end of the day before, then the improvement.
+    The class of `day` itself is not announced while it may still improve. `before` is None where
+    the earlier arrears are not known.
+    """
+    yesterday = day - timedelta(days=1)
+    changes = [] if before is None else passed_changes(announced, before, yesterday)
+    last = changes[-1].current if changes else announced
+    current = after.asset_class(day)
+    if current < last:
+        changes.append(ClassChange(day, last, current, after.days_past_due(day)))
+        last = current
+    # After a reversal: the classes that ended days have without the payment.
+    return changes + passed_changes(last, after, yesterday)
+
+
+def passed_changes(announced: AssetClass, of: Arrears, until: date) -> list[ClassChange]:
+    """The changes to a class worse than `announced` that time alone brought by the end of
+    `until`."""
+    changes: list[ClassChange] = []
+    previous = announced
+    for on, current in of.changes():
+        if on <= until and current > previous:
+            changes.append(ClassChange(on, previous, current, of.days_past_due(on)))
+            previous = current
+    return changes
 
 
 class _Unpaid(NamedTuple):

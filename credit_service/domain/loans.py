@@ -106,6 +106,8 @@ class Loan:
     on_time_at_import: int | None = None
     revision: ScheduleRevision | None = None
     charges: tuple[Charge, ...] = ()
+    # Whether the source of an imported loan gave its settled installments, and so its arrears.
+    arrears_imported: bool = False
 
     @property
     def agreed_tenure_months(self) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from credit_service.domain.calendar import complete_months, installments_due_by
-from credit_service.domain.delinquency import AssetClass, Settlements, days_and_class
+from credit_service.domain.delinquency import Arrears, AssetClass
 from credit_service.domain.loans import (
     Loan,
     LoanState,
@@ -35,9 +35,9 @@ class PolicyFacts:
 
 
 def policy_facts(
-    loans: Collection[Loan], settlements: Settlements, age: int, stored_on: date, day: date
+    loans: Collection[Loan], arrears: Arrears, age: int, stored_on: date, day: date
 ) -> PolicyFacts:
-    """The facts on `day`, from all the customer's loans and what settled their installments.
+    """The facts on `day`, from all the customer's loans and the arrears.
 
     `day` is on or after the days of all payments. The customer was stored on `stored_on`.
     """
@@ -49,14 +49,13 @@ def policy_facts(
         if loan.state is LoanState.ACTIVE:
             active += 1
             outstanding += principal_outstanding_paise(loan)
-    days_past_due, asset_class = days_and_class(loans, settlements, day)
     return PolicyFacts(
         active_loans=active,
         principal_outstanding_paise=outstanding,
         emis_on_time_when_due=on_time,
         emis_fallen_due=fallen_due,
-        days_past_due=days_past_due,
-        asset_class=asset_class,
+        days_past_due=arrears.days_past_due(day),
+        asset_class=arrears.asset_class(day),
         age=age,
         months_as_customer=complete_months(stored_on, day),
     )

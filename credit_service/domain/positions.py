@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
 from credit_service.domain.calendar import add_months, installments_due_by
+from credit_service.domain.delinquency import Arrears, with_loan_due
 from credit_service.domain.loans import Loan, LoanState, LoanTerms
 
 
@@ -34,6 +35,7 @@ class CreditPosition:
     `valid_until` is the first day on which a figure may change without a new event.
     `held_principal_paise` and `held_installments_paise` cover the OPEN offers whose last day has
     not passed: they count against the approved limit and the income share, not in the score.
+    `arrears` hold on every day until the next event; None where the facts must be read for them.
     """
 
     customer_id: int
@@ -51,6 +53,7 @@ class CreditPosition:
     valid_until: date
     held_principal_paise: int = 0
     held_installments_paise: int = 0
+    arrears: Arrears | None = None
 
 
 def position_from_loans(
@@ -61,6 +64,7 @@ def position_from_loans(
     loans: Iterable[Loan],
     day: date,
     holds: Iterable[Hold] = (),
+    arrears: Arrears | None = None,
 ) -> CreditPosition:
     """The position on `day`, computed from all the customer's loans and the holds of OPEN offers.
 
@@ -107,6 +111,7 @@ def position_from_loans(
         valid_until=valid_until,
         held_principal_paise=held,
         held_installments_paise=held_installments,
+        arrears=arrears,
     )
 
 
@@ -137,6 +142,7 @@ def with_booking(
     Raises ValueError when the position is not valid on `day`.
     """
     require_valid_on(position, day)
+    first_due = add_months(day, 1 if installment > 0 else terms.tenure_months)
     return CreditPosition(
         customer_id=position.customer_id,
         version=position.version + 1,
@@ -153,6 +159,9 @@ def with_booking(
         valid_until=min(position.valid_until, add_months(day, 1)),
         held_principal_paise=position.held_principal_paise,
         held_installments_paise=position.held_installments_paise,
+        arrears=None
+        if position.arrears is None
+        else with_loan_due(position.arrears, first_due, day),
     )
 
 
@@ -177,7 +186,8 @@ def with_payment(
     position: CreditPosition, before: Loan, after: Loan, day: date
 ) -> CreditPosition | None:
     """The position after a payment on `day` changed the loan from `before` to `after`: the next
-    version, equal to one computed from all loans. None where the other loans must be read.
+    version, equal to one computed from all loans, its arrears left unknown. None where the other
+    loans must be read.
 
     They must be read where `valid_until` was the next due date of this loan, which is closed now:
     the next change of the others is not known. Raises ValueError when the position is not valid on
@@ -196,7 +206,8 @@ def with_payment(
 
 def with_loan(others: CreditPosition, loan: Loan, day: date) -> CreditPosition:
     """The position on `day` of other loans and this one: the next version, equal to one computed
-    from all of them. Raises ValueError when that of the others is not valid on `day`."""
+    from all of them. Its arrears are left unknown. Raises ValueError when that of the others is not
+    valid on `day`."""
     require_valid_on(others, day)
     own = _loan_position(others, loan, day)
     return replace(
@@ -204,6 +215,7 @@ def with_loan(others: CreditPosition, loan: Loan, day: date) -> CreditPosition:
         version=others.version + 1,
         as_of=day,
         valid_until=min(others.valid_until, own.valid_until),
+        arrears=None,
         **{name: getattr(others, name) + getattr(own, name) for name in _SUMS},
     )
 

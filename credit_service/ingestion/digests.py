@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from credit_service.ingestion.cells import OK, Numbers, Texts
+from credit_service.ingestion.cells import MISSING, OK, Numbers, Texts
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
+_LATER = ("installments_settled",)
 
 
 def mixed(columns: Iterable[NDArray[np.int64]], count: int) -> NDArray[np.uint64]:
@@ -40,6 +41,9 @@ def of_rows(
     row and column.
     """
     parts: list[NDArray[np.int64]] = []
+    # Of columns that the first release did not have: a row without a value has the hash of then.
+    later = {name: columns[name] for name in _LATER if name in columns}
+    columns = {name: column for name, column in columns.items() if name not in later}
     texts = [column.values for column in columns.values() if isinstance(column, Texts)]
     if texts:
         rows = map("\x1f".join, zip(*texts, strict=True))
@@ -53,7 +57,17 @@ def of_rows(
     cells = np.zeros(len(parts[0]), np.int64)
     for row, text in _by_row(unreadable).items():
         cells[row] = of_text(text)
-    return mixed([*parts, cells], len(cells))
+    digests = mixed([*parts, cells], len(cells))
+    for column in later.values():
+        if isinstance(column, Numbers):
+            said = np.where(column.problems == OK, column.values, 0)
+            for row in np.flatnonzero(
+                (column.problems != OK) & (column.problems != MISSING)
+            ).tolist():
+                said[row] = of_text(column.found(row))
+            with_value = mixed([digests.view(np.int64), said], len(cells))
+            digests = np.where(column.problems == MISSING, digests, with_value)
+    return digests
 
 
 def _by_row(unreadable: Mapping[tuple[int, str], tuple[int, str]]) -> dict[int, str]:

@@ -23,7 +23,7 @@ from credit_service.spreadsheets.table import Block
 NO_DAY = int(np.iinfo(np.int32).min)
 """Stands for a missing day."""
 NO_LIMIT = -1
-"""Stands for an approved limit that the source does not give."""
+"""Stands for a number of an optional column that the source does not give."""
 
 Arrays = Mapping[str, NDArray[Any]]
 """An array for each column."""

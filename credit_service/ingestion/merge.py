@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from credit_service.clock import Moment
 from credit_service.ingestion.cells import EPOCH_ORDINAL, shown
-from credit_service.ingestion.frames import RowError
+from credit_service.ingestion.frames import NO_LIMIT, RowError
 from credit_service.rupees import format_rupees
 from credit_service.spreadsheets.columns import COLUMNS, Column, ColumnType, Kind
 from credit_service.storage import imports
@@ -91,4 +91,6 @@ def difference(kind: Kind, fact: str, found: Any, stored: Any) -> tuple[str, str
     """An entry of Differing: the column of a fact, and both values as a person writes them."""
     column = _COLUMN_OF[kind][fact]
     show = _SHOWN.get(column.type, str)
+    if fact == "settled_given" and stored == NO_LIMIT:
+        return column.field, show(found), "nothing"
     return column.field, show(found), show(stored)

@@ -9,10 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from credit_service.ingestion.digests import mixed
-from credit_service.ingestion.frames import NO_DAY, Arrays, arrays_of
+from credit_service.ingestion.frames import NO_DAY, NO_LIMIT, Arrays, arrays_of
 from credit_service.ingestion.merge import Merge, difference
 from credit_service.ingestion.position_sums import sums
-from credit_service.storage import imports, ingestions, positions
+from credit_service.observability import metrics
+from credit_service.storage import arrears, imports, ingestions, positions
 from credit_service.storage.tables import MAX_IMPORTED_ID
 
 _Fates = NDArray[np.int8]
@@ -116,6 +117,8 @@ def _judge_by_stored(merge: Merge, loans: Arrays, fates: _Fates) -> Mapping[str,
     equal = np.ones(len(places), bool)
     for name in imports.LOAN_FACTS:
         equal &= loans[name][places] == np.array(stored[name], np.int64)
+    given = loans["settled_given"][places]
+    equal &= (given == NO_LIMIT) | (given == np.array(stored["settled_given"], np.int64))
     fates[places[equal]] = _UNCHANGED
     updates = merge.ingestion.on_existing == "UPDATE"
     for index in np.flatnonzero(~equal).tolist():
@@ -163,6 +166,11 @@ def _list_skipped_loans(
             for fact, value in row.items()
             if value != stored[fact][index]
         ]
+        given = int(loans["settled_given"][place])
+        if given not in (NO_LIMIT, stored["settled_given"][index]):
+            differing.append(
+                difference("LOANS", "settled_given", given, stored["settled_given"][index])
+            )
         merge.skip(_row(loans, place), _loan_key(loans, place), differing)
 
 
@@ -258,6 +266,12 @@ def _write_loans(merge: Merge, inserts: Arrays, updates: Arrays) -> None:
         merge.over_limit += positions.refresh_locked(merge.connection, summed, day)
     if len(added["offset"]):
         merge.over_limit += positions.add_loans(merge.connection, sums(added, day), day)
+    # Other new loans start without arrears.
+    given = inserts["customer_id"][inserts["settled_given"] != NO_LIMIT]
+    announced = np.union1d(given, summed).tolist()
+    if announced:
+        for name in arrears.announce(merge.connection, announced, merge.moment):
+            metrics.asset_class_changes.labels(name).inc()
 
 
 def _records(loans: Arrays) -> NDArray[np.void]:
@@ -293,7 +307,11 @@ def _remember_loans(merge: Merge, loans: Arrays) -> None:
 def _fingerprints(loans: Arrays) -> NDArray[np.int64]:
     """A hash of 64 bits of each row's source facts."""
     columns = (loans[name].astype(np.int64) for name in imports.LOAN_FACTS)
-    return mixed(columns, len(loans["offset"])).view(np.int64)
+    count = len(loans["offset"])
+    hashes = mixed(columns, count).view(np.int64)
+    # Releases before the column have stored the hashes of rows without it.
+    given = loans["settled_given"].astype(np.int64)
+    return np.where(given == NO_LIMIT, hashes, mixed([hashes, given], count).view(np.int64))
 
 
 def _row(loans: Arrays, place: int) -> tuple[int, int]:

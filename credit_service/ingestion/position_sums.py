@@ -10,6 +10,8 @@ from credit_service.ingestion.frames import NO_DAY, Arrays
 from credit_service.ingestion.loan_days import add_months, installments_due
 from credit_service.storage.positions import LoanSums
 
+_LAST_DAY = int(np.iinfo(np.int32).max)
+
 
 def sums(loans: Arrays, day: date) -> LoanSums:
     """What these loans add to the positions on `day` of each of their customers.
@@ -32,12 +34,20 @@ def sums(loans: Arrays, day: date) -> LoanSums:
     change = np.where(
         number <= tenure, add_months(loans["start_day"], np.minimum(number, tenure)), next_year
     )
+    unpaid = np.where(
+        loans["installment_paise"] > 0,
+        np.minimum(loans["installments_settled"].astype(np.int64) + 1, tenure),
+        tenure,
+    )
+    # NO_DAY is the least number: it must not win.
+    unpaid_day = np.where(is_open, add_months(loans["start_day"], unpaid), _LAST_DAY)
     counted = (loans["start_day"] < next_year) & (is_open | (loans["closed_day"] >= this_year))
 
     def total(values: NDArray[np.generic]) -> Ints:
         added: Ints = np.add.reduceat(values[order].astype(np.int64), firsts)
         return added
 
+    oldest = np.minimum.reduceat(unpaid_day[order], firsts)
     return LoanSums(
         customer_id=customer_ids,
         loan_count=counts,
@@ -48,4 +58,5 @@ def sums(loans: Arrays, day: date) -> LoanSums:
         emis_due=total(np.maximum(due, on_time)),
         current_year_loans=total(counted),
         next_change_day=np.minimum.reduceat(np.minimum(change, next_year)[order], firsts),
+        oldest_unpaid_day=np.where(oldest == _LAST_DAY, NO_DAY, oldest),
     )

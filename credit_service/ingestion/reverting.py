@@ -22,7 +22,15 @@ from credit_service.domain.errors import PreconditionFailedError, RetryLaterErro
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import MAX_REPORTED_ROWS, OnMoved
 from credit_service.observability import metrics
-from credit_service.storage import imports, ingestions, positions, replication, reverts, tasks
+from credit_service.storage import (
+    arrears,
+    imports,
+    ingestions,
+    positions,
+    replication,
+    reverts,
+    tasks,
+)
 from credit_service.storage.database import Database, LostRaceError
 from credit_service.storage.imports import Origin
 from credit_service.storage.ingestions import Ingestion, StoredRowError
@@ -251,6 +259,8 @@ def _take_back_loans(
     if free:
         moved = np.unique(np.array([row.customer_id for row in free], np.int64))
         positions.refresh_locked(connection, moved, moment.today)
+        for name in arrears.announce(connection, [int(each) for each in moved], moment):
+            metrics.asset_class_changes.labels(name).inc()
     return free
 
 

@@ -52,6 +52,7 @@ _RANGES: Mapping[Kind, Mapping[str, tuple[int, int]]] = {
         "interest_rate": (0, loan_rules.MAX_ANNUAL_RATE_BPS),
         "monthly_installment": (1, MAX_INSTALLMENT_PAISE),
         "emis_paid_on_time": (0, 2**31 - 1),
+        "installments_settled": (0, 2**31 - 1),
     },
 }
 """The least and the most of each column of numbers, in the unit of its type."""
@@ -305,6 +306,7 @@ def _validated(rows: _Rows, columns: Mapping[str, Numbers | Texts], import_day: 
     if rows.kind == "LOANS":
         numbers = {name: each for name, each in columns.items() if isinstance(each, Numbers)}
         _check_emis(numbers, facts)
+        _check_settled(rows, numbers, facts)
         facts |= _loan_dates(rows, numbers, facts, import_day)
     # Errors of whole rows come last.
     rows.add("", np.zeros(rows.count, np.uint8), lambda _: "")
@@ -316,6 +318,23 @@ def _check_emis(numbers: Mapping[str, Numbers], facts: Mapping[str, Ints]) -> No
     on_time = numbers["emis_paid_on_time"].problems
     exceeds = facts["emis_paid_on_time"] > facts["tenure_months"]
     on_time[is_known & (on_time == OK) & exceeds] = NUMBER_OF["EMIS_EXCEED_TENURE"]
+
+
+def _check_settled(rows: _Rows, numbers: Mapping[str, Numbers], facts: Mapping[str, Ints]) -> None:
+    settled = numbers.get("installments_settled")
+    if settled is None:
+        return
+    on_time, tenure, given = (
+        facts[name] for name in ("emis_paid_on_time", "tenure_months", "settled_given")
+    )
+    is_known = (numbers["tenure_months"].problems == OK) & (
+        numbers["emis_paid_on_time"].problems == OK
+    )
+    outside = is_known & (given != NO_LIMIT) & ((given < on_time) | (given > tenure))
+    settled.problems[outside & (settled.problems == OK)] = cells.OUT_OF_RANGE
+    for row in np.flatnonzero(outside).tolist():
+        expected = f"a whole number from {on_time[row]} to {tenure[row]}, or nothing"
+        rows.expected[row, "installments_settled"] = expected
 
 
 def _loan_dates(
@@ -347,7 +366,12 @@ def _loan_dates(
         for row in np.flatnonzero(mismatch).tolist():
             day = date.fromordinal(int(ends[row]) + cells.EPOCH_ORDINAL)
             rows.expected[row, "end_date"] = f"{day}, the start date plus the tenure, or nothing"
-    settled = imported_settled(columns["emis_paid_on_time"], start_days, tenures, import_day)
+    given = columns["settled_given"]
+    settled = np.where(
+        given == NO_LIMIT,
+        imported_settled(columns["emis_paid_on_time"], start_days, tenures, import_day),
+        given,
+    )
     closed = np.where(settled == tenures, np.minimum(ends, today), NO_DAY)
     return {
         "start_day": start_days,

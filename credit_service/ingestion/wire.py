@@ -54,7 +54,8 @@ one, and for rates decimals in percent; amounts; dates."""
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The rows of a batch. `values` has each column of the kind by its field, and `row_numbers` the
+    """The rows of a batch. `values` has the columns of the kind by their field, without an optional
+    one that has no value in any row, and `row_numbers` the
     client's number of each row, None for rows without one."""
 
     kind: Kind
@@ -170,6 +171,7 @@ def decoded(columns: Columns) -> dict[str, Numbers | Texts]:
     return {
         field: _DECODERS[column.type](columns.values[field])
         for field, column in BY_FIELD[columns.kind].items()
+        if field in columns.values
     }
 
 

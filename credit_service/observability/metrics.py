@@ -196,6 +196,13 @@ loan_offers = Counter(
     ("event",),
     registry=REGISTRY,
 )
+asset_class_changes = Counter(
+    "credit_asset_class_changes_total",
+    "Announced changes of customers' asset classes, by the new class (STANDARD, SMA_0, SMA_1,"
+    " SMA_2, NPA).",
+    ("asset_class",),
+    registry=REGISTRY,
+)
 lost_races = Counter(
     "credit_database_lost_races_total",
     "Attempts at a unit of work that another transaction invalidated, and that were retried.",

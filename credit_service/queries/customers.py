@@ -20,7 +20,7 @@ def get_customer(
 ) -> CustomerView:
     """Return the customer with that id or that phone number in E.164; pass exactly one of them.
 
-    With `day`, held credit is that of the day, otherwise as stored.
+    With `day`, held credit and arrears are those of the day, otherwise as stored.
 
     Raises:
         NotFoundError: CUSTOMER_NOT_FOUND.
@@ -33,7 +33,9 @@ def get_customer(
         else:
             raise ValueError("neither customer_id nor phone_number is given")
         if view is not None:
-            return view if day is None else customers.with_current_holds(connection, view, day)
+            return (
+                view if day is None else customers.with_current_figures(connection, [view], day)[0]
+            )
     if customer_id is not None:
         raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
     raise unknown_phone_number()
@@ -51,10 +53,10 @@ def list_customers(
     database: Database, query: str, start: PageStart, limit: int, day: date
 ) -> CustomersPage:
     """Return a page of at most `limit` customers whose name or phone number starts with `query`:
-    see `storage.customers.search`. Held credit is that of `day`."""
+    see `storage.customers.search`. Held credit and arrears are those of `day`."""
     with database.autocommit() as connection:
         page = customers.search(connection, query, start, limit)
-        views = [customers.with_current_holds(connection, each, day) for each in page.customers]
+        views = customers.with_current_figures(connection, page.customers, day)
     return page._replace(customers=views)
 
 

@@ -46,7 +46,7 @@ def get_loan(
 ) -> tuple[Loan, CustomerView]:
     """Return the loan and its customer; `customer_id` is optional if only one customer has the id.
 
-    With `day`, held credit is that of the day, otherwise as stored.
+    With `day`, held credit and arrears are those of the day, otherwise as stored.
 
     Raises:
         NotFoundError: LOAN_NOT_FOUND.
@@ -57,7 +57,7 @@ def get_loan(
         if len(found) == 1:
             loan, view = found[0]
             if day is not None:
-                view = customers.with_current_holds(connection, view, day)
+                view = customers.with_current_figures(connection, [view], day)[0]
             return loan, view
     if not found:
         raise _no_loan(loan_id, customer_id)

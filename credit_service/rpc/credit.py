@@ -28,6 +28,7 @@ from credit_service.queries.customers import (
     list_customers,
 )
 from credit_service.queries.decisions import get_decision, list_decisions
+from credit_service.queries.delinquency import get_delinquency, list_overdue_loans
 from credit_service.queries.key_facts import loan_statement, offer_statement
 from credit_service.queries.loans import get_loan, list_loans, repayment_schedule
 from credit_service.queries.offers import get_loan_offer, list_loan_offers
@@ -36,6 +37,7 @@ from credit_service.rpc import batch
 from credit_service.rpc.calls.call import current_call
 from credit_service.rpc.convert import (
     credit,
+    delinquency,
     fields,
     key_facts,
     offers,
@@ -96,10 +98,9 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     ) -> pb.RegisterCustomerResponse:
         """Register a customer."""
         command = credit.read_register_customer(request)
-        view = register_customer(
-            self._database, command, self._clock.moment(), current_call().principal
-        )
-        return pb.RegisterCustomerResponse(customer=credit.write_customer(view))
+        moment = self._clock.moment()
+        view = register_customer(self._database, command, moment, current_call().principal)
+        return pb.RegisterCustomerResponse(customer=credit.write_customer(view, moment.today))
 
     def GetCustomer(
         self, request: pb.GetCustomerRequest, context: grpc.ServicerContext
@@ -128,21 +129,18 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
             if phone
             else get_customer(database, customer_id=customer_id, day=today)
         )
-        return pb.GetCustomerResponse(customer=credit.write_customer(view))
+        return pb.GetCustomerResponse(customer=credit.write_customer(view, today))
 
     def UpdateCustomer(
         self, request: pb.UpdateCustomerRequest, context: grpc.ServicerContext
     ) -> pb.UpdateCustomerResponse:
         """Change facts of a customer."""
         command = credit.read_update_customer(request)
+        moment = self._clock.moment()
         view = update_customer(
-            self._database,
-            command,
-            self._clock.moment(),
-            current_call().principal,
-            cache=self._cache,
+            self._database, command, moment, current_call().principal, cache=self._cache
         )
-        return pb.UpdateCustomerResponse(customer=credit.write_customer(view))
+        return pb.UpdateCustomerResponse(customer=credit.write_customer(view, moment.today))
 
     def ListCustomerChanges(
         self, request: pb.ListCustomerChangesRequest, context: grpc.ServicerContext
@@ -172,10 +170,11 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         size = pages.read_page_size(request.page_size, violations)
         violations.raise_if_any()
         start = _read_customers_token(request.page_token, query)
-        page = list_customers(self._database, query, start, size, self._clock.moment().today)
+        today = self._clock.moment().today
+        page = list_customers(self._database, query, start, size, today)
         response = pb.ListCustomersResponse()
         for view in page.customers:
-            credit.fill_customer(response.customers.add(), view)
+            credit.fill_customer(response.customers.add(), view, today)
         if page.following is not None:
             response.next_page_token = _write_customers_token(page.following, query)
         return response
@@ -308,8 +307,8 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         today = self._clock.moment().today
         loan, view = get_loan(self._database, loan_id, customer_id, today)
         response = pb.GetLoanResponse()
-        credit.fill_loan(response.loan, loan)
-        credit.fill_customer(response.customer, view)
+        credit.fill_loan(response.loan, loan, today)
+        credit.fill_customer(response.customer, view, today)
         return response
 
     def ListLoans(
@@ -323,9 +322,9 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         violations.raise_if_any()
         after = _id_of(_LOAN_PAGES.read(request.page_token, customer_id, state))
         found, more = _page(list_loans(self._database, customer_id, state, after, size + 1), size)
-        response = pb.ListLoansResponse()
+        response, today = pb.ListLoansResponse(), self._clock.moment().today
         for each in found:
-            credit.fill_loan(response.loans.add(), each)
+            credit.fill_loan(response.loans.add(), each, today)
         if more:
             key = found[-1].loan_id
             response.next_page_token = _LOAN_PAGES.write([key], customer_id, state)
@@ -342,6 +341,28 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         else:
             found = loan_statement(self._database, *key, today)
         return pb.GetKeyFactsStatementResponse(key_facts=key_facts.write_key_facts(found))
+
+    def GetDelinquency(
+        self, request: pb.GetDelinquencyRequest, context: grpc.ServicerContext
+    ) -> pb.GetDelinquencyResponse:
+        """Get a customer's arrears."""
+        customer_id = fields.read_single_id(request.customer_id, "customer_id")
+        today = self._clock.moment().today
+        return delinquency.write_delinquency(get_delinquency(self._database, customer_id, today))
+
+    def ListDelinquentLoans(
+        self, request: pb.ListDelinquentLoansRequest, context: grpc.ServicerContext
+    ) -> pb.ListDelinquentLoansResponse:
+        """List the overdue loans of all customers, the worst first."""
+        violations = Violations()
+        asset_class = delinquency.read_class(request.asset_class, "asset_class", violations)
+        days = delinquency.read_min_days(request.min_days_past_due, "min_days_past_due", violations)
+        size = pages.read_page_size(request.page_size, violations)
+        violations.raise_if_any()
+        start = delinquency.read_page_start(request.page_token, asset_class, days)
+        today = self._clock.moment().today
+        found = list_overdue_loans(self._database, asset_class, days, start, size, today)
+        return delinquency.write_overdue_loans(found, asset_class, days, today)
 
     def GetRepaymentSchedule(
         self, request: pb.GetRepaymentScheduleRequest, context: grpc.ServicerContext
@@ -372,14 +393,11 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
     ) -> pb.ReversePaymentResponse:
         """Reverse a payment."""
         command = payments.read_reverse_payment(request)
+        moment = self._clock.moment()
         done = reverse_payment(
-            self._database,
-            command,
-            self._clock.moment(),
-            current_call().principal,
-            cache=self._cache,
+            self._database, command, moment, current_call().principal, cache=self._cache
         )
-        return payments.write_reversed_payment(done)
+        return payments.write_reversed_payment(done, moment.today)
 
     def ListPayments(
         self, request: pb.ListPaymentsRequest, context: grpc.ServicerContext

@@ -218,6 +218,21 @@ COLUMNS: Mapping[Kind, tuple[Column, ...]] = {
             example="2026-03-31",
             fact="end_day",
         ),
+        Column(
+            field="installments_settled",
+            type="WHOLE",
+            unit="COUNT",
+            headers=(
+                *("Installments Settled", "Instalments Settled", "EMIs Settled"),
+                *("Installments Paid", "Instalments Paid", "Total EMIs Paid"),
+                *("Number of Installments Paid", "Number of Instalments Paid"),
+            ),
+            required=False,
+            expected="a whole number from 0 to the tenure, or nothing",
+            example="14",
+            advice="those paid late included; if empty: all that are due",
+            fact="settled_given",
+        ),
     ),
 }
 _FIELDS_OF_ASKS = ("customer_id", "loan_amount", "interest_rate", "tenure_months")

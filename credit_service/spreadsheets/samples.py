@@ -30,7 +30,8 @@ from credit_service.rupees import RUPEE_PAISE
 from credit_service.spreadsheets.columns import usual_headers
 
 CUSTOMER_HEADERS = usual_headers("CUSTOMERS")
-LOAN_HEADERS = usual_headers("LOANS")
+# Without the optional number of settled installments, the last column.
+LOAN_HEADERS = usual_headers("LOANS")[:-1]
 
 GOOD_CUSTOMER_ID = 101
 BAD_CUSTOMER_ID = 102

@@ -147,7 +147,8 @@ WRITE_APPROVED = Statement(
             position_valid_until = :valid_until,
             held_principal_paise = :held_principal_paise,
             held_installments_paise = :held_installments_paise,
-            held_valid_until = :held_valid_until
+            held_valid_until = :held_valid_until,
+            {customers.SET_ARREARS}
         WHERE customer_id = :customer_id AND version = :read_version
         RETURNING customer_id, version, event_seq, current_debt_paise, approved_limit_paise,
             held_principal_paise
@@ -176,7 +177,8 @@ WRITE_OFFER = Statement(
             position_valid_until = :loans_valid_until,
             held_principal_paise = :held_principal_paise,
             held_installments_paise = :held_installments_paise,
-            held_valid_until = :held_valid_until
+            held_valid_until = :held_valid_until,
+            {customers.SET_ARREARS}
         WHERE customer_id = :customer_id AND version = :read_version
         RETURNING customer_id, version, event_seq,
             current_debt_paise + held_principal_paise AS used_paise, approved_limit_paise
@@ -300,6 +302,7 @@ def _loan_values(loan: Loan) -> dict[str, int | date | str | None]:
 def _position_values(position: CreditPosition) -> dict[str, int | date | None]:
     return {
         **customers.held_values(position),
+        **customers.arrears_values(position),
         "emis_due": position.emis_due,
         "current_year_loans": position.current_year_loans,
         "valid_until": position.valid_until,

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, NamedTuple
 
+import numpy as np
 from sqlalchemy import Connection, text
 
 from credit_service.clock import Moment
 from credit_service.domain.customers import Customer
+from credit_service.domain.delinquency import Arrears
 from credit_service.domain.loans import Loan
 from credit_service.domain.positions import (
     CreditPosition,
@@ -20,7 +22,9 @@ from credit_service.domain.positions import (
     position_from_loans,
 )
 from credit_service.observability import tracing
-from credit_service.storage import holds, loans, scorecards
+from credit_service.storage import arrears as stored_arrears
+from credit_service.storage import cluster, holds, loans, scorecards
+from credit_service.storage.arrays import Bigints, driver_cursor
 from credit_service.storage.statements import Statement
 
 
@@ -32,17 +36,21 @@ class CustomerView:
     position: CreditPosition
 
 
-_SUMS = """c.current_debt_paise, c.current_installments_paise, c.loan_count,
+ARREARS_COLUMNS = """c.arrears_version = c.version AS arrears_known, c.oldest_unpaid_due,
+    c.npa_since"""
+"""The columns that `arrears` reads, in its order, of a table aliased c."""
+
+_SUMS = f"""c.current_debt_paise, c.current_installments_paise, c.loan_count,
     c.total_principal_paise, c.emis_on_time, c.emis_due, c.current_year_loans, c.position_as_of,
     least(c.position_valid_until, c.held_valid_until), c.held_principal_paise,
-    c.held_installments_paise"""
+    c.held_installments_paise, {ARREARS_COLUMNS}"""
 
 COLUMNS = f"""c.customer_id, c.first_name, c.last_name, c.age, c.monthly_income_paise,
     c.phone_number, c.approved_limit_paise, c.version, c.created_at, c.limit_set, {_SUMS}"""
 """The columns that `view` reads, in its order, of a table aliased c."""
 
 _SUMS_AT = 10
-COLUMN_COUNT = 21
+COLUMN_COUNT = 24
 
 POSITION_COLUMNS = f"""c.customer_id, c.version, c.monthly_income_paise, c.approved_limit_paise,
     {_SUMS}"""
@@ -52,12 +60,39 @@ POSITION_COLUMNS = f"""c.customer_id, c.version, c.monthly_income_paise, c.appro
 loans.
 """
 
-POSITION_COLUMN_COUNT = 15
+POSITION_COLUMN_COUNT = 18
+_ARREARS_AT = 15
 
 
 def position(row: Any) -> CreditPosition:
     """Return the position from a row that starts with POSITION_COLUMNS."""
-    return CreditPosition(*row[:POSITION_COLUMN_COUNT])
+    return CreditPosition(*[*row[:_ARREARS_AT], arrears(row[_ARREARS_AT:POSITION_COLUMN_COUNT])])
+
+
+def arrears(row: Any) -> Arrears | None:
+    """Return the arrears from a row of ARREARS_COLUMNS; None if they are not known."""
+    known, oldest_unpaid_due, npa_since = row
+    return Arrears(oldest_unpaid_due, npa_since) if known else None
+
+
+SET_ARREARS = """oldest_unpaid_due = CAST(:oldest_unpaid_due AS date),
+            npa_since = CAST(:npa_since AS date),
+            arrears_version = CASE WHEN :arrears_known THEN version + 1
+                ELSE arrears_version + 1 END"""
+"""What an update of customers that raises the version sets, with the values of `arrears_values`.
+
+A write that changes neither loans nor payments raises arrears_version with the version instead.
+"""
+
+
+def arrears_values(after: CreditPosition) -> dict[str, date | bool | None]:
+    """Return the values of SET_ARREARS, from the position after a write."""
+    known = after.arrears or Arrears()
+    return {
+        "arrears_known": after.arrears is not None,
+        "oldest_unpaid_due": known.oldest_unpaid_due,
+        "npa_since": known.npa_since,
+    }
 
 
 def held_values(after: CreditPosition) -> dict[str, int | date | None]:
@@ -83,7 +118,7 @@ def view(row: Any) -> CustomerView:
             customer.version,
             customer.monthly_income_paise,
             customer.approved_limit_paise,
-            *row[_SUMS_AT:COLUMN_COUNT],
+            *[*row[_SUMS_AT : COLUMN_COUNT - 3], arrears(row[COLUMN_COUNT - 3 : COLUMN_COUNT])],
         ),
     )
 
@@ -147,6 +182,20 @@ def lock(connection: Connection, customer_id: int) -> None:
     _LOCK.run(connection, {"customer_id": customer_id})
 
 
+_LOCK_MANY = """SELECT customer_id FROM customers WHERE customer_id = ANY(%(customer_ids)s)
+    ORDER BY customer_id FOR NO KEY UPDATE"""
+
+
+def lock_many(connection: Connection, customer_ids: Sequence[int]) -> list[int]:
+    """Lock these customers until the transaction ends, in order of id; return those that exist."""
+    cursor = driver_cursor(connection)
+    return [
+        row[0]
+        for group in cluster.lockable(connection, np.array(customer_ids, np.int64))
+        for row in cursor.execute(_LOCK_MANY, {"customer_ids": Bigints(group)}, binary=True)
+    ]
+
+
 _POSITION_WITH_LOANS = Statement(
     f"""SELECT {POSITION_COLUMNS}, {holds.OPEN_OF_CUSTOMER}, {loans.COLUMNS}
     FROM customers c LEFT JOIN loans l USING (customer_id)
@@ -172,6 +221,7 @@ class PositionFacts(NamedTuple):
             self.loans,
             day,
             self.holds,
+            self.stored.arrears,
         )
 
 
@@ -481,6 +531,7 @@ _UPDATE = Statement(
     f"""
     WITH c AS (
         UPDATE customers SET version = version + 1, event_seq = event_seq + 1,
+            arrears_version = arrears_version + 1,
             {", ".join(f"{name} = :{name}" for name in _CHANGEABLE)}
         WHERE customer_id = :customer_id AND version = :read_version
         RETURNING customer_id, version, event_seq
@@ -539,12 +590,22 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def with_current_holds(connection: Connection, found: CustomerView, day: date) -> CustomerView:
-    """Return the customer with what offers hold on that day: not what one held that has expired
-    since the position was stored."""
-    if not found.position.held_principal_paise or is_valid_on(found.position, day):
-        return found
-    return replace(found, position=position_facts(connection, found.customer.customer_id).on(day))
+def with_current_figures(
+    connection: Connection, found: Sequence[CustomerView], day: date
+) -> list[CustomerView]:
+    """Return the customers with what offers hold on that day, not what one held that has expired
+    since the position was stored, and with their arrears."""
+    unknown = [each.customer.customer_id for each in found if each.position.arrears is None]
+    computed = stored_arrears.compute(connection, unknown, day) if unknown else {}
+    views = []
+    for each in found:
+        position, customer_id = each.position, each.customer.customer_id
+        if position.held_principal_paise and not is_valid_on(position, day):
+            position = position_facts(connection, customer_id).on(day)
+        if position.arrears is None:
+            position = replace(position, arrears=computed.get(customer_id))
+        views.append(replace(each, position=position))
+    return views
 
 
 _LOANS_WITH_CUSTOMERS = f"""

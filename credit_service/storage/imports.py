@@ -50,7 +50,8 @@ _RELEASE_PHONE_NUMBERS = "DELETE FROM phone_numbers WHERE phone_number = ANY(%s:
 _INSERT_CUSTOMERS = f"""COPY customers ({", ".join(CUSTOMER_FACTS)}, limit_set, ingestion_row,
     ingestion_id, imported, created_at, position_as_of, position_valid_until) FROM STDIN"""
 _REMOVED = "SELECT customer_id FROM removed_customers WHERE customer_id = ANY(%s)"
-_CONTINUE_REMOVED = """UPDATE customers c SET version = r.version + 1, event_seq = r.event_seq
+_CONTINUE_REMOVED = """UPDATE customers c SET version = r.version + 1,
+    arrears_version = r.version + 1, event_seq = r.event_seq
     FROM removed_customers r
     WHERE c.customer_id = ANY(%s) AND r.customer_id = c.customer_id"""
 _FORGET_REMOVED = "DELETE FROM removed_customers WHERE customer_id = ANY(%s)"
@@ -132,6 +133,7 @@ def customers_update(new: str, of_payload: str = "") -> str:
         SELECT c.* FROM customers c JOIN n USING (customer_id)
     ), u AS (
         UPDATE customers c SET version = version + 1, event_seq = event_seq + 1,
+            arrears_version = arrears_version + 1,
             first_name = n.first_name, last_name = n.last_name, age = n.age,
             monthly_income_paise = n.monthly_income_paise, phone_number = n.phone_number,
             approved_limit_paise = n.approved_limit_paise, limit_set = n.limit_set,
@@ -368,7 +370,9 @@ Their order is that of stored fingerprints, which an ingestion keeps across an u
 """
 # The key's place among the requested ones, the facts in the form of a source, and what decides
 # whether they may be replaced. EMIs on time by payments recorded here are no fact of a source.
-STORED_LOAN_COLUMNS = ("place", *LOAN_FACTS, "imported", "has_payments", "ingestion_row")
+STORED_LOAN_COLUMNS = (
+    *("place", *LOAN_FACTS, "settled_given", "imported", "has_payments", "ingestion_row"),
+)
 _STORED_LOANS = f"""
     SELECT wanted.place::int - 1, l.principal_paise, l.annual_rate_bps,
         coalesce(l.agreed_tenure_months, l.tenure_months),
@@ -379,6 +383,7 @@ _STORED_LOANS = f"""
                 WHERE p.customer_id = l.customer_id AND p.loan_id = l.loan_id
             ) END),
         l.start_date - '2000-01-01'::date + {POSTGRES_EPOCH_DAY},
+        CASE WHEN l.arrears_imported THEN l.settled_at_import ELSE -1 END::int,
         l.imported::int, (l.last_paid_on IS NOT NULL OR l.on_time_at_import IS NOT NULL)::int,
         CASE WHEN l.ingestion_id = %s THEN l.ingestion_row END
     FROM unnest(%s, %s) WITH ORDINALITY AS wanted (customer_id, loan_id, place)
@@ -417,6 +422,7 @@ _LOAN_COLUMNS: Sequence[tuple[str, str | None, str]] = (
     ("start_date", "start_day", ">i4"),
     ("end_date", "end_day", ">i4"),
     ("imported", None, "u1"),
+    ("arrears_imported", None, "u1"),
     ("settled_at_import", "installments_settled", ">i2"),
     ("emis_paid_on_time", "emis_paid_on_time", ">i2"),
     ("installments_settled", "installments_settled", ">i2"),
@@ -461,6 +467,7 @@ def _binary_rows(facts: Array, ingestion_id: UUID, *, closed: bool) -> bytes:
             is_day = fact.endswith("_day")
             rows[name] = facts[fact] - POSTGRES_EPOCH_DAY if is_day else facts[fact]
     rows["imported"] = 1
+    rows["arrears_imported"] = facts["settled_given"] >= 0
     rows["ingestion_id"] = np.void(ingestion_id.bytes)
     if not closed:
         rows["null length"] = -1
@@ -479,6 +486,7 @@ FACTS_OF_LOANS = tuple(
         "end_date",
         "installments_settled",
         "closed_on",
+        "arrears_imported",
     )
 )
 """The facts of a loan whose changes are recorded; events show the values."""
@@ -503,6 +511,7 @@ def loans_update(new: str, of_payload: str = "") -> str:
             emis_paid_on_time = n.emis_paid_on_time, start_date = n.start_date,
             end_date = n.end_date, settled_at_import = n.installments_settled,
             installments_settled = n.installments_settled, closed_on = n.closed_on,
+            arrears_imported = n.arrears_imported,
             ingestion_id = n.ingestion_id, ingestion_row = n.ingestion_row
         FROM n WHERE l.customer_id = n.customer_id AND l.loan_id = n.loan_id
         RETURNING l.*
@@ -540,15 +549,17 @@ _UPDATE_LOANS = loans_update(
             installment_paise, emis_paid_on_time, {_date("start_day")} AS start_date,
             {_date("end_day")} AS end_date, installments_settled,
             {_date("nullif(closed_day, %(no_day)s)")} AS closed_on,
+            settled_given >= 0 AS arrears_imported,
             %(ingestion_id)s::uuid AS ingestion_id, ingestion_row
         FROM unnest(%(customer_id)s::bigint[], %(loan_id)s::bigint[],
             %(principal_paise)s::bigint[], %(annual_rate_bps)s::int[],
             %(tenure_months)s::smallint[], %(installment_paise)s::bigint[],
             %(emis_paid_on_time)s::smallint[], %(start_day)s::int[], %(end_day)s::int[],
-            %(installments_settled)s::smallint[], %(closed_day)s::int[], %(row_number)s::bigint[])
+            %(installments_settled)s::smallint[], %(closed_day)s::int[],
+            %(row_number)s::bigint[], %(settled_given)s::int[])
             AS n (customer_id, loan_id, principal_paise, annual_rate_bps, tenure_months,
             installment_paise, emis_paid_on_time, start_day, end_day, installments_settled,
-            closed_day, ingestion_row)"""
+            closed_day, ingestion_row, settled_given)"""
 )
 
 

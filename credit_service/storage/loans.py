@@ -16,11 +16,18 @@ COLUMNS = """l.customer_id, l.loan_id, l.principal_paise, l.annual_rate_bps, l.t
     l.installment_paise, l.start_date, l.end_date, l.imported, l.decision_id, l.settled_at_import,
     l.emis_paid_on_time, l.installments_settled, l.paid_paise, l.last_paid_on, l.closed_on,
     l.on_time_at_import, l.agreed_tenure_months, l.agreed_installment_paise, l.revised_after,
-    l.revised_balance_paise, l.revised_next_interest_paise, l.revised_paid_paise, l.charges"""
+    l.revised_balance_paise, l.revised_next_interest_paise, l.revised_paid_paise, l.charges,
+    l.arrears_imported"""
 """The columns that `loan` reads, in its order, of a table aliased l."""
 
-COLUMN_COUNT = 24
-_REVISION_AT, _CHARGES_AT = 17, 23
+COLUMN_COUNT = 25
+_REVISION_AT, _CHARGES_AT, _ARREARS_IMPORTED_AT = 17, 23, 24
+
+FIRST_UNPAID_DUE = """(l.start_date + make_interval(months =>
+    CASE WHEN l.installment_paise > 0 THEN l.installments_settled + 1 ELSE l.tenure_months END
+    ))::date"""
+"""Due date of the first unpaid installment of an ACTIVE loan of a table aliased l, as
+`domain.delinquency.first_unpaid_due` computes it. An index has it."""
 
 
 def loan(row: Any) -> Loan:
@@ -30,11 +37,13 @@ def loan(row: Any) -> Loan:
     else:
         revision = ScheduleRevision(*row[_REVISION_AT:_CHARGES_AT])
         found = Loan(*(*row[:_REVISION_AT], revision))
-    stored = row[_CHARGES_AT]
-    return replace(found, charges=charges.read(stored)) if stored else found
+    stored, arrears_imported = row[_CHARGES_AT], row[_ARREARS_IMPORTED_AT]
+    if not stored and not arrears_imported:
+        return found
+    return replace(found, charges=charges.read(stored), arrears_imported=arrears_imported)
 
 
-_LATER_FIELDS = frozenset({"on_time_at_import", "revision", "charges"})
+_LATER_FIELDS = frozenset({"on_time_at_import", "revision", "charges", "arrears_imported"})
 """Fields that release 0.1.0 does not have. Of a loan as booked, only the charges have a value."""
 _EVENT_FIELDS = tuple([name for name in field_names(Loan) if name not in _LATER_FIELDS])
 

@@ -228,7 +228,7 @@ def read(
 
 
 # The position of the customer is set as computed from all loans and holds.
-_END_COMMON = """
+_END_COMMON = f"""
     WITH c AS (
         UPDATE customers SET
             version = version + 1,
@@ -244,7 +244,8 @@ _END_COMMON = """
             position_valid_until = :valid_until,
             held_principal_paise = :held_principal_paise,
             held_installments_paise = :held_installments_paise,
-            held_valid_until = :held_valid_until
+            held_valid_until = :held_valid_until,
+            {customers.SET_ARREARS}
         WHERE customer_id = :customer_id AND version = :read_version
             AND EXISTS (SELECT FROM loan_offers o WHERE o.customer_id = :customer_id
                 AND o.offer_id = :offer_id AND o.state = 'OPEN')
@@ -331,6 +332,7 @@ def end(connection: Connection, ending: EndWrite, moment: Moment) -> bool:
         "current_year_loans": after.current_year_loans,
         "valid_until": after.valid_until,
         **customers.held_values(after),
+        **customers.arrears_values(after),
         "state": str(offer.state),
         "loan_id": offer.loan_id,
         "accepted_paise": offer.accepted_paise,

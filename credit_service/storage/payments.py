@@ -17,12 +17,13 @@ from sqlalchemy import Connection, text
 
 from credit_service.clock import Moment
 from credit_service.domain.calendar import add_months
+from credit_service.domain.delinquency import AssetClass, ClassChange
 from credit_service.domain.loan_replay import LoanAccount, PaymentFact, replay
 from credit_service.domain.loans import Loan, agreed_plan
 from credit_service.domain.payments import PaymentPurpose, PrepaymentEffect, ReversalReason
 from credit_service.domain.positions import CreditPosition
 from credit_service.observability import tracing
-from credit_service.storage import cluster, customers, loans, requests, scorecards
+from credit_service.storage import arrears, cluster, customers, loans, requests, scorecards
 from credit_service.storage.database import LostRaceError
 from credit_service.storage.statements import Statement
 
@@ -248,10 +249,18 @@ def find(connection: Connection, payment_id: int) -> PaymentKey | None:
     return None if row is None else PaymentKey(*row)
 
 
+# Read only if the customer has other ACTIVE loans, and this one is the first to fall due. The inner
+# l hides the outer one.
+_OTHERS_UNPAID_DUE = f"""
+        CASE WHEN c.oldest_unpaid_due = {loans.FIRST_UNPAID_DUE}
+            AND c.current_debt_paise > l.principal_paise
+        THEN (SELECT min({loans.FIRST_UNPAID_DUE}) FROM loans l
+            WHERE l.customer_id = c.customer_id AND l.loan_id <> :loan_id AND l.closed_on IS NULL)
+        END"""
 _READ = Statement(
     f"""
     SELECT {customers.POSITION_COLUMNS}, {requests.COLUMNS}, {scorecards.ACTIVE_VERSION},
-        {loans.COLUMNS}
+        c.announced_class, {_OTHERS_UNPAID_DUE}, {loans.COLUMNS}
     FROM customers c
     {scorecards.ACTIVE_JOIN}
     LEFT JOIN requests r ON r.customer_id = c.customer_id AND r.request_id = :request_id
@@ -261,7 +270,7 @@ _READ = Statement(
 )
 _REQUESTS_AT = customers.POSITION_COLUMN_COUNT
 _SCORECARD_AT = _REQUESTS_AT + requests.COLUMN_COUNT
-_LOANS_AT = _SCORECARD_AT + 1
+_LOANS_AT = _SCORECARD_AT + 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +281,10 @@ class PaymentRead:
     position: CreditPosition
     request: requests.RequestRecord | None
     scorecard_version: str
+    announced_class: AssetClass
+    # Earliest due date of an unpaid installment of the customer's other loans; read only if this
+    # loan has the earliest one of all.
+    others_unpaid_due: date | None
     loan: Loan | None
 
 
@@ -305,6 +318,8 @@ def read(
         customers.position(row),
         requests.record(row[_REQUESTS_AT:_SCORECARD_AT]),
         row[_SCORECARD_AT],
+        AssetClass(row[_SCORECARD_AT + 1]),
+        row[_SCORECARD_AT + 2],
         None if row[_LOANS_AT] is None else loans.loan(row[_LOANS_AT:]),
     )
 
@@ -329,7 +344,7 @@ def settlement_days(connection: Connection, customer_id: int, loan_id: int) -> d
 
 # The customer's position and the loan move to what they are after the write, if the customer is
 # still of the version that was read.
-_MOVE = """
+_MOVE = f"""
     WITH c AS (
         UPDATE customers SET
             version = version + 1,
@@ -343,11 +358,13 @@ _MOVE = """
             position_valid_until = :valid_until,
             held_principal_paise = :held_principal_paise,
             held_installments_paise = :held_installments_paise,
-            held_valid_until = :held_valid_until
+            held_valid_until = :held_valid_until,
+            {customers.SET_ARREARS},
+            announced_class = :announced_class
         WHERE customer_id = :customer_id AND version = :read_version
         RETURNING customer_id, version, event_seq
     ), l AS (
-        UPDATE loans SET {loan}
+        UPDATE loans SET {{loan}}
         FROM c
         WHERE loans.customer_id = c.customer_id AND loans.loan_id = :loan_id
     )"""
@@ -376,10 +393,11 @@ _PAYMENT = """, p AS (
             CAST(:traceparent AS text)
         FROM c, p{prepaid}
         UNION ALL
-        SELECT c.customer_id, c.event_seq, 'loan_closed', c.version, :now,
+        SELECT c.customer_id, c.event_seq - :event_count + 2, 'loan_closed', c.version, :now,
             json_build_object('payment_id', p.payment_id, 'loan_id', :loan_id,
                 'closed_on', :closed_on), CAST(:traceparent AS text)
         FROM c, p WHERE :closed_on IS NOT NULL
+{class_changes}
     ), r AS (
         INSERT INTO requests (request_id, method, fingerprint, customer_id, loan_id,
             payment_number, created_at, principal)
@@ -388,6 +406,12 @@ _PAYMENT = """, p AS (
         FROM c, p
     )
     SELECT payment_number, payment_id FROM p"""
+_CLASS_CHANGES = """
+        UNION ALL
+        SELECT c.customer_id, c.event_seq - :change_count + t.place, 'asset_class_changed',
+            c.version, :now, t.payload, CAST(:traceparent AS text)
+        FROM c, json_array_elements(CAST(:class_changes AS json)) WITH ORDINALITY
+            AS t (payload, place)"""
 _PREPAID = """
         UNION ALL
         SELECT c.customer_id, c.event_seq - :event_count + 2, 'loan_prepaid', c.version, :now,
@@ -403,9 +427,9 @@ _REVERSAL = """, v AS (
     ), e AS (
         INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload,
             traceparent)
-        SELECT c.customer_id, c.event_seq, 'payment_reversed', c.version, :now,
+        SELECT c.customer_id, c.event_seq - :event_count + 1, 'payment_reversed', c.version, :now,
             CAST(:facts AS json), CAST(:traceparent AS text)
-        FROM c
+        FROM c{class_changes}
     ), r AS (
         INSERT INTO requests (request_id, method, fingerprint, customer_id, loan_id,
             payment_number, created_at, principal)
@@ -423,6 +447,7 @@ def _written(text: str) -> Statement:
         ("closed_on", "date"),
         ("loan_id", "bigint"),
         ("event_count", "bigint"),
+        ("change_count", "bigint"),
         ("payment_number", "int"),
     ):
         text = re.sub(rf":{name}\b", f"CAST(:{name} AS {kind})", text)
@@ -430,22 +455,29 @@ def _written(text: str) -> Statement:
 
 
 _NEW_ID = "nextval('payment_ids')"
-_RECORD = _MOVE.format(loan=_LOAN_AFTER_PAYMENT) + _PAYMENT.format(prepaid="")
-_RECORD_AND_REPLAY = _MOVE.format(loan=_LOAN_AFTER_REPLAY) + _PAYMENT.format(prepaid=_PREPAID)
+_RECORD = _MOVE.format(loan=_LOAN_AFTER_PAYMENT) + _PAYMENT.format(
+    prepaid="", class_changes=_CLASS_CHANGES
+)
+_RECORD_AND_REPLAY = _MOVE.format(loan=_LOAN_AFTER_REPLAY) + _PAYMENT.format(
+    prepaid=_PREPAID, class_changes=_CLASS_CHANGES
+)
 _WRITE = _written(_RECORD)
 _WRITE_REPLAYED = _written(_RECORD_AND_REPLAY)
 # On a cluster: the coordinator has the sequence, and another node the customer.
 _WRITE_WITH_ID = _written(_RECORD.replace(_NEW_ID, ":payment_id"))
 _WRITE_REPLAYED_WITH_ID = _written(_RECORD_AND_REPLAY.replace(_NEW_ID, ":payment_id"))
 _DRAW_ID = Statement(f"SELECT {_NEW_ID} AS payment_id")
-_REVERSE = _written(_MOVE.format(loan=_LOAN_AFTER_REPLAY) + _REVERSAL)
+_REVERSE = _written(
+    _MOVE.format(loan=_LOAN_AFTER_REPLAY) + _REVERSAL.format(class_changes=_CLASS_CHANGES)
+)
 
 
 @dataclass(frozen=True, slots=True)
 class LoanWrite:
     """What a write about a loan's payments moves: the customer from the version that was read to
     the position after it, and the loan. `is_replayed` says whether the loan was computed from all
-    its payments, so that all its derived columns are stored."""
+    its payments, so that all its derived columns are stored. `class_changes` are to be announced,
+    after `announced_class`."""
 
     request_id: UUID
     fingerprint: bytes
@@ -454,6 +486,8 @@ class LoanWrite:
     position_after: CreditPosition
     loan_after: Loan
     outstanding_paise: int
+    announced_class: AssetClass
+    class_changes: Sequence[ClassChange]
     is_replayed: bool = False
 
 
@@ -506,7 +540,7 @@ def write(connection: Connection, payment: PaymentWrite, moment: Moment) -> Stor
         {
             **values,
             **_values(effects, moment),
-            "event_count": 1 + (prepaid is not None) + is_closed,
+            "event_count": 1 + (prepaid is not None) + is_closed + len(effects.class_changes),
             "closed_on": loan.closed_on,
             "amount_paise": payment.amount_paise,
             "paid_on": payment.paid_on,
@@ -589,7 +623,7 @@ def reverse(connection: Connection, write: ReversalWrite, moment: Moment) -> Sto
         connection,
         {
             **_values(effects, moment),
-            "event_count": 1,
+            "event_count": 1 + len(effects.class_changes),
             "payment_number": payment.payment_number,
             "reversal_number": write.reversal_number,
             "last_payment_number": write.last_payment_number,
@@ -611,7 +645,7 @@ def reverse(connection: Connection, write: ReversalWrite, moment: Moment) -> Sto
 
 
 def _values(effects: LoanWrite, moment: Moment) -> dict[str, Any]:
-    loan, after = effects.loan_after, effects.position_after
+    loan, after, changes = effects.loan_after, effects.position_after, effects.class_changes
     return {
         "customer_id": loan.customer_id,
         "loan_id": loan.loan_id,
@@ -623,6 +657,10 @@ def _values(effects: LoanWrite, moment: Moment) -> dict[str, Any]:
         "current_year_loans": after.current_year_loans,
         "valid_until": after.valid_until,
         **customers.held_values(after),
+        **customers.arrears_values(after),
+        "change_count": len(changes),
+        "class_changes": json.dumps([arrears.event_fields(each) for each in changes]),
+        "announced_class": int(changes[-1].current if changes else effects.announced_class),
         **(
             {f"loan_{name}": value for name, value in loans.derived_values(loan).items()}
             if effects.is_replayed

@@ -1,6 +1,6 @@
-"""Policy facts, computed by the domain from the stored loans and payments.
+"""Policy facts, computed by the domain from the stored loans and arrears.
 
-Loans, payments and the customer's version are read in one statement, at one instant. A write that
+Loans, arrears and the customer's version are read in one statement, at one instant. A write that
 is guarded by a version read before therefore fails if the facts are of a later one.
 """
 
@@ -13,9 +13,8 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection
 
 from credit_service.clock import INDIA
-from credit_service.domain.delinquency import Settlement
 from credit_service.domain.policy_facts import PolicyFacts, policy_facts
-from credit_service.storage import loans
+from credit_service.storage import arrears, customers, loans
 from credit_service.storage.statements import Row, Statement
 
 _BATCH = 1_000
@@ -34,19 +33,10 @@ def _read(condition: str) -> Statement:
     one for a customer without loans."""
     return Statement(
         f"""
-    SELECT c.customer_id, c.version, c.age, c.created_at,
-        s.first_numbers, s.counts, s.days, {loans.COLUMNS}
+    SELECT c.customer_id, c.version, c.age, c.created_at, {customers.ARREARS_COLUMNS},
+        {loans.COLUMNS}
     FROM customers c
     LEFT JOIN loans l ON l.customer_id = c.customer_id
-    LEFT JOIN (
-        SELECT p.customer_id, p.loan_id,
-            array_agg(p.first_settled ORDER BY p.payment_number) AS first_numbers,
-            array_agg(p.settled_count ORDER BY p.payment_number) AS counts,
-            array_agg(p.paid_on ORDER BY p.payment_number) AS days
-        FROM payments p
-        WHERE p.{condition} AND p.settled_count > 0
-        GROUP BY p.customer_id, p.loan_id
-    ) s ON s.customer_id = l.customer_id AND s.loan_id = l.loan_id
     WHERE c.{condition}
     ORDER BY c.customer_id
     """
@@ -55,7 +45,7 @@ def _read(condition: str) -> Statement:
 
 READ = _read("customer_id = :customer_id")
 _READ_MANY = _read("customer_id = ANY(CAST(:customer_ids AS bigint[]))")
-_SETTLEMENTS_AT = 4
+_ARREARS_AT = 4
 _LOANS_AT = 7
 
 
@@ -77,7 +67,7 @@ def read_versioned(
     rows = READ.rows(connection, {"customer_id": customer_id})
     if not rows:
         raise LookupError(f"there is no customer {customer_id}")
-    return _facts(rows, day, zone)
+    return _facts(connection, rows, day, zone)
 
 
 def read_many(
@@ -100,18 +90,18 @@ def read_many_versioned(
     for start in range(0, len(ids), _BATCH):
         rows = _READ_MANY.rows(connection, {"customer_ids": ids[start : start + _BATCH]})
         for customer_id, of_customer in groupby(rows, lambda row: row[0]):
-            found[customer_id] = _facts(list(of_customer), day, zone)
+            found[customer_id] = _facts(connection, list(of_customer), day, zone)
     return found
 
 
-def _facts(rows: Sequence[Row], day: date, zone: ZoneInfo) -> VersionedFacts:
+def _facts(
+    connection: Connection, rows: Sequence[Row], day: date, zone: ZoneInfo
+) -> VersionedFacts:
     """Return the facts from a customer's rows."""
-    _, version, age, stored_at, *_ = rows[0]
+    customer_id, version, age, stored_at, *_ = rows[0]
     found = [loans.loan(row[_LOANS_AT:]) for row in rows if row[_LOANS_AT] is not None]
-    settlements = {
-        loan.loan_id: tuple(map(Settlement, *row[_SETTLEMENTS_AT:_LOANS_AT]))
-        for loan, row in zip(found, rows, strict=False)
-        if row[_SETTLEMENTS_AT] is not None
-    }
+    known = customers.arrears(rows[0][_ARREARS_AT:_LOANS_AT])
+    if known is None:
+        known = arrears.compute(connection, [customer_id], day)[customer_id]
     stored_on = stored_at.astimezone(zone).date()
-    return VersionedFacts(version, policy_facts(found, settlements, age, stored_on, day))
+    return VersionedFacts(version, policy_facts(found, known, age, stored_on, day))

@@ -134,6 +134,7 @@ _LOAN_TYPES = {
     "end_date": "date",
     "installments_settled": "smallint",
     "closed_on": "date",
+    "arrears_imported": "bool",
 }
 _CUSTOMER_TYPES = {
     "first_name": "text",

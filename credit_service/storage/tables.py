@@ -135,6 +135,14 @@ customers = Table(
     # null for a registered customer, and for those stored by servers of an earlier release.
     Column("ingestion_id", Uuid, nullable=True),
     Column("ingestion_row", BigInteger, nullable=True),
+    # The arrears: see domain.delinquency.Arrears. Known if arrears_version is version; servers of
+    # release 0.1.0 raise version alone. Neither due date nor versions have an index, so that an
+    # update of them needs no index writes.
+    Column("oldest_unpaid_due", Date, nullable=True),
+    Column("npa_since", Date, nullable=True),
+    Column("arrears_version", BigInteger, nullable=False, server_default=text("1")),
+    # The asset class of the newest asset_class_changed event: 0 STANDARD … 4 NPA.
+    Column("announced_class", SmallInteger, nullable=False, server_default=text("0")),
     CheckConstraint("customer_id > 0", "customer_id_positive"),
     # Rows older than the separation of ids have imported ids up to 10^15, and issued ones below it.
     CheckConstraint(
@@ -164,6 +172,13 @@ customers = Table(
         " AND (held_principal_paise > 0) = (held_valid_until IS NOT NULL)",
         "held_range",
     ),
+    CheckConstraint(
+        "npa_since IS NULL"
+        " OR (oldest_unpaid_due IS NOT NULL AND npa_since < oldest_unpaid_due + 90)",
+        "npa_since_before_due",
+    ),
+    CheckConstraint("arrears_version <= version", "arrears_version_range"),
+    CheckConstraint("announced_class BETWEEN 0 AND 4", "announced_class_known"),
     # Free space in the page lets an update of the position stay on it without index writes.
     postgresql_with={"fillfactor": "80"},
     info=WITH_CUSTOMER,
@@ -184,6 +199,13 @@ Index(
     "customers_phone_number_idx",
     customers.c.phone_number,
     postgresql_ops={"phone_number": "text_pattern_ops"},
+)
+# Few at any time.
+Index(
+    "customers_npa_since_idx",
+    customers.c.npa_since,
+    customers.c.customer_id,
+    postgresql_where=customers.c.npa_since.is_not(None),
 )
 
 # The customer of each phone number in use: a number is unique across customers, and they are on
@@ -415,6 +437,8 @@ loans = Table(
     # identify a second row with the same key in one ingestion.
     Column("ingestion_id", Uuid, nullable=True),
     Column("ingestion_row", BigInteger, nullable=True),
+    # Whether the source of an imported loan gave its settled installments, and so its arrears.
+    Column("arrears_imported", Boolean, nullable=False, server_default=false()),
     PrimaryKeyConstraint("customer_id", "loan_id"),
     CheckConstraint("loan_id > 0", "loan_id_positive"),
     CheckConstraint(
@@ -472,6 +496,19 @@ loans = Table(
     Index(None, "loan_id"),
     postgresql_with={"fillfactor": "90"},
     info=WITH_CUSTOMER,
+)
+# Due date of the first unpaid installment of more than 0, for the search for overdue loans.
+Index(
+    "loans_first_unpaid_due_idx",
+    literal_column(
+        # As PostgreSQL writes it, for the comparison with migrated tables.
+        "((start_date + make_interval(months =>\nCASE\n"
+        "    WHEN installment_paise > 0 THEN installments_settled + 1\n"
+        "    ELSE tenure_months::integer\nEND))::date)"
+    ).label("first_unpaid_due"),
+    loans.c.customer_id,
+    loans.c.loan_id,
+    postgresql_where=loans.c.closed_on.is_(None),
 )
 
 # An offer holds its principal and installment until it ends. Its terms never change, and it ends
@@ -667,7 +704,7 @@ events = Table(
         "kind IN ('customer_registered', 'loan_created', 'loan_declined', 'payment_recorded',"
         " 'loan_closed', 'score_changed', 'rows_ingested', 'customer_updated', 'loan_updated',"
         " 'loan_offer_created', 'loan_offer_ended', 'scorecard_changed', 'decision_referred',"
-        " 'decision_reviewed', 'payment_reversed', 'loan_prepaid')",
+        " 'decision_reviewed', 'payment_reversed', 'loan_prepaid', 'asset_class_changed')",
         "kind_known",
     ),
     info=WITH_CUSTOMER,

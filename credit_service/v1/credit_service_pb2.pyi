@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as abc
 from credit_service.v1 import customer_pb2 as customer_pb2
 from credit_service.v1 import decision_pb2 as decision_pb2
+from credit_service.v1 import delinquency_pb2 as delinquency_pb2
 from credit_service.v1 import event_pb2 as event_pb2
 from credit_service.v1 import key_facts_pb2 as key_facts_pb2
 from credit_service.v1 import loan_pb2 as loan_pb2
@@ -1321,6 +1322,112 @@ class GetKeyFactsStatementResponse(message.Message):
     _HasFieldArgType: _TypeAlias = typing.Literal["key_facts", b"key_facts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["key_facts", b"key_facts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetDelinquencyRequest(message.Message):
+    """Request of GetDelinquency."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: builtins.int
+    customer_id: builtins.int
+    """Required. Id of the customer, 1 or more."""
+    def __init__(
+        self,
+        *,
+        customer_id: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetDelinquencyResponse(message.Message):
+    """Response of GetDelinquency."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DELINQUENCY_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def delinquency(self) -> delinquency_pb2.Delinquency:
+        """The customer's arrears."""
+
+    def __init__(
+        self,
+        *,
+        delinquency: delinquency_pb2.Delinquency | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["delinquency", b"delinquency"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["delinquency", b"delinquency"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListDelinquentLoansRequest(message.Message):
+    """Request of ListDelinquentLoans."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ASSET_CLASS_FIELD_NUMBER: builtins.int
+    MIN_DAYS_PAST_DUE_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    asset_class: decision_pb2.AssetClass.ValueType
+    """Optional. Only loans of borrowers of this class, SMA_0 to NPA. Default: any class."""
+    min_days_past_due: builtins.int
+    """Optional. Only loans with at least so many days past due, 0 to 36,600. Default (0): 1."""
+    page_size: builtins.int
+    """Optional. Loans per page, 0 to 1,000. Default (0): 50."""
+    page_token: builtins.str
+    """Optional. next_page_token of the previous page. Default: the first page."""
+    def __init__(
+        self,
+        *,
+        asset_class: decision_pb2.AssetClass.ValueType = ...,
+        min_days_past_due: builtins.int = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["asset_class", b"asset_class", "min_days_past_due", b"min_days_past_due", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListDelinquentLoansResponse(message.Message):
+    """Response of ListDelinquentLoans."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    LOANS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Token of the next page. Empty on the last page."""
+    @builtins.property
+    def loans(self) -> containers.RepeatedCompositeFieldContainer[delinquency_pb2.LoanDelinquency]:
+        """The loans of this page."""
+
+    @builtins.property
+    def as_of(self) -> date_pb2.Date:
+        """Today, at the end of which the days past due are counted."""
+
+    def __init__(
+        self,
+        *,
+        loans: abc.Iterable[delinquency_pb2.LoanDelinquency] | None = ...,
+        next_page_token: builtins.str = ...,
+        as_of: date_pb2.Date | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "loans", b"loans", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -152,6 +152,16 @@ class CreditServiceStub:
                 request_serializer=credit__service_dot_v1_dot_credit__service__pb2.GetKeyFactsStatementRequest.SerializeToString,
                 response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.GetKeyFactsStatementResponse.FromString,
                 _registered_method=True)
+        self.GetDelinquency = channel.unary_unary(
+                '/credit_service.v1.CreditService/GetDelinquency',
+                request_serializer=credit__service_dot_v1_dot_credit__service__pb2.GetDelinquencyRequest.SerializeToString,
+                response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.GetDelinquencyResponse.FromString,
+                _registered_method=True)
+        self.ListDelinquentLoans = channel.unary_unary(
+                '/credit_service.v1.CreditService/ListDelinquentLoans',
+                request_serializer=credit__service_dot_v1_dot_credit__service__pb2.ListDelinquentLoansRequest.SerializeToString,
+                response_deserializer=credit__service_dot_v1_dot_credit__service__pb2.ListDelinquentLoansResponse.FromString,
+                _registered_method=True)
         self.GetRepaymentSchedule = channel.unary_unary(
                 '/credit_service.v1.CreditService/GetRepaymentSchedule',
                 request_serializer=credit__service_dot_v1_dot_credit__service__pb2.GetRepaymentScheduleRequest.SerializeToString,
@@ -478,6 +488,30 @@ class CreditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDelinquency(self, request, context):
+        """Returns a customer's days past due, asset class and overdue loans at the end of today.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD).
+        NOT_FOUND (CUSTOMER_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDelinquentLoans(self, request, context):
+        """Lists the loans of all customers that are past due at the end of today, those with most days
+        past due first. With asset_class, the borrowers are in order of their worst loan, and the loans
+        of one borrower follow each other. A payment between two pages may move loans from one to the
+        other.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRepaymentSchedule(self, request, context):
         """Returns all installments of a loan, with principal, interest and current state.
 
@@ -705,6 +739,16 @@ def add_CreditServiceServicer_to_server(servicer, server):
                     servicer.GetKeyFactsStatement,
                     request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.GetKeyFactsStatementRequest.FromString,
                     response_serializer=credit__service_dot_v1_dot_credit__service__pb2.GetKeyFactsStatementResponse.SerializeToString,
+            ),
+            'GetDelinquency': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDelinquency,
+                    request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.GetDelinquencyRequest.FromString,
+                    response_serializer=credit__service_dot_v1_dot_credit__service__pb2.GetDelinquencyResponse.SerializeToString,
+            ),
+            'ListDelinquentLoans': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDelinquentLoans,
+                    request_deserializer=credit__service_dot_v1_dot_credit__service__pb2.ListDelinquentLoansRequest.FromString,
+                    response_serializer=credit__service_dot_v1_dot_credit__service__pb2.ListDelinquentLoansResponse.SerializeToString,
             ),
             'GetRepaymentSchedule': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRepaymentSchedule,
@@ -1244,6 +1288,60 @@ class CreditService:
             '/credit_service.v1.CreditService/GetKeyFactsStatement',
             credit__service_dot_v1_dot_credit__service__pb2.GetKeyFactsStatementRequest.SerializeToString,
             credit__service_dot_v1_dot_credit__service__pb2.GetKeyFactsStatementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDelinquency(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/credit_service.v1.CreditService/GetDelinquency',
+            credit__service_dot_v1_dot_credit__service__pb2.GetDelinquencyRequest.SerializeToString,
+            credit__service_dot_v1_dot_credit__service__pb2.GetDelinquencyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDelinquentLoans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/credit_service.v1.CreditService/ListDelinquentLoans',
+            credit__service_dot_v1_dot_credit__service__pb2.ListDelinquentLoansRequest.SerializeToString,
+            credit__service_dot_v1_dot_credit__service__pb2.ListDelinquentLoansResponse.FromString,
             options,
             channel_credentials,
             insecure,

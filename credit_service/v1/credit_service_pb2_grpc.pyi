@@ -224,6 +224,22 @@ class CreditServiceStub:
     FAILED_PRECONDITION (KEY_FACTS_UNKNOWN): the loan was imported, so that its charges are not
     known.
     """
+    GetDelinquency: grpc.UnaryUnaryMultiCallable[credit_service_pb2.GetDelinquencyRequest, credit_service_pb2.GetDelinquencyResponse]
+    """Returns a customer's days past due, asset class and overdue loans at the end of today.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD).
+    NOT_FOUND (CUSTOMER_NOT_FOUND).
+    """
+    ListDelinquentLoans: grpc.UnaryUnaryMultiCallable[credit_service_pb2.ListDelinquentLoansRequest, credit_service_pb2.ListDelinquentLoansResponse]
+    """Lists the loans of all customers that are past due at the end of today, those with most days
+    past due first. With asset_class, the borrowers are in order of their worst loan, and the loans
+    of one borrower follow each other. A payment between two pages may move loans from one to the
+    other.
+
+    Errors:
+    INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
+    """
     GetRepaymentSchedule: grpc.UnaryUnaryMultiCallable[credit_service_pb2.GetRepaymentScheduleRequest, credit_service_pb2.GetRepaymentScheduleResponse]
     """Returns all installments of a loan, with principal, interest and current state.
 
@@ -640,6 +656,34 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
         NOT_FOUND (OFFER_NOT_FOUND, LOAN_NOT_FOUND).
         FAILED_PRECONDITION (KEY_FACTS_UNKNOWN): the loan was imported, so that its charges are not
         known.
+        """
+
+    @abc_1.abstractmethod
+    def GetDelinquency(
+        self,
+        request: credit_service_pb2.GetDelinquencyRequest,
+        context: grpc.ServicerContext,
+    ) -> credit_service_pb2.GetDelinquencyResponse:
+        """Returns a customer's days past due, asset class and overdue loans at the end of today.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD).
+        NOT_FOUND (CUSTOMER_NOT_FOUND).
+        """
+
+    @abc_1.abstractmethod
+    def ListDelinquentLoans(
+        self,
+        request: credit_service_pb2.ListDelinquentLoansRequest,
+        context: grpc.ServicerContext,
+    ) -> credit_service_pb2.ListDelinquentLoansResponse:
+        """Lists the loans of all customers that are past due at the end of today, those with most days
+        past due first. With asset_class, the borrowers are in order of their worst loan, and the loans
+        of one borrower follow each other. A payment between two pages may move loans from one to the
+        other.
+
+        Errors:
+        INVALID_ARGUMENT (INVALID_FIELD, PAGE_TOKEN_INVALID).
         """
 
     @abc_1.abstractmethod

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from credit_service.v1 import as_of_pb2 as as_of_pb2
+from credit_service.v1 import decision_pb2 as decision_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
 from google.protobuf import timestamp_pb2 as timestamp_pb2
@@ -41,6 +42,8 @@ class Customer(message.Message):
     HELD_INSTALLMENTS_FIELD_NUMBER: builtins.int
     APPROVED_LIMIT_SET_FIELD_NUMBER: builtins.int
     AS_OF_FIELD_NUMBER: builtins.int
+    DAYS_PAST_DUE_FIELD_NUMBER: builtins.int
+    ASSET_CLASS_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Id of the customer. Imported customers keep the id of their source, 1 to 999999999999999. Ids
     of customers registered here start at 1000000000000001 and stay below 2^53.
@@ -61,6 +64,12 @@ class Customer(message.Message):
     A limit that an import set before this field existed counts as set if it differs from the rule
     for the income.
     """
+    days_past_due: builtins.int
+    """Days past due of the worst loan at the end of today, 0 or more. An installment that is due today
+    and unpaid counts as 1.
+    """
+    asset_class: decision_pb2.AssetClass.ValueType
+    """Class of all loans of the customer at the end of today."""
     @builtins.property
     def monthly_income(self) -> money_pb2.Money:
         """Monthly income in INR, more than 0 and at most 10,00,00,000 (10 crore)."""
@@ -126,9 +135,11 @@ class Customer(message.Message):
         held_installments: money_pb2.Money | None = ...,
         approved_limit_set: builtins.bool = ...,
         as_of: as_of_pb2.AsOf | None = ...,
+        days_past_due: builtins.int = ...,
+        asset_class: decision_pb2.AssetClass.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["approved_limit", b"approved_limit", "as_of", b"as_of", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "held_credit", b"held_credit", "held_installments", b"held_installments", "monthly_income", b"monthly_income"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["age", b"age", "approved_limit", b"approved_limit", "approved_limit_set", b"approved_limit_set", "as_of", b"as_of", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "customer_id", b"customer_id", "first_name", b"first_name", "held_credit", b"held_credit", "held_installments", b"held_installments", "last_name", b"last_name", "monthly_income", b"monthly_income", "phone_number", b"phone_number", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["age", b"age", "approved_limit", b"approved_limit", "approved_limit_set", b"approved_limit_set", "as_of", b"as_of", "asset_class", b"asset_class", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "customer_id", b"customer_id", "days_past_due", b"days_past_due", "first_name", b"first_name", "held_credit", b"held_credit", "held_installments", b"held_installments", "last_name", b"last_name", "monthly_income", b"monthly_income", "phone_number", b"phone_number", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as abc
 from credit_service.v1 import decision_pb2 as decision_pb2
+from credit_service.v1 import delinquency_pb2 as delinquency_pb2
 from credit_service.v1 import ingestion_pb2 as ingestion_pb2
 from credit_service.v1 import loan_pb2 as loan_pb2
 from credit_service.v1 import offer_pb2 as offer_pb2
@@ -69,6 +70,8 @@ class _CreditEventTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Credit
     """payment_reversed."""
     CREDIT_EVENT_TYPE_LOAN_PREPAID: _CreditEventType.ValueType  # 16
     """loan_prepaid."""
+    CREDIT_EVENT_TYPE_ASSET_CLASS_CHANGED: _CreditEventType.ValueType  # 17
+    """asset_class_changed."""
 
 class CreditEventType(_CreditEventType, metaclass=_CreditEventTypeEnumTypeWrapper):
     """Event types for the filter of WatchCreditEvents. Each corresponds to a payload of CreditEvent."""
@@ -107,6 +110,8 @@ CREDIT_EVENT_TYPE_PAYMENT_REVERSED: CreditEventType.ValueType  # 15
 """payment_reversed."""
 CREDIT_EVENT_TYPE_LOAN_PREPAID: CreditEventType.ValueType  # 16
 """loan_prepaid."""
+CREDIT_EVENT_TYPE_ASSET_CLASS_CHANGED: CreditEventType.ValueType  # 17
+"""asset_class_changed."""
 
 @typing.final
 class CreditEvent(message.Message):
@@ -134,6 +139,7 @@ class CreditEvent(message.Message):
     DECISION_REVIEWED_FIELD_NUMBER: builtins.int
     PAYMENT_REVERSED_FIELD_NUMBER: builtins.int
     LOAN_PREPAID_FIELD_NUMBER: builtins.int
+    ASSET_CLASS_CHANGED_FIELD_NUMBER: builtins.int
     event_id: builtins.int
     """Id of the event, 1 or more. A stream sends events in ascending order of id; ids may have gaps."""
     customer_id: builtins.int
@@ -210,6 +216,12 @@ class CreditEvent(message.Message):
     def loan_prepaid(self) -> LoanPrepaid:
         """A part prepayment repaid principal ahead of the schedule. It follows its payment_recorded."""
 
+    @builtins.property
+    def asset_class_changed(self) -> delinquency_pb2.AssetClassChanged:
+        """A customer's asset class changed: once for each change. A change for the worse follows the end
+        of its day, when the day can bring no more payments; an improvement comes with its payment.
+        """
+
     def __init__(
         self,
         *,
@@ -233,12 +245,13 @@ class CreditEvent(message.Message):
         decision_reviewed: DecisionReviewed | None = ...,
         payment_reversed: PaymentReversed | None = ...,
         loan_prepaid: LoanPrepaid | None = ...,
+        asset_class_changed: delinquency_pb2.AssetClassChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "decision_referred", b"decision_referred", "decision_reviewed", b"decision_reviewed", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_offer_created", b"loan_offer_created", "loan_offer_ended", b"loan_offer_ended", "loan_prepaid", b"loan_prepaid", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "payment_reversed", b"payment_reversed", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["asset_class_changed", b"asset_class_changed", "customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "decision_referred", b"decision_referred", "decision_reviewed", b"decision_reviewed", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_offer_created", b"loan_offer_created", "loan_offer_ended", b"loan_offer_ended", "loan_prepaid", b"loan_prepaid", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "payment_reversed", b"payment_reversed", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id", "customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "customer_version", b"customer_version", "decision_referred", b"decision_referred", "decision_reviewed", b"decision_reviewed", "event_id", b"event_id", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_offer_created", b"loan_offer_created", "loan_offer_ended", b"loan_offer_ended", "loan_prepaid", b"loan_prepaid", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "payment_reversed", b"payment_reversed", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["asset_class_changed", b"asset_class_changed", "customer_id", b"customer_id", "customer_registered", b"customer_registered", "customer_updated", b"customer_updated", "customer_version", b"customer_version", "decision_referred", b"decision_referred", "decision_reviewed", b"decision_reviewed", "event_id", b"event_id", "loan_closed", b"loan_closed", "loan_created", b"loan_created", "loan_declined", b"loan_declined", "loan_offer_created", b"loan_offer_created", "loan_offer_ended", b"loan_offer_ended", "loan_prepaid", b"loan_prepaid", "loan_updated", b"loan_updated", "payload", b"payload", "payment_recorded", b"payment_recorded", "payment_reversed", b"payment_reversed", "rows_ingested", b"rows_ingested", "score_changed", b"score_changed", "scorecard_changed", b"scorecard_changed", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = typing.Literal["customer_registered", "loan_created", "loan_declined", "payment_recorded", "loan_closed", "score_changed", "rows_ingested", "customer_updated", "loan_updated", "loan_offer_created", "loan_offer_ended", "scorecard_changed", "decision_referred", "decision_reviewed", "payment_reversed", "loan_prepaid"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = typing.Literal["customer_registered", "loan_created", "loan_declined", "payment_recorded", "loan_closed", "score_changed", "rows_ingested", "customer_updated", "loan_updated", "loan_offer_created", "loan_offer_ended", "scorecard_changed", "decision_referred", "decision_reviewed", "payment_reversed", "loan_prepaid", "asset_class_changed"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 

@@ -864,6 +864,7 @@ class LoanRow(message.Message):
     END_DATE_FIELD_NUMBER: builtins.int
     ROW_NUMBER_FIELD_NUMBER: builtins.int
     UNREADABLE_CELLS_FIELD_NUMBER: builtins.int
+    INSTALLMENTS_SETTLED_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Required. Id of the customer, who must already be stored. Ids from 1000000000000001 up belong
     to customers registered with this service.
@@ -877,6 +878,12 @@ class LoanRow(message.Message):
     row_number: builtins.int
     """Optional. Number of the row in the client's source, used in reports. Default: its position in
     the stream, starting at 1.
+    """
+    installments_settled: builtins.int
+    """Optional. Number of installments that are paid, those paid late included: emis_paid_on_time to
+    tenure_months. The others that are due are in arrears. Default: the installments that are due by
+    the day of the import or paid on time, whichever is more; arrears before the import are then
+    unknown.
     """
     @builtins.property
     def loan_amount(self) -> money_pb2.Money:
@@ -920,15 +927,18 @@ class LoanRow(message.Message):
         end_date: date_pb2.Date | None = ...,
         row_number: builtins.int | None = ...,
         unreadable_cells: abc.Iterable[UnreadableCell] | None = ...,
+        installments_settled: builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_customer_id", b"_customer_id", "_emis_paid_on_time", b"_emis_paid_on_time", "_loan_id", b"_loan_id", "_row_number", b"_row_number", "_tenure_months", b"_tenure_months", "customer_id", b"customer_id", "emis_paid_on_time", b"emis_paid_on_time", "end_date", b"end_date", "interest_rate", b"interest_rate", "loan_amount", b"loan_amount", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "row_number", b"row_number", "start_date", b"start_date", "tenure_months", b"tenure_months"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_customer_id", b"_customer_id", "_emis_paid_on_time", b"_emis_paid_on_time", "_installments_settled", b"_installments_settled", "_loan_id", b"_loan_id", "_row_number", b"_row_number", "_tenure_months", b"_tenure_months", "customer_id", b"customer_id", "emis_paid_on_time", b"emis_paid_on_time", "end_date", b"end_date", "installments_settled", b"installments_settled", "interest_rate", b"interest_rate", "loan_amount", b"loan_amount", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "row_number", b"row_number", "start_date", b"start_date", "tenure_months", b"tenure_months"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_customer_id", b"_customer_id", "_emis_paid_on_time", b"_emis_paid_on_time", "_loan_id", b"_loan_id", "_row_number", b"_row_number", "_tenure_months", b"_tenure_months", "customer_id", b"customer_id", "emis_paid_on_time", b"emis_paid_on_time", "end_date", b"end_date", "interest_rate", b"interest_rate", "loan_amount", b"loan_amount", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "row_number", b"row_number", "start_date", b"start_date", "tenure_months", b"tenure_months", "unreadable_cells", b"unreadable_cells"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_customer_id", b"_customer_id", "_emis_paid_on_time", b"_emis_paid_on_time", "_installments_settled", b"_installments_settled", "_loan_id", b"_loan_id", "_row_number", b"_row_number", "_tenure_months", b"_tenure_months", "customer_id", b"customer_id", "emis_paid_on_time", b"emis_paid_on_time", "end_date", b"end_date", "installments_settled", b"installments_settled", "interest_rate", b"interest_rate", "loan_amount", b"loan_amount", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "row_number", b"row_number", "start_date", b"start_date", "tenure_months", b"tenure_months", "unreadable_cells", b"unreadable_cells"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__customer_id: _TypeAlias = typing.Literal["customer_id"]  # noqa: Y015
     _WhichOneofArgType__customer_id: _TypeAlias = typing.Literal["_customer_id", b"_customer_id"]  # noqa: Y015
     _WhichOneofReturnType__emis_paid_on_time: _TypeAlias = typing.Literal["emis_paid_on_time"]  # noqa: Y015
     _WhichOneofArgType__emis_paid_on_time: _TypeAlias = typing.Literal["_emis_paid_on_time", b"_emis_paid_on_time"]  # noqa: Y015
+    _WhichOneofReturnType__installments_settled: _TypeAlias = typing.Literal["installments_settled"]  # noqa: Y015
+    _WhichOneofArgType__installments_settled: _TypeAlias = typing.Literal["_installments_settled", b"_installments_settled"]  # noqa: Y015
     _WhichOneofReturnType__loan_id: _TypeAlias = typing.Literal["loan_id"]  # noqa: Y015
     _WhichOneofArgType__loan_id: _TypeAlias = typing.Literal["_loan_id", b"_loan_id"]  # noqa: Y015
     _WhichOneofReturnType__row_number: _TypeAlias = typing.Literal["row_number"]  # noqa: Y015
@@ -939,6 +949,8 @@ class LoanRow(message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__customer_id) -> _WhichOneofReturnType__customer_id | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__emis_paid_on_time) -> _WhichOneofReturnType__emis_paid_on_time | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__installments_settled) -> _WhichOneofReturnType__installments_settled | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loan_id) -> _WhichOneofReturnType__loan_id | None: ...
     @typing.overload

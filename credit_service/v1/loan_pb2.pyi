@@ -224,6 +224,8 @@ class Loan(message.Message):
     AGREED_MONTHLY_INSTALLMENT_FIELD_NUMBER: builtins.int
     CHARGES_FIELD_NUMBER: builtins.int
     COST_OF_CREDIT_FIELD_NUMBER: builtins.int
+    DAYS_PAST_DUE_FIELD_NUMBER: builtins.int
+    ARREARS_KNOWN_FROM_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Id of the borrower."""
     loan_id: builtins.int
@@ -250,6 +252,10 @@ class Loan(message.Message):
     """Id of the decision that booked the loan. 0 for an imported loan."""
     agreed_tenure_months: builtins.int
     """Number of monthly installments that was agreed, 1 to 480, before any prepayment."""
+    days_past_due: builtins.int
+    """Days from the due date of the oldest unpaid installment, which counts as the first one, to the
+    end of today. 0 without arrears.
+    """
     @builtins.property
     def loan_amount(self) -> money_pb2.Money:
         """Principal in INR, more than 0 and at most 100,00,00,000 (100 crore)."""
@@ -322,6 +328,12 @@ class Loan(message.Message):
         imported loan, because its charges are not known.
         """
 
+    @builtins.property
+    def arrears_known_from(self) -> date_pb2.Date:
+        """Only for an imported loan whose source does not say which installments were settled: the first
+        due date after the import. Arrears before it are not known, and days past due count from it.
+        """
+
     def __init__(
         self,
         *,
@@ -349,10 +361,12 @@ class Loan(message.Message):
         agreed_monthly_installment: money_pb2.Money | None = ...,
         charges: abc.Iterable[offer_pb2.LoanCharge] | None = ...,
         cost_of_credit: offer_pb2.CostOfCredit | None = ...,
+        days_past_due: builtins.int = ...,
+        arrears_known_from: date_pb2.Date | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["agreed_monthly_installment", b"agreed_monthly_installment", "closed_on", b"closed_on", "cost_of_credit", b"cost_of_credit", "end_date", b"end_date", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "principal_outstanding", b"principal_outstanding", "start_date", b"start_date"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["agreed_monthly_installment", b"agreed_monthly_installment", "arrears_known_from", b"arrears_known_from", "closed_on", b"closed_on", "cost_of_credit", b"cost_of_credit", "end_date", b"end_date", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "principal_outstanding", b"principal_outstanding", "start_date", b"start_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["agreed_monthly_installment", b"agreed_monthly_installment", "agreed_tenure_months", b"agreed_tenure_months", "charges", b"charges", "closed_on", b"closed_on", "cost_of_credit", b"cost_of_credit", "customer_id", b"customer_id", "decision_id", b"decision_id", "emis_paid_on_time", b"emis_paid_on_time", "end_date", b"end_date", "installments_settled", b"installments_settled", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "principal_outstanding", b"principal_outstanding", "repayments_left", b"repayments_left", "source", b"source", "start_date", b"start_date", "state", b"state", "tenure_months", b"tenure_months"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agreed_monthly_installment", b"agreed_monthly_installment", "agreed_tenure_months", b"agreed_tenure_months", "arrears_known_from", b"arrears_known_from", "charges", b"charges", "closed_on", b"closed_on", "cost_of_credit", b"cost_of_credit", "customer_id", b"customer_id", "days_past_due", b"days_past_due", "decision_id", b"decision_id", "emis_paid_on_time", b"emis_paid_on_time", "end_date", b"end_date", "installments_settled", b"installments_settled", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "principal_outstanding", b"principal_outstanding", "repayments_left", b"repayments_left", "source", b"source", "start_date", b"start_date", "state", b"state", "tenure_months", b"tenure_months"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,7 +14,7 @@ from credit_service.domain.positions import position_from_loans
 from credit_service.ingestion.streams import begin_stream, finish_stream, ingest_rows
 from credit_service.ingestion.wire import Columns, DateColumn, MoneyColumn, RowBatch
 from credit_service.queries.ingestions import list_row_errors
-from credit_service.storage import customers, loans
+from credit_service.storage import arrears, customers, loans
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Header, Ingestion
 
@@ -33,6 +33,7 @@ class LoanRow:
     installment_rupees: int = 8_885
     emis_paid_on_time: int = 0
     start: date = date(2024, 1, 31)
+    installments_settled: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def columns_of(rows: Sequence[Any]) -> Columns:
                 "emis_paid_on_time": [row.emis_paid_on_time for row in rows],
                 "start_date": _dates([row.start for row in rows]),
                 "end_date": _dates(ends),
+                "installments_settled": [row.installments_settled for row in rows],
             },
             [None] * len(rows),
         )
@@ -202,4 +204,5 @@ def assert_positions_are_right(database: Database, customer_ids: Iterable[int], 
                 stored.approved_limit_paise,
                 loans.all_of(connection, customer_id),
                 day,
+                arrears=arrears.compute(connection, [customer_id], day)[customer_id],
             )

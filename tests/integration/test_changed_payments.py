@@ -387,10 +387,11 @@ def test_retries_return_the_first_response_whatever_happened_since(database: Dat
             )
         ]
         reversal = reverse(database, first.payment.payment_id, key=keys[3])
-        answers.append(write_reversed_payment(reversal).SerializeToString(deterministic=True))
+        message = write_reversed_payment(reversal, TODAY.today)
+        answers.append(message.SerializeToString(deterministic=True))
         last = pay(database, loan, 100, date(2026, 2, 20), key=keys[4])
-        message = write_recorded_payment(last, TODAY.today)
-        return [*answers, message.SerializeToString(deterministic=True)]
+        again = write_recorded_payment(last, TODAY.today)
+        return [*answers, again.SerializeToString(deterministic=True)]
 
     answers = calls()
     assert calls() == answers

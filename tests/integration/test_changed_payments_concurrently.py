@@ -80,7 +80,7 @@ def answer(database: Database, key: Key, number: int) -> tuple[Answer, bytes]:
     if kind == "reverse":
         reversing = ReversePayment(request_id, pick.randint(1, 30), ReversalReason.BOUNCED)
         undone = reverse_payment(database, reversing, TODAY, "t")
-        message: Any = write_reversed_payment(undone)
+        message: Any = write_reversed_payment(undone, TODAY.today)
         return ("reversed", undone.payment.payment_id), message.SerializeToString(
             deterministic=True
         )

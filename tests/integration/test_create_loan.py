@@ -16,6 +16,7 @@ from credit_service.commands.record_payment import RecordPayment, record_payment
 from credit_service.commands.register_customer import RegisterCustomer, register_customer
 from credit_service.domain.customers import NewCustomer
 from credit_service.domain.decisions import decode_outcome, replay
+from credit_service.domain.delinquency import Arrears
 from credit_service.domain.eligibility import Ask
 from credit_service.domain.errors import AlreadyExistsError, NotFoundError, RequestIdReusedError
 from credit_service.domain.positions import position_from_loans
@@ -24,7 +25,7 @@ from credit_service.queries.credit import CreditQueries
 from credit_service.queries.customers import get_customer
 from credit_service.queries.decisions import list_decisions
 from credit_service.queries.loans import list_loans
-from credit_service.storage import bookings
+from credit_service.storage import arrears, bookings
 from credit_service.storage.database import Database
 from credit_service.storage.decisions import StoredDecision
 from credit_service.storage.statements import Statement
@@ -72,7 +73,14 @@ def from_scratch(database: Database, customer_id: int) -> None:
         position.approved_limit_paise,
         loans,
         position.as_of,
+        arrears=computed_arrears(database, customer_id, position.as_of),
     )
+
+
+def computed_arrears(database: Database, customer_id: int, day: date) -> Arrears:
+    """The customer's arrears from loans and payments."""
+    with database.autocommit() as connection:
+        return arrears.compute(connection, [customer_id], day)[customer_id]
 
 
 def test_an_approval_books_loan_decision_event_and_position_at_once(database: Database) -> None:
@@ -302,7 +310,7 @@ def test_facts_cannot_be_changed(database: Database) -> None:
         "DELETE FROM decisions",
         "UPDATE payments SET amount_paise = 1",
         "DELETE FROM payments",
-        "TRUNCATE payments",
+        "TRUNCATE payments, payment_reversals",
         "TRUNCATE decisions, shadow_decisions, loan_offers, referrals",
         "TRUNCATE loan_offers",
         "TRUNCATE shadow_decisions",

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from credit_service.domain.calendar import complete_months
-from credit_service.domain.delinquency import AssetClass, Settlement
+from credit_service.domain.delinquency import AssetClass, Settlement, arrears
 from credit_service.domain.policy_facts import PolicyFacts, policy_facts
 from credit_service.queries.customers import get_customer
 from credit_service.storage import customers, loans, payments
@@ -33,7 +33,8 @@ def by_domain(database: Database, customer_id: int, day: date) -> PolicyFacts:
                 Settlement(number, 1, days[number]) for number in sorted(days)
             ]
     stored_on = view.customer.created_at.astimezone(ZoneInfo("Asia/Kolkata")).date()
-    return policy_facts(found, settlements, view.customer.age, stored_on, day)
+    known = arrears(found, settlements, day)
+    return policy_facts(found, known, view.customer.age, stored_on, day)
 
 
 def read(database: Database, customer_id: int, day: date = DAY) -> PolicyFacts:

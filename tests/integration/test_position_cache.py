@@ -16,6 +16,7 @@ import redis
 from credit_service.cache import positions as cache_module
 from credit_service.cache.positions import PositionCache
 from credit_service.commands.create_loan import CreateLoan, create_loan
+from credit_service.domain.delinquency import Arrears
 from credit_service.domain.eligibility import Ask
 from credit_service.domain.positions import CreditPosition
 from credit_service.queries.credit import CreditQueries
@@ -62,15 +63,24 @@ def test_an_entry_has_the_held_credit(cache: PositionCache) -> None:
     assert held(cache) == holding
 
 
+def test_an_entry_has_the_arrears(cache: PositionCache) -> None:
+    for known in (Arrears(), Arrears(TODAY.today), Arrears(TODAY.today, date(2026, 5, 1)), None):
+        put(cache, replace(POSITION, version=POSITION.version + 1, arrears=known))
+        found = held(cache)
+        assert found is not None
+        assert found.arrears == known
+
+
 def test_an_entry_of_the_previous_release_is_a_miss(cache: PositionCache, redis_url: str) -> None:
-    """It has no held credit, and must not read as holding none."""
+    """It has neither held credit nor arrears, and must not read as having none."""
     put(cache, POSITION)
     key = f"credit:position:{POSITION.customer_id}"
     with redis.Redis.from_url(redis_url) as client:
         fields = json.loads(client.get(key))
-        assert fields[-3:-1] == [0, 0]
-        client.set(key, json.dumps([*fields[:-3], fields[-1]]))
-    assert held(cache) is None
+        assert fields[-6:-1] == [0, 0, False, None, None]
+        for added in (5, 3):
+            client.set(key, json.dumps([*fields[: -1 - added], fields[-1]]))
+            assert held(cache) is None
 
 
 def test_an_older_version_is_rejected(cache: PositionCache) -> None:

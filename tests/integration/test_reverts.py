@@ -103,7 +103,9 @@ def kept(database: Database, ingestion: Ingestion) -> list[tuple[int, str, str]]
 
 # Versions and numbers of events only grow.
 _EVERYTHING = {
-    "customers": "SELECT (to_jsonb(t) - 'version' - 'event_seq')::text FROM customers t",
+    "customers": """SELECT (to_jsonb(t) - 'version' - 'event_seq' - 'arrears_version'
+            || jsonb_build_object('arrears_known', t.arrears_version = t.version))::text
+        FROM customers t""",
     "loans": "SELECT to_jsonb(t)::text FROM loans t",
     "phone_numbers": "SELECT to_jsonb(t)::text FROM phone_numbers t",
     "credit_scores": """SELECT (to_jsonb(t) - 'computed_at' - 'customer_version')::text

@@ -20,7 +20,7 @@ from credit_service.domain.scorecard import STANDARD
 from credit_service.domain.scoring import score
 from credit_service.queries.backtest import replay_decision
 from credit_service.queries.credit import CreditQueries
-from credit_service.storage import customers, event_stream, loans, positions
+from credit_service.storage import arrears, customers, event_stream, loans, positions
 from credit_service.storage.database import Database
 from tests.integration.policies import activated, backtested, tried
 from tests.integration.portfolio import (
@@ -103,6 +103,7 @@ def test_the_bulk_statement_equals_the_rules_for_each_customer(database: Databas
                     stored.approved_limit_paise,
                     own,
                     day,
+                    arrears=arrears.compute(connection, [customer_id], day)[customer_id],
                 )
 
 

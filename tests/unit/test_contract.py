@@ -239,6 +239,22 @@ CONTRACT: dict[str, tuple[str, set[str], set[str]]] = {
             "totals",
         },
     ),
+    "GetDelinquency": (
+        "credit.read",
+        {"customer_id"},
+        {
+            "delinquency.asset_class",
+            "delinquency.asset_class_since",
+            "delinquency.next_change",
+            "delinquency.loans.days_past_due",
+            "delinquency.loans.overdue_amount",
+        },
+    ),
+    "ListDelinquentLoans": (
+        "credit.read",
+        {"asset_class", "min_days_past_due", *LIST_REQUEST},
+        {"loans.asset_class", "loans.days_past_due", "next_page_token"},
+    ),
     "RecordPayment": (
         "credit.write",
         {
@@ -333,6 +349,7 @@ CONTRACT: dict[str, tuple[str, set[str], set[str]]] = {
             "event.payment_recorded",
             "event.loan_closed",
             "event.payment_reversed.reopened",
+            "event.asset_class_changed.since",
             "event.loan_prepaid.prepaid_principal",
             "event.score_changed",
             "event.rows_ingested",

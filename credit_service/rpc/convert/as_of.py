@@ -32,6 +32,6 @@ def fill_as_of(message: as_of_pb2.AsOf, credit: CreditAsOf) -> None:
 
 def write_customer_as_of(credit: CreditAsOf) -> customer_pb2.Customer:
     """A customer with the position at the end of the day."""
-    message = write_customer(CustomerView(credit.customer, credit.position))
+    message = write_customer(CustomerView(credit.customer, credit.position), credit.day)
     fill_as_of(message.as_of, credit)
     return message

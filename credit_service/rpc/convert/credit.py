@@ -16,6 +16,7 @@ from credit_service.domain.customers import (
     validate_new_customer,
 )
 from credit_service.domain.decisions import decode_inputs
+from credit_service.domain.delinquency import AssetClass, arrears_known_from, days_past_due_of
 from credit_service.domain.eligibility import (
     CounterOffer,
     Decision,
@@ -49,7 +50,7 @@ from credit_service.domain.payments import (
     paid_and_outstanding_paise,
 )
 from credit_service.domain.policy import RuleOutcome, RuleResult
-from credit_service.domain.policy_facts import AssetClass, PolicyFacts
+from credit_service.domain.policy_facts import PolicyFacts
 from credit_service.domain.scorecard import Component
 from credit_service.domain.scoring import CreditScore, Override, ScoreComponent
 from credit_service.queries.loans import RepaymentSchedule
@@ -79,6 +80,7 @@ from credit_service.v1 import (
     credit_service_pb2,
     customer_pb2,
     decision_pb2,
+    delinquency_pb2,
     loan_pb2,
     score_pb2,
 )
@@ -233,9 +235,15 @@ _OUTCOME_FILTERS: dict[int, Outcome | None] = {
 _RULE_OUTCOMES: dict[str, Any] = {
     each: decision_pb2.RuleOutcome.Value(f"RULE_OUTCOME_{each.name}") for each in RuleOutcome
 }
-_ASSET_CLASSES = {
+ASSET_CLASSES = {
     each: decision_pb2.AssetClass.Value(f"ASSET_CLASS_{each.name}") for each in AssetClass
 }
+"""The number of each class in the contract."""
+
+
+def asset_class(name: str) -> Any:
+    """The AssetClass of that name."""
+    return ASSET_CLASSES[AssetClass[name]]
 
 
 def read_outcome(number: int, field: str, violations: Violations) -> Outcome | None:
@@ -254,14 +262,14 @@ def read_loan_state(number: int, field: str, violations: Violations) -> LoanStat
     return _LOAN_STATE_FILTERS[number]
 
 
-def write_customer(view: CustomerView) -> customer_pb2.Customer:
+def write_customer(view: CustomerView, today: date) -> customer_pb2.Customer:
     """A customer with the current position."""
     message = customer_pb2.Customer()
-    fill_customer(message, view)
+    fill_customer(message, view, today)
     return message
 
 
-def fill_customer(message: customer_pb2.Customer, view: CustomerView) -> None:
+def fill_customer(message: customer_pb2.Customer, view: CustomerView, today: date) -> None:
     """Fill an empty message with a customer and the current position."""
     customer, position = view.customer, view.position
     used = position.current_debt_paise + position.held_principal_paise
@@ -280,6 +288,9 @@ def fill_customer(message: customer_pb2.Customer, view: CustomerView) -> None:
     message.version = customer.version
     fill_time(message.created_time, customer.created_at)
     message.approved_limit_set = customer.has_set_limit
+    if position.arrears is not None:
+        message.days_past_due = position.arrears.days_past_due(today)
+        message.asset_class = ASSET_CLASSES[position.arrears.asset_class(today)]
 
 
 @lru_cache(maxsize=_CACHED_COMPONENTS)
@@ -350,7 +361,7 @@ def _policy_facts(facts: PolicyFacts | None) -> decision_pb2.PolicyFacts | None:
         emis_on_time_when_due=facts.emis_on_time_when_due,
         emis_fallen_due=facts.emis_fallen_due,
         days_past_due=facts.days_past_due,
-        asset_class=_ASSET_CLASSES[facts.asset_class],
+        asset_class=ASSET_CLASSES[facts.asset_class],
         age=facts.age,
         months_as_customer=facts.months_as_customer,
     )
@@ -472,7 +483,7 @@ def write_created_loan(
             decision_id=stored.decision_id,
             charges=charges,
         )
-        fill_loan(response.loan, loan)
+        fill_loan(response.loan, loan, stored.decided_on)
     _fill_cost(response, ask, charges, decision)
     if stored.referral is not None:
         response.referral.CopyFrom(write_new_referral(stored.referral))
@@ -517,15 +528,16 @@ def _outcome_sentence(decision: Decision, ask: Ask) -> str:
     )
 
 
-def write_loan(loan: Loan) -> loan_pb2.Loan:
-    """A loan in its current state."""
+def write_loan(loan: Loan, today: date) -> loan_pb2.Loan:
+    """A loan in its current state, with the days past due at the end of today."""
     message = loan_pb2.Loan()
-    fill_loan(message, loan)
+    fill_loan(message, loan, today)
     return message
 
 
-def fill_loan(message: loan_pb2.Loan, loan: Loan) -> None:
-    """Fill an empty message with a loan in its current state."""
+def fill_loan(message: loan_pb2.Loan, loan: Loan, today: date) -> None:
+    """Fill an empty message with a loan in its current state, with the days past due at the end of
+    today."""
     paid, outstanding = paid_and_outstanding_paise(loan)
     message.customer_id = loan.customer_id
     message.loan_id = loan.loan_id
@@ -559,6 +571,17 @@ def fill_loan(message: loan_pb2.Loan, loan: Loan) -> None:
         message.cost_of_credit.CopyFrom(
             cost_message(loan.principal_paise, loan.annual_rate_bps, tenure, loan.charges)
         )
+    message.days_past_due = days_past_due_of(loan, today)
+    fill_arrears_known_from(message, loan)
+
+
+def fill_arrears_known_from(
+    message: loan_pb2.Loan | delinquency_pb2.LoanDelinquency, loan: Loan
+) -> None:
+    """Fill the day from which arrears of an imported loan are known; nothing for another loan."""
+    known_from = arrears_known_from(loan)
+    if known_from is not None:
+        fill_date(message.arrears_known_from, known_from)
 
 
 def write_schedule(

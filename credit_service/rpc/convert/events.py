@@ -64,9 +64,8 @@ def _customer_registered(message: event_pb2.CreditEvent, event: StoredEvent) -> 
 
 def _loan_created(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     message.loan_created.decision_id = event.payload["decision_id"]
-    message.loan_created.loan.CopyFrom(
-        credit.write_loan(stored_loans.loan_of_event(event.payload["loan"]))
-    )
+    loan = stored_loans.loan_of_event(event.payload["loan"])
+    message.loan_created.loan.CopyFrom(credit.write_loan(loan, loan.start_date))
     message.loan_created.offer_id = event.payload.get("offer_id") or 0
 
 
@@ -239,6 +238,14 @@ def _decision_reviewed(message: event_pb2.CreditEvent, event: StoredEvent) -> No
     reviewed.result_decision_id = payload["result_decision_id"] or 0
 
 
+def _asset_class_changed(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
+    changed, payload = message.asset_class_changed, event.payload
+    changed.previous_class = credit.asset_class(payload["previous_class"])
+    changed.asset_class = credit.asset_class(payload["asset_class"])
+    changed.since.CopyFrom(fields.write_date(date.fromisoformat(payload["since"])))
+    changed.days_past_due = payload["days_past_due"]
+
+
 _WRITE: dict[str, Callable[[event_pb2.CreditEvent, StoredEvent], None]] = {
     "customer_registered": _customer_registered,
     "loan_created": _loan_created,
@@ -256,6 +263,7 @@ _WRITE: dict[str, Callable[[event_pb2.CreditEvent, StoredEvent], None]] = {
     "decision_reviewed": _decision_reviewed,
     "payment_reversed": _payment_reversed,
     "loan_prepaid": _loan_prepaid,
+    "asset_class_changed": _asset_class_changed,
 }
 _KIND_OF_TYPE: dict[int, str] = {
     event_pb2.CreditEventType.Value(f"CREDIT_EVENT_TYPE_{kind.upper()}"): kind for kind in _WRITE

@@ -54,6 +54,8 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _FORBIDDEN_IN_FILENAME = re.compile(r"[\x00-\x1f\x7f-\x9f/\\]")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _ROW_ERROR_PREFIX = "ROW_ERROR_CODE_"
+_RARE = "installments_settled"
+"""An optional field that few clients fill."""
 
 
 def columns_of(
@@ -62,10 +64,18 @@ def columns_of(
     """The columns of a batch."""
     return Columns(
         kind,
-        {column.field: _READERS[column.type](rows, column.field) for column in COLUMNS[kind]},
+        {
+            column.field: _READERS[column.type](rows, column.field)
+            for column in COLUMNS[kind]
+            if column.field != _RARE or _is_given(rows, _RARE)
+        },
         _optional(rows, "row_number"),
         _unreadable(rows),
     )
+
+
+def _is_given(rows: Sequence[Any], field: str) -> bool:
+    return any(row.HasField(field) for row in rows)
 
 
 def _optional(rows: Sequence[Any], field: str) -> list[int | None]:

@@ -146,7 +146,7 @@ def write_accepted_offer(
 ) -> credit_service_pb2.AcceptLoanOfferResponse:
     """The response of AcceptLoanOffer: the loan as booked, without later payments."""
     return credit_service_pb2.AcceptLoanOfferResponse(
-        loan=credit.write_loan(offer.loan()), offer=write_offer(offer, today)
+        loan=credit.write_loan(offer.loan(), today), offer=write_offer(offer, today)
     )
 
 

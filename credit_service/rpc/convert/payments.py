@@ -103,7 +103,7 @@ def write_recorded_payment(
     response = credit_service_pb2.RecordPaymentResponse(
         payment=write_payment(payment, recorded.prepaid_principal_paise)
     )
-    credit.fill_loan(response.loan, loan)
+    credit.fill_loan(response.loan, loan, today)
     settled = payment.settled_numbers
     if not settled and not recorded.has_schedule:
         return response
@@ -188,12 +188,12 @@ def read_reverse_payment(request: credit_service_pb2.ReversePaymentRequest) -> R
 
 
 def write_reversed_payment(
-    reversed_payment: ReversedPayment,
+    reversed_payment: ReversedPayment, today: date
 ) -> credit_service_pb2.ReversePaymentResponse:
     """The response of ReversePayment."""
     return credit_service_pb2.ReversePaymentResponse(
         payment=write_payment(reversed_payment.payment, 0),
-        loan=credit.write_loan(reversed_payment.loan),
+        loan=credit.write_loan(reversed_payment.loan, today),
     )
 
 

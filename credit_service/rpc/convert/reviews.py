@@ -40,7 +40,7 @@ def write_review(review: Review) -> credit_service_pb2.ReviewDecisionResponse:
         decision=credit.write_decision(decision, day), referral=write_referral(referral, day)
     )
     if review.loan is not None:
-        credit.fill_loan(response.loan, review.loan)
+        credit.fill_loan(response.loan, review.loan, review.loan.start_date)
     if review.offer is not None:
         response.offer.CopyFrom(offers.write_offer(review.offer, review.offer.created_on))
     if decision.decision_id != referral.decision_id and decision.referral is not None:

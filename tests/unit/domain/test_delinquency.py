@@ -9,14 +9,24 @@ from hypothesis import strategies as st
 
 from credit_service.domain.calendar import add_months
 from credit_service.domain.delinquency import (
+    Arrears,
     AssetClass,
+    ClassChange,
     Delinquency,
     Settlement,
     Settlements,
+    arrears,
+    arrears_known_from,
+    class_changes,
     class_of,
     days_and_class,
     days_past_due,
+    days_past_due_of,
     delinquency,
+    first_unpaid_due,
+    passed_changes,
+    with_loan_due,
+    with_payment,
 )
 from credit_service.domain.loans import (
     Loan,
@@ -26,7 +36,7 @@ from credit_service.domain.loans import (
     installment_paise,
     repayment_plan,
 )
-from credit_service.domain.payments import apply_payment
+from credit_service.domain.payments import apply_payment, outstanding_paise
 from tests.unit.domain.strategies import paid_portfolios
 
 STANDARD, SMA_0, SMA_1, SMA_2, NPA = AssetClass
@@ -224,3 +234,163 @@ def test_the_class_stays_until_the_next_change(data: st.DataObject, day: date) -
     after = delinquency(loans, settlements, found.next_change)
     assert after.asset_class > found.asset_class
     assert after.since == found.next_change
+
+
+def test_the_published_case_from_the_two_stored_days() -> None:
+    """Due on 31 March 2021 and unpaid: circular of 12 November 2021."""
+    unpaid = Arrears(date(2021, 3, 31))
+    assert unpaid.npa_from == date(2021, 6, 29)
+    assert unpaid.changes() == [
+        (date(2021, 3, 31), SMA_0),
+        (date(2021, 4, 30), SMA_1),
+        (date(2021, 5, 30), SMA_2),
+        (date(2021, 6, 29), NPA),
+    ]
+    for on, asset_class in unpaid.changes():
+        assert unpaid.asset_class(on) is asset_class
+        assert unpaid.asset_class(on - ONE_DAY) is AssetClass(asset_class - 1)
+    assert unpaid.days_past_due(date(2021, 3, 30)) == 0
+    assert unpaid.days_past_due(date(2021, 6, 29)) == 91
+
+
+def test_an_npa_whose_oldest_arrears_are_paid_keeps_its_day() -> None:
+    unpaid = Arrears(date(2026, 2, 1))
+    assert unpaid.npa_from == date(2026, 5, 2)
+    day = date(2026, 5, 10)
+    partly = with_payment(unpaid, date(2026, 4, 1), day, day)
+    assert partly == Arrears(date(2026, 4, 1), date(2026, 5, 2))
+    assert (partly.days_past_due(day), partly.asset_class(day)) == (40, NPA)
+    assert partly.changes()[-1] == (date(2026, 5, 2), NPA)
+    # On the first day of the NPA, a payment still prevents it.
+    assert with_payment(unpaid, date(2026, 4, 1), date(2026, 5, 2), date(2026, 5, 2)) == Arrears(
+        date(2026, 4, 1)
+    )
+    # Without arrears it ends.
+    assert with_payment(partly, date(2026, 6, 1), day, day) == Arrears(date(2026, 6, 1))
+
+
+def test_announced_are_the_classes_of_days_that_have_ended() -> None:
+    unpaid, due = Arrears(date(2021, 3, 31)), date(2021, 3, 31)
+    # The day is not over.
+    assert class_changes(STANDARD, unpaid, unpaid, due) == []
+    assert passed_changes(STANDARD, unpaid, due) == [ClassChange(due, STANDARD, SMA_0, 1)]
+    assert passed_changes(SMA_0, unpaid, due) == []
+    # No worker has run for two months, then everything is paid.
+    paid = date(2021, 6, 10)
+    assert class_changes(STANDARD, unpaid, Arrears(date(2021, 6, 30)), paid) == [
+        ClassChange(due, STANDARD, SMA_0, 1),
+        ClassChange(date(2021, 4, 30), SMA_0, SMA_1, 31),
+        ClassChange(date(2021, 5, 30), SMA_1, SMA_2, 61),
+        ClassChange(paid, SMA_2, STANDARD, 0),
+    ]
+    # The second payment of the day improves the class further.
+    assert class_changes(SMA_0, Arrears(date(2021, 6, 1)), Arrears(), paid) == [
+        ClassChange(paid, SMA_0, STANDARD, 0)
+    ]
+    # Earlier arrears that are not known: the improvement alone.
+    assert class_changes(NPA, None, Arrears(date(2021, 6, 1)), paid) == [
+        ClassChange(paid, NPA, SMA_0, 10)
+    ]
+
+
+def test_arrears_of_an_imported_loan_are_known_from_its_first_due_date_after_the_import() -> None:
+    imported = replace(
+        loan(date(2025, 1, 15)), imported=True, settled_at_import=5, installments_settled=5
+    )
+    assert arrears_known_from(imported) == date(2025, 7, 15)
+    assert arrears_known_from(replace(imported, arrears_imported=True)) is None
+    assert arrears_known_from(loan(date(2025, 1, 15))) is None
+    closed = replace(imported, settled_at_import=12, installments_settled=12)
+    assert arrears_known_from(closed) is None
+
+
+@given(st.data(), st.dates(date(2020, 1, 1), date(2021, 1, 1)))
+def test_the_stored_days_follow_every_history_in_order_of_time(
+    data: st.DataObject, day: date
+) -> None:
+    """Bookings, payments and idle days in any order give what the facts give, on every day."""
+    loans: dict[int, Loan] = {}
+    settlements: dict[int, list[Settlement]] = {}
+    stored, announced = Arrears(), STANDARD
+    for step in range(data.draw(st.integers(1, 14), "steps")):
+        day += timedelta(days=data.draw(st.integers(0, 70), "days"))
+        if data.draw(st.integers(0, 3)) == 0 and len(loans) < 3:
+            tenure = data.draw(st.integers(1, 12))
+            # A loan of few paise has installments of 0.
+            principal = data.draw(st.sampled_from([1, 10_000_000]))
+            terms = LoanTerms(principal, 1200, tenure)
+            new = book(terms, installment_paise(terms), step + 1, 101, day, 1)
+            due = first_unpaid_due(new)
+            assert due is not None
+            moved = with_loan_due(stored, due, day)
+            loans[new.loan_id] = new
+        else:
+            payable = [each for each in loans.values() if outstanding_paise(each) > 0]
+            if not payable:
+                continue
+            before = data.draw(st.sampled_from(payable), "loan")
+            left = outstanding_paise(before)
+            most = min(left, 4 * before.installment_paise or left)
+            amount = data.draw(st.one_of(st.integers(1, most), st.just(most), st.just(left)))
+            earliest = max(before.last_paid_on or before.start_date, day - timedelta(days=40))
+            paid_on = data.draw(st.one_of(st.just(day), st.dates(earliest, day)), "paid on")
+            outcome = apply_payment(before, amount, paid_on, day, 0)
+            loans[before.loan_id] = outcome.loan_after
+            if numbers := outcome.settled_numbers:
+                paid = Settlement(numbers[0], len(numbers), paid_on)
+                settlements.setdefault(before.loan_id, []).append(paid)
+            oldest = min(filter(None, map(first_unpaid_due, loans.values())), default=None)
+            moved = with_payment(stored, oldest, paid_on, day)
+        law = arrears([*loans.values()], settlements, day)
+        assert moved in (None, law)
+        for each in class_changes(announced, stored, law, day):
+            assert each.previous is announced
+            announced = each.current
+        stored = law
+        # On any later day, until the next event.
+        later = day + timedelta(days=data.draw(st.integers(0, 150), "later"))
+        assert (stored.days_past_due(later), stored.asset_class(later)) == days_and_class(
+            [*loans.values()], settlements, later
+        )
+        # A class is announced once its day has ended, an improvement at once.
+        assert announced <= stored.asset_class(day)
+
+
+@given(st.data(), DAYS)
+def test_a_payment_of_today_needs_no_earlier_facts(data: st.DataObject, day: date) -> None:
+    due = st.dates(day - timedelta(days=400), day + timedelta(days=40))
+    before = Arrears(data.draw(due))
+    assert with_payment(before, data.draw(st.one_of(st.none(), due)), day, day) is not None
+
+
+@given(st.data(), DAYS)
+def test_days_past_due_of_a_loan_follow_from_its_installments(
+    data: st.DataObject, day: date
+) -> None:
+    loans, settlements = data.draw(paid_portfolios(day))
+    for each in loans:
+        later = day + timedelta(days=data.draw(st.integers(0, 100)))
+        found = days_past_due(each, settlements.get(each.loan_id, ()), later)
+        assert days_past_due_of(each, later) == found
+
+
+def test_a_payment_of_an_earlier_day_needs_the_facts_where_another_loan_may_have_made_an_npa() -> (
+    None
+):
+    """One loan made the NPA of 10 April, and was paid on the 11th. On the 20th a payment of the 9th
+    is recorded on the other one, which would have made it on the 12th."""
+    first, second = loan(date(2025, 12, 10)), loan(date(2025, 12, 12), 12, 2)
+    paid_first = replace(first, installments_settled=1)
+    paid_second = replace(second, installments_settled=1)
+    day = date(2026, 4, 20)
+    before = arrears([paid_first, second], {1: [Settlement(1, 1, date(2026, 4, 11))]}, day)
+    assert before == Arrears(date(2026, 1, 12), date(2026, 4, 10))
+    assert with_payment(before, date(2026, 2, 10), date(2026, 4, 9), day) is None
+    settlements = {
+        1: [Settlement(1, 1, date(2026, 4, 11))],
+        2: [Settlement(1, 1, date(2026, 4, 9))],
+    }
+    after = arrears([paid_first, paid_second], settlements, day)
+    assert after == Arrears(date(2026, 2, 10), date(2026, 4, 10))
+    # A payment that left no arrears on its own day needs them too.
+    assert with_payment(before, date(2026, 4, 19), date(2026, 4, 15), day) is None

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from credit_service.domain.calendar import add_months, complete_months, installments_due_by
-from credit_service.domain.delinquency import Settlement
+from credit_service.domain.delinquency import Arrears, Settlement, arrears
 from credit_service.domain.loans import (
     Loan,
     LoanState,
@@ -40,7 +40,8 @@ def loan(start: date = START, tenure: int = 12) -> Loan:
 
 
 def facts(loans: list[Loan], day: date, *settlements: Settlement) -> PolicyFacts:
-    return policy_facts(loans, {1: settlements}, 30, STORED_ON, day)
+    known = arrears(loans, {1: settlements}, day)
+    return policy_facts(loans, known, 30, STORED_ON, day)
 
 
 def test_a_customer_without_loans() -> None:
@@ -102,7 +103,7 @@ def test_a_loan_that_rounding_repays_early_has_no_principal_left() -> None:
     ],
 )
 def test_months_as_customer(stored_on: date, day: date, months: int) -> None:
-    assert policy_facts([], {}, 30, stored_on, day).months_as_customer == months
+    assert policy_facts([], Arrears(), 30, stored_on, day).months_as_customer == months
     assert complete_months(stored_on, day) == months
 
 
@@ -131,7 +132,7 @@ def naive(each: Loan, on_time_numbers: set[int], day: date) -> tuple[int, int]:
 def test_a_count_over_the_schedule_gives_the_same(data: st.DataObject, day: date) -> None:
     loans, settlements = data.draw(paid_portfolios(day))
     at = day + timedelta(days=data.draw(st.integers(0, 400)))
-    found = policy_facts(loans, settlements, 30, STORED_ON, at)
+    found = policy_facts(loans, arrears(loans, settlements, at), 30, STORED_ON, at)
     on_time = fallen_due = principal = active = 0
     for each in loans:
         # An import says how many were on time: the first ones, where they are all of those due.

@@ -112,6 +112,7 @@ def test_the_facts_of_a_loan_are_extracted(row: Mapping[str, Cell]) -> None:
         "emis_paid_on_time": 3,
         "start_day": date(2024, 1, 31).toordinal() - EPOCH_ORDINAL,
         "end_day": date(2025, 1, 31).toordinal() - EPOCH_ORDINAL,
+        "settled_given": NO_LIMIT,
         "installments_settled": 12,
         "closed_day": date(2025, 1, 31).toordinal() - EPOCH_ORDINAL,
     }

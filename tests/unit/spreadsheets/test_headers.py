@@ -15,7 +15,10 @@ from credit_service.spreadsheets.headers import (
 )
 from tests.unit.spreadsheets.workbooks import CUSTOMER_HEADERS, LOAN_HEADERS
 
-USUAL: dict[Kind, tuple[str, ...]] = {"CUSTOMERS": CUSTOMER_HEADERS, "LOANS": LOAN_HEADERS}
+USUAL: dict[Kind, tuple[str, ...]] = {
+    "CUSTOMERS": CUSTOMER_HEADERS,
+    "LOANS": (*LOAN_HEADERS, "Installments Settled"),
+}
 
 
 def with_header(kind: Kind, field: str, header: str) -> tuple[str, ...]:

@@ -1,0 +1,176 @@
+"""The search for overdue loans of all customers, in pages.
+
+Each page starts at its place in an index, and reads little more than its own rows.
+"""
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from credit_service.domain.delinquency import CLASS_DAYS, Arrears, AssetClass
+from credit_service.domain.loans import Loan
+from credit_service.storage import loans
+from credit_service.storage.statements import Row, Statement
+
+_NPA_DAYS = CLASS_DAYS[AssetClass.NPA]
+
+
+class PageStart(NamedTuple):
+    """The key after which a page starts.
+
+    `day` is the due date of the loan's oldest unpaid installment; with a class, that of the
+    borrower's worst loan. With `kept`, which follows the others, it is the first day of the
+    borrower's NPA.
+    """
+
+    kept: bool
+    day: date
+    customer_id: int
+    loan_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoundLoan:
+    """An overdue loan, the due date of its oldest unpaid installment, and its borrower's class."""
+
+    loan: Loan
+    first_unpaid_due: date
+    asset_class: AssetClass
+    key: PageStart
+
+
+class OverduePage(NamedTuple):
+    """Loans, and where the next page starts; None after the last page."""
+
+    loans: list[FoundLoan]
+    following: PageStart | None
+
+
+_DUE = loans.FIRST_UNPAID_DUE
+_NPA_SINCE = "CASE WHEN c.arrears_version = c.version THEN c.npa_since END"
+# The worst loan of a customer c. Its alias hides a loan l outside.
+_WORST = f"""SELECT {_DUE} AS due, l.loan_id FROM loans l
+    WHERE l.customer_id = c.customer_id AND l.closed_on IS NULL ORDER BY 1, 2 LIMIT 1"""
+
+_ANY = Statement(
+    f"""
+    SELECT {_DUE} AS due, l.customer_id, l.loan_id, {_DUE}, w.due, {_NPA_SINCE}, {loans.COLUMNS}
+    FROM loans l JOIN customers c ON c.customer_id = l.customer_id
+    CROSS JOIN LATERAL ({_WORST}) w
+    WHERE l.closed_on IS NULL AND {_DUE} <= :latest_due
+        AND ({_DUE}, l.customer_id, l.loan_id)
+            > (CAST(:day AS date), CAST(:customer_id AS bigint), CAST(:loan_id AS bigint))
+    ORDER BY 1, 2, 3 LIMIT :limit"""
+)
+
+
+def _of_borrowers(borrowers: str) -> Statement:
+    """Return the statement of the overdue loans of borrowers b, in their order: (day, customer_id,
+    due date of the worst loan, first day of a kept NPA)."""
+    return Statement(
+        f"""
+    SELECT b.day, b.customer_id, l.loan_id, l.due, b.worst_due, b.npa_since, {loans.COLUMNS}
+    FROM ({borrowers}) b
+    CROSS JOIN LATERAL (
+        SELECT {_DUE} AS due, l.* FROM loans l
+        WHERE l.customer_id = b.customer_id AND l.closed_on IS NULL AND {_DUE} <= :latest_due
+        ORDER BY l.loan_id OFFSET 0
+    ) l
+    WHERE (b.day, b.customer_id, l.loan_id)
+        > (CAST(:day AS date), CAST(:customer_id AS bigint), CAST(:loan_id AS bigint))
+    ORDER BY 1, 2, 3 LIMIT :limit"""
+    )
+
+
+# Borrowers by the due date of their worst loan. One more than the page has loans: of the first one,
+# all loans may be on the page before.
+_BY_DUE = _of_borrowers(
+    f"""
+    SELECT {_DUE} AS day, l.customer_id, {_DUE} AS worst_due, {_NPA_SINCE} AS npa_since
+    FROM loans l
+    CROSS JOIN LATERAL (SELECT * FROM customers c WHERE c.customer_id = l.customer_id OFFSET 0) c
+    CROSS JOIN LATERAL ({_WORST}) w
+    WHERE l.closed_on IS NULL AND {_DUE} BETWEEN :first AND :last
+        AND ({_DUE}, l.customer_id) >= (CAST(:day AS date), CAST(:customer_id AS bigint))
+        AND w.loan_id = l.loan_id
+        AND (:any_npa OR coalesce({_NPA_SINCE}, 'infinity') > :today)
+    ORDER BY 1, 2 LIMIT :limit + 1"""
+)
+_KEPT = _of_borrowers(
+    f"""
+    SELECT c.npa_since AS day, c.customer_id, w.due AS worst_due, c.npa_since
+    FROM customers c CROSS JOIN LATERAL ({_WORST}) w
+    WHERE c.npa_since <= :today AND c.arrears_version = c.version
+        AND (c.npa_since, c.customer_id) >= (CAST(:day AS date), CAST(:customer_id AS bigint))
+        AND w.due BETWEEN :first AND :last
+    ORDER BY 1, 2 LIMIT :limit + 1"""
+)
+
+
+def page(
+    connection: Connection,
+    asset_class: AssetClass | None,
+    latest_due: date,
+    start: PageStart | None,
+    limit: int,
+    day: date,
+) -> OverduePage:
+    """Return loans whose oldest unpaid installment was due on `latest_due` or before, with their
+    classes at the end of `day`, at most `limit`.
+
+    Without `asset_class` in order of due date, customer and loan. With it, in order of the
+    borrower's worst loan; an NPA whose oldest arrears are paid comes last.
+    """
+    start = start or PageStart(kept=False, day=date.min, customer_id=0, loan_id=0)
+    values = {
+        "latest_due": latest_due,
+        "limit": limit + 1,
+        "today": day,
+        "day": start.day,
+        "customer_id": start.customer_id,
+        "loan_id": start.loan_id,
+    }
+    if asset_class is None:
+        return _page(_ANY.rows(connection, values), limit, day)
+    newest_npa_due = day - timedelta(days=_NPA_DAYS - 1)
+    if asset_class is not AssetClass.NPA:
+        least, more = CLASS_DAYS[asset_class], CLASS_DAYS[AssetClass(asset_class + 1)]
+        values |= {
+            "first": day - timedelta(days=more - 2),
+            "last": min(latest_due, day - timedelta(days=least - 1)),
+            "any_npa": False,
+        }
+        return _page(_BY_DUE.rows(connection, values), limit, day)
+    rows: list[Row] = []
+    if not start.kept:
+        values |= {"first": date.min, "last": min(latest_due, newest_npa_due), "any_npa": True}
+        rows = _BY_DUE.rows(connection, values)
+        if len(rows) > limit:
+            return _page(rows, limit, day)
+        values |= {"day": date.min, "customer_id": 0, "loan_id": 0}
+    values |= {
+        "first": newest_npa_due + timedelta(days=1),
+        "last": latest_due,
+        "limit": limit + 1 - len(rows),
+    }
+    return _page(rows, limit, day, _KEPT.rows(connection, values))
+
+
+def _page(rows: list[Row], limit: int, day: date, kept: list[Row] | None = None) -> OverduePage:
+    found = [_found(row, day, kept=False) for row in rows]
+    found += [_found(row, day, kept=True) for row in kept or ()]
+    more = len(found) > limit
+    found = found[:limit]
+    return OverduePage(found, found[-1].key if more else None)
+
+
+def _found(row: Row, day: date, *, kept: bool) -> FoundLoan:
+    place, customer_id, loan_id, due, worst_due, npa_since = row[:6]
+    return FoundLoan(
+        loans.loan(row[6:]),
+        due,
+        Arrears(worst_due, npa_since).asset_class(day),
+        PageStart(kept, place, customer_id, loan_id),
+    )
