@@ -39,7 +39,7 @@ from credit_service.domain.scorecard import STANDARD
 from credit_service.queries.loans import repayment_schedule
 from credit_service.queries.payments import foreclosure_quote, list_payments
 from credit_service.rpc.convert.payments import write_recorded_payment, write_reversed_payment
-from credit_service.storage import loans, payments
+from credit_service.storage import loans, payments, policy_facts
 from credit_service.storage.database import Database
 from tests.integration.imported import CustomerRow, LoanRow, counts, errors, ingest
 from tests.integration.policies import activated
@@ -351,6 +351,21 @@ def test_reversals_are_rejected_once_done_and_for_unknown_payments(database: Dat
     [listed] = list_payments(database, loan.customer_id, loan.loan_id, None, 50).payments
     assert listed.reversal is not None
     assert listed.reversal.reason is ReversalReason.BOUNCED
+
+
+def test_a_reversed_payment_settles_nothing_in_the_facts_of_a_policy(database: Database) -> None:
+    loan = a_loan(database)
+    three_installments(database, loan)
+    made = pay(database, loan, EMI, TODAY.today)
+    with database.autocommit() as connection:
+        assert policy_facts.read(connection, loan.customer_id, TODAY.today).days_past_due == 0
+    for payment in list_payments(database, loan.customer_id, loan.loan_id, None, 50).payments[1:]:
+        reverse(database, payment.payment_id)
+    assert made.payment.payment_number == 4
+    with database.autocommit() as connection:
+        found = policy_facts.read(connection, loan.customer_id, TODAY.today)
+    # The installment of 15 March is the oldest unpaid one.
+    assert found.days_past_due == (TODAY.today - date(2026, 3, 15)).days + 1
 
 
 def test_a_reversal_never_changes(database: Database) -> None:
