@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from credit_service.domain.calendar import installments_due_by
 from credit_service.domain.customers import Customer
-from credit_service.domain.delinquency import arrears
+from credit_service.domain.delinquency import Settlement, Settlements, arrears
 from credit_service.domain.errors import OUT_OF_RANGE, FieldViolation, InvalidFieldsError
 from credit_service.domain.loan_replay import PaymentFact, replay
 from credit_service.domain.loans import Loan
@@ -85,6 +85,9 @@ class CreditAsOf:
     position: CreditPosition
     facts: PolicyFacts
     unknown: tuple[UnknownFact, ...]
+    # As they were, and what had settled their installments.
+    loans: Sequence[Loan]
+    settlements: Settlements
 
 
 def require_past_or_today(day: date, today: date) -> None:
@@ -100,7 +103,8 @@ def credit_as_of(history: CustomerHistory, day: date) -> CreditAsOf:
     """The customer's credit at the end of `day`. As of today it is the current one."""
     customer = _customer_as_of(history, day)
     begun = [each for each in history.loans if each.loan.start_date <= day]
-    loans, settlements = [], {}
+    loans: list[Loan] = []
+    settlements: dict[int, Sequence[Settlement]] = {}
     for each in begun:
         account = replay(_at_import(each, day), each.payments, until=day)
         loans.append(account.loan)
@@ -122,7 +126,7 @@ def credit_as_of(history: CustomerHistory, day: date) -> CreditAsOf:
     if day < history.stored_on:
         unknown.append(UnknownFact.CUSTOMER)
     facts = policy_facts(loans, known, customer.age, min(history.stored_on, day), day)
-    return CreditAsOf(day, customer, position, facts, tuple(unknown))
+    return CreditAsOf(day, customer, position, facts, tuple(unknown), loans, settlements)
 
 
 _READ: Mapping[str, Callable[[str], str | int]] = {

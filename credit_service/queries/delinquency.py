@@ -4,12 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
+from credit_service.clock import Moment
 from credit_service.domain import delinquency
 from credit_service.domain.calendar import installments_due_by
-from credit_service.domain.delinquency import AssetClass, Delinquency, first_unpaid_due
+from credit_service.domain.delinquency import (
+    AssetClass,
+    Delinquency,
+    Settlements,
+    first_unpaid_due,
+)
 from credit_service.domain.errors import NotFoundError
 from credit_service.domain.loans import Loan, repayment_plan
 from credit_service.domain.payments import paid_in_all_paise
+from credit_service.queries.as_of import credit_of
 from credit_service.storage import arrears, customers, overdue_loans
 from credit_service.storage.database import Database
 from credit_service.storage.overdue_loans import PageStart
@@ -58,10 +65,29 @@ def get_delinquency(database: Database, customer_id: int, day: date) -> Customer
         if customers.find(connection, customer_id) is None:
             raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
         facts = arrears.facts(connection, [customer_id])[customer_id]
-    found = delinquency.delinquency(facts.loans, facts.settlements, day)
+    return _delinquency(customer_id, facts.loans, facts.settlements, day)
+
+
+def delinquency_as_of(
+    database: Database, customer_id: int, day: date, moment: Moment
+) -> CustomerDelinquency:
+    """Return the customer's arrears at the end of `day`, today or earlier, by what is known now.
+
+    Raises:
+        NotFoundError: CUSTOMER_NOT_FOUND.
+        RetryLaterError: concurrent calls kept changing the customer.
+    """
+    credit = credit_of(database, customer_id, day, moment)
+    return _delinquency(customer_id, credit.loans, credit.settlements, day)
+
+
+def _delinquency(
+    customer_id: int, loans: Sequence[Loan], settlements: Settlements, day: date
+) -> CustomerDelinquency:
+    found = delinquency.delinquency(loans, settlements, day)
     overdue = [
         _overdue(each, found.asset_class, due, day)
-        for each in facts.loans
+        for each in loans
         if (due := first_unpaid_due(each)) is not None and due <= day
     ]
     overdue.sort(key=lambda each: (each.oldest_due_date, each.loan.loan_id))

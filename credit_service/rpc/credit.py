@@ -28,7 +28,11 @@ from credit_service.queries.customers import (
     list_customers,
 )
 from credit_service.queries.decisions import get_decision, list_decisions
-from credit_service.queries.delinquency import get_delinquency, list_overdue_loans
+from credit_service.queries.delinquency import (
+    delinquency_as_of,
+    get_delinquency,
+    list_overdue_loans,
+)
 from credit_service.queries.key_facts import loan_statement, offer_statement
 from credit_service.queries.loans import get_loan, list_loans, repayment_schedule
 from credit_service.queries.offers import get_loan_offer, list_loan_offers
@@ -346,9 +350,15 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         self, request: pb.GetDelinquencyRequest, context: grpc.ServicerContext
     ) -> pb.GetDelinquencyResponse:
         """Get a customer's arrears."""
-        customer_id = fields.read_single_id(request.customer_id, "customer_id")
-        today = self._clock.moment().today
-        return delinquency.write_delinquency(get_delinquency(self._database, customer_id, today))
+        moment, violations = self._clock.moment(), Violations()
+        customer_id = fields.read_id(request.customer_id, "customer_id", violations)
+        day = read_as_of(request, moment.today, violations)
+        found = (
+            get_delinquency(self._database, customer_id, moment.today)
+            if day is None
+            else delinquency_as_of(self._database, customer_id, day, moment)
+        )
+        return delinquency.write_delinquency(found)
 
     def ListDelinquentLoans(
         self, request: pb.ListDelinquentLoansRequest, context: grpc.ServicerContext

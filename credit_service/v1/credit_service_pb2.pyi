@@ -1332,16 +1332,22 @@ class GetDelinquencyRequest(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     CUSTOMER_ID_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Required. Id of the customer, 1 or more."""
+    @builtins.property
+    def as_of(self) -> date_pb2.Date:
+        """Optional. An earlier day, whose arrears are computed from the facts. Default: today."""
+
     def __init__(
         self,
         *,
         customer_id: builtins.int = ...,
+        as_of: date_pb2.Date | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["customer_id", b"customer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "customer_id", b"customer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

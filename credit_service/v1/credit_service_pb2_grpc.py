@@ -489,11 +489,13 @@ class CreditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetDelinquency(self, request, context):
-        """Returns a customer's days past due, asset class and overdue loans at the end of today.
+        """Returns a customer's days past due, asset class and overdue loans at the end of today or of an
+        earlier day.
 
         Errors:
-        INVALID_ARGUMENT (INVALID_FIELD).
+        INVALID_ARGUMENT (INVALID_FIELD, AS_OF_OUT_OF_RANGE).
         NOT_FOUND (CUSTOMER_NOT_FOUND).
+        ABORTED (CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo. Only with as_of.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

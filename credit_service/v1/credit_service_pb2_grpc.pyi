@@ -225,11 +225,13 @@ class CreditServiceStub:
     known.
     """
     GetDelinquency: grpc.UnaryUnaryMultiCallable[credit_service_pb2.GetDelinquencyRequest, credit_service_pb2.GetDelinquencyResponse]
-    """Returns a customer's days past due, asset class and overdue loans at the end of today.
+    """Returns a customer's days past due, asset class and overdue loans at the end of today or of an
+    earlier day.
 
     Errors:
-    INVALID_ARGUMENT (INVALID_FIELD).
+    INVALID_ARGUMENT (INVALID_FIELD, AS_OF_OUT_OF_RANGE).
     NOT_FOUND (CUSTOMER_NOT_FOUND).
+    ABORTED (CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo. Only with as_of.
     """
     ListDelinquentLoans: grpc.UnaryUnaryMultiCallable[credit_service_pb2.ListDelinquentLoansRequest, credit_service_pb2.ListDelinquentLoansResponse]
     """Lists the loans of all customers that are past due at the end of today, those with most days
@@ -664,11 +666,13 @@ class CreditServiceServicer(metaclass=abc_1.ABCMeta):
         request: credit_service_pb2.GetDelinquencyRequest,
         context: grpc.ServicerContext,
     ) -> credit_service_pb2.GetDelinquencyResponse:
-        """Returns a customer's days past due, asset class and overdue loans at the end of today.
+        """Returns a customer's days past due, asset class and overdue loans at the end of today or of an
+        earlier day.
 
         Errors:
-        INVALID_ARGUMENT (INVALID_FIELD).
+        INVALID_ARGUMENT (INVALID_FIELD, AS_OF_OUT_OF_RANGE).
         NOT_FOUND (CUSTOMER_NOT_FOUND).
+        ABORTED (CONFLICT_RETRIES_EXHAUSTED): retry after the RetryInfo. Only with as_of.
         """
 
     @abc_1.abstractmethod

@@ -260,9 +260,15 @@ class Account:
         cached = 0
         for customer_id, life in replay.lives.items():
             stored = customers.position_facts(connection, customer_id).stored
-            if stored != replay.position(life, stored.as_of):
+            if replace(stored, arrears=None) != replay.position(life, stored.as_of):
                 expected = replay.position(life, stored.as_of)
                 self._find("position", f"{stored} should be {expected}")
+            right_arrears = replay.days_and_class(life, today)
+            if stored.arrears is not None and right_arrears != (
+                stored.arrears.days_past_due(today),
+                stored.arrears.asset_class(today),
+            ):
+                self._find("arrears", f"{stored} should be {right_arrears} on {today}")
             fresh = replay.position(life, today)
             right = score(fresh, scorecard)
             if scores.get(customer_id) != (right.score, right.override):
@@ -371,5 +377,5 @@ def _effect(method: str, answer: bytes) -> tuple[str, Any]:
 
 
 def _timeless(position: CreditPosition) -> CreditPosition:
-    """The figures of a position, without the day on which it was computed."""
-    return replace(position, version=0, as_of=position.valid_until)
+    """The figures of a position, without its arrears and the day on which it was computed."""
+    return replace(position, version=0, as_of=position.valid_until, arrears=None)

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 
 from credit_service.clock import INDIA
 from credit_service.domain.decisions import decode_inputs
+from credit_service.domain.delinquency import AssetClass, days_and_class
 from credit_service.domain.errors import CreditError
 from credit_service.domain.loan_replay import PaymentFact, replay
 from credit_service.domain.loans import Loan, LoanState
@@ -329,6 +330,14 @@ class Replay:
     def position(self, life: Life, day: date) -> CreditPosition:
         """The position on a day, from the loans and holds replayed so far."""
         return self._position(life, life.loans.values(), day)
+
+    def days_and_class(self, life: Life, day: date) -> tuple[int, AssetClass]:
+        """The days past due and the class on a day, from the loans and payments replayed so far."""
+        settlements = {
+            loan_id: replay(life.loans[loan_id], counted.values()).settlements
+            for loan_id, counted in life.payments.items()
+        }
+        return days_and_class(life.loans.values(), settlements, day)
 
     @staticmethod
     def _position(life: Life, loans: Iterable[Loan], day: date) -> CreditPosition:

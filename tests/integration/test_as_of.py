@@ -18,6 +18,9 @@ from credit_service.domain.errors import NotFoundError
 from credit_service.domain.payments import ReversalReason
 from credit_service.queries.as_of import credit_of, score_of
 from credit_service.queries.credit import CreditQueries
+from credit_service.queries.delinquency import delinquency_as_of, get_delinquency
+from credit_service.rpc.convert.delinquency import write_delinquency
+from credit_service.storage import policy_facts
 from credit_service.storage.database import Database
 from credit_service.v1 import as_of_pb2
 from credit_service.v1 import credit_service_pb2 as pb
@@ -68,8 +71,15 @@ def test_as_of_today_is_the_current_answer(database: Database, customers: list[i
         found = as_of(database, customer_id, TODAY.today)
         current = queries.snapshot(customer_id, TODAY).position
         # It may have been computed on an earlier day, and is valid until today.
-        assert found.position == replace(current, as_of=TODAY.today)
+        assert replace(found.position, arrears=None) == replace(
+            current, as_of=TODAY.today, arrears=None
+        )
         assert found.unknown == ()
+        with database.autocommit() as connection:
+            assert found.facts == policy_facts.read(connection, customer_id, TODAY.today)
+        late = get_delinquency(database, customer_id, TODAY.today)
+        same = delinquency_as_of(database, customer_id, TODAY.today, TODAY)
+        assert write_delinquency(same) == write_delinquency(late)
         _, score = queries.credit_score(customer_id, TODAY)
         assert score_of(database, customer_id, TODAY.today, TODAY) == (score, found)
 

@@ -35,6 +35,7 @@ from tests.model.loans import (
     REDUCE_TENURE,
     Facts,
     Life,
+    days_past_due,
     due_date,
     emi,
     payment_of,
@@ -246,6 +247,9 @@ class ServiceAndModel(RuleBasedStateMachine):
         debt = self.bank.debt(number)
         assert paise_of(message.current_debt) == debt
         assert paise_of(message.current_installments) == self.bank.installments(number)
+        days, asset_class = self.bank.delinquency(number)
+        assert message.days_past_due == days
+        assert decision_pb2.AssetClass.Name(message.asset_class) == f"ASSET_CLASS_{asset_class}"
         held = self.bank.held(number)
         assert paise_of(message.held_credit) == held
         assert paise_of(message.held_installments) == self.bank.held_installments(number)
@@ -680,6 +684,7 @@ class ServiceAndModel(RuleBasedStateMachine):
         is_closed = message.state == loan_pb2.LOAN_STATE_CLOSED
         assert is_closed == message.HasField("closed_on")
         assert paise_of(message.outstanding) == life.unpaid()
+        assert message.days_past_due == days_past_due([life], self.bank.today)
 
     @precondition(lambda self: self.bank.loans)
     @rule(place=_loan)
@@ -919,6 +924,27 @@ class ServiceAndModel(RuleBasedStateMachine):
         }
         assert len(found) == len(loan["payments"])
 
+    @rule(place=_customer)
+    def read_the_arrears(self, place: int) -> None:
+        number = self._a_customer(place)
+        request = credit_service_pb2.GetDelinquencyRequest(customer_id=number)
+        answer = self.edge.credit.GetDelinquency(request, timeout=30)
+        self._same_delinquency(answer.delinquency, number)
+
+    def _same_delinquency(self, message: Any, number: int) -> None:
+        days, asset_class = self.bank.delinquency(number)
+        assert message.days_past_due == days
+        assert decision_pb2.AssetClass.Name(message.asset_class) == f"ASSET_CLASS_{asset_class}"
+        overdue = {
+            loan_id: (days_past_due([loan["life"]], self.bank.today), life.overdue(self.bank.today))
+            for (holder, loan_id), loan in self.bank.loans.items()
+            if holder == number and days_past_due([life := loan["life"]], self.bank.today)
+        }
+        assert overdue == {
+            each.loan_id: (each.days_past_due, paise_of(each.overdue_amount))
+            for each in message.loans
+        }
+
     # Earlier days.
 
     @rule(place=_customer, days_ago=st.sampled_from([0, 1, 30, 91, 200, 366, -1]))
@@ -927,15 +953,18 @@ class ServiceAndModel(RuleBasedStateMachine):
         number, day = self._a_customer(place), self.bank.today - timedelta(days=days_ago)
         scored = credit_service_pb2.GetCreditScoreRequest(customer_id=number, as_of=to_day(day))
         asked = credit_service_pb2.GetCustomerRequest(customer_id=number, as_of=to_day(day))
+        arrears = credit_service_pb2.GetDelinquencyRequest(customer_id=number, as_of=to_day(day))
+        late = self._ask(self.edge.credit.GetDelinquency, arrears)
         score = self._ask(self.edge.credit.GetCreditScore, scored)
         found = self._ask(self.edge.credit.GetCustomer, asked)
         if days_ago < 0:
-            assert (score, found) == ("AS_OF_OUT_OF_RANGE", "AS_OF_OUT_OF_RANGE")
+            assert {score, found, late} == {"AS_OF_OUT_OF_RANGE"}
             return
         now, self.bank = self.bank, self.bank.as_of(day)
         try:
             self._same_score(score.credit_score, number)
             self._same_customer(found.customer)
+            self._same_delinquency(late.delinquency, number)
         finally:
             self.bank = now
         for answer in (score.credit_score, found.customer):
