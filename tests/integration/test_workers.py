@@ -495,11 +495,13 @@ def test_the_timetable_enqueues_tasks(lab: Lab) -> None:
     now = [0.0]
     timetable = Timetable(lab.database, CLOCK, lambda: now[0])
     timetable.step()
-    assert lab.rows() == []
+    # No classes are announced yet: once for each day.
+    announce = ("announce_classes", str(CLOCK.moment().today))
+    assert [row[:2] for row in lab.rows()] == [announce]
     now[0] = 11.0
     timetable.step()
     timetable.step()
-    assert [row[:2] for row in lab.rows()] == [("reconcile", "sample")]
+    assert [row[:2] for row in lab.rows()] == [announce, ("reconcile", "sample")]
 
 
 def test_the_timetable_fails_an_abandoned_stream(lab: Lab) -> None:
