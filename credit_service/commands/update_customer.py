@@ -110,6 +110,8 @@ def _update(
             after = replace(after, version=after.version + 1)
         position = replace(
             customers.position_on(connection, before.position, moment.today),
+            # The day of the response, which a repeat gets too.
+            as_of=moment.today,
             arrears=customers.with_current_figures(connection, [before], moment.today)[
                 0
             ].position.arrears,

@@ -144,7 +144,9 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         view = update_customer(
             self._database, command, moment, current_call().principal, cache=self._cache
         )
-        return pb.UpdateCustomerResponse(customer=credit.write_customer(view, moment.today))
+        # A repeat, on whatever day, gets the first response: likewise below.
+        day = view.position.as_of
+        return pb.UpdateCustomerResponse(customer=credit.write_customer(view, day))
 
     def ListCustomerChanges(
         self, request: pb.ListCustomerChangesRequest, context: grpc.ServicerContext
@@ -287,7 +289,8 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         ended = accept_loan_offer(
             self._database, command, moment, current_call().principal, cache=self._cache
         )
-        return offers.write_accepted_offer(ended, moment.today)
+        ended_at = ended.ended_at or moment.now
+        return offers.write_accepted_offer(ended, ended_at.astimezone(moment.zone).date())
 
     def WithdrawLoanOffer(
         self, request: pb.WithdrawLoanOfferRequest, context: grpc.ServicerContext
@@ -407,7 +410,9 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         done = reverse_payment(
             self._database, command, moment, current_call().principal, cache=self._cache
         )
-        return payments.write_reversed_payment(done, moment.today)
+        reversal = done.payment.reversal
+        reversed_at = moment.now if reversal is None else reversal.reversed_at
+        return payments.write_reversed_payment(done, reversed_at.astimezone(moment.zone).date())
 
     def ListPayments(
         self, request: pb.ListPaymentsRequest, context: grpc.ServicerContext
