@@ -366,6 +366,13 @@ _BASES: Mapping[str, Any] = {
         [credit.ListLoansRequest(customer_id=1, page_size=1, page_token=world.page_tokens[1])],
         [credit.ListLoansRequest(customer_id=1, state=2, page_size=3)],  # type: ignore[arg-type]  # a number is one
     ],
+    "GetDelinquency": lambda _, __: [
+        [credit.GetDelinquencyRequest(customer_id=1, as_of=day(date(2026, 1, 31)))]
+    ],
+    "ListDelinquentLoans": lambda _, __: [
+        [credit.ListDelinquentLoansRequest(min_days_past_due=31, page_size=1)],
+        [credit.ListDelinquentLoansRequest(asset_class=5)],  # type: ignore[arg-type]  # a number is one
+    ],
     "GetKeyFactsStatement": lambda world, _: [
         [credit.GetKeyFactsStatementRequest(offer_id=world.offer_ids[0])],
         [credit.GetKeyFactsStatementRequest(customer_id=1, loan_id=world.loan_id)],

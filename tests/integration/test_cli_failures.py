@@ -66,6 +66,8 @@ CALLING: dict[str, tuple[str, ...]] = {
     "reverse-payment": ("1", "--reason=bounced"),
     "prepay": ("1", "1", "10"),
     "foreclosure": ("1", "1"),
+    "arrears": ("1",),
+    "overdue": (),
     "decisions": (),
     "decision": ("1",),
     "events": ("--no-follow",),

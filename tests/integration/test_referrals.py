@@ -44,6 +44,8 @@ DAY = date(2026, 6, 10)
 LAST = date(2026, 6, 17)
 TODAY = on(DAY)
 REASON = "No proof of income."
+_SET_LIMIT = """UPDATE customers SET version = version + 1, arrears_version = arrears_version + 1,
+    approved_limit_paise = :paise"""
 
 
 # A loan of the one who is 1 to 30 days late is referred; one that is large is declined.
@@ -228,7 +230,7 @@ def test_an_approval_decides_on_the_current_position(database: Database) -> None
     customer_id = get_decision(database, decision_id).customer_id
     with database.transaction() as connection:
         connection.execute(
-            text("UPDATE customers SET version = version + 1, approved_limit_paise = :paise"),
+            text(_SET_LIMIT),
             {"paise": LAKH + 100},
         )
     made = review(database, decision_id, Verdict.APPROVE).decision
@@ -387,7 +389,7 @@ def test_reviews_and_requests_of_a_customer_share_the_limit(database: Database) 
     ids = [ask(database, customer_id).decision_id for _ in range(2)]
     with database.transaction() as connection:
         connection.execute(
-            text("UPDATE customers SET version = version + 1, approved_limit_paise = :paise"),
+            text(_SET_LIMIT),
             {"paise": 2 * LAKH},
         )
     waiting = iter(ids)
