@@ -320,7 +320,7 @@ def test_a_loan_is_paid_and_its_schedule_downloaded(place: Place, open_tab: Open
     assert [row["state"] for row in rows] == ["SETTLED", "UPCOMING", "UPCOMING"]
     assert rows[-1]["balance"] == "0.00"
 
-    outstanding = page.locator("dt:has-text('Outstanding') + dd").inner_text()
+    outstanding = page.locator("dt:text-is('Outstanding') + dd").inner_text()
     page.get_by_label("Amount").fill(outstanding)
     page.get_by_role("button", name="Record the payment").click()
     expect(page.get_by_role("status")).to_contain_text("The loan is closed.")

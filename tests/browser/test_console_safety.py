@@ -28,6 +28,8 @@ from credit_service.console.service import Service
 from credit_service.settings import Settings
 from credit_service.spreadsheets import samples
 from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
+from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from tests.browser.conftest import OpenTab, Place, process
 
 
@@ -147,11 +149,14 @@ def test_a_form_requires_the_token_of_its_session(visitor: Visitor) -> None:
     assert other.ask("POST", "/qa/customers/new", good)[0] == 403
 
 
-def test_every_address_that_writes_requires_the_csrf_token(visitor: Visitor) -> None:
+def test_every_address_that_writes_requires_the_csrf_token(place: Place, visitor: Visitor) -> None:
     visitor.enter()
+    stub = IngestionServiceStub(place.channel)
+    found = stub.ListIngestions(ingestion_pb.ListIngestionsRequest(), timeout=10)
+    ingestion_id = found.ingestions[0].ingestion_id
     for method, path, _ in app._PAGES:
         if method == "POST":
-            concrete = re.sub(r"\{[a-z_]+\}", "1", path)
+            concrete = re.sub(r"\{[a-z_]+\}", "1", path.replace("{ingestion_id}", ingestion_id))
             assert visitor.ask("POST", concrete, "x=y")[0] == 403, concrete
             assert visitor.ask("PUT", concrete, "x=y")[0] == 405, concrete
 
