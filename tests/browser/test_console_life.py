@@ -58,11 +58,17 @@ def test_a_customer_falls_overdue_pays_prepays_and_forecloses(
     customer_id, loan_id = loan.loan.customer_id, loan.loan.loan_id
     customer_page = f"/qa/customers/{customer_id}"
     home = f"{customer_page}/loans/{loan_id}"
+    profile = page.get_by_role("region", name="Profile")
     status = page.get_by_role("status")
 
-    # Three installments are overdue.
-    place.clock_file.write_text("0", encoding="ascii")
-    page.goto(home)
+    # The loan falls overdue, and the class changes with the days.
+    for days_ago, asset_class in ((60, "SMA_0"), (30, "SMA_1"), (0, "SMA_2")):
+        place.clock_file.write_text(str(-days_ago * _DAY_SECONDS), encoding="ascii")
+        page.goto(customer_page)
+        expect(profile).to_contain_text(re.compile(rf"{asset_class}, \d+ days past due"))
+    assert faults(page, axe, {}) == []
+    page.get_by_role("link", name="Overdue loans").click()
+    page.get_by_role("rowheader").get_by_role("link", name=str(loan_id)).click()
     schedule = page.get_by_role("region", name="Schedule as a table")
     expect(schedule.get_by_text("Overdue", exact=True)).to_have_count(3)
 
@@ -79,6 +85,8 @@ def test_a_customer_falls_overdue_pays_prepays_and_forecloses(
         page.get_by_label("Amount").fill("26,654.64")
         page.get_by_role("button", name="Record the payment").click()
         expect(status).to_contain_text("It settled 3 installments.")
+        page.goto(customer_page)
+        expect(profile).to_contain_text("STANDARD")
         if not bounces:
             continue
         page.goto(home)
@@ -92,6 +100,8 @@ def test_a_customer_falls_overdue_pays_prepays_and_forecloses(
         payments = page.get_by_role("region", name="Payments as a table")
         expect(payments).to_contain_text("Reversed")
         expect(schedule.get_by_text("Overdue", exact=True)).to_have_count(3)
+        page.goto(customer_page)
+        expect(profile).to_contain_text("SMA_2")
 
     # The prepayment shows the new schedule before it is recorded.
     page.goto(home)
@@ -124,4 +134,5 @@ def test_a_customer_falls_overdue_pays_prepays_and_forecloses(
     expect(page.get_by_role("heading", level=1)).to_contain_text("Closed")
     expect(page.get_by_role("region", name="Payments as a table")).to_contain_text("Foreclosure")
     page.goto(customer_page)
+    expect(profile).to_contain_text("STANDARD")
     expect(page.get_by_role("region", name="Loans as a table")).to_contain_text("Closed")
