@@ -111,6 +111,11 @@ class Life:
             sum(hold.installment_paise for hold in open_ones),
         )
 
+    def used(self, day: date) -> tuple[int, int]:
+        """(principal, installments) of the active loans and the holds on a day."""
+        held, held_installments = self.held(day)
+        return self.figures.debt + held, self.figures.installments + held_installments
+
 
 class Replay:
     """All events, read at once and processed in order."""
@@ -146,8 +151,7 @@ class Replay:
             match event.kind:
                 case "loan_created" if event.offer_id is not None:
                     # Without a decision; loan_offer_ended follows.
-                    life.holds.pop(event.offer_id, None)
-                    self._book(life, event.loan_id)
+                    self._book(life, event.loan_id, offer_id=event.offer_id)
                 case "loan_created" | "loan_declined" | "loan_offer_created":
                     self._decide(life, event)
                 case "loan_offer_ended":
@@ -223,28 +227,36 @@ class Replay:
         life.holds[hold.offer_id] = hold
         self._check_limits(life, f"offer {hold.offer_id}", inputs.day)
 
-    def _book(self, life: Life, loan_id: int) -> None:
+    def _book(self, life: Life, loan_id: int, offer_id: int | None = None) -> None:
         stored = life.stored.get(loan_id)
         if stored is None:
             self._find("loan", f"{loan_id} of customer {life.customer_id} is missing")
             return
         loan = replay(stored, []).loan
+        # A reversal may reopen a loan, and so raise the debt above the limit. An offer from before
+        # can still be accepted: its loan takes the place of its hold, and raises nothing.
+        used = (0, 0)
+        if offer_id is not None:
+            used = life.used(loan.start_date)
+            life.holds.pop(offer_id, None)
         life.loans[loan_id] = loan
         life.figures.add(loan)
-        self._check_limits(life, f"loan {loan_id}", loan.start_date)
+        self._check_limits(life, f"loan {loan_id}", loan.start_date, used)
 
-    def _check_limits(self, life: Life, what: str, day: date) -> None:
-        """Check that debt and installments, with the held ones, are within their limits."""
-        held, held_installments = life.held(day)
-        debt = life.figures.debt + held
-        installments = life.figures.installments + held_installments
-        if debt > life.limit:
+    def _check_limits(
+        self, life: Life, what: str, day: date, used_before: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Check that debt and installments, with the held ones, are within their limits, or no more
+        than before."""
+        debt, installments = life.used(day)
+        debt_before, installments_before = used_before
+        if debt > max(life.limit, debt_before):
             self._find(
                 "limit",
                 f"{what} raised debt and held credit of customer {life.customer_id} to {debt}"
                 f" paise, above the limit of {life.limit}",
             )
-        if 2 * installments > life.income:
+        if installments > installments_before and 2 * installments > life.income:
             self._find(
                 "limit",
                 f"{what} raised the installments of customer {life.customer_id} to {installments}"
