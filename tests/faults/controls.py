@@ -20,7 +20,6 @@ EXPECTED: Mapping[str, str] = {
     NONE: "",
     "version-guard": "decision",
     "reversal-guard": "position",
-    "replay": "position",
     "request-key": "effect",
     "outbox": "event",
     "offset-check": "rows",
@@ -35,8 +34,6 @@ EXPECTED: Mapping[str, str] = {
 
 _COUNTS = Counts(kills={"server": 1, "worker": 1}, crashes=1, flushes=1)
 _OTHERS: Mapping[str, Counts] = {
-    # Without a step of the clock no payment can be backdated.
-    "replay": Counts(clock_steps=3),
     "synchronous-standby": Counts(failovers=("stall",)),
     "writable-server": Counts(failovers=("kill",)),
     "read-only-drop": Counts(failovers=("fence",)),

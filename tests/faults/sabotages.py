@@ -18,8 +18,6 @@ from credit_service import postgresql_url
 from credit_service.cache import positions as cache
 from credit_service.clock import Moment
 from credit_service.commands import create_loan as booking_command
-from credit_service.commands import record_payment as payment_command
-from credit_service.domain.payments import PaymentPurpose
 from credit_service.domain.positions import CreditPosition
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import OnMoved
@@ -53,13 +51,6 @@ def _reversal_guard() -> None:
     guard = " AND version = :read_version"
     payments._REVERSE = _without(payments._REVERSE, guard)
     payments._WRITE_REPLAYED = _without(payments._WRITE_REPLAYED, guard)
-
-
-def _replay() -> None:
-    """A backdated payment is recorded as if it were the last one."""
-    payment_command._is_in_order = (
-        lambda command, loan, paid_on: command.purpose is PaymentPurpose.INSTALLMENTS  # noqa: ARG005
-    )
 
 
 def _request_key() -> None:
@@ -201,7 +192,6 @@ def _read_only_drop() -> None:
 SABOTAGES: Mapping[str, Callable[[], None]] = {
     "version-guard": _version_guard,
     "reversal-guard": _reversal_guard,
-    "replay": _replay,
     "request-key": _request_key,
     "outbox": _outbox,
     "offset-check": _offset_check,
