@@ -11,7 +11,8 @@ from uuid import UUID
 
 from credit_service.v1 import credit_service_pb2 as pb
 
-_MOST_FINDINGS = 5_000
+_MOST_FINDINGS = 1_000
+"""Most findings of each kind: one kind must not hide another."""
 
 
 @dataclass
@@ -87,6 +88,7 @@ class History:
         self.sent: list[Sent] = []
         self.events: list[tuple[int, int]] = []
         self.findings: list[Finding] = []
+        self._found: Counter[str] = Counter()
         self.ended: list[Ended] = []
         self.promotions: list[Promotion] = []
         self._booked: list[tuple[int, int]] = []
@@ -96,7 +98,8 @@ class History:
     def find(self, kind: str, text: str) -> None:
         """Record a violation."""
         with self._lock:
-            if len(self.findings) < _MOST_FINDINGS:
+            self._found[kind] += 1
+            if self._found[kind] <= _MOST_FINDINGS:
                 self.findings.append(Finding(kind, text))
 
     def count(self, counter: Counter[str], name: str) -> None:
