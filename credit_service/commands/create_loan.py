@@ -10,7 +10,7 @@ from datetime import date
 from functools import lru_cache
 from uuid import UUID
 
-from sqlalchemy import Connection, exc
+from sqlalchemy import Connection
 
 from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
@@ -45,7 +45,7 @@ from credit_service.storage import (
     scorecards,
 )
 from credit_service.storage.bookings import BookingRead, BookingWrite
-from credit_service.storage.database import Database, LostRaceError, constraint_of
+from credit_service.storage.database import Database, LostRaceError, lost_race_on
 from credit_service.storage.decisions import StoredDecision
 
 _RACE_CONSTRAINTS = frozenset(
@@ -280,12 +280,8 @@ def decide_and_book(
         referral=referral,
     )
     failpoints.reach("create_loan.before_write")
-    try:
+    with lost_race_on(_RACE_CONSTRAINTS):
         written = bookings.write(connection, booking, moment)
-    except exc.IntegrityError as error:
-        if constraint_of(error) in _RACE_CONSTRAINTS:
-            raise LostRaceError(constraint_of(error)) from error
-        raise
     if not written:
         raise LostRaceError("version")
     if lock:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from uuid import UUID
 
-from sqlalchemy import Connection, exc
+from sqlalchemy import Connection
 
 from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
@@ -31,7 +31,7 @@ from credit_service.domain.positions import CreditPosition
 from credit_service.observability import metrics
 from credit_service.storage import customers, loans, offers
 from credit_service.storage.customers import PositionFacts
-from credit_service.storage.database import Database, LostRaceError, constraint_of
+from credit_service.storage.database import Database, LostRaceError, lost_race_on
 from credit_service.storage.offers import EndRead, EndWrite
 
 _RACE_CONSTRAINTS = frozenset(
@@ -258,13 +258,9 @@ def _write(
         loan=loan,
         loan_event_json="" if loan is None else _loan_event(offer, loan),
     )
-    try:
+    with lost_race_on(_RACE_CONSTRAINTS):
         if not offers.end(connection, ending, moment):
             raise LostRaceError("version")
-    except exc.IntegrityError as error:
-        if constraint_of(error) in _RACE_CONSTRAINTS:
-            raise LostRaceError(constraint_of(error)) from error
-        raise
     return _Ended(offer, read.scorecard_version, position_after)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from uuid import UUID
 
-from sqlalchemy import Connection, exc
+from sqlalchemy import Connection
 
 from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
@@ -32,7 +32,7 @@ from credit_service.domain.positions import CreditPosition, is_valid_on, with_lo
 from credit_service.domain.scorecard import Scorecard
 from credit_service.observability import metrics
 from credit_service.storage import decisions, payments, positions, scorecards
-from credit_service.storage.database import Database, LostRaceError, constraint_of
+from credit_service.storage.database import Database, LostRaceError, lost_race_on
 from credit_service.storage.payments import (
     LoanHistory,
     LoanWrite,
@@ -305,12 +305,8 @@ def _arrears_after(
 
 def _store(connection: Connection, payment: PaymentWrite, moment: Moment) -> StoredPayment:
     """Store the payment. Raises LostRaceError if a concurrent request changed the customer."""
-    try:
+    with lost_race_on(_RACE_CONSTRAINTS):
         stored = payments.write(connection, payment, moment)
-    except exc.IntegrityError as error:
-        if constraint_of(error) in _RACE_CONSTRAINTS:
-            raise LostRaceError(constraint_of(error)) from error
-        raise
     if stored is None:
         raise LostRaceError("version")
     return stored

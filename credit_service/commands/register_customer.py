@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 from uuid import UUID
 
-from sqlalchemy import Connection, exc
+from sqlalchemy import Connection
 
 from credit_service.clock import Moment
 from credit_service.commands.idempotency import fingerprint, used_before
@@ -15,7 +15,7 @@ from credit_service.domain.errors import AlreadyExistsError
 from credit_service.domain.positions import position_from_loans
 from credit_service.storage import customers, requests
 from credit_service.storage.customers import CustomerView
-from credit_service.storage.database import Database, LostRaceError, constraint_of
+from credit_service.storage.database import Database, LostRaceError, lost_race_on
 
 _METHOD = "RegisterCustomer"
 _FIRST_VERSION = 1
@@ -83,12 +83,8 @@ def phone_number_taken(phone_number: str) -> AlreadyExistsError:
 
 
 def _register(connection: Connection, values: dict[str, object]) -> int:
-    try:
+    with lost_race_on(_RACE_CONSTRAINTS):
         return customers.register(connection, values)
-    except exc.IntegrityError as error:
-        if constraint_of(error) in _RACE_CONSTRAINTS:
-            raise LostRaceError(constraint_of(error)) from error
-        raise
 
 
 def _values(

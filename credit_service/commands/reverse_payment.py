@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Connection, exc
+from sqlalchemy import Connection
 
 from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
@@ -21,7 +21,7 @@ from credit_service.domain.payments import ReversalReason, outstanding_paise
 from credit_service.domain.positions import CreditPosition
 from credit_service.observability import metrics
 from credit_service.storage import payments
-from credit_service.storage.database import Database, LostRaceError, constraint_of
+from credit_service.storage.database import Database, LostRaceError, lost_race_on
 from credit_service.storage.payments import (
     LoanWrite,
     PaymentKey,
@@ -147,12 +147,8 @@ def _reverse(
         reopened=history.loan.state is LoanState.CLOSED and after.state is LoanState.ACTIVE,
     )
     failpoints.reach("reverse_payment.before_write")
-    try:
+    with lost_race_on(_RACE_CONSTRAINTS):
         stored = payments.reverse(connection, reversing, moment)
-    except exc.IntegrityError as error:
-        if constraint_of(error) in _RACE_CONSTRAINTS:
-            raise LostRaceError(constraint_of(error)) from error
-        raise
     if stored is None:
         raise LostRaceError("version")
     if lock:

@@ -6,7 +6,7 @@ from datetime import date, datetime
 from typing import Any, get_args
 from uuid import UUID
 
-from sqlalchemy import Connection, exc
+from sqlalchemy import Connection
 
 from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
@@ -20,7 +20,7 @@ from credit_service.domain.errors import NotFoundError
 from credit_service.domain.positions import CreditPosition
 from credit_service.storage import customers, requests, scorecards
 from credit_service.storage.customers import CustomerView
-from credit_service.storage.database import Database, LostRaceError, constraint_of
+from credit_service.storage.database import Database, LostRaceError, lost_race_on
 
 _METHOD = "UpdateCustomer"
 _RACE_CONSTRAINTS = frozenset(
@@ -104,7 +104,7 @@ def _update(
         return _Updated(_as_updated(connection, customer_id, command.request_id))
     after = changed(before.customer, command.change)
     is_changed = after != before.customer
-    try:
+    with lost_race_on(_RACE_CONSTRAINTS):
         if is_changed:
             _store(connection, before.customer, after, moment, principal)
             after = replace(after, version=after.version + 1)
@@ -129,10 +129,6 @@ def _update(
         }
         response = {"customer": asdict(after), "position": asdict(position)}
         requests.insert_with_customer(connection, values, response)
-    except exc.IntegrityError as error:
-        if constraint_of(error) in _RACE_CONSTRAINTS:
-            raise LostRaceError(constraint_of(error)) from error
-        raise
     version = scorecards.active_version(connection, moment.today) if is_changed else None
     return _Updated(CustomerView(after, position), version)
 

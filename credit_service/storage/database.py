@@ -9,7 +9,7 @@ import queue
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import TypeVar
@@ -454,3 +454,16 @@ def constraint_of(error: exc.IntegrityError) -> str:
     """Return the name of the violated constraint; empty if the database names none."""
     original = error.orig
     return violations.constraint_of(original) if isinstance(original, psycopg.Error) else ""
+
+
+@contextmanager
+def lost_race_on(constraints: Collection[str]) -> Iterator[None]:
+    """Raise LostRaceError where the block violates one of these constraints, which a concurrent
+    transaction with the same key does."""
+    try:
+        yield
+    except exc.IntegrityError as error:
+        constraint = constraint_of(error)
+        if constraint in constraints:
+            raise LostRaceError(constraint) from error
+        raise
