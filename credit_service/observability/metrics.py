@@ -209,6 +209,35 @@ lost_races = Counter(
     registry=REGISTRY,
 )
 
+group_sizes = Histogram(
+    "credit_group_calls",
+    "Concurrent calls of a command that one group ran together; 1 for a call alone.",
+    ("command",),
+    registry=REGISTRY,
+    buckets=(1, 2, 4, 8, 16, 32),
+)
+GROUP_EXITS: Final = (
+    "repeat",
+    "lost_race",
+    "outdated",
+    "facts",
+    "referred",
+    "day",
+    "distributed",
+    "failed",
+    "leader_died",
+)
+group_exits = Counter(
+    "credit_group_exits_total",
+    "Calls that left their group to run alone, by reason (repeat: the request id is stored;"
+    " lost_race: the customer was locked or had changed; outdated: the stored position is not of"
+    " the day; facts: a policy needs facts; referred: the decision is referred; day: the group"
+    " runs for another day; distributed: the database is a cluster; failed: the group's statement"
+    " failed; leader_died: its thread ended).",
+    ("command", "reason"),
+    registry=REGISTRY,
+)
+
 # Ingestion.
 
 ROW_OUTCOMES: Final = ("inserted", "updated", "unchanged", "skipped", "rejected")

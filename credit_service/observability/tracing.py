@@ -11,13 +11,14 @@ not loaded otherwise, and a call without `traceparent` then has no span and touc
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from typing import TypeVar
 
 from opentelemetry.context import Context, create_key, get_value, set_value
 from opentelemetry.trace import (
+    Link,
     NonRecordingSpan,
     Span,
     SpanContext,
@@ -91,24 +92,35 @@ def context_of(span: Span) -> Context:
 
 
 def in_child_span(
-    name: str, attributes: Attributes, work: AbstractContextManager[T]
+    name: str,
+    attributes: Attributes,
+    work: AbstractContextManager[T],
+    *,
+    kind: SpanKind = SpanKind.CLIENT,
+    links: Sequence[Link] = (),
 ) -> AbstractContextManager[T]:
-    """Return `work`, recorded as a child of the current span if that one is recorded."""
+    """Return `work`, recorded as a child of the current span if that one is recorded. `links` are
+    those of `current_link`."""
     if _tracer is None or not get_current_span().is_recording():
         return work
-    return _in_child_span(_tracer, name, attributes, work)
+    return _in_child_span(_tracer, name, attributes, work, kind, links)
 
 
 @contextmanager
 def _in_child_span(
-    tracer: Tracer, name: str, attributes: Attributes, work: AbstractContextManager[T]
+    tracer: Tracer,
+    name: str,
+    attributes: Attributes,
+    work: AbstractContextManager[T],
+    kind: SpanKind,
+    links: Sequence[Link],
 ) -> Iterator[T]:
     numbers = get_value(_CHILD_NUMBERS)
     if not isinstance(numbers, itertools.count) or next(numbers) >= MAX_CHILD_SPANS:
         with work as value:
             yield value
         return
-    span = tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
+    span = tracer.start_span(name, kind=kind, attributes=attributes, links=links)
     error = ""
     try:
         with work as value:
@@ -118,6 +130,14 @@ def _in_child_span(
         raise
     finally:
         end_span(span, error=error)
+
+
+def current_link() -> Link | None:
+    """A link to the current span, for a span of other work; None if this process records none."""
+    if _tracer is None:
+        return None
+    span = get_current_span()
+    return Link(span.get_span_context()) if span.is_recording() else None
 
 
 def traceparent() -> str | None:

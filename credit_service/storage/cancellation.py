@@ -4,9 +4,10 @@ The edge makes one `CancelScope` per call and sets it as `current_scope`. The Da
 connection no longer than the scope allows, and registers the connection in use with it.
 """
 
+import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
@@ -30,7 +31,7 @@ class ScopeCancelledError(Exception):
 class CancelScope:
     """The database work of one call. One thread uses it, any thread may cancel it."""
 
-    __slots__ = ("_connection", "_lock", "deadline", "is_cancelled", "kind")
+    __slots__ = ("_connection", "_lock", "_shared", "deadline", "is_cancelled", "kind")
 
     def __init__(self, deadline: float, kind: Kind = "read") -> None:
         """`deadline` is in seconds of time.monotonic(); it may be infinite."""
@@ -39,6 +40,7 @@ class CancelScope:
         self.is_cancelled = False
         self._connection: psycopg.Connection | None = None
         self._lock = threading.Lock()
+        self._shared: _SharedScope | None = None
 
     def remaining_seconds(self) -> float:
         """Time until the deadline; 0 when it has passed."""
@@ -70,6 +72,9 @@ class CancelScope:
         May be called again, for a statement that started just after. Never fails.
         """
         self.is_cancelled = True
+        shared = self._shared
+        if shared is not None:
+            shared.cancel_if_unused()
         with self._lock:
             if self._connection is None:
                 return
@@ -78,6 +83,31 @@ class CancelScope:
             except psycopg.Error as error:
                 # The statement timeout ends it, or the broken connection does.
                 _log.warning("statement_not_cancelled", reason=type(error).__name__)
+
+
+class _SharedScope(CancelScope):
+    """The database work that one thread does for several calls. Ends with the last of them."""
+
+    __slots__ = ("_calls",)
+
+    def __init__(self, calls: Sequence[CancelScope]) -> None:
+        super().__init__(max(each.deadline for each in calls), "write")
+        self._calls = calls
+
+    def cancel_if_unused(self) -> None:
+        """Cancel if every call is cancelled. A call's own cancellation calls this, repeatedly."""
+        if all(each.is_cancelled for each in self._calls):
+            self.cancel()
+
+    def join(self) -> None:
+        """Let the calls' cancellations reach this scope."""
+        for each in self._calls:
+            each._shared = self  # noqa: SLF001 - of the same module
+
+    def leave(self) -> None:
+        """End what `join` started."""
+        for each in self._calls:
+            each._shared = None  # noqa: SLF001 - of the same module
 
 
 current_scope: ContextVar[CancelScope | None] = ContextVar("credit_service_scope", default=None)
@@ -89,6 +119,26 @@ def is_cancelled() -> bool:
     statements."""
     scope = current_scope.get()
     return scope is not None and scope.is_cancelled
+
+
+@contextmanager
+def shared_by(calls: Sequence[CancelScope | None]) -> Iterator[None]:
+    """Run the body, work for several calls, in a scope that is cancelled once all of them are.
+
+    Its deadline is the latest of theirs. None stands for work outside of calls, which nothing
+    cancels.
+    """
+    scopes = [each for each in calls if each is not None]
+    if len(scopes) < len(calls):
+        scopes.append(CancelScope(math.inf, "write"))
+    scope = _SharedScope(scopes)
+    token = current_scope.set(scope)
+    scope.join()
+    try:
+        yield
+    finally:
+        scope.leave()
+        current_scope.reset(token)
 
 
 @contextmanager
