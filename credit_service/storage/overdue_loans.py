@@ -1,11 +1,11 @@
 """The search for overdue loans of all customers, in pages.
 
-Each page starts at its place in an index, and reads little more than its own rows.
+Each page starts at its place in an index, and reads a bounded number of rows.
 """
 
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -13,8 +13,13 @@ from credit_service.domain.delinquency import CLASS_DAYS, Arrears, AssetClass
 from credit_service.domain.loans import Loan
 from credit_service.storage import loans
 from credit_service.storage.statements import Row, Statement
+from credit_service.storage.tables import MAX_ID
 
 _NPA_DAYS = CLASS_DAYS[AssetClass.NPA]
+_LEAST_EXAMINED = 400
+_EXAMINED_PER_LOAN = 4
+"""A page of a class examines so many loans, or borrowers with a kept NPA, for each loan it may
+have, and at least _LEAST_EXAMINED: all of them may have another class."""
 
 
 class PageStart(NamedTuple):
@@ -42,7 +47,10 @@ class FoundLoan:
 
 
 class OverduePage(NamedTuple):
-    """Loans, and where the next page starts; None after the last page."""
+    """Loans, and where the next page starts; None after the last page.
+
+    A page of a class may have fewer loans than its limit, or none, without being the last.
+    """
 
     loans: list[FoundLoan]
     following: PageStart | None
@@ -84,6 +92,21 @@ def _of_borrowers(borrowers: str) -> Statement:
     )
 
 
+# The last row to examine. The pages are complete if another transaction removes rows before it: the
+# page ends at this key, not after a number of rows.
+_LAST_DUE = Statement(
+    f"""SELECT {_DUE}, l.customer_id FROM loans l
+    WHERE l.closed_on IS NULL AND {_DUE} BETWEEN :first AND :last
+        AND ({_DUE}, l.customer_id) >= (CAST(:day AS date), CAST(:customer_id AS bigint))
+    ORDER BY 1, 2, l.loan_id OFFSET :examined LIMIT 1"""
+)
+_LAST_KEPT = Statement(
+    """SELECT c.npa_since, c.customer_id FROM customers c
+    WHERE c.npa_since <= :today
+        AND (c.npa_since, c.customer_id) >= (CAST(:day AS date), CAST(:customer_id AS bigint))
+    ORDER BY 1, 2 OFFSET :examined LIMIT 1"""
+)
+_UNTIL = "(CAST(:until AS date), CAST(:until_customer AS bigint))"
 # Borrowers by the due date of their worst loan. One more than the page has loans: of the first one,
 # all loans may be on the page before.
 _BY_DUE = _of_borrowers(
@@ -94,6 +117,7 @@ _BY_DUE = _of_borrowers(
     CROSS JOIN LATERAL ({_WORST}) w
     WHERE l.closed_on IS NULL AND {_DUE} BETWEEN :first AND :last
         AND ({_DUE}, l.customer_id) >= (CAST(:day AS date), CAST(:customer_id AS bigint))
+        AND ({_DUE}, l.customer_id) <= {_UNTIL}
         AND w.loan_id = l.loan_id
         AND (:any_npa OR coalesce({_NPA_SINCE}, 'infinity') > :today)
     ORDER BY 1, 2 LIMIT :limit + 1"""
@@ -104,6 +128,7 @@ _KEPT = _of_borrowers(
     FROM customers c CROSS JOIN LATERAL ({_WORST}) w
     WHERE c.npa_since <= :today AND c.arrears_version = c.version
         AND (c.npa_since, c.customer_id) >= (CAST(:day AS date), CAST(:customer_id AS bigint))
+        AND (c.npa_since, c.customer_id) <= {_UNTIL}
         AND w.due BETWEEN :first AND :last
     ORDER BY 1, 2 LIMIT :limit + 1"""
 )
@@ -121,10 +146,11 @@ def page(
     classes at the end of `day`, at most `limit`.
 
     Without `asset_class` in order of due date, customer and loan. With it, in order of the
-    borrower's worst loan; an NPA whose oldest arrears are paid comes last.
+    borrower's worst loan; an NPA whose oldest arrears are paid comes last. The cost is bounded for
+    every class and any number of loans.
     """
     start = start or PageStart(kept=False, day=date.min, customer_id=0, loan_id=0)
-    values = {
+    values: dict[str, Any] = {
         "latest_due": latest_due,
         "limit": limit + 1,
         "today": day,
@@ -133,37 +159,60 @@ def page(
         "loan_id": start.loan_id,
     }
     if asset_class is None:
-        return _page(_ANY.rows(connection, values), limit, day)
+        return _page(_found_in(_ANY.rows(connection, values), day), limit, None)
+    values["examined"] = max(_LEAST_EXAMINED, _EXAMINED_PER_LOAN * limit) - 1
     newest_npa_due = day - timedelta(days=_NPA_DAYS - 1)
-    if asset_class is not AssetClass.NPA:
+    if asset_class is AssetClass.NPA:
+        values |= {"first": date.min, "last": min(latest_due, newest_npa_due), "any_npa": True}
+    else:
         least, more = CLASS_DAYS[asset_class], CLASS_DAYS[AssetClass(asset_class + 1)]
         values |= {
             "first": day - timedelta(days=more - 2),
             "last": min(latest_due, day - timedelta(days=least - 1)),
             "any_npa": False,
         }
-        return _page(_BY_DUE.rows(connection, values), limit, day)
-    rows: list[Row] = []
+    found: list[FoundLoan] = []
     if not start.kept:
-        values |= {"first": date.min, "last": min(latest_due, newest_npa_due), "any_npa": True}
-        rows = _BY_DUE.rows(connection, values)
-        if len(rows) > limit:
-            return _page(rows, limit, day)
+        rows, following = _examine(connection, _LAST_DUE, _BY_DUE, values)
+        found = _found_in(rows, day)
+        if asset_class is not AssetClass.NPA or following is not None or len(found) > limit:
+            return _page(found, limit, following)
         values |= {"day": date.min, "customer_id": 0, "loan_id": 0}
     values |= {
         "first": newest_npa_due + timedelta(days=1),
         "last": latest_due,
-        "limit": limit + 1 - len(rows),
+        "limit": limit + 1 - len(found),
     }
-    return _page(rows, limit, day, _KEPT.rows(connection, values))
+    rows, following = _examine(connection, _LAST_KEPT, _KEPT, values)
+    return _page(
+        found + _found_in(rows, day, kept=True),
+        limit,
+        None if following is None else following._replace(kept=True),
+    )
 
 
-def _page(rows: list[Row], limit: int, day: date, kept: list[Row] | None = None) -> OverduePage:
-    found = [_found(row, day, kept=False) for row in rows]
-    found += [_found(row, day, kept=True) for row in kept or ()]
-    more = len(found) > limit
-    found = found[:limit]
-    return OverduePage(found, found[-1].key if more else None)
+def _examine(
+    connection: Connection, last: Statement, statement: Statement, values: dict[str, Any]
+) -> tuple[list[Row], PageStart | None]:
+    """Return the rows up to the last one to examine, and the start after it; None at the end."""
+    row = last.row(connection, values)
+    until, until_customer = row or (date.max, MAX_ID)
+    rows = statement.rows(connection, values | {"until": until, "until_customer": until_customer})
+    if row is None:
+        return rows, None
+    return rows, PageStart(kept=False, day=until, customer_id=until_customer + 1, loan_id=0)
+
+
+def _page(found: list[FoundLoan], limit: int, following: PageStart | None) -> OverduePage:
+    """Return the page; it ends before `following` if it has more than `limit` loans."""
+    if len(found) > limit:
+        found = found[:limit]
+        following = found[-1].key
+    return OverduePage(found, following)
+
+
+def _found_in(rows: list[Row], day: date, *, kept: bool = False) -> list[FoundLoan]:
+    return [_found(row, day, kept=kept) for row in rows]
 
 
 def _found(row: Row, day: date, *, kept: bool) -> FoundLoan:
