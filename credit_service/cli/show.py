@@ -108,7 +108,8 @@ def _show_customer(found: Customer) -> None:
 
 def _arrears(found: Customer) -> str:
     asset_class = enum_name(found.asset_class, decision_pb2.AssetClass)
-    return f"{found.days_past_due} days past due, {asset_class}"
+    since = day_text(found.asset_class_since)
+    return f"{found.days_past_due} days past due, {asset_class}" + (since and f" since {since}")
 
 
 _BY_RULE = "rule"
@@ -537,6 +538,7 @@ def _show_loan(found: loan_pb2.Loan) -> None:
         ),
         ("term", f"{day_text(found.start_date)} to {day_text(found.end_date)}"),
         ("outstanding", inr(found.outstanding)),
+        *([("paid too much", inr(found.excess_paid))] if found.HasField("excess_paid") else []),
         ("next due", day_text(found.next_due_date) or "none"),
         *([("cost", _cost(found.cost_of_credit))] if found.HasField("cost_of_credit") else []),
         ("days past due", str(found.days_past_due)),

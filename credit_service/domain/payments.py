@@ -99,7 +99,7 @@ def paid_and_outstanding_paise(loan: Loan) -> tuple[int, int]:
     """(paid, unpaid) under the schedule; together the schedule's total, with prepaid principal.
 
     Installments that the import treated as settled count as paid. After a reversal, more can be
-    paid than is owed: nothing is unpaid then.
+    paid than is owed: nothing is unpaid then, and `excess_paise` is the difference.
     """
     plan = repayment_plan(loan)
     # Not in a function of its own, because lists of loans compute it for every loan.
@@ -107,6 +107,11 @@ def paid_and_outstanding_paise(loan: Loan) -> tuple[int, int]:
     paid = agreed.first_paise(loan.settled_at_import) + loan.paid_paise
     outstanding = plan.total_paise - paid
     return paid, outstanding if outstanding > 0 else 0
+
+
+def excess_paise(loan: Loan) -> int:
+    """What was paid beyond the schedule's total: more than 0 only after a reversal."""
+    return max(paid_in_all_paise(loan) - repayment_plan(loan).total_paise, 0)
 
 
 def paid_in_all_paise(loan: Loan) -> int:

@@ -1,9 +1,12 @@
 """Look up customers."""
 
+from dataclasses import replace
 from datetime import date
 
+from sqlalchemy import Connection
+
 from credit_service.domain.errors import NotFoundError
-from credit_service.storage import customers, fact_changes
+from credit_service.storage import arrears, customers, fact_changes
 from credit_service.storage.customers import CustomersPage, CustomerView, PageStart
 from credit_service.storage.database import Database
 from credit_service.storage.fact_changes import StoredChange
@@ -20,7 +23,8 @@ def get_customer(
 ) -> CustomerView:
     """Return the customer with that id or that phone number in E.164; pass exactly one of them.
 
-    With `day`, held credit and arrears are those of the day, otherwise as stored.
+    With `day`, held credit and arrears are those of the day, with the first day of the class,
+    otherwise as stored.
 
     Raises:
         NotFoundError: CUSTOMER_NOT_FOUND.
@@ -33,12 +37,19 @@ def get_customer(
         else:
             raise ValueError("neither customer_id nor phone_number is given")
         if view is not None:
-            return (
-                view if day is None else customers.with_current_figures(connection, [view], day)[0]
-            )
+            return view if day is None else _of_day(connection, view, day)
     if customer_id is not None:
         raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
     raise unknown_phone_number()
+
+
+def _of_day(connection: Connection, view: CustomerView, day: date) -> CustomerView:
+    (view,) = customers.with_current_figures(connection, [view], day)
+    position = view.position
+    if position.loan_count == 0 or position.arrears is None:
+        return view
+    since = arrears.class_since(connection, position.customer_id, position.arrears, day)
+    return replace(view, class_since=since)
 
 
 def unknown_phone_number() -> NotFoundError:

@@ -137,6 +137,20 @@ def compute(connection: Connection, customer_ids: Collection[int], day: date) ->
     return found
 
 
+def class_since(connection: Connection, customer_id: int, known: Arrears, day: date) -> date | None:
+    """Return the first day of the class that a customer with these arrears has at the end of `day`;
+    None if the customer was never in arrears.
+
+    Also None if a concurrent call has changed the class since the arrears were read.
+    """
+    current = known.asset_class(day)
+    if current is AssetClass.NPA:
+        return known.npa_from
+    stored = facts(connection, [customer_id])[customer_id]
+    found = delinquency.delinquency(stored.loans, stored.settlements, day)
+    return found.since if found.asset_class is current else None
+
+
 def with_loan(
     connection: Connection,
     after: Loan,

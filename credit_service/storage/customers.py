@@ -30,10 +30,15 @@ from credit_service.storage.statements import Statement
 
 @dataclass(frozen=True, slots=True)
 class CustomerView:
-    """A customer and the stored credit position, which may be past its validity."""
+    """A customer and the stored credit position, which may be past its validity.
+
+    `class_since` is the first day of the asset class; None where it was not read, or if the
+    customer was never in arrears.
+    """
 
     customer: Customer
     position: CreditPosition
+    class_since: date | None = None
 
 
 ARREARS_COLUMNS = """c.arrears_version = c.version AS arrears_known, c.oldest_unpaid_due,

@@ -1418,7 +1418,9 @@ class ListDelinquentLoansResponse(message.Message):
     """Token of the next page. Empty on the last page."""
     @builtins.property
     def loans(self) -> containers.RepeatedCompositeFieldContainer[delinquency_pb2.LoanDelinquency]:
-        """The loans of this page."""
+        """The loans of this page. With asset_class, a page may contain fewer loans than page_size, or none,
+        without being the last.
+        """
 
     @builtins.property
     def as_of(self) -> date_pb2.Date:

@@ -25,16 +25,17 @@ _sym_db = _symbol_database.Default()
 from credit_service.v1 import as_of_pb2 as credit__service_dot_v1_dot_as__of__pb2
 from credit_service.v1 import decision_pb2 as credit__service_dot_v1_dot_decision__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.type import date_pb2 as google_dot_type_dot_date__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n credit_service/v1/customer.proto\x12\x11\x63redit_service.v1\x1a\x1d\x63redit_service/v1/as_of.proto\x1a credit_service/v1/decision.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xf5\x04\n\x08\x43ustomer\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\x03\x12\x12\n\nfirst_name\x18\x02 \x01(\t\x12\x11\n\tlast_name\x18\x03 \x01(\t\x12\x0b\n\x03\x61ge\x18\x04 \x01(\x05\x12*\n\x0emonthly_income\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12\x14\n\x0cphone_number\x18\x06 \x01(\t\x12*\n\x0e\x61pproved_limit\x18\x07 \x01(\x0b\x32\x12.google.type.Money\x12(\n\x0c\x63urrent_debt\x18\x08 \x01(\x0b\x32\x12.google.type.Money\x12\x30\n\x14\x63urrent_installments\x18\t \x01(\x0b\x32\x12.google.type.Money\x12,\n\x10\x61vailable_credit\x18\n \x01(\x0b\x32\x12.google.type.Money\x12\x0f\n\x07version\x18\x0b \x01(\x03\x12\x30\n\x0c\x63reated_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x0bheld_credit\x18\r \x01(\x0b\x32\x12.google.type.Money\x12-\n\x11held_installments\x18\x0e \x01(\x0b\x32\x12.google.type.Money\x12\x1a\n\x12\x61pproved_limit_set\x18\x12 \x01(\x08\x12&\n\x05\x61s_of\x18\x13 \x01(\x0b\x32\x17.credit_service.v1.AsOf\x12\x15\n\rdays_past_due\x18\x0f \x01(\x05\x12\x32\n\x0b\x61sset_class\x18\x10 \x01(\x0e\x32\x1d.credit_service.v1.AssetClassb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n credit_service/v1/customer.proto\x12\x11\x63redit_service.v1\x1a\x1d\x63redit_service/v1/as_of.proto\x1a credit_service/v1/decision.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\x1a\x17google/type/money.proto\"\xa3\x05\n\x08\x43ustomer\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\x03\x12\x12\n\nfirst_name\x18\x02 \x01(\t\x12\x11\n\tlast_name\x18\x03 \x01(\t\x12\x0b\n\x03\x61ge\x18\x04 \x01(\x05\x12*\n\x0emonthly_income\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12\x14\n\x0cphone_number\x18\x06 \x01(\t\x12*\n\x0e\x61pproved_limit\x18\x07 \x01(\x0b\x32\x12.google.type.Money\x12(\n\x0c\x63urrent_debt\x18\x08 \x01(\x0b\x32\x12.google.type.Money\x12\x30\n\x14\x63urrent_installments\x18\t \x01(\x0b\x32\x12.google.type.Money\x12,\n\x10\x61vailable_credit\x18\n \x01(\x0b\x32\x12.google.type.Money\x12\x0f\n\x07version\x18\x0b \x01(\x03\x12\x30\n\x0c\x63reated_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x0bheld_credit\x18\r \x01(\x0b\x32\x12.google.type.Money\x12-\n\x11held_installments\x18\x0e \x01(\x0b\x32\x12.google.type.Money\x12\x1a\n\x12\x61pproved_limit_set\x18\x12 \x01(\x08\x12&\n\x05\x61s_of\x18\x13 \x01(\x0b\x32\x17.credit_service.v1.AsOf\x12\x15\n\rdays_past_due\x18\x0f \x01(\x05\x12\x32\n\x0b\x61sset_class\x18\x10 \x01(\x0e\x32\x1d.credit_service.v1.AssetClass\x12,\n\x11\x61sset_class_since\x18\x11 \x01(\x0b\x32\x11.google.type.Dateb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'credit_service.v1.customer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CUSTOMER']._serialized_start=179
-  _globals['_CUSTOMER']._serialized_end=808
+  _globals['_CUSTOMER']._serialized_start=203
+  _globals['_CUSTOMER']._serialized_end=878
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from credit_service.v1 import decision_pb2 as decision_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
 from google.protobuf import timestamp_pb2 as timestamp_pb2
+from google.type import date_pb2 as date_pb2
 from google.type import money_pb2 as money_pb2
 import builtins as builtins
 import sys
@@ -44,6 +45,7 @@ class Customer(message.Message):
     AS_OF_FIELD_NUMBER: builtins.int
     DAYS_PAST_DUE_FIELD_NUMBER: builtins.int
     ASSET_CLASS_FIELD_NUMBER: builtins.int
+    ASSET_CLASS_SINCE_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Id of the customer. Imported customers keep the id of their source, 1 to 999999999999999. Ids
     of customers registered here start at 1000000000000001 and stay below 2^53.
@@ -116,6 +118,12 @@ class Customer(message.Message):
         created_time. Unset if the request names no day.
         """
 
+    @builtins.property
+    def asset_class_since(self) -> date_pb2.Date:
+        """First day of the class, as GetDelinquency returns it. GetCustomer sets it, unless the customer was
+        never in arrears; other calls leave it unset.
+        """
+
     def __init__(
         self,
         *,
@@ -137,9 +145,10 @@ class Customer(message.Message):
         as_of: as_of_pb2.AsOf | None = ...,
         days_past_due: builtins.int = ...,
         asset_class: decision_pb2.AssetClass.ValueType = ...,
+        asset_class_since: date_pb2.Date | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["approved_limit", b"approved_limit", "as_of", b"as_of", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "held_credit", b"held_credit", "held_installments", b"held_installments", "monthly_income", b"monthly_income"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["approved_limit", b"approved_limit", "as_of", b"as_of", "asset_class_since", b"asset_class_since", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "held_credit", b"held_credit", "held_installments", b"held_installments", "monthly_income", b"monthly_income"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["age", b"age", "approved_limit", b"approved_limit", "approved_limit_set", b"approved_limit_set", "as_of", b"as_of", "asset_class", b"asset_class", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "customer_id", b"customer_id", "days_past_due", b"days_past_due", "first_name", b"first_name", "held_credit", b"held_credit", "held_installments", b"held_installments", "last_name", b"last_name", "monthly_income", b"monthly_income", "phone_number", b"phone_number", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["age", b"age", "approved_limit", b"approved_limit", "approved_limit_set", b"approved_limit_set", "as_of", b"as_of", "asset_class", b"asset_class", "asset_class_since", b"asset_class_since", "available_credit", b"available_credit", "created_time", b"created_time", "current_debt", b"current_debt", "current_installments", b"current_installments", "customer_id", b"customer_id", "days_past_due", b"days_past_due", "first_name", b"first_name", "held_credit", b"held_credit", "held_installments", b"held_installments", "last_name", b"last_name", "monthly_income", b"monthly_income", "phone_number", b"phone_number", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -226,6 +226,7 @@ class Loan(message.Message):
     COST_OF_CREDIT_FIELD_NUMBER: builtins.int
     DAYS_PAST_DUE_FIELD_NUMBER: builtins.int
     ARREARS_KNOWN_FROM_FIELD_NUMBER: builtins.int
+    EXCESS_PAID_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Id of the borrower."""
     loan_id: builtins.int
@@ -334,6 +335,13 @@ class Loan(message.Message):
         due date after the import. Arrears before it are not known, and days past due count from it.
         """
 
+    @builtins.property
+    def excess_paid(self) -> money_pb2.Money:
+        """What was paid beyond the debt, in INR: to be returned to the customer or credited elsewhere,
+        outside this service. It can exist only after the reversal of an earlier payment. Unset if
+        nothing was.
+        """
+
     def __init__(
         self,
         *,
@@ -363,10 +371,11 @@ class Loan(message.Message):
         cost_of_credit: offer_pb2.CostOfCredit | None = ...,
         days_past_due: builtins.int = ...,
         arrears_known_from: date_pb2.Date | None = ...,
+        excess_paid: money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["agreed_monthly_installment", b"agreed_monthly_installment", "arrears_known_from", b"arrears_known_from", "closed_on", b"closed_on", "cost_of_credit", b"cost_of_credit", "end_date", b"end_date", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "principal_outstanding", b"principal_outstanding", "start_date", b"start_date"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["agreed_monthly_installment", b"agreed_monthly_installment", "arrears_known_from", b"arrears_known_from", "closed_on", b"closed_on", "cost_of_credit", b"cost_of_credit", "end_date", b"end_date", "excess_paid", b"excess_paid", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "principal_outstanding", b"principal_outstanding", "start_date", b"start_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["agreed_monthly_installment", b"agreed_monthly_installment", "agreed_tenure_months", b"agreed_tenure_months", "arrears_known_from", b"arrears_known_from", "charges", b"charges", "closed_on", b"closed_on", "cost_of_credit", b"cost_of_credit", "customer_id", b"customer_id", "days_past_due", b"days_past_due", "decision_id", b"decision_id", "emis_paid_on_time", b"emis_paid_on_time", "end_date", b"end_date", "installments_settled", b"installments_settled", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "principal_outstanding", b"principal_outstanding", "repayments_left", b"repayments_left", "source", b"source", "start_date", b"start_date", "state", b"state", "tenure_months", b"tenure_months"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agreed_monthly_installment", b"agreed_monthly_installment", "agreed_tenure_months", b"agreed_tenure_months", "arrears_known_from", b"arrears_known_from", "charges", b"charges", "closed_on", b"closed_on", "cost_of_credit", b"cost_of_credit", "customer_id", b"customer_id", "days_past_due", b"days_past_due", "decision_id", b"decision_id", "emis_paid_on_time", b"emis_paid_on_time", "end_date", b"end_date", "excess_paid", b"excess_paid", "installments_settled", b"installments_settled", "interest_rate", b"interest_rate", "last_installment", b"last_installment", "loan_amount", b"loan_amount", "loan_id", b"loan_id", "monthly_installment", b"monthly_installment", "next_due_date", b"next_due_date", "outstanding", b"outstanding", "paid_amount", b"paid_amount", "principal_outstanding", b"principal_outstanding", "repayments_left", b"repayments_left", "source", b"source", "start_date", b"start_date", "state", b"state", "tenure_months", b"tenure_months"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

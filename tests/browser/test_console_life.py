@@ -65,7 +65,7 @@ def test_a_customer_falls_overdue_pays_prepays_and_forecloses(
     for days_ago, asset_class in ((60, "SMA_0"), (30, "SMA_1"), (0, "SMA_2")):
         place.clock_file.write_text(str(-days_ago * _DAY_SECONDS), encoding="ascii")
         page.goto(customer_page)
-        expect(profile).to_contain_text(re.compile(rf"{asset_class}, \d+ days past due"))
+        expect(profile).to_contain_text(re.compile(rf"{asset_class}, \d+ days past due, since "))
     assert faults(page, axe, {}) == []
     page.get_by_role("link", name="Overdue loans").click()
     page.get_by_role("rowheader").get_by_role("link", name=str(loan_id)).click()

@@ -41,6 +41,7 @@ from credit_service.queries.payments import foreclosure_quote, list_payments
 from credit_service.rpc.convert.payments import write_recorded_payment, write_reversed_payment
 from credit_service.storage import loans, payments, policy_facts
 from credit_service.storage.database import Database
+from credit_service.v1 import loan_pb2
 from tests.integration.imported import CustomerRow, LoanRow, counts, errors, ingest
 from tests.integration.policies import activated
 from tests.integration.portfolio import LAKH, a_good_customer, on
@@ -208,6 +209,28 @@ def test_the_total_of_a_quote_closes_the_loan_and_a_paisa_less_does_not(
     assert events(database, loan)[-1][1]["reopened"]
     found = repayment_schedule(database, loan.customer_id, loan.loan_id, TODAY)
     assert tuple(found.installments) == schedule(loan).installments
+
+
+def test_what_was_paid_too_much_is_shown(database: Database) -> None:
+    """Without the last paisa of the eleventh installment, a foreclosure owes no interest of it."""
+    loan = a_loan(database)
+    ahead, day = date(2026, 1, 16), date(2026, 1, 17)
+    pay(database, loan, 11 * EMI - 1, ahead)
+    paisa = pay(database, loan, 1, ahead)
+    quote = foreclosure_quote(database, loan.customer_id, loan.loan_id, day, TODAY)
+    closed = pay(database, loan, quote.total_paise, day, PaymentPurpose.FORECLOSURE)
+    assert not write_recorded_payment(closed, TODAY.today).loan.HasField("excess_paid")
+    done = reverse(database, paisa.payment.payment_id)
+    assert stored(database, loan) == done.loan
+    eleventh = schedule(loan).installments[10]
+    message = write_reversed_payment(done, TODAY.today).loan
+    assert message.state == loan_pb2.LOAN_STATE_CLOSED
+    assert (message.outstanding.units, message.outstanding.nanos) == (0, 0)
+    excess = message.excess_paid.units * 100 + message.excess_paid.nanos // 10_000_000
+    assert excess == eleventh.interest_paise - 1
+    # Of what is paid too much, nothing settles an installment, and a later payment is rejected.
+    with pytest.raises(PreconditionFailedError, match="LOAN_CLOSED"):
+        pay(database, loan, 1, TODAY.today)
 
 
 def test_a_foreclosure_pays_the_charge_of_the_scorecard_that_decided(database: Database) -> None:

@@ -3,12 +3,15 @@
 import io
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import openpyxl
 import psycopg
 import pytest
+from google.type.money_pb2 import Money
 
 from credit_service.cli.app import run
 from credit_service.clock import Clock
@@ -18,10 +21,11 @@ from credit_service.spreadsheets import samples, templates
 from credit_service.spreadsheets.columns import COLUMNS
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
-from credit_service.v1 import ingestion_pb2
+from credit_service.v1 import decision_pb2, ingestion_pb2, loan_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 from tests.consoles import Answer, Visitor, console
 from tests.integration.conftest import Edge
+from tests.integration.imported import LoanRow, ingest
 from tests.integration.lending import ask, import_loans, register
 from tests.integration.test_referrals import activate_referring
 from tests.integration.test_rpc_credit import good_customer, loan_request
@@ -146,6 +150,65 @@ def test_a_payment_is_reversed_and_a_loan_prepaid_and_foreclosed(
     assert send("/foreclose", **{**fields, "amount": "1"}).status in (400, 409)
     assert send("/foreclose", **fields).status == 303
     assert "The loan is closed." in visitor.ask(home).text
+
+
+def test_arrears_and_what_was_paid_too_much_are_shown(
+    server: Edge, visitor: Visitor, database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    customer = register(server.credit, "9876500001")
+    import_loans(server, customer, 10)
+    loan = server.credit.CreateLoan(ask(customer, str(uuid4()))).loan
+    home, address = f"/qa/customers/{customer}", f"--address={server.target}"
+
+    def pay(paise: int, **fields: Any) -> pb.RecordPaymentResponse:
+        amount = Money(units=paise // 100, nanos=paise % 100 * 10_000_000)
+        return server.credit.RecordPayment(
+            pb.RecordPaymentRequest(
+                request_id=str(uuid4()),
+                customer_id=customer,
+                loan_id=loan.loan_id,
+                amount=amount,
+                **fields,
+            )
+        )
+
+    assert "STANDARD, since" not in visitor.ask(home).text
+    # Without the last paisa of the eleventh installment, the foreclosure is for too much.
+    emi = loan.monthly_installment.units * 100 + loan.monthly_installment.nanos // 10_000_000
+    pay(11 * emi - 1)
+    paisa = pay(1)
+    quote = server.credit.GetForeclosureQuote(
+        pb.GetForeclosureQuoteRequest(customer_id=customer, loan_id=loan.loan_id)
+    )
+    pay(
+        quote.total.units * 100 + quote.total.nanos // 10_000_000,
+        purpose=loan_pb2.PAYMENT_PURPOSE_FORECLOSURE,
+    )
+    assert "Paid too much" not in visitor.ask(f"{home}/loans/{loan.loan_id}").text
+    server.credit.ReversePayment(
+        pb.ReversePaymentRequest(
+            request_id=str(uuid4()),
+            payment_id=paisa.payment.payment_id,
+            reason=loan_pb2.PAYMENT_REVERSAL_REASON_ENTRY_ERROR,
+        )
+    )
+    assert "<dt>Paid too much</dt><dd>₹" in visitor.ask(f"{home}/loans/{loan.loan_id}").text
+    assert run(["loan", str(loan.loan_id), address]) == 0
+    assert "paid too much" in capsys.readouterr().out
+
+    # An imported loan of which no installment was paid.
+    moment = Clock().moment()
+    start = moment.today - timedelta(days=200)
+    row = LoanRow(customer, 99, start=start, emis_paid_on_time=0, installments_settled=0)
+    ingest(database, [row], moment)
+    since = server.credit.GetCustomer(pb.GetCustomerRequest(customer_id=customer)).customer
+    assert since.asset_class == decision_pb2.ASSET_CLASS_NPA
+    day = since.asset_class_since
+    shown = re.compile(rf"NPA, \d+ days past due, since {day.day} \w+ {day.year}")
+    assert shown.search(visitor.ask(home).text)
+    assert shown.search(visitor.ask(f"{home}/as-of?as_of={moment.today}").text)
+    assert run(["customer", str(customer), address]) == 0
+    assert f"NPA since {day.year}-{day.month:02}-{day.day:02}" in capsys.readouterr().out
 
 
 def test_only_the_edited_fields_of_a_customer_change(server: Edge, visitor: Visitor) -> None:

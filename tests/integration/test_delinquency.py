@@ -16,8 +16,10 @@ from credit_service.commands.reconcile import reconcile
 from credit_service.commands.record_payment import RecordPayment, record_payment
 from credit_service.domain.delinquency import Arrears, AssetClass
 from credit_service.domain.loans import Loan
+from credit_service.queries.as_of import credit_of
 from credit_service.queries.customers import get_customer, list_customers
 from credit_service.queries.delinquency import OverdueLoan, get_delinquency, list_overdue_loans
+from credit_service.rpc.convert.as_of import write_customer_as_of
 from credit_service.storage import arrears, overdue_loans, positions
 from credit_service.storage.customers import PageStart
 from credit_service.storage.database import Database
@@ -291,6 +293,45 @@ def test_settled_installments_of_an_import_fit_the_loan(database: Database) -> N
     assert scalar(database, "SELECT closed_on FROM loans WHERE loan_id = 4") == date(2025, 1, 31)
 
 
+def test_a_customer_has_the_class_since_the_day_of_the_arrears(database: Database) -> None:
+    """As GetDelinquency, whatever moved the class: time, a payment, a payment of an earlier day."""
+    loan = a_loan(database, 12)
+    emi, customer_id = loan.installment_paise, loan.customer_id
+    day = date(2026, 4, 15)
+    assert since(database, customer_id, FEB - timedelta(days=1)) is None
+    assert since(database, customer_id, day) == date(2026, 3, 30)
+    # Still SMA_0 on 15 April, but since the payment, not since the due date.
+    pay(database, loan, emi, day)
+    assert (since(database, customer_id, day), day - MAR) == (day, timedelta(days=15))
+    pay_on(database, loan, emi, date(2026, 4, 10), day)
+    assert since(database, customer_id, day) == day
+    # NPA: without a payment, and with one that keeps it.
+    day = date(2026, 8, 10)
+    npa_from = APR + timedelta(days=90)
+    assert since(database, customer_id, day) == npa_from
+    pay(database, loan, emi, day)
+    assert stored(database, customer_id, day) == Arrears(date(2026, 5, 31), npa_from)
+    assert since(database, customer_id, day) == npa_from
+    pay(database, loan, 3 * emi, day)
+    assert since(database, customer_id, day) == day
+    assert since(database, a_loan(database, 12).customer_id, START.today) is None
+
+
+def since(database: Database, customer_id: int, day: date) -> date | None:
+    """The first day of the class, as every reader sees it."""
+    found = get_customer(database, customer_id=customer_id, day=day).class_since
+    assert found == get_delinquency(database, customer_id, day).delinquency.since
+    credit = credit_of(database, customer_id, day, on(date(2026, 12, 31)))
+    shown = write_customer_as_of(credit).asset_class_since
+    assert (found is None) == (shown.year == 0)
+    assert found is None or (shown.year, shown.month, shown.day) == (
+        found.year,
+        found.month,
+        found.day,
+    )
+    return found
+
+
 # Lists.
 
 LISTED_ON = date(2026, 6, 10)
@@ -364,46 +405,6 @@ def test_pages_have_every_overdue_loan_once(database: Database, portfolio: list[
             assert by_days == sorted(by_days, reverse=True)
 
 
-def test_overdue_amounts_are_the_unpaid_installments(database: Database) -> None:
-    loan = a_loan(database, 12)
-    day = date(2026, 4, 15)
-    pay(database, loan, 100, day)
-    (found,) = get_delinquency(database, loan.customer_id, day).loans
-    assert (found.days_past_due, found.oldest_due_date, found.installments) == (47, FEB, 2)
-    assert found.overdue_paise == 2 * loan.installment_paise - 100
-    assert get_delinquency(database, loan.customer_id, day).delinquency.since == date(2026, 3, 30)
-
-
-# Calls.
-
-
-def test_calls_show_arrears_of_today(server: Edge, database: Database) -> None:
-    today = Clock().moment().today
-    ingest(database, [CustomerRow(1), CustomerRow(2)], on(today))
-    start = today - timedelta(days=200)
-    rows = [
-        LoanRow(1, 1, start=start, emis_paid_on_time=0, installments_settled=0),
-        LoanRow(2, 1, start=start, emis_paid_on_time=0),
-    ]
-    ingest(database, rows, on(today))
-    customer = server.credit.GetCustomer(pb.GetCustomerRequest(customer_id=1)).customer
-    assert customer.asset_class == decision_pb2.ASSET_CLASS_NPA
-    loan = server.credit.GetLoan(pb.GetLoanRequest(loan_id=1, customer_id=1)).loan
-    assert loan.days_past_due == customer.days_past_due > 90
-    assert not loan.HasField("arrears_known_from")
-    other = server.credit.GetLoan(pb.GetLoanRequest(loan_id=1, customer_id=2)).loan
-    assert other.days_past_due == 0
-    assert other.arrears_known_from == other.next_due_date
-    found = server.credit.GetDelinquency(pb.GetDelinquencyRequest(customer_id=1)).delinquency
-    assert found.asset_class == decision_pb2.ASSET_CLASS_NPA
-    assert [each.loan_id for each in found.loans] == [1]
-    listed = server.credit.ListDelinquentLoans(
-        pb.ListDelinquentLoansRequest(asset_class=decision_pb2.ASSET_CLASS_NPA)
-    )
-    assert list(listed.loans) == list(found.loans)
-    assert listed.as_of == found.as_of
-
-
 @pytest.mark.parametrize("examined", [1, 2])
 def test_pages_that_examine_few_loans_have_every_one_once(
     database: Database, portfolio: list[int], monkeypatch: pytest.MonkeyPatch, examined: int
@@ -456,6 +457,48 @@ def test_a_page_of_any_class_reads_few_rows(database: Database) -> None:
                 start, before = page.following, after
                 if start is None:
                     break
+
+
+def test_overdue_amounts_are_the_unpaid_installments(database: Database) -> None:
+    loan = a_loan(database, 12)
+    day = date(2026, 4, 15)
+    pay(database, loan, 100, day)
+    (found,) = get_delinquency(database, loan.customer_id, day).loans
+    assert (found.days_past_due, found.oldest_due_date, found.installments) == (47, FEB, 2)
+    assert found.overdue_paise == 2 * loan.installment_paise - 100
+    assert get_delinquency(database, loan.customer_id, day).delinquency.since == date(2026, 3, 30)
+
+
+# Calls.
+
+
+def test_calls_show_arrears_of_today(server: Edge, database: Database) -> None:
+    today = Clock().moment().today
+    ingest(database, [CustomerRow(1), CustomerRow(2)], on(today))
+    start = today - timedelta(days=200)
+    rows = [
+        LoanRow(1, 1, start=start, emis_paid_on_time=0, installments_settled=0),
+        LoanRow(2, 1, start=start, emis_paid_on_time=0),
+    ]
+    ingest(database, rows, on(today))
+    customer = server.credit.GetCustomer(pb.GetCustomerRequest(customer_id=1)).customer
+    assert customer.asset_class == decision_pb2.ASSET_CLASS_NPA
+    assert customer.HasField("asset_class_since")
+    loan = server.credit.GetLoan(pb.GetLoanRequest(loan_id=1, customer_id=1)).loan
+    assert loan.days_past_due == customer.days_past_due > 90
+    assert not loan.HasField("arrears_known_from")
+    other = server.credit.GetLoan(pb.GetLoanRequest(loan_id=1, customer_id=2)).loan
+    assert other.days_past_due == 0
+    assert other.arrears_known_from == other.next_due_date
+    found = server.credit.GetDelinquency(pb.GetDelinquencyRequest(customer_id=1)).delinquency
+    assert found.asset_class == decision_pb2.ASSET_CLASS_NPA
+    assert [each.loan_id for each in found.loans] == [1]
+    assert found.asset_class_since == customer.asset_class_since
+    listed = server.credit.ListDelinquentLoans(
+        pb.ListDelinquentLoansRequest(asset_class=decision_pb2.ASSET_CLASS_NPA)
+    )
+    assert list(listed.loans) == list(found.loans)
+    assert listed.as_of == found.as_of
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from datetime import date
 from typing import Any
 
 from credit_service.domain.as_of import CreditAsOf, UnknownFact, require_past_or_today
+from credit_service.domain.delinquency import delinquency
 from credit_service.rpc.convert.credit import write_customer
 from credit_service.rpc.convert.fields import Violations, fill_date, read_date
 from credit_service.storage.customers import CustomerView
@@ -32,6 +33,8 @@ def fill_as_of(message: as_of_pb2.AsOf, credit: CreditAsOf) -> None:
 
 def write_customer_as_of(credit: CreditAsOf) -> customer_pb2.Customer:
     """A customer with the position at the end of the day."""
-    message = write_customer(CustomerView(credit.customer, credit.position), credit.day)
+    found = delinquency(credit.loans, credit.settlements, credit.day)
+    view = CustomerView(credit.customer, credit.position, found.since)
+    message = write_customer(view, credit.day)
     fill_as_of(message.as_of, credit)
     return message

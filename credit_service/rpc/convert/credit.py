@@ -46,6 +46,7 @@ from credit_service.domain.money import format_rate
 from credit_service.domain.payments import (
     InstallmentProgress,
     InstallmentState,
+    excess_paise,
     next_unsettled_due_date,
     paid_and_outstanding_paise,
 )
@@ -291,6 +292,8 @@ def fill_customer(message: customer_pb2.Customer, view: CustomerView, today: dat
     if position.arrears is not None:
         message.days_past_due = position.arrears.days_past_due(today)
         message.asset_class = ASSET_CLASSES[position.arrears.asset_class(today)]
+    if view.class_since is not None:
+        fill_date(message.asset_class_since, view.class_since)
 
 
 @lru_cache(maxsize=_CACHED_COMPONENTS)
@@ -571,6 +574,8 @@ def fill_loan(message: loan_pb2.Loan, loan: Loan, today: date) -> None:
         message.cost_of_credit.CopyFrom(
             cost_message(loan.principal_paise, loan.annual_rate_bps, tenure, loan.charges)
         )
+    if outstanding == 0 and (excess := excess_paise(loan)):
+        fill_money(message.excess_paid, excess)
     message.days_past_due = days_past_due_of(loan, today)
     fill_arrears_known_from(message, loan)
 

@@ -30,6 +30,7 @@ from credit_service.domain.payments import (
     PaymentPurpose,
     PrepaymentEffect,
     apply_payment,
+    excess_paise,
     installment_states,
     outstanding_paise,
     paid_and_outstanding_paise,
@@ -77,7 +78,7 @@ def check(account: LoanAccount, agreed: Loan) -> None:
         assert principal_outstanding_paise(loan) == owed
     paid, outstanding = paid_and_outstanding_paise(loan)
     assert paid == paid_in_all_paise(loan)
-    assert account.excess_paise == max(paid - plan.total_paise, 0)
+    assert account.excess_paise == excess_paise(loan) == max(paid - plan.total_paise, 0)
     assert outstanding == plan.total_paise + account.excess_paise - paid
     states = installment_states(loan, DAY)
     assert [each.number for each in states] == [each.number for each in lines[after:]]

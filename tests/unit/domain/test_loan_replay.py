@@ -22,6 +22,7 @@ from credit_service.domain.payments import (
     PaymentPurpose,
     PrepaymentEffect,
     apply_payment,
+    excess_paise,
     outstanding_paise,
 )
 from tests.unit.domain.strategies import imported_loans, loans_with_payments
@@ -298,7 +299,7 @@ def test_payments_after_the_end_are_in_excess() -> None:
     )
     assert account.loan.closed_on == date(2026, 1, 20)
     owed = account.installments[0].payment_paise
-    assert account.excess_paise == 10_661_853 + 7 - owed
+    assert account.excess_paise == 10_661_853 + 7 - owed == excess_paise(account.loan)
     assert outstanding_paise(account.loan) == 0
     assert account.applied[1].settled_numbers == range(0)
 
