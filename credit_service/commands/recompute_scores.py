@@ -5,6 +5,7 @@ refresh outdated positions, compute, store. Repeating them changes nothing.
 """
 
 from collections.abc import Sequence
+from datetime import date
 
 from sqlalchemy import Connection
 
@@ -53,12 +54,22 @@ def recompute_scores(
             scorecard,
             facts.get(each.position.customer_id),
             moment,
-            by_day=each.position.customer_id in outdated,
+            by_day=each.position.customer_id in outdated or _has_expired(each, moment.today),
         )
         for each in found
     ]
     scores.store(connection, computed, scorecard.version, moment)
     return [each.position for each in found]
+
+
+def _has_expired(scored: Scored, today: date) -> bool:
+    """Whether the stored score of this position has expired: it can before the position does."""
+    stored = scored.stored
+    return (
+        stored is not None
+        and stored.customer_version == scored.position.version
+        and stored.valid_until <= today
+    )
 
 
 def _computed(

@@ -117,7 +117,7 @@ def encode_inputs(
         "scorecard_version": scorecard_version,
     }
     if facts is not None:
-        document["facts"] = {name: getattr(facts, name) for name in field_names(PolicyFacts)}
+        document["facts"] = _facts_document(facts)
     if waived:
         document["waived"] = sorted(waived)
     return _encode(document)
@@ -159,8 +159,21 @@ def decode_inputs(text: str) -> DecisionInputs:
         raise ValueError(f"not the inputs of a decision: {error!r}") from error
 
 
+def _facts_document(facts: PolicyFacts) -> dict[str, Any]:
+    """The facts as a JSON-able dict, without a next due date of None."""
+    document = {name: getattr(facts, name) for name in field_names(PolicyFacts)}
+    next_due = document.pop("next_due_of_repaid")
+    return document if next_due is None else document | {"next_due_of_repaid": next_due.isoformat()}
+
+
 def _facts(document: dict[str, Any]) -> PolicyFacts:
-    return from_document(PolicyFacts, document, asset_class=AssetClass(document["asset_class"]))
+    next_due = document.get("next_due_of_repaid")
+    return from_document(
+        PolicyFacts,
+        document,
+        asset_class=AssetClass(document["asset_class"]),
+        next_due_of_repaid=None if next_due is None else date.fromisoformat(next_due),
+    )
 
 
 def encode_outcome(decision: Decision) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date
 
-from credit_service.domain.calendar import complete_months, installments_due_by
+from credit_service.domain.calendar import add_months, complete_months, installments_due_by
 from credit_service.domain.delinquency import Arrears, AssetClass
 from credit_service.domain.loans import (
     Loan,
@@ -32,6 +32,9 @@ class PolicyFacts:
     age: int
     # Complete months since the customer was stored.
     months_as_customer: int
+    # The next due date of a loan that was repaid ahead of schedule: the counts of EMIs change then,
+    # though no position does.
+    next_due_of_repaid: date | None = None
 
 
 def policy_facts(
@@ -42,6 +45,7 @@ def policy_facts(
     `day` is on or after the days of all payments. The customer was stored on `stored_on`.
     """
     active = outstanding = on_time = fallen_due = 0
+    next_due: date | None = None
     for loan in loans:
         due = installments_due_by(loan.start_date, loan.tenure_months, day)
         fallen_due += due
@@ -49,6 +53,9 @@ def policy_facts(
         if loan.state is LoanState.ACTIVE:
             active += 1
             outstanding += principal_outstanding_paise(loan)
+        elif due < loan.tenure_months:
+            following = add_months(loan.start_date, due + 1)
+            next_due = following if next_due is None else min(next_due, following)
     return PolicyFacts(
         active_loans=active,
         principal_outstanding_paise=outstanding,
@@ -58,6 +65,7 @@ def policy_facts(
         asset_class=arrears.asset_class(day),
         age=age,
         months_as_customer=complete_months(stored_on, day),
+        next_due_of_repaid=next_due,
     )
 
 

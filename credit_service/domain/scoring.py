@@ -77,16 +77,17 @@ def debt_paise(position: CreditPosition, scorecard: Scorecard, facts: PolicyFact
 def score(
     position: CreditPosition, scorecard: Scorecard, facts: PolicyFacts | None = None
 ) -> CreditScore:
-    """The score of a position, on every day on which the position is valid.
+    """The score of a position, from the day of the facts until the day before `valid_until`.
 
     Each component is rounded half up to hundredths of a point and their sum half up to an integer.
     Integer arithmetic only. Explanations are built when read. Raises ValueError without facts if
     `scorecard.score_needs_facts`.
     """
-    on_time, due = position.emis_on_time, position.emis_due
+    on_time, due, valid_until = position.emis_on_time, position.emis_due, position.valid_until
     if scorecard.on_time_counts is OnTimeCounts.WHEN_DUE:
         counts = _required(facts, scorecard)
         on_time, due = counts.emis_on_time_when_due, counts.emis_fallen_due
+        valid_until = min(valid_until, counts.next_due_of_repaid or valid_until)
     components = (
         _component(Component.REPAYMENT_HISTORY, scorecard.repayment_weight, on_time, due),
         _component(
@@ -119,7 +120,7 @@ def score(
         override,
         scorecard.version,
         position.version,
-        position.valid_until,
+        valid_until,
     )
 
 

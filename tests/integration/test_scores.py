@@ -1,5 +1,6 @@
 """Stored scores follow facts, dates and scorecards; the reconciliation finds those that do not."""
 
+import itertools
 import random
 from dataclasses import replace
 from datetime import date, timedelta
@@ -15,6 +16,7 @@ from credit_service.commands.scorecards import decide_in_shadow
 from credit_service.domain.calendar import add_months, installments_due_by
 from credit_service.domain.eligibility import Ask
 from credit_service.domain.errors import AlreadyExistsError
+from credit_service.domain.policy import OnTimeCounts
 from credit_service.domain.positions import position_from_loans
 from credit_service.domain.scorecard import STANDARD
 from credit_service.domain.scoring import score
@@ -22,6 +24,7 @@ from credit_service.queries.backtest import replay_decision
 from credit_service.queries.credit import CreditQueries
 from credit_service.storage import arrears, customers, event_stream, loans, positions
 from credit_service.storage.database import Database
+from tests.integration.imported import CustomerRow, LoanRow, ingest
 from tests.integration.policies import activated, backtested, tried
 from tests.integration.portfolio import (
     LAKH,
@@ -156,6 +159,32 @@ def test_due_dates_and_the_new_year_change_scores_without_a_call(database: Datab
     causes = [cause for _, _, cause in history(database, customer_id)]
     assert len(set(seen)) > 2
     assert f"day:{day}" == causes[-1] or causes[-1].startswith("day:2027-01")
+
+
+def test_a_loan_repaid_ahead_changes_the_score_at_its_due_dates(database: Database) -> None:
+    """Under WHEN_DUE. The position is valid beyond them."""
+    when_due = replace(STANDARD, version="due-1", on_time_counts=OnTimeCounts.WHEN_DUE)
+    activated(database, when_due, TODAY)
+    ingest(database, [CustomerRow(1)], TODAY)
+    late = LoanRow(1, 1, emis_paid_on_time=6, start=date(2024, 1, 31))
+    ahead = LoanRow(1, 2, emis_paid_on_time=12, start=date(2026, 5, 20))
+    ingest(database, [late, ahead], TODAY)
+    recompute_lagging(database, TODAY)
+    seen = [stored_scores(database)[1][0]]
+    due_dates = [add_months(ahead.start, number) for number in range(1, 7)]
+    for day, following in itertools.pairwise(due_dates):
+        while recompute_past_horizon(database, on(day)):
+            pass
+        value, _, valid_until = stored_scores(database)[1]
+        _, now = CreditQueries(database).credit_score(1, on(day))
+        assert (value, valid_until) == (now.score, following)
+        assert now.valid_until == following
+        if value != seen[-1]:
+            assert history(database, 1)[-1] == (seen[-1], value, f"day:{day}")
+        seen.append(value)
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 3
+    assert reconcile(database, on(due_dates[-2])).discrepancies == 0
 
 
 def test_an_imported_closed_loan_counts_for_its_year_only(database: Database) -> None:

@@ -59,8 +59,12 @@ def test_a_loan_repaid_after_five_days_earns_an_emi_with_each_due_date() -> None
         found = facts([repaid], day, settlement)
         assert (found.emis_on_time_when_due, found.emis_fallen_due) == (months, months)
         assert (found.active_loans, found.principal_outstanding_paise) == (0, 0)
+        # Until then they stay.
+        assert found.next_due_of_repaid == date(2026, 2 + months, 10)
     found = facts([repaid], date(2027, 5, 5), settlement)
     assert (found.emis_on_time_when_due, found.emis_fallen_due) == (12, 12)
+    assert found.next_due_of_repaid is None
+    assert facts([loan()], paid_on).next_due_of_repaid is None
 
 
 def test_three_overdue_loans() -> None:
