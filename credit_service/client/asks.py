@@ -181,13 +181,15 @@ def _read(
         convert, cell = CONVERTERS[column.type], values.get(column.field, "")
         try:
             value = convert.cell(cell)
+            if value is None:
+                continue
             if column.field not in _PAYEES:
-                convert.fill([ask], column.field, [value])
-            elif value is not None and any(value):
+                convert.fill(ask, column.field, value)
+            elif any(value):
                 charge = ask.charges.add(
                     type=column.headers[0].lower(), payee=_PAYEES[column.field]
                 )
-                convert.fill([charge], "amount", [value])
+                convert.fill(charge, "amount", value)
         except UnreadableError as error:
             found = cell_values.shown(cell)[:100]
             problems.append(

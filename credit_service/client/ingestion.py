@@ -480,7 +480,7 @@ class _RowSender:
             for each in self._source.batches(self._offset):
                 batch = each.batch
                 self._moved = time.monotonic()
-                yield ingestion_service_pb2.IngestRowsRequest(batch=batch)
+                yield each.request
                 rows = len(batch.loans.rows) or len(batch.customers.rows)
                 self._listener.sent(batch.offset + rows, each.read_bytes)
         except SourceError as error:

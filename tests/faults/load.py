@@ -71,7 +71,8 @@ class _InSmallBatches(SourceFile):
             for begin in range(0, len(each.batch.loans.rows), _BATCH_ROWS):
                 part = ingestion_service_pb2.RowBatch(offset=each.batch.offset + begin)
                 part.loans.rows.extend(each.batch.loans.rows[begin : begin + _BATCH_ROWS])
-                yield BatchProgress(part, each.read_bytes)
+                request = ingestion_service_pb2.IngestRowsRequest(batch=part)
+                yield BatchProgress(request, each.read_bytes)
 
 
 class Load:

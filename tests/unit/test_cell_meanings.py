@@ -99,10 +99,9 @@ def uploaded(kind: Kind, rows: Block | SourceRows) -> Batch:
 
 def streamed(kind: Kind, block: Block) -> Batch:
     batch = ingestion_service_pb2.RowBatch(offset=40)
-    messages: Any = rows._rows_of(batch, kind)
-    rows._fill(messages, block, range(len(block.row_numbers)), kind)
+    rows._fill(batch, block, range(len(block.row_numbers)), kind)
     batch = ingestion_service_pb2.RowBatch.FromString(batch.SerializeToString())
-    messages = list(rows._rows_of(batch, kind))
+    messages = list(rows._rows_of(batch, kind).rows)
     return validate_columns(columns_of(kind, messages), 40, TODAY)
 
 
