@@ -250,12 +250,12 @@ def find(connection: Connection, payment_id: int) -> PaymentKey | None:
 
 
 # Read only if the customer has other ACTIVE loans, and this one is the first to fall due. The inner
-# l hides the outer one.
+# l hides the outer one. A cluster does not infer the customer from a join with loans.
 _OTHERS_UNPAID_DUE = f"""
         CASE WHEN c.oldest_unpaid_due = {loans.FIRST_UNPAID_DUE}
             AND c.current_debt_paise > l.principal_paise
         THEN (SELECT min({loans.FIRST_UNPAID_DUE}) FROM loans l
-            WHERE l.customer_id = c.customer_id AND l.loan_id <> :loan_id AND l.closed_on IS NULL)
+            WHERE l.customer_id = :customer_id AND l.loan_id <> :loan_id AND l.closed_on IS NULL)
         END"""
 _READ = Statement(
     f"""

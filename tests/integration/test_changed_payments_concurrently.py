@@ -125,8 +125,10 @@ def test_every_acknowledged_payment_and_reversal_counts_once(
         kinds = connection.execute(
             text(
                 """SELECT kind, count(*), count(DISTINCT payload ->> 'payment_id') FROM events
-                WHERE kind IN ('payment_recorded', 'payment_reversed') GROUP BY kind"""
-            )
+                WHERE customer_id = :id AND kind IN ('payment_recorded', 'payment_reversed')
+                GROUP BY kind"""
+            ),
+            {"id": customer_id},
         ).all()
         found = connection.execute(
             text("SELECT event_seq FROM events WHERE customer_id = :id ORDER BY 1"),

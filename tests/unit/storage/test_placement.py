@@ -106,6 +106,30 @@ def flaws(text: str) -> Iterator[str]:
         rf"\b{next(iter(placements))} = (?:CAST\()?:{next(iter(placements))}\b", text
     ):
         yield "no parameter names the node"
+    yield from flaws_of_subqueries(text)
+
+
+def flaws_of_subqueries(text: str) -> Iterator[str]:
+    """Beside a join, a cluster does not infer a subquery's node from a column of the query outside
+    of it."""
+    for part in subqueries(text):
+        for _, name, _ in _USE.findall(part):
+            column = placement(metadata.tables[name]) if name in metadata.tables else ""
+            if column in (*_NODES, ""):
+                continue
+            if not re.search(rf"\b{column} = (?:CAST\()?:{column}\b", part):
+                yield f"no parameter names the node of the subquery of {name}"
+
+
+def subqueries(text: str) -> Iterator[str]:
+    """The queries in parentheses, without common table expressions."""
+    for found in re.finditer(r"(?<!AS )\(\s*SELECT", text):
+        depth = 0
+        for place in range(found.start(), len(text)):
+            depth += {"(": 1, ")": -1}.get(text[place], 0)
+            if depth == 0:
+                yield text[found.start() + 1 : place]
+                break
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
@@ -172,6 +196,12 @@ def test_hot_statements_use_one_node(name: str) -> None:
         (
             "SELECT FROM customers c JOIN loans l ON l.customer_id = c.customer_id",
             "no parameter names the node",
+        ),
+        (
+            str(payments._READ).replace(
+                "WHERE l.customer_id = :customer_id", "WHERE l.customer_id = c.customer_id"
+            ),
+            "no parameter names the node of the subquery of loans",
         ),
     ],
 )
