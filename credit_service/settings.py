@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import zoneinfo
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -28,6 +28,16 @@ _MAX_SECONDS = 1_000_000
 _MAX_DAYS = 36_500
 _MAX_PORT = 65_535
 _MAX_SHOWN_CHARACTERS = 200
+
+
+REPLICA_METHODS = (
+    *("GetCustomer", "ListCustomers", "ListCustomerChanges"),
+    *("GetLoan", "ListLoans", "GetRepaymentSchedule", "GetKeyFactsStatement", "ListPayments"),
+    *("GetDelinquency", "ListDelinquentLoans"),
+    *("GetLoanOffer", "ListLoanOffers", "GetDecision", "ListDecisions", "GetTrialResults"),
+)
+"""Methods that a standby may serve: they only read, and are no promise about the present, as the
+score, an eligibility check and a foreclosure quote are."""
 
 
 def default_data_dir() -> Path:
@@ -69,6 +79,22 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("REDIS_URL", "CREDIT_REDIS_URL"),
         description="redis://…, redis+sentinel://… or redis+cluster://… of Redis 7, Valkey 8 or "
         "later; unset: the embedded server",
+    )
+    replica_url: SecretStr | None = Field(
+        default=None,
+        description="postgresql://… of a streaming standby that serves `CREDIT_REPLICA_METHODS`; "
+        "unset: the primary serves all calls",
+    )
+    replica_methods: str = Field(
+        default="",
+        description="reading methods that may answer from the standby's older data, "
+        "comma-separated",
+    )
+    replica_max_lag_seconds: float = Field(
+        default=10.0,
+        ge=3,
+        le=600,
+        description="age of the standby's data above which the primary serves these methods",
     )
     data_dir: Path = Field(
         default_factory=default_data_dir, description="data folder of the embedded servers"
@@ -390,6 +416,27 @@ class Settings(BaseSettings):
             RedisUrl.parse(value.get_secret_value())
         return value
 
+    @field_validator("replica_url")
+    @classmethod
+    def _check_replica_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            url = value.get_secret_value()
+            _check_database_url(url)
+            if len(postgresql_url.hosts(url)) > 1:
+                raise ValueError("name one host: the age of the data is that of one standby")
+        return value
+
+    @field_validator("replica_methods")
+    @classmethod
+    def _check_replica_methods(cls, value: str) -> str:
+        for name in _names(value):
+            if name not in REPLICA_METHODS:
+                raise ValueError(
+                    f"{_suggestion(name, REPLICA_METHODS)}a standby may serve "
+                    f"{', '.join(REPLICA_METHODS)}"
+                )
+        return value
+
     @field_validator("time_zone")
     @classmethod
     def _check_time_zone(cls, value: str) -> str:
@@ -397,8 +444,9 @@ class Settings(BaseSettings):
             zoneinfo.ZoneInfo(value)
         except (KeyError, ValueError, OSError):
             # KeyError: no such zone. OSError: a folder of them, such as Asia.
+            meant = _suggestion(value, zoneinfo.available_timezones())
             raise ValueError(
-                f"{_suggestion(value)}write the name of an IANA time zone, such as Asia/Kolkata"
+                f"{meant}write the name of an IANA time zone, such as Asia/Kolkata"
             ) from None
         return value
 
@@ -430,6 +478,21 @@ class Settings(BaseSettings):
         if self.database_url is None:
             raise ValueError("DATABASE_URL is not set and no embedded server is running")
         return postgresql_url.for_sqlalchemy(self.database_url.get_secret_value())
+
+    @property
+    def replica_method_names(self) -> list[str]:
+        """The methods that the standby serves; none without a standby."""
+        return [] if self.replica_url is None else _names(self.replica_methods)
+
+    def require_replica_url(self) -> str:
+        """Return the URL of the standby in SQLAlchemy's format for psycopg 3.
+
+        Raises:
+            ValueError: no URL is configured.
+        """
+        if self.replica_url is None:
+            raise ValueError("CREDIT_REPLICA_URL is not set")
+        return postgresql_url.for_sqlalchemy(self.replica_url.get_secret_value())
 
     def require_redis_url(self) -> str:
         """Return the URL of Redis.
@@ -501,9 +564,14 @@ def check_target(address: str) -> None:
         _check_address(address, least_port=1)
 
 
-def _suggestion(name: str) -> str:
-    """Return a question about the most similar time zone; empty if none is similar."""
-    known = {each.casefold(): each for each in zoneinfo.available_timezones()}
+def _names(text: str) -> list[str]:
+    """Return the names in a comma-separated list."""
+    return [each.strip() for each in text.split(",") if each.strip()]
+
+
+def _suggestion(name: str, names: Iterable[str]) -> str:
+    """Return a question about the most similar of the names; empty if none is similar."""
+    known = {each.casefold(): each for each in names}
     close = difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0.8)
     return f"did you mean {known[close[0]]}? Otherwise " if close else ""
 
@@ -560,7 +628,7 @@ def _shown(name: str, value: object) -> str:
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     text = str(value)
-    if name in ("database_url", "redis_url"):
+    if name in ("database_url", "redis_url", "replica_url"):
         text = without_secrets(text)
     elif SecretStr in _alternatives(Settings.model_fields[name].annotation):
         return ""

@@ -39,6 +39,7 @@ _LEAST_REDIS = 7
 _LEAST_FREE_BYTES = 1024**3
 _MOST_LAG_SECONDS = 30.0
 _TIMEOUT_SECONDS = 3.0
+_POLL_SECONDS = 0.05
 _START = "start everything: credit-service up"
 # Packages with compiled modules, which can be installed and still not run on this machine.
 _COMPILED = ("grpc", "google.protobuf", "pandas", "psycopg", "python_calamine", "pydantic_core")
@@ -130,6 +131,8 @@ def examine(target: Target, data_dir: Path | None = None) -> Iterator[Finding]:
     yield _port(target, settings, serving=server)
     yield health
     yield from _database(settings)
+    if settings.replica_url is not None and settings.database_url is not None:
+        yield _replica(settings)
     yield _redis(settings)
     yield _clock(settings)
     yield from _disks(settings)
@@ -473,6 +476,54 @@ def _outbox(database: "Database", settings: "Settings") -> Finding:
     if parked:
         return _failed("outbox", found_words, "read the tasks' last_error and the worker's log")
     return _passed("outbox", found_words)
+
+
+def _replica(settings: "Settings") -> Finding:
+    """Whether the standby answers and follows the primary."""
+    import time
+
+    from credit_service.domain.errors import CreditError
+    from credit_service.postgresql_url import shown_hosts
+    from credit_service.storage.database import Database
+    from credit_service.storage.readiness import UnsuitableDatabaseError
+    from credit_service.storage.standby import StandbyAge
+
+    url, methods = settings.require_replica_url(), settings.replica_method_names
+    place = shown_hosts(url)
+    if not methods:
+        fix = "name methods in CREDIT_REPLICA_METHODS, or unset CREDIT_REPLICA_URL"
+        return _failed("replica", f"the standby at {place} serves no method", fix)
+    with ExitStack() as closing:
+        primary, standby = (
+            Database(
+                each,
+                pool_size=1,
+                statement_timeout_seconds=_TIMEOUT_SECONDS,
+                application_name="credit-service doctor",
+                pooler=settings.database_pooler,
+            )
+            for each in (settings.require_database_url(), url)
+        )
+        closing.callback(primary.dispose)
+        closing.callback(standby.dispose)
+        age, began_at = StandbyAge(primary, standby), time.monotonic()
+        try:
+            while age.measure() < began_at:
+                if time.monotonic() - began_at > settings.replica_max_lag_seconds:
+                    return _failed(
+                        "replica",
+                        f"the standby at {place} is more than "
+                        f"{settings.replica_max_lag_seconds:g} s behind",
+                        "check the primary's pg_stat_replication and the standby's log",
+                    )
+                time.sleep(_POLL_SECONDS)
+        except (CreditError, UnsuitableDatabaseError) as error:
+            fix = "start the standby, and check address, user and password in CREDIT_REPLICA_URL"
+            return _failed("replica", f"{place}: {error}", fix)
+        seconds = time.monotonic() - began_at
+    return _passed(
+        "replica", f"a standby at {place}, {seconds:.1f} s behind at most; for {', '.join(methods)}"
+    )
 
 
 def _redis(settings: "Settings") -> Finding:

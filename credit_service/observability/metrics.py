@@ -203,6 +203,13 @@ asset_class_changes = Counter(
     ("asset_class",),
     registry=REGISTRY,
 )
+replica_reads = Counter(
+    "credit_replica_reads_total",
+    "Calls of the methods in CREDIT_REPLICA_METHODS, by the server that answered (standby,"
+    " primary).",
+    ("server",),
+    registry=REGISTRY,
+)
 lost_races = Counter(
     "credit_database_lost_races_total",
     "Attempts at a unit of work that another transaction invalidated, and that were retried.",
@@ -478,6 +485,14 @@ server_readings = Readings(
         "credit_redis_mode": (
             "1 for the form of REDIS_URL that the process uses (single, sentinel, cluster).",
             ("mode",),
+        ),
+        "credit_replica_usable": (
+            "1 while the standby of CREDIT_REPLICA_URL serves calls, 0 while the primary does.",
+            (),
+        ),
+        "credit_replica_lag_seconds": (
+            "Age of the standby's data, at most; absent while it is unknown.",
+            (),
         ),
     }
 )

@@ -27,6 +27,7 @@ from credit_service.rpc.credit import CreditServicer
 from credit_service.rpc.health import Health
 from credit_service.rpc.ingestion import IngestionServicer
 from credit_service.rpc.reflection import REFLECTION_METHODS, Reflection
+from credit_service.rpc.replica import Replica
 from credit_service.rpc.scorecards import ScorecardServicer
 from credit_service.settings import Settings
 from credit_service.storage import readiness, schema
@@ -118,6 +119,11 @@ class CreditServer:
         options = _options(settings, share_port=share_port)
         self._server = grpc.server(self._pool, interceptors=[self._pipeline], options=options)
         self._cache = PositionCache(settings.require_redis_url()) if settings.redis_url else None
+        self._replica = (
+            Replica(settings, open_database(settings, settings.require_replica_url()))
+            if settings.replica_method_names
+            else None
+        )
         self._add_services(database, clock)
         self._problem: str | None = "not checked yet"
         self._problem_lock = threading.Lock()
@@ -142,29 +148,38 @@ class CreditServer:
         self._remove_readings = metrics.server_readings.add(self._readings)
 
     def _add_services(self, database: Database, clock: Clock) -> None:
-        credit_service_pb2_grpc.add_CreditServiceServicer_to_server(
-            CreditServicer(
-                database,
-                clock,
-                cache=self._cache,
-                stopping=self._stopping,
-                referral_days=self._settings.referral_days,
-                others_run=lambda: bool(self._pool.busy or self._write_pool.busy),
-            ),
-            self._server,
-        )
+        credit = self._credit_servicer(database, clock, self._cache)
+        scorecards = ScorecardServicer(database, clock, stopping=self._stopping)
+        if self._replica is not None:
+            standby = self._replica.database
+            # Without the cache, whose entries must not come from older data.
+            self._replica.serve(credit, self._credit_servicer(standby, clock, None))
+            self._replica.serve(
+                scorecards, ScorecardServicer(standby, clock, stopping=self._stopping)
+            )
+        credit_service_pb2_grpc.add_CreditServiceServicer_to_server(credit, self._server)
         ingestion_service_pb2_grpc.add_IngestionServiceServicer_to_server(
             IngestionServicer(
                 database, clock, self._settings, cache=self._cache, stopping=self._stopping
             ),
             self._server,
         )
-        scorecard_service_pb2_grpc.add_ScorecardServiceServicer_to_server(
-            ScorecardServicer(database, clock, stopping=self._stopping), self._server
-        )
+        scorecard_service_pb2_grpc.add_ScorecardServiceServicer_to_server(scorecards, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self._settings.reflection != "off":
             Reflection((*SERVICE_NAMES, health.SERVICE_NAME)).add_to(self._server)
+
+    def _credit_servicer(
+        self, database: Database, clock: Clock, cache: PositionCache | None
+    ) -> CreditServicer:
+        return CreditServicer(
+            database,
+            clock,
+            cache=cache,
+            stopping=self._stopping,
+            referral_days=self._settings.referral_days,
+            others_run=lambda: bool(self._pool.busy or self._write_pool.busy),
+        )
 
     def start(self) -> None:
         """Listen and serve calls; from now on health follows the database."""
@@ -173,6 +188,8 @@ class CreditServer:
         self._connections.start()
         for thread in self._readiness:
             thread.start()
+        if self._replica is not None:
+            self._replica.start()
 
     def stop(self, grace_seconds: float | None = None) -> None:
         """Report NOT_SERVING, wait as the settings say, drain running calls, and close.
@@ -212,6 +229,8 @@ class CreditServer:
         self._stream_pool.shutdown()
         if self._cache is not None:
             self._cache.close()
+        if self._replica is not None:
+            self._replica.close()
         if self._access_log is not None:
             self._access_log.close()
 
@@ -239,6 +258,8 @@ class CreditServer:
         if self._cache is not None:
             yield "credit_cache_available", (), float(self._cache.available)
             yield "credit_redis_mode", (self._cache.mode,), 1
+        if self._replica is not None:
+            yield from self._replica.readings()
 
     def _set_health(self, *, serving: bool) -> None:
         self._ready = serving
@@ -350,10 +371,10 @@ def _options(settings: Settings, *, share_port: bool) -> list[tuple[str, int]]:
     ]
 
 
-def open_database(settings: Settings) -> Database:
-    """The database of one serving process, as configured."""
+def open_database(settings: Settings, url: str | None = None) -> Database:
+    """The database of one serving process, as configured; with `url`, another server's."""
     return Database(
-        settings.require_database_url(),
+        url or settings.require_database_url(),
         pool_size=settings.pool_size,
         statement_timeout_seconds=settings.statement_timeout_seconds,
         lock_timeout_seconds=settings.lock_timeout_seconds,

@@ -94,6 +94,16 @@ class Pair:
         return f"postgresql://postgres@/{DATABASE}?host={folders}&target_session_attrs=read-write"
 
     @property
+    def primary_url(self) -> str:
+        """The URL of the primary alone."""
+        return self._primary.url(DATABASE)
+
+    @property
+    def standby_url(self) -> str:
+        """The URL of the standby alone."""
+        return self._standby.url(DATABASE)
+
+    @property
     def primary_sockets(self) -> Path:
         """The folder of the primary's socket."""
         return self._primary.sockets
