@@ -183,14 +183,22 @@ def _await_scores(url: str) -> None:
     """Wait until no stored score is outdated."""
     database = Database(bed.sqlalchemy_url(url))
     until = time.monotonic() + _PATIENCE_SECONDS
+    # Scores are computed in the order of ids. Searching for the first outdated one from the
+    # beginning each time would take a part of the processors that are measured.
+    after = 0
     try:
         while time.monotonic() < until:
             with database.autocommit() as connection:
-                if not scores.lagging(
-                    connection, after=0, today=TODAY, scorecard_version="standard-1", limit=1
-                ):
-                    return
-            time.sleep(_POLL_SECONDS)
+                found = scores.lagging(
+                    connection, after=after, today=TODAY, scorecard_version="standard-1", limit=1
+                )
+            if found:
+                after = found[0] - 1
+                time.sleep(_POLL_SECONDS)
+            elif after:
+                after = 0
+            else:
+                return
     finally:
         database.dispose()
     raise RuntimeError("the scores were not computed")
