@@ -51,6 +51,14 @@ checked: error 3
 """
 )
 
+PAYMENTS = """paid: installments settled 1
+bounced: installments settled 0
+a prepayment would leave 8 installments
+prepaid: outstanding 6253.29
+foreclosed for 6000.00: LOAN_STATE_CLOSED
+new limit: 3200000.00
+"""
+
 
 @pytest.fixture
 def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
@@ -109,13 +117,18 @@ def output_of(*command: str, env: dict[str, str]) -> str:
 def test_the_python_client_works(environment: dict[str, str]) -> None:
     printed = output_of(sys.executable, str(EXAMPLES / "python/credit_client.py"), env=environment)
     assert OUTPUT.fullmatch(printed), printed
+    paying = (sys.executable, str(EXAMPLES / "python/payments.py"), "880000001")
+    assert output_of(*paying, env=environment) == PAYMENTS
 
 
 def test_the_node_client_works(environment: dict[str, str]) -> None:
     environment = environment | {"NODE_PATH": node_modules("@grpc/grpc-js", "@grpc/proto-loader")}
     program = str(EXAMPLES / "node/credit_client.cjs")
-    printed = output_of(tool("node"), program, str(ROOT / "protos"), SITE_PACKAGES, env=environment)
+    folders = str(ROOT / "protos"), SITE_PACKAGES
+    printed = output_of(tool("node"), program, *folders, env=environment)
     assert OUTPUT.fullmatch(printed), printed
+    paying = (tool("node"), str(EXAMPLES / "node/payments.cjs"), *folders, "880000002")
+    assert output_of(*paying, env=environment) == PAYMENTS
 
 
 def test_the_documented_command_generates_the_stubs(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 //
 //	CREDIT_ADDRESS=127.0.0.1:50051 go run .
 //
+// "go run . payments CUSTOMER_ID" runs payments.go.
+//
 // CREDIT_SERVER_CA names a PEM file of the authorities to trust, CREDIT_TOKEN_FILE a file with a bearer
 // token; replace it before the token expires. The package creditpb is generated from the
 // contract with buf.gen.yaml.
@@ -16,6 +18,7 @@ import (
 	"log"
 	"math/rand"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -281,6 +284,13 @@ func run(ctx context.Context) error {
 	}
 	defer connection.Close()
 	credit := creditpb.NewCreditServiceClient(connection)
+	if len(os.Args) == 3 && os.Args[1] == "payments" {
+		customer, err := strconv.ParseInt(os.Args[2], 10, 64)
+		if err != nil {
+			return err
+		}
+		return payments(ctx, credit, customer)
+	}
 	ingestion := creditpb.NewIngestionServiceClient(connection)
 
 	// Generate the ids and store them with the intended write until you have the response.

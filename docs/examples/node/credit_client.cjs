@@ -18,7 +18,7 @@ const DEADLINE_MS = 5_000;
 const PATIENCE_MS = 60_000;
 const BATCH_ROWS = 1_000;
 const SERVICE_CONFIG = readFileSync(path.join(__dirname, '..', 'service-config.json'), 'utf8');
-const includeDirs = process.argv.slice(2);
+const includeDirs = process.argv.slice(2, 4);
 
 const definition = protoLoader.loadSync(
   ['credit_service/v1/credit_service.proto', 'credit_service/v1/ingestion_service.proto'],
@@ -46,6 +46,12 @@ function endpoint(address, ca, tokenFile) {
     done(null, metadata);
   });
   return [address, grpc.credentials.combineChannelCredentials(tls, bearer), options];
+}
+
+// Arguments of a client of CREDIT_ADDRESS.
+function endpointFromEnvironment() {
+  const {CREDIT_ADDRESS = '127.0.0.1:50051', CREDIT_SERVER_CA, CREDIT_TOKEN_FILE} = process.env;
+  return endpoint(CREDIT_ADDRESS, CREDIT_SERVER_CA, CREDIT_TOKEN_FILE);
 }
 
 // Handle errors.
@@ -204,8 +210,7 @@ async function* follow(client, after_event_id, customer_id) {
 const rupees = (units) => ({currency_code: 'INR', units});
 
 async function main() {
-  const {CREDIT_ADDRESS = '127.0.0.1:50051', CREDIT_SERVER_CA, CREDIT_TOKEN_FILE} = process.env;
-  const where = endpoint(CREDIT_ADDRESS, CREDIT_SERVER_CA, CREDIT_TOKEN_FILE);
+  const where = endpointFromEnvironment();
   const credit = new CreditService(...where);
   const ingestion = new IngestionService(...where);
 
@@ -299,7 +304,11 @@ async function main() {
   ingestion.close();
 }
 
-main().catch((error) => {
-  console.error(error);
-  process.exitCode = 1;
-});
+module.exports = {CreditService, answerOf, endpointFromEnvironment, rupees};
+
+if (require.main === module) {
+  main().catch((error) => {
+    console.error(error);
+    process.exitCode = 1;
+  });
+}

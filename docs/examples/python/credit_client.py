@@ -66,6 +66,16 @@ def connect(address: str, ca: Path | None = None, token_file: Path | None = None
     return grpc.secure_channel(address, credentials, options)
 
 
+def connect_from_environment() -> grpc.Channel:
+    """A channel to CREDIT_ADDRESS."""
+    ca, token_file = os.environ.get("CREDIT_SERVER_CA"), os.environ.get("CREDIT_TOKEN_FILE")
+    return connect(
+        os.environ.get("CREDIT_ADDRESS", "127.0.0.1:50051"),
+        Path(ca) if ca else None,
+        Path(token_file) if token_file else None,
+    )
+
+
 # Handle errors.
 
 
@@ -224,12 +234,7 @@ def rupees(amount: int) -> money_pb2.Money:
 
 
 def main() -> None:
-    ca, token_file = os.environ.get("CREDIT_SERVER_CA"), os.environ.get("CREDIT_TOKEN_FILE")
-    channel = connect(
-        os.environ.get("CREDIT_ADDRESS", "127.0.0.1:50051"),
-        Path(ca) if ca else None,
-        Path(token_file) if token_file else None,
-    )
+    channel = connect_from_environment()
     credit = credit_service_pb2_grpc.CreditServiceStub(channel)
     ingestion = ingestion_service_pb2_grpc.IngestionServiceStub(channel)
 
