@@ -256,10 +256,13 @@ def validate_block(kind: Kind, rows: SourceRows, offset: int, import_day: date) 
 def validate_columns(columns: Columns, offset: int, import_day: date) -> Batch:
     """Validate the rows of a stream's batch, and add their digests. `validate_block` defines the
     arguments."""
-    decoded = wire.decoded(columns)
     unreadable = _unreadable(columns)
-    row_digests = digests.of_rows(decoded, unreadable)
+    row_digests = digests.of_rows(columns.decoded, unreadable)
     found = _Rows(columns.kind, offset, wire.row_numbers(columns, offset), unreadable)
+    # The rules add their problems to a copy.
+    decoded = {
+        name: replace(each, problems=each.problems.copy()) for name, each in columns.decoded.items()
+    }
     return replace(_validated(found, decoded, import_day), digests=row_digests)
 
 

@@ -6,6 +6,7 @@ The amounts are decoded by hand: pandas has no exact type for units and nanos.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,16 +53,25 @@ WireColumn = Sequence[int | None] | Sequence[str] | MoneyColumn | DateColumn
 one, and for rates decimals in percent; amounts; dates."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Columns:
     """The rows of a batch. `values` has the columns of the kind by their field, without an optional
-    one that has no value in any row, and `row_numbers` the
-    client's number of each row, None for rows without one."""
+    one that has no value in any row, and `row_numbers` the client's number of each row, None for
+    rows without one."""
 
     kind: Kind
     values: Mapping[str, WireColumn]
     row_numbers: Sequence[int | None]
     unreadable: Sequence[UnreadableCell] = ()
+
+    @cached_property
+    def decoded(self) -> Mapping[str, Numbers | Texts]:
+        """Each column, decoded, by its field, in the order of the table of columns."""
+        return {
+            field: _DECODERS[column.type](self.values[field])
+            for field, column in BY_FIELD[self.kind].items()
+            if field in self.values
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +174,6 @@ _DECODERS: Mapping[ColumnType, Callable[[Any], Numbers | Texts]] = {
     "NAME": cells.texts,
     "PHONE": cells.texts,
 }
-
-
-def decoded(columns: Columns) -> dict[str, Numbers | Texts]:
-    """Decode each column of a batch, by its field, in the order of the table of columns."""
-    return {
-        field: _DECODERS[column.type](columns.values[field])
-        for field, column in BY_FIELD[columns.kind].items()
-        if field in columns.values
-    }
 
 
 def row_numbers(columns: Columns, offset: int) -> Ints:

@@ -352,7 +352,10 @@ def _read_batch(batch: pb.RowBatch) -> RowBatch:
     # As a list: the container makes a new object at each access to a row.
     rows: list[Any] = list(found_rows)
     kind: Kind = "LOANS" if name == "loans" else "CUSTOMERS"
-    return RowBatch(batch.offset, columns_of(kind, rows))
+    columns = columns_of(kind, rows)
+    # Here, while the call stores earlier rows, which wait until it has validated these.
+    _ = columns.decoded
+    return RowBatch(batch.offset, columns)
 
 
 def read_chunk(request: pb.UploadSpreadsheetRequest) -> bytes:

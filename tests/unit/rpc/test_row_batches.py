@@ -74,3 +74,9 @@ def test_batches_that_continue_the_first_and_fit_are_stored_with_it(
         assert [each.row_count for each in found] == together
         # The rest follows.
         assert len(list(messages)) == len(waiting) + 1 - len(together)
+
+
+def test_the_thread_that_reads_a_batch_decodes_it() -> None:
+    found = read(batch(0, 2))
+    assert isinstance(found, RowBatch)
+    assert "decoded" in vars(found.columns)
