@@ -14,21 +14,13 @@ from datetime import date
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from credit_service.domain.counter_offers import CounterOffer
 from credit_service.domain.documents import field_names, from_document
-from credit_service.domain.eligibility import (
-    CURRENT_RULES,
-    Ask,
-    CounterOffer,
-    Decision,
-    Outcome,
-    Reason,
-    ReasonCode,
-    Rules,
-    decide,
-)
+from credit_service.domain.eligibility import Ask, Decision, Outcome, decide
 from credit_service.domain.policy import RuleOutcome, RuleResult
 from credit_service.domain.policy_facts import AssetClass, PolicyFacts
 from credit_service.domain.positions import CreditPosition
+from credit_service.domain.reasons import CURRENT_RULES, Reason, ReasonCode, Rules
 from credit_service.domain.scorecard import Component, Scorecard
 from credit_service.domain.scoring import CreditScore, Override, ScoreComponent
 

@@ -1,70 +1,34 @@
-"""Eligibility: the decision on an ask, and counter-offers.
-
-The texts of reasons are stored with a decision, and a replay compares the stored bytes. Changing a
-text therefore takes a new edition of the rules.
-"""
+"""Eligibility: the decision on an ask."""
 
 from dataclasses import dataclass, replace
 from datetime import date
-from enum import IntEnum, StrEnum
-from typing import NamedTuple
+from enum import StrEnum
 
-from credit_service.domain.loans import (
-    MAX_PRINCIPAL_PAISE,
-    MAX_TENURE_MONTHS,
-    MIN_TENURE_MONTHS,
-    Ask,
-    LoanTerms,
-    installment_paise,
-    is_repayable,
-    largest_principal_paise,
-    last_installment_paise,
-    least_principal_paise,
-    longest_repayable_tenure,
-)
-from credit_service.domain.money import divide_half_up, format_hundredths, format_rate
-from credit_service.domain.policy import (
-    DebtBasis,
-    NewToCredit,
-    PolicyRule,
-    RuleOutcome,
-    RuleResult,
-    evaluate,
-)
+from credit_service.domain.counter_offers import CounterOffer, Limits, counter_offer_within
+from credit_service.domain.loans import Ask, LoanTerms
+from credit_service.domain.money import divide_half_up
+from credit_service.domain.policy import PolicyRule, RuleOutcome, RuleResult, evaluate
 from credit_service.domain.policy_facts import PolicyFacts
 from credit_service.domain.positions import CreditPosition, require_valid_on
-from credit_service.domain.scorecard import MAX_SCORE, Component, Scorecard
-from credit_service.domain.scoring import CreditScore, Override, debt_paise, score
-from credit_service.rupees import RUPEE_PAISE, format_inr, format_rupees
+from credit_service.domain.reasons import (
+    CURRENT_RULES,
+    MAX_REASONS,
+    Case,
+    Reason,
+    Rules,
+    amount_reason,
+    burden_reason,
+    capped_reason,
+    income_share_paise,
+    limit_reason,
+    new_to_credit_reason,
+    rule_reason,
+    score_reason,
+)
+from credit_service.domain.scorecard import Scorecard
+from credit_service.domain.scoring import CreditScore, Override, score
 
-__all__ = [
-    "Ask",
-    "CounterOffer",
-    "Decision",
-    "Outcome",
-    "Reason",
-    "ReasonCode",
-    "RuleResult",
-    "Rules",
-    "decide",
-]
-
-MAX_REASONS = 4
-_COSTLIEST_NAMED = 2
-
-
-class Rules(IntEnum):
-    """The edition of the rules. A replay uses the stored decision's own edition, so that it gives
-    the same bytes."""
-
-    FIRST = 1
-    """The income test checks only the monthly installment; any principal over any tenure."""
-    LARGEST_INSTALLMENT = 2
-    """The income test checks the largest installment, the last one included; installments of whole
-    paise must repay the loan; a decision includes its last installment."""
-
-
-CURRENT_RULES = Rules.LARGEST_INSTALLMENT
+__all__ = ["Ask", "Decision", "Outcome", "RuleResult", "decide"]
 
 
 class Outcome(StrEnum):
@@ -74,61 +38,6 @@ class Outcome(StrEnum):
     DECLINED = "DECLINED"
     REFERRED = "REFERRED"
     """A person must review the request; nothing is booked."""
-
-
-class ReasonCode(StrEnum):
-    """Reasons for a decline or a referral, the most important first."""
-
-    NO_CREDIT_HISTORY = "NO_CREDIT_HISTORY"
-    DEBT_EXCEEDS_APPROVED_LIMIT = "DEBT_EXCEEDS_APPROVED_LIMIT"
-    CREDIT_SCORE_TOO_LOW = "CREDIT_SCORE_TOO_LOW"
-    POLICY_RULE = "POLICY_RULE"
-    EMI_BURDEN_TOO_HIGH = "EMI_BURDEN_TOO_HIGH"
-    APPROVED_LIMIT_EXCEEDED = "APPROVED_LIMIT_EXCEEDED"
-    NEW_TO_CREDIT_AMOUNT_EXCEEDED = "NEW_TO_CREDIT_AMOUNT_EXCEEDED"
-    POLICY_AMOUNT_EXCEEDED = "POLICY_AMOUNT_EXCEEDED"
-    LOAN_AMOUNT_TOO_SMALL = "LOAN_AMOUNT_TOO_SMALL"
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """One reason for a decline or a referral: a sentence for a person, and its two figures.
-
-    `found` and `threshold` are loans for NO_CREDIT_HISTORY, points for CREDIT_SCORE_TOO_LOW, and
-    rupees such as '32884.88' otherwise. For these two and for LOAN_AMOUNT_TOO_SMALL the threshold
-    is the minimum that passes, otherwise the maximum. For POLICY_RULE, `found` is the names and
-    values that the rule used, and `threshold` its condition. `components` lists the components that
-    lost most points, the largest loss first, for CREDIT_SCORE_TOO_LOW only. `rule_code` is the code
-    of the policy's rule for POLICY_RULE and POLICY_AMOUNT_EXCEEDED.
-    """
-
-    # A ReasonCode; in a stored decision of a later release, perhaps another name.
-    code: str
-    message: str
-    found: str
-    threshold: str
-    # Of Component, or other names likewise.
-    components: tuple[str, ...] = ()
-    rule_code: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class CounterOffer:
-    """The exact bounds of what would be approved on the same day: one rupee more or one month less
-    would not. Under a scorecard with rules, both bounds are approved, but may not be exact.
-
-    `max_principal_paise` is in whole rupees for the requested tenure, None when no amount would be
-    approved; `min_tenure_months` is for the requested principal, None when no tenure up to 480
-    would be. At least one of the two is set. Installments are at the corrected rate. The last
-    installments are None by `Rules.FIRST`, which does not include them.
-    """
-
-    max_principal_paise: int | None
-    max_principal_installment_paise: int | None
-    min_tenure_months: int | None
-    min_tenure_installment_paise: int | None
-    max_principal_last_installment_paise: int | None = None
-    min_tenure_last_installment_paise: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,45 +96,19 @@ def decide(
     if credit_score.override is Override.NO_CREDIT_HISTORY and scorecard.new_to_credit is not None:
         new_to_credit = scorecard.new_to_credit
         min_rate_bps = new_to_credit.min_rate_bps
-    case = _Case(
+    case = Case(
         position, scorecard, rules, facts, waived, credit_score, new_to_credit, min_rate_bps
     )
     decision, limits = _decide(case, ask)
     if decision.outcome is not Outcome.DECLINED or min_rate_bps is None:
         return decision
-    counter_offer = _counter_offer(limits, ask)
+    counter_offer = counter_offer_within(limits, ask)
     if counter_offer is not None and scorecard.rules:
         counter_offer = _confirmed(counter_offer, limits, case, ask)
     return decision if counter_offer is None else replace(decision, counter_offer=counter_offer)
 
 
-class _Case(NamedTuple):
-    """What a decision depends on besides the ask. `min_rate_bps` is None when the score declines;
-    `new_to_credit` is set when its terms replace that decline."""
-
-    position: CreditPosition
-    scorecard: Scorecard
-    edition: Rules
-    facts: PolicyFacts | None
-    waived: frozenset[str]
-    score: CreditScore
-    new_to_credit: NewToCredit | None
-    min_rate_bps: int | None
-
-    @property
-    def debt_paise(self) -> int:
-        return debt_paise(self.position, self.scorecard, self.facts)
-
-    def installments(self, terms: LoanTerms) -> tuple[int, int | None, int]:
-        """(monthly, last, largest) installment; None for the last by `Rules.FIRST`."""
-        installment = installment_paise(terms)
-        if self.edition < Rules.LARGEST_INSTALLMENT:
-            return installment, None, installment
-        last = last_installment_paise(terms, installment)
-        return installment, last, max(installment, last)
-
-
-def _decide(case: _Case, ask: Ask) -> tuple[Decision, "_Limits"]:
+def _decide(case: Case, ask: Ask) -> tuple[Decision, Limits]:
     """The decision without a counter-offer, and the limits that one must keep."""
     position, scorecard = case.position, case.scorecard
     rate_bps = max(ask.annual_rate_bps, case.min_rate_bps or 0)
@@ -241,8 +124,8 @@ def _decide(case: _Case, ask: Ask) -> tuple[Decision, "_Limits"]:
             terms = LoanTerms(ask.principal_paise, rate_bps, ask.tenure_months)
             installment, last, largest = case.installments(terms)
     # The first two limits may be negative.
-    limits = _Limits(
-        max_installment_paise=_income_share_paise(position, scorecard)
+    limits = Limits(
+        max_installment_paise=income_share_paise(position, scorecard)
         - position.current_installments_paise
         - position.held_installments_paise,
         max_principal_paise=position.approved_limit_paise
@@ -270,10 +153,10 @@ def _decide(case: _Case, ask: Ask) -> tuple[Decision, "_Limits"]:
 
 
 def _declines(
-    case: _Case,
+    case: Case,
     ask: Ask,
     terms: LoanTerms,
-    limits: "_Limits",
+    limits: Limits,
     installments: tuple[int, int],
     results: tuple[RuleResult, ...],
 ) -> list[Reason]:
@@ -281,31 +164,31 @@ def _declines(
     installment, largest = installments
     found = []
     if case.min_rate_bps is None:
-        found.append(_score_reason(case))
+        found.append(score_reason(case))
     if results:
         found += [
-            _rule_reason(rule, result)
+            rule_reason(rule, result)
             for rule, result in zip(case.scorecard.rules, results, strict=True)
             if result.applied and rule.outcome is RuleOutcome.DECLINE
         ]
     if largest > limits.max_installment_paise:
         # Name the last installment only where the monthly one would fit.
         too_high = installment if installment > limits.max_installment_paise else largest
-        found.append(_burden_reason(case.position, case.scorecard, installment, too_high))
+        found.append(burden_reason(case.position, case.scorecard, installment, too_high))
     if ask.principal_paise > limits.max_principal_paise:
-        found.append(_limit_reason(case, ask))
+        found.append(limit_reason(case, ask))
     new_to_credit = case.new_to_credit
     if new_to_credit is not None and ask.principal_paise > new_to_credit.max_principal_paise:
-        found.append(_new_to_credit_reason(new_to_credit, ask))
+        found.append(new_to_credit_reason(new_to_credit, ask))
     capping = _capping(case, results)
     if capping is not None and ask.principal_paise > (capping.max_principal_paise or 0):
-        found.append(_capped_reason(capping, ask))
+        found.append(capped_reason(capping, ask))
     if not limits.is_large_enough(terms):
-        found.append(_amount_reason(terms, case.scorecard))
+        found.append(amount_reason(terms, case.scorecard))
     return found
 
 
-def _values(case: _Case, ask: Ask, largest: int) -> dict[str, int]:
+def _values(case: Case, ask: Ask, largest: int) -> dict[str, int]:
     """The values of all names that a condition may use.
 
     `installment_share_bps` regards all installments, those of open offers and the largest one of
@@ -334,7 +217,7 @@ def _values(case: _Case, ask: Ask, largest: int) -> dict[str, int]:
     }
 
 
-def _raised_rate(case: _Case, results: tuple[RuleResult, ...], rate_bps: int) -> int:
+def _raised_rate(case: Case, results: tuple[RuleResult, ...], rate_bps: int) -> int:
     """The rate after the rules of MIN_RATE; unchanged when the score declines."""
     if case.min_rate_bps is None:
         return rate_bps
@@ -348,7 +231,7 @@ def _raised_rate(case: _Case, results: tuple[RuleResult, ...], rate_bps: int) ->
     )
 
 
-def _capping(case: _Case, results: tuple[RuleResult, ...]) -> PolicyRule | None:
+def _capping(case: Case, results: tuple[RuleResult, ...]) -> PolicyRule | None:
     """The rule of MAX_AMOUNT with the lowest maximum whose condition holds; None without any."""
     capping: PolicyRule | None = None
     if not results:
@@ -362,7 +245,7 @@ def _capping(case: _Case, results: tuple[RuleResult, ...]) -> PolicyRule | None:
     return capping
 
 
-def _capped(limits: "_Limits", case: _Case, results: tuple[RuleResult, ...]) -> "_Limits":
+def _capped(limits: Limits, case: Case, results: tuple[RuleResult, ...]) -> Limits:
     """The limits with the maxima of new-to-credit terms and of rules."""
     caps = [] if case.new_to_credit is None else [case.new_to_credit.max_principal_paise]
     capping = _capping(case, results)
@@ -373,73 +256,19 @@ def _capped(limits: "_Limits", case: _Case, results: tuple[RuleResult, ...]) -> 
     return limits._replace(max_principal_paise=min(limits.max_principal_paise, *caps))
 
 
-def _referrals(case: _Case, results: tuple[RuleResult, ...]) -> list[Reason]:
+def _referrals(case: Case, results: tuple[RuleResult, ...]) -> list[Reason]:
     """The reasons to refer: rules of REFER that apply and rules without a result, unless waived."""
     if not results:
         return []
     return [
-        _rule_reason(rule, result)
+        rule_reason(rule, result)
         for rule, result in zip(case.scorecard.rules, results, strict=True)
         if rule.code not in case.waived
         and (result.error or (result.applied and rule.outcome is RuleOutcome.REFER))
     ]
 
 
-class _Limits(NamedTuple):
-    """Limits of an approved loan, at the corrected rate."""
-
-    max_installment_paise: int
-    max_principal_paise: int
-    least_principal_paise: int
-    rate_bps: int
-    rules: Rules
-
-    def is_large_enough(self, terms: LoanTerms) -> bool:
-        """Whether the principal reaches the scorecard's minimum and whole paise repay it."""
-        if terms.principal_paise < self.least_principal_paise:
-            return False
-        return self.rules < Rules.LARGEST_INSTALLMENT or is_repayable(terms)
-
-    def installments(self, principal_paise: int, tenure_months: int) -> tuple[int, int | None]:
-        """(monthly, last) installment; None for the last by `Rules.FIRST`."""
-        terms = LoanTerms(principal_paise, self.rate_bps, tenure_months)
-        installment = installment_paise(terms)
-        if self.rules < Rules.LARGEST_INSTALLMENT:
-            return installment, None
-        return installment, last_installment_paise(terms, installment)
-
-    def fits(self, principal_paise: int, tenure_months: int) -> bool:
-        """Whether every installment is within the limit."""
-        installment, last = self.installments(principal_paise, tenure_months)
-        return max(installment, last or 0) <= self.max_installment_paise
-
-
-def _income_share_paise(position: CreditPosition, scorecard: Scorecard) -> int:
-    """The limit of all installments together. They are whole paise, so rounding down decides the
-    same as the exact share."""
-    return position.monthly_income_paise * scorecard.income_share_bps // 10_000
-
-
-def _counter_offer(limits: _Limits, ask: Ask) -> CounterOffer | None:
-    """The largest principal at the tenure and the shortest tenure for the principal, or None."""
-    principal = _largest_principal(limits, ask.tenure_months)
-    tenure = _shortest_tenure(limits, ask.principal_paise)
-    if principal is None and tenure is None:
-        return None
-    by_principal: tuple[int | None, int | None] = (None, None)
-    by_tenure: tuple[int | None, int | None] = (None, None)
-    if principal is not None:
-        by_principal = limits.installments(principal, ask.tenure_months)
-    if tenure is not None:
-        by_tenure = limits.installments(ask.principal_paise, tenure)
-    return CounterOffer(
-        principal, by_principal[0], tenure, by_tenure[0], by_principal[1], by_tenure[1]
-    )
-
-
-def _confirmed(
-    offer: CounterOffer, limits: "_Limits", case: _Case, ask: Ask
-) -> CounterOffer | None:
+def _confirmed(offer: CounterOffer, limits: Limits, case: Case, ask: Ask) -> CounterOffer | None:
     """The offer without the half that the rules would not approve at its rate; None without both.
 
     The limits alone know nothing of rules, whose values depend on the terms.
@@ -469,206 +298,3 @@ def _confirmed(
     if offer.max_principal_paise is None and offer.min_tenure_months is None:
         return None
     return offer
-
-
-def _largest_principal(limits: _Limits, tenure_months: int) -> int | None:
-    """The largest principal in whole rupees that would be approved, or None.
-
-    The search counts down from the largest principal whose monthly installment fits; every larger
-    one exceeds the limit, so the first that fits is the answer. It tries few: the last installment
-    is below the monthly one for about every other principal, and for every principal once the
-    monthly one leaves room for the rounding.
-    """
-    least = max(limits.least_principal_paise, 1)
-    if limits.rules >= Rules.LARGEST_INSTALLMENT:
-        least = max(least, least_principal_paise(limits.rate_bps, tenure_months))
-    principal = min(
-        largest_principal_paise(limits.max_installment_paise, limits.rate_bps, tenure_months),
-        limits.max_principal_paise,
-        MAX_PRINCIPAL_PAISE,
-    )
-    principal -= principal % RUPEE_PAISE
-    while principal >= least:
-        if limits.fits(principal, tenure_months):
-            return principal
-        principal -= RUPEE_PAISE
-    return None
-
-
-def _shortest_tenure(limits: _Limits, principal_paise: int) -> int | None:
-    """The fewest months over which the principal would be approved, or None.
-
-    The monthly installment never rises with the tenure, so it fits from some tenure on. The answer
-    is the first tenure from there on whose last installment fits. The search doubles the range
-    before it halves it, because installments over few months are quicker to compute.
-    """
-    if not limits.least_principal_paise <= principal_paise <= limits.max_principal_paise:
-        return None
-    longest = MAX_TENURE_MONTHS
-    if limits.rules >= Rules.LARGEST_INSTALLMENT:
-        longest = longest_repayable_tenure(principal_paise, limits.rate_bps)
-
-    def monthly_fits(tenure_months: int) -> bool:
-        terms = LoanTerms(principal_paise, limits.rate_bps, tenure_months)
-        return installment_paise(terms) <= limits.max_installment_paise
-
-    too_short, fitting = MIN_TENURE_MONTHS - 1, MIN_TENURE_MONTHS
-    while not monthly_fits(fitting):
-        if fitting == longest:
-            return None
-        too_short = fitting
-        fitting = min(2 * fitting, longest)
-    while fitting - too_short > 1:
-        middle = (too_short + fitting) // 2
-        if monthly_fits(middle):
-            fitting = middle
-        else:
-            too_short = middle
-    for tenure in range(fitting, longest + 1):
-        if limits.fits(principal_paise, tenure):
-            return tenure
-    return None
-
-
-_NAMES: dict[str, str] = {
-    Component.REPAYMENT_HISTORY: "repayment history",
-    Component.LOAN_VOLUME: "loan volume",
-    Component.LOAN_COUNT: "number of loans",
-    Component.CURRENT_YEAR_ACTIVITY: "activity in this calendar year",
-}
-
-
-def _score_reason(case: _Case) -> Reason:
-    """Why the score declines: the override, if any, else the largest losses."""
-    credit_score, scorecard = case.score, case.scorecard
-    if credit_score.override is Override.NO_CREDIT_HISTORY:
-        message = "There is no loan on record to judge by."
-        return Reason(ReasonCode.NO_CREDIT_HISTORY, message, "0", "1")
-    if credit_score.override is Override.DEBT_EXCEEDS_APPROVED_LIMIT:
-        debt, limit = case.debt_paise, case.position.approved_limit_paise
-        return Reason(
-            ReasonCode.DEBT_EXCEEDS_APPROVED_LIMIT,
-            f"The {_debt_name(scorecard)} of {format_inr(debt)} is already more than the approved "
-            f"limit of {format_inr(limit)}.",
-            format_rupees(debt),
-            format_rupees(limit),
-        )
-    costliest = sorted(
-        [each for each in credit_score.components if each.lost_hundredths > 0],
-        key=lambda each: -each.lost_hundredths,
-    )[:_COSTLIEST_NAMED]
-    named = " and ".join(
-        f"{_NAMES[each.component]} ({format_hundredths(each.points_hundredths)} of "
-        f"{format_hundredths(each.max_points_hundredths)} points)"
-        for each in costliest
-    )
-    needed = _lowest_approved_score(scorecard)
-    return Reason(
-        ReasonCode.CREDIT_SCORE_TOO_LOW,
-        f"The credit score of {credit_score.score} is below {needed}; what cost most: {named}.",
-        str(credit_score.score),
-        str(needed),
-        tuple([each.component for each in costliest]),
-    )
-
-
-def _lowest_approved_score(scorecard: Scorecard) -> int:
-    """The lowest score that is not declined; 101 when every score is."""
-    for slab in scorecard.rate_slabs:
-        if slab.min_rate_bps is not None:
-            return slab.min_score
-    return MAX_SCORE + 1
-
-
-def _burden_reason(
-    position: CreditPosition, scorecard: Scorecard, installment: int, too_high: int
-) -> Reason:
-    """`too_high` is the installment that does not fit: the monthly one, or the last."""
-    held = position.held_installments_paise
-    burden = position.current_installments_paise + held + too_high
-    also = f", held installments of {format_inr(held)}" if held else ""
-    new = f"one of {format_inr(installment)}"
-    if too_high > installment:
-        new = f"loan's last one of {format_inr(too_high)}"
-    return Reason(
-        ReasonCode.EMI_BURDEN_TOO_HIGH,
-        f"Current installments of {format_inr(position.current_installments_paise)}{also} and the "
-        f"new {new} come to {format_inr(burden)} a month, more than "
-        f"{format_rate(scorecard.income_share_bps)} of the monthly income of "
-        f"{format_inr(position.monthly_income_paise)}.",
-        format_rupees(burden),
-        format_rupees(_income_share_paise(position, scorecard)),
-    )
-
-
-def _debt_name(scorecard: Scorecard) -> str:
-    if scorecard.debt_basis is DebtBasis.ORIGINAL_PRINCIPAL:
-        return "current debt"
-    return "principal outstanding"
-
-
-def _limit_reason(case: _Case, ask: Ask) -> Reason:
-    limit = case.position.approved_limit_paise
-    held = case.position.held_principal_paise
-    debt = case.debt_paise + held + ask.principal_paise
-    also = f", held credit of {format_inr(held)}" if held else ""
-    return Reason(
-        ReasonCode.APPROVED_LIMIT_EXCEEDED,
-        f"The {_debt_name(case.scorecard)} of {format_inr(case.debt_paise)}{also} and the loan of "
-        f"{format_inr(ask.principal_paise)} come to {format_inr(debt)}, more than the approved "
-        f"limit of {format_inr(limit)}.",
-        format_rupees(debt),
-        format_rupees(limit),
-    )
-
-
-def _new_to_credit_reason(new_to_credit: NewToCredit, ask: Ask) -> Reason:
-    most = new_to_credit.max_principal_paise
-    return Reason(
-        ReasonCode.NEW_TO_CREDIT_AMOUNT_EXCEEDED,
-        f"The loan of {format_inr(ask.principal_paise)} is more than {format_inr(most)}, the most "
-        "that is lent to a customer without any loan on record.",
-        format_rupees(ask.principal_paise),
-        format_rupees(most),
-    )
-
-
-def _capped_reason(rule: PolicyRule, ask: Ask) -> Reason:
-    most = rule.max_principal_paise or 0
-    return Reason(
-        ReasonCode.POLICY_AMOUNT_EXCEEDED,
-        f"The loan of {format_inr(ask.principal_paise)} is more than {format_inr(most)}. "
-        f"{rule.message}",
-        format_rupees(ask.principal_paise),
-        format_rupees(most),
-        rule_code=rule.code,
-    )
-
-
-def _rule_reason(rule: PolicyRule, result: RuleResult) -> Reason:
-    message = rule.message
-    if result.error:
-        message = f"The rule {rule.code} has no result ({result.error}); a reviewer decides."
-    return Reason(
-        ReasonCode.POLICY_RULE, message, result.found, result.condition, rule_code=rule.code
-    )
-
-
-def _amount_reason(terms: LoanTerms, scorecard: Scorecard) -> Reason:
-    """Why the principal is too small: by the scorecard, or for the tenure at the corrected rate."""
-    principal, tenure = terms.principal_paise, terms.tenure_months
-    least = scorecard.min_principal_paise
-    if principal < least:
-        why = f"{format_inr(least)}, the least that is lent"
-    else:
-        least = least_principal_paise(terms.annual_rate_bps, tenure)
-        why = (
-            f"{format_inr(least)}, the least that equal installments of whole paise repay over "
-            f"{tenure} months at {format_rate(terms.annual_rate_bps)} a year"
-        )
-    return Reason(
-        ReasonCode.LOAN_AMOUNT_TOO_SMALL,
-        f"The loan of {format_inr(principal)} is less than {why}.",
-        format_rupees(principal),
-        format_rupees(least),
-    )

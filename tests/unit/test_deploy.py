@@ -18,7 +18,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from credit_service.domain.eligibility import ReasonCode
+from credit_service.domain.reasons import ReasonCode
 from credit_service.observability import metrics, probe
 from credit_service.rpc.errors import REASONS
 from credit_service.settings import Settings

@@ -10,6 +10,7 @@ from credit_service.commands.create_loan import CreateLoan
 from credit_service.commands.register_customer import RegisterCustomer
 from credit_service.commands.update_customer import UpdateCustomer
 from credit_service.domain.charges import Charge
+from credit_service.domain.counter_offers import CounterOffer
 from credit_service.domain.customers import (
     CustomerChange,
     validate_customer_change,
@@ -17,13 +18,7 @@ from credit_service.domain.customers import (
 )
 from credit_service.domain.decisions import decode_inputs
 from credit_service.domain.delinquency import AssetClass, arrears_known_from, days_past_due_of
-from credit_service.domain.eligibility import (
-    CounterOffer,
-    Decision,
-    Outcome,
-    Reason,
-    ReasonCode,
-)
+from credit_service.domain.eligibility import Decision, Outcome
 from credit_service.domain.errors import (
     OUT_OF_RANGE,
     REQUIRED,
@@ -52,6 +47,7 @@ from credit_service.domain.payments import (
 )
 from credit_service.domain.policy import RuleOutcome, RuleResult
 from credit_service.domain.policy_facts import PolicyFacts
+from credit_service.domain.reasons import Reason, ReasonCode
 from credit_service.domain.scorecard import Component
 from credit_service.domain.scoring import CreditScore, Override, ScoreComponent
 from credit_service.queries.loans import RepaymentSchedule

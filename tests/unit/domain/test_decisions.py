@@ -16,8 +16,9 @@ from credit_service.domain.decisions import (
     encode_outcome,
     replay,
 )
-from credit_service.domain.eligibility import Ask, ReasonCode, Rules, decide
+from credit_service.domain.eligibility import Ask, decide
 from credit_service.domain.positions import CreditPosition
+from credit_service.domain.reasons import ReasonCode, Rules
 from credit_service.domain.scorecard import STANDARD, STANDARD_DOCUMENT, parse_scorecard
 from tests.unit.domain.strategies import asks, free_positions, positions
 

@@ -7,14 +7,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from credit_service.domain.eligibility import (
-    Ask,
-    CounterOffer,
-    Decision,
-    Reason,
-    ReasonCode,
-    decide,
-)
+from credit_service.domain.counter_offers import CounterOffer
+from credit_service.domain.eligibility import Ask, Decision, decide
 from credit_service.domain.loans import (
     MAX_PRINCIPAL_PAISE,
     MAX_TENURE_MONTHS,
@@ -25,6 +19,7 @@ from credit_service.domain.loans import (
     schedule,
 )
 from credit_service.domain.positions import CreditPosition
+from credit_service.domain.reasons import Reason, ReasonCode
 from credit_service.domain.scorecard import (
     STANDARD,
     STANDARD_DOCUMENT,

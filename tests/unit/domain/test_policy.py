@@ -21,18 +21,12 @@ from credit_service.domain.decisions import (
     encode_outcome,
     replay,
 )
-from credit_service.domain.eligibility import (
-    Ask,
-    Decision,
-    Outcome,
-    Reason,
-    ReasonCode,
-    decide,
-)
+from credit_service.domain.eligibility import Ask, Decision, Outcome, decide
 from credit_service.domain.errors import InvalidFieldsError
 from credit_service.domain.policy import MAX_RULES, DebtBasis, NewToCredit, OnTimeCounts
 from credit_service.domain.policy_facts import AssetClass, PolicyFacts
 from credit_service.domain.positions import CreditPosition
+from credit_service.domain.reasons import Reason, ReasonCode
 from credit_service.domain.scorecard import (
     PRUDENT_DOCUMENT,
     STANDARD,

@@ -10,10 +10,11 @@ import pytest
 from python_calamine import CalamineWorkbook
 
 from credit_service.domain.customers import parse_phone_number
-from credit_service.domain.eligibility import Decision, ReasonCode, decide
+from credit_service.domain.eligibility import Decision, decide
 from credit_service.domain.loans import Ask, Loan, imported_settled
 from credit_service.domain.money import LAKH_PAISE
 from credit_service.domain.positions import CreditPosition, position_from_loans
+from credit_service.domain.reasons import ReasonCode
 from credit_service.domain.scorecard import STANDARD
 from credit_service.domain.scoring import Override, score
 from credit_service.rupees import RUPEE_PAISE
