@@ -9,6 +9,7 @@ from datetime import date, timedelta
 from fractions import Fraction
 
 from tests.model.loans import (
+    CLASSES,
     FORECLOSURE,
     PART_PREPAYMENT,
     Facts,
@@ -22,6 +23,7 @@ from tests.model.loans import (
     in_order,
     repayable,
     replay,
+    worse_classes,
 )
 
 RUPEE = 100
@@ -39,12 +41,21 @@ class Bank:
     def __init__(self, today: date) -> None:
         self.today = today
         self.customers: dict[int, Facts] = {}
-        # For each customer the facts before each change, with the day of the change.
-        self.former: dict[int, list[tuple[date, Facts]]] = {}
+        # The changes of each customer's facts and of their loans, in order.
+        self.changes: dict[int, list[Facts]] = {}
         self.loans: dict[tuple[int, int], Facts] = {}
         self.offers: dict[int, Facts] = {}
         # The loan of each payment.
         self.payments: dict[int, tuple[tuple[int, int], Facts]] = {}
+        self.ingestions: dict[str, Facts] = {}
+        # The number of the last write, and those at which something happened to a customer.
+        self.writes = 0
+        self.decided: dict[int, int] = {}
+        self.approved: dict[int, int] = {}
+        self.changed_by_hand: dict[int, int] = {}
+        # The class announced last, and all announced changes (previous, current).
+        self.announced: dict[int, str] = {}
+        self.announcements: dict[int, list[tuple[str, str]]] = {}
 
     # Reads.
 
@@ -52,10 +63,12 @@ class Bank:
         """The bank at the end of an earlier day, from the facts that are known now."""
         then = Bank(day)
         for number, facts in self.customers.items():
-            changes = self.former.get(number, [])
-            then.customers[number] = next(
-                (former for changed_on, former in changes if changed_on > day), facts
-            )
+            then.customers[number] = dict(facts)
+            for change in reversed(self.changes.get(number, [])):
+                if not change["loan"] and change["day"] > day:
+                    then.customers[number] |= {
+                        name: old for name, (old, _) in change["facts"].items()
+                    }
         for key, loan in self.loans.items():
             if loan["start"] <= day:
                 then.loans[key] = _loan_as_of(loan, day)
@@ -176,7 +189,6 @@ class Bank:
             "limit": limit_by_rule(income),
             "limit_set": False,
             "imported": False,
-            "stored_on": self.today,
         }
 
     def refuse_registration(self, phone: str) -> None:
@@ -196,7 +208,17 @@ class Bank:
             facts |= {"limit": limit_by_rule(facts["income"]), "limit_set": False}
         else:
             facts |= _limit_after(former, facts["income"])
+        if facts != former:
+            self.writes += 1
+            self.changed_by_hand[customer_id] = self.writes
         self._change(customer_id, facts)
+
+    def decides(self, customer_id: int, *, is_approved: bool) -> None:
+        """Store a decision: that of an application, not that of a check."""
+        self.writes += 1
+        self.decided[customer_id] = self.writes
+        if is_approved:
+            self.approved[customer_id] = self.writes
 
     def book(self, customer_id: int, loan_id: int, asked: tuple[int, int, int]) -> None:
         """Book an approved loan with the id issued by the service."""
@@ -306,10 +328,11 @@ class Bank:
 
     def pay(self, key: tuple[int, int], payment_id: int, asked: Facts) -> None:
         """Record a payment with the id issued by the service."""
-        loan = self.loans[key]
+        loan, before = self.loans[key], self.lives(key[0])
         loan["payments"].append(asked)
         self.payments[payment_id] = key, asked
         _derived(loan)
+        self.announce(key[0], before)
 
     def reverse(self, payment_id: int, reason: str) -> None:
         """Take a payment back."""
@@ -318,19 +341,48 @@ class Bank:
         key, payment = self.payments[payment_id]
         if payment["reversed"]:
             raise Refused("PAYMENT_ALREADY_REVERSED")
+        before = self.lives(key[0])
         payment["reversed"] = reason
         _derived(self.loans[key])
+        self.announce(key[0], before)
+
+    # Announced classes.
+
+    def announce(self, customer_id: int, before: Sequence[Life] | None = None) -> None:
+        """Announce the changes of class: those for the worse at the ends of days before today, and
+        an improvement of today. `before` are the loans before a payment of today."""
+        lives, yesterday = self.lives(customer_id), self.today - timedelta(days=1)
+        for found in (before, lives):
+            announced = self.announced.get(customer_id, CLASSES[0])
+            for each in worse_classes(found or (), yesterday, than=announced):
+                self._announce(customer_id, each)
+            now = class_of(lives, self.today)
+            if CLASSES.index(now) < CLASSES.index(self.announced.get(customer_id, CLASSES[0])):
+                self._announce(customer_id, now)
+
+    def _announce(self, customer_id: int, current: str) -> None:
+        previous = self.announced.get(customer_id, CLASSES[0])
+        self.announcements.setdefault(customer_id, []).append((previous, current))
+        self.announced[customer_id] = current
+
+    # Imports.
+
+    def _begin_import(self, ingestion_id: str, kind: str) -> None:
+        self.writes += 1
+        self.ingestions[ingestion_id] = {"kind": kind, "is_reverted": False, "rows": {}}
 
     def import_customers(
-        self, rows: Sequence[Facts], *, update: bool, writes: bool
+        self, ingestion_id: str, rows: Sequence[Facts], *, update: bool, writes: bool
     ) -> dict[str, int]:
         """Import rows; returns the number of rows per outcome."""
+        self._begin_import(ingestion_id, "CUSTOMERS")
         counts = dict.fromkeys(OUTCOMES, 0)
         customers = {number: dict(facts) for number, facts in self.customers.items()}
         # A number stays in use until the end of the file, even if its owner gets another one.
         holders = {facts["phone"]: number for number, facts in customers.items()}
         first: dict[int, Facts] = {}
-        for row in rows:
+        written: dict[int, int] = {}
+        for row_number, row in enumerate(rows, start=1):
             outcome = _outcome_of_customer(row, customers, holders, first, update=update)
             counts[outcome] += 1
             if outcome in ("inserted", "updated"):
@@ -344,34 +396,145 @@ class Bank:
                     **{name: row[name] for name in ("phone", "age", "income")},
                     **limit,
                     "imported": True,
-                    "stored_on": customers.get(number, {"stored_on": self.today})["stored_on"],
                 }
                 holders[row["phone"]] = number
+                written[number] = row_number
         if writes:
-            for number, facts in customers.items():
-                self._change(number, facts)
+            for number, row_number in written.items():
+                self._note_row(ingestion_id, number, row_number, self.customers.get(number))
+                self._change(number, customers[number] | {"writer": ingestion_id}, ingestion_id)
         return counts
 
-    def _change(self, number: int, facts: Facts) -> None:
-        """Store the facts of a customer, and keep the former ones."""
-        former = self.customers.get(number)
-        if former is not None and former != facts:
-            self.former.setdefault(number, []).append((self.today, former))
-        self.customers[number] = facts
+    def _note_row(
+        self, ingestion_id: str, key: int | tuple[int, int], row_number: int, former: Facts | None
+    ) -> None:
+        """Note that a row of an import inserted a record, or updated the former one."""
+        self.ingestions[ingestion_id]["rows"][key] = {
+            "number": row_number,
+            "former": former,
+            "at": self.writes,
+        }
 
-    def import_loans(self, rows: Sequence[Facts], *, update: bool, writes: bool) -> dict[str, int]:
+    def _change(self, number: int, facts: Facts, ingestion_id: str = "") -> None:
+        """Store the facts of a customer, and record those that changed."""
+        former = self.customers.get(number)
+        self.customers[number] = facts
+        if former is not None:
+            self._record(number, 0, former, facts, _CUSTOMER_FACTS, ingestion_id)
+
+    def _record(
+        self,
+        number: int,
+        loan_id: int,
+        former: Facts,
+        facts: Facts,
+        names: Sequence[str],
+        ingestion_id: str,
+    ) -> None:
+        """Record a change of facts of a customer or of a loan, if there is any."""
+        changed = {
+            name: (former[name], facts[name]) for name in names if former[name] != facts[name]
+        }
+        if changed:
+            change = {
+                "day": self.today,
+                "loan": loan_id,
+                "ingestion": ingestion_id,
+                "facts": changed,
+            }
+            self.changes.setdefault(number, []).append(change)
+
+    def import_loans(
+        self, ingestion_id: str, rows: Sequence[Facts], *, update: bool, writes: bool
+    ) -> dict[str, int]:
         """Import rows; returns the number of rows per outcome."""
+        self._begin_import(ingestion_id, "LOANS")
         counts = dict.fromkeys(OUTCOMES, 0)
-        loans = {key: dict(facts) for key, facts in self.loans.items()}
+        loans = dict(self.loans)
         first: dict[tuple[int, int], Facts] = {}
-        for row in rows:
+        written: dict[tuple[int, int], int] = {}
+        for row_number, row in enumerate(rows, start=1):
             outcome = self._outcome_of_loan(row, loans, first, update=update)
             counts[outcome] += 1
             if outcome in ("inserted", "updated"):
-                loans[row["customer_id"], row["loan_id"]] = self._imported(row)
+                key = row["customer_id"], row["loan_id"]
+                loans[key] = self._imported(row) | {"writer": ingestion_id}
+                written[key] = row_number
         if writes:
-            self.loans = loans
+            for key, row_number in written.items():
+                self._note_row(ingestion_id, key, row_number, self.loans.get(key))
+                self._change_loan(key, loans[key], ingestion_id)
+            for number in {key[0] for key in written if self._was_updated(ingestion_id, key)}:
+                self.announce(number)
         return counts
+
+    def _was_updated(self, ingestion_id: str, key: int | tuple[int, int]) -> bool:
+        return self.ingestions[ingestion_id]["rows"][key]["former"] is not None
+
+    def _change_loan(self, key: tuple[int, int], loan: Facts, ingestion_id: str) -> None:
+        """Store an imported loan, and record the facts that changed."""
+        former = self.loans.get(key)
+        self.loans[key] = loan
+        if former is not None:
+            self._record(
+                *key, _facts_of_loan(former), _facts_of_loan(loan), _LOAN_RECORD, ingestion_id
+            )
+
+    # Reverted imports.
+
+    def refuse_revert(self, ingestion_id: str) -> None:
+        """Raise Refused if the import is reverted already."""
+        if self.ingestions[ingestion_id]["is_reverted"]:
+            raise Refused("INGESTION_ALREADY_REVERTED")
+
+    def revert(self, ingestion_id: str) -> Facts:
+        """Take the rows of an import back where nothing depends on them. Returns the numbers of
+        removed and restored records, and the kept rows: (number, record, reason)."""
+        self.refuse_revert(ingestion_id)
+        self.writes += 1
+        made = self.ingestions[ingestion_id]
+        made["is_reverted"] = True
+        rows = made["rows"]
+        keeps = {key: self._keeper(ingestion_id, key) for key in rows}
+        removed = [key for key in rows if not keeps[key] and rows[key]["former"] is None]
+        for key in removed:
+            (self.customers if made["kind"] == "CUSTOMERS" else self.loans).pop(key)
+        restored = [key for key in rows if not keeps[key] and rows[key]["former"] is not None]
+        if made["kind"] == "CUSTOMERS":
+            holders = {facts["phone"]: number for number, facts in self.customers.items()}
+            for key in restored:
+                if holders.get(rows[key]["former"]["phone"], key) != key:
+                    keeps[key] = "PHONE_TAKEN"
+            restored = [key for key in restored if not keeps[key]]
+            for key in restored:
+                self._change(key, rows[key]["former"], ingestion_id)
+        else:
+            for key in restored:
+                self._change_loan(key, rows[key]["former"], ingestion_id)
+            for number in {key[0] for key in (*removed, *restored)}:
+                self.announce(number)
+        kept = [
+            (rows[key]["number"], _name_of(key), reason) for key, reason in keeps.items() if reason
+        ]
+        return {"removed": len(removed), "restored": len(restored), "kept": sorted(kept)}
+
+    def _keeper(self, ingestion_id: str, key: int | tuple[int, int]) -> str:
+        """Why a row of an import stays; empty if nothing depends on it."""
+        made = self.ingestions[ingestion_id]
+        row = made["rows"][key]
+        if isinstance(key, tuple):
+            if self.loans[key]["writer"] != ingestion_id:
+                return "CHANGE_SINCE"
+            if self.loans[key]["payments"]:
+                return "PAYMENT_SINCE"
+            return "BOOKING_SINCE" if self.approved.get(key[0], 0) > row["at"] else ""
+        if self.customers[key]["writer"] != ingestion_id:
+            return "CHANGE_SINCE"
+        if self.changed_by_hand.get(key, 0) > row["at"]:
+            return "CHANGE_SINCE"
+        if row["former"] is not None:
+            return "BOOKING_SINCE" if self.approved.get(key, 0) > row["at"] else ""
+        return "CUSTOMER_IN_USE" if self.loans_of(key) or key in self.decided else ""
 
     def _outcome_of_loan(
         self,
@@ -476,8 +639,24 @@ def _loan_as_of(loan: Facts, day: date) -> Facts:
     return then
 
 
+def _facts_of_loan(loan: Facts) -> Facts:
+    """The facts of an imported loan whose changes are recorded."""
+    return {
+        **{name: loan[name] for name in _LOAN_FACTS},
+        "end": due_date(loan["start"], loan["tenure"]),
+        "settled": loan["settled_before"],
+        "closed": loan["closed_before"],
+    }
+
+
+def _name_of(key: int | tuple[int, int]) -> str:
+    return f"loan {key[1]} of customer {key[0]}" if isinstance(key, tuple) else f"customer {key}"
+
+
 OUTCOMES = ("inserted", "updated", "unchanged", "skipped", "rejected")
+_CUSTOMER_FACTS = ("phone", "age", "income", "limit", "limit_set")
 _LOAN_FACTS = ("principal", "bps", "tenure", "installment", "start", "source_on_time")
+_LOAN_RECORD = (*_LOAN_FACTS, "end", "settled", "closed")
 
 
 def _same(one: Facts, other: Facts) -> bool:

@@ -335,3 +335,37 @@ def class_of(lives: Sequence[Life], day: date) -> str:
         day -= timedelta(days=1)
         days = days_past_due(lives, day)
     return "NPA" if days > 90 else found
+
+
+def first_unpaid_due(lives: Iterable[Life]) -> date | None:
+    """The due date of the oldest line that is not settled, of some loans."""
+    due = [
+        line["due"] for life in lives for line in life.lines[life.settled :] if payment_of(line) > 0
+    ]
+    return min(due, default=None)
+
+
+def worse_classes(lives: Sequence[Life], until: date, *, than: str) -> list[str]:
+    """The classes that time alone brought by the end of a day, each worse than the one before."""
+    due, found = first_unpaid_due(lives), [than]
+    for days in (1, 31, 61, 91):
+        on = until if due is None else min(until, due + timedelta(days=days - 1))
+        if due is not None and due <= on:
+            # A class of another loan that has been paid since has passed, unless it is NPA.
+            alone = CLASSES[sum((on - due).days + 1 >= each for each in (1, 31, 61, 91))]
+            current = "NPA" if class_of(lives, on) == "NPA" else alone
+            if CLASSES.index(current) > CLASSES.index(found[-1]):
+                found.append(current)
+    return found[1:]
+
+
+def npa_since(lives: Sequence[Life], day: date) -> date:
+    """The first day of the NPA on a day."""
+    since = day
+    while days := days_past_due(lives, day):
+        if days > 90:
+            # The installment is unpaid since its due date.
+            since = day - timedelta(days=days - 91)
+            day = since
+        day -= timedelta(days=1)
+    return since

@@ -13,9 +13,10 @@ from hypothesis.stateful import run_state_machine_as_test
 from pydantic import SecretStr
 
 from credit_service.settings import Settings
+from credit_service.storage.database import Database
 from tests.integration.conftest import Edge
 from tests.integration.conftest import server as server  # noqa: PLC0414 - a fixture
-from tests.model.machine import ServiceAndModel
+from tests.model.lists_and_reverts import WholeService
 
 _RUNS = int(os.environ.get("MODEL_RUNS", "0"))
 _STEPS = int(os.environ.get("MODEL_STEPS", "40"))
@@ -32,12 +33,15 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
     )
 
 
-def test_the_service_and_the_model_agree(server: Edge, settings: Settings) -> None:
+def test_the_service_and_the_model_agree(
+    server: Edge, settings: Settings, database: Database
+) -> None:
     assert settings.clock_offset_file is not None
-    ServiceAndModel.edge = server
-    ServiceAndModel.clock_file = settings.clock_offset_file
+    WholeService.edge = server
+    WholeService.clock_file = settings.clock_offset_file
+    WholeService.database = database
     run_state_machine_as_test(
-        ServiceAndModel,
+        WholeService,
         settings=profile(
             max_examples=_RUNS or 25,
             stateful_step_count=_STEPS if _RUNS else 25,

@@ -33,7 +33,7 @@ def bank(public_workbooks: Path) -> Bank:
         }
         for row in customers.itertuples(index=False)
     ]
-    assert model.import_customers(rows, update=False, writes=True)["inserted"] == 300
+    assert model.import_customers("customers", rows, update=False, writes=True)["inserted"] == 300
     loans = pd.read_excel(public_workbooks / "loan_data.xlsx", engine="calamine")
     rows = [
         {
@@ -48,7 +48,7 @@ def bank(public_workbooks: Path) -> Bank:
         }
         for row in loans.itertuples(index=False)
     ]
-    assert model.import_loans(rows, update=False, writes=True)["inserted"] == 782
+    assert model.import_loans("loans", rows, update=False, writes=True)["inserted"] == 782
     return model
 
 
