@@ -119,6 +119,5 @@ def _announce(database: Database, customer_ids: Sequence[int], moment: Moment) -
 
 
 def _count(classes: Sequence[str]) -> int:
-    for each in classes:
-        metrics.asset_class_changes.labels(each).inc()
+    metrics.count_class_changes(classes)
     return len(classes)

@@ -5,7 +5,6 @@ also reads the loan's payments, and the loan is computed from all of them.
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from uuid import UUID
@@ -15,31 +14,22 @@ from sqlalchemy import Connection
 from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
-from credit_service.commands import moved_arrears
+from credit_service.commands import loan_changes
 from credit_service.commands.idempotency import fingerprint, used_before
+from credit_service.commands.loan_changes import Request
 from credit_service.domain import payment_recording
-from credit_service.domain.delinquency import Arrears, ClassChange, Settlement
+from credit_service.domain.delinquency import Arrears, Settlement
 from credit_service.domain.errors import NotFoundError
 from credit_service.domain.loan_replay import LoanAccount, PaymentFact
 from credit_service.domain.loans import Loan, unknown_loan
-from credit_service.domain.payments import (
-    PaymentPurpose,
-    PrepaymentEffect,
-    apply_payment,
-    outstanding_paise,
-)
-from credit_service.domain.positions import CreditPosition, is_valid_on, with_loan, with_payment
+from credit_service.domain.payments import PaymentPurpose, PrepaymentEffect, apply_payment
+from credit_service.domain.positions import CreditPosition
 from credit_service.domain.scorecard import Scorecard
-from credit_service.observability import metrics
-from credit_service.storage import decisions, payments, positions, scorecards
+from credit_service.observability import tracing
+from credit_service.storage import arrears, decisions, payment_writes, payments, scorecards
 from credit_service.storage.database import Database, LostRaceError, lost_race_on
-from credit_service.storage.payments import (
-    LoanHistory,
-    LoanWrite,
-    PaymentRead,
-    PaymentWrite,
-    StoredPayment,
-)
+from credit_service.storage.payment_writes import LoanWrite, PaymentRead, PaymentWrite
+from credit_service.storage.payments import LoanHistory, StoredPayment
 
 _METHOD = "RecordPayment"
 _RACE_CONSTRAINTS = frozenset({"requests_pkey", "payments_pkey"})
@@ -76,12 +66,11 @@ class RecordedPayment:
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """A response; for a new payment with the position after it."""
+    """A response; for a new payment with what was written."""
 
     answer: RecordedPayment
     scorecard_version: str = ""
-    position_after: CreditPosition | None = None
-    class_changes: Sequence[ClassChange] = ()
+    written: LoanWrite | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +83,11 @@ class _Effects:
     charge_paise: int = 0
     prepaid_principal_paise: int = 0
     account: LoanAccount | None = None
+
+    def settlement(self, paid_on: date) -> Settlement | None:
+        """What a payment of that day settled; None if it settled no installment."""
+        numbers = self.settled_numbers
+        return Settlement(numbers[0], len(numbers), paid_on) if numbers else None
 
 
 def record_payment(
@@ -115,58 +109,48 @@ def record_payment(
         RequestIdReusedError: the id was used for other content.
         RetryLaterError: other calls kept the customer busy for too long.
     """
-    content = fingerprint(command)
-
+    request = Request(
+        command.request_id, fingerprint(command), principal, moment, tracing.traceparent()
+    )
     started_at = time.monotonic()
 
     def attempt(number: int) -> _Recorded:
         session = database.transaction() if number else database.autocommit()
         with session as connection:
-            return _record(connection, command, content, moment, principal, lock=number > 0)
+            return _record(connection, command, request, lock=number > 0)
 
     recorded = database.retry(attempt)
     if command.validate_only:
         return recorded.answer
     failpoints.reach("record_payment.after_commit")
-    for each in recorded.class_changes:
-        metrics.asset_class_changes.labels(each.current.name).inc()
-    if cache is not None and recorded.position_after is not None:
-        cache.put([recorded.position_after], recorded.scorecard_version, moment, read_at=started_at)
+    if recorded.written is not None:
+        loan_changes.report(recorded.written, recorded.scorecard_version, cache, read_at=started_at)
     return recorded.answer
 
 
 def _record(
-    connection: Connection,
-    command: RecordPayment,
-    content: bytes,
-    moment: Moment,
-    principal: str,
-    *,
-    lock: bool,
+    connection: Connection, command: RecordPayment, request: Request, *, lock: bool
 ) -> _Recorded:
     """Record the payment, or return the result of the first request with this id."""
-    read = payments.read(
-        connection,
-        command.customer_id,
-        command.loan_id,
-        command.request_id,
-        moment.today,
-        lock=lock,
+    today = request.moment.today
+    read = payment_writes.read(
+        connection, command.customer_id, command.loan_id, command.request_id, today, lock=lock
     )
     if read is None:
-        raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
+        raise _unknown_customer(command)
     if not command.validate_only:
+        content = request.content
         record = used_before(connection, read.request, command.request_id, _METHOD, content)
         if record is not None:
             return _Recorded(_as_recorded(connection, command, record.payment_number or 0))
-    before = read.loan
-    if before is None:
-        raise unknown_loan(command.customer_id, command.loan_id)
-
+    before = _loan(command, read)
     scorecard = scorecards.get(connection, read.scorecard_version)
-    paid_on = command.paid_on or moment.today
+    paid_on = command.paid_on or today
     if _is_in_order(command, before, paid_on):
-        effects = _applied(before, command, paid_on, moment.today, scorecard)
+        effects = _applied(before, command, paid_on, today, scorecard)
+        arrears_after = loan_changes.arrears_after(
+            connection, read, effects.loan_after, effects.settlement(paid_on), today
+        )
     else:
         # If the loan has changed since it was read, so has the customer's version, and the guarded
         # write fails.
@@ -178,24 +162,35 @@ def _record(
         if command.purpose is PaymentPurpose.FORECLOSURE:
             charging = decisions.scorecard_of_loan(connection, before, scorecard)
             charge_bps = charging.prepayment_charge_bps
-        effects = _replayed(
-            history, command, paid_on, moment.today, scorecard.grace_days, charge_bps
+        account, effects = _replayed(
+            history, command, paid_on, today, scorecard.grace_days, charge_bps
         )
-    if command.validate_only:
-        return _Recorded(_validated(command, paid_on, moment, principal, effects))
+        if command.validate_only:
+            return _Recorded(_validated(command, paid_on, request, effects))
+        arrears_after = arrears.with_loan(
+            connection, account.loan, today, settlements=account.settlements
+        )
+    position = loan_changes.position_after(
+        connection, read.position, before, effects.loan_after, today
+    )
     payment = _payment_write(
-        connection, command, content, moment, principal, read, before, paid_on, effects, scorecard
+        command, request, read, paid_on, effects, position, arrears_after, scorecard
     )
     failpoints.reach("record_payment.before_write")
-    stored = _store(connection, payment, moment)
+    stored = _store(connection, payment)
     if lock:
         failpoints.reach("record_payment.before_commit")
-    return _Recorded(
-        _answer(command, stored, effects),
-        scorecard.version,
-        payment.effects.position_after,
-        payment.effects.class_changes,
-    )
+    return _Recorded(_answer(command, stored, effects), scorecard.version, payment.effects)
+
+
+def _unknown_customer(command: RecordPayment) -> NotFoundError:
+    return NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
+
+
+def _loan(command: RecordPayment, read: PaymentRead) -> Loan:
+    if read.loan is None:
+        raise unknown_loan(command.customer_id, command.loan_id)
+    return read.loan
 
 
 def _is_in_order(command: RecordPayment, loan: Loan, paid_on: date) -> bool:
@@ -225,7 +220,7 @@ def _replayed(
     today: date,
     grace_days: int,
     charge_bps: int,
-) -> _Effects:
+) -> tuple[LoanAccount, _Effects]:
     fact = PaymentFact(
         payment_number=history.last_payment_number + 1,
         amount_paise=command.amount_paise,
@@ -237,49 +232,37 @@ def _replayed(
     recording = payment_recording.record_payment(
         history.loan, history.facts(), fact, today, charge_bps
     )
-    applied = recording.applied
-    return _Effects(
-        recording.account.loan,
+    applied, account = recording.applied, recording.account
+    return account, _Effects(
+        account.loan,
         applied.settled_numbers,
         applied.on_time_count,
         applied.fact.charge_paise,
         applied.prepaid_principal_paise,
-        recording.account,
+        account,
     )
 
 
 def _payment_write(
-    connection: Connection,
     command: RecordPayment,
-    content: bytes,
-    moment: Moment,
-    principal: str,
+    request: Request,
     read: PaymentRead,
-    before: Loan,
     paid_on: date,
     effects: _Effects,
+    position_after: CreditPosition,
+    arrears_after: Arrears,
     scorecard: Scorecard,
 ) -> PaymentWrite:
-    after, position = effects.loan_after, read.position
-    moved, changes = moved_arrears.moved(
+    written = loan_changes.loan_write(
+        request,
         read,
-        position_after(connection, position, before, after, moment.today),
-        _arrears_after(connection, read, effects, paid_on, moment.today),
-        moment.today,
+        effects.loan_after,
+        position_after,
+        arrears_after,
+        is_replayed=effects.account is not None,
     )
     return PaymentWrite(
-        LoanWrite(
-            request_id=command.request_id,
-            fingerprint=content,
-            principal=principal,
-            read_version=position.version,
-            position_after=moved,
-            loan_after=after,
-            outstanding_paise=outstanding_paise(after),
-            announced_class=read.announced_class,
-            class_changes=changes,
-            is_replayed=effects.account is not None,
-        ),
+        written,
         amount_paise=command.amount_paise,
         paid_on=paid_on,
         settled_numbers=effects.settled_numbers,
@@ -292,39 +275,13 @@ def _payment_write(
     )
 
 
-def _arrears_after(
-    connection: Connection, read: PaymentRead, effects: _Effects, paid_on: date, day: date
-) -> Arrears:
-    if effects.account is not None:
-        settlements = effects.account.settlements
-        return moved_arrears.after_replay(connection, effects.loan_after, settlements, day)
-    numbers = effects.settled_numbers
-    settled = Settlement(numbers[0], len(numbers), paid_on) if numbers else None
-    return moved_arrears.after_payment(connection, read, effects.loan_after, settled, day)
-
-
-def _store(connection: Connection, payment: PaymentWrite, moment: Moment) -> StoredPayment:
+def _store(connection: Connection, payment: PaymentWrite) -> StoredPayment:
     """Store the payment. Raises LostRaceError if a concurrent request changed the customer."""
     with lost_race_on(_RACE_CONSTRAINTS):
-        stored = payments.write(connection, payment, moment)
+        stored = payment_writes.write(connection, payment)
     if stored is None:
         raise LostRaceError("version")
     return stored
-
-
-def position_after(
-    connection: Connection, position: CreditPosition, before: Loan, after: Loan, day: date
-) -> CreditPosition:
-    """Return the position after a loan has changed. The cost grows with the customer's other loans
-    only if the stored position is outdated, or the loan closed and its next due date was the
-    position's first change."""
-    if is_valid_on(position, day):
-        moved = with_payment(position, before, after, day)
-        if moved is not None:
-            return moved
-    # A concurrent write changes the customer's version, so that the guarded write fails.
-    others = positions.of_other_loans(connection, position, before.loan_id, day)
-    return with_loan(others, after, day)
 
 
 def _answer(command: RecordPayment, stored: StoredPayment, effects: _Effects) -> RecordedPayment:
@@ -338,7 +295,7 @@ def _answer(command: RecordPayment, stored: StoredPayment, effects: _Effects) ->
 
 
 def _validated(
-    command: RecordPayment, paid_on: date, moment: Moment, principal: str, effects: _Effects
+    command: RecordPayment, paid_on: date, request: Request, effects: _Effects
 ) -> RecordedPayment:
     """Return the response of a payment that is not stored."""
     payment = StoredPayment(
@@ -349,11 +306,11 @@ def _validated(
         request_id=command.request_id,
         amount_paise=command.amount_paise,
         paid_on=paid_on,
-        recorded_at=moment.now,
+        recorded_at=request.moment.now,
         settled_numbers=effects.settled_numbers,
         on_time_count=effects.on_time_count,
         closed_loan=effects.loan_after.closed_on is not None,
-        principal=principal,
+        principal=request.principal,
         purpose=command.purpose,
         effect=command.effect,
         charge_paise=effects.charge_paise,

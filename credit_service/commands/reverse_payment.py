@@ -1,7 +1,6 @@
 """Reverse a payment: the loan becomes what it would be without it."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -10,25 +9,18 @@ from sqlalchemy import Connection
 from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
-from credit_service.commands import moved_arrears
+from credit_service.commands import loan_changes
 from credit_service.commands.idempotency import fingerprint, used_before
-from credit_service.commands.record_payment import position_after
-from credit_service.domain.delinquency import ClassChange
+from credit_service.commands.loan_changes import Request
 from credit_service.domain.errors import NotFoundError, PreconditionFailedError
 from credit_service.domain.loan_replay import LoanAccount, replay
 from credit_service.domain.loans import Loan, LoanState
-from credit_service.domain.payments import ReversalReason, outstanding_paise
-from credit_service.domain.positions import CreditPosition
-from credit_service.observability import metrics
-from credit_service.storage import payments
+from credit_service.domain.payments import ReversalReason
+from credit_service.observability import tracing
+from credit_service.storage import arrears, payment_writes, payments
 from credit_service.storage.database import Database, LostRaceError, lost_race_on
-from credit_service.storage.payments import (
-    LoanWrite,
-    PaymentKey,
-    PaymentRead,
-    ReversalWrite,
-    StoredPayment,
-)
+from credit_service.storage.payment_writes import LoanWrite, PaymentRead, ReversalWrite
+from credit_service.storage.payments import PaymentKey, StoredPayment
 
 _METHOD = "ReversePayment"
 _RACE_CONSTRAINTS = frozenset(
@@ -59,12 +51,11 @@ class ReversedPayment:
 
 @dataclass(frozen=True, slots=True)
 class _Reversed:
-    """A response; for a new reversal with the position after it."""
+    """A response; for a new reversal with what was written."""
 
     answer: ReversedPayment
     scorecard_version: str = ""
-    position_after: CreditPosition | None = None
-    class_changes: Sequence[ClassChange] = ()
+    written: LoanWrite | None = None
 
 
 def reverse_payment(
@@ -89,20 +80,20 @@ def reverse_payment(
         key = payments.find(connection, command.payment_id)
     if key is None:
         raise NotFoundError("PAYMENT_NOT_FOUND", "payment", str(command.payment_id))
-    content = fingerprint(command)
+    request = Request(
+        command.request_id, fingerprint(command), principal, moment, tracing.traceparent()
+    )
     started_at = time.monotonic()
 
     def attempt(number: int) -> _Reversed:
         session = database.transaction() if number else database.autocommit()
         with session as connection:
-            return _reverse(connection, command, key, content, moment, principal, lock=number > 0)
+            return _reverse(connection, command, key, request, lock=number > 0)
 
     done = database.retry(attempt)
     failpoints.reach("reverse_payment.after_commit")
-    for each in done.class_changes:
-        metrics.asset_class_changes.labels(each.current.name).inc()
-    if cache is not None and done.position_after is not None:
-        cache.put([done.position_after], done.scorecard_version, moment, read_at=started_at)
+    if done.written is not None:
+        loan_changes.report(done.written, done.scorecard_version, cache, read_at=started_at)
     return done.answer
 
 
@@ -110,15 +101,14 @@ def _reverse(
     connection: Connection,
     command: ReversePayment,
     key: PaymentKey,
-    content: bytes,
-    moment: Moment,
-    principal: str,
+    request: Request,
     *,
     lock: bool,
 ) -> _Reversed:
     """Reverse the payment, or return the result of the first request with this id."""
-    read = payments.read(
-        connection, key.customer_id, key.loan_id, command.request_id, moment.today, lock=lock
+    today = request.moment.today
+    read = payment_writes.read(
+        connection, key.customer_id, key.loan_id, command.request_id, today, lock=lock
     )
     # If the loan has changed since the read, so has the customer's version, and the guarded write
     # fails.
@@ -127,7 +117,7 @@ def _reverse(
         raise NotFoundError("PAYMENT_NOT_FOUND", "payment", str(command.payment_id))
     payment = history.payment(key.payment_number)
     reversal = payment.reversal
-    if used_before(connection, read.request, command.request_id, _METHOD, content):
+    if used_before(connection, read.request, command.request_id, _METHOD, request.content):
         if reversal is None:
             # The record was read after the payments were.
             raise LostRaceError("version")
@@ -137,9 +127,9 @@ def _reverse(
         raise _already_reversed(payment)
     account = replay(history.loan, history.facts_without(key.payment_number))
     after = account.loan
-    effects = _effects(connection, command, content, moment, principal, read, history.loan, account)
+    written = _written(connection, request, read, history.loan, account)
     reversing = ReversalWrite(
-        effects,
+        written,
         payment,
         reversal_number=history.last_reversal_number + 1,
         last_payment_number=history.last_payment_number,
@@ -148,46 +138,24 @@ def _reverse(
     )
     failpoints.reach("reverse_payment.before_write")
     with lost_race_on(_RACE_CONSTRAINTS):
-        stored = payments.reverse(connection, reversing, moment)
+        stored = payment_writes.reverse(connection, reversing)
     if stored is None:
         raise LostRaceError("version")
     if lock:
         failpoints.reach("reverse_payment.before_commit")
-    return _Reversed(
-        ReversedPayment(stored, after),
-        read.scorecard_version,
-        effects.position_after,
-        effects.class_changes,
-    )
+    return _Reversed(ReversedPayment(stored, after), read.scorecard_version, written)
 
 
-def _effects(
-    connection: Connection,
-    command: ReversePayment,
-    content: bytes,
-    moment: Moment,
-    principal: str,
-    read: PaymentRead,
-    before: Loan,
-    account: LoanAccount,
+def _written(
+    connection: Connection, request: Request, read: PaymentRead, before: Loan, account: LoanAccount
 ) -> LoanWrite:
-    after, day = account.loan, moment.today
-    moved, changes = moved_arrears.moved(
+    after, day = account.loan, request.moment.today
+    return loan_changes.loan_write(
+        request,
         read,
-        position_after(connection, read.position, before, after, day),
-        moved_arrears.after_replay(connection, after, account.settlements, day),
-        day,
-    )
-    return LoanWrite(
-        request_id=command.request_id,
-        fingerprint=content,
-        principal=principal,
-        read_version=read.position.version,
-        position_after=moved,
-        loan_after=after,
-        outstanding_paise=outstanding_paise(after),
-        announced_class=read.announced_class,
-        class_changes=changes,
+        after,
+        loan_changes.position_after(connection, read.position, before, after, day),
+        arrears.with_loan(connection, after, day, settlements=account.settlements),
         is_replayed=True,
     )
 

@@ -270,8 +270,7 @@ def _write_loans(merge: Merge, inserts: Arrays, updates: Arrays) -> None:
     given = inserts["customer_id"][inserts["settled_given"] != NO_LIMIT]
     announced = np.union1d(given, summed).tolist()
     if announced:
-        for name in arrears.announce(merge.connection, announced, merge.moment):
-            metrics.asset_class_changes.labels(name).inc()
+        metrics.count_class_changes(arrears.announce(merge.connection, announced, merge.moment))
 
 
 def _records(loans: Arrays) -> NDArray[np.void]:

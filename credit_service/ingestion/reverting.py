@@ -259,8 +259,8 @@ def _take_back_loans(
     if free:
         moved = np.unique(np.array([row.customer_id for row in free], np.int64))
         positions.refresh_locked(connection, moved, moment.today)
-        for name in arrears.announce(connection, [int(each) for each in moved], moment):
-            metrics.asset_class_changes.labels(name).inc()
+        announced = arrears.announce(connection, moved.tolist(), moment)
+        metrics.count_class_changes(announced)
     return free
 
 

@@ -210,6 +210,14 @@ replica_reads = Counter(
     ("server",),
     registry=REGISTRY,
 )
+
+
+def count_class_changes(classes: Iterable[str]) -> None:
+    """Count announced changes by the names of the new classes."""
+    for each in classes:
+        asset_class_changes.labels(each).inc()
+
+
 lost_races = Counter(
     "credit_database_lost_races_total",
     "Attempts at a unit of work that another transaction invalidated, and that were retried.",

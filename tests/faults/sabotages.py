@@ -22,7 +22,7 @@ from credit_service.domain.positions import CreditPosition
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import OnMoved
 from credit_service.ingestion.frames import Batch
-from credit_service.storage import bookings, event_stream, ingestions, payments
+from credit_service.storage import bookings, event_stream, ingestions, payment_writes
 from credit_service.storage import database as storage
 from credit_service.storage.bookings import BookingWrite
 from credit_service.storage.database import Database
@@ -43,14 +43,14 @@ def _version_guard() -> None:
     guard = " AND version = :read_version"
     bookings.WRITE_APPROVED = _without(bookings.WRITE_APPROVED, guard)
     bookings.WRITE_DECLINED = _without(bookings.WRITE_DECLINED, guard)
-    payments._WRITE = _without(payments._WRITE, guard)
+    payment_writes._WRITE = _without(payment_writes._WRITE, guard)
 
 
 def _reversal_guard() -> None:
     """Prepayments, backdated payments and reversals no longer check the version of the position."""
     guard = " AND version = :read_version"
-    payments._REVERSE = _without(payments._REVERSE, guard)
-    payments._WRITE_REPLAYED = _without(payments._WRITE_REPLAYED, guard)
+    payment_writes._REVERSE = _without(payment_writes._REVERSE, guard)
+    payment_writes._WRITE_REPLAYED = _without(payment_writes._WRITE_REPLAYED, guard)
 
 
 def _request_key() -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from credit_service.commands import record_payment as recording
 from credit_service.commands.create_loan import CreateLoan, create_loan
+from credit_service.commands.loan_changes import Request
 from credit_service.commands.record_payment import RecordedPayment, RecordPayment, record_payment
 from credit_service.domain.eligibility import Ask
 from credit_service.domain.errors import (
@@ -125,6 +126,7 @@ def many_repaid_loans(database: Database, customer_id: int, count: int) -> None:
 def loans_read_by(database: Database, loan: Loan, amount_paise: int, day: date) -> int:
     """The number of loan rows that PostgreSQL reads for a payment."""
     command = RecordPayment(uuid4(), loan.customer_id, loan.loan_id, amount_paise, None)
+    request = Request(command.request_id, bytes(32), "tests", on(day), None)
     counted = text(
         """SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)
         FROM pg_stat_xact_user_tables WHERE relname = 'loans'"""
@@ -132,7 +134,7 @@ def loans_read_by(database: Database, loan: Loan, amount_paise: int, day: date) 
     with database.transaction() as connection:
         # The counters include earlier transactions that the session has not reported yet.
         before = connection.execute(counted).scalar() or 0
-        recording._record(connection, command, bytes(32), on(day), "tests", lock=True)
+        recording._record(connection, command, request, lock=True)
         return int(connection.execute(counted).scalar_one()) - before
 
 

@@ -16,6 +16,7 @@ from credit_service.storage import (
     fact_changes,
     loans,
     offers,
+    payment_writes,
     payments,
     policy_facts,
     referrals,
@@ -54,11 +55,11 @@ HOT = {
     "offers._END": offers._END,
     "offers._ACCEPT": offers._ACCEPT,
     "decisions._OF_CUSTOMER": decisions._OF_CUSTOMER,
-    "payments._READ": payments._READ,
+    "payment_writes._READ": payment_writes._READ,
     "payments._SETTLEMENTS": payments._SETTLEMENTS,
-    "payments._WRITE": payments._WRITE,
-    "payments._WRITE_REPLAYED": payments._WRITE_REPLAYED,
-    "payments._REVERSE": payments._REVERSE,
+    "payment_writes._WRITE": payment_writes._WRITE,
+    "payment_writes._WRITE_REPLAYED": payment_writes._WRITE_REPLAYED,
+    "payment_writes._REVERSE": payment_writes._REVERSE,
     "payments._HISTORY": payments._HISTORY,
     "payments._PAGE": payments._PAGE,
     "policy_facts.READ": policy_facts.READ,
@@ -198,7 +199,7 @@ def test_hot_statements_use_one_node(name: str) -> None:
             "no parameter names the node",
         ),
         (
-            str(payments._READ).replace(
+            str(payment_writes._READ).replace(
                 "WHERE l.customer_id = :customer_id", "WHERE l.customer_id = c.customer_id"
             ),
             "no parameter names the node of the subquery of loans",
