@@ -4,6 +4,7 @@ The functions that read use no lock: a concurrent write changes the customer's v
 guarded write fails.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from uuid import UUID
@@ -109,6 +110,7 @@ def loan_write(
         moment=request.moment,
         traceparent=request.traceparent,
         read_version=read.position.version,
+        scorecard_version=read.scorecard_version,
         position_after=replace(position_after, arrears=arrears_after),
         loan_after=loan_after,
         announced_class=read.announced_class,
@@ -117,11 +119,13 @@ def loan_write(
     )
 
 
-def report(
-    written: LoanWrite, scorecard_version: str, cache: PositionCache | None, *, read_at: float
-) -> None:
-    """Count the changes of class in the metrics, and write the new position to the cache. Follows
-    the commit. The data was read after `read_at`, in seconds of time.monotonic()."""
-    metrics.count_class_changes(each.current.name for each in written.class_changes)
-    if cache is not None:
-        cache.put([written.position_after], scorecard_version, written.moment, read_at=read_at)
+def report(written: Sequence[LoanWrite], cache: PositionCache | None, *, read_at: float) -> None:
+    """Count the changes of class in the metrics, and write the new positions to the cache, after
+    the commit of writes of one day under one scorecard. The data was read after `read_at`, in
+    seconds of time.monotonic()."""
+    for each in written:
+        metrics.count_class_changes(change.current.name for change in each.class_changes)
+    if cache is not None and written:
+        positions_after = [each.position_after for each in written]
+        first = written[0]
+        cache.put(positions_after, first.scorecard_version, first.moment, read_at=read_at)

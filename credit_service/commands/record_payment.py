@@ -1,12 +1,14 @@
 """Record a payment on a loan: installments, a part prepayment or a foreclosure, on any day.
 
-A payment for installments that is in order of the days takes two statements. Every other payment
-also reads the loan's payments, and the loan is computed from all of them.
+A payment for installments that is in order of the days takes two statements, which concurrent ones
+can share: `payment_groups`. Every other payment also reads the loan's payments, and the loan is
+computed from all of them.
 """
 
 import time
 from dataclasses import dataclass, replace
 from datetime import date
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -15,6 +17,7 @@ from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
 from credit_service.commands import loan_changes
+from credit_service.commands.grouping import LOST_RACE, GoAloneError, Grouping
 from credit_service.commands.idempotency import fingerprint, used_before
 from credit_service.commands.loan_changes import Request
 from credit_service.domain import payment_recording
@@ -26,7 +29,13 @@ from credit_service.domain.payments import PaymentPurpose, PrepaymentEffect, app
 from credit_service.domain.positions import CreditPosition
 from credit_service.domain.scorecard import Scorecard
 from credit_service.observability import tracing
-from credit_service.storage import arrears, decisions, payment_writes, payments, scorecards
+from credit_service.storage import (
+    arrears,
+    decisions,
+    payment_writes,
+    payments,
+    scorecards,
+)
 from credit_service.storage.database import Database, LostRaceError, lost_race_on
 from credit_service.storage.payment_writes import LoanWrite, PaymentRead, PaymentWrite
 from credit_service.storage.payments import LoanHistory, StoredPayment
@@ -65,16 +74,15 @@ class RecordedPayment:
 
 
 @dataclass(frozen=True, slots=True)
-class _Recorded:
-    """A response; for a new payment with what was written."""
+class Recorded:
+    """A response; for a new payment with what was written, unless its group has reported it."""
 
     answer: RecordedPayment
-    scorecard_version: str = ""
     written: LoanWrite | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Effects:
+class Effects:
     """What a payment does: the loan after it, and what of that is its own."""
 
     loan_after: Loan
@@ -90,6 +98,38 @@ class _Effects:
         return Settlement(numbers[0], len(numbers), paid_on) if numbers else None
 
 
+class PaymentCall(NamedTuple):
+    """A call of RecordPayment."""
+
+    command: RecordPayment
+    request: Request
+
+    @property
+    def customer_id(self) -> int:
+        """The customer whose loan is paid."""
+        return self.command.customer_id
+
+    @property
+    def paid_on(self) -> date:
+        """The day of the payment."""
+        return self.command.paid_on or self.request.moment.today
+
+    @property
+    def may_be_in_order(self) -> bool:
+        """Whether the loan after the payment may follow from the loan alone."""
+        command = self.command
+        return command.purpose is PaymentPurpose.INSTALLMENTS and not command.validate_only
+
+    def is_in_order(self, loan: Loan) -> bool:
+        """Whether the loan after the payment follows from the loan alone."""
+        last = loan.last_paid_on
+        return self.may_be_in_order and (last is None or self.paid_on >= last)
+
+
+PaymentGroups = Grouping[PaymentCall, Recorded]
+"""Groups of calls with payments that may be in order of the days."""
+
+
 def record_payment(
     database: Database,
     command: RecordPayment,
@@ -97,10 +137,12 @@ def record_payment(
     principal: str,
     *,
     cache: PositionCache | None = None,
+    groups: PaymentGroups | None = None,
 ) -> RecordedPayment:
     """Store the payment and its effects atomically, guarded by the customer's version.
 
-    Writes the new position to the cache before it returns.
+    With `groups`, payments in order of the days share statements with concurrent ones of other
+    customers. Writes the new position to the cache before it returns.
 
     Raises:
         NotFoundError: LOAN_NOT_FOUND, CUSTOMER_NOT_FOUND.
@@ -112,42 +154,54 @@ def record_payment(
     request = Request(
         command.request_id, fingerprint(command), principal, moment, tracing.traceparent()
     )
+    call = PaymentCall(command, request)
     started_at = time.monotonic()
 
-    def attempt(number: int) -> _Recorded:
-        session = database.transaction() if number else database.autocommit()
-        with session as connection:
-            return _record(connection, command, request, lock=number > 0)
+    def attempt(number: int) -> Recorded:
+        if groups is not None and number == 0 and call.may_be_in_order:
+            try:
+                return groups.submit(call)
+            except GoAloneError as error:
+                if error.reason == LOST_RACE:
+                    raise LostRaceError("version") from error
+        return record_alone(database, call, lock=number > 0)
 
     recorded = database.retry(attempt)
     if command.validate_only:
         return recorded.answer
     failpoints.reach("record_payment.after_commit")
     if recorded.written is not None:
-        loan_changes.report(recorded.written, recorded.scorecard_version, cache, read_at=started_at)
+        loan_changes.report([recorded.written], cache, read_at=started_at)
     return recorded.answer
 
 
-def _record(
-    connection: Connection, command: RecordPayment, request: Request, *, lock: bool
-) -> _Recorded:
+def record_alone(database: Database, call: PaymentCall, *, lock: bool) -> Recorded:
+    """Record the payment in statements of this call alone; with `lock`, in a transaction that locks
+    the customer. Raises as `record_payment`, and LostRaceError."""
+    session = database.transaction() if lock else database.autocommit()
+    with session as connection:
+        return record(connection, call, lock=lock)
+
+
+def record(connection: Connection, call: PaymentCall, *, lock: bool) -> Recorded:
     """Record the payment, or return the result of the first request with this id."""
+    command, request = call
     today = request.moment.today
     read = payment_writes.read(
         connection, command.customer_id, command.loan_id, command.request_id, today, lock=lock
     )
     if read is None:
-        raise _unknown_customer(command)
+        raise unknown_customer(call)
     if not command.validate_only:
         content = request.content
-        record = used_before(connection, read.request, command.request_id, _METHOD, content)
-        if record is not None:
-            return _Recorded(_as_recorded(connection, command, record.payment_number or 0))
-    before = _loan(command, read)
+        earlier = used_before(connection, read.request, command.request_id, _METHOD, content)
+        if earlier is not None:
+            return Recorded(_as_recorded(connection, command, earlier.payment_number or 0))
+    before = _loan(call, read)
     scorecard = scorecards.get(connection, read.scorecard_version)
-    paid_on = command.paid_on or today
-    if _is_in_order(command, before, paid_on):
-        effects = _applied(before, command, paid_on, today, scorecard)
+    paid_on = call.paid_on
+    if call.is_in_order(before):
+        effects = _applied(before, call, scorecard)
         arrears_after = loan_changes.arrears_after(
             connection, read, effects.loan_after, effects.settlement(paid_on), today
         )
@@ -162,51 +216,61 @@ def _record(
         if command.purpose is PaymentPurpose.FORECLOSURE:
             charging = decisions.scorecard_of_loan(connection, before, scorecard)
             charge_bps = charging.prepayment_charge_bps
-        account, effects = _replayed(
-            history, command, paid_on, today, scorecard.grace_days, charge_bps
-        )
+        account, effects = _replayed(history, call, scorecard.grace_days, charge_bps)
         if command.validate_only:
-            return _Recorded(_validated(command, paid_on, request, effects))
+            return Recorded(_validated(call, effects))
         arrears_after = arrears.with_loan(
             connection, account.loan, today, settlements=account.settlements
         )
     position = loan_changes.position_after(
         connection, read.position, before, effects.loan_after, today
     )
-    payment = _payment_write(
-        command, request, read, paid_on, effects, position, arrears_after, scorecard
-    )
+    payment = _payment_write(call, read, effects, position, arrears_after, scorecard)
     failpoints.reach("record_payment.before_write")
     stored = _store(connection, payment)
     if lock:
         failpoints.reach("record_payment.before_commit")
-    return _Recorded(_answer(command, stored, effects), scorecard.version, payment.effects)
+    return Recorded(answer(command, stored, effects), payment.effects)
 
 
-def _unknown_customer(command: RecordPayment) -> NotFoundError:
-    return NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(command.customer_id))
+def in_order(
+    call: PaymentCall, read: PaymentRead, scorecard: Scorecard
+) -> tuple[PaymentWrite, Effects] | None:
+    """Return what to write for a payment in order of the days, and what it does; None where the
+    customer's other loans or payments must be read.
+
+    Raises:
+        NotFoundError, PreconditionFailedError: as `record_payment`.
+    """
+    before, today = _loan(call, read), call.request.moment.today
+    if not call.is_in_order(before):
+        return None
+    effects = _applied(before, call, scorecard)
+    after = effects.loan_after
+    position = loan_changes.known_position_after(read.position, before, after, today)
+    arrears_after = loan_changes.known_arrears_after(read, after, today)
+    if position is None or arrears_after is None:
+        return None
+    return _payment_write(call, read, effects, position, arrears_after, scorecard), effects
 
 
-def _loan(command: RecordPayment, read: PaymentRead) -> Loan:
+def unknown_customer(call: PaymentCall) -> NotFoundError:
+    """CUSTOMER_NOT_FOUND."""
+    return NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(call.customer_id))
+
+
+def _loan(call: PaymentCall, read: PaymentRead) -> Loan:
     if read.loan is None:
-        raise unknown_loan(command.customer_id, command.loan_id)
+        raise unknown_loan(call.customer_id, call.command.loan_id)
     return read.loan
 
 
-def _is_in_order(command: RecordPayment, loan: Loan, paid_on: date) -> bool:
-    """Return whether the loan after the payment follows from the loan alone."""
-    return (
-        command.purpose is PaymentPurpose.INSTALLMENTS
-        and (loan.last_paid_on is None or paid_on >= loan.last_paid_on)
-        and not command.validate_only
+def _applied(loan: Loan, call: PaymentCall, scorecard: Scorecard) -> Effects:
+    today = call.request.moment.today
+    outcome = apply_payment(
+        loan, call.command.amount_paise, call.paid_on, today, scorecard.grace_days
     )
-
-
-def _applied(
-    loan: Loan, command: RecordPayment, paid_on: date, today: date, scorecard: Scorecard
-) -> _Effects:
-    outcome = apply_payment(loan, command.amount_paise, paid_on, today, scorecard.grace_days)
-    return _Effects(
+    return Effects(
         outcome.loan_after,
         range(loan.installments_settled + 1, outcome.loan_after.installments_settled + 1),
         len(outcome.on_time_numbers),
@@ -214,26 +278,22 @@ def _applied(
 
 
 def _replayed(
-    history: LoanHistory,
-    command: RecordPayment,
-    paid_on: date,
-    today: date,
-    grace_days: int,
-    charge_bps: int,
-) -> tuple[LoanAccount, _Effects]:
+    history: LoanHistory, call: PaymentCall, grace_days: int, charge_bps: int
+) -> tuple[LoanAccount, Effects]:
+    command = call.command
     fact = PaymentFact(
         payment_number=history.last_payment_number + 1,
         amount_paise=command.amount_paise,
-        paid_on=paid_on,
+        paid_on=call.paid_on,
         purpose=command.purpose,
         effect=command.effect,
         grace_days=grace_days,
     )
     recording = payment_recording.record_payment(
-        history.loan, history.facts(), fact, today, charge_bps
+        history.loan, history.facts(), fact, call.request.moment.today, charge_bps
     )
     applied, account = recording.applied, recording.account
-    return account, _Effects(
+    return account, Effects(
         account.loan,
         applied.settled_numbers,
         applied.on_time_count,
@@ -244,17 +304,16 @@ def _replayed(
 
 
 def _payment_write(
-    command: RecordPayment,
-    request: Request,
+    call: PaymentCall,
     read: PaymentRead,
-    paid_on: date,
-    effects: _Effects,
+    effects: Effects,
     position_after: CreditPosition,
     arrears_after: Arrears,
     scorecard: Scorecard,
 ) -> PaymentWrite:
+    command = call.command
     written = loan_changes.loan_write(
-        request,
+        call.request,
         read,
         effects.loan_after,
         position_after,
@@ -264,7 +323,7 @@ def _payment_write(
     return PaymentWrite(
         written,
         amount_paise=command.amount_paise,
-        paid_on=paid_on,
+        paid_on=call.paid_on,
         settled_numbers=effects.settled_numbers,
         on_time_count=effects.on_time_count,
         grace_days=scorecard.grace_days,
@@ -284,7 +343,8 @@ def _store(connection: Connection, payment: PaymentWrite) -> StoredPayment:
     return stored
 
 
-def _answer(command: RecordPayment, stored: StoredPayment, effects: _Effects) -> RecordedPayment:
+def answer(command: RecordPayment, stored: StoredPayment, effects: Effects) -> RecordedPayment:
+    """Return the response to a payment."""
     return RecordedPayment(
         stored,
         effects.loan_after,
@@ -294,10 +354,9 @@ def _answer(command: RecordPayment, stored: StoredPayment, effects: _Effects) ->
     )
 
 
-def _validated(
-    command: RecordPayment, paid_on: date, request: Request, effects: _Effects
-) -> RecordedPayment:
+def _validated(call: PaymentCall, effects: Effects) -> RecordedPayment:
     """Return the response of a payment that is not stored."""
+    command, request = call
     payment = StoredPayment(
         customer_id=command.customer_id,
         loan_id=command.loan_id,
@@ -305,7 +364,7 @@ def _validated(
         payment_id=0,
         request_id=command.request_id,
         amount_paise=command.amount_paise,
-        paid_on=paid_on,
+        paid_on=call.paid_on,
         recorded_at=request.moment.now,
         settled_numbers=effects.settled_numbers,
         on_time_count=effects.on_time_count,
@@ -315,7 +374,7 @@ def _validated(
         effect=command.effect,
         charge_paise=effects.charge_paise,
     )
-    return _answer(command, payment, effects)
+    return answer(command, payment, effects)
 
 
 def _as_recorded(
@@ -326,7 +385,7 @@ def _as_recorded(
     account = history.after_payment(payment_number)
     payment = history.payment(payment_number)
     prepaid = account.applied_payment(payment_number).prepaid_principal_paise
-    effects = _Effects(
+    effects = Effects(
         account.loan,
         payment.settled_numbers,
         payment.on_time_count,
@@ -335,7 +394,7 @@ def _as_recorded(
         account,
     )
     # A later reversal was not in the first response.
-    return _answer(command, replace(payment, reversal=None), effects)
+    return answer(command, replace(payment, reversal=None), effects)
 
 
 def _history(connection: Connection, customer_id: int, loan_id: int) -> LoanHistory:

@@ -54,7 +54,6 @@ class _Reversed:
     """A response; for a new reversal with what was written."""
 
     answer: ReversedPayment
-    scorecard_version: str = ""
     written: LoanWrite | None = None
 
 
@@ -93,7 +92,7 @@ def reverse_payment(
     done = database.retry(attempt)
     failpoints.reach("reverse_payment.after_commit")
     if done.written is not None:
-        loan_changes.report(done.written, done.scorecard_version, cache, read_at=started_at)
+        loan_changes.report([done.written], cache, read_at=started_at)
     return done.answer
 
 
@@ -143,7 +142,7 @@ def _reverse(
         raise LostRaceError("version")
     if lock:
         failpoints.reach("reverse_payment.before_commit")
-    return _Reversed(ReversedPayment(stored, after), read.scorecard_version, written)
+    return _Reversed(ReversedPayment(stored, after), written)
 
 
 def _written(

@@ -13,6 +13,7 @@ from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
 from credit_service.commands.create_loan import create_loan, create_loan_offer
 from credit_service.commands.offers import accept_loan_offer, withdraw_loan_offer
+from credit_service.commands.payment_groups import payment_groups
 from credit_service.commands.record_payment import record_payment
 from credit_service.commands.register_customer import register_customer
 from credit_service.commands.reverse_payment import reverse_payment
@@ -96,6 +97,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         self._cache = cache
         self._queries = CreditQueries(database, cache)
         self._tail = EventTail(database, stopping)
+        self._payment_groups = payment_groups(database, cache)
 
     def RegisterCustomer(
         self, request: pb.RegisterCustomerRequest, context: grpc.ServicerContext
@@ -395,7 +397,12 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         command = payments.read_record_payment(request)
         moment = self._clock.moment()
         recorded = record_payment(
-            self._database, command, moment, current_call().principal, cache=self._cache
+            self._database,
+            command,
+            moment,
+            current_call().principal,
+            cache=self._cache,
+            groups=self._payment_groups,
         )
         # A repeat, on whatever day, gets the first response.
         day = recorded.payment.recorded_at.astimezone(moment.zone).date()

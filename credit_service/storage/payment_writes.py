@@ -3,6 +3,8 @@
 A payment in order of the days takes two statements: `read` and `write`. A payment before another
 one, a prepayment, a foreclosure or a reversal also reads the loan's payments, and stores what the
 loan is by all of them.
+
+`grouped_payments` makes statements for several payments from INPUTS, MOVE_CUSTOMER and EFFECTS.
 """
 
 import json
@@ -37,8 +39,7 @@ _OTHERS_UNPAID_DUE = f"""
         THEN (SELECT min({loans.FIRST_UNPAID_DUE}) FROM loans l
             WHERE l.customer_id = :customer_id AND l.loan_id <> :loan_id AND l.closed_on IS NULL)
         END"""
-_READ = Statement(
-    f"""
+INPUTS = f"""
     SELECT {customers.POSITION_COLUMNS}, {requests.COLUMNS}, {scorecards.ACTIVE_VERSION},
         c.announced_class, {_OTHERS_UNPAID_DUE}, {loans.COLUMNS}
     FROM customers c
@@ -47,7 +48,7 @@ _READ = Statement(
     LEFT JOIN loans l ON l.customer_id = c.customer_id AND l.loan_id = :loan_id
     WHERE c.customer_id = :customer_id
 """
-)
+_READ = Statement(INPUTS)
 _REQUESTS_AT = customers.POSITION_COLUMN_COUNT
 _SCORECARD_AT = _REQUESTS_AT + requests.COLUMN_COUNT
 _LOANS_AT = _SCORECARD_AT + 3
@@ -92,10 +93,11 @@ def read(
             "today": day,
         },
     )
-    return None if row is None else _payment_read(row)
+    return None if row is None else payment_read(row)
 
 
-def _payment_read(row: Row) -> PaymentRead:
+def payment_read(row: Row) -> PaymentRead:
+    """Return the inputs from a row of INPUTS."""
     return PaymentRead(
         customers.position(row),
         requests.record(row[_REQUESTS_AT:_SCORECARD_AT]),
@@ -108,8 +110,7 @@ def _payment_read(row: Row) -> PaymentRead:
 
 # The customer's position and the loan move to what they are after the write, if the customer is
 # still of the version that was read.
-_MOVE = f"""
-    WITH c AS (
+MOVE_CUSTOMER = f"""
         UPDATE customers SET
             version = version + 1,
             event_seq = event_seq + :event_count,
@@ -124,11 +125,14 @@ _MOVE = f"""
             held_installments_paise = :held_installments_paise,
             held_valid_until = :held_valid_until,
             {customers.SET_ARREARS},
-            announced_class = :announced_class
-        WHERE customer_id = :customer_id AND version = :read_version
-        RETURNING customer_id, version, event_seq
-    ), l AS (
-        UPDATE loans SET {{loan}}
+            announced_class = :announced_class{{rows}}
+        WHERE customers.customer_id = :customer_id AND version = :read_version
+        RETURNING {{returned}}"""
+_MOVE = f"""
+    WITH c AS ({MOVE_CUSTOMER.format(rows="", returned="customer_id, version, event_seq")}
+    ), """
+_LOAN = """l AS (
+        UPDATE loans SET {loan}
         FROM c
         WHERE loans.customer_id = c.customer_id AND loans.loan_id = :loan_id
     )"""
@@ -147,7 +151,7 @@ _PAYMENT = """, p AS (
             :settled_count, :on_time_count, :closed_on IS NOT NULL, :principal, :purpose, :effect,
             :grace_days, :charge_paise
         FROM c
-        RETURNING payment_number, payment_id
+        RETURNING customer_id, payment_number, payment_id
     ), e AS (
         INSERT INTO events (customer_id, event_seq, kind, customer_version, occurred_at, payload,
             traceparent)
@@ -155,21 +159,21 @@ _PAYMENT = """, p AS (
             (CAST(:facts AS jsonb) || jsonb_build_object('payment_id', p.payment_id,
                 'payment_number', p.payment_number, 'loan_id', :loan_id))::json,
             CAST(:traceparent AS text)
-        FROM c, p{prepaid}
+        FROM c JOIN p ON p.customer_id = c.customer_id{prepaid}
         UNION ALL
         SELECT c.customer_id, c.event_seq - :event_count + 2, 'loan_closed', c.version, :now,
             json_build_object('payment_id', p.payment_id, 'loan_id', :loan_id,
                 'closed_on', :closed_on), CAST(:traceparent AS text)
-        FROM c, p WHERE :closed_on IS NOT NULL
+        FROM c JOIN p ON p.customer_id = c.customer_id WHERE :closed_on IS NOT NULL
 {class_changes}
     ), r AS (
         INSERT INTO requests (request_id, method, fingerprint, customer_id, loan_id,
             payment_number, created_at, principal)
         SELECT :request_id, 'RecordPayment', :fingerprint, c.customer_id, :loan_id,
             p.payment_number, :now, :principal
-        FROM c, p
+        FROM c JOIN p ON p.customer_id = c.customer_id
     )
-    SELECT payment_number, payment_id FROM p"""
+    SELECT customer_id, payment_number, payment_id FROM p"""
 _CLASS_CHANGES = """
         UNION ALL
         SELECT c.customer_id, c.event_seq - :change_count + t.place, 'asset_class_changed',
@@ -219,11 +223,14 @@ def _written(text: str) -> Statement:
 
 
 _NEW_ID = "nextval('payment_ids')"
-_RECORD = _MOVE.format(loan=_LOAN_AFTER_PAYMENT) + _PAYMENT.format(
+EFFECTS = _LOAN.format(loan=_LOAN_AFTER_PAYMENT) + _PAYMENT.format(
     prepaid="", class_changes=_CLASS_CHANGES
 )
-_RECORD_AND_REPLAY = _MOVE.format(loan=_LOAN_AFTER_REPLAY) + _PAYMENT.format(
-    prepaid=_PREPAID, class_changes=_CLASS_CHANGES
+_RECORD = _MOVE + EFFECTS
+_RECORD_AND_REPLAY = (
+    _MOVE
+    + _LOAN.format(loan=_LOAN_AFTER_REPLAY)
+    + _PAYMENT.format(prepaid=_PREPAID, class_changes=_CLASS_CHANGES)
 )
 _WRITE = _written(_RECORD)
 _WRITE_REPLAYED = _written(_RECORD_AND_REPLAY)
@@ -232,7 +239,7 @@ _WRITE_WITH_ID = _written(_RECORD.replace(_NEW_ID, ":payment_id"))
 _WRITE_REPLAYED_WITH_ID = _written(_RECORD_AND_REPLAY.replace(_NEW_ID, ":payment_id"))
 _DRAW_ID = Statement(f"SELECT {_NEW_ID} AS payment_id")
 _REVERSE = _written(
-    _MOVE.format(loan=_LOAN_AFTER_REPLAY) + _REVERSAL.format(class_changes=_CLASS_CHANGES)
+    _MOVE + _LOAN.format(loan=_LOAN_AFTER_REPLAY) + _REVERSAL.format(class_changes=_CLASS_CHANGES)
 )
 
 
@@ -249,6 +256,7 @@ class LoanWrite:
     moment: Moment
     traceparent: str | None
     read_version: int
+    scorecard_version: str
     position_after: CreditPosition
     loan_after: Loan
     announced_class: AssetClass
@@ -282,11 +290,26 @@ def write(connection: Connection, payment: PaymentWrite) -> StoredPayment | None
 
     Raises IntegrityError if a concurrent request used the request id.
     """
-    effects = payment.effects
-    loan, settled = effects.loan_after, payment.settled_numbers
-    is_closed = loan.closed_on is not None
+    is_replayed = payment.effects.is_replayed
+    statement = _WRITE_REPLAYED if is_replayed else _WRITE
+    values = payment_values(payment)
+    if is_replayed:
+        prepaid = _prepaid_event(payment)
+        values["prepaid"] = None if prepaid is None else json.dumps(prepaid)
+    if cluster.is_distributed(connection):
+        ids = _DRAW_ID.rows(connection, {})
+        values["payment_id"] = ids[0][0]
+        statement = _WRITE_REPLAYED_WITH_ID if is_replayed else _WRITE_WITH_ID
+    row = statement.row(connection, values)
+    return None if row is None else stored_payment(payment, *row[1:])
+
+
+def payment_values(payment: PaymentWrite) -> dict[str, Any]:
+    """Return the parameters of MOVE_CUSTOMER and EFFECTS."""
+    effects, settled = payment.effects, payment.settled_numbers
+    loan = effects.loan_after
     first = settled[0] if settled else None
-    facts = {
+    facts: dict[str, Any] = {
         "amount_paise": payment.amount_paise,
         "paid_on": payment.paid_on.isoformat(),
         "first_settled": first,
@@ -294,50 +317,44 @@ def write(connection: Connection, payment: PaymentWrite) -> StoredPayment | None
         "on_time_count": payment.on_time_count,
         "outstanding_paise": effects.outstanding_paise,
     }
-    prepaid = _prepaid_event(payment)
-    statement, values = _WRITE, {}
     if effects.is_replayed:
         facts |= {"purpose": payment.purpose, "effect": payment.effect}
         facts |= {"charge_paise": payment.charge_paise}
-        statement = _WRITE_REPLAYED
-        values = {"prepaid": None if prepaid is None else json.dumps(prepaid)}
-    if cluster.is_distributed(connection):
-        ids = _DRAW_ID.rows(connection, {})
-        values["payment_id"] = ids[0][0]
-        statement = _WRITE_REPLAYED_WITH_ID if effects.is_replayed else _WRITE_WITH_ID
-    row = statement.row(
-        connection,
-        {
-            **values,
-            **_values(effects),
-            "event_count": 1 + (prepaid is not None) + is_closed + len(effects.class_changes),
-            "closed_on": loan.closed_on,
-            "amount_paise": payment.amount_paise,
-            "paid_on": payment.paid_on,
-            "first_settled": first,
-            "settled_count": len(settled),
-            "on_time_count": payment.on_time_count,
-            "purpose": str(payment.purpose),
-            "effect": payment.effect and str(payment.effect),
-            "grace_days": payment.grace_days,
-            "charge_paise": payment.charge_paise,
-            "facts": json.dumps(facts),
-        },
-    )
-    if row is None:
-        return None
+    events = 1 + bool(payment.prepaid_principal_paise) + (loan.closed_on is not None)
+    return {
+        **_values(effects),
+        "event_count": events + len(effects.class_changes),
+        "closed_on": loan.closed_on,
+        "amount_paise": payment.amount_paise,
+        "paid_on": payment.paid_on,
+        "first_settled": first,
+        "settled_count": len(settled),
+        "on_time_count": payment.on_time_count,
+        "purpose": str(payment.purpose),
+        "effect": payment.effect and str(payment.effect),
+        "grace_days": payment.grace_days,
+        "charge_paise": payment.charge_paise,
+        "facts": json.dumps(facts),
+    }
+
+
+def stored_payment(payment: PaymentWrite, payment_number: int, payment_id: int) -> StoredPayment:
+    """Return the payment as it is stored, with the numbers from a row of EFFECTS."""
+    effects, settled = payment.effects, payment.settled_numbers
+    loan = effects.loan_after
+    first = settled[0] if settled else 0
     return StoredPayment(
         customer_id=loan.customer_id,
         loan_id=loan.loan_id,
-        payment_number=row[0],
-        payment_id=row[1],
+        payment_number=payment_number,
+        payment_id=payment_id,
         request_id=effects.request_id,
         amount_paise=payment.amount_paise,
         paid_on=payment.paid_on,
         recorded_at=effects.moment.now,
-        settled_numbers=range(first or 0, (first or 0) + len(settled)),
+        settled_numbers=range(first, first + len(settled)),
         on_time_count=payment.on_time_count,
-        closed_loan=is_closed,
+        closed_loan=loan.closed_on is not None,
         principal=effects.principal,
         purpose=payment.purpose,
         effect=payment.effect,

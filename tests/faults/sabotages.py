@@ -22,7 +22,13 @@ from credit_service.domain.positions import CreditPosition
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import OnMoved
 from credit_service.ingestion.frames import Batch
-from credit_service.storage import bookings, event_stream, ingestions, payment_writes
+from credit_service.storage import (
+    bookings,
+    event_stream,
+    grouped_payments,
+    ingestions,
+    payment_writes,
+)
 from credit_service.storage import database as storage
 from credit_service.storage.bookings import BookingWrite
 from credit_service.storage.database import Database
@@ -44,6 +50,9 @@ def _version_guard() -> None:
     bookings.WRITE_APPROVED = _without(bookings.WRITE_APPROVED, guard)
     bookings.WRITE_DECLINED = _without(bookings.WRITE_DECLINED, guard)
     payment_writes._WRITE = _without(payment_writes._WRITE, guard)
+    for alias in ("g", "k"):
+        of_row = f" AND version = {alias}.read_version"
+        grouped_payments.WRITE = _without(grouped_payments.WRITE, of_row)
 
 
 def _reversal_guard() -> None:

@@ -13,7 +13,12 @@ from sqlalchemy import text
 from credit_service.commands import record_payment as recording
 from credit_service.commands.create_loan import CreateLoan, create_loan
 from credit_service.commands.loan_changes import Request
-from credit_service.commands.record_payment import RecordedPayment, RecordPayment, record_payment
+from credit_service.commands.record_payment import (
+    PaymentCall,
+    RecordedPayment,
+    RecordPayment,
+    record_payment,
+)
 from credit_service.domain.eligibility import Ask
 from credit_service.domain.errors import (
     NotFoundError,
@@ -134,7 +139,7 @@ def loans_read_by(database: Database, loan: Loan, amount_paise: int, day: date) 
     with database.transaction() as connection:
         # The counters include earlier transactions that the session has not reported yet.
         before = connection.execute(counted).scalar() or 0
-        recording._record(connection, command, request, lock=True)
+        recording.record(connection, PaymentCall(command, request), lock=True)
         return int(connection.execute(counted).scalar_one()) - before
 
 
