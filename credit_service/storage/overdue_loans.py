@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from credit_service.domain.delinquency import CLASS_DAYS, Arrears, AssetClass
 from credit_service.domain.loans import Loan
-from credit_service.storage import loans
+from credit_service.storage import cluster, loans
 from credit_service.storage.statements import Row, Statement
 from credit_service.storage.tables import MAX_ID
 
@@ -74,21 +74,40 @@ _ANY = Statement(
 )
 
 
-def _of_borrowers(borrowers: str) -> Statement:
+class _ByBorrower(NamedTuple):
+    """The statement of the overdue loans of borrowers, and its form for a cluster."""
+
+    on_one_server: Statement
+    on_cluster: Statement
+
+
+def _of_borrowers(borrowers: str) -> _ByBorrower:
     """Return the statement of the overdue loans of borrowers b, in their order: (day, customer_id,
     due date of the worst loan, first day of a kept NPA)."""
-    return Statement(
-        f"""
-    SELECT b.day, b.customer_id, l.loan_id, l.due, b.worst_due, b.npa_since, {loans.COLUMNS}
+    select = "SELECT b.day, b.customer_id, l.loan_id, {due}, b.worst_due, b.npa_since, {columns}"
+    order = """(b.day, b.customer_id, l.loan_id)
+        > (CAST(:day AS date), CAST(:customer_id AS bigint), CAST(:loan_id AS bigint))
+    ORDER BY 1, 2, 3 LIMIT :limit"""
+    unpaid = f"l.customer_id = b.customer_id AND l.closed_on IS NULL AND {_DUE} <= :latest_due"
+    return _ByBorrower(
+        Statement(
+            f"""
+    {select.format(due="l.due", columns=loans.COLUMNS)}
     FROM ({borrowers}) b
     CROSS JOIN LATERAL (
         SELECT {_DUE} AS due, l.* FROM loans l
-        WHERE l.customer_id = b.customer_id AND l.closed_on IS NULL AND {_DUE} <= :latest_due
+        WHERE {unpaid}
         ORDER BY l.loan_id OFFSET 0
     ) l
-    WHERE (b.day, b.customer_id, l.loan_id)
-        > (CAST(:day AS date), CAST(:customer_id AS bigint), CAST(:loan_id AS bigint))
-    ORDER BY 1, 2, 3 LIMIT :limit"""
+    WHERE {order}"""
+        ),
+        # A cluster cannot run a lateral subquery for rows that it has collected from all nodes.
+        Statement(
+            f"""
+    {select.format(due=_DUE, columns=loans.COLUMNS)}
+    FROM ({borrowers}) b JOIN loans l ON {unpaid}
+    WHERE {order}"""
+        ),
     )
 
 
@@ -192,11 +211,12 @@ def page(
 
 
 def _examine(
-    connection: Connection, last: Statement, statement: Statement, values: dict[str, Any]
+    connection: Connection, last: Statement, statements: _ByBorrower, values: dict[str, Any]
 ) -> tuple[list[Row], PageStart | None]:
     """Return the rows up to the last one to examine, and the start after it; None at the end."""
     row = last.row(connection, values)
     until, until_customer = row or (date.max, MAX_ID)
+    statement = statements[cluster.is_distributed(connection)]
     rows = statement.rows(connection, values | {"until": until, "until_customer": until_customer})
     if row is None:
         return rows, None
