@@ -16,7 +16,6 @@ from benchmarks import bed
 from benchmarks.bed import TODAY, Bed, Server
 from benchmarks.measuring import MEBIBYTES, SECONDS, Goal, Plan, Result, Turn, by_turns
 from credit_service.client.channel import open_channel
-from credit_service.client.ingestion import IngestionClient, Request
 from credit_service.client.rows import open_source
 from credit_service.domain.calendar import installments_due_by
 from credit_service.spreadsheets import samples
@@ -24,6 +23,7 @@ from credit_service.spreadsheets.samples import SampleLoan
 from credit_service.storage import scores
 from credit_service.storage.database import Database
 from credit_service.v1 import ingestion_pb2
+from credit_service_client.ingestion import IngestionClient, Request
 
 _CUSTOMERS = 10_000
 _LOANS = 100_000

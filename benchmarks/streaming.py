@@ -10,8 +10,8 @@ from uuid import uuid4
 
 from benchmarks.load import LoadError, serve_one
 from credit_service.client.channel import open_channel
-from credit_service.client.ingestion import IngestionClient, Request
 from credit_service.client.rows import open_source
+from credit_service_client.ingestion import IngestionClient, Request
 
 
 @dataclass(frozen=True, slots=True)

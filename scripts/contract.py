@@ -1,6 +1,6 @@
 """Generates, checks, lints and releases the protobuf contract, offline.
 
-    python scripts/contract.py generate   write credit_service/v1 and docs/reference from protos/
+    python scripts/contract.py generate   write the Python code and docs/reference from protos/
     python scripts/contract.py check      fail if either differs from what generate would write
     python scripts/contract.py lint       buf lint and buf format
     python scripts/contract.py breaking   compare with the contract last released
@@ -26,7 +26,7 @@ import reference
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 PACKAGE = Path("credit_service") / "v1"
-GENERATED = ROOT / PACKAGE
+GENERATED = ROOT / "clients" / "python" / "src" / PACKAGE
 REFERENCE = ROOT / "docs" / "reference"
 RELEASED = PROTOS / "released" / "credit_service_v1.binpb"
 GOOGLEAPIS = ROOT / ".build" / "googleapis"
@@ -108,6 +108,7 @@ def write_package(folder: Path) -> None:
             shutil.copyfile(made, folder / made.name)
         shutil.copyfile(Path(scratch) / DESCRIPTORS, folder / DESCRIPTORS)
     (folder / "__init__.py").write_text(INIT, encoding="utf-8")
+    (folder / "py.typed").touch()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -154,7 +155,9 @@ def imports() -> None:
     """Copy the imported protos of googleapis to where buf and clients that load .proto files find
     them."""
     types = package_folder("google.type.money_pb2").glob("*.proto")
-    for proto in (*types, package_folder("google.rpc.status_pb2") / "status.proto"):
+    rpc = package_folder("google.rpc.status_pb2")
+    # Clients read the details of errors, which the contract does not import.
+    for proto in (*types, rpc / "status.proto", rpc / "error_details.proto"):
         target = GOOGLEAPIS / "google" / proto.parent.name / proto.name
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists() or target.read_bytes() != proto.read_bytes():

@@ -11,12 +11,12 @@ from credit_service.cli.common import ExitCode, Target, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
 from credit_service.cli.output import Listing, as_dict, err, note, out, print_json
 from credit_service.cli.scorecards import read_document, rejected, service
-from credit_service.client.channel import ServiceError
 from credit_service.client.display import enum_name
 from credit_service.domain.errors import CreditError
 from credit_service.rupees import group_digits
 from credit_service.v1 import decision_pb2, scorecard_pb2
 from credit_service.v1 import scorecard_service_pb2 as pb
+from credit_service_client.errors import ServiceError
 
 _BANDS = ((0, 10), (11, 30), (31, 50), (51, 100))
 _FLIPS_SHOWN = 20

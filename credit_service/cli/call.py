@@ -19,12 +19,12 @@ from rich.text import Text
 from credit_service.cli.common import ExitCode, Target, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS, connected
 from credit_service.cli.output import Listing, as_dict, note, out, print_json
-from credit_service.client.channel import decoded_errors
 from credit_service.v1 import (
     credit_service_pb2,
     ingestion_service_pb2,
     scorecard_service_pb2,
 )
+from credit_service_client.errors import decoded_errors
 
 _SERVICES = (
     credit_service_pb2.DESCRIPTOR.services_by_name["CreditService"],

@@ -14,10 +14,10 @@ from credit_service.cli.connection import connected
 from credit_service.cli.ingest import ensure_free
 from credit_service.cli.output import err, out, print_json
 from credit_service.client import asks
-from credit_service.client.rows import SourceError
 from credit_service.rupees import group_digits
 from credit_service.spreadsheets.table import SpreadsheetError
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from credit_service_client.sources import SourceError
 
 
 def check_file(path: Path, output: Path | None, target: Target, *, as_json: bool) -> int:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -30,16 +30,18 @@ def connected(target: Target, timeout_seconds: float | None = None) -> Iterator[
         yield channel
 
 
-def opened(target: Target, *, without_token_file: bool = False) -> grpc.Channel:
+def opened(target: Target) -> grpc.Channel:
     """Return a channel to the service, which may not respond yet. Raises UsageError, TlsFileError.
 
-    With `without_token_file`, a missing token file counts as an empty file.
+    A token file is read for every call.
     """
     try:
         check_target(target.address)
     except ValueError as error:
         raise UsageError(f"--address {target.address} is not accepted: {error}") from None
-    return open_channel(target.address, _bearer_token(target, without_token_file), target.ca)
+    token = _bearer_token(target)
+    source = _Renewed(target, token) if token and reads_token_file(target) else token
+    return open_channel(target.address, source, target.ca)
 
 
 def await_ready(channel: grpc.Channel, target: Target, timeout_seconds: float) -> None:
@@ -52,7 +54,21 @@ def reads_token_file(target: Target) -> bool:
     return not target.token and target.token_file not in (None, Path())
 
 
-def _bearer_token(target: Target, without_file: bool) -> str | None:
+class _Renewed:
+    """Returns the token that the file has now; the last one while the file is unusable, as in the
+    moment in which it is replaced."""
+
+    def __init__(self, target: Target, token: str) -> None:
+        self._target = target
+        self._token = token
+
+    def __call__(self) -> str:
+        with suppress(UsageError):
+            self._token = _bearer_token(self._target) or self._token
+        return self._token
+
+
+def _bearer_token(target: Target) -> str | None:
     """Return --token or CREDIT_TOKEN, else the content of the token file, else None.
 
     Raises UsageError for an unreadable file, or a token that a header cannot contain.
@@ -65,8 +81,7 @@ def _bearer_token(target: Target, without_file: bool) -> str | None:
             with path.open("rb") as file:
                 token = file.read(_MAX_TOKEN_BYTES).decode("ascii", errors="replace")
         except OSError as error:
-            if not (without_file and isinstance(error, FileNotFoundError)):
-                raise UsageError(f"{source} cannot be read: {error.strerror}") from None
+            raise UsageError(f"{source} cannot be read: {error.strerror}") from None
     if not token:
         return None
     token = token.strip().removeprefix("Bearer ")

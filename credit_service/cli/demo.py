@@ -28,20 +28,16 @@ from rich.text import Text
 from credit_service.cli.common import ExitCode
 from credit_service.cli.ingest import Outcome, send
 from credit_service.cli.output import SERVICE, buf_curl, grpcurl, note, out, paste
-from credit_service.client.channel import (
-    ServiceError,
-    decoded_errors,
-    open_channel,
-    require_ready,
-)
+from credit_service.client.channel import open_channel, require_ready
 from credit_service.client.display import inr, paise
-from credit_service.client.ingestion import IngestionClient, Request
 from credit_service.client.rows import open_source
 from credit_service.settings import Settings
 from credit_service.spreadsheets import samples
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import decision_pb2, ingestion_pb2, loan_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from credit_service_client.errors import ServiceError, decoded_errors
+from credit_service_client.ingestion import IngestionClient, Request
 
 T = TypeVar("T")
 

@@ -279,7 +279,7 @@ def _server(target: Target) -> tuple[bool, Finding]:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     from credit_service.cli.connection import connected
-    from credit_service.client.channel import ServiceError, decoded_errors
+    from credit_service_client.errors import ServiceError, decoded_errors
 
     name, statuses = "server", health_pb2.HealthCheckResponse.ServingStatus
     try:

@@ -10,11 +10,11 @@ import pydantic
 
 from credit_service.cli.common import ExitCode, UsageError
 from credit_service.cli.output import print_failure
-from credit_service.client.channel import ServiceError
-from credit_service.client.rows import SourceError
-from credit_service.client.tls import TlsFileError
 from credit_service.clock import ClockFileError
 from credit_service.settings import problems
+from credit_service_client.errors import ServiceError
+from credit_service_client.sources import SourceError
+from credit_service_client.tls import TlsFileError
 
 _Explained = tuple[list[str], ExitCode] | None
 

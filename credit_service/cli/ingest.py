@@ -35,15 +35,15 @@ from credit_service.cli.output import (
     print_failure,
     print_json,
 )
-from credit_service.client.channel import ServiceError
 from credit_service.client.display import enum_name
-from credit_service.client.ingestion import IngestionClient, Listener, Request, SourceFailedError
 from credit_service.client.rows import SourceFile, kinds, open_source
 from credit_service.rupees import group_digits
 from credit_service.spreadsheets import templates
 from credit_service.spreadsheets.cell_values import DateOrder
 from credit_service.spreadsheets.columns import Kind
 from credit_service.v1 import ingestion_pb2
+from credit_service_client.errors import ServiceError
+from credit_service_client.ingestion import IngestionClient, Listener, Request, SourceFailedError
 
 _KINDS: dict[str, Kind] = {"customers": "CUSTOMERS", "loans": "LOANS"}
 DATE_ORDERS: dict[str | None, DateOrder | None] = {

@@ -22,10 +22,10 @@ from credit_service.cli.show import (
     print_list,
     service_at,
 )
-from credit_service.client.channel import ServiceError
 from credit_service.client.display import enum_name, inr, paise, words
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import loan_pb2
+from credit_service_client.errors import ServiceError
 
 
 def payments(target: Target, customer_id: int, loan_id: int, limit: int, *, as_json: bool) -> int:

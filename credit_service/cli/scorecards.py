@@ -22,7 +22,6 @@ from credit_service.cli.output import (
     print_failure,
     print_json,
 )
-from credit_service.client.channel import decoded_errors
 from credit_service.client.display import enum_name
 from credit_service.domain.errors import (
     CreditError,
@@ -36,6 +35,7 @@ from credit_service.domain.scorecard_json import MAX_DOCUMENT_BYTES, read_scorec
 from credit_service.v1 import scorecard_pb2
 from credit_service.v1 import scorecard_service_pb2 as pb
 from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
+from credit_service_client.errors import decoded_errors
 
 _DOCUMENT = "scorecard"
 _PAGE_SIZE = 1_000

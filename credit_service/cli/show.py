@@ -27,10 +27,6 @@ from credit_service.cli.output import (
     out,
     print_json,
 )
-from credit_service.client.channel import (
-    ServiceError,
-    decoded_errors,
-)
 from credit_service.client.display import enum_name, inr, unknown_fact, words
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import (
@@ -43,6 +39,7 @@ from credit_service.v1 import (
 )
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.customer_pb2 import Customer
+from credit_service_client.errors import ServiceError, decoded_errors
 
 _PAGE_SIZE = 1_000
 _BAR_CELLS = 20

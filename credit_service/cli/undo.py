@@ -8,9 +8,9 @@ from credit_service.cli.common import ExitCode, Target
 from credit_service.cli.connection import connected
 from credit_service.cli.output import Listing, as_dict, out, print_json
 from credit_service.client.display import enum_name
-from credit_service.client.ingestion import IngestionClient
 from credit_service.rupees import group_digits
 from credit_service.v1 import ingestion_pb2
+from credit_service_client.ingestion import IngestionClient
 
 
 def cancel(ingestion_id: UUID, request_id: UUID | None, target: Target, *, as_json: bool) -> int:

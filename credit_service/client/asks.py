@@ -9,19 +9,15 @@ import codecs
 import csv
 import io
 import itertools
-import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import IO, Any, BinaryIO
 
-import grpc
 from google.rpc import error_details_pb2, status_pb2
 from openpyxl import Workbook
 from openpyxl.styles import Font
 
-from credit_service.client.channel import ServiceError, decoded_errors
 from credit_service.client.display import enum_name, paise
 from credit_service.client.rows import CONVERTERS, UnreadableError
 from credit_service.spreadsheets import cell_values
@@ -34,6 +30,8 @@ from credit_service.spreadsheets.workbook_writer import CellFactory, Line, Workb
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import decision_pb2, offer_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from credit_service_client.errors import ServiceError
+from credit_service_client.retrying import Patience, RetryingMethod
 
 BATCH_ASKS = 1_000
 CALL_TIMEOUT_SECONDS = 60.0
@@ -61,16 +59,6 @@ _PAYEES = {
 }
 """Who receives the charge of a column. The other columns are fields of the ask."""
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
-_FIRST_PAUSE_SECONDS = 0.2
-_MAX_PAUSE_SECONDS = 5.0
-_WORTH_REPEATING = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.ABORTED,
-    }
-)
 
 _Answer = tuple[Cell | Decimal, ...]
 """The cells of HEADERS."""
@@ -217,18 +205,11 @@ def _results(
 def _call(
     service: CreditServiceStub, request: pb.BatchCheckEligibilityRequest
 ) -> pb.BatchCheckEligibilityResponse:
-    give_up_at = time.monotonic() + PATIENCE_SECONDS
-    pause_seconds = _FIRST_PAUSE_SECONDS
-    while True:
-        try:
-            with decoded_errors():
-                return service.BatchCheckEligibility(request, timeout=CALL_TIMEOUT_SECONDS)
-        except ServiceError as error:
-            if error.code not in _WORTH_REPEATING or time.monotonic() > give_up_at:
-                raise
-            least = error.retry_after_seconds or 0.0
-        time.sleep(max(least, pause_seconds * random.uniform(0.5, 1)))  # noqa: S311 - no secret
-        pause_seconds = min(2 * pause_seconds, _MAX_PAUSE_SECONDS)
+    patience = Patience(give_up_seconds=PATIENCE_SECONDS, call_timeout_seconds=CALL_TIMEOUT_SECONDS)
+    response: pb.BatchCheckEligibilityResponse = RetryingMethod(
+        service.BatchCheckEligibility, patience
+    )(request)
+    return response
 
 
 def _written(result: pb.EligibilityResult, counts: Counts) -> _Answer:

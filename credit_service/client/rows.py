@@ -20,6 +20,7 @@ from credit_service.spreadsheets.columns import COLUMNS, ColumnType, Kind
 from credit_service.spreadsheets.table import Block, SpreadsheetError
 from credit_service.v1 import ingestion_pb2
 from credit_service.v1.ingestion_service_pb2 import IngestRowsRequest, RowBatch
+from credit_service_client.sources import BatchProgress, SourceError
 
 BATCH_ROWS = 5_000
 """Rows per batch. The contract allows twice as many, but the service stores several waiting batches
@@ -30,10 +31,6 @@ MAX_BATCH_BYTES = 3 * 1024 * 1024
 
 _MAX_FOUND_CHARS = 200
 _MAX_TEXT_CHARS = 1_000
-
-
-class SourceError(Exception):
-    """The file cannot be read as rows. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,12 @@ class SourceFile:
     unread_sheets: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def batches(self, offset: int = 0) -> "Iterator[BatchProgress]":
+    @property
+    def filename(self) -> str:
+        """The name without folders."""
+        return self.path.name
+
+    def batches(self, offset: int = 0) -> Iterator[BatchProgress]:
         """Yield the rows that are not blank in batches, from the offset-th row on.
 
         Raises SourceError if the rest of the file is damaged.
@@ -63,19 +65,6 @@ class SourceFile:
             opened = source.open_source(file, self.path.name, self.kind, self.date_order)
             for request in _requests(opened, offset):
                 yield BatchProgress(request, file.tell())
-
-
-@dataclass(frozen=True, slots=True)
-class BatchProgress:
-    """A message with a batch, and the approximate number of bytes of the file read so far."""
-
-    request: IngestRowsRequest
-    read_bytes: int
-
-    @property
-    def batch(self) -> RowBatch:
-        """The batch in the message."""
-        return self.request.batch
 
 
 def open_source(

@@ -16,8 +16,9 @@ from typing import IO, Any
 
 import grpc
 
-from credit_service.client.channel import ServiceError, open_channel
+from credit_service.client.channel import open_channel
 from credit_service.spreadsheets.table import SpreadsheetError
+from credit_service_client.errors import ServiceError
 
 MEMORY_LIMIT_BYTES = 2 * 1024**3
 CPU_LIMIT_SECONDS = 300

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from credit_service.client.channel import ServiceError
 from credit_service.console.service import Service
 from credit_service.v1.scorecard_pb2 import BacktestProgress, BacktestResult
 from credit_service.v1.scorecard_service_pb2 import BacktestScorecardRequest
+from credit_service_client.errors import ServiceError
 
 MAX_RUNNING = 4
 MAX_KEPT = 20

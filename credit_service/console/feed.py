@@ -16,11 +16,11 @@ from hashlib import sha256
 import grpc
 import structlog
 
-from credit_service.client.channel import ServiceError
 from credit_service.console.event_lines import EventLine, describe
 from credit_service.console.service import Service
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import event_pb2
+from credit_service_client.errors import ServiceError
 
 MAX_FEEDS = 4
 MAX_LISTENERS = 48

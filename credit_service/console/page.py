@@ -23,7 +23,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from credit_service.client.channel import ServiceError
 from credit_service.console import fields, formats
 from credit_service.console.backtests import Backtests
 from credit_service.console.calls import Call, Snippets, full_method, request_json
@@ -37,6 +36,7 @@ from credit_service.console.security import (
 )
 from credit_service.console.service import Service
 from credit_service.settings import Settings
+from credit_service_client.errors import ServiceError
 
 _log = structlog.get_logger(__name__)
 

@@ -10,7 +10,6 @@ import grpc
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from credit_service.client.channel import ServiceError, decoded
 from credit_service.console.calls import Call, full_method, request_json
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import event_pb2, ingestion_pb2, loan_pb2
@@ -23,6 +22,7 @@ from credit_service.v1.key_facts_pb2 import KeyFacts
 from credit_service.v1.offer_pb2 import LoanOffer
 from credit_service.v1.scorecard_pb2 import Scorecard
 from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
+from credit_service_client.errors import ServiceError, decoded
 
 CALL_TIMEOUT_SECONDS = 10.0
 STREAM_TIMEOUT_SECONDS = 5.0

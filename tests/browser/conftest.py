@@ -32,14 +32,14 @@ from playwright.sync_api import (
 )
 
 from credit_service.client.channel import open_channel
-from credit_service.client.ingestion import IngestionClient
-from credit_service.client.ingestion import Request as IngestionRequest
 from credit_service.clock import Clock
 from credit_service.processes.embedded import EmbeddedStack
 from credit_service.spreadsheets import samples
 from credit_service.storage import migrate
 from credit_service.v1 import ingestion_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from credit_service_client.ingestion import IngestionClient
+from credit_service_client.ingestion import Request as IngestionRequest
 from tests.tools import tool
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 from playwright.sync_api import Page, expect
 
-from credit_service.client.channel import ServiceError, open_channel
+from credit_service.client.channel import open_channel
 from credit_service.console import app
 from credit_service.console.security import HEADERS
 from credit_service.console.service import Service
@@ -30,6 +30,7 @@ from credit_service.spreadsheets import samples
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
+from credit_service_client.errors import ServiceError
 from tests.browser.conftest import OpenTab, Place, process
 
 

@@ -22,10 +22,8 @@ from google.type.date_pb2 import Date
 from google.type.decimal_pb2 import Decimal
 from google.type.money_pb2 import Money
 
-from credit_service.client import channel, ingestion, rows
-from credit_service.client.channel import ServiceError
-from credit_service.client.ingestion import IngestionClient, Patience
-from credit_service.client.rows import BatchProgress, SourceFile
+from credit_service.client import channel, rows
+from credit_service.client.rows import SourceFile
 from credit_service.clock import Clock
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import (
@@ -34,6 +32,11 @@ from credit_service.v1 import (
     ingestion_service_pb2,
     loan_pb2,
 )
+from credit_service_client import ingestion
+from credit_service_client.errors import ServiceError
+from credit_service_client.ingestion import IngestionClient
+from credit_service_client.retrying import Patience
+from credit_service_client.sources import BatchProgress
 from tests.faults import portfolio
 from tests.faults.history import Asked, History, Sent
 

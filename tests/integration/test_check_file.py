@@ -16,7 +16,6 @@ from google.rpc import status_pb2
 
 from credit_service.cli import app
 from credit_service.client import asks
-from credit_service.client.channel import ServiceError
 from credit_service.clock import Clock
 from credit_service.console import answering
 from credit_service.domain.errors import FieldViolation, InvalidFieldsError
@@ -26,6 +25,7 @@ from credit_service.spreadsheets.columns import usual_headers
 from credit_service.spreadsheets.table import SpreadsheetError
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
+from credit_service_client.errors import ServiceError
 from tests.consoles import Answer, Visitor, console
 from tests.integration import portfolio
 from tests.integration.conftest import Edge

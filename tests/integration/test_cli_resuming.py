@@ -15,10 +15,11 @@ from credit_service.cli import ingest
 from credit_service.cli.app import run
 from credit_service.cli.common import Target
 from credit_service.client import rows
-from credit_service.client.ingestion import IngestionClient, Listener, Patience, Request
 from credit_service.client.rows import open_source
 from credit_service.spreadsheets import samples
 from credit_service.v1 import ingestion_pb2
+from credit_service_client.ingestion import IngestionClient, Listener, Request
+from credit_service_client.retrying import Patience
 from tests.integration.conftest import Edge
 
 ROWS = 60

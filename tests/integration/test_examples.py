@@ -21,13 +21,13 @@ from google.type.money_pb2 import Money
 from pydantic import SecretStr
 
 from credit_service.cli import app
-from credit_service.client.channel import SERVICE_CONFIG
 from credit_service.observability import metrics
 from credit_service.rpc.server import CreditServer
 from credit_service.settings import Settings
 from credit_service.storage.database import Database
 from credit_service.v1 import ingestion_pb2, ingestion_service_pb2_grpc
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from credit_service_client.channel import SERVICE_CONFIG
 from tests.integration.conftest import Edge
 from tests.integration.test_limits import eventually, loan_request
 from tests.tools import node_modules, tool

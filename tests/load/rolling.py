@@ -11,7 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks import bed
 from benchmarks.bed import Bed
-from credit_service.client.channel import SERVICE_CONFIG, open_channel
+from credit_service.client.channel import open_channel
+from credit_service_client.channel import SERVICE_CONFIG
 from tests.balancer import balancing, free_port
 from tests.load.callers import Callers, ended
 from tests.load.report import Report, ms, percentile

@@ -16,10 +16,11 @@ import openpyxl
 import psutil
 import pytest
 
-from credit_service.client.channel import ServiceError, decoded_errors, open_channel
+from credit_service.client.channel import open_channel
 from credit_service.spreadsheets import samples
 from credit_service.v1 import credit_service_pb2
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
+from credit_service_client.errors import ServiceError, decoded_errors
 from tests.system.up import Up, credit_service, environment, up
 
 CUSTOMERS = 120

@@ -15,17 +15,13 @@ import grpc
 import openpyxl
 import pytest
 
-from credit_service.client.channel import ServiceError, open_channel, require_ready
-from credit_service.client.ingestion import (
-    IngestionClient,
-    Listener,
-    Patience,
-    Request,
-    SourceFailedError,
-)
+from credit_service.client.channel import open_channel, require_ready
 from credit_service.client.rows import open_source
 from credit_service.spreadsheets import samples
 from credit_service.v1 import ingestion_pb2
+from credit_service_client.errors import ServiceError
+from credit_service_client.ingestion import IngestionClient, Listener, Request, SourceFailedError
+from credit_service_client.retrying import Patience
 from tests.system.up import Up, up
 
 CUSTOMERS = 500

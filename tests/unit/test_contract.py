@@ -564,7 +564,7 @@ def contract(command: str, root: Path = ROOT) -> subprocess.CompletedProcess[str
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A copy of the contract and the generated files, which tests may damage."""
-    for name in ("scripts", "protos", "credit_service/v1"):
+    for name in ("scripts", "protos", "clients/python/src/credit_service/v1"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copyfile(ROOT / "buf.yaml", tmp_path / "buf.yaml")
     return tmp_path
@@ -707,7 +707,7 @@ def test_the_contract_is_compatible_with_the_last_release() -> None:
 
 @pytest.mark.slow
 def test_check_detects_changed_missing_and_obsolete_files(copy: Path) -> None:
-    package = copy / "credit_service" / "v1"
+    package = copy / "clients/python/src/credit_service/v1"
     (package / "left_over_pb2.py").write_text("", encoding="utf-8")
     (package / "loan_pb2.pyi").unlink()
     replace(copy / "protos/credit_service/v1/customer.proto", "A customer, with", "One customer: ")

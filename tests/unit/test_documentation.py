@@ -164,7 +164,7 @@ def test_the_reference_explains_every_reason() -> None:
 
 @pytest.mark.slow
 def test_an_outdated_reference_is_detected(tmp_path: Path) -> None:
-    for name in ("scripts", "protos", "credit_service/v1", "docs/reference"):
+    for name in ("scripts", "protos", "clients/python/src/credit_service/v1", "docs/reference"):
         shutil.copytree(ROOT / name, tmp_path / name)
     errors = tmp_path / "docs/reference/errors.md"
     errors.write_text(errors.read_text("utf-8").replace("Correct them", "Collect them"), "utf-8")

@@ -15,7 +15,6 @@ from google.type.date_pb2 import Date
 from google.type.decimal_pb2 import Decimal as DecimalMessage
 
 from credit_service.client import display
-from credit_service.client.channel import ServiceError
 from credit_service.console import formats
 from credit_service.console.service import Service
 from credit_service.rupees import RUPEE_PAISE
@@ -23,6 +22,7 @@ from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import decision_pb2, ingestion_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 from credit_service.v1.customer_pb2 import Customer
+from credit_service_client.errors import ServiceError
 
 LAKH_PAISE = 10_000_000
 _PHONES = 1_000_000_000

@@ -11,13 +11,13 @@ from typing import Literal
 
 import grpc
 
-from credit_service.client.channel import ServiceError
 from credit_service.console.calls import Call
 from credit_service.console.checklist import eligibility, integrity, lending, registration
 from credit_service.console.checklist.bench import Bench, CheckFailedError, CheckSkippedError, Item
 from credit_service.console.security import Session, is_loopback
 from credit_service.console.service import Service
 from credit_service.settings import Settings
+from credit_service_client.errors import ServiceError
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,12 @@
 import grpc
 from starlette.responses import Response
 
-from credit_service.client.channel import ServiceError
 from credit_service.client.display import unknown_fact
 from credit_service.console import fields
 from credit_service.console.formats import Typed
 from credit_service.console.page import Page, Problem
 from credit_service.console.rules import component_lines, override_sentence
+from credit_service_client.errors import ServiceError
 
 _FIELDS = ("as_of",)
 

@@ -7,13 +7,13 @@ from urllib.parse import quote
 import grpc
 from starlette.responses import Response, StreamingResponse
 
-from credit_service.client.channel import ServiceError
 from credit_service.console.answering import FileRejectedError, answered
 from credit_service.console.page import Page, Problem
 from credit_service.console.service import CHUNK_BYTES
 from credit_service.console.views.lending import EXAMPLE
 from credit_service.spreadsheets.columns import TABLES
 from credit_service.v1 import credit_service_pb2 as pb
+from credit_service_client.errors import ServiceError
 
 
 def form(page: Page) -> Response:

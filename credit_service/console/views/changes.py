@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import grpc
 from starlette.responses import Response
 
-from credit_service.client.channel import ServiceError
 from credit_service.console import fields, formats
 from credit_service.console.formats import Typed
 from credit_service.console.page import Page, Problem, form_for_retry, new_request_id
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1.customer_pb2 import Customer
+from credit_service_client.errors import ServiceError
 
 FIELDS = ("first_name", "last_name", "age", "monthly_income", "phone_number", "approved_limit")
 BY_RULE = "limit_by_rule"

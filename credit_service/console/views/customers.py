@@ -7,7 +7,6 @@ from urllib.parse import urlencode
 import grpc
 from starlette.responses import Response
 
-from credit_service.client.channel import ServiceError
 from credit_service.console import fields, formats
 from credit_service.console.charts import ScorePoint
 from credit_service.console.formats import Typed
@@ -15,6 +14,7 @@ from credit_service.console.page import Page, Problem, form_for_retry, new_reque
 from credit_service.console.rules import component_lines, override_sentence
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import event_pb2
+from credit_service_client.errors import ServiceError
 
 PAGE_SIZE = 50
 SHOWN_LOANS = 100

@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from credit_service.client import display
-from credit_service.client.channel import ServiceError
 from credit_service.console import formats
 from credit_service.console.calls import SERVICES
 from credit_service.console.feed import FeedFullError, Item, Recovered
@@ -21,6 +20,7 @@ from credit_service.console.page import Console, Page, Problem
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import decision_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
+from credit_service_client.errors import ServiceError
 
 RATED_DECISIONS = 100
 SHOWN_DECISIONS = 8

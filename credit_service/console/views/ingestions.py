@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from credit_service.client import display
-from credit_service.client.channel import ServiceError
 from credit_service.console import fields, formats
 from credit_service.console.detection import UndetectedError, detected
 from credit_service.console.formats import Typed
@@ -26,6 +25,7 @@ from credit_service.spreadsheets import templates
 from credit_service.spreadsheets.columns import COLUMNS, Kind
 from credit_service.v1 import ingestion_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
+from credit_service_client.errors import ServiceError
 
 PAGE_SIZE = 20
 ERRORS_PAGE_SIZE = 25

@@ -10,7 +10,6 @@ import grpc
 from starlette.responses import RedirectResponse, Response
 
 from credit_service.client import display
-from credit_service.client.channel import ServiceError
 from credit_service.console import fields, formats
 from credit_service.console.formats import Typed
 from credit_service.console.page import Page, Problem, is_request_id, new_request_id
@@ -27,6 +26,7 @@ from credit_service.console.rules import (
 )
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import offer_pb2
+from credit_service_client.errors import ServiceError
 
 CHARGES = {
     "lender_charges": offer_pb2.CHARGE_PAYEE_LENDER,

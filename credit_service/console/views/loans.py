@@ -7,13 +7,13 @@ import grpc
 from starlette.responses import RedirectResponse, Response
 
 from credit_service.client import display
-from credit_service.client.channel import ServiceError
 from credit_service.console import fields, formats
 from credit_service.console.formats import Typed
 from credit_service.console.page import Page, Problem, form_for_retry, new_request_id
 from credit_service.rupees import format_rupees
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import loan_pb2
+from credit_service_client.errors import ServiceError
 
 FIELDS = ("amount", "paid_on")
 

@@ -7,11 +7,11 @@ import grpc
 from starlette.responses import Response
 
 from credit_service.client import display
-from credit_service.client.channel import ServiceError
 from credit_service.console import fields
 from credit_service.console.formats import Typed
 from credit_service.console.page import Page, Problem, form_for_retry, new_request_id
 from credit_service.v1 import credit_service_pb2 as pb
+from credit_service_client.errors import ServiceError
 
 ACCEPTANCE = ("loan_amount", "disbursed_on")
 WITHDRAWAL = ("reason",)

@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
 from credit_service.client import display
-from credit_service.client.channel import ServiceError
 from credit_service.console import fields, formats
 from credit_service.console.formats import Typed
 from credit_service.console.page import (
@@ -24,6 +23,7 @@ from credit_service.console.page import (
 )
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import loan_pb2
+from credit_service_client.errors import ServiceError
 
 PREPAYMENT = ("amount", "paid_on", "effect")
 EFFECTS: Mapping[str, loan_pb2.PrepaymentEffect.ValueType] = {

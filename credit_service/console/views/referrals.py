@@ -8,12 +8,12 @@ import grpc
 from starlette.responses import Response
 
 from credit_service.client import display
-from credit_service.client.channel import ServiceError
 from credit_service.console import fields, formats
 from credit_service.console.page import Page, Problem, form_for_retry
 from credit_service.console.views import decisions
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import referral_pb2
+from credit_service_client.errors import ServiceError
 
 PAGE_SIZE = 50
 _NO_VERDICT = referral_pb2.REVIEW_VERDICT_UNSPECIFIED

@@ -11,13 +11,13 @@ import grpc
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from credit_service.client.channel import ServiceError
 from credit_service.console import fields, formats, scorecard_text
 from credit_service.console.formats import Typed
 from credit_service.console.page import Page, Problem, form_for_retry, new_request_id
 from credit_service.console.scorecard_text import DifferenceLine
 from credit_service.v1 import scorecard_pb2
 from credit_service.v1 import scorecard_service_pb2 as pb
+from credit_service_client.errors import ServiceError
 
 PAGE_SIZE = 50
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

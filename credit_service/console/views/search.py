@@ -10,10 +10,10 @@ import grpc
 from starlette.responses import RedirectResponse, Response
 
 from credit_service.client import display
-from credit_service.client.channel import ServiceError
 from credit_service.console import formats
 from credit_service.console.page import Page, Problem, is_request_id
 from credit_service.v1 import credit_service_pb2 as pb
+from credit_service_client.errors import ServiceError
 
 SHOWN_CUSTOMERS = 10
 _SEPARATORS = str.maketrans("", "", " ,-()\u00a0")

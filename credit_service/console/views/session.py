@@ -2,11 +2,11 @@
 
 from starlette.responses import RedirectResponse, Response
 
-from credit_service.client.channel import ServiceError
 from credit_service.console.page import Page, Problem, is_secure
 from credit_service.console.security import MAX_TOKEN_CHARACTERS, is_own_page
 from credit_service.console.service import Service
 from credit_service.v1 import credit_service_pb2 as pb
+from credit_service_client.errors import ServiceError
 
 _REASONS = {
     "needed": "The service requires a token.",

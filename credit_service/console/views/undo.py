@@ -6,9 +6,9 @@ from http import HTTPStatus
 import grpc
 from starlette.responses import Response
 
-from credit_service.client.channel import ServiceError
 from credit_service.console.page import Page, Problem, form_for_retry, new_request_id
 from credit_service.v1 import ingestion_service_pb2 as pb
+from credit_service_client.errors import ServiceError
 
 _EXAMPLE_ID = "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20"
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from credit_service.client import rows
-from credit_service.client.rows import SourceError, open_source
+from credit_service.client.rows import open_source
 from credit_service.spreadsheets import samples
 from credit_service.spreadsheets.columns import COLUMNS
 from credit_service.v1 import ingestion_pb2
+from credit_service_client.sources import SourceError
 
 LOAN = [7, 5001, 150_000, 24, 12.5, 7100.5, 3, date(2024, 1, 31), date(2026, 1, 31)]
 CUSTOMER = [7, "Asha", "Verma", 34, 9876598765, 50_000, 1_800_000]

@@ -16,13 +16,14 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
-from credit_service.client.channel import ServiceError, open_channel
+from credit_service.client.channel import open_channel
 from credit_service.console.calls import SERVICES
 from credit_service.console.security import SESSION_COOKIE
 from credit_service.console.service import Service
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 from credit_service.v1.event_pb2 import CreditEvent
+from credit_service_client.errors import ServiceError
 from tests.consoles import Visitor, console
 
 FORM = "application/x-www-form-urlencoded"

@@ -5,23 +5,24 @@ after the committed rows, with bounded retries, so that no row is lost or stored
 """
 
 import hashlib
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Literal, TypeVar
 from uuid import UUID
 
 import grpc
 
-from credit_service.client.channel import ServiceError, decoded, decoded_errors
-from credit_service.client.rows import SourceError, SourceFile
-from credit_service.spreadsheets.cell_values import DateOrder
 from credit_service.v1 import ingestion_pb2, ingestion_service_pb2
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
+from credit_service_client.errors import ServiceError, decoded, decoded_errors
+from credit_service_client.retrying import WORTH_REPEATING, Patience
+from credit_service_client.sources import RowSource, SourceError
 
 T = TypeVar("T")
+DateOrder = Literal["DMY", "MDY", "YMD"]
+"""The order of day, month and year in dates written in digits with the year last, or first."""
 
 CHUNK_BYTES = 1024 * 1024
 PAGE_SIZE = 1_000
@@ -36,43 +37,10 @@ ENDED = frozenset(
 )
 """States of an ended ingestion. Only a resumed stream and a revert leave one of them."""
 
-# Statuses of a lost connection, a stopping server and a busy server. The transport also produces
-# INTERNAL and UNKNOWN; with an ErrorInfo they come from the service.
-_TRANSIENT = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.OUT_OF_RANGE,
-        grpc.StatusCode.CANCELLED,
-    }
-)
+# The offset of a stream that was resumed too early differs from the committed one.
+_TRANSIENT = WORTH_REPEATING | {grpc.StatusCode.OUT_OF_RANGE}
+# The transport also produces these; with an ErrorInfo they come from the service.
 _TRANSPORT = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """Timeouts and retries of a transfer.
-
-    It gives up `give_up_seconds` after the first failure since the last committed row. The pause
-    between retries doubles from `first_pause_seconds` up to `longest_pause_seconds`. A stream that
-    accepts no message for `stall_seconds` counts as broken. A unary call times out after
-    `call_timeout_seconds`, a download after `download_timeout_seconds`.
-    """
-
-    give_up_seconds: float = 60.0
-    first_pause_seconds: float = 0.2
-    longest_pause_seconds: float = 5.0
-    stall_seconds: float = 60.0
-    call_timeout_seconds: float = 10.0
-    download_timeout_seconds: float = 600.0
-
-    def pause(self, attempt: int, error: ServiceError) -> float:
-        """Return the seconds to wait after consecutive failure number `attempt`, from 0."""
-        backoff = min(self.first_pause_seconds * 2.0**attempt, self.longest_pause_seconds)
-        spread: float = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - a pause, no secret
-        return max(spread, min(error.retry_after_seconds or 0.0, self.longest_pause_seconds))
 
 
 _MAX_FILENAME_CHARS = 255
@@ -148,13 +116,13 @@ class IngestionClient:
         self._patience = patience or Patience()
 
     def stream(
-        self, source: SourceFile, request: Request, listener: Listener | None = None
+        self, source: RowSource, request: Request, listener: Listener | None = None
     ) -> ingestion_service_pb2.IngestRowsResponse:
-        """Send the rows of a file by IngestRows. Return the ended ingestion with its first errors.
+        """Send rows by IngestRows. Return the ended ingestion with its first errors.
 
         Resumes from the committed offset after a lost connection. Raises ServiceError for a
-        rejection and when patience ends; SourceFailedError if the file is damaged and the ingestion
-        ended for it; SourceError if the service could not be notified.
+        rejection and when patience ends; SourceFailedError if the source is damaged and the
+        ingestion ended for it; SourceError if the service could not be notified.
         """
         listener = listener or Listener()
         transfer = _Transfer(self._patience, listener)
@@ -445,7 +413,7 @@ class _RowSender:
     """The messages of one attempt to stream a file. gRPC pulls them on a thread of its own."""
 
     def __init__(
-        self, source: SourceFile, request: Request, offset: int, listener: Listener
+        self, source: RowSource, request: Request, offset: int, listener: Listener
     ) -> None:
         self._source = source
         self._request = request
@@ -470,7 +438,7 @@ class _RowSender:
             kind=kind,
             on_existing=self._request.on_existing,
             validate_only=self._request.validate_only,
-            filename=_filename(self._source.path.name),
+            filename=_filename(self._source.filename),
             sheet=self._source.sheet,
             ignored_columns=self._source.ignored_columns,
             unread_sheets=self._source.unread_sheets,

@@ -4,11 +4,8 @@ import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import grpc
-
-from credit_service.settings import ClientSettings
 
 _PROBE_SECONDS = 3.0
 
@@ -24,14 +21,6 @@ class ClientTls:
     ca: Path
     certificate: Path | None = None
     private_key: Path | None = None
-
-    @classmethod
-    def configured(cls, settings: ClientSettings, ca: Path | None = None) -> Self | None:
-        """Return the TLS files of the settings, with `ca` before CREDIT_SERVER_CA. None: no TLS."""
-        trusted = ca or settings.server_ca
-        if trusted is None:
-            return None
-        return cls(trusted, settings.client_certificate, settings.client_private_key)
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Return the credentials of a gRPC channel. Raises TlsFileError for an unusable file."""

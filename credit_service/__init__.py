@@ -1,1 +1,0 @@
-"""A gRPC credit decision service: the contract, the rules, and everything between them."""
