@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
+from credit_service.commands.grouping import LOST_RACE, GoAloneError, Grouping
 from credit_service.commands.idempotency import fingerprint, used_before
 from credit_service.domain.charges import Charge, require_disbursement
 from credit_service.domain.decisions import encode_inputs, encode_outcome
@@ -34,7 +35,7 @@ from credit_service.domain.referrals import (
 from credit_service.domain.referrals import last_day as last_day_of_review
 from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import debt_paise
-from credit_service.observability import metrics
+from credit_service.observability import metrics, tracing
 from credit_service.storage import (
     bookings,
     customers,
@@ -91,14 +92,33 @@ class Approval:
 
 
 @dataclass(frozen=True, slots=True)
+class BookingRequest:
+    """A command with what its call adds: the fingerprint of its content, the time, the principal,
+    the days for a review, and the `traceparent` of its event in a group."""
+
+    command: CreateLoan | CreateLoanOffer
+    content: bytes
+    moment: Moment
+    principal: str
+    referral_days: int
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Made:
     """A stored decision and the offer that it made. `decision` is None if an earlier request with
-    the same id made it; `position_after` is set if this one booked a loan or made an offer."""
+    the same id made it; `position_after` is set if this one booked a loan or made an offer. A group
+    has written it to the cache."""
 
     stored: StoredDecision
     offer: LoanOffer | None
     decision: Decision | None = None
     position_after: CreditPosition | None = None
+    in_group: bool = False
+
+
+BookingGroups = Grouping[BookingRequest, Made]
+"""Concurrent calls that decide and write together: see `booking_groups`."""
 
 
 def create_loan(
@@ -109,6 +129,7 @@ def create_loan(
     *,
     cache: PositionCache | None = None,
     referral_days: int = DEFAULT_REVIEW_DAYS,
+    groups: BookingGroups | None = None,
 ) -> StoredDecision:
     """Decide, store the decision and book an approved loan; return the stored decision.
 
@@ -116,7 +137,8 @@ def create_loan(
     reviewed up to `referral_days` later. Takes two round trips without concurrent writes
     to the customer: a read, and a write guarded by the version that was read. After a lost race it
     retries with the customer's row locked, so that concurrent calls queue instead of colliding.
-    Writes the new position to the cache before it returns.
+    Writes the new position to the cache before it returns. With `groups`, which must use the same
+    database and cache, concurrent calls share their statements.
 
     Raises:
         InvalidFieldsError: the charges leave nothing to disburse.
@@ -124,7 +146,7 @@ def create_loan(
         RequestIdReusedError: the id was used for other content.
         RetryLaterError: other calls kept the customer busy for too long.
     """
-    return _create(database, command, moment, principal, cache, referral_days).stored
+    return _create(database, command, moment, principal, cache, referral_days, groups).stored
 
 
 def create_loan_offer(
@@ -135,6 +157,7 @@ def create_loan_offer(
     *,
     cache: PositionCache | None = None,
     referral_days: int = DEFAULT_REVIEW_DAYS,
+    groups: BookingGroups | None = None,
 ) -> tuple[StoredDecision, LoanOffer | None]:
     """Decide as `create_loan` does, store the decision, and hold the credit of an approved loan in
     an offer; return the stored decision and the offer as made.
@@ -145,7 +168,7 @@ def create_loan_offer(
         InvalidFieldsError: `last_day` is not 0 to 30 days ahead.
         InvalidFieldsError, NotFoundError, RequestIdReusedError, RetryLaterError: as `create_loan`.
     """
-    made = _create(database, command, moment, principal, cache, referral_days)
+    made = _create(database, command, moment, principal, cache, referral_days, groups)
     return made.stored, made.offer
 
 
@@ -156,27 +179,36 @@ def _create(
     principal: str,
     cache: PositionCache | None,
     referral_days: int,
+    groups: BookingGroups | None,
 ) -> Made:
     content = fingerprint(command)
+    request = BookingRequest(
+        command, content, moment, principal, referral_days, tracing.traceparent()
+    )
     started_at = time.monotonic()
 
     def attempt(number: int) -> Made:
-        session = database.transaction() if number else database.autocommit()
-        with session as connection:
-            return decide_and_book(
-                connection,
-                command,
-                content,
-                moment,
-                principal,
-                lock=number > 0,
-                referral_days=referral_days,
-            )
+        if groups is not None and number == 0:
+            try:
+                return groups.submit(request)
+            except GoAloneError as error:
+                if error.reason == LOST_RACE:
+                    raise LostRaceError("version") from error
+        return book_alone(database, request, lock=number > 0)
 
     made = database.retry(attempt)
-    failpoints.reach("create_loan.after_commit")
-    report(made, cache, moment, started_at)
+    if not made.in_group:
+        failpoints.reach("create_loan.after_commit")
+    report(made, None if made.in_group else cache, moment, started_at)
     return made
+
+
+def book_alone(database: Database, request: BookingRequest, *, lock: bool) -> Made:
+    """Decide and write in statements of this call alone; with `lock`, in a transaction that locks
+    the customer. Raises as `decide_and_book`."""
+    session = database.transaction() if lock else database.autocommit()
+    with session as connection:
+        return decide_and_book(connection, request, lock=lock)
 
 
 def report(made: Made, cache: PositionCache | None, moment: Moment, started_at: float) -> None:
@@ -209,33 +241,30 @@ def _count(decision: Decision) -> None:
 
 def decide_and_book(
     connection: Connection,
-    command: CreateLoan | CreateLoanOffer,
-    content: bytes,
-    moment: Moment,
-    principal: str,
+    request: BookingRequest,
     *,
     lock: bool,
-    referral_days: int,
     approval: Approval | None = None,
 ) -> Made:
     """Decide and write, or return the result of the first request with this id. `approval` is that
     of a request that was referred before."""
+    command, moment = request.command, request.moment
     customer_id = command.customer_id
     if approval is None:
-        approval = Approval(type(command).__name__, principal, frozenset())
-    method = approval.method
-    for_offer = isinstance(command, CreateLoanOffer)
+        approval = approval_of(request)
     read = bookings.read(
         connection,
         customer_id,
         command.request_id,
         moment.today,
         lock=lock,
-        for_offer=for_offer,
+        for_offer=isinstance(command, CreateLoanOffer),
     )
     if read is None:
-        raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
-    record = used_before(connection, read.request, command.request_id, method, content)
+        raise unknown_customer(customer_id)
+    record = used_before(
+        connection, read.request, command.request_id, approval.method, request.content
+    )
     if record is not None:
         stored = decisions.get(connection, customer_id, record.decision_id or 0)
         if stored.offer_id is None:
@@ -245,40 +274,12 @@ def decide_and_book(
     position = customers.position_on(connection, read.position, moment.today)
     read = replace(read, position=position)
     scorecard = scorecards.get(connection, read.scorecard_version)
-    waived = approval.waived
-    facts = _facts(connection, read, scorecard, moment)
-    decision = decide(position, command.ask, scorecard, moment.today, waived=waived, facts=facts)
-    loan = offer = position_after = None
-    require_disbursement(command.ask.principal_paise, command.charges)
-    if isinstance(command, CreateLoanOffer):
-        last_day = last_day_of(command.last_day, moment.today)
-        if decision.approved:
-            offer = _offer(command, decision, read, moment, last_day, principal)
-            position_after = with_hold(position, offer.hold, moment.today)
-    elif decision.approved:
-        loan = _loan(command, decision, read, moment)
-        terms = LoanTerms(loan.principal_paise, loan.annual_rate_bps, loan.tenure_months)
-        position_after = with_booking(position, terms, loan.installment_paise, moment.today)
-    review_until = last_day_of_review(moment.today, referral_days)
-    referral = _referral(command, decision, read, approval.requested_by, review_until)
-    booking = BookingWrite(
-        read=read,
-        method=method,
-        request_id=command.request_id,
-        fingerprint=content,
-        inputs_json=encode_inputs(
-            position, command.ask, moment.today, scorecard.version, waived=waived, facts=facts
-        ),
-        outcome_json=encode_outcome(decision),
-        event_json=_event(command, decision, read.decision_id, loan, offer, referral, waived),
-        principal=principal,
-        loan=loan,
-        position_after=position_after,
-        offer=offer,
-        referred=decision.referred,
-        repaid_paise=position.current_debt_paise - debt_paise(position, scorecard, facts),
-        referral=referral,
-    )
+    facts = None
+    if needs_facts(connection, read, scorecard):
+        # If they are of a later version than the position, the write is guarded by that of the
+        # position and has no effect.
+        facts = policy_facts.read(connection, customer_id, moment.today, moment.zone)
+    booking, made = decided(request, read, scorecard, facts, approval)
     failpoints.reach("create_loan.before_write")
     with lost_race_on(_RACE_CONSTRAINTS):
         written = bookings.write(connection, booking, moment)
@@ -286,22 +287,79 @@ def decide_and_book(
         raise LostRaceError("version")
     if lock:
         failpoints.reach("create_loan.before_commit")
-    return Made(_stored(booking, command, moment, decision), offer, decision, position_after)
+    return made
 
 
-def _facts(
-    connection: Connection, read: BookingRead, scorecard: Scorecard, moment: Moment
-) -> PolicyFacts | None:
-    """Return the facts of the policy; None if no scorecard needs them.
+def approval_of(request: BookingRequest) -> Approval:
+    """Return the approval of a request that was not referred before."""
+    return Approval(type(request.command).__name__, request.principal, frozenset())
 
-    If they are of a later version than the position, the write is guarded by that of the position
-    and has no effect. A shadow scorecard that needs them decides later from the stored inputs.
+
+def unknown_customer(customer_id: int) -> NotFoundError:
+    """CUSTOMER_NOT_FOUND."""
+    return NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
+
+
+def decided(
+    request: BookingRequest,
+    read: BookingRead,
+    scorecard: Scorecard,
+    facts: PolicyFacts | None,
+    approval: Approval,
+) -> tuple[BookingWrite, Made]:
+    """Decide; return what to write, and the result once it is written.
+
+    Raises:
+        InvalidFieldsError: the charges leave nothing to disburse, or an offer's last day is too far
+            ahead.
     """
-    if not scorecard.needs_facts:
-        shadow = read.shadow_version
-        if shadow is None or not scorecards.get(connection, shadow).needs_facts:
-            return None
-    return policy_facts.read(connection, read.position.customer_id, moment.today, moment.zone)
+    command, moment = request.command, request.moment
+    position, waived = read.position, approval.waived
+    decision = decide(position, command.ask, scorecard, moment.today, waived=waived, facts=facts)
+    loan = offer = position_after = None
+    require_disbursement(command.ask.principal_paise, command.charges)
+    if isinstance(command, CreateLoanOffer):
+        last_day = last_day_of(command.last_day, moment.today)
+        if decision.approved:
+            offer = _offer(command, decision, read, moment, last_day, request.principal)
+            position_after = with_hold(position, offer.hold, moment.today)
+    elif decision.approved:
+        loan = _loan(command, decision, read, moment)
+        terms = LoanTerms(loan.principal_paise, loan.annual_rate_bps, loan.tenure_months)
+        position_after = with_booking(position, terms, loan.installment_paise, moment.today)
+    review_until = last_day_of_review(moment.today, request.referral_days)
+    referral = _referral(command, decision, read, approval.requested_by, review_until)
+    booking = BookingWrite(
+        read=read,
+        method=approval.method,
+        request_id=command.request_id,
+        fingerprint=request.content,
+        inputs_json=encode_inputs(
+            position, command.ask, moment.today, scorecard.version, waived=waived, facts=facts
+        ),
+        outcome_json=encode_outcome(decision),
+        event_json=_event(command, decision, read.decision_id, loan, offer, referral, waived),
+        principal=request.principal,
+        loan=loan,
+        position_after=position_after,
+        offer=offer,
+        referred=decision.referred,
+        repaid_paise=position.current_debt_paise - debt_paise(position, scorecard, facts),
+        referral=referral,
+    )
+    stored = _stored(booking, command, moment, decision)
+    return booking, Made(stored, offer, decision, position_after)
+
+
+def needs_facts(connection: Connection, read: BookingRead, scorecard: Scorecard) -> bool:
+    """Return whether the policy of the active or the shadow scorecard needs facts of the customer.
+
+    A shadow scorecard decides later from the stored inputs.
+    """
+    if scorecard.needs_facts:
+        return True
+    shadow = read.shadow_version
+    return shadow is not None and scorecards.get(connection, shadow).needs_facts
 
 
 def _loan(command: CreateLoan, decision: Decision, read: BookingRead, moment: Moment) -> Loan:

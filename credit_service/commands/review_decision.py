@@ -12,6 +12,7 @@ from credit_service.cache.positions import PositionCache
 from credit_service.clock import Moment
 from credit_service.commands.create_loan import (
     Approval,
+    BookingRequest,
     CreateLoan,
     CreateLoanOffer,
     Made,
@@ -135,12 +136,14 @@ def _approve(
     waived = inputs.waived.union(referring_rules(referred.outcome, inputs.waived))
     made = decide_and_book(
         connection,
-        _request(command, referral, inputs.ask, moment.today),
-        content,
-        moment,
-        principal,
+        BookingRequest(
+            _request(command, referral, inputs.ask, moment.today),
+            content,
+            moment,
+            principal,
+            referral_days,
+        ),
         lock=True,
-        referral_days=referral_days,
         approval=Approval(METHOD, referral.requested_by, waived),
     )
     result_id = made.stored.decision_id

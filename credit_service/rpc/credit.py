@@ -11,6 +11,7 @@ import grpc
 
 from credit_service.cache.positions import PositionCache
 from credit_service.clock import Clock
+from credit_service.commands.booking_groups import booking_groups
 from credit_service.commands.create_loan import create_loan, create_loan_offer
 from credit_service.commands.offers import accept_loan_offer, withdraw_loan_offer
 from credit_service.commands.payment_groups import payment_groups
@@ -95,6 +96,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         self._database = database
         self._clock = clock
         self._cache = cache
+        self._booking_groups = booking_groups(database, cache)
         self._queries = CreditQueries(database, cache)
         self._tail = EventTail(database, stopping)
         self._payment_groups = payment_groups(database, cache)
@@ -233,6 +235,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
             current_call().principal,
             cache=self._cache,
             referral_days=self._referral_days,
+            groups=self._booking_groups,
         )
         return credit.write_created_loan(stored, command.ask, command.charges)
 
@@ -248,6 +251,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
             current_call().principal,
             cache=self._cache,
             referral_days=self._referral_days,
+            groups=self._booking_groups,
         )
         return offers.write_created_offer(stored, offer, command.ask)
 

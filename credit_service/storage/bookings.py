@@ -99,8 +99,11 @@ def read(
         row = None if row is None or ids is None else row + ids
     else:
         row = (READ_FOR_OFFER if for_offer else READ).row(connection, values)
-    if row is None:
-        return None
+    return None if row is None else booking_read(row)
+
+
+def booking_read(row: Any) -> BookingRead:
+    """Return the read from its row."""
     return BookingRead(
         customers.position(row), requests.record(row[_REQUESTS_AT:_REST_AT]), *row[_REST_AT:]
     )
@@ -248,7 +251,22 @@ def write(connection: Connection, booking: BookingWrite, moment: Moment) -> bool
     Raises IntegrityError if a concurrent request used the request id, or if the loan or offer would
     exceed the customer's limit, which only a defect elsewhere can cause.
     """
-    values: dict[str, Any] = {
+    given = values(booking)
+    given |= {"traceparent": tracing.traceparent(), "now": moment.now, "today": moment.today}
+    if booking.loan is not None:
+        statement = WRITE_APPROVED
+    elif booking.offer is not None:
+        statement = WRITE_OFFER
+    elif booking.referral is not None:
+        statement = WRITE_REFERRED
+    else:
+        statement = WRITE_DECLINED
+    return statement.row(connection, given) == (1,)
+
+
+def values(booking: BookingWrite) -> dict[str, Any]:
+    """Return the parameters of the booking's statement, except its time and its `traceparent`."""
+    found: dict[str, Any] = {
         "customer_id": booking.read.position.customer_id,
         "read_version": booking.read.position.version,
         "scorecard_version": booking.read.scorecard_version,
@@ -263,28 +281,24 @@ def write(connection: Connection, booking: BookingWrite, moment: Moment) -> bool
         "outcome": booking.outcome_json,
         "event": booking.event_json,
         "principal": booking.principal,
-        "traceparent": tracing.traceparent(),
-        "now": moment.now,
-        "today": moment.today,
     }
     after = booking.position_after
     if after is not None and booking.loan is not None:
-        values |= {"approved": True, "event_kind": "loan_created"}
-        values |= _loan_values(booking.loan) | _position_values(after)
-        values["repaid_paise"] = booking.repaid_paise
-        return WRITE_APPROVED.row(connection, values) == (1,)
-    if after is not None and booking.offer is not None:
-        values |= {"approved": True, "event_kind": "loan_offer_created"}
-        values |= offers.values(booking.offer) | _position_values(after)
-        values["repaid_paise"] = booking.repaid_paise
+        found |= {"approved": True, "event_kind": "loan_created"}
+        found |= _loan_values(booking.loan) | _position_values(after)
+        found["repaid_paise"] = booking.repaid_paise
+    elif after is not None and booking.offer is not None:
+        found |= {"approved": True, "event_kind": "loan_offer_created"}
+        found |= offers.values(booking.offer) | _position_values(after)
+        found["repaid_paise"] = booking.repaid_paise
         # That of the loans alone, which servers of the previous release compare with the loans.
-        values["loans_valid_until"] = booking.read.position.valid_until
-        return WRITE_OFFER.row(connection, values) == (1,)
-    if booking.referral is not None:
-        values |= {"approved": False, "event_kind": "decision_referred"}
-        return WRITE_REFERRED.row(connection, values | referrals.values(booking.referral)) == (1,)
-    values |= {"approved": False, "event_kind": "loan_declined"}
-    return WRITE_DECLINED.row(connection, values) == (1,)
+        found["loans_valid_until"] = booking.read.position.valid_until
+    elif booking.referral is not None:
+        found |= {"approved": False, "event_kind": "decision_referred"}
+        found |= referrals.values(booking.referral)
+    else:
+        found |= {"approved": False, "event_kind": "loan_declined"}
+    return found
 
 
 def _loan_values(loan: Loan) -> dict[str, int | date | str | None]:

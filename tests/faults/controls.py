@@ -19,6 +19,7 @@ NONE = "none"
 EXPECTED: Mapping[str, str] = {
     NONE: "",
     "version-guard": "decision",
+    "group-guard": "decision",
     "reversal-guard": "position",
     "request-key": "effect",
     "outbox": "event",

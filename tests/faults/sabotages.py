@@ -25,6 +25,7 @@ from credit_service.ingestion.frames import Batch
 from credit_service.storage import (
     bookings,
     event_stream,
+    grouped_bookings,
     grouped_payments,
     ingestions,
     payment_writes,
@@ -53,6 +54,13 @@ def _version_guard() -> None:
     for alias in ("g", "k"):
         of_row = f" AND version = {alias}.read_version"
         grouped_payments.WRITE = _without(grouped_payments.WRITE, of_row)
+    _group_guard()
+
+
+def _group_guard() -> None:
+    """The write of a group of bookings no longer checks the versions of the positions."""
+    guard = " AND c.version = g.read_version"
+    grouped_bookings.WRITE = _without(grouped_bookings.WRITE, guard)
 
 
 def _reversal_guard() -> None:
@@ -200,6 +208,7 @@ def _read_only_drop() -> None:
 
 SABOTAGES: Mapping[str, Callable[[], None]] = {
     "version-guard": _version_guard,
+    "group-guard": _group_guard,
     "reversal-guard": _reversal_guard,
     "request-key": _request_key,
     "outbox": _outbox,

@@ -8,9 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+from opentelemetry import context as trace_context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
 from credit_service.commands.grouping import GoAloneError, Grouping
-from credit_service.observability import metrics
+from credit_service.observability import metrics, tracing
 from credit_service.storage.cancellation import CancelScope, ScopeCancelledError, current_scope
 
 _PATIENCE_SECONDS = 10.0
@@ -390,6 +395,42 @@ def test_a_lane_that_is_held_up_does_not_stop_the_calls(
     waiting = queued(threads, groups, [4])
     work.release(2)
     assert results([running, *waiting]) == [30, 40]
+
+
+def test_the_span_of_a_group_is_the_leaders_and_linked_to_the_others(
+    threads: ThreadPoolExecutor,
+) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    work = Work()
+    groups = grouping(work)
+
+    def traced(number: int) -> int:
+        span = tracing.start_span(f"call-{number}", SpanKind.SERVER, None, {})
+        assert span is not None
+        token = trace_context.attach(tracing.context_of(span))
+        try:
+            return groups.submit(number)
+        finally:
+            trace_context.detach(token)
+            span.end()
+
+    with tracing.recorded_by(provider):
+        calls = []
+        for number in (1, 2, 3, 4):
+            calls.append(threads.submit(traced, number))
+            if number == 1:
+                work.await_start()
+            until(lambda number=number: groups.waiting == number - 1)  # type: ignore[misc]  # bound
+        work.release(2)
+        assert results(calls) == [10, 20, 30, 40]
+    spans = {each.name: each for each in exporter.get_finished_spans()}
+    assert set(spans) == {"call-1", "call-2", "call-3", "call-4", "group"}
+    group = spans["group"]
+    assert group.parent == spans["call-2"].context
+    assert [each.context for each in group.links] == [spans[f"call-{n}"].context for n in (3, 4)]
+    assert group.attributes == {"calls": 3}
 
 
 def test_many_calls_of_many_threads_each_get_their_own_result() -> None:
