@@ -189,6 +189,10 @@ format: $(VENV)/installed-dev ## format the code and fix what can be fixed autom
 generate: $(VENV)/installed-dev ## generate the Python code and docs/reference from protos/
 	$(RUN) scripts/contract.py generate
 
+.PHONY: clients
+clients: $(VENV)/installed-dev ## build the client packages for Python and Node into .build/clients
+	$(RUN) scripts/clients.py
+
 .PHONY: migration
 migration: $(VENV)/installed-dev ## create a migration for changed tables: MESSAGE="add x"
 	$(RUN) scripts/migrations.py new "$(MESSAGE)"

@@ -84,10 +84,16 @@ _PROGRAMS = {
 _NODE_PACKAGES = {
     package.name: package
     for package in (
+        _NodePackage("@bufbuild/protobuf", "2.17.0"),
+        _NodePackage("@bufbuild/protoc-gen-es", "2.17.0"),
+        _NodePackage("@connectrpc/connect", "2.3.0"),
+        _NodePackage("@connectrpc/connect-node", "2.3.0"),
         _NodePackage("@grpc/grpc-js", "1.14.7"),
         _NodePackage("@grpc/proto-loader", "0.8.1"),
+        _NodePackage("@types/node", "20.19.43"),
         _NodePackage("axe-core", "4.14.1"),
         _NodePackage("exceljs", "4.4.0"),
+        _NodePackage("typescript", "5.9.3"),
         _NodePackage("xlsx", "0.18.5"),
     )
 }
