@@ -207,7 +207,7 @@ bench-quick: $(VENV)/installed-dev ## run the benchmarks, shorter and with small
 
 .PHONY: bench-scale
 bench-scale: $(VENV)/installed-dev ## measure 1 to 8 serving processes and one relay, about 20 minutes
-	$(RUN) -m benchmarks --only scale --rounds 3 --seconds 3 $(if $(JSON),--json $(JSON))
+	$(RUN) -m benchmarks --only scale --only relay --rounds 5 --seconds 2 $(if $(JSON),--json $(JSON))
 
 .PHONY: operations
 operations: $(VENV)/installed-dev ## regenerate the tables of docs/operations.md and the dashboards

@@ -15,7 +15,7 @@ from benchmarks.calls import Calls
 from benchmarks.growth import Growth
 from benchmarks.ingest import Ingestions
 from benchmarks.measuring import Plan, Result
-from benchmarks.scale import Scale
+from benchmarks.scale import Relay, Scale
 
 GROUPS = (
     "pipeline",
@@ -29,8 +29,9 @@ GROUPS = (
     "memory",
     "growth",
     "processes",
+    "default",
 )
-SEPARATE = ("scale",)
+SEPARATE = ("scale", "relay")
 """Groups that run only if they are named."""
 _FULL = Plan(rounds=7, seconds=4.0, quick=False)
 _QUICK = Plan(rounds=3, seconds=1.5, quick=True)
@@ -91,7 +92,9 @@ def _groups(test_bed: Bed, plan: Plan) -> dict[str, Callable[[], list[Result]]]:
         ingestions.memory,
         growth.measure,
         calls.processes,
+        calls.default,
         Scale(*given).measure,
+        Relay(*given).measure,
     )
     return dict(zip((*GROUPS, *SEPARATE), measures, strict=True))
 

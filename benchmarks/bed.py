@@ -1,7 +1,8 @@
 """The test bed of the benchmarks: real, separate servers, generated databases, processors.
 
-The service runs on one processor and the load generators on the others, so that they do not distort
-the measurement. The system places PostgreSQL.
+One serving process runs on one processor and the load generators on the others, so that they do not
+distort the measurement. A `Group` of serving processes is started as users start it. The system
+places PostgreSQL.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import grpc
 import psutil
@@ -256,6 +258,84 @@ def server(
             process.wait()
         if process.stdout is not None:
             process.stdout.close()
+
+
+PlacementName = Literal["default", "pinned", "free"]
+"""Where serving processes run: where the service itself places them, each on a processor to which
+the benchmark pins it, or on all processors."""
+
+
+class Group:
+    """A supervisor and its serving processes, which run only inside `at_work`: even idle ones use
+    some CPU time."""
+
+    def __init__(
+        self, test_bed: Bed, url: str, running: ExitStack, count: int | None, **settings: object
+    ) -> None:
+        """`count` is the number of processes; None: that of the service itself. The group stops at
+        the end of `running`."""
+        given = settings if count is None else {"processes": count, **settings}
+        self._bed = test_bed
+        self.server: Server = running.enter_context(
+            server(
+                url,
+                test_bed.redis_url,
+                test_bed.all_processors,
+                module=("credit_service.cli", "serve"),
+                # The kernel does not spread connections exactly.
+                max_calls_per_principal=1_000,
+                max_streams_per_principal=64,
+                **given,
+            )
+        )
+        self._serving = self.server.process.children()
+        if count not in (None, len(self._serving)):
+            raise RuntimeError(f"{len(self._serving)} serving processes instead of {count}")
+        self._placed = {
+            each.pid: frozenset(os.sched_getaffinity(each.pid)) for each in self._serving
+        }
+        self._all = [*self._serving, self.server.process]
+        running.callback(self._resume, self._all)
+        self._suspend()
+
+    @property
+    def count(self) -> int:
+        """The number of serving processes."""
+        return len(self._serving)
+
+    @contextmanager
+    def at_work(self, placement: PlacementName) -> Iterator[frozenset[int]]:
+        """Let the serving processes run. Yields the processors for the load: those that no placed
+        process has, if there are any.
+
+        The supervisor runs with the service's own placement only: it would move the processes.
+        """
+        processors = sorted(self._bed.all_processors)
+        places = self._placed
+        if placement == "free":
+            places = dict.fromkeys(places, self._bed.all_processors)
+        if placement == "pinned":
+            places = {
+                pid: frozenset({processors[number % len(processors)]})
+                for number, pid in enumerate(places)
+            }
+        for pid, place in places.items():
+            pin(pid, place)
+        self._resume(self._all if placement == "default" else self._serving)
+        try:
+            every = self._bed.all_processors
+            yield every.difference(*places.values()) or every
+        finally:
+            self._suspend()
+
+    def _suspend(self) -> None:
+        for each in self._all:
+            each.suspend()
+
+    @staticmethod
+    def _resume(processes: Sequence[psutil.Process]) -> None:
+        for each in processes:
+            each.resume()
 
 
 def _announced_port(process: "subprocess.Popen[str]") -> int | None:

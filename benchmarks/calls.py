@@ -11,7 +11,7 @@ from google.type.decimal_pb2 import Decimal
 from google.type.money_pb2 import Money
 
 from benchmarks import bed, load, pgbench
-from benchmarks.bed import Bed, Server
+from benchmarks.bed import Bed, PlacementName, Server
 from benchmarks.load import Order, Outcome
 from benchmarks.measuring import COUNT, RATE, Goal, Plan, Result, Turn, by_turns
 from benchmarks.roundtrips import counted
@@ -277,31 +277,10 @@ class Calls:
         ]
 
     def processes(self) -> list[Result]:
-        """Two serving processes compared with one, without pinning."""
+        """Two serving processes compared with one, both as the service places them."""
         with ExitStack() as running:
-            works = []
-            for count in (2, 1):
-                supervised = running.enter_context(
-                    bed.server(
-                        self.url,
-                        self._bed.redis_url,
-                        self._bed.all_processors,
-                        module=("credit_service.cli", "serve"),
-                        processes=count,
-                    )
-                )
-                bodies = [check_body(each) for each in range(1, _WARM_CUSTOMERS + 1)]
-                works.append(
-                    self._loading(
-                        supervised,
-                        "CheckEligibility",
-                        bodies,
-                        eligible,
-                        # Enough for the kernel to spread them evenly.
-                        channels=CALLERS,
-                        processors=self._bed.all_processors,
-                    )
-                )
+            groups = [bed.Group(self._bed, self.url, running, count) for count in (2, 1)]
+            works = [self._checking(group, "default") for group in groups]
             own, others = by_turns(self._plan.rounds, works)
         result = Result(
             "processes",
@@ -312,15 +291,83 @@ class Calls:
             own,
             others,
         )
-        processors = len(self._bed.all_processors)
-        used = sum(result.busy().values())
-        result.notes.append(
-            f"{used:.2f} of {processors} processors were used: "
-            + ", ".join(f"{name} {part:.2f}" for name, part in result.busy().items())
-        )
+        result.notes.append(self._used(result))
         return [result]
 
+    def default(self) -> list[Result]:
+        """The service with its default settings, compared with the same processes, each pinned to a
+        processor by the benchmark, and with one process that may run on all."""
+        with ExitStack() as running:
+            group = bed.Group(self._bed, self.url, running, None)
+            alone = bed.Group(self._bed, self.url, running, 1, pin_processes=False)
+            kinds: list[tuple[bed.Group, PlacementName]] = [
+                (group, "default"),
+                (group, "pinned"),
+                (alone, "free"),
+            ]
+            results = []
+            for name, work, kind in (
+                ("default-check", "CheckEligibility, warm cache", self._checking),
+                ("default-create", "CreateLoan, durable", self._booking),
+            ):
+                turns = by_turns(self._plan.rounds, [kind(*each) for each in kinds])
+                own, pinned, free = turns
+                started = f"{work}: default settings, {group.count} processes"
+                by_hand, before = "the same, each pinned by hand", "one process on all processors"
+                results += [
+                    Result(name, started, by_hand, RATE, Goal("≥", 0.95), own, pinned),
+                    Result(f"{name}-free", started, before, RATE, None, own, free),
+                ]
+        for each in results:
+            each.notes.append(self._used(each))
+        return results
+
     # Helpers.
+
+    def _checking(self, group: bed.Group, placement: PlacementName) -> Callable[[], Turn]:
+        """One round of checks by a group of serving processes."""
+        bodies = [check_body(each) for each in range(1, _WARM_CUSTOMERS + 1)]
+
+        def turn() -> Turn:
+            with group.at_work(placement) as processors:
+                return self._loading(
+                    group.server,
+                    "CheckEligibility",
+                    bodies,
+                    eligible,
+                    # Enough for the kernel to spread them evenly.
+                    channels=CALLERS,
+                    processors=processors,
+                )()
+
+        return turn
+
+    def _booking(self, group: bed.Group, placement: PlacementName) -> Callable[[], Turn]:
+        """One round of bookings by a group of serving processes."""
+
+        def turn() -> Turn:
+            count = int(self._plan.seconds * _MOST_CALLS_PER_SECOND)
+            bodies = [create_body(each) for each in picked(CUSTOMERS, count)]
+            bed.settle(self.url)
+            with group.at_work(placement) as processors:
+                return self._loading(
+                    group.server,
+                    "CreateLoan",
+                    bodies,
+                    booked,
+                    once=True,
+                    channels=CALLERS,
+                    processors=processors,
+                )()
+
+        return turn
+
+    def _used(self, result: Result) -> str:
+        """How much of the processors a result used, as text."""
+        busy = result.busy()
+        parts = ", ".join(f"{name} {part:.2f}" for name, part in busy.items())
+        processors = len(self._bed.all_processors)
+        return f"{sum(busy.values()):.2f} of {processors} processors were used: {parts}"
 
     def _server(self, running: ExitStack) -> Server:
         return running.enter_context(bed.server(self.url, self._bed.redis_url, self._bed.serving))

@@ -27,6 +27,7 @@ from credit_service.redis_url import RedisUrl
 _MAX_SECONDS = 1_000_000
 _MAX_DAYS = 36_500
 _MAX_PORT = 65_535
+MAX_PROCESSES = 64
 _MAX_SHOWN_CHARACTERS = 200
 
 
@@ -143,8 +144,16 @@ class Settings(BaseSettings):
     reflection: Literal["open", "authenticated", "off"] = Field(
         default="open", description="which callers may read the contract by server reflection"
     )
-    processes: int = Field(
-        default=1, ge=1, le=64, description="server processes that share the port by SO_REUSEPORT"
+    processes: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_PROCESSES,
+        description="server processes that share the port by SO_REUSEPORT; unset: one for each "
+        "core that it may use, as far as CPU quota, memory limit and database allow",
+    )
+    pin_processes: bool = Field(
+        default=True,
+        description="keep each server process to one core, if there is one for each; on Linux",
     )
     threads: int = Field(
         default=16,

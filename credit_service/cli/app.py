@@ -77,7 +77,8 @@ def up(
         str | None, Parameter(help="Address to listen on. Port 0 selects a free port.")
     ] = None,
     processes: Annotated[
-        int | None, Parameter(help="Number of server processes on that port.")
+        int | None,
+        Parameter(help="Number of server processes on that port. Default: one for each core."),
     ] = None,
     data_dir: DataDir = None,
     ready_file: Annotated[
@@ -111,7 +112,8 @@ def serve(
         str | None, Parameter(help="Address to listen on. Port 0 selects a free port.")
     ] = None,
     processes: Annotated[
-        int | None, Parameter(help="Number of server processes on that port.")
+        int | None,
+        Parameter(help="Number of server processes on that port. Default: one for each core."),
     ] = None,
     data_dir: DataDir = None,
 ) -> int:

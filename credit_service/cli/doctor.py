@@ -358,7 +358,7 @@ def _database(settings: "Settings") -> Iterator[Finding]:
             yield _failed("database", f"{places}: {error}", fix)
             return
         yield finding
-        for check in (_writable, _migrations):
+        for check in (_writable, _migrations, _processes):
             yield _guarded(check, database, settings)
         yield from _cluster(database)
         for check in (_worker, _outbox):
@@ -413,6 +413,33 @@ def _migrations(database: "Database", settings: "Settings") -> Finding:  # noqa:
         return _passed("migrations", f"revision {current} is the latest")
     found = f"revision {current or 'none'}; the latest is {newest}"
     return _failed("migrations", found, "credit-service migrate")
+
+
+def _processes(database: "Database", settings: "Settings") -> Finding:
+    """How many processes `serve` starts on this machine, and whether the database has connections
+    for them and for one worker."""
+    from credit_service.processes.cores import Placement
+    from credit_service.processes.sizing import size
+    from credit_service.storage import readiness
+
+    allowed = readiness.connection_limit(database, settings.database_pooler)
+    sizing = size(settings, allowed)
+    pinned = settings.pin_processes and Placement(sizing.count).cores
+    found = (
+        f"serving processes here: {sizing.count} ({sizing.limit}), "
+        f"{'each on a core of its own' if pinned else 'on all cores'}"
+    )
+    if allowed is None:
+        return _passed("processes", found)
+    needed = sizing.count * (settings.pool_size + 1) + 2 * settings.worker_threads + 8
+    found += f"; with a worker they need up to {needed} of {allowed} database connections"
+    if needed <= allowed:
+        return _passed("processes", found)
+    return _failed(
+        "processes",
+        found,
+        "lower CREDIT_PROCESSES or CREDIT_POOL_SIZE, raise max_connections, or use PgBouncer",
+    )
 
 
 def _cluster(database: "Database") -> Iterator[Finding]:

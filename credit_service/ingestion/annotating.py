@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import IO
 
 from credit_service.ingestion import sandbox
+from credit_service.processes import cores
 from credit_service.spreadsheets.columns import Kind
 from credit_service.spreadsheets.table import SpreadsheetError
 
@@ -90,13 +91,15 @@ def annotate(
     """
     for file in (source, marks, output):
         file.seek(0)
-    with subprocess.Popen(
-        [sys.executable, "-P", "-m", _PROGRAM, str(marks.fileno()), str(output.fileno())],
-        stdin=source,
-        stdout=subprocess.PIPE,
-        env=sandbox.environment(),
-        pass_fds=(marks.fileno(), output.fileno()),
-    ) as process:
+    with cores.unbound():
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", _PROGRAM, str(marks.fileno()), str(output.fileno())],
+            stdin=source,
+            stdout=subprocess.PIPE,
+            env=sandbox.environment(),
+            pass_fds=(marks.fileno(), output.fileno()),
+        )
+    with process:
         try:
             while True:
                 try:

@@ -95,9 +95,13 @@ class Death:
 class Child:
     """A child process and its restarts. For one thread, but `pid`, `is_ready` and `control`."""
 
-    def __init__(self, module: str, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, module: str, environment: Mapping[str, str], *, core: int | None = None
+    ) -> None:
         self._module = module
         self._environment = environment
+        self.core = core
+        """The core to which the next process keeps; None: all."""
         self._process: subprocess.Popen[bytes] | None = None
         self._backoff = Backoff()
         self._has_died = False
@@ -123,9 +127,10 @@ class Child:
         ours, theirs = socket.socketpair()
         ours.settimeout(0)
         self.control = ours
+        core = [] if self.core is None else [f"--core={self.core}"]
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self._module, f"--control-fd={theirs.fileno()}"],
+                [sys.executable, "-m", self._module, f"--control-fd={theirs.fileno()}", *core],
                 env=self._environment,
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,

@@ -9,16 +9,21 @@ import sys
 import threading
 from contextlib import ExitStack, closing
 
+import structlog
+
 from credit_service.observability import setup
 from credit_service.observability.logs import configure_logging
 from credit_service.observability.metrics_http import MetricsEndpoint, answer_until_closed
 from credit_service.observability.tracing import TracingRefusedError
+from credit_service.processes import cores
 from credit_service.processes.address import Address, MisconfiguredError
 from credit_service.rpc.server import serve
 from credit_service.settings import Settings, describe, warn_of_unknown_variables
 from credit_service.storage import readiness
 
 MISCONFIGURED = 2
+
+_log = structlog.get_logger(__name__)
 
 
 def main() -> int:
@@ -29,7 +34,9 @@ def main() -> int:
         type=int,
         help="socket of the supervisor: reports when this process serves, and stops it when closed",
     )
-    control_fd = parser.parse_args().control_fd
+    parser.add_argument("--core", type=int, help="run on this core alone")
+    arguments = parser.parse_args()
+    control_fd = arguments.control_fd
     control = None if control_fd is None else socket.socket(fileno=control_fd)
     try:
         settings = Settings()
@@ -37,6 +44,8 @@ def main() -> int:
     except ValueError as error:  # pydantic's are of this kind
         return _misconfigured(error)
     configure_logging(settings)
+    if arguments.core is not None:
+        _keep_to(arguments.core)
     if control is None:
         # Otherwise the supervisor has warned.
         warn_of_unknown_variables()
@@ -64,6 +73,14 @@ def main() -> int:
     except (MisconfiguredError, TracingRefusedError) as error:
         return _misconfigured(error)
     return 0
+
+
+def _keep_to(core: int) -> None:
+    """Run on this core alone, if the system allows it."""
+    try:
+        cores.keep_to(core)
+    except OSError as error:
+        _log.warning("core_not_available", core=core, error=str(error))
 
 
 def _misconfigured(error: Exception) -> int:

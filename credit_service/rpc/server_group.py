@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -22,6 +23,8 @@ from credit_service.observability.metrics_http import (
     shows_ready,
 )
 from credit_service.processes.address import Address, AddressRefusedError, listening_address
+from credit_service.processes.cores import Placement
+from credit_service.processes.sizing import Sizing, size
 from credit_service.processes.supervisor import (
     MAX_QUICK_DEATHS,
     Child,
@@ -32,6 +35,8 @@ from credit_service.processes.supervisor import (
 )
 from credit_service.processes.termination import POLL_SECONDS, Termination
 from credit_service.settings import Settings
+from credit_service.storage import readiness
+from credit_service.storage.database import Database
 
 _MODULE = "credit_service.rpc"
 _START_TIMEOUT_SECONDS = 60.0
@@ -44,9 +49,9 @@ _log = structlog.get_logger(__name__)
 class _Server:
     """One serving process, restarted when it dies."""
 
-    def __init__(self, number: int, environment: dict[str, str]) -> None:
+    def __init__(self, number: int, environment: dict[str, str], core: int | None) -> None:
         self.number = number
-        self._child = Child(_MODULE, environment)
+        self._child = Child(_MODULE, environment, core=core)
 
     @property
     def pid(self) -> int | None:
@@ -88,6 +93,11 @@ class _Server:
             return None
         return request_exposition(control, readiness_alone=readiness_alone)
 
+    def move(self, core: int) -> None:
+        """Note the core to which the process, and those after it, keep."""
+        _log.info("server_moved", number=self.number, core=core, from_core=self._child.core)
+        self._child.core = core
+
     def terminate(self) -> None:
         self._child.terminate()
 
@@ -107,7 +117,7 @@ def _raise_if_hopeless(death: Death) -> None:
 
 
 class ServerGroup:
-    """`settings.processes` servers behind one address."""
+    """Servers behind one address, as many as the settings or `processes.sizing` say."""
 
     def __init__(self, settings: Settings) -> None:
         """Reserve the port.
@@ -117,10 +127,21 @@ class ServerGroup:
         """
         self._settings = settings
         self._socket, self.address = _reserve(listening_address(settings))
+        sizing = size_of(settings)
+        self._placement = Placement(sizing.count if settings.pin_processes else 0)
         environment = environment_of(
             settings.model_copy(update={"listen": str(self.address), "processes": 1})
         )
-        self._servers = [_Server(number, environment) for number in range(settings.processes)]
+        self._servers = [
+            _Server(number, environment, self._placement.core_of(number))
+            for number in range(sizing.count)
+        ]
+        _log.info(
+            "servers_sized",
+            processes=sizing.count,
+            limit=sizing.limit,
+            cores=self._placement.cores or None,
+        )
         self._stopping = threading.Event()
         self._failure: ChildFailedError | None = None
         self._metrics: MetricsEndpoint | None = None
@@ -197,18 +218,36 @@ class ServerGroup:
         shown = [server.exposition(readiness_alone=True) for server in serving]
         return bool(shown) and all(each is not None and shows_ready(each) for each in shown)
 
+    def _relieve(self) -> None:
+        """Move servers that share their core with other busy processes."""
+        serving = [server.pid if server.is_serving else None for server in self._servers]
+        for number, core in self._placement.relieve(serving).items():
+            self._servers[number].move(core)
+
     def _keep_alive(self) -> None:
         while not self._stopping.wait(_POLL_SECONDS):
             try:
                 for server in self._servers:
                     server.poll()
+                self._relieve()
             except ChildFailedError as failure:
                 self._failure = failure
                 self._stopping.set()
 
 
+def size_of(settings: Settings) -> Sizing:
+    """The number of serving processes for these settings, and what limits it."""
+    if settings.processes is not None:
+        return size(settings, None)
+    url, pooler = settings.require_database_url(), settings.database_pooler
+    with ExitStack() as closing:
+        database = Database(url, pool_size=1, pooler=pooler)
+        closing.callback(database.dispose)
+        return size(settings, readiness.connection_limit(database, pooler))
+
+
 def run(settings: Settings, announce: Callable[[Address], None]) -> None:
-    """Run `settings.processes` servers until SIGTERM or SIGINT; call from the main thread.
+    """Run a group of servers until SIGTERM or SIGINT; call from the main thread.
 
     Raises:
         AddressRefusedError: the address cannot be served.

@@ -38,6 +38,17 @@ _CHECK = Statement(
     """
 )
 
+_CONNECTION_LIMIT = Statement(
+    """
+    SELECT least(
+        current_setting('max_connections')::int,
+        (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),
+        (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()))
+    """
+)
+DEFAULT_CONNECTIONS = 100
+"""PostgreSQL's own max_connections."""
+
 REQUIRED_SPACE_BYTES = 1024**2
 """Free space on the disk that the service needs."""
 RECOVERED_SPACE_BYTES = 16 * REQUIRED_SPACE_BYTES
@@ -189,6 +200,20 @@ def require_suitable(url: str, pooler: Pooler) -> None:
         return
     finally:
         database.dispose()
+
+
+def connection_limit(database: Database, pooler: Pooler) -> int | None:
+    """The number of connections that the database allows the service: that of the server, of the
+    database or of the role. DEFAULT_CONNECTIONS while it is unreachable; None behind a pooler."""
+    if pooler != "none":
+        return None
+    try:
+        with database.autocommit() as connection:
+            row = _CONNECTION_LIMIT.row(connection, {})
+    except UnavailableError:
+        return DEFAULT_CONNECTIONS
+    assert row is not None  # noqa: S101 - a SELECT without FROM
+    return int(row[0])
 
 
 def require_utf8(connection: psycopg.Connection) -> None:

@@ -14,25 +14,30 @@ from uuid import uuid4
 
 import grpc
 import psutil
+import psycopg
 import pytest
 from google.protobuf import descriptor_pb2
 from google.type.decimal_pb2 import Decimal
 from google.type.money_pb2 import Money
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
+from psycopg import sql
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from credit_service.cli import doctor
 from credit_service.client.channel import open_channel
 from credit_service.clock import Clock
 from credit_service.domain.errors import UnavailableError
 from credit_service.observability import metrics
+from credit_service.processes import cores
 from credit_service.processes.address import AddressRefusedError, parse_address
+from credit_service.processes.sizing import Sizing
 from credit_service.processes.supervisor import MAX_QUICK_DEATHS, ChildFailedError, environment_of
 from credit_service.rpc.server import MAX_MESSAGE_BYTES, CreditServer
-from credit_service.rpc.server_group import ServerGroup
+from credit_service.rpc.server_group import ServerGroup, size_of
 from credit_service.settings import Settings
-from credit_service.storage import migrate, schema
+from credit_service.storage import migrate, readiness, schema
 from credit_service.storage.customers import CustomersPage
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
@@ -728,6 +733,85 @@ def test_processes_share_the_port_and_a_killed_one_is_restarted(group: ServerGro
         CreditServiceStub(channel).ListCustomers(pb.ListCustomersRequest(), timeout=2)
 
 
+def cores_of(pid: int) -> list[set[int]]:
+    """The cores on which each thread of a process may run."""
+    threads = [each.id for each in psutil.Process(pid).threads()]
+    return [os.sched_getaffinity(each) for each in threads]
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="needs two cores"
+)
+def test_each_process_keeps_to_a_core_and_a_restarted_one_to_the_same(group: ServerGroup) -> None:
+    first, second = group.pids
+    (core,), (other,) = cores_of(first)[0], cores_of(second)[0]
+    assert core != other
+    # Every thread, also those that grpc starts.
+    answers(str(group.address))
+    assert all(found == {core} for found in cores_of(first))
+    assert all(found == {other} for found in cores_of(second))
+
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: len(set(group.pids) - {first}) == 2, timeout_seconds=30)
+    (restarted,) = set(group.pids) - {second}
+    eventually(lambda: cores_of(restarted)[0] == {core}, timeout_seconds=30)
+
+
+def test_processes_may_run_on_all_cores(settings: Settings) -> None:
+    running = ServerGroup(settings.model_copy(update={"processes": 1, "pin_processes": False}))
+    try:
+        running.start()
+        (pid,) = running.pids
+        assert all(found == os.sched_getaffinity(0) for found in cores_of(pid))
+    finally:
+        running.stop()
+
+
+def test_the_number_of_processes_follows_the_connections_of_the_database(
+    settings: Settings,
+    database: Database,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cores, "usable", lambda: list(range(64)))
+    with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as connection:
+        (most,) = connection.execute("SHOW max_connections").fetchone() or ("",)
+        assert readiness.connection_limit(database, "none") == int(most)
+        assert readiness.connection_limit(database, "transaction") is None
+        name = sql.Identifier(connection.info.dbname)
+        connection.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT 80").format(name))
+    # Half of the connections, for pools of twelve and one readiness check each.
+    assert size_of(settings) == Sizing(3, "connections that the database allows: 80")
+    assert size_of(settings.model_copy(update={"processes": 7})).count == 7
+    unreachable = SecretStr("postgresql://user@127.0.0.1:1/none")
+    assert size_of(settings.model_copy(update={"database_url": unreachable})).count == 3
+
+
+def test_the_doctor_compares_the_connections_of_all_processes_with_those_allowed(
+    settings: Settings, database_url: str
+) -> None:
+    with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as connection:
+        name = sql.Identifier(connection.info.dbname)
+        connection.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT 80").format(name))
+
+    def finding(**changed: object) -> doctor.Finding:
+        (found,) = [
+            each
+            for each in doctor._database(settings.model_copy(update=changed))
+            if each.name == "processes"
+        ]
+        return found
+
+    good = finding(processes=2)
+    assert good.ok
+    assert "serving processes here: 2 (CREDIT_PROCESSES)" in good.found
+    assert "up to 42 of 80 database connections" in good.found
+    bad = finding(processes=7)
+    assert not bad.ok
+    assert "up to 107 of 80 database connections" in bad.found
+    assert "lower CREDIT_PROCESSES" in bad.fix
+
+
 def test_fifty_loans_over_two_processes_exceed_no_limit(
     group: ServerGroup, database: Database
 ) -> None:
@@ -783,11 +867,11 @@ def test_a_process_that_cannot_be_started_is_retried(
         return start(*arguments, **options)
 
     monkeypatch.setattr("credit_service.processes.supervisor.subprocess.Popen", popen)
-    running = ServerGroup(settings)
+    running = ServerGroup(settings.model_copy(update={"processes": 1}))
     try:
         running.start()
         assert not refusals
-        assert len(running.pids) == settings.processes
+        assert len(running.pids) == 1
     finally:
         running.stop()
 
@@ -819,7 +903,7 @@ def test_a_process_that_keeps_dying_is_restarted_and_does_not_affect_others(
 
 def test_a_process_that_cannot_start_is_an_error(settings: Settings) -> None:
     # Only the children validate this setting.
-    wrong = settings.model_copy(update={"threads": 1})
+    wrong = settings.model_copy(update={"threads": 1, "processes": 1})
     with pytest.raises(ChildFailedError):
         ServerGroup(wrong).start()
 
@@ -827,8 +911,10 @@ def test_a_process_that_cannot_start_is_an_error(settings: Settings) -> None:
 @pytest.mark.slow
 def test_servers_stop_when_their_supervisor_is_killed(settings: Settings) -> None:
     program = (
+        "from credit_service.observability.logs import configure_logging\n"
         "from credit_service.rpc.server_group import run\n"
         "from credit_service.settings import Settings\n"
+        "configure_logging(Settings())\n"
         "run(Settings(), lambda address: print(address, flush=True))\n"
     )
     environment = environment_of(settings.model_copy(update={"processes": 2}))

@@ -22,13 +22,16 @@ STOP_TIMEOUT_SECONDS = 40.0
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """This process's environment with these settings of the service only."""
+    """This process's environment with these settings of the service only.
+
+    A server has one serving process, because each takes a second to start.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
         if name not in {"DATABASE_URL", "REDIS_URL"} and not name.startswith("CREDIT_")
     }
-    return {**kept, "NO_COLOR": "1", "COLUMNS": "120", **settings}
+    return {**kept, "NO_COLOR": "1", "COLUMNS": "120", "CREDIT_PROCESSES": "1", **settings}
 
 
 def credit_service(

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from typing import Any
@@ -475,6 +476,25 @@ def test_a_separate_process_returns_the_same() -> None:
     with pytest.raises(AnnotationError) as caught:
         in_a_process(content[:-40], ORDER)
     assert caught.value.code == "FILE_UNREADABLE"
+
+
+def test_the_process_does_not_take_the_core_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, entered, started = subprocess.Popen, [False], []
+
+    @contextmanager
+    def unbound() -> Iterator[None]:
+        entered[0] = True
+        yield
+        entered[0] = False
+
+    def popen(*arguments: Any, **options: Any) -> Any:
+        started.append(entered[0])
+        return start(*arguments, **options)
+
+    monkeypatch.setattr("credit_service.processes.cores.unbound", unbound)
+    monkeypatch.setattr("credit_service.ingestion.annotating.subprocess.Popen", popen)
+    in_a_process(loans_workbook(A_LOAN), ORDER)
+    assert started == [True]
 
 
 def test_a_cancelled_annotation_ends_at_once() -> None:
