@@ -245,8 +245,9 @@ group_exits = Counter(
     "credit_group_exits_total",
     "Calls that left their group to run alone, by reason (repeat: the request id is stored;"
     " lost_race: the customer was locked or had changed; outdated: the stored position is not of"
-    " the day; facts: a policy needs facts; day: the group runs for another day; distributed: the"
-    " database is a cluster; failed: the group's statement failed; leader_died: its thread ended).",
+    " the day, or other loans or payments must be read; facts: a policy needs facts; day: the group"
+    " runs for another day; distributed: the database is a cluster; failed: the group's statement"
+    " failed; leader_died: its thread ended).",
     ("command", "reason"),
     registry=REGISTRY,
 )
