@@ -1,8 +1,11 @@
 """The final account: compares responses with stored data, and stored data with itself."""
 
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -15,7 +18,7 @@ from credit_service.storage import customers, scorecards
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
 from tests.faults import portfolio
-from tests.faults.history import History
+from tests.faults.history import History, Sent
 from tests.faults.load import Load
 from tests.faults.replay import Replay
 from tests.faults.stack import RELAYS, SERVERS, WORKERS, Stack
@@ -26,7 +29,7 @@ _LEFT = text(
         + (SELECT count(*) FROM events WHERE event_id IS NULL)
         + (SELECT count(*) FROM credit_scores WHERE valid_until <= :today)
         + (SELECT count(*) FROM loan_offers WHERE state = 'OPEN' AND last_day < :today)
-        + (SELECT count(*) FROM ingestions WHERE state IN ('QUEUED', 'RUNNING'))"""
+        + (SELECT count(*) FROM ingestions WHERE state IN ('QUEUED', 'RUNNING', 'REVERTING'))"""
 )
 _TASKS = text("SELECT actor, state, count(*), max(last_error) FROM tasks GROUP BY 1, 2")
 _EVENT_KINDS = text(
@@ -81,6 +84,26 @@ _MOST_SESSIONS = {
     # Actors, heartbeat and six spare connections; a relay has the six.
     "credit-service worker": 20 * WORKERS + 6 * RELAYS,
 }
+
+
+_NEW_INCOMES = text(
+    """SELECT CAST(new_value AS bigint) FROM fact_changes
+    WHERE fact = 'monthly_income_paise' AND ingestion_id IS NULL"""
+)
+_REPEATED_INCOMES = text(
+    """SELECT count(*) FROM (SELECT new_value FROM fact_changes
+    WHERE fact = 'monthly_income_paise' GROUP BY 1 HAVING count(*) > 1) AS repeated"""
+)
+_INGESTIONS = text(
+    """SELECT i.ingestion_id, i.state, i.committed_offset, i.rows_read, i.inserted, i.rejected,
+        i.rows_removed, i.rows_restored, i.rows_kept, i.created_at,
+        ARRAY(SELECT l.loan_id FROM loans l WHERE l.ingestion_id = i.ingestion_id) AS loan_ids
+    FROM ingestions i"""
+)
+_APPROVALS = text(
+    """SELECT customer_id, array_agg(decided_at) FROM decisions
+    WHERE approved AND customer_id = ANY(:customer_ids) GROUP BY customer_id"""
+)
 
 
 class Account:
@@ -142,7 +165,8 @@ class Account:
     def _check_loans_and_payments(self, connection: Connection) -> None:
         """Check that exactly the acknowledged records are stored."""
         acknowledged: dict[str, set[Any]] = {
-            name: set() for name in ("loans", "payments", "reversals", "offers", "withdrawn")
+            name: set()
+            for name in ("loans", "payments", "reversals", "offers", "withdrawn", "updates")
         }
         for asked in self._history.asked.values():
             for answer in asked.answers[:1]:
@@ -171,6 +195,8 @@ class Account:
                     text("SELECT offer_id FROM loan_offers WHERE state = 'WITHDRAWN'")
                 ).scalars()
             ),
+            # Each request gives another income.
+            "updates": set(connection.execute(_NEW_INCOMES).scalars()),
         }
         for name, ids in stored.items():
             self.checked[name] = len(ids)
@@ -192,6 +218,9 @@ class Account:
         self.checked["repeats"] = sum(
             max(0, len(asked.answers) - 1) for asked in self._history.asked.values()
         )
+        repeated = connection.execute(_REPEATED_INCOMES).scalar_one()
+        if repeated:
+            self._find("effect", f"{repeated} changes of customers were made more than once")
         for table in ("decisions", "payments"):
             duplicated = connection.execute(
                 text(
@@ -218,30 +247,86 @@ class Account:
             self._find("effect", f"{kept} requests with rejections only have a record")
 
     def _check_ingestions(self, connection: Connection) -> None:
-        """Check that ingested plus rejected rows equal the sent ones, and that the loans are
-        stored."""
-        rows = {
-            row.ingestion_id: row
-            for row in connection.execute(
-                text(
-                    """SELECT i.ingestion_id, i.state, i.rows_read, i.inserted, i.rejected,
-                        i.committed_offset, (SELECT count(*) FROM loans l
-                        WHERE l.ingestion_id = i.ingestion_id) AS loans
-                    FROM ingestions i"""
-                )
-            )
+        """Check that ingested plus rejected rows equal the sent ones, or the first of them for a
+        cancelled ingestion, and that exactly the loans are stored that were not taken back."""
+        rows = {row.ingestion_id: row for row in connection.execute(_INGESTIONS)}
+        values = {"customer_ids": list(portfolio.INGESTED)}
+        approvals: dict[int, list[datetime]] = {
+            row[0]: row[1] for row in connection.execute(_APPROVALS, values)
         }
+        states: Counter[str] = Counter()
         for sent in self._history.sent:
             row = rows.get(sent.ingestion_id)
             if row is None:
                 if sent.acknowledged:
                     self._find("rows", f"{sent.ingestion_id} was acknowledged and is missing")
                 continue
-            bad = sent.rows - sent.good
-            right = ("SUCCEEDED", sent.rows, sent.good, bad, sent.rows, sent.good)
-            if tuple(row)[1:] != right:
-                self._find("rows", f"{sent.ingestion_id}: {tuple(row)[1:]} should be {right}")
-        self.checked["ingestions"] = len(self._history.sent)
+            states[row.state] += 1
+            is_reverted = sent.revert is not None and sent.revert.is_done
+            is_cancelled = sent.cancel is not None and sent.cancel.is_done
+            ended = "CANCELLED" if is_cancelled else "SUCCEEDED"
+            count = row.committed_offset if is_cancelled else len(sent.rows)
+            good = sent.good(count)
+            stored = len(row.loan_ids)
+            found = (*row[1:6], row.rows_removed + row.rows_kept, stored, row.rows_restored)
+            right = (
+                "REVERTED" if is_reverted else ended,
+                count,
+                count,
+                good,
+                count - good,
+                good if is_reverted else 0,
+                row.rows_kept if is_reverted else good,
+                0,
+            )
+            if found != right:
+                self._find("rows", f"{sent.ingestion_id}: {found} should be {right}")
+            if is_reverted:
+                self._check_reverted(sent, row, count, approvals)
+        self.checked |= {"ingestions": len(self._history.sent)}
+        self.checked |= {f"ingestions {state}": count for state, count in states.items()}
+
+    def _check_reverted(
+        self, sent: Sent, row: Any, count: int, approvals: dict[int, list[datetime]]
+    ) -> None:
+        """Check that a revert kept the loans of customers with a loan approved after the ingestion
+        and before the revert, and no loan of a customer without one."""
+        left = set(row.loan_ids)
+        borrowers = self._borrowers_between(sent)
+        for each in sent.rows[:count]:
+            is_left = each.loan_id in left
+            if is_left and not any(
+                at >= row.created_at for at in approvals.get(each.customer_id, ())
+            ):
+                self._find("revert", f"{sent.ingestion_id} kept {each} without a reason")
+            if each.is_valid and each.customer_id in borrowers:
+                self.checked["rows to keep"] = self.checked.get("rows to keep", 0) + 1
+                if not is_left:
+                    self._find("revert", f"{sent.ingestion_id} removed {each} after an approval")
+
+    def _borrowers_between(self, sent: Sent) -> set[int]:
+        """The customers with a loan that was asked for after the acknowledged end of an ingestion,
+        and approved before its revert was asked for."""
+        # An upload is acknowledged before its end.
+        if sent.uploaded or sent.acknowledged_at is None or sent.revert is None:
+            return set()
+        return {
+            customer_id
+            for customer_id, asked_at, answered_at in self._ingested_approvals
+            if sent.acknowledged_at < asked_at and answered_at < sent.revert.asked_at
+        }
+
+    @cached_property
+    def _ingested_approvals(self) -> list[tuple[int, float, float]]:
+        """(customer, asked at, answered at) of the approved loans of customers with ingestions."""
+        return [
+            (asked.request.customer_id, asked.asked_at, asked.answered_at)
+            for asked in self._history.asked.values()
+            if asked.method == "CreateLoan"
+            and asked.request.customer_id in portfolio.BORROWING
+            and asked.answered_at is not None
+            and pb.CreateLoanResponse.FromString(asked.answers[0]).approved
+        ]
 
     def _check_customers(self, connection: Connection) -> None:
         """Check derived data against a full recomputation, and each cache entry against the
@@ -291,6 +376,8 @@ class Account:
             "decisions": replay.decisions_checked,
             "reversed": replay.reversals_checked,
             "prepaid": replay.prepayments_checked,
+            "backdated": replay.backdated_checked,
+            "changed facts": replay.updates_checked,
             "scores": replay.scores_checked,
             "cached": cached,
         }
@@ -370,6 +457,9 @@ def _effect(method: str, answer: bytes) -> tuple[str, Any]:
             return "offers", offered.offer.offer_id if offered.approved else None
         case "WithdrawLoanOffer":
             return "withdrawn", pb.WithdrawLoanOfferResponse.FromString(answer).offer.offer_id
+        case "UpdateCustomer":
+            income = pb.UpdateCustomerResponse.FromString(answer).customer.monthly_income
+            return "updates", income.units * 100 + income.nanos // 10**7
         case "ReversePayment":
             return "reversals", pb.ReversePaymentResponse.FromString(answer).payment.payment_id
         case _:

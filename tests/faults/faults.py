@@ -219,7 +219,5 @@ class Inflictor:
         }[fault.target]
         midnight = datetime(turn.year, turn.month, turn.day, tzinfo=_INDIA)
         offset = (midnight - datetime.now(_INDIA)).total_seconds() - _BEFORE_MIDNIGHT_SECONDS
-        beside = self._stack.clock_file.with_name("clock.new")
-        beside.write_text(str(int(offset)), encoding="ascii")
-        beside.replace(self._stack.clock_file)
+        self._stack.set_clock(int(offset))
         return True

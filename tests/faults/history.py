@@ -5,38 +5,79 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from credit_service.v1 import credit_service_pb2 as pb
+from tests.faults.portfolio import SentRow
 
 _MOST_FINDINGS = 1_000
 """Most findings of each kind: one kind must not hide another."""
+_OLD_SHARE = 0.4
+_LATEST_INGESTIONS = 20
+_CANCEL_SHARE = 0.3
+_REVERT_SHARE = 0.3
 
 
 @dataclass
 class Asked:
-    """A write with a request id, all its responses, and whether the rules rejected it."""
+    """A write with a request id, all its responses, and whether the rules rejected it. Times of
+    time.monotonic()."""
 
     method: str
     request: Any
+    asked_at: float
     answers: list[bytes] = field(default_factory=list)
+    answered_at: float | None = None
     is_refused: bool = False
 
 
 @dataclass
+class Undo:
+    """A request to cancel or to revert an ingestion, and whether it was acknowledged or rejected by
+    the rules."""
+
+    method: str
+    request_id: UUID
+    asked_at: float = field(default_factory=time.monotonic)
+    is_done: bool = False
+    is_refused: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has neither a response nor a rejection."""
+        return not (self.is_done or self.is_refused)
+
+
+@dataclass
 class Sent:
-    """An ingestion: number of sent rows, number of valid rows, and the reported end."""
+    """An ingestion: its rows, each with whether it is valid, and the reported end."""
 
     ingestion_id: UUID
     path: Path
-    rows: int
-    good: int
+    rows: list[SentRow]
     uploaded: bool
     # Sent concurrently by two clients with the same id.
     twice: bool
-    acknowledged: bool = False
+    acknowledged_at: float | None = None
+    cancel: Undo | None = None
+    revert: Undo | None = None
+
+    @property
+    def acknowledged(self) -> bool:
+        """Whether its end was acknowledged, or for an upload that the file is stored."""
+        return self.acknowledged_at is not None
+
+    @property
+    def undos(self) -> list[Undo]:
+        """The requests to cancel and to revert it."""
+        return [each for each in (self.cancel, self.revert) if each is not None]
+
+    def good(self, until: int | None = None) -> int:
+        """The number of valid rows, of all or of the first ones."""
+        return sum(row.is_valid for row in self.rows[:until])
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +133,9 @@ class History:
         self.ended: list[Ended] = []
         self.promotions: list[Promotion] = []
         self._booked: list[tuple[int, int]] = []
+        self._old: list[tuple[int, int]] = []
+        # Of loans with payments: the start, and the day of the last payment.
+        self._paid_days: dict[tuple[int, int], tuple[date, date]] = {}
         self._offered: list[tuple[int, int]] = []
         self._paid: list[int] = []
 
@@ -123,12 +167,14 @@ class History:
     def asks(self, method: str, request: Any) -> Asked:
         """Record a write before it is sent."""
         with self._lock:
-            return self.asked.setdefault(request.request_id, Asked(method, request))
+            asked = Asked(method, request, time.monotonic())
+            return self.asked.setdefault(request.request_id, asked)
 
     def answered(self, asked: Asked, answer: Any) -> None:
         """Record a response."""
         with self._lock:
             asked.answers.append(answer.SerializeToString(deterministic=True))
+            asked.answered_at = asked.answered_at or time.monotonic()
             if isinstance(answer, pb.CreateLoanResponse | pb.AcceptLoanOfferResponse):
                 if answer.HasField("loan"):
                     self._booked.append((answer.loan.customer_id, answer.loan.loan_id))
@@ -136,6 +182,15 @@ class History:
                 self._offered.append((answer.offer.offer_id, answer.offer.loan_amount.units))
             elif isinstance(answer, pb.RecordPaymentResponse):
                 self._paid.append(answer.payment.payment_id)
+                key = (answer.loan.customer_id, answer.loan.loan_id)
+                start, paid_on = _day(answer.loan.start_date), _day(answer.payment.paid_on)
+                _, last = self._paid_days.get(key, (start, paid_on))
+                self._paid_days[key] = start, max(last, paid_on)
+
+    def booked_long_ago(self) -> None:
+        """Note that all loans so far were booked before the load begins."""
+        with self._lock:
+            self._old = list(self._booked)
 
     def refused(self, request: Any) -> None:
         """Record a rejection by the rules, which has no effect and is not stored."""
@@ -157,9 +212,23 @@ class History:
         return pick.choice(latest) if latest else None
 
     def loan(self, pick: random.Random) -> tuple[int, int] | None:
-        """A booked (customer, loan), preferably a recent one."""
+        """A booked (customer, loan), often one from before the load, else preferably a recent
+        one."""
         with self._lock:
+            if self._old and pick.random() < _OLD_SHARE:
+                return pick.choice(self._old)
             return pick.choice(self._booked[-2000:]) if self._booked else None
+
+    def day_before_a_payment(self, pick: random.Random) -> tuple[tuple[int, int], date] | None:
+        """A (customer, loan), and a day from its start to the day before its last payment."""
+        with self._lock:
+            found = [
+                (key, start, last) for key, (start, last) in self._paid_days.items() if start < last
+            ]
+        if not found:
+            return None
+        key, start, last = pick.choice(found)
+        return key, start + timedelta(days=pick.randrange((last - start).days))
 
     def offer(self, pick: random.Random) -> tuple[int, int] | None:
         """(offer, amount in rupees) of an offer that was made, preferably a recent one."""
@@ -182,3 +251,29 @@ class History:
         """Ingestions without an acknowledgement so far."""
         with self._lock:
             return [sent for sent in self.sent if not sent.acknowledged]
+
+    def undo(self, pick: random.Random, request_id: UUID) -> tuple[Sent, Undo] | None:
+        """One of the latest ingestions, and its request to cancel it or to revert it: a new one,
+        or one that it has already."""
+        with self._lock:
+            if not self.sent:
+                return None
+            sent = pick.choice(self.sent[-_LATEST_INGESTIONS:])
+            if sent.cancel is None and sent.revert is None:
+                # An upload is acknowledged before a worker reads it.
+                if not sent.acknowledged or (sent.uploaded and pick.random() < _CANCEL_SHARE):
+                    sent.cancel = Undo("CancelIngestion", request_id)
+                    return sent, sent.cancel
+                sent.revert = Undo("RevertIngestion", request_id)
+            elif sent.revert is None and pick.random() < _REVERT_SHARE:
+                sent.revert = Undo("RevertIngestion", request_id)
+            return sent, pick.choice(sent.undos)
+
+    def open_undos(self) -> list[tuple[Sent, Undo]]:
+        """Requests to cancel and to revert ingestions without a response or rejection so far."""
+        with self._lock:
+            return [(sent, undo) for sent in self.sent for undo in sent.undos if undo.is_open]
+
+
+def _day(message: Any) -> date:
+    return date(message.year, message.month, message.day)

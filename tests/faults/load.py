@@ -1,10 +1,10 @@
 """The callers: closed loops that record their calls and responses.
 
-54 % reads, 17 % CreateLoan (half of it on five hot customers), 8 % offers and their ends, 10 %
-repeats of a request id, often twice concurrently, 10 % payments and their reversals, and
-ingestions. Many payments are backdated, prepay or foreclose a loan. Some calls have a very short
-deadline, some are cancelled. Calls without a response are repeated at the end, with the same
-request id.
+50 % reads, 17 % CreateLoan (half of it on five hot customers), 8 % offers and their ends, 10 %
+repeats of a request id, often twice concurrently, 10 % payments and their reversals, 2 % changes of
+customers, and ingestions, many of which are cancelled or reverted. Many payments are backdated,
+prepay or foreclose a loan. Some calls have a very short deadline, some are cancelled. Calls without
+a response are repeated at the end, with the same request id.
 """
 
 import random
@@ -32,13 +32,14 @@ from credit_service.v1 import (
     ingestion_service_pb2,
     loan_pb2,
 )
+from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from credit_service_client import ingestion
-from credit_service_client.errors import ServiceError
+from credit_service_client.errors import ServiceError, decoded_errors
 from credit_service_client.ingestion import IngestionClient
 from credit_service_client.retrying import Patience
 from credit_service_client.sources import BatchProgress
 from tests.faults import portfolio
-from tests.faults.history import Asked, History, Sent
+from tests.faults.history import Asked, History, Sent, Undo
 
 _TRY_AGAIN = {
     grpc.StatusCode.UNAVAILABLE,
@@ -59,11 +60,24 @@ _CALL_SECONDS = 5.0
 _STREAM_ROWS = 120
 _BATCH_ROWS = 20
 _MOST_INGESTIONS = 8
+# An installment is about as much as a payment.
+_OLD_LOAN = 6_000
 _SETTLING_CALLERS = 16
 _PATIENCE = Patience(
     give_up_seconds=60.0, longest_pause_seconds=1.0, stall_seconds=15.0, call_timeout_seconds=5.0
 )
 _LOANS = ingestion_pb2.INGESTION_KIND_LOANS
+
+
+def _loan_of(customer_id: int, units: int, tenure: int, pick: random.Random) -> Any:
+    """The request of a loan in rupees."""
+    return pb.CreateLoanRequest(
+        request_id=str(portfolio.request_id(pick)),
+        customer_id=customer_id,
+        loan_amount=Money(units=units),
+        interest_rate=Decimal(value="16"),
+        tenure_months=tenure,
+    )
 
 
 class _InSmallBatches(SourceFile):
@@ -101,7 +115,7 @@ class Load:
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def prepare(self) -> None:
-        """Import the customers and their past loans."""
+        """Import the customers and their past loans, and book a loan for each caller's customer."""
         for name, kind, write in (
             ("customers.csv", "CUSTOMERS", portfolio.write_customers),
             ("loans.csv", "LOANS", portfolio.write_past_loans),
@@ -114,6 +128,14 @@ class Load:
                 ended = IngestionClient(opened, _PATIENCE).stream(source, request).ingestion
             if ended.inserted != count:
                 raise RuntimeError(f"{name}: {ended.inserted} of {count} rows were inserted")
+        pick = random.Random(self._seed)  # noqa: S311 - repeatable load
+        asked = [
+            self._history.asks("CreateLoan", _loan_of(customer_id, _OLD_LOAN, 12, pick))
+            for customer_id in (*portfolio.ORDINARY, *portfolio.HOT)
+        ]
+        with self._stub() as stub, ThreadPoolExecutor(_SETTLING_CALLERS) as callers:
+            list(callers.map(lambda each: self._mutate(stub, pick, each), asked))
+        self._history.booked_long_ago()
 
     def start(self) -> None:
         """Start all callers."""
@@ -133,14 +155,19 @@ class Load:
         with self._stub() as stub, ThreadPoolExecutor(_SETTLING_CALLERS) as callers:
             while True:
                 unanswered, unfinished = self._history.unanswered(), self._history.unfinished()
-                if not unanswered and not unfinished:
+                undos = self._history.open_undos()
+                if not unanswered and not unfinished and not undos:
                     return
                 if time.monotonic() > until:
-                    left = f"{len(unanswered)} requests and {len(unfinished)} ingestions"
+                    left = (
+                        f"{len(unanswered)} requests, {len(unfinished)} ingestions and"
+                        f" {len(undos)} cancellations and reverts"
+                    )
                     self._history.find("answer", f"{left} had no response")
                     return
                 list(callers.map(lambda asked: self._mutate(stub, pick, asked), unanswered))
                 list(callers.map(self._transfer, unfinished[:_MOST_INGESTIONS]))
+                list(callers.map(lambda each: self._ask_undo(*each), undos))
                 time.sleep(0.1)
 
     @property
@@ -157,8 +184,12 @@ class Load:
         with self._stub() as stub, self._stub() as other:
             while not self._stop.is_set():
                 lot = pick.random()
-                if lot < 0.535:
+                if lot < 0.495:
                     self._read(stub, pick)
+                elif lot < 0.515:
+                    self._update(stub, other, pick)
+                elif lot < 0.535:
+                    self._undo(pick)
                 elif lot < 0.705:
                     self._create(stub, other, pick)
                 elif lot < 0.755:
@@ -208,16 +239,13 @@ class Load:
         self._ask(stub, pick, method, request)
 
     def _create(self, stub: Any, other: Any, pick: random.Random) -> None:
-        hot = pick.random() < 0.5
+        lot = pick.random()
+        customers = portfolio.HOT if lot < 0.5 else portfolio.ORDINARY
+        if lot > 0.97:
+            customers = portfolio.BORROWING
         # One in six is above every limit: a decline, which does not change the position.
         units = _TOO_MUCH if pick.random() < 0.17 else pick.randint(1, 20) * 100
-        request = pb.CreateLoanRequest(
-            request_id=str(portfolio.request_id(pick)),
-            customer_id=pick.choice(portfolio.HOT if hot else portfolio.ORDINARY),
-            loan_amount=Money(units=units),
-            interest_rate=Decimal(value="16"),
-            tenure_months=pick.choice([1, 12, 60]),
-        )
+        request = _loan_of(pick.choice(customers), units, pick.choice([1, 12, 60]), pick)
         asked = self._history.asks("CreateLoan", request)
         # A decline does not change the version: only the request's key prevents a second one.
         if units == _TOO_MUCH or pick.random() < 0.1:
@@ -258,6 +286,29 @@ class Load:
         else:
             self._mutate(stub, pick, asked)
 
+    def _update(self, stub: Any, other: Any, pick: random.Random) -> None:
+        """Change the income of a customer to one that no other request gives, often with the
+        limit."""
+        customer_id = pick.choice(portfolio.HOT if pick.random() < 0.3 else portfolio.ORDINARY)
+        income, limit = portfolio.income_and_limit(customer_id)
+        with self._numbers_lock:
+            number = next(self._numbers)
+        request = pb.UpdateCustomerRequest(request_id=str(portfolio.request_id(pick)))
+        request.customer.customer_id = customer_id
+        request.customer.monthly_income.CopyFrom(
+            Money(currency_code="INR", units=income + number // 100, nanos=number % 100 * 10**7)
+        )
+        request.update_mask.paths.append("monthly_income")
+        if pick.random() < 0.5:
+            units = limit * pick.randint(80, 120) // 100
+            request.customer.approved_limit.CopyFrom(Money(currency_code="INR", units=units))
+            request.update_mask.paths.append("approved_limit")
+        asked = self._history.asks("UpdateCustomer", request)
+        if pick.random() < 0.3:
+            self._mutate_twice((stub, other), asked)
+        else:
+            self._mutate(stub, pick, asked)
+
     def _repeat(self, stub: Any, other: Any, pick: random.Random) -> None:
         asked = self._history.recent(pick)
         if asked is None:
@@ -281,6 +332,8 @@ class Load:
         lot = pick.random()
         if lot < 0.25:
             day = self._clock.moment().today - timedelta(days=pick.choice([0, 1, 30]))
+            if pick.random() < 0.6 and (found := self._history.day_before_a_payment(pick)):
+                (request.customer_id, request.loan_id), day = found
             request.paid_on.CopyFrom(Date(year=day.year, month=day.month, day=day.day))
         elif lot < 0.5:
             request.purpose = loan_pb2.PAYMENT_PURPOSE_PART_PREPAYMENT
@@ -388,15 +441,10 @@ class Load:
         with self._numbers_lock:
             number = next(self._numbers)
         path = self._folder / f"rows-{number}.csv"
-        good = portfolio.write_rows(path, number, _STREAM_ROWS, pick)
+        sent_rows = portfolio.write_rows(path, number, _STREAM_ROWS, pick)
         lot = pick.random()
         sent = Sent(
-            portfolio.request_id(pick),
-            path,
-            _STREAM_ROWS,
-            good,
-            uploaded=lot < 0.25,
-            twice=lot > 0.7,
+            portfolio.request_id(pick), path, sent_rows, uploaded=lot < 0.25, twice=lot > 0.7
         )
         self._history.sends(sent)
         self._transfer(sent)
@@ -423,13 +471,18 @@ class Load:
             try:
                 counts = IngestionClient(opened, _PATIENCE).stream(source, request).ingestion
             except ServiceError as error:
-                self._broken("IngestRows", error)
+                if sent.undos and error.reason == "INGESTION_ENDED":
+                    # It was cancelled.
+                    sent.acknowledged_at = time.monotonic()
+                else:
+                    self._broken("IngestRows", error)
                 return
-        sent.acknowledged = True
-        if counts.rows_read != sent.rows:
+        sent.acknowledged_at = time.monotonic()
+        if counts.rows_read != len(sent.rows) and sent.cancel is None:
             self._history.find(
                 "rows",
-                f"{sent.ingestion_id} reported {counts.rows_read} rows but {sent.rows} were sent",
+                f"{sent.ingestion_id} reported {counts.rows_read} rows but {len(sent.rows)} were"
+                " sent",
             )
 
     def _upload(self, sent: Sent) -> None:
@@ -441,7 +494,37 @@ class Load:
             except ServiceError as error:
                 self._broken("UploadSpreadsheet", error)
                 return
-        sent.acknowledged = True
+        sent.acknowledged_at = time.monotonic()
+
+    def _undo(self, pick: random.Random) -> None:
+        """Cancel or revert an ingestion; sometimes again."""
+        found = self._history.undo(pick, portfolio.request_id(pick))
+        if found is not None:
+            self._ask_undo(*found)
+
+    def _ask_undo(self, sent: Sent, undo: Undo) -> None:
+        """Send the request once. One that comes before the ingestion has begun, or for a revert
+        before it has ended, stays open."""
+        self._history.count(self._history.calls, undo.method)
+        message = getattr(ingestion_service_pb2, f"{undo.method}Request")(
+            request_id=str(undo.request_id), ingestion_id=str(sent.ingestion_id)
+        )
+        with channel.open_channel(self._address) as opened:
+            stub = IngestionServiceStub(opened)
+            try:
+                with decoded_errors():
+                    getattr(stub, undo.method)(message, timeout=_CALL_SECONDS)
+            except ServiceError as error:
+                if error.reason in ("INGESTION_NOT_FOUND", "INGESTION_NOT_ENDED"):
+                    self._history.count(self._history.statuses, error.code.name)
+                elif error.reason == "INGESTION_ENDED" and undo is sent.cancel:
+                    self._history.count(self._history.statuses, error.code.name)
+                    undo.is_refused = True
+                else:
+                    self._broken(undo.method, error)
+                return
+        self._history.count(self._history.statuses, "OK")
+        undo.is_done = True
 
     def _broken(self, method: str, error: ServiceError) -> None:
         """Handle a client that gave up, or a rejection, which is a finding."""

@@ -21,12 +21,16 @@ CRASHES = (
     "reverse_payment.after_commit",
     "end_offer.before_commit",
     "end_offer.after_commit",
+    "update_customer.before_commit",
+    "update_customer.after_commit",
     "relay.before_publish_commit",
     "relay.before_send",
     "relay.after_send",
     "task.before_finish",
     "ingestion.mid_copy",
     "ingestion.after_commit",
+    "revert.before_commit",
+    "revert.after_commit",
     "cache.before_write",
 )
 """Failpoints at which a campaign ends a process."""

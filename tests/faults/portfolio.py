@@ -1,6 +1,7 @@
 """The customers of a campaign, and the rows of its ingestions."""
 
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
@@ -11,7 +12,10 @@ HOT = range(201, 206)
 """Customers of half of all CreateLoan calls."""
 
 INGESTED = range(301, 401)
-"""Customers with imported loans; only ingestions change them."""
+"""Customers whose loans are imported and taken back during the load."""
+
+BORROWING = range(301, 331)
+"""Those of them who also get loans: their imported loans may not be taken back then."""
 
 _CUSTOMER_HEADER = "Customer ID,First Name,Last Name,Age,Phone Number,Monthly Salary,Approved Limit"
 _LOAN_HEADER = (
@@ -21,15 +25,28 @@ _LOAN_HEADER = (
 _UNKNOWN_CUSTOMER = 999_999
 
 
+@dataclass(frozen=True, slots=True)
+class SentRow:
+    """A row of an ingestion: its loan, and whether it is valid."""
+
+    customer_id: int
+    loan_id: int
+    is_valid: bool
+
+
+def income_and_limit(customer_id: int) -> tuple[int, int]:
+    """The monthly income and the approved limit of a customer in rupees, when the load begins."""
+    # A long campaign reaches these limits, for some customers early and for others late.
+    if customer_id in HOT:
+        return 4_000_000, 150_000 * 3 ** HOT.index(customer_id)
+    return 40_000, 30_000 + 1_000 * (customer_id % 100)
+
+
 def write_customers(path: Path) -> int:
     """All customers as CSV, and their number."""
     lines = [_CUSTOMER_HEADER]
     for customer_id in (*ORDINARY, *HOT, *INGESTED):
-        # A long campaign reaches these limits, for some customers early and for others late.
-        if customer_id in HOT:
-            income, limit = 4_000_000, 150_000 * 3 ** HOT.index(customer_id)
-        else:
-            income, limit = 40_000, 30_000 + 1_000 * (customer_id % 100)
+        income, limit = income_and_limit(customer_id)
         lines.append(
             f"{customer_id},Asha,Rao,{21 + customer_id % 40},{9_000_000_000 + customer_id},"
             f"{income},{limit}"
@@ -54,25 +71,26 @@ def _loan(customer_id: int, loan_id: int, amount: int, tenure: int = 12) -> str:
     return f"{customer_id},{loan_id},{amount},{tenure},12,{amount // 11},12,2023-03-15,2024-03-15"
 
 
-def write_rows(path: Path, number: int, rows: int, pick: random.Random) -> int:
-    """The loans of the `number`-th ingestion of a campaign as CSV, and the number of valid ones.
+def write_rows(path: Path, number: int, rows: int, pick: random.Random) -> list[SentRow]:
+    """Write the loans of the `number`-th ingestion of a campaign as CSV, and return them.
 
     In every other file two of ten rows must be rejected. The other files have no row errors, so
     that only the row count reveals a batch stored twice.
     """
-    lines, good = [_LOAN_HEADER], 0
+    lines, sent = [_LOAN_HEADER], []
     for place in range(rows):
         customer_id = pick.choice(INGESTED)
         loan_id = 1_000_000 + number * 10_000 + place
-        if number % 2 and place % 10 == 3:
+        has_error = bool(number % 2) and place % 10 in (3, 7)
+        if has_error and place % 10 == 3:
             lines.append(_loan(customer_id, loan_id, 5_000, tenure=481))
-        elif number % 2 and place % 10 == 7:
+        elif has_error:
             lines.append(_loan(_UNKNOWN_CUSTOMER, loan_id, 5_000))
         else:
-            good += 1
             lines.append(_loan(customer_id, loan_id, pick.randint(1, 40) * 1_000))
+        sent.append(SentRow(customer_id, loan_id, not has_error))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return good
+    return sent
 
 
 def request_id(pick: random.Random) -> UUID:

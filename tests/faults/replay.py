@@ -54,6 +54,13 @@ _HISTORY = text(
 _CUSTOMERS = text(
     """SELECT customer_id, version, monthly_income_paise, approved_limit_paise FROM customers"""
 )
+_CHANGES = text(
+    """SELECT customer_id, event_seq, fact, CAST(old_value AS bigint) AS old,
+        CAST(new_value AS bigint) AS new
+    FROM fact_changes
+    WHERE loan_id IS NULL AND fact IN ('monthly_income_paise', 'approved_limit_paise')
+    ORDER BY customer_id, event_seq"""
+)
 _LOANS = text(f"SELECT {stored_loans.COLUMNS} FROM loans l")  # noqa: S608 - columns of our own
 
 
@@ -91,6 +98,7 @@ class Life:
 
     customer_id: int
     version: int
+    # At the moment of the replay.
     income: int
     limit: int
     stored: dict[int, Loan] = field(default_factory=dict)
@@ -102,6 +110,13 @@ class Life:
     figures: _Figures = field(default_factory=_Figures)
     last_score: int | None = None
     last_override: str | None = None
+
+    def change(self, fact: str, value: int) -> int:
+        """Set a fact by the name of its column; returns the former value."""
+        name = {"monthly_income_paise": "income", "approved_limit_paise": "limit"}[fact]
+        former: int = getattr(self, name)
+        setattr(self, name, value)
+        return former
 
     def held(self, day: date) -> tuple[int, int]:
         """(principal, installments) that offers hold on a day."""
@@ -132,6 +147,11 @@ class Replay:
                 # The campaign records no payments for imported loans.
                 life.loans[loan.loan_id] = loan
                 life.figures.add(loan)
+        self._changes: dict[tuple[int, int], list[Any]] = {}
+        for row in reversed(connection.execute(_CHANGES).all()):
+            self._changes.setdefault((row.customer_id, row.event_seq), []).append(row)
+            # Back to the facts from before the first change.
+            self.lives[row.customer_id].change(row.fact, row.old)
         self._events = connection.execute(_EVENTS).all()
         self._decisions = {row.decision_id: row for row in connection.execute(_DECISIONS)}
         self._offers = {row.offer_id: Hold(*row) for row in connection.execute(_OFFERS)}
@@ -141,10 +161,11 @@ class Replay:
         }
         self.scores_checked = self.decisions_checked = 0
         self.reversals_checked = self.prepayments_checked = self._prepayments_announced = 0
+        self.updates_checked = self.backdated_checked = 0
 
     def run(self, moved_by_ingestions: range) -> None:
-        """Process all events. Customers with imported loans are checked only at the end, because
-        the imports have no event of the customer."""
+        """Process all events. The imported loans of customers with ingestions are checked only at
+        the end, because the imports have no event of the customer."""
         for event in self._events:
             life = self.lives[event.customer_id]
             whole = life.customer_id not in moved_by_ingestions
@@ -153,7 +174,9 @@ class Replay:
                     # Without a decision; loan_offer_ended follows.
                     self._book(life, event.loan_id, offer_id=event.offer_id)
                 case "loan_created" | "loan_declined" | "loan_offer_created":
-                    self._decide(life, event)
+                    self._decide(life, event, whole=whole)
+                case "customer_updated":
+                    self._update(life, event)
                 case "loan_offer_ended":
                     life.holds.pop(event.offer_id, None)
                 case "payment_recorded":
@@ -184,7 +207,18 @@ class Replay:
                 ):
                     self._find("position", f"{loan} should be {known}")
 
-    def _decide(self, life: Life, event: Any) -> None:
+    def _update(self, life: Life, event: Any) -> None:
+        for change in self._changes.get((life.customer_id, event.event_seq), ()):
+            self.updates_checked += 1
+            former = life.change(change.fact, change.new)
+            if former != change.old:
+                self._find(
+                    "facts",
+                    f"customer {life.customer_id}: {change.fact} changed from {change.old}, but it"
+                    f" was {former}",
+                )
+
+    def _decide(self, life: Life, event: Any, *, whole: bool) -> None:
         decision = self._decisions.get(event.decision_id)
         if decision is None:
             self._find("event", f"customer {life.customer_id}: no decision {event.decision_id}")
@@ -196,17 +230,28 @@ class Replay:
         decided_on = (
             position.current_debt_paise,
             position.current_installments_paise,
-            position.loan_count,
-            position.total_principal_paise,
-            position.emis_on_time,
             (position.held_principal_paise, position.held_installments_paise),
+            (position.monthly_income_paise, position.approved_limit_paise),
+            # The imported loans of customers with ingestions are closed.
+            *(
+                (position.loan_count, position.total_principal_paise, position.emis_on_time)
+                if whole
+                else ()
+            ),
         )
         held = life.held(inputs.day)
-        if decided_on != (now.debt, now.installments, now.count, now.total, now.on_time, held):
+        right = (
+            now.debt,
+            now.installments,
+            held,
+            (life.income, life.limit),
+            *((now.count, now.total, now.on_time) if whole else ()),
+        )
+        if decided_on != right:
             self._find(
                 "decision",
                 f"{event.decision_id} of customer {life.customer_id} used {decided_on}, but the"
-                f" position was {now} with {held} held",
+                f" position was {right}",
             )
         version = decision.customer_version + (1 if decision.approved else 0)
         if event.customer_version != version:
@@ -298,6 +343,7 @@ class Replay:
         if stored != right:
             self._find("payment", f"{event.payment_id} has {stored}, expected {right}")
         self.prepayments_checked += applied.prepaid_principal_paise > 0
+        self.backdated_checked += any(each.paid_on > fact.paid_on for each in counted.values())
         counted[payment.payment_number] = applied.fact
         life.loans[payment.loan_id] = after
         life.figures.moved(before, after)

@@ -18,6 +18,9 @@ from credit_service import postgresql_url
 from credit_service.cache import positions as cache
 from credit_service.clock import Moment
 from credit_service.commands import create_loan as booking_command
+from credit_service.commands import record_payment as payment_command
+from credit_service.commands.record_payment import PaymentCall
+from credit_service.domain.loans import Loan
 from credit_service.domain.positions import CreditPosition
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import OnMoved
@@ -29,6 +32,7 @@ from credit_service.storage import (
     grouped_payments,
     ingestions,
     payment_writes,
+    reverts,
 )
 from credit_service.storage import database as storage
 from credit_service.storage.bookings import BookingWrite
@@ -68,6 +72,30 @@ def _reversal_guard() -> None:
     guard = " AND version = :read_version"
     payment_writes._REVERSE = _without(payment_writes._REVERSE, guard)
     payment_writes._WRITE_REPLAYED = _without(payment_writes._WRITE_REPLAYED, guard)
+
+
+def _backdated_replay() -> None:
+    """A backdated payment is recorded as if it were the last one."""
+
+    def may_be(self: PaymentCall, loan: Loan) -> bool:
+        return self.may_be_in_order
+
+    PaymentCall.is_in_order = may_be  # type: ignore[method-assign]
+    apply = payment_command.apply_payment  # type: ignore[attr-defined]  # imported there
+
+    def apply_as_last(loan: Loan, *given: Any) -> Any:
+        # It would reject a day before the last payment.
+        return apply(replace(loan, last_paid_on=None), *given)
+
+    payment_command.apply_payment = apply_as_last  # type: ignore[assignment, attr-defined]
+
+
+def _revert_guard() -> None:
+    """A revert no longer checks whether loans were approved since."""
+    guard = f"WHEN {reverts._IS_BOOKED_SINCE} THEN"
+    if guard not in reverts._WRITTEN_LOANS:
+        raise ValueError(f"the statement has no {guard!r}")
+    reverts._WRITTEN_LOANS = reverts._WRITTEN_LOANS.replace(guard, "WHEN false THEN")
 
 
 def _request_key() -> None:
@@ -210,6 +238,8 @@ SABOTAGES: Mapping[str, Callable[[], None]] = {
     "version-guard": _version_guard,
     "group-guard": _group_guard,
     "reversal-guard": _reversal_guard,
+    "backdated-replay": _backdated_replay,
+    "revert-guard": _revert_guard,
     "request-key": _request_key,
     "outbox": _outbox,
     "offset-check": _offset_check,

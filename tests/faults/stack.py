@@ -232,6 +232,12 @@ class Stack:
         """The database URL without the proxy, for the campaign itself."""
         return self.databases.database_url.replace("postgresql://", "postgresql+psycopg://", 1)
 
+    def set_clock(self, offset_seconds: int) -> None:
+        """Set the clock of all parts to this many seconds after the machine's."""
+        beside = self.clock_file.with_name("clock.new")
+        beside.write_text(str(offset_seconds), encoding="ascii")
+        beside.replace(self.clock_file)
+
     @property
     def log(self) -> str:
         return (self.folder / "log").read_text(encoding="utf-8", errors="replace")
