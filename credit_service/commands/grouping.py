@@ -203,7 +203,7 @@ class Grouping(Generic[Member, Result]):
             group = self._take(entry)
         outcomes: Sequence[Result | BaseException] = ()
         try:
-            outcomes = self._outcomes(group)
+            outcomes = self._outcomes(entry, group)
         finally:
             # Before the calls finish: the next group can read while they do.
             self._pass_lane(entry)
@@ -240,16 +240,17 @@ class Grouping(Generic[Member, Result]):
         return group
 
     def _outcomes(
-        self, group: Sequence[_Entry[Member, Result]]
+        self, leader: _Entry[Member, Result], group: Sequence[_Entry[Member, Result]]
     ) -> Sequence[Result | BaseException]:
         if not group:
             return ()
         self._sizes.observe(len(group))
         members = [each.member for each in group]
         try:
-            if len(group) == 1:
+            if group == [leader]:
                 return self._run(members)
-            with self._in_group_span(group), shared_by([each.scope for each in group]):
+            # Also for one call alone, if its leader was cancelled: its scope is not the thread's.
+            with self._in_group_span(leader, group), shared_by([each.scope for each in group]):
                 outcomes = self._run(members)
         except Exception as error:  # noqa: BLE001 - every call raises it
             return [error] * len(group)
@@ -258,10 +259,11 @@ class Grouping(Generic[Member, Result]):
         return outcomes
 
     def _in_group_span(
-        self, group: Sequence[_Entry[Member, Result]]
+        self, leader: _Entry[Member, Result], group: Sequence[_Entry[Member, Result]]
     ) -> AbstractContextManager[None]:
         """Record the group's work as a span of the leader's call, linked to the other calls."""
-        links = [each.link for each in group[1:] if each.link is not None]
+        others = [each for each in group if each is not leader]
+        links = [each.link for each in others if each.link is not None]
         return tracing.in_child_span(
             "group", {"calls": len(group)}, nullcontext(), kind=SpanKind.INTERNAL, links=links
         )

@@ -302,6 +302,10 @@ def test_a_cancelled_call_that_gets_the_lane_leads_only_the_others(
     assert isinstance(cancelled.exception(_PATIENCE_SECONDS), ScopeCancelledError)
     assert results(calls) == [10, 30]
     assert work.groups == [[1], [3]]
+    # The other call's work is not cancelled with its leader.
+    led = work.scopes[1]
+    assert led is not None
+    assert not led.is_cancelled
     assert groups.submit(4) == 40
 
 
