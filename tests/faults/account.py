@@ -440,7 +440,8 @@ class Account:
             if "TimeLimitExceeded" in line:
                 self.checked["time limits"] += 1
             elif "Traceback" in line or "discrepancy_found" in line:
-                self._find("log", line[:600])
+                # The exception itself is at the end of a traceback.
+                self._find("log", line if len(line) < 1_200 else f"{line[:200]} … {line[-1_000:]}")
 
 
 def _effect(method: str, answer: bytes) -> tuple[str, Any]:
