@@ -199,11 +199,15 @@ class Grouping(Generic[Member, Result]):
 
     def _lead(self, entry: _Entry[Member, Result]) -> None:
         """Run a group, pass the lane on, and finish the group's calls."""
+        if entry.is_cancelled:
+            # Another call must not run in this one's scope and trace.
+            self._pass_lane(entry)
+            raise ScopeCancelledError
         with self._lock:
             group = self._take(entry)
         outcomes: Sequence[Result | BaseException] = ()
         try:
-            outcomes = self._outcomes(entry, group)
+            outcomes = self._outcomes(group)
         finally:
             # Before the calls finish: the next group can read while they do.
             self._pass_lane(entry)
@@ -217,15 +221,13 @@ class Grouping(Generic[Member, Result]):
                     each.result = outcome
                 if each is not entry:
                     each.wake()
-        if entry not in group:
-            raise ScopeCancelledError
 
     def _take(self, leader: _Entry[Member, Result]) -> list[_Entry[Member, Result]]:
-        """Remove the leader's group from the queue. A cancelled leader is not in it."""
-        group = [] if leader.is_cancelled else [leader]
+        """Remove the leader's group from the queue."""
+        group = [leader]
         if not self._queue:
             return group
-        keys = {self._key(each.member) for each in group}
+        keys = {self._key(leader.member)}
         later: list[_Entry[Member, Result]] = []
         while self._queue and len(group) < self._largest:
             each = self._queue.popleft()
@@ -240,17 +242,14 @@ class Grouping(Generic[Member, Result]):
         return group
 
     def _outcomes(
-        self, leader: _Entry[Member, Result], group: Sequence[_Entry[Member, Result]]
+        self, group: Sequence[_Entry[Member, Result]]
     ) -> Sequence[Result | BaseException]:
-        if not group:
-            return ()
         self._sizes.observe(len(group))
         members = [each.member for each in group]
         try:
-            if group == [leader]:
+            if len(group) == 1:
                 return self._run(members)
-            # Also for one call alone, if its leader was cancelled: its scope is not the thread's.
-            with self._in_group_span(leader, group), shared_by([each.scope for each in group]):
+            with self._in_group_span(group), shared_by([each.scope for each in group]):
                 outcomes = self._run(members)
         except Exception as error:  # noqa: BLE001 - every call raises it
             return [error] * len(group)
@@ -259,11 +258,10 @@ class Grouping(Generic[Member, Result]):
         return outcomes
 
     def _in_group_span(
-        self, leader: _Entry[Member, Result], group: Sequence[_Entry[Member, Result]]
+        self, group: Sequence[_Entry[Member, Result]]
     ) -> AbstractContextManager[None]:
         """Record the group's work as a span of the leader's call, linked to the other calls."""
-        others = [each for each in group if each is not leader]
-        links = [each.link for each in others if each.link is not None]
+        links = [each.link for each in group[1:] if each.link is not None]
         return tracing.in_child_span(
             "group", {"calls": len(group)}, nullcontext(), kind=SpanKind.INTERNAL, links=links
         )
