@@ -78,7 +78,9 @@ def answer(database: Database, key: Key, number: int) -> tuple[Answer, bytes]:
         create_loan(database, CreateLoan(request_id, key[0], Ask(LAKH // 100, 1200, 3)), TODAY, "t")
         return ("booked", 0), b""
     if kind == "reverse":
-        reversing = ReversePayment(request_id, pick.randint(1, 30), ReversalReason.BOUNCED)
+        if number not in reversed_ids:
+            reversed_ids[number] = a_payment(database, key, pick)
+        reversing = ReversePayment(request_id, reversed_ids[number], ReversalReason.BOUNCED)
         undone = reverse_payment(database, reversing, TODAY, "t")
         message: Any = write_reversed_payment(undone, TODAY.today)
         return ("reversed", undone.payment.payment_id), message.SerializeToString(
@@ -102,8 +104,18 @@ def answer(database: Database, key: Key, number: int) -> tuple[Answer, bytes]:
     return ("recorded", recorded.payment.payment_id), message.SerializeToString(deterministic=True)
 
 
+def a_payment(database: Database, key: Key, pick: random.Random) -> int:
+    """A payment of the loan; 1 if it has none."""
+    with database.autocommit() as connection:
+        history = payments.history(connection, *key)
+    assert history is not None
+    return pick.choice([each.payment_id for each in history.payments] or [1])
+
+
 totals: dict[int, int] = {}
 """The amount of each foreclosure, by the number of the call."""
+reversed_ids: dict[int, int] = {}
+"""The payment of each reversal, by the number of the call: a repeat is the same request."""
 
 
 @pytest.mark.slow
