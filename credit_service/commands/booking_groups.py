@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 
-import structlog
-from sqlalchemy import Connection, exc
+from sqlalchemy import Connection
 
 from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
@@ -25,25 +24,14 @@ from credit_service.commands.create_loan import (
     needs_facts,
     unknown_customer,
 )
+from credit_service.commands.group_work import LANES, LARGEST, go_alone, run_together
 from credit_service.commands.grouping import LOST_RACE, GoAloneError, Grouping
-from credit_service.domain.errors import OverloadedError, RetryLaterError, UnavailableError
 from credit_service.domain.positions import is_valid_on
 from credit_service.domain.scorecard import Scorecard
-from credit_service.storage import cluster, grouped_bookings, scorecards
+from credit_service.storage import grouped_bookings, scorecards
 from credit_service.storage.bookings import BookingRead, BookingWrite
-from credit_service.storage.cancellation import ScopeCancelledError
-from credit_service.storage.database import Database, LostRaceError
+from credit_service.storage.database import Database
 from credit_service.storage.grouped_bookings import Asked, Decided
-
-LANES = 2
-LARGEST = 16
-_PAUSE_SECONDS = 1.0
-"""For how long no group forms after one that all calls had to leave."""
-
-# Of the whole group, as of a call alone: the connection, or the server.
-_FAILURES = (UnavailableError, OverloadedError, RetryLaterError, ScopeCancelledError)
-
-_log = structlog.get_logger(__name__)
 
 
 def booking_groups(
@@ -76,19 +64,7 @@ class _Bookings:
         if len(requests) == 1:
             return [book_alone(self._database, requests[0], lock=False)]
         started_at = time.monotonic()
-        try:
-            with self._database.autocommit() as connection:
-                outcomes = self._booked(connection, requests)
-        except LostRaceError:
-            return [GoAloneError(LOST_RACE)] * len(requests)
-        except _FAILURES:
-            raise
-        except Exception as error:  # noqa: BLE001 - logged; one call must not fail the others
-            # The statement failed and stored nothing. Alone, each call gets its own error.
-            _log.warning("group_failed", calls=len(requests), error=type(error).__name__)
-            if not isinstance(error, exc.IntegrityError):
-                self.groups.pause("failed", _PAUSE_SECONDS)
-            return [GoAloneError("failed")] * len(requests)
+        outcomes = run_together(self._database, self.groups, requests, self._booked)
         made = [each for each in outcomes if isinstance(each, Made)]
         for _ in made:
             failpoints.reach("create_loan.after_commit")
@@ -102,9 +78,6 @@ class _Bookings:
         self, connection: Connection, requests: Sequence[BookingRequest]
     ) -> list[Made | BaseException]:
         """Return the outcome of each call, after the write."""
-        if cluster.is_distributed(connection):
-            self.groups.pause("distributed", _PAUSE_SECONDS)
-            return [GoAloneError("distributed")] * len(requests)
         day = requests[0].moment.today
         reads = grouped_bookings.read(connection, [_asked(each) for each in requests], day)
         # Of one instant and day, so of one scorecard.
@@ -113,8 +86,7 @@ class _Bookings:
             return [unknown_customer(each.command.customer_id) for each in requests]
         scorecard = scorecards.get(connection, first.scorecard_version)
         if needs_facts(connection, first, scorecard):
-            self.groups.pause("facts", _PAUSE_SECONDS)
-            return [GoAloneError("facts")] * len(requests)
+            return go_alone(self.groups, requests, "facts")
         outcomes: list[Made | BaseException] = []
         writes: list[Decided] = []
         for request in requests:

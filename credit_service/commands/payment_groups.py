@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 
-import structlog
-from sqlalchemy import Connection, exc
+from sqlalchemy import Connection
 
 from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
 from credit_service.commands import loan_changes
+from credit_service.commands.group_work import LANES, LARGEST, run_together
 from credit_service.commands.grouping import LOST_RACE, GoAloneError, Grouping
 from credit_service.commands.record_payment import (
     Effects,
@@ -26,23 +26,11 @@ from credit_service.commands.record_payment import (
     record_alone,
     unknown_customer,
 )
-from credit_service.domain.errors import OverloadedError, RetryLaterError, UnavailableError
 from credit_service.domain.scorecard import Scorecard
-from credit_service.storage import cluster, grouped_payments, scorecards
-from credit_service.storage.cancellation import ScopeCancelledError
-from credit_service.storage.database import Database, LostRaceError
+from credit_service.storage import grouped_payments, scorecards
+from credit_service.storage.database import Database
 from credit_service.storage.grouped_payments import Asked
 from credit_service.storage.payment_writes import PaymentRead, PaymentWrite
-
-LANES = 2
-LARGEST = 16
-_PAUSE_SECONDS = 1.0
-"""For how long no group forms after one that all calls had to leave."""
-
-# Of the whole group, as of a call alone: the connection, or the server.
-_FAILURES = (UnavailableError, OverloadedError, RetryLaterError, ScopeCancelledError)
-
-_log = structlog.get_logger(__name__)
 
 
 def payment_groups(
@@ -75,28 +63,13 @@ class _Payments:
         if len(calls) == 1:
             return [record_alone(self._database, calls[0], lock=False)]
         started_at = time.monotonic()
-        try:
-            with self._database.autocommit() as connection:
-                outcomes = self._recorded(connection, calls)
-        except LostRaceError:
-            return [GoAloneError(LOST_RACE)] * len(calls)
-        except _FAILURES:
-            raise
-        except Exception as error:  # noqa: BLE001 - logged; one call must not fail the others
-            # The statement failed and stored nothing. Alone, each call gets its own error.
-            _log.warning("group_failed", calls=len(calls), error=type(error).__name__)
-            if not isinstance(error, exc.IntegrityError):
-                self.groups.pause("failed", _PAUSE_SECONDS)
-            return [GoAloneError("failed")] * len(calls)
+        outcomes = run_together(self._database, self.groups, calls, self._recorded)
         return self._reported(outcomes, started_at)
 
     def _recorded(
         self, connection: Connection, calls: Sequence[PaymentCall]
     ) -> list[Recorded | BaseException]:
         """Return the outcome of each call, after the write."""
-        if cluster.is_distributed(connection):
-            self.groups.pause("distributed", _PAUSE_SECONDS)
-            return [GoAloneError("distributed")] * len(calls)
         day = calls[0].request.moment.today
         asked = [
             Asked(command.customer_id, command.loan_id, command.request_id)

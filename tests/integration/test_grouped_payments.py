@@ -15,9 +15,10 @@ from sqlalchemy import make_url, text
 from credit_service import failpoints
 from credit_service.cache.positions import PositionCache
 from credit_service.commands.create_loan import CreateLoan, create_loan
+from credit_service.commands.group_work import LANES, LARGEST
 from credit_service.commands.grouping import LOST_RACE, GoAloneError
 from credit_service.commands.loan_changes import Request
-from credit_service.commands.payment_groups import LANES, LARGEST, _Payments, payment_groups
+from credit_service.commands.payment_groups import _Payments, payment_groups
 from credit_service.commands.reconcile import reconcile
 from credit_service.commands.record_payment import (
     PaymentCall,
