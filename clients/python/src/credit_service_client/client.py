@@ -137,7 +137,7 @@ class CreditClient:
         """Send rows, each stored exactly once; return the ended ingestion and its first errors.
 
         A lost connection is resumed after the committed rows. To go on after a crash of this
-        program, choose `ingestion_id` and send the same rows again. `listener` is told of progress.
+        program, choose `ingestion_id` and send the same rows again. `listener` gets the progress.
 
         Raises:
             ServiceError: the service rejects the ingestion, or patience ends.
