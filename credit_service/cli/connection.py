@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 
 import grpc
 
@@ -13,6 +14,7 @@ from credit_service.settings import check_target
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 CALL_TIMEOUT_SECONDS = 15.0
+_CLOSE_SECONDS = 2.0
 
 _MAX_TOKEN_BYTES = 64 * 1024
 _TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -30,11 +32,23 @@ def connected(target: Target, timeout_seconds: float | None = None) -> Iterator[
         yield channel
 
 
-def opened(target: Target) -> grpc.Channel:
-    """Return a channel to the service, which may not respond yet. Raises UsageError, TlsFileError.
+@contextmanager
+def opened(target: Target) -> Iterator[grpc.Channel]:
+    """A channel to the service, which may not respond yet. Raises UsageError, TlsFileError.
 
-    A token file is read for every call.
+    A token file is read for every call. Ctrl-C can interrupt gRPC's code where it has just taken a
+    lock, which is then never released and for which closing would wait. So closing has a limit.
     """
+    channel = _open(target)
+    try:
+        yield channel
+    finally:
+        closing = Thread(target=channel.close, name="closing", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_SECONDS)
+
+
+def _open(target: Target) -> grpc.Channel:
     try:
         check_target(target.address)
     except ValueError as error:
