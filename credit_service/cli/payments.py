@@ -12,12 +12,12 @@ from rich.text import Text
 from credit_service.cli.amounts import read_money
 from credit_service.cli.common import ExitCode, Target
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
+from credit_service.cli.loans import loan_state
 from credit_service.cli.output import Listing, as_dict, instant, note, out, print_json
-from credit_service.cli.show import (
+from credit_service.cli.service import (
     date_of,
     day_text,
     list_pages,
-    loan_state,
     print_facts,
     print_list,
     service_at,

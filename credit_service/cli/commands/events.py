@@ -1,0 +1,52 @@
+"""The command that prints events."""
+
+# ruff: noqa: PLC0415 - a command imports its implementation when it runs
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from credit_service.cli.commands.root import HERE, USE, app
+from credit_service.cli.common import Json, Target
+
+EventType = Literal[
+    "CUSTOMER_REGISTERED",
+    "LOAN_CREATED",
+    "LOAN_DECLINED",
+    "PAYMENT_RECORDED",
+    "LOAN_CLOSED",
+    "SCORE_CHANGED",
+    "ROWS_INGESTED",
+    "SCORECARD_CHANGED",
+    "ASSET_CLASS_CHANGED",
+]
+
+
+@app.command(group=USE)
+def events(
+    *,
+    after: Annotated[
+        int, Parameter(help="Print only events after this event id. 0: all events kept.")
+    ] = 0,
+    customer: Annotated[
+        int | None, Parameter(help="Only events about this customer. Default: all.")
+    ] = None,
+    type: Annotated[  # noqa: A002 - the name of the option
+        tuple[EventType, ...],
+        Parameter(help="Only events of this type. Can be given several times."),
+    ] = (),
+    follow: Annotated[
+        bool,
+        Parameter(help="Wait for new events until Ctrl-C, or end after the last stored event."),
+    ] = True,
+    target: Target = HERE,
+    json: Json = False,
+) -> int:
+    """Print events as they happen. Resumes after the last event if the connection is lost.
+
+    With --json each event is one line.
+    """
+    from credit_service.cli import events
+
+    options = events.EventOptions(after, customer, type, follow)
+    return events.follow(target, options, as_json=json)

@@ -1,0 +1,58 @@
+"""Commands that operate the service."""
+
+# ruff: noqa: PLC0415 - a command imports its implementation when it runs
+
+import sys
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from credit_service.cli.commands.root import HERE, OPERATE, app
+from credit_service.cli.common import DataDir, ExitCode, Json, Target
+
+
+@app.command(group=OPERATE)
+def replay(
+    decision_id: Annotated[int, Parameter(help="Id of a stored decision.")],
+    /,
+    *,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> int:
+    """Recompute a stored decision from its stored inputs. Exits with 1 if any byte differs."""
+    from credit_service.cli import replay, running
+
+    return replay.replay(running.operator_settings(data_dir), decision_id, as_json=json)
+
+
+@app.command(group=OPERATE, name="doctor")
+def examine(*, data_dir: DataDir = None, target: Target = HERE, json: Json = False) -> int:
+    """Check the machine, the service and its dependencies, and show how to fix each failure.
+
+    Exits with 1 if a check fails.
+    """
+    from credit_service.cli import doctor
+
+    return doctor.run(target, data_dir, as_json=json)
+
+
+app.command(
+    "credit_service.cli.tokens:app",
+    name="token",
+    group=OPERATE,
+    help="Create tokens and signing keys for development.",
+)
+
+
+@app.command(group=OPERATE)
+def completion(
+    shell: Annotated[Literal["bash", "zsh"], Parameter(help="Shell to generate the script for.")], /
+) -> int:
+    """Print a shell script that completes commands and options.
+
+    bash: credit-service completion bash > ~/.local/share/bash-completion/completions/credit-service
+
+    zsh: credit-service completion zsh > "${fpath[1]}/_credit-service"
+    """
+    sys.stdout.write(app.generate_completion(prog_name="credit-service", shell=shell))
+    return ExitCode.GOOD

@@ -1,0 +1,51 @@
+"""The program `credit-service` and the groups of its commands in the help."""
+
+from cyclopts import App, Group
+
+from credit_service.cli.common import Target
+
+_EPILOGUE = """\
+Exit codes: 0 success · 1 the service rejected the request or rows, or a check failed · \
+2 invalid usage or settings · 3 the service, its database or its Redis is unavailable · \
+130 interrupted
+
+Settings come from the environment (CREDIT_…, DATABASE_URL, REDIS_URL). Without DATABASE_URL and \
+REDIS_URL, `up` starts its own PostgreSQL and Valkey in the data folder. Set NO_COLOR to \
+disable colours.
+"""
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - for --version
+
+    try:
+        return version("credit-service")
+    except PackageNotFoundError:
+        return "not installed: running from a source folder"
+
+
+app = App(
+    name="credit-service",
+    help="Run, use and operate a gRPC credit decision service.",
+    help_format="plaintext",
+    help_epilogue=_EPILOGUE,
+    version=_version,
+)
+
+RUN = Group("Run the service", sort_key=0)
+
+USE = Group("Use a running service", sort_key=1)
+
+TRY = Group("Try it out", sort_key=2)
+
+OPERATE = Group("Operate the service", sort_key=3)
+
+HERE = Target()
+
+REQUEST_ID_HELP = (
+    "Request id. Repeat the command with the same id to retry safely. Default: a new one."
+)
+
+
+def bounded(limit: int) -> int:
+    return min(max(limit, 1), 100_000)

@@ -1,0 +1,110 @@
+"""`decisions` and `decision`."""
+
+from credit_service.cli.common import ExitCode, Target
+from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
+from credit_service.cli.outcomes import (
+    a_month,
+    outcome_name,
+    print_outcome,
+    show_counter_offer,
+    show_reasons,
+    show_rules,
+)
+from credit_service.cli.output import Listing, as_dict, decline_codes, instant, print_json
+from credit_service.cli.scores import show_score
+from credit_service.cli.service import by, day_text, list_pages, print_facts, print_list, service_at
+from credit_service.client.display import enum_name, inr
+from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import decision_pb2, referral_pb2
+
+
+def _review_facts(found: decision_pb2.Decision) -> list[tuple[str, str]]:
+    """Return the review of a referred decision, and the decision that this one decides again."""
+    facts = []
+    if found.HasField("referral"):
+        referral = found.referral
+        state = enum_name(referral.state, referral_pb2.ReferralState).lower()
+        if referral.HasField("reviewed_time"):
+            result = referral.result_decision_id
+            new = f", new decision {result}" if result else ""
+            when = f"{instant(referral.reviewed_time)} {by(referral.reviewer)}".strip()
+            state += f" {when}{new}: {referral.reason}"
+        else:
+            state += f", last day {day_text(referral.last_day)}"
+        facts.append(("referral", state))
+    if found.reviewed_decision_id:
+        facts.append(("reviewed", f"decision {found.reviewed_decision_id}"))
+    return facts
+
+
+def decisions(target: Target, customer_id: int | None, limit: int, *, as_json: bool) -> int:
+    """List stored decisions, latest first."""
+    request = pb.ListDecisionsRequest(customer_id=customer_id)
+    with service_at(target) as service:
+        found, more = list_pages(service.ListDecisions, request, "decisions", limit)
+    table = Listing(
+        ("decision", "right"), "time", ("customer", "right"), ("requested", "right"),
+        ("months", "right"), ("rate", "right"), ("score", "right"), "outcome",
+    )  # fmt: skip
+    for each in found:
+        reasons = ", ".join(decline_codes(reason.code for reason in each.reasons))
+        table.add(
+            str(each.decision_id),
+            instant(each.decided_time),
+            str(each.customer_id),
+            inr(each.ask.loan_amount),
+            str(each.ask.tenure_months),
+            f"{each.corrected_interest_rate.value} %",
+            str(each.credit_score.score),
+            f"approved: loan {each.loan_id}"
+            if each.approved
+            else f"{outcome_name(each)}: {reasons}",
+        )
+    return print_list(table, "decisions", found, more=more, as_json=as_json)
+
+
+def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
+    """Show a stored decision with its inputs."""
+    request = pb.GetDecisionRequest(decision_id=decision_id)
+    with service_at(target) as service:
+        response = service.GetDecision(request, timeout=CALL_TIMEOUT_SECONDS)
+    if as_json:
+        print_json(as_dict(response))
+        return ExitCode.GOOD
+    found = response.decision
+    loan = f", loan {found.loan_id}" if found.approved else ""
+    print_outcome(found, f"Decision {decision_id}: {outcome_name(found)}{loan}")
+    show_reasons(found)
+    if found.HasField("counter_offer"):
+        show_counter_offer(found.counter_offer)
+    ask, inputs = found.ask, found.inputs
+    print_facts(
+        ("customer", f"{found.customer_id} (version {inputs.customer_version})"),
+        ("decided", f"{instant(found.decided_time)} {by(found.principal)}"),
+        (
+            "requested",
+            (
+                f"{inr(ask.loan_amount)} at {ask.interest_rate.value} % "
+                f"over {ask.tenure_months} months"
+            ),
+        ),
+        (
+            "evaluated at",
+            f"{found.corrected_interest_rate.value} %, {a_month(found)}",
+        ),
+        ("monthly income", inr(inputs.monthly_income)),
+        ("approved limit", inr(inputs.approved_limit)),
+        ("current debt", inr(inputs.current_debt)),
+        ("installments", f"{inr(inputs.current_installments)} a month"),
+        (
+            "history",
+            (
+                f"{inputs.loan_count} loans, {inputs.emis_on_time} of {inputs.emis_due} "
+                f"installments on time, {inputs.current_year_loans} loans this year"
+            ),
+        ),
+        *_review_facts(found),
+    )
+    show_rules(found.rule_results)
+    show_score(found.credit_score)
+    return ExitCode.GOOD
