@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     return result if isinstance(result, int) else ExitCode.GOOD
 
 
-_RUNS_SERVERS = frozenset({"up", "serve", "worker", "demo"})
+_RUNS_SERVERS = frozenset({"up", "serve", "worker", "console", "demo"})
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Shared by the commands: exit codes, the target service, and common parameters."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from enum import IntEnum
 from pathlib import Path
@@ -30,6 +30,21 @@ def flag(explanation: str) -> Parameter:
 
 
 Json = Annotated[bool, flag("Print the result as JSON.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Format:
+    """The format of a list: a table for people unless one is chosen."""
+
+    json: Json = False
+    csv: Annotated[bool, flag("Print the records as comma-separated values.")] = False
+
+    def __post_init__(self) -> None:
+        if self.json and self.csv:
+            raise UsageError("give either --json or --csv")
+
+
 DataDir = Annotated[
     Path | None,
     Parameter(
@@ -81,6 +96,10 @@ class Target:
             group=_CONNECTION,
         ),
     ] = None
+
+    def without_token(self) -> "Target":
+        """The same service, called without credentials."""
+        return replace(self, token=None, token_file=None)
 
     @property
     def options(self) -> list[str]:

@@ -5,9 +5,9 @@ from datetime import date
 from uuid import UUID, uuid4
 
 from credit_service.cli.amounts import read_money
-from credit_service.cli.common import ExitCode, Target, UsageError
+from credit_service.cli.common import ExitCode, Format, Target, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
-from credit_service.cli.output import Listing, as_dict, instant, note, print_json
+from credit_service.cli.output import Listing, as_dict, instant, money, note, print_json
 from credit_service.cli.scores import show_as_of
 from credit_service.cli.service import (
     date_of,
@@ -149,7 +149,32 @@ def _update_request(change: CustomerChange, request_id: UUID) -> pb.UpdateCustom
     return request
 
 
-def customer_changes(target: Target, customer_id: int, limit: int, *, as_json: bool) -> int:
+def customers(target: Target, query: str, limit: int, form: Format) -> int:
+    """List customers whose name or phone number begins with `query`; all if it is empty."""
+    request = pb.ListCustomersRequest(query=query)
+    with service_at(target) as service:
+        found, more = list_pages(service.ListCustomers, request, "customers", limit)
+    table = Listing(
+        ("customer", "right"), "first name", "last name", ("age", "right"), "phone",
+        ("income", "right"), ("limit", "right"), ("debt", "right"), ("available", "right"), "class",
+    )  # fmt: skip
+    for each in found:
+        table.add(
+            str(each.customer_id),
+            each.first_name,
+            each.last_name,
+            str(each.age or ""),
+            each.phone_number,
+            money(each.monthly_income),
+            money(each.approved_limit),
+            money(each.current_debt),
+            money(each.available_credit),
+            enum_name(each.asset_class, decision_pb2.AssetClass),
+        )
+    return print_list(table, "customers", found, form, more=more)
+
+
+def customer_changes(target: Target, customer_id: int, limit: int, form: Format) -> int:
     """List the changes of a customer's facts, latest first."""
     request = pb.ListCustomerChangesRequest(customer_id=customer_id)
     with service_at(target) as service:
@@ -168,4 +193,4 @@ def customer_changes(target: Target, customer_id: int, limit: int, *, as_json: b
                 fact.previous,
                 fact.current,
             )
-    return print_list(table, "changes", found, more=more, as_json=as_json)
+    return print_list(table, "changes", found, form, more=more)

@@ -1,6 +1,6 @@
 """`decisions` and `decision`."""
 
-from credit_service.cli.common import ExitCode, Target
+from credit_service.cli.common import ExitCode, Format, Target
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
 from credit_service.cli.outcomes import (
     a_month,
@@ -10,7 +10,15 @@ from credit_service.cli.outcomes import (
     show_reasons,
     show_rules,
 )
-from credit_service.cli.output import Listing, as_dict, decline_codes, instant, print_json
+from credit_service.cli.output import (
+    Listing,
+    as_dict,
+    decline_codes,
+    instant,
+    money,
+    percent,
+    print_json,
+)
 from credit_service.cli.scores import show_score
 from credit_service.cli.service import by, day_text, list_pages, print_facts, print_list, service_at
 from credit_service.client.display import enum_name, inr
@@ -37,7 +45,7 @@ def _review_facts(found: decision_pb2.Decision) -> list[tuple[str, str]]:
     return facts
 
 
-def decisions(target: Target, customer_id: int | None, limit: int, *, as_json: bool) -> int:
+def decisions(target: Target, customer_id: int | None, limit: int, form: Format) -> int:
     """List stored decisions, latest first."""
     request = pb.ListDecisionsRequest(customer_id=customer_id)
     with service_at(target) as service:
@@ -52,15 +60,15 @@ def decisions(target: Target, customer_id: int | None, limit: int, *, as_json: b
             str(each.decision_id),
             instant(each.decided_time),
             str(each.customer_id),
-            inr(each.ask.loan_amount),
+            money(each.ask.loan_amount),
             str(each.ask.tenure_months),
-            f"{each.corrected_interest_rate.value} %",
+            percent(each.corrected_interest_rate),
             str(each.credit_score.score),
             f"approved: loan {each.loan_id}"
             if each.approved
             else f"{outcome_name(each)}: {reasons}",
         )
-    return print_list(table, "decisions", found, more=more, as_json=as_json)
+    return print_list(table, "decisions", found, form, more=more)
 
 
 def decision(target: Target, decision_id: int, *, as_json: bool) -> int:

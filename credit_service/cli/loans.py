@@ -2,18 +2,18 @@
 
 from rich.text import Text
 
-from credit_service.cli.common import ExitCode, Target, UsageError
+from credit_service.cli.common import ExitCode, Format, Target, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
 from credit_service.cli.customers import show_customer
 from credit_service.cli.outcomes import a_month, cost
-from credit_service.cli.output import Listing, as_dict, out, print_json
+from credit_service.cli.output import Listing, as_dict, money, out, percent, print_json
 from credit_service.cli.service import day_text, list_pages, print_facts, print_list, service_at
 from credit_service.client.display import enum_name, inr, words
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import decision_pb2, key_facts_pb2, loan_pb2, offer_pb2
 
 
-def loans(target: Target, customer_id: int, limit: int, *, as_json: bool) -> int:
+def loans(target: Target, customer_id: int, limit: int, form: Format) -> int:
     """List a customer's loans."""
     request = pb.ListLoansRequest(customer_id=customer_id)
     with service_at(target) as service:
@@ -25,20 +25,18 @@ def loans(target: Target, customer_id: int, limit: int, *, as_json: bool) -> int
     for each in found:
         table.add(
             str(each.loan_id),
-            inr(each.loan_amount),
-            f"{each.interest_rate.value} %",
-            inr(each.monthly_installment),
+            money(each.loan_amount),
+            percent(each.interest_rate),
+            money(each.monthly_installment),
             f"{each.installments_settled}/{each.tenure_months}",
-            inr(each.outstanding),
+            money(each.outstanding),
             loan_state(each),
             day_text(each.next_due_date),
         )
-    return print_list(table, "loans", found, more=more, as_json=as_json)
+    return print_list(table, "loans", found, form, more=more)
 
 
-def overdue(
-    target: Target, asset_class: str | None, days: int, limit: int, *, as_json: bool
-) -> int:
+def overdue(target: Target, asset_class: str | None, days: int, limit: int, form: Format) -> int:
     """List the overdue loans of all customers, most days past due first."""
     request = pb.ListDelinquentLoansRequest(min_days_past_due=days)
     if asset_class is not None:
@@ -57,9 +55,9 @@ def overdue(
             str(each.days_past_due),
             day_text(each.oldest_due_date),
             str(each.overdue_installments),
-            inr(each.overdue_amount),
+            money(each.overdue_amount),
         )
-    return print_list(table, "loans", found, more=more, as_json=as_json)
+    return print_list(table, "loans", found, form, more=more)
 
 
 def arrears(target: Target, customer_id: int, *, as_json: bool) -> int:
@@ -93,7 +91,7 @@ def arrears(target: Target, customer_id: int, *, as_json: bool) -> int:
     return ExitCode.GOOD
 
 
-def offers(target: Target, customer_id: int, limit: int, *, as_json: bool) -> int:
+def offers(target: Target, customer_id: int, limit: int, form: Format) -> int:
     """List a customer's offers, latest first."""
     request = pb.ListLoanOffersRequest(customer_id=customer_id)
     with service_at(target) as service:
@@ -105,15 +103,15 @@ def offers(target: Target, customer_id: int, limit: int, *, as_json: bool) -> in
     for each in found:
         table.add(
             str(each.offer_id),
-            inr(each.loan_amount),
-            f"{each.interest_rate.value} %",
-            f"{each.cost_of_credit.annual_percentage_rate.value} %",
-            inr(each.monthly_installment),
+            money(each.loan_amount),
+            percent(each.interest_rate),
+            percent(each.cost_of_credit.annual_percentage_rate),
+            money(each.monthly_installment),
             enum_name(each.state, offer_pb2.LoanOfferState),
             day_text(each.valid_until),
             str(each.loan_id or ""),
         )
-    return print_list(table, "offers", found, more=more, as_json=as_json)
+    return print_list(table, "offers", found, form, more=more)
 
 
 def loan(target: Target, loan_id: int, customer_id: int | None, *, as_json: bool) -> int:
@@ -216,20 +214,20 @@ def _show_key_facts(found: key_facts_pb2.KeyFacts) -> None:
         table.add(
             str(line.number),
             day_text(line.due_date),
-            inr(line.payment),
-            inr(line.principal),
-            inr(line.interest),
-            inr(line.balance),
+            money(line.payment),
+            money(line.principal),
+            money(line.interest),
+            money(line.balance),
         )
     table.print()
 
 
-def schedule(target: Target, customer_id: int, loan_id: int, *, as_json: bool) -> int:
+def schedule(target: Target, customer_id: int, loan_id: int, form: Format) -> int:
     """Show all installments of a loan."""
     request = pb.GetRepaymentScheduleRequest(customer_id=customer_id, loan_id=loan_id)
     with service_at(target) as service:
         response = service.GetRepaymentSchedule(request, timeout=CALL_TIMEOUT_SECONDS)
-    if as_json:
+    if form.json:
         print_json(as_dict(response))
         return ExitCode.GOOD
     table = Listing(
@@ -240,12 +238,15 @@ def schedule(target: Target, customer_id: int, loan_id: int, *, as_json: bool) -
         table.add(
             str(each.number),
             day_text(each.due_date),
-            inr(each.payment),
-            inr(each.principal),
-            inr(each.interest),
-            inr(each.balance),
+            money(each.payment),
+            money(each.principal),
+            money(each.interest),
+            money(each.balance),
             _installment_state(each),
         )
+    if form.csv:
+        table.print_csv()
+        return ExitCode.GOOD
     totals = response.totals
     table.add(
         "", "total", inr(totals.payments), inr(totals.principal), inr(totals.interest), "", "",

@@ -4,13 +4,15 @@ The program wraps no lines, so that printed commands can be pasted and a pipe ge
 line. It respects NO_COLOR, and animates nothing unless the output is a terminal.
 """
 
+import csv
 import json
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
@@ -19,7 +21,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from credit_service.client.display import enum_name
+from credit_service.client.csv_cells import neutralised
+from credit_service.client.display import enum_name, inr, paise
+from credit_service.rupees import RUPEE_PAISE
 from credit_service.v1 import decision_pb2
 
 SERVICE = "credit_service.v1.CreditService"
@@ -121,13 +125,34 @@ def instant(moment: Timestamp) -> str:
 
 
 _GAP = "  "
+_CSV_NAMES = {"no.": "number"}
+
+
+class Figure(NamedTuple):
+    """A cell that shows a figure: for a person, and as a decimal number for a program."""
+
+    text: str
+    value: str
+
+
+def money(amount: Any) -> Figure:
+    """Return a google.type.Money as a cell: '₹1,00,000.00', for a program '100000.00'."""
+    whole = paise(amount)
+    rupees, rest = divmod(abs(whole), RUPEE_PAISE)
+    return Figure(inr(amount), f"{'-' if whole < 0 else ''}{rupees}.{rest:02}")
+
+
+def percent(rate: Any) -> Figure:
+    """Return a google.type.Decimal in percent as a cell: '10.5 %', for a program '10.5'."""
+    return Figure(f"{rate.value} %", rate.value)
 
 
 class Listing:
     """Records of text in columns.
 
     On a terminal they form a table, or one block per record if the terminal is too narrow for the
-    longest words. In a pipe or file each record is one line of tab-separated fields.
+    longest words. In a pipe or file each record is one line of tab-separated fields. As CSV,
+    amounts and rates are decimal numbers.
     """
 
     def __init__(self, *columns: str | tuple[str, Literal["right"]]) -> None:
@@ -135,13 +160,29 @@ class Listing:
         self._names = [each if isinstance(each, str) else each[0] for each in columns]
         self._right = [not isinstance(each, str) for each in columns]
         self._rows: list[list[str]] = []
+        self._values: list[list[str]] = []
 
-    def add(self, *cells: str) -> None:
-        """Add a record: one text per column."""
+    def add(self, *cells: str | Figure) -> None:
+        """Add a record: one text or figure per column."""
         if len(cells) != len(self._names):
             raise ValueError(f"{len(self._names)} cells expected, found {len(cells)}")
         # A cell contains no line break and no tab.
-        self._rows.append([" ".join(each.split()) for each in cells])
+        texts = [each.text if isinstance(each, Figure) else each for each in cells]
+        self._rows.append([" ".join(each.split()) for each in texts])
+        self._values.append(
+            [each.value if isinstance(each, Figure) else neutralised(each) for each in cells]
+        )
+
+    def print_csv(self) -> None:
+        """Print all records as CSV on standard output, after a line of column names.
+
+        A spreadsheet program treats no cell as a formula. A column without a name, which only
+        decorates the table, is left out.
+        """
+        writer = csv.writer(out.file, lineterminator="\n")
+        writer.writerow(_CSV_NAMES.get(each) or _csv_name(each) for each in self._names if each)
+        for row in self._values:
+            writer.writerow(value for name, value in zip(self._names, row, strict=True) if name)
 
     def print(self) -> None:
         """Print all records on standard output."""
@@ -201,6 +242,10 @@ class Listing:
             for name, cell in zip(self._names, row, strict=True):
                 if cell:
                     yield f"{name}{' ' * (width - cell_len(name))}{_GAP}{cell}".strip(), ""
+
+
+def _csv_name(name: str) -> str:
+    return re.sub(r"\W+", "_", name.lower()).strip("_")
 
 
 def _words_in(cell: str, width: int) -> Iterator[str]:

@@ -10,10 +10,10 @@ from uuid import UUID, uuid4
 from rich.text import Text
 
 from credit_service.cli.amounts import read_money
-from credit_service.cli.common import ExitCode, Target
+from credit_service.cli.common import ExitCode, Format, Target
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
 from credit_service.cli.loans import loan_state
-from credit_service.cli.output import Listing, as_dict, instant, note, out, print_json
+from credit_service.cli.output import Listing, as_dict, instant, money, note, out, print_json
 from credit_service.cli.service import (
     date_of,
     day_text,
@@ -28,7 +28,7 @@ from credit_service.v1 import loan_pb2
 from credit_service_client.errors import ServiceError
 
 
-def payments(target: Target, customer_id: int, loan_id: int, limit: int, *, as_json: bool) -> int:
+def payments(target: Target, customer_id: int, loan_id: int, limit: int, form: Format) -> int:
     """List a loan's payments in the order in which they were recorded, reversed ones included."""
     request = pb.ListPaymentsRequest(customer_id=customer_id, loan_id=loan_id)
     with service_at(target) as service:
@@ -41,13 +41,13 @@ def payments(target: Target, customer_id: int, loan_id: int, limit: int, *, as_j
         table.add(
             str(each.payment_id),
             day_text(each.paid_on),
-            inr(each.amount),
+            money(each.amount),
             _purpose(each),
             instant(each.recorded_time),
             each.principal,
             _reversal(each),
         )
-    return print_list(table, "payments", found, more=more, as_json=as_json)
+    return print_list(table, "payments", found, form, more=more)
 
 
 def _purpose(payment: loan_pb2.Payment) -> str:
@@ -156,10 +156,10 @@ def prepay(target: Target, prepayment: Prepayment, *, as_json: bool) -> int:
         table.add(
             str(each.number),
             day_text(each.due_date),
-            inr(each.payment),
-            inr(each.principal),
-            inr(each.interest),
-            inr(each.balance),
+            money(each.payment),
+            money(each.principal),
+            money(each.interest),
+            money(each.balance),
         )
     table.print()
     out.print(

@@ -4,42 +4,22 @@ Its settings name a running database. It never starts one.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from rich.text import Text
 
 from credit_service.cli.common import ExitCode
+from credit_service.cli.operator_database import operator_database
 from credit_service.cli.output import out, print_failure, print_json
 from credit_service.domain.decisions import LaterReleaseError
 from credit_service.domain.errors import NotFoundError
 from credit_service.queries.backtest import replay_decision
 from credit_service.settings import Settings
-from credit_service.storage.database import Database
-
-_LONG_STATEMENT_SECONDS = 120.0
-
-
-@contextmanager
-def _database(settings: Settings) -> Iterator[Database]:
-    """The database of the settings."""
-    database = Database(
-        settings.require_database_url(),
-        pool_size=2,
-        statement_timeout_seconds=_LONG_STATEMENT_SECONDS,
-        application_name="credit-service operator",
-        pooler=settings.database_pooler,
-    )
-    try:
-        yield database
-    finally:
-        database.dispose()
 
 
 def replay(settings: Settings, decision_id: int, *, as_json: bool) -> int:
     """Recompute a stored decision from its stored inputs and compare the bytes."""
     try:
-        with _database(settings) as database:
+        with operator_database(settings) as database:
             found = replay_decision(database, decision_id)
     except NotFoundError as error:
         print_failure([error.message])

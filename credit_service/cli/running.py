@@ -141,6 +141,19 @@ def worker(settings: Settings) -> int:
     return ExitCode.GOOD if signals.requested else status or ExitCode.GOOD
 
 
+def console(settings: Settings) -> int:
+    """Serve the console until SIGTERM or SIGINT. Raises ConsoleAddressError."""
+    from credit_service.console import app  # noqa: PLC0415 - only this command runs it here
+
+    logs.configure_logging(settings, component="console")
+    warn_of_unknown_variables()
+    try:
+        app.run(settings, announce=lambda url: out.print(f"Console on {url}", soft_wrap=True))
+    except app.ConsoleAddressError as error:
+        raise UsageError(str(error)) from None
+    return ExitCode.GOOD
+
+
 def migrate(settings: Settings, *, distributed: bool, as_json: bool) -> int:
     """Migrate the database to the newest schema; with `distributed`, place its tables on the nodes
     of its cluster."""

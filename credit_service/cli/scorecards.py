@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.date_pb2 import Date
 from rich.text import Text
 
-from credit_service.cli.common import ExitCode, Target, UsageError
+from credit_service.cli.common import ExitCode, Format, Target, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS, connected
 from credit_service.cli.output import (
     Listing,
@@ -183,7 +183,7 @@ def show(target: Target, version: str, *, as_json: bool) -> int:
 
 
 def compare(
-    target: Target, path: Path | None, version: str | None, before: str, *, as_json: bool
+    target: Target, path: Path | None, version: str | None, before: str, form: Format
 ) -> int:
     """Print the fields in which the scorecard of a file, or a stored one, differs from another
     stored one; from the active one for an empty `before`."""
@@ -199,20 +199,23 @@ def compare(
         return rejected(error)
     with service(target) as calls:
         response = calls.CompareScorecards(request, timeout=CALL_TIMEOUT_SECONDS)
-    if as_json:
+    if form.json:
         print_json(as_dict(response))
-        return ExitCode.GOOD
-    if not response.differences:
-        out.print(Text(f"{response.after_version} equals {response.before_version}."))
         return ExitCode.GOOD
     table = Listing("field", response.before_version, response.after_version)
     for each in response.differences:
         table.add(each.path, each.before, each.after)
+    if form.csv:
+        table.print_csv()
+        return ExitCode.GOOD
+    if not response.differences:
+        out.print(Text(f"{response.after_version} equals {response.before_version}."))
+        return ExitCode.GOOD
     table.print()
     return ExitCode.GOOD
 
 
-def listing(target: Target, *, as_json: bool) -> int:
+def listing(target: Target, form: Format) -> int:
     """List the stored scorecards."""
     found: list[scorecard_pb2.Scorecard] = []
     request = pb.ListScorecardsRequest(page_size=_PAGE_SIZE)
@@ -223,7 +226,7 @@ def listing(target: Target, *, as_json: bool) -> int:
             if not page.next_page_token:
                 break
             request.page_token = page.next_page_token
-    if as_json:
+    if form.json:
         fields = [
             {
                 "version": each.version,
@@ -242,7 +245,10 @@ def listing(target: Target, *, as_json: bool) -> int:
     for each in found:
         since = _minute(each.activated_time) if each.HasField("activated_time") else ""
         table.add(each.version, _state(each), _minute(each.created_time), since)
-    table.print()
+    if form.csv:
+        table.print_csv()
+    else:
+        table.print()
     return ExitCode.GOOD
 
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from rich.text import Text
 
-from credit_service.cli.common import ExitCode, Target
+from credit_service.cli.common import ExitCode, Format, Target
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
 from credit_service.cli.output import Listing, as_dict, out, print_json
 from credit_service.cli.service import date_of, day_text, service_at
@@ -26,15 +26,17 @@ def show_as_of(found: Customer | score_pb2.CreditScore) -> None:
         out.print(Text(f"  not known: {unknown_fact(each)}"), soft_wrap=True)
 
 
-def score(target: Target, customer_id: int, as_of: date | None, *, as_json: bool) -> int:
+def score(target: Target, customer_id: int, as_of: date | None, form: Format) -> int:
     """Show a customer's score, component by component, today or as of an earlier day."""
     request = pb.GetCreditScoreRequest(customer_id=customer_id)
     if as_of is not None:
         request.as_of.CopyFrom(date_of(as_of))
     with service_at(target) as service:
         response = service.GetCreditScore(request, timeout=CALL_TIMEOUT_SECONDS)
-    if as_json:
+    if form.json:
         print_json(as_dict(response))
+    elif form.csv:
+        _components(response.credit_score).print_csv()
     else:
         out.print(Text(f"Customer {customer_id}"))
         show_score(response.credit_score)
@@ -47,6 +49,14 @@ def show_score(found: score_pb2.CreditScore) -> None:
     if found.override:
         rule = enum_name(found.override, score_pb2.ScoreOverride)
         out.print(Text(f"  override: the rule {rule} sets the score; the components do not count"))
+    _components(found).print()
+    out.print(
+        Text(f"  scorecard {found.scorecard_version}, valid until {day_text(found.valid_until)}"),
+        style="dim",
+    )
+
+
+def _components(found: score_pb2.CreditScore) -> Listing:
     table = Listing("component", ("points", "right"), ("max", "right"), "", "explanation")
     for each in found.components:
         name = enum_name(each.component, score_pb2.ScoreComponent)
@@ -54,8 +64,4 @@ def show_score(found: score_pb2.CreditScore) -> None:
         filled = int(points * _BAR_CELLS / most) if most else 0
         bar = "█" * filled + "·" * (_BAR_CELLS - filled)
         table.add(name.lower().replace("_", " "), str(points), str(most), bar, each.explanation)
-    table.print()
-    out.print(
-        Text(f"  scorecard {found.scorecard_version}, valid until {day_text(found.valid_until)}"),
-        style="dim",
-    )
+    return table

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from google.type.date_pb2 import Date
 from rich.text import Text
 
-from credit_service.cli.common import ExitCode, Target
+from credit_service.cli.common import ExitCode, Format, Target
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS, connected
 from credit_service.cli.output import Listing, as_dict, note, out, print_json
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
@@ -40,15 +40,21 @@ def list_pages(
     return found, bool(request.page_token)
 
 
-def print_list(table: Listing, name: str, found: list[Any], *, more: bool, as_json: bool) -> int:
-    if as_json:
+def print_list(table: Listing, name: str, found: list[Any], form: Format, *, more: bool) -> int:
+    """Print a list in the chosen format. `more`: the service has more than those found."""
+    words = name.replace("_", " ")
+    if form.json:
         print_json({name: [as_dict(each) for each in found], "more": more})
+    elif form.csv:
+        table.print_csv()
+        if more:
+            note(f"These are the first {len(found)} {words}; use --limit to print more.")
     elif not found:
-        note(f"There are no {name}.")
+        note(f"There are no {words}.")
     else:
         table.print()
         if more:
-            note(f"Showing the first {len(found)} {name}; use --limit to show more.")
+            note(f"Showing the first {len(found)} {words}; use --limit to show more.")
     return ExitCode.GOOD
 
 

@@ -16,6 +16,7 @@ from google.type.date_pb2 import Date
 from google.type.decimal_pb2 import Decimal as DecimalMessage
 from google.type.money_pb2 import Money
 
+from credit_service.client.csv_cells import neutralised
 from credit_service.client.display import inr, paise
 from credit_service.rupees import RUPEE_PAISE, format_inr, format_rupees
 from credit_service.v1 import decision_pb2
@@ -26,7 +27,6 @@ _NANOS_PER_PAISA = 10_000_000
 _AMOUNT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,2}))?")
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
 _DECIMAL = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?")
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 # Values of the service as text.
@@ -226,16 +226,6 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     for row in rows:
         writer.writerow([neutralised(str(cell)) for cell in row])
     return out.getvalue()
-
-
-def neutralised(cell: str) -> str:
-    """Return the cell, after an apostrophe if a spreadsheet program would treat it as a formula."""
-    # Some spreadsheet programs ignore whitespace and a byte order mark before the sign.
-    starts = cell.lstrip(" \u00a0\ufeff\n\u3000")
-    # Full-width signs also start formulas in some locales.
-    if starts.startswith((*_FORMULA_STARTS, "\uff1d", "\uff0b", "\uff0d", "\uff20")):
-        return "'" + cell
-    return cell
 
 
 def as_datetime(time: Timestamp) -> datetime:

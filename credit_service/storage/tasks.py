@@ -418,6 +418,14 @@ def unpark(connection: Connection, task_id: int) -> bool:
     return connection.execute(_UNPARK, {"task_id": task_id}).rowcount == 1
 
 
+_DISCARD = text("DELETE FROM tasks WHERE task_id = :task_id AND state = 'PARKED'")
+
+
+def discard(connection: Connection, task_id: int) -> bool:
+    """Delete a parked task. Returns False if no such task is parked."""
+    return connection.execute(_DISCARD, {"task_id": task_id}).rowcount == 1
+
+
 _BACKLOG = text(
     """
     SELECT actor, state, count(*),

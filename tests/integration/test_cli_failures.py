@@ -43,15 +43,22 @@ STARTING: dict[str, tuple[str, ...]] = {
 }
 OPERATING: dict[str, tuple[str, ...]] = {
     "replay": ("1",),
+    "parked list": (),
+    "parked retry": ("1",),
+    "parked discard": ("1",),
 }
 CALLING: dict[str, tuple[str, ...]] = {
     "ingest": ("{csv}",),
     "annotated": (_ID,),
+    "ingestions": (),
+    "ingestion": (_ID,),
+    "row-errors": (_ID,),
     "cancel-ingestion": (_ID,),
     "revert-ingestion": (_ID,),
     "check-file": ("{csv}",),
     "call": ("ListCustomers",),
     "customer": ("1",),
+    "customers": (),
     "update-customer": ("1", "--age=31"),
     "changes": ("1",),
     "score": ("1",),
@@ -90,6 +97,8 @@ LOCAL: dict[str, tuple[str, ...]] = {
     "sample-data": ("{new}",),
     "template": ("loans", "--output={new}"),
     "demo": (),
+    "console": (),
+    "probe": (),
 }
 COMMANDS = STARTING | OPERATING | CALLING | LOCAL
 
@@ -181,7 +190,7 @@ WRONG_SETTINGS = [
     ("CREDIT_CONSOLE_SECRET", "hush-hush", "at least 32 characters"),
     ("CREDIT_CLOCK_OFFSET_FILE", "/", "Is a directory"),
 ]
-_READ_NO_SETTINGS = {"scorecard check", "token key", "completion", "template"}
+_READ_NO_SETTINGS = {"scorecard check", "token key", "completion", "template", "probe"}
 
 
 @pytest.mark.parametrize("command", sorted({*STARTING, *OPERATING, *LOCAL} - _READ_NO_SETTINGS))

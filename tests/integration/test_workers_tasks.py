@@ -225,6 +225,15 @@ def test_a_parked_task_can_be_retried(connection: Connection) -> None:
     assert tasks.list_parked(connection, limit=10) == []
 
 
+def test_only_a_parked_task_can_be_discarded(connection: Connection) -> None:
+    run = begun(connection)
+    assert not tasks.discard(connection, run.task_id)
+    connection.execute(text("UPDATE tasks SET attempts = 5"))
+    assert tasks.fail(connection, Run(run.task_id, "act", "1", attempt=5), "no luck")
+    assert tasks.discard(connection, run.task_id)
+    assert rows(connection) == []
+
+
 def test_a_parked_task_does_not_block_new_tasks(connection: Connection) -> None:
     for _ in range(2):
         begun(connection)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from credit_service.cli.commands.root import HERE, USE, app, bounded
-from credit_service.cli.common import AsOf, CustomerId, Json, Limit, RequestId, Target
+from credit_service.cli.commands.root import HERE, TEXT, USE, app, bounded
+from credit_service.cli.common import AsOf, CustomerId, Format, Json, Limit, RequestId, Target
 
 
 @app.command(group=USE)
@@ -26,6 +26,23 @@ def customer(
     from credit_service.cli import customers
 
     return customers.customer(target, customer_id, phone, as_of, as_json=json)
+
+
+@app.command(group=USE)
+def customers(
+    query: Annotated[
+        str, Parameter(help="Start of a name or of a phone number. Default: all customers.")
+    ] = "",
+    /,
+    *,
+    limit: Limit = 50,
+    target: Target = HERE,
+    form: Format = TEXT,
+) -> int:
+    """List customers, or search them by name or phone number."""
+    from credit_service.cli import customers
+
+    return customers.customers(target, query, bounded(limit), form)
 
 
 @app.command(group=USE)
@@ -60,12 +77,12 @@ def update_customer(
 
 @app.command(group=USE)
 def changes(
-    customer_id: CustomerId, /, *, limit: Limit = 50, target: Target = HERE, json: Json = False
+    customer_id: CustomerId, /, *, limit: Limit = 50, target: Target = HERE, form: Format = TEXT
 ) -> int:
     """List the changes of a customer's facts and loans, latest first."""
     from credit_service.cli import customers
 
-    return customers.customer_changes(target, customer_id, bounded(limit), as_json=json)
+    return customers.customer_changes(target, customer_id, bounded(limit), form)
 
 
 @app.command(group=USE)
@@ -75,9 +92,9 @@ def score(
     *,
     as_of: AsOf = None,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Show a customer's credit score, component by component."""
     from credit_service.cli import scores
 
-    return scores.score(target, customer_id, as_of, as_json=json)
+    return scores.score(target, customer_id, as_of, form)

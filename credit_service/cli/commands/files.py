@@ -8,8 +8,8 @@ from uuid import UUID
 
 from cyclopts import Parameter
 
-from credit_service.cli.commands.root import HERE, REQUEST_ID_HELP, USE, app
-from credit_service.cli.common import DEFAULT_ERRORS_SHOWN, Json, Target, flag
+from credit_service.cli.commands.root import HERE, REQUEST_ID_HELP, TEXT, USE, app, bounded
+from credit_service.cli.common import DEFAULT_ERRORS_SHOWN, Format, Json, Limit, Target, flag
 
 
 @app.command(group=USE)
@@ -115,6 +115,50 @@ def annotated(
     from credit_service.cli import ingest
 
     return ingest.annotated(ingestion_id, output, target, rejected_only=rejected_only, as_json=json)
+
+
+@app.command(group=USE)
+def ingestions(*, limit: Limit = 20, target: Target = HERE, form: Format = TEXT) -> int:
+    """List ingestions, latest first."""
+    from credit_service.cli import ingestions
+
+    return ingestions.ingestions(target, bounded(limit), form)
+
+
+@app.command(group=USE)
+def ingestion(
+    ingestion_id: Annotated[UUID, Parameter(help="Id of the ingestion.")],
+    /,
+    *,
+    target: Target = HERE,
+    json: Json = False,
+) -> int:
+    """Show an ingestion: its state, its counts and the parts of the file that were not read."""
+    from credit_service.cli import ingestions
+
+    return ingestions.ingestion(target, ingestion_id, as_json=json)
+
+
+@app.command(group=USE)
+def row_errors(
+    ingestion_id: Annotated[UUID, Parameter(help="Id of the ingestion.")],
+    /,
+    *,
+    outcome: Annotated[
+        Literal["rejected", "skipped", "kept"],
+        Parameter(
+            help="Rows to list: rejected; skipped, because a row is already stored; or kept, "
+            "when the ingestion was reverted."
+        ),
+    ] = "rejected",
+    limit: Limit = 50,
+    target: Target = HERE,
+    form: Format = TEXT,
+) -> int:
+    """List the rows of an ingestion that were rejected, skipped or kept, with the reasons."""
+    from credit_service.cli import ingestions
+
+    return ingestions.row_errors(target, ingestion_id, outcome, bounded(limit), form)
 
 
 @app.command(group=USE)

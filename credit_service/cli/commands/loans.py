@@ -7,8 +7,17 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from credit_service.cli.commands.root import HERE, USE, app, bounded
-from credit_service.cli.common import CustomerId, Json, Limit, LoanId, RequestId, Target, flag
+from credit_service.cli.commands.root import HERE, TEXT, USE, app, bounded
+from credit_service.cli.common import (
+    CustomerId,
+    Format,
+    Json,
+    Limit,
+    LoanId,
+    RequestId,
+    Target,
+    flag,
+)
 
 
 @app.command(group=USE, name="check")
@@ -45,12 +54,12 @@ def loans(
     *,
     limit: Limit = 50,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """List a customer's loans."""
     from credit_service.cli import loans
 
-    return loans.loans(target, customer_id, bounded(limit), as_json=json)
+    return loans.loans(target, customer_id, bounded(limit), form)
 
 
 @app.command(group=USE)
@@ -63,12 +72,12 @@ def overdue(
     days: Annotated[int, Parameter(help="Only loans with at least so many days past due.")] = 1,
     limit: Limit = 50,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """List the overdue loans of all customers, most days past due first."""
     from credit_service.cli import loans
 
-    return loans.overdue(target, asset_class, days, bounded(limit), as_json=json)
+    return loans.overdue(target, asset_class, days, bounded(limit), form)
 
 
 @app.command(group=USE)
@@ -92,12 +101,12 @@ def offers(
     *,
     limit: Limit = 50,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """List a customer's offers, latest first."""
     from credit_service.cli import loans
 
-    return loans.offers(target, customer_id, bounded(limit), as_json=json)
+    return loans.offers(target, customer_id, bounded(limit), form)
 
 
 @app.command(group=USE)
@@ -141,12 +150,12 @@ def schedule(
     /,
     *,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Show all installments of a loan: principal, interest, balance and state."""
     from credit_service.cli import loans
 
-    return loans.schedule(target, customer_id, loan_id, as_json=json)
+    return loans.schedule(target, customer_id, loan_id, form)
 
 
 @app.command(group=USE)
@@ -176,12 +185,12 @@ def payments(
     *,
     limit: Limit = 50,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """List a loan's payments as they were recorded, with their reversals."""
     from credit_service.cli import payments
 
-    return payments.payments(target, customer_id, loan_id, bounded(limit), as_json=json)
+    return payments.payments(target, customer_id, loan_id, bounded(limit), form)
 
 
 @app.command(group=USE)
@@ -254,12 +263,12 @@ def decisions(
     ] = None,
     limit: Limit = 20,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """List stored decisions, latest first."""
     from credit_service.cli import decisions
 
-    return decisions.decisions(target, customer, bounded(limit), as_json=json)
+    return decisions.decisions(target, customer, bounded(limit), form)
 
 
 @app.command(group=USE)

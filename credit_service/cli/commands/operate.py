@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from credit_service.cli.commands.root import HERE, OPERATE, app
-from credit_service.cli.common import DataDir, ExitCode, Json, Target
+from credit_service.cli.common import DataDir, ExitCode, Json, Target, flag
 
 
 @app.command(group=OPERATE)
@@ -37,11 +37,45 @@ def examine(*, data_dir: DataDir = None, target: Target = HERE, json: Json = Fal
 
 
 app.command(
+    "credit_service.cli.parked:app",
+    name="parked",
+    group=OPERATE,
+    help="List, retry and discard tasks whose attempts all failed.",
+)
+app.command(
     "credit_service.cli.tokens:app",
     name="token",
     group=OPERATE,
     help="Create tokens and signing keys for development.",
 )
+
+
+@app.command(group=OPERATE)
+def probe(
+    service: Annotated[
+        str,
+        Parameter(
+            help="Service of the contract, such as credit_service.v1.CreditService. Default: the "
+            "whole server."
+        ),
+    ] = "",
+    /,
+    *,
+    live: Annotated[
+        bool, flag("Only check that the process answers. Default: also that it is ready.")
+    ] = False,
+    timeout_seconds: Annotated[
+        float, Parameter(name="--timeout", help="Seconds to wait for the answer.")
+    ] = 3.0,
+    target: Target = HERE,
+) -> int:
+    """Check that the server is ready for calls, for health checks of containers. Needs no token.
+
+    Exits with 0 or 1 within the timeout, and prints the reason of a failure.
+    """
+    from credit_service.cli import probe
+
+    return probe.probe(target, service, timeout_seconds, live=live)
 
 
 @app.command(group=OPERATE)

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from credit_service.cli.commands.root import HERE, OPERATE, app
-from credit_service.cli.common import Json, Target
+from credit_service.cli.commands.root import HERE, OPERATE, TEXT, app
+from credit_service.cli.common import Format, Json, Target
 
 scorecard = App(
     name="scorecard",
@@ -84,12 +84,12 @@ def list_scorecards(
     *,
     data_dir: UnusedDataDir = None,  # noqa: ARG001 - accepted as by earlier releases
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """List the stored scorecards."""
     from credit_service.cli import scorecards
 
-    return scorecards.listing(target, as_json=json)
+    return scorecards.listing(target, form)
 
 
 @scorecard.command
@@ -116,12 +116,12 @@ def compare(
     stored: StoredVersion = None,
     to: Annotated[str, Parameter(help="Version to compare it with. Default: the active one.")] = "",
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Show the fields in which a scorecard differs from a stored one."""
     from credit_service.cli import scorecards
 
-    return scorecards.compare(target, file, stored, to, as_json=json)
+    return scorecards.compare(target, file, stored, to, form)
 
 
 @scorecard.command

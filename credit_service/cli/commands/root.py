@@ -2,7 +2,7 @@
 
 from cyclopts import App, Group
 
-from credit_service.cli.common import Target
+from credit_service.cli.common import Format, Target
 
 _EPILOGUE = """\
 Exit codes: 0 success · 1 the service rejected the request or rows, or a check failed · \
@@ -41,6 +41,7 @@ TRY = Group("Try it out", sort_key=2)
 OPERATE = Group("Operate the service", sort_key=3)
 
 HERE = Target()
+TEXT = Format()
 
 REQUEST_ID_HELP = (
     "Request id. Repeat the command with the same id to retry safely. Default: a new one."

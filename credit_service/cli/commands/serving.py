@@ -75,6 +75,24 @@ def worker(*, data_dir: DataDir = None) -> int:
 
 
 @app.command(group=RUN)
+def console(
+    *,
+    listen: Annotated[
+        str | None,
+        Parameter(help="HTTP address to listen on. Default: CREDIT_CONSOLE_LISTEN."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        Parameter(help="Address of the service. Default: CREDIT_SERVER_ADDRESS."),
+    ] = None,
+) -> int:
+    """Run the QA console, a web page that calls the service. `up` runs it too."""
+    from credit_service.cli import running
+
+    return running.console(running.settings_with(console_listen=listen, server_address=address))
+
+
+@app.command(group=RUN)
 def migrate(
     *,
     distributed: Annotated[

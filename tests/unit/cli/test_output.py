@@ -1,11 +1,15 @@
 """Tables of the command line, on terminals of any width and in a pipe."""
 
+import csv
+
 import pytest
+from google.type.decimal_pb2 import Decimal
+from google.type.money_pb2 import Money
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from credit_service.cli.output import Listing, out
+from credit_service.cli.output import Listing, money, out, percent
 
 ROWS = [
     ("1001", "₹1,00,000.00", "closed 2026-01-31", "approved: loan 1000000000000001"),
@@ -70,3 +74,19 @@ def test_printed_lines_are_not_wrapped(capsys: pytest.CaptureFixture[str]) -> No
     out.print("credit-service ingest " + "x" * 500)
     _listing().print()
     assert len(capsys.readouterr().out.splitlines()) == 1 + 3
+
+
+def test_csv_has_decimal_amounts_and_no_formulas(capsys: pytest.CaptureFixture[str]) -> None:
+    listing = Listing("no.", ("paid on", "right"), "", ("amount", "right"), ("rate", "right"), "by")
+    amount = Money(currency_code="INR", units=123_456, nanos=70_000_000)
+    owed = Money(currency_code="INR", units=-5, nanos=-500_000_000)
+    listing.add("1", "2026-01-31", "███", money(amount), percent(Decimal(value="10.5")), "=1+1")
+    listing.add("2", "", "", money(owed), percent(Decimal(value="9")), 'a, "b"\nc')
+    listing.print_csv()
+    text = capsys.readouterr().out
+    assert list(csv.reader(text.splitlines(keepends=True))) == [
+        ["number", "paid_on", "amount", "rate", "by"],
+        ["1", "2026-01-31", "123456.07", "10.5", "'=1+1"],
+        ["2", "", "-5.50", "9", 'a, "b"\nc'],
+    ]
+    assert "₹1,23,456.07" in "\n".join(line for line, _ in listing.lines(None))

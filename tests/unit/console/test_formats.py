@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from credit_service.client import display
+from credit_service.client.csv_cells import neutralised
 from credit_service.console import formats
 from credit_service.console.formats import Typed
 from credit_service.v1 import decision_pb2, loan_pb2
@@ -130,11 +131,11 @@ def test_instants_are_shown_in_the_business_time_zone() -> None:
     "start", ["=", "+", "-", "@", "\t", "\r", " =", "\ufeff=", "\uff1d", "\n@"]
 )
 def test_cells_that_a_spreadsheet_would_treat_as_formulas_are_neutralised(start: str) -> None:
-    assert formats.neutralised(start + "SUM(A1)") == "'" + start + "SUM(A1)"
+    assert neutralised(start + "SUM(A1)") == "'" + start + "SUM(A1)"
 
 
 def test_other_cells_are_unchanged() -> None:
-    assert formats.neutralised("8884.88") == "8884.88"
+    assert neutralised("8884.88") == "8884.88"
     text = formats.csv_text(("a", "=b"), [("x,y", '=HYPERLINK("http://x")'), (1, "two")])
     assert text == 'a,\'=b\r\n"x,y","\'=HYPERLINK(""http://x"")"\r\n1,two\r\n'
 

@@ -1,0 +1,104 @@
+"""`parked`: tasks whose attempts all failed. Uses the database directly, like `replay`."""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from credit_service.cli import running
+from credit_service.cli.common import DataDir, ExitCode, Format, UsageError
+from credit_service.cli.operator_database import operator_database
+from credit_service.cli.output import Listing, note, out, print_failure, print_json
+from credit_service.storage import tasks
+from credit_service.storage.database import Database
+from credit_service.storage.tasks import ParkedTask
+
+_PAGE = 500
+_TEXT = Format()
+_ALL = "all"
+
+TaskIds = Annotated[tuple[str, ...], Parameter(help="Ids of parked tasks, or `all`.", negative="")]
+
+app = App(name="parked", help="List, retry and discard tasks whose attempts all failed.")
+
+
+@app.command(name="list")
+def listing(*, data_dir: DataDir = None, form: Format = _TEXT) -> int:
+    """List the parked tasks with their last errors."""
+    with operator_database(running.operator_settings(data_dir)) as database:
+        found = list(_parked(database))
+    if form.json:
+        print_json({"tasks": [_document(each) for each in found]})
+        return ExitCode.GOOD
+    table = Listing(
+        ("task", "right"), "actor", "subject", "created", ("attempts", "right"), "error"
+    )
+    for each in found:
+        created = f"{each.created_at:%Y-%m-%d %H:%M:%SZ}"
+        error = each.last_error or ""
+        table.add(str(each.task_id), each.actor, each.subject, created, str(each.attempts), error)
+    if form.csv:
+        table.print_csv()
+    elif found:
+        table.print()
+    else:
+        note("There are no parked tasks.")
+    return ExitCode.GOOD
+
+
+@app.command
+def retry(task_ids: TaskIds, /, *, data_dir: DataDir = None) -> int:
+    """Retry parked tasks, with new attempts. Exits with 1 if one is not parked."""
+    with operator_database(running.operator_settings(data_dir)) as database:
+        return _each(database, task_ids, tasks.unpark, "will be retried")
+
+
+@app.command
+def discard(task_ids: TaskIds, /, *, data_dir: DataDir = None) -> int:
+    """Delete parked tasks: their work is not done. Exits with 1 if one is not parked."""
+    with operator_database(running.operator_settings(data_dir)) as database:
+        return _each(database, task_ids, tasks.discard, "discarded")
+
+
+def _parked(database: Database) -> Iterator[ParkedTask]:
+    after = 0
+    while True:
+        with database.autocommit() as connection:
+            page = tasks.list_parked(connection, after=after, limit=_PAGE)
+        yield from page
+        if len(page) < _PAGE:
+            return
+        after = page[-1].task_id
+
+
+def _each(
+    database: Database, task_ids: tuple[str, ...], act: Callable[..., bool], done: str
+) -> int:
+    if task_ids == (_ALL,):
+        ids = [each.task_id for each in _parked(database)]
+    else:
+        ids = [_id_of(each) for each in task_ids]
+    with database.autocommit() as connection:
+        missing = [each for each in ids if not act(connection, each)]
+    count = len(ids) - len(missing)
+    out.print(f"{count} {'task' if count == 1 else 'tasks'} {done}.")
+    for each in missing:
+        print_failure([f"task {each} is not parked"])
+    return ExitCode.REFUSED if missing else ExitCode.GOOD
+
+
+def _id_of(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise UsageError(f"{text!r} is not the id of a task: take it from `parked list`")
+    return int(text)
+
+
+def _document(task: ParkedTask) -> dict[str, object]:
+    return {
+        "task_id": task.task_id,
+        "actor": task.actor,
+        "subject": task.subject,
+        "created_time": task.created_at.isoformat(),
+        "attempts": task.attempts,
+        "last_error": task.last_error,
+    }

@@ -1,0 +1,108 @@
+"""Lists of the command line as tables, JSON and CSV, and the commands of parked tasks."""
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from credit_service.cli import app
+from credit_service.storage.database import Database
+from tests.integration.conftest import Edge
+from tests.integration.lending import register
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command; returns exit code, output, errors."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+    def one(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = app.run(arguments)
+        printed = capsys.readouterr()
+        # The server in this process logs on standard error, too.
+        errors = [line for line in printed.err.splitlines() if " [info " not in line]
+        return code, printed.out, "\n".join(errors)
+
+    return one
+
+
+def test_lists_as_json_and_csv(
+    server: Edge, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CREDIT_ADDRESS", server.target)
+    customer_id = register(server.credit, "9876500001")
+    (found,) = json.loads(run("customers", "98765", "--json")[1])["customers"]
+    assert found["customer_id"] == str(customer_id)
+    code, output, _ = run("customers", "98765", "--csv")
+    (record,) = csv.DictReader(output.splitlines())
+    assert (code, record["customer"]) == (0, str(customer_id))
+    assert Decimal(record["income"]) == Decimal(found["monthly_income"]["units"])
+    assert run("customers", "Zz")[2] == "There are no customers."
+    code, _, errors = run("customers", "--csv", "--json")
+    assert (code, errors) == (2, "error: give either --json or --csv")
+
+    rows = tmp_path / "customers.csv"
+    rows.write_text(
+        "customer_id,first_name,last_name,age,monthly_salary,phone_number\n"
+        "901,Asha,=1+1,30,50000,9876500002\n902,,Rao,30,50000,9876500003\n"
+    )
+    ingestion_id = str(uuid4())
+    assert run("ingest", str(rows), "--ingestion-id", ingestion_id)[0] == 1
+    listed = json.loads(run("ingestions", "--json")[1])["ingestions"]
+    assert [each["ingestion_id"] for each in listed] == [ingestion_id]
+    (record,) = csv.DictReader(run("ingestions", "--csv")[1].splitlines())
+    shown = (record["state"], record["read"], record["rejected"])
+    assert shown == ("SUCCEEDED", "2", record["rejected"])
+    assert f"rejected   {record['rejected']}" in run("ingestion", ingestion_id)[1]
+    errors_of_rows = json.loads(run("row-errors", ingestion_id, "--json")[1])["row_errors"]
+    records = list(csv.DictReader(run("row-errors", ingestion_id, "--csv")[1].splitlines()))
+    assert [each["row"] for each in records] == [each["row_number"] for each in errors_of_rows]
+    assert len(records) >= 1
+    found_cells = [each["found"] for each in records]
+    assert not any(each.startswith("=") for each in found_cells)
+    assert run("row-errors", ingestion_id, "--outcome", "kept")[2] == "There are no row errors."
+
+
+def test_a_server_is_probed(server: Edge, run: Run) -> None:
+    where = ("--address", server.target)
+    assert run("probe", *where) == (0, "", "")
+    assert run("probe", *where, "--live") == (0, "", "")
+    code, _, errors = run("probe", "no.Service", *where)
+    assert (code, "NOT_FOUND" in errors) == (1, True)
+    code, _, errors = run("probe", "--address", "127.0.0.1:1", "--timeout", "0.2")
+    assert (code, "127.0.0.1:1 is not healthy" in errors) == (1, True)
+    assert run("probe", *where, "--timeout", "0")[0] == 2
+
+
+def test_parked_tasks_are_listed_retried_and_discarded(
+    database: Database, database_url: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    with database.autocommit() as connection:
+        first, second = connection.execute(
+            text(
+                "INSERT INTO tasks (actor, subject, state, attempts, due_at, created_at,"
+                " last_error) SELECT 'act', n, 'PARKED', 5, now(), now(), 'no luck'"
+                " FROM unnest(ARRAY['1', '2']) n RETURNING task_id"
+            )
+        ).scalars()
+    (listed, other) = json.loads(run("parked", "list", "--json")[1])["tasks"]
+    assert (listed["task_id"], listed["last_error"]) == (first, "no luck")
+    assert other["task_id"] == second
+    assert run("parked", "retry", str(first)) == (0, "1 task will be retried.\n", "")
+    code, output, errors = run("parked", "retry", str(first))
+    assert (code, output) == (1, "0 tasks will be retried.\n")
+    assert errors == f"error: task {first} is not parked"
+    assert run("parked", "discard", "all") == (0, "1 task discarded.\n", "")
+    assert run("parked", "list")[2] == "There are no parked tasks."
+    assert run("parked", "retry", "x")[0] == 2
