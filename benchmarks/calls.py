@@ -72,7 +72,7 @@ class Calls:
                 f"CheckEligibility, warm cache, {CALLERS} callers",
                 "an empty handler in the same server",
                 RATE,
-                Goal("≥", 0.55),
+                Goal("≥", 0.65),
                 own,
                 others,
             )
@@ -250,11 +250,11 @@ class Calls:
                 f"ListLoans, {LISTED_LOANS} loans",
                 against,
                 RATE,
-                Goal("≥", 0.40),
+                Goal("≥", 0.35),
                 list_turns,
                 empty_turns,
             ),
-            Result("get-loan", "GetLoan", against, RATE, Goal("≥", 0.40), get_turns, empty_turns),
+            Result("get-loan", "GetLoan", against, RATE, Goal("≥", 0.50), get_turns, empty_turns),
         ]
 
     def pipeline(self) -> list[Result]:

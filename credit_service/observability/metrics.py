@@ -226,7 +226,8 @@ lost_races = Counter(
 
 group_sizes = Histogram(
     "credit_group_calls",
-    "Concurrent calls of a command that one group ran together; 1 for a call alone.",
+    "Concurrent calls of a command that one group ran together, or of a method (check,"
+    " loan) that shared one read; 1 for a call alone.",
     ("command",),
     registry=REGISTRY,
     buckets=(1, 2, 4, 8, 16, 32),
@@ -240,6 +241,7 @@ GROUP_EXITS: Final = (
     "distributed",
     "failed",
     "leader_died",
+    "late",
 )
 group_exits = Counter(
     "credit_group_exits_total",
@@ -247,7 +249,7 @@ group_exits = Counter(
     " lost_race: the customer was locked or had changed; outdated: the stored position is not of"
     " the day, or other loans or payments must be read; facts: a policy needs facts; day: the group"
     " runs for another day; distributed: the database is a cluster; failed: the group's statement"
-    " failed; leader_died: its thread ended).",
+    " failed; leader_died: its thread ended; late: a shared read took too long).",
     ("command", "reason"),
     registry=REGISTRY,
 )

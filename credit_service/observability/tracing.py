@@ -140,6 +140,12 @@ def current_link() -> Link | None:
     return Link(span.get_span_context()) if span.is_recording() else None
 
 
+def add_link(link: Link | None) -> None:
+    """Link the current span to that of `current_link`, other work that this one used."""
+    if link is not None:
+        get_current_span().add_link(link.context)
+
+
 def traceparent() -> str | None:
     """The `traceparent` of the current span; None without one."""
     span = get_current_span()

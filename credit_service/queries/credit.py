@@ -1,7 +1,7 @@
 """A customer's credit: position, score, and the decision on a loan request."""
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 
@@ -13,7 +13,7 @@ from credit_service.domain.policy_facts import PolicyFacts
 from credit_service.domain.positions import CreditPosition, is_valid_on
 from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import CreditScore, score
-from credit_service.storage import customers, policy_facts, scorecards
+from credit_service.storage import cluster, customers, policy_facts, scorecards
 from credit_service.storage import positions as stored_positions
 from credit_service.storage.database import Database, LostRaceError
 
@@ -107,17 +107,35 @@ class CreditQueries:
         found, scorecard = self._cached(customer_ids, moment)
         missing = set(customer_ids) - found.keys()
         if missing:
-            started_at = time.monotonic()
-            read, active = self._read_many(missing, moment)
-            if active is not None:
-                # It may have become the active one just now. Positions depend on no scorecard.
-                scorecard = active
-                self._fill_cache(read, active, moment, started_at)
+            read, active = self._read_missing(missing, moment)
+            # It may have become the active one just now. Positions depend on no scorecard.
+            scorecard = active or scorecard
             found |= {each.customer_id: each for each in read}
         snapshots = CreditSnapshots(found, scorecard, moment.today)
         if scorecard is None or not scorecard.needs_facts:
             return snapshots
         return self._all_with_facts(found, scorecard, moment)
+
+    def shared_snapshots(
+        self, customer_ids: Collection[int], moment: Moment
+    ) -> Iterator[dict[int, CreditSnapshot]]:
+        """Yield what `snapshot` returns, by customer: first from the cache, then from PostgreSQL.
+
+        Left out are unknown customers, and on a cluster, where one statement would ask every node,
+        all that are not in the cache.
+        """
+        found, scorecard = self._cached(customer_ids, moment)
+        if scorecard is not None:
+            yield {key: CreditSnapshot(each, scorecard) for key, each in found.items()}
+        missing = set(customer_ids) - found.keys()
+        if missing and not self._is_distributed():
+            read, active = self._read_missing(missing, moment)
+            if active is not None:
+                yield {each.customer_id: CreditSnapshot(each, active) for each in read}
+
+    def _is_distributed(self) -> bool:
+        with self._database.autocommit() as connection:
+            return cluster.is_distributed(connection)
 
     def _cached(
         self, customer_ids: Collection[int], moment: Moment
@@ -134,16 +152,16 @@ class CreditQueries:
             if each.scorecard_version == scorecard.version
         }, scorecard
 
-    def _fill_cache(
-        self,
-        positions: Iterable[CreditPosition],
-        scorecard: Scorecard,
-        moment: Moment,
-        read_at: float,
-    ) -> None:
-        if self._cache is not None:
-            for each in positions:
-                self._cache.fill(each, scorecard.version, moment, read_at=read_at)
+    def _read_missing(
+        self, customer_ids: Collection[int], moment: Moment
+    ) -> tuple[list[CreditPosition], Scorecard | None]:
+        """Do the same as `_read_many`, and queue the cache's missing entries."""
+        started_at = time.monotonic()
+        read, active = self._read_many(customer_ids, moment)
+        if self._cache is not None and active is not None:
+            for each in read:
+                self._cache.fill(each, active.version, moment, read_at=started_at)
+        return read, active
 
     def _read_many(
         self, customer_ids: Collection[int], moment: Moment
@@ -187,7 +205,17 @@ class CreditQueries:
         self, customer_id: int, ask: Ask, moment: Moment
     ) -> tuple[CreditSnapshot, Decision]:
         """Return what CreateLoan would decide now. Raises like `snapshot`."""
-        found = self.snapshot(customer_id, moment)
+        return self.decide(self.snapshot(customer_id, moment), ask, moment)
+
+    def decide(
+        self, found: CreditSnapshot, ask: Ask, moment: Moment
+    ) -> tuple[CreditSnapshot, Decision]:
+        """Return what CreateLoan would decide now, from a snapshot of the customer; with the
+        snapshot that it decides from, which may be newer and has the facts of the policy.
+
+        Raises:
+            RetryLaterError: concurrent calls kept changing the customer.
+        """
         if found.scorecard.needs_facts:
             found = self._with_facts(found, moment)
         return found, decide(found.position, ask, found.scorecard, moment.today, facts=found.facts)

@@ -1,6 +1,6 @@
 """Look up loans and their schedules."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -19,7 +19,7 @@ from credit_service.domain.payments import (
     installment_states,
     paid_in_full,
 )
-from credit_service.storage import customers, loans, payments
+from credit_service.storage import cluster, customers, loans, loans_with_customers, payments
 from credit_service.storage.customers import CustomerView
 from credit_service.storage.database import Database
 
@@ -53,7 +53,9 @@ def get_loan(
         PreconditionFailedError: LOAN_ID_AMBIGUOUS; the metadata names the customers.
     """
     with database.autocommit() as connection:
-        found = customers.loans_of_id(connection, loan_id, customer_id, _MOST_HOLDERS_NAMED + 1)
+        found = loans_with_customers.of_id(
+            connection, loan_id, customer_id, _MOST_HOLDERS_NAMED + 1
+        )
         if len(found) == 1:
             loan, view = found[0]
             if day is not None:
@@ -62,6 +64,25 @@ def get_loan(
     if not found:
         raise _no_loan(loan_id, customer_id)
     raise _ambiguous(loan_id, [str(view.customer.customer_id) for _, view in found])
+
+
+def get_loans(
+    database: Database, keys: Collection[tuple[int, int]], day: date
+) -> dict[tuple[int, int], tuple[Loan, CustomerView]]:
+    """Return what `get_loan` does for these keys, a customer's id and a loan's, by key.
+
+    Left out are unknown loans and customers whose figures of the day take another statement; all
+    are on a cluster, where one statement would ask every node.
+    """
+    with database.autocommit() as connection:
+        if cluster.is_distributed(connection):
+            return {}
+        found = loans_with_customers.of_keys(connection, keys)
+    return {
+        (loan.customer_id, loan.loan_id): (loan, view)
+        for loan, view in found
+        if customers.is_current(view, day)
+    }
 
 
 def _ambiguous(loan_id: int, holders: list[str]) -> PreconditionFailedError:

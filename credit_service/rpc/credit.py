@@ -36,7 +36,7 @@ from credit_service.queries.delinquency import (
     list_overdue_loans,
 )
 from credit_service.queries.key_facts import loan_statement, offer_statement
-from credit_service.queries.loans import get_loan, list_loans, repayment_schedule
+from credit_service.queries.loans import list_loans, repayment_schedule
 from credit_service.queries.offers import get_loan_offer, list_loan_offers
 from credit_service.queries.payments import foreclosure_quote, list_payments
 from credit_service.rpc import batch
@@ -56,6 +56,7 @@ from credit_service.rpc.convert import events as convert_events
 from credit_service.rpc.convert.as_of import fill_as_of, read_as_of, write_customer_as_of
 from credit_service.rpc.convert.fields import Violations
 from credit_service.rpc.convert.pages import PageTokens
+from credit_service.rpc.credit_reads import CreditReads
 from credit_service.rpc.watch import EventTail
 from credit_service.storage.customers import PageStart
 from credit_service.storage.database import Database
@@ -98,6 +99,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         self._cache = cache
         self._booking_groups = booking_groups(database, cache)
         self._queries = CreditQueries(database, cache)
+        self._reads = CreditReads(database, self._queries)
         self._tail = EventTail(database, stopping)
         self._payment_groups = payment_groups(database, cache)
 
@@ -212,7 +214,8 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         """Decide as CreateLoan would now, without storing anything."""
         customer_id, ask, charges = credit.read_check_eligibility(request)
         moment = self._clock.moment()
-        _, decision = self._queries.check_eligibility(customer_id, ask, moment)
+        found = self._reads.snapshot(customer_id, moment)
+        _, decision = self._queries.decide(found, ask, moment)
         return credit.write_eligibility(customer_id, ask, charges, decision, moment)
 
     def BatchCheckEligibility(
@@ -317,8 +320,9 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         loan_id = fields.read_id(request.loan_id, "loan_id", violations)
         customer_id = _optional_customer_id(request, violations)
         violations.raise_if_any()
-        today = self._clock.moment().today
-        loan, view = get_loan(self._database, loan_id, customer_id, today)
+        moment = self._clock.moment()
+        today = moment.today
+        loan, view = self._reads.loan(loan_id, customer_id, moment)
         response = pb.GetLoanResponse()
         credit.fill_loan(response.loan, loan, today)
         credit.fill_customer(response.customer, view, today)

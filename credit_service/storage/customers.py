@@ -595,6 +595,14 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def is_current(found: CustomerView, day: date) -> bool:
+    """Whether `with_current_figures` returns the customer as it is."""
+    position = found.position
+    return position.arrears is not None and (
+        not position.held_principal_paise or is_valid_on(position, day)
+    )
+
+
 def with_current_figures(
     connection: Connection, found: Sequence[CustomerView], day: date
 ) -> list[CustomerView]:
@@ -611,26 +619,3 @@ def with_current_figures(
             position = replace(position, arrears=computed.get(customer_id))
         views.append(replace(each, position=position))
     return views
-
-
-_LOANS_WITH_CUSTOMERS = f"""
-    SELECT {loans.COLUMNS}, {COLUMNS}
-    FROM loans l JOIN customers c ON c.customer_id = l.customer_id
-    WHERE l.loan_id = :loan_id"""
-_LOAN_OF_CUSTOMER = Statement(f"{_LOANS_WITH_CUSTOMERS} AND l.customer_id = :customer_id")
-_LOANS_OF_ID = Statement(f"{_LOANS_WITH_CUSTOMERS} ORDER BY l.customer_id LIMIT :limit")
-
-
-def loans_of_id(
-    connection: Connection, loan_id: int, customer_id: int | None, limit: int
-) -> list[tuple[Loan, CustomerView]]:
-    """Return loans with this id and their customers, in order of customer id, at most `limit`.
-
-    Several customers may have the same imported loan id; `customer_id` selects one customer's loan.
-    """
-    if customer_id is None:
-        rows = _LOANS_OF_ID.rows(connection, {"loan_id": loan_id, "limit": limit})
-    else:
-        values = {"loan_id": loan_id, "customer_id": customer_id}
-        rows = _LOAN_OF_CUSTOMER.rows(connection, values)
-    return [(loans.loan(row), view(row[loans.COLUMN_COUNT :])) for row in rows]

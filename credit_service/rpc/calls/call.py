@@ -24,6 +24,7 @@ from credit_service.rpc.calls.access_log import COUNTED_REASONS, AccessLog
 from credit_service.rpc.calls.deadlines import DeadlineWatcher
 from credit_service.rpc.calls.incoming import Message
 from credit_service.rpc.calls.record_ids import Ids, collect_ids
+from credit_service.rpc.calls.shared_reads import Arrival
 from credit_service.rpc.calls.spans import end_span, span_attributes
 from credit_service.rpc.calls.streams import stream_expired
 from credit_service.rpc.errors import (
@@ -63,6 +64,7 @@ class Call:
         "_traceparent",
         "_traceresponse",
         "_watcher",
+        "arrival",
         "call_id",
         "cancel_scope",
         "check_credentials",
@@ -130,6 +132,7 @@ class Call:
         self._traceresponse = ""
         self.cancel_scope = CancelScope(self.deadline, kind)
         self._watcher = watcher
+        self.arrival: Arrival | None = None
 
     def __enter__(self) -> Self:
         # grpc runs each call in a context of its own, so these contextvars are the call's alone.

@@ -10,6 +10,7 @@ from credit_service.rpc.calls.keyed_locks import Acquisition, KeyedLocks
 from credit_service.rpc.calls.overload import LoadShedder
 from credit_service.rpc.calls.pool import ServingPool
 from credit_service.rpc.calls.rejections import PreparedStatus, Rejections
+from credit_service.rpc.calls.shared_reads import Arrivals
 from credit_service.storage.database import in_progress
 
 StartCall = Callable[[Incoming, Message, Reservation | None], None]
@@ -57,6 +58,7 @@ class Dispatch:
         method: str,
         lane: Lane,
         customer_of: Callable[[bytes], int] | None,
+        arrivals: Arrivals | None,
         incoming: Incoming,
         message: Message,
         reservation: Reservation | None,
@@ -80,6 +82,7 @@ class Dispatch:
             reservation,
             self._customer_locks,
             customer_id,
+            arrivals,
         ).submit()
 
 
@@ -91,6 +94,7 @@ class ArrivedCall:
     """
 
     __slots__ = (
+        "_arrivals",
         "_concurrency",
         "_customer_id",
         "_incoming",
@@ -109,6 +113,7 @@ class ArrivedCall:
         reservation: Reservation | None,
         locks: KeyedLocks,
         customer_id: int,
+        arrivals: Arrivals | None = None,
     ) -> None:
         """`customer_id` is the customer that the call writes to; 0 for none."""
         self._incoming = incoming
@@ -118,6 +123,7 @@ class ArrivedCall:
         self._reservation = reservation
         self._locks = locks
         self._customer_id = customer_id
+        self._arrivals = arrivals
 
     @property
     def is_cancelled(self) -> bool:
@@ -152,6 +158,8 @@ class ArrivedCall:
     def _acquire_lock(self) -> None:
         """Take the lock and start. The call holds a slot."""
         if not self._customer_id or self._locks.try_acquire(self._customer_id):
+            if self._arrivals is not None:
+                self._message.arrival = self._arrivals.add(self._message.data)
             self._pool.submit(self._serve)
             return
         # It waits without a slot. After it is queued, other threads may start or reject it.
@@ -167,6 +175,8 @@ class ArrivedCall:
         try:
             self._incoming.serve(self._message)
         finally:
+            if self._message.arrival is not None:
+                self._message.arrival.leave()
             if self._reservation is not None:
                 self._concurrency.finish(self._reservation)
             if self._customer_id:

@@ -23,6 +23,7 @@ from grpc import _server
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # grpc publishes no types for it
 
 from credit_service.rpc.calls.pool import DONE
+from credit_service.rpc.calls.shared_reads import Arrival
 
 _NO_FLAGS = 0
 _MESSAGE_TOKEN = "receive_message"  # noqa: S105 - grpc's name for the operation
@@ -87,7 +88,7 @@ class Message(Iterator[bytes]):
     ids.
     """
 
-    __slots__ = ("data", "error", "principal", "rejection")
+    __slots__ = ("arrival", "data", "error", "principal", "rejection")
 
     def __init__(
         self, data: bytes | None, *, principal: Any = None, error: Exception | None = None
@@ -96,6 +97,7 @@ class Message(Iterator[bytes]):
         self.principal = principal
         self.error = error
         self.rejection: Exception | None = None
+        self.arrival: Arrival | None = None
 
     def __next__(self) -> bytes:
         data, self.data = self.data, None

@@ -77,6 +77,13 @@ BATCHES = frozenset(
 """The methods that answer many requests in one call, by path."""
 
 
+SHARED_READS = frozenset(
+    f"/{credit_service_pb2.DESCRIPTOR.package}.CreditService/{name}"
+    for name in ("CheckEligibility", "GetLoan")
+)
+"""The methods whose calls share reads, by path: see `shared_reads`."""
+
+
 def contract_metrics() -> dict[str, MethodMetrics]:
     """Metrics of the contract's methods, by path."""
     metrics.show_reasons(REASONS)

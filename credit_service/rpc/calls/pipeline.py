@@ -38,6 +38,7 @@ from credit_service.rpc.calls.methods import (
     BATCHES,
     HEALTH_PREFIX,
     KINDS,
+    SHARED_READS,
     Behavior,
     Handler,
     contract_metrics,
@@ -57,6 +58,7 @@ from credit_service.rpc.calls.rejections import (
     prepare,
 )
 from credit_service.rpc.calls.serving import Serving
+from credit_service.rpc.calls.shared_reads import Arrivals
 from credit_service.rpc.errors import to_status
 
 if TYPE_CHECKING:
@@ -275,7 +277,8 @@ class Pipeline(_Interceptor):
             )
         else:
             customer_of = customer_reader(parse) if lane is self._writes else None
-            start = partial(self._dispatch.start_unary, method, lane, customer_of)
+            arrivals = Arrivals() if method in SHARED_READS else None
+            start = partial(self._dispatch.start_unary, method, lane, customer_of, arrivals)
             executor = MessageFirstExecutor(
                 partial(self._admission.enter, method, lane.pool, start), lane.pool
             )

@@ -68,8 +68,10 @@ class Serving:
             self._admission.admit(call, requests)
             data = call.request_bytes(requests)
             request = call.record_ids(parse(data))
-            if isinstance(requests, Message) and requests.rejection is not None:
-                raise requests.rejection
+            if isinstance(requests, Message):
+                if requests.rejection is not None:
+                    raise requests.rejection
+                call.arrival = requests.arrival
             if method not in BATCHES:
                 return call.record_ids(behavior(request, context))
             self._admission.charge(

@@ -8,6 +8,7 @@ from credit_service.rpc.calls.concurrency import ConcurrencyLimiter
 from credit_service.rpc.calls.dispatch import ArrivedCall
 from credit_service.rpc.calls.incoming import Message
 from credit_service.rpc.calls.keyed_locks import KeyedLocks
+from credit_service.rpc.calls.shared_reads import Arrivals
 
 
 class Pool:
@@ -103,3 +104,18 @@ def test_calls_that_wait_too_long_for_a_lock_are_rejected() -> None:
     assert late_call.served[0].rejection is not None
     pool.submitted[0]()
     assert (locks.waiting, limiter._usage, locks._queues) == (0, {}, {})
+
+
+def test_a_call_can_be_read_for_from_its_place_in_the_queue_until_it_ends() -> None:
+    pool, arrivals, waiting = Pool(), Arrivals(), []
+
+    class Reading(Call):
+        def serve(self, message: Message) -> None:
+            waiting.append((len(arrivals), message.arrival is not None))
+
+    given: Any = (Reading(), Message(b"1"), pool, None, None, KeyedLocks(8, 3.0), 0, arrivals)
+    ArrivedCall(*given).submit()
+    assert len(arrivals) == 1
+    pool.submitted[0]()
+    assert waiting == [(1, True)]
+    assert len(arrivals) == 0
