@@ -161,7 +161,7 @@ _PAYMENT = """, p AS (
             CAST(:traceparent AS text)
         FROM c JOIN p ON p.customer_id = c.customer_id{prepaid}
         UNION ALL
-        SELECT c.customer_id, c.event_seq - :event_count + 2, 'loan_closed', c.version, :now,
+        SELECT c.customer_id, c.event_seq - :change_count, 'loan_closed', c.version, :now,
             json_build_object('payment_id', p.payment_id, 'loan_id', :loan_id,
                 'closed_on', :closed_on), CAST(:traceparent AS text)
         FROM c JOIN p ON p.customer_id = c.customer_id WHERE :closed_on IS NOT NULL

@@ -294,6 +294,20 @@ def test_a_payment_that_is_only_validated_stores_nothing(database: Database) -> 
     assert len(write_recorded_payment(plain, TODAY.today).schedule) == 9
 
 
+def test_a_prepayment_that_leaves_what_is_paid_ahead_closes_the_loan(database: Database) -> None:
+    customer_id, half = a_good_customer(database, START), LAKH // 20
+    command = CreateLoan(uuid4(), customer_id, Ask(2 * half, 1200, 1))
+    loan = create_loan(database, command, START, "tests").loan_as_booked()
+    assert loan is not None
+    # With the interest of the month on it.
+    pay(database, loan, half + half // 100, START.today)
+    effect = PrepaymentEffect.REDUCE_TENURE
+    pay(database, loan, half, START.today, PaymentPurpose.PART_PREPAYMENT, effect)
+    assert stored(database, loan).state is LoanState.CLOSED
+    kinds = [kind for kind, _ in events(database, loan)]
+    assert kinds == ["payment_recorded", "payment_recorded", "loan_prepaid", "loan_closed"]
+
+
 def test_what_may_not_be_prepaid(database: Database) -> None:
     loan = a_loan(database)
     pay(database, loan, EMI, date(2026, 2, 15))
