@@ -16,8 +16,8 @@ from credit_service.storage.statements import Row, Statement
 from credit_service.storage.tables import MAX_ID
 
 _NPA_DAYS = CLASS_DAYS[AssetClass.NPA]
-_LEAST_EXAMINED = 400
-_EXAMINED_PER_LOAN = 4
+_LEAST_EXAMINED = 100
+_EXAMINED_PER_LOAN = 2
 """A page of a class examines so many loans, or borrowers with a kept NPA, for each loan it may
 have, and at least _LEAST_EXAMINED: all of them may have another class."""
 
@@ -58,15 +58,19 @@ class OverduePage(NamedTuple):
 
 _DUE = loans.FIRST_UNPAID_DUE
 _NPA_SINCE = "CASE WHEN c.arrears_version = c.version THEN c.npa_since END"
-# The worst loan of a customer c. Its alias hides a loan l outside.
-_WORST = f"""SELECT {_DUE} AS due, l.loan_id FROM loans l
-    WHERE l.customer_id = c.customer_id AND l.closed_on IS NULL ORDER BY 1, 2 LIMIT 1"""
+# The due date of the worst loan of a customer c, read from the loans only if the stored one is not
+# known. The inner l hides a loan l outside. An aggregate always has a row.
+_UNKNOWN_WORST = f"""SELECT min({_DUE}) AS due FROM loans l
+    WHERE l.customer_id = c.customer_id AND l.closed_on IS NULL
+        AND c.arrears_version <> c.version"""
+_WORST_DUE = "CASE WHEN c.arrears_version = c.version THEN c.oldest_unpaid_due ELSE w.due END"
 
 _ANY = Statement(
     f"""
-    SELECT {_DUE} AS due, l.customer_id, l.loan_id, {_DUE}, w.due, {_NPA_SINCE}, {loans.COLUMNS}
+    SELECT {_DUE} AS due, l.customer_id, l.loan_id, {_DUE}, {_WORST_DUE}, {_NPA_SINCE},
+        {loans.COLUMNS}
     FROM loans l JOIN customers c ON c.customer_id = l.customer_id
-    CROSS JOIN LATERAL ({_WORST}) w
+    CROSS JOIN LATERAL ({_UNKNOWN_WORST}) w
     WHERE l.closed_on IS NULL AND {_DUE} <= :latest_due
         AND ({_DUE}, l.customer_id, l.loan_id)
             > (CAST(:day AS date), CAST(:customer_id AS bigint), CAST(:loan_id AS bigint))
@@ -112,16 +116,17 @@ def _of_borrowers(borrowers: str) -> _ByBorrower:
 
 
 # The last row to examine. The pages are complete if another transaction removes rows before it: the
-# page ends at this key, not after a number of rows.
+# page ends at this key, not after a number of rows. A range begins with one condition: of two,
+# PostgreSQL may start at the lower one, and read the index from there.
 _LAST_DUE = Statement(
     f"""SELECT {_DUE}, l.customer_id FROM loans l
-    WHERE l.closed_on IS NULL AND {_DUE} BETWEEN :first AND :last
+    WHERE l.closed_on IS NULL AND {_DUE} <= :last
         AND ({_DUE}, l.customer_id) >= (CAST(:day AS date), CAST(:customer_id AS bigint))
     ORDER BY 1, 2, l.loan_id OFFSET :examined LIMIT 1"""
 )
 _LAST_KEPT = Statement(
     """SELECT c.npa_since, c.customer_id FROM customers c
-    WHERE c.npa_since <= :today
+    WHERE c.npa_since <= :last
         AND (c.npa_since, c.customer_id) >= (CAST(:day AS date), CAST(:customer_id AS bigint))
     ORDER BY 1, 2 OFFSET :examined LIMIT 1"""
 )
@@ -130,25 +135,26 @@ _UNTIL = "(CAST(:until AS date), CAST(:until_customer AS bigint))"
 # all loans may be on the page before.
 _BY_DUE = _of_borrowers(
     f"""
-    SELECT {_DUE} AS day, l.customer_id, {_DUE} AS worst_due, {_NPA_SINCE} AS npa_since
+    SELECT DISTINCT ON (1, 2) {_DUE} AS day, l.customer_id, {_DUE} AS worst_due,
+        {_NPA_SINCE} AS npa_since
     FROM loans l
     CROSS JOIN LATERAL (SELECT * FROM customers c WHERE c.customer_id = l.customer_id OFFSET 0) c
-    CROSS JOIN LATERAL ({_WORST}) w
-    WHERE l.closed_on IS NULL AND {_DUE} BETWEEN :first AND :last
+    CROSS JOIN LATERAL ({_UNKNOWN_WORST}) w
+    WHERE l.closed_on IS NULL
         AND ({_DUE}, l.customer_id) >= (CAST(:day AS date), CAST(:customer_id AS bigint))
         AND ({_DUE}, l.customer_id) <= {_UNTIL}
-        AND w.loan_id = l.loan_id
+        AND {_WORST_DUE} = {_DUE}
         AND (:any_npa OR coalesce({_NPA_SINCE}, 'infinity') > :today)
     ORDER BY 1, 2 LIMIT :limit + 1"""
 )
 _KEPT = _of_borrowers(
     f"""
-    SELECT c.npa_since AS day, c.customer_id, w.due AS worst_due, c.npa_since
-    FROM customers c CROSS JOIN LATERAL ({_WORST}) w
-    WHERE c.npa_since <= :today AND c.arrears_version = c.version
+    SELECT c.npa_since AS day, c.customer_id, c.oldest_unpaid_due AS worst_due, c.npa_since
+    FROM customers c
+    WHERE c.npa_since <= :last AND c.arrears_version = c.version
         AND (c.npa_since, c.customer_id) >= (CAST(:day AS date), CAST(:customer_id AS bigint))
         AND (c.npa_since, c.customer_id) <= {_UNTIL}
-        AND w.due BETWEEN :first AND :last
+        AND c.oldest_unpaid_due BETWEEN :first_due AND :latest_due
     ORDER BY 1, 2 LIMIT :limit + 1"""
 )
 
@@ -182,24 +188,23 @@ def page(
     values["examined"] = max(_LEAST_EXAMINED, _EXAMINED_PER_LOAN * limit) - 1
     newest_npa_due = day - timedelta(days=_NPA_DAYS - 1)
     if asset_class is AssetClass.NPA:
-        values |= {"first": date.min, "last": min(latest_due, newest_npa_due), "any_npa": True}
+        first, last = date.min, newest_npa_due
     else:
         least, more = CLASS_DAYS[asset_class], CLASS_DAYS[AssetClass(asset_class + 1)]
-        values |= {
-            "first": day - timedelta(days=more - 2),
-            "last": min(latest_due, day - timedelta(days=least - 1)),
-            "any_npa": False,
-        }
+        first, last = day - timedelta(days=more - 2), day - timedelta(days=least - 1)
     found: list[FoundLoan] = []
     if not start.kept:
+        values |= {"last": min(last, latest_due), "any_npa": asset_class is AssetClass.NPA}
+        if start.day < first:
+            values |= {"day": first, "customer_id": 0, "loan_id": 0}
         rows, following = _examine(connection, _LAST_DUE, _BY_DUE, values)
         found = _found_in(rows, day)
         if asset_class is not AssetClass.NPA or following is not None or len(found) > limit:
             return _page(found, limit, following)
         values |= {"day": date.min, "customer_id": 0, "loan_id": 0}
     values |= {
-        "first": newest_npa_due + timedelta(days=1),
-        "last": latest_due,
+        "last": day,
+        "first_due": newest_npa_due + timedelta(days=1),
         "limit": limit + 1 - len(found),
     }
     rows, following = _examine(connection, _LAST_KEPT, _KEPT, values)
@@ -215,7 +220,7 @@ def _examine(
 ) -> tuple[list[Row], PageStart | None]:
     """Return the rows up to the last one to examine, and the start after it; None at the end."""
     row = last.row(connection, values)
-    until, until_customer = row or (date.max, MAX_ID)
+    until, until_customer = row or (values["last"], MAX_ID)
     statement = statements[cluster.is_distributed(connection)]
     rows = statement.rows(connection, values | {"until": until, "until_customer": until_customer})
     if row is None:
